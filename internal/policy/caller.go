@@ -1,0 +1,73 @@
+package policy
+
+import (
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+)
+
+// volatileClaims change from token to token of one caller, so no rule sees them:
+// a decision that depended on them could not be remembered, and a token's times
+// are checked before a policy is asked.
+var volatileClaims = []string{"exp", "iat", "nbf", "jti"}
+
+// Caller is who makes a call. It is made once per connection or token by
+// [NewCaller] and never changed after that.
+type Caller struct {
+	Kind     string // mtls, jwt, token or anonymous
+	Subject  string
+	Listener string
+	Claims   map[string]any // without the claims that change from token to token
+
+	once      sync.Once
+	err       error
+	allClaims [sha256.Size]byte
+	claims    map[string][sha256.Size]byte // per top-level claim
+}
+
+// NewCaller describes a caller. claims are copied and lose exp, iat, nbf and jti.
+func NewCaller(kind, subject, listener string, claims map[string]any) *Caller {
+	kept := maps.Clone(claims)
+	if kept == nil {
+		kept = map[string]any{}
+	}
+	for _, name := range volatileClaims {
+		delete(kept, name)
+	}
+	return &Caller{Kind: kind, Subject: subject, Listener: listener, Claims: kept}
+}
+
+// anonymous stands in where a call has no caller.
+var anonymous = NewCaller("anonymous", "", "", nil)
+
+// prepare fingerprints the claims, once: the memo keys on fingerprints, since
+// claims can be large and are the same for every payload of a connection.
+func (c *Caller) prepare() error {
+	c.once.Do(func() {
+		c.claims = make(map[string][sha256.Size]byte, len(c.Claims))
+		all := sha256.New()
+		for _, name := range slices.Sorted(maps.Keys(c.Claims)) {
+			// encoding/json sorts the names within, so equal claims give equal bytes.
+			text, err := json.Marshal(c.Claims[name])
+			if err != nil {
+				c.err = fmt.Errorf("claim %q of the caller is no JSON value: %w", name, err)
+				return
+			}
+			sum := sha256.Sum256(text)
+			c.claims[name] = sum
+			nameSum := sha256.Sum256([]byte(name))
+			all.Write(nameSum[:])
+			all.Write(sum[:])
+		}
+		all.Sum(c.allClaims[:0])
+	})
+	return c.err
+}
+
+// authenticated tells whether anything vouches for the caller.
+func (c *Caller) authenticated() bool {
+	return c.Kind == "mtls" || c.Kind == "jwt" || c.Kind == "token"
+}

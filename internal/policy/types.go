@@ -1,0 +1,147 @@
+// Package policy decides what happens to each payload: it loads the platform's
+// and the namespaces' Rego, unites their verdicts and remembers the answers.
+//
+// It owns everything about OPA and never sees a key, a gRPC type or a protobuf
+// message. A decision is made by one immutable [Policy]; an [Engine] swaps it
+// for the next one when its sources change.
+package policy
+
+import (
+	"log/slog"
+	"time"
+)
+
+// Direction says which of the two questions is asked.
+type Direction uint8
+
+const (
+	// Request asks what to do with a payload on its way to the server.
+	Request Direction = iota
+	// Response asks what to do with a sealed payload on its way to a caller.
+	Response
+)
+
+// String returns the name of the Rego set that answers the question.
+func (d Direction) String() string {
+	if d == Response {
+		return "response"
+	}
+	return "request"
+}
+
+// Action is what happens to one payload.
+type Action uint8
+
+const (
+	// NoAction is the zero value; no decision ever carries it.
+	NoAction Action = iota
+	// Seal encrypts (request).
+	Seal
+	// Pass leaves the payload readable (request).
+	Pass
+	// Deny refuses the call (both directions).
+	Deny
+	// Accept takes an envelope that an authenticated worker made itself (request).
+	// A payload that is no such envelope is to be sealed with Verdict.Key.
+	Accept
+	// Open decrypts (response).
+	Open
+	// Keep hands out the ciphertext (response).
+	Keep
+	// Redact puts a placeholder in the payload's place (response, and kind reason in a request).
+	Redact
+)
+
+var actionNames = [...]string{NoAction: "none", Seal: "seal", Pass: "pass", Deny: "deny", Accept: "accept", Open: "open", Keep: "keep", Redact: "redact"}
+
+// String returns the word that a policy writes for the action.
+func (a Action) String() string {
+	if int(a) < len(actionNames) {
+		return actionNames[a]
+	}
+	return "invalid"
+}
+
+// FactSet is a set of facts about the workflow or activity that a payload belongs to.
+type FactSet uint8
+
+// The facts. A request tells some of them, others do not apply to it, and the
+// rest is unknown: no `pass` is honoured over an unknown fact that a rule asked for.
+const (
+	FactWorkflowID FactSet = 1 << iota
+	FactWorkflowType
+	FactTaskQueue
+	FactActivityID
+	FactActivityType
+
+	AllFacts = FactWorkflowID | FactWorkflowType | FactTaskQueue | FactActivityID | FactActivityType
+)
+
+// Kinds of payload, as a policy reads them in input.payload.kind.
+const (
+	KindInput           = "input"
+	KindResult          = "result"
+	KindMemo            = "memo"
+	KindHeader          = "header"
+	KindSignal          = "signal"
+	KindQuery           = "query"
+	KindUpdate          = "update"
+	KindHeartbeat       = "heartbeat"
+	KindFailure         = "failure"
+	KindMarker          = "marker"
+	KindSearchAttribute = "search_attribute" // pass and deny only; no verdict passes
+	KindReason          = "reason"           // pass, deny and redact only; no verdict passes
+)
+
+// Input describes one payload. Its strings may alias the message: what is kept is copied.
+type Input struct {
+	Namespace, RPC string
+	Caller         *Caller // nil: an anonymous caller without a listener name
+
+	WorkflowID, WorkflowType, TaskQueue, ActivityID, ActivityType string
+	// Known facts stand in the fields above. A fact in neither set is unknown.
+	Known, NotApplicable FactSet
+
+	Kind, Name, Path, Encoding, Type string
+	// Data is the payload's data. It is decoded only when a rule reads input.content.
+	Data []byte
+
+	SealedNamespace, SealedKey string // responses: what the envelope says, authenticated
+}
+
+// Verdict is the decision for one payload.
+type Verdict struct {
+	Action        Action
+	Key           string   // never empty for Seal and Accept
+	Fields, Clear []string // JSON pointers; neither: the whole payload
+	Compress      bool
+	Reason        string
+	// Weakened tells that rules said `pass`, and that it was not honoured since
+	// they read a fact, or a content, that this request does not tell.
+	Weakened bool
+	Hit      bool // answered by the memo
+}
+
+// KeyRank returns the place of a key in the configuration, the most sensitive
+// first; false means that the key is not configured for that namespace.
+type KeyRank func(namespace, key string) (rank int, ok bool)
+
+// DefaultKey returns the key of a verdict that names none.
+type DefaultKey func(namespace string) (string, bool)
+
+// Options say where a policy comes from and what it may lean on.
+type Options struct {
+	File       string // the platform's policy; "" means Shipped
+	Namespaces string // folder of <namespace>.rego; "" means none
+	Shipped    []byte
+
+	KeyRank    KeyRank    // nil: every key counts as configured, all of one rank
+	DefaultKey DefaultKey // nil: "default" everywhere
+
+	Log         *slog.Logger  // nil: silent
+	MemoSize    int           // verdicts kept per namespace and direction; 0 means 8192
+	EvalTimeout time.Duration // 0 means one second
+
+	// OnReload is told the outcome of every attempt to load a changed source; may be nil.
+	OnReload func(revision string, err error)
+}

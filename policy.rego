@@ -1,0 +1,48 @@
+# METADATA
+# title: The policy that ships with the proxy
+# description: >-
+#   It holds for every namespace. Where no rule speaks, a payload is sealed with the
+#   namespace's default key and a sealed payload is not handed out. A namespace may add
+#   rules of its own in package temporal.namespaces["<name>"]; the strictest verdict of
+#   both wins (deny, seal, accept, pass; deny, redact, keep, open), so what stands here
+#   cannot be undone there.
+package temporal
+
+# Headers in which credentials travel. They are sealed even where a namespace lets headers pass.
+credential_headers := {
+	"authorization",
+	"authorization-extras",
+	"cookie",
+	"proxy-authorization",
+	"set-cookie",
+	"x-api-key",
+	"x-auth-token",
+	"x-forwarded-access-token",
+}
+
+request contains {"action": "seal"} if {
+	input.payload.kind == "header"
+	lower(input.payload.name) in credential_headers
+}
+
+# The server indexes search attributes, so they are stored as they come. A token has no place there.
+request contains {"action": "deny", "reason": "a search attribute holds a token, and search attributes are stored in clear"} if {
+	input.payload.kind == "search_attribute"
+	some text in strings(input.content.json)
+	is_token(text)
+}
+
+# Whoever was let into a namespace reads what was sealed in it.
+response contains {"action": "open"} if input.sealed.namespace == input.namespace
+
+# data.temporal.is_token(x): x is a string that is a JWT, or a JWT behind the word Bearer.
+is_token(x) if {
+	is_string(x)
+	regex.match(`^(?i:bearer\s+)?eyJ[A-Za-z0-9_-]+\.eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*$`, x)
+}
+
+# data.temporal.strings(doc): every string in a JSON document, however deep.
+strings(doc) := {text |
+	walk(doc, [_, text])
+	is_string(text)
+}
