@@ -23,6 +23,8 @@ import (
 	"go.temporal.io/server/common/primitives"
 	"go.temporal.io/server/schema/sqlite"
 	"go.temporal.io/server/temporal"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 )
 
 const (
@@ -78,7 +80,10 @@ func startServer(opts options) (*server, error) {
 		return nil, err
 	}
 	conf := serverConfig(p, sql)
-	logger := log.NewZapLogger(log.BuildZapLogger(log.Config{Level: opts.logLevel, Format: "console"}))
+	logger, err := newLogger(opts.logLevel)
+	if err != nil {
+		return nil, err
+	}
 	authorizer, err := authorization.GetAuthorizerFromConfig(&conf.Global.Authorization)
 	if err != nil {
 		return nil, err
@@ -116,6 +121,26 @@ func startServer(opts options) (*server, error) {
 		s.startUI(p, opts.codecEndpoint, logger)
 	}
 	return s, nil
+}
+
+// newLogger writes to standard error, without the stack traces that the server's own set-up adds to each error: at shutdown every held
+// poll ends in one.
+func newLogger(level string) (log.Logger, error) {
+	parsed, err := zap.ParseAtomicLevel(level)
+	if err != nil {
+		return nil, fmt.Errorf("--log-level: %w", err)
+	}
+	conf := zap.NewProductionConfig()
+	conf.Level = parsed
+	conf.Encoding = "console"
+	conf.EncoderConfig.EncodeTime = zapcore.ISO8601TimeEncoder
+	conf.DisableStacktrace = true
+	conf.DisableCaller = true
+	zl, err := conf.Build()
+	if err != nil {
+		return nil, err
+	}
+	return log.NewZapLogger(zl), nil
 }
 
 // startUI serves the Web UI in the background. Its Start blocks, and an error there must not take down the server that tests talk to.
