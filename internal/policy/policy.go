@@ -1,47 +1,248 @@
 package policy
 
-import "context"
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+)
+
+const (
+	defaultMemoSize    = 1 << 15
+	defaultEvalTimeout = time.Second
+)
 
 // Policy is one revision of all rules, immutable and safe for concurrent use.
 type Policy struct {
 	revision string
+	platform [2]*query            // by direction, for namespaces without a file
+	teams    map[string][2]*query // by namespace
+	sources  snapshot
+	keys     keys
+	memo     *memo
 }
 
 // Revision names the sources: the same files give the same revision everywhere.
 func (p *Policy) Revision() string { return p.revision }
 
-// Load reads, checks and prepares a policy.
+// Namespaces lists the namespaces that have rules of their own.
+func (p *Policy) Namespaces() []string { return p.sources.namespaces() }
+
+// Load reads, compiles and tries out a policy. Every fault that it finds is in the error.
 func Load(ctx context.Context, opts Options) (*Policy, error) {
-	return &Policy{}, nil
+	files, err := readSources(opts)
+	if err != nil {
+		return nil, err
+	}
+	return prepare(ctx, opts, files)
+}
+
+// prepare makes a policy of files that have been read.
+func prepare(ctx context.Context, opts Options, files snapshot) (*Policy, error) {
+	if err := files.parse(); err != nil {
+		return nil, err
+	}
+	p := &Policy{
+		revision: files.revision(),
+		teams:    map[string][2]*query{},
+		sources:  files,
+		keys:     keys{rank: opts.KeyRank, fallback: opts.DefaultKey},
+		memo:     newMemo(cmp.Or(opts.MemoSize, defaultMemoSize)),
+	}
+	if p.keys.rank == nil {
+		p.keys.rank = func(string, string) (int, bool) { return 0, true }
+	}
+	if p.keys.fallback == nil {
+		p.keys.fallback = func(string) (string, bool) { return "default", true }
+	}
+	limit := cmp.Or(opts.EvalTimeout, defaultEvalTimeout)
+	var errs []error
+	p.platform, errs = p.compile(files[:1], limit)
+	if len(errs) > 0 {
+		return nil, errors.Join(errs...) // every namespace's would fail for the same reasons
+	}
+	for i := range files[1:] {
+		team := &files[i+1]
+		queries, faults := p.compile(snapshot{files[0], *team}, limit)
+		errs = append(errs, faults...)
+		p.teams[team.namespace] = queries
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	for i, team := range append(snapshot{{}}, files[1:]...) {
+		for d, q := range p.queries(team.namespace) {
+			q.id = uint32(2*i + d)
+		}
+	}
+	if err := p.dryRun(ctx); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// compile prepares both queries over the platform's file and at most one namespace's.
+// Each namespace is compiled alone, so it cannot even see another's rules.
+func (p *Policy) compile(files snapshot, limit time.Duration) ([2]*query, []error) {
+	var out [2]*query
+	team := files[len(files)-1]
+	c := ast.NewCompiler().WithStrict(true).WithCapabilities(capabilities)
+	modules := map[string]*ast.Module{}
+	for _, f := range files {
+		modules[f.name] = f.module
+	}
+	if c.Compile(modules); c.Failed() {
+		return out, sourceErrors(c.Errors)
+	}
+	errs := confined(c.Modules[team.name], team.namespace)
+	for _, d := range []Direction{Request, Response} {
+		q, faults := newQuery(c, d, team.namespace, files, limit)
+		errs = append(errs, faults...)
+		out[d] = q
+		if q != nil && team.namespace != "" {
+			errs = append(errs, p.literalKeys(q, team)...)
+		}
+	}
+	return out, errs
+}
+
+// literalKeys finds keys that a namespace's rules spell out and may not use, so that
+// the fault shows when the file is loaded and not when the rule first holds.
+func (p *Policy) literalKeys(q *query, team source) []error {
+	var errs []error
+	for _, part := range q.parts {
+		if part.file != team.name {
+			continue
+		}
+		for _, r := range part.rules {
+			key, ok := literalMember(r, "key")
+			if !ok {
+				continue
+			}
+			if _, _, err := p.keys.resolve(team.namespace, key); err != nil {
+				errs = append(errs, &Error{Kind: BadSource, Package: part.pkg, Location: location(r.Location), Err: err})
+			}
+		}
+	}
+	return errs
+}
+
+// literalMember returns a member of a verdict that a rule's head spells out.
+func literalMember(r *ast.Rule, name string) (string, bool) {
+	if r.Head.Key == nil {
+		return "", false
+	}
+	obj, ok := r.Head.Key.Value.(ast.Object)
+	if !ok {
+		return "", false
+	}
+	return stringMember(obj, name)
+}
+
+func (p *Policy) queries(namespace string) [2]*query {
+	if q, ok := p.teams[namespace]; ok {
+		return q
+	}
+	return p.platform
 }
 
 // Decide answers for one payload. The slices of the verdict are shared: do not change them.
 func (p *Policy) Decide(ctx context.Context, d Direction, in *Input) (Verdict, error) {
-	return Verdict{Action: Seal, Key: "default"}, nil
+	q := p.queries(in.Namespace)[d&1]
+	var space [512]byte
+	key, err := q.appendKey(space[:0], in)
+	if err != nil {
+		return Verdict{}, &Error{Kind: BadInput, Namespace: in.Namespace, Err: err}
+	}
+	entry, hash := p.memo.get(key)
+	if entry != nil && !entry.content {
+		v := entry.verdict
+		v.Hit = true
+		return v.forCaller(in), nil
+	}
+	v, touchedContent, err := p.evaluate(ctx, q, in, entry != nil)
+	if err != nil {
+		return Verdict{}, err
+	}
+	if entry == nil && len(key) <= maxMemoKey {
+		e := &remembered{hash: hash, key: string(key), content: touchedContent}
+		if !touchedContent {
+			e.verdict = v
+		}
+		p.memo.put(e)
+	}
+	return v.forCaller(in), nil
 }
 
-// Explanation tells how a decision came about.
-type Explanation struct {
-	Revision string
-	Verdict  Verdict
+// forCaller withdraws an `accept` from callers that nothing vouches for: whoever can
+// reach the port could hand in what another caller sealed.
+func (v Verdict) forCaller(in *Input) Verdict {
+	if v.Action == Accept && (in.Caller == nil || !in.Caller.authenticated()) {
+		v.Action = Seal
+	}
+	return v
 }
 
-// Explain decides without the memo and tells how.
-func (p *Policy) Explain(ctx context.Context, d Direction, in *Input) (Explanation, error) {
-	return Explanation{}, nil
+// evaluate asks the rules. knownToTouch skips the attempt to do without the content.
+func (p *Policy) evaluate(ctx context.Context, q *query, in *Input, knownToTouch bool) (v Verdict, touchedContent bool, err error) {
+	full := knownToTouch
+	a, err := q.evaluate(ctx, in, full)
+	if errors.Is(err, errTouchedContent) {
+		full = true
+		a, err = q.evaluate(ctx, in, full)
+	}
+	if err != nil {
+		return Verdict{}, full, inNamespace(err, in.Namespace)
+	}
+	v, err = p.decideFrom(ctx, q, in, a, full)
+	return v, full, err
 }
 
-// Engine holds the current policy and replaces it when its sources change.
-type Engine struct{}
+// inNamespace names the call's namespace in an error of the query for all the others.
+func inNamespace(err error, namespace string) error {
+	var e *Error
+	if errors.As(err, &e) && e.Namespace == "" {
+		e.Namespace = namespace
+	}
+	return err
+}
 
-// NewEngine loads the first policy.
-func NewEngine(ctx context.Context, opts Options) (*Engine, error) { return &Engine{}, nil }
+// decideFrom parses the sets and unites them.
+func (p *Policy) decideFrom(ctx context.Context, q *query, in *Input, a answer, full bool) (Verdict, error) {
+	var proposals []proposal
+	for i, set := range a.sets {
+		parsed, err := q.parse(set, in, full)
+		if err != nil {
+			return Verdict{}, q.blame(ctx, q.parts[i], in, err)
+		}
+		proposals = append(proposals, parsed...)
+	}
+	v, err := unite(q.direction, in, proposals, p.keys, a.touched.unknown || a.touched.blind)
+	if err != nil {
+		return Verdict{}, p.blameKey(ctx, q, in, err)
+	}
+	return v, nil
+}
 
-// Current returns the policy in force: take it once per call.
-func (e *Engine) Current() *Policy { return &Policy{} }
-
-// Watch follows the sources until ctx ends.
-func (e *Engine) Watch(ctx context.Context) error { return nil }
-
-// Status returns the revision in force and why the newest sources are not, if so.
-func (e *Engine) Status() (revision string, lastError error) { return "", nil }
+// parse reads all verdicts of a set.
+func (q *query) parse(v ast.Value, in *Input, sawContent bool) ([]proposal, error) {
+	set, ok := v.(ast.Set)
+	if !ok {
+		return nil, fmt.Errorf("%s is not a set", q.direction)
+	}
+	var out []proposal
+	for _, t := range set.Slice() {
+		pr, err := parseProposal(t.Value, q.direction, in.Kind)
+		if err != nil {
+			return nil, err
+		}
+		if sawContent && pr.reason != "" && !q.literals[pr.reason] {
+			pr.reason = "denied by policy (its reason was computed from the payload, so it is not repeated here)"
+		}
+		out = append(out, pr)
+	}
+	return out, nil
+}

@@ -1,0 +1,55 @@
+package policy
+
+import (
+	"context"
+	"errors"
+)
+
+// Kinds lists every kind of payload that the contract names.
+func Kinds() []string {
+	return []string{KindInput, KindResult, KindMemo, KindHeader, KindSignal, KindQuery, KindUpdate,
+		KindHeartbeat, KindFailure, KindMarker, KindSearchAttribute, KindReason}
+}
+
+// dryRun asks every query once per kind before the policy may decide anything. The
+// inputs are made up and hold no real value.
+func (p *Policy) dryRun(ctx context.Context) error {
+	// Whether a key is configured hangs on the namespace, and the platform's rules are
+	// tried in one that does not exist.
+	trial := *p
+	trial.keys = keys{
+		rank:     func(string, string) (int, bool) { return 0, true },
+		fallback: func(string) (string, bool) { return "default", true },
+	}
+	var errs []error
+	seen := map[string]bool{}
+	for _, namespace := range append([]string{""}, p.Namespaces()...) {
+		for d, q := range p.queries(namespace) {
+			for _, kind := range Kinds() {
+				in := trialInput(namespace, kind, Direction(d))
+				if _, _, err := trial.evaluate(ctx, q, in, true); err != nil && !seen[err.Error()] {
+					seen[err.Error()] = true
+					errs = append(errs, err)
+				}
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func trialInput(namespace, kind string, d Direction) *Input {
+	if namespace == "" {
+		namespace = "trial"
+	}
+	in := &Input{
+		Namespace: namespace, RPC: "StartWorkflowExecution", Caller: anonymous,
+		WorkflowID: "trial/1", WorkflowType: "Trial", TaskQueue: "trial", ActivityID: "1", ActivityType: "Trial",
+		Known: AllFacts,
+		Kind:  kind, Name: "trial", Path: "trial", Encoding: "json/plain",
+		Data: []byte(`{"trial":["text",1,true,null]}`),
+	}
+	if d == Response {
+		in.SealedNamespace, in.SealedKey = namespace, "default"
+	}
+	return in
+}

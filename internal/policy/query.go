@@ -1,0 +1,189 @@
+package policy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/storage"
+	"github.com/open-policy-agent/opa/v1/storage/inmem"
+	"github.com/open-policy-agent/opa/v1/topdown"
+)
+
+// query asks the packages that speak for one namespace in one direction.
+type query struct {
+	id        uint32 // tells its entries in the memo from those of other queries
+	direction Direction
+	namespace string // "" for namespaces that have no file of their own
+	compiler  *ast.Compiler
+	body      ast.Body // nil: no package has a rule for this direction
+	parts     []part
+	reads     reads
+	// literals are the strings that stand in the rules. A reason that a rule computed
+	// from a payload is not among them and is not repeated anywhere.
+	literals map[string]bool
+	limit    time.Duration
+}
+
+// part is one package's set.
+type part struct {
+	pkg   string // as a policy writes it
+	file  string
+	v     ast.Var
+	rules []*ast.Rule
+}
+
+// emptyStore is OPA's `data` apart from rules: there is none, and rules cannot name any.
+type emptyStore struct {
+	store storage.Store
+	txn   storage.Transaction
+}
+
+var noData = newEmptyStore()
+
+func newEmptyStore() emptyStore {
+	s := inmem.New()
+	// Nothing ever writes to it, so one transaction serves every evaluation.
+	txn, err := s.NewTransaction(context.Background())
+	if err != nil {
+		panic("policy: OPA's empty store refused a read transaction: " + err.Error())
+	}
+	return emptyStore{s, txn}
+}
+
+// newQuery prepares the query over those packages which have rules for the direction.
+func newQuery(c *ast.Compiler, d Direction, namespace string, packages []source, limit time.Duration) (*query, []error) {
+	q := &query{direction: d, namespace: namespace, compiler: c, limit: limit, literals: map[string]bool{}}
+	var body ast.Body
+	var entries []*ast.Rule
+	for i, s := range packages {
+		ref := s.module.Package.Path.Append(ast.StringTerm(d.String()))
+		rules := c.GetRulesExact(ref)
+		if len(rules) == 0 {
+			continue
+		}
+		v := ast.Var(fmt.Sprintf("verdicts%d", i))
+		body.Append(ast.Equality.Expr(ast.NewTerm(v), ast.NewTerm(ref)))
+		q.parts = append(q.parts, part{pkg: packageName(s.module), file: s.name, v: v, rules: rules})
+		entries = append(entries, rules...)
+	}
+	if len(entries) == 0 {
+		return q, nil
+	}
+	compiled, err := c.QueryCompiler().Compile(body)
+	if err != nil {
+		return nil, []error{&Error{Kind: BadSource, Namespace: namespace, Err: err}}
+	}
+	q.body = compiled
+	var errs []error
+	q.reads, errs = analyse(c, entries)
+	for _, s := range packages {
+		ast.WalkTerms(s.module, func(t *ast.Term) bool {
+			if text, ok := t.Value.(ast.String); ok {
+				q.literals[string(text)] = true
+			}
+			return false
+		})
+	}
+	return q, errs
+}
+
+// answer is what one evaluation said and what it looked at.
+type answer struct {
+	sets    []ast.Value // one per part, in their order
+	touched touched
+}
+
+// errTouchedContent ends an evaluation that reached content before it was decoded.
+var errTouchedContent = errors.New("content was touched")
+
+// evaluate runs the query. With full it decodes the content first; without, it
+// breaks off with errTouchedContent as soon as a rule reaches for it.
+func (q *query) evaluate(ctx context.Context, in *Input, full bool) (answer, error) {
+	var a answer
+	if q.body == nil {
+		return a, nil
+	}
+	err := q.run(ctx, q.body, in, full, &a.touched, nil, func(r topdown.QueryResult) {
+		for _, p := range q.parts {
+			a.sets = append(a.sets, r[p.v].Value)
+		}
+	})
+	if err != nil {
+		return a, err
+	}
+	if len(a.sets) != len(q.parts) {
+		return a, q.failed(Failed, errors.New("the rules gave no set"))
+	}
+	return a, nil
+}
+
+// run evaluates a compiled body within the time limit and contains panics.
+func (q *query) run(ctx context.Context, body ast.Body, in *Input, full bool, t *touched, tr topdown.QueryTracer, each func(topdown.QueryResult)) (err error) {
+	cancel := topdown.NewCancel()
+	limit := time.AfterFunc(q.limit, cancel.Cancel)
+	defer limit.Stop()
+	if ctx.Done() != nil {
+		stop := context.AfterFunc(ctx, cancel.Cancel)
+		defer stop()
+	}
+	t.abort = cancel.Cancel
+	defer func() {
+		// A builtin that panics must not take the proxy down. The panic's value may
+		// quote what the builtin was given, so it is not repeated.
+		if r := recover(); r != nil {
+			err = q.failed(Failed, errors.New("the evaluation panicked; a builtin cannot handle what a rule gave it"))
+		}
+	}()
+
+	tq := topdown.NewQuery(body).
+		WithCompiler(q.compiler).
+		WithStore(noData.store).
+		WithTransaction(noData.txn).
+		WithCancel(cancel).
+		WithInput(document(in, q.direction, q.reads, full, t)).
+		// The index asks for every reference that it holds before a rule's guards
+		// are tried, which would count as touched what the rule never came to.
+		WithIndexing(!q.watches(in))
+	if tr != nil {
+		tq = tq.WithQueryTracer(tr)
+	}
+	err = tq.Iter(ctx, func(r topdown.QueryResult) error { each(r); return nil })
+	switch {
+	case t.content && !full:
+		return errTouchedContent
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return q.failed(TimedOut, fmt.Errorf("the call ended while its policy was evaluated: %w", context.Cause(ctx)))
+	case topdown.IsCancel(err):
+		return q.failed(TimedOut, fmt.Errorf("the rules took longer than %v on one payload; look for walks over large documents", q.limit))
+	}
+	return q.failedAt(err)
+}
+
+// watches tells whether an evaluation must notice what it reaches for.
+func (q *query) watches(in *Input) bool {
+	return q.reads.bits&readContent != 0 || in.unknown()&q.reads.facts() != 0
+}
+
+func (q *query) failed(kind ErrorKind, err error) error {
+	return &Error{Kind: kind, Namespace: q.namespace, Err: err}
+}
+
+// failedAt keeps the place of an OPA error and its code. Its message stays behind
+// unless it is one of OPA's own fixed texts: it may quote values.
+func (q *query) failedAt(err error) error {
+	out := &Error{Kind: Failed, Namespace: q.namespace, Err: errors.New("the evaluation failed")}
+	var te *topdown.Error
+	if errors.As(err, &te) {
+		out.Location = location(te.Location)
+		out.Err = fmt.Errorf("the evaluation failed with %s", te.Code)
+		if te.Code == topdown.ConflictErr {
+			out.Err = fmt.Errorf("a rule or function has two different values at once (%s)", te.Code)
+		}
+	}
+	return out
+}

@@ -1,0 +1,287 @@
+package policy
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+)
+
+// proposal is one rule's verdict, parsed.
+type proposal struct {
+	action   Action
+	key      string
+	fields   []string
+	clear    []string
+	whole    bool // a seal without fields and clear
+	compress bool
+	reason   string
+}
+
+var actionsByName = map[Direction]map[string]Action{
+	Request:  {"seal": Seal, "pass": Pass, "deny": Deny, "accept": Accept, "redact": Redact},
+	Response: {"open": Open, "keep": Keep, "redact": Redact, "deny": Deny},
+}
+
+// parseProposal reads one element of a set. The errors name members, not values:
+// a value may have come from a payload.
+func parseProposal(v ast.Value, d Direction, kind string) (proposal, error) {
+	var p proposal
+	obj, ok := v.(ast.Object)
+	if !ok {
+		return p, fmt.Errorf("a verdict is an object like {\"action\": \"deny\"}, this one is %s", article(ast.ValueName(v)))
+	}
+	action, ok := stringMember(obj, "action")
+	if !ok {
+		return p, fmt.Errorf("a verdict needs an \"action\", which is a string")
+	}
+	if p.action = actionsByName[d][action]; p.action == NoAction {
+		return p, fmt.Errorf("unknown action in a %s; it knows %s", d, knownActions(d))
+	}
+	if p.action == Redact && d == Request && kind != KindReason {
+		return p, fmt.Errorf("redact in a request is for payload.kind %q only", KindReason)
+	}
+	if err := p.members(obj); err != nil {
+		return p, err
+	}
+	p.whole = p.action == Seal && len(p.fields) == 0 && len(p.clear) == 0
+	return p, nil
+}
+
+func (p *proposal) members(obj ast.Object) error {
+	var fields, clear bool
+	err := obj.Iter(func(k, v *ast.Term) error {
+		name, _ := k.Value.(ast.String)
+		seal, deny := p.action == Seal, p.action == Deny
+		ok := true
+		switch {
+		case name == "action":
+		case name == "key" && seal:
+			p.key, ok = stringMember(obj, "key")
+			ok = ok && p.key != ""
+		case name == "reason" && deny:
+			p.reason, ok = stringMember(obj, "reason")
+		case name == "compress" && seal:
+			var b ast.Boolean
+			b, ok = v.Value.(ast.Boolean)
+			p.compress = bool(b)
+		case name == "fields" && seal:
+			fields = true
+			p.fields, ok = pointers(v.Value)
+		case name == "clear" && seal:
+			clear = true
+			p.clear, ok = pointers(v.Value)
+		default:
+			return fmt.Errorf("action %s knows no member %s", p.action, name)
+		}
+		if !ok {
+			return fmt.Errorf("member %s of action %s has a value that it cannot have", name, p.action)
+		}
+		return nil
+	})
+	if err == nil && fields && clear {
+		return fmt.Errorf("a verdict has \"fields\" or \"clear\", not both")
+	}
+	return err
+}
+
+// pointers reads an array or set of JSON pointers. The pointer to the whole
+// document makes it the whole payload, as does an empty list: what names nothing
+// to seal is taken as a slip, and a slip must not leave a document readable.
+func pointers(v ast.Value) ([]string, bool) {
+	list, ok := v.(interface{ Foreach(func(*ast.Term)) })
+	if _, object := v.(ast.Object); !ok || object {
+		return nil, false
+	}
+	var out []string
+	whole := false
+	list.Foreach(func(t *ast.Term) {
+		s, isString := t.Value.(ast.String)
+		switch {
+		case !isString || (s != "" && s[0] != '/') || badEscape(string(s)):
+			ok = false
+		case s == "":
+			whole = true
+		default:
+			out = append(out, strings.Clone(string(s)))
+		}
+	})
+	if whole {
+		out = nil
+	}
+	slices.Sort(out)
+	return slices.Compact(out), ok
+}
+
+// badEscape finds a ~ that RFC 6901 does not know.
+func badEscape(pointer string) bool {
+	for i := range len(pointer) {
+		if pointer[i] == '~' && (i+1 == len(pointer) || (pointer[i+1] != '0' && pointer[i+1] != '1')) {
+			return true
+		}
+	}
+	return false
+}
+
+func stringMember(obj ast.Object, name string) (string, bool) {
+	t := obj.Get(ast.StringTerm(name))
+	if t == nil {
+		return "", false
+	}
+	s, ok := t.Value.(ast.String)
+	return strings.Clone(string(s)), ok // the value may alias the message
+}
+
+func knownActions(d Direction) string {
+	var names []string
+	for name := range actionsByName[d] {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return strings.Join(names, ", ")
+}
+
+func article(noun string) string {
+	if strings.ContainsRune("aeiou", rune(noun[0])) {
+		return "an " + noun
+	}
+	return "a " + noun
+}
+
+// strictness orders the actions of a direction; the highest wins.
+func strictness(a Action, d Direction) int {
+	if d == Response {
+		return slices.Index([]Action{Open, Keep, Redact, Deny}, a)
+	}
+	return slices.Index([]Action{Pass, Accept, Seal, Redact, Deny}, a)
+}
+
+// keys resolves key names for a namespace.
+type keys struct {
+	rank     KeyRank
+	fallback DefaultKey
+}
+
+func (k keys) resolve(namespace, name string) (string, int, error) {
+	if name == "" {
+		var ok bool
+		if name, ok = k.fallback(namespace); !ok {
+			return "", 0, fmt.Errorf("no default key serves namespace %q; add it to the `namespaces` of an entry in `keys`", namespace)
+		}
+	}
+	rank, ok := k.rank(namespace, name)
+	if !ok {
+		return "", 0, fmt.Errorf("key %q is not configured for namespace %q; add it to `keys`, or the namespace to its `namespaces`", name, namespace)
+	}
+	return name, rank, nil
+}
+
+// unite joins the proposals of all packages: the strictest action wins, among keys
+// the one named first in the configuration, the whole payload before parts of it.
+// unsure tells that a rule asked for something that this call does not tell, so
+// that nothing may stay readable on its word.
+func unite(d Direction, in *Input, proposals []proposal, k keys, unsure bool) (Verdict, error) {
+	inClear := in.Kind == KindSearchAttribute || in.Kind == KindReason
+	var v Verdict
+	for _, p := range proposals {
+		if d == Request && inClear && (p.action == Seal || p.action == Accept) {
+			continue // nobody could read it: the server indexes or prints these
+		}
+		if v.Action == NoAction || strictness(p.action, d) > strictness(v.Action, d) {
+			v.Action = p.action
+		}
+	}
+	switch {
+	case v.Action == NoAction && d == Response:
+		return Verdict{Action: Deny, Reason: "no rule opens it"}, nil
+	case v.Action == NoAction && inClear:
+		v.Action = Pass
+	case v.Action == NoAction:
+		v.Action = Seal
+	case v.Action == Pass && unsure && !inClear:
+		v.Action, v.Weakened = Seal, true
+	}
+	switch v.Action {
+	case Deny:
+		v.Reason = reasons(proposals)
+	case Seal, Accept:
+		if err := v.seal(in.Namespace, proposals, k); err != nil {
+			return Verdict{}, err
+		}
+		if unsure && (v.Fields != nil || v.Clear != nil) {
+			v.Fields, v.Clear, v.Weakened = nil, nil, true
+		}
+	}
+	return v, nil
+}
+
+// seal fills in the key and the parts to seal.
+func (v *Verdict) seal(namespace string, proposals []proposal, k keys) error {
+	best, whole, seen := 0, false, false
+	compress := true
+	for _, p := range proposals {
+		if p.action != Seal {
+			continue
+		}
+		key, rank, err := k.resolve(namespace, p.key)
+		if err != nil {
+			return err
+		}
+		if !seen || rank < best || (rank == best && key < v.Key) {
+			v.Key, best = key, rank
+		}
+		seen = true
+		whole = whole || p.whole
+		compress = compress && p.compress
+	}
+	if !seen {
+		key, _, err := k.resolve(namespace, "")
+		v.Key = key
+		return err
+	}
+	// Compressed lengths tell something about the content, so one rule cannot ask
+	// for it where another seals the same payload without.
+	v.Compress = compress
+	if !whole {
+		v.Fields, v.Clear = parts(proposals)
+	}
+	return nil
+}
+
+// parts joins what is to be sealed within a document: all fields that any rule
+// names; or, of what rules leave readable, only that on which they agree. Where
+// both ways of saying it meet, the document is sealed whole.
+func parts(proposals []proposal) (fields, clear []string) {
+	first := true
+	for _, p := range proposals {
+		switch {
+		case p.action != Seal:
+		case p.fields != nil:
+			fields = append(fields, p.fields...)
+		case first:
+			clear, first = slices.Clone(p.clear), false
+		default:
+			clear = slices.DeleteFunc(clear, func(s string) bool { return !slices.Contains(p.clear, s) })
+		}
+	}
+	if (len(fields) > 0 && !first) || (len(fields) == 0 && len(clear) == 0) {
+		return nil, nil
+	}
+	slices.Sort(fields)
+	return slices.Compact(fields), clear
+}
+
+func reasons(proposals []proposal) string {
+	var all []string
+	for _, p := range proposals {
+		if p.action == Deny && p.reason != "" {
+			all = append(all, p.reason)
+		}
+	}
+	if len(all) == 0 {
+		return "denied by policy"
+	}
+	slices.Sort(all)
+	return strings.Join(slices.Compact(all), "; ")
+}
