@@ -1,0 +1,228 @@
+// Package awskms makes AWS KMS a key provider. It alone imports the AWS SDK; credentials, role and proxy settings come
+// from the SDK's default chain.
+//
+// A key is named by awskms://<key>?region=<region>&endpoint=<url>, where <key> is a key id, a key ARN, alias/<name> or
+// an alias ARN, and both parameters may be left out.
+package awskms
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/retry"
+	"github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+	"github.com/aws/aws-sdk-go-v2/service/kms/types"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
+)
+
+// Scheme starts the URIs of this provider.
+const Scheme = "awskms"
+
+// The Keyring gives a call two seconds in all, so the SDK's retries have to be quick ones.
+const (
+	attempts   = 3
+	maxBackoff = 400 * time.Millisecond
+)
+
+// Provider is one KMS key.
+type Provider struct {
+	uri    string
+	ref    crypto.KEKRef
+	keyARN string
+	client *kms.Client
+}
+
+// Open resolves the key, aliases included, with DescribeKey. A key that is named by its full ARN needs no permission
+// for that. A key that is disabled or about to be deleted is an error of kind KindRevoked.
+func Open(ctx context.Context, uri string) (crypto.Provider, error) {
+	loc, err := parseURI(uri)
+	if err != nil {
+		return nil, &crypto.Error{Kind: crypto.KindNotConfigured, Op: "open KMS key", Err: err}
+	}
+	client, err := newClient(ctx, loc)
+	if err != nil {
+		return nil, &crypto.Error{Kind: crypto.KindUnavailable, Op: "open KMS key", Err: fmt.Errorf("%s: %w", uri, err)}
+	}
+	p := &Provider{uri: uri, keyARN: loc.key, client: client}
+	meta, err := p.describe(ctx)
+	switch {
+	case err == nil:
+		p.keyARN = aws.ToString(meta.Arn)
+		if err := usable(meta); err != nil {
+			err.Err = fmt.Errorf("%s: %w", uri, err.Err)
+			return nil, err
+		}
+	case isKeyARN(loc.key) && crypto.KindOf(err) == crypto.KindDenied:
+	default:
+		return nil, err
+	}
+	account, id, err := splitKeyARN(p.keyARN)
+	if err != nil {
+		return nil, &crypto.Error{Kind: crypto.KindNotConfigured, Op: "open KMS key", Err: fmt.Errorf("%s: %w", uri, err)}
+	}
+	p.ref = crypto.NewKEKRef(Scheme, account+":"+id)
+	return p, nil
+}
+
+func newClient(ctx context.Context, loc location) (*kms.Client, error) {
+	var options []func(*config.LoadOptions) error
+	if loc.region != "" {
+		options = append(options, config.WithRegion(loc.region))
+	}
+	cfg, err := config.LoadDefaultConfig(ctx, options...)
+	if err != nil {
+		return nil, fmt.Errorf("load the AWS configuration: %w", err)
+	}
+	if cfg.Region == "" {
+		return nil, errors.New("no region: add ?region=... to the key's URI or set AWS_REGION")
+	}
+	return kms.NewFromConfig(cfg, func(o *kms.Options) {
+		if loc.endpoint != "" {
+			o.BaseEndpoint = aws.String(loc.endpoint)
+		}
+		o.Retryer = retry.NewStandard(func(o *retry.StandardOptions) {
+			o.MaxAttempts, o.MaxBackoff = attempts, maxBackoff
+		})
+	}), nil
+}
+
+// Ref is derived from account and key id, so that replicas of a multi-Region key share it.
+func (p *Provider) Ref() crypto.KEKRef { return p.ref }
+
+// URI is the one that the key was opened by.
+func (p *Provider) URI() string { return p.uri }
+
+// GenerateDataKey makes a data key with the KMS operation of that name.
+func (p *Provider) GenerateDataKey(ctx context.Context, kc crypto.KeyContext) (plain, wrapped []byte, err error) {
+	out, err := p.client.GenerateDataKey(ctx, &kms.GenerateDataKeyInput{
+		KeyId:             aws.String(p.keyARN),
+		KeySpec:           types.DataKeySpecAes256,
+		EncryptionContext: kc.EncryptionContext(),
+	})
+	if err != nil {
+		return nil, nil, p.failed(ctx, "kms.generate_data_key", kc, err)
+	}
+	return out.Plaintext, out.CiphertextBlob, nil
+}
+
+// UnwrapDataKey is KMS's Decrypt, pinned to this key: a blob of any other key is refused by KMS.
+func (p *Provider) UnwrapDataKey(ctx context.Context, wrapped []byte, kc crypto.KeyContext) ([]byte, error) {
+	out, err := p.client.Decrypt(ctx, &kms.DecryptInput{
+		KeyId:             aws.String(p.keyARN),
+		CiphertextBlob:    wrapped,
+		EncryptionContext: kc.EncryptionContext(),
+	})
+	if err != nil {
+		return nil, p.failed(ctx, "kms.decrypt", kc, err)
+	}
+	return out.Plaintext, nil
+}
+
+func (p *Provider) describe(ctx context.Context) (*types.KeyMetadata, error) {
+	out, err := p.client.DescribeKey(ctx, &kms.DescribeKeyInput{KeyId: aws.String(p.keyARN)})
+	if err != nil {
+		return nil, &crypto.Error{Kind: kindOf(err), Op: "kms.describe_key", Err: fmt.Errorf("%s: %w", p.uri, brief(err))}
+	}
+	if out.KeyMetadata == nil {
+		return nil, &crypto.Error{Kind: crypto.KindUnavailable, Op: "kms.describe_key", Err: fmt.Errorf("%s: the answer describes no key; is the endpoint a KMS?", p.uri)}
+	}
+	return out.KeyMetadata, nil
+}
+
+// usable tells what is wrong with a key that can't make and unwrap data keys.
+func usable(meta *types.KeyMetadata) *crypto.Error {
+	if meta.KeyUsage != types.KeyUsageTypeEncryptDecrypt || meta.KeySpec != types.KeySpecSymmetricDefault {
+		return &crypto.Error{Kind: crypto.KindNotConfigured, Op: "open KMS key",
+			Err: fmt.Errorf("a %s key for %s can't wrap data keys; name a symmetric key for encryption", meta.KeySpec, meta.KeyUsage)}
+	}
+	if withdrawn(meta.KeyState) {
+		return &crypto.Error{Kind: crypto.KindRevoked, Op: "open KMS key",
+			Err: fmt.Errorf("the key's state is %s; enable it, or take it out of the configuration", meta.KeyState)}
+	}
+	return nil
+}
+
+// withdrawn tells the states that somebody chose from those that pass by themselves.
+func withdrawn(state types.KeyState) bool {
+	switch state {
+	case types.KeyStateDisabled, types.KeyStatePendingDeletion, types.KeyStatePendingReplicaDeletion, types.KeyStatePendingImport:
+		return true
+	}
+	return false
+}
+
+// location is a parsed URI.
+type location struct{ key, region, endpoint string }
+
+func parseURI(uri string) (location, error) {
+	rest, ok := strings.CutPrefix(uri, Scheme+"://")
+	key, query, _ := strings.Cut(rest, "?")
+	if !ok || key == "" {
+		return location{}, fmt.Errorf("%q names no KMS key; write awskms://<key id, ARN or alias/name>?region=...", uri)
+	}
+	params, err := url.ParseQuery(query)
+	if err != nil {
+		return location{}, fmt.Errorf("%s: what follows the ? can't be read: %w", key, err)
+	}
+	loc := location{key: key}
+	for name, values := range params {
+		switch {
+		case len(values) != 1:
+			return location{}, fmt.Errorf("%s: parameter %q is there more than once", key, name)
+		case name == "region":
+			loc.region = values[0]
+		case name == "endpoint":
+			loc.endpoint = values[0]
+		default:
+			return location{}, fmt.Errorf("%s: unknown parameter %q; region and endpoint are known", key, name)
+		}
+	}
+	if arn := strings.Split(key, ":"); len(arn) == 6 && arn[0] == "arn" && loc.region == "" {
+		loc.region = arn[3]
+	}
+	return loc, checkEndpoint(loc.endpoint)
+}
+
+// checkEndpoint refuses plain http off this host: data keys would cross the network in clear.
+func checkEndpoint(endpoint string) error {
+	if endpoint == "" {
+		return nil
+	}
+	u, err := url.Parse(endpoint)
+	switch {
+	case err != nil || u.Host == "" || u.User != nil || (u.Scheme != "https" && u.Scheme != "http"):
+		return errors.New("endpoint: write https://<host>[:port], with no user and password")
+	case u.Scheme == "http" && !loopback(u.Hostname()):
+		return fmt.Errorf("endpoint %s: plain http would show data keys to the network; use https (http is allowed to this host only)", endpoint)
+	}
+	return nil
+}
+
+func loopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+func isKeyARN(key string) bool {
+	_, _, err := splitKeyARN(key)
+	return err == nil
+}
+
+// splitKeyARN takes arn:aws:kms:<region>:<account>:key/<id> apart.
+func splitKeyARN(arn string) (account, id string, err error) {
+	parts := strings.Split(arn, ":")
+	if len(parts) == 6 && parts[0] == "arn" && parts[2] == "kms" && parts[4] != "" {
+		if id, ok := strings.CutPrefix(parts[5], "key/"); ok && id != "" {
+			return parts[4], id, nil
+		}
+	}
+	return "", "", fmt.Errorf("%q is not the ARN of a key", arn)
+}
