@@ -1,10 +1,12 @@
 package policy
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // Engine holds the policy in force and replaces it when its sources change. What
@@ -13,9 +15,10 @@ type Engine struct {
 	opts    Options
 	log     *slog.Logger
 	current atomic.Pointer[Policy]
+	err     atomic.Pointer[error]
 
-	mu  sync.Mutex // one reload at a time
-	err atomic.Pointer[error]
+	mu       sync.Mutex // one reload at a time
+	rejected string     // revision that was read last and did not load
 }
 
 // NewEngine loads the first policy; without one there is no engine.
@@ -24,10 +27,7 @@ func NewEngine(ctx context.Context, opts Options) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &Engine{opts: opts, log: opts.Log}
-	if e.log == nil {
-		e.log = slog.New(slog.DiscardHandler)
-	}
+	e := &Engine{opts: opts, log: cmp.Or(opts.Log, slog.New(slog.DiscardHandler))}
 	e.current.Store(p)
 	return e, nil
 }
@@ -42,4 +42,113 @@ func (e *Engine) Status() (revision string, lastError error) {
 		lastError = *err
 	}
 	return e.Current().Revision(), lastError
+}
+
+// Reload reads the sources and puts them into force if they differ from what is, and
+// load. It returns what Status then tells.
+func (e *Engine) Reload(ctx context.Context) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	files, err := e.settled(ctx)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	inForce := e.Current().Revision()
+	if err == nil {
+		switch revision := files.revision(); revision {
+		case inForce:
+			e.restored(inForce)
+			return nil
+		case e.rejected:
+			_, lastError := e.Status()
+			return lastError
+		default:
+			e.rejected = revision
+		}
+		var p *Policy
+		if p, err = prepare(ctx, e.opts, files); err == nil {
+			e.accept(p, inForce)
+			return nil
+		}
+	}
+	e.reject(inForce, err)
+	return err
+}
+
+func (e *Engine) accept(p *Policy, before string) {
+	e.rejected = ""
+	e.err.Store(nil)
+	e.current.Store(p)
+	e.log.Info("policy reloaded", "policy_revision", p.Revision(), "before", before, "namespaces", len(p.teams))
+	e.told(p.Revision(), nil)
+}
+
+// restored notes that broken sources were put back to what is in force.
+func (e *Engine) restored(inForce string) {
+	e.rejected = ""
+	if e.err.Swap(nil) != nil {
+		e.log.Info("policy sources are again those in force", "policy_revision", inForce)
+		e.told(inForce, nil)
+	}
+}
+
+func (e *Engine) reject(inForce string, err error) {
+	old := e.err.Swap(&err)
+	if old != nil && (*old).Error() == err.Error() {
+		return // said already; an unreadable source is met again at every look
+	}
+	e.log.Error("new policy refused, the old one stays in force", "policy_revision", inForce, "error", err)
+	e.told(inForce, err)
+}
+
+func (e *Engine) told(revision string, err error) {
+	if e.opts.OnReload != nil {
+		e.opts.OnReload(revision, err)
+	}
+}
+
+const (
+	settleStep = 50 * time.Millisecond
+	// vanishWait is how long a namespace's file must be gone before its rules are:
+	// editors and copy tools take a file away for a moment when they replace it.
+	vanishWait = time.Second
+)
+
+// settled reads the sources until two looks agree, so that a policy is never made
+// of files from before and after a change.
+func (e *Engine) settled(ctx context.Context) (snapshot, error) {
+	files, err := readSources(e.opts)
+	deadline := time.Now().Add(vanishWait)
+	for {
+		step := settleStep
+		whole := err == nil && !e.lacks(files)
+		if !whole {
+			step = vanishWait / 4
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(step):
+		}
+		again, errAgain := readSources(e.opts)
+		same := err == nil && errAgain == nil && again.revision() == files.revision()
+		if (same && whole) || time.Now().After(deadline) {
+			return again, errAgain
+		}
+		files, err = again, errAgain
+	}
+}
+
+// lacks tells whether a namespace has no file that has rules in force.
+func (e *Engine) lacks(files snapshot) bool {
+	there := map[string]bool{}
+	for _, f := range files {
+		there[f.namespace] = true
+	}
+	for name := range e.Current().teams {
+		if !there[name] {
+			return true
+		}
+	}
+	return false
 }
