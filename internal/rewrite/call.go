@@ -1,0 +1,374 @@
+package rewrite
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/reflect/protoregistry"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/policy"
+)
+
+// Options are what a Rewriter works with.
+type Options struct {
+	Keys   *crypto.Keyring
+	Policy *policy.Engine
+	// UnknownFields is "lenient" (a request field unknown to this build is refused only if it could hold a payload) or
+	// "strict" (it is refused). "" means lenient.
+	UnknownFields string
+	// Shadow decides and counts, but changes nothing.
+	Shadow bool
+	Log    *slog.Logger // nil: slog.Default
+}
+
+// Rewriter seals requests and opens answers. It is safe for concurrent use.
+type Rewriter struct {
+	plan   *plan
+	keys   *crypto.Keyring
+	policy *policy.Engine
+	strict bool
+	shadow bool
+	log    *slog.Logger
+	memory *memory
+	calls  sync.Pool
+	warned sync.Map // fields that this build does not know and that have been logged
+}
+
+// New compiles the plan from the descriptors that are linked into the binary.
+func New(o Options) (*Rewriter, error) {
+	switch o.UnknownFields {
+	case "", "lenient", "strict":
+	default:
+		return nil, fmt.Errorf("unknown_fields: %q is neither lenient nor strict", o.UnknownFields)
+	}
+	p, err := newPlan(protoregistry.GlobalFiles)
+	if err != nil {
+		return nil, err
+	}
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	r := &Rewriter{plan: p, keys: o.Keys, policy: o.Policy, strict: o.UnknownFields == "strict", shadow: o.Shadow,
+		log: o.Log, memory: newMemory()}
+	r.calls.New = func() any { return new(Call) }
+	return r, nil
+}
+
+// Method gives the plan of an RPC by its full name; nil if this build does not
+// know it, or if its service is not rewritten.
+func (r *Rewriter) Method(full string) *Method { return r.plan.methods[full] }
+
+// IsRewritten tells whether a service is one whose every RPC must be known to
+// be forwarded: the name without slashes.
+func IsRewritten(service string) bool {
+	for _, s := range rewritten {
+		if string(s) == service {
+			return true
+		}
+	}
+	return false
+}
+
+// Stats count what happened to one message.
+type Stats struct {
+	Payloads int      // payloads sealed or opened
+	Bytes    int      // of these, as they came
+	Passed   int      // left as they were
+	Unopened int      // answers: could not be opened and stay sealed
+	Keys     []string // the keys used, each once
+	CacheHit bool     // every data key was at hand
+	Decide   time.Duration
+	Crypt    time.Duration
+}
+
+func (s *Stats) reset() { *s = Stats{Keys: s.Keys[:0], CacheHit: true} }
+
+func (s *Stats) used(key string, size int, hit bool) {
+	s.Payloads++
+	s.Bytes += size
+	s.CacheHit = s.CacheHit && hit
+	for _, k := range s.Keys {
+		if k == key {
+			return
+		}
+	}
+	s.Keys = append(s.Keys, strings.Clone(key))
+}
+
+// Call is one RPC on its way through. It is not safe for concurrent use, and
+// not to be used after Done.
+type Call struct {
+	r      *Rewriter
+	method *Method
+	caller *policy.Caller
+	policy *policy.Policy
+
+	namespace    string
+	workflowID   string
+	workflowType string
+	taskQueue    string
+	task         *task // what is remembered of the task that a request answers
+
+	request, response Stats
+
+	walk  walk
+	edits []edit
+	arena []byte // what replaces payloads, before it is put in place
+	plans []sealing
+	in    policy.Input
+	outs  [2][]byte
+}
+
+// Begin starts a call and picks the policy's revision for the whole of it.
+// caller may be nil.
+func (r *Rewriter) Begin(m *Method, caller *policy.Caller) *Call {
+	c := r.calls.Get().(*Call)
+	c.r, c.method, c.caller, c.policy = r, m, caller, r.policy.Current()
+	c.namespace, c.workflowID, c.workflowType, c.taskQueue, c.task = "", "", "", "", nil
+	c.request.reset()
+	c.response.reset()
+	c.walk.plan, c.walk.method = r.plan, m.name
+	return c
+}
+
+// Done gives the call's buffers back. Nothing that it returned may be used
+// any more.
+func (c *Call) Done() {
+	for i := range c.outs {
+		clear(c.outs[i]) // it may hold clear text
+		c.outs[i] = keep(c.outs[i])
+	}
+	clear(c.arena)
+	c.arena = keep(c.arena)
+	c.walk.reset(nil)
+	c.in = policy.Input{}
+	clear(c.plans)
+	clear(c.edits)
+	c.plans, c.edits = c.plans[:0], c.edits[:0]
+	c.policy, c.caller, c.task = nil, nil, nil
+	c.r.calls.Put(c)
+}
+
+// keep lets go of a buffer that one large message made grow.
+func keep(b []byte) []byte {
+	const largest = 4 << 20
+	if cap(b) > largest {
+		return nil
+	}
+	return b[:0]
+}
+
+// Namespace is the one that the request names, or that its task is of; ""
+// where it names none.
+func (c *Call) Namespace() string { return c.namespace }
+
+// WorkflowID is the request's, where it tells one.
+func (c *Call) WorkflowID() string { return c.workflowID }
+
+// WorkflowType is the request's, where it tells one.
+func (c *Call) WorkflowType() string { return c.workflowType }
+
+// Revision is that of the policy that decides this call.
+func (c *Call) Revision() string { return c.policy.Revision() }
+
+// RequestStats are complete after Request.
+func (c *Call) RequestStats() *Stats { return &c.request }
+
+// ResponseStats are complete after Response or Status.
+func (c *Call) ResponseStats() *Stats { return &c.response }
+
+// Identify reads the namespace and what the request itself tells about the
+// workflow. As in every decoder the last of repeated fields counts.
+func (c *Call) Identify(in []byte) error {
+	root := c.method.request
+	var token []byte
+	var failed error
+	err := eachField(in, 0, len(in), func(num protowire.Number, wire protowire.Type, _, _, from, to int) {
+		f := root.field(num)
+		if f == nil || f.wire != wire {
+			return
+		}
+		switch f.op {
+		case opNamespace:
+			c.namespace = string(in[from:to])
+		case opToken:
+			token = in[from:to]
+		case opFact, opFactName:
+			v := span{int32(from), int32(to)}
+			if f.op == opFactName {
+				var err error
+				if v, err = firstString(in, from, to); err != nil {
+					failed = err
+				}
+			}
+			c.identified(f.fact, string(v.of(in)))
+		}
+	})
+	if err = errors.Join(err, failed); err != nil {
+		return c.fail(KindMalformed, "", fmt.Errorf("the request is not a %s: %w", root.name.Name(), err))
+	}
+	return c.identifyTask(token)
+}
+
+func (c *Call) identified(fact policy.FactSet, value string) {
+	switch fact {
+	case policy.FactWorkflowID:
+		c.workflowID = value
+	case policy.FactWorkflowType:
+		c.workflowType = value
+	case policy.FactTaskQueue:
+		c.taskQueue = value
+	}
+}
+
+// identifyTask finds what is known of the task that a request answers. A
+// token of one namespace in a request that names another is refused: the
+// verdict and the key would be the wrong ones.
+func (c *Call) identifyTask(token []byte) error {
+	if len(token) == 0 {
+		return nil
+	}
+	owner := ""
+	if c.task = c.r.memory.recall(token); c.task != nil {
+		owner = c.task.namespace
+		if c.workflowID == "" {
+			c.workflowID = c.task.values[0]
+		}
+		if c.workflowType == "" {
+			c.workflowType = c.task.values[1]
+		}
+	} else {
+		owner = c.r.memory.namespaceOf(token)
+	}
+	switch {
+	case c.namespace == "":
+		c.namespace = owner
+	case owner != "" && owner != c.namespace:
+		return c.fail(KindDenied, "task_token", fmt.Errorf("the task is of another namespace than %q, which the request names", c.namespace))
+	}
+	return nil
+}
+
+func (c *Call) fail(kind Kind, path string, err error) *Error {
+	return &Error{Kind: kind, RPC: c.method.name, Path: path, Err: err}
+}
+
+// find walks a message and leaves its slots in c.walk. It gives the message
+// in the regular form if it was not, and a nil message if there is nothing to
+// decide about.
+func (c *Call) find(n *node, in []byte, response bool) error {
+	w := &c.walk
+	w.response, w.strict = response, c.r.strict && !response
+	w.reset(in)
+	if err := w.run(n); err != nil {
+		return c.fail(KindMalformed, "", fmt.Errorf("the bytes are not a %s: %w", n.name.Name(), err))
+	}
+	if w.irregular && w.refused == nil {
+		regular, err := regularForm(n.desc, in)
+		if err != nil {
+			return c.fail(KindMalformed, "", fmt.Errorf("the bytes are not a %s: %w", n.name.Name(), err))
+		}
+		w.reset(regular)
+		if err := w.run(n); err != nil {
+			return c.fail(KindMalformed, "", fmt.Errorf("the bytes are not a %s: %w", n.name.Name(), err))
+		}
+	}
+	if w.refused != nil {
+		return w.refused
+	}
+	if w.irregular {
+		return c.fail(KindMalformed, "", errors.New("a field that counts once comes more than once within a packed message"))
+	}
+	return nil
+}
+
+// facts fills in what is known about the payloads of a scope.
+func (c *Call) facts(s *slot) {
+	w := &c.walk
+	in := &c.in
+	values := [5]*string{&in.WorkflowID, &in.WorkflowType, &in.TaskQueue, &in.ActivityID, &in.ActivityType}
+	in.Known, in.NotApplicable = 0, s.f.na
+	for i := s.scope; i >= 0; i = w.scopes[i].parent {
+		sc := &w.scopes[i]
+		for bit, v := range values {
+			fact := policy.FactSet(1) << bit
+			if sc.known&fact != 0 && in.Known&fact == 0 {
+				*v = alias(sc.facts[bit].of(w.buf))
+				in.Known |= fact
+			}
+		}
+	}
+	if c.task != nil {
+		in.NotApplicable |= c.task.na
+		for bit, v := range values {
+			fact := policy.FactSet(1) << bit
+			if c.task.known&fact != 0 && in.Known&fact == 0 {
+				*v = c.task.values[bit]
+				in.Known |= fact
+			}
+		}
+	} else if root := &w.scopes[0]; !root.token.empty() && !w.response {
+		if t, ok := readToken(root.token.of(w.buf)); ok {
+			for bit, v := range values {
+				fact := policy.FactSet(1) << bit
+				if len(t.facts[bit]) > 0 && in.Known&fact == 0 {
+					*v = alias(t.facts[bit])
+					in.Known |= fact
+				}
+			}
+		}
+	}
+	in.NotApplicable &^= in.Known
+}
+
+// decide asks the policy about one slot.
+func (c *Call) decide(ctx context.Context, d policy.Direction, s *slot, h head) (policy.Verdict, error) {
+	in := &c.in
+	in.Kind, in.Path, in.Name = s.f.kind, s.f.path, alias(s.name.of(c.walk.buf))
+	in.Encoding, in.Type, in.Data = h.encoding, h.messageType, h.data
+	v, err := c.policy.Decide(ctx, d, in)
+	if err != nil {
+		return v, c.fail(KindPolicy, s.f.path, err)
+	}
+	return v, nil
+}
+
+func (c *Call) describe() {
+	c.in = policy.Input{Namespace: c.namespace, RPC: c.method.name, Caller: c.caller}
+}
+
+// remember keeps what is known of the tasks in an answer, for the requests
+// that will answer them.
+func (c *Call) remember() {
+	w := &c.walk
+	for i := range w.scopes {
+		sc := &w.scopes[i]
+		if !sc.task || sc.token.empty() {
+			continue
+		}
+		t := &task{namespace: strings.Clone(c.namespace)}
+		for j := int32(i); j >= 0; j = w.scopes[j].parent {
+			for bit := range t.values {
+				fact := policy.FactSet(1) << bit
+				if w.scopes[j].known&fact != 0 && t.known&fact == 0 {
+					t.set(bit, string(w.scopes[j].facts[bit].of(w.buf)))
+				}
+			}
+		}
+		if t.known&policy.FactTaskQueue == 0 && c.taskQueue != "" && c.method.poll {
+			t.set(2, c.taskQueue)
+		}
+		if t.known&policy.FactWorkflowID == 0 || t.values[0] == "" { // a standalone activity
+			t.na = policy.FactWorkflowID | policy.FactWorkflowType
+			t.known &^= t.na
+		}
+		c.r.memory.remember(sc.token.of(w.buf), t)
+	}
+}

@@ -1,0 +1,102 @@
+package rewrite
+
+import (
+	"crypto/sha256"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/temporal-seal/temporal-seal/internal/policy"
+)
+
+// facts are what a message, a task token or the memory of tasks tells about
+// the workflow and the activity that a payload belongs to.
+type facts struct {
+	values [5]string // in the order of the policy.Fact bits
+	known  policy.FactSet
+	na     policy.FactSet
+}
+
+func (f *facts) set(bit int, value string) {
+	f.values[bit] = value
+	f.known |= 1 << bit
+}
+
+// task is what was known when a worker was handed a task.
+type task struct {
+	facts
+	namespace string
+}
+
+// memory remembers the tasks handed out, since their answers carry a token
+// and little else. It is bounded: what was forgotten counts as unknown.
+type memory struct {
+	tasks      *lru.Cache[[sha256.Size]byte, *task]
+	namespaces *lru.Cache[string, string] // namespace id -> name, as polls showed it
+}
+
+const (
+	rememberedTasks      = 100_000
+	rememberedNamespaces = 10_000
+)
+
+func newMemory() *memory {
+	tasks, _ := lru.New[[sha256.Size]byte, *task](rememberedTasks) // fails for sizes below 1 only
+	namespaces, _ := lru.New[string, string](rememberedNamespaces)
+	return &memory{tasks: tasks, namespaces: namespaces}
+}
+
+func (m *memory) remember(token []byte, t *task) {
+	m.tasks.Add(sha256.Sum256(token), t)
+	if tok, ok := readToken(token); ok {
+		m.namespaces.Add(string(tok.namespaceID), t.namespace)
+	}
+}
+
+func (m *memory) recall(token []byte) *task {
+	t, _ := m.tasks.Get(sha256.Sum256(token))
+	return t
+}
+
+// namespaceOf tells which namespace a token is of, if it was learnt.
+func (m *memory) namespaceOf(token []byte) string {
+	if tok, ok := readToken(token); ok {
+		name, _ := m.namespaces.Get(string(tok.namespaceID))
+		return name
+	}
+	return ""
+}
+
+// token is what the server's own task token tells. Its form
+// (temporal.server.api.token.v1.Task) is an internal of the server, so what
+// it tells is used only where the message and the memory tell nothing.
+type token struct {
+	namespaceID []byte
+	facts       [5][]byte
+}
+
+func readToken(b []byte) (t token, ok bool) {
+	numbered := false // tokens of queries and Nexus tasks have other fields of the same numbers, but no event number
+	err := eachField(b, 0, len(b), func(num protowire.Number, wire protowire.Type, _, _, from, to int) {
+		if wire != protowire.BytesType {
+			numbered = numbered || num == 4 || num == 5
+			return
+		}
+		switch num {
+		case 1:
+			t.namespaceID = b[from:to]
+		case 2:
+			t.facts[0] = b[from:to] // workflow id
+		case 6:
+			t.facts[3] = b[from:to] // activity id
+		case 7:
+			t.facts[1] = b[from:to] // workflow type; servers up to 1.32 leave it empty
+		case 8:
+			t.facts[4] = b[from:to] // activity type
+		}
+	})
+	if !numbered {
+		t.facts = [5][]byte{}
+	}
+	return t, err == nil && len(t.namespaceID) == 36 // a UUID as text
+}

@@ -1,0 +1,323 @@
+package rewrite
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+	"unicode/utf8"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/trace"
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/policy"
+)
+
+// tracerName is the instrumentation scope of this package's spans.
+const tracerName = "github.com/temporal-seal/temporal-seal/internal/rewrite"
+
+// sealing is what was decided about one slot of a request.
+type sealing struct {
+	slot    int32
+	action  policy.Action // Seal, or Redact for a reason
+	verdict policy.Verdict
+}
+
+var errNoNamespace = errors.New("the request holds a payload but names no namespace, so no key can be chosen; " +
+	"set the namespace in the SDK's client options")
+
+// Request seals what the policy wants sealed. It gives `in` itself when
+// nothing changed; else the bytes live until Done. On an error nothing may be
+// forwarded.
+func (c *Call) Request(ctx context.Context, in []byte) ([]byte, error) {
+	if err := c.find(c.method.request, in, false); err != nil {
+		return nil, err
+	}
+	w := &c.walk
+	if w.unknown > 0 {
+		c.r.noteUnknown(c.method.name, w.unknown)
+	}
+	if len(w.slots) == 0 {
+		return w.buf, nil
+	}
+	if err := c.decideRequest(ctx); err != nil {
+		return nil, err
+	}
+	if len(c.plans) == 0 || c.r.shadow {
+		return w.buf, nil
+	}
+	return c.sealPlanned(ctx)
+}
+
+// decideRequest fills c.plans with the slots that are to change.
+func (c *Call) decideRequest(ctx context.Context) (err error) {
+	start := time.Now()
+	ctx, end := c.span(ctx, "policy.decide")
+	defer func() {
+		c.request.Decide += time.Since(start)
+		end(err, attribute.Int("policy.slots", len(c.walk.slots)), attribute.String("policy.revision", c.policy.Revision()))
+	}()
+	c.plans = c.plans[:0]
+	c.describe()
+	scope := int32(-1)
+	na := policy.FactSet(0)
+	for i := range c.walk.slots {
+		s := &c.walk.slots[i]
+		if s.scope != scope || s.f.na != na || i == 0 {
+			c.facts(s)
+			scope, na = s.scope, s.f.na
+		}
+		p, err := c.decideSlot(ctx, s)
+		if err != nil {
+			return err
+		}
+		if p.action == policy.Pass {
+			c.request.Passed++
+			continue
+		}
+		p.slot = int32(i)
+		c.plans = append(c.plans, p)
+	}
+	return nil
+}
+
+// decideSlot asks the policy about one slot of a request and applies the
+// rules that no policy can change: what bears our mark never passes.
+func (c *Call) decideSlot(ctx context.Context, s *slot) (p sealing, err error) {
+	pass := sealing{action: policy.Pass}
+	value := c.content(s)
+	var h head
+	marked := false
+	switch s.site {
+	case siteText, siteReason:
+		if len(value) == 0 {
+			return pass, nil
+		}
+		h.data = value
+		marked = crypto.MarkedText(value)
+	case siteFailure:
+		if !c.hasTexts(s) {
+			return pass, nil
+		}
+		marked = c.markedFailure(s)
+	default:
+		marked = crypto.Marked(value)
+		if h, err = readHead(value); err != nil {
+			return p, c.fail(KindMalformed, s.f.path, fmt.Errorf("the bytes are not a Payload: %w", err))
+		}
+		if s.memo && h.deletes() && !marked {
+			return pass, nil
+		}
+	}
+	if s.site == siteExempt || (s.site == siteAsk || s.site == siteReason) && marked {
+		if marked {
+			return p, c.fail(KindDenied, s.f.path, errors.New("a sealed value is not accepted in a field that stays readable"))
+		}
+		return pass, nil
+	}
+	v, err := c.decide(ctx, policy.Request, s, h)
+	if err != nil {
+		return p, err
+	}
+	return c.judge(ctx, s, v, value, marked)
+}
+
+func (c *Call) judge(ctx context.Context, s *slot, v policy.Verdict, value []byte, marked bool) (sealing, error) {
+	switch v.Action {
+	case policy.Deny:
+		return sealing{}, c.fail(KindDenied, s.f.path, &DeniedError{Reason: v.Reason})
+	case policy.Pass:
+		if marked { // a stolen ciphertext must not come back as clear text
+			return c.sealMarked(s)
+		}
+		return sealing{action: policy.Pass}, nil
+	case policy.Redact:
+		if s.site == siteReason {
+			return sealing{action: policy.Redact, verdict: v}, nil
+		}
+	case policy.Accept:
+		if s.site == sitePayload && c.acceptable(ctx, value) {
+			return sealing{action: policy.Pass}, nil
+		}
+		v.Action = policy.Seal
+	}
+	if v.Action != policy.Seal || s.site == siteAsk || s.site == siteReason {
+		return sealing{}, c.fail(KindPolicy, s.f.path, fmt.Errorf("the verdict %s is not one for a %s in a request", v.Action, s.f.kind))
+	}
+	if marked {
+		v.Fields, v.Clear = nil, nil // sealed whole, so that opening takes off one layer
+	}
+	return sealing{action: policy.Seal, verdict: v}, nil
+}
+
+// sealMarked seals a payload that a policy would let pass, but that bears our
+// mark, with the namespace's default key.
+func (c *Call) sealMarked(s *slot) (sealing, error) {
+	key, ok := c.r.keys.DefaultKey(c.namespace)
+	if !ok {
+		return sealing{}, c.fail(KindDenied, s.f.path, fmt.Errorf("a value that bears the mark of a sealed one can only be sealed "+
+			"once more, and no key serves the namespace %q", c.namespace))
+	}
+	return sealing{action: policy.Seal, verdict: policy.Verdict{Action: policy.Seal, Key: key}}, nil
+}
+
+// acceptable tells whether a worker sealed a payload itself, for this
+// namespace, with a key that opens here.
+func (c *Call) acceptable(ctx context.Context, value []byte) bool {
+	if c.caller == nil || c.caller.Kind == "anonymous" {
+		return false
+	}
+	sealed, marked, err := crypto.ParsePayload(value)
+	if !marked || err != nil {
+		return false
+	}
+	opened, _, err := c.r.keys.Open(ctx, c.arena[:0], &sealed, c.namespace)
+	if err != nil {
+		return false
+	}
+	clear(opened)
+	return true
+}
+
+// DeniedError is a policy's deny. The reason is the rule's own text.
+type DeniedError struct{ Reason string }
+
+// Error gives the rule's reason.
+func (e *DeniedError) Error() string {
+	if e.Reason == "" {
+		return "denied by policy"
+	}
+	return "denied by policy: " + e.Reason
+}
+
+// sealPlanned seals every planned slot, or none: on the first failure the
+// message is given up.
+func (c *Call) sealPlanned(ctx context.Context) (out []byte, err error) {
+	if c.namespace == "" {
+		for _, p := range c.plans {
+			if p.action == policy.Seal {
+				return nil, c.fail(KindMalformed, "namespace", errNoNamespace)
+			}
+		}
+	}
+	start := time.Now()
+	ctx, end := c.span(ctx, "payload.seal")
+	defer func() {
+		c.request.Crypt += time.Since(start)
+		end(err, c.request.attributes()...)
+	}()
+	c.edits, c.arena = c.edits[:0], c.arena[:0]
+	var sealer *crypto.Sealer
+	last := ""
+	for i := range c.plans {
+		p := &c.plans[i]
+		s := &c.walk.slots[p.slot]
+		if p.action == policy.Redact {
+			c.replace(s, redactedReason)
+			continue
+		}
+		hit := true
+		if sealer == nil || p.verdict.Key != last {
+			if sealer, hit, err = c.r.keys.Sealer(ctx, c.namespace, p.verdict.Key); err != nil {
+				return nil, c.fail(KindSealing, s.f.path, err)
+			}
+			last = p.verdict.Key
+		}
+		c.request.used(p.verdict.Key, len(c.content(s)), hit)
+		if err := c.seal(sealer, s, p); err != nil {
+			return nil, c.fail(KindSealing, s.f.path, err)
+		}
+	}
+	if c.outs[0], err = c.splice(c.outs[0]); err != nil {
+		return nil, c.fail(KindSealing, "", err)
+	}
+	return c.outs[0], nil
+}
+
+const redactedReason = "[redacted]"
+
+// seal plans the edits for one slot.
+func (c *Call) seal(sealer *crypto.Sealer, s *slot, p *sealing) (err error) {
+	b := &c.walk.boxes[max(s.box, 0)]
+	at := span{b.start, b.end}
+	from := int32(len(c.arena))
+	switch {
+	case s.site == siteFailure:
+		return c.sealFailure(sealer, s)
+	case s.site == siteText:
+		if !utf8.Valid(at.of(c.walk.buf)) {
+			return errors.New("the text is not UTF-8, which protobuf requires of a string")
+		}
+		c.arena, err = sealer.AppendText(c.arena, at.of(c.walk.buf))
+	case len(p.verdict.Fields)+len(p.verdict.Clear) > 0 && !p.verdict.Compress:
+		c.arena, err = sealer.AppendView(c.arena, at.of(c.walk.buf), crypto.Selection{Fields: p.verdict.Fields, Clear: p.verdict.Clear})
+	case p.verdict.Compress:
+		c.arena, err = sealer.AppendPayload(c.arena, at.of(c.walk.buf), true)
+	default:
+		c.edits = append(c.edits, edit{at: at, box: s.box, seal: sealer})
+		return nil
+	}
+	c.edits = append(c.edits, edit{at: at, box: s.box, data: span{from, int32(len(c.arena))}})
+	return err
+}
+
+// content is what a slot's box holds.
+func (c *Call) content(s *slot) []byte {
+	b := &c.walk.boxes[s.box]
+	return c.walk.buf[b.start:b.end]
+}
+
+// replace puts a text in the place of a slot's content.
+func (c *Call) replace(s *slot, text string) {
+	b := &c.walk.boxes[s.box]
+	c.edits = append(c.edits, edit{at: span{b.start, b.end}, box: s.box, data: c.store(text)})
+}
+
+// store keeps bytes in the arena.
+func (c *Call) store(text string) span {
+	from := int32(len(c.arena))
+	c.arena = append(c.arena, text...)
+	return span{from, int32(len(c.arena))}
+}
+
+// storeField keeps a whole length-delimited field in the arena.
+func (c *Call) storeField(num protowire.Number, value []byte) span {
+	from := int32(len(c.arena))
+	c.arena = protowire.AppendTag(c.arena, num, protowire.BytesType)
+	c.arena = protowire.AppendBytes(c.arena, value)
+	return span{from, int32(len(c.arena))}
+}
+
+// span starts a span below the call's own, if that is recorded.
+func (c *Call) span(ctx context.Context, name string) (context.Context, func(error, ...attribute.KeyValue)) {
+	parent := trace.SpanFromContext(ctx)
+	if !parent.IsRecording() {
+		return ctx, func(error, ...attribute.KeyValue) {}
+	}
+	ctx, s := parent.TracerProvider().Tracer(tracerName).Start(ctx, name)
+	return ctx, func(err error, attrs ...attribute.KeyValue) {
+		s.SetAttributes(attrs...)
+		s.SetAttributes(attribute.String("temporal.namespace", c.namespace), attribute.String("rpc.method", c.method.name))
+		if err != nil {
+			var e *Error
+			if errors.As(err, &e) {
+				s.SetStatus(codes.Error, e.Kind.String())
+			} else {
+				s.SetStatus(codes.Error, "failed")
+			}
+		}
+		s.End()
+	}
+}
+
+func (s *Stats) attributes() []attribute.KeyValue {
+	return []attribute.KeyValue{
+		attribute.StringSlice("seal.key", s.Keys),
+		attribute.Int("seal.payloads", s.Payloads),
+		attribute.Int("seal.bytes", s.Bytes),
+		attribute.Bool("seal.cache_hit", s.CacheHit),
+	}
+}
