@@ -1,0 +1,69 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/temporal-seal/temporal-seal/internal/policy"
+)
+
+// admin answers probes and scrapes. It shows no payload and takes no command.
+type admin struct {
+	server *http.Server
+	net    net.Listener
+	ready  atomic.Bool
+	policy *policy.Engine
+	log    *slog.Logger
+}
+
+func newAdmin(address string, registry *prometheus.Registry, engine *policy.Engine, log *slog.Logger) (*admin, error) {
+	n, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("admin: cannot listen on %s: %w; stop what holds that address, or choose another with --admin", address, errors.Unwrap(err))
+	}
+	a := &admin{net: n, policy: engine, log: log}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("GET /readyz", a.readyz)
+	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{EnableOpenMetrics: true}))
+	a.server = &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, IdleTimeout: time.Minute,
+		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
+	return a, nil
+}
+
+// readyz tells if calls should come here, and what an operator should know. A policy that failed to reload is told and
+// does not take the proxy out: the one before it still holds.
+func (a *admin) readyz(w http.ResponseWriter, _ *http.Request) {
+	revision, err := a.policy.Status()
+	if !a.ready.Load() {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		fmt.Fprintln(w, "not ready: starting or shutting down")
+	} else {
+		fmt.Fprintln(w, "ready")
+	}
+	fmt.Fprintf(w, "policy: revision %s\n", revision)
+	if err != nil {
+		fmt.Fprintf(w, "policy: changed files do not load, revision %s stays in force: %v\n", revision, err)
+	}
+}
+
+func (a *admin) serve() {
+	if err := a.server.Serve(a.net); !errors.Is(err, http.ErrServerClosed) {
+		a.log.Error("the admin listener failed; probes and metrics are gone", "error", err)
+	}
+}
+
+func (a *admin) close() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = a.server.Shutdown(ctx) // a scrape that takes longer is cut
+}

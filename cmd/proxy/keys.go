@@ -1,0 +1,71 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto/localkey"
+)
+
+func keysCommand(stdout io.Writer) *cobra.Command {
+	keys := &cobra.Command{
+		Use:   "keys",
+		Short: "Make and rotate local key files",
+		Long:  "Local key files are for development and for sites without a key service. Keys in AWS KMS are made there.",
+		Args:  cobra.NoArgs,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	keys.AddCommand(&cobra.Command{
+		Use:   "new FILE",
+		Short: "Make a key file, readable by you alone; never overwrites one",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			if err := localkey.Create(args[0], time.Now()); err != nil {
+				return err
+			}
+			fmt.Fprintf(stdout, "made %s (mode 0600)\nBack it up: what is sealed with it opens with nothing else.\nUse it with: proxy --key local:%s\n", args[0], args[0])
+			return nil
+		},
+	}, &cobra.Command{
+		Use:   "rotate FILE",
+		Short: "Add a fresh key to a key file; the earlier ones still open",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			if err := localkey.Rotate(args[0], time.Now()); err != nil {
+				return err
+			}
+			fmt.Fprintf(stdout, "added a key to %s\nGive the file to every proxy that uses it and restart them all before anything sealed anew has to be opened.\n", args[0])
+			return nil
+		},
+	})
+	return keys
+}
+
+// makeLocalKeys makes the key files that are missing, if this is one machine talking to itself. Anywhere else a missing
+// file is an error: a container that invents a key loses, with its file system, all that it sealed.
+func makeLocalKeys(c *config, log *slog.Logger) error {
+	for i, k := range c.Keys {
+		path, err := localkey.Path(k.Active)
+		if err != nil {
+			continue // another scheme
+		}
+		if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+			continue // Open tells what is wrong with it, if anything is
+		}
+		if !c.local() {
+			return fmt.Errorf("keys[%d].active: the key file %s does not exist; make it once with `proxy keys new %s` and keep it (it is made by itself only where the proxy listens on loopback for a server on loopback)", i, path, path)
+		}
+		if err := localkey.Create(path, time.Now()); err != nil {
+			return fmt.Errorf("keys[%d].active: the key file %s cannot be made: %w", i, path, err)
+		}
+		log.Warn("MADE A NEW KEY FILE. Everything sealed from now on opens with this file and nothing else: back it up. For anything but development use a key service (--key awskms://...)", "file", path, "key", k.Name)
+	}
+	return nil
+}

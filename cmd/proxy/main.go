@@ -1,0 +1,72 @@
+// Command proxy stands between Temporal's SDKs and a Temporal frontend. It seals payloads on their way to the server and
+// opens them on the way back.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+
+// run is the program. What is wrong goes to stderr, one line each.
+func run(args []string, stdout, stderr io.Writer) int {
+	root := rootCommand(stdout, stderr)
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.Execute()
+	if err == nil {
+		return 0
+	}
+	var quiet exitCode
+	if errors.As(err, &quiet) {
+		return int(quiet)
+	}
+	for line := range strings.Lines(err.Error()) {
+		fmt.Fprintf(stderr, "proxy: %s\n", strings.TrimRight(line, "\n"))
+	}
+	return 1
+}
+
+// exitCode ends the program with a code when all has been said.
+type exitCode int
+
+func (e exitCode) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
+
+func rootCommand(stdout, stderr io.Writer) *cobra.Command {
+	var o serveOptions
+	root := &cobra.Command{
+		Use:   "proxy",
+		Short: "Seals Temporal payloads between SDKs and the server",
+		Long: `proxy stands between Temporal workers and clients and a Temporal frontend. It seals every payload on its way
+to the server and opens it on the way back. Workers change nothing but their HostPort.
+
+Without a command it serves: on 127.0.0.1:7333, for the Temporal server on 127.0.0.1:7233, with a key in a local file.`,
+		Args:              cobra.NoArgs,
+		SilenceUsage:      true,
+		SilenceErrors:     true,
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return o.serve(cmd.Context(), stderr)
+		},
+	}
+	o.flags(root)
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return fmt.Errorf("%w; see %s --help", err, cmd.CommandPath())
+	})
+	serve := &cobra.Command{
+		Use:   "serve",
+		Short: "Serve (the default)",
+		Args:  cobra.NoArgs,
+		RunE:  root.RunE,
+	}
+	o.flags(serve)
+	root.AddCommand(serve, checkCommand(stdout), explainCommand(stdout), keysCommand(stdout), versionCommand(stdout))
+	return root
+}

@@ -1,0 +1,275 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/spf13/cobra"
+
+	temporalseal "github.com/temporal-seal/temporal-seal"
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/localkey"
+	"github.com/temporal-seal/temporal-seal/internal/policy"
+	"github.com/temporal-seal/temporal-seal/internal/proxy"
+	"github.com/temporal-seal/temporal-seal/internal/rewrite"
+)
+
+// pollsEndAlone is the drain time from which on polls need no shortening: they take 60 s at most, and answering a bit.
+const pollsEndAlone = 65 * time.Second
+
+type serveOptions struct {
+	settings
+	logFormat, logLevel string
+	startTimeout        time.Duration
+}
+
+func (o *serveOptions) flags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	o.settings.flags(cmd)
+	f.StringVar(&o.listen, "listen", "", "address for workers and clients (default "+defaultListen+")")
+	f.StringVar(&o.upstream, "upstream", "", "address of the Temporal frontend (default "+defaultUpstream+")")
+	f.StringVar(&o.admin, "admin", "", "address of /healthz, /readyz and /metrics (default "+defaultAdmin+")")
+	f.StringVar(&o.logFormat, "log-format", "text", "text or json")
+	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
+	f.DurationVar(&o.startTimeout, "start-timeout", 10*time.Second, "how long keys and upstream may take to answer at start")
+}
+
+// flags are those that serve, check and explain share.
+func (s *settings) flags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVar(&s.file, "config", "", "config file in YAML; the other flags go over it")
+	f.StringVar(&s.policy, "policy", "", "the platform's policy in Rego (default: the one that ships)")
+	f.StringVar(&s.key, "key", "", "URI of the default key: awskms://... or local:FILE (default "+defaultKey+")")
+}
+
+// serve wires everything, from top to bottom, and runs it until a signal.
+func (o *serveOptions) serve(ctx context.Context, stderr io.Writer) error {
+	if err := refuseDebugging(); err != nil {
+		return err
+	}
+	log, err := newLogger(stderr, o.logFormat, o.logLevel)
+	if err != nil {
+		return err
+	}
+	c, err := o.load()
+	if err != nil {
+		return err
+	}
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	tracing, spans, err := newTracing(ctx, log)
+	if err != nil {
+		return err
+	}
+	if err := makeLocalKeys(c, log); err != nil {
+		return err
+	}
+	keys, err := o.openKeys(ctx, c, newKMSWatch(registry).around, log)
+	if err != nil {
+		return err
+	}
+	defer keys.Close()
+	engine, err := newEngine(ctx, c, keys, registry, log)
+	if err != nil {
+		return err
+	}
+	go engine.Watch(ctx)
+	rewriter, err := rewrite.New(rewrite.Options{Keys: keys, Policy: engine, UnknownFields: c.UnknownFields, Shadow: c.Shadow, Log: log})
+	if err != nil {
+		return err
+	}
+	listeners, err := c.proxyListeners(log)
+	if err != nil {
+		return err
+	}
+	upstreams, err := c.proxyUpstreams(log)
+	if err != nil {
+		return err
+	}
+	server, err := proxy.New(proxy.Options{
+		Listeners: listeners, Upstreams: upstreams, Services: c.Services,
+		Rewriter: rewriter, Keys: keys, PollLimit: c.pollLimit(),
+		Metrics: proxy.NewMetrics(registry), Registry: registry, Tracing: tracing, Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	addresses, err := server.Listen()
+	if err != nil {
+		return err
+	}
+	admin, err := newAdmin(c.Admin, registry, engine, log)
+	if err != nil {
+		return err
+	}
+	defer admin.close()
+	go admin.serve()
+	if err := o.probe(ctx, server); err != nil {
+		return err
+	}
+
+	served := make(chan error, 1)
+	go func() { served <- server.Serve() }()
+	server.SetReady(true)
+	admin.ready.Store(true)
+	c.warn(log)
+	log.Info("serving", "listen", strings.Join(addresses, ","), "admin", admin.net.Addr().String(),
+		"upstream", c.upstreamList(), "policy_revision", engine.Current().Revision(), "version", versionText())
+
+	select {
+	case err := <-served:
+		return fmt.Errorf("a listener failed: %w", err)
+	case got := <-signals:
+		admin.ready.Store(false)
+		go dieAtSecond(signals, log)
+		drain(server, c.Drain, got, log)
+	}
+	if err := <-served; err != nil {
+		log.Error("a listener failed while shutting down", "error", err)
+	}
+	if spans != nil {
+		flush, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		if err := spans.Shutdown(flush); err != nil {
+			log.Warn("the last traces could not be exported", "error", err)
+		}
+	}
+	log.Info("stopped")
+	return nil
+}
+
+// refuseDebugging keeps the Go runtime from printing HTTP/2 frames, which hold payloads, to stderr.
+func refuseDebugging() error {
+	for setting := range strings.SplitSeq(os.Getenv("GODEBUG"), ",") {
+		if name, value, _ := strings.Cut(strings.TrimSpace(setting), "="); name == "http2debug" && value != "0" {
+			return errors.New("GODEBUG: http2debug would print payloads in clear: remove it from the environment")
+		}
+	}
+	return nil
+}
+
+// openKeys opens the configured keys and checks that they answer.
+func (o *serveOptions) openKeys(ctx context.Context, c *config, trace func(context.Context, string, crypto.KeyContext) (context.Context, func(error)), log *slog.Logger) (*crypto.Keyring, error) {
+	ctx, cancel := context.WithTimeout(ctx, o.startTimeout)
+	defer cancel()
+	keys, err := crypto.NewKeyring(ctx, crypto.KeyringOptions{
+		Keys: c.keyConfigs(), Open: openKey, Grants: c.grants(), Realm: c.Realm, Trace: trace, Log: log,
+	})
+	if err != nil {
+		return nil, prefixLines("keys: ", err)
+	}
+	return keys, nil
+}
+
+// openKey gives the key that a URI names, by its scheme.
+func openKey(ctx context.Context, uri string) (crypto.Provider, error) {
+	scheme, _, _ := strings.Cut(uri, ":")
+	switch scheme {
+	case localkey.Scheme:
+		return localkey.Open(ctx, uri)
+	}
+	return nil, fmt.Errorf("%q is no key URI: awskms://<key id, ARN or alias>?region=<region>, or local:<file>", uri)
+}
+
+func newEngine(ctx context.Context, c *config, keys *crypto.Keyring, registry prometheus.Registerer, log *slog.Logger) (*policy.Engine, error) {
+	reloads := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "temporal_seal_policy_reloads_total", Help: "Attempts to load changed policy files, by outcome."}, []string{"outcome"})
+	revision := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "temporal_seal_policy_info", Help: "1 for the policy revision in force."}, []string{"revision"})
+	registry.MustRegister(reloads, revision)
+	engine, err := policy.NewEngine(ctx, policy.Options{
+		File: c.Policy.File, Namespaces: c.Policy.Namespaces, Shipped: temporalseal.ShippedPolicy,
+		KeyRank: keys.Rank, DefaultKey: keys.DefaultKey, Log: log,
+		OnReload: func(now string, err error) {
+			if err != nil {
+				reloads.WithLabelValues("error").Inc()
+				return
+			}
+			reloads.WithLabelValues("ok").Inc()
+			revision.Reset()
+			revision.WithLabelValues(now).Set(1)
+		},
+	})
+	if err != nil {
+		return nil, prefixLines("policy: ", err)
+	}
+	revision.WithLabelValues(engine.Current().Revision()).Set(1)
+	return engine, nil
+}
+
+// prefixLines says of each of several joined errors where it belongs.
+func prefixLines(prefix string, err error) error {
+	lines := strings.Split(strings.TrimRight(err.Error(), "\n"), "\n")
+	return errors.New(prefix + strings.Join(lines, "\n"+prefix))
+}
+
+func (o *serveOptions) probe(ctx context.Context, server *proxy.Server) error {
+	ctx, cancel := context.WithTimeout(ctx, o.startTimeout)
+	defer cancel()
+	return server.Probe(ctx)
+}
+
+// pollLimit is how long a poll may be held so that all of them end by themselves while the proxy drains.
+func (c *config) pollLimit() time.Duration {
+	if c.Drain.Time >= pollsEndAlone {
+		return 0
+	}
+	return max(c.Drain.Time-5*time.Second, 5*time.Second)
+}
+
+// warn says at start what an operator should not overlook.
+func (c *config) warn(log *slog.Logger) {
+	for _, l := range c.Listeners {
+		if l.anonymous() && !isLoopback(l.Address) {
+			log.Warn("ANYONE WHO REACHES THIS LISTENER reads and writes these namespaces in clear. Let a network policy say who does", "listener", l.Name, "address", l.Address, "namespaces", strings.Join(l.namespaces(), ","))
+		}
+		if l.TLS == nil && !isLoopback(l.Address) {
+			log.Warn("callers of this listener talk to it without TLS: clear payloads cross the network", "listener", l.Name, "address", l.Address)
+		}
+	}
+	if c.Shadow {
+		log.Warn("SHADOW MODE: payloads are counted and pass in clear, nothing is sealed")
+	}
+}
+
+func (c *config) upstreamList() string {
+	addresses := make([]string, len(c.Upstreams))
+	for i, u := range c.Upstreams {
+		addresses[i] = u.Address
+	}
+	return strings.Join(addresses, ",")
+}
+
+// drain stops serving without losing a call: see Server.Drain.
+func drain(server *proxy.Server, c drainConfig, got os.Signal, log *slog.Logger) {
+	log.Info("shutting down", "signal", got.String(), "connections", server.Connections(), "time", c.Time.String())
+	ctx, cancel := context.WithTimeout(context.Background(), c.Delay+c.Time)
+	defer cancel()
+	server.SetReady(false)
+	if c.After == "worker" {
+		server.WaitForCallers(ctx)
+	}
+	time.Sleep(c.Delay) // load balancers need time to see that this one is not ready
+	if !server.Drain(ctx) {
+		log.Warn("calls were still running after the drain time and were cut", "time", c.Time.String())
+	}
+}
+
+func dieAtSecond(signals <-chan os.Signal, log *slog.Logger) {
+	got := <-signals
+	log.Warn("second signal: stopping at once, running calls are cut", "signal", got.String())
+	os.Exit(1)
+}

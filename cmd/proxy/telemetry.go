@@ -1,0 +1,131 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/contrib/exporters/autoexport"
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/attribute"
+	otelcodes "go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/sdk/resource"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/proxy"
+)
+
+func newLogger(w io.Writer, format, level string) (*slog.Logger, error) {
+	var least slog.Level
+	if err := least.UnmarshalText([]byte(level)); err != nil {
+		return nil, fmt.Errorf("--log-level: %q is not one of debug, info, warn, error", level)
+	}
+	options := &slog.HandlerOptions{Level: least}
+	switch format {
+	case "text":
+		return slog.New(slog.NewTextHandler(w, options)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(w, options)), nil
+	}
+	return nil, fmt.Errorf("--log-format: %q is not one of text, json", format)
+}
+
+// exporterChosen tells if the OTEL_* variables ask for traces at all. Without any the specification's default would try
+// to reach a collector on this machine for ever.
+func exporterChosen() bool {
+	if strings.EqualFold(os.Getenv("OTEL_SDK_DISABLED"), "true") {
+		return false
+	}
+	switch os.Getenv("OTEL_TRACES_EXPORTER") {
+	case "":
+		return os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT") != "" || os.Getenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") != ""
+	case "none":
+		return false
+	}
+	return true
+}
+
+// newTracing sets up traces as the OTEL_* variables say. Both results are nil where no exporter is chosen. Spans wait
+// for their export in a bounded queue: a collector that is down costs spans, never a call.
+func newTracing(ctx context.Context, log *slog.Logger) (*proxy.Tracing, *sdktrace.TracerProvider, error) {
+	if !exporterChosen() {
+		return nil, nil, nil
+	}
+	exporter, err := autoexport.NewSpanExporter(ctx)
+	if err != nil {
+		return nil, nil, fmt.Errorf("traces cannot be set up: %w; check the OTEL_* variables, or set OTEL_TRACES_EXPORTER=none", err)
+	}
+	about, err := resource.New(ctx,
+		resource.WithAttributes(attribute.String("service.name", "temporal-seal"), attribute.String("service.version", versionText())),
+		resource.WithTelemetrySDK(), resource.WithFromEnv())
+	if err != nil {
+		return nil, nil, fmt.Errorf("traces cannot be set up: %w; check OTEL_RESOURCE_ATTRIBUTES", err)
+	}
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(rarely(log)))
+	provider := sdktrace.NewTracerProvider(sdktrace.WithBatcher(exporter), sdktrace.WithResource(about))
+	otel.SetTracerProvider(provider) // rewrite makes its spans with the global one
+	otel.SetTextMapPropagator(propagation.TraceContext{})
+	return &proxy.Tracing{Provider: provider, Propagator: propagation.TraceContext{}}, provider, nil
+}
+
+// rarely logs at most one error of the exporter a minute: a collector that is down fails every batch.
+func rarely(log *slog.Logger) func(error) {
+	var last atomic.Int64
+	return func(err error) {
+		now := time.Now().Unix()
+		if before := last.Load(); now-before >= 60 && last.CompareAndSwap(before, now) {
+			log.Warn("traces cannot be exported; calls are not affected", "error", err)
+		}
+	}
+}
+
+// kmsWatch counts and traces the calls to key services.
+type kmsWatch struct {
+	tracer   trace.Tracer
+	duration *prometheus.HistogramVec
+}
+
+func newKMSWatch(r prometheus.Registerer) *kmsWatch {
+	w := &kmsWatch{
+		tracer: otel.Tracer("github.com/temporal-seal/temporal-seal/cmd/proxy"),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "temporal_seal_kms_call_duration_seconds", Help: "Calls to key services, by operation and outcome.",
+			Buckets: []float64{.0001, .001, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5},
+		}, []string{"operation", "outcome"}),
+	}
+	r.MustRegister(w.duration)
+	return w
+}
+
+// around is crypto's hook for one call. Calls that no traced request waits for get no span.
+func (w *kmsWatch) around(ctx context.Context, op string, kc crypto.KeyContext) (context.Context, func(error)) {
+	start := time.Now()
+	var span trace.Span
+	if trace.SpanFromContext(ctx).IsRecording() {
+		ctx, span = w.tracer.Start(ctx, op, trace.WithSpanKind(trace.SpanKindClient),
+			trace.WithAttributes(attribute.String("temporal.namespace", strings.Clone(kc.Namespace)), attribute.String("seal.key", strings.Clone(kc.Key))))
+	}
+	return ctx, func(err error) {
+		outcome := "ok"
+		if err != nil {
+			outcome = crypto.KindOf(err).String()
+		}
+		w.duration.WithLabelValues(op, outcome).Observe(time.Since(start).Seconds())
+		if span == nil {
+			return
+		}
+		if err != nil {
+			span.SetStatus(otelcodes.Error, outcome)
+		}
+		span.End()
+	}
+}

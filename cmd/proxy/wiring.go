@@ -1,0 +1,85 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+
+	"github.com/temporal-seal/temporal-seal/internal/proxy"
+)
+
+// proxyListeners turns the config's listeners into the proxy's, reading their files.
+func (c *config) proxyListeners(log *slog.Logger) ([]proxy.Listener, error) {
+	var listeners []proxy.Listener
+	for i, l := range c.Listeners {
+		made, err := l.listener(log)
+		if err != nil {
+			return nil, fmt.Errorf("listeners[%d]: %w", i, err)
+		}
+		listeners = append(listeners, made)
+	}
+	return listeners, nil
+}
+
+func (l *listenerConfig) listener(log *slog.Logger) (proxy.Listener, error) {
+	made := proxy.Listener{Name: l.Name, Address: l.Address}
+	var err error
+	if l.TLS != nil {
+		authority := ""
+		if l.Callers != nil && l.Callers.MTLS != nil {
+			authority = l.Callers.MTLS.CAFile
+		}
+		if made.TLS, err = proxy.ServerTLS(log, l.TLS.CertFile, l.TLS.KeyFile, authority); err != nil {
+			return made, fmt.Errorf("tls: %w", err)
+		}
+	}
+	switch {
+	case l.anonymous():
+		made.Identify = proxy.Anonymous(l.Name, l.namespaces())
+	case l.Callers.MTLS != nil:
+		var known []proxy.Certificate
+		for _, n := range l.Callers.MTLS.Names {
+			known = append(known, proxy.Certificate{Name: n.Name, Namespaces: n.Namespaces})
+		}
+		made.Identify = proxy.Certificates(l.Name, known)
+	case l.Callers.Token != nil:
+		made.Credential = l.Callers.Token.Header
+		made.Identify, err = l.Callers.Token.identify(l.Name, log)
+	}
+	return made, err
+}
+
+func (t *tokenConfig) identify(listener string, log *slog.Logger) (proxy.Identify, error) {
+	var tokens []proxy.Token
+	for i, e := range t.Tokens {
+		value, err := proxy.TokenFile(log, e.File)
+		if err != nil {
+			return nil, fmt.Errorf("callers.token.tokens[%d]: %w", i, err)
+		}
+		tokens = append(tokens, proxy.Token{Subject: e.Subject, Namespaces: e.Namespaces, Value: value})
+	}
+	return proxy.Tokens(listener, t.Header, tokens), nil
+}
+
+// proxyUpstreams turns the config's upstreams into the proxy's, reading their files.
+func (c *config) proxyUpstreams(log *slog.Logger) ([]proxy.UpstreamConfig, error) {
+	var upstreams []proxy.UpstreamConfig
+	for i, u := range c.Upstreams {
+		made := proxy.UpstreamConfig{Namespaces: u.Namespaces, Address: u.Address}
+		var err error
+		if u.TLS != nil {
+			files := proxy.UpstreamTLS{CertFile: u.TLS.CertFile, KeyFile: u.TLS.KeyFile, CAFile: u.TLS.CAFile, ServerName: u.TLS.ServerName}
+			if made.TLS, err = files.Credentials(log); err != nil {
+				return nil, fmt.Errorf("upstreams[%d].tls: %w", i, err)
+			}
+		}
+		if u.APIKeyFile != "" {
+			key, err := proxy.NewAPIKey(log, u.APIKeyFile)
+			if err != nil {
+				return nil, fmt.Errorf("upstreams[%d].api_key_file: %w", i, err)
+			}
+			made.APIKey = key
+		}
+		upstreams = append(upstreams, made)
+	}
+	return upstreams, nil
+}

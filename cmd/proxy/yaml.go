@@ -1,0 +1,218 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"reflect"
+	"sort"
+	"strings"
+	"time"
+
+	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/parser"
+)
+
+// document is a config file read strictly: every key must be known, every value of its kind, and all that is wrong is
+// told at once, each with its place.
+type document struct {
+	file     string
+	lines    map[string]int // YAML path -> line
+	problems []problem
+}
+
+type problem struct {
+	line int
+	path string
+	text string
+}
+
+// unsupported marks a key that the config format has and this version does not implement. Reading it is an error: a
+// setting that is silently ignored is worse than a refusal.
+type unsupported struct{}
+
+var (
+	durationType    = reflect.TypeFor[time.Duration]()
+	unsupportedType = reflect.TypeFor[unsupported]()
+)
+
+// parseYAML fills v, a pointer to a struct with yaml tags, from the text of a config file.
+func parseYAML(file string, text []byte, v any) *document {
+	d := &document{file: file, lines: map[string]int{}}
+	parsed, err := parser.ParseBytes(text, 0)
+	if err != nil {
+		line, message := 0, err.Error()
+		var located yaml.Error
+		if errors.As(err, &located) {
+			line, message = located.GetToken().Position.Line, located.GetMessage()
+		}
+		d.problems = append(d.problems, problem{line, "$", "not valid YAML: " + message})
+		return d
+	}
+	if len(parsed.Docs) > 1 {
+		d.problems = append(d.problems, problem{0, "$", "holds several YAML documents: one is wanted"})
+		return d
+	}
+	if len(parsed.Docs) == 1 && parsed.Docs[0].Body != nil {
+		d.value(parsed.Docs[0].Body, reflect.ValueOf(v).Elem(), "$")
+	}
+	return d
+}
+
+// add notes a problem at a YAML path.
+func (d *document) add(path, format string, args ...any) {
+	d.problems = append(d.problems, problem{d.line(path), path, fmt.Sprintf(format, args...)})
+}
+
+// line is where a path stands, or the nearest path above it.
+func (d *document) line(path string) int {
+	for path != "" {
+		if n, ok := d.lines[path]; ok {
+			return n
+		}
+		path = path[:max(strings.LastIndexAny(path, ".["), 0)]
+	}
+	return 0
+}
+
+// err joins the problems in the order of the file, one line each.
+func (d *document) err() error {
+	if len(d.problems) == 0 {
+		return nil
+	}
+	sort.SliceStable(d.problems, func(i, j int) bool { return d.problems[i].line < d.problems[j].line })
+	lines := make([]string, len(d.problems))
+	for i, p := range d.problems {
+		place := d.file
+		if p.line > 0 {
+			place = fmt.Sprintf("%s:%d", d.file, p.line)
+		}
+		lines[i] = fmt.Sprintf("%s: %s: %s", place, strings.TrimPrefix(strings.TrimPrefix(p.path, "$"), "."), p.text)
+		if p.path == "$" {
+			lines[i] = place + ": " + p.text
+		}
+	}
+	return errors.New(strings.Join(lines, "\n"))
+}
+
+func (d *document) value(n ast.Node, v reflect.Value, path string) {
+	if _, seen := d.lines[path]; !seen {
+		d.lines[path] = n.GetToken().Position.Line
+	}
+	switch {
+	case v.Type() == unsupportedType:
+		d.add(path, "not supported in this version: remove it")
+	case v.Kind() == reflect.Pointer:
+		v.Set(reflect.New(v.Type().Elem()))
+		d.value(n, v.Elem(), path)
+	case v.Kind() == reflect.Struct:
+		d.mapping(n, v, path)
+	case v.Kind() == reflect.Slice:
+		d.sequence(n, v, path)
+	default:
+		d.scalar(n, v, path)
+	}
+}
+
+func (d *document) mapping(n ast.Node, v reflect.Value, path string) {
+	m, ok := n.(*ast.MappingNode)
+	if !ok {
+		d.add(path, "wants a mapping (key: value), not %s", describeNode(n))
+		return
+	}
+	fields := map[string]reflect.Value{}
+	var names []string
+	for i := range v.NumField() {
+		name := v.Type().Field(i).Tag.Get("yaml")
+		fields[name] = v.Field(i)
+		names = append(names, name)
+	}
+	for _, entry := range m.Values {
+		key := entry.Key.GetToken().Value
+		at := path + "." + key
+		d.lines[at] = entry.Key.GetToken().Position.Line
+		field, ok := fields[key]
+		if !ok {
+			d.add(at, "unknown key; here the keys are %s", strings.Join(names, ", "))
+			continue
+		}
+		if _, empty := entry.Value.(*ast.NullNode); empty && field.Type() != unsupportedType {
+			d.add(at, "has no value: give one, or remove the key")
+			continue
+		}
+		d.value(entry.Value, field, at)
+	}
+}
+
+func (d *document) sequence(n ast.Node, v reflect.Value, path string) {
+	s, ok := n.(*ast.SequenceNode)
+	if !ok {
+		d.add(path, "wants a list, not %s", describeNode(n))
+		return
+	}
+	v.Set(reflect.MakeSlice(v.Type(), len(s.Values), len(s.Values)))
+	for i, item := range s.Values {
+		d.value(item, v.Index(i), fmt.Sprintf("%s[%d]", path, i))
+	}
+}
+
+func (d *document) scalar(n ast.Node, v reflect.Value, path string) {
+	text, isText := textOf(n)
+	switch {
+	case v.Type() == durationType:
+		took, err := time.ParseDuration(text)
+		if !isText || err != nil || took < 0 {
+			d.add(path, "wants a duration such as 70s or 5m, not %s", describeNode(n))
+			return
+		}
+		v.SetInt(int64(took))
+	case v.Kind() == reflect.Bool:
+		b, ok := n.(*ast.BoolNode)
+		if !ok {
+			d.add(path, "wants true or false, not %s", describeNode(n))
+			return
+		}
+		v.SetBool(b.Value)
+	default:
+		if !isText {
+			d.add(path, "wants a text, not %s", describeNode(n))
+			return
+		}
+		if text == "" {
+			d.add(path, "is empty: give a value, or remove the key")
+			return
+		}
+		v.SetString(text)
+	}
+}
+
+func textOf(n ast.Node) (string, bool) {
+	switch n := n.(type) {
+	case *ast.StringNode:
+		return n.Value, true
+	case *ast.LiteralNode:
+		return strings.TrimSpace(n.Value.Value), true
+	}
+	return "", false
+}
+
+// describeNode names what stands there. Not its value, which may be a secret put in the wrong place.
+func describeNode(n ast.Node) string {
+	switch n.(type) {
+	case *ast.MappingNode:
+		return "a mapping"
+	case *ast.SequenceNode:
+		return "a list"
+	case *ast.StringNode, *ast.LiteralNode:
+		return "this text"
+	case *ast.BoolNode:
+		return "true or false"
+	case *ast.IntegerNode, *ast.FloatNode, *ast.InfinityNode, *ast.NanNode:
+		return "a number (put it in quotes if it is a name)"
+	case *ast.NullNode:
+		return "nothing"
+	case *ast.AnchorNode, *ast.AliasNode, *ast.MergeKeyNode:
+		return "a YAML anchor or alias (write it out)"
+	}
+	return "this"
+}

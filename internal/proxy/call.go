@@ -1,0 +1,217 @@
+package proxy
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"go.opentelemetry.io/otel/trace"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	"github.com/temporal-seal/temporal-seal/internal/rewrite"
+)
+
+// call is the walk of one unary call: identify, authorise, seal, forward, open, answer.
+type call struct {
+	*Server
+	listener *listener
+	method   *method
+	id       *Identity
+	route    route
+
+	rewriting *rewrite.Call
+	release   *release
+
+	in    []byte // the request as it came; nil where nobody needs to look at it
+	start time.Time
+	span  trace.Span // the server span that gRPC's stats handler began; polls have none
+	task  trace.Span // the server span of a poll that brought a task
+}
+
+// walk answers one call to a service that is rewritten. It owns in.
+func (s *Server) walk(ctx context.Context, l *listener, m *method, in *frame) (*frame, error) {
+	defer in.free()
+	c := &call{Server: s, listener: l, method: m, start: time.Now(), span: trace.SpanFromContext(ctx)}
+	md, _ := metadata.FromIncomingContext(ctx)
+	var err error
+	if c.id, err = l.Identify(ctx, md); err != nil {
+		return nil, c.refuse(err)
+	}
+	c.rewriting = s.Rewriter.Begin(m.rewrite, c.id.Caller)
+	c.release = newRelease(c.rewriting.Done)
+	defer c.release.drop()
+
+	if err := c.admit(in); err != nil {
+		return nil, c.refuse(err)
+	}
+	c.describeSpan(c.span)
+	if m.rewrite.IsPoll() {
+		// A task that is handed out while no key is at hand is lost: its result could not be sealed.
+		if err := s.Keys.Ready(ctx, c.rewriting.Namespace()); err != nil {
+			return nil, c.refuse(err)
+		}
+	}
+	request, err := c.seal(ctx, in)
+	if err != nil {
+		return nil, c.refuse(err)
+	}
+	return c.forward(ctx, md, request)
+}
+
+// admit finds out which namespace the call is for, if the caller reaches it, and where it goes.
+func (c *call) admit(in *frame) error {
+	m := c.method
+	if m.rewrite.RequestTouched() || m.rewrite.ResponseTouched() || m.rewrite.IsPoll() ||
+		c.id.Namespaces != nil || c.upstreams.byNamespace() || c.span.IsRecording() {
+		c.in = in.bytes()
+		if err := c.rewriting.Identify(c.in); err != nil {
+			return err
+		}
+	}
+	namespace := c.rewriting.Namespace()
+	if err := c.id.authorise(namespace, m.aboutNamespace); err != nil {
+		return err
+	}
+	var err error
+	c.route, err = c.upstreams.route(namespace)
+	return err
+}
+
+// seal gives the frame to forward: the one that came, if nothing in it changes.
+func (c *call) seal(ctx context.Context, in *frame) (*frame, error) {
+	if c.method.rewrite.RequestTouched() {
+		start := time.Now()
+		out, err := c.rewriting.Request(ctx, c.in)
+		if err != nil {
+			c.Metrics.failed(directionRequest, err)
+			return nil, err
+		}
+		stats := c.rewriting.RequestStats()
+		c.Metrics.rewritten(directionRequest, stats, time.Since(start))
+		describeRewriting(c.span, directionRequest, stats)
+		if !same(out, c.in) {
+			return c.release.lend(out), nil
+		}
+	}
+	in.data.Ref() // one reference goes to gRPC, the other stays until the call's end: names alias the request
+	return &frame{data: in.data}, nil
+}
+
+// same tells if two slices are the same bytes in memory.
+func same(a, b []byte) bool {
+	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
+}
+
+// forward sends the request and makes the answer.
+func (c *call) forward(ctx context.Context, md metadata.MD, request *frame) (*frame, error) {
+	m := c.method
+	namespace := c.rewriting.Namespace()
+	out := outgoing(ctx, md, c.listener.Credential, c.route.config, namespace)
+	if m.rewrite.IsPoll() && c.PollLimit > 0 {
+		var cancel context.CancelFunc
+		out, cancel = context.WithTimeout(out, c.PollLimit)
+		defer cancel()
+	}
+
+	var header, trailer metadata.MD
+	answer := new(frame)
+	sent := time.Now()
+	err := c.route.conns.invoke(out, m.full, request, answer, grpc.Header(&header), grpc.Trailer(&trailer))
+	if e := grpc.SetHeader(ctx, answered(header)); e != nil && err == nil {
+		err = status.Error(codes.Internal, from+"the upstream's headers cannot be forwarded: "+e.Error())
+	}
+	if e := grpc.SetTrailer(ctx, answered(trailer)); e != nil && err == nil {
+		err = status.Error(codes.Internal, from+"the upstream's trailers cannot be forwarded: "+e.Error())
+	}
+	if err != nil {
+		answer.free()
+		return nil, c.failed(ctx, err)
+	}
+	if namespace != "" {
+		c.Keys.Confirm(namespace)
+	}
+	if m.rewrite.IsPoll() && !emptyPoll(answer) {
+		ctx = c.traceTask(ctx, sent)
+	}
+	return c.open(ctx, answer)
+}
+
+// open gives the frame to answer with. It owns answer.
+func (c *call) open(ctx context.Context, answer *frame) (*frame, error) {
+	if !c.method.rewrite.ResponseTouched() {
+		c.end(codes.OK)
+		return answer, nil
+	}
+	start := time.Now()
+	sealed := answer.bytes()
+	plain, err := c.rewriting.Response(ctx, sealed)
+	if err != nil {
+		answer.free()
+		c.Metrics.failed(directionResponse, err)
+		return nil, c.refuse(err)
+	}
+	stats := c.rewriting.ResponseStats()
+	c.Metrics.rewritten(directionResponse, stats, time.Since(start))
+	describeRewriting(trace.SpanFromContext(ctx), directionResponse, stats)
+	c.end(codes.OK)
+	if same(plain, sealed) {
+		return answer, nil
+	}
+	answer.free()
+	return c.release.lend(plain), nil
+}
+
+// failed makes the answer from an error that came from the upstream or from the way there.
+func (c *call) failed(ctx context.Context, err error) error {
+	st := status.Convert(err).Proto()
+	if other, grown := grownTooLarge(st, len(c.in)); grown {
+		st = other
+	} else if c.method.rewrite.StatusTouched() {
+		opened, err := c.rewriting.Status(ctx, st)
+		if err != nil {
+			c.Metrics.failed(directionResponse, err)
+			return c.refuse(err)
+		}
+		st = opened
+	}
+	upstreamSpoke(ctx)
+	c.end(codes.Code(st.GetCode()))
+	return status.FromProto(st).Err()
+}
+
+// refuse answers with an error of the proxy's own.
+func (c *call) refuse(err error) error {
+	st := answerFor(err)
+	c.end(st.Code())
+	c.logRefusal(c.method.full, c.listener.Name, st)
+	return st.Err()
+}
+
+// end counts the call and closes the span that is the proxy's to close.
+func (c *call) end(code codes.Code) {
+	c.method.metrics.observe(code, time.Since(c.start))
+	c.endTask(code)
+}
+
+// emptyPoll tells if the answer to a poll holds no task. Each kind of task has its token as first field, and answers
+// without one may still hold hints for autoscaling.
+func emptyPoll(answer *frame) bool {
+	for _, b := range answer.data {
+		if data := b.ReadOnlyData(); len(data) > 0 {
+			return data[0] != 0x0a
+		}
+	}
+	return true
+}
+
+// serviceOf splits "/package.Service/Method".
+func serviceOf(fullMethod string) string {
+	name := strings.TrimPrefix(fullMethod, "/")
+	if i := strings.LastIndexByte(name, '/'); i >= 0 {
+		return name[:i]
+	}
+	return name
+}

@@ -1,0 +1,172 @@
+package proxy
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"crypto/x509"
+	"fmt"
+	"strings"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
+
+	"github.com/temporal-seal/temporal-seal/internal/policy"
+)
+
+// Identity is who makes a call and how far it reaches.
+type Identity struct {
+	Caller *policy.Caller
+	// Namespaces are the patterns of the namespaces that the caller reaches. Nil: all of them.
+	Namespaces []string
+}
+
+// authorise holds the one rule about reach. needed tells if the method is about a namespace at all.
+func (id *Identity) authorise(namespace string, needed bool) error {
+	switch {
+	case id.Namespaces == nil, namespace == "" && !needed, namespace != "" && matchAny(id.Namespaces, namespace):
+		return nil
+	case namespace == "":
+		return &refusal{codes.PermissionDenied, fmt.Sprintf("listener %q serves certain namespaces only, and this call names none: set its namespace", id.Caller.Listener)}
+	}
+	return &refusal{codes.PermissionDenied, fmt.Sprintf("%s does not reach namespace %q: listener %q grants it %s only; change `callers` there if it should",
+		describe(id.Caller), namespace, id.Caller.Listener, quoteAll(id.Namespaces))}
+}
+
+func describe(c *policy.Caller) string {
+	if c.Subject == "" {
+		return "an " + c.Kind + " caller"
+	}
+	return fmt.Sprintf("caller %q (%s)", c.Subject, c.Kind)
+}
+
+func quoteAll(patterns []string) string {
+	if len(patterns) == 0 {
+		return "none"
+	}
+	quoted := make([]string, len(patterns))
+	for i, p := range patterns {
+		quoted[i] = fmt.Sprintf("%q", p)
+	}
+	return strings.Join(quoted, ", ")
+}
+
+// Identify finds out who makes a call. It never keeps md.
+type Identify func(ctx context.Context, md metadata.MD) (*Identity, error)
+
+// Anonymous takes every call for the same caller. Namespaces nil: all.
+func Anonymous(listener string, namespaces []string) Identify {
+	id := &Identity{Caller: policy.NewCaller("anonymous", "", listener, nil), Namespaces: namespaces}
+	return func(context.Context, metadata.MD) (*Identity, error) { return id, nil }
+}
+
+// Token is one static token and whom it stands for.
+type Token struct {
+	Subject    string
+	Namespaces []string
+	// Value gives the token as it is now: its file is read again when it changes.
+	Value func() string
+}
+
+// Tokens knows callers by a static token in the named header, with or without "Bearer ".
+func Tokens(listener, header string, tokens []Token) Identify {
+	ids := make([]*Identity, len(tokens))
+	for i, t := range tokens {
+		ids[i] = &Identity{Caller: policy.NewCaller("token", t.Subject, listener, nil), Namespaces: t.Namespaces}
+	}
+	return func(_ context.Context, md metadata.MD) (*Identity, error) {
+		given := sha256.Sum256([]byte(bearer(md, header)))
+		var found *Identity
+		for i, t := range tokens { // all of them, in constant time: the time taken tells nothing
+			want := sha256.Sum256([]byte(t.Value()))
+			if subtle.ConstantTimeCompare(given[:], want[:]) == 1 {
+				found = ids[i]
+			}
+		}
+		switch {
+		case found != nil:
+			return found, nil
+		case len(md[header]) == 0:
+			return nil, &refusal{codes.Unauthenticated, fmt.Sprintf("listener %q wants a token in the header %q", listener, header)}
+		}
+		return nil, &refusal{codes.Unauthenticated, fmt.Sprintf("listener %q does not know the token in the header %q", listener, header)}
+	}
+}
+
+// bearer gives the one value of a credential's header. Several values are none: which would count?
+func bearer(md metadata.MD, header string) string {
+	values := md[header]
+	if len(values) != 1 {
+		return ""
+	}
+	if scheme, rest, ok := strings.Cut(values[0], " "); ok && strings.EqualFold(scheme, "bearer") {
+		return strings.TrimSpace(rest)
+	}
+	return values[0]
+}
+
+// Certificate grants namespaces to the client certificates one of whose names matches.
+type Certificate struct {
+	// Name is a pattern for a SPIFFE id or other URI, a DNS name, an e-mail address or the subject's common name.
+	Name       string
+	Namespaces []string
+}
+
+// Certificates knows callers by the client certificate that the TLS handshake has verified. The first entry that
+// matches counts.
+func Certificates(listener string, known []Certificate) Identify {
+	// By pointer: a connection keeps one parsed certificate for its whole life.
+	seen, err := lru.New[*x509.Certificate, *Identity](4096)
+	if err != nil {
+		panic(err) // only for a size below 1
+	}
+	return func(ctx context.Context, _ metadata.MD) (*Identity, error) {
+		cert := peerCertificate(ctx)
+		if cert == nil {
+			return nil, &refusal{codes.Unauthenticated, fmt.Sprintf("listener %q wants a client certificate", listener)}
+		}
+		if id, ok := seen.Get(cert); ok {
+			return id, nil
+		}
+		names := certificateNames(cert)
+		for _, k := range known {
+			for _, name := range names {
+				if matchPattern(k.Name, name) {
+					id := &Identity{Caller: policy.NewCaller("mtls", name, listener, nil), Namespaces: k.Namespaces}
+					seen.Add(cert, id)
+					return id, nil
+				}
+			}
+		}
+		return nil, &refusal{codes.PermissionDenied, fmt.Sprintf("listener %q knows none of the names in the client certificate: %s", listener, quoteAll(names))}
+	}
+}
+
+func peerCertificate(ctx context.Context) *x509.Certificate {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return nil
+	}
+	info, ok := p.AuthInfo.(credentials.TLSInfo)
+	if !ok || len(info.State.VerifiedChains) == 0 {
+		return nil
+	}
+	return info.State.VerifiedChains[0][0]
+}
+
+// certificateNames lists what identifies a certificate's owner, the most specific first.
+func certificateNames(cert *x509.Certificate) []string {
+	var names []string
+	for _, u := range cert.URIs {
+		names = append(names, u.String())
+	}
+	names = append(names, cert.DNSNames...)
+	names = append(names, cert.EmailAddresses...)
+	if cert.Subject.CommonName != "" {
+		names = append(names, cert.Subject.CommonName)
+	}
+	return names
+}

@@ -1,0 +1,143 @@
+package proxy
+
+import (
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc/codes"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/policy"
+	"github.com/temporal-seal/temporal-seal/internal/rewrite"
+)
+
+// Metrics counts what the proxy does. Labels come from closed sets (methods, codes, actions, kinds of error), never
+// from a call's content, so that no caller can make new series.
+type Metrics struct {
+	calls    *prometheus.HistogramVec
+	inFlight prometheus.Gauge
+	payloads *prometheus.CounterVec
+	bytes    *prometheus.CounterVec
+	failures *prometheus.CounterVec
+	rewrite  *prometheus.HistogramVec
+	crypt    *prometheus.HistogramVec
+	panics   prometheus.Counter
+	open     prometheus.Gauge
+
+	directions [2]directionMetrics
+}
+
+// directionMetrics are looked up once: a lookup by label costs more than the count.
+type directionMetrics struct {
+	changed, passed prometheus.Counter
+	bytes           prometheus.Counter
+	rewrite, crypt  prometheus.Observer
+}
+
+const (
+	directionRequest  = policy.Request
+	directionResponse = policy.Response
+)
+
+var fine = []float64{1e-6, 2.5e-6, 5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 5e-2, 0.25, 1, 5}
+
+// NewMetrics registers the proxy's metrics.
+func NewMetrics(r prometheus.Registerer) *Metrics {
+	m := &Metrics{
+		calls: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "rpc_server_call_duration_seconds", Help: "Time from a call's arrival to its answer, by method and gRPC status code.",
+			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 70},
+		}, []string{"rpc_method", "rpc_response_status_code"}),
+		inFlight: prometheus.NewGauge(prometheus.GaugeOpts{Name: "temporal_seal_calls_in_flight", Help: "Calls being answered now, held polls included."}),
+		payloads: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "temporal_seal_payloads_total", Help: "Payloads by what happened to them: sealed, opened, passed."}, []string{"action"}),
+		bytes:    prometheus.NewCounterVec(prometheus.CounterOpts{Name: "temporal_seal_payload_bytes_total", Help: "Clear bytes of payloads sealed and opened."}, []string{"action"}),
+		failures: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "temporal_seal_failures_total", Help: "Messages that could not be rewritten, by direction and reason."}, []string{"direction", "reason"}),
+		rewrite: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "temporal_seal_rewrite_duration_seconds", Help: "Time to find, decide, seal or open, and splice one message.", Buckets: fine,
+		}, []string{"direction"}),
+		crypt: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "temporal_seal_crypt_duration_seconds", Help: "The part of it that sealing or opening took, key service included.", Buckets: fine,
+		}, []string{"direction"}),
+		panics: prometheus.NewCounter(prometheus.CounterOpts{Name: "temporal_seal_panics_total", Help: "Calls that a fault in the proxy ended. Please report them."}),
+		open:   prometheus.NewGauge(prometheus.GaugeOpts{Name: "temporal_seal_connections", Help: "Open connections of callers."}),
+	}
+	r.MustRegister(m.calls, m.inFlight, m.payloads, m.bytes, m.failures, m.rewrite, m.crypt, m.panics, m.open)
+	m.directions = [2]directionMetrics{m.direction("request", "sealed"), m.direction("response", "opened")}
+	return m
+}
+
+func (m *Metrics) direction(name, action string) directionMetrics {
+	return directionMetrics{
+		changed: m.payloads.WithLabelValues(action), passed: m.payloads.WithLabelValues("passed_" + name),
+		bytes:   m.bytes.WithLabelValues(action),
+		rewrite: m.rewrite.WithLabelValues(name), crypt: m.crypt.WithLabelValues(name),
+	}
+}
+
+// watchUpstreams adds a gauge for the connections to upstreams.
+func (m *Metrics) watchUpstreams(r prometheus.Registerer, count func() int) {
+	r.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "temporal_seal_upstream_connections", Help: "Connections to upstreams."},
+		func() float64 { return float64(count()) }))
+}
+
+// rewritten counts one message.
+func (m *Metrics) rewritten(d policy.Direction, s rewrite.Stats, took time.Duration) {
+	to := &m.directions[d]
+	if s.Passed > 0 {
+		to.passed.Add(float64(s.Passed))
+	}
+	to.rewrite.Observe(took.Seconds())
+	if s.Payloads > 0 {
+		to.changed.Add(float64(s.Payloads))
+		to.bytes.Add(float64(s.Bytes))
+		to.crypt.Observe(s.Crypt.Seconds())
+	}
+}
+
+// failed counts one message that could not be rewritten.
+func (m *Metrics) failed(d policy.Direction, err error) {
+	m.failures.WithLabelValues(d.String(), reason(err)).Inc()
+}
+
+func reason(err error) string {
+	if kind := crypto.KindOf(err); kind != crypto.KindUnknown {
+		return kind.String()
+	}
+	return codeName(codeOf(err))
+}
+
+// methodMetrics counts the calls of one method.
+type methodMetrics struct {
+	vec    *prometheus.HistogramVec
+	name   string
+	byCode [17]struct {
+		once     sync.Once
+		observer prometheus.Observer
+	}
+}
+
+func (m *Metrics) method(fullMethod string) *methodMetrics {
+	return &methodMetrics{vec: m.calls, name: fullMethod[1:]}
+}
+
+func (m *methodMetrics) observe(code codes.Code, took time.Duration) {
+	if int(code) >= len(m.byCode) {
+		code = codes.Unknown
+	}
+	c := &m.byCode[code]
+	c.once.Do(func() { c.observer = m.vec.WithLabelValues(m.name, codeName(code)) })
+	c.observer.Observe(took.Seconds())
+}
+
+// codeName is a code as the semantic conventions of OpenTelemetry write it.
+func codeName(code codes.Code) string {
+	if int(code) < len(codeNames) {
+		return codeNames[code]
+	}
+	return "UNKNOWN"
+}
+
+var codeNames = [...]string{"OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS",
+	"PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED", "INTERNAL",
+	"UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED"}

@@ -1,0 +1,170 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"go.temporal.io/api/workflowservice/v1"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+)
+
+// Listen takes the listeners' addresses, all or none, and gives them as they are (a port 0 is chosen now).
+func (s *Server) Listen() ([]string, error) {
+	var addresses []string
+	for _, l := range s.listeners {
+		n, err := net.Listen("tcp", l.Address)
+		if err != nil {
+			s.closeListeners()
+			return nil, fmt.Errorf("listener %q cannot listen on %s: %w; stop what holds that address, or choose another", l.Name, l.Address, errors.Unwrap(err))
+		}
+		l.net = &countedListener{Listener: n, listener: l, metrics: s.Metrics}
+		addresses = append(addresses, n.Addr().String())
+	}
+	return addresses, nil
+}
+
+func (s *Server) closeListeners() {
+	for _, l := range s.listeners {
+		if l.net != nil {
+			_ = l.net.Close() // nothing was served on it yet
+		}
+	}
+}
+
+// Probe waits until each upstream with a fixed address has answered GetSystemInfo.
+func (s *Server) Probe(ctx context.Context) error {
+	routes, err := s.upstreams.fixed()
+	if err != nil {
+		return err
+	}
+	for _, r := range routes {
+		if err := r.probe(ctx); err != nil {
+			return fmt.Errorf("upstream %s does not answer: %w; start the Temporal server, or correct the address or its TLS settings", r.config.Address, err)
+		}
+	}
+	return nil
+}
+
+func (r route) probe(ctx context.Context) error {
+	answer := new(frame)
+	defer answer.free()
+	ctx = metadata.AppendToOutgoingContext(ctx, "client-name", "temporal-seal", "client-version", "0.0.0")
+	err := r.conns.invoke(ctx, workflowservice.WorkflowService_GetSystemInfo_FullMethodName, new(frame), answer, grpc.WaitForReady(true))
+	switch st := status.Convert(err); st.Code() {
+	case codes.OK, codes.Unimplemented, codes.PermissionDenied, codes.Unauthenticated:
+		return nil // it is there; whom it lets in, the callers' own credentials decide
+	case codes.DeadlineExceeded:
+		return errors.New(lastConnectionError(st.Message()))
+	default:
+		return errors.New(st.Message())
+	}
+}
+
+// Serve answers calls until Drain has ended, or a listener fails.
+func (s *Server) Serve() error {
+	failed := make(chan error, len(s.listeners))
+	for _, l := range s.listeners {
+		go func() { failed <- l.server.Serve(l.net) }()
+	}
+	var first error
+	for range s.listeners {
+		if err := <-failed; err != nil && first == nil {
+			first = err
+			s.stop()
+		}
+	}
+	s.upstreams.close()
+	return first
+}
+
+// SetReady changes what health checks tell.
+func (s *Server) SetReady(ready bool) { s.health.set(ready) }
+
+// Drain says goodbye to all callers and gives their calls the time left in ctx. Polls end by themselves: a poll that is
+// cut just when its task arrives loses the task. It reports whether all calls have ended by themselves.
+func (s *Server) Drain(ctx context.Context) bool {
+	s.health.drain()
+	done := make(chan struct{})
+	go func() {
+		var all sync.WaitGroup
+		for _, l := range s.listeners {
+			all.Go(l.server.GracefulStop)
+		}
+		all.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		return true
+	case <-ctx.Done():
+		s.stop()
+		<-done
+		return false
+	}
+}
+
+// WaitForCallers waits until no caller is connected: a sidecar ends after its worker.
+func (s *Server) WaitForCallers(ctx context.Context) {
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for s.Connections() > 0 {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// Connections is the number of callers' connections that are open now.
+func (s *Server) Connections() int {
+	n := 0
+	for _, l := range s.listeners {
+		n += int(l.open.Load())
+	}
+	return n
+}
+
+func (s *Server) stop() {
+	for _, l := range s.listeners {
+		l.server.Stop()
+	}
+}
+
+// countedListener counts the connections that are open.
+type countedListener struct {
+	net.Listener
+	listener *listener
+	metrics  *Metrics
+}
+
+func (c *countedListener) Accept() (net.Conn, error) {
+	conn, err := c.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	c.listener.open.Add(1)
+	c.metrics.open.Inc()
+	return &countedConn{Conn: conn, from: c}, nil
+}
+
+type countedConn struct {
+	net.Conn
+	from *countedListener
+	once sync.Once
+}
+
+func (c *countedConn) Close() error {
+	c.once.Do(func() {
+		c.from.listener.open.Add(-1)
+		c.from.metrics.open.Dec()
+	})
+	return c.Conn.Close()
+}

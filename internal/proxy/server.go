@@ -1,0 +1,252 @@
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.temporal.io/api/operatorservice/v1"
+	"go.temporal.io/api/workflowservice/v1"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	_ "google.golang.org/grpc/encoding/gzip" // SDKs compress their requests
+	"google.golang.org/grpc/experimental"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/stats"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/rewrite"
+)
+
+// Options are all that a Server is made of.
+type Options struct {
+	Listeners []Listener
+	Upstreams []UpstreamConfig
+	// Services are forwarded without being looked at, besides health and reflection.
+	Services []string
+
+	Rewriter *rewrite.Rewriter
+	Keys     *crypto.Keyring
+
+	// PollLimit shortens the polls that are forwarded, so that all of them end by themselves within a short drain.
+	// 0: as long as the caller wants.
+	PollLimit time.Duration
+
+	Metrics  *Metrics
+	Registry prometheus.Registerer
+	Tracing  *Tracing // nil: no spans
+	Log      *slog.Logger
+}
+
+// Listener is one address and the callers it is for.
+type Listener struct {
+	Name     string
+	Address  string
+	TLS      *tls.Config // nil: plaintext
+	Identify Identify
+	// Credential is the header that Identify reads, which is not forwarded. "": none.
+	Credential string
+}
+
+// Server forwards calls. Its methods may be used by several goroutines.
+type Server struct {
+	Options
+	listeners []*listener
+	upstreams *upstreams
+	tracing   *Tracing
+	methods   map[string]*method
+	late      sync.Map // full name -> *method, for those that only the upstream's reflection knows
+	passed    map[string]bool
+	health    health
+}
+
+type listener struct {
+	Listener
+	net    net.Listener
+	server *grpc.Server
+	open   atomic.Int32
+}
+
+// method is what the walk needs to know of one method.
+type method struct {
+	full    string
+	rewrite *rewrite.Method
+	// aboutNamespace: the request has a field for the namespace, so an empty one is an answer withheld.
+	aboutNamespace bool
+	metrics        *methodMetrics
+}
+
+var (
+	rewritten = []*grpc.ServiceDesc{&workflowservice.WorkflowService_ServiceDesc, &operatorservice.OperatorService_ServiceDesc}
+
+	// alwaysPassed are looked at by load balancers and command lines and hold no payload.
+	alwaysPassed = []string{healthService, "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"}
+)
+
+// New builds a server. It does not listen yet.
+func New(o Options) (*Server, error) {
+	s := &Server{Options: o, tracing: o.Tracing, methods: map[string]*method{}, passed: map[string]bool{}}
+	for _, service := range append(alwaysPassed, o.Services...) {
+		s.passed[service] = true
+	}
+	for _, desc := range rewritten {
+		if s.passed[desc.ServiceName] {
+			return nil, fmt.Errorf("services: %s carries payloads, it is always rewritten and cannot be passed on as it is", desc.ServiceName)
+		}
+		for _, md := range desc.Methods {
+			full := "/" + desc.ServiceName + "/" + md.MethodName
+			if m := s.newMethod(full); m != nil {
+				s.methods[full] = m
+			}
+		}
+	}
+	if s.passed[adminService] {
+		return nil, fmt.Errorf("services: %s reads and writes the server's own state past every check, it is never forwarded", adminService)
+	}
+	server, client := o.Tracing.handlers(s.untraced)
+	s.upstreams = newUpstreams(o.Upstreams, client)
+	o.Metrics.watchUpstreams(o.Registry, s.upstreams.count)
+	for _, l := range o.Listeners {
+		s.listeners = append(s.listeners, s.newListener(l, server))
+	}
+	s.health.init()
+	return s, nil
+}
+
+// adminService listens on the frontend's port as well.
+const adminService = "temporal.server.api.adminservice.v1.AdminService"
+
+func (s *Server) newMethod(full string) *method {
+	m := s.Rewriter.Method(full)
+	if m == nil {
+		return nil
+	}
+	return &method{full: full, rewrite: m, aboutNamespace: aboutNamespace(full), metrics: s.Metrics.method(full)}
+}
+
+// aboutNamespace tells if a request names a namespace. A method that is not in the registry counts as one that does.
+func aboutNamespace(full string) bool {
+	d, err := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(serviceOf(full)))
+	if err != nil {
+		return true
+	}
+	service, ok := d.(protoreflect.ServiceDescriptor)
+	if !ok {
+		return true
+	}
+	m := service.Methods().ByName(protoreflect.Name(full[len(serviceOf(full))+2:]))
+	return m == nil || m.Input().Fields().ByName("namespace") != nil
+}
+
+// untraced tells which calls get no span from gRPC's stats handler.
+func (s *Server) untraced(full string) bool {
+	if m, ok := s.methods[full]; ok {
+		return m.rewrite.IsPoll()
+	}
+	return serviceOf(full) == healthService
+}
+
+func (s *Server) newListener(config Listener, stats stats.Handler) *listener {
+	l := &listener{Listener: config}
+	options := []grpc.ServerOption{
+		grpc.ForceServerCodecV2(rawCodec{}),
+		experimental.BufferPool(buffers),
+		grpc.MaxRecvMsgSize(maxMessage),
+		// SDKs ping every 30 s, also without calls; gRPC's default would cut them off.
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
+		// Connections are never cut for their age: polls run for a minute, and a cut one may lose its task.
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: 20 * time.Second}),
+		grpc.ConnectionTimeout(20 * time.Second),
+		grpc.MaxHeaderListSize(1 << 20),
+		grpc.UnknownServiceHandler(func(_ any, stream grpc.ServerStream) error { return s.other(l, stream) }),
+	}
+	if config.TLS != nil {
+		options = append(options, grpc.Creds(credentials.NewTLS(config.TLS)))
+	}
+	if stats != nil {
+		options = append(options, grpc.StatsHandler(stats))
+	}
+	l.server = grpc.NewServer(options...)
+	for _, desc := range rewritten {
+		l.server.RegisterService(s.handlers(desc, l), s)
+	}
+	return l
+}
+
+// handlers describes a service to gRPC with one handler behind all of its methods.
+func (s *Server) handlers(desc *grpc.ServiceDesc, l *listener) *grpc.ServiceDesc {
+	raw := &grpc.ServiceDesc{ServiceName: desc.ServiceName, HandlerType: (*any)(nil)}
+	for _, md := range desc.Methods {
+		m, ok := s.methods["/"+desc.ServiceName+"/"+md.MethodName]
+		if !ok {
+			continue // falls to other, which refuses it
+		}
+		raw.Methods = append(raw.Methods, grpc.MethodDesc{MethodName: md.MethodName,
+			Handler: func(_ any, ctx context.Context, receive func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+				return s.unary(ctx, l, m, receive)
+			}})
+	}
+	return raw
+}
+
+// unary answers one call with raw frames. A panic ends this call alone.
+func (s *Server) unary(ctx context.Context, l *listener, m *method, receive func(any) error) (answer any, err error) {
+	s.Metrics.inFlight.Inc()
+	defer s.Metrics.inFlight.Dec()
+	defer func() {
+		if p := recover(); p != nil {
+			answer, err = nil, s.panicked(m.full, p)
+		}
+	}()
+	in := new(frame)
+	if err := receive(in); err != nil {
+		return nil, err
+	}
+	// Left to itself gRPC compresses the answer to a compressed request, at eight times the cost of the call.
+	if err := grpc.SetSendCompressor(ctx, "identity"); err != nil {
+		in.free()
+		return nil, status.Error(codes.Internal, from+err.Error())
+	}
+	out, err := s.walk(ctx, l, m, in)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// panicked answers a call that a fault in the proxy ended. The panic's value may quote a payload: only its type, and
+// the stack, which holds no values, are logged.
+func (s *Server) panicked(full string, value any) error {
+	s.Metrics.panics.Inc()
+	what := fmt.Sprintf("%T", value)
+	var fault interface {
+		error
+		RuntimeError()
+	}
+	if err, ok := value.(error); ok && errors.As(err, &fault) {
+		what = fault.Error()
+	}
+	s.Log.Error("a fault in the proxy ended a call; please report it", "rpc", full, "panic", what, "stack", string(debug.Stack()))
+	return status.Error(codes.Internal, from+"a fault in the proxy ended this call: its log holds the place")
+}
+
+// logRefusal tells an operator of calls that the proxy itself refused.
+func (s *Server) logRefusal(full, listener string, st *status.Status) {
+	level := slog.LevelWarn
+	if st.Code() == codes.Canceled || st.Code() == codes.DeadlineExceeded {
+		level = slog.LevelDebug
+	}
+	s.Log.Log(context.Background(), level, "call refused", "rpc", full, "listener", listener, "code", codeName(st.Code()), "reason", st.Message())
+}
