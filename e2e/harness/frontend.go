@@ -150,6 +150,7 @@ func (f frontend) activities(ctx context.Context) error {
 	for _, a := range page.Executions {
 		if _, err := f.client.DescribeActivityExecution(ctx, &workflowservice.DescribeActivityExecutionRequest{
 			Namespace: f.namespace, ActivityId: a.ActivityId, RunId: a.RunId, IncludeInput: true, IncludeOutcome: true,
+			IncludeLastFailure: true, IncludeHeartbeatDetails: true,
 		}); err != nil {
 			return err
 		}

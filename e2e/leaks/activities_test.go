@@ -193,7 +193,7 @@ func localActivity(e *env) {
 		act("Local", func(_ context.Context, s string) (string, error) { return out + s, nil }),
 		act("LocalFails", func(context.Context) error { return temporal.NewApplicationError(failure, "Refused", detail) }),
 	)
-	e.fails(e.start(client.StartWorkflowOptions{}, "Local"), "*internal.ActivityError", `application Refused "`+failure+`" details "`+detail+`"`)
+	e.fails(e.start(client.StartWorkflowOptions{}, "Local"), `application Refused "`+failure+`" details "`+detail+`"`)
 }
 
 func sideEffect(e *env) {
@@ -247,7 +247,7 @@ func standaloneActivity(e *env) {
 	e.ok(err, "start activity")
 	e.eventually("heartbeat past the proxy", func() error {
 		d, err := e.direct.WorkflowService().DescribeActivityExecution(e.ctx, &workflowservice.DescribeActivityExecutionRequest{
-			Namespace: namespace, ActivityId: handle.GetID(), IncludeInput: true, IncludeOutcome: true,
+			Namespace: namespace, ActivityId: handle.GetID(), IncludeInput: true, IncludeOutcome: true, IncludeLastFailure: true, IncludeHeartbeatDetails: true,
 		})
 		if err != nil || d.GetInfo().GetLastFailure() == nil {
 			return fmt.Errorf("no failure yet: %v", err)
@@ -265,5 +265,5 @@ func standaloneActivity(e *env) {
 	handle, err = e.client.ExecuteActivity(e.ctx, options(), "Alone", "fail")
 	e.ok(err, "start activity")
 	err = handle.Get(e.ctx, nil)
-	e.same("failure", chain(err), []string{"*internal.ActivityExecutionError", `application Refused "` + failure + `" details "` + detail + `"`})
+	e.same("failure", chain(err), []string{`application Refused "` + failure + `" details "` + detail + `"`})
 }

@@ -35,7 +35,7 @@ func failure(e *env) {
 			err := workflow.ExecuteActivity(activityOptions(ctx), "Fail").Get(ctx, nil)
 			e.same("error in the workflow", chain(err), []string{
 				"*internal.ActivityError", `application Refused "` + top + `" details "` + detail + `"`,
-				`application wrapError "` + middle + `: ` + root + `" details ""`, `application Root "` + root + `" details "` + rootDetail + `"`,
+				`application wrapError "` + middle + `: ` + root + ` (type: Root, retryable: true)" details ""`, `application Root "` + root + `" details "` + rootDetail + `"`,
 			})
 			return err
 		}),
@@ -46,7 +46,7 @@ func failure(e *env) {
 	)
 	err := e.fails(e.start(client.StartWorkflowOptions{}, "Fail"),
 		"*internal.ActivityError", `application Refused "`+top+`" details "`+detail+`"`,
-		`application wrapError "`+middle+`: `+root+`" details ""`, `application Root "`+root+`" details "`+rootDetail+`"`)
+		`application wrapError "`+middle+`: `+root+` (type: Root, retryable: true)" details ""`, `application Root "`+root+`" details "`+rootDetail+`"`)
 	for _, s := range []string{top, middle, root} {
 		if !strings.Contains(err.Error(), s) {
 			e.Errorf("the caller's error lacks a message: %v", err)
