@@ -35,7 +35,11 @@ func compressBody(body []byte) ([]byte, bool) {
 		return nil, false
 	}
 	packed := zstdEncoder().EncodeAll(body, make([]byte, 0, len(body)/2+64))
-	if len(packed) >= len(body) || len(body) > maxRatio*len(packed) {
+	if len(packed) >= len(body) {
+		return nil, false
+	}
+	// The encoder leaves the content size out of short frames, and nobody would open those.
+	if size, err := checkFrame(packed); err != nil || size != len(body) {
 		return nil, false
 	}
 	return packed, true
