@@ -1,0 +1,267 @@
+package policy
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"reflect"
+	"testing"
+)
+
+// sensitive is a policy in which every reference of input decides something, some
+// of them through helpers, whole objects and dynamic names.
+var sensitive = map[string]string{
+	"policy.rego": `package temporal
+
+request contains {"action": "pass"}
+
+request contains {"action": "seal", "key": "k-rpc"} if input.rpc == "SignalWorkflowExecution"
+
+request contains {"action": "seal", "key": "k-name"} if is_secret(input.payload.name)
+
+request contains {"action": "seal", "key": "k-path"} if {
+	input.payload.kind == "memo"
+	endswith(input.payload.path, ".b")
+}
+
+request contains {"action": "seal", "key": "k-enc"} if {
+	input.payload.encoding == "binary/plain"
+	input.payload.type == "T"
+}
+
+request contains {"action": "accept"} if input.caller.subject == "self"
+
+request contains {"action": "deny", "reason": "content"} if {
+	input.payload.kind == "signal"
+	input.content.json.deny == true
+}
+
+request contains {"action": "seal", "fields": ["/a"]} if {
+	input.payload.kind == "update"
+	input.content.size > 20
+}
+
+response contains {"action": "open"} if input.sealed.namespace == input.namespace
+
+response contains {"action": "redact"} if {
+	input.sealed.key == "phi"
+	not "doctor" in input.caller.claims.groups
+}
+
+response contains {"action": "keep"} if input.caller.listener == "audit"
+
+is_secret(name) if name in {"token", "password"}
+`,
+	"a.rego": `package temporal.namespaces.a
+
+request contains {"action": "seal", "key": "k-wf"} if input.workflow.type == "Pay"
+
+request contains {"action": "seal", "key": concat("/", ["tenant", tenant])} if {
+	some tenant in [split(input.workflow.id, "/")[0]]
+	contains(input.workflow.id, "/")
+}
+
+request contains {"action": "seal", "key": "k-queue"} if startswith(input.workflow.task_queue, "q")
+
+request contains {"action": "deny", "reason": "caller"} if {
+	some member in ["kind"]
+	input.caller[member] == "token"
+}
+
+response contains {"action": "deny", "reason": "not yours"} if object.get(input.caller.claims, "team", "") == "x"
+`,
+	"b.rego": `package temporal.namespaces.b
+
+facts := input.activity
+
+request contains {"action": "seal", "key": "k-act"} if facts.type == "Scan"
+
+request contains {"action": "seal", "key": "k-id"} if facts.id == "7"
+`,
+}
+
+var sensitiveKeys = ranked("tenant/*", "k-rpc", "k-name", "k-path", "k-enc", "k-wf", "k-queue", "k-act", "k-id", "phi", "default")
+
+func pick[T any](r *rand.Rand, of ...T) T { return of[r.IntN(len(of))] }
+
+var someCallers = []*Caller{
+	nil,
+	NewCaller("token", "self", "main", nil),
+	NewCaller("mtls", "self", "main", nil),
+	NewCaller("mtls", "other", "audit", nil),
+	NewCaller("jwt", "ann", "main", map[string]any{"groups": []any{"doctor"}, "team": "y"}),
+	NewCaller("jwt", "bob", "main", map[string]any{"groups": []any{"clerk"}, "team": "x", "exp": 1}),
+}
+
+func randomInput(r *rand.Rand) (Direction, *Input) {
+	in := &Input{
+		Namespace:    pick(r, "a", "b", "c", "d"),
+		RPC:          pick(r, "StartWorkflowExecution", "SignalWorkflowExecution"),
+		Caller:       pick(r, someCallers...),
+		WorkflowID:   pick(r, "w1", "acme/1", "zeta/2"),
+		WorkflowType: pick(r, "Pay", "Ship"),
+		TaskQueue:    pick(r, "q1", "other"),
+		ActivityID:   pick(r, "7", "8"),
+		ActivityType: pick(r, "Scan", "Mail"),
+		Known:        FactSet(r.IntN(int(AllFacts) + 1)),
+		Kind:         pick(r, Kinds()...),
+		Name:         pick(r, "", "token", "x"),
+		Path:         pick(r, "a.b", "a.c"),
+		Encoding:     pick(r, "json/plain", "json/plain", "binary/plain", "binary/null"),
+		Type:         pick(r, "", "T"),
+		Data: []byte(pick(r, `{"deny":true}`, `{"deny":false}`, `{}`, `{"a":"0123456789","b":"0123456789"}`,
+			`{"deny":`, `{"deny":true,"deny":false}`, ``)),
+		SealedNamespace: pick(r, "a", "b", "c"),
+		SealedKey:       pick(r, "phi", "default"),
+	}
+	in.NotApplicable = FactSet(r.IntN(int(AllFacts)+1)) &^ in.Known
+	return Direction(r.IntN(2)), in
+}
+
+// differences compares decisions of the policy with evaluations by another that
+// remembers nothing and always decodes the content, until `enough` differ.
+func differences(t *testing.T, remembering, plain *Policy, n, enough int) (different, hits int) {
+	t.Helper()
+	ctx := context.Background()
+	r := rand.New(rand.NewPCG(1, 2))
+	for range n {
+		d, in := randomInput(r)
+		got, gotErr := remembering.Decide(ctx, d, in)
+		want, _, wantErr := plain.evaluate(ctx, plain.queries(in.Namespace)[d], in, true)
+		want = want.forCaller(in)
+		if got.Hit {
+			hits++
+		}
+		got.Hit = false
+		if fmt.Sprint(gotErr) != fmt.Sprint(wantErr) || !reflect.DeepEqual(got, want) {
+			different++
+			if different == 1 && enough > 1 {
+				t.Logf("%s %+v: memo %+v %v, evaluation %+v %v", d, in, got, gotErr, want, wantErr)
+			}
+			if different == enough {
+				break
+			}
+		}
+	}
+	return different, hits
+}
+
+func TestMemoDecidesAsEvaluation(t *testing.T) {
+	n := 40_000
+	if testing.Short() {
+		n = 5_000
+	}
+	// A small memo, so that entries are pushed out as well.
+	small := func(o *Options) { o.MemoSize = 512 }
+	p := mustLoad(t, sensitive, sensitiveKeys, small)
+	different, hits := differences(t, p, mustLoad(t, sensitive, sensitiveKeys), n, n)
+	t.Logf("%d requests, %d answered by the memo", n, hits)
+	if different != 0 {
+		t.Errorf("%d of %d decisions differ from the evaluation", different, n)
+	}
+	if hits < n/10 {
+		t.Errorf("only %d of %d answers came from the memo: this test saw little of it", hits, n)
+	}
+}
+
+// TestMemoKeyHasTeeth leaves each reference out of the key in turn: if the test above
+// did not notice, it would prove nothing.
+func TestMemoKeyHasTeeth(t *testing.T) {
+	plain := mustLoad(t, sensitive, sensitiveKeys)
+	var all readSet
+	for _, namespace := range []string{"", "a", "b"} {
+		for _, q := range plain.queries(namespace) {
+			all |= q.reads.bits
+		}
+	}
+	if missing := readEverything &^ all; missing != 0 {
+		t.Fatalf("the policy of this test does not read %v", reads{bits: missing}.names())
+	}
+	for bit := readSet(1); bit < readEverything; bit <<= 1 {
+		if bit&readContent != 0 {
+			continue // never part of a key
+		}
+		name := reads{bits: bit}.names()[0]
+		t.Run(name, func(t *testing.T) {
+			p := mustLoad(t, sensitive, sensitiveKeys)
+			for _, namespace := range []string{"", "a", "b"} {
+				for _, q := range p.queries(namespace) {
+					q.reads.bits &^= bit
+					if bit == readCallerClaims {
+						q.reads.claims = nil
+					}
+				}
+			}
+			different, _ := differences(t, p, plain, 20_000, 1)
+			if bit == readNamespace {
+				// Namespaces without a file share a query, whose key holds the
+				// namespace in any case.
+				if different != 0 {
+					t.Errorf("the namespace was left out of the key of a shared query")
+				}
+				return
+			}
+			if different == 0 {
+				t.Errorf("a key without %s went unnoticed", name)
+			}
+		})
+	}
+}
+
+func TestMemoHitAllocatesNothing(t *testing.T) {
+	ctx := context.Background()
+	p := mustLoad(t, sensitive, sensitiveKeys)
+	in := &Input{Namespace: "a", RPC: "StartWorkflowExecution", Caller: someCallers[4], WorkflowID: "acme/1", WorkflowType: "Ship",
+		TaskQueue: "x", Known: AllFacts, Kind: KindInput, Encoding: "json/plain", SealedNamespace: "a", SealedKey: "phi"}
+	for _, d := range []Direction{Response, Request} {
+		q := p.queries("a")[d]
+		if d == Request {
+			in.Namespace, q = "b", mustLoad(t, map[string]string{}).platform[d]
+			p.teams["b"] = [2]*query{q, q}
+		}
+		if _, err := p.Decide(ctx, d, in); err != nil {
+			t.Fatal(err)
+		}
+		var v Verdict
+		allocs := testing.AllocsPerRun(1000, func() { v, _ = p.Decide(ctx, d, in) })
+		if !v.Hit || allocs != 0 {
+			t.Errorf("%s: hit %v, %v allocations", d, v.Hit, allocs)
+		}
+	}
+}
+
+func TestMemoIsBounded(t *testing.T) {
+	p := mustLoad(t, sensitive, sensitiveKeys, func(o *Options) { o.MemoSize = 64 })
+	for i := range 2_000 {
+		in := &Input{Namespace: "a", WorkflowID: fmt.Sprint("w", i), Known: AllFacts, Kind: KindInput, Encoding: "json/plain"}
+		decide(t, p, Response, in)
+	}
+	if len(p.memo.slot) != 64 {
+		t.Errorf("the memo has %d places, not 64", len(p.memo.slot))
+	}
+	long := &Input{Namespace: "x", SealedNamespace: string(make([]byte, maxMemoKey)), Kind: KindInput}
+	for range 2 {
+		if v := decide(t, p, Response, long); v.Hit {
+			t.Error("a key over the limit was remembered")
+		}
+	}
+}
+
+// TestVerdictOwnsItsStrings changes the message after the decision, as a pooled buffer would.
+func TestVerdictOwnsItsStrings(t *testing.T) {
+	p := mustLoad(t, map[string]string{"policy.rego": "package temporal\nrequest contains {\"action\": \"seal\", \"key\": input.payload.name}\n"})
+	buf := []byte("alpha")
+	in := &Input{Namespace: "n", Kind: KindMemo, Name: aliased(buf)}
+	first := decide(t, p, Request, in)
+	copy(buf, "gamma")
+	if first.Key != "alpha" {
+		t.Errorf("the verdict changed to %q with the message", first.Key)
+	}
+	if v := decide(t, p, Request, in); v.Key != "gamma" || v.Hit {
+		t.Errorf("got %q (hit %v) for another name", v.Key, v.Hit)
+	}
+	copy(buf, "alpha")
+	if v := decide(t, p, Request, in); v.Key != "alpha" || !v.Hit {
+		t.Errorf("got %q (hit %v) for the first name again", v.Key, v.Hit)
+	}
+}
