@@ -106,7 +106,7 @@ func (c *Call) sealFailure(sealer *crypto.Sealer, s *slot) error {
 		}
 		attributes := f.attributes.field
 		if attributes.empty() {
-			attributes = span{f.content.to, f.content.to}
+			attributes = span{f.attributesPlace, f.attributesPlace}
 		}
 		switch {
 		case i == 0:
@@ -246,12 +246,12 @@ func (c *Call) restore(f *failureParts, t *failureTexts) {
 	text(c.messagePlace(f), numFailureMessage, []byte(t.Message))
 	stack := f.stack.field
 	if stack.empty() {
-		stack = span{f.beforeStack.from, f.beforeStack.from}
+		stack = span{f.stackPlace, f.stackPlace}
 	}
 	text(stack, numFailureStackTrace, []byte(t.StackTrace))
 	attributes := f.attributes.field
 	if attributes.empty() {
-		attributes = span{f.content.to, f.content.to}
+		attributes = span{f.attributesPlace, f.attributesPlace}
 	}
 	text(attributes, numFailureAttributes, t.EncodedAttributes)
 }

@@ -278,10 +278,6 @@ func (c *compiler) messageField(n *node, fd protoreflect.FieldDescriptor, f fiel
 	case msgAny:
 		f.op = opAny
 	case msgDataBlob:
-		if !c.response {
-			f.op = opSkipMessage
-			return f
-		}
 		d, err := c.plan.files.FindDescriptorByName(msgHistory)
 		if err != nil {
 			panic(err) // the api module always has it
@@ -369,7 +365,7 @@ func (c *compiler) reachesUnseen(d protoreflect.MessageDescriptor, seen map[prot
 	seen[d.FullName()] = true
 	switch d.FullName() {
 	case msgFailure, msgAny, msgDataBlob:
-		return d.FullName() != msgDataBlob || c.response
+		return true
 	}
 	fields := d.Fields()
 	for i := range fields.Len() {

@@ -76,10 +76,23 @@ type scope struct {
 
 // failureParts is what the walk saw of one failure.
 type failureParts struct {
-	box                  int32
-	message, stack       part
-	attributes           part
-	beforeStack, content span // beforeStack.from: where a stack trace belongs; content: the whole failure
+	box            int32
+	message, stack part
+	attributes     part
+	content        span
+	// Where a stack trace and encoded_attributes belong, in the order that Go's encoder, and so the server, writes:
+	// by number, but the members of the oneof failure_info (5 to 19) last.
+	stackPlace, attributesPlace int32
+}
+
+// place takes the position of a field into account that comes behind a stack trace.
+func (f *failureParts) place(num protowire.Number, at, end int32) {
+	if f.stackPlace == end {
+		f.stackPlace = at
+	}
+	if f.attributesPlace == end && num >= 5 && num < numFailureAttributes {
+		f.attributesPlace = at
+	}
 }
 
 // part is a field within a failure: the whole of it with tag and length, and
@@ -161,7 +174,8 @@ func (w *walk) message(n *node, start, end int, parent, outer int32, depth int) 
 	failure := -1
 	if n.name == msgFailure {
 		failure = len(w.failures)
-		w.failures = append(w.failures, failureParts{box: parent, content: span{int32(start), int32(end)}, beforeStack: span{int32(end), int32(end)}})
+		w.failures = append(w.failures, failureParts{box: parent, content: span{int32(start), int32(end)},
+			stackPlace: int32(end), attributesPlace: int32(end)})
 	}
 	buf := w.buf
 	var seen uint64
@@ -178,8 +192,8 @@ func (w *walk) message(n *node, start, end int, parent, outer int32, depth int) 
 		if tag>>3 > uint64(protowire.MaxValidNumber) || num == 0 {
 			return errWireType
 		}
-		if failure >= 0 && num > 3 && w.failures[failure].beforeStack.from == int32(end) {
-			w.failures[failure].beforeStack.from = int32(at)
+		if failure >= 0 && num > numFailureStackTrace {
+			w.failures[failure].place(num, int32(at), int32(end))
 		}
 		wire := protowire.Type(tag & 7)
 		lenPos := i
