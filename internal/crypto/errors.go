@@ -55,6 +55,8 @@ type Error struct {
 	Key       string // key name, where known
 	Namespace string // namespace as bound in the envelope, where known
 	Err       error  // cause and advice
+
+	atOnce bool // though transient, it is told at once rather than tried again here
 }
 
 // Error says what was being done, with which key, and why it failed.

@@ -3,26 +3,19 @@ package crypto
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+	"golang.org/x/time/rate"
 )
-
-// KeyConfig is one entry of `keys` in the configuration.
-type KeyConfig struct {
-	// Name is what policies say. It may hold one `*`; what the star stands for is {1} in the URIs.
-	Name string
-	// Namespaces that may use the key, with `*` for any run of characters. Empty: all.
-	Namespaces []string
-	// Active is the URI of the key encryption key that new data keys are made with.
-	Active string
-	// OpenOnly are URIs of earlier ones, which still open what they sealed.
-	OpenOnly []string
-}
-
-// Grant lets what was sealed in From be opened for a call in To.
-type Grant struct{ From, To string }
 
 // KeyringOptions configures a Keyring. Zero durations and counts mean the default.
 type KeyringOptions struct {
@@ -38,150 +31,272 @@ type KeyringOptions struct {
 	RevokedDataKeys [][32]byte
 	// Trace, where set, is called around each call to a key service.
 	Trace func(ctx context.Context, op string, kc KeyContext) (context.Context, func(err error))
-	Log   *slog.Logger
-	Now   func() time.Time
+	Log   *slog.Logger     // nil: slog.Default()
+	Now   func() time.Time // nil: time.Now
 
-	// DataKeyLife is the age at which a data key stops being used for sealing (24 h). It is renewed before that.
+	// DataKeyLife is the age at which a data key is to be out of use for sealing (24 h). It is renewed before that.
 	DataKeyLife time.Duration
 	// Grace is how long keys in memory go on serving while the key service does not answer (6 h).
 	Grace time.Duration
 	// ProbeInterval is how often a key encryption key is asked whether it still answers (60 s), ProbeRetry how soon
 	// after an error (10 s).
 	ProbeInterval, ProbeRetry time.Duration
-	// CallTimeout limits one call to a key service (2 s), MaxWait how long a payload waits for a key if its call has no
-	// deadline (10 s).
+	// CallTimeout limits one call to a key service (2 s), MaxWait how long sealing waits for a key, and opening if its
+	// call has no deadline (10 s).
 	CallTimeout, MaxWait time.Duration
 }
 
-// Selection says which members of a JSON document are sealed: Fields names them, Clear names those that are not.
-// Both hold JSON pointers (RFC 6901) in which `*` stands for every element of an array. One of the two is empty.
-type Selection struct{ Fields, Clear []string }
+const (
+	maxCalls         = 20 // to key services at once
+	maxUnconfirmed   = 64 // slots of namespaces that are only claimed
+	unconfirmedBurst = 40 // calls to key services for those, and how many more per second
+	unconfirmedRate  = 2
+	refusalLife      = 30 * time.Second
+	tickInterval     = time.Second
+	idleAfter        = time.Hour
+)
 
-type dataKey struct {
-	secret [dataKeySize]byte
-	id     [idSize]byte
-}
-
-type slotKey struct{ namespace, key string }
-
-// Keyring holds the data keys: one for sealing per (key name, namespace), and those of opened envelopes.
+// Keyring holds the data keys: one for sealing per (key name, namespace), and those of opened envelopes. It is safe
+// for concurrent use.
 type Keyring struct {
-	opt   KeyringOptions
-	mu    sync.Mutex
-	slots map[slotKey]*Sealer
-	keys  map[string]*dataKey
-	kek   map[string]Provider
+	opt    KeyringOptions
+	now    func() time.Time
+	coarse atomic.Int64 // Unix nanoseconds of the latest tick, for the paths that run per payload
+	table  atomic.Pointer[keyTable]
+
+	slots     sync.Map // slotKey -> *slot, of confirmed namespaces
+	confirmed sync.Map // namespace -> struct{}
+	opened    *openedKeys
+	sealing   *flights[slotKey, *Sealer]
+	unwraps   *flights[wrapID, *dataKey]
+	resolving *flights[string, *kek]
+	calls     chan struct{} // a place per call under way
+	tokens    *rate.Limiter
+
+	mu          sync.Mutex
+	unconfirmed *simplelru.LRU[slotKey, *slot]
+	keks        map[string]*kek // by URI
+	unresolved  *lru.Cache[string, refusal]
+
+	base context.Context // ends with Close
+	stop context.CancelFunc
+	work sync.WaitGroup
 }
 
-// NewKeyring opens the configured keys and checks that they answer. It reports every key that does not.
+// NewKeyring opens the configured keys and checks that they answer. It reports every key that does not, except those
+// for opening only: an old key may have been retired for good, and it is looked for again when an envelope needs it.
 func NewKeyring(ctx context.Context, opt KeyringOptions) (*Keyring, error) {
-	if opt.Now == nil {
-		opt.Now = time.Now
+	opt.setDefaults()
+	table, err := newKeyTable(opt)
+	if err != nil {
+		return nil, err
 	}
-	k := &Keyring{opt: opt, slots: map[slotKey]*Sealer{}, keys: map[string]*dataKey{}, kek: map[string]Provider{}}
-	var errs []error
-	for _, c := range opt.Keys {
-		for _, uri := range append([]string{c.Active}, c.OpenOnly...) {
-			if strings.Contains(uri, "{1}") {
-				continue
-			}
-			p, err := opt.Open(ctx, uri)
-			if err != nil {
-				errs = append(errs, err)
-				continue
-			}
-			k.kek[uri] = p
+	k := &Keyring{opt: opt, now: opt.Now, opened: newOpenedKeys(), calls: make(chan struct{}, maxCalls),
+		tokens: rate.NewLimiter(unconfirmedRate, unconfirmedBurst), keks: make(map[string]*kek),
+		unresolved: newLRU[string, refusal](maxRefusals)}
+	if k.unconfirmed, err = simplelru.NewLRU[slotKey, *slot](maxUnconfirmed, nil); err != nil {
+		return nil, err
+	}
+	k.base, k.stop = context.WithCancel(context.Background())
+	k.sealing = newFlights[slotKey, *Sealer](k.base, &k.work)
+	k.unwraps = newFlights[wrapID, *dataKey](k.base, &k.work)
+	k.resolving = newFlights[string, *kek](k.base, &k.work)
+	k.coarse.Store(k.now().UnixNano())
+	k.table.Store(table)
+	if err := k.openAll(ctx, table); err != nil {
+		k.Close()
+		return nil, err
+	}
+	k.work.Add(1)
+	go k.tick()
+	return k, nil
+}
+
+func (o *KeyringOptions) setDefaults() {
+	def := func(d *time.Duration, v time.Duration) {
+		if *d <= 0 {
+			*d = v
 		}
 	}
-	return k, errors.Join(errs...)
+	def(&o.DataKeyLife, 24*time.Hour)
+	def(&o.Grace, 6*time.Hour)
+	def(&o.ProbeInterval, time.Minute)
+	def(&o.ProbeRetry, 10*time.Second)
+	def(&o.CallTimeout, 2*time.Second)
+	def(&o.MaxWait, 10*time.Second)
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+}
+
+// Reload takes over other keys, grants and revoked data keys, with nothing lost on the way: where the active key
+// changed, the working data key goes on until its successor under the new one is there. If an active key does not
+// answer, everything stays as it was.
+func (k *Keyring) Reload(ctx context.Context, keys []KeyConfig, grants []Grant, revokedDataKeys [][32]byte) error {
+	opt := k.opt
+	opt.Keys, opt.Grants, opt.RevokedDataKeys = keys, grants, revokedDataKeys
+	table, err := newKeyTable(opt)
+	if err != nil {
+		return err
+	}
+	if err := k.openAll(ctx, table); err != nil {
+		return err
+	}
+	k.table.Store(table)
+	k.drop(func(dk *dataKey) bool { return table.revoked[dk.id] })
+	k.slots.Range(func(key, value any) bool {
+		sl := value.(*slot)
+		e, named, _, ok := table.find(sl.namespace, sl.key)
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		if !ok {
+			k.slots.Delete(key)
+		} else if s := sl.current.Load(); s != nil && s.dk.kek.URI() != expand(e.Active, named) {
+			sl.renewAt, sl.retryAt = k.now(), time.Time{}
+		}
+		return true
+	})
+	return nil
+}
+
+// openAll opens the keys that need no name from a policy to be known.
+func (k *Keyring) openAll(ctx context.Context, t *keyTable) error {
+	var errs []error
+	for i, e := range t.entries {
+		for _, uri := range e.uris() {
+			if e.wildcard && strings.Contains(uri, star) {
+				continue
+			}
+			_, err := k.kekOf(ctx, uri)
+			switch {
+			case err == nil:
+			case uri == e.Active:
+				errs = append(errs, fmt.Errorf("keys[%d] %q: %w", i, e.Name, err))
+			default:
+				k.opt.Log.Warn("a key for opening only does not answer; what it sealed can't be opened", "key", e.Name, "kek", uri, "error", err)
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// kekOf gives the key encryption key for a URI, opening it when it is needed first.
+func (k *Keyring) kekOf(ctx context.Context, uri string) (*kek, error) {
+	k.mu.Lock()
+	kk := k.keks[uri]
+	k.mu.Unlock()
+	if kk != nil {
+		return kk, nil
+	}
+	if r, ok := k.unresolved.Get(uri); ok && k.now().Before(r.until) {
+		return nil, r.err
+	}
+	return k.resolving.do(ctx, uri, func(ctx context.Context) (*kek, error) {
+		var p Provider
+		err := k.call(ctx, "open key", KeyContext{}, func(ctx context.Context) (err error) {
+			p, err = k.opt.Open(ctx, uri)
+			return err
+		})
+		if err != nil {
+			if KindOf(err) == KindDenied {
+				err = &Error{Kind: KindRevoked, Op: "open key", Err: err}
+			}
+			if KindOf(err) != KindUnavailable {
+				k.unresolved.Add(uri, refusal{err: err, until: k.now().Add(refusalLife)})
+			}
+			return nil, err
+		}
+		kk := newKEK(p, k.now())
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		k.keks[uri] = kk
+		return kk, nil
+	})
 }
 
 // Rank is the place in the configuration of the entry that serves key in namespace; false: none does.
 func (k *Keyring) Rank(namespace, key string) (int, bool) {
-	for i, c := range k.opt.Keys {
-		if c.Name == key {
-			return i, true
-		}
-	}
-	return 0, false
+	_, _, rank, ok := k.table.Load().find(namespace, key)
+	return rank, ok
 }
 
 // DefaultKey is the entry "default" if it serves the namespace, else the first one that does and has no wildcard.
 func (k *Keyring) DefaultKey(namespace string) (string, bool) {
-	if _, ok := k.Rank(namespace, "default"); ok {
-		return "default", true
-	}
-	return "", false
+	return k.table.Load().defaultKey(namespace)
 }
 
-// Sealer gives the working sealer of a namespace and key. hit tells whether it was there already.
-func (k *Keyring) Sealer(ctx context.Context, namespace, key string) (s *Sealer, hit bool, err error) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if s := k.slots[slotKey{namespace, key}]; s != nil {
-		return s, true, nil
-	}
-	i, ok := k.Rank(namespace, key)
-	if !ok {
-		return nil, false, fail(KindNotConfigured, "seal", "no such key").in(key, namespace)
-	}
-	p := k.kek[k.opt.Keys[i].Active]
-	kc := KeyContext{k.bound(namespace), strings.Clone(key)}
-	plain, wrapped, err := p.GenerateDataKey(ctx, kc)
-	if err != nil {
-		return nil, false, err
-	}
-	dk := &dataKey{secret: [32]byte(plain)}
-	dk.id, _ = deriveDataKeyID(plain)
-	s = &Sealer{dk: dk, now: k.opt.Now, header: Header{Version: version1, Suite: suite1, Key: kc.Key, Namespace: kc.Namespace,
-		KEK: p.Ref(), DataKeyID: dk.id, Wrapped: wrapped}}
-	k.slots[slotKey{strings.Clone(namespace), kc.Key}] = s
-	k.keys[string(wrapped)] = dk
-	return s, false, nil
+// Close stops what runs in the background and forgets all keys. Nothing is sealed or opened after it.
+func (k *Keyring) Close() {
+	k.stop()
+	k.work.Wait()
+	k.drop(func(*dataKey) bool { return true })
 }
 
-// Ready makes sure that the namespace's default key can seal and open.
-func (k *Keyring) Ready(ctx context.Context, namespace string) error {
-	key, ok := k.DefaultKey(namespace)
-	if !ok {
-		return fail(KindNotConfigured, "seal", "no key serves it").in("", namespace)
-	}
-	_, _, err := k.Sealer(ctx, namespace, key)
-	return err
-}
-
-// Confirm tells that the upstream answered successfully for a namespace, so that it exists.
-func (k *Keyring) Confirm(namespace string) {}
-
-// Close stops what runs in the background and clears the keys.
-func (k *Keyring) Close() {}
-
-func (k *Keyring) bound(namespace string) string {
-	if k.opt.Realm == "" {
-		return strings.Clone(namespace)
-	}
-	return k.opt.Realm + "/" + namespace
-}
-
-func (k *Keyring) granted(bound, namespace string) bool { return bound == k.bound(namespace) }
-
-func (k *Keyring) dataKeyFor(ctx context.Context, h *Header) (*dataKey, bool, error) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if dk := k.keys[string(h.Wrapped)]; dk != nil {
-		return dk, true, nil
-	}
-	for _, p := range k.kek {
-		if p.Ref() == h.KEK {
-			plain, err := p.UnwrapDataKey(ctx, h.Wrapped, KeyContext{h.Namespace, h.Key})
-			if err != nil {
-				return nil, false, err
-			}
-			dk := &dataKey{secret: [32]byte(plain)}
-			dk.id, _ = deriveDataKeyID(plain)
-			k.keys[string(h.Wrapped)] = dk
-			return dk, false, nil
+// drop forgets the data keys that match, for sealing and for opening.
+func (k *Keyring) drop(match func(*dataKey) bool) {
+	empty := func(sl *slot) {
+		if s := sl.current.Load(); s != nil && match(s.dk) {
+			s.dk.dropped.Store(true)
+			sl.current.CompareAndSwap(s, nil)
 		}
 	}
-	return nil, false, fail(KindNotConfigured, "open", "no such KMS key").in(h.Key, h.Namespace)
+	k.slots.Range(func(_, sl any) bool { empty(sl.(*slot)); return true })
+	k.mu.Lock()
+	for _, sl := range k.unconfirmed.Values() {
+		empty(sl)
+	}
+	k.mu.Unlock()
+	k.opened.drop(match)
+}
+
+// tick does what is due: renewal, probes, and the end of the grace period.
+func (k *Keyring) tick() {
+	defer k.work.Done()
+	t := time.NewTicker(tickInterval)
+	defer t.Stop()
+	for {
+		select {
+		case <-k.base.Done():
+			return
+		case <-t.C:
+		}
+		now := k.now()
+		k.coarse.Store(now.UnixNano())
+		k.tend(now)
+		k.watch(now)
+	}
+}
+
+// watch looks after the key encryption keys. One that nobody uses is asked seldom, but often enough that it is not
+// mistaken for one that does not answer.
+func (k *Keyring) watch(now time.Time) {
+	k.mu.Lock()
+	keks := slices.Collect(maps.Values(k.keks))
+	k.mu.Unlock()
+	for _, kk := range keks {
+		interval := k.opt.ProbeInterval
+		if now.Sub(time.Unix(0, kk.used.Load())) > idleAfter {
+			interval = max(interval, k.opt.Grace/12)
+		}
+		kk.mu.Lock()
+		stale := now.Sub(kk.lastGood) > k.opt.Grace
+		kk.mu.Unlock()
+		if stale && kk.state.CompareAndSwap(kekServing, kekStale) {
+			k.opt.Log.Error("the key service has not answered for the whole grace period: nothing is sealed or opened until it does", "kek", kk.URI())
+		}
+		if contexts := kk.due(now, interval); contexts != nil {
+			k.work.Add(1)
+			go k.probeAll(kk, contexts)
+		}
+	}
+}
+
+// touch notes a use, to the second, without writing to shared memory each time.
+func (k *Keyring) touch(used *atomic.Int64) {
+	if now := k.coarse.Load(); used.Load() != now {
+		used.Store(now)
+	}
 }

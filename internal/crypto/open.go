@@ -1,40 +1,172 @@
 package crypto
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/binary"
+	"strings"
+	"sync/atomic"
 )
 
 // Open appends to dst what s holds: the original serialised Payload (forms 0 and 1) or the text (form 2). namespace is
 // that of the call; the envelope opens if it was sealed there or if a grant says so. hit tells whether no key service
-// had to be asked. dst must not overlap the carrier.
+// had to be asked. dst must not overlap the carrier. If an error is returned, dst is as it was.
 func (k *Keyring) Open(ctx context.Context, dst []byte, s *Sealed, namespace string) (out []byte, hit bool, err error) {
-	h := &s.Header
-	if !k.granted(h.Namespace, namespace) {
-		return dst, false, fail(KindForeign, "open", "sealed in another namespace than %q; a grant in the configuration would allow it", namespace).in(h.Key, h.Namespace)
+	if !k.table.Load().opens(s.Header.Namespace, namespace) {
+		return dst, false, fail(KindForeign, "open", "sealed in another namespace than %q; a grant in the configuration would allow it",
+			namespace).in(strings.Clone(s.Header.Key), strings.Clone(s.Header.Namespace))
 	}
-	dk, hit, err := k.dataKeyFor(ctx, h)
+	header := openerHeader(s)
+	if op := k.opened.opener(header); op != nil && op.dk.usable() {
+		k.touch(&op.dk.kek.used)
+		out, err = openWith(op.aead, dst, s)
+		return out, true, err
+	}
+	dk, hit, err := k.dataKeyOf(ctx, &s.Header, namespace)
 	if err != nil {
 		return dst, false, err
 	}
-	if subtle.ConstantTimeCompare(dk.id[:], h.DataKeyID[:]) != 1 {
-		return dst, hit, fail(KindTampered, "open", "the data-key id is not that of the wrapped key").in(h.Key, h.Namespace)
+	k.touch(&dk.kek.used)
+	if subtle.ConstantTimeCompare(dk.id[:], s.Header.DataKeyID[:]) != 1 {
+		return dst, hit, tampered(&s.Header, "the data-key id is not that of the wrapped key")
 	}
-	key, err := derivePayloadKey(dk.secret[:], &h.Salt)
+	a, err := dk.payloadAEAD(&s.Header.Salt)
 	if err != nil {
-		return dst, hit, err
+		return dst, hit, fail(KindUnavailable, "open", "derive a payload key: %w", err)
 	}
-	a, err := newAEAD(key)
+	if out, err = openWith(a, dst, s); err == nil {
+		k.opened.addOpener(header, a, dk)
+	}
+	return out, hit, err
+}
+
+// dataKeyOf gives the data key that an envelope names, from memory or from the key service.
+func (k *Keyring) dataKeyOf(ctx context.Context, header *Header, namespace string) (dk *dataKey, hit bool, err error) {
+	table := k.table.Load()
+	// The flight and its error outlive the message that the header may alias.
+	h := &Header{Key: strings.Clone(header.Key), Namespace: strings.Clone(header.Namespace), KEK: header.KEK,
+		DataKeyID: header.DataKeyID, Wrapped: bytes.Clone(header.Wrapped)}
+	if table.revoked[h.DataKeyID] {
+		return nil, false, fail(KindRevoked, "open", "its data key %x... stands in revoked_data_keys", h.DataKeyID[:4]).in(h.Key, h.Namespace)
+	}
+	id := wrapIDOf(h)
+	if dk, ok := k.opened.keys.Get(id); ok && dk.usable() {
+		return dk, true, nil
+	}
+	if r, ok := k.opened.refusals.Get(id); ok && k.now().Before(r.until) {
+		return nil, false, r.err
+	}
+	e, value, _, ok := table.find(table.local(h.Namespace), h.Key)
+	if !ok {
+		return nil, false, fail(KindNotConfigured, "open", "no entry of `keys` in the configuration has this name and serves this namespace").in(h.Key, h.Namespace)
+	}
+	if err := k.mayAsk(ctx, h, namespace); err != nil {
+		return nil, false, err
+	}
+	if _, ok := ctx.Deadline(); !ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, k.opt.MaxWait)
+		defer cancel()
+	}
+	candidates, err := k.candidates(ctx, e, value, h)
 	if err != nil {
-		return dst, hit, err
+		return nil, false, err
 	}
-	out, err = openWith(a, dst, s)
+	dk, err = k.unwraps.do(ctx, id, func(ctx context.Context) (*dataKey, error) { return k.ask(ctx, id, h, candidates) })
+	return dk, false, err
+}
+
+// candidates gives the key encryption keys of an entry that the envelope's reference may mean. Often it is one; replicas
+// of a multi-Region key share their reference. Keys that were not needed so far are opened only if none else fits.
+func (k *Keyring) candidates(ctx context.Context, e *keyEntry, value string, h *Header) (found []*kek, err error) {
+	var closed []string
+	k.mu.Lock()
+	for _, uri := range e.uris() {
+		uri = expand(uri, value)
+		if kk := k.keks[uri]; kk == nil {
+			closed = append(closed, uri)
+		} else if kk.ref == h.KEK {
+			found = append(found, kk)
+		}
+	}
+	k.mu.Unlock()
+	if len(found) > 0 {
+		return found, nil
+	}
+	for _, uri := range closed {
+		kk, failed := k.kekOf(ctx, uri)
+		switch {
+		case failed != nil:
+			err = failed
+		case kk.ref == h.KEK:
+			return []*kek{kk}, nil
+		}
+	}
 	if err != nil {
-		return dst, hit, err
+		return nil, err
 	}
-	return out, hit, nil
+	return nil, fail(KindNotConfigured, "open", "it was sealed under a key encryption key (reference %s) that is not configured; add its URI to open_only of this entry",
+		h.KEK).in(h.Key, h.Namespace)
+}
+
+// ask has the data key unwrapped by the first of the candidates that answers.
+func (k *Keyring) ask(ctx context.Context, id wrapID, h *Header, candidates []*kek) (*dataKey, error) {
+	kc := KeyContext{Namespace: h.Namespace, Key: h.Key}
+	var err error
+	for _, kk := range candidates {
+		var dk *dataKey
+		if dk, err = k.unwrap(ctx, kk, kc, h.Wrapped); err == nil {
+			kk.answered(k.now(), kc, h.Wrapped, dk.id)
+			k.opened.add(dk)
+			return dk, nil
+		}
+		if err = k.blame(ctx, kk, kc, err); KindOf(err) != KindUnavailable {
+			break
+		}
+	}
+	if KindOf(err) != KindUnavailable {
+		k.opened.refusals.Add(id, refusal{err: err, until: k.now().Add(refusalLife)})
+	}
+	return nil, err
+}
+
+// blame finds out whether an error concerns this envelope alone. Anybody who can write to the server can plant a wrapped
+// key that the service refuses, so the key itself is judged by a good blob only.
+func (k *Keyring) blame(ctx context.Context, kk *kek, kc KeyContext, err error) error {
+	kind := KindOf(err)
+	if kind != KindDenied && kind != KindRevoked {
+		return err
+	}
+	if probed := k.verify(ctx, kk, kc); probed != nil {
+		return probed
+	}
+	if kind == KindRevoked {
+		return revoked(kk, kc, err)
+	}
+	return fail(KindRejected, "open", "the key service refuses this envelope's wrapped key: it was made elsewhere, or the proxy's permissions do not cover it: %w", err).in(kc.Key, kc.Namespace)
+}
+
+type unwrapBudget struct{}
+
+// LimitUnwraps gives a context under which at most n envelopes are taken to a key service: one call's answer can hold
+// any number of envelopes that somebody made up. What was unwrapped stays in memory, so the next try gets further.
+func LimitUnwraps(ctx context.Context, n int) context.Context {
+	left := new(atomic.Int64)
+	left.Store(int64(n))
+	return context.WithValue(ctx, unwrapBudget{}, left)
+}
+
+// mayAsk checks what limits calls to the key service.
+func (k *Keyring) mayAsk(ctx context.Context, h *Header, namespace string) error {
+	if left, ok := ctx.Value(unwrapBudget{}).(*atomic.Int64); ok && left.Add(-1) < 0 {
+		return fail(KindUnavailable, "open", "one call met more unknown data keys than it may have unwrapped; try again, those before this one are known by then").in(h.Key, h.Namespace)
+	}
+	if _, ok := k.confirmed.Load(namespace); !ok && !k.tokens.AllowN(k.now(), 1) {
+		return tooManyUnconfirmed("open", h.Key, h.Namespace)
+	}
+	return nil
 }
 
 func openWith(a aead, dst []byte, s *Sealed) ([]byte, error) {
@@ -79,13 +211,13 @@ func openWith(a aead, dst []byte, s *Sealed) ([]byte, error) {
 		out, err = appendDecompressed(dst, body)
 	}
 	if err != nil {
-		return dst, fail(KindTampered, "open", "%w", err).in(h.Key, h.Namespace)
+		return dst, tampered(h, err.Error())
 	}
 	return out, nil
 }
 
 func tampered(h *Header, why string) error {
-	return fail(KindTampered, "open", "the envelope was changed after it was sealed, or put together from pieces: %s", why).in(h.Key, h.Namespace)
+	return fail(KindTampered, "open", "the envelope was changed after it was sealed, or put together from pieces: %s", why).in(strings.Clone(h.Key), strings.Clone(h.Namespace))
 }
 
 // unpad takes off 0x80 and the zeros after it.

@@ -28,23 +28,20 @@ type saltState struct {
 	mu      sync.Mutex
 }
 
-func (s *Sealer) salt(now time.Time) (*payloadSalt, error) {
-	if p := s.salts.current.Load(); p != nil && p.used.Add(1) <= saltPayloads && now.Sub(p.born) < saltLife {
+// salt gives the payload key to seal one envelope with.
+func (s *Sealer) salt() (*payloadSalt, error) {
+	now := time.Unix(0, s.clock.Load())
+	if p := s.salts.current.Load(); p.fresh(now) {
 		return p, nil
 	}
 	s.salts.mu.Lock()
 	defer s.salts.mu.Unlock()
-	if p := s.salts.current.Load(); p != nil && p.used.Add(1) <= saltPayloads && now.Sub(p.born) < saltLife {
+	if p := s.salts.current.Load(); p.fresh(now) {
 		return p, nil
 	}
 	h := s.header
 	rand.Read(h.Salt[:]) // never fails: the runtime ends the process if the system has no randomness
-	key, err := derivePayloadKey(s.dk.secret[:], &h.Salt)
-	if err != nil {
-		return nil, err
-	}
-	defer clear(key)
-	a, err := newAEAD(key)
+	a, err := s.dk.payloadAEAD(&h.Salt)
 	if err != nil {
 		return nil, err
 	}
@@ -52,4 +49,9 @@ func (s *Sealer) salt(now time.Time) (*payloadSalt, error) {
 	p.used.Store(1)
 	s.salts.current.Store(p)
 	return p, nil
+}
+
+// fresh counts one use, and tells whether there was one left.
+func (p *payloadSalt) fresh(now time.Time) bool {
+	return p != nil && p.used.Add(1) <= saltPayloads && now.Sub(p.born) < saltLife
 }

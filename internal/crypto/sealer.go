@@ -3,7 +3,7 @@ package crypto
 import (
 	"encoding/base64"
 	"encoding/binary"
-	"time"
+	"sync/atomic"
 	"unicode/utf8"
 )
 
@@ -16,8 +16,8 @@ const (
 // concurrent use. Take a new one from the Keyring for every call: it keeps neither up with renewal nor with revocation.
 type Sealer struct {
 	dk     *dataKey
-	now    func() time.Time
-	header Header // Flags are set per envelope, Salt by the current one
+	clock  *atomic.Int64 // coarse time of the Keyring
+	header Header        // Flags are set per envelope, Salt by the current one
 	salts  saltState
 }
 
@@ -77,7 +77,10 @@ func (s *Sealer) AppendText(dst, text []byte) ([]byte, error) {
 // appendEnvelope seals body into dst: header, nonce, ciphertext and tag, each written straight where it stays.
 // viewHash goes into the AAD after the header.
 func (s *Sealer) appendEnvelope(dst, body []byte, flags byte, viewHash []byte) ([]byte, error) {
-	salt, err := s.salt(s.now())
+	if s.dk.dropped.Load() {
+		return nil, fail(KindRevoked, "seal", "the data key was dropped while the call was under way; try again").in(s.header.Key, s.header.Namespace)
+	}
+	salt, err := s.salt()
 	if err != nil {
 		return nil, fail(KindUnavailable, "seal", "derive a payload key: %w", err).in(s.header.Key, s.header.Namespace)
 	}
@@ -110,9 +113,4 @@ func uvarintLen(n uint64) int {
 		size++
 	}
 	return size
-}
-
-// AppendView appends a carrier of form 1.
-func (s *Sealer) AppendView(dst, payload []byte, sel Selection) ([]byte, error) {
-	return s.AppendPayload(dst, payload, false)
 }

@@ -1,0 +1,86 @@
+package crypto
+
+import (
+	"bytes"
+	"context"
+	"crypto/aes"
+	"crypto/cipher"
+	"fmt"
+	"testing"
+)
+
+func rawGCM(b testing.TB) cipher.AEAD {
+	block, err := aes.NewCipher(make([]byte, 32))
+	if err != nil {
+		b.Fatal(err)
+	}
+	gcm, err := cipher.NewGCM(block)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return gcm
+}
+
+var sizes = []int{64, 200, 1 << 10, 16 << 10, 100 << 10}
+
+// BenchmarkSeal seals payloads, and beside that runs AES-GCM alone over the same bytes.
+func BenchmarkSeal(b *testing.B) {
+	for _, n := range sizes {
+		payload := bytes.Repeat([]byte("x"), n)
+		b.Run(fmt.Sprintf("%d/envelope", n), func(b *testing.B) {
+			k, _ := ring(b)
+			s := sealer(b, k, "ns", "default")
+			dst := make([]byte, 0, s.PayloadSize(n))
+			b.SetBytes(int64(n))
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := s.AppendPayload(dst, payload, false); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+		b.Run(fmt.Sprintf("%d/raw", n), func(b *testing.B) {
+			gcm := rawGCM(b)
+			dst := make([]byte, 0, n+16)
+			b.SetBytes(int64(n))
+			for b.Loop() {
+				gcm.Seal(dst, make([]byte, 12), payload, nil)
+			}
+		})
+	}
+}
+
+// BenchmarkOpen opens carriers whose keys are known.
+func BenchmarkOpen(b *testing.B) {
+	for _, n := range sizes {
+		payload := bytes.Repeat([]byte("x"), n)
+		b.Run(fmt.Sprintf("%d/envelope", n), func(b *testing.B) {
+			k, _ := ring(b)
+			carrier := seal(b, k, string(payload))
+			dst := make([]byte, 0, n+64)
+			b.SetBytes(int64(n))
+			b.ReportAllocs()
+			for b.Loop() {
+				s, _, err := ParsePayload(carrier)
+				if err != nil {
+					b.Fatal(err)
+				}
+				if _, _, err := k.Open(context.Background(), dst, &s, "ns"); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+		b.Run(fmt.Sprintf("%d/raw", n), func(b *testing.B) {
+			gcm := rawGCM(b)
+			nonce := make([]byte, 12)
+			sealed := gcm.Seal(nil, nonce, payload, nil)
+			dst := make([]byte, 0, n)
+			b.SetBytes(int64(n))
+			for b.Loop() {
+				if _, err := gcm.Open(dst, nonce, sealed, nil); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

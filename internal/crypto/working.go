@@ -1,0 +1,255 @@
+package crypto
+
+import (
+	"context"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+// slotKey is a namespace as the upstream knows it, and a key name.
+type slotKey struct{ namespace, key string }
+
+// slot is the place of the working data key of one (namespace, key name). The key in it is replaced only by its
+// successor, and taken out only when it was revoked or when its time and the grace period are over.
+type slot struct {
+	slotKey
+	current atomic.Pointer[Sealer]
+	used    atomic.Int64 // coarse time
+
+	// The rest is guarded by Keyring.mu.
+	made     time.Time // of current
+	renewAt  time.Time
+	denied   time.Time // when a fresh data key was first refused while good ones still unwrap
+	renewing bool
+	retryAt  time.Time // no attempt before this; until then refusal is the answer
+	refusal  error
+}
+
+// Sealer gives the working sealer of a namespace and key name, as the configuration allows. hit tells whether it was
+// there already; then nothing is allocated. Without one it waits for the key service, as long as ctx and MaxWait allow.
+func (k *Keyring) Sealer(ctx context.Context, namespace, key string) (s *Sealer, hit bool, err error) {
+	sl := k.slotOf(namespace, key)
+	if sl != nil {
+		if s := sl.current.Load(); s != nil && s.dk.usable() {
+			k.touch(&sl.used)
+			k.touch(&s.dk.kek.used)
+			return s, true, nil
+		}
+	}
+	if sl == nil {
+		if sl, err = k.newSlot(namespace, key); err != nil {
+			return nil, false, err
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, k.opt.MaxWait)
+	defer cancel()
+	s, err = k.sealing.do(ctx, sl.slotKey, func(ctx context.Context) (*Sealer, error) { return k.fill(ctx, sl) })
+	return s, false, err
+}
+
+// slotOf finds a slot: among the confirmed namespaces' first, then in the small cache of the others.
+func (k *Keyring) slotOf(namespace, key string) *slot {
+	sk := slotKey{namespace, key}
+	if v, ok := k.slots.Load(sk); ok {
+		return v.(*slot)
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	sl, _ := k.unconfirmed.Get(sk)
+	return sl
+}
+
+// newSlot makes room for a key. Names are copied: they may alias a message.
+func (k *Keyring) newSlot(namespace, key string) (*slot, error) {
+	table := k.table.Load()
+	if _, _, _, ok := table.find(namespace, key); !ok {
+		return nil, fail(KindNotConfigured, "seal", "no entry of `keys` in the configuration has this name and serves this namespace").in(
+			strings.Clone(key), strings.Clone(namespace))
+	}
+	if n := len(table.bound(namespace)); n < 1 || n > maxNamespace || len(key) > maxKeyName {
+		return nil, fail(KindMalformed, "seal", "a namespace of %d bytes and a key name of %d can't be bound into an envelope", n, len(key))
+	}
+	sk := slotKey{strings.Clone(namespace), strings.Clone(key)}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if v, ok := k.slots.Load(sk); ok {
+		return v.(*slot), nil
+	}
+	if sl, ok := k.unconfirmed.Get(sk); ok {
+		return sl, nil
+	}
+	sl := &slot{slotKey: sk}
+	if _, ok := k.confirmed.Load(sk.namespace); ok {
+		k.slots.Store(sk, sl)
+	} else {
+		k.unconfirmed.Add(sk, sl)
+	}
+	return sl, nil
+}
+
+// Confirm tells that a namespace exists: the upstream answered successfully for it, or an authenticated caller was
+// granted it. Namespaces that are only claimed share a small cache and few calls to the key service, so that a flood
+// of made-up names stays without effect on the others.
+func (k *Keyring) Confirm(namespace string) {
+	if _, ok := k.confirmed.Load(namespace); ok {
+		return
+	}
+	namespace = strings.Clone(namespace)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.confirmed.Store(namespace, struct{}{})
+	for _, sk := range k.unconfirmed.Keys() {
+		if sk.namespace == namespace {
+			sl, _ := k.unconfirmed.Peek(sk)
+			k.slots.Store(sk, sl)
+			k.unconfirmed.Remove(sk)
+		}
+	}
+}
+
+// Ready makes sure that a default key is at hand that seals, and unwraps what it sealed, before a task is asked for:
+// the result of a task that nobody can seal would be lost.
+func (k *Keyring) Ready(ctx context.Context, namespace string) error {
+	key, ok := k.DefaultKey(namespace)
+	if !ok {
+		return fail(KindNotConfigured, "seal", "no entry of `keys` in the configuration serves this namespace").in("", strings.Clone(namespace))
+	}
+	s, _, err := k.Sealer(ctx, namespace, key)
+	if err != nil {
+		return err
+	}
+	if kc := s.dk.context; s.dk.kek.suspect(kc) {
+		return fail(KindUnavailable, "seal", "%s refused a wrapped key that is known to be good; it is being asked again", s.dk.kek.URI()).in(kc.Key, kc.Namespace)
+	}
+	return nil
+}
+
+// fill makes a data key for a slot that has none to use.
+func (k *Keyring) fill(ctx context.Context, sl *slot) (*Sealer, error) {
+	if s := sl.current.Load(); s != nil && s.dk.usable() {
+		return s, nil
+	}
+	now := k.now()
+	k.mu.Lock()
+	refusal := sl.refusal
+	wait := now.Before(sl.retryAt)
+	k.mu.Unlock()
+	if wait && refusal != nil {
+		return nil, refusal
+	}
+	if _, ok := k.confirmed.Load(sl.namespace); !ok && !k.tokens.AllowN(now, 2) {
+		return nil, tooManyUnconfirmed("seal", sl.key, sl.namespace)
+	}
+	return k.renew(ctx, sl)
+}
+
+func tooManyUnconfirmed(op, key, namespace string) error {
+	e := fail(KindUnavailable, op, "too many namespaces at once that the upstream has not confirmed; try again").in(key, namespace)
+	e.atOnce = true
+	return e
+}
+
+// renew puts a fresh data key into a slot. If it can't be had, what is in the slot stays, unless it was revoked.
+func (k *Keyring) renew(ctx context.Context, sl *slot) (*Sealer, error) {
+	table := k.table.Load()
+	e, value, _, ok := table.find(sl.namespace, sl.key)
+	if !ok {
+		return nil, fail(KindNotConfigured, "seal", "the key is no longer in the configuration for this namespace").in(sl.key, sl.namespace)
+	}
+	kk, err := k.kekOf(ctx, expand(e.Active, value))
+	if err != nil {
+		return nil, k.refuse(sl, err)
+	}
+	kc := KeyContext{Namespace: table.bound(sl.namespace), Key: sl.key}
+	dk, err := k.generate(ctx, kk, kc)
+	if err != nil {
+		return nil, k.refuse(sl, k.weigh(ctx, sl, kk, kc, err))
+	}
+	s := &Sealer{dk: dk, clock: &k.coarse, header: Header{Version: version1, Suite: suite1, Key: kc.Key, Namespace: kc.Namespace,
+		KEK: kk.ref, DataKeyID: dk.id, Wrapped: dk.wrapped}}
+	k.opened.add(dk)
+	now := k.now()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	sl.made, sl.renewAt = now, now.Add(jitter(k.opt.DataKeyLife*17/20, 0.15))
+	sl.denied, sl.retryAt, sl.refusal = time.Time{}, time.Time{}, nil
+	sl.current.Store(s)
+	k.touch(&sl.used)
+	return s, nil
+}
+
+// weigh finds out what it means that no fresh data key was to be had.
+func (k *Keyring) weigh(ctx context.Context, sl *slot, kk *kek, kc KeyContext, err error) error {
+	switch KindOf(err) {
+	case KindRevoked:
+		return k.revoke(kk, kc, err)
+	case KindDenied:
+	default:
+		return err
+	}
+	if !kk.knows(kc) {
+		return revoked(kk, kc, err)
+	}
+	// Is it the access as a whole, or only to fresh keys?
+	if probed := k.probe(ctx, kk, kc); probed != nil {
+		return probed
+	}
+	now := k.now()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if sl.denied.IsZero() {
+		sl.denied = now
+	}
+	if now.Sub(sl.denied) < k.opt.ProbeRetry/2 {
+		return unavailable("kms.generate_data_key", kc, err)
+	}
+	sl.current.Store(nil)
+	return revoked(kk, kc, err)
+}
+
+// refuse remembers a permanent error for a while, so that each payload does not ask the key service again.
+func (k *Keyring) refuse(sl *slot, err error) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	sl.retryAt = k.now().Add(jitter(k.opt.ProbeRetry, 0.1))
+	sl.refusal = nil
+	if KindOf(err) != KindUnavailable {
+		sl.refusal = err
+	}
+	return err
+}
+
+// tend renews and retires working keys. It runs every second.
+func (k *Keyring) tend(now time.Time) {
+	k.slots.Range(func(key, value any) bool {
+		sl := value.(*slot)
+		s := sl.current.Load()
+		if s == nil {
+			return true
+		}
+		idle := now.Sub(time.Unix(0, sl.used.Load())) > k.opt.DataKeyLife
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		switch {
+		case now.Sub(sl.made) > k.opt.DataKeyLife+k.opt.Grace, idle && now.Sub(sl.made) > k.opt.DataKeyLife:
+			sl.current.Store(nil)
+			k.slots.Delete(key)
+		case !idle && !now.Before(sl.renewAt) && !now.Before(sl.retryAt) && !sl.renewing && s.dk.usable():
+			sl.renewing = true
+			k.work.Add(1)
+			go k.renewEarly(sl)
+		}
+		return true
+	})
+}
+
+func (k *Keyring) renewEarly(sl *slot) {
+	defer k.work.Done()
+	if _, err := k.renew(k.base, sl); err != nil {
+		k.opt.Log.Warn("a data key is due for renewal; the working one goes on", "key", sl.key, "namespace", sl.namespace, "error", err)
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	sl.renewing = false
+}
