@@ -43,21 +43,34 @@ func NewCanaries() *Canaries {
 // New makes a canary for a site, the name by which a report calls it.
 func (c *Canaries) New(site string) string {
 	text := randomText(canaryLen)
+	c.Add(site, text)
+	return text
+}
+
+// Add registers a text of the caller's own, such as a token, as a canary. It must be at least eight bytes long and so rare that
+// nothing else holds it.
+func (c *Canaries) Add(site, text string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	n := len(c.sites)
 	c.sites = append(c.sites, site)
-	// Both halves are searched for on their own: a database page may end within a canary, but then one half is
+	// Pieces of it are searched for on their own: a database page may end within a canary, but then one piece is
 	// whole on one side of the cut.
-	for _, half := range []string{text[:halfLen], text[halfLen:]} {
-		c.add(pattern{half, n, "clear text"})
-		c.add(pattern{hex.EncodeToString([]byte(half)), n, "hex"})
-		c.add(pattern{strings.ToUpper(hex.EncodeToString([]byte(half))), n, "hex"})
-		for shift := range 3 {
-			c.add(pattern{base64Core(half, shift), n, "base64"})
-		}
+	for len(text) >= 2*halfLen {
+		c.addForms(n, text[:halfLen])
+		text = text[halfLen:]
 	}
-	return text
+	c.addForms(n, text)
+}
+
+// addForms registers the forms in which a text may turn up.
+func (c *Canaries) addForms(canary int, text string) {
+	c.add(pattern{text, canary, "clear text"})
+	c.add(pattern{hex.EncodeToString([]byte(text)), canary, "hex"})
+	c.add(pattern{strings.ToUpper(hex.EncodeToString([]byte(text))), canary, "hex"})
+	for shift := range 3 {
+		c.add(pattern{base64Core(text, shift), canary, "base64"})
+	}
 }
 
 // base64Core is what stands in every base64 text, standard or URL-safe, of data that holds s at an offset of
