@@ -18,6 +18,7 @@ import (
 
 	temporalseal "github.com/temporal-seal/temporal-seal"
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/awskms"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/localkey"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 	"github.com/temporal-seal/temporal-seal/internal/proxy"
@@ -182,6 +183,8 @@ func openKey(ctx context.Context, uri string) (crypto.Provider, error) {
 	switch scheme {
 	case localkey.Scheme:
 		return localkey.Open(ctx, uri)
+	case awskms.Scheme:
+		return awskms.Open(ctx, uri)
 	}
 	return nil, fmt.Errorf("%q is no key URI: awskms://<key id, ARN or alias>?region=<region>, or local:<file>", uri)
 }

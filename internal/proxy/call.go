@@ -170,12 +170,7 @@ func (c *call) failed(ctx context.Context, err error) error {
 	if other, grown := grownTooLarge(st, len(c.in)); grown {
 		st = other
 	} else if c.method.rewrite.StatusTouched() {
-		opened, err := c.rewriting.Status(ctx, st)
-		if err != nil {
-			c.Metrics.failed(directionResponse, err)
-			return c.refuse(err)
-		}
-		st = opened
+		st = c.rewriting.Status(ctx, st)
 	}
 	upstreamSpoke(ctx)
 	c.end(codes.Code(st.GetCode()))

@@ -82,7 +82,7 @@ func (m *Metrics) watchUpstreams(r prometheus.Registerer, count func() int) {
 }
 
 // rewritten counts one message.
-func (m *Metrics) rewritten(d policy.Direction, s rewrite.Stats, took time.Duration) {
+func (m *Metrics) rewritten(d policy.Direction, s *rewrite.Stats, took time.Duration) {
 	to := &m.directions[d]
 	if s.Passed > 0 {
 		to.passed.Add(float64(s.Passed))

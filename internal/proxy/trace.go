@@ -123,7 +123,7 @@ func statusAttribute(code codes.Code) attribute.KeyValue {
 
 // describeRewriting puts the sum of a message's rewriting on the span of its call, where a reader of the trace looks
 // first.
-func describeRewriting(span trace.Span, d policy.Direction, s rewrite.Stats) {
+func describeRewriting(span trace.Span, d policy.Direction, s *rewrite.Stats) {
 	if !span.IsRecording() || s.Payloads == 0 {
 		return
 	}
