@@ -125,18 +125,11 @@ func (b *bench) startServer(t *testing.T) {
 	b.server, err = peers.StartTemporal(t.Context(), peers.TemporalOptions{
 		DBFile: filepath.Join(b.dir, "temporal.db"), Namespaces: []string{namespace}, Log: b.serverLog,
 		DynamicConfig: map[string]any{
-			"frontend.sendRawWorkflowHistory":      b.rawHistory,
-			"system.enableActivityEagerExecution":  true,
-			"system.enableEagerWorkflowStart":      true,
-			"activity.enableStandalone":            true,
-			"nexusoperation.enableStandalone":      true,
-			"frontend.rps":                         20000,
-			"frontend.namespaceRPS":                20000,
-			"frontend.workerHeartbeatsEnabled":     true,
-			"system.refreshNexusEndpointsMinWait":  "100ms",
-			"history.enableTransitionHistory":      true,
-			"frontend.namespaceRPS.visibility":     1000,
-			"frontend.namespaceBurstRatio.default": 2,
+			"frontend.sendRawWorkflowHistory":     b.rawHistory,
+			"system.enableActivityEagerExecution": true,
+			"system.enableEagerWorkflowStart":     true,
+			"activity.enableStandalone":           true,
+			"nexusoperation.enableStandalone":     true,
 		},
 	})
 	if err != nil {
