@@ -25,6 +25,14 @@ const wholePrefix = "\x0a\x1c" + "\x0a\x08encoding" + "\x12\x10" + EncodingWhole
 // viewEncodingEntry is metadata{"encoding": EncodingView} on the wire.
 const viewEncodingEntry = "\x0a\x1a" + "\x0a\x08encoding" + "\x12\x0e" + EncodingView
 
+// viewEntryPrefix starts the metadata entry of a view that holds the envelope.
+const viewEntryPrefix = "\x0a\x09" + ViewMetadataKey + "\x12"
+
+const (
+	tagMetadata = 0x0a
+	tagData     = 0x12
+)
+
 // Sealed is a carrier, parsed but neither authenticated nor opened. It aliases the bytes it was parsed from.
 type Sealed struct {
 	Form     Form
@@ -120,6 +128,10 @@ func textVersionEnd(s []byte) int {
 // ParsePayload reads a carrier of form 0 or 1. marked is false for a Payload that is not ours; an error means that it
 // bears the mark and yet is not exactly a carrier, which is permanent.
 func ParsePayload(payload []byte) (s Sealed, marked bool, err error) {
+	if env, ok := plainCarrier(payload); ok {
+		s, err = withHeader(Sealed{Form: FormPayload, envelope: env})
+		return s, true, err
+	}
 	if !Marked(payload) {
 		return Sealed{}, false, nil
 	}
@@ -154,6 +166,28 @@ func ParsePayload(payload []byte) (s Sealed, marked bool, err error) {
 	return exactCarrier(encoding, envelope, data)
 }
 
+// plainCarrier recognises a carrier of form 0 as AppendPayload writes it, which is what most payloads are.
+func plainCarrier(payload []byte) (envelope []byte, ok bool) {
+	if len(payload) < len(wholePrefix) || string(payload[:len(wholePrefix)]) != wholePrefix {
+		return nil, false
+	}
+	rest := payload[len(wholePrefix):]
+	size, n := binary.Uvarint(rest)
+	if n <= 0 || size != uint64(len(rest)-n) {
+		return nil, false
+	}
+	return rest[n:], true
+}
+
+func withHeader(s Sealed) (Sealed, error) {
+	h, err := parseHeader(s.envelope)
+	if err == nil && h.Form() != s.Form {
+		err = notExact("the envelope inside is of another form")
+	}
+	s.Header = h
+	return s, err
+}
+
 func exactCarrier(encoding, envelope, data []byte) (s Sealed, marked bool, err error) {
 	switch string(encoding) {
 	case EncodingWhole:
@@ -172,10 +206,7 @@ func exactCarrier(encoding, envelope, data []byte) (s Sealed, marked bool, err e
 		}
 		return Sealed{}, true, notExact("its encoding is not one of a sealed payload")
 	}
-	s.Header, err = parseHeader(s.envelope)
-	if err == nil && s.Header.Form() != s.Form {
-		err = notExact("the envelope inside is of another form")
-	}
+	s, err = withHeader(s)
 	return s, true, err
 }
 
@@ -213,11 +244,7 @@ func ParseText(text []byte) (s Sealed, marked bool, err error) {
 	if err != nil || bytes.ContainsAny(encoded, "\r\n") {
 		return Sealed{}, true, notExact("what follows the prefix is not base64url; it was cut off or changed")
 	}
-	s = Sealed{Form: FormText, envelope: env[:n]}
-	s.Header, err = parseHeader(s.envelope)
-	if err == nil && s.Header.Form() != FormText {
-		err = notExact("the envelope inside is of another form")
-	}
+	s, err = withHeader(Sealed{Form: FormText, envelope: env[:n]})
 	return s, true, err
 }
 

@@ -75,7 +75,7 @@ func (h *Header) Form() Form { return Form(h.Flags & formMask >> formShift) }
 func (h *Header) size() int { return fixedHeader + len(h.Key) + len(h.Namespace) + len(h.Wrapped) }
 
 // parseHeader reads the header of an envelope and checks every length against the bytes at hand.
-func parseHeader(env []byte) (h Header, err error) {
+func parseHeader(env []byte) (h Header, _ error) {
 	const op = "read envelope"
 	if len(env) < fixedHeader+nonceSize+tagSize {
 		return h, fail(KindMalformed, op, "%d bytes are too few for an envelope; it was cut off or is no envelope", len(env))

@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
-	"encoding/binary"
 	"strings"
 	"sync/atomic"
 )
@@ -204,12 +203,14 @@ func openWith(a aead, dst []byte, s *Sealed) ([]byte, error) {
 			return dst, tampered(h, "its padding is wrong")
 		}
 	}
-	var out []byte
 	if s.Form == FormView {
-		out, err = appendPatched(dst, s.view, body)
-	} else {
-		out, err = appendDecompressed(dst, body)
+		if out, ok := appendPatched(dst, s.view, body); ok {
+			return out, nil
+		}
+		clear(dst[start:cap(dst)])
+		return dst, tampered(h, "the sealed part does not fit the readable document")
 	}
+	out, err := appendDecompressed(dst, body)
 	if err != nil {
 		return dst, tampered(h, err.Error())
 	}
@@ -235,55 +236,4 @@ func unpad(b []byte) ([]byte, bool) {
 		}
 	}
 	return nil, false
-}
-
-// viewHole stands in a view where a value was cut out.
-const viewHole = `"[sealed]"`
-
-// appendPatched restores the original Payload from a view and the patch that was cut out of it.
-func appendPatched(dst, view, patch []byte) ([]byte, error) {
-	bad := fail(KindTampered, "open", "the sealed part does not fit the readable document")
-	next := func() ([]byte, bool) {
-		if len(patch) < 4 {
-			return nil, false
-		}
-		n := binary.BigEndian.Uint32(patch)
-		if uint64(n) > uint64(len(patch)-4) {
-			return nil, false
-		}
-		b := patch[4 : 4+n]
-		patch = patch[4+n:]
-		return b, true
-	}
-	prefix, ok := next()
-	if !ok {
-		return dst, bad
-	}
-	suffix, ok := next()
-	if !ok || len(patch) < 4 {
-		return dst, bad
-	}
-	holes := binary.BigEndian.Uint32(patch)
-	patch = patch[4:]
-	out := append(dst, prefix...)
-	at := 0
-	for range holes {
-		if len(patch) < 4 {
-			return dst, bad
-		}
-		offset := int(binary.BigEndian.Uint32(patch))
-		patch = patch[4:]
-		value, ok := next()
-		if !ok || offset < at || offset > len(view)-len(viewHole) || string(view[offset:offset+len(viewHole)]) != viewHole {
-			return dst, bad
-		}
-		out = append(out, view[at:offset]...)
-		out = append(out, value...)
-		at = offset + len(viewHole)
-	}
-	if len(patch) != 0 {
-		return dst, bad
-	}
-	out = append(out, view[at:]...)
-	return append(out, suffix...), nil
 }

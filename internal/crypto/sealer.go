@@ -27,13 +27,15 @@ func (s *Sealer) PayloadSize(n int) int {
 	return len(wholePrefix) + uvarintLen(uint64(env)) + env
 }
 
-// bodySize is the length of a plaintext of n bytes after padding.
+// bodySize is the length of a plaintext of n bytes that is padded if it is short.
 func bodySize(n int) int {
 	if n >= padUnder {
 		return n
 	}
-	return (n/padBlock + 1) * padBlock
+	return paddedSize(n)
 }
+
+func paddedSize(n int) int { return (n/padBlock + 1) * padBlock }
 
 // AppendPayload appends to dst a serialised Payload that carries the sealed payload (form 0). compress asks for zstd,
 // which is used where it helps. dst must not overlap payload. Without compression it allocates nothing if dst has
@@ -84,7 +86,7 @@ func (s *Sealer) appendEnvelope(dst, body []byte, flags byte, viewHash []byte) (
 	if err != nil {
 		return nil, fail(KindUnavailable, "seal", "derive a payload key: %w", err).in(s.header.Key, s.header.Namespace)
 	}
-	if len(body) < padUnder {
+	if len(body) < padUnder || viewHash != nil {
 		flags |= flagPadded
 	}
 	start := len(dst)
