@@ -1,0 +1,71 @@
+// Command demo runs the product's main story for a person to look at: a real Temporal server, the proxy, and a clinic's worker and
+// client that know nothing of encryption. Afterwards it shows, for the same events, what the server stores beside what the worker
+// and the client got, which verdict the policy gave, what sealing and opening took, and searches the database for clear text.
+//
+// It exits 0 if the server holds no secret of the story, and 1 otherwise.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/temporal-seal/temporal-seal/demo/clinic"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	// A second Ctrl-C ends at once; whatever still runs then ends with this process.
+	context.AfterFunc(ctx, stop)
+	if err := run(ctx, os.Args[1:]); err != nil {
+		if errors.Is(err, context.Canceled) && ctx.Err() != nil {
+			fmt.Fprintln(os.Stderr, "\nstopped; nothing is left running")
+			os.Exit(130)
+		}
+		fmt.Fprintln(os.Stderr, "demo:", err)
+		os.Exit(1)
+	}
+}
+
+// run is the demo, or one of the two programs of the clinic, which the demo starts as processes of their own.
+func run(ctx context.Context, args []string) error {
+	if len(args) > 0 {
+		switch args[0] {
+		case "worker", "client":
+			return runClinic(ctx, args[0], args[1:])
+		}
+	}
+	fs := flag.NewFlagSet("demo", flag.ExitOnError)
+	ui := fs.Bool("ui", false, "keep everything running, with the Web UI and Jaeger, until Ctrl-C")
+	fs.Parse(args)
+	if fs.NArg() > 0 {
+		return fmt.Errorf("unexpected argument %q", fs.Arg(0))
+	}
+	return runDemo(ctx, newScreen(os.Stdout), *ui)
+}
+
+// runClinic is the worker's and the client's program: all they know is a HostPort.
+func runClinic(ctx context.Context, which string, args []string) error {
+	fs := flag.NewFlagSet(which, flag.ExitOnError)
+	hostPort := fs.String("host-port", "", "Temporal's `address`")
+	workflowID := fs.String("workflow-id", "", "`id` of the workflow to start")
+	storyFile := fs.String("story", "", "JSON `file` with the data of this run")
+	fs.Parse(args)
+	text, err := os.ReadFile(*storyFile)
+	if err != nil {
+		return err
+	}
+	var story clinic.Story
+	if err := json.Unmarshal(text, &story); err != nil {
+		return fmt.Errorf("%s: %w", *storyFile, err)
+	}
+	if which == "worker" {
+		return clinic.RunWorker(*hostPort, story, os.Stdout)
+	}
+	return clinic.RunClient(ctx, *hostPort, *workflowID, story, os.Stdout)
+}

@@ -1,0 +1,228 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"time"
+
+	"github.com/temporal-seal/temporal-seal/demo/clinic"
+	"github.com/temporal-seal/temporal-seal/e2e/harness"
+	"github.com/temporal-seal/temporal-seal/e2e/peers"
+)
+
+// serverSource is where the demo's Temporal server comes from.
+type serverSource struct {
+	binary string // empty: to be built
+	text   string
+}
+
+// findServer looks for a Temporal server: what TEMPORAL_SERVER_BIN names, `temporal` on PATH, or one that was built before.
+func findServer() serverSource {
+	if bin := os.Getenv("TEMPORAL_SERVER_BIN"); bin != "" {
+		return serverSource{bin, "from TEMPORAL_SERVER_BIN"}
+	}
+	if bin, err := exec.LookPath("temporal"); err == nil {
+		return serverSource{bin, "the Temporal CLI at " + bin}
+	}
+	if peers.TemporalBuilt() {
+		return serverSource{text: "built before"}
+	}
+	cores := runtime.NumCPU()
+	return serverSource{text: fmt.Sprintf("There is no Temporal server here yet, so one is built from source: %s on %s, once. "+
+		"Quicker: press Ctrl-C, install the Temporal CLI (https://docs.temporal.io/cli), and run this again.",
+		buildTime(cores), plural(cores, "core"))}
+}
+
+// buildTime spreads the 5 to 9 CPU minutes of a first build over the cores.
+func buildTime(cores int) string {
+	return fmt.Sprintf("%d to %d minutes", max(1, 5/cores), max(2, 9/cores+1))
+}
+
+// stage is everything that runs in the demo. Whatever was started is stopped by close, in reverse order.
+type stage struct {
+	s        *screen
+	dir      string
+	ui       bool
+	proxyBin string
+	config   string
+
+	temporalPort, proxyPort, adminPort int
+
+	temporal *peers.Process
+	jaeger   *peers.Jaeger
+	proxy    *peers.Process
+	spans    *receiver
+	stops    []func()
+}
+
+func newStage(s *screen, ui bool) (*stage, error) {
+	dir, err := os.MkdirTemp("", "temporal-seal-demo-")
+	if err != nil {
+		return nil, err
+	}
+	st := &stage{s: s, dir: dir, ui: ui}
+	st.stops = append(st.stops, func() { os.RemoveAll(dir) })
+	ports, err := peers.FreePorts(3)
+	if err != nil {
+		st.close()
+		return nil, err
+	}
+	st.temporalPort, st.proxyPort, st.adminPort = ports[0], ports[1], ports[2]
+	if ui {
+		// A person types these, so the usual ones if nobody has them.
+		st.temporalPort, st.proxyPort, st.adminPort = prefer(7233, ports[0]), prefer(7333, ports[1]), prefer(7334, ports[2])
+	}
+	return st, nil
+}
+
+func (st *stage) close() {
+	for i := len(st.stops) - 1; i >= 0; i-- {
+		st.stops[i]()
+	}
+	st.stops = nil
+}
+
+func (st *stage) onClose(p *peers.Process) { st.stops = append(st.stops, func() { p.Stop() }) }
+
+// buildProxy compiles cmd/proxy as a user would.
+func (st *stage) buildProxy(ctx context.Context) error {
+	p := st.s.progress("building the proxy: go build ./cmd/proxy")
+	st.proxyBin = filepath.Join(st.dir, "proxy")
+	cmd := exec.CommandContext(ctx, "go", "build", "-o", st.proxyBin, "./cmd/proxy")
+	cmd.Dir = harness.Root()
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.WaitDelay = 5 * time.Second
+	out, err := cmd.CombinedOutput()
+	took := p.end()
+	if err != nil {
+		return fmt.Errorf("build the proxy: %w\n%s", errors.Join(ctx.Err(), err), out)
+	}
+	st.s.done("proxy built in %s", short(took))
+	return nil
+}
+
+// writeConfig makes the proxy's configuration: the clinic example's, with this run's addresses and keys.
+func (st *stage) writeConfig() error {
+	example := filepath.Join(harness.Root(), "examples", "clinic", "namespaces")
+	text := fmt.Sprintf(`listeners:
+  - address: %s
+    callers: {anonymous: {namespaces: [%s]}}
+upstreams:
+  - address: %s
+keys:
+  - {name: phi, active: "local:%s"}
+  - {name: jwt, active: "local:%s"}
+  - {name: default, active: "local:%s"}
+policy: {namespaces: %q}
+admin: %s
+drain: {time: 2s, delay: 0s}
+`, address(st.proxyPort), clinic.Namespace, address(st.temporalPort),
+		filepath.Join(st.dir, "phi.key"), filepath.Join(st.dir, "jwt.key"), filepath.Join(st.dir, "default.key"),
+		example, address(st.adminPort))
+	st.config = filepath.Join(st.dir, "proxy.yaml")
+	return os.WriteFile(st.config, []byte(text), 0o600)
+}
+
+// startTemporal waits for the build if there is one, and starts the server on a database file.
+func (st *stage) startTemporal(ctx context.Context, source serverSource) error {
+	text := "starting the Temporal server"
+	if source.binary == "" && !peers.TemporalBuilt() {
+		text = "building the Temporal server"
+	}
+	p := st.s.progress(text)
+	process, err := peers.StartTemporal(ctx, peers.TemporalOptions{
+		Binary:           source.binary,
+		DBFile:           filepath.Join(st.dir, "temporal.db"),
+		Port:             st.temporalPort,
+		UI:               st.ui,
+		UIPort:           uiPort(st.ui, 8233),
+		Namespaces:       []string{clinic.Namespace},
+		SearchAttributes: map[string]string{clinic.WardAttribute: "Keyword"},
+		Log:              buildLog{p},
+	})
+	took := p.end()
+	if err != nil {
+		return err
+	}
+	st.temporal = process
+	st.onClose(process)
+	st.s.done("Temporal server %s on %s, in %s; database %s", process.Version, process.Address, short(took), filepath.Join(st.dir, "temporal.db"))
+	return nil
+}
+
+// buildLog hands the lines of a build to the progress line, and drops what the running server says later.
+type buildLog struct{ p *progress }
+
+func (l buildLog) Write(b []byte) (int, error) {
+	select {
+	case <-l.p.stop:
+		return len(b), nil
+	default:
+		return l.p.Write(b)
+	}
+}
+
+// startJaeger builds it if need be. Without Jaeger the demo goes on: it is an extra.
+func (st *stage) startJaeger(ctx context.Context) error {
+	text := "starting Jaeger"
+	if peers.FindJaeger() == "" && !peers.JaegerBuilt() {
+		cores := runtime.NumCPU()
+		st.s.note("There is no Jaeger here yet, so one is built from source: %s on %s, once. Quicker: put jaeger-all-in-one on PATH; a released one has its UI, too.",
+			buildTime(cores), plural(cores, "core"))
+		text = "building Jaeger"
+	}
+	p := st.s.progress(text)
+	j, err := peers.StartJaeger(ctx, peers.JaegerOptions{QueryPort: uiPort(true, 16686), Log: buildLog{p}})
+	took := p.end()
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err != nil {
+		st.s.fail("no Jaeger: %v", err)
+		return nil
+	}
+	st.jaeger = j
+	st.onClose(j.Process)
+	st.s.done("Jaeger on %s, in %s", j.Query, short(took))
+	return nil
+}
+
+// startProxy starts the binary and waits for its line "serving".
+func (st *stage) startProxy(ctx context.Context) error {
+	onward := ""
+	if st.jaeger != nil {
+		onward = st.jaeger.OTLPGRPC
+	}
+	var err error
+	if st.spans, err = startReceiver(onward); err != nil {
+		return err
+	}
+	st.stops = append(st.stops, st.spans.stop)
+	cmd := exec.Command(st.proxyBin, "serve", "--config", st.config, "--log-format", "json")
+	cmd.Env = append(os.Environ(),
+		"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=http://"+st.spans.address, "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL=grpc",
+		"OTEL_BSP_SCHEDULE_DELAY=200", "OTEL_TRACES_SAMPLER=always_on")
+	log := harness.NewLog()
+	began := time.Now()
+	st.proxy, err = peers.Start("proxy", cmd, log)
+	if err != nil {
+		return err
+	}
+	st.onClose(st.proxy)
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	serving, err := log.Await(ctx, st.proxy.Done(), func(line map[string]any) bool { return line["msg"] == "serving" })
+	if err != nil {
+		return fmt.Errorf("the proxy did not start: %w\n%s", err, log)
+	}
+	st.proxy.Address = address(st.proxyPort)
+	st.s.done("proxy on %s, upstream %s, in %s; policy revision %v", st.proxy.Address, st.temporal.Address, short(time.Since(began)), serving["policy_revision"])
+	return nil
+}
+
+func address(port int) string { return fmt.Sprintf("%s:%d", peers.Host, port) }
