@@ -52,7 +52,9 @@ const (
 )
 
 func newKEK(p Provider, now time.Time) *kek {
-	return &kek{Provider: p, ref: p.Ref(), lastGood: now, contexts: make(map[KeyContext]*access)}
+	kk := &kek{Provider: p, ref: p.Ref(), lastGood: now, contexts: make(map[KeyContext]*access)}
+	kk.used.Store(now.UnixNano())
+	return kk
 }
 
 // answered notes that the service did its work, and a wrapped key that is good beyond doubt.

@@ -127,6 +127,7 @@ func (k *Keyring) Ready(ctx context.Context, namespace string) error {
 
 // fill makes a data key for a slot that has none to use.
 func (k *Keyring) fill(ctx context.Context, sl *slot) (*Sealer, error) {
+	k.touch(&sl.used)
 	if s := sl.current.Load(); s != nil && s.dk.usable() {
 		return s, nil
 	}
@@ -141,7 +142,11 @@ func (k *Keyring) fill(ctx context.Context, sl *slot) (*Sealer, error) {
 	if _, ok := k.confirmed.Load(sl.namespace); !ok && !k.tokens.AllowN(now, 2) {
 		return nil, tooManyUnconfirmed("seal", sl.key, sl.namespace)
 	}
-	return k.renew(ctx, sl)
+	s, err := k.renew(ctx, sl)
+	if err == nil {
+		k.touch(&s.dk.kek.used)
+	}
+	return s, err
 }
 
 func tooManyUnconfirmed(op, key, namespace string) error {
@@ -175,7 +180,6 @@ func (k *Keyring) renew(ctx context.Context, sl *slot) (*Sealer, error) {
 	sl.made, sl.renewAt = now, now.Add(jitter(k.opt.DataKeyLife*17/20, 0.15))
 	sl.denied, sl.retryAt, sl.refusal = time.Time{}, time.Time{}, nil
 	sl.current.Store(s)
-	k.touch(&sl.used)
 	return s, nil
 }
 

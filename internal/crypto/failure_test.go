@@ -1,0 +1,515 @@
+package crypto
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// outage is one way in which a key service fails, and what is to follow from it.
+type outage struct {
+	name string
+	err  error
+	// What sealing and opening answer without a key in memory, and with one after the probe interval has passed.
+	coldSeal, coldOpen, warmSeal, warmOpen Kind
+}
+
+const works = KindUnknown
+
+var outages = []outage{
+	{"no answer", errors.New("connection refused"), KindUnavailable, KindUnavailable, works, works},
+	{"throttled", apiError(KindUnavailable, "ThrottlingException"), KindUnavailable, KindUnavailable, works, works},
+	{"expired credentials", apiError(KindUnavailable, "ExpiredTokenException"), KindUnavailable, KindUnavailable, works, works},
+	{"disabled", apiError(KindRevoked, "DisabledException"), KindRevoked, KindRevoked, KindRevoked, KindRevoked},
+	{"deleted", apiError(KindRevoked, "NotFoundException"), KindRevoked, KindRevoked, KindRevoked, KindRevoked},
+	{"access denied", apiError(KindDenied, "AccessDeniedException"), KindRevoked, KindRejected, KindRevoked, KindRevoked},
+	{"calls its own blobs invalid", apiError(KindRejected, "InvalidCiphertextException"), KindRejected, KindRejected, works, works},
+}
+
+// TestFailureTable walks the table in docs/design.md: each failure of the key service, for sealing and opening, with
+// and without keys in memory.
+func TestFailureTable(t *testing.T) {
+	for _, o := range outages {
+		bubble(t, o.name+"/seal/cold", func(t *testing.T) {
+			k, p := ring(t)
+			p.answer(o.err)
+			_, _, err := k.Sealer(t.Context(), "ns", "default")
+			wantKind(t, err, o.coldSeal)
+			p.answer(nil)
+			time.Sleep(15 * time.Second)
+			if _, _, err := k.Sealer(t.Context(), "ns", "default"); err != nil {
+				t.Errorf("after the failure is over: %v", err)
+			}
+		})
+		bubble(t, o.name+"/open/cold", func(t *testing.T) {
+			carrier, k, p := coldCarrier(t)
+			p.answer(o.err)
+			_, err := open(k, carrier, "ns")
+			wantKind(t, err, o.coldOpen)
+			p.answer(nil)
+			time.Sleep(refusalLife)
+			if _, err := open(k, carrier, "ns"); err != nil {
+				t.Errorf("after the failure is over: %v", err)
+			}
+		})
+		bubble(t, o.name+"/warm", func(t *testing.T) {
+			k, p := ring(t)
+			carrier := seal(t, k, "payload")
+			p.answer(o.err)
+			if got, err := open(k, carrier, "ns"); err != nil || got != "payload" {
+				t.Errorf("right after the failure began: %q, %v", got, err)
+			}
+			time.Sleep(75 * time.Second)
+			calls := p.count()
+			_, err := open(k, carrier, "ns")
+			expect(t, "open", err, o.warmOpen)
+			_, _, err = k.Sealer(t.Context(), "ns", "default")
+			expect(t, "seal", err, o.warmSeal)
+			if o.warmSeal == works && p.count() != calls {
+				t.Errorf("%d calls to the key service with a key in memory", p.count()-calls)
+			}
+			p.answer(nil)
+			time.Sleep(2 * refusalLife)
+			if _, err := open(k, carrier, "ns"); err != nil {
+				t.Errorf("open, after the failure is over: %v", err)
+			}
+			if _, _, err := k.Sealer(t.Context(), "ns", "default"); err != nil {
+				t.Errorf("seal, after the failure is over: %v", err)
+			}
+		})
+		bubble(t, o.name+"/expired", func(t *testing.T) {
+			k, p := ring(t)
+			carrier := seal(t, k, "payload")
+			use(t, k, carrier, 14*time.Hour) // almost due for renewal
+			p.answer(o.err)
+			time.Sleep(5*time.Hour + 55*time.Minute) // due, and within the grace period
+			_, err := open(k, carrier, "ns")
+			expect(t, "open within the grace period", err, o.warmOpen)
+			_, _, err = k.Sealer(t.Context(), "ns", "default")
+			expect(t, "seal within the grace period", err, o.warmSeal)
+			time.Sleep(10 * time.Minute)
+			if _, err := open(k, carrier, "ns"); err == nil {
+				t.Error("open works after the grace period")
+			}
+			if _, _, err := k.Sealer(t.Context(), "ns", "default"); err == nil {
+				t.Error("seal works after the grace period")
+			}
+			p.answer(nil)
+			time.Sleep(time.Minute)
+			if _, err := open(k, carrier, "ns"); err != nil {
+				t.Errorf("open, after the failure is over: %v", err)
+			}
+			if _, _, err := k.Sealer(t.Context(), "ns", "default"); err != nil {
+				t.Errorf("seal, after the failure is over: %v", err)
+			}
+		})
+	}
+}
+
+func bubble(t *testing.T, name string, f func(t *testing.T)) {
+	t.Run(name, func(t *testing.T) { synctest.Test(t, f) })
+}
+
+func expect(t *testing.T, what string, err error, kind Kind) {
+	t.Helper()
+	if kind == works && err != nil || kind != works && KindOf(err) != kind {
+		t.Errorf("%s: error of kind %v: %v; want %v", what, KindOf(err), err, kind)
+	}
+}
+
+// coldCarrier is a carrier whose data key the Keyring does not have.
+func coldCarrier(t *testing.T) ([]byte, *Keyring, *scripted) {
+	t.Helper()
+	s, p := defaultStore()
+	writer := newKeyring(t, KeyringOptions{Keys: defaultKeys(), Open: s.open})
+	writer.Confirm("ns")
+	carrier := seal(t, writer, "payload")
+	writer.Close()
+	reader := newKeyring(t, KeyringOptions{Keys: defaultKeys(), Open: s.open})
+	reader.Confirm("ns")
+	return carrier, reader, p
+}
+
+// use keeps a key in use for a while, as a worker would.
+func use(t *testing.T, k *Keyring, carrier []byte, d time.Duration) {
+	t.Helper()
+	for range int(d / (10 * time.Minute)) {
+		time.Sleep(10 * time.Minute)
+		if _, err := open(k, carrier, "ns"); err != nil {
+			t.Fatal(err)
+		}
+		sealer(t, k, "ns", "default")
+	}
+}
+
+func TestOutageOfTheWholeGracePeriod(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k, p := ring(t)
+		carrier := seal(t, k, "payload")
+		use(t, k, carrier, 10*time.Hour)
+		p.answer(errors.New("no route to host"))
+		use(t, k, carrier, 6*time.Hour-10*time.Minute)
+	})
+}
+
+func TestRenewalKeepsTheWorkingKey(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k, p := ring(t)
+		carrier := seal(t, k, "payload")
+		first := sealer(t, k, "ns", "default")
+		seen := map[[32]byte]bool{}
+		for range 80 {
+			use(t, k, carrier, time.Hour)
+			seen[sealer(t, k, "ns", "default").dk.id] = true
+		}
+		if n := len(seen); n < 3 || n > 6 {
+			t.Errorf("%d data keys in 80 hours, want one per 17 to 24 hours", n)
+		}
+		if old, err := first.AppendPayload(nil, []byte("late"), false); err != nil {
+			t.Errorf("a call that took the sealer before the renewal: %v", err)
+		} else if got, err := open(k, old, "ns"); err != nil || got != "late" {
+			t.Errorf("%q, %v", got, err)
+		}
+		working := sealer(t, k, "ns", "default").dk.id
+		for sealer(t, k, "ns", "default").dk.id == working {
+			use(t, k, carrier, 10*time.Minute)
+		}
+		working = sealer(t, k, "ns", "default").dk.id
+		p.mu.Lock()
+		p.generate = func(KeyContext) error { return errors.New("no answer") }
+		p.mu.Unlock()
+		use(t, k, carrier, 29*time.Hour) // renewal fails all the time, the working key goes on
+		if sealer(t, k, "ns", "default").dk.id != working {
+			t.Error("another key, though none could be made")
+		}
+		p.answer(nil)
+		use(t, k, carrier, 10*time.Minute)
+		if sealer(t, k, "ns", "default").dk.id == working {
+			t.Error("not renewed after the key service came back")
+		}
+	})
+}
+
+func TestIdleKeysAreNotRenewed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k, _ := ring(t)
+		seal(t, k, "payload")
+		time.Sleep(60 * time.Hour)
+		if sl := k.slotOf("ns", "default"); sl != nil {
+			t.Error("a namespace that nobody uses still has its data key")
+		}
+		if _, hit, err := k.Sealer(t.Context(), "ns", "default"); hit || err != nil {
+			t.Errorf("hit %v, error %v; want a fresh key", hit, err)
+		}
+	})
+}
+
+func TestRevocationIsSeenWithinTheProbeInterval(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k, p := ring(t)
+		carrier := seal(t, k, "payload")
+		held := sealer(t, k, "ns", "default")
+		p.answer(apiError(KindRevoked, "DisabledException"))
+		time.Sleep(65 * time.Second)
+		_, err := open(k, carrier, "ns")
+		wantKind(t, err, KindRevoked)
+		_, err = held.AppendPayload(nil, []byte("x"), false)
+		wantKind(t, err, KindRevoked)
+		if n := k.opened.keys.Len(); n != 0 {
+			t.Errorf("%d data keys still in memory", n)
+		}
+		if k.slotOf("ns", "default").current.Load() != nil {
+			t.Error("the working key is still in memory")
+		}
+	})
+}
+
+// TestOneContextIsDenied: a condition in IAM takes one namespace's access away and leaves the other's.
+func TestOneContextIsDenied(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k, p := ring(t)
+		k.Confirm("other")
+		carrier := seal(t, k, "payload")
+		sealer(t, k, "other", "default")
+		denied := func(kc KeyContext) error {
+			if kc.Namespace == "other" {
+				return apiError(KindDenied, "AccessDeniedException")
+			}
+			return nil
+		}
+		p.mu.Lock()
+		p.generate, p.unwrap = denied, func(_ []byte, kc KeyContext) error { return denied(kc) }
+		p.mu.Unlock()
+		use(t, k, carrier, 10*time.Minute)
+		_, _, err := k.Sealer(t.Context(), "other", "default")
+		wantKind(t, err, KindRevoked)
+		if err := k.Ready(t.Context(), "ns"); err != nil {
+			t.Errorf("the other namespace suffers: %v", err)
+		}
+	})
+}
+
+// TestADeniedCallIsRepeated: one refusal stops new tasks, but the results of running ones are still sealed.
+func TestADeniedCallIsRepeated(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k, p := ring(t)
+		seal(t, k, "payload")
+		p.answer(apiError(KindDenied, "AccessDeniedException"))
+		deadline := time.Now().Add(70 * time.Second)
+		for k.Ready(t.Context(), "ns") == nil {
+			if time.Now().After(deadline) {
+				t.Fatal("still ready")
+			}
+			time.Sleep(time.Second)
+		}
+		wantKind(t, k.Ready(t.Context(), "ns"), KindUnavailable)
+		if _, _, err := k.Sealer(t.Context(), "ns", "default"); err != nil {
+			t.Errorf("a single refusal stops results that are under way: %v", err)
+		}
+		p.answer(nil)
+		time.Sleep(12 * time.Second)
+		if err := k.Ready(t.Context(), "ns"); err != nil {
+			t.Errorf("after the next probe: %v", err)
+		}
+	})
+}
+
+// TestSealingAloneIsDenied: GenerateDataKey is no longer allowed, Decrypt is.
+func TestSealingAloneIsDenied(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k, p := ring(t)
+		carrier := seal(t, k, "payload")
+		p.mu.Lock()
+		p.generate = func(KeyContext) error { return apiError(KindDenied, "AccessDeniedException") }
+		p.mu.Unlock()
+		for range 50 {
+			time.Sleep(time.Hour)
+			if _, err := open(k, carrier, "ns"); err != nil {
+				t.Fatalf("what was sealed no longer opens: %v", err)
+			}
+			k.Sealer(t.Context(), "ns", "default")
+		}
+		_, _, err := k.Sealer(t.Context(), "ns", "default")
+		wantKind(t, err, KindRevoked)
+	})
+}
+
+func TestPlantedEnvelopesHarmNoGoodKey(t *testing.T) {
+	for name, answer := range map[string]error{
+		"access denied": apiError(KindDenied, "AccessDeniedException"), // what AWS says to a blob of another account
+		"invalid":       apiError(KindRejected, "InvalidCiphertextException"),
+		"other key":     apiError(KindRejected, "IncorrectKeyException"),
+		"not found":     apiError(KindRevoked, "NotFoundException"),
+	} {
+		bubble(t, name, func(t *testing.T) {
+			k, p := ring(t)
+			carrier := seal(t, k, "payload")
+			p.mu.Lock()
+			p.unwrap = func(wrapped []byte, _ KeyContext) error {
+				if _, ours := p.blobs[string(wrapped)]; !ours {
+					return answer
+				}
+				return nil
+			}
+			p.mu.Unlock()
+			for i := range 200 {
+				s, _, err := ParsePayload(carrier)
+				if err != nil {
+					t.Fatal(err)
+				}
+				planted := append([]byte(nil), s.envelope...)
+				copy(planted[s.Header.size()-60:], fmt.Sprintf("planted %d", i))
+				_, err = open(k, []byte(payloadOf(EncodingWhole, string(planted))), "ns")
+				if kind := KindOf(err); kind != KindRejected && kind != KindRevoked {
+					t.Fatalf("a planted envelope: %v", err)
+				}
+				time.Sleep(time.Second)
+			}
+			if got, err := open(k, carrier, "ns"); err != nil || got != "payload" {
+				t.Errorf("the good envelope: %q, %v", got, err)
+			}
+			if err := k.Ready(t.Context(), "ns"); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestCallsAreLimited(t *testing.T) {
+	t.Run("in time", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			k, p := ring(t)
+			p.block = make(chan struct{})
+			start := time.Now()
+			_, _, err := k.Sealer(t.Context(), "ns", "default")
+			wantKind(t, err, KindUnavailable)
+			if took := time.Since(start); took != 10*time.Second {
+				t.Errorf("it took %v, want MaxWait", took)
+			}
+			if n := p.count(); n < 4 || n > 5 {
+				t.Errorf("%d calls of at most 2 s each, want 4 or 5 in 10 s", n)
+			}
+		})
+	})
+	t.Run("in number", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			k, p := ring(t)
+			p.block = make(chan struct{})
+			var wg sync.WaitGroup
+			for i := range 100 {
+				ns := fmt.Sprint("ns", i)
+				k.Confirm(ns)
+				wg.Go(func() {
+					if _, _, err := k.Sealer(t.Context(), ns, "default"); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			time.Sleep(time.Second)
+			synctest.Wait()
+			if p.busiest != maxCalls {
+				t.Errorf("%d calls at once, want %d", p.busiest, maxCalls)
+			}
+			close(p.block)
+			wg.Wait()
+		})
+	})
+	t.Run("within the caller's deadline", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			carrier, k, p := coldCarrier(t)
+			p.answer(errors.New("no answer"))
+			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+			defer cancel()
+			time.AfterFunc(25*time.Second, func() { p.answer(nil) })
+			if got, err := openIn(ctx, k, carrier, "ns"); err != nil || got != "payload" {
+				t.Errorf("%q, %v; want it opened once the service is back", got, err)
+			}
+		})
+	})
+}
+
+func TestColdOpensAreCoalesced(t *testing.T) {
+	carrier, k, p := coldCarrier(t)
+	before := p.count()
+	p.block = make(chan struct{})
+	var wg sync.WaitGroup
+	first, leave := context.WithCancel(t.Context())
+	started := make(chan struct{})
+	wg.Go(func() {
+		close(started)
+		_, err := openIn(first, k, carrier, "ns")
+		wantKind(t, err, KindUnavailable)
+	})
+	<-started
+	for k.unwraps.size() == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	for range 10_000 {
+		wg.Go(func() {
+			if got, err := open(k, carrier, "ns"); err != nil || got != "payload" {
+				t.Errorf("%q, %v", got, err)
+			}
+		})
+	}
+	leave() // the work goes on without the caller that began it
+	time.Sleep(50 * time.Millisecond)
+	close(p.block)
+	wg.Wait()
+	if n := p.count() - before; n != 1 {
+		t.Errorf("%d calls to the key service for 10,000 callers, want 1", n)
+	}
+}
+
+func (g *flights[K, V]) size() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.m)
+}
+
+func TestSteadyStateMakesNoCalls(t *testing.T) {
+	k, p := ring(t)
+	seal(t, k, "x")
+	before := p.count()
+	for range 5_000 {
+		if _, err := open(k, seal(t, k, "x"), "ns"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := p.count() - before; n != 0 {
+		t.Errorf("%d calls to the key service in 5,000 payloads", n)
+	}
+}
+
+func TestMadeUpNamespacesAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k, p := ring(t)
+		carrier := seal(t, k, "payload")
+		before := p.count()
+		for i := range 2_000 {
+			k.Sealer(t.Context(), fmt.Sprint("made-up-", i), "default")
+		}
+		if n := p.count() - before; n > 64 {
+			t.Errorf("%d calls to the key service for 2,000 made-up namespaces, want at most 64", n)
+		}
+		slots := 0
+		k.slots.Range(func(any, any) bool { slots++; return true })
+		if n := k.unconfirmed.Len(); n > maxUnconfirmed || slots != 1 {
+			t.Errorf("%d unconfirmed and %d confirmed slots in memory", n, slots)
+		}
+		if _, err := open(k, carrier, "ns"); err != nil {
+			t.Errorf("the real namespace suffers: %v", err)
+		}
+		k.Confirm("made-up-1999")
+		if _, _, err := k.Sealer(t.Context(), "made-up-1999", "default"); err != nil {
+			t.Errorf("a namespace that turned out to be real: %v", err)
+		}
+	})
+}
+
+func TestUnwrapsPerCallAreCapped(t *testing.T) {
+	k, p := ring(t)
+	carrier := seal(t, k, "payload")
+	s, _, err := ParsePayload(carrier)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := p.count()
+	ctx := LimitUnwraps(t.Context(), 10)
+	kinds := map[Kind]int{}
+	for i := range 50 {
+		planted := append([]byte(nil), s.envelope...)
+		copy(planted[s.Header.size()-60:], fmt.Sprintf("planted %d", i))
+		_, err := openIn(ctx, k, []byte(payloadOf(EncodingWhole, string(planted))), "ns")
+		kinds[KindOf(err)]++
+	}
+	if p.count()-before != 10 || kinds[KindRejected] != 10 || kinds[KindUnavailable] != 40 {
+		t.Errorf("%d calls, answers %v; want 10 calls, 10 rejected, 40 told to come back", p.count()-before, kinds)
+	}
+	if got, err := openIn(ctx, k, carrier, "ns"); err != nil || got != "payload" {
+		t.Errorf("a known data key: %q, %v", got, err)
+	}
+}
+
+func TestRefusalsAreRememberedForAWhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		carrier, k, p := coldCarrier(t)
+		p.answer(apiError(KindRejected, "InvalidCiphertextException"))
+		before := p.count()
+		for range 100 {
+			_, err := open(k, carrier, "ns")
+			wantKind(t, err, KindRejected)
+		}
+		if n := p.count() - before; n != 1 {
+			t.Errorf("%d calls for one bad envelope, want 1", n)
+		}
+		p.answer(nil)
+		time.Sleep(refusalLife + time.Second)
+		if _, err := open(k, carrier, "ns"); err != nil {
+			t.Error(err)
+		}
+	})
+}
