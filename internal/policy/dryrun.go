@@ -8,7 +8,7 @@ import (
 // Kinds lists every kind of payload that the contract names.
 func Kinds() []string {
 	return []string{KindInput, KindResult, KindMemo, KindHeader, KindSignal, KindQuery, KindUpdate,
-		KindHeartbeat, KindFailure, KindMarker, KindSearchAttribute, KindReason}
+		KindHeartbeat, KindFailure, KindMarker, KindDetails, KindMetadata, KindSearchAttribute, KindReason}
 }
 
 // dryRun asks every query once per kind before the policy may decide anything. The

@@ -1,15 +1,130 @@
 package policy
 
-import "context"
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
 
-// Explanation tells how a decision came about.
+	"github.com/open-policy-agent/opa/v1/topdown"
+)
+
+// Explanation tells how a decision came about. Unlike everything else in this package
+// it may hold what a rule computed from the payload: it is for the person who asked
+// with an input of their own, not for a log.
 type Explanation struct {
-	Revision string
-	Verdict  Verdict
+	Revision  string
+	Direction Direction
+	Namespace string
+	Packages  []PackageExplanation
+	Verdict   Verdict // the winner of all packages' verdicts
+	// MemoKey lists what the memo tells payloads apart by: the references of input
+	// that the rules can read in any of their branches.
+	MemoKey []string
+	// Remembered tells whether the memo would keep this decision; it keeps none that
+	// hung on the content.
+	Remembered bool
+	// Unsure lists the facts that the rules can read and that the input does not tell.
+	Unsure []string
+	// Trace is OPA's trace of the evaluation, a line per step.
+	Trace []string
 }
 
-// Explain decides without the memo and tells how.
+// PackageExplanation is what one package said.
+type PackageExplanation struct {
+	Package, File string
+	Rules         []RuleExplanation
+	Set           []string // the verdicts together, as JSON
+}
+
+// RuleExplanation is what one rule said on its own.
+type RuleExplanation struct {
+	Location string
+	Verdicts []string // as JSON; none: the rule did not hold
+}
+
+// Explain decides without the memo and tells how. An error of the policy comes back
+// beside what was found out up to it.
 func (p *Policy) Explain(ctx context.Context, d Direction, in *Input) (Explanation, error) {
-	v, _, err := p.evaluate(ctx, p.queries(in.Namespace)[d], in, false)
-	return Explanation{Revision: p.revision, Verdict: v}, err
+	q := p.queries(in.Namespace)[d&1]
+	e := Explanation{Revision: p.revision, Direction: d, Namespace: in.Namespace, MemoKey: q.reads.keyNames()}
+	e.Unsure = (in.unknown() & q.reads.facts()).Names()
+	for _, part := range q.parts {
+		explained, err := q.explainPart(ctx, part, in)
+		e.Packages = append(e.Packages, explained)
+		if err != nil {
+			return e, err
+		}
+	}
+	v, touchedContent, err := p.evaluate(ctx, q, in, false)
+	if err != nil {
+		return e, err
+	}
+	e.Verdict, e.Remembered = v.forCaller(in), !touchedContent
+	e.Trace, err = q.trace(ctx, in)
+	return e, err
+}
+
+func (q *query) explainPart(ctx context.Context, p part, in *Input) (PackageExplanation, error) {
+	out := PackageExplanation{Package: p.pkg, File: p.file}
+	answers, err := q.byRule(ctx, p, in)
+	for _, a := range answers {
+		r := RuleExplanation{Location: location(a.rule.Location)}
+		for _, v := range a.verdicts {
+			r.Verdicts = append(r.Verdicts, v.String())
+		}
+		slices.Sort(r.Verdicts)
+		r.Verdicts = slices.Compact(r.Verdicts)
+		out.Rules = append(out.Rules, r)
+		out.Set = append(out.Set, r.Verdicts...)
+	}
+	slices.Sort(out.Set)
+	out.Set = slices.Compact(out.Set)
+	return out, err
+}
+
+// trace evaluates once more and writes down each step.
+func (q *query) trace(ctx context.Context, in *Input) ([]string, error) {
+	if q.body == nil {
+		return nil, nil
+	}
+	var t touched
+	buf := topdown.NewBufferTracer()
+	if err := q.run(ctx, q.body, in, true, &t, buf, func(topdown.QueryResult) {}); err != nil {
+		return nil, err
+	}
+	var text strings.Builder
+	topdown.PrettyTraceWithLocation(&text, *buf)
+	return strings.Split(strings.TrimRight(text.String(), "\n"), "\n"), nil
+}
+
+// keyNames lists the references that make the memo's key, which leaves content out.
+func (r reads) keyNames() []string {
+	r.bits &^= readContent
+	return r.names()
+}
+
+// String lays an explanation out for a terminal, without the trace.
+func (e Explanation) String() string {
+	var b strings.Builder
+	for _, p := range e.Packages {
+		fmt.Fprintf(&b, "package %s (%s)\n", p.Package, p.File)
+		for _, r := range p.Rules {
+			verdicts := "does not hold"
+			if len(r.Verdicts) > 0 {
+				verdicts = strings.Join(r.Verdicts, ", ")
+			}
+			fmt.Fprintf(&b, "  %-40s %s\n", r.Location, verdicts)
+		}
+	}
+	fmt.Fprintf(&b, "decision: %s\n", e.Verdict)
+	if len(e.Unsure) > 0 {
+		fmt.Fprintf(&b, "not told by this request, and read by some rule: %s\n", strings.Join(e.Unsure, ", "))
+	}
+	remembered := "kept"
+	if !e.Remembered {
+		remembered = "not kept, since the content was looked at"
+	}
+	fmt.Fprintf(&b, "memo: %s; its key holds %s\n", remembered, strings.Join(e.MemoKey, ", "))
+	return b.String()
 }

@@ -13,13 +13,13 @@ var factTable = []struct {
 	name  string // as in `unknown: [workflow.type]`
 	group string
 	key   string
-	value func(*Input) string
+	field func(*Input) *string
 }{
-	{FactWorkflowID, readWorkflowID, "workflow.id", "workflow", "id", func(in *Input) string { return in.WorkflowID }},
-	{FactWorkflowType, readWorkflowType, "workflow.type", "workflow", "type", func(in *Input) string { return in.WorkflowType }},
-	{FactTaskQueue, readTaskQueue, "workflow.task_queue", "workflow", "task_queue", func(in *Input) string { return in.TaskQueue }},
-	{FactActivityID, readActivityID, "activity.id", "activity", "id", func(in *Input) string { return in.ActivityID }},
-	{FactActivityType, readActivityType, "activity.type", "activity", "type", func(in *Input) string { return in.ActivityType }},
+	{FactWorkflowID, readWorkflowID, "workflow.id", "workflow", "id", func(in *Input) *string { return &in.WorkflowID }},
+	{FactWorkflowType, readWorkflowType, "workflow.type", "workflow", "type", func(in *Input) *string { return &in.WorkflowType }},
+	{FactTaskQueue, readTaskQueue, "workflow.task_queue", "workflow", "task_queue", func(in *Input) *string { return &in.TaskQueue }},
+	{FactActivityID, readActivityID, "activity.id", "activity", "id", func(in *Input) *string { return &in.ActivityID }},
+	{FactActivityType, readActivityType, "activity.type", "activity", "type", func(in *Input) *string { return &in.ActivityType }},
 }
 
 // Names lists the facts of the set as a policy writes them behind `input.`.
@@ -79,7 +79,7 @@ func facts(in *Input, group string, r reads, t *touched) any {
 			continue
 		}
 		if in.Known&row.fact != 0 {
-			known[row.key] = row.value(in)
+			known[row.key] = *row.field(in)
 		}
 		watch = watch || unknown&row.fact != 0
 	}

@@ -80,7 +80,7 @@ func (q *query) appendKey(b []byte, in *Input) ([]byte, error) {
 	b = appendIf(b, r&readSealedKey != 0, in.SealedKey)
 	for i := range factTable {
 		if f := &factTable[i]; r&f.read != 0 {
-			b = appendFact(b, in, f.fact, f.value)
+			b = appendFact(b, in, f.fact, f.field)
 		}
 	}
 	return q.appendCaller(b, in.Caller)
@@ -124,10 +124,10 @@ func kindClass(kind string) byte {
 	return 0
 }
 
-func appendFact(b []byte, in *Input, f FactSet, value func(*Input) string) []byte {
+func appendFact(b []byte, in *Input, f FactSet, field func(*Input) *string) []byte {
 	switch {
 	case in.Known&f != 0:
-		return appendText(append(b, 2), value(in))
+		return appendText(append(b, 2), *field(in))
 	case in.NotApplicable&f != 0:
 		return append(b, 1)
 	}

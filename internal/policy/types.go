@@ -89,6 +89,8 @@ const (
 	KindHeartbeat       = "heartbeat"
 	KindFailure         = "failure"
 	KindMarker          = "marker"
+	KindDetails         = "details"          // whatever a newer API calls otherwise
+	KindMetadata        = "metadata"         // summaries, labels and the like
 	KindSearchAttribute = "search_attribute" // pass and deny only; no verdict passes
 	KindReason          = "reason"           // pass, deny and redact only; no verdict passes
 )

@@ -1,0 +1,178 @@
+package policy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// Level says what a finding means for a release.
+type Level string
+
+const (
+	// Fault keeps the policy from being used, or makes it decide otherwise than its tests say.
+	Fault Level = "error"
+	// Warning is probably not what its author meant.
+	Warning Level = "warning"
+	// Note is worth knowing.
+	Note Level = "note"
+)
+
+// Finding is one thing that a check found.
+type Finding struct {
+	Level Level
+	Where string // file:line, file, or the name of a namespace
+	Text  string
+}
+
+func (f Finding) String() string {
+	if f.Where == "" {
+		return fmt.Sprintf("%s: %s", f.Level, f.Text)
+	}
+	return fmt.Sprintf("%s: %s: %s", f.Level, f.Where, f.Text)
+}
+
+// Told says which facts an RPC tells about the payloads of one kind.
+type Told struct {
+	RPC, Kind            string
+	Known, NotApplicable FactSet
+}
+
+// CheckOptions say what to check a policy against.
+type CheckOptions struct {
+	Options
+	// Cases are files with cases beside those that are found next to the policies:
+	// cases.yaml and *_cases.yaml.
+	Cases []string
+	// Facts is what each RPC tells; nil leaves that part of the check out.
+	Facts []Told
+	// Served lists the namespaces that the configuration names without a pattern.
+	Served []string
+}
+
+// Report is what a check found.
+type Report struct {
+	Revision string // "" where the policy did not load
+	Findings []Finding
+	Tests    int // Rego tests that ran
+	Cases    int // cases that ran
+}
+
+// OK tells whether the policy may be used.
+func (r Report) OK() bool {
+	return !slices.ContainsFunc(r.Findings, func(f Finding) bool { return f.Level == Fault })
+}
+
+func (r *Report) add(l Level, where, format string, args ...any) {
+	r.Findings = append(r.Findings, Finding{l, where, fmt.Sprintf(format, args...)})
+}
+
+// Check loads a policy as the proxy would, runs its tests and cases and looks for what
+// compiles but will not work. serve does none of the latter: a failing test must not
+// take down proxies that restart.
+func Check(ctx context.Context, opts CheckOptions) Report {
+	var r Report
+	files, err := readSources(opts.Options)
+	if err == nil {
+		var p *Policy
+		if p, err = prepare(ctx, opts.Options, files); err == nil {
+			r.Revision = p.Revision()
+			r.runTests(ctx, opts.Options, files)
+			r.runCases(ctx, opts, p)
+			r.lint(opts, p)
+			return r
+		}
+	}
+	for _, err := range flatten(err) {
+		var e *Error
+		if errors.As(err, &e) && e.Location != "" {
+			where := e.Location
+			bare := *e
+			bare.Location = ""
+			r.add(Fault, where, "%s", strings.TrimPrefix(bare.Error(), "policy: "))
+			continue
+		}
+		r.add(Fault, "", "%s", strings.TrimPrefix(err.Error(), "policy: "))
+	}
+	return r
+}
+
+// flatten takes joined errors apart.
+func flatten(err error) []error {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		var out []error
+		for _, e := range joined.Unwrap() {
+			out = append(out, flatten(e)...)
+		}
+		return out
+	}
+	if err == nil {
+		return nil
+	}
+	return []error{err}
+}
+
+func (r *Report) runCases(ctx context.Context, opts CheckOptions, p *Policy) {
+	names := slices.Clone(opts.Cases)
+	for _, folder := range caseFolders(opts.Options) {
+		for _, pattern := range []string{"cases.yaml", "*_cases.yaml"} {
+			found, err := filepath.Glob(filepath.Join(folder, pattern))
+			if err != nil {
+				r.add(Fault, folder, "cannot look for cases: %v", err)
+			}
+			names = append(names, found...)
+		}
+	}
+	slices.Sort(names)
+	for _, name := range slices.Compact(names) {
+		f, err := readCases(name)
+		if err != nil {
+			r.add(Fault, "", "%v", err)
+			continue
+		}
+		for _, c := range f.run(ctx, p, name, opts.KeyRank != nil) {
+			r.Cases++
+			if c.Problem != "" {
+				r.add(Fault, name, "case %q: %s", c.Name, c.Problem)
+			}
+		}
+	}
+}
+
+// caseFolders are where cases lie next to policies.
+func caseFolders(opts Options) []string {
+	var folders []string
+	if opts.File != "" {
+		folders = append(folders, filepath.Dir(opts.File))
+	}
+	if opts.Namespaces != "" {
+		clean := filepath.Clean(opts.Namespaces)
+		folders = append(folders, clean, filepath.Dir(clean))
+	}
+	slices.Sort(folders)
+	return slices.Compact(folders)
+}
+
+// testFiles are the Rego tests that belong to the policies: the platform's beside its
+// file, the namespaces' in their folder.
+func testFiles(opts Options) ([]string, error) {
+	var names []string
+	if opts.File != "" {
+		name := strings.TrimSuffix(opts.File, regoSuffix) + testSuffix
+		if _, err := os.Stat(name); err == nil {
+			names = append(names, name)
+		}
+	}
+	if opts.Namespaces != "" {
+		found, err := filepath.Glob(filepath.Join(opts.Namespaces, "*"+testSuffix))
+		if err != nil {
+			return nil, err
+		}
+		names = append(names, found...)
+	}
+	return names, nil
+}

@@ -1,0 +1,78 @@
+package policy
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/format"
+)
+
+const root = "../.."
+
+// exampleOptions loads an example as its configuration would: a folder without a
+// policy.rego of its own runs under the policy that ships.
+func exampleOptions(t testing.TB, folder string) Options {
+	t.Helper()
+	opts := Options{File: filepath.Join(folder, "policy.rego"), Namespaces: filepath.Join(folder, "namespaces")}
+	if _, err := os.Stat(opts.File); err != nil {
+		opts.File = filepath.Join(root, "policy.rego")
+	}
+	if _, err := os.Stat(opts.Namespaces); err != nil {
+		opts.Namespaces = ""
+	}
+	return opts
+}
+
+// TestExamples runs the Rego tests and the cases of everything under examples, and
+// those of the policy that ships.
+func TestExamples(t *testing.T) {
+	folders, err := filepath.Glob(filepath.Join(root, "examples", "*"))
+	if err != nil || len(folders) == 0 {
+		t.Fatalf("no examples found: %v", err)
+	}
+	for _, folder := range folders {
+		t.Run(filepath.Base(folder), func(t *testing.T) {
+			cases := filepath.Join(folder, "cases.yaml")
+			r := Check(context.Background(), CheckOptions{Options: exampleOptions(t, folder), Cases: []string{cases}})
+			for _, f := range r.Findings {
+				t.Error(f)
+			}
+			if r.Tests == 0 || r.Cases == 0 {
+				t.Errorf("%d tests and %d cases ran", r.Tests, r.Cases)
+			}
+		})
+	}
+}
+
+func TestRegoIsFormatted(t *testing.T) {
+	for _, pattern := range []string{"*.rego", "examples/*/*.rego", "examples/*/namespaces/*.rego"} {
+		names, err := filepath.Glob(filepath.Join(root, pattern))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range names {
+			checkFormat(t, name)
+		}
+	}
+}
+
+// checkFormat holds a file to the form of `opa fmt`.
+func checkFormat(t *testing.T, name string) {
+	t.Helper()
+	text, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := format.SourceWithOpts(name, text, format.Opts{RegoVersion: ast.RegoV1})
+	if err != nil {
+		t.Errorf("%s: %v", name, err)
+		return
+	}
+	if !bytes.Equal(text, want) {
+		t.Errorf("%s is not formatted as `opa fmt` would; it wants:\n%s", name, want)
+	}
+}

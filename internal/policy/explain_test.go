@@ -1,0 +1,44 @@
+package policy
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestExplain(t *testing.T) {
+	p := mustLoad(t, map[string]string{"policy.rego": floor, "clinic.rego": clinicTeam}, ranked("phi", "jwt", "default"))
+	in := &Input{Namespace: "clinic", RPC: "StartWorkflowExecution", Kind: KindInput, Encoding: "json/plain",
+		WorkflowType: "Admission", Known: FactWorkflowType, Data: []byte(`{"t":"eyJh.eyJi.c"}`)}
+	e, err := p.Explain(context.Background(), Request, in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e.Verdict.Key != "jwt" || e.Remembered {
+		t.Errorf("verdict %s, remembered %v", e.Verdict, e.Remembered)
+	}
+	if len(e.Packages) != 2 || e.Packages[1].Package != `temporal.namespaces.clinic` {
+		t.Fatalf("packages: %+v", e.Packages)
+	}
+	if set := e.Packages[1].Set; !slices.Equal(set, []string{`{"action": "pass"}`, `{"action": "seal", "key": "jwt"}`}) {
+		t.Errorf("the team's set is %v", set)
+	}
+	if rules := e.Packages[1].Rules; len(rules) != 3 || !strings.HasSuffix(rules[2].Location, "clinic.rego:9") || len(rules[1].Verdicts) != 0 {
+		t.Errorf("rules: %+v", rules)
+	}
+	want := []string{"input.activity.type", "input.payload.kind", "input.payload.name", "input.workflow.type"}
+	if !slices.Equal(e.MemoKey, want) {
+		t.Errorf("the memo's key holds %v, want %v", e.MemoKey, want)
+	}
+	if !slices.Equal(e.Unsure, []string{"activity.type"}) {
+		t.Errorf("unsure about %v", e.Unsure)
+	}
+	if len(e.Trace) == 0 || !strings.Contains(e.String(), "decision: seal with key jwt") {
+		t.Errorf("trace of %d lines, text:\n%s", len(e.Trace), e)
+	}
+	in.WorkflowType = "Mail"
+	if e, err = p.Explain(context.Background(), Request, in); err != nil || !e.Remembered {
+		t.Errorf("a decision without content counts as not remembered: %v", err)
+	}
+}
