@@ -322,7 +322,7 @@ func TestPlantedEnvelopesHarmNoGoodKey(t *testing.T) {
 					t.Fatal(err)
 				}
 				planted := append([]byte(nil), s.envelope...)
-				copy(planted[s.Header.size()-60:], fmt.Sprintf("planted %d", i))
+				copy(planted[s.Header.size()-60:], fmt.Sprintf("planted %03d", i))
 				_, err = open(k, []byte(payloadOf(EncodingWhole, string(planted))), "ns")
 				if kind := KindOf(err); kind != KindRejected && kind != KindRevoked {
 					t.Fatalf("a planted envelope: %v", err)
@@ -482,7 +482,7 @@ func TestUnwrapsPerCallAreCapped(t *testing.T) {
 	kinds := map[Kind]int{}
 	for i := range 50 {
 		planted := append([]byte(nil), s.envelope...)
-		copy(planted[s.Header.size()-60:], fmt.Sprintf("planted %d", i))
+		copy(planted[s.Header.size()-60:], fmt.Sprintf("planted %03d", i))
 		_, err := openIn(ctx, k, []byte(payloadOf(EncodingWhole, string(planted))), "ns")
 		kinds[KindOf(err)]++
 	}
