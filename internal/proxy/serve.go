@@ -75,7 +75,7 @@ func (s *Server) Serve() error {
 	}
 	var first error
 	for range s.listeners {
-		if err := <-failed; err != nil && first == nil {
+		if err := <-failed; err != nil && !errors.Is(err, grpc.ErrServerStopped) && first == nil {
 			first = err
 			s.stop()
 		}

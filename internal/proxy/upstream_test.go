@@ -1,0 +1,152 @@
+package proxy
+
+import (
+	"context"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.temporal.io/api/workflowservice/v1"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
+)
+
+func TestMatchPattern(t *testing.T) {
+	for _, c := range []struct {
+		pattern, name string
+		want          bool
+	}{
+		{"a", "a", true}, {"a", "ab", false}, {"*", "", true}, {"*", "x", true}, {"a*", "a", true}, {"a*", "ba", false},
+		{"*.a1", "x.a1", true}, {"*.a1", "a1", false}, {"ab*ba", "aba", false}, {"ab*ba", "abba", true},
+		{"a*b*c", "axxbyyc", true}, {"a*b*c", "acb", false}, {"a**c", "ac", true}, {"*b*", "abc", true}, {"*b*", "ac", false},
+	} {
+		if got := matchPattern(c.pattern, c.name); got != c.want {
+			t.Errorf("%q on %q: got %v", c.pattern, c.name, got)
+		}
+	}
+}
+
+func TestUpstreamsByNamespace(t *testing.T) {
+	cloud, ops := &frontend{}, &frontend{}
+	startFrontend(t, cloud)
+	startFrontend(t, ops)
+	_, port, _ := strings.Cut(cloud.address, ":")
+	p := startProxy(t, cloud, func(o *Options) {
+		o.Upstreams = []UpstreamConfig{
+			{Namespaces: []string{"*.0.0.1"}, Address: "{namespace}:" + port}, // stands for a DNS name per namespace
+			{Namespaces: []string{}, Address: ops.address},
+		}
+	})
+	c := p.client(t)
+	ctx := testContext(t)
+	if got := describeIn(ctx, c, "127.0.0.1"); got != codes.OK || len(cloud.calls()) != 1 {
+		t.Errorf("templated address: got %v, calls %v", got, cloud.calls())
+	}
+	if _, err := c.GetSystemInfo(ctx, &workflowservice.GetSystemInfoRequest{}); err != nil || len(ops.calls()) != 1 {
+		t.Errorf("no namespace: got %v, calls %v", err, ops.calls())
+	}
+	if got := describeIn(ctx, c, "clinic"); got != codes.PermissionDenied {
+		t.Errorf("a namespace that no upstream serves: got %v", got)
+	}
+	for _, evil := range []string{"evil:1/.0.0.1", "a@b.0.0.1", "x?.0.0.1", "../.0.0.1"} {
+		if got := describeIn(ctx, c, evil); got != codes.PermissionDenied {
+			t.Errorf("namespace %q: got %v, want it kept out of the address", evil, got)
+		}
+	}
+}
+
+// A frontend's connection takes a limited number of streams. Polls hold theirs for a minute.
+func TestConnectionsGrowWithHeldPolls(t *testing.T) {
+	const polls = 300
+	var held sync.WaitGroup
+	held.Add(polls)
+	release := make(chan struct{})
+	f := &frontend{poll: func(context.Context, *workflowservice.PollActivityTaskQueueRequest) (*workflowservice.PollActivityTaskQueueResponse, error) {
+		held.Done()
+		<-release
+		return &workflowservice.PollActivityTaskQueueResponse{}, nil
+	}}
+	startFrontend(t, f, grpc.MaxConcurrentStreams(100))
+	p := startProxy(t, f)
+	c := p.client(t)
+	ctx := testContext(t)
+	var ended sync.WaitGroup
+	for range polls {
+		ended.Go(func() {
+			if _, err := c.PollActivityTaskQueue(ctx, &workflowservice.PollActivityTaskQueueRequest{Namespace: "clinic"}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	held.Wait()
+	start := time.Now()
+	if got := describeIn(ctx, c, "clinic"); got != codes.OK {
+		t.Error(got)
+	}
+	if took := time.Since(start); took > 500*time.Millisecond {
+		t.Errorf("a short call took %v beside %d held polls", took, polls)
+	}
+	if n := p.upstreams.count(); n < polls/100 || n > polls/streamsPerConnection+2 {
+		t.Errorf("%d connections for %d polls", n, polls)
+	}
+	close(release)
+	ended.Wait()
+}
+
+// SDKs ping every 30 s, without calls too. With gRPC's defaults the third ping is answered by closing the connection.
+func TestPingsDoNotCloseIdleConnections(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes 45 s: a client cannot ping more often than every 10 s")
+	}
+	t.Parallel()
+	f := &frontend{}
+	startFrontend(t, f)
+	p := startProxy(t, f)
+	c := p.client(t, grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 5 * time.Second, PermitWithoutStream: true}))
+	if got := describeIn(testContext(t), c, "clinic"); got != codes.OK {
+		t.Fatal(got)
+	}
+	before := p.Connections()
+	time.Sleep(45 * time.Second)
+	if now := p.Connections(); before != 1 || now != 1 {
+		t.Errorf("%d connections before the pings, %d after", before, now)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if got := describeIn(ctx, c, "clinic"); got != codes.OK {
+		t.Error(got)
+	}
+}
+
+func TestProbeNamesTheUpstreamThatIsDown(t *testing.T) {
+	p := startProxy(t, &frontend{address: "127.0.0.1:1"})
+	ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
+	defer cancel()
+	err := p.Probe(ctx)
+	if err == nil || !strings.Contains(err.Error(), "127.0.0.1:1") || !strings.Contains(err.Error(), "connection refused") || strings.Contains(err.Error(), "\n") {
+		t.Errorf("got %v", err)
+	}
+	f := &frontend{}
+	startFrontend(t, f)
+	if err := startProxy(t, f).Probe(testContext(t)); err != nil {
+		t.Errorf("an upstream that answers: %v", err)
+	}
+}
+
+func TestAnswerFor(t *testing.T) {
+	for err, want := range map[error]codes.Code{
+		context.Canceled: codes.Canceled, context.DeadlineExceeded: codes.DeadlineExceeded, errNoUpstream: codes.PermissionDenied,
+		errTooMany: codes.ResourceExhausted, errClosed: codes.Unavailable, &refusal{codes.Unauthenticated, "who?"}: codes.Unauthenticated,
+	} {
+		st := answerFor(err)
+		if st.Code() != want || !strings.HasPrefix(st.Message(), from) {
+			t.Errorf("%v: got %v", err, st)
+		}
+	}
+	if answerFor(nil) != nil || status.Code(answerFor(nil).Err()) != codes.OK {
+		t.Error("no error is no answer")
+	}
+}
