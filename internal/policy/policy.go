@@ -242,6 +242,7 @@ func (q *query) parse(v ast.Value, in *Input, sawContent bool) ([]proposal, erro
 		if sawContent && pr.reason != "" && !q.literals[pr.reason] {
 			pr.reason = "denied by policy (its reason was computed from the payload, so it is not repeated here)"
 		}
+		pr.computedKey = sawContent && pr.key != "" && !q.literals[pr.key]
 		out = append(out, pr)
 	}
 	return out, nil

@@ -52,7 +52,9 @@ func (p *Policy) blameKey(ctx context.Context, q *query, in *Input, cause error)
 		err := q.blameWhere(ctx, part, in, cause, func(v ast.Value) error {
 			pr, err := parseProposal(v, q.direction, in.Kind)
 			if err == nil && pr.action == Seal {
-				_, _, err = p.keys.resolve(in.Namespace, pr.key)
+				if _, _, err = p.keys.resolve(in.Namespace, pr.key); err != nil {
+					return cause // worded with regard to where the name came from
+				}
 			}
 			return err
 		})

@@ -17,6 +17,8 @@ type proposal struct {
 	whole    bool // a seal without fields and clear
 	compress bool
 	reason   string
+	// computedKey tells that the key's name may hold a part of the payload.
+	computedKey bool
 }
 
 var actionsByName = map[Direction]map[string]Action{
@@ -226,7 +228,7 @@ func (v *Verdict) seal(namespace string, proposals []proposal, k keys) error {
 		}
 		key, rank, err := k.resolve(namespace, p.key)
 		if err != nil {
-			return err
+			return p.keyError(err)
 		}
 		if !seen || rank < best || (rank == best && key < v.Key) {
 			v.Key, best = key, rank
@@ -247,6 +249,14 @@ func (v *Verdict) seal(namespace string, proposals []proposal, k keys) error {
 		v.Fields, v.Clear = parts(proposals)
 	}
 	return nil
+}
+
+// keyError keeps the name of a key that a rule computed from the payload out of errors.
+func (p proposal) keyError(err error) error {
+	if !p.computedKey {
+		return err
+	}
+	return fmt.Errorf("a rule computed the name of a key from the payload, and no such key is configured; add it, or a pattern for it, to `keys`")
 }
 
 // parts joins what is to be sealed within a document: all fields that any rule
