@@ -122,14 +122,14 @@ func (s *screen) columns() columns {
 }
 
 func (c columns) head(s *screen) {
-	s.line("   %s", s.paint(dim, pad("", labelWidth)+pad("VERDICT", c.verdict)+"│ "+pad("THE SERVER STORES", c.left)+" │ "+"WORKER AND CLIENT GET"))
+	s.line("   %s", s.paint(dim, pad("", labelWidth)+pad("VERDICT", c.verdict)+"│ "+pad(cut("THE SERVER STORES", c.left), c.left)+" │ "+cut("WORKER AND CLIENT GET", c.right)))
 }
 
 // row prints one slot: what the server stores on the left, what its reader gets on the right.
 func (c columns) row(s *screen, name string, there stored, here string) {
 	var left []string
 	if there.verdict == "seal" {
-		left = append([]string{fmt.Sprintf("ciphertext, %d bytes", there.size)}, chop(there.text, c.left, 1)...)
+		left = append([]string{cut(fmt.Sprintf("%d B sealed", there.size), c.left)}, chop(there.text, c.left, 1)...)
 	} else {
 		left = chop(there.text, c.left, maxLines)
 	}

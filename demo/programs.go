@@ -70,15 +70,18 @@ func (r *reports) show(one report) {
 	if one.Attempt > 1 {
 		what += fmt.Sprintf(" (attempt %d)", one.Attempt)
 	}
-	mark, text := "", one.Text
-	if strings.HasPrefix(text, "fails: ") {
-		mark, text = r.s.paint(red, "fails "), strings.TrimPrefix(text, "fails: ")
+	textStyle := plain
+	if strings.HasPrefix(one.Text, "fails: ") {
+		textStyle = red
 	}
-	used := 3 + 8 + 8 + 27
-	if mark != "" {
-		used += len("fails ")
+	const before = 8 + 8 + 27 // columns for time, program and what it did
+	for i, text := range wrap(one.Text, r.s.width-3-before) {
+		head := strings.Repeat(" ", before)
+		if i == 0 {
+			head = r.s.paint(dim, pad(short(time.Since(r.began)), 8)) + r.s.paint(st, pad(one.Who, 8)) + pad(cut(what, 26), 27)
+		}
+		r.s.line("   %s%s", head, r.s.paint(textStyle, text))
 	}
-	r.s.line("   %s%s%s%s%s", r.s.paint(dim, pad(short(time.Since(r.began)), 8)), r.s.paint(st, pad(one.Who, 8)), pad(cut(what, 26), 27), mark, cut(text, r.s.width-used))
 }
 
 func (r *reports) all() []report {

@@ -78,11 +78,21 @@ func (s *screen) step(title string) {
 }
 
 func (s *screen) done(format string, args ...any) {
-	s.line("   %s %s", s.paint(green, "✓"), fmt.Sprintf(format, args...))
+	s.marked(green, "✓", plain, fmt.Sprintf(format, args...))
 }
 
 func (s *screen) fail(format string, args ...any) {
-	s.line("   %s %s", s.paint(red, "✗"), s.paint(red, fmt.Sprintf(format, args...)))
+	s.marked(red, "✗", red, fmt.Sprintf(format, args...))
+}
+
+// marked prints text behind a mark, its further lines indented as the first.
+func (s *screen) marked(markStyle style, mark string, st style, text string) {
+	for i, l := range wrap(text, s.width-5) {
+		if i > 0 {
+			mark = " "
+		}
+		s.line("   %s %s", s.paint(markStyle, mark), s.paint(st, l))
+	}
 }
 
 func (s *screen) note(format string, args ...any) {
@@ -204,12 +214,21 @@ func wrap(text string, width int) []string {
 	return lines
 }
 
-// chop breaks text anywhere into lines of a width, at most a number of them; the last ends in an ellipsis if there is more.
+// chop breaks text into lines of a width, at most a number of them; the last ends in an ellipsis if there is more. It prefers to
+// break behind a comma or a space, as JSON and sentences have them.
 func chop(text string, width, lines int) []string {
 	r := []rune(text)
 	var out []string
 	for len(r) > 0 && len(out) < lines {
 		n := min(width, len(r))
+		if n < len(r) && len(out) < lines-1 {
+			for i := n; i > n*2/3; i-- {
+				if r[i-1] == ',' || r[i-1] == ' ' {
+					n = i
+					break
+				}
+			}
+		}
 		out = append(out, string(r[:n]))
 		r = r[n:]
 	}

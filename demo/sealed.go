@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"fmt"
+	"regexp"
 	"strings"
 
 	failurepb "go.temporal.io/api/failure/v1"
@@ -16,6 +17,9 @@ const (
 	encodingView  = "json/sealed.v1"
 	headerSize    = 64
 )
+
+// token finds JSON Web Tokens, which are too long to be shown whole.
+var token = regexp.MustCompile(`eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}`)
 
 // stored is what the server has of a slot.
 type stored struct {
@@ -83,7 +87,7 @@ func clearText(s slot) string {
 	}
 	switch data := s.payload.GetData(); {
 	case strings.HasPrefix(string(s.payload.GetMetadata()["encoding"]), "json/"):
-		return string(data)
+		return token.ReplaceAllStringFunc(string(data), func(t string) string { return t[:16] + "…" + t[len(t)-6:] })
 	case len(data) == 0:
 		return string(s.payload.GetMetadata()["encoding"])
 	default:

@@ -151,7 +151,7 @@ func (st *stage) startTemporal(ctx context.Context, source serverSource) error {
 	}
 	st.temporal = process
 	st.onClose(process)
-	st.s.done("Temporal server %s on %s, in %s; database %s", process.Version, process.Address, short(took), filepath.Join(st.dir, "temporal.db"))
+	st.s.done("Temporal server %s on %s, in %s; its database: %s", process.Version, process.Address, short(took), filepath.Join(st.dir, "temporal.db"))
 	return nil
 }
 

@@ -163,6 +163,7 @@ func (st *stage) verdict(sweep, control *harness.Sweep, secrets []secret, files 
 		st.s.line("\n   %s", st.s.paint(red, text))
 		return errLeak
 	}
-	st.s.line("\n   %s  %s", st.s.paint(bold, st.s.paint(green, text)), st.s.paint(dim, "(the workflow's id, which stays readable, was found: the search works)"))
+	st.s.note("The workflow's id, which stays readable, was found: the search works.")
+	st.s.line("\n   %s", st.s.paint(green, text))
 	return nil
 }
