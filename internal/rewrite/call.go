@@ -99,6 +99,11 @@ func (s *Stats) used(key string, size int, hit bool) {
 			return
 		}
 	}
+	// A call's buffers serve the next one: mostly the same key's name stands there already.
+	if n := len(s.Keys); n < cap(s.Keys) && s.Keys[:n+1][n] == key {
+		s.Keys = s.Keys[:n+1]
+		return
+	}
 	s.Keys = append(s.Keys, strings.Clone(key))
 }
 
@@ -122,6 +127,7 @@ type Call struct {
 	edits []edit
 	arena []byte // what replaces payloads, before it is put in place
 	plans []sealing
+	opens []opening
 	in    policy.Input
 	outs  [2][]byte
 }
@@ -151,7 +157,8 @@ func (c *Call) Done() {
 	c.in = policy.Input{}
 	clear(c.plans)
 	clear(c.edits)
-	c.plans, c.edits = c.plans[:0], c.edits[:0]
+	clear(c.opens)
+	c.plans, c.edits, c.opens = c.plans[:0], c.edits[:0], c.opens[:0]
 	c.policy, c.caller, c.task = nil, nil, nil
 	c.r.calls.Put(c)
 }

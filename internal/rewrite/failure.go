@@ -1,7 +1,7 @@
 package rewrite
 
 import (
-	"context"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/policy"
 )
 
 // The texts of a chain of failures are sealed as one payload, which takes the
@@ -167,63 +168,39 @@ func readFailureTexts(payload []byte) (t failureTexts, ok bool, err error) {
 	return t, true, nil
 }
 
-// openFailure plans the edits that restore a chain. Where the server, or a
-// worker, put a failure of its own in front, the sealed one is found among
-// its causes.
-func (c *Call) openFailure(ctx context.Context, s *slot) error {
-	chain := c.chain(s)
-	var rest []failureTexts
-	for i := range chain {
-		f := &chain[i]
-		if !f.attributes.field.empty() && crypto.Marked(f.attributes.value.of(c.walk.buf)) {
-			texts, done, err := c.openFailureTexts(ctx, s, f)
-			if err != nil {
-				return err
-			}
-			if done {
-				rest = nil
-				continue
-			}
-			rest = texts.Causes
-			c.restore(f, &texts)
-			continue
-		}
-		if len(rest) > 0 {
-			c.restore(f, &rest[0])
-			rest = rest[1:]
-		}
-	}
-	return nil
-}
-
-// openFailureTexts opens what one failure's encoded_attributes hold. done
-// tells that nothing is left to restore.
-func (c *Call) openFailureTexts(ctx context.Context, s *slot, f *failureParts) (t failureTexts, done bool, err error) {
-	from := len(c.arena)
-	result, err := c.openPayload(ctx, s, f.attributes.value.of(c.walk.buf))
-	switch {
-	case err != nil:
-		return t, true, err
-	case result == left:
-		return t, true, nil
-	case result == redacted:
+// openFailure plans the edits that restore a chain from what was opened at
+// the arena's place `from`: the failure that bore the envelope and its causes.
+// Where the server, or a worker, put a failure of its own in front, the
+// sealed one is found among its causes.
+func (c *Call) openFailure(s *slot, o *opening, from int32) error {
+	chain := c.chain(s)[o.failure:]
+	f := &chain[0]
+	if o.action == policy.Redact {
 		c.arena = c.arena[:from]
 		c.edit(f.attributes.field, f.box, span{})
 		c.edit(c.messagePlace(f), f.box, c.storeField(numFailureMessage, []byte(redactedText)))
-		return t, true, nil
+		return nil
 	}
 	opened := c.arena[from:]
-	t, ok, err := readFailureTexts(opened)
+	texts, ok, err := readFailureTexts(opened)
 	if err != nil {
-		return t, true, c.fail(KindOpening, s.f.path, err)
+		return c.fail(KindOpening, s.f.path, err)
 	}
 	if !ok { // sealed by an SDK's codec: the payload that it wrapped comes back
-		c.edit(f.attributes.field, f.box, c.storeField(numFailureAttributes, append([]byte(nil), opened...)))
-		return t, true, nil
+		c.edit(f.attributes.field, f.box, c.storeField(numFailureAttributes, bytes.Clone(opened)))
+		return nil
 	}
 	clear(opened)
 	c.arena = c.arena[:from]
-	return t, false, nil
+	c.restore(f, &texts)
+	for i := 1; i < len(chain) && i <= len(texts.Causes); i++ {
+		cause := &chain[i]
+		if !cause.attributes.field.empty() && crypto.Marked(cause.attributes.value.of(c.walk.buf)) {
+			break // from here on another envelope holds the texts
+		}
+		c.restore(cause, &texts.Causes[i-1])
+	}
+	return nil
 }
 
 func (c *Call) messagePlace(f *failureParts) span {

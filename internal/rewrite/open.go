@@ -3,9 +3,8 @@ package rewrite
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
-
-	"go.opentelemetry.io/otel/attribute"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
@@ -18,14 +17,14 @@ const (
 	redactedPayload = "\x0a\x16\x0a\x08encoding\x12\x0ajson/plain\x12\x0a\"[sealed]\""
 )
 
-// outcome is what became of one sealed payload of an answer.
-type outcome uint8
-
-const (
-	left     outcome = iota // stays as it is
-	opened                  // the clear bytes were appended to the arena
-	redacted                // the placeholder was appended to the arena
-)
+// opening is what was decided about one sealed payload of an answer.
+type opening struct {
+	slot    int32
+	failure int32 // siteFailure: which of the chain bears the envelope
+	action  policy.Action
+	size    int // of the sealed payload; what is in it is shorter, unless it is compressed
+	sealed  crypto.Sealed
+}
 
 // Response opens what the policy lets this caller have. It gives `in` itself
 // when nothing changed; else the bytes live until Done.
@@ -41,30 +40,137 @@ func (c *Call) openMessage(ctx context.Context, n *node, in []byte, task bool) (
 		return nil, err
 	}
 	c.remember()
-	w := &c.walk
-	if !c.anySealed() {
-		c.response.Passed = len(w.slots)
-		return w.buf, nil
+	if err := c.findSealed(task); err != nil {
+		return nil, err
+	}
+	if len(c.opens) == 0 {
+		return c.walk.buf, nil
 	}
 	start := time.Now()
-	ctx, end := c.span(ctx, "payload.open")
-	defer func() {
-		c.response.Crypt = time.Since(start) - c.response.Decide
-		end(err, append(c.response.attributes(), attribute.Int("seal.unopened", c.response.Unopened),
-			attribute.Int64("policy.decide_us", c.response.Decide.Microseconds()))...)
-	}()
-	c.edits, c.arena = c.edits[:0], c.arena[:0]
-	c.describe()
-	for i := range w.slots {
-		if err := c.openSlot(ctx, &w.slots[i]); err != nil {
-			if task {
-				return nil, err
+	err = c.decideResponse(ctx, task)
+	decided := time.Now()
+	c.response.Decide = decided.Sub(start)
+	if err != nil {
+		return nil, err
+	}
+	if c.r.shadow {
+		return c.walk.buf, nil
+	}
+	out, err = c.openDecided(ctx, task)
+	c.response.Crypt = time.Since(decided)
+	return out, err
+}
+
+// findSealed fills c.opens with what bears our mark. Most answers of a
+// namespace whose policy lets things pass hold nothing of it.
+func (c *Call) findSealed(task bool) error {
+	c.opens = c.opens[:0]
+	for i := range c.walk.slots {
+		s := &c.walk.slots[i]
+		switch s.site {
+		case sitePayload:
+			if err := c.noteSealed(i, 0, c.content(s), task); err != nil {
+				return err
 			}
-			c.response.Unopened++
+		case siteFailure:
+			for j := range c.chain(s) {
+				f := &c.chain(s)[j]
+				if f.attributes.field.empty() {
+					continue
+				}
+				if err := c.noteSealed(i, j, f.attributes.value.of(c.walk.buf), task); err != nil {
+					return err
+				}
+			}
 		}
 	}
-	if len(c.edits) == 0 || c.r.shadow {
-		return w.buf, nil
+	return nil
+}
+
+func (c *Call) noteSealed(slot, failure int, value []byte, task bool) error {
+	c.opens = append(c.opens, opening{slot: int32(slot), failure: int32(failure), size: len(value)})
+	o := &c.opens[len(c.opens)-1]
+	var marked bool
+	var err error
+	if o.sealed, marked, err = crypto.ParsePayload(value); err == nil && marked {
+		return nil
+	}
+	c.opens = c.opens[:len(c.opens)-1]
+	if err == nil {
+		c.response.Passed++
+		return nil
+	}
+	return c.unopened(task, c.fail(KindOpening, c.walk.slots[slot].f.path, err))
+}
+
+// unopened counts what stays sealed. In a task nothing may.
+func (c *Call) unopened(task bool, err error) error {
+	if task {
+		return err
+	}
+	c.response.Unopened++
+	return nil
+}
+
+// decideResponse asks the policy about every sealed payload. Neighbours of
+// which it would be told the same have the same verdict.
+func (c *Call) decideResponse(ctx context.Context, task bool) (err error) {
+	ctx, traced := c.span(ctx, "policy.decide")
+	defer func() { c.endDecide(traced, err) }()
+	c.describe()
+	var last *opening
+	for i := range c.opens {
+		o := &c.opens[i]
+		if last != nil && c.sameQuestion(last, o) {
+			o.action = last.action
+			continue
+		}
+		s := &c.walk.slots[o.slot]
+		c.facts(s)
+		c.in.SealedNamespace, c.in.SealedKey = o.sealed.Header.Namespace, o.sealed.Header.Key
+		v, err := c.decide(ctx, policy.Response, s, head{})
+		if err != nil {
+			return err
+		}
+		if task && (v.Action == policy.Keep || v.Action == policy.Redact) {
+			v.Action = policy.Deny // a worker must get the value or nothing
+		}
+		if v.Action == policy.Deny {
+			if err := c.unopened(task, c.fail(KindDenied, s.f.path, &DeniedError{Reason: v.Reason})); err != nil {
+				return err
+			}
+		}
+		o.action = v.Action
+		last = o
+	}
+	return nil
+}
+
+func (c *Call) sameQuestion(a, b *opening) bool {
+	s, t := &c.walk.slots[a.slot], &c.walk.slots[b.slot]
+	return s.f == t.f && s.scope == t.scope && s.name == t.name && a.action != policy.Deny &&
+		a.sealed.Header.Key == b.sealed.Header.Key && a.sealed.Header.Namespace == b.sealed.Header.Namespace
+}
+
+// openDecided opens what was decided and puts it in its place.
+func (c *Call) openDecided(ctx context.Context, task bool) (out []byte, err error) {
+	ctx, traced := c.span(ctx, "payload.open")
+	defer func() { c.end(traced, err, &c.response) }()
+	c.edits, c.arena = c.edits[:0], c.arena[:0]
+	room := 0
+	for i := range c.opens {
+		room += c.opens[i].size
+	}
+	c.arena = slices.Grow(c.arena, room) // at once: what opens into a full buffer moves all that is there already
+	for i := range c.opens {
+		if err := c.openOne(ctx, &c.opens[i]); err != nil {
+			if err := c.unopened(task, err); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if len(c.edits) == 0 {
+		return c.walk.buf, nil
 	}
 	if c.outs[1], err = c.splice(c.outs[1]); err != nil {
 		return nil, c.fail(KindOpening, "", err)
@@ -72,92 +178,45 @@ func (c *Call) openMessage(ctx context.Context, n *node, in []byte, task bool) (
 	return c.outs[1], nil
 }
 
-// anySealed tells whether a message holds anything of ours. Most answers of a
-// namespace whose policy lets things pass do not.
-func (c *Call) anySealed() bool {
-	for i := range c.walk.slots {
-		if s := &c.walk.slots[i]; s.site == siteFailure && c.markedFailure(s) || s.site == sitePayload && crypto.Marked(c.content(s)) {
-			return true
+// openOne plans the edits for one sealed payload. One that is kept, or denied
+// to a reader, stays as it is.
+func (c *Call) openOne(ctx context.Context, o *opening) error {
+	s := &c.walk.slots[o.slot]
+	from := int32(len(c.arena))
+	switch o.action {
+	case policy.Open:
+		arena, hit, err := c.r.keys.Open(ctx, c.arena, &o.sealed, c.namespace)
+		if err != nil {
+			return c.fail(KindOpening, s.f.path, err)
 		}
-	}
-	return false
-}
-
-func (c *Call) openSlot(ctx context.Context, s *slot) error {
-	if s.site == siteFailure {
-		return c.openFailure(ctx, s)
-	}
-	value := c.content(s)
-	if !crypto.Marked(value) {
+		c.arena = arena
+		c.response.used(o.sealed.Header.Key, len(arena)-int(from), hit)
+	case policy.Redact:
+		c.arena = append(c.arena, redactedPayload...)
+	default:
 		c.response.Passed++
 		return nil
 	}
-	from := int32(len(c.arena))
-	result, err := c.openPayload(ctx, s, value)
-	if err != nil || result == left {
-		return err
+	if s.site == siteFailure {
+		return c.openFailure(s, o, from)
 	}
 	b := &c.walk.boxes[s.box]
 	c.edit(span{b.start, b.end}, s.box, span{from, int32(len(c.arena))})
 	return nil
 }
 
-// openPayload decides about one sealed payload and opens it behind the end of
-// the arena.
-func (c *Call) openPayload(ctx context.Context, s *slot, value []byte) (outcome, error) {
-	sealed, marked, err := crypto.ParsePayload(value)
-	if err != nil {
-		return left, c.fail(KindOpening, s.f.path, err)
-	}
-	if !marked { // a mark of some other kind: another tool's, or none
-		c.response.Passed++
-		return left, nil
-	}
-	c.facts(s)
-	v, err := c.decideSealed(ctx, s, &sealed)
-	if err != nil {
-		return left, err
-	}
-	if c.method.task && (v.Action == policy.Keep || v.Action == policy.Redact) {
-		v.Action = policy.Deny // a worker must get the value or nothing
-	}
-	switch v.Action {
-	case policy.Open:
-		out, hit, err := c.r.keys.Open(ctx, c.arena, &sealed, c.namespace)
-		if err != nil {
-			return left, c.fail(KindOpening, s.f.path, err)
-		}
-		c.arena = out
-		c.response.used(sealed.Header.Key, len(value), hit)
-		return opened, nil
-	case policy.Keep:
-		c.response.Passed++
-		return left, nil
-	case policy.Redact:
-		c.arena = append(c.arena, redactedPayload...)
-		return redacted, nil
-	}
-	return left, c.fail(KindDenied, s.f.path, &DeniedError{Reason: v.Reason})
-}
-
-// decideSealed asks the policy who may have an envelope opened.
-func (c *Call) decideSealed(ctx context.Context, s *slot, sealed *crypto.Sealed) (policy.Verdict, error) {
-	start := time.Now()
-	c.in.SealedNamespace, c.in.SealedKey = sealed.Header.Namespace, sealed.Header.Key
-	v, err := c.decide(ctx, policy.Response, s, head{})
-	c.response.Decide += time.Since(start)
-	return v, err
-}
-
-// textSlot stands for a text in an error answer, which has no place in a message.
-var textSlot = slot{f: &field{kind: policy.KindFailure, path: "status.message"}}
+// textField stands for a text in an error answer, which has no place in a message.
+var textField = field{kind: policy.KindFailure, path: "status.message", na: policy.AllFacts}
 
 // openSealedText opens a text for which the policy says so.
 func (c *Call) openSealedText(ctx context.Context, sealed *crypto.Sealed) ([]byte, bool) {
-	c.describe()
-	c.in.NotApplicable = policy.AllFacts
 	c.walk.reset(nil)
-	v, err := c.decideSealed(ctx, &textSlot, sealed)
+	c.walk.scopes = append(c.walk.scopes, scope{parent: -1})
+	c.describe()
+	s := slot{f: &textField}
+	c.facts(&s)
+	c.in.SealedNamespace, c.in.SealedKey = sealed.Header.Namespace, sealed.Header.Key
+	v, err := c.decide(ctx, policy.Response, &s, head{})
 	if err != nil || v.Action != policy.Open {
 		return nil, false
 	}

@@ -4,6 +4,8 @@ import (
 	"unsafe"
 
 	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 )
 
 // head is what a policy may know of a payload.
@@ -12,9 +14,29 @@ type head struct {
 	data                  []byte
 }
 
-// readHead reads a serialised Payload. Of repeated entries the last counts,
-// as for everyone who decodes it.
-func readHead(payload []byte) (h head, err error) {
+// plainHead is how an SDK's JSON payload starts: its metadata, and the tag of
+// its data.
+const plainHead = "\x0a\x16\x0a\x08encoding\x12\x0ajson/plain\x12"
+
+// readPlain reads the usual payload, one with nothing but JSON in it, in a
+// fraction of readHead's time. Such a payload bears no mark.
+func readPlain(payload []byte) (h head, ok bool) {
+	if len(payload) <= len(plainHead) || string(payload[:len(plainHead)]) != plainHead {
+		return h, false
+	}
+	size, at := uvarint(payload, len(plainHead), len(payload))
+	if at < 0 || size != uint64(len(payload)-at) {
+		return h, false
+	}
+	return head{encoding: "json/plain", data: payload[at:]}, true
+}
+
+// readHead reads a serialised Payload and tells whether it bears our mark. Of
+// repeated entries the last counts, as for everyone who decodes it.
+func readHead(payload []byte) (h head, marked bool, err error) {
+	if h, ok := readPlain(payload); ok {
+		return h, false, nil
+	}
 	err = eachField(payload, 0, len(payload), func(num protowire.Number, wire protowire.Type, _, _, from, to int) {
 		switch {
 		case wire != protowire.BytesType:
@@ -24,7 +46,7 @@ func readHead(payload []byte) (h head, err error) {
 			h.metadata(payload[from:to])
 		}
 	})
-	return h, err
+	return h, crypto.Marked(payload), err
 }
 
 func (h *head) metadata(entry []byte) {

@@ -4,20 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 	"unicode/utf8"
 
-	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/codes"
-	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 )
-
-// tracerName is the instrumentation scope of this package's spans.
-const tracerName = "github.com/temporal-seal/temporal-seal/internal/rewrite"
 
 // sealing is what was decided about one slot of a request.
 type sealing struct {
@@ -43,23 +38,25 @@ func (c *Call) Request(ctx context.Context, in []byte) ([]byte, error) {
 	if len(w.slots) == 0 {
 		return w.buf, nil
 	}
-	if err := c.decideRequest(ctx); err != nil {
+	start := time.Now()
+	err := c.decideRequest(ctx)
+	decided := time.Now()
+	c.request.Decide = decided.Sub(start)
+	if err != nil {
 		return nil, err
 	}
 	if len(c.plans) == 0 || c.r.shadow {
 		return w.buf, nil
 	}
-	return c.sealPlanned(ctx)
+	out, err := c.sealPlanned(ctx)
+	c.request.Crypt = time.Since(decided)
+	return out, err
 }
 
 // decideRequest fills c.plans with the slots that are to change.
 func (c *Call) decideRequest(ctx context.Context) (err error) {
-	start := time.Now()
-	ctx, end := c.span(ctx, "policy.decide")
-	defer func() {
-		c.request.Decide += time.Since(start)
-		end(err, attribute.Int("policy.slots", len(c.walk.slots)), attribute.String("policy.revision", c.policy.Revision()))
-	}()
+	ctx, traced := c.span(ctx, "policy.decide")
+	defer func() { c.endDecide(traced, err) }()
 	c.plans = c.plans[:0]
 	c.describe()
 	scope := int32(-1)
@@ -104,8 +101,7 @@ func (c *Call) decideSlot(ctx context.Context, s *slot) (p sealing, err error) {
 		}
 		marked = c.markedFailure(s)
 	default:
-		marked = crypto.Marked(value)
-		if h, err = readHead(value); err != nil {
+		if h, marked, err = readHead(value); err != nil {
 			return p, c.fail(KindMalformed, s.f.path, fmt.Errorf("the bytes are not a Payload: %w", err))
 		}
 		if s.memo && h.deletes() && !marked {
@@ -203,12 +199,8 @@ func (c *Call) sealPlanned(ctx context.Context) (out []byte, err error) {
 			}
 		}
 	}
-	start := time.Now()
-	ctx, end := c.span(ctx, "payload.seal")
-	defer func() {
-		c.request.Crypt += time.Since(start)
-		end(err, c.request.attributes()...)
-	}()
+	ctx, traced := c.span(ctx, "payload.seal")
+	defer func() { c.end(traced, err, &c.request) }()
 	c.edits, c.arena = c.edits[:0], c.arena[:0]
 	var sealer *crypto.Sealer
 	last := ""
@@ -241,24 +233,27 @@ const redactedReason = "[redacted]"
 
 // seal plans the edits for one slot.
 func (c *Call) seal(sealer *crypto.Sealer, s *slot, p *sealing) (err error) {
-	b := &c.walk.boxes[max(s.box, 0)]
+	b := &c.walk.boxes[s.box]
 	at := span{b.start, b.end}
-	from := int32(len(c.arena))
 	switch {
 	case s.site == siteFailure:
 		return c.sealFailure(sealer, s)
+	case s.site == sitePayload && !p.verdict.Compress && len(p.verdict.Fields)+len(p.verdict.Clear) == 0:
+		c.edits = append(c.edits, edit{at: at, box: s.box, seal: sealer})
+		return nil
+	}
+	from := int32(len(c.arena))
+	c.arena = slices.Grow(c.arena, 2*sealer.PayloadSize(int(at.to-at.from))) // in steps that grow, unlike crypto's
+	switch {
 	case s.site == siteText:
 		if !utf8.Valid(at.of(c.walk.buf)) {
 			return errors.New("the text is not UTF-8, which protobuf requires of a string")
 		}
 		c.arena, err = sealer.AppendText(c.arena, at.of(c.walk.buf))
-	case len(p.verdict.Fields)+len(p.verdict.Clear) > 0 && !p.verdict.Compress:
-		c.arena, err = sealer.AppendView(c.arena, at.of(c.walk.buf), crypto.Selection{Fields: p.verdict.Fields, Clear: p.verdict.Clear})
 	case p.verdict.Compress:
 		c.arena, err = sealer.AppendPayload(c.arena, at.of(c.walk.buf), true)
 	default:
-		c.edits = append(c.edits, edit{at: at, box: s.box, seal: sealer})
-		return nil
+		c.arena, err = sealer.AppendView(c.arena, at.of(c.walk.buf), crypto.Selection{Fields: p.verdict.Fields, Clear: p.verdict.Clear})
 	}
 	c.edits = append(c.edits, edit{at: at, box: s.box, data: span{from, int32(len(c.arena))}})
 	return err
@@ -289,35 +284,4 @@ func (c *Call) storeField(num protowire.Number, value []byte) span {
 	c.arena = protowire.AppendTag(c.arena, num, protowire.BytesType)
 	c.arena = protowire.AppendBytes(c.arena, value)
 	return span{from, int32(len(c.arena))}
-}
-
-// span starts a span below the call's own, if that is recorded.
-func (c *Call) span(ctx context.Context, name string) (context.Context, func(error, ...attribute.KeyValue)) {
-	parent := trace.SpanFromContext(ctx)
-	if !parent.IsRecording() {
-		return ctx, func(error, ...attribute.KeyValue) {}
-	}
-	ctx, s := parent.TracerProvider().Tracer(tracerName).Start(ctx, name)
-	return ctx, func(err error, attrs ...attribute.KeyValue) {
-		s.SetAttributes(attrs...)
-		s.SetAttributes(attribute.String("temporal.namespace", c.namespace), attribute.String("rpc.method", c.method.name))
-		if err != nil {
-			var e *Error
-			if errors.As(err, &e) {
-				s.SetStatus(codes.Error, e.Kind.String())
-			} else {
-				s.SetStatus(codes.Error, "failed")
-			}
-		}
-		s.End()
-	}
-}
-
-func (s *Stats) attributes() []attribute.KeyValue {
-	return []attribute.KeyValue{
-		attribute.StringSlice("seal.key", s.Keys),
-		attribute.Int("seal.payloads", s.Payloads),
-		attribute.Int("seal.bytes", s.Bytes),
-		attribute.Bool("seal.cache_hit", s.CacheHit),
-	}
 }

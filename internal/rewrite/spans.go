@@ -1,0 +1,66 @@
+package rewrite
+
+import (
+	"context"
+	"errors"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/trace"
+)
+
+// tracerName is the instrumentation scope of this package's spans.
+const tracerName = "github.com/temporal-seal/temporal-seal/internal/rewrite"
+
+// span starts a span below the call's own; nil if that is not recorded. There
+// is one span for a message's decisions and one for its payloads, never one
+// per payload: a span costs more than the sealing.
+func (c *Call) span(ctx context.Context, name string) (context.Context, trace.Span) {
+	parent := trace.SpanFromContext(ctx)
+	if !parent.IsRecording() {
+		return ctx, nil
+	}
+	ctx, s := parent.TracerProvider().Tracer(tracerName).Start(ctx, name)
+	s.SetAttributes(attribute.String("temporal.namespace", c.namespace), attribute.String("rpc.method", c.method.name))
+	return ctx, s
+}
+
+// endDecide ends the span of a message's decisions.
+func (c *Call) endDecide(s trace.Span, err error) {
+	if s == nil {
+		return
+	}
+	s.SetAttributes(attribute.Int("policy.payloads", len(c.walk.slots)), attribute.String("policy.revision", c.policy.Revision()))
+	finish(s, err)
+}
+
+// end ends the span in which payloads were sealed or opened.
+func (c *Call) end(s trace.Span, err error, stats *Stats) {
+	if s == nil {
+		return
+	}
+	s.SetAttributes(
+		attribute.StringSlice("seal.key", stats.Keys),
+		attribute.Int("seal.payloads", stats.Payloads),
+		attribute.Int("seal.bytes", stats.Bytes),
+		attribute.Bool("seal.cache_hit", stats.CacheHit),
+	)
+	if stats.Unopened > 0 {
+		s.SetAttributes(attribute.Int("seal.unopened", stats.Unopened))
+	}
+	finish(s, err)
+}
+
+// finish tells the kind of an error only: its text may name what a rule says
+// about a caller, and belongs in the log.
+func finish(s trace.Span, err error) {
+	if err != nil {
+		kind := "failed"
+		var e *Error
+		if errors.As(err, &e) {
+			kind = e.Kind.String()
+		}
+		s.SetStatus(codes.Error, kind)
+	}
+	s.End()
+}
