@@ -287,11 +287,3 @@ func (f caseFile) keyTable() (KeyRank, DefaultKey) {
 	}
 	return rank, func(string) (string, bool) { return fallback, true }
 }
-
-// withKeys is the same policy over other keys.
-func (p *Policy) withKeys(rank KeyRank, fallback DefaultKey) *Policy {
-	other := *p
-	other.keys = keys{rank, fallback}
-	other.memo = newMemo(len(p.memo.slot))
-	return &other
-}

@@ -16,11 +16,9 @@ func Kinds() []string {
 func (p *Policy) dryRun(ctx context.Context) error {
 	// Whether a key is configured hangs on the namespace, and the platform's rules are
 	// tried in one that does not exist.
-	trial := *p
-	trial.keys = keys{
-		rank:     func(string, string) (int, bool) { return 0, true },
-		fallback: func(string) (string, bool) { return "default", true },
-	}
+	trial := p.withKeys(
+		func(string, string) (int, bool) { return 0, true },
+		func(string) (string, bool) { return "default", true })
 	var errs []error
 	seen := map[string]bool{}
 	for _, namespace := range append([]string{""}, p.Namespaces()...) {

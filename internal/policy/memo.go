@@ -29,7 +29,12 @@ type remembered struct {
 	content bool // the verdict hangs on the content: there is none to remember
 }
 
+// newMemo makes a memo of at least size entries; nil, which remembers nothing, for
+// a negative size.
 func newMemo(size int) *memo {
+	if size < 0 {
+		return nil
+	}
 	sets := uint64(1)
 	for sets*memoWays < uint64(size) {
 		sets *= 2
@@ -39,6 +44,9 @@ func newMemo(size int) *memo {
 
 // get returns the entry for a key, or nil, and the key's hash.
 func (m *memo) get(key []byte) (*remembered, uint64) {
+	if m == nil {
+		return nil, 0
+	}
 	h := maphash.Bytes(m.seed, key)
 	set := (h & m.mask) * memoWays
 	for i := range uint64(memoWays) {
@@ -51,6 +59,9 @@ func (m *memo) get(key []byte) (*remembered, uint64) {
 
 // put keeps an entry. Its strings must be its own.
 func (m *memo) put(e *remembered) {
+	if m == nil {
+		return
+	}
 	set := (e.hash & m.mask) * memoWays
 	for i := range uint64(memoWays) {
 		if old := m.slot[set+i].Load(); old == nil || (old.hash == e.hash && old.key == e.key) {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
@@ -23,10 +24,18 @@ type Policy struct {
 	sources  snapshot
 	keys     keys
 	memo     *memo
+
+	evaluations, contentEvaluations atomic.Uint64
 }
 
 // Revision names the sources: the same files give the same revision everywhere.
 func (p *Policy) Revision() string { return p.revision }
+
+// Evaluations counts the decisions that the memo did not answer, and how many of them
+// hung on the payload's content, so that it never could.
+func (p *Policy) Evaluations() (all, withContent uint64) {
+	return p.evaluations.Load(), p.contentEvaluations.Load()
+}
 
 // Namespaces lists the namespaces that have rules of their own.
 func (p *Policy) Namespaces() []string { return p.sources.namespaces() }
@@ -142,6 +151,12 @@ func literalMember(r *ast.Rule, name string) (string, bool) {
 	return stringMember(obj, name)
 }
 
+// withKeys is the same policy over other keys, with a small memo of its own.
+func (p *Policy) withKeys(rank KeyRank, fallback DefaultKey) *Policy {
+	return &Policy{revision: p.revision, platform: p.platform, teams: p.teams, sources: p.sources,
+		keys: keys{rank, fallback}, memo: newMemo(1 << 10)}
+}
+
 func (p *Policy) queries(namespace string) [2]*query {
 	if q, ok := p.teams[namespace]; ok {
 		return q
@@ -166,6 +181,10 @@ func (p *Policy) Decide(ctx context.Context, d Direction, in *Input) (Verdict, e
 	v, touchedContent, err := p.evaluate(ctx, q, in, entry != nil)
 	if err != nil {
 		return Verdict{}, err
+	}
+	p.evaluations.Add(1)
+	if touchedContent {
+		p.contentEvaluations.Add(1)
 	}
 	if entry == nil && len(key) <= maxMemoKey {
 		e := &remembered{hash: hash, key: string(key), content: touchedContent}

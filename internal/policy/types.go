@@ -141,7 +141,7 @@ type Options struct {
 	DefaultKey DefaultKey // nil: "default" everywhere
 
 	Log         *slog.Logger  // nil: silent
-	MemoSize    int           // verdicts kept per namespace and direction; 0 means 8192
+	MemoSize    int           // verdicts kept; 0 means 32768, less than 0 none
 	EvalTimeout time.Duration // 0 means one second
 
 	// OnReload is told the outcome of every attempt to load a changed source; may be nil.

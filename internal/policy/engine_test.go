@@ -1,0 +1,264 @@
+package policy
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+const (
+	passing = "package temporal\n\nrequest contains {\"action\": \"pass\"}\n"
+	sealing = "package temporal\n\nrequest contains {\"action\": \"seal\"}\n"
+	denying = "package temporal\n\nrequest contains {\"action\": \"deny\"}\n"
+	broken  = "package temporal\n\nrequest contains {\n"
+)
+
+// watched starts an engine that follows its sources until the test ends.
+func watched(t *testing.T, opts Options) *Engine {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	e, err := NewEngine(ctx, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() { e.Watch(ctx) })
+	t.Cleanup(func() { cancel(); wg.Wait() })
+	return e
+}
+
+func (e *Engine) action(t *testing.T) Action {
+	t.Helper()
+	v, err := e.Current().Decide(context.Background(), Request, &Input{Namespace: "team", Kind: KindInput})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v.Action
+}
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		if ok() {
+			return
+		}
+	}
+	t.Fatalf("it did not happen within 10 s: %s", what)
+}
+
+// TestWatchSavePatterns changes the platform's file in each way that files are changed.
+func TestWatchSavePatterns(t *testing.T) {
+	for name, save := range map[string]func(t *testing.T, file, text string){
+		"written in place": func(t *testing.T, file, text string) { write(t, file, text) },
+		"renamed over": func(t *testing.T, file, text string) {
+			write(t, file+".tmp", text)
+			rename(t, file+".tmp", file)
+		},
+		"old one moved away first": func(t *testing.T, file, text string) {
+			rename(t, file, file+"~")
+			time.Sleep(150 * time.Millisecond)
+			write(t, file, text)
+		},
+		"removed and made anew": func(t *testing.T, file, text string) {
+			if err := os.Remove(file); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(300 * time.Millisecond)
+			write(t, file, text)
+		},
+		"written in two halves": func(t *testing.T, file, text string) {
+			write(t, file, text[:len(text)/2])
+			time.Sleep(20 * time.Millisecond)
+			write(t, file, text)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var refused atomic.Int32
+			opts := options(t, map[string]string{"policy.rego": passing})
+			opts.OnReload = func(_ string, err error) {
+				if err != nil {
+					refused.Add(1)
+				}
+			}
+			e := watched(t, opts)
+			if a := e.action(t); a != Pass {
+				t.Fatalf("at first: %s", a)
+			}
+			save(t, opts.File, sealing)
+			eventually(t, "the new policy is in force", func() bool { return e.action(t) == Seal })
+			save(t, opts.File, denying)
+			eventually(t, "and the next one", func() bool { return e.action(t) == Deny })
+			if n := refused.Load(); n != 0 {
+				t.Errorf("%d half-written policies were tried", n)
+			}
+		})
+	}
+}
+
+// TestWatchConfigMap swaps a folder as the kubelet does: the files are links through
+// ..data, which is a link itself and is replaced by a rename.
+func TestWatchConfigMap(t *testing.T) {
+	dir := t.TempDir()
+	publish := func(version int, platform, team string) {
+		data := filepath.Join(dir, fmt.Sprintf("..2026_%d", version))
+		if err := os.Mkdir(data, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		write(t, filepath.Join(data, "policy.rego"), platform)
+		write(t, filepath.Join(data, "team.rego"), team)
+		symlink(t, filepath.Base(data), filepath.Join(dir, "..data_tmp"))
+		rename(t, filepath.Join(dir, "..data_tmp"), filepath.Join(dir, "..data"))
+	}
+	const plain = "package temporal.namespaces.team\n"
+	publish(1, passing, plain)
+	spaces := filepath.Join(dir, "namespaces") // another volume in life, of which the team's file is a part
+	if err := os.Mkdir(spaces, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	symlink(t, "..data/policy.rego", filepath.Join(dir, "policy.rego"))
+	symlink(t, "../..data/team.rego", filepath.Join(spaces, "team.rego"))
+
+	e := watched(t, Options{File: filepath.Join(dir, "policy.rego"), Namespaces: spaces})
+	if a := e.action(t); a != Pass {
+		t.Fatalf("at first: %s", a)
+	}
+	publish(2, sealing, plain)
+	eventually(t, "the swapped platform's file is in force", func() bool { return e.action(t) == Seal })
+	publish(3, sealing, plain+"\nrequest contains {\"action\": \"deny\"}\n")
+	eventually(t, "the swapped team's file is in force", func() bool { return e.action(t) == Deny })
+}
+
+func TestBadPolicyNeverReplacesAGoodOne(t *testing.T) {
+	var log bytes.Buffer
+	var mu sync.Mutex
+	var outcomes []error
+	opts := options(t, map[string]string{"policy.rego": passing, "team.rego": "package temporal.namespaces.team\n"})
+	opts.Log = slog.New(slog.NewTextHandler(&log, nil))
+	opts.OnReload = func(_ string, err error) { mu.Lock(); outcomes = append(outcomes, err); mu.Unlock() }
+	ctx := context.Background()
+	e, err := NewEngine(ctx, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, _ := e.Status()
+	for name, text := range map[string]string{
+		"does not compile": broken,
+		"fails a dry run":  "package temporal\n\nrequest contains {\"action\": \"encrypt\"}\n",
+	} {
+		write(t, opts.File, text)
+		for range 2 {
+			if err := e.Reload(ctx); err == nil {
+				t.Errorf("%s: it was taken", name)
+			}
+		}
+		if revision, err := e.Status(); revision != before || err == nil || e.action(t) != Pass {
+			t.Errorf("%s: revision %s, error %v", name, revision, err)
+		}
+	}
+	if n := strings.Count(log.String(), "the old one stays in force"); n != 2 || len(outcomes) != 2 {
+		t.Errorf("two bad policies were logged %d times and told %d times:\n%s", n, len(outcomes), &log)
+	}
+	write(t, opts.File, passing)
+	if err := e.Reload(ctx); err != nil {
+		t.Errorf("the good policy back again: %v", err)
+	}
+	if revision, err := e.Status(); revision != before || err != nil {
+		t.Errorf("after that: revision %s, error %v", revision, err)
+	}
+	write(t, opts.File, sealing)
+	if err := e.Reload(ctx); err != nil || e.action(t) != Seal {
+		t.Errorf("a good policy after bad ones: %v", err)
+	}
+	// A namespace's rules end when its file is gone for good.
+	if err := os.Remove(filepath.Join(opts.Namespaces, "team.rego")); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Reload(ctx); err != nil || len(e.Current().Namespaces()) != 0 {
+		t.Errorf("after a namespace's file was removed: %v, still rules for %v", err, e.Current().Namespaces())
+	}
+	if _, err := NewEngine(ctx, Options{File: opts.File + ".none"}); err == nil {
+		t.Error("an engine started without a policy")
+	}
+}
+
+// TestReloadUnderLoad decides in many goroutines while the policy changes: an answer
+// must be that of the revision that gave it, memo or not.
+func TestReloadUnderLoad(t *testing.T) {
+	opts := options(t, map[string]string{"policy.rego": passing})
+	ctx := context.Background()
+	e, err := NewEngine(ctx, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wanted := map[string]Action{e.Current().Revision(): Pass}
+	texts := []string{sealing, denying, passing}
+	for i, a := range []Action{Seal, Deny} {
+		p, err := load(t, map[string]string{"policy.rego": texts[i]})
+		if err != nil {
+			t.Fatal(err)
+		}
+		wanted[p.Revision()] = a
+	}
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	var decisions, revisions atomic.Int64
+	for range 4 {
+		wg.Go(func() {
+			last := ""
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				p := e.Current()
+				if p.Revision() != last {
+					last = p.Revision()
+					revisions.Add(1)
+				}
+				v, err := p.Decide(ctx, Request, &Input{Namespace: "n", Kind: KindInput})
+				if err != nil || v.Action != wanted[p.Revision()] {
+					t.Errorf("revision %s decided %s, %v", p.Revision(), v.Action, err)
+					return
+				}
+				decisions.Add(1)
+				time.Sleep(100 * time.Microsecond) // the reload needs a turn on a small machine
+			}
+		})
+	}
+	for i := range 9 {
+		write(t, opts.File, texts[i%3])
+		if err := e.Reload(ctx); err != nil {
+			t.Error(err)
+		}
+	}
+	close(stop)
+	wg.Wait()
+	t.Logf("%d decisions, %d changes of revision seen", decisions.Load(), revisions.Load())
+	if revisions.Load() < 9 {
+		t.Errorf("only %d changes of revision were seen", revisions.Load())
+	}
+}
+
+func rename(t *testing.T, from, to string) {
+	t.Helper()
+	if err := os.Rename(from, to); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func symlink(t *testing.T, target, name string) {
+	t.Helper()
+	if err := os.Symlink(target, name); err != nil {
+		t.Fatal(err)
+	}
+}
