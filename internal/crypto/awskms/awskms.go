@@ -137,9 +137,11 @@ func (p *Provider) describe(ctx context.Context) (*types.KeyMetadata, error) {
 	return out.KeyMetadata, nil
 }
 
-// usable tells what is wrong with a key that can't make and unwrap data keys.
+// usable tells what is wrong with a key that can't make and unwrap data keys. The API documents usage and spec as
+// members that an answer may lack; then the first data key tells.
 func usable(meta *types.KeyMetadata) *crypto.Error {
-	if meta.KeyUsage != types.KeyUsageTypeEncryptDecrypt || meta.KeySpec != types.KeySpecSymmetricDefault {
+	if (meta.KeyUsage != "" && meta.KeyUsage != types.KeyUsageTypeEncryptDecrypt) ||
+		(meta.KeySpec != "" && meta.KeySpec != types.KeySpecSymmetricDefault) {
 		return &crypto.Error{Kind: crypto.KindNotConfigured, Op: "open KMS key",
 			Err: fmt.Errorf("a %s key for %s can't wrap data keys; name a symmetric key for encryption", meta.KeySpec, meta.KeyUsage)}
 	}
