@@ -1,11 +1,299 @@
 package main
 
 import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"fmt"
 	"io"
+	"log/slog"
+	"os"
+	"strings"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/policy"
 )
 
+type explainOptions struct {
+	serveOptions
+	questionFlags
+	input, output string
+	verbose       bool
+}
+
 func explainCommand(stdout io.Writer) *cobra.Command {
-	return &cobra.Command{Use: "explain", Hidden: true}
+	var o explainOptions
+	cmd := &cobra.Command{
+		Use:   "explain",
+		Short: "Show what the policy decides about a payload, and why",
+		Long: `explain asks the policy about a payload as the proxy would, and shows what each rule said, what they come to
+together and which verdict wins. The payload is described by flags, or by a file with an input document as rules see it
+or with several cases. No key is used and nothing is sent anywhere.`,
+		Example: `  proxy explain --policy policy.rego --kind header --name authorization
+  proxy explain --config config.yaml --namespace clinic-prod --activity-type FetchLabResults --kind result
+  proxy explain --config examples/clinic/config.yaml --input examples/clinic/cases.yaml`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return o.explain(cmd.Context(), stdout)
+		},
+	}
+	o.settings.flags(cmd)
+	o.questionFlags.flags(cmd)
+	cmd.Flags().StringVar(&o.input, "input", "", "file with an input document or with cases, JSON or YAML; - for standard input")
+	cmd.Flags().StringVarP(&o.output, "output", "o", "text", "text or json")
+	cmd.Flags().BoolVarP(&o.verbose, "verbose", "v", false, "for several payloads too, show each rule")
+	return cmd
+}
+
+// answered is a question with what the policy said.
+type answered struct {
+	question
+	explanation policy.Explanation
+	err         error
+}
+
+func (o *explainOptions) explain(ctx context.Context, stdout io.Writer) error {
+	if o.output != "text" && o.output != "json" {
+		return fmt.Errorf("--output: %q is not one of text, json", o.output)
+	}
+	questions := []question{o.questionFlags.question()}
+	if o.input != "" {
+		var err error
+		if questions, err = readQuestions(o.input); err != nil {
+			return fmt.Errorf("--input: %w", err)
+		}
+	}
+	p, err := o.policyAlone(ctx)
+	if err != nil {
+		return err
+	}
+	answers := make([]answered, len(questions))
+	for i, q := range questions {
+		direction, in, err := q.ask()
+		if err != nil {
+			return fmt.Errorf("%s: %w", q.title(i), err)
+		}
+		answers[i].question = q
+		answers[i].explanation, answers[i].err = p.Explain(ctx, direction, in)
+	}
+	if o.output == "json" {
+		return explainJSON(stdout, answers)
+	}
+	s := newStyle(stdout)
+	if len(answers) == 1 || o.verbose {
+		for i, a := range answers {
+			a.print(s, i)
+		}
+	}
+	if len(answers) > 1 {
+		printTable(s, answers)
+	}
+	return s.err
+}
+
+// policyAlone loads the policy with the configured keys' names and ranks, without the keys.
+func (o *explainOptions) policyAlone(ctx context.Context) (*policy.Policy, error) {
+	c, err := o.load()
+	if err != nil {
+		return nil, err
+	}
+	quiet := slog.New(slog.DiscardHandler)
+	keys, err := crypto.NewKeyring(ctx, crypto.KeyringOptions{Keys: c.keyConfigs(), Grants: c.grants(), Realm: c.Realm, Log: quiet,
+		Open: func(_ context.Context, uri string) (crypto.Provider, error) { return standIn(uri), nil }})
+	if err != nil {
+		return nil, prefixLines("keys: ", err)
+	}
+	defer keys.Close()
+	engine, err := newEngine(ctx, c, keys, prometheus.NewRegistry(), quiet)
+	if err != nil {
+		return nil, err
+	}
+	return engine.Current(), nil
+}
+
+// standIn takes a key's place where only its name counts.
+type standIn string
+
+func (s standIn) Ref() crypto.KEKRef { return crypto.NewKEKRef("stand-in", string(s)) }
+func (s standIn) URI() string        { return string(s) }
+
+func (s standIn) GenerateDataKey(context.Context, crypto.KeyContext) (plain, wrapped []byte, err error) {
+	plain = make([]byte, 32)
+	rand.Read(plain)
+	return plain, append([]byte(nil), plain...), nil
+}
+
+func (s standIn) UnwrapDataKey(_ context.Context, wrapped []byte, _ crypto.KeyContext) ([]byte, error) {
+	return append([]byte(nil), wrapped...), nil
+}
+
+func (q *question) title(i int) string {
+	if q.Name != "" {
+		return q.Name
+	}
+	return fmt.Sprintf("payload %d", i+1)
+}
+
+// about says in a line which payload it is.
+func (q *question) about() string {
+	in := &q.Input
+	parts := []string{in.RPC, in.Namespace}
+	add := func(label, value string) {
+		if value != "" {
+			parts = append(parts, label+value)
+		}
+	}
+	add("workflow ", in.Workflow["type"])
+	add("activity ", in.Activity["type"])
+	kind := in.Payload.Kind
+	if in.Payload.Name != "" {
+		kind += " " + in.Payload.Name
+	}
+	add("", kind)
+	add("", in.Payload.Encoding)
+	add("sealed with ", in.Sealed.Key)
+	return strings.Join(parts, "  ")
+}
+
+// print shows one decision: every rule, the union, the winner.
+func (a *answered) print(s *style, i int) {
+	s.line("%s", s.bold(a.title(i)))
+	s.line("  %s", s.dim(a.about()))
+	for _, p := range a.explanation.Packages {
+		s.line("")
+		s.line("  %s  %s", s.bold(p.Package), s.dim(p.File))
+		for _, r := range p.Rules {
+			if len(r.Verdicts) == 0 {
+				s.line("    %s", s.dim(fmt.Sprintf("%-12s does not hold", lineOf(r.Location))))
+				continue
+			}
+			for _, v := range r.Verdicts {
+				s.line("    %-12s %s", lineOf(r.Location), s.verdict(v))
+			}
+		}
+		if len(p.Rules) == 0 {
+			s.line("    %s", s.dim("has no rule for this direction"))
+		}
+	}
+	s.line("")
+	if a.err != nil {
+		s.line("  %s  %s", s.bold("error  "), s.red(a.err.Error()))
+		s.line("  %s", s.dim("nothing would be forwarded"))
+		s.line("")
+		return
+	}
+	e := &a.explanation
+	s.line("  %s  %s", s.bold("verdict"), s.bold(s.verdict(e.Verdict.String())))
+	if len(e.Unsure) > 0 {
+		s.line("  %s  %s", s.dim("unknown"), strings.Join(e.Unsure, ", ")+s.dim(": a pass over it becomes seal"))
+	}
+	memo := "kept"
+	if !e.Remembered {
+		memo = "asked again each time, since the content counts"
+	} else if len(e.MemoKey) > 0 {
+		memo = "kept for payloads alike in " + strings.Join(e.MemoKey, ", ")
+	}
+	s.line("  %s  %s", s.dim("memo   "), s.dim(memo))
+	s.line("")
+}
+
+// lineOf shortens file:line to the line: the file stands above.
+func lineOf(location string) string {
+	if i := strings.LastIndexByte(location, ':'); i >= 0 {
+		return "line " + location[i+1:]
+	}
+	return location
+}
+
+// printTable shows a line per decision.
+func printTable(s *style, answers []answered) {
+	width := 0
+	for i, a := range answers {
+		width = max(width, len([]rune(a.title(i))))
+	}
+	for i, a := range answers {
+		said := s.verdict(a.explanation.Verdict.String())
+		if a.err != nil {
+			said = s.red("error: " + a.err.Error())
+		}
+		pad := strings.Repeat(" ", width-len([]rune(a.title(i))))
+		s.line("%s%s  %s", a.title(i), pad, said)
+	}
+	s.line("%s", s.dim("policy revision "+answers[0].explanation.Revision))
+}
+
+func explainJSON(w io.Writer, answers []answered) error {
+	type decision struct {
+		Name     string                      `json:"name"`
+		Revision string                      `json:"policy_revision"`
+		Packages []policy.PackageExplanation `json:"packages"`
+		Action   string                      `json:"action,omitempty"`
+		Key      string                      `json:"key,omitempty"`
+		Verdict  string                      `json:"verdict,omitempty"`
+		Memo     bool                        `json:"remembered"`
+		Unknown  []string                    `json:"unknown,omitempty"`
+		Error    string                      `json:"error,omitempty"`
+	}
+	out := make([]decision, len(answers))
+	for i, a := range answers {
+		e := &a.explanation
+		out[i] = decision{Name: a.title(i), Revision: e.Revision, Packages: e.Packages, Memo: e.Remembered, Unknown: e.Unsure}
+		if a.err != nil {
+			out[i].Error = a.err.Error()
+			continue
+		}
+		out[i].Action, out[i].Key, out[i].Verdict = e.Verdict.Action.String(), e.Verdict.Key, e.Verdict.String()
+	}
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	return enc.Encode(out)
+}
+
+// style writes lines, in colours only on a terminal.
+type style struct {
+	w      io.Writer
+	colour bool
+	err    error
+}
+
+func newStyle(w io.Writer) *style {
+	s := &style{w: w}
+	if f, ok := w.(*os.File); ok && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb" {
+		info, err := f.Stat()
+		s.colour = err == nil && info.Mode()&os.ModeCharDevice != 0
+	}
+	return s
+}
+
+func (s *style) line(format string, args ...any) {
+	if s.err == nil {
+		_, s.err = fmt.Fprintln(s.w, strings.TrimRight(fmt.Sprintf(format, args...), " "))
+	}
+}
+
+func (s *style) paint(code, text string) string {
+	if !s.colour {
+		return text
+	}
+	return "\x1b[" + code + "m" + text + "\x1b[0m"
+}
+
+func (s *style) bold(text string) string   { return s.paint("1", text) }
+func (s *style) dim(text string) string    { return s.paint("2", text) }
+func (s *style) red(text string) string    { return s.paint("31", text) }
+func (s *style) green(text string) string  { return s.paint("32", text) }
+func (s *style) yellow(text string) string { return s.paint("33", text) }
+
+// verdict colours by what it means: sealed or opened, readable, refused.
+func (s *style) verdict(text string) string {
+	switch {
+	case strings.Contains(text, "deny"):
+		return s.red(text)
+	case strings.HasPrefix(text, "pass"), strings.Contains(text, `"pass"`):
+		return s.yellow(text)
+	}
+	return s.green(text)
 }
