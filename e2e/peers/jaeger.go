@@ -85,16 +85,16 @@ func StartJaeger(ctx context.Context, opts JaegerOptions) (*Jaeger, error) {
 		return nil, err
 	}
 	j.Address, j.UIAddress = addr(0), j.Query
-	if err := j.await(ctx, j.answers); err != nil {
+	if err := j.await(ctx, func(ctx context.Context) error { return answers(ctx, j.Query+"/api/services") }); err != nil {
 		j.Stop()
 		return nil, err
 	}
 	return j, nil
 }
 
-// answers asks the query API for its services.
-func (j *Jaeger) answers(ctx context.Context) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, j.Query+"/api/services", nil)
+// answers tells whether a page is there.
+func answers(ctx context.Context, url string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return err
 	}

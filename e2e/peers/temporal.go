@@ -92,14 +92,18 @@ func startOwn(ctx context.Context, opts TemporalOptions) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Command(opts.Binary, append(args, shared...)...)
+	return startAnnounced(ctx, "temporalserver", exec.Command(opts.Binary, append(args, shared...)...), opts.Log)
+}
+
+// startAnnounced starts a temporalserver and waits for its ready line.
+func startAnnounced(ctx context.Context, name string, cmd *exec.Cmd, log io.Writer) (*Process, error) {
 	stdout, w, err := os.Pipe()
 	if err != nil {
 		return nil, err
 	}
 	defer stdout.Close()
 	cmd.Stdout = w
-	p, err := Start("temporalserver", cmd, opts.Log)
+	p, err := Start(name, cmd, log)
 	w.Close() // the child has its own
 	if err != nil {
 		return nil, err
@@ -121,13 +125,34 @@ func startOwn(ctx context.Context, opts TemporalOptions) (*Process, error) {
 		}
 	})
 	if err == nil && ready.Address == "" {
-		err = fmt.Errorf("temporalserver was not ready in time\n%s", p.Output())
+		err = fmt.Errorf("%s was not ready in time\n%s", name, p.Output())
 	}
 	if err != nil {
 		p.Stop()
 		return nil, err
 	}
 	p.Address, p.UIAddress = ready.Address, ready.UI
+	return p, nil
+}
+
+// StartWebUI serves the Web UI for a frontend elsewhere, such as the proxy, on a port (0: a free one). It needs this repository's
+// temporalserver, which is built if need be.
+func StartWebUI(ctx context.Context, frontend string, port int, log io.Writer) (*Process, error) {
+	bin, err := BuildTemporal(ctx, log)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, readyTime)
+	defer cancel()
+	p, err := startAnnounced(ctx, "web UI", exec.Command(bin, "--until-stdin-closes", "--ui-for", frontend, "--ui-port", strconv.Itoa(port)), log)
+	if err != nil {
+		return nil, err
+	}
+	err = p.await(ctx, func(ctx context.Context) error { return answers(ctx, p.UIAddress) })
+	if err != nil {
+		p.Stop()
+		return nil, err
+	}
 	return p, nil
 }
 

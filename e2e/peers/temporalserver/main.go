@@ -36,6 +36,7 @@ type options struct {
 	dbFile           string
 	port, uiPort     int
 	ui               bool
+	uiFor            string
 	codecEndpoint    string
 	logLevel         string
 	untilStdinCloses bool
@@ -66,6 +67,7 @@ func parseFlags(args []string) (options, error) {
 	fs.IntVar(&opts.port, "port", 0, "frontend gRPC `port` (0: a free one)")
 	fs.BoolVar(&opts.ui, "ui", false, "serve the Web UI as well")
 	fs.IntVar(&opts.uiPort, "ui-port", 0, "Web UI `port`, implies --ui (0: a free one)")
+	fs.StringVar(&opts.uiFor, "ui-for", "", "serve nothing but the Web UI, for the frontend at this `address`")
 	fs.StringVar(&opts.codecEndpoint, "codec-endpoint", "", "codec server `URL` that the Web UI uses")
 	fs.StringVar(&opts.logLevel, "log-level", "error", "debug, info, warn or error")
 	fs.BoolVar(&opts.untilStdinCloses, "until-stdin-closes", false, "end when standard input ends")
@@ -125,7 +127,11 @@ func testLimits() map[string]any {
 }
 
 func run(opts options) error {
-	srv, err := startServer(opts)
+	start := startServer
+	if opts.uiFor != "" {
+		start = startUIAlone
+	}
+	srv, err := start(opts)
 	if err != nil {
 		return err
 	}
@@ -140,8 +146,10 @@ func run(opts options) error {
 		}()
 	}
 
-	if err := waitReady(ctx, srv.address, opts.namespaces); err != nil {
-		return err
+	if opts.uiFor == "" {
+		if err := waitReady(ctx, srv.address, opts.namespaces); err != nil {
+			return err
+		}
 	}
 	json.NewEncoder(os.Stdout).Encode(struct {
 		Ready   bool   `json:"ready"`

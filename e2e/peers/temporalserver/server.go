@@ -36,7 +36,7 @@ const (
 
 // server is a running Temporal server, and the Web UI if asked for.
 type server struct {
-	temporal temporal.Server
+	temporal temporal.Server // nil if only the Web UI was asked for
 	ui       *uiserver.Server
 	address  string // of the frontend
 	uiURL    string
@@ -47,7 +47,9 @@ func (s *server) stop() {
 	if s.ui != nil {
 		s.ui.Stop()
 	}
-	s.temporal.Stop()
+	if s.temporal != nil {
+		s.temporal.Stop()
+	}
 }
 
 // ports of the four services, the frontend's HTTP API and the Web UI.
@@ -141,6 +143,21 @@ func newLogger(level string) (log.Logger, error) {
 		return nil, err
 	}
 	return log.NewZapLogger(zl), nil
+}
+
+// startUIAlone serves the Web UI for a frontend elsewhere: the proxy, say, so that its pages show what was sealed.
+func startUIAlone(opts options) (*server, error) {
+	logger, err := newLogger(opts.logLevel)
+	if err != nil {
+		return nil, err
+	}
+	p, err := freePorts(0, opts.uiPort)
+	if err != nil {
+		return nil, err
+	}
+	s := &server{address: opts.uiFor}
+	s.startUI(p, opts.codecEndpoint, logger)
+	return s, nil
 }
 
 // startUI serves the Web UI in the background. Its Start blocks, and an error there must not take down the server that tests talk to.
