@@ -46,3 +46,15 @@ strings(doc) := {text |
 	walk(doc, [_, text])
 	is_string(text)
 }
+
+# data.temporal.token_pointers(doc): where in a JSON document tokens stand, as JSON pointers.
+token_pointers(doc) := {pointer(path) |
+	walk(doc, [path, value])
+	is_token(value)
+}
+
+# data.temporal.pointer(path): the JSON pointer (RFC 6901) of a path that walk gave.
+pointer(path) := concat("", [sprintf("/%s", [escaped]) |
+	some name in path
+	escaped := replace(replace(sprintf("%v", [name]), "~", "~0"), "/", "~1")
+])

@@ -39,3 +39,7 @@ test_tokens if {
 test_strings_of_a_deep_document if temporal.strings({"a": [{"b": "x"}, 1], "c": "y"}) == {"x", "y"}
 
 test_a_string_is_its_own_document if temporal.strings("x") == {"x"}
+
+test_token_pointers if temporal.token_pointers({"a/b": [1, {"~": token}], "c": token, "d": "x"}) == {"/a~1b/1/~0", "/c"}
+
+test_pointer_to_a_document_that_is_a_token if temporal.token_pointers(token) == {""}

@@ -3,6 +3,7 @@ package policy
 import (
 	"bytes"
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -74,5 +75,29 @@ func checkFormat(t *testing.T, name string) {
 	}
 	if !bytes.Equal(text, want) {
 		t.Errorf("%s is not formatted as `opa fmt` would; it wants:\n%s", name, want)
+	}
+}
+
+// TestFloorRefuses loads each file that the floor example says is refused, as the only
+// namespace's file.
+func TestFloorRefuses(t *testing.T) {
+	folder := filepath.Join(root, "examples", "floor")
+	names, err := filepath.Glob(filepath.Join(folder, "refused", "*.rego"))
+	if err != nil || len(names) == 0 {
+		t.Fatalf("no files found: %v", err)
+	}
+	for _, name := range names {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		opts := options(t, map[string]string{filepath.Base(name): string(text)}, ranked("floor", "default", "loose"))
+		opts.File = filepath.Join(folder, "policy.rego")
+		var e *Error
+		if _, err := Load(context.Background(), opts); !errors.As(err, &e) || e.Location == "" {
+			t.Errorf("%s: %v", filepath.Base(name), err)
+		} else {
+			t.Logf("%v", err)
+		}
 	}
 }
