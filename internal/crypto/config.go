@@ -76,7 +76,7 @@ func (e *keyEntry) check() error {
 // star stands in URIs for what the * in the name stands for.
 const star = "{1}"
 
-func expand(uri, value string) string { return strings.ReplaceAll(uri, star, value) }
+func fillIn(uri, value string) string { return strings.ReplaceAll(uri, star, value) }
 
 func (e *keyEntry) uris() []string { return append([]string{e.Active}, e.OpenOnly...) }
 

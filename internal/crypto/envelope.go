@@ -121,7 +121,7 @@ func appendHeader(dst []byte, h *Header) []byte {
 func aliasString(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
 
 func deriveDataKeyID(dataKey []byte) (id [idSize]byte, err error) {
-	out, err := hkdf.Expand(sha256.New, dataKey, infoDataKeyID, idSize)
+	out, err := expand(dataKey, infoDataKeyID, idSize)
 	if err != nil {
 		return id, err
 	}
@@ -129,5 +129,10 @@ func deriveDataKeyID(dataKey []byte) (id [idSize]byte, err error) {
 }
 
 func derivePayloadKey(dataKey []byte, salt *[saltSize]byte) ([]byte, error) {
-	return hkdf.Expand(sha256.New, dataKey, infoPayloadKey+string(salt[:]), 32)
+	return expand(dataKey, infoPayloadKey+string(salt[:]), 32)
+}
+
+// expand is HKDF-Expand. There is nothing to extract: data keys are uniformly random.
+func expand(key []byte, info string, size int) ([]byte, error) {
+	return hkdf.Expand(sha256.New, key, info, size)
 }

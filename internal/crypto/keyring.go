@@ -154,7 +154,7 @@ func (k *Keyring) Reload(ctx context.Context, keys []KeyConfig, grants []Grant, 
 		defer k.mu.Unlock()
 		if !ok {
 			k.slots.Delete(key)
-		} else if s := sl.current.Load(); s != nil && s.dk.kek.URI() != expand(e.Active, named) {
+		} else if s := sl.current.Load(); s != nil && s.dk.kek.URI() != fillIn(e.Active, named) {
 			sl.renewAt, sl.retryAt = k.now(), time.Time{}
 		}
 		return true

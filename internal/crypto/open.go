@@ -83,7 +83,7 @@ func (k *Keyring) candidates(ctx context.Context, e *keyEntry, value string, h *
 	var closed []string
 	k.mu.Lock()
 	for _, uri := range e.uris() {
-		uri = expand(uri, value)
+		uri = fillIn(uri, value)
 		if kk := k.keks[uri]; kk == nil {
 			closed = append(closed, uri)
 		} else if kk.ref == h.KEK {

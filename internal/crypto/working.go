@@ -162,7 +162,7 @@ func (k *Keyring) renew(ctx context.Context, sl *slot) (*Sealer, error) {
 	if !ok {
 		return nil, fail(KindNotConfigured, "seal", "the key is no longer in the configuration for this namespace").in(sl.key, sl.namespace)
 	}
-	kk, err := k.kekOf(ctx, expand(e.Active, value))
+	kk, err := k.kekOf(ctx, fillIn(e.Active, value))
 	if err != nil {
 		return nil, k.refuse(sl, err)
 	}
