@@ -20,20 +20,19 @@ type comparison struct {
 	stored, got []*historypb.HistoryEvent
 }
 
-// tally counts the verdicts by what they say.
+// tally holds the verdict of each payload, and counts them by what they say.
 type tally struct {
 	order []string
 	count map[string]int
+	of    map[string]string // by subject and slot, as payloads.yaml names them
 }
 
-func (t *tally) add(verdict string) {
-	if t.count == nil {
-		t.count = map[string]int{}
-	}
+func (t *tally) add(payload, verdict string) {
 	if t.count[verdict] == 0 {
 		t.order = append(t.order, verdict)
 	}
 	t.count[verdict]++
+	t.of[payload] = verdict
 }
 
 func (t *tally) String() string {
@@ -51,7 +50,7 @@ func (c comparison) show(s *screen) (tally, error) {
 	}
 	columns := s.columns()
 	columns.head(s)
-	var verdicts tally
+	verdicts := tally{count: map[string]int{}, of: map[string]string{}}
 	bare := 0
 	for i, event := range c.stored {
 		there, here := slotsOf(event), slotsOf(c.got[i])
@@ -62,10 +61,11 @@ func (c comparison) show(s *screen) (tally, error) {
 			bare++
 			continue
 		}
-		s.line("   %s %s", s.paint(bold, pad(fmt.Sprint(event.GetEventId()), 2)), s.paint(bold, eventName(event, c.stored)))
+		subject, more := subjectOf(event, c.stored)
+		s.line("   %s %s", s.paint(bold, pad(fmt.Sprint(event.GetEventId()), 2)), s.paint(bold, event.GetEventType().String()+" "+subject+more))
 		for j := range there {
 			side := lookAt(there[j])
-			verdicts.add(side.label())
+			verdicts.add(subject+" "+there[j].name, side.label())
 			columns.row(s, there[j].name, side, clearText(here[j]))
 		}
 	}
@@ -81,23 +81,21 @@ func (s stored) label() string {
 	return s.verdict
 }
 
-// eventName is the event's type with the activity or workflow it belongs to.
-func eventName(event *historypb.HistoryEvent, events []*historypb.HistoryEvent) string {
-	name := event.GetEventType().String()
-	switch {
-	case event.GetWorkflowExecutionStartedEventAttributes() != nil:
-		return name + " " + event.GetWorkflowExecutionStartedEventAttributes().GetWorkflowType().GetName()
-	case event.GetWorkflowExecutionSignaledEventAttributes() != nil:
-		return name + " " + event.GetWorkflowExecutionSignaledEventAttributes().GetSignalName()
-	case event.GetActivityTaskScheduledEventAttributes() != nil:
-		return name + " " + event.GetActivityTaskScheduledEventAttributes().GetActivityType().GetName()
-	case event.GetActivityTaskStartedEventAttributes() != nil:
-		a := event.GetActivityTaskStartedEventAttributes()
-		return fmt.Sprintf("%s %s, attempt %d", name, scheduledActivity(events, a.GetScheduledEventId()), a.GetAttempt())
-	case event.GetActivityTaskCompletedEventAttributes() != nil:
-		return name + " " + scheduledActivity(events, event.GetActivityTaskCompletedEventAttributes().GetScheduledEventId())
+// subjectOf is the workflow type, the activity type or the signal's name that an event is about, and what else is worth saying.
+func subjectOf(event *historypb.HistoryEvent, events []*historypb.HistoryEvent) (subject, more string) {
+	if a := event.GetWorkflowExecutionSignaledEventAttributes(); a != nil {
+		return a.GetSignalName(), ""
 	}
-	return name
+	if a := event.GetActivityTaskScheduledEventAttributes(); a != nil {
+		return a.GetActivityType().GetName(), ""
+	}
+	if a := event.GetActivityTaskStartedEventAttributes(); a != nil {
+		return scheduledActivity(events, a.GetScheduledEventId()), fmt.Sprintf(", attempt %d", a.GetAttempt())
+	}
+	if a := event.GetActivityTaskCompletedEventAttributes(); a != nil {
+		return scheduledActivity(events, a.GetScheduledEventId()), ""
+	}
+	return events[0].GetWorkflowExecutionStartedEventAttributes().GetWorkflowType().GetName(), ""
 }
 
 // scheduledActivity is the type of the activity that an event scheduled.
@@ -141,7 +139,7 @@ func (c columns) row(s *screen, name string, there stored, here string) {
 		}
 		s.line("     %s%s%s %s %s %s",
 			pad(cut(label, labelWidth-3), labelWidth-2),
-			s.paint(verdictStyle(there), pad(cut(verdict, c.verdict-1), c.verdict)),
+			s.paint(verdictStyle(there.label()), pad(cut(verdict, c.verdict-1), c.verdict)),
 			s.paint(dim, "│"), s.paint(leftStyle(there), pad(at(left, i), c.left)),
 			s.paint(dim, "│"), at(right, i))
 	}
@@ -154,13 +152,13 @@ func at(lines []string, i int) string {
 	return ""
 }
 
-func verdictStyle(there stored) style {
-	switch {
-	case there.verdict == "pass":
+func verdictStyle(label string) style {
+	switch label {
+	case "pass":
 		return dim
-	case there.key == "phi":
+	case "seal phi":
 		return violet
-	case there.key == "jwt":
+	case "seal jwt":
 		return yellow
 	}
 	return blue

@@ -1,6 +1,91 @@
 package main
 
-import "context"
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"strings"
 
-// explain shows what the policy says of the story's payloads, by `proxy explain`.
-func (st *stage) explain(ctx context.Context) error { return nil }
+	"github.com/temporal-seal/temporal-seal/e2e/harness"
+)
+
+// prediction is what the policy says of one payload of the story, before the story happens.
+type prediction struct {
+	payload string // as in payloads.yaml: the event's subject and the place within it
+	verdict string // as stored.label has it
+	rule    string // file:line of what decided
+}
+
+// explained is the part of `proxy explain -o json` that is shown.
+type explained struct {
+	Name, Action, Key, Error string
+	Packages                 []struct {
+		Rules []struct {
+			Location string
+			Verdicts []string
+		}
+	}
+}
+
+// explain asks the proxy's policy about the story's payloads, by `proxy explain`, and shows the verdicts.
+func (st *stage) explain(ctx context.Context) error {
+	cmd := exec.CommandContext(ctx, st.proxyBin, "explain", "--config", st.config, "-o", "json",
+		"--input", filepath.Join(harness.Root(), "demo", "payloads.yaml"))
+	out, err := cmd.Output()
+	if err != nil {
+		var exit *exec.ExitError
+		if errors.As(err, &exit) {
+			out = exit.Stderr
+		}
+		return fmt.Errorf("proxy explain: %w\n%s", errors.Join(ctx.Err(), err), out)
+	}
+	var answers []explained
+	if err := json.Unmarshal(out, &answers); err != nil {
+		return fmt.Errorf("proxy explain: %w", err)
+	}
+	st.s.note("What the policy will say of the workflow's payloads (proxy explain --input demo/payloads.yaml):")
+	for _, a := range answers {
+		if a.Error != "" {
+			return fmt.Errorf("proxy explain: %s: %s", a.Name, a.Error)
+		}
+		p := prediction{payload: a.Name, verdict: a.Action, rule: a.decidedBy()}
+		if a.Action == "seal" {
+			p.verdict = "seal " + a.Key
+		}
+		st.predicted = append(st.predicted, p)
+		st.s.line("     %s%s%s", pad(p.payload, 30), st.s.paint(verdictStyle(p.verdict), pad(p.verdict, 14)), st.s.paint(dim, p.rule))
+	}
+	return nil
+}
+
+// decidedBy names the rules that gave the verdict which won, by file and line.
+func (a explained) decidedBy() string {
+	var rules []string
+	for _, p := range a.Packages {
+		for _, r := range p.Rules {
+			for _, v := range r.Verdicts {
+				var said struct{ Action, Key string }
+				if json.Unmarshal([]byte(v), &said) == nil && said.Action == a.Action && (said.Key == a.Key || said.Key == "") {
+					rules = append(rules, filepath.Base(r.Location))
+				}
+			}
+		}
+	}
+	return strings.Join(rules, ", ")
+}
+
+// checkPredictions compares what the policy said before with what the server has.
+func (st *stage) checkPredictions(found map[string]string) error {
+	for _, p := range st.predicted {
+		if got, ok := found[p.payload]; !ok {
+			return fmt.Errorf("proxy explain told of %q, which no event holds", p.payload)
+		} else if got != p.verdict {
+			return fmt.Errorf("proxy explain said %q of %q, and the server has %q", p.verdict, p.payload, got)
+		}
+	}
+	st.s.done("each verdict is the one that proxy explain told: %d of %d", len(st.predicted), len(st.predicted))
+	return nil
+}

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"sync"
 	"time"
 
 	"github.com/temporal-seal/temporal-seal/demo/clinic"
@@ -43,6 +45,64 @@ func buildTime(cores int) string {
 	return fmt.Sprintf("%d to %d minutes", max(1, 5/cores), max(2, 9/cores+1))
 }
 
+// build is a program that is being compiled in the background.
+type build struct {
+	done chan error
+	last relay
+}
+
+// prepare starts the build of the server if there is none; nil if there is nothing to build.
+func (src serverSource) prepare(ctx context.Context) *build {
+	if src.binary != "" || peers.TemporalBuilt() {
+		return nil
+	}
+	b := &build{done: make(chan error, 1)}
+	go func() {
+		_, err := peers.BuildTemporal(ctx, &b.last)
+		b.done <- err
+	}()
+	return b
+}
+
+// awaitBuild shows a build's progress until it is done.
+func (st *stage) awaitBuild(b *build) error {
+	if b == nil {
+		return nil
+	}
+	p := st.s.progress("building the Temporal server")
+	b.last.to(p)
+	err := <-b.done
+	took := p.end()
+	if err == nil {
+		st.s.done("Temporal server built in %s", short(took))
+	}
+	return err
+}
+
+// relay keeps the last thing written until there is somebody to hand it to.
+type relay struct {
+	mu   sync.Mutex
+	text []byte
+	w    io.Writer
+}
+
+func (r *relay) Write(b []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.w != nil {
+		return r.w.Write(b)
+	}
+	r.text = append(r.text[:0], b...)
+	return len(b), nil
+}
+
+func (r *relay) to(w io.Writer) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.w = w
+	w.Write(r.text)
+}
+
 // stage is everything that runs in the demo. Whatever was started is stopped by close, in reverse order.
 type stage struct {
 	s        *screen
@@ -52,6 +112,8 @@ type stage struct {
 	config   string
 
 	temporalPort, proxyPort, adminPort int
+
+	predicted []prediction
 
 	temporal *peers.Process
 	jaeger   *peers.Jaeger
@@ -128,13 +190,9 @@ drain: {time: 2s, delay: 0s}
 	return os.WriteFile(st.config, []byte(text), 0o600)
 }
 
-// startTemporal waits for the build if there is one, and starts the server on a database file.
+// startTemporal starts the server on a database file.
 func (st *stage) startTemporal(ctx context.Context, source serverSource) error {
-	text := "starting the Temporal server"
-	if source.binary == "" && !peers.TemporalBuilt() {
-		text = "building the Temporal server"
-	}
-	p := st.s.progress(text)
+	p := st.s.progress("starting the Temporal server")
 	process, err := peers.StartTemporal(ctx, peers.TemporalOptions{
 		Binary:           source.binary,
 		DBFile:           filepath.Join(st.dir, "temporal.db"),

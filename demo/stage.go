@@ -66,13 +66,17 @@ func runDemo(ctx context.Context, s *screen, ui bool) error {
 	return nil
 }
 
-// startServers shows the verdicts while the Temporal server is found, built or started, and then starts the rest.
+// startServers shows the verdicts while the Temporal server is built, if it must be, and then starts everything.
 func (st *stage) startServers(ctx context.Context, source serverSource) error {
+	built := source.prepare(ctx)
 	if err := st.explain(ctx); err != nil {
 		return err
 	}
 	st.s.step("The servers")
 	st.s.note("Temporal server: %s", source.text)
+	if err := st.awaitBuild(built); err != nil {
+		return err
+	}
 	if err := st.startTemporal(ctx, source); err != nil {
 		return err
 	}
@@ -100,6 +104,9 @@ func (st *stage) compare(ctx context.Context, workflowID string, reported []repo
 		return err
 	}
 	st.s.done("verdicts: %s", verdicts.String())
+	if err := st.checkPredictions(verdicts.of); err != nil {
+		return err
+	}
 	inputs, same, all := c.inputs(), 0, 0
 	for _, r := range reported {
 		payload := inputs[r.What]
