@@ -20,17 +20,16 @@ import (
 type admin struct {
 	server *http.Server
 	net    net.Listener
-	ready  atomic.Bool
-	policy *policy.Engine
+	policy atomic.Pointer[policy.Engine] // set while calls should come here
 	log    *slog.Logger
 }
 
-func newAdmin(address string, registry *prometheus.Registry, engine *policy.Engine, log *slog.Logger) (*admin, error) {
+func newAdmin(address string, registry *prometheus.Registry, log *slog.Logger) (*admin, error) {
 	n, err := net.Listen("tcp", address)
 	if err != nil {
 		return nil, fmt.Errorf("admin: cannot listen on %s: %w; stop what holds that address, or choose another with --admin", address, errors.Unwrap(err))
 	}
-	a := &admin{net: n, policy: engine, log: log}
+	a := &admin{net: n, log: log}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", a.readyz)
@@ -40,17 +39,21 @@ func newAdmin(address string, registry *prometheus.Registry, engine *policy.Engi
 	return a, nil
 }
 
+// open tells load balancers that calls may come; shut that they should go elsewhere.
+func (a *admin) open(engine *policy.Engine) { a.policy.Store(engine) }
+func (a *admin) shut()                      { a.policy.Store(nil) }
+
 // readyz tells if calls should come here, and what an operator should know. A policy that failed to reload is told and
 // does not take the proxy out: the one before it still holds.
 func (a *admin) readyz(w http.ResponseWriter, _ *http.Request) {
-	revision, err := a.policy.Status()
-	if !a.ready.Load() {
+	engine := a.policy.Load()
+	if engine == nil {
 		w.WriteHeader(http.StatusServiceUnavailable)
 		fmt.Fprintln(w, "not ready: starting or shutting down")
-	} else {
-		fmt.Fprintln(w, "ready")
+		return
 	}
-	fmt.Fprintf(w, "policy: revision %s\n", revision)
+	revision, err := engine.Status()
+	fmt.Fprintf(w, "ready\npolicy: revision %s\n", revision)
 	if err != nil {
 		fmt.Fprintf(w, "policy: changed files do not load, revision %s stays in force: %v\n", revision, err)
 	}

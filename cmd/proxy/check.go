@@ -8,63 +8,108 @@ import (
 	"strings"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
+
+	"github.com/temporal-seal/temporal-seal/internal/policy"
 )
 
+type checkOptions struct {
+	serveOptions
+	cases []string
+}
+
 func checkCommand(stdout io.Writer) *cobra.Command {
-	var o serveOptions
+	var o checkOptions
 	cmd := &cobra.Command{
 		Use:   "check",
 		Short: "Check config, policy and keys without serving",
-		Long:  "check reads the config, compiles the policy and asks every key for an answer, as serve does at its start. It makes no key file and talks to no Temporal server.",
-		Args:  cobra.NoArgs,
+		Long: `check reads the config, asks every key for an answer as serve does at its start, compiles the policy, runs the tests and
+cases that lie beside it and looks for rules that will not do what they seem to. It makes no key file and talks to no
+Temporal server. The exit code is 1 if anything is wrong.`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return o.check(cmd.Context(), stdout)
 		},
 	}
 	o.settings.flags(cmd)
+	cmd.Flags().StringSliceVar(&o.cases, "cases", nil, "case files, beside those that lie next to the policy")
 	cmd.Flags().DurationVar(&o.startTimeout, "timeout", 10*time.Second, "how long the keys may take to answer")
 	return cmd
 }
 
-func (o *serveOptions) check(ctx context.Context, stdout io.Writer) error {
+func (o *checkOptions) check(ctx context.Context, stdout io.Writer) error {
 	c, err := o.load()
 	if err != nil {
 		return err
 	}
 	quiet := slog.New(slog.DiscardHandler)
-	registry := prometheus.NewRegistry()
-	keys, err := o.openKeys(ctx, c, nil, quiet)
-	if err != nil {
-		return err
-	}
-	defer keys.Close()
-	engine, err := newEngine(ctx, c, keys, registry, quiet)
-	if err != nil {
-		return err
-	}
 	if _, err := c.proxyListeners(quiet); err != nil {
 		return err
 	}
 	if _, err := c.proxyUpstreams(quiet); err != nil {
 		return err
 	}
+	s := newStyle(stdout)
+	s.line("config  %s  %s, %s", s.green("ok"), count(len(c.Listeners), "listener"), count(len(c.Upstreams), "upstream"))
+	keys, err := o.openKeys(ctx, c, nil, quiet)
+	if err != nil {
+		return err
+	}
+	defer keys.Close()
 	names := make([]string, len(c.Keys))
 	for i, k := range c.Keys {
 		names[i] = k.Name
 	}
-	p := engine.Current()
-	source := c.Policy.File
-	if source == "" {
-		source = "the policy that ships"
+	s.line("keys    %s  %s", s.green("ok"), strings.Join(names, ", "))
+	report := policy.Check(ctx, policy.CheckOptions{Options: c.policyOptions(keys, quiet), Cases: o.cases, Served: c.servedNamespaces()})
+	for _, f := range report.Findings {
+		s.finding(f)
 	}
-	fmt.Fprintf(stdout, "config  ok  %d listener(s), %d upstream(s)\n", len(c.Listeners), len(c.Upstreams))
-	fmt.Fprintf(stdout, "keys    ok  %s\n", strings.Join(names, ", "))
-	fmt.Fprintf(stdout, "policy  ok  %s, revision %s", source, p.Revision())
-	if own := p.Namespaces(); len(own) > 0 {
-		fmt.Fprintf(stdout, ", own rules for %s", strings.Join(own, ", "))
+	if !report.OK() {
+		s.line("policy  %s", s.red("refused"))
+		if s.err != nil {
+			return s.err
+		}
+		return exitCode(1)
 	}
-	fmt.Fprintln(stdout)
-	return nil
+	s.line("policy  %s  revision %s, %s and %s passed", s.green("ok"), report.Revision, count(report.Tests, "test"), count(report.Cases, "case"))
+	return s.err
+}
+
+// servedNamespaces are those that listeners name without a pattern.
+func (c *config) servedNamespaces() []string {
+	var names []string
+	for _, l := range c.Listeners {
+		if !l.anonymous() {
+			continue
+		}
+		for _, n := range l.namespaces() {
+			if !strings.Contains(n, "*") {
+				names = append(names, n)
+			}
+		}
+	}
+	return names
+}
+
+func (s *style) finding(f policy.Finding) {
+	level := s.dim(string(f.Level))
+	switch f.Level {
+	case policy.Fault:
+		level = s.red(string(f.Level))
+	case policy.Warning:
+		level = s.yellow(string(f.Level))
+	}
+	if f.Where == "" {
+		s.line("%s: %s", level, f.Text)
+		return
+	}
+	s.line("%s: %s: %s", level, f.Where, f.Text)
+}
+
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
 }

@@ -145,6 +145,7 @@ func (s *settings) load() (*config, error) {
 	if err := s.override(c); err != nil {
 		return nil, err
 	}
+	d.flags = s.given()
 	c.setDefaults()
 	c.check(d)
 	return c, d.err()
@@ -185,6 +186,21 @@ func (s *settings) override(c *config) error {
 		c.Admin = s.admin
 	}
 	return nil
+}
+
+// given names the flags that stand for values of the config.
+func (s *settings) given() map[string]string {
+	flags := map[string]string{}
+	for _, f := range []struct{ value, flag, path string }{
+		{s.listen, "--listen", "$.listeners[0]"}, {s.listen, "--listen", "$.listeners[0].address"},
+		{s.upstream, "--upstream", "$.upstreams[0].address"}, {s.key, "--key", "$.keys[0].active"},
+		{s.policy, "--policy", "$.policy.file"}, {s.admin, "--admin", "$.admin"},
+	} {
+		if f.value != "" {
+			flags[f.path] = f.flag
+		}
+	}
+	return flags
 }
 
 func (c *config) setDefaults() {

@@ -104,7 +104,7 @@ func (o *explainOptions) policyAlone(ctx context.Context) (*policy.Policy, error
 	keys, err := crypto.NewKeyring(ctx, crypto.KeyringOptions{Keys: c.keyConfigs(), Grants: c.grants(), Realm: c.Realm, Log: quiet,
 		Open: func(_ context.Context, uri string) (crypto.Provider, error) { return standIn(uri), nil }})
 	if err != nil {
-		return nil, prefixLines("keys: ", err)
+		return nil, prefixLines("keys", err)
 	}
 	defer keys.Close()
 	engine, err := newEngine(ctx, c, keys, prometheus.NewRegistry(), quiet)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -50,7 +51,7 @@ func keysCommand(stdout io.Writer) *cobra.Command {
 
 // makeLocalKeys makes the key files that are missing, if this is one machine talking to itself. Anywhere else a missing
 // file is an error: a container that invents a key loses, with its file system, all that it sealed.
-func makeLocalKeys(c *config, log *slog.Logger) error {
+func makeLocalKeys(ctx context.Context, c *config, log *slog.Logger) error {
 	for i, k := range c.Keys {
 		path, err := localkey.Path(k.Active)
 		if err != nil {
@@ -61,6 +62,9 @@ func makeLocalKeys(c *config, log *slog.Logger) error {
 		}
 		if !c.local() {
 			return fmt.Errorf("keys[%d].active: the key file %s does not exist; make it once with `proxy keys new %s` and keep it (it is made by itself only where the proxy listens on loopback for a server on loopback)", i, path, path)
+		}
+		if err := c.tryPolicy(ctx); err != nil {
+			return err // before anything is left behind
 		}
 		if err := localkey.Create(path, time.Now()); err != nil {
 			return fmt.Errorf("keys[%d].active: the key file %s cannot be made: %w", i, path, err)

@@ -48,7 +48,12 @@ func rootCommand(stdout, stderr io.Writer) *cobra.Command {
 to the server and opens it on the way back. Workers change nothing but their HostPort.
 
 Without a command it serves: on 127.0.0.1:7333, for the Temporal server on 127.0.0.1:7233, with a key in a local file.`,
-		Args:              cobra.NoArgs,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return fmt.Errorf("unknown command %q; see proxy --help", args[0])
+			}
+			return nil
+		},
 		SilenceUsage:      true,
 		SilenceErrors:     true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"os/signal"
 	"strings"
@@ -71,13 +72,34 @@ func (o *serveOptions) serve(ctx context.Context, stderr io.Writer) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 
+	listeners, err := c.proxyListeners(log)
+	if err != nil {
+		return err
+	}
+	upstreams, err := c.proxyUpstreams(log)
+	if err != nil {
+		return err
+	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	tracing, spans, err := newTracing(ctx, log)
 	if err != nil {
 		return err
 	}
-	if err := makeLocalKeys(c, log); err != nil {
+	addresses, err := c.listen(listeners)
+	if err != nil {
+		return err
+	}
+	admin, err := newAdmin(c.Admin, registry, log)
+	if err != nil {
+		return err
+	}
+	defer admin.close()
+	go admin.serve()
+	if err := o.probe(ctx, upstreams); err != nil {
+		return err
+	}
+	if err := makeLocalKeys(ctx, c, log); err != nil {
 		return err
 	}
 	keys, err := o.openKeys(ctx, c, newKMSWatch(registry).around, log)
@@ -94,14 +116,6 @@ func (o *serveOptions) serve(ctx context.Context, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	listeners, err := c.proxyListeners(log)
-	if err != nil {
-		return err
-	}
-	upstreams, err := c.proxyUpstreams(log)
-	if err != nil {
-		return err
-	}
 	server, err := proxy.New(proxy.Options{
 		Listeners: listeners, Upstreams: upstreams, Services: c.Services,
 		Rewriter: rewriter, Keys: keys, PollLimit: c.pollLimit(),
@@ -110,24 +124,11 @@ func (o *serveOptions) serve(ctx context.Context, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	addresses, err := server.Listen()
-	if err != nil {
-		return err
-	}
-	admin, err := newAdmin(c.Admin, registry, engine, log)
-	if err != nil {
-		return err
-	}
-	defer admin.close()
-	go admin.serve()
-	if err := o.probe(ctx, server); err != nil {
-		return err
-	}
 
 	served := make(chan error, 1)
 	go func() { served <- server.Serve() }()
 	server.SetReady(true)
-	admin.ready.Store(true)
+	admin.open(engine)
 	c.warn(log)
 	log.Info("serving", "listen", strings.Join(addresses, ","), "admin", admin.net.Addr().String(),
 		"upstream", c.upstreamList(), "policy_revision", engine.Current().Revision(), "version", versionText())
@@ -136,7 +137,7 @@ func (o *serveOptions) serve(ctx context.Context, stderr io.Writer) error {
 	case err := <-served:
 		return fmt.Errorf("a listener failed: %w", err)
 	case got := <-signals:
-		admin.ready.Store(false)
+		admin.shut()
 		go dieAtSecond(signals, log)
 		drain(server, c.Drain, got, log)
 	}
@@ -172,7 +173,7 @@ func (o *serveOptions) openKeys(ctx context.Context, c *config, trace func(conte
 		Keys: c.keyConfigs(), Open: openKey, Grants: c.grants(), Realm: c.Realm, Trace: trace, Log: log,
 	})
 	if err != nil {
-		return nil, prefixLines("keys: ", err)
+		return nil, prefixLines("keys", err)
 	}
 	return keys, nil
 }
@@ -189,40 +190,89 @@ func openKey(ctx context.Context, uri string) (crypto.Provider, error) {
 	return nil, fmt.Errorf("%q is no key URI: awskms://<key id, ARN or alias>?region=<region>, or local:<file>", uri)
 }
 
+func (c *config) policyOptions(keys *crypto.Keyring, log *slog.Logger) policy.Options {
+	return policy.Options{File: c.Policy.File, Namespaces: c.Policy.Namespaces, Shipped: temporalseal.ShippedPolicy,
+		KeyRank: keys.Rank, DefaultKey: keys.DefaultKey, Log: log}
+}
+
 func newEngine(ctx context.Context, c *config, keys *crypto.Keyring, registry prometheus.Registerer, log *slog.Logger) (*policy.Engine, error) {
 	reloads := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "temporal_seal_policy_reloads_total", Help: "Attempts to load changed policy files, by outcome."}, []string{"outcome"})
 	revision := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "temporal_seal_policy_info", Help: "1 for the policy revision in force."}, []string{"revision"})
 	registry.MustRegister(reloads, revision)
-	engine, err := policy.NewEngine(ctx, policy.Options{
-		File: c.Policy.File, Namespaces: c.Policy.Namespaces, Shipped: temporalseal.ShippedPolicy,
-		KeyRank: keys.Rank, DefaultKey: keys.DefaultKey, Log: log,
-		OnReload: func(now string, err error) {
-			if err != nil {
-				reloads.WithLabelValues("error").Inc()
-				return
-			}
-			reloads.WithLabelValues("ok").Inc()
-			revision.Reset()
-			revision.WithLabelValues(now).Set(1)
-		},
-	})
+	options := c.policyOptions(keys, log)
+	options.OnReload = func(now string, err error) {
+		if err != nil {
+			reloads.WithLabelValues("error").Inc()
+			return
+		}
+		reloads.WithLabelValues("ok").Inc()
+		revision.Reset()
+		revision.WithLabelValues(now).Set(1)
+	}
+	engine, err := policy.NewEngine(ctx, options)
 	if err != nil {
-		return nil, prefixLines("policy: ", err)
+		return nil, policyError(err)
 	}
 	revision.WithLabelValues(engine.Current().Revision()).Set(1)
 	return engine, nil
 }
 
+// tryPolicy loads the policy without keys.
+func (c *config) tryPolicy(ctx context.Context) error {
+	_, err := policy.Load(ctx, policy.Options{File: c.Policy.File, Namespaces: c.Policy.Namespaces, Shipped: temporalseal.ShippedPolicy})
+	return policyError(err)
+}
+
+// policyError tells one fault per place: the compiler often finds several in one typing mistake.
+func policyError(err error) error {
+	if err == nil {
+		return nil
+	}
+	var lines []string
+	told := map[string]bool{}
+	for line := range strings.SplitSeq(strings.TrimRight(prefixLines("policy: ", err).Error(), "\n"), "\n") {
+		if parts := strings.SplitN(line, ":", 4); len(parts) == 4 {
+			place := parts[1] + ":" + parts[2]
+			if told[place] {
+				continue
+			}
+			told[place] = true
+		}
+		lines = append(lines, line)
+	}
+	return errors.New(strings.Join(lines, "\n"))
+}
+
 // prefixLines says of each of several joined errors where it belongs.
 func prefixLines(prefix string, err error) error {
 	lines := strings.Split(strings.TrimRight(err.Error(), "\n"), "\n")
-	return errors.New(prefix + strings.Join(lines, "\n"+prefix))
+	for i, line := range lines {
+		if !strings.HasPrefix(line, prefix) {
+			lines[i] = prefix + line
+		}
+	}
+	return errors.New(strings.Join(lines, "\n"))
 }
 
-func (o *serveOptions) probe(ctx context.Context, server *proxy.Server) error {
+func (o *serveOptions) probe(ctx context.Context, upstreams []proxy.UpstreamConfig) error {
 	ctx, cancel := context.WithTimeout(ctx, o.startTimeout)
 	defer cancel()
-	return server.Probe(ctx)
+	return proxy.Probe(ctx, upstreams)
+}
+
+// listen takes the listeners' addresses and gives them as they are: a port 0 is chosen now.
+func (c *config) listen(listeners []proxy.Listener) ([]string, error) {
+	var addresses []string
+	for i := range listeners {
+		l := &listeners[i]
+		n, err := net.Listen("tcp", c.Listeners[i].Address)
+		if err != nil {
+			return nil, fmt.Errorf("listener %q cannot listen on %s: %w; stop what holds that address, or choose another", l.Name, c.Listeners[i].Address, errors.Unwrap(err))
+		}
+		l.Net = n
+		addresses = append(addresses, n.Addr().String())
+	}
+	return addresses, nil
 }
 
 // pollLimit is how long a poll may be held so that all of them end by themselves while the proxy drains.

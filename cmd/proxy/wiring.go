@@ -21,7 +21,7 @@ func (c *config) proxyListeners(log *slog.Logger) ([]proxy.Listener, error) {
 }
 
 func (l *listenerConfig) listener(log *slog.Logger) (proxy.Listener, error) {
-	made := proxy.Listener{Name: l.Name, Address: l.Address}
+	made := proxy.Listener{Name: l.Name}
 	var err error
 	if l.TLS != nil {
 		authority := ""

@@ -17,7 +17,8 @@ import (
 // told at once, each with its place.
 type document struct {
 	file     string
-	lines    map[string]int // YAML path -> line
+	lines    map[string]int    // YAML path -> line
+	flags    map[string]string // YAML path -> flag that gave the value instead
 	problems []problem
 }
 
@@ -83,16 +84,24 @@ func (d *document) err() error {
 	sort.SliceStable(d.problems, func(i, j int) bool { return d.problems[i].line < d.problems[j].line })
 	lines := make([]string, len(d.problems))
 	for i, p := range d.problems {
-		place := d.file
-		if p.line > 0 {
-			place = fmt.Sprintf("%s:%d", d.file, p.line)
-		}
-		lines[i] = fmt.Sprintf("%s: %s: %s", place, strings.TrimPrefix(strings.TrimPrefix(p.path, "$"), "."), p.text)
-		if p.path == "$" {
-			lines[i] = place + ": " + p.text
-		}
+		lines[i] = d.place(p) + ": " + p.text
 	}
 	return errors.New(strings.Join(lines, "\n"))
+}
+
+// place says where a value came from: a flag, or file, line and path.
+func (d *document) place(p problem) string {
+	if flag, ok := d.flags[p.path]; ok {
+		return flag
+	}
+	place := d.file
+	if p.line > 0 {
+		place = fmt.Sprintf("%s:%d", d.file, p.line)
+	}
+	if path := strings.TrimPrefix(strings.TrimPrefix(p.path, "$"), "."); path != "" {
+		place += ": " + path
+	}
+	return place
 }
 
 func (d *document) value(n ast.Node, v reflect.Value, path string) {

@@ -47,6 +47,9 @@ func codeOf(err error) codes.Code {
 	var refused *refusal
 	var rewriting *rewrite.Error
 	switch {
+	case crypto.KindOf(err) == crypto.KindUnavailable:
+		// Before the context's errors: a call to the key service has a time limit of its own, which is not the caller's.
+		return codes.Unavailable
 	case errors.Is(err, context.Canceled):
 		return codes.Canceled
 	case errors.Is(err, context.DeadlineExceeded):

@@ -139,9 +139,9 @@ func startFrontend(t testing.TB, f *frontend, options ...grpc.ServerOption) {
 // proxied is a proxy under test.
 type proxied struct {
 	*Server
-	addresses []string
-	log       *lockedBuffer
-	registry  *prometheus.Registry
+	address  string
+	log      *lockedBuffer
+	registry *prometheus.Registry
 }
 
 // startProxy serves a proxy with a local key and a policy that seals everything. adjust may change its options.
@@ -169,8 +169,12 @@ func startProxy(t testing.TB, f *frontend, adjust ...func(*Options)) *proxied {
 		t.Fatal(err)
 	}
 	registry := prometheus.NewRegistry()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
 	o := Options{
-		Listeners: []Listener{{Name: "default", Address: "127.0.0.1:0", Identify: Anonymous("default", nil)}},
+		Listeners: []Listener{{Name: "default", Net: l, Identify: Anonymous("default", nil)}},
 		Upstreams: []UpstreamConfig{{Address: f.address}},
 		Rewriter:  rewriter, Keys: keys, Metrics: NewMetrics(registry), Registry: registry, Log: log,
 	}
@@ -178,10 +182,6 @@ func startProxy(t testing.TB, f *frontend, adjust ...func(*Options)) *proxied {
 		a(&o)
 	}
 	s, err := New(o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	addresses, err := s.Listen()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -194,13 +194,13 @@ func startProxy(t testing.TB, f *frontend, adjust ...func(*Options)) *proxied {
 			t.Errorf("Serve: %v", err)
 		}
 	})
-	return &proxied{Server: s, addresses: addresses, log: logged, registry: registry}
+	return &proxied{Server: s, address: l.Addr().String(), log: logged, registry: registry}
 }
 
 // dial connects as a caller would.
 func (p *proxied) dial(t testing.TB, options ...grpc.DialOption) *grpc.ClientConn {
 	t.Helper()
-	return dial(t, p.addresses[0], options...)
+	return dial(t, p.address, options...)
 }
 
 func dial(t testing.TB, address string, options ...grpc.DialOption) *grpc.ClientConn {

@@ -15,32 +15,11 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// Listen takes the listeners' addresses, all or none, and gives them as they are (a port 0 is chosen now).
-func (s *Server) Listen() ([]string, error) {
-	var addresses []string
-	for _, l := range s.listeners {
-		n, err := net.Listen("tcp", l.Address)
-		if err != nil {
-			s.closeListeners()
-			return nil, fmt.Errorf("listener %q cannot listen on %s: %w; stop what holds that address, or choose another", l.Name, l.Address, errors.Unwrap(err))
-		}
-		l.net = &countedListener{Listener: n, listener: l, metrics: s.Metrics}
-		addresses = append(addresses, n.Addr().String())
-	}
-	return addresses, nil
-}
-
-func (s *Server) closeListeners() {
-	for _, l := range s.listeners {
-		if l.net != nil {
-			_ = l.net.Close() // nothing was served on it yet
-		}
-	}
-}
-
 // Probe waits until each upstream with a fixed address has answered GetSystemInfo.
-func (s *Server) Probe(ctx context.Context) error {
-	routes, err := s.upstreams.fixed()
+func Probe(ctx context.Context, configs []UpstreamConfig) error {
+	u := newUpstreams(configs, nil)
+	defer u.close()
+	routes, err := u.fixed()
 	if err != nil {
 		return err
 	}
@@ -55,7 +34,7 @@ func (s *Server) Probe(ctx context.Context) error {
 func (r route) probe(ctx context.Context) error {
 	answer := new(frame)
 	defer answer.free()
-	ctx = metadata.AppendToOutgoingContext(ctx, "client-name", "temporal-seal", "client-version", "0.0.0")
+	ctx = metadata.AppendToOutgoingContext(ctx, "client-name", "temporal-seal", "client-version", "1.0.0")
 	err := r.conns.invoke(ctx, workflowservice.WorkflowService_GetSystemInfo_FullMethodName, new(frame), answer, grpc.WaitForReady(true))
 	switch st := status.Convert(err); st.Code() {
 	case codes.OK, codes.Unimplemented, codes.PermissionDenied, codes.Unauthenticated:
@@ -71,7 +50,7 @@ func (r route) probe(ctx context.Context) error {
 func (s *Server) Serve() error {
 	failed := make(chan error, len(s.listeners))
 	for _, l := range s.listeners {
-		go func() { failed <- l.server.Serve(l.net) }()
+		go func() { failed <- l.server.Serve(&countedListener{Listener: l.Net, listener: l, metrics: s.Metrics}) }()
 	}
 	var first error
 	for range s.listeners {

@@ -53,7 +53,7 @@ type Options struct {
 // Listener is one address and the callers it is for.
 type Listener struct {
 	Name     string
-	Address  string
+	Net      net.Listener
 	TLS      *tls.Config // nil: plaintext
 	Identify Identify
 	// Credential is the header that Identify reads, which is not forwarded. "": none.
@@ -74,7 +74,6 @@ type Server struct {
 
 type listener struct {
 	Listener
-	net    net.Listener
 	server *grpc.Server
 	open   atomic.Int32
 }
@@ -95,7 +94,7 @@ var (
 	alwaysPassed = []string{healthService, "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"}
 )
 
-// New builds a server. It does not listen yet.
+// New builds a server. It answers nothing yet.
 func New(o Options) (*Server, error) {
 	s := &Server{Options: o, tracing: o.Tracing, methods: map[string]*method{}, passed: map[string]bool{}}
 	for _, service := range append(alwaysPassed, o.Services...) {

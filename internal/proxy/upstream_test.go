@@ -122,16 +122,15 @@ func TestPingsDoNotCloseIdleConnections(t *testing.T) {
 }
 
 func TestProbeNamesTheUpstreamThatIsDown(t *testing.T) {
-	p := startProxy(t, &frontend{address: "127.0.0.1:1"})
 	ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
 	defer cancel()
-	err := p.Probe(ctx)
+	err := Probe(ctx, []UpstreamConfig{{Address: "127.0.0.1:1"}})
 	if err == nil || !strings.Contains(err.Error(), "127.0.0.1:1") || !strings.Contains(err.Error(), "connection refused") || strings.Contains(err.Error(), "\n") {
 		t.Errorf("got %v", err)
 	}
 	f := &frontend{}
 	startFrontend(t, f)
-	if err := startProxy(t, f).Probe(testContext(t)); err != nil {
+	if err := Probe(testContext(t), []UpstreamConfig{{Address: f.address}, {Namespaces: []string{"*"}, Address: "{namespace}:1"}}); err != nil {
 		t.Errorf("an upstream that answers: %v", err)
 	}
 }

@@ -1,0 +1,111 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"go.temporal.io/api/workflowservice/v1"
+	"google.golang.org/grpc"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"proxy": main})
+}
+
+// TestScripts runs the command line and the server as a user does. See testdata/script.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script",
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"upstream": upstream,
+			"freeport": freePort,
+			"occupy":   occupy,
+			"get":      get,
+			"append":   appendTo,
+		},
+	})
+}
+
+// upstream NAME starts a server that answers GetSystemInfo and puts its address into $NAME.
+func upstream(ts *testscript.TestScript, _ bool, args []string) {
+	s := grpc.NewServer()
+	workflowservice.RegisterWorkflowServiceServer(s, systemInfo{})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ts.Check(err)
+	go s.Serve(l)
+	ts.Defer(s.Stop)
+	ts.Setenv(args[0], l.Addr().String())
+}
+
+type systemInfo struct {
+	workflowservice.UnimplementedWorkflowServiceServer
+}
+
+func (systemInfo) GetSystemInfo(context.Context, *workflowservice.GetSystemInfoRequest) (*workflowservice.GetSystemInfoResponse, error) {
+	return &workflowservice.GetSystemInfoResponse{}, nil
+}
+
+// freeport NAME... puts addresses that nothing listens on into the variables.
+func freePort(ts *testscript.TestScript, _ bool, args []string) {
+	for _, name := range args {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		ts.Check(err)
+		defer l.Close() // after all of them have been chosen
+		ts.Setenv(name, l.Addr().String())
+	}
+}
+
+// occupy NAME listens on an address until the script ends, and puts it into $NAME.
+func occupy(ts *testscript.TestScript, _ bool, args []string) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ts.Check(err)
+	ts.Defer(func() { l.Close() })
+	ts.Setenv(args[0], l.Addr().String())
+}
+
+// get URL TEXT waits until the URL answers 200 with a body that holds the text; ! get, until it answers otherwise or not
+// at all.
+func get(ts *testscript.TestScript, neg bool, args []string) {
+	var last string
+	for range 300 {
+		body, ok := fetch(args[0])
+		if ok && !neg && (len(args) < 2 || strings.Contains(body, args[1])) || !ok && neg {
+			return
+		}
+		last = body
+		time.Sleep(50 * time.Millisecond)
+	}
+	ts.Fatalf("%s: last answer: %s", args[0], last)
+}
+
+func fetch(url string) (string, bool) {
+	answer, err := http.Get(url)
+	if err != nil {
+		return err.Error(), false
+	}
+	defer answer.Body.Close()
+	body, err := io.ReadAll(answer.Body)
+	if err != nil {
+		return err.Error(), false
+	}
+	return string(body), answer.StatusCode == http.StatusOK
+}
+
+// append FILE TEXT adds a line to a file.
+func appendTo(ts *testscript.TestScript, _ bool, args []string) {
+	f, err := os.OpenFile(ts.MkAbs(args[0]), os.O_APPEND|os.O_WRONLY, 0)
+	ts.Check(err)
+	_, err = fmt.Fprintln(f, args[1])
+	ts.Check(err)
+	ts.Check(f.Close())
+}
