@@ -36,10 +36,14 @@ func (f Finding) String() string {
 	return fmt.Sprintf("%s: %s: %s", f.Level, f.Where, f.Text)
 }
 
-// Told says which facts an RPC tells about the payloads of one kind.
+// Told says which facts a request tells about its payloads of one kind. What is in no
+// set is never told.
 type Told struct {
 	RPC, Kind            string
 	Known, NotApplicable FactSet
+	// ByTask facts stand in no message: the task's token tells them, or the proxy
+	// remembers them of the task that it handed out, as long as it does.
+	ByTask FactSet
 }
 
 // CheckOptions say what to check a policy against.

@@ -74,7 +74,11 @@ func untoldBy(table []Told, rule *ast.Rule, facts FactSet) []string {
 		if unknown == 0 || (kinds != nil && !slices.Contains(kinds, t.Kind)) {
 			continue
 		}
-		out = append(out, fmt.Sprintf("%s (%s: %s)", t.RPC, t.Kind, strings.Join(unknown.Names(), ", ")))
+		how := ""
+		if unknown&^t.ByTask == 0 {
+			how = ", unless the task tells"
+		}
+		out = append(out, fmt.Sprintf("%s (%s: %s%s)", t.RPC, t.Kind, strings.Join(unknown.Names(), ", "), how))
 	}
 	slices.Sort(out)
 	return slices.Compact(out)

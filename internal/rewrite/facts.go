@@ -1,0 +1,72 @@
+package rewrite
+
+import (
+	"cmp"
+	"slices"
+
+	"github.com/temporal-seal/temporal-seal/internal/policy"
+)
+
+// Facts tells, for each RPC and kind of payload in its requests, which facts
+// a policy can count on: a table for policy authors and for checks. It is read
+// off the plan, so it is true of whatever the plan was compiled from.
+func (r *Rewriter) Facts() []policy.Told { return r.plan.facts() }
+
+func (p *plan) facts() []policy.Told {
+	var rows []policy.Told
+	for _, m := range p.methods {
+		c := factCollector{method: m}
+		for _, f := range m.request.fields {
+			c.byTask = c.byTask || f.op == opToken
+		}
+		c.walk(m.request, 0)
+		rows = append(rows, c.rows...)
+	}
+	slices.SortFunc(rows, func(a, b policy.Told) int {
+		return cmp.Or(cmp.Compare(a.RPC, b.RPC), cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Known, b.Known), cmp.Compare(a.NotApplicable, b.NotApplicable))
+	})
+	return slices.Compact(rows)
+}
+
+// factCollector goes through the plan of one request as the walk goes through
+// its bytes.
+type factCollector struct {
+	method *Method
+	byTask bool
+	open   []*node
+	rows   []policy.Told
+}
+
+func (c *factCollector) walk(n *node, known policy.FactSet) {
+	if slices.Contains(c.open, n) {
+		return // a type within itself tells nothing new
+	}
+	c.open = append(c.open, n)
+	defer func() { c.open = c.open[:len(c.open)-1] }()
+	for _, f := range n.fields {
+		if n.scope && (f.op == opFact || f.op == opFactName) {
+			known |= f.fact
+		}
+	}
+	for i := range n.fields {
+		f := &n.fields[i]
+		switch f.op {
+		case opPayload, opAsk, opText, opReason, opFailure:
+			c.add(f.kind, known, f.na)
+		case opAny:
+			// Bodies of updates are what requests carry there; their plan is made when one is met.
+			c.add(policy.KindUpdate, known, (&compiler{method: c.method.name}).notApplicable(f.path, policy.KindUpdate))
+		}
+		if f.child != nil && f.op != opFailure {
+			c.walk(f.child, known)
+		}
+	}
+}
+
+func (c *factCollector) add(kind string, known, na policy.FactSet) {
+	row := policy.Told{RPC: c.method.name, Kind: kind, Known: known, NotApplicable: na &^ known}
+	if c.byTask {
+		row.ByTask = policy.AllFacts &^ known &^ row.NotApplicable
+	}
+	c.rows = append(c.rows, row)
+}
