@@ -8,7 +8,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -23,7 +22,7 @@ func main() {
 	// A second Ctrl-C ends at once; whatever still runs then ends with this process.
 	context.AfterFunc(ctx, stop)
 	if err := run(ctx, os.Args[1:]); err != nil {
-		if errors.Is(err, context.Canceled) && ctx.Err() != nil {
+		if ctx.Err() != nil { // whatever failed then failed for that
 			fmt.Fprintln(os.Stderr, "\nstopped; nothing is left running")
 			os.Exit(130)
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/temporal-seal/temporal-seal/demo/clinic"
@@ -49,15 +50,17 @@ func runDemo(ctx context.Context, s *screen, ui bool) error {
 	}
 
 	s.step("The same events, on both sides")
-	if err := st.compare(ctx, workflowID, reports); err != nil {
-		return err
+	// What is wrong here must not keep the search from telling how bad it is.
+	wrong := st.compare(ctx, workflowID, reports)
+	if wrong != nil {
+		s.fail("%v", wrong)
 	}
 
 	s.step("What it cost")
 	showCosts(s, costs(st.spans.await(ctx, time.Second)))
 
 	s.step("Is any secret in the server?")
-	if err := st.search(ctx, workflowID, secrets); err != nil {
+	if err := errors.Join(wrong, st.search(ctx, workflowID, secrets)); err != nil {
 		return err
 	}
 	if ui {
@@ -152,12 +155,14 @@ func (st *stage) search(ctx context.Context, workflowID string, secrets []secret
 // verdict says what the search found. A search that does not even find the workflow's id proves nothing.
 func (st *stage) verdict(sweep, control *harness.Sweep, secrets []secret, files int) error {
 	found, absent := sweep.Found()
+	if len(found) > 0 {
+		for line := range strings.SplitSeq(sweep.Report(), "\n") {
+			st.s.fail("%s", line)
+		}
+	}
 	_, searched := sweep.Count()
 	for _, what := range absent {
 		st.s.done("%s: not found", what)
-	}
-	for _, line := range found {
-		st.s.fail("%s", line)
 	}
 	st.s.note("Searched: %s as bytes, all pages (%s), and every answer of the server about the namespace, %.1f MB in all; for each secret as it is, in base64, in hex, and in what was compressed.",
 		plural(files, "database file"), "free ones and the write-ahead log too", float64(searched)/1e6)

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/temporal-seal/temporal-seal/demo/clinic"
+	"github.com/temporal-seal/temporal-seal/e2e/peers"
 )
 
 // stay draws the workflow's trace, prints where everything is, and keeps it up until Ctrl-C.
@@ -19,19 +20,27 @@ func (st *stage) stay(ctx context.Context, workflowID string) error {
 		}
 		waterfall(s, roots)
 	}
-	s.step("Have a look")
-	s.line("   %s", s.paint(bold, pad("Temporal Web UI", 18))+st.temporal.UIAddress+"/namespaces/"+clinic.Namespace+"/workflows/"+workflowID)
-	s.line("   %s", s.paint(bold, pad("proxy", 18))+st.proxy.Address+s.paint(dim, "  a worker's or client's HostPort, namespace "+clinic.Namespace))
-	s.line("   %s", s.paint(bold, pad("proxy's metrics", 18))+"http://"+address(st.adminPort)+"/metrics")
-	s.line("   %s", s.paint(bold, pad("Temporal itself", 18))+st.temporal.Address+s.paint(dim, "  what the server stores, past the proxy"))
-	if st.jaeger != nil {
-		page := st.jaeger.Query
-		if !st.jaeger.HasUI {
-			page += "/api/traces?service=temporal-seal" + s.paint(dim, "  (query API; a released jaeger-all-in-one on PATH has the UI)")
-		}
-		s.line("   %s", s.paint(bold, pad("Jaeger", 18))+page)
+	plainUI, err := st.plainUI(ctx)
+	if err != nil {
+		return err
 	}
-	s.line("\n   %s", s.paint(dim, "Ctrl-C ends it all."))
+	s.step("Have a look")
+	page := "/namespaces/" + clinic.Namespace + "/workflows/" + workflowID
+	st.place("Temporal Web UI", st.temporal.UIAddress+page, "as the server has it: what is sealed stays sealed")
+	if plainUI != nil {
+		st.place("the same, opened", plainUI.UIAddress+page, "its own process, behind the proxy as any client")
+	}
+	st.place("proxy", st.proxy.Address, "HostPort for workers and clients; namespace "+clinic.Namespace)
+	st.place("its metrics", "http://"+address(st.adminPort)+"/metrics", "")
+	st.place("Temporal itself", st.temporal.Address, "HostPort past the proxy")
+	switch {
+	case st.jaeger == nil:
+	case st.jaeger.HasUI:
+		st.place("Jaeger", st.jaeger.Query, "")
+	default:
+		st.place("Jaeger", st.jaeger.Query+"/api/traces?service=temporal-seal", "its query API; a released jaeger-all-in-one on PATH has the pages")
+	}
+	s.line("\n   %s", s.paint(dim, "The worker keeps running. Ctrl-C ends it all."))
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
@@ -40,6 +49,27 @@ func (st *stage) stay(ctx context.Context, workflowID string) error {
 	case <-st.temporal.Done():
 		return fmt.Errorf("the Temporal server ended\n%s", st.temporal.Output())
 	}
+}
+
+// place prints an address and what is there.
+func (st *stage) place(name, address, what string) {
+	st.s.line("   %s%s", st.s.paint(bold, pad(name, 18)), address)
+	if what != "" {
+		st.s.line("   %s%s", pad("", 18), st.s.paint(dim, what))
+	}
+}
+
+// plainUI serves the Web UI a second time, with the proxy as its server. Building a Temporal server for that alone would be too much.
+func (st *stage) plainUI(ctx context.Context) (*peers.Process, error) {
+	if !peers.TemporalBuilt() {
+		return nil, nil
+	}
+	p, err := peers.StartWebUI(ctx, st.proxy.Address, uiPort(true, 8234), nil)
+	if err != nil {
+		return nil, err
+	}
+	st.onClose(p)
+	return p, nil
 }
 
 // traces waits until Jaeger has indexed what it was sent.
