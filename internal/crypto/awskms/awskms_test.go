@@ -1,0 +1,382 @@
+package awskms
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
+)
+
+const (
+	account = "111122223333"
+	keyID   = "1234abcd-12ab-34cd-56ef-1234567890ab"
+	keyARN  = "arn:aws:kms:eu-central-1:" + account + ":key/" + keyID
+)
+
+var kc = crypto.KeyContext{Namespace: "clinic-prod", Key: "phi"}
+
+// service answers the KMS operations that are used here, in the JSON 1.1 protocol of AWS's API reference.
+type service struct {
+	url string
+
+	mu      sync.Mutex
+	state   string
+	answers map[string]answer // by operation, in place of the normal one
+	calls   map[string][]request
+}
+
+type answer struct {
+	status int
+	code   string
+	body   string
+}
+
+type request struct {
+	KeyId, KeySpec    string
+	CiphertextBlob    []byte
+	EncryptionContext map[string]string
+}
+
+func start(t *testing.T) *service {
+	t.Helper()
+	environment(t)
+	return serve(t)
+}
+
+func serve(t *testing.T) *service {
+	t.Helper()
+	s := &service{state: "Enabled", answers: map[string]answer{}, calls: map[string][]request{}}
+	server := httptest.NewServer(s)
+	t.Cleanup(server.Close)
+	s.url = server.URL
+	return s
+}
+
+func environment(t *testing.T) {
+	t.Helper()
+	// Nothing of the machine's own AWS set-up has a say.
+	for k, v := range map[string]string{"AWS_ACCESS_KEY_ID": "AKIDEXAMPLE", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_SESSION_TOKEN": "",
+		"AWS_REGION": "", "AWS_PROFILE": "", "AWS_CONFIG_FILE": "/dev/null", "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+		"AWS_EC2_METADATA_DISABLED": "true", "AWS_ENDPOINT_URL": "", "AWS_ENDPOINT_URL_KMS": ""} {
+		t.Setenv(k, v)
+	}
+}
+
+func (s *service) uri(key string) string {
+	return "awskms://" + key + "?region=eu-central-1&endpoint=" + s.url
+}
+
+func (s *service) answer(op string, a answer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.answers[op] = a
+}
+
+func (s *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	body, _ := io.ReadAll(r.Body)
+	op := strings.TrimPrefix(r.Header.Get("X-Amz-Target"), "TrentService.")
+	if strings.Contains(string(body), "Action=AssumeRole") {
+		op = "AssumeRole"
+	}
+	var req request
+	_ = json.Unmarshal(body, &req) // STS speaks another protocol
+	s.mu.Lock()
+	s.calls[op] = append(s.calls[op], req)
+	a, scripted := s.answers[op]
+	state := s.state
+	s.mu.Unlock()
+	switch {
+	case scripted && a.status == 0:
+		<-r.Context().Done()
+		return
+	case scripted:
+		w.Header().Set("Content-Type", "application/x-amz-json-1.1")
+		w.WriteHeader(a.status)
+		if a.body == "" && a.code != "" {
+			a.body = fmt.Sprintf(`{"__type":%q,"message":"said the service"}`, a.code)
+		}
+		io.WriteString(w, a.body)
+		return
+	}
+	reply := map[string]any{}
+	switch op {
+	case "DescribeKey":
+		reply["KeyMetadata"] = map[string]any{"Arn": keyARN, "KeyId": keyID, "AWSAccountId": account, "KeyState": state,
+			"KeyUsage": "ENCRYPT_DECRYPT", "KeySpec": "SYMMETRIC_DEFAULT"}
+	case "GenerateDataKey":
+		reply = map[string]any{"KeyId": keyARN, "Plaintext": bytes.Repeat([]byte{7}, 32), "CiphertextBlob": []byte("wrapped")}
+	case "Decrypt":
+		reply = map[string]any{"KeyId": keyARN, "Plaintext": bytes.Repeat([]byte{7}, 32)}
+	}
+	json.NewEncoder(w).Encode(reply)
+}
+
+func open(t *testing.T, uri string) crypto.Provider {
+	t.Helper()
+	p, err := Open(t.Context(), uri)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func TestGenerateAndUnwrap(t *testing.T) {
+	s := start(t)
+	p := open(t, s.uri("alias/temporal-phi"))
+	plain, wrapped, err := p.GenerateDataKey(t.Context(), kc)
+	if err != nil || len(plain) != 32 || string(wrapped) != "wrapped" {
+		t.Fatalf("%d bytes, %q, error %v", len(plain), wrapped, err)
+	}
+	again, err := p.UnwrapDataKey(t.Context(), wrapped, kc)
+	if err != nil || !bytes.Equal(again, plain) {
+		t.Fatalf("unwrapped differs, error %v", err)
+	}
+	want := map[string]string{"temporal-seal:namespace": "clinic-prod", "temporal-seal:key": "phi"}
+	for _, op := range []string{"GenerateDataKey", "Decrypt"} {
+		for _, r := range s.calls[op] {
+			if r.KeyId != keyARN || fmt.Sprint(r.EncryptionContext) != fmt.Sprint(want) {
+				t.Errorf("%s asked for key %q with context %v; want the resolved ARN and %v", op, r.KeyId, r.EncryptionContext, want)
+			}
+		}
+	}
+	if r := s.calls["GenerateDataKey"][0]; r.KeySpec != "AES_256" {
+		t.Errorf("key spec %q", r.KeySpec)
+	}
+	if r := s.calls["Decrypt"][0]; string(r.CiphertextBlob) != "wrapped" {
+		t.Errorf("blob %q", r.CiphertextBlob)
+	}
+}
+
+func TestReferenceNamesAccountAndKey(t *testing.T) {
+	s := start(t)
+	want := crypto.NewKEKRef("awskms", account+":"+keyID)
+	for _, key := range []string{keyID, keyARN, "alias/temporal-phi", "arn:aws:kms:eu-central-1:" + account + ":alias/temporal-phi"} {
+		if got := open(t, s.uri(key)).Ref(); got != want {
+			t.Errorf("%s: reference %v, want %v", key, got, want)
+		}
+	}
+	// A key that is named by its ARN needs no permission to describe it; replicas in other regions share the reference.
+	s.answer("DescribeKey", answer{status: 400, code: "AccessDeniedException"})
+	for _, region := range []string{"us-east-1", "eu-west-1"} {
+		arn := "arn:aws:kms:" + region + ":" + account + ":key/mrk-1"
+		if got := open(t, s.uri(arn)).Ref(); got != crypto.NewKEKRef("awskms", account+":mrk-1") {
+			t.Errorf("%s: reference %v", arn, got)
+		}
+	}
+	if _, err := Open(t.Context(), s.uri("alias/temporal-phi")); crypto.KindOf(err) != crypto.KindDenied {
+		t.Errorf("an alias that can't be resolved: %v", err)
+	}
+}
+
+func TestOpenRefusesUnusableKeys(t *testing.T) {
+	s := start(t)
+	for _, state := range []string{"Disabled", "PendingDeletion", "PendingReplicaDeletion", "PendingImport"} {
+		s.state = state
+		if _, err := Open(t.Context(), s.uri(keyID)); crypto.KindOf(err) != crypto.KindRevoked || !strings.Contains(err.Error(), state) {
+			t.Errorf("state %s: %v", state, err)
+		}
+	}
+	for body, want := range map[string]string{
+		`{"KeyMetadata":{"Arn":"` + keyARN + `","KeyState":"Enabled","KeyUsage":"SIGN_VERIFY","KeySpec":"RSA_2048"}}`: "can't wrap data keys",
+		`{}`: "describes no key",
+		`{"KeyMetadata":{"Arn":"x","KeyState":"Enabled","KeyUsage":"ENCRYPT_DECRYPT","KeySpec":"SYMMETRIC_DEFAULT"}}`: "not the ARN",
+	} {
+		s.answer("DescribeKey", answer{status: 200, body: body})
+		if _, err := Open(t.Context(), s.uri(keyID)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: error %v, want one with %q", body, err, want)
+		}
+	}
+}
+
+// TestErrorTable has every documented error of GenerateDataKey and Decrypt, and those of all AWS services.
+func TestErrorTable(t *testing.T) {
+	const (
+		unavailable, revoked, denied = crypto.KindUnavailable, crypto.KindRevoked, crypto.KindDenied
+		rejected, notConfigured      = crypto.KindRejected, crypto.KindNotConfigured
+	)
+	environment(t)
+	for code, c := range map[string]struct {
+		status            int
+		decrypt, generate crypto.Kind
+	}{
+		"DisabledException":            {400, revoked, revoked},
+		"NotFoundException":            {400, revoked, revoked},
+		"AccessDeniedException":        {400, denied, denied},
+		"InvalidCiphertextException":   {400, rejected, notConfigured},
+		"IncorrectKeyException":        {400, rejected, notConfigured},
+		"InvalidKeyUsageException":     {400, rejected, notConfigured},
+		"ValidationException":          {400, rejected, notConfigured},
+		"KeyUnavailableException":      {500, unavailable, unavailable},
+		"KMSInternalException":         {500, unavailable, unavailable},
+		"DependencyTimeoutException":   {500, unavailable, unavailable},
+		"InvalidGrantTokenException":   {400, unavailable, unavailable},
+		"ThrottlingException":          {400, unavailable, unavailable},
+		"LimitExceededException":       {400, unavailable, unavailable},
+		"ServiceUnavailable":           {503, unavailable, unavailable},
+		"InternalFailure":              {500, unavailable, unavailable},
+		"RequestExpired":               {400, unavailable, unavailable},
+		"ExpiredTokenException":        {400, unavailable, unavailable},
+		"UnrecognizedClientException":  {400, unavailable, unavailable},
+		"InvalidClientTokenId":         {403, unavailable, unavailable},
+		"InvalidSignatureException":    {400, unavailable, unavailable}, // a clock that is wrong
+		"IncompleteSignature":          {400, unavailable, unavailable},
+		"MissingAuthenticationToken":   {403, unavailable, unavailable},
+		"OptInRequired":                {403, unavailable, unavailable},
+		"DryRunOperationException":     {400, unavailable, unavailable},
+		"AnErrorThatIsYetToBeInvented": {400, unavailable, unavailable},
+	} {
+		t.Run(code, func(t *testing.T) {
+			t.Parallel() // the SDK pauses between its attempts
+			s := serve(t)
+			p := open(t, s.uri(keyID))
+			s.answer("Decrypt", answer{status: c.status, code: code})
+			s.answer("GenerateDataKey", answer{status: c.status, code: code})
+			_, err := p.UnwrapDataKey(t.Context(), []byte("w"), kc)
+			check(t, "Decrypt", err, c.decrypt, code)
+			_, _, err = p.GenerateDataKey(t.Context(), kc)
+			check(t, "GenerateDataKey", err, c.generate, code)
+		})
+	}
+}
+
+func check(t *testing.T, op string, err error, kind crypto.Kind, text string) {
+	t.Helper()
+	if crypto.KindOf(err) != kind || err == nil {
+		t.Errorf("%s: kind %v of %v; want %v", op, crypto.KindOf(err), err, kind)
+		return
+	}
+	if !strings.Contains(err.Error(), text) || !strings.Contains(err.Error(), "awskms://") {
+		t.Errorf("%s: the error names neither KMS's answer nor the key: %v", op, err)
+	}
+}
+
+func TestInvalidStateIsDecidedByDescribeKey(t *testing.T) {
+	for state, want := range map[string]crypto.Kind{
+		"Disabled": crypto.KindRevoked, "PendingDeletion": crypto.KindRevoked, "PendingReplicaDeletion": crypto.KindRevoked,
+		"PendingImport": crypto.KindRevoked, "Unavailable": crypto.KindUnavailable, "Updating": crypto.KindUnavailable,
+		"Creating": crypto.KindUnavailable, "Enabled": crypto.KindUnavailable, "": crypto.KindUnavailable,
+	} {
+		t.Run(state, func(t *testing.T) {
+			s := start(t)
+			p := open(t, s.uri(keyID))
+			s.answer("Decrypt", answer{status: 400, code: "KMSInvalidStateException"})
+			if s.state = state; state == "" {
+				s.answer("DescribeKey", answer{status: 400, code: "AccessDeniedException"})
+			}
+			_, err := p.UnwrapDataKey(t.Context(), []byte("w"), kc)
+			check(t, "Decrypt", err, want, "KMSInvalidStateException")
+		})
+	}
+}
+
+func TestNoAnswer(t *testing.T) {
+	environment(t)
+	for name, a := range map[string]answer{
+		"hangs": {}, "an empty 500": {status: 500}, "a page of a proxy": {status: 502, body: "<html>Bad Gateway</html>"},
+		"no JSON": {status: 200, body: "<html>hello</html>"}, "a redirect": {status: 302}, "a login page": {status: 403, body: "<html>"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := serve(t)
+			p := open(t, s.uri(keyID))
+			s.answer("Decrypt", a)
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+			defer cancel()
+			begin := time.Now()
+			_, err := p.UnwrapDataKey(ctx, []byte("w"), kc)
+			check(t, "Decrypt", err, crypto.KindUnavailable, "")
+			if took := time.Since(begin); took > 4*time.Second {
+				t.Errorf("it took %v", took)
+			}
+		})
+	}
+	t.Run("nobody there", func(t *testing.T) {
+		s := serve(t)
+		uri := strings.Replace(s.uri(keyID), s.url, "http://127.0.0.1:1", 1)
+		_, err := Open(t.Context(), uri)
+		check(t, "DescribeKey", err, crypto.KindUnavailable, "")
+	})
+}
+
+// TestSTSFailureSaysNothingAboutTheKey: STS refuses the role with AccessDenied too.
+func TestSTSFailureSaysNothingAboutTheKey(t *testing.T) {
+	s := start(t)
+	t.Setenv("AWS_ACCESS_KEY_ID", "")
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "")
+	token := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(token, []byte("token"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("AWS_ROLE_ARN", "arn:aws:iam::"+account+":role/r")
+	t.Setenv("AWS_WEB_IDENTITY_TOKEN_FILE", token)
+	t.Setenv("AWS_ENDPOINT_URL_STS", s.url)
+	s.answer("AssumeRole", answer{status: 403, body: `<ErrorResponse><Error><Type>Sender</Type><Code>AccessDenied</Code>` +
+		`<Message>Not authorized to perform sts:AssumeRoleWithWebIdentity</Message></Error></ErrorResponse>`})
+	_, err := Open(t.Context(), s.uri(keyID))
+	check(t, "DescribeKey", err, crypto.KindUnavailable, "AccessDenied")
+}
+
+func TestRetries(t *testing.T) {
+	s := start(t)
+	p := open(t, s.uri(keyID))
+	s.answer("Decrypt", answer{status: 400, code: "ThrottlingException"})
+	if _, err := p.UnwrapDataKey(t.Context(), []byte("w"), kc); err == nil {
+		t.Fatal("no error")
+	}
+	if n := len(s.calls["Decrypt"]); n != attempts {
+		t.Errorf("%d attempts, want %d", n, attempts)
+	}
+}
+
+func TestParseURI(t *testing.T) {
+	for uri, want := range map[string]location{
+		"awskms://alias/a":                                      {key: "alias/a"},
+		"awskms://alias/a?region=eu-central-1":                  {key: "alias/a", region: "eu-central-1"},
+		"awskms://" + keyARN:                                    {key: keyARN, region: "eu-central-1"},
+		"awskms://" + keyARN + "?region=us-east-1":              {key: keyARN, region: "us-east-1"},
+		"awskms://k?endpoint=https://kms.example.com":           {key: "k", endpoint: "https://kms.example.com"},
+		"awskms://k?endpoint=http://127.0.0.1:8080":             {key: "k", endpoint: "http://127.0.0.1:8080"},
+		"awskms://k?endpoint=http://localhost:8080&region=x":    {key: "k", endpoint: "http://localhost:8080", region: "x"},
+		"awskms://k?endpoint=http%3A%2F%2F%5B%3A%3A1%5D%3A8080": {key: "k", endpoint: "http://[::1]:8080"},
+	} {
+		if got, err := parseURI(uri); err != nil || got != want {
+			t.Errorf("%s: %+v, %v; want %+v", uri, got, err, want)
+		}
+	}
+	for uri, want := range map[string]string{
+		"local:x":                      "names no KMS key",
+		"awskms://":                    "names no KMS key",
+		"awskms://?region=x":           "names no KMS key",
+		"awskms://k?zone=x":            "unknown parameter",
+		"awskms://k?region=a&region=b": "more than once",
+		"awskms://k?region=%zz":        "can't be read",
+		"awskms://k?endpoint=http://kms.example.com":        "plain http",
+		"awskms://k?endpoint=http://10.0.0.1:80":            "plain http",
+		"awskms://k?endpoint=http://127.0.0.1.example.com":  "plain http",
+		"awskms://k?endpoint=http://127.0.0.1@evil.example": "no user and password",
+		"awskms://k?endpoint=ftp://127.0.0.1":               "write https",
+		"awskms://k?endpoint=kms":                           "write https",
+	} {
+		if _, err := parseURI(uri); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: error %v, want one with %q", uri, err, want)
+		}
+	}
+}
+
+func TestRegionIsNeeded(t *testing.T) {
+	start(t)
+	if _, err := Open(t.Context(), "awskms://"+keyID); err == nil || !strings.Contains(err.Error(), "AWS_REGION") {
+		t.Errorf("error %v, want advice", err)
+	}
+}
