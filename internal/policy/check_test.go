@@ -1,0 +1,145 @@
+package policy
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// reported runs a check and returns its findings, a line each.
+func reported(t *testing.T, opts CheckOptions) (Report, string) {
+	t.Helper()
+	r := Check(context.Background(), opts)
+	var lines []string
+	for _, f := range r.Findings {
+		lines = append(lines, strings.ReplaceAll(f.String(), filepath.Dir(opts.File)+"/", ""))
+	}
+	return r, strings.Join(lines, "\n")
+}
+
+func wantLines(t *testing.T, got string, want ...string) {
+	t.Helper()
+	for _, w := range want {
+		if !strings.Contains(got, w) {
+			t.Errorf("the check does not say %q; it says:\n%s", w, got)
+		}
+	}
+}
+
+func TestCheckFindsFaults(t *testing.T) {
+	opts := options(t, map[string]string{
+		"policy.rego": "package temporal\n\nrequest := 1\n",
+		"team.rego":   "package temporal.namespaces.team\n\nrequest contains {\n",
+	})
+	r, text := reported(t, CheckOptions{Options: opts})
+	if r.OK() || r.Revision != "" {
+		t.Error("a policy that does not load passed the check")
+	}
+	wantLines(t, text, "error: policy.rego:3: request must be a set", "error: namespaces/team.rego:4: ")
+
+	write(t, opts.File, passing)
+	write(t, filepath.Join(opts.Namespaces, "team.rego"), "package temporal.namespaces.team\n\nrequest contains {\"action\": \"seal\"} if input.payload.kind == \"memo\"\n")
+	write(t, filepath.Join(filepath.Dir(opts.File), "policy_test.rego"), "package temporal_test\n\nimport data.temporal\n\ntest_wrong if temporal.request == set()\n\ntest_right if count(temporal.request) == 1\n\ntodo_test_later if false\n")
+	write(t, filepath.Join(opts.Namespaces, "team_test.rego"), "package temporal.namespaces.team_test\n\ntest_typo if data.temporal.namespaces.team.request with input.payload.kind as \"memo\"\n\ntest_bad if {\n")
+	cases := filepath.Join(filepath.Dir(opts.File), "cases.yaml")
+	write(t, cases, `
+keys: [default]
+defaults: {namespace: team}
+cases:
+  - {name: good, input: {payload: {kind: memo}}, want: {action: seal, key: default}}
+  - {name: wrong, input: {payload: {kind: memo}}, want: {action: pass}}
+  - {input: {payload: {kind: memo}}, want: {key: default}}
+  - {name: no fact, input: {payload: {kind: memo}}, unknown: [workflow.kind], want: {action: seal}}
+  - {name: which way, direction: sideways, input: {payload: {kind: memo}}, want: {action: seal}}
+  - {name: no kind, input: {}, want: {action: seal}}
+  - {name: no error, input: {payload: {kind: memo}}, want: {error: boom}}
+`)
+	write(t, filepath.Join(opts.Namespaces, "more_cases.yaml"), "cases:\n  - {name: x, inputs: {}}\n")
+	r, text = reported(t, CheckOptions{Options: opts})
+	if r.OK() || r.Tests != 3 || r.Cases != 7 {
+		t.Errorf("%d tests and %d cases ran", r.Tests, r.Cases)
+	}
+	wantLines(t, text,
+		"error: policy_test.rego:5: test test_wrong fails",
+		"note: policy_test.rego:9: test todo_test_later is skipped",
+		"error: namespaces/team_test.rego:",
+		`error: cases.yaml: case "wrong": wanted pass, got seal with key default`,
+		`case "case 3": `+"`want` needs an `action` or an `error`",
+		`case "no fact": workflow.kind is no fact`,
+		`case "which way": unknown direction "sideways"`,
+		`case "no kind": the case needs`,
+		`case "no error": wanted an error with "boom", got seal`,
+		"error: namespaces/more_cases.yaml: [2:15]", "inputs",
+	)
+	if strings.Contains(text, `"good"`) || strings.Contains(text, "test_right") {
+		t.Errorf("what is right was reported:\n%s", text)
+	}
+}
+
+func TestCheckWarns(t *testing.T) {
+	opts := options(t, map[string]string{
+		"policy.rego": `package temporal
+
+request contains {"action": "seal", "key": "phi"} if input.payload.kind == "memo"
+
+request contains {"action": "pass"} if input.sealed.key == "x"
+
+response contains {"action": "redact"} if input.content.json == 1
+`,
+		"a.rego": `package temporal.namespaces.a
+
+request contains {"action": "pass"}
+
+request contains {"action": "seal"} if {
+	input.payload.kind in {"result", "memo"}
+	is_secret
+}
+
+is_secret if input.activity.type == "Scan"
+
+request contains {"action": "seal"} if input.workflow.task_queue == "q"
+`,
+	})
+	opts.KeyRank = func(namespace, key string) (int, bool) { return 0, key == "default" || namespace == "a" }
+	opts.DefaultKey = func(string) (string, bool) { return "default", true }
+	r, text := reported(t, CheckOptions{
+		Options: opts,
+		Served:  []string{"a", "b", "c"},
+		Facts: []Told{
+			{RPC: "RespondActivityTaskCompletedById", Kind: KindResult, Known: FactActivityID},
+			{RPC: "RespondActivityTaskCompleted", Kind: KindResult, ByTask: AllFacts},
+			{RPC: "SignalWorkflowExecution", Kind: KindSignal, Known: FactWorkflowID | FactTaskQueue, NotApplicable: FactActivityID | FactActivityType},
+		},
+	})
+	if !r.OK() || r.Revision == "" {
+		t.Errorf("warnings alone failed the check:\n%s", text)
+	}
+	wantLines(t, text,
+		`warning: policy.rego:3: key "phi" is not configured for b, c`,
+		"warning: policy.rego:5: a request rule reads input.sealed",
+		"warning: policy.rego:7: a response rule reads input.content",
+		"note: namespaces/a.rego:5: this rule reads activity.type, which some calls do not tell; where it looks at one there, a pass becomes seal: "+
+			"RespondActivityTaskCompleted (result: activity.type, unless the task tells), RespondActivityTaskCompletedById (result: activity.type)",
+		"note: namespaces/a.rego:12: this rule reads workflow.task_queue",
+		"note: b: the namespace has no policy of its own",
+		"note: c: the namespace has no policy of its own",
+	)
+	if strings.Contains(text, "SignalWorkflowExecution") {
+		t.Errorf("a signal tells what the rules ask of it, and was reported:\n%s", text)
+	}
+}
+
+// TestCheckOfShipped is what `proxy check` says without any file.
+func TestCheckOfShipped(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(root, "policy.rego"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := Check(context.Background(), CheckOptions{Options: Options{Shipped: text}})
+	if !r.OK() || len(r.Findings) != 0 {
+		t.Errorf("findings: %v", fmt.Sprint(r.Findings))
+	}
+}
