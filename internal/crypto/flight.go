@@ -96,6 +96,10 @@ const (
 	longestPause = 2 * time.Second
 )
 
+// beforeItEnds is how much of the time that a caller has left may be spent on waiting, so that he is still there to be
+// told what was waited for: many a caller's deadline is just MaxWait.
+func beforeItEnds(left time.Duration) time.Duration { return left - min(left/10, 500*time.Millisecond) }
+
 func worthWaiting(err error) bool {
 	var e *Error
 	return errors.As(err, &e) && e.Kind == KindUnavailable && !e.atOnce

@@ -7,6 +7,7 @@ import (
 	"crypto/subtle"
 	"strings"
 	"sync/atomic"
+	"time"
 )
 
 // Open appends to dst what s holds: the original serialised Payload (forms 0 and 1) or the text (form 2). namespace is
@@ -64,11 +65,12 @@ func (k *Keyring) dataKeyOf(ctx context.Context, header *Header, namespace strin
 	if err := k.mayAsk(ctx, h, namespace); err != nil {
 		return nil, false, err
 	}
-	if _, ok := ctx.Deadline(); !ok {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, k.opt.MaxWait)
-		defer cancel()
+	wait := k.opt.MaxWait
+	if deadline, ok := ctx.Deadline(); ok {
+		wait = beforeItEnds(time.Until(deadline))
 	}
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
 	candidates, err := k.candidates(ctx, e, value, h)
 	if err != nil {
 		return nil, false, err

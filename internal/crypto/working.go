@@ -42,7 +42,11 @@ func (k *Keyring) Sealer(ctx context.Context, namespace, key string) (s *Sealer,
 			return nil, false, err
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, k.opt.MaxWait)
+	wait := k.opt.MaxWait
+	if deadline, ok := ctx.Deadline(); ok {
+		wait = min(wait, beforeItEnds(time.Until(deadline)))
+	}
+	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	s, err = k.sealing.do(ctx, sl.slotKey, func(ctx context.Context) (*Sealer, error) { return k.fill(ctx, sl) })
 	return s, false, err
