@@ -2,6 +2,7 @@ package crypto
 
 import (
 	"errors"
+	"slices"
 	"sync"
 
 	"github.com/klauspost/compress/zstd"
@@ -54,7 +55,7 @@ func appendDecompressed(dst, frame []byte) ([]byte, error) {
 		return dst, err
 	}
 	start := len(dst)
-	dst = grow(dst, size)
+	dst = slices.Grow(dst, size)
 	out, err := zstdDecoder().DecodeAll(frame, dst[:start])
 	if err != nil || len(out)-start != size {
 		clear(dst[start:cap(dst)])

@@ -34,6 +34,10 @@ func newFlights[K comparable, V any](base context.Context, wg *sync.WaitGroup) *
 // do gives the outcome of work for key, starting it unless it is under way. Transient errors are tried again, with
 // growing pauses, as long as somebody waits. A caller whose ctx ends gets the error of the latest try.
 func (g *flights[K, V]) do(ctx context.Context, key K, work func(ctx context.Context) (V, error)) (V, error) {
+	if err := g.base.Err(); err != nil {
+		var none V
+		return none, fail(KindUnavailable, "wait for a key", "the proxy is shutting down: %w", err)
+	}
 	g.mu.Lock()
 	f := g.m[key]
 	if f == nil {
@@ -61,7 +65,7 @@ func (g *flights[K, V]) do(ctx context.Context, key K, work func(ctx context.Con
 	if KindOf(cause) == KindUnavailable {
 		return none, cause
 	}
-	return none, fail(KindUnavailable, "wait for a data key", "the key service did not answer in time: %w", cause)
+	return none, fail(KindUnavailable, "wait for a key", "the key service did not answer in time: %w", cause)
 }
 
 func (g *flights[K, V]) run(ctx context.Context, key K, f *flight[V], work func(ctx context.Context) (V, error)) {

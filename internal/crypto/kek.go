@@ -22,6 +22,7 @@ type kek struct {
 
 	mu        sync.Mutex
 	lastGood  time.Time
+	failing   bool // the latest probe got no answer
 	nextProbe time.Time
 	probing   bool
 	sweep     bool // the next probe asks for every context
@@ -62,6 +63,7 @@ func (kk *kek) answered(now time.Time, kc KeyContext, wrapped []byte, id [idSize
 	kk.mu.Lock()
 	defer kk.mu.Unlock()
 	kk.lastGood = now
+	kk.failing = false
 	kk.refusal = nil
 	kk.state.Store(kekServing)
 	a := kk.contexts[kc]
@@ -108,26 +110,35 @@ func (kk *kek) suspect(kc KeyContext) bool {
 	return a != nil && !a.denied.IsZero()
 }
 
-// call makes one call to the key service: at most so many at once, each with its time limit and its span.
+// call makes one call to the key service, with its time limit and its span.
 func (k *Keyring) call(ctx context.Context, op string, kc KeyContext, f func(ctx context.Context) error) error {
+	return k.limited(ctx, op, kc, k.opt.CallTimeout, func(ctx context.Context) error {
+		end := func(error) {}
+		if k.opt.Trace != nil {
+			ctx, end = k.opt.Trace(ctx, op, kc)
+		}
+		err := f(ctx)
+		end(err)
+		return err
+	})
+}
+
+// limited lets only so many calls to key services be under way at once. An error that no provider has judged counts as
+// unavailable.
+func (k *Keyring) limited(ctx context.Context, op string, kc KeyContext, timeout time.Duration, f func(ctx context.Context) error) error {
 	select {
 	case k.calls <- struct{}{}:
 	case <-ctx.Done():
 		return unavailable(op, kc, ctx.Err())
 	}
 	defer func() { <-k.calls }()
-	ctx, cancel := context.WithTimeout(ctx, k.opt.CallTimeout)
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	end := func(error) {}
-	if k.opt.Trace != nil {
-		ctx, end = k.opt.Trace(ctx, op, kc)
-	}
 	err := f(ctx)
 	var known *Error
 	if err != nil && !errors.As(err, &known) {
-		err = unavailable(op, kc, err)
+		return unavailable(op, kc, err)
 	}
-	end(err)
 	return err
 }
 
@@ -229,18 +240,21 @@ func (k *Keyring) judge(kk *kek, kc KeyContext, err error) error {
 	case KindDenied:
 		return k.deny(kk, kc, err)
 	case KindUnavailable:
-		kk.retryAt(k.now().Add(jitter(k.opt.ProbeRetry, 0.1)))
-		return err
+	default:
+		// A service that calls its own good blob invalid is broken, or not the one that made it. That drops no key.
+		err = fail(KindUnavailable, "probe", "%s does not unwrap what it wrapped: %v", kk.URI(), err).in(kc.Key, kc.Namespace)
 	}
-	// A service that calls its own good blob invalid is broken or not the one that made it. That drops no key.
-	kk.retryAt(k.now().Add(jitter(k.opt.ProbeRetry, 0.1)))
-	return fail(KindUnavailable, "probe", "%s does not unwrap what it wrapped: %v", kk.URI(), err).in(kc.Key, kc.Namespace)
-}
-
-func (kk *kek) retryAt(t time.Time) {
 	kk.mu.Lock()
 	defer kk.mu.Unlock()
-	kk.nextProbe = t
+	kk.failing = true
+	return err
+}
+
+// reachable tells whether it makes sense to ask for something that is not urgent.
+func (kk *kek) reachable() bool {
+	kk.mu.Lock()
+	defer kk.mu.Unlock()
+	return !kk.failing
 }
 
 // due gives the contexts to probe now, and marks the key as being probed if there are any. A context that proved to be

@@ -194,9 +194,12 @@ func (k *Keyring) kekOf(ctx context.Context, uri string) (*kek, error) {
 	if r, ok := k.unresolved.Get(uri); ok && k.now().Before(r.until) {
 		return nil, r.err
 	}
+	ctx, cancel := k.within(ctx)
+	defer cancel()
 	return k.resolving.do(ctx, uri, func(ctx context.Context) (*kek, error) {
 		var p Provider
-		err := k.call(ctx, "open key", KeyContext{}, func(ctx context.Context) (err error) {
+		// Several calls, to get credentials as well: they may take longer than one does.
+		err := k.limited(ctx, "open key", KeyContext{}, k.opt.MaxWait, func(ctx context.Context) (err error) {
 			p, err = k.opt.Open(ctx, uri)
 			return err
 		})
@@ -215,6 +218,14 @@ func (k *Keyring) kekOf(ctx context.Context, uri string) (*kek, error) {
 		k.keks[uri] = kk
 		return kk, nil
 	})
+}
+
+// within limits how long a caller without a deadline waits for a key service.
+func (k *Keyring) within(ctx context.Context) (context.Context, context.CancelFunc) {
+	if _, ok := ctx.Deadline(); ok {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, k.opt.MaxWait)
 }
 
 // Rank is the place in the configuration of the entry that serves key in namespace; false: none does.

@@ -3,6 +3,7 @@ package crypto
 import (
 	"encoding/base64"
 	"encoding/binary"
+	"slices"
 	"sync/atomic"
 	"unicode/utf8"
 )
@@ -51,7 +52,7 @@ func (s *Sealer) AppendPayload(dst, payload []byte, compress bool) ([]byte, erro
 	}
 	env := s.header.size() + nonceSize + bodySize(len(body)) + tagSize
 	start := len(dst)
-	dst = grow(dst, len(wholePrefix)+uvarintLen(uint64(env))+env)
+	dst = slices.Grow(dst, len(wholePrefix)+uvarintLen(uint64(env))+env)
 	dst = append(dst, wholePrefix...)
 	dst = binary.AppendUvarint(dst, uint64(env))
 	out, err := s.appendEnvelope(dst, body, flags, nil)
@@ -71,7 +72,7 @@ func (s *Sealer) AppendText(dst, text []byte) ([]byte, error) {
 	if err != nil {
 		return dst, err
 	}
-	dst = grow(dst, len(TextPrefix)+base64.RawURLEncoding.EncodedLen(len(env)))
+	dst = slices.Grow(dst, len(TextPrefix)+base64.RawURLEncoding.EncodedLen(len(env)))
 	dst = append(dst, TextPrefix...)
 	return base64.RawURLEncoding.AppendEncode(dst, env), nil
 }
@@ -100,13 +101,6 @@ func (s *Sealer) appendEnvelope(dst, body []byte, flags byte, viewHash []byte) (
 		return salt.aead.seal(dst, body, aad), nil
 	}
 	return salt.aead.sealPadded(dst, body, aad), nil
-}
-
-func grow(b []byte, n int) []byte {
-	if cap(b)-len(b) >= n {
-		return b
-	}
-	return append(make([]byte, 0, len(b)+n), b...)
 }
 
 func uvarintLen(n uint64) int {

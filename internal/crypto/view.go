@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
+	"slices"
 )
 
 // Selection says which members of a JSON document are sealed: Fields names them, Clear names those that are not.
@@ -32,7 +33,7 @@ func (s *Sealer) AppendView(dst, payload []byte, sel Selection) ([]byte, error) 
 	env := s.header.size() + nonceSize + paddedSize(len(patch)) + tagSize
 	entry := len(viewEntryPrefix) + uvarintLen(uint64(env)) + env
 	begin := len(dst)
-	dst = grow(dst, len(viewEncodingEntry)+1+uvarintLen(uint64(entry))+entry+1+uvarintLen(uint64(len(view)))+len(view))
+	dst = slices.Grow(dst, len(viewEncodingEntry)+1+uvarintLen(uint64(entry))+entry+1+uvarintLen(uint64(len(view)))+len(view))
 	dst = append(dst, viewEncodingEntry...)
 	dst = append(dst, tagMetadata)
 	dst = binary.AppendUvarint(dst, uint64(entry))

@@ -22,6 +22,7 @@ type slot struct {
 	renewAt  time.Time
 	denied   time.Time // when a fresh data key was first refused while good ones still unwrap
 	renewing bool
+	warned   bool      // that renewal fails
 	retryAt  time.Time // no attempt before this; until then refusal is the answer
 	refusal  error
 }
@@ -84,6 +85,7 @@ func (k *Keyring) newSlot(namespace, key string) (*slot, error) {
 		return sl, nil
 	}
 	sl := &slot{slotKey: sk}
+	k.touch(&sl.used)
 	if _, ok := k.confirmed.Load(sk.namespace); ok {
 		k.slots.Store(sk, sl)
 	} else {
@@ -182,7 +184,7 @@ func (k *Keyring) renew(ctx context.Context, sl *slot) (*Sealer, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	sl.made, sl.renewAt = now, now.Add(jitter(k.opt.DataKeyLife*17/20, 0.15))
-	sl.denied, sl.retryAt, sl.refusal = time.Time{}, time.Time{}, nil
+	sl.denied, sl.retryAt, sl.refusal, sl.warned = time.Time{}, time.Time{}, nil, false
 	sl.current.Store(s)
 	return s, nil
 }
@@ -233,17 +235,19 @@ func (k *Keyring) tend(now time.Time) {
 	k.slots.Range(func(key, value any) bool {
 		sl := value.(*slot)
 		s := sl.current.Load()
-		if s == nil {
-			return true
-		}
-		idle := now.Sub(time.Unix(0, sl.used.Load())) > k.opt.DataKeyLife
+		unused := now.Sub(time.Unix(0, sl.used.Load()))
 		k.mu.Lock()
 		defer k.mu.Unlock()
+		age := now.Sub(sl.made)
 		switch {
-		case now.Sub(sl.made) > k.opt.DataKeyLife+k.opt.Grace, idle && now.Sub(sl.made) > k.opt.DataKeyLife:
+		case s == nil:
+			if unused > idleAfter {
+				k.slots.Delete(key)
+			}
+		case age > k.opt.DataKeyLife+k.opt.Grace, age > k.opt.DataKeyLife && unused > k.opt.DataKeyLife:
 			sl.current.Store(nil)
 			k.slots.Delete(key)
-		case !idle && !now.Before(sl.renewAt) && !now.Before(sl.retryAt) && !sl.renewing && s.dk.usable():
+		case unused <= k.opt.DataKeyLife && !now.Before(sl.renewAt) && !now.Before(sl.retryAt) && !sl.renewing && s.dk.usable():
 			sl.renewing = true
 			k.work.Add(1)
 			go k.renewEarly(sl)
@@ -252,12 +256,30 @@ func (k *Keyring) tend(now time.Time) {
 	})
 }
 
+// renewEarly renews a key that still works. While its key service does not answer, probes find out when it does again.
 func (k *Keyring) renewEarly(sl *slot) {
 	defer k.work.Done()
-	if _, err := k.renew(k.base, sl); err != nil {
-		k.opt.Log.Warn("a data key is due for renewal; the working one goes on", "key", sl.key, "namespace", sl.namespace, "error", err)
+	var err error
+	if k.reachable(sl) {
+		_, err = k.renew(k.base, sl)
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	sl.renewing = false
+	if err != nil && !sl.warned {
+		sl.warned = true
+		k.opt.Log.Warn("a data key is due for renewal; the working one goes on", "key", sl.key, "namespace", sl.namespace, "error", err)
+	}
+}
+
+// reachable tells whether the latest probe of the key encryption key that a slot is to be renewed with got an answer.
+func (k *Keyring) reachable(sl *slot) bool {
+	e, value, _, ok := k.table.Load().find(sl.namespace, sl.key)
+	if !ok {
+		return true
+	}
+	k.mu.Lock()
+	kk := k.keks[fillIn(e.Active, value)]
+	k.mu.Unlock()
+	return kk == nil || kk.reachable()
 }

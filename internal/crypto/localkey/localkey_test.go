@@ -2,6 +2,7 @@ package localkey
 
 import (
 	"bytes"
+	"encoding/hex"
 	"os"
 	"path/filepath"
 	"strings"
@@ -193,4 +194,33 @@ func FuzzParse(f *testing.F) {
 			t.Errorf("does not survive encode and parse: %v", err)
 		}
 	})
+}
+
+// frozenFile and frozenWrapped were written by version 1. Every later version has to read them.
+const (
+	frozenFile = "# a comment\ntemporal-seal-key-file 1\nid 000102030405060708090a0b0c0d0e0f\n" +
+		"key k1 2026-11-22T18:00:00Z AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n" +
+		"key k2 2026-11-23T18:00:00Z ICEiIyQlJicoKSorLC0uLzAxMjM0NTY3ODk6Ozw9Pj8=\n"
+	frozenRef     = "5b3ccaddd016b2f6"
+	frozenWrapped = "50e936331c5044bae1bf6daa83ffb2d62beba203b627ce1737d23126af6c3c558ce2040fe6d28befc988eac4e56b033d74618623e3693f4cf2a0a45d"
+	frozenPlain   = "7f29f1b95e6d7e7b0ddebfe099f26eb000c42deeb4b1920b96a09d4e27b9c764"
+)
+
+func TestFrozenKeyFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "seal.key")
+	if err := os.WriteFile(path, []byte(frozenFile), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := open(t, path)
+	if got := p.Ref().String(); got != frozenRef {
+		t.Errorf("reference %s, want %s", got, frozenRef)
+	}
+	wrapped, err := hex.DecodeString(frozenWrapped)
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain, err := p.UnwrapDataKey(t.Context(), wrapped, kc)
+	if got := hex.EncodeToString(plain); err != nil || got != frozenPlain {
+		t.Errorf("%s, error %v; want %s", got, err, frozenPlain)
+	}
 }
