@@ -28,16 +28,16 @@ const (
 )
 
 // failureTexts is what is hidden of one failure. encoded_attributes holds a
-// serialised Payload.
+// serialised Payload, which may be present and empty.
 type failureTexts struct {
 	Message           string         `json:"message"`
 	StackTrace        string         `json:"stack_trace"`
-	EncodedAttributes []byte         `json:"encoded_attributes,omitempty"`
+	EncodedAttributes *[]byte        `json:"encoded_attributes,omitempty"`
 	Causes            []failureTexts `json:"causes,omitempty"`
 }
 
 func (t *failureTexts) empty() bool {
-	return t.Message == "" && t.StackTrace == "" && len(t.EncodedAttributes) == 0
+	return t.Message == "" && t.StackTrace == "" && t.EncodedAttributes == nil
 }
 
 func (c *Call) chain(s *slot) []failureParts {
@@ -79,7 +79,10 @@ func (c *Call) sealFailure(sealer *crypto.Sealer, s *slot) error {
 	for i := range chain {
 		f, t := &chain[i], &texts[i]
 		t.Message, t.StackTrace = string(f.message.value.of(buf)), string(f.stack.value.of(buf))
-		t.EncodedAttributes = f.attributes.value.of(buf)
+		if !f.attributes.field.empty() {
+			value := f.attributes.value.of(buf)
+			t.EncodedAttributes = &value
+		}
 		if !utf8.ValidString(t.Message) || !utf8.ValidString(t.StackTrace) {
 			return errors.New("a failure's message or stack trace is not UTF-8, which protobuf requires of a string")
 		}
@@ -212,23 +215,27 @@ func (c *Call) messagePlace(f *failureParts) span {
 
 // restore plans the edits that give one failure its texts back.
 func (c *Call) restore(f *failureParts, t *failureTexts) {
-	text := func(at span, num protowire.Number, value []byte) {
+	put := func(at span, num protowire.Number, value []byte, present bool) {
 		switch {
-		case len(value) > 0:
+		case present:
 			c.edit(at, f.box, c.storeField(num, value))
 		case !at.empty():
 			c.edit(at, f.box, span{})
 		}
 	}
-	text(c.messagePlace(f), numFailureMessage, []byte(t.Message))
+	put(c.messagePlace(f), numFailureMessage, []byte(t.Message), t.Message != "")
 	stack := f.stack.field
 	if stack.empty() {
 		stack = span{f.stackPlace, f.stackPlace}
 	}
-	text(stack, numFailureStackTrace, []byte(t.StackTrace))
+	put(stack, numFailureStackTrace, []byte(t.StackTrace), t.StackTrace != "")
 	attributes := f.attributes.field
 	if attributes.empty() {
 		attributes = span{f.attributesPlace, f.attributesPlace}
 	}
-	text(attributes, numFailureAttributes, t.EncodedAttributes)
+	if t.EncodedAttributes != nil {
+		put(attributes, numFailureAttributes, *t.EncodedAttributes, true)
+	} else {
+		put(attributes, numFailureAttributes, nil, false)
+	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"time"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
@@ -46,10 +45,10 @@ func (c *Call) openMessage(ctx context.Context, n *node, in []byte, task bool) (
 	if len(c.opens) == 0 {
 		return c.walk.buf, nil
 	}
-	start := time.Now()
+	start := ticks()
 	err = c.decideResponse(ctx, task)
-	decided := time.Now()
-	c.response.Decide = decided.Sub(start)
+	decided := ticks()
+	c.response.Decide = decided - start
 	if err != nil {
 		return nil, err
 	}
@@ -57,7 +56,7 @@ func (c *Call) openMessage(ctx context.Context, n *node, in []byte, task bool) (
 		return c.walk.buf, nil
 	}
 	out, err = c.openDecided(ctx, task)
-	c.response.Crypt = time.Since(decided)
+	c.response.Crypt = ticks() - decided
 	return out, err
 }
 

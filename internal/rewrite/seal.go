@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 	"unicode/utf8"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -38,10 +37,10 @@ func (c *Call) Request(ctx context.Context, in []byte) ([]byte, error) {
 	if len(w.slots) == 0 {
 		return w.buf, nil
 	}
-	start := time.Now()
+	start := ticks()
 	err := c.decideRequest(ctx)
-	decided := time.Now()
-	c.request.Decide = decided.Sub(start)
+	decided := ticks()
+	c.request.Decide = decided - start
 	if err != nil {
 		return nil, err
 	}
@@ -49,7 +48,7 @@ func (c *Call) Request(ctx context.Context, in []byte) ([]byte, error) {
 		return w.buf, nil
 	}
 	out, err := c.sealPlanned(ctx)
-	c.request.Crypt = time.Since(decided)
+	c.request.Crypt = ticks() - decided
 	return out, err
 }
 

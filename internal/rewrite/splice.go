@@ -31,7 +31,7 @@ func (e *edit) size() int32 {
 // enough.
 func (c *Call) splice(dst []byte) ([]byte, error) {
 	w := &c.walk
-	// Insertions at one place belong to the inner message first.
+	// The walk finds things in order, but for the texts of failures. Insertions at one place belong to the inner message first.
 	slices.SortStableFunc(c.edits, func(a, b edit) int {
 		return cmp.Or(cmp.Compare(a.at.from, b.at.from), -cmp.Compare(a.box, b.box))
 	})

@@ -249,10 +249,10 @@ func (w *walk) message(n *node, start, end int, parent, outer int32, depth int) 
 			w.irregular = w.irregular || seen&bit != 0
 			seen |= bit
 		}
+		if (f.op == opSkipMessage || f.op == opFactName) && !w.response {
+			w.skippedMessage(n, num, buf[from:i])
+		}
 		if f.op == opSkipMessage {
-			if !w.response {
-				w.skippedMessage(n, num, buf[from:i])
-			}
 			continue
 		}
 		if err := w.known(n, f, at, lenPos, from, i, parent, sc, failure, depth); err != nil {

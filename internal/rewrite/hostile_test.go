@@ -1,0 +1,291 @@
+package rewrite
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"math/rand/v2"
+	"strings"
+	"testing"
+
+	commonpb "go.temporal.io/api/common/v1"
+	failurepb "go.temporal.io/api/failure/v1"
+	taskqueuepb "go.temporal.io/api/taskqueue/v1"
+	workflowpb "go.temporal.io/api/workflowservice/v1"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+)
+
+func secret(text string) *commonpb.Payloads {
+	return &commonpb.Payloads{Payloads: []*commonpb.Payload{{
+		Metadata: map[string][]byte{"encoding": []byte("json/plain")}, Data: []byte(`"` + text + `"`)}}}
+}
+
+func bytesOf(t testing.TB, m proto.Message) []byte {
+	t.Helper()
+	b, err := proto.Marshal(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func wireField(num protowire.Number, content []byte) []byte {
+	return protowire.AppendBytes(protowire.AppendTag(nil, num, protowire.BytesType), content)
+}
+
+const inputField = 5 // StartWorkflowExecutionRequest.input
+
+// request sends bytes through the sealing of a RPC.
+func request(t testing.TB, r *Rewriter, method string, in []byte) ([]byte, error) {
+	t.Helper()
+	c := r.call(r.Method(service + method))
+	defer c.Done()
+	out, err := c.Request(context.Background(), in)
+	return bytes.Clone(out), err
+}
+
+// TestSecondPayloadBehindTheFirst hides payloads where a decoder merges or
+// replaces: whatever the server will read must be sealed.
+func TestSecondPayloadBehindTheFirst(t *testing.T) {
+	r := newRewriter(t, sealAll)
+	one := bytesOf(t, &workflowpb.StartWorkflowExecutionRequest{Namespace: testNamespace, WorkflowId: "w", Input: secret("CANARY-first")})
+	two := bytesOf(t, secret("CANARY-second"))
+	payload := bytesOf(t, secret("CANARY-third").Payloads[0])
+	entry := func(key, value []byte) []byte { return append(key, value...) }
+	mapKey, mapValue := wireField(1, []byte("k")), wireField(2, payload)
+	memo := func(e []byte) []byte { return wireField(16, wireField(1, e)) }
+	for name, in := range map[string][]byte{
+		"a field that counts once, twice": append(bytes.Clone(one), wireField(inputField, two)...),
+		"before everything else":          append(wireField(inputField, two), one...),
+		"a list in two parts":             append(bytes.Clone(one), wireField(inputField, append(two, two...))...),
+		"data twice in one payload":       append(bytes.Clone(one), wireField(inputField, wireField(1, append(bytes.Clone(payload), wireField(2, []byte("CANARY-4"))...)))...),
+		"a map's value before its key":    append(bytes.Clone(one), memo(entry(mapValue, mapKey))...),
+		"a map's value twice":             append(bytes.Clone(one), memo(entry(entry(mapKey, mapValue), mapValue))...),
+		"a map's key twice":               append(bytes.Clone(one), memo(entry(entry(mapKey, mapKey), mapValue))...),
+		"a map's value without a key":     append(bytes.Clone(one), memo(mapValue)...),
+		"an over-long length":             append(bytes.Clone(one), append([]byte{0x2a, byte(0x80 | len(two)), 0x80, 0x80, 0x00}, two...)...),
+		"an over-long tag":                append(bytes.Clone(one), append([]byte{0xaa, 0x80, 0x00, byte(len(two))}, two...)...),
+	} {
+		t.Run(name, func(t *testing.T) {
+			want := new(workflowpb.StartWorkflowExecutionRequest)
+			if err := proto.Unmarshal(in, want); err != nil {
+				t.Fatalf("the message is not a legal one: %v", err)
+			}
+			out, err := request(t, r, "StartWorkflowExecution", in)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if bytes.Contains(out, []byte(canaryMark)) {
+				t.Error("clear text is left")
+			}
+			m := r.Method(service + "StartWorkflowExecution")
+			back, err := unsealed(t, r, m, m.request.desc, out)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := new(workflowpb.StartWorkflowExecutionRequest)
+			if err := proto.Unmarshal(back, got); err != nil {
+				t.Fatal(err)
+			}
+			if !proto.Equal(got, want) {
+				t.Errorf("opened, it means something else:\n%v\n%v", got, want)
+			}
+		})
+	}
+}
+
+// TestMalformedIsRefused: what is no protobuf is refused, and nothing of it
+// comes out.
+func TestMalformedIsRefused(t *testing.T) {
+	r := newRewriter(t, sealAll)
+	deep := []byte{}
+	for range maxDepth + 10 { // causes of causes, RespondActivityTaskFailedRequest.failure.cause
+		deep = wireField(4, deep)
+	}
+	for name, in := range map[string][]byte{
+		"a length past the end":        {0x2a, 0x7f, 0x00},
+		"a huge length":                append([]byte{0x2a}, protowire.AppendVarint(nil, 1<<63)...),
+		"a varint of 11 bytes":         append([]byte{0x08}, bytes.Repeat([]byte{0xff}, 11)...),
+		"an undefined wire type":       {0x2f},
+		"field number 0":               {0x02, 0x00},
+		"a group that never ends":      {0x2b, 0x08, 0x01},
+		"a group's end without start":  {0x2c},
+		"a group that ends as another": {0x2b, 0x34},
+		"a fixed64 cut off":            {0x29, 1, 2, 3},
+		"text":                         []byte("GET / HTTP/1.1\r\n\r\n"),
+		"a payload that is none":       wireField(inputField, wireField(1, []byte{0x0a, 0x05, 0x01})),
+	} {
+		t.Run(name, func(t *testing.T) {
+			out, err := request(t, r, "StartWorkflowExecution", in)
+			var e *Error
+			if !errors.As(err, &e) || e.Kind != KindMalformed || len(out) > 0 {
+				t.Errorf("got %d bytes and %v", len(out), err)
+			}
+		})
+	}
+	t.Run("nested too deep", func(t *testing.T) {
+		if _, err := request(t, r, "RespondActivityTaskFailed", wireField(2, deep)); err == nil {
+			t.Error("accepted")
+		}
+	})
+	t.Run("groups nested too deep", func(t *testing.T) {
+		if _, err := request(t, r, "StartWorkflowExecution", bytes.Repeat([]byte{0x2b}, 2*maxDepth)); err == nil {
+			t.Error("accepted")
+		}
+	})
+}
+
+// TestWrongWireTypes: a payload's field in a wire type that it does not have
+// is an unknown field to the server. It passes unless it could hold a payload.
+func TestWrongWireTypes(t *testing.T) {
+	r := newRewriter(t, sealAll)
+	payloads := bytesOf(t, secret("CANARY-1"))
+	group := append(append([]byte{0x2b}, payloads...), 0x2c)
+	_, err := request(t, r, "StartWorkflowExecution", group)
+	var e *Error
+	if !errors.As(err, &e) || e.Kind != KindUnknownField {
+		t.Errorf("a payload within a group: %v", err)
+	}
+	harmless := append([]byte{0x2b, 0x08, 0x01}, 0x2c)
+	if out, err := request(t, r, "StartWorkflowExecution", harmless); err != nil || !bytes.Equal(out, harmless) {
+		t.Errorf("a harmless group: %v", err)
+	}
+}
+
+// TestUnknownFields: a newer SDK's field passes, unless its bytes could hold
+// a payload, at whatever depth.
+func TestUnknownFields(t *testing.T) {
+	r := newRewriter(t, sealAll)
+	payloads := bytesOf(t, secret("CANARY-1"))
+	newer := wireField(3000, []byte("a text of some newer release"))
+	queue := func(extra []byte) []byte {
+		return append(bytesOf(t, &workflowpb.StartWorkflowExecutionRequest{Namespace: testNamespace}),
+			wireField(4, append(bytesOf(t, &taskqueuepb.TaskQueue{Name: "q"}), extra...))...)
+	}
+	for name, test := range map[string]struct {
+		in   []byte
+		pass bool
+	}{
+		"harmless":                          {newer, true},
+		"a payload":                         {wireField(3000, payloads), false},
+		"harmless in a message below":       {queue(newer), true},
+		"a payload in a message below":      {queue(wireField(3000, payloads)), false},
+		"a payload's bytes in a known text": {queue(wireField(1, payloads)), true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			out, err := request(t, r, "StartWorkflowExecution", test.in)
+			if test.pass && (err != nil || !bytes.Equal(out, test.in)) {
+				t.Errorf("refused or changed: %v", err)
+			}
+			var e *Error
+			if !test.pass && (!errors.As(err, &e) || e.Kind != KindUnknownField) {
+				t.Errorf("not refused: %v", err)
+			}
+		})
+	}
+	strict := newRewriter(t, sealAll)
+	strict.strict = true
+	if _, err := request(t, strict, "StartWorkflowExecution", newer); err == nil {
+		t.Error("strict lets an unknown field pass")
+	}
+	if _, err := request(t, strict, "StartWorkflowExecution", queue(newer)); err == nil {
+		t.Error("strict lets an unknown field pass in a message below")
+	}
+}
+
+// TestDeepCauses restores a long chain of failures, also when it comes back
+// within another one.
+func TestDeepCauses(t *testing.T) {
+	r := newRewriter(t, sealAll)
+	var f *failurepb.Failure
+	for i := range 300 {
+		f = &failurepb.Failure{Message: strings.Repeat("CANARY-m ", i%3), StackTrace: "CANARY-s", Source: "GoSDK", Cause: f}
+	}
+	in := bytesOf(t, &workflowpb.RespondActivityTaskFailedRequest{Namespace: testNamespace, Failure: f})
+	out, err := request(t, r, "RespondActivityTaskFailed", in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if bytes.Contains(out, []byte(canaryMark)) {
+		t.Fatal("clear text is left")
+	}
+	if n := bytes.Count(out, []byte("binary/sealed.v1")); n != 1 {
+		t.Errorf("%d envelopes for one chain", n)
+	}
+	m := r.Method(service + "RespondActivityTaskFailed")
+	back, err := unsealed(t, r, m, m.request.desc, out)
+	if err != nil || !bytes.Equal(back, in) {
+		t.Fatalf("not restored: %v", err)
+	}
+	again, err := request(t, r, "RespondActivityTaskFailed", back)
+	if err != nil || bytes.Contains(again, []byte(canaryMark)) {
+		t.Fatalf("a restored failure that comes back is not sealed again: %v", err)
+	}
+	// What a client pastes into an input is sealed once more, and one layer comes off.
+	sent := new(workflowpb.RespondActivityTaskFailedRequest)
+	if err := proto.Unmarshal(out, sent); err != nil {
+		t.Fatal(err)
+	}
+	wrapped := bytesOf(t, &workflowpb.RespondActivityTaskFailedRequest{Namespace: testNamespace, Failure: &failurepb.Failure{Message: "outer", Cause: sent.Failure}})
+	twice, err := request(t, r, "RespondActivityTaskFailed", wrapped)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if once, err := unsealed(t, r, m, m.request.desc, twice); err != nil || !bytes.Equal(once, wrapped) {
+		t.Errorf("opening took off more or less than one layer: %v", err)
+	}
+}
+
+// TestMarkNeverPasses: a stolen ciphertext is sealed once more even where
+// the policy lets things pass, and refused where nothing is ever sealed.
+func TestMarkNeverPasses(t *testing.T) {
+	sealing, passing := newRewriter(t, sealAll), newRewriter(t, sealAll+"\nrequest contains {\"action\": \"pass\"}\n")
+	start := &workflowpb.StartWorkflowExecutionRequest{Namespace: testNamespace, Input: secret("CANARY-1")}
+	out, err := request(t, sealing, "StartWorkflowExecution", bytesOf(t, start))
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := request(t, passing, "StartWorkflowExecution", out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if bytes.Equal(again, out) {
+		t.Error("a sealed payload passed")
+	}
+	stolen := new(workflowpb.StartWorkflowExecutionRequest)
+	if err := proto.Unmarshal(out, stolen); err != nil {
+		t.Fatal(err)
+	}
+	_, err = request(t, passing, "StartWorkflowExecution", bytesOf(t, &workflowpb.StartWorkflowExecutionRequest{Namespace: testNamespace,
+		SearchAttributes: &commonpb.SearchAttributes{IndexedFields: map[string]*commonpb.Payload{"x": stolen.Input.Payloads[0]}}}))
+	var e *Error
+	if !errors.As(err, &e) || e.Kind != KindDenied {
+		t.Errorf("a sealed payload in a search attribute: %v", err)
+	}
+}
+
+// TestNothingIsForwardedWithoutANamespace: without one there is no key.
+func TestNothingIsForwardedWithoutANamespace(t *testing.T) {
+	r := newRewriter(t, sealAll)
+	c := r.Begin(r.Method(service+"StartWorkflowExecution"), nil)
+	defer c.Done()
+	out, err := c.Request(context.Background(), bytesOf(t, &workflowpb.StartWorkflowExecutionRequest{Input: secret("x")}))
+	if err == nil || out != nil {
+		t.Errorf("got %d bytes and %v", len(out), err)
+	}
+}
+
+// TestRandomBytes: no bytes make the walk panic or let a canary through.
+func TestRandomBytes(t *testing.T) {
+	r := newRewriter(t, sealAll)
+	rnd := rand.New(rand.NewPCG(1, 2))
+	seed := bytesOf(t, &workflowpb.StartWorkflowExecutionRequest{Namespace: testNamespace, WorkflowId: "w", Input: secret("x")})
+	for range 20_000 {
+		in := bytes.Clone(seed)
+		for range 1 + rnd.IntN(4) {
+			in[rnd.IntN(len(in))] = byte(rnd.Uint32())
+		}
+		_, _ = request(t, r, "StartWorkflowExecution", in)
+	}
+}
