@@ -63,7 +63,7 @@ func startWorld(run func()) error {
 	}
 	defer os.RemoveAll(dir)
 	server, err := peers.StartTemporal(ctx, peers.TemporalOptions{
-		DBFile: filepath.Join(dir, "temporal.db"), Namespaces: []string{"default", "other"}, Log: os.Stderr,
+		DBFile: filepath.Join(dir, "temporal.db"), Namespaces: []string{"default", "other"},
 	})
 	if err != nil {
 		return err

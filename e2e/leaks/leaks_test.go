@@ -17,6 +17,8 @@ import (
 	"testing"
 	"time"
 
+	commonpb "go.temporal.io/api/common/v1"
+	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
@@ -97,6 +99,9 @@ func run(t *testing.T, s setup) {
 			})
 		}
 	})
+	if b.proxy != nil && passed {
+		b.asClaimed(t)
+	}
 	b.collect(t)
 	b.judge(t, passed)
 }
@@ -243,5 +248,30 @@ func (b *bench) judge(t *testing.T, passed bool) {
 	}
 	if _, absent := b.sweep.Found(); len(absent) > 0 && passed {
 		t.Errorf("the search would not notice these canaries:\n%s", strings.Join(absent, "\n"))
+	}
+}
+
+// asClaimed checks that a run with a proxy was one: finding nothing would be easy if nothing was sealed, histories came
+// in another form, or the keys were from elsewhere.
+func (b *bench) asClaimed(t *testing.T) {
+	history, err := b.direct.WorkflowService().GetWorkflowExecutionHistory(t.Context(), &workflowservice.GetWorkflowExecutionHistoryRequest{
+		Namespace: namespace, Execution: &commonpb.WorkflowExecution{WorkflowId: "Failure-1"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := history.String()
+	for _, want := range []string{"binary/sealed.v1", "Encoded failure"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("a history of the server's has no %q: %s", want, text)
+		}
+	}
+	if got := len(history.RawHistory) > 0; got != b.rawHistory {
+		t.Errorf("histories come as blobs: %v, want %v", got, b.rawHistory)
+	}
+	if b.kms {
+		if n := len(b.kmsStub.Calls()); n == 0 || n > 20 {
+			t.Errorf("%d calls to KMS: some are needed, but not one for each payload", n)
+		}
 	}
 }
