@@ -5,11 +5,14 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 )
 
@@ -51,7 +54,14 @@ func (o *checkOptions) check(ctx context.Context, stdout io.Writer) error {
 	}
 	s := newStyle(stdout)
 	s.line("config  %s  %s, %s", s.green("ok"), count(len(c.Listeners), "listener"), count(len(c.Upstreams), "upstream"))
-	keys, err := o.openKeys(ctx, c, nil, quiet)
+	missing := map[string]bool{}
+	keys, err := o.openKeys(ctx, c, func(ctx context.Context, uri string) (crypto.Provider, error) {
+		if path, ok := c.wouldMake(uri); ok {
+			missing[path] = true
+			return standIn(uri), nil
+		}
+		return openKey(ctx, uri)
+	}, nil, quiet)
 	if err != nil {
 		return err
 	}
@@ -61,6 +71,9 @@ func (o *checkOptions) check(ctx context.Context, stdout io.Writer) error {
 		names[i] = k.Name
 	}
 	s.line("keys    %s  %s", s.green("ok"), strings.Join(names, ", "))
+	for _, path := range slices.Sorted(maps.Keys(missing)) {
+		s.line("%s: %s: the key file does not exist yet; serve makes it at its first start", s.dim("note"), path)
+	}
 	report := policy.Check(ctx, policy.CheckOptions{Options: c.policyOptions(keys, quiet), Cases: o.cases, Served: c.servedNamespaces()})
 	for _, f := range report.Findings {
 		s.finding(f)

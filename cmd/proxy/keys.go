@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -53,12 +54,9 @@ func keysCommand(stdout io.Writer) *cobra.Command {
 // file is an error: a container that invents a key loses, with its file system, all that it sealed.
 func makeLocalKeys(ctx context.Context, c *config, log *slog.Logger) error {
 	for i, k := range c.Keys {
-		path, err := localkey.Path(k.Active)
-		if err != nil {
-			continue // another scheme
-		}
-		if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
-			continue // Open tells what is wrong with it, if anything is
+		path, missing := missingKeyFile(k.Active)
+		if !missing {
+			continue // or Open tells what is wrong with it
 		}
 		if !c.local() {
 			return fmt.Errorf("keys[%d].active: the key file %s does not exist; make it once with `proxy keys new %s` and keep it (it is made by itself only where the proxy listens on loopback for a server on loopback)", i, path, path)
@@ -72,4 +70,20 @@ func makeLocalKeys(ctx context.Context, c *config, log *slog.Logger) error {
 		log.Warn("MADE A NEW KEY FILE. Everything sealed from now on opens with this file and nothing else: back it up. For anything but development use a key service (--key awskms://...)", "file", path, "key", k.Name)
 	}
 	return nil
+}
+
+// missingKeyFile tells if a URI names a key file that does not exist.
+func missingKeyFile(uri string) (string, bool) {
+	path, err := localkey.Path(uri)
+	if err != nil {
+		return "", false // another scheme
+	}
+	_, err = os.Stat(path)
+	return path, errors.Is(err, fs.ErrNotExist)
+}
+
+// wouldMake tells if serve makes the key file that a URI names.
+func (c *config) wouldMake(uri string) (string, bool) {
+	path, missing := missingKeyFile(uri)
+	return path, missing && c.local() && slices.ContainsFunc(c.Keys, func(k keyConfig) bool { return k.Active == uri })
 }

@@ -102,7 +102,7 @@ func (o *serveOptions) serve(ctx context.Context, stderr io.Writer) error {
 	if err := makeLocalKeys(ctx, c, log); err != nil {
 		return err
 	}
-	keys, err := o.openKeys(ctx, c, newKMSWatch(registry).around, log)
+	keys, err := o.openKeys(ctx, c, openKey, newKMSWatch(registry).around, log)
 	if err != nil {
 		return err
 	}
@@ -166,11 +166,11 @@ func refuseDebugging() error {
 }
 
 // openKeys opens the configured keys and checks that they answer.
-func (o *serveOptions) openKeys(ctx context.Context, c *config, trace func(context.Context, string, crypto.KeyContext) (context.Context, func(error)), log *slog.Logger) (*crypto.Keyring, error) {
+func (o *serveOptions) openKeys(ctx context.Context, c *config, open func(context.Context, string) (crypto.Provider, error), trace func(context.Context, string, crypto.KeyContext) (context.Context, func(error)), log *slog.Logger) (*crypto.Keyring, error) {
 	ctx, cancel := context.WithTimeout(ctx, o.startTimeout)
 	defer cancel()
 	keys, err := crypto.NewKeyring(ctx, crypto.KeyringOptions{
-		Keys: c.keyConfigs(), Open: openKey, Grants: c.grants(), Realm: c.Realm, Trace: trace, Log: log,
+		Keys: c.keyConfigs(), Open: open, Grants: c.grants(), Realm: c.Realm, Trace: trace, Log: log,
 	})
 	if err != nil {
 		return nil, prefixLines("keys", err)

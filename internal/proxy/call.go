@@ -42,15 +42,20 @@ func (s *Server) walk(ctx context.Context, l *listener, m *method, in *frame) (*
 	}
 	c.rewriting = s.Rewriter.Begin(m.rewrite, c.id.Caller)
 	c.release = newRelease(c.rewriting.Done)
-	defer c.release.drop()
+	out, err := c.run(ctx, md, in)
+	c.release.drop() // not deferred: what a panic left behind is not used again
+	return out, err
+}
 
+// run goes the way of the call from the point where its caller is known.
+func (c *call) run(ctx context.Context, md metadata.MD, in *frame) (*frame, error) {
 	if err := c.admit(in); err != nil {
 		return nil, c.refuse(err)
 	}
 	c.describeSpan(c.span)
-	if m.rewrite.IsPoll() {
+	if c.method.rewrite.IsPoll() {
 		// A task that is handed out while no key is at hand is lost: its result could not be sealed.
-		if err := s.Keys.Ready(ctx, c.rewriting.Namespace()); err != nil {
+		if err := c.Keys.Ready(ctx, c.rewriting.Namespace()); err != nil {
 			return nil, c.refuse(err)
 		}
 	}
@@ -120,6 +125,7 @@ func (c *call) forward(ctx context.Context, md metadata.MD, request *frame) (*fr
 	answer := new(frame)
 	sent := time.Now()
 	err := c.route.conns.invoke(out, m.full, request, answer, grpc.Header(&header), grpc.Trailer(&trailer))
+	request.free() // a call that never got as far as a connection leaves it unsent
 	if e := grpc.SetHeader(ctx, answered(header)); e != nil && err == nil {
 		err = status.Error(codes.Internal, from+"the upstream's headers cannot be forwarded: "+e.Error())
 	}
