@@ -10,10 +10,8 @@ import (
 	historypb "go.temporal.io/api/history/v1"
 )
 
-const (
-	labelWidth = 18
-	maxLines   = 3 // of a value
-)
+// maxLines is how many lines a value may take.
+const maxLines = 3
 
 // comparison is one history, as the server stores it and as it comes through the proxy.
 type comparison struct {
@@ -109,18 +107,26 @@ func scheduledActivity(events []*historypb.HistoryEvent, id int64) string {
 }
 
 // columns are the widths of the comparison's table.
-type columns struct{ verdict, left, right int }
+type columns struct{ label, verdict, left, right int }
+
+const (
+	rowIndent  = 5
+	separators = 5 // "│ " and " │ "
+)
 
 func (s *screen) columns() columns {
-	c := columns{verdict: 14}
-	rest := s.width - 3 - labelWidth - c.verdict - 6
-	c.left = rest * 2 / 5
+	c := columns{label: 18, verdict: 14}
+	if s.width < 90 {
+		c = columns{label: 14, verdict: 13}
+	}
+	rest := s.width - rowIndent - c.label - c.verdict - separators
+	c.left = rest * 9 / 20
 	c.right = rest - c.left
 	return c
 }
 
 func (c columns) head(s *screen) {
-	s.line("   %s", s.paint(dim, pad("", labelWidth)+pad("VERDICT", c.verdict)+"│ "+pad(cut("THE SERVER STORES", c.left), c.left)+" │ "+cut("WORKER AND CLIENT GET", c.right)))
+	s.line("     %s", s.paint(dim, pad("", c.label)+pad("VERDICT", c.verdict)+"│ "+pad(cut("THE SERVER STORES", c.left), c.left)+" │ "+cut("WORKER AND CLIENT GET", c.right)))
 }
 
 // row prints one slot: what the server stores on the left, what its reader gets on the right.
@@ -138,7 +144,7 @@ func (c columns) row(s *screen, name string, there stored, here string) {
 			label, verdict = name, there.label()
 		}
 		s.line("     %s%s%s %s %s %s",
-			pad(cut(label, labelWidth-3), labelWidth-2),
+			pad(cut(label, c.label-1), c.label),
 			s.paint(verdictStyle(there.label()), pad(cut(verdict, c.verdict-1), c.verdict)),
 			s.paint(dim, "│"), s.paint(leftStyle(there), pad(at(left, i), c.left)),
 			s.paint(dim, "│"), at(right, i))

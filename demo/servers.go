@@ -34,14 +34,12 @@ func findServer() serverSource {
 	if peers.TemporalBuilt() {
 		return serverSource{text: "built before"}
 	}
-	cores := runtime.NumCPU()
-	return serverSource{text: fmt.Sprintf("There is no Temporal server here yet, so one is built from source: %s on %s, once. "+
-		"Quicker: press Ctrl-C, install the Temporal CLI (https://docs.temporal.io/cli), and run this again.",
-		buildTime(cores), plural(cores, "core"))}
+	return serverSource{text: "built from e2e/peers/temporalserver"}
 }
 
 // buildTime spreads the 5 to 9 CPU minutes of a first build over the cores.
-func buildTime(cores int) string {
+func buildTime() string {
+	cores := runtime.NumCPU()
 	return fmt.Sprintf("%d to %d minutes", max(1, 5/cores), max(2, 9/cores+1))
 }
 
@@ -229,9 +227,8 @@ func (l buildLog) Write(b []byte) (int, error) {
 func (st *stage) startJaeger(ctx context.Context) error {
 	text := "starting Jaeger"
 	if peers.FindJaeger() == "" && !peers.JaegerBuilt() {
-		cores := runtime.NumCPU()
-		st.s.note("There is no Jaeger here yet, so one is built from source: %s on %s, once. Quicker: put jaeger-all-in-one on PATH; a released one has its UI, too.",
-			buildTime(cores), plural(cores, "core"))
+		st.s.note("There is no Jaeger here yet, so one is built from source: %s on %s and the download of its modules, once. Quicker: put jaeger-all-in-one on PATH; a released one has its UI, too.",
+			buildTime(), plural(runtime.NumCPU(), "core"))
 		text = "building Jaeger"
 	}
 	p := st.s.progress(text)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"time"
 
@@ -72,6 +73,10 @@ func runDemo(ctx context.Context, s *screen, ui bool) error {
 // startServers shows the verdicts while the Temporal server is built, if it must be, and then starts everything.
 func (st *stage) startServers(ctx context.Context, source serverSource) error {
 	built := source.prepare(ctx)
+	if built != nil {
+		st.s.note("There is no Temporal server here yet, so one is built from source meanwhile: %s on %s and the download of its modules, once. "+
+			"Quicker: press Ctrl-C, install the Temporal CLI (https://docs.temporal.io/cli), and run this again.", buildTime(), plural(runtime.NumCPU(), "core"))
+	}
 	if err := st.explain(ctx); err != nil {
 		return err
 	}

@@ -161,15 +161,28 @@ func (c *cost) add(s *tracepb.Span) {
 	}
 }
 
-// showCosts prints the table and returns the sum of sealing and opening.
+// showCosts prints the table, and the sums below it.
 func showCosts(s *screen, list []*cost) {
-	// Six columns of figures leave the rest to the name.
-	name := min(34, s.width-3-53)
-	s.line("   %s", s.paint(dim, pad("CALL", name)+right("CALLS", 6)+right("PAYLOADS", 10)+right("SEAL", 9)+right("OPEN", 9)+right("POLICY", 9)+right("SERVER", 10)))
+	// The figures leave the rest to the name; where that is too little, the last two columns go.
+	wide := s.width >= 84
+	name := min(34, s.width-3-34)
+	if wide {
+		name = min(34, s.width-3-53)
+	}
+	row := func(rpc string, st style, cells ...string) {
+		if !wide {
+			cells = cells[:4]
+		}
+		line := s.paint(st, pad(cut(rpc, name-1), name))
+		for i, cell := range cells {
+			line += s.paint(st, right(cell, []int{6, 10, 9, 9, 9, 10}[i]))
+		}
+		s.line("   %s", line)
+	}
+	row("CALL", dim, "CALLS", "PAYLOADS", "SEAL", "OPEN", "POLICY", "SERVER")
 	var seal, open, decide, keys []time.Duration
 	for _, c := range list {
-		s.line("   %s%s%s%s%s%s%s", pad(cut(c.rpc, name-1), name), right(fmt.Sprint(c.calls), 6), right(fmt.Sprint(c.sealed+c.opened), 10),
-			s.paint(cyan, right(median(c.seal), 9)), s.paint(cyan, right(median(c.open), 9)), right(median(c.decide), 9), s.paint(dim, right(median(c.upstream), 10)))
+		row(c.rpc, plain, fmt.Sprint(c.calls), fmt.Sprint(c.sealed+c.opened), median(c.seal), median(c.open), median(c.decide), median(c.upstream))
 		seal, open = append(seal, c.seal...), append(open, c.open...)
 		decide, keys = append(decide, c.decide...), append(keys, c.keys...)
 	}

@@ -1,0 +1,200 @@
+package main
+
+import (
+	"bytes"
+	"encoding/base64"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	commonpb "go.temporal.io/api/common/v1"
+	enumspb "go.temporal.io/api/enums/v1"
+	failurepb "go.temporal.io/api/failure/v1"
+	historypb "go.temporal.io/api/history/v1"
+
+	"github.com/temporal-seal/temporal-seal/demo/clinic"
+)
+
+func payload(encoding, data string) *commonpb.Payload {
+	return &commonpb.Payload{Metadata: map[string][]byte{"encoding": []byte(encoding)}, Data: []byte(data)}
+}
+
+// envelope is a header as the wire format draws it, and some ciphertext.
+func envelope(key, namespace string) string {
+	b := make([]byte, headerSize)
+	b[0], b[1], b[3], b[5], b[7] = 1, 1, byte(len(key)), byte(len(namespace)), 4
+	return string(b) + key + namespace + "WRAP" + strings.Repeat("\xa5", 60)
+}
+
+// admission is a history of two events, as the server stores it or as a worker gets it.
+func admission(sealed bool) []*historypb.HistoryEvent {
+	input, failure := payload("json/plain", `{"token":"x","patient":"Maren Holtby"}`), &failurepb.Failure{Message: "insurer timed out"}
+	if sealed {
+		input = payload(encodingWhole, envelope("jwt", "clinic-prod"))
+		failure = &failurepb.Failure{Message: "Encoded failure", EncodedAttributes: payload(encodingWhole, envelope("phi", "clinic-prod"))}
+	}
+	return []*historypb.HistoryEvent{
+		{EventId: 1, EventType: enumspb.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED, Attributes: &historypb.HistoryEvent_WorkflowExecutionStartedEventAttributes{
+			WorkflowExecutionStartedEventAttributes: &historypb.WorkflowExecutionStartedEventAttributes{
+				WorkflowType:     &commonpb.WorkflowType{Name: "Admission"},
+				Input:            &commonpb.Payloads{Payloads: []*commonpb.Payload{input}},
+				Memo:             &commonpb.Memo{Fields: map[string]*commonpb.Payload{"desk": payload("json/plain", `"emergency"`), "bay": payload("json/plain", `1`)}},
+				SearchAttributes: &commonpb.SearchAttributes{IndexedFields: map[string]*commonpb.Payload{"Ward": payload("json/plain", `"4B"`)}},
+			}}},
+		{EventId: 2, EventType: enumspb.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED, Attributes: &historypb.HistoryEvent_ActivityTaskScheduledEventAttributes{
+			ActivityTaskScheduledEventAttributes: &historypb.ActivityTaskScheduledEventAttributes{ActivityType: &commonpb.ActivityType{Name: "CheckCoverage"}}}},
+		{EventId: 3, EventType: enumspb.EVENT_TYPE_ACTIVITY_TASK_STARTED, Attributes: &historypb.HistoryEvent_ActivityTaskStartedEventAttributes{
+			ActivityTaskStartedEventAttributes: &historypb.ActivityTaskStartedEventAttributes{ScheduledEventId: 2, Attempt: 2, LastFailure: failure}}},
+	}
+}
+
+// TestComparison wants every payload of both sides under the name that payloads.yaml uses, with its verdict, within the screen's width.
+func TestComparison(t *testing.T) {
+	for width := minWidth; width <= maxWidth; width += 7 {
+		var out bytes.Buffer
+		verdicts, err := comparison{admission(true), admission(false)}.show(&screen{w: &out, width: width})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, want := range map[string]string{
+			"Admission input": "seal jwt", "Admission memo desk": "pass", "Admission memo bay": "pass", "Admission attribute Ward": "pass",
+			"CheckCoverage last failure": "seal phi",
+		} {
+			if got := verdicts.of[name]; got != want {
+				t.Errorf("width %d: %s has verdict %q, want %q", width, name, got, want)
+			}
+		}
+		for line := range strings.Lines(out.String()) {
+			if n := utf8.RuneCountInString(strings.TrimRight(line, "\n")); n > width {
+				t.Errorf("width %d: a line of %d: %q", width, n, line)
+			}
+		}
+		if text := out.String(); !strings.Contains(text, "B sealed") || !strings.Contains(text, "insurer timed") {
+			t.Errorf("width %d: it does not show both sides:\n%s", width, text)
+		}
+	}
+}
+
+func TestComparisonOfDifferentHistories(t *testing.T) {
+	if _, err := (comparison{admission(true), admission(false)[:1]}).show(&screen{w: &bytes.Buffer{}, width: 80}); err == nil {
+		t.Error("no error although events are missing")
+	}
+	bare := admission(false)
+	bare[0].GetWorkflowExecutionStartedEventAttributes().Input = nil
+	if _, err := (comparison{admission(true), bare}).show(&screen{w: &bytes.Buffer{}, width: 80}); err == nil {
+		t.Error("no error although a payload is missing")
+	}
+}
+
+// TestSealedJunk feeds headers that lie about their lengths.
+func TestSealedJunk(t *testing.T) {
+	whole := envelope("phi", "clinic-prod")
+	for n := range len(whole) {
+		if got := lookAt(slot{payload: payload(encodingWhole, whole[:n])}); got.verdict != "seal" {
+			t.Fatalf("cut at %d: %q", n, got.verdict)
+		}
+	}
+}
+
+// TestSearch hides a secret in a file in three ways, and wants it found each time; and not found where it is not.
+func TestSearch(t *testing.T) {
+	story, secrets, err := newStory()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, hidden := range map[string]string{
+		"as it is":  `{"record_no":"` + story.Lab.Record + `"}`,
+		"in base64": base64.StdEncoding.EncodeToString([]byte(`{"record_no":"` + story.Lab.Record + `"}`)),
+		"the token": "Bearer " + story.Token,
+		"nowhere":   "admission-1",
+	} {
+		path := filepath.Join(t.TempDir(), "temporal.db")
+		if err := os.WriteFile(path, []byte(strings.Repeat("\x00", 4093)+hidden+strings.Repeat("\x00", 4096)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		sweep := leakSweep(secrets)
+		if err := searchFile(path, sweep); err != nil {
+			t.Fatal(err)
+		}
+		if n, _ := sweep.Count(); (n > 0) != (name != "nowhere") {
+			t.Errorf("%s: %d found", name, n)
+		}
+	}
+}
+
+func TestToken(t *testing.T) {
+	story, _, err := newStory()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if user, err := clinic.Verify(story.Token, story.JWTKey); err != nil || user != "dr.okafor@clinic.example" {
+		t.Errorf("%q, %v", user, err)
+	}
+	changed := []byte(story.Token)
+	changed[len(changed)/2] ^= 1
+	if _, err := clinic.Verify(string(changed), story.JWTKey); err == nil {
+		t.Error("a changed token passes")
+	}
+}
+
+// TestCosts wants the figures of a call in the table, and every line within the screen.
+func TestCosts(t *testing.T) {
+	for width := minWidth; width <= maxWidth; width += 5 {
+		var out bytes.Buffer
+		showCosts(&screen{w: &out, width: width}, []*cost{{rpc: "RespondWorkflowTaskCompleted", calls: 5, sealed: 6, seal: []time.Duration{12 * time.Microsecond}}})
+		if !strings.Contains(out.String(), "12 µs") || !strings.Contains(out.String(), "RespondWorkflowTask") {
+			t.Errorf("width %d:\n%s", width, out.String())
+		}
+		for line := range strings.Lines(out.String()) {
+			if n := utf8.RuneCountInString(strings.TrimRight(line, "\n")); n > width {
+				t.Errorf("width %d: a line of %d: %q", width, n, line)
+			}
+		}
+	}
+}
+
+func TestShort(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		850 * time.Nanosecond: "0 µs", 12 * time.Microsecond: "12 µs", 1500 * time.Microsecond: "1.50 ms",
+		44 * time.Millisecond: "44 ms", 1300 * time.Millisecond: "1.3 s",
+	} {
+		if got := short(d); got != want {
+			t.Errorf("%d: %q, want %q", d, got, want)
+		}
+	}
+}
+
+func TestWrapAndChop(t *testing.T) {
+	if got := strings.Join(wrap("one two three reallylongword", 8), "|"); got != "one two|three|reallylo|ngword" {
+		t.Error(got)
+	}
+	if got := strings.Join(chop(`{"a":1,"b":2,"c":3}`, 8, 2), "|"); got != `{"a":1,|"b":2,"…` {
+		t.Error(got)
+	}
+}
+
+// TestWaterfall wants bars within the axis, however short a call is.
+func TestWaterfall(t *testing.T) {
+	root := &traceSpan{SpanID: "1", OperationName: "temporal.api.workflowservice.v1.WorkflowService/StartWorkflowExecution", StartTime: 1000, Duration: 44000}
+	root.Tags = append(root.Tags, struct {
+		Key   string
+		Value any
+	}{"seal.request.payloads", 1})
+	root.children = []*traceSpan{{OperationName: "policy.decide", StartTime: 1000, Duration: 300}, {OperationName: "payload.seal", StartTime: 44999, Duration: 1}}
+	late := &traceSpan{SpanID: "2", OperationName: "GetWorkflowExecutionHistory", StartTime: 2_000_000, Duration: 0}
+	for width := minWidth; width <= maxWidth; width += 11 {
+		var out bytes.Buffer
+		waterfall(&screen{w: &out, width: width}, []*traceSpan{root, late})
+		for line := range strings.Lines(out.String()) {
+			if n := utf8.RuneCountInString(strings.TrimRight(line, "\n")); n > width {
+				t.Errorf("width %d: a line of %d: %q", width, n, line)
+			}
+		}
+		if !strings.Contains(out.String(), "payload.seal") {
+			t.Error("the inside of the call is missing")
+		}
+	}
+}
