@@ -45,20 +45,27 @@ func buildTime() string {
 
 // build is a program that is being compiled in the background.
 type build struct {
-	done chan error
+	done chan struct{}
+	err  error // valid once done is closed
 	last relay
 }
 
-// prepare starts the build of the server if there is none; nil if there is nothing to build.
-func (src serverSource) prepare(ctx context.Context) *build {
-	if src.binary != "" || peers.TemporalBuilt() {
+// prepare starts the build of the server if there is none; nil if there is nothing to build. However the demo ends, the compiler does not
+// go on behind its back.
+func (st *stage) prepare(ctx context.Context, source serverSource) *build {
+	if source.binary != "" || peers.TemporalBuilt() {
 		return nil
 	}
-	b := &build{done: make(chan error, 1)}
+	ctx, cancel := context.WithCancel(ctx)
+	b := &build{done: make(chan struct{})}
 	go func() {
-		_, err := peers.BuildTemporal(ctx, &b.last)
-		b.done <- err
+		defer close(b.done)
+		_, b.err = peers.BuildTemporal(ctx, &b.last)
 	}()
+	st.stops = append(st.stops, func() {
+		cancel()
+		<-b.done
+	})
 	return b
 }
 
@@ -69,12 +76,12 @@ func (st *stage) awaitBuild(b *build) error {
 	}
 	p := st.s.progress("building the Temporal server")
 	b.last.to(p)
-	err := <-b.done
+	<-b.done
 	took := p.end()
-	if err == nil {
+	if b.err == nil {
 		st.s.done("Temporal server built in %s", short(took))
 	}
-	return err
+	return b.err
 }
 
 // relay keeps the last thing written until there is somebody to hand it to.

@@ -26,6 +26,7 @@ func runDemo(ctx context.Context, s *screen, ui bool) error {
 	}
 	defer st.close()
 	s.line("%s  %s", s.paint(bold, "temporal-seal"), s.paint(dim, "a clinic's worker and client that know nothing of encryption, on a real Temporal server"))
+	s.line("%s", s.paint(dim, "worker, client ── plain ──▶ proxy ── sealed ──▶ Temporal server ──▶ SQLite file"))
 
 	s.step("The proxy")
 	if err := st.buildProxy(ctx); err != nil {
@@ -72,7 +73,7 @@ func runDemo(ctx context.Context, s *screen, ui bool) error {
 
 // startServers shows the verdicts while the Temporal server is built, if it must be, and then starts everything.
 func (st *stage) startServers(ctx context.Context, source serverSource) error {
-	built := source.prepare(ctx)
+	built := st.prepare(ctx, source)
 	if built != nil {
 		st.s.note("There is no Temporal server here yet, so one is built from source meanwhile: %s on %s and the download of its modules, once. "+
 			"Quicker: press Ctrl-C, install the Temporal CLI (https://docs.temporal.io/cli), and run this again.", buildTime(), plural(runtime.NumCPU(), "core"))
