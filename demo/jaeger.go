@@ -164,7 +164,11 @@ func (a axis) bar(span *traceSpan, depth int) {
 	scale := func(t int64) int { return int((t - a.from) * int64(a.width) / (a.to - a.from)) }
 	start := min(max(scale(span.StartTime), 0), a.width-1)
 	length := min(max(scale(span.end())-start, 1), a.width-start)
-	a.s.line("   %s%s%s%s", pad(cut(strings.Repeat("  ", depth)+span.name(), spanNameWidth-1), spanNameWidth),
+	name := span.name()
+	if span.tag("span.kind") == "client" && depth > 0 && !strings.HasPrefix(name, "kms.") {
+		name = "Temporal itself"
+	}
+	a.s.line("   %s%s%s%s", pad(cut(strings.Repeat("  ", depth)+name, spanNameWidth-1), spanNameWidth),
 		strings.Repeat(" ", start)+a.s.paint(spanStyle(span), strings.Repeat("▇", length)), strings.Repeat(" ", a.width-start-length),
 		right(short(micros(span.Duration)), 10))
 }

@@ -21,11 +21,14 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	// A second Ctrl-C ends at once; whatever still runs then ends with this process.
 	context.AfterFunc(ctx, stop)
-	if err := run(ctx, os.Args[1:]); err != nil {
-		if ctx.Err() != nil { // whatever failed then failed for that
-			fmt.Fprintln(os.Stderr, "\nstopped; nothing is left running")
+	err := run(ctx, os.Args[1:])
+	switch {
+	case ctx.Err() != nil: // whatever failed then failed for that
+		fmt.Fprintln(os.Stderr, "\nstopped; nothing is left running")
+		if err != nil {
 			os.Exit(130)
 		}
+	case err != nil:
 		fmt.Fprintln(os.Stderr, "demo:", err)
 		os.Exit(1)
 	}

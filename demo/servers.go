@@ -37,10 +37,10 @@ func findServer() serverSource {
 	return serverSource{text: "built from e2e/peers/temporalserver"}
 }
 
-// buildTime spreads the 5 to 9 CPU minutes of a first build over the cores.
-func buildTime() string {
+// buildTime spreads the CPU minutes of a first build over the cores.
+func buildTime(least, most int) string {
 	cores := runtime.NumCPU()
-	return fmt.Sprintf("%d to %d minutes", max(1, 5/cores), max(2, 9/cores+1))
+	return fmt.Sprintf("%d to %d minutes on %s", max(1, least/cores), max(2, most/cores+1), plural(cores, "core"))
 }
 
 // build is a program that is being compiled in the background.
@@ -158,7 +158,7 @@ func (st *stage) onClose(p *peers.Process) { st.stops = append(st.stops, func() 
 
 // buildProxy compiles cmd/proxy as a user would.
 func (st *stage) buildProxy(ctx context.Context) error {
-	p := st.s.progress("building the proxy: go build ./cmd/proxy")
+	p := st.s.progress("building the proxy: go build ./cmd/proxy, a minute or two at the first time")
 	st.proxyBin = filepath.Join(st.dir, "proxy")
 	cmd := exec.CommandContext(ctx, "go", "build", "-o", st.proxyBin, "./cmd/proxy")
 	cmd.Dir = harness.Root()
@@ -234,8 +234,8 @@ func (l buildLog) Write(b []byte) (int, error) {
 func (st *stage) startJaeger(ctx context.Context) error {
 	text := "starting Jaeger"
 	if peers.FindJaeger() == "" && !peers.JaegerBuilt() {
-		st.s.note("There is no Jaeger here yet, so one is built from source: %s on %s and the download of its modules, once. Quicker: put jaeger-all-in-one on PATH; a released one has its UI, too.",
-			buildTime(), plural(runtime.NumCPU(), "core"))
+		st.s.note("There is no Jaeger here yet, so one is built from source: %s and the download of its modules, once. Quicker: put jaeger-all-in-one on PATH; a released one has its UI, too.",
+			buildTime(3, 6))
 		text = "building Jaeger"
 	}
 	p := st.s.progress(text)

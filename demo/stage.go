@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"time"
 
@@ -75,8 +74,8 @@ func runDemo(ctx context.Context, s *screen, ui bool) error {
 func (st *stage) startServers(ctx context.Context, source serverSource) error {
 	built := st.prepare(ctx, source)
 	if built != nil {
-		st.s.note("There is no Temporal server here yet, so one is built from source meanwhile: %s on %s and the download of its modules, once. "+
-			"Quicker: press Ctrl-C, install the Temporal CLI (https://docs.temporal.io/cli), and run this again.", buildTime(), plural(runtime.NumCPU(), "core"))
+		st.s.note("There is no Temporal server here yet, so one is built from source meanwhile: %s and the download of its modules, once. "+
+			"Quicker: press Ctrl-C, install the Temporal CLI (https://docs.temporal.io/cli), and run this again.", buildTime(5, 9))
 	}
 	if err := st.explain(ctx); err != nil {
 		return err

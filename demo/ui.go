@@ -43,7 +43,7 @@ func (st *stage) stay(ctx context.Context, workflowID string) error {
 	s.line("\n   %s", s.paint(dim, "The worker keeps running. Ctrl-C ends it all."))
 	select {
 	case <-ctx.Done():
-		return ctx.Err()
+		return nil
 	case <-st.proxy.Done():
 		return fmt.Errorf("the proxy ended\n%s", st.proxy.Output())
 	case <-st.temporal.Done():

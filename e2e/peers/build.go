@@ -27,7 +27,7 @@ type tool struct {
 
 var (
 	temporalTool = tool{name: "temporalserver", pkg: ".", size: "5 to 9 CPU minutes"}
-	jaegerTool   = tool{name: "jaeger", pkg: "github.com/jaegertracing/jaeger/cmd/all-in-one", size: "about 6 CPU minutes"}
+	jaegerTool   = tool{name: "jaeger", pkg: "github.com/jaegertracing/jaeger/cmd/all-in-one", size: "4 to 6 CPU minutes"}
 )
 
 // BuildTemporal returns the path of the Temporal server, building it first if the cache does not hold it. Progress, a line every
