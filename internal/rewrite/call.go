@@ -267,6 +267,15 @@ func (c *Call) fail(kind Kind, path string, err error) *Error {
 	return &Error{Kind: kind, RPC: c.method.name, Path: path, Err: err}
 }
 
+// asError keeps an error that tells its kind already.
+func (c *Call) asError(kind Kind, path string, err error) error {
+	var e *Error
+	if errors.As(err, &e) {
+		return e
+	}
+	return c.fail(kind, path, err)
+}
+
 // find walks a message and leaves its slots in c.walk. It gives the message
 // in the regular form if it was not, and a nil message if there is nothing to
 // decide about.

@@ -28,6 +28,9 @@ type opening struct {
 // Response opens what the policy lets this caller have. It gives `in` itself
 // when nothing changed; else the bytes live until Done.
 func (c *Call) Response(ctx context.Context, in []byte) ([]byte, error) {
+	if c.method.limits {
+		return c.lowerLimits(ctx, in)
+	}
 	return c.openMessage(ctx, c.method.response, in, c.method.task)
 }
 

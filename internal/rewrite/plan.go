@@ -31,6 +31,7 @@ const (
 	opAsk                      // a payload that stays readable but may be refused (search attributes)
 	opExempt                   // a payload that stays readable
 	opFailure                  // a Temporal failure: its texts are sealed as one
+	opNexusFailure             // a Nexus failure: sealed as the Temporal failure that the server makes of it
 	opAny                      // a google.protobuf.Any
 	opHistoryBlob              // a DataBlob that holds a serialised history
 	opText                     // a string that is sealed as text
@@ -81,6 +82,7 @@ type Method struct {
 	request  *node
 	response *node
 	poll     bool
+	limits   bool // its answer tells the sizes that a namespace accepts
 	task     bool // its answer is replayed or run by a worker, who must not see ciphertext
 }
 
@@ -91,7 +93,7 @@ func (m *Method) Name() string { return m.name }
 func (m *Method) RequestTouched() bool { return m.request.sites }
 
 // ResponseTouched tells whether an answer can hold anything to open.
-func (m *Method) ResponseTouched() bool { return m.response.sites }
+func (m *Method) ResponseTouched() bool { return m.response.sites || m.limits }
 
 // StatusTouched tells whether an error answer can hold anything to open: only
 // queries, updates and multi-operations put user data there.
@@ -115,9 +117,8 @@ type plan struct {
 }
 
 type anyKey struct {
-	path     string
-	name     string
-	response bool
+	method, path, name string
+	response           bool
 }
 
 // rewritten are the services whose every RPC is looked at.
@@ -157,6 +158,8 @@ func (p *plan) addMethod(d protoreflect.MethodDescriptor) {
 	switch name {
 	case "PollWorkflowTaskQueue", "PollActivityTaskQueue", "PollNexusTaskQueue":
 		m.poll, m.task = true, true
+	case "DescribeNamespace":
+		m.limits = true
 	case "RespondWorkflowTaskCompleted", "GetWorkflowExecutionHistory":
 		m.task = true
 	}
@@ -166,7 +169,7 @@ func (p *plan) addMethod(d protoreflect.MethodDescriptor) {
 // anyNode gives the plan for a message of this name within an Any at this
 // path; nil if the name is not known.
 func (p *plan) anyNode(f *field, name []byte, response bool, method string) *node {
-	key := anyKey{path: f.path, name: string(name), response: response}
+	key := anyKey{method: method, path: f.path, name: string(name), response: response}
 	if n, ok := p.anys.Load(key); ok {
 		return n.(*node)
 	}
@@ -275,6 +278,12 @@ func (c *compiler) messageField(n *node, fd protoreflect.FieldDescriptor, f fiel
 		f.kind = policy.KindFailure
 		f.child = c.message(fd.Message(), f.path, policy.KindFailure)
 		f.na = c.notApplicable(f.path, policy.KindFailure)
+	case msgNexusFailure:
+		f.op = opSkipMessage
+		if !c.response {
+			f.op, f.kind = opNexusFailure, policy.KindFailure
+			f.na = c.notApplicable(f.path, f.kind)
+		}
 	case msgAny:
 		f.op = opAny
 	case msgDataBlob:
@@ -366,6 +375,8 @@ func (c *compiler) reachesUnseen(d protoreflect.MessageDescriptor, seen map[prot
 	switch d.FullName() {
 	case msgFailure, msgAny, msgDataBlob:
 		return true
+	case msgNexusFailure:
+		return !c.response
 	}
 	fields := d.Fields()
 	for i := range fields.Len() {

@@ -88,6 +88,8 @@ func (c *Call) decideSlot(ctx context.Context, s *slot) (p sealing, err error) {
 	var h head
 	marked := false
 	switch s.site {
+	case siteNexus: // decided about once it is a Temporal failure
+		return sealing{action: policy.Seal}, nil
 	case siteText, siteReason:
 		if len(value) == 0 {
 			return pass, nil
@@ -210,6 +212,12 @@ func (c *Call) sealPlanned(ctx context.Context) (out []byte, err error) {
 			c.replace(s, redactedReason)
 			continue
 		}
+		if s.site == siteNexus {
+			if err := c.sealNexusFailure(ctx, s); err != nil {
+				return nil, c.asError(KindMalformed, s.f.path, err)
+			}
+			continue
+		}
 		hit := true
 		if sealer == nil || p.verdict.Key != last {
 			if sealer, hit, err = c.r.keys.Sealer(ctx, c.namespace, p.verdict.Key); err != nil {
@@ -221,6 +229,9 @@ func (c *Call) sealPlanned(ctx context.Context) (out []byte, err error) {
 		if err := c.seal(sealer, s, p); err != nil {
 			return nil, c.fail(KindSealing, s.f.path, err)
 		}
+	}
+	if len(c.edits) == 0 {
+		return c.walk.buf, nil
 	}
 	if c.outs[0], err = c.splice(c.outs[0]); err != nil {
 		return nil, c.fail(KindSealing, "", err)

@@ -50,6 +50,7 @@ const (
 	siteExempt           // stays readable
 	siteText
 	siteReason
+	siteNexus   // a Nexus failure
 	siteFailure // the texts of one chain of failures
 )
 
@@ -320,7 +321,8 @@ func (w *walk) known(n *node, f *field, at, lenPos, from, to int, parent, sc int
 	return err
 }
 
-var siteOf = [...]siteType{opPayload: sitePayload, opAsk: siteAsk, opExempt: siteExempt, opText: siteText, opReason: siteReason}
+var siteOf = [...]siteType{opPayload: sitePayload, opAsk: siteAsk, opExempt: siteExempt, opText: siteText, opReason: siteReason,
+	opNexusFailure: siteNexus}
 
 // failure walks a failure. One that is not the cause of another starts a chain.
 func (w *walk) failure(f *field, within, from, to int, own, sc int32, depth int) error {

@@ -1,0 +1,189 @@
+package rewrite
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	commonpb "go.temporal.io/api/common/v1"
+	enumspb "go.temporal.io/api/enums/v1"
+	"go.temporal.io/api/errordetails/v1"
+	failurepb "go.temporal.io/api/failure/v1"
+	nexuspb "go.temporal.io/api/nexus/v1"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+)
+
+// Types of Nexus failures that the server turns into failures of its own
+// (common/nexus/failure.go in the server's source).
+const (
+	nexusTypeTemporal  = msgFailure
+	nexusTypeOperation = "nexus.OperationError"
+	nexusTypeHandler   = "nexus.HandlerError"
+)
+
+// sealNexusFailure hides a Nexus failure by turning it into what the server
+// would make of it, a Temporal failure, and sealing that. It travels as the
+// JSON document in the Nexus failure's details, which the server takes for
+// what it is. So the caller's history holds one sealed failure like any other.
+func (c *Call) sealNexusFailure(ctx context.Context, s *slot) error {
+	in := new(nexuspb.Failure)
+	if err := proto.Unmarshal(c.content(s), in); err != nil {
+		return fmt.Errorf("the bytes are not a Nexus failure: %w", err)
+	}
+	failure, err := temporalFailure(in)
+	if err != nil {
+		return err
+	}
+	sealed, err := c.sealAside(ctx, s, failure)
+	if err != nil || sealed == nil {
+		return err
+	}
+	message := sealed.Message
+	sealed.Message, sealed.StackTrace = "", ""
+	details, err := protojson.Marshal(sealed)
+	if err != nil {
+		return fmt.Errorf("write the sealed failure as JSON: %w", err)
+	}
+	out, err := proto.Marshal(&nexuspb.Failure{Message: message, Metadata: map[string]string{"type": nexusTypeTemporal}, Details: details})
+	if err != nil {
+		return fmt.Errorf("write the Nexus failure: %w", err)
+	}
+	c.replace(s, string(out))
+	return nil
+}
+
+// sealAside decides about and seals a failure that stands in no message of
+// its own; nil if the policy lets all of it pass.
+func (c *Call) sealAside(ctx context.Context, s *slot, failure *failurepb.Failure) (*failurepb.Failure, error) {
+	raw, err := proto.Marshal(&errordetails.QueryFailedFailure{Failure: failure})
+	if err != nil {
+		return nil, fmt.Errorf("write the failure: %w", err)
+	}
+	method := *c.method
+	request := compiler{plan: c.r.plan, method: method.name}
+	method.request = request.message((*errordetails.QueryFailedFailure)(nil).ProtoReflect().Descriptor(), s.f.path, "")
+	aside := c.r.Begin(&method, c.caller)
+	defer aside.Done()
+	aside.policy, aside.namespace, aside.task = c.policy, c.namespace, c.task
+	out, err := aside.Request(ctx, raw)
+	if err != nil {
+		return nil, err
+	}
+	if aside.request.Payloads == 0 {
+		return nil, nil
+	}
+	for _, key := range aside.request.Keys {
+		c.request.used(key, 0, aside.request.CacheHit)
+	}
+	c.request.Payloads += aside.request.Payloads - len(aside.request.Keys)
+	c.request.Bytes += aside.request.Bytes
+	sealed := new(errordetails.QueryFailedFailure)
+	if err := proto.Unmarshal(out, sealed); err != nil {
+		return nil, fmt.Errorf("read the sealed failure: %w", err)
+	}
+	return sealed.Failure, nil
+}
+
+// nexusFailureJSON is how the Nexus SDK writes a failure as JSON.
+type nexusFailureJSON struct {
+	Message    string            `json:"message"`
+	StackTrace string            `json:"stackTrace,omitempty"`
+	Metadata   map[string]string `json:"metadata,omitempty"`
+	Details    json.RawMessage   `json:"details,omitempty"`
+	Cause      *nexusFailureJSON `json:"cause,omitempty"`
+}
+
+func nexusJSON(f *nexuspb.Failure) *nexusFailureJSON {
+	if f == nil {
+		return nil
+	}
+	return &nexusFailureJSON{Message: f.Message, StackTrace: f.StackTrace, Metadata: f.Metadata, Details: f.Details, Cause: nexusJSON(f.Cause)}
+}
+
+// temporalFailure turns a Nexus failure into a Temporal one as the server does.
+func temporalFailure(in *nexuspb.Failure) (*failurepb.Failure, error) {
+	f := new(failurepb.Failure)
+	var err error
+	switch kind := in.Metadata["type"]; {
+	case kind == nexusTypeTemporal:
+		err = protojson.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(in.Details, f)
+	case kind == nexusTypeOperation:
+		err = operationFailure(in, f)
+	case kind == nexusTypeHandler:
+		err = handlerFailure(in, f)
+	case in.Metadata != nil || len(in.Details) > 0:
+		err = otherFailure(in, f)
+	}
+	if err != nil {
+		// A JSON error may quote the document.
+		return nil, fmt.Errorf("the details of a Nexus failure of type %q are not what that type holds", in.Metadata["type"])
+	}
+	f.Message, f.StackTrace = in.Message, in.StackTrace
+	if in.Cause != nil {
+		if f.Cause, err = temporalFailure(in.Cause); err != nil {
+			return nil, err
+		}
+	}
+	return f, nil
+}
+
+func operationFailure(in *nexuspb.Failure, f *failurepb.Failure) error {
+	var details struct {
+		State string `json:"state"`
+	}
+	if err := json.Unmarshal(in.Details, &details); err != nil {
+		return err
+	}
+	if details.State == "canceled" {
+		f.FailureInfo = &failurepb.Failure_CanceledFailureInfo{CanceledFailureInfo: &failurepb.CanceledFailureInfo{}}
+		return nil
+	}
+	f.FailureInfo = &failurepb.Failure_ApplicationFailureInfo{
+		ApplicationFailureInfo: &failurepb.ApplicationFailureInfo{Type: "OperationError", NonRetryable: true}}
+	return nil
+}
+
+func otherFailure(in *nexuspb.Failure, f *failurepb.Failure) error {
+	if len(in.Details) > 0 && !json.Valid(in.Details) {
+		return errors.New("not JSON")
+	}
+	shown := nexusJSON(in)
+	shown.Message, shown.StackTrace = "", ""
+	data, err := json.Marshal(shown)
+	if err != nil {
+		return err
+	}
+	f.FailureInfo = &failurepb.Failure_ApplicationFailureInfo{ApplicationFailureInfo: &failurepb.ApplicationFailureInfo{Type: "NexusFailure",
+		Details: &commonpb.Payloads{Payloads: []*commonpb.Payload{{Metadata: map[string][]byte{"encoding": []byte("json/plain")}, Data: data}}}}}
+	return nil
+}
+
+func handlerFailure(in *nexuspb.Failure, f *failurepb.Failure) error {
+	var details struct {
+		Type              string `json:"type"`
+		RetryableOverride *bool  `json:"retryableOverride"`
+		EncodedAttributes string `json:"encodedAttributes"`
+	}
+	if err := json.Unmarshal(in.Details, &details); err != nil {
+		return err
+	}
+	info := &failurepb.NexusHandlerFailureInfo{Type: details.Type}
+	if o := details.RetryableOverride; o != nil && *o {
+		info.RetryBehavior = enumspb.NEXUS_HANDLER_ERROR_RETRY_BEHAVIOR_RETRYABLE
+	} else if o != nil {
+		info.RetryBehavior = enumspb.NEXUS_HANDLER_ERROR_RETRY_BEHAVIOR_NON_RETRYABLE
+	}
+	f.FailureInfo = &failurepb.Failure_NexusHandlerFailureInfo{NexusHandlerFailureInfo: info}
+	if details.EncodedAttributes == "" {
+		return nil
+	}
+	raw, err := base64.RawURLEncoding.DecodeString(details.EncodedAttributes)
+	if err != nil {
+		return err
+	}
+	f.EncodedAttributes = new(commonpb.Payload)
+	return protojson.Unmarshal(raw, f.EncodedAttributes)
+}
