@@ -244,9 +244,13 @@ func TestOneContextIsDenied(t *testing.T) {
 		p.mu.Lock()
 		p.generate, p.unwrap = denied, func(_ []byte, kc KeyContext) error { return denied(kc) }
 		p.mu.Unlock()
+		mine := sealer(t, k, "ns", "default")
 		use(t, k, carrier, 10*time.Minute)
 		_, _, err := k.Sealer(t.Context(), "other", "default")
 		wantKind(t, err, KindRevoked)
+		if sealer(t, k, "ns", "default") != mine {
+			t.Error("the other namespace lost its data key too")
+		}
 		if err := k.Ready(t.Context(), "ns"); err != nil {
 			t.Errorf("the other namespace suffers: %v", err)
 		}
@@ -422,6 +426,21 @@ func TestColdOpensAreCoalesced(t *testing.T) {
 	if n := p.count() - before; n != 1 {
 		t.Errorf("%d calls to the key service for 10,000 callers, want 1", n)
 	}
+}
+
+func TestNobodyWaitsNobodyAsks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		carrier, k, p := coldCarrier(t)
+		p.answer(errors.New("no answer"))
+		_, err := open(k, carrier, "ns")
+		wantKind(t, err, KindUnavailable)
+		time.Sleep(5 * time.Second)
+		before := p.count()
+		time.Sleep(time.Hour)
+		if n := p.count() - before; n != 0 || k.unwraps.size() != 0 {
+			t.Errorf("%d calls for a caller that has left", n)
+		}
+	})
 }
 
 func (g *flights[K, V]) size() int {
