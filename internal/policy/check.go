@@ -80,7 +80,7 @@ func (r *Report) add(l Level, where, format string, args ...any) {
 // take down proxies that restart.
 func Check(ctx context.Context, opts CheckOptions) Report {
 	var r Report
-	files, err := readSources(opts.Options)
+	files, err := allSources(ctx, opts.Options)
 	if err == nil {
 		var p *Policy
 		if p, err = prepare(ctx, opts.Options, files); err == nil {

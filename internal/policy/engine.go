@@ -17,19 +17,71 @@ type Engine struct {
 	current atomic.Pointer[Policy]
 	err     atomic.Pointer[error]
 
+	bundles *bundles // nil: the sources are files
+
 	mu       sync.Mutex // one reload at a time
 	rejected string     // revision that was read last and did not load
 }
 
-// NewEngine loads the first policy; without one there is no engine.
+// NewEngine loads the first policy; without one there is no engine. An engine that takes
+// its policy from a bundle follows it from here on, until the Watch of it ends.
 func NewEngine(ctx context.Context, opts Options) (*Engine, error) {
+	e := &Engine{opts: opts, log: cmp.Or(opts.Log, slog.New(slog.DiscardHandler))}
+	if opts.Bundle != nil {
+		if err := e.follow(ctx); err != nil {
+			return nil, err
+		}
+		return e, nil
+	}
 	p, err := Load(ctx, opts)
 	if err != nil {
 		return nil, err
 	}
-	e := &Engine{opts: opts, log: cmp.Or(opts.Log, slog.New(slog.DiscardHandler))}
 	e.current.Store(p)
 	return e, nil
+}
+
+// follow starts with a bundle and waits for the first that makes a policy.
+func (e *Engine) follow(ctx context.Context) error {
+	take := func(ctx context.Context, files snapshot) error {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		p, err := prepare(ctx, e.opts, files)
+		if err != nil {
+			return err
+		}
+		switch before := e.current.Load(); {
+		case before == nil:
+			e.current.Store(p)
+		case before.Revision() == p.Revision():
+			e.restored(p.Revision())
+		default:
+			e.accept(p, before.Revision())
+		}
+		return nil
+	}
+	told := func(err error) {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		switch p := e.current.Load(); {
+		case p == nil: // the start tells by its own error
+		case err == nil:
+			e.restored(p.Revision())
+		default:
+			e.reject(p.Revision(), err)
+		}
+	}
+	// The following outlives ctx, which may be that of the start alone.
+	b, err := startBundles(context.WithoutCancel(ctx), *e.opts.Bundle, take, told)
+	if err != nil {
+		return err
+	}
+	if err := b.wait(ctx, *e.opts.Bundle); err != nil {
+		b.stop()
+		return err
+	}
+	e.bundles = b
+	return nil
 }
 
 // Current returns the policy in force. Take it once per call, so that one revision
@@ -45,8 +97,12 @@ func (e *Engine) Status() (revision string, lastError error) {
 }
 
 // Reload reads the sources and puts them into force if they differ from what is, and
-// load. It returns what Status then tells.
+// load. It returns what Status then tells. A bundle is asked for by its own clock.
 func (e *Engine) Reload(ctx context.Context) error {
+	if e.bundles != nil {
+		_, err := e.Status()
+		return err
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	files, err := e.settled(ctx)

@@ -42,7 +42,7 @@ func (p *Policy) Namespaces() []string { return p.sources.namespaces() }
 
 // Load reads, compiles and tries out a policy. Every fault that it finds is in the error.
 func Load(ctx context.Context, opts Options) (*Policy, error) {
-	files, err := readSources(opts)
+	files, err := allSources(ctx, opts)
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -32,6 +33,25 @@ const (
 	regoSuffix = ".rego"
 	testSuffix = "_test.rego"
 )
+
+// allSources reads the files, or fetches the bundle once.
+func allSources(ctx context.Context, opts Options) (snapshot, error) {
+	if opts.Bundle == nil {
+		return readSources(opts)
+	}
+	once := *opts.Bundle
+	once.Folder = "" // what was not tried out must not become the last good one
+	var files snapshot
+	s, err := startBundles(ctx, once, func(_ context.Context, f snapshot) error { files = f; return nil }, func(error) {})
+	if err != nil {
+		return nil, err
+	}
+	defer s.stop()
+	if err := s.wait(ctx, once); err != nil {
+		return nil, err
+	}
+	return files, nil
+}
 
 // readSources reads the platform's file and <namespace>.rego in the folder. Tests
 // are left out: a failing test must not keep a proxy from starting.

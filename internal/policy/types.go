@@ -136,6 +136,7 @@ type Options struct {
 	File       string // the platform's policy; "" means Shipped
 	Namespaces string // folder of <namespace>.rego; "" means none
 	Shipped    []byte
+	Bundle     *Bundle // instead of File and Namespaces
 
 	KeyRank    KeyRank    // nil: every key counts as configured, all of one rank
 	DefaultKey DefaultKey // nil: "default" everywhere

@@ -22,6 +22,11 @@ const (
 // since editors, copy tools and ConfigMap volumes replace files instead of writing
 // to them; where the system cannot watch, it looks every half minute.
 func (e *Engine) Watch(ctx context.Context) {
+	if e.bundles != nil {
+		<-ctx.Done()
+		e.bundles.stop()
+		return
+	}
 	events := make(<-chan fsnotify.Event)
 	faults := make(<-chan error)
 	w, err := fsnotify.NewWatcher()
@@ -55,15 +60,15 @@ func (e *Engine) Watch(ctx context.Context) {
 		}
 		since = time.Time{}
 		if w != nil {
-			e.follow(w)
+			e.watchFolders(w)
 		}
 		_ = e.Reload(ctx) // Status, the log and OnReload tell
 	}
 }
 
-// follow watches every folder in which a change may mean another policy. Adding one
+// watchFolders watches every folder in which a change may mean another policy. Adding one
 // that is watched already does nothing, and one that is gone is found by the next look.
-func (e *Engine) follow(w *fsnotify.Watcher) {
+func (e *Engine) watchFolders(w *fsnotify.Watcher) {
 	var folders []string
 	if e.opts.File != "" {
 		for _, hop := range hops(e.opts.File) {

@@ -1,0 +1,284 @@
+package policy
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/logging"
+	"github.com/open-policy-agent/opa/v1/plugins"
+	"github.com/open-policy-agent/opa/v1/plugins/bundle"
+	"github.com/open-policy-agent/opa/v1/storage"
+	"github.com/open-policy-agent/opa/v1/storage/inmem"
+)
+
+// Bundle is a policy that is fetched as an OPA bundle over HTTP. It holds the whole
+// policy: the platform's package and every namespace's, a file each.
+type Bundle struct {
+	URL       string // of the bundle itself
+	TokenFile string // holds a bearer token; re-read for each request; "" for none
+
+	// PublicKey is the PEM of the key that signs the bundle, or the secret of an HS
+	// algorithm; "" takes unsigned bundles.
+	PublicKey string
+	Algorithm string // of the signature; "" means RS256
+	Scope     string // that the signature must name; "" for any
+
+	Folder string        // where the last good bundle is kept for a start without the server; "" for nowhere
+	Poll   time.Duration // 0 means a minute; asked with the ETag of what is in force
+	Wait   time.Duration // for the first bundle; 0 means 15 s
+}
+
+const (
+	bundleName    = "temporal"
+	bundleKey     = "policy"
+	bundlePoll    = time.Minute
+	bundleWait    = 15 * time.Second
+	bundleMaxSize = 64 << 20
+)
+
+// bundles follows a bundle by OPA's own plugin, which asks, verifies and persists. What
+// the plugin would put into force passes by here first: a bundle that does not make a
+// policy is not activated, and so neither persisted nor taken for the newest.
+type bundles struct {
+	manager *plugins.Manager
+	plugin  *bundle.Plugin
+
+	mu    sync.Mutex
+	files snapshot // of the bundle in force
+	err   error    // why the newest is not, if so
+	first chan struct{}
+	once  sync.Once
+}
+
+// startBundles begins to follow a bundle. take is given each new one and refuses it by an
+// error; told hears of every failure, and by nil of its end. Both may be called until stop returns.
+func startBundles(ctx context.Context, b Bundle, take func(context.Context, snapshot) error, told func(error)) (*bundles, error) {
+	raw, err := b.config()
+	if err != nil {
+		return nil, &Error{Kind: BadSource, Err: err}
+	}
+	s := &bundles{first: make(chan struct{})}
+	store := &gatedStore{Store: inmem.New(), gate: func(ctx context.Context, files snapshot) error {
+		if err := take(ctx, files); err != nil {
+			s.fail(err, told)
+			return err
+		}
+		s.mu.Lock()
+		s.files, s.err = files, nil
+		s.mu.Unlock()
+		s.once.Do(func() { close(s.first) })
+		return nil
+	}}
+	s.manager, err = plugins.New(raw, "temporal-seal", store,
+		plugins.Logger(logging.NewNoOpLogger()), plugins.ConsoleLogger(logging.NewNoOpLogger()),
+		plugins.WithParserOptions(ast.ParserOptions{RegoVersion: ast.RegoV1}), plugins.WithEnableVersionCheck(false))
+	if err != nil {
+		return nil, &Error{Kind: BadSource, Err: fmt.Errorf("policy.bundle: %w", err)}
+	}
+	parsed, err := bundle.NewConfigBuilder().WithBytes(s.manager.GetConfig().Bundles).WithServices(s.manager.Services()).
+		WithKeyConfigs(s.manager.PublicKeys()).Parse()
+	if err != nil {
+		return nil, &Error{Kind: BadSource, Err: fmt.Errorf("policy.bundle: %w", err)}
+	}
+	s.plugin = bundle.New(parsed, s.manager)
+	s.plugin.Register(bundleName, func(st bundle.Status) {
+		switch {
+		case st.Code == "":
+			told(nil) // the newest is in force, maybe again
+		case !s.failed(st.Message):
+			s.fail(statusError(b, st), told)
+		}
+	})
+	s.manager.Register(bundle.Name, s.plugin)
+	if err := s.manager.Start(ctx); err != nil {
+		return nil, &Error{Kind: BadSource, Err: fmt.Errorf("policy.bundle: %w", err)}
+	}
+	return s, nil
+}
+
+// stop ends the following.
+func (s *bundles) stop() { s.manager.Stop(context.Background()) }
+
+// wait returns once a first bundle is in force, and else why there is none.
+func (s *bundles) wait(ctx context.Context, b Bundle) error {
+	limit := time.NewTimer(cmp.Or(b.Wait, bundleWait))
+	defer limit.Stop()
+	select {
+	case <-s.first:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-limit.C:
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err != nil {
+		return s.err
+	}
+	return &Error{Kind: BadSource, Err: fmt.Errorf("no bundle came from %s within %v, and none is kept in policy.bundle.folder", b.URL, cmp.Or(b.Wait, bundleWait))}
+}
+
+// config writes what OPA's manager wants to be told.
+func (b Bundle) config() ([]byte, error) {
+	u, err := url.Parse(b.URL)
+	if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
+		return nil, fmt.Errorf("policy.bundle.url %q is no http or https URL", b.URL)
+	}
+	if u.Scheme == "http" && b.PublicKey == "" && !loopback(u.Hostname()) {
+		return nil, fmt.Errorf("policy.bundle.url %q is not encrypted and the bundle is not signed, so anybody on the way could write the policy: use https, or set policy.bundle.public_key_file", b.URL)
+	}
+	service := map[string]any{"url": u.Scheme + "://" + u.Host}
+	if b.TokenFile != "" {
+		service["credentials"] = map[string]any{"bearer": map[string]any{"token_path": b.TokenFile}}
+	}
+	seconds := max(1, int64(cmp.Or(b.Poll, bundlePoll).Seconds()))
+	source := map[string]any{
+		"service":          bundleKey,
+		"resource":         u.RequestURI(),
+		"persist":          b.Folder != "",
+		"size_limit_bytes": bundleMaxSize,
+		"polling":          map[string]any{"min_delay_seconds": seconds, "max_delay_seconds": seconds},
+	}
+	config := map[string]any{
+		"services": map[string]any{bundleKey: service},
+		"bundles":  map[string]any{bundleName: source},
+	}
+	if b.PublicKey != "" {
+		config["keys"] = map[string]any{bundleKey: map[string]any{"algorithm": cmp.Or(b.Algorithm, "RS256"), "key": b.PublicKey}}
+		source["signing"] = map[string]any{"keyid": bundleKey, "scope": b.Scope}
+	}
+	if b.Folder != "" {
+		if err := os.MkdirAll(b.Folder, 0o700); err != nil {
+			return nil, fmt.Errorf("policy.bundle.folder: %w", err)
+		}
+		config["persistence_directory"] = b.Folder
+	}
+	return json.Marshal(config)
+}
+
+func loopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || (ip != nil && ip.IsLoopback())
+}
+
+// fail notes why the newest bundle is not in force.
+func (s *bundles) fail(err error, told func(error)) {
+	s.mu.Lock()
+	s.err = err
+	s.mu.Unlock()
+	told(err)
+}
+
+// failed tells whether a failure was noted already: the plugin reports what the gate
+// refused once more, as text.
+func (s *bundles) failed(text string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err != nil && s.err.Error() == text
+}
+
+// statusError words a failure that the plugin reports.
+func statusError(b Bundle, st bundle.Status) error {
+	text := st.Message
+	for _, err := range st.Errors {
+		text += "; " + err.Error()
+	}
+	return &Error{Kind: BadSource, Err: fmt.Errorf("the bundle from %s: %s", b.URL, text)}
+}
+
+// gatedStore is the plugin's store. A bundle is written in one transaction, whose commit
+// fails where the gate refuses what the store would then hold.
+type gatedStore struct {
+	storage.Store
+	gate func(context.Context, snapshot) error
+}
+
+// Commit asks the gate before anything is activated.
+func (s *gatedStore) Commit(ctx context.Context, txn storage.Transaction) error {
+	files, err := s.policies(ctx, txn)
+	if err == nil && len(files) > 0 {
+		err = s.gate(ctx, files)
+	}
+	if err != nil {
+		s.Abort(ctx, txn)
+		return err
+	}
+	return s.Store.Commit(ctx, txn)
+}
+
+// policies reads the modules of a transaction and sorts them by owner.
+func (s *gatedStore) policies(ctx context.Context, txn storage.Transaction) (snapshot, error) {
+	names, err := s.ListPolicies(ctx, txn)
+	if err != nil {
+		return nil, err
+	}
+	slices.Sort(names)
+	var files snapshot
+	for _, name := range names {
+		if strings.HasSuffix(name, testSuffix) {
+			continue
+		}
+		text, err := s.GetPolicy(ctx, txn, name)
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, source{name: name, text: text})
+	}
+	if len(files) == 0 {
+		return nil, nil
+	}
+	return files.byOwner()
+}
+
+// byOwner puts the platform's module first and gives each other to the namespace whose
+// package it declares: in a bundle the package says whose a file is, not its name.
+func (s snapshot) byOwner() (snapshot, error) {
+	var errs []error
+	fail := func(m *ast.Module, format string, args ...any) {
+		errs = append(errs, &Error{Kind: BadSource, Location: location(m.Package.Location), Err: fmt.Errorf(format, args...)})
+	}
+	platform := -1
+	owners := map[string]string{}
+	for i := range s {
+		m, err := ast.ParseModuleWithOpts(s[i].name, string(s[i].text), ast.ParserOptions{RegoVersion: ast.RegoV1, Capabilities: capabilities})
+		if err != nil {
+			errs = append(errs, sourceErrors(err)...)
+			continue
+		}
+		path := m.Package.Path
+		switch {
+		case path.Equal(platformPath):
+			platform = i
+		case len(path) == len(namespacesPath)+1 && path.HasPrefix(namespacesPath):
+			s[i].namespace = string(path[len(path)-1].Value.(ast.String))
+		default:
+			fail(m, "a bundle holds package temporal and packages temporal.namespaces[\"<namespace>\"], and this is %s", packageName(m))
+			continue
+		}
+		if other, taken := owners[path.String()]; taken {
+			fail(m, "package %s is in %s already; each package is one file, so that it has one owner", packageName(m), other)
+		}
+		owners[path.String()] = s[i].name
+	}
+	if platform < 0 && len(errs) == 0 {
+		errs = append(errs, &Error{Kind: BadSource, Err: errors.New("the bundle has no package temporal, which holds the platform's rules")})
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	out := snapshot{s[platform]}
+	rest := slices.Delete(slices.Clone(s), platform, platform+1)
+	slices.SortFunc(rest, func(a, b source) int { return strings.Compare(a.namespace, b.namespace) })
+	return append(out, rest...), nil
+}
