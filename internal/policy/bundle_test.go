@@ -85,7 +85,7 @@ func (s *bundleServer) publish(t *testing.T, files map[string]string) {
 	}
 	if s.signWith != nil {
 		private := pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(s.signWith)})
-		if err := b.GenerateSignature(opabundle.NewSigningConfig(string(private), "RS256", ""), "policy", false); err != nil {
+		if err := b.GenerateSignature(opabundle.NewSigningConfig(string(private), "RS256", ""), "key-of-ours", false); err != nil {
 			t.Fatal(err)
 		}
 	}

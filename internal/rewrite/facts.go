@@ -4,13 +4,21 @@ import (
 	"cmp"
 	"slices"
 
+	"google.golang.org/protobuf/reflect/protoregistry"
+
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 )
 
 // Facts tells, for each RPC and kind of payload in its requests, which facts
 // a policy can count on: a table for policy authors and for checks. It is read
 // off the plan, so it is true of whatever the plan was compiled from.
-func (r *Rewriter) Facts() []policy.Told { return r.plan.facts() }
+func Facts() ([]policy.Told, error) {
+	p, err := newPlan(protoregistry.GlobalFiles)
+	if err != nil {
+		return nil, err
+	}
+	return p.facts(), nil
+}
 
 func (p *plan) facts() []policy.Told {
 	var rows []policy.Told
