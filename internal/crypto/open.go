@@ -14,12 +14,27 @@ import (
 // that of the call; the envelope opens if it was sealed there or if a grant says so. hit tells whether no key service
 // had to be asked. dst must not overlap the carrier. If an error is returned, dst is as it was.
 func (k *Keyring) Open(ctx context.Context, dst []byte, s *Sealed, namespace string) (out []byte, hit bool, err error) {
+	return k.OpenNext(ctx, dst, s, namespace, new(Run))
+}
+
+// Run is a run of envelopes that are opened one after the other, as those of one message are. They mostly share their
+// header, so what the last one needed is tried first, before any cache. The zero value is ready; it is not safe for
+// concurrent use and must not outlive the message.
+type Run struct{ last *opener }
+
+// OpenNext is Open for an envelope in a run.
+func (k *Keyring) OpenNext(ctx context.Context, dst []byte, s *Sealed, namespace string, run *Run) (out []byte, hit bool, err error) {
 	if !k.table.Load().opens(s.Header.Namespace, namespace) {
 		return dst, false, fail(KindForeign, "open", "sealed in another namespace than %q; a grant in the configuration would allow it",
 			namespace).in(strings.Clone(s.Header.Key), strings.Clone(s.Header.Namespace))
 	}
 	header := openerHeader(s)
-	if op := k.opened.opener(header); op != nil && op.dk.usable() {
+	op := run.last
+	if op == nil || !bytes.Equal(op.header, header) {
+		op = k.opened.opener(header)
+	}
+	if op != nil && op.dk.usable() {
+		run.last = op
 		k.touch(&op.dk.kek.used)
 		out, err = openWith(op.aead, dst, s)
 		return out, true, err

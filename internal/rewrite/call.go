@@ -128,6 +128,7 @@ type Call struct {
 	arena []byte // what replaces payloads, before it is put in place
 	plans []sealing
 	opens []opening
+	run   crypto.Run
 	in    policy.Input
 	outs  [2][]byte
 }
@@ -159,7 +160,7 @@ func (c *Call) Done() {
 	clear(c.edits)
 	clear(c.opens)
 	c.plans, c.edits, c.opens = c.plans[:0], c.edits[:0], c.opens[:0]
-	c.policy, c.caller, c.task = nil, nil, nil
+	c.policy, c.caller, c.task, c.run = nil, nil, nil, crypto.Run{}
 	c.r.calls.Put(c)
 }
 

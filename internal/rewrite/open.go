@@ -158,7 +158,7 @@ func (c *Call) sameQuestion(a, b *opening) bool {
 func (c *Call) openDecided(ctx context.Context, task bool) (out []byte, err error) {
 	ctx, traced := c.span(ctx, "payload.open")
 	defer func() { c.end(traced, err, &c.response) }()
-	c.edits, c.arena = c.edits[:0], c.arena[:0]
+	c.edits, c.arena, c.run = c.edits[:0], c.arena[:0], crypto.Run{}
 	room := 0
 	for i := range c.opens {
 		room += c.opens[i].size
@@ -187,7 +187,7 @@ func (c *Call) openOne(ctx context.Context, o *opening) error {
 	from := int32(len(c.arena))
 	switch o.action {
 	case policy.Open:
-		arena, hit, err := c.r.keys.Open(ctx, c.arena, &o.sealed, c.namespace)
+		arena, hit, err := c.r.keys.OpenNext(ctx, c.arena, &o.sealed, c.namespace, &c.run)
 		if err != nil {
 			return c.fail(KindOpening, s.f.path, err)
 		}

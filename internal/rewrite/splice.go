@@ -32,9 +32,11 @@ func (e *edit) size() int32 {
 func (c *Call) splice(dst []byte) ([]byte, error) {
 	w := &c.walk
 	// The walk finds things in order, but for the texts of failures. Insertions at one place belong to the inner message first.
-	slices.SortStableFunc(c.edits, func(a, b edit) int {
-		return cmp.Or(cmp.Compare(a.at.from, b.at.from), -cmp.Compare(a.box, b.box))
-	})
+	if len(w.failures) > 0 {
+		slices.SortStableFunc(c.edits, func(a, b edit) int {
+			return cmp.Or(cmp.Compare(a.at.from, b.at.from), -cmp.Compare(a.box, b.box))
+		})
+	}
 	out := slices.Grow(dst[:0], len(w.buf)+c.measure())
 	cursor, next := int32(0), 0
 	for i := range c.edits {
