@@ -257,6 +257,24 @@ func TestOneContextIsDenied(t *testing.T) {
 	})
 }
 
+// TestAllContextsAreDenied: a policy takes all access away; that is seen for all namespaces soon, not for one per probe.
+func TestAllContextsAreDenied(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k, p := ring(t)
+		for i := range 30 {
+			k.Confirm(fmt.Sprint("ns", i))
+			sealer(t, k, fmt.Sprint("ns", i), "default")
+		}
+		p.answer(apiError(KindDenied, "AccessDeniedException"))
+		time.Sleep(100 * time.Second)
+		for i := range 30 {
+			if s := k.slotOf(fmt.Sprint("ns", i), "default").current.Load(); s != nil {
+				t.Errorf("ns%d still has its data key", i)
+			}
+		}
+	})
+}
+
 // TestADeniedCallIsRepeated: one refusal stops new tasks, but the results of running ones are still sealed.
 func TestADeniedCallIsRepeated(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -398,6 +416,7 @@ func TestCallsAreLimited(t *testing.T) {
 
 func TestColdOpensAreCoalesced(t *testing.T) {
 	carrier, k, p := coldCarrier(t)
+	k.opt.CallTimeout, k.opt.MaxWait = time.Minute, time.Minute // however slow the machine is
 	before := p.count()
 	p.block = make(chan struct{})
 	var wg sync.WaitGroup

@@ -395,7 +395,7 @@ func TestTextIsWrittenInOneWayOnly(t *testing.T) {
 // key service never wrapped this data key for those names. A warm cache must not stand in for the service's check.
 func TestForgedWithAKnownDataKey(t *testing.T) {
 	k, _ := ring(t)
-	k.Confirm("other")
+	k.Confirm("sn")
 	s := sealer(t, k, "ns", "default")
 	if _, err := open(k, seal(t, k, "payload"), "ns"); err != nil {
 		t.Fatal(err)
@@ -421,7 +421,7 @@ func TestForgedWithAKnownDataKey(t *testing.T) {
 	if err := forge("ns", func(*Header) {}); err != nil {
 		t.Fatalf("unchanged it does not open: %v", err)
 	}
-	wantKind(t, forge("other", func(h *Header) { h.Namespace = "other" }), KindRejected)
+	wantKind(t, forge("sn", func(h *Header) { h.Namespace = "sn" }), KindRejected)
 	wantKind(t, forge("ns", func(h *Header) { h.Wrapped = append(bytes.Clone(h.Wrapped), 0) }), KindRejected)
 	wantKind(t, forge("ns", func(h *Header) { h.Wrapped = nil }), KindRejected)
 	wantKind(t, forge("ns", func(h *Header) { h.KEK[0] ^= 1 }), KindNotConfigured)
