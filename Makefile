@@ -1,0 +1,149 @@
+# Everything here needs Go and a POSIX shell. What needs more says so, and `make test` and `make demo` do not.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+GO ?= go
+
+MODULES      := . e2e demo
+VERSION      ?=
+LDFLAGS      := -s -w$(if $(VERSION), -X main.version=$(VERSION))
+PROXY        := $(abspath bin/proxy)
+FUZZTIME     ?= 30s
+FUZZPACKAGES := ./internal/rewrite ./internal/crypto ./internal/crypto/localkey
+STATICCHECK  := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+GOVULNCHECK  := golang.org/x/vuln/cmd/govulncheck@v1.8.0
+
+# The race detector needs a C compiler. Where there is none, unit tests run without it.
+RACE = $(if $(filter 1,$(shell $(GO) env CGO_ENABLED)),-race)
+
+##@ Use it
+
+.PHONY: help
+help: ## List the targets
+	@awk 'BEGIN {FS = ":.*## "} \
+		/^##@/ {printf "\n%s\n", substr($$0, 5)} \
+		/^[a-z][a-z0-9-]*:.*## / {printf "  %-15s %s\n", $$1, $$2}' Makefile
+
+.PHONY: build
+build: ## Build bin/proxy (VERSION=... to name a release)
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/proxy ./cmd/proxy
+
+.PHONY: demo
+demo: bin/demo ## Watch a workflow with a user's token and a health record, on a real Temporal server
+	@bin/demo
+
+.PHONY: demo-ui
+demo-ui: bin/demo ## The same, kept running with the Temporal Web UI and Jaeger until Ctrl-C
+	@bin/demo --ui
+
+# Not -trimpath: the demo finds the checkout by its own path.
+.PHONY: bin/demo
+bin/demo:
+	@cd demo && $(GO) build -o ../bin/demo .
+
+##@ Test it
+
+.PHONY: test
+test: test-unit test-policy test-e2e ## Everything: unit, policy, and end to end on a real Temporal server
+
+.PHONY: test-unit
+test-unit: ## Unit tests of the product, with the race detector
+	@$(if $(RACE),,echo 'no C compiler: without the race detector')
+	$(GO) test $(RACE) -timeout 15m ./...
+
+.PHONY: test-policy
+test-policy: build ## The shipped policy's Rego tests, and the clinic example's tests and cases
+	bin/proxy check --policy policy.rego
+	bin/proxy check --config examples/clinic/config.yaml
+
+# SEAL_PROXY_BIN: the tests drive the very binary that users get.
+.PHONY: test-e2e
+test-e2e: build ## End to end: a real Temporal server, SDK workers, a KMS over HTTP, traces; the built binary
+	cd e2e && SEAL_PROXY_BIN='$(PROXY)' $(GO) test -timeout 30m -skip Jaeger ./...
+	cd demo && $(GO) test -timeout 5m ./...
+
+.PHONY: test-leaks
+test-leaks: build ## The leak assertion alone; ends with `canaries: 0 of N found`
+	@cd e2e && $(GO) test -c -o ../bin/leaks.test ./leaks
+	cd e2e/leaks && SEAL_PROXY_BIN='$(PROXY)' ../../bin/leaks.test -test.timeout 15m
+
+.PHONY: test-jaeger
+test-jaeger: ## The test that builds a real Jaeger, and reads a trace back from it
+	cd e2e && $(GO) test -timeout 30m -run Jaeger -v ./peers
+
+.PHONY: test-kms
+test-kms: build ## The KMS tests against moto, which nobody here wrote (needs python3 and PyPI)
+	cd e2e && SEAL_KMS_PEER=moto SEAL_PROXY_BIN='$(PROXY)' $(GO) test -count=1 -timeout 15m -v ./kms
+
+.PHONY: fuzz
+fuzz: ## Every fuzz target in turn (FUZZTIME=30s each)
+	@set -e; for package in $(FUZZPACKAGES); do \
+		targets=$$($(GO) test -list '^Fuzz' $$package | grep '^Fuzz'); \
+		for target in $$targets; do \
+			echo "fuzz $$package $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$package; \
+		done; \
+	done
+
+##@ Measure it
+
+.PHONY: bench-rewrite
+bench-rewrite: ## CPU of sealing and opening; ends with `CASE x_limit=R x_visitor=R allocs=N` per case
+	$(GO) test -run '^$$' -bench Rewrite ./internal/rewrite
+	@$(GO) test -c -o bin/rewrite.test ./internal/rewrite
+	@echo 'x_limit: times memcpy + AES-GCM of the same bytes. x_visitor: times less CPU than go.temporal.io/api/proxy with the same crypto.'
+	@out=$$(cd internal/rewrite && REWRITE_COSTS=1 ../../bin/rewrite.test -test.run '^TestRewriteCosts$$') || { echo "$$out"; exit 1; }; \
+		echo "$$out" | grep ' x_limit='
+
+.PHONY: bench-policy
+bench-policy: ## A remembered verdict beside the evaluation that it saves; a line per case
+	$(GO) run ./internal/policy/benchpolicy
+
+.PHONY: payload-paths
+payload-paths: ## Every path on which an RPC can carry a payload; ends with `paths: T total, S sealed, E exempt`
+	@$(GO) test -c -o bin/rewrite.test ./internal/rewrite
+	@out=$$(cd internal/rewrite && PAYLOAD_PATHS=1 ../../bin/rewrite.test -test.run '^TestPayloadPaths$$') || { echo "$$out"; exit 1; }; \
+		echo "$$out" | grep -v '^PASS$$'
+
+##@ Keep it in shape
+
+.PHONY: lint
+lint: fmt-check vet staticcheck vulncheck ## gofmt, go vet, staticcheck, and govulncheck where its database can be reached
+
+.PHONY: fmt-check
+fmt-check:
+	@files=$$(gofmt -l cmd internal e2e demo *.go); test -z "$$files" || { echo "not gofmt-ed:"; echo "$$files"; exit 1; }
+
+.PHONY: vet
+vet:
+	@set -e; for module in $(MODULES); do echo "go vet: $$module"; (cd $$module && $(GO) vet ./...); done
+
+# SA1019: protobuf fields that Temporal deprecates still arrive from older SDKs, and have to be sealed and tested.
+# ST1005: error messages show what to write, and that may end in "...".
+.PHONY: staticcheck
+staticcheck:
+	@set -e; mkdir -p bin; GOBIN='$(abspath bin)' $(GO) install $(STATICCHECK); \
+		for module in $(MODULES); do echo "staticcheck: $$module"; \
+			(cd $$module && '$(abspath bin)/staticcheck' -checks inherit,-SA1019,-ST1005 ./...); done
+
+# Its exit code is 3 for findings and 1 for failures of its own, such as a database out of reach.
+.PHONY: vulncheck
+vulncheck:
+	@mkdir -p bin; GOBIN='$(abspath bin)' $(GO) install $(GOVULNCHECK); \
+		out=$$(bin/govulncheck ./... 2>&1) && code=0 || code=$$?; \
+		case "$$code:$$out" in \
+			0:*) echo "govulncheck: nothing found" ;; \
+			*'fetching vulnerabilities'*) echo "govulncheck: SKIPPED, its database is out of reach" ;; \
+			*) echo "$$out"; exit 1 ;; \
+		esac
+
+.PHONY: tidy-check
+tidy-check: ## go.mod and go.sum of each module are what `go mod tidy` makes
+	@set -e; for module in $(MODULES); do echo "go mod tidy -diff: $$module"; (cd $$module && $(GO) mod tidy -diff); done
+
+.PHONY: image
+image: ## Build the container image (needs docker; DOCKER=podman or buildah work too)
+	$(or $(DOCKER),docker) build --build-arg VERSION='$(VERSION)' -t temporal-seal:$(or $(VERSION),dev) .
+
+.PHONY: clean
+clean: ## Remove what was built here; the servers built for tests stay in the user's cache folder
+	rm -rf bin
