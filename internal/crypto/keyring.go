@@ -197,6 +197,12 @@ func (k *Keyring) kekOf(ctx context.Context, uri string) (*kek, error) {
 	ctx, cancel := k.within(ctx)
 	defer cancel()
 	return k.resolving.do(ctx, uri, func(ctx context.Context) (*kek, error) {
+		k.mu.Lock()
+		kk := k.keks[uri]
+		k.mu.Unlock()
+		if kk != nil {
+			return kk, nil
+		}
 		var p Provider
 		// Several calls, to get credentials as well: they may take longer than one does.
 		err := k.limited(ctx, "open key", KeyContext{}, k.opt.MaxWait, func(ctx context.Context) (err error) {
@@ -212,7 +218,7 @@ func (k *Keyring) kekOf(ctx context.Context, uri string) (*kek, error) {
 			}
 			return nil, err
 		}
-		kk := newKEK(p, k.now())
+		kk = newKEK(p, k.now())
 		k.mu.Lock()
 		defer k.mu.Unlock()
 		k.keks[uri] = kk

@@ -129,6 +129,13 @@ func (k *Keyring) candidates(ctx context.Context, e *keyEntry, value string, h *
 
 // ask has the data key unwrapped by the first of the candidates that answers.
 func (k *Keyring) ask(ctx context.Context, id wrapID, h *Header, candidates []*kek) (*dataKey, error) {
+	// Another flight may have landed between this caller's look at the cache and its departure.
+	if dk, ok := k.opened.keys.Get(id); ok && dk.usable() {
+		return dk, nil
+	}
+	if r, ok := k.opened.refusals.Get(id); ok && k.now().Before(r.until) {
+		return nil, r.err
+	}
 	kc := KeyContext{Namespace: h.Namespace, Key: h.Key}
 	var err error
 	for _, kk := range candidates {
