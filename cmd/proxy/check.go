@@ -14,6 +14,7 @@ import (
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
+	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 )
 
 type checkOptions struct {
@@ -74,7 +75,15 @@ func (o *checkOptions) check(ctx context.Context, stdout io.Writer) error {
 	for _, path := range slices.Sorted(maps.Keys(missing)) {
 		s.line("%s: %s: the key file does not exist yet; serve makes it at its first start", s.dim("note"), path)
 	}
-	report := policy.Check(ctx, policy.CheckOptions{Options: c.policyOptions(keys, quiet), Cases: o.cases, Served: c.servedNamespaces()})
+	options, err := c.policyOptions(keys, quiet)
+	if err != nil {
+		return err
+	}
+	facts, err := rewrite.Facts()
+	if err != nil {
+		return err
+	}
+	report := policy.Check(ctx, policy.CheckOptions{Options: options, Cases: o.cases, Facts: facts, Served: c.servedNamespaces()})
 	for _, f := range report.Findings {
 		s.finding(f)
 	}

@@ -102,8 +102,20 @@ type grantConfig struct {
 }
 
 type policyConfig struct {
-	File       string `yaml:"file"`
-	Namespaces string `yaml:"namespaces"`
+	File       string        `yaml:"file"`
+	Namespaces string        `yaml:"namespaces"`
+	Bundle     *bundleConfig `yaml:"bundle"`
+}
+
+// bundleConfig takes the place of files: the policy comes as an OPA bundle over HTTP.
+type bundleConfig struct {
+	URL           string        `yaml:"url"`
+	TokenFile     string        `yaml:"token_file"`
+	PublicKeyFile string        `yaml:"public_key_file"`
+	Algorithm     string        `yaml:"algorithm"`
+	Scope         string        `yaml:"scope"`
+	Folder        string        `yaml:"folder"`
+	Poll          time.Duration `yaml:"poll"`
 }
 
 type drainConfig struct {
@@ -259,8 +271,7 @@ func (c *config) check(d *document) {
 			d.add(fmt.Sprintf("$.grants[%d]", i), "wants both: from, the namespace that sealed, and to, the one that may open")
 		}
 	}
-	checkReadable(d, "$.policy.file", c.Policy.File)
-	checkReadable(d, "$.policy.namespaces", c.Policy.Namespaces)
+	c.Policy.check(d)
 	if c.UnknownFields != "lenient" && c.UnknownFields != "strict" {
 		d.add("$.unknown_fields", "is lenient or strict, not %q", c.UnknownFields)
 	}
@@ -366,6 +377,23 @@ func (u *upstreamConfig) check(d *document, path string) {
 		}
 		checkReadable(d, path+".api_key_file", u.APIKeyFile)
 	}
+}
+
+func (p *policyConfig) check(d *document) {
+	checkReadable(d, "$.policy.file", p.File)
+	checkReadable(d, "$.policy.namespaces", p.Namespaces)
+	b := p.Bundle
+	if b == nil {
+		return
+	}
+	if p.File != "" || p.Namespaces != "" {
+		d.add("$.policy.bundle", "a bundle is the whole policy: remove file and namespaces, or the bundle")
+	}
+	if b.URL == "" {
+		d.add("$.policy.bundle", "wants url: where the bundle is")
+	}
+	checkReadable(d, "$.policy.bundle.token_file", b.TokenFile)
+	checkReadable(d, "$.policy.bundle.public_key_file", b.PublicKeyFile)
 }
 
 func (c *config) checkKeys(d *document) {

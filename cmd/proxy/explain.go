@@ -22,6 +22,7 @@ type explainOptions struct {
 	questionFlags
 	input, output string
 	verbose       bool
+	trace         bool
 }
 
 func explainCommand(stdout io.Writer) *cobra.Command {
@@ -45,6 +46,7 @@ or with several cases. No key is used and nothing is sent anywhere.`,
 	cmd.Flags().StringVar(&o.input, "input", "", "file with an input document or with cases, JSON or YAML; - for standard input")
 	cmd.Flags().StringVarP(&o.output, "output", "o", "text", "text or json")
 	cmd.Flags().BoolVarP(&o.verbose, "verbose", "v", false, "for several payloads too, show each rule")
+	cmd.Flags().BoolVar(&o.trace, "trace", false, "show each step of the evaluation, as OPA tells it")
 	return cmd
 }
 
@@ -83,9 +85,12 @@ func (o *explainOptions) explain(ctx context.Context, stdout io.Writer) error {
 		return explainJSON(stdout, answers)
 	}
 	s := newStyle(stdout)
-	if len(answers) == 1 || o.verbose {
+	if len(answers) == 1 || o.verbose || o.trace {
 		for i, a := range answers {
 			a.print(s, i)
+			if o.trace {
+				a.printTrace(s)
+			}
 		}
 	}
 	if len(answers) > 1 {
@@ -197,6 +202,13 @@ func (a *answered) print(s *style, i int) {
 		memo = "kept for payloads alike in " + strings.Join(e.MemoKey, ", ")
 	}
 	s.line("  %s  %s", s.dim("memo   "), s.dim(memo))
+	s.line("")
+}
+
+func (a *answered) printTrace(s *style) {
+	for _, step := range a.explanation.Trace {
+		s.line("  %s", s.dim(step))
+	}
 	s.line("")
 }
 

@@ -61,7 +61,7 @@ func makeLocalKeys(ctx context.Context, c *config, log *slog.Logger) error {
 		if !c.local() {
 			return fmt.Errorf("keys[%d].active: the key file %s does not exist; make it once with `proxy keys new %s` and keep it (it is made by itself only where the proxy listens on loopback for a server on loopback)", i, path, path)
 		}
-		if err := c.tryPolicy(ctx); err != nil {
+		if err := c.tryPolicy(ctx, log); err != nil {
 			return err // before anything is left behind
 		}
 		if err := localkey.Create(path, time.Now()); err != nil {

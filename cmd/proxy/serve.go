@@ -190,16 +190,35 @@ func openKey(ctx context.Context, uri string) (crypto.Provider, error) {
 	return nil, fmt.Errorf("%q is no key URI: awskms://<key id, ARN or alias>?region=<region>, or local:<file>", uri)
 }
 
-func (c *config) policyOptions(keys *crypto.Keyring, log *slog.Logger) policy.Options {
-	return policy.Options{File: c.Policy.File, Namespaces: c.Policy.Namespaces, Shipped: temporalseal.ShippedPolicy,
-		KeyRank: keys.Rank, DefaultKey: keys.DefaultKey, Log: log}
+// policyOptions say where the policy comes from. keys nil: without knowing which keys there are.
+func (c *config) policyOptions(keys *crypto.Keyring, log *slog.Logger) (policy.Options, error) {
+	o := policy.Options{File: c.Policy.File, Namespaces: c.Policy.Namespaces, Shipped: temporalseal.ShippedPolicy, Log: log}
+	if keys != nil {
+		o.KeyRank, o.DefaultKey = keys.Rank, keys.DefaultKey
+	}
+	b := c.Policy.Bundle
+	if b == nil {
+		return o, nil
+	}
+	o.Bundle = &policy.Bundle{URL: b.URL, TokenFile: b.TokenFile, Algorithm: b.Algorithm, Scope: b.Scope, Folder: b.Folder, Poll: b.Poll}
+	if b.PublicKeyFile != "" {
+		key, err := os.ReadFile(b.PublicKeyFile)
+		if err != nil {
+			return o, fmt.Errorf("policy.bundle.public_key_file: %w", err)
+		}
+		o.Bundle.PublicKey = string(key)
+	}
+	return o, nil
 }
 
 func newEngine(ctx context.Context, c *config, keys *crypto.Keyring, registry prometheus.Registerer, log *slog.Logger) (*policy.Engine, error) {
 	reloads := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "temporal_seal_policy_reloads_total", Help: "Attempts to load changed policy files, by outcome."}, []string{"outcome"})
 	revision := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "temporal_seal_policy_info", Help: "1 for the policy revision in force."}, []string{"revision"})
 	registry.MustRegister(reloads, revision)
-	options := c.policyOptions(keys, log)
+	options, err := c.policyOptions(keys, log)
+	if err != nil {
+		return nil, err
+	}
 	options.OnReload = func(now string, err error) {
 		if err != nil {
 			reloads.WithLabelValues("error").Inc()
@@ -217,9 +236,16 @@ func newEngine(ctx context.Context, c *config, keys *crypto.Keyring, registry pr
 	return engine, nil
 }
 
-// tryPolicy loads the policy without keys.
-func (c *config) tryPolicy(ctx context.Context) error {
-	_, err := policy.Load(ctx, policy.Options{File: c.Policy.File, Namespaces: c.Policy.Namespaces, Shipped: temporalseal.ShippedPolicy})
+// tryPolicy loads the policy without keys, if it is in files.
+func (c *config) tryPolicy(ctx context.Context, log *slog.Logger) error {
+	if c.Policy.Bundle != nil {
+		return nil
+	}
+	options, err := c.policyOptions(nil, log)
+	if err != nil {
+		return err
+	}
+	_, err = policy.Load(ctx, options)
 	return policyError(err)
 }
 
