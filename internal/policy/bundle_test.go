@@ -104,6 +104,7 @@ func (s *bundleServer) options(t *testing.T) Options {
 }
 
 func TestBundle(t *testing.T) {
+	t.Parallel()
 	s := newBundleServer(t)
 	s.publish(t, map[string]string{"policy.rego": passing, "teams/other-name.rego": "package temporal.namespaces.team\n", "policy_test.rego": broken[:17]})
 	opts := s.options(t)
@@ -159,6 +160,7 @@ func TestBundle(t *testing.T) {
 }
 
 func TestBundleSignature(t *testing.T) {
+	t.Parallel()
 	s := newBundleServer(t)
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {

@@ -14,6 +14,14 @@ import (
 // takes some ten times its bytes. It is what a frontend accepts in one message.
 const maxContent = 4 << 20
 
+// Numbers beyond these are refused. OPA computes with all of a number's digits, so one of
+// a few bytes, like 1e25000, can cost more than the rest of a document; no program that
+// sends JSON means such a number.
+const (
+	maxNumber   = 64 // bytes
+	maxExponent = 3  // digits
+)
+
 // decode returns input.content.json, or false where rules cannot see what the
 // payload holds: another encoding, or JSON that two parsers may read differently.
 func decode(in *Input) (ast.Value, bool) {
@@ -137,10 +145,9 @@ func (p *jsonParser) number() ast.Value {
 	for p.pos < len(p.data) && bytes.IndexByte([]byte("+-.0123456789eE"), p.data[p.pos]) >= 0 {
 		p.pos++
 	}
-	// OPA refuses exponents whose arithmetic would never end.
-	n, err := ast.NumberChecked(string(p.data[start:p.pos]))
-	if err != nil {
+	text := p.data[start:p.pos]
+	if e := bytes.IndexAny(text, "eE"); len(text) > maxNumber || (e >= 0 && len(bytes.TrimLeft(text[e+1:], "+-0")) > maxExponent) {
 		p.ok = false
 	}
-	return n
+	return ast.Number(text)
 }

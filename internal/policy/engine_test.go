@@ -107,6 +107,7 @@ func TestWatchSavePatterns(t *testing.T) {
 // TestWatchConfigMap swaps a folder as the kubelet does: the files are links through
 // ..data, which is a link itself and is replaced by a rename.
 func TestWatchConfigMap(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	publish := func(version int, platform, team string) {
 		data := filepath.Join(dir, fmt.Sprintf("..2026_%d", version))

@@ -200,12 +200,30 @@ func TestContentIsDecodedOnlyWhenRead(t *testing.T) {
 	}
 }
 
+// TestDecodingIsLinear gives the decoder as much as it takes of what costs most.
+func TestDecodingIsLinear(t *testing.T) {
+	for name, unit := range map[string]string{"numbers": "1e999", "objects": `{"":0}`, "strings": `"\u00e9"`, "arrays": "[[]]"} {
+		text := "[" + strings.Repeat(unit+",", (maxContent-10)/(len(unit)+1)) + "0]"
+		start := time.Now()
+		_, ok := decodeJSON([]byte(text))
+		took := time.Since(start)
+		t.Logf("%s: %v", name, took)
+		if !ok || took > 20*time.Second { // seconds on a busy machine; hours if each number cost its value
+			t.Errorf("%s: decoded %v in %v", name, ok, took)
+		}
+	}
+	deep := strings.Repeat("[", 9_000) + strings.Repeat("]", 9_000)
+	if _, ok := decodeJSON([]byte(deep)); !ok {
+		t.Error("a deep document was not decoded")
+	}
+}
+
 func TestDecodeJSON(t *testing.T) {
 	for text, want := range map[string]string{
 		`{"a":[1,-2.5e3,"x\n\u00e9\ud83d\ude00",true,false,null],"b":{}}`: `{"a": [1, -2.5e3, "x\né😀", true, false, null], "b": {}}`,
 		" [ ] ": "[]", `"\/"`: `"/"`, "12345678901234567890123": "12345678901234567890123",
 		`{"a":1,"a":1}`: "", `{"\u0061":1,"a":2}`: "", `{"x":[{"k":1,"k":2}]}`: "", "{": "", "": "", "1 2": "",
-		"\"\xff\"": "", "1e999999999": "",
+		"\"\xff\"": "", "1e9999": "", "1e-0099": "1e-0099", strings.Repeat("1", 65): "", "[1,1e25000]": "",
 	} {
 		v, ok := decodeJSON([]byte(text))
 		if !ok {
