@@ -72,7 +72,7 @@ func TestFailingRules(t *testing.T) {
 		text string
 	}{
 		"panic":    {Failed, "panicked"},
-		"slow":     {TimedOut, "longer than 50ms"},
+		"slow":     {TimedOut, "longer than 50"},
 		"conflict": {Failed, "two different values"},
 		"key":      {BadVerdict, "computed the name of a key from the payload"},
 		"fields":   {BadVerdict, `member "fields"`},
