@@ -62,7 +62,7 @@ func startWorld(run func()) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	server, err := peers.StartTemporal(ctx, peers.TemporalOptions{
+	server, err := harness.StartTemporal(ctx, peers.TemporalOptions{
 		DBFile: filepath.Join(dir, "temporal.db"), Namespaces: []string{"default", "other"},
 	})
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	enumspb "go.temporal.io/api/enums/v1"
 	failurepb "go.temporal.io/api/failure/v1"
 	historypb "go.temporal.io/api/history/v1"
+	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/worker"
@@ -25,6 +26,7 @@ func init() {
 	scenarios["FailedTask"] = failedTask
 	scenarios["WorkflowRetry"] = workflowRetry
 	scenarios["EncodedFailure"] = encodedFailure
+	scenarios["LongFailure"] = longFailure
 }
 
 func failure(e *env) {
@@ -194,4 +196,37 @@ func encodedFailure(e *env) {
 			e.Errorf("what the application encoded arrived as %q", f.Message)
 		}
 	})
+}
+
+// longFailure: the server cuts the failure of an attempt that is retried to 4 KB, and drops what was encoded then. What
+// describes the pending activity must still tell the message.
+func longFailure(e *env) {
+	message, root := e.secret("message"), e.secret("message of the root")
+	e.worker(
+		flow("Long", func(ctx workflow.Context) error {
+			return workflow.ExecuteActivity(retried(ctx), "Long").Get(ctx, nil)
+		}),
+		act("Long", func(ctx context.Context) error {
+			if activity.GetInfo(ctx).Attempt > 1 {
+				return nil
+			}
+			err := errors.New(root)
+			for i := range 12 {
+				err = temporal.NewApplicationErrorWithCause(fmt.Sprintf("layer %d of the application", i), "Layer", err)
+			}
+			return temporal.NewApplicationErrorWithCause(message, "Top", err)
+		}),
+	)
+	run := e.start(client.StartWorkflowOptions{}, "Long")
+	e.eventually("pending activity", func() error {
+		e.describe(run)
+		d, err := e.client.DescribeWorkflowExecution(e.ctx, run.GetID(), "")
+		if err != nil || len(d.PendingActivities) != 1 || d.PendingActivities[0].LastFailure == nil {
+			return fmt.Errorf("%d pending activities, %v", len(d.GetPendingActivities()), err)
+		}
+		f := d.PendingActivities[0].LastFailure
+		e.same("last failure", f.Message, message)
+		return nil
+	})
+	e.ok(run.Get(e.ctx, nil), "run")
 }

@@ -38,7 +38,7 @@ const service = "temporal.api.workflowservice.v1.WorkflowService/"
 
 // TestSpanTree makes a few calls by hand, each below a trace of its own, and compares the trees of spans.
 func TestSpanTree(t *testing.T) {
-	server, err := peers.StartTemporal(t.Context(), peers.TemporalOptions{DBFile: filepath.Join(t.TempDir(), "temporal.db")})
+	server, err := harness.StartTemporal(t.Context(), peers.TemporalOptions{DBFile: filepath.Join(t.TempDir(), "temporal.db")})
 	if err != nil {
 		t.Fatal(err)
 	}
