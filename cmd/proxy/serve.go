@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/cobra"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 
 	temporalseal "github.com/temporal-seal/temporal-seal"
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
@@ -67,8 +68,6 @@ func (o *serveOptions) serve(ctx context.Context, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 
@@ -125,6 +124,8 @@ func (o *serveOptions) serve(ctx context.Context, stderr io.Writer) error {
 		return err
 	}
 
+	signals := make(chan os.Signal, 2) // from here on a signal means a drain
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve() }()
 	server.SetReady(true)
@@ -144,15 +145,21 @@ func (o *serveOptions) serve(ctx context.Context, stderr io.Writer) error {
 	if err := <-served; err != nil {
 		log.Error("a listener failed while shutting down", "error", err)
 	}
-	if spans != nil {
-		flush, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-		defer cancel()
-		if err := spans.Shutdown(flush); err != nil {
-			log.Warn("the last traces could not be exported", "error", err)
-		}
-	}
+	flush(spans, log)
 	log.Info("stopped")
 	return nil
+}
+
+// flush exports the last traces, if there are any and somebody takes them.
+func flush(spans *sdktrace.TracerProvider, log *slog.Logger) {
+	if spans == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if err := spans.Shutdown(ctx); err != nil {
+		log.Warn("the last traces could not be exported", "error", err)
+	}
 }
 
 // refuseDebugging keeps the Go runtime from printing HTTP/2 frames, which hold payloads, to stderr.

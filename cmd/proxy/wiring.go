@@ -44,6 +44,11 @@ func (l *listenerConfig) listener(log *slog.Logger) (proxy.Listener, error) {
 	case l.Callers.Token != nil:
 		made.Credential = l.Callers.Token.Header
 		made.Identify, err = l.Callers.Token.identify(l.Name, log)
+	case l.Callers.JWT != nil:
+		made.Credential = l.Callers.JWT.Header
+		if made.Identify, err = l.Callers.JWT.identify(l.Name, log); err != nil {
+			err = fmt.Errorf("callers.jwt: %w", err)
+		}
 	}
 	return made, err
 }
@@ -58,6 +63,18 @@ func (t *tokenConfig) identify(listener string, log *slog.Logger) (proxy.Identif
 		tokens = append(tokens, proxy.Token{Subject: e.Subject, Namespaces: e.Namespaces, Value: value})
 	}
 	return proxy.Tokens(listener, t.Header, tokens), nil
+}
+
+func (j *jwtConfig) identify(listener string, log *slog.Logger) (proxy.Identify, error) {
+	keys := proxy.KeySetFromURL(log, j.JWKSURL)
+	if j.JWKSFile != "" {
+		var err error
+		if keys, err = proxy.KeySetFromFile(log, j.JWKSFile); err != nil {
+			return nil, fmt.Errorf("jwks_file: %w", err)
+		}
+	}
+	return proxy.JWTs(listener, proxy.JWT{Issuer: j.Issuer, Audience: j.Audience, Header: j.Header,
+		NamespacesClaim: j.NamespacesClaim, Namespaces: j.Namespaces, Algorithms: j.Algorithms, Keys: keys})
 }
 
 // proxyUpstreams turns the config's upstreams into the proxy's, reading their files.

@@ -1,0 +1,249 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/url"
+	"os"
+	"strings"
+)
+
+// check adds to d whatever the config says that cannot work or must not be.
+func (c *config) check(d *document) {
+	names, addresses := map[string]bool{}, map[string]bool{}
+	for i := range c.Listeners {
+		path := fmt.Sprintf("$.listeners[%d]", i)
+		l := &c.Listeners[i]
+		if l.Name == "" {
+			d.add(path, "has no name: each of several listeners needs one, policies see it as input.caller.listener")
+		} else if names[l.Name] {
+			d.add(path+".name", "%q is the name of another listener too", l.Name)
+		}
+		if addresses[l.Address] && !strings.HasSuffix(l.Address, ":0") {
+			d.add(path+".address", "%s is the address of another listener too", l.Address)
+		}
+		names[l.Name], addresses[l.Address] = true, true
+		l.check(d, path)
+	}
+	for i := range c.Upstreams {
+		c.Upstreams[i].check(d, fmt.Sprintf("$.upstreams[%d]", i))
+	}
+	c.checkKeys(d)
+	for i, g := range c.Grants {
+		if g.From == "" || g.To == "" {
+			d.add(fmt.Sprintf("$.grants[%d]", i), "wants both: from, the namespace that sealed, and to, the one that may open")
+		}
+	}
+	c.Policy.check(d)
+	if c.UnknownFields != "lenient" && c.UnknownFields != "strict" {
+		d.add("$.unknown_fields", "is lenient or strict, not %q", c.UnknownFields)
+	}
+	checkAddress(d, "$.admin", c.Admin)
+	if c.Drain.After != "" && c.Drain.After != "worker" {
+		d.add("$.drain.after", "can only be worker, not %q", c.Drain.After)
+	}
+}
+
+func (l *listenerConfig) check(d *document, path string) {
+	if !checkAddress(d, path+".address", l.Address) {
+		return
+	}
+	if l.TLS != nil {
+		checkPair(d, path+".tls", l.TLS.CertFile, l.TLS.KeyFile, true)
+	}
+	kinds := 0
+	if l.Callers != nil {
+		for _, given := range []bool{l.Callers.Anonymous != nil, l.Callers.MTLS != nil, l.Callers.Token != nil, l.Callers.JWT != nil} {
+			if given {
+				kinds++
+			}
+		}
+		if kinds != 1 {
+			d.add(path+".callers", "wants exactly one of anonymous, mtls, token, jwt")
+			return
+		}
+	}
+	switch {
+	case l.anonymous():
+		if l.namespaces() == nil && !isLoopback(l.Address) {
+			d.add(path, "%s is reachable from other machines and would serve anyone every namespace: add callers: {anonymous: {namespaces: [...]}} with those it is for, or another kind of callers, or listen on 127.0.0.1", l.Address)
+		}
+	case l.Callers.MTLS != nil:
+		l.checkMTLS(d, path)
+	case l.Callers.Token != nil:
+		l.checkTokens(d, path)
+	case l.Callers.JWT != nil:
+		l.checkJWT(d, path)
+	}
+}
+
+// anonymous tells if the listener takes callers for what they say they are.
+func (l *listenerConfig) anonymous() bool { return l.Callers == nil || l.Callers.Anonymous != nil }
+
+func (l *listenerConfig) namespaces() []string {
+	if l.Callers == nil {
+		return nil
+	}
+	return l.Callers.Anonymous.Namespaces
+}
+
+func (l *listenerConfig) checkMTLS(d *document, path string) {
+	if l.TLS == nil {
+		d.add(path+".callers.mtls", "wants tls on this listener: add tls: {cert_file: ..., key_file: ...}")
+	}
+	m := l.Callers.MTLS
+	if m.CAFile == "" {
+		d.add(path+".callers.mtls", "wants ca_file: the authority that signs the callers' certificates")
+	}
+	checkReadable(d, path+".callers.mtls.ca_file", m.CAFile)
+	if len(m.Names) == 0 {
+		d.add(path+".callers.mtls", "wants names: [{name: <pattern>, namespaces: [...]}] that say which certificates are let in")
+	}
+	for i, n := range m.Names {
+		if n.Name == "" {
+			d.add(fmt.Sprintf("%s.callers.mtls.names[%d]", path, i), `wants name: a pattern for a name in the certificate, "*" for any`)
+		}
+	}
+}
+
+// checkCredential is about what tokens of every kind have in common.
+func (l *listenerConfig) checkCredential(d *document, path, header string) {
+	if l.TLS == nil && !isLoopback(l.Address) {
+		d.add(path, "tokens would cross the network readable: add tls: {cert_file: ..., key_file: ...}, or listen on 127.0.0.1")
+	}
+	if header != strings.ToLower(header) {
+		d.add(path+".header", "gRPC headers are in lower case")
+	}
+}
+
+func (l *listenerConfig) checkJWT(d *document, path string) {
+	path += ".callers.jwt"
+	j := l.Callers.JWT
+	l.checkCredential(d, path, j.Header)
+	if j.Issuer == "" || j.Audience == "" {
+		d.add(path, "wants both: issuer and audience, as they stand in the tokens")
+	}
+	if (j.JWKSURL == "") == (j.JWKSFile == "") {
+		d.add(path, "wants one of jwks_url and jwks_file: where the issuer's public keys are")
+	}
+	if u, err := url.Parse(j.JWKSURL); j.JWKSURL != "" && (err != nil || u.Scheme != "https" && (u.Scheme != "http" || !isLoopback(u.Host+":0") && !isLoopback(u.Host))) {
+		d.add(path+".jwks_url", "wants an https URL: whoever changes the keys on their way lets anyone in")
+	}
+	checkReadable(d, path+".jwks_file", j.JWKSFile)
+	if (j.NamespacesClaim == "") == (j.Namespaces == nil) {
+		d.add(path, "wants one of namespaces_claim, the claim that lists a caller's namespaces, and namespaces, the same for all callers")
+	}
+}
+
+func (l *listenerConfig) checkTokens(d *document, path string) {
+	t := l.Callers.Token
+	l.checkCredential(d, path+".callers.token", t.Header)
+	if len(t.Tokens) == 0 {
+		d.add(path+".callers.token", "wants tokens: [{subject: ..., file: ..., namespaces: [...]}]")
+	}
+	for i, e := range t.Tokens {
+		at := fmt.Sprintf("%s.callers.token.tokens[%d]", path, i)
+		if e.Subject == "" || e.File == "" {
+			d.add(at, "wants both: subject, who the token stands for, and file, which holds it")
+		}
+		checkReadable(d, at+".file", e.File)
+	}
+}
+
+func (u *upstreamConfig) check(d *document, path string) {
+	if u.Address == "" {
+		d.add(path, "wants address: the Temporal frontend's host:port")
+	} else if !strings.Contains(u.Address, "://") {
+		checkAddress(d, path+".address", u.Address)
+	}
+	if t := u.TLS; t != nil {
+		checkPair(d, path+".tls", t.CertFile, t.KeyFile, false)
+		checkReadable(d, path+".tls.ca_file", t.CAFile)
+	}
+	if u.APIKeyFile != "" {
+		if u.TLS == nil {
+			d.add(path+".api_key_file", "an API key is never sent without TLS: add tls: {}")
+		}
+		checkReadable(d, path+".api_key_file", u.APIKeyFile)
+	}
+}
+
+func (p *policyConfig) check(d *document) {
+	checkReadable(d, "$.policy.file", p.File)
+	checkReadable(d, "$.policy.namespaces", p.Namespaces)
+	b := p.Bundle
+	if b == nil {
+		return
+	}
+	if p.File != "" || p.Namespaces != "" {
+		d.add("$.policy.bundle", "a bundle is the whole policy: remove file and namespaces, or the bundle")
+	}
+	if b.URL == "" {
+		d.add("$.policy.bundle", "wants url: where the bundle is")
+	}
+	checkReadable(d, "$.policy.bundle.token_file", b.TokenFile)
+	checkReadable(d, "$.policy.bundle.public_key_file", b.PublicKeyFile)
+}
+
+func (c *config) checkKeys(d *document) {
+	names := map[string]bool{}
+	for i, k := range c.Keys {
+		path := fmt.Sprintf("$.keys[%d]", i)
+		if k.Name == "" || k.Active == "" {
+			d.add(path, "wants both: name, and active, the URI of the key that seals")
+			continue
+		}
+		if names[k.Name] {
+			d.add(path+".name", "%q is the name of another key too: a key has one entry, with its earlier URIs under open_only", k.Name)
+		}
+		names[k.Name] = true
+		checkKeyURI(d, path+".active", k.Active)
+		for j, uri := range k.OpenOnly {
+			checkKeyURI(d, fmt.Sprintf("%s.open_only[%d]", path, j), uri)
+		}
+	}
+}
+
+func checkKeyURI(d *document, path, uri string) {
+	if scheme, _, ok := strings.Cut(uri, ":"); !ok || scheme != "local" && scheme != "awskms" {
+		d.add(path, "is no key URI: awskms://<key id, ARN or alias>?region=<region>, or local:<file>")
+	}
+}
+
+func checkPair(d *document, path, cert, key string, needed bool) {
+	if needed && (cert == "" || key == "") || (cert == "") != (key == "") {
+		d.add(path, "wants both: cert_file and key_file")
+	}
+	checkReadable(d, path+".cert_file", cert)
+	checkReadable(d, path+".key_file", key)
+}
+
+// checkReadable tells of a file that is not there, where the path is given at all.
+func checkReadable(d *document, path, file string) {
+	if file == "" {
+		return
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		var failed *fs.PathError
+		if errors.As(err, &failed) {
+			err = failed.Err
+		}
+		d.add(path, "%s cannot be read: %v", file, err)
+		return
+	}
+	_ = f.Close() // opened for reading only
+}
+
+func checkAddress(d *document, path, address string) bool {
+	_, port, err := net.SplitHostPort(address)
+	if err == nil {
+		_, err = net.LookupPort("tcp", port)
+	}
+	if err != nil {
+		d.add(path, "%q is no address: write host:port", address)
+	}
+	return err == nil
+}
