@@ -12,10 +12,14 @@ const (
 	maxPlaintext = 128 << 20
 	maxRatio     = 200
 	maxWindow    = 8 << 20
+	writerWindow = 1 << 20
 )
 
 var zstdEncoder = sync.OnceValue(func() *zstd.Encoder {
-	e, err := zstd.NewWriter(nil, zstd.WithEncoderCRC(false), zstd.WithWindowSize(maxWindow), zstd.WithEncoderConcurrency(4))
+	// Compression is asked for where a payload would not fit otherwise: base64 of something random has no repetition to
+	// find, but a quarter of it is air. A small window keeps the first use, and each further encoder, cheap.
+	e, err := zstd.NewWriter(nil, zstd.WithEncoderCRC(false), zstd.WithWindowSize(writerWindow), zstd.WithEncoderConcurrency(2),
+		zstd.WithAllLitEntropyCompression(true), zstd.WithLowerEncoderMem(true))
 	if err != nil {
 		panic("zstd encoder with constant options: " + err.Error())
 	}

@@ -1,6 +1,7 @@
 package crypto
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -508,26 +509,30 @@ func TestMadeUpNamespacesAreBounded(t *testing.T) {
 	})
 }
 
-func TestUnwrapsPerCallAreCapped(t *testing.T) {
+func TestUnwrapsPerMessageAreCapped(t *testing.T) {
 	k, p := ring(t)
 	carrier := seal(t, k, "payload")
-	s, _, err := ParsePayload(carrier)
+	sealed, _, err := ParsePayload(carrier)
 	if err != nil {
 		t.Fatal(err)
 	}
 	before := p.count()
-	ctx := LimitUnwraps(t.Context(), 10)
+	var run Run
 	kinds := map[Kind]int{}
-	for i := range 50 {
-		planted := append([]byte(nil), s.envelope...)
-		copy(planted[s.Header.size()-60:], fmt.Sprintf("planted %03d", i))
-		_, err := openIn(ctx, k, []byte(payloadOf(EncodingWhole, string(planted))), "ns")
+	for i := range 2 * maxUnwraps {
+		planted := bytes.Clone(sealed.envelope)
+		copy(planted[sealed.Header.size()-60:], fmt.Sprintf("planted %03d", i))
+		s, _, err := ParsePayload([]byte(payloadOf(EncodingWhole, string(planted))))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _, err = k.OpenNext(t.Context(), nil, &s, "ns", &run)
 		kinds[KindOf(err)]++
 	}
-	if p.count()-before != 10 || kinds[KindRejected] != 10 || kinds[KindUnavailable] != 40 {
-		t.Errorf("%d calls, answers %v; want 10 calls, 10 rejected, 40 told to come back", p.count()-before, kinds)
+	if n := p.count() - before; n != maxUnwraps || kinds[KindRejected] != maxUnwraps || kinds[KindUnavailable] != maxUnwraps {
+		t.Errorf("%d calls, answers %v; want %d calls, as many rejected, and as many told to come back", n, kinds, maxUnwraps)
 	}
-	if got, err := openIn(ctx, k, carrier, "ns"); err != nil || got != "payload" {
+	if got, _, err := k.OpenNext(t.Context(), nil, &sealed, "ns", &run); err != nil || string(got) != "payload" {
 		t.Errorf("a known data key: %q, %v", got, err)
 	}
 }

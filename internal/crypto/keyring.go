@@ -76,6 +76,7 @@ type Keyring struct {
 	mu          sync.Mutex
 	unconfirmed *simplelru.LRU[slotKey, *slot]
 	keks        map[string]*kek // by URI
+	former      []*kek          // that a URI meant before
 	unresolved  *lru.Cache[string, refusal]
 
 	base context.Context // ends with Close
@@ -133,8 +134,8 @@ func (o *KeyringOptions) setDefaults() {
 }
 
 // Reload takes over other keys, grants and revoked data keys, with nothing lost on the way: where the active key
-// changed, the working data key goes on until its successor under the new one is there. If an active key does not
-// answer, everything stays as it was.
+// changed, or an alias names another key now, the working data key goes on until its successor is there. If a new
+// active key does not answer, everything stays as it was.
 func (k *Keyring) Reload(ctx context.Context, keys []KeyConfig, grants []Grant, revokedDataKeys [][32]byte) error {
 	opt := k.opt
 	opt.Keys, opt.Grants, opt.RevokedDataKeys = keys, grants, revokedDataKeys
@@ -154,7 +155,7 @@ func (k *Keyring) Reload(ctx context.Context, keys []KeyConfig, grants []Grant, 
 		defer k.mu.Unlock()
 		if !ok {
 			k.slots.Delete(key)
-		} else if s := sl.current.Load(); s != nil && s.dk.kek.URI() != fillIn(e.Active, named) {
+		} else if s := sl.current.Load(); s != nil && s.dk.kek != k.keks[fillIn(e.Active, named)] {
 			sl.renewAt, sl.retryAt = k.now(), time.Time{}
 		}
 		return true
@@ -162,15 +163,18 @@ func (k *Keyring) Reload(ctx context.Context, keys []KeyConfig, grants []Grant, 
 	return nil
 }
 
-// openAll opens the keys that need no name from a policy to be known.
+// openAll opens the keys that need no name from a policy to be known. Those that are open already are looked up again,
+// since an alias may have moved; if that fails for the moment they stay.
 func (k *Keyring) openAll(ctx context.Context, t *keyTable) error {
+	ctx, cancel := k.within(ctx)
+	defer cancel()
 	var errs []error
 	for i, e := range t.entries {
 		for _, uri := range e.uris() {
 			if e.wildcard && strings.Contains(uri, star) {
 				continue
 			}
-			_, err := k.kekOf(ctx, uri)
+			err := k.reopen(ctx, uri)
 			switch {
 			case err == nil:
 			case uri == e.Active:
@@ -181,6 +185,44 @@ func (k *Keyring) openAll(ctx context.Context, t *keyTable) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+func (k *Keyring) reopen(ctx context.Context, uri string) error {
+	k.mu.Lock()
+	kk := k.keks[uri]
+	k.mu.Unlock()
+	if kk == nil {
+		_, err := k.kekOf(ctx, uri)
+		return err
+	}
+	p, err := k.openKey(ctx, uri)
+	switch {
+	case KindOf(err) == KindUnavailable:
+		return nil
+	case err != nil:
+		return err
+	case p.Ref() != kk.ref:
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		k.keks[uri] = newKEK(p, k.now())
+		k.former = append(k.former, kk) // data keys from it are in use still
+	}
+	return nil
+}
+
+// openKey asks a provider for a key. That may take several calls, and longer than one does: it may need credentials.
+func (k *Keyring) openKey(ctx context.Context, uri string) (p Provider, err error) {
+	err = k.limited(ctx, "open key", KeyContext{}, k.opt.MaxWait, func(ctx context.Context) (err error) {
+		p, err = k.opt.Open(ctx, uri)
+		if err != nil && KindOf(err) == KindUnknown && ctx.Err() == nil {
+			err = &Error{Kind: KindNotConfigured, Op: "open key", Err: err}
+		}
+		return err
+	})
+	if KindOf(err) == KindDenied {
+		err = &Error{Kind: KindRevoked, Op: "open key", Err: err}
+	}
+	return p, err
 }
 
 // kekOf gives the key encryption key for a URI, opening it when it is needed first.
@@ -203,16 +245,8 @@ func (k *Keyring) kekOf(ctx context.Context, uri string) (*kek, error) {
 		if kk != nil {
 			return kk, nil
 		}
-		var p Provider
-		// Several calls, to get credentials as well: they may take longer than one does.
-		err := k.limited(ctx, "open key", KeyContext{}, k.opt.MaxWait, func(ctx context.Context) (err error) {
-			p, err = k.opt.Open(ctx, uri)
-			return err
-		})
+		p, err := k.openKey(ctx, uri)
 		if err != nil {
-			if KindOf(err) == KindDenied {
-				err = &Error{Kind: KindRevoked, Op: "open key", Err: err}
-			}
 			if KindOf(err) != KindUnavailable {
 				k.unresolved.Add(uri, refusal{err: err, until: k.now().Add(refusalLife)})
 			}
@@ -291,7 +325,7 @@ func (k *Keyring) tick() {
 // mistaken for one that does not answer.
 func (k *Keyring) watch(now time.Time) {
 	k.mu.Lock()
-	keks := slices.Collect(maps.Values(k.keks))
+	keks := slices.AppendSeq(slices.Clone(k.former), maps.Values(k.keks))
 	k.mu.Unlock()
 	for _, kk := range keks {
 		interval := k.opt.ProbeInterval

@@ -232,6 +232,43 @@ func TestReload(t *testing.T) {
 	})
 }
 
+// TestAliasThatMoved: the same URI means another key after a reload.
+func TestAliasThatMoved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		old, fresh := newScripted("test:default"), newScripted("test:default")
+		fresh.ref = NewKEKRef("test", "fresh")
+		alias := store{"test:default": old, "test:old": old}
+		k := newKeyring(t, KeyringOptions{Keys: defaultKeys(), Open: alias.open})
+		k.Confirm("ns")
+		carrier := seal(t, k, "payload")
+		alias["test:default"] = fresh
+		keys := []KeyConfig{{Name: "default", Active: "test:default", OpenOnly: []string{"test:old"}}}
+		if err := k.Reload(t.Context(), keys, nil, nil); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(waitForTick)
+		if s, hit, err := k.Sealer(t.Context(), "ns", "default"); err != nil || !hit || s.header.KEK != fresh.ref {
+			t.Errorf("hit %v, error %v; want it sealed under the key that the alias names now", hit, err)
+		}
+		if got, err := open(k, carrier, "ns"); err != nil || got != "payload" {
+			t.Errorf("%q, %v", got, err)
+		}
+		forget(k)
+		if got, err := open(k, carrier, "ns"); err != nil || got != "payload" {
+			t.Errorf("cold: %q, %v", got, err)
+		}
+		old.answer(apiError(KindRevoked, "DisabledException"))
+		fresh.answer(errors.New("no answer"))
+		time.Sleep(70 * time.Second)
+		if _, err := open(k, carrier, "ns"); err == nil {
+			t.Error("the former key was disabled, which nobody noticed")
+		}
+		if err := k.Reload(t.Context(), keys, []Grant{{From: "a", To: "b"}}, nil); err != nil {
+			t.Errorf("a reload while the key service does not answer: %v", err)
+		}
+	})
+}
+
 func TestRevokedDataKeys(t *testing.T) {
 	p := newScripted("test:default")
 	open1 := store{p.uri: p}.open

@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"strings"
-	"sync/atomic"
 	"time"
 )
 
@@ -20,7 +19,14 @@ func (k *Keyring) Open(ctx context.Context, dst []byte, s *Sealed, namespace str
 // Run is a run of envelopes that are opened one after the other, as those of one message are. They mostly share their
 // header, so what the last one needed is tried first, before any cache. The zero value is ready; it is not safe for
 // concurrent use and must not outlive the message.
-type Run struct{ last *opener }
+type Run struct {
+	last    *opener
+	unwraps int
+}
+
+// maxUnwraps is how many envelopes of one run are taken to a key service: a message can hold any number of envelopes
+// that somebody made up. What was unwrapped stays in memory, so the next try gets further.
+const maxUnwraps = 256
 
 // OpenNext is Open for an envelope in a run.
 func (k *Keyring) OpenNext(ctx context.Context, dst []byte, s *Sealed, namespace string, run *Run) (out []byte, hit bool, err error) {
@@ -39,7 +45,7 @@ func (k *Keyring) OpenNext(ctx context.Context, dst []byte, s *Sealed, namespace
 		out, err = openWith(op.aead, dst, s)
 		return out, true, err
 	}
-	dk, hit, err := k.dataKeyOf(ctx, &s.Header, namespace)
+	dk, hit, err := k.dataKeyOf(ctx, &s.Header, namespace, run)
 	if err != nil {
 		return dst, false, err
 	}
@@ -58,7 +64,7 @@ func (k *Keyring) OpenNext(ctx context.Context, dst []byte, s *Sealed, namespace
 }
 
 // dataKeyOf gives the data key that an envelope names, from memory or from the key service.
-func (k *Keyring) dataKeyOf(ctx context.Context, header *Header, namespace string) (dk *dataKey, hit bool, err error) {
+func (k *Keyring) dataKeyOf(ctx context.Context, header *Header, namespace string, run *Run) (dk *dataKey, hit bool, err error) {
 	table := k.table.Load()
 	// The flight and its error outlive the message that the header may alias.
 	h := &Header{Key: strings.Clone(header.Key), Namespace: strings.Clone(header.Namespace), KEK: header.KEK,
@@ -77,7 +83,7 @@ func (k *Keyring) dataKeyOf(ctx context.Context, header *Header, namespace strin
 	if !ok {
 		return nil, false, fail(KindNotConfigured, "open", "no entry of `keys` in the configuration has this name and serves this namespace").in(h.Key, h.Namespace)
 	}
-	if err := k.mayAsk(ctx, h, namespace); err != nil {
+	if err := k.mayAsk(h, namespace, run); err != nil {
 		return nil, false, err
 	}
 	wait := k.opt.MaxWait
@@ -171,21 +177,13 @@ func (k *Keyring) blame(ctx context.Context, kk *kek, kc KeyContext, err error) 
 	return fail(KindRejected, "open", "the key service refuses this envelope's wrapped key: it was made elsewhere, or the proxy's permissions do not cover it: %w", err).in(kc.Key, kc.Namespace)
 }
 
-type unwrapBudget struct{}
-
-// LimitUnwraps gives a context under which at most n envelopes are taken to a key service: one call's answer can hold
-// any number of envelopes that somebody made up. What was unwrapped stays in memory, so the next try gets further.
-func LimitUnwraps(ctx context.Context, n int) context.Context {
-	left := new(atomic.Int64)
-	left.Store(int64(n))
-	return context.WithValue(ctx, unwrapBudget{}, left)
-}
-
 // mayAsk checks what limits calls to the key service.
-func (k *Keyring) mayAsk(ctx context.Context, h *Header, namespace string) error {
-	if left, ok := ctx.Value(unwrapBudget{}).(*atomic.Int64); ok && left.Add(-1) < 0 {
-		return fail(KindUnavailable, "open", "one call met more unknown data keys than it may have unwrapped; try again, those before this one are known by then").in(h.Key, h.Namespace)
+func (k *Keyring) mayAsk(h *Header, namespace string, run *Run) error {
+	if run.unwraps == maxUnwraps {
+		return fail(KindUnavailable, "open", "one message holds more than %d unknown data keys; try again, those before this one are known by then",
+			maxUnwraps).in(h.Key, h.Namespace)
 	}
+	run.unwraps++
 	if _, ok := k.confirmed.Load(namespace); !ok && !k.tokens.AllowN(k.now(), 1) {
 		return tooManyUnconfirmed("open", h.Key, h.Namespace)
 	}

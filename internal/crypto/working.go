@@ -114,6 +114,12 @@ func (k *Keyring) Confirm(namespace string) {
 	}
 }
 
+// Confirmed tells whether a namespace is known to exist; see Confirm.
+func (k *Keyring) Confirmed(namespace string) bool {
+	_, ok := k.confirmed.Load(namespace)
+	return ok
+}
+
 // Ready makes sure that a default key is at hand that seals, and unwraps what it sealed, before a task is asked for:
 // the result of a task that nobody can seal would be lost.
 func (k *Keyring) Ready(ctx context.Context, namespace string) error {
