@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -49,7 +50,7 @@ func Create(path string, now time.Time) error {
 }
 
 // Rotate adds a fresh key to a key file: it wraps from now on, the earlier ones still unwrap. Proxies that run with the
-// file must read it again before they can open what others seal with the new key.
+// file notice by themselves.
 func Rotate(path string, now time.Time) error {
 	// One rotation at a time: the second of two would drop the first one's key.
 	lock := path + ".lock"
@@ -60,7 +61,7 @@ func Rotate(path string, now time.Time) error {
 		return err
 	}
 	defer os.Remove(lock)
-	f, err := read(path)
+	f, _, err := read(path)
 	if err != nil {
 		return err
 	}
@@ -115,32 +116,30 @@ func syncFolder(path string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-func read(path string) (keyFile, error) {
+func read(path string) (f keyFile, info fs.FileInfo, err error) {
 	file, err := os.Open(path)
 	if err != nil {
-		return keyFile{}, err
+		return f, nil, err
 	}
 	defer file.Close()
-	info, err := file.Stat()
-	if err != nil {
-		return keyFile{}, err
+	if info, err = file.Stat(); err != nil {
+		return f, nil, err
 	}
 	switch {
 	case !info.Mode().IsRegular() || info.Size() > maxSize:
-		return keyFile{}, fmt.Errorf("%s is no key file", path)
+		return f, nil, fmt.Errorf("%s is no key file", path)
 	case info.Mode().Perm()&forOthers != 0:
-		return keyFile{}, fmt.Errorf("%s can be read by others (mode %#o); run: chmod 600 %s", path, info.Mode().Perm(), path)
+		return f, nil, fmt.Errorf("%s can be read by others (mode %#o); run: chmod 600 %s", path, info.Mode().Perm(), path)
 	}
 	content := make([]byte, info.Size())
 	defer clear(content)
-	if _, err := file.ReadAt(content, 0); err != nil && len(content) > 0 {
-		return keyFile{}, err
+	if _, err := io.ReadFull(file, content); err != nil {
+		return f, nil, err
 	}
-	f, err := parse(content)
-	if err != nil {
-		return keyFile{}, fmt.Errorf("%s: %w", path, err)
+	if f, err = parse(content); err != nil {
+		return f, nil, fmt.Errorf("%s: %w", path, err)
 	}
-	return f, nil
+	return f, info, nil
 }
 
 // parse reads what encode writes. Its errors name lines, never what stands in them.

@@ -24,8 +24,10 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"os"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 )
@@ -38,10 +40,15 @@ const (
 	wrappedSize = 12 + dataKeySize + 16
 )
 
-// Provider is an opened key file. Later changes to the file are not seen: open it again.
+// Provider is an opened key file. A rotation of the file is noticed when a data key is made, and when one can't be
+// unwrapped; if the file can't be read then, the keys that were in it go on.
 type Provider struct {
-	uri  string
-	ref  crypto.KEKRef
+	uri, path string
+	id        string
+	ref       crypto.KEKRef
+
+	mu   sync.Mutex
+	seen fs.FileInfo
 	keys []wrapper // the last one wraps
 }
 
@@ -62,23 +69,52 @@ func Open(_ context.Context, uri string) (crypto.Provider, error) {
 	if err != nil {
 		return nil, &crypto.Error{Kind: crypto.KindNotConfigured, Op: "open key file", Err: err}
 	}
-	f, err := read(path)
+	f, info, err := read(path)
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			err = fmt.Errorf("%w; make it once with: proxy keys new %s", err, path)
 		}
 		return nil, &crypto.Error{Kind: crypto.KindNotConfigured, Op: "open key file", Err: err}
 	}
-	p := &Provider{uri: uri, ref: crypto.NewKEKRef(Scheme, f.id)}
+	p := &Provider{uri: uri, path: path, id: f.id, ref: crypto.NewKEKRef(Scheme, f.id), seen: info}
+	if p.keys, err = wrappers(f); err != nil {
+		return nil, &crypto.Error{Kind: crypto.KindNotConfigured, Op: "open key file", Err: fmt.Errorf("%s: %w", path, err)}
+	}
+	return p, nil
+}
+
+func wrappers(f keyFile) (all []wrapper, err error) {
 	for _, k := range f.keys {
 		w, err := newWrapper(k.secret)
 		clear(k.secret)
 		if err != nil {
-			return nil, &crypto.Error{Kind: crypto.KindNotConfigured, Op: "open key file", Err: fmt.Errorf("%s: key %s: %w", path, k.name, err)}
+			return nil, fmt.Errorf("key %s: %w", k.name, err)
 		}
-		p.keys = append(p.keys, w)
+		all = append(all, w)
 	}
-	return p, nil
+	return all, nil
+}
+
+// current gives the keys in the file as it is now. A file with another id is another key, and no rotation of this one.
+func (p *Provider) current() []wrapper {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	info, err := os.Stat(p.path)
+	if err != nil || os.SameFile(info, p.seen) && info.ModTime().Equal(p.seen.ModTime()) {
+		return p.keys
+	}
+	if f, info, err := read(p.path); err == nil && f.id == p.id {
+		if keys, err := wrappers(f); err == nil {
+			p.keys, p.seen = keys, info
+		}
+	}
+	return p.keys
+}
+
+func (p *Provider) loaded() []wrapper {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.keys
 }
 
 // newWrapper uses GCM with nonces drawn by the cryptographic module itself: the same bytes, and approved for FIPS 140.
@@ -101,21 +137,33 @@ func (p *Provider) URI() string { return p.uri }
 func (p *Provider) GenerateDataKey(_ context.Context, kc crypto.KeyContext) (plain, wrapped []byte, err error) {
 	plain = make([]byte, dataKeySize)
 	rand.Read(plain)
-	return plain, p.keys[len(p.keys)-1].gcm.Seal(nil, nil, plain, associatedData(kc)), nil
+	keys := p.current()
+	return plain, keys[len(keys)-1].gcm.Seal(nil, nil, plain, associatedData(kc)), nil
 }
 
 // UnwrapDataKey tries the file's keys, latest first: there are few, and a wrong one fails its tag.
 func (p *Provider) UnwrapDataKey(_ context.Context, wrapped []byte, kc crypto.KeyContext) ([]byte, error) {
 	aad := associatedData(kc)
-	if len(wrapped) == wrappedSize {
-		for _, w := range slices.Backward(p.keys) {
-			if plain, err := w.gcm.Open(nil, nil, wrapped, aad); err == nil {
-				return plain, nil
-			}
-		}
+	if plain, ok := unwrap(p.loaded(), wrapped, aad); ok {
+		return plain, nil
+	}
+	if plain, ok := unwrap(p.current(), wrapped, aad); ok {
+		return plain, nil
 	}
 	return nil, &crypto.Error{Kind: crypto.KindRejected, Op: "unwrap data key", Key: kc.Key, Namespace: kc.Namespace,
 		Err: fmt.Errorf("no key in %s opens it: it was wrapped elsewhere, for another namespace or key name, or changed", p.uri)}
+}
+
+func unwrap(keys []wrapper, wrapped, aad []byte) ([]byte, bool) {
+	if len(wrapped) != wrappedSize {
+		return nil, false
+	}
+	for _, w := range slices.Backward(keys) {
+		if plain, err := w.gcm.Open(nil, nil, wrapped, aad); err == nil {
+			return plain, true
+		}
+	}
+	return nil, false
 }
 
 // associatedData writes the encryption context unambiguously: sorted, each string after its length.

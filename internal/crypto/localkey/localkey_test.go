@@ -93,8 +93,19 @@ func TestRotateKeepsTheReferenceAndOldKeys(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := before.UnwrapDataKey(t.Context(), fresh, kc); err == nil {
+	aad := associatedData(kc)
+	if _, ok := unwrap(after.(*Provider).loaded()[:1], fresh, aad); ok {
 		t.Error("the earlier key unwraps what came after the rotation: it still wraps")
+	}
+	if _, err := before.UnwrapDataKey(t.Context(), fresh, kc); err != nil {
+		t.Errorf("a proxy that was running during the rotation: %v", err)
+	}
+	_, next, err := before.GenerateDataKey(t.Context(), kc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := unwrap(after.(*Provider).loaded()[1:], next, aad); !ok {
+		t.Error("a proxy that was running during the rotation still wraps with the earlier key")
 	}
 	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("mode %v after rotation, error %v; want 0600", info.Mode(), err)
@@ -102,6 +113,45 @@ func TestRotateKeepsTheReferenceAndOldKeys(t *testing.T) {
 	if left, _ := filepath.Glob(path + ".*"); len(left) != 0 {
 		t.Errorf("rotation left %v behind", left)
 	}
+}
+
+// TestFileGoneOrReplaced: what was read once goes on, and a file with another id is not taken for a rotation.
+func TestFileGoneOrReplaced(t *testing.T) {
+	path := newFile(t)
+	p := open(t, path)
+	_, wrapped, err := p.GenerateDataKey(t.Context(), kc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	works := func(name string) {
+		t.Helper()
+		if _, err := p.UnwrapDataKey(t.Context(), wrapped, kc); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		_, fresh, err := p.GenerateDataKey(t.Context(), kc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, ok := unwrap(p.(*Provider).loaded(), fresh, associatedData(kc)); !ok || len(p.(*Provider).loaded()) != 1 {
+			t.Errorf("%s: the keys are others now", name)
+		}
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	works("gone")
+	if err := Create(path, now); err != nil {
+		t.Fatal(err)
+	}
+	other := open(t, path)
+	works("replaced")
+	if _, err := other.UnwrapDataKey(t.Context(), wrapped, kc); err == nil {
+		t.Error("another file unwraps it")
+	}
+	if err := os.WriteFile(path, []byte("rubbish"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	works("overwritten")
 }
 
 func TestRotateOneAtATime(t *testing.T) {
