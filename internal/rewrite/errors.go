@@ -20,12 +20,14 @@ const (
 	KindPolicy
 	// KindSealing: no key could be had; nothing was forwarded.
 	KindSealing
+	// KindTooLarge: sealed, it is larger than the server takes, and it was not in clear.
+	KindTooLarge
 	// KindOpening: a sealed value could not be opened. Err's crypto.Kind tells whether later may be better.
 	KindOpening
 )
 
 var kindNames = [...]string{KindMalformed: "malformed", KindUnknownField: "unknown field", KindDenied: "denied",
-	KindPolicy: "policy", KindSealing: "sealing", KindOpening: "opening"}
+	KindPolicy: "policy", KindSealing: "sealing", KindTooLarge: "too large", KindOpening: "opening"}
 
 // String names the kind for metric labels.
 func (k Kind) String() string {

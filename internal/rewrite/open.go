@@ -174,7 +174,7 @@ func (c *Call) openDecided(ctx context.Context, task bool) (out []byte, err erro
 	if len(c.edits) == 0 {
 		return c.walk.buf, nil
 	}
-	if c.outs[1], err = c.splice(c.outs[1]); err != nil {
+	if c.outs[1], err = c.splice(c.outs[1], c.measure()); err != nil {
 		return nil, c.fail(KindOpening, "", err)
 	}
 	return c.outs[1], nil

@@ -48,6 +48,7 @@ func newRewriter(t testing.TB, rego string) *Rewriter {
 		t.Fatal(err)
 	}
 	t.Cleanup(keys.Close)
+	keys.Confirm(testNamespace) // as after the first answer of the upstream
 	engine, err := policy.NewEngine(ctx, policy.Options{Shipped: []byte(rego), KeyRank: keys.Rank, DefaultKey: keys.DefaultKey, Log: quiet})
 	if err != nil {
 		t.Fatal(err)

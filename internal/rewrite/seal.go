@@ -66,99 +66,103 @@ func (c *Call) decideRequest(ctx context.Context) (err error) {
 			c.facts(s)
 			scope, na = s.scope, s.f.na
 		}
-		p, err := c.decideSlot(ctx, s)
-		if err != nil {
+		c.plans = append(c.plans, sealing{slot: int32(i)})
+		p := &c.plans[len(c.plans)-1]
+		if err := c.decideSlot(ctx, s, p); err != nil {
 			return err
 		}
 		if p.action == policy.Pass {
 			c.request.Passed++
-			continue
+			c.plans = c.plans[:len(c.plans)-1]
 		}
-		p.slot = int32(i)
-		c.plans = append(c.plans, p)
 	}
 	return nil
 }
 
 // decideSlot asks the policy about one slot of a request and applies the
 // rules that no policy can change: what bears our mark never passes.
-func (c *Call) decideSlot(ctx context.Context, s *slot) (p sealing, err error) {
-	pass := sealing{action: policy.Pass}
+func (c *Call) decideSlot(ctx context.Context, s *slot, p *sealing) (err error) {
+	p.action = policy.Pass
 	value := c.content(s)
 	var h head
 	marked := false
 	switch s.site {
 	case siteNexus: // decided about once it is a Temporal failure
-		return sealing{action: policy.Seal}, nil
+		p.action = policy.Seal
+		return nil
 	case siteText, siteReason:
 		if len(value) == 0 {
-			return pass, nil
+			return nil
 		}
 		h.data = value
 		marked = crypto.MarkedText(value)
 	case siteFailure:
 		if !c.hasTexts(s) {
-			return pass, nil
+			return nil
 		}
 		marked = c.markedFailure(s)
 	default:
 		if h, marked, err = readHead(value); err != nil {
-			return p, c.fail(KindMalformed, s.f.path, fmt.Errorf("the bytes are not a Payload: %w", err))
+			return c.fail(KindMalformed, s.f.path, fmt.Errorf("the bytes are not a Payload: %w", err))
 		}
 		if s.memo && h.deletes() && !marked {
-			return pass, nil
+			return nil
 		}
 	}
-	if s.site == siteExempt || (s.site == siteAsk || s.site == siteReason) && marked {
-		if marked {
-			return p, c.fail(KindDenied, s.f.path, errors.New("a sealed value is not accepted in a field that stays readable"))
-		}
-		return pass, nil
+	if marked && (s.site == siteExempt || s.site == siteAsk || s.site == siteReason) {
+		return c.fail(KindDenied, s.f.path, errors.New("a sealed value is not accepted in a field that stays readable"))
 	}
-	v, err := c.decide(ctx, policy.Request, s, h)
-	if err != nil {
-		return p, err
+	if s.site == siteExempt {
+		return nil
 	}
-	return c.judge(ctx, s, v, value, marked)
+	if p.verdict, err = c.decide(ctx, policy.Request, s, h); err != nil {
+		return err
+	}
+	return c.judge(ctx, s, p, value, marked)
 }
 
-func (c *Call) judge(ctx context.Context, s *slot, v policy.Verdict, value []byte, marked bool) (sealing, error) {
+// judge makes the plan of a verdict.
+func (c *Call) judge(ctx context.Context, s *slot, p *sealing, value []byte, marked bool) error {
+	v := &p.verdict
 	switch v.Action {
 	case policy.Deny:
-		return sealing{}, c.fail(KindDenied, s.f.path, &DeniedError{Reason: v.Reason})
+		return c.fail(KindDenied, s.f.path, &DeniedError{Reason: v.Reason})
 	case policy.Pass:
 		if marked { // a stolen ciphertext must not come back as clear text
-			return c.sealMarked(s)
+			return c.sealMarked(s, p)
 		}
-		return sealing{action: policy.Pass}, nil
+		return nil
 	case policy.Redact:
 		if s.site == siteReason {
-			return sealing{action: policy.Redact, verdict: v}, nil
+			p.action = policy.Redact
+			return nil
 		}
 	case policy.Accept:
 		if s.site == sitePayload && c.acceptable(ctx, value) {
-			return sealing{action: policy.Pass}, nil
+			return nil
 		}
 		v.Action = policy.Seal
 	}
 	if v.Action != policy.Seal || s.site == siteAsk || s.site == siteReason {
-		return sealing{}, c.fail(KindPolicy, s.f.path, fmt.Errorf("the verdict %s is not one for a %s in a request", v.Action, s.f.kind))
+		return c.fail(KindPolicy, s.f.path, fmt.Errorf("the verdict %s is not one for a %s in a request", v.Action, s.f.kind))
 	}
 	if marked {
 		v.Fields, v.Clear = nil, nil // sealed whole, so that opening takes off one layer
 	}
-	return sealing{action: policy.Seal, verdict: v}, nil
+	p.action = policy.Seal
+	return nil
 }
 
 // sealMarked seals a payload that a policy would let pass, but that bears our
 // mark, with the namespace's default key.
-func (c *Call) sealMarked(s *slot) (sealing, error) {
+func (c *Call) sealMarked(s *slot, p *sealing) error {
 	key, ok := c.r.keys.DefaultKey(c.namespace)
 	if !ok {
-		return sealing{}, c.fail(KindDenied, s.f.path, fmt.Errorf("a value that bears the mark of a sealed one can only be sealed "+
+		return c.fail(KindDenied, s.f.path, fmt.Errorf("a value that bears the mark of a sealed one can only be sealed "+
 			"once more, and no key serves the namespace %q", c.namespace))
 	}
-	return sealing{action: policy.Seal, verdict: policy.Verdict{Action: policy.Seal, Key: key}}, nil
+	p.action, p.verdict = policy.Seal, policy.Verdict{Action: policy.Seal, Key: key}
+	return nil
 }
 
 // acceptable tells whether a worker sealed a payload itself, for this
@@ -202,7 +206,32 @@ func (c *Call) sealPlanned(ctx context.Context) (out []byte, err error) {
 	}
 	ctx, traced := c.span(ctx, "payload.seal")
 	defer func() { c.end(traced, err, &c.request) }()
+	if err := c.planEdits(ctx); err != nil {
+		return nil, err
+	}
+	if len(c.edits) == 0 {
+		return c.walk.buf, nil
+	}
+	growth := c.measure()
+	if c.compressWhatCrosses(growth) {
+		if err := c.planEdits(ctx); err != nil {
+			return nil, err
+		}
+		growth = c.measure()
+		if err := c.tooLarge(growth); err != nil {
+			return nil, err
+		}
+	}
+	if c.outs[0], err = c.splice(c.outs[0], growth); err != nil {
+		return nil, c.fail(KindSealing, "", err)
+	}
+	return c.outs[0], nil
+}
+
+// planEdits fills c.edits with what the planned slots become.
+func (c *Call) planEdits(ctx context.Context) (err error) {
 	c.edits, c.arena = c.edits[:0], c.arena[:0]
+	c.request.Payloads, c.request.Bytes = 0, 0
 	var sealer *crypto.Sealer
 	last := ""
 	for i := range c.plans {
@@ -214,29 +243,23 @@ func (c *Call) sealPlanned(ctx context.Context) (out []byte, err error) {
 		}
 		if s.site == siteNexus {
 			if err := c.sealNexusFailure(ctx, s); err != nil {
-				return nil, c.asError(KindMalformed, s.f.path, err)
+				return c.asError(KindMalformed, s.f.path, err)
 			}
 			continue
 		}
 		hit := true
 		if sealer == nil || p.verdict.Key != last {
 			if sealer, hit, err = c.r.keys.Sealer(ctx, c.namespace, p.verdict.Key); err != nil {
-				return nil, c.fail(KindSealing, s.f.path, err)
+				return c.fail(KindSealing, s.f.path, err)
 			}
 			last = p.verdict.Key
 		}
 		c.request.used(p.verdict.Key, len(c.content(s)), hit)
 		if err := c.seal(sealer, s, p); err != nil {
-			return nil, c.fail(KindSealing, s.f.path, err)
+			return c.fail(KindSealing, s.f.path, err)
 		}
 	}
-	if len(c.edits) == 0 {
-		return c.walk.buf, nil
-	}
-	if c.outs[0], err = c.splice(c.outs[0]); err != nil {
-		return nil, c.fail(KindSealing, "", err)
-	}
-	return c.outs[0], nil
+	return nil
 }
 
 const redactedReason = "[redacted]"

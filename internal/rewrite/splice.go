@@ -27,9 +27,9 @@ func (e *edit) size() int32 {
 }
 
 // splice writes the message with all edits made and the lengths around them
-// put right. Every other byte is copied. It uses dst's room if there is
-// enough.
-func (c *Call) splice(dst []byte) ([]byte, error) {
+// put right; growth is what measure gave. Every other byte is copied. It uses
+// dst's room if there is enough.
+func (c *Call) splice(dst []byte, growth int) ([]byte, error) {
 	w := &c.walk
 	// The walk finds things in order, but for the texts of failures. Insertions at one place belong to the inner message first.
 	if len(w.failures) > 0 {
@@ -37,7 +37,7 @@ func (c *Call) splice(dst []byte) ([]byte, error) {
 			return cmp.Or(cmp.Compare(a.at.from, b.at.from), -cmp.Compare(a.box, b.box))
 		})
 	}
-	out := slices.Grow(dst[:0], len(w.buf)+c.measure())
+	out := slices.Grow(dst[:0], len(w.buf)+growth)
 	cursor, next := int32(0), 0
 	for i := range c.edits {
 		e := &c.edits[i]
@@ -68,6 +68,9 @@ func (c *Call) splice(dst []byte) ([]byte, error) {
 // measure finds by how much each box grows and gives the growth of the whole.
 func (c *Call) measure() int {
 	boxes := c.walk.boxes
+	for i := range boxes {
+		boxes[i].delta, boxes[i].dirty = 0, false
+	}
 	total := int32(0)
 	grow := func(box, delta int32) {
 		if box < 0 {

@@ -1,0 +1,59 @@
+package rewrite
+
+import "fmt"
+
+// Sizes that Temporal accepts where nobody configured others: a message, and
+// a field in it such as a list of payloads or a memo
+// (docs.temporal.io/cloud/limits and the server's limit.blobSize.error).
+const (
+	maxMessage = 4 << 20
+	maxField   = 2 << 20
+)
+
+// crosses tells whether a field fits the limit in clear and not when sealed.
+func (b *box) crosses() bool {
+	plain := b.end - b.start
+	return plain <= maxField && plain+b.delta > maxField
+}
+
+// compressWhatCrosses marks the slots that make a field, or the message, go
+// over a limit which the clear one kept; it tells whether there are any. The
+// server would terminate a workflow for what passes without the proxy.
+func (c *Call) compressWhatCrosses(growth int) bool {
+	whole := len(c.walk.buf) <= maxMessage && len(c.walk.buf)+growth > maxMessage
+	found := false
+	for i := range c.plans {
+		p := &c.plans[i]
+		if whole || c.withinCrossing(c.walk.slots[p.slot].box) {
+			p.verdict.Compress, found = true, true
+		}
+	}
+	return found
+}
+
+func (c *Call) withinCrossing(i int32) bool {
+	for ; i >= 0; i = c.walk.boxes[i].parent {
+		if c.walk.boxes[i].crosses() {
+			return true
+		}
+	}
+	return false
+}
+
+// tooLarge is the error for what does not fit even when it is compressed.
+func (c *Call) tooLarge(growth int) error {
+	if plain := len(c.walk.buf); plain <= maxMessage && plain+growth > maxMessage {
+		return c.fail(KindTooLarge, "", fmt.Errorf("the message has %d bytes in clear and %d sealed and compressed, and the server takes %d; "+
+			"send less at once", plain, plain+growth, maxMessage))
+	}
+	for i := range c.plans {
+		s := &c.walk.slots[c.plans[i].slot]
+		for j := s.box; j >= 0; j = c.walk.boxes[j].parent {
+			if b := &c.walk.boxes[j]; b.crosses() {
+				return c.fail(KindTooLarge, s.f.path, fmt.Errorf("the field has %d bytes in clear and %d sealed and compressed, and the server takes %d; "+
+					"make the payload smaller", b.end-b.start, b.end-b.start+b.delta, maxField))
+			}
+		}
+	}
+	return nil
+}
