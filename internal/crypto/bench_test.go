@@ -70,3 +70,47 @@ func BenchmarkOpen(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkSealer takes the working sealer from many goroutines at once, as every call does.
+func BenchmarkSealer(b *testing.B) {
+	k, _ := ring(b)
+	sealer(b, k, "ns", "default")
+	b.ReportAllocs()
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			if _, hit, err := k.Sealer(b.Context(), "ns", "default"); err != nil || !hit {
+				b.Fatal(hit, err)
+			}
+		}
+	})
+}
+
+// BenchmarkColdSalts opens a history of 1,000 payloads that 333 processes sealed, so that each third needs a payload key
+// of its own to be derived.
+func BenchmarkColdSalts(b *testing.B) {
+	k, _ := ring(b)
+	s := sealer(b, k, "ns", "default")
+	var carriers [][]byte
+	for range 333 {
+		s.salts.current.Store(nil)
+		for range 3 {
+			carriers = append(carriers, seal(b, k, "payload"))
+		}
+	}
+	dst := make([]byte, 0, 64)
+	b.ReportAllocs()
+	for b.Loop() {
+		for _, shard := range k.opened.openers {
+			shard.Purge()
+		}
+		for _, c := range carriers {
+			sealed, _, err := ParsePayload(c)
+			if err == nil {
+				_, _, err = k.Open(context.Background(), dst, &sealed, "ns")
+			}
+			if err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+}
