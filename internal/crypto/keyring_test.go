@@ -1,6 +1,7 @@
 package crypto
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"log/slog"
@@ -277,6 +278,17 @@ func TestRevokedDataKeys(t *testing.T) {
 	id := sealer(t, writer, "ns", "default").header.DataKeyID
 	reader := newKeyring(t, KeyringOptions{Keys: defaultKeys(), Open: open1, RevokedDataKeys: [][32]byte{id}})
 	_, err := open(reader, carrier, "ns")
+	wantKind(t, err, KindRevoked)
+	// A wrong id in front of the same wrapped key gets the data key into memory, but not into use.
+	sealed, _, err := ParsePayload(carrier)
+	if err != nil {
+		t.Fatal(err)
+	}
+	env := bytes.Clone(sealed.envelope)
+	env[idOffset] ^= 1
+	_, err = open(reader, []byte(payloadOf(EncodingWhole, string(env))), "ns")
+	wantKind(t, err, KindTampered)
+	_, err = open(reader, carrier, "ns")
 	wantKind(t, err, KindRevoked)
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
+	"encoding/hex"
 	"strings"
 	"time"
 )
@@ -66,19 +67,20 @@ func (k *Keyring) OpenNext(ctx context.Context, dst []byte, s *Sealed, namespace
 // dataKeyOf gives the data key that an envelope names, from memory or from the key service.
 func (k *Keyring) dataKeyOf(ctx context.Context, header *Header, namespace string, run *Run) (dk *dataKey, hit bool, err error) {
 	table := k.table.Load()
-	// The flight and its error outlive the message that the header may alias.
-	h := &Header{Key: strings.Clone(header.Key), Namespace: strings.Clone(header.Namespace), KEK: header.KEK,
-		DataKeyID: header.DataKeyID, Wrapped: bytes.Clone(header.Wrapped)}
-	if table.revoked[h.DataKeyID] {
-		return nil, false, fail(KindRevoked, "open", "its data key %x... stands in revoked_data_keys", h.DataKeyID[:4]).in(h.Key, h.Namespace)
+	if table.revoked[header.DataKeyID] {
+		return nil, false, fail(KindRevoked, "open", "its data key %s... stands in revoked_data_keys", hex.EncodeToString(header.DataKeyID[:4])).in(
+			strings.Clone(header.Key), strings.Clone(header.Namespace))
 	}
-	id := wrapIDOf(h)
+	id := wrapIDOf(header)
 	if dk, ok := k.opened.keys.Get(id); ok && dk.usable() {
 		return dk, true, nil
 	}
 	if r, ok := k.opened.refusals.Get(id); ok && k.now().Before(r.until) {
 		return nil, false, r.err
 	}
+	// The flight and its error outlive the message that the header may alias.
+	h := &Header{Key: strings.Clone(header.Key), Namespace: strings.Clone(header.Namespace), KEK: header.KEK,
+		DataKeyID: header.DataKeyID, Wrapped: bytes.Clone(header.Wrapped)}
 	e, value, _, ok := table.find(table.local(h.Namespace), h.Key)
 	if !ok {
 		return nil, false, fail(KindNotConfigured, "open", "no entry of `keys` in the configuration has this name and serves this namespace").in(h.Key, h.Namespace)
