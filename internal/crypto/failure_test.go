@@ -556,3 +556,79 @@ func TestRefusalsAreRememberedForAWhile(t *testing.T) {
 		}
 	})
 }
+
+// TestEverythingAtOnce seals and opens from many goroutines while keys are renewed, revoked, restored and reloaded.
+// Whatever was sealed opens in the end, and no failure looks like tampering.
+func TestEverythingAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, second := newScripted("test:default"), newScripted("test:second")
+		k := newKeyring(t, KeyringOptions{Keys: defaultKeys(), Open: store{p.uri: p, second.uri: second}.open, DataKeyLife: 10 * time.Minute})
+		k.Confirm("ns")
+		end := time.Now().Add(3 * time.Hour)
+		var wg sync.WaitGroup
+		var mu sync.Mutex
+		var carriers [][]byte
+		for worker := range 8 {
+			wg.Go(func() {
+				for time.Now().Before(end) {
+					time.Sleep(time.Duration(10+worker) * time.Second)
+					s, _, err := k.Sealer(t.Context(), "ns", "default")
+					if err == nil {
+						var carrier []byte
+						if carrier, err = s.AppendPayload(nil, []byte("payload"), false); err == nil {
+							mu.Lock()
+							carriers = append(carriers, carrier)
+							mu.Unlock()
+						}
+					}
+					if kind := KindOf(err); err != nil && kind != KindUnavailable && kind != KindRevoked {
+						t.Errorf("seal: %v", err)
+					}
+					mu.Lock()
+					carrier := append([]byte(nil), carriers[len(carriers)/(worker+1)%len(carriers)]...)
+					mu.Unlock()
+					got, err := open(k, carrier, "ns")
+					if kind := KindOf(err); err != nil && kind != KindUnavailable && kind != KindRevoked && kind != KindRejected || err == nil && got != "payload" {
+						t.Errorf("open: %q, %v", got, err)
+					}
+				}
+			})
+		}
+		mu.Lock()
+		carriers = append(carriers, seal(t, k, "payload"))
+		mu.Unlock()
+		keys := [][]KeyConfig{
+			{{Name: "default", Active: "test:second", OpenOnly: []string{"test:default"}}},
+			{{Name: "default", Active: "test:default", OpenOnly: []string{"test:second"}}},
+		}
+		for i := 0; time.Now().Before(end); i++ {
+			time.Sleep(3 * time.Minute)
+			switch i % 5 {
+			case 0:
+				p.answer(apiError(KindRevoked, "DisabledException"))
+			case 1:
+				p.answer(apiError(KindDenied, "AccessDeniedException"))
+			case 2:
+				p.answer(errors.New("no answer"))
+			case 3:
+				p.answer(nil)
+			case 4:
+				forget(k)
+				if err := k.Reload(t.Context(), keys[i/5%2], nil, nil); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+		wg.Wait()
+		p.answer(nil)
+		time.Sleep(2 * time.Minute)
+		for _, carrier := range carriers {
+			if got, err := open(k, carrier, "ns"); err != nil || got != "payload" {
+				t.Fatalf("%q, %v", got, err)
+			}
+		}
+		if len(carriers) < 1_000 {
+			t.Errorf("only %d payloads were sealed", len(carriers))
+		}
+	})
+}
