@@ -44,6 +44,7 @@ type access struct {
 	id      [idSize]byte
 	checked time.Time // when it last proved to be good
 	denied  time.Time // when the service first refused the good blob; zero: it did not
+	tried   time.Time // when it was last refused
 	refusal error     // once it counts as withdrawn
 }
 
@@ -80,19 +81,6 @@ func (kk *kek) answered(now time.Time, kc KeyContext, wrapped []byte, id [idSize
 	}
 	a.wrapped, a.id, a.checked = bytes.Clone(wrapped), id, now
 	a.denied, a.refusal = time.Time{}, nil
-}
-
-// refused tells whether the key, or the access to it in this context, is known to be withdrawn.
-func (kk *kek) refused(kc KeyContext) error {
-	kk.mu.Lock()
-	defer kk.mu.Unlock()
-	if kk.refusal != nil {
-		return kk.refusal
-	}
-	if a := kk.contexts[kc]; a != nil {
-		return a.refusal
-	}
-	return nil
 }
 
 // knows tells whether there is a good blob for the context to ask the service with.
@@ -257,8 +245,8 @@ func (kk *kek) reachable() bool {
 	return !kk.failing
 }
 
-// due gives the contexts to probe now, and marks the key as being probed if there are any. A context that proved to be
-// good within the interval is left out, one that was refused is always in.
+// due gives the contexts to probe now, and marks the key as being probed if there are any. One that proved to be good
+// within the interval is left out, one that was refused once is always in.
 func (kk *kek) due(now time.Time, interval time.Duration) (contexts []KeyContext) {
 	kk.mu.Lock()
 	defer kk.mu.Unlock()
@@ -266,7 +254,7 @@ func (kk *kek) due(now time.Time, interval time.Duration) (contexts []KeyContext
 		return nil
 	}
 	for kc, a := range kk.contexts {
-		if kk.sweep || !a.denied.IsZero() {
+		if kk.sweep || !a.denied.IsZero() && (a.refusal == nil || now.Sub(a.tried) >= interval) {
 			contexts = append(contexts, kc)
 		}
 	}
@@ -333,9 +321,10 @@ func (k *Keyring) deny(kk *kek, kc KeyContext, err error) error {
 	}
 	wait := now.Sub(a.denied) < k.opt.ProbeRetry/2
 	first := !wait && a.refusal == nil
+	a.tried = now
 	if !wait {
 		a.refusal = refusal
-		kk.sweep = true // whoever lost one context may have lost others
+		kk.sweep = kk.sweep || first // whoever lost one context may have lost others
 	}
 	kk.mu.Unlock()
 	log := k.opt.Log.With("kek", kk.URI(), "key", kc.Key, "namespace", kc.Namespace, "error", err)
