@@ -105,14 +105,13 @@ func (k *Keyring) call(ctx context.Context, op string, kc KeyContext, f func(ctx
 		if k.opt.Trace != nil {
 			ctx, end = k.opt.Trace(ctx, op, kc)
 		}
-		err := f(ctx)
+		err := judged(op, kc, f(ctx))
 		end(err)
 		return err
 	})
 }
 
-// limited lets only so many calls to key services be under way at once. An error that no provider has judged counts as
-// unavailable.
+// limited lets only so many calls to key services be under way at once.
 func (k *Keyring) limited(ctx context.Context, op string, kc KeyContext, timeout time.Duration, f func(ctx context.Context) error) error {
 	select {
 	case k.calls <- struct{}{}:
@@ -122,7 +121,11 @@ func (k *Keyring) limited(ctx context.Context, op string, kc KeyContext, timeout
 	defer func() { <-k.calls }()
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	err := f(ctx)
+	return judged(op, kc, f(ctx))
+}
+
+// judged makes an error that no provider has judged an unavailable service.
+func judged(op string, kc KeyContext, err error) error {
 	var known *Error
 	if err != nil && !errors.As(err, &known) {
 		return unavailable(op, kc, err)
