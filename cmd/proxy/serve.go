@@ -240,6 +240,11 @@ func newEngine(ctx context.Context, c *config, keys *crypto.Keyring, registry pr
 		return nil, policyError(err)
 	}
 	revision.WithLabelValues(engine.Current().Revision()).Set(1)
+	registry.MustRegister(
+		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "temporal_seal_policy_evaluations_total", Help: "Decisions that had to be evaluated, since the memo held none for them."},
+			func() float64 { all, _ := engine.Evaluations(); return float64(all) }),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "temporal_seal_policy_content_evaluations_total", Help: "Of those, decisions that hung on a payload's content, so that the memo never holds them."},
+			func() float64 { _, withContent := engine.Evaluations(); return float64(withContent) }))
 	return engine, nil
 }
 

@@ -19,6 +19,9 @@ type Engine struct {
 
 	bundles *bundles // nil: the sources are files
 
+	// retired counts the evaluations of policies that are no longer in force.
+	retired, retiredContent atomic.Uint64
+
 	mu       sync.Mutex // one reload at a time
 	rejected string     // revision that was read last and did not load
 }
@@ -96,6 +99,13 @@ func (e *Engine) Status() (revision string, lastError error) {
 	return e.Current().Revision(), lastError
 }
 
+// Evaluations counts the decisions since the start that the memo did not answer, and how
+// many of them hung on the payload's content, so that it never could.
+func (e *Engine) Evaluations() (all, withContent uint64) {
+	all, withContent = e.Current().Evaluations()
+	return all + e.retired.Load(), withContent + e.retiredContent.Load()
+}
+
 // Reload reads the sources and puts them into force if they differ from what is, and
 // load. It returns what Status then tells. A bundle is asked for by its own clock.
 func (e *Engine) Reload(ctx context.Context) error {
@@ -134,7 +144,9 @@ func (e *Engine) Reload(ctx context.Context) error {
 func (e *Engine) accept(p *Policy, before string) {
 	e.rejected = ""
 	e.err.Store(nil)
-	e.current.Store(p)
+	all, withContent := e.current.Swap(p).Evaluations() // calls in flight may still add a few, which are not counted
+	e.retired.Add(all)
+	e.retiredContent.Add(withContent)
 	e.log.Info("policy reloaded", "policy_revision", p.Revision(), "before", before, "namespaces", len(p.teams))
 	e.told(p.Revision(), nil)
 }

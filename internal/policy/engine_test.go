@@ -245,6 +245,9 @@ func TestReloadUnderLoad(t *testing.T) {
 	close(stop)
 	wg.Wait()
 	t.Logf("%d decisions, %d changes of revision seen", decisions.Load(), revisions.Load())
+	if all, withContent := e.Evaluations(); all < 9 || all > 200 || withContent != 0 {
+		t.Errorf("%d evaluations, %d with content, for ten revisions in turn and one kind of payload", all, withContent)
+	}
 	if revisions.Load() < 9 {
 		t.Errorf("only %d changes of revision were seen", revisions.Load())
 	}
