@@ -6,7 +6,14 @@ import (
 	"encoding/binary"
 )
 
-// What carriers look like to the server, the Web UI and other proxies.
+// Carriers are what the server, the Web UI and other proxies see of an envelope. They hold exactly this, each metadata
+// entry once:
+//
+//	form 0  Payload{metadata{"encoding": "binary/sealed.v1"}, data: envelope}
+//	form 1  Payload{metadata{"encoding": "json/sealed.v1", "sealed.v1": envelope}, data: view}
+//	form 2  "sealed.v1:" || base64url without padding(envelope)
+//
+// Whatever bears the mark and is anything else cannot be opened, for good.
 const (
 	// EncodingWhole is the `encoding` of a Payload that holds an envelope and nothing else.
 	EncodingWhole = "binary/sealed.v1"

@@ -131,8 +131,8 @@ func (k *Keyring) candidates(ctx context.Context, e *keyEntry, value string, h *
 	if err != nil {
 		return nil, err
 	}
-	return nil, fail(KindNotConfigured, "open", "it was sealed under a key encryption key (reference %s) that is not configured; add its URI to open_only of this entry",
-		h.KEK).in(h.Key, h.Namespace)
+	return nil, fail(KindNotConfigured, "open",
+		"it was sealed under a key encryption key (reference %s) that is not configured; add its URI to open_only of this entry", h.KEK).in(h.Key, h.Namespace)
 }
 
 // ask has the data key unwrapped by the first of the candidates that answers.
@@ -176,7 +176,8 @@ func (k *Keyring) blame(ctx context.Context, kk *kek, kc KeyContext, err error) 
 	if kind == KindRevoked {
 		return revoked(kk, kc, err)
 	}
-	return fail(KindRejected, "open", "the key service refuses this envelope's wrapped key: it was made elsewhere, or the proxy's permissions do not cover it: %w", err).in(kc.Key, kc.Namespace)
+	return fail(KindRejected, "open",
+		"the key service refuses this envelope's wrapped key: it was made elsewhere, or the proxy's permissions do not cover it: %w", err).in(kc.Key, kc.Namespace)
 }
 
 // mayAsk checks what limits calls to the key service.
@@ -242,7 +243,8 @@ func openWith(a aead, dst []byte, s *Sealed) ([]byte, error) {
 }
 
 func tampered(h *Header, why string) error {
-	return fail(KindTampered, "open", "the envelope was changed after it was sealed, or put together from pieces: %s", why).in(strings.Clone(h.Key), strings.Clone(h.Namespace))
+	return fail(KindTampered, "open", "the envelope was changed after it was sealed, or put together from pieces: %s", why).in(
+		strings.Clone(h.Key), strings.Clone(h.Namespace))
 }
 
 // unpad takes off 0x80 and the zeros after it.

@@ -132,7 +132,8 @@ func (p *Provider) describe(ctx context.Context) (*types.KeyMetadata, error) {
 		return nil, &crypto.Error{Kind: kindOf(err), Op: "kms.describe_key", Err: fmt.Errorf("%s: %w", p.uri, brief(err))}
 	}
 	if out.KeyMetadata == nil {
-		return nil, &crypto.Error{Kind: crypto.KindUnavailable, Op: "kms.describe_key", Err: fmt.Errorf("%s: the answer describes no key; is the endpoint a KMS?", p.uri)}
+		return nil, &crypto.Error{Kind: crypto.KindUnavailable, Op: "kms.describe_key",
+			Err: fmt.Errorf("%s: the answer describes no key; is the endpoint a KMS?", p.uri)}
 	}
 	return out.KeyMetadata, nil
 }
