@@ -91,7 +91,7 @@ func tour(ctx workflow.Context, number int) (string, error) {
 	return last, nil
 }
 
-// metric sums the series of a metric.
+// metric sums the series of a metric, or gives one of them where the name has labels.
 func metric(t *testing.T, e *example, name string) (sum float64) {
 	t.Helper()
 	_, page, err := e.proxy.Get("/metrics")
@@ -100,7 +100,7 @@ func metric(t *testing.T, e *example, name string) (sum float64) {
 	}
 	for line := range strings.Lines(page) {
 		series, number, ok := strings.Cut(strings.TrimSpace(line), " ")
-		if before, _, _ := strings.Cut(series, "{"); !ok || before != name {
+		if before, _, _ := strings.Cut(series, "{"); !ok || (before != name && series != name) {
 			continue
 		}
 		v, err := strconv.ParseFloat(number, 64)
