@@ -107,7 +107,7 @@ func Check(ctx context.Context, opts CheckOptions) Report {
 
 // flatten takes joined errors apart.
 func flatten(err error) []error {
-	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // the join itself is wanted, not an error within
 		var out []error
 		for _, e := range joined.Unwrap() {
 			out = append(out, flatten(e)...)

@@ -210,22 +210,23 @@ func TestMemoKeyHasTeeth(t *testing.T) {
 
 func TestMemoHitAllocatesNothing(t *testing.T) {
 	ctx := context.Background()
-	p := mustLoad(t, sensitive, sensitiveKeys)
-	in := &Input{Namespace: "a", RPC: "StartWorkflowExecution", Caller: someCallers[4], WorkflowID: "acme/1", WorkflowType: "Ship",
-		TaskQueue: "x", Known: AllFacts, Kind: KindInput, Encoding: "json/plain", SealedNamespace: "a", SealedKey: "phi"}
-	for _, d := range []Direction{Response, Request} {
-		q := p.queries("a")[d]
-		if d == Request {
-			in.Namespace, q = "b", mustLoad(t, map[string]string{}).platform[d]
-			p.teams["b"] = [2]*query{q, q}
-		}
-		if _, err := p.Decide(ctx, d, in); err != nil {
-			t.Fatal(err)
-		}
+	for name, tt := range map[string]struct {
+		files     map[string]string
+		direction Direction
+		namespace string
+	}{
+		"claims, sealed":        {sensitive, Response, "a"},
+		"facts through helpers": {map[string]string{"b.rego": sensitive["b.rego"]}, Request, "b"},
+		"no rules of its own":   {map[string]string{"policy.rego": floor}, Request, "c"},
+	} {
+		p := mustLoad(t, tt.files, sensitiveKeys)
+		in := &Input{Namespace: tt.namespace, RPC: "StartWorkflowExecution", Caller: someCallers[4], WorkflowID: "acme/1", WorkflowType: "Ship",
+			TaskQueue: "x", Known: AllFacts, Kind: KindInput, Encoding: "json/plain", SealedNamespace: tt.namespace, SealedKey: "phi"}
+		decide(t, p, tt.direction, in)
 		var v Verdict
-		allocs := testing.AllocsPerRun(1000, func() { v, _ = p.Decide(ctx, d, in) })
+		allocs := testing.AllocsPerRun(1000, func() { v, _ = p.Decide(ctx, tt.direction, in) })
 		if !v.Hit || allocs != 0 {
-			t.Errorf("%s: hit %v, %v allocations", d, v.Hit, allocs)
+			t.Errorf("%s: hit %v, %v allocations", name, v.Hit, allocs)
 		}
 	}
 }

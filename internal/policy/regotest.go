@@ -2,6 +2,7 @@ package policy
 
 import (
 	"context"
+	"errors"
 	"os"
 
 	"github.com/open-policy-agent/opa/v1/ast"
@@ -55,7 +56,9 @@ func (r *Report) runTests(ctx context.Context, opts Options, files snapshot) {
 // addErrors adds OPA's errors as faults.
 func (r *Report) addErrors(err error) {
 	for _, err := range sourceErrors(err) {
-		e := err.(*Error)
-		r.add(Fault, e.Location, "%v", e.Err)
+		var e *Error
+		if errors.As(err, &e) {
+			r.add(Fault, e.Location, "%v", e.Err)
+		}
 	}
 }
