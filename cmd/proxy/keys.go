@@ -43,7 +43,7 @@ func keysCommand(stdout io.Writer) *cobra.Command {
 			if err := localkey.Rotate(args[0], time.Now()); err != nil {
 				return err
 			}
-			fmt.Fprintf(stdout, "added a key to %s\nGive the file to every proxy that uses it and restart them all before anything sealed anew has to be opened.\n", args[0])
+			fmt.Fprintf(stdout, "added a key to %s\nA proxy that reads this file notices. Give it to every other proxy that uses the key: what is sealed anew opens only with it.\n", args[0])
 			return nil
 		},
 	})

@@ -59,11 +59,12 @@ func (c *call) run(ctx context.Context, md metadata.MD, in *frame) (*frame, erro
 			return nil, c.refuse(err)
 		}
 	}
+	out := outgoing(ctx, md, c.listener.Credential, c.route.config, c.rewriting.Namespace())
 	request, err := c.seal(ctx, in)
 	if err != nil {
-		return nil, c.refuse(err)
+		return nil, c.refuse(c.answerRefused(out, err))
 	}
-	return c.forward(ctx, md, request)
+	return c.forward(ctx, out, request)
 }
 
 // admit finds out which namespace the call is for, if the caller reaches it, and where it goes.
@@ -110,11 +111,9 @@ func same(a, b []byte) bool {
 	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
 }
 
-// forward sends the request and makes the answer.
-func (c *call) forward(ctx context.Context, md metadata.MD, request *frame) (*frame, error) {
+// forward sends the request and makes the answer. out is ctx with the metadata to send.
+func (c *call) forward(ctx, out context.Context, request *frame) (*frame, error) {
 	m := c.method
-	namespace := c.rewriting.Namespace()
-	out := outgoing(ctx, md, c.listener.Credential, c.route.config, namespace)
 	if m.rewrite.IsPoll() && c.PollLimit > 0 {
 		var cancel context.CancelFunc
 		out, cancel = context.WithTimeout(out, c.PollLimit)
@@ -136,17 +135,17 @@ func (c *call) forward(ctx context.Context, md metadata.MD, request *frame) (*fr
 		answer.free()
 		return nil, c.failed(ctx, err)
 	}
-	if namespace != "" {
+	if namespace := c.rewriting.Namespace(); namespace != "" {
 		c.Keys.Confirm(namespace)
 	}
 	if m.rewrite.IsPoll() && !emptyPoll(answer) {
 		ctx = c.traceTask(ctx, sent)
 	}
-	return c.open(ctx, answer)
+	return c.open(ctx, out, answer)
 }
 
-// open gives the frame to answer with. It owns answer.
-func (c *call) open(ctx context.Context, answer *frame) (*frame, error) {
+// open gives the frame to answer with. It owns answer. out is what a call in the worker's stead is made with.
+func (c *call) open(ctx, out context.Context, answer *frame) (*frame, error) {
 	if !c.method.rewrite.ResponseTouched() {
 		c.end(codes.OK)
 		return answer, nil
@@ -155,8 +154,13 @@ func (c *call) open(ctx context.Context, answer *frame) (*frame, error) {
 	sealed := answer.bytes()
 	plain, err := c.rewriting.Response(ctx, sealed)
 	if err != nil {
-		answer.free()
 		c.Metrics.failed(directionResponse, err)
+		if c.method.rewrite.IsPoll() {
+			plain, err = c.keepTask(ctx, out, sealed, err)
+		}
+	}
+	if err != nil {
+		answer.free()
 		return nil, c.refuse(err)
 	}
 	stats := c.rewriting.ResponseStats()

@@ -73,7 +73,7 @@ func codeOf(err error) codes.Code {
 
 func codeOfRewriting(e *rewrite.Error) codes.Code {
 	switch e.Kind {
-	case rewrite.KindMalformed, rewrite.KindUnknownField:
+	case rewrite.KindMalformed, rewrite.KindUnknownField, rewrite.KindTooLarge:
 		return codes.InvalidArgument
 	case rewrite.KindDenied:
 		return codes.PermissionDenied

@@ -105,6 +105,12 @@ func (f *frontend) lastMetadata(t testing.TB) metadata.MD {
 // startFrontend serves f on loopback.
 func startFrontend(t testing.TB, f *frontend, options ...grpc.ServerOption) {
 	t.Helper()
+	startService(t, f, f, options...)
+}
+
+// startService serves a service that embeds f.
+func startService(t testing.TB, f *frontend, service workflowservice.WorkflowServiceServer, options ...grpc.ServerOption) {
+	t.Helper()
 	note := func(ctx context.Context, method string) {
 		md, _ := metadata.FromIncomingContext(ctx)
 		f.mu.Lock()
@@ -123,7 +129,7 @@ func startFrontend(t testing.TB, f *frontend, options ...grpc.ServerOption) {
 			return h(srv, s)
 		}),
 	}, options...)...)
-	workflowservice.RegisterWorkflowServiceServer(f.server, f)
+	workflowservice.RegisterWorkflowServiceServer(f.server, service)
 	f.health = grpchealth.NewServer()
 	healthpb.RegisterHealthServer(f.server, f.health)
 	reflection.Register(f.server)

@@ -22,6 +22,7 @@ type Metrics struct {
 	failures *prometheus.CounterVec
 	rewrite  *prometheus.HistogramVec
 	crypt    *prometheus.HistogramVec
+	standIns *prometheus.CounterVec
 	panics   prometheus.Counter
 	open     prometheus.Gauge
 
@@ -59,10 +60,11 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		crypt: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "temporal_seal_crypt_duration_seconds", Help: "The part of it that sealing or opening took, key service included.", Buckets: fine,
 		}, []string{"direction"}),
-		panics: prometheus.NewCounter(prometheus.CounterOpts{Name: "temporal_seal_panics_total", Help: "Calls that a fault in the proxy ended. Please report them."}),
-		open:   prometheus.NewGauge(prometheus.GaugeOpts{Name: "temporal_seal_connections", Help: "Open connections of callers."}),
+		standIns: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "temporal_seal_tasks_answered_total", Help: "Tasks answered in their worker's stead, since they could not be opened or their answer could not be sent, by method."}, []string{"rpc_method"}),
+		panics:   prometheus.NewCounter(prometheus.CounterOpts{Name: "temporal_seal_panics_total", Help: "Calls that a fault in the proxy ended. Please report them."}),
+		open:     prometheus.NewGauge(prometheus.GaugeOpts{Name: "temporal_seal_connections", Help: "Open connections of callers."}),
 	}
-	r.MustRegister(m.calls, m.inFlight, m.payloads, m.bytes, m.failures, m.rewrite, m.crypt, m.panics, m.open)
+	r.MustRegister(m.calls, m.inFlight, m.payloads, m.bytes, m.failures, m.rewrite, m.crypt, m.standIns, m.panics, m.open)
 	m.directions = [2]directionMetrics{m.direction("request", "sealed"), m.direction("response", "opened")}
 	return m
 }

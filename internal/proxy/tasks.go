@@ -1,0 +1,278 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"time"
+
+	enumspb "go.temporal.io/api/enums/v1"
+	failurepb "go.temporal.io/api/failure/v1"
+	nexuspb "go.temporal.io/api/nexus/v1"
+	"go.temporal.io/api/workflowservice/v1"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/temporal-seal/temporal-seal/internal/rewrite"
+)
+
+// A task that its worker cannot be given, or whose answer cannot be sent on, must not just vanish: the server would wait
+// for its timeout, and nobody would learn why. This file answers such tasks in the worker's stead, with the reason.
+
+const (
+	// holdTask is how long a task is kept while what it takes to open it may come back, such as a key service.
+	holdTask = 8 * time.Second
+	// taskMargin is left of a poll's time for the answer to reach the worker.
+	taskMargin = 2 * time.Second
+	// retryTask is when the server hands out again an activity that could not be opened for a passing cause.
+	retryTask = 30 * time.Second
+	// answerTimeout bounds the call that answers for a worker.
+	answerTimeout = 10 * time.Second
+)
+
+// standInIdentity is who answers, where the worker's own identity is not known.
+const standInIdentity = "temporal-seal"
+
+const service = "/temporal.api.workflowservice.v1.WorkflowService/"
+
+// standIn is a call that answers a task in its worker's stead.
+type standIn struct {
+	method  string
+	request proto.Message
+}
+
+// keepTask is for a polled task that could not be opened. While the cause may pass it tries again; then it answers the
+// task, and the worker's poll ends empty. ctx is the call's, out the one with the metadata to send.
+func (c *call) keepTask(ctx, out context.Context, sealed []byte, cause error) ([]byte, error) {
+	limit := time.Now().Add(holdTask)
+	if deadline, ok := ctx.Deadline(); ok && deadline.Add(-taskMargin).Before(limit) {
+		limit = deadline.Add(-taskMargin)
+	}
+	for wait := 100 * time.Millisecond; transient(cause) && time.Now().Add(wait).Before(limit) && ctx.Err() == nil; wait *= 2 {
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait):
+			plain, err := c.rewriting.Response(ctx, sealed)
+			if err == nil {
+				return plain, nil
+			}
+			cause = err
+		}
+	}
+	answer, empty, readable := unopenable(c.method.full, sealed, cause)
+	if !readable {
+		return nil, cause
+	}
+	answered := answer != nil && c.standFor(out, answer, cause) == nil
+	c.Log.Error("a task could not be opened; its worker gets none", "rpc", c.method.full, "namespace", c.rewriting.Namespace(), "answered", answered, "error", cause)
+	return empty, nil
+}
+
+func transient(err error) bool {
+	var e *rewrite.Error
+	return errors.As(err, &e) && e.Transient()
+}
+
+// unopenable gives the answer to a task that cannot be opened, and what its poller gets: an empty answer with the
+// server's hints for autoscaling, without which a poller would be taken away. A nil answer leaves the task to its timeout.
+func unopenable(method string, sealed []byte, cause error) (answer *standIn, empty []byte, ok bool) {
+	text := from + "the worker was not given this task: " + cause.Error()
+	var hints proto.Message
+	switch method[len(service):] {
+	case "PollWorkflowTaskQueue":
+		var t workflowservice.PollWorkflowTaskQueueResponse
+		if proto.Unmarshal(sealed, &t) != nil {
+			return nil, nil, false
+		}
+		hints = &workflowservice.PollWorkflowTaskQueueResponse{PollerScalingDecision: t.GetPollerScalingDecision(), PollerGroupId: t.GetPollerGroupId(), PollerGroupInfos: t.GetPollerGroupInfos(), PollerGroupsInfo: t.GetPollerGroupsInfo()}
+		answer = unopenableWorkflowTask(&t, text, cause)
+	case "PollActivityTaskQueue":
+		var t workflowservice.PollActivityTaskQueueResponse
+		if proto.Unmarshal(sealed, &t) != nil {
+			return nil, nil, false
+		}
+		hints = &workflowservice.PollActivityTaskQueueResponse{PollerScalingDecision: t.GetPollerScalingDecision(), PollerGroupInfos: t.GetPollerGroupInfos(), PollerGroupsInfo: t.GetPollerGroupsInfo()}
+		answer = &standIn{"RespondActivityTaskFailed", &workflowservice.RespondActivityTaskFailedRequest{
+			TaskToken: t.GetTaskToken(), Identity: standInIdentity, Failure: failureFor(text, "TaskUnopened", cause)}}
+	case "PollNexusTaskQueue":
+		var t workflowservice.PollNexusTaskQueueResponse
+		if proto.Unmarshal(sealed, &t) != nil {
+			return nil, nil, false
+		}
+		hints = &workflowservice.PollNexusTaskQueueResponse{PollerScalingDecision: t.GetPollerScalingDecision(), PollerGroupId: t.GetPollerGroupId(), PollerGroupInfos: t.GetPollerGroupInfos(), PollerGroupsInfo: t.GetPollerGroupsInfo()}
+		if !transient(cause) { // retryable answers would open the endpoint's circuit breaker for every operation
+			answer = nexusFailure(t.GetTaskToken(), t.GetPollerGroupId(), text)
+		}
+	default:
+		return nil, nil, false
+	}
+	empty, err := proto.Marshal(hints)
+	return answer, empty, err == nil
+}
+
+// unopenableWorkflowTask fails a workflow task once: the server hands a failed one out again at once, so later attempts
+// are left to their timeout.
+func unopenableWorkflowTask(t *workflowservice.PollWorkflowTaskQueueResponse, text string, cause error) *standIn {
+	switch {
+	case t.GetQuery() != nil:
+		return &standIn{"RespondQueryTaskCompleted", &workflowservice.RespondQueryTaskCompletedRequest{TaskToken: t.GetTaskToken(),
+			CompletedType: enumspb.QUERY_RESULT_TYPE_FAILED, ErrorMessage: text, PollerGroupId: t.GetPollerGroupId(), Failure: failureFor(text, "TaskUnopened", cause)}}
+	case t.GetAttempt() <= 1:
+		return &standIn{"RespondWorkflowTaskFailed", &workflowservice.RespondWorkflowTaskFailedRequest{TaskToken: t.GetTaskToken(), Identity: standInIdentity,
+			Cause: enumspb.WORKFLOW_TASK_FAILED_CAUSE_WORKFLOW_WORKER_UNHANDLED_FAILURE, Failure: failureFor(text, "TaskUnopened", cause)}}
+	}
+	return nil
+}
+
+// refusedAnswer turns a worker's answer that cannot be forwarded, ever, into the failure of its task: a worker that is
+// told an error only would run the task again, or let it time out without a reason. ok is false where there is no task.
+func refusedAnswer(method string, in []byte, cause error) (answer *standIn, ok bool) {
+	var e *rewrite.Error
+	if !errors.As(cause, &e) || e.Kind != rewrite.KindDenied && e.Kind != rewrite.KindTooLarge || !strings.HasPrefix(method, service) {
+		return nil, false
+	}
+	text := from + "the worker's answer was not sent to the server: " + cause.Error()
+	kind, why := "PolicyDenied", enumspb.WORKFLOW_TASK_FAILED_CAUSE_WORKFLOW_WORKER_UNHANDLED_FAILURE
+	if e.Kind == rewrite.KindTooLarge {
+		kind, why = "PayloadsTooLarge", enumspb.WORKFLOW_TASK_FAILED_CAUSE_PAYLOADS_TOO_LARGE
+	}
+	failure := failureFor(text, kind, cause)
+	switch method[len(service):] {
+	case "RespondActivityTaskCompleted":
+		var q workflowservice.RespondActivityTaskCompletedRequest
+		return &standIn{"RespondActivityTaskFailed", failedActivity(&q, in, failure)}, q.GetTaskToken() != nil
+	case "RespondActivityTaskFailed":
+		var q workflowservice.RespondActivityTaskFailedRequest
+		return &standIn{"RespondActivityTaskFailed", failedActivity(&q, in, failure)}, q.GetTaskToken() != nil
+	case "RespondActivityTaskCompletedById":
+		var q workflowservice.RespondActivityTaskCompletedByIdRequest
+		return &standIn{"RespondActivityTaskFailedById", failedActivityByID(&q, in, failure)}, q.GetActivityId() != ""
+	case "RespondActivityTaskFailedById":
+		var q workflowservice.RespondActivityTaskFailedByIdRequest
+		return &standIn{"RespondActivityTaskFailedById", failedActivityByID(&q, in, failure)}, q.GetActivityId() != ""
+	case "RespondWorkflowTaskCompleted":
+		var q workflowservice.RespondWorkflowTaskCompletedRequest
+		if proto.Unmarshal(in, &q) != nil {
+			return nil, false
+		}
+		if attemptOf(q.GetTaskToken()) > 1 {
+			return nil, true // see unopenableWorkflowTask
+		}
+		return &standIn{"RespondWorkflowTaskFailed", &workflowservice.RespondWorkflowTaskFailedRequest{TaskToken: q.GetTaskToken(), Identity: q.GetIdentity(),
+			Cause: why, Failure: failure, DeploymentOptions: q.GetDeploymentOptions()}}, true
+	case "RespondQueryTaskCompleted":
+		var q workflowservice.RespondQueryTaskCompletedRequest
+		return &standIn{"RespondQueryTaskCompleted", &workflowservice.RespondQueryTaskCompletedRequest{CompletedType: enumspb.QUERY_RESULT_TYPE_FAILED, ErrorMessage: text,
+			Failure: failure, Cause: why, TaskToken: read(&q, in).GetTaskToken(), PollerGroupId: q.GetPollerGroupId()}}, q.GetTaskToken() != nil
+	case "RespondNexusTaskCompleted":
+		var q workflowservice.RespondNexusTaskCompletedRequest
+		return nexusFailure(read(&q, in).GetTaskToken(), q.GetPollerGroupId(), text), q.GetTaskToken() != nil
+	}
+	return nil, false
+}
+
+// read parses a message that the rewriter has walked. What it cannot read stays empty, and then has no task token.
+func read[M proto.Message](m M, in []byte) M {
+	if proto.Unmarshal(in, m) != nil {
+		proto.Reset(m)
+	}
+	return m
+}
+
+func failedActivity[M interface {
+	proto.Message
+	GetTaskToken() []byte
+	GetIdentity() string
+}](m M, in []byte, f *failurepb.Failure) proto.Message {
+	read(m, in)
+	return &workflowservice.RespondActivityTaskFailedRequest{TaskToken: m.GetTaskToken(), Identity: m.GetIdentity(), Failure: f}
+}
+
+func failedActivityByID[M interface {
+	proto.Message
+	GetWorkflowId() string
+	GetRunId() string
+	GetActivityId() string
+	GetIdentity() string
+}](m M, in []byte, f *failurepb.Failure) proto.Message {
+	read(m, in)
+	return &workflowservice.RespondActivityTaskFailedByIdRequest{WorkflowId: m.GetWorkflowId(), RunId: m.GetRunId(), ActivityId: m.GetActivityId(), Identity: m.GetIdentity(), Failure: f}
+}
+
+func nexusFailure(token []byte, group, text string) *standIn {
+	return &standIn{"RespondNexusTaskFailed", &workflowservice.RespondNexusTaskFailedRequest{TaskToken: token, Identity: standInIdentity, PollerGroupId: group,
+		Error: &nexuspb.HandlerError{ErrorType: "INTERNAL", Failure: &nexuspb.Failure{Message: text},
+			RetryBehavior: enumspb.NEXUS_HANDLER_ERROR_RETRY_BEHAVIOR_NON_RETRYABLE}}}
+}
+
+// failureFor is what a person reads in the workflow's history. It holds no payload, so it goes out in clear.
+func failureFor(text, kind string, cause error) *failurepb.Failure {
+	info := &failurepb.ApplicationFailureInfo{Type: kind, NonRetryable: !transient(cause)}
+	if !info.NonRetryable {
+		info.NextRetryDelay = durationpb.New(retryTask)
+	}
+	return &failurepb.Failure{Message: text, Source: "temporal-seal", FailureInfo: &failurepb.Failure_ApplicationFailureInfo{ApplicationFailureInfo: info}}
+}
+
+// attemptOf reads the attempt from a task token. That is the server's own format, so 1 is assumed where it cannot be read.
+func attemptOf(token []byte) uint64 {
+	const attempt = 5
+	for len(token) > 0 {
+		number, kind, n := protowire.ConsumeTag(token)
+		if n < 0 {
+			return 1
+		}
+		token = token[n:]
+		if number == attempt && kind == protowire.VarintType {
+			if v, n := protowire.ConsumeVarint(token); n > 0 {
+				return v
+			}
+			return 1
+		}
+		if n = protowire.ConsumeFieldValue(number, kind, token); n < 0 {
+			return 1
+		}
+		token = token[n:]
+	}
+	return 1
+}
+
+// answerRefused fails the task whose answer the proxy had to refuse, and gives the worker what it expects of a task that
+// is over. err is returned unchanged where there is no task to fail.
+func (c *call) answerRefused(out context.Context, cause error) error {
+	answer, ok := refusedAnswer(c.method.full, c.in, cause)
+	if !ok {
+		return cause
+	}
+	if answer != nil {
+		if err := c.standFor(out, answer, cause); err != nil {
+			return cause
+		}
+	}
+	return &refusal{codes.NotFound, "the task was failed in the worker's stead: " + cause.Error()}
+}
+
+// standFor sends an answer in the worker's stead, with the caller's credentials, though the caller may be gone.
+func (c *call) standFor(out context.Context, answer *standIn, cause error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(out), answerTimeout)
+	defer cancel()
+	m := answer.request.ProtoReflect()
+	m.Set(m.Descriptor().Fields().ByName("namespace"), protoreflect.ValueOfString(c.rewriting.Namespace()))
+	in, err := proto.Marshal(answer.request)
+	if err == nil {
+		reply := new(frame)
+		err = c.route.conns.invoke(ctx, service+answer.method, &frame{data: mem.BufferSlice{mem.SliceBuffer(in)}}, reply)
+		reply.free()
+	}
+	if err != nil {
+		c.Log.Error("a task could not be answered in its worker's stead; it is left to its timeout", "rpc", answer.method,
+			"namespace", c.rewriting.Namespace(), "error", err, "cause", cause)
+		return err
+	}
+	c.Metrics.standIns.WithLabelValues(answer.method).Inc()
+	return nil
+}
