@@ -8,7 +8,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -37,7 +36,7 @@ Temporal server. The exit code is 1 if anything is wrong.`,
 	}
 	o.settings.flags(cmd)
 	cmd.Flags().StringSliceVar(&o.cases, "cases", nil, "case files, beside those that lie next to the policy")
-	cmd.Flags().DurationVar(&o.startTimeout, "timeout", 10*time.Second, "how long the keys may take to answer")
+	cmd.Flags().DurationVar(&o.startTimeout, "timeout", defaultStartTimeout, "how long the keys may take to answer")
 	return cmd
 }
 

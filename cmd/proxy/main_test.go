@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -12,8 +13,15 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	commonpb "go.temporal.io/api/common/v1"
+	historypb "go.temporal.io/api/history/v1"
+	"go.temporal.io/api/temporalproto"
 	"go.temporal.io/api/workflowservice/v1"
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/localkey"
 )
 
 func TestMain(m *testing.M) {
@@ -32,6 +40,7 @@ func TestScripts(t *testing.T) {
 			"occupy":   occupy,
 			"get":      get,
 			"append":   appendTo,
+			"history":  history,
 		},
 	})
 }
@@ -108,4 +117,31 @@ func appendTo(ts *testscript.TestScript, _ bool, args []string) {
 	_, err = fmt.Fprintln(f, args[1])
 	ts.Check(err)
 	ts.Check(f.Close())
+}
+
+// history KEYFILE FILE saves a history as the Temporal CLI does, with a payload and a text sealed in namespace clinic.
+func history(ts *testscript.TestScript, _ bool, args []string) {
+	ctx := context.Background()
+	keys, err := crypto.NewKeyring(ctx, crypto.KeyringOptions{Open: localkey.Open, Log: slog.New(slog.DiscardHandler),
+		Keys: []crypto.KeyConfig{{Name: "default", Active: "local:" + ts.MkAbs(args[0])}}})
+	ts.Check(err)
+	defer keys.Close()
+	sealer, _, err := keys.Sealer(ctx, "clinic", "default")
+	ts.Check(err)
+	clear, err := proto.Marshal(&commonpb.Payload{Metadata: map[string][]byte{"encoding": []byte("json/plain")}, Data: []byte(`{"patient":"P-1"}`)})
+	ts.Check(err)
+	raw, err := sealer.AppendPayload(nil, clear, false)
+	ts.Check(err)
+	text, err := sealer.AppendText(nil, []byte("by the ward's wish"))
+	ts.Check(err)
+	sealed := new(commonpb.Payload)
+	ts.Check(proto.Unmarshal(raw, sealed))
+	saved, err := temporalproto.CustomJSONMarshalOptions{Indent: "  "}.Marshal(&historypb.History{Events: []*historypb.HistoryEvent{
+		{EventId: 1, Attributes: &historypb.HistoryEvent_WorkflowExecutionStartedEventAttributes{WorkflowExecutionStartedEventAttributes: &historypb.WorkflowExecutionStartedEventAttributes{
+			Input: &commonpb.Payloads{Payloads: []*commonpb.Payload{sealed}}}}},
+		{EventId: 2, Attributes: &historypb.HistoryEvent_WorkflowExecutionTerminatedEventAttributes{WorkflowExecutionTerminatedEventAttributes: &historypb.WorkflowExecutionTerminatedEventAttributes{
+			Reason: string(text)}}},
+	}})
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), saved, 0o600))
 }

@@ -27,6 +27,9 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 )
 
+// defaultStartTimeout is how long keys and upstream may take to answer at start.
+const defaultStartTimeout = 10 * time.Second
+
 // pollsEndAlone is the drain time from which on polls need no shortening: they take 60 s at most, and answering a bit.
 const pollsEndAlone = 65 * time.Second
 
@@ -44,7 +47,7 @@ func (o *serveOptions) flags(cmd *cobra.Command) {
 	f.StringVar(&o.admin, "admin", "", "address of /healthz, /readyz and /metrics (default "+defaultAdmin+")")
 	f.StringVar(&o.logFormat, "log-format", "text", "text or json")
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
-	f.DurationVar(&o.startTimeout, "start-timeout", 10*time.Second, "how long keys and upstream may take to answer at start")
+	f.DurationVar(&o.startTimeout, "start-timeout", defaultStartTimeout, "how long keys and upstream may take to answer at start")
 }
 
 // flags are those that serve, check and explain share.
