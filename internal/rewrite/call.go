@@ -107,6 +107,18 @@ func (s *Stats) used(key string, size int, hit bool) {
 	s.Keys = append(s.Keys, strings.Clone(key))
 }
 
+// add counts what happened to a message within a message.
+func (s *Stats) add(o *Stats) {
+	for _, key := range o.Keys {
+		s.used(key, 0, o.CacheHit)
+		s.Payloads--
+	}
+	s.Payloads += o.Payloads
+	s.Bytes += o.Bytes
+	s.Passed += o.Passed
+	s.Unopened += o.Unopened
+}
+
 // Call is one RPC on its way through. It is not safe for concurrent use, and
 // not to be used after Done.
 type Call struct {
@@ -129,8 +141,10 @@ type Call struct {
 	plans []sealing
 	opens []opening
 	run   crypto.Run
-	in    policy.Input
-	outs  [2][]byte
+	// systems are the slots of an answer whose payload holds a message with payloads of its own.
+	systems []int32
+	in      policy.Input
+	outs    [2][]byte
 }
 
 // Begin starts a call and picks the policy's revision for the whole of it.
@@ -159,7 +173,7 @@ func (c *Call) Done() {
 	clear(c.plans)
 	clear(c.edits)
 	clear(c.opens)
-	c.plans, c.edits, c.opens = c.plans[:0], c.edits[:0], c.opens[:0]
+	c.plans, c.edits, c.opens, c.systems = c.plans[:0], c.edits[:0], c.opens[:0], c.systems[:0]
 	c.policy, c.caller, c.task, c.run = nil, nil, nil, crypto.Run{}
 	c.r.calls.Put(c)
 }

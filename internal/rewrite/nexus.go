@@ -58,28 +58,15 @@ func (c *Call) sealNexusFailure(ctx context.Context, s *slot) error {
 // sealAside decides about and seals a failure that stands in no message of
 // its own; nil if the policy lets all of it pass.
 func (c *Call) sealAside(ctx context.Context, s *slot, failure *failurepb.Failure) (*failurepb.Failure, error) {
-	raw, err := proto.Marshal(&errordetails.QueryFailedFailure{Failure: failure})
+	around := &errordetails.QueryFailedFailure{Failure: failure}
+	raw, err := proto.Marshal(around)
 	if err != nil {
 		return nil, fmt.Errorf("write the failure: %w", err)
 	}
-	method := *c.method
-	request := compiler{plan: c.r.plan, method: method.name}
-	method.request = request.message((*errordetails.QueryFailedFailure)(nil).ProtoReflect().Descriptor(), s.f.path, "")
-	aside := c.r.Begin(&method, c.caller)
-	defer aside.Done()
-	aside.policy, aside.namespace, aside.task = c.policy, c.namespace, c.task
-	out, err := aside.Request(ctx, raw)
-	if err != nil {
+	out, changed, err := c.rewriteAside(ctx, s, around.ProtoReflect().Descriptor(), raw)
+	if err != nil || !changed {
 		return nil, err
 	}
-	if aside.request.Payloads == 0 {
-		return nil, nil
-	}
-	for _, key := range aside.request.Keys {
-		c.request.used(key, 0, aside.request.CacheHit)
-	}
-	c.request.Payloads += aside.request.Payloads - len(aside.request.Keys)
-	c.request.Bytes += aside.request.Bytes
 	sealed := new(errordetails.QueryFailedFailure)
 	if err := proto.Unmarshal(out, sealed); err != nil {
 		return nil, fmt.Errorf("read the sealed failure: %w", err)

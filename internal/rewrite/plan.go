@@ -39,6 +39,7 @@ const (
 	opFact                     // a string that is a fact
 	opFactName                 // a message whose field 1 is a fact
 	opToken                    // a task token
+	opEndpoint                 // the name of a Nexus endpoint
 	opNamespace                // the name of a namespace
 	opFailMessage              // Failure.message
 	opFailStack                // Failure.stack_trace
@@ -56,6 +57,7 @@ type field struct {
 	path     string
 	na       policy.FactSet // facts that do not apply to a payload at this place
 	child    *node
+	system   bool // an input of which the endpoint beside it says whether the server reads it
 }
 
 // node is the plan for one message type at one place of one RPC's message.
@@ -223,8 +225,17 @@ func (c *compiler) message(d protoreflect.MessageDescriptor, path, kind string) 
 		n.fields[fd.Number()] = f
 		facts = facts || f.op == opFact || f.op == opFactName
 	}
-	n.scope = facts && n.sites
+	n.scope = facts && n.sites || takesSystem(n)
 	return n
+}
+
+func takesSystem(n *node) bool {
+	for i := range n.fields {
+		if n.fields[i].system {
+			return true
+		}
+	}
+	return false
 }
 
 // bit numbers the fields that count once. The members of a oneof share one:
@@ -269,6 +280,7 @@ func (c *compiler) messageField(n *node, fd protoreflect.FieldDescriptor, f fiel
 		f.kind = kind
 		f.op = c.payloadOp(n, fd)
 		f.na = c.notApplicable(f.path, kind)
+		f.system = takesSystemInput(fd)
 		return f
 	case msgPayloads:
 		kind, _ = kindOf(fd)
@@ -420,6 +432,8 @@ func (c *compiler) scalar(n *node, fd protoreflect.FieldDescriptor, f field) fie
 		f.op = opReason
 		f.kind = policy.KindReason
 		f.na = c.notApplicable(f.path, f.kind)
+	case fd.Name() == "endpoint" && fd.Kind() == protoreflect.StringKind:
+		f.op = opEndpoint
 	case fd.Name() == "task_token" && fd.Kind() == protoreflect.BytesKind:
 		f.op = opToken
 	case fd.Name() == "namespace" && fd.Kind() == protoreflect.StringKind:

@@ -86,10 +86,11 @@ func (c *Call) decideSlot(ctx context.Context, s *slot, p *sealing) (err error) 
 	value := c.content(s)
 	var h head
 	marked := false
-	switch s.site {
-	case siteNexus: // decided about once it is a Temporal failure
+	if s.site == siteNexus || c.isSystem(s) { // decided about piece by piece, when it is taken apart
 		p.action = policy.Seal
 		return nil
+	}
+	switch s.site {
 	case siteText, siteReason:
 		if len(value) == 0 {
 			return nil
@@ -231,7 +232,7 @@ func (c *Call) sealPlanned(ctx context.Context) (out []byte, err error) {
 // planEdits fills c.edits with what the planned slots become.
 func (c *Call) planEdits(ctx context.Context) (err error) {
 	c.edits, c.arena = c.edits[:0], c.arena[:0]
-	c.request.Payloads, c.request.Bytes = 0, 0
+	c.request.Payloads, c.request.Bytes, c.request.Passed = 0, 0, len(c.walk.slots)-len(c.plans)
 	var sealer *crypto.Sealer
 	last := ""
 	for i := range c.plans {
@@ -241,8 +242,12 @@ func (c *Call) planEdits(ctx context.Context) (err error) {
 			c.replace(s, redactedReason)
 			continue
 		}
-		if s.site == siteNexus {
-			if err := c.sealNexusFailure(ctx, s); err != nil {
+		if s.site == siteNexus || c.isSystem(s) {
+			take := c.sealNexusFailure
+			if s.site != siteNexus {
+				take = c.rewriteSystem
+			}
+			if err := take(ctx, s); err != nil {
 				return c.asError(KindMalformed, s.f.path, err)
 			}
 			continue

@@ -31,8 +31,9 @@ func (e *edit) size() int32 {
 // dst's room if there is enough.
 func (c *Call) splice(dst []byte, growth int) ([]byte, error) {
 	w := &c.walk
-	// The walk finds things in order, but for the texts of failures. Insertions at one place belong to the inner message first.
-	if len(w.failures) > 0 {
+	// The walk finds things in order, but for the texts of failures and what is taken apart at the end. Insertions at
+	// one place belong to the inner message first.
+	if len(w.failures)+len(c.systems) > 0 {
 		slices.SortStableFunc(c.edits, func(a, b edit) int {
 			return cmp.Or(cmp.Compare(a.at.from, b.at.from), -cmp.Compare(a.box, b.box))
 		})

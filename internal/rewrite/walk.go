@@ -71,8 +71,9 @@ type scope struct {
 	known  policy.FactSet
 	facts  [5]span // in the order of the policy.Fact bits
 	// namespace is the one that a command addresses; token marks the task that this scope is about.
-	namespace, token span
-	task             bool // a task handed out in this answer
+	// endpoint is that of a Nexus operation.
+	namespace, token, endpoint span
+	task                       bool // a task handed out in this answer
 }
 
 // failureParts is what the walk saw of one failure.
@@ -281,6 +282,9 @@ func (w *walk) known(n *node, f *field, at, lenPos, from, to int, parent, sc int
 		return nil
 	case opNamespace:
 		w.scopes[sc].namespace = content
+		return nil
+	case opEndpoint:
+		w.scopes[sc].endpoint = content
 		return nil
 	case opFailMessage:
 		w.failures[failure].message = part{field: span{int32(at), int32(to)}, value: content}
