@@ -1,6 +1,10 @@
 package rewrite
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
+)
 
 // Sizes that Temporal accepts where nobody configured others: a message, and
 // a field in it such as a list of payloads or a memo
@@ -8,7 +12,31 @@ import "fmt"
 const (
 	maxMessage = 4 << 20
 	maxField   = 2 << 20
+	// maxSummary is the size of the summary of a standalone activity or Nexus
+	// operation (limit.userMetadataSummarySize); workflows take larger ones.
+	maxSummary = 400
 )
+
+// summaryPlaceholder stands for a summary that does not fit once it is sealed.
+// It is lost to the Web UI; the call that it describes is worth more.
+const summaryPlaceholder = redactedPayload
+
+// limitedSummaries are the RPCs whose user metadata keeps to maxSummary.
+var limitedSummaries = map[string]bool{"StartActivityExecution": true, "StartNexusOperationExecution": true}
+
+// sealSummary seals a summary in the room that it has: compressed if need be,
+// and if it does not fit then, a placeholder takes its place.
+func (c *Call) sealSummary(sealer *crypto.Sealer, at span, box int32) (err error) {
+	from := int32(len(c.arena))
+	if c.arena, err = sealer.AppendPayload(c.arena, at.of(c.walk.buf), true); err != nil {
+		return err
+	}
+	if len(c.arena)-int(from) > maxSummary {
+		c.arena = append(c.arena[:from], summaryPlaceholder...)
+	}
+	c.edit(at, box, span{from, int32(len(c.arena))})
+	return nil
+}
 
 // crosses tells whether a field fits the limit in clear and not when sealed.
 func (b *box) crosses() bool {

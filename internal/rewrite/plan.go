@@ -57,6 +57,7 @@ type field struct {
 	path     string
 	na       policy.FactSet // facts that do not apply to a payload at this place
 	child    *node
+	summary  bool // a summary that the server takes only if it is short
 	system   bool // an input of which the endpoint beside it says whether the server reads it
 }
 
@@ -162,7 +163,7 @@ func (p *plan) addMethod(d protoreflect.MethodDescriptor) {
 		m.poll, m.task = true, true
 	case "DescribeNamespace":
 		m.limits = true
-	case "RespondWorkflowTaskCompleted", "GetWorkflowExecutionHistory":
+	case "RespondWorkflowTaskCompleted", "StartWorkflowExecution", "GetWorkflowExecutionHistory":
 		m.task = true
 	}
 	p.methods[m.full] = m
@@ -281,6 +282,7 @@ func (c *compiler) messageField(n *node, fd protoreflect.FieldDescriptor, f fiel
 		f.op = c.payloadOp(n, fd)
 		f.na = c.notApplicable(f.path, kind)
 		f.system = takesSystemInput(fd)
+		f.summary = siteName(fd) == "UserMetadata.summary" && limitedSummaries[c.method]
 		return f
 	case msgPayloads:
 		kind, _ = kindOf(fd)

@@ -276,6 +276,8 @@ func (c *Call) seal(sealer *crypto.Sealer, s *slot, p *sealing) (err error) {
 	switch {
 	case s.site == siteFailure:
 		return c.sealFailure(sealer, s)
+	case s.f.summary && at.to-at.from <= maxSummary && sealer.PayloadSize(int(at.to-at.from)) > maxSummary:
+		return c.sealSummary(sealer, at, s.box)
 	case s.site == sitePayload && !p.verdict.Compress && len(p.verdict.Fields)+len(p.verdict.Clear) == 0:
 		c.edits = append(c.edits, edit{at: at, box: s.box, seal: sealer})
 		return nil

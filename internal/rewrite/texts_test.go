@@ -1,0 +1,125 @@
+package rewrite
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"strings"
+	"testing"
+
+	commonpb "go.temporal.io/api/common/v1"
+	"go.temporal.io/api/errordetails/v1"
+	failurepb "go.temporal.io/api/failure/v1"
+	sdkpb "go.temporal.io/api/sdk/v1"
+	workflowpb "go.temporal.io/api/workflowservice/v1"
+	spb "google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+)
+
+// TestReasons: a note that the server keeps as text passes, is refused or is
+// redacted as the policy says, and never sealed.
+func TestReasons(t *testing.T) {
+	r := newRewriter(t, sealAll+`
+request contains {"action": "redact"} if {
+	input.payload.kind == "reason"
+	contains(input.content.json, "insurer")
+}
+
+request contains {"action": "deny", "reason": "a token in a note"} if {
+	input.payload.kind == "reason"
+	startswith(input.content.json, "eyJ")
+}
+`)
+	terminate := func(reason string) (*workflowpb.TerminateWorkflowExecutionRequest, error) {
+		out, err := request(t, r, "TerminateWorkflowExecution", bytesOf(t, &workflowpb.TerminateWorkflowExecutionRequest{
+			Namespace: testNamespace, Reason: reason, Details: secret("CANARY-details")}))
+		got := new(workflowpb.TerminateWorkflowExecutionRequest)
+		if err == nil {
+			err = proto.Unmarshal(out, got)
+		}
+		return got, err
+	}
+	if got, err := terminate("no longer needed"); err != nil || got.Reason != "no longer needed" {
+		t.Errorf("a plain note: %q, %v", got.Reason, err)
+	}
+	if got, err := terminate("the insurer of Maren said no"); err != nil || got.Reason != redactedReason {
+		t.Errorf("a note to redact: %q, %v", got.Reason, err)
+	}
+	var e *Error
+	if _, err := terminate("eyJh.eyJi.c"); !errors.As(err, &e) || e.Kind != KindDenied || strings.Contains(err.Error(), "eyJ") {
+		t.Errorf("a note to refuse: %v", err)
+	}
+	if _, err := terminate("sealed.v1:AQEB"); !errors.As(err, &e) || e.Kind != KindDenied {
+		t.Errorf("a note that bears the mark: %v", err)
+	}
+}
+
+// TestErrorsOfQueries: the text of a failed query comes back to the caller as
+// the status message, and its failure in the details; a detail of a type that
+// nobody knows changes nothing.
+func TestErrorsOfQueries(t *testing.T) {
+	r := newRewriter(t, sealAll)
+	ctx := context.Background()
+	out, err := request(t, r, "RespondQueryTaskCompleted", bytesOf(t, &workflowpb.RespondQueryTaskCompletedRequest{
+		Namespace: testNamespace, ErrorMessage: "CANARY-text", Failure: &failurepb.Failure{Message: "CANARY-message", StackTrace: "CANARY-stack"}}))
+	if err != nil || bytes.Contains(out, []byte(canaryMark)) {
+		t.Fatalf("not sealed: %v", err)
+	}
+	sent := new(workflowpb.RespondQueryTaskCompletedRequest)
+	if err := proto.Unmarshal(out, sent); err != nil {
+		t.Fatal(err)
+	}
+	detail, err := anypb.New(&errordetails.QueryFailedFailure{Failure: sent.Failure})
+	if err != nil {
+		t.Fatal(err)
+	}
+	unknown := &anypb.Any{TypeUrl: "type.googleapis.com/of.some.newer.Release", Value: []byte{0xff, 0xff}}
+	nested, err := anypb.New(&errordetails.MultiOperationExecutionFailure{Statuses: []*errordetails.MultiOperationExecutionFailure_OperationStatus{
+		{Code: 3, Details: []*anypb.Any{detail, unknown}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := r.call(r.Method(service + "QueryWorkflow"))
+	defer c.Done()
+	st := c.Status(ctx, &spb.Status{Code: int32(codes.InvalidArgument), Message: "query failed: " + sent.ErrorMessage, Details: []*anypb.Any{detail, unknown, nested}})
+	if st.Code != int32(codes.InvalidArgument) || st.Message != "query failed: CANARY-text" || len(st.Details) != 3 {
+		t.Errorf("code %d, message %q, %d details", st.Code, st.Message, len(st.Details))
+	}
+	got := new(errordetails.QueryFailedFailure)
+	if err := st.Details[0].UnmarshalTo(got); err != nil || got.Failure.Message != "CANARY-message" || got.Failure.StackTrace != "CANARY-stack" {
+		t.Errorf("the failure: %v, %v", got, err)
+	}
+	if !proto.Equal(st.Details[1], unknown) {
+		t.Error("the unknown detail was changed")
+	}
+	if inner, err := proto.Marshal(st.Details[2]); err != nil || !bytes.Contains(inner, []byte("CANARY-message")) {
+		t.Errorf("the nested failure was not opened: %v", err)
+	}
+}
+
+// TestSummariesThatCannotFit: the server refuses long summaries of standalone
+// activities, so one that only fits in clear gives way to a placeholder.
+func TestSummariesThatCannotFit(t *testing.T) {
+	r := newRewriter(t, sealAll)
+	start := func(size int) *commonpb.Payload {
+		summary := &commonpb.Payload{Metadata: map[string][]byte{"encoding": []byte("json/plain")}, Data: noise(size)}
+		out, err := request(t, r, "StartActivityExecution", bytesOf(t, &workflowpb.StartActivityExecutionRequest{
+			Namespace: testNamespace, UserMetadata: &sdkpb.UserMetadata{Summary: summary}}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := new(workflowpb.StartActivityExecutionRequest)
+		if err := proto.Unmarshal(out, got); err != nil {
+			t.Fatal(err)
+		}
+		return got.UserMetadata.Summary
+	}
+	if short := start(60); string(short.Metadata["encoding"]) != "binary/sealed.v1" || proto.Size(short) > maxSummary {
+		t.Errorf("a short summary: %d bytes", proto.Size(short))
+	}
+	if long := start(maxSummary - 40); string(long.Data) != `"[sealed]"` {
+		t.Errorf("a long summary: %d bytes", proto.Size(long))
+	}
+}
