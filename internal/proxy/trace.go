@@ -43,7 +43,7 @@ func (t *Tracing) handlers(untraced func(fullMethod string) bool) (server, clien
 		otelgrpc.WithMeterProvider(noop.NewMeterProvider()), // metrics.go counts calls
 		otelgrpc.WithFilter(func(info *stats.RPCTagInfo) bool { return !untraced(info.FullMethodName) }),
 	}
-	return quietHandler{otelgrpc.NewServerHandler(options...)}, quietHandler{otelgrpc.NewClientHandler(options...)}
+	return quietHandler{otelgrpc.NewServerHandler(options...)}, clientHandler{quietHandler{otelgrpc.NewClientHandler(options...)}}
 }
 
 // quietHandler keeps the texts of upstream errors out of spans: they may quote a payload, as the message of a failed
@@ -57,12 +57,34 @@ func (h quietHandler) TagRPC(ctx context.Context, info *stats.RPCTagInfo) contex
 }
 
 func (h quietHandler) HandleRPC(ctx context.Context, s stats.RPCStats) {
-	if end, ok := s.(*stats.End); ok && end.Error != nil && (end.Client || *ctx.Value(spokenKey{}).(*bool)) {
+	if end, ok := s.(*stats.End); ok && end.Error != nil && (end.Client || spoke(ctx)) {
 		quiet := *end
 		quiet.Error = status.Error(status.Code(end.Error), "answered by the upstream")
 		s = &quiet
 	}
 	h.Handler.HandleRPC(ctx, s)
+}
+
+// clientHandler makes no client span below a call that is not sampled. The caller's own traceparent is forwarded then. It
+// saves a fifth of the CPU time of a small call.
+type clientHandler struct{ quietHandler }
+
+func (h clientHandler) TagRPC(ctx context.Context, info *stats.RPCTagInfo) context.Context {
+	if !trace.SpanFromContext(ctx).IsRecording() {
+		return ctx
+	}
+	return h.quietHandler.TagRPC(ctx, info)
+}
+
+func (h clientHandler) HandleRPC(ctx context.Context, s stats.RPCStats) {
+	if trace.SpanFromContext(ctx).IsRecording() {
+		h.quietHandler.HandleRPC(ctx, s)
+	}
+}
+
+func spoke(ctx context.Context) bool {
+	spoken, ok := ctx.Value(spokenKey{}).(*bool)
+	return ok && *spoken
 }
 
 // upstreamSpoke notes that the error that this call ends with has its text from the upstream.

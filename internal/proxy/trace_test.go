@@ -168,3 +168,19 @@ func TestSpansHoldNoUpstreamText(t *testing.T) {
 		}
 	}
 }
+
+func TestUnsampledCallsMakeNoSpansAndKeepTheirTraceparent(t *testing.T) {
+	f := &frontend{}
+	startFrontend(t, f)
+	p, exporter := startTraced(t, f)
+	const unsampled = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
+	if _, err := p.client(t).StartWorkflowExecution(callWith(testContext(t), "traceparent", unsampled), startRequest(nil)); err != nil {
+		t.Fatal(err)
+	}
+	if got := f.lastMetadata(t)["traceparent"]; len(got) != 1 || got[0] != unsampled {
+		t.Errorf("the upstream got traceparent %v, want the caller's", got)
+	}
+	if spans := exporter.GetSpans(); len(spans) > 0 {
+		t.Errorf("spans were made:\n%s", tree(spans))
+	}
+}
