@@ -92,7 +92,7 @@ func (bc *benchCase) runs(tb testing.TB, r *Rewriter) (ours, floor, visitor func
 	if bc.name == "no_payloads" {
 		return bc.untouched(r, plain)
 	}
-	request := compiler{plan: r.plan, method: m.name}
+	request := compiler{plan: r.plan.Load(), method: m.name}
 	m.request = request.message(bc.message.ProtoReflect().Descriptor(), "", "")
 	if bc.sealed, err = sealed(tb, r, &m, bc.message.ProtoReflect().Descriptor(), plain); err != nil {
 		tb.Fatal(err)

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -30,7 +31,7 @@ type Options struct {
 
 // Rewriter seals requests and opens answers. It is safe for concurrent use.
 type Rewriter struct {
-	plan   *plan
+	plan   atomic.Pointer[plan]
 	keys   *crypto.Keyring
 	policy *policy.Engine
 	strict bool
@@ -38,7 +39,9 @@ type Rewriter struct {
 	log    *slog.Logger
 	memory *memory
 	calls  sync.Pool
-	warned sync.Map // fields that this build does not know and that have been logged
+	// joining keeps two answers of an upstream's reflection from being joined at once.
+	joining sync.Mutex
+	warned  sync.Map // fields that this build does not know and that have been logged
 }
 
 // New compiles the plan from the descriptors that are linked into the binary.
@@ -55,15 +58,16 @@ func New(o Options) (*Rewriter, error) {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
-	r := &Rewriter{plan: p, keys: o.Keys, policy: o.Policy, strict: o.UnknownFields == "strict", shadow: o.Shadow,
+	r := &Rewriter{keys: o.Keys, policy: o.Policy, strict: o.UnknownFields == "strict", shadow: o.Shadow,
 		log: o.Log, memory: newMemory()}
+	r.plan.Store(p)
 	r.calls.New = func() any { return new(Call) }
 	return r, nil
 }
 
 // Method gives the plan of an RPC by its full name; nil if this build does not
 // know it, or if its service is not rewritten.
-func (r *Rewriter) Method(full string) *Method { return r.plan.methods[full] }
+func (r *Rewriter) Method(full string) *Method { return r.plan.Load().methods[full] }
 
 // IsRewritten tells whether a service is one whose every RPC must be known to
 // be forwarded: the name without slashes.
@@ -151,11 +155,12 @@ type Call struct {
 // caller may be nil.
 func (r *Rewriter) Begin(m *Method, caller *policy.Caller) *Call {
 	c := r.calls.Get().(*Call)
+	m = m.latest()
 	c.r, c.method, c.caller, c.policy = r, m, caller, r.policy.Current()
 	c.namespace, c.workflowID, c.workflowType, c.taskQueue, c.task = "", "", "", "", nil
 	c.request.reset()
 	c.response.reset()
-	c.walk.plan, c.walk.method = r.plan, m.name
+	c.walk.plan, c.walk.method = m.plan, m.name
 	return c
 }
 

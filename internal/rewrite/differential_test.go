@@ -67,8 +67,8 @@ func TestVisitsWhatTheAPIsVisitorVisits(t *testing.T) {
 			blobs += dropBlobs(message)
 			in := marshal(message)
 
-			c := compiler{plan: r.plan, method: m.name}
-			w := walk{plan: r.plan, method: m.name}
+			c := compiler{plan: r.plan.Load(), method: m.name}
+			w := walk{plan: r.plan.Load(), method: m.name}
 			w.reset(in)
 			if err := w.run(c.message(d, "", "")); err != nil {
 				t.Fatal(err)

@@ -51,7 +51,7 @@ func TestWhatFitsInClearFitsSealed(t *testing.T) {
 			if len(in) > maxMessage || len(out) > maxMessage {
 				t.Errorf("%d bytes in clear, %d sealed, limit %d", len(in), len(out), maxMessage)
 			}
-			w := walk{plan: r.plan, method: method}
+			w := walk{plan: r.plan.Load(), method: method}
 			w.reset(out)
 			if err := w.run(r.Method(service + method).request); err != nil {
 				t.Fatal(err)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	// Registers the descriptors that the plan is compiled from.
 	_ "go.temporal.io/api/errordetails/v1"
@@ -65,21 +66,30 @@ type field struct {
 type node struct {
 	name   protoreflect.FullName
 	desc   protoreflect.MessageDescriptor
-	fields []field // by field number
-	sites  bool    // something to seal, open or check can be below
-	scope  bool    // facts in this message are about the payloads below it
-	memo   bool    // values of this map entry delete memo keys when they are empty
+	fields []field                     // by field number
+	high   map[protowire.Number]*field // those from maxDense on
+	sites  bool                        // something to seal, open or check can be below
+	scope  bool                        // facts in this message are about the payloads below it
+	memo   bool                        // values of this map entry delete memo keys when they are empty
 }
 
 func (n *node) field(num protowire.Number) *field {
 	if int(num) < len(n.fields) {
 		return &n.fields[num]
 	}
-	return nil
+	return n.high[num]
 }
+
+// maxDense bounds the table that a field's number indexes, whatever number an
+// upstream's descriptors bring.
+const maxDense = 4096
 
 // Method is the plan for one RPC.
 type Method struct {
+	plan *plan
+	// next is this RPC in the plan that took this one's place; nil for a method that stands for itself.
+	next *atomic.Pointer[Method]
+
 	name     string // "StartWorkflowExecution"
 	full     string // "/temporal.api.workflowservice.v1.WorkflowService/StartWorkflowExecution"
 	request  *node
@@ -93,10 +103,22 @@ type Method struct {
 func (m *Method) Name() string { return m.name }
 
 // RequestTouched tells whether a request can hold anything to decide about.
-func (m *Method) RequestTouched() bool { return m.request.sites }
+func (m *Method) RequestTouched() bool { return m.latest().request.sites }
 
 // ResponseTouched tells whether an answer can hold anything to open.
-func (m *Method) ResponseTouched() bool { return m.response.sites || m.limits }
+func (m *Method) ResponseTouched() bool { return m.latest().response.sites || m.limits }
+
+// latest is this RPC in the plan that is in force.
+func (m *Method) latest() *Method {
+	for m.next != nil {
+		n := m.next.Load()
+		if n == nil {
+			break
+		}
+		m = n
+	}
+	return m
+}
 
 // StatusTouched tells whether an error answer can hold anything to open: only
 // queries, updates and multi-operations put user data there.
@@ -153,7 +175,7 @@ func newPlan(files *protoregistry.Files) (*plan, error) {
 
 func (p *plan) addMethod(d protoreflect.MethodDescriptor) {
 	name := string(d.Name())
-	m := &Method{name: name, full: "/" + string(d.Parent().FullName()) + "/" + name}
+	m := &Method{plan: p, next: new(atomic.Pointer[Method]), name: name, full: "/" + string(d.Parent().FullName()) + "/" + name}
 	request := compiler{plan: p, method: name}
 	m.request = request.message(d.Input(), "", "")
 	response := compiler{plan: p, method: name, response: true}
@@ -212,7 +234,9 @@ func (c *compiler) message(d protoreflect.MessageDescriptor, path, kind string) 
 	fields := d.Fields()
 	highest := protowire.Number(0)
 	for i := range fields.Len() {
-		highest = max(highest, fields.Get(i).Number())
+		if num := fields.Get(i).Number(); num < maxDense {
+			highest = max(highest, num)
+		}
 	}
 	n.fields = make([]field, highest+1)
 	bits := make(map[string]uint8)
@@ -223,7 +247,14 @@ func (c *compiler) message(d protoreflect.MessageDescriptor, path, kind string) 
 		if f.op != opSkip && f.op != opSkipMessage && !fd.IsList() && !fd.IsMap() {
 			f.once = c.bit(bits, fd)
 		}
-		n.fields[fd.Number()] = f
+		if fd.Number() < maxDense {
+			n.fields[fd.Number()] = f
+		} else {
+			if n.high == nil {
+				n.high = make(map[protowire.Number]*field)
+			}
+			n.high[fd.Number()] = &f
+		}
 		facts = facts || f.op == opFact || f.op == opFactName
 	}
 	n.scope = facts && n.sites || takesSystem(n)

@@ -70,7 +70,7 @@ func (r *Rewriter) call(m *Method) *Call {
 // sealed seals a message of any type as if it were a request's.
 func sealed(t testing.TB, r *Rewriter, m *Method, d protoreflect.MessageDescriptor, in []byte) ([]byte, error) {
 	t.Helper()
-	c := compiler{plan: r.plan, method: m.name}
+	c := compiler{plan: r.plan.Load(), method: m.name}
 	asRequest := *m
 	asRequest.request = c.message(d, "", "")
 	call := r.call(&asRequest)
@@ -82,7 +82,7 @@ func sealed(t testing.TB, r *Rewriter, m *Method, d protoreflect.MessageDescript
 // unsealed opens a message of any type as if it were an answer.
 func unsealed(t testing.TB, r *Rewriter, m *Method, d protoreflect.MessageDescriptor, in []byte) ([]byte, error) {
 	t.Helper()
-	c := compiler{plan: r.plan, method: m.name, response: true}
+	c := compiler{plan: r.plan.Load(), method: m.name, response: true}
 	asResponse := *m
 	asResponse.response = c.message(d, "", "")
 	asResponse.task, asResponse.limits = true, false // everything must open, and nothing else change

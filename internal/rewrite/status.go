@@ -17,7 +17,7 @@ func (c *Call) Status(ctx context.Context, st *spb.Status) *spb.Status {
 	out := st
 	if len(st.GetDetails()) > 0 {
 		if raw, err := proto.Marshal(st); err == nil {
-			if changed, err := c.openMessage(ctx, c.r.plan.status, raw, false); err == nil {
+			if changed, err := c.openMessage(ctx, c.method.plan.status, raw, false); err == nil {
 				opened := new(spb.Status)
 				if proto.Unmarshal(changed, opened) == nil {
 					out = opened

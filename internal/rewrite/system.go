@@ -71,7 +71,7 @@ func (c *Call) rewriteSystem(ctx context.Context, s *slot) error {
 }
 
 func (c *Call) decodeSystem(h head) (*dynamicpb.Message, error) {
-	d, err := c.r.plan.files.FindDescriptorByName(protoreflect.FullName(h.messageType))
+	d, err := c.method.plan.files.FindDescriptorByName(protoreflect.FullName(h.messageType))
 	md, ok := d.(protoreflect.MessageDescriptor)
 	if err != nil || !ok {
 		return nil, fmt.Errorf("the input for the endpoint %s is a message that this release does not know, so its payloads can't be found; "+
@@ -95,7 +95,8 @@ func (c *Call) decodeSystem(h head) (*dynamicpb.Message, error) {
 // rewriteAside rewrites a message that stands within a payload.
 func (c *Call) rewriteAside(ctx context.Context, s *slot, d protoreflect.MessageDescriptor, raw []byte) (out []byte, changed bool, err error) {
 	method := *c.method
-	comp := compiler{plan: c.r.plan, method: method.name, response: c.walk.response}
+	method.next = nil // it is no longer that RPC
+	comp := compiler{plan: c.method.plan, method: method.name, response: c.walk.response}
 	root := comp.message(d, s.f.path, "")
 	aside := c.r.Begin(&method, c.caller)
 	defer aside.Done()

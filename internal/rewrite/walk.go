@@ -238,6 +238,8 @@ func (w *walk) message(n *node, start, end int, parent, outer int32, depth int) 
 		var f *field
 		if int(num) < len(n.fields) {
 			f = &n.fields[num]
+		} else {
+			f = n.high[num]
 		}
 		if f == nil || f.op == opUnknown || (f.wire != wire && !(f.packable && wire == protowire.BytesType)) {
 			w.unknownField(n, num, buf[at:i])

@@ -1,0 +1,133 @@
+package rewrite
+
+import (
+	"bytes"
+	"testing"
+
+	workflowpb "go.temporal.io/api/workflowservice/v1"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protodesc"
+	"google.golang.org/protobuf/types/descriptorpb"
+)
+
+// newField is beyond what the plan keeps in a table.
+const newField = 500_000
+
+// newerServer is the service's file as a later release might have it: a new
+// payload field in a known request, one in a message that could hold none,
+// and a new RPC.
+func newerServer(t *testing.T) []*descriptorpb.FileDescriptorProto {
+	t.Helper()
+	payloads := &descriptorpb.FieldDescriptorProto{Name: proto.String("extra_input"), JsonName: proto.String("extraInput"), Number: proto.Int32(newField),
+		Label: descriptorpb.FieldDescriptorProto_LABEL_OPTIONAL.Enum(), Type: descriptorpb.FieldDescriptorProto_TYPE_MESSAGE.Enum(),
+		TypeName: proto.String(".temporal.api.common.v1.Payloads")}
+	messages := protodesc.ToFileDescriptorProto(workflowpb.File_temporal_api_workflowservice_v1_request_response_proto)
+	for _, m := range messages.MessageType {
+		switch m.GetName() {
+		case "StartWorkflowExecutionRequest", "DescribeTaskQueueRequest":
+			m.Field = append(m.Field, payloads)
+		}
+	}
+	service := protodesc.ToFileDescriptorProto(workflowpb.File_temporal_api_workflowservice_v1_service_proto)
+	service.Service[0].Method = append(service.Service[0].Method, &descriptorpb.MethodDescriptorProto{Name: proto.String("StartSomethingNew"),
+		InputType:  proto.String(".temporal.api.workflowservice.v1.StartWorkflowExecutionRequest"),
+		OutputType: proto.String(".temporal.api.workflowservice.v1.StartWorkflowExecutionResponse")})
+	return []*descriptorpb.FileDescriptorProto{messages, service}
+}
+
+// TestJoin: what a newer server's reflection tells is sealed as if this build
+// had known it, also by those who hold a method of the plan before.
+func TestJoin(t *testing.T) {
+	r := newRewriter(t, sealAll)
+	start, describe := r.Method(service+"StartWorkflowExecution"), r.Method(service+"DescribeTaskQueue")
+	in := append(bytesOf(t, &workflowpb.StartWorkflowExecutionRequest{Namespace: testNamespace, Input: secret("CANARY-1")}),
+		wireField(newField, bytesOf(t, secret("CANARY-2")))...)
+	if _, err := request(t, r, start.name, in); err == nil {
+		t.Fatal("an unknown field with a payload passed")
+	}
+	if describe.RequestTouched() || r.Method(service+"StartSomethingNew") != nil {
+		t.Fatal("known before it was learnt")
+	}
+	if changed, err := r.Join(newerServer(t)); err != nil || !changed {
+		t.Fatalf("join: %v, %v", changed, err)
+	}
+	if changed, err := r.Join(newerServer(t)); err != nil || changed {
+		t.Errorf("the same once more: %v, %v", changed, err)
+	}
+	if !describe.RequestTouched() {
+		t.Error("a method of the old plan does not see the new field")
+	}
+	for _, name := range []string{"StartWorkflowExecution", "StartSomethingNew"} {
+		out, err := request(t, r, name, in)
+		if err != nil || bytes.Contains(out, []byte(canaryMark)) {
+			t.Fatalf("%s: not sealed: %v", name, err)
+		}
+		m := r.Method(service + name)
+		if back, err := unsealed(t, r, m, m.request.desc, out); err != nil || !bytes.Equal(back, in) {
+			t.Errorf("%s: not restored: %v", name, err)
+		}
+	}
+}
+
+// TestJoinTakesNothingAway: an upstream that is older, or wrong about a field,
+// changes nothing that this build knows.
+func TestJoinTakesNothingAway(t *testing.T) {
+	r := newRewriter(t, sealAll)
+	messages := protodesc.ToFileDescriptorProto(workflowpb.File_temporal_api_workflowservice_v1_request_response_proto)
+	for _, m := range messages.MessageType {
+		if m.GetName() != "StartWorkflowExecutionRequest" {
+			continue
+		}
+		for _, f := range m.Field {
+			if f.GetName() == "input" {
+				f.Type, f.TypeName = descriptorpb.FieldDescriptorProto_TYPE_STRING.Enum(), nil
+			}
+		}
+		m.Field = m.Field[:len(m.Field)-1]
+	}
+	if changed, err := r.Join([]*descriptorpb.FileDescriptorProto{messages}); err != nil || changed {
+		t.Fatalf("join: %v, %v", changed, err)
+	}
+	out, err := request(t, r, "StartWorkflowExecution", bytesOf(t, &workflowpb.StartWorkflowExecutionRequest{Namespace: testNamespace, Input: secret("CANARY-1")}))
+	if err != nil || bytes.Contains(out, []byte(canaryMark)) {
+		t.Errorf("not sealed: %v", err)
+	}
+}
+
+// TestNewOneof: a new member of a new oneof finds its place before the oneofs
+// that only stand for `optional`.
+func TestNewOneof(t *testing.T) {
+	field := func(name string, num int32, oneof int32, optional bool) *descriptorpb.FieldDescriptorProto {
+		f := &descriptorpb.FieldDescriptorProto{Name: &name, JsonName: &name, Number: &num, OneofIndex: &oneof,
+			Label: descriptorpb.FieldDescriptorProto_LABEL_OPTIONAL.Enum(), Type: descriptorpb.FieldDescriptorProto_TYPE_INT32.Enum()}
+		if optional {
+			f.Proto3Optional = proto.Bool(true)
+		}
+		return f
+	}
+	oneof := func(names ...string) (all []*descriptorpb.OneofDescriptorProto) {
+		for _, n := range names {
+			all = append(all, &descriptorpb.OneofDescriptorProto{Name: proto.String(n)})
+		}
+		return all
+	}
+	base := &descriptorpb.DescriptorProto{Name: proto.String("M"), OneofDecl: oneof("_a"), Field: []*descriptorpb.FieldDescriptorProto{field("a", 1, 0, true)}}
+	up := &descriptorpb.DescriptorProto{Name: proto.String("M"), OneofDecl: oneof("choice", "_a", "_c"), Field: []*descriptorpb.FieldDescriptorProto{
+		field("a", 1, 1, true), field("b", 2, 0, false), field("c", 3, 2, true)}}
+	if !joinMessage(base, up) {
+		t.Fatal("nothing new was found")
+	}
+	file := &descriptorpb.FileDescriptorProto{Name: proto.String("m.proto"), Syntax: proto.String("proto3"), MessageType: []*descriptorpb.DescriptorProto{base}}
+	d, err := protodesc.NewFile(file, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := d.Messages().Get(0)
+	if o := m.Fields().ByNumber(protowire.Number(2)).ContainingOneof(); o == nil || o.Name() != "choice" {
+		t.Errorf("b is in %v", o)
+	}
+	if !m.Fields().ByNumber(1).HasOptionalKeyword() {
+		t.Error("a lost its presence")
+	}
+}
