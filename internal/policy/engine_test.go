@@ -138,6 +138,31 @@ func TestWatchConfigMap(t *testing.T) {
 	eventually(t, "the swapped team's file is in force", func() bool { return e.action(t) == Deny })
 }
 
+// TestVanishedFileIsWaitedFor takes a namespace's file away for a moment: its rules must hold all the while.
+func TestVanishedFileIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	const strict = "package temporal.namespaces.team\n\nrequest contains {\"action\": \"deny\"}\n"
+	opts := options(t, map[string]string{"policy.rego": passing, "team.rego": strict})
+	e := watched(t, opts)
+	file := filepath.Join(opts.Namespaces, "team.rego")
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(vanishWait / 2); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		if a := e.action(t); a != Deny {
+			t.Fatalf("without the file for a moment: %s", a)
+		}
+	}
+	write(t, file, strict+"\nx := 1\n")
+	before := e.Current().Revision()
+	eventually(t, "the new file is in force", func() bool {
+		if a := e.action(t); a != Deny {
+			t.Fatalf("while the file came back: %s", a)
+		}
+		return e.Current().Revision() != before
+	})
+}
+
 func TestBadPolicyNeverReplacesAGoodOne(t *testing.T) {
 	var log bytes.Buffer
 	var mu sync.Mutex

@@ -177,6 +177,22 @@ func TestPassHoldsWhateverIsUnknown(t *testing.T) {
 	}
 }
 
+// TestPartsHoldOnlyOverKnownFacts: fields and clear leave something readable, as a pass does.
+func TestPartsHoldOnlyOverKnownFacts(t *testing.T) {
+	for _, parts := range []string{`"fields": ["/a"]`, `"clear": ["/a"]`} {
+		p := mustLoad(t, map[string]string{"policy.rego": "package temporal\n\nrequest contains {\"action\": \"seal\", " + parts +
+			"}\n\nrequest contains {\"action\": \"seal\"} if input.workflow.type == \"Secret\"\n"})
+		in := &Input{Namespace: "n", Kind: KindSignal, NotApplicable: AllFacts}
+		if v := decide(t, p, Request, in); v.Weakened || len(v.Fields)+len(v.Clear) != 1 {
+			t.Errorf("%s, nothing unknown: %s", parts, v)
+		}
+		in.NotApplicable = 0
+		if v := decide(t, p, Request, in); !v.Weakened || v.Fields != nil || v.Clear != nil || v.Action != Seal {
+			t.Errorf("%s, the type unknown: %s", parts, v)
+		}
+	}
+}
+
 // TestContentIsDecodedOnlyWhenRead gives content that no decoder would get through
 // unnoticed to rules that do not look.
 func TestContentIsDecodedOnlyWhenRead(t *testing.T) {

@@ -266,3 +266,34 @@ func TestVerdictOwnsItsStrings(t *testing.T) {
 		t.Errorf("got %q (hit %v) for the first name again", v.Key, v.Hit)
 	}
 }
+
+// TestMemoKeepsQueriesApart: two namespaces and both directions may read the same and answer differently.
+func TestMemoKeepsQueriesApart(t *testing.T) {
+	team := func(name, key string) string {
+		return "package temporal.namespaces." + name + "\n\nrequest contains {\"action\": \"seal\", \"key\": \"" + key +
+			"\"} if input.payload.kind == \"memo\"\n\nresponse contains {\"action\": \"open\"} if input.payload.kind == \"memo\"\n"
+	}
+	p := mustLoad(t, map[string]string{"a.rego": team("a", "first"), "b.rego": team("b", "second")})
+	for range 2 {
+		for namespace, key := range map[string]string{"a": "first", "b": "second"} {
+			in := &Input{Namespace: namespace, Kind: KindMemo}
+			if v := decide(t, p, Request, in); v.Key != key {
+				t.Errorf("request in %s: %s", namespace, v)
+			}
+			if v := decide(t, p, Response, in); v.Action != Open {
+				t.Errorf("response in %s: %s", namespace, v)
+			}
+		}
+	}
+}
+
+// TestMemoKeyIsUnambiguous: no two lists of strings make the same key.
+func TestMemoKeyIsUnambiguous(t *testing.T) {
+	p := mustLoad(t, map[string]string{"policy.rego": "package temporal\n\nrequest contains {\"action\": \"seal\", \"key\": concat(\"|\", [input.payload.name, input.payload.path])}\n"})
+	for _, in := range []Input{{Name: "ab"}, {Name: "a", Path: "b"}, {Path: "ab"}, {Name: "ab\x00"}, {Name: "\x02ab"}} {
+		in.Namespace, in.Kind = "n", KindMemo
+		if v := decide(t, p, Request, &in); v.Key != in.Name+"|"+in.Path {
+			t.Errorf("%q and %q got %q", in.Name, in.Path, v.Key)
+		}
+	}
+}

@@ -14,7 +14,6 @@ type proposal struct {
 	key      string
 	fields   []string
 	clear    []string
-	whole    bool // a seal without fields and clear
 	compress bool
 	reason   string
 	// computedKey tells that the key's name may hold a part of the payload.
@@ -47,7 +46,6 @@ func parseProposal(v ast.Value, d Direction, kind string) (proposal, error) {
 	if err := p.members(obj); err != nil {
 		return p, err
 	}
-	p.whole = p.action == Seal && len(p.fields) == 0 && len(p.clear) == 0
 	return p, nil
 }
 
@@ -220,7 +218,7 @@ func unite(d Direction, in *Input, proposals []proposal, k keys, unsure bool) (V
 
 // seal fills in the key and the parts to seal.
 func (v *Verdict) seal(namespace string, proposals []proposal, k keys) error {
-	best, whole, seen := 0, false, false
+	best, seen := 0, false
 	compress := true
 	for _, p := range proposals {
 		if p.action != Seal {
@@ -234,7 +232,6 @@ func (v *Verdict) seal(namespace string, proposals []proposal, k keys) error {
 			v.Key, best = key, rank
 		}
 		seen = true
-		whole = whole || p.whole
 		compress = compress && p.compress
 	}
 	if !seen {
@@ -245,9 +242,7 @@ func (v *Verdict) seal(namespace string, proposals []proposal, k keys) error {
 	// Compressed lengths tell something about the content, so one rule cannot ask
 	// for it where another seals the same payload without.
 	v.Compress = compress
-	if !whole {
-		v.Fields, v.Clear = parts(proposals)
-	}
+	v.Fields, v.Clear = parts(proposals)
 	return nil
 }
 
@@ -261,7 +256,8 @@ func (p proposal) keyError(err error) error {
 
 // parts joins what is to be sealed within a document: all fields that any rule
 // names; or, of what rules leave readable, only that on which they agree. Where
-// both ways of saying it meet, the document is sealed whole.
+// both ways of saying it meet, the document is sealed whole. A verdict that says
+// neither leaves nothing readable, and so neither does the union.
 func parts(proposals []proposal) (fields, clear []string) {
 	first := true
 	for _, p := range proposals {
