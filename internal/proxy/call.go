@@ -152,13 +152,7 @@ func (c *call) open(ctx, out context.Context, answer *frame) (*frame, error) {
 	}
 	start := time.Now()
 	sealed := answer.bytes()
-	plain, err := c.rewriting.Response(ctx, sealed)
-	if err != nil {
-		c.Metrics.failed(directionResponse, err)
-		if c.method.rewrite.IsPoll() {
-			plain, err = c.keepTask(ctx, out, sealed, err)
-		}
-	}
+	plain, err := c.openAnswer(ctx, out, sealed)
 	if err != nil {
 		answer.free()
 		return nil, c.refuse(err)

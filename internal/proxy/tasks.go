@@ -24,10 +24,6 @@ import (
 // for its timeout, and nobody would learn why. This file answers such tasks in the worker's stead, with the reason.
 
 const (
-	// holdTask is how long a task is kept while what it takes to open it may come back, such as a key service.
-	holdTask = 8 * time.Second
-	// taskMargin is left of a poll's time for the answer to reach the worker.
-	taskMargin = 2 * time.Second
 	// retryTask is when the server hands out again an activity that could not be opened for a passing cause.
 	retryTask = 30 * time.Second
 	// answerTimeout bounds the call that answers for a worker.
@@ -45,87 +41,9 @@ type standIn struct {
 	request proto.Message
 }
 
-// keepTask is for a polled task that could not be opened. While the cause may pass it tries again; then it answers the
-// task, and the worker's poll ends empty. ctx is the call's, out the one with the metadata to send.
-func (c *call) keepTask(ctx, out context.Context, sealed []byte, cause error) ([]byte, error) {
-	limit := time.Now().Add(holdTask)
-	if deadline, ok := ctx.Deadline(); ok && deadline.Add(-taskMargin).Before(limit) {
-		limit = deadline.Add(-taskMargin)
-	}
-	for wait := 100 * time.Millisecond; transient(cause) && time.Now().Add(wait).Before(limit) && ctx.Err() == nil; wait *= 2 {
-		select {
-		case <-ctx.Done():
-		case <-time.After(wait):
-			plain, err := c.rewriting.Response(ctx, sealed)
-			if err == nil {
-				return plain, nil
-			}
-			cause = err
-		}
-	}
-	answer, empty, readable := unopenable(c.method.full, sealed, cause)
-	if !readable {
-		return nil, cause
-	}
-	answered := answer != nil && c.standFor(out, answer, cause) == nil
-	c.Log.Error("a task could not be opened; its worker gets none", "rpc", c.method.full, "namespace", c.rewriting.Namespace(), "answered", answered, "error", cause)
-	return empty, nil
-}
-
 func transient(err error) bool {
 	var e *rewrite.Error
 	return errors.As(err, &e) && e.Transient()
-}
-
-// unopenable gives the answer to a task that cannot be opened, and what its poller gets: an empty answer with the
-// server's hints for autoscaling, without which a poller would be taken away. A nil answer leaves the task to its timeout.
-func unopenable(method string, sealed []byte, cause error) (answer *standIn, empty []byte, ok bool) {
-	text := from + "the worker was not given this task: " + cause.Error()
-	var hints proto.Message
-	switch method[len(service):] {
-	case "PollWorkflowTaskQueue":
-		var t workflowservice.PollWorkflowTaskQueueResponse
-		if proto.Unmarshal(sealed, &t) != nil {
-			return nil, nil, false
-		}
-		hints = &workflowservice.PollWorkflowTaskQueueResponse{PollerScalingDecision: t.GetPollerScalingDecision(), PollerGroupId: t.GetPollerGroupId(), PollerGroupInfos: t.GetPollerGroupInfos(), PollerGroupsInfo: t.GetPollerGroupsInfo()}
-		answer = unopenableWorkflowTask(&t, text, cause)
-	case "PollActivityTaskQueue":
-		var t workflowservice.PollActivityTaskQueueResponse
-		if proto.Unmarshal(sealed, &t) != nil {
-			return nil, nil, false
-		}
-		hints = &workflowservice.PollActivityTaskQueueResponse{PollerScalingDecision: t.GetPollerScalingDecision(), PollerGroupInfos: t.GetPollerGroupInfos(), PollerGroupsInfo: t.GetPollerGroupsInfo()}
-		answer = &standIn{"RespondActivityTaskFailed", &workflowservice.RespondActivityTaskFailedRequest{
-			TaskToken: t.GetTaskToken(), Identity: standInIdentity, Failure: failureFor(text, "TaskUnopened", cause)}}
-	case "PollNexusTaskQueue":
-		var t workflowservice.PollNexusTaskQueueResponse
-		if proto.Unmarshal(sealed, &t) != nil {
-			return nil, nil, false
-		}
-		hints = &workflowservice.PollNexusTaskQueueResponse{PollerScalingDecision: t.GetPollerScalingDecision(), PollerGroupId: t.GetPollerGroupId(), PollerGroupInfos: t.GetPollerGroupInfos(), PollerGroupsInfo: t.GetPollerGroupsInfo()}
-		if !transient(cause) { // retryable answers would open the endpoint's circuit breaker for every operation
-			answer = nexusFailure(t.GetTaskToken(), t.GetPollerGroupId(), text)
-		}
-	default:
-		return nil, nil, false
-	}
-	empty, err := proto.Marshal(hints)
-	return answer, empty, err == nil
-}
-
-// unopenableWorkflowTask fails a workflow task once: the server hands a failed one out again at once, so later attempts
-// are left to their timeout.
-func unopenableWorkflowTask(t *workflowservice.PollWorkflowTaskQueueResponse, text string, cause error) *standIn {
-	switch {
-	case t.GetQuery() != nil:
-		return &standIn{"RespondQueryTaskCompleted", &workflowservice.RespondQueryTaskCompletedRequest{TaskToken: t.GetTaskToken(),
-			CompletedType: enumspb.QUERY_RESULT_TYPE_FAILED, ErrorMessage: text, PollerGroupId: t.GetPollerGroupId(), Failure: failureFor(text, "TaskUnopened", cause)}}
-	case t.GetAttempt() <= 1:
-		return &standIn{"RespondWorkflowTaskFailed", &workflowservice.RespondWorkflowTaskFailedRequest{TaskToken: t.GetTaskToken(), Identity: standInIdentity,
-			Cause: enumspb.WORKFLOW_TASK_FAILED_CAUSE_WORKFLOW_WORKER_UNHANDLED_FAILURE, Failure: failureFor(text, "TaskUnopened", cause)}}
-	}
-	return nil
 }
 
 // refusedAnswer turns a worker's answer that cannot be forwarded, ever, into the failure of its task: a worker that is
@@ -160,7 +78,7 @@ func refusedAnswer(method string, in []byte, cause error) (answer *standIn, ok b
 			return nil, false
 		}
 		if attemptOf(q.GetTaskToken()) > 1 {
-			return nil, true // see unopenableWorkflowTask
+			return nil, true // see rescue.failWorkflowTask
 		}
 		return &standIn{"RespondWorkflowTaskFailed", &workflowservice.RespondWorkflowTaskFailedRequest{TaskToken: q.GetTaskToken(), Identity: q.GetIdentity(),
 			Cause: why, Failure: failure, DeploymentOptions: q.GetDeploymentOptions()}}, true

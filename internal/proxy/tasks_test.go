@@ -102,7 +102,7 @@ func TestActivityThatCannotBeOpenedFailsWithAReason(t *testing.T) {
 	}
 	q := f.activityFailed[0]
 	info := q.GetFailure().GetApplicationFailureInfo()
-	if string(q.GetTaskToken()) != "token" || q.GetNamespace() != "clinic" || !info.GetNonRetryable() || !strings.Contains(q.GetFailure().GetMessage(), "not given this task") {
+	if string(q.GetTaskToken()) != "token" || q.GetNamespace() != "clinic" || info == nil || info.GetNonRetryable() || !strings.Contains(q.GetFailure().GetMessage(), "not given this task") {
 		t.Errorf("the task was failed with %v", q)
 	}
 }
