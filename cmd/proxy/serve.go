@@ -118,6 +118,8 @@ func (o *serveOptions) serve(ctx context.Context, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
+	proxy.Learn(ctx, upstreams, rewriter.Join, log)
+	go proxy.LearnAgain(ctx, upstreams, rewriter.Join, log)
 	server, err := proxy.New(proxy.Options{
 		Listeners: listeners, Upstreams: upstreams, Services: c.Services,
 		Rewriter: rewriter, Keys: keys, PollLimit: c.pollLimit(),
