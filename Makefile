@@ -15,6 +15,9 @@ GOVULNCHECK  := golang.org/x/vuln/cmd/govulncheck@v1.8.0
 # The race detector needs a C compiler. Where there is none, unit tests run without it.
 RACE = $(if $(filter 1,$(shell $(GO) env CGO_ENABLED)),-race)
 
+# Tests that count allocations or seconds, of which the race detector makes more.
+COUNTING := ^(TestAllocations|TestDecodingIsLinear)$$
+
 ##@ Use it
 
 .PHONY: help
@@ -48,7 +51,8 @@ test: test-unit test-policy test-e2e ## Everything: unit, policy, and end to end
 .PHONY: test-unit
 test-unit: ## Unit tests of the product, with the race detector
 	@$(if $(RACE),,echo 'no C compiler: without the race detector')
-	$(GO) test $(RACE) -timeout 15m ./...
+	$(GO) test $(RACE) -timeout 15m -skip '$(COUNTING)' ./...
+	$(GO) test -timeout 5m -run '$(COUNTING)' ./internal/policy ./internal/rewrite
 
 .PHONY: test-policy
 test-policy: build ## The shipped policy's Rego tests, and the clinic example's tests and cases
