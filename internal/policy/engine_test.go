@@ -97,7 +97,9 @@ func TestWatchSavePatterns(t *testing.T) {
 			eventually(t, "the new policy is in force", func() bool { return e.action(t) == Seal })
 			save(t, opts.File, denying)
 			eventually(t, "and the next one", func() bool { return e.action(t) == Deny })
-			if n := refused.Load(); n != 0 {
+			// What is replaced in one step is never seen by halves. Of what is not, a busy
+			// machine may see one; it is refused, and the old policy stays.
+			if n := refused.Load(); n != 0 && name == "renamed over" {
 				t.Errorf("%d half-written policies were tried", n)
 			}
 		})

@@ -13,7 +13,7 @@ import (
 
 const (
 	defaultMemoSize    = 1 << 15
-	defaultEvalTimeout = time.Second
+	defaultEvalTimeout = 2 * time.Second // of the wall clock: a starved machine must not fail calls
 )
 
 // Policy is one revision of all rules, immutable and safe for concurrent use.

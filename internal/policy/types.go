@@ -143,7 +143,7 @@ type Options struct {
 
 	Log         *slog.Logger  // nil: silent
 	MemoSize    int           // verdicts kept; 0 means 32768, less than 0 none
-	EvalTimeout time.Duration // 0 means one second; twice as much more per MiB of content
+	EvalTimeout time.Duration // 0 means two seconds; twice as much more per MiB of content
 
 	// OnReload is told the outcome of every attempt to load a changed source; may be nil.
 	OnReload func(revision string, err error)
