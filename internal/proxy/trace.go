@@ -132,6 +132,7 @@ func (c *call) endTask(code codes.Code) {
 	if c.task == nil {
 		return
 	}
+	c.describeSpan(c.task) // once more: the answer told which workflow the task is of
 	c.task.SetAttributes(statusAttribute(code))
 	if code != codes.OK {
 		c.task.SetStatus(otelcodes.Error, "the task could not be handed over")

@@ -196,10 +196,11 @@ func keep(b []byte) []byte {
 // where it names none.
 func (c *Call) Namespace() string { return c.namespace }
 
-// WorkflowID is the request's, where it tells one.
+// WorkflowID is the request's, where it tells one, or that of the task which a
+// poll was answered with.
 func (c *Call) WorkflowID() string { return c.workflowID }
 
-// WorkflowType is the request's, where it tells one.
+// WorkflowType is like WorkflowID.
 func (c *Call) WorkflowType() string { return c.workflowType }
 
 // Revision is that of the policy that decides this call.
@@ -404,6 +405,9 @@ func (c *Call) remember() {
 		if t.known&policy.FactWorkflowID == 0 || t.values[0] == "" { // a standalone activity
 			t.na = policy.FactWorkflowID | policy.FactWorkflowType
 			t.known &^= t.na
+		}
+		if c.method.poll { // the poll did not know what it would be handed; its span is told
+			c.workflowID, c.workflowType = t.values[0], t.values[1]
 		}
 		c.r.memory.remember(sc.token.of(w.buf), t)
 	}
