@@ -53,16 +53,17 @@ func (c *call) run(ctx context.Context, md metadata.MD, in *frame) (*frame, erro
 		return nil, c.refuse(err)
 	}
 	c.describeSpan(c.span)
-	out := outgoing(ctx, md, c.listener.Credential, c.route.config, c.rewriting.Namespace())
-	if c.method.rewrite.IsPoll() || c.method.rewrite.RequestTouched() {
-		c.confirm(ctx, out)
-	}
 	if c.method.rewrite.IsPoll() {
-		// A task that is handed out while no key is at hand is lost: its result could not be sealed.
-		if err := c.Keys.Ready(ctx, c.rewriting.Namespace()); err != nil {
+		ready, err := c.awaitKeys(ctx)
+		if err != nil {
 			return nil, c.refuse(err)
 		}
+		if !ready {
+			c.end(codes.OK)
+			return new(frame), nil
+		}
 	}
+	out := outgoing(ctx, md, c.listener.Credential, c.route.config, c.rewriting.Namespace())
 	request, err := c.seal(ctx, in)
 	if err != nil {
 		return nil, c.refuse(c.answerRefused(out, err))

@@ -101,17 +101,9 @@ func (r *rescue) activityTask(ctx context.Context, t *workflowservice.PollActivi
 	if err == nil {
 		return t
 	}
-	r.setAside(ctx, t, err)
+	r.setAside(ctx, t, wrap(t), err)
 	return &workflowservice.PollActivityTaskQueueResponse{PollerScalingDecision: t.PollerScalingDecision,
 		PollerGroupInfos: t.PollerGroupInfos, PollerGroupsInfo: t.PollerGroupsInfo}
-}
-
-// setAside fails an activity's attempt in a way that loses nothing: a paused activity is not tried again, nor does it
-// run out of attempts.
-func (r *rescue) setAside(ctx context.Context, t *workflowservice.PollActivityTaskQueueResponse, cause error) {
-	delay := retryTask
-	r.answer(ctx, "activity", t.GetWorkflowExecution(), &standIn{"RespondActivityTaskFailed", &workflowservice.RespondActivityTaskFailedRequest{
-		TaskToken: t.GetTaskToken(), Identity: standInIdentity, Failure: unopenedFailure(cause, delay)}}, cause)
 }
 
 // nexusTask gives the task, or what its poller gets in its place. A few answers that ask for another try open the

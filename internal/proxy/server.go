@@ -70,8 +70,7 @@ type Server struct {
 	late      sync.Map // full name -> *method, for those that only the upstream's reflection knows
 	passed    map[string]bool
 	health    health
-
-	confirmations *confirmations
+	aside     aside
 }
 
 type listener struct {
@@ -123,10 +122,6 @@ func New(o Options) (*Server, error) {
 		s.listeners = append(s.listeners, s.newListener(l, server))
 	}
 	s.health.init()
-	var err error
-	if s.confirmations, err = newConfirmations(); err != nil {
-		return nil, err
-	}
 	return s, nil
 }
 

@@ -1,0 +1,76 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"time"
+
+	"go.temporal.io/api/workflowservice/v1"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
+)
+
+// A task that is handed out while no key is at hand is lost: its result could not be sealed. So polls wait for the keys
+// of their namespace before they are forwarded. They end empty, as they do when there is no task: workers poll again at
+// once then, while some give up after a minute of errors.
+
+const (
+	// brakeLimit is how long a poll is held whose caller would wait for ever.
+	brakeLimit = time.Minute
+	// brakeMargin is what is left of a caller's time for the empty answer.
+	brakeMargin = time.Second
+	// controlQueues are how the server tells workers what to do; no answer to these is sealed.
+	controlQueues = "temporal-sys/worker-commands/"
+)
+
+// awaitKeys waits until a task's result could be sealed. ready is false when the poll is to end empty.
+func (c *call) awaitKeys(ctx context.Context) (ready bool, err error) {
+	namespace := c.rewriting.Namespace()
+	limit := time.Now().Add(brakeLimit)
+	if deadline, ok := ctx.Deadline(); ok && deadline.Add(-brakeMargin).Before(limit) {
+		limit = deadline.Add(-brakeMargin)
+	}
+	if err = c.ready(ctx, namespace); err == nil || c.isControl() {
+		return true, nil
+	}
+	c.Log.Warn("a poll is held: a task's result could not be sealed", "rpc", c.method.full, "namespace", namespace, "error", err)
+	for outOfReach(err) {
+		wait := min(time.Second, time.Until(limit))
+		if wait <= 0 {
+			return false, nil
+		}
+		select {
+		case <-ctx.Done():
+			return false, ctx.Err()
+		case <-time.After(wait):
+		}
+		if err = c.ready(ctx, namespace); err == nil {
+			return true, nil
+		}
+	}
+	return false, err
+}
+
+// ready asks for the keys for a short while: a control queue's poll must not wait for them.
+func (c *call) ready(ctx context.Context, namespace string) error {
+	ctx, cancel := context.WithTimeout(ctx, firstOpening)
+	defer cancel()
+	return c.Keys.Ready(ctx, namespace)
+}
+
+// outOfReach tells if keys may come back without a change of the configuration.
+func outOfReach(err error) bool {
+	kind := crypto.KindOf(err)
+	return kind == crypto.KindUnavailable || kind == crypto.KindRevoked || errors.Is(err, context.DeadlineExceeded)
+}
+
+// isControl tells if the poll is for the commands that the server has for a worker itself.
+func (c *call) isControl() bool {
+	if c.method.rewrite.Name() != "PollNexusTaskQueue" {
+		return false
+	}
+	var q workflowservice.PollNexusTaskQueueRequest
+	return proto.Unmarshal(c.in, &q) == nil && strings.HasPrefix(strings.TrimPrefix(q.GetTaskQueue().GetName(), "/"), controlQueues)
+}
