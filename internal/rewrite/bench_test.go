@@ -265,6 +265,35 @@ func TestRewriteCosts(t *testing.T) {
 	}
 }
 
+// TestScanCost prints what finding the payload costs in a message of 1 MB,
+// beside one of 1 KB: the payload's bytes are not looked at, so the ratio is
+// about one. Run it by `make bench-rewrite`.
+func TestScanCost(t *testing.T) {
+	if os.Getenv("REWRITE_COSTS") == "" {
+		t.Skip("make bench-rewrite runs it")
+	}
+	r := newRewriter(t, benchPolicy)
+	m := r.Method(service + "RespondActivityTaskCompleted")
+	scan := func(size int) func() {
+		in := bytesOf(t, &workflowpb.RespondActivityTaskCompletedRequest{Namespace: testNamespace, TaskToken: make([]byte, 180), Result: payloadsOf(size)})
+		w := &walk{plan: r.plan.Load(), method: m.name}
+		return func() {
+			w.reset(in)
+			if err := w.run(m.request); err != nil || len(w.slots) != 1 {
+				t.Fatal(err, len(w.slots))
+			}
+		}
+	}
+	small, large := scan(1<<10), scan(1<<20)
+	var ratios []float64
+	for range 7 {
+		s, l := nsPerRun(small), nsPerRun(large)
+		ratios = append(ratios, l/s)
+	}
+	slices.Sort(ratios)
+	fmt.Printf("scan_1MB_beside_1KB x=%.2f allocs=%.0f\n", ratios[3], testing.AllocsPerRun(50, large))
+}
+
 func nsPerRun(fn func()) float64 {
 	res := testing.Benchmark(func(b *testing.B) {
 		for b.Loop() {

@@ -82,14 +82,13 @@ func IsRewritten(service string) bool {
 
 // Stats count what happened to one message.
 type Stats struct {
-	Payloads int      // payloads sealed or opened
-	Bytes    int      // of these, as they came
-	Passed   int      // left as they were
-	Unopened int      // answers: could not be opened and stay sealed
-	Keys     []string // the keys used, each once
-	CacheHit bool     // every data key was at hand
-	Decide   time.Duration
-	Crypt    time.Duration
+	Payloads int           // payloads sealed or opened
+	Bytes    int           // of these, as they came
+	Passed   int           // left as they were
+	Unopened int           // answers: could not be opened and stay sealed
+	Keys     []string      // the keys used, each once
+	CacheHit bool          // every data key was at hand
+	Crypt    time.Duration // sealing or opening, without the policy's part
 }
 
 func (s *Stats) reset() { *s = Stats{Keys: s.Keys[:0], CacheHit: true} }
@@ -143,6 +142,7 @@ type Call struct {
 	edits []edit
 	arena []byte // what replaces payloads, before it is put in place
 	plans []sealing
+	asked question
 	opens []opening
 	run   crypto.Run
 	// systems are the slots of an answer whose payload holds a message with payloads of its own.
@@ -179,7 +179,7 @@ func (c *Call) Done() {
 	clear(c.edits)
 	clear(c.opens)
 	c.plans, c.edits, c.opens, c.systems = c.plans[:0], c.edits[:0], c.opens[:0], c.systems[:0]
-	c.policy, c.caller, c.task, c.run = nil, nil, nil, crypto.Run{}
+	c.policy, c.caller, c.task, c.run, c.asked = nil, nil, nil, crypto.Run{}, question{}
 	c.r.calls.Put(c)
 }
 

@@ -48,18 +48,15 @@ func (c *Call) openMessage(ctx context.Context, n *node, in []byte, task bool) (
 	if len(c.opens)+len(c.systems) == 0 {
 		return c.walk.buf, nil
 	}
-	start := ticks()
-	err = c.decideResponse(ctx, task)
-	decided := ticks()
-	c.response.Decide = decided - start
-	if err != nil {
+	if err := c.decideResponse(ctx, task); err != nil {
 		return nil, err
 	}
 	if c.r.shadow {
 		return c.walk.buf, nil
 	}
+	start := ticks()
 	out, err = c.openDecided(ctx, task)
-	c.response.Crypt = ticks() - decided
+	c.response.Crypt = ticks() - start
 	return out, err
 }
 

@@ -37,18 +37,15 @@ func (c *Call) Request(ctx context.Context, in []byte) ([]byte, error) {
 	if len(w.slots) == 0 {
 		return w.buf, nil
 	}
-	start := ticks()
-	err := c.decideRequest(ctx)
-	decided := ticks()
-	c.request.Decide = decided - start
-	if err != nil {
+	if err := c.decideRequest(ctx); err != nil {
 		return nil, err
 	}
 	if len(c.plans) == 0 || c.r.shadow {
 		return w.buf, nil
 	}
+	start := ticks()
 	out, err := c.sealPlanned(ctx)
-	c.request.Crypt = ticks() - decided
+	c.request.Crypt = ticks() - start
 	return out, err
 }
 
@@ -56,7 +53,7 @@ func (c *Call) Request(ctx context.Context, in []byte) ([]byte, error) {
 func (c *Call) decideRequest(ctx context.Context) (err error) {
 	ctx, traced := c.span(ctx, "policy.decide")
 	defer func() { c.endDecide(traced, err) }()
-	c.plans = c.plans[:0]
+	c.plans, c.asked = c.plans[:0], question{}
 	c.describe()
 	scope := int32(-1)
 	na := policy.FactSet(0)
@@ -116,10 +113,30 @@ func (c *Call) decideSlot(ctx context.Context, s *slot, p *sealing) (err error) 
 	if s.site == siteExempt {
 		return nil
 	}
-	if p.verdict, err = c.decide(ctx, policy.Request, s, h); err != nil {
-		return err
+	if c.asked.again(s, &h, alias(s.name.of(c.walk.buf))) {
+		p.verdict = c.asked.verdict
+	} else {
+		if p.verdict, err = c.decide(ctx, policy.Request, s, h); err != nil {
+			return err
+		}
+		c.asked = question{s.f, s.scope, c.in.Name, h.encoding, h.messageType, p.verdict}
 	}
 	return c.judge(ctx, s, p, value, marked)
+}
+
+// question is what the policy was asked last in a message. Histories and lists
+// hold many neighbours of which it would be told the same.
+type question struct {
+	f                           *field
+	scope                       int32
+	name, encoding, messageType string
+	verdict                     policy.Verdict
+}
+
+// again tells whether the policy would be asked the same once more. A verdict
+// that came from its memory depends on no payload's content.
+func (q *question) again(s *slot, h *head, name string) bool {
+	return q.verdict.Hit && q.f == s.f && q.scope == s.scope && q.name == name && q.encoding == h.encoding && q.messageType == h.messageType
 }
 
 // judge makes the plan of a verdict.
