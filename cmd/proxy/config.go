@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net"
@@ -13,19 +14,21 @@ import (
 
 // config is the config file. Its zero value is not valid: load fills in what a file leaves out.
 type config struct {
-	Listeners     []listenerConfig `yaml:"listeners"`
-	Upstreams     []upstreamConfig `yaml:"upstreams"`
-	Services      []string         `yaml:"services"`
-	Keys          []keyConfig      `yaml:"keys"`
-	Grants        []grantConfig    `yaml:"grants"`
-	Realm         string           `yaml:"realm"`
-	Policy        policyConfig     `yaml:"policy"`
-	UnknownFields string           `yaml:"unknown_fields"`
-	Shadow        bool             `yaml:"shadow"`
-	Admin         string           `yaml:"admin"`
-	Drain         drainConfig      `yaml:"drain"`
-	CodecServer   unsupported      `yaml:"codec_server"`
-	Audit         unsupported      `yaml:"audit"`
+	Listeners []listenerConfig `yaml:"listeners"`
+	Upstreams []upstreamConfig `yaml:"upstreams"`
+	Services  []string         `yaml:"services"`
+	Keys      []keyConfig      `yaml:"keys"`
+	Grants    []grantConfig    `yaml:"grants"`
+	Realm     string           `yaml:"realm"`
+	// RevokedDataKeys are ids of data keys that leaked: nothing opens with them any more.
+	RevokedDataKeys []string     `yaml:"revoked_data_keys"`
+	Policy          policyConfig `yaml:"policy"`
+	UnknownFields   string       `yaml:"unknown_fields"`
+	Shadow          bool         `yaml:"shadow"`
+	Admin           string       `yaml:"admin"`
+	Drain           drainConfig  `yaml:"drain"`
+	CodecServer     unsupported  `yaml:"codec_server"`
+	Audit           unsupported  `yaml:"audit"`
 }
 
 type listenerConfig struct {
@@ -146,6 +149,8 @@ const (
 // settings are the flags that stand for the common case. They go over what the file says.
 type settings struct {
 	file, listen, upstream, policy, key, admin string
+
+	text string // of the file, as load has read it
 }
 
 // load reads the config file, if there is one, lays the flags over it and checks the whole.
@@ -157,6 +162,7 @@ func (s *settings) load() (*config, error) {
 		if err != nil {
 			return nil, fmt.Errorf("the config file cannot be read: %w; check --config", err)
 		}
+		s.text = string(text)
 		d = parseYAML(s.file, text, c)
 		if len(d.problems) > 0 {
 			// What could not be read would make checks fail that are in order.
@@ -299,4 +305,23 @@ func (c *config) grants() []crypto.Grant {
 		grants[i] = crypto.Grant{From: g.From, To: g.To}
 	}
 	return grants
+}
+
+// revokedDataKeys are the ids; check has told of those that are none.
+func (c *config) revokedDataKeys() [][32]byte {
+	ids := make([][32]byte, len(c.RevokedDataKeys))
+	for i, text := range c.RevokedDataKeys {
+		if id, ok := dataKeyID(text); ok {
+			ids[i] = id
+		}
+	}
+	return ids
+}
+
+func dataKeyID(text string) (id [32]byte, ok bool) {
+	raw, err := hex.DecodeString(text)
+	if err != nil || len(raw) != len(id) {
+		return id, false
+	}
+	return [32]byte(raw), true
 }

@@ -36,6 +36,11 @@ func (c *config) check(d *document) {
 			d.add(fmt.Sprintf("$.grants[%d]", i), "wants both: from, the namespace that sealed, and to, the one that may open")
 		}
 	}
+	for i, id := range c.RevokedDataKeys {
+		if _, ok := dataKeyID(id); !ok {
+			d.add(fmt.Sprintf("$.revoked_data_keys[%d]", i), "is no data-key id: 64 hex digits")
+		}
+	}
 	c.Policy.check(d)
 	if c.UnknownFields != "lenient" && c.UnknownFields != "strict" {
 		d.add("$.unknown_fields", "is lenient or strict, not %q", c.UnknownFields)

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -40,6 +41,7 @@ func TestScripts(t *testing.T) {
 			"occupy":   occupy,
 			"get":      get,
 			"append":   appendTo,
+			"hangup":   hangUp,
 			"history":  history,
 		},
 	})
@@ -108,6 +110,13 @@ func fetch(url string) (string, bool) {
 		return err.Error(), false
 	}
 	return string(body), answer.StatusCode == http.StatusOK
+}
+
+// hangup sends SIGHUP to what runs in the background.
+func hangUp(ts *testscript.TestScript, _ bool, _ []string) {
+	for _, cmd := range ts.BackgroundCmds() {
+		ts.Check(cmd.Process.Signal(syscall.SIGHUP))
+	}
 }
 
 // append FILE TEXT adds a line to a file.

@@ -114,6 +114,7 @@ func (o *serveOptions) serve(ctx context.Context, stderr io.Writer) error {
 		return err
 	}
 	go engine.Watch(ctx)
+	go o.newReloader(c, keys, registry, log).watch(ctx)
 	rewriter, err := rewrite.New(rewrite.Options{Keys: keys, Policy: engine, UnknownFields: c.UnknownFields, Shadow: c.Shadow, Log: log})
 	if err != nil {
 		return err
@@ -182,7 +183,7 @@ func (o *serveOptions) openKeys(ctx context.Context, c *config, open func(contex
 	ctx, cancel := context.WithTimeout(ctx, o.startTimeout)
 	defer cancel()
 	keys, err := crypto.NewKeyring(ctx, crypto.KeyringOptions{
-		Keys: c.keyConfigs(), Open: open, Grants: c.grants(), Realm: c.Realm, Trace: trace, Log: log,
+		Keys: c.keyConfigs(), Open: open, Grants: c.grants(), Realm: c.Realm, RevokedDataKeys: c.revokedDataKeys(), Trace: trace, Log: log,
 	})
 	if err != nil {
 		return nil, prefixLines("keys", err)

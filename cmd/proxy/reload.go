@@ -1,0 +1,124 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"reflect"
+	"syscall"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
+)
+
+const (
+	// reloadQuiet is how long the config file must rest before it is read.
+	reloadQuiet = 200 * time.Millisecond
+	// reloadLook finds changes that no event told of, as on network file systems and where a link's target was replaced.
+	reloadLook = 30 * time.Second
+)
+
+// reloader takes up keys, grants and revoked data keys from a changed config file without a restart.
+type reloader struct {
+	settings settings
+	keys     *crypto.Keyring
+	timeout  time.Duration
+	outcome  *prometheus.CounterVec
+	log      *slog.Logger
+
+	started *config // what everything else runs on
+}
+
+func (o *serveOptions) newReloader(started *config, keys *crypto.Keyring, registry prometheus.Registerer, log *slog.Logger) *reloader {
+	r := &reloader{settings: o.settings, keys: keys, timeout: o.startTimeout, started: started, log: log,
+		outcome: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "temporal_seal_config_reloads_total",
+			Help: "Attempts to take up keys, grants and revoked data keys from the config, by outcome."}, []string{"outcome"})}
+	registry.MustRegister(r.outcome)
+	return r
+}
+
+// watch reloads at each SIGHUP, and whenever the config file has changed, until ctx ends. The folder is watched: editors
+// and ConfigMap volumes replace files instead of writing to them.
+func (r *reloader) watch(ctx context.Context) {
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
+	events := make(<-chan fsnotify.Event)
+	if r.settings.file != "" {
+		if w, err := fsnotify.NewWatcher(); err == nil {
+			defer func() { _ = w.Close() }()
+			if err := w.Add(filepath.Dir(r.settings.file)); err != nil {
+				r.log.Warn("the config's folder cannot be watched, so the file is read every half minute", "error", err)
+			}
+			events = w.Events
+		}
+	}
+	look := time.NewTicker(reloadLook)
+	defer look.Stop()
+	rest := time.NewTimer(0) // it may have changed since the start
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hangups:
+			r.reload(ctx)
+		case <-events:
+			rest.Reset(reloadQuiet)
+		case <-rest.C:
+			r.ifChanged(ctx)
+		case <-look.C:
+			r.ifChanged(ctx)
+		}
+	}
+}
+
+// ifChanged reloads if the file does not hold what it held at the last look.
+func (r *reloader) ifChanged(ctx context.Context) {
+	if r.settings.file == "" {
+		return
+	}
+	text, err := os.ReadFile(r.settings.file)
+	if err != nil || string(text) == r.settings.text {
+		return // a file that is away for a moment is being replaced
+	}
+	r.reload(ctx)
+}
+
+// reload takes up all that can be, or nothing.
+func (r *reloader) reload(ctx context.Context) {
+	if err := r.take(ctx); err != nil {
+		r.outcome.WithLabelValues("error").Inc()
+		r.log.Error("the changed config is refused, the keys and grants before it stay in force", "error", err)
+		return
+	}
+	r.outcome.WithLabelValues("ok").Inc()
+}
+
+func (r *reloader) take(ctx context.Context) error {
+	c, err := r.settings.load()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, r.timeout)
+	defer cancel()
+	if err := r.keys.Reload(ctx, c.keyConfigs(), c.grants(), c.revokedDataKeys()); err != nil {
+		return prefixLines("keys", err)
+	}
+	r.log.Info("keys and grants taken from the config", "keys", len(c.Keys), "grants", len(c.Grants), "revoked_data_keys", len(c.RevokedDataKeys))
+	if !r.sameRest(c) {
+		r.log.Warn("the config has changed in more than keys, grants and revoked_data_keys: that takes effect at the next start", "file", r.settings.file)
+	}
+	return nil
+}
+
+// sameRest compares what only a start takes up.
+func (r *reloader) sameRest(now *config) bool {
+	before := *r.started
+	before.Keys, before.Grants, before.RevokedDataKeys = now.Keys, now.Grants, now.RevokedDataKeys
+	return reflect.DeepEqual(&before, now)
+}
