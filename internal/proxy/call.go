@@ -53,6 +53,10 @@ func (c *call) run(ctx context.Context, md metadata.MD, in *frame) (*frame, erro
 		return nil, c.refuse(err)
 	}
 	c.describeSpan(c.span)
+	out := outgoing(ctx, md, c.listener.Credential, c.route.config, c.rewriting.Namespace())
+	if c.method.rewrite.IsPoll() || c.method.rewrite.RequestTouched() {
+		c.confirm(ctx, out)
+	}
 	if c.method.rewrite.IsPoll() {
 		ready, err := c.awaitKeys(ctx)
 		if err != nil {
@@ -63,7 +67,6 @@ func (c *call) run(ctx context.Context, md metadata.MD, in *frame) (*frame, erro
 			return new(frame), nil
 		}
 	}
-	out := outgoing(ctx, md, c.listener.Credential, c.route.config, c.rewriting.Namespace())
 	request, err := c.seal(ctx, in)
 	if err != nil {
 		return nil, c.refuse(c.answerRefused(out, err))

@@ -71,6 +71,8 @@ type Server struct {
 	passed    map[string]bool
 	health    health
 	aside     aside
+
+	confirmations *confirmations
 }
 
 type listener struct {
@@ -122,6 +124,10 @@ func New(o Options) (*Server, error) {
 		s.listeners = append(s.listeners, s.newListener(l, server))
 	}
 	s.health.init()
+	var err error
+	if s.confirmations, err = newConfirmations(); err != nil {
+		return nil, err
+	}
 	return s, nil
 }
 
