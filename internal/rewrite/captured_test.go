@@ -123,6 +123,18 @@ func capturedResponse(t *testing.T, r *Rewriter, m *Method, in []byte) {
 // the worker's proxy.
 func capturedStatus(t *testing.T, r *Rewriter, m *Method, in []byte) {
 	st := decode(t, in, new(spb.Status))
+	stored := sealedStatus(t, r, m, st)
+	noCanary(t, in, bytesOf(t, stored))
+	c := r.call(m)
+	defer c.Done()
+	if opened := c.Status(context.Background(), stored); !proto.Equal(opened, st) {
+		t.Errorf("opened to %v, was %v", opened, st)
+	}
+}
+
+// sealedStatus is an error answer whose failure and text a worker's proxy sealed.
+func sealedStatus(t *testing.T, r *Rewriter, m *Method, st *spb.Status) *spb.Status {
+	t.Helper()
 	stored := proto.CloneOf(st)
 	details, err := sealed(t, r, m, (*spb.Status)(nil).ProtoReflect().Descriptor(), bytesOf(t, &spb.Status{Details: st.Details}))
 	if err != nil {
@@ -138,12 +150,7 @@ func capturedStatus(t *testing.T, r *Rewriter, m *Method, in []byte) {
 		t.Fatal(err)
 	}
 	stored.Message = string(text)
-	noCanary(t, in, bytesOf(t, stored))
-	c := r.call(m)
-	defer c.Done()
-	if opened := c.Status(context.Background(), stored); !proto.Equal(opened, st) {
-		t.Errorf("opened to %v, was %v", opened, st)
-	}
+	return stored
 }
 
 func decode[M proto.Message](t *testing.T, b []byte, m M) M {
