@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/policy"
 )
 
 const (
@@ -27,6 +28,7 @@ const (
 type reloader struct {
 	settings settings
 	keys     *crypto.Keyring
+	policy   *policy.Engine
 	timeout  time.Duration
 	outcome  *prometheus.CounterVec
 	log      *slog.Logger
@@ -34,8 +36,8 @@ type reloader struct {
 	started *config // what everything else runs on
 }
 
-func (o *serveOptions) newReloader(started *config, keys *crypto.Keyring, registry prometheus.Registerer, log *slog.Logger) *reloader {
-	r := &reloader{settings: o.settings, keys: keys, timeout: o.startTimeout, started: started, log: log,
+func (o *serveOptions) newReloader(started *config, keys *crypto.Keyring, engine *policy.Engine, registry prometheus.Registerer, log *slog.Logger) *reloader {
+	r := &reloader{settings: o.settings, keys: keys, policy: engine, timeout: o.startTimeout, started: started, log: log,
 		outcome: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "temporal_seal_config_reloads_total",
 			Help: "Attempts to take up keys, grants and revoked data keys from the config, by outcome."}, []string{"outcome"})}
 	registry.MustRegister(r.outcome)
@@ -108,6 +110,9 @@ func (r *reloader) take(ctx context.Context) error {
 	defer cancel()
 	if err := r.keys.Reload(ctx, c.keyConfigs(), c.grants(), c.revokedDataKeys()); err != nil {
 		return prefixLines("keys", err)
+	}
+	if err := r.policy.KeysChanged(ctx); err != nil {
+		return prefixLines("policy", err)
 	}
 	r.log.Info("keys and grants taken from the config", "keys", len(c.Keys), "grants", len(c.Grants), "revoked_data_keys", len(c.RevokedDataKeys))
 	if !r.sameRest(c) {

@@ -114,7 +114,7 @@ func (o *serveOptions) serve(ctx context.Context, stderr io.Writer) error {
 		return err
 	}
 	go engine.Watch(ctx)
-	go o.newReloader(c, keys, registry, log).watch(ctx)
+	go o.newReloader(c, keys, engine, registry, log).watch(ctx)
 	rewriter, err := rewrite.New(rewrite.Options{Keys: keys, Policy: engine, UnknownFields: c.UnknownFields, Shadow: c.Shadow, Log: log})
 	if err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -141,12 +142,30 @@ func (e *Engine) Reload(ctx context.Context) error {
 	return err
 }
 
-func (e *Engine) accept(p *Policy, before string) {
-	e.rejected = ""
-	e.err.Store(nil)
+// KeysChanged prepares the policy in force anew, so that no verdict is remembered with a default key or a rank of keys
+// that the configuration no longer has. If the policy does not fit the new keys, the old one stays and the error says why.
+func (e *Engine) KeysChanged(ctx context.Context) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	p, err := prepare(ctx, e.opts, slices.Clone(e.Current().sources)) // parsed anew: the old ones may be in use
+	if err != nil {
+		return err
+	}
+	e.swap(p)
+	return nil
+}
+
+// swap puts a policy into force and keeps the count of what its predecessor evaluated.
+func (e *Engine) swap(p *Policy) {
 	all, withContent := e.current.Swap(p).Evaluations() // calls in flight may still add a few, which are not counted
 	e.retired.Add(all)
 	e.retiredContent.Add(withContent)
+}
+
+func (e *Engine) accept(p *Policy, before string) {
+	e.rejected = ""
+	e.err.Store(nil)
+	e.swap(p)
 	e.log.Info("policy reloaded", "policy_revision", p.Revision(), "before", before, "namespaces", len(p.teams))
 	e.told(p.Revision(), nil)
 }

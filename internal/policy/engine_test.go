@@ -44,6 +44,31 @@ func (e *Engine) action(t *testing.T) Action {
 	return v.Action
 }
 
+// TestKeysChanged: a verdict that was remembered with the default key of yesterday is not given any more.
+func TestKeysChanged(t *testing.T) {
+	var key atomic.Value
+	key.Store("old")
+	e := watched(t, Options{Shipped: []byte(sealing), DefaultKey: func(string) (string, bool) { return key.Load().(string), true }})
+	decide := func() string {
+		v, err := e.Current().Decide(context.Background(), Request, &Input{Namespace: "team", Kind: KindInput})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v.Key
+	}
+	before := e.Current().Revision()
+	if decide(); decide() != "old" {
+		t.Fatal("not the default key")
+	}
+	key.Store("new")
+	if err := e.KeysChanged(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if got := decide(); got != "new" || e.Current().Revision() != before {
+		t.Errorf("key %q, revision %s, want new and %s", got, e.Current().Revision(), before)
+	}
+}
+
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
