@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"strings"
@@ -127,7 +128,7 @@ func nexusFailure(token []byte, group, text string) *standIn {
 			RetryBehavior: enumspb.NEXUS_HANDLER_ERROR_RETRY_BEHAVIOR_NON_RETRYABLE}}}
 }
 
-// failureFor is what a person reads in the workflow's history. It holds no payload, so it goes out in clear.
+// failureFor is what a person reads in the workflow's history.
 func failureFor(text, kind string, cause error) *failurepb.Failure {
 	info := &failurepb.ApplicationFailureInfo{Type: kind, NonRetryable: !transient(cause)}
 	if !info.NonRetryable {
@@ -167,30 +168,71 @@ func (c *call) answerRefused(out context.Context, cause error) error {
 		return cause
 	}
 	if answer != nil {
-		if err := c.standFor(out, answer, cause); err != nil {
+		in, err := c.sealStandIn(out, answer)
+		if err != nil {
+			// A rule may build its reason from the payload, so without a seal it stays here.
+			c.Log.Warn("the reason for a refused answer could not be sealed, so the server is not told", "rpc", answer.method, "error", err, "cause", cause)
+			answer, _ = refusedAnswer(c.method.full, c.in, withoutReason(cause))
+			in, err = c.marshalStandIn(answer)
+		}
+		if err != nil || c.deliver(out, answer.method, in, cause) != nil {
 			return cause
 		}
 	}
 	return &refusal{codes.NotFound, "the task was failed in the worker's stead: " + cause.Error()}
 }
 
-// standFor sends an answer in the worker's stead, with the caller's credentials, though the caller may be gone.
-func (c *call) standFor(out context.Context, answer *standIn, cause error) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(out), answerTimeout)
-	defer cancel()
+// withoutReason is a refusal that tells where and not why.
+func withoutReason(cause error) error {
+	var e *rewrite.Error
+	if !errors.As(cause, &e) {
+		return cause
+	}
+	return &rewrite.Error{Kind: e.Kind, RPC: e.RPC, Path: e.Path, Err: errors.New("the reason is in the log of the proxy")}
+}
+
+// sealStandIn gives the bytes of an answer with its texts sealed as those of any worker.
+func (c *call) sealStandIn(ctx context.Context, answer *standIn) ([]byte, error) {
+	in, err := c.marshalStandIn(answer)
+	if err != nil {
+		return nil, err
+	}
+	sealing := c.Rewriter.Begin(c.Rewriter.Method(service+answer.method), c.id.Caller)
+	defer sealing.Done()
+	if err := sealing.Identify(in); err != nil {
+		return nil, err
+	}
+	sealed, err := sealing.Request(ctx, in)
+	return bytes.Clone(sealed), err
+}
+
+func (c *call) marshalStandIn(answer *standIn) ([]byte, error) {
 	m := answer.request.ProtoReflect()
 	m.Set(m.Descriptor().Fields().ByName("namespace"), protoreflect.ValueOfString(c.rewriting.Namespace()))
-	in, err := proto.Marshal(answer.request)
-	if err == nil {
-		reply := new(frame)
-		err = c.route.conns.invoke(ctx, service+answer.method, &frame{data: mem.BufferSlice{mem.SliceBuffer(in)}}, reply)
-		reply.free()
-	}
+	return proto.Marshal(answer.request)
+}
+
+// standFor sends an answer in the worker's stead. Its texts are the proxy's own, which hold no payload: they stay
+// readable for whoever runs the server.
+func (c *call) standFor(out context.Context, answer *standIn, cause error) error {
+	in, err := c.marshalStandIn(answer)
 	if err != nil {
-		c.Log.Error("a task could not be answered in its worker's stead; it is left to its timeout", "rpc", answer.method,
+		return err
+	}
+	return c.deliver(out, answer.method, in, cause)
+}
+
+// deliver sends the answer with the caller's credentials, though the caller may be gone.
+func (c *call) deliver(out context.Context, method string, in []byte, cause error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(out), answerTimeout)
+	defer cancel()
+	reply := new(frame)
+	defer reply.free()
+	if err := c.route.conns.invoke(ctx, service+method, &frame{data: mem.BufferSlice{mem.SliceBuffer(in)}}, reply); err != nil {
+		c.Log.Error("a task could not be answered in its worker's stead; it is left to its timeout", "rpc", method,
 			"namespace", c.rewriting.Namespace(), "error", err, "cause", cause)
 		return err
 	}
-	c.Metrics.standIns.WithLabelValues(answer.method).Inc()
+	c.Metrics.standIns.WithLabelValues(method).Inc()
 	return nil
 }
