@@ -31,38 +31,39 @@ func (c *Call) Response(ctx context.Context, in []byte) ([]byte, error) {
 	if c.method.limits {
 		return c.lowerLimits(ctx, in)
 	}
-	return c.openMessage(ctx, c.method.response, in, c.method.task)
+	return c.openMessage(ctx, c.method.response, in, c.method.whole)
 }
 
-// openMessage opens a message of the server's. For a task everything must
-// open, since a worker must not see ciphertext; elsewhere what can't be
-// opened stays sealed, so that one bad payload does not hide the good ones.
-func (c *Call) openMessage(ctx context.Context, n *node, in []byte, task bool) (out []byte, err error) {
+// openMessage opens a message of the server's. Where it is given whole or not
+// at all, everything must open, since a worker must not see ciphertext by
+// mistake; elsewhere what can't be opened stays sealed, so that one bad
+// payload does not hide the good ones.
+func (c *Call) openMessage(ctx context.Context, n *node, in []byte, whole bool) (out []byte, err error) {
 	if err := c.find(n, in, true); err != nil {
 		return nil, err
 	}
 	c.remember()
-	if err := c.findSealed(task); err != nil {
+	if err := c.findSealed(whole); err != nil {
 		return nil, err
 	}
 	if len(c.opens)+len(c.systems) == 0 {
 		return c.walk.buf, nil
 	}
-	if err := c.decideResponse(ctx, task); err != nil {
+	if err := c.decideResponse(ctx, whole); err != nil {
 		return nil, err
 	}
 	if c.r.shadow {
 		return c.walk.buf, nil
 	}
 	start := ticks()
-	out, err = c.openDecided(ctx, task)
+	out, err = c.openDecided(ctx, whole)
 	c.response.Crypt = ticks() - start
 	return out, err
 }
 
 // findSealed fills c.opens with what bears our mark. Most answers of a
 // namespace whose policy lets things pass hold nothing of it.
-func (c *Call) findSealed(task bool) error {
+func (c *Call) findSealed(whole bool) error {
 	c.opens, c.systems = c.opens[:0], c.systems[:0]
 	for i := range c.walk.slots {
 		s := &c.walk.slots[i]
@@ -72,7 +73,7 @@ func (c *Call) findSealed(task bool) error {
 				c.systems = append(c.systems, int32(i))
 				continue
 			}
-			if err := c.noteSealed(i, 0, c.content(s), task); err != nil {
+			if err := c.noteSealed(i, 0, c.content(s), whole); err != nil {
 				return err
 			}
 		case siteFailure:
@@ -81,7 +82,7 @@ func (c *Call) findSealed(task bool) error {
 				if f.attributes.field.empty() {
 					continue
 				}
-				if err := c.noteSealed(i, j, f.attributes.value.of(c.walk.buf), task); err != nil {
+				if err := c.noteSealed(i, j, f.attributes.value.of(c.walk.buf), whole); err != nil {
 					return err
 				}
 			}
@@ -90,7 +91,7 @@ func (c *Call) findSealed(task bool) error {
 	return nil
 }
 
-func (c *Call) noteSealed(slot, failure int, value []byte, task bool) error {
+func (c *Call) noteSealed(slot, failure int, value []byte, whole bool) error {
 	c.opens = append(c.opens, opening{slot: int32(slot), failure: int32(failure), size: len(value)})
 	o := &c.opens[len(c.opens)-1]
 	var marked bool
@@ -103,12 +104,12 @@ func (c *Call) noteSealed(slot, failure int, value []byte, task bool) error {
 		c.response.Passed++
 		return nil
 	}
-	return c.unopened(task, c.fail(KindOpening, c.walk.slots[slot].f.path, err))
+	return c.unopened(whole, c.fail(KindOpening, c.walk.slots[slot].f.path, err))
 }
 
-// unopened counts what stays sealed. In a task nothing may.
-func (c *Call) unopened(task bool, err error) error {
-	if task {
+// unopened counts what stays sealed, where it may.
+func (c *Call) unopened(whole bool, err error) error {
+	if whole {
 		return err
 	}
 	c.response.Unopened++
@@ -117,7 +118,7 @@ func (c *Call) unopened(task bool, err error) error {
 
 // decideResponse asks the policy about every sealed payload. Neighbours of
 // which it would be told the same have the same verdict.
-func (c *Call) decideResponse(ctx context.Context, task bool) (err error) {
+func (c *Call) decideResponse(ctx context.Context, whole bool) (err error) {
 	ctx, traced := c.span(ctx, "policy.decide")
 	defer func() { c.endDecide(traced, err) }()
 	c.describe()
@@ -135,11 +136,11 @@ func (c *Call) decideResponse(ctx context.Context, task bool) (err error) {
 		if err != nil {
 			return err
 		}
-		if task && (v.Action == policy.Keep || v.Action == policy.Redact) {
+		if c.method.task && (v.Action == policy.Keep || v.Action == policy.Redact) {
 			v.Action = policy.Deny // a worker must get the value or nothing
 		}
 		if v.Action == policy.Deny {
-			if err := c.unopened(task, c.fail(KindDenied, s.f.path, &DeniedError{Reason: v.Reason})); err != nil {
+			if err := c.unopened(whole, c.fail(KindDenied, s.f.path, &DeniedError{Reason: v.Reason})); err != nil {
 				return err
 			}
 		}
@@ -156,7 +157,7 @@ func (c *Call) sameQuestion(a, b *opening) bool {
 }
 
 // openDecided opens what was decided and puts it in its place.
-func (c *Call) openDecided(ctx context.Context, task bool) (out []byte, err error) {
+func (c *Call) openDecided(ctx context.Context, whole bool) (out []byte, err error) {
 	ctx, traced := c.span(ctx, "payload.open")
 	defer func() { c.end(traced, err, &c.response) }()
 	c.edits, c.arena, c.run = c.edits[:0], c.arena[:0], crypto.Run{}
@@ -167,7 +168,7 @@ func (c *Call) openDecided(ctx context.Context, task bool) (out []byte, err erro
 	c.arena = slices.Grow(c.arena, room) // at once: what opens into a full buffer moves all that is there already
 	for i := range c.opens {
 		if err := c.openOne(ctx, &c.opens[i]); err != nil {
-			if err := c.unopened(task, err); err != nil {
+			if err := c.unopened(whole, err); err != nil {
 				return nil, err
 			}
 		}
@@ -176,7 +177,7 @@ func (c *Call) openDecided(ctx context.Context, task bool) (out []byte, err erro
 		err := c.rewriteSystem(ctx, &c.walk.slots[i])
 		var e *Error
 		if errors.As(err, &e) {
-			if err := c.unopened(task, e); err != nil {
+			if err := c.unopened(whole, e); err != nil {
 				return nil, err
 			}
 		} else if err != nil {

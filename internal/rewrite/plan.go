@@ -96,7 +96,8 @@ type Method struct {
 	response *node
 	poll     bool
 	limits   bool // its answer tells the sizes that a namespace accepts
-	task     bool // its answer is replayed or run by a worker, who must not see ciphertext
+	task     bool // its answer is run or replayed by a worker: a policy can't have parts of it redacted or kept sealed
+	whole    bool // its answer is given with everything opened that the policy opens, or not at all
 }
 
 // Name is the RPC's name without the service.
@@ -182,11 +183,13 @@ func (p *plan) addMethod(d protoreflect.MethodDescriptor) {
 	m.response = response.message(d.Output(), "", "")
 	switch name {
 	case "PollWorkflowTaskQueue", "PollActivityTaskQueue", "PollNexusTaskQueue":
-		m.poll, m.task = true, true
+		m.poll, m.task, m.whole = true, true, true
 	case "DescribeNamespace":
 		m.limits = true
-	case "RespondWorkflowTaskCompleted", "StartWorkflowExecution", "GetWorkflowExecutionHistory":
-		m.task = true
+	case "RespondWorkflowTaskCompleted", "StartWorkflowExecution": // a task may come along
+		m.task, m.whole = true, true
+	case "GetWorkflowExecutionHistory": // workers replay it; readers see it too, for whom a policy may redact
+		m.whole = true
 	}
 	p.methods[m.full] = m
 }

@@ -85,7 +85,7 @@ func unsealed(t testing.TB, r *Rewriter, m *Method, d protoreflect.MessageDescri
 	c := compiler{plan: r.plan.Load(), method: m.name, response: true}
 	asResponse := *m
 	asResponse.response = c.message(d, "", "")
-	asResponse.task, asResponse.limits = true, false // everything must open, and nothing else change
+	asResponse.task, asResponse.whole, asResponse.limits = true, true, false // everything must open, and nothing else change
 	call := r.call(&asResponse)
 	defer call.Done()
 	out, err := call.Response(context.Background(), bytes.Clone(in))

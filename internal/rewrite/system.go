@@ -103,7 +103,7 @@ func (c *Call) rewriteAside(ctx context.Context, s *slot, d protoreflect.Message
 	aside.policy, aside.namespace, aside.task = c.policy, c.namespace, c.task
 	if c.walk.response {
 		method.response = root
-		out, err = aside.openMessage(ctx, root, raw, method.task)
+		out, err = aside.openMessage(ctx, root, raw, method.whole)
 		c.response.add(&aside.response)
 		return append([]byte(nil), out...), aside.response.Payloads > 0, err
 	}

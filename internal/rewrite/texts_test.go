@@ -123,3 +123,33 @@ func TestSummariesThatCannotFit(t *testing.T) {
 		t.Errorf("a long summary: %d bytes", proto.Size(long))
 	}
 }
+
+// TestHistoriesForReaders: a policy may redact what a reader sees of a
+// history. In a task the same verdict refuses the whole: a worker must not
+// replay placeholders.
+func TestHistoriesForReaders(t *testing.T) {
+	r := newRewriter(t, "package temporal\n\nresponse contains {\"action\": \"redact\"}\n")
+	history := &workflowpb.GetWorkflowExecutionHistoryResponse{History: historyOf(2, 50)}
+	m := r.Method(service + "GetWorkflowExecutionHistory")
+	sealedHistory, err := sealed(t, r, m, history.ProtoReflect().Descriptor(), bytesOf(t, history))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := r.call(m)
+	out, err := c.Response(context.Background(), sealedHistory)
+	if err != nil || bytes.Count(out, []byte(redactedText)) != 2 || bytes.Contains(out, []byte("patient")) {
+		t.Errorf("a reader gets %q, %v", out, err)
+	}
+	c.Done()
+	task := &workflowpb.PollWorkflowTaskQueueResponse{TaskToken: []byte("t"), History: history.History}
+	m = r.Method(service + "PollWorkflowTaskQueue")
+	sealedTask, err := sealed(t, r, m, task.ProtoReflect().Descriptor(), bytesOf(t, task))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c = r.call(m)
+	defer c.Done()
+	if _, err := c.Response(context.Background(), sealedTask); !IsDenied(err) {
+		t.Errorf("a worker gets %v", err)
+	}
+}
