@@ -39,6 +39,7 @@ type aside struct {
 	running bool
 	closed  bool
 	stop    chan struct{}
+	braked  map[string]time.Time // when the log last told of a namespace's held polls
 }
 
 // activityKey is an activity of one run.

@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"strings"
 	"time"
 
@@ -35,7 +36,7 @@ func (c *call) awaitKeys(ctx context.Context) (ready bool, err error) {
 	if err = c.ready(ctx, namespace); err == nil || c.isControl() {
 		return true, nil
 	}
-	c.Log.Warn("a poll is held: a task's result could not be sealed", "rpc", c.method.full, "namespace", namespace, "error", err)
+	c.aside.tellBrake(c.Log, namespace, err)
 	for outOfReach(err) {
 		wait := min(time.Second, time.Until(limit))
 		if wait <= 0 {
@@ -51,6 +52,27 @@ func (c *call) awaitKeys(ctx context.Context) (ready bool, err error) {
 		}
 	}
 	return false, err
+}
+
+// brakeNews is how often the log tells of a namespace's held polls: there may be thousands.
+const brakeNews = time.Minute
+
+// tellBrake logs that polls of a namespace are held.
+func (a *aside) tellBrake(log *slog.Logger, namespace string, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.braked == nil {
+		a.braked = map[string]time.Time{}
+	}
+	now := time.Now()
+	if now.Sub(a.braked[namespace]) < brakeNews {
+		return
+	}
+	if len(a.braked) >= maxTargets {
+		clear(a.braked)
+	}
+	a.braked[strings.Clone(namespace)] = now
+	log.Error("polls are held and end empty, since results could not be sealed: the tasks wait at the server until the key is back", "namespace", namespace, "error", err)
 }
 
 // ready asks for the keys for a short while: a control queue's poll must not wait for them.
