@@ -9,6 +9,7 @@ import (
 	"github.com/nexus-rpc/sdk-go/nexus"
 	nexuspb "go.temporal.io/api/nexus/v1"
 	"go.temporal.io/api/operatorservice/v1"
+	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/temporal"
@@ -117,10 +118,17 @@ func standaloneNexus(e *env) {
 	c, err := e.client.NewNexusClient(client.NexusClientOptions{Endpoint: endpoint, Service: "service"})
 	e.ok(err, "nexus client")
 	call := func(operation string) (string, error) {
-		handle, err := c.ExecuteOperation(e.ctx, operation, s.in, client.StartNexusOperationOptions{ID: e.id(), ScheduleToCloseTimeout: 30 * time.Second, Summary: "sums up"})
-		e.ok(err, "start operation")
+		var handle client.NexusOperationHandle
+		e.eventually("start operation", func() (err error) {
+			handle, err = c.ExecuteOperation(e.ctx, operation, s.in, client.StartNexusOperationOptions{ID: e.id(), ScheduleToCloseTimeout: 30 * time.Second, Summary: "sums up"})
+			if late := new(serviceerror.NotFound); errors.As(err, &late) {
+				return err // the frontend learns of a new endpoint after a moment
+			}
+			e.ok(err, "start operation")
+			return nil
+		})
 		var got string
-		err = handle.Get(e.ctx, &got)
+		err := handle.Get(e.ctx, &got)
 		return got, err
 	}
 	for operation, want := range map[string]string{"sync": s.sync, "async": s.async} {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"unicode/utf8"
 
@@ -27,6 +28,10 @@ var errNoNamespace = errors.New("the request holds a payload but names no namesp
 // nothing changed; else the bytes live until Done. On an error nothing may be
 // forwarded.
 func (c *Call) Request(ctx context.Context, in []byte) ([]byte, error) {
+	if c.r.shadow {
+		c.shadow(ctx, in)
+		return in, nil
+	}
 	if err := c.find(c.method.request, in, false); err != nil {
 		return nil, err
 	}
@@ -40,13 +45,31 @@ func (c *Call) Request(ctx context.Context, in []byte) ([]byte, error) {
 	if err := c.decideRequest(ctx); err != nil {
 		return nil, err
 	}
-	if len(c.plans) == 0 || c.r.shadow {
+	if len(c.plans) == 0 {
 		return w.buf, nil
 	}
 	start := ticks()
 	out, err := c.sealPlanned(ctx)
 	c.request.Crypt = ticks() - start
 	return out, err
+}
+
+// shadow decides and counts, and changes and refuses nothing. What would have
+// been refused stands in the log; the rest of that message is not decided.
+func (c *Call) shadow(ctx context.Context, in []byte) {
+	err := c.find(c.method.request, in, false)
+	if err == nil && len(c.walk.slots) > 0 {
+		err = c.decideRequest(ctx)
+	}
+	if err != nil {
+		c.r.log.Warn("shadow mode: this request would be refused", slog.String("namespace", c.namespace), slog.String("error", err.Error()))
+		return
+	}
+	for i := range c.plans {
+		if key := c.plans[i].verdict.Key; key != "" {
+			c.request.used(key, len(c.content(&c.walk.slots[c.plans[i].slot])), true)
+		}
+	}
 }
 
 // decideRequest fills c.plans with the slots that are to change.

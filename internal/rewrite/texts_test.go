@@ -153,3 +153,25 @@ func TestHistoriesForReaders(t *testing.T) {
 		t.Errorf("a worker gets %v", err)
 	}
 }
+
+// TestShadow: shadow mode counts what would be sealed, and neither changes
+// nor refuses anything.
+func TestShadow(t *testing.T) {
+	r := newRewriter(t, sealAll+"\nrequest contains {\"action\": \"deny\"} if input.payload.kind == \"memo\"\n")
+	r.shadow = true
+	for name, m := range map[string]*workflowpb.StartWorkflowExecutionRequest{
+		"sealed": {Namespace: testNamespace, Input: secret("x")},
+		"denied": {Namespace: testNamespace, Memo: &commonpb.Memo{Fields: map[string]*commonpb.Payload{"m": secret("y").Payloads[0]}}},
+	} {
+		c := r.call(r.Method(service + "StartWorkflowExecution"))
+		in := bytesOf(t, m)
+		out, err := c.Request(context.Background(), in)
+		if err != nil || !bytes.Equal(out, in) {
+			t.Errorf("%s: changed or refused: %v", name, err)
+		}
+		if n := c.RequestStats().Payloads; name == "sealed" && n != 1 {
+			t.Errorf("%d payloads counted, want 1", n)
+		}
+		c.Done()
+	}
+}
