@@ -1,0 +1,65 @@
+package temporalseal
+
+import (
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/temporal-seal/temporal-seal/"
+
+// TestImports holds the arrows between the packages: each may import what
+// stands below it, and what comes from outside has one home.
+func TestImports(t *testing.T) {
+	below := map[string][]string{ // the product's own packages that a package may import
+		"internal/crypto":          {},
+		"internal/crypto/awskms":   {"internal/crypto"},
+		"internal/crypto/localkey": {"internal/crypto"},
+		"internal/policy":          {},
+		"internal/rewrite":         {"internal/policy", "internal/crypto"},
+		"internal/proxy":           {"internal/rewrite", "internal/policy", "internal/crypto"},
+	}
+	homes := map[string]struct {
+		only []string
+		why  string
+	}{
+		"github.com/aws/":                {[]string{"internal/crypto/awskms"}, "a key service is one file's concern"},
+		"github.com/open-policy-agent/":  {[]string{"internal/policy"}, "nobody else may depend on how policies are evaluated"},
+		"google.golang.org/grpc":         {[]string{"internal/proxy", "cmd/proxy"}, "the rewriter works on bytes, whoever carries them"},
+		"go.opentelemetry.io/":           {[]string{"internal/rewrite", "internal/proxy", "cmd/proxy"}, "keys and verdicts are traced by their callers"},
+		"go.temporal.io/api":             {[]string{"internal/rewrite", "internal/proxy", "cmd/proxy"}, "crypto and policy know no message"},
+		"go.temporal.io/sdk":             {nil, "the product needs no SDK"},
+		"go.temporal.io/server":          {nil, "the product needs no server"},
+		"github.com/klauspost/compress/": {[]string{"internal/crypto"}, "only an envelope is compressed"},
+	}
+	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}}{{range .Imports}} {{.}}{{end}}`, "./cmd/...", "./internal/...").CombinedOutput()
+	if err != nil {
+		t.Fatalf("go list: %v\n%s", err, out)
+	}
+	for line := range strings.Lines(string(out)) {
+		names := strings.Fields(line)
+		from := strings.TrimPrefix(names[0], module)
+		for _, to := range names[1:] {
+			if own, ok := strings.CutPrefix(to, module); ok {
+				if allowed, ruled := below[from]; ruled && !contains(allowed, own) {
+					t.Errorf("%s imports %s, which does not stand below it", from, own)
+				}
+				continue
+			}
+			for prefix, home := range homes {
+				if strings.HasPrefix(to, prefix) && !contains(home.only, from) {
+					t.Errorf("%s imports %s: %s", from, to, home.why)
+				}
+			}
+		}
+	}
+}
+
+func contains(list []string, name string) bool {
+	for _, l := range list {
+		if name == l || strings.HasPrefix(name, l+"/") {
+			return true
+		}
+	}
+	return false
+}
