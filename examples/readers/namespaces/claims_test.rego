@@ -16,4 +16,6 @@ test_support_reads_the_rest if reads(person(["support"]), "default") == set()
 
 test_auditor if {"action": "keep"} in reads(person(["auditors"]), "default")
 
+test_auditor_before_phi if reads(person(["auditors"]), "phi") == {{"action": "keep"}}
+
 test_token_without_groups if reads({"kind": "jwt", "claims": {}}, "phi") == {{"action": "redact"}}
