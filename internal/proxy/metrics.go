@@ -21,7 +21,6 @@ type Metrics struct {
 	bytes    *prometheus.CounterVec
 	failures *prometheus.CounterVec
 	rewrite  *prometheus.HistogramVec
-	crypt    *prometheus.HistogramVec
 	standIns *prometheus.CounterVec
 	panics   prometheus.Counter
 	open     prometheus.Gauge
@@ -33,7 +32,7 @@ type Metrics struct {
 type directionMetrics struct {
 	changed, passed prometheus.Counter
 	bytes           prometheus.Counter
-	rewrite, crypt  prometheus.Observer
+	rewrite         prometheus.Observer
 }
 
 const (
@@ -57,14 +56,11 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		rewrite: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "temporal_seal_rewrite_duration_seconds", Help: "Time to find, decide, seal or open, and splice one message.", Buckets: fine,
 		}, []string{"direction"}),
-		crypt: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "temporal_seal_crypt_duration_seconds", Help: "The part of it that sealing or opening took, key service included.", Buckets: fine,
-		}, []string{"direction"}),
 		standIns: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "temporal_seal_tasks_answered_total", Help: "Tasks answered in their worker's stead, since they could not be opened or their answer could not be sent, by method."}, []string{"rpc_method"}),
 		panics:   prometheus.NewCounter(prometheus.CounterOpts{Name: "temporal_seal_panics_total", Help: "Calls that a fault in the proxy ended. Please report them."}),
 		open:     prometheus.NewGauge(prometheus.GaugeOpts{Name: "temporal_seal_connections", Help: "Open connections of callers."}),
 	}
-	r.MustRegister(m.calls, m.inFlight, m.payloads, m.bytes, m.failures, m.rewrite, m.crypt, m.standIns, m.panics, m.open)
+	r.MustRegister(m.calls, m.inFlight, m.payloads, m.bytes, m.failures, m.rewrite, m.standIns, m.panics, m.open)
 	m.directions = [2]directionMetrics{m.direction("request", "sealed"), m.direction("response", "opened")}
 	return m
 }
@@ -73,7 +69,7 @@ func (m *Metrics) direction(name, action string) directionMetrics {
 	return directionMetrics{
 		changed: m.payloads.WithLabelValues(action), passed: m.payloads.WithLabelValues("passed_" + name),
 		bytes:   m.bytes.WithLabelValues(action),
-		rewrite: m.rewrite.WithLabelValues(name), crypt: m.crypt.WithLabelValues(name),
+		rewrite: m.rewrite.WithLabelValues(name),
 	}
 }
 
@@ -93,7 +89,6 @@ func (m *Metrics) rewritten(d policy.Direction, s *rewrite.Stats, took time.Dura
 	if s.Payloads > 0 {
 		to.changed.Add(float64(s.Payloads))
 		to.bytes.Add(float64(s.Bytes))
-		to.crypt.Observe(s.Crypt.Seconds())
 	}
 }
 

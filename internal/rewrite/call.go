@@ -8,7 +8,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/reflect/protoregistry"
@@ -82,13 +81,12 @@ func IsRewritten(service string) bool {
 
 // Stats count what happened to one message.
 type Stats struct {
-	Payloads int           // payloads sealed or opened
-	Bytes    int           // of these, as they came
-	Passed   int           // left as they were
-	Unopened int           // answers: could not be opened and stay sealed
-	Keys     []string      // the keys used, each once
-	CacheHit bool          // every data key was at hand
-	Crypt    time.Duration // sealing or opening, without the policy's part
+	Payloads int      // payloads sealed or opened
+	Bytes    int      // of these, as they came
+	Passed   int      // left as they were
+	Unopened int      // answers: could not be opened and stay sealed
+	Keys     []string // the keys used, each once
+	CacheHit bool     // every data key was at hand
 }
 
 func (s *Stats) reset() { *s = Stats{Keys: s.Keys[:0], CacheHit: true} }
@@ -167,8 +165,11 @@ func (r *Rewriter) Begin(m *Method, caller *policy.Caller) *Call {
 // Done gives the call's buffers back. Nothing that it returned may be used
 // any more.
 func (c *Call) Done() {
+	if c.request.Passed > 0 || c.request.Payloads == 0 { // else it holds nothing that is not sealed
+		clear(c.outs[0])
+	}
+	clear(c.outs[1]) // what was opened
 	for i := range c.outs {
-		clear(c.outs[i]) // it may hold clear text
 		c.outs[i] = keep(c.outs[i])
 	}
 	clear(c.arena)

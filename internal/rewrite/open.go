@@ -55,10 +55,7 @@ func (c *Call) openMessage(ctx context.Context, n *node, in []byte, whole bool) 
 	if c.r.shadow {
 		return c.walk.buf, nil
 	}
-	start := ticks()
-	out, err = c.openDecided(ctx, whole)
-	c.response.Crypt = ticks() - start
-	return out, err
+	return c.openDecided(ctx, whole)
 }
 
 // findSealed fills c.opens with what bears our mark. Most answers of a

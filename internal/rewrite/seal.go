@@ -48,10 +48,7 @@ func (c *Call) Request(ctx context.Context, in []byte) ([]byte, error) {
 	if len(c.plans) == 0 {
 		return w.buf, nil
 	}
-	start := ticks()
-	out, err := c.sealPlanned(ctx)
-	c.request.Crypt = ticks() - start
-	return out, err
+	return c.sealPlanned(ctx)
 }
 
 // shadow decides and counts, and changes and refuses nothing. What would have

@@ -3,7 +3,6 @@ package rewrite
 import (
 	"context"
 	"errors"
-	"time"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
@@ -12,12 +11,6 @@ import (
 
 // tracerName is the instrumentation scope of this package's spans.
 const tracerName = "github.com/temporal-seal/temporal-seal/internal/rewrite"
-
-var started = time.Now()
-
-// ticks is a time to subtract another from. It reads the monotonic clock
-// only, which costs half as much as time.Now.
-func ticks() time.Duration { return time.Since(started) }
 
 // span starts a span below the call's own; nil if that is not recorded. There
 // is one span for a message's decisions and one for its payloads, never one
