@@ -180,7 +180,10 @@ func (c *Call) Done() {
 	clear(c.edits)
 	clear(c.opens)
 	c.plans, c.edits, c.opens, c.systems = c.plans[:0], c.edits[:0], c.opens[:0], c.systems[:0]
-	c.policy, c.caller, c.task, c.run, c.asked = nil, nil, nil, crypto.Run{}, question{}
+	c.policy, c.caller, c.task, c.run = nil, nil, nil, crypto.Run{}
+	if c.asked.f != nil {
+		c.asked = question{}
+	}
 	c.r.calls.Put(c)
 }
 
@@ -335,9 +338,12 @@ func (c *Call) facts(s *slot) {
 	in.Known, in.NotApplicable = 0, s.f.na
 	for i := s.scope; i >= 0; i = w.scopes[i].parent {
 		sc := &w.scopes[i]
+		if sc.known == 0 {
+			continue
+		}
 		for bit, v := range values {
 			fact := policy.FactSet(1) << bit
-			if sc.known&fact != 0 && in.Known&fact == 0 {
+			if sc.known&^in.Known&fact != 0 {
 				*v = alias(sc.facts[bit].of(w.buf))
 				in.Known |= fact
 			}

@@ -73,7 +73,7 @@ func (c *Call) shadow(ctx context.Context, in []byte) {
 func (c *Call) decideRequest(ctx context.Context) (err error) {
 	ctx, traced := c.span(ctx, "policy.decide")
 	defer func() { c.endDecide(traced, err) }()
-	c.plans, c.asked = c.plans[:0], question{}
+	c.plans, c.asked.f = c.plans[:0], nil
 	c.describe()
 	scope := int32(-1)
 	na := policy.FactSet(0)
@@ -139,7 +139,9 @@ func (c *Call) decideSlot(ctx context.Context, s *slot, p *sealing) (err error) 
 		if p.verdict, err = c.decide(ctx, policy.Request, s, h); err != nil {
 			return err
 		}
-		c.asked = question{s.f, s.scope, c.in.Name, h.encoding, h.messageType, p.verdict}
+		if len(c.walk.slots) > 1 {
+			c.asked = question{s.f, s.scope, c.in.Name, h.encoding, h.messageType, p.verdict}
+		}
 	}
 	return c.judge(ctx, s, p, value, marked)
 }
