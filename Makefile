@@ -98,7 +98,7 @@ fuzz: ## Every fuzz target in turn (FUZZTIME=30s each)
 		targets=$$($(GO) test -list '^Fuzz' $$package | grep '^Fuzz'); \
 		for target in $$targets; do \
 			echo "fuzz $$package $$target"; \
-			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$package; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 20x $$package; \
 		done; \
 	done
 
