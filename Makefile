@@ -59,10 +59,10 @@ test-policy: build ## The shipped policy's Rego tests, and the clinic example's 
 	bin/proxy check --policy policy.rego
 	bin/proxy check --config examples/clinic/config.yaml
 
-# SEAL_PROXY_BIN: the tests drive the very binary that users get.
+# SEAL_PROXY_BIN: the tests drive the very binary that users get. Go's test cache does not see it change, hence -count=1.
 .PHONY: test-e2e
 test-e2e: build ## End to end: a real Temporal server, SDK workers, a KMS over HTTP, traces; the built binary
-	cd e2e && SEAL_PROXY_BIN='$(PROXY)' $(GO) test -timeout 30m -skip Jaeger ./...
+	cd e2e && SEAL_PROXY_BIN='$(PROXY)' $(GO) test -count=1 -timeout 30m -skip Jaeger ./...
 	cd demo && $(GO) test -timeout 5m ./...
 
 .PHONY: test-leaks
