@@ -179,7 +179,9 @@ func (c *Call) Done() {
 	clear(c.plans)
 	clear(c.edits)
 	clear(c.opens)
-	c.plans, c.edits, c.opens, c.systems = c.plans[:0], c.edits[:0], c.opens[:0], c.systems[:0]
+	c.plans, c.edits, c.opens, c.systems = keepList(c.plans), keepList(c.edits), keepList(c.opens), keepList(c.systems)
+	w := &c.walk
+	w.slots, w.boxes, w.scopes, w.failures = keepList(w.slots), keepList(w.boxes), keepList(w.scopes), keepList(w.failures)
 	c.policy, c.caller, c.task, c.run = nil, nil, nil, crypto.Run{}
 	if c.asked.f != nil {
 		c.asked = question{}
@@ -194,6 +196,15 @@ func keep(b []byte) []byte {
 		return nil
 	}
 	return b[:0]
+}
+
+// keepList is keep for a list of what was found.
+func keepList[T any](l []T) []T {
+	const most = 1 << 14
+	if cap(l) > most {
+		return nil
+	}
+	return l[:0]
 }
 
 // Namespace is the one that the request names, or that its task is of; ""
@@ -309,7 +320,7 @@ func (c *Call) find(n *node, in []byte, response bool) error {
 	w.response, w.strict = response, c.r.strict && !response
 	w.reset(in)
 	if err := w.run(n); err != nil {
-		return c.fail(KindMalformed, "", fmt.Errorf("the bytes are not a %s: %w", n.name.Name(), err))
+		return c.unwalkable(n, err)
 	}
 	if w.irregular && w.refused == nil {
 		regular, err := regularForm(n.desc, in)
@@ -318,7 +329,7 @@ func (c *Call) find(n *node, in []byte, response bool) error {
 		}
 		w.reset(regular)
 		if err := w.run(n); err != nil {
-			return c.fail(KindMalformed, "", fmt.Errorf("the bytes are not a %s: %w", n.name.Name(), err))
+			return c.unwalkable(n, err)
 		}
 	}
 	if w.refused != nil {
@@ -328,6 +339,14 @@ func (c *Call) find(n *node, in []byte, response bool) error {
 		return c.fail(KindMalformed, "", errors.New("a field that counts once comes more than once within a packed message"))
 	}
 	return nil
+}
+
+// unwalkable is the error for a message that the walk gave up.
+func (c *Call) unwalkable(n *node, err error) error {
+	if errors.Is(err, errSlots) {
+		return c.fail(KindTooLarge, "", fmt.Errorf("%w; split it", err))
+	}
+	return c.fail(KindMalformed, "", fmt.Errorf("the bytes are not a %s: %w", n.name.Name(), err))
 }
 
 // facts fills in what is known about the payloads of a scope.

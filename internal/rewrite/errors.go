@@ -20,7 +20,8 @@ const (
 	KindPolicy
 	// KindSealing: no key could be had; nothing was forwarded.
 	KindSealing
-	// KindTooLarge: sealed, it is larger than the server takes, and it was not in clear.
+	// KindTooLarge: sealed, it is larger than the server takes, and it was not in clear; or it holds more payloads than
+	// one message may.
 	KindTooLarge
 	// KindOpening: a sealed value could not be opened. Err's crypto.Kind tells whether later may be better.
 	KindOpening

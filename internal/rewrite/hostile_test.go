@@ -289,3 +289,30 @@ func TestRandomBytes(t *testing.T) {
 		_, _ = request(t, r, "StartWorkflowExecution", in)
 	}
 }
+
+// TestTooManyPayloads: a message of a few MB can hold millions of empty payloads. It is refused before they are all
+// remembered; one with as many as a message may hold is not.
+func TestTooManyPayloads(t *testing.T) {
+	r := newRewriter(t, sealAll)
+	list := func(n int) []byte {
+		payloads := bytes.Repeat([]byte{0x0a, 0}, n)
+		var in []byte
+		in = protowire.AppendTag(in, 1, protowire.BytesType)
+		in = protowire.AppendString(in, testNamespace)
+		in = protowire.AppendTag(in, 5, protowire.BytesType) // input
+		return protowire.AppendBytes(in, payloads)
+	}
+	_, err := request(t, r, "StartWorkflowExecution", list(2_000_000))
+	var e *Error
+	if !errors.As(err, &e) || e.Kind != KindTooLarge {
+		t.Fatalf("not refused as too large: %v", err)
+	}
+	if grown := cap(r.Begin(r.Method(service+"StartWorkflowExecution"), nil).walk.slots); grown > 2*maxSlots {
+		t.Errorf("room for %d slots was made", grown)
+	}
+	c := walk{plan: r.plan.Load()}
+	c.reset(list(maxSlots))
+	if err := c.run(r.Method(service + "StartWorkflowExecution").request); err != nil || len(c.slots) != maxSlots {
+		t.Errorf("%d payloads: %d found, %v", maxSlots, len(c.slots), err)
+	}
+}

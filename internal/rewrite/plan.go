@@ -258,7 +258,7 @@ func (c *compiler) message(d protoreflect.MessageDescriptor, path, kind string) 
 			}
 			n.high[fd.Number()] = &f
 		}
-		facts = facts || f.op == opFact || f.op == opFactName
+		facts = facts || f.op == opFact || f.op == opFactName || f.op == opNamespace
 	}
 	n.scope = facts && n.sites || takesSystem(n)
 	return n

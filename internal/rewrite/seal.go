@@ -136,7 +136,7 @@ func (c *Call) decideSlot(ctx context.Context, s *slot, p *sealing) (err error) 
 	if c.asked.again(s, &h, alias(s.name.of(c.walk.buf))) {
 		p.verdict = c.asked.verdict
 	} else {
-		if p.verdict, err = c.decide(ctx, policy.Request, s, h); err != nil {
+		if p.verdict, err = c.decideRequestSlot(ctx, s, h); err != nil {
 			return err
 		}
 		if len(c.walk.slots) > 1 {

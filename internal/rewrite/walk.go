@@ -279,6 +279,9 @@ func (w *walk) known(n *node, f *field, at, lenPos, from, to int, parent, sc int
 	case opHistoryBlob:
 		err = w.historyBlob(f, from, to, own, sc, depth)
 	default:
+		if len(w.slots) == maxSlots {
+			return errSlots
+		}
 		w.slots = append(w.slots, slot{site: siteOf[f.op], f: f, box: own, scope: sc, name: w.name, memo: n.memo})
 	}
 	if len(w.slots) == slots && f.op != opFailure {
@@ -297,6 +300,9 @@ func (w *walk) failure(f *field, within, from, to int, own, sc int32, depth int)
 	}
 	first := int32(len(w.failures))
 	chain := len(w.slots)
+	if chain == maxSlots {
+		return errSlots
+	}
 	w.slots = append(w.slots, slot{site: siteFailure, f: f, box: own, scope: sc, name: w.name})
 	err := w.message(f.child, from, to, own, sc, depth+1)
 	w.slots[chain].failure = span{first, int32(len(w.failures))}

@@ -10,11 +10,16 @@ import (
 // maxDepth is the nesting that protobuf-go accepts, so the server's too.
 const maxDepth = protowire.DefaultRecursionLimit
 
+// maxSlots bounds what the walk of one message remembers, some hundred bytes per slot, while an empty payload takes two
+// on the wire. The longest history that Temporal keeps has 51,200 events (limit.historyCount.error).
+const maxSlots = 1 << 18
+
 var (
 	errTruncated = errors.New("a length or a value goes past the end of its message")
 	errVarint    = errors.New("a varint is longer than 10 bytes")
 	errWireType  = errors.New("a field has an undefined wire type or an invalid number")
 	errGroup     = errors.New("a group ends that did not start, or never ends")
+	errSlots     = fmt.Errorf("it holds more than %d payloads and texts", maxSlots)
 	errDepth     = fmt.Errorf("messages are nested deeper than %d", maxDepth)
 )
 

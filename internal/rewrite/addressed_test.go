@@ -1,0 +1,104 @@
+package rewrite
+
+import (
+	"bytes"
+	"errors"
+	"strings"
+	"testing"
+
+	commandpb "go.temporal.io/api/command/v1"
+	commonpb "go.temporal.io/api/common/v1"
+	workflowpb "go.temporal.io/api/workflowservice/v1"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
+)
+
+// crossing starts a child and signals a workflow, in the given namespaces.
+func crossing(child, signal string) *workflowpb.RespondWorkflowTaskCompletedRequest {
+	return &workflowpb.RespondWorkflowTaskCompletedRequest{Namespace: testNamespace, Commands: []*commandpb.Command{
+		{Attributes: &commandpb.Command_StartChildWorkflowExecutionCommandAttributes{StartChildWorkflowExecutionCommandAttributes: &commandpb.StartChildWorkflowExecutionCommandAttributes{
+			Namespace: child, WorkflowId: "c", Input: secret("CANARY-child")}}},
+		{Attributes: &commandpb.Command_SignalExternalWorkflowExecutionCommandAttributes{SignalExternalWorkflowExecutionCommandAttributes: &commandpb.SignalExternalWorkflowExecutionCommandAttributes{
+			Namespace: signal, Execution: &commonpb.WorkflowExecution{WorkflowId: "s"}, Input: secret("CANARY-signal")}}},
+	}}
+}
+
+func crossed(t *testing.T, rego string, in proto.Message) (child, signal *commonpb.Payload, err error) {
+	t.Helper()
+	r := newRewriter(t, rego)
+	raw, err := request(t, r, "RespondWorkflowTaskCompleted", bytesOf(t, in))
+	if err != nil {
+		return nil, nil, err
+	}
+	out := new(workflowpb.RespondWorkflowTaskCompletedRequest)
+	if err := proto.Unmarshal(raw, out); err != nil {
+		t.Fatal(err)
+	}
+	return out.Commands[0].GetStartChildWorkflowExecutionCommandAttributes().Input.Payloads[0],
+		out.Commands[1].GetSignalExternalWorkflowExecutionCommandAttributes().Input.Payloads[0], nil
+}
+
+func isSealed(p *commonpb.Payload) bool {
+	return bytes.HasPrefix(p.Metadata["encoding"], []byte("binary/sealed")) && !bytes.Contains(p.Data, []byte(canaryMark))
+}
+
+// passHere lets this namespace's payloads pass. What other namespaces have to say comes behind.
+const passHere = `package temporal
+
+response contains {"action": "open"}
+
+request contains {"action": "pass"} if input.namespace == "` + testNamespace + `"
+`
+
+// TestAddressedElsewhere: a command to another namespace satisfies the policy of that one too, and neighbours that stay
+// in their own namespace are not concerned.
+func TestAddressedElsewhere(t *testing.T) {
+	t.Run("the target seals", func(t *testing.T) {
+		child, signal, err := crossed(t, passHere, crossing("billing", testNamespace))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !isSealed(child) {
+			t.Error("the child's input went in clear to a namespace whose policy seals it")
+		}
+		if isSealed(signal) {
+			t.Error("a signal within the namespace was sealed, which its policy does not ask for")
+		}
+		raw := bytesOf(t, child)
+		if s, marked, err := crypto.ParsePayload(raw); err != nil || !marked || s.Header.Namespace != testNamespace {
+			t.Errorf("sealed in %q (%v), it should be in the request's namespace", s.Header.Namespace, err)
+		}
+	})
+	t.Run("the target passes", func(t *testing.T) {
+		rego := passHere + "\nrequest contains {\"action\": \"pass\"} if input.namespace == \"billing\"\n"
+		child, signal, err := crossed(t, rego, crossing("billing", "billing"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if isSealed(child) || isSealed(signal) {
+			t.Error("sealed, though both policies let it pass")
+		}
+	})
+	t.Run("the target denies", func(t *testing.T) {
+		rego := passHere + "\nrequest contains {\"action\": \"deny\", \"reason\": \"no mail\"} if input.namespace == \"billing\"\n"
+		_, _, err := crossed(t, rego, crossing(testNamespace, "billing"))
+		var e *Error
+		if !errors.As(err, &e) || e.Kind != KindDenied || !strings.Contains(err.Error(), "no mail") || !strings.Contains(err.Error(), `"billing"`) {
+			t.Errorf("not denied by the target's policy: %v", err)
+		}
+	})
+	t.Run("members here, the whole there", func(t *testing.T) {
+		rego := strings.Replace(passHere, `{"action": "pass"}`, `{"action": "seal", "key": "default", "fields": ["/v"]}`, 1)
+		child, signal, err := crossed(t, rego, crossing("billing", testNamespace))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !isSealed(child) {
+			t.Errorf("a part of the child's input is readable in a namespace that seals the whole: %s", child.Metadata["encoding"])
+		}
+		if string(signal.Metadata["encoding"]) != "json/sealed.v1" {
+			t.Errorf("the signal stays at home and was sealed as %s, not by members", signal.Metadata["encoding"])
+		}
+	})
+}
