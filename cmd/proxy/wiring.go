@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"log/slog"
 
+	"github.com/temporal-seal/temporal-seal/internal/caller"
+	"github.com/temporal-seal/temporal-seal/internal/files"
 	"github.com/temporal-seal/temporal-seal/internal/proxy"
 )
 
@@ -28,19 +30,19 @@ func (l *listenerConfig) listener(log *slog.Logger) (proxy.Listener, error) {
 		if l.Callers != nil && l.Callers.MTLS != nil {
 			authority = l.Callers.MTLS.CAFile
 		}
-		if made.TLS, err = proxy.ServerTLS(log, l.TLS.CertFile, l.TLS.KeyFile, authority); err != nil {
+		if made.TLS, err = files.ServerTLS(log, l.TLS.CertFile, l.TLS.KeyFile, authority, "h2"); err != nil {
 			return made, fmt.Errorf("tls: %w", err)
 		}
 	}
 	switch {
 	case l.anonymous():
-		made.Identify = proxy.Anonymous(l.Name, l.namespaces())
+		made.Identify = caller.Anonymous(l.Name, l.namespaces())
 	case l.Callers.MTLS != nil:
-		var known []proxy.Certificate
+		var known []caller.Certificate
 		for _, n := range l.Callers.MTLS.Names {
-			known = append(known, proxy.Certificate{Name: n.Name, Namespaces: n.Namespaces})
+			known = append(known, caller.Certificate{Name: n.Name, Namespaces: n.Namespaces})
 		}
-		made.Identify = proxy.Certificates(l.Name, known)
+		made.Identify = caller.Certificates(l.Name, known)
 	case l.Callers.Token != nil:
 		made.Credential = l.Callers.Token.Header
 		made.Identify, err = l.Callers.Token.identify(l.Name, log)
@@ -53,27 +55,27 @@ func (l *listenerConfig) listener(log *slog.Logger) (proxy.Listener, error) {
 	return made, err
 }
 
-func (t *tokenConfig) identify(listener string, log *slog.Logger) (proxy.Identify, error) {
-	var tokens []proxy.Token
+func (t *tokenConfig) identify(listener string, log *slog.Logger) (caller.Identify, error) {
+	var tokens []caller.Token
 	for i, e := range t.Tokens {
-		value, err := proxy.TokenFile(log, e.File)
+		value, err := files.Token(log, e.File)
 		if err != nil {
 			return nil, fmt.Errorf("callers.token.tokens[%d]: %w", i, err)
 		}
-		tokens = append(tokens, proxy.Token{Subject: e.Subject, Namespaces: e.Namespaces, Value: value})
+		tokens = append(tokens, caller.Token{Subject: e.Subject, Namespaces: e.Namespaces, Value: value})
 	}
-	return proxy.Tokens(listener, t.Header, tokens), nil
+	return caller.Tokens(listener, t.Header, tokens), nil
 }
 
-func (j *jwtConfig) identify(listener string, log *slog.Logger) (proxy.Identify, error) {
-	keys := proxy.KeySetFromURL(log, j.JWKSURL)
+func (j *jwtConfig) identify(listener string, log *slog.Logger) (caller.Identify, error) {
+	keys := caller.KeySetFromURL(log, j.JWKSURL)
 	if j.JWKSFile != "" {
 		var err error
-		if keys, err = proxy.KeySetFromFile(log, j.JWKSFile); err != nil {
+		if keys, err = caller.KeySetFromFile(log, j.JWKSFile); err != nil {
 			return nil, fmt.Errorf("jwks_file: %w", err)
 		}
 	}
-	return proxy.JWTs(listener, proxy.JWT{Issuer: j.Issuer, Audience: j.Audience, Header: j.Header,
+	return caller.JWTs(listener, caller.JWT{Issuer: j.Issuer, Audience: j.Audience, Header: j.Header,
 		NamespacesClaim: j.NamespacesClaim, Namespaces: j.Namespaces, Algorithms: j.Algorithms, Keys: keys})
 }
 

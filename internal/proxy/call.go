@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
+	"github.com/temporal-seal/temporal-seal/internal/caller"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 )
 
@@ -19,7 +20,7 @@ type call struct {
 	*Server
 	listener *listener
 	method   *method
-	id       *Identity
+	id       *caller.Identity
 	route    route
 
 	rewriting *rewrite.Call
@@ -37,7 +38,7 @@ func (s *Server) walk(ctx context.Context, l *listener, m *method, in *frame) (*
 	c := &call{Server: s, listener: l, method: m, start: time.Now(), span: trace.SpanFromContext(ctx)}
 	md, _ := metadata.FromIncomingContext(ctx)
 	var err error
-	if c.id, err = l.Identify(ctx, md); err != nil {
+	if c.id, err = l.Identify(shown(ctx, md)); err != nil {
 		return nil, c.refuse(err)
 	}
 	c.rewriting = s.Rewriter.Begin(m.rewrite, c.id.Caller)
@@ -85,7 +86,7 @@ func (c *call) admit(in *frame) error {
 		}
 	}
 	namespace := c.rewriting.Namespace()
-	if err := c.id.authorise(namespace, m.aboutNamespace); err != nil {
+	if err := c.id.Authorise(namespace, m.aboutNamespace); err != nil {
 		return err
 	}
 	var err error

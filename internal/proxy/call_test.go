@@ -23,6 +23,8 @@ import (
 	"google.golang.org/grpc/stats"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/temporal-seal/temporal-seal/internal/caller"
 )
 
 // echoHistory keeps the input of the last start and tells it as the history's first event.
@@ -319,13 +321,13 @@ func TestPanicEndsOneCallAndSaysNothingOfThePayload(t *testing.T) {
 	startFrontend(t, f)
 	var armed atomic.Bool
 	armed.Store(true)
-	identify := Anonymous("default", nil)
+	identify := caller.Anonymous("default", nil)
 	p := startProxy(t, f, func(o *Options) {
-		o.Listeners[0].Identify = func(ctx context.Context, md metadata.MD) (*Identity, error) {
+		o.Listeners[0].Identify = func(s caller.Shown) (*caller.Identity, error) {
 			if armed.Swap(false) {
 				panic("a canary")
 			}
-			return identify(ctx, md)
+			return identify(s)
 		}
 	})
 	c := p.client(t)

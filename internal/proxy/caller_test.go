@@ -24,6 +24,9 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/status"
+
+	"github.com/temporal-seal/temporal-seal/internal/caller"
+	"github.com/temporal-seal/temporal-seal/internal/files"
 )
 
 func describeIn(ctx context.Context, c workflowservice.WorkflowServiceClient, namespace string) codes.Code {
@@ -34,7 +37,9 @@ func describeIn(ctx context.Context, c workflowservice.WorkflowServiceClient, na
 func TestAnonymousListenerServesItsNamespacesOnly(t *testing.T) {
 	f := &frontend{}
 	startFrontend(t, f)
-	p := startProxy(t, f, func(o *Options) { o.Listeners[0].Identify = Anonymous("legacy", []string{"billing-*.a1", "one"}) })
+	p := startProxy(t, f, func(o *Options) {
+		o.Listeners[0].Identify = caller.Anonymous("legacy", []string{"billing-*.a1", "one"})
+	})
 	c := p.client(t)
 	ctx := testContext(t)
 	for namespace, want := range map[string]codes.Code{
@@ -57,13 +62,13 @@ func TestTokens(t *testing.T) {
 	startFrontend(t, f)
 	file := filepath.Join(t.TempDir(), "token")
 	writeFile(t, file, "first-token\n")
-	value, err := TokenFile(slog.New(slog.DiscardHandler), file)
+	value, err := files.Token(slog.New(slog.DiscardHandler), file)
 	if err != nil {
 		t.Fatal(err)
 	}
 	p := startProxy(t, f, func(o *Options) {
 		o.Listeners[0].Credential = "authorization"
-		o.Listeners[0].Identify = Tokens("tokens", "authorization", []Token{{Subject: "ci", Namespaces: []string{"one"}, Value: value}})
+		o.Listeners[0].Identify = caller.Tokens("tokens", "authorization", []caller.Token{{Subject: "ci", Namespaces: []string{"one"}, Value: value}})
 	})
 	c := p.client(t)
 	ctx := testContext(t)
@@ -91,7 +96,7 @@ func TestTokens(t *testing.T) {
 		t.Error("the token is in the log")
 	}
 	writeFile(t, file, "second-token-longer")
-	time.Sleep(recheck + 50*time.Millisecond)
+	time.Sleep(files.Recheck + 50*time.Millisecond)
 	if got := describeIn(callWith(ctx, "authorization", "second-token-longer"), c, "one"); got != codes.OK {
 		t.Errorf("the rotated token: got %v", got)
 	}
@@ -110,13 +115,13 @@ func TestClientCertificates(t *testing.T) {
 	newAuthority(t).issue(t, dir, "forged", "", "spiffe://cluster/ns/billing")
 	f := &frontend{}
 	startFrontend(t, f)
-	config, err := ServerTLS(slog.New(slog.DiscardHandler), filepath.Join(dir, "server.crt"), filepath.Join(dir, "server.key"), filepath.Join(dir, "ca.crt"))
+	config, err := files.ServerTLS(slog.New(slog.DiscardHandler), filepath.Join(dir, "server.crt"), filepath.Join(dir, "server.key"), filepath.Join(dir, "ca.crt"), "h2")
 	if err != nil {
 		t.Fatal(err)
 	}
 	p := startProxy(t, f, func(o *Options) {
 		o.Listeners[0].TLS = config
-		o.Listeners[0].Identify = Certificates("mtls", []Certificate{{Name: "spiffe://*/ns/billing", Namespaces: []string{"billing"}}})
+		o.Listeners[0].Identify = caller.Certificates("mtls", []caller.Certificate{{Name: "spiffe://*/ns/billing", Namespaces: []string{"billing"}}})
 	})
 	as := func(name string) workflowservice.WorkflowServiceClient {
 		config := &tls.Config{RootCAs: ca.pool(), ServerName: "localhost"}
@@ -147,7 +152,7 @@ func TestUpstreamTLSWithAPIKey(t *testing.T) {
 	ca.issue(t, dir, "server", "localhost", "")
 	writeFile(t, filepath.Join(dir, "key"), "the-api-key")
 	log := slog.New(slog.DiscardHandler)
-	server, err := ServerTLS(log, filepath.Join(dir, "server.crt"), filepath.Join(dir, "server.key"), "")
+	server, err := files.ServerTLS(log, filepath.Join(dir, "server.crt"), filepath.Join(dir, "server.key"), "", "h2")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -185,7 +190,7 @@ func TestRotatedServerCertificate(t *testing.T) {
 	dir := t.TempDir()
 	first, second := newAuthority(t), newAuthority(t)
 	first.issue(t, dir, "server", "localhost", "")
-	config, err := ServerTLS(slog.New(slog.DiscardHandler), filepath.Join(dir, "server.crt"), filepath.Join(dir, "server.key"), "")
+	config, err := files.ServerTLS(slog.New(slog.DiscardHandler), filepath.Join(dir, "server.crt"), filepath.Join(dir, "server.key"), "", "h2")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -199,12 +204,12 @@ func TestRotatedServerCertificate(t *testing.T) {
 		t.Fatalf("before: got %v", got)
 	}
 	second.issue(t, dir, "server", "localhost", "")
-	time.Sleep(recheck + 50*time.Millisecond)
+	time.Sleep(files.Recheck + 50*time.Millisecond)
 	if got := trusting(second); got != codes.OK {
 		t.Errorf("after: got %v", got)
 	}
 	writeFile(t, filepath.Join(dir, "server.crt"), "half written")
-	time.Sleep(recheck + 50*time.Millisecond)
+	time.Sleep(files.Recheck + 50*time.Millisecond)
 	if got := trusting(second); got != codes.OK {
 		t.Errorf("with a broken file: got %v, want the last good certificate", got)
 	}

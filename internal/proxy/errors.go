@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/temporal-seal/temporal-seal/internal/caller"
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 )
@@ -45,6 +46,7 @@ func answerFor(err error) *status.Status {
 
 func codeOf(err error) codes.Code {
 	var refused *refusal
+	var unknown *caller.Refusal
 	var rewriting *rewrite.Error
 	switch {
 	case crypto.KindOf(err) == crypto.KindUnavailable:
@@ -56,6 +58,8 @@ func codeOf(err error) codes.Code {
 		return codes.DeadlineExceeded
 	case errors.As(err, &refused):
 		return refused.code
+	case errors.As(err, &unknown):
+		return codeOfCaller(unknown.Kind)
 	case errors.Is(err, errNoUpstream):
 		return codes.PermissionDenied
 	case errors.Is(err, errTooMany):
@@ -69,6 +73,16 @@ func codeOf(err error) codes.Code {
 		return codes.Unavailable
 	}
 	return codes.Internal
+}
+
+func codeOfCaller(k caller.Kind) codes.Code {
+	switch k {
+	case caller.Forbidden:
+		return codes.PermissionDenied
+	case caller.Unavailable:
+		return codes.Unavailable
+	}
+	return codes.Unauthenticated
 }
 
 func codeOfRewriting(e *rewrite.Error) codes.Code {

@@ -21,6 +21,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/reflection"
 
+	"github.com/temporal-seal/temporal-seal/internal/caller"
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/localkey"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
@@ -180,7 +181,7 @@ func startProxy(t testing.TB, f *frontend, adjust ...func(*Options)) *proxied {
 		t.Fatal(err)
 	}
 	o := Options{
-		Listeners: []Listener{{Name: "default", Net: l, Identify: Anonymous("default", nil)}},
+		Listeners: []Listener{{Name: "default", Net: l, Identify: caller.Anonymous("default", nil)}},
 		Upstreams: []UpstreamConfig{{Address: f.address}},
 		Rewriter:  rewriter, Keys: keys, Metrics: NewMetrics(registry), Registry: registry, Log: log,
 	}

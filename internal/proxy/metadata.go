@@ -4,7 +4,11 @@ import (
 	"context"
 	"strings"
 
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
+
+	"github.com/temporal-seal/temporal-seal/internal/caller"
 )
 
 // hopHeaders belong to one connection, or are made anew by gRPC on the next. Everything else is forwarded as it came.
@@ -36,4 +40,15 @@ func answered(md metadata.MD) metadata.MD {
 	}
 	delete(md, "grpc-status-details-bin") // the status, perhaps rewritten, brings its own
 	return md
+}
+
+// shown is what the caller of a gRPC method shows of itself.
+func shown(ctx context.Context, md metadata.MD) caller.Shown {
+	s := caller.Shown{Headers: md}
+	if p, ok := peer.FromContext(ctx); ok {
+		if info, ok := p.AuthInfo.(credentials.TLSInfo); ok {
+			s.TLS = &info.State
+		}
+	}
+	return s
 }

@@ -26,6 +26,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
 
+	"github.com/temporal-seal/temporal-seal/internal/caller"
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 )
@@ -55,7 +56,7 @@ type Listener struct {
 	Name     string
 	Net      net.Listener
 	TLS      *tls.Config // nil: plaintext
-	Identify Identify
+	Identify caller.Identify
 	// Credential is the header that Identify reads, which is not forwarded. "": none.
 	Credential string
 }

@@ -1,21 +1,39 @@
-package proxy
+// Package caller finds out who makes a call and how far it reaches: by client certificate, JWT or static token. It owns
+// that answer for every door, gRPC and HTTP, and decides nothing about payloads: that is the policy's.
+package caller
 
 import (
-	"context"
 	"crypto/sha256"
 	"crypto/subtle"
+	"crypto/tls"
 	"crypto/x509"
 	"fmt"
 	"strings"
 
 	lru "github.com/hashicorp/golang-lru/v2"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/peer"
 
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 )
+
+// Kind says why a caller is refused.
+type Kind uint8
+
+const (
+	// Unauthenticated: nothing that was shown vouches for the caller.
+	Unauthenticated Kind = iota
+	// Forbidden: the caller is known, and does not reach this far.
+	Forbidden
+	// Unavailable: what vouches for callers cannot be checked now.
+	Unavailable
+)
+
+// Refusal says in words for the caller why it is refused. It quotes no token.
+type Refusal struct {
+	Kind Kind
+	text string
+}
+
+func (r *Refusal) Error() string { return r.text }
 
 // Identity is who makes a call and how far it reaches.
 type Identity struct {
@@ -24,15 +42,15 @@ type Identity struct {
 	Namespaces []string
 }
 
-// authorise holds the one rule about reach. needed tells if the method is about a namespace at all.
-func (id *Identity) authorise(namespace string, needed bool) error {
+// Authorise holds the one rule about reach. needed tells if the method is about a namespace at all.
+func (id *Identity) Authorise(namespace string, needed bool) error {
 	switch {
-	case id.Namespaces == nil, namespace == "" && !needed, namespace != "" && matchAny(id.Namespaces, namespace):
+	case id.Namespaces == nil, namespace == "" && !needed, namespace != "" && MatchAny(id.Namespaces, namespace):
 		return nil
 	case namespace == "":
-		return &refusal{codes.PermissionDenied, fmt.Sprintf("listener %q serves certain namespaces only, and this call names none: set its namespace", id.Caller.Listener)}
+		return &Refusal{Forbidden, fmt.Sprintf("listener %q serves certain namespaces only, and this call names none: set its namespace", id.Caller.Listener)}
 	}
-	return &refusal{codes.PermissionDenied, fmt.Sprintf("%s does not reach namespace %q: listener %q grants it %s only; change `callers` there if it should",
+	return &Refusal{Forbidden, fmt.Sprintf("%s does not reach namespace %q: listener %q grants it %s only; change `callers` there if it should",
 		describe(id.Caller), namespace, id.Caller.Listener, quoteAll(id.Namespaces))}
 }
 
@@ -54,13 +72,20 @@ func quoteAll(patterns []string) string {
 	return strings.Join(quoted, ", ")
 }
 
-// Identify finds out who makes a call. It never keeps md.
-type Identify func(ctx context.Context, md metadata.MD) (*Identity, error)
+// Shown is what a caller shows of itself.
+type Shown struct {
+	// Headers are keyed by their names in lower case, as gRPC has them.
+	Headers map[string][]string
+	TLS     *tls.ConnectionState // nil: plaintext
+}
+
+// Identify finds out who makes a call. It never keeps the headers. Its errors are of type [*Refusal].
+type Identify func(Shown) (*Identity, error)
 
 // Anonymous takes every call for the same caller. Namespaces nil: all.
 func Anonymous(listener string, namespaces []string) Identify {
 	id := &Identity{Caller: policy.NewCaller("anonymous", "", listener, nil), Namespaces: namespaces}
-	return func(context.Context, metadata.MD) (*Identity, error) { return id, nil }
+	return func(Shown) (*Identity, error) { return id, nil }
 }
 
 // Token is one static token and whom it stands for.
@@ -77,8 +102,8 @@ func Tokens(listener, header string, tokens []Token) Identify {
 	for i, t := range tokens {
 		ids[i] = &Identity{Caller: policy.NewCaller("token", t.Subject, listener, nil), Namespaces: t.Namespaces}
 	}
-	return func(_ context.Context, md metadata.MD) (*Identity, error) {
-		given := sha256.Sum256([]byte(bearer(md, header)))
+	return func(shown Shown) (*Identity, error) {
+		given := sha256.Sum256([]byte(bearer(shown.Headers, header)))
 		var found *Identity
 		for i, t := range tokens { // all of them, in constant time: the time taken tells nothing
 			want := sha256.Sum256([]byte(t.Value()))
@@ -89,16 +114,16 @@ func Tokens(listener, header string, tokens []Token) Identify {
 		switch {
 		case found != nil:
 			return found, nil
-		case len(md[header]) == 0:
-			return nil, &refusal{codes.Unauthenticated, fmt.Sprintf("listener %q wants a token in the header %q", listener, header)}
+		case len(shown.Headers[header]) == 0:
+			return nil, &Refusal{Unauthenticated, fmt.Sprintf("listener %q wants a token in the header %q", listener, header)}
 		}
-		return nil, &refusal{codes.Unauthenticated, fmt.Sprintf("listener %q does not know the token in the header %q", listener, header)}
+		return nil, &Refusal{Unauthenticated, fmt.Sprintf("listener %q does not know the token in the header %q", listener, header)}
 	}
 }
 
 // bearer gives the one value of a credential's header. Several values are none: which would count?
-func bearer(md metadata.MD, header string) string {
-	values := md[header]
+func bearer(headers map[string][]string, header string) string {
+	values := headers[header]
 	if len(values) != 1 {
 		return ""
 	}
@@ -123,10 +148,10 @@ func Certificates(listener string, known []Certificate) Identify {
 	if err != nil {
 		panic(err) // only for a size below 1
 	}
-	return func(ctx context.Context, _ metadata.MD) (*Identity, error) {
-		cert := peerCertificate(ctx)
+	return func(shown Shown) (*Identity, error) {
+		cert := shown.certificate()
 		if cert == nil {
-			return nil, &refusal{codes.Unauthenticated, fmt.Sprintf("listener %q wants a client certificate", listener)}
+			return nil, &Refusal{Unauthenticated, fmt.Sprintf("listener %q wants a client certificate", listener)}
 		}
 		if id, ok := seen.Get(cert); ok {
 			return id, nil
@@ -141,20 +166,16 @@ func Certificates(listener string, known []Certificate) Identify {
 				}
 			}
 		}
-		return nil, &refusal{codes.PermissionDenied, fmt.Sprintf("listener %q knows none of the names in the client certificate: %s", listener, quoteAll(names))}
+		return nil, &Refusal{Forbidden, fmt.Sprintf("listener %q knows none of the names in the client certificate: %s", listener, quoteAll(names))}
 	}
 }
 
-func peerCertificate(ctx context.Context) *x509.Certificate {
-	p, ok := peer.FromContext(ctx)
-	if !ok {
+// certificate is the verified one, if the caller has shown any.
+func (s Shown) certificate() *x509.Certificate {
+	if s.TLS == nil || len(s.TLS.VerifiedChains) == 0 {
 		return nil
 	}
-	info, ok := p.AuthInfo.(credentials.TLSInfo)
-	if !ok || len(info.State.VerifiedChains) == 0 {
-		return nil
-	}
-	return info.State.VerifiedChains[0][0]
+	return s.TLS.VerifiedChains[0][0]
 }
 
 // certificateNames lists what identifies a certificate's owner, the most specific first.

@@ -1,8 +1,7 @@
-package proxy
+package caller
 
 import (
 	"bytes"
-	"context"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
@@ -21,9 +20,8 @@ import (
 	"github.com/lestrrat-go/jwx/v3/jwk"
 	"github.com/lestrrat-go/jwx/v3/jws"
 	"github.com/lestrrat-go/jwx/v3/jwt"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/metadata"
 
+	"github.com/temporal-seal/temporal-seal/internal/files"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 )
 
@@ -72,10 +70,10 @@ func JWTs(listener string, config JWT) (Identify, error) {
 	if err != nil {
 		return nil, err
 	}
-	return func(_ context.Context, md metadata.MD) (*Identity, error) {
-		token := bearer(md, config.Header)
+	return func(shown Shown) (*Identity, error) {
+		token := bearer(shown.Headers, config.Header)
 		if token == "" {
-			return nil, &refusal{codes.Unauthenticated, fmt.Sprintf("listener %q wants one token in the header %q: Bearer <JWT>", listener, config.Header)}
+			return nil, &Refusal{Unauthenticated, fmt.Sprintf("listener %q wants one token in the header %q: Bearer <JWT>", listener, config.Header)}
 		}
 		hash := sha256.Sum256([]byte(token))
 		if v, ok := seen.Get(hash); ok && time.Now().Before(v.until) && config.Keys.holds(v.generation) {
@@ -93,7 +91,7 @@ func JWTs(listener string, config JWT) (Identify, error) {
 // verify checks a token and makes its caller.
 func (c *JWT) verify(listener, token string) (verified, error) {
 	refuse := func(why string) (verified, error) {
-		return verified{}, &refusal{codes.Unauthenticated, fmt.Sprintf("listener %q does not take this token: %s", listener, why)}
+		return verified{}, &Refusal{Unauthenticated, fmt.Sprintf("listener %q does not take this token: %s", listener, why)}
 	}
 	head, err := readTokenHead(token)
 	switch {
@@ -104,7 +102,7 @@ func (c *JWT) verify(listener, token string) (verified, error) {
 	}
 	keys, err := c.Keys.with(head.KeyID)
 	if err != nil {
-		return verified{}, &refusal{codes.Unavailable, fmt.Sprintf("listener %q cannot check tokens: %v", listener, err)}
+		return verified{}, &Refusal{Unavailable, fmt.Sprintf("listener %q cannot check tokens: %v", listener, err)}
 	}
 	parsed, err := jwt.Parse([]byte(token), jwt.WithKeySet(keys.set, jws.WithInferAlgorithmFromKey(true), jws.WithRequireKid(head.KeyID != "")), jwt.WithValidate(true),
 		jwt.WithIssuer(c.Issuer), jwt.WithAudience(c.Audience), jwt.WithAcceptableSkew(clockSkew), jwt.WithRequiredClaim("exp"))
@@ -233,14 +231,14 @@ func KeySetFromURL(log *slog.Logger, url string) *KeySet {
 
 // KeySetFromFile reads keys from a file, which is watched.
 func KeySetFromFile(log *slog.Logger, file string) (*KeySet, error) {
-	w, err := watch(log, func(contents [][]byte) ([]byte, error) {
+	w, err := files.Watch(log, func(contents [][]byte) ([]byte, error) {
 		_, err := parseKeys(contents[0])
 		return contents[0], err
 	}, file)
 	if err != nil {
 		return nil, err
 	}
-	return &KeySet{log: log, age: recheck, read: func() ([]byte, error) { return w.get(), nil }}, nil
+	return &KeySet{log: log, age: files.Recheck, read: func() ([]byte, error) { return w.Get(), nil }}, nil
 }
 
 func parseKeys(text []byte) (jwk.Set, error) {
