@@ -52,7 +52,7 @@ test: test-unit test-policy test-e2e ## Everything: unit, policy, and end to end
 test-unit: ## Unit tests of the product, with the race detector
 	@$(if $(RACE),,echo 'no C compiler: without the race detector')
 	$(GO) test $(RACE) -timeout 15m -skip '$(COUNTING)' ./...
-	$(GO) test -timeout 5m -run '$(COUNTING)' ./internal/policy ./internal/rewrite
+	$(GO) test -timeout 5m -run '$(COUNTING)' ./internal/policy ./internal/rewrite ./internal/audit
 
 .PHONY: test-policy
 test-policy: build ## The shipped policy's Rego tests, and the clinic example's tests and cases

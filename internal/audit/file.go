@@ -1,0 +1,124 @@
+package audit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+)
+
+// File is a sink that appends to a file, or writes to standard output.
+type File struct {
+	path string
+	file *os.File
+	std  bool // a stream of this process: never opened again, never closed
+	// torn: the file ends within a line, which a full disk or a broken pipe has cut.
+	torn bool
+	text []byte
+}
+
+// Stdout is the path that stands for standard output.
+const Stdout = "/dev/stdout"
+
+// OpenFile opens the file, and makes it, for its owner alone, if it is not there.
+func OpenFile(path string, log *slog.Logger) (*File, error) {
+	f := &File{path: path}
+	switch path {
+	case Stdout:
+		f.file, f.std = os.Stdout, true
+		return f, nil
+	case "/dev/stderr":
+		f.file, f.std = os.Stderr, true
+		return f, nil
+	}
+	// Looked at before it is opened: to open a named pipe waits for its reader.
+	switch info, err := os.Stat(path); {
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		return nil, err
+	case err == nil && !info.Mode().IsRegular() && info.Mode()&fs.ModeCharDevice == 0:
+		return nil, fmt.Errorf("%s is neither a file nor %s", path, Stdout)
+	case err == nil && info.Mode().IsRegular() && info.Mode().Perm()&0o077 != 0:
+		log.Warn("the audit file tells who read what, and others may read it; chmod 0600 it", "file", path, "mode", info.Mode().Perm().String())
+	}
+	return f, f.open()
+}
+
+func (f *File) open() error {
+	file, err := os.OpenFile(f.path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	f.file, f.torn = file, false
+	return nil
+}
+
+// Write appends the lines with one call of the operating system.
+func (f *File) Write(_ context.Context, lines [][]byte) (int, error) {
+	if err := f.follow(); err != nil {
+		return 0, err
+	}
+	f.text = f.text[:0]
+	if f.torn {
+		f.text = append(f.text, '\n')
+	}
+	mended := len(f.text)
+	for _, l := range lines {
+		f.text = append(f.text, l...)
+	}
+	n, err := f.file.Write(f.text)
+	if err == nil {
+		f.torn = false
+		return len(lines), nil
+	}
+	kept, end := 0, mended
+	for kept < len(lines) && end+len(lines[kept]) <= n {
+		end += len(lines[kept])
+		kept++
+	}
+	f.mend(n, end)
+	return kept, err
+}
+
+// follow opens the path again if what was open has been renamed or removed, as by logrotate.
+func (f *File) follow() error {
+	if f.std {
+		return nil
+	}
+	if f.file != nil {
+		open, err := f.file.Stat()
+		if err != nil {
+			return err
+		}
+		now, err := os.Stat(f.path)
+		if err == nil && os.SameFile(open, now) {
+			return nil
+		}
+		_ = f.file.Close() // all that it was given was written
+		f.file = nil
+	}
+	return f.open()
+}
+
+// mend takes off again what was written of a line that did not fit, so that the file holds whole lines only. n bytes were
+// written, whole lines up to end.
+func (f *File) mend(n, end int) {
+	if n <= end {
+		f.torn = f.torn && n == 0
+		return
+	}
+	f.torn = true
+	info, err := f.file.Stat()
+	if err == nil && info.Mode().IsRegular() && f.file.Truncate(info.Size()-int64(n-end)) == nil {
+		f.torn = false
+	}
+}
+
+// Close closes the file.
+func (f *File) Close() error {
+	if f.std || f.file == nil {
+		return nil
+	}
+	return f.file.Close()
+}

@@ -1,0 +1,102 @@
+package audit
+
+import (
+	"bytes"
+	"encoding/json"
+	"time"
+	"unicode/utf8"
+)
+
+// Record is what one call had opened, or would have had. It is written as one line of JSON. No field of it has
+// room for a payload's content.
+type Record struct {
+	Time      time.Time `json:"time"`
+	Caller    Caller    `json:"caller"`
+	Namespace string    `json:"namespace,omitempty"`
+	// RPC is a method's name, or "codec-server/decode".
+	RPC      string     `json:"rpc"`
+	Workflow Workflow   `json:"workflow,omitzero"`
+	Payloads []Payloads `json:"payloads"`
+	// Code is what the call was answered with. After another one than OK the caller got nothing of what was opened.
+	Code   string `json:"code"`
+	Policy string `json:"policy"`
+	Trace  string `json:"trace_id,omitempty"`
+}
+
+// Caller is who called, and by which listener.
+type Caller struct {
+	Kind     string `json:"kind"`
+	Subject  string `json:"subject,omitempty"`
+	Listener string `json:"listener,omitempty"`
+}
+
+// Workflow is the one that a call is about. Lists are about many, and tell none.
+type Workflow struct {
+	ID   string `json:"id,omitempty"`
+	Run  string `json:"run,omitempty"`
+	Type string `json:"type,omitempty"`
+}
+
+// Payloads counts those of one kind that were sealed with one key, and had one verdict.
+type Payloads struct {
+	Kind string `json:"kind"`
+	// Namespace is the one that sealed them.
+	Namespace string `json:"sealed_in"`
+	Key       string `json:"key"`
+	// Verdict is opened, redacted, kept or denied; or failed, where the policy says open and the envelope does not.
+	Verdict string `json:"verdict"`
+	Count   int    `json:"count"`
+}
+
+// maxText bounds each text of a record. Callers choose some of them: ids, subjects, names in envelopes.
+const maxText = 1024
+
+// line is a record on its way to the sink.
+type line struct {
+	text bytes.Buffer
+	json *json.Encoder
+	// copied is what is encoded: a shortened copy, so that no caller's record escapes to the heap.
+	copied Record
+
+	state   chan struct{} // holds one token while nobody has decided what becomes of the line
+	written chan error    // told to the call that waits for it
+}
+
+func newLine() *line {
+	l := &line{state: make(chan struct{}, 1), written: make(chan error, 1)}
+	l.json = json.NewEncoder(&l.text)
+	l.json.SetEscapeHTML(false)
+	return l
+}
+
+// encode writes the record as JSON, with a line feed at the end.
+func (l *line) encode(r *Record) error {
+	payloads := l.copied.Payloads[:0]
+	l.copied = *r
+	c := &l.copied
+	for _, text := range []*string{&c.Caller.Kind, &c.Caller.Subject, &c.Caller.Listener, &c.Namespace, &c.RPC, &c.Workflow.ID, &c.Workflow.Run,
+		&c.Workflow.Type, &c.Code, &c.Policy, &c.Trace} {
+		*text = clip(*text)
+	}
+	for _, p := range r.Payloads {
+		p.Kind, p.Namespace, p.Key = clip(p.Kind), clip(p.Namespace), clip(p.Key)
+		payloads = append(payloads, p)
+	}
+	c.Payloads = payloads
+	l.text.Reset()
+	err := l.json.Encode(c)
+	clear(payloads) // the texts may alias a call's buffers
+	*c = Record{Payloads: payloads[:0]}
+	return err
+}
+
+func clip(text string) string {
+	if len(text) <= maxText {
+		return text
+	}
+	end := maxText
+	for end > 0 && !utf8.RuneStart(text[end]) {
+		end--
+	}
+	return text[:end] + "…"
+}
