@@ -18,9 +18,10 @@ func TestImports(t *testing.T) {
 		"internal/policy":          {},
 		"internal/rewrite":         {"internal/policy", "internal/crypto"},
 		"internal/files":           {},
+		"internal/audit":           {},
 		"internal/caller":          {"internal/files", "internal/policy"},
-		"internal/proxy":           {"internal/caller", "internal/files", "internal/rewrite", "internal/policy", "internal/crypto"},
-		"internal/codecserver":     {"internal/caller", "internal/files", "internal/rewrite", "internal/policy", "internal/crypto"},
+		"internal/proxy":           {"internal/audit", "internal/caller", "internal/files", "internal/rewrite", "internal/policy", "internal/crypto"},
+		"internal/codecserver":     {"internal/audit", "internal/caller", "internal/files", "internal/rewrite", "internal/policy", "internal/crypto"},
 	}
 	homes := map[string]struct {
 		only []string
