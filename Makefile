@@ -62,7 +62,7 @@ test-policy: build ## The shipped policy's Rego tests, and the clinic example's 
 # SEAL_PROXY_BIN: the tests drive the very binary that users get. Go's test cache does not see it change, hence -count=1.
 .PHONY: test-e2e
 test-e2e: build ## End to end: a real Temporal server, SDK workers, a KMS over HTTP, traces; the built binary
-	cd e2e && SEAL_PROXY_BIN='$(PROXY)' $(GO) test -count=1 -timeout 30m -skip Jaeger ./...
+	cd e2e && SEAL_PROXY_BIN='$(PROXY)' $(GO) test -count=1 -timeout 30m -skip 'Jaeger|^TestSDKs$$' ./...
 	cd demo && $(GO) test -timeout 5m ./...
 
 .PHONY: test-leaks
@@ -73,6 +73,25 @@ test-leaks: build ## The leak assertion alone; ends with `canaries: 0 of N found
 .PHONY: test-jaeger
 test-jaeger: ## The test that builds a real Jaeger, and reads a trace back from it
 	cd e2e && $(GO) test -timeout 30m -run Jaeger -v ./peers
+
+# What each language's program is built with. A language whose tools are missing is left out, and that is said.
+SDKS               ?= go typescript python java
+SDK_TOOLS_typescript := node npm
+SDK_TOOLS_python   := python3
+SDK_TOOLS_java     := java javac mvn
+on_path = $(firstword $(wildcard $(addsuffix /$1,$(subst :, ,$(PATH)))))
+missing = $(strip $(foreach tool,$(SDK_TOOLS_$1),$(if $(call on_path,$(tool)),,$(tool))))
+SDKS_HERE = $(strip $(foreach language,$(SDKS),$(if $(call missing,$(language)),,$(language))))
+
+.PHONY: test-sdks
+test-sdks: build $(addprefix sdk-,$(SDKS_HERE)) ## Workers of other SDKs through the proxy, in every language (or SDKS='go typescript'); ends with a table
+	@$(foreach language,$(filter-out $(SDKS_HERE),$(SDKS)),echo 'sdks: $(language) is left out: no $(call missing,$(language)) on the PATH';)
+	@cd e2e && $(GO) test -c -o ../bin/sdks.test ./sdks
+	cd e2e/sdks && SDKS='$(SDKS_HERE)' SEAL_PROXY_BIN='$(PROXY)' ../../bin/sdks.test -test.timeout 30m
+
+.PHONY: sdk-go
+sdk-go:
+	cd e2e && $(GO) build -o ../bin/sdks/go ./sdks/go
 
 .PHONY: test-kms
 test-kms: build ## The KMS tests against moto, which nobody here wrote (needs python3 and PyPI)

@@ -29,7 +29,7 @@ type Process struct {
 
 	name  string
 	cmd   *exec.Cmd
-	stdin io.Closer
+	stdin io.WriteCloser
 	out   *tailBuffer
 	done  chan struct{}
 	err   error // of cmd.Wait, valid once done is closed
@@ -63,6 +63,9 @@ func Start(name string, cmd *exec.Cmd, log io.Writer) (*Process, error) {
 
 // PID is the process id.
 func (p *Process) PID() int { return p.cmd.Process.Pid }
+
+// Input is the program's standard input. It closes with Stop, and with this process.
+func (p *Process) Input() io.Writer { return p.stdin }
 
 // Done is closed when the program has ended, by itself or by Stop.
 func (p *Process) Done() <-chan struct{} { return p.done }
