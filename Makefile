@@ -135,6 +135,11 @@ bench-rewrite: ## CPU of sealing and opening; ends with `CASE x_limit=R x_visito
 bench-policy: ## A remembered verdict beside the evaluation that it saves; a line per case
 	$(GO) run ./internal/policy/benchpolicy
 
+.PHONY: bench-polls
+bench-polls: build ## 5,000 held polls beside a plain relay; ends with `polls=5000 proxy_bytes=.. relay_bytes=.. ratio=..`
+	@cd e2e && $(GO) test -c -o ../bin/polls.test ./polls
+	@out=$$(cd e2e/polls && SEAL_PROXY_BIN='$(PROXY)' ../../bin/polls.test) || { echo "$$out"; exit 1; }; echo "$$out" | grep '^polls='
+
 .PHONY: payload-paths
 payload-paths: ## Every path on which an RPC can carry a payload; ends with `paths: T total, S sealed, E exempt`
 	@$(GO) test -c -o bin/rewrite.test ./internal/rewrite

@@ -77,7 +77,7 @@ func learnFrom(ctx context.Context, r route, join Join, log *slog.Logger) {
 
 // describe fetches the files of the rewritten services, with all that they import.
 func (r route) describe(ctx context.Context) ([]*descriptorpb.FileDescriptorProto, error) {
-	conn := r.conns.take()
+	conn := r.conns.take(ctx)
 	defer conn.done()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

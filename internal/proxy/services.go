@@ -93,7 +93,7 @@ func (s *Server) pass(l *listener, full string, stream grpc.ServerStream) error 
 		if err := grpc.SetSendCompressor(ctx, "identity"); err != nil {
 			return nil, nil, status.Error(codes.Internal, from+err.Error())
 		}
-		conn := route.conns.take()
+		conn := route.conns.take(ctx)
 		context.AfterFunc(ctx, conn.done)
 		return outgoing(ctx, md, l.Credential, route.config, ""), conn.cc, nil
 	})(nil, stream)

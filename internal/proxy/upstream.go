@@ -1,21 +1,16 @@
 package proxy
 
 import (
-	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path"
+	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/experimental"
-	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/stats"
 
 	"github.com/temporal-seal/temporal-seal/internal/caller"
@@ -24,11 +19,6 @@ import (
 const (
 	// maxMessage is what SDKs accept: a worker can never again poll a workflow whose history does not get through.
 	maxMessage = 128 << 20
-
-	// streamsPerConnection is where another connection is opened. Load balancers in front of Temporal allow 100 to 128
-	// streams on each, and a long poll holds one for a minute.
-	streamsPerConnection = 64
-	maxConnections       = 1024
 
 	// maxTargets bounds how many addresses a {namespace} template may expand to.
 	maxTargets = 1024
@@ -66,6 +56,7 @@ type upstreams struct {
 	mu      sync.Mutex
 	targets map[target]*connections
 	closed  bool
+	done    chan struct{}
 }
 
 type target struct {
@@ -80,7 +71,31 @@ type route struct {
 }
 
 func newUpstreams(configs []UpstreamConfig, stats stats.Handler) *upstreams {
-	return &upstreams{configs: configs, stats: stats, targets: map[target]*connections{}}
+	u := &upstreams{configs: configs, stats: stats, targets: map[target]*connections{}, done: make(chan struct{})}
+	go u.tend()
+	return u
+}
+
+// tend keeps the connections in shape until close.
+func (u *upstreams) tend() {
+	tick := time.NewTicker(tendEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-u.done:
+			return
+		case now := <-tick.C:
+			for _, conns := range u.all() {
+				conns.tend(now)
+			}
+		}
+	}
+}
+
+func (u *upstreams) all() []*connections {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return slices.Collect(maps.Values(u.targets))
 }
 
 // byNamespace tells if the namespace of a call decides where it goes.
@@ -141,12 +156,10 @@ func (u *upstreams) connections(t target, c *UpstreamConfig) (*connections, erro
 	if len(u.targets) >= maxTargets {
 		return nil, errTooMany
 	}
-	conns := &connections{address: t.address, options: dialOptions(c, u.stats)}
-	first, err := conns.dial()
+	conns, err := newConnections(t.address, c, u.stats)
 	if err != nil {
 		return nil, err
 	}
-	conns.all.Store(&[]*connection{first})
 	u.targets[t] = conns
 	return conns, nil
 }
@@ -171,121 +184,21 @@ func (u *upstreams) fixed() ([]route, error) {
 func (u *upstreams) close() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	if u.closed {
+		return
+	}
 	u.closed = true
+	close(u.done)
 	for _, conns := range u.targets {
-		for _, c := range *conns.all.Load() {
-			_ = c.cc.Close() // nothing is left to tell it to
-		}
+		conns.close()
 	}
 }
 
 // count is the number of connections, over all addresses.
 func (u *upstreams) count() int {
-	u.mu.Lock()
-	defer u.mu.Unlock()
 	n := 0
-	for _, conns := range u.targets {
-		n += len(*conns.all.Load())
+	for _, conns := range u.all() {
+		n += conns.count()
 	}
 	return n
-}
-
-func dialOptions(c *UpstreamConfig, stats stats.Handler) []grpc.DialOption {
-	creds := c.TLS
-	if creds == nil {
-		creds = insecure.NewCredentials()
-	}
-	options := []grpc.DialOption{
-		grpc.WithTransportCredentials(creds),
-		grpc.WithDefaultCallOptions(
-			grpc.ForceCodecV2(rawCodec{}),
-			grpc.MaxCallRecvMsgSize(maxMessage),
-			// Sealed bytes do not compress, and the answer goes out uncompressed: ask for nothing else.
-			experimental.AcceptCompressors(),
-		),
-		experimental.WithBufferPool(buffers),
-		// Whether a call may be sent twice is for the SDK to decide. gRPC still repeats what never reached the server.
-		grpc.WithDisableRetry(),
-		grpc.WithDefaultServiceConfig(`{"loadBalancingConfig":[{"round_robin":{}}]}`),
-		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 30 * time.Second, Timeout: 15 * time.Second, PermitWithoutStream: true}),
-		grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff:           backoff.Config{BaseDelay: 200 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 5 * time.Second},
-			MinConnectTimeout: 10 * time.Second,
-		}),
-		grpc.WithIdleTimeout(5 * time.Minute),
-	}
-	if c.APIKey != nil {
-		options = append(options, grpc.WithPerRPCCredentials(c.APIKey))
-	}
-	if stats != nil {
-		options = append(options, grpc.WithStatsHandler(stats))
-	}
-	return options
-}
-
-// connections is a growing set of connections to one address. A connection carries a limited number of concurrent
-// streams; calls beyond it would wait behind polls that take a minute.
-type connections struct {
-	address string
-	options []grpc.DialOption
-
-	all  atomic.Pointer[[]*connection]
-	grow sync.Mutex
-}
-
-type connection struct {
-	cc     *grpc.ClientConn
-	active atomic.Int32
-}
-
-func (c *connections) dial() (*connection, error) {
-	cc, err := grpc.NewClient(c.address, c.options...)
-	if err != nil {
-		return nil, err
-	}
-	return &connection{cc: cc}, nil
-}
-
-// take picks the least busy connection, opening another when all are full. Its caller must call done.
-func (c *connections) take() *connection {
-	for {
-		all := *c.all.Load()
-		least := all[0]
-		active := least.active.Load()
-		for _, other := range all[1:] {
-			if n := other.active.Load(); n < active {
-				least, active = other, n
-			}
-		}
-		if active < streamsPerConnection || len(all) >= maxConnections || !c.add(len(all)) {
-			least.active.Add(1)
-			return least
-		}
-	}
-}
-
-// add opens one more connection unless another call has done so meanwhile. It reports if the set has grown.
-func (c *connections) add(seen int) bool {
-	c.grow.Lock()
-	defer c.grow.Unlock()
-	all := *c.all.Load()
-	if len(all) > seen {
-		return true
-	}
-	next, err := c.dial()
-	if err != nil {
-		return false // the same target was dialled before: keep to the connections that exist
-	}
-	grown := append(append(make([]*connection, 0, len(all)+1), all...), next)
-	c.all.Store(&grown)
-	return true
-}
-
-func (c *connection) done() { c.active.Add(-1) }
-
-// invoke makes one unary call with raw frames.
-func (c *connections) invoke(ctx context.Context, method string, in, out *frame, options ...grpc.CallOption) error {
-	conn := c.take()
-	defer conn.done()
-	return conn.cc.Invoke(ctx, method, in, out, options...)
 }

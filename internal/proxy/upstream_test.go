@@ -3,7 +3,6 @@ package proxy
 import (
 	"context"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -41,44 +40,6 @@ func TestUpstreamsByNamespace(t *testing.T) {
 			t.Errorf("namespace %q: got %v, want it kept out of the address", evil, got)
 		}
 	}
-}
-
-// A frontend's connection takes a limited number of streams. Polls hold theirs for a minute.
-func TestConnectionsGrowWithHeldPolls(t *testing.T) {
-	const polls = 300
-	var held sync.WaitGroup
-	held.Add(polls)
-	release := make(chan struct{})
-	f := &frontend{poll: func(context.Context, *workflowservice.PollActivityTaskQueueRequest) (*workflowservice.PollActivityTaskQueueResponse, error) {
-		held.Done()
-		<-release
-		return &workflowservice.PollActivityTaskQueueResponse{}, nil
-	}}
-	startFrontend(t, f, grpc.MaxConcurrentStreams(100))
-	p := startProxy(t, f)
-	c := p.client(t)
-	ctx := testContext(t)
-	var ended sync.WaitGroup
-	for range polls {
-		ended.Go(func() {
-			if _, err := c.PollActivityTaskQueue(ctx, &workflowservice.PollActivityTaskQueueRequest{Namespace: "clinic"}); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-	held.Wait()
-	start := time.Now()
-	if got := describeIn(ctx, c, "clinic"); got != codes.OK {
-		t.Error(got)
-	}
-	if took := time.Since(start); took > 500*time.Millisecond {
-		t.Errorf("a short call took %v beside %d held polls", took, polls)
-	}
-	if n := p.upstreams.count(); n < polls/100 || n > polls/streamsPerConnection+2 {
-		t.Errorf("%d connections for %d polls", n, polls)
-	}
-	close(release)
-	ended.Wait()
 }
 
 // SDKs ping every 30 s, without calls too. With gRPC's defaults the third ping is answered by closing the connection.
