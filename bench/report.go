@@ -1,0 +1,61 @@
+package main
+
+import (
+	"fmt"
+	"io"
+)
+
+// table writes what a person reads.
+func (r *results) table(w io.Writer) {
+	fmt.Fprintln(w, "| work | variant | requests/s | p50 | p99 | CPU per request | x relay | memory |")
+	fmt.Fprintln(w, "|---|---|---|---|---|---|---|---|")
+	for _, work := range r.works {
+		for _, v := range r.variants {
+			f := r.median[work][v]
+			if v == direct {
+				fmt.Fprintf(w, "| %s | %s | %.0f | %s | %s | | | |\n", work, v, f.rps, duration(f.p50), duration(f.p99))
+				continue
+			}
+			fmt.Fprintf(w, "| %s | %s | %.0f | %s | %s | %.0f us | %.2f | %d MB |\n", work, v, f.rps, duration(f.p50), duration(f.p99), f.cpu,
+				r.cpuRatio[work][v], f.memory>>10)
+		}
+	}
+	fmt.Fprintln(w)
+}
+
+func duration(us float64) string {
+	if us < 1000 {
+		return fmt.Sprintf("%.0f us", us)
+	}
+	return fmt.Sprintf("%.1f ms", us/1000)
+}
+
+// ratios writes what a claim can rest on: medians of ratios within a round.
+func (r *results) ratios(w io.Writer) {
+	for _, work := range r.works {
+		ratio := r.cpuRatio[work]
+		for _, v := range []string{"pass", "seal"} {
+			if _, ok := ratio[v]; !ok {
+				continue
+			}
+			fmt.Fprintf(w, "ratio %s %s cpu_x_relay=%.2f", work, v, ratio[v])
+			if other, ok := ratio["visitor"]; ok {
+				fmt.Fprintf(w, " cpu_less_than_visitor=%.1f", other/ratio[v])
+			}
+			if _, ok := ratio["nginx"]; ok {
+				fmt.Fprintf(w, " added_p50_x_nginx=%.2f", r.p50Added[work][v]/r.p50Added[work]["nginx"])
+			}
+			fmt.Fprintln(w)
+		}
+	}
+}
+
+// lines writes what a program reads.
+func (r *results) lines(w io.Writer) {
+	for _, work := range r.works {
+		for _, v := range r.variants {
+			f := r.median[work][v]
+			fmt.Fprintf(w, "%s %s rps=%.0f p50_us=%.0f p99_us=%.0f cpu_us=%.0f rss_kb=%d\n", work, v, f.rps, f.p50, f.p99, f.cpu, f.memory)
+		}
+	}
+}
