@@ -164,6 +164,12 @@ func (p *Policy) queries(namespace string) [2]*query {
 	return p.platform
 }
 
+// ReadsFacts tells whether a verdict can hang on the facts about workflow and activity: if not, payloads that differ in
+// nothing else get the same one.
+func (p *Policy) ReadsFacts(d Direction, namespace string) bool {
+	return p.queries(namespace)[d&1].reads.facts() != 0
+}
+
 // Decide answers for one payload. The slices of the verdict are shared: do not change them.
 func (p *Policy) Decide(ctx context.Context, d Direction, in *Input) (Verdict, error) {
 	q := p.queries(in.Namespace)[d&1]

@@ -119,11 +119,13 @@ func (c *Call) decideResponse(ctx context.Context, whole bool) (err error) {
 	ctx, traced := c.span(ctx, "policy.decide")
 	defer func() { c.endDecide(traced, err) }()
 	c.describe()
-	var last *opening
+	facts := c.policy.ReadsFacts(policy.Response, c.namespace)
+	var asked [4]*opening // a history holds a few kinds of events, in turns
+	next := 0
 	for i := range c.opens {
 		o := &c.opens[i]
-		if last != nil && c.sameQuestion(last, o) {
-			o.action = last.action
+		if j := slices.IndexFunc(asked[:], func(last *opening) bool { return last != nil && c.sameQuestion(last, o, facts) }); j >= 0 {
+			o.action = asked[j].action
 			continue
 		}
 		s := &c.walk.slots[o.slot]
@@ -142,14 +144,16 @@ func (c *Call) decideResponse(ctx context.Context, whole bool) (err error) {
 			}
 		}
 		o.action = v.Action
-		last = o
+		asked[next%len(asked)] = o
+		next++
 	}
 	return nil
 }
 
-func (c *Call) sameQuestion(a, b *opening) bool {
+// sameQuestion tells whether the policy would be told the same of both. With facts it can read those of the scope.
+func (c *Call) sameQuestion(a, b *opening, facts bool) bool {
 	s, t := &c.walk.slots[a.slot], &c.walk.slots[b.slot]
-	return s.f == t.f && s.scope == t.scope && s.name == t.name && a.action != policy.Deny &&
+	return s.f == t.f && (s.scope == t.scope || !facts) && s.name == t.name && a.action != policy.Deny &&
 		a.sealed.Header.Key == b.sealed.Header.Key && a.sealed.Header.Namespace == b.sealed.Header.Namespace
 }
 
