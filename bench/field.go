@@ -78,7 +78,9 @@ func start(ctx context.Context, o options) (f *field, err error) {
 		{"pass", func(ctx context.Context) (*process, string, error) {
 			return f.proxy(ctx, o.proxy, upstream, "pass", "request contains {\"action\": \"pass\"}\n")
 		}},
-		{"seal", func(ctx context.Context) (*process, string, error) { return f.proxy(ctx, o.proxy, upstream, "seal", "") }},
+		{"seal", func(ctx context.Context) (*process, string, error) {
+			return f.proxy(ctx, o.proxy, upstream, "seal", "")
+		}},
 	} {
 		if v.name != plain && !chosen(o.variants, v.name) {
 			continue
