@@ -303,9 +303,16 @@ func nsPerRun(fn func()) float64 {
 	return float64(res.T.Nanoseconds()) / float64(res.N)
 }
 
-// TestAllocations holds what a call may allocate once everything is warm.
+// TestAllocations holds what a call may allocate once everything is warm, whether or not it keeps account of what it opens.
 func TestAllocations(t *testing.T) {
-	r := newRewriter(t, benchPolicy)
+	for _, accounts := range []bool{false, true} {
+		r := newRewriter(t, benchPolicy)
+		r.accounts = accounts
+		allocations(t, r)
+	}
+}
+
+func allocations(t *testing.T, r *Rewriter) {
 	for _, bc := range benchCases() {
 		ours, _, _ := bc.runs(t, r)
 		ours()

@@ -25,19 +25,22 @@ type Options struct {
 	UnknownFields string
 	// Shadow decides and counts, but changes nothing.
 	Shadow bool
-	Log    *slog.Logger // nil: slog.Default
+	// Accounts has each call keep account of what it opens: see Call.Account.
+	Accounts bool
+	Log      *slog.Logger // nil: slog.Default
 }
 
 // Rewriter seals requests and opens answers. It is safe for concurrent use.
 type Rewriter struct {
-	plan   atomic.Pointer[plan]
-	keys   *crypto.Keyring
-	policy *policy.Engine
-	strict bool
-	shadow bool
-	log    *slog.Logger
-	memory *memory
-	calls  sync.Pool
+	plan     atomic.Pointer[plan]
+	keys     *crypto.Keyring
+	policy   *policy.Engine
+	strict   bool
+	shadow   bool
+	accounts bool
+	log      *slog.Logger
+	memory   *memory
+	calls    sync.Pool
 	// joining keeps two answers of an upstream's reflection from being joined at once.
 	joining sync.Mutex
 	warned  sync.Map // fields that this build does not know and that have been logged
@@ -57,7 +60,7 @@ func New(o Options) (*Rewriter, error) {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
-	r := &Rewriter{keys: o.Keys, policy: o.Policy, strict: o.UnknownFields == "strict", shadow: o.Shadow,
+	r := &Rewriter{keys: o.Keys, policy: o.Policy, strict: o.UnknownFields == "strict", shadow: o.Shadow, accounts: o.Accounts,
 		log: o.Log, memory: newMemory()}
 	r.plan.Store(p)
 	r.calls.New = func() any { return new(Call) }
@@ -135,6 +138,8 @@ type Call struct {
 	task         *task // what is remembered of the task that a request answers
 
 	request, response Stats
+	account           []Handled
+	workflowRun       string
 
 	walk  walk
 	edits []edit
@@ -158,6 +163,7 @@ func (r *Rewriter) Begin(m *Method, caller *policy.Caller) *Call {
 	c.namespace, c.workflowID, c.workflowType, c.taskQueue, c.task = "", "", "", "", nil
 	c.request.reset()
 	c.response.reset()
+	c.account, c.workflowRun = c.account[:0], ""
 	c.walk.plan, c.walk.method = m.plan, m.name
 	return c
 }
@@ -252,6 +258,9 @@ func (c *Call) Identify(in []byte) error {
 				}
 			}
 			c.identified(f.fact, string(v.of(in)))
+			if c.r.accounts && f.op == opFactName && f.fact == policy.FactWorkflowID {
+				c.workflowRun = runOf(in[from:to])
+			}
 		}
 	})
 	if err = errors.Join(err, failed); err != nil {

@@ -28,10 +28,15 @@ type opening struct {
 // Response opens what the policy lets this caller have. It gives `in` itself
 // when nothing changed; else the bytes live until Done.
 func (c *Call) Response(ctx context.Context, in []byte) ([]byte, error) {
+	c.account = c.account[:0]
 	if c.method.limits {
 		return c.lowerLimits(ctx, in)
 	}
-	return c.openMessage(ctx, c.method.response, in, c.method.whole)
+	out, err := c.openMessage(ctx, c.method.response, in, c.method.whole)
+	if err != nil {
+		c.withhold()
+	}
+	return out, err
 }
 
 // openMessage opens a message of the server's. Where it is given whole or not
@@ -96,11 +101,13 @@ func (c *Call) noteSealed(slot, failure int, value []byte, whole bool) error {
 	if o.sealed, marked, err = crypto.ParsePayload(value); err == nil && marked {
 		return nil
 	}
+	sealed := &o.sealed.Header
 	c.opens = c.opens[:len(c.opens)-1]
 	if err == nil {
 		c.response.Passed++
 		return nil
 	}
+	c.handled(c.walk.slots[slot].f.kind, sealed, Failed)
 	return c.unopened(whole, c.fail(KindOpening, c.walk.slots[slot].f.path, err))
 }
 
@@ -139,6 +146,9 @@ func (c *Call) decideResponse(ctx context.Context, whole bool) (err error) {
 			v.Action = policy.Deny // a worker must get the value or nothing
 		}
 		if v.Action == policy.Deny {
+			if whole {
+				c.handled(s.f.kind, &o.sealed.Header, Denied)
+			}
 			if err := c.unopened(whole, c.fail(KindDenied, s.f.path, &DeniedError{Reason: v.Reason})); err != nil {
 				return err
 			}
@@ -168,7 +178,14 @@ func (c *Call) openDecided(ctx context.Context, whole bool) (out []byte, err err
 	}
 	c.arena = slices.Grow(c.arena, room) // at once: what opens into a full buffer moves all that is there already
 	for i := range c.opens {
-		if err := c.openOne(ctx, &c.opens[i]); err != nil {
+		o := &c.opens[i]
+		err := c.openOne(ctx, o)
+		outcome := outcomeOf(o.action)
+		if err != nil {
+			outcome = Failed
+		}
+		c.handled(c.walk.slots[o.slot].f.kind, &o.sealed.Header, outcome)
+		if err != nil {
 			if err := c.unopened(whole, err); err != nil {
 				return nil, err
 			}
@@ -233,14 +250,24 @@ func (c *Call) openSealedText(ctx context.Context, sealed *crypto.Sealed) ([]byt
 	c.facts(&s)
 	c.in.SealedNamespace, c.in.SealedKey = sealed.Header.Namespace, sealed.Header.Key
 	v, err := c.decide(ctx, policy.Response, &s, head{})
-	if err != nil || v.Action != policy.Open {
+	if err != nil {
+		return nil, false
+	}
+	if v.Action != policy.Open {
+		outcome := Kept // a placeholder within another text helps nobody
+		if v.Action == policy.Deny {
+			outcome = Denied
+		}
+		c.handled(s.f.kind, &sealed.Header, outcome)
 		return nil, false
 	}
 	text, hit, err := c.r.keys.Open(ctx, nil, sealed, c.namespace)
 	if err != nil {
 		c.response.Unopened++
+		c.handled(s.f.kind, &sealed.Header, Failed)
 		return nil, false
 	}
+	c.handled(s.f.kind, &sealed.Header, Opened)
 	c.response.used(sealed.Header.Key, len(text), hit)
 	return text, true
 }

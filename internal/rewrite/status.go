@@ -23,6 +23,9 @@ func (c *Call) Status(ctx context.Context, st *spb.Status) *spb.Status {
 					out = opened
 				}
 			}
+			if out == st {
+				c.withhold()
+			}
 		}
 	}
 	if text, ok := c.openText(ctx, []byte(out.GetMessage())); ok {

@@ -105,6 +105,9 @@ func (c *Call) rewriteAside(ctx context.Context, s *slot, d protoreflect.Message
 		method.response = root
 		out, err = aside.openMessage(ctx, root, raw, method.whole)
 		c.response.add(&aside.response)
+		for _, a := range aside.account {
+			c.enter(a.Kind, a.Namespace, a.Key, a.Outcome, a.Count)
+		}
 		return append([]byte(nil), out...), aside.response.Payloads > 0, err
 	}
 	method.request = root
