@@ -25,6 +25,7 @@ type call struct {
 
 	rewriting *rewrite.Call
 	release   *release
+	withheld  []rewrite.Handled // what could not be opened of the tasks in the answer
 
 	in    []byte // the request as it came; nil where nobody needs to look at it
 	start time.Time
@@ -51,6 +52,9 @@ func (s *Server) walk(ctx context.Context, l *listener, m *method, in *frame) (*
 // run goes the way of the call from the point where its caller is known.
 func (c *call) run(ctx context.Context, md metadata.MD, in *frame) (*frame, error) {
 	if err := c.admit(in); err != nil {
+		return nil, c.refuse(err)
+	}
+	if err := c.recordable(); err != nil {
 		return nil, c.refuse(err)
 	}
 	c.describeSpan(c.span)
@@ -163,6 +167,7 @@ func (c *call) open(ctx, out context.Context, answer *frame) (*frame, error) {
 	plain, err := c.openAnswer(ctx, out, sealed)
 	if err != nil {
 		answer.free()
+		c.recordRefused(ctx, err)
 		return nil, c.refuse(err)
 	}
 	stats := c.rewriting.ResponseStats()
@@ -182,7 +187,11 @@ func (c *call) failed(ctx context.Context, err error) error {
 	if other, grown := grownTooLarge(st, len(c.in)); grown {
 		st = other
 	} else if c.method.rewrite.StatusTouched() {
-		st = c.rewriting.Status(ctx, st)
+		opened := c.rewriting.Status(ctx, st)
+		if refused := c.record(ctx, codes.Code(st.GetCode())); refused != nil {
+			return c.refuse(refused)
+		}
+		st = opened
 	}
 	upstreamSpoke(ctx)
 	c.end(codes.Code(st.GetCode()))

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/temporal-seal/temporal-seal/internal/audit"
 	"github.com/temporal-seal/temporal-seal/internal/caller"
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
@@ -64,7 +65,7 @@ func codeOf(err error) codes.Code {
 		return codes.PermissionDenied
 	case errors.Is(err, errTooMany):
 		return codes.ResourceExhausted
-	case errors.Is(err, errClosed):
+	case errors.Is(err, errClosed), errors.Is(err, audit.ErrUnrecorded):
 		return codes.Unavailable
 	case errors.As(err, &rewriting):
 		return codeOfRewriting(rewriting)

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"go.temporal.io/api/workflowservice/v1"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
 
@@ -48,19 +49,26 @@ func (c *call) openAnswer(ctx, out context.Context, sealed []byte) ([]byte, erro
 		plain, err := c.rewriting.Response(ctx, sealed)
 		if err != nil {
 			c.Metrics.failed(directionResponse, err)
+			return nil, err
 		}
-		return plain, err
+		return plain, c.record(ctx, codes.OK)
 	}
 	r := &rescue{call: c, arrived: time.Now(), longest: longestHold}
 	first, cancel := context.WithTimeout(ctx, firstOpening)
 	plain, err := c.rewriting.Response(first, sealed)
 	cancel()
 	if err == nil {
-		return plain, nil
+		if err = c.record(ctx, codes.OK); err == nil {
+			return plain, nil
+		}
 	}
 	c.Metrics.failed(directionResponse, err)
+	c.withhold()
 	md, _ := metadata.FromOutgoingContext(out)
-	return r.run(metadata.NewOutgoingContext(ctx, md), sealed, err)
+	if plain, err = r.run(metadata.NewOutgoingContext(ctx, md), sealed, err); err != nil {
+		return nil, err
+	}
+	return plain, c.record(ctx, codes.OK)
 }
 
 // run gives what the caller gets. It is an error where the answer holds no task that could be answered.
@@ -165,6 +173,9 @@ func (r *rescue) hold(ctx context.Context, m proto.Message, timeouts ...time.Dur
 	defer cancel()
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, time.Second) {
 		_, err := r.open(held, m)
+		if err == nil {
+			err = r.Audit.Ready() // a task that cannot be put on record is as good as one that does not open
+		}
 		switch {
 		case ctx.Err() != nil:
 			return errCallerLeft

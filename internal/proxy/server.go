@@ -26,6 +26,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
 
+	"github.com/temporal-seal/temporal-seal/internal/audit"
 	"github.com/temporal-seal/temporal-seal/internal/caller"
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
@@ -40,6 +41,9 @@ type Options struct {
 
 	Rewriter *rewrite.Rewriter
 	Keys     *crypto.Keyring
+
+	// Audit keeps record of what is opened. Nil: no record.
+	Audit *audit.Log
 
 	// PollLimit shortens the polls that are forwarded, so that all of them end by themselves within a short drain.
 	// 0: as long as the caller wants.

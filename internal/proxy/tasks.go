@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/temporal-seal/temporal-seal/internal/audit"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 )
 
@@ -44,7 +45,7 @@ type standIn struct {
 
 func transient(err error) bool {
 	var e *rewrite.Error
-	return errors.As(err, &e) && e.Transient()
+	return errors.As(err, &e) && e.Transient() || errors.Is(err, audit.ErrUnrecorded)
 }
 
 // refusedAnswer turns a worker's answer that cannot be forwarded, ever, into the failure of its task: a worker that is

@@ -109,6 +109,9 @@ func (m *Method) RequestTouched() bool { return m.latest().request.sites }
 // ResponseTouched tells whether an answer can hold anything to open.
 func (m *Method) ResponseTouched() bool { return m.latest().response.sites || m.limits }
 
+// AnswerSealed tells whether an answer can hold anything sealed.
+func (m *Method) AnswerSealed() bool { return m.latest().response.sites }
+
 // latest is this RPC in the plan that is in force.
 func (m *Method) latest() *Method {
 	for m.next != nil {
