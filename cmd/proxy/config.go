@@ -28,7 +28,7 @@ type config struct {
 	Admin           string       `yaml:"admin"`
 	Drain           drainConfig  `yaml:"drain"`
 	CodecServer     unsupported  `yaml:"codec_server"`
-	Audit           unsupported  `yaml:"audit"`
+	Audit           *auditConfig `yaml:"audit"`
 }
 
 type listenerConfig struct {
@@ -128,6 +128,14 @@ type bundleConfig struct {
 	Scope         string        `yaml:"scope"`
 	Folder        string        `yaml:"folder"`
 	Poll          time.Duration `yaml:"poll"`
+}
+
+// auditConfig says where records of what was opened go: to a file or to a collector.
+type auditConfig struct {
+	File     string        `yaml:"file"`
+	OTLP     bool          `yaml:"otlp"`
+	Required bool          `yaml:"required"`
+	Wait     time.Duration `yaml:"wait"`
 }
 
 type drainConfig struct {

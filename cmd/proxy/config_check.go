@@ -7,7 +7,9 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strings"
+	"time"
 )
 
 // check adds to d whatever the config says that cannot work or must not be.
@@ -45,9 +47,34 @@ func (c *config) check(d *document) {
 	if c.UnknownFields != "lenient" && c.UnknownFields != "strict" {
 		d.add("$.unknown_fields", "is lenient or strict, not %q", c.UnknownFields)
 	}
+	c.Audit.check(d)
 	checkAddress(d, "$.admin", c.Admin)
 	if c.Drain.After != "" && c.Drain.After != "worker" {
 		d.add("$.drain.after", "can only be worker, not %q", c.Drain.After)
+	}
+}
+
+// auditWaits is the longest that a call may wait for its record. SDKs give GetSystemInfo 5 s, and others 10.
+const auditWaits = 5 * time.Second
+
+func (a *auditConfig) check(d *document) {
+	if a == nil {
+		return
+	}
+	if (a.File == "") == !a.OTLP {
+		d.add("$.audit", "wants one of file, a path or /dev/stdout, and otlp: true, to the collector that the OTEL_* variables name")
+	}
+	if a.Wait > 0 && !a.Required {
+		d.add("$.audit.wait", "is for required: true; records that are not required never hold up a call")
+	}
+	if a.Wait > auditWaits {
+		d.add("$.audit.wait", "is %v at most: a call waits that long for its record", auditWaits)
+	}
+	if a.File == "" {
+		return
+	}
+	if info, err := os.Stat(filepath.Dir(a.File)); err != nil || !info.IsDir() {
+		d.add("$.audit.file", "%s is no folder: make it first", filepath.Dir(a.File))
 	}
 }
 

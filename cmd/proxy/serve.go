@@ -98,6 +98,10 @@ func (o *serveOptions) serve(ctx context.Context, stderr io.Writer) error {
 	}
 	defer admin.close()
 	go admin.serve()
+	records, err := c.newAudit(ctx, registry, log)
+	if err != nil {
+		return err
+	}
 	if err := o.probe(ctx, upstreams); err != nil {
 		return err
 	}
@@ -115,7 +119,7 @@ func (o *serveOptions) serve(ctx context.Context, stderr io.Writer) error {
 	}
 	go engine.Watch(ctx)
 	go o.newReloader(c, keys, engine, registry, log).watch(ctx)
-	rewriter, err := rewrite.New(rewrite.Options{Keys: keys, Policy: engine, UnknownFields: c.UnknownFields, Shadow: c.Shadow, Log: log})
+	rewriter, err := rewrite.New(rewrite.Options{Keys: keys, Policy: engine, UnknownFields: c.UnknownFields, Shadow: c.Shadow, Accounts: records != nil, Log: log})
 	if err != nil {
 		return err
 	}
@@ -123,7 +127,7 @@ func (o *serveOptions) serve(ctx context.Context, stderr io.Writer) error {
 	go proxy.LearnAgain(ctx, upstreams, rewriter.Join, log)
 	server, err := proxy.New(proxy.Options{
 		Listeners: listeners, Upstreams: upstreams, Services: c.Services,
-		Rewriter: rewriter, Keys: keys, PollLimit: c.pollLimit(),
+		Rewriter: rewriter, Keys: keys, Audit: records, PollLimit: c.pollLimit(),
 		Metrics: proxy.NewMetrics(registry), Registry: registry, Tracing: tracing, Log: log,
 	})
 	if err != nil {
@@ -151,6 +155,7 @@ func (o *serveOptions) serve(ctx context.Context, stderr io.Writer) error {
 	if err := <-served; err != nil {
 		log.Error("a listener failed while shutting down", "error", err)
 	}
+	closeAudit(records, log)
 	flush(spans, log)
 	log.Info("stopped")
 	return nil

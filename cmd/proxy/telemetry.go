@@ -64,17 +64,26 @@ func newTracing(ctx context.Context, log *slog.Logger) (*proxy.Tracing, *sdktrac
 	if err != nil {
 		return nil, nil, fmt.Errorf("traces cannot be set up: %w; check the OTEL_* variables, or set OTEL_TRACES_EXPORTER=none", err)
 	}
-	about, err := resource.New(ctx,
-		resource.WithAttributes(attribute.String("service.name", "temporal-seal"), attribute.String("service.version", versionText())),
-		resource.WithTelemetrySDK(), resource.WithFromEnv())
+	about, err := aboutProxy(ctx)
 	if err != nil {
-		return nil, nil, fmt.Errorf("traces cannot be set up: %w; check OTEL_RESOURCE_ATTRIBUTES", err)
+		return nil, nil, fmt.Errorf("traces cannot be set up: %w", err)
 	}
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(rarely(log)))
 	provider := sdktrace.NewTracerProvider(sdktrace.WithBatcher(exporter), sdktrace.WithResource(about))
 	otel.SetTracerProvider(provider) // rewrite makes its spans with the global one
 	otel.SetTextMapPropagator(propagation.TraceContext{})
 	return &proxy.Tracing{Provider: provider, Propagator: propagation.TraceContext{}}, provider, nil
+}
+
+// aboutProxy says of this process what spans and audit records are sent with.
+func aboutProxy(ctx context.Context) (*resource.Resource, error) {
+	about, err := resource.New(ctx,
+		resource.WithAttributes(attribute.String("service.name", "temporal-seal"), attribute.String("service.version", versionText())),
+		resource.WithTelemetrySDK(), resource.WithFromEnv())
+	if err != nil {
+		return nil, fmt.Errorf("%w; check OTEL_RESOURCE_ATTRIBUTES", err)
+	}
+	return about, nil
 }
 
 // rarely logs at most one error of the exporter a minute: a collector that is down fails every batch.

@@ -171,7 +171,7 @@ func startProxy(t testing.TB, f *frontend, adjust ...func(*Options)) *proxied {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rewriter, err := rewrite.New(rewrite.Options{Keys: keys, Policy: engine, Log: log})
+	rewriter, err := rewrite.New(rewrite.Options{Keys: keys, Policy: engine, Accounts: true, Log: log})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,180 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/contrib/exporters/autoexport"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/log"
+	sdklog "go.opentelemetry.io/otel/sdk/log"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/temporal-seal/temporal-seal/internal/audit"
+)
+
+// auditClose is how long the last audit records may take at the end.
+const auditClose = 5 * time.Second
+
+// newAudit opens the place where records go; nil if the config wants none.
+func (c *config) newAudit(ctx context.Context, registry prometheus.Registerer, logger *slog.Logger) (*audit.Log, error) {
+	a := c.Audit
+	if a == nil {
+		return nil, nil
+	}
+	var sink audit.Sink
+	var err error
+	if a.OTLP {
+		sink, err = newOTLPSink(ctx)
+	} else {
+		sink, err = audit.OpenFile(a.File, logger)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("audit: records cannot be kept: %w", err)
+	}
+	records := audit.New(audit.Options{Sink: sink, Required: a.Required, Wait: a.Wait, Log: logger})
+	for outcome, count := range map[string]func() uint64{
+		"kept":    func() uint64 { n, _, _ := records.Counts(); return n },
+		"dropped": func() uint64 { _, n, _ := records.Counts(); return n },
+		"refused": func() uint64 { _, _, n := records.Counts(); return n },
+	} {
+		registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "temporal_seal_audit_records_total", ConstLabels: prometheus.Labels{"outcome": outcome},
+			Help: "Audit records by outcome: kept, dropped since they could not be kept, refused with their call for that reason.",
+		}, func() float64 { return float64(count()) }))
+	}
+	return records, nil
+}
+
+// closeAudit keeps the last records.
+func closeAudit(records *audit.Log, logger *slog.Logger) {
+	ctx, cancel := context.WithTimeout(context.Background(), auditClose)
+	defer cancel()
+	if err := records.Close(ctx); err != nil {
+		logger.Error("not all audit records were kept", "error", err)
+	}
+}
+
+// otlpSink sends records as OpenTelemetry log records, with the exporter that the OTEL_* variables choose. The SDK's own
+// batching would drop records without a word.
+type otlpSink struct {
+	exporter sdklog.Exporter
+	provider *sdklog.LoggerProvider
+	logger   log.Logger
+	batch    []sdklog.Record
+}
+
+// exportTimeout bounds one try: a collector that hangs is tried again.
+const exportTimeout = 10 * time.Second
+
+func newOTLPSink(ctx context.Context) (*otlpSink, error) {
+	if os.Getenv("OTEL_LOGS_EXPORTER") == "" && os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT") == "" && os.Getenv("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT") == "" {
+		return nil, errors.New("otlp: nothing says where to: set OTEL_EXPORTER_OTLP_ENDPOINT, or OTEL_EXPORTER_OTLP_LOGS_ENDPOINT")
+	}
+	exporter, err := autoexport.NewLogExporter(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("otlp: %w; check the OTEL_* variables", err)
+	}
+	if autoexport.IsNoneLogExporter(exporter) {
+		return nil, errors.New("otlp: OTEL_LOGS_EXPORTER=none would throw them away; remove it, or `audit`")
+	}
+	about, err := aboutProxy(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s := &otlpSink{exporter: exporter}
+	s.provider = sdklog.NewLoggerProvider(sdklog.WithProcessor(s), sdklog.WithResource(about))
+	s.logger = s.provider.Logger("github.com/temporal-seal/temporal-seal/audit")
+	return s, nil
+}
+
+// Write sends the lines as one batch. The collector takes all of it, or none.
+func (s *otlpSink) Write(ctx context.Context, lines [][]byte) (int, error) {
+	s.batch = s.batch[:0]
+	for _, text := range lines {
+		if err := s.add(ctx, text); err != nil {
+			return 0, err
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, exportTimeout)
+	defer cancel()
+	if err := s.exporter.Export(ctx, s.batch); err != nil {
+		return 0, err
+	}
+	return len(lines), nil
+}
+
+// add turns a line into a log record whose body has the line's fields.
+func (s *otlpSink) add(ctx context.Context, text []byte) error {
+	var fields map[string]any
+	if err := json.Unmarshal(text, &fields); err != nil {
+		return err
+	}
+	var r log.Record
+	r.SetEventName("temporal_seal.audit")
+	r.SetSeverity(log.SeverityInfo)
+	if at, ok := fields["time"].(string); ok {
+		if t, err := time.Parse(time.RFC3339Nano, at); err == nil {
+			r.SetTimestamp(t)
+		}
+	}
+	r.SetBody(logValue(fields))
+	if id, ok := fields["trace_id"].(string); ok {
+		if traceID, err := trace.TraceIDFromHex(id); err == nil {
+			ctx = trace.ContextWithSpanContext(ctx, trace.NewSpanContext(trace.SpanContextConfig{TraceID: traceID}))
+		}
+	}
+	s.logger.Emit(ctx, r)
+	return nil
+}
+
+// logValue is a JSON value as OpenTelemetry has it.
+func logValue(v any) attribute.Value {
+	switch v := v.(type) {
+	case map[string]any:
+		pairs := make([]attribute.KeyValue, 0, len(v))
+		for key, item := range v {
+			pairs = append(pairs, attribute.KeyValue{Key: attribute.Key(key), Value: logValue(item)})
+		}
+		return attribute.MapValue(pairs...)
+	case []any:
+		items := make([]attribute.Value, len(v))
+		for i, item := range v {
+			items[i] = logValue(item)
+		}
+		return attribute.SliceValue(items...)
+	case float64:
+		return attribute.Int64Value(int64(v)) // records hold counts only
+	case string:
+		return attribute.StringValue(v)
+	}
+	return attribute.Value{}
+}
+
+// Enabled is part of sdklog.Processor: every record is wanted.
+func (s *otlpSink) Enabled(context.Context, sdklog.EnabledParameters) bool { return true }
+
+// OnEmit takes a finished record into the batch.
+func (s *otlpSink) OnEmit(_ context.Context, r *sdklog.Record) error {
+	s.batch = append(s.batch, r.Clone())
+	return nil
+}
+
+// ForceFlush has nothing to do: Write sends.
+func (s *otlpSink) ForceFlush(context.Context) error { return nil }
+
+// Shutdown ends the exporter.
+func (s *otlpSink) Shutdown(ctx context.Context) error { return s.exporter.Shutdown(ctx) }
+
+// Close ends the exporter with its provider.
+func (s *otlpSink) Close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	return s.provider.Shutdown(ctx)
+}
