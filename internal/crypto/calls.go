@@ -59,19 +59,20 @@ func (k *Keyring) generate(ctx context.Context, kk *kek, kc KeyContext) (*dataKe
 	defer clear(plain)
 	if len(plain) != dataKeySize || len(wrapped) > maxWrapped {
 		return nil, fail(KindNotConfigured, "kms.generate_data_key", "%s gave a data key of %d bytes wrapped in %d; 32 in at most %d were asked for",
-			kk.URI(), len(plain), len(wrapped), maxWrapped).in(kc.Key, kc.Namespace)
+			kk.URI(), len(plain), len(wrapped), maxWrapped).in(kc.Key, kc.Namespace).internal()
 	}
 	made, err := newDataKey(kk, kc, plain, wrapped)
 	if err != nil {
 		return nil, err
 	}
+	made.use = k.useOf(kk, kc)
 	again, err := k.unwrap(ctx, kk, kc, wrapped)
 	if err != nil {
 		return nil, err
 	}
 	if again.id != made.id {
 		return nil, fail(KindNotConfigured, "kms.decrypt", "%s unwraps to another data key than it wrapped; nothing is sealed with it",
-			kk.URI()).in(kc.Key, kc.Namespace)
+			kk.URI()).in(kc.Key, kc.Namespace).internal()
 	}
 	kk.answered(k.now(), kc, wrapped, made.id)
 	return made, nil
@@ -90,7 +91,11 @@ func (k *Keyring) unwrap(ctx context.Context, kk *kek, kc KeyContext, wrapped []
 	if len(plain) != dataKeySize {
 		return nil, fail(KindRejected, "kms.decrypt", "the wrapped key holds %d bytes and so no data key", len(plain)).in(kc.Key, kc.Namespace)
 	}
-	return newDataKey(kk, kc, plain, wrapped)
+	dk, err := newDataKey(kk, kc, plain, wrapped)
+	if err == nil {
+		dk.use = k.useOf(kk, kc)
+	}
+	return dk, err
 }
 
 // jitter spreads d by the share in both directions, so that many proxies do not call at the same moment.

@@ -144,6 +144,28 @@ func matchStar(pattern, name string) bool {
 	}
 }
 
+// names tells whether any entry has the URI, with whatever its star stands for.
+func (t *keyTable) names(uri string) bool {
+	for i := range t.entries {
+		for _, u := range t.entries[i].uris() {
+			if u == uri || strings.Contains(u, star) && matchStar(strings.ReplaceAll(u, star, "*"), uri) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// names tells whether the entry has the URI where its star stands for value.
+func (e *keyEntry) names(value, uri string) bool {
+	for _, u := range e.uris() {
+		if fillIn(u, value) == uri {
+			return true
+		}
+	}
+	return false
+}
+
 // find gives the first entry that serves a key name in a namespace.
 func (t *keyTable) find(namespace, key string) (e *keyEntry, value string, rank int, ok bool) {
 	for i := range t.entries {

@@ -3,27 +3,35 @@ package crypto
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"runtime"
+	"sync"
 	"sync/atomic"
 )
 
-// dataKey is an unwrapped data key and what it is bound to. Its bytes are cleared when nobody can use it any more: a
-// call that took it just before it was dropped may still be deriving from it.
+// dataKey is an unwrapped data key and what it is bound to. Its bytes are cleared when it is dropped, and of one that
+// only fell out of a cache when nobody can use it any more.
 type dataKey struct {
-	secret  *[dataKeySize]byte
 	id      [idSize]byte
 	kek     *kek
 	context KeyContext
 	wrapped []byte
+	use     *keyUse
 	dropped atomic.Bool
+
+	mu     sync.RWMutex // held for reading while a key is derived: from half a cleared secret it would be a wrong one
+	secret *[dataKeySize]byte
 }
+
+var errDropped = errors.New("the data key was dropped while the call was under way; try again")
 
 func newDataKey(kk *kek, kc KeyContext, plain, wrapped []byte) (*dataKey, error) {
 	id, err := deriveDataKeyID(plain)
 	if err != nil {
 		return nil, fail(KindUnavailable, "derive data-key id", "%w", err).in(kc.Key, kc.Namespace)
 	}
-	dk := &dataKey{secret: (*[dataKeySize]byte)(append([]byte(nil), plain...)), id: id, kek: kk, context: kc, wrapped: wrapped}
+	dk := &dataKey{secret: (*[dataKeySize]byte)(append([]byte(nil), plain...)), id: id, kek: kk, context: kc, wrapped: wrapped,
+		use: new(keyUse)}
 	runtime.AddCleanup(dk, func(secret *[dataKeySize]byte) { clear(secret[:]) }, dk.secret)
 	return dk, nil
 }
@@ -31,7 +39,20 @@ func newDataKey(kk *kek, kc KeyContext, plain, wrapped []byte) (*dataKey, error)
 // usable tells whether the key may serve now. It is asked for every payload.
 func (dk *dataKey) usable() bool { return dk.kek.state.Load() == kekServing && !dk.dropped.Load() }
 
+// drop ends the use of the key and clears its bytes.
+func (dk *dataKey) drop() {
+	dk.dropped.Store(true)
+	dk.mu.Lock()
+	defer dk.mu.Unlock()
+	clear(dk.secret[:])
+}
+
 func (dk *dataKey) payloadAEAD(salt *[saltSize]byte) (aead, error) {
+	dk.mu.RLock()
+	defer dk.mu.RUnlock()
+	if dk.dropped.Load() {
+		return aead{}, errDropped
+	}
 	key, err := derivePayloadKey(dk.secret[:], salt)
 	if err != nil {
 		return aead{}, err

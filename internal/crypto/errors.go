@@ -3,6 +3,7 @@ package crypto
 import (
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // Kind says what an error means for the payload at hand, and so what may be done about it.
@@ -57,6 +58,7 @@ type Error struct {
 	Err       error  // cause and advice
 
 	atOnce bool // though transient, it is told at once rather than tried again here
+	ours   bool // the text in Err was written here and names no place where keys are kept
 }
 
 // Error says what was being done, with which key, and why it failed.
@@ -73,6 +75,42 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("%s%s: %v", e.Op, where, e.Err)
 }
 
+// ForCaller is the error as whoever called may see it: it names the key by its name in the configuration, and not the
+// URI, the endpoint or the file behind it, which Error has for the operator's log.
+func (e *Error) ForCaller() string {
+	told := e.Err
+	if !e.ours || told == nil || errors.Unwrap(told) != nil {
+		told = errors.New(callerTexts[e.Kind])
+	}
+	return (&Error{Op: e.Op, Key: e.Key, Namespace: e.Namespace, Err: told}).Error()
+}
+
+var callerTexts = map[Kind]string{
+	KindUnknown:       "it failed; the proxy's log says why",
+	KindUnavailable:   "the key service does not answer, or asks to come back later; try again (the proxy's log says which)",
+	KindRevoked:       "the key is disabled, deleted or no longer allowed (the proxy's log says which)",
+	KindRejected:      "the key service refuses this envelope's wrapped key: it was made elsewhere, or the proxy's permissions do not cover it",
+	KindTampered:      "the envelope was changed after it was sealed",
+	KindNewer:         "a newer release sealed this; the proxy has to be upgraded",
+	KindForeign:       "it was sealed in another namespace",
+	KindNotConfigured: "the key encryption key is missing or can't be used (the proxy's log says which)",
+	KindMalformed:     "it is no envelope",
+	KindDenied:        "the key service refuses access (the proxy's log says to what)",
+}
+
+// ForCaller is the text of any error with that of the Error in it made fit for whoever called; see Error.ForCaller.
+func ForCaller(err error) string {
+	var e *Error
+	if !errors.As(err, &e) {
+		return err.Error()
+	}
+	whole, own := err.Error(), e.Error()
+	if i := strings.LastIndex(whole, own); i >= 0 && i+len(own) == len(whole) {
+		return whole[:i] + e.ForCaller()
+	}
+	return e.ForCaller() // put in another form on its way up: only what is known to be fit
+}
+
 // Unwrap gives the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
@@ -86,7 +124,13 @@ func KindOf(err error) Kind {
 }
 
 func fail(kind Kind, op, format string, args ...any) *Error {
-	return &Error{Kind: kind, Op: op, Err: fmt.Errorf(format, args...)}
+	return &Error{Kind: kind, Op: op, Err: fmt.Errorf(format, args...), ours: true}
+}
+
+// internal marks an error whose text names the key encryption key by its URI.
+func (e *Error) internal() *Error {
+	e.ours = false
+	return e
 }
 
 // in completes an error with the key and the namespace that it is about.

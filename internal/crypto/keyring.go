@@ -54,6 +54,7 @@ const (
 	refusalLife      = 30 * time.Second
 	tickInterval     = time.Second
 	idleAfter        = time.Hour
+	maxFormer        = 64 // keys that an alias meant before
 )
 
 // Keyring holds the data keys: one for sealing per (key name, namespace), and those of opened envelopes. It is safe
@@ -78,6 +79,7 @@ type Keyring struct {
 	keks        map[string]*kek // by URI
 	former      []*kek          // that a URI meant before
 	unresolved  *lru.Cache[string, refusal]
+	uses        map[useID]*keyUse
 
 	base context.Context // ends with Close
 	stop context.CancelFunc
@@ -93,7 +95,7 @@ func NewKeyring(ctx context.Context, opt KeyringOptions) (*Keyring, error) {
 		return nil, err
 	}
 	k := &Keyring{opt: opt, now: opt.Now, opened: newOpenedKeys(), calls: make(chan struct{}, maxCalls),
-		tokens: rate.NewLimiter(unconfirmedRate, unconfirmedBurst), keks: make(map[string]*kek),
+		tokens: rate.NewLimiter(unconfirmedRate, unconfirmedBurst), keks: make(map[string]*kek), uses: make(map[useID]*keyUse),
 		unresolved: newLRU[string, refusal](maxRefusals)}
 	if k.unconfirmed, err = simplelru.NewLRU[slotKey, *slot](maxUnconfirmed, nil); err != nil {
 		return nil, err
@@ -147,20 +149,55 @@ func (k *Keyring) Reload(ctx context.Context, keys []KeyConfig, grants []Grant, 
 		return err
 	}
 	k.table.Store(table)
-	k.drop(func(dk *dataKey) bool { return table.revoked[dk.id] })
+	unlisted := k.forgetUnlisted(table)
+	k.drop(func(dk *dataKey) bool { return table.revoked[dk.id] || unlisted[dk.kek] })
+	k.opened.refusals.Purge() // what was refused may be allowed now
+	k.unresolved.Purge()
 	k.slots.Range(func(key, value any) bool {
 		sl := value.(*slot)
 		e, named, _, ok := table.find(sl.namespace, sl.key)
 		k.mu.Lock()
 		defer k.mu.Unlock()
-		if !ok {
+		s := sl.current.Load()
+		switch {
+		case !ok:
 			k.slots.Delete(key)
-		} else if s := sl.current.Load(); s != nil && s.dk.kek != k.keks[fillIn(e.Active, named)] {
+		case s == nil:
+			sl.retryAt, sl.refusal = time.Time{}, nil
+		case s.dk.kek != k.keks[fillIn(e.Active, named)]:
 			sl.renewAt, sl.retryAt = k.now(), time.Time{}
 		}
 		return true
 	})
 	return nil
+}
+
+// forgetUnlisted takes out the key encryption keys that the configuration no longer names, so that they are not asked
+// any more: they may be about to be disabled for good. What would be sealed with them could not be opened again.
+func (k *Keyring) forgetUnlisted(t *keyTable) map[*kek]bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	unlisted := make(map[*kek]bool)
+	maps.DeleteFunc(k.keks, func(uri string, kk *kek) bool {
+		if !t.names(uri) {
+			unlisted[kk] = true
+		}
+		return unlisted[kk]
+	})
+	surplus := len(k.former) - maxFormer
+	k.former = slices.DeleteFunc(k.former, func(kk *kek) bool {
+		if !t.names(kk.URI()) || surplus > 0 {
+			surplus--
+			unlisted[kk] = true
+		}
+		return unlisted[kk]
+	})
+	for _, sl := range k.unconfirmed.Values() {
+		if s := sl.current.Load(); s != nil {
+			sl.current.CompareAndSwap(s, nil) // few and cheap to make anew, by the configuration of then
+		}
+	}
+	return unlisted
 }
 
 // openAll opens the keys that need no name from a policy to be known. Those that are open already are looked up again,
@@ -290,7 +327,7 @@ func (k *Keyring) Close() {
 func (k *Keyring) drop(match func(*dataKey) bool) {
 	empty := func(sl *slot) {
 		if s := sl.current.Load(); s != nil && match(s.dk) {
-			s.dk.dropped.Store(true)
+			s.dk.drop()
 			sl.current.CompareAndSwap(s, nil)
 		}
 	}

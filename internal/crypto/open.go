@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/hex"
+	"slices"
 	"strings"
 	"time"
 )
@@ -31,7 +32,8 @@ const maxUnwraps = 256
 
 // OpenNext is Open for an envelope in a run.
 func (k *Keyring) OpenNext(ctx context.Context, dst []byte, s *Sealed, namespace string, run *Run) (out []byte, hit bool, err error) {
-	if !k.table.Load().opens(s.Header.Namespace, namespace) {
+	table := k.table.Load()
+	if !table.opens(s.Header.Namespace, namespace) {
 		return dst, false, fail(KindForeign, "open", "sealed in another namespace than %q; a grant in the configuration would allow it",
 			namespace).in(strings.Clone(s.Header.Key), strings.Clone(s.Header.Namespace))
 	}
@@ -40,13 +42,15 @@ func (k *Keyring) OpenNext(ctx context.Context, dst []byte, s *Sealed, namespace
 	if op == nil || !bytes.Equal(op.header, header) {
 		op = k.opened.opener(header)
 	}
-	if op != nil && op.dk.usable() {
+	if op != nil && op.table == table && op.dk.usable() {
 		run.last = op
 		k.touch(&op.dk.kek.used)
-		out, err = openWith(op.aead, dst, s)
+		if out, err = openWith(op.aead, dst, s); err == nil {
+			op.dk.use.countOpened(&k.coarse)
+		}
 		return out, true, err
 	}
-	dk, hit, err := k.dataKeyOf(ctx, &s.Header, namespace, run)
+	dk, hit, err := k.dataKeyOf(ctx, &s.Header, table, namespace, run)
 	if err != nil {
 		return dst, false, err
 	}
@@ -56,23 +60,28 @@ func (k *Keyring) OpenNext(ctx context.Context, dst []byte, s *Sealed, namespace
 	}
 	a, err := dk.payloadAEAD(&s.Header.Salt)
 	if err != nil {
-		return dst, hit, fail(KindUnavailable, "open", "derive a payload key: %w", err)
+		return dst, hit, fail(KindUnavailable, "open", "derive a payload key: %w", err).in(strings.Clone(s.Header.Key), strings.Clone(s.Header.Namespace))
 	}
 	if out, err = openWith(a, dst, s); err == nil {
-		k.opened.addOpener(header, a, dk)
+		dk.use.countOpened(&k.coarse)
+		k.opened.addOpener(header, a, dk, table)
 	}
 	return out, hit, err
 }
 
 // dataKeyOf gives the data key that an envelope names, from memory or from the key service.
-func (k *Keyring) dataKeyOf(ctx context.Context, header *Header, namespace string, run *Run) (dk *dataKey, hit bool, err error) {
-	table := k.table.Load()
+func (k *Keyring) dataKeyOf(ctx context.Context, header *Header, table *keyTable, namespace string, run *Run) (dk *dataKey, hit bool, err error) {
 	if table.revoked[header.DataKeyID] {
 		return nil, false, fail(KindRevoked, "open", "its data key %s... stands in revoked_data_keys", hex.EncodeToString(header.DataKeyID[:4])).in(
 			strings.Clone(header.Key), strings.Clone(header.Namespace))
 	}
+	e, value, _, ok := table.find(table.local(header.Namespace), header.Key)
+	if !ok {
+		return nil, false, fail(KindNotConfigured, "open", "no entry of `keys` in the configuration has this name and serves this namespace").in(
+			strings.Clone(header.Key), strings.Clone(header.Namespace))
+	}
 	id := wrapIDOf(header)
-	if dk, ok := k.opened.keys.Get(id); ok && dk.usable() {
+	if dk, ok := k.opened.keys.Get(id); ok && dk.usable() && e.names(value, dk.kek.URI()) {
 		return dk, true, nil
 	}
 	if r, ok := k.opened.refusals.Get(id); ok && k.now().Before(r.until) {
@@ -81,10 +90,7 @@ func (k *Keyring) dataKeyOf(ctx context.Context, header *Header, namespace strin
 	// The flight and its error outlive the message that the header may alias.
 	h := &Header{Key: strings.Clone(header.Key), Namespace: strings.Clone(header.Namespace), KEK: header.KEK,
 		DataKeyID: header.DataKeyID, Wrapped: bytes.Clone(header.Wrapped)}
-	e, value, _, ok := table.find(table.local(h.Namespace), h.Key)
-	if !ok {
-		return nil, false, fail(KindNotConfigured, "open", "no entry of `keys` in the configuration has this name and serves this namespace").in(h.Key, h.Namespace)
-	}
+	value = strings.Clone(value)
 	if err := k.mayAsk(h, namespace, run); err != nil {
 		return nil, false, err
 	}
@@ -138,7 +144,7 @@ func (k *Keyring) candidates(ctx context.Context, e *keyEntry, value string, h *
 // ask has the data key unwrapped by the first of the candidates that answers.
 func (k *Keyring) ask(ctx context.Context, id wrapID, h *Header, candidates []*kek) (*dataKey, error) {
 	// Another flight may have landed between this caller's look at the cache and its departure.
-	if dk, ok := k.opened.keys.Get(id); ok && dk.usable() {
+	if dk, ok := k.opened.keys.Get(id); ok && dk.usable() && slices.Contains(candidates, dk.kek) {
 		return dk, nil
 	}
 	if r, ok := k.opened.refusals.Get(id); ok && k.now().Before(r.until) {

@@ -25,11 +25,13 @@ type openedKeys struct {
 }
 
 // opener is an AEAD that has opened an envelope with this header, which goes from the lengths to the wrapped key.
-// Only a right tag makes one, so envelopes with invented salts can't push the good ones out.
+// Only a right tag makes one, so envelopes with invented salts can't push the good ones out. It serves for as long as
+// the configuration by which the envelope was allowed to be opened.
 type opener struct {
 	header []byte
 	aead   aead
 	dk     *dataKey
+	table  *keyTable
 }
 
 type refusal struct {
@@ -65,9 +67,9 @@ func (o *openedKeys) opener(header []byte) *opener {
 	return nil
 }
 
-func (o *openedKeys) addOpener(header []byte, a aead, dk *dataKey) {
+func (o *openedKeys) addOpener(header []byte, a aead, dk *dataKey, t *keyTable) {
 	h := maphash.Bytes(o.seed, header)
-	o.openers[h%openerShards].Add(h, &opener{header: bytes.Clone(header), aead: a, dk: dk})
+	o.openers[h%openerShards].Add(h, &opener{header: bytes.Clone(header), aead: a, dk: dk, table: t})
 }
 
 func (o *openedKeys) add(dk *dataKey) {
@@ -81,14 +83,14 @@ func (o *openedKeys) add(dk *dataKey) {
 func (o *openedKeys) drop(match func(*dataKey) bool) {
 	for _, id := range o.keys.Keys() {
 		if dk, ok := o.keys.Peek(id); ok && match(dk) {
-			dk.dropped.Store(true)
+			dk.drop()
 			o.keys.Remove(id)
 		}
 	}
 	for _, shard := range o.openers {
 		for _, h := range shard.Keys() {
 			if op, ok := shard.Peek(h); ok && match(op.dk) {
-				op.dk.dropped.Store(true)
+				op.dk.drop()
 				shard.Remove(h)
 			}
 		}

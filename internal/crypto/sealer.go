@@ -3,6 +3,7 @@ package crypto
 import (
 	"encoding/base64"
 	"encoding/binary"
+	"errors"
 	"slices"
 	"sync/atomic"
 	"unicode/utf8"
@@ -81,15 +82,19 @@ func (s *Sealer) AppendText(dst, text []byte) ([]byte, error) {
 // viewHash goes into the AAD after the header.
 func (s *Sealer) appendEnvelope(dst, body []byte, flags byte, viewHash []byte) ([]byte, error) {
 	if s.dk.dropped.Load() {
-		return nil, fail(KindRevoked, "seal", "the data key was dropped while the call was under way; try again").in(s.header.Key, s.header.Namespace)
+		return nil, fail(KindRevoked, "seal", "%v", errDropped).in(s.header.Key, s.header.Namespace)
 	}
 	salt, err := s.salt()
+	if errors.Is(err, errDropped) {
+		return nil, fail(KindRevoked, "seal", "%v", errDropped).in(s.header.Key, s.header.Namespace)
+	}
 	if err != nil {
 		return nil, fail(KindUnavailable, "seal", "derive a payload key: %w", err).in(s.header.Key, s.header.Namespace)
 	}
 	if len(body) < padUnder || viewHash != nil {
 		flags |= flagPadded
 	}
+	s.dk.use.sealed.Add(1)
 	start := len(dst)
 	dst = append(dst, salt.header...)
 	dst[start+2] = flags

@@ -132,7 +132,7 @@ func (k *Keyring) Ready(ctx context.Context, namespace string) error {
 		return err
 	}
 	if kc := s.dk.context; s.dk.kek.suspect(kc) {
-		return fail(KindUnavailable, "seal", "%s refused a wrapped key that is known to be good; it is being asked again", s.dk.kek.URI()).in(kc.Key, kc.Namespace)
+		return fail(KindUnavailable, "seal", "%s refused a wrapped key that is known to be good; it is being asked again", s.dk.kek.URI()).in(kc.Key, kc.Namespace).internal()
 	}
 	return nil
 }
@@ -190,6 +190,15 @@ func (k *Keyring) renew(ctx context.Context, sl *slot) (*Sealer, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	sl.made, sl.renewAt = now, now.Add(jitter(k.opt.DataKeyLife*17/20, 0.15))
+	if changed := k.table.Load(); changed != table {
+		// A reload that was under way has not seen this key.
+		e, value, _, ok := changed.find(sl.namespace, sl.key)
+		if !ok || !e.names(value, kk.URI()) {
+			dk.drop()
+			return nil, fail(KindUnavailable, "seal", "the configuration of keys changed while a data key was made; try again").in(sl.key, sl.namespace)
+		}
+		sl.renewAt = now
+	}
 	sl.denied, sl.retryAt, sl.refusal, sl.warned = time.Time{}, time.Time{}, nil, false
 	sl.current.Store(s)
 	return s, nil

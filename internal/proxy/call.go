@@ -202,7 +202,7 @@ func (c *call) failed(ctx context.Context, err error) error {
 func (c *call) refuse(err error) error {
 	st := answerFor(err)
 	c.end(st.Code())
-	c.logRefusal(c.method.full, c.listener.Name, st)
+	c.logRefusal(c.method.full, c.listener.Name, st, err)
 	return st.Err()
 }
 

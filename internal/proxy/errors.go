@@ -37,12 +37,12 @@ type refusal struct {
 func (r *refusal) Error() string { return r.text }
 
 // answerFor maps an error of the proxy's own to what the caller gets. Its text holds no payload, since none of the
-// errors does.
+// errors does, and names keys by their name alone: where they are kept is the operator's to know.
 func answerFor(err error) *status.Status {
 	if err == nil {
 		return nil
 	}
-	return status.New(codeOf(err), from+err.Error())
+	return status.New(codeOf(err), from+crypto.ForCaller(err))
 }
 
 func codeOf(err error) codes.Code {

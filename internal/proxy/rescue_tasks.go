@@ -14,6 +14,8 @@ import (
 	"go.temporal.io/api/workflowservice/v1"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 )
 
 // unopened is the type of the failures that tell of a task that could not be opened.
@@ -155,7 +157,7 @@ func unopenedText(cause error) string {
 	case transient(cause):
 		advice = "; it is handed out again, and opens once the proxy reaches its keys"
 	}
-	return from + "the worker was not given this task: " + cause.Error() + advice
+	return from + "the worker was not given this task: " + crypto.ForCaller(cause) + advice
 }
 
 func unopenedFailure(cause error, delay time.Duration) *failurepb.Failure {

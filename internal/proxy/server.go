@@ -253,11 +253,11 @@ func (s *Server) panicked(full string, value any) error {
 	return status.Error(codes.Internal, from+"a fault in the proxy ended this call: its log holds the place")
 }
 
-// logRefusal tells an operator of calls that the proxy itself refused.
-func (s *Server) logRefusal(full, listener string, st *status.Status) {
+// logRefusal tells an operator of calls that the proxy itself refused, with more of the reason than the caller gets.
+func (s *Server) logRefusal(full, listener string, st *status.Status, err error) {
 	level := slog.LevelWarn
 	if st.Code() == codes.Canceled || st.Code() == codes.DeadlineExceeded {
 		level = slog.LevelDebug
 	}
-	s.Log.Log(context.Background(), level, "call refused", "rpc", full, "listener", listener, "code", codeName(st.Code()), "reason", st.Message())
+	s.Log.Log(context.Background(), level, "call refused", "rpc", full, "listener", listener, "code", codeName(st.Code()), "reason", err.Error())
 }

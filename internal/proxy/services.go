@@ -75,7 +75,7 @@ func (s *Server) lateMethod(l *listener, full string, stream grpc.ServerStream) 
 
 func (s *Server) refuseOther(l *listener, full string, err error) error {
 	st := answerFor(err)
-	s.logRefusal(full, l.Name, st)
+	s.logRefusal(full, l.Name, st, err)
 	return st.Err()
 }
 
