@@ -12,7 +12,12 @@ import (
 	"github.com/spf13/cobra"
 )
 
-func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+func main() {
+	if err := harden(); err != nil {
+		fmt.Fprintf(os.Stderr, "proxy: warning: %v\n", err)
+	}
+	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+}
 
 // run is the program. What is wrong goes to stderr, one line each.
 func run(args []string, stdout, stderr io.Writer) int {
@@ -20,7 +25,10 @@ func run(args []string, stdout, stderr io.Writer) int {
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	err := root.Execute()
+	err := refuseDebugging()
+	if err == nil {
+		err = root.Execute()
+	}
 	if err == nil {
 		return 0
 	}

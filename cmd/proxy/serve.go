@@ -60,9 +60,6 @@ func (s *settings) flags(cmd *cobra.Command) {
 
 // serve wires everything, from top to bottom, and runs it until a signal.
 func (o *serveOptions) serve(ctx context.Context, stderr io.Writer) error {
-	if err := refuseDebugging(); err != nil {
-		return err
-	}
 	log, err := newLogger(stderr, o.logFormat, o.logLevel)
 	if err != nil {
 		return err
@@ -171,16 +168,6 @@ func flush(spans *sdktrace.TracerProvider, log *slog.Logger) {
 	if err := spans.Shutdown(ctx); err != nil {
 		log.Warn("the last traces could not be exported", "error", err)
 	}
-}
-
-// refuseDebugging keeps the Go runtime from printing HTTP/2 frames, which hold payloads, to stderr.
-func refuseDebugging() error {
-	for setting := range strings.SplitSeq(os.Getenv("GODEBUG"), ",") {
-		if name, value, _ := strings.Cut(strings.TrimSpace(setting), "="); name == "http2debug" && value != "0" {
-			return errors.New("GODEBUG: http2debug would print payloads in clear: remove it from the environment")
-		}
-	}
-	return nil
 }
 
 // openKeys opens the configured keys and checks that they answer.

@@ -19,6 +19,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
+	"github.com/aws/smithy-go/logging"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 )
@@ -73,7 +74,8 @@ func Open(ctx context.Context, uri string) (crypto.Provider, error) {
 }
 
 func newClient(ctx context.Context, loc location) (*kms.Client, error) {
-	var options []func(*config.LoadOptions) error
+	// The SDK's own log goes to standard error in a format of its own, and tells nothing that its errors do not.
+	options := []func(*config.LoadOptions) error{config.WithLogger(logging.Nop{})}
 	if loc.region != "" {
 		options = append(options, config.WithRegion(loc.region))
 	}
