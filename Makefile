@@ -8,7 +8,7 @@ VERSION      ?=
 LDFLAGS      := -s -w$(if $(VERSION), -X main.version=$(VERSION))
 PROXY        := $(abspath bin/proxy)
 FUZZTIME     ?= 30s
-FUZZPACKAGES := ./internal/rewrite ./internal/crypto ./internal/crypto/localkey ./internal/policy
+FUZZPACKAGES := ./internal/rewrite ./internal/crypto ./internal/crypto/foreign ./internal/crypto/localkey ./internal/policy
 STATICCHECK  := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK  := golang.org/x/vuln/cmd/govulncheck@v1.8.0
 

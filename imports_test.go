@@ -14,6 +14,7 @@ func TestImports(t *testing.T) {
 	below := map[string][]string{ // the product's own packages that a package may import
 		"internal/crypto":          {},
 		"internal/crypto/awskms":   {"internal/crypto"},
+		"internal/crypto/foreign":  {"internal/crypto"},
 		"internal/crypto/localkey": {"internal/crypto"},
 		"internal/policy":          {},
 		"internal/rewrite":         {"internal/policy", "internal/crypto"},

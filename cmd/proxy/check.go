@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/foreign"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 )
@@ -71,6 +72,16 @@ func (o *checkOptions) check(ctx context.Context, stdout io.Writer) error {
 		names[i] = k.Name
 	}
 	s.line("keys    %s  %s", s.green("ok"), strings.Join(names, ", "))
+	if _, err := c.foreignReader(ctx, o.startTimeout); err != nil {
+		return err
+	}
+	if len(c.Foreign) > 0 {
+		read := make([]string, len(c.Foreign))
+		for i := range c.Foreign {
+			read[i] = foreign.KeyPrefix + c.Foreign[i].name()
+		}
+		s.line("foreign %s  %s", s.green("ok"), strings.Join(read, ", "))
+	}
 	for _, path := range slices.Sorted(maps.Keys(missing)) {
 		s.line("%s: %s: the key file does not exist yet; serve makes it at its first start", s.dim("note"), path)
 	}

@@ -21,14 +21,16 @@ type config struct {
 	Grants    []grantConfig    `yaml:"grants"`
 	Realm     string           `yaml:"realm"`
 	// RevokedDataKeys are ids of data keys that leaked: nothing opens with them any more.
-	RevokedDataKeys []string     `yaml:"revoked_data_keys"`
-	Policy          policyConfig `yaml:"policy"`
-	UnknownFields   string       `yaml:"unknown_fields"`
-	Shadow          bool         `yaml:"shadow"`
-	Admin           string       `yaml:"admin"`
-	Drain           drainConfig  `yaml:"drain"`
-	CodecServer     unsupported  `yaml:"codec_server"`
-	Audit           *auditConfig `yaml:"audit"`
+	RevokedDataKeys []string `yaml:"revoked_data_keys"`
+	// Foreign is what other tools encoded, and what is still to be read.
+	Foreign       []foreignConfig `yaml:"foreign"`
+	Policy        policyConfig    `yaml:"policy"`
+	UnknownFields string          `yaml:"unknown_fields"`
+	Shadow        bool            `yaml:"shadow"`
+	Admin         string          `yaml:"admin"`
+	Drain         drainConfig     `yaml:"drain"`
+	CodecServer   unsupported     `yaml:"codec_server"`
+	Audit         *auditConfig    `yaml:"audit"`
 }
 
 type listenerConfig struct {

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto/foreign"
 )
 
 // check adds to d whatever the config says that cannot work or must not be.
@@ -43,6 +45,7 @@ func (c *config) check(d *document) {
 			d.add(fmt.Sprintf("$.revoked_data_keys[%d]", i), "is no data-key id: 64 hex digits")
 		}
 	}
+	c.checkForeign(d)
 	c.Policy.check(d)
 	if c.UnknownFields != "lenient" && c.UnknownFields != "strict" {
 		d.add("$.unknown_fields", "is lenient or strict, not %q", c.UnknownFields)
@@ -231,6 +234,9 @@ func (c *config) checkKeys(d *document) {
 			d.add(path+".name", "%q is the name of another key too: a key has one entry, with its earlier URIs under open_only", k.Name)
 		}
 		names[k.Name] = true
+		if strings.HasPrefix(k.Name, foreign.KeyPrefix) || strings.HasPrefix(k.Name, "*") {
+			d.add(path+".name", "may not start with %s or a *: what starts so is what policies read as the key of another tool's payload", foreign.KeyPrefix)
+		}
 		checkKeyURI(d, path+".active", k.Active)
 		for j, uri := range k.OpenOnly {
 			checkKeyURI(d, fmt.Sprintf("%s.open_only[%d]", path, j), uri)

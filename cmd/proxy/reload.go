@@ -15,6 +15,7 @@ import (
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
+	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 )
 
 const (
@@ -24,11 +25,12 @@ const (
 	reloadLook = 30 * time.Second
 )
 
-// reloader takes up keys, grants and revoked data keys from a changed config file without a restart.
+// reloader takes up keys, grants, revoked data keys and other tools' formats from a changed config file without a restart.
 type reloader struct {
 	settings settings
 	keys     *crypto.Keyring
 	policy   *policy.Engine
+	rewriter *rewrite.Rewriter
 	timeout  time.Duration
 	outcome  *prometheus.CounterVec
 	log      *slog.Logger
@@ -36,8 +38,8 @@ type reloader struct {
 	started *config // what everything else runs on
 }
 
-func (o *serveOptions) newReloader(started *config, keys *crypto.Keyring, engine *policy.Engine, registry prometheus.Registerer, log *slog.Logger) *reloader {
-	r := &reloader{settings: o.settings, keys: keys, policy: engine, timeout: o.startTimeout, started: started, log: log,
+func (o *serveOptions) newReloader(started *config, keys *crypto.Keyring, engine *policy.Engine, rewriter *rewrite.Rewriter, registry prometheus.Registerer, log *slog.Logger) *reloader {
+	r := &reloader{settings: o.settings, keys: keys, policy: engine, rewriter: rewriter, timeout: o.startTimeout, started: started, log: log,
 		outcome: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "temporal_seal_config_reloads_total",
 			Help: "Attempts to take up keys, grants and revoked data keys from the config, by outcome."}, []string{"outcome"})}
 	registry.MustRegister(r.outcome)
@@ -108,15 +110,20 @@ func (r *reloader) take(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, r.timeout)
 	defer cancel()
+	others, err := c.foreignReader(ctx, r.timeout)
+	if err != nil {
+		return err
+	}
 	if err := r.keys.Reload(ctx, c.keyConfigs(), c.grants(), c.revokedDataKeys()); err != nil {
 		return prefixLines("keys", err)
 	}
 	if err := r.policy.KeysChanged(ctx); err != nil {
 		return prefixLines("policy", err)
 	}
+	r.rewriter.ReadForeign(others)
 	r.log.Info("keys and grants taken from the config", "keys", len(c.Keys), "grants", len(c.Grants), "revoked_data_keys", len(c.RevokedDataKeys))
 	if !r.sameRest(c) {
-		r.log.Warn("the config has changed in more than keys, grants and revoked_data_keys: that takes effect at the next start", "file", r.settings.file)
+		r.log.Warn("the config has changed in more than keys, grants, revoked_data_keys and foreign: that takes effect at the next start", "file", r.settings.file)
 	}
 	return nil
 }
@@ -124,6 +131,6 @@ func (r *reloader) take(ctx context.Context) error {
 // sameRest compares what only a start takes up.
 func (r *reloader) sameRest(now *config) bool {
 	before := *r.started
-	before.Keys, before.Grants, before.RevokedDataKeys = now.Keys, now.Grants, now.RevokedDataKeys
+	before.Keys, before.Grants, before.RevokedDataKeys, before.Foreign = now.Keys, now.Grants, now.RevokedDataKeys, now.Foreign
 	return reflect.DeepEqual(&before, now)
 }

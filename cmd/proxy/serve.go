@@ -110,16 +110,20 @@ func (o *serveOptions) serve(ctx context.Context, stderr io.Writer) error {
 		return err
 	}
 	defer keys.Close()
+	others, err := c.foreignReader(ctx, o.startTimeout)
+	if err != nil {
+		return err
+	}
 	engine, err := newEngine(ctx, c, keys, registry, log)
 	if err != nil {
 		return err
 	}
 	go engine.Watch(ctx)
-	go o.newReloader(c, keys, engine, registry, log).watch(ctx)
-	rewriter, err := rewrite.New(rewrite.Options{Keys: keys, Policy: engine, UnknownFields: c.UnknownFields, Shadow: c.Shadow, Accounts: records != nil, Log: log})
+	rewriter, err := rewrite.New(rewrite.Options{Keys: keys, Policy: engine, Foreign: others, UnknownFields: c.UnknownFields, Shadow: c.Shadow, Accounts: records != nil, Log: log})
 	if err != nil {
 		return err
 	}
+	go o.newReloader(c, keys, engine, rewriter, registry, log).watch(ctx)
 	proxy.Learn(ctx, upstreams, rewriter.Join, log)
 	go proxy.LearnAgain(ctx, upstreams, rewriter.Join, log)
 	server, err := proxy.New(proxy.Options{

@@ -97,7 +97,7 @@ func (e *keyEntry) serves(namespace, key string) (value string, ok bool) {
 		return value, true
 	}
 	for _, p := range e.Namespaces {
-		if matchStar(p, namespace) {
+		if MatchStar(p, namespace) {
 			return value, true
 		}
 	}
@@ -120,8 +120,8 @@ func safeStar(s string) bool {
 	return true
 }
 
-// matchStar matches a whole name against a pattern in which each * stands for any run of characters.
-func matchStar(pattern, name string) bool {
+// MatchStar matches a whole name against a pattern in which each * stands for any run of characters.
+func MatchStar(pattern, name string) bool {
 	head, rest, more := strings.Cut(pattern, "*")
 	if !more {
 		return pattern == name

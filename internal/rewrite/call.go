@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoregistry"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/foreign"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 )
 
@@ -20,6 +21,8 @@ import (
 type Options struct {
 	Keys   *crypto.Keyring
 	Policy *policy.Engine
+	// Foreign reads what other tools encoded; nil: nothing of it.
+	Foreign *foreign.Reader
 	// UnknownFields is "lenient" (a request field unknown to this build is refused only if it could hold a payload) or
 	// "strict" (it is refused). "" means lenient.
 	UnknownFields string
@@ -40,7 +43,9 @@ type Rewriter struct {
 	accounts bool
 	log      *slog.Logger
 	memory   *memory
-	calls    sync.Pool
+	// foreign is swapped when the configuration changes.
+	foreign atomic.Pointer[foreign.Reader]
+	calls   sync.Pool
 	// joining keeps two answers of an upstream's reflection from being joined at once.
 	joining sync.Mutex
 	warned  sync.Map // fields that this build does not know and that have been logged
@@ -63,9 +68,14 @@ func New(o Options) (*Rewriter, error) {
 	r := &Rewriter{keys: o.Keys, policy: o.Policy, strict: o.UnknownFields == "strict", shadow: o.Shadow, accounts: o.Accounts,
 		log: o.Log, memory: newMemory()}
 	r.plan.Store(p)
+	r.foreign.Store(o.Foreign)
 	r.calls.New = func() any { return new(Call) }
 	return r, nil
 }
+
+// ReadForeign takes over another reader of other tools' payloads, for the calls
+// that begin from now on.
+func (r *Rewriter) ReadForeign(others *foreign.Reader) { r.foreign.Store(others) }
 
 // Method gives the plan of an RPC by its full name; nil if this build does not
 // know it, or if its service is not rewritten.
@@ -148,6 +158,10 @@ type Call struct {
 	asked question
 	opens []opening
 	run   crypto.Run
+	// others and theirs are what is known of other tools' payloads, for any namespace and for the call's.
+	others   *foreign.Reader
+	theirs   *foreign.Namespace
+	theirRun foreign.Run
 	// systems are the slots of an answer whose payload holds a message with payloads of its own.
 	systems []int32
 	in      policy.Input
@@ -159,7 +173,7 @@ type Call struct {
 func (r *Rewriter) Begin(m *Method, caller *policy.Caller) *Call {
 	c := r.calls.Get().(*Call)
 	m = m.latest()
-	c.r, c.method, c.caller, c.policy = r, m, caller, r.policy.Current()
+	c.r, c.method, c.caller, c.policy, c.others = r, m, caller, r.policy.Current(), r.foreign.Load()
 	c.namespace, c.workflowID, c.workflowType, c.taskQueue, c.task = "", "", "", "", nil
 	c.request.reset()
 	c.response.reset()
@@ -189,6 +203,7 @@ func (c *Call) Done() {
 	w := &c.walk
 	w.slots, w.boxes, w.scopes, w.failures = keepList(w.slots), keepList(w.boxes), keepList(w.scopes), keepList(w.failures)
 	c.policy, c.caller, c.task, c.run = nil, nil, nil, crypto.Run{}
+	c.others, c.theirs, c.theirRun = nil, nil, foreign.Run{}
 	if c.asked.f != nil {
 		c.asked = question{}
 	}

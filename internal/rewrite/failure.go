@@ -59,7 +59,7 @@ func (c *Call) hasTexts(s *slot) bool {
 func (c *Call) markedFailure(s *slot) bool {
 	for i := range c.chain(s) {
 		f := &c.chain(s)[i]
-		if !f.attributes.field.empty() && crypto.Marked(f.attributes.value.of(c.walk.buf)) {
+		if !f.attributes.field.empty() && c.marked(f.attributes.value.of(c.walk.buf)) {
 			return true
 		}
 		if crypto.MarkedText(f.message.value.of(c.walk.buf)) || crypto.MarkedText(f.stack.value.of(c.walk.buf)) {
@@ -185,7 +185,12 @@ func (c *Call) openFailure(s *slot, o *opening, from int32) error {
 		return nil
 	}
 	opened := c.arena[from:]
-	texts, ok, err := readFailureTexts(opened)
+	var texts failureTexts
+	var ok bool
+	var err error
+	if o.theirs == nil {
+		texts, ok, err = readFailureTexts(opened)
+	}
 	if err != nil {
 		return c.fail(KindOpening, s.f.path, err)
 	}
@@ -198,7 +203,7 @@ func (c *Call) openFailure(s *slot, o *opening, from int32) error {
 	c.restore(f, &texts)
 	for i := 1; i < len(chain) && i <= len(texts.Causes); i++ {
 		cause := &chain[i]
-		if !cause.attributes.field.empty() && crypto.Marked(cause.attributes.value.of(c.walk.buf)) {
+		if !cause.attributes.field.empty() && c.marked(cause.attributes.value.of(c.walk.buf)) {
 			break // from here on another envelope holds the texts
 		}
 		c.restore(cause, &texts.Causes[i-1])

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/foreign"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 )
 
@@ -23,6 +24,7 @@ type opening struct {
 	action  policy.Action
 	size    int // of the sealed payload; what is in it is shorter, unless it is compressed
 	sealed  crypto.Sealed
+	theirs  *foreign.Sealed // another tool's payload; sealed then holds what the policy is told of it
 }
 
 // Response opens what the policy lets this caller have. It gives `in` itself
@@ -67,6 +69,7 @@ func (c *Call) openMessage(ctx context.Context, n *node, in []byte, whole bool) 
 // namespace whose policy lets things pass hold nothing of it.
 func (c *Call) findSealed(whole bool) error {
 	c.opens, c.systems = c.opens[:0], c.systems[:0]
+	c.theirs, c.theirRun = c.others.For(c.namespace), foreign.Run{}
 	for i := range c.walk.slots {
 		s := &c.walk.slots[i]
 		switch s.site {
@@ -98,7 +101,13 @@ func (c *Call) noteSealed(slot, failure int, value []byte, whole bool) error {
 	o := &c.opens[len(c.opens)-1]
 	var marked bool
 	var err error
-	if o.sealed, marked, err = crypto.ParsePayload(value); err == nil && marked {
+	if o.sealed, marked, err = crypto.ParsePayload(value); err == nil && !marked && c.theirs != nil {
+		if o.theirs, err = c.theirs.Parse(value, &c.theirRun); o.theirs != nil {
+			marked = true
+			o.sealed.Header.Key, o.sealed.Header.Namespace = o.theirs.Key, c.namespace
+		}
+	}
+	if err == nil && marked {
 		return nil
 	}
 	sealed := &o.sealed.Header
@@ -211,6 +220,14 @@ func (c *Call) openDecided(ctx context.Context, whole bool) (out []byte, err err
 	return c.outs[1], nil
 }
 
+// openSealed takes off one layer: our own, or the codecs of another tool.
+func (c *Call) openSealed(ctx context.Context, o *opening) (out []byte, hit bool, err error) {
+	if o.theirs != nil {
+		return c.theirs.Open(ctx, c.arena, o.theirs, &c.theirRun)
+	}
+	return c.r.keys.OpenNext(ctx, c.arena, &o.sealed, c.namespace, &c.run)
+}
+
 // openOne plans the edits for one sealed payload. One that is kept, or denied
 // to a reader, stays as it is.
 func (c *Call) openOne(ctx context.Context, o *opening) error {
@@ -218,7 +235,7 @@ func (c *Call) openOne(ctx context.Context, o *opening) error {
 	from := int32(len(c.arena))
 	switch o.action {
 	case policy.Open:
-		arena, hit, err := c.r.keys.OpenNext(ctx, c.arena, &o.sealed, c.namespace, &c.run)
+		arena, hit, err := c.openSealed(ctx, o)
 		if err != nil {
 			return c.fail(KindOpening, s.f.path, err)
 		}

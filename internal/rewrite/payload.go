@@ -31,9 +31,15 @@ func readPlain(payload []byte) (h head, ok bool) {
 	return head{encoding: "json/plain", data: payload[at:]}, true
 }
 
-// readHead reads a serialised Payload and tells whether it bears our mark. Of
+// marked tells whether an answer's copy of a payload would be opened: it bears
+// our mark, or that of another tool whose payloads are read here.
+func (c *Call) marked(payload []byte) bool {
+	return crypto.Marked(payload) || c.others.Marked(payload)
+}
+
+// readHead reads a serialised Payload and tells whether it is marked. Of
 // repeated entries the last counts, as for everyone who decodes it.
-func readHead(payload []byte) (h head, marked bool, err error) {
+func (c *Call) readHead(payload []byte) (h head, marked bool, err error) {
 	if h, ok := readPlain(payload); ok {
 		return h, false, nil
 	}
@@ -46,7 +52,7 @@ func readHead(payload []byte) (h head, marked bool, err error) {
 			h.metadata(payload[from:to])
 		}
 	})
-	return h, crypto.Marked(payload), err
+	return h, c.marked(payload), err
 }
 
 func (h *head) metadata(entry []byte) {

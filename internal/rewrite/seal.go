@@ -120,7 +120,7 @@ func (c *Call) decideSlot(ctx context.Context, s *slot, p *sealing) (err error) 
 		}
 		marked = c.markedFailure(s)
 	default:
-		if h, marked, err = readHead(value); err != nil {
+		if h, marked, err = c.readHead(value); err != nil {
 			return c.fail(KindMalformed, s.f.path, fmt.Errorf("the bytes are not a Payload: %w", err))
 		}
 		if s.memo && h.deletes() && !marked {
@@ -212,10 +212,32 @@ func (c *Call) acceptable(ctx context.Context, value []byte) bool {
 		return false
 	}
 	sealed, marked, err := crypto.ParsePayload(value)
-	if !marked || err != nil {
+	if err != nil {
 		return false
 	}
+	if !marked {
+		return c.acceptableTheirs(ctx, value)
+	}
 	opened, _, err := c.r.keys.Open(ctx, c.arena[:0], &sealed, c.namespace)
+	if err != nil {
+		return false
+	}
+	clear(opened)
+	return true
+}
+
+// acceptableTheirs tells the same of another tool's payload, which a worker
+// that has not moved yet encoded.
+func (c *Call) acceptableTheirs(ctx context.Context, value []byte) bool {
+	n := c.others.For(c.namespace)
+	if n == nil {
+		return false
+	}
+	s, err := n.Parse(value, &c.theirRun)
+	if s == nil || err != nil {
+		return false
+	}
+	opened, _, err := n.Open(ctx, c.arena[:0], s, &c.theirRun)
 	if err != nil {
 		return false
 	}

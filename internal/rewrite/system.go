@@ -39,7 +39,7 @@ func (c *Call) isSystem(s *slot) bool {
 // one of its own, and put back in the encoding that it came in.
 func (c *Call) rewriteSystem(ctx context.Context, s *slot) error {
 	value := c.content(s)
-	h, marked, err := readHead(value)
+	h, marked, err := c.readHead(value)
 	if err != nil {
 		return fmt.Errorf("the bytes are not a Payload: %w", err)
 	}

@@ -44,6 +44,15 @@ type Provider struct {
 // Open resolves the key, aliases included, with DescribeKey. A key that is named by its full ARN needs no permission
 // for that. A key that is disabled or about to be deleted is an error of kind KindRevoked.
 func Open(ctx context.Context, uri string) (crypto.Provider, error) {
+	p, err := OpenKey(ctx, uri)
+	if err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// OpenKey is Open for a caller who knows that he has a KMS key, and what else it can do.
+func OpenKey(ctx context.Context, uri string) (*Provider, error) {
 	loc, err := parseURI(uri)
 	if err != nil {
 		return nil, &crypto.Error{Kind: crypto.KindNotConfigured, Op: "open KMS key", Err: err}
@@ -117,10 +126,19 @@ func (p *Provider) GenerateDataKey(ctx context.Context, kc crypto.KeyContext) (p
 
 // UnwrapDataKey is KMS's Decrypt, pinned to this key: a blob of any other key is refused by KMS.
 func (p *Provider) UnwrapDataKey(ctx context.Context, wrapped []byte, kc crypto.KeyContext) ([]byte, error) {
+	return p.decrypt(ctx, wrapped, kc, kc.EncryptionContext())
+}
+
+// Decrypt is KMS's Decrypt with this key, under whatever context another tool bound its data keys to; nil for none.
+func (p *Provider) Decrypt(ctx context.Context, wrapped []byte, encryptionContext map[string]string) ([]byte, error) {
+	return p.decrypt(ctx, wrapped, crypto.KeyContext{}, encryptionContext)
+}
+
+func (p *Provider) decrypt(ctx context.Context, wrapped []byte, kc crypto.KeyContext, encryptionContext map[string]string) ([]byte, error) {
 	out, err := p.client.Decrypt(ctx, &kms.DecryptInput{
 		KeyId:             aws.String(p.keyARN),
 		CiphertextBlob:    wrapped,
-		EncryptionContext: kc.EncryptionContext(),
+		EncryptionContext: encryptionContext,
 	})
 	if err != nil {
 		return nil, p.failed(ctx, "kms.decrypt", kc, err)
