@@ -148,7 +148,7 @@ func MatchStar(pattern, name string) bool {
 func (t *keyTable) names(uri string) bool {
 	for i := range t.entries {
 		for _, u := range t.entries[i].uris() {
-			if u == uri || strings.Contains(u, star) && matchStar(strings.ReplaceAll(u, star, "*"), uri) {
+			if u == uri || strings.Contains(u, star) && MatchStar(strings.ReplaceAll(u, star, "*"), uri) {
 				return true
 			}
 		}

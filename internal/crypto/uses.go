@@ -94,7 +94,7 @@ func (k *Keyring) Uses() []KeyUse {
 				role = RoleActive
 			}
 			for opened, kk := range k.keks {
-				if uri != opened && !(strings.Contains(uri, star) && matchStar(strings.ReplaceAll(uri, star, "*"), opened)) {
+				if uri != opened && !(strings.Contains(uri, star) && MatchStar(strings.ReplaceAll(uri, star, "*"), opened)) {
 					continue
 				}
 				if id := (useID{e.Name, kk.ref}); roles[id] == "" {
