@@ -250,7 +250,7 @@ func TestOneContextIsDenied(t *testing.T) {
 		if sealer(t, k, "ns", "default") != mine {
 			t.Error("the other namespace lost its data key too")
 		}
-		if err := k.Ready(t.Context(), "ns"); err != nil {
+		if err := k.Ready(t.Context(), "ns", nil); err != nil {
 			t.Errorf("the other namespace suffers: %v", err)
 		}
 	})
@@ -281,19 +281,19 @@ func TestADeniedCallIsRepeated(t *testing.T) {
 		seal(t, k, "payload")
 		p.answer(apiError(KindDenied, "AccessDeniedException"))
 		deadline := time.Now().Add(70 * time.Second)
-		for k.Ready(t.Context(), "ns") == nil {
+		for k.Ready(t.Context(), "ns", nil) == nil {
 			if time.Now().After(deadline) {
 				t.Fatal("still ready")
 			}
 			time.Sleep(time.Second)
 		}
-		wantKind(t, k.Ready(t.Context(), "ns"), KindUnavailable)
+		wantKind(t, k.Ready(t.Context(), "ns", nil), KindUnavailable)
 		if _, _, err := k.Sealer(t.Context(), "ns", "default"); err != nil {
 			t.Errorf("a single refusal stops results that are under way: %v", err)
 		}
 		p.answer(nil)
 		time.Sleep(12 * time.Second)
-		if err := k.Ready(t.Context(), "ns"); err != nil {
+		if err := k.Ready(t.Context(), "ns", nil); err != nil {
 			t.Errorf("after the next probe: %v", err)
 		}
 	})
@@ -353,7 +353,7 @@ func TestPlantedEnvelopesHarmNoGoodKey(t *testing.T) {
 			if got, err := open(k, carrier, "ns"); err != nil || got != "payload" {
 				t.Errorf("the good envelope: %q, %v", got, err)
 			}
-			if err := k.Ready(t.Context(), "ns"); err != nil {
+			if err := k.Ready(t.Context(), "ns", nil); err != nil {
 				t.Error(err)
 			}
 		})

@@ -44,7 +44,7 @@ func TestRankAndDefaultKey(t *testing.T) {
 	}
 	_, _, err := k.Sealer(t.Context(), "pay-1", "phi")
 	wantKind(t, err, KindNotConfigured)
-	wantKind(t, k.Ready(t.Context(), "elsewhere"), KindNotConfigured)
+	wantKind(t, k.Ready(t.Context(), "elsewhere", nil), KindNotConfigured)
 }
 
 func TestWildcardKeysAreOpenedWhenNeeded(t *testing.T) {

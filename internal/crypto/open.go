@@ -52,6 +52,9 @@ func (k *Keyring) OpenNext(ctx context.Context, dst []byte, s *Sealed, namespace
 	}
 	dk, hit, err := k.dataKeyOf(ctx, &s.Header, table, namespace, run)
 	if err != nil {
+		if KindOf(err) == KindUnavailable {
+			k.missed(namespace, s.Header.Key)
+		}
 		return dst, false, err
 	}
 	k.touch(&dk.kek.used)

@@ -15,14 +15,19 @@ type slotKey struct{ namespace, key string }
 type slot struct {
 	slotKey
 	current atomic.Pointer[Sealer]
-	used    atomic.Int64 // coarse time
+	// Coarse times; zero: never.
+	used   atomic.Int64 // a payload was to be sealed
+	missed atomic.Int64 // an envelope could not be opened, since the key service did not answer
+	asked  atomic.Int64 // somebody made sure of the key
 
 	// The rest is guarded by Keyring.mu.
 	made     time.Time // of current
 	renewAt  time.Time
 	denied   time.Time // when a fresh data key was first refused while good ones still unwrap
+	failing  time.Time // since when no data key could be had
 	renewing bool
 	warned   bool      // that renewal fails
+	forsaken bool      // the log told that nobody waits for it any more
 	retryAt  time.Time // no attempt before this; until then refusal is the answer
 	refusal  error
 }
@@ -43,14 +48,20 @@ func (k *Keyring) Sealer(ctx context.Context, namespace, key string) (s *Sealer,
 			return nil, false, err
 		}
 	}
+	k.touch(&sl.used)
+	s, err = k.await(ctx, sl)
+	return s, false, err
+}
+
+// await waits for a slot's working key, as long as ctx and MaxWait allow.
+func (k *Keyring) await(ctx context.Context, sl *slot) (*Sealer, error) {
 	wait := k.opt.MaxWait
 	if deadline, ok := ctx.Deadline(); ok {
 		wait = min(wait, beforeItEnds(time.Until(deadline)))
 	}
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
-	s, err = k.sealing.do(ctx, sl.slotKey, func(ctx context.Context) (*Sealer, error) { return k.fill(ctx, sl) })
-	return s, false, err
+	return k.sealing.do(ctx, sl.slotKey, func(ctx context.Context) (*Sealer, error) { return k.fill(ctx, sl) })
 }
 
 // slotOf finds a slot: among the confirmed namespaces' first, then in the small cache of the others.
@@ -85,7 +96,7 @@ func (k *Keyring) newSlot(namespace, key string) (*slot, error) {
 		return sl, nil
 	}
 	sl := &slot{slotKey: sk}
-	k.touch(&sl.used)
+	k.touch(&sl.asked)
 	if _, ok := k.confirmed.Load(sk.namespace); ok {
 		k.slots.Store(sk, sl)
 	} else {
@@ -120,26 +131,8 @@ func (k *Keyring) Confirmed(namespace string) bool {
 	return ok
 }
 
-// Ready makes sure that a default key is at hand that seals, and unwraps what it sealed, before a task is asked for:
-// the result of a task that nobody can seal would be lost.
-func (k *Keyring) Ready(ctx context.Context, namespace string) error {
-	key, ok := k.DefaultKey(namespace)
-	if !ok {
-		return fail(KindNotConfigured, "seal", "no entry of `keys` in the configuration serves this namespace").in("", strings.Clone(namespace))
-	}
-	s, _, err := k.Sealer(ctx, namespace, key)
-	if err != nil {
-		return err
-	}
-	if kc := s.dk.context; s.dk.kek.suspect(kc) {
-		return fail(KindUnavailable, "seal", "%s refused a wrapped key that is known to be good; it is being asked again", s.dk.kek.URI()).in(kc.Key, kc.Namespace).internal()
-	}
-	return nil
-}
-
 // fill makes a data key for a slot that has none to use.
 func (k *Keyring) fill(ctx context.Context, sl *slot) (*Sealer, error) {
-	k.touch(&sl.used)
 	if s := sl.current.Load(); s != nil && s.dk.usable() {
 		return s, nil
 	}
@@ -199,7 +192,7 @@ func (k *Keyring) renew(ctx context.Context, sl *slot) (*Sealer, error) {
 		}
 		sl.renewAt = now
 	}
-	sl.denied, sl.retryAt, sl.refusal, sl.warned = time.Time{}, time.Time{}, nil, false
+	sl.denied, sl.retryAt, sl.failing, sl.refusal, sl.warned, sl.forsaken = time.Time{}, time.Time{}, time.Time{}, nil, false, false
 	sl.current.Store(s)
 	return s, nil
 }
@@ -237,7 +230,11 @@ func (k *Keyring) weigh(ctx context.Context, sl *slot, kk *kek, kc KeyContext, e
 func (k *Keyring) refuse(sl *slot, err error) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	sl.retryAt = k.now().Add(jitter(k.opt.ProbeRetry, 0.1))
+	now := k.now()
+	sl.retryAt = now.Add(jitter(k.opt.ProbeRetry, 0.1))
+	if sl.failing.IsZero() {
+		sl.failing = now
+	}
 	sl.refusal = nil
 	if KindOf(err) != KindUnavailable {
 		sl.refusal = err
@@ -250,13 +247,13 @@ func (k *Keyring) tend(now time.Time) {
 	k.slots.Range(func(key, value any) bool {
 		sl := value.(*slot)
 		s := sl.current.Load()
-		unused := now.Sub(time.Unix(0, sl.used.Load()))
+		unused := now.Sub(time.Unix(0, max(sl.used.Load(), sl.missed.Load(), sl.asked.Load())))
 		k.mu.Lock()
 		defer k.mu.Unlock()
 		age := now.Sub(sl.made)
 		switch {
 		case s == nil:
-			if unused > idleAfter {
+			if unused > k.opt.DataKeyLife {
 				k.slots.Delete(key)
 			}
 		case age > k.opt.DataKeyLife+k.opt.Grace, age > k.opt.DataKeyLife && unused > k.opt.DataKeyLife:

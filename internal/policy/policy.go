@@ -118,6 +118,12 @@ func (p *Policy) compile(files snapshot, limit time.Duration) ([2]*query, []erro
 	return out, errs
 }
 
+// NamedKeys are the keys that the rules for a namespace's requests spell out. Those that a rule computes are not among
+// them. The slice is shared: do not change it.
+func (p *Policy) NamedKeys(namespace string) []string {
+	return p.queries(namespace)[Request].named
+}
+
 // literalKeys finds keys that a namespace's rules spell out and may not use, so that
 // the fault shows when the file is loaded and not when the rule first holds.
 func (p *Policy) literalKeys(q *query, team source) []error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
@@ -24,6 +25,7 @@ type query struct {
 	// literals are the strings that stand in the rules. A reason that a rule computed
 	// from a payload is not among them and is not repeated anywhere.
 	literals map[string]bool
+	named    []string // the keys that rules spell out
 	limit    time.Duration
 }
 
@@ -77,6 +79,11 @@ func newQuery(c *ast.Compiler, d Direction, namespace string, packages []source,
 		return nil, []error{&Error{Kind: BadSource, Namespace: namespace, Err: err}}
 	}
 	q.body = compiled
+	for _, r := range entries {
+		if key, ok := literalMember(r, "key"); ok && !slices.Contains(q.named, key) {
+			q.named = append(q.named, key)
+		}
+	}
 	var errs []error
 	q.reads, errs = analyse(c, entries)
 	for _, s := range packages {

@@ -63,15 +63,16 @@ func (c *call) run(ctx context.Context, md metadata.MD, in *frame) (*frame, erro
 		c.confirm(ctx, out)
 	}
 	if c.method.rewrite.IsPoll() {
-		ready, err := c.awaitKeys(ctx)
+		ready, err := c.awaitKeys(ctx, out)
 		if err != nil {
 			return nil, c.refuse(err)
 		}
 		if !ready {
 			c.end(codes.OK)
-			return new(frame), nil
+			return c.noTask(out)
 		}
 	}
+	c.goodbye(in)
 	request, err := c.seal(ctx, in)
 	if err != nil {
 		return nil, c.refuse(c.answerRefused(out, err))

@@ -10,9 +10,7 @@ import (
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 	"go.opentelemetry.io/otel/trace"
 	"go.temporal.io/api/workflowservice/v1"
-	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/metadata"
-	"google.golang.org/protobuf/proto"
 )
 
 // The keyring gives few data keys a second to namespaces that nobody but a caller says exist. After a restart that is
@@ -96,13 +94,7 @@ func (s *Server) ask(out context.Context, r route, namespace string, a *asked) {
 	defer s.confirmations.answered(a)
 	out, cancel := context.WithTimeout(out, confirmTimeout)
 	defer cancel()
-	in, err := proto.Marshal(&workflowservice.DescribeNamespaceRequest{Namespace: namespace})
-	if err == nil {
-		reply := new(frame)
-		err = r.conns.invoke(out, service+"DescribeNamespace", &frame{data: mem.BufferSlice{mem.SliceBuffer(in)}}, reply)
-		reply.free()
-	}
-	if err != nil {
+	if err := s.fetch(out, r, "DescribeNamespace", &workflowservice.DescribeNamespaceRequest{Namespace: namespace}, nil); err != nil {
 		s.Log.Debug("the upstream did not confirm a namespace; few data keys are made for it until it answers a call", "namespace", namespace, "error", err)
 		return
 	}

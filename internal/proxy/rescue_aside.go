@@ -207,13 +207,22 @@ func (s *Server) unpause(ctx context.Context, r route, k activityKey) error {
 func (s *Server) send(ctx context.Context, r route, method string, request proto.Message) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), answerTimeout)
 	defer cancel()
+	return s.fetch(ctx, r, method, request, nil)
+}
+
+// fetch makes a call of the proxy's own and reads the answer into reply, unless that is nil. ctx has the metadata to send.
+func (s *Server) fetch(ctx context.Context, r route, method string, request, reply proto.Message) error {
 	in, err := proto.Marshal(request)
 	if err != nil {
 		return err
 	}
-	reply := new(frame)
-	defer reply.free()
-	return r.conns.invoke(ctx, service+method, &frame{data: mem.BufferSlice{mem.SliceBuffer(in)}}, reply)
+	answer := new(frame)
+	defer answer.free()
+	err = r.conns.invoke(ctx, service+method, &frame{data: mem.BufferSlice{mem.SliceBuffer(in)}}, answer)
+	if err != nil || reply == nil {
+		return err
+	}
+	return proto.Unmarshal(answer.bytes(), reply)
 }
 
 // setAside fails an activity's attempt in a way that loses nothing: a paused activity is not tried again, nor does it

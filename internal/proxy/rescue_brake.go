@@ -26,29 +26,38 @@ const (
 	controlQueues = "temporal-sys/worker-commands/"
 )
 
-// awaitKeys waits until a task's result could be sealed. ready is false when the poll is to end empty.
-func (c *call) awaitKeys(ctx context.Context) (ready bool, err error) {
-	namespace := c.rewriting.Namespace()
+// awaitKeys waits until a task's result could be sealed. ready is false when the poll is to end empty. out is ctx with
+// the metadata to send.
+func (c *call) awaitKeys(ctx, out context.Context) (ready bool, err error) {
+	if c.isControl() {
+		return true, nil
+	}
 	limit := time.Now().Add(brakeLimit)
 	if deadline, ok := ctx.Deadline(); ok && deadline.Add(-brakeMargin).Before(limit) {
 		limit = deadline.Add(-brakeMargin)
 	}
-	if err = c.ready(ctx, namespace); err == nil || c.isControl() {
-		return true, nil
+	if err = c.ready(ctx); err == nil || !outOfReach(err) {
+		return err == nil, err
 	}
-	c.aside.tellBrake(c.Log, namespace, err)
+	c.aside.tellBrake(c.Log, c.rewriting.Namespace(), err)
+	held, letGo := c.held.hold(ctx, c.poller())
+	defer letGo()
+	c.autoscales(out) // the answer needs to know it, and is made in a hurry
 	for outOfReach(err) {
 		wait := min(time.Second, time.Until(limit))
 		if wait <= 0 {
 			return false, nil
 		}
 		select {
-		case <-ctx.Done():
-			return false, ctx.Err()
+		case <-held.Done():
 		case <-time.After(wait):
+			err = c.ready(held)
 		}
-		if err = c.ready(ctx, namespace); err == nil {
+		switch {
+		case err == nil:
 			return true, nil
+		case held.Err() != nil:
+			return false, ctx.Err() // nil if its worker said goodbye
 		}
 	}
 	return false, err
@@ -75,11 +84,11 @@ func (a *aside) tellBrake(log *slog.Logger, namespace string, err error) {
 	log.Error("polls are held and end empty, since results could not be sealed: the tasks wait at the server until the key is back", "namespace", namespace, "error", err)
 }
 
-// ready asks for the keys for a short while: a control queue's poll must not wait for them.
-func (c *call) ready(ctx context.Context, namespace string) error {
+// ready asks for the keys for a short while: the worker may hang up or shut down meanwhile.
+func (c *call) ready(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, firstOpening)
 	defer cancel()
-	return c.Keys.Ready(ctx, namespace)
+	return c.Keys.Ready(ctx, c.rewriting.Namespace(), c.rewriting.NamedKeys())
 }
 
 // outOfReach tells if keys may come back without a change of the configuration.
@@ -88,7 +97,8 @@ func outOfReach(err error) bool {
 	return kind == crypto.KindUnavailable || kind == crypto.KindRevoked || errors.Is(err, context.DeadlineExceeded)
 }
 
-// isControl tells if the poll is for the commands that the server has for a worker itself.
+// isControl tells if the poll is for the commands that the server has for a worker itself. Nothing in their answers is
+// sealed, so they need no key.
 func (c *call) isControl() bool {
 	if c.method.rewrite.Name() != "PollNexusTaskQueue" {
 		return false

@@ -33,7 +33,7 @@ func (r *rescue) workflowTask(ctx context.Context, t *workflowservice.PollWorkfl
 	} else {
 		r.failWorkflowTask(ctx, t, err)
 	}
-	return &workflowservice.PollWorkflowTaskQueueResponse{PollerScalingDecision: t.PollerScalingDecision, PollerGroupId: t.PollerGroupId,
+	return &workflowservice.PollWorkflowTaskQueueResponse{PollerScalingDecision: r.unchanged(ctx, t.PollerScalingDecision), PollerGroupId: t.PollerGroupId,
 		PollerGroupInfos: t.PollerGroupInfos, PollerGroupsInfo: t.PollerGroupsInfo}
 }
 
@@ -104,7 +104,7 @@ func (r *rescue) activityTask(ctx context.Context, t *workflowservice.PollActivi
 		return t
 	}
 	r.setAside(ctx, t, wrap(t), err)
-	return &workflowservice.PollActivityTaskQueueResponse{PollerScalingDecision: t.PollerScalingDecision,
+	return &workflowservice.PollActivityTaskQueueResponse{PollerScalingDecision: r.unchanged(ctx, t.PollerScalingDecision),
 		PollerGroupInfos: t.PollerGroupInfos, PollerGroupsInfo: t.PollerGroupsInfo}
 }
 
@@ -127,7 +127,7 @@ func (r *rescue) nexusTask(ctx context.Context, t *workflowservice.PollNexusTask
 		q.Error = &nexuspb.HandlerError{ErrorType: kind, Failure: &nexuspb.Failure{Message: unopenedText(err)}, RetryBehavior: retry}
 	}
 	r.answer(ctx, "nexus", nil, &standIn{"RespondNexusTaskFailed", q}, err)
-	return &workflowservice.PollNexusTaskQueueResponse{PollerScalingDecision: t.PollerScalingDecision, PollerGroupId: t.PollerGroupId,
+	return &workflowservice.PollNexusTaskQueueResponse{PollerScalingDecision: r.unchanged(ctx, t.PollerScalingDecision), PollerGroupId: t.PollerGroupId,
 		PollerGroupInfos: t.PollerGroupInfos, PollerGroupsInfo: t.PollerGroupsInfo}
 }
 

@@ -76,6 +76,8 @@ type Server struct {
 	passed    map[string]bool
 	health    health
 	aside     aside
+	held      *heldPolls
+	scaling   scaling
 
 	confirmations *confirmations
 }
@@ -131,6 +133,9 @@ func New(o Options) (*Server, error) {
 	s.health.init()
 	var err error
 	if s.confirmations, err = newConfirmations(); err != nil {
+		return nil, err
+	}
+	if s.held, err = newHeldPolls(); err != nil {
 		return nil, err
 	}
 	return s, nil

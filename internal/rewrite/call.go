@@ -242,6 +242,9 @@ func (c *Call) WorkflowType() string { return c.workflowType }
 // Revision is that of the policy that decides this call.
 func (c *Call) Revision() string { return c.policy.Revision() }
 
+// NamedKeys are the keys that the policy spells out for the call's namespace.
+func (c *Call) NamedKeys() []string { return c.policy.NamedKeys(c.namespace) }
+
 // RequestStats are complete after Request.
 func (c *Call) RequestStats() *Stats { return &c.request }
 
