@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -144,5 +145,17 @@ func TestStory(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestNamedKeys(t *testing.T) {
+	p := mustLoad(t, map[string]string{
+		"policy.rego": "package temporal\n\nrequest contains {\"action\": \"seal\", \"key\": \"phi\"} if input.payload.kind == \"result\"\n\nrequest contains {\"action\": \"seal\", \"key\": input.workflow.type}\n",
+		"clinic.rego": "package temporal.namespaces.clinic\n\nrequest contains {\"action\": \"seal\", \"key\": \"tokens\"}\n\nresponse contains {\"action\": \"open\"}\n",
+	}, ranked("phi", "tokens", "default"))
+	for namespace, want := range map[string][]string{"clinic": {"phi", "tokens"}, "billing": {"phi"}} {
+		if got := p.NamedKeys(namespace); !slices.Equal(got, want) {
+			t.Errorf("%s: %v, want %v", namespace, got, want)
+		}
 	}
 }

@@ -71,6 +71,7 @@ func (c *call) run(ctx context.Context, md metadata.MD, in *frame) (*frame, erro
 			c.end(codes.OK)
 			return c.noTask(out)
 		}
+		c.findPaused(out)
 	}
 	c.goodbye(in)
 	request, err := c.seal(ctx, in)

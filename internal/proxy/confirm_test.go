@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	namespacepb "go.temporal.io/api/namespace/v1"
 	"go.temporal.io/api/workflowservice/v1"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
@@ -20,6 +21,8 @@ type registry struct {
 	*frontend
 	answer func(ctx context.Context, namespace string) error
 
+	namespace *namespacepb.NamespaceInfo
+
 	mu    sync.Mutex
 	asked []string // namespace, and the credentials shown
 }
@@ -29,7 +32,7 @@ func (r *registry) DescribeNamespace(ctx context.Context, q *workflowservice.Des
 	r.mu.Lock()
 	r.asked = append(r.asked, fmt.Sprint(q.GetNamespace(), md["authorization"]))
 	r.mu.Unlock()
-	return new(workflowservice.DescribeNamespaceResponse), r.answer(ctx, q.GetNamespace())
+	return &workflowservice.DescribeNamespaceResponse{NamespaceInfo: r.namespace}, r.answer(ctx, q.GetNamespace())
 }
 
 func (r *registry) questions() []string {

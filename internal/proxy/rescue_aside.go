@@ -84,6 +84,13 @@ func (a *aside) add(s *Server, p *paused) bool {
 	return true
 }
 
+// has tells if an activity is looked after.
+func (a *aside) has(k activityKey) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.waiting[k] != nil
+}
+
 // run tries until nothing is left.
 func (a *aside) run(s *Server) {
 	tick := time.NewTicker(firstRetry / 4)
@@ -178,23 +185,51 @@ func (s *Server) opens(p *paused) bool {
 	return err == nil
 }
 
+// errOthers is why an activity is left alone.
+var errOthers = errors.New("somebody else has let it go on, or paused it again")
+
 // goOn unpauses an activity.
 func (s *Server) goOn(p *paused) {
 	ctx := metadata.NewOutgoingContext(context.Background(), p.md.Copy())
-	err := s.unpause(ctx, p.route, p.key)
+	err := s.stillOurs(ctx, p)
+	if err == nil {
+		err = s.unpause(ctx, p.route, p.key)
+	}
 	log := s.Log.With("namespace", p.key.namespace, "workflow_id", p.key.workflow, "run_id", p.key.run, "activity_id", p.key.activity)
-	switch status.Code(err) {
-	case codes.OK:
+	switch code := status.Code(err); {
+	case err == nil:
+		s.Metrics.standIns.WithLabelValues("UnpauseActivity").Inc()
 		log.Info("an activity that could not be opened opens now and goes on, from its first attempt")
-	case codes.NotFound:
+	case err == errOthers:
+		log.Info("an activity that could not be opened is no longer paused by a proxy, and is left alone")
+	case code == codes.NotFound:
 		log.Info("an activity that could not be opened is over")
-	case codes.Unauthenticated, codes.PermissionDenied:
-		log.Error("an activity that was paused opens now, but the worker's credentials do not let it go on: unpause it by hand", "error", err)
+	case code == codes.Unauthenticated || code == codes.PermissionDenied:
+		// Another worker's may: a poll finds the activity at the server again.
+		s.looks.soon(p.key.namespace)
+		log.Warn("an activity that was paused opens now, but the worker's credentials have expired or do not let it go on; it is tried again with those of a later poll", "error", err)
 	default:
 		log.Warn("an activity that was paused opens now, but could not be told to go on; it is tried again", "error", err)
 		return
 	}
 	s.aside.forget(p)
+}
+
+// stillOurs asks the server if it was a proxy that paused the activity. People pause activities too.
+func (s *Server) stillOurs(ctx context.Context, p *paused) error {
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	d := new(workflowservice.DescribeWorkflowExecutionResponse)
+	if err := s.fetch(ctx, p.route, "DescribeWorkflowExecution", &workflowservice.DescribeWorkflowExecutionRequest{Namespace: p.key.namespace,
+		Execution: &commonpb.WorkflowExecution{WorkflowId: p.key.workflow, RunId: p.key.run}}, d); err != nil {
+		return err
+	}
+	for _, a := range d.GetPendingActivities() {
+		if a.GetActivityId() == p.key.activity && pausedByUs(a) {
+			return nil
+		}
+	}
+	return errOthers
 }
 
 func (s *Server) unpause(ctx context.Context, r route, k activityKey) error {
@@ -230,12 +265,13 @@ func (s *Server) fetch(ctx context.Context, r route, method string, request, rep
 func (r *rescue) setAside(ctx context.Context, t *workflowservice.PollActivityTaskQueueResponse, sealed proto.Message, cause error) {
 	key := activityKey{strings.Clone(r.rewriting.Namespace()), t.GetWorkflowExecution().GetWorkflowId(), t.GetWorkflowExecution().GetRunId(), t.GetActivityId()}
 	pausing := r.pause(ctx, key, cause)
+	already := status.Code(pausing) == codes.FailedPrecondition // perhaps by a person, whose it stays
 	if status.Code(pausing) == codes.NotFound {
 		r.answer(ctx, "activity", t.GetWorkflowExecution(), nil, cause)
 		return
 	}
 	delay := time.Duration(0)
-	if pausing != nil {
+	if pausing != nil && !already {
 		r.Log.Warn("an activity could not be paused, so the next try costs one of its attempts", "namespace", key.namespace,
 			"workflow_id", key.workflow, "activity_id", key.activity, "error", pausing)
 		delay = retryTask
@@ -243,6 +279,8 @@ func (r *rescue) setAside(ctx context.Context, t *workflowservice.PollActivityTa
 	r.answer(ctx, "activity", t.GetWorkflowExecution(), &standIn{"RespondActivityTaskFailed", &workflowservice.RespondActivityTaskFailedRequest{
 		TaskToken: t.GetTaskToken(), Identity: standInIdentity, Failure: unopenedFailure(cause, delay)}}, cause)
 	switch {
+	case already:
+		r.lookAfter(ctx, key, sealed)
 	case pausing != nil:
 	case errors.Is(cause, errCallerLeft):
 		if err := r.unpause(ctx, r.route, key); err != nil {

@@ -59,6 +59,7 @@ func (s *Server) Serve() error {
 			s.stop()
 		}
 	}
+	s.looks.close()
 	s.aside.close()
 	s.upstreams.close()
 	return first

@@ -76,6 +76,7 @@ type Server struct {
 	passed    map[string]bool
 	health    health
 	aside     aside
+	looks     looks
 	held      *heldPolls
 	scaling   scaling
 

@@ -1,8 +1,11 @@
+// The Temporal CLI, for the older server that comes with it. Later versions cannot be installed by `go install`.
 module github.com/temporal-seal/temporal-seal/e2e/peers/temporalcli
 
 go 1.26.0
 
-require github.com/temporalio/cli v1.5.1
+tool github.com/temporalio/cli/cmd/temporal
+
+require github.com/temporalio/cli v1.5.1 // indirect
 
 require (
 	cel.dev/expr v0.23.1 // indirect
