@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// twoKeys is a Keyring with the keys "phi" and "default"; "ns" is confirmed.
-func twoKeys(t *testing.T) (k *Keyring, phi, byDefault *scripted) {
+// phiAndDefault is a Keyring with the keys "phi" and "default"; "ns" is confirmed.
+func phiAndDefault(t *testing.T) (k *Keyring, phi, byDefault *scripted) {
 	t.Helper()
 	phi, byDefault = newScripted("test:phi"), newScripted("test:default")
 	k = newKeyring(t, KeyringOptions{Open: store{phi.uri: phi, byDefault.uri: byDefault}.open, Keys: []KeyConfig{
@@ -23,7 +23,7 @@ var timedOut = apiError(KindUnavailable, "timeout")
 // TestReadyMindsTheKeysInUse: a key that a namespace seals with is one that its tasks need, and no other namespace's.
 func TestReadyMindsTheKeysInUse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		k, phi, _ := twoKeys(t)
+		k, phi, _ := phiAndDefault(t)
 		ctx := t.Context()
 		phi.answer(timedOut)
 		if err := k.Ready(ctx, "ns", nil); err != nil {
@@ -57,7 +57,7 @@ func TestReadyMindsTheKeysInUse(t *testing.T) {
 // TestReadyMindsTheKeysOfEnvelopes: what could not be opened is of a key that its namespace needs.
 func TestReadyMindsTheKeysOfEnvelopes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		k, phi, byDefault := twoKeys(t)
+		k, phi, byDefault := phiAndDefault(t)
 		carrier, err := sealer(t, k, "ns", "phi").AppendPayload(nil, []byte("payload"), false)
 		if err != nil {
 			t.Fatal(err)
@@ -87,7 +87,7 @@ func TestReadyMindsTheKeysOfEnvelopes(t *testing.T) {
 // TestReadyFetchesWhatThePolicyNames: ahead, and without stopping for long a namespace that does not need it.
 func TestReadyFetchesWhatThePolicyNames(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		k, phi, _ := twoKeys(t)
+		k, phi, _ := phiAndDefault(t)
 		ctx, named := t.Context(), []string{"phi"}
 		if err := k.Ready(ctx, "ns", named); err != nil {
 			t.Fatal(err)
