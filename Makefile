@@ -93,6 +93,27 @@ test-sdks: build $(addprefix sdk-,$(SDKS_HERE)) ## Workers of other SDKs through
 sdk-go:
 	cd e2e && $(GO) build -o ../bin/sdks/go ./sdks/go
 
+TYPESCRIPT := e2e/sdks/typescript
+
+.PHONY: sdk-typescript
+sdk-typescript: $(TYPESCRIPT)/lib/workflows-bundle.js
+
+$(TYPESCRIPT)/lib/workflows-bundle.js: $(TYPESCRIPT)/node_modules/.package-lock.json $(wildcard $(TYPESCRIPT)/src/*.ts) $(TYPESCRIPT)/tsconfig.json
+	cd $(TYPESCRIPT) && npm run --silent build
+	@touch $@
+
+$(TYPESCRIPT)/node_modules/.package-lock.json: $(TYPESCRIPT)/package-lock.json $(TYPESCRIPT)/package.json
+	cd $(TYPESCRIPT) && npm ci --ignore-scripts --no-audit --no-fund
+	@touch $@
+
+.PHONY: sdk-python
+sdk-python: bin/sdks/python/.installed
+
+bin/sdks/python/.installed: e2e/sdks/python/requirements.txt
+	python3 -m venv --clear bin/sdks/python
+	bin/sdks/python/bin/pip install --quiet --disable-pip-version-check --no-deps -r $<
+	@touch $@
+
 .PHONY: test-kms
 test-kms: build ## The KMS tests against moto, which nobody here wrote (needs python3 and PyPI)
 	cd e2e && SEAL_KMS_PEER=moto SEAL_PROXY_BIN='$(PROXY)' $(GO) test -count=1 -timeout 15m -v ./kms

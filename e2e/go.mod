@@ -2,6 +2,9 @@ module github.com/temporal-seal/temporal-seal/e2e
 
 go 1.26.0
 
+// What npm installs holds Go files.
+ignore ./sdks/typescript/node_modules
+
 require (
 	github.com/aws/aws-sdk-go-v2 v1.47.7
 	github.com/aws/aws-sdk-go-v2/credentials v1.20.15
