@@ -3,7 +3,7 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 GO ?= go
 
-MODULES      := . e2e demo
+MODULES      := . codec e2e demo
 VERSION      ?=
 LDFLAGS      := -s -w$(if $(VERSION), -X main.version=$(VERSION))
 PROXY        := $(abspath bin/proxy)
@@ -174,7 +174,7 @@ lint: fmt-check vet staticcheck vulncheck ## gofmt, go vet, staticcheck, and gov
 
 .PHONY: fmt-check
 fmt-check:
-	@files=$$(gofmt -l cmd internal e2e demo *.go); test -z "$$files" || { echo "not gofmt-ed:"; echo "$$files"; exit 1; }
+	@files=$$(gofmt -l cmd codec internal e2e demo *.go); test -z "$$files" || { echo "not gofmt-ed:"; echo "$$files"; exit 1; }
 
 .PHONY: vet
 vet:
