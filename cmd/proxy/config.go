@@ -94,6 +94,8 @@ type upstreamConfig struct {
 	Address    string           `yaml:"address"`
 	TLS        *clientTLSConfig `yaml:"tls"`
 	APIKeyFile string           `yaml:"api_key_file"`
+	// PassCredential forwards the token that callers show to a listener; without it a token ends here.
+	PassCredential bool `yaml:"pass_credential"`
 }
 
 type clientTLSConfig struct {

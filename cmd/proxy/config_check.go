@@ -197,6 +197,12 @@ func (u *upstreamConfig) check(d *document, path string) {
 		checkPair(d, path+".tls", t.CertFile, t.KeyFile, false)
 		checkReadable(d, path+".tls.ca_file", t.CAFile)
 	}
+	if u.PassCredential && u.APIKeyFile != "" {
+		d.add(path+".pass_credential", "an API key takes the place of what callers send: remove one of them")
+	}
+	if u.PassCredential && u.TLS == nil && !isLoopback(u.Address) {
+		d.add(path+".pass_credential", "callers' tokens would cross the network readable: add tls: {}")
+	}
 	if u.APIKeyFile != "" {
 		if u.TLS == nil {
 			d.add(path+".api_key_file", "an API key is never sent without TLS: add tls: {}")

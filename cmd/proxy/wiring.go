@@ -83,7 +83,7 @@ func (j *jwtConfig) identify(listener string, log *slog.Logger) (caller.Identify
 func (c *config) proxyUpstreams(log *slog.Logger) ([]proxy.UpstreamConfig, error) {
 	var upstreams []proxy.UpstreamConfig
 	for i, u := range c.Upstreams {
-		made := proxy.UpstreamConfig{Namespaces: u.Namespaces, Address: u.Address}
+		made := proxy.UpstreamConfig{Namespaces: u.Namespaces, Address: u.Address, PassCredential: u.PassCredential}
 		var err error
 		if u.TLS != nil {
 			files := proxy.UpstreamTLS{CertFile: u.TLS.CertFile, KeyFile: u.TLS.KeyFile, CAFile: u.TLS.CAFile, ServerName: u.TLS.ServerName}

@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"slices"
 	"strings"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -45,13 +46,18 @@ type Identity struct {
 // Authorise holds the one rule about reach. needed tells if the method is about a namespace at all.
 func (id *Identity) Authorise(namespace string, needed bool) error {
 	switch {
-	case id.Namespaces == nil, namespace == "" && !needed, namespace != "" && MatchAny(id.Namespaces, namespace):
+	case id.Reaches(namespace), namespace == "" && !needed:
 		return nil
 	case namespace == "":
 		return &Refusal{Forbidden, fmt.Sprintf("listener %q serves certain namespaces only, and this call names none: set its namespace", id.Caller.Listener)}
 	}
 	return &Refusal{Forbidden, fmt.Sprintf("%s does not reach namespace %q: listener %q grants it %s only; change `callers` there if it should",
 		describe(id.Caller), namespace, id.Caller.Listener, quoteAll(id.Namespaces))}
+}
+
+// Reaches tells if the caller reaches a namespace.
+func (id *Identity) Reaches(namespace string) bool {
+	return id.Namespaces == nil || namespace != "" && MatchAny(id.Namespaces, namespace)
 }
 
 func describe(c *policy.Caller) string {
@@ -159,14 +165,14 @@ func Certificates(listener string, known []Certificate) Identify {
 		names := certificateNames(cert)
 		for _, k := range known {
 			for _, name := range names {
-				if matchPattern(k.Name, name) {
-					id := &Identity{Caller: policy.NewCaller("mtls", name, listener, nil), Namespaces: k.Namespaces}
+				if name.matches(k.Name) {
+					id := &Identity{Caller: policy.NewCaller("mtls", name.text, listener, nil), Namespaces: k.Namespaces}
 					seen.Add(cert, id)
 					return id, nil
 				}
 			}
 		}
-		return nil, &Refusal{Forbidden, fmt.Sprintf("listener %q knows none of the names in the client certificate: %s", listener, quoteAll(names))}
+		return nil, &Refusal{Forbidden, fmt.Sprintf("listener %q knows none of the names in the client certificate: %s", listener, quoteNames(names))}
 	}
 }
 
@@ -178,16 +184,37 @@ func (s Shown) certificate() *x509.Certificate {
 	return s.TLS.VerifiedChains[0][0]
 }
 
+// certificateName is one of the names of a certificate's owner.
+type certificateName struct {
+	text string
+	uri  bool
+}
+
+// matches compares with a pattern. One for a SPIFFE id or another URI matches nothing else: authorities mind what they put
+// there, and let people choose a common name.
+func (n certificateName) matches(pattern string) bool {
+	return matchPattern(pattern, n.text) && (n.uri || !strings.Contains(pattern, "://"))
+}
+
 // certificateNames lists what identifies a certificate's owner, the most specific first.
-func certificateNames(cert *x509.Certificate) []string {
-	var names []string
+func certificateNames(cert *x509.Certificate) []certificateName {
+	var names []certificateName
 	for _, u := range cert.URIs {
-		names = append(names, u.String())
+		names = append(names, certificateName{u.String(), true})
 	}
-	names = append(names, cert.DNSNames...)
-	names = append(names, cert.EmailAddresses...)
+	for _, text := range slices.Concat(cert.DNSNames, cert.EmailAddresses) {
+		names = append(names, certificateName{text: text})
+	}
 	if cert.Subject.CommonName != "" {
-		names = append(names, cert.Subject.CommonName)
+		names = append(names, certificateName{text: cert.Subject.CommonName})
 	}
 	return names
+}
+
+func quoteNames(names []certificateName) string {
+	texts := make([]string, len(names))
+	for i, n := range names {
+		texts[i] = n.text
+	}
+	return quoteAll(texts)
 }

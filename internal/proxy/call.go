@@ -91,12 +91,11 @@ func (c *call) admit(in *frame) error {
 			return err
 		}
 	}
-	namespace := c.rewriting.Namespace()
-	if err := c.id.Authorise(namespace, m.aboutNamespace); err != nil {
+	if err := c.authorise(); err != nil {
 		return err
 	}
 	var err error
-	c.route, err = c.upstreams.route(namespace)
+	c.route, err = c.upstreams.route(c.rewriting.Namespace())
 	return err
 }
 
@@ -160,6 +159,10 @@ func (c *call) forward(ctx, out context.Context, request *frame) (*frame, error)
 
 // open gives the frame to answer with. It owns answer. out is what a call in the worker's stead is made with.
 func (c *call) open(ctx, out context.Context, answer *frame) (*frame, error) {
+	answer, err := c.onlyReached(answer)
+	if err != nil {
+		return nil, c.refuse(err)
+	}
 	if !c.method.rewrite.ResponseTouched() {
 		c.end(codes.OK)
 		return answer, nil

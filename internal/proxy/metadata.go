@@ -14,20 +14,26 @@ import (
 // hopHeaders belong to one connection, or are made anew by gRPC on the next. Everything else is forwarded as it came.
 var hopHeaders = []string{":authority", "content-type", "user-agent", "grpc-accept-encoding", "grpc-encoding", "grpc-timeout", "te"}
 
+const namespaceHeader = "temporal-namespace"
+
 // outgoing turns what the caller sent into what the upstream gets.
 func outgoing(ctx context.Context, incoming metadata.MD, credential string, c *UpstreamConfig, namespace string) context.Context {
 	for _, h := range hopHeaders {
 		delete(incoming, h)
 	}
-	if credential != "" {
+	if credential != "" && !c.PassCredential {
 		delete(incoming, credential) // it was meant for the proxy
 	}
 	if c.APIKey != nil {
 		delete(incoming, "authorization")
-		if namespace != "" && len(incoming["temporal-namespace"]) == 0 {
-			// Temporal Cloud routes API keys by it. Headers are written after this returns, the request's bytes may be
-			// gone by then.
-			incoming["temporal-namespace"] = []string{strings.Clone(namespace)}
+		delete(incoming, "authorization-extras")
+	}
+	if len(incoming[namespaceHeader]) > 0 || c.APIKey != nil {
+		// Temporal Cloud routes API keys by it, so it names the namespace that was checked, whatever the caller put there.
+		delete(incoming, namespaceHeader)
+		if namespace != "" {
+			// Headers are written after this returns, the request's bytes may be gone by then.
+			incoming[namespaceHeader] = []string{strings.Clone(namespace)}
 		}
 	}
 	return metadata.NewOutgoingContext(ctx, incoming)

@@ -23,8 +23,6 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/stats"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/reflect/protoreflect"
-	"google.golang.org/protobuf/reflect/protoregistry"
 
 	"github.com/temporal-seal/temporal-seal/internal/audit"
 	"github.com/temporal-seal/temporal-seal/internal/caller"
@@ -93,9 +91,7 @@ type listener struct {
 type method struct {
 	full    string
 	rewrite *rewrite.Method
-	// aboutNamespace: the request has a field for the namespace, so an empty one is an answer withheld.
-	aboutNamespace bool
-	metrics        *methodMetrics
+	metrics *methodMetrics
 }
 
 var (
@@ -150,21 +146,7 @@ func (s *Server) newMethod(full string) *method {
 	if m == nil {
 		return nil
 	}
-	return &method{full: full, rewrite: m, aboutNamespace: aboutNamespace(full), metrics: s.Metrics.method(full)}
-}
-
-// aboutNamespace tells if a request names a namespace. A method that is not in the registry counts as one that does.
-func aboutNamespace(full string) bool {
-	d, err := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(serviceOf(full)))
-	if err != nil {
-		return true
-	}
-	service, ok := d.(protoreflect.ServiceDescriptor)
-	if !ok {
-		return true
-	}
-	m := service.Methods().ByName(protoreflect.Name(full[len(serviceOf(full))+2:]))
-	return m == nil || m.Input().Fields().ByName("namespace") != nil
+	return &method{full: full, rewrite: m, metrics: s.Metrics.method(full)}
 }
 
 // untraced tells which calls get no span from gRPC's stats handler.

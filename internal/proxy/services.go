@@ -83,7 +83,11 @@ func (s *Server) refuseOther(l *listener, full string, err error) error {
 func (s *Server) pass(l *listener, full string, stream grpc.ServerStream) error {
 	return mwitkow.TransparentHandler(func(ctx context.Context, _ string) (context.Context, *grpc.ClientConn, error) {
 		md, _ := metadata.FromIncomingContext(ctx)
-		if _, err := l.Identify(shown(ctx, md)); err != nil {
+		id, err := l.Identify(shown(ctx, md))
+		if err == nil {
+			err = authorisePassed(id, serviceOf(full))
+		}
+		if err != nil {
 			return nil, nil, s.refuseOther(l, full, err)
 		}
 		route, err := s.upstreams.route("")

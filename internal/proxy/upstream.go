@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"path"
 	"slices"
 	"strings"
 	"sync"
@@ -34,6 +33,9 @@ type UpstreamConfig struct {
 	Address string
 	// TLS makes the credentials of a connection. Nil: plaintext.
 	TLS credentials.TransportCredentials
+	// PassCredential forwards the token that a caller showed to the listener. It is for an upstream that checks the same
+	// tokens; without it they end here.
+	PassCredential bool
 	// APIKey is sent as bearer token in place of the caller's. gRPC refuses to send it without TLS.
 	APIKey credentials.PerRPCCredentials
 }
@@ -112,7 +114,7 @@ func (u *upstreams) route(namespace string) (route, error) {
 		}
 		address := c.Address
 		if strings.Contains(address, namespaceVariable) {
-			if !validHostLabel(namespace) {
+			if !fitsAddress(address, namespace) {
 				continue
 			}
 			address = strings.ReplaceAll(address, namespaceVariable, namespace)
@@ -123,19 +125,24 @@ func (u *upstreams) route(namespace string) (route, error) {
 	return route{}, errNoUpstream
 }
 
-// validHostLabel keeps a namespace from steering a templated address to another host.
-func validHostLabel(namespace string) bool {
+// fitsAddress keeps a namespace from steering a templated address to another host: it is made of what host names are made of, and
+// may have dots only where a domain follows in the address.
+func fitsAddress(address, namespace string) bool {
 	if namespace == "" || len(namespace) > 128 {
 		return false
 	}
-	for _, r := range namespace {
-		switch {
-		case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9', r == '-', r == '.', r == '_':
-		default:
+	_, rest, _ := strings.Cut(address, namespaceVariable)
+	domain := strings.HasPrefix(rest, ".")
+	for label := range strings.SplitSeq(namespace, ".") {
+		if label == "" || strings.ContainsFunc(label, notInHostNames) {
 			return false
 		}
 	}
-	return path.Clean(namespace) == namespace
+	return domain || !strings.Contains(namespace, ".")
+}
+
+func notInHostNames(r rune) bool {
+	return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '-' && r != '_'
 }
 
 var (

@@ -147,6 +147,8 @@ type Call struct {
 	taskQueue    string
 	task         *task // what is remembered of the task that a request answers
 
+	reaches func(namespace string) bool // nil: every namespace
+
 	request, response Stats
 	account           []Handled
 	workflowRun       string
@@ -202,7 +204,7 @@ func (c *Call) Done() {
 	c.plans, c.edits, c.opens, c.systems = keepList(c.plans), keepList(c.edits), keepList(c.opens), keepList(c.systems)
 	w := &c.walk
 	w.slots, w.boxes, w.scopes, w.failures = keepList(w.slots), keepList(w.boxes), keepList(w.scopes), keepList(w.failures)
-	c.policy, c.caller, c.task, c.run = nil, nil, nil, crypto.Run{}
+	c.policy, c.caller, c.task, c.reaches, c.run = nil, nil, nil, nil, crypto.Run{}
 	c.others, c.theirs, c.theirRun = nil, nil, foreign.Run{}
 	if c.asked.f != nil {
 		c.asked = question{}

@@ -30,9 +30,12 @@ var errNoNamespace = errors.New("the request holds a payload but names no namesp
 func (c *Call) Request(ctx context.Context, in []byte) ([]byte, error) {
 	if c.r.shadow {
 		c.shadow(ctx, in)
-		return in, nil
+		return in, c.withinReach()
 	}
 	if err := c.find(c.method.request, in, false); err != nil {
+		return nil, err
+	}
+	if err := c.withinReach(); err != nil {
 		return nil, err
 	}
 	w := &c.walk

@@ -100,7 +100,7 @@ func (c *Call) rewriteAside(ctx context.Context, s *slot, d protoreflect.Message
 	root := comp.message(d, s.f.path, "")
 	aside := c.r.Begin(&method, c.caller)
 	defer aside.Done()
-	aside.policy, aside.namespace, aside.task = c.policy, c.namespace, c.task
+	aside.policy, aside.namespace, aside.task, aside.reaches = c.policy, c.namespace, c.task, c.reaches
 	if c.walk.response {
 		method.response = root
 		out, err = aside.openMessage(ctx, root, raw, method.whole)
