@@ -2,8 +2,8 @@
 #
 #   docker build --build-arg VERSION=v1.2.3 -t temporal-seal .
 #
-# There is no HEALTHCHECK, since nothing in the image could run one. Probe it from outside: gRPC health (an empty service
-# name) on the listener, or GET /readyz and /healthz on the admin address.
+# The health check runs the binary itself, since there is nothing else in the image: it asks the admin address. Kubernetes
+# ignores it and probes /readyz and /healthz, or gRPC health with an empty service name, from outside.
 
 FROM docker.io/library/golang:1.26.8-bookworm AS build
 WORKDIR /src
@@ -28,4 +28,5 @@ USER 65532:65532
 # 7333: workers and clients. 7334: /healthz, /readyz, /metrics. In a container listen on 0.0.0.0 by a config file: which
 # callers and namespaces an open port serves has to be said there.
 EXPOSE 7333 7334
+HEALTHCHECK --interval=10s --timeout=4s --start-period=20s CMD ["/proxy", "health"]
 ENTRYPOINT ["/proxy"]

@@ -64,7 +64,6 @@ Without a command it serves: on 127.0.0.1:7333, for the Temporal server on 127.0
 		},
 		SilenceUsage:      true,
 		SilenceErrors:     true,
-		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return o.serve(cmd.Context(), stderr)
 		},
@@ -80,6 +79,6 @@ Without a command it serves: on 127.0.0.1:7333, for the Temporal server on 127.0
 		RunE:  root.RunE,
 	}
 	o.flags(serve)
-	root.AddCommand(serve, checkCommand(stdout), explainCommand(stdout), keysCommand(stdout), openCommand(stdout, stderr), versionCommand(stdout))
+	root.AddCommand(serve, checkCommand(stdout), explainCommand(stdout), keysCommand(stdout), openCommand(stdout, stderr), healthCommand(stdout), versionCommand(stdout))
 	return root
 }

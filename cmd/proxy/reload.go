@@ -43,6 +43,9 @@ func (o *serveOptions) newReloader(started *config, keys *crypto.Keyring, engine
 		outcome: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "temporal_seal_config_reloads_total",
 			Help: "Attempts to take up keys, grants and revoked data keys from the config, by outcome."}, []string{"outcome"})}
 	registry.MustRegister(r.outcome)
+	for _, outcome := range []string{"ok", "error"} {
+		r.outcome.WithLabelValues(outcome)
+	}
 	return r
 }
 

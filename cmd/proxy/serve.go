@@ -224,6 +224,9 @@ func newEngine(ctx context.Context, c *config, keys *crypto.Keyring, registry pr
 	reloads := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "temporal_seal_policy_reloads_total", Help: "Attempts to load changed policy files, by outcome."}, []string{"outcome"})
 	revision := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "temporal_seal_policy_info", Help: "1 for the policy revision in force."}, []string{"revision"})
 	registry.MustRegister(reloads, revision)
+	for _, outcome := range []string{"ok", "error"} {
+		reloads.WithLabelValues(outcome)
+	}
 	options, err := c.policyOptions(keys, log)
 	if err != nil {
 		return nil, err

@@ -112,6 +112,12 @@ func newKMSWatch(r prometheus.Registerer) *kmsWatch {
 		}, []string{"operation", "outcome"}),
 	}
 	r.MustRegister(w.duration)
+	for _, op := range []string{"kms.generate_data_key", "kms.decrypt"} { // an alert needs the zero before the first failure
+		w.duration.WithLabelValues(op, "ok")
+		for _, kind := range append(crypto.Kinds(), crypto.KindDenied) {
+			w.duration.WithLabelValues(op, kind.String())
+		}
+	}
 	return w
 }
 
@@ -128,10 +134,12 @@ func (w *kmsWatch) around(ctx context.Context, op string, kc crypto.KeyContext) 
 		if err != nil {
 			outcome = crypto.KindOf(err).String()
 		}
-		w.duration.WithLabelValues(op, outcome).Observe(time.Since(start).Seconds())
+		took, o := time.Since(start).Seconds(), w.duration.WithLabelValues(op, outcome)
 		if span == nil {
+			o.Observe(took)
 			return
 		}
+		o.(prometheus.ExemplarObserver).ObserveWithExemplar(took, prometheus.Labels{"trace_id": span.SpanContext().TraceID().String()})
 		if err != nil {
 			span.SetStatus(otelcodes.Error, outcome)
 		}

@@ -46,6 +46,11 @@ func (k Kind) String() string {
 	return "unknown"
 }
 
+// Kinds are all that an error of the Keyring can have, in the order of their numbers.
+func Kinds() []Kind {
+	return []Kind{KindUnavailable, KindRevoked, KindRejected, KindTampered, KindNewer, KindForeign, KindNotConfigured, KindMalformed}
+}
+
 // Transient tells whether the same call may succeed later with nothing changed but time.
 func (k Kind) Transient() bool { return k == KindUnavailable }
 

@@ -109,7 +109,7 @@ func (c *call) seal(ctx context.Context, in *frame) (*frame, error) {
 			return nil, err
 		}
 		stats := c.rewriting.RequestStats()
-		c.Metrics.rewritten(directionRequest, stats, time.Since(start))
+		c.Metrics.rewritten(directionRequest, stats, time.Since(start), c.span)
 		describeRewriting(c.span, directionRequest, stats)
 		if !same(out, c.in) {
 			return c.release.lend(out), nil
@@ -176,8 +176,9 @@ func (c *call) open(ctx, out context.Context, answer *frame) (*frame, error) {
 		return nil, c.refuse(err)
 	}
 	stats := c.rewriting.ResponseStats()
-	c.Metrics.rewritten(directionResponse, stats, time.Since(start))
-	describeRewriting(trace.SpanFromContext(ctx), directionResponse, stats)
+	span := trace.SpanFromContext(ctx)
+	c.Metrics.rewritten(directionResponse, stats, time.Since(start), span)
+	describeRewriting(span, directionResponse, stats)
 	c.end(codes.OK)
 	if same(plain, sealed) {
 		return answer, nil
@@ -213,7 +214,11 @@ func (c *call) refuse(err error) error {
 
 // end counts the call and closes the span that is the proxy's to close.
 func (c *call) end(code codes.Code) {
-	c.method.metrics.observe(code, time.Since(c.start))
+	span := c.span
+	if c.task != nil {
+		span = c.task
+	}
+	c.method.metrics.observe(code, time.Since(c.start), span)
 	c.endTask(code)
 }
 

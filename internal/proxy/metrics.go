@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc/codes"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
@@ -62,7 +63,24 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	}
 	r.MustRegister(m.calls, m.inFlight, m.payloads, m.bytes, m.failures, m.rewrite, m.standIns, m.panics, m.open)
 	m.directions = [2]directionMetrics{m.direction("request", "sealed"), m.direction("response", "opened")}
+	m.begin()
 	return m
+}
+
+// begin makes the series that alerts watch. A series that first appears with its first count never seems to grow.
+func (m *Metrics) begin() {
+	for _, d := range []policy.Direction{directionRequest, directionResponse} {
+		for _, kind := range crypto.Kinds() {
+			m.failures.WithLabelValues(d.String(), kind.String())
+		}
+		for _, code := range []codes.Code{codes.InvalidArgument, codes.PermissionDenied, codes.Unavailable, codes.DataLoss, codes.Internal} {
+			m.failures.WithLabelValues(d.String(), codeName(code))
+		}
+	}
+	for _, method := range []string{"RespondWorkflowTaskFailed", "RespondActivityTaskFailed", "RespondActivityTaskFailedById",
+		"RespondQueryTaskCompleted", "RespondNexusTaskFailed", "PauseActivity"} {
+		m.standIns.WithLabelValues(method)
+	}
 }
 
 func (m *Metrics) direction(name, action string) directionMetrics {
@@ -79,13 +97,24 @@ func (m *Metrics) watchUpstreams(r prometheus.Registerer, count func() int) {
 		func() float64 { return float64(count()) }))
 }
 
+// observe counts a duration. The trace of a sampled call goes with it, so that a slow bucket leads to an example.
+func observe(o prometheus.Observer, took time.Duration, span trace.Span) {
+	if sc := span.SpanContext(); sc.IsSampled() {
+		if with, ok := o.(prometheus.ExemplarObserver); ok {
+			with.ObserveWithExemplar(took.Seconds(), prometheus.Labels{"trace_id": sc.TraceID().String()})
+			return
+		}
+	}
+	o.Observe(took.Seconds())
+}
+
 // rewritten counts one message.
-func (m *Metrics) rewritten(d policy.Direction, s *rewrite.Stats, took time.Duration) {
+func (m *Metrics) rewritten(d policy.Direction, s *rewrite.Stats, took time.Duration, span trace.Span) {
 	to := &m.directions[d]
 	if s.Passed > 0 {
 		to.passed.Add(float64(s.Passed))
 	}
-	to.rewrite.Observe(took.Seconds())
+	observe(to.rewrite, took, span)
 	if s.Payloads > 0 {
 		to.changed.Add(float64(s.Payloads))
 		to.bytes.Add(float64(s.Bytes))
@@ -118,13 +147,13 @@ func (m *Metrics) method(fullMethod string) *methodMetrics {
 	return &methodMetrics{vec: m.calls, name: fullMethod[1:]}
 }
 
-func (m *methodMetrics) observe(code codes.Code, took time.Duration) {
+func (m *methodMetrics) observe(code codes.Code, took time.Duration, span trace.Span) {
 	if int(code) >= len(m.byCode) {
 		code = codes.Unknown
 	}
 	c := &m.byCode[code]
 	c.once.Do(func() { c.observer = m.vec.WithLabelValues(m.name, codeName(code)) })
-	c.observer.Observe(took.Seconds())
+	observe(c.observer, took, span)
 }
 
 // codeName is a code as the semantic conventions of OpenTelemetry write it.

@@ -1,0 +1,96 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+// healthCommand asks a running proxy how it is. It is what a container image without a shell can run as its check.
+func healthCommand(stdout io.Writer) *cobra.Command {
+	var s settings
+	var live bool
+	var timeout time.Duration
+	cmd := &cobra.Command{
+		Use:   "health",
+		Short: "Ask a running proxy on this machine if it is ready",
+		Long: `health asks the admin address of a running proxy for /readyz, and ends with 0 if calls should go there, with 1 if not:
+for health checks of containers, in whose image there is nothing else to run.`,
+		Example: `  proxy health
+  proxy health --config config.yaml --live`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			address, err := s.adminAddress()
+			if err != nil {
+				return err
+			}
+			page := "/readyz"
+			if live {
+				page = "/healthz"
+			}
+			ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
+			defer cancel()
+			said, err := ask(ctx, "http://"+address+page)
+			if err != nil {
+				return err
+			}
+			_, err = io.WriteString(stdout, said)
+			return err
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&s.file, "config", "", "config file of the proxy, for its admin address")
+	f.StringVar(&s.admin, "admin", "", "its admin address (default "+defaultAdmin+")")
+	f.BoolVar(&live, "live", false, "ask only if it is alive, not if it is ready")
+	f.DurationVar(&timeout, "timeout", 3*time.Second, "how long it may take to answer")
+	return cmd
+}
+
+// adminAddress is where a proxy with these settings answers to its own machine.
+func (s *settings) adminAddress() (string, error) {
+	address := s.admin
+	if address == "" && s.file != "" {
+		c, err := s.load()
+		if err != nil {
+			return "", err
+		}
+		address = c.Admin
+	}
+	address = cmp.Or(address, defaultAdmin)
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return "", fmt.Errorf("the admin address %q is no host:port: %w", address, err)
+	}
+	if ip, err := netip.ParseAddr(host); host == "" || err == nil && ip.IsUnspecified() {
+		host = "localhost"
+	}
+	return net.JoinHostPort(host, port), nil
+}
+
+func ask(ctx context.Context, url string) (string, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return "", err
+	}
+	answer, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return "", fmt.Errorf("the proxy does not answer: %w; is it running, and is this its admin address?", err)
+	}
+	defer answer.Body.Close()
+	said, err := io.ReadAll(io.LimitReader(answer.Body, 1<<16))
+	if err != nil {
+		return "", fmt.Errorf("the proxy's answer breaks off: %w", err)
+	}
+	if answer.StatusCode != http.StatusOK {
+		return "", fmt.Errorf("%s: %s", answer.Status, strings.TrimSpace(string(said)))
+	}
+	return string(said), nil
+}
