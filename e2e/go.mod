@@ -10,6 +10,7 @@ require (
 	github.com/aws/aws-sdk-go-v2/credentials v1.20.15
 	github.com/aws/aws-sdk-go-v2/service/kms v1.62.4
 	github.com/aws/smithy-go v1.28.8
+	github.com/goccy/go-yaml v1.19.2
 	github.com/klauspost/compress v1.20.0
 	github.com/nexus-rpc/sdk-go v0.7.0
 	go.opentelemetry.io/proto/otlp v1.11.1
