@@ -154,7 +154,8 @@ func TestDashboardAndAlerts(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(collector.Stop)
-	proxy, err := harness.StartProxy(ctx, harness.ProxyOptions{Dir: t.TempDir(), Upstream: server.Address, Env: collector.Env()})
+	proxy, err := harness.StartProxy(ctx, harness.ProxyOptions{Dir: t.TempDir(), Upstream: server.Address, Env: collector.Env(),
+		Extra: fmt.Sprintf("audit: {file: %q}\n", filepath.Join(t.TempDir(), "audit.jsonl"))})
 	if err != nil {
 		t.Fatal(err)
 	}
