@@ -62,8 +62,8 @@ Without a command it serves: on 127.0.0.1:7333, for the Temporal server on 127.0
 			}
 			return nil
 		},
-		SilenceUsage:      true,
-		SilenceErrors:     true,
+		SilenceUsage:  true,
+		SilenceErrors: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return o.serve(cmd.Context(), stderr)
 		},

@@ -227,7 +227,9 @@ func TestDashboardAndAlerts(t *testing.T) {
 		t.Errorf("no exemplar leads to a trace: %v", exemplars)
 	}
 
-	var firing struct{ Alerts []struct{ Labels map[string]string } }
+	var firing struct {
+		Alerts []struct{ Labels map[string]string }
+	}
 	if err := p.ask(ctx, "/api/v1/alerts", nil, &firing); err != nil {
 		t.Fatal(err)
 	}
