@@ -30,9 +30,9 @@ func TestImports(t *testing.T) {
 	}{
 		"github.com/aws/":                {[]string{"internal/crypto/awskms"}, "a key service is one file's concern"},
 		"github.com/open-policy-agent/":  {[]string{"internal/policy"}, "nobody else may depend on how policies are evaluated"},
-		"google.golang.org/grpc":         {[]string{"internal/proxy", "cmd/proxy"}, "the rewriter works on bytes, whoever carries them"},
+		"google.golang.org/grpc":         {[]string{"internal/proxy", "internal/scan", "cmd/proxy"}, "the rewriter works on bytes, whoever carries them"},
 		"go.opentelemetry.io/":           {[]string{"internal/rewrite", "internal/proxy", "internal/codecserver", "cmd/proxy"}, "keys and verdicts are traced by their callers"},
-		"go.temporal.io/api":             {[]string{"internal/rewrite", "internal/proxy", "internal/codecserver", "cmd/proxy"}, "crypto and policy know no message"},
+		"go.temporal.io/api":             {[]string{"internal/rewrite", "internal/scan", "internal/proxy", "internal/codecserver", "cmd/proxy"}, "crypto and policy know no message"},
 		"go.temporal.io/sdk":             {nil, "the product needs no SDK"},
 		"go.temporal.io/server":          {nil, "the product needs no server"},
 		"github.com/lestrrat-go/jwx/":    {[]string{"internal/caller"}, "who a token stands for has one answer, whichever door it comes to"},

@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 )
 
@@ -21,6 +22,7 @@ type admin struct {
 	server *http.Server
 	net    net.Listener
 	policy atomic.Pointer[policy.Engine] // set while calls should come here
+	keys   atomic.Pointer[crypto.Keyring]
 	log    *slog.Logger
 }
 
@@ -33,6 +35,7 @@ func newAdmin(address string, registry *prometheus.Registry, log *slog.Logger) (
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", a.readyz)
+	mux.HandleFunc("GET /keys", a.listKeys)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{EnableOpenMetrics: true}))
 	a.server = &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, IdleTimeout: time.Minute,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
@@ -57,6 +60,18 @@ func (a *admin) readyz(w http.ResponseWriter, _ *http.Request) {
 	if err != nil {
 		fmt.Fprintf(w, "policy: changed files do not load, revision %s stays in force: %v\n", revision, err)
 	}
+}
+
+// listKeys tells which keys are in use: names, references, ids and counts. Envelopes hold the same, in the clear.
+func (a *admin) listKeys(w http.ResponseWriter, _ *http.Request) {
+	keys := a.keys.Load()
+	if keys == nil {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		fmt.Fprintln(w, "the keys are not open yet")
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_ = writeJSON(w, inUse(keys)) // whoever asked may be gone
 }
 
 func (a *admin) serve() {

@@ -16,13 +16,14 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/crypto/localkey"
 )
 
-func keysCommand(stdout io.Writer) *cobra.Command {
+func keysCommand(stdout, stderr io.Writer) *cobra.Command {
 	keys := &cobra.Command{
 		Use:   "keys",
-		Short: "Make and rotate local key files",
-		Long:  "Local key files are for development and for sites without a key service. Keys in AWS KMS are made there.",
-		Args:  cobra.NoArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Short: "List keys, find out what they sealed, make and rotate local key files",
+		Long: `list and scan are for all keys. new and rotate make local key files, for development and for sites without a key service;
+keys in a key service are made and rotated there.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	keys.AddCommand(&cobra.Command{
 		Use:   "new FILE",
@@ -46,7 +47,7 @@ func keysCommand(stdout io.Writer) *cobra.Command {
 			fmt.Fprintf(stdout, "added a key to %s\nA proxy that reads this file notices. Give it to every other proxy that uses the key: what is sealed anew opens only with it.\n", args[0])
 			return nil
 		},
-	})
+	}, listKeysCommand(stdout), scanKeysCommand(stdout, stderr))
 	return keys
 }
 

@@ -114,6 +114,8 @@ func (o *serveOptions) serve(ctx context.Context, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
+	registry.MustRegister(keyMetrics{keys})
+	admin.keys.Store(keys)
 	engine, err := newEngine(ctx, c, keys, registry, log)
 	if err != nil {
 		return err

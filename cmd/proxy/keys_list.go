@@ -1,0 +1,236 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/spf13/cobra"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
+)
+
+type listKeysOptions struct {
+	serveOptions
+	output  string
+	running bool
+	admin   string
+}
+
+func listKeysCommand(stdout io.Writer) *cobra.Command {
+	var o listKeysOptions
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "List the keys of a config, and which answer",
+		Long: `list asks each key encryption key of the config for an answer. KEK is the reference by which envelopes, metrics and
+"proxy keys scan" name a key. With --running it asks the proxy on the config's admin address for what it uses: the
+envelopes sealed and opened with each key since its start, and the ids of the data keys that seal now, as
+revoked_data_keys takes them. The exit code is 1 if an active key does not answer.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if o.output != "text" && o.output != "json" {
+				return fmt.Errorf("--output: %q is not one of text, json", o.output)
+			}
+			c, err := o.load()
+			if err != nil {
+				return err
+			}
+			ctx, cancel := context.WithTimeout(cmd.Context(), o.startTimeout)
+			defer cancel()
+			if o.running {
+				return o.listRunning(ctx, cmp.Or(o.admin, c.Admin), stdout)
+			}
+			return o.listConfigured(ctx, c, stdout)
+		},
+	}
+	o.settings.flags(cmd)
+	f := cmd.Flags()
+	f.StringVarP(&o.output, "output", "o", "text", "text or json")
+	f.BoolVar(&o.running, "running", false, "ask the running proxy what it uses")
+	f.StringVar(&o.admin, "admin", "", "address to ask with --running (default: the config's)")
+	f.DurationVar(&o.startTimeout, "timeout", defaultStartTimeout, "how long the keys may take to answer")
+	return cmd
+}
+
+// listedKey is one key encryption key of an entry.
+type listedKey struct {
+	Name       string      `json:"name"`
+	Namespaces []string    `json:"namespaces,omitempty"`
+	Role       crypto.Role `json:"role"`
+	URI        string      `json:"uri"`
+	KEK        string      `json:"kek,omitempty"`
+	Answers    bool        `json:"answers"`
+	Error      string      `json:"error,omitempty"`
+}
+
+// configuredKeys asks every key for an answer. Those with a place in their URI that a policy's key name fills stay unasked.
+func (c *config) configuredKeys(ctx context.Context) []listedKey {
+	var all []listedKey
+	for _, k := range c.Keys {
+		for i, uri := range append([]string{k.Active}, k.OpenOnly...) {
+			l := listedKey{Name: k.Name, Namespaces: k.Namespaces, Role: crypto.RoleOpenOnly, URI: uri}
+			if i == 0 {
+				l.Role = crypto.RoleActive
+			}
+			if strings.Contains(uri, "{1}") {
+				l.Error = "not asked: {1} stands for what a policy names"
+			} else if p, err := openKey(ctx, uri); err != nil {
+				l.Error = err.Error()
+			} else {
+				l.KEK, l.Answers = p.Ref().String(), true
+			}
+			all = append(all, l)
+		}
+	}
+	return all
+}
+
+func (o *listKeysOptions) listConfigured(ctx context.Context, c *config, stdout io.Writer) error {
+	all := c.configuredKeys(ctx)
+	var code error
+	for _, l := range all {
+		if l.Role == crypto.RoleActive && !l.Answers && !strings.Contains(l.URI, "{1}") {
+			code = exitCode(1)
+		}
+	}
+	if o.output == "json" {
+		return cmp.Or(writeJSON(stdout, all), code)
+	}
+	t := tabwriter.NewWriter(stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "KEY\tNAMESPACES\tROLE\tKEK\tURI\tANSWERS")
+	for _, l := range all {
+		answers := "yes"
+		if !l.Answers {
+			answers = "no: " + l.Error
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", l.Name, cmp.Or(strings.Join(l.Namespaces, ","), "all"), l.Role, cmp.Or(l.KEK, "-"), l.URI, answers)
+	}
+	return cmp.Or(t.Flush(), code)
+}
+
+func writeJSON(w io.Writer, v any) error {
+	encoder := json.NewEncoder(w)
+	encoder.SetIndent("", "  ")
+	encoder.SetEscapeHTML(false)
+	return encoder.Encode(v)
+}
+
+// keysInUse is what a running proxy tells of its keys. None of it is secret: envelopes hold the same.
+type keysInUse struct {
+	Keys     []usedKey    `json:"keys"`
+	DataKeys []workingKey `json:"data_keys"`
+}
+
+type usedKey struct {
+	Name       string      `json:"name"`
+	Role       crypto.Role `json:"role"`
+	KEK        string      `json:"kek"`
+	Sealed     uint64      `json:"sealed"`
+	Opened     uint64      `json:"opened"`
+	LastOpened *time.Time  `json:"last_opened,omitempty"`
+}
+
+type workingKey struct {
+	Namespace string    `json:"namespace"`
+	Key       string    `json:"key"`
+	KEK       string    `json:"kek"`
+	ID        string    `json:"id"`
+	Made      time.Time `json:"made"`
+}
+
+func inUse(keys *crypto.Keyring) keysInUse {
+	var all keysInUse
+	for _, u := range keys.Uses() {
+		k := usedKey{Name: u.Entry, Role: u.Role, KEK: kekLabel(u), Sealed: u.Sealed, Opened: u.Opened}
+		if !u.LastOpened.IsZero() {
+			k.LastOpened = &u.LastOpened
+		}
+		all.Keys = append(all.Keys, k)
+	}
+	for _, w := range keys.WorkingKeys() {
+		all.DataKeys = append(all.DataKeys, workingKey{w.Namespace, w.Key, w.KEK.String(), hex.EncodeToString(w.DataKeyID[:]), w.Made})
+	}
+	return all
+}
+
+func kekLabel(u crypto.KeyUse) string {
+	if u.KEK == (crypto.KEKRef{}) {
+		return crypto.OtherUses
+	}
+	return u.KEK.String()
+}
+
+func (o *listKeysOptions) listRunning(ctx context.Context, address string, stdout io.Writer) error {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/keys", nil)
+	if err != nil {
+		return fmt.Errorf("--admin: %w", err)
+	}
+	answer, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return fmt.Errorf("no proxy answers on its admin address: %w; name another with --admin", err)
+	}
+	defer answer.Body.Close()
+	var use keysInUse
+	if answer.StatusCode != http.StatusOK {
+		return fmt.Errorf("http://%s/keys: %s; is that the admin address of a proxy of this version?", address, answer.Status)
+	}
+	if err := json.NewDecoder(io.LimitReader(answer.Body, 64<<20)).Decode(&use); err != nil {
+		return fmt.Errorf("http://%s/keys: not what a proxy answers: %w", address, err)
+	}
+	if o.output == "json" {
+		return writeJSON(stdout, use)
+	}
+	t := tabwriter.NewWriter(stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "KEY\tROLE\tKEK\tSEALED\tOPENED\tLAST OPENED")
+	for _, k := range use.Keys {
+		last := "-"
+		if k.LastOpened != nil {
+			last = k.LastOpened.UTC().Format(time.RFC3339)
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%d\t%s\n", k.Name, k.Role, k.KEK, k.Sealed, k.Opened, last)
+	}
+	fmt.Fprintln(t, "\nNAMESPACE\tKEY\tKEK\tMADE\tDATA KEY")
+	for _, d := range use.DataKeys {
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", d.Namespace, d.Key, d.KEK, d.Made.UTC().Format(time.RFC3339), d.ID)
+	}
+	return t.Flush()
+}
+
+// keyMetrics shows what was sealed and opened with each key encryption key. Its labels come from the config, and for
+// wildcard names from a bounded set, never from a namespace.
+type keyMetrics struct{ keys *crypto.Keyring }
+
+var (
+	keyPayloads = prometheus.NewDesc("temporal_seal_key_payloads_total",
+		"Envelopes sealed and opened, by the key's name in the config and the reference of its key encryption key.", []string{"key", "kek", "action"}, nil)
+	keyInfo = prometheus.NewDesc("temporal_seal_key_info",
+		"1 for each key encryption key, with its role: active, open_only, or former where the config names it no more.", []string{"key", "kek", "role"}, nil)
+	keyLastOpened = prometheus.NewDesc("temporal_seal_key_last_opened_timestamp_seconds",
+		"When an envelope of the key was last opened here.", []string{"key", "kek"}, nil)
+)
+
+func (m keyMetrics) Describe(ch chan<- *prometheus.Desc) {
+	ch <- keyPayloads
+	ch <- keyInfo
+	ch <- keyLastOpened
+}
+
+func (m keyMetrics) Collect(ch chan<- prometheus.Metric) {
+	for _, u := range m.keys.Uses() {
+		kek := kekLabel(u)
+		ch <- prometheus.MustNewConstMetric(keyPayloads, prometheus.CounterValue, float64(u.Sealed), u.Entry, kek, "sealed")
+		ch <- prometheus.MustNewConstMetric(keyPayloads, prometheus.CounterValue, float64(u.Opened), u.Entry, kek, "opened")
+		ch <- prometheus.MustNewConstMetric(keyInfo, prometheus.GaugeValue, 1, u.Entry, kek, string(u.Role))
+		if !u.LastOpened.IsZero() {
+			ch <- prometheus.MustNewConstMetric(keyLastOpened, prometheus.GaugeValue, float64(u.LastOpened.Unix()), u.Entry, kek)
+		}
+	}
+}

@@ -1,0 +1,373 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"maps"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+	"go.temporal.io/api/workflowservice/v1"
+	"google.golang.org/grpc"
+
+	"github.com/temporal-seal/temporal-seal/internal/caller"
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/proxy"
+	"github.com/temporal-seal/temporal-seal/internal/rewrite"
+	"github.com/temporal-seal/temporal-seal/internal/scan"
+)
+
+// Exit codes of a scan that was asked about a key.
+const (
+	keyInUse      = exitCode(3)
+	notAllWasRead = exitCode(4)
+)
+
+type scanOptions struct {
+	serveOptions
+	namespaces []string
+	asked      string
+	output     string
+	state      string
+	rate       float64
+	dataKeys   bool
+}
+
+func scanKeysCommand(stdout, stderr io.Writer) *cobra.Command {
+	var o scanOptions
+	cmd := &cobra.Command{
+		Use:   "scan",
+		Short: "Count what a server holds by the key that sealed it",
+		Long: `scan walks what the server holds (workflows open and closed with their histories, memos and pending activities, schedules,
+standalone activities and Nexus operations, worker deployments) and counts envelopes by key name, namespace and key
+encryption key, and what nobody sealed. It reads headers only: it opens nothing and needs no key, except to learn
+which is which. It goes to the server directly, with the TLS and the API key of the config's upstreams.
+
+Without --namespace it walks all namespaces of the server, and it has to: what one namespace sealed may be held by another.
+A key may be retired when nothing is sealed with it any more: ask with --key. The exit code is then 0 if it is not in
+use, 3 if it is, and 4 if something could not be read, so that nobody knows. It is 1 if the scan itself failed.`,
+		Example: `  proxy keys scan --config config.yaml --namespace clinic-prod
+  proxy keys scan --config config.yaml --key 'awskms://alias/temporal-phi-2025?region=eu-central-1'
+  proxy keys scan --upstream temporal:7233 --rate 5 --state scan.json --output json`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return o.scan(cmd.Context(), stdout, stderr)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.file, "config", "", "config file in YAML: its upstreams are walked, and its keys are named")
+	f.StringVar(&o.upstream, "upstream", "", "address of the Temporal frontend (default: the config's, "+defaultUpstream+" without one)")
+	f.StringSliceVarP(&o.namespaces, "namespace", "n", nil, "namespaces to walk (default: all)")
+	f.StringVar(&o.asked, "key", "", "the key encryption key asked about: its URI, or its reference of 16 hex digits")
+	f.StringVarP(&o.output, "output", "o", "text", "text or json")
+	f.StringVar(&o.state, "state", "", "file to save the state in after each page, and to go on from if it is there")
+	f.Float64Var(&o.rate, "rate", 50, "calls a second to the server, at most")
+	f.BoolVar(&o.dataKeys, "data-keys", false, "list the ids of data keys, as revoked_data_keys takes them")
+	f.DurationVar(&o.startTimeout, "timeout", defaultStartTimeout, "how long the keys may take to answer")
+	return cmd
+}
+
+func (o *scanOptions) scan(ctx context.Context, stdout, stderr io.Writer) error {
+	switch {
+	case o.output != "text" && o.output != "json":
+		return fmt.Errorf("--output: %q is not one of text, json", o.output)
+	case o.rate <= 0:
+		return errors.New("--rate: write a number above 0")
+	}
+	c, err := o.load()
+	if err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	keys, err := o.knownKeys(ctx, c)
+	if err != nil {
+		return err
+	}
+	quiet := slog.New(slog.DiscardHandler)
+	upstreams, err := c.proxyUpstreams(quiet)
+	if err != nil {
+		return err
+	}
+	rewriter, err := rewrite.New(rewrite.Options{Log: quiet})
+	if err != nil {
+		return err
+	}
+	proxy.Learn(ctx, upstreams, rewriter.Join, quiet)
+	state, err := o.readState()
+	if err != nil {
+		return err
+	}
+	if len(o.namespaces) == 0 {
+		if o.namespaces, err = allNamespaces(ctx, upstreams); err != nil {
+			return fmt.Errorf("the server does not list its namespaces: %w; name them with --namespace", err)
+		}
+	}
+	scanner := scan.New(scan.Options{Rewriter: rewriter, Rate: o.rate, Save: o.saveState,
+		Progress: func(namespace, what string, n *scan.Namespace) {
+			envelopes := 0
+			for _, e := range n.Sealed {
+				envelopes += e.Count
+			}
+			fmt.Fprintf(stderr, "%s: %s: %s, %d sealed, %d unread\n", namespace, what, walkedText(n), envelopes, n.Unread)
+		}})
+	for _, namespace := range o.namespaces {
+		if err := o.walk(ctx, scanner, upstreams, namespace, state); err != nil {
+			return err
+		}
+	}
+	if o.output == "json" {
+		err = writeJSON(stdout, o.document(keys, &state.Report))
+	} else {
+		err = o.print(stdout, keys, &state.Report)
+	}
+	return cmp.Or(err, o.verdict(keys, &state.Report))
+}
+
+func (o *scanOptions) walk(ctx context.Context, scanner *scan.Scanner, upstreams []proxy.UpstreamConfig, namespace string, state *scan.State) error {
+	conn, err := proxy.Dial(upstreams, namespace)
+	if err != nil {
+		return fmt.Errorf("namespace %s: %w", namespace, err)
+	}
+	defer conn.Close()
+	err = scanner.Run(ctx, conn, namespace, state)
+	if errors.Is(err, context.Canceled) && o.state != "" {
+		return fmt.Errorf("stopped; the same command goes on from %s", o.state)
+	}
+	return err
+}
+
+func allNamespaces(ctx context.Context, upstreams []proxy.UpstreamConfig) ([]string, error) {
+	var names []string
+	for i := range upstreams {
+		one := upstreams[i]
+		one.Namespaces = nil // the upstream itself is asked, whatever it serves
+		conn, err := proxy.Dial([]proxy.UpstreamConfig{one}, "")
+		if err != nil {
+			return nil, err
+		}
+		listed, err := namespacesOf(ctx, conn)
+		_ = conn.Close() // all has been said
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", one.Address, err)
+		}
+		for _, name := range listed {
+			if upstreams[i].Namespaces == nil || caller.MatchAny(upstreams[i].Namespaces, name) {
+				names = append(names, name)
+			}
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names), nil
+}
+
+func namespacesOf(ctx context.Context, conn grpc.ClientConnInterface) (names []string, err error) {
+	client := workflowservice.NewWorkflowServiceClient(conn)
+	for token := []byte(nil); ; {
+		page, err := client.ListNamespaces(ctx, &workflowservice.ListNamespacesRequest{PageSize: 100, NextPageToken: token})
+		if err != nil {
+			return nil, err
+		}
+		for _, n := range page.GetNamespaces() {
+			if name := n.GetNamespaceInfo().GetName(); name != "temporal-system" { // the server's own
+				names = append(names, name)
+			}
+		}
+		if token = page.GetNextPageToken(); len(token) == 0 {
+			return names, nil
+		}
+	}
+}
+
+// readState takes up a scan where it was left.
+func (o *scanOptions) readState() (*scan.State, error) {
+	state := new(scan.State)
+	if o.state == "" {
+		return state, nil
+	}
+	text, err := os.ReadFile(o.state)
+	if errors.Is(err, fs.ErrNotExist) {
+		return state, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(text, state)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("--state: %w; remove the file to start anew", err)
+	}
+	return state, nil
+}
+
+func (o *scanOptions) saveState(state *scan.State) error {
+	if o.state == "" {
+		return nil
+	}
+	text, err := json.Marshal(state)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(o.state+".new", text, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(o.state+".new", o.state)
+}
+
+// knownKeys are the keys that a scan can name.
+type knownKeys struct {
+	byKEK map[string][]listedKey
+	asked *crypto.KEKRef
+}
+
+func (o *scanOptions) knownKeys(ctx context.Context, c *config) (knownKeys, error) {
+	ctx, cancel := context.WithTimeout(ctx, o.startTimeout)
+	defer cancel()
+	known := knownKeys{byKEK: map[string][]listedKey{}}
+	if o.asked != "" {
+		raw, err := hex.DecodeString(o.asked)
+		ref := crypto.KEKRef{}
+		if err == nil && len(raw) == len(ref) {
+			ref = crypto.KEKRef(raw)
+		} else {
+			p, err := openKey(ctx, o.asked)
+			if err != nil {
+				return known, fmt.Errorf("--key: %w; a key that does not answer any more can be named by its reference: see the KEK of `proxy keys list` or of a scan", err)
+			}
+			ref = p.Ref()
+		}
+		known.asked = &ref
+	}
+	if o.file != "" {
+		for _, l := range c.configuredKeys(ctx) {
+			if l.KEK != "" {
+				known.byKEK[l.KEK] = append(known.byKEK[l.KEK], l)
+			}
+		}
+	}
+	return known, nil
+}
+
+// name tells which key a reference means, if the config has it.
+func (k knownKeys) name(kek string) string {
+	var names []string
+	for _, l := range k.byKEK[kek] {
+		names = append(names, fmt.Sprintf("%s (%s)", l.URI, l.Role))
+	}
+	slices.Sort(names)
+	return cmp.Or(strings.Join(slices.Compact(names), ", "), "not in the config")
+}
+
+func (o *scanOptions) verdict(keys knownKeys, r *scan.Report) error {
+	unread := r.Unread() > 0
+	if keys.asked != nil {
+		if n, _ := r.Under(*keys.asked); n > 0 {
+			return keyInUse
+		}
+	}
+	if unread {
+		return notAllWasRead
+	}
+	return nil
+}
+
+// scanned is what a scan prints as JSON.
+type scanned struct {
+	*scan.Report
+	Keys  map[string]string `json:"keys"` // what the references mean
+	Asked *askedKey         `json:"asked,omitempty"`
+}
+
+type askedKey struct {
+	Key       string `json:"key"`
+	KEK       string `json:"kek"`
+	Envelopes int    `json:"envelopes"`
+	MayRetire bool   `json:"may_be_retired"`
+}
+
+func (o *scanOptions) document(keys knownKeys, r *scan.Report) scanned {
+	d := scanned{Report: r, Keys: map[string]string{}}
+	for kek := range keys.byKEK {
+		d.Keys[kek] = keys.name(kek)
+	}
+	if keys.asked != nil {
+		n, _ := r.Under(*keys.asked)
+		d.Asked = &askedKey{Key: o.asked, KEK: keys.asked.String(), Envelopes: n, MayRetire: n == 0 && r.Unread() == 0}
+	}
+	return d
+}
+
+func walkedText(n *scan.Namespace) string {
+	var parts []string
+	for _, what := range slices.Sorted(maps.Keys(n.Walked)) {
+		parts = append(parts, fmt.Sprintf("%d %s", n.Walked[what], what))
+	}
+	return cmp.Or(strings.Join(parts, ", "), "nothing yet")
+}
+
+func (o *scanOptions) print(stdout io.Writer, keys knownKeys, r *scan.Report) error {
+	s := newStyle(stdout)
+	for _, name := range slices.Sorted(maps.Keys(r.Namespaces)) {
+		n := r.Namespaces[name]
+		s.line("%s  %s", s.bold("namespace "+name), walkedText(n))
+		if err := o.printSealed(stdout, keys, n); err != nil {
+			return err
+		}
+		for _, encoding := range slices.Sorted(maps.Keys(n.Foreign)) {
+			s.line("  sealed by something else (%s): %d", encoding, n.Foreign[encoding])
+		}
+		for _, kind := range slices.Sorted(maps.Keys(n.Clear)) {
+			s.line("  clear %s: %d", kind, n.Clear[kind])
+		}
+		for _, reason := range n.Reasons {
+			s.line("  %s: %s", s.red("unread"), reason)
+		}
+		if more := n.Unread - len(n.Reasons); more > 0 {
+			s.line("  and %d more that could not be read", more)
+		}
+	}
+	if keys.asked == nil {
+		return s.err
+	}
+	found, example := r.Under(*keys.asked)
+	switch {
+	case found > 0:
+		s.line("%s: %d envelopes, such as in %s: %s", o.asked, found, example, s.red("IN USE"))
+	case r.Unread() > 0:
+		s.line("%s: not found, and %d places could not be read: %s", o.asked, r.Unread(), s.yellow("NOT KNOWN"))
+	default:
+		s.line("%s: no envelope in %s: %s", o.asked, count(len(r.Namespaces), "namespace"), s.green("it may be retired"))
+	}
+	return s.err
+}
+
+func (o *scanOptions) printSealed(stdout io.Writer, keys knownKeys, n *scan.Namespace) error {
+	if len(n.Sealed) == 0 {
+		return nil
+	}
+	t := tabwriter.NewWriter(stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "  KEY\tSEALED FOR\tKEK\tENVELOPES\tDATA KEYS\tKEY ENCRYPTION KEY")
+	sorted := slices.Clone(n.Sealed)
+	slices.SortFunc(sorted, func(a, b *scan.Envelopes) int {
+		return cmp.Or(cmp.Compare(a.Key, b.Key), cmp.Compare(a.SealedFor, b.SealedFor), cmp.Compare(a.KEK, b.KEK))
+	})
+	for _, e := range sorted {
+		fmt.Fprintf(t, "  %s\t%s\t%s\t%d\t%d\t%s\n", e.Key, e.SealedFor, e.KEK, e.Count, len(e.DataKeys), keys.name(e.KEK))
+		if o.dataKeys {
+			for _, id := range slices.Sorted(maps.Keys(e.DataKeys)) {
+				fmt.Fprintf(t, "    data key %s\t\t\t%d\t\t\n", id, e.DataKeys[id])
+			}
+		}
+	}
+	return t.Flush()
+}

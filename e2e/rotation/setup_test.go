@@ -1,0 +1,182 @@
+// Package rotation changes keys under a real Temporal server: while workers run, with several proxies and two releases of
+// them at once, and it asks `proxy keys scan` when a key may go.
+package rotation
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	commonpb "go.temporal.io/api/common/v1"
+	taskqueuepb "go.temporal.io/api/taskqueue/v1"
+	"go.temporal.io/api/workflowservice/v1"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/temporal-seal/temporal-seal/e2e/harness"
+	"github.com/temporal-seal/temporal-seal/e2e/kmsstub"
+	"github.com/temporal-seal/temporal-seal/e2e/peers"
+)
+
+const region = "eu-central-1"
+
+// upstream is the server that all tests share. Each has a namespace of its own.
+var upstream string
+
+var namespaces = []string{"scan", "resume", "load", "mixed", "revoke"}
+
+func TestMain(m *testing.M) {
+	server, err := harness.StartTemporal(context.Background(), peers.TemporalOptions{Namespaces: namespaces, DynamicConfig: map[string]any{
+		"frontend.rps": 10000, "frontend.namespaceRPS": 10000, "frontend.namespaceCount": 10000,
+	}})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	upstream = server.Address
+	code := m.Run()
+	_ = server.Stop() // it is not what is tested here
+	harness.RemoveProxy()
+	os.Exit(code)
+}
+
+func startKMS(t *testing.T) *kmsstub.Server {
+	t.Helper()
+	s := kmsstub.New(kmsstub.Options{Region: region})
+	if err := s.Start("127.0.0.1:0"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	return s
+}
+
+// kmsKey makes a key and gives its URI.
+func kmsKey(s *kmsstub.Server, alias string) (id, uri string) {
+	id = s.CreateKey(false)
+	s.SetAlias("alias/"+alias, id)
+	return id, "awskms://alias/" + alias + "?region=" + region + "&endpoint=" + s.URL
+}
+
+var awsEnv = []string{"AWS_ACCESS_KEY_ID=AKIATEST", "AWS_SECRET_ACCESS_KEY=secret", "AWS_EC2_METADATA_DISABLED=true"}
+
+func startProxy(t *testing.T, o harness.ProxyOptions) *harness.Proxy {
+	t.Helper()
+	o.Upstream = upstream
+	if o.Dir == "" {
+		o.Dir = t.TempDir()
+	}
+	o.Env = append(o.Env, awsEnv...)
+	p, err := harness.StartProxy(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := p.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	return p
+}
+
+func keys(active string, openOnly ...string) []harness.KeyOption {
+	return []harness.KeyOption{{Name: "default", Active: active, OpenOnly: openOnly}}
+}
+
+func connect(t *testing.T, address string) workflowservice.WorkflowServiceClient {
+	t.Helper()
+	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return workflowservice.NewWorkflowServiceClient(conn)
+}
+
+func plain(text string) *commonpb.Payload {
+	return &commonpb.Payload{Metadata: map[string][]byte{"encoding": []byte("json/plain")}, Data: []byte(`"` + text + `"`)}
+}
+
+func payloads(text string) *commonpb.Payloads {
+	return &commonpb.Payloads{Payloads: []*commonpb.Payload{plain(text)}}
+}
+
+func startRequest(namespace, id string) *workflowservice.StartWorkflowExecutionRequest {
+	return &workflowservice.StartWorkflowExecutionRequest{Namespace: namespace, WorkflowId: id, RequestId: id,
+		WorkflowType: &commonpb.WorkflowType{Name: "Stored"}, TaskQueue: &taskqueuepb.TaskQueue{Name: "nobody-" + id}}
+}
+
+// store starts a workflow that nobody runs.
+func store(t *testing.T, c workflowservice.WorkflowServiceClient, namespace, id string) {
+	t.Helper()
+	q := startRequest(namespace, id)
+	q.Input = payloads("input of " + id)
+	if _, err := c.StartWorkflowExecution(t.Context(), q); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// run runs the built proxy's command line and gives its exit code.
+func run(t *testing.T, dir string, args ...string) (stdout, stderr string, code int) {
+	t.Helper()
+	bin, err := harness.BuildProxy()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), bin, args...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), awsEnv...)
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	err = cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
+}
+
+// rewriteConfig puts other keys into a running proxy's config, as deployment tools do.
+func rewriteConfig(t *testing.T, p *harness.Proxy, text string) {
+	t.Helper()
+	if err := os.WriteFile(p.Config+".new", []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(p.Config+".new", p.Config); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func configOf(t *testing.T, p *harness.Proxy) string {
+	t.Helper()
+	text, err := os.ReadFile(p.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+func eventually(t *testing.T, what string, ok func() error) {
+	t.Helper()
+	var err error
+	for end := time.Now().Add(40 * time.Second); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+		if err = ok(); err == nil {
+			return
+		}
+	}
+	t.Fatalf("%s: %v", what, err)
+}
+
+func newKeyFile(t *testing.T, name string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name+".key")
+	if _, stderr, code := run(t, "", "keys", "new", path); code != 0 {
+		t.Fatal(stderr)
+	}
+	return "local:" + path
+}
