@@ -3,7 +3,7 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 GO ?= go
 
-MODULES      := . codec e2e demo
+MODULES      := . codec e2e demo bench
 VERSION      ?=
 LDFLAGS      := -s -w$(if $(VERSION), -X main.version=$(VERSION))
 PROXY        := $(abspath bin/proxy)
@@ -59,11 +59,18 @@ test-policy: build ## The shipped policy's Rego tests, and the clinic example's 
 	bin/proxy check --policy policy.rego
 	bin/proxy check --config examples/clinic/config.yaml
 
+# Packages of e2e with targets of their own: they need more than Go, or much time.
+E2E_ALONE := deploy|polls|sdks|soak
+
 # SEAL_PROXY_BIN: the tests drive the very binary that users get. Go's test cache does not see it change, hence -count=1.
 .PHONY: test-e2e
 test-e2e: build ## End to end: a real Temporal server, SDK workers, a KMS over HTTP, traces; the built binary
-	cd e2e && SEAL_PROXY_BIN='$(PROXY)' $(GO) test -count=1 -timeout 30m -skip 'Jaeger|^TestSDKs$$' ./...
+	cd e2e && SEAL_PROXY_BIN='$(PROXY)' $(GO) test -count=1 -timeout 30m -skip Jaeger $$($(GO) list ./... | grep -vE '/($(E2E_ALONE))$$')
 	cd demo && $(GO) test -timeout 5m ./...
+
+.PHONY: test-deploy
+test-deploy: build ## The Helm chart, and dashboard and alerts against a Prometheus that scrapes the proxy (needs prometheus)
+	cd e2e && SEAL_PROXY_BIN='$(PROXY)' $(GO) test -count=1 -timeout 20m ./deploy
 
 .PHONY: test-leaks
 test-leaks: build ## The leak assertion alone; ends with `canaries: 0 of N found`
@@ -161,6 +168,20 @@ bench-polls: build ## 5,000 held polls beside a plain relay; ends with `polls=50
 	@cd e2e && $(GO) test -c -o ../bin/polls.test ./polls
 	@out=$$(cd e2e/polls && SEAL_PROXY_BIN='$(PROXY)' ../../bin/polls.test) || { echo "$$out"; exit 1; }; echo "$$out" | grep '^polls='
 
+# nginx is left out, with a line that says so, where it is not installed.
+BENCH ?=
+.PHONY: bench
+bench: build bin/bench ## This proxy beside nothing, a relay, nginx and a visitor proxy; ends with `WORK VARIANT rps=... cpu_us=...` lines
+	@bin/bench -proxy '$(PROXY)' $(BENCH)
+
+.PHONY: bench-docs
+bench-docs: build bin/bench ## The same, written to docs/benchmarks.md and its plot
+	@bin/bench -proxy '$(PROXY)' $(BENCH) -doc docs/benchmarks.md -plot docs/images/bench.svg
+
+.PHONY: bin/bench
+bin/bench:
+	@cd bench && $(GO) build -o ../bin/bench .
+
 .PHONY: payload-paths
 payload-paths: ## Every path on which an RPC can carry a payload; ends with `paths: T total, S sealed, E exempt`
 	@$(GO) test -c -o bin/rewrite.test ./internal/rewrite
@@ -174,7 +195,7 @@ lint: fmt-check vet staticcheck vulncheck ## gofmt, go vet, staticcheck, and gov
 
 .PHONY: fmt-check
 fmt-check:
-	@files=$$(gofmt -l cmd codec internal e2e demo *.go); test -z "$$files" || { echo "not gofmt-ed:"; echo "$$files"; exit 1; }
+	@files=$$(gofmt -l cmd codec internal e2e demo bench *.go); test -z "$$files" || { echo "not gofmt-ed:"; echo "$$files"; exit 1; }
 
 .PHONY: vet
 vet:

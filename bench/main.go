@@ -19,6 +19,7 @@ type options struct {
 	variants string
 	works    string
 	plot     string
+	doc      string
 }
 
 func main() {
@@ -35,6 +36,7 @@ func main() {
 	flag.StringVar(&o.variants, "variants", "", "only these, with commas between; direct and relay are always there")
 	flag.StringVar(&o.works, "works", "", "only works whose names start so, with commas between")
 	flag.StringVar(&o.plot, "plot", "", "file for a plot in SVG")
+	flag.StringVar(&o.doc, "doc", "", "document whose table of results is to be replaced")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -61,6 +63,11 @@ func run(ctx context.Context, o options) error {
 	}
 	if o.plot != "" {
 		if err := plotted(o.plot, results); err != nil {
+			return err
+		}
+	}
+	if o.doc != "" {
+		if err := results.document(o.doc); err != nil {
 			return err
 		}
 	}

@@ -1,9 +1,43 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"io"
+	"os"
+	"strings"
 )
+
+// What stands between these lines of a document is written by this program.
+const docBegin, docEnd = "<!-- bench -->\n", "<!-- /bench -->\n"
+
+// document replaces the table in a document.
+func (r *results) document(file string) error {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	before, rest, begun := strings.Cut(string(text), docBegin)
+	_, after, ended := strings.Cut(rest, docEnd)
+	if !begun || !ended {
+		return fmt.Errorf("%s has no lines %q and %q", file, strings.TrimSpace(docBegin), strings.TrimSpace(docEnd))
+	}
+	var table bytes.Buffer
+	r.table(&table)
+	r.summary(&table)
+	return os.WriteFile(file, []byte(before+docBegin+table.String()+docEnd+after), 0o644)
+}
+
+// summary writes the ratios as a table.
+func (r *results) summary(w io.Writer) {
+	fmt.Fprintln(w, "| work | CPU, pass : relay | CPU, seal : relay | CPU, visitor : seal | added p50, seal : nginx |")
+	fmt.Fprintln(w, "|---|---|---|---|---|")
+	for _, work := range r.works {
+		ratio, added := r.cpuRatio[work], r.p50Added[work]
+		fmt.Fprintf(w, "| %s | %.2f | %.2f | %.1f | %.2f |\n", work, ratio["pass"], ratio["seal"], ratio["visitor"]/ratio["seal"], added["seal"]/added["nginx"])
+	}
+	fmt.Fprintln(w)
+}
 
 // table writes what a person reads.
 func (r *results) table(w io.Writer) {
