@@ -29,6 +29,7 @@ type config struct {
 	Shadow        bool            `yaml:"shadow"`
 	Admin         string          `yaml:"admin"`
 	Drain         drainConfig     `yaml:"drain"`
+	Limits        limitsConfig    `yaml:"limits"`
 	CodecServer   unsupported     `yaml:"codec_server"`
 	Audit         *auditConfig    `yaml:"audit"`
 }

@@ -52,6 +52,7 @@ func (c *config) check(d *document) {
 	}
 	c.Audit.check(d)
 	checkAddress(d, "$.admin", c.Admin)
+	c.Limits.check(d)
 	if c.Drain.After != "" && c.Drain.After != "worker" {
 		d.add("$.drain.after", "can only be worker, not %q", c.Drain.After)
 	}

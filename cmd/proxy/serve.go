@@ -70,6 +70,7 @@ func (o *serveOptions) serve(ctx context.Context, stderr io.Writer) error {
 	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
+	limits := c.Limits.limits(limitMemory(log))
 
 	listeners, err := c.proxyListeners(log)
 	if err != nil {
@@ -146,6 +147,7 @@ func (o *serveOptions) serve(ctx context.Context, stderr io.Writer) error {
 	c.warn(log)
 	log.Info("serving", "listen", strings.Join(addresses, ","), "admin", admin.net.Addr().String(),
 		"upstream", c.upstreamList(), "policy_revision", engine.Current().Revision(), "version", versionText())
+	log.Info("limits", "connections", limits.Connections, "calls", limits.Calls, "polls", limits.Held, "bytes", limits.Bytes, "connection_age", limits.ConnectionAge.String())
 
 	select {
 	case err := <-served:

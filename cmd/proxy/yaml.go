@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"math"
 	"reflect"
 	"sort"
 	"strings"
@@ -182,6 +183,17 @@ func (d *document) scalar(n ast.Node, v reflect.Value, path string) {
 			return
 		}
 		v.SetBool(b.Value)
+	case v.Kind() == reflect.Int:
+		i, ok := n.(*ast.IntegerNode)
+		value, fits := uint64(0), false
+		if ok {
+			value, fits = i.Value.(uint64)
+		}
+		if !fits || value == 0 || value > math.MaxInt {
+			d.add(path, "wants a whole number above 0")
+			return
+		}
+		v.SetInt(int64(value))
 	default:
 		if !isText {
 			d.add(path, "wants a text, not %s", describeNode(n))

@@ -33,20 +33,18 @@ type call struct {
 	task  trace.Span // the server span of a poll that brought a task
 }
 
-// walk answers one call to a service that is rewritten. It owns in.
-func (s *Server) walk(ctx context.Context, l *listener, m *method, in *frame) (*frame, error) {
+// walk answers one call to a service that is rewritten. It owns in. What the call holds is noted in held.
+func (s *Server) walk(ctx context.Context, l *listener, m *method, held *release, in *frame) (*frame, error) {
 	defer in.free()
-	c := &call{Server: s, listener: l, method: m, start: time.Now(), span: trace.SpanFromContext(ctx)}
+	c := &call{Server: s, listener: l, method: m, release: held, start: time.Now(), span: trace.SpanFromContext(ctx)}
 	md, _ := metadata.FromIncomingContext(ctx)
 	var err error
 	if c.id, err = l.Identify(shown(ctx, md)); err != nil {
 		return nil, c.refuse(err)
 	}
 	c.rewriting = s.Rewriter.Begin(m.rewrite, c.id.Caller)
-	c.release = newRelease(c.rewriting.Done)
-	out, err := c.run(ctx, md, in)
-	c.release.drop() // not deferred: what a panic left behind is not used again
-	return out, err
+	held.done = c.rewriting.Done
+	return c.run(ctx, md, in)
 }
 
 // run goes the way of the call from the point where its caller is known.
@@ -136,7 +134,7 @@ func (c *call) forward(ctx, out context.Context, request *frame) (*frame, error)
 	var header, trailer metadata.MD
 	answer := new(frame)
 	sent := time.Now()
-	err := c.route.conns.invoke(out, m.full, request, answer, grpc.Header(&header), grpc.Trailer(&trailer))
+	err := c.invoke(out, request, answer, &header, &trailer)
 	request.free() // a call that never got as far as a connection leaves it unsent
 	if e := grpc.SetHeader(ctx, answered(header)); e != nil && err == nil {
 		err = status.Error(codes.Internal, from+"the upstream's headers cannot be forwarded: "+e.Error())
@@ -157,6 +155,46 @@ func (c *call) forward(ctx, out context.Context, request *frame) (*frame, error)
 	return c.open(ctx, out, answer)
 }
 
+// invoke makes the call. An answer that may be large, as those before it were, is read once there is room for it. A task
+// is not kept waiting: it is lost if the worker's time runs out.
+func (c *call) invoke(ctx context.Context, request, answer *frame, header, trailer *metadata.MD) (err error) {
+	m := c.method
+	expected := m.answer.Load()
+	if expected < largeAnswer || m.rewrite.IsPoll() {
+		expected = 0
+		err = c.route.conns.invoke(ctx, m.full, request, answer, grpc.Header(header), grpc.Trailer(trailer))
+	} else {
+		*header, *trailer, err = c.route.conns.invokeGated(ctx, m.full, request, answer, func() error {
+			if c.release.reserve(ctx, expected, answerWait) {
+				return nil
+			}
+			expected = 0
+			if m.reads() {
+				c.overLimit("bytes")
+				return answerFor(noRoom("an answer", m.answer.Load(), c.room.size)).Err()
+			}
+			return nil // what it tells has happened: it must arrive
+		})
+	}
+	n := int64(answer.data.Len())
+	m.answer.Store(max(n, m.answer.Load()/16*15))
+	c.release.count(n - min(expected, c.room.size))
+	return err
+}
+
+// largeAnswer is the size from which on an answer has to wait for room.
+const largeAnswer = 256 << 10
+
+// reads tells if calling the method once more changes nothing.
+func (m *method) reads() bool {
+	for _, verb := range []string{"Get", "List", "Describe", "Query", "Count", "Scan"} {
+		if strings.HasPrefix(m.rewrite.Name(), verb) {
+			return true
+		}
+	}
+	return false
+}
+
 // open gives the frame to answer with. It owns answer. out is what a call in the worker's stead is made with.
 func (c *call) open(ctx, out context.Context, answer *frame) (*frame, error) {
 	answer, err := c.onlyReached(answer)
@@ -165,7 +203,7 @@ func (c *call) open(ctx, out context.Context, answer *frame) (*frame, error) {
 	}
 	if !c.method.rewrite.ResponseTouched() {
 		c.end(codes.OK)
-		return answer, nil
+		return c.release.lendFrame(answer), nil
 	}
 	start := time.Now()
 	sealed := answer.bytes()
@@ -181,10 +219,10 @@ func (c *call) open(ctx, out context.Context, answer *frame) (*frame, error) {
 	describeRewriting(span, directionResponse, stats)
 	c.end(codes.OK)
 	if same(plain, sealed) {
-		return answer, nil
+		return c.release.lendFrame(answer), nil
 	}
 	answer.free()
-	return c.release.lend(plain), nil
+	return c.release.lendAnswer(plain), nil
 }
 
 // failed makes the answer from an error that came from the upstream or from the way there.

@@ -1,9 +1,7 @@
 package proxy
 
 import (
-	"bytes"
 	"fmt"
-	"sync/atomic"
 
 	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/encoding/proto"
@@ -74,39 +72,3 @@ func (rawCodec) Unmarshal(data mem.BufferSlice, v any) error {
 	}
 	return fmt.Errorf("raw codec: cannot receive a %T", v)
 }
-
-// release runs done when all of the buffers that were lent to gRPC have been written and freed. A message can still be
-// on its way out when the call that sent it has ended, so the call's buffers must not be reused by the call's end alone.
-type release struct {
-	holders atomic.Int32
-	done    func()
-}
-
-func newRelease(done func()) *release {
-	r := &release{done: done}
-	r.holders.Store(1)
-	return r
-}
-
-// lend wraps bytes that belong to the call as a frame.
-func (r *release) lend(b []byte) *frame {
-	if mem.IsBelowBufferPoolingThreshold(cap(b)) {
-		// gRPC does not count references to small buffers: give it a copy of its own.
-		return &frame{data: mem.BufferSlice{mem.SliceBuffer(bytes.Clone(b))}}
-	}
-	r.holders.Add(1)
-	return &frame{data: mem.BufferSlice{mem.NewBuffer(&b, lent{r})}}
-}
-
-// drop gives up the call's own hold.
-func (r *release) drop() {
-	if r.holders.Add(-1) == 0 {
-		r.done()
-	}
-}
-
-// lent is the pool to which gRPC returns a lent buffer.
-type lent struct{ *release }
-
-func (l lent) Get(length int) *[]byte { return buffers.Get(length) }
-func (l lent) Put(*[]byte)            { l.drop() }

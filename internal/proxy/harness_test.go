@@ -183,6 +183,7 @@ func startProxy(t testing.TB, f *frontend, adjust ...func(*Options)) *proxied {
 	o := Options{
 		Listeners: []Listener{{Name: "default", Net: l, Identify: caller.Anonymous("default", nil)}},
 		Upstreams: []UpstreamConfig{{Address: f.address}},
+		Limits:    LimitsFor(1 << 30),
 		Rewriter:  rewriter, Keys: keys, Metrics: NewMetrics(registry), Registry: registry, Log: log,
 	}
 	for _, a := range adjust {

@@ -25,6 +25,7 @@ type Metrics struct {
 	standIns *prometheus.CounterVec
 	panics   prometheus.Counter
 	open     prometheus.Gauge
+	refused  *prometheus.CounterVec
 
 	directions [2]directionMetrics
 }
@@ -60,8 +61,9 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		standIns: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "temporal_seal_tasks_answered_total", Help: "Tasks answered in their worker's stead, since they could not be opened or their answer could not be sent, by method."}, []string{"rpc_method"}),
 		panics:   prometheus.NewCounter(prometheus.CounterOpts{Name: "temporal_seal_panics_total", Help: "Calls that a fault in the proxy ended. Please report them."}),
 		open:     prometheus.NewGauge(prometheus.GaugeOpts{Name: "temporal_seal_connections", Help: "Open connections of callers."}),
+		refused:  prometheus.NewCounterVec(prometheus.CounterOpts{Name: "temporal_seal_refused_total", Help: "Calls and connections refused for a limit of the config, by limit."}, []string{"limit"}),
 	}
-	r.MustRegister(m.calls, m.inFlight, m.payloads, m.bytes, m.failures, m.rewrite, m.standIns, m.panics, m.open)
+	r.MustRegister(m.calls, m.inFlight, m.payloads, m.bytes, m.failures, m.rewrite, m.standIns, m.panics, m.open, m.refused)
 	m.directions = [2]directionMetrics{m.direction("request", "sealed"), m.direction("response", "opened")}
 	m.begin()
 	return m
@@ -91,10 +93,13 @@ func (m *Metrics) direction(name, action string) directionMetrics {
 	}
 }
 
-// watchUpstreams adds a gauge for the connections to upstreams.
-func (m *Metrics) watchUpstreams(r prometheus.Registerer, count func() int) {
-	r.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "temporal_seal_upstream_connections", Help: "Connections to upstreams."},
-		func() float64 { return float64(count()) }))
+// watch adds gauges for the connections to upstreams, and for the bytes of messages in memory.
+func (m *Metrics) watch(r prometheus.Registerer, connections func() int, bytes func() int64) {
+	r.MustRegister(
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "temporal_seal_upstream_connections", Help: "Connections to upstreams."},
+			func() float64 { return float64(connections()) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "temporal_seal_bytes_in_flight", Help: "Bytes of messages in memory, each counted once."},
+			func() float64 { return float64(bytes()) }))
 }
 
 // observe counts a duration. The trace of a sampled call goes with it, so that a slow bucket leads to an example.

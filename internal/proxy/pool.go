@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/experimental"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/stats"
 )
 
@@ -312,3 +313,29 @@ func (c *connections) invoke(ctx context.Context, method string, in, out *frame,
 	defer conn.done()
 	return conn.cc.Invoke(ctx, method, in, out, options...)
 }
+
+// invokeGated is invoke for an answer that may be large: admit is asked when it begins to arrive, and may make it wait.
+// What the call options for headers and trailers point to may still be written when a call was given up, so here the
+// stream tells them.
+func (c *connections) invokeGated(ctx context.Context, method string, in, out *frame, admit func() error) (header, trailer metadata.MD, err error) {
+	conn := c.take(ctx)
+	defer conn.done()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := conn.cc.NewStream(ctx, &unaryStream, method)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := stream.SendMsg(in); err != nil {
+		return nil, nil, err
+	}
+	if header, err = stream.Header(); err == nil {
+		if err := admit(); err != nil {
+			return nil, nil, err
+		}
+	}
+	err = stream.RecvMsg(out)
+	return header, stream.Trailer(), err
+}
+
+var unaryStream grpc.StreamDesc

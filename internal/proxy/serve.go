@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"sync"
 	"time"
 
@@ -50,8 +49,11 @@ func (r route) probe(ctx context.Context) error {
 func (s *Server) Serve() error {
 	failed := make(chan error, len(s.listeners))
 	for _, l := range s.listeners {
-		go func() { failed <- l.server.Serve(&countedListener{Listener: l.Net, listener: l, metrics: s.Metrics}) }()
+		go func() { failed <- l.server.Serve(&callerListener{Listener: l.Net, server: s, listener: l}) }()
 	}
+	done := make(chan struct{})
+	defer close(done)
+	go s.sweep(done)
 	var first error
 	for range s.listeners {
 		if err := <-failed; err != nil && !errors.Is(err, grpc.ErrServerStopped) && first == nil {
@@ -117,35 +119,4 @@ func (s *Server) stop() {
 	for _, l := range s.listeners {
 		l.server.Stop()
 	}
-}
-
-// countedListener counts the connections that are open.
-type countedListener struct {
-	net.Listener
-	listener *listener
-	metrics  *Metrics
-}
-
-func (c *countedListener) Accept() (net.Conn, error) {
-	conn, err := c.Listener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	c.listener.open.Add(1)
-	c.metrics.open.Inc()
-	return &countedConn{Conn: conn, from: c}, nil
-}
-
-type countedConn struct {
-	net.Conn
-	from *countedListener
-	once sync.Once
-}
-
-func (c *countedConn) Close() error {
-	c.once.Do(func() {
-		c.from.listener.open.Add(-1)
-		c.from.metrics.open.Dec()
-	})
-	return c.Conn.Close()
 }

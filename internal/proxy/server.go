@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 	"go.temporal.io/api/operatorservice/v1"
 	"go.temporal.io/api/workflowservice/v1"
 	"google.golang.org/grpc"
@@ -47,6 +48,8 @@ type Options struct {
 	// 0: as long as the caller wants.
 	PollLimit time.Duration
 
+	Limits Limits
+
 	Metrics  *Metrics
 	Registry prometheus.Registerer
 	Tracing  *Tracing // nil: no spans
@@ -79,6 +82,17 @@ type Server struct {
 	scaling   scaling
 
 	confirmations *confirmations
+
+	calls, waiting gate
+	room           *room
+	largest        int64         // request
+	requestTime    time.Duration // that a request may take to arrive
+
+	connsMu sync.Mutex
+	conns   map[*callerConn]struct{}
+
+	toldMu sync.Mutex
+	told   map[string]time.Time // when the log last told of a limit
 }
 
 type listener struct {
@@ -91,7 +105,11 @@ type listener struct {
 type method struct {
 	full    string
 	rewrite *rewrite.Method
+	// waits: it is counted among the calls that wait at the server.
+	waits   bool
 	metrics *methodMetrics
+	// answer is the size that its answers had lately, or more.
+	answer atomic.Int64
 }
 
 var (
@@ -103,7 +121,9 @@ var (
 
 // New builds a server. It answers nothing yet.
 func New(o Options) (*Server, error) {
-	s := &Server{Options: o, tracing: o.Tracing, methods: map[string]*method{}, passed: map[string]bool{}}
+	s := &Server{Options: o, tracing: o.Tracing, methods: map[string]*method{}, passed: map[string]bool{},
+		calls: gate{limit: int64(o.Limits.Calls)}, waiting: gate{limit: int64(o.Limits.Held)},
+		room: &room{size: o.Limits.Bytes}, largest: min(maxMessage, o.Limits.Bytes), requestTime: requestTime, conns: map[*callerConn]struct{}{}, told: map[string]time.Time{}}
 	for _, service := range append(alwaysPassed, o.Services...) {
 		s.passed[service] = true
 	}
@@ -123,7 +143,7 @@ func New(o Options) (*Server, error) {
 	}
 	server, client := o.Tracing.handlers(s.untraced)
 	s.upstreams = newUpstreams(o.Upstreams, client)
-	o.Metrics.watchUpstreams(o.Registry, s.upstreams.count)
+	o.Metrics.watch(o.Registry, s.upstreams.count, s.room.inUse)
 	for _, l := range o.Listeners {
 		s.listeners = append(s.listeners, s.newListener(l, server))
 	}
@@ -138,6 +158,20 @@ func New(o Options) (*Server, error) {
 	return s, nil
 }
 
+const (
+	// streamsPerCaller is how many calls a connection may have at once. Many workers may share one behind a proxy of
+	// their own; without a limit one connection could have calls without end that it never reads the answers of.
+	streamsPerCaller = 10_000
+	// connectionIdle is when a connection without calls is closed. Those of workers always have polls.
+	connectionIdle = 15 * time.Minute
+	// connectionGrace is how long the calls of a connection that is closed for its age may take: longer than any poll,
+	// and not for ever, as the watch of a health check might.
+	connectionGrace = 5 * time.Minute
+)
+
+// connectionAge makes up for gRPC's jitter, which takes a tenth off or adds it.
+func connectionAge(age time.Duration) time.Duration { return age + age/9 }
+
 // adminService listens on the frontend's port as well.
 const adminService = "temporal.server.api.adminservice.v1.AdminService"
 
@@ -146,7 +180,7 @@ func (s *Server) newMethod(full string) *method {
 	if m == nil {
 		return nil
 	}
-	return &method{full: full, rewrite: m, metrics: s.Metrics.method(full)}
+	return &method{full: full, rewrite: m, waits: m.IsPoll() || waits(full), metrics: s.Metrics.method(full)}
 }
 
 // untraced tells which calls get no span from gRPC's stats handler.
@@ -162,11 +196,19 @@ func (s *Server) newListener(config Listener, stats stats.Handler) *listener {
 	options := []grpc.ServerOption{
 		grpc.ForceServerCodecV2(rawCodec{}),
 		experimental.BufferPool(buffers),
-		grpc.MaxRecvMsgSize(maxMessage),
+		grpc.MaxRecvMsgSize(int(s.largest)),
+		grpc.MaxConcurrentStreams(streamsPerCaller),
+		// Not more of a request arrives before there is room for it.
+		grpc.StaticStreamWindowSize(window),
+		grpc.StaticConnWindowSize(connWindow),
 		// SDKs ping every 30 s, also without calls; gRPC's default would cut them off.
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
-		// Connections are never cut for their age: polls run for a minute, and a cut one may lose its task.
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: 20 * time.Second}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{
+			Time: time.Minute, Timeout: 20 * time.Second,
+			MaxConnectionIdle:     connectionIdle,
+			MaxConnectionAge:      connectionAge(s.Limits.ConnectionAge),
+			MaxConnectionAgeGrace: connectionGrace,
+		}),
 		grpc.ConnectionTimeout(20 * time.Second),
 		grpc.MaxHeaderListSize(1 << 20),
 		grpc.UnknownServiceHandler(func(_ any, stream grpc.ServerStream) error { return s.other(l, stream) }),
@@ -202,27 +244,69 @@ func (s *Server) handlers(desc *grpc.ServiceDesc, l *listener) *grpc.ServiceDesc
 
 // unary answers one call with raw frames. A panic ends this call alone.
 func (s *Server) unary(ctx context.Context, l *listener, m *method, receive func(any) error) (answer any, err error) {
+	gate, err := s.enter(m.waits)
+	if err != nil {
+		return nil, s.refuseUnread(ctx, l, m, err)
+	}
+	defer gate.leave()
 	s.Metrics.inFlight.Inc()
 	defer s.Metrics.inFlight.Dec()
+	held := newRelease(s.room)
 	defer func() {
 		if p := recover(); p != nil {
+			held.giveBack()
 			answer, err = nil, s.panicked(m.full, p)
 		}
 	}()
-	in := new(frame)
-	if err := receive(in); err != nil {
-		return nil, err
+	in, err := s.receive(ctx, held, receive)
+	if err != nil {
+		held.giveBack()
+		return nil, s.refuseUnread(ctx, l, m, err)
 	}
 	// Left to itself gRPC compresses the answer to a compressed request, at eight times the cost of the call.
 	if err := grpc.SetSendCompressor(ctx, "identity"); err != nil {
 		in.free()
+		held.giveBack()
 		return nil, status.Error(codes.Internal, from+err.Error())
 	}
-	out, err := s.walk(ctx, l, m, in)
+	out, err := s.walk(ctx, l, m, held, in)
+	if err != nil {
+		held.giveBack()
+	} else {
+		held.sends(ctx, out)
+	}
+	held.drop() // not deferred: what a panic left behind is not used again
 	if err != nil {
 		return nil, err
 	}
 	return out, nil
+}
+
+// enter counts a call in, among those that wait at the server or the others.
+func (s *Server) enter(waits bool) (*gate, error) {
+	kind, g := "calls", &s.calls
+	if waits {
+		kind, g = "polls", &s.waiting
+	}
+	if !g.enter() {
+		s.overLimit(kind)
+		return nil, tooManyCalls(kind, g.limit)
+	}
+	return g, nil
+}
+
+// refuseUnread answers a call of which the proxy has read nothing, or not all.
+func (s *Server) refuseUnread(ctx context.Context, l *listener, m *method, err error) error {
+	var refused *refusal
+	if errors.As(err, &refused) {
+		err = answerFor(err).Err()
+	}
+	st := status.Convert(err)
+	m.metrics.observe(st.Code(), 0, trace.SpanFromContext(ctx))
+	if st.Code() != codes.ResourceExhausted { // overLimit tells of those
+		s.logRefusal(m.full, l.Name, st, err)
+	}
+	return err
 }
 
 // panicked answers a call that a fault in the proxy ended. The panic's value may quote a payload: only its type, and

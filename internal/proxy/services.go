@@ -37,6 +37,11 @@ func (s *Server) other(l *listener, stream grpc.ServerStream) (err error) {
 	if !s.passed[service] {
 		return s.refuseOther(l, full, forbiddenService(service))
 	}
+	gate, err := s.enter(true) // streams may last
+	if err != nil {
+		return answerFor(err).Err()
+	}
+	defer gate.leave()
 	if service == healthService {
 		first := new(frame)
 		if err := stream.RecvMsg(first); err != nil {
