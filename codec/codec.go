@@ -35,6 +35,7 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/awskms"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/localkey"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/vault"
 )
 
 // Options say the same as the proxy's configuration, and have to say it in the same words: an envelope names its key and
@@ -62,7 +63,7 @@ type Key struct {
 	Name string
 	// Namespaces that may use it, with * for any run of characters. Empty: all.
 	Namespaces []string
-	// Active is the URI of the key that new data keys are made with: awskms://... or local:<file>.
+	// Active is the URI of the key that new data keys are made with: awskms://..., vault://... or local:<file>.
 	Active string
 	// OpenOnly are URIs of earlier ones.
 	OpenOnly []string
@@ -117,8 +118,10 @@ func open(ctx context.Context, uri string) (crypto.Provider, error) {
 		return localkey.Open(ctx, uri)
 	case awskms.Scheme:
 		return awskms.Open(ctx, uri)
+	case vault.Scheme:
+		return vault.Open(ctx, uri)
 	}
-	return nil, fmt.Errorf("%q is no key URI: awskms://<key id, ARN or alias>?region=<region>, or local:<file>", uri)
+	return nil, errors.New("a key's URI is awskms://<key id, ARN or alias>?region=<region>, vault://<host>/<mount>/<key>?token_file=<path>, or local:<file>")
 }
 
 // Encode seals every payload, also one that is sealed already: Decode takes off one layer. It is called by the SDK.

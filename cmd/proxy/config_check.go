@@ -11,7 +11,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/temporal-seal/temporal-seal/internal/crypto/awskms"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/foreign"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/localkey"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/vault"
 )
 
 // check adds to d whatever the config says that cannot work or must not be.
@@ -251,9 +254,11 @@ func (c *config) checkKeys(d *document) {
 	}
 }
 
+const noKeyURI = "is no key URI: awskms://<key id, ARN or alias>?region=<region>, vault://<host>/<mount>/<key>?token_file=<path>, or local:<file>"
+
 func checkKeyURI(d *document, path, uri string) {
-	if scheme, _, ok := strings.Cut(uri, ":"); !ok || scheme != "local" && scheme != "awskms" {
-		d.add(path, "is no key URI: awskms://<key id, ARN or alias>?region=<region>, or local:<file>")
+	if scheme, _, ok := strings.Cut(uri, ":"); !ok || scheme != localkey.Scheme && scheme != awskms.Scheme && scheme != vault.Scheme {
+		d.add(path, noKeyURI)
 	}
 }
 

@@ -22,6 +22,7 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/awskms"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/localkey"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/vault"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 	"github.com/temporal-seal/temporal-seal/internal/proxy"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
@@ -199,8 +200,10 @@ func openKey(ctx context.Context, uri string) (crypto.Provider, error) {
 		return localkey.Open(ctx, uri)
 	case awskms.Scheme:
 		return awskms.Open(ctx, uri)
+	case vault.Scheme:
+		return vault.Open(ctx, uri)
 	}
-	return nil, fmt.Errorf("%q is no key URI: awskms://<key id, ARN or alias>?region=<region>, or local:<file>", uri)
+	return nil, errors.New(noKeyURI)
 }
 
 // policyOptions say where the policy comes from. keys nil: without knowing which keys there are.

@@ -1,0 +1,246 @@
+// Package vault makes the transit engine of HashiCorp Vault, or of OpenBao, a key provider. It speaks to three endpoints
+// of its HTTP API, and holds no token: that lies in a file that somebody else keeps fresh, such as the Vault Agent.
+//
+// A key is named by vault://<host>[:port]/<mount>/<key>?token_file=<path>, with these parameters, all optional:
+//
+//	token_file  where the token is; it is read for each call. Without it no token is sent, for an agent that adds its own.
+//	ca_file     the authority that signed the server's certificate; without it the system's count
+//	namespace   of Vault Enterprise or OpenBao
+//	name        stands for the host in what envelopes name the key by, so that the host may change
+//	tls=off     plain http, to this host only
+//
+// Data keys are drawn here and encrypted there, with namespace and key name as associated data.
+package vault
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
+)
+
+// Scheme starts the URIs of this provider.
+const Scheme = "vault"
+
+const dataKeySize = 32
+
+// Provider is one transit key.
+type Provider struct {
+	uri    string
+	ref    crypto.KEKRef
+	loc    location
+	client *http.Client
+}
+
+// Open looks at the key, if the token may, and checks that the server binds associated data: old ones ignore what they do
+// not know.
+func Open(ctx context.Context, uri string) (crypto.Provider, error) {
+	const op = "open vault key"
+	loc, err := parseURI(uri)
+	if err != nil {
+		return nil, &crypto.Error{Kind: crypto.KindNotConfigured, Op: op, Err: err}
+	}
+	p := &Provider{uri: uri, loc: loc, ref: crypto.NewKEKRef(Scheme, loc.name+":"+loc.mount+"/"+loc.key)}
+	if p.client, err = loc.httpClient(); err != nil {
+		return nil, &crypto.Error{Kind: crypto.KindNotConfigured, Op: op, Err: fmt.Errorf("%s: %w", uri, err)}
+	}
+	k, err := p.describe(ctx)
+	switch crypto.KindOf(err) {
+	case crypto.KindUnknown: // no error
+		err = k.usable()
+	case crypto.KindDenied: // reading a key's properties needs a permission of its own
+		err = nil
+	}
+	if err == nil {
+		err = p.checkBinding(ctx)
+	}
+	if err != nil {
+		var e *crypto.Error
+		if !errors.As(err, &e) {
+			e = &crypto.Error{Kind: crypto.KindNotConfigured, Op: op, Err: fmt.Errorf("%s: %w", uri, err)}
+		}
+		return nil, e
+	}
+	return p, nil
+}
+
+// Ref is derived from the server's name in the configuration, mount and key.
+func (p *Provider) Ref() crypto.KEKRef { return p.ref }
+
+// URI is the one that the key was opened by.
+func (p *Provider) URI() string { return p.uri }
+
+// GenerateDataKey draws a data key and has it encrypted.
+func (p *Provider) GenerateDataKey(ctx context.Context, kc crypto.KeyContext) (plain, wrapped []byte, err error) {
+	plain = make([]byte, dataKeySize)
+	rand.Read(plain) // never fails: the runtime ends the process if the system has no randomness
+	wrapped, err = p.encrypt(ctx, plain, associatedData(kc))
+	if err != nil {
+		clear(plain)
+		return nil, nil, p.failed(ctx, "vault.encrypt", kc, err)
+	}
+	return plain, wrapped, nil
+}
+
+// UnwrapDataKey has a data key decrypted.
+func (p *Provider) UnwrapDataKey(ctx context.Context, wrapped []byte, kc crypto.KeyContext) ([]byte, error) {
+	plain, err := p.decrypt(ctx, wrapped, associatedData(kc))
+	if err != nil {
+		return nil, p.failed(ctx, "vault.decrypt", kc, err)
+	}
+	return plain, nil
+}
+
+func (p *Provider) encrypt(ctx context.Context, plain, aad []byte) ([]byte, error) {
+	var out struct {
+		Ciphertext string `json:"ciphertext"`
+	}
+	err := p.call(ctx, http.MethodPost, "encrypt", map[string]string{
+		"plaintext": base64.StdEncoding.EncodeToString(plain), "associated_data": base64.StdEncoding.EncodeToString(aad)}, &out)
+	if err == nil && out.Ciphertext == "" {
+		err = &answer{text: "the answer holds no ciphertext; is the address a Vault?"}
+	}
+	return []byte(out.Ciphertext), err
+}
+
+func (p *Provider) decrypt(ctx context.Context, wrapped, aad []byte) ([]byte, error) {
+	var out struct {
+		Plaintext []byte `json:"plaintext"`
+	}
+	err := p.call(ctx, http.MethodPost, "decrypt", map[string]string{
+		"ciphertext": string(wrapped), "associated_data": base64.StdEncoding.EncodeToString(aad)}, &out)
+	if err == nil && len(out.Plaintext) != dataKeySize {
+		err = &answer{status: http.StatusBadRequest, text: "the plaintext is no data key"}
+	}
+	return out.Plaintext, err
+}
+
+// checkBinding has something encrypted and tries to open it under other associated data. A token that may only decrypt is
+// for a key that opens only.
+func (p *Provider) checkBinding(ctx context.Context) error {
+	const op = "open vault key"
+	wrapped, err := p.encrypt(ctx, make([]byte, dataKeySize), []byte("one"))
+	if err != nil {
+		if err := p.failed(ctx, op, crypto.KeyContext{}, err); crypto.KindOf(err) != crypto.KindDenied {
+			return err
+		}
+		return nil
+	}
+	if _, err := p.decrypt(ctx, wrapped, []byte("another")); err == nil {
+		return errors.New("the server ignores associated_data, so data keys would not be bound to a namespace; use Vault 1.10 or OpenBao, or later")
+	}
+	return nil
+}
+
+// properties are what of a key matters here.
+type properties struct {
+	Type        string `json:"type"`
+	Derived     bool   `json:"derived"`
+	SoftDeleted bool   `json:"soft_deleted"`
+}
+
+func (p *Provider) describe(ctx context.Context) (k properties, err error) {
+	if err = p.call(ctx, http.MethodGet, "keys", nil, &k); err != nil {
+		err = p.failed(ctx, "vault.read_key", crypto.KeyContext{}, err)
+		if crypto.KindOf(err) == crypto.KindNotConfigured {
+			err = &crypto.Error{Kind: crypto.KindNotConfigured, Op: "vault.read_key",
+				Err: fmt.Errorf("%s: there is no such key; make it once with: vault write -f %s/keys/%s", p.uri, p.loc.mount, p.loc.key)}
+		}
+	}
+	return k, err
+}
+
+// usable tells what is wrong with a key that can't encrypt data keys with associated data.
+func (k properties) usable() error {
+	switch k.Type {
+	case "aes128-gcm96", "aes256-gcm96", "chacha20-poly1305", "xchacha20-poly1305":
+	default:
+		return fmt.Errorf("a %s key does not encrypt with associated data; make one of type aes256-gcm96", k.Type)
+	}
+	switch {
+	case k.Derived:
+		return errors.New("the key is a derived one; make one without derivation: what it encrypts is bound by associated data")
+	case k.SoftDeleted:
+		return &crypto.Error{Kind: crypto.KindRevoked, Op: "open vault key", Err: errors.New("the key is deleted; restore it, or take it out of the configuration")}
+	}
+	return nil
+}
+
+// associatedData writes the encryption context unambiguously: sorted, each string after its length.
+func associatedData(kc crypto.KeyContext) []byte {
+	m := kc.EncryptionContext()
+	aad := []byte("temporal-seal/v1/vault\x00")
+	for _, name := range slices.Sorted(maps.Keys(m)) {
+		for _, s := range []string{name, m[name]} {
+			aad = binary.BigEndian.AppendUint32(aad, uint32(len(s)))
+			aad = append(aad, s...)
+		}
+	}
+	return aad
+}
+
+// location is a parsed URI.
+type location struct {
+	base                 string // scheme and host
+	mount, key           string
+	tokenFile, authority string
+	namespace, name      string
+}
+
+func parseURI(uri string) (loc location, err error) {
+	wrong := func(format string, args ...any) (location, error) {
+		return location{}, fmt.Errorf("%s: "+format, append([]any{uri}, args...)...)
+	}
+	u, err := url.Parse(uri)
+	if err != nil || u.Scheme != Scheme || u.Host == "" || u.User != nil || u.Fragment != "" {
+		// The URI may hold a password: it is not quoted.
+		return loc, errors.New("this is no Vault key: write vault://<host>[:port]/<mount>/<key>?token_file=<path>, with no user and password")
+	}
+	path := strings.Trim(u.Path, "/")
+	i := strings.LastIndexByte(path, '/')
+	if i < 1 || i == len(path)-1 || strings.Contains(path, "..") {
+		return wrong("names no key: write vault://<host>[:port]/<mount>/<key>")
+	}
+	loc = location{base: "https://" + u.Host, mount: path[:i], key: path[i+1:], name: u.Host}
+	for name, values := range u.Query() {
+		if len(values) != 1 || values[0] == "" {
+			return wrong("parameter %q wants one value", name)
+		}
+		switch v := values[0]; name {
+		case "token_file":
+			loc.tokenFile = v
+		case "ca_file":
+			loc.authority = v
+		case "namespace":
+			loc.namespace = v
+		case "name":
+			loc.name = v
+		case "tls":
+			if v != "off" {
+				return wrong("tls can only be off")
+			}
+			if !loopback(u.Hostname()) {
+				return wrong("plain http would show data keys and the token to the network; tls=off is for this host only")
+			}
+			loc.base = "http://" + u.Host
+		default:
+			return wrong("unknown parameter %q; token_file, ca_file, namespace, name and tls are known", name)
+		}
+	}
+	return loc, nil
+}
+
+func loopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
