@@ -22,6 +22,8 @@ type config struct {
 	Realm     string           `yaml:"realm"`
 	// RevokedDataKeys are ids of data keys that leaked: nothing opens with them any more.
 	RevokedDataKeys []string `yaml:"revoked_data_keys"`
+	// DataKeyLife is the age at which a data key is out of use for sealing; 0: a day.
+	DataKeyLife time.Duration `yaml:"data_key_life"`
 	// Foreign is what other tools encoded, and what is still to be read.
 	Foreign       []foreignConfig `yaml:"foreign"`
 	Policy        policyConfig    `yaml:"policy"`

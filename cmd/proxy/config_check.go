@@ -48,6 +48,9 @@ func (c *config) check(d *document) {
 			d.add(fmt.Sprintf("$.revoked_data_keys[%d]", i), "is no data-key id: 64 hex digits")
 		}
 	}
+	if life := c.DataKeyLife; life != 0 && (life < 10*time.Second || life > 30*24*time.Hour) {
+		d.add("$.data_key_life", "is 10s to 720h, not %s; a day is the default", life)
+	}
 	c.checkForeign(d)
 	c.Policy.check(d)
 	if c.UnknownFields != "lenient" && c.UnknownFields != "strict" {

@@ -184,7 +184,8 @@ func (o *serveOptions) openKeys(ctx context.Context, c *config, open func(contex
 	ctx, cancel := context.WithTimeout(ctx, o.startTimeout)
 	defer cancel()
 	keys, err := crypto.NewKeyring(ctx, crypto.KeyringOptions{
-		Keys: c.keyConfigs(), Open: open, Grants: c.grants(), Realm: c.Realm, RevokedDataKeys: c.revokedDataKeys(), Trace: trace, Log: log,
+		Keys: c.keyConfigs(), Open: open, Grants: c.grants(), Realm: c.Realm, RevokedDataKeys: c.revokedDataKeys(),
+		DataKeyLife: c.DataKeyLife, Trace: trace, Log: log,
 	})
 	if err != nil {
 		return nil, prefixLines("keys", err)

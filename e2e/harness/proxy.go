@@ -68,6 +68,7 @@ type ProxyOptions struct {
 	Extra    string      // further YAML, at the top level of the config
 	Env      []string    // NAME=value
 	Args     []string    // further flags
+	Binary   string      // another one than BuildProxy's
 }
 
 // KeyOption is an entry of the config's keys.
@@ -88,9 +89,12 @@ type Proxy struct {
 
 // StartProxy builds the binary if need be, writes a config and starts it. It returns once the proxy says that it serves.
 func StartProxy(ctx context.Context, o ProxyOptions) (*Proxy, error) {
-	bin, err := BuildProxy()
-	if err != nil {
-		return nil, err
+	bin := o.Binary
+	var err error
+	if bin == "" {
+		if bin, err = BuildProxy(); err != nil {
+			return nil, err
+		}
 	}
 	config, err := writeConfig(o)
 	if err != nil {
