@@ -53,8 +53,15 @@ func (o *checkOptions) check(ctx context.Context, stdout io.Writer) error {
 	if _, err := c.proxyUpstreams(quiet); err != nil {
 		return err
 	}
+	if _, err := c.codecServer(quiet); err != nil {
+		return err
+	}
 	s := newStyle(stdout)
-	s.line("config  %s  %s, %s", s.green("ok"), count(len(c.Listeners), "listener"), count(len(c.Upstreams), "upstream"))
+	doors := count(len(c.Listeners), "listener")
+	if c.CodecServer != nil {
+		doors += ", codec server"
+	}
+	s.line("config  %s  %s, %s", s.green("ok"), doors, count(len(c.Upstreams), "upstream"))
 	missing := map[string]bool{}
 	keys, err := o.openKeys(ctx, c, func(ctx context.Context, uri string) (crypto.Provider, error) {
 		if path, ok := c.wouldMake(uri); ok {

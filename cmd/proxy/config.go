@@ -25,15 +25,15 @@ type config struct {
 	// DataKeyLife is the age at which a data key is out of use for sealing; 0: a day.
 	DataKeyLife time.Duration `yaml:"data_key_life"`
 	// Foreign is what other tools encoded, and what is still to be read.
-	Foreign       []foreignConfig `yaml:"foreign"`
-	Policy        policyConfig    `yaml:"policy"`
-	UnknownFields string          `yaml:"unknown_fields"`
-	Shadow        bool            `yaml:"shadow"`
-	Admin         string          `yaml:"admin"`
-	Drain         drainConfig     `yaml:"drain"`
-	Limits        limitsConfig    `yaml:"limits"`
-	CodecServer   unsupported     `yaml:"codec_server"`
-	Audit         *auditConfig    `yaml:"audit"`
+	Foreign       []foreignConfig    `yaml:"foreign"`
+	Policy        policyConfig       `yaml:"policy"`
+	UnknownFields string             `yaml:"unknown_fields"`
+	Shadow        bool               `yaml:"shadow"`
+	Admin         string             `yaml:"admin"`
+	Drain         drainConfig        `yaml:"drain"`
+	Limits        limitsConfig       `yaml:"limits"`
+	CodecServer   *codecServerConfig `yaml:"codec_server"`
+	Audit         *auditConfig       `yaml:"audit"`
 }
 
 type listenerConfig struct {
@@ -254,13 +254,9 @@ func (c *config) setDefaults() {
 		if l.Name == "" && len(c.Listeners) == 1 {
 			l.Name = "default"
 		}
-		if l.Callers != nil && l.Callers.Token != nil && l.Callers.Token.Header == "" {
-			l.Callers.Token.Header = "authorization"
-		}
-		if l.Callers != nil && l.Callers.JWT != nil && l.Callers.JWT.Header == "" {
-			l.Callers.JWT.Header = "authorization"
-		}
+		l.Callers.setDefaults()
 	}
+	c.CodecServer.setDefaults()
 	if len(c.Upstreams) == 0 {
 		c.Upstreams = []upstreamConfig{{Address: defaultUpstream}}
 	}
@@ -275,6 +271,15 @@ func (c *config) setDefaults() {
 	}
 	if c.Drain.Time == 0 {
 		c.Drain.Time = defaultDrain
+	}
+}
+
+func (k *callersConfig) setDefaults() {
+	if k != nil && k.Token != nil && k.Token.Header == "" {
+		k.Token.Header = "authorization"
+	}
+	if k != nil && k.JWT != nil && k.JWT.Header == "" {
+		k.JWT.Header = "authorization"
 	}
 }
 

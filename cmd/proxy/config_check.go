@@ -57,6 +57,7 @@ func (c *config) check(d *document) {
 		d.add("$.unknown_fields", "is lenient or strict, not %q", c.UnknownFields)
 	}
 	c.Audit.check(d)
+	c.CodecServer.check(d)
 	checkAddress(d, "$.admin", c.Admin)
 	c.Limits.check(d)
 	if c.Drain.After != "" && c.Drain.After != "worker" {
@@ -156,7 +157,7 @@ func (l *listenerConfig) checkCredential(d *document, path, header string) {
 		d.add(path, "tokens would cross the network readable: add tls: {cert_file: ..., key_file: ...}, or listen on 127.0.0.1")
 	}
 	if header != strings.ToLower(header) {
-		d.add(path+".header", "gRPC headers are in lower case")
+		d.add(path+".header", "is written in lower case, as gRPC and HTTP/2 have it")
 	}
 }
 

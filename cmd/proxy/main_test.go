@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -40,6 +41,8 @@ func TestScripts(t *testing.T) {
 			"freeport": freePort,
 			"occupy":   occupy,
 			"get":      get,
+			"post":     post,
+			"envfile":  envFile,
 			"append":   appendTo,
 			"hangup":   hangUp,
 			"history":  history,
@@ -110,6 +113,34 @@ func fetch(url string) (string, bool) {
 		return err.Error(), false
 	}
 	return string(body), answer.StatusCode == http.StatusOK
+}
+
+// post URL STATUS BODY FILE [HEADER] sends JSON in namespace clinic, wants that status, and keeps the answer.
+func post(ts *testscript.TestScript, _ bool, args []string) {
+	request, err := http.NewRequest(http.MethodPost, args[0], strings.NewReader(args[2]))
+	ts.Check(err)
+	request.Header.Set("Content-Type", "application/json")
+	request.Header.Set("X-Namespace", "clinic")
+	if len(args) > 4 {
+		name, value, _ := strings.Cut(args[4], ": ")
+		request.Header.Set(name, value)
+	}
+	answer, err := http.DefaultClient.Do(request)
+	ts.Check(err)
+	defer answer.Body.Close()
+	body, err := io.ReadAll(answer.Body)
+	ts.Check(err)
+	if got := fmt.Sprint(answer.StatusCode); got != args[1] {
+		ts.Fatalf("%s: %s, %s", args[0], answer.Status, body)
+	}
+	// protojson puts spaces in at random, so that nobody relies on them.
+	ts.Check(os.WriteFile(ts.MkAbs(args[3]), bytes.ReplaceAll(body, []byte(" "), nil), 0o600))
+}
+
+// envfile FILE replaces $NAMEs in a file by the values of the script's variables.
+func envFile(ts *testscript.TestScript, _ bool, args []string) {
+	text := os.Expand(ts.ReadFile(args[0]), ts.Getenv)
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(text), 0o600))
 }
 
 // hangup sends SIGHUP to what runs in the background.

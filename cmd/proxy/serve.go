@@ -19,6 +19,7 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 
 	temporalseal "github.com/temporal-seal/temporal-seal"
+	"github.com/temporal-seal/temporal-seal/internal/codecserver"
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/awskms"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/localkey"
@@ -81,6 +82,10 @@ func (o *serveOptions) serve(ctx context.Context, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
+	codecOptions, err := c.codecServer(log)
+	if err != nil {
+		return err
+	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	tracing, spans, err := newTracing(ctx, log)
@@ -89,6 +94,9 @@ func (o *serveOptions) serve(ctx context.Context, stderr io.Writer) error {
 	}
 	addresses, err := c.listen(listeners)
 	if err != nil {
+		return err
+	}
+	if err := c.listenCodecServer(codecOptions); err != nil {
 		return err
 	}
 	admin, err := newAdmin(c.Admin, registry, log)
@@ -130,24 +138,32 @@ func (o *serveOptions) serve(ctx context.Context, stderr io.Writer) error {
 	go o.newReloader(c, keys, engine, rewriter, registry, log).watch(ctx)
 	proxy.Learn(ctx, upstreams, rewriter.Join, log)
 	go proxy.LearnAgain(ctx, upstreams, rewriter.Join, log)
+	metrics := proxy.NewMetrics(registry)
 	server, err := proxy.New(proxy.Options{
 		Listeners: listeners, Upstreams: upstreams, Services: c.Services,
 		Rewriter: rewriter, Keys: keys, Audit: records, PollLimit: c.pollLimit(),
-		Metrics: proxy.NewMetrics(registry), Registry: registry, Tracing: tracing, Log: log,
+		Metrics: metrics, Registry: registry, Tracing: tracing, Log: log,
 	})
 	if err != nil {
 		return err
 	}
 
+	codec := newCodecServer(codecOptions, rewriter, records, metrics, registry, tracing)
+
 	signals := make(chan os.Signal, 2) // from here on a signal means a drain
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
-	served := make(chan error, 1)
+	served := make(chan error, 2)
+	doors := 1
 	go func() { served <- server.Serve() }()
+	if codec != nil {
+		doors++
+		go func() { served <- codec.Serve() }()
+	}
 	server.SetReady(true)
 	admin.open(engine)
 	c.warn(log)
 	log.Info("serving", "listen", strings.Join(addresses, ","), "admin", admin.net.Addr().String(),
-		"upstream", c.upstreamList(), "policy_revision", engine.Current().Revision(), "version", versionText())
+		codecAddress(codec), "upstream", c.upstreamList(), "policy_revision", engine.Current().Revision(), "version", versionText())
 	log.Info("limits", "connections", limits.Connections, "calls", limits.Calls, "polls", limits.Held, "bytes", limits.Bytes, "connection_age", limits.ConnectionAge.String())
 
 	select {
@@ -156,10 +172,12 @@ func (o *serveOptions) serve(ctx context.Context, stderr io.Writer) error {
 	case got := <-signals:
 		admin.shut()
 		go dieAtSecond(signals, log)
-		drain(server, c.Drain, got, log)
+		drain(server, codec, c.Drain, got, log)
 	}
-	if err := <-served; err != nil {
-		log.Error("a listener failed while shutting down", "error", err)
+	for range doors {
+		if err := <-served; err != nil {
+			log.Error("a listener failed while shutting down", "error", err)
+		}
 	}
 	closeAudit(records, log)
 	flush(spans, log)
@@ -358,7 +376,7 @@ func (c *config) upstreamList() string {
 }
 
 // drain stops serving without losing a call: see Server.Drain.
-func drain(server *proxy.Server, c drainConfig, got os.Signal, log *slog.Logger) {
+func drain(server *proxy.Server, codec *codecserver.Server, c drainConfig, got os.Signal, log *slog.Logger) {
 	log.Info("shutting down", "signal", got.String(), "connections", server.Connections(), "time", c.Time.String())
 	ctx, cancel := context.WithTimeout(context.Background(), c.Delay+c.Time)
 	defer cancel()
@@ -367,7 +385,10 @@ func drain(server *proxy.Server, c drainConfig, got os.Signal, log *slog.Logger)
 		server.WaitForCallers(ctx)
 	}
 	time.Sleep(c.Delay) // load balancers need time to see that this one is not ready
-	if !server.Drain(ctx) {
+	cut := make(chan error, 1)
+	go func() { cut <- codec.Shutdown(ctx) }()
+	ended := server.Drain(ctx)
+	if err := <-cut; err != nil || !ended {
 		log.Warn("calls were still running after the drain time and were cut", "time", c.Time.String())
 	}
 }

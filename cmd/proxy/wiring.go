@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/tls"
 	"fmt"
 	"log/slog"
 
@@ -25,34 +26,55 @@ func (c *config) proxyListeners(log *slog.Logger) ([]proxy.Listener, error) {
 func (l *listenerConfig) listener(log *slog.Logger) (proxy.Listener, error) {
 	made := proxy.Listener{Name: l.Name}
 	var err error
-	if l.TLS != nil {
-		authority := ""
-		if l.Callers != nil && l.Callers.MTLS != nil {
-			authority = l.Callers.MTLS.CAFile
-		}
-		if made.TLS, err = files.ServerTLS(log, l.TLS.CertFile, l.TLS.KeyFile, authority, "h2"); err != nil {
-			return made, fmt.Errorf("tls: %w", err)
-		}
+	if made.TLS, err = l.serverTLS(log, "h2"); err != nil {
+		return made, err
 	}
 	switch {
+	case l.Callers == nil:
+	case l.Callers.Token != nil:
+		made.Credential = l.Callers.Token.Header
+	case l.Callers.JWT != nil:
+		made.Credential = l.Callers.JWT.Header
+	}
+	made.Identify, err = l.identify(log)
+	return made, err
+}
+
+// serverTLS is nil for a listener without.
+func (l *listenerConfig) serverTLS(log *slog.Logger, protocols ...string) (*tls.Config, error) {
+	if l.TLS == nil {
+		return nil, nil
+	}
+	authority := ""
+	if l.Callers != nil && l.Callers.MTLS != nil {
+		authority = l.Callers.MTLS.CAFile
+	}
+	made, err := files.ServerTLS(log, l.TLS.CertFile, l.TLS.KeyFile, authority, protocols...)
+	if err != nil {
+		return nil, fmt.Errorf("tls: %w", err)
+	}
+	return made, nil
+}
+
+// identify is how this listener knows its callers.
+func (l *listenerConfig) identify(log *slog.Logger) (caller.Identify, error) {
+	switch {
 	case l.anonymous():
-		made.Identify = caller.Anonymous(l.Name, l.namespaces())
+		return caller.Anonymous(l.Name, l.namespaces()), nil
 	case l.Callers.MTLS != nil:
 		var known []caller.Certificate
 		for _, n := range l.Callers.MTLS.Names {
 			known = append(known, caller.Certificate{Name: n.Name, Namespaces: n.Namespaces})
 		}
-		made.Identify = caller.Certificates(l.Name, known)
+		return caller.Certificates(l.Name, known), nil
 	case l.Callers.Token != nil:
-		made.Credential = l.Callers.Token.Header
-		made.Identify, err = l.Callers.Token.identify(l.Name, log)
-	case l.Callers.JWT != nil:
-		made.Credential = l.Callers.JWT.Header
-		if made.Identify, err = l.Callers.JWT.identify(l.Name, log); err != nil {
-			err = fmt.Errorf("callers.jwt: %w", err)
-		}
+		return l.Callers.Token.identify(l.Name, log)
 	}
-	return made, err
+	identify, err := l.Callers.JWT.identify(l.Name, log)
+	if err != nil {
+		return nil, fmt.Errorf("callers.jwt: %w", err)
+	}
+	return identify, nil
 }
 
 func (t *tokenConfig) identify(listener string, log *slog.Logger) (caller.Identify, error) {

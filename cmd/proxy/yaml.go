@@ -29,14 +29,7 @@ type problem struct {
 	text string
 }
 
-// unsupported marks a key that the config format has and this version does not implement. Reading it is an error: a
-// setting that is silently ignored is worse than a refusal.
-type unsupported struct{}
-
-var (
-	durationType    = reflect.TypeFor[time.Duration]()
-	unsupportedType = reflect.TypeFor[unsupported]()
-)
+var durationType = reflect.TypeFor[time.Duration]()
 
 // parseYAML fills v, a pointer to a struct with yaml tags, from the text of a config file.
 func parseYAML(file string, text []byte, v any) *document {
@@ -110,8 +103,6 @@ func (d *document) value(n ast.Node, v reflect.Value, path string) {
 		d.lines[path] = n.GetToken().Position.Line
 	}
 	switch {
-	case v.Type() == unsupportedType:
-		d.add(path, "not supported in this version: remove it")
 	case v.Kind() == reflect.Pointer:
 		v.Set(reflect.New(v.Type().Elem()))
 		d.value(n, v.Elem(), path)
@@ -146,7 +137,7 @@ func (d *document) mapping(n ast.Node, v reflect.Value, path string) {
 			d.add(at, "unknown key; here the keys are %s", strings.Join(names, ", "))
 			continue
 		}
-		if _, empty := entry.Value.(*ast.NullNode); empty && field.Type() != unsupportedType {
+		if _, empty := entry.Value.(*ast.NullNode); empty {
 			d.add(at, "has no value: give one, or remove the key")
 			continue
 		}

@@ -58,6 +58,10 @@ func document(in *Input, d Direction, r reads, full bool, t *touched) *ast.Term 
 		"caller":    map[string]any{"kind": c.Kind, "subject": c.Subject, "listener": c.Listener, "claims": c.Claims},
 		"payload":   map[string]any{"kind": in.Kind, "name": in.Name, "path": in.Path, "encoding": in.Encoding, "type": in.Type},
 	}
+	if in.Apart {
+		unknown := hook(func() any { t.unknown = true; return "" })
+		doc["payload"] = map[string]any{"kind": in.Kind, "name": unknown, "path": unknown, "encoding": in.Encoding, "type": in.Type}
+	}
 	doc["workflow"] = facts(in, "workflow", r, t)
 	doc["activity"] = facts(in, "activity", r, t)
 	if d == Response {

@@ -76,7 +76,11 @@ func (m *memo) put(e *remembered) {
 // payloads with the same key get the same verdict. It fails on claims that are no JSON.
 func (q *query) appendKey(b []byte, in *Input) ([]byte, error) {
 	b = binary.LittleEndian.AppendUint32(b, q.id)
-	b = append(b, kindClass(in.Kind))
+	class := kindClass(in.Kind)
+	if in.Apart {
+		class = apartClass
+	}
+	b = append(b, class)
 	r := q.reads.bits
 	if q.namespace == "" || r&readNamespace != 0 {
 		b = appendText(b, in.Namespace) // its default key and the keys' ranks hang on it
@@ -123,6 +127,9 @@ func (q *query) appendCaller(b []byte, c *Caller) ([]byte, error) {
 	}
 	return b, nil
 }
+
+// apartClass is the class of payloads apart from any message, which have no kind of the other classes.
+const apartClass = 3
 
 // kindClass tells apart the kinds for which the contract itself differs.
 func kindClass(kind string) byte {

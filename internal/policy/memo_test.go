@@ -115,6 +115,9 @@ func randomInput(r *rand.Rand) (Direction, *Input) {
 		SealedKey:       pick(r, "phi", "default"),
 	}
 	in.NotApplicable = FactSet(r.IntN(int(AllFacts)+1)) &^ in.Known
+	if kindClass(in.Kind) == 0 && r.IntN(4) == 0 {
+		in.Apart, in.Known, in.NotApplicable, in.Name, in.Path = true, 0, 0, "", ""
+	}
 	return Direction(r.IntN(2)), in
 }
 

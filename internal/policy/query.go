@@ -178,7 +178,7 @@ func (q *query) run(ctx context.Context, body ast.Body, in *Input, full bool, t 
 
 // watches tells whether an evaluation must notice what it reaches for.
 func (q *query) watches(in *Input) bool {
-	return q.reads.bits&readContent != 0 || in.unknown()&q.reads.facts() != 0
+	return q.reads.bits&readContent != 0 || in.unknown()&q.reads.facts() != 0 || in.Apart && q.reads.bits&(readName|readPath) != 0
 }
 
 func (q *query) failed(kind ErrorKind, err error) error {

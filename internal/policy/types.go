@@ -105,6 +105,8 @@ type Input struct {
 	Known, NotApplicable FactSet
 
 	Kind, Name, Path, Encoding, Type string
+	// Apart is set by [Policy.DecideApart]: name and path are unknown as well.
+	Apart bool
 	// Data is the payload's data. It is decoded only when a rule reads input.content.
 	Data []byte
 
@@ -119,7 +121,8 @@ type Verdict struct {
 	Compress      bool
 	Reason        string
 	// Weakened tells that rules said `pass`, and that it was not honoured since
-	// they read a fact, or a content, that this request does not tell.
+	// they read a fact, or a content, that this request does not tell. For a payload
+	// apart from any message it may also be an `open`.
 	Weakened bool
 	Hit      bool // answered by the memo
 }

@@ -201,6 +201,8 @@ func unite(d Direction, in *Input, proposals []proposal, k keys, unsure bool) (V
 		v.Action = Seal
 	case v.Action == Pass && unsure && !inClear:
 		v.Action, v.Weakened = Seal, true
+	case v.Action == Open && unsure && in.Apart:
+		v.Action, v.Weakened = Keep, true
 	}
 	switch v.Action {
 	case Deny:

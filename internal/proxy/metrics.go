@@ -126,6 +126,14 @@ func (m *Metrics) rewritten(d policy.Direction, s *rewrite.Stats, took time.Dura
 	}
 }
 
+// Rewritten counts what became of payloads that came by another door than gRPC.
+func (m *Metrics) Rewritten(d policy.Direction, s *rewrite.Stats, took time.Duration, span trace.Span) {
+	m.rewritten(d, s, took, span)
+}
+
+// Failed counts what came by another door than gRPC and could not be rewritten.
+func (m *Metrics) Failed(d policy.Direction, err error) { m.failed(d, err) }
+
 // failed counts one message that could not be rewritten.
 func (m *Metrics) failed(d policy.Direction, err error) {
 	m.failures.WithLabelValues(d.String(), reason(err)).Inc()

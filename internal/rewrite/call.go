@@ -36,6 +36,7 @@ type Options struct {
 // Rewriter seals requests and opens answers. It is safe for concurrent use.
 type Rewriter struct {
 	plan     atomic.Pointer[plan]
+	apart    apartMethods
 	keys     *crypto.Keyring
 	policy   *policy.Engine
 	strict   bool
@@ -62,10 +63,14 @@ func New(o Options) (*Rewriter, error) {
 	if err != nil {
 		return nil, err
 	}
+	apart, err := newApartMethods(p)
+	if err != nil {
+		return nil, err
+	}
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
-	r := &Rewriter{keys: o.Keys, policy: o.Policy, strict: o.UnknownFields == "strict", shadow: o.Shadow, accounts: o.Accounts,
+	r := &Rewriter{apart: apart, keys: o.Keys, policy: o.Policy, strict: o.UnknownFields == "strict", shadow: o.Shadow, accounts: o.Accounts,
 		log: o.Log, memory: newMemory()}
 	r.plan.Store(p)
 	r.foreign.Store(o.Foreign)
@@ -98,6 +103,7 @@ type Stats struct {
 	Bytes    int      // of these, as they came
 	Passed   int      // left as they were
 	Unopened int      // answers: could not be opened and stay sealed
+	Later    int      // of these, by a cause that may pass by itself
 	Keys     []string // the keys used, each once
 	CacheHit bool     // every data key was at hand
 }
@@ -131,6 +137,7 @@ func (s *Stats) add(o *Stats) {
 	s.Bytes += o.Bytes
 	s.Passed += o.Passed
 	s.Unopened += o.Unopened
+	s.Later += o.Later
 }
 
 // Call is one RPC on its way through. It is not safe for concurrent use, and
@@ -425,7 +432,11 @@ func (c *Call) decide(ctx context.Context, d policy.Direction, s *slot, h head) 
 	in := &c.in
 	in.Kind, in.Path, in.Name = s.f.kind, s.f.path, alias(s.name.of(c.walk.buf))
 	in.Encoding, in.Type, in.Data = h.encoding, h.messageType, h.data
-	v, err := c.policy.Decide(ctx, d, in)
+	decide := c.policy.Decide
+	if c.method.apart {
+		decide = c.policy.DecideApart
+	}
+	v, err := decide(ctx, d, in)
 	if err != nil {
 		return v, c.fail(KindPolicy, s.f.path, err)
 	}

@@ -126,6 +126,10 @@ func (c *Call) unopened(whole bool, err error) error {
 		return err
 	}
 	c.response.Unopened++
+	var e *Error
+	if errors.As(err, &e) && e.Transient() {
+		c.response.Later++
+	}
 	return nil
 }
 

@@ -98,6 +98,7 @@ type Method struct {
 	limits   bool // its answer tells the sizes that a namespace accepts
 	task     bool // its answer is run or replayed by a worker: a policy can't have parts of it redacted or kept sealed
 	whole    bool // its answer is given with everything opened that the policy opens, or not at all
+	apart    bool // its payloads stand in no message that tells what they are
 }
 
 // Name is the RPC's name without the service.

@@ -1,0 +1,36 @@
+package codecserver
+
+import "net/http"
+
+// Browsers say which page a request comes from, and keep the answer from that page unless it is allowed here. A request
+// from any other page is refused before anything is looked at: a page that somebody happens to visit must not
+// have the codec server on his machine work for it.
+
+// preflightAge is how long a browser may remember the answer to a preflight, in seconds.
+const preflightAge = "600"
+
+// allowOrigin writes the headers that let an allowed page read the answer, errors included. It reports whether the request
+// may go on.
+func (s *Server) allowOrigin(h http.Header, r *http.Request) bool {
+	h.Add("Vary", "Origin")
+	origins := r.Header.Values("Origin")
+	if len(origins) == 0 {
+		return true // no browser
+	}
+	if len(origins) > 1 || !s.origins[origins[0]] {
+		return false
+	}
+	h.Set("Access-Control-Allow-Origin", origins[0])
+	h.Set("Access-Control-Allow-Credentials", "true") // for an authenticating proxy in front; no cookie is read here
+	return true
+}
+
+// preflight tells a browser what an allowed page may send.
+func preflight(h http.Header, r *http.Request) {
+	h.Set("Access-Control-Allow-Methods", http.MethodPost)
+	h.Set("Access-Control-Allow-Headers", "Content-Type, X-Namespace, Authorization, Authorization-Extras, Traceparent, Tracestate")
+	h.Set("Access-Control-Max-Age", preflightAge)
+	if r.Header.Get("Access-Control-Request-Private-Network") == "true" {
+		h.Set("Access-Control-Allow-Private-Network", "true") // a page on the internet, a codec server on this network
+	}
+}

@@ -1,0 +1,93 @@
+package codecserver
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"net/http"
+
+	commonpb "go.temporal.io/api/common/v1"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/rewrite"
+)
+
+// readPayloads reads the JSON form of Payloads. What a newer release of Temporal adds to a payload is left out when it is
+// only to be shown; what is to be stored must not lose anything.
+func readPayloads(body []byte, rpc string) (*commonpb.Payloads, error) {
+	list := new(commonpb.Payloads)
+	if err := (protojson.UnmarshalOptions{DiscardUnknown: rpc == rewrite.RPCDecode}).Unmarshal(body, list); err != nil {
+		// protojson's own message may quote the body.
+		return nil, refuse(http.StatusBadRequest, "the body is not the JSON form of temporal.api.common.v1.Payloads: {\"payloads\": [{\"metadata\": {\"encoding\": base64}, \"data\": base64}]}")
+	}
+	if n := len(list.Payloads); n > maxPayloads {
+		return nil, refuse(http.StatusRequestEntityTooLarge, "%d payloads at once, and %d are the most: send them in several requests", n, maxPayloads)
+	}
+	return list, nil
+}
+
+// appendPayloads writes the JSON form, an empty list included.
+func appendPayloads(dst []byte, list []*commonpb.Payload) ([]byte, error) {
+	dst = append(dst, `{"payloads":[`...)
+	for i, p := range list {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		var err error
+		if dst, err = (protojson.MarshalOptions{}).MarshalAppend(dst, p); err != nil {
+			return nil, refuse(http.StatusInternalServerError, "payload %d cannot be written as JSON", i)
+		}
+	}
+	return append(dst, `]}`...), nil
+}
+
+// run has the policy decide about a list, and seals or opens it.
+func run(ctx context.Context, c *rewrite.Call, rpc string, list []*commonpb.Payload) ([]*commonpb.Payload, error) {
+	raw, err := proto.Marshal(&commonpb.Payloads{Payloads: list})
+	if err != nil {
+		return nil, refuse(http.StatusBadRequest, "the metadata of a payload is not UTF-8")
+	}
+	defer clear(raw)
+	rewriting := c.Request
+	if rpc == rewrite.RPCDecode {
+		rewriting = c.Response
+	}
+	out, err := rewriting(ctx, raw)
+	if err != nil {
+		return nil, err
+	}
+	answer := new(commonpb.Payloads)
+	if err := proto.Unmarshal(out, answer); err != nil || len(answer.Payloads) != len(list) {
+		return nil, refuse(http.StatusInternalServerError, "what became of the payloads cannot be read; please report this")
+	}
+	if rpc == rewrite.RPCDecode {
+		openTexts(ctx, c, list, answer.Payloads)
+	}
+	return answer.Payloads, nil
+}
+
+// openTexts opens the sealed texts in JSON strings, such as the message of a failed query. What came sealed has lost a
+// layer already, and loses no second one.
+func openTexts(ctx context.Context, c *rewrite.Call, in, out []*commonpb.Payload) {
+	for i, p := range in {
+		if string(p.GetMetadata()["encoding"]) != "json/plain" || !bytes.Contains(p.GetData(), []byte(crypto.TextPrefix)) || !proto.Equal(p, out[i]) {
+			continue
+		}
+		var text string
+		if json.Unmarshal(p.Data, &text) != nil {
+			continue
+		}
+		opened, ok := c.Text(ctx, []byte(text))
+		if !ok {
+			continue
+		}
+		var b bytes.Buffer
+		e := json.NewEncoder(&b)
+		e.SetEscapeHTML(false)
+		if e.Encode(string(opened)) == nil {
+			out[i].Data = bytes.TrimSuffix(b.Bytes(), []byte("\n"))
+		}
+	}
+}
