@@ -141,7 +141,7 @@ func (o *serveOptions) serve(ctx context.Context, stderr io.Writer) error {
 	metrics := proxy.NewMetrics(registry)
 	server, err := proxy.New(proxy.Options{
 		Listeners: listeners, Upstreams: upstreams, Services: c.Services,
-		Rewriter: rewriter, Keys: keys, Audit: records, PollLimit: c.pollLimit(),
+		Rewriter: rewriter, Keys: keys, Audit: records, PollLimit: c.pollLimit(), Limits: limits,
 		Metrics: metrics, Registry: registry, Tracing: tracing, Log: log,
 	})
 	if err != nil {
