@@ -78,6 +78,10 @@ test-leaks: build ## The leak assertion alone; ends with `canaries: 0 of N found
 	@cd e2e && $(GO) test -c -o ../bin/leaks.test ./leaks
 	cd e2e/leaks && SEAL_PROXY_BIN='$(PROXY)' ../../bin/leaks.test -test.timeout 15m
 
+.PHONY: task-matrix
+task-matrix: build ## Write into docs/operations.md what servers show of tasks that cannot be opened, by task and cause
+	cd e2e && SEAL_TASK_MATRIX=write SEAL_PROXY_BIN='$(PROXY)' $(GO) test -count=1 -timeout 10m -run '^TestMatrix$$' -v ./rescue | grep -v '^=== '
+
 .PHONY: test-jaeger
 test-jaeger: ## The test that builds a real Jaeger, and reads a trace back from it
 	cd e2e && $(GO) test -timeout 30m -run Jaeger -v ./peers

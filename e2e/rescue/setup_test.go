@@ -1,15 +1,16 @@
-// Package rescue shows what becomes of tasks that the proxy cannot open, or whose answers it must not send: on a real
-// Temporal server, with a KMS that fails as it is told. It prints the table of docs/task-rescue.md.
+// Package rescue shows what becomes of tasks that the proxy cannot open, or whose answers it must not send: on real
+// Temporal servers, a present and an older one, with a KMS that fails as it is told. It holds the table of
+// docs/operations.md.
 package rescue
 
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -19,7 +20,9 @@ import (
 	enumspb "go.temporal.io/api/enums/v1"
 	historypb "go.temporal.io/api/history/v1"
 	workflowpb "go.temporal.io/api/workflow/v1"
+	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/converter"
 	sdklog "go.temporal.io/sdk/log"
 	"go.temporal.io/sdk/worker"
 	"google.golang.org/grpc"
@@ -38,91 +41,172 @@ const (
 const rego = `package temporal
 
 request contains {"action": "deny", "reason": "results of this kind stay where they are"} if {
-	input.payload.kind == "result"
 	input.content.json == "forbidden"
 }
 
 response contains {"action": "open"}
+
+# Whoever starts or completes is handed no task with it.
+response contains {"action": "deny", "reason": "not in this answer"} if input.rpc == "StartWorkflowExecution"
+
+response contains {"action": "deny", "reason": "not in this answer"} if {
+	input.rpc == "RespondWorkflowTaskCompleted"
+	input.activity.type == "EagerAct"
+}
 `
 
-// world is what all tests share.
-var world struct {
-	server *peers.Process
-	mu     sync.Mutex
-	rows   []string
+// frontend is a server that all tests share, and what they share on it.
+type frontend struct {
+	*peers.Process
+	name   string
+	shared func() (*parts, error) // for tests that leave the KMS alone
 }
 
+// parts are a KMS and a proxy that had its working key before the KMS can be made to fail.
+type parts struct {
+	dir   string
+	kms   *kmsstub.Server
+	proxy *harness.Proxy
+}
+
+var servers []*frontend
+
 func TestMain(m *testing.M) {
+	flag.Parse()
+	// Tests wait for timeouts more than they work.
+	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
+		_ = f.Value.Set("20")
+	}
 	code := 1
-	if err := startWorld(func() { code = m.Run() }); err != nil {
+	if err := startServers(func() { code = m.Run() }); err != nil {
 		fmt.Fprintln(os.Stderr, err)
+		code = 1
 	}
 	harness.RemoveProxy()
 	os.Exit(code)
 }
 
-func startWorld(run func()) error {
+func startServers(run func()) (err error) {
 	dir, err := os.MkdirTemp("", "rescue")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	world.server, err = harness.StartTemporal(context.Background(), peers.TemporalOptions{
-		DBFile: filepath.Join(dir, "temporal.db"), Namespaces: []string{namespace, elsewhere}})
+	older, err := peers.BuildTemporalCLI(context.Background(), os.Stderr)
 	if err != nil {
 		return err
 	}
-	run()
-	if slices.Sort(world.rows); len(world.rows) > 0 {
-		fmt.Printf("| task | cause | what the server shows |\n|---|---|---|\n%s\n", strings.Join(world.rows, "\n"))
+	for i, binary := range []string{"", older} {
+		o := peers.TemporalOptions{Binary: binary, DBFile: filepath.Join(dir, fmt.Sprint(i)), Namespaces: []string{namespace, elsewhere},
+			DynamicConfig: map[string]any{"frontend.enableCancelWorkerPollsOnShutdown": true, "system.enableActivityEagerExecution": true}}
+		p, err := harness.StartTemporal(context.Background(), o)
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, p.Stop()) }()
+		t := &frontend{Process: p, name: p.Version}
+		t.shared = sync.OnceValues(func() (*parts, error) { return t.newParts(filepath.Join(dir, t.name)) })
+		defer t.stopShared()
+		servers = append(servers, t)
 	}
-	return world.server.Stop()
+	run()
+	return nil
 }
 
-// shows adds a line to the table.
-func shows(task, cause, what string) {
-	world.mu.Lock()
-	defer world.mu.Unlock()
-	world.rows = append(world.rows, fmt.Sprintf("| %s | %s | %s |", task, cause, what))
+func (s *frontend) stopShared() {
+	if p, err := s.shared(); err == nil {
+		p.proxy.Kill() // what a drain does is tested elsewhere
+		p.kms.Close()
+	}
 }
 
-// site is a KMS and a proxy that had its working key before the KMS can be made to fail.
-type site struct {
-	*testing.T
-	kms    *kmsstub.Server
-	proxy  *harness.Proxy
-	client client.Client // through the proxy
-	direct client.Client // past it
-	queue  string
-}
-
-func newSite(t *testing.T) *site {
-	t.Helper()
+func (s *frontend) newParts(dir string) (*parts, error) {
 	kms := kmsstub.New(kmsstub.Options{})
 	kms.SetAlias("alias/temporal", kms.CreateKey(false))
 	if err := kms.Start("127.0.0.1:0"); err != nil {
+		return nil, err
+	}
+	p := &parts{dir: dir, kms: kms}
+	var err error
+	p.proxy, err = s.newProxy(dir, kms)
+	return p, err
+}
+
+func (s *frontend) newProxy(dir string, kms *kmsstub.Server) (*harness.Proxy, error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	return harness.StartProxy(context.Background(), harness.ProxyOptions{Dir: dir, Upstream: s.Address, Policy: rego,
+		Keys: []harness.KeyOption{{Name: "default", Active: "awskms://alias/temporal?region=eu-central-1&endpoint=" + kms.URL}},
+		Env:  []string{"AWS_ACCESS_KEY_ID=AKIATEST", "AWS_SECRET_ACCESS_KEY=secret", "AWS_EC2_METADATA_DISABLED=true"}})
+}
+
+// site is what one test works with.
+type site struct {
+	*testing.T
+	*parts
+	server *frontend
+	client client.Client // through the proxy
+	direct client.Client // past it
+	id     string        // of its workflow
+	queue  string
+	limit  time.Duration // of its workflow tasks
+}
+
+// newSite is for tests that leave the KMS alone.
+func newSite(t *testing.T, server *frontend) *site {
+	t.Helper()
+	p, err := server.shared()
+	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(kms.Close)
-	s := &site{T: t, kms: kms, queue: t.Name()}
-	s.proxy = s.startProxy()
-	s.client, s.direct = s.dial(s.proxy.Address, namespace), s.dial(world.server.Address, namespace)
+	s := siteOf(t, server, p)
+	t.Cleanup(func() {
+		for _, line := range p.proxy.Log.Lines() {
+			if t.Failed() && line["workflow_id"] == s.id {
+				t.Logf("the proxy's log: %v", line)
+			}
+		}
+	})
+	s.limit = 2 * time.Second // such tests wait for its end
 	return s
 }
 
+// newOutage is for tests that make the KMS fail: theirs is no other test's.
+func newOutage(t *testing.T, server *frontend) *site {
+	t.Helper()
+	p, err := server.newParts(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the proxy's log:\n%s", p.proxy.Log)
+		}
+		p.proxy.Kill()
+		p.kms.Close()
+	})
+	return siteOf(t, server, p)
+}
+
+func siteOf(t *testing.T, server *frontend, p *parts) *site {
+	t.Helper()
+	name := strings.NewReplacer("/", "-", " ", "_", "'", "", ":", "", ",", "", ";", "").Replace(t.Name())
+	s := &site{T: t, parts: p, server: server, id: "wf-" + name, queue: "q-" + name, limit: 10 * time.Second}
+	s.client, s.direct = s.dial(p.proxy.Address, namespace), s.dial(server.Address, namespace)
+	return s
+}
+
+// startProxy starts a further proxy on the site's KMS.
 func (s *site) startProxy() *harness.Proxy {
 	s.Helper()
-	p, err := harness.StartProxy(s.Context(), harness.ProxyOptions{Dir: s.TempDir(), Upstream: world.server.Address, Policy: rego,
-		Keys: []harness.KeyOption{{Name: "default", Active: "awskms://alias/temporal?region=eu-central-1&endpoint=" + s.kms.URL}},
-		Env:  []string{"AWS_ACCESS_KEY_ID=AKIATEST", "AWS_SECRET_ACCESS_KEY=secret", "AWS_EC2_METADATA_DISABLED=true"}})
-	if err != nil {
-		s.Fatal(err)
-	}
+	p, err := s.server.newProxy(s.TempDir(), s.kms)
+	s.ok(err)
 	s.Cleanup(func() {
 		if s.Failed() {
-			s.Logf("the proxy's log:\n%s", p.Log)
+			s.Logf("a further proxy's log:\n%s", p.Log)
 		}
-		p.Kill() // what a drain does is tested elsewhere
+		p.Kill()
 	})
 	return p
 }
@@ -130,8 +214,14 @@ func (s *site) startProxy() *harness.Proxy {
 // cold is a client through a proxy that holds a working key of its own and no other.
 func (s *site) cold() client.Client {
 	s.Helper()
-	c := s.dial(s.startProxy().Address, namespace)
-	_, err := c.ExecuteWorkflow(s.Context(), client.StartWorkflowOptions{ID: s.Name() + "-warm", TaskQueue: "nobody-" + s.queue}, "None", "warm")
+	return s.warm(s.startProxy())
+}
+
+// warm is a client through a proxy that has its working key then.
+func (s *site) warm(p *harness.Proxy) client.Client {
+	s.Helper()
+	c := s.dial(p.Address, namespace)
+	_, err := c.ExecuteWorkflow(s.Context(), client.StartWorkflowOptions{TaskQueue: "nobody-" + s.queue}, "None", "warm")
 	s.ok(err)
 	return c
 }
@@ -145,12 +235,13 @@ func (s *site) dial(address, namespace string) client.Client {
 	return c
 }
 
-func (s *site) conn(address string) *grpc.ClientConn {
+// raw is a client without an SDK.
+func (s *site) raw(address string) workflowservice.WorkflowServiceClient {
 	s.Helper()
 	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	s.ok(err)
 	s.Cleanup(func() { _ = conn.Close() })
-	return conn
+	return workflowservice.NewWorkflowServiceClient(conn)
 }
 
 func (s *site) ok(err error) {
@@ -160,22 +251,60 @@ func (s *site) ok(err error) {
 	}
 }
 
+func (s *site) want(ok bool, format string, args ...any) {
+	s.Helper()
+	if !ok {
+		s.Errorf(format, args...)
+	}
+}
+
 // foreign is an envelope that was sealed in another namespace: whoever writes to the server can plant it.
 func (s *site) foreign() *commonpb.Payload {
 	s.Helper()
-	_, err := s.dial(s.proxy.Address, elsewhere).ExecuteWorkflow(s.Context(), client.StartWorkflowOptions{ID: s.Name(), TaskQueue: "nobody"}, "None", "foreign")
+	run, err := s.dial(s.proxy.Address, elsewhere).ExecuteWorkflow(s.Context(), client.StartWorkflowOptions{TaskQueue: "nobody"}, "None", "foreign")
 	s.ok(err)
-	h := history(s, s.dial(world.server.Address, elsewhere), s.Name())
+	h := history(s, s.dial(s.server.Address, elsewhere), run.GetID())
 	return h[0].GetWorkflowExecutionStartedEventAttributes().GetInput().GetPayloads()[0]
 }
 
+// bad is the same as an argument of the SDK's.
+func (s *site) bad() converter.RawValue { s.Helper(); return converter.NewRawValue(s.foreign()) }
+
 // work runs a worker on a task queue.
-func (s *site) work(c client.Client, queue string, register func(worker.Registry)) {
+func (s *site) work(c client.Client, queue string, register ...func(worker.Registry)) worker.Worker {
 	s.Helper()
 	w := worker.New(c, queue, worker.Options{DisableRegistrationAliasing: true, MaxConcurrentWorkflowTaskPollers: 2, MaxConcurrentActivityTaskPollers: 2})
-	register(w)
+	for _, r := range register {
+		r(w)
+	}
 	s.ok(w.Start())
 	s.Cleanup(w.Stop)
+	return w
+}
+
+// start starts the site's workflow.
+func (s *site) start(c client.Client, kind string, args ...any) client.WorkflowRun {
+	s.Helper()
+	run, err := c.ExecuteWorkflow(s.Context(), client.StartWorkflowOptions{ID: s.id, TaskQueue: s.queue, WorkflowTaskTimeout: s.limit}, kind, args...)
+	s.ok(err)
+	return run
+}
+
+// returns waits for a workflow's result.
+func (s *site) returns(run client.WorkflowRun, want string) {
+	s.Helper()
+	var got string
+	ctx, cancel := context.WithTimeout(s.Context(), time.Minute)
+	defer cancel()
+	if err := run.Get(ctx, &got); err != nil || got != want {
+		s.Fatalf("result %q, %v; want %q", got, err, want)
+	}
+}
+
+// outage cuts the KMS off for a while.
+func (s *site) outage(d time.Duration) {
+	s.kms.Always("", kmsstub.Fault{Reset: true})
+	time.AfterFunc(d, s.kms.Heal)
 }
 
 func history(s *site, c client.Client, id string) (events []*historypb.HistoryEvent) {
@@ -188,20 +317,41 @@ func history(s *site, c client.Client, id string) (events []*historypb.HistoryEv
 	return events
 }
 
-func count(events []*historypb.HistoryEvent, kind enumspb.EventType) (n int) {
-	for _, e := range events {
+// happened are the events of a kind in the site's workflow, as the server has them.
+func (s *site) happened(kind enumspb.EventType) (events []*historypb.HistoryEvent) {
+	s.Helper()
+	for _, e := range history(s, s.direct, s.id) {
 		if e.EventType == kind {
-			n++
+			events = append(events, e)
 		}
 	}
-	return n
+	return events
 }
 
-// pending waits until the run's pending activity looks as wanted.
-func (s *site) pending(id string, want func(*workflowpb.PendingActivityInfo) bool) (found *workflowpb.PendingActivityInfo) {
+// failedTasks counts the workflow tasks that failed, each of which has to tell why.
+func (s *site) failedTasks() int {
+	s.Helper()
+	events := s.happened(enumspb.EVENT_TYPE_WORKFLOW_TASK_FAILED)
+	for _, e := range events {
+		f := e.GetWorkflowTaskFailedEventAttributes().GetFailure()
+		s.want(strings.Contains(f.GetMessage(), "temporal-seal: ") || f.GetApplicationFailureInfo().GetType() == "PolicyDenied" || f.GetApplicationFailureInfo().GetType() == "PayloadsTooLarge",
+			"a workflow task's failure does not tell why: %v", f)
+	}
+	return len(events)
+}
+
+func (s *site) describe() *workflowservice.DescribeWorkflowExecutionResponse {
+	s.Helper()
+	d, err := s.direct.DescribeWorkflowExecution(s.Context(), s.id, "")
+	s.ok(err)
+	return d
+}
+
+// pending waits until the workflow's pending activity looks as wanted.
+func (s *site) pending(want func(*workflowpb.PendingActivityInfo) bool) (found *workflowpb.PendingActivityInfo) {
 	s.Helper()
 	s.eventually(func() error {
-		d, err := s.direct.DescribeWorkflowExecution(s.Context(), id, "")
+		d, err := s.direct.DescribeWorkflowExecution(s.Context(), s.id, "")
 		if err != nil {
 			return err
 		}
@@ -213,6 +363,17 @@ func (s *site) pending(id string, want func(*workflowpb.PendingActivityInfo) boo
 		return fmt.Errorf("pending activities: %v", d.GetPendingActivities())
 	})
 	return found
+}
+
+// paused waits until the activity is, by the proxy, with a reason that tells what to do.
+func (s *site) paused() *workflowpb.PendingActivityInfo {
+	s.Helper()
+	a := s.pending(func(a *workflowpb.PendingActivityInfo) bool {
+		return a.GetState() == enumspb.PENDING_ACTIVITY_STATE_PAUSED
+	})
+	by := a.GetPauseInfo().GetManual()
+	s.want(by.GetIdentity() == "temporal-seal" && strings.HasPrefix(by.GetReason(), "temporal-seal: the worker was not given this task"), "paused by %v", by)
+	return a
 }
 
 func (s *site) eventually(check func() error) {

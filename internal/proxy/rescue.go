@@ -206,5 +206,7 @@ func (r *rescue) limit(ctx context.Context, timeouts []time.Duration) time.Time 
 	return limit
 }
 
-// margin is what is kept of a timeout for the answer.
-func margin(timeout time.Duration) time.Duration { return min(timeout/4, 2*time.Second) }
+// margin is what is kept of a timeout for the answer. That takes two calls, on a machine that may be busy.
+func margin(timeout time.Duration) time.Duration {
+	return min(max(timeout/4, time.Second), timeout/2, 2*time.Second)
+}

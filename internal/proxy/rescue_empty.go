@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"sync"
 
@@ -56,9 +57,19 @@ func (c *call) autoscales(out context.Context) bool {
 		c.scaling.forget(namespace)
 		return false
 	}
-	autoscales = a.GetNamespaceInfo().GetCapabilities().GetPollerAutoscaling()
+	if autoscales = a.GetNamespaceInfo().GetCapabilities().GetPollerAutoscaling(); !autoscales {
+		system := new(workflowservice.GetSystemInfoResponse)
+		autoscales = c.fetch(ctx, c.route, "GetSystemInfo", new(workflowservice.GetSystemInfoRequest), system) == nil && suggestsPollers(system.GetServerVersion())
+	}
 	c.scaling.put(namespace, autoscales)
 	return autoscales
+}
+
+// suggestsPollers tells if a server of this version is known to suggest numbers of pollers, whether it says so or not.
+func suggestsPollers(version string) bool {
+	var major, minor int
+	_, err := fmt.Sscanf(version, "%d.%d", &major, &minor)
+	return err == nil && (major > 1 || minor >= 29)
 }
 
 // scaling is in which namespaces the server suggests numbers of pollers.

@@ -1,0 +1,103 @@
+package rescue
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	enumspb "go.temporal.io/api/enums/v1"
+	taskqueuepb "go.temporal.io/api/taskqueue/v1"
+	"go.temporal.io/api/workflowservice/v1"
+	"go.temporal.io/sdk/worker"
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/temporal-seal/temporal-seal/e2e/kmsstub"
+)
+
+var polls = []scenario{
+	{"any, before it is handed out", outage, true, "", pollsHeld},
+	{"any, with autoscaled pollers", outage, true, "", pollersStay},
+	{"any, before it is handed out", "keys out of reach, and its worker shuts down", true, "", pollsReleased},
+	{"workflow task, each attempt", "the token tells the attempt", false, "", tokenTellsAttempt},
+}
+
+// pollsHeld polls in a namespace of which the proxy has no key yet.
+func pollsHeld(s *site) string {
+	s.kms.Always("", kmsstub.Fault{Reset: true})
+	c := s.raw(s.proxy.Address)
+	ctx, cancel := context.WithTimeout(s.Context(), 4*time.Second)
+	defer cancel()
+	began := time.Now()
+	got, err := c.PollActivityTaskQueue(ctx, &workflowservice.PollActivityTaskQueueRequest{Namespace: elsewhere, TaskQueue: &taskqueuepb.TaskQueue{Name: s.queue}})
+	s.want(err == nil && len(got.GetTaskToken()) == 0 && time.Since(began) > 2*time.Second, "after %s: %v, %v", time.Since(began), got, err)
+	decision := got.GetPollerScalingDecision()
+	s.want(decision != nil && decision.GetPollRequestDeltaSuggestion() == 0, "an autoscaled worker would lose a poller: %v", got)
+	s.kms.Heal()
+	other := s.dial(s.proxy.Address, elsewhere)
+	s.work(other, s.queue, register("Echo", echo))
+	s.returns(s.start(other, "Echo", "x"), "x")
+	return "polls are held, and end empty before their deadline; the tasks wait at the server"
+}
+
+// pollersStay: a worker with autoscaled pollers goes on after an outage.
+func pollersStay(s *site) string {
+	s.kms.Always("", kmsstub.Fault{Reset: true})
+	other := s.dial(s.proxy.Address, elsewhere)
+	scaled := func() worker.PollerBehavior {
+		return worker.NewPollerBehaviorAutoscaling(worker.PollerBehaviorAutoscalingOptions{InitialNumberOfPollers: 4, MinimumNumberOfPollers: 1, MaximumNumberOfPollers: 8})
+	}
+	w := worker.New(other, s.queue, worker.Options{WorkflowTaskPollerBehavior: scaled(), ActivityTaskPollerBehavior: scaled(), NexusTaskPollerBehavior: scaled()})
+	register("Echo", echo)(w)
+	s.ok(w.Start())
+	s.Cleanup(w.Stop)
+	time.Sleep(3 * time.Second)
+	s.kms.Heal()
+	for i := range 20 {
+		s.id = fmt.Sprint(s.queue, i)
+		s.returns(s.start(other, "Echo", "x"), "x")
+	}
+	return "polls are held; their empty answers leave the number of pollers as it is"
+}
+
+// pollsReleased: the worker's end does not wait for polls that the server does not know of.
+func pollsReleased(s *site) string {
+	s.kms.Always("", kmsstub.Fault{Reset: true})
+	other := s.dial(s.proxy.Address, elsewhere)
+	w := s.work(other, s.queue, register("Echo", echo), act(attempt))
+	time.Sleep(2 * time.Second)
+	began := time.Now()
+	w.Stop()
+	s.want(time.Since(began) < 5*time.Second, "the worker took %s to stop", time.Since(began))
+	return "ShutdownWorker ends the worker's held polls at once"
+}
+
+// tokenTellsAttempt: the proxy reads the attempt of a worker's answer from there.
+func tokenTellsAttempt(s *site) string {
+	s.begin(s.client)
+	c := s.raw(s.proxy.Address)
+	for want := range uint64(3) {
+		t := s.poll(c)
+		s.want(attemptIn(t.GetTaskToken()) == want+1 && t.GetAttempt() == int32(want+1), "attempt %d: the token tells %d, the task %d", want+1, attemptIn(t.GetTaskToken()), t.GetAttempt())
+		_, err := c.RespondWorkflowTaskFailed(s.Context(), &workflowservice.RespondWorkflowTaskFailedRequest{Namespace: namespace, TaskToken: t.GetTaskToken(), Cause: enumspb.WORKFLOW_TASK_FAILED_CAUSE_WORKFLOW_WORKER_UNHANDLED_FAILURE})
+		s.ok(err)
+	}
+	return "as the task itself"
+}
+
+func attemptIn(token []byte) (attempt uint64) {
+	for len(token) > 0 {
+		number, kind, n := protowire.ConsumeTag(token)
+		if n < 0 {
+			return 0
+		}
+		if number == 5 && kind == protowire.VarintType {
+			attempt, _ = protowire.ConsumeVarint(token[n:])
+		}
+		m := protowire.ConsumeFieldValue(number, kind, token[n:])
+		if m < 0 {
+			return 0
+		}
+		token = token[n+m:]
+	}
+	return attempt
+}
