@@ -96,7 +96,7 @@ func StartProxy(ctx context.Context, o ProxyOptions) (*Proxy, error) {
 			return nil, err
 		}
 	}
-	config, err := writeConfig(o)
+	config, err := WriteConfig(o)
 	if err != nil {
 		return nil, err
 	}
@@ -121,7 +121,8 @@ func StartProxy(ctx context.Context, o ProxyOptions) (*Proxy, error) {
 	return p, nil
 }
 
-func writeConfig(o ProxyOptions) (string, error) {
+// WriteConfig writes the config of a proxy, also of one that runs: it finds the whole old file or the whole new one.
+func WriteConfig(o ProxyOptions) (string, error) {
 	var b strings.Builder
 	fmt.Fprintf(&b, "listeners:\n  - address: 127.0.0.1:0\nupstreams:\n  - address: %s\nadmin: 127.0.0.1:0\nkeys:\n", o.Upstream)
 	if len(o.Keys) == 0 {
@@ -138,17 +139,25 @@ func writeConfig(o ProxyOptions) (string, error) {
 	}
 	if o.Policy != "" {
 		path := filepath.Join(o.Dir, "policy.rego")
-		if err := os.WriteFile(path, []byte(o.Policy), 0o644); err != nil {
+		if err := ReplaceFile(path, o.Policy); err != nil {
 			return "", fmt.Errorf("write the policy: %w", err)
 		}
 		fmt.Fprintf(&b, "policy: {file: %q}\n", path)
 	}
 	b.WriteString(o.Extra)
 	path := filepath.Join(o.Dir, "proxy.yaml")
-	if err := os.WriteFile(path, []byte(b.String()), 0o644); err != nil {
+	if err := ReplaceFile(path, b.String()); err != nil {
 		return "", fmt.Errorf("write the config: %w", err)
 	}
 	return path, nil
+}
+
+// ReplaceFile puts a file in the place of another, as deployment tools do.
+func ReplaceFile(path, text string) error {
+	if err := os.WriteFile(path+".new", []byte(text), 0o644); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
 }
 
 // flow writes a YAML list on one line; JSON is that.

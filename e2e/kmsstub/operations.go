@@ -65,6 +65,14 @@ func (s *Server) SetAlias(alias, keyID string) {
 	s.aliases[alias] = keyID
 }
 
+// HasAlias tells if "alias/name" points to a key.
+func (s *Server) HasAlias(alias string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, ok := s.aliases[alias]
+	return ok
+}
+
 // SetState puts a key into a state, also into those that no API call leads to.
 func (s *Server) SetState(keyID string, state State) {
 	s.mu.Lock()

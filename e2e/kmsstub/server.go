@@ -47,6 +47,7 @@ type Server struct {
 	script  map[string][]Fault
 	always  map[string]Fault
 	calls   []Call
+	file    string // where keys are kept; empty: nowhere
 
 	http *http.Server
 }
@@ -195,5 +196,9 @@ func (s *Server) answer(op string, call Call, body []byte) (any, error) {
 		return nil, fail(errType, "User: arn:aws:iam::"+s.account+":user/"+call.AccessKeyID+
 			" is not authorized to perform: kms:"+op)
 	}
-	return handle(s, call.Region, body)
+	out, err := handle(s, call.Region, body)
+	if err == nil && changing[op] {
+		err = s.save()
+	}
+	return out, err
 }

@@ -75,7 +75,10 @@ func (p *Process) Output() string { return p.out.String() }
 
 // Stop ends the program and waits until it is gone. It may be called more than once. The error tells that it had to be killed, or
 // that it had failed before.
-func (p *Process) Stop() error {
+func (p *Process) Stop() error { return p.StopWithin(stopTime) }
+
+// StopWithin is Stop for a program that may take longer, or shall take less, to end by itself.
+func (p *Process) StopWithin(limit time.Duration) error {
 	select {
 	case <-p.done:
 		return p.exitError()
@@ -86,9 +89,9 @@ func (p *Process) Stop() error {
 	select {
 	case <-p.done:
 		return p.exitError()
-	case <-time.After(stopTime):
+	case <-time.After(limit):
 		p.Kill()
-		return fmt.Errorf("%s did not end within %s and was killed", p.name, stopTime)
+		return fmt.Errorf("%s did not end within %s and was killed", p.name, limit)
 	}
 }
 

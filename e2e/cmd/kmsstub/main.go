@@ -17,18 +17,23 @@ func main() {
 	listen := flag.String("listen", "127.0.0.1:4599", "address to listen on; keep it on loopback: every caller may use every key")
 	region := flag.String("region", "eu-central-1", "region of the keys")
 	aliases := flag.String("alias", "alias/temporal-default", "aliases to create a key for each, separated by commas")
+	keep := flag.String("keep", "", "`file` to keep the keys in, readable by you alone; aliases that it holds are not made anew")
 	flag.Parse()
 
 	s := kmsstub.New(kmsstub.Options{Region: *region})
+	if *keep != "" {
+		exitOn(s.Keep(*keep))
+	}
 	for _, alias := range strings.Split(*aliases, ",") {
-		id := s.CreateKey(false)
-		s.SetAlias(alias, id)
+		if !s.HasAlias(alias) {
+			s.SetAlias(alias, s.CreateKey(false))
+		}
 	}
-	if err := s.Start(*listen); err != nil {
-		fmt.Fprintln(os.Stderr, "kmsstub:", err)
-		os.Exit(1)
+	exitOn(s.Save())
+	exitOn(s.Start(*listen))
+	if *keep == "" {
+		fmt.Println("keys live in memory only: what is sealed with them is lost when this ends")
 	}
-	fmt.Println("keys live in memory only: what is sealed with them is lost when this ends")
 	for _, alias := range strings.Split(*aliases, ",") {
 		fmt.Printf("awskms://%s?region=%s&endpoint=%s\n", alias, *region, s.URL)
 	}
@@ -36,4 +41,11 @@ func main() {
 	defer stop()
 	<-ctx.Done()
 	s.Close()
+}
+
+func exitOn(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "kmsstub:", err)
+		os.Exit(1)
+	}
 }
