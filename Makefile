@@ -126,6 +126,26 @@ bin/sdks/python/.installed: e2e/sdks/python/requirements.txt
 	bin/sdks/python/bin/pip install --quiet --disable-pip-version-check --no-deps -r $<
 	@touch $@
 
+# What a soak needs beside the proxy: itself, and a KMS in a process of its own, which can be killed.
+.PHONY: bin/soak
+bin/soak: build
+	cd e2e && $(GO) build -o ../bin/kmsstub ./cmd/kmsstub && $(GO) build -o ../bin/ ./soak
+
+SOAK := SEAL_PROXY_BIN='$(PROXY)' bin/soak
+SOAK_FLAGS := -kmsstub '$(abspath bin/kmsstub)'
+
+.PHONY: soak
+soak: bin/soak ## Mixed load with kills, outages, rotations and reloads for MINUTES=10; ends with `workflows: N started, N right, ...`
+	@$(SOAK) $(SOAK_FLAGS) -minutes $(or $(MINUTES),10)
+
+.PHONY: test-kills
+test-kills: bin/soak ## kill -9 of proxy, KMS and frontend in turns during WORKFLOWS=2000
+	@$(SOAK) kills $(SOAK_FLAGS) -workflows $(or $(WORKFLOWS),2000)
+
+.PHONY: test-rolling
+test-rolling: bin/soak ## A rolling restart behind a TCP balancer, beside the same load without (WORKFLOWS=480 each)
+	@$(SOAK) rolling $(SOAK_FLAGS) -workflows $(or $(WORKFLOWS),480)
+
 .PHONY: test-kms
 test-kms: build ## The KMS tests against moto, which nobody here wrote (needs python3 and PyPI)
 	cd e2e && SEAL_KMS_PEER=moto SEAL_PROXY_BIN='$(PROXY)' $(GO) test -count=1 -timeout 15m -v ./kms

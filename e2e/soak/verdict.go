@@ -165,14 +165,17 @@ func (s *soak) complaints() error {
 	return panics
 }
 
-// lateness counts what shows in histories that a task was lost on its way and waited for a timeout.
-type lateness struct{ activities, workflowTasks, attempts int }
+// lateness counts what shows in histories of tasks that were lost on their way: each waited for its start-to-close
+// timeout. sticky are workflow tasks that no worker asked for in time, which a machine with too much to do has as well.
+type lateness struct{ activities, workflowTasks, attempts, sticky int }
 
 func (l lateness) String() string {
-	return fmt.Sprintf("timed out: %d activities, %d workflow tasks; attempts above 1: %d", l.activities, l.workflowTasks, l.attempts)
+	return fmt.Sprintf("timed out after their start: %d activities, %d workflow tasks; attempts above 1: %d; sticky queues left late: %d",
+		l.activities, l.workflowTasks, l.attempts, l.sticky)
 }
 
-func (l lateness) total() int { return l.activities + l.workflowTasks + l.attempts }
+// lost are tasks that were handed out and did not arrive.
+func (l lateness) lost() int { return l.activities + l.workflowTasks + l.attempts }
 
 // look reads the histories of all workflows that started since a point in time, past the proxy.
 func look(ctx context.Context, direct client.Client, since time.Time) (l lateness, err error) {
@@ -202,7 +205,11 @@ func (l *lateness) add(events []*historypb.HistoryEvent) {
 		case enumspb.EVENT_TYPE_ACTIVITY_TASK_TIMED_OUT:
 			l.activities++
 		case enumspb.EVENT_TYPE_WORKFLOW_TASK_TIMED_OUT:
-			l.workflowTasks++
+			if e.GetWorkflowTaskTimedOutEventAttributes().GetTimeoutType() == enumspb.TIMEOUT_TYPE_SCHEDULE_TO_START {
+				l.sticky++
+			} else {
+				l.workflowTasks++
+			}
 		case enumspb.EVENT_TYPE_ACTIVITY_TASK_STARTED:
 			if e.GetActivityTaskStartedEventAttributes().GetAttempt() > 1 {
 				l.attempts++
