@@ -5,9 +5,13 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
+	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -15,6 +19,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/foreign"
 )
 
 type openOptions struct {
@@ -42,7 +47,7 @@ The exit code is 1 if something could not be opened; it is printed as it was.`,
 		},
 	}
 	o.settings.flags(cmd)
-	cmd.Flags().StringVar(&o.namespace, "namespace", "", "open what was sealed for this namespace (and granted to it) only; default: what any namespace sealed")
+	cmd.Flags().StringVar(&o.namespace, "namespace", "", "open what was sealed for this namespace (and granted to it) only, and other tools' payloads as it reads them; default: what any namespace sealed")
 	cmd.Flags().DurationVar(&o.startTimeout, "timeout", defaultStartTimeout, "how long the keys may take to answer")
 	return cmd
 }
@@ -67,7 +72,11 @@ func (o *openOptions) open(ctx context.Context, file string, stdout, stderr io.W
 		return err
 	}
 	defer keys.Close()
-	h := &historyOpener{ctx: ctx, keys: keys, namespace: o.namespace, realm: c.Realm}
+	others, err := c.foreignReader(ctx, o.startTimeout)
+	if err != nil {
+		return err
+	}
+	h := &historyOpener{ctx: ctx, keys: keys, others: others, theirs: others.For(o.namespace), namespace: o.namespace, realm: c.Realm}
 	document = h.value(document, "$")
 	encoder := json.NewEncoder(stdout)
 	encoder.SetIndent("", "  ")
@@ -89,6 +98,8 @@ func (o *openOptions) open(ctx context.Context, file string, stdout, stderr io.W
 type historyOpener struct {
 	ctx       context.Context
 	keys      *crypto.Keyring
+	others    *foreign.Reader
+	theirs    *foreign.Namespace // others, in namespace
 	namespace string
 	realm     string
 
@@ -106,7 +117,7 @@ func (h *historyOpener) value(v any, path string) any {
 		if p, ok := payloadOf(v); ok {
 			return h.payload(p, v, path)
 		}
-		for k := range v {
+		for _, k := range slices.Sorted(maps.Keys(v)) {
 			v[k] = h.value(v[k], path+"."+k)
 		}
 	case string:
@@ -115,15 +126,27 @@ func (h *historyOpener) value(v any, path string) any {
 	return v
 }
 
-// payloadOf reads the JSON form of a payload: metadata and data in base64.
+// encodingText is an encoding's name as people write it.
+var encodingText = regexp.MustCompile(`^[a-z]+/[a-z0-9.+_-]+$`)
+
+// payloadOf reads the JSON form of a payload: metadata and data in base64. The Web UI exports what it has decoded with
+// the metadata as texts; an envelope among them is in base64 still.
 func payloadOf(v map[string]any) (*commonpb.Payload, bool) {
 	metadata, ok := v["metadata"].(map[string]any)
 	if !ok || metadata["encoding"] == nil {
 		return nil, false
 	}
+	encoding, _ := metadata["encoding"].(string)
+	texts := encodingText.MatchString(encoding)
+	if name, ok := fromBase64(encoding); ok && encodingText.Match(name) {
+		texts = false
+	}
 	p := &commonpb.Payload{Metadata: map[string][]byte{}}
 	for k, value := range metadata {
-		if p.Metadata[k], ok = fromBase64(value); !ok {
+		text, isText := value.(string)
+		if texts && isText && k != crypto.ViewMetadataKey {
+			p.Metadata[k] = []byte(text)
+		} else if p.Metadata[k], ok = fromBase64(value); !ok {
 			return nil, false
 		}
 	}
@@ -147,12 +170,9 @@ func (h *historyOpener) payload(p *commonpb.Payload, as map[string]any, path str
 	if err != nil {
 		return h.problem(as, path, err)
 	}
-	sealed, marked, err := crypto.ParsePayload(raw)
+	raw, marked, err := h.openPayload(raw)
 	if err == nil && !marked {
 		return as
-	}
-	if err == nil {
-		raw, err = h.open(&sealed)
 	}
 	var plain commonpb.Payload
 	if err == nil {
@@ -162,15 +182,35 @@ func (h *historyOpener) payload(p *commonpb.Payload, as map[string]any, path str
 		return h.problem(as, path, err)
 	}
 	h.opened++
-	var document any
-	if string(plain.GetMetadata()["encoding"]) == "json/plain" && json.Unmarshal(plain.GetData(), &document) == nil {
-		return document
+	if document := json.RawMessage(plain.GetData()); string(plain.GetMetadata()["encoding"]) == "json/plain" && json.Valid(document) {
+		return document // as it is: numbers keep their digits, objects their order
 	}
 	metadata := map[string]any{}
 	for k, v := range plain.GetMetadata() {
 		metadata[k] = string(v)
 	}
 	return map[string]any{"metadata": metadata, "data": plain.GetData()}
+}
+
+// openPayload takes off one layer: this product's own, or the codecs of another tool. marked is false for what is neither.
+func (h *historyOpener) openPayload(raw []byte) (out []byte, marked bool, err error) {
+	sealed, marked, err := crypto.ParsePayload(raw)
+	if err != nil || marked {
+		if err == nil {
+			out, err = h.open(&sealed)
+		}
+		return out, true, err
+	}
+	if h.namespace == "" && h.others.Marked(raw) {
+		return nil, true, errors.New("another tool encoded it, and does not say for which namespace: add --namespace")
+	}
+	var run foreign.Run // a file is no message: there is no limit to what its payloads hold together
+	theirs, err := h.theirs.Parse(raw, &run)
+	if err != nil || theirs == nil {
+		return nil, false, err
+	}
+	out, _, err = h.theirs.Open(h.ctx, nil, theirs, &run)
+	return out, true, err
 }
 
 func (h *historyOpener) text(v, path string) any {
