@@ -82,11 +82,6 @@ test-leaks: build ## The leak assertion alone; ends with `canaries: 0 of N found
 task-matrix: build ## Write into docs/operations.md what servers show of tasks that cannot be opened, by task and cause
 	cd e2e && SEAL_TASK_MATRIX=write SEAL_PROXY_BIN='$(PROXY)' $(GO) test -count=1 -timeout 10m -run '^TestMatrix$$' -v ./rescue | grep -v '^=== '
 
-.PHONY: test-attacks
-test-attacks: build ## Steal, paste and read what is another's, on a real server; ends with `attacks: N tried, 0 succeeded`
-	@cd e2e && $(GO) test -c -o ../bin/attacks.test ./attacks
-	cd e2e/attacks && SEAL_PROXY_BIN='$(PROXY)' ../../bin/attacks.test -test.timeout 10m
-
 .PHONY: test-jaeger
 test-jaeger: ## The test that builds a real Jaeger, and reads a trace back from it
 	cd e2e && $(GO) test -timeout 30m -run Jaeger -v ./peers
@@ -129,6 +124,15 @@ sdk-python: bin/sdks/python/.installed
 bin/sdks/python/.installed: e2e/sdks/python/requirements.txt
 	python3 -m venv --clear bin/sdks/python
 	bin/sdks/python/bin/pip install --quiet --disable-pip-version-check --no-deps -r $<
+	@touch $@
+
+JAVA := e2e/sdks/java
+
+.PHONY: sdk-java
+sdk-java: $(JAVA)/target/.built
+
+$(JAVA)/target/.built: $(JAVA)/pom.xml $(wildcard $(JAVA)/src/main/java/sdks/*.java)
+	mvn --quiet --batch-mode -Dstyle.color=never --file $< compile
 	@touch $@
 
 # What a soak needs beside the proxy: itself, and a KMS in a process of its own, which can be killed.

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"compress/gzip"
 	"compress/zlib"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -49,13 +51,19 @@ func (s *Sweep) report(f Finding) {
 }
 
 // Files searches every file below dir as bytes: all pages of a database, free ones too, its write-ahead log and
-// shared memory.
+// shared memory. A file that goes away meanwhile, as a database's journal does, is left out.
 func (s *Sweep) Files(dir string) error {
 	return filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		if path != dir && errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
 		if err != nil || d.IsDir() {
 			return err
 		}
 		data, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
 		if err != nil {
 			return fmt.Errorf("sweep: %w", err)
 		}

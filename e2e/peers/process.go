@@ -64,8 +64,8 @@ func Start(name string, cmd *exec.Cmd, log io.Writer) (*Process, error) {
 // PID is the process id.
 func (p *Process) PID() int { return p.cmd.Process.Pid }
 
-// Input is the program's standard input. It closes with Stop, and with this process.
-func (p *Process) Input() io.Writer { return p.stdin }
+// Input is the program's standard input. It closes with Stop, and with this process, if not before.
+func (p *Process) Input() io.WriteCloser { return p.stdin }
 
 // Done is closed when the program has ended, by itself or by Stop.
 func (p *Process) Done() <-chan struct{} { return p.done }

@@ -27,6 +27,9 @@ var commands = map[string][]string{
 // startTime bounds a program's start: a worker of the TypeScript SDK has taken a minute on a busy machine.
 const startTime = 3 * time.Minute
 
+// endTime bounds its end, with its worker's.
+const endTime = 30 * time.Second
+
 // program is a worker and client in some language.
 type program struct {
 	*peers.Process
@@ -100,6 +103,20 @@ func (p *program) do(command string) ([]string, error) {
 		return a.Lines, errors.New(a.Error)
 	}
 	return a.Lines, nil
+}
+
+// end lets the worker shut down, for which it has some calls to make, and tells how that went.
+func (p *program) end() error {
+	if err := p.Input().Close(); err != nil {
+		return fmt.Errorf("%s: %w", p.language, err)
+	}
+	select {
+	case <-p.Done():
+		return p.Stop() // it has ended, and only its exit code is wanted
+	case <-time.After(endTime):
+		p.Kill()
+		return fmt.Errorf("%s: the worker did not shut down within %s\n%s", p.language, endTime, p.Output())
+	}
 }
 
 // await waits for the answer of a scenario. Answers of one that was given up before may come first.

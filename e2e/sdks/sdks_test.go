@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"text/tabwriter"
 	"time"
@@ -86,7 +87,7 @@ func TestSDKs(t *testing.T) {
 	}
 	t.Run("cross", func(t *testing.T) { b.cross(t, ran) })
 	for _, p := range b.through {
-		if err := p.Stop(); err != nil {
+		if err := p.end(); err != nil {
 			t.Error(err)
 		}
 	}
@@ -140,7 +141,9 @@ func (b *bench) language(t *testing.T, name string) {
 	for _, s := range scenarios {
 		b.results[name][s.name] = t.Run(s.name, func(t *testing.T) { b.compare(t, s, direct, through) })
 	}
-	b.stop(t, direct.Process)
+	if err := direct.end(); err != nil {
+		t.Error(err)
+	}
 }
 
 func (b *bench) program(t *testing.T, language, address, namespace string) *program {
@@ -153,13 +156,17 @@ func (b *bench) program(t *testing.T, language, address, namespace string) *prog
 
 // compare runs a scenario both ways: the application has to see the same.
 func (b *bench) compare(t *testing.T, s scenario, direct, through *program) {
-	want, err := b.lines(t, s, direct, b.plain)
-	if err != nil {
-		t.Fatalf("directly: %v", err)
+	var want, got []string
+	var wantErr, gotErr error
+	var both sync.WaitGroup // a scenario spends its time waiting for the server
+	both.Go(func() { want, wantErr = b.lines(s, direct, b.plain) })
+	both.Go(func() { got, gotErr = b.lines(s, through, b.hidden) })
+	both.Wait()
+	if wantErr != nil {
+		t.Fatalf("directly: %v", wantErr)
 	}
-	got, err := b.lines(t, s, through, b.hidden)
-	if err != nil {
-		t.Fatalf("through the proxy: %v\nlines: %s", err, strings.Join(got, "\n"))
+	if gotErr != nil {
+		t.Fatalf("through the proxy: %v\nuntil then:\n%s", gotErr, strings.Join(got, "\n"))
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("through the proxy:\n%s\ndirectly:\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
@@ -174,7 +181,7 @@ func (b *bench) compare(t *testing.T, s scenario, direct, through *program) {
 	}
 }
 
-func (b *bench) lines(t *testing.T, s scenario, p *program, c *harness.Canaries) ([]string, error) {
+func (b *bench) lines(s scenario, p *program, c *harness.Canaries) ([]string, error) {
 	texts := s.add(c, p.language, p.queue, func(site site) bool { return c == b.hidden || !site.notKept })
 	lines, err := p.do(s.name)
 	return named(lines, p.queue, texts), err
