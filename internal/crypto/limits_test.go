@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -156,6 +158,47 @@ func TestMadeUpNamespacesAreBounded(t *testing.T) {
 			t.Errorf("a namespace that turned out to be real: %v", err)
 		}
 	})
+}
+
+// TestMadeUpNamespacesTakeNoMemory: neither for sealing nor for opening does a name that nobody confirmed leave a trace.
+func TestMadeUpNamespacesTakeNoMemory(t *testing.T) {
+	k, _ := ring(t)
+	carrier := seal(t, k, "payload")
+	flood := func(from, to int) {
+		for i := from; i < to; i++ {
+			ns := fmt.Sprintf("made-up-%d-%s", i, strings.Repeat("x", 200))
+			if _, _, err := k.Sealer(expired, ns, "default"); err != nil { // a few are let through
+				wantKind(t, err, KindUnavailable)
+			}
+			if _, err := openIn(expired, k, carrier, ns); KindOf(err) != KindForeign {
+				t.Fatal(err)
+			}
+		}
+		for k.sealing.size() > 0 {
+			time.Sleep(time.Millisecond) // nobody waits for these any more
+		}
+	}
+	flood(0, 2_000)
+	before := heap()
+	flood(2_000, 20_000)
+	if grown := heap() - before; grown > 1<<20 {
+		t.Errorf("18,000 more names take %d bytes", grown)
+	}
+}
+
+// expired is the context of a caller who does not wait: what is asked for him is let go at once.
+var expired = func() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}()
+
+func heap() int64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
 }
 
 func TestUnwrapsPerMessageAreCapped(t *testing.T) {
