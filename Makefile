@@ -82,6 +82,11 @@ test-leaks: build ## The leak assertion alone; ends with `canaries: 0 of N found
 task-matrix: build ## Write into docs/operations.md what servers show of tasks that cannot be opened, by task and cause
 	cd e2e && SEAL_TASK_MATRIX=write SEAL_PROXY_BIN='$(PROXY)' $(GO) test -count=1 -timeout 10m -run '^TestMatrix$$' -v ./rescue | grep -v '^=== '
 
+.PHONY: test-attacks
+test-attacks: build ## Steal, paste and read what is another's, on a real server; ends with `attacks: N tried, 0 succeeded`
+	@cd e2e && $(GO) test -c -o ../bin/attacks.test ./attacks
+	cd e2e/attacks && SEAL_PROXY_BIN='$(PROXY)' ../../bin/attacks.test -test.timeout 10m
+
 .PHONY: test-jaeger
 test-jaeger: ## The test that builds a real Jaeger, and reads a trace back from it
 	cd e2e && $(GO) test -timeout 30m -run Jaeger -v ./peers

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -179,8 +180,10 @@ func (o *serveOptions) serve(ctx context.Context, stderr io.Writer) error {
 			log.Error("a listener failed while shutting down", "error", err)
 		}
 	}
-	closeAudit(records, log)
+	var last sync.WaitGroup // each may take its full time where somebody hangs
+	last.Go(func() { closeAudit(records, log) })
 	flush(spans, log)
+	last.Wait()
 	log.Info("stopped")
 	return nil
 }

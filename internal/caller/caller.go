@@ -43,10 +43,10 @@ type Identity struct {
 	Namespaces []string
 }
 
-// Authorise holds the one rule about reach. needed tells if the method is about a namespace at all.
-func (id *Identity) Authorise(namespace string, needed bool) error {
+// Authorise holds the one rule about reach, and tells whom it refuses why. A call that names no namespace reaches beyond any.
+func (id *Identity) Authorise(namespace string) error {
 	switch {
-	case id.Reaches(namespace), namespace == "" && !needed:
+	case id.Reaches(namespace):
 		return nil
 	case namespace == "":
 		return &Refusal{Forbidden, fmt.Sprintf("listener %q serves certain namespaces only, and this call names none: set its namespace", id.Caller.Listener)}

@@ -114,7 +114,7 @@ func identifier(t *testing.T, keys *KeySet) func(token string) (*Identity, error
 func reach(identify func(string) (*Identity, error), token string) (kind Kind, text string, ok bool) {
 	id, err := identify(token)
 	if err == nil {
-		err = id.Authorise("one", true)
+		err = id.Authorise("one")
 	}
 	var refused *Refusal
 	if errors.As(err, &refused) {

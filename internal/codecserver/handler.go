@@ -113,7 +113,7 @@ func (e *exchange) admit() (*caller.Identity, string, error) {
 	if len(namespaces) != 1 || namespaces[0] == "" {
 		return nil, "", refuse(http.StatusBadRequest, "the header X-Namespace has to name the namespace of the payloads: the Web UI and the command line send it by themselves")
 	}
-	return id, namespaces[0], id.Authorise(namespaces[0], true)
+	return id, namespaces[0], id.Authorise(namespaces[0])
 }
 
 // work seals or opens the payloads in the body.

@@ -46,7 +46,7 @@ func (c *call) authorise() error {
 	if c.id.Namespaces == nil || freely[c.method.full] || c.method.full == listNamespaces {
 		return nil
 	}
-	if err := c.id.Authorise(c.rewriting.Namespace(), true); err != nil {
+	if err := c.id.Authorise(c.rewriting.Namespace()); err != nil {
 		return err
 	}
 	if idOf := byID[c.method.full]; idOf != nil {

@@ -1,10 +1,12 @@
 package rewrite
 
 import (
+	"bytes"
 	"context"
 
 	"google.golang.org/protobuf/reflect/protoreflect"
 
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 )
 
@@ -51,5 +53,28 @@ func (r *Rewriter) BeginApart(rpc, namespace string, caller *policy.Caller) *Cal
 	return c
 }
 
-// Text opens the sealed texts within a longer one, as error messages of queries hold them.
-func (c *Call) Text(ctx context.Context, text []byte) ([]byte, bool) { return c.openText(ctx, text) }
+// Text opens the sealed texts within a longer one, which its caller wants opened. It needs a policy's word like any other
+// sealed value.
+func (c *Call) Text(ctx context.Context, text []byte) (out []byte, changed bool) {
+	for {
+		at := bytes.Index(text, []byte(crypto.TextPrefix))
+		if at < 0 {
+			return append(out, text...), changed
+		}
+		end := at + len(crypto.TextPrefix)
+		for end < len(text) && isBase64URL(text[end]) {
+			end++
+		}
+		out = append(out, text[:at]...)
+		if clear, ok := c.openWholeText(ctx, text[at:end]); ok {
+			out, changed = append(out, clear...), true
+		} else {
+			out = append(out, text[at:end]...)
+		}
+		text = text[end:]
+	}
+}
+
+func isBase64URL(b byte) bool {
+	return b >= 'a' && b <= 'z' || b >= 'A' && b <= 'Z' || b >= '0' && b <= '9' || b == '-' || b == '_'
+}

@@ -83,8 +83,8 @@ func TestErrorsOfQueries(t *testing.T) {
 	}
 	c := r.call(r.Method(service + "QueryWorkflow"))
 	defer c.Done()
-	st := c.Status(ctx, &spb.Status{Code: int32(codes.InvalidArgument), Message: "query failed: " + sent.ErrorMessage, Details: []*anypb.Any{detail, unknown, nested}})
-	if st.Code != int32(codes.InvalidArgument) || st.Message != "query failed: CANARY-text" || len(st.Details) != 3 {
+	st := c.Status(ctx, &spb.Status{Code: int32(codes.InvalidArgument), Message: sent.ErrorMessage, Details: []*anypb.Any{detail, unknown, nested}})
+	if st.Code != int32(codes.InvalidArgument) || st.Message != "CANARY-text" || len(st.Details) != 3 {
 		t.Errorf("code %d, message %q, %d details", st.Code, st.Message, len(st.Details))
 	}
 	got := new(errordetails.QueryFailedFailure)
@@ -96,6 +96,37 @@ func TestErrorsOfQueries(t *testing.T) {
 	}
 	if inner, err := proto.Marshal(st.Details[2]); err != nil || !bytes.Contains(inner, []byte("CANARY-message")) {
 		t.Errorf("the nested failure was not opened: %v", err)
+	}
+}
+
+// TestQuotedTextsStaySealed: a text that opens on its own does not where an error quotes it. Callers choose the names that errors
+// quote, and what a query's text says around it.
+func TestQuotedTextsStaySealed(t *testing.T) {
+	r := newRewriter(t, sealAll)
+	out, err := request(t, r, "RespondQueryTaskCompleted", bytesOf(t, &workflowpb.RespondQueryTaskCompletedRequest{Namespace: testNamespace, ErrorMessage: "CANARY-text"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var sent workflowpb.RespondQueryTaskCompletedRequest
+	if err := proto.Unmarshal(out, &sent); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		method, message string
+		opens           bool
+	}{
+		{"QueryWorkflow", sent.ErrorMessage, true},
+		{"QueryWorkflow", "workflow not found for ID: " + sent.ErrorMessage, false},
+		{"QueryWorkflow", sent.ErrorMessage + " is unknown", false},
+		{"UpdateWorkflowExecution", sent.ErrorMessage, false},
+		{"ExecuteMultiOperation", "no such workflow: " + sent.ErrorMessage + ".", false},
+	} {
+		call := r.call(r.Method(service + c.method))
+		st := call.Status(context.Background(), &spb.Status{Code: int32(codes.NotFound), Message: c.message})
+		call.Done()
+		if opened := strings.Contains(st.Message, "CANARY"); opened != c.opens || !opened && st.Message != c.message {
+			t.Errorf("%s, %q: %q", c.method, c.message, st.Message)
+		}
 	}
 }
 
