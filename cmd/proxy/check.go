@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -19,7 +20,34 @@ import (
 
 type checkOptions struct {
 	serveOptions
-	cases []string
+	cases  []string
+	output outputFormat
+}
+
+// checked is what check found, as --output json shows it.
+type checked struct {
+	OK          bool           `json:"ok"`
+	Errors      []string       `json:"errors,omitempty"` // what kept the rest from being looked at
+	Listeners   int            `json:"listeners"`
+	Upstreams   int            `json:"upstreams"`
+	CodecServer bool           `json:"codec_server"`
+	Keys        []string       `json:"keys,omitempty"`
+	Foreign     []string       `json:"foreign,omitempty"`
+	MissingKeys []string       `json:"missing_key_files,omitempty"` // serve makes them at its first start
+	Policy      *checkedPolicy `json:"policy,omitempty"`
+}
+
+type checkedPolicy struct {
+	Revision string           `json:"revision"`
+	Tests    int              `json:"tests"`
+	Cases    int              `json:"cases"`
+	Findings []checkedFinding `json:"findings,omitempty"`
+}
+
+type checkedFinding struct {
+	Level string `json:"level"`
+	Where string `json:"where,omitempty"`
+	Text  string `json:"text"`
 }
 
 func checkCommand(stdout io.Writer) *cobra.Command {
@@ -32,36 +60,70 @@ cases that lie beside it and looks for rules that will not do what they seem to.
 Temporal server. The exit code is 1 if anything is wrong.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return o.check(cmd.Context(), stdout)
+			return o.run(cmd.Context(), stdout)
 		},
 	}
 	o.settings.flags(cmd)
 	cmd.Flags().StringSliceVar(&o.cases, "cases", nil, "case files, beside those that lie next to the policy")
 	cmd.Flags().DurationVar(&o.startTimeout, "timeout", defaultStartTimeout, "how long the keys may take to answer")
+	o.output.flag(cmd)
 	return cmd
 }
 
-func (o *checkOptions) check(ctx context.Context, stdout io.Writer) error {
+func (o *checkOptions) run(ctx context.Context, stdout io.Writer) error {
+	if !o.output.json() {
+		s := newStyle(stdout)
+		result, err := o.check(ctx, s)
+		if err == nil && !result.OK {
+			err = exitCode(1)
+		}
+		return cmp.Or(s.err, err)
+	}
+	result, err := o.check(ctx, newStyle(io.Discard))
+	if err != nil {
+		result.OK, result.Errors = false, strings.Split(err.Error(), "\n")
+	}
+	if err := writeJSON(stdout, result); err != nil {
+		return err
+	}
+	if !result.OK {
+		return exitCode(1)
+	}
+	return nil
+}
+
+// check looks at one thing after the other and tells each on s. An error is what keeps it from going on.
+func (o *checkOptions) check(ctx context.Context, s *style) (result checked, err error) {
 	c, err := o.load()
 	if err != nil {
-		return err
+		return result, err
 	}
 	quiet := slog.New(slog.DiscardHandler)
 	if _, err := c.proxyListeners(quiet); err != nil {
-		return err
+		return result, err
 	}
 	if _, err := c.proxyUpstreams(quiet); err != nil {
-		return err
+		return result, err
 	}
 	if _, err := c.codecServer(quiet); err != nil {
-		return err
+		return result, err
 	}
-	s := newStyle(stdout)
-	doors := count(len(c.Listeners), "listener")
-	if c.CodecServer != nil {
+	result.Listeners, result.Upstreams, result.CodecServer = len(c.Listeners), len(c.Upstreams), c.CodecServer != nil
+	doors := count(result.Listeners, "listener")
+	if result.CodecServer {
 		doors += ", codec server"
 	}
-	s.line("config  %s  %s, %s", s.green("ok"), doors, count(len(c.Upstreams), "upstream"))
+	s.line("config  %s  %s, %s", s.green("ok"), doors, count(result.Upstreams, "upstream"))
+	keys, err := o.checkKeys(ctx, c, s, &result)
+	if err != nil {
+		return result, err
+	}
+	defer keys.Close()
+	return result, o.checkPolicy(ctx, c, keys, s, &result)
+}
+
+// checkKeys asks every key for an answer.
+func (o *checkOptions) checkKeys(ctx context.Context, c *config, s *style, result *checked) (*crypto.Keyring, error) {
 	missing := map[string]bool{}
 	keys, err := o.openKeys(ctx, c, func(ctx context.Context, uri string) (crypto.Provider, error) {
 		if path, ok := c.wouldMake(uri); ok {
@@ -69,30 +131,34 @@ func (o *checkOptions) check(ctx context.Context, stdout io.Writer) error {
 			return standIn(uri), nil
 		}
 		return openKey(ctx, uri)
-	}, nil, quiet)
+	}, nil, slog.New(slog.DiscardHandler))
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer keys.Close()
-	names := make([]string, len(c.Keys))
-	for i, k := range c.Keys {
-		names[i] = k.Name
+	for _, k := range c.Keys {
+		result.Keys = append(result.Keys, k.Name)
 	}
-	s.line("keys    %s  %s", s.green("ok"), strings.Join(names, ", "))
+	s.line("keys    %s  %s", s.green("ok"), strings.Join(result.Keys, ", "))
 	if _, err := c.foreignReader(ctx, o.startTimeout); err != nil {
-		return err
+		keys.Close()
+		return nil, err
 	}
-	if len(c.Foreign) > 0 {
-		read := make([]string, len(c.Foreign))
-		for i := range c.Foreign {
-			read[i] = foreign.KeyPrefix + c.Foreign[i].name()
-		}
-		s.line("foreign %s  %s", s.green("ok"), strings.Join(read, ", "))
+	for i := range c.Foreign {
+		result.Foreign = append(result.Foreign, foreign.KeyPrefix+c.Foreign[i].name())
 	}
-	for _, path := range slices.Sorted(maps.Keys(missing)) {
+	if len(result.Foreign) > 0 {
+		s.line("foreign %s  %s", s.green("ok"), strings.Join(result.Foreign, ", "))
+	}
+	result.MissingKeys = slices.Sorted(maps.Keys(missing))
+	for _, path := range result.MissingKeys {
 		s.line("%s: %s: the key file does not exist yet; serve makes it at its first start", s.dim("note"), path)
 	}
-	options, err := c.policyOptions(keys, quiet)
+	return keys, nil
+}
+
+// checkPolicy compiles the policy and runs its tests and cases.
+func (o *checkOptions) checkPolicy(ctx context.Context, c *config, keys *crypto.Keyring, s *style, result *checked) error {
+	options, err := c.policyOptions(keys, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return err
 	}
@@ -101,18 +167,18 @@ func (o *checkOptions) check(ctx context.Context, stdout io.Writer) error {
 		return err
 	}
 	report := policy.Check(ctx, policy.CheckOptions{Options: options, Cases: o.cases, Facts: facts, Served: c.servedNamespaces()})
+	result.OK = report.OK()
+	result.Policy = &checkedPolicy{Revision: report.Revision, Tests: report.Tests, Cases: report.Cases}
 	for _, f := range report.Findings {
+		result.Policy.Findings = append(result.Policy.Findings, checkedFinding{string(f.Level), f.Where, f.Text})
 		s.finding(f)
 	}
-	if !report.OK() {
+	if !result.OK {
 		s.line("policy  %s", s.red("refused"))
-		if s.err != nil {
-			return s.err
-		}
-		return exitCode(1)
+		return nil
 	}
 	s.line("policy  %s  revision %s, %s and %s passed", s.green("ok"), report.Revision, count(report.Tests, "test"), count(report.Cases, "case"))
-	return s.err
+	return nil
 }
 
 // servedNamespaces are those that listeners name without a pattern.

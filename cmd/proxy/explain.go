@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"crypto/rand"
-	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
@@ -20,9 +19,10 @@ import (
 type explainOptions struct {
 	serveOptions
 	questionFlags
-	input, output string
-	verbose       bool
-	trace         bool
+	input   string
+	output  outputFormat
+	verbose bool
+	trace   bool
 }
 
 func explainCommand(stdout io.Writer) *cobra.Command {
@@ -44,7 +44,7 @@ or with several cases. No key is used and nothing is sent anywhere.`,
 	o.settings.flags(cmd)
 	o.questionFlags.flags(cmd)
 	cmd.Flags().StringVar(&o.input, "input", "", "file with an input document or with cases, JSON or YAML; - for standard input")
-	cmd.Flags().StringVarP(&o.output, "output", "o", "text", "text or json")
+	o.output.flag(cmd)
 	cmd.Flags().BoolVarP(&o.verbose, "verbose", "v", false, "for several payloads too, show each rule")
 	cmd.Flags().BoolVar(&o.trace, "trace", false, "show each step of the evaluation, as OPA tells it")
 	return cmd
@@ -58,9 +58,6 @@ type answered struct {
 }
 
 func (o *explainOptions) explain(ctx context.Context, stdout io.Writer) error {
-	if o.output != "text" && o.output != "json" {
-		return fmt.Errorf("--output: %q is not one of text, json", o.output)
-	}
 	questions := []question{o.questionFlags.question()}
 	if o.input != "" {
 		var err error
@@ -81,7 +78,7 @@ func (o *explainOptions) explain(ctx context.Context, stdout io.Writer) error {
 		answers[i].question = q
 		answers[i].explanation, answers[i].err = p.Explain(ctx, direction, in)
 	}
-	if o.output == "json" {
+	if o.output.json() {
 		return explainJSON(stdout, answers)
 	}
 	s := newStyle(stdout)
@@ -259,9 +256,7 @@ func explainJSON(w io.Writer, answers []answered) error {
 		}
 		out[i].Action, out[i].Key, out[i].Verdict = e.Verdict.Action.String(), e.Verdict.Key, e.Verdict.String()
 	}
-	enc := json.NewEncoder(w)
-	enc.SetIndent("", "  ")
-	return enc.Encode(out)
+	return writeJSON(w, out)
 }
 
 // style writes lines, in colours only on a terminal.

@@ -25,18 +25,7 @@ keys in a key service are made and rotated there.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	keys.AddCommand(&cobra.Command{
-		Use:   "new FILE",
-		Short: "Make a key file, readable by you alone; never overwrites one",
-		Args:  cobra.ExactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
-			if err := localkey.Create(args[0], time.Now()); err != nil {
-				return err
-			}
-			fmt.Fprintf(stdout, "made %s (mode 0600)\nBack it up: what is sealed with it opens with nothing else.\nUse it with: proxy --key local:%s\n", args[0], args[0])
-			return nil
-		},
-	}, &cobra.Command{
+	keys.AddCommand(newKeyCommand(stdout), &cobra.Command{
 		Use:   "rotate FILE",
 		Short: "Add a fresh key to a key file; the earlier ones still open",
 		Args:  cobra.ExactArgs(1),
@@ -49,6 +38,29 @@ keys in a key service are made and rotated there.`,
 		},
 	}, listKeysCommand(stdout), scanKeysCommand(stdout, stderr))
 	return keys
+}
+
+func newKeyCommand(stdout io.Writer) *cobra.Command {
+	var ifMissing bool
+	cmd := &cobra.Command{
+		Use:   "new FILE",
+		Short: "Make a key file, readable by you alone; never overwrites one",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			err := localkey.Create(args[0], time.Now())
+			if ifMissing && errors.Is(err, fs.ErrExist) {
+				fmt.Fprintf(stdout, "%s is there already, and stays as it is\n", args[0])
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(stdout, "made %s (mode 0600)\nBack it up: what is sealed with it opens with nothing else.\nUse it with: proxy --key local:%s\n", args[0], args[0])
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&ifMissing, "if-missing", false, "a file that is there already is no error, for scripts that run again")
+	return cmd
 }
 
 // makeLocalKeys makes the key files that are missing, if this is one machine talking to itself. Anywhere else a missing

@@ -20,7 +20,7 @@ import (
 
 type listKeysOptions struct {
 	serveOptions
-	output  string
+	output  outputFormat
 	running bool
 	admin   string
 }
@@ -36,9 +36,6 @@ envelopes sealed and opened with each key since its start, and the ids of the da
 revoked_data_keys takes them. The exit code is 1 if an active key does not answer.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if o.output != "text" && o.output != "json" {
-				return fmt.Errorf("--output: %q is not one of text, json", o.output)
-			}
 			c, err := o.load()
 			if err != nil {
 				return err
@@ -53,7 +50,7 @@ revoked_data_keys takes them. The exit code is 1 if an active key does not answe
 	}
 	o.settings.flags(cmd)
 	f := cmd.Flags()
-	f.StringVarP(&o.output, "output", "o", "text", "text or json")
+	o.output.flag(cmd)
 	f.BoolVar(&o.running, "running", false, "ask the running proxy what it uses")
 	f.StringVar(&o.admin, "admin", "", "address to ask with --running (default: the config's)")
 	f.DurationVar(&o.startTimeout, "timeout", defaultStartTimeout, "how long the keys may take to answer")
@@ -101,7 +98,7 @@ func (o *listKeysOptions) listConfigured(ctx context.Context, c *config, stdout 
 			code = exitCode(1)
 		}
 	}
-	if o.output == "json" {
+	if o.output.json() {
 		return cmp.Or(writeJSON(stdout, all), code)
 	}
 	t := tabwriter.NewWriter(stdout, 0, 0, 2, ' ', 0)
@@ -114,13 +111,6 @@ func (o *listKeysOptions) listConfigured(ctx context.Context, c *config, stdout 
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", l.Name, cmp.Or(strings.Join(l.Namespaces, ","), "all"), l.Role, cmp.Or(l.KEK, "-"), l.URI, answers)
 	}
 	return cmp.Or(t.Flush(), code)
-}
-
-func writeJSON(w io.Writer, v any) error {
-	encoder := json.NewEncoder(w)
-	encoder.SetIndent("", "  ")
-	encoder.SetEscapeHTML(false)
-	return encoder.Encode(v)
 }
 
 // keysInUse is what a running proxy tells of its keys. None of it is secret: envelopes hold the same.
@@ -185,7 +175,7 @@ func (o *listKeysOptions) listRunning(ctx context.Context, address string, stdou
 	if err := json.NewDecoder(io.LimitReader(answer.Body, 64<<20)).Decode(&use); err != nil {
 		return fmt.Errorf("http://%s/keys: not what a proxy answers: %w", address, err)
 	}
-	if o.output == "json" {
+	if o.output.json() {
 		return writeJSON(stdout, use)
 	}
 	t := tabwriter.NewWriter(stdout, 0, 0, 2, ' ', 0)

@@ -39,7 +39,7 @@ type scanOptions struct {
 	serveOptions
 	namespaces []string
 	asked      string
-	output     string
+	output     outputFormat
 	state      string
 	rate       float64
 	dataKeys   bool
@@ -71,7 +71,7 @@ use, 3 if it is, and 4 if something could not be read, so that nobody knows. It 
 	f.StringVar(&o.upstream, "upstream", "", "address of the Temporal frontend (default: the config's, "+defaultUpstream+" without one)")
 	f.StringSliceVarP(&o.namespaces, "namespace", "n", nil, "namespaces to walk (default: all)")
 	f.StringVar(&o.asked, "key", "", "the key encryption key asked about: its URI, or its reference of 16 hex digits")
-	f.StringVarP(&o.output, "output", "o", "text", "text or json")
+	o.output.flag(cmd)
 	f.StringVar(&o.state, "state", "", "file to save the state in after each page, and to go on from if it is there")
 	f.Float64Var(&o.rate, "rate", 50, "calls a second to the server, at most")
 	f.BoolVar(&o.dataKeys, "data-keys", false, "list the ids of data keys, as revoked_data_keys takes them")
@@ -80,10 +80,7 @@ use, 3 if it is, and 4 if something could not be read, so that nobody knows. It 
 }
 
 func (o *scanOptions) scan(ctx context.Context, stdout, stderr io.Writer) error {
-	switch {
-	case o.output != "text" && o.output != "json":
-		return fmt.Errorf("--output: %q is not one of text, json", o.output)
-	case o.rate <= 0:
+	if o.rate <= 0 {
 		return errors.New("--rate: write a number above 0")
 	}
 	c, err := o.load()
@@ -128,7 +125,7 @@ func (o *scanOptions) scan(ctx context.Context, stdout, stderr io.Writer) error 
 			return err
 		}
 	}
-	if o.output == "json" {
+	if o.output.json() {
 		err = writeJSON(stdout, o.document(keys, &state.Report))
 	} else {
 		err = o.print(stdout, keys, &state.Report)

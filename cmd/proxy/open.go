@@ -78,10 +78,7 @@ func (o *openOptions) open(ctx context.Context, file string, stdout, stderr io.W
 	}
 	h := &historyOpener{ctx: ctx, keys: keys, others: others, theirs: others.For(o.namespace), namespace: o.namespace, realm: c.Realm}
 	document = h.value(document, "$")
-	encoder := json.NewEncoder(stdout)
-	encoder.SetIndent("", "  ")
-	encoder.SetEscapeHTML(false)
-	if err := encoder.Encode(document); err != nil {
+	if err := writeJSON(stdout, document); err != nil {
 		return err
 	}
 	for _, problem := range h.problems {

@@ -34,7 +34,17 @@ type fileKey struct {
 	secret  []byte
 }
 
-// Create makes a key file with one fresh key, readable by its owner alone. It refuses to overwrite anything.
+// existsError is fs.ErrExist for a key file, with what follows from it.
+type existsError string
+
+func (e existsError) Error() string {
+	return string(e) + " exists and is left as it is: what was sealed with it opens with nothing else"
+}
+
+func (e existsError) Is(target error) bool { return target == fs.ErrExist }
+
+// Create makes a key file with one fresh key, readable by its owner alone. It refuses to overwrite anything: the error
+// is fs.ErrExist then.
 func Create(path string, now time.Time) error {
 	id := make([]byte, 16)
 	rand.Read(id)
@@ -42,7 +52,7 @@ func Create(path string, now time.Time) error {
 	f.add(now)
 	if err := write(path, f.encode()); err != nil {
 		if errors.Is(err, fs.ErrExist) {
-			return fmt.Errorf("%s exists and is left as it is: what was sealed with it opens with nothing else", path)
+			return existsError(path)
 		}
 		return err
 	}
