@@ -71,7 +71,11 @@ test-e2e: build ## End to end: a real Temporal server, SDK workers, a KMS over H
 
 .PHONY: test-deploy
 test-deploy: build ## The Helm chart, and dashboard and alerts against a Prometheus that scrapes the proxy (needs prometheus)
-	cd e2e && SEAL_PROXY_BIN='$(PROXY)' $(GO) test -count=1 -timeout 20m ./deploy
+	cd e2e && SEAL_PROXY_BIN='$(PROXY)' $(GO) test -count=1 -timeout 20m -skip Image ./deploy
+
+.PHONY: test-image
+test-image: ## Build the container image without a container engine, twice and for FIPS, and look at it (needs root, buildah, busybox)
+	cd e2e && $(GO) test -count=1 -timeout 40m -run Image -v ./deploy
 
 .PHONY: test-leaks
 test-leaks: build ## The leak assertion alone; ends with `canaries: 0 of N found`

@@ -56,7 +56,7 @@ func (s *store) run(args ...string) string {
 func (s *store) golang(ctx context.Context) {
 	s.t.Helper()
 	root := filepath.Join(s.dir, "golang")
-	for _, dir := range []string{"bin", "tmp", "root", "usr/local", "etc/ssl/certs", "modules"} {
+	for _, dir := range []string{"bin", "tmp", "usr/local", "etc/ssl/certs", "modules"} {
 		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
 			s.t.Fatal(err)
 		}
@@ -84,7 +84,7 @@ func (s *store) golang(ctx context.Context) {
 	})
 	c := s.run("from", "scratch")
 	s.run("copy", "-q", c, root, "/")
-	s.run("config", "--env", "PATH=/usr/local/go/bin:/bin", "--env", "HOME=/root", "--env", "GOPROXY=file:///modules", "--env", "GOSUMDB=off",
+	s.run("config", "--env", "PATH=/usr/local/go/bin:/bin", "--env", "HOME=/tmp", "--env", "GOCACHE=/gocache", "--env", "GOPROXY=file:///modules", "--env", "GOSUMDB=off",
 		"--env", "GOTOOLCHAIN=local", c)
 	s.run("commit", "-q", c, base(s.t))
 }
@@ -130,7 +130,7 @@ func (s *store) build(name string, args ...string) (binary string, config imageC
 	if err := os.MkdirAll(cache, 0o755); err != nil {
 		s.t.Fatal(err)
 	}
-	all := []string{"build", "--isolation", "chroot", "--pull-never", "--layers=false", "-v", cache + ":/root/.cache/go-build", "-t", name}
+	all := []string{"build", "--isolation", "chroot", "--pull-never", "--layers=false", "-v", cache + ":/gocache", "-t", name}
 	for _, a := range args {
 		all = append(all, "--build-arg", a)
 	}
