@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"time"
 
@@ -28,6 +29,7 @@ type call struct {
 	withheld  []rewrite.Handled // what could not be opened of the tasks in the answer
 
 	in    []byte // the request as it came; nil where nobody needs to look at it
+	sent  int    // bytes of the request that was forwarded
 	start time.Time
 	span  trace.Span // the server span that gRPC's stats handler began; polls have none
 	task  trace.Span // the server span of a poll that brought a task
@@ -133,6 +135,7 @@ func (c *call) forward(ctx, out context.Context, request *frame) (*frame, error)
 
 	var header, trailer metadata.MD
 	answer := new(frame)
+	c.sent = request.data.Len()
 	sent := time.Now()
 	err := c.invoke(out, request, answer, &header, &trailer)
 	request.free() // a call that never got as far as a connection leaves it unsent
@@ -144,6 +147,10 @@ func (c *call) forward(ctx, out context.Context, request *frame) (*frame, error)
 	}
 	if err != nil {
 		answer.free()
+		if m.rewrite.IsPoll() && c.PollLimit > 0 && errors.Is(out.Err(), context.DeadlineExceeded) && ctx.Err() == nil {
+			c.end(codes.OK)
+			return c.noTask(out) // it is the proxy that did not want to wait longer
+		}
 		return nil, c.failed(ctx, err)
 	}
 	if namespace := c.rewriting.Namespace(); namespace != "" {
@@ -159,31 +166,40 @@ func (c *call) forward(ctx, out context.Context, request *frame) (*frame, error)
 // is not kept waiting: it is lost if the worker's time runs out.
 func (c *call) invoke(ctx context.Context, request, answer *frame, header, trailer *metadata.MD) (err error) {
 	m := c.method
-	expected := m.answer.Load()
+	expected, wait := m.answer.Load(), answerWait
+	known := expected > 0
+	if !known {
+		expected, wait = unknownAnswer, roomWait
+	}
 	if expected < largeAnswer || m.rewrite.IsPoll() {
 		expected = 0
 		err = c.route.conns.invoke(ctx, m.full, request, answer, grpc.Header(header), grpc.Trailer(trailer))
 	} else {
 		*header, *trailer, err = c.route.conns.invokeGated(ctx, m.full, request, answer, func() error {
-			if c.release.reserve(ctx, expected, answerWait) {
+			if c.release.reserve(ctx, expected, wait) {
 				return nil
 			}
+			refused := expected
 			expected = 0
-			if m.reads() {
+			if known && m.reads() {
 				c.overLimit("bytes")
-				return answerFor(noRoom("an answer", m.answer.Load(), c.room.size)).Err()
+				return answerFor(noRoom("an answer", refused, c.room.size)).Err()
 			}
 			return nil // what it tells has happened: it must arrive
 		})
 	}
 	n := int64(answer.data.Len())
-	m.answer.Store(max(n, m.answer.Load()/16*15))
+	m.answer.Store(max(n, m.answer.Load()/16*15, 1))
 	c.release.count(n - min(expected, c.room.size))
 	return err
 }
 
-// largeAnswer is the size from which on an answer has to wait for room.
-const largeAnswer = 256 << 10
+const (
+	// largeAnswer is the size from which on an answer has to wait for room.
+	largeAnswer = 256 << 10
+	// unknownAnswer is expected of a method that has not answered yet: about the most that a frontend sends.
+	unknownAnswer = 4 << 20
+)
 
 // reads tells if calling the method once more changes nothing.
 func (m *method) reads() bool {
@@ -211,7 +227,7 @@ func (c *call) open(ctx, out context.Context, answer *frame) (*frame, error) {
 	if err != nil {
 		answer.free()
 		c.recordRefused(ctx, err)
-		return nil, c.refuse(err)
+		return nil, c.refuse(ofAnswer(err))
 	}
 	stats := c.rewriting.ResponseStats()
 	span := trace.SpanFromContext(ctx)
@@ -228,7 +244,7 @@ func (c *call) open(ctx, out context.Context, answer *frame) (*frame, error) {
 // failed makes the answer from an error that came from the upstream or from the way there.
 func (c *call) failed(ctx context.Context, err error) error {
 	st := status.Convert(err).Proto()
-	if other, grown := grownTooLarge(st, len(c.in)); grown {
+	if other, grown := grownTooLarge(st, len(c.in), c.sent); grown {
 		st = other
 	} else if c.method.rewrite.StatusTouched() {
 		opened := c.rewriting.Status(ctx, st)

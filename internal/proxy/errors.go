@@ -115,9 +115,19 @@ func forbiddenService(service string) error {
 // terminates the workflow.
 var tooLarge = regexp.MustCompile(`grpc: received message larger than max \((\d+) vs\. (\d+)\)`)
 
+// ofAnswer is what is wrong with an answer of the upstream's. It is no fault of the caller's, as the same in a request
+// would be.
+func ofAnswer(err error) error {
+	var rewriting *rewrite.Error
+	if errors.As(err, &rewriting) && (rewriting.Kind == rewrite.KindMalformed || rewriting.Kind == rewrite.KindUnknownField) {
+		return &refusal{codes.Internal, "the upstream's answer cannot be read: " + err.Error()}
+	}
+	return err
+}
+
 // grownTooLarge tells if the upstream refused a message for its size that it would have taken unsealed, and gives an
-// answer that does not end the workflow.
-func grownTooLarge(st *spb.Status, plain int) (*spb.Status, bool) {
+// answer that does not end the workflow. sent is the size that it had: the same words of gRPC may be about an answer.
+func grownTooLarge(st *spb.Status, plain, sent int) (*spb.Status, bool) {
 	if codes.Code(st.GetCode()) != codes.ResourceExhausted {
 		return nil, false
 	}
@@ -126,7 +136,7 @@ func grownTooLarge(st *spb.Status, plain int) (*spb.Status, bool) {
 		return nil, false
 	}
 	limit, err := strconv.Atoi(found[2])
-	if err != nil || plain > limit {
+	if err != nil || plain > limit || found[1] != strconv.Itoa(sent) {
 		return nil, false
 	}
 	return &spb.Status{Code: int32(codes.InvalidArgument), Message: fmt.Sprintf(

@@ -32,17 +32,18 @@ func LimitsFor(memory int64) Limits {
 		Connections: int(min(max(memory/4/perConnection, 100), mostLimit)),
 		Calls:       int(min(max(memory/4/perCall, 100), mostLimit)),
 		Held:        int(min(max(memory/3/perHeld, 1000), mostLimit)),
-		Bytes:       max(memory/4/copies, MinBytes),
+		Bytes:       max(memory/perByte, MinBytes),
 	}
 }
 
 const (
 	// What is reckoned for one of each, from above: buffers and goroutines of a connection; a request's first window and
-	// its copies; a poll.
+	// its copies; a poll; and of a message's byte, of which there are up to three, with what the garbage collector has
+	// not found yet, in a third of the memory.
 	perConnection = 64 << 10
 	perCall       = 128 << 10
 	perHeld       = 24 << 10
-	copies        = 3
+	perByte       = 16
 
 	mostLimit = 1_000_000
 

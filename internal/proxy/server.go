@@ -108,7 +108,7 @@ type method struct {
 	// waits: it is counted among the calls that wait at the server.
 	waits   bool
 	metrics *methodMetrics
-	// answer is the size that its answers had lately, or more.
+	// answer is the size that its answers had lately, or more. 0: there was none.
 	answer atomic.Int64
 }
 
@@ -121,6 +121,9 @@ var (
 
 // New builds a server. It answers nothing yet.
 func New(o Options) (*Server, error) {
+	if o.Limits.Connections <= 0 || o.Limits.Calls <= 0 || o.Limits.Held <= 0 || o.Limits.Bytes < MinBytes {
+		return nil, fmt.Errorf("limits: %+v would refuse every call", o.Limits)
+	}
 	s := &Server{Options: o, tracing: o.Tracing, methods: map[string]*method{}, passed: map[string]bool{},
 		calls: gate{limit: int64(o.Limits.Calls)}, waiting: gate{limit: int64(o.Limits.Held)},
 		room: &room{size: o.Limits.Bytes}, largest: min(maxMessage, o.Limits.Bytes), requestTime: requestTime, conns: map[*callerConn]struct{}{}, told: map[string]time.Time{}}

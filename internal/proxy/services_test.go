@@ -226,3 +226,21 @@ func TestShortDrainShortensPolls(t *testing.T) {
 		t.Errorf("the upstream has %v to answer", left)
 	}
 }
+
+// A poll that the proxy ends, since it might drain, is one without a task to its worker, not a failed one.
+func TestAPollThatIsShortenedEndsEmpty(t *testing.T) {
+	f := &frontend{poll: func(ctx context.Context, _ *workflowservice.PollActivityTaskQueueRequest) (*workflowservice.PollActivityTaskQueueResponse, error) {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}}
+	startFrontend(t, f)
+	c := startProxy(t, f, func(o *Options) { o.PollLimit = 100 * time.Millisecond }).client(t)
+	if a, err := c.PollActivityTaskQueue(testContext(t), &workflowservice.PollActivityTaskQueueRequest{Namespace: "clinic"}); err != nil || len(a.GetTaskToken()) > 0 {
+		t.Errorf("got %v, %v", a, err)
+	}
+	ctx, cancel := context.WithTimeout(testContext(t), 50*time.Millisecond)
+	defer cancel()
+	if _, err := c.PollActivityTaskQueue(ctx, &workflowservice.PollActivityTaskQueueRequest{Namespace: "clinic"}); status.Code(err) != codes.DeadlineExceeded {
+		t.Errorf("the caller's own time limit: %v", err)
+	}
+}
