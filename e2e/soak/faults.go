@@ -6,6 +6,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"go.temporal.io/api/workflowservice/v1"
 )
 
 // fault is something that goes wrong, or that an operator does, while the load runs. play returns once it is over.
@@ -51,6 +53,7 @@ func (s *site) faults() []fault {
 		{"SIGTERM to proxy B, and a new one", func(ctx context.Context) error { return s.replicas[1].restart(ctx) }},
 		{"a policy that does not load", s.breakPolicy},
 		{"frontend and proxy C killed at once", func(ctx context.Context) error { return together(ctx, s.serverKilled(), s.proxyKilled(2)) }},
+		{"new data keys everywhere, and KMS away for 12s", s.strangers},
 		{"another KMS key while KMS was just restarted", func(ctx context.Context) error {
 			if err := s.killKMS(ctx, time.Second); err != nil {
 				return err
@@ -96,6 +99,29 @@ func (s *site) coldStart(ctx context.Context) error {
 		return err
 	}
 	return <-started
+}
+
+// strangers has every replica seal with a data key that no other one has opened yet, and then takes KMS away for longer
+// than tasks can wait: they are set aside, and have to go on by themselves.
+func (s *site) strangers(ctx context.Context) error {
+	if err := s.rotateKey(ctx); err != nil {
+		return err
+	}
+	if err := s.killKMS(ctx, 12*time.Second); err != nil {
+		return err
+	}
+	// A proxy looks after what it paused as long as it lives, so none is killed before that.
+	var paused int64
+	for end := time.Now().Add(90 * time.Second); time.Now().Before(end); wait(ctx, time.Second) {
+		answer, err := s.direct.CountWorkflow(ctx, &workflowservice.CountWorkflowExecutionsRequest{Query: "TemporalPauseInfo IS NOT NULL AND ExecutionStatus = 'Running'"})
+		if err != nil {
+			return err
+		}
+		if paused = answer.Count; paused == 0 || ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+	return fmt.Errorf("%d workflows still have activities that were paused, though KMS is back", paused)
 }
 
 func together(ctx context.Context, faults ...fault) error {

@@ -31,7 +31,6 @@ type soak struct {
 	*site
 	canaries *harness.Canaries
 	began    time.Time
-	direct   client.Client // past the proxy
 }
 
 func main() {
@@ -91,10 +90,6 @@ func run(ctx context.Context, args []string) error {
 		return fmt.Errorf("start: %w", err)
 	}
 	defer s.site.stop()
-	if s.direct, err = dial(ctx, s.site.frontend, namespace); err != nil {
-		return err
-	}
-	defer s.direct.Close()
 	if err := makeEndpoint(ctx, s.direct); err != nil {
 		return err
 	}
@@ -113,7 +108,7 @@ func (s *soak) everything(ctx context.Context, duration time.Duration, width int
 	}
 	// The first load fills pools and caches: what a proxy holds after it, it may hold at the end.
 	warm := newTally()
-	if err := s.load(ctx, &load{kinds: kinds, prefix: "warm", tally: warm, width: width, limit: 10 * width}, nothing); err != nil {
+	if err := s.load(ctx, &load{kinds: kinds, prefix: "warm", tally: warm, width: width, limit: 6 * width}, nothing); err != nil {
 		return err
 	}
 	s.explain(ctx, s.direct, warm)

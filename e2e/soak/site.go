@@ -16,6 +16,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
+	"go.temporal.io/sdk/client"
 
 	"github.com/temporal-seal/temporal-seal/e2e/harness"
 	"github.com/temporal-seal/temporal-seal/e2e/peers"
@@ -52,7 +53,8 @@ type site struct {
 	kmsClient      *kms.Client
 	replicas       []*replica
 	balancer       *balancer
-	frontend       string // address
+	frontend       string        // address
+	direct         client.Client // of it, past the proxy
 
 	mu     sync.Mutex
 	keys   []harness.KeyOption
@@ -72,6 +74,9 @@ func start(ctx context.Context, dir, kmsBinary string, replicas int) (*site, err
 	}
 	s.serverOptions = peers.TemporalOptions{DBFile: filepath.Join(s.database(), "temporal.db"), Port: ports[1], Namespaces: []string{namespace, handlerSpace}}
 	if err := s.startServer(ctx); err != nil {
+		return s, err
+	}
+	if s.direct, err = dial(ctx, s.frontend, namespace); err != nil {
 		return s, err
 	}
 	if err := s.startKMS(ctx); err != nil {
@@ -114,6 +119,9 @@ func (s *site) stop() {
 	}
 	for _, r := range s.replicas {
 		r.kill()
+	}
+	if s.direct != nil {
+		s.direct.Close()
 	}
 	for _, p := range []*peers.Process{s.kms, s.server} {
 		if p != nil {
