@@ -161,8 +161,8 @@ test-kills: bin/soak ## kill -9 of proxy, KMS and frontend in turns during WORKF
 	@$(SOAK) kills $(SOAK_FLAGS) -workflows $(or $(WORKFLOWS),2000)
 
 .PHONY: test-rolling
-test-rolling: bin/soak ## A rolling restart behind a TCP balancer, beside the same load without (WORKFLOWS=480 each)
-	@$(SOAK) rolling $(SOAK_FLAGS) -workflows $(or $(WORKFLOWS),480)
+test-rolling: bin/soak ## A rolling restart behind a TCP balancer, beside the same load without (WORKFLOWS=560 each)
+	@$(SOAK) rolling $(SOAK_FLAGS) -workflows $(or $(WORKFLOWS),560)
 
 .PHONY: test-kms
 test-kms: build ## The KMS tests against moto, which nobody here wrote (needs python3 and PyPI)

@@ -141,15 +141,16 @@ func together(ctx context.Context, faults ...fault) error {
 }
 
 // play plays faults in turns until stop is closed, and tells of each. What is under way then is played to its end.
-func (s *soak) play(ctx context.Context, faults []fault, pause time.Duration, stop <-chan struct{}) (played map[string]int, err error) {
+func (s *soak) play(ctx context.Context, faults []fault, pause func(context.Context), stop <-chan struct{}) (played map[string]int, err error) {
 	played = map[string]int{}
 	for i := 0; ; i++ {
+		pause(ctx)
 		select {
 		case <-stop:
 			return played, nil
 		case <-ctx.Done():
 			return played, ctx.Err()
-		case <-time.After(pause):
+		default:
 		}
 		f := faults[i%len(faults)]
 		began := time.Now()

@@ -65,7 +65,10 @@ func (r *replica) quiet(ctx context.Context) (level, error) {
 			return least, err
 		}
 		connections, calls := m["temporal_seal_connections"], m["temporal_seal_calls_in_flight"]
-		if ctx.Err() != nil || time.Now().After(end) {
+		if ctx.Err() != nil {
+			return least, ctx.Err()
+		}
+		if time.Now().After(end) {
 			return least, fmt.Errorf("proxy %s did not come to rest: it still has %v connections and %v calls", r.name, connections, calls)
 		}
 		if connections > 0 || calls > 0 {

@@ -32,8 +32,10 @@ type job struct {
 	trouble      error // the last error after which the client tried again
 }
 
-// tally counts.
+// tally counts, and tells of what failed.
 type tally struct {
+	tell func(format string, args ...any)
+
 	mu       sync.Mutex
 	jobs     []*job
 	onServer int
@@ -42,7 +44,7 @@ type tally struct {
 	retries  map[string]int // by code and text
 }
 
-func newTally() *tally { return &tally{retries: map[string]int{}} }
+func newTally(tell func(string, ...any)) *tally { return &tally{tell: tell, retries: map[string]int{}} }
 
 func (t *tally) started(j *job) {
 	t.mu.Lock()
@@ -61,6 +63,7 @@ func (t *tally) ended(j *job, err error) {
 		t.right++
 	} else {
 		t.failed = append(t.failed, j)
+		t.tell("%s failed: %v", j.id, err)
 	}
 }
 
@@ -77,6 +80,33 @@ func (t *tally) counts() (started, right, failed int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.onServer, t.right, len(t.failed)
+}
+
+// waitForMore waits until more jobs have ended, or stop is closed.
+func (t *tally) waitForMore(ctx context.Context, more int, stop <-chan struct{}) {
+	_, right, failed := t.counts()
+	for goal := right + failed + more; right+failed < goal && ctx.Err() == nil; _, right, failed = t.counts() {
+		select {
+		case <-stop:
+			return
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// guard ends a load of which nothing has come for a long time: all of its jobs are stuck.
+func (t *tally) guard(ctx context.Context, end func()) {
+	seen, since := 0, time.Now()
+	for ; ctx.Err() == nil; wait(ctx, time.Second) {
+		if _, right, failed := t.counts(); right+failed > seen {
+			seen, since = right+failed, time.Now()
+		}
+		if time.Since(since) > settleTime {
+			t.tell("no workflow has ended for %s", settleTime)
+			end()
+			return
+		}
+	}
 }
 
 // trouble tells what clients met and got over.

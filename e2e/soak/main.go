@@ -3,7 +3,7 @@
 //
 //	soak [-minutes 10]               everything: kills, outages, rotations, reloads; and what the proxy holds on to
 //	soak kills [-workflows 2000]     kill -9 of proxy, KMS and frontend in turns
-//	soak rolling [-workflows 480]    replicas are restarted one by one; beside the same load without that
+//	soak rolling [-workflows 560]    replicas are restarted one by one; beside the same load without that
 package main
 
 import (
@@ -68,7 +68,7 @@ func run(ctx context.Context, args []string) error {
 	case "kills":
 		f.IntVar(&workflows, "workflows", 2000, "how many workflows")
 	case "rolling":
-		f.IntVar(&workflows, "workflows", 480, "how many workflows, once without a restart and once with")
+		f.IntVar(&workflows, "workflows", 560, "how many workflows, once without a restart and once with")
 		replicas = 2
 	default:
 		return fmt.Errorf("%q is none of: kills, rolling, or nothing for the whole soak", mode)
@@ -107,7 +107,7 @@ func (s *soak) everything(ctx context.Context, duration time.Duration, width int
 		return err
 	}
 	// The first load fills pools and caches: what a proxy holds after it, it may hold at the end.
-	warm := newTally()
+	warm := newTally(s.say)
 	if err := s.load(ctx, &load{kinds: kinds, prefix: "warm", tally: warm, width: width, limit: 6 * width}, nothing); err != nil {
 		return err
 	}
@@ -118,11 +118,11 @@ func (s *soak) everything(ctx context.Context, duration time.Duration, width int
 	}
 	s.say("at the beginning proxy A holds %s", begin)
 
-	all := newTally()
+	all := newTally(s.say)
 	stop := make(chan struct{})
 	time.AfterFunc(duration, func() { close(stop) })
 	err = s.load(ctx, &load{kinds: kinds, prefix: "soak", tally: all, width: width}, func(ctx context.Context, _ <-chan struct{}) error {
-		_, err := s.play(ctx, s.faults(), 4*time.Second, stop)
+		_, err := s.play(ctx, s.faults(), func(ctx context.Context) { wait(ctx, 4*time.Second) }, stop)
 		return err
 	})
 	if err != nil {
@@ -154,13 +154,16 @@ func (s *soak) everything(ctx context.Context, duration time.Duration, width int
 	return errors.Join(append(errs, err, v.err())...)
 }
 
+// killEvery is how many workflows end between two kills, so that a slow machine gets on as well.
+const killEvery = 25
+
 // kills are crashes alone.
 func (s *soak) kills(ctx context.Context, workflows, width int) error {
-	all := newTally()
+	all := newTally(s.say)
 	played := map[string]int{}
 	err := s.load(ctx, &load{kinds: kinds, prefix: "kills", tally: all, width: width, limit: workflows}, func(ctx context.Context, begun <-chan struct{}) error {
 		var err error
-		played, err = s.play(ctx, s.crashes(), 5*time.Second, begun)
+		played, err = s.play(ctx, s.crashes(), func(ctx context.Context) { all.waitForMore(ctx, killEvery, begun) }, begun)
 		return err
 	})
 	if err != nil {
@@ -191,7 +194,7 @@ func (s *soak) rolling(ctx context.Context, workflows, width int) error {
 	var late [2]lateness
 	var errs []error
 	for i, name := range []string{"without a restart", "rolling restart"} {
-		all, since := newTally(), time.Now()
+		all, since := newTally(s.say), time.Now()
 		err := s.load(ctx, &load{kinds: planKinds, prefix: fmt.Sprint("rolling-", i), tally: all, width: width, limit: workflows, pause: pause}, func(ctx context.Context, begun <-chan struct{}) error {
 			if i == 0 {
 				return nil
@@ -240,11 +243,13 @@ func (s *soak) load(ctx context.Context, l *load, beside func(ctx context.Contex
 	}
 	defer crew.dismiss()
 	l.clients, l.canaries = crew.clients, s.canaries
+	interrupted := ctx
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	var all sync.WaitGroup
 	defer all.Wait()
+	defer cancel()
 	all.Go(func() { s.progress(ctx, l.tally) })
+	all.Go(func() { l.tally.guard(ctx, cancel) })
 	stop, begun, over := make(chan struct{}), make(chan struct{}), make(chan error, 1)
 	go func() {
 		err := beside(ctx, begun)
@@ -255,7 +260,7 @@ func (s *soak) load(ctx context.Context, l *load, beside func(ctx context.Contex
 	}()
 	ended := l.run(ctx, stop)
 	close(begun)
-	if err := <-over; err != nil {
+	if err := <-over; err != nil && ctx.Err() == nil {
 		cancel()
 		<-ended
 		return err
@@ -266,8 +271,7 @@ func (s *soak) load(ctx context.Context, l *load, beside func(ctx context.Contex
 		cancel()
 		<-ended
 	}
-	cancel()
-	return nil
+	return interrupted.Err()
 }
 
 // nothing happens beside the load.

@@ -19,7 +19,7 @@ import (
 func TestJudge(t *testing.T) {
 	ends := []error{nil, nil, wrong("the result is 1, want 2"), serviceerror.NewDataLoss("it does not open"),
 		fmt.Errorf("no answer until the end, the last was: %w", serviceerror.NewUnavailable("away")), errAgain, context.DeadlineExceeded}
-	all := newTally()
+	all := newTally(t.Logf)
 	for _, err := range ends {
 		j := new(job)
 		all.started(j)
