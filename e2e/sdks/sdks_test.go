@@ -215,7 +215,7 @@ func (b *bench) cross(t *testing.T, ran []string) {
 func (b *bench) search(t *testing.T) (found int) {
 	hidden, plain, frames := harness.NewSweep(b.hidden), harness.NewSweep(b.plain), harness.NewSweep(b.frames)
 	conn, err := grpc.NewClient(b.server.Address, grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithUnaryInterceptor(frames.Recorder("the server's answer")), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(128<<20)))
+		grpc.WithChainUnaryInterceptor(frames.Recorder("the server's answer"), hidden.Recorder("the server's answer")), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(128<<20)))
 	if err != nil {
 		t.Fatal(err)
 	}
