@@ -2,6 +2,7 @@ package rescue
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"time"
 
@@ -95,7 +96,8 @@ func activityNever(s *site) string {
 	s.start(s.direct, "One")
 	s.paused()
 	time.Sleep(7 * time.Second) // longer than its timeout
-	s.want(s.paused().GetAttempt() <= 2, "attempt %d", s.paused().GetAttempt())
+	a := s.paused()
+	s.want(a.GetAttempt() <= 2, "%v", a)
 	return "Running; the activity is Paused, with the reason, and keeps its only attempt"
 }
 
@@ -172,7 +174,7 @@ func standaloneNever(s *site) string {
 			return err
 		}
 		if info = d.GetInfo(); info.GetLastFailure() == nil {
-			return errNotYet
+			return fmt.Errorf("no attempt has failed: %v", info)
 		}
 		return nil
 	})

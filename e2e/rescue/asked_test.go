@@ -2,18 +2,18 @@ package rescue
 
 import (
 	"context"
-	"errors"
 	"strings"
 	"time"
 
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/workflow"
-)
 
-var errNotYet = errors.New("not yet")
+	"github.com/temporal-seal/temporal-seal/e2e/kmsstub"
+)
 
 var asked = []scenario{
 	{"query", outage, true, "", queryHeld},
+	{"query", long, true, "", queryLong},
 	{"query", never, false, "", queryNever},
 	{"query in a workflow task", outage, true, "", queryInTaskHeld},
 	{"query in a workflow task", never, false, "", queryInTaskNever},
@@ -40,6 +40,19 @@ func queryHeld(s *site) string {
 	return "the task was held; the caller gets the answer"
 }
 
+func queryLong(s *site) string {
+	cold := s.cold()
+	s.work(cold, s.queue, register("Asking", asking))
+	run := s.start(cold, "Asking")
+	s.idle()
+	s.kms.Always("", kmsstub.Fault{Reset: true})
+	_, err := s.query(s.client, "asked")
+	s.want(err != nil && strings.Contains(err.Error(), "temporal-seal: the worker was not given this task") && strings.Contains(err.Error(), "ask again"), "the query: %v", err)
+	s.kms.Heal()
+	s.end(run)
+	return "the caller's query fails with the reason, after it was held; the workflow goes on"
+}
+
 func queryNever(s *site) string {
 	s.work(s.client, s.queue, register("Asking", asking))
 	run := s.start(s.client, "Asking")
@@ -64,6 +77,7 @@ func twoSignals(ctx workflow.Context) (string, error) {
 
 // queryInTask asks a workflow whose worker is away while a workflow task waits for it: the query comes with that task.
 func (s *site) queryInTask(workerSide, caller client.Client, arg any, back func()) (string, error) {
+	s.sticky = time.Second // the server gives a query 10 s
 	w := s.work(workerSide, s.queue, register("Two", twoSignals))
 	run := s.start(workerSide, "Two")
 	s.idle()

@@ -11,12 +11,16 @@ import (
 	enumspb "go.temporal.io/api/enums/v1"
 	nexuspb "go.temporal.io/api/nexus/v1"
 	"go.temporal.io/api/operatorservice/v1"
+	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/worker"
 	"go.temporal.io/sdk/workflow"
+
+	"github.com/temporal-seal/temporal-seal/e2e/kmsstub"
 )
 
 var nexusTasks = []scenario{
 	{"Nexus operation", outage, true, "", nexusHeld},
+	{"Nexus operation", long, true, "", nexusLong},
 	{"Nexus operation", never, false, "", nexusNever},
 	{"Nexus operation", forbidden, false, "", nexusForbidden},
 }
@@ -62,20 +66,47 @@ func caller(endpoint string, bad any, times int) func(workflow.Context) (string,
 	}
 }
 
-func nexusHeld(s *site) string {
-	cold := s.cold()
+// operating starts a workflow whose Nexus operation waits for its handler.
+func (s *site) operating() client.WorkflowRun {
+	s.Helper()
 	s.work(s.client, s.queue, register("Caller", caller(s.endpoint(), nil, 0)))
 	run := s.start(s.client, "Caller")
 	s.eventually(func() error {
 		if len(s.describe().GetPendingNexusOperations()) == 0 {
-			return errNotYet
+			return fmt.Errorf("no operation is pending")
 		}
 		return nil
 	})
+	return run
+}
+
+func nexusHeld(s *site) string {
+	cold := s.cold()
+	run := s.operating()
 	s.outage(3 * time.Second)
 	s.work(cold, s.queue+"-nexus", s.serve)
 	s.returns(run, "good; <nil>")
 	return "Completed; the task was held"
+}
+
+func nexusLong(s *site) string {
+	cold := s.cold()
+	run := s.operating()
+	blocked := s.watchBreaker()
+	s.kms.Always("", kmsstub.Fault{Reset: true})
+	s.work(cold, s.queue+"-nexus", s.serve)
+	s.eventually(func() error {
+		for _, o := range s.describe().GetPendingNexusOperations() {
+			if strings.Contains(o.GetLastAttemptFailure().String(), "temporal-seal: the worker was not given this task") {
+				return nil
+			}
+		}
+		return fmt.Errorf("no attempt has failed")
+	})
+	s.kms.Heal()
+	s.returns(run, "good; <nil>")
+	s.want(!blocked(), "the circuit breaker was opened")
+	return "an attempt fails as UNAVAILABLE with the reason, after it was held; the server tries again, and Completed once the keys were back"
 }
 
 // manyTimes is more than what opens the endpoint's circuit breaker.

@@ -8,14 +8,17 @@ import (
 	enumspb "go.temporal.io/api/enums/v1"
 	taskqueuepb "go.temporal.io/api/taskqueue/v1"
 	"go.temporal.io/api/workflowservice/v1"
+	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/worker"
 	"google.golang.org/protobuf/encoding/protowire"
 
+	"github.com/temporal-seal/temporal-seal/e2e/harness"
 	"github.com/temporal-seal/temporal-seal/e2e/kmsstub"
 )
 
 var polls = []scenario{
 	{"any, before it is handed out", outage, true, "", pollsHeld},
+	{"any, before it is handed out", "one of the namespace's keys out of reach, after something has used it", true, "", oneKeyHeld},
 	{"any, with autoscaled pollers", outage, true, "", pollersStay},
 	{"any, before it is handed out", "keys out of reach, and its worker shuts down", true, "", pollsReleased},
 	{"workflow task, each attempt", "the token tells the attempt", false, "", tokenTellsAttempt},
@@ -37,6 +40,34 @@ func pollsHeld(s *site) string {
 	s.work(other, s.queue, register("Echo", echo))
 	s.returns(s.start(other, "Echo", "x"), "x")
 	return "polls are held, and end empty before their deadline; the tasks wait at the server"
+}
+
+// oneKeyHeld: the key of one kind of workflow is gone, in the one namespace that has such workflows.
+func oneKeyHeld(s *site) string {
+	second, err := newKMS()
+	s.ok(err)
+	s.Cleanup(second.Close)
+	proxy := s.startProxy(func(o *harness.ProxyOptions) {
+		o.Keys = append([]harness.KeyOption{{Name: "phi", Namespaces: []string{namespace}, Active: keyIn(second)}}, o.Keys...)
+		o.Policy += `
+request contains {"action": "seal", "key": concat("", ["p", "hi"])} if input.workflow.type == "Phi"
+`
+	})
+	c, other := s.dial(proxy.Address, namespace), s.dial(proxy.Address, elsewhere)
+	second.Always("", kmsstub.Fault{Reset: true})
+	s.work(other, s.queue, register("Echo", echo))
+	ctx, cancel := context.WithTimeout(s.Context(), 2*time.Second)
+	defer cancel()
+	_, err = c.ExecuteWorkflow(ctx, client.StartWorkflowOptions{TaskQueue: s.queue}, "Phi", "x")
+	s.want(err != nil, "it was sealed with a key that is out of reach")
+	s.work(c, s.queue, register("Echo", echo), register("Phi", echo))
+	run := s.start(c, "Echo", "x")
+	s.returns(s.start(other, "Echo", "y"), "y")
+	time.Sleep(3 * time.Second)
+	s.want(s.describe().GetPendingWorkflowTask().GetState() == enumspb.PENDING_WORKFLOW_TASK_STATE_SCHEDULED, "the task was handed out: %v", s.describe())
+	second.Heal()
+	s.returns(run, "x")
+	return "the namespace's polls are held until the key is back; other namespaces go on"
 }
 
 // pollersStay: a worker with autoscaled pollers goes on after an outage.
@@ -75,9 +106,11 @@ func pollsReleased(s *site) string {
 func tokenTellsAttempt(s *site) string {
 	s.begin(s.client)
 	c := s.raw(s.proxy.Address)
-	for want := range uint64(3) {
+	last := int32(0)
+	for range 3 {
 		t := s.poll(c)
-		s.want(attemptIn(t.GetTaskToken()) == want+1 && t.GetAttempt() == int32(want+1), "attempt %d: the token tells %d, the task %d", want+1, attemptIn(t.GetTaskToken()), t.GetAttempt())
+		s.want(attemptIn(t.GetTaskToken()) == uint64(t.GetAttempt()) && t.GetAttempt() > last, "the token tells %d, the task %d, after attempt %d", attemptIn(t.GetTaskToken()), t.GetAttempt(), last)
+		last = t.GetAttempt()
 		_, err := c.RespondWorkflowTaskFailed(s.Context(), &workflowservice.RespondWorkflowTaskFailedRequest{Namespace: namespace, TaskToken: t.GetTaskToken(), Cause: enumspb.WORKFLOW_TASK_FAILED_CAUSE_WORKFLOW_WORKER_UNHANDLED_FAILURE})
 		s.ok(err)
 	}

@@ -64,7 +64,6 @@ type frontend struct {
 
 // parts are a KMS and a proxy that had its working key before the KMS can be made to fail.
 type parts struct {
-	dir   string
 	kms   *kmsstub.Server
 	proxy *harness.Proxy
 }
@@ -75,7 +74,7 @@ func TestMain(m *testing.M) {
 	flag.Parse()
 	// Tests wait for timeouts more than they work.
 	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
-		_ = f.Value.Set("20")
+		_ = f.Value.Set("12")
 	}
 	code := 1
 	if err := startServers(func() { code = m.Run() }); err != nil {
@@ -121,13 +120,11 @@ func (s *frontend) stopShared() {
 }
 
 func (s *frontend) newParts(dir string) (*parts, error) {
-	kms := kmsstub.New(kmsstub.Options{})
-	kms.SetAlias("alias/temporal", kms.CreateKey(false))
-	if err := kms.Start("127.0.0.1:0"); err != nil {
+	kms, err := newKMS()
+	if err != nil {
 		return nil, err
 	}
-	p := &parts{dir: dir, kms: kms}
-	var err error
+	p := &parts{kms: kms}
 	p.proxy, err = s.newProxy(dir, kms)
 	return p, err
 }
@@ -136,9 +133,23 @@ func (s *frontend) newProxy(dir string, kms *kmsstub.Server) (*harness.Proxy, er
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
-	return harness.StartProxy(context.Background(), harness.ProxyOptions{Dir: dir, Upstream: s.Address, Policy: rego,
-		Keys: []harness.KeyOption{{Name: "default", Active: "awskms://alias/temporal?region=eu-central-1&endpoint=" + kms.URL}},
-		Env:  []string{"AWS_ACCESS_KEY_ID=AKIATEST", "AWS_SECRET_ACCESS_KEY=secret", "AWS_EC2_METADATA_DISABLED=true"}})
+	return harness.StartProxy(context.Background(), s.options(dir, kms))
+}
+
+func (s *frontend) options(dir string, kms *kmsstub.Server) harness.ProxyOptions {
+	return harness.ProxyOptions{Dir: dir, Upstream: s.Address, Policy: rego,
+		Keys: []harness.KeyOption{{Name: "default", Active: keyIn(kms)}},
+		Env:  []string{"AWS_ACCESS_KEY_ID=AKIATEST", "AWS_SECRET_ACCESS_KEY=secret", "AWS_EC2_METADATA_DISABLED=true"}}
+}
+
+func keyIn(kms *kmsstub.Server) string {
+	return "awskms://alias/temporal?region=eu-central-1&endpoint=" + kms.URL
+}
+
+func newKMS() (*kmsstub.Server, error) {
+	kms := kmsstub.New(kmsstub.Options{})
+	kms.SetAlias("alias/temporal", kms.CreateKey(false))
+	return kms, kms.Start("127.0.0.1:0")
 }
 
 // site is what one test works with.
@@ -151,6 +162,7 @@ type site struct {
 	id     string        // of its workflow
 	queue  string
 	limit  time.Duration // of its workflow tasks
+	sticky time.Duration // how long they wait on a sticky queue; 0: as the SDK has it
 }
 
 // newSite is for tests that leave the KMS alone.
@@ -186,7 +198,9 @@ func newOutage(t *testing.T, server *frontend) *site {
 		p.proxy.Kill()
 		p.kms.Close()
 	})
-	return siteOf(t, server, p)
+	s := siteOf(t, server, p)
+	s.warm(p.proxy)
+	return s
 }
 
 func siteOf(t *testing.T, server *frontend, p *parts) *site {
@@ -198,9 +212,13 @@ func siteOf(t *testing.T, server *frontend, p *parts) *site {
 }
 
 // startProxy starts a further proxy on the site's KMS.
-func (s *site) startProxy() *harness.Proxy {
+func (s *site) startProxy(change ...func(*harness.ProxyOptions)) *harness.Proxy {
 	s.Helper()
-	p, err := s.server.newProxy(s.TempDir(), s.kms)
+	o := s.server.options(s.TempDir(), s.kms)
+	for _, c := range change {
+		c(&o)
+	}
+	p, err := harness.StartProxy(s.Context(), o)
 	s.ok(err)
 	s.Cleanup(func() {
 		if s.Failed() {
@@ -273,7 +291,8 @@ func (s *site) bad() converter.RawValue { s.Helper(); return converter.NewRawVal
 // work runs a worker on a task queue.
 func (s *site) work(c client.Client, queue string, register ...func(worker.Registry)) worker.Worker {
 	s.Helper()
-	w := worker.New(c, queue, worker.Options{DisableRegistrationAliasing: true, MaxConcurrentWorkflowTaskPollers: 2, MaxConcurrentActivityTaskPollers: 2})
+	w := worker.New(c, queue, worker.Options{DisableRegistrationAliasing: true, StickyScheduleToStartTimeout: s.sticky,
+		MaxConcurrentWorkflowTaskPollers: 2, MaxConcurrentActivityTaskPollers: 2})
 	for _, r := range register {
 		r(w)
 	}

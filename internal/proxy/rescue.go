@@ -23,8 +23,11 @@ const (
 	longestHold = time.Minute
 	// holdReturned is how long tasks are held that came in the answer to another call, which waits for it.
 	holdReturned = 3 * time.Second
-	// holdUntold is for tasks that do not tell their timeout: those of workflows and queries have 10 s by default.
+	// holdUntold is for tasks that do not tell their timeout: those of workflows have 10 s by default.
 	holdUntold = 10 * time.Second
+	// queryTimeout is how long a query waits on a sticky queue by default, before it is handed to another worker. Its
+	// caller is told nothing but that it took too long then.
+	queryTimeout = 5 * time.Second
 )
 
 // errCallerLeft is why a task is answered that could be opened.

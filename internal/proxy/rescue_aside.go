@@ -277,7 +277,7 @@ func (r *rescue) setAside(ctx context.Context, t *workflowservice.PollActivityTa
 		delay = retryTask
 	}
 	r.answer(ctx, "activity", t.GetWorkflowExecution(), &standIn{"RespondActivityTaskFailed", &workflowservice.RespondActivityTaskFailedRequest{
-		TaskToken: t.GetTaskToken(), Identity: standInIdentity, Failure: unopenedFailure(cause, delay)}}, cause)
+		TaskToken: t.GetTaskToken(), Identity: standInIdentity, Failure: unopenedFailure(unopenedText(cause, handedOutAgain), delay)}}, cause)
 	switch {
 	case already:
 		r.lookAfter(ctx, key, sealed)
@@ -301,7 +301,7 @@ func (r *rescue) pause(ctx context.Context, k activityKey, cause error) error {
 	}
 	err := r.send(ctx, r.route, "PauseActivity", &workflowservice.PauseActivityRequest{
 		Namespace: k.namespace, Execution: &commonpb.WorkflowExecution{WorkflowId: k.workflow, RunId: k.run}, Identity: standInIdentity,
-		Activity: &workflowservice.PauseActivityRequest_Id{Id: k.activity}, Reason: unopenedText(cause)})
+		Activity: &workflowservice.PauseActivityRequest_Id{Id: k.activity}, Reason: unopenedText(cause, handedOutAgain)})
 	if err == nil {
 		r.Metrics.standIns.WithLabelValues("PauseActivity").Inc()
 	}

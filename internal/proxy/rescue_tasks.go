@@ -24,7 +24,11 @@ const unopened = "TaskUnopened"
 // workflowTask gives the task, or what opens of it; else what its poller gets in its place. wrap makes the message that
 // the task stands in.
 func (r *rescue) workflowTask(ctx context.Context, t *workflowservice.PollWorkflowTaskQueueResponse, wrap func(*workflowservice.PollWorkflowTaskQueueResponse) proto.Message) *workflowservice.PollWorkflowTaskQueueResponse {
-	err := r.hold(ctx, wrap(t), workflowTaskTimeout(t.GetHistory()))
+	timeout := workflowTaskTimeout(t.GetHistory())
+	if t.GetQuery() != nil {
+		timeout = queryTimeout
+	}
+	err := r.hold(ctx, wrap(t), timeout)
 	if err == nil || r.withoutBadEntries(ctx, t, err, wrap) {
 		return t
 	}
@@ -87,14 +91,15 @@ func (r *rescue) failWorkflowTask(ctx context.Context, t *workflowservice.PollWo
 	var answer *standIn
 	if t.GetAttempt() <= 1 {
 		answer = &standIn{"RespondWorkflowTaskFailed", &workflowservice.RespondWorkflowTaskFailedRequest{TaskToken: t.GetTaskToken(), Identity: standInIdentity,
-			Cause: enumspb.WORKFLOW_TASK_FAILED_CAUSE_WORKFLOW_WORKER_UNHANDLED_FAILURE, Failure: unopenedFailure(cause, 0)}}
+			Cause: enumspb.WORKFLOW_TASK_FAILED_CAUSE_WORKFLOW_WORKER_UNHANDLED_FAILURE, Failure: unopenedFailure(unopenedText(cause, handedOutAgain), 0)}}
 	}
 	r.answer(ctx, "workflow", t.GetWorkflowExecution(), answer, cause)
 }
 
 func (r *rescue) failQuery(ctx context.Context, t *workflowservice.PollWorkflowTaskQueueResponse, cause error) {
+	text := unopenedText(cause, "ask again")
 	r.answer(ctx, "query", t.GetWorkflowExecution(), &standIn{"RespondQueryTaskCompleted", &workflowservice.RespondQueryTaskCompletedRequest{TaskToken: t.GetTaskToken(),
-		CompletedType: enumspb.QUERY_RESULT_TYPE_FAILED, ErrorMessage: unopenedText(cause), PollerGroupId: t.GetPollerGroupId(), Failure: unopenedFailure(cause, 0)}}, cause)
+		CompletedType: enumspb.QUERY_RESULT_TYPE_FAILED, ErrorMessage: text, PollerGroupId: t.GetPollerGroupId(), Failure: unopenedFailure(text, 0)}}, cause)
 }
 
 // activityTask gives the task, or what its poller gets in its place.
@@ -121,10 +126,10 @@ func (r *rescue) nexusTask(ctx context.Context, t *workflowservice.PollNexusTask
 	}
 	q := &workflowservice.RespondNexusTaskFailedRequest{TaskToken: t.GetTaskToken(), Identity: standInIdentity, PollerGroupId: t.GetPollerGroupId()}
 	if t.GetRequest().GetCapabilities().GetTemporalFailureResponses() {
-		q.Failure = &failurepb.Failure{Message: unopenedText(err), Source: standInIdentity, FailureInfo: &failurepb.Failure_NexusHandlerFailureInfo{
+		q.Failure = &failurepb.Failure{Message: unopenedText(err, handedOutAgain), Source: standInIdentity, FailureInfo: &failurepb.Failure_NexusHandlerFailureInfo{
 			NexusHandlerFailureInfo: &failurepb.NexusHandlerFailureInfo{Type: kind, RetryBehavior: retry}}}
 	} else {
-		q.Error = &nexuspb.HandlerError{ErrorType: kind, Failure: &nexuspb.Failure{Message: unopenedText(err)}, RetryBehavior: retry}
+		q.Error = &nexuspb.HandlerError{ErrorType: kind, Failure: &nexuspb.Failure{Message: unopenedText(err, handedOutAgain)}, RetryBehavior: retry}
 	}
 	r.answer(ctx, "nexus", nil, &standIn{"RespondNexusTaskFailed", q}, err)
 	return &workflowservice.PollNexusTaskQueueResponse{PollerScalingDecision: r.unchanged(ctx, t.PollerScalingDecision), PollerGroupId: t.PollerGroupId,
@@ -148,22 +153,26 @@ func (r *rescue) answer(ctx context.Context, kind string, e *commonpb.WorkflowEx
 		"workflow_id", e.GetWorkflowId(), "run_id", e.GetRunId(), "answered", answered, "held", time.Since(r.arrived).Round(time.Millisecond), "error", cause)
 }
 
-// unopenedText says what happened, where, and what to do. It holds no payload, so it goes out in clear.
-func unopenedText(cause error) string {
+// handedOutAgain is what happens to most tasks.
+const handedOutAgain = "it is handed out again"
+
+// unopenedText says what happened, where, and what to do; next is what follows where the cause may pass. It holds no
+// payload, so it goes out in clear.
+func unopenedText(cause error, next string) string {
 	advice := "; find the cause in the proxy's log, and restore the key or the permission to use it, or terminate the workflow"
 	switch {
 	case cause == errCallerLeft:
-		advice = "; it is handed out again"
+		advice = "; " + next
 	case transient(cause):
-		advice = "; it is handed out again, and opens once the proxy reaches its keys"
+		advice = "; " + next + ": it opens once the proxy reaches its keys"
 	}
 	return from + "the worker was not given this task: " + crypto.ForCaller(cause) + advice
 }
 
-func unopenedFailure(cause error, delay time.Duration) *failurepb.Failure {
+func unopenedFailure(text string, delay time.Duration) *failurepb.Failure {
 	info := &failurepb.ApplicationFailureInfo{Type: unopened}
 	if delay > 0 {
 		info.NextRetryDelay = durationpb.New(delay)
 	}
-	return &failurepb.Failure{Message: unopenedText(cause), Source: standInIdentity, FailureInfo: &failurepb.Failure_ApplicationFailureInfo{ApplicationFailureInfo: info}}
+	return &failurepb.Failure{Message: text, Source: standInIdentity, FailureInfo: &failurepb.Failure_ApplicationFailureInfo{ApplicationFailureInfo: info}}
 }
