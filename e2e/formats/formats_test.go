@@ -182,3 +182,40 @@ response contains {"action": "open"}
 		t.Errorf("came back as %v", got)
 	}
 }
+
+// TestHalfMoved: some workers behind the proxy still have their codec, and others have none. All of them read everything.
+func TestHalfMoved(t *testing.T) {
+	s := newSite(t, `package temporal
+
+request contains {"action": "accept"} if input.payload.encoding == "binary/encrypted"
+
+response contains {"action": "open"} if input.sealed.namespace == input.namespace
+`, "", `listeners:
+  - address: 127.0.0.1:0
+    callers: {token: {tokens: [{subject: worker, file: "{dir}/token", namespaces: [default]}]}}
+upstreams: [{address: "{server}"}]
+admin: 127.0.0.1:0
+keys: [{name: default, active: "local:{dir}/default.key"}]
+policy: {file: "{dir}/policy.rego"}
+`+readsSamples)
+	moved := s.dial(s.proxy.Address, "a-worker")
+	legacy := s.dialWith(client.Options{HostPort: s.proxy.Address, HeadersProvider: header{"authorization": "Bearer a-worker"},
+		DataConverter: converter.NewCodecDataConverter(converter.GetDefaultDataConverter(), newSample(t))})
+	stop := s.work(legacy)
+	s.admit(legacy)
+	stop()
+	stop = s.work(moved)
+	s.discharge(legacy)
+	s.result(moved)
+	s.hidden()
+	stop()
+	kinds := map[string]int{}
+	for _, e := range s.history() {
+		for _, p := range append(e.GetActivityTaskCompletedEventAttributes().GetResult().GetPayloads(), e.GetWorkflowExecutionSignaledEventAttributes().GetInput().GetPayloads()...) {
+			kinds[string(p.Metadata["encoding"])]++
+		}
+	}
+	if kinds["binary/encrypted"] != 2 || kinds["binary/sealed.v1"] != 1 {
+		t.Errorf("stored as %v; want what the codec wrote as it was, and the rest sealed", kinds)
+	}
+}

@@ -119,7 +119,7 @@ func (s *site) codec() *codec.Codec {
 // dial gives a client as a program has it: with codecs or without, with a token or without.
 func (s *site) dial(address, token string, codecs ...converter.PayloadCodec) client.Client {
 	s.Helper()
-	o := client.Options{HostPort: address, Namespace: namespace, Logger: sdklog.NewStructuredLogger(slog.New(slog.DiscardHandler))}
+	o := client.Options{HostPort: address}
 	if len(codecs) > 0 {
 		o.DataConverter = workflow.DataConverterWithoutDeadlockDetection(converter.NewCodecDataConverter(converter.GetDefaultDataConverter(), codecs...))
 		o.FailureConverter = temporal.NewDefaultFailureConverter(temporal.DefaultFailureConverterOptions{DataConverter: o.DataConverter, EncodeCommonAttributes: true})
@@ -127,6 +127,12 @@ func (s *site) dial(address, token string, codecs ...converter.PayloadCodec) cli
 	if token != "" {
 		o.HeadersProvider = header{"authorization": "Bearer " + token}
 	}
+	return s.dialWith(o)
+}
+
+func (s *site) dialWith(o client.Options) client.Client {
+	s.Helper()
+	o.Namespace, o.Logger = namespace, sdklog.NewStructuredLogger(slog.New(slog.DiscardHandler))
 	c, err := client.DialContext(s.Context(), o)
 	s.ok(err)
 	s.Cleanup(c.Close)
