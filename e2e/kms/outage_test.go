@@ -198,3 +198,33 @@ func TestForeignBlobRevokesNothing(t *testing.T) {
 	}
 	opens(t, c, "default", t.Name(), plain("good"))
 }
+
+// TestMultiRegionKey: replicas of a multi-Region key are one key. What is sealed with one opens with the other, under
+// whatever name each proxy has it.
+func TestMultiRegionKey(t *testing.T) {
+	p := startStub(t)
+	id := p.stub.CreateKey(true)
+	p.stub.SetAlias(alias(t), id)
+	var proxies []frontend
+	for _, uri := range []string{
+		p.uri(id), p.uri(alias(t)),
+		"awskms://" + id + "?region=us-west-2&endpoint=" + p.endpoint,
+		"awskms://arn:aws:kms:us-west-2:111122223333:key/" + id + "?endpoint=" + p.endpoint,
+	} {
+		proxies = append(proxies, p.proxy(t, harness.KeyOption{Name: "default", Active: uri}))
+	}
+	for i, c := range proxies {
+		if err := start(t.Context(), c, "default", fmt.Sprint(t.Name(), i), plain("x")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	reference := sealed(t, stored(t, direct(t), "default", t.Name()+"0")).header[8:16]
+	for i := range proxies {
+		if other := sealed(t, stored(t, direct(t), "default", fmt.Sprint(t.Name(), i))).header[8:16]; string(other) != string(reference) {
+			t.Errorf("proxy %d names the key %x, the first one %x", i, other, reference)
+		}
+		for _, c := range proxies {
+			opens(t, c, "default", fmt.Sprint(t.Name(), i), plain("x"))
+		}
+	}
+}

@@ -251,7 +251,7 @@ func (w *world) pages() {
 	}
 }
 
-// crash ends the proxy as a fault in it would, with all stacks on its standard error. See TestMemoryIsClosed for cores.
+// crash ends the proxy as a fault in it would, with all stacks on its standard error.
 func (w *world) crash() {
 	w.Helper()
 	for end := time.Now().Add(5 * time.Second); len(w.spans.Raw()) == 0 && time.Now().Before(end); {
@@ -301,7 +301,7 @@ func TestWithoutCredentials(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(t.Context(), bin, "check", "--key", "awskms://alias/x?region=eu-central-1&endpoint=http://127.0.0.1:1", "--timeout", "5s")
+	cmd := exec.CommandContext(t.Context(), bin, "check", "--key", "awskms://alias/x?region=eu-central-1&endpoint=http://127.0.0.1:1", "--timeout", "2s")
 	cmd.Env = []string{"HOME=" + t.TempDir(), "AWS_EC2_METADATA_SERVICE_ENDPOINT=http://127.0.0.1:1"}
 	out, err := cmd.CombinedOutput()
 	if err == nil {

@@ -75,7 +75,7 @@ func statusOfRewriting(k rewrite.Kind) int {
 // writeError answers with a JSON document whose text holds no payload, since none of the errors does.
 func writeError(w http.ResponseWriter, err error) int {
 	status := statusOf(err)
-	text, failed := json.Marshal(map[string]string{"message": from + strings.TrimPrefix(err.Error(), from)})
+	text, failed := json.Marshal(map[string]string{"message": from + strings.TrimPrefix(crypto.ForCaller(err), from)})
 	if failed != nil {
 		text = []byte(`{}`)
 	}

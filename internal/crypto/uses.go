@@ -138,15 +138,22 @@ type WorkingKey struct {
 // WorkingKeys lists the data keys that seal now.
 func (k *Keyring) WorkingKeys() []WorkingKey {
 	var all []WorkingKey
-	k.slots.Range(func(_, value any) bool {
-		sl := value.(*slot)
-		k.mu.Lock()
-		defer k.mu.Unlock()
+	add := func(sl *slot) {
 		if s := sl.current.Load(); s != nil && s.dk.usable() {
 			all = append(all, WorkingKey{sl.namespace, sl.key, s.dk.kek.ref, s.dk.id, sl.made})
 		}
+	}
+	k.slots.Range(func(_, value any) bool {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		add(value.(*slot))
 		return true
 	})
+	k.mu.Lock()
+	for _, sl := range k.unconfirmed.Values() {
+		add(sl)
+	}
+	k.mu.Unlock()
 	slices.SortFunc(all, func(a, b WorkingKey) int {
 		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Key, b.Key))
 	})
