@@ -8,6 +8,7 @@ VERSION      ?=
 LDFLAGS      := -s -w$(if $(VERSION), -X main.version=$(VERSION))
 PROXY        := $(abspath bin/proxy)
 FUZZTIME     ?= 30s
+export SEAL_BROWSER
 FUZZPACKAGES := ./internal/rewrite ./internal/crypto ./internal/crypto/foreign ./internal/crypto/localkey ./internal/policy
 STATICCHECK  := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK  := golang.org/x/vuln/cmd/govulncheck@v1.8.0
@@ -61,7 +62,7 @@ test-policy: build ## The shipped policy's Rego tests, and the clinic example's 
 	bin/proxy check --config examples/clinic/config.yaml
 
 # Packages of e2e with targets of their own: they need more than Go, or much time.
-E2E_ALONE := deploy|polls|sdks|soak
+E2E_ALONE := deploy|polls|sdks|soak|readers
 
 # SEAL_PROXY_BIN: the tests drive the very binary that users get. Go's test cache does not see it change, hence -count=1.
 .PHONY: test-e2e
@@ -90,6 +91,21 @@ task-matrix: build ## Write into docs/operations.md what servers show of tasks t
 test-attacks: build ## Steal, paste and read what is another's, on a real server; ends with `attacks: N tried, 0 succeeded`
 	@cd e2e && $(GO) test -c -o ../bin/attacks.test ./attacks
 	cd e2e/attacks && SEAL_PROXY_BIN='$(PROXY)' ../../bin/attacks.test -test.timeout 10m
+
+.PHONY: test-readers
+test-readers: build ## Who reads what by gRPC, codec server, CLI and in a browser's Web UI (needs chromium); ends with `readers: N cases, N as the policy says`
+	@cd e2e && $(GO) test -c -o ../bin/readers.test ./readers
+	@mkdir -p bin/screenshots
+	cd e2e/readers && SEAL_SCREENSHOTS='$(abspath bin/screenshots)' SEAL_PROXY_BIN='$(PROXY)' ../../bin/readers.test -test.timeout 15m
+
+# Those that the docs show.
+SCREENSHOTS := doctor-completed doctor-failed doctor-pending support-completed stranger-completed
+
+.PHONY: screenshots
+screenshots: ## Take the docs' pictures of the Web UI anew: make test-readers with a browser, and docs/images
+	$(MAKE) test-readers SEAL_BROWSER=required
+	@mkdir -p docs/images
+	cp $(SCREENSHOTS:%=bin/screenshots/webui-%.png) docs/images/
 
 .PHONY: test-jaeger
 test-jaeger: ## The test that builds a real Jaeger, and reads a trace back from it

@@ -138,13 +138,31 @@ func startAnnounced(ctx context.Context, name string, cmd *exec.Cmd, log io.Writ
 // StartWebUI serves the Web UI for a frontend elsewhere, such as the proxy, on a port (0: a free one). It needs this repository's
 // temporalserver, which is built if need be.
 func StartWebUI(ctx context.Context, frontend string, port int, log io.Writer) (*Process, error) {
+	return StartWebUIWith(ctx, WebUIOptions{Frontend: frontend, Port: port, Log: log})
+}
+
+// WebUIOptions say what a Web UI is for.
+type WebUIOptions struct {
+	Frontend string
+	Port     int // 0: a free one
+	// CodecEndpoint is the codec server that the pages ask. Over https they send it the user's token.
+	CodecEndpoint string
+	// Issuer is the OpenID Connect issuer at which users log in. "": nobody has to.
+	Issuer string
+	Log    io.Writer
+}
+
+// StartWebUIWith is StartWebUI with all that there is to choose.
+func StartWebUIWith(ctx context.Context, o WebUIOptions) (*Process, error) {
+	log := o.Log
 	bin, err := BuildTemporal(ctx, log)
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, readyTime)
 	defer cancel()
-	p, err := startAnnounced(ctx, "web UI", exec.Command(bin, "--until-stdin-closes", "--ui-for", frontend, "--ui-port", strconv.Itoa(port)), log)
+	p, err := startAnnounced(ctx, "web UI", exec.Command(bin, "--until-stdin-closes", "--ui-for", o.Frontend, "--ui-port", strconv.Itoa(o.Port),
+		"--codec-endpoint", o.CodecEndpoint, "--ui-oidc", o.Issuer), log)
 	if err != nil {
 		return nil, err
 	}

@@ -37,7 +37,8 @@ type options struct {
 	port, uiPort     int
 	ui               bool
 	uiFor            string
-	codecEndpoint    string
+	codec            string
+	oidc             string
 	logLevel         string
 	untilStdinCloses bool
 	namespaces       []string
@@ -68,7 +69,8 @@ func parseFlags(args []string) (options, error) {
 	fs.BoolVar(&opts.ui, "ui", false, "serve the Web UI as well")
 	fs.IntVar(&opts.uiPort, "ui-port", 0, "Web UI `port`, implies --ui (0: a free one)")
 	fs.StringVar(&opts.uiFor, "ui-for", "", "serve nothing but the Web UI, for the frontend at this `address`")
-	fs.StringVar(&opts.codecEndpoint, "codec-endpoint", "", "codec server `URL` that the Web UI uses")
+	fs.StringVar(&opts.codec, "codec-endpoint", "", "codec server `URL` that the Web UI uses; over https it is sent the user's token")
+	fs.StringVar(&opts.oidc, "ui-oidc", "", "have the users of the Web UI log in at this OpenID Connect issuer's `URL`, as client temporal-ui")
 	fs.StringVar(&opts.logLevel, "log-level", "error", "debug, info, warn or error")
 	fs.BoolVar(&opts.untilStdinCloses, "until-stdin-closes", false, "end when standard input ends")
 	fs.Func("namespace", "`name` of a namespace to create (repeatable; default: default)", func(v string) error {

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	uiserver "github.com/temporalio/ui-server/v2/server"
@@ -120,7 +121,7 @@ func startServer(opts options) (*server, error) {
 	}
 	s := &server{temporal: srv, address: address(p.frontend)}
 	if opts.ui {
-		s.startUI(p, opts.codecEndpoint, logger)
+		s.startUI(p, opts, logger)
 	}
 	return s, nil
 }
@@ -156,19 +157,20 @@ func startUIAlone(opts options) (*server, error) {
 		return nil, err
 	}
 	s := &server{address: opts.uiFor}
-	s.startUI(p, opts.codecEndpoint, logger)
+	s.startUI(p, opts, logger)
 	return s, nil
 }
 
 // startUI serves the Web UI in the background. Its Start blocks, and an error there must not take down the server that tests talk to.
-func (s *server) startUI(p ports, codecEndpoint string, logger log.Logger) {
+func (s *server) startUI(p ports, opts options, logger log.Logger) {
 	s.uiURL = "http://" + address(p.ui)
 	s.ui = uiserver.NewServer(uioptions.WithConfigProvider(&uiconfig.Config{
 		Host:                host,
 		Port:                p.ui,
 		TemporalGRPCAddress: s.address,
 		EnableUI:            true,
-		Codec:               uiconfig.Codec{Endpoint: codecEndpoint},
+		Codec:               uiconfig.Codec{Endpoint: opts.codec, PassAccessToken: strings.HasPrefix(opts.codec, "https://")},
+		Auth:                uiAuth(opts.oidc, s.uiURL),
 		CORS:                uiconfig.CORS{CookieInsecure: true},
 		HideLogs:            true,
 		DisableNewsFetch:    true,
@@ -178,6 +180,17 @@ func (s *server) startUI(p ports, codecEndpoint string, logger log.Logger) {
 			logger.Error("the Web UI ended", tag.NewStringTag("address", s.uiURL), tag.Error(err))
 		}
 	}()
+}
+
+// uiAuth has users log in before they see anything; without an issuer nobody has to.
+func uiAuth(issuer, ui string) uiconfig.Auth {
+	if issuer == "" {
+		return uiconfig.Auth{}
+	}
+	return uiconfig.Auth{Enabled: true, RedirectToProvider: true, Providers: []uiconfig.AuthProvider{{
+		Label: "test", Type: "oidc", ProviderURL: issuer, ClientID: "temporal-ui", ClientSecret: "unused",
+		Scopes: []string{"openid", "profile", "email"}, CallbackURL: ui + "/auth/sso/callback",
+	}}}
 }
 
 func address(port int) string { return net.JoinHostPort(host, strconv.Itoa(port)) }
