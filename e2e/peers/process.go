@@ -70,6 +70,9 @@ func (p *Process) Input() io.WriteCloser { return p.stdin }
 // Done is closed when the program has ended, by itself or by Stop.
 func (p *Process) Done() <-chan struct{} { return p.done }
 
+// ExitCode is what the program ended with, once Done is closed; -1 if a signal ended it.
+func (p *Process) ExitCode() int { return p.cmd.ProcessState.ExitCode() }
+
 // Output is the last of what the program wrote.
 func (p *Process) Output() string { return p.out.String() }
 

@@ -166,32 +166,48 @@ func (c *call) forward(ctx, out context.Context, request *frame) (*frame, error)
 // is not kept waiting: it is lost if the worker's time runs out.
 func (c *call) invoke(ctx context.Context, request, answer *frame, header, trailer *metadata.MD) (err error) {
 	m := c.method
-	expected, wait := m.answer.Load(), answerWait
-	known := expected > 0
-	if !known {
-		expected, wait = unknownAnswer, roomWait
-	}
-	if expected < largeAnswer || m.rewrite.IsPoll() {
-		expected = 0
+	reserved := int64(0)
+	if size := m.answer.Load(); size > 0 && size < largeAnswer || m.rewrite.IsPoll() {
 		err = c.route.conns.invoke(ctx, m.full, request, answer, grpc.Header(header), grpc.Trailer(trailer))
 	} else {
-		*header, *trailer, err = c.route.conns.invokeGated(ctx, m.full, request, answer, func() error {
-			if c.release.reserve(ctx, expected, wait) {
-				return nil
-			}
-			refused := expected
-			expected = 0
-			if known && m.reads() {
-				c.overLimit("bytes")
-				return answerFor(noRoom("an answer", refused, c.room.size)).Err()
-			}
-			return nil // what it tells has happened: it must arrive
+		*header, *trailer, err = c.route.conns.invokeGated(ctx, m.full, request, answer, func() (err error) {
+			reserved, err = c.roomForAnswer(ctx)
+			return err
 		})
 	}
 	n := int64(answer.data.Len())
-	m.answer.Store(max(n, m.answer.Load()/16*15, 1))
-	c.release.count(n - min(expected, c.room.size))
+	if err == nil {
+		m.answer.Store(max(n, m.answer.Load()/16*15, 1))
+	}
+	c.release.count(n - min(reserved, c.room.size))
 	return err
+}
+
+// roomForAnswer waits for room for as much as the method answered lately, and reserves it. The first answer of all tells
+// the others how much that is.
+func (c *call) roomForAnswer(ctx context.Context) (reserved int64, err error) {
+	m := c.method
+	expected := int64(0)
+	for range answerTries {
+		expected = m.answer.Load()
+		switch {
+		case expected == 0 && m.first.CompareAndSwap(false, true), expected > 0 && expected < largeAnswer:
+			return 0, nil
+		case expected == 0:
+			expected = unknownAnswer
+		}
+		if c.release.reserve(ctx, expected, roomWait) {
+			return expected, nil
+		}
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	if m.answer.Load() > 0 && m.reads() {
+		c.overLimit("bytes")
+		return 0, answerFor(noRoom("an answer", expected, c.room.size)).Err()
+	}
+	return 0, nil // what it tells has happened: it must arrive
 }
 
 const (

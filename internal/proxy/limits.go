@@ -56,10 +56,10 @@ const (
 
 	// unreserved is the size up to which messages are let in without asking for room: Calls bounds them well enough.
 	unreserved = 16 << 10
-	// roomWait is how long a request waits for room before it is refused, answerWait how long an answer does, which
-	// has cost the server work.
-	roomWait   = time.Second
-	answerWait = 5 * time.Second
+	// roomWait is how long a request waits for room before it is refused, and answerTries how often as long an answer
+	// does, which has cost the server work.
+	roomWait    = time.Second
+	answerTries = 5
 )
 
 // gate counts what is inside.

@@ -110,6 +110,7 @@ type method struct {
 	metrics *methodMetrics
 	// answer is the size that its answers had lately, or more. 0: there was none.
 	answer atomic.Int64
+	first  atomic.Bool // an answer was let in to tell the size of others
 }
 
 var (
