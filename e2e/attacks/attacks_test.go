@@ -165,7 +165,7 @@ type party struct {
 // as connects to the proxy with somebody's token; past it where the name is "".
 func (b *bench) as(t *testing.T, name, namespace string) *party {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	t.Cleanup(cancel)
 	address := b.server.Address
 	if name != "" {

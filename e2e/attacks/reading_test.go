@@ -128,6 +128,7 @@ func reading(t *testing.T, b *bench) {
 		}
 		t.Run(attacker+"/query", func(t *testing.T) { b.readsAQuery(t, attacker) })
 		t.Run(attacker+"/poll", func(t *testing.T) { b.polls(t, attacker) })
+		t.Run(attacker+"/poll for an activity", func(t *testing.T) { b.pollsActivities(t, attacker) })
 		t.Run(attacker+"/reset", func(t *testing.T) { b.resets(t, attacker) })
 		t.Run(attacker+"/batch", func(t *testing.T) { b.batches(t, attacker) })
 		t.Run(attacker+"/eager start", func(t *testing.T) { b.startsEagerly(t, attacker) })
@@ -174,6 +175,29 @@ func (b *bench) polls(t *testing.T, attacker string) {
 	}
 	b.judge(t, "read: poll for a workflow task", p, outcome)
 	w.task(id)
+	w.knows(t, b, "input of "+id)
+}
+
+// pollsActivities takes the victim's activity. The attacker gets none; it is set aside where people see it, and goes on from there.
+func (b *bench) pollsActivities(t *testing.T, attacker string) {
+	w, p := b.as(t, "worker", victims), b.as(t, attacker, victims)
+	id := "activity-for-the-" + attacker
+	must[any](t, "start the bait")(nil, w.start(id, nil))
+	must[any](t, "schedule the activity")(nil, w.complete(w.task(id), activity(id, b.secret("input of "+id))))
+	ctx, cancel := context.WithTimeout(p.ctx, 20*time.Second)
+	defer cancel()
+	task, err := p.PollActivityTaskQueue(ctx, &workflowservice.PollActivityTaskQueueRequest{Namespace: victims, TaskQueue: &taskqueuepb.TaskQueue{Name: id}})
+	if len(task.GetTaskToken()) > 0 {
+		t.Error("the attacker was handed an activity")
+	}
+	outcome := "no task; the activity is paused"
+	if err != nil {
+		outcome = refusal(err)
+	} else {
+		must[any](t, "unpause it")(w.UnpauseActivity(w.ctx, &workflowservice.UnpauseActivityRequest{Namespace: victims, Execution: execution(id), Activity: &workflowservice.UnpauseActivityRequest_Id{Id: "1"}}))
+	}
+	b.judge(t, "read: poll for an activity", p, outcome)
+	w.activityTask(id)
 	w.knows(t, b, "input of "+id)
 }
 
