@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/klauspost/compress/snappy"
+
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 )
 
@@ -257,29 +259,54 @@ func TestLayers(t *testing.T) {
 
 // TestBombs: what a small payload may expand to is bounded, for one payload and for those of a message.
 func TestBombs(t *testing.T) {
-	n := reader(t, Source{Namespaces: []string{"ns"}, Format: Zlib}, Source{Namespaces: []string{"ns"}, Format: Gzip},
-		Source{Namespaces: []string{"ns"}, Format: Snappy}).For("ns")
-	large := made(map[string]string{"encoding": "binary/plain"}, make([]byte, maxPayload))
-	for name, bomb := range map[string][]byte{"zlib": zlibbed(large), "gzip": gzipped(large),
-		"snappy that promises": made(map[string]string{"encoding": "binary/snappy"}, binary.AppendUvarint(nil, 1<<31))} {
-		if got, err := open(n, bomb); crypto.KindOf(err) != crypto.KindMalformed || len(got) > 0 {
-			t.Errorf("%s: %d bytes, %v", name, len(got), err)
+	const size = 1 << 16
+	content := bytes.Repeat([]byte("bomb"), size/4)
+	data := func(payload []byte) []byte {
+		p, ok := readPayload(payload)
+		if !ok {
+			t.Fatal("no payload")
+		}
+		return p.data
+	}
+	for _, c := range []struct {
+		format Format
+		data   []byte
+	}{{Zlib, data(zlibbed(content))}, {Gzip, data(gzipped(content))}, {Snappy, snappy.Encode(nil, content)}, {Snappy, framed(content)}} {
+		if out, err := expand(c.format, c.data, size); err != nil || !bytes.Equal(out, content) {
+			t.Errorf("%s at its limit: %d bytes, %v", c.format, len(out), err)
+		}
+		if out, err := expand(c.format, c.data, size-1); !errors.Is(err, errTooLarge) || out != nil {
+			t.Errorf("%s above its limit: %d bytes, %v", c.format, len(out), err)
 		}
 	}
-	half := zlibbed(made(map[string]string{"encoding": "binary/plain"}, make([]byte, maxPayload/2)))
-	var run Run
-	opened := 0
-	for ; opened < 10; opened++ {
-		if _, err := n.Parse(half, &run); err != nil {
-			break
+	if out, err := expand(Snappy, binary.AppendUvarint(nil, maxPayload), maxPayload); err == nil {
+		t.Errorf("a snappy block that promises %d bytes and holds none: %d", maxPayload, len(out))
+	}
+	for expanded, want := range map[int]int{0: maxPayload, maxMessage - maxPayload: maxPayload, maxMessage - 7: 7, maxMessage: 0} {
+		if got := (&Run{expanded: expanded}).room(); got != want {
+			t.Errorf("after %d bytes there is room for %d, want %d", expanded, got, want)
 		}
 	}
-	if want := maxMessage/(maxPayload/2) - 1; opened != want {
-		t.Errorf("%d payloads of half the size were expanded in one message, want %d", opened, want)
+	n := reader(t, Source{Namespaces: []string{"ns"}, Format: Zlib}).For("ns")
+	p := zlibbed(made(map[string]string{"encoding": "binary/plain"}, content))
+	run := Run{expanded: maxMessage - 2*size}
+	if _, err := n.Parse(p, &run); err != nil {
+		t.Errorf("the last that there is room for: %v", err)
+	}
+	if s, err := n.Parse(p, &run); crypto.KindOf(err) != crypto.KindMalformed || s != nil {
+		t.Errorf("one more: %v, %v", s, err)
 	}
 	if got, err := open(n, zlibbed([]byte("\x0a\xff no payload"))); crypto.KindOf(err) != crypto.KindMalformed || len(got) > 0 {
 		t.Errorf("something else within zlib: %q, %v", got, err)
 	}
+}
+
+func framed(content []byte) []byte {
+	var b bytes.Buffer
+	w := snappy.NewBufferedWriter(&b)
+	_, _ = w.Write(content)
+	_ = w.Close()
+	return b.Bytes()
 }
 
 func TestSourcesAreChecked(t *testing.T) {
