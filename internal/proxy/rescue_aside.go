@@ -26,6 +26,7 @@ import (
 const (
 	firstRetry   = 2 * time.Second
 	longestRetry = time.Minute
+	triesInVain  = 3
 	// maxAside bounds the activities that are looked after, maxSamples the bytes that are kept of them to try.
 	maxAside   = 10_000
 	maxSamples = 64 << 20
@@ -54,6 +55,7 @@ type paused struct {
 	caller  *policy.Caller
 	request []byte
 	sample  []byte // nil if there was no room: then it goes on when another one of its namespace does
+	found   bool   // at the server: the caller may be another worker than its own
 	wait    time.Duration
 	due     time.Time
 }
@@ -147,10 +149,21 @@ func (a *aside) close() {
 }
 
 // retryAside lets the activities go on that open now, and with each those of its namespace of which there is nothing to
-// try.
+// try. Where the key service does not answer, a few tries are enough for one namespace.
 func (s *Server) retryAside(due []*paused) {
+	inVain := map[string]int{}
 	for _, p := range due {
-		if p.sample == nil || !s.opens(p) {
+		if p.sample == nil || inVain[p.key.namespace] >= triesInVain {
+			continue
+		}
+		if err := s.opens(p); err != nil {
+			var e *rewrite.Error
+			switch {
+			case transient(err):
+				inVain[p.key.namespace]++
+			case p.found && errors.As(err, &e) && e.Kind == rewrite.KindDenied:
+				s.aside.forget(p) // not to this worker; it is found again for another one
+			}
 			continue
 		}
 		s.goOn(p)
@@ -172,17 +185,17 @@ func (a *aside) untried(namespace string) (untried []*paused) {
 	return untried
 }
 
-// opens tells if a task opens now.
-func (s *Server) opens(p *paused) bool {
+// opens tries if a task opens now.
+func (s *Server) opens(p *paused) error {
 	ctx, cancel := context.WithTimeout(context.Background(), firstOpening)
 	defer cancel()
 	c := s.Rewriter.Begin(p.method, p.caller)
 	defer c.Done()
-	if c.Identify(p.request) != nil {
-		return false
+	if err := c.Identify(p.request); err != nil {
+		return err
 	}
 	_, err := c.Response(ctx, p.sample)
-	return err == nil
+	return err
 }
 
 // errOthers is why an activity is left alone.

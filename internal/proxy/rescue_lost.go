@@ -243,7 +243,7 @@ func (l *look) lookAfter(w *commonpb.WorkflowExecution, kind *commonpb.WorkflowT
 	}
 	method := l.methods[workflowservice.WorkflowService_PollActivityTaskQueue_FullMethodName].rewrite
 	key := activityKey{l.namespace, w.GetWorkflowId(), w.GetRunId(), e.GetActivityId()}
-	if l.aside.add(l.Server, &paused{key: key, route: l.route, md: l.md, method: method, caller: l.caller, request: request, sample: sample}) {
+	if l.aside.add(l.Server, &paused{key: key, route: l.route, md: l.md, method: method, caller: l.caller, request: request, sample: sample, found: true}) {
 		l.found++
 	}
 	return nil

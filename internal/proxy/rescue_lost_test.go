@@ -18,6 +18,9 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/temporal-seal/temporal-seal/internal/policy"
+	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 )
 
 // pausedFrontend has a workflow with paused activities.
@@ -169,6 +172,34 @@ func TestWhatAPersonPausedStaysPaused(t *testing.T) {
 	f.mu.Unlock()
 	off.Store(false)
 	eventually(t, func() bool { return !p.aside.has(activityKey{"clinic", "w", "r", "a"}) })
+	if got := f.goneOn(); len(got) > 0 {
+		t.Errorf("let go on: %v", got)
+	}
+}
+
+// TestWhatOneWorkerMayNotOpenIsFoundForAnother: the rules may let only some callers open it.
+func TestWhatOneWorkerMayNotOpenIsFoundForAnother(t *testing.T) {
+	t.Parallel()
+	file := keyFile(t)
+	f := &pausedFrontend{input: sealedBy(t, file), pending: []*workflowpb.PendingActivityInfo{pausedBy("a", standInIdentity, from+"no key")}}
+	startService(t, &f.frontend, f)
+	p := startProxy(t, &f.frontend, switchable(t, file, new(atomic.Bool)), func(o *Options) {
+		engine, err := policy.NewEngine(t.Context(), policy.Options{KeyRank: o.Keys.Rank, DefaultKey: o.Keys.DefaultKey, Log: o.Log,
+			Shipped: []byte("package temporal\n\nresponse contains {\"action\": \"deny\"} if input.payload.kind == \"input\"\n")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if o.Rewriter, err = rewrite.New(rewrite.Options{Keys: o.Keys, Policy: engine, Log: o.Log}); err != nil {
+			t.Fatal(err)
+		}
+	})
+	p.Keys.Confirm("clinic")
+	if _, err := p.client(t).PollActivityTaskQueue(testContext(t), &workflowservice.PollActivityTaskQueueRequest{Namespace: "clinic"}); err != nil {
+		t.Fatal(err)
+	}
+	key := activityKey{"clinic", "w", "r", "a"}
+	eventually(t, func() bool { return p.aside.has(key) })
+	eventually(t, func() bool { return !p.aside.has(key) })
 	if got := f.goneOn(); len(got) > 0 {
 		t.Errorf("let go on: %v", got)
 	}
