@@ -19,6 +19,7 @@ func TestImports(t *testing.T) {
 		"internal/crypto/vault":    {"internal/crypto"},
 		"internal/policy":          {},
 		"internal/rewrite":         {"internal/policy", "internal/crypto"},
+		"internal/scan":            {"internal/rewrite", "internal/crypto"},
 		"internal/files":           {},
 		"internal/audit":           {},
 		"internal/caller":          {"internal/files", "internal/policy"},

@@ -43,6 +43,9 @@ func (c *config) check(d *document) {
 			d.add(fmt.Sprintf("$.grants[%d]", i), "wants both: from, the namespace that sealed, and to, the one that may open")
 		}
 	}
+	if strings.Contains(c.Realm, "/") || len(c.Realm) > 64 {
+		d.add("$.realm", "has at most 64 bytes and no /, which ends it in envelopes: else a namespace with a / could pass for one of another realm")
+	}
 	for i, id := range c.RevokedDataKeys {
 		if _, ok := dataKeyID(id); !ok {
 			d.add(fmt.Sprintf("$.revoked_data_keys[%d]", i), "is no data-key id: 64 hex digits")
