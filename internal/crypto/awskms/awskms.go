@@ -7,15 +7,18 @@ package awskms
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
 	"net/url"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/aws/retry"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
@@ -95,6 +98,7 @@ func newClient(ctx context.Context, loc location) (*kms.Client, error) {
 	if cfg.Region == "" {
 		return nil, errors.New("no region: add ?region=... to the key's URI or set AWS_REGION")
 	}
+	cfg.HTTPClient = shared(cfg.HTTPClient)
 	return kms.NewFromConfig(cfg, func(o *kms.Options) {
 		if loc.endpoint != "" {
 			o.BaseEndpoint = aws.String(loc.endpoint)
@@ -103,6 +107,34 @@ func newClient(ctx context.Context, loc location) (*kms.Client, error) {
 			o.MaxAttempts, o.MaxBackoff = attempts, maxBackoff
 		})
 	}), nil
+}
+
+// ofAll has the connections of all keys. Each reload of the config opens its keys anew: connections of their own would
+// stay behind for a minute and a half each time.
+var ofAll struct {
+	sync.Mutex
+	client      aws.HTTPClient
+	authorities *x509.CertPool
+}
+
+// shared gives ofAll in the place of a client that trusts the same authorities. Those may change from one reload to the
+// next, and then new connections are made.
+func shared(c aws.HTTPClient) aws.HTTPClient {
+	own, ok := c.(*awshttp.BuildableClient)
+	if !ok {
+		return c
+	}
+	var authorities *x509.CertPool
+	if t := own.GetTransport().TLSClientConfig; t != nil {
+		authorities = t.RootCAs
+	}
+	ofAll.Lock()
+	defer ofAll.Unlock()
+	if ofAll.client == nil || !authorities.Equal(ofAll.authorities) {
+		// Frozen, since a service's client makes a copy of any other.
+		ofAll.client, ofAll.authorities = own.Freeze(), authorities
+	}
+	return ofAll.client
 }
 
 // Ref is derived from account and key id, so that replicas of a multi-Region key share it.

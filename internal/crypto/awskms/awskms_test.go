@@ -3,17 +3,23 @@ package awskms
 import (
 	"bytes"
 	"context"
+	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 )
@@ -34,6 +40,8 @@ type service struct {
 	state   string
 	answers map[string]answer // by operation, in place of the normal one
 	calls   map[string][]request
+
+	connections atomic.Int32
 }
 
 type answer struct {
@@ -57,7 +65,16 @@ func start(t *testing.T) *service {
 func serve(t *testing.T) *service {
 	t.Helper()
 	s := &service{state: "Enabled", answers: map[string]answer{}, calls: map[string][]request{}}
-	server := httptest.NewServer(s)
+	server := httptest.NewUnstartedServer(s)
+	server.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		switch state {
+		case http.StateNew:
+			s.connections.Add(1)
+		case http.StateClosed:
+			s.connections.Add(-1)
+		}
+	}
+	server.Start()
 	t.Cleanup(server.Close)
 	s.url = server.URL
 	return s
@@ -310,6 +327,39 @@ func TestSTSFailureSaysNothingAboutTheKey(t *testing.T) {
 		`<Message>Not authorized to perform sts:AssumeRoleWithWebIdentity</Message></Error></ErrorResponse>`})
 	_, err := Open(t.Context(), s.uri(keyID))
 	check(t, "DescribeKey", err, crypto.KindUnavailable, "AccessDenied")
+}
+
+// TestReloadsShareConnections: a key that is opened again and again, as by reloads of the config, leaves no connections
+// behind but those that are kept for all keys.
+func TestReloadsShareConnections(t *testing.T) {
+	const kept = 10 // at most, of one host: the SDK's default
+	s := start(t)
+	for range 3 * kept {
+		open(t, s.uri(keyARN))
+	}
+	if n := s.connections.Load(); n > kept {
+		t.Errorf("%d times the same key left %d connections open", 3*kept, n)
+	}
+}
+
+// TestNewAuthoritiesNewConnections: a bundle of authorities may be another one at the next reload.
+func TestNewAuthoritiesNewConnections(t *testing.T) {
+	trusting := func(ca string) aws.HTTPClient {
+		return shared(awshttp.NewBuildableClient().WithTransportOptions(func(t *http.Transport) {
+			t.TLSClientConfig.RootCAs = x509.NewCertPool()
+			t.TLSClientConfig.RootCAs.AddCert(&x509.Certificate{Raw: []byte(ca)})
+		}))
+	}
+	before := trusting("one")
+	if trusting("one") != before {
+		t.Error("the same authorities, and other connections")
+	}
+	if trusting("two") == before {
+		t.Error("other authorities, and the same connections")
+	}
+	if shared(awshttp.NewBuildableClient()) == before {
+		t.Error("the system's authorities, and connections that trusted others")
+	}
 }
 
 func TestRetries(t *testing.T) {
