@@ -158,6 +158,26 @@ func TestForeignMarkNeverPasses(t *testing.T) {
 	}
 }
 
+// TestForeignMarkHoldsEverywhere: payloads travel between namespaces, so the mark counts also where nothing foreign is read.
+func TestForeignMarkHoldsEverywhere(t *testing.T) {
+	r := newForeignRewriter(t, passAll)
+	c := r.Begin(r.Method(service+"StartWorkflowExecution"), nil)
+	c.namespace = "billing"
+	defer c.Done()
+	raw, err := c.Request(context.Background(), bytesOf(t, &workflowpb.StartWorkflowExecutionRequest{Namespace: "billing",
+		Input: &commonpb.Payloads{Payloads: []*commonpb.Payload{encrypted(t, secret("Ada").Payloads[0], "test")}}}))
+	if err != nil || !bytes.Contains(raw, []byte("binary/sealed.v1")) || bytes.Contains(raw, []byte("binary/encrypted")) {
+		t.Errorf("forwarded as %q, %v", raw, err)
+	}
+	in := history(encrypted(t, secret("Ada").Payloads[0], "test"), nil)
+	a := r.Begin(r.Method(service+"GetWorkflowExecutionHistory"), nil)
+	a.namespace = "billing"
+	defer a.Done()
+	if out, err := a.Response(context.Background(), bytesOf(t, in)); err != nil || !bytes.Equal(out, bytesOf(t, in)) {
+		t.Errorf("answered %q, %v", out, err)
+	}
+}
+
 // TestForeignFailureNeverPasses: the same for the place where codecs put a failure's texts.
 func TestForeignFailureNeverPasses(t *testing.T) {
 	r := newForeignRewriter(t, passAll)
