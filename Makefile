@@ -61,8 +61,7 @@ test-policy: build ## The shipped policy's Rego tests, and the clinic example's 
 	bin/proxy check --policy policy.rego
 	bin/proxy check --config examples/clinic/config.yaml
 
-# Packages of e2e with targets of their own: they need more than Go, much time, or the machine for themselves.
-E2E_ALONE := deploy|polls|readers|rescue|sdks|soak
+E2E_ALONE := deploy|docs|polls|readers|rescue|sdks|soak
 
 # SEAL_PROXY_BIN: the tests drive the very binary that users get. Go's test cache does not see it change, hence -count=1.
 .PHONY: test-e2e
@@ -73,6 +72,10 @@ test-e2e: build ## End to end: a real Temporal server, SDK workers, a KMS over H
 .PHONY: test-deploy
 test-deploy: build ## The Helm chart, and dashboard and alerts against a Prometheus that scrapes the proxy (needs prometheus)
 	cd e2e && SEAL_PROXY_BIN='$(PROXY)' $(GO) test -count=1 -timeout 20m -skip Image ./deploy
+
+.PHONY: test-docs
+test-docs: build ## What the documents tell a reader to run: commands, configs, links
+	cd e2e && SEAL_PROXY_BIN='$(PROXY)' $(GO) test -count=1 -timeout 20m -v ./docs
 
 .PHONY: test-image
 test-image: ## Build the container image without a container engine, twice and for FIPS, and look at it (needs root, buildah, busybox)

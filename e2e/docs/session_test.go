@@ -1,0 +1,230 @@
+package docs
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/temporal-seal/temporal-seal/e2e/harness"
+	"github.com/temporal-seal/temporal-seal/e2e/peers"
+)
+
+// inside tells a test process that it has a network of its own.
+const inside = "SEAL_DOCS_INSIDE"
+
+// TestBlocks runs the commands in blocks, but for those of make, which TestTargets looks after.
+func TestBlocks(t *testing.T) {
+	if os.Getenv(inside) != "" {
+		if err := loopbackUp(); err != nil {
+			t.Fatal(err)
+		}
+		runBlocks(t)
+		return
+	}
+	if _, err := harness.BuildProxy(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := peers.BuildCLI(t.Context(), os.Stderr); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestBlocks$", "-test.v")
+	bin, _ := harness.BuildProxy() // it did not fail above
+	cmd.Env = append(os.Environ(), inside+"=1", "SEAL_PROXY_BIN="+bin)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
+	if os.Getuid() != 0 {
+		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
+		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}}
+		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}}
+	}
+	out, err := cmd.CombinedOutput()
+	if err != nil && len(out) == 0 {
+		t.Skipf("no network namespace can be made here: %v", err)
+	}
+	if err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+	t.Logf("%s", out)
+}
+
+// loopbackUp brings up the one interface that a new network namespace has.
+func loopbackUp() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	lo, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	lo.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
+	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo)
+}
+
+// session is a reader's shell, with a Temporal server at its default address.
+type session struct {
+	t      *testing.T
+	dir    string
+	env    []string
+	server *peers.Process // what the last command left running
+}
+
+// before a command: what its document takes for granted.
+var before = map[string]func(s *session){
+	"temporal workflow show --workflow-id w --output json > history.json": func(s *session) {
+		s.write("config.yaml", "keys:\n  - {name: default, active: \"local:seal.key\"}\n")
+		s.run("temporal workflow start --workflow-id w --type W --task-queue q --input '\"a secret\"' --address 127.0.0.1:7333")
+	},
+}
+
+// after a command: what shows that it did what the document says.
+var after = map[string]func(s *session, out string){
+	"temporal workflow show --workflow-id w --output json > history.json": func(s *session, _ string) {
+		if saved, err := os.ReadFile(filepath.Join(s.dir, "history.json")); err != nil || bytes.Contains(saved, []byte("a secret")) {
+			s.t.Errorf("the saved history is not sealed: %v", err)
+		}
+	},
+	"proxy open --config config.yaml history.json": func(s *session, out string) {
+		if !strings.Contains(out, "a secret") && !strings.Contains(out, "ImEgc2VjcmV0Ig==") {
+			s.t.Errorf("what was sealed is not in the opened history:\n%s", out)
+		}
+	},
+}
+
+func runBlocks(t *testing.T) {
+	dev := startDev(t)
+	defer dev.Kill()
+	n := 0
+	for _, d := range documents(t) {
+		s := newSession(t)
+		for _, b := range d.blocks() {
+			for _, c := range b.commands() {
+				if strings.HasPrefix(c, "make ") {
+					continue
+				}
+				n++
+				t.Logf("%s: $ %s", b.where, c)
+				if prepare := before[c]; prepare != nil {
+					prepare(s)
+				}
+				out := s.run(c)
+				if check := after[c]; check != nil {
+					check(s, out)
+				}
+			}
+		}
+		s.end()
+	}
+	if n < 4 {
+		t.Errorf("only %d commands were found", n)
+	}
+}
+
+// startDev starts a Temporal server at the address that it has by default.
+func startDev(t *testing.T) *peers.Process {
+	t.Helper()
+	cli, err := peers.BuildCLI(t.Context(), os.Stderr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := harness.NewLog()
+	p, err := peers.Start("temporal", exec.Command(cli, "server", "start-dev", "--headless", "--log-level", "error"), log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	await(t, "127.0.0.1:7233", log)
+	return p
+}
+
+func await(t *testing.T, address string, log fmt.Stringer) {
+	t.Helper()
+	for range 600 {
+		if c, err := net.Dial("tcp", address); err == nil {
+			_ = c.Close()
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	t.Fatalf("nothing listens on %s: %s", address, log)
+}
+
+func newSession(t *testing.T) *session {
+	t.Helper()
+	s := &session{t: t, dir: t.TempDir()}
+	proxy, err := harness.BuildProxy()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cli, err := peers.BuildCLI(t.Context(), os.Stderr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bin := filepath.Join(s.dir, "bin")
+	if err := os.Mkdir(bin, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, path := range map[string]string{"proxy": proxy, "temporal": cli} {
+		if err := os.Symlink(path, filepath.Join(bin, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.env = append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"), "HOME="+s.dir)
+	return s
+}
+
+func (s *session) write(name, text string) {
+	if err := os.WriteFile(filepath.Join(s.dir, name), []byte(text), 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// serves tells commands that go on until they are ended: the proxy without another command.
+func serves(c string) bool {
+	words := strings.Fields(c)
+	program := filepath.Base(words[0])
+	return program == "proxy" && (len(words) == 1 || strings.HasPrefix(words[1], "--") || words[1] == "serve")
+}
+
+// run runs a command as the reader's shell does. A server goes on running until the next one, or the document's end.
+func (s *session) run(c string) string {
+	s.t.Helper()
+	if serves(c) {
+		s.end()
+		log := harness.NewLog()
+		cmd := exec.Command("sh", "-c", "exec "+c)
+		cmd.Dir, cmd.Env = s.dir, s.env
+		p, err := peers.Start(c, cmd, log)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		s.server = p
+		await(s.t, "127.0.0.1:7333", log)
+		return log.String()
+	}
+	ctx, cancel := context.WithTimeout(s.t.Context(), time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "sh", "-c", c)
+	cmd.Dir, cmd.Env = s.dir, s.env
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		s.t.Errorf("$ %s: %v\n%s", c, err, out)
+	}
+	return string(out)
+}
+
+func (s *session) end() {
+	if s.server != nil {
+		s.server.Kill()
+		s.server = nil
+	}
+}
