@@ -61,6 +61,7 @@ test-policy: build ## The shipped policy's Rego tests, and the clinic example's 
 	bin/proxy check --policy policy.rego
 	bin/proxy check --config examples/clinic/config.yaml
 
+# Packages of e2e with targets of their own: they need more than Go, much time, or the machine for themselves.
 E2E_ALONE := deploy|docs|polls|readers|rescue|sdks|soak
 
 # SEAL_PROXY_BIN: the tests drive the very binary that users get. Go's test cache does not see it change, hence -count=1.
