@@ -68,11 +68,11 @@ func run(ctx context.Context, c *rewrite.Call, rpc string, list []*commonpb.Payl
 	return answer.Payloads, nil
 }
 
-// openTexts opens the sealed texts in JSON strings, such as the message of a failed query. What came sealed has lost a
-// layer already, and loses no second one.
+// openTexts opens the sealed texts in JSON strings, such as the message of a failed query. What came sealed is not
+// among them: it has lost a layer already, and loses no second one.
 func openTexts(ctx context.Context, c *rewrite.Call, in, out []*commonpb.Payload) {
 	for i, p := range in {
-		if string(p.GetMetadata()["encoding"]) != "json/plain" || !bytes.Contains(p.GetData(), []byte(crypto.TextPrefix)) || !proto.Equal(p, out[i]) {
+		if string(p.GetMetadata()["encoding"]) != "json/plain" || !bytes.Contains(p.GetData(), []byte(crypto.TextPrefix)) {
 			continue
 		}
 		var text string
