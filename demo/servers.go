@@ -116,7 +116,8 @@ type stage struct {
 	proxyBin string
 	config   string
 
-	temporalPort, proxyPort, adminPort int
+	temporalPort, proxyPort, adminPort, codecPort int
+	openUIPort                                    int // of the Web UI that has the codec server open what it shows
 
 	predicted []prediction
 
@@ -134,15 +135,16 @@ func newStage(s *screen, ui bool) (*stage, error) {
 	}
 	st := &stage{s: s, dir: dir, ui: ui}
 	st.stops = append(st.stops, func() { os.RemoveAll(dir) })
-	ports, err := peers.FreePorts(3)
+	ports, err := peers.FreePorts(5)
 	if err != nil {
 		st.close()
 		return nil, err
 	}
-	st.temporalPort, st.proxyPort, st.adminPort = ports[0], ports[1], ports[2]
+	st.temporalPort, st.proxyPort, st.adminPort, st.codecPort, st.openUIPort = ports[0], ports[1], ports[2], ports[3], ports[4]
 	if ui {
 		// A person types these, so the usual ones if nobody has them.
 		st.temporalPort, st.proxyPort, st.adminPort = prefer(7233, ports[0]), prefer(7333, ports[1]), prefer(7334, ports[2])
+		st.codecPort, st.openUIPort = prefer(7335, ports[3]), prefer(8234, ports[4])
 	}
 	return st, nil
 }
@@ -191,6 +193,9 @@ drain: {time: 2s, delay: 0s}
 `, address(st.proxyPort), clinic.Namespace, address(st.temporalPort),
 		filepath.Join(st.dir, "phi.key"), filepath.Join(st.dir, "jwt.key"), filepath.Join(st.dir, "default.key"),
 		example, address(st.adminPort))
+	if st.ui {
+		text += fmt.Sprintf("codec_server: {address: %s, allowed_origins: [\"http://%s\"]}\n", address(st.codecPort), address(st.openUIPort))
+	}
 	st.config = filepath.Join(st.dir, "proxy.yaml")
 	return os.WriteFile(st.config, []byte(text), 0o600)
 }

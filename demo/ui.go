@@ -28,9 +28,10 @@ func (st *stage) stay(ctx context.Context, workflowID string) error {
 	page := "/namespaces/" + clinic.Namespace + "/workflows/" + workflowID
 	st.place("Temporal Web UI", st.temporal.UIAddress+page, "as the server has it: what is sealed stays sealed")
 	if plainUI != nil {
-		st.place("the same, opened", plainUI.UIAddress+page, "its own process, behind the proxy as any client")
+		st.place("the same, opened", plainUI.UIAddress+page, "reads from Temporal too, and has the proxy's codec server open what it may")
 	}
 	st.place("proxy", st.proxy.Address, "HostPort for workers and clients; namespace "+clinic.Namespace)
+	st.place("its codec server", "http://"+address(st.codecPort), "for Web UI and CLI: temporal workflow show --codec-endpoint ...")
 	st.place("its metrics", "http://"+address(st.adminPort)+"/metrics", "")
 	st.place("Temporal itself", st.temporal.Address, "HostPort past the proxy")
 	switch {
@@ -59,12 +60,13 @@ func (st *stage) place(name, address, what string) {
 	}
 }
 
-// plainUI serves the Web UI a second time, with the proxy as its server. Building a Temporal server for that alone would be too much.
+// plainUI serves the Web UI a second time, with the proxy's codec server. Building a Temporal server for that alone would be too
+// much.
 func (st *stage) plainUI(ctx context.Context) (*peers.Process, error) {
 	if !peers.TemporalBuilt() {
 		return nil, nil
 	}
-	p, err := peers.StartWebUI(ctx, st.proxy.Address, uiPort(true, 8234), nil)
+	p, err := peers.StartWebUIWith(ctx, peers.WebUIOptions{Frontend: st.temporal.Address, Port: st.openUIPort, CodecEndpoint: "http://" + address(st.codecPort)})
 	if err != nil {
 		return nil, err
 	}
