@@ -35,17 +35,17 @@ func outages(t *testing.T) []outage {
 }
 
 // outageErr is an error of a provider; one that no provider has judged counts as unavailable.
-func outageErr(t *testing.T, kind, code string) (error, Kind) {
+func outageErr(t *testing.T, kind, code string) (Kind, error) {
 	for k := KindUnknown; k <= KindDenied; k++ {
 		if k.String() == kind {
 			if k == KindUnknown {
-				return errors.New("connection refused"), KindUnavailable
+				return KindUnavailable, errors.New("connection refused")
 			}
-			return apiError(k, code), k
+			return k, apiError(k, code)
 		}
 	}
 	t.Fatalf("%q is no kind", kind)
-	return nil, 0
+	return 0, nil
 }
 
 // failing is an outage of one operation or of both, and what is to follow from it.
@@ -56,8 +56,8 @@ type failing struct {
 }
 
 func (o *outage) failing(t *testing.T, op string) (f failing) {
-	generate, g := outageErr(t, o.Generate, o.Code)
-	decrypt, d := outageErr(t, o.Decrypt, o.Code)
+	g, generate := outageErr(t, o.Generate, o.Code)
+	d, decrypt := outageErr(t, o.Decrypt, o.Code)
 	withdrawn := func(k Kind) Kind { // what denied or revoked comes to, for a good blob
 		if k == KindDenied {
 			return KindRevoked
