@@ -50,7 +50,7 @@ type scanned struct {
 
 func scan(t *testing.T, p *harness.Proxy, args ...string) (scanned, int) {
 	t.Helper()
-	stdout, stderr, code := run(t, "", append([]string{"keys", "scan", "--config", p.Config, "--output", "json"}, args...)...)
+	stdout, stderr, code := run(t, "", append([]string{"keys", "scan", "--config", p.Config, "--output", "json", "--rate", "2000"}, args...)...)
 	var s scanned
 	if err := json.Unmarshal([]byte(stdout), &s); err != nil {
 		t.Fatalf("%v\n%s%s", err, stdout, stderr)
