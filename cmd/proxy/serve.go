@@ -58,7 +58,7 @@ func (s *settings) flags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&s.file, "config", "", "config file in YAML; the other flags go over it")
 	f.StringVar(&s.policy, "policy", "", "the platform's policy in Rego (default: the one that ships)")
-	f.StringVar(&s.key, "key", "", "URI of the default key: awskms://... or local:FILE (default "+defaultKey+")")
+	f.StringVar(&s.key, "key", "", "URI of the default key: awskms://..., vault://... or local:FILE (default "+defaultKey+")")
 }
 
 // serve wires everything, from top to bottom, and runs it until a signal.
