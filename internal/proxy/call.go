@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"context"
-	"errors"
 	"strings"
 	"time"
 
@@ -147,7 +146,7 @@ func (c *call) forward(ctx, out context.Context, request *frame) (*frame, error)
 	}
 	if err != nil {
 		answer.free()
-		if m.rewrite.IsPoll() && c.PollLimit > 0 && errors.Is(out.Err(), context.DeadlineExceeded) && ctx.Err() == nil {
+		if m.rewrite.IsPoll() && status.Code(err) == codes.DeadlineExceeded && ctx.Err() == nil && shortened(ctx, out) {
 			c.end(codes.OK)
 			return c.noTask(out) // it is the proxy that did not want to wait longer
 		}
@@ -160,6 +159,13 @@ func (c *call) forward(ctx, out context.Context, request *frame) (*frame, error)
 		ctx = c.traceTask(ctx, sent)
 	}
 	return c.open(ctx, out, answer)
+}
+
+// shortened tells if a poll had less time upstream than its caller gave it.
+func shortened(ctx, out context.Context) bool {
+	limit, _ := out.Deadline()
+	deadline, limited := ctx.Deadline()
+	return !limit.IsZero() && (!limited || limit.Before(deadline))
 }
 
 // invoke makes the call. An answer that may be large, as those before it were, is read once there is room for it. A task
