@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -32,20 +31,12 @@ type server struct {
 	query []byte // what a query gives
 
 	polls atomic.Int64 // held now
-
-	mu     sync.Mutex
-	called []string
 }
 
 func startServer(t *testing.T) *server {
 	t.Helper()
 	s := new(server)
-	g := grpc.NewServer(grpc.MaxRecvMsgSize(16<<20), grpc.UnaryInterceptor(func(ctx context.Context, q any, info *grpc.UnaryServerInfo, h grpc.UnaryHandler) (any, error) {
-		s.mu.Lock()
-		s.called = append(s.called, info.FullMethod[strings.LastIndexByte(info.FullMethod, '/')+1:])
-		s.mu.Unlock()
-		return h(ctx, q)
-	}))
+	g := grpc.NewServer(grpc.MaxRecvMsgSize(16 << 20))
 	workflowservice.RegisterWorkflowServiceServer(g, s)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -55,17 +46,6 @@ func startServer(t *testing.T) *server {
 	go g.Serve(l)
 	t.Cleanup(g.Stop)
 	return s
-}
-
-func (s *server) calls(method string) (n int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, m := range s.called {
-		if m == method {
-			n++
-		}
-	}
-	return n
 }
 
 func (s *server) GetSystemInfo(context.Context, *workflowservice.GetSystemInfoRequest) (*workflowservice.GetSystemInfoResponse, error) {
