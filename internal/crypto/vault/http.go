@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
@@ -25,22 +26,39 @@ const (
 	maxAnswer = 1 << 20
 )
 
+// ofAll has the connections of all keys. Each reload of the config opens its keys anew: connections of their own would
+// stay behind for a minute and a half each time.
+var ofAll struct {
+	sync.Mutex
+	client      *http.Client
+	authorities *x509.CertPool
+}
+
+// httpClient gives ofAll, made anew where this location trusts other authorities than the one before it: the file may
+// hold others at each reload.
 func (l location) httpClient() (*http.Client, error) {
-	t := http.DefaultTransport.(*http.Transport).Clone()
-	t.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
+	var authorities *x509.CertPool
 	if l.authority != "" {
 		pem, err := os.ReadFile(l.authority)
 		if err != nil {
 			return nil, fmt.Errorf("ca_file: %w", err)
 		}
-		t.TLSClientConfig.RootCAs = x509.NewCertPool()
-		if !t.TLSClientConfig.RootCAs.AppendCertsFromPEM(pem) {
+		authorities = x509.NewCertPool()
+		if !authorities.AppendCertsFromPEM(pem) {
 			return nil, fmt.Errorf("ca_file: %s holds no certificate in PEM", l.authority)
 		}
 	}
-	return &http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error {
-		return http.ErrUseLastResponse // the token is for the host that the configuration names
-	}}, nil
+	ofAll.Lock()
+	defer ofAll.Unlock()
+	if ofAll.client == nil || !authorities.Equal(ofAll.authorities) {
+		t := http.DefaultTransport.(*http.Transport).Clone()
+		t.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: authorities}
+		ofAll.authorities = authorities
+		ofAll.client = &http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error {
+			return http.ErrUseLastResponse // the token is for the host that the configuration names
+		}}
+	}
+	return ofAll.client, nil
 }
 
 // answer is a refusal, or an answer that is none of Vault's. Its text is the server's own: Vault puts no plaintext there.

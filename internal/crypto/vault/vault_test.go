@@ -127,6 +127,20 @@ func open(t *testing.T, uri string) *Provider {
 	return p.(*Provider)
 }
 
+// TestReloadsShareConnections: a key that is opened again takes the same client, unless other authorities are trusted.
+func TestReloadsShareConnections(t *testing.T) {
+	_, uri := start(t)
+	first := open(t, uri)
+	if again := open(t, uri); again.client != first.client {
+		t.Error("the same key opened again has connections of its own")
+	}
+	loc := first.loc
+	loc.authority = ""
+	if other, err := loc.httpClient(); err != nil || other == first.client {
+		t.Errorf("the system's authorities, and connections that trusted others (%v)", err)
+	}
+}
+
 var clinic = crypto.KeyContext{Namespace: "clinic", Key: "phi"}
 
 func TestDataKeys(t *testing.T) {
