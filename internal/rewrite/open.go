@@ -44,7 +44,8 @@ func (c *Call) Response(ctx context.Context, in []byte) ([]byte, error) {
 // openMessage opens a message of the server's. Where it is given whole or not
 // at all, everything must open, since a worker must not see ciphertext by
 // mistake; elsewhere what can't be opened stays sealed, so that one bad
-// payload does not hide the good ones.
+// payload does not hide the good ones. A result that does not open for now is
+// an error as well: its caller asks again.
 func (c *Call) openMessage(ctx context.Context, n *node, in []byte, whole bool) (out []byte, err error) {
 	if err := c.find(n, in, true); err != nil {
 		return nil, err
@@ -122,12 +123,13 @@ func (c *Call) noteSealed(slot, failure int, value []byte, whole bool) error {
 
 // unopened counts what stays sealed, where it may.
 func (c *Call) unopened(whole bool, err error) error {
-	if whole {
+	var e *Error
+	later := errors.As(err, &e) && e.Transient()
+	if whole || later && c.method.result {
 		return err
 	}
 	c.response.Unopened++
-	var e *Error
-	if errors.As(err, &e) && e.Transient() {
+	if later {
 		c.response.Later++
 	}
 	return nil

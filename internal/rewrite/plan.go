@@ -98,6 +98,7 @@ type Method struct {
 	limits   bool // its answer tells the sizes that a namespace accepts
 	task     bool // its answer is run or replayed by a worker: a policy can't have parts of it redacted or kept sealed
 	whole    bool // its answer is given with everything opened that the policy opens, or not at all
+	result   bool // its answer is what its caller goes on with: rather none for now than one that is sealed still
 	apart    bool // its payloads stand in no message that tells what they are
 }
 
@@ -194,6 +195,8 @@ func (p *plan) addMethod(d protoreflect.MethodDescriptor) {
 		m.task, m.whole = true, true
 	case "GetWorkflowExecutionHistory": // workers replay it; readers see it too, for whom a policy may redact
 		m.whole = true
+	case "QueryWorkflow", "UpdateWorkflowExecution", "PollWorkflowExecutionUpdate", "ExecuteMultiOperation", "PollActivityExecution", "PollNexusOperationExecution":
+		m.result = true // each may be asked again
 	}
 	p.methods[m.full] = m
 }

@@ -33,15 +33,21 @@ response contains {"action": "open"}
 // newRewriter gives a rewriter with a local key and this policy.
 func newRewriter(t testing.TB, rego string) *Rewriter {
 	t.Helper()
-	ctx := context.Background()
 	file := filepath.Join(t.TempDir(), "seal.key")
 	if err := localkey.Create(file, time.Now()); err != nil {
 		t.Fatal(err)
 	}
+	return newRewriterWith(t, rego, file, localkey.Open)
+}
+
+// newRewriterWith is newRewriter with a key that exists, opened in a way of the test's own.
+func newRewriterWith(t testing.TB, rego, file string, open func(context.Context, string) (crypto.Provider, error)) *Rewriter {
+	t.Helper()
+	ctx := context.Background()
 	quiet := slog.New(slog.NewTextHandler(io.Discard, nil))
 	keys, err := crypto.NewKeyring(ctx, crypto.KeyringOptions{
 		Keys: []crypto.KeyConfig{{Name: "phi", Active: "local:" + file}, {Name: "default", Active: "local:" + file}},
-		Open: localkey.Open,
+		Open: open,
 		Log:  quiet,
 	})
 	if err != nil {
