@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -174,7 +175,7 @@ func TestControlQueuesAreNotHeld(t *testing.T) {
 	_, err := p.client(t).PollNexusTaskQueue(ctx, &workflowservice.PollNexusTaskQueueRequest{Namespace: "clinic",
 		TaskQueue: &taskqueuepb.TaskQueue{Name: "temporal-sys/worker-commands/clinic/a"}})
 	calls := f.calls()
-	if err == nil || calls[len(calls)-1] != workflowservice.WorkflowService_PollNexusTaskQueue_FullMethodName { // the frontend does not have it
+	if err == nil || !slices.Contains(calls, workflowservice.WorkflowService_PollNexusTaskQueue_FullMethodName) { // the frontend does not have it
 		t.Errorf("the upstream was asked for %v; %v", calls, err)
 	}
 	if took := time.Since(start); took > 900*time.Millisecond {
