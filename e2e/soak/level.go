@@ -109,7 +109,8 @@ func (r *replica) read(m map[string]float64) (level, error) {
 	return l, nil
 }
 
-// collected adds what the heap holds just after collections. Scrapes allocate, so scrapes bring one about.
+// collected adds what the heap holds just after collections: the first two empty the pools of buffers, and what a
+// collection found is given back after it. Scrapes allocate, so scrapes bring one about.
 func (r *replica) collected(ctx context.Context, l level) (level, error) {
 	const collections = "go_gc_duration_seconds_count"
 	first := -1.0
@@ -122,7 +123,7 @@ func (r *replica) collected(ctx context.Context, l level) (level, error) {
 			first = m[collections]
 		}
 		l.heap = min(l.heap, int64(m["go_memstats_alloc_bytes"]))
-		if m[collections] >= first+2 || ctx.Err() != nil {
+		if m[collections] >= first+5 || ctx.Err() != nil {
 			return l, ctx.Err()
 		}
 	}
