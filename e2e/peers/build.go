@@ -27,7 +27,6 @@ type tool struct {
 
 var (
 	temporalTool = tool{name: "temporalserver", pkg: ".", size: "5 to 9 CPU minutes"}
-	cliTool      = tool{name: "temporalcli", pkg: "github.com/temporalio/cli/cmd/temporal", size: "3 to 6 CPU minutes"}
 	jaegerTool   = tool{name: "jaeger", pkg: "github.com/jaegertracing/jaeger/cmd/all-in-one", size: "4 to 6 CPU minutes"}
 )
 
@@ -35,12 +34,6 @@ var (
 // now and then, goes to the writer; nil is silent.
 func BuildTemporal(ctx context.Context, progress io.Writer) (string, error) {
 	return temporalTool.build(ctx, progress)
-}
-
-// BuildTemporalCLI is BuildTemporal for a Temporal CLI that brings an older server, to start with its path as
-// TemporalOptions.Binary.
-func BuildTemporalCLI(ctx context.Context, progress io.Writer) (string, error) {
-	return cliTool.build(ctx, progress)
 }
 
 // BuildJaeger is BuildTemporal for Jaeger's all-in-one.

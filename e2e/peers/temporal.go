@@ -24,7 +24,7 @@ import (
 // TemporalOptions says what StartTemporal starts. The zero value is a server in memory with the namespace default.
 type TemporalOptions struct {
 	// Binary is a temporalserver of this repository, or the Temporal CLI: one from a release with the name `temporal`, or what
-	// BuildTemporalCLI gave. Empty: what TEMPORAL_SERVER_BIN names, else the one in the cache, which is built if need be.
+	// BuildCLI gave. Empty: what TEMPORAL_SERVER_BIN names, else the one in the cache, which is built if need be.
 	Binary string
 	// DBFile is the SQLite file. Empty: in memory.
 	DBFile string
@@ -65,7 +65,7 @@ func StartTemporal(ctx context.Context, opts TemporalOptions) (*Process, error) 
 	ctx, cancel := context.WithTimeout(ctx, readyTime)
 	defer cancel()
 	start := startOwn
-	if name := strings.TrimSuffix(filepath.Base(opts.Binary), ".exe"); name == "temporal" || strings.HasPrefix(name, cliTool.name+"-") {
+	if name := strings.TrimSuffix(filepath.Base(opts.Binary), ".exe"); name == cli.name {
 		start = startCLI
 	}
 	p, err := start(ctx, opts)

@@ -91,7 +91,7 @@ func startServers(run func()) (err error) {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	older, err := peers.BuildTemporalCLI(context.Background(), os.Stderr)
+	older, err := peers.BuildCLI(context.Background(), os.Stderr)
 	if err != nil {
 		return err
 	}
