@@ -116,8 +116,13 @@ screenshots: ## Take the docs' pictures of the Web UI anew: make test-readers wi
 	cp $(SCREENSHOTS:%=bin/screenshots/webui-%.png) docs/images/
 
 .PHONY: test-jaeger
-test-jaeger: ## The test that builds a real Jaeger, and reads a trace back from it
-	cd e2e && $(GO) test -timeout 30m -run Jaeger -v ./peers
+test-jaeger: build ## The traces of a start, of tasks and of an activity, as a real Jaeger tells them (builds one, once)
+	cd e2e && SEAL_PROXY_BIN='$(PROXY)' $(GO) test -count=1 -timeout 30m -run Jaeger -v ./spans
+
+.PHONY: test-exporter
+test-exporter: build ## Calls with collectors that refuse, hang and are silent, beside untraced ones; a line `exporter NAME ... x_untraced=R` each
+	@cd e2e && $(GO) test -c -o ../bin/spans.test ./spans
+	cd e2e/spans && SEAL_PROXY_BIN='$(PROXY)' ../../bin/spans.test -test.run Exporter
 
 # What each language's program is built with. A language whose tools are missing is left out, and that is said.
 SDKS               ?= go typescript python java

@@ -89,7 +89,7 @@ func (o *serveOptions) serve(ctx context.Context, stderr io.Writer) error {
 	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	tracing, spans, err := newTracing(ctx, log)
+	tracing, spans, err := newTracing(ctx, registry, log)
 	if err != nil {
 		return err
 	}

@@ -56,7 +56,7 @@ func exporterChosen() bool {
 
 // newTracing sets up traces as the OTEL_* variables say. Both results are nil where no exporter is chosen. Spans wait
 // for their export in a bounded queue: a collector that is down costs spans, never a call.
-func newTracing(ctx context.Context, log *slog.Logger) (*proxy.Tracing, *sdktrace.TracerProvider, error) {
+func newTracing(ctx context.Context, r prometheus.Registerer, log *slog.Logger) (*proxy.Tracing, *sdktrace.TracerProvider, error) {
 	if !exporterChosen() {
 		return nil, nil, nil
 	}
@@ -69,7 +69,7 @@ func newTracing(ctx context.Context, log *slog.Logger) (*proxy.Tracing, *sdktrac
 		return nil, nil, fmt.Errorf("traces cannot be set up: %w", err)
 	}
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(rarely(log)))
-	provider := sdktrace.NewTracerProvider(sdktrace.WithBatcher(exporter), sdktrace.WithResource(about))
+	provider := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(newSpanQueue(exporter, r)), sdktrace.WithResource(about))
 	otel.SetTracerProvider(provider) // rewrite makes its spans with the global one
 	otel.SetTextMapPropagator(propagation.TraceContext{})
 	return &proxy.Tracing{Provider: provider, Propagator: propagation.TraceContext{}}, provider, nil

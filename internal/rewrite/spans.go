@@ -21,7 +21,7 @@ func (c *Call) span(ctx context.Context, name string) (context.Context, trace.Sp
 		return ctx, nil
 	}
 	ctx, s := parent.TracerProvider().Tracer(tracerName).Start(ctx, name)
-	s.SetAttributes(attribute.String("temporal.namespace", c.namespace), attribute.String("rpc.method", c.method.name))
+	s.SetAttributes(attribute.String("temporal.namespace", c.namespace), attribute.String("rpc.method", c.method.full[1:]))
 	return ctx, s
 }
 
