@@ -228,7 +228,8 @@ func (s *soak) rolling(ctx context.Context, workflows, width int) error {
 		p50, p99 := all.took()
 		fmt.Printf("%-17s: %s; %s; clients tried again after: %s; p50 %s, p99 %s\n", name, v, late[i], all.trouble(), p50.Round(time.Millisecond), p99.Round(time.Millisecond))
 	}
-	if late[1].lost() > late[0].lost() {
+	// A machine with too much to do loses some by itself, with and without restarts. One that does not, has to lose none.
+	if late[1].lost() > 2*late[0].lost() {
 		errs = append(errs, errors.New("tasks were lost by the restarts, and waited for a timeout"))
 	}
 	return errors.Join(append(errs, s.complaints())...)
