@@ -245,11 +245,9 @@ func (o *scanOptions) knownKeys(ctx context.Context, c *config) (knownKeys, erro
 		}
 		known.asked = &ref
 	}
-	if o.file != "" {
-		for _, l := range c.configuredKeys(ctx) {
-			if l.KEK != "" {
-				known.byKEK[l.KEK] = append(known.byKEK[l.KEK], l)
-			}
+	for _, l := range c.configuredKeys(ctx) { // without a config the key that serve would use
+		if l.KEK != "" {
+			known.byKEK[l.KEK] = append(known.byKEK[l.KEK], l)
 		}
 	}
 	return known, nil

@@ -65,7 +65,14 @@ func (o *openOptions) open(ctx context.Context, file string, stdout, stderr io.W
 	decoder := json.NewDecoder(bytes.NewReader(text))
 	decoder.UseNumber()
 	if err := decoder.Decode(&document); err != nil {
-		return fmt.Errorf("%s is not JSON: %w; save it with: temporal workflow show --output json", file, err)
+		where, what := file, "is not JSON: "+err.Error()
+		if file == "-" {
+			where = "standard input"
+		}
+		if errors.Is(err, io.EOF) {
+			what = "is empty"
+		}
+		return fmt.Errorf("%s %s; save a history with: temporal workflow show --output json", where, what)
 	}
 	keys, err := o.openKeys(ctx, c, openKey, nil, slog.New(slog.DiscardHandler))
 	if err != nil {

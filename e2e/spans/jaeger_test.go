@@ -22,7 +22,6 @@ import (
 	"go.temporal.io/sdk/workflow"
 
 	"github.com/temporal-seal/temporal-seal/e2e/harness"
-	"github.com/temporal-seal/temporal-seal/e2e/kmsstub"
 	"github.com/temporal-seal/temporal-seal/e2e/peers"
 )
 
@@ -156,19 +155,11 @@ func startForJaeger(t *testing.T, jaeger *peers.Jaeger) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = server.Stop() }) // the server is not what is tested here
-	kms := kmsstub.New(kmsstub.Options{})
-	kms.SetAlias("alias/temporal", kms.CreateKey(false))
-	if err := kms.Start("127.0.0.1:0"); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(kms.Close)
+	key, env := startKMS(t)
 	proxy, err := harness.StartProxy(t.Context(), harness.ProxyOptions{
 		Dir: t.TempDir(), Upstream: server.Address,
-		Keys: []harness.KeyOption{{Name: "default", Active: "awskms://alias/temporal?region=eu-central-1&endpoint=" + kms.URL}},
-		Env: []string{
-			"OTEL_EXPORTER_OTLP_ENDPOINT=" + jaeger.OTLPGRPC, "OTEL_EXPORTER_OTLP_PROTOCOL=grpc", "OTEL_BSP_SCHEDULE_DELAY=200",
-			"AWS_ACCESS_KEY_ID=AKIATEST", "AWS_SECRET_ACCESS_KEY=secret", "AWS_EC2_METADATA_DISABLED=true",
-		},
+		Keys: []harness.KeyOption{key},
+		Env:  append(env, "OTEL_EXPORTER_OTLP_ENDPOINT="+jaeger.OTLPGRPC, "OTEL_EXPORTER_OTLP_PROTOCOL=grpc", "OTEL_BSP_SCHEDULE_DELAY=200"),
 	})
 	if err != nil {
 		t.Fatal(err)

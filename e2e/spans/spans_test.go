@@ -43,14 +43,9 @@ func TestSpanTree(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = server.Stop() }) // the server is not what is tested here
-	kms := kmsstub.New(kmsstub.Options{})
-	kms.SetAlias("alias/temporal", kms.CreateKey(false))
-	if err := kms.Start("127.0.0.1:0"); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(kms.Close)
+	key, env := startKMS(t)
 
-	one := startTraced(t, server.Address, kms.URL)
+	one := startTraced(t, server.Address, key, env)
 	secret := &commonpb.Payloads{Payloads: []*commonpb.Payload{{
 		Metadata: map[string][]byte{"encoding": []byte("json/plain")}, Data: []byte(`"` + strings.Repeat("x", 98) + `"`),
 	}}}
@@ -130,7 +125,7 @@ SERVER DescribeNamespace
 	})
 
 	// A second proxy has none of the first one's data keys in memory.
-	two := startTraced(t, server.Address, kms.URL)
+	two := startTraced(t, server.Address, key, env)
 	t.Run("history, cold", func(t *testing.T) {
 		tree := two.call(t, func(ctx context.Context) error {
 			answer, err := two.client.GetWorkflowExecutionHistory(ctx, &workflowservice.GetWorkflowExecutionHistoryRequest{
@@ -184,13 +179,26 @@ SERVER PollWorkflowTaskQueue
 	})
 }
 
+// startKMS returns the key that it holds, and what a proxy needs in its environment to ask for it.
+func startKMS(t *testing.T) (harness.KeyOption, []string) {
+	t.Helper()
+	kms := kmsstub.New(kmsstub.Options{})
+	kms.SetAlias("alias/temporal", kms.CreateKey(false))
+	if err := kms.Start("127.0.0.1:0"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(kms.Close)
+	return harness.KeyOption{Name: "default", Active: "awskms://alias/temporal?region=eu-central-1&endpoint=" + kms.URL},
+		[]string{"AWS_ACCESS_KEY_ID=AKIATEST", "AWS_SECRET_ACCESS_KEY=secret", "AWS_EC2_METADATA_DISABLED=true"}
+}
+
 // traced is a proxy with a collector of its own.
 type traced struct {
 	collector *harness.Collector
 	client    workflowservice.WorkflowServiceClient
 }
 
-func startTraced(t *testing.T, upstream, kms string) *traced {
+func startTraced(t *testing.T, upstream string, key harness.KeyOption, env []string) *traced {
 	t.Helper()
 	collector, err := harness.StartCollector()
 	if err != nil {
@@ -199,8 +207,7 @@ func startTraced(t *testing.T, upstream, kms string) *traced {
 	t.Cleanup(collector.Stop)
 	proxy, err := harness.StartProxy(t.Context(), harness.ProxyOptions{
 		Dir: t.TempDir(), Upstream: upstream,
-		Keys: []harness.KeyOption{{Name: "default", Active: "awskms://alias/temporal?region=eu-central-1&endpoint=" + kms}},
-		Env:  append(collector.Env(), "AWS_ACCESS_KEY_ID=AKIATEST", "AWS_SECRET_ACCESS_KEY=secret", "AWS_EC2_METADATA_DISABLED=true"),
+		Keys: []harness.KeyOption{key}, Env: slices.Concat(collector.Env(), env),
 	})
 	if err != nil {
 		t.Fatal(err)
