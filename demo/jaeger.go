@@ -98,7 +98,7 @@ func link(spans []*traceSpan) []*traceSpan {
 	return roots
 }
 
-// waterfall draws the workflow's calls on one axis of time, and below it the inside of one call on an axis of its own.
+// waterfall draws the workflow's calls on one axis of time, and below it the inside of its start and of a task, each on an axis of its own.
 func waterfall(s *screen, roots []*traceSpan) {
 	if len(roots) == 0 {
 		s.fail("Jaeger has no span of this workflow")
@@ -113,21 +113,34 @@ func waterfall(s *screen, roots []*traceSpan) {
 	for _, r := range roots {
 		axis.bar(r, 0)
 	}
-	inside := mostSealed(roots)
-	if inside == nil {
-		return
+	for _, inside := range []struct {
+		title string
+		call  *traceSpan
+	}{{"inside its start", named(roots, "StartWorkflowExecution")}, {"inside a task's completion", mostSealed(roots)}} {
+		if inside.call == nil {
+			continue
+		}
+		s.line("")
+		axis = newAxis(s, inside.call.StartTime, inside.call.end())
+		axis.head(inside.title, micros(inside.call.Duration))
+		axis.tree(inside.call, 0)
 	}
-	s.line("")
-	axis = newAxis(s, inside.StartTime, inside.end())
-	axis.head("inside one of them", micros(inside.Duration))
-	axis.tree(inside, 0)
 }
 
-// mostSealed is the call in which most was sealed; it has every kind of span.
+func named(roots []*traceSpan, name string) *traceSpan {
+	for _, r := range roots {
+		if r.name() == name {
+			return r
+		}
+	}
+	return nil
+}
+
+// mostSealed is the completion with most below it: one that seals what a worker answers and opens the next task on the way back.
 func mostSealed(roots []*traceSpan) *traceSpan {
 	var best *traceSpan
 	for _, r := range roots {
-		if r.tag("seal.request.payloads") != "" && (best == nil || len(r.children) > len(best.children)) {
+		if r.name() == "RespondWorkflowTaskCompleted" && r.tag("seal.request.payloads") != "" && (best == nil || len(r.children) > len(best.children)) {
 			best = r
 		}
 	}
