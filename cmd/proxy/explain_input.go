@@ -136,9 +136,15 @@ func (q *question) ask() (policy.Direction, *policy.Input, error) {
 	if p.Kind == "" {
 		return 0, nil, errors.New("payload.kind is missing: input, result, header, memo, ...")
 	}
+	if !slices.Contains(policy.Kinds(), p.Kind) {
+		return 0, nil, fmt.Errorf("payload.kind: %q is none of %s", p.Kind, strings.Join(policy.Kinds(), ", "))
+	}
 	in := &policy.Input{Namespace: q.Input.Namespace, RPC: q.Input.RPC, Kind: p.Kind, Name: p.Name, Path: p.Path, Encoding: p.Encoding, Type: p.Type,
 		SealedNamespace: q.Input.Sealed.Namespace, SealedKey: q.Input.Sealed.Key}
 	if c := q.Input.Caller; c != nil {
+		if kinds := []string{"anonymous", "mtls", "token", "jwt"}; c.Kind != "" && !slices.Contains(kinds, c.Kind) {
+			return 0, nil, fmt.Errorf("caller.kind: %q is none of %s", c.Kind, strings.Join(kinds, ", "))
+		}
 		in.Caller = policy.NewCaller(c.Kind, c.Subject, c.Listener, c.Claims)
 	}
 	if c := q.Input.Content; c != nil {

@@ -30,7 +30,9 @@ keys in a key service are made and rotated there.`,
 		Short: "Add a fresh key to a key file; the earlier ones still open",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
-			if err := localkey.Rotate(args[0], time.Now()); err != nil {
+			if err := localkey.Rotate(args[0], time.Now()); errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("%w; make one with: proxy keys new %s", err, args[0])
+			} else if err != nil {
 				return err
 			}
 			fmt.Fprintf(stdout, "added a key to %s\nA proxy that reads this file notices. Give it to every other proxy that uses the key: what is sealed anew opens only with it.\n", args[0])

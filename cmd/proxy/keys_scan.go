@@ -21,6 +21,8 @@ import (
 	"github.com/spf13/cobra"
 	"go.temporal.io/api/workflowservice/v1"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/temporal-seal/temporal-seal/internal/caller"
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
@@ -109,6 +111,9 @@ func (o *scanOptions) scan(ctx context.Context, stdout, stderr io.Writer) error 
 	}
 	if len(o.namespaces) == 0 {
 		if o.namespaces, err = allNamespaces(ctx, upstreams); err != nil {
+			if status.Code(errors.Unwrap(err)) == codes.Unavailable {
+				return fmt.Errorf("the server is out of reach: %w; check --upstream, or the config's upstreams", err)
+			}
 			return fmt.Errorf("the server does not list its namespaces: %w; name them with --namespace", err)
 		}
 	}

@@ -215,6 +215,9 @@ func (c policyCase) input(def caseDefaults) (*Input, error) {
 	if in.Kind == "" {
 		return nil, errors.New("the case needs `input.payload.kind`")
 	}
+	if !slices.Contains(Kinds(), in.Kind) {
+		return nil, fmt.Errorf("`input.payload.kind`: %q is none of %s", in.Kind, strings.Join(Kinds(), ", "))
+	}
 	caller := c.Input.Caller
 	if caller == nil {
 		caller = def.Caller
