@@ -32,7 +32,6 @@ type variant struct {
 	name    string
 	address string
 	process *process // nil: direct
-	skipped string   // why it is left out
 }
 
 type process struct {
