@@ -33,8 +33,12 @@ const (
 	fdSlack        = 5
 	perUpstream    = 8 // goroutines
 	heapSlack      = 48 << 20
-	residentSlack  = 512 << 20 // the Go runtime gives back what a burst took over minutes
+	residentSlack  = 192 << 20
 )
+
+// backTime is how long the Go runtime may take to give the system back what a burst took: it does so in the background,
+// on a hundredth of the processor.
+const backTime = 6 * time.Minute
 
 // risen tells what is higher than it may be.
 func risen(begin, end level) []string {
@@ -85,6 +89,22 @@ func (r *replica) quiet(ctx context.Context) (level, error) {
 		least = now
 	}
 	return r.collected(ctx, least)
+}
+
+// givesBack waits until the proxy's memory is back within its limit, or has had its time.
+func (r *replica) givesBack(ctx context.Context, l level, limit int64) (level, error) {
+	for end := time.Now().Add(backTime); l.resident > limit && time.Now().Before(end) && ctx.Err() == nil; wait(ctx, 5*time.Second) {
+		m, err := r.metrics()
+		if err != nil {
+			return l, err
+		}
+		now, err := r.read(m)
+		if err != nil {
+			return l, err
+		}
+		l.resident = now.resident
+	}
+	return l, ctx.Err()
 }
 
 func (r *replica) read(m map[string]float64) (level, error) {

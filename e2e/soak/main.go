@@ -133,6 +133,13 @@ func (s *soak) everything(ctx context.Context, duration time.Duration, width int
 		return err
 	}
 	s.say("at the end proxy A holds %s", end)
+	began := time.Now()
+	if end, err = s.replicas[0].givesBack(ctx, end, begin.resident+residentSlack); err != nil {
+		return err
+	}
+	if took := time.Since(began); took > time.Second {
+		s.say("%s later it holds %s", took.Round(time.Second), end)
+	}
 	s.say("clients tried again after: %s", all.trouble())
 	errs := []error{s.nothingLeft(ctx), s.complaints()}
 	s.explain(ctx, s.direct, all)
