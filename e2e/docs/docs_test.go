@@ -206,7 +206,7 @@ func checked(t *testing.T) []string {
 			}
 		}
 	}
-	for _, m := range regexp.MustCompile(`(?m)^step make ([a-z0-9-]+)`).FindAllStringSubmatch(string(ci), -1) {
+	for _, m := range regexp.MustCompile(`(?m)^(?:step|patient) make ([a-z0-9-]+)`).FindAllStringSubmatch(string(ci), -1) {
 		add(m[1])
 	}
 	return all
