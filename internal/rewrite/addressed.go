@@ -66,9 +66,11 @@ func (c *Call) both(own, theirs policy.Verdict, target string, s *slot) (policy.
 		}
 		own = theirs
 		own.Key = key
-	case theirs.Action == policy.Seal && own.Action == policy.Seal &&
-		(!slices.Equal(own.Fields, theirs.Fields) || !slices.Equal(own.Clear, theirs.Clear)):
-		own.Fields, own.Clear = nil, nil // two choices of members: the whole payload satisfies both
+	case theirs.Action == policy.Seal && own.Action == policy.Seal:
+		own.Compress = own.Compress && theirs.Compress // lengths tell more then, so both have to want it
+		if !slices.Equal(own.Fields, theirs.Fields) || !slices.Equal(own.Clear, theirs.Clear) {
+			own.Fields, own.Clear = nil, nil // two choices of members: the whole payload satisfies both
+		}
 	}
 	own.Hit = hit
 	return own, nil

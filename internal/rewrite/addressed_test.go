@@ -101,4 +101,23 @@ func TestAddressedElsewhere(t *testing.T) {
 			t.Errorf("the signal stays at home and was sealed as %s, not by members", signal.Metadata["encoding"])
 		}
 	})
+	t.Run("compressed here, not there", func(t *testing.T) {
+		rego := strings.Replace(passHere, `{"action": "pass"}`, `{"action": "seal", "key": "default", "compress": true}`, 1)
+		in, long := crossing("billing", testNamespace), secret(strings.Repeat("CANARY-", 500)) // shorter ones are not worth it
+		in.Commands[0].GetStartChildWorkflowExecutionCommandAttributes().Input = long
+		in.Commands[1].GetSignalExternalWorkflowExecutionCommandAttributes().Input = long
+		child, signal, err := crossed(t, rego, in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, p := range map[string]*commonpb.Payload{"child": child, "signal": signal} {
+			s, _, err := crypto.ParsePayload(bytesOf(t, p))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if compressed := s.Header.Flags&1 != 0; compressed != (name == "signal") {
+				t.Errorf("%s: compressed is %v", name, compressed)
+			}
+		}
+	})
 }
