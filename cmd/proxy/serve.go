@@ -73,7 +73,9 @@ func (o *serveOptions) serve(ctx context.Context, stderr io.Writer) error {
 	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	limits := c.Limits.limits(limitMemory(log))
+	memory := limitMemory(log)
+	paceCollector(memory)
+	limits := c.Limits.limits(memory)
 
 	listeners, err := c.proxyListeners(log)
 	if err != nil {

@@ -43,10 +43,13 @@ const (
 // Sealed is a carrier, parsed but neither authenticated nor opened. It aliases the bytes it was parsed from.
 type Sealed struct {
 	Form     Form
-	Header   Header
+	Header   *Header // never nil where a carrier was found; empty in one that could not be read
 	envelope []byte
 	view     []byte
 }
+
+// PlainSize is the length of what s holds, with its padding; of what is compressed or a view that of its sealed part.
+func (s *Sealed) PlainSize() int { return len(s.envelope) - s.Header.size() - nonceSize - tagSize }
 
 // Marked tells whether a serialised Payload bears our mark: an encoding `*/sealed.*` or a metadata key `sealed.*`.
 // Whatever ParsePayload would try to open is marked, and bytes that are no well-formed Payload are marked as soon as
@@ -136,22 +139,73 @@ func textVersionEnd(s []byte) int {
 // bears the mark and yet is not exactly a carrier, which is permanent.
 func ParsePayload(payload []byte) (s Sealed, marked bool, err error) {
 	if env, ok := plainCarrier(payload); ok {
-		s, err = withHeader(Sealed{Form: FormPayload, envelope: env})
+		s, err = withHeader(Sealed{Form: FormPayload, envelope: env}, new(Header))
 		return s, true, err
 	}
 	if !Marked(payload) {
 		return Sealed{}, false, nil
 	}
+	s, err = exactPayload(payload)
+	if s.Header == nil {
+		s.Header = new(Header)
+	}
+	return s, true, err
+}
+
+// Carriers reads the carriers of one message. They mostly share their header or a few of them: each is parsed once. What
+// it gives lives until Reset. The zero value is ready; it is not safe for concurrent use.
+type Carriers struct {
+	headers []Header
+	recent  [4]struct {
+		header *Header
+		bytes  []byte
+	}
+	next int
+}
+
+// Reset forgets what was read, and keeps the room that it took.
+func (c *Carriers) Reset() {
+	clear(c.headers)
+	*c = Carriers{headers: c.headers[:0]}
+}
+
+// ParsePayload is the function of this name.
+func (c *Carriers) ParsePayload(payload []byte) (s Sealed, marked bool, err error) {
+	env, ok := plainCarrier(payload)
+	if !ok {
+		return ParsePayload(payload)
+	}
+	for i := range c.recent {
+		r := &c.recent[i]
+		if n := len(r.bytes); r.header != nil && len(env) >= n+nonceSize+tagSize && bytes.Equal(env[:n], r.bytes) {
+			return Sealed{Form: FormPayload, Header: r.header, envelope: env}, true, nil
+		}
+	}
+	if len(c.headers) == cap(c.headers) {
+		c.headers = make([]Header, 0, max(4, min(2*cap(c.headers), 1<<10))) // those before it stay where they are
+	}
+	c.headers = append(c.headers, Header{})
+	s, err = withHeader(Sealed{Form: FormPayload, envelope: env}, &c.headers[len(c.headers)-1])
+	if err == nil {
+		r := &c.recent[c.next%len(c.recent)]
+		r.header, r.bytes = s.Header, env[:s.Header.size()]
+		c.next++
+	}
+	return s, true, err
+}
+
+// exactPayload reads a carrier that bears the mark and is not written as AppendPayload writes it.
+func exactPayload(payload []byte) (s Sealed, err error) {
 	var encoding, envelope, data []byte
 	for rest := payload; len(rest) > 0; {
 		num, val, next, ok := nextField(rest)
 		switch {
 		case !ok || val == nil:
-			return Sealed{}, true, notExact("it is no well-formed Payload")
+			return Sealed{}, notExact("it is no well-formed Payload")
 		case num == 1:
 			key, value, err := readEntry(val)
 			if err != nil {
-				return Sealed{}, true, err
+				return Sealed{}, err
 			}
 			switch {
 			case string(key) == "encoding" && encoding == nil:
@@ -159,14 +213,14 @@ func ParsePayload(payload []byte) (s Sealed, marked bool, err error) {
 			case string(key) == ViewMetadataKey && envelope == nil:
 				envelope = value
 			case bytes.HasPrefix(key, []byte("sealed.v")) && string(key) != ViewMetadataKey:
-				return Sealed{}, true, newerCarrier()
+				return Sealed{}, newerCarrier()
 			default:
-				return Sealed{}, true, notExact("its metadata holds something else or an entry twice")
+				return Sealed{}, notExact("its metadata holds something else or an entry twice")
 			}
 		case num == 2 && data == nil:
 			data = val
 		default:
-			return Sealed{}, true, notExact("it holds a field besides metadata and data")
+			return Sealed{}, notExact("it holds a field besides metadata and data")
 		}
 		rest = next
 	}
@@ -186,8 +240,10 @@ func plainCarrier(payload []byte) (envelope []byte, ok bool) {
 	return rest[n:], true
 }
 
-func withHeader(s Sealed) (Sealed, error) {
-	h, err := parseHeader(s.envelope)
+// withHeader parses the header of s into h.
+func withHeader(s Sealed, h *Header) (Sealed, error) {
+	var err error
+	*h, err = parseHeader(s.envelope)
 	if err == nil && h.Form() != s.Form {
 		err = notExact("the envelope inside is of another form")
 	}
@@ -195,26 +251,25 @@ func withHeader(s Sealed) (Sealed, error) {
 	return s, err
 }
 
-func exactCarrier(encoding, envelope, data []byte) (s Sealed, marked bool, err error) {
+func exactCarrier(encoding, envelope, data []byte) (s Sealed, err error) {
 	switch string(encoding) {
 	case EncodingWhole:
 		if envelope != nil || data == nil {
-			return Sealed{}, true, notExact("data is missing or the metadata holds an envelope as well")
+			return Sealed{}, notExact("data is missing or the metadata holds an envelope as well")
 		}
 		s = Sealed{Form: FormPayload, envelope: data}
 	case EncodingView:
 		if envelope == nil || data == nil {
-			return Sealed{}, true, notExact("the envelope or the readable document is missing")
+			return Sealed{}, notExact("the envelope or the readable document is missing")
 		}
 		s = Sealed{Form: FormView, envelope: envelope, view: data}
 	default:
 		if i := bytes.Index(encoding, []byte("/sealed.v")); i > 0 && !bytes.HasSuffix(encoding, []byte("/sealed.v1")) {
-			return Sealed{}, true, newerCarrier()
+			return Sealed{}, newerCarrier()
 		}
-		return Sealed{}, true, notExact("its encoding is not one of a sealed payload")
+		return Sealed{}, notExact("its encoding is not one of a sealed payload")
 	}
-	s, err = withHeader(s)
-	return s, true, err
+	return withHeader(s, new(Header))
 }
 
 func readEntry(entry []byte) (key, value []byte, err error) {
@@ -242,16 +297,16 @@ func ParseText(text []byte) (s Sealed, marked bool, err error) {
 		return Sealed{}, false, nil
 	}
 	if !bytes.HasPrefix(text, []byte(TextPrefix)) {
-		return Sealed{}, true, newerCarrier()
+		return Sealed{Header: new(Header)}, true, newerCarrier()
 	}
 	encoded := text[len(TextPrefix):]
 	env := make([]byte, base64.RawURLEncoding.DecodedLen(len(encoded)))
 	// Strict: else the unused bits of the last letter and line breaks could vary without being noticed.
 	n, err := base64.RawURLEncoding.Strict().Decode(env, encoded)
 	if err != nil || bytes.ContainsAny(encoded, "\r\n") {
-		return Sealed{}, true, notExact("what follows the prefix is not base64url; it was cut off or changed")
+		return Sealed{Header: new(Header)}, true, notExact("what follows the prefix is not base64url; it was cut off or changed")
 	}
-	s, err = withHeader(Sealed{Form: FormText, envelope: env[:n]})
+	s, err = withHeader(Sealed{Form: FormText, envelope: env[:n]}, new(Header))
 	return s, true, err
 }
 

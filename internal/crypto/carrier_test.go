@@ -209,7 +209,7 @@ func FuzzOpen(f *testing.F) {
 			if err != nil || !marked {
 				continue
 			}
-			if got := appendHeader(nil, &sealed.Header); !bytes.Equal(got, sealed.envelope[:len(got)]) {
+			if got := appendHeader(nil, sealed.Header); !bytes.Equal(got, sealed.envelope[:len(got)]) {
 				t.Errorf("the header of %x is written back as %x", sealed.envelope, got)
 			}
 			dst := []byte("dst")

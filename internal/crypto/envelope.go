@@ -67,6 +67,8 @@ type Header struct {
 	Salt                  [saltSize]byte
 	DataKeyID             [idSize]byte
 	Wrapped               []byte
+
+	opener *opener // the last one that fitted
 }
 
 // Form is the form that the flags name.

@@ -18,11 +18,9 @@ func (k *Keyring) Open(ctx context.Context, dst []byte, s *Sealed, namespace str
 	return k.OpenNext(ctx, dst, s, namespace, new(Run))
 }
 
-// Run is a run of envelopes that are opened one after the other, as those of one message are. They mostly share their
-// header, so what the last one needed is tried first, before any cache. The zero value is ready; it is not safe for
-// concurrent use and must not outlive the message.
+// Run is a run of envelopes that are opened one after the other, as those of one message are. The zero value is ready; it
+// is not safe for concurrent use.
 type Run struct {
-	last    *opener
 	unwraps int
 }
 
@@ -30,7 +28,8 @@ type Run struct {
 // that somebody made up. What was unwrapped stays in memory, so the next try gets further.
 const maxUnwraps = 256
 
-// OpenNext is Open for an envelope in a run.
+// OpenNext is Open for an envelope in a run. What it needed is noted in its header, and tried first for the next envelope
+// with that, before any cache. So a header is not safe for concurrent use either.
 func (k *Keyring) OpenNext(ctx context.Context, dst []byte, s *Sealed, namespace string, run *Run) (out []byte, hit bool, err error) {
 	table := k.table.Load()
 	if !table.opens(s.Header.Namespace, namespace) {
@@ -38,19 +37,19 @@ func (k *Keyring) OpenNext(ctx context.Context, dst []byte, s *Sealed, namespace
 			namespace).in(strings.Clone(s.Header.Key), strings.Clone(s.Header.Namespace))
 	}
 	header := openerHeader(s)
-	op := run.last
-	if op == nil || !bytes.Equal(op.header, header) {
+	op := s.Header.opener
+	if op == nil || op.table != table {
 		op = k.opened.opener(header)
 	}
 	if op != nil && op.table == table && op.dk.usable() {
-		run.last = op
+		s.Header.opener = op
 		k.touch(&op.dk.kek.used)
 		if out, err = openWith(op.aead, dst, s); err == nil {
 			op.dk.use.countOpened(&k.coarse)
 		}
 		return out, true, err
 	}
-	dk, hit, err := k.dataKeyOf(ctx, &s.Header, table, namespace, run)
+	dk, hit, err := k.dataKeyOf(ctx, s.Header, table, namespace, run)
 	if err != nil {
 		if KindOf(err) == KindUnavailable {
 			k.missed(namespace, s.Header.Key)
@@ -59,7 +58,7 @@ func (k *Keyring) OpenNext(ctx context.Context, dst []byte, s *Sealed, namespace
 	}
 	k.touch(&dk.kek.used)
 	if subtle.ConstantTimeCompare(dk.id[:], s.Header.DataKeyID[:]) != 1 {
-		return dst, hit, tampered(&s.Header, "the data-key id is not that of the wrapped key")
+		return dst, hit, tampered(s.Header, "the data-key id is not that of the wrapped key")
 	}
 	a, err := dk.payloadAEAD(&s.Header.Salt)
 	if err != nil {
@@ -67,7 +66,7 @@ func (k *Keyring) OpenNext(ctx context.Context, dst []byte, s *Sealed, namespace
 	}
 	if out, err = openWith(a, dst, s); err == nil {
 		dk.use.countOpened(&k.coarse)
-		k.opened.addOpener(header, a, dk, table)
+		s.Header.opener = k.opened.addOpener(header, a, dk, table)
 	}
 	return out, hit, err
 }
@@ -203,7 +202,7 @@ func (k *Keyring) mayAsk(h *Header, namespace string, run *Run) error {
 }
 
 func openWith(a aead, dst []byte, s *Sealed) ([]byte, error) {
-	h := &s.Header
+	h := s.Header
 	n := h.size()
 	aad := s.envelope[:n:n]
 	if s.Form == FormView {

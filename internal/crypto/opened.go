@@ -67,9 +67,11 @@ func (o *openedKeys) opener(header []byte) *opener {
 	return nil
 }
 
-func (o *openedKeys) addOpener(header []byte, a aead, dk *dataKey, t *keyTable) {
+func (o *openedKeys) addOpener(header []byte, a aead, dk *dataKey, t *keyTable) *opener {
 	h := maphash.Bytes(o.seed, header)
-	o.openers[h%openerShards].Add(h, &opener{header: bytes.Clone(header), aead: a, dk: dk, table: t})
+	op := &opener{header: bytes.Clone(header), aead: a, dk: dk, table: t}
+	o.openers[h%openerShards].Add(h, op)
+	return op
 }
 
 func (o *openedKeys) add(dk *dataKey) {

@@ -255,8 +255,10 @@ func TestWarmPathsAllocateNothing(t *testing.T) {
 		check("AppendPayload", func() { s.AppendPayload(dst, payload, false) })
 		check("Marked", func() { Marked(payload); Marked(carrier) })
 		check("Confirm", func() { k.Confirm("ns") })
+		var carriers Carriers
 		check("Open", func() {
-			sealed, _, _ := ParsePayload(carrier)
+			carriers.Reset()
+			sealed, _, _ := carriers.ParsePayload(carrier)
 			if _, hit, err := k.Open(context.Background(), dst, &sealed, "ns"); err != nil || !hit {
 				t.Errorf("hit %v, error %v", hit, err)
 			}

@@ -176,7 +176,7 @@ func TestEveryLength(t *testing.T) {
 
 // parts are an envelope's, by name.
 func parts(s Sealed) map[string]span {
-	h := &s.Header
+	h := s.Header
 	names := fixedHeader + len(h.Key)
 	end := h.size()
 	return map[string]span{

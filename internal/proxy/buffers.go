@@ -14,12 +14,18 @@ const (
 
 // bufferPool is a mem.BufferPool with one sync.Pool per power of two. gRPC's own pool has no tier between 32 KiB and
 // 1 MiB and clears a whole buffer each time it hands one out, which is a third of the CPU time at 100 KB. This one
-// clears what was used when it comes back: these bytes may be a user's clear text and must not linger.
+// clears what was used when it comes back, where it has to.
 type bufferPool struct {
-	tiers [maxBufferExp + 1]sync.Pool
+	tiers  [maxBufferExp + 1]sync.Pool
+	clears bool
 }
 
-var buffers mem.BufferPool = new(bufferPool)
+var (
+	// buffers are for what goes to and comes from callers: it may be a user's clear text and must not linger.
+	buffers mem.BufferPool = &bufferPool{clears: true}
+	// upstreamBuffers are for what comes from the upstream, which holds it just as it comes.
+	upstreamBuffers mem.BufferPool = new(bufferPool)
+)
 
 func (p *bufferPool) Get(length int) *[]byte {
 	exp := minBufferExp
@@ -39,7 +45,9 @@ func (p *bufferPool) Get(length int) *[]byte {
 }
 
 func (p *bufferPool) Put(buf *[]byte) {
-	clear(*buf)
+	if p.clears {
+		clear(*buf)
+	}
 	exp := bits.Len(uint(cap(*buf))) - 1 // the largest tier that this buffer fills
 	if exp < minBufferExp || exp > maxBufferExp {
 		return

@@ -244,7 +244,7 @@ func (c *call) open(ctx, out context.Context, answer *frame) (*frame, error) {
 		return c.release.lendFrame(answer), nil
 	}
 	start := time.Now()
-	sealed := answer.bytes()
+	sealed := answer.bytesIn(upstreamBuffers)
 	plain, err := c.openAnswer(ctx, out, sealed)
 	if err != nil {
 		answer.free()

@@ -17,14 +17,17 @@ type frame struct {
 
 // bytes gives the message as one slice, which stays valid until free. Messages up to one HTTP/2 data frame are not
 // copied.
-func (f *frame) bytes() []byte {
+func (f *frame) bytes() []byte { return f.bytesIn(buffers) }
+
+// bytesIn is bytes with a buffer of that pool, if it takes one.
+func (f *frame) bytesIn(pool mem.BufferPool) []byte {
 	switch len(f.data) {
 	case 0:
 		return nil
 	case 1:
 		return f.data[0].ReadOnlyData()
 	}
-	joined := f.data.MaterializeToBuffer(buffers)
+	joined := f.data.MaterializeToBuffer(pool)
 	f.data.Free()
 	f.data = mem.BufferSlice{joined}
 	return joined.ReadOnlyData()

@@ -200,6 +200,8 @@ func (s *Server) newListener(config Listener, stats stats.Handler) *listener {
 	options := []grpc.ServerOption{
 		grpc.ForceServerCodecV2(rawCodec{}),
 		experimental.BufferPool(buffers),
+		grpc.WriteBufferSize(writeBuffer),
+		grpc.SharedWriteBuffer(true),
 		grpc.MaxRecvMsgSize(int(s.largest)),
 		grpc.MaxConcurrentStreams(streamsPerCaller),
 		// Not more of a request arrives before there is room for it.
@@ -255,6 +257,9 @@ func (s *Server) unary(ctx context.Context, l *listener, m *method, receive func
 	defer gate.leave()
 	s.Metrics.inFlight.Inc()
 	defer s.Metrics.inFlight.Dec()
+	if !m.waits {
+		deepen(0)
+	}
 	held := newRelease(s.room)
 	defer func() {
 		if p := recover(); p != nil {

@@ -43,26 +43,46 @@ func (t *Tracing) handlers(untraced func(fullMethod string) bool) (server, clien
 		otelgrpc.WithMeterProvider(noop.NewMeterProvider()), // metrics.go counts calls
 		otelgrpc.WithFilter(func(info *stats.RPCTagInfo) bool { return !untraced(info.FullMethodName) }),
 	}
-	return quietHandler{otelgrpc.NewServerHandler(options...)}, clientHandler{quietHandler{otelgrpc.NewClientHandler(options...)}}
+	return serverHandler{quietHandler{otelgrpc.NewServerHandler(options...)}, untraced}, clientHandler{quietHandler{otelgrpc.NewClientHandler(options...)}}
 }
 
 // quietHandler keeps the texts of upstream errors out of spans: they may quote a payload, as the message of a failed
-// query does.
+// query does. A call that is not sampled costs next to nothing.
 type quietHandler struct{ stats.Handler }
 
 type spokenKey struct{}
 
 func (h quietHandler) TagRPC(ctx context.Context, info *stats.RPCTagInfo) context.Context {
-	return h.Handler.TagRPC(context.WithValue(ctx, spokenKey{}, new(bool)), info)
+	ctx = h.Handler.TagRPC(ctx, info)
+	if !trace.SpanFromContext(ctx).IsRecording() {
+		return ctx
+	}
+	return context.WithValue(ctx, spokenKey{}, new(bool))
 }
 
 func (h quietHandler) HandleRPC(ctx context.Context, s stats.RPCStats) {
+	if !trace.SpanFromContext(ctx).IsRecording() {
+		return
+	}
 	if end, ok := s.(*stats.End); ok && end.Error != nil && (end.Client || spoke(ctx)) {
 		quiet := *end
 		quiet.Error = status.Error(status.Code(end.Error), "answered by the upstream")
 		s = &quiet
 	}
 	h.Handler.HandleRPC(ctx, s)
+}
+
+// serverHandler is the first of the proxy's code that a call comes to.
+type serverHandler struct {
+	quietHandler
+	untraced func(fullMethod string) bool
+}
+
+func (h serverHandler) TagRPC(ctx context.Context, info *stats.RPCTagInfo) context.Context {
+	if !h.untraced(info.FullMethodName) {
+		deepen(0)
+	}
+	return h.quietHandler.TagRPC(ctx, info)
 }
 
 // clientHandler makes no client span below a call that is not sampled. The caller's own traceparent is forwarded then. It

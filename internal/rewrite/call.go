@@ -167,6 +167,8 @@ type Call struct {
 	asked question
 	opens []opening
 	run   crypto.Run
+	// carriers holds the headers of what opens refers to.
+	carriers crypto.Carriers
 	// others and theirs are what is known of other tools' payloads, for any namespace and for the call's.
 	others   *foreign.Reader
 	theirs   *foreign.Namespace
@@ -174,7 +176,8 @@ type Call struct {
 	// systems are the slots of an answer whose payload holds a message with payloads of its own.
 	systems []int32
 	in      policy.Input
-	outs    [2][]byte
+	sent    tail // the request that is forwarded
+	opened  tail // the answer
 }
 
 // Begin starts a call and picks the policy's revision for the whole of it.
@@ -195,19 +198,19 @@ func (r *Rewriter) Begin(m *Method, caller *policy.Caller) *Call {
 // any more.
 func (c *Call) Done() {
 	if c.request.Passed > 0 || c.request.Payloads == 0 { // else it holds nothing that is not sealed
-		clear(c.outs[0])
+		c.sent.wipe()
 	}
-	clear(c.outs[1]) // what was opened
-	for i := range c.outs {
-		c.outs[i] = keep(c.outs[i])
-	}
+	c.opened.wipe()
+	c.sent.buf, c.opened.buf = keep(c.sent.buf), keep(c.opened.buf)
+	c.sent.low, c.opened.low = len(c.sent.buf), len(c.opened.buf)
 	clear(c.arena)
-	c.arena = keep(c.arena)
+	c.arena = keep(c.arena)[:0]
 	c.walk.reset(nil)
 	c.in = policy.Input{}
 	clear(c.plans)
 	clear(c.edits)
 	clear(c.opens)
+	c.carriers.Reset()
 	c.plans, c.edits, c.opens, c.systems = keepList(c.plans), keepList(c.edits), keepList(c.opens), keepList(c.systems)
 	w := &c.walk
 	w.slots, w.boxes, w.scopes, w.failures = keepList(w.slots), keepList(w.boxes), keepList(w.scopes), keepList(w.failures)
@@ -225,7 +228,7 @@ func keep(b []byte) []byte {
 	if cap(b) > largest {
 		return nil
 	}
-	return b[:0]
+	return b
 }
 
 // keepList is keep for a list of what was found.

@@ -38,10 +38,9 @@ func (c *Call) lowerLimits(ctx context.Context, in []byte) ([]byte, error) {
 	}
 	lower(&limits.BlobSizeLimitError)
 	lower(&limits.MemoSizeLimitError)
-	out, err := proto.MarshalOptions{}.MarshalAppend(c.outs[1][:0], m)
+	out, err := proto.Marshal(m)
 	if err != nil {
 		return nil, c.fail(KindMalformed, "", err)
 	}
-	c.outs[1] = out
 	return out, nil
 }

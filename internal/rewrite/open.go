@@ -70,6 +70,7 @@ func (c *Call) openMessage(ctx context.Context, n *node, in []byte, whole bool) 
 // namespace whose policy lets things pass hold nothing of it.
 func (c *Call) findSealed(whole bool) error {
 	c.opens, c.systems = c.opens[:0], c.systems[:0]
+	c.carriers.Reset()
 	c.theirs, c.theirRun = c.others.For(c.namespace), foreign.Run{}
 	for i := range c.walk.slots {
 		s := &c.walk.slots[i]
@@ -102,16 +103,16 @@ func (c *Call) noteSealed(slot, failure int, value []byte, whole bool) error {
 	o := &c.opens[len(c.opens)-1]
 	var marked bool
 	var err error
-	if o.sealed, marked, err = crypto.ParsePayload(value); err == nil && !marked && c.theirs != nil {
+	if o.sealed, marked, err = c.carriers.ParsePayload(value); err == nil && !marked && c.theirs != nil {
 		if o.theirs, err = c.theirs.Parse(value, &c.theirRun); o.theirs != nil {
 			marked = true
-			o.sealed.Header.Key, o.sealed.Header.Namespace = o.theirs.Key, c.namespace
+			o.sealed.Header = &crypto.Header{Key: o.theirs.Key, Namespace: c.namespace}
 		}
 	}
 	if err == nil && marked {
 		return nil
 	}
-	sealed := &o.sealed.Header
+	sealed := o.sealed.Header
 	c.opens = c.opens[:len(c.opens)-1]
 	if err == nil {
 		c.response.Passed++
@@ -162,7 +163,7 @@ func (c *Call) decideResponse(ctx context.Context, whole bool) (err error) {
 		}
 		if v.Action == policy.Deny {
 			if whole {
-				c.handled(s.f.kind, &o.sealed.Header, Denied)
+				c.handled(s.f.kind, o.sealed.Header, Denied)
 			}
 			if err := c.unopened(whole, c.fail(KindDenied, s.f.path, &DeniedError{Reason: v.Reason})); err != nil {
 				return err
@@ -179,7 +180,7 @@ func (c *Call) decideResponse(ctx context.Context, whole bool) (err error) {
 func (c *Call) sameQuestion(a, b *opening, facts bool) bool {
 	s, t := &c.walk.slots[a.slot], &c.walk.slots[b.slot]
 	return s.f == t.f && (s.scope == t.scope || !facts) && s.name == t.name && a.action != policy.Deny &&
-		a.sealed.Header.Key == b.sealed.Header.Key && a.sealed.Header.Namespace == b.sealed.Header.Namespace
+		(a.sealed.Header == b.sealed.Header || a.sealed.Header.Key == b.sealed.Header.Key && a.sealed.Header.Namespace == b.sealed.Header.Namespace)
 }
 
 // openDecided opens what was decided and puts it in its place.
@@ -187,19 +188,16 @@ func (c *Call) openDecided(ctx context.Context, whole bool) (out []byte, err err
 	ctx, traced := c.span(ctx, "payload.open")
 	defer func() { c.end(traced, err, &c.response) }()
 	c.edits, c.arena, c.run = c.edits[:0], c.arena[:0], crypto.Run{}
-	room := 0
-	for i := range c.opens {
-		room += c.opens[i].size
-	}
-	c.arena = slices.Grow(c.arena, room) // at once: what opens into a full buffer moves all that is there already
 	for i := range c.opens {
 		o := &c.opens[i]
-		err := c.openOne(ctx, o)
-		outcome := outcomeOf(o.action)
-		if err != nil {
-			outcome = Failed
+		s := &c.walk.slots[o.slot]
+		if s.site == sitePayload && o.theirs == nil && o.action == policy.Open {
+			b := &c.walk.boxes[s.box]
+			c.edits = append(c.edits, edit{at: span{b.start, b.end}, box: s.box, open: o})
+			continue
 		}
-		c.handled(c.walk.slots[o.slot].f.kind, &o.sealed.Header, outcome)
+		err := c.openAside(ctx, s, o)
+		c.handledAs(s, o, err)
 		if err != nil {
 			if err := c.unopened(whole, err); err != nil {
 				return nil, err
@@ -220,10 +218,41 @@ func (c *Call) openDecided(ctx context.Context, whole bool) (out []byte, err err
 	if len(c.edits) == 0 {
 		return c.walk.buf, nil
 	}
-	if c.outs[1], err = c.splice(c.outs[1], c.measure()); err != nil {
-		return nil, c.fail(KindOpening, "", err)
+	c.opened.reset(len(c.walk.buf) + len(c.arena))
+	changed, err := c.splice(ctx, &c.opened, false, whole)
+	if err != nil {
+		return nil, err
 	}
-	return c.outs[1], nil
+	if !changed {
+		return c.walk.buf, nil
+	}
+	return c.opened.bytes(), nil
+}
+
+// handledAs enters into the account what became of one sealed payload.
+func (c *Call) handledAs(s *slot, o *opening, err error) {
+	outcome := outcomeOf(o.action)
+	if err != nil {
+		outcome = Failed
+	}
+	c.handled(s.f.kind, o.sealed.Header, outcome)
+}
+
+// openInto opens a payload of our own right in front of what was written. If it can't, the output stays as it was.
+func (c *Call) openInto(ctx context.Context, out *tail, o *opening) (err error) {
+	s := &c.walk.slots[o.slot]
+	defer func() { c.handledAs(s, o, err) }()
+	room := out.room(o.sealed.PlainSize())
+	plain, hit, err := c.r.keys.OpenNext(ctx, room, &o.sealed, c.namespace, &c.run)
+	if err != nil {
+		return c.fail(KindOpening, s.f.path, err)
+	}
+	out.prepend(plain)
+	if cap(plain) != cap(room) { // it was compressed, and has grown out of its room
+		clear(plain)
+	}
+	c.response.used(o.sealed.Header.Key, len(plain), hit)
+	return nil
 }
 
 // openSealed takes off one layer: our own, or the codecs of another tool.
@@ -234,10 +263,9 @@ func (c *Call) openSealed(ctx context.Context, o *opening) (out []byte, hit bool
 	return c.r.keys.OpenNext(ctx, c.arena, &o.sealed, c.namespace, &c.run)
 }
 
-// openOne plans the edits for one sealed payload. One that is kept, or denied
-// to a reader, stays as it is.
-func (c *Call) openOne(ctx context.Context, o *opening) error {
-	s := &c.walk.slots[o.slot]
+// openAside plans the edits for a sealed payload that is not simply put in the place of its envelope. One that is kept, or
+// denied to a reader, stays as it is.
+func (c *Call) openAside(ctx context.Context, s *slot, o *opening) error {
 	from := int32(len(c.arena))
 	switch o.action {
 	case policy.Open:
@@ -281,16 +309,16 @@ func (c *Call) openSealedText(ctx context.Context, sealed *crypto.Sealed) ([]byt
 		if v.Action == policy.Deny {
 			outcome = Denied
 		}
-		c.handled(s.f.kind, &sealed.Header, outcome)
+		c.handled(s.f.kind, sealed.Header, outcome)
 		return nil, false
 	}
 	text, hit, err := c.r.keys.Open(ctx, nil, sealed, c.namespace)
 	if err != nil {
 		c.response.Unopened++
-		c.handled(s.f.kind, &sealed.Header, Failed)
+		c.handled(s.f.kind, sealed.Header, Failed)
 		return nil, false
 	}
-	c.handled(s.f.kind, &sealed.Header, Opened)
+	c.handled(s.f.kind, sealed.Header, Opened)
 	c.response.used(sealed.Header.Key, len(text), hit)
 	return text, true
 }

@@ -71,6 +71,9 @@ type node struct {
 	sites  bool                        // something to seal, open or check can be below
 	scope  bool                        // facts in this message are about the payloads below it
 	memo   bool                        // values of this map entry delete memo keys when they are empty
+
+	failure bool // it is a Failure
+	task    bool // it is a workflow's or an activity's task
 }
 
 func (n *node) field(num protowire.Number) *field {
@@ -237,7 +240,8 @@ func (c *compiler) message(d protoreflect.MessageDescriptor, path, kind string) 
 			return n
 		}
 	}
-	n := &node{name: d.FullName(), desc: d, sites: c.reaches(d)}
+	n := &node{name: d.FullName(), desc: d, sites: c.reaches(d), failure: d.FullName() == msgFailure,
+		task: d.FullName() == msgWorkflowTask || d.FullName() == msgActivityTask}
 	c.open = append(c.open, n)
 	defer func() { c.open = c.open[:len(c.open)-1] }()
 

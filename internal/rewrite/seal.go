@@ -287,10 +287,11 @@ func (c *Call) sealPlanned(ctx context.Context) (out []byte, err error) {
 			return nil, err
 		}
 	}
-	if c.outs[0], err = c.splice(c.outs[0], growth); err != nil {
-		return nil, c.fail(KindSealing, "", err)
+	c.sent.reset(len(c.walk.buf) + growth)
+	if _, err = c.splice(ctx, &c.sent, true, true); err != nil {
+		return nil, err
 	}
-	return c.outs[0], nil
+	return c.sent.bytes(), nil
 }
 
 // planEdits fills c.edits with what the planned slots become.

@@ -2,23 +2,26 @@ package rewrite
 
 import (
 	"cmp"
+	"context"
+	"encoding/binary"
+	"errors"
 	"math/bits"
 	"slices"
-
-	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 )
 
-// edit replaces a piece of the message: by bytes of the arena, or by a
-// payload that is sealed right into the output, whose size is known before.
+// edit replaces a piece of the message: by bytes of the arena, or by a payload that is sealed or opened right where it
+// goes in the output.
 type edit struct {
 	at   span // what is replaced; empty: an insertion
 	box  int32
 	data span           // in the arena
 	seal *crypto.Sealer // when set, the source is `at`
+	open *opening       // when set, it is what stands at `at`
 }
 
+// size is that of what an edit puts in place. What is opened has none before.
 func (e *edit) size() int32 {
 	if e.seal != nil {
 		return int32(e.seal.PayloadSize(int(e.at.to - e.at.from)))
@@ -26,10 +29,41 @@ func (e *edit) size() int32 {
 	return e.data.to - e.data.from
 }
 
-// splice writes the message with all edits made and the lengths around them
-// put right; growth is what measure gave. Every other byte is copied. It uses
-// dst's room if there is enough.
-func (c *Call) splice(dst []byte, growth int) ([]byte, error) {
+// measure finds by how much each box grows and gives the growth of the whole.
+func (c *Call) measure() int {
+	boxes := c.walk.boxes
+	for i := range boxes {
+		boxes[i].delta = 0
+	}
+	total := int32(0)
+	for i := range c.edits {
+		e := &c.edits[i]
+		boxes[e.box].delta += e.size() - (e.at.to - e.at.from)
+	}
+	for i := len(boxes) - 1; i >= 0; i-- {
+		b := &boxes[i]
+		if b.delta == 0 {
+			continue
+		}
+		if b.parent < 0 {
+			total += b.growth()
+		} else {
+			boxes[b.parent].delta += b.growth()
+		}
+	}
+	return int(total)
+}
+
+// growth is by how much a box grows with the length in front of it.
+func (b *box) growth() int32 {
+	return b.delta + varintSize(uint32(b.end-b.start+b.delta)) - (b.start - b.lenPos)
+}
+
+// splice writes the message with all edits made and the lengths around them put right. Every other byte is copied. It
+// goes from the end to the start: a length stands before what it is the length of, so each is known when its turn comes,
+// and one pass does even for what is opened, whose size nobody knows before. measured tells that measure was called.
+// Without whole, what does not open stays as it was. changed tells whether any edit was made.
+func (c *Call) splice(ctx context.Context, out *tail, measured, whole bool) (changed bool, err error) {
 	w := &c.walk
 	// The walk finds things in order, but for the texts of failures and what is taken apart at the end. Insertions at
 	// one place belong to the inner message first.
@@ -38,60 +72,119 @@ func (c *Call) splice(dst []byte, growth int) ([]byte, error) {
 			return cmp.Or(cmp.Compare(a.at.from, b.at.from), -cmp.Compare(a.box, b.box))
 		})
 	}
-	out := slices.Grow(dst[:0], len(w.buf)+growth)
-	cursor, next := int32(0), 0
-	for i := range c.edits {
-		e := &c.edits[i]
-		for next < len(w.boxes) && w.boxes[next].lenPos < e.at.from {
+	cursor, next := int32(len(w.buf)), len(w.boxes)-1
+	lengths := func(from int32) { // of the boxes that begin there or later
+		for ; next >= 0 && w.boxes[next].lenPos >= from; next-- {
 			b := &w.boxes[next]
-			next++
-			if b.dirty && b.lenPos >= cursor {
-				out = append(out, w.buf[cursor:b.lenPos]...)
-				out = protowire.AppendVarint(out, uint64(b.end-b.start+b.delta))
-				cursor = b.start
+			if b.delta == 0 || b.start > cursor {
+				continue
+			}
+			out.prepend(w.buf[b.start:cursor])
+			out.prependVarint(uint32(b.end - b.start + b.delta))
+			cursor = b.lenPos
+			if !measured && b.parent >= 0 {
+				w.boxes[b.parent].delta += b.growth()
 			}
 		}
-		out = append(out, w.buf[cursor:e.at.from]...)
-		cursor = e.at.to
-		if e.seal == nil {
-			out = append(out, e.data.of(c.arena)...)
-			continue
+	}
+	for i := len(c.edits) - 1; i >= 0; i-- {
+		e := &c.edits[i]
+		lengths(e.at.to)
+		out.prepend(w.buf[e.at.to:cursor])
+		cursor = e.at.from
+		behind := len(out.bytes())
+		made, err := c.place(ctx, out, e, whole)
+		if err != nil {
+			return false, err
 		}
-		var err error
-		if out, err = e.seal.AppendPayload(out, e.at.of(w.buf), false); err != nil {
-			return nil, err
+		changed = changed || made
+		if !measured {
+			w.boxes[e.box].delta += int32(len(out.bytes())-behind) - (e.at.to - e.at.from)
 		}
 	}
-	// A box behind the last edit cannot be dirty.
-	return append(out, w.buf[cursor:]...), nil
+	lengths(0)
+	out.prepend(w.buf[:cursor])
+	return changed, nil
 }
 
-// measure finds by how much each box grows and gives the growth of the whole.
-func (c *Call) measure() int {
-	boxes := c.walk.boxes
-	for i := range boxes {
-		boxes[i].delta, boxes[i].dirty = 0, false
-	}
-	total := int32(0)
-	grow := func(box, delta int32) {
-		if box < 0 {
-			total += delta
-			return
+// place puts the replacement of one edit in front of what was written.
+func (c *Call) place(ctx context.Context, out *tail, e *edit, whole bool) (made bool, err error) {
+	switch {
+	case e.open != nil:
+		if err := c.openInto(ctx, out, e.open); err != nil {
+			out.prepend(e.at.of(c.walk.buf))
+			return false, c.unopened(whole, err)
 		}
-		boxes[box].delta += delta
-		boxes[box].dirty = true
-	}
-	for i := range c.edits {
-		e := &c.edits[i]
-		grow(e.box, e.size()-(e.at.to-e.at.from))
-	}
-	for i := len(boxes) - 1; i >= 0; i-- {
-		if b := &boxes[i]; b.dirty {
-			grow(b.parent, b.delta+varintSize(b.end-b.start+b.delta)-(b.start-b.lenPos))
+	case e.seal != nil:
+		size := int(e.size())
+		b, err := e.seal.AppendPayload(out.room(size), e.at.of(c.walk.buf), false)
+		if err != nil {
+			return false, c.fail(KindSealing, "", err)
 		}
+		if len(b) != size {
+			return false, c.fail(KindSealing, "", errors.New("a sealed payload has not the size that was reckoned with"))
+		}
+		out.at -= size
+	default:
+		out.prepend(e.data.of(c.arena))
 	}
-	return int(total)
+	return true, nil
+}
+
+// tail is a buffer that is filled from its end to its start.
+type tail struct {
+	buf []byte
+	at  int // where what was written begins
+	low int // nothing before it was touched
+}
+
+// reset empties the buffer and makes it large enough for a message of that size. A larger one fits as well.
+func (t *tail) reset(size int) {
+	t.wipe()
+	if len(t.buf) < size {
+		t.buf = make([]byte, size)
+	}
+	t.at, t.low = len(t.buf), len(t.buf)
+}
+
+// wipe clears what was written.
+func (t *tail) wipe() { clear(t.buf[t.low:]) }
+
+// bytes is what was written.
+func (t *tail) bytes() []byte { return t.buf[t.at:] }
+
+// room gives an empty slice over the n bytes before what was written: whoever fills it moves at.
+func (t *tail) room(n int) []byte {
+	if n > t.at {
+		grown := make([]byte, 2*len(t.buf)+n)
+		at := len(grown) - len(t.bytes())
+		copy(grown[at:], t.bytes())
+		t.wipe()
+		t.buf, t.at, t.low = grown, at, at
+	}
+	t.low = min(t.low, t.at-n)
+	return t.buf[t.at-n : t.at-n : t.at]
+}
+
+// prepend puts b in front of what was written. It may stand in the room before that.
+func (t *tail) prepend(b []byte) {
+	if len(b) > t.at {
+		t.room(len(b))
+	}
+	t.at -= len(b)
+	t.low = min(t.low, t.at)
+	copy(t.buf[t.at:], b)
+}
+
+func (t *tail) prependVarint(v uint32) {
+	n := int(varintSize(v))
+	if n > t.at {
+		t.room(n)
+	}
+	t.at -= n
+	t.low = min(t.low, t.at)
+	binary.PutUvarint(t.buf[t.at:], uint64(v))
 }
 
 // varintSize is the number of bytes that a length takes.
-func varintSize(n int32) int32 { return int32(bits.Len32(uint32(n)|1)+6) / 7 }
+func varintSize(n uint32) int32 { return int32(9*bits.Len32(n|1)+64) / 64 }

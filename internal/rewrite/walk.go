@@ -26,7 +26,6 @@ type box struct {
 	start, end int32 // the content
 	parent     int32 // -1 at the root
 	delta      int32 // by how much the content grows
-	dirty      bool
 }
 
 type siteType uint8
@@ -134,7 +133,7 @@ func (w *walk) message(n *node, start, end int, parent, outer int32, depth int) 
 		sc = int32(len(w.scopes) - 1)
 	}
 	failure := -1
-	if n.name == msgFailure {
+	if n.failure {
 		failure = len(w.failures)
 		w.failures = append(w.failures, failureParts{box: parent, content: span{int32(start), int32(end)},
 			stackPlace: int32(end), attributesPlace: int32(end)})
@@ -368,9 +367,7 @@ func (w *walk) historyBlob(f *field, from, to int, own, sc int32, depth int) err
 }
 
 // handsOut tells whether a message of this type is a task for a worker.
-func (w *walk) handsOut(n *node) bool {
-	return w.response && (n.name == msgWorkflowTask || n.name == msgActivityTask)
-}
+func (w *walk) handsOut(n *node) bool { return w.response && n.task }
 
 func (s *scope) set(fact policy.FactSet, v span) {
 	s.known |= fact

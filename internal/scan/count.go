@@ -56,7 +56,7 @@ func (n *Namespace) payload(f rewrite.Found, where string, ofServer bool) {
 		n.unread(where + ": " + f.Path + ": " + f.Err.Error())
 		return
 	case f.Marked:
-		n.sealed(&f.Sealed.Header, where)
+		n.sealed(f.Sealed.Header, where)
 		return
 	}
 	var p commonpb.Payload
@@ -135,5 +135,5 @@ func (n *Namespace) carrier(payload []byte, where string, rest ...byte) {
 		n.unread(where + ": within a payload: " + strings.TrimPrefix(err.Error(), "read "))
 		return
 	}
-	n.sealed(&sealed.Header, where)
+	n.sealed(sealed.Header, where)
 }
