@@ -34,14 +34,31 @@ type variant struct {
 	process *process // nil: direct
 }
 
+// history names the variant that stored the history which this one asks for.
+func (v *variant) history() string {
+	if v.name == sealedPlain {
+		return sealing
+	}
+	return v.name
+}
+
+// takes tells if the variant takes part in a work.
+func (v *variant) takes(work string) bool {
+	return v.name != sealedPlain || strings.HasPrefix(work, historyWork)
+}
+
 type process struct {
 	cmd  *exec.Cmd
 	logs io.Closer
 }
 
 const (
-	direct = "direct"
-	plain  = "relay"
+	direct  = "direct"
+	plain   = "relay"
+	sealing = "seal"
+	// sealedPlain is the relay once more, before the histories that seal stored: it tells how much of a proxy's cost is
+	// that sealed bytes are more.
+	sealedPlain = "relay-sealed"
 )
 
 func start(ctx context.Context, o options) (f *field, err error) {
@@ -77,12 +94,18 @@ func start(ctx context.Context, o options) (f *field, err error) {
 		{"pass", func(ctx context.Context) (*process, string, error) {
 			return f.proxy(ctx, o.proxy, upstream, "pass", "request contains {\"action\": \"pass\"}\n")
 		}},
-		{"seal", func(ctx context.Context) (*process, string, error) {
-			return f.proxy(ctx, o.proxy, upstream, "seal", "")
+		{sealing, func(ctx context.Context) (*process, string, error) {
+			return f.proxy(ctx, o.proxy, upstream, sealing, "")
+		}},
+		{sealedPlain, func(ctx context.Context) (*process, string, error) {
+			return f.run(ctx, listeningLine, self, nil, "relay", "-upstream", upstream)
 		}},
 	} {
 		if v.name != plain && !chosen(o.variants, v.name) {
 			continue
+		}
+		if v.name == sealedPlain && f.variants[len(f.variants)-1].name != sealing {
+			continue // nobody stores sealed histories
 		}
 		one := &variant{name: v.name}
 		if one.process, one.address, err = v.begin(ctx); errors.Is(err, exec.ErrNotFound) {

@@ -30,11 +30,15 @@ func (r *results) document(file string) error {
 
 // summary writes the ratios as a table.
 func (r *results) summary(w io.Writer) {
-	fmt.Fprintln(w, "| work | CPU, pass : relay | CPU, seal : relay | CPU, visitor : seal | added p50, seal : nginx |")
-	fmt.Fprintln(w, "|---|---|---|---|---|")
+	fmt.Fprintln(w, "| work | CPU, pass : relay | CPU, seal : relay | CPU, seal : relay-sealed | CPU, visitor : seal | added p50, seal : nginx |")
+	fmt.Fprintln(w, "|---|---|---|---|---|---|")
 	for _, work := range r.works {
 		ratio, added := r.cpuRatio[work], r.p50Added[work]
-		fmt.Fprintf(w, "| %s | %.2f | %.2f | %.1f | %.2f |\n", work, ratio["pass"], ratio["seal"], ratio["visitor"]/ratio["seal"], added["seal"]/added["nginx"])
+		bytes := ""
+		if sealed, ok := ratio[sealedPlain]; ok {
+			bytes = fmt.Sprintf("%.2f", ratio[sealing]/sealed)
+		}
+		fmt.Fprintf(w, "| %s | %.2f | %.2f | %s | %.1f | %.2f |\n", work, ratio["pass"], ratio[sealing], bytes, ratio["visitor"]/ratio[sealing], added[sealing]/added["nginx"])
 	}
 	fmt.Fprintln(w)
 }
@@ -45,7 +49,10 @@ func (r *results) table(w io.Writer) {
 	fmt.Fprintln(w, "|---|---|---|---|---|---|---|---|")
 	for _, work := range r.works {
 		for _, v := range r.variants {
-			f := r.median[work][v]
+			f, ok := r.median[work][v]
+			if !ok {
+				continue
+			}
 			if v == direct {
 				fmt.Fprintf(w, "| %s | %s | %.0f | %s | %s | | | |\n", work, v, f.rps, duration(f.p50), duration(f.p99))
 				continue
@@ -88,7 +95,10 @@ func (r *results) ratios(w io.Writer) {
 func (r *results) lines(w io.Writer) {
 	for _, work := range r.works {
 		for _, v := range r.variants {
-			f := r.median[work][v]
+			f, ok := r.median[work][v]
+			if !ok {
+				continue
+			}
 			fmt.Fprintf(w, "%s %s rps=%.0f p50_us=%.0f p99_us=%.0f cpu_us=%.0f rss_kb=%d\n", work, v, f.rps, f.p50, f.p99, f.cpu, f.memory)
 		}
 	}

@@ -99,6 +99,10 @@ func (c *Call) findSealed(whole bool) error {
 }
 
 func (c *Call) noteSealed(slot, failure int, value []byte, whole bool) error {
+	if _, plain := readPlain(value); plain && c.theirs == nil {
+		c.response.Passed++
+		return nil
+	}
 	c.opens = append(c.opens, opening{slot: int32(slot), failure: int32(failure), size: len(value)})
 	o := &c.opens[len(c.opens)-1]
 	var marked bool
