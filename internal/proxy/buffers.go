@@ -23,7 +23,7 @@ type bufferPool struct {
 var (
 	// buffers are for what goes to and comes from callers: it may be a user's clear text and must not linger.
 	buffers mem.BufferPool = &bufferPool{clears: true}
-	// upstreamBuffers are for what comes from the upstream, which holds it just as it comes.
+	// upstreamBuffers are for what is read from and written to the upstream, which sees it just so.
 	upstreamBuffers mem.BufferPool = new(bufferPool)
 )
 

@@ -145,7 +145,7 @@ func New(o Options) (*Server, error) {
 	if s.passed[adminService] {
 		return nil, fmt.Errorf("services: %s reads and writes the server's own state past every check, it is never forwarded", adminService)
 	}
-	server, client := o.Tracing.handlers(s.untraced)
+	server, client := o.Tracing.handlers(s.untraced, s.mayBeHeld)
 	s.upstreams = newUpstreams(o.Upstreams, client)
 	o.Metrics.watch(o.Registry, s.upstreams.count, s.room.inUse)
 	for _, l := range o.Listeners {
@@ -193,6 +193,12 @@ func (s *Server) untraced(full string) bool {
 		return m.rewrite.IsPoll()
 	}
 	return serviceOf(full) == healthService
+}
+
+// mayBeHeld tells which calls may wait for long.
+func (s *Server) mayBeHeld(full string) bool {
+	m, ok := s.methods[full]
+	return !ok || m.waits
 }
 
 func (s *Server) newListener(config Listener, stats stats.Handler) *listener {

@@ -31,8 +31,9 @@ type Tracing struct {
 const scope = "github.com/temporal-seal/temporal-seal/internal/proxy"
 
 // handlers makes the server and the client span of each call. Polls are left out: most of them end empty after a
-// minute and would fill the traces with nothing. traceTask makes up for those that bring a task.
-func (t *Tracing) handlers(untraced func(fullMethod string) bool) (server, client stats.Handler) {
+// minute and would fill the traces with nothing. traceTask makes up for those that bring a task. held tells which calls wait
+// by the thousand.
+func (t *Tracing) handlers(untraced, held func(fullMethod string) bool) (server, client stats.Handler) {
 	if t == nil {
 		return nil, nil
 	}
@@ -43,7 +44,7 @@ func (t *Tracing) handlers(untraced func(fullMethod string) bool) (server, clien
 		otelgrpc.WithMeterProvider(noop.NewMeterProvider()), // metrics.go counts calls
 		otelgrpc.WithFilter(func(info *stats.RPCTagInfo) bool { return !untraced(info.FullMethodName) }),
 	}
-	return serverHandler{quietHandler{otelgrpc.NewServerHandler(options...)}, untraced}, clientHandler{quietHandler{otelgrpc.NewClientHandler(options...)}}
+	return serverHandler{quietHandler{otelgrpc.NewServerHandler(options...)}, held}, clientHandler{quietHandler{otelgrpc.NewClientHandler(options...)}}
 }
 
 // quietHandler keeps the texts of upstream errors out of spans: they may quote a payload, as the message of a failed
@@ -75,11 +76,11 @@ func (h quietHandler) HandleRPC(ctx context.Context, s stats.RPCStats) {
 // serverHandler is the first of the proxy's code that a call comes to.
 type serverHandler struct {
 	quietHandler
-	untraced func(fullMethod string) bool
+	held func(fullMethod string) bool
 }
 
 func (h serverHandler) TagRPC(ctx context.Context, info *stats.RPCTagInfo) context.Context {
-	if !h.untraced(info.FullMethodName) {
+	if !h.held(info.FullMethodName) {
 		deepen(0)
 	}
 	return h.quietHandler.TagRPC(ctx, info)

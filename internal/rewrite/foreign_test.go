@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/aes"
 	"crypto/cipher"
+	"errors"
 	"strings"
 	"testing"
 
@@ -239,5 +240,32 @@ func TestAcceptedForeignPayloads(t *testing.T) {
 			t.Errorf("%s: forwarded as %q, want %q", c.name, got, c.want)
 		}
 		call.Done()
+	}
+}
+
+// What another tool wrote and nobody can read is accounted for like any other payload that does not open.
+func TestForeignPayloadsThatDoNotOpenStandInTheAccount(t *testing.T) {
+	r := newForeignRewriter(t, passAll)
+	r.accounts = true
+	for name, p := range map[string]*commonpb.Payload{
+		"not compressed": {Metadata: map[string][]byte{"encoding": []byte("binary/zlib")}, Data: []byte("clear")},
+		"key not known":  encrypted(t, secret("Ada").Payloads[0], "lost"),
+	} {
+		for method, answer := range map[string]proto.Message{
+			"GetWorkflowExecutionHistory": history(p, nil),
+			"PollActivityTaskQueue":       &workflowpb.PollActivityTaskQueueResponse{TaskToken: []byte("t"), Input: &commonpb.Payloads{Payloads: []*commonpb.Payload{p}}},
+		} {
+			c := r.Begin(r.Method(service+method), nil)
+			c.namespace = testNamespace
+			_, err := c.Response(t.Context(), bytesOf(t, answer))
+			var refused *Error
+			if !errors.As(err, &refused) || refused.Kind != KindOpening {
+				t.Errorf("%s, %s: %v", name, method, err)
+			}
+			if a := c.Account(); len(a) != 1 || a[0].Outcome != Failed || a[0].Count != 1 {
+				t.Errorf("%s, %s: the account is %+v", name, method, a)
+			}
+			c.Done()
+		}
 	}
 }

@@ -117,6 +117,9 @@ func (c *Call) noteSealed(slot, failure int, value []byte, whole bool) error {
 		return nil
 	}
 	sealed := o.sealed.Header
+	if sealed == nil { // another tool's, of which not even the key can be read
+		sealed = new(crypto.Header)
+	}
 	c.opens = c.opens[:len(c.opens)-1]
 	if err == nil {
 		c.response.Passed++
@@ -192,10 +195,17 @@ func (c *Call) openDecided(ctx context.Context, whole bool) (out []byte, err err
 	ctx, traced := c.span(ctx, "payload.open")
 	defer func() { c.end(traced, err, &c.response) }()
 	c.edits, c.arena, c.run = c.edits[:0], c.arena[:0], crypto.Run{}
+	aside := 0
+	for i := range c.opens {
+		if o := &c.opens[i]; !c.inPlace(o) {
+			aside += o.size
+		}
+	}
+	c.arena = slices.Grow(c.arena, aside) // at once: what opens into a full buffer moves all that is there already
 	for i := range c.opens {
 		o := &c.opens[i]
 		s := &c.walk.slots[o.slot]
-		if s.site == sitePayload && o.theirs == nil && o.action == policy.Open {
+		if c.inPlace(o) {
 			b := &c.walk.boxes[s.box]
 			c.edits = append(c.edits, edit{at: span{b.start, b.end}, box: s.box, open: o})
 			continue
@@ -233,6 +243,11 @@ func (c *Call) openDecided(ctx context.Context, whole bool) (out []byte, err err
 	return c.opened.bytes(), nil
 }
 
+// inPlace tells whether what a payload holds is just put in its place.
+func (c *Call) inPlace(o *opening) bool {
+	return c.walk.slots[o.slot].site == sitePayload && o.theirs == nil && o.action == policy.Open
+}
+
 // handledAs enters into the account what became of one sealed payload.
 func (c *Call) handledAs(s *slot, o *opening, err error) {
 	outcome := outcomeOf(o.action)
@@ -246,7 +261,11 @@ func (c *Call) handledAs(s *slot, o *opening, err error) {
 func (c *Call) openInto(ctx context.Context, out *tail, o *opening) (err error) {
 	s := &c.walk.slots[o.slot]
 	defer func() { c.handledAs(s, o, err) }()
-	room := out.room(o.sealed.PlainSize())
+	size := o.sealed.PlainSize()
+	if o.sealed.Form == crypto.FormView {
+		size = o.size // it holds no more than the readable document and the sealed part
+	}
+	room := out.room(size)
 	plain, hit, err := c.r.keys.OpenNext(ctx, room, &o.sealed, c.namespace, &c.run)
 	if err != nil {
 		return c.fail(KindOpening, s.f.path, err)

@@ -66,10 +66,10 @@ func (b *box) growth() int32 {
 func (c *Call) splice(ctx context.Context, out *tail, measured, whole bool) (changed bool, err error) {
 	w := &c.walk
 	// The walk finds things in order, but for the texts of failures and what is taken apart at the end. Insertions at
-	// one place belong to the inner message first.
+	// one place belong to the inner message first, and stand before what is replaced there.
 	if len(w.failures)+len(c.systems) > 0 {
 		slices.SortStableFunc(c.edits, func(a, b edit) int {
-			return cmp.Or(cmp.Compare(a.at.from, b.at.from), -cmp.Compare(a.box, b.box))
+			return cmp.Or(cmp.Compare(a.at.from, b.at.from), -cmp.Compare(a.box, b.box), cmp.Compare(a.at.to, b.at.to))
 		})
 	}
 	cursor, next := int32(len(w.buf)), len(w.boxes)-1

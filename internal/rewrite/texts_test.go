@@ -206,3 +206,36 @@ func TestShadow(t *testing.T) {
 		c.Done()
 	}
 }
+
+// A failure without a message, as some workers send it, has its sealed attributes where a redacted message belongs.
+func TestRedactedFailureGetsAMessage(t *testing.T) {
+	r := newRewriter(t, `package temporal
+request contains {"action": "seal", "key": "default"}
+response contains {"action": "redact"}
+`)
+	raw, err := request(t, r, "RespondActivityTaskFailed", bytesOf(t, &workflowpb.RespondActivityTaskFailedRequest{Namespace: testNamespace, TaskToken: []byte("t"),
+		Failure: &failurepb.Failure{EncodedAttributes: secret("Ada").Payloads[0]}}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sent := new(workflowpb.RespondActivityTaskFailedRequest)
+	if err := proto.Unmarshal(raw, sent); err != nil {
+		t.Fatal(err)
+	}
+	got := new(workflowpb.GetWorkflowExecutionHistoryResponse)
+	if err := answerTo(t, r, nil, "GetWorkflowExecutionHistory", history(secret("Ada").Payloads[0], sent.Failure), got); err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	for _, e := range got.History.Events {
+		if f := e.GetWorkflowExecutionFailedEventAttributes().GetFailure(); f != nil {
+			found++
+			if f.Message != redactedText || f.EncodedAttributes != nil {
+				t.Errorf("the reader gets %v", f)
+			}
+		}
+	}
+	if found != 1 {
+		t.Errorf("%d failures in %v", found, got)
+	}
+}
