@@ -185,16 +185,20 @@ func (a *aside) untried(namespace string) (untried []*paused) {
 	return untried
 }
 
-// opens tries if a task opens now.
-func (s *Server) opens(p *paused) error {
+// opens tries if a task opens now. A panic ends this try alone: no call is there to end with it.
+func (s *Server) opens(p *paused) (err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), firstOpening)
 	defer cancel()
+	defer func() {
+		if v := recover(); v != nil {
+			err = s.panicked("a paused activity", v)
+		}
+	}()
 	c := s.Rewriter.Begin(p.method, p.caller)
-	defer c.Done()
-	if err := c.Identify(p.request); err != nil {
-		return err
+	if err = c.Identify(p.request); err == nil {
+		_, err = c.Response(ctx, p.sample)
 	}
-	_, err := c.Response(ctx, p.sample)
+	c.Done() // not deferred: what a panic left behind is not used again
 	return err
 }
 

@@ -135,3 +135,13 @@ func TestReasonIsSealed(t *testing.T) {
 		t.Errorf("the server reads %s", text)
 	}
 }
+
+// Nobody's call ends with a fault in what is tried in the background, so the process must not either.
+func TestFaultInATryEndsTheTryAlone(t *testing.T) {
+	f := new(frontend)
+	startFrontend(t, f)
+	p := startProxy(t, f)
+	if err := p.opens(&paused{}); status.Code(err) != codes.Internal { // no method: a nil pointer
+		t.Errorf("%v", err)
+	}
+}

@@ -97,12 +97,6 @@ func (h clientHandler) TagRPC(ctx context.Context, info *stats.RPCTagInfo) conte
 	return h.quietHandler.TagRPC(ctx, info)
 }
 
-func (h clientHandler) HandleRPC(ctx context.Context, s stats.RPCStats) {
-	if trace.SpanFromContext(ctx).IsRecording() {
-		h.quietHandler.HandleRPC(ctx, s)
-	}
-}
-
 func spoke(ctx context.Context) bool {
 	spoken, ok := ctx.Value(spokenKey{}).(*bool)
 	return ok && *spoken
