@@ -47,7 +47,7 @@ bin/demo:
 ##@ Test it
 
 .PHONY: test
-test: test-unit test-policy test-e2e test-tasks ## Everything: unit, policy, and end to end on a real Temporal server
+test: test-unit test-policy snapshots test-e2e test-tasks ## Everything: unit, policy, snapshots, and end to end on a real Temporal server
 
 .PHONY: test-unit
 test-unit: ## Unit tests of the product, with the race detector
@@ -61,8 +61,15 @@ test-policy: build ## The shipped policy's Rego tests, and the clinic example's 
 	bin/proxy check --policy policy.rego
 	bin/proxy check --config examples/clinic/config.yaml
 
+# ACCEPT is passed by the environment: it is a sentence, and the shell must not read it.
+.PHONY: snapshots
+snapshots: export SEAL_SNAPSHOTS_ACCEPT = $(value ACCEPT)
+snapshots: build ## Compare metrics, config keys, flags, exit codes and so on with testdata/snapshots (ACCEPT="Changed: ..." accepts changes)
+	@cd e2e && $(GO) test -c -o ../bin/snapshots.test ./snapshots
+	cd e2e/snapshots && SEAL_PROXY_BIN='$(PROXY)' ../../bin/snapshots.test -test.timeout 5m
+
 # Packages of e2e with targets of their own: they need more than Go, much time, or the machine for themselves.
-E2E_ALONE := deploy|docs|polls|readers|rescue|sdks|soak
+E2E_ALONE := deploy|docs|polls|readers|rescue|sdks|snapshots|soak
 
 # SEAL_PROXY_BIN: the tests drive the very binary that users get. Go's test cache does not see it change, hence -count=1.
 .PHONY: test-e2e

@@ -1,0 +1,376 @@
+package snapshots
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/temporal-seal/temporal-seal/e2e/harness"
+	"github.com/temporal-seal/temporal-seal/e2e/peers"
+
+	"go.temporal.io/api/workflowservice/v1"
+	"google.golang.org/protobuf/encoding/protojson"
+)
+
+// files is what the invocations below find in their folder, beside what site makes.
+var files = map[string]string{
+	"good.rego":     "package temporal\n\nresponse contains {\"action\": \"open\"}\n",
+	"broken.rego":   "package temporal\n\nrequest contains\n",
+	"lint.rego":     "package temporal\n\nrequest contains {\"action\": \"pass\"} if input.payload.kind == \"header\"\n",
+	"unknown.rego":  "package temporal\n\nrequest contains {\"action\": \"seal\", \"key\": \"missing\"}\n",
+	"good.yaml":     "keys: [{name: default, active: \"local:seal.key\"}]\npolicy: {file: good.rego}\n",
+	"typo.yaml":     "listenres: []\n",
+	"value.yaml":    "shadow: maybe\n",
+	"no-key.yaml":   "keys: [{name: default, active: \"local:seal.key\", open_only: [\"local:gone.key\"]}]\n",
+	"passes.yaml":   "cases: [{name: c, input: {namespace: a, rpc: R, payload: {kind: input}}, want: {action: seal}}]\n",
+	"fails.yaml":    "cases: [{name: c, input: {namespace: a, rpc: R, payload: {kind: input}}, want: {action: pass}}]\n",
+	"several.yaml":  "cases:\n  - {name: a, input: {namespace: a, rpc: R, payload: {kind: input}}}\n  - {name: b, input: {namespace: a, rpc: R, payload: {kind: memo}}}\n",
+	"not.json":      "{",
+	"clear.json":    "{\"a\": [1, true, null, \"text\"]}\n",
+	"tests.rego":    "package temporal\n\nresponse contains {\"action\": \"open\"}\n",
+	"foreign.yaml":  "keys: [{name: default, active: \"local:seal.key\"}]\nforeign: [{namespaces: [a], format: zlib}]\ncodec_server: {}\n",
+	"fact.rego":     "package temporal\n\nrequest contains {\"action\": \"pass\"} if input.workflow.type == \"A\"\n",
+	"wildcard.yaml": "keys:\n  - {name: \"tenant/*\", namespaces: [saas], active: \"local:{1}.key\"}\n  - {name: default, active: \"local:seal.key\"}\n",
+}
+
+// site is a folder with files, a scripted upstream, a proxy that serves, one that starts, and one that drains.
+type site struct {
+	program
+	upstream  *upstream
+	variables []string // pairs of $NAME and its value
+}
+
+func newSite(t *testing.T) site {
+	t.Helper()
+	s := site{program: newProgram(t)}
+	for name, text := range files {
+		s.write(t, name, text)
+	}
+	for _, key := range []string{"seal.key", "other.key"} {
+		if r := s.run(t, "keys", "new", key); r.code != 0 {
+			t.Fatal(r.said())
+		}
+	}
+	s.write(t, "open.key", readFile(t, filepath.Join(s.dir, "seal.key")))
+	if err := os.Chmod(filepath.Join(s.dir, "open.key"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	u := startUpstream(t)
+	// The config is written in a folder of its own: the file names of this one are part of the snapshot.
+	proxy, conn := start(t, harness.ProxyOptions{Upstream: u.address,
+		Keys: []harness.KeyOption{{Name: "default", Active: "local:" + filepath.Join(s.dir, "seal.key")}}})
+	client := workflowservice.NewWorkflowServiceClient(conn)
+	if _, err := client.StartWorkflowExecution(t.Context(), startRequest("default", "good")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client.GetWorkflowExecutionHistory(t.Context(), historyRequest("default", "good")); err != nil {
+		t.Fatal(err)
+	}
+	sealed, err := workflowservice.NewWorkflowServiceClient(dial(t, u.address)).GetWorkflowExecutionHistory(t.Context(), historyRequest("default", "good"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.write(t, "history.json", protojson.Format(sealed.History))
+	unsealed(t, u)
+	drainer, _ := start(t, harness.ProxyOptions{Upstream: u.address, Extra: "drain: {delay: 60s}\n"})
+	if err := syscall.Kill(drainer.PID(), syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "a proxy drains", func() bool { code, _, err := drainer.Get("/readyz"); return err == nil && code != 200 })
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = taken.Close() }) // nobody speaks to it
+	s.upstream, s.variables = u, []string{"$UPSTREAM", u.address, "$ADMIN", proxy.Admin, "$DRAINING", drainer.Admin, "$TAKEN", taken.Addr().String(),
+		"$NOBODY", "127.0.0.1:1"}
+	return s
+}
+
+// unsealed starts workflows past the proxy, in clear and with what another codec encoded.
+func unsealed(t *testing.T, u *upstream) {
+	t.Helper()
+	client := workflowservice.NewWorkflowServiceClient(dial(t, u.address))
+	for _, encoding := range []string{"json/plain", "binary/encrypted"} {
+		r := startRequest("default", encoding)
+		r.Input.Payloads[0].Metadata["encoding"] = []byte(encoding)
+		if _, err := client.StartWorkflowExecution(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// do runs a command line. $NAMEs stand for addresses; a first word NAME=value goes into the environment.
+func (s site) do(t *testing.T, line string) result {
+	t.Helper()
+	args := strings.Fields(strings.NewReplacer(s.variables...).Replace(line))
+	p := s.program
+	if len(args) > 0 && isVariable(args[0]) {
+		p.env = append(slices.Clone(p.env), args[0])
+		args = args[1:]
+	}
+	return p.run(t, args...)
+}
+
+// stopScan ends a scan by a signal while it waits for a page, and returns its exit code. What it had found stands in a file then.
+func (s site) stopScan(t *testing.T, state string) int {
+	t.Helper()
+	hanging := s.upstream.hanging.Load()
+	p, err := peers.Start("scan", s.command(t.Context(), "keys", "scan", "--config", "good.yaml", "--upstream", s.upstream.address,
+		"--namespace", endlessNamespace, "--state", state), harness.NewLog())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.Kill)
+	until(t, "the scan waits for a page", func() bool { return s.upstream.hanging.Load() > hanging })
+	if err := syscall.Kill(p.PID(), syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	return exitCode(t, p)
+}
+
+func isVariable(word string) bool {
+	return strings.Contains(word, "=") && !strings.HasPrefix(word, "-")
+}
+
+// invocation is a command line, and what is special about it.
+type invocation struct{ line, why string }
+
+// invocations run one after the other in the same folder.
+var invocations = []invocation{
+	{"--help", ""},
+	{"nothing", "unknown command"},
+	{"--nothing", "unknown flag"},
+	{"GODEBUG=http2debug=1 version", "would print payloads"},
+
+	{"serve --nothing", "unknown flag"},
+	{"serve extra", "an argument"},
+	{"serve --log-level loud", "not a level"},
+	{"serve --log-format xml", "not a format"},
+	{"serve --config gone.yaml", "no such file"},
+	{"serve --config typo.yaml", "unknown key"},
+	{"serve --config value.yaml", "bad value"},
+	{"serve --upstream $NOBODY --start-timeout 300ms --listen 127.0.0.1:0 --admin 127.0.0.1:0", "upstream does not answer"},
+	{"serve --upstream $UPSTREAM --listen $TAKEN --admin 127.0.0.1:0", "address in use"},
+	{"serve --upstream $UPSTREAM --listen 127.0.0.1:0 --admin $TAKEN", "address in use"},
+	{"serve --upstream $UPSTREAM --listen 127.0.0.1:0 --admin 127.0.0.1:0 --config good.yaml --policy broken.rego", "policy does not compile"},
+	{"serve --upstream $UPSTREAM --listen 127.0.0.1:0 --admin 127.0.0.1:0 --key local:open.key", "key file with mode 0644"},
+	{"serve --upstream $UPSTREAM --listen 127.0.0.1:0 --admin 127.0.0.1:0 --key vault://127.0.0.1:1/transit/seal --start-timeout 1s", "the key does not answer"},
+
+	{"check --config good.yaml", ""},
+	{"check --config good.yaml --output json", ""},
+	{"check --key local:new.key", "the key file would be made by serve"},
+	{"check --config good.yaml --cases passes.yaml", "cases pass"},
+	{"check --config good.yaml --cases fails.yaml", "a case fails"},
+	{"check --config good.yaml --cases fails.yaml --output json", "a case fails"},
+	{"check --config good.yaml --cases gone.yaml", "no such file"},
+	{"check --config good.yaml --policy broken.rego", "policy does not compile"},
+	{"check --config good.yaml --policy broken.rego --output json", "policy does not compile"},
+	{"check --config good.yaml --policy lint.rego", "a policy that opens nothing"},
+	{"check --config good.yaml --policy unknown.rego", "policy names a key that is not there"},
+	{"check --config gone.yaml", "no such file"},
+	{"check --config typo.yaml", "unknown key"},
+	{"check --config typo.yaml --output json", "unknown key"},
+	{"check --config value.yaml", "bad value"},
+	{"check --key vault://127.0.0.1:1/transit/seal --timeout 1s", "the active key does not answer"},
+	{"check --config no-key.yaml", "a key that only opens does not answer"},
+	{"check --config good.yaml --output xml", "not a format"},
+	{"check --nothing", "unknown flag"},
+	{"check extra", "an argument"},
+
+	{"explain --config good.yaml", ""},
+	{"explain --config good.yaml --output json", ""},
+	{"explain --config good.yaml --input several.yaml", ""},
+	{"explain --config good.yaml --policy unknown.rego", "policy names a key that is not there"},
+	{"explain --config good.yaml --policy broken.rego", "policy does not compile"},
+	{"explain --config good.yaml --kind nothing", "not a kind"},
+	{"explain --config good.yaml --direction sideways", "not a direction"},
+	{"explain --config good.yaml --input gone.yaml", "no such file"},
+	{"explain --config good.yaml --input typo.yaml", "unknown key"},
+	{"explain --config typo.yaml", "unknown key"},
+	{"explain --nothing", "unknown flag"},
+
+	{"keys", "shows its help"},
+	{"keys nothing", "unknown command"},
+	{"keys new", "no file named"},
+	{"keys new made.key", ""},
+	{"keys new made.key", "it exists"},
+	{"keys new made.key --if-missing", "it exists"},
+	{"keys new no-folder/made.key", "no such folder"},
+	{"keys rotate made.key", ""},
+	{"keys rotate gone.key", "no such file"},
+	{"keys rotate open.key", "mode 0644"},
+	{"keys rotate not.json", "not a key file"},
+	{"keys list --config good.yaml", ""},
+	{"keys list --config no-key.yaml", "a key that only opens does not answer"},
+	{"keys list --key local:gone.key", "the active key does not answer"},
+	{"keys list --config typo.yaml", "unknown key"},
+	{"keys list --running --admin $ADMIN", ""},
+	{"keys list --running --admin $NOBODY", "no proxy answers"},
+	{"keys scan --config good.yaml --upstream $UPSTREAM", ""},
+	{"keys scan --config good.yaml --upstream $UPSTREAM --key local:seal.key", "in use"},
+	{"keys scan --config good.yaml --upstream $UPSTREAM --key local:other.key", "not in use"},
+	{"keys scan --config good.yaml --upstream $UPSTREAM --namespace unreadable", "not everything can be read"},
+	{"keys scan --config good.yaml --upstream $UPSTREAM --namespace unreadable --key local:other.key", "not everything can be read"},
+	{"keys scan --config good.yaml --upstream $UPSTREAM --key local:gone.key", "the key does not answer"},
+	{"keys scan --config good.yaml --upstream $NOBODY", "no server answers"},
+	{"keys scan --rate 0", "bad value"},
+	{"keys scan --config typo.yaml", "unknown key"},
+
+	{"open --config good.yaml history.json", ""},
+	{"open --config good.yaml clear.json", "nothing is sealed"},
+	{"open --key local:other.key history.json", "another key"},
+	{"open --config good.yaml --namespace other history.json", "another namespace"},
+	{"open --config good.yaml not.json", "not JSON"},
+	{"open --config good.yaml gone.json", "no such file"},
+	{"open --config typo.yaml history.json", "unknown key"},
+	{"open a b", "two files"},
+
+	{"health --admin $ADMIN", ""},
+	{"health --admin $ADMIN --live", ""},
+	{"health --admin $DRAINING", "it drains"},
+	{"health --admin $DRAINING --live", "it drains"},
+	{"health --admin $NOBODY", "no proxy answers"},
+	{"health --admin nowhere", "bad value"},
+
+	{"version", ""},
+	{"version extra", "an argument"},
+	{"completion bash", ""},
+	{"completion nothing", "unknown shell"},
+}
+
+// takeExitCodes runs every invocation, and ends serving proxies by signals.
+func takeExitCodes(t *testing.T) []string {
+	s := newSite(t)
+	var lines []string
+	for _, i := range invocations {
+		r := s.do(t, i.line)
+		about := "proxy " + i.line
+		if variable, rest, _ := strings.Cut(i.line, " "); isVariable(variable) {
+			about = variable + " proxy " + rest
+		}
+		if i.why != "" {
+			about += " (" + i.why + ")"
+		}
+		lines = append(lines, fmt.Sprintf("%s: exit %d, %s", about, r.code, streams(r)))
+	}
+	slices.Sort(lines)
+	if n := len(slices.Compact(slices.Clone(lines))); n != len(lines) {
+		t.Error("two invocations have the same name")
+	}
+	lines = append(lines, fmt.Sprintf("proxy keys scan --state state.json (ended by SIGINT): exit %d", s.stopScan(t, "state.json")))
+	return append(lines, takeSignals(t, s)...)
+}
+
+func streams(r result) string {
+	var used []string
+	if r.stdout != "" {
+		used = append(used, "stdout")
+	}
+	if r.stderr != "" {
+		used = append(used, "stderr")
+	}
+	if len(used) == 0 {
+		return "silent"
+	}
+	return strings.Join(used, " and ")
+}
+
+// takeSignals ends proxies by signals, at rest and while they drain.
+func takeSignals(t *testing.T, s site) []string {
+	var lines []string
+	for _, end := range []struct {
+		why     string
+		config  string
+		signals []syscall.Signal
+	}{
+		{"SIGINT", "", []syscall.Signal{syscall.SIGINT}},
+		{"SIGTERM", "", []syscall.Signal{syscall.SIGTERM}},
+		{"SIGTERM, and again while it drains", "drain: {delay: 60s}\n", []syscall.Signal{syscall.SIGTERM, syscall.SIGTERM}},
+	} {
+		proxy, _ := start(t, harness.ProxyOptions{Upstream: s.upstream.address, Extra: end.config})
+		for i, signal := range end.signals {
+			if i > 0 {
+				until(t, "the proxy drains", func() bool { code, _, err := proxy.Get("/readyz"); return err == nil && code != 200 })
+			}
+			if err := syscall.Kill(proxy.PID(), signal); err != nil {
+				t.Fatal(err)
+			}
+		}
+		lines = append(lines, fmt.Sprintf("proxy serve (ended by %s): exit %d", end.why, exitCode(t, proxy.Process)))
+	}
+	return lines
+}
+
+func exitCode(t *testing.T, p *peers.Process) int {
+	t.Helper()
+	select {
+	case <-p.Done():
+		return p.ExitCode()
+	case <-time.After(20 * time.Second):
+		t.Fatal("the proxy did not end")
+		return 0
+	}
+}
+
+// takeJSON reads the JSON output of every command that has one.
+func takeJSON(t *testing.T) []string {
+	s := newSite(t)
+	var lines []string
+	for _, what := range []struct {
+		command string
+		open    []string // objects with members that the user names
+		lines   []string // what follows the command
+	}{
+		{"check --output json", nil, []string{
+			"--config good.yaml", "--config foreign.yaml", "--key local:new.key", "--config typo.yaml",
+			"--config good.yaml --policy broken.rego", "--config good.yaml --cases fails.yaml", "--config good.yaml --policy lint.rego"}},
+		{"explain --output json", nil, []string{
+			"--config good.yaml", "--config good.yaml --input several.yaml", "--config good.yaml --policy unknown.rego",
+			"--config good.yaml --policy fact.rego --unknown workflow.type", "--config good.yaml --direction response"}},
+		{"keys list --output json", nil, []string{"--config good.yaml", "--config no-key.yaml", "--config wildcard.yaml"}},
+		{"keys list --running --output json", nil, []string{"--admin $ADMIN", "--admin $DRAINING"}},
+		{"keys scan --output json", []string{"namespaces", "namespaces{}.walked", "namespaces{}.clear", "namespaces{}.foreign",
+			"namespaces{}.sealed[].data_keys", "keys"}, []string{
+			"--config good.yaml --upstream $UPSTREAM", "--config good.yaml --upstream $UPSTREAM --key local:seal.key",
+			"--config good.yaml --upstream $UPSTREAM --namespace unreadable"}},
+		{"open", nil, []string{"--config good.yaml history.json", "--key local:other.key history.json"}},
+		{"version --output json", nil, []string{""}},
+	} {
+		shape := newShape(what.open...)
+		for _, rest := range what.lines {
+			shape.add(t, s.do(t, what.command+" "+rest).stdout)
+		}
+		lines = append(lines, shape.facts("proxy "+what.command)...)
+	}
+	s.stopScan(t, "state.json")
+	state := newShape("namespaces", "namespaces{}.walked", "namespaces{}.clear", "namespaces{}.foreign", "namespaces{}.sealed[].data_keys")
+	state.add(t, readFile(t, filepath.Join(s.dir, "state.json")))
+	lines = append(lines, state.facts("the file of proxy keys scan --state")...)
+	everyJSONCommand(t, lines)
+	slices.Sort(lines)
+	return lines
+}
+
+// everyJSONCommand fails for a command with --output that takeJSON does not run.
+func everyJSONCommand(t *testing.T, facts []string) {
+	t.Helper()
+	for _, flag := range takeFlags(t) {
+		command, found := strings.CutSuffix(flag, ": --output, -o, format, default text")
+		if !found {
+			if strings.Contains(flag, "--output") {
+				t.Errorf("%s: this test does not know that form of --output", flag)
+			}
+			continue
+		}
+		if !slices.ContainsFunc(facts, func(fact string) bool { return strings.HasPrefix(fact, command+" --output json: ") }) {
+			t.Errorf("%s has --output, and takeJSON does not run it", command)
+		}
+	}
+}
