@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -46,10 +45,7 @@ func takeAdmin(t *testing.T) []string {
 	if err := syscall.Kill(proxy.PID(), syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "the proxy drains", func() bool {
-		code, _, err := proxy.Get("/readyz")
-		return err == nil && code != http.StatusOK
-	})
+	untilDraining(t, proxy)
 	lines = append(lines, pages(t, proxy.Admin, "draining")...)
 	slices.Sort(lines)
 	return lines
@@ -60,8 +56,8 @@ func startingProxy(t *testing.T) (admin string, process *peers.Process) {
 	t.Helper()
 	p := newProgram(t)
 	admin = freeAddress(t)
-	process, err := peers.Start("proxy", p.command(t.Context(), "serve", "--listen", "127.0.0.1:0", "--upstream", freeAddress(t),
-		"--admin", admin, "--key", "local:"+filepath.Join(p.dir, "seal.key"), "--start-timeout", "1m"), harness.NewLog())
+	process, err := peers.Start("proxy", p.command(t.Context(), "serve", "--listen", "127.0.0.1:0", "--admin", admin,
+		"--upstream", freeAddress(t), "--key", "local:seal.key", "--start-timeout", "1m"), harness.NewLog())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,7 +110,8 @@ var codecRequests = []codecRequest{
 	{"OPTIONS", "/decode", "preflight of another origin", map[string]string{"Origin": "http://evil.example.com",
 		"Access-Control-Request-Method": "POST"}, ""},
 	{"POST", "/decode", "without X-Namespace", map[string]string{"Content-Type": "application/json"}, encodeBody},
-	{"POST", "/decode", "another content type", map[string]string{"Content-Type": "text/plain", "X-Namespace": "default"}, encodeBody},
+	{"POST", "/decode", "another content type", map[string]string{"Content-Type": "text/plain",
+		"X-Namespace": "default"}, encodeBody},
 	{"POST", "/decode", "a body that is not JSON", inNamespace(), "{"},
 	{"GET", "/decode", "", inNamespace(), ""},
 	{"POST", "/download", "good", inNamespace(), encodeBody},

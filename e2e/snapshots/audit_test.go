@@ -50,8 +50,9 @@ codec_server:
 		ofRun := historyRequest("stranger", "open")
 		ofRun.Execution.RunId = "run"
 		_, _ = client.GetWorkflowExecutionHistory(t.Context(), ofRun)
-		if _, err := client.PollWorkflowTaskQueue(t.Context(), &workflowservice.PollWorkflowTaskQueueRequest{Namespace: "default",
-			TaskQueue: &taskqueuepb.TaskQueue{Name: taskQueue}, Identity: "open"}); err != nil {
+		poll := &workflowservice.PollWorkflowTaskQueueRequest{Namespace: "default", Identity: "open",
+			TaskQueue: &taskqueuepb.TaskQueue{Name: taskQueue}}
+		if _, err := client.PollWorkflowTaskQueue(t.Context(), poll); err != nil {
 			t.Fatal(err)
 		}
 		decodeByToken(t, codec)
@@ -83,7 +84,8 @@ func decodeByToken(t *testing.T, address string) {
 	t.Helper()
 	body := encodeBody
 	for _, path := range []string{"/encode", "/decode"} {
-		request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+address+path, strings.NewReader(body))
+		url := "http://" + address + path
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url, strings.NewReader(body))
 		if err != nil {
 			t.Fatal(err)
 		}

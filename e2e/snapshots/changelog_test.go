@@ -15,13 +15,14 @@ func parseLine(line string) (section, text string, err error) {
 	section, text, found := strings.Cut(line, ":")
 	text = strings.Join(strings.Fields(text), " ")
 	if !found || !slices.Contains(sections, section) || text == "" {
-		return "", "", fmt.Errorf("%q is not a line for the changelog: write \"<section>: <text>\", where the section is one of %s",
+		return "", "", fmt.Errorf("%q is not a line for the changelog: write \"<section>: <text>\" with one of the sections %s",
 			line, strings.Join(sections, ", "))
 	}
 	return section, text, nil
 }
 
-// announced returns every entry of the changelog, in every version, as "<section>: <text>". A wrapped entry counts as one line.
+// announced returns every entry of the changelog, in every version, as "<section>: <text>". A wrapped entry counts as one
+// line.
 func (l ledger) announced() (map[string]bool, error) {
 	text, err := os.ReadFile(l.changelog)
 	if err != nil {

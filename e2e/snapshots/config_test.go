@@ -19,8 +19,8 @@ import (
 	"github.com/temporal-seal/temporal-seal/e2e/harness"
 )
 
-// TestEveryKeyIsInAnExample compares the keys of the source with the examples: each struct with YAML keys has to be a mapping
-// in which exactly its keys occur.
+// TestEveryKeyIsInAnExample compares the keys of the source with the examples: each struct with YAML keys has to be a
+// mapping in which exactly its keys occur.
 func TestEveryKeyIsInAnExample(t *testing.T) {
 	known := map[string]bool{}
 	for _, file := range []string{configExample, caseExample} {
@@ -41,7 +41,7 @@ const (
 	caseExample   = "case-files-full.yaml"
 )
 
-// configName is the config's name in the program's folder. Where it occurs with a line, the program complains of that line.
+// configName is the config's name in the program's folder. The program complains of a line by this name and a number.
 const configName = "the-config.yaml"
 
 // takeConfig checks the example of the config against the binary, and lists its keys.
@@ -97,7 +97,7 @@ type configCheck struct {
 	document int
 }
 
-// try gives the program the document with changed lines. It returns what it complains of, by line from 0, and all it said.
+// try gives the program the document with changed lines. It returns the complaints by line, from 0, and all output.
 func (c configCheck) try(t *testing.T, changes map[int]string) (complaints map[int]string, r result) {
 	t.Helper()
 	c.write(t, configName, c.change(t, changes))
@@ -113,7 +113,8 @@ func (c configCheck) try(t *testing.T, changes map[int]string) (complaints map[i
 	return complaints, r
 }
 
-// accepted checks that the program takes the first document, and complains of no line of the others, whose services do not answer.
+// accepted reports whether the program takes the first document, and complains of no line of the others, whose services
+// do not answer.
 func (c configCheck) accepted(t *testing.T) bool {
 	t.Helper()
 	complaints, r := c.try(t, nil)
@@ -166,10 +167,11 @@ func (c configCheck) closedSet(t *testing.T, k exampleKey) {
 	t.Helper()
 	for _, v := range k.note.values {
 		v = strings.TrimSuffix(v, "...") // of the form of a URI
-		if complaints, r := c.try(t, map[int]string{k.line: k.name + ": " + fmt.Sprintf("%q", v+uriRest(v))}); complaints[k.line] != "" {
+		complaints, r := c.try(t, map[int]string{k.line: fmt.Sprintf("%s: %q", k.name, v+uriRest(v))})
+		if complaints[k.line] != "" {
 			t.Errorf("%s: %q is refused: %s", k.path, v, r.said())
 		}
-		complaints, r := c.try(t, map[int]string{k.line: k.name + ": " + fmt.Sprintf("%q", "x"+v)})
+		complaints, r = c.try(t, map[int]string{k.line: fmt.Sprintf("%s: %q", k.name, "x"+v)})
 		if r.code == 0 || complaints[k.line] == "" && !strings.Contains(r.said(), `"x`+v) {
 			t.Errorf("%s: %q is not refused: %s", k.path, "x"+v, r.said())
 		}
@@ -243,7 +245,9 @@ request contains {"action": "seal", "key": "missing"} if input.payload.kind == "
 
 response contains {"action": "deny", "reason": "not for you"}
 `)
-	p.write(t, "config.yaml", "keys: [{name: phi, active: \"local:seal.key\"}, {name: default, active: \"local:seal.key\"}]\npolicy: {file: policy.rego}\n")
+	p.write(t, "config.yaml", `keys: [{name: phi, active: "local:seal.key"}, {name: default, active: "local:seal.key"}]
+policy: {file: policy.rego}
+`)
 	if r := p.run(t, "keys", "new", "seal.key"); r.code != 0 {
 		t.Fatal(r.said())
 	}
@@ -282,8 +286,9 @@ func certificate(t *testing.T, p program) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "seal"}, NotAfter: time.Now().Add(time.Hour),
-		DNSNames: []string{"localhost"}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "seal"},
+		NotAfter: time.Now().Add(time.Hour), DNSNames: []string{"localhost"},
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 	if err != nil {
 		t.Fatal(err)

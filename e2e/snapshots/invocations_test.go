@@ -3,6 +3,7 @@ package snapshots
 import (
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -20,23 +21,51 @@ import (
 
 // files is what the invocations below find in their folder, beside what site makes.
 var files = map[string]string{
-	"good.rego":     "package temporal\n\nresponse contains {\"action\": \"open\"}\n",
-	"broken.rego":   "package temporal\n\nrequest contains\n",
-	"lint.rego":     "package temporal\n\nrequest contains {\"action\": \"pass\"} if input.payload.kind == \"header\"\n",
-	"unknown.rego":  "package temporal\n\nrequest contains {\"action\": \"seal\", \"key\": \"missing\"}\n",
-	"good.yaml":     "keys: [{name: default, active: \"local:seal.key\"}]\npolicy: {file: good.rego}\n",
-	"typo.yaml":     "listenres: []\n",
-	"value.yaml":    "shadow: maybe\n",
-	"no-key.yaml":   "keys: [{name: default, active: \"local:seal.key\", open_only: [\"local:gone.key\"]}]\n",
-	"passes.yaml":   "cases: [{name: c, input: {namespace: a, rpc: R, payload: {kind: input}}, want: {action: seal}}]\n",
-	"fails.yaml":    "cases: [{name: c, input: {namespace: a, rpc: R, payload: {kind: input}}, want: {action: pass}}]\n",
-	"several.yaml":  "cases:\n  - {name: a, input: {namespace: a, rpc: R, payload: {kind: input}}}\n  - {name: b, input: {namespace: a, rpc: R, payload: {kind: memo}}}\n",
-	"not.json":      "{",
-	"clear.json":    "{\"a\": [1, true, null, \"text\"]}\n",
-	"tests.rego":    "package temporal\n\nresponse contains {\"action\": \"open\"}\n",
-	"foreign.yaml":  "keys: [{name: default, active: \"local:seal.key\"}]\nforeign: [{namespaces: [a], format: zlib}]\ncodec_server: {}\n",
-	"fact.rego":     "package temporal\n\nrequest contains {\"action\": \"pass\"} if input.workflow.type == \"A\"\n",
-	"wildcard.yaml": "keys:\n  - {name: \"tenant/*\", namespaces: [saas], active: \"local:{1}.key\"}\n  - {name: default, active: \"local:seal.key\"}\n",
+	"good.rego": `package temporal
+
+response contains {"action": "open"}
+`,
+	"broken.rego": `package temporal
+
+request contains
+`,
+	"lint.rego": `package temporal
+
+request contains {"action": "pass"} if input.payload.kind == "header"
+`,
+	"unknown.rego": `package temporal
+
+request contains {"action": "seal", "key": "missing"}
+`,
+	"fact.rego": `package temporal
+
+request contains {"action": "pass"} if input.workflow.type == "A"
+`,
+	"good.yaml": `keys: [{name: default, active: "local:seal.key"}]
+policy: {file: good.rego}
+`,
+	"typo.yaml":  "listenres: []\n",
+	"value.yaml": "shadow: maybe\n",
+	"no-key.yaml": `keys: [{name: default, active: "local:seal.key", open_only: ["local:gone.key"]}]
+`,
+	"foreign.yaml": `keys: [{name: default, active: "local:seal.key"}]
+foreign: [{namespaces: [a], format: zlib}]
+codec_server: {}
+`,
+	"wildcard.yaml": `keys:
+  - {name: "tenant/*", namespaces: [saas], active: "local:{1}.key"}
+  - {name: default, active: "local:seal.key"}
+`,
+	"passes.yaml": `cases: [{name: c, input: {namespace: a, rpc: R, payload: {kind: input}}, want: {action: seal}}]
+`,
+	"fails.yaml": `cases: [{name: c, input: {namespace: a, rpc: R, payload: {kind: input}}, want: {action: pass}}]
+`,
+	"several.yaml": `cases:
+  - {name: a, input: {namespace: a, rpc: R, payload: {kind: input}}}
+  - {name: b, input: {namespace: a, rpc: R, payload: {kind: memo}}}
+`,
+	"not.json":   "{",
+	"clear.json": `{"a": [1, true, null, "text"]}`,
 }
 
 // site is a folder with files, a scripted upstream, a proxy that serves, one that starts, and one that drains.
@@ -72,24 +101,25 @@ func newSite(t *testing.T) site {
 	if _, err := client.GetWorkflowExecutionHistory(t.Context(), historyRequest("default", "good")); err != nil {
 		t.Fatal(err)
 	}
-	sealed, err := workflowservice.NewWorkflowServiceClient(dial(t, u.address)).GetWorkflowExecutionHistory(t.Context(), historyRequest("default", "good"))
+	sealed, err := u.history("good")
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.write(t, "history.json", protojson.Format(sealed.History))
+	s.write(t, "history.json", protojson.Format(sealed))
 	unsealed(t, u)
 	drainer, _ := start(t, harness.ProxyOptions{Upstream: u.address, Extra: "drain: {delay: 60s}\n"})
 	if err := syscall.Kill(drainer.PID(), syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "a proxy drains", func() bool { code, _, err := drainer.Get("/readyz"); return err == nil && code != 200 })
+	untilDraining(t, drainer)
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = taken.Close() }) // nobody speaks to it
-	s.upstream, s.variables = u, []string{"$UPSTREAM", u.address, "$ADMIN", proxy.Admin, "$DRAINING", drainer.Admin, "$TAKEN", taken.Addr().String(),
-		"$NOBODY", "127.0.0.1:1"}
+	s.upstream, s.variables = u, []string{"$UPSTREAM", u.address, "$ADMIN", proxy.Admin, "$DRAINING", drainer.Admin,
+		"$TAKEN", taken.Addr().String(), "$NOBODY", "127.0.0.1:1",
+		"$VAULT", "vault://127.0.0.1:1/transit/seal"}
 	return s
 }
 
@@ -106,6 +136,14 @@ func unsealed(t *testing.T, u *upstream) {
 	}
 }
 
+func untilDraining(t *testing.T, proxy *harness.Proxy) {
+	t.Helper()
+	until(t, "the proxy drains", func() bool {
+		code, _, err := proxy.Get("/readyz")
+		return err == nil && code != http.StatusOK
+	})
+}
+
 // do runs a command line. $NAMEs stand for addresses; a first word NAME=value goes into the environment.
 func (s site) do(t *testing.T, line string) result {
 	t.Helper()
@@ -118,12 +156,13 @@ func (s site) do(t *testing.T, line string) result {
 	return p.run(t, args...)
 }
 
-// stopScan ends a scan by a signal while it waits for a page, and returns its exit code. What it had found stands in a file then.
+// stopScan ends a scan by a signal while it waits for a page, and returns its exit code. The file state then holds what
+// it had found.
 func (s site) stopScan(t *testing.T, state string) int {
 	t.Helper()
 	hanging := s.upstream.hanging.Load()
-	p, err := peers.Start("scan", s.command(t.Context(), "keys", "scan", "--config", "good.yaml", "--upstream", s.upstream.address,
-		"--namespace", endlessNamespace, "--state", state), harness.NewLog())
+	p, err := peers.Start("scan", s.command(t.Context(), "keys", "scan", "--config", "good.yaml",
+		"--upstream", s.upstream.address, "--namespace", endlessNamespace, "--state", state), harness.NewLog())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -159,9 +198,10 @@ var invocations = []invocation{
 	{"serve --upstream $NOBODY --start-timeout 300ms --listen 127.0.0.1:0 --admin 127.0.0.1:0", "upstream does not answer"},
 	{"serve --upstream $UPSTREAM --listen $TAKEN --admin 127.0.0.1:0", "address in use"},
 	{"serve --upstream $UPSTREAM --listen 127.0.0.1:0 --admin $TAKEN", "address in use"},
-	{"serve --upstream $UPSTREAM --listen 127.0.0.1:0 --admin 127.0.0.1:0 --config good.yaml --policy broken.rego", "policy does not compile"},
+	{"serve --upstream $UPSTREAM --listen 127.0.0.1:0 --admin 127.0.0.1:0 --policy broken.rego", "policy does not compile"},
 	{"serve --upstream $UPSTREAM --listen 127.0.0.1:0 --admin 127.0.0.1:0 --key local:open.key", "key file with mode 0644"},
-	{"serve --upstream $UPSTREAM --listen 127.0.0.1:0 --admin 127.0.0.1:0 --key vault://127.0.0.1:1/transit/seal --start-timeout 1s", "the key does not answer"},
+	{"serve --upstream $UPSTREAM --listen 127.0.0.1:0 --admin 127.0.0.1:0 --key $VAULT --start-timeout 1s",
+		"the key does not answer"},
 
 	{"check --config good.yaml", ""},
 	{"check --config good.yaml --output json", ""},
@@ -178,7 +218,7 @@ var invocations = []invocation{
 	{"check --config typo.yaml", "unknown key"},
 	{"check --config typo.yaml --output json", "unknown key"},
 	{"check --config value.yaml", "bad value"},
-	{"check --key vault://127.0.0.1:1/transit/seal --timeout 1s", "the active key does not answer"},
+	{"check --key $VAULT --timeout 1s", "the active key does not answer"},
 	{"check --config no-key.yaml", "a key that only opens does not answer"},
 	{"check --config good.yaml --output xml", "not a format"},
 	{"check --nothing", "unknown flag"},
@@ -217,7 +257,8 @@ var invocations = []invocation{
 	{"keys scan --config good.yaml --upstream $UPSTREAM --key local:seal.key", "in use"},
 	{"keys scan --config good.yaml --upstream $UPSTREAM --key local:other.key", "not in use"},
 	{"keys scan --config good.yaml --upstream $UPSTREAM --namespace unreadable", "not everything can be read"},
-	{"keys scan --config good.yaml --upstream $UPSTREAM --namespace unreadable --key local:other.key", "not everything can be read"},
+	{"keys scan --config good.yaml --upstream $UPSTREAM --namespace unreadable --key local:other.key",
+		"not everything can be read"},
 	{"keys scan --config good.yaml --upstream $UPSTREAM --key local:gone.key", "the key does not answer"},
 	{"keys scan --config good.yaml --upstream $NOBODY", "no server answers"},
 	{"keys scan --rate 0", "bad value"},
@@ -264,7 +305,8 @@ func takeExitCodes(t *testing.T) []string {
 	if n := len(slices.Compact(slices.Clone(lines))); n != len(lines) {
 		t.Error("two invocations have the same name")
 	}
-	lines = append(lines, fmt.Sprintf("proxy keys scan --state state.json (ended by SIGINT): exit %d", s.stopScan(t, "state.json")))
+	code := s.stopScan(t, "state.json")
+	lines = append(lines, fmt.Sprintf("proxy keys scan --state state.json (ended by SIGINT): exit %d", code))
 	return append(lines, takeSignals(t, s)...)
 }
 
@@ -297,7 +339,7 @@ func takeSignals(t *testing.T, s site) []string {
 		proxy, _ := start(t, harness.ProxyOptions{Upstream: s.upstream.address, Extra: end.config})
 		for i, signal := range end.signals {
 			if i > 0 {
-				until(t, "the proxy drains", func() bool { code, _, err := proxy.Get("/readyz"); return err == nil && code != 200 })
+				untilDraining(t, proxy)
 			}
 			if err := syscall.Kill(proxy.PID(), signal); err != nil {
 				t.Fatal(err)
@@ -319,6 +361,10 @@ func exitCode(t *testing.T, p *peers.Process) int {
 	}
 }
 
+// scanned are the objects of a scan's report whose members the user names.
+var scanned = []string{"namespaces", "namespaces{}.walked", "namespaces{}.clear", "namespaces{}.foreign",
+	"namespaces{}.sealed[].data_keys"}
+
 // takeJSON reads the JSON output of every command that has one.
 func takeJSON(t *testing.T) []string {
 	s := newSite(t)
@@ -330,14 +376,14 @@ func takeJSON(t *testing.T) []string {
 	}{
 		{"check --output json", nil, []string{
 			"--config good.yaml", "--config foreign.yaml", "--key local:new.key", "--config typo.yaml",
-			"--config good.yaml --policy broken.rego", "--config good.yaml --cases fails.yaml", "--config good.yaml --policy lint.rego"}},
+			"--config good.yaml --policy broken.rego", "--config good.yaml --cases fails.yaml",
+			"--config good.yaml --policy lint.rego"}},
 		{"explain --output json", nil, []string{
 			"--config good.yaml", "--config good.yaml --input several.yaml", "--config good.yaml --policy unknown.rego",
 			"--config good.yaml --policy fact.rego --unknown workflow.type", "--config good.yaml --direction response"}},
 		{"keys list --output json", nil, []string{"--config good.yaml", "--config no-key.yaml", "--config wildcard.yaml"}},
 		{"keys list --running --output json", nil, []string{"--admin $ADMIN", "--admin $DRAINING"}},
-		{"keys scan --output json", []string{"namespaces", "namespaces{}.walked", "namespaces{}.clear", "namespaces{}.foreign",
-			"namespaces{}.sealed[].data_keys", "keys"}, []string{
+		{"keys scan --output json", append([]string{"keys"}, scanned...), []string{
 			"--config good.yaml --upstream $UPSTREAM", "--config good.yaml --upstream $UPSTREAM --key local:seal.key",
 			"--config good.yaml --upstream $UPSTREAM --namespace unreadable"}},
 		{"open", nil, []string{"--config good.yaml history.json", "--key local:other.key history.json"}},
@@ -350,7 +396,7 @@ func takeJSON(t *testing.T) []string {
 		lines = append(lines, shape.facts("proxy "+what.command)...)
 	}
 	s.stopScan(t, "state.json")
-	state := newShape("namespaces", "namespaces{}.walked", "namespaces{}.clear", "namespaces{}.foreign", "namespaces{}.sealed[].data_keys")
+	state := newShape(scanned...)
 	state.add(t, readFile(t, filepath.Join(s.dir, "state.json")))
 	lines = append(lines, state.facts("the file of proxy keys scan --state")...)
 	everyJSONCommand(t, lines)
@@ -369,7 +415,8 @@ func everyJSONCommand(t *testing.T, facts []string) {
 			}
 			continue
 		}
-		if !slices.ContainsFunc(facts, func(fact string) bool { return strings.HasPrefix(fact, command+" --output json: ") }) {
+		runs := func(fact string) bool { return strings.HasPrefix(fact, command+" --output json: ") }
+		if !slices.ContainsFunc(facts, runs) {
 			t.Errorf("%s has --output, and takeJSON does not run it", command)
 		}
 	}

@@ -92,7 +92,8 @@ func TestAnnounce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := "# Changelog\n\n## [Unreleased]\n\n### Added\n\n- all of it\n- more, of it\n\n### Removed\n\n- one\n\n## [0.0.1]\n\n### Fixed\n\n- old\n"
+	want := "# Changelog\n\n## [Unreleased]\n\n### Added\n\n- all of it\n- more, of it\n\n### Removed\n\n- one\n\n" +
+		"## [0.0.1]\n\n### Fixed\n\n- old\n"
 	if string(text) != want {
 		t.Errorf("changelog:\n%s\nwant:\n%s", text, want)
 	}

@@ -22,7 +22,8 @@ type ledger struct {
 
 const acceptedFile = "accepted.txt"
 
-const acceptedHead = "# Written by `make snapshots ACCEPT=\"...\"`: file, SHA-256, and the line of CHANGELOG.md that announced its last change.\n"
+const acceptedHead = "# Written by `make snapshots ACCEPT=\"...\"`: file, SHA-256, " +
+	"and the line of CHANGELOG.md that announced its last change.\n"
 
 type acceptance struct{ sum, line string }
 
@@ -67,8 +68,8 @@ func (l ledger) check(taken map[string]string) ([]string, error) {
 	return problems, nil
 }
 
-// accept stores the snapshots that have changed, adds the line to the changelog, and records both. It returns the names of
-// the files that changed.
+// accept stores the snapshots that have changed, adds the line to the changelog, and records both. It returns the names
+// of the files that changed.
 func (l ledger) accept(taken map[string]string, line string) ([]string, error) {
 	section, text, err := parseLine(line)
 	if err != nil {

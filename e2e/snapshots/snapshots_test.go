@@ -1,6 +1,6 @@
 // Package snapshots compares what users depend on with what was accepted: metrics, config keys, commands and flags, exit
 // codes, JSON output, admin and codec server endpoints, audit records, environment variables. It drives the built
-// binary from outside. The accepted state stands in testdata/snapshots, and every change of it has a line in CHANGELOG.md.
+// binary from outside. testdata/snapshots holds the accepted state, and CHANGELOG.md has a line for each change of it.
 //
 // `make snapshots` compares; `make snapshots ACCEPT="Changed: ..."` accepts what has changed.
 package snapshots
@@ -31,12 +31,12 @@ type snapshot struct {
 }
 
 var snapshots = []snapshot{
-	{"admin.txt", "HTTP endpoints of the admin listener and of the codec server: method, path, state, status, content type.", takeAdmin},
+	{"admin.txt", "Endpoints of the admin listener and the codec server: method, path, status, content type.", takeAdmin},
 	{"audit.txt", "The shape of audit records, and the values of closed sets in them.", takeAudit},
 	{"case-files.txt", "Keys of case files for `proxy check --cases` and `proxy explain --input`.", takeCaseFiles},
 	{"cli-help.txt", "The help of every command.", takeHelp},
 	{"config.txt", "Keys of the config file: path, type, default, closed set of values.", takeConfig},
-	{"environment.txt", "Environment variables that the program reads, or that the documents name for its libraries.", takeEnvironment},
+	{"environment.txt", "Environment variables that the program reads, or that the documents name.", takeEnvironment},
 	{"exit-codes.txt", "Exit codes of every command, and which of the standard streams it writes to.", takeExitCodes},
 	{"flags.txt", "Flags of every command, with their type and default as the help gives them.", takeFlags},
 	{"json-output.txt", "The shape of every JSON output: field, type. `sometimes`: not in every output.", takeJSON},

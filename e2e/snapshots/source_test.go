@@ -19,8 +19,8 @@ import (
 )
 
 // The binary cannot list what it never shows: a key that no example has, a metric that no call touched. The source can.
-// It is only read for that: what is in it has to be in the snapshots, and nothing is taken from it into them but the names of
-// environment variables.
+// It is only read for that: what is in it has to be in the snapshots. Only the names of environment variables are taken
+// from it.
 
 // source is what the product's Go files hold.
 type source struct {
@@ -201,7 +201,7 @@ func everyFieldIsThere(t *testing.T, snapshots string) {
 // documented finds names of variables in the documents.
 var documented = regexp.MustCompile(`\b(?:OTEL|AWS|VAULT)_[A-Z][A-Z_]*[A-Z]\b|\bGO(?:MEMLIMIT|GC|DEBUG)\b`)
 
-// takeEnvironment lists variables. They cannot be seen from outside, so their names come from the source and the documents.
+// takeEnvironment lists variables. They cannot be seen from outside: their names come from the source and the documents.
 func takeEnvironment(t *testing.T) []string {
 	var lines []string
 	for _, name := range productSource(t).variables {

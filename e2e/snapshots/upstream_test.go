@@ -23,7 +23,7 @@ const (
 	hangingWorkflow     = "hangs"      // a start of this workflow never ends
 	unreadableNamespace = "unreadable" // nothing in it can be described
 	endlessNamespace    = "endless"    // its second page of workflows never comes
-	taskQueue           = "tasks"      // a poll gets a task of the workflow that stands in its identity; other queues are empty
+	taskQueue           = "tasks"      // a poll gets a task of the workflow in its identity; other queues are empty
 )
 
 // upstream is a frontend that answers from a script: it keeps what was started, in memory, and shows it in a history.
@@ -52,20 +52,28 @@ func startUpstream(t *testing.T) *upstream {
 	return u
 }
 
-func (u *upstream) GetSystemInfo(context.Context, *workflowservice.GetSystemInfoRequest) (*workflowservice.GetSystemInfoResponse, error) {
+func (u *upstream) GetSystemInfo(
+	context.Context, *workflowservice.GetSystemInfoRequest,
+) (*workflowservice.GetSystemInfoResponse, error) {
 	return &workflowservice.GetSystemInfoResponse{}, nil
 }
 
-func (u *upstream) ListNamespaces(context.Context, *workflowservice.ListNamespacesRequest) (*workflowservice.ListNamespacesResponse, error) {
+func (u *upstream) ListNamespaces(
+	context.Context, *workflowservice.ListNamespacesRequest,
+) (*workflowservice.ListNamespacesResponse, error) {
 	return &workflowservice.ListNamespacesResponse{Namespaces: []*workflowservice.DescribeNamespaceResponse{
 		{NamespaceInfo: &namespacepb.NamespaceInfo{Name: "default"}}}}, nil
 }
 
-func (u *upstream) DescribeNamespace(context.Context, *workflowservice.DescribeNamespaceRequest) (*workflowservice.DescribeNamespaceResponse, error) {
+func (u *upstream) DescribeNamespace(
+	context.Context, *workflowservice.DescribeNamespaceRequest,
+) (*workflowservice.DescribeNamespaceResponse, error) {
 	return &workflowservice.DescribeNamespaceResponse{}, nil
 }
 
-func (u *upstream) StartWorkflowExecution(ctx context.Context, r *workflowservice.StartWorkflowExecutionRequest) (*workflowservice.StartWorkflowExecutionResponse, error) {
+func (u *upstream) StartWorkflowExecution(
+	ctx context.Context, r *workflowservice.StartWorkflowExecutionRequest,
+) (*workflowservice.StartWorkflowExecutionResponse, error) {
 	if r.WorkflowId == hangingWorkflow {
 		return nil, u.hang(ctx)
 	}
@@ -81,7 +89,9 @@ func (u *upstream) hang(ctx context.Context) error {
 	return status.FromContextError(ctx.Err()).Err()
 }
 
-func (u *upstream) PollWorkflowTaskQueue(ctx context.Context, r *workflowservice.PollWorkflowTaskQueueRequest) (*workflowservice.PollWorkflowTaskQueueResponse, error) {
+func (u *upstream) PollWorkflowTaskQueue(
+	ctx context.Context, r *workflowservice.PollWorkflowTaskQueueRequest,
+) (*workflowservice.PollWorkflowTaskQueueResponse, error) {
 	if r.GetTaskQueue().GetName() != taskQueue {
 		return nil, u.hang(ctx)
 	}
@@ -89,11 +99,16 @@ func (u *upstream) PollWorkflowTaskQueue(ctx context.Context, r *workflowservice
 	if err != nil {
 		return nil, err
 	}
-	return &workflowservice.PollWorkflowTaskQueueResponse{TaskToken: []byte("token"), History: history, StartedEventId: 3, Attempt: 1,
-		WorkflowExecution: &commonpb.WorkflowExecution{WorkflowId: r.Identity, RunId: "run"}, WorkflowType: &commonpb.WorkflowType{Name: "Any"}}, nil
+	return &workflowservice.PollWorkflowTaskQueueResponse{
+		TaskToken: []byte("token"), History: history, StartedEventId: 3, Attempt: 1,
+		WorkflowExecution: &commonpb.WorkflowExecution{WorkflowId: r.Identity, RunId: "run"},
+		WorkflowType:      &commonpb.WorkflowType{Name: "Any"},
+	}, nil
 }
 
-func (u *upstream) ListWorkflowExecutions(ctx context.Context, r *workflowservice.ListWorkflowExecutionsRequest) (*workflowservice.ListWorkflowExecutionsResponse, error) {
+func (u *upstream) ListWorkflowExecutions(
+	ctx context.Context, r *workflowservice.ListWorkflowExecutionsRequest,
+) (*workflowservice.ListWorkflowExecutionsResponse, error) {
 	if len(r.NextPageToken) > 0 {
 		return nil, u.hang(ctx)
 	}
@@ -107,19 +122,24 @@ func (u *upstream) ListWorkflowExecutions(ctx context.Context, r *workflowservic
 		return a, nil // the server's own workflows
 	}
 	for id := range u.started {
-		a.Executions = append(a.Executions, &workflowpb.WorkflowExecutionInfo{Execution: &commonpb.WorkflowExecution{WorkflowId: id, RunId: "run-" + id}})
+		run := &commonpb.WorkflowExecution{WorkflowId: id, RunId: "run-" + id}
+		a.Executions = append(a.Executions, &workflowpb.WorkflowExecutionInfo{Execution: run})
 	}
 	return a, nil
 }
 
-func (u *upstream) DescribeWorkflowExecution(_ context.Context, r *workflowservice.DescribeWorkflowExecutionRequest) (*workflowservice.DescribeWorkflowExecutionResponse, error) {
+func (u *upstream) DescribeWorkflowExecution(
+	_ context.Context, r *workflowservice.DescribeWorkflowExecutionRequest,
+) (*workflowservice.DescribeWorkflowExecutionResponse, error) {
 	if r.Namespace == unreadableNamespace {
 		return nil, status.Error(codes.PermissionDenied, "not for you")
 	}
 	return &workflowservice.DescribeWorkflowExecutionResponse{}, nil
 }
 
-func (u *upstream) GetWorkflowExecutionHistory(_ context.Context, r *workflowservice.GetWorkflowExecutionHistoryRequest) (*workflowservice.GetWorkflowExecutionHistoryResponse, error) {
+func (u *upstream) GetWorkflowExecutionHistory(
+	_ context.Context, r *workflowservice.GetWorkflowExecutionHistoryRequest,
+) (*workflowservice.GetWorkflowExecutionHistoryResponse, error) {
 	history, err := u.history(r.GetExecution().GetWorkflowId())
 	return &workflowservice.GetWorkflowExecutionHistoryResponse{History: history}, err
 }
@@ -152,5 +172,6 @@ func startRequest(namespace, id string) *workflowservice.StartWorkflowExecutionR
 }
 
 func historyRequest(namespace, id string) *workflowservice.GetWorkflowExecutionHistoryRequest {
-	return &workflowservice.GetWorkflowExecutionHistoryRequest{Namespace: namespace, Execution: &commonpb.WorkflowExecution{WorkflowId: id}}
+	return &workflowservice.GetWorkflowExecutionHistoryRequest{Namespace: namespace,
+		Execution: &commonpb.WorkflowExecution{WorkflowId: id}}
 }

@@ -141,8 +141,8 @@ var wrongValues = map[string][]string{
 
 var keyOnLine = regexp.MustCompile(`^(\s*(?:- )*)([A-Za-z_]+):.*$`)
 
-// change returns the example's text with keys written differently. A change of a key makes its name and value: "listenerx:",
-// "shadow: perhaps". What was below the key goes, and every other line stays where it is.
+// change returns the example's text with keys written differently. A change is the new name and value of the key on a
+// line, such as "shadow: perhaps". What was below the key goes, and every other line stays where it is.
 func (e *example) change(t *testing.T, changes map[int]string) string {
 	t.Helper()
 	lines := slices.Clone(e.lines)
