@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -100,15 +102,19 @@ func dial(t *testing.T, address string) *grpc.ClientConn {
 	return conn
 }
 
-// freeAddress returns an address of loopback that nothing listens on.
+// freeAddress returns an address of loopback that nothing listens on. Its port is below those that systems give out by
+// themselves, so that no other test gets it meanwhile.
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		address := fmt.Sprintf("127.0.0.1:%d", 15000+rand.IntN(15000))
+		if l, err := net.Listen("tcp", address); err == nil {
+			_ = l.Close() // it was only tried
+			return address
+		}
 	}
-	defer l.Close()
-	return l.Addr().String()
+	t.Fatal("no free port")
+	return ""
 }
 
 // until waits until a condition holds, for 20 seconds at most.
