@@ -1,328 +1,291 @@
 package main
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
-	"syscall"
-	"text/template"
-	"time"
 
-	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 )
 
-// field is all that takes part: the frontend, and each variant of what stands before it.
+// field is all that takes part in a run: the frontends, the trace collector, and the variants between load and frontend.
 type field struct {
-	dir      string
-	frontend *process
-	variants []*variant
+	dir       string
+	works     []work
+	fixture   *fixture
+	frontends *process
+	sink      *process
+	variants  []*variant
 }
 
+// variant is one thing that can stand between load and frontend. Each has a frontend of its own.
 type variant struct {
 	name    string
-	address string
 	process *process // nil: direct
+	admin   string   // of a product
+	seals   coverage
+	conns   []*grpc.ClientConn
+	front   control
 }
 
-// history names the variant that stored the history which this one asks for.
-func (v *variant) history() string {
-	if v.name == sealedPlain {
-		return sealing
-	}
-	return v.name
-}
+// coverage is what a variant seals.
+type coverage int
 
-// takes tells if the variant takes part in a work.
-func (v *variant) takes(work string) bool {
-	return v.name != sealedPlain || strings.HasPrefix(work, historyWork)
-}
-
-type process struct {
-	cmd  *exec.Cmd
-	logs io.Closer
-}
+const (
+	nothing coverage = iota
+	payloadsOnly
+	everything // failures as well
+)
 
 const (
 	direct  = "direct"
 	plain   = "relay"
+	visited = "visitor"
+	passing = "pass"
 	sealing = "seal"
-	// sealedPlain is the relay once more, before the histories that seal stored: it tells how much of a proxy's cost is
-	// that sealed bytes are more.
+	// sealedPlain is the relay once more, before the histories that seal's frontend holds: it shows how much of a proxy's
+	// cost comes from sealed bytes being more than clear ones.
 	sealedPlain = "relay-sealed"
+	traced      = "seal-traced"
+	audited     = "seal-audited"
+	tracedAudit = "seal-traced-audited"
 )
 
-func start(ctx context.Context, o options) (f *field, err error) {
-	f = new(field)
-	if f.dir, err = os.MkdirTemp("", "bench-"); err != nil {
-		return nil, err
+// sampled is the share of calls that all products trace, apart from those in whose names that stands.
+const sampled = 0.01
+
+var variantNames = []string{direct, plain, "nginx", visited, passing, sealing, sealedPlain, traced, audited, tracedAudit}
+
+// takes reports whether the variant takes part in a work. Tracing and audit are rows of a few works only.
+func (v *variant) takes(work string) bool {
+	switch v.name {
+	case sealedPlain:
+		return strings.HasPrefix(work, historyWork)
+	case traced, audited, tracedAudit:
+		return slices.Contains([]string{"query_1KB_x16", "history_1000_x16", mixedWork + "_x16", mixWork + "_x16"}, work)
 	}
-	defer func() {
-		if err != nil {
-			f.stop()
-		}
-	}()
-	self, err := os.Executable()
-	if err != nil {
+	return true
+}
+
+// callersPerConnection is about that of a busy worker.
+const callersPerConnection = 16
+
+// startField starts the chosen variants and gives each frontend its answers.
+func startField(ctx context.Context, o options, works []work, fix *fixture) (*field, error) {
+	f := &field{works: works, fixture: fix}
+	if err := f.start(ctx, o); err != nil {
+		f.stop()
 		return nil, err
-	}
-	var upstream string
-	if f.frontend, upstream, err = f.run(ctx, listeningLine, self, nil, "frontend"); err != nil {
-		return nil, err
-	}
-	f.variants = append(f.variants, &variant{name: direct, address: upstream})
-	for _, v := range []struct {
-		name  string
-		begin func(context.Context) (*process, string, error)
-	}{
-		{plain, func(ctx context.Context) (*process, string, error) {
-			return f.run(ctx, listeningLine, self, nil, "relay", "-upstream", upstream)
-		}},
-		{"nginx", func(ctx context.Context) (*process, string, error) { return f.nginx(ctx, upstream) }},
-		{"visitor", func(ctx context.Context) (*process, string, error) {
-			return f.run(ctx, listeningLine, self, nil, "visitor", "-upstream", upstream)
-		}},
-		{"pass", func(ctx context.Context) (*process, string, error) {
-			return f.proxy(ctx, o.proxy, upstream, "pass", "request contains {\"action\": \"pass\"}\n")
-		}},
-		{sealing, func(ctx context.Context) (*process, string, error) {
-			return f.proxy(ctx, o.proxy, upstream, sealing, "")
-		}},
-		{sealedPlain, func(ctx context.Context) (*process, string, error) {
-			return f.run(ctx, listeningLine, self, nil, "relay", "-upstream", upstream)
-		}},
-	} {
-		if v.name != plain && !chosen(o.variants, v.name) {
-			continue
-		}
-		if v.name == sealedPlain && f.variants[len(f.variants)-1].name != sealing {
-			continue // nobody stores sealed histories
-		}
-		one := &variant{name: v.name}
-		if one.process, one.address, err = v.begin(ctx); errors.Is(err, exec.ErrNotFound) {
-			fmt.Fprintf(os.Stderr, "%s is left out: %v\n", v.name, err)
-			continue
-		} else if err != nil {
-			return nil, fmt.Errorf("%s: %w", v.name, err)
-		}
-		f.variants = append(f.variants, one)
 	}
 	return f, nil
 }
 
+func (f *field) start(ctx context.Context, o options) (err error) {
+	if f.dir, err = os.MkdirTemp("", "bench-"); err != nil {
+		return err
+	}
+	var line string
+	if f.frontends, line, err = startRole(ctx, "frontend", "-count", fmt.Sprint(len(variantNames))); err != nil {
+		return err
+	}
+	upstreams := splitAddresses(line)
+	var sink string
+	if f.sink, sink, err = startRole(ctx, "sink"); err != nil {
+		return err
+	}
+	for i, name := range variantNames {
+		if name != direct && name != plain && !chosen(o.variants, name) {
+			continue
+		}
+		if name == sealedPlain && f.variant(sealing) == nil {
+			continue // nobody stores sealed histories
+		}
+		v, address, err := f.begin(ctx, name, o.proxy, upstreams[i], sink)
+		if errors.Is(err, exec.ErrNotFound) {
+			fmt.Fprintf(os.Stderr, "%s is left out: %v\n", name, err)
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		f.variants = append(f.variants, v)
+		if err := v.connect(address, upstreams[i]); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		if err := f.prepare(ctx, v); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func (f *field) variant(name string) *variant {
+	for _, v := range f.variants {
+		if v.name == name {
+			return v
+		}
+	}
+	return nil
+}
+
+// begin starts a variant's process and returns where to call it.
+func (f *field) begin(ctx context.Context, name, binary, upstream, sink string) (v *variant, address string, err error) {
+	v = &variant{name: name}
+	switch name {
+	case direct:
+		return v, upstream, nil
+	case plain, sealedPlain:
+		v.process, address, err = startRole(ctx, "relay", "-upstream", upstream)
+		return v, address, err
+	case "nginx":
+		v.process, address, err = startNginx(ctx, f.dir, upstream)
+		return v, address, err
+	case visited:
+		v.seals = payloadsOnly
+		v.process, address, err = startRole(ctx, "visitor", "-upstream", upstream)
+		return v, address, err
+	}
+	o := productOptions{binary: binary, upstream: upstream, dir: f.dir, name: name, key: f.fixture.key.uri, env: f.fixture.key.env, sink: sink, sampled: sampled}
+	if name == passing {
+		o.rules = `request contains {"action": "pass"}`
+	} else {
+		v.seals = everything
+	}
+	if name == traced || name == tracedAudit {
+		o.sampled = 1
+	}
+	o.audit = name == audited || name == tracedAudit
+	p, err := startProduct(ctx, o)
+	if err != nil {
+		return nil, "", err
+	}
+	v.process, v.admin = p.process, p.admin
+	return v, p.address, nil
+}
+
+func (v *variant) connect(address, upstream string) (err error) {
+	if v.front, err = newControl(upstream); err != nil {
+		return err
+	}
+	for range maxCallers / callersPerConnection {
+		cc, err := dial(address)
+		if err != nil {
+			return err
+		}
+		v.conns = append(v.conns, cc)
+	}
+	return nil
+}
+
 func (f *field) stop() {
 	for _, v := range f.variants {
-		v.process.end()
+		v.stop()
 	}
-	f.frontend.end()
+	f.frontends.end()
+	f.sink.end()
 	_ = os.RemoveAll(f.dir) // of the system's folder for such files
 }
 
-func (p *process) end() {
-	if p == nil {
-		return
+func (v *variant) stop() {
+	for _, cc := range v.conns {
+		_ = cc.Close()
 	}
-	_ = p.cmd.Process.Signal(syscall.SIGTERM) // it may be gone
-	gone := make(chan error, 1)
-	go func() { gone <- p.cmd.Wait() }()
-	select {
-	case <-gone:
-	case <-time.After(5 * time.Second):
-		_ = p.cmd.Process.Kill()
-		<-gone
+	if v.front.cc != nil {
+		_ = v.front.cc.Close()
 	}
+	v.process.end()
 }
 
-// run starts a program and waits until it tells where it listens.
-func (f *field) run(ctx context.Context, address func(line string) string, path string, env []string, args ...string) (*process, string, error) {
-	cmd := exec.Command(path, args...)
-	cmd.Env = append(os.Environ(), env...)
-	r, w, err := os.Pipe()
-	if err != nil {
-		return nil, "", err
-	}
-	cmd.Stdout, cmd.Stderr = w, w
-	err = cmd.Start()
-	_ = w.Close() // the child has its own
-	if err != nil {
-		_ = r.Close()
-		return nil, "", err
-	}
-	p := &process{cmd: cmd, logs: r}
-	found := make(chan string, 1)
-	var said []string
-	go func() {
-		defer close(found)
-		for lines := bufio.NewScanner(r); lines.Scan(); {
-			if a := address(lines.Text()); a != "" {
-				found <- a
-				_, _ = io.Copy(io.Discard, r)
-				return
+// prepare puts the answers of all works into the variant's frontend, sealed by the variant itself, and checks that every
+// call's answer comes out as it should and that nothing reached the frontend in clear that should not.
+func (f *field) prepare(ctx context.Context, v *variant) error {
+	for _, w := range f.works {
+		if !v.takes(w.name) {
+			continue
+		}
+		for _, a := range w.stored {
+			if err := f.store(ctx, v, a); err != nil {
+				return fmt.Errorf("%s: %w", w.name, err)
 			}
-			said = append(said, lines.Text())
 		}
-	}()
-	select {
-	case a, ok := <-found:
-		if !ok {
-			p.end()
-			return nil, "", fmt.Errorf("it ended before it listened: %s", strings.Join(said, "; "))
+		if v.name == sealedPlain {
+			continue
 		}
-		return p, a, nil
-	case <-time.After(30 * time.Second):
-		p.end()
-		return nil, "", errors.New("it does not listen after 30 s")
-	case <-ctx.Done():
-		p.end()
-		return nil, "", ctx.Err()
+		for _, c := range w.calls {
+			if err := v.check(ctx, c); err != nil {
+				return fmt.Errorf("%s: %s: %w", w.name, c.method, err)
+			}
+		}
 	}
+	return nil
 }
 
-func listeningLine(line string) string {
-	a, _ := strings.CutPrefix(line, "listening ")
-	if a == line {
-		return ""
+func (f *field) store(ctx context.Context, v *variant, a answer) error {
+	response := proto.Clone(a.response)
+	by := v
+	if v.name == sealedPlain {
+		by = f.variant(sealing)
 	}
-	return a
-}
-
-// proxy starts the product with a policy and one of a hundred calls traced, to a collector that takes everything.
-func (f *field) proxy(ctx context.Context, binary, upstream, name, rules string) (*process, string, error) {
-	policy, key := filepath.Join(f.dir, name+".rego"), filepath.Join(f.dir, name+".key")
-	text := "package temporal\n\nresponse contains {\"action\": \"open\"}\n\n" + rules
-	if err := os.WriteFile(policy, []byte(text), 0o600); err != nil {
-		return nil, "", err
+	switch {
+	case by.seals == nothing:
+	case by.seals == everything && a.fixture:
+		response = historyResponse(f.fixture.sealed)
+	default:
+		through := sealer{proxy: by.conns[0], frontend: by.front}
+		if err := through.seal(ctx, response); err != nil {
+			return err
+		}
+		if ok, err := sealed(response, by.seals == everything); err != nil {
+			return err
+		} else if !ok {
+			return errors.New("some of the answer arrived at the frontend in clear")
+		}
 	}
-	if out, err := exec.CommandContext(ctx, binary, "keys", "new", key).CombinedOutput(); err != nil {
-		return nil, "", fmt.Errorf("%w: %s", err, out)
-	}
-	env := []string{"OTEL_EXPORTER_OTLP_ENDPOINT=http://" + upstream, "OTEL_EXPORTER_OTLP_PROTOCOL=grpc",
-		"OTEL_TRACES_SAMPLER=parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG=0.01"}
-	return f.run(ctx, servingLine, binary, env, "serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--upstream", upstream,
-		"--policy", policy, "--key", "local:"+key, "--log-format", "json")
-}
-
-func servingLine(line string) string {
-	var entry struct{ Msg, Listen string }
-	if json.Unmarshal([]byte(line), &entry) != nil || entry.Msg != "serving" {
-		return ""
-	}
-	return entry.Listen
-}
-
-var nginxConfig = template.Must(template.New("").Parse(`daemon off;
-worker_processes auto;
-pid {{.Dir}}/nginx.pid;
-error_log stderr error;
-events { worker_connections 4096; }
-http {
-  access_log off;
-  client_body_temp_path {{.Dir}}/body;
-  proxy_temp_path {{.Dir}}/proxy; fastcgi_temp_path {{.Dir}}/fastcgi; uwsgi_temp_path {{.Dir}}/uwsgi; scgi_temp_path {{.Dir}}/scgi;
-  client_max_body_size 0;
-  client_body_buffer_size 1m;
-  keepalive_requests 1000000000;
-  http2_max_concurrent_streams 1024;
-  upstream frontend { server {{.Upstream}}; keepalive 256; keepalive_requests 1000000000; }
-  server {
-    listen {{.Address}} http2;
-    location / { grpc_pass grpc://frontend; grpc_read_timeout 1h; grpc_buffer_size 256k; }
-  }
-}
-`))
-
-func (f *field) nginx(ctx context.Context, upstream string) (*process, string, error) {
-	path, err := exec.LookPath("nginx")
+	b, err := proto.Marshal(response)
 	if err != nil {
-		return nil, "", err
+		return err
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0") // nginx does not tell which port it was given, so it is given one
-	if err != nil {
-		return nil, "", err
-	}
-	address := l.Addr().String()
-	_ = l.Close()
-	config := filepath.Join(f.dir, "nginx.conf")
-	file, err := os.Create(config)
-	if err != nil {
-		return nil, "", err
-	}
-	if err := errors.Join(nginxConfig.Execute(file, map[string]string{"Dir": f.dir, "Upstream": upstream, "Address": address}), file.Close()); err != nil {
-		return nil, "", err
-	}
-	cmd := exec.Command(path, "-c", config, "-p", f.dir)
-	cmd.Stderr = os.Stderr
-	if err := cmd.Start(); err != nil {
-		return nil, "", err
-	}
-	p := &process{cmd: cmd}
-	for range 100 {
-		if c, err := net.Dial("tcp", address); err == nil {
-			return p, address, c.Close()
-		}
-		select {
-		case <-time.After(50 * time.Millisecond):
-		case <-ctx.Done():
-			p.end()
-			return nil, "", ctx.Err()
-		}
-	}
-	p.end()
-	return nil, "", errors.New("nginx does not listen after 5 s")
+	return v.front.put(ctx, a.method, a.request, b)
 }
 
-// cpu is what the process and its children have used.
-func (p *process) cpu() (time.Duration, error) {
-	var sum time.Duration
-	for _, pid := range p.tree() {
-		var t unix.Timespec
-		// The CPU clock of another process: clock_getcpuclockid(3).
-		if err := unix.ClockGettime(int32(^pid<<3|2), &t); err != nil {
-			return 0, fmt.Errorf("CPU clock of process %d: %w", pid, err)
-		}
-		sum += time.Duration(t.Nano())
-	}
-	return sum, nil
-}
+// maxTries is how often a call is made at most.
+const maxTries = 10
 
-// memory is the resident set of the process and its children, in KB.
-func (p *process) memory() (int, error) {
-	sum := 0
-	for _, pid := range p.tree() {
-		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-		if err != nil {
-			return 0, err
-		}
-		_, rest, _ := strings.Cut(string(b), "VmRSS:")
-		kb, err := strconv.Atoi(strings.Fields(rest + " ?")[0])
-		if err != nil {
-			return 0, fmt.Errorf("process %d: no VmRSS: %w", pid, err)
-		}
-		sum += kb
+// check makes a call and looks at both ends of it.
+func (v *variant) check(ctx context.Context, c call) error {
+	got := c.want.ProtoReflect().New().Interface()
+	// A client tries again what is Unavailable: the product limits how many unknown data keys it has unwrapped for one
+	// message, and goes on from there at the next try.
+	err := status.Error(codes.Unavailable, "")
+	for try := 0; try < maxTries && status.Code(err) == codes.Unavailable; try++ {
+		err = v.conns[0].Invoke(ctx, service+c.method, c.message, got)
 	}
-	return sum, nil
-}
-
-func (p *process) tree() []int {
-	pid := p.cmd.Process.Pid
-	pids := []int{pid}
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
 	if err != nil {
-		return pids
+		return err
 	}
-	for _, f := range strings.Fields(string(b)) {
-		if child, err := strconv.Atoi(f); err == nil && !slices.Contains(pids, child) {
-			pids = append(pids, child)
+	if !proto.Equal(got, c.want) {
+		return errors.New("the answer is not the one that was stored")
+	}
+	arrived := c.message.ProtoReflect().New().Interface()
+	if err := v.front.lastRequest(ctx, c.method, arrived); err != nil {
+		return err
+	}
+	if v.seals == nothing {
+		if !proto.Equal(arrived, c.message) {
+			return errors.New("the frontend received another request")
 		}
+		return nil
 	}
-	return pids
+	ok, err := sealed(arrived, v.seals == everything)
+	if err == nil && !ok {
+		err = errors.New("the request reached the frontend in clear")
+	}
+	return err
 }

@@ -2,120 +2,178 @@ package main
 
 import (
 	"context"
-	"fmt"
+	"flag"
+	"net"
+	"strings"
 	"sync"
-	"time"
 
-	collector "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	commonpb "go.temporal.io/api/common/v1"
-	enumspb "go.temporal.io/api/enums/v1"
-	historypb "go.temporal.io/api/history/v1"
-	taskqueuepb "go.temporal.io/api/taskqueue/v1"
 	"go.temporal.io/api/workflowservice/v1"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
-// memoryFrontend answers queries with their own arguments, and asks for a history with one that holds the payloads of
-// the last signal: what a proxy sealed on the way in, it opens on the way out. It is a collector of traces as well.
+// memoryFrontend stands for a Temporal frontend. It answers queries with their own arguments, and every other call with
+// bytes that were put into it before, or with an empty message. It decodes as little as it can: its work is not what is
+// measured.
 type memoryFrontend struct {
-	workflowservice.UnimplementedWorkflowServiceServer
-	collector.UnimplementedTraceServiceServer
-
-	mu        sync.Mutex
-	histories map[string][]byte // by workflow id
+	mu      sync.Mutex
+	answers map[string][]byte // by answerKey
+	last    map[string][]byte // the last request as it arrived, by method
 }
 
+// The control service is called directly, never through a proxy. Put takes a Payload with the answer in data and its
+// answerKey in metadata; Last takes one with the method there, and returns that method's last request.
+const (
+	controlService = "bench.Frontend"
+	controlKey     = "key"
+)
+
+// frontend serves a number of independent frontends, one for each variant, so that no variant sees another's answers.
 func frontend(args []string) error {
-	_, l, err := parse("frontend", args)
-	if err != nil {
+	flags := flag.NewFlagSet("frontend", flag.ContinueOnError)
+	count := flags.Int("count", 1, "how many frontends, each with an address of its own")
+	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	f := &memoryFrontend{histories: map[string][]byte{}}
-	s := grpc.NewServer(grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage))
-	workflowservice.RegisterWorkflowServiceServer(s, f)
-	collector.RegisterTraceServiceServer(s, f)
-	ready(l)
-	return s.Serve(l)
+	var addresses []string
+	ended := make(chan error)
+	for range *count {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return err
+		}
+		addresses = append(addresses, l.Addr().String())
+		s := newFrontend()
+		go func() { ended <- s.Serve(l) }()
+	}
+	printAddresses(addresses...)
+	return <-ended
 }
 
-func (f *memoryFrontend) Export(context.Context, *collector.ExportTraceServiceRequest) (*collector.ExportTraceServiceResponse, error) {
-	return &collector.ExportTraceServiceResponse{}, nil
+func newFrontend() *grpc.Server {
+	f := &memoryFrontend{answers: map[string][]byte{}, last: map[string][]byte{}}
+	s := grpc.NewServer(grpc.ForceServerCodecV2(raw{}), grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage))
+	desc := grpc.ServiceDesc{ServiceName: workflowservice.WorkflowService_ServiceDesc.ServiceName, HandlerType: (*any)(nil)}
+	for _, m := range workflowservice.WorkflowService_ServiceDesc.Methods {
+		desc.Methods = append(desc.Methods, rawMethod(m.MethodName, f.answer))
+	}
+	s.RegisterService(&desc, struct{}{})
+	s.RegisterService(&grpc.ServiceDesc{ServiceName: controlService, HandlerType: (*any)(nil),
+		Methods: []grpc.MethodDesc{rawMethod("Put", f.put), rawMethod("Last", f.lastRequest)}}, struct{}{})
+	return s
 }
 
-func (f *memoryFrontend) GetSystemInfo(context.Context, *workflowservice.GetSystemInfoRequest) (*workflowservice.GetSystemInfoResponse, error) {
-	return &workflowservice.GetSystemInfoResponse{ServerVersion: "1.32.1", Capabilities: &workflowservice.GetSystemInfoResponse_Capabilities{}}, nil
+// rawMethod makes a method that takes and returns bytes.
+func rawMethod(name string, answer func(method string, request []byte) ([]byte, error)) grpc.MethodDesc {
+	return grpc.MethodDesc{MethodName: name, Handler: func(_ any, _ context.Context, receive func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+		var in mem.BufferSlice
+		if err := receive(&in); err != nil {
+			return nil, err
+		}
+		request := in.Materialize()
+		in.Free()
+		out, err := answer(name, request)
+		if err != nil {
+			return nil, err
+		}
+		return &mem.BufferSlice{mem.SliceBuffer(out)}, nil
+	}}
 }
 
-func (f *memoryFrontend) QueryWorkflow(_ context.Context, q *workflowservice.QueryWorkflowRequest) (*workflowservice.QueryWorkflowResponse, error) {
-	return &workflowservice.QueryWorkflowResponse{QueryResult: q.GetQuery().GetQueryArgs()}, nil
-}
-
-// SignalWorkflowExecution takes the payloads that the histories of this workflow will hold.
-func (f *memoryFrontend) SignalWorkflowExecution(_ context.Context, q *workflowservice.SignalWorkflowExecutionRequest) (*workflowservice.SignalWorkflowExecutionResponse, error) {
-	b, err := proto.Marshal(&workflowservice.GetWorkflowExecutionHistoryResponse{History: historyOf(q.GetInput().GetPayloads())})
+func (f *memoryFrontend) answer(method string, request []byte) ([]byte, error) {
+	f.mu.Lock()
+	f.last[method] = request
+	f.mu.Unlock()
+	switch method {
+	case "GetSystemInfo":
+		return proto.Marshal(&workflowservice.GetSystemInfoResponse{ServerVersion: "1.32.1",
+			Capabilities: &workflowservice.GetSystemInfoResponse_Capabilities{}})
+	case "QueryWorkflow":
+		q := new(workflowservice.QueryWorkflowRequest)
+		if err := proto.Unmarshal(request, q); err != nil {
+			return nil, err
+		}
+		return proto.Marshal(&workflowservice.QueryWorkflowResponse{QueryResult: q.GetQuery().GetQueryArgs()})
+	}
+	key, err := answerKey(method, request)
 	if err != nil {
 		return nil, err
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.histories[q.GetWorkflowExecution().GetWorkflowId()] = b
-	return &workflowservice.SignalWorkflowExecutionResponse{}, nil
+	return f.answers[key], nil
 }
 
-func (f *memoryFrontend) GetWorkflowExecutionHistory(ctx context.Context, q *workflowservice.GetWorkflowExecutionHistoryRequest) (*workflowservice.GetWorkflowExecutionHistoryResponse, error) {
+// answerKey names an answer: by the method, and for histories by the workflow, for polls by the task queue.
+func answerKey(method string, request []byte) (string, error) {
+	switch method {
+	case "GetWorkflowExecutionHistory":
+		q := new(workflowservice.GetWorkflowExecutionHistoryRequest)
+		err := proto.Unmarshal(request, q)
+		return method + " " + q.GetExecution().GetWorkflowId(), err
+	case "PollWorkflowTaskQueue":
+		q := new(workflowservice.PollWorkflowTaskQueueRequest)
+		err := proto.Unmarshal(request, q)
+		return method + " " + q.GetTaskQueue().GetName(), err
+	case "PollActivityTaskQueue":
+		q := new(workflowservice.PollActivityTaskQueueRequest)
+		err := proto.Unmarshal(request, q)
+		return method + " " + q.GetTaskQueue().GetName(), err
+	}
+	return method, nil
+}
+
+func (f *memoryFrontend) put(_ string, request []byte) ([]byte, error) {
+	p := new(commonpb.Payload)
+	if err := proto.Unmarshal(request, p); err != nil {
+		return nil, err
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	id := q.GetExecution().GetWorkflowId()
-	b, ok := f.histories[id]
-	if !ok {
-		return nil, fmt.Errorf("no history of %q", id)
-	}
-	// Encoded once, and carried as fields that nobody knows: the frontend's work is not what is measured.
-	r := new(workflowservice.GetWorkflowExecutionHistoryResponse)
-	r.ProtoReflect().SetUnknown(b)
-	return r, nil
+	f.answers[string(p.Metadata[controlKey])] = p.Data
+	return nil, nil
 }
 
-// historyEvents is the length of the histories.
-const historyEvents = 1000
-
-// historyOf is the history of a workflow that ran activities one after another: three events each, two of them with a
-// payload. The SDK's workers see such ones.
-func historyOf(payloads []*commonpb.Payload) *historypb.History {
-	h := &historypb.History{}
-	next := func() *commonpb.Payloads {
-		if len(payloads) == 0 {
-			return nil
-		}
-		p := payloads[0]
-		payloads = payloads[1:]
-		return &commonpb.Payloads{Payloads: []*commonpb.Payload{p}}
+func (f *memoryFrontend) lastRequest(_ string, request []byte) ([]byte, error) {
+	p := new(commonpb.Payload)
+	if err := proto.Unmarshal(request, p); err != nil {
+		return nil, err
 	}
-	now := timestamppb.New(time.Unix(1_790_000_000, 0))
-	for i := range historyEvents {
-		e := &historypb.HistoryEvent{EventId: int64(i + 1), EventTime: now, TaskId: int64(1_048_576 + i)}
-		switch i % 4 {
-		case 0:
-			e.EventType = enumspb.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED
-			e.Attributes = &historypb.HistoryEvent_ActivityTaskScheduledEventAttributes{ActivityTaskScheduledEventAttributes: &historypb.ActivityTaskScheduledEventAttributes{
-				ActivityId: fmt.Sprint(i), ActivityType: &commonpb.ActivityType{Name: "BookScan"}, TaskQueue: &taskqueuepb.TaskQueue{Name: "clinic"},
-				Input: next(), WorkflowTaskCompletedEventId: int64(i)}}
-		case 1:
-			e.EventType = enumspb.EVENT_TYPE_ACTIVITY_TASK_STARTED
-			e.Attributes = &historypb.HistoryEvent_ActivityTaskStartedEventAttributes{ActivityTaskStartedEventAttributes: &historypb.ActivityTaskStartedEventAttributes{
-				ScheduledEventId: int64(i), Identity: "17@worker-6f7d", RequestId: "0c6f0f3e-8d3a-4a39-b0f8-5b8e3f2b6a11", Attempt: 1}}
-		case 2:
-			e.EventType = enumspb.EVENT_TYPE_ACTIVITY_TASK_COMPLETED
-			e.Attributes = &historypb.HistoryEvent_ActivityTaskCompletedEventAttributes{ActivityTaskCompletedEventAttributes: &historypb.ActivityTaskCompletedEventAttributes{
-				Result: next(), ScheduledEventId: int64(i - 1), StartedEventId: int64(i), Identity: "17@worker-6f7d"}}
-		case 3:
-			e.EventType = enumspb.EVENT_TYPE_WORKFLOW_TASK_COMPLETED
-			e.Attributes = &historypb.HistoryEvent_WorkflowTaskCompletedEventAttributes{WorkflowTaskCompletedEventAttributes: &historypb.WorkflowTaskCompletedEventAttributes{
-				ScheduledEventId: int64(i - 1), StartedEventId: int64(i), Identity: "17@worker-6f7d"}}
-		}
-		h.Events = append(h.Events, e)
-	}
-	return h
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.last[string(p.Metadata[controlKey])], nil
 }
+
+// control is a connection to one frontend past all proxies.
+type control struct{ cc *grpc.ClientConn }
+
+func newControl(address string) (control, error) {
+	cc, err := dial(address)
+	return control{cc}, err
+}
+
+// put has the frontend answer the calls of a key with these bytes. request is one of those calls.
+func (c control) put(ctx context.Context, method string, request, answer []byte) error {
+	key, err := answerKey(method, request)
+	if err != nil {
+		return err
+	}
+	in := &commonpb.Payload{Metadata: map[string][]byte{controlKey: []byte(key)}, Data: answer}
+	return c.cc.Invoke(ctx, "/"+controlService+"/Put", in, new(commonpb.Payload))
+}
+
+// lastRequest fills request with what the frontend received in the method's last call.
+func (c control) lastRequest(ctx context.Context, method string, request proto.Message) error {
+	return c.cc.Invoke(ctx, "/"+controlService+"/Last", &commonpb.Payload{Metadata: map[string][]byte{controlKey: []byte(method)}}, request)
+}
+
+func dial(address string) (*grpc.ClientConn, error) {
+	return grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage)))
+}
+
+// splitAddresses is the reverse of printAddresses.
+func splitAddresses(line string) []string { return strings.Fields(line) }

@@ -20,26 +20,30 @@ type options struct {
 	works    string
 	plot     string
 	doc      string
+	fixtures string
+	epochs   int
 }
 
 func main() {
-	// The frontend and the small proxies are this same program, told by its first argument.
 	if len(os.Args) > 1 {
 		if role, ok := roles[os.Args[1]]; ok {
 			exit(role(os.Args[2:]))
 		}
 	}
-	var o options
-	flag.StringVar(&o.proxy, "proxy", "bin/proxy", "the proxy's binary")
-	flag.IntVar(&o.rounds, "rounds", 5, "turns that each variant takes at each work; the median counts")
-	flag.DurationVar(&o.turn, "turn", time.Second, "how long a turn is")
-	flag.StringVar(&o.variants, "variants", "", "only these, with commas between; direct and relay are always there")
-	flag.StringVar(&o.works, "works", "", "only works whose names start so, with commas between")
-	flag.StringVar(&o.plot, "plot", "", "file for a plot in SVG")
-	flag.StringVar(&o.doc, "doc", "", "document whose table of results is to be replaced")
-	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	var o options
+	flags := flag.NewFlagSet("bench", flag.ExitOnError)
+	flags.StringVar(&o.works, "works", "", "only works whose names start so, with commas between")
+	flags.DurationVar(&o.turn, "turn", time.Second, "how long a turn is")
+	flags.StringVar(&o.fixtures, "fixtures", "", "`folder` where sealed histories are kept for later runs (default: one in the user's cache folder)")
+	flags.IntVar(&o.epochs, "epochs", 300, "over how many data keys the history of "+mixedWork+" is sealed")
+	flags.StringVar(&o.proxy, "proxy", "bin/proxy", "the proxy's binary")
+	flags.IntVar(&o.rounds, "rounds", 5, "turns that each variant takes at each work; the median counts")
+	flags.StringVar(&o.variants, "variants", "", "only variants whose names start so, with commas between; direct and relay are always there")
+	flags.StringVar(&o.plot, "plot", "", "`file` for a plot in SVG")
+	flags.StringVar(&o.doc, "doc", "", "document whose table of results is to be replaced")
+	_ = flags.Parse(os.Args[1:]) // it exits on an error
 	exit(run(ctx, o))
 }
 
@@ -52,7 +56,16 @@ func exit(err error) {
 }
 
 func run(ctx context.Context, o options) error {
-	field, err := start(ctx, o)
+	mixed := mixedHistory()
+	works, err := newWorks(o, mixed)
+	if err != nil {
+		return err
+	}
+	fix, err := localFixture(ctx, o, o.proxy, mixed)
+	if err != nil {
+		return err
+	}
+	field, err := startField(ctx, o, works, fix)
 	if err != nil {
 		return err
 	}

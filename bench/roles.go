@@ -9,6 +9,7 @@ import (
 	"flag"
 	"fmt"
 	"net"
+	"strings"
 
 	commonpb "go.temporal.io/api/common/v1"
 	"go.temporal.io/api/proxy"
@@ -20,18 +21,19 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// roles are what the processes beside the load do.
-var roles = map[string]func(args []string) error{"frontend": frontend, "relay": relay, "visitor": visitor}
+// roles are what this program does as a process beside the load, by its first argument.
+var roles = map[string]func(args []string) error{"frontend": frontend, "sink": sink, "relay": relay, "visitor": visitor}
 
 // maxMessage is what SDKs accept.
 const maxMessage = 128 << 20
 
-// ready tells the parent process where this one listens.
-func ready(l net.Listener) { fmt.Printf("listening %s\n", l.Addr()) }
+// printAddresses reports to the parent process where this one listens.
+func printAddresses(addresses ...string) { fmt.Println("listening", strings.Join(addresses, " ")) }
 
+// parse reads the flags of a role with an upstream, and listens on a free port.
 func parse(role string, args []string) (upstream string, l net.Listener, err error) {
 	f := flag.NewFlagSet(role, flag.ContinueOnError)
-	f.StringVar(&upstream, "upstream", "", "address of the frontend")
+	f.StringVar(&upstream, "upstream", "", "address of what stands behind it")
 	if err = f.Parse(args); err != nil {
 		return "", nil, err
 	}
@@ -39,7 +41,7 @@ func parse(role string, args []string) (upstream string, l net.Listener, err err
 	return upstream, l, err
 }
 
-// raw carries frames as they are. It frees what it was given to send, once gRPC has it.
+// raw carries frames as they are. gRPC frees what it was given to send.
 type raw struct{}
 
 func (raw) Name() string { return "proto" }
@@ -80,7 +82,7 @@ func relay(args []string) error {
 	}
 	s := grpc.NewServer(grpc.ForceServerCodecV2(raw{}), grpc.MaxRecvMsgSize(maxMessage))
 	s.RegisterService(&desc, struct{}{})
-	ready(l)
+	printAddresses(l.Addr().String())
 	return s.Serve(l)
 }
 
@@ -137,7 +139,7 @@ func visitor(args []string) error {
 	}
 	s := grpc.NewServer(grpc.MaxRecvMsgSize(maxMessage))
 	workflowservice.RegisterWorkflowServiceServer(s, handler)
-	ready(l)
+	printAddresses(l.Addr().String())
 	return s.Serve(l)
 }
 

@@ -1,0 +1,106 @@
+package main
+
+import (
+	"fmt"
+	"math/rand/v2"
+
+	commonpb "go.temporal.io/api/common/v1"
+	historypb "go.temporal.io/api/history/v1"
+	querypb "go.temporal.io/api/query/v1"
+	"go.temporal.io/api/workflowservice/v1"
+	"google.golang.org/protobuf/proto"
+)
+
+// work is a sequence of calls, made again and again by a number of callers.
+type work struct {
+	name    string
+	callers int
+	calls   []call
+	stored  []answer // what the frontend has to hold for these calls
+}
+
+// call is one RPC and the answer that must come out of every variant.
+type call struct {
+	method  string
+	message proto.Message
+	request []byte // message, encoded
+	want    proto.Message
+}
+
+// answer is what a frontend returns to a request. It is given in clear, and each variant's frontend holds it sealed by
+// that variant; fixture: as sealed over many epochs, by the products.
+type answer struct {
+	method   string
+	request  []byte
+	response proto.Message
+	fixture  bool
+}
+
+const (
+	namespace  = "default"
+	service    = "/temporal.api.workflowservice.v1.WorkflowService/"
+	maxCallers = 64
+	// historyWork is how the names of works start that ask for histories.
+	historyWork = "history"
+	mixedWork   = "history_300keys"
+	mixWork     = "worker_mix"
+)
+
+func newCall(method string, request, want proto.Message) (call, error) {
+	b, err := proto.Marshal(request)
+	return call{method, request, b, want}, err
+}
+
+// newWorks returns the chosen works. mixed is the history of mixedWork in clear.
+func newWorks(o options, mixed *historypb.History) (chosenWorks []work, err error) {
+	var all []work
+	r := rand.New(rand.NewPCG(1, 2))
+	for _, size := range []struct {
+		name  string
+		bytes int
+	}{{"1KB", 1 << 10}, {"100KB", 100 << 10}} {
+		args := payloads(payload(r, size.bytes))
+		query, err := newCall("QueryWorkflow",
+			&workflowservice.QueryWorkflowRequest{Namespace: namespace, Execution: &commonpb.WorkflowExecution{WorkflowId: "w"},
+				Query: &querypb.WorkflowQuery{QueryType: "ward", QueryArgs: args}},
+			&workflowservice.QueryWorkflowResponse{QueryResult: args})
+		if err != nil {
+			return nil, err
+		}
+		for _, callers := range []int{1, 16, 64} {
+			all = append(all, work{name: fmt.Sprintf("query_%s_x%d", size.name, callers), callers: callers, calls: []call{query}})
+		}
+	}
+	for _, h := range []struct {
+		name    string
+		history *historypb.History
+		callers []int
+		fixture bool
+	}{
+		{fmt.Sprintf("%s_%d", historyWork, historyEvents), uniformHistory(), []int{1, 16, 64}, false},
+		{mixedWork, mixed, []int{1, 16}, true},
+	} {
+		get, err := newCall("GetWorkflowExecutionHistory", historyRequest(h.name), historyResponse(h.history))
+		if err != nil {
+			return nil, err
+		}
+		for _, callers := range h.callers {
+			all = append(all, work{name: fmt.Sprintf("%s_x%d", h.name, callers), callers: callers, calls: []call{get},
+				stored: []answer{{get.method, get.request, get.want, h.fixture}}})
+		}
+	}
+	for _, w := range all {
+		if chosen(o.works, w.name) {
+			chosenWorks = append(chosenWorks, w)
+		}
+	}
+	return chosenWorks, nil
+}
+
+func historyRequest(workflow string) *workflowservice.GetWorkflowExecutionHistoryRequest {
+	return &workflowservice.GetWorkflowExecutionHistoryRequest{Namespace: namespace, Execution: &commonpb.WorkflowExecution{WorkflowId: workflow}}
+}
+
+func historyResponse(h *historypb.History) *workflowservice.GetWorkflowExecutionHistoryResponse {
+	return &workflowservice.GetWorkflowExecutionHistoryResponse{History: h}
+}
