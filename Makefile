@@ -266,6 +266,12 @@ bench: build bin/bench ## This proxy beside nothing, a relay, nginx and a visito
 bench-docs: build bin/bench ## The same, written to docs/benchmarks.md and its plot
 	@bin/bench -proxy '$(PROXY)' $(BENCH) -doc docs/benchmarks.md -plot docs/images/bench.svg
 
+# OLD and NEW are built proxies. COMPARE='-pairs 2 -turn 100ms -cold 1' takes seconds, and decides nothing.
+COMPARE ?=
+.PHONY: bench-compare
+bench-compare: bin/bench ## Two builds side by side (OLD=path NEW=path); a `COMPARE WORK ratio=R ci=[L,H] ... verdict=V` line each, fails unless all are no slower
+	@bin/bench compare -old '$(OLD)' -new '$(NEW)' $(COMPARE)
+
 .PHONY: bin/bench
 bin/bench:
 	@cd bench && $(GO) build -o ../bin/bench .

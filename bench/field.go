@@ -107,23 +107,26 @@ func (f *field) start(ctx context.Context, o options) (err error) {
 		if name == sealedPlain && f.variant(sealing) == nil {
 			continue // nobody stores sealed histories
 		}
-		v, address, err := f.begin(ctx, name, o.proxy, upstreams[i], sink)
-		if errors.Is(err, exec.ErrNotFound) {
+		if err := f.add(ctx, name, o.proxy, upstreams[i], sink); errors.Is(err, exec.ErrNotFound) {
 			fmt.Fprintf(os.Stderr, "%s is left out: %v\n", name, err)
-			continue
-		}
-		if err != nil {
-			return fmt.Errorf("%s: %w", name, err)
-		}
-		f.variants = append(f.variants, v)
-		if err := v.connect(address, upstreams[i]); err != nil {
-			return fmt.Errorf("%s: %w", name, err)
-		}
-		if err := f.prepare(ctx, v); err != nil {
+		} else if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 	}
 	return nil
+}
+
+// add starts a variant and gives its frontend, which listens on upstream, the answers of all works.
+func (f *field) add(ctx context.Context, name, binary, upstream, sink string) error {
+	v, address, err := f.begin(ctx, name, binary, upstream, sink)
+	if err != nil {
+		return err
+	}
+	f.variants = append(f.variants, v)
+	if err := v.connect(address, upstream); err != nil {
+		return err
+	}
+	return f.prepare(ctx, v)
 }
 
 func (f *field) variant(name string) *variant {
@@ -184,10 +187,16 @@ func (v *variant) connect(address, upstream string) (err error) {
 	return nil
 }
 
-func (f *field) stop() {
+// clear stops the variants alone.
+func (f *field) clear() {
 	for _, v := range f.variants {
 		v.stop()
 	}
+	f.variants = nil
+}
+
+func (f *field) stop() {
+	f.clear()
 	f.frontends.end()
 	f.sink.end()
 	_ = os.RemoveAll(f.dir) // of the system's folder for such files

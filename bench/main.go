@@ -22,6 +22,8 @@ type options struct {
 	doc      string
 	fixtures string
 	epochs   int
+	starts   int
+	kmsstub  string
 }
 
 func main() {
@@ -32,19 +34,29 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	if len(os.Args) > 1 && os.Args[1] == "compare" {
+		exit(compare(ctx, os.Args[2:]))
+	}
 	var o options
 	flags := flag.NewFlagSet("bench", flag.ExitOnError)
-	flags.StringVar(&o.works, "works", "", "only works whose names start so, with commas between")
-	flags.DurationVar(&o.turn, "turn", time.Second, "how long a turn is")
-	flags.StringVar(&o.fixtures, "fixtures", "", "`folder` where sealed histories are kept for later runs (default: one in the user's cache folder)")
-	flags.IntVar(&o.epochs, "epochs", 300, "over how many data keys the history of "+mixedWork+" is sealed")
+	o.shared(flags)
 	flags.StringVar(&o.proxy, "proxy", "bin/proxy", "the proxy's binary")
 	flags.IntVar(&o.rounds, "rounds", 5, "turns that each variant takes at each work; the median counts")
 	flags.StringVar(&o.variants, "variants", "", "only variants whose names start so, with commas between; direct and relay are always there")
 	flags.StringVar(&o.plot, "plot", "", "`file` for a plot in SVG")
+	flags.IntVar(&o.starts, "cold", 10, "how many processes open their first sealed history; 0: none")
+	flags.StringVar(&o.kmsstub, "kmsstub", "", "`path` of the built e2e/cmd/kmsstub, for cold data keys behind a KMS; empty: without")
 	flags.StringVar(&o.doc, "doc", "", "document whose table of results is to be replaced")
 	_ = flags.Parse(os.Args[1:]) // it exits on an error
 	exit(run(ctx, o))
+}
+
+// shared defines the flags that a comparison of two binaries has as well.
+func (o *options) shared(flags *flag.FlagSet) {
+	flags.StringVar(&o.works, "works", "", "only works whose names start so, with commas between")
+	flags.DurationVar(&o.turn, "turn", time.Second, "how long a turn is")
+	flags.StringVar(&o.fixtures, "fixtures", "", "`folder` where sealed histories are kept for later runs (default: one in the user's cache folder)")
+	flags.IntVar(&o.epochs, "epochs", 300, "over how many data keys the history of "+mixedWork+" is sealed")
 }
 
 func exit(err error) {
@@ -74,6 +86,11 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
+	if o.starts > 0 && chosen(o.works, coldWork) {
+		if results.cold, err = coldCases(ctx, o, fix, mixed); err != nil {
+			return err
+		}
+	}
 	if o.plot != "" {
 		if err := plotted(o.plot, results); err != nil {
 			return err
@@ -85,8 +102,10 @@ func run(ctx context.Context, o options) error {
 		}
 	}
 	results.table(os.Stdout)
+	results.coldTable(os.Stdout)
 	results.ratios(os.Stdout)
 	results.lines(os.Stdout)
+	results.coldLines(os.Stdout)
 	return nil
 }
 

@@ -85,3 +85,52 @@ func (c counters) allocations() (allocations, error) {
 func (c counters) keyServiceCalls() float64 {
 	return c.sum("temporal_seal_kms_call_duration_seconds_count")
 }
+
+// meter reads what a process counts between two points of time, less what reading it takes.
+type meter struct {
+	admin         string
+	before        usage
+	scrapeObjects float64
+	scrapeBytes   float64
+}
+
+// usage is what a product has used.
+type usage struct {
+	allocations
+	keyCalls float64
+}
+
+func readUsage(ctx context.Context, admin string) (usage, error) {
+	c, err := scrape(ctx, admin)
+	if err != nil {
+		return usage{}, err
+	}
+	a, err := c.allocations()
+	return usage{a, c.keyServiceCalls()}, err
+}
+
+// newMeter begins to count. One scrape shows what the scrape before it allocated; the smallest of three counts.
+func newMeter(ctx context.Context, admin string) (*meter, error) {
+	m := &meter{admin: admin}
+	for i := range 4 {
+		u, err := readUsage(ctx, admin)
+		if err != nil {
+			return nil, err
+		}
+		if d := u.minus(m.before.allocations); i == 1 || i > 1 && d.objects < m.scrapeObjects {
+			m.scrapeObjects, m.scrapeBytes = d.objects, d.bytes
+		}
+		m.before = u
+	}
+	return m, nil
+}
+
+// stop returns what was used since the meter began.
+func (m *meter) stop(ctx context.Context) (usage, error) {
+	u, err := readUsage(ctx, m.admin)
+	if err != nil {
+		return usage{}, err
+	}
+	d := u.minus(m.before.allocations)
+	return usage{allocations{d.objects - m.scrapeObjects, d.bytes - m.scrapeBytes}, u.keyCalls - m.before.keyCalls}, nil
+}

@@ -25,6 +25,7 @@ func (r *results) document(file string) error {
 	var table bytes.Buffer
 	r.table(&table)
 	r.summary(&table)
+	r.coldTable(&table)
 	return os.WriteFile(file, []byte(before+docBegin+table.String()+docEnd+after), 0o644)
 }
 
@@ -101,5 +102,33 @@ func (r *results) lines(w io.Writer) {
 			}
 			fmt.Fprintf(w, "%s %s rps=%.0f p50_us=%.0f p99_us=%.0f cpu_us=%.0f rss_kb=%d\n", work, v, f.rps, f.p50, f.p99, f.cpu, f.memory)
 		}
+	}
+}
+
+// coldTable writes the first opening beside later ones.
+func (r *results) coldTable(w io.Writer) {
+	if len(r.cold) == 0 {
+		return
+	}
+	fmt.Fprintln(w, "| data keys from | history | wall | CPU | key-service calls | tries | allocations | allocated |")
+	fmt.Fprintln(w, "|---|---|---|---|---|---|---|---|")
+	for _, c := range r.cold {
+		for _, o := range []struct {
+			name string
+			openings
+		}{{"the first", c.cold}, {"later ones", c.warm}} {
+			fmt.Fprintf(w, "| %s | %s | %s | %s | %.0f | %.0f | %.0f | %.1f MB |\n", c.name, o.name, duration(o.wall), duration(o.cpu), o.keyCalls, o.tries,
+				o.allocated.objects, o.allocated.bytes/(1<<20))
+		}
+	}
+	fmt.Fprintln(w)
+}
+
+// coldLines writes the same for a program.
+func (r *results) coldLines(w io.Writer) {
+	for _, c := range r.cold {
+		keys := strings.ReplaceAll(strings.ReplaceAll(c.name, ",", ""), " ", "_")
+		fmt.Fprintf(w, "%s %s cold_wall_us=%.0f warm_wall_us=%.0f cold_cpu_us=%.0f warm_cpu_us=%.0f key_calls=%.0f tries=%.0f cold_allocs=%.0f warm_allocs=%.0f\n", coldWork, keys,
+			c.cold.wall, c.warm.wall, c.cold.cpu, c.warm.cpu, c.cold.keyCalls, c.cold.tries, c.cold.allocated.objects, c.warm.allocated.objects)
 	}
 }

@@ -43,6 +43,7 @@ const (
 	// historyWork is how the names of works start that ask for histories.
 	historyWork = "history"
 	mixedWork   = "history_300keys"
+	coldWork    = mixedWork + "_cold"
 	mixWork     = "worker_mix"
 )
 
