@@ -50,7 +50,7 @@ func compare(ctx context.Context, args []string) error {
 	oldBinary := flags.String("old", "", "the binary to compare with")
 	newBinary := flags.String("new", "", "the binary that must be no slower")
 	flags.IntVar(&c.pairs, "pairs", 20, "how many times both builds are started and measured")
-	flags.IntVar(&c.starts, "cold", 2, "how many processes of each build open their first sealed history, in each pair; 0: none")
+	flags.IntVar(&c.starts, "cold", 4, "how many processes of each build open their first sealed history, in each pair; 0: none")
 	_ = flags.Parse(args) // it exits on an error
 	if *oldBinary == "" || *newBinary == "" || c.pairs < 1 {
 		return errors.New("-old and -new are required, and -pairs is 1 or more")
@@ -153,22 +153,10 @@ func (c *comparison) pair(ctx context.Context, order []int, all map[string]*samp
 		defer s.field.clear()
 	}
 	for w := range c.sides[0].field.works {
-		var cpu [2]float64
 		name := c.sides[0].field.works[w].name
-		for _, i := range order { // not measured: connections, caches and the heap get to where they stay
-			if _, err := c.sides[i].field.variants[0].turn(ctx, &c.sides[i].field.works[w], c.turn/4); err != nil {
-				return fmt.Errorf("%s: %s: %w", c.sides[i].name, name, err)
-			}
+		if err := c.work(ctx, order, w, all[name]); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
 		}
-		for _, i := range order {
-			got, used, err := c.sides[i].field.variants[0].metered(ctx, &c.sides[i].field.works[w], c.turn)
-			if err != nil {
-				return fmt.Errorf("%s: %s: %w", c.sides[i].name, name, err)
-			}
-			cpu[i] = got.cpu
-			all[name].use(i, used)
-		}
-		all[name].ratios = append(all[name].ratios, cpu[1]/cpu[0])
 	}
 	if c.sides[0].stage == nil {
 		return nil
@@ -176,36 +164,62 @@ func (c *comparison) pair(ctx context.Context, order []int, all map[string]*samp
 	return c.coldPair(ctx, order, all[coldWork])
 }
 
-// metered is a turn with what it allocated per call.
-func (v *variant) metered(ctx context.Context, w *work, length time.Duration) (figures, allocations, error) {
-	m, err := newMeter(ctx, v.admin)
-	if err != nil {
-		return figures{}, allocations{}, err
+// turnSlices are what the turns of a pair are cut into. The builds change places after each, so that a machine that is busy
+// elsewhere for a moment harms both.
+const turnSlices = 10
+
+// work has both builds take their turns at one work.
+func (c *comparison) work(ctx context.Context, order []int, index int, to *samples) error {
+	var meters [2]*meter
+	var cpu, calls [2]float64
+	// The first two slices are not measured: connections, caches and the heap get to where they stay.
+	for slice := range turnSlices + 2 {
+		for turn := range order {
+			i := order[(turn+slice)%len(order)]
+			v := c.sides[i].field.variants[0]
+			if slice == 2 {
+				var err error
+				if meters[i], err = newMeter(ctx, v.admin); err != nil {
+					return err
+				}
+			}
+			got, err := v.turn(ctx, &c.sides[i].field.works[index], c.turn/turnSlices)
+			if err != nil {
+				return fmt.Errorf("%s: %w", c.sides[i].name, err)
+			}
+			if slice >= 2 {
+				cpu[i] += got.cpu * float64(got.calls)
+				calls[i] += float64(got.calls)
+			}
+		}
 	}
-	got, err := v.turn(ctx, w, length)
-	if err != nil {
-		return figures{}, allocations{}, err
+	for i, m := range meters {
+		used, err := m.stop(ctx)
+		if err != nil {
+			return fmt.Errorf("%s: %w", c.sides[i].name, err)
+		}
+		to.use(i, allocations{used.objects / calls[i], used.bytes / calls[i]})
 	}
-	used, err := m.stop(ctx)
-	n := float64(got.calls)
-	return got, allocations{used.objects / n, used.bytes / n}, err
+	to.ratios = append(to.ratios, cpu[1]/calls[1]/(cpu[0]/calls[0]))
+	return nil
 }
 
-// coldPair has a few processes of each build open a history whose data keys they do not know, and compares the means.
+// coldPair has a few processes of each build open a history whose data keys they do not know, and compares the medians.
 func (c *comparison) coldPair(ctx context.Context, order []int, to *samples) error {
-	var cpu [2]float64
-	for range c.starts {
-		for _, i := range order {
+	var cpu [2][]float64
+	for start := range c.starts {
+		for turn := range order {
+			i := order[(turn+start)%len(order)]
 			s := c.sides[i]
 			cold, _, err := s.stage.open(ctx, s.binary, s.field.fixture.key)
 			if err != nil {
 				return fmt.Errorf("%s: %s: %w", s.name, coldWork, err)
 			}
-			cpu[i] += cold.cpu
+			cpu[i] = append(cpu[i], cold.cpu)
 			to.use(i, cold.allocated)
 		}
 	}
-	to.ratios = append(to.ratios, cpu[1]/cpu[0])
+	to.ratios = append(to.ratios, median(cpu[1])/median(cpu[0]))
 	return nil
 }
 
@@ -220,8 +234,8 @@ func (s *samples) allocations(side int) allocations {
 }
 
 // The rule "no slower": the interval of the CPU ratio ends at 1.05 at most, and allocations and bytes per call are not
-// higher. What the counters of one and the same binary differ by from run to run is tolerated: collections empty pools at
-// other moments, and timers and exporters allocate beside the calls.
+// higher. They are higher if the interval of their difference, new less old, lies above what is tolerated: half a percent
+// and a little more. One and the same binary differs that much, as collections empty pools at other moments.
 const (
 	maxRatio        = 1.05
 	allocTolerance  = 0.005
@@ -237,16 +251,25 @@ const (
 	undecided verdict = "undecided"
 )
 
-// verdictOf applies the rule. It is slower if the whole interval lies above the limit, or if more is allocated.
-func verdictOf(ci interval, before, after allocations) verdict {
-	more := func(old, new, tolerance float64) bool { return new > old*(1+allocTolerance)+tolerance }
+// verdict applies the rule. It is slower if the whole interval of the ratio lies above the limit, or if more is allocated.
+func (s *samples) verdict() verdict {
+	ci := bootstrap(s.ratios)
 	switch {
-	case ci.low > maxRatio, more(before.objects, after.objects, objectTolerance), more(before.bytes, after.bytes, byteTolerance):
+	case ci.low > maxRatio, higher(s.used[0].objects, s.used[1].objects, objectTolerance), higher(s.used[0].bytes, s.used[1].bytes, byteTolerance):
 		return slower
 	case ci.high <= maxRatio:
 		return noSlower
 	}
 	return undecided
+}
+
+// higher reports whether the values of the new build are surely higher than those of the old one.
+func higher(before, after []float64, tolerance float64) bool {
+	over := make([]float64, len(before))
+	for i := range before {
+		over[i] = after[i] - before[i]*(1+allocTolerance) - tolerance
+	}
+	return bootstrap(over).low > 0
 }
 
 // report writes a line for each work and a summary. The error is errSlower unless every work is no slower.
@@ -255,7 +278,7 @@ func report(w io.Writer, names []string, all map[string]*samples) error {
 	for _, name := range names {
 		s := all[name]
 		ci, before, after := bootstrap(s.ratios), s.allocations(0), s.allocations(1)
-		v := verdictOf(ci, before, after)
+		v := s.verdict()
 		count[v]++
 		fmt.Fprintf(w, "COMPARE %s ratio=%.3f ci=[%.3f,%.3f] allocs=%.0f/%.0f bytes=%.0f/%.0f verdict=%s\n", name, median(s.ratios), ci.low, ci.high,
 			before.objects, after.objects, before.bytes, after.bytes, v)

@@ -8,7 +8,10 @@ import (
 // median returns the middle of the values, and of an even number of them the mean of the two in the middle. It leaves the
 // values in their order. There has to be one at least.
 func median(values []float64) float64 {
-	sorted := slices.Sorted(slices.Values(values))
+	return medianOfSorted(slices.Sorted(slices.Values(values)))
+}
+
+func medianOfSorted(sorted []float64) float64 {
 	middle := len(sorted) / 2
 	if len(sorted)%2 == 0 {
 		return (sorted[middle-1] + sorted[middle]) / 2
@@ -34,7 +37,8 @@ func bootstrap(values []float64) interval {
 		for j := range sample {
 			sample[j] = values[r.IntN(len(values))]
 		}
-		medians[i] = median(sample)
+		slices.Sort(sample)
+		medians[i] = medianOfSorted(sample)
 	}
 	slices.Sort(medians)
 	tail := int(resamples * (1 - confidence) / 2)
