@@ -259,12 +259,12 @@ bench-polls: build ## 5,000 held polls beside a plain relay; ends with `polls=50
 # nginx is left out, with a line that says so, where it is not installed.
 BENCH ?=
 .PHONY: bench
-bench: build bin/bench ## This proxy beside nothing, a relay, nginx and a visitor proxy; ends with `WORK VARIANT rps=... cpu_us=...` lines
-	@bin/bench -proxy '$(PROXY)' $(BENCH)
+bench: build bin/bench bin/kmsstub ## This proxy beside nothing, a relay, nginx and a visitor proxy; ends with `WORK VARIANT rps=... cpu_us=...` lines
+	@bin/bench -proxy '$(PROXY)' -kmsstub bin/kmsstub $(BENCH)
 
 .PHONY: bench-docs
-bench-docs: build bin/bench ## The same, written to docs/benchmarks.md and its plot
-	@bin/bench -proxy '$(PROXY)' $(BENCH) -doc docs/benchmarks.md -plot docs/images/bench.svg
+bench-docs: build bin/bench bin/kmsstub ## The same, written to docs/benchmarks.md and its plot
+	@bin/bench -proxy '$(PROXY)' -kmsstub bin/kmsstub $(BENCH) -doc docs/benchmarks.md -plot docs/images/bench.svg
 
 # OLD and NEW are built proxies. COMPARE='-pairs 2 -turn 100ms -cold 1' takes seconds, and decides nothing.
 COMPARE ?=
@@ -275,6 +275,10 @@ bench-compare: bin/bench ## Two builds side by side (OLD=path NEW=path); a `COMP
 .PHONY: bin/bench
 bin/bench:
 	@cd bench && $(GO) build -o ../bin/bench .
+
+.PHONY: bin/kmsstub
+bin/kmsstub:
+	@cd e2e && $(GO) build -o ../bin/kmsstub ./cmd/kmsstub
 
 # Sealing and opening beside AES-GCM alone over the same bytes, in one run: the ratio holds, the times hang on the machine.
 .PHONY: bench-crypto

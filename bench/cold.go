@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -63,11 +64,9 @@ func newColdStage(ctx context.Context, fix *fixture, clear *historypb.History) (
 			return nil, err
 		}
 	}
-	works, err := newWorks(options{works: "query_1KB_x1"}, clear)
-	if err != nil {
+	if s.query, err = newQuery(payload(rand.New(rand.NewPCG(1, 2)), 1<<10)); err != nil {
 		return nil, err
 	}
-	s.query = works[0].calls[0]
 	if s.dir, err = os.MkdirTemp("", "bench-"); err != nil {
 		return nil, err
 	}

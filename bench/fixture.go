@@ -87,7 +87,7 @@ func fixtureDir(cache, binary string, clear *historypb.History, epochs int, key 
 	if err != nil {
 		return "", err
 	}
-	fmt.Fprintf(h, "%x %d %d %s %s", sha256.Sum256(b), epochs, sealingProcesses, fixtureRules, key)
+	fmt.Fprintf(h, "%x %s %d %d %s %s", sha256.Sum256(b), namespace, epochs, sealingProcesses, fixtureRules, key)
 	dir := filepath.Join(cache, hex.EncodeToString(h.Sum(nil)[:16]))
 	return dir, errors.Join(os.MkdirAll(dir, 0o700), pruneFixtures(cache))
 }

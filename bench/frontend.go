@@ -107,7 +107,8 @@ func (f *memoryFrontend) answer(method string, request []byte) ([]byte, error) {
 	return f.answers[key], nil
 }
 
-// answerKey names an answer: by the method, and for histories by the workflow, for polls by the task queue.
+// answerKey names an answer: by the method, and for histories by the workflow, for polls by the task queue,
+// for completions by the task.
 func answerKey(method string, request []byte) (string, error) {
 	switch method {
 	case "GetWorkflowExecutionHistory":
@@ -122,6 +123,10 @@ func answerKey(method string, request []byte) (string, error) {
 		q := new(workflowservice.PollActivityTaskQueueRequest)
 		err := proto.Unmarshal(request, q)
 		return method + " " + q.GetTaskQueue().GetName(), err
+	case "RespondWorkflowTaskCompleted":
+		q := new(workflowservice.RespondWorkflowTaskCompletedRequest)
+		err := proto.Unmarshal(request, q)
+		return method + " " + string(q.GetTaskToken()), err
 	}
 	return method, nil
 }

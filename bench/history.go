@@ -17,8 +17,9 @@ import (
 // historyEvents is the length of all histories.
 const historyEvents = 1000
 
-// canary is in every payload and failure: none may arrive in clear at the frontend behind a variant that seals.
-const canary = "patient-4711"
+// canary is in every payload and failure that is made here, recordedCanary in every recorded one: none may arrive in clear
+// at the frontend behind a variant that seals.
+const canary, recordedCanary = "patient-4711", "CANARY-"
 
 // payload makes JSON text of about so many bytes, 20 at least.
 func payload(r *rand.Rand, size int) *commonpb.Payload {

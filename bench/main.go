@@ -22,6 +22,7 @@ type options struct {
 	doc      string
 	fixtures string
 	epochs   int
+	rpc      string
 	starts   int
 	kmsstub  string
 }
@@ -54,6 +55,7 @@ func main() {
 // shared defines the flags that a comparison of two binaries has as well.
 func (o *options) shared(flags *flag.FlagSet) {
 	flags.StringVar(&o.works, "works", "", "only works whose names start so, with commas between")
+	flags.StringVar(&o.rpc, "rpc", "testdata/rpc", "`folder` of the recorded RPCs")
 	flags.DurationVar(&o.turn, "turn", time.Second, "how long a turn is")
 	flags.StringVar(&o.fixtures, "fixtures", "", "`folder` where sealed histories are kept for later runs (default: one in the user's cache folder)")
 	flags.IntVar(&o.epochs, "epochs", 300, "over how many data keys the history of "+mixedWork+" is sealed")

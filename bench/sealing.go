@@ -113,7 +113,7 @@ func (s sealer) sealFailures(ctx context.Context, failures []*failurepb.Failure)
 	return nil
 }
 
-// sealed reports whether none of the canary is left in a message's payloads and, where failures count, in its failures.
+// sealed reports whether no canary is left in a message's payloads and, where failures count, in its failures.
 func sealed(m proto.Message, failures bool) (bool, error) {
 	all, err := slotsOf(m)
 	if err != nil {
@@ -123,7 +123,7 @@ func sealed(m proto.Message, failures bool) (bool, error) {
 	look := func(part proto.Message) {
 		b, e := proto.Marshal(part)
 		err = errors.Join(err, e)
-		clear = clear || bytes.Contains(b, []byte(canary))
+		clear = clear || bytes.Contains(b, []byte(canary)) || bytes.Contains(b, []byte(recordedCanary))
 	}
 	for _, p := range all.payloads {
 		look(p)

@@ -37,7 +37,7 @@ type answer struct {
 }
 
 const (
-	namespace  = "default"
+	namespace  = "clinic-prod" // that of the recorded RPCs
 	service    = "/temporal.api.workflowservice.v1.WorkflowService/"
 	maxCallers = 64
 	// historyWork is how the names of works start that ask for histories.
@@ -52,6 +52,15 @@ func newCall(method string, request, want proto.Message) (call, error) {
 	return call{method, request, b, want}, err
 }
 
+// newQuery makes a query that is answered with its own argument.
+func newQuery(argument *commonpb.Payload) (call, error) {
+	args := payloads(argument)
+	return newCall("QueryWorkflow",
+		&workflowservice.QueryWorkflowRequest{Namespace: namespace, Execution: &commonpb.WorkflowExecution{WorkflowId: "w"},
+			Query: &querypb.WorkflowQuery{QueryType: "ward", QueryArgs: args}},
+		&workflowservice.QueryWorkflowResponse{QueryResult: args})
+}
+
 // newWorks returns the chosen works. mixed is the history of mixedWork in clear.
 func newWorks(o options, mixed *historypb.History) (chosenWorks []work, err error) {
 	var all []work
@@ -60,11 +69,7 @@ func newWorks(o options, mixed *historypb.History) (chosenWorks []work, err erro
 		name  string
 		bytes int
 	}{{"1KB", 1 << 10}, {"100KB", 100 << 10}} {
-		args := payloads(payload(r, size.bytes))
-		query, err := newCall("QueryWorkflow",
-			&workflowservice.QueryWorkflowRequest{Namespace: namespace, Execution: &commonpb.WorkflowExecution{WorkflowId: "w"},
-				Query: &querypb.WorkflowQuery{QueryType: "ward", QueryArgs: args}},
-			&workflowservice.QueryWorkflowResponse{QueryResult: args})
+		query, err := newQuery(payload(r, size.bytes))
 		if err != nil {
 			return nil, err
 		}
@@ -90,7 +95,11 @@ func newWorks(o options, mixed *historypb.History) (chosenWorks []work, err erro
 				stored: []answer{{get.method, get.request, get.want, h.fixture}}})
 		}
 	}
-	for _, w := range all {
+	mix, err := newMix(o.rpc)
+	if err != nil {
+		return nil, err
+	}
+	for _, w := range append(all, mix) {
 		if chosen(o.works, w.name) {
 			chosenWorks = append(chosenWorks, w)
 		}
