@@ -217,7 +217,7 @@ func newColdCase(ctx context.Context, o options, name string, fix *fixture, key 
 
 // kmsCase seals with a KMS that answers at once, and opens with the same KMS behind a delay.
 func kmsCase(ctx context.Context, o options, clear *historypb.History) (c coldCase, err error) {
-	dir, err := fixtureDir(o.fixtures, o.proxy, clear, o.epochs, "kms")
+	dir, err := fixtureDir(o.fixtures, o.proxy, clear, "kms")
 	if err != nil {
 		return c, err
 	}
@@ -227,7 +227,7 @@ func kmsCase(ctx context.Context, o options, clear *historypb.History) (c coldCa
 	}
 	defer stub.end()
 	key := keySource{name: "KMS", uri: uri, env: []string{"AWS_ACCESS_KEY_ID=bench", "AWS_SECRET_ACCESS_KEY=bench"}}
-	fix, err := (&fixtureMaker{binary: o.proxy, epochs: o.epochs, dir: dir}).make(ctx, filepath.Join(dir, "history.binpb"), clear, key)
+	fix, err := (&fixtureMaker{binary: o.proxy, dir: dir}).make(ctx, filepath.Join(dir, "history.binpb"), clear, key)
 	if err != nil {
 		return c, err
 	}

@@ -33,24 +33,25 @@ type keySource struct {
 }
 
 const (
+	// epochs is over how many lives of processes a history is sealed. An epoch's data key, and whatever else a process draws
+	// at its start, differ from those of all others.
+	epochs = 300
 	// sealingProcesses seal a history side by side, as the replicas of a deployment do.
 	sealingProcesses = 3
-	// fixtureRules has half of the payloads pass: see fixtureMaker.generation.
+	// fixtureRules has half of the payloads pass: see fixtureMaker.epoch.
 	fixtureRules = `request contains {"action": "pass"} if input.workflow.id == "` + clearWorkflow + `"`
 	keptFixtures = 16
 )
 
-// fixtureMaker seals a history over a number of epochs. An epoch is one life of one process: its data key, and whatever
-// else a process draws at its start, differ from those of all others.
+// fixtureMaker seals histories with a binary.
 type fixtureMaker struct {
 	binary string
-	epochs int
 	dir    string // for policies and logs of the sealing processes
 }
 
 // localFixture returns the history as a binary seals it with a key file, which is made with it.
 func localFixture(ctx context.Context, o options, binary string, clear *historypb.History) (*fixture, error) {
-	dir, err := fixtureDir(o.fixtures, binary, clear, o.epochs, "local")
+	dir, err := fixtureDir(o.fixtures, binary, clear, "local")
 	if err != nil {
 		return nil, err
 	}
@@ -61,12 +62,12 @@ func localFixture(ctx context.Context, o options, binary string, clear *historyp
 			return nil, err
 		}
 	}
-	return (&fixtureMaker{binary: binary, epochs: o.epochs, dir: dir}).make(ctx, filepath.Join(dir, "history.binpb"), clear, key)
+	return (&fixtureMaker{binary: binary, dir: dir}).make(ctx, filepath.Join(dir, "history.binpb"), clear, key)
 }
 
 // fixtureDir returns the folder of a fixture, made if need be, and removes what older runs left. The folder's name is a
 // digest of all that the fixture depends on: the binary, the history in clear, and how it is sealed.
-func fixtureDir(cache, binary string, clear *historypb.History, epochs int, key string) (string, error) {
+func fixtureDir(cache, binary string, clear *historypb.History, key string) (string, error) {
 	if cache == "" {
 		user, err := os.UserCacheDir()
 		if err != nil {
@@ -136,11 +137,11 @@ func (m *fixtureMaker) make(ctx context.Context, file string, clear *historypb.H
 		return nil, err
 	}
 	fmt.Fprintf(os.Stderr, "a history of %d events, %d KB, was sealed over %d epochs with %s keys in %s\n",
-		len(h.Events), len(b)>>10, m.epochs, key.name, time.Since(began).Round(time.Second))
+		len(h.Events), len(b)>>10, epochs, key.name, time.Since(began).Round(time.Second))
 	return &fixture{sealed: h, key: key}, errors.Join(os.WriteFile(file+".new", b, 0o600), os.Rename(file+".new", file))
 }
 
-// seal has the slots of a history sealed in their order: each generation of processes takes the next few.
+// seal has the slots of a history sealed in their order, each epoch's by a process of its own.
 func (m *fixtureMaker) seal(ctx context.Context, h *historypb.History, key keySource) error {
 	all, err := slotsOf(h)
 	if err != nil {
@@ -151,32 +152,34 @@ func (m *fixtureMaker) seal(ctx context.Context, h *historypb.History, key keySo
 		return err
 	}
 	defer front.end()
-	generations := max(1, m.epochs/sealingProcesses)
-	part := func(n, i int) (from, to int) { return n * i / generations, n * (i + 1) / generations }
-	for i := range generations {
-		fromP, toP := part(len(all.payloads), i)
-		fromF, toF := part(len(all.failures), i)
-		if err := m.generation(ctx, splitAddresses(addresses), slots{all.payloads[fromP:toP], all.failures[fromF:toF]}, key); err != nil {
+	upstreams := splitAddresses(addresses)
+	for i, generation := range deal(all) {
+		errs := make(chan error)
+		for j, mine := range generation {
+			go func() { errs <- m.epoch(ctx, fmt.Sprint("sealing-", j), upstreams[j], mine, key) }()
+		}
+		var err error
+		for range generation {
+			err = errors.Join(err, <-errs)
+		}
+		if err != nil {
 			return fmt.Errorf("generation %d of sealing processes: %w", i+1, err)
 		}
 	}
 	return nil
 }
 
-// generation starts the sealing processes, has them seal these slots in turns, and stops them.
-func (m *fixtureMaker) generation(ctx context.Context, upstreams []string, s slots, key keySource) error {
-	errs := make(chan error)
-	for i, upstream := range upstreams {
-		go func() {
-			mine := slots{everyNth(s.payloads, i), everyNth(s.failures, i)}
-			errs <- m.epoch(ctx, fmt.Sprint("sealing-", i), upstream, mine, key)
-		}()
+// deal divides the slots into generations of processes, and those of a generation among its processes in turns.
+func deal(all slots) (generations [epochs / sealingProcesses][sealingProcesses]slots) {
+	part := func(n, i int) (from, to int) { return n * i / len(generations), n * (i + 1) / len(generations) }
+	for i := range generations {
+		fromP, toP := part(len(all.payloads), i)
+		fromF, toF := part(len(all.failures), i)
+		for j := range sealingProcesses {
+			generations[i][j] = slots{everyNth(all.payloads[fromP:toP], j), everyNth(all.failures[fromF:toF], j)}
+		}
 	}
-	var err error
-	for range upstreams {
-		err = errors.Join(err, <-errs)
-	}
-	return err
+	return generations
 }
 
 func everyNth[T any](list []T, first int) (some []T) {
@@ -186,8 +189,10 @@ func everyNth[T any](list []T, first int) (some []T) {
 	return some
 }
 
-// epoch is the life of one process. Of its payloads every second one passes in clear by the policy, and its failures
-// are sealed.
+// passes reports whether a payload passes in clear by the policy: by its place among those of its epoch.
+func passes(place int) bool { return place%2 == 1 }
+
+// epoch is the life of one process. Its failures are all sealed.
 func (m *fixtureMaker) epoch(ctx context.Context, name, upstream string, mine slots, key keySource) error {
 	p, err := startProduct(ctx, productOptions{binary: m.binary, upstream: upstream, dir: m.dir, name: name, rules: fixtureRules, key: key.uri, env: key.env})
 	if err != nil {
@@ -207,7 +212,7 @@ func (m *fixtureMaker) epoch(ctx context.Context, name, upstream string, mine sl
 	through := sealer{proxy: cc, frontend: front}
 	for i, p := range mine.payloads {
 		workflow := "sealed"
-		if i%2 == 1 {
+		if passes(i) {
 			workflow = clearWorkflow
 		}
 		if err := through.sealPayloads(ctx, workflow, mine.payloads[i:i+1]); err != nil {
@@ -215,7 +220,7 @@ func (m *fixtureMaker) epoch(ctx context.Context, name, upstream string, mine sl
 		}
 		if ok, err := sealed(payloads(p), true); err != nil {
 			return err
-		} else if ok != (i%2 == 0) {
+		} else if ok == passes(i) {
 			return fmt.Errorf("a payload of workflow %q arrived sealed: %v", workflow, ok)
 		}
 	}

@@ -25,6 +25,7 @@ type results struct {
 	works    []string
 	variants []string
 	rounds   int
+	turn     time.Duration
 	median   map[string]map[string]figures
 	// cpuRatio is the median, over rounds, of a variant's CPU per request over the relay's in the same round.
 	cpuRatio map[string]map[string]float64
@@ -33,7 +34,7 @@ type results struct {
 }
 
 func (f *field) measure(ctx context.Context, o options) (*results, error) {
-	out := &results{rounds: o.rounds, median: map[string]map[string]figures{}, cpuRatio: map[string]map[string]float64{}, p50Added: map[string]map[string]float64{}}
+	out := &results{rounds: o.rounds, turn: o.turn, median: map[string]map[string]figures{}, cpuRatio: map[string]map[string]float64{}, p50Added: map[string]map[string]float64{}}
 	for _, v := range f.variants {
 		out.variants = append(out.variants, v.name)
 	}

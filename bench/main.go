@@ -21,7 +21,6 @@ type options struct {
 	plot     string
 	doc      string
 	fixtures string
-	epochs   int
 	rpc      string
 	starts   int
 	kmsstub  string
@@ -45,10 +44,13 @@ func main() {
 	flags.IntVar(&o.rounds, "rounds", 5, "turns that each variant takes at each work; the median counts")
 	flags.StringVar(&o.variants, "variants", "", "only variants whose names start so, with commas between; direct and relay are always there")
 	flags.StringVar(&o.plot, "plot", "", "`file` for a plot in SVG")
-	flags.IntVar(&o.starts, "cold", 10, "how many processes open their first sealed history; 0: none")
+	flags.IntVar(&o.starts, "cold", -1, "how many processes open their first sealed history; 0: none; -1: twice the rounds")
 	flags.StringVar(&o.kmsstub, "kmsstub", "", "`path` of the built e2e/cmd/kmsstub, for cold data keys behind a KMS; empty: without")
 	flags.StringVar(&o.doc, "doc", "", "document whose table of results is to be replaced")
 	_ = flags.Parse(os.Args[1:]) // it exits on an error
+	if o.starts < 0 {
+		o.starts = 2 * o.rounds
+	}
 	exit(run(ctx, o))
 }
 
@@ -58,7 +60,6 @@ func (o *options) shared(flags *flag.FlagSet) {
 	flags.StringVar(&o.rpc, "rpc", "testdata/rpc", "`folder` of the recorded RPCs")
 	flags.DurationVar(&o.turn, "turn", time.Second, "how long a turn is")
 	flags.StringVar(&o.fixtures, "fixtures", "", "`folder` where sealed histories are kept for later runs (default: one in the user's cache folder)")
-	flags.IntVar(&o.epochs, "epochs", 300, "over how many data keys the history of "+mixedWork+" is sealed")
 }
 
 func exit(err error) {
@@ -105,6 +106,7 @@ func run(ctx context.Context, o options) error {
 	}
 	results.table(os.Stdout)
 	results.coldTable(os.Stdout)
+	results.telemetryTable(os.Stdout)
 	results.ratios(os.Stdout)
 	results.lines(os.Stdout)
 	results.coldLines(os.Stdout)

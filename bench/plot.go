@@ -33,7 +33,10 @@ func plotted(file string, r *results) error {
 		return fmt.Errorf("there is nothing to plot without works %q", "*"+drawn)
 	}
 	width := vg.Points(20)
-	variants := slices.DeleteFunc(slices.Clone(r.variants), func(v string) bool { return v == direct || v == sealedPlain })
+	variants := slices.DeleteFunc(slices.Clone(r.variants), func(v string) bool {
+		return v == direct || !slices.ContainsFunc(r.works, func(w string) bool { return strings.HasSuffix(w, drawn) && r.cpuRatio[w][v] > 0 }) ||
+			v == sealedPlain
+	})
 	for i, v := range variants {
 		var values plotter.Values
 		labels := plotter.XYLabels{}

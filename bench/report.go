@@ -23,9 +23,15 @@ func (r *results) document(file string) error {
 		return fmt.Errorf("%s has no lines %q and %q", file, strings.TrimSpace(docBegin), strings.TrimSpace(docEnd))
 	}
 	var table bytes.Buffer
+	fmt.Fprintf(&table, "Medians of %d turns of %s.\n\n", r.rounds, r.turn)
 	r.table(&table)
 	r.summary(&table)
-	r.coldTable(&table)
+	fmt.Fprintf(&table, "CPU per request with tracing of all calls, with the audit log, and with both, as times that of `%s`:\n\n", sealing)
+	r.telemetryTable(&table)
+	if len(r.cold) > 0 {
+		fmt.Fprintf(&table, "`%s`, medians of %d processes:\n\n", coldWork, r.cold[0].starts)
+		r.coldTable(&table)
+	}
 	return os.WriteFile(file, []byte(before+docBegin+table.String()+docEnd+after), 0o644)
 }
 
@@ -103,6 +109,23 @@ func (r *results) lines(w io.Writer) {
 			fmt.Fprintf(w, "%s %s rps=%.0f p50_us=%.0f p99_us=%.0f cpu_us=%.0f rss_kb=%d\n", work, v, f.rps, f.p50, f.p99, f.cpu, f.memory)
 		}
 	}
+}
+
+// telemetryTable writes what tracing and audit add.
+func (r *results) telemetryTable(w io.Writer) {
+	rows := []string{traced, audited, tracedAudit}
+	fmt.Fprintf(w, "| work | %s |\n|---|---|---|---|\n", strings.Join(rows, " | "))
+	for _, work := range r.works {
+		if _, ok := r.median[work][traced]; !ok {
+			continue
+		}
+		fmt.Fprintf(w, "| %s |", work)
+		for _, v := range rows {
+			fmt.Fprintf(w, " %.2f |", r.cpuRatio[work][v]/r.cpuRatio[work][sealing])
+		}
+		fmt.Fprintln(w)
+	}
+	fmt.Fprintln(w)
 }
 
 // coldTable writes the first opening beside later ones.

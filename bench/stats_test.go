@@ -33,7 +33,11 @@ func TestBootstrapOfEqualValues(t *testing.T) {
 }
 
 func TestBootstrapIsSeeded(t *testing.T) {
-	values := []float64{1, 1.1, 0.9, 1.05, 1.02}
+	r := newRand()
+	values := make([]float64, 200)
+	for i := range values {
+		values[i] = r.Float64()
+	}
 	if first, second := bootstrap(values), bootstrap(values); first != second {
 		t.Errorf("one and the same sample gave %v and %v", first, second)
 	}
@@ -85,6 +89,7 @@ func TestVerdict(t *testing.T) {
 		{"20 % slower", around(1.2, 0.02), around(100, 2), around(10_000, 300), slower},
 		{"too noisy", around(1, 0.4), around(100, 2), around(10_000, 300), undecided},
 		{"4 % slower, perhaps more", around(1.04, 0.04), around(100, 2), around(10_000, 300), undecided},
+		{"noisy allocations", around(1, 0.02), around(100, -20), around(10_000, -3_000), noSlower},
 		{"one object more is tolerated", around(1, 0.02), around(101, 2), around(10_000, 300), noSlower},
 		{"five objects more", around(1, 0.02), around(105, 2), around(10_000, 300), slower},
 		{"a kilobyte more", around(1, 0.02), around(100, 2), around(11_000, 300), slower},
