@@ -106,7 +106,8 @@ func (s *coldStage) stop() {
 
 // open starts a process and has it open the sealed history for the first time, and then some more times.
 func (s *coldStage) open(ctx context.Context, binary string, key keySource) (cold, warm openings, err error) {
-	p, err := startProduct(ctx, productOptions{binary: binary, upstream: s.upstream, dir: s.dir, name: "cold", key: key.uri, env: key.env})
+	p, err := startProduct(ctx, productOptions{binary: binary, upstream: s.upstream, dir: s.dir, name: "cold",
+		key: key.uri, env: key.env})
 	if err != nil {
 		return cold, warm, err
 	}
@@ -162,8 +163,8 @@ func (s *coldStage) measure(ctx context.Context, p *product, cc *grpc.ClientConn
 	}
 	used, err := meter.stop(ctx)
 	n := float64(times)
-	return openings{wall: micros(wall) / n, cpu: micros(after-before) / n, keyCalls: used.keyCalls / n, tries: float64(tries) / n,
-		allocated: allocations{used.objects / n, used.bytes / n}}, err
+	return openings{wall: micros(wall) / n, cpu: micros(after-before) / n, keyCalls: used.keyCalls / n,
+		tries: float64(tries) / n, allocated: allocations{used.objects / n, used.bytes / n}}, err
 }
 
 // medianOpening returns the medians of many.
@@ -175,9 +176,16 @@ func medianOpening(all []openings) openings {
 		}
 		return median(values)
 	}
-	return openings{wall: pick(func(o openings) float64 { return o.wall }), cpu: pick(func(o openings) float64 { return o.cpu }),
-		keyCalls: pick(func(o openings) float64 { return o.keyCalls }), tries: pick(func(o openings) float64 { return o.tries }),
-		allocated: allocations{pick(func(o openings) float64 { return o.allocated.objects }), pick(func(o openings) float64 { return o.allocated.bytes })}}
+	return openings{
+		wall:     pick(func(o openings) float64 { return o.wall }),
+		cpu:      pick(func(o openings) float64 { return o.cpu }),
+		keyCalls: pick(func(o openings) float64 { return o.keyCalls }),
+		tries:    pick(func(o openings) float64 { return o.tries }),
+		allocated: allocations{
+			objects: pick(func(o openings) float64 { return o.allocated.objects }),
+			bytes:   pick(func(o openings) float64 { return o.allocated.bytes }),
+		},
+	}
 }
 
 // coldCases measures with a key file, and with a KMS that takes its time if there is one.
@@ -197,7 +205,8 @@ func coldCases(ctx context.Context, o options, local *fixture, clear *historypb.
 	return append(cases, c), nil
 }
 
-func newColdCase(ctx context.Context, o options, name string, fix *fixture, key keySource, clear *historypb.History) (c coldCase, err error) {
+func newColdCase(ctx context.Context, o options, name string, fix *fixture, key keySource,
+	clear *historypb.History) (c coldCase, err error) {
 	stage, err := newColdStage(ctx, fix, clear)
 	if err != nil {
 		return c, err
@@ -227,7 +236,8 @@ func kmsCase(ctx context.Context, o options, clear *historypb.History) (c coldCa
 	}
 	defer stub.end()
 	key := keySource{name: "KMS", uri: uri, env: []string{"AWS_ACCESS_KEY_ID=bench", "AWS_SECRET_ACCESS_KEY=bench"}}
-	fix, err := (&fixtureMaker{binary: o.proxy, dir: dir}).make(ctx, filepath.Join(dir, "history.binpb"), clear, key)
+	maker := &fixtureMaker{binary: o.proxy, dir: dir}
+	fix, err := maker.make(ctx, filepath.Join(dir, "history.binpb"), clear, key)
 	if err != nil {
 		return c, err
 	}

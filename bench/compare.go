@@ -50,7 +50,8 @@ func compare(ctx context.Context, args []string) error {
 	oldBinary := flags.String("old", "", "the binary to compare with")
 	newBinary := flags.String("new", "", "the binary that must be no slower")
 	flags.IntVar(&c.pairs, "pairs", 20, "how many times both builds are started and measured")
-	flags.IntVar(&c.starts, "cold", 4, "how many processes of each build open their first sealed history, in each pair; 0: none")
+	flags.IntVar(&c.starts, "cold", 4,
+		"how many processes of each build open their first sealed history, in each pair; 0: none")
 	_ = flags.Parse(args) // it exits on an error
 	if *oldBinary == "" || *newBinary == "" || c.pairs < 1 {
 		return errors.New("-old and -new are required, and -pairs is 1 or more")
@@ -255,7 +256,9 @@ const (
 func (s *samples) verdict() verdict {
 	ci := bootstrap(s.ratios)
 	switch {
-	case ci.low > maxRatio, higher(s.used[0].objects, s.used[1].objects, objectTolerance), higher(s.used[0].bytes, s.used[1].bytes, byteTolerance):
+	case ci.low > maxRatio,
+		higher(s.used[0].objects, s.used[1].objects, objectTolerance),
+		higher(s.used[0].bytes, s.used[1].bytes, byteTolerance):
 		return slower
 	case ci.high <= maxRatio:
 		return noSlower
@@ -280,10 +283,11 @@ func report(w io.Writer, names []string, all map[string]*samples) error {
 		ci, before, after := bootstrap(s.ratios), s.allocations(0), s.allocations(1)
 		v := s.verdict()
 		count[v]++
-		fmt.Fprintf(w, "COMPARE %s ratio=%.3f ci=[%.3f,%.3f] allocs=%.0f/%.0f bytes=%.0f/%.0f verdict=%s\n", name, median(s.ratios), ci.low, ci.high,
-			before.objects, after.objects, before.bytes, after.bytes, v)
+		fmt.Fprintf(w, "COMPARE %s ratio=%.3f ci=[%.3f,%.3f] allocs=%.0f/%.0f bytes=%.0f/%.0f verdict=%s\n",
+			name, median(s.ratios), ci.low, ci.high, before.objects, after.objects, before.bytes, after.bytes, v)
 	}
-	fmt.Fprintf(w, "COMPARE of %d works: %d no slower, %d slower, %d undecided\n", len(names), count[noSlower], count[slower], count[undecided])
+	fmt.Fprintf(w, "COMPARE of %d works: %d no slower, %d slower, %d undecided\n",
+		len(names), count[noSlower], count[slower], count[undecided])
 	if count[noSlower] < len(names) {
 		return errSlower
 	}

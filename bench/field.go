@@ -155,7 +155,8 @@ func (f *field) begin(ctx context.Context, name, binary, upstream, sink string) 
 		v.process, address, err = startRole(ctx, "visitor", "-upstream", upstream)
 		return v, address, err
 	}
-	o := productOptions{binary: binary, upstream: upstream, dir: f.dir, name: name, key: f.fixture.key.uri, env: f.fixture.key.env, sink: sink, sampled: sampled}
+	o := productOptions{binary: binary, upstream: upstream, dir: f.dir, name: name,
+		key: f.fixture.key.uri, env: f.fixture.key.env, sink: sink, sampled: sampled}
 	if name == passing {
 		o.rules = `request contains {"action": "pass"}`
 	} else {

@@ -194,7 +194,8 @@ func passes(place int) bool { return place%2 == 1 }
 
 // epoch is the life of one process. Its failures are all sealed.
 func (m *fixtureMaker) epoch(ctx context.Context, name, upstream string, mine slots, key keySource) error {
-	p, err := startProduct(ctx, productOptions{binary: m.binary, upstream: upstream, dir: m.dir, name: name, rules: fixtureRules, key: key.uri, env: key.env})
+	p, err := startProduct(ctx, productOptions{binary: m.binary, upstream: upstream, dir: m.dir, name: name,
+		rules: fixtureRules, key: key.uri, env: key.env})
 	if err != nil {
 		return err
 	}

@@ -68,7 +68,7 @@ func newFrontend() *grpc.Server {
 
 // rawMethod makes a method that takes and returns bytes.
 func rawMethod(name string, answer func(method string, request []byte) ([]byte, error)) grpc.MethodDesc {
-	return grpc.MethodDesc{MethodName: name, Handler: func(_ any, _ context.Context, receive func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+	handler := func(_ any, _ context.Context, receive func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
 		var in mem.BufferSlice
 		if err := receive(&in); err != nil {
 			return nil, err
@@ -80,7 +80,8 @@ func rawMethod(name string, answer func(method string, request []byte) ([]byte, 
 			return nil, err
 		}
 		return &mem.BufferSlice{mem.SliceBuffer(out)}, nil
-	}}
+	}
+	return grpc.MethodDesc{MethodName: name, Handler: handler}
 }
 
 func (f *memoryFrontend) answer(method string, request []byte) ([]byte, error) {
@@ -172,7 +173,8 @@ func (c control) put(ctx context.Context, method string, request, answer []byte)
 
 // lastRequest fills request with what the frontend received in the method's last call.
 func (c control) lastRequest(ctx context.Context, method string, request proto.Message) error {
-	return c.cc.Invoke(ctx, "/"+controlService+"/Last", &commonpb.Payload{Metadata: map[string][]byte{controlKey: []byte(method)}}, request)
+	in := &commonpb.Payload{Metadata: map[string][]byte{controlKey: []byte(method)}}
+	return c.cc.Invoke(ctx, "/"+controlService+"/Last", in, request)
 }
 
 func dial(address string) (*grpc.ClientConn, error) {

@@ -76,17 +76,22 @@ func mixedHistory() *historypb.History {
 		return &commonpb.Header{Fields: map[string]*commonpb.Payload{"authorization": payload(r, 60+r.IntN(200))}}
 	}
 	h.add(&historypb.HistoryEvent{EventType: enumspb.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED,
-		Attributes: &historypb.HistoryEvent_WorkflowExecutionStartedEventAttributes{WorkflowExecutionStartedEventAttributes: &historypb.WorkflowExecutionStartedEventAttributes{
-			WorkflowType: &commonpb.WorkflowType{Name: "Admission"}, TaskQueue: &taskqueuepb.TaskQueue{Name: "clinic"}, Input: payloads(next()),
-			OriginalExecutionRunId: requestID, FirstExecutionRunId: requestID, Identity: workerIdentity, Attempt: 1, Header: header(),
-			Memo: &commonpb.Memo{Fields: map[string]*commonpb.Payload{"desk": next()}}}}})
+		Attributes: &historypb.HistoryEvent_WorkflowExecutionStartedEventAttributes{
+			WorkflowExecutionStartedEventAttributes: &historypb.WorkflowExecutionStartedEventAttributes{
+				WorkflowType: &commonpb.WorkflowType{Name: "Admission"}, TaskQueue: &taskqueuepb.TaskQueue{Name: "clinic"},
+				Input:                  payloads(next()),
+				OriginalExecutionRunId: requestID, FirstExecutionRunId: requestID, Identity: workerIdentity, Attempt: 1,
+				Header: header(),
+				Memo:   &commonpb.Memo{Fields: map[string]*commonpb.Payload{"desk": next()}}}}})
 	for round := 0; !h.full(); round++ {
 		h.add(&historypb.HistoryEvent{EventType: enumspb.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED,
-			Attributes: &historypb.HistoryEvent_WorkflowTaskScheduledEventAttributes{WorkflowTaskScheduledEventAttributes: &historypb.WorkflowTaskScheduledEventAttributes{
-				TaskQueue: &taskqueuepb.TaskQueue{Name: "clinic"}, Attempt: 1}}})
+			Attributes: &historypb.HistoryEvent_WorkflowTaskScheduledEventAttributes{
+				WorkflowTaskScheduledEventAttributes: &historypb.WorkflowTaskScheduledEventAttributes{
+					TaskQueue: &taskqueuepb.TaskQueue{Name: "clinic"}, Attempt: 1}}})
 		h.add(&historypb.HistoryEvent{EventType: enumspb.EVENT_TYPE_WORKFLOW_TASK_STARTED,
-			Attributes: &historypb.HistoryEvent_WorkflowTaskStartedEventAttributes{WorkflowTaskStartedEventAttributes: &historypb.WorkflowTaskStartedEventAttributes{
-				ScheduledEventId: int64(len(h.events)), Identity: workerIdentity, RequestId: requestID}}})
+			Attributes: &historypb.HistoryEvent_WorkflowTaskStartedEventAttributes{
+				WorkflowTaskStartedEventAttributes: &historypb.WorkflowTaskStartedEventAttributes{
+					ScheduledEventId: int64(len(h.events)), Identity: workerIdentity, RequestId: requestID}}})
 		h.workflowTaskCompleted()
 		h.activityScheduled(next(), header())
 		h.activityScheduled(next(), header())
@@ -123,10 +128,13 @@ func payloadSize(r *rand.Rand) int {
 	}
 }
 
+// frame is a line of a stack trace.
+const frame = "clinic/billing.(*Activities).CheckCoverage({0xc000412a80, 0x1f})\n\t/app/billing/activities.go:214 +0x1c5\n"
+
 // failure is what the Go SDK reports: a text, a stack trace, details, and causes below it.
 func failure(r *rand.Rand, depth int) *failurepb.Failure {
 	f := &failurepb.Failure{Message: "insurer refused the card of " + canary, Source: "GoSDK",
-		StackTrace: strings.Repeat("clinic/billing.(*Activities).CheckCoverage({0xc000412a80, 0x1f})\n\t/app/billing/activities.go:214 +0x1c5\n", 8+r.IntN(8)),
+		StackTrace: strings.Repeat(frame, 8+r.IntN(8)),
 		FailureInfo: &failurepb.Failure_ApplicationFailureInfo{ApplicationFailureInfo: &failurepb.ApplicationFailureInfo{
 			Type: "Refused", Details: payloads(payload(r, 80))}}}
 	if depth > 1 {
@@ -138,36 +146,43 @@ func failure(r *rand.Rand, depth int) *failurepb.Failure {
 func (h *history) activityScheduled(input *commonpb.Payload, header *commonpb.Header) {
 	n := int64(len(h.events))
 	h.add(&historypb.HistoryEvent{EventType: enumspb.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED,
-		Attributes: &historypb.HistoryEvent_ActivityTaskScheduledEventAttributes{ActivityTaskScheduledEventAttributes: &historypb.ActivityTaskScheduledEventAttributes{
-			ActivityId: fmt.Sprint(n), ActivityType: &commonpb.ActivityType{Name: "BookScan"}, TaskQueue: &taskqueuepb.TaskQueue{Name: "clinic"},
-			Input: payloads(input), Header: header, WorkflowTaskCompletedEventId: n}}})
+		Attributes: &historypb.HistoryEvent_ActivityTaskScheduledEventAttributes{
+			ActivityTaskScheduledEventAttributes: &historypb.ActivityTaskScheduledEventAttributes{
+				ActivityId: fmt.Sprint(n), ActivityType: &commonpb.ActivityType{Name: "BookScan"},
+				TaskQueue: &taskqueuepb.TaskQueue{Name: "clinic"},
+				Input:     payloads(input), Header: header, WorkflowTaskCompletedEventId: n}}})
 }
 
 func (h *history) activityStarted(last *failurepb.Failure) {
 	h.add(&historypb.HistoryEvent{EventType: enumspb.EVENT_TYPE_ACTIVITY_TASK_STARTED,
-		Attributes: &historypb.HistoryEvent_ActivityTaskStartedEventAttributes{ActivityTaskStartedEventAttributes: &historypb.ActivityTaskStartedEventAttributes{
-			ScheduledEventId: int64(len(h.events)), Identity: workerIdentity, RequestId: requestID, Attempt: 1, LastFailure: last}}})
+		Attributes: &historypb.HistoryEvent_ActivityTaskStartedEventAttributes{
+			ActivityTaskStartedEventAttributes: &historypb.ActivityTaskStartedEventAttributes{
+				ScheduledEventId: int64(len(h.events)), Identity: workerIdentity, RequestId: requestID, Attempt: 1,
+				LastFailure: last}}})
 }
 
 func (h *history) activityCompleted(result *commonpb.Payload) {
 	n := int64(len(h.events))
 	h.add(&historypb.HistoryEvent{EventType: enumspb.EVENT_TYPE_ACTIVITY_TASK_COMPLETED,
-		Attributes: &historypb.HistoryEvent_ActivityTaskCompletedEventAttributes{ActivityTaskCompletedEventAttributes: &historypb.ActivityTaskCompletedEventAttributes{
-			Result: payloads(result), ScheduledEventId: n - 1, StartedEventId: n, Identity: workerIdentity}}})
+		Attributes: &historypb.HistoryEvent_ActivityTaskCompletedEventAttributes{
+			ActivityTaskCompletedEventAttributes: &historypb.ActivityTaskCompletedEventAttributes{
+				Result: payloads(result), ScheduledEventId: n - 1, StartedEventId: n, Identity: workerIdentity}}})
 }
 
 func (h *history) activityFailed(f *failurepb.Failure) {
 	n := int64(len(h.events))
 	h.add(&historypb.HistoryEvent{EventType: enumspb.EVENT_TYPE_ACTIVITY_TASK_FAILED,
-		Attributes: &historypb.HistoryEvent_ActivityTaskFailedEventAttributes{ActivityTaskFailedEventAttributes: &historypb.ActivityTaskFailedEventAttributes{
-			Failure: f, ScheduledEventId: n - 1, StartedEventId: n, Identity: workerIdentity}}})
+		Attributes: &historypb.HistoryEvent_ActivityTaskFailedEventAttributes{
+			ActivityTaskFailedEventAttributes: &historypb.ActivityTaskFailedEventAttributes{
+				Failure: f, ScheduledEventId: n - 1, StartedEventId: n, Identity: workerIdentity}}})
 }
 
 func (h *history) workflowTaskCompleted() {
 	n := int64(len(h.events))
 	h.add(&historypb.HistoryEvent{EventType: enumspb.EVENT_TYPE_WORKFLOW_TASK_COMPLETED,
-		Attributes: &historypb.HistoryEvent_WorkflowTaskCompletedEventAttributes{WorkflowTaskCompletedEventAttributes: &historypb.WorkflowTaskCompletedEventAttributes{
-			ScheduledEventId: n - 1, StartedEventId: n, Identity: workerIdentity}}})
+		Attributes: &historypb.HistoryEvent_WorkflowTaskCompletedEventAttributes{
+			WorkflowTaskCompletedEventAttributes: &historypb.WorkflowTaskCompletedEventAttributes{
+				ScheduledEventId: n - 1, StartedEventId: n, Identity: workerIdentity}}})
 }
 
 // data adds a signal, a side effect or a changed memo, in turns.
@@ -176,15 +191,20 @@ func (h *history) data(round int, p *commonpb.Payload) {
 	switch round % 3 {
 	case 0:
 		h.add(&historypb.HistoryEvent{EventType: enumspb.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED,
-			Attributes: &historypb.HistoryEvent_WorkflowExecutionSignaledEventAttributes{WorkflowExecutionSignaledEventAttributes: &historypb.WorkflowExecutionSignaledEventAttributes{
-				SignalName: "note", Input: payloads(p), Identity: "desk"}}})
+			Attributes: &historypb.HistoryEvent_WorkflowExecutionSignaledEventAttributes{
+				WorkflowExecutionSignaledEventAttributes: &historypb.WorkflowExecutionSignaledEventAttributes{
+					SignalName: "note", Input: payloads(p), Identity: "desk"}}})
 	case 1:
 		h.add(&historypb.HistoryEvent{EventType: enumspb.EVENT_TYPE_MARKER_RECORDED,
-			Attributes: &historypb.HistoryEvent_MarkerRecordedEventAttributes{MarkerRecordedEventAttributes: &historypb.MarkerRecordedEventAttributes{
-				MarkerName: "SideEffect", Details: map[string]*commonpb.Payloads{"data": payloads(p)}, WorkflowTaskCompletedEventId: n}}})
+			Attributes: &historypb.HistoryEvent_MarkerRecordedEventAttributes{
+				MarkerRecordedEventAttributes: &historypb.MarkerRecordedEventAttributes{
+					MarkerName: "SideEffect", Details: map[string]*commonpb.Payloads{"data": payloads(p)},
+					WorkflowTaskCompletedEventId: n}}})
 	default:
 		h.add(&historypb.HistoryEvent{EventType: enumspb.EVENT_TYPE_WORKFLOW_PROPERTIES_MODIFIED,
-			Attributes: &historypb.HistoryEvent_WorkflowPropertiesModifiedEventAttributes{WorkflowPropertiesModifiedEventAttributes: &historypb.WorkflowPropertiesModifiedEventAttributes{
-				UpsertedMemo: &commonpb.Memo{Fields: map[string]*commonpb.Payload{"ward": p}}, WorkflowTaskCompletedEventId: n}}})
+			Attributes: &historypb.HistoryEvent_WorkflowPropertiesModifiedEventAttributes{
+				WorkflowPropertiesModifiedEventAttributes: &historypb.WorkflowPropertiesModifiedEventAttributes{
+					UpsertedMemo:                 &commonpb.Memo{Fields: map[string]*commonpb.Payload{"ward": p}},
+					WorkflowTaskCompletedEventId: n}}})
 	}
 }

@@ -34,7 +34,8 @@ type results struct {
 }
 
 func (f *field) measure(ctx context.Context, o options) (*results, error) {
-	out := &results{rounds: o.rounds, turn: o.turn, median: map[string]map[string]figures{}, cpuRatio: map[string]map[string]float64{}, p50Added: map[string]map[string]float64{}}
+	out := &results{rounds: o.rounds, turn: o.turn, median: map[string]map[string]figures{},
+		cpuRatio: map[string]map[string]float64{}, p50Added: map[string]map[string]float64{}}
 	for _, v := range f.variants {
 		out.variants = append(out.variants, v.name)
 	}
@@ -64,7 +65,8 @@ func (f *field) measure(ctx context.Context, o options) (*results, error) {
 
 func (r *results) add(work string, turns map[string][]figures) {
 	r.works = append(r.works, work)
-	r.median[work], r.cpuRatio[work], r.p50Added[work] = map[string]figures{}, map[string]float64{}, map[string]float64{}
+	r.median[work] = map[string]figures{}
+	r.cpuRatio[work], r.p50Added[work] = map[string]float64{}, map[string]float64{}
 	for variant, all := range turns {
 		pick := func(of func(figures) float64) float64 {
 			values := make([]float64, len(all))
@@ -73,9 +75,13 @@ func (r *results) add(work string, turns map[string][]figures) {
 			}
 			return median(values)
 		}
-		r.median[work][variant] = figures{rps: pick(func(f figures) float64 { return f.rps }), p50: pick(func(f figures) float64 { return f.p50 }),
-			p99: pick(func(f figures) float64 { return f.p99 }), cpu: pick(func(f figures) float64 { return f.cpu }),
-			memory: int(pick(func(f figures) float64 { return float64(f.memory) }))}
+		r.median[work][variant] = figures{
+			rps:    pick(func(f figures) float64 { return f.rps }),
+			p50:    pick(func(f figures) float64 { return f.p50 }),
+			p99:    pick(func(f figures) float64 { return f.p99 }),
+			cpu:    pick(func(f figures) float64 { return f.cpu }),
+			memory: int(pick(func(f figures) float64 { return float64(f.memory) })),
+		}
 		ratios, added := make([]float64, len(all)), make([]float64, len(all))
 		for i, f := range all {
 			ratios[i], added[i] = f.cpu/turns[plain][i].cpu, f.p50-turns[direct][i].p50
@@ -118,7 +124,8 @@ func (v *variant) turn(ctx context.Context, w *work, length time.Duration) (figu
 	}
 	passed := time.Since(began)
 	slices.Sort(taken)
-	got := figures{rps: float64(len(taken)) / passed.Seconds(), p50: micros(taken[len(taken)/2]), p99: micros(taken[len(taken)*99/100]), calls: len(taken)}
+	got := figures{rps: float64(len(taken)) / passed.Seconds(), calls: len(taken),
+		p50: micros(taken[len(taken)/2]), p99: micros(taken[len(taken)*99/100])}
 	if v.process == nil {
 		return got, nil
 	}
@@ -132,7 +139,8 @@ func (v *variant) turn(ctx context.Context, w *work, length time.Duration) (figu
 }
 
 // repeat makes the calls in their order, from the one at index first on, until the time is over. It makes one at least.
-func repeat(ctx context.Context, cc *grpc.ClientConn, calls []call, first int, until time.Time) (taken []time.Duration, err error) {
+func repeat(ctx context.Context, cc *grpc.ClientConn, calls []call, first int,
+	until time.Time) (taken []time.Duration, err error) {
 	for i := first; len(taken) == 0 || time.Now().Before(until); i++ {
 		c := &calls[i%len(calls)]
 		took, err := c.make(ctx, cc)

@@ -42,10 +42,13 @@ func main() {
 	o.shared(flags)
 	flags.StringVar(&o.proxy, "proxy", "bin/proxy", "the proxy's binary")
 	flags.IntVar(&o.rounds, "rounds", 5, "turns that each variant takes at each work; the median counts")
-	flags.StringVar(&o.variants, "variants", "", "only variants whose names start so, with commas between; direct and relay are always there")
+	flags.StringVar(&o.variants, "variants", "",
+		"only variants whose names start so, with commas between; direct and relay are always there")
 	flags.StringVar(&o.plot, "plot", "", "`file` for a plot in SVG")
-	flags.IntVar(&o.starts, "cold", -1, "how many processes open their first sealed history; 0: none; -1: twice the rounds")
-	flags.StringVar(&o.kmsstub, "kmsstub", "", "`path` of the built e2e/cmd/kmsstub, for cold data keys behind a KMS; empty: without")
+	flags.IntVar(&o.starts, "cold", -1,
+		"how many processes open their first sealed history; 0: none; -1: twice the rounds")
+	flags.StringVar(&o.kmsstub, "kmsstub", "",
+		"`path` of the built e2e/cmd/kmsstub, for cold data keys behind a KMS; empty: without")
 	flags.StringVar(&o.doc, "doc", "", "document whose table of results is to be replaced")
 	_ = flags.Parse(os.Args[1:]) // it exits on an error
 	if o.starts < 0 {
@@ -59,7 +62,8 @@ func (o *options) shared(flags *flag.FlagSet) {
 	flags.StringVar(&o.works, "works", "", "only works whose names start so, with commas between")
 	flags.StringVar(&o.rpc, "rpc", "testdata/rpc", "`folder` of the recorded RPCs")
 	flags.DurationVar(&o.turn, "turn", time.Second, "how long a turn is")
-	flags.StringVar(&o.fixtures, "fixtures", "", "`folder` where sealed histories are kept for later runs (default: one in the user's cache folder)")
+	flags.StringVar(&o.fixtures, "fixtures", "",
+		"`folder` where sealed histories are kept for later runs (default: one in the user's cache folder)")
 }
 
 func exit(err error) {

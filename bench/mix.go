@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"time"
 
 	enumspb "go.temporal.io/api/enums/v1"
 	taskqueuepb "go.temporal.io/api/taskqueue/v1"
@@ -93,10 +94,17 @@ func workerMix(r *recording) []mixed {
 	activityPoll := read(r, "PollActivityTaskQueue.1.request", new(workflowservice.PollActivityTaskQueueRequest))
 	noActivity := proto.CloneOf(activityPoll)
 	noActivity.TaskQueue = &taskqueuepb.TaskQueue{Name: "idle"}
+	activity := read(r, "PollActivityTaskQueue.1.response", new(workflowservice.PollActivityTaskQueueResponse))
+	activityCompleted := read(r, "RespondActivityTaskCompleted.1.request", new(workflowservice.RespondActivityTaskCompletedRequest))
+	activityFailed := read(r, "RespondActivityTaskFailed.1.request", new(workflowservice.RespondActivityTaskFailedRequest))
+	heartbeat := read(r, "RecordActivityTaskHeartbeat.1.request", new(workflowservice.RecordActivityTaskHeartbeatRequest))
+	queried := read(r, "RespondQueryTaskCompleted.1.request", new(workflowservice.RespondQueryTaskCompletedRequest))
 	eager := read(r, "RespondWorkflowTaskCompleted.1.response", new(workflowservice.RespondWorkflowTaskCompletedResponse))
 	completed := func(n int) *workflowservice.RespondWorkflowTaskCompletedRequest {
-		q := read(r, fmt.Sprintf("RespondWorkflowTaskCompleted.%d.request", n), new(workflowservice.RespondWorkflowTaskCompletedRequest))
-		q.StickyAttributes = &taskqueuepb.StickyExecutionAttributes{WorkerTaskQueue: stickyQueue("worker"), ScheduleToStartTimeout: durationpb.New(5e9)}
+		name := fmt.Sprintf("RespondWorkflowTaskCompleted.%d.request", n)
+		q := read(r, name, new(workflowservice.RespondWorkflowTaskCompletedRequest))
+		q.StickyAttributes = &taskqueuepb.StickyExecutionAttributes{WorkerTaskQueue: stickyQueue("worker"),
+			ScheduleToStartTimeout: durationpb.New(5 * time.Second)}
 		return q
 	}
 	none := completed(4)
@@ -104,13 +112,13 @@ func workerMix(r *recording) []mixed {
 	if r.err != nil {
 		return nil
 	}
-	workflowPoll := func(share int, queue *taskqueuepb.TaskQueue, response *workflowservice.PollWorkflowTaskQueueResponse) mixed {
+	workflowPoll := func(share int, queue *taskqueuepb.TaskQueue, response proto.Message) mixed {
 		q := proto.CloneOf(poll)
 		q.TaskQueue = queue
 		return mixed{share, "PollWorkflowTaskQueue", q, response}
 	}
-	completion := func(share int, q *workflowservice.RespondWorkflowTaskCompletedRequest, response *workflowservice.RespondWorkflowTaskCompletedResponse) mixed {
-		return mixed{share, "RespondWorkflowTaskCompleted", q, response}
+	completion := func(share int, request, response proto.Message) mixed {
+		return mixed{share, "RespondWorkflowTaskCompleted", request, response}
 	}
 	normal := func(name string) *taskqueuepb.TaskQueue {
 		return &taskqueuepb.TaskQueue{Name: name, Kind: enumspb.TASK_QUEUE_KIND_NORMAL}
@@ -127,16 +135,12 @@ func workerMix(r *recording) []mixed {
 		completion(7, completed(4), noTask),
 		completion(11, completed(2), eager),
 		completion(5, completed(1), eager),
-		{14, "RespondActivityTaskCompleted", read(r, "RespondActivityTaskCompleted.1.request", new(workflowservice.RespondActivityTaskCompletedRequest)),
-			new(workflowservice.RespondActivityTaskCompletedResponse)},
-		{4, "RespondActivityTaskFailed", read(r, "RespondActivityTaskFailed.1.request", new(workflowservice.RespondActivityTaskFailedRequest)),
-			new(workflowservice.RespondActivityTaskFailedResponse)},
-		{4, "PollActivityTaskQueue", activityPoll, read(r, "PollActivityTaskQueue.1.response", new(workflowservice.PollActivityTaskQueueResponse))},
+		{14, "RespondActivityTaskCompleted", activityCompleted, new(workflowservice.RespondActivityTaskCompletedResponse)},
+		{4, "RespondActivityTaskFailed", activityFailed, new(workflowservice.RespondActivityTaskFailedResponse)},
+		{4, "PollActivityTaskQueue", activityPoll, activity},
 		{4, "PollActivityTaskQueue", noActivity, new(workflowservice.PollActivityTaskQueueResponse)},
-		{3, "RecordActivityTaskHeartbeat", read(r, "RecordActivityTaskHeartbeat.1.request", new(workflowservice.RecordActivityTaskHeartbeatRequest)),
-			new(workflowservice.RecordActivityTaskHeartbeatResponse)},
-		{1, "RespondQueryTaskCompleted", read(r, "RespondQueryTaskCompleted.1.request", new(workflowservice.RespondQueryTaskCompletedRequest)),
-			new(workflowservice.RespondQueryTaskCompletedResponse)},
+		{3, "RecordActivityTaskHeartbeat", heartbeat, new(workflowservice.RecordActivityTaskHeartbeatResponse)},
+		{1, "RespondQueryTaskCompleted", queried, new(workflowservice.RespondQueryTaskCompletedResponse)},
 	}
 }
 
@@ -145,7 +149,7 @@ func stickyQueue(name string) *taskqueuepb.TaskQueue {
 }
 
 // taskOf returns the task whose history is only these events of a whole one: the last is the task's own start.
-func taskOf(whole *workflowservice.PollWorkflowTaskQueueResponse, first, last int64) *workflowservice.PollWorkflowTaskQueueResponse {
+func taskOf(whole *workflowservice.PollWorkflowTaskQueueResponse, first, last int64) proto.Message {
 	r := proto.CloneOf(whole)
 	r.History.Events = r.History.Events[first-1 : last]
 	r.PreviousStartedEventId, r.StartedEventId = max(0, first-1), last

@@ -27,7 +27,8 @@ type process struct {
 //
 // addresses returns what a line of the output holds, or "" for any other line. env is added to this process's
 // environment.
-func startProcess(ctx context.Context, addresses func(line string) string, path string, env []string, args ...string) (*process, string, error) {
+func startProcess(ctx context.Context, addresses func(line string) string, path string, env []string,
+	args ...string) (*process, string, error) {
 	cmd := exec.Command(path, args...)
 	cmd.Env = append(os.Environ(), env...)
 	r, w, err := os.Pipe()

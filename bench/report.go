@@ -140,8 +140,8 @@ func (r *results) coldTable(w io.Writer) {
 			name string
 			openings
 		}{{"the first", c.cold}, {"later ones", c.warm}} {
-			fmt.Fprintf(w, "| %s | %s | %s | %s | %.0f | %.0f | %.0f | %.1f MB |\n", c.name, o.name, duration(o.wall), duration(o.cpu), o.keyCalls, o.tries,
-				o.allocated.objects, o.allocated.bytes/(1<<20))
+			fmt.Fprintf(w, "| %s | %s | %s | %s | %.0f | %.0f | %.0f | %.1f MB |\n",
+				c.name, o.name, duration(o.wall), duration(o.cpu), o.keyCalls, o.tries, o.allocated.objects, o.allocated.bytes/(1<<20))
 		}
 	}
 	fmt.Fprintln(w)
@@ -151,7 +151,12 @@ func (r *results) coldTable(w io.Writer) {
 func (r *results) coldLines(w io.Writer) {
 	for _, c := range r.cold {
 		keys := strings.ReplaceAll(strings.ReplaceAll(c.name, ",", ""), " ", "_")
-		fmt.Fprintf(w, "%s %s cold_wall_us=%.0f warm_wall_us=%.0f cold_cpu_us=%.0f warm_cpu_us=%.0f key_calls=%.0f tries=%.0f cold_allocs=%.0f warm_allocs=%.0f\n", coldWork, keys,
-			c.cold.wall, c.warm.wall, c.cold.cpu, c.warm.cpu, c.cold.keyCalls, c.cold.tries, c.cold.allocated.objects, c.warm.allocated.objects)
+		for _, o := range []struct {
+			name string
+			openings
+		}{{"first", c.cold}, {"later", c.warm}} {
+			fmt.Fprintf(w, "%s %s/%s wall_us=%.0f cpu_us=%.0f key_calls=%.0f tries=%.0f allocs=%.0f\n",
+				coldWork, keys, o.name, o.wall, o.cpu, o.keyCalls, o.tries, o.allocated.objects)
+		}
 	}
 }
