@@ -230,7 +230,8 @@ func kmsCase(ctx context.Context, o options, clear *historypb.History) (c coldCa
 	if err != nil {
 		return c, err
 	}
-	stub, uri, err := startProcess(ctx, kmsLine, o.kmsstub, nil, "-listen", "127.0.0.1:0", "-keep", filepath.Join(dir, "kms.keep"))
+	stub, uri, err := startProcess(ctx, kmsLine, o.kmsstub, nil, "-listen", "127.0.0.1:0",
+		"-keep", filepath.Join(dir, "kms.keep"))
 	if err != nil {
 		return c, err
 	}

@@ -37,7 +37,7 @@ import (
 //
 // More activities are completed than polled for, since most come with the answer to a completion. The bodies are the
 // RPCs in testdata/rpc, which an SDK and a server exchanged. A sticky task has the last events of the recorded one.
-type mixed struct {
+type mixedCall struct {
 	share    int
 	method   string
 	request  proto.Message
@@ -88,7 +88,7 @@ func read[M proto.Message](r *recording, name string, m M) M {
 	return m
 }
 
-func workerMix(r *recording) []mixed {
+func workerMix(r *recording) []mixedCall {
 	poll := read(r, "PollWorkflowTaskQueue.1.request", new(workflowservice.PollWorkflowTaskQueueRequest))
 	whole := read(r, "PollWorkflowTaskQueue.1.response", new(workflowservice.PollWorkflowTaskQueueResponse))
 	activityPoll := read(r, "PollActivityTaskQueue.1.request", new(workflowservice.PollActivityTaskQueueRequest))
@@ -112,19 +112,19 @@ func workerMix(r *recording) []mixed {
 	if r.err != nil {
 		return nil
 	}
-	workflowPoll := func(share int, queue *taskqueuepb.TaskQueue, response proto.Message) mixed {
+	workflowPoll := func(share int, queue *taskqueuepb.TaskQueue, response proto.Message) mixedCall {
 		q := proto.CloneOf(poll)
 		q.TaskQueue = queue
-		return mixed{share, "PollWorkflowTaskQueue", q, response}
+		return mixedCall{share, "PollWorkflowTaskQueue", q, response}
 	}
-	completion := func(share int, request, response proto.Message) mixed {
-		return mixed{share, "RespondWorkflowTaskCompleted", request, response}
+	completion := func(share int, request, response proto.Message) mixedCall {
+		return mixedCall{share, "RespondWorkflowTaskCompleted", request, response}
 	}
 	normal := func(name string) *taskqueuepb.TaskQueue {
 		return &taskqueuepb.TaskQueue{Name: name, Kind: enumspb.TASK_QUEUE_KIND_NORMAL}
 	}
 	noTask := new(workflowservice.RespondWorkflowTaskCompletedResponse)
-	return []mixed{
+	return []mixedCall{
 		workflowPoll(15, stickyQueue("six-events"), taskOf(whole, 20, 25)),
 		workflowPoll(6, stickyQueue("five-events"), taskOf(whole, 30, 34)),
 		workflowPoll(9, normal("first-tasks"), taskOf(whole, 1, 3)),

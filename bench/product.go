@@ -50,7 +50,8 @@ func startProduct(ctx context.Context, o productOptions) (*product, error) {
 		"--policy", policy, "--key", o.key, "--log-format", "json"}
 	if o.audit {
 		config := filepath.Join(o.dir, o.name+".yaml")
-		b, err := json.Marshal(map[string]any{"audit": map[string]any{"file": filepath.Join(o.dir, o.name+".audit.jsonl")}}) // JSON is YAML
+		file := filepath.Join(o.dir, o.name+".audit.jsonl")
+		b, err := json.Marshal(map[string]any{"audit": map[string]any{"file": file}}) // JSON is YAML
 		if err != nil {
 			return nil, err
 		}

@@ -22,7 +22,9 @@ import (
 )
 
 // roles are what this program does as a process beside the load, by its first argument.
-var roles = map[string]func(args []string) error{"frontend": frontend, "sink": sink, "delay": delay, "relay": relay, "visitor": visitor}
+var roles = map[string]func(args []string) error{
+	"frontend": frontend, "sink": sink, "delay": delay, "relay": relay, "visitor": visitor,
+}
 
 // maxMessage is what SDKs accept.
 const maxMessage = 128 << 20

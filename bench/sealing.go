@@ -37,11 +37,12 @@ type slots struct {
 func slotsOf(m proto.Message) (s slots, err error) {
 	// Failures are emptied while payloads are collected: what is in a failure is sealed with it.
 	var kept []*failurepb.Failure
-	err = proxy.VisitFailures(context.Background(), m, proxy.VisitFailuresOptions{Visitor: func(_ *proxy.VisitFailuresContext, f *failurepb.Failure) error {
+	empty := func(_ *proxy.VisitFailuresContext, f *failurepb.Failure) error {
 		s.failures, kept = append(s.failures, f), append(kept, proto.CloneOf(f))
 		proto.Reset(f)
 		return nil
-	}})
+	}
+	err = proxy.VisitFailures(context.Background(), m, proxy.VisitFailuresOptions{Visitor: empty})
 	if err != nil {
 		return s, err
 	}
@@ -74,7 +75,8 @@ func (s sealer) sealPayloads(ctx context.Context, workflow string, payloads []*c
 		return nil
 	}
 	const method = "SignalWorkflowExecution"
-	_, err := workflowservice.NewWorkflowServiceClient(s.proxy).SignalWorkflowExecution(ctx, &workflowservice.SignalWorkflowExecutionRequest{
+	client := workflowservice.NewWorkflowServiceClient(s.proxy)
+	_, err := client.SignalWorkflowExecution(ctx, &workflowservice.SignalWorkflowExecutionRequest{
 		Namespace: namespace, SignalName: "s", WorkflowExecution: &commonpb.WorkflowExecution{WorkflowId: workflow},
 		Input: &commonpb.Payloads{Payloads: payloads}})
 	if err != nil {
@@ -97,8 +99,9 @@ func (s sealer) sealPayloads(ctx context.Context, workflow string, payloads []*c
 
 // sealFailures sends each failure as that of an activity.
 func (s sealer) sealFailures(ctx context.Context, failures []*failurepb.Failure) error {
+	client := workflowservice.NewWorkflowServiceClient(s.proxy)
 	for _, f := range failures {
-		_, err := workflowservice.NewWorkflowServiceClient(s.proxy).RespondActivityTaskFailed(ctx, &workflowservice.RespondActivityTaskFailedRequest{
+		_, err := client.RespondActivityTaskFailed(ctx, &workflowservice.RespondActivityTaskFailedRequest{
 			Namespace: namespace, TaskToken: []byte("token"), Failure: f})
 		if err != nil {
 			return err

@@ -108,7 +108,8 @@ func newWorks(o options, mixed *historypb.History) (chosenWorks []work, err erro
 }
 
 func historyRequest(workflow string) *workflowservice.GetWorkflowExecutionHistoryRequest {
-	return &workflowservice.GetWorkflowExecutionHistoryRequest{Namespace: namespace, Execution: &commonpb.WorkflowExecution{WorkflowId: workflow}}
+	return &workflowservice.GetWorkflowExecutionHistoryRequest{Namespace: namespace,
+		Execution: &commonpb.WorkflowExecution{WorkflowId: workflow}}
 }
 
 func historyResponse(h *historypb.History) *workflowservice.GetWorkflowExecutionHistoryResponse {
