@@ -242,6 +242,9 @@ const (
 	allocTolerance  = 0.005
 	objectTolerance = 1   // objects per call
 	byteTolerance   = 128 // bytes per call
+	// minPairs decide something: an interval from n values holds their median with a probability of 1 - 2/2^n at most, which
+	// reaches 95 % at six.
+	minPairs = 6
 )
 
 type verdict string
@@ -256,6 +259,8 @@ const (
 func (s *samples) verdict() verdict {
 	ci := bootstrap(s.ratios)
 	switch {
+	case len(s.ratios) < minPairs:
+		return undecided
 	case ci.low > maxRatio,
 		higher(s.used[0].objects, s.used[1].objects, objectTolerance),
 		higher(s.used[0].bytes, s.used[1].bytes, byteTolerance):

@@ -77,6 +77,12 @@ func TestVerdict(t *testing.T) {
 		}
 		return values
 	}
+	few := &samples{ratios: []float64{1, 1, 1, 1, 1}}
+	few.used[0].objects, few.used[0].bytes = []float64{1}, []float64{1}
+	few.used[1].objects, few.used[1].bytes = []float64{1}, []float64{1}
+	if got := few.verdict(); got != undecided {
+		t.Errorf("five pairs: %s, want %s", got, undecided)
+	}
 	for _, c := range []struct {
 		name           string
 		ratios         []float64
