@@ -267,7 +267,7 @@ bench: build bin/bench bin/kmsstub ## This proxy beside nothing, a relay, nginx 
 bench-docs: build bin/bench bin/kmsstub ## The same, written to docs/benchmarks.md and its plot
 	@bin/bench -proxy '$(PROXY)' -kmsstub bin/kmsstub $(BENCH) -doc docs/benchmarks.md -plot docs/images/bench.svg
 
-# OLD and NEW are built proxies. COMPARE='-pairs 2 -turn 100ms -cold 1' takes 15 seconds, and decides nothing.
+# OLD and NEW are built proxies. COMPARE='-pairs 2 -turn 100ms -cold 1 -allow-undecided' takes 15 seconds, and decides nothing.
 COMPARE ?=
 .PHONY: bench-compare
 bench-compare: bin/bench ## Two builds side by side (OLD=path NEW=path); a `COMPARE WORK ratio=R ci=[L,H] ... verdict=V` line each, fails unless all are no slower

@@ -20,6 +20,7 @@ var errSlower = errors.New("not every work is no slower")
 type comparison struct {
 	options
 	pairs     int
+	lenient   bool     // undecided works are no failure
 	sides     [2]*side // the old build and the new one
 	mixed     *historypb.History
 	frontends *process
@@ -52,6 +53,7 @@ func compare(ctx context.Context, args []string) error {
 	flags.IntVar(&c.pairs, "pairs", 20, "how many times both builds are started and measured")
 	flags.IntVar(&c.starts, "cold", 4,
 		"how many processes of each build open their first sealed history, in each pair; 0: none")
+	flags.BoolVar(&c.lenient, "allow-undecided", false, "fail only if a work is slower")
 	_ = flags.Parse(args) // it exits on an error
 	if *oldBinary == "" || *newBinary == "" || c.pairs < 1 {
 		return errors.New("-old and -new are required, and -pairs is 1 or more")
@@ -65,7 +67,7 @@ func compare(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	return report(os.Stdout, names, all)
+	return report(os.Stdout, names, all, c.lenient)
 }
 
 // start seals the history with each build and starts what both share.
@@ -280,8 +282,9 @@ func higher(before, after []float64, tolerance float64) bool {
 	return bootstrap(over).low > 0
 }
 
-// report writes a line for each work and a summary. The error is errSlower unless every work is no slower.
-func report(w io.Writer, names []string, all map[string]*samples) error {
+// report writes a line for each work and a summary. The error is errSlower unless every work is no slower; if lenient,
+// only if one is slower.
+func report(w io.Writer, names []string, all map[string]*samples, lenient bool) error {
 	count := map[verdict]int{}
 	for _, name := range names {
 		s := all[name]
@@ -293,7 +296,7 @@ func report(w io.Writer, names []string, all map[string]*samples) error {
 	}
 	fmt.Fprintf(w, "COMPARE of %d works: %d no slower, %d slower, %d undecided\n",
 		len(names), count[noSlower], count[slower], count[undecided])
-	if count[noSlower] < len(names) {
+	if count[slower] > 0 || !lenient && count[undecided] > 0 {
 		return errSlower
 	}
 	return nil

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"io"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -105,6 +106,12 @@ func TestVerdict(t *testing.T) {
 		s.used[1].objects, s.used[1].bytes = c.objects, c.bytes
 		if got := s.verdict(); got != c.want {
 			t.Errorf("%s: %s, want %s", c.name, got, c.want)
+		}
+		for _, lenient := range []bool{false, true} {
+			failed := report(io.Discard, []string{"work"}, map[string]*samples{"work": s}, lenient) != nil
+			if want := c.want == slower || c.want == undecided && !lenient; failed != want {
+				t.Errorf("%s, lenient %v: failed is %v, want %v", c.name, lenient, failed, want)
+			}
 		}
 	}
 }
