@@ -72,7 +72,7 @@ func generated(f *profile, m protoreflect.MethodDescriptor, seed, index uint64) 
 	}
 	c := testCase{name: fmt.Sprintf("%s/%s#%d", f.name, m.Name(), index), method: fullName(m), in: m.Input(), out: m.Output(), messages: 2}
 	if len(f.tokens) > 0 {
-		c.token = f.tokens[min(r.IntN(3*len(f.tokens)), len(f.tokens)-1)]
+		c.token = f.tokens[r.IntN(len(f.tokens))]
 		if r.IntN(3) > 0 {
 			c.token = f.tokens[0]
 		}
@@ -301,7 +301,7 @@ func codecCases(f *profile, seed uint64, count int) []testCase {
 	var cases []testCase
 	for i := range count {
 		r := rand.New(rand.NewPCG(seed+77, uint64(i)))
-		c := testCase{name: fmt.Sprintf("%s/codec#%d", f.name, i), codec: "/decode", messages: 1, token: f.tokens[min(r.IntN(3*len(f.tokens)), len(f.tokens)-1)]}
+		c := testCase{name: fmt.Sprintf("%s/codec#%d", f.name, i), codec: "/decode", messages: 1, token: f.tokens[r.IntN(len(f.tokens))]}
 		if r.IntN(3) == 0 {
 			c.codec = "/encode"
 		}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"regexp"
 	"slices"
@@ -96,6 +97,29 @@ type comparison struct {
 	methods     map[string]bool
 	messages    int
 	differences int
+	outcomes    map[string]int // of the old build's calls, by status code
+	sealed      int            // values in what was compared
+}
+
+// outcomeText lists the outcomes by name.
+func (c *comparison) outcomeText() string {
+	var list []string
+	for _, name := range slices.Sorted(maps.Keys(c.outcomes)) {
+		list = append(list, fmt.Sprintf("%s %d", name, c.outcomes[name]))
+	}
+	return strings.Join(list, ", ")
+}
+
+// meaningful fails a run in which too little was compared: two builds that refuse everything are alike.
+func (c *comparison) meaningful() error {
+	all := 0
+	for _, n := range c.outcomes {
+		all += n
+	}
+	if c.outcomes["OK"]*3 < all || c.sealed < all/4 {
+		return fmt.Errorf("of %d calls %d ended well, with %d sealed values: that says too little about either build", all, c.outcomes["OK"], c.sealed)
+	}
+	return nil
 }
 
 // compare counts one difference for an aspect of a case whose lines are not the same on both sides.

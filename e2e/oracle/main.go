@@ -20,6 +20,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -74,7 +75,7 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
-	c := &comparison{most: o.most, accepted: found, methods: map[string]bool{}}
+	c := &comparison{most: o.most, accepted: found, methods: map[string]bool{}, outcomes: map[string]int{}}
 	for i, f := range list {
 		cases, err := casesOf(f, i, len(list), o)
 		if err != nil {
@@ -85,6 +86,10 @@ func run(ctx context.Context, o options) error {
 		}
 	}
 	c.unused(o.messages >= 10000)
+	fmt.Printf("oracle: outcomes of calls: %s; %d sealed values compared by what they open to\n", c.outcomeText(), c.sealed)
+	if err := c.meaningful(); err != nil {
+		return err
+	}
 	fmt.Printf("oracle: %d messages, %d methods, %d differences\n", c.messages, len(c.methods), c.differences)
 	if c.differences > 0 {
 		return errDifferent
@@ -163,6 +168,8 @@ func (c *comparison) profile(ctx context.Context, f *profile, cases []testCase, 
 			return err
 		}
 		c.messages += one.messages
+		c.outcomes[seen[0]["outcome"]]++
+		c.sealed += strings.Count(seen[0]["forwarded"]+seen[0]["answer"], sealedWith)
 		if one.in != nil {
 			c.methods[one.method] = true
 		}

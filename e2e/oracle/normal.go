@@ -20,6 +20,9 @@ import (
 // A message is compared in a form in which sealed values are replaced by what they open to: nonces and data keys differ
 // between any two runs. Everything else stays as it is on the wire, the order of fields and the form of varints included.
 
+// sealedWith starts the comparable form of a sealed value that opens.
+const sealedWith = "sealed with "
+
 // sealedText starts each sealed text.
 const sealedText = "sealed.v1:"
 
@@ -195,7 +198,7 @@ func (n *normal) opened(p *commonpb.Payload) string {
 	if inner.err != nil {
 		n.err = inner.err
 	}
-	return fmt.Sprintf("sealed with %s: %s", o.keys, strings.ReplaceAll(strings.TrimSpace(inner.out.String()), "\n", "; "))
+	return fmt.Sprintf(sealedWith+"%s: %s", o.keys, strings.ReplaceAll(strings.TrimSpace(inner.out.String()), "\n", "; "))
 }
 
 // system writes a payload that holds a message for the server itself, with payloads in it.

@@ -74,6 +74,7 @@ func (s *side) call(ctx context.Context, c testCase, request []byte, o observati
 		Metadata: metadata.Pairs("client-name", "oracle", "temporal-namespace", namespaces[0], "caller-type", "operator")})
 	s.script.Forget(call)
 	received := s.script.Of(call)
+	o["outcome"] = got.Code()
 	if o["status"], err = s.normalizeStatus(ctx, got.Status); err != nil {
 		return err
 	}
@@ -169,7 +170,7 @@ func (s *side) post(ctx context.Context, c testCase, body []byte, o observation)
 	if err != nil {
 		return err
 	}
-	o["status"] = r.Status
+	o["status"], o["outcome"] = r.Status, fmt.Sprint("HTTP ", r.StatusCode)
 	n := &normal{ctx: ctx, side: s}
 	if n.json("body", text); n.err != nil {
 		return n.err
