@@ -111,7 +111,7 @@ func makeKeys(ctx context.Context, binary, dir string) error {
 }
 
 // shares are the parts of the generated messages that each profile gets, in percent.
-var shares = []int{50, 25, 15, 10}
+var shares = []int{45, 20, 15, 12, 8}
 
 func casesOf(f *profile, index, profiles int, o options) ([]testCase, error) {
 	if profiles != len(shares) {

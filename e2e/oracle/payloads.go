@@ -1,6 +1,10 @@
 package main
 
 import (
+	"bytes"
+	"compress/zlib"
+	"crypto/aes"
+	"crypto/cipher"
 	"strings"
 
 	commonpb "go.temporal.io/api/common/v1"
@@ -37,6 +41,39 @@ var contents = []struct{ encoding, data string }{
 	{"json/sealed.v1", `{"token":{"sealed":"pasted"}}`},
 	{"BINARY/SEALED.V1", "pasted"},
 	{"binary/sealed.v9", "of a newer release"},
+	{"binary/encrypted", encryptedElsewhere()},
+	{"binary/zlib", compressedElsewhere()},
+}
+
+// foreignKey and foreignKeyID are those of the codec whose payloads one profile reads.
+const foreignKey, foreignKeyID = "0123456789abcdef0123456789abcdef", "test"
+
+// elsewhere is what another tool's codec encoded.
+func elsewhere() []byte {
+	return marshal(&commonpb.Payload{Metadata: map[string][]byte{"encoding": []byte("json/plain")}, Data: []byte(`"SECRET OF A CODEC"`)})
+}
+
+// encryptedElsewhere is a payload as the samples of Temporal's SDKs encrypt it: nonce, ciphertext and tag of AES-GCM.
+func encryptedElsewhere() string {
+	block, err := aes.NewCipher([]byte(foreignKey))
+	if err != nil {
+		panic(err) // the key has 32 bytes
+	}
+	gcm, err := cipher.NewGCM(block)
+	if err != nil {
+		panic(err) // this block has the size that GCM takes
+	}
+	nonce := make([]byte, gcm.NonceSize()) // the same one each time: both builds get the same bytes
+	return string(gcm.Seal(nonce, nonce, elsewhere(), nil))
+}
+
+// compressedElsewhere is a payload as the SDK's zlib codec compresses it.
+func compressedElsewhere() string {
+	var b bytes.Buffer
+	w := zlib.NewWriter(&b)
+	_, _ = w.Write(elsewhere()) // to memory, which takes it
+	_ = w.Close()
+	return b.String()
 }
 
 // payload fills one in. Content, metadata and size are drawn apart.
@@ -47,6 +84,9 @@ func (g *generator) payload(m protoreflect.Message) {
 	p.Metadata = map[string][]byte{}
 	if c.encoding != "" {
 		p.Metadata["encoding"] = []byte(c.encoding)
+	}
+	if c.encoding == "binary/encrypted" {
+		p.Metadata["encryption-key-id"] = []byte(foreignKeyID)
 	}
 	switch g.r.IntN(12) {
 	case 0:

@@ -113,6 +113,14 @@ codec_server:
 		{name: "shipped", keys: keys, body: anonymous + "unknown_fields: lenient\n"},
 		{name: "golden", keys: keys, body: anonymous + "policy: {file: DIR/policy.rego}\naudit: {file: AUDIT, required: true}\n",
 			files: map[string]string{"policy.rego": string(golden)}},
+		{name: "anonymous", keys: keys, body: `listeners: [{address: 127.0.0.1:0, callers: {anonymous: {namespaces: ["clinic-*"]}}}]
+policy: {file: DIR/policy.rego}
+audit: {file: AUDIT, required: true}
+foreign:
+  - {namespaces: ["clinic-*"], format: samples, keys: [{id: test, file: DIR/codec.token}]}
+  - {namespaces: [clinic-prod], format: zlib}
+`,
+			files: map[string]string{"policy.rego": anonymousVerdicts, "codec.token": foreignKey}},
 		{name: "shadow", keys: keys, body: anonymous + "shadow: true\n"},
 	}, nil
 }
@@ -181,6 +189,24 @@ response contains {"action": "keep"} if {
 }
 
 response contains {"action": "deny", "reason": "secret"} if input.payload.name == "secret"
+`
+
+const anonymousVerdicts = `package temporal
+
+request contains {"action": "accept"} if input.payload.kind != "details"
+
+request contains {"action": "pass"} if input.payload.kind in {"memo", "result", "failure", "details"}
+
+request contains {"action": "seal", "fields": ["/token"]} if input.payload.kind == "signal"
+
+response contains {"action": "open"}
+
+response contains {"action": "redact"} if input.payload.kind == "failure"
+
+response contains {"action": "keep"} if {
+	input.payload.kind == "memo"
+	startswith(input.sealed.key, "foreign:")
+}
 `
 
 const labVerdicts = `package temporal.namespaces["lab"]
