@@ -25,7 +25,7 @@ COUNTING := ^(TestAllocations|TestDecodingIsLinear|TestFailureTable)$$
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} \
 		/^##@/ {printf "\n%s\n", substr($$0, 5)} \
-		/^[a-z][a-z0-9-]*:.*## / {printf "  %-15s %s\n", $$1, $$2}' Makefile
+		/^[a-z][a-z0-9-]*:.*## / {printf "  %-19s %s\n", $$1, $$2}' Makefile
 
 .PHONY: build
 build: ## Build bin/proxy (VERSION=... to name a release)
@@ -200,6 +200,15 @@ test-kills: bin/soak ## kill -9 of proxy, KMS and frontend in turns during WORKF
 .PHONY: test-rolling
 test-rolling: bin/soak ## A rolling restart behind a TCP balancer, beside the same load without (WORKFLOWS=560 each)
 	@$(SOAK) rolling $(SOAK_FLAGS) -workflows $(or $(WORKFLOWS),560)
+
+# The commit whose proxy is the old one. When the envelope's format changes on purpose, proxies before and after it cannot
+# read each other's payloads: set OLD to the first commit with the new format. Until that commit exists, the test fails.
+OLD ?= 6301d2d
+
+.PHONY: test-old-beside-new
+test-old-beside-new: bin/soak ## The proxy of commit OLD=... and this one as two replicas, restarted in turns; ends with `old beside new: ...` (WORKFLOWS=400)
+	@old=$$(GO='$(GO)' LDFLAGS='$(LDFLAGS)' scripts/build-at '$(OLD)') && \
+		$(SOAK) beside $(SOAK_FLAGS) -old "$$old" -workflows $(or $(WORKFLOWS),400)
 
 .PHONY: test-kms
 test-kms: build ## The KMS tests against moto, which nobody here wrote (needs python3 and PyPI)

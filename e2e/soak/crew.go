@@ -37,10 +37,10 @@ func dial(ctx context.Context, address, namespace string) (client.Client, error)
 		Logger: sdklog.NewStructuredLogger(slog.New(slog.DiscardHandler))})
 }
 
-// muster starts the workers, each with a connection of its own, and the clients.
-func muster(ctx context.Context, address string) (*crew, error) {
+// muster starts the workers, each with a connection of its own, and the clients, at the addresses that they are to use.
+func muster(ctx context.Context, clients, workers string) (*crew, error) {
 	c := new(crew)
-	connect := func(namespace string) (client.Client, error) {
+	connect := func(address, namespace string) (client.Client, error) {
 		made, err := dial(ctx, address, namespace)
 		if err == nil {
 			c.all = append(c.all, made)
@@ -48,19 +48,19 @@ func muster(ctx context.Context, address string) (*crew, error) {
 		return made, err
 	}
 	for range crewSize {
-		loads, err := connect(namespace)
+		loads, err := connect(clients, namespace)
 		if err != nil {
 			return c, err
 		}
 		c.clients = append(c.clients, loads)
-		works, err := connect(namespace)
+		works, err := connect(workers, namespace)
 		if err != nil {
 			return c, err
 		}
 		w := worker.New(works, taskQueue, workerOptions())
 		registerWorkflows(w)
 		(&activities{finish: finisher(ctx, loads)}).register(w)
-		handles, err := connect(handlerSpace)
+		handles, err := connect(workers, handlerSpace)
 		if err != nil {
 			return c, err
 		}

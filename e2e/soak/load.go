@@ -148,6 +148,8 @@ type load struct {
 	width    int           // jobs at a time
 	limit    int           // jobs in all; 0: until stop
 	pause    time.Duration // between two starts, for load that does not take all there is
+
+	clientsAt, workersAt string // addresses; empty: the balancer's
 }
 
 // run starts jobs until it has started all of them, or stop is closed. ended is closed once each of them is over, or ctx is.

@@ -4,9 +4,12 @@
 //	soak [-minutes 10]               everything: kills, outages, rotations, reloads; and what the proxy holds on to
 //	soak kills [-workflows 2000]     kill -9 of proxy, KMS and frontend in turns
 //	soak rolling [-workflows 560]    replicas are restarted one by one; beside the same load without that
+//	soak beside [-workflows 400] -old PATH
+//	                                 two replicas, one of which is an older build: each opens what the other one sealed
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -54,12 +57,14 @@ func run(ctx context.Context, args []string) error {
 	f.Func("kinds", "`names` of the only kinds of workflows to run, separated by commas", keepKinds)
 	var minutes float64
 	var workflows int
+	var old string
 	modes := map[string]func(*soak, context.Context) error{
 		"soak": func(s *soak, ctx context.Context) error {
 			return s.everything(ctx, time.Duration(minutes*float64(time.Minute)), *width)
 		},
 		"kills":   func(s *soak, ctx context.Context) error { return s.kills(ctx, workflows, *width) },
 		"rolling": func(s *soak, ctx context.Context) error { return s.rolling(ctx, workflows, *width) },
+		"beside":  func(s *soak, ctx context.Context) error { return s.beside(ctx, workflows, *width) },
 	}
 	replicas := 3
 	switch mode {
@@ -70,11 +75,18 @@ func run(ctx context.Context, args []string) error {
 	case "rolling":
 		f.IntVar(&workflows, "workflows", 560, "how many workflows, once without a restart and once with")
 		replicas = 2
+	case "beside":
+		f.IntVar(&workflows, "workflows", 400, "how many workflows at least, in three phases")
+		f.StringVar(&old, "old", "", "`path` of the older proxy")
+		replicas = 2
 	default:
-		return fmt.Errorf("%q is none of: kills, rolling, or nothing for the whole soak", mode)
+		return fmt.Errorf("%q is none of: kills, rolling, beside, or nothing for the whole soak", mode)
 	}
 	if err := f.Parse(args); err != nil {
 		return err
+	}
+	if mode == "beside" && old == "" {
+		return errors.New("beside needs -old, the path of the older proxy")
 	}
 	dir, err := os.MkdirTemp("", "soak")
 	if err != nil {
@@ -83,7 +95,7 @@ func run(ctx context.Context, args []string) error {
 	defer os.RemoveAll(dir)
 	s := &soak{canaries: harness.NewCanaries(), began: time.Now()}
 	defer harness.RemoveProxy()
-	if s.site, err = start(ctx, dir, *kmsBinary, replicas); err != nil {
+	if s.site, err = start(ctx, dir, *kmsBinary, replicas, old); err != nil {
 		if s.site != nil {
 			s.site.stop()
 		}
@@ -245,7 +257,8 @@ func (s *soak) rolling(ctx context.Context, workflows, width int) error {
 // load runs a load, and what happens beside it, until both have ended. Workers and clients come for it and go after it.
 // beside is told when the last job was started; a load without a limit ends with it.
 func (s *soak) load(ctx context.Context, l *load, beside func(ctx context.Context, begun <-chan struct{}) error) error {
-	crew, err := muster(ctx, s.balancer.address())
+	balanced := s.balancer.address()
+	crew, err := muster(ctx, cmp.Or(l.clientsAt, balanced), cmp.Or(l.workersAt, balanced))
 	if err != nil {
 		return err
 	}

@@ -62,8 +62,9 @@ type site struct {
 	made   int // keys in KMS
 }
 
-// start brings everything up. replicas is how many proxies there are.
-func start(ctx context.Context, dir, kmsBinary string, replicas int) (*site, error) {
+// start brings everything up. replicas is how many proxies there are. Where old is the path of an older proxy, replica A
+// runs that, and each replica seals with a KMS key of its own.
+func start(ctx context.Context, dir, kmsBinary string, replicas int, old string) (*site, error) {
 	ports, err := peers.FreePorts(2)
 	if err != nil {
 		return nil, err
@@ -92,10 +93,17 @@ func start(ctx context.Context, dir, kmsBinary string, replicas int) (*site, err
 		s.keys = append(s.keys, harness.KeyOption{Name: name, Active: uri})
 	}
 	s.setPolicy(policies[0])
+	options := slices.Repeat([]func() harness.ProxyOptions{s.proxyOptions}, replicas)
+	if old != "" {
+		var err error
+		if options, err = s.oldAndNew(ctx, old); err != nil {
+			return s, err
+		}
+	}
 	var backends []*backend
 	for i := range replicas {
 		name := string(rune('A' + i))
-		r, err := newReplica(name, filepath.Join(dir, "proxy-"+name), s.proxyOptions)
+		r, err := newReplica(name, filepath.Join(dir, "proxy-"+name), options[i])
 		if err != nil {
 			return s, err
 		}

@@ -1,0 +1,35 @@
+package main
+
+import (
+	"strings"
+	"testing"
+)
+
+const keyMetrics = `temporal_seal_key_info{kek="aa",key="default",role="active"} 1
+temporal_seal_key_info{kek="bb",key="default",role="open_only"} 1
+temporal_seal_key_info{kek="cc",key="side",role="active"} 1
+temporal_seal_key_payloads_total{action="opened",kek="aa",key="default"} 5
+temporal_seal_key_payloads_total{action="opened",kek="bb",key="default"} 7
+temporal_seal_key_payloads_total{action="sealed",kek="aa",key="default"} 11
+temporal_seal_key_payloads_total{action="sealed",kek="bb",key="default"} 13
+`
+
+// TestKeyMetrics: what a proxy opened counts by the key that sealed it, and nothing else counts.
+func TestKeyMetrics(t *testing.T) {
+	m, err := parseMetrics(strings.NewReader(keyMetrics))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if kek, err := activeKEK(m); err != nil || kek != "aa" {
+		t.Errorf("the active key is %q, error %v, want aa", kek, err)
+	}
+	if n := openedWith(m, "bb"); n != 7 {
+		t.Errorf("%d payloads of key bb were opened, want 7", n)
+	}
+	if n := openedWith(m, "dd"); n != 0 {
+		t.Errorf("%d payloads of a key that nobody uses were opened", n)
+	}
+	if _, err := activeKEK(map[string]float64{}); err == nil {
+		t.Error("a proxy without keys has an active one")
+	}
+}
