@@ -9,7 +9,7 @@ LDFLAGS      := -s -w$(if $(VERSION), -X main.version=$(VERSION))
 PROXY        := $(abspath bin/proxy)
 FUZZTIME     ?= 30s
 export SEAL_BROWSER
-FUZZPACKAGES := ./internal/rewrite ./internal/crypto ./internal/crypto/foreign ./internal/crypto/localkey ./internal/policy
+FUZZPACKAGES = $(sort $(patsubst %/,./%,$(dir $(shell grep -rl --include='*_test.go' '^func Fuzz' cmd internal))))
 STATICCHECK  := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK  := golang.org/x/vuln/cmd/govulncheck@v1.8.0
 
@@ -246,6 +246,20 @@ fuzz: ## Every fuzz target in turn (FUZZTIME=30s each)
 			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 20x $$package; \
 		done; \
 	done
+
+# RECORD=1 writes what the next two compare with.
+.PHONY: coverage
+coverage: ## Statement coverage of each package by the unit tests, compared with testdata/coverage.txt (RECORD=1 writes it)
+	@mkdir -p bin
+	$(GO) test -timeout 15m -skip '$(COUNTING)' -covermode=atomic -coverpkg=./cmd/...,./internal/... -coverprofile=bin/coverage.out ./...
+	cd codec && $(GO) test -timeout 5m -covermode=atomic -coverprofile=../bin/coverage-codec.out ./...
+	@cd e2e && $(GO) build -o ../bin/coverage ./cmd/coverage
+	@bin/coverage $(if $(RECORD),-write) bin/coverage.out bin/coverage-codec.out
+
+.PHONY: fuzz-corpora
+fuzz-corpora: ## No fuzz target, seed or committed input of testdata/fuzz-corpora.txt is missing (RECORD=1 writes it)
+	@cd e2e && $(GO) build -o ../bin/corpora ./cmd/corpora
+	@bin/corpora $(if $(RECORD),-write)
 
 ##@ Measure it
 
