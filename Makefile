@@ -2,6 +2,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 GO ?= go
+MAKEFLAGS += --no-print-directory
 
 MODULES      := . codec e2e demo bench
 VERSION      ?=
@@ -47,7 +48,8 @@ bin/demo:
 ##@ Test it
 
 .PHONY: test
-test: test-unit test-policy snapshots test-e2e test-tasks ## Everything: unit, policy, snapshots, and end to end on a real Temporal server
+test: ## Everything: unit, policy, snapshots, and end to end on a real Temporal server
+	@for part in test-unit test-policy snapshots test-e2e test-tasks; do scripts/step $(MAKE) $$part || exit; done
 
 .PHONY: test-unit
 test-unit: ## Unit tests of the product, with the race detector
@@ -180,6 +182,11 @@ sdk-java: $(JAVA)/target/.built
 $(JAVA)/target/.built: $(JAVA)/pom.xml $(wildcard $(JAVA)/src/main/java/sdks/*.java)
 	mvn --quiet --batch-mode -Dstyle.color=never --file $< compile
 	@touch $@
+
+# Tests build what they lack of these as well. CI calls this first, so that no step pays for the first builds.
+.PHONY: peers
+peers: $(addprefix sdk-,$(SDKS_HERE)) ## Build what tests run against: Temporal, Jaeger, CLI, Helm, other SDKs' programs (minutes, once)
+	@cd e2e && $(GO) run ./cmd/peers
 
 # What a soak needs beside the proxy: itself, and a KMS in a process of its own, which can be killed.
 .PHONY: bin/soak
