@@ -21,9 +21,10 @@ const (
 
 var sideNames = [...]string{oldSide: "old", newSide: "new"}
 
-// besidePolicy seals everything. Headers and memos are sealed with a KMS key that both replicas use, as in production;
-// workflows check what they carry. Everything else is sealed with a KMS key that is active in one replica and only opens
-// in the other, so that a replica's metrics show how much it opened of what the other one sealed.
+// besidePolicy seals everything. Headers and memos are sealed with a KMS key that both replicas use, as in
+// production; workflows check what they carry. Everything else is sealed with a KMS key that is active in one
+// replica and only opens in the other, so that a replica's metrics show how much it opened of what the other one
+// sealed.
 const besidePolicy = `request contains {"action": "seal"} if not input.payload.kind in {"header", "memo"}
 
 request contains {"action": "seal", "key": "side"} if input.payload.kind in {"header", "memo"}`
@@ -58,8 +59,9 @@ type phase struct {
 	balanced bool
 }
 
-// beside runs load through an older proxy and the new one, and checks that each opened what the other one sealed: first
-// with clients at one and workers at the other, then the reverse, then with both behind the balancer and restarts.
+// beside runs load through an older proxy and the new one, and checks that each opened what the other one sealed:
+// first with clients at one and workers at the other, then the reverse, then with both behind the balancer and
+// restarts.
 func (s *soak) beside(ctx context.Context, workflows, width int) error {
 	share := workflows / 4
 	every := slices.Concat(kinds, planKinds[:min(len(planKinds), 1)])
@@ -78,7 +80,8 @@ func (s *soak) beside(ctx context.Context, workflows, width int) error {
 	for i, p := range phases {
 		calm := total.started
 		v, late, err := s.besidePhase(ctx, fmt.Sprint("beside-", i), p, width, count)
-		total = verdict{total.started + v.started, total.right + v.right, total.wrong + v.wrong, total.lost + v.lost}
+		total.started, total.right = total.started+v.started, total.right+v.right
+		total.wrong, total.lost = total.wrong+v.wrong, total.lost+v.lost
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", p.name, err))
 			break
@@ -103,7 +106,9 @@ func (s *soak) beside(ctx context.Context, workflows, width int) error {
 }
 
 // besidePhase runs one phase.
-func (s *soak) besidePhase(ctx context.Context, prefix string, p phase, width int, count *crossings) (verdict, lateness, error) {
+func (s *soak) besidePhase(
+	ctx context.Context, prefix string, p phase, width int, count *crossings,
+) (verdict, lateness, error) {
 	const pause = 125 * time.Millisecond
 	before, err := count.opened()
 	if err != nil {
@@ -114,10 +119,14 @@ func (s *soak) besidePhase(ctx context.Context, prefix string, p phase, width in
 	restarts := nothing
 	if p.balanced {
 		restarts = func(ctx context.Context, _ <-chan struct{}) error {
-			return s.restartInTurns(ctx, count, func() bool { started, _, _ := all.counts(); return started >= p.workflows })
+			return s.restartInTurns(ctx, count, func() bool {
+				started, _, _ := all.counts()
+				return started >= p.workflows
+			})
 		}
 	} else {
-		l.limit, l.clientsAt, l.workersAt = p.workflows, s.replicas[p.clients].listen, s.replicas[p.workers].listen
+		l.limit = p.workflows
+		l.clientsAt, l.workersAt = s.replicas[p.clients].listen, s.replicas[p.workers].listen
 	}
 	if err := s.load(ctx, l, restarts); err != nil {
 		return all.judge(), lateness{}, err
@@ -139,8 +148,9 @@ func (s *soak) besidePhase(ctx context.Context, prefix string, p phase, width in
 		fmt.Printf("; %s opened %d of %s's", sideNames[side], more, sideNames[other])
 		// In a phase without restarts each workflow's input and its result cross. With restarts many do.
 		if least := p.least(); more < least {
-			count.missing = errors.Join(count.missing, fmt.Errorf("%s: the %s proxy opened %d payloads that the %s one sealed, want at least %d",
-				p.name, sideNames[side], more, sideNames[other], least))
+			count.missing = errors.Join(count.missing,
+				fmt.Errorf("%s: the %s proxy opened %d payloads that the %s one sealed, want at least %d",
+					p.name, sideNames[side], more, sideNames[other], least))
 		}
 	}
 	fmt.Println()
@@ -175,8 +185,8 @@ func (s *soak) restartInTurns(ctx context.Context, count *crossings, enough func
 	return ctx.Err()
 }
 
-// crossings counts the payloads that one replica opened and the other one sealed. Of a proxy that was restarted it counts
-// those before the signal: what it opens while it drains is left out.
+// crossings counts the payloads that one replica opened and the other one sealed. Of a proxy that was restarted it
+// counts those before the signal: what it opens while it drains is left out.
 type crossings struct {
 	replicas []*replica
 	keks     [2]string // references of the KMS key with which each replica alone seals
@@ -248,7 +258,8 @@ func (c *crossings) leave(side int) (err error) {
 func labeled(m map[string]float64, name string, labels ...string) map[string]float64 {
 	m = maps.Clone(m)
 	maps.DeleteFunc(m, func(series string, _ float64) bool {
-		return !strings.HasPrefix(series, name+"{") || slices.ContainsFunc(labels, func(l string) bool { return !strings.Contains(series, l) })
+		lacks := func(label string) bool { return !strings.Contains(series, label) }
+		return !strings.HasPrefix(series, name+"{") || slices.ContainsFunc(labels, lacks)
 	})
 	return m
 }
