@@ -3,8 +3,8 @@
 //	corpora -root . -list testdata/fuzz-corpora.txt         fails where a target, a seed or an input on the list is missing
 //	corpora -root . -list testdata/fuzz-corpora.txt -write  writes the list
 //
-// A target is a function FuzzX of a test file. Its inputs are the files of testdata/fuzz/FuzzX beside it; its seeds are the
-// calls of f.Add, which it counts by running them.
+// A target is a function FuzzX of a test file. Its inputs are the files of testdata/fuzz/FuzzX beside it; its seeds
+// are what it adds by f.Add, which are counted by running them.
 package main
 
 import (
@@ -68,8 +68,8 @@ func run(out io.Writer, root, list string, write bool, seeds func(root, folder s
 		}
 		t.seeds = counted[t.folder][t.name]
 		if t.bytes > maxBytes || len(t.inputs) > maxInputs {
-			return fmt.Errorf("%s/testdata/fuzz/%s holds %d inputs of %d bytes; keep at most %d of %d bytes, those that reach the most code",
-				t.folder, t.name, len(t.inputs), t.bytes, maxInputs, maxBytes)
+			return fmt.Errorf("%s/testdata/fuzz/%s holds %d inputs of %d bytes; keep at most %d of %d bytes in all, "+
+				"those that reach the most code", t.folder, t.name, len(t.inputs), t.bytes, maxInputs, maxBytes)
 		}
 	}
 	if write {
@@ -105,7 +105,8 @@ func findTargets(root string) (targets []target, err error) {
 			return err
 		case d.IsDir():
 			_, nested := os.Stat(filepath.Join(file, "go.mod"))
-			if name := d.Name(); file != root && (nested == nil || name == "testdata" || strings.HasPrefix(name, ".") || name == "node_modules") {
+			name := d.Name()
+			if file != root && (nested == nil || name == "testdata" || strings.HasPrefix(name, ".")) {
 				return fs.SkipDir
 			}
 			return nil
@@ -236,10 +237,11 @@ func compare(out io.Writer, listed, here []target) error {
 			fmt.Fprintf(out, "%s moved from %s to %s\n", want.name, want.folder, got.folder)
 		}
 		if got.seeds < want.seeds {
-			errs = append(errs, fmt.Errorf("fuzz target %s of %s has %d seeds by f.Add, the list has %d", got.name, got.folder, got.seeds, want.seeds))
+			errs = append(errs, fmt.Errorf("fuzz target %s of %s has %d seeds by f.Add, the list has %d; restore the others",
+				got.name, got.folder, got.seeds, want.seeds))
 		}
 		if lost := missing(want, got); len(lost) > 0 {
-			errs = append(errs, fmt.Errorf("fuzz target %s: %d inputs are not in %s any more, move them along with the target: %s",
+			errs = append(errs, fmt.Errorf("fuzz target %s: %d inputs are not in %s; restore or move them there: %s",
 				got.name, len(lost), path.Join(got.folder, "testdata/fuzz", got.name), strings.Join(lost, " ")))
 		}
 	}

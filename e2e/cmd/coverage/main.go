@@ -203,17 +203,20 @@ func compare(out io.Writer, then, now table) error {
 		switch {
 		case !here:
 			fmt.Fprintf(out, "%-28s %10s %10s %7s %9.1f  gone\n", name, "", "", "", was.percent())
-			errs = append(errs, fmt.Errorf("package %s is on record and has no statements now; move its line as the head of the record explains", name))
+			errs = append(errs, fmt.Errorf("package %s is on record and has no statements now; "+
+				"move its line as the head of the record explains", name))
 			continue
 		case !recorded:
 			fmt.Fprintf(out, "%-28s %10d %10d %7.1f %9s  new\n", name, is.covered, is.statements, is.percent(), "")
-			errs = append(errs, fmt.Errorf("package %s is not on record; run `make coverage RECORD=1` and commit the change", name))
+			errs = append(errs, fmt.Errorf("package %s is not on record; run `make coverage RECORD=1` and commit the change",
+				name))
 			continue
 		}
 		note := ""
 		if is.below(was) {
 			note = "  LOWER"
-			errs = append(errs, fmt.Errorf("%s: %.1f %% is covered, %.1f %% on record; test what is not", name, is.percent(), was.percent()))
+			errs = append(errs, fmt.Errorf("%s: %.1f %% is covered, %.1f %% on record; test what is not",
+				name, is.percent(), was.percent()))
 		}
 		fmt.Fprintf(out, "%-28s %10d %10d %7.1f %9.1f%s\n", name, is.covered, is.statements, is.percent(), was.percent(), note)
 	}
