@@ -55,30 +55,30 @@ type phase struct {
 	workflows int
 	// clients and workers name the replica that they are connected to.
 	clients, workers int
-	// balanced connects clients and workers to both, by the balancer, and restarts the replicas in turns.
-	balanced bool
+	// balanced connects clients and workers to both, by the balancer; restarts has the replicas restarted in turns.
+	balanced, restarts bool
 }
 
 // beside runs load through an older proxy and the new one, and checks that each opened what the other one sealed:
-// first with clients at one and workers at the other, then the reverse, then with both behind the balancer and
-// restarts.
+// first with clients at one and workers at the other, then the reverse, then with both behind the balancer, without
+// restarts and with.
 func (s *soak) beside(ctx context.Context, workflows, width int) error {
 	share := workflows / 4
 	every := slices.Concat(kinds, planKinds[:min(len(planKinds), 1)])
 	phases := []phase{
 		{name: "clients old, workers new", kinds: every, workflows: share, clients: oldSide, workers: newSide},
 		{name: "clients new, workers old", kinds: every, workflows: share, clients: newSide, workers: oldSide},
-		{name: "both, restarts", kinds: planKinds, workflows: workflows - 2*share, balanced: true},
+		{name: "both", kinds: planKinds, workflows: share, balanced: true},
+		{name: "both, restarts", kinds: planKinds, workflows: workflows - 3*share, balanced: true, restarts: true},
 	}
 	count, err := s.newCrossings()
 	if err != nil {
 		return err
 	}
 	var total verdict
-	lostBefore := 0 // tasks, without restarts
+	var calm struct{ tasks, workflows int } // lost tasks of so many workflows, without restarts
 	var errs []error
 	for i, p := range phases {
-		calm := total.started
 		v, late, err := s.besidePhase(ctx, fmt.Sprint("beside-", i), p, width, count)
 		total.started, total.right = total.started+v.started, total.right+v.right
 		total.wrong, total.lost = total.wrong+v.wrong, total.lost+v.lost
@@ -86,12 +86,11 @@ func (s *soak) beside(ctx context.Context, workflows, width int) error {
 			errs = append(errs, fmt.Errorf("%s: %w", p.name, err))
 			break
 		}
-		if !p.balanced {
-			lostBefore += late.activities + late.workflowTasks // some kinds fail first attempts on purpose
-			continue
+		if p.balanced && !p.restarts {
+			calm.tasks, calm.workflows = late.lost(), v.started
 		}
 		// A machine with too much to do loses some by itself, with and without restarts.
-		if late.lost()*calm > 2*lostBefore*v.started {
+		if p.restarts && late.lost()*calm.workflows > 2*calm.tasks*v.started {
 			errs = append(errs, errors.New("tasks were lost by the restarts, and waited for a timeout"))
 		}
 	}
@@ -115,18 +114,19 @@ func (s *soak) besidePhase(
 		return verdict{}, lateness{}, err
 	}
 	since, all := time.Now(), newTally(s.say)
-	l := &load{kinds: p.kinds, prefix: prefix, tally: all, width: width, pause: pause}
+	l := &load{kinds: p.kinds, prefix: prefix, tally: all, width: width, limit: p.workflows, pause: pause}
 	restarts := nothing
-	if p.balanced {
+	if !p.balanced {
+		l.clientsAt, l.workersAt = s.replicas[p.clients].listen, s.replicas[p.workers].listen
+	}
+	if p.restarts {
+		l.limit = 0 // it goes on until each replica was restarted
 		restarts = func(ctx context.Context, _ <-chan struct{}) error {
 			return s.restartInTurns(ctx, count, func() bool {
 				started, _, _ := all.counts()
 				return started >= p.workflows
 			})
 		}
-	} else {
-		l.limit = p.workflows
-		l.clientsAt, l.workersAt = s.replicas[p.clients].listen, s.replicas[p.workers].listen
 	}
 	if err := s.load(ctx, l, restarts); err != nil {
 		return all.judge(), lateness{}, err
@@ -146,7 +146,7 @@ func (s *soak) besidePhase(
 	for side, other := range []int{newSide, oldSide} {
 		more := after[side] - before[side]
 		fmt.Printf("; %s opened %d of %s's", sideNames[side], more, sideNames[other])
-		// In a phase without restarts each workflow's input and its result cross. With restarts many do.
+		// With clients at one replica and workers at the other, each workflow's input and its result cross.
 		if least := p.least(); more < least {
 			count.missing = errors.Join(count.missing,
 				fmt.Errorf("%s: the %s proxy opened %d payloads that the %s one sealed, want at least %d",

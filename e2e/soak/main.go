@@ -76,7 +76,7 @@ func run(ctx context.Context, args []string) error {
 		f.IntVar(&workflows, "workflows", 560, "how many workflows, once without a restart and once with")
 		replicas = 2
 	case "beside":
-		f.IntVar(&workflows, "workflows", 400, "how many workflows at least, in three phases")
+		f.IntVar(&workflows, "workflows", 400, "how many workflows at least, in four phases")
 		f.StringVar(&old, "old", "", "`path` of the older proxy")
 		replicas = 2
 	default:
