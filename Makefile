@@ -208,14 +208,35 @@ test-kills: bin/soak ## kill -9 of proxy, KMS and frontend in turns during WORKF
 test-rolling: bin/soak ## A rolling restart behind a TCP balancer, beside the same load without (WORKFLOWS=560 each)
 	@$(SOAK) rolling $(SOAK_FLAGS) -workflows $(or $(WORKFLOWS),560)
 
-# The commit whose proxy is the old one. When the envelope's format changes on purpose, proxies before and after it cannot
-# read each other's payloads: set OLD to the first commit with the new format. Until that commit exists, the test fails.
+# OLD is the proxy to compare with: a commit, which is built once, or the path of a binary. When the envelope's format
+# changes on purpose, proxies before and after it cannot read each other's payloads: set OLD to the first commit with the
+# new format. Until that commit exists, test-old-beside-new fails.
 OLD ?= 6301d2d
+OLD_PROXY = $$(if [ -x '$(OLD)' ]; then echo '$(abspath $(OLD))'; else GO='$(GO)' LDFLAGS='$(LDFLAGS)' scripts/build-at '$(OLD)'; fi)
 
 .PHONY: test-old-beside-new
 test-old-beside-new: bin/soak ## The proxy of commit OLD=... and this one as two replicas, restarted in turns; ends with `old beside new: ...` (WORKFLOWS=400)
-	@old=$$(GO='$(GO)' LDFLAGS='$(LDFLAGS)' scripts/build-at '$(OLD)') && \
-		$(SOAK) beside $(SOAK_FLAGS) -old "$$old" -workflows $(or $(WORKFLOWS),400)
+	@old=$(OLD_PROXY) && $(SOAK) beside $(SOAK_FLAGS) -old "$$old" -workflows $(or $(WORKFLOWS),400)
+
+# CHANGED are builds with one safety rule broken, from testdata/faults, which the oracle has to find.
+CHANGED ?= two-layers-opened pass-over-unknown-fact audit-skipped accept-for-anonymous
+
+.PHONY: oracle
+oracle: build bin/oracle ## Compare the proxy of OLD with this one by all that users see of them; ends with `oracle: N messages, N methods, N differences` (MESSAGES=12000)
+	@old=$(OLD_PROXY) && bin/oracle -old "$$old" -new '$(PROXY)' -accepted e2e/oracle/accepted.yaml -messages $(or $(MESSAGES),12000)
+
+.PHONY: oracle-catches
+oracle-catches: build bin/oracle ## Show that the oracle finds builds that were changed; ends with `oracle: N changed builds, N found`
+	@all=0; found=0; for fault in $(CHANGED); do \
+		changed=$$(GO='$(GO)' scripts/build-patched testdata/faults/$$fault.patch) || exit; \
+		all=$$((all + 1)); \
+		if out=$$(bin/oracle -old '$(PROXY)' -new "$$changed" -messages 2500 -most 2); then echo "not found: $$fault"; else \
+			echo "$$out" | tail -n 1 | grep -E '^oracle: .* [1-9][0-9]* differences$$' && found=$$((found + 1)) && echo "found: $$fault"; fi; \
+	done; echo "oracle: $$all changed builds, $$found found"; test "$$all" = "$$found"
+
+.PHONY: bin/oracle
+bin/oracle:
+	@cd e2e && $(GO) build -o ../bin/oracle ./oracle
 
 .PHONY: test-kms
 test-kms: build ## The KMS tests against moto, which nobody here wrote (needs python3 and PyPI)
@@ -297,11 +318,11 @@ bench: build bin/bench bin/kmsstub ## This proxy beside nothing, a relay, nginx 
 bench-docs: build bin/bench bin/kmsstub ## The same, written to docs/benchmarks.md and its plot
 	@bin/bench -proxy '$(PROXY)' -kmsstub bin/kmsstub $(BENCH) -doc docs/benchmarks.md -plot docs/images/bench.svg
 
-# OLD and NEW are built proxies. COMPARE='-pairs 2 -turn 100ms -cold 1 -allow-undecided' takes 15 seconds, and decides nothing.
+# COMPARE='-pairs 2 -turn 100ms -cold 1 -allow-undecided' takes 15 seconds, and decides nothing.
 COMPARE ?=
 .PHONY: bench-compare
-bench-compare: bin/bench ## Two builds side by side (OLD=path NEW=path); a `COMPARE WORK ratio=R ci=[L,H] ... verdict=V` line each, fails unless all are no slower
-	@bin/bench compare -old '$(OLD)' -new '$(NEW)' $(COMPARE)
+bench-compare: build bin/bench ## The proxy of OLD and this one (or NEW=path) side by side; a `COMPARE WORK ratio=R ci=[L,H] ... verdict=V` line each, fails unless all are no slower
+	@old=$(OLD_PROXY) && bin/bench compare -old "$$old" -new '$(or $(NEW),$(PROXY))' $(COMPARE)
 
 .PHONY: bin/bench
 bin/bench:
