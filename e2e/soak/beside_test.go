@@ -33,3 +33,17 @@ func TestKeyMetrics(t *testing.T) {
 		t.Error("a proxy without keys has an active one")
 	}
 }
+
+func TestTooManyLost(t *testing.T) {
+	for _, c := range []struct {
+		tasks, workflows, before, workflowsBefore int
+		want                                      bool
+	}{
+		{0, 100, 0, 100, false}, {1, 246, 0, 160, false}, {3, 100, 0, 100, false}, {8, 100, 0, 100, true}, {10, 120, 3, 120, false}, {40, 120, 3, 120, true},
+		{24, 120, 20, 120, false}, {90, 120, 20, 120, true}, {2, 10, 0, 0, true},
+	} {
+		if got := tooManyLost(c.tasks, c.workflows, c.before, c.workflowsBefore); got != c.want {
+			t.Errorf("%+v: %v", c, got)
+		}
+	}
+}
