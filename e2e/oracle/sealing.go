@@ -122,7 +122,7 @@ func (s *sealer) payload(p *commonpb.Payload) {
 		return
 	}
 	p.Metadata, p.Data, p.ExternalPayloads = sealed[0].Metadata, spoilSealed(sealed[0].Data, h.spoil), sealed[0].ExternalPayloads
-	s.side.sealedNow = append(s.side.sealedNow, p.Data)
+	s.side.remember(p)
 }
 
 func (s *sealer) failure(f *failurepb.Failure) {
@@ -139,7 +139,7 @@ func (s *sealer) failure(f *failurepb.Failure) {
 	proto.Merge(f, sealed)
 	if p := f.GetEncodedAttributes(); p != nil {
 		p.Data = spoilSealed(p.Data, h.spoil)
-		s.side.sealedNow = append(s.side.sealedNow, p.Data)
+		s.side.remember(p)
 	}
 }
 

@@ -7,9 +7,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -226,11 +228,28 @@ func (s *side) openIn(ctx context.Context, namespace string, p *commonpb.Payload
 	return opening{opened, keysIn(lines)}, nil
 }
 
+// leastSealed is the size in bytes below which a metadata value cannot hold an envelope.
+const leastSealed = 40
+
+// remember notes what was sealed for the case at work, for hex. The envelope is the data, or stands in the metadata beside
+// a document that stays readable in part.
+func (s *side) remember(p *commonpb.Payload) {
+	s.sealedNow = append(s.sealedNow, p.GetData())
+	for _, key := range slices.Sorted(maps.Keys(p.GetMetadata())) {
+		if value := p.GetMetadata()[key]; len(value) >= leastSealed {
+			s.sealedNow = append(s.sealedNow, value)
+		}
+	}
+}
+
 // hex writes bytes that are no whole sealed payload. What is in them of values that were sealed for this case is named
 // instead of written: it differs between any two runs.
 func (s *side) hex(b []byte) string {
 	for i, sealed := range s.sealedNow {
 		name := fmt.Appendf(nil, "<sealed %d>", i)
+		if len(sealed) == 0 {
+			continue
+		}
 		b = bytes.ReplaceAll(b, sealed, name)
 		if at := bytes.Index(b, sealed[:min(len(sealed), 24)]); at >= 0 && bytes.HasPrefix(sealed, b[at:]) {
 			b = append(b[:at:at], "<sealed, cut>"...)
