@@ -95,7 +95,7 @@ request contains {"action": "deny", "reason": "RULE-REASON"} if {
 	"accepting": `request contains {"action": "accept"}`,
 	"guarded":   `request contains {"action": "deny", "reason": "RULE-REASON"} if input.payload.kind in {"input", "signal"}`,
 	"reading":   `response contains {"action": "keep"} if input.workflow.type == "Secret"`,
-	"results": `request contains {"action": "deny", "reason": concat(" ", ["RULE-REASON", input.payload.kind])} if input.payload.kind in {"result", "query", "failure"}
+	"results": `request contains {"action": "deny", "reason": concat(" ", ["RULE-REASON", input.payload.kind])} if input.payload.kind in {"result", "query"}
 `,
 }
 

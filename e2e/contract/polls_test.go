@@ -1,0 +1,253 @@
+package contract
+
+import (
+	"fmt"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	taskqueuepb "go.temporal.io/api/taskqueue/v1"
+	workflowpb "go.temporal.io/api/workflow/v1"
+	"go.temporal.io/api/workflowservice/v1"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/temporal-seal/temporal-seal/e2e/blackbox"
+	"github.com/temporal-seal/temporal-seal/e2e/kmsstub"
+)
+
+// kmsRig is a proxy whose default key lives in a key service that can fail.
+type kmsRig struct {
+	*rig
+	kms    *kmsstub.Server
+	config setup
+}
+
+func startKMS(t *testing.T, more setup) *kmsRig {
+	t.Helper()
+	stub := kmsstub.New(kmsstub.Options{})
+	if err := stub.Start("127.0.0.1:0"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(stub.Close)
+	for _, name := range []string{"alias/default", "alias/second"} {
+		stub.SetAlias(name, stub.CreateKey(false))
+	}
+	return startOn(t, stub, more)
+}
+
+// startOn is another proxy with the same keys.
+func startOn(t *testing.T, stub *kmsstub.Server, more setup) *kmsRig {
+	t.Helper()
+	uri := func(alias string) string {
+		return fmt.Sprintf("%q", "awskms://"+alias+"?region=eu-central-1&endpoint="+stub.URL)
+	}
+	more.keys = "  - {name: second, active: " + uri("alias/second") + "}\n  - {name: default, active: " + uri("alias/default") + "}\n"
+	more.env = []string{"AWS_ACCESS_KEY_ID=AKIATEST", "AWS_SECRET_ACCESS_KEY=secret", "AWS_EC2_METADATA_DISABLED=true"}
+	return &kmsRig{rig: start(t, more), kms: stub, config: more}
+}
+
+// down makes every call of an operation fail as an outage does; "" means all.
+func (k *kmsRig) down(op string) {
+	k.kms.Always(op, kmsstub.Fault{Error: "KMSInternalException"})
+}
+
+// A poll is forwarded once its namespace has a key. Until then it is held, and ends empty before its caller's deadline.
+func TestPollsWithoutAKeyAreHeld(t *testing.T) {
+	t.Parallel()
+	k := startKMS(t, setup{})
+	k.down("")
+	poll := func(method string, body []byte, timeout time.Duration) (exchange, time.Duration) {
+		began := time.Now()
+		e := k.do(t, blackbox.Request{Method: method, Body: body, Timeout: timeout}, reply(method, &workflowservice.PollWorkflowTaskQueueResponse{TaskToken: []byte("task")}))
+		return e, time.Since(began)
+	}
+	e, took := poll("PollWorkflowTaskQueue", blackbox.Marshal(&workflowservice.PollWorkflowTaskQueueRequest{Namespace: "held"}), 5*time.Second)
+	e.empty(t)
+	e.wantNames(t, "")
+	if took < 2*time.Second {
+		t.Errorf("the poll ended after %s of 5 s: workers would poll in a circle", took)
+	}
+	// Other calls that need the key are told to come back.
+	k.do(t, blackbox.Request{Method: "SignalWorkflowExecution", Timeout: 4 * time.Second, Body: blackbox.Marshal(&workflowservice.SignalWorkflowExecutionRequest{
+		Namespace: "held", Input: list(text("CANARY"))})}).refused(t, "Unavailable")
+	// The server's own commands to a worker need no key.
+	e, _ = poll("PollNexusTaskQueue", blackbox.Marshal(&workflowservice.PollNexusTaskQueueRequest{Namespace: "held",
+		TaskQueue: &taskqueuepb.TaskQueue{Name: "temporal-sys/worker-commands/x"}}), 5*time.Second)
+	e.wantNames(t, "PollNexusTaskQueue")
+	// A worker that shuts down gets its polls back at once.
+	done := make(chan time.Duration, 1)
+	go func() {
+		_, took := poll("PollActivityTaskQueue", blackbox.Marshal(&workflowservice.PollActivityTaskQueueRequest{Namespace: "held", Identity: "me", WorkerInstanceKey: "instance"}), 30*time.Second)
+		done <- took
+	}()
+	time.Sleep(time.Second)
+	k.send(t, "ShutdownWorker", &workflowservice.ShutdownWorkerRequest{Namespace: "held", Identity: "me", WorkerInstanceKey: "instance"}).want(t, "OK")
+	if took := <-done; took > 15*time.Second {
+		t.Errorf("a poll of a worker that shut down was held for %s", took)
+	}
+	// One that waits gets its task once the key is there.
+	go func() { time.Sleep(time.Second); k.kms.Heal() }()
+	e, _ = poll("PollWorkflowTaskQueue", blackbox.Marshal(&workflowservice.PollWorkflowTaskQueueRequest{Namespace: "held"}), 30*time.Second)
+	e.wantNames(t, "PollWorkflowTaskQueue")
+	if got := answered(t, e, new(workflowservice.PollWorkflowTaskQueueResponse)); string(got.TaskToken) != "task" {
+		t.Errorf("the worker got %v", got)
+	}
+}
+
+// The encryption context binds a data key to its namespace and the key's name, so that a key service can tell them apart.
+func TestDataKeysBelongToOneNamespace(t *testing.T) {
+	t.Parallel()
+	k := startKMS(t, setup{policy: `package temporal
+
+response contains {"action": "open"}
+
+request contains {"action": "seal", "key": "second"} if input.workflow.id == "second"
+`})
+	k.seal(t, "one", text("CANARY"))
+	k.seal(t, "two", text("CANARY"))
+	signaled(t, k.signal(t, "one", "second", text("CANARY")))
+	want := map[string]bool{"one default": false, "two default": false, "one second": false}
+	for _, c := range k.kms.Calls() {
+		if c.Op != "GenerateDataKey" && c.Op != "Decrypt" {
+			continue
+		}
+		name := c.Context["temporal-seal:namespace"] + " " + c.Context["temporal-seal:key"]
+		if _, ok := want[name]; !ok {
+			t.Errorf("%s was called with the context %v", c.Op, c.Context)
+		}
+		want[name] = want[name] || c.Op == "GenerateDataKey"
+	}
+	for name, made := range want {
+		if !made {
+			t.Errorf("no data key was made for %s", name)
+		}
+	}
+}
+
+// If one payload cannot be sealed, nothing of its message is forwarded.
+func TestAMessageWithAPayloadThatCannotBeSealedStays(t *testing.T) {
+	t.Parallel()
+	k := startKMS(t, setup{policy: `package temporal
+
+response contains {"action": "open"}
+
+request contains {"action": "seal", "key": "second"} if input.payload.kind == "memo"
+`})
+	k.seal(t, "half", text("CANARY")) // the default key is at hand
+	k.down("")
+	q := put((&workflowservice.StartWorkflowExecutionRequest{}).ProtoReflect().Descriptor(), siteNamed(t, &workflowservice.StartWorkflowExecutionRequest{}, "memo.fields"), func() proto.Message { return text("CANARY memo") })
+	start := q.(*workflowservice.StartWorkflowExecutionRequest)
+	start.Namespace, start.Input = "half", list(text("CANARY input"))
+	e := k.do(t, blackbox.Request{Method: "StartWorkflowExecution", Body: blackbox.Marshal(start), Timeout: 5 * time.Second})
+	e.refused(t, "Unavailable")
+}
+
+// A task whose key is out of reach is held, and handed over once it opens.
+func TestTasksAreHeldWhileTheirKeyIsOutOfReach(t *testing.T) {
+	t.Parallel()
+	one := startKMS(t, setup{})
+	sealed := one.seal(t, "holding", text("CANARY"))[0]
+	two := startOn(t, one.kms, setup{})
+	two.seal(t, "holding", text("CANARY")) // so that polls are forwarded
+	two.down("Decrypt")
+	go func() { time.Sleep(1500 * time.Millisecond); one.kms.Heal() }()
+	task := activityTask("held-1", sealed)
+	task.StartToCloseTimeout = durationpb.New(time.Minute)
+	e := two.do(t, blackbox.Request{Method: "PollActivityTaskQueue", Timeout: 40 * time.Second,
+		Body: blackbox.Marshal(&workflowservice.PollActivityTaskQueueRequest{Namespace: "holding"})}, reply("PollActivityTaskQueue", task))
+	got := answered(t, e, new(workflowservice.PollActivityTaskQueueResponse))
+	if len(got.GetInput().GetPayloads()) != 1 {
+		t.Fatalf("the worker got %v", got)
+	}
+	equal(t, "the input of a task that was held", got.Input.Payloads[0], text("CANARY"))
+	e.wantNames(t, "PollActivityTaskQueue")
+}
+
+// An activity that was paused goes on by itself once it opens, unless a person has paused it meanwhile.
+func TestPausedActivitiesGoOn(t *testing.T) {
+	t.Parallel()
+	one := startKMS(t, setup{})
+	sealed := one.seal(t, "pausing", text("CANARY"))[0]
+	two := startOn(t, one.kms, setup{})
+	two.seal(t, "pausing", text("CANARY"))
+	two.down("Decrypt")
+	poll := func(id, pausedBy string) string {
+		call := two.NewCall()
+		task := activityTask("pausing-"+id, sealed)
+		task.ActivityId, task.StartToCloseTimeout = id, durationpb.New(2*time.Second)
+		two.Set(call, "PollActivityTaskQueue", blackbox.Message(task))
+		two.Set(call, "DescribeWorkflowExecution", blackbox.Message(&workflowservice.DescribeWorkflowExecutionResponse{PendingActivities: []*workflowpb.PendingActivityInfo{
+			{ActivityId: id, Paused: true, PauseInfo: &workflowpb.PendingActivityInfo_PauseInfo{PausedBy: &workflowpb.PendingActivityInfo_PauseInfo_Manual_{
+				Manual: &workflowpb.PendingActivityInfo_PauseInfo_Manual{Identity: pausedBy, Reason: "temporal-seal: the worker was not given this task"}}}}}}))
+		r := two.client.Do(t.Context(), blackbox.Request{Call: call, Method: "PollActivityTaskQueue", Timeout: 30 * time.Second,
+			Body: blackbox.Marshal(&workflowservice.PollActivityTaskQueueRequest{Namespace: "pausing"})})
+		e := exchange{r, call, two.rig}
+		e.empty(t)
+		e.wantNames(t, "PollActivityTaskQueue PauseActivity RespondActivityTaskFailed")
+		return call
+	}
+	ours, theirs := poll("ours", "temporal-seal"), poll("theirs", "alice")
+	one.kms.Heal()
+	eventually(t, 30*time.Second, func() error {
+		if names := (exchange{call: ours, rig: two.rig}).names(); !strings.Contains(names, "UnpauseActivity") {
+			return fmt.Errorf("the frontend received %q", names)
+		}
+		if names := (exchange{call: theirs, rig: two.rig}).names(); !strings.Contains(names, "DescribeWorkflowExecution") {
+			return fmt.Errorf("the frontend received %q", names)
+		}
+		return nil
+	})
+	q := forwardedAs(t, exchange{call: ours, rig: two.rig}, "UnpauseActivity", new(workflowservice.UnpauseActivityRequest))
+	if q.Namespace != "pausing" || q.GetId() != "ours" || !q.ResetAttempts {
+		t.Errorf("the activity was let go on by %v", q)
+	}
+	time.Sleep(time.Second)
+	if names := (exchange{call: theirs, rig: two.rig}).names(); strings.Contains(names, "UnpauseActivity") {
+		t.Errorf("an activity that a person has paused was let go on: %s", names)
+	}
+}
+
+// On SIGTERM a poll ends by itself: cut, it would lose the task that arrives just then.
+func TestSIGTERMLetsCallsEnd(t *testing.T) {
+	t.Parallel()
+	r := start(t, setup{})
+	sealed := r.seal(t, "ending", text("CANARY"))[0]
+	call := r.NewCall()
+	task := blackbox.Message(activityTask("late", sealed))
+	task.Delay = 3 * time.Second
+	r.Set(call, "PollActivityTaskQueue", task)
+	done := make(chan blackbox.Response, 1)
+	go func() {
+		done <- r.client.Do(t.Context(), blackbox.Request{Call: call, Method: "PollActivityTaskQueue", Timeout: 20 * time.Second,
+			Body: blackbox.Marshal(&workflowservice.PollActivityTaskQueueRequest{Namespace: "ending"})})
+	}()
+	eventually(t, 10*time.Second, func() error {
+		for _, q := range r.Of(call) {
+			if q.Name() == "PollActivityTaskQueue" {
+				return nil
+			}
+		}
+		return fmt.Errorf("the poll has not reached the frontend")
+	})
+	if err := syscall.Kill(r.proxy.PID(), syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 5*time.Second, func() error {
+		if code, body, err := r.proxy.Get("/readyz"); err == nil && code == 200 {
+			return fmt.Errorf("/readyz answers %d %s", code, body)
+		}
+		return nil
+	})
+	e := exchange{<-done, call, r}
+	got := answered(t, e, new(workflowservice.PollActivityTaskQueueResponse))
+	if string(got.TaskToken) != "late" || len(got.GetInput().GetPayloads()) != 1 {
+		t.Errorf("the poll ended with %v", got)
+	}
+	select {
+	case <-r.proxy.Done():
+	case <-time.After(20 * time.Second):
+		t.Error("the proxy did not end once its calls had ended")
+	}
+}
