@@ -29,19 +29,23 @@ func statusOf(code int32, message string) *spb.Status {
 func TestMarkedPayloadsAreSealedAgain(t *testing.T) {
 	t.Parallel()
 	r := ruled(t)
-	clear := text("CANARY")
 	for _, namespace := range []string{"passing", "sealing", "parts", "clearing"} {
-		own := r.sealIn(t, namespace, clear)
-		again := signaled(t, r.signal(t, namespace, "w", own))
-		if len(again) != 1 || proto.Equal(again[0], own) || bytes.Equal(again[0].Data, own.Data) {
-			t.Errorf("%s: a sealed payload was forwarded as it came", namespace)
-			continue
+		for _, clear := range []*commonpb.Payload{document(`{"token":"CANARY","ward":"A7"}`), {Data: []byte("CANARY")}} {
+			own := r.sealIn(t, namespace, clear)
+			again := signaled(t, r.signal(t, namespace, "w", own))
+			if len(again) != 1 || proto.Equal(again[0], own) || bytes.Equal(again[0].Data, own.Data) {
+				t.Errorf("%s: a sealed payload was forwarded as it came", namespace)
+				continue
+			}
+			if bytes.Contains(blackbox.Marshal(again[0]), []byte("A7")) {
+				t.Errorf("%s: a sealed payload was sealed in part: %v", namespace, again[0])
+			}
+			equal(t, namespace+": opened once", r.open(t, namespace, again...)[0], own)
+			equal(t, namespace+": opened twice", r.open(t, namespace, r.open(t, namespace, again...)...)[0], clear)
 		}
-		equal(t, namespace+": opened once", r.open(t, namespace, again...)[0], own)
-		equal(t, namespace+": opened twice", r.open(t, namespace, r.open(t, namespace, again...)...)[0], clear)
 	}
 	// The marker alone is enough, in any field of the payload that bears it.
-	own := r.sealIn(t, "passing", clear)
+	own := r.sealIn(t, "passing", text("CANARY"))
 	for _, odd := range []*commonpb.Payload{
 		{Metadata: own.Metadata}, {Metadata: own.Metadata, Data: []byte("nothing")},
 		{Metadata: map[string][]byte{"encoding": own.Metadata["encoding"], "x": []byte("y")}, Data: own.Data},
