@@ -35,7 +35,7 @@ type setup struct {
 	policy     string            // the platform's policy; empty: the shipped one
 	namespaces map[string]string // rules of namespaces, without their package lines
 	extra      string            // further YAML at the top level
-	env        []string
+	env, args  []string
 	upstream   string // host:port; empty: the rig's script
 	upstreams  string // YAML list items instead of upstream
 }
@@ -73,7 +73,7 @@ func newRig(dir string, s setup) (*rig, error) {
 		return nil, err
 	}
 	own := filepath.Join(dir, "contract.yaml")
-	r.proxy, err = harness.StartProxy(context.Background(), harness.ProxyOptions{Dir: dir, Upstream: script.Address, Env: s.env, Args: []string{"--config", own}})
+	r.proxy, err = harness.StartProxy(context.Background(), harness.ProxyOptions{Dir: dir, Upstream: script.Address, Env: s.env, Args: append([]string{"--config", own}, s.args...)})
 	if err != nil {
 		script.Stop()
 		return nil, err
@@ -305,6 +305,16 @@ func (e exchange) refused(t *testing.T, code string) {
 	if e.Code() != code {
 		t.Errorf("the caller got %s (%s), want %s", e.Code(), e.Status.GetMessage(), code)
 	}
+}
+
+// cameToNothing checks that nothing was forwarded and that the caller is told to come back, or gave up first.
+func (e exchange) cameToNothing(t *testing.T) {
+	t.Helper()
+	want := "Unavailable"
+	if e.Code() == "DeadlineExceeded" {
+		want = e.Code()
+	}
+	e.refused(t, want)
 }
 
 // text is a payload as SDKs write a string.

@@ -82,7 +82,14 @@ func TestMarkedPayloadsElsewhere(t *testing.T) {
 			t.Errorf("%s: a payload with the marker passed", what)
 		}
 	}
-	e = r.send(t, "RespondWorkflowTaskCompleted", &workflowservice.RespondWorkflowTaskCompletedRequest{Namespace: "passing", TaskToken: []byte("t"),
+	e = r.send(t, "RespondWorkflowTaskCompleted", &workflowservice.RespondWorkflowTaskCompletedRequest{Namespace: "wideopen", TaskToken: []byte("t"), Commands: []*commandpb.Command{
+		{CommandType: enumspb.COMMAND_TYPE_MODIFY_WORKFLOW_PROPERTIES, Attributes: &commandpb.Command_ModifyWorkflowPropertiesCommandAttributes{
+			ModifyWorkflowPropertiesCommandAttributes: &commandpb.ModifyWorkflowPropertiesCommandAttributes{UpsertedMemo: &commonpb.Memo{Fields: map[string]*commonpb.Payload{"m": empty}}}}}}})
+	upsert := forwardedAs(t, e, "RespondWorkflowTaskCompleted", new(workflowservice.RespondWorkflowTaskCompletedRequest))
+	if proto.Equal(upsert.Commands[0].GetModifyWorkflowPropertiesCommandAttributes().UpsertedMemo.Fields["m"], empty) {
+		t.Error("a memo value with the marker and without data passed as a deletion")
+	}
+	e = r.send(t, "RespondWorkflowTaskCompleted", &workflowservice.RespondWorkflowTaskCompletedRequest{Namespace: "wideopen", TaskToken: []byte("t"),
 		Messages: []*protocolpb.Message{{Id: "m", Body: packed(t, &updatepb.Response{Outcome: &updatepb.Outcome{Value: &updatepb.Outcome_Success{Success: list(own)}}})}}})
 	done := forwardedAs(t, e, "RespondWorkflowTaskCompleted", new(workflowservice.RespondWorkflowTaskCompletedRequest))
 	if bytes.Contains(blackbox.Marshal(done), blackbox.Marshal(own)) {

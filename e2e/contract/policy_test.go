@@ -99,9 +99,12 @@ request contains {"action": "deny", "reason": "RULE-REASON"} if {
 `,
 }
 
+// keyNames are the keys of proxies with these rules, in the order of their rank.
+var keyNames = []string{"first", "second", "redacted", "kept", "denied", "default"}
+
 var ruled = shared(func(dir string) (setup, error) {
 	var keys strings.Builder
-	for _, name := range []string{"first", "second", "redacted", "kept", "denied", "default"} {
+	for _, name := range keyNames {
 		fmt.Fprintf(&keys, "  - {name: %s, active: %q}\n", name, "local:"+filepath.Join(dir, name+".key"))
 	}
 	return setup{keys: keys.String(), policy: "package temporal\n\nresponse contains {\"action\": \"open\"}\n", namespaces: rules,
