@@ -80,6 +80,16 @@ test-e2e: build ## End to end: a real Temporal server, SDK workers, a KMS over H
 	cd e2e && SEAL_PROXY_BIN='$(PROXY)' $(GO) test -count=1 -timeout 30m -skip Jaeger $$($(GO) list ./... | grep -vE '/($(E2E_ALONE))$$')
 	cd demo && $(GO) test -timeout 5m ./...
 
+.PHONY: test-contract
+test-contract: build ## What the built proxy must do, seen from outside, without a Temporal server; some seconds
+	cd e2e && SEAL_PROXY_BIN='$(PROXY)' $(GO) test -count=1 -timeout 10m ./contract
+
+# FAULTS='a b' tries some by name. SHORT=1 checks that all patches apply, and tries those that fit into 4 minutes: others for each commit.
+.PHONY: named-faults
+named-faults: ## Break one safety rule at a time and see a test fail; ends with `faults: N named, N killed`
+	@cd e2e && $(GO) build -o ../bin/faults ./cmd/faults
+	@cd e2e && ../bin/faults -root .. -only '$(FAULTS)' $(if $(SHORT),-short)
+
 .PHONY: test-deploy
 test-deploy: build ## The Helm chart, and dashboard and alerts against a Prometheus that scrapes the proxy (needs prometheus)
 	cd e2e && SEAL_PROXY_BIN='$(PROXY)' $(GO) test -count=1 -timeout 20m -skip Image ./deploy

@@ -2,6 +2,9 @@ package contract
 
 import (
 	"bytes"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/rand"
 	"testing"
 
 	commandpb "go.temporal.io/api/command/v1"
@@ -201,5 +204,46 @@ func TestSystemEndpoints(t *testing.T) {
 	forwardedAs(t, e, "RespondWorkflowTaskFailed", new(workflowservice.RespondWorkflowTaskFailedRequest))
 	if n := len(e.requests()); n != 1 {
 		t.Errorf("%d requests reached the frontend, want only the failure", n)
+	}
+}
+
+// codecKey is the key of a codec that the config of the rules' rig reads.
+var codecKey = []byte("0123456789abcdef0123456789abcdef")
+
+// encoded is what a codec made after the SDKs' samples wrote.
+func encoded(t *testing.T, clear *commonpb.Payload) *commonpb.Payload {
+	t.Helper()
+	block, err := aes.NewCipher(codecKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	gcm, err := cipher.NewGCM(block)
+	if err != nil {
+		t.Fatal(err)
+	}
+	nonce := make([]byte, gcm.NonceSize())
+	rand.Read(nonce)
+	return &commonpb.Payload{Metadata: map[string][]byte{"encoding": []byte("binary/encrypted"), "encryption-key-id": []byte("test")},
+		Data: gcm.Seal(nonce, nonce, blackbox.Marshal(clear), nil)}
+}
+
+// What another tool's codec wrote opens where the config says, and in requests it is treated as what bears the marker.
+func TestForeignPayloads(t *testing.T) {
+	t.Parallel()
+	r := ruled(t)
+	clear := text("CANARY")
+	theirs := encoded(t, clear)
+	equal(t, "a codec's payload in its namespace", r.open(t, "foreign", theirs)[0], clear)
+	equal(t, "a codec's payload elsewhere", r.open(t, "sealing", theirs)[0], theirs)
+	changed := proto.CloneOf(theirs)
+	changed.Data[len(changed.Data)-1] ^= 1
+	equal(t, "a changed one", r.open(t, "foreign", changed)[0], changed)
+	for _, namespace := range []string{"foreign", "wideopen", "sealing", "parts"} {
+		sealed := signaled(t, r.signal(t, namespace, "w", theirs))
+		if proto.Equal(sealed[0], theirs) {
+			t.Errorf("%s: a codec's payload passed", namespace)
+			continue
+		}
+		equal(t, namespace+": opened once", r.open(t, namespace, sealed...)[0], theirs)
 	}
 }

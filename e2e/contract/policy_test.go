@@ -3,6 +3,7 @@ package contract
 import (
 	"bytes"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -25,6 +26,7 @@ const sealingRule = `request contains {"action": "seal"} if input.workflow.id ==
 var rules = map[string]string{
 	"passing":  `request contains {"action": "pass"}` + "\n" + sealingRule,
 	"wideopen": `request contains {"action": "pass"}`,
+	"foreign":  `request contains {"action": "pass"}`,
 	"sealing":  `request contains {"action": "seal"}`,
 	"parts":    `request contains {"action": "seal", "fields": ["/token", "/items/*/token"]}`,
 	"clearing": `request contains {"action": "seal", "clear": ["/ward"]}`,
@@ -107,8 +109,13 @@ var ruled = shared(func(dir string) (setup, error) {
 	for _, name := range keyNames {
 		fmt.Fprintf(&keys, "  - {name: %s, active: %q}\n", name, "local:"+filepath.Join(dir, name+".key"))
 	}
+	codecFile := filepath.Join(dir, "codec.key")
+	if err := os.WriteFile(codecFile, codecKey, 0o600); err != nil {
+		return setup{}, err
+	}
 	return setup{keys: keys.String(), policy: "package temporal\n\nresponse contains {\"action\": \"open\"}\n", namespaces: rules,
-		extra: "codec_server: {address: \"127.0.0.1:0\"}\n"}, nil
+		extra: "codec_server: {address: \"127.0.0.1:0\"}\n" +
+			fmt.Sprintf("foreign: [{namespaces: [foreign], format: samples, keys: [{id: test, file: %q}]}]\n", codecFile)}, nil
 })
 
 func (r *rig) startWorkflow(t *testing.T, namespace, id, kind string, input *commonpb.Payload) exchange {

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	commonpb "go.temporal.io/api/common/v1"
 	taskqueuepb "go.temporal.io/api/taskqueue/v1"
 	workflowpb "go.temporal.io/api/workflow/v1"
 	"go.temporal.io/api/workflowservice/v1"
@@ -256,4 +257,19 @@ func TestSIGTERMLetsCallsEnd(t *testing.T) {
 	case <-time.After(20 * time.Second):
 		t.Error("the proxy did not end once its calls had ended")
 	}
+}
+
+// A data key is tried before it seals: what the key service does not unwrap again could never be opened.
+func TestNothingIsSealedThatCannotBeUnwrapped(t *testing.T) {
+	t.Parallel()
+	k := startKMS(t, setup{policy: openAll})
+	k.kms.Always("Decrypt", kmsstub.Fault{Error: "AccessDeniedException"})
+	e := k.do(t, blackbox.Request{Method: "SignalWorkflowExecution", Timeout: 8 * time.Second, Body: blackbox.Marshal(
+		&workflowservice.SignalWorkflowExecutionRequest{Namespace: "blind", Input: list(text("CANARY"))})})
+	e.cameToNothing(t)
+	k.kms.Heal()
+	eventually(t, 30*time.Second, func() error { // a refusal is remembered for some seconds
+		_, err := k.Seal(t.Context(), k.client, "blind", "", []*commonpb.Payload{text("CANARY")})
+		return err
+	})
 }

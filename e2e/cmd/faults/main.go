@@ -87,23 +87,25 @@ func run(ctx context.Context, root string, only []string, short bool, budget tim
 		return false, err
 	}
 	tried, killed := 0, 0
-	longest := time.Duration(0)
-	for _, f := range chosen {
-		if short && tried > 0 && time.Since(began)+longest > budget {
-			break
-		}
-		start := time.Now()
-		verdict, err := w.try(ctx, f)
+	next, stop := w.made(ctx, chosen)
+	defer stop()
+	longest, last := time.Duration(0), time.Now()
+	for m := range next {
+		verdict, err := w.try(ctx, m)
 		if err != nil {
-			return false, fmt.Errorf("%s: %w", f.name, err)
+			return false, fmt.Errorf("%s: %w", m.fault.name, err)
 		}
-		took := time.Since(start)
+		took := time.Since(last)
+		last = time.Now()
 		longest = max(longest, took)
 		tried++
 		if verdict.killed {
 			killed++
 		}
-		fmt.Printf("%-40s %-9s %s (%.0f s)\n", f.name, verdict.word(), verdict.by, took.Seconds())
+		fmt.Printf("%-40s %-9s %s (%.0f s)\n", m.fault.name, verdict.word(), verdict.by, took.Seconds())
+		if short && time.Since(began)+longest > budget {
+			break
+		}
 	}
 	if short {
 		fmt.Printf("faults: %d named, %d apply, %d tried, %d killed\n", len(chosen), applied, tried, killed)
