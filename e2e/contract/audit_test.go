@@ -142,7 +142,8 @@ func TestNothingSecretIsTold(t *testing.T) {
 	note(r.do(t, blackbox.Request{Method: "SignalWorkflowExecution", Metadata: metadata.Pairs("x-secret", "SECRET-HEADER"), Body: blackbox.Marshal(
 		&workflowservice.SignalWorkflowExecutionRequest{Input: list(text("CANARY"))})}))
 	for _, p := range []page{{headers: in("sealing"), body: "CANARY"}, {headers: in("sealing", "Authorization", "Bearer SECRET-WRONG"), body: "{}"},
-		{headers: in("sealing", "Authorization", "Bearer SECRET-TOKEN-0123456789"), body: `{"payloads":[{"CANARY":1}]}`}} {
+		{headers: in("sealing", "Authorization", "Bearer SECRET-TOKEN-0123456789"), body: `{"payloads":[{"CANARY":1}]}`},
+		{headers: in("sealing", "Authorization", "Bearer SECRET-TOKEN-0123456789"), body: `"CANARY"`}} {
 		fmt.Fprintln(&told, r.codecServer(t, p).text)
 	}
 	r.kms.Always("", kmsstub.Fault{Error: "AccessDeniedException", Message: "User: arn:aws:iam::111122223333:user/x is not authorized"})
