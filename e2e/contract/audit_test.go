@@ -39,7 +39,10 @@ func checkConfig(dir string) (string, error) {
 func TestEveryReadingIsOnRecord(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "audit.jsonl")
-	r := start(t, setup{extra: fmt.Sprintf("audit: {file: %q, required: true}\ncodec_server: {address: \"127.0.0.1:0\"}\n", file)})
+	r := start(
+		t,
+		setup{extra: fmt.Sprintf("audit: {file: %q, required: true}\ncodec_server: {address: \"127.0.0.1:0\"}\n", file)},
+	)
 	sealed := r.seal(t, "audited", text("CANARY"))[0]
 	records := func() []map[string]any {
 		written, err := os.ReadFile(file)
@@ -82,7 +85,8 @@ func TestEveryReadingIsOnRecord(t *testing.T) {
 		}
 	}
 	r.open(t, "another", sealed) // not opened: on record as well
-	if got := records(); len(got) != reads+1 || !strings.Contains(fmt.Sprint(got[reads]), "failed") && !strings.Contains(fmt.Sprint(got[reads]), "denied") {
+	if got := records(); len(got) != reads+1 ||
+		!strings.Contains(fmt.Sprint(got[reads]), "failed") && !strings.Contains(fmt.Sprint(got[reads]), "denied") {
 		t.Errorf("a reading that failed left %v", got[min(reads, len(got)-1)])
 	}
 }
@@ -90,7 +94,10 @@ func TestEveryReadingIsOnRecord(t *testing.T) {
 // With `required` nothing is opened that cannot be put on record, and no task is fetched.
 func TestWhatCannotBeRecordedIsNotOpened(t *testing.T) {
 	t.Parallel()
-	r := start(t, setup{extra: "audit: {file: /dev/full, required: true, wait: 300ms}\ncodec_server: {address: \"127.0.0.1:0\"}\n"})
+	r := start(
+		t,
+		setup{extra: "audit: {file: /dev/full, required: true, wait: 300ms}\ncodec_server: {address: \"127.0.0.1:0\"}\n"},
+	)
 	sealed := r.seal(t, "audited", text("CANARY"))[0]
 	for range 3 {
 		got, err := r.Open(t.Context(), r.client, "audited", "", []*commonpb.Payload{sealed})
@@ -98,13 +105,17 @@ func TestWhatCannotBeRecordedIsNotOpened(t *testing.T) {
 			t.Errorf("it was opened to %v (%v)", got, err)
 		}
 	}
-	if s := r.codecServer(t, page{headers: in("audited"), payloads: []*commonpb.Payload{sealed}}); s.code != 503 || strings.Contains(s.text, "CANARY") {
+	if s := r.codecServer(t, page{headers: in("audited"), payloads: []*commonpb.Payload{sealed}}); s.code != 503 ||
+		strings.Contains(s.text, "CANARY") {
 		t.Errorf("the codec server answered %d %s", s.code, s.text)
 	}
 	// Which state the log is in between two tries is left open, but a poll hands out no task.
 	for range 3 {
 		e := r.do(t, blackbox.Request{Method: "PollActivityTaskQueue", Timeout: 5 * time.Second, Body: blackbox.Marshal(
-			&workflowservice.PollActivityTaskQueueRequest{Namespace: "audited"})}, reply("PollActivityTaskQueue", activityTask("audit-2", sealed)))
+			&workflowservice.PollActivityTaskQueueRequest{
+				Namespace: "audited",
+			},
+		)}, reply("PollActivityTaskQueue", activityTask("audit-2", sealed)))
 		if strings.Contains(string(e.Body), "CANARY") {
 			t.Error("a worker was handed a task that is not on record")
 		}
@@ -120,8 +131,23 @@ func TestNothingSecretIsTold(t *testing.T) {
 	if err := os.WriteFile(token, []byte("SECRET-TOKEN-0123456789"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	r := startKMSWith(t, setup{namespaces: rules, policy: openAll, extra: fmt.Sprintf("codec_server: {address: \"127.0.0.1:0\", callers: {token: {tokens: [{subject: s, file: %q}]}}}\n", token),
-		listeners: fmt.Sprintf("  - address: 127.0.0.1:0\n    callers: {token: {tokens: [{subject: s, file: %q}]}}\n", token)}, "--log-level", "debug")
+	r := startKMSWith(
+		t,
+		setup{
+			namespaces: rules,
+			policy:     openAll,
+			extra: fmt.Sprintf(
+				"codec_server: {address: \"127.0.0.1:0\", callers: {token: {tokens: [{subject: s, file: %q}]}}}\n",
+				token,
+			),
+			listeners: fmt.Sprintf(
+				"  - address: 127.0.0.1:0\n    callers: {token: {tokens: [{subject: s, file: %q}]}}\n",
+				token,
+			),
+		},
+		"--log-level",
+		"debug",
+	)
 	r.client.Token = "SECRET-TOKEN-0123456789"
 	var told strings.Builder
 	note := func(e exchange) {
@@ -134,19 +160,38 @@ func TestNothingSecretIsTold(t *testing.T) {
 	note(r.startWorkflow(t, "failing", "conflict", "W", text("CANARY")))
 	note(r.startWorkflow(t, "failing", "key-none", "W", text("CANARY")))
 	note(r.startWorkflow(t, "content", "w", "W", document(`{"secret":`+`"CANARY"`)))
-	note(r.send(t, "GetWorkflowExecutionHistory", &workflowservice.GetWorkflowExecutionHistoryRequest{Namespace: "sealing"},
-		reply("GetWorkflowExecutionHistory", &workflowservice.GetWorkflowExecutionHistoryResponse{History: inputHistory(broken, sealed)})))
+	note(r.send(
+		t,
+		"GetWorkflowExecutionHistory",
+		&workflowservice.GetWorkflowExecutionHistoryRequest{Namespace: "sealing"},
+		reply(
+			"GetWorkflowExecutionHistory",
+			&workflowservice.GetWorkflowExecutionHistoryResponse{History: inputHistory(broken, sealed)},
+		),
+	))
 	note(r.do(t, blackbox.Request{Method: "SignalWorkflowExecution", Body: []byte("CANARY CANARY")}))
 	note(r.do(t, blackbox.Request{Method: "SignalWorkflowExecution", Token: "SECRET-WRONG"}))
 	note(r.do(t, blackbox.Request{Method: "OfANewerServer", Body: []byte("CANARY")}))
-	note(r.do(t, blackbox.Request{Method: "SignalWorkflowExecution", Metadata: metadata.Pairs("x-secret", "SECRET-HEADER"), Body: blackbox.Marshal(
-		&workflowservice.SignalWorkflowExecutionRequest{Input: list(text("CANARY"))})}))
+	note(
+		r.do(
+			t,
+			blackbox.Request{
+				Method:   "SignalWorkflowExecution",
+				Metadata: metadata.Pairs("x-secret", "SECRET-HEADER"),
+				Body: blackbox.Marshal(
+					&workflowservice.SignalWorkflowExecutionRequest{Input: list(text("CANARY"))}),
+			},
+		),
+	)
 	for _, p := range []page{{headers: in("sealing"), body: "CANARY"}, {headers: in("sealing", "Authorization", "Bearer SECRET-WRONG"), body: "{}"},
 		{headers: in("sealing", "Authorization", "Bearer SECRET-TOKEN-0123456789"), body: `{"payloads":[{"CANARY":1}]}`},
 		{headers: in("sealing", "Authorization", "Bearer SECRET-TOKEN-0123456789"), body: `"CANARY"`}} {
 		fmt.Fprintln(&told, r.codecServer(t, p).text)
 	}
-	r.kms.Always("", kmsstub.Fault{Error: "AccessDeniedException", Message: "User: arn:aws:iam::111122223333:user/x is not authorized"})
+	r.kms.Always(
+		"",
+		kmsstub.Fault{Error: "AccessDeniedException", Message: "User: arn:aws:iam::111122223333:user/x is not authorized"},
+	)
 	note(r.do(t, blackbox.Request{Method: "SignalWorkflowExecution", Timeout: 5 * time.Second, Body: blackbox.Marshal(
 		&workflowservice.SignalWorkflowExecutionRequest{Namespace: "fresh", Input: list(text("CANARY"))})}))
 	_, metrics := r.admin(t, "/metrics")

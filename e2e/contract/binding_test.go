@@ -77,7 +77,12 @@ func TestEnvelopesAreBoundToTheirNamespace(t *testing.T) {
 			want = clear
 		}
 		for range 2 { // the second time from whatever is remembered
-			equal(t, fmt.Sprintf("sealed in %q and read in %q", c.sealedIn, c.openedIn), r.open(t, c.openedIn, sealed...)[0], want)
+			equal(
+				t,
+				fmt.Sprintf("sealed in %q and read in %q", c.sealedIn, c.openedIn),
+				r.open(t, c.openedIn, sealed...)[0],
+				want,
+			)
 		}
 	}
 }
@@ -153,7 +158,11 @@ func TestEnvelopesCannotBePutTogether(t *testing.T) {
 func TestEveryBitOfATextIsAuthenticated(t *testing.T) {
 	t.Parallel()
 	r := plain(t)
-	e := r.send(t, "RespondQueryTaskCompleted", &workflowservice.RespondQueryTaskCompletedRequest{Namespace: "bits", TaskToken: []byte("t"), ErrorMessage: "CANARY text"})
+	e := r.send(
+		t,
+		"RespondQueryTaskCompleted",
+		&workflowservice.RespondQueryTaskCompletedRequest{Namespace: "bits", TaskToken: []byte("t"), ErrorMessage: "CANARY text"},
+	)
 	sealed := forwardedAs(t, e, "RespondQueryTaskCompleted", new(workflowservice.RespondQueryTaskCompletedRequest)).ErrorMessage
 	if strings.Contains(sealed, "CANARY") || sealed == "" {
 		t.Fatalf("the text was forwarded as %q", sealed)
@@ -176,8 +185,16 @@ func TestEveryBitOfATextIsAuthenticated(t *testing.T) {
 // queryError is the text that a caller gets of a query that failed with this one.
 func (r *rig) queryError(t *testing.T, namespace, message string) string {
 	t.Helper()
-	e := r.send(t, "QueryWorkflow", &workflowservice.QueryWorkflowRequest{Namespace: namespace, Execution: execution("w"), Query: &querypb.WorkflowQuery{QueryType: "q"}},
-		failing("QueryWorkflow", 3, message))
+	e := r.send(
+		t,
+		"QueryWorkflow",
+		&workflowservice.QueryWorkflowRequest{
+			Namespace: namespace,
+			Execution: execution("w"),
+			Query:     &querypb.WorkflowQuery{QueryType: "q"},
+		},
+		failing("QueryWorkflow", 3, message),
+	)
 	e.want(t, "InvalidArgument")
 	return e.Status.GetMessage()
 }
@@ -223,7 +240,11 @@ func TestLengthsTellLittle(t *testing.T) {
 	letters := base64.StdEncoding.EncodeToString(random)
 	long := r.seal(t, "lengths", text(strings.Repeat("a", len(letters))), text(letters))
 	if len(long[0].Data) != len(long[1].Data) {
-		t.Errorf("of two texts of one length the repetitive one has %d bytes sealed, the random one %d", len(long[0].Data), len(long[1].Data))
+		t.Errorf(
+			"of two texts of one length the repetitive one has %d bytes sealed, the random one %d",
+			len(long[0].Data),
+			len(long[1].Data),
+		)
 	}
 }
 
@@ -235,7 +256,12 @@ func (r *rig) signal(t *testing.T, namespace, workflow string, payloads ...*comm
 
 func signaled(t *testing.T, e exchange) []*commonpb.Payload {
 	t.Helper()
-	return forwardedAs(t, e, "SignalWorkflowExecution", new(workflowservice.SignalWorkflowExecutionRequest)).GetInput().GetPayloads()
+	return forwardedAs(
+		t,
+		e,
+		"SignalWorkflowExecution",
+		new(workflowservice.SignalWorkflowExecutionRequest),
+	).GetInput().GetPayloads()
 }
 
 // A key serves the namespaces that the config says, under a name that cannot lead anywhere else.

@@ -99,7 +99,12 @@ func (r *rig) dial(t *testing.T, listener int) *blackbox.Client {
 func (r *rig) signalAs(t *testing.T, c *blackbox.Client, token, namespace string, payloads ...*commonpb.Payload) exchange {
 	t.Helper()
 	return r.doVia(t, c, blackbox.Request{Method: "SignalWorkflowExecution", Token: token, Body: blackbox.Marshal(
-		&workflowservice.SignalWorkflowExecutionRequest{Namespace: namespace, WorkflowExecution: execution("w"), Input: list(payloads...)})})
+		&workflowservice.SignalWorkflowExecutionRequest{
+			Namespace:         namespace,
+			WorkflowExecution: execution("w"),
+			Input:             list(payloads...),
+		},
+	)})
 }
 
 func TestTokens(t *testing.T) {
@@ -120,8 +125,15 @@ func TestTokens(t *testing.T) {
 	for _, token := range []string{"", "wrong", ownToken + "x", ownToken[:len(ownToken)-1], strings.ToUpper(ownToken)} {
 		r.signalAs(t, c, token, "own-1", text("CANARY")).refused(t, "Unauthenticated")
 	}
-	two := r.doVia(t, c, blackbox.Request{Method: "SignalWorkflowExecution", Metadata: metadata.Pairs("authorization", "Bearer "+ownToken, "authorization", "Bearer wrong"),
-		Body: blackbox.Marshal(&workflowservice.SignalWorkflowExecutionRequest{Namespace: "own-1"})})
+	two := r.doVia(
+		t,
+		c,
+		blackbox.Request{
+			Method:   "SignalWorkflowExecution",
+			Metadata: metadata.Pairs("authorization", "Bearer "+ownToken, "authorization", "Bearer wrong"),
+			Body:     blackbox.Marshal(&workflowservice.SignalWorkflowExecutionRequest{Namespace: "own-1"}),
+		},
+	)
 	two.refused(t, "Unauthenticated")
 	// Methods without payloads are no exception.
 	for _, method := range []string{"GetSystemInfo", "DescribeTaskQueue", blackbox.OperatorService + "ListNexusEndpoints"} {
@@ -134,8 +146,14 @@ func TestJWTs(t *testing.T) {
 	r := callers(t)
 	c := r.dial(t, byJWT)
 	claims := func(change map[string]any) map[string]any {
-		all := map[string]any{"iss": "https://login.example.com/", "aud": "temporal-seal", "sub": "alice", "spaces": []string{"own-1"},
-			"iat": time.Now().Unix(), "exp": time.Now().Add(time.Hour).Unix()}
+		all := map[string]any{
+			"iss":    "https://login.example.com/",
+			"aud":    "temporal-seal",
+			"sub":    "alice",
+			"spaces": []string{"own-1"},
+			"iat":    time.Now().Unix(),
+			"exp":    time.Now().Add(time.Hour).Unix(),
+		}
 		for k, v := range change {
 			if v == nil {
 				delete(all, k)
@@ -170,7 +188,8 @@ func TestJWTs(t *testing.T) {
 		}
 	}
 	for name, spaces := range map[string]any{"a star": []string{"*"}, "a pattern": []string{"own-*"}, "nothing": []string{}, "an object": map[string]any{"own-1": true}, "no claim": nil} {
-		if e := r.signalAs(t, c, issuer.sign(nil, claims(map[string]any{"spaces": spaces})), "own-1", text("CANARY")); e.Code() != "PermissionDenied" || len(e.requests()) > 0 {
+		if e := r.signalAs(t, c, issuer.sign(nil, claims(map[string]any{"spaces": spaces})), "own-1", text("CANARY")); e.Code() != "PermissionDenied" ||
+			len(e.requests()) > 0 {
 			t.Errorf("a token that grants %s: %s, %d requests reached the frontend", name, e.Code(), len(e.requests()))
 		}
 	}
@@ -236,10 +255,22 @@ func TestNoMethodReachesOtherNamespaces(t *testing.T) {
 	name := func(n string) *workflowservice.DescribeNamespaceResponse {
 		return &workflowservice.DescribeNamespaceResponse{NamespaceInfo: &namespacepb.NamespaceInfo{Name: n}}
 	}
-	e := r.doVia(t, c, blackbox.Request{Method: "ListNamespaces", Token: ownToken}, reply("ListNamespaces", &workflowservice.ListNamespacesResponse{
-		NextPageToken: []byte("next"), Namespaces: []*workflowservice.DescribeNamespaceResponse{name("other"), name("own-1"), name("secret")}}))
-	equal(t, "the list of namespaces", answered(t, e, new(workflowservice.ListNamespacesResponse)), &workflowservice.ListNamespacesResponse{
-		NextPageToken: []byte("next"), Namespaces: []*workflowservice.DescribeNamespaceResponse{name("own-1")}})
+	e := r.doVia(
+		t,
+		c,
+		blackbox.Request{Method: "ListNamespaces", Token: ownToken},
+		reply("ListNamespaces", &workflowservice.ListNamespacesResponse{
+			NextPageToken: []byte(
+				"next",
+			), Namespaces: []*workflowservice.DescribeNamespaceResponse{name("other"), name("own-1"), name("secret")}}),
+	)
+	equal(
+		t,
+		"the list of namespaces",
+		answered(t, e, new(workflowservice.ListNamespacesResponse)),
+		&workflowservice.ListNamespacesResponse{
+			NextPageToken: []byte("next"), Namespaces: []*workflowservice.DescribeNamespaceResponse{name("own-1")}},
+	)
 }
 
 // What a request makes the server do elsewhere is checked as well: it acts with rights of its own.
@@ -249,17 +280,40 @@ func TestCommandsStayWithinReach(t *testing.T) {
 	c := r.dial(t, byToken)
 	commands := func(namespace string) []*commandpb.Command {
 		return []*commandpb.Command{
-			{CommandType: enumspb.COMMAND_TYPE_START_CHILD_WORKFLOW_EXECUTION, Attributes: &commandpb.Command_StartChildWorkflowExecutionCommandAttributes{
-				StartChildWorkflowExecutionCommandAttributes: &commandpb.StartChildWorkflowExecutionCommandAttributes{Namespace: namespace, WorkflowId: "w"}}},
-			{CommandType: enumspb.COMMAND_TYPE_SIGNAL_EXTERNAL_WORKFLOW_EXECUTION, Attributes: &commandpb.Command_SignalExternalWorkflowExecutionCommandAttributes{
-				SignalExternalWorkflowExecutionCommandAttributes: &commandpb.SignalExternalWorkflowExecutionCommandAttributes{Namespace: namespace, SignalName: "s"}}},
-			{CommandType: enumspb.COMMAND_TYPE_REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION, Attributes: &commandpb.Command_RequestCancelExternalWorkflowExecutionCommandAttributes{
-				RequestCancelExternalWorkflowExecutionCommandAttributes: &commandpb.RequestCancelExternalWorkflowExecutionCommandAttributes{Namespace: namespace, WorkflowId: "w"}}},
+			{
+				CommandType: enumspb.COMMAND_TYPE_START_CHILD_WORKFLOW_EXECUTION,
+				Attributes: &commandpb.Command_StartChildWorkflowExecutionCommandAttributes{
+					StartChildWorkflowExecutionCommandAttributes: &commandpb.StartChildWorkflowExecutionCommandAttributes{
+						Namespace:  namespace,
+						WorkflowId: "w",
+					}},
+			},
+			{
+				CommandType: enumspb.COMMAND_TYPE_SIGNAL_EXTERNAL_WORKFLOW_EXECUTION,
+				Attributes: &commandpb.Command_SignalExternalWorkflowExecutionCommandAttributes{
+					SignalExternalWorkflowExecutionCommandAttributes: &commandpb.SignalExternalWorkflowExecutionCommandAttributes{
+						Namespace:  namespace,
+						SignalName: "s",
+					}},
+			},
+			{
+				CommandType: enumspb.COMMAND_TYPE_REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION,
+				Attributes: &commandpb.Command_RequestCancelExternalWorkflowExecutionCommandAttributes{
+					RequestCancelExternalWorkflowExecutionCommandAttributes: &commandpb.RequestCancelExternalWorkflowExecutionCommandAttributes{
+						Namespace:  namespace,
+						WorkflowId: "w",
+					}},
+			},
 		}
 	}
 	complete := func(command *commandpb.Command) exchange {
 		return r.doVia(t, c, blackbox.Request{Method: "RespondWorkflowTaskCompleted", Token: ownToken, Body: blackbox.Marshal(
-			&workflowservice.RespondWorkflowTaskCompletedRequest{Namespace: "own-1", TaskToken: []byte("t"), Commands: []*commandpb.Command{command}})})
+			&workflowservice.RespondWorkflowTaskCompletedRequest{
+				Namespace: "own-1",
+				TaskToken: []byte("t"),
+				Commands:  []*commandpb.Command{command},
+			},
+		)})
 	}
 	for _, namespace := range []string{"own-2", ""} {
 		for _, command := range commands(namespace) {
@@ -274,15 +328,37 @@ func TestCommandsStayWithinReach(t *testing.T) {
 		}
 	}
 	for namespace, code := range map[string]string{"own-1": "OK", "other": "PermissionDenied"} {
-		e := r.doVia(t, c, blackbox.Request{Method: "ExecuteMultiOperation", Token: ownToken, Body: blackbox.Marshal(&workflowservice.ExecuteMultiOperationRequest{
-			Namespace: "own-1", Operations: []*workflowservice.ExecuteMultiOperationRequest_Operation{{Operation: &workflowservice.ExecuteMultiOperationRequest_Operation_StartWorkflow{
-				StartWorkflow: &workflowservice.StartWorkflowExecutionRequest{Namespace: namespace, WorkflowId: "w", Input: list(text("CANARY"))}}}}})})
+		e := r.doVia(
+			t,
+			c,
+			blackbox.Request{
+				Method: "ExecuteMultiOperation",
+				Token:  ownToken,
+				Body: blackbox.Marshal(&workflowservice.ExecuteMultiOperationRequest{
+					Namespace: "own-1", Operations: []*workflowservice.ExecuteMultiOperationRequest_Operation{{Operation: &workflowservice.ExecuteMultiOperationRequest_Operation_StartWorkflow{
+						StartWorkflow: &workflowservice.StartWorkflowExecutionRequest{
+							Namespace:  namespace,
+							WorkflowId: "w",
+							Input:      list(text("CANARY")),
+						}}}}}),
+			},
+		)
 		if e.Code() != code || code != "OK" && len(e.requests()) > 0 {
 			t.Errorf("an operation in namespace %s: %s, %d requests reached the frontend", namespace, e.Code(), len(e.requests()))
 		}
 	}
-	batch := r.doVia(t, c, blackbox.Request{Method: "StartBatchOperation", Token: ownToken, Body: blackbox.Marshal(&workflowservice.StartBatchOperationRequest{Namespace: "other",
-		Operation: &workflowservice.StartBatchOperationRequest_SignalOperation{SignalOperation: &batchpb.BatchOperationSignal{Signal: "s", Input: list(text("CANARY"))}}})})
+	batch := r.doVia(
+		t,
+		c,
+		blackbox.Request{
+			Method: "StartBatchOperation",
+			Token:  ownToken,
+			Body: blackbox.Marshal(&workflowservice.StartBatchOperationRequest{Namespace: "other",
+				Operation: &workflowservice.StartBatchOperationRequest_SignalOperation{
+					SignalOperation: &batchpb.BatchOperationSignal{Signal: "s", Input: list(text("CANARY"))},
+				}}),
+		},
+	)
 	batch.refused(t, "PermissionDenied")
 }
 

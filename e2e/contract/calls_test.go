@@ -25,9 +25,28 @@ import (
 func TestMetadataPassesBothWays(t *testing.T) {
 	t.Parallel()
 	r := plain(t)
-	sent := metadata.Pairs("client-name", "temporal-go", "client-version", "1.2.3", "caller-type", "api", "x-custom", "one", "x-custom", "two",
-		"x-bytes-bin", "\x00\xff", "authorization", "Bearer of-the-frontend", "traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00")
-	a := answer{"SignalWorkflowExecution", blackbox.Answer{Header: metadata.Pairs("x-answer", "header"), Trailer: metadata.Pairs("x-trailer", "trailer")}}
+	sent := metadata.Pairs(
+		"client-name",
+		"temporal-go",
+		"client-version",
+		"1.2.3",
+		"caller-type",
+		"api",
+		"x-custom",
+		"one",
+		"x-custom",
+		"two",
+		"x-bytes-bin",
+		"\x00\xff",
+		"authorization",
+		"Bearer of-the-frontend",
+		"traceparent",
+		"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00",
+	)
+	a := answer{
+		"SignalWorkflowExecution",
+		blackbox.Answer{Header: metadata.Pairs("x-answer", "header"), Trailer: metadata.Pairs("x-trailer", "trailer")},
+	}
 	e := r.do(t, blackbox.Request{Method: "SignalWorkflowExecution", Metadata: sent, Body: blackbox.Marshal(
 		&workflowservice.SignalWorkflowExecutionRequest{Namespace: "calls", Input: list(text("CANARY"))})}, a)
 	e.want(t, "OK")
@@ -46,14 +65,30 @@ func TestMetadataPassesBothWays(t *testing.T) {
 	if fmt.Sprint(e.Header.Get("x-answer")) != "[header]" || fmt.Sprint(e.Trailer.Get("x-trailer")) != "[trailer]" {
 		t.Errorf("the caller got header %v and trailer %v", e.Header, e.Trailer)
 	}
-	e = r.do(t, blackbox.Request{Method: "SignalWorkflowExecution", Body: blackbox.Marshal(&workflowservice.SignalWorkflowExecutionRequest{Namespace: "calls"})},
-		answer{"SignalWorkflowExecution", blackbox.Answer{Status: statusOf(5, "workflow not found"), Trailer: metadata.Pairs("x-trailer", "of an error")}})
+	e = r.do(
+		t,
+		blackbox.Request{
+			Method: "SignalWorkflowExecution",
+			Body:   blackbox.Marshal(&workflowservice.SignalWorkflowExecutionRequest{Namespace: "calls"}),
+		},
+		answer{
+			"SignalWorkflowExecution",
+			blackbox.Answer{Status: statusOf(5, "workflow not found"), Trailer: metadata.Pairs("x-trailer", "of an error")},
+		},
+	)
 	if e.Code() != "NotFound" || e.Status.GetMessage() != "workflow not found" || len(e.Trailer.Get("x-trailer")) != 1 {
 		t.Errorf("the frontend's error came as %s %q with trailer %v", e.Code(), e.Status.GetMessage(), e.Trailer)
 	}
 	// The namespace that a header names is the one that was checked.
-	e = r.do(t, blackbox.Request{Method: "SignalWorkflowExecution", Metadata: metadata.Pairs("temporal-namespace", "another"), Body: blackbox.Marshal(
-		&workflowservice.SignalWorkflowExecutionRequest{Namespace: "calls"})})
+	e = r.do(
+		t,
+		blackbox.Request{
+			Method:   "SignalWorkflowExecution",
+			Metadata: metadata.Pairs("temporal-namespace", "another"),
+			Body: blackbox.Marshal(
+				&workflowservice.SignalWorkflowExecutionRequest{Namespace: "calls"}),
+		},
+	)
 	if got := e.forwarded(t, "SignalWorkflowExecution").Metadata.Get("temporal-namespace"); fmt.Sprint(got) != "[calls]" {
 		t.Errorf("temporal-namespace arrived as %q", got)
 	}
@@ -93,7 +128,11 @@ func TestDeadlinesAndCancellationReachTheFrontend(t *testing.T) {
 		})
 	}
 	// A deadline that passes ends the call there as well.
-	e := r.do(t, blackbox.Request{Method: "GetWorkflowExecutionHistory", Body: body, Timeout: time.Second}, answer{"GetWorkflowExecutionHistory", slow(20 * time.Second)})
+	e := r.do(
+		t,
+		blackbox.Request{Method: "GetWorkflowExecutionHistory", Body: body, Timeout: time.Second},
+		answer{"GetWorkflowExecutionHistory", slow(20 * time.Second)},
+	)
 	e.want(t, "DeadlineExceeded")
 }
 
@@ -115,7 +154,13 @@ func TestAdminServiceCannotBeConfigured(t *testing.T) {
 	r, err := newRig(t.TempDir(), setup{extra: "services: [temporal.server.api.adminservice.v1.AdminService]\n"})
 	if err == nil {
 		defer r.stop()
-		r.do(t, blackbox.Request{Method: "/temporal.server.api.adminservice.v1.AdminService/DescribeMutableState"}).refused(t, "Unimplemented")
+		r.do(
+			t,
+			blackbox.Request{Method: "/temporal.server.api.adminservice.v1.AdminService/DescribeMutableState"},
+		).refused(
+			t,
+			"Unimplemented",
+		)
 	}
 }
 
@@ -127,14 +172,24 @@ func TestHealthAndSystemInfo(t *testing.T) {
 	if !bytes.Equal(own.Body, []byte{8, 1}) || len(own.requests()) > 0 {
 		t.Errorf("the proxy's own health is % x, %d requests reached the frontend", own.Body, len(own.requests()))
 	}
-	named := protowire.AppendString(protowire.AppendTag(nil, 1, protowire.BytesType), "temporal.api.workflowservice.v1.WorkflowService")
-	e := r.do(t, blackbox.Request{Method: "/grpc.health.v1.Health/Check", Body: named}, answer{"Check", blackbox.Answer{Body: []byte{8, 2}}})
+	named := protowire.AppendString(
+		protowire.AppendTag(nil, 1, protowire.BytesType),
+		"temporal.api.workflowservice.v1.WorkflowService",
+	)
+	e := r.do(
+		t,
+		blackbox.Request{Method: "/grpc.health.v1.Health/Check", Body: named},
+		answer{"Check", blackbox.Answer{Body: []byte{8, 2}}},
+	)
 	e.want(t, "OK")
 	if !bytes.Equal(e.Body, []byte{8, 2}) {
 		t.Errorf("the health of a service of the frontend's is % x", e.Body)
 	}
-	info := &workflowservice.GetSystemInfoResponse{ServerVersion: "9.9.9", Capabilities: &workflowservice.GetSystemInfoResponse_Capabilities{
-		EncodedFailureAttributes: true, UpsertMemo: true, Nexus: true}}
+	info := &workflowservice.GetSystemInfoResponse{
+		ServerVersion: "9.9.9",
+		Capabilities: &workflowservice.GetSystemInfoResponse_Capabilities{
+			EncodedFailureAttributes: true, UpsertMemo: true, Nexus: true},
+	}
 	e = r.do(t, blackbox.Request{Method: "GetSystemInfo"}, reply("GetSystemInfo", info))
 	equal(t, "GetSystemInfo", answered(t, e, new(workflowservice.GetSystemInfoResponse)), info)
 }
@@ -146,7 +201,9 @@ func TestOddEncodings(t *testing.T) {
 	field := func(num protowire.Number, value []byte) []byte {
 		return protowire.AppendBytes(protowire.AppendTag(nil, num, protowire.BytesType), value)
 	}
-	start := blackbox.Marshal(&workflowservice.StartWorkflowExecutionRequest{Namespace: "calls", WorkflowId: "w", Input: list(text("CANARY"))})
+	start := blackbox.Marshal(
+		&workflowservice.StartWorkflowExecutionRequest{Namespace: "calls", WorkflowId: "w", Input: list(text("CANARY"))},
+	)
 	input := field(5, blackbox.Marshal(list(text("CANARY 2"))))
 	fail := func(m string) []byte { return blackbox.Marshal(&failurepb.Failure{Message: m}) }
 	failed := blackbox.Marshal(&workflowservice.RespondActivityTaskFailedRequest{Namespace: "calls", TaskToken: []byte("t")})
@@ -169,7 +226,9 @@ func TestOddEncodings(t *testing.T) {
 			}
 		}
 	}
-	signal := []byte(blackbox.Marshal(&workflowservice.SignalWorkflowExecutionRequest{Namespace: "calls", Input: list(text("CANARY"))}))
+	signal := []byte(
+		blackbox.Marshal(&workflowservice.SignalWorkflowExecutionRequest{Namespace: "calls", Input: list(text("CANARY"))}),
+	)
 	for name, body := range map[string][]byte{
 		"a message that is cut":         signal[:len(signal)-3],
 		"no message":                    []byte("CANARY CANARY"),
@@ -185,7 +244,14 @@ func TestOddEncodings(t *testing.T) {
 		}
 	}
 	// Without a namespace no key can be chosen.
-	r.send(t, "SignalWorkflowExecution", &workflowservice.SignalWorkflowExecutionRequest{Input: list(text("CANARY"))}).refused(t, "InvalidArgument")
+	r.send(
+		t,
+		"SignalWorkflowExecution",
+		&workflowservice.SignalWorkflowExecutionRequest{Input: list(text("CANARY"))},
+	).refused(
+		t,
+		"InvalidArgument",
+	)
 }
 
 // unknown appends a field that no release knows.
@@ -214,7 +280,11 @@ func TestUnknownFields(t *testing.T) {
 		t.Errorf("a harmless unknown field was forwarded as %q, sent was %q", got, harmless)
 	}
 	answers := unknown(&workflowservice.StartWorkflowExecutionResponse{RunId: "r"}, []byte("of a newer server"))
-	e := r.do(t, blackbox.Request{Method: "StartWorkflowExecution", Body: blackbox.Marshal(start)}, answer{"StartWorkflowExecution", blackbox.Answer{Body: answers}})
+	e := r.do(
+		t,
+		blackbox.Request{Method: "StartWorkflowExecution", Body: blackbox.Marshal(start)},
+		answer{"StartWorkflowExecution", blackbox.Answer{Body: answers}},
+	)
 	if e.want(t, "OK"); !bytes.Equal(e.Body, answers) {
 		t.Errorf("an unknown field of an answer came as %q", e.Body)
 	}
@@ -225,7 +295,13 @@ func TestUnknownFields(t *testing.T) {
 	if err := proto.Unmarshal(unknown(nested, []byte("harmless")), nested); err != nil {
 		t.Fatal(err)
 	}
-	send(strict, blackbox.Marshal(&workflowservice.StartWorkflowExecutionRequest{Namespace: "calls", WorkflowType: nested})).refused(t, "InvalidArgument")
+	send(
+		strict,
+		blackbox.Marshal(&workflowservice.StartWorkflowExecutionRequest{Namespace: "calls", WorkflowType: nested}),
+	).refused(
+		t,
+		"InvalidArgument",
+	)
 }
 
 var strictRig = shared(func(string) (setup, error) { return setup{extra: "unknown_fields: strict\n"}, nil })
@@ -257,7 +333,9 @@ func TestSizes(t *testing.T) {
 	sealed := r.seal(t, "calls", text("CANARY"))[0]
 	large := inputHistory(sealed)
 	for range 3000 {
-		large.Events = append(large.Events, inputHistory(sealed, &commonpb.Payload{Data: bytes.Repeat([]byte("x"), 2000)}).Events...)
+		large.Events = append(
+			large.Events,
+			inputHistory(sealed, &commonpb.Payload{Data: bytes.Repeat([]byte("x"), 2000)}).Events...)
 	}
 	e := r.send(t, "GetWorkflowExecutionHistory", &workflowservice.GetWorkflowExecutionHistoryRequest{Namespace: "calls"},
 		reply("GetWorkflowExecutionHistory", &workflowservice.GetWorkflowExecutionHistoryResponse{History: large}))
@@ -265,14 +343,32 @@ func TestSizes(t *testing.T) {
 	if n := len(got.History.GetEvents()); n != len(large.Events) {
 		t.Fatalf("%d events of %d came", n, len(large.Events))
 	}
-	equal(t, "the last event of a large history", got.History.Events[3000].GetWorkflowExecutionStartedEventAttributes().Input.Payloads[0], text("CANARY"))
+	equal(
+		t,
+		"the last event of a large history",
+		got.History.Events[3000].GetWorkflowExecutionStartedEventAttributes().Input.Payloads[0],
+		text("CANARY"),
+	)
 	// The limits that workers read leave room for an envelope.
 	limits := &namespacepb.NamespaceInfo_Limits{BlobSizeLimitError: limit, MemoSizeLimitError: limit}
-	e = r.send(t, "DescribeNamespace", &workflowservice.DescribeNamespaceRequest{Namespace: "calls"},
-		reply("DescribeNamespace", &workflowservice.DescribeNamespaceResponse{NamespaceInfo: &namespacepb.NamespaceInfo{Name: "calls", Limits: limits}}))
+	e = r.send(
+		t,
+		"DescribeNamespace",
+		&workflowservice.DescribeNamespaceRequest{Namespace: "calls"},
+		reply(
+			"DescribeNamespace",
+			&workflowservice.DescribeNamespaceResponse{NamespaceInfo: &namespacepb.NamespaceInfo{Name: "calls", Limits: limits}},
+		),
+	)
 	told := answered(t, e, new(workflowservice.DescribeNamespaceResponse)).NamespaceInfo.Limits
 	overhead := int64(proto.Size(r.seal(t, "calls", &commonpb.Payload{Data: random[:1000]})[0]) - 1000)
-	if told.BlobSizeLimitError > limit-overhead || told.MemoSizeLimitError > limit-overhead || told.BlobSizeLimitError < limit-2000 {
-		t.Errorf("workers are told limits of %d and %d bytes, an envelope takes %d", told.BlobSizeLimitError, told.MemoSizeLimitError, overhead)
+	if told.BlobSizeLimitError > limit-overhead || told.MemoSizeLimitError > limit-overhead ||
+		told.BlobSizeLimitError < limit-2000 {
+		t.Errorf(
+			"workers are told limits of %d and %d bytes, an envelope takes %d",
+			told.BlobSizeLimitError,
+			told.MemoSizeLimitError,
+			overhead,
+		)
 	}
 }

@@ -116,7 +116,8 @@ func TestCodecServerRefusesOtherPages(t *testing.T) {
 	sealed := r.seal(t, "codec", text("CANARY"))
 	for _, origin := range []string{"https://evil.example.com", "null", "https://ui.example.com.evil.com", "http://ui.example.com"} {
 		s := r.codecServer(t, page{headers: in("codec", "Origin", origin), payloads: sealed})
-		if s.code != http.StatusForbidden || s.header.Get("Access-Control-Allow-Origin") != "" || strings.Contains(s.text, "CANARY") {
+		if s.code != http.StatusForbidden || s.header.Get("Access-Control-Allow-Origin") != "" ||
+			strings.Contains(s.text, "CANARY") {
 			t.Errorf("a page of %s got %d, allowed for %q", origin, s.code, s.header.Get("Access-Control-Allow-Origin"))
 		}
 	}
@@ -127,9 +128,19 @@ func TestCodecServerRefusesOtherPages(t *testing.T) {
 	}
 	s = r.codecServer(t, page{headers: good, body: "no JSON"})
 	if s.code != http.StatusBadRequest || s.header.Get("Access-Control-Allow-Origin") != "https://ui.example.com" {
-		t.Errorf("a wrong request of the Web UI got %d, allowed for %q: it cannot read why", s.code, s.header.Get("Access-Control-Allow-Origin"))
+		t.Errorf(
+			"a wrong request of the Web UI got %d, allowed for %q: it cannot read why",
+			s.code,
+			s.header.Get("Access-Control-Allow-Origin"),
+		)
 	}
-	s = r.codecServer(t, page{method: http.MethodOptions, headers: map[string]string{"Origin": "https://ui.example.com", "Access-Control-Request-Method": "POST"}})
+	s = r.codecServer(
+		t,
+		page{
+			method:  http.MethodOptions,
+			headers: map[string]string{"Origin": "https://ui.example.com", "Access-Control-Request-Method": "POST"},
+		},
+	)
 	if s.code >= 300 || !strings.Contains(strings.ToLower(s.header.Get("Access-Control-Allow-Headers")), "x-namespace") {
 		t.Errorf("a preflight got %d %v", s.code, s.header)
 	}
@@ -185,7 +196,12 @@ func TestCodecServerObeysThePolicy(t *testing.T) {
 	sealed := func(namespace, id string) *commonpb.Payload {
 		return startedWith(t, r.startWorkflow(t, namespace, id, "W", text("CANARY")))
 	}
-	list := []*commonpb.Payload{sealed("readers", "open"), sealed("readers", "kept"), sealed("readers", "denied"), sealed("readers", "redacted")}
+	list := []*commonpb.Payload{
+		sealed("readers", "open"),
+		sealed("readers", "kept"),
+		sealed("readers", "denied"),
+		sealed("readers", "redacted"),
+	}
 	got := r.codecServer(t, page{headers: in("readers"), payloads: list}).payloads
 	equal(t, "an open payload", got[0], text("CANARY"))
 	equal(t, "a payload that is kept", got[1], list[1])
@@ -194,8 +210,14 @@ func TestCodecServerObeysThePolicy(t *testing.T) {
 		t.Errorf("a redacted payload came as %v", got[3])
 	}
 	of := sealed("reading", "w")
-	equal(t, "a payload whose workflow type nobody tells", r.codecServer(t, page{headers: in("reading"), payloads: []*commonpb.Payload{of}}).payloads[0], of)
-	if s := r.codecServer(t, page{path: "/encode", headers: in("guarded"), payloads: []*commonpb.Payload{text("CANARY")}}); s.code == 200 && proto.Equal(s.payloads[0], text("CANARY")) {
+	equal(
+		t,
+		"a payload whose workflow type nobody tells",
+		r.codecServer(t, page{headers: in("reading"), payloads: []*commonpb.Payload{of}}).payloads[0],
+		of,
+	)
+	if s := r.codecServer(t, page{path: "/encode", headers: in("guarded"), payloads: []*commonpb.Payload{text("CANARY")}}); s.code == 200 &&
+		proto.Equal(s.payloads[0], text("CANARY")) {
 		t.Error("an encoded payload stayed clear")
 	}
 }

@@ -52,7 +52,11 @@ func (s *signer) public() []byte {
 // keySet is a JSON Web Key Set with the public key.
 func (s *signer) keySet() string {
 	public := s.public()
-	return fmt.Sprintf(`{"keys":[{"kty":"EC","crv":"P-256","kid":"k1","alg":"ES256","use":"sig","x":%q,"y":%q}]}`, part(public[1:33]), part(public[33:]))
+	return fmt.Sprintf(
+		`{"keys":[{"kty":"EC","crv":"P-256","kid":"k1","alg":"ES256","use":"sig","x":%q,"y":%q}]}`,
+		part(public[1:33]),
+		part(public[33:]),
+	)
 }
 
 // sign makes a token, good or bad. head changes its header: "none" leaves the signature out, "HS256" takes the public key
@@ -95,13 +99,25 @@ func newAuthority(dir string) (*certAuthority, error) {
 	if err != nil {
 		return nil, err
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "authority"}, NotBefore: time.Now().Add(-time.Hour),
-		NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
+	template := &x509.Certificate{
+		SerialNumber:          big.NewInt(1),
+		Subject:               pkix.Name{CommonName: "authority"},
+		NotBefore:             time.Now().Add(-time.Hour),
+		NotAfter:              time.Now().Add(time.Hour),
+		IsCA:                  true,
+		BasicConstraintsValid: true,
+		KeyUsage:              x509.KeyUsageCertSign,
+	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 	if err != nil {
 		return nil, err
 	}
-	a := &certAuthority{key: key, file: filepath.Join(dir, "ca.pem"), serverCert: filepath.Join(dir, "server.pem"), serverKey: filepath.Join(dir, "server.key")}
+	a := &certAuthority{
+		key:        key,
+		file:       filepath.Join(dir, "ca.pem"),
+		serverCert: filepath.Join(dir, "server.pem"),
+		serverKey:  filepath.Join(dir, "server.key"),
+	}
 	if a.cert, err = x509.ParseCertificate(der); err != nil {
 		return nil, err
 	}
@@ -128,8 +144,13 @@ func (a *certAuthority) issue(name string) (tls.Certificate, error) {
 	if err != nil {
 		return tls.Certificate{}, err
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth}}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(time.Now().UnixNano()),
+		NotBefore:    time.Now().Add(-time.Hour),
+		NotAfter:     time.Now().Add(time.Hour),
+		KeyUsage:     x509.KeyUsageDigitalSignature,
+		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
+	}
 	switch common, isCommon := strings.CutPrefix(name, "cn:"); {
 	case name == "":
 		template.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1)}
@@ -168,12 +189,20 @@ func (r *rig) withCertificate(t *testing.T, name, namespace string) string {
 		}
 		config.Certificates = []tls.Certificate{pair}
 	}
-	conn, err := grpc.NewClient("passthrough:///"+r.listeners[byCertificate], grpc.WithTransportCredentials(credentials.NewTLS(config)))
+	conn, err := grpc.NewClient(
+		"passthrough:///"+r.listeners[byCertificate],
+		grpc.WithTransportCredentials(credentials.NewTLS(config)),
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	_, err = workflowservice.NewWorkflowServiceClient(conn).SignalWorkflowExecution(t.Context(), &workflowservice.SignalWorkflowExecutionRequest{
-		Namespace: namespace, WorkflowExecution: execution("w"), Input: list(text("CANARY"))})
+	_, err = workflowservice.NewWorkflowServiceClient(
+		conn,
+	).SignalWorkflowExecution(
+		t.Context(),
+		&workflowservice.SignalWorkflowExecutionRequest{
+			Namespace: namespace, WorkflowExecution: execution("w"), Input: list(text("CANARY"))},
+	)
 	return status.Code(err).String()
 }

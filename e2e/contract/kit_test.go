@@ -13,7 +13,6 @@ import (
 	"time"
 
 	commonpb "go.temporal.io/api/common/v1"
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/temporal-seal/temporal-seal/e2e/blackbox"
@@ -73,7 +72,10 @@ func newRig(dir string, s setup) (*rig, error) {
 		return nil, err
 	}
 	own := filepath.Join(dir, "contract.yaml")
-	r.proxy, err = harness.StartProxy(context.Background(), harness.ProxyOptions{Dir: dir, Upstream: script.Address, Env: s.env, Args: append([]string{"--config", own}, s.args...)})
+	r.proxy, err = harness.StartProxy(
+		context.Background(),
+		harness.ProxyOptions{Dir: dir, Upstream: script.Address, Env: s.env, Args: append([]string{"--config", own}, s.args...)},
+	)
 	if err != nil {
 		script.Stop()
 		return nil, err
@@ -265,7 +267,13 @@ func (e exchange) forwarded(t *testing.T, method string) blackbox.Received {
 		}
 	}
 	if len(found) != 1 {
-		t.Fatalf("%d requests of %s reached the frontend, want 1 (the caller got %s: %s)", len(found), method, e.Code(), e.Status.GetMessage())
+		t.Fatalf(
+			"%d requests of %s reached the frontend, want 1 (the caller got %s: %s)",
+			len(found),
+			method,
+			e.Code(),
+			e.Status.GetMessage(),
+		)
 	}
 	return found[0]
 }
@@ -300,7 +308,12 @@ func (e exchange) want(t *testing.T, code string) {
 func (e exchange) refused(t *testing.T, code string) {
 	t.Helper()
 	if got := e.requests(); len(got) > 0 {
-		t.Errorf("%d requests reached the frontend, the first is %s; want none (the caller got %s)", len(got), got[0].Name(), e.Code())
+		t.Errorf(
+			"%d requests reached the frontend, the first is %s; want none (the caller got %s)",
+			len(got),
+			got[0].Name(),
+			e.Code(),
+		)
 	}
 	if e.Code() != code {
 		t.Errorf("the caller got %s (%s), want %s", e.Code(), e.Status.GetMessage(), code)
@@ -378,7 +391,8 @@ func equal(t *testing.T, what string, got, want proto.Message) {
 // isSealed checks that a payload holds nothing readable of its clear form, and opens to it in a namespace.
 func (r *rig) isSealed(t *testing.T, what, namespace string, got, clear *commonpb.Payload) {
 	t.Helper()
-	if got == nil || proto.Equal(got, clear) || len(clear.GetData()) > 3 && bytes.Contains(blackbox.Marshal(got), clear.GetData()) {
+	if got == nil || proto.Equal(got, clear) ||
+		len(clear.GetData()) > 3 && bytes.Contains(blackbox.Marshal(got), clear.GetData()) {
 		t.Errorf("%s is not sealed: %v", what, got)
 		return
 	}
@@ -410,6 +424,3 @@ func (r *rig) admin(t *testing.T, path string) (int, string) {
 	}
 	return code, body
 }
-
-// withToken is metadata with a bearer token.
-func withToken(token string) metadata.MD { return metadata.Pairs("authorization", "Bearer "+token) }

@@ -85,15 +85,40 @@ func TestMarkedPayloadsElsewhere(t *testing.T) {
 			t.Errorf("%s: a payload with the marker passed", what)
 		}
 	}
-	e = r.send(t, "RespondWorkflowTaskCompleted", &workflowservice.RespondWorkflowTaskCompletedRequest{Namespace: "wideopen", TaskToken: []byte("t"), Commands: []*commandpb.Command{
-		{CommandType: enumspb.COMMAND_TYPE_MODIFY_WORKFLOW_PROPERTIES, Attributes: &commandpb.Command_ModifyWorkflowPropertiesCommandAttributes{
-			ModifyWorkflowPropertiesCommandAttributes: &commandpb.ModifyWorkflowPropertiesCommandAttributes{UpsertedMemo: &commonpb.Memo{Fields: map[string]*commonpb.Payload{"m": empty}}}}}}})
+	e = r.send(
+		t,
+		"RespondWorkflowTaskCompleted",
+		&workflowservice.RespondWorkflowTaskCompletedRequest{
+			Namespace: "wideopen",
+			TaskToken: []byte("t"),
+			Commands: []*commandpb.Command{
+				{
+					CommandType: enumspb.COMMAND_TYPE_MODIFY_WORKFLOW_PROPERTIES,
+					Attributes: &commandpb.Command_ModifyWorkflowPropertiesCommandAttributes{
+						ModifyWorkflowPropertiesCommandAttributes: &commandpb.ModifyWorkflowPropertiesCommandAttributes{
+							UpsertedMemo: &commonpb.Memo{Fields: map[string]*commonpb.Payload{"m": empty}},
+						}},
+				}},
+		},
+	)
 	upsert := forwardedAs(t, e, "RespondWorkflowTaskCompleted", new(workflowservice.RespondWorkflowTaskCompletedRequest))
 	if proto.Equal(upsert.Commands[0].GetModifyWorkflowPropertiesCommandAttributes().UpsertedMemo.Fields["m"], empty) {
 		t.Error("a memo value with the marker and without data passed as a deletion")
 	}
-	e = r.send(t, "RespondWorkflowTaskCompleted", &workflowservice.RespondWorkflowTaskCompletedRequest{Namespace: "wideopen", TaskToken: []byte("t"),
-		Messages: []*protocolpb.Message{{Id: "m", Body: packed(t, &updatepb.Response{Outcome: &updatepb.Outcome{Value: &updatepb.Outcome_Success{Success: list(own)}}})}}})
+	e = r.send(
+		t,
+		"RespondWorkflowTaskCompleted",
+		&workflowservice.RespondWorkflowTaskCompletedRequest{Namespace: "wideopen", TaskToken: []byte("t"),
+			Messages: []*protocolpb.Message{
+				{
+					Id: "m",
+					Body: packed(
+						t,
+						&updatepb.Response{Outcome: &updatepb.Outcome{Value: &updatepb.Outcome_Success{Success: list(own)}}},
+					),
+				},
+			}},
+	)
 	done := forwardedAs(t, e, "RespondWorkflowTaskCompleted", new(workflowservice.RespondWorkflowTaskCompletedRequest))
 	if bytes.Contains(blackbox.Marshal(done), blackbox.Marshal(own)) {
 		t.Error("an update's result with the marker passed")
@@ -104,13 +129,29 @@ func TestMarkedTextsAreSealedAgain(t *testing.T) {
 	t.Parallel()
 	r := ruled(t)
 	plainRig := plain(t)
-	e := plainRig.send(t, "RespondQueryTaskCompleted", &workflowservice.RespondQueryTaskCompletedRequest{Namespace: "wideopen", TaskToken: []byte("t"), ErrorMessage: "CANARY"})
+	e := plainRig.send(
+		t,
+		"RespondQueryTaskCompleted",
+		&workflowservice.RespondQueryTaskCompletedRequest{Namespace: "wideopen", TaskToken: []byte("t"), ErrorMessage: "CANARY"},
+	)
 	sealed := forwardedAs(t, e, "RespondQueryTaskCompleted", new(workflowservice.RespondQueryTaskCompletedRequest)).ErrorMessage
-	e = r.send(t, "RespondQueryTaskCompleted", &workflowservice.RespondQueryTaskCompletedRequest{Namespace: "wideopen", TaskToken: []byte("t"), ErrorMessage: sealed})
+	e = r.send(
+		t,
+		"RespondQueryTaskCompleted",
+		&workflowservice.RespondQueryTaskCompletedRequest{Namespace: "wideopen", TaskToken: []byte("t"), ErrorMessage: sealed},
+	)
 	if got := forwardedAs(t, e, "RespondQueryTaskCompleted", new(workflowservice.RespondQueryTaskCompletedRequest)).ErrorMessage; got == sealed {
 		t.Error("a sealed text was forwarded as it came")
 	}
-	e = r.send(t, "RespondQueryTaskCompleted", &workflowservice.RespondQueryTaskCompletedRequest{Namespace: "wideopen", TaskToken: []byte("t"), ErrorMessage: "readable"})
+	e = r.send(
+		t,
+		"RespondQueryTaskCompleted",
+		&workflowservice.RespondQueryTaskCompletedRequest{
+			Namespace:    "wideopen",
+			TaskToken:    []byte("t"),
+			ErrorMessage: "readable",
+		},
+	)
 	if got := forwardedAs(t, e, "RespondQueryTaskCompleted", new(workflowservice.RespondQueryTaskCompletedRequest)).ErrorMessage; got != "readable" {
 		t.Errorf("the rule lets texts pass, and it was forwarded as %q", got)
 	}
@@ -120,7 +161,11 @@ func TestMarkedFailuresAreSealedAgain(t *testing.T) {
 	t.Parallel()
 	r := ruled(t)
 	fail := func(f *failurepb.Failure) *failurepb.Failure {
-		e := r.send(t, "RespondActivityTaskFailed", &workflowservice.RespondActivityTaskFailedRequest{Namespace: "wideopen", TaskToken: []byte("t"), Failure: f})
+		e := r.send(
+			t,
+			"RespondActivityTaskFailed",
+			&workflowservice.RespondActivityTaskFailedRequest{Namespace: "wideopen", TaskToken: []byte("t"), Failure: f},
+		)
 		return forwardedAs(t, e, "RespondActivityTaskFailed", new(workflowservice.RespondActivityTaskFailedRequest)).Failure
 	}
 	own := r.seal(t, "sealing", text("CANARY"))[0]
@@ -139,21 +184,52 @@ func TestMarkedValuesAreRefusedWhereNothingIsSealed(t *testing.T) {
 	r := ruled(t)
 	own := r.sealIn(t, "passing", text("CANARY"))
 	attributes := &commonpb.SearchAttributes{IndexedFields: map[string]*commonpb.Payload{"Field": own}}
-	r.send(t, "StartWorkflowExecution", &workflowservice.StartWorkflowExecutionRequest{Namespace: "passing", WorkflowId: "w", SearchAttributes: attributes}).refused(t, "PermissionDenied")
+	r.send(
+		t,
+		"StartWorkflowExecution",
+		&workflowservice.StartWorkflowExecutionRequest{Namespace: "passing", WorkflowId: "w", SearchAttributes: attributes},
+	).refused(
+		t,
+		"PermissionDenied",
+	)
 	r.do(t, blackbox.Request{Method: blackbox.OperatorService + "CreateNexusEndpoint", Body: blackbox.Marshal(
-		&operatorservice.CreateNexusEndpointRequest{Spec: &nexuspb.EndpointSpec{Name: "n", Description: own}})}).refused(t, "PermissionDenied")
+		&operatorservice.CreateNexusEndpointRequest{
+			Spec: &nexuspb.EndpointSpec{Name: "n", Description: own},
+		},
+	)}).refused(t, "PermissionDenied")
 
-	e := plain(t).send(t, "RespondQueryTaskCompleted", &workflowservice.RespondQueryTaskCompletedRequest{Namespace: "passing", TaskToken: []byte("t"), ErrorMessage: "CANARY"})
+	e := plain(
+		t,
+	).send(
+		t,
+		"RespondQueryTaskCompleted",
+		&workflowservice.RespondQueryTaskCompletedRequest{Namespace: "passing", TaskToken: []byte("t"), ErrorMessage: "CANARY"},
+	)
 	sealed := forwardedAs(t, e, "RespondQueryTaskCompleted", new(workflowservice.RespondQueryTaskCompletedRequest)).ErrorMessage
 	r.send(t, "TerminateWorkflowExecution", &workflowservice.TerminateWorkflowExecutionRequest{Namespace: "passing",
 		WorkflowExecution: execution("w"), Reason: sealed}).refused(t, "PermissionDenied")
 
-	e = r.send(t, "DescribeWorkflowExecution", &workflowservice.DescribeWorkflowExecutionRequest{Namespace: "passing", Execution: execution("w")},
-		reply("DescribeWorkflowExecution", put((&workflowservice.DescribeWorkflowExecutionResponse{}).ProtoReflect().Descriptor(),
-			siteNamed(t, (&workflowservice.DescribeWorkflowExecutionResponse{}), "workflow_execution_info.search_attributes.indexed_fields"),
-			func() proto.Message { return proto.CloneOf(own) })))
+	e = r.send(
+		t,
+		"DescribeWorkflowExecution",
+		&workflowservice.DescribeWorkflowExecutionRequest{Namespace: "passing", Execution: execution("w")},
+		reply("DescribeWorkflowExecution", put(
+			(&workflowservice.DescribeWorkflowExecutionResponse{}).ProtoReflect().Descriptor(),
+			siteNamed(
+				t,
+				(&workflowservice.DescribeWorkflowExecutionResponse{}),
+				"workflow_execution_info.search_attributes.indexed_fields",
+			),
+			func() proto.Message { return proto.CloneOf(own) },
+		)),
+	)
 	got := answered(t, e, new(workflowservice.DescribeWorkflowExecutionResponse))
-	equal(t, "a search attribute that holds a sealed value", got.WorkflowExecutionInfo.SearchAttributes.IndexedFields["name"], own)
+	equal(
+		t,
+		"a search attribute that holds a sealed value",
+		got.WorkflowExecutionInfo.SearchAttributes.IndexedFields["name"],
+		own,
+	)
 }
 
 func siteNamed(t *testing.T, m proto.Message, name string) site {
@@ -171,15 +247,41 @@ func siteNamed(t *testing.T, m proto.Message, name string) site {
 func TestSystemEndpoints(t *testing.T) {
 	t.Parallel()
 	r := plain(t)
-	inner := &workflowservice.SignalWithStartWorkflowExecutionRequest{Namespace: "system", WorkflowId: "w", Input: list(text("CANARY")), SignalName: "s", SignalInput: list(text("CANARY"))}
+	inner := &workflowservice.SignalWithStartWorkflowExecutionRequest{
+		Namespace:   "system",
+		WorkflowId:  "w",
+		Input:       list(text("CANARY")),
+		SignalName:  "s",
+		SignalInput: list(text("CANARY")),
+	}
 	input := func() *commonpb.Payload {
-		return &commonpb.Payload{Metadata: map[string][]byte{"encoding": []byte("binary/protobuf"), "messageType": []byte(inner.ProtoReflect().Descriptor().FullName()),
-			"__temporal_system_payload": []byte("true")}, Data: blackbox.Marshal(inner)}
+		return &commonpb.Payload{
+			Metadata: map[string][]byte{
+				"encoding":                  []byte("binary/protobuf"),
+				"messageType":               []byte(inner.ProtoReflect().Descriptor().FullName()),
+				"__temporal_system_payload": []byte("true"),
+			},
+			Data: blackbox.Marshal(inner),
+		}
 	}
 	schedule := func(endpoint string, p *commonpb.Payload) exchange {
-		return r.send(t, "RespondWorkflowTaskCompleted", &workflowservice.RespondWorkflowTaskCompletedRequest{Namespace: "system", TaskToken: []byte("t"),
-			Commands: []*commandpb.Command{{CommandType: enumspb.COMMAND_TYPE_SCHEDULE_NEXUS_OPERATION, Attributes: &commandpb.Command_ScheduleNexusOperationCommandAttributes{
-				ScheduleNexusOperationCommandAttributes: &commandpb.ScheduleNexusOperationCommandAttributes{Endpoint: endpoint, Service: "s", Operation: "o", Input: p}}}}})
+		return r.send(
+			t,
+			"RespondWorkflowTaskCompleted",
+			&workflowservice.RespondWorkflowTaskCompletedRequest{Namespace: "system", TaskToken: []byte("t"),
+				Commands: []*commandpb.Command{
+					{
+						CommandType: enumspb.COMMAND_TYPE_SCHEDULE_NEXUS_OPERATION,
+						Attributes: &commandpb.Command_ScheduleNexusOperationCommandAttributes{
+							ScheduleNexusOperationCommandAttributes: &commandpb.ScheduleNexusOperationCommandAttributes{
+								Endpoint:  endpoint,
+								Service:   "s",
+								Operation: "o",
+								Input:     p,
+							}},
+					},
+				}},
+		)
 	}
 	inputOf := func(e exchange) *commonpb.Payload {
 		q := forwardedAs(t, e, "RespondWorkflowTaskCompleted", new(workflowservice.RespondWorkflowTaskCompletedRequest))
@@ -187,7 +289,9 @@ func TestSystemEndpoints(t *testing.T) {
 	}
 	got := inputOf(schedule("__temporal_system", input()))
 	read := new(workflowservice.SignalWithStartWorkflowExecutionRequest)
-	if string(got.Metadata["messageType"]) != string(inner.ProtoReflect().Descriptor().FullName()) || proto.Unmarshal(got.Data, read) != nil || read.WorkflowId != "w" {
+	if string(got.Metadata["messageType"]) != string(inner.ProtoReflect().Descriptor().FullName()) ||
+		proto.Unmarshal(got.Data, read) != nil ||
+		read.WorkflowId != "w" {
 		t.Fatalf("the server cannot read what it is to run: %v", got)
 	}
 	if bytes.Contains(got.Data, []byte("CANARY")) {
@@ -223,8 +327,10 @@ func encoded(t *testing.T, clear *commonpb.Payload) *commonpb.Payload {
 	}
 	nonce := make([]byte, gcm.NonceSize())
 	rand.Read(nonce)
-	return &commonpb.Payload{Metadata: map[string][]byte{"encoding": []byte("binary/encrypted"), "encryption-key-id": []byte("test")},
-		Data: gcm.Seal(nonce, nonce, blackbox.Marshal(clear), nil)}
+	return &commonpb.Payload{
+		Metadata: map[string][]byte{"encoding": []byte("binary/encrypted"), "encryption-key-id": []byte("test")},
+		Data:     gcm.Seal(nonce, nonce, blackbox.Marshal(clear), nil),
+	}
 }
 
 // What another tool's codec wrote opens where the config says, and in requests it is treated as what bears the marker.

@@ -120,8 +120,12 @@ var ruled = shared(func(dir string) (setup, error) {
 
 func (r *rig) startWorkflow(t *testing.T, namespace, id, kind string, input *commonpb.Payload) exchange {
 	t.Helper()
-	return r.send(t, "StartWorkflowExecution", &workflowservice.StartWorkflowExecutionRequest{Namespace: namespace, WorkflowId: id,
-		WorkflowType: &commonpb.WorkflowType{Name: kind}, Input: list(input)})
+	return r.send(
+		t,
+		"StartWorkflowExecution",
+		&workflowservice.StartWorkflowExecutionRequest{Namespace: namespace, WorkflowId: id,
+			WorkflowType: &commonpb.WorkflowType{Name: kind}, Input: list(input)},
+	)
 }
 
 func startedWith(t *testing.T, e exchange) *commonpb.Payload {
@@ -152,12 +156,19 @@ func TestPassOverAnUnknownFactSeals(t *testing.T) {
 	r := ruled(t)
 	clear := text("CANARY")
 	equal(t, "an input of a type that may pass", startedWith(t, r.startWorkflow(t, "facts", "w", "Open", clear)), clear)
-	r.isSealed(t, "an input of a type that may not", "facts", startedWith(t, r.startWorkflow(t, "facts", "w", "Secret", clear)), clear)
+	r.isSealed(
+		t,
+		"an input of a type that may not",
+		"facts",
+		startedWith(t, r.startWorkflow(t, "facts", "w", "Secret", clear)),
+		clear,
+	)
 	for range 2 {
 		r.isSealed(t, "a signal, which does not tell the type", "facts", signaled(t, r.signal(t, "facts", "w", clear))[0], clear)
 	}
 	doc := document(`{"token":"CANARY","ward":"A7"}`)
-	if got := startedWith(t, r.startWorkflow(t, "partfacts", "w", "Open", doc)); bytes.Contains(got.Data, []byte("CANARY")) || !bytes.Contains(got.Data, []byte("A7")) {
+	if got := startedWith(t, r.startWorkflow(t, "partfacts", "w", "Open", doc)); bytes.Contains(got.Data, []byte("CANARY")) ||
+		!bytes.Contains(got.Data, []byte("A7")) {
 		t.Errorf("an input of a known type is %s", got.Data)
 	}
 	if got := signaled(t, r.signal(t, "partfacts", "w", doc))[0]; bytes.Contains(blackbox.Marshal(got), []byte("A7")) {
@@ -175,7 +186,13 @@ func TestPassOverUnreadableContentSeals(t *testing.T) {
 	for _, hidden := range []*commonpb.Payload{document(`{"secret":true,"v":"CANARY"}`), document(`{"secret":true,"secret":false,"v":"CANARY"}`),
 		document(`{"v":"CANARY"`), document(`{"n":` + strings.Repeat("9", 65) + `,"v":"CANARY"}`), document("{\"v\":\"CANARY\xff\"}"),
 		{Metadata: map[string][]byte{"encoding": []byte("binary/plain")}, Data: []byte(`{"v":"CANARY"}`)}, {Data: []byte(`{"v":"CANARY"}`)}} {
-		r.isSealed(t, fmt.Sprintf("content %q (%q)", hidden.Data, hidden.Metadata["encoding"]), "content", startedWith(t, r.startWorkflow(t, "content", "w", "W", hidden)), hidden)
+		r.isSealed(
+			t,
+			fmt.Sprintf("content %q (%q)", hidden.Data, hidden.Metadata["encoding"]),
+			"content",
+			startedWith(t, r.startWorkflow(t, "content", "w", "W", hidden)),
+			hidden,
+		)
 	}
 }
 
@@ -192,10 +209,23 @@ func TestPolicyErrorsForwardNothing(t *testing.T) {
 func TestAllOrNothing(t *testing.T) {
 	t.Parallel()
 	r := ruled(t)
-	e := r.send(t, "SignalWithStartWorkflowExecution", &workflowservice.SignalWithStartWorkflowExecutionRequest{Namespace: "guarded", WorkflowId: "w",
-		Header: &commonpb.Header{Fields: map[string]*commonpb.Payload{"h": text("CANARY")}}, SignalInput: list(text("CANARY"), text("CANARY"))})
+	e := r.send(
+		t,
+		"SignalWithStartWorkflowExecution",
+		&workflowservice.SignalWithStartWorkflowExecutionRequest{Namespace: "guarded", WorkflowId: "w",
+			Header: &commonpb.Header{
+				Fields: map[string]*commonpb.Payload{"h": text("CANARY")},
+			}, SignalInput: list(text("CANARY"), text("CANARY"))},
+	)
 	e.refused(t, "PermissionDenied")
-	many := []*commonpb.Payload{text("CANARY 1"), text("CANARY 2"), document(`{"CANARY":3}`), text("CANARY 4"), {Data: []byte("CANARY 5")}, {}}
+	many := []*commonpb.Payload{
+		text("CANARY 1"),
+		text("CANARY 2"),
+		document(`{"CANARY":3}`),
+		text("CANARY 4"),
+		{Data: []byte("CANARY 5")},
+		{},
+	}
 	got := signaled(t, r.signal(t, "sealing", "w", many...))
 	if len(got) != len(many) {
 		t.Fatalf("%d payloads became %d", len(many), len(got))
@@ -238,33 +268,64 @@ func TestReadersGetWhatThePolicySays(t *testing.T) {
 		sealed[key] = startedWith(t, r.startWorkflow(t, "readers", key, "W", clear))
 	}
 	// One by one in a description: what is denied stays sealed and hides nothing else.
-	e := r.send(t, "DescribeWorkflowExecution", &workflowservice.DescribeWorkflowExecutionRequest{Namespace: "readers", Execution: execution("w")},
-		reply("DescribeWorkflowExecution", &workflowservice.DescribeWorkflowExecutionResponse{WorkflowExecutionInfo: &workflowpb.WorkflowExecutionInfo{
-			Memo: &commonpb.Memo{Fields: sealed}}}))
+	e := r.send(
+		t,
+		"DescribeWorkflowExecution",
+		&workflowservice.DescribeWorkflowExecutionRequest{Namespace: "readers", Execution: execution("w")},
+		reply(
+			"DescribeWorkflowExecution",
+			&workflowservice.DescribeWorkflowExecutionResponse{WorkflowExecutionInfo: &workflowpb.WorkflowExecutionInfo{
+				Memo: &commonpb.Memo{Fields: sealed}}},
+		),
+	)
 	memo := answered(t, e, new(workflowservice.DescribeWorkflowExecutionResponse)).WorkflowExecutionInfo.Memo.Fields
 	equal(t, "a memo that is open to the reader", memo["open"], clear)
 	equal(t, "a memo that is kept", memo["kept"], sealed["kept"])
 	equal(t, "a memo that is denied", memo["denied"], sealed["denied"])
-	if got := memo["redacted"]; proto.Equal(got, sealed["redacted"]) || bytes.Contains(got.Data, []byte("CANARY")) || string(got.Metadata["encoding"]) != "json/plain" {
+	if got := memo["redacted"]; proto.Equal(got, sealed["redacted"]) || bytes.Contains(got.Data, []byte("CANARY")) ||
+		string(got.Metadata["encoding"]) != "json/plain" {
 		t.Errorf("a memo that is redacted came as %v", got)
 	}
 	// A history comes whole or not at all.
 	for key, code := range map[string]string{"open": "OK", "denied": "PermissionDenied"} {
-		e := r.send(t, "GetWorkflowExecutionHistory", &workflowservice.GetWorkflowExecutionHistoryRequest{Namespace: "readers", Execution: execution("w")},
-			reply("GetWorkflowExecutionHistory", &workflowservice.GetWorkflowExecutionHistoryResponse{History: inputHistory(sealed["open"], sealed[key])}))
+		e := r.send(
+			t,
+			"GetWorkflowExecutionHistory",
+			&workflowservice.GetWorkflowExecutionHistoryRequest{Namespace: "readers", Execution: execution("w")},
+			reply(
+				"GetWorkflowExecutionHistory",
+				&workflowservice.GetWorkflowExecutionHistoryResponse{History: inputHistory(sealed["open"], sealed[key])},
+			),
+		)
 		if e.Code() != code {
 			t.Errorf("a history with a payload that is %s: %s, want %s", key, e.Code(), code)
 		}
 	}
 	bad := proto.CloneOf(sealed["open"])
 	bad.Data[len(bad.Data)-1] ^= 1
-	e = r.send(t, "GetWorkflowExecutionHistory", &workflowservice.GetWorkflowExecutionHistoryRequest{Namespace: "readers", Execution: execution("w")},
-		reply("GetWorkflowExecutionHistory", &workflowservice.GetWorkflowExecutionHistoryResponse{History: inputHistory(sealed["open"], bad)}))
+	e = r.send(
+		t,
+		"GetWorkflowExecutionHistory",
+		&workflowservice.GetWorkflowExecutionHistoryRequest{Namespace: "readers", Execution: execution("w")},
+		reply(
+			"GetWorkflowExecutionHistory",
+			&workflowservice.GetWorkflowExecutionHistoryResponse{History: inputHistory(sealed["open"], bad)},
+		),
+	)
 	e.want(t, "DataLoss")
 	// In a list one bad payload does not hide the good ones.
-	e = r.send(t, "ListWorkflowExecutions", &workflowservice.ListWorkflowExecutionsRequest{Namespace: "readers"},
-		reply("ListWorkflowExecutions", &workflowservice.ListWorkflowExecutionsResponse{Executions: []*workflowpb.WorkflowExecutionInfo{
-			{Memo: &commonpb.Memo{Fields: map[string]*commonpb.Payload{"m": bad}}}, {Memo: &commonpb.Memo{Fields: map[string]*commonpb.Payload{"m": sealed["open"]}}}}}))
+	e = r.send(
+		t,
+		"ListWorkflowExecutions",
+		&workflowservice.ListWorkflowExecutionsRequest{Namespace: "readers"},
+		reply(
+			"ListWorkflowExecutions",
+			&workflowservice.ListWorkflowExecutionsResponse{Executions: []*workflowpb.WorkflowExecutionInfo{
+				{
+					Memo: &commonpb.Memo{Fields: map[string]*commonpb.Payload{"m": bad}},
+				}, {Memo: &commonpb.Memo{Fields: map[string]*commonpb.Payload{"m": sealed["open"]}}}}},
+		),
+	)
 	l := answered(t, e, new(workflowservice.ListWorkflowExecutionsResponse))
 	equal(t, "the bad entry of a list", l.Executions[0].Memo.Fields["m"], bad)
 	equal(t, "the good entry of a list", l.Executions[1].Memo.Fields["m"], clear)
@@ -274,11 +335,27 @@ func TestReadersGetWhatThePolicySays(t *testing.T) {
 func TestRedactedFailures(t *testing.T) {
 	t.Parallel()
 	r := ruled(t)
-	e := r.send(t, "RespondActivityTaskFailedById", &workflowservice.RespondActivityTaskFailedByIdRequest{Namespace: "readers", WorkflowId: "redacted", ActivityId: "a",
-		Failure: &failurepb.Failure{Message: "CANARY"}})
-	sealed := forwardedAs(t, e, "RespondActivityTaskFailedById", new(workflowservice.RespondActivityTaskFailedByIdRequest)).Failure
-	e = r.send(t, "GetWorkflowExecutionHistory", &workflowservice.GetWorkflowExecutionHistoryRequest{Namespace: "readers", Execution: execution("w")},
-		reply("GetWorkflowExecutionHistory", &workflowservice.GetWorkflowExecutionHistoryResponse{History: failedHistory(sealed)}))
+	e := r.send(
+		t,
+		"RespondActivityTaskFailedById",
+		&workflowservice.RespondActivityTaskFailedByIdRequest{Namespace: "readers", WorkflowId: "redacted", ActivityId: "a",
+			Failure: &failurepb.Failure{Message: "CANARY"}},
+	)
+	sealed := forwardedAs(
+		t,
+		e,
+		"RespondActivityTaskFailedById",
+		new(workflowservice.RespondActivityTaskFailedByIdRequest),
+	).Failure
+	e = r.send(
+		t,
+		"GetWorkflowExecutionHistory",
+		&workflowservice.GetWorkflowExecutionHistoryRequest{Namespace: "readers", Execution: execution("w")},
+		reply(
+			"GetWorkflowExecutionHistory",
+			&workflowservice.GetWorkflowExecutionHistoryResponse{History: failedHistory(sealed)},
+		),
+	)
 	h := answered(t, e, new(workflowservice.GetWorkflowExecutionHistoryResponse))
 	f := h.History.Events[0].GetActivityTaskFailedEventAttributes().Failure
 	if f.Message == "" || strings.Contains(f.Message, "CANARY") || f.EncodedAttributes != nil {
@@ -290,7 +367,15 @@ func TestReasons(t *testing.T) {
 	t.Parallel()
 	r := ruled(t)
 	terminate := func(id string) exchange {
-		return r.send(t, "TerminateWorkflowExecution", &workflowservice.TerminateWorkflowExecutionRequest{Namespace: "reasons", WorkflowExecution: execution(id), Reason: "CANARY"})
+		return r.send(
+			t,
+			"TerminateWorkflowExecution",
+			&workflowservice.TerminateWorkflowExecutionRequest{
+				Namespace:         "reasons",
+				WorkflowExecution: execution(id),
+				Reason:            "CANARY",
+			},
+		)
 	}
 	for id, want := range map[string]string{"pass": "CANARY", "redact": "[redacted]"} {
 		if got := forwardedAs(t, terminate(id), "TerminateWorkflowExecution", new(workflowservice.TerminateWorkflowExecutionRequest)).Reason; got != want {
@@ -304,8 +389,12 @@ func TestSearchAttributesStayReadable(t *testing.T) {
 	t.Parallel()
 	r := ruled(t)
 	begin := func(value string) exchange {
-		return r.send(t, "StartWorkflowExecution", &workflowservice.StartWorkflowExecutionRequest{Namespace: "attributes", WorkflowId: "w", Input: list(text("CANARY")),
-			SearchAttributes: &commonpb.SearchAttributes{IndexedFields: map[string]*commonpb.Payload{"Field": text(value)}}})
+		return r.send(
+			t,
+			"StartWorkflowExecution",
+			&workflowservice.StartWorkflowExecutionRequest{Namespace: "attributes", WorkflowId: "w", Input: list(text("CANARY")),
+				SearchAttributes: &commonpb.SearchAttributes{IndexedFields: map[string]*commonpb.Payload{"Field": text(value)}}},
+		)
 	}
 	q := forwardedAs(t, begin("fine"), "StartWorkflowExecution", new(workflowservice.StartWorkflowExecutionRequest))
 	equal(t, "a search attribute under a rule that seals", q.SearchAttributes.IndexedFields["Field"], text("fine"))
@@ -313,8 +402,19 @@ func TestSearchAttributesStayReadable(t *testing.T) {
 	begin("forbidden").refused(t, "PermissionDenied")
 	// The shipped policy keeps tokens out of them.
 	token := text("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl")
-	plain(t).send(t, "StartWorkflowExecution", &workflowservice.StartWorkflowExecutionRequest{Namespace: "attributes", WorkflowId: "w",
-		SearchAttributes: &commonpb.SearchAttributes{IndexedFields: map[string]*commonpb.Payload{"Field": token}}}).refused(t, "PermissionDenied")
+	plain(
+		t,
+	).send(
+		t,
+		"StartWorkflowExecution",
+		&workflowservice.StartWorkflowExecutionRequest{Namespace: "attributes", WorkflowId: "w",
+			SearchAttributes: &commonpb.SearchAttributes{
+				IndexedFields: map[string]*commonpb.Payload{"Field": token},
+			}},
+	).refused(
+		t,
+		"PermissionDenied",
+	)
 }
 
 // The server deletes a memo's key whose value is empty, null or []: sealed, the key would stay.
@@ -322,10 +422,29 @@ func TestMemoDeletionsPass(t *testing.T) {
 	t.Parallel()
 	r := plain(t)
 	null := &commonpb.Payload{Metadata: map[string][]byte{"encoding": []byte("binary/null")}}
-	fields := map[string]*commonpb.Payload{"null": document("null"), "empty": document(""), "list": document("[]"), "binary": null, "value": text("CANARY")}
-	e := r.send(t, "RespondWorkflowTaskCompleted", &workflowservice.RespondWorkflowTaskCompletedRequest{Namespace: "memos", TaskToken: []byte("t"), Commands: []*commandpb.Command{
-		{CommandType: enumspb.COMMAND_TYPE_MODIFY_WORKFLOW_PROPERTIES, Attributes: &commandpb.Command_ModifyWorkflowPropertiesCommandAttributes{
-			ModifyWorkflowPropertiesCommandAttributes: &commandpb.ModifyWorkflowPropertiesCommandAttributes{UpsertedMemo: &commonpb.Memo{Fields: fields}}}}}})
+	fields := map[string]*commonpb.Payload{
+		"null":   document("null"),
+		"empty":  document(""),
+		"list":   document("[]"),
+		"binary": null,
+		"value":  text("CANARY"),
+	}
+	e := r.send(
+		t,
+		"RespondWorkflowTaskCompleted",
+		&workflowservice.RespondWorkflowTaskCompletedRequest{
+			Namespace: "memos",
+			TaskToken: []byte("t"),
+			Commands: []*commandpb.Command{
+				{
+					CommandType: enumspb.COMMAND_TYPE_MODIFY_WORKFLOW_PROPERTIES,
+					Attributes: &commandpb.Command_ModifyWorkflowPropertiesCommandAttributes{
+						ModifyWorkflowPropertiesCommandAttributes: &commandpb.ModifyWorkflowPropertiesCommandAttributes{
+							UpsertedMemo: &commonpb.Memo{Fields: fields},
+						}},
+				}},
+		},
+	)
 	q := forwardedAs(t, e, "RespondWorkflowTaskCompleted", new(workflowservice.RespondWorkflowTaskCompletedRequest))
 	got := q.Commands[0].GetModifyWorkflowPropertiesCommandAttributes().UpsertedMemo.Fields
 	for _, key := range []string{"null", "empty", "list", "binary"} {
@@ -339,9 +458,23 @@ func TestCommandsForOtherNamespacesMeetBothPolicies(t *testing.T) {
 	t.Parallel()
 	r := ruled(t)
 	signal := func(from, to string) exchange {
-		return r.send(t, "RespondWorkflowTaskCompleted", &workflowservice.RespondWorkflowTaskCompletedRequest{Namespace: from, TaskToken: []byte("other-" + from + to),
-			Commands: []*commandpb.Command{{CommandType: enumspb.COMMAND_TYPE_SIGNAL_EXTERNAL_WORKFLOW_EXECUTION, Attributes: &commandpb.Command_SignalExternalWorkflowExecutionCommandAttributes{
-				SignalExternalWorkflowExecutionCommandAttributes: &commandpb.SignalExternalWorkflowExecutionCommandAttributes{Namespace: to, Execution: execution("w"), SignalName: "s", Input: list(text("CANARY"))}}}}})
+		return r.send(
+			t,
+			"RespondWorkflowTaskCompleted",
+			&workflowservice.RespondWorkflowTaskCompletedRequest{Namespace: from, TaskToken: []byte("other-" + from + to),
+				Commands: []*commandpb.Command{
+					{
+						CommandType: enumspb.COMMAND_TYPE_SIGNAL_EXTERNAL_WORKFLOW_EXECUTION,
+						Attributes: &commandpb.Command_SignalExternalWorkflowExecutionCommandAttributes{
+							SignalExternalWorkflowExecutionCommandAttributes: &commandpb.SignalExternalWorkflowExecutionCommandAttributes{
+								Namespace:  to,
+								Execution:  execution("w"),
+								SignalName: "s",
+								Input:      list(text("CANARY")),
+							}},
+					},
+				}},
+		)
 	}
 	sent := func(e exchange) *commonpb.Payload {
 		q := forwardedAs(t, e, "RespondWorkflowTaskCompleted", new(workflowservice.RespondWorkflowTaskCompletedRequest))

@@ -49,7 +49,11 @@ func startKMSWith(t *testing.T, more setup, args ...string) *kmsRig {
 func startOn(t *testing.T, stub *kmsstub.Server, more setup) *kmsRig {
 	t.Helper()
 	for _, name := range keyNames {
-		more.keys += fmt.Sprintf("  - {name: %s, active: %q}\n", name, "awskms://alias/"+name+"?region=eu-central-1&endpoint="+stub.URL)
+		more.keys += fmt.Sprintf(
+			"  - {name: %s, active: %q}\n",
+			name,
+			"awskms://alias/"+name+"?region=eu-central-1&endpoint="+stub.URL,
+		)
 	}
 	more.env = []string{"AWS_ACCESS_KEY_ID=AKIATEST", "AWS_SECRET_ACCESS_KEY=secret", "AWS_EC2_METADATA_DISABLED=true"}
 	return &kmsRig{rig: start(t, more), kms: stub, config: more}
@@ -67,18 +71,35 @@ func TestPollsWithoutAKeyAreHeld(t *testing.T) {
 	k.down("")
 	poll := func(method string, body []byte, timeout time.Duration) (exchange, time.Duration) {
 		began := time.Now()
-		e := k.do(t, blackbox.Request{Method: method, Body: body, Timeout: timeout}, reply(method, &workflowservice.PollWorkflowTaskQueueResponse{TaskToken: []byte("task")}))
+		e := k.do(
+			t,
+			blackbox.Request{Method: method, Body: body, Timeout: timeout},
+			reply(method, &workflowservice.PollWorkflowTaskQueueResponse{TaskToken: []byte("task")}),
+		)
 		return e, time.Since(began)
 	}
-	e, took := poll("PollWorkflowTaskQueue", blackbox.Marshal(&workflowservice.PollWorkflowTaskQueueRequest{Namespace: "held"}), 5*time.Second)
+	e, took := poll(
+		"PollWorkflowTaskQueue",
+		blackbox.Marshal(&workflowservice.PollWorkflowTaskQueueRequest{Namespace: "held"}),
+		5*time.Second,
+	)
 	e.empty(t)
 	e.wantNames(t, "")
 	if took < 2*time.Second {
 		t.Errorf("the poll ended after %s of 5 s: workers would poll in a circle", took)
 	}
 	// Other calls that need the key are told to come back.
-	k.do(t, blackbox.Request{Method: "SignalWorkflowExecution", Timeout: 4 * time.Second, Body: blackbox.Marshal(&workflowservice.SignalWorkflowExecutionRequest{
-		Namespace: "held", Input: list(text("CANARY"))})}).cameToNothing(t)
+	k.do(
+		t,
+		blackbox.Request{
+			Method:  "SignalWorkflowExecution",
+			Timeout: 4 * time.Second,
+			Body: blackbox.Marshal(&workflowservice.SignalWorkflowExecutionRequest{
+				Namespace: "held", Input: list(text("CANARY"))}),
+		},
+	).cameToNothing(
+		t,
+	)
 	// The server's own commands to a worker need no key.
 	e, _ = poll("PollNexusTaskQueue", blackbox.Marshal(&workflowservice.PollNexusTaskQueueRequest{Namespace: "held",
 		TaskQueue: &taskqueuepb.TaskQueue{Name: "temporal-sys/worker-commands/x"}}), 5*time.Second)
@@ -86,17 +107,34 @@ func TestPollsWithoutAKeyAreHeld(t *testing.T) {
 	// A worker that shuts down gets its polls back at once.
 	done := make(chan time.Duration, 1)
 	go func() {
-		_, took := poll("PollActivityTaskQueue", blackbox.Marshal(&workflowservice.PollActivityTaskQueueRequest{Namespace: "held", Identity: "me", WorkerInstanceKey: "instance"}), 30*time.Second)
+		_, took := poll(
+			"PollActivityTaskQueue",
+			blackbox.Marshal(
+				&workflowservice.PollActivityTaskQueueRequest{Namespace: "held", Identity: "me", WorkerInstanceKey: "instance"},
+			),
+			30*time.Second,
+		)
 		done <- took
 	}()
 	time.Sleep(time.Second)
-	k.send(t, "ShutdownWorker", &workflowservice.ShutdownWorkerRequest{Namespace: "held", Identity: "me", WorkerInstanceKey: "instance"}).want(t, "OK")
+	k.send(
+		t,
+		"ShutdownWorker",
+		&workflowservice.ShutdownWorkerRequest{Namespace: "held", Identity: "me", WorkerInstanceKey: "instance"},
+	).want(
+		t,
+		"OK",
+	)
 	if took := <-done; took > 15*time.Second {
 		t.Errorf("a poll of a worker that shut down was held for %s", took)
 	}
 	// One that waits gets its task once the key is there.
 	go func() { time.Sleep(time.Second); k.kms.Heal() }()
-	e, _ = poll("PollWorkflowTaskQueue", blackbox.Marshal(&workflowservice.PollWorkflowTaskQueueRequest{Namespace: "held"}), 30*time.Second)
+	e, _ = poll(
+		"PollWorkflowTaskQueue",
+		blackbox.Marshal(&workflowservice.PollWorkflowTaskQueueRequest{Namespace: "held"}),
+		30*time.Second,
+	)
 	e.wantNames(t, "PollWorkflowTaskQueue")
 	if got := answered(t, e, new(workflowservice.PollWorkflowTaskQueueResponse)); string(got.TaskToken) != "task" {
 		t.Errorf("the worker got %v", got)
@@ -144,7 +182,11 @@ request contains {"action": "seal", "key": "second"} if input.payload.kind == "m
 `})
 	k.seal(t, "half", text("CANARY")) // the default key is at hand
 	k.down("")
-	q := put((&workflowservice.StartWorkflowExecutionRequest{}).ProtoReflect().Descriptor(), siteNamed(t, &workflowservice.StartWorkflowExecutionRequest{}, "memo.fields"), func() proto.Message { return text("CANARY memo") })
+	q := put(
+		(&workflowservice.StartWorkflowExecutionRequest{}).ProtoReflect().Descriptor(),
+		siteNamed(t, &workflowservice.StartWorkflowExecutionRequest{}, "memo.fields"),
+		func() proto.Message { return text("CANARY memo") },
+	)
 	start := q.(*workflowservice.StartWorkflowExecutionRequest)
 	start.Namespace, start.Input = "half", list(text("CANARY input"))
 	e := k.do(t, blackbox.Request{Method: "StartWorkflowExecution", Body: blackbox.Marshal(start), Timeout: 5 * time.Second})
@@ -163,7 +205,9 @@ func TestTasksAreHeldWhileTheirKeyIsOutOfReach(t *testing.T) {
 	task := activityTask("held-1", sealed)
 	task.StartToCloseTimeout = durationpb.New(time.Minute)
 	e := two.do(t, blackbox.Request{Method: "PollActivityTaskQueue", Timeout: 40 * time.Second,
-		Body: blackbox.Marshal(&workflowservice.PollActivityTaskQueueRequest{Namespace: "holding"})}, reply("PollActivityTaskQueue", task))
+		Body: blackbox.Marshal(
+			&workflowservice.PollActivityTaskQueueRequest{Namespace: "holding"},
+		)}, reply("PollActivityTaskQueue", task))
 	got := answered(t, e, new(workflowservice.PollActivityTaskQueueResponse))
 	if len(got.GetInput().GetPayloads()) != 1 {
 		t.Fatalf("the worker got %v", got)
@@ -185,9 +229,24 @@ func TestPausedActivitiesGoOn(t *testing.T) {
 		task := activityTask("pausing-"+id, sealed)
 		task.ActivityId, task.StartToCloseTimeout = id, durationpb.New(2*time.Second)
 		two.Set(call, "PollActivityTaskQueue", blackbox.Message(task))
-		two.Set(call, "DescribeWorkflowExecution", blackbox.Message(&workflowservice.DescribeWorkflowExecutionResponse{PendingActivities: []*workflowpb.PendingActivityInfo{
-			{ActivityId: id, Paused: true, PauseInfo: &workflowpb.PendingActivityInfo_PauseInfo{PausedBy: &workflowpb.PendingActivityInfo_PauseInfo_Manual_{
-				Manual: &workflowpb.PendingActivityInfo_PauseInfo_Manual{Identity: pausedBy, Reason: "temporal-seal: the worker was not given this task"}}}}}}))
+		two.Set(
+			call,
+			"DescribeWorkflowExecution",
+			blackbox.Message(
+				&workflowservice.DescribeWorkflowExecutionResponse{PendingActivities: []*workflowpb.PendingActivityInfo{
+					{
+						ActivityId: id,
+						Paused:     true,
+						PauseInfo: &workflowpb.PendingActivityInfo_PauseInfo{
+							PausedBy: &workflowpb.PendingActivityInfo_PauseInfo_Manual_{
+								Manual: &workflowpb.PendingActivityInfo_PauseInfo_Manual{
+									Identity: pausedBy,
+									Reason:   "temporal-seal: the worker was not given this task",
+								}},
+						},
+					}}},
+			),
+		)
 		r := two.client.Do(t.Context(), blackbox.Request{Call: call, Method: "PollActivityTaskQueue", Timeout: 30 * time.Second,
 			Body: blackbox.Marshal(&workflowservice.PollActivityTaskQueueRequest{Namespace: "pausing"})})
 		e := exchange{r, call, two.rig}

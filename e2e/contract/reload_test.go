@@ -75,8 +75,27 @@ func TestACallIsDecidedByOneRevision(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(frontend.Stop)
-	r := start(t, setup{policy: openAll, upstreams: fmt.Sprintf("  - {namespaces: [revision], address: %q}\n  - address: %q\n", frontend.Address, frontend.Address)})
-	e := r.do(t, blackbox.Request{Call: "seal", Method: "SignalWorkflowExecution", Body: blackbox.Marshal(&workflowservice.SignalWorkflowExecutionRequest{Namespace: "revision", Input: list(text("CANARY"))})})
+	r := start(
+		t,
+		setup{
+			policy: openAll,
+			upstreams: fmt.Sprintf(
+				"  - {namespaces: [revision], address: %q}\n  - address: %q\n",
+				frontend.Address,
+				frontend.Address,
+			),
+		},
+	)
+	e := r.do(
+		t,
+		blackbox.Request{
+			Call:   "seal",
+			Method: "SignalWorkflowExecution",
+			Body: blackbox.Marshal(
+				&workflowservice.SignalWorkflowExecutionRequest{Namespace: "revision", Input: list(text("CANARY"))},
+			),
+		},
+	)
 	e.want(t, "OK")
 	for _, q := range frontend.Of("seal") {
 		if q.Name() == "SignalWorkflowExecution" {
@@ -88,8 +107,16 @@ func TestACallIsDecidedByOneRevision(t *testing.T) {
 		}
 	}
 	query := func(call string) blackbox.Response {
-		return r.client.Do(t.Context(), blackbox.Request{Call: call, Method: "QueryWorkflow", Timeout: 60 * time.Second, Body: blackbox.Marshal(
-			&workflowservice.QueryWorkflowRequest{Namespace: "revision", Execution: execution("w"), Query: &querypb.WorkflowQuery{QueryType: "q"}})})
+		return r.client.Do(
+			t.Context(),
+			blackbox.Request{Call: call, Method: "QueryWorkflow", Timeout: 60 * time.Second, Body: blackbox.Marshal(
+				&workflowservice.QueryWorkflowRequest{
+					Namespace: "revision",
+					Execution: execution("w"),
+					Query:     &querypb.WorkflowQuery{QueryType: "q"},
+				},
+			)},
+		)
 	}
 	done := make(chan blackbox.Response, 1)
 	go func() { done <- query("slow") }()
@@ -188,7 +215,12 @@ func TestRevokedDataKeys(t *testing.T) {
 	// A fresh one takes its place at once.
 	for i := range 3 {
 		again := k.seal(t, fmt.Sprint("revoked", map[bool]string{true: "", false: "-2"}[i < 2]), clear)[0]
-		equal(t, "what was sealed after it", k.open(t, fmt.Sprint("revoked", map[bool]string{true: "", false: "-2"}[i < 2]), again)[0], clear)
+		equal(
+			t,
+			"what was sealed after it",
+			k.open(t, fmt.Sprint("revoked", map[bool]string{true: "", false: "-2"}[i < 2]), again)[0],
+			clear,
+		)
 	}
 	for _, id := range k.dataKeys(t) {
 		if id == ids[0] {

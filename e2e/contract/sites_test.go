@@ -28,8 +28,13 @@ var plain = shared(func(string) (setup, error) {
 })
 
 // stayClear are the payload sites that docs/operations.md and README.md say stay readable, by message and field.
-var stayClear = []string{"SearchAttributes.indexed_fields", "ComputeProvider.details", "ComputeScaler.details", "EndpointSpec.description",
-	"AggregationGroup.group_values"}
+var stayClear = []string{
+	"SearchAttributes.indexed_fields",
+	"ComputeProvider.details",
+	"ComputeScaler.details",
+	"EndpointSpec.description",
+	"AggregationGroup.group_values",
+}
 
 // site is a path through a message to a payload or a failure.
 type site []protoreflect.FieldDescriptor
@@ -213,7 +218,11 @@ func TestEveryPayloadSiteOfRequestsIsSealed(t *testing.T) {
 		}
 	}
 	if sites < 150 || clear < 5 {
-		t.Errorf("%d payload sites in requests, %d of them exempt: the walk over the API's descriptors does not work", sites, clear)
+		t.Errorf(
+			"%d payload sites in requests, %d of them exempt: the walk over the API's descriptors does not work",
+			sites,
+			clear,
+		)
 	}
 	for i, p := range r.open(t, "sites", sealed...) {
 		if !proto.Equal(p, wanted[i]) {
@@ -237,7 +246,11 @@ func TestEveryPayloadSiteOfAnswersIsOpened(t *testing.T) {
 			if way.staysClear() {
 				want = from
 			}
-			e := r.do(t, blackbox.Request{Method: fullName(m), Body: requestOf(m)}, answer{string(m.Name()), blackbox.Message(from)})
+			e := r.do(
+				t,
+				blackbox.Request{Method: fullName(m), Body: requestOf(m)},
+				answer{string(m.Name()), blackbox.Message(from)},
+			)
 			got := answered(t, e, proto.Clone(want))
 			if !proto.Equal(got, want) {
 				t.Errorf("%s: the caller got\n  %v\nwant\n  %v", name, got, want)
@@ -257,9 +270,15 @@ func requestOf(m protoreflect.MethodDescriptor) []byte {
 // spoken is a failure with texts on three levels, and one that its application encoded itself.
 func spoken() *failurepb.Failure {
 	return &failurepb.Failure{Message: "CANARY message", StackTrace: "CANARY stack", Source: "GoSDK",
-		FailureInfo: &failurepb.Failure_ApplicationFailureInfo{ApplicationFailureInfo: &failurepb.ApplicationFailureInfo{Type: "Custom"}},
-		Cause: &failurepb.Failure{Message: "CANARY cause", Source: "GoSDK", EncodedAttributes: document(`{"message":"CANARY encoded"}`),
-			Cause: &failurepb.Failure{Message: "CANARY root", StackTrace: "CANARY root stack"}}}
+		FailureInfo: &failurepb.Failure_ApplicationFailureInfo{
+			ApplicationFailureInfo: &failurepb.ApplicationFailureInfo{Type: "Custom"},
+		},
+		Cause: &failurepb.Failure{
+			Message:           "CANARY cause",
+			Source:            "GoSDK",
+			EncodedAttributes: document(`{"message":"CANARY encoded"}`),
+			Cause:             &failurepb.Failure{Message: "CANARY root", StackTrace: "CANARY root stack"},
+		}}
 }
 
 func TestEveryFailureIsSealedAndRestored(t *testing.T) {
@@ -292,7 +311,11 @@ func TestEveryFailureIsSealedAndRestored(t *testing.T) {
 		for _, way := range sitesOf(m.Output(), failureName) {
 			from := put(m.Output(), way, func() proto.Message { return proto.CloneOf(sealed) })
 			want := put(m.Output(), way, func() proto.Message { return spoken() })
-			e := r.do(t, blackbox.Request{Method: fullName(m), Body: requestOf(m)}, answer{string(m.Name()), blackbox.Message(from)})
+			e := r.do(
+				t,
+				blackbox.Request{Method: fullName(m), Body: requestOf(m)},
+				answer{string(m.Name()), blackbox.Message(from)},
+			)
 			if got := answered(t, e, proto.Clone(want)); !proto.Equal(got, want) {
 				t.Errorf("%s.%s: the caller got\n  %v\nwant\n  %v", m.Name(), way, got, want)
 			}
@@ -306,13 +329,24 @@ func TestRestoredFailuresAreSealedAgain(t *testing.T) {
 	r := plain(t)
 	turn := spoken()
 	for range 2 {
-		e := r.send(t, "RespondActivityTaskFailed", &workflowservice.RespondActivityTaskFailedRequest{Namespace: "sites", TaskToken: []byte("token"), Failure: turn})
+		e := r.send(
+			t,
+			"RespondActivityTaskFailed",
+			&workflowservice.RespondActivityTaskFailedRequest{Namespace: "sites", TaskToken: []byte("token"), Failure: turn},
+		)
 		q := forwardedAs(t, e, "RespondActivityTaskFailed", new(workflowservice.RespondActivityTaskFailedRequest))
 		if bytes.Contains(blackbox.Marshal(q), []byte("CANARY")) {
 			t.Fatalf("a text was forwarded in clear: %v", q)
 		}
-		e = r.send(t, "GetWorkflowExecutionHistory", &workflowservice.GetWorkflowExecutionHistoryRequest{Namespace: "sites"},
-			reply("GetWorkflowExecutionHistory", &workflowservice.GetWorkflowExecutionHistoryResponse{History: failedHistory(q.Failure)}))
+		e = r.send(
+			t,
+			"GetWorkflowExecutionHistory",
+			&workflowservice.GetWorkflowExecutionHistoryRequest{Namespace: "sites"},
+			reply(
+				"GetWorkflowExecutionHistory",
+				&workflowservice.GetWorkflowExecutionHistoryResponse{History: failedHistory(q.Failure)},
+			),
+		)
 		h := answered(t, e, new(workflowservice.GetWorkflowExecutionHistoryResponse))
 		turn = h.GetHistory().GetEvents()[0].GetActivityTaskFailedEventAttributes().GetFailure()
 		equal(t, "the failure that came back", turn, spoken())
@@ -320,14 +354,18 @@ func TestRestoredFailuresAreSealedAgain(t *testing.T) {
 }
 
 func failedHistory(f *failurepb.Failure) *historypb.History {
-	return &historypb.History{Events: []*historypb.HistoryEvent{{EventId: 1, Attributes: &historypb.HistoryEvent_ActivityTaskFailedEventAttributes{
-		ActivityTaskFailedEventAttributes: &historypb.ActivityTaskFailedEventAttributes{Failure: f}}}}}
+	return &historypb.History{
+		Events: []*historypb.HistoryEvent{{EventId: 1, Attributes: &historypb.HistoryEvent_ActivityTaskFailedEventAttributes{
+			ActivityTaskFailedEventAttributes: &historypb.ActivityTaskFailedEventAttributes{Failure: f}}}},
+	}
 }
 
 func inputHistory(p ...*commonpb.Payload) *historypb.History {
-	return &historypb.History{Events: []*historypb.HistoryEvent{{EventId: 1, EventType: enumspb.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED,
-		Attributes: &historypb.HistoryEvent_WorkflowExecutionStartedEventAttributes{
-			WorkflowExecutionStartedEventAttributes: &historypb.WorkflowExecutionStartedEventAttributes{Input: list(p...)}}}}}
+	return &historypb.History{
+		Events: []*historypb.HistoryEvent{{EventId: 1, EventType: enumspb.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED,
+			Attributes: &historypb.HistoryEvent_WorkflowExecutionStartedEventAttributes{
+				WorkflowExecutionStartedEventAttributes: &historypb.WorkflowExecutionStartedEventAttributes{Input: list(p...)}}}},
+	}
 }
 
 func packed(t *testing.T, m proto.Message) *anypb.Any {
@@ -346,21 +384,39 @@ func TestAnyIsSealedAndOpened(t *testing.T) {
 	clear := text("CANARY")
 	bodies := []proto.Message{
 		&updatepb.Response{Outcome: &updatepb.Outcome{Value: &updatepb.Outcome_Success{Success: list(clear)}}},
-		&updatepb.Response{Outcome: &updatepb.Outcome{Value: &updatepb.Outcome_Failure{Failure: &failurepb.Failure{Message: "CANARY"}}}},
-		&updatepb.Acceptance{AcceptedRequest: &updatepb.Request{Input: &updatepb.Input{Name: "u", Args: list(clear), Header: &commonpb.Header{
-			Fields: map[string]*commonpb.Payload{"h": clear}}}}},
-		&updatepb.Rejection{RejectedRequest: &updatepb.Request{Input: &updatepb.Input{Args: list(clear)}}, Failure: &failurepb.Failure{Message: "CANARY"}},
+		&updatepb.Response{
+			Outcome: &updatepb.Outcome{Value: &updatepb.Outcome_Failure{Failure: &failurepb.Failure{Message: "CANARY"}}},
+		},
+		&updatepb.Acceptance{
+			AcceptedRequest: &updatepb.Request{Input: &updatepb.Input{Name: "u", Args: list(clear), Header: &commonpb.Header{
+				Fields: map[string]*commonpb.Payload{"h": clear}}}},
+		},
+		&updatepb.Rejection{
+			RejectedRequest: &updatepb.Request{Input: &updatepb.Input{Args: list(clear)}},
+			Failure:         &failurepb.Failure{Message: "CANARY"},
+		},
 	}
 	for _, body := range bodies {
-		e := r.send(t, "RespondWorkflowTaskCompleted", &workflowservice.RespondWorkflowTaskCompletedRequest{Namespace: "sites", TaskToken: []byte("t"),
-			Messages: []*protocolpb.Message{{Id: "m", Body: packed(t, body)}}})
+		e := r.send(
+			t,
+			"RespondWorkflowTaskCompleted",
+			&workflowservice.RespondWorkflowTaskCompletedRequest{Namespace: "sites", TaskToken: []byte("t"),
+				Messages: []*protocolpb.Message{{Id: "m", Body: packed(t, body)}}},
+		)
 		q := forwardedAs(t, e, "RespondWorkflowTaskCompleted", new(workflowservice.RespondWorkflowTaskCompletedRequest))
 		if bytes.Contains(blackbox.Marshal(q), []byte("CANARY")) {
 			t.Errorf("%T was forwarded in clear: %v", body, q)
 			continue
 		}
-		e = r.send(t, "PollWorkflowTaskQueue", &workflowservice.PollWorkflowTaskQueueRequest{Namespace: "sites"},
-			reply("PollWorkflowTaskQueue", &workflowservice.PollWorkflowTaskQueueResponse{TaskToken: []byte("t2"), Messages: q.Messages}))
+		e = r.send(
+			t,
+			"PollWorkflowTaskQueue",
+			&workflowservice.PollWorkflowTaskQueueRequest{Namespace: "sites"},
+			reply(
+				"PollWorkflowTaskQueue",
+				&workflowservice.PollWorkflowTaskQueueResponse{TaskToken: []byte("t2"), Messages: q.Messages},
+			),
+		)
 		got := answered(t, e, new(workflowservice.PollWorkflowTaskQueueResponse))
 		if len(got.Messages) != 1 {
 			t.Fatalf("%T: %d messages came back", body, len(got.Messages))
@@ -373,13 +429,21 @@ func TestAnyIsSealedAndOpened(t *testing.T) {
 	}
 	// One of a type that nobody knows is left alone, unless it could hold a payload.
 	strange := &anypb.Any{TypeUrl: "type.googleapis.com/example.Unknown", Value: []byte{0x08, 0x01}}
-	e := r.send(t, "RespondWorkflowTaskCompleted", &workflowservice.RespondWorkflowTaskCompletedRequest{Namespace: "sites", TaskToken: []byte("t"),
-		Messages: []*protocolpb.Message{{Id: "m", Body: strange}}})
+	e := r.send(
+		t,
+		"RespondWorkflowTaskCompleted",
+		&workflowservice.RespondWorkflowTaskCompletedRequest{Namespace: "sites", TaskToken: []byte("t"),
+			Messages: []*protocolpb.Message{{Id: "m", Body: strange}}},
+	)
 	q := forwardedAs(t, e, "RespondWorkflowTaskCompleted", new(workflowservice.RespondWorkflowTaskCompletedRequest))
 	equal(t, "an unknown message", q.Messages[0].Body, strange)
 	strange.Value = blackbox.Marshal(list(clear))
-	e = r.send(t, "RespondWorkflowTaskCompleted", &workflowservice.RespondWorkflowTaskCompletedRequest{Namespace: "sites", TaskToken: []byte("t"),
-		Messages: []*protocolpb.Message{{Id: "m", Body: strange}}})
+	e = r.send(
+		t,
+		"RespondWorkflowTaskCompleted",
+		&workflowservice.RespondWorkflowTaskCompletedRequest{Namespace: "sites", TaskToken: []byte("t"),
+			Messages: []*protocolpb.Message{{Id: "m", Body: strange}}},
+	)
 	e.refused(t, "InvalidArgument")
 }
 
@@ -389,9 +453,16 @@ func TestRawHistoryIsOpened(t *testing.T) {
 	r := plain(t)
 	clear := text("CANARY")
 	sealed := r.seal(t, "sites", clear)[0]
-	e := r.send(t, "GetWorkflowExecutionHistory", &workflowservice.GetWorkflowExecutionHistoryRequest{Namespace: "sites"},
-		reply("GetWorkflowExecutionHistory", &workflowservice.GetWorkflowExecutionHistoryResponse{RawHistory: []*commonpb.DataBlob{
-			{EncodingType: enumspb.ENCODING_TYPE_PROTO3, Data: blackbox.Marshal(inputHistory(sealed, sealed))}}}))
+	e := r.send(
+		t,
+		"GetWorkflowExecutionHistory",
+		&workflowservice.GetWorkflowExecutionHistoryRequest{Namespace: "sites"},
+		reply(
+			"GetWorkflowExecutionHistory",
+			&workflowservice.GetWorkflowExecutionHistoryResponse{RawHistory: []*commonpb.DataBlob{
+				{EncodingType: enumspb.ENCODING_TYPE_PROTO3, Data: blackbox.Marshal(inputHistory(sealed, sealed))}}},
+		),
+	)
 	got := answered(t, e, new(workflowservice.GetWorkflowExecutionHistoryResponse))
 	h := new(historypb.History)
 	if len(got.RawHistory) != 1 || proto.Unmarshal(got.RawHistory[0].Data, h) != nil {

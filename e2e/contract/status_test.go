@@ -25,10 +25,19 @@ func statusDetails(t *testing.T, f *failurepb.Failure) map[string]errorAnswer {
 	inner := packed(t, &errordetails.QueryFailedFailure{Failure: f})
 	unknown := &anypb.Any{TypeUrl: "type.googleapis.com/example.Unknown", Value: []byte{8, 1}}
 	return map[string]errorAnswer{
-		"query": {"QueryWorkflow", &workflowservice.QueryWorkflowRequest{Namespace: "tasks", Execution: execution("w"), Query: &querypb.WorkflowQuery{QueryType: "q"}},
-			&spb.Status{Code: 3, Message: "query failed", Details: []*anypb.Any{unknown, inner}}},
+		"query": {
+			"QueryWorkflow",
+			&workflowservice.QueryWorkflowRequest{
+				Namespace: "tasks",
+				Execution: execution("w"),
+				Query:     &querypb.WorkflowQuery{QueryType: "q"},
+			},
+			&spb.Status{Code: 3, Message: "query failed", Details: []*anypb.Any{unknown, inner}},
+		},
 		"multi-operation": {"ExecuteMultiOperation", &workflowservice.ExecuteMultiOperationRequest{Namespace: "tasks"},
 			&spb.Status{Code: 3, Message: "multi", Details: []*anypb.Any{packed(t, &errordetails.MultiOperationExecutionFailure{
-				Statuses: []*errordetails.MultiOperationExecutionFailure_OperationStatus{{Code: 3, Message: "one", Details: []*anypb.Any{inner, unknown}}}})}}},
+				Statuses: []*errordetails.MultiOperationExecutionFailure_OperationStatus{
+					{Code: 3, Message: "one", Details: []*anypb.Any{inner, unknown}},
+				}})}}},
 	}
 }

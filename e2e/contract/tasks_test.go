@@ -42,8 +42,15 @@ func (e exchange) wantNames(t *testing.T, want string) {
 }
 
 func activityTask(token string, input ...*commonpb.Payload) *workflowservice.PollActivityTaskQueueResponse {
-	return &workflowservice.PollActivityTaskQueueResponse{TaskToken: []byte(token), WorkflowNamespace: "tasks", WorkflowExecution: execution("w"), ActivityId: "a1",
-		ActivityType: &commonpb.ActivityType{Name: "A"}, Input: list(input...), Attempt: 1}
+	return &workflowservice.PollActivityTaskQueueResponse{
+		TaskToken:         []byte(token),
+		WorkflowNamespace: "tasks",
+		WorkflowExecution: execution("w"),
+		ActivityId:        "a1",
+		ActivityType:      &commonpb.ActivityType{Name: "A"},
+		Input:             list(input...),
+		Attempt:           1,
+	}
 }
 
 func (r *rig) pollActivity(t *testing.T, namespace string, answers ...answer) exchange {
@@ -77,14 +84,21 @@ func TestActivityThatNeverOpensIsPausedAndFailed(t *testing.T) {
 		t.Errorf("the activity was paused by %v", p)
 	}
 	f := forwardedAs(t, e, "RespondActivityTaskFailed", new(workflowservice.RespondActivityTaskFailedRequest))
-	if string(f.TaskToken) != "activity-1" || f.Namespace != "tasks" || !strings.Contains(f.Failure.GetMessage(), "temporal-seal") {
+	if string(f.TaskToken) != "activity-1" || f.Namespace != "tasks" ||
+		!strings.Contains(f.Failure.GetMessage(), "temporal-seal") {
 		t.Errorf("the task was failed by %v", f)
 	}
 	// Where it cannot be paused, the next attempt is put off.
-	e = r.pollActivity(t, "tasks", reply("PollActivityTaskQueue", activityTask("activity-2", strangers(t, r))), failing("PauseActivity", 12, "unknown method"))
+	e = r.pollActivity(
+		t,
+		"tasks",
+		reply("PollActivityTaskQueue", activityTask("activity-2", strangers(t, r))),
+		failing("PauseActivity", 12, "unknown method"),
+	)
 	e.empty(t)
 	f = forwardedAs(t, e, "RespondActivityTaskFailed", new(workflowservice.RespondActivityTaskFailedRequest))
-	if f.Failure.GetApplicationFailureInfo().GetNextRetryDelay().AsDuration() < 5e9 || f.Failure.GetApplicationFailureInfo().GetNonRetryable() {
+	if f.Failure.GetApplicationFailureInfo().GetNextRetryDelay().AsDuration() < 5e9 ||
+		f.Failure.GetApplicationFailureInfo().GetNonRetryable() {
 		t.Errorf("without a pause the task was failed by %v", f)
 	}
 	standalone := activityTask("activity-3", strangers(t, r))
@@ -97,12 +111,20 @@ func TestActivityThatNeverOpensIsPausedAndFailed(t *testing.T) {
 func TestWorkflowTaskThatNeverOpensFailsOnce(t *testing.T) {
 	t.Parallel()
 	r := plain(t)
-	task := &workflowservice.PollWorkflowTaskQueueResponse{TaskToken: []byte("workflow-1"), WorkflowExecution: execution("w"), Attempt: 1, History: inputHistory(strangers(t, r))}
+	task := &workflowservice.PollWorkflowTaskQueueResponse{
+		TaskToken:         []byte("workflow-1"),
+		WorkflowExecution: execution("w"),
+		Attempt:           1,
+		History:           inputHistory(strangers(t, r)),
+	}
 	e := r.pollWorkflow(t, "tasks", reply("PollWorkflowTaskQueue", task))
 	e.empty(t)
 	e.wantNames(t, "PollWorkflowTaskQueue RespondWorkflowTaskFailed")
-	if f := forwardedAs(t, e, "RespondWorkflowTaskFailed", new(workflowservice.RespondWorkflowTaskFailedRequest)); string(f.TaskToken) != "workflow-1" ||
-		f.Namespace != "tasks" || !strings.Contains(f.Failure.GetMessage(), "temporal-seal") {
+	if f := forwardedAs(t, e, "RespondWorkflowTaskFailed", new(workflowservice.RespondWorkflowTaskFailedRequest)); string(
+		f.TaskToken,
+	) != "workflow-1" ||
+		f.Namespace != "tasks" ||
+		!strings.Contains(f.Failure.GetMessage(), "temporal-seal") {
 		t.Errorf("the task was failed by %v", f)
 	}
 	// The server hands a failed task out again at once, so later attempts are left to their timeout.
@@ -115,12 +137,22 @@ func TestWorkflowTaskThatNeverOpensFailsOnce(t *testing.T) {
 func TestQueryThatNeverOpensIsAnswered(t *testing.T) {
 	t.Parallel()
 	r := plain(t)
-	e := r.pollWorkflow(t, "tasks", reply("PollWorkflowTaskQueue", &workflowservice.PollWorkflowTaskQueueResponse{TaskToken: []byte("query-1"), WorkflowExecution: execution("w"),
-		Query: &querypb.WorkflowQuery{QueryType: "q", QueryArgs: list(strangers(t, r))}}))
+	e := r.pollWorkflow(
+		t,
+		"tasks",
+		reply(
+			"PollWorkflowTaskQueue",
+			&workflowservice.PollWorkflowTaskQueueResponse{TaskToken: []byte("query-1"), WorkflowExecution: execution("w"),
+				Query: &querypb.WorkflowQuery{QueryType: "q", QueryArgs: list(strangers(t, r))}},
+		),
+	)
 	e.empty(t)
 	e.wantNames(t, "PollWorkflowTaskQueue RespondQueryTaskCompleted")
-	if q := forwardedAs(t, e, "RespondQueryTaskCompleted", new(workflowservice.RespondQueryTaskCompletedRequest)); string(q.TaskToken) != "query-1" ||
-		q.CompletedType != enumspb.QUERY_RESULT_TYPE_FAILED || q.ErrorMessage == "" {
+	if q := forwardedAs(t, e, "RespondQueryTaskCompleted", new(workflowservice.RespondQueryTaskCompletedRequest)); string(
+		q.TaskToken,
+	) != "query-1" ||
+		q.CompletedType != enumspb.QUERY_RESULT_TYPE_FAILED ||
+		q.ErrorMessage == "" {
 		t.Errorf("the query was answered by %v", q)
 	}
 }
@@ -128,12 +160,23 @@ func TestQueryThatNeverOpensIsAnswered(t *testing.T) {
 func TestNexusTaskThatNeverOpensIsAnswered(t *testing.T) {
 	t.Parallel()
 	r := plain(t)
-	e := r.send(t, "PollNexusTaskQueue", &workflowservice.PollNexusTaskQueueRequest{Namespace: "tasks"},
-		reply("PollNexusTaskQueue", &workflowservice.PollNexusTaskQueueResponse{TaskToken: []byte("nexus-1"), Request: &nexuspb.Request{
-			Variant: &nexuspb.Request_StartOperation{StartOperation: &nexuspb.StartOperationRequest{Service: "s", Operation: "o", Payload: strangers(t, r)}}}}))
+	e := r.send(
+		t,
+		"PollNexusTaskQueue",
+		&workflowservice.PollNexusTaskQueueRequest{Namespace: "tasks"},
+		reply(
+			"PollNexusTaskQueue",
+			&workflowservice.PollNexusTaskQueueResponse{TaskToken: []byte("nexus-1"), Request: &nexuspb.Request{
+				Variant: &nexuspb.Request_StartOperation{
+					StartOperation: &nexuspb.StartOperationRequest{Service: "s", Operation: "o", Payload: strangers(t, r)},
+				}}},
+		),
+	)
 	e.empty(t)
 	e.wantNames(t, "PollNexusTaskQueue RespondNexusTaskFailed")
-	if q := forwardedAs(t, e, "RespondNexusTaskFailed", new(workflowservice.RespondNexusTaskFailedRequest)); string(q.TaskToken) != "nexus-1" ||
+	if q := forwardedAs(t, e, "RespondNexusTaskFailed", new(workflowservice.RespondNexusTaskFailedRequest)); string(
+		q.TaskToken,
+	) != "nexus-1" ||
 		q.GetError().GetRetryBehavior() != enumspb.NEXUS_HANDLER_ERROR_RETRY_BEHAVIOR_NON_RETRYABLE {
 		t.Errorf("the task was answered by %v", q)
 	}
@@ -147,9 +190,24 @@ func TestBadUpdatesAndQueriesAreTakenOut(t *testing.T) {
 	update := func(id string, p *commonpb.Payload) *protocolpb.Message {
 		return &protocolpb.Message{Id: id, Body: packed(t, &updatepb.Request{Input: &updatepb.Input{Name: "u", Args: list(p)}})}
 	}
-	e := r.pollWorkflow(t, "tasks", reply("PollWorkflowTaskQueue", &workflowservice.PollWorkflowTaskQueueResponse{TaskToken: []byte("mixed-1"), WorkflowExecution: execution("w"), Attempt: 1,
-		History: inputHistory(good), Messages: []*protocolpb.Message{update("bad", bad), update("good", good)},
-		Queries: map[string]*querypb.WorkflowQuery{"bad": {QueryType: "q", QueryArgs: list(bad)}, "good": {QueryType: "q", QueryArgs: list(good)}}}))
+	e := r.pollWorkflow(
+		t,
+		"tasks",
+		reply(
+			"PollWorkflowTaskQueue",
+			&workflowservice.PollWorkflowTaskQueueResponse{
+				TaskToken:         []byte("mixed-1"),
+				WorkflowExecution: execution("w"),
+				Attempt:           1,
+				History:           inputHistory(good),
+				Messages:          []*protocolpb.Message{update("bad", bad), update("good", good)},
+				Queries: map[string]*querypb.WorkflowQuery{
+					"bad":  {QueryType: "q", QueryArgs: list(bad)},
+					"good": {QueryType: "q", QueryArgs: list(good)},
+				},
+			},
+		),
+	)
 	got := answered(t, e, new(workflowservice.PollWorkflowTaskQueueResponse))
 	equal(t, "the history", got.History, inputHistory(text("CANARY")))
 	if len(got.Messages) != 1 || got.Messages[0].Id != "good" || len(got.Queries) != 1 || got.Queries["good"] == nil {
@@ -163,10 +221,22 @@ func TestReturnedTasksThatNeverOpen(t *testing.T) {
 	t.Parallel()
 	r := plain(t)
 	good, bad := r.seal(t, "tasks", text("CANARY"))[0], strangers(t, r)
-	e := r.send(t, "RespondWorkflowTaskCompleted", &workflowservice.RespondWorkflowTaskCompletedRequest{Namespace: "tasks", TaskToken: []byte("x")},
+	e := r.send(
+		t,
+		"RespondWorkflowTaskCompleted",
+		&workflowservice.RespondWorkflowTaskCompletedRequest{Namespace: "tasks", TaskToken: []byte("x")},
 		reply("RespondWorkflowTaskCompleted", &workflowservice.RespondWorkflowTaskCompletedResponse{ResetHistoryEventId: 7,
-			WorkflowTask:  &workflowservice.PollWorkflowTaskQueueResponse{TaskToken: []byte("returned-1"), WorkflowExecution: execution("w"), Attempt: 1, History: inputHistory(bad)},
-			ActivityTasks: []*workflowservice.PollActivityTaskQueueResponse{activityTask("returned-2", bad), activityTask("returned-3", good)}}))
+			WorkflowTask: &workflowservice.PollWorkflowTaskQueueResponse{
+				TaskToken:         []byte("returned-1"),
+				WorkflowExecution: execution("w"),
+				Attempt:           1,
+				History:           inputHistory(bad),
+			},
+			ActivityTasks: []*workflowservice.PollActivityTaskQueueResponse{
+				activityTask("returned-2", bad),
+				activityTask("returned-3", good),
+			}}),
+	)
 	got := answered(t, e, new(workflowservice.RespondWorkflowTaskCompletedResponse))
 	if got.ResetHistoryEventId != 7 || len(got.WorkflowTask.GetTaskToken()) > 0 || len(got.ActivityTasks) != 1 {
 		t.Fatalf("the worker got %v", got)
@@ -174,9 +244,17 @@ func TestReturnedTasksThatNeverOpen(t *testing.T) {
 	equal(t, "the task that opens", got.ActivityTasks[0], activityTask("returned-3", text("CANARY")))
 	e.wantNames(t, "RespondWorkflowTaskCompleted RespondWorkflowTaskFailed PauseActivity RespondActivityTaskFailed")
 
-	e = r.send(t, "StartWorkflowExecution", &workflowservice.StartWorkflowExecutionRequest{Namespace: "tasks", WorkflowId: "w", RequestEagerExecution: true},
+	e = r.send(
+		t,
+		"StartWorkflowExecution",
+		&workflowservice.StartWorkflowExecutionRequest{Namespace: "tasks", WorkflowId: "w", RequestEagerExecution: true},
 		reply("StartWorkflowExecution", &workflowservice.StartWorkflowExecutionResponse{RunId: "run", Started: true,
-			EagerWorkflowTask: &workflowservice.PollWorkflowTaskQueueResponse{TaskToken: []byte("eager-1"), Attempt: 1, History: inputHistory(bad)}}))
+			EagerWorkflowTask: &workflowservice.PollWorkflowTaskQueueResponse{
+				TaskToken: []byte("eager-1"),
+				Attempt:   1,
+				History:   inputHistory(bad),
+			}}),
+	)
 	started := answered(t, e, new(workflowservice.StartWorkflowExecutionResponse))
 	if started.RunId != "run" || len(started.EagerWorkflowTask.GetTaskToken()) > 0 {
 		t.Errorf("the caller got %v", started)
@@ -226,9 +304,18 @@ func TestDeniedAnswersFailTheirTask(t *testing.T) {
 			}
 		}
 	}
-	e := r.send(t, "RespondActivityTaskCompleted", &workflowservice.RespondActivityTaskCompletedRequest{Namespace: "results", TaskToken: []byte("r5"), Result: list(text("CANARY"))})
+	e := r.send(
+		t,
+		"RespondActivityTaskCompleted",
+		&workflowservice.RespondActivityTaskCompletedRequest{
+			Namespace: "results",
+			TaskToken: []byte("r5"),
+			Result:    list(text("CANARY")),
+		},
+	)
 	f := forwardedAs(t, e, "RespondActivityTaskFailed", new(workflowservice.RespondActivityTaskFailedRequest))
-	if info := f.Failure.GetApplicationFailureInfo(); string(f.TaskToken) != "r5" || !info.GetNonRetryable() || info.GetType() != "PolicyDenied" {
+	if info := f.Failure.GetApplicationFailureInfo(); string(f.TaskToken) != "r5" || !info.GetNonRetryable() ||
+		info.GetType() != "PolicyDenied" {
 		t.Errorf("the task was failed by %v", f)
 	}
 }
@@ -237,13 +324,34 @@ func TestDeniedAnswersFailTheirTask(t *testing.T) {
 func TestTaskTokensOfAnotherNamespaceAreRefused(t *testing.T) {
 	t.Parallel()
 	r := plain(t)
-	answered(t, r.pollActivity(t, "tasks", reply("PollActivityTaskQueue", activityTask("token-of-tasks", r.seal(t, "tasks", text("CANARY"))[0]))), new(workflowservice.PollActivityTaskQueueResponse))
+	answered(
+		t,
+		r.pollActivity(
+			t,
+			"tasks",
+			reply("PollActivityTaskQueue", activityTask("token-of-tasks", r.seal(t, "tasks", text("CANARY"))[0])),
+		),
+		new(workflowservice.PollActivityTaskQueueResponse),
+	)
 	complete := func(namespace string) exchange {
-		return r.send(t, "RespondActivityTaskCompleted", &workflowservice.RespondActivityTaskCompletedRequest{Namespace: namespace, TaskToken: []byte("token-of-tasks"), Result: list(text("CANARY"))})
+		return r.send(
+			t,
+			"RespondActivityTaskCompleted",
+			&workflowservice.RespondActivityTaskCompletedRequest{
+				Namespace: namespace,
+				TaskToken: []byte("token-of-tasks"),
+				Result:    list(text("CANARY")),
+			},
+		)
 	}
 	complete("strangers").refused(t, "PermissionDenied")
 	for _, namespace := range []string{"tasks", ""} { // left empty, it is that of the task
-		q := forwardedAs(t, complete(namespace), "RespondActivityTaskCompleted", new(workflowservice.RespondActivityTaskCompletedRequest))
+		q := forwardedAs(
+			t,
+			complete(namespace),
+			"RespondActivityTaskCompleted",
+			new(workflowservice.RespondActivityTaskCompletedRequest),
+		)
 		r.isSealed(t, fmt.Sprintf("a result in namespace %q", namespace), "tasks", q.Result.Payloads[0], text("CANARY"))
 	}
 }
@@ -275,10 +383,18 @@ func TestSummariesKeepToTheirLimit(t *testing.T) {
 	t.Parallel()
 	r := plain(t)
 	for _, clear := range []string{"CANARY", strings.Repeat("CANARY", 40), strings.Repeat("CANARY ", 50)} {
-		q := put((&workflowservice.StartActivityExecutionRequest{}).ProtoReflect().Descriptor(), siteNamed(t, &workflowservice.StartActivityExecutionRequest{}, "user_metadata.summary"),
-			func() proto.Message { return text(clear) })
+		q := put(
+			(&workflowservice.StartActivityExecutionRequest{}).ProtoReflect().Descriptor(),
+			siteNamed(t, &workflowservice.StartActivityExecutionRequest{}, "user_metadata.summary"),
+			func() proto.Message { return text(clear) },
+		)
 		e := r.send(t, "StartActivityExecution", q)
-		got := forwardedAs(t, e, "StartActivityExecution", new(workflowservice.StartActivityExecutionRequest)).UserMetadata.Summary
+		got := forwardedAs(
+			t,
+			e,
+			"StartActivityExecution",
+			new(workflowservice.StartActivityExecutionRequest),
+		).UserMetadata.Summary
 		if n := proto.Size(got); n > 400 || bytes.Contains(blackbox.Marshal(got), []byte("CANARY")) {
 			t.Errorf("a summary of %d bytes was forwarded with %d: %v", len(clear), n, got)
 		}
@@ -289,7 +405,11 @@ func TestSummariesKeepToTheirLimit(t *testing.T) {
 func TestStatusDetailsAreOpened(t *testing.T) {
 	t.Parallel()
 	r := plain(t)
-	e := r.send(t, "RespondActivityTaskFailed", &workflowservice.RespondActivityTaskFailedRequest{Namespace: "tasks", TaskToken: []byte("s"), Failure: spoken()})
+	e := r.send(
+		t,
+		"RespondActivityTaskFailed",
+		&workflowservice.RespondActivityTaskFailedRequest{Namespace: "tasks", TaskToken: []byte("s"), Failure: spoken()},
+	)
 	sealed := forwardedAs(t, e, "RespondActivityTaskFailed", new(workflowservice.RespondActivityTaskFailedRequest)).Failure
 	for name, c := range statusDetails(t, sealed) {
 		want := statusDetails(t, spoken())[name]

@@ -29,7 +29,17 @@ type workshop struct {
 
 // newWorkshop copies the files that git knows or would add, with their changes.
 func newWorkshop(ctx context.Context, root string) (*workshop, error) {
-	list, err := exec.CommandContext(ctx, "git", "-C", root, "ls-files", "-z", "--cached", "--others", "--exclude-standard").Output()
+	list, err := exec.CommandContext(
+		ctx,
+		"git",
+		"-C",
+		root,
+		"ls-files",
+		"-z",
+		"--cached",
+		"--others",
+		"--exclude-standard",
+	).Output()
 	if err != nil {
 		return nil, fmt.Errorf("list the files of %s: %w; it has to be a git checkout", root, err)
 	}
@@ -37,7 +47,12 @@ func newWorkshop(ctx context.Context, root string) (*workshop, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &workshop{dir: dir, clean: filepath.Join(dir, "clean-proxy"), tests: filepath.Join(dir, "contract.test"), green: map[string]bool{}}
+	w := &workshop{
+		dir:   dir,
+		clean: filepath.Join(dir, "clean-proxy"),
+		tests: filepath.Join(dir, "contract.test"),
+		green: map[string]bool{},
+	}
 	for name := range strings.SplitSeq(string(list), "\x00") {
 		if name == "" || slices.Contains([]string{"docs", "demo", "bench", "deploy"}, strings.Split(name, "/")[0]) {
 			continue
@@ -153,14 +168,33 @@ func (w *workshop) unitPasses(ctx context.Context, f *fault) error {
 
 // contract runs tests of the suite against a binary.
 func (w *workshop) contract(ctx context.Context, binary string, tests []string) ([]byte, error) {
-	cmd := exec.CommandContext(ctx, w.tests, "-test.v", "-test.timeout", testTime.String(), "-test.run", "^("+strings.Join(tests, "|")+")$")
+	cmd := exec.CommandContext(
+		ctx,
+		w.tests,
+		"-test.v",
+		"-test.timeout",
+		testTime.String(),
+		"-test.run",
+		"^("+strings.Join(tests, "|")+")$",
+	)
 	cmd.Dir = filepath.Join(w.dir, "e2e", "contract")
 	cmd.Env = append(os.Environ(), "SEAL_PROXY_BIN="+binary)
 	return cmd.CombinedOutput()
 }
 
 func (w *workshop) unit(ctx context.Context, f *fault) ([]byte, error) {
-	cmd := exec.CommandContext(ctx, "go", "test", "-count=1", "-v", "-timeout", testTime.String(), "-run", "^"+f.unitTest+"$", f.unit)
+	cmd := exec.CommandContext(
+		ctx,
+		"go",
+		"test",
+		"-count=1",
+		"-v",
+		"-timeout",
+		testTime.String(),
+		"-run",
+		"^"+f.unitTest+"$",
+		f.unit,
+	)
 	cmd.Dir = w.dir
 	return cmd.CombinedOutput()
 }
