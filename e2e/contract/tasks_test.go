@@ -120,9 +120,8 @@ func TestWorkflowTaskThatNeverOpensFailsOnce(t *testing.T) {
 	e := r.pollWorkflow(t, "tasks", reply("PollWorkflowTaskQueue", task))
 	e.empty(t)
 	e.wantNames(t, "PollWorkflowTaskQueue RespondWorkflowTaskFailed")
-	if f := forwardedAs(t, e, "RespondWorkflowTaskFailed", new(workflowservice.RespondWorkflowTaskFailedRequest)); string(
-		f.TaskToken,
-	) != "workflow-1" ||
+	f := forwardedAs(t, e, "RespondWorkflowTaskFailed", new(workflowservice.RespondWorkflowTaskFailedRequest))
+	if string(f.TaskToken) != "workflow-1" ||
 		f.Namespace != "tasks" ||
 		!strings.Contains(f.Failure.GetMessage(), "temporal-seal") {
 		t.Errorf("the task was failed by %v", f)
@@ -148,9 +147,8 @@ func TestQueryThatNeverOpensIsAnswered(t *testing.T) {
 	)
 	e.empty(t)
 	e.wantNames(t, "PollWorkflowTaskQueue RespondQueryTaskCompleted")
-	if q := forwardedAs(t, e, "RespondQueryTaskCompleted", new(workflowservice.RespondQueryTaskCompletedRequest)); string(
-		q.TaskToken,
-	) != "query-1" ||
+	q := forwardedAs(t, e, "RespondQueryTaskCompleted", new(workflowservice.RespondQueryTaskCompletedRequest))
+	if string(q.TaskToken) != "query-1" ||
 		q.CompletedType != enumspb.QUERY_RESULT_TYPE_FAILED ||
 		q.ErrorMessage == "" {
 		t.Errorf("the query was answered by %v", q)
@@ -174,9 +172,8 @@ func TestNexusTaskThatNeverOpensIsAnswered(t *testing.T) {
 	)
 	e.empty(t)
 	e.wantNames(t, "PollNexusTaskQueue RespondNexusTaskFailed")
-	if q := forwardedAs(t, e, "RespondNexusTaskFailed", new(workflowservice.RespondNexusTaskFailedRequest)); string(
-		q.TaskToken,
-	) != "nexus-1" ||
+	q := forwardedAs(t, e, "RespondNexusTaskFailed", new(workflowservice.RespondNexusTaskFailedRequest))
+	if string(q.TaskToken) != "nexus-1" ||
 		q.GetError().GetRetryBehavior() != enumspb.NEXUS_HANDLER_ERROR_RETRY_BEHAVIOR_NON_RETRYABLE {
 		t.Errorf("the task was answered by %v", q)
 	}
