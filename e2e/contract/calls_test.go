@@ -14,6 +14,8 @@ import (
 	failurepb "go.temporal.io/api/failure/v1"
 	namespacepb "go.temporal.io/api/namespace/v1"
 	"go.temporal.io/api/workflowservice/v1"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
@@ -304,7 +306,9 @@ func TestUnknownFields(t *testing.T) {
 	)
 }
 
-var strictRig = shared(func(string) (setup, error) { return setup{extra: "unknown_fields: strict\n"}, nil })
+var strictRig = shared(func(string) (setup, error) {
+	return setup{extra: "unknown_fields: strict\nlimits: {bytes: 16777216}\n"}, nil
+})
 
 // What fits the server's limits in clear fits them sealed, or is refused in words that end no workflow.
 func TestSizes(t *testing.T) {
@@ -371,4 +375,45 @@ func TestSizes(t *testing.T) {
 			overhead,
 		)
 	}
+}
+
+// SDKs know gRPC's words for a message that is too large: they are passed on for one that was too large in clear, and never
+// for one that only sealing made so, since the server then terminates the workflow.
+func TestTooLargeMessages(t *testing.T) {
+	t.Parallel()
+	large := &commonpb.Payload{Data: make([]byte, 17<<20)}
+	e := strictRig(t).signal(t, "calls", "w", large)
+	e.refused(t, "ResourceExhausted")
+	if !strings.Contains(e.Status.GetMessage(), "grpc: received message larger than max") {
+		t.Errorf("a request over the limit was refused with %q", e.Status.GetMessage())
+	}
+	r := plain(t)
+	q := blackbox.Marshal(&workflowservice.SignalWorkflowExecutionRequest{Namespace: "calls", Input: list(text("CANARY"))})
+	sent := len(r.do(t, blackbox.Request{Method: "SignalWorkflowExecution", Body: q}).forwarded(t, "SignalWorkflowExecution").Body)
+	for limit, code := range map[int]string{len(q) + 1: "InvalidArgument", len(q) - 1: "ResourceExhausted"} {
+		words := fmt.Sprintf("grpc: received message larger than max (%d vs. %d)", sent, limit)
+		e := r.do(t, blackbox.Request{Method: "SignalWorkflowExecution", Body: q}, failing("SignalWorkflowExecution", 8, words))
+		if e.Code() != code || strings.Contains(e.Status.GetMessage(), words) != (code == "ResourceExhausted") {
+			t.Errorf("of %d bytes, sealed %d, and a limit of %d the caller got %s: %s", len(q), sent, limit, e.Code(), e.Status.GetMessage())
+		}
+	}
+}
+
+// The SDKs of Go and Java compress their requests.
+func TestCompressedRequests(t *testing.T) {
+	t.Parallel()
+	r := plain(t)
+	conn, err := grpc.NewClient("passthrough:///"+r.listeners[0], grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	call := r.NewCall()
+	ctx := metadata.AppendToOutgoingContext(t.Context(), blackbox.CallHeader, call)
+	_, err = workflowservice.NewWorkflowServiceClient(conn).SignalWorkflowExecution(ctx, &workflowservice.SignalWorkflowExecutionRequest{
+		Namespace: "calls", Input: list(text(strings.Repeat("CANARY", 500)))}, grpc.UseCompressor("gzip"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.isSealed(t, "the payload of a compressed request", "calls", signaled(t, exchange{call: call, rig: r})[0], text(strings.Repeat("CANARY", 500)))
 }
