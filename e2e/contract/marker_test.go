@@ -47,6 +47,16 @@ func TestMarkedPayloadsAreSealedAgain(t *testing.T) {
 			equal(t, namespace+": opened twice", r.open(t, namespace, r.open(t, namespace, again...)...)[0], clear)
 		}
 	}
+	// A readable document that bears the marker in another entry than its encoding is sealed whole too.
+	inPart := signaled(t, r.signal(t, "parts", "w", document(`{"token":"CANARY","ward":"A7"}`)))[0]
+	if len(inPart.Metadata) > 1 {
+		inPart.Metadata["encoding"] = []byte("json/plain")
+		again := signaled(t, r.signal(t, "parts", "w", inPart))
+		if bytes.Contains(blackbox.Marshal(again[0]), []byte("A7")) {
+			t.Errorf("a document that bears the marker was sealed in part: %v", again[0])
+		}
+		equal(t, "a document that bears the marker, opened once", r.open(t, "parts", again...)[0], inPart)
+	}
 	// The marker alone is enough, in any field of the payload that bears it.
 	own := r.sealIn(t, "passing", text("CANARY"))
 	for _, odd := range []*commonpb.Payload{
