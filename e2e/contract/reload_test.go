@@ -273,6 +273,9 @@ func TestABadConfigDoesNotStart(t *testing.T) {
 		"a key service in plain http far off": {keys: "  - {name: default, active: \"awskms://alias/x?region=eu-central-1&endpoint=http://203.0.113.1\"}\n"},
 	} {
 		r := &rig{Script: &blackbox.Script{Frontend: &blackbox.Frontend{Address: "127.0.0.1:1"}}, dir: t.TempDir()}
+		if err := newKey(filepath.Join(r.dir, "default.key")); err != nil { // off this machine a missing one is a mistake of its own
+			t.Fatal(err)
+		}
 		if err := r.configure(s); err != nil {
 			t.Fatal(err)
 		}
