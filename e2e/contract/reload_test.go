@@ -262,6 +262,7 @@ func TestDataKeysRevokedWhileTheyAreUnwrapped(t *testing.T) {
 func TestABadConfigDoesNotStart(t *testing.T) {
 	t.Parallel()
 	for name, s := range map[string]setup{
+		"nothing wrong":                       {},
 		"an unknown key":                      {extra: "unheard_of: true\n"},
 		"a policy that does not load":         {policy: "package temporal\n\nrequest contains {"},
 		"a policy of another package":         {policy: "package other\n"},
@@ -279,8 +280,8 @@ func TestABadConfigDoesNotStart(t *testing.T) {
 		if err := r.configure(s); err != nil {
 			t.Fatal(err)
 		}
-		if out, err := checkConfig(r.dir); err == nil {
-			t.Errorf("%s: `proxy check` finds nothing wrong: %s", name, out)
+		if out, err := checkConfig(r.dir); (err == nil) != (name == "nothing wrong") {
+			t.Errorf("%s: `proxy check` says %v: %s", name, err, out)
 		}
 	}
 }
