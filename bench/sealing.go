@@ -57,7 +57,7 @@ func slotsOf(m proto.Message) (s slots, err error) {
 	return s, err
 }
 
-// seal replaces every payload and failure of a message by what becomes of it on the way through the proxy.
+// seal replaces every payload and failure of a message by what the proxy makes of it.
 func (s sealer) seal(ctx context.Context, m proto.Message) error {
 	all, err := slotsOf(m)
 	if err != nil {

@@ -205,10 +205,10 @@ func TestNothingSecretIsTold(t *testing.T) {
 	}
 	for _, place := range []string{"awskms:", "arn:aws", r.kms.URL} { // where keys are kept is the operator's to know
 		if strings.Contains(told.String(), place) {
-			t.Errorf("a caller is told %q: %s", place, told.String())
+			t.Errorf("an error names %q: %s", place, told.String())
 		}
 	}
 	if !strings.Contains(log, "call refused") {
-		t.Error("the log tells of no refused call")
+		t.Error("the log has no line about the refused call")
 	}
 }

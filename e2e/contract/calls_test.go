@@ -369,7 +369,7 @@ func TestSizes(t *testing.T) {
 	if told.BlobSizeLimitError > limit-overhead || told.MemoSizeLimitError > limit-overhead ||
 		told.BlobSizeLimitError < limit-2000 {
 		t.Errorf(
-			"workers are told limits of %d and %d bytes, an envelope takes %d",
+			"workers receive limits of %d and %d bytes, an envelope takes %d",
 			told.BlobSizeLimitError,
 			told.MemoSizeLimitError,
 			overhead,

@@ -189,7 +189,7 @@ func TestCodecServerGivesAsManyAsItGot(t *testing.T) {
 	}
 }
 
-// The codec server asks the policy, and is told less of a payload: what nobody tells counts at its strictest.
+// A codec server knows fewer facts of a payload than a call does. An unknown fact counts at its strictest.
 func TestCodecServerObeysThePolicy(t *testing.T) {
 	t.Parallel()
 	r := ruled(t)

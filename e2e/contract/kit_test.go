@@ -320,7 +320,7 @@ func (e exchange) refused(t *testing.T, code string) {
 	}
 }
 
-// cameToNothing checks that nothing was forwarded and that the caller is told to come back, or gave up first.
+// cameToNothing checks that nothing was forwarded and that the caller receives an error to retry after, or gave up first.
 func (e exchange) cameToNothing(t *testing.T) {
 	t.Helper()
 	want := "Unavailable"

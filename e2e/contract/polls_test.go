@@ -88,7 +88,7 @@ func TestPollsWithoutAKeyAreHeld(t *testing.T) {
 	if took < 2*time.Second {
 		t.Errorf("the poll ended after %s of 5 s: workers would poll in a circle", took)
 	}
-	// Other calls that need the key are told to come back.
+	// Other calls that need the key receive Unavailable.
 	k.do(
 		t,
 		blackbox.Request{

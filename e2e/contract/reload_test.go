@@ -49,7 +49,7 @@ func TestChangedPoliciesAreTakenUp(t *testing.T) {
 	r.reconfigure(t, setup{policy: openAll + "\nresponse contains {"})
 	eventually(t, 20*time.Second, func() error {
 		if _, body := r.admin(t, "/readyz"); body == before {
-			return fmt.Errorf("/readyz does not tell of a policy that does not load: %s", body)
+			return fmt.Errorf("/readyz does not name the policy that does not load: %s", body)
 		}
 		return nil
 	})
