@@ -85,11 +85,14 @@ func Marshal(m proto.Message) []byte {
 }
 
 // Seal has the proxy seal payloads as the input of a signal, and returns what it forwards.
-func (s *Script) Seal(ctx context.Context, c *Client, namespace, token string, clear []*commonpb.Payload) ([]*commonpb.Payload, error) {
+func (s *Script) Seal(
+	ctx context.Context, c *Client, namespace, token string, clear []*commonpb.Payload,
+) ([]*commonpb.Payload, error) {
 	call := s.NewCall()
-	answer := c.Do(ctx, Request{Call: call, Method: "SignalWorkflowExecution", Token: token, Body: Marshal(&workflowservice.SignalWorkflowExecutionRequest{
-		Namespace: namespace, WorkflowExecution: &commonpb.WorkflowExecution{WorkflowId: "blackbox"}, SignalName: "seal",
-		Input: &commonpb.Payloads{Payloads: clear}})})
+	answer := c.Do(ctx, Request{Call: call, Method: "SignalWorkflowExecution", Token: token,
+		Body: Marshal(&workflowservice.SignalWorkflowExecutionRequest{
+			Namespace: namespace, WorkflowExecution: &commonpb.WorkflowExecution{WorkflowId: "blackbox"},
+			SignalName: "seal", Input: &commonpb.Payloads{Payloads: clear}})})
 	if answer.Status != nil {
 		return nil, fmt.Errorf("seal %d payloads in %s: %s: %s", len(clear), namespace, answer.Code(), answer.Status.GetMessage())
 	}
@@ -107,12 +110,17 @@ func (s *Script) Seal(ctx context.Context, c *Client, namespace, token string, c
 }
 
 // Open has the proxy open payloads as the result of a query, and returns what its caller gets.
-func (s *Script) Open(ctx context.Context, c *Client, namespace, token string, sealed []*commonpb.Payload) ([]*commonpb.Payload, error) {
+func (s *Script) Open(
+	ctx context.Context, c *Client, namespace, token string, sealed []*commonpb.Payload,
+) ([]*commonpb.Payload, error) {
 	call := s.NewCall()
-	s.Set(call, "QueryWorkflow", Message(&workflowservice.QueryWorkflowResponse{QueryResult: &commonpb.Payloads{Payloads: sealed}}))
+	s.Set(call, "QueryWorkflow", Message(&workflowservice.QueryWorkflowResponse{
+		QueryResult: &commonpb.Payloads{Payloads: sealed}}))
 	defer s.Forget(call)
-	answer := c.Do(ctx, Request{Call: call, Method: "QueryWorkflow", Token: token, Body: Marshal(&workflowservice.QueryWorkflowRequest{
-		Namespace: namespace, Execution: &commonpb.WorkflowExecution{WorkflowId: "blackbox"}, Query: &querypb.WorkflowQuery{QueryType: "open"}})})
+	answer := c.Do(ctx, Request{Call: call, Method: "QueryWorkflow", Token: token,
+		Body: Marshal(&workflowservice.QueryWorkflowRequest{
+			Namespace: namespace, Execution: &commonpb.WorkflowExecution{WorkflowId: "blackbox"},
+			Query: &querypb.WorkflowQuery{QueryType: "open"}})})
 	if answer.Status != nil {
 		return nil, fmt.Errorf("open %d payloads in %s: %s: %s", len(sealed), namespace, answer.Code(), answer.Status.GetMessage())
 	}

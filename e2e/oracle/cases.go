@@ -44,7 +44,9 @@ type testCase struct {
 // methods are those of both services, by name.
 func methods() ([]protoreflect.MethodDescriptor, error) {
 	var list []protoreflect.MethodDescriptor
-	for _, name := range []protoreflect.FullName{"temporal.api.workflowservice.v1.WorkflowService", "temporal.api.operatorservice.v1.OperatorService"} {
+	for _, name := range []protoreflect.FullName{
+		"temporal.api.workflowservice.v1.WorkflowService", "temporal.api.operatorservice.v1.OperatorService",
+	} {
 		d, err := protoregistry.GlobalFiles.FindDescriptorByName(name)
 		if err != nil {
 			return nil, fmt.Errorf("find the service: %w", err)
@@ -70,7 +72,8 @@ func generated(f *profile, m protoreflect.MethodDescriptor, seed, index uint64) 
 	if r.IntN(2) == 0 {
 		namespace = namespaces[0]
 	}
-	c := testCase{name: fmt.Sprintf("%s/%s#%d", f.name, m.Name(), index), method: fullName(m), in: m.Input(), out: m.Output(), messages: 2}
+	c := testCase{name: fmt.Sprintf("%s/%s#%d", f.name, m.Name(), index),
+		method: fullName(m), in: m.Input(), out: m.Output(), messages: 2}
 	if len(f.tokens) > 0 {
 		c.token = f.tokens[r.IntN(len(f.tokens))]
 		if r.IntN(3) > 0 {
@@ -138,7 +141,7 @@ func maybeSpoil(b []byte, d protoreflect.MessageDescriptor, r *rand.Rand, yes bo
 	return b
 }
 
-// captured are the recorded RPCs: each request as it came, and each answer sealed.
+// captured are the recorded RPCs: each request unchanged, and each answer sealed.
 func captured(f *profile, root string) ([]testCase, error) {
 	files, err := filepath.Glob(filepath.Join(root, "testdata/rpc/*.binpb"))
 	if err != nil {
@@ -165,7 +168,8 @@ func captured(f *profile, root string) ([]testCase, error) {
 
 // recorded is a case with one given message, in clear.
 func recorded(f *profile, name, method, part string, b []byte) (testCase, error) {
-	d, err := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName("temporal.api.workflowservice.v1.WorkflowService." + method))
+	full := protoreflect.FullName("temporal.api.workflowservice.v1.WorkflowService." + method)
+	d, err := protoregistry.GlobalFiles.FindDescriptorByName(full)
 	if err != nil {
 		return testCase{}, fmt.Errorf("%s: %w", name, err)
 	}
@@ -265,7 +269,8 @@ func goldenMessage(method, part string, rawHistory bool, text []byte) ([]byte, e
 		err := prototext.Unmarshal(text, st)
 		return marshal(st), err
 	}
-	t, err := protoregistry.GlobalTypes.FindMessageByName(protoreflect.FullName("temporal.api.workflowservice.v1." + method + suffix))
+	full := protoreflect.FullName("temporal.api.workflowservice.v1." + method + suffix)
+	t, err := protoregistry.GlobalTypes.FindMessageByName(full)
 	if err != nil {
 		return nil, err
 	}
@@ -274,7 +279,8 @@ func goldenMessage(method, part string, rawHistory bool, text []byte) ([]byte, e
 		return nil, err
 	}
 	if r, ok := m.(*workflowservice.GetWorkflowExecutionHistoryResponse); ok && rawHistory {
-		r.RawHistory = []*commonpb.DataBlob{{EncodingType: 1, Data: marshal(&historypb.History{Events: r.GetHistory().GetEvents()})}}
+		h := &historypb.History{Events: r.GetHistory().GetEvents()}
+		r.RawHistory = []*commonpb.DataBlob{{EncodingType: 1, Data: marshal(h)}}
 		r.History = nil
 	}
 	return marshal(m), nil
@@ -283,8 +289,13 @@ func goldenMessage(method, part string, rawHistory bool, text []byte) ([]byte, e
 // others are calls to what is no method of Temporal's two services.
 func others(f *profile) []testCase {
 	var cases []testCase
-	for _, method := range []string{"/grpc.health.v1.Health/Check", "/temporal.server.api.adminservice.v1.AdminService/DescribeCluster",
-		"/temporal.api.workflowservice.v1.WorkflowService/NoSuchMethod", "/temporal.api.cloud.cloudservice.v1.CloudService/GetUsers", "/no.such.Service/Method"} {
+	for _, method := range []string{
+		"/grpc.health.v1.Health/Check",
+		"/temporal.server.api.adminservice.v1.AdminService/DescribeCluster",
+		"/temporal.api.workflowservice.v1.WorkflowService/NoSuchMethod",
+		"/temporal.api.cloud.cloudservice.v1.CloudService/GetUsers",
+		"/no.such.Service/Method",
+	} {
 		c := testCase{name: f.name + "/other" + method, method: method, messages: 1}
 		if len(f.tokens) > 0 {
 			c.token = f.tokens[0]
@@ -301,7 +312,8 @@ func codecCases(f *profile, seed uint64, count int) []testCase {
 	var cases []testCase
 	for i := range count {
 		r := rand.New(rand.NewPCG(seed+77, uint64(i)))
-		c := testCase{name: fmt.Sprintf("%s/codec#%d", f.name, i), codec: "/decode", messages: 1, token: f.tokens[r.IntN(len(f.tokens))]}
+		c := testCase{name: fmt.Sprintf("%s/codec#%d", f.name, i), codec: "/decode", messages: 1,
+			token: f.tokens[r.IntN(len(f.tokens))]}
 		if r.IntN(3) == 0 {
 			c.codec = "/encode"
 		}

@@ -117,7 +117,8 @@ func (c *comparison) meaningful() error {
 		all += n
 	}
 	if c.outcomes["OK"]*3 < all || c.sealed < all/4 {
-		return fmt.Errorf("of %d calls %d ended well, with %d sealed values: that says too little about either build", all, c.outcomes["OK"], c.sealed)
+		return fmt.Errorf("of %d calls %d ended well, with %d sealed values: that says too little about either build",
+			all, c.outcomes["OK"], c.sealed)
 	}
 	return nil
 }
@@ -133,8 +134,12 @@ func (c *comparison) compare(name, aspect, old, new string) {
 		return
 	}
 	olds, news := strings.Split(old, "\n"), strings.Split(new, "\n")
-	lost := slices.DeleteFunc(without(olds, news), func(line string) bool { return c.accepted.accepts(name, aspect, line, false) })
-	come := slices.DeleteFunc(without(news, olds), func(line string) bool { return c.accepted.accepts(name, aspect, line, true) })
+	lost := slices.DeleteFunc(without(olds, news), func(line string) bool {
+		return c.accepted.accepts(name, aspect, line, false)
+	})
+	come := slices.DeleteFunc(without(news, olds), func(line string) bool {
+		return c.accepted.accepts(name, aspect, line, true)
+	})
 	if len(lost)+len(come) == 0 && len(without(olds, news))+len(without(news, olds)) > 0 {
 		return
 	}
@@ -223,7 +228,8 @@ func (c *comparison) unused(complete bool) {
 	for _, d := range c.accepted.Differences {
 		if !d.used {
 			c.differences++
-			fmt.Printf("difference %d: the accepted difference %q / %q in %s did not occur: remove it\n", c.differences, d.Old, d.New, d.Aspect)
+			fmt.Printf("difference %d: the accepted difference %q / %q in %s did not occur: remove it\n",
+				c.differences, d.Old, d.New, d.Aspect)
 		}
 	}
 }

@@ -110,7 +110,8 @@ func (g *generator) set(m protoreflect.Message, f protoreflect.FieldDescriptor, 
 	}
 }
 
-var mapKeys = []string{"diagnosis", "trace-parent", "authorization", "desk", "secret", "note", "badkey", "CustomKeywordField", ""}
+var mapKeys = []string{"diagnosis", "trace-parent", "authorization", "desk", "secret", "note", "badkey",
+	"CustomKeywordField", ""}
 
 func (g *generator) mapKey(f protoreflect.FieldDescriptor) protoreflect.MapKey {
 	if f.MapKey().Kind() == protoreflect.StringKind {
@@ -119,7 +120,8 @@ func (g *generator) mapKey(f protoreflect.FieldDescriptor) protoreflect.MapKey {
 	return g.scalar(f.MapKey()).MapKey()
 }
 
-var texts = []string{"", "Admission", "FetchLabResults", "Open", "w-1", "queue", "größe", "grpc: received message larger than max (5 vs. 4)",
+var texts = []string{"", "Admission", "FetchLabResults", "Open", "w-1", "queue", "größe",
+	"grpc: received message larger than max (5 vs. 4)",
 	"sealed.v1:AAAA", "__temporal_system", "a/b/c", "type.googleapis.com/x", strings.Repeat("long ", 60)}
 
 func (g *generator) scalar(f protoreflect.FieldDescriptor) protoreflect.Value {
@@ -168,7 +170,8 @@ func (g *generator) someNamespace() string {
 
 // nexusDetails are what a Nexus failure's details may be: JSON, with a Temporal failure inside or not, or something else.
 var nexusDetails = []string{`{"a": 1}`, `"text"`, `null`, `not JSON`,
-	`{"message": "inner", "applicationFailureInfo": {"type": "T", "details": {"payloads": [{"metadata": {"encoding": "anNvbi9wbGFpbg=="}, "data": "IlNFQ1JFVCI="}]}}}`,
+	`{"message": "inner", "applicationFailureInfo": {"type": "T", "details": {"payloads": [` +
+		`{"metadata": {"encoding": "anNvbi9wbGFpbg=="}, "data": "IlNFQ1JFVCI="}]}}}`,
 	`{"cause": {"message": "deep"}, "stackTrace": "at main"}`}
 
 // token is a task's token as the server makes them, or any bytes. The field numbers are those of the server's
@@ -195,7 +198,8 @@ func (g *generator) token() []byte {
 
 // travelers are the messages that travel as google.protobuf.Any.
 var travelers = []protoreflect.FullName{
-	"temporal.api.update.v1.Request", "temporal.api.update.v1.Acceptance", "temporal.api.update.v1.Response", "temporal.api.update.v1.Rejection",
+	"temporal.api.update.v1.Request", "temporal.api.update.v1.Acceptance",
+	"temporal.api.update.v1.Response", "temporal.api.update.v1.Rejection",
 	"temporal.api.errordetails.v1.QueryFailedFailure", "temporal.api.errordetails.v1.MultiOperationExecutionFailure",
 	"temporal.api.errordetails.v1.NotFoundFailure", "temporal.api.failure.v1.Failure", "temporal.api.common.v1.Payload",
 }

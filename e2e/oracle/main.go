@@ -193,6 +193,7 @@ func (c *comparison) profile(ctx context.Context, f *profile, cases []testCase, 
 		}
 	}
 	c.compare(f.name, "log", sides[0].logText(), sides[1].logText())
-	fmt.Printf("oracle: profile %s: %d calls, %d messages so far, %d differences\n", f.name, len(cases), c.messages, c.differences)
+	fmt.Printf("oracle: profile %s: %d calls, %d messages so far, %d differences\n",
+		f.name, len(cases), c.messages, c.differences)
 	return nil
 }

@@ -103,8 +103,10 @@ func (n *normal) message(path string, b []byte, d protoreflect.MessageDescriptor
 	}
 }
 
-// field writes one field. Tags and lengths that are longer than need be are told.
-func (n *normal) field(path string, d protoreflect.MessageDescriptor, number protowire.Number, kind protowire.Type, tag, value []byte) {
+// field writes one field. It names tags and lengths that are longer than need be.
+func (n *normal) field(
+	path string, d protoreflect.MessageDescriptor, number protowire.Number, kind protowire.Type, tag, value []byte,
+) {
 	name := fmt.Sprint(number)
 	var f protoreflect.FieldDescriptor
 	if d != nil {

@@ -149,7 +149,8 @@ func (c testCase) inputOf(method string) protoreflect.MessageDescriptor {
 
 // unequal headers are written by gRPC, or name what differs between any two runs. Details of a status are compared with
 // the status.
-var unequal = []string{":authority", "user-agent", "content-type", "grpc-accept-encoding", "traceparent", "date", "grpc-status-details-bin", blackbox.CallHeader}
+var unequal = []string{":authority", "user-agent", "content-type", "grpc-accept-encoding", "traceparent", "date",
+	"grpc-status-details-bin", blackbox.CallHeader}
 
 func headers(md metadata.MD, call string) string {
 	var b strings.Builder
@@ -261,7 +262,8 @@ func delta(before, after map[string]string) string {
 }
 
 // passing are values in log lines that differ between any two runs: times, durations, addresses, ids of traces and keys.
-var passing = regexp.MustCompile(`sealed\.v1:[\w-]+|127\.0\.0\.1:\d+|[0-9a-f]{16,}|call-\d+|\b\d+(\.\d+)?(ns|µs|ms|s)\b|/[^ "]*oracle[^ "]*`)
+var passing = regexp.MustCompile(`sealed\.v1:[\w-]+|127\.0\.0\.1:\d+|[0-9a-f]{16,}|call-\d+|` +
+	`\b\d+(\.\d+)?(ns|µs|ms|s)\b|/[^ "]*oracle[^ "]*`)
 
 // logText is each distinct line of a log without these values. How often a line comes is not compared: some come once a
 // minute at most.

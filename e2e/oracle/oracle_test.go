@@ -65,7 +65,8 @@ func TestSpoilDependsOnTheShapeAlone(t *testing.T) {
 
 func TestCompareCountsWhatIsNotAccepted(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "accepted.yaml")
-	text := "renames: [{aspect: metrics, from: old_total, to: new_total, reason: r}]\ndifferences: [{aspect: status, old: '^was', new: '^is', reason: r}]\n"
+	text := "renames: [{aspect: metrics, from: old_total, to: new_total, reason: r}]\n" +
+		"differences: [{aspect: status, old: '^was', new: '^is', reason: r}]\n"
 	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}

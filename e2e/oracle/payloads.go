@@ -50,7 +50,8 @@ const foreignKey, foreignKeyID = "0123456789abcdef0123456789abcdef", "test"
 
 // elsewhere is what another tool's codec encoded.
 func elsewhere() []byte {
-	return marshal(&commonpb.Payload{Metadata: map[string][]byte{"encoding": []byte("json/plain")}, Data: []byte(`"SECRET OF A CODEC"`)})
+	return marshal(&commonpb.Payload{Metadata: map[string][]byte{"encoding": []byte("json/plain")},
+		Data: []byte(`"SECRET OF A CODEC"`)})
 }
 
 // encryptedElsewhere is a payload as the samples of Temporal's SDKs encrypt it: nonce, ciphertext and tag of AES-GCM.

@@ -27,12 +27,14 @@ func (f *profile) keysYAML() string {
 }
 
 func (f *profile) config(upstream, dir string) string {
-	return fmt.Sprintf("upstreams: [{address: %q}]\nadmin: 127.0.0.1:0\n%s%s", upstream, f.keysYAML(), strings.ReplaceAll(f.body, "DIR", dir))
+	return fmt.Sprintf("upstreams: [{address: %q}]\nadmin: 127.0.0.1:0\n%s%s",
+		upstream, f.keysYAML(), strings.ReplaceAll(f.body, "DIR", dir))
 }
 
 // companionConfig has the same keys, and a policy that seals as the caller asks and opens everything.
 func companionConfig(f *profile, upstream, dir string) string {
-	return fmt.Sprintf("listeners: [{address: 127.0.0.1:0}]\nupstreams: [{address: %q}]\nadmin: 127.0.0.1:0\n%spolicy: {file: %q}\naudit: {file: AUDIT, required: true}\n",
+	return fmt.Sprintf("listeners: [{address: 127.0.0.1:0}]\nupstreams: [{address: %q}]\nadmin: 127.0.0.1:0\n"+
+		"%spolicy: {file: %q}\naudit: {file: AUDIT, required: true}\n",
 		upstream, f.keysYAML(), filepath.Join(dir, "companion.rego"))
 }
 
@@ -87,7 +89,8 @@ func profiles(root, keys string) ([]*profile, error) {
 	}
 	const anonymous = "listeners: [{address: 127.0.0.1:0}]\n"
 	return []*profile{
-		{name: "policy", keys: keys, tokens: []string{workerToken, workerToken, readerToken, adminToken, "wrong-0123456789abcdef0123456789abcdef00"},
+		{name: "policy", keys: keys,
+			tokens: []string{workerToken, workerToken, readerToken, adminToken, "wrong-0123456789abcdef0123456789abcdef00"},
 			body: `listeners:
   - address: 127.0.0.1:0
     callers:

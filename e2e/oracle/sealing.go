@@ -26,7 +26,7 @@ type sealer struct {
 	err       error
 }
 
-// how is what becomes of one value.
+// how is what is done to one value.
 type how struct {
 	leave           bool
 	hint, namespace string
@@ -121,7 +121,8 @@ func (s *sealer) payload(p *commonpb.Payload) {
 		s.err = fmt.Errorf("seal a payload in %s as %s: %w", h.namespace, h.hint, err)
 		return
 	}
-	p.Metadata, p.Data, p.ExternalPayloads = sealed[0].Metadata, spoilSealed(sealed[0].Data, h.spoil), sealed[0].ExternalPayloads
+	p.Metadata, p.ExternalPayloads = sealed[0].Metadata, sealed[0].ExternalPayloads
+	p.Data = spoilSealed(sealed[0].Data, h.spoil)
 	s.side.remember(p)
 }
 

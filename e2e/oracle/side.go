@@ -98,7 +98,8 @@ func startSide(ctx context.Context, name, binary, own string, f *profile) (*side
 		client      **blackbox.Client
 	}{
 		{filepath.Join(own, "main"), f.config(s.script.Address, filepath.Join(own, "main")), &s.proxy, &s.client},
-		{filepath.Join(own, "companion"), companionConfig(f, s.script.Address, filepath.Join(own, "companion")), &s.companion, &s.sealing},
+		{filepath.Join(own, "companion"), companionConfig(f, s.script.Address, filepath.Join(own, "companion")),
+			&s.companion, &s.sealing},
 	} {
 		if err := f.write(one.dir); err != nil {
 			return s, err
@@ -143,7 +144,8 @@ func (s *side) seal(ctx context.Context, namespace, hint string, clear []*common
 func (s *side) sealFailure(ctx context.Context, namespace, hint string, f *failurepb.Failure) (*failurepb.Failure, error) {
 	call := s.script.NewCall()
 	answer := s.sealing.Do(ctx, blackbox.Request{Call: call, Method: "RespondActivityTaskFailedById",
-		Body: blackbox.Marshal(&workflowservice.RespondActivityTaskFailedByIdRequest{Namespace: namespace, WorkflowId: hint, ActivityId: "1", Failure: f})})
+		Body: blackbox.Marshal(&workflowservice.RespondActivityTaskFailedByIdRequest{
+			Namespace: namespace, WorkflowId: hint, ActivityId: "1", Failure: f})})
 	q := new(workflowservice.RespondActivityTaskFailedByIdRequest)
 	if err := s.forwarded(call, answer, q); err != nil {
 		return nil, err
@@ -154,7 +156,8 @@ func (s *side) sealFailure(ctx context.Context, namespace, hint string, f *failu
 func (s *side) sealText(ctx context.Context, namespace, text string) (string, error) {
 	call := s.script.NewCall()
 	answer := s.sealing.Do(ctx, blackbox.Request{Call: call, Method: "RespondQueryTaskCompleted",
-		Body: blackbox.Marshal(&workflowservice.RespondQueryTaskCompletedRequest{Namespace: namespace, TaskToken: []byte("t"), CompletedType: 2, ErrorMessage: text})})
+		Body: blackbox.Marshal(&workflowservice.RespondQueryTaskCompletedRequest{
+			Namespace: namespace, TaskToken: []byte("t"), CompletedType: 2, ErrorMessage: text})})
 	q := new(workflowservice.RespondQueryTaskCompletedRequest)
 	if err := s.forwarded(call, answer, q); err != nil {
 		return "", err
@@ -218,7 +221,8 @@ func (s *side) openIn(ctx context.Context, namespace string, p *commonpb.Payload
 	if err != nil {
 		return opening{}, err
 	}
-	opened, err := inside("temporal.api.workflowservice.v1.DescribeWorkflowExecutionResponse", answer.Body, "workflow_execution_info", "memo", "fields", "value")
+	opened, err := inside("temporal.api.workflowservice.v1.DescribeWorkflowExecutionResponse", answer.Body,
+		"workflow_execution_info", "memo", "fields", "value")
 	if err != nil {
 		return opening{}, fmt.Errorf("read what the companion opened: %w", err)
 	}
@@ -269,9 +273,11 @@ func (s *side) openText(ctx context.Context, text string) string {
 	s.openedText[text] = "does not open"
 	for _, namespace := range namespaces {
 		call := s.script.NewCall()
-		s.script.Set(call, "QueryWorkflow", blackbox.Answer{Status: &spb.Status{Code: int32(codes.InvalidArgument), Message: text}})
-		answer := s.sealing.Do(ctx, blackbox.Request{Call: call, Method: "QueryWorkflow", Body: blackbox.Marshal(&workflowservice.QueryWorkflowRequest{
-			Namespace: namespace, Query: &querypb.WorkflowQuery{QueryType: "q"}})})
+		st := &spb.Status{Code: int32(codes.InvalidArgument), Message: text}
+		s.script.Set(call, "QueryWorkflow", blackbox.Answer{Status: st})
+		answer := s.sealing.Do(ctx, blackbox.Request{Call: call, Method: "QueryWorkflow",
+			Body: blackbox.Marshal(&workflowservice.QueryWorkflowRequest{
+				Namespace: namespace, Query: &querypb.WorkflowQuery{QueryType: "q"}})})
 		s.script.Forget(call)
 		if answer.Status.GetMessage() != text {
 			s.openedText[text] = "text " + answer.Status.GetMessage()
