@@ -37,7 +37,7 @@ func TestMarkedPayloadsAreSealedAgain(t *testing.T) {
 			own := r.sealIn(t, namespace, clear)
 			again := signaled(t, r.signal(t, namespace, "w", own))
 			if len(again) != 1 || proto.Equal(again[0], own) || bytes.Equal(again[0].Data, own.Data) {
-				t.Errorf("%s: a sealed payload was forwarded as it came", namespace)
+				t.Errorf("%s: a sealed payload was forwarded unchanged", namespace)
 				continue
 			}
 			if bytes.Contains(blackbox.Marshal(again[0]), []byte("A7")) {
@@ -151,7 +151,7 @@ func TestMarkedTextsAreSealedAgain(t *testing.T) {
 		&workflowservice.RespondQueryTaskCompletedRequest{Namespace: "wideopen", TaskToken: []byte("t"), ErrorMessage: sealed},
 	)
 	if got := forwardedAs(t, e, "RespondQueryTaskCompleted", new(workflowservice.RespondQueryTaskCompletedRequest)).ErrorMessage; got == sealed {
-		t.Error("a sealed text was forwarded as it came")
+		t.Error("a sealed text was forwarded unchanged")
 	}
 	e = r.send(
 		t,

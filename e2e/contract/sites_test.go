@@ -427,7 +427,7 @@ func TestAnyIsSealedAndOpened(t *testing.T) {
 		}
 		equal(t, "what came back in Any", back, body)
 	}
-	// One of a type that nobody knows is left alone, unless it could hold a payload.
+	// An Any of an unknown type stays unchanged, unless it could hold a payload.
 	strange := &anypb.Any{TypeUrl: "type.googleapis.com/example.Unknown", Value: []byte{0x08, 0x01}}
 	e := r.send(
 		t,

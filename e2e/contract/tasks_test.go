@@ -271,7 +271,7 @@ func TestTasksAreNotHandedOverRedacted(t *testing.T) {
 	}
 }
 
-// An answer that the policy denies fails its task, with the reason sealed, and the worker is told that the task is over.
+// An answer that the policy denies fails its task, with the reason sealed. The worker receives NotFound.
 func TestDeniedAnswersFailTheirTask(t *testing.T) {
 	t.Parallel()
 	r := ruled(t)
