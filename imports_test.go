@@ -12,19 +12,19 @@ const module = "github.com/temporal-seal/temporal-seal/"
 // stands below it, and what comes from outside has one home.
 func TestImports(t *testing.T) {
 	below := map[string][]string{ // the product's own packages that a package may import
-		"internal/crypto":          {},
-		"internal/crypto/awskms":   {"internal/crypto"},
-		"internal/crypto/foreign":  {"internal/crypto"},
-		"internal/crypto/localkey": {"internal/crypto"},
-		"internal/crypto/vault":    {"internal/crypto"},
+		"internal/crypto/keyring":  {},
+		"internal/crypto/awskms":   {"internal/crypto/keyring"},
+		"internal/crypto/localkey": {"internal/crypto/keyring"},
+		"internal/crypto/vault":    {"internal/crypto/keyring"},
+		"internal/foreign":         {"internal/crypto/keyring"},
 		"internal/policy":          {},
-		"internal/rewrite":         {"internal/policy", "internal/crypto"},
+		"internal/rewrite":         {"internal/policy", "internal/crypto", "internal/foreign"},
 		"internal/scan":            {"internal/rewrite", "internal/crypto"},
 		"internal/files":           {},
 		"internal/audit":           {},
-		"internal/caller":          {"internal/files", "internal/policy"},
-		"internal/proxy":           {"internal/audit", "internal/caller", "internal/files", "internal/rewrite", "internal/policy", "internal/crypto"},
-		"internal/codecserver":     {"internal/audit", "internal/caller", "internal/files", "internal/rewrite", "internal/policy", "internal/crypto"},
+		"internal/auth":            {"internal/files", "internal/policy"},
+		"internal/server":          {"internal/audit", "internal/auth", "internal/files", "internal/rewrite", "internal/policy", "internal/crypto"},
+		"internal/codecserver":     {"internal/audit", "internal/auth", "internal/files", "internal/rewrite", "internal/policy", "internal/crypto"},
 	}
 	homes := map[string]struct {
 		only []string
@@ -32,13 +32,13 @@ func TestImports(t *testing.T) {
 	}{
 		"github.com/aws/":                {[]string{"internal/crypto/awskms"}, "a key service is one file's concern"},
 		"github.com/open-policy-agent/":  {[]string{"internal/policy"}, "nobody else may depend on how policies are evaluated"},
-		"google.golang.org/grpc":         {[]string{"internal/proxy", "internal/scan", "cmd/proxy"}, "the rewriter works on bytes, whoever carries them"},
-		"go.opentelemetry.io/":           {[]string{"internal/rewrite", "internal/proxy", "internal/codecserver", "cmd/proxy"}, "keys and verdicts are traced by their callers"},
-		"go.temporal.io/api":             {[]string{"internal/rewrite", "internal/scan", "internal/proxy", "internal/codecserver", "cmd/proxy"}, "crypto and policy know no message"},
+		"google.golang.org/grpc":         {[]string{"internal/server", "internal/scan", "cmd/proxy"}, "the rewriter works on bytes, whoever carries them"},
+		"go.opentelemetry.io/":           {[]string{"internal/rewrite", "internal/server", "internal/codecserver", "cmd/proxy"}, "keys and verdicts are traced by their callers"},
+		"go.temporal.io/api":             {[]string{"internal/rewrite", "internal/scan", "internal/server", "internal/codecserver", "cmd/proxy"}, "crypto and policy know no message"},
 		"go.temporal.io/sdk":             {nil, "the product needs no SDK"},
 		"go.temporal.io/server":          {nil, "the product needs no server"},
-		"github.com/lestrrat-go/jwx/":    {[]string{"internal/caller"}, "who a token stands for has one answer, whichever door it comes to"},
-		"github.com/klauspost/compress/": {[]string{"internal/crypto"}, "only an envelope is compressed"},
+		"github.com/lestrrat-go/jwx/":    {[]string{"internal/auth"}, "who a token stands for has one answer, whichever door it comes to"},
+		"github.com/klauspost/compress/": {[]string{"internal/crypto", "internal/foreign"}, "only an envelope is compressed"},
 	}
 	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}}{{range .Imports}} {{.}}{{end}}`, "./cmd/...", "./internal/...").CombinedOutput()
 	if err != nil {

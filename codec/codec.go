@@ -32,8 +32,8 @@ import (
 	"go.temporal.io/sdk/converter"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/awskms"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/localkey"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/vault"
 )
@@ -74,7 +74,7 @@ type Grant struct{ From, To string }
 
 // Codec is a converter.PayloadCodec. It is safe for concurrent use.
 type Codec struct {
-	keys      *crypto.Keyring
+	keys      *keyring.Keyring
 	namespace string
 	key       string
 }
@@ -84,18 +84,18 @@ var _ converter.PayloadCodec = (*Codec)(nil)
 // New opens the keys and has a data key made, so that a key that does not answer is found here and not by the first task.
 func New(ctx context.Context, o Options) (*Codec, error) { return newCodec(ctx, o, open) }
 
-func newCodec(ctx context.Context, o Options, open func(context.Context, string) (crypto.Provider, error)) (*Codec, error) {
+func newCodec(ctx context.Context, o Options, open func(context.Context, string) (keyring.Provider, error)) (*Codec, error) {
 	if o.Namespace == "" {
 		return nil, errors.New("codec: Options.Namespace is missing: envelopes name the namespace that they were sealed in")
 	}
-	ring := crypto.KeyringOptions{Open: open, Realm: o.Realm, RevokedDataKeys: o.RevokedDataKeys, Log: o.Log}
+	ring := keyring.KeyringOptions{Open: open, Realm: o.Realm, RevokedDataKeys: o.RevokedDataKeys, Log: o.Log}
 	for _, k := range o.Keys {
-		ring.Keys = append(ring.Keys, crypto.KeyConfig{Name: k.Name, Namespaces: k.Namespaces, Active: k.Active, OpenOnly: k.OpenOnly})
+		ring.Keys = append(ring.Keys, keyring.KeyConfig{Name: k.Name, Namespaces: k.Namespaces, Active: k.Active, OpenOnly: k.OpenOnly})
 	}
 	for _, g := range o.Grants {
-		ring.Grants = append(ring.Grants, crypto.Grant{From: g.From, To: g.To})
+		ring.Grants = append(ring.Grants, keyring.Grant{From: g.From, To: g.To})
 	}
-	keys, err := crypto.NewKeyring(ctx, ring)
+	keys, err := keyring.NewKeyring(ctx, ring)
 	if err != nil {
 		return nil, fmt.Errorf("codec: %w", err)
 	}
@@ -111,7 +111,7 @@ func newCodec(ctx context.Context, o Options, open func(context.Context, string)
 	return c, nil
 }
 
-func open(ctx context.Context, uri string) (crypto.Provider, error) {
+func open(ctx context.Context, uri string) (keyring.Provider, error) {
 	scheme, _, _ := strings.Cut(uri, ":")
 	switch scheme {
 	case localkey.Scheme:
@@ -136,9 +136,9 @@ func (c *Codec) Encode(payloads []*commonpb.Payload) ([]*commonpb.Payload, error
 // Decode opens what is sealed for the namespace, or granted to it, and leaves everything else as it is. It is called by
 // the SDK.
 func (c *Codec) Decode(payloads []*commonpb.Payload) ([]*commonpb.Payload, error) {
-	var run crypto.Run
+	var run keyring.Run
 	return each(payloads, func(in []byte) ([]byte, error) {
-		sealed, marked, err := crypto.ParsePayload(in)
+		sealed, marked, err := keyring.ParsePayload(in)
 		if err != nil || !marked {
 			return nil, err
 		}
@@ -173,7 +173,7 @@ func each(payloads []*commonpb.Payload, change func(in []byte) ([]byte, error)) 
 // OpenText opens a text that the proxy sealed, as the message of a failed query is one, and gives any other as it is. The
 // SDK has no place for it: texts are not payloads, so it never hands them to a codec.
 func (c *Codec) OpenText(ctx context.Context, text string) (string, error) {
-	sealed, marked, err := crypto.ParseText([]byte(text))
+	sealed, marked, err := keyring.ParseText([]byte(text))
 	if err != nil {
 		return "", fmt.Errorf("codec: %w", err)
 	}

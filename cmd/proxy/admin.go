@@ -13,7 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
-	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 )
 
@@ -22,7 +22,7 @@ type admin struct {
 	server *http.Server
 	net    net.Listener
 	policy atomic.Pointer[policy.Engine] // set while calls should come here
-	keys   atomic.Pointer[crypto.Keyring]
+	keys   atomic.Pointer[keyring.Keyring]
 	log    *slog.Logger
 }
 

@@ -12,8 +12,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/temporal-seal/temporal-seal/internal/crypto"
-	"github.com/temporal-seal/temporal-seal/internal/crypto/foreign"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
+	"github.com/temporal-seal/temporal-seal/internal/foreign"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 )
@@ -123,9 +123,9 @@ func (o *checkOptions) check(ctx context.Context, s *style) (result checked, err
 }
 
 // checkKeys asks every key for an answer.
-func (o *checkOptions) checkKeys(ctx context.Context, c *config, s *style, result *checked) (*crypto.Keyring, error) {
+func (o *checkOptions) checkKeys(ctx context.Context, c *config, s *style, result *checked) (*keyring.Keyring, error) {
 	missing := map[string]bool{}
-	keys, err := o.openKeys(ctx, c, func(ctx context.Context, uri string) (crypto.Provider, error) {
+	keys, err := o.openKeys(ctx, c, func(ctx context.Context, uri string) (keyring.Provider, error) {
 		if path, ok := c.wouldMake(uri); ok {
 			missing[path] = true
 			return standIn(uri), nil
@@ -157,7 +157,7 @@ func (o *checkOptions) checkKeys(ctx context.Context, c *config, s *style, resul
 }
 
 // checkPolicy compiles the policy and runs its tests and cases.
-func (o *checkOptions) checkPolicy(ctx context.Context, c *config, keys *crypto.Keyring, s *style, result *checked) error {
+func (o *checkOptions) checkPolicy(ctx context.Context, c *config, keys *keyring.Keyring, s *style, result *checked) error {
 	options, err := c.policyOptions(keys, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return err

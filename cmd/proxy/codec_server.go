@@ -12,8 +12,8 @@ import (
 
 	"github.com/temporal-seal/temporal-seal/internal/audit"
 	"github.com/temporal-seal/temporal-seal/internal/codecserver"
-	"github.com/temporal-seal/temporal-seal/internal/proxy"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
+	"github.com/temporal-seal/temporal-seal/internal/server"
 )
 
 // codecServerConfig is the door of the Web UI and the command line. Without it there is none.
@@ -115,7 +115,7 @@ func codecAddress(s *codecserver.Server) slog.Attr {
 }
 
 // newCodecServer gives it what it works with; nil if there is to be none.
-func newCodecServer(o *codecserver.Options, rewriter *rewrite.Rewriter, records *audit.Log, metrics *proxy.Metrics, registry prometheus.Registerer, tracing *proxy.Tracing) *codecserver.Server {
+func newCodecServer(o *codecserver.Options, rewriter *rewrite.Rewriter, records *audit.Log, metrics *server.Metrics, registry prometheus.Registerer, tracing *server.Tracing) *codecserver.Server {
 	if o == nil {
 		return nil
 	}

@@ -9,7 +9,7 @@ import (
 	"os"
 	"time"
 
-	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 )
 
 // config is the config file. Its zero value is not valid: load fills in what a file leaves out.
@@ -311,18 +311,18 @@ func (c *config) local() bool {
 	return true
 }
 
-func (c *config) keyConfigs() []crypto.KeyConfig {
-	keys := make([]crypto.KeyConfig, len(c.Keys))
+func (c *config) keyConfigs() []keyring.KeyConfig {
+	keys := make([]keyring.KeyConfig, len(c.Keys))
 	for i, k := range c.Keys {
-		keys[i] = crypto.KeyConfig{Name: k.Name, Namespaces: k.Namespaces, Active: k.Active, OpenOnly: k.OpenOnly}
+		keys[i] = keyring.KeyConfig{Name: k.Name, Namespaces: k.Namespaces, Active: k.Active, OpenOnly: k.OpenOnly}
 	}
 	return keys
 }
 
-func (c *config) grants() []crypto.Grant {
-	grants := make([]crypto.Grant, len(c.Grants))
+func (c *config) grants() []keyring.Grant {
+	grants := make([]keyring.Grant, len(c.Grants))
 	for i, g := range c.Grants {
-		grants[i] = crypto.Grant{From: g.From, To: g.To}
+		grants[i] = keyring.Grant{From: g.From, To: g.To}
 	}
 	return grants
 }

@@ -12,9 +12,9 @@ import (
 	"time"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto/awskms"
-	"github.com/temporal-seal/temporal-seal/internal/crypto/foreign"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/localkey"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/vault"
+	"github.com/temporal-seal/temporal-seal/internal/foreign"
 )
 
 // check adds to d whatever the config says that cannot work or must not be.

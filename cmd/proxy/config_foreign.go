@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto/awskms"
-	"github.com/temporal-seal/temporal-seal/internal/crypto/foreign"
+	"github.com/temporal-seal/temporal-seal/internal/foreign"
 )
 
 // foreignConfig is a format of another tool, read in some namespaces.

@@ -15,7 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
-	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 )
 
 type listKeysOptions struct {
@@ -59,13 +59,13 @@ revoked_data_keys takes them. The exit code is 1 if an active key does not answe
 
 // listedKey is one key encryption key of an entry.
 type listedKey struct {
-	Name       string      `json:"name"`
-	Namespaces []string    `json:"namespaces,omitempty"`
-	Role       crypto.Role `json:"role"`
-	URI        string      `json:"uri"`
-	KEK        string      `json:"kek,omitempty"`
-	Answers    bool        `json:"answers"`
-	Error      string      `json:"error,omitempty"`
+	Name       string       `json:"name"`
+	Namespaces []string     `json:"namespaces,omitempty"`
+	Role       keyring.Role `json:"role"`
+	URI        string       `json:"uri"`
+	KEK        string       `json:"kek,omitempty"`
+	Answers    bool         `json:"answers"`
+	Error      string       `json:"error,omitempty"`
 }
 
 // configuredKeys asks every key for an answer. Those with a place in their URI that a policy's key name fills stay unasked.
@@ -73,9 +73,9 @@ func (c *config) configuredKeys(ctx context.Context) []listedKey {
 	var all []listedKey
 	for _, k := range c.Keys {
 		for i, uri := range append([]string{k.Active}, k.OpenOnly...) {
-			l := listedKey{Name: k.Name, Namespaces: k.Namespaces, Role: crypto.RoleOpenOnly, URI: uri}
+			l := listedKey{Name: k.Name, Namespaces: k.Namespaces, Role: keyring.RoleOpenOnly, URI: uri}
 			if i == 0 {
-				l.Role = crypto.RoleActive
+				l.Role = keyring.RoleActive
 			}
 			if strings.Contains(uri, "{1}") {
 				l.Error = "not asked: {1} stands for what a policy names"
@@ -94,7 +94,7 @@ func (o *listKeysOptions) listConfigured(ctx context.Context, c *config, stdout 
 	all := c.configuredKeys(ctx)
 	var code error
 	for _, l := range all {
-		if l.Role == crypto.RoleActive && !l.Answers && !strings.Contains(l.URI, "{1}") {
+		if l.Role == keyring.RoleActive && !l.Answers && !strings.Contains(l.URI, "{1}") {
 			code = exitCode(1)
 		}
 	}
@@ -120,12 +120,12 @@ type keysInUse struct {
 }
 
 type usedKey struct {
-	Name       string      `json:"name"`
-	Role       crypto.Role `json:"role"`
-	KEK        string      `json:"kek"`
-	Sealed     uint64      `json:"sealed"`
-	Opened     uint64      `json:"opened"`
-	LastOpened *time.Time  `json:"last_opened,omitempty"`
+	Name       string       `json:"name"`
+	Role       keyring.Role `json:"role"`
+	KEK        string       `json:"kek"`
+	Sealed     uint64       `json:"sealed"`
+	Opened     uint64       `json:"opened"`
+	LastOpened *time.Time   `json:"last_opened,omitempty"`
 }
 
 type workingKey struct {
@@ -136,7 +136,7 @@ type workingKey struct {
 	Made      time.Time `json:"made"`
 }
 
-func inUse(keys *crypto.Keyring) keysInUse {
+func inUse(keys *keyring.Keyring) keysInUse {
 	var all keysInUse
 	for _, u := range keys.Uses() {
 		k := usedKey{Name: u.Entry, Role: u.Role, KEK: kekLabel(u), Sealed: u.Sealed, Opened: u.Opened}
@@ -151,9 +151,9 @@ func inUse(keys *crypto.Keyring) keysInUse {
 	return all
 }
 
-func kekLabel(u crypto.KeyUse) string {
-	if u.KEK == (crypto.KEKRef{}) {
-		return crypto.OtherUses
+func kekLabel(u keyring.KeyUse) string {
+	if u.KEK == (keyring.KEKRef{}) {
+		return keyring.OtherUses
 	}
 	return u.KEK.String()
 }
@@ -196,7 +196,7 @@ func (o *listKeysOptions) listRunning(ctx context.Context, address string, stdou
 
 // keyMetrics shows what was sealed and opened with each key encryption key. Its labels come from the config, and for
 // wildcard names from a bounded set, never from a namespace.
-type keyMetrics struct{ keys *crypto.Keyring }
+type keyMetrics struct{ keys *keyring.Keyring }
 
 var (
 	keyPayloads = prometheus.NewDesc("temporal_seal_key_payloads_total",

@@ -24,11 +24,11 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"github.com/temporal-seal/temporal-seal/internal/caller"
-	"github.com/temporal-seal/temporal-seal/internal/crypto"
-	"github.com/temporal-seal/temporal-seal/internal/proxy"
+	"github.com/temporal-seal/temporal-seal/internal/auth"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 	"github.com/temporal-seal/temporal-seal/internal/scan"
+	"github.com/temporal-seal/temporal-seal/internal/server"
 )
 
 // Exit codes of a scan that was asked about a key.
@@ -104,7 +104,7 @@ func (o *scanOptions) scan(ctx context.Context, stdout, stderr io.Writer) error 
 	if err != nil {
 		return err
 	}
-	proxy.Learn(ctx, upstreams, rewriter.Join, quiet)
+	server.Learn(ctx, upstreams, rewriter.Join, quiet)
 	state, err := o.readState()
 	if err != nil {
 		return err
@@ -138,8 +138,8 @@ func (o *scanOptions) scan(ctx context.Context, stdout, stderr io.Writer) error 
 	return cmp.Or(err, o.verdict(keys, &state.Report))
 }
 
-func (o *scanOptions) walk(ctx context.Context, scanner *scan.Scanner, upstreams []proxy.UpstreamConfig, namespace string, state *scan.State) error {
-	conn, err := proxy.Dial(upstreams, namespace)
+func (o *scanOptions) walk(ctx context.Context, scanner *scan.Scanner, upstreams []server.UpstreamConfig, namespace string, state *scan.State) error {
+	conn, err := server.Dial(upstreams, namespace)
 	if err != nil {
 		return fmt.Errorf("namespace %s: %w", namespace, err)
 	}
@@ -151,12 +151,12 @@ func (o *scanOptions) walk(ctx context.Context, scanner *scan.Scanner, upstreams
 	return err
 }
 
-func allNamespaces(ctx context.Context, upstreams []proxy.UpstreamConfig) ([]string, error) {
+func allNamespaces(ctx context.Context, upstreams []server.UpstreamConfig) ([]string, error) {
 	var names []string
 	for i := range upstreams {
 		one := upstreams[i]
 		one.Namespaces = nil // the upstream itself is asked, whatever it serves
-		conn, err := proxy.Dial([]proxy.UpstreamConfig{one}, "")
+		conn, err := server.Dial([]server.UpstreamConfig{one}, "")
 		if err != nil {
 			return nil, err
 		}
@@ -166,7 +166,7 @@ func allNamespaces(ctx context.Context, upstreams []proxy.UpstreamConfig) ([]str
 			return nil, fmt.Errorf("%s: %w", one.Address, err)
 		}
 		for _, name := range listed {
-			if upstreams[i].Namespaces == nil || caller.MatchAny(upstreams[i].Namespaces, name) {
+			if upstreams[i].Namespaces == nil || auth.MatchAny(upstreams[i].Namespaces, name) {
 				names = append(names, name)
 			}
 		}
@@ -229,7 +229,7 @@ func (o *scanOptions) saveState(state *scan.State) error {
 // knownKeys are the keys that a scan can name.
 type knownKeys struct {
 	byKEK map[string][]listedKey
-	asked *crypto.KEKRef
+	asked *keyring.KEKRef
 }
 
 func (o *scanOptions) knownKeys(ctx context.Context, c *config) (knownKeys, error) {
@@ -238,9 +238,9 @@ func (o *scanOptions) knownKeys(ctx context.Context, c *config) (knownKeys, erro
 	known := knownKeys{byKEK: map[string][]listedKey{}}
 	if o.asked != "" {
 		raw, err := hex.DecodeString(o.asked)
-		ref := crypto.KEKRef{}
+		ref := keyring.KEKRef{}
 		if err == nil && len(raw) == len(ref) {
-			ref = crypto.KEKRef(raw)
+			ref = keyring.KEKRef(raw)
 		} else {
 			p, err := openKey(ctx, o.asked)
 			if err != nil {

@@ -7,7 +7,7 @@ import (
 
 	"github.com/KimMachineGun/automemlimit/memlimit"
 
-	"github.com/temporal-seal/temporal-seal/internal/proxy"
+	"github.com/temporal-seal/temporal-seal/internal/server"
 )
 
 // limitsConfig is what callers may make the proxy hold. What is left out follows from the memory that there is.
@@ -27,17 +27,17 @@ const (
 )
 
 func (l *limitsConfig) check(d *document) {
-	if l.Bytes != 0 && l.Bytes < proxy.MinBytes {
-		d.add("$.limits.bytes", "is too small for the messages that Temporal takes: at least %d", proxy.MinBytes)
+	if l.Bytes != 0 && l.Bytes < server.MinBytes {
+		d.add("$.limits.bytes", "is too small for the messages that Temporal takes: at least %d", server.MinBytes)
 	}
-	if l.ConnectionAge != 0 && l.ConnectionAge < proxy.MinConnectionAge {
-		d.add("$.limits.connection_age", "is too short: polls take a minute, and each end costs callers a new connection; at least %s", proxy.MinConnectionAge)
+	if l.ConnectionAge != 0 && l.ConnectionAge < server.MinConnectionAge {
+		d.add("$.limits.connection_age", "is too short: polls take a minute, and each end costs callers a new connection; at least %s", server.MinConnectionAge)
 	}
 }
 
 // limits lays what the config says over what fits into the memory.
-func (l *limitsConfig) limits(memory int64) proxy.Limits {
-	limits := proxy.LimitsFor(memory)
+func (l *limitsConfig) limits(memory int64) server.Limits {
+	limits := server.LimitsFor(memory)
 	limits.ConnectionAge = defaultConnectionAge
 	if files := maxFiles(); files > 0 {
 		// The rest is for upstreams, keys and files.

@@ -22,7 +22,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/localkey"
 )
 
@@ -162,8 +162,8 @@ func appendTo(ts *testscript.TestScript, _ bool, args []string) {
 // history KEYFILE FILE saves a history as the Temporal CLI does, with a payload and a text sealed in namespace clinic.
 func history(ts *testscript.TestScript, _ bool, args []string) {
 	ctx := context.Background()
-	keys, err := crypto.NewKeyring(ctx, crypto.KeyringOptions{Open: localkey.Open, Log: slog.New(slog.DiscardHandler),
-		Keys: []crypto.KeyConfig{{Name: "default", Active: "local:" + ts.MkAbs(args[0])}}})
+	keys, err := keyring.NewKeyring(ctx, keyring.KeyringOptions{Open: localkey.Open, Log: slog.New(slog.DiscardHandler),
+		Keys: []keyring.KeyConfig{{Name: "default", Active: "local:" + ts.MkAbs(args[0])}}})
 	ts.Check(err)
 	defer keys.Close()
 	sealer, _, err := keys.Sealer(ctx, "clinic", "default")

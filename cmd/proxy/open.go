@@ -18,8 +18,8 @@ import (
 	commonpb "go.temporal.io/api/common/v1"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/temporal-seal/temporal-seal/internal/crypto"
-	"github.com/temporal-seal/temporal-seal/internal/crypto/foreign"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
+	"github.com/temporal-seal/temporal-seal/internal/foreign"
 )
 
 type openOptions struct {
@@ -101,7 +101,7 @@ func (o *openOptions) open(ctx context.Context, file string, stdout, stderr io.W
 // historyOpener opens what is sealed in a JSON document, wherever it stands.
 type historyOpener struct {
 	ctx       context.Context
-	keys      *crypto.Keyring
+	keys      *keyring.Keyring
 	others    *foreign.Reader
 	theirs    *foreign.Namespace // others, in namespace
 	namespace string
@@ -148,7 +148,7 @@ func payloadOf(v map[string]any) (*commonpb.Payload, bool) {
 	p := &commonpb.Payload{Metadata: map[string][]byte{}}
 	for k, value := range metadata {
 		text, isText := value.(string)
-		if texts && isText && k != crypto.ViewMetadataKey {
+		if texts && isText && k != keyring.ViewMetadataKey {
 			p.Metadata[k] = []byte(text)
 		} else if p.Metadata[k], ok = fromBase64(value); !ok {
 			return nil, false
@@ -198,7 +198,7 @@ func (h *historyOpener) payload(p *commonpb.Payload, as map[string]any, path str
 
 // openPayload takes off one layer: this product's own, or the codecs of another tool. marked is false for what is neither.
 func (h *historyOpener) openPayload(raw []byte) (out []byte, marked bool, err error) {
-	sealed, marked, err := crypto.ParsePayload(raw)
+	sealed, marked, err := keyring.ParsePayload(raw)
 	if err != nil || marked {
 		if err == nil {
 			out, err = h.open(&sealed)
@@ -218,10 +218,10 @@ func (h *historyOpener) openPayload(raw []byte) (out []byte, marked bool, err er
 }
 
 func (h *historyOpener) text(v, path string) any {
-	if !strings.HasPrefix(v, crypto.TextPrefix) {
+	if !strings.HasPrefix(v, keyring.TextPrefix) {
 		return v
 	}
-	sealed, marked, err := crypto.ParseText([]byte(v))
+	sealed, marked, err := keyring.ParseText([]byte(v))
 	if err == nil && !marked {
 		return v
 	}
@@ -236,7 +236,7 @@ func (h *historyOpener) text(v, path string) any {
 	return string(plain)
 }
 
-func (h *historyOpener) open(s *crypto.Sealed) ([]byte, error) {
+func (h *historyOpener) open(s *keyring.Sealed) ([]byte, error) {
 	namespace := h.namespace
 	if namespace == "" {
 		namespace = s.Header.Namespace

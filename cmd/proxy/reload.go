@@ -13,7 +13,7 @@ import (
 	"github.com/fsnotify/fsnotify"
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 )
@@ -28,7 +28,7 @@ const (
 // reloader takes up keys, grants, revoked data keys and other tools' formats from a changed config file without a restart.
 type reloader struct {
 	settings settings
-	keys     *crypto.Keyring
+	keys     *keyring.Keyring
 	policy   *policy.Engine
 	rewriter *rewrite.Rewriter
 	timeout  time.Duration
@@ -38,7 +38,7 @@ type reloader struct {
 	started *config // what everything else runs on
 }
 
-func (o *serveOptions) newReloader(started *config, keys *crypto.Keyring, engine *policy.Engine, rewriter *rewrite.Rewriter, registry prometheus.Registerer, log *slog.Logger) *reloader {
+func (o *serveOptions) newReloader(started *config, keys *keyring.Keyring, engine *policy.Engine, rewriter *rewrite.Rewriter, registry prometheus.Registerer, log *slog.Logger) *reloader {
 	r := &reloader{settings: o.settings, keys: keys, policy: engine, rewriter: rewriter, timeout: o.startTimeout, started: started, log: log,
 		outcome: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "temporal_seal_config_reloads_total",
 			Help: "Attempts to take up keys, grants and revoked data keys from the config, by outcome."}, []string{"outcome"})}

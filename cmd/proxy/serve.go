@@ -21,13 +21,13 @@ import (
 
 	temporalseal "github.com/temporal-seal/temporal-seal"
 	"github.com/temporal-seal/temporal-seal/internal/codecserver"
-	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/awskms"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/localkey"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/vault"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
-	"github.com/temporal-seal/temporal-seal/internal/proxy"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
+	"github.com/temporal-seal/temporal-seal/internal/server"
 )
 
 // defaultStartTimeout is how long keys and upstream may take to answer at start.
@@ -139,10 +139,10 @@ func (o *serveOptions) serve(ctx context.Context, stderr io.Writer) error {
 		return err
 	}
 	go o.newReloader(c, keys, engine, rewriter, registry, log).watch(ctx)
-	proxy.Learn(ctx, upstreams, rewriter.Join, log)
-	go proxy.LearnAgain(ctx, upstreams, rewriter.Join, log)
-	metrics := proxy.NewMetrics(registry)
-	server, err := proxy.New(proxy.Options{
+	server.Learn(ctx, upstreams, rewriter.Join, log)
+	go server.LearnAgain(ctx, upstreams, rewriter.Join, log)
+	metrics := server.NewMetrics(registry)
+	server, err := server.New(server.Options{
 		Listeners: listeners, Upstreams: upstreams, Services: c.Services,
 		Rewriter: rewriter, Keys: keys, Audit: records, PollLimit: c.pollLimit(), Limits: limits,
 		Metrics: metrics, Registry: registry, Tracing: tracing, Log: log,
@@ -203,10 +203,10 @@ func flush(spans *sdktrace.TracerProvider, log *slog.Logger) {
 }
 
 // openKeys opens the configured keys and checks that they answer.
-func (o *serveOptions) openKeys(ctx context.Context, c *config, open func(context.Context, string) (crypto.Provider, error), trace func(context.Context, string, crypto.KeyContext) (context.Context, func(error)), log *slog.Logger) (*crypto.Keyring, error) {
+func (o *serveOptions) openKeys(ctx context.Context, c *config, open func(context.Context, string) (keyring.Provider, error), trace func(context.Context, string, keyring.KeyContext) (context.Context, func(error)), log *slog.Logger) (*keyring.Keyring, error) {
 	ctx, cancel := context.WithTimeout(ctx, o.startTimeout)
 	defer cancel()
-	keys, err := crypto.NewKeyring(ctx, crypto.KeyringOptions{
+	keys, err := keyring.NewKeyring(ctx, keyring.KeyringOptions{
 		Keys: c.keyConfigs(), Open: open, Grants: c.grants(), Realm: c.Realm, RevokedDataKeys: c.revokedDataKeys(),
 		DataKeyLife: c.DataKeyLife, Trace: trace, Log: log,
 	})
@@ -217,7 +217,7 @@ func (o *serveOptions) openKeys(ctx context.Context, c *config, open func(contex
 }
 
 // openKey gives the key that a URI names, by its scheme.
-func openKey(ctx context.Context, uri string) (crypto.Provider, error) {
+func openKey(ctx context.Context, uri string) (keyring.Provider, error) {
 	scheme, _, _ := strings.Cut(uri, ":")
 	switch scheme {
 	case localkey.Scheme:
@@ -231,7 +231,7 @@ func openKey(ctx context.Context, uri string) (crypto.Provider, error) {
 }
 
 // policyOptions say where the policy comes from. keys nil: without knowing which keys there are.
-func (c *config) policyOptions(keys *crypto.Keyring, log *slog.Logger) (policy.Options, error) {
+func (c *config) policyOptions(keys *keyring.Keyring, log *slog.Logger) (policy.Options, error) {
 	o := policy.Options{File: c.Policy.File, Namespaces: c.Policy.Namespaces, Shipped: temporalseal.ShippedPolicy, Log: log}
 	if keys != nil {
 		o.KeyRank, o.DefaultKey = keys.Rank, keys.DefaultKey
@@ -251,7 +251,7 @@ func (c *config) policyOptions(keys *crypto.Keyring, log *slog.Logger) (policy.O
 	return o, nil
 }
 
-func newEngine(ctx context.Context, c *config, keys *crypto.Keyring, registry prometheus.Registerer, log *slog.Logger) (*policy.Engine, error) {
+func newEngine(ctx context.Context, c *config, keys *keyring.Keyring, registry prometheus.Registerer, log *slog.Logger) (*policy.Engine, error) {
 	reloads := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "temporal_seal_policy_reloads_total", Help: "Attempts to load changed policy files, by outcome."}, []string{"outcome"})
 	revision := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "temporal_seal_policy_info", Help: "1 for the policy revision in force."}, []string{"revision"})
 	registry.MustRegister(reloads, revision)
@@ -328,14 +328,14 @@ func prefixLines(prefix string, err error) error {
 	return errors.New(strings.Join(lines, "\n"))
 }
 
-func (o *serveOptions) probe(ctx context.Context, upstreams []proxy.UpstreamConfig) error {
+func (o *serveOptions) probe(ctx context.Context, upstreams []server.UpstreamConfig) error {
 	ctx, cancel := context.WithTimeout(ctx, o.startTimeout)
 	defer cancel()
-	return proxy.Probe(ctx, upstreams)
+	return server.Probe(ctx, upstreams)
 }
 
 // listen takes the listeners' addresses and gives them as they are: a port 0 is chosen now.
-func (c *config) listen(listeners []proxy.Listener) ([]string, error) {
+func (c *config) listen(listeners []server.Listener) ([]string, error) {
 	var addresses []string
 	for i := range listeners {
 		l := &listeners[i]
@@ -381,7 +381,7 @@ func (c *config) upstreamList() string {
 }
 
 // drain stops serving without losing a call: see Server.Drain.
-func drain(server *proxy.Server, codec *codecserver.Server, c drainConfig, got os.Signal, log *slog.Logger) {
+func drain(server *server.Server, codec *codecserver.Server, c drainConfig, got os.Signal, log *slog.Logger) {
 	log.Info("shutting down", "signal", got.String(), "connections", server.Connections(), "time", c.Time.String())
 	ctx, cancel := context.WithTimeout(context.Background(), c.Delay+c.Time)
 	defer cancel()

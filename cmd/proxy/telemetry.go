@@ -20,8 +20,8 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
 
-	"github.com/temporal-seal/temporal-seal/internal/crypto"
-	"github.com/temporal-seal/temporal-seal/internal/proxy"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
+	"github.com/temporal-seal/temporal-seal/internal/server"
 )
 
 func newLogger(w io.Writer, format, level string) (*slog.Logger, error) {
@@ -56,7 +56,7 @@ func exporterChosen() bool {
 
 // newTracing sets up traces as the OTEL_* variables say. Both results are nil where no exporter is chosen. Spans wait
 // for their export in a bounded queue: a collector that is down costs spans, never a call.
-func newTracing(ctx context.Context, r prometheus.Registerer, log *slog.Logger) (*proxy.Tracing, *sdktrace.TracerProvider, error) {
+func newTracing(ctx context.Context, r prometheus.Registerer, log *slog.Logger) (*server.Tracing, *sdktrace.TracerProvider, error) {
 	if !exporterChosen() {
 		return nil, nil, nil
 	}
@@ -72,7 +72,7 @@ func newTracing(ctx context.Context, r prometheus.Registerer, log *slog.Logger) 
 	provider := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(newSpanQueue(exporter, r)), sdktrace.WithResource(about))
 	otel.SetTracerProvider(provider) // rewrite makes its spans with the global one
 	otel.SetTextMapPropagator(propagation.TraceContext{})
-	return &proxy.Tracing{Provider: provider, Propagator: propagation.TraceContext{}}, provider, nil
+	return &server.Tracing{Provider: provider, Propagator: propagation.TraceContext{}}, provider, nil
 }
 
 // aboutProxy says of this process what spans and audit records are sent with.
@@ -114,7 +114,7 @@ func newKMSWatch(r prometheus.Registerer) *kmsWatch {
 	r.MustRegister(w.duration)
 	for _, op := range []string{"kms.generate_data_key", "kms.decrypt"} { // an alert needs the zero before the first failure
 		w.duration.WithLabelValues(op, "ok")
-		for _, kind := range append(crypto.Kinds(), crypto.KindDenied) {
+		for _, kind := range append(keyring.Kinds(), keyring.KindDenied) {
 			w.duration.WithLabelValues(op, kind.String())
 		}
 	}
@@ -122,7 +122,7 @@ func newKMSWatch(r prometheus.Registerer) *kmsWatch {
 }
 
 // around is crypto's hook for one call. Calls that no traced request waits for get no span.
-func (w *kmsWatch) around(ctx context.Context, op string, kc crypto.KeyContext) (context.Context, func(error)) {
+func (w *kmsWatch) around(ctx context.Context, op string, kc keyring.KeyContext) (context.Context, func(error)) {
 	start := time.Now()
 	var span trace.Span
 	if trace.SpanFromContext(ctx).IsRecording() {
@@ -132,7 +132,7 @@ func (w *kmsWatch) around(ctx context.Context, op string, kc crypto.KeyContext) 
 	return ctx, func(err error) {
 		outcome := "ok"
 		if err != nil {
-			outcome = crypto.KindOf(err).String()
+			outcome = keyring.KindOf(err).String()
 		}
 		took, o := time.Since(start).Seconds(), w.duration.WithLabelValues(op, outcome)
 		if span == nil {

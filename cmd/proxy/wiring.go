@@ -5,14 +5,14 @@ import (
 	"fmt"
 	"log/slog"
 
-	"github.com/temporal-seal/temporal-seal/internal/caller"
+	"github.com/temporal-seal/temporal-seal/internal/auth"
 	"github.com/temporal-seal/temporal-seal/internal/files"
-	"github.com/temporal-seal/temporal-seal/internal/proxy"
+	"github.com/temporal-seal/temporal-seal/internal/server"
 )
 
 // proxyListeners turns the config's listeners into the proxy's, reading their files.
-func (c *config) proxyListeners(log *slog.Logger) ([]proxy.Listener, error) {
-	var listeners []proxy.Listener
+func (c *config) proxyListeners(log *slog.Logger) ([]server.Listener, error) {
+	var listeners []server.Listener
 	for i, l := range c.Listeners {
 		made, err := l.listener(log)
 		if err != nil {
@@ -23,8 +23,8 @@ func (c *config) proxyListeners(log *slog.Logger) ([]proxy.Listener, error) {
 	return listeners, nil
 }
 
-func (l *listenerConfig) listener(log *slog.Logger) (proxy.Listener, error) {
-	made := proxy.Listener{Name: l.Name}
+func (l *listenerConfig) listener(log *slog.Logger) (server.Listener, error) {
+	made := server.Listener{Name: l.Name}
 	var err error
 	if made.TLS, err = l.serverTLS(log, "h2"); err != nil {
 		return made, err
@@ -57,16 +57,16 @@ func (l *listenerConfig) serverTLS(log *slog.Logger, protocols ...string) (*tls.
 }
 
 // identify is how this listener knows its callers.
-func (l *listenerConfig) identify(log *slog.Logger) (caller.Identify, error) {
+func (l *listenerConfig) identify(log *slog.Logger) (auth.Identify, error) {
 	switch {
 	case l.anonymous():
-		return caller.Anonymous(l.Name, l.namespaces()), nil
+		return auth.Anonymous(l.Name, l.namespaces()), nil
 	case l.Callers.MTLS != nil:
-		var known []caller.Certificate
+		var known []auth.Certificate
 		for _, n := range l.Callers.MTLS.Names {
-			known = append(known, caller.Certificate{Name: n.Name, Namespaces: n.Namespaces})
+			known = append(known, auth.Certificate{Name: n.Name, Namespaces: n.Namespaces})
 		}
-		return caller.Certificates(l.Name, known), nil
+		return auth.Certificates(l.Name, known), nil
 	case l.Callers.Token != nil:
 		return l.Callers.Token.identify(l.Name, log)
 	}
@@ -77,44 +77,44 @@ func (l *listenerConfig) identify(log *slog.Logger) (caller.Identify, error) {
 	return identify, nil
 }
 
-func (t *tokenConfig) identify(listener string, log *slog.Logger) (caller.Identify, error) {
-	var tokens []caller.Token
+func (t *tokenConfig) identify(listener string, log *slog.Logger) (auth.Identify, error) {
+	var tokens []auth.Token
 	for i, e := range t.Tokens {
 		value, err := files.Token(log, e.File)
 		if err != nil {
 			return nil, fmt.Errorf("callers.token.tokens[%d]: %w", i, err)
 		}
-		tokens = append(tokens, caller.Token{Subject: e.Subject, Namespaces: e.Namespaces, Value: value})
+		tokens = append(tokens, auth.Token{Subject: e.Subject, Namespaces: e.Namespaces, Value: value})
 	}
-	return caller.Tokens(listener, t.Header, tokens), nil
+	return auth.Tokens(listener, t.Header, tokens), nil
 }
 
-func (j *jwtConfig) identify(listener string, log *slog.Logger) (caller.Identify, error) {
-	keys := caller.KeySetFromURL(log, j.JWKSURL)
+func (j *jwtConfig) identify(listener string, log *slog.Logger) (auth.Identify, error) {
+	keys := auth.KeySetFromURL(log, j.JWKSURL)
 	if j.JWKSFile != "" {
 		var err error
-		if keys, err = caller.KeySetFromFile(log, j.JWKSFile); err != nil {
+		if keys, err = auth.KeySetFromFile(log, j.JWKSFile); err != nil {
 			return nil, fmt.Errorf("jwks_file: %w", err)
 		}
 	}
-	return caller.JWTs(listener, caller.JWT{Issuer: j.Issuer, Audience: j.Audience, Header: j.Header,
+	return auth.JWTs(listener, auth.JWT{Issuer: j.Issuer, Audience: j.Audience, Header: j.Header,
 		NamespacesClaim: j.NamespacesClaim, Namespaces: j.Namespaces, Algorithms: j.Algorithms, Keys: keys})
 }
 
 // proxyUpstreams turns the config's upstreams into the proxy's, reading their files.
-func (c *config) proxyUpstreams(log *slog.Logger) ([]proxy.UpstreamConfig, error) {
-	var upstreams []proxy.UpstreamConfig
+func (c *config) proxyUpstreams(log *slog.Logger) ([]server.UpstreamConfig, error) {
+	var upstreams []server.UpstreamConfig
 	for i, u := range c.Upstreams {
-		made := proxy.UpstreamConfig{Namespaces: u.Namespaces, Address: u.Address, PassCredential: u.PassCredential}
+		made := server.UpstreamConfig{Namespaces: u.Namespaces, Address: u.Address, PassCredential: u.PassCredential}
 		var err error
 		if u.TLS != nil {
-			files := proxy.UpstreamTLS{CertFile: u.TLS.CertFile, KeyFile: u.TLS.KeyFile, CAFile: u.TLS.CAFile, ServerName: u.TLS.ServerName}
+			files := server.UpstreamTLS{CertFile: u.TLS.CertFile, KeyFile: u.TLS.KeyFile, CAFile: u.TLS.CAFile, ServerName: u.TLS.ServerName}
 			if made.TLS, err = files.Credentials(log); err != nil {
 				return nil, fmt.Errorf("upstreams[%d].tls: %w", i, err)
 			}
 		}
 		if u.APIKeyFile != "" {
-			key, err := proxy.NewAPIKey(log, u.APIKeyFile)
+			key, err := server.NewAPIKey(log, u.APIKeyFile)
 			if err != nil {
 				return nil, fmt.Errorf("upstreams[%d].api_key_file: %w", i, err)
 			}

@@ -8,8 +8,8 @@ import (
 	"net/http"
 	"strings"
 
-	"github.com/temporal-seal/temporal-seal/internal/caller"
-	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/auth"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 )
 
@@ -33,14 +33,14 @@ func refuse(status int, format string, args ...any) error {
 // statusOf maps an error to what the caller gets.
 func statusOf(err error) int {
 	var refused *refusal
-	var unknown *caller.Refusal
+	var unknown *auth.Refusal
 	var rewriting *rewrite.Error
 	switch {
 	case errors.As(err, &refused):
 		return refused.status
 	case errors.As(err, &unknown):
 		return statusOfCaller(unknown.Kind)
-	case crypto.KindOf(err) == crypto.KindUnavailable, errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+	case keyring.KindOf(err) == keyring.KindUnavailable, errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		return http.StatusServiceUnavailable
 	case errors.As(err, &rewriting):
 		return statusOfRewriting(rewriting.Kind)
@@ -48,11 +48,11 @@ func statusOf(err error) int {
 	return http.StatusInternalServerError
 }
 
-func statusOfCaller(k caller.Kind) int {
+func statusOfCaller(k auth.Kind) int {
 	switch k {
-	case caller.Forbidden:
+	case auth.Forbidden:
 		return http.StatusForbidden
-	case caller.Unavailable:
+	case auth.Unavailable:
 		return http.StatusServiceUnavailable
 	}
 	return http.StatusUnauthorized
@@ -75,7 +75,7 @@ func statusOfRewriting(k rewrite.Kind) int {
 // writeError answers with a JSON document whose text holds no payload, since none of the errors does.
 func writeError(w http.ResponseWriter, err error) int {
 	status := statusOf(err)
-	text, failed := json.Marshal(map[string]string{"message": from + strings.TrimPrefix(crypto.ForCaller(err), from)})
+	text, failed := json.Marshal(map[string]string{"message": from + strings.TrimPrefix(keyring.ForCaller(err), from)})
 	if failed != nil {
 		text = []byte(`{}`)
 	}

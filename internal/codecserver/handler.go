@@ -16,7 +16,7 @@ import (
 	commonpb "go.temporal.io/api/common/v1"
 
 	"github.com/temporal-seal/temporal-seal/internal/audit"
-	"github.com/temporal-seal/temporal-seal/internal/caller"
+	"github.com/temporal-seal/temporal-seal/internal/auth"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 )
@@ -99,13 +99,13 @@ func (e *exchange) answer(ctx context.Context) int {
 }
 
 // admit finds out who calls, and if he reaches the namespace.
-func (e *exchange) admit() (*caller.Identity, string, error) {
+func (e *exchange) admit() (*auth.Identity, string, error) {
 	r := e.request
 	headers := make(map[string][]string, len(r.Header))
 	for name, values := range r.Header {
 		headers[strings.ToLower(name)] = values
 	}
-	id, err := e.Identify(caller.Shown{Headers: headers, TLS: r.TLS})
+	id, err := e.Identify(auth.Shown{Headers: headers, TLS: r.TLS})
 	if err != nil {
 		return nil, "", err
 	}
@@ -117,7 +117,7 @@ func (e *exchange) admit() (*caller.Identity, string, error) {
 }
 
 // work seals or opens the payloads in the body.
-func (e *exchange) work(ctx context.Context, id *caller.Identity, namespace string) int {
+func (e *exchange) work(ctx context.Context, id *auth.Identity, namespace string) int {
 	body, err := e.read()
 	defer clear(body)
 	if err != nil {
@@ -166,7 +166,7 @@ func (e *exchange) read() ([]byte, error) {
 }
 
 // rewrite seals or opens a list of payloads as the policy says, and counts them.
-func (e *exchange) rewrite(ctx context.Context, rpc string, id *caller.Identity, namespace string, list []*commonpb.Payload) ([]*commonpb.Payload, error) {
+func (e *exchange) rewrite(ctx context.Context, rpc string, id *auth.Identity, namespace string, list []*commonpb.Payload) ([]*commonpb.Payload, error) {
 	c := e.Rewriter.BeginApart(rpc, namespace, id.Caller)
 	direction, stats := policy.Request, c.RequestStats()
 	if rpc == rewrite.RPCDecode {
@@ -193,7 +193,7 @@ func (e *exchange) rewrite(ctx context.Context, rpc string, id *caller.Identity,
 }
 
 // record puts down what was opened. An error means that the answer must not leave.
-func (e *exchange) record(ctx context.Context, c *rewrite.Call, id *caller.Identity) error {
+func (e *exchange) record(ctx context.Context, c *rewrite.Call, id *auth.Identity) error {
 	account := c.Account()
 	if e.Audit == nil || len(account) == 0 {
 		return nil

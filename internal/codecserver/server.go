@@ -17,7 +17,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/temporal-seal/temporal-seal/internal/audit"
-	"github.com/temporal-seal/temporal-seal/internal/caller"
+	"github.com/temporal-seal/temporal-seal/internal/auth"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 )
@@ -41,7 +41,7 @@ type Options struct {
 	Net net.Listener
 	TLS *tls.Config // nil: plaintext
 	// Identify finds out who calls.
-	Identify caller.Identify
+	Identify auth.Identify
 	// Origins are those of the web pages that may call, as browsers name them: "https://ui.example.com".
 	Origins []string
 

@@ -21,8 +21,8 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/temporal-seal/temporal-seal/internal/audit"
-	"github.com/temporal-seal/temporal-seal/internal/caller"
-	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/auth"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/localkey"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
@@ -49,7 +49,7 @@ request contains {"action": "seal", "fields": ["/secret"]} if input.caller.subje
 // under is a codec server under test, with the keyring it seals with.
 type under struct {
 	*Server
-	keys *crypto.Keyring
+	keys *keyring.Keyring
 	url  string
 	log  *lockedBuffer
 	book *lockedBuffer
@@ -65,7 +65,7 @@ func start(t *testing.T) *under {
 		t.Fatal(err)
 	}
 	var err error
-	if u.keys, err = crypto.NewKeyring(ctx, crypto.KeyringOptions{Keys: []crypto.KeyConfig{{Name: "default", Active: "local:" + file}}, Open: localkey.Open, Log: log}); err != nil {
+	if u.keys, err = keyring.NewKeyring(ctx, keyring.KeyringOptions{Keys: []keyring.KeyConfig{{Name: "default", Active: "local:" + file}}, Open: localkey.Open, Log: log}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(u.keys.Close)
@@ -77,9 +77,9 @@ func start(t *testing.T) *under {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var tokens []caller.Token
+	var tokens []auth.Token
 	for _, subject := range []string{"open", "redact", "keep", "deny", "nowrite", "view"} {
-		tokens = append(tokens, caller.Token{Subject: subject, Namespaces: []string{namespace, "other"}, Value: func() string { return "token-of-" + subject }})
+		tokens = append(tokens, auth.Token{Subject: subject, Namespaces: []string{namespace, "other"}, Value: func() string { return "token-of-" + subject }})
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -87,7 +87,7 @@ func start(t *testing.T) *under {
 	}
 	records := audit.New(audit.Options{Sink: sink{u.book}, Required: true, Wait: 10 * time.Second, Log: log})
 	t.Cleanup(func() { _ = records.Close(ctx) })
-	u.Server = New(Options{Net: l, Identify: caller.Tokens(Name, "authorization", tokens), Origins: []string{page}, Rewriter: rewriter, Audit: records,
+	u.Server = New(Options{Net: l, Identify: auth.Tokens(Name, "authorization", tokens), Origins: []string{page}, Rewriter: rewriter, Audit: records,
 		Rewritten: func(policy.Direction, *rewrite.Stats, time.Duration, trace.Span) {}, Failed: func(policy.Direction, error) {}, Registry: prometheus.NewRegistry(), Log: log})
 	u.url = "http://" + l.Addr().String()
 	served := make(chan error, 1)
@@ -196,7 +196,7 @@ func TestVerdicts(t *testing.T) {
 	plain := []*commonpb.Payload{jsonPayload(`"` + canary + `"`), {}, {Metadata: map[string][]byte{"encoding": []byte("binary/null")}}}
 	sealed := u.payloads(t, "/encode", "open", plain...)
 	for i, p := range sealed {
-		if encoding(p) != crypto.EncodingWhole {
+		if encoding(p) != keyring.EncodingWhole {
 			t.Errorf("payload %d came back as %v", i, p)
 		}
 	}
@@ -243,7 +243,7 @@ func TestForms(t *testing.T) {
 	u := start(t)
 	document := jsonPayload(`{"ward":"3","secret":"` + canary + `"}`)
 	view := u.payloads(t, "/encode", "view", document)[0]
-	if encoding(view) != crypto.EncodingView || strings.Contains(string(view.Data), canary) || !strings.Contains(string(view.Data), "ward") {
+	if encoding(view) != keyring.EncodingView || strings.Contains(string(view.Data), canary) || !strings.Contains(string(view.Data), "ward") {
 		t.Fatalf("a view is %v", view)
 	}
 	if got := u.payloads(t, "/decode", "open", view)[0]; !proto.Equal(got, document) {
@@ -367,7 +367,7 @@ func TestPreflight(t *testing.T) {
 func TestPanic(t *testing.T) {
 	u := start(t)
 	identify := u.Identify
-	u.Identify = func(caller.Shown) (*caller.Identity, error) { panic(canary) }
+	u.Identify = func(auth.Shown) (*auth.Identity, error) { panic(canary) }
 	got := u.ask(t, http.MethodPost, "/decode", "open", `{}`)
 	if got.status != http.StatusInternalServerError || strings.Contains(got.body, canary) || strings.Contains(u.log.String(), canary) || !strings.Contains(u.log.String(), "stack=") {
 		t.Errorf("%d %s; log: %s", got.status, got.body, u.log)

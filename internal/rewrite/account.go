@@ -5,7 +5,7 @@ import (
 
 	"google.golang.org/protobuf/encoding/protowire"
 
-	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 )
 
@@ -42,7 +42,7 @@ func (c *Call) Account() []Handled { return c.account }
 func (c *Call) WorkflowRun() string { return c.workflowRun }
 
 // handled enters one payload into the account.
-func (c *Call) handled(kind string, h *crypto.Header, o Outcome) {
+func (c *Call) handled(kind string, h *keyring.Header, o Outcome) {
 	if c.r.accounts {
 		c.enter(kind, h.Namespace, h.Key, o, 1)
 	}

@@ -6,7 +6,7 @@ import (
 
 	"google.golang.org/protobuf/reflect/protoreflect"
 
-	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 )
 
@@ -57,11 +57,11 @@ func (r *Rewriter) BeginApart(rpc, namespace string, caller *policy.Caller) *Cal
 // sealed value.
 func (c *Call) Text(ctx context.Context, text []byte) (out []byte, changed bool) {
 	for {
-		at := bytes.Index(text, []byte(crypto.TextPrefix))
+		at := bytes.Index(text, []byte(keyring.TextPrefix))
 		if at < 0 {
 			return append(out, text...), changed
 		}
-		end := at + len(crypto.TextPrefix)
+		end := at + len(keyring.TextPrefix)
 		for end < len(text) && isBase64URL(text[end]) {
 			end++
 		}

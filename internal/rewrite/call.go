@@ -12,14 +12,14 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/reflect/protoregistry"
 
-	"github.com/temporal-seal/temporal-seal/internal/crypto"
-	"github.com/temporal-seal/temporal-seal/internal/crypto/foreign"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
+	"github.com/temporal-seal/temporal-seal/internal/foreign"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 )
 
 // Options are what a Rewriter works with.
 type Options struct {
-	Keys   *crypto.Keyring
+	Keys   *keyring.Keyring
 	Policy *policy.Engine
 	// Foreign reads what other tools encoded; nil: nothing of it.
 	Foreign *foreign.Reader
@@ -37,7 +37,7 @@ type Options struct {
 type Rewriter struct {
 	plan     atomic.Pointer[plan]
 	apart    apartMethods
-	keys     *crypto.Keyring
+	keys     *keyring.Keyring
 	policy   *policy.Engine
 	strict   bool
 	shadow   bool
@@ -166,9 +166,9 @@ type Call struct {
 	plans []sealing
 	asked question
 	opens []opening
-	run   crypto.Run
+	run   keyring.Run
 	// carriers holds the headers of what opens refers to.
-	carriers crypto.Carriers
+	carriers keyring.Carriers
 	// others and theirs are what is known of other tools' payloads, for any namespace and for the call's.
 	others   *foreign.Reader
 	theirs   *foreign.Namespace
@@ -214,7 +214,7 @@ func (c *Call) Done() {
 	c.plans, c.edits, c.opens, c.systems = keepList(c.plans), keepList(c.edits), keepList(c.opens), keepList(c.systems)
 	w := &c.walk
 	w.slots, w.boxes, w.scopes, w.failures = keepList(w.slots), keepList(w.boxes), keepList(w.scopes), keepList(w.failures)
-	c.policy, c.caller, c.task, c.reaches, c.run = nil, nil, nil, nil, crypto.Run{}
+	c.policy, c.caller, c.task, c.reaches, c.run = nil, nil, nil, nil, keyring.Run{}
 	c.others, c.theirs, c.theirRun = nil, nil, foreign.Run{}
 	if c.asked.f != nil {
 		c.asked = question{}

@@ -9,7 +9,7 @@ import (
 
 	"google.golang.org/protobuf/encoding/protowire"
 
-	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 )
 
@@ -62,7 +62,7 @@ func (c *Call) markedFailure(s *slot) bool {
 		if !f.attributes.field.empty() && c.marked(f.attributes.value.of(c.walk.buf)) {
 			return true
 		}
-		if crypto.MarkedText(f.message.value.of(c.walk.buf)) || crypto.MarkedText(f.stack.value.of(c.walk.buf)) {
+		if keyring.MarkedText(f.message.value.of(c.walk.buf)) || keyring.MarkedText(f.stack.value.of(c.walk.buf)) {
 			return true
 		}
 	}
@@ -72,7 +72,7 @@ func (c *Call) markedFailure(s *slot) bool {
 // sealFailure plans the edits that hide the texts of a whole chain. What
 // encoded_attributes held is hidden with them, always: to leave a failure
 // alone that looks encoded already would let clear text pass.
-func (c *Call) sealFailure(sealer *crypto.Sealer, s *slot) error {
+func (c *Call) sealFailure(sealer *keyring.Sealer, s *slot) error {
 	buf := c.walk.buf
 	chain := c.chain(s)
 	texts := make([]failureTexts, len(chain))

@@ -16,7 +16,7 @@ import (
 	workflowpb "go.temporal.io/api/workflowservice/v1"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/temporal-seal/temporal-seal/internal/crypto/foreign"
+	"github.com/temporal-seal/temporal-seal/internal/foreign"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 )
 

@@ -25,7 +25,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
 
-	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 )
 
 var updateGolden = flag.Bool("update-golden", false, "write the outputs in testdata/golden anew")
@@ -199,7 +199,7 @@ func (g *golden) compare(t *testing.T, file string, m proto.Message) {
 // package prototext varies from build to build on purpose, so it is no use here.
 type printer struct {
 	t      *testing.T
-	keys   *crypto.Keyring
+	keys   *keyring.Keyring
 	out    strings.Builder
 	indent int
 }
@@ -289,13 +289,13 @@ func quoted(s string) string {
 }
 
 func (p *printer) payload(name string, m protoreflect.Message) {
-	s, marked, err := crypto.ParsePayload(bytesOf(p.t, m.Interface()))
+	s, marked, err := keyring.ParsePayload(bytesOf(p.t, m.Interface()))
 	switch {
 	case err != nil:
 		p.t.Fatalf("%s: %v", name, err)
 	case !marked:
 		p.block(name, func() { p.message(m) })
-	case s.Form == crypto.FormView:
+	case s.Form == keyring.FormView:
 		p.line("%s: %s", name, p.describe(&s))
 		p.line("%s.data: %s", name, quoted(string(m.Get(m.Descriptor().Fields().ByName("data")).Bytes())))
 	default:
@@ -304,7 +304,7 @@ func (p *printer) payload(name string, m protoreflect.Message) {
 }
 
 // describe tells of an envelope what does not change from run to run.
-func (p *printer) describe(s *crypto.Sealed) string {
+func (p *printer) describe(s *keyring.Sealed) string {
 	clear, _, err := p.keys.Open(context.Background(), nil, s, testNamespace)
 	if err != nil {
 		p.t.Fatal(err)
@@ -312,10 +312,10 @@ func (p *printer) describe(s *crypto.Sealed) string {
 	return fmt.Sprintf("<sealed: %s, key %q, namespace %q, %d bytes in clear>", s.Form, s.Header.Key, s.Header.Namespace, len(clear))
 }
 
-var sealedText = regexp.MustCompile(regexp.QuoteMeta(crypto.TextPrefix) + `[A-Za-z0-9_-]+`)
+var sealedText = regexp.MustCompile(regexp.QuoteMeta(keyring.TextPrefix) + `[A-Za-z0-9_-]+`)
 
 func (p *printer) text(text string) string {
-	s, marked, err := crypto.ParseText([]byte(text))
+	s, marked, err := keyring.ParseText([]byte(text))
 	if err != nil || !marked {
 		p.t.Fatalf("a text that bears the mark: %v", err)
 	}

@@ -3,7 +3,7 @@ package rewrite
 import (
 	"fmt"
 
-	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 )
 
 // Sizes that Temporal accepts where nobody configured others: a message, and
@@ -26,7 +26,7 @@ var limitedSummaries = map[string]bool{"StartActivityExecution": true, "StartNex
 
 // sealSummary seals a summary in the room that it has: compressed if need be,
 // and if it does not fit then, a placeholder takes its place.
-func (c *Call) sealSummary(sealer *crypto.Sealer, at span, box int32) (err error) {
+func (c *Call) sealSummary(sealer *keyring.Sealer, at span, box int32) (err error) {
 	from := int32(len(c.arena))
 	if c.arena, err = sealer.AppendPayload(c.arena, at.of(c.walk.buf), true); err != nil {
 		return err

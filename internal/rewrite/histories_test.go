@@ -17,7 +17,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
-	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 )
 
 // historyMaker makes histories as the server may hold them, and with each what a reader of it should get: payloads
@@ -26,7 +26,7 @@ type historyMaker struct {
 	*rand.Rand
 	t      *testing.T
 	r      *Rewriter
-	sealer *crypto.Sealer
+	sealer *keyring.Sealer
 }
 
 // TestAnyHistoryOpensToWhatWasSealed reads many of them.
@@ -128,7 +128,7 @@ func (m *historyMaker) payload() (held, read *commonpb.Payload) {
 	case 1:
 		carrier, err = m.sealer.AppendPayload(nil, raw, true)
 	case 2:
-		carrier, err = m.sealer.AppendView(nil, raw, crypto.Selection{Fields: []string{"/a", "/b/2"}})
+		carrier, err = m.sealer.AppendView(nil, raw, keyring.Selection{Fields: []string{"/a", "/b/2"}})
 	case 3: // broken: it stays as it is
 		carrier, err = m.sealer.AppendPayload(nil, raw, false)
 		carrier[len(carrier)-1-m.IntN(40)] ^= 1

@@ -5,8 +5,8 @@ import (
 	"errors"
 	"slices"
 
-	"github.com/temporal-seal/temporal-seal/internal/crypto"
-	"github.com/temporal-seal/temporal-seal/internal/crypto/foreign"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
+	"github.com/temporal-seal/temporal-seal/internal/foreign"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 )
 
@@ -23,7 +23,7 @@ type opening struct {
 	failure int32 // siteFailure: which of the chain bears the envelope
 	action  policy.Action
 	size    int // of the sealed payload; what is in it is shorter, unless it is compressed
-	sealed  crypto.Sealed
+	sealed  keyring.Sealed
 	theirs  *foreign.Sealed // another tool's payload; sealed then holds what the policy is told of it
 }
 
@@ -76,7 +76,7 @@ func (c *Call) findSealed(whole bool) error {
 		s := &c.walk.slots[i]
 		switch s.site {
 		case sitePayload:
-			if c.isSystem(s) && !crypto.Marked(c.content(s)) {
+			if c.isSystem(s) && !keyring.Marked(c.content(s)) {
 				c.systems = append(c.systems, int32(i))
 				continue
 			}
@@ -110,7 +110,7 @@ func (c *Call) noteSealed(slot, failure int, value []byte, whole bool) error {
 	if o.sealed, marked, err = c.carriers.ParsePayload(value); err == nil && !marked && c.theirs != nil {
 		if o.theirs, err = c.theirs.Parse(value, &c.theirRun); o.theirs != nil {
 			marked = true
-			o.sealed.Header = &crypto.Header{Key: o.theirs.Key, Namespace: c.namespace}
+			o.sealed.Header = &keyring.Header{Key: o.theirs.Key, Namespace: c.namespace}
 		}
 	}
 	if err == nil && marked {
@@ -118,7 +118,7 @@ func (c *Call) noteSealed(slot, failure int, value []byte, whole bool) error {
 	}
 	sealed := o.sealed.Header
 	if sealed == nil { // another tool's, of which not even the key can be read
-		sealed = new(crypto.Header)
+		sealed = new(keyring.Header)
 	}
 	c.opens = c.opens[:len(c.opens)-1]
 	if err == nil {
@@ -194,7 +194,7 @@ func (c *Call) sameQuestion(a, b *opening, facts bool) bool {
 func (c *Call) openDecided(ctx context.Context, whole bool) (out []byte, err error) {
 	ctx, traced := c.span(ctx, "payload.open")
 	defer func() { c.end(traced, err, &c.response) }()
-	c.edits, c.arena, c.run = c.edits[:0], c.arena[:0], crypto.Run{}
+	c.edits, c.arena, c.run = c.edits[:0], c.arena[:0], keyring.Run{}
 	aside := 0
 	for i := range c.opens {
 		if o := &c.opens[i]; !c.inPlace(o) {
@@ -262,7 +262,7 @@ func (c *Call) openInto(ctx context.Context, out *tail, o *opening) (err error) 
 	s := &c.walk.slots[o.slot]
 	defer func() { c.handledAs(s, o, err) }()
 	size := o.sealed.PlainSize()
-	if o.sealed.Form == crypto.FormView {
+	if o.sealed.Form == keyring.FormView {
 		size = o.size // it holds no more than the readable document and the sealed part
 	}
 	room := out.room(size)
@@ -316,7 +316,7 @@ func (c *Call) openAside(ctx context.Context, s *slot, o *opening) error {
 var textField = field{kind: policy.KindFailure, path: "status.message", na: policy.AllFacts}
 
 // openSealedText opens a text for which the policy says so.
-func (c *Call) openSealedText(ctx context.Context, sealed *crypto.Sealed) ([]byte, bool) {
+func (c *Call) openSealedText(ctx context.Context, sealed *keyring.Sealed) ([]byte, bool) {
 	c.walk.reset(nil)
 	c.walk.scopes = append(c.walk.scopes, scope{parent: -1})
 	c.describe()

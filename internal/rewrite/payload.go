@@ -5,7 +5,7 @@ import (
 
 	"google.golang.org/protobuf/encoding/protowire"
 
-	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 )
 
 // head is what a policy may know of a payload.
@@ -34,7 +34,7 @@ func readPlain(payload []byte) (h head, ok bool) {
 // marked tells whether an answer's copy of a payload would be opened: it bears
 // our mark, or that of another tool whose payloads are read here.
 func (c *Call) marked(payload []byte) bool {
-	return crypto.Marked(payload) || c.others.Marked(payload)
+	return keyring.Marked(payload) || c.others.Marked(payload)
 }
 
 // readHead reads a serialised Payload and tells whether it is marked. Of

@@ -17,7 +17,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/dynamicpb"
 
-	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/localkey"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 )
@@ -41,12 +41,12 @@ func newRewriter(t testing.TB, rego string) *Rewriter {
 }
 
 // newRewriterWith is newRewriter with a key that exists, opened in a way of the test's own.
-func newRewriterWith(t testing.TB, rego, file string, open func(context.Context, string) (crypto.Provider, error)) *Rewriter {
+func newRewriterWith(t testing.TB, rego, file string, open func(context.Context, string) (keyring.Provider, error)) *Rewriter {
 	t.Helper()
 	ctx := context.Background()
 	quiet := slog.New(slog.NewTextHandler(io.Discard, nil))
-	keys, err := crypto.NewKeyring(ctx, crypto.KeyringOptions{
-		Keys: []crypto.KeyConfig{{Name: "phi", Active: "local:" + file}, {Name: "default", Active: "local:" + file}},
+	keys, err := keyring.NewKeyring(ctx, keyring.KeyringOptions{
+		Keys: []keyring.KeyConfig{{Name: "phi", Active: "local:" + file}, {Name: "default", Active: "local:" + file}},
 		Open: open,
 		Log:  quiet,
 	})

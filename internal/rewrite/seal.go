@@ -10,7 +10,7 @@ import (
 
 	"google.golang.org/protobuf/encoding/protowire"
 
-	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 )
 
@@ -116,7 +116,7 @@ func (c *Call) decideSlot(ctx context.Context, s *slot, p *sealing) (err error) 
 			return nil
 		}
 		h.data = value
-		marked = crypto.MarkedText(value)
+		marked = keyring.MarkedText(value)
 	case siteFailure:
 		if !c.hasTexts(s) {
 			return nil
@@ -214,7 +214,7 @@ func (c *Call) acceptable(ctx context.Context, value []byte) bool {
 	if c.caller == nil || c.caller.Kind == "anonymous" {
 		return false
 	}
-	sealed, marked, err := crypto.ParsePayload(value)
+	sealed, marked, err := keyring.ParsePayload(value)
 	if err != nil {
 		return false
 	}
@@ -298,7 +298,7 @@ func (c *Call) sealPlanned(ctx context.Context) (out []byte, err error) {
 func (c *Call) planEdits(ctx context.Context) (err error) {
 	c.edits, c.arena = c.edits[:0], c.arena[:0]
 	c.request.Payloads, c.request.Bytes, c.request.Passed = 0, 0, len(c.walk.slots)-len(c.plans)
-	var sealer *crypto.Sealer
+	var sealer *keyring.Sealer
 	last := ""
 	for i := range c.plans {
 		p := &c.plans[i]
@@ -335,7 +335,7 @@ func (c *Call) planEdits(ctx context.Context) (err error) {
 const redactedReason = "[redacted]"
 
 // seal plans the edits for one slot.
-func (c *Call) seal(sealer *crypto.Sealer, s *slot, p *sealing) (err error) {
+func (c *Call) seal(sealer *keyring.Sealer, s *slot, p *sealing) (err error) {
 	b := &c.walk.boxes[s.box]
 	at := span{b.start, b.end}
 	switch {
@@ -358,7 +358,7 @@ func (c *Call) seal(sealer *crypto.Sealer, s *slot, p *sealing) (err error) {
 	case p.verdict.Compress:
 		c.arena, err = sealer.AppendPayload(c.arena, at.of(c.walk.buf), true)
 	default:
-		c.arena, err = sealer.AppendView(c.arena, at.of(c.walk.buf), crypto.Selection{Fields: p.verdict.Fields, Clear: p.verdict.Clear})
+		c.arena, err = sealer.AppendView(c.arena, at.of(c.walk.buf), keyring.Selection{Fields: p.verdict.Fields, Clear: p.verdict.Clear})
 	}
 	c.edits = append(c.edits, edit{at: at, box: s.box, data: span{from, int32(len(c.arena))}})
 	return err

@@ -8,7 +8,7 @@ import (
 	"math/bits"
 	"slices"
 
-	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 )
 
 // edit replaces a piece of the message: by bytes of the arena, or by a payload that is sealed or opened right where it
@@ -16,9 +16,9 @@ import (
 type edit struct {
 	at   span // what is replaced; empty: an insertion
 	box  int32
-	data span           // in the arena
-	seal *crypto.Sealer // when set, the source is `at`
-	open *opening       // when set, it is what stands at `at`
+	data span            // in the arena
+	seal *keyring.Sealer // when set, the source is `at`
+	open *opening        // when set, it is what stands at `at`
 }
 
 // size is that of what an edit puts in place. What is opened has none before.

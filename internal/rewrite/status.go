@@ -6,7 +6,7 @@ import (
 	spb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 )
 
 // Status opens what an error answer holds: failures in the details of queries
@@ -40,7 +40,7 @@ func (c *Call) Status(ctx context.Context, st *spb.Status) *spb.Status {
 
 // openWholeText opens a text that is sealed from its first letter to its last.
 func (c *Call) openWholeText(ctx context.Context, text []byte) ([]byte, bool) {
-	sealed, marked, err := crypto.ParseText(text)
+	sealed, marked, err := keyring.ParseText(text)
 	if !marked || err != nil {
 		return nil, false
 	}

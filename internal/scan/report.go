@@ -5,7 +5,7 @@ import (
 	"maps"
 	"slices"
 
-	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 )
 
 // Report is what was found so far, by namespace.
@@ -47,7 +47,7 @@ func (n *Namespace) unread(reason string) {
 	}
 }
 
-func (n *Namespace) sealed(h *crypto.Header, where string) {
+func (n *Namespace) sealed(h *keyring.Header, where string) {
 	kek := h.KEK.String()
 	i := slices.IndexFunc(n.Sealed, func(e *Envelopes) bool { return e.Key == h.Key && e.SealedFor == h.Namespace && e.KEK == kek })
 	if i < 0 {
@@ -60,7 +60,7 @@ func (n *Namespace) sealed(h *crypto.Header, where string) {
 }
 
 // Under counts the envelopes under a key encryption key, over all namespaces.
-func (r *Report) Under(kek crypto.KEKRef) (count int, example string) {
+func (r *Report) Under(kek keyring.KEKRef) (count int, example string) {
 	for _, name := range slices.Sorted(maps.Keys(r.Namespaces)) {
 		for _, e := range r.Namespaces[name].Sealed {
 			if e.KEK == kek.String() {

@@ -25,7 +25,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/localkey"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 )
@@ -98,13 +98,13 @@ func run(t *testing.T, s *server) *Namespace {
 }
 
 // sealedPayload seals a text, and gives the reference of its key.
-func sealedPayload(t *testing.T, text string) (*commonpb.Payload, crypto.KEKRef) {
+func sealedPayload(t *testing.T, text string) (*commonpb.Payload, keyring.KEKRef) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "seal.key")
 	if err := localkey.Create(file, time.Now()); err != nil {
 		t.Fatal(err)
 	}
-	keys, err := crypto.NewKeyring(t.Context(), crypto.KeyringOptions{Keys: []crypto.KeyConfig{{Name: "default", Active: "local:" + file}}, Open: localkey.Open})
+	keys, err := keyring.NewKeyring(t.Context(), keyring.KeyringOptions{Keys: []keyring.KeyConfig{{Name: "default", Active: "local:" + file}}, Open: localkey.Open})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,37 +7,37 @@ import (
 
 	"github.com/aws/smithy-go"
 
-	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 )
 
 // failed turns an SDK error into one of ours. KMSInvalidStateException covers states that somebody chose (disabled,
 // pending deletion) and states that pass (creating, key store disconnected): DescribeKey tells which it is.
-func (p *Provider) failed(ctx context.Context, op string, kc crypto.KeyContext, err error) error {
+func (p *Provider) failed(ctx context.Context, op string, kc keyring.KeyContext, err error) error {
 	kind := kindOf(err)
 	if errorCode(err) == "KMSInvalidStateException" {
 		if meta, describeErr := p.describe(ctx); describeErr == nil && withdrawn(meta.KeyState) {
-			kind = crypto.KindRevoked
+			kind = keyring.KindRevoked
 		}
 	}
-	if op == "kms.generate_data_key" && kind == crypto.KindRejected {
-		kind = crypto.KindNotConfigured
+	if op == "kms.generate_data_key" && kind == keyring.KindRejected {
+		kind = keyring.KindNotConfigured
 	}
-	return &crypto.Error{Kind: kind, Op: op, Key: kc.Key, Namespace: kc.Namespace, Err: fmt.Errorf("%s: %w", p.uri, brief(err))}
+	return &keyring.Error{Kind: kind, Op: op, Key: kc.Key, Namespace: kc.Namespace, Err: fmt.Errorf("%s: %w", p.uri, brief(err))}
 }
 
 // kindOf sorts AWS's errors. What is not known counts as unavailable: no key is dropped and no payload given up for a
 // reason that is not understood.
-func kindOf(err error) crypto.Kind {
+func kindOf(err error) keyring.Kind {
 	switch errorCode(err) {
 	case "DisabledException", "NotFoundException":
-		return crypto.KindRevoked
+		return keyring.KindRevoked
 	case "AccessDeniedException":
-		return crypto.KindDenied
+		return keyring.KindDenied
 	case "InvalidCiphertextException", "IncorrectKeyException", "IncorrectKeyMaterialException", "InvalidKeyUsageException",
 		"ValidationException", "UnsupportedOperationException", "InvalidArnException":
-		return crypto.KindRejected
+		return keyring.KindRejected
 	}
-	return crypto.KindUnavailable
+	return keyring.KindUnavailable
 }
 
 // errorCode is the code that KMS answered with, or "" for everything else: no answer, and also an answer of another

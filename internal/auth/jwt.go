@@ -1,0 +1,316 @@
+package auth
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/lestrrat-go/jwx/v3/jwk"
+	"github.com/lestrrat-go/jwx/v3/jws"
+	"github.com/lestrrat-go/jwx/v3/jwt"
+
+	"github.com/temporal-seal/temporal-seal/internal/files"
+	"github.com/temporal-seal/temporal-seal/internal/policy"
+)
+
+// JWT says which tokens a listener takes.
+type JWT struct {
+	Issuer, Audience string
+	// Header carries the token.
+	Header string
+	// NamespacesClaim holds the list of the namespaces that the caller reaches, by their names. "": Namespaces counts.
+	NamespacesClaim string
+	Namespaces      []string
+	// Algorithms are those allowed. Empty: every asymmetric one.
+	Algorithms []string
+	Keys       *KeySet
+}
+
+// asymmetric are the algorithms that a set of public keys can verify. `none` and the symmetric ones, with which a public
+// key would serve as the secret, are not among them.
+var asymmetric = []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
+
+const (
+	clockSkew = 30 * time.Second
+	// maxTokens bounds how many verified tokens are remembered: verifying one takes about 50 us.
+	maxTokens = 8192
+	maxToken  = 16 << 10
+)
+
+// verified is a token that was found good, until when it is and with which keys.
+type verified struct {
+	id         *Identity
+	until      time.Time
+	generation uint64
+}
+
+// JWTs knows callers by the signed token in a header.
+func JWTs(listener string, config JWT) (Identify, error) {
+	if len(config.Algorithms) == 0 {
+		config.Algorithms = asymmetric
+	}
+	for _, a := range config.Algorithms {
+		if !slices.Contains(asymmetric, a) {
+			return nil, fmt.Errorf("%q is no algorithm with public keys; those are %s", a, strings.Join(asymmetric, ", "))
+		}
+	}
+	seen, err := lru.New[[sha256.Size]byte, verified](maxTokens)
+	if err != nil {
+		return nil, err
+	}
+	return func(shown Shown) (*Identity, error) {
+		token := bearer(shown.Headers, config.Header)
+		if token == "" {
+			return nil, &Refusal{Unauthenticated, fmt.Sprintf("listener %q wants one token in the header %q: Bearer <JWT>", listener, config.Header)}
+		}
+		hash := sha256.Sum256([]byte(token))
+		if v, ok := seen.Get(hash); ok && time.Now().Before(v.until) && config.Keys.holds(v.generation) {
+			return v.id, nil
+		}
+		v, err := config.verify(listener, token)
+		if err != nil {
+			return nil, err
+		}
+		seen.Add(hash, v)
+		return v.id, nil
+	}, nil
+}
+
+// verify checks a token and makes its caller.
+func (c *JWT) verify(listener, token string) (verified, error) {
+	refuse := func(why string) (verified, error) {
+		return verified{}, &Refusal{Unauthenticated, fmt.Sprintf("listener %q does not take this token: %s", listener, why)}
+	}
+	head, err := readTokenHead(token)
+	switch {
+	case err != nil:
+		return refuse(err.Error())
+	case !slices.Contains(c.Algorithms, head.Algorithm):
+		return refuse(fmt.Sprintf("it is signed with an algorithm that is not allowed here; allowed are %s", strings.Join(c.Algorithms, ", ")))
+	}
+	keys, err := c.Keys.with(head.KeyID)
+	if err != nil {
+		return verified{}, &Refusal{Unavailable, fmt.Sprintf("listener %q cannot check tokens: %v", listener, err)}
+	}
+	parsed, err := jwt.Parse([]byte(token), jwt.WithKeySet(keys.set, jws.WithInferAlgorithmFromKey(true), jws.WithRequireKid(head.KeyID != "")), jwt.WithValidate(true),
+		jwt.WithIssuer(c.Issuer), jwt.WithAudience(c.Audience), jwt.WithAcceptableSkew(clockSkew), jwt.WithRequiredClaim("exp"))
+	if err != nil {
+		return refuse(whyNot(err))
+	}
+	claims, err := readClaims(token)
+	if err != nil {
+		return refuse(err.Error())
+	}
+	subject, _ := parsed.Subject()
+	expires, _ := parsed.Expiration()
+	return verified{
+		id:         &Identity{Caller: policy.NewCaller("jwt", subject, listener, claims), Namespaces: c.namespaces(claims)},
+		until:      expires.Add(clockSkew),
+		generation: keys.generation,
+	}, nil
+}
+
+// whyNot tells of a refused token what its owner can change, and nothing of its content.
+func whyNot(err error) string {
+	switch {
+	case errors.Is(err, jwt.TokenExpiredError()):
+		return "it has expired"
+	case errors.Is(err, jwt.TokenNotYetValidError()), errors.Is(err, jwt.InvalidIssuedAtError()):
+		return "it is not valid yet; check the clocks"
+	case errors.Is(err, jwt.InvalidIssuerError()):
+		return "it is from another issuer"
+	case errors.Is(err, jwt.InvalidAudienceError()):
+		return "it is for another audience"
+	case errors.Is(err, jwt.MissingRequiredClaimError()):
+		return "it has no expiry"
+	}
+	return "its signature does not verify with the issuer's keys"
+}
+
+// namespaces are those that the claim lists by name. A star in a claim grants nothing: patterns are for the config.
+func (c *JWT) namespaces(claims map[string]any) []string {
+	if c.NamespacesClaim == "" {
+		return c.Namespaces
+	}
+	names := []string{}
+	list, ok := claims[c.NamespacesClaim].([]any)
+	if !ok {
+		list = []any{claims[c.NamespacesClaim]}
+	}
+	for _, item := range list {
+		if name, ok := item.(string); ok && name != "" && !strings.Contains(name, "*") {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+type tokenHead struct {
+	Algorithm string `json:"alg"`
+	KeyID     string `json:"kid"`
+}
+
+func readTokenHead(token string) (tokenHead, error) {
+	var head tokenHead
+	err := readTokenPart(token, 0, &head)
+	return head, err
+}
+
+// readClaims gives the claims as policies see them, with the types of encoding/json. The token must have been verified.
+func readClaims(token string) (map[string]any, error) {
+	var claims map[string]any
+	err := readTokenPart(token, 1, &claims)
+	return claims, err
+}
+
+func readTokenPart(token string, part int, v any) error {
+	parts := strings.Split(token, ".")
+	if len(parts) != 3 || len(token) > maxToken {
+		return errors.New("it is no JWT")
+	}
+	text, err := base64.RawURLEncoding.DecodeString(parts[part])
+	if err != nil || json.Unmarshal(text, v) != nil {
+		return errors.New("it is no JWT")
+	}
+	return nil
+}
+
+// KeySet holds an issuer's public keys, from a URL or a file. They are fetched again in the background, and at once for
+// a key id that is not known yet, so that the issuer may rotate them.
+type KeySet struct {
+	read func() ([]byte, error)
+	age  time.Duration // after which they are fetched again
+	log  *slog.Logger
+
+	current atomic.Pointer[keySet]
+
+	mu    sync.Mutex // one fetch at a time
+	tried time.Time
+}
+
+type keySet struct {
+	set        jwk.Set
+	text       []byte
+	generation uint64 // changes with the keys
+	fetched    time.Time
+}
+
+const (
+	keySetAge   = 5 * time.Minute
+	keySetRetry = 10 * time.Second
+	maxKeySet   = 1 << 20
+)
+
+// KeySetFromURL fetches keys over HTTP. Until the first fetch has succeeded tokens are answered with Unavailable.
+func KeySetFromURL(log *slog.Logger, url string) *KeySet {
+	client := &http.Client{Timeout: 5 * time.Second}
+	return &KeySet{log: log, age: keySetAge, read: func() ([]byte, error) {
+		answer, err := client.Get(url)
+		if err != nil {
+			return nil, err
+		}
+		defer answer.Body.Close()
+		if answer.StatusCode != http.StatusOK {
+			return nil, fmt.Errorf("%s answers %s", url, answer.Status)
+		}
+		return io.ReadAll(io.LimitReader(answer.Body, maxKeySet))
+	}}
+}
+
+// KeySetFromFile reads keys from a file, which is watched.
+func KeySetFromFile(log *slog.Logger, file string) (*KeySet, error) {
+	w, err := files.Watch(log, func(contents [][]byte) ([]byte, error) {
+		_, err := parseKeys(contents[0])
+		return contents[0], err
+	}, file)
+	if err != nil {
+		return nil, err
+	}
+	return &KeySet{log: log, age: files.Recheck, read: func() ([]byte, error) { return w.Get(), nil }}, nil
+}
+
+func parseKeys(text []byte) (jwk.Set, error) {
+	set, err := jwk.Parse(text)
+	if err != nil {
+		return nil, fmt.Errorf("not a JSON Web Key Set: %w", err)
+	}
+	if set.Len() == 0 {
+		return nil, errors.New("the JSON Web Key Set is empty")
+	}
+	return set, nil
+}
+
+// holds tells if keys of this generation are still those of the issuer: a key that was taken back must not go on serving
+// from memory.
+func (k *KeySet) holds(generation uint64) bool {
+	now := k.current.Load()
+	return now != nil && now.generation == generation && time.Since(now.fetched) < k.age
+}
+
+// with gives the keys. Old ones serve while they are fetched again; for a key id that they lack the fetch is waited for.
+func (k *KeySet) with(keyID string) (*keySet, error) {
+	now := k.current.Load()
+	switch {
+	case now == nil || !now.has(keyID):
+		k.refresh()
+	case time.Since(now.fetched) >= k.age:
+		go k.refresh()
+	}
+	if now = k.current.Load(); now == nil {
+		return nil, errors.New("the keys of their issuer could not be fetched yet; see the proxy's log")
+	}
+	return now, nil
+}
+
+func (k *keySet) has(keyID string) bool {
+	if keyID == "" {
+		return true
+	}
+	_, ok := k.set.LookupKeyID(keyID)
+	return ok
+}
+
+// refresh fetches the keys, not more often than every few seconds: unknown key ids cost their sender nothing.
+func (k *KeySet) refresh() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if time.Since(k.tried) < min(keySetRetry, k.age) {
+		return
+	}
+	k.tried = time.Now()
+	if err := k.fetch(); err != nil {
+		k.log.Warn("the keys of the tokens' issuer cannot be fetched; going on with those at hand", "error", err)
+	}
+}
+
+func (k *KeySet) fetch() error {
+	text, err := k.read()
+	if err != nil {
+		return err
+	}
+	set, err := parseKeys(text)
+	if err != nil {
+		return err
+	}
+	next := &keySet{set: set, text: text, fetched: time.Now()}
+	if before := k.current.Load(); before != nil {
+		next.generation = before.generation
+		if !bytes.Equal(before.text, text) {
+			next.generation++
+		}
+	}
+	k.current.Store(next)
+	return nil
+}

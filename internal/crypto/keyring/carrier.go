@@ -1,0 +1,319 @@
+package keyring
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/binary"
+)
+
+// Carriers are what the server, the Web UI and other proxies see of an envelope. They hold exactly this, each metadata
+// entry once:
+//
+//	form 0  Payload{metadata{"encoding": "binary/sealed.v1"}, data: envelope}
+//	form 1  Payload{metadata{"encoding": "json/sealed.v1", "sealed.v1": envelope}, data: view}
+//	form 2  "sealed.v1:" || base64url without padding(envelope)
+//
+// Whatever bears the mark and is anything else cannot be opened, for good.
+const (
+	// EncodingWhole is the `encoding` of a Payload that holds an envelope and nothing else.
+	EncodingWhole = "binary/sealed.v1"
+	// EncodingView is the `encoding` of a Payload whose data is JSON with some values sealed.
+	EncodingView = "json/sealed.v1"
+	// ViewMetadataKey is the metadata entry of a view that holds the envelope.
+	ViewMetadataKey = "sealed.v1"
+	// TextPrefix starts a sealed text.
+	TextPrefix = "sealed.v1:"
+)
+
+// wholePrefix is metadata{"encoding": EncodingWhole} on the wire, with the tag of data after it: all of a carrier of
+// form 0 that does not vary.
+const wholePrefix = "\x0a\x1c" + "\x0a\x08encoding" + "\x12\x10" + EncodingWhole + "\x12"
+
+// viewEncodingEntry is metadata{"encoding": EncodingView} on the wire.
+const viewEncodingEntry = "\x0a\x1a" + "\x0a\x08encoding" + "\x12\x0e" + EncodingView
+
+// viewEntryPrefix starts the metadata entry of a view that holds the envelope.
+const viewEntryPrefix = "\x0a\x09" + ViewMetadataKey + "\x12"
+
+const (
+	tagMetadata = 0x0a
+	tagData     = 0x12
+)
+
+// Sealed is a carrier, parsed but neither authenticated nor opened. It aliases the bytes it was parsed from.
+type Sealed struct {
+	Form     Form
+	Header   *Header // never nil where a carrier was found; empty in one that could not be read
+	envelope []byte
+	view     []byte
+}
+
+// PlainSize is the length of what s holds, with its padding; of what is compressed or a view that of its sealed part.
+func (s *Sealed) PlainSize() int { return len(s.envelope) - s.Header.size() - nonceSize - tagSize }
+
+// Marked tells whether a serialised Payload bears our mark: an encoding `*/sealed.*` or a metadata key `sealed.*`.
+// Whatever ParsePayload would try to open is marked, and bytes that are no well-formed Payload are marked as soon as
+// they hold the mark anywhere.
+func Marked(payload []byte) bool {
+	rest := payload
+	for len(rest) > 0 {
+		num, val, next, ok := nextField(rest)
+		if !ok {
+			return bytes.Contains(payload, []byte("sealed."))
+		}
+		if num == 1 && entryMarked(val) {
+			return true
+		}
+		rest = next
+	}
+	return false
+}
+
+// entryMarked looks at one entry of the metadata map. Where a key or value is there twice, any of them counts.
+func entryMarked(entry []byte) bool {
+	key, value := false, false
+	for rest := entry; len(rest) > 0; {
+		num, val, next, ok := nextField(rest)
+		if !ok {
+			return bytes.Contains(entry, []byte("sealed."))
+		}
+		switch num {
+		case 1:
+			if bytes.HasPrefix(val, []byte("sealed.")) {
+				return true
+			}
+			key = key || string(val) == "encoding"
+		case 2:
+			value = value || bytes.Contains(val, []byte("/sealed."))
+		}
+		rest = next
+	}
+	return key && value
+}
+
+// nextField reads one protobuf field. val is nil unless the field is length-delimited. Groups are refused: no Payload
+// has any.
+func nextField(b []byte) (num uint64, val, rest []byte, ok bool) {
+	tag, n := binary.Uvarint(b)
+	if n <= 0 || tag>>3 == 0 {
+		return 0, nil, nil, false
+	}
+	num, b = tag>>3, b[n:]
+	switch tag & 7 {
+	case 0:
+		_, n = binary.Uvarint(b)
+		return num, nil, b[max(n, 0):], n > 0
+	case 1:
+		return num, nil, b[min(8, len(b)):], len(b) >= 8
+	case 2:
+		size, n := binary.Uvarint(b)
+		if n <= 0 || size > uint64(len(b)-n) {
+			return 0, nil, nil, false
+		}
+		end := n + int(size)
+		return num, b[n:end:end], b[end:], true
+	case 5:
+		return num, nil, b[min(4, len(b)):], len(b) >= 4
+	}
+	return 0, nil, nil, false
+}
+
+// MarkedText tells whether a text bears our mark, of this or of a later version.
+func MarkedText(s []byte) bool {
+	return bytes.HasPrefix(s, []byte("sealed.v")) && textVersionEnd(s) > 0
+}
+
+// textVersionEnd gives the length of "sealed.v<digits>:" at the start of s, or 0.
+func textVersionEnd(s []byte) int {
+	i := len("sealed.v")
+	for i < len(s) && s[i] >= '0' && s[i] <= '9' {
+		i++
+	}
+	if i == len("sealed.v") || i == len(s) || s[i] != ':' {
+		return 0
+	}
+	return i + 1
+}
+
+// ParsePayload reads a carrier of form 0 or 1. marked is false for a Payload that is not ours; an error means that it
+// bears the mark and yet is not exactly a carrier, which is permanent.
+func ParsePayload(payload []byte) (s Sealed, marked bool, err error) {
+	if env, ok := plainCarrier(payload); ok {
+		s, err = withHeader(Sealed{Form: FormPayload, envelope: env}, new(Header))
+		return s, true, err
+	}
+	if !Marked(payload) {
+		return Sealed{}, false, nil
+	}
+	s, err = exactPayload(payload)
+	if s.Header == nil {
+		s.Header = new(Header)
+	}
+	return s, true, err
+}
+
+// Carriers reads the carriers of one message. They mostly share their header or a few of them: each is parsed once. What
+// it gives lives until Reset. The zero value is ready; it is not safe for concurrent use.
+type Carriers struct {
+	headers []Header
+	recent  [4]struct {
+		header *Header
+		bytes  []byte
+	}
+	next int
+}
+
+// Reset forgets what was read, and keeps the room that it took.
+func (c *Carriers) Reset() {
+	clear(c.headers)
+	*c = Carriers{headers: c.headers[:0]}
+}
+
+// ParsePayload is the function of this name.
+func (c *Carriers) ParsePayload(payload []byte) (s Sealed, marked bool, err error) {
+	env, ok := plainCarrier(payload)
+	if !ok {
+		return ParsePayload(payload)
+	}
+	for i := range c.recent {
+		r := &c.recent[i]
+		if n := len(r.bytes); r.header != nil && len(env) >= n+nonceSize+tagSize && bytes.Equal(env[:n], r.bytes) {
+			return Sealed{Form: FormPayload, Header: r.header, envelope: env}, true, nil
+		}
+	}
+	if len(c.headers) == cap(c.headers) {
+		c.headers = make([]Header, 0, max(4, min(2*cap(c.headers), 1<<10))) // those before it stay where they are
+	}
+	c.headers = append(c.headers, Header{})
+	s, err = withHeader(Sealed{Form: FormPayload, envelope: env}, &c.headers[len(c.headers)-1])
+	if err == nil {
+		r := &c.recent[c.next%len(c.recent)]
+		r.header, r.bytes = s.Header, env[:s.Header.size()]
+		c.next++
+	}
+	return s, true, err
+}
+
+// exactPayload reads a carrier that bears the mark and is not written as AppendPayload writes it.
+func exactPayload(payload []byte) (s Sealed, err error) {
+	var encoding, envelope, data []byte
+	for rest := payload; len(rest) > 0; {
+		num, val, next, ok := nextField(rest)
+		switch {
+		case !ok || val == nil:
+			return Sealed{}, notExact("it is no well-formed Payload")
+		case num == 1:
+			key, value, err := readEntry(val)
+			if err != nil {
+				return Sealed{}, err
+			}
+			switch {
+			case string(key) == "encoding" && encoding == nil:
+				encoding = value
+			case string(key) == ViewMetadataKey && envelope == nil:
+				envelope = value
+			case bytes.HasPrefix(key, []byte("sealed.v")) && string(key) != ViewMetadataKey:
+				return Sealed{}, newerCarrier()
+			default:
+				return Sealed{}, notExact("its metadata holds something else or an entry twice")
+			}
+		case num == 2 && data == nil:
+			data = val
+		default:
+			return Sealed{}, notExact("it holds a field besides metadata and data")
+		}
+		rest = next
+	}
+	return exactCarrier(encoding, envelope, data)
+}
+
+// plainCarrier recognises a carrier of form 0 as AppendPayload writes it, which is what most payloads are.
+func plainCarrier(payload []byte) (envelope []byte, ok bool) {
+	if len(payload) < len(wholePrefix) || string(payload[:len(wholePrefix)]) != wholePrefix {
+		return nil, false
+	}
+	rest := payload[len(wholePrefix):]
+	size, n := binary.Uvarint(rest)
+	if n <= 0 || size != uint64(len(rest)-n) {
+		return nil, false
+	}
+	return rest[n:], true
+}
+
+// withHeader parses the header of s into h.
+func withHeader(s Sealed, h *Header) (Sealed, error) {
+	var err error
+	*h, err = parseHeader(s.envelope)
+	if err == nil && h.Form() != s.Form {
+		err = notExact("the envelope inside is of another form")
+	}
+	s.Header = h
+	return s, err
+}
+
+func exactCarrier(encoding, envelope, data []byte) (s Sealed, err error) {
+	switch string(encoding) {
+	case EncodingWhole:
+		if envelope != nil || data == nil {
+			return Sealed{}, notExact("data is missing or the metadata holds an envelope as well")
+		}
+		s = Sealed{Form: FormPayload, envelope: data}
+	case EncodingView:
+		if envelope == nil || data == nil {
+			return Sealed{}, notExact("the envelope or the readable document is missing")
+		}
+		s = Sealed{Form: FormView, envelope: envelope, view: data}
+	default:
+		if i := bytes.Index(encoding, []byte("/sealed.v")); i > 0 && !bytes.HasSuffix(encoding, []byte("/sealed.v1")) {
+			return Sealed{}, newerCarrier()
+		}
+		return Sealed{}, notExact("its encoding is not one of a sealed payload")
+	}
+	return withHeader(s, new(Header))
+}
+
+func readEntry(entry []byte) (key, value []byte, err error) {
+	for rest := entry; len(rest) > 0; {
+		num, val, next, ok := nextField(rest)
+		switch {
+		case ok && num == 1 && val != nil && key == nil:
+			key = val
+		case ok && num == 2 && val != nil && value == nil:
+			value = val
+		default:
+			return nil, nil, notExact("a metadata entry is not just a key and a value")
+		}
+		rest = next
+	}
+	if key == nil || value == nil {
+		return nil, nil, notExact("a metadata entry lacks its key or value")
+	}
+	return key, value, nil
+}
+
+// ParseText reads a carrier of form 2; see ParsePayload.
+func ParseText(text []byte) (s Sealed, marked bool, err error) {
+	if !MarkedText(text) {
+		return Sealed{}, false, nil
+	}
+	if !bytes.HasPrefix(text, []byte(TextPrefix)) {
+		return Sealed{Header: new(Header)}, true, newerCarrier()
+	}
+	encoded := text[len(TextPrefix):]
+	env := make([]byte, base64.RawURLEncoding.DecodedLen(len(encoded)))
+	// Strict: else the unused bits of the last letter and line breaks could vary without being noticed.
+	n, err := base64.RawURLEncoding.Strict().Decode(env, encoded)
+	if err != nil || bytes.ContainsAny(encoded, "\r\n") {
+		return Sealed{Header: new(Header)}, true, notExact("what follows the prefix is not base64url; it was cut off or changed")
+	}
+	s, err = withHeader(Sealed{Form: FormText, envelope: env[:n]}, new(Header))
+	return s, true, err
+}
+
+func notExact(why string) *Error {
+	return fail(KindMalformed, "read carrier", "the value bears the mark of a sealed one but cannot be opened: %s", why)
+}
+
+func newerCarrier() *Error {
+	return fail(KindNewer, "read carrier", "a newer release sealed this; upgrade this proxy")
+}

@@ -1,0 +1,82 @@
+package keyring
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"runtime"
+	"sync"
+	"sync/atomic"
+)
+
+// dataKey is an unwrapped data key and what it is bound to. Its bytes are cleared when it is dropped, and of one that
+// only fell out of a cache when nobody can use it any more.
+type dataKey struct {
+	id      [idSize]byte
+	kek     *kek
+	context KeyContext
+	wrapped []byte
+	use     *keyUse
+	dropped atomic.Bool
+
+	mu     sync.RWMutex // held for reading while a key is derived: from half a cleared secret it would be a wrong one
+	secret *[dataKeySize]byte
+}
+
+var errDropped = errors.New("the data key was dropped while the call was under way; try again")
+
+func newDataKey(kk *kek, kc KeyContext, plain, wrapped []byte) (*dataKey, error) {
+	id, err := deriveDataKeyID(plain)
+	if err != nil {
+		return nil, fail(KindUnavailable, "derive data-key id", "%w", err).in(kc.Key, kc.Namespace)
+	}
+	dk := &dataKey{secret: (*[dataKeySize]byte)(append([]byte(nil), plain...)), id: id, kek: kk, context: kc, wrapped: wrapped,
+		use: new(keyUse)}
+	runtime.AddCleanup(dk, func(secret *[dataKeySize]byte) { clear(secret[:]) }, dk.secret)
+	return dk, nil
+}
+
+// usable tells whether the key may serve now. It is asked for every payload.
+func (dk *dataKey) usable() bool { return dk.kek.state.Load() == kekServing && !dk.dropped.Load() }
+
+// drop ends the use of the key and clears its bytes.
+func (dk *dataKey) drop() {
+	dk.dropped.Store(true)
+	dk.mu.Lock()
+	defer dk.mu.Unlock()
+	clear(dk.secret[:])
+}
+
+func (dk *dataKey) payloadAEAD(salt *[saltSize]byte) (aead, error) {
+	dk.mu.RLock()
+	defer dk.mu.RUnlock()
+	if dk.dropped.Load() {
+		return aead{}, errDropped
+	}
+	key, err := derivePayloadKey(dk.secret[:], salt)
+	if err != nil {
+		return aead{}, err
+	}
+	defer clear(key)
+	defer runtime.KeepAlive(dk)
+	return newAEAD(key)
+}
+
+// wrapID stands for a wrapped key and all that it is bound to. What is known about one says nothing about another, so
+// a planted envelope can neither use nor block the data key of a good one.
+type wrapID [sha256.Size]byte
+
+func wrapIDOf(h *Header) (id wrapID) {
+	var lengths [6]byte
+	binary.BigEndian.PutUint16(lengths[0:], uint16(len(h.Key)))
+	binary.BigEndian.PutUint16(lengths[2:], uint16(len(h.Namespace)))
+	binary.BigEndian.PutUint16(lengths[4:], uint16(len(h.Wrapped)))
+	d := sha256.New()
+	d.Write(lengths[:])
+	d.Write(h.KEK[:])
+	d.Write([]byte(h.Key))
+	d.Write([]byte(h.Namespace))
+	d.Write(h.Wrapped)
+	d.Sum(id[:0])
+	return id
+}

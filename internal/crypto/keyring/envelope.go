@@ -1,0 +1,140 @@
+package keyring
+
+import (
+	"crypto/hkdf"
+	"crypto/sha256"
+	"encoding/binary"
+	"unsafe"
+)
+
+// Form says what an envelope's plaintext is.
+type Form uint8
+
+const (
+	// FormPayload holds a whole serialised Payload.
+	FormPayload Form = iota
+	// FormView holds what was cut out of a JSON document that is otherwise readable.
+	FormView
+	// FormText holds a UTF-8 text.
+	FormText
+)
+
+// String names the form.
+func (f Form) String() string {
+	switch f {
+	case FormPayload:
+		return "payload"
+	case FormView:
+		return "view"
+	case FormText:
+		return "text"
+	}
+	return "unknown"
+}
+
+const (
+	version1 = 1
+	suite1   = 1
+
+	flagZstd   = 1 << 0
+	flagPadded = 1 << 1
+	formShift  = 2
+	formMask   = 3 << formShift
+	knownFlags = flagZstd | flagPadded | formMask
+
+	fixedHeader  = 64
+	saltOffset   = 16
+	saltSize     = 16
+	idOffset     = 32
+	idSize       = 32
+	nonceSize    = 12
+	tagSize      = 16
+	dataKeySize  = 32
+	maxKeyName   = 128
+	maxNamespace = 1000
+	maxWrapped   = 1024
+
+	infoDataKeyID  = "temporal-seal/v1/data-key-id"
+	infoPayloadKey = "temporal-seal/v1/suite1/payload-key"
+)
+
+// Header is the readable, authenticated start of an envelope. Key, Namespace and Wrapped may alias the envelope.
+// Nothing in it is to be trusted before the envelope was opened.
+type Header struct {
+	Version, Suite, Flags byte
+	Key, Namespace        string
+	KEK                   KEKRef
+	Salt                  [saltSize]byte
+	DataKeyID             [idSize]byte
+	Wrapped               []byte
+
+	opener *opener // the last one that fitted
+}
+
+// Form is the form that the flags name.
+func (h *Header) Form() Form { return Form(h.Flags & formMask >> formShift) }
+
+func (h *Header) size() int { return fixedHeader + len(h.Key) + len(h.Namespace) + len(h.Wrapped) }
+
+// parseHeader reads the header of an envelope and checks every length against the bytes at hand.
+func parseHeader(env []byte) (h Header, _ error) {
+	const op = "read envelope"
+	if len(env) < fixedHeader+nonceSize+tagSize {
+		return h, fail(KindMalformed, op, "%d bytes are too few for an envelope; it was cut off or is no envelope", len(env))
+	}
+	h.Version, h.Suite, h.Flags = env[0], env[1], env[2]
+	if h.Version != version1 || h.Suite != suite1 || h.Flags&^knownFlags != 0 || h.Form() > FormText {
+		return h, fail(KindNewer, op, "version %d, suite %d, flags %#02x were written by a newer release; upgrade this proxy",
+			h.Version, h.Suite, h.Flags)
+	}
+	l1, l2, l3 := int(env[3]), int(binary.BigEndian.Uint16(env[4:])), int(binary.BigEndian.Uint16(env[6:]))
+	if l1 < 1 || l1 > maxKeyName || l2 < 1 || l2 > maxNamespace || l3 > maxWrapped {
+		return h, fail(KindMalformed, op, "lengths %d, %d, %d of key name, namespace and wrapped key are out of range", l1, l2, l3)
+	}
+	if len(env) < fixedHeader+l1+l2+l3+nonceSize+tagSize {
+		return h, fail(KindMalformed, op, "the header promises more than the envelope's %d bytes; it was cut off", len(env))
+	}
+	if h.Form() == FormView && h.Flags&flagZstd != 0 {
+		return h, fail(KindMalformed, op, "a view is never compressed")
+	}
+	h.KEK = KEKRef(env[8:saltOffset])
+	h.Salt = [saltSize]byte(env[saltOffset:idOffset])
+	h.DataKeyID = [idSize]byte(env[idOffset:fixedHeader])
+	h.Key = aliasString(env[fixedHeader : fixedHeader+l1])
+	h.Namespace = aliasString(env[fixedHeader+l1 : fixedHeader+l1+l2])
+	h.Wrapped = env[fixedHeader+l1+l2 : fixedHeader+l1+l2+l3]
+	return h, nil
+}
+
+// appendHeader is parseHeader's inverse. The caller has checked the lengths.
+func appendHeader(dst []byte, h *Header) []byte {
+	dst = append(dst, h.Version, h.Suite, h.Flags, byte(len(h.Key)))
+	dst = binary.BigEndian.AppendUint16(dst, uint16(len(h.Namespace)))
+	dst = binary.BigEndian.AppendUint16(dst, uint16(len(h.Wrapped)))
+	dst = append(dst, h.KEK[:]...)
+	dst = append(dst, h.Salt[:]...)
+	dst = append(dst, h.DataKeyID[:]...)
+	dst = append(dst, h.Key...)
+	dst = append(dst, h.Namespace...)
+	return append(dst, h.Wrapped...)
+}
+
+// aliasString avoids a copy per payload: the names in a header live no longer than the message they came in.
+func aliasString(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
+
+func deriveDataKeyID(dataKey []byte) (id [idSize]byte, err error) {
+	out, err := expand(dataKey, infoDataKeyID, idSize)
+	if err != nil {
+		return id, err
+	}
+	return [idSize]byte(out), nil
+}
+
+func derivePayloadKey(dataKey []byte, salt *[saltSize]byte) ([]byte, error) {
+	return expand(dataKey, infoPayloadKey+string(salt[:]), 32)
+}
+
+// expand is HKDF-Expand. There is nothing to extract: data keys are uniformly random.
+func expand(key []byte, info string, size int) ([]byte, error) {
+	return hkdf.Expand(sha256.New, key, info, size)
+}

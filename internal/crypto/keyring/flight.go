@@ -1,0 +1,110 @@
+package keyring
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+)
+
+// flights lets callers that need the same thing wait for one piece of work. The work belongs to none of them: it goes
+// on when the first caller leaves, and stops trying again once the last one has left.
+type flights[K comparable, V any] struct {
+	base context.Context // ends all work
+	wg   *sync.WaitGroup
+
+	mu sync.Mutex
+	m  map[K]*flight[V]
+}
+
+type flight[V any] struct {
+	mu      *sync.Mutex // of the flights
+	waiting int
+	last    error // of the latest try, while there are more
+
+	done  chan struct{}
+	value V
+	err   error
+}
+
+func newFlights[K comparable, V any](base context.Context, wg *sync.WaitGroup) *flights[K, V] {
+	return &flights[K, V]{base: base, wg: wg, m: make(map[K]*flight[V])}
+}
+
+// do gives the outcome of work for key, starting it unless it is under way. Transient errors are tried again, with
+// growing pauses, as long as somebody waits. A caller whose ctx ends gets the error of the latest try.
+func (g *flights[K, V]) do(ctx context.Context, key K, work func(ctx context.Context) (V, error)) (V, error) {
+	if err := g.base.Err(); err != nil {
+		var none V
+		return none, fail(KindUnavailable, "wait for a key", "the proxy is shutting down: %w", err)
+	}
+	g.mu.Lock()
+	f := g.m[key]
+	if f == nil {
+		f = &flight[V]{mu: &g.mu, done: make(chan struct{})}
+		g.m[key] = f
+		// The values of the first caller's context stay, so that its trace shows the call; its end does not.
+		g.wg.Add(1)
+		go g.run(context.WithoutCancel(ctx), key, f, work)
+	}
+	f.waiting++
+	g.mu.Unlock()
+	select {
+	case <-f.done:
+		return f.value, f.err
+	case <-ctx.Done():
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	f.waiting--
+	var none V
+	cause := f.last
+	if cause == nil {
+		cause = context.Cause(ctx)
+	}
+	if KindOf(cause) == KindUnavailable {
+		return none, cause
+	}
+	return none, fail(KindUnavailable, "wait for a key", "the key service did not answer in time: %w", cause)
+}
+
+func (g *flights[K, V]) run(ctx context.Context, key K, f *flight[V], work func(ctx context.Context) (V, error)) {
+	defer g.wg.Done()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(g.base, cancel)()
+	for pause := firstPause; ; pause = min(2*pause, longestPause) {
+		v, err := work(ctx)
+		g.mu.Lock()
+		again := worthWaiting(err) && f.waiting > 0 && g.base.Err() == nil
+		if !again {
+			delete(g.m, key)
+			f.value, f.err = v, err
+			close(f.done)
+			g.mu.Unlock()
+			return
+		}
+		f.last = err
+		g.mu.Unlock()
+		t := time.NewTimer(jitter(pause, 0.5))
+		select {
+		case <-t.C:
+		case <-g.base.Done():
+			t.Stop()
+		}
+	}
+}
+
+const (
+	firstPause   = 50 * time.Millisecond
+	longestPause = 2 * time.Second
+)
+
+// beforeItEnds is how much of the time that a caller has left may be spent on waiting, so that he is still there to be
+// told what was waited for: many a caller's deadline is just MaxWait.
+func beforeItEnds(left time.Duration) time.Duration { return left - min(left/10, 500*time.Millisecond) }
+
+func worthWaiting(err error) bool {
+	var e *Error
+	return errors.As(err, &e) && e.Kind == KindUnavailable && !e.atOnce
+}

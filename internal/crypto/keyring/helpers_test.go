@@ -1,0 +1,244 @@
+package keyring
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// scripted is a key service that answers as a test tells it to. Its keys are shared by all providers with its name, so
+// that two URIs can mean one key.
+type scripted struct {
+	uri string
+	ref KEKRef
+
+	mu       sync.Mutex
+	blobs    map[string]blob // by wrapped key
+	generate func(KeyContext) error
+	unwrap   func(wrapped []byte, kc KeyContext) error
+	block    chan struct{} // calls wait until it is closed
+	calls    int
+	busy     int
+	busiest  int
+}
+
+type blob struct {
+	plain [dataKeySize]byte
+	kc    KeyContext
+}
+
+func newScripted(uri string) *scripted {
+	return &scripted{uri: uri, ref: NewKEKRef("test", uri), blobs: make(map[string]blob)}
+}
+
+func (p *scripted) Ref() KEKRef { return p.ref }
+func (p *scripted) URI() string { return p.uri }
+
+func (p *scripted) enter(ctx context.Context) error {
+	p.mu.Lock()
+	p.calls++
+	p.busy++
+	p.busiest = max(p.busiest, p.busy)
+	block := p.block
+	p.mu.Unlock()
+	defer func() { p.mu.Lock(); p.busy--; p.mu.Unlock() }()
+	if block == nil {
+		return nil
+	}
+	select {
+	case <-block:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (p *scripted) GenerateDataKey(ctx context.Context, kc KeyContext) (plain, wrapped []byte, err error) {
+	if err := p.enter(ctx); err != nil {
+		return nil, nil, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.generate != nil {
+		if err := p.generate(kc); err != nil {
+			return nil, nil, err
+		}
+	}
+	var b blob
+	rand.Read(b.plain[:])
+	b.kc = kc
+	wrapped = make([]byte, 60)
+	rand.Read(wrapped)
+	p.blobs[string(wrapped)] = b
+	return append([]byte(nil), b.plain[:]...), wrapped, nil
+}
+
+func (p *scripted) UnwrapDataKey(ctx context.Context, wrapped []byte, kc KeyContext) ([]byte, error) {
+	if err := p.enter(ctx); err != nil {
+		return nil, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.unwrap != nil {
+		if err := p.unwrap(wrapped, kc); err != nil {
+			return nil, err
+		}
+	}
+	b, ok := p.blobs[string(wrapped)]
+	if !ok || b.kc != kc {
+		return nil, &Error{Kind: KindRejected, Op: "kms.decrypt", Err: errors.New("InvalidCiphertextException")}
+	}
+	return append([]byte(nil), b.plain[:]...), nil
+}
+
+// answer makes every call end with err (nil: as it should).
+func (p *scripted) answer(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.generate = func(KeyContext) error { return err }
+	p.unwrap = func([]byte, KeyContext) error { return err }
+}
+
+func (p *scripted) count() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.calls
+}
+
+// store is a set of scripted keys by URI.
+type store map[string]*scripted
+
+func (s store) open(_ context.Context, uri string) (Provider, error) {
+	if p, ok := s[uri]; ok {
+		return p, nil
+	}
+	return nil, &Error{Kind: KindRevoked, Op: "open key", Err: errors.New("NotFoundException: " + uri)}
+}
+
+func defaultStore() (store, *scripted) {
+	p := newScripted("test:default")
+	return store{p.uri: p}, p
+}
+
+func defaultKeys() []KeyConfig { return []KeyConfig{{Name: "default", Active: "test:default"}} }
+
+func newKeyring(t testing.TB, opt KeyringOptions) *Keyring {
+	t.Helper()
+	if opt.Log == nil {
+		opt.Log = slog.New(slog.DiscardHandler)
+	}
+	k, err := NewKeyring(t.Context(), opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(k.Close)
+	return k
+}
+
+// ring is a Keyring with one key "default" for all namespaces, of which "ns" is confirmed.
+func ring(t testing.TB) (*Keyring, *scripted) {
+	t.Helper()
+	s, p := defaultStore()
+	k := newKeyring(t, KeyringOptions{Keys: defaultKeys(), Open: s.open})
+	k.Confirm("ns")
+	return k, p
+}
+
+func sealer(t testing.TB, k *Keyring, namespace, key string) *Sealer {
+	t.Helper()
+	s, _, err := k.Sealer(t.Context(), namespace, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func seal(t testing.TB, k *Keyring, payload string) []byte {
+	t.Helper()
+	out, err := sealer(t, k, "ns", "default").AppendPayload(nil, []byte(payload), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func open(k *Keyring, carrier []byte, namespace string) (string, error) {
+	return openIn(context.Background(), k, carrier, namespace)
+}
+
+func openIn(ctx context.Context, k *Keyring, carrier []byte, namespace string) (string, error) {
+	s, marked, err := ParsePayload(carrier)
+	if err != nil {
+		return "", err
+	}
+	if !marked {
+		return "", errors.New("the carrier is not marked")
+	}
+	out, _, err := k.Open(ctx, nil, &s, namespace)
+	return string(out), err
+}
+
+func wantKind(t testing.TB, err error, kind Kind) {
+	t.Helper()
+	if KindOf(err) != kind || err == nil {
+		t.Errorf("error of kind %v: %v; want kind %v", KindOf(err), err, kind)
+	}
+}
+
+func apiError(kind Kind, code string) error {
+	return &Error{Kind: kind, Op: "kms", Err: errors.New(code)}
+}
+
+// vector is one entry of testdata/envelope/vectors.json.
+type vector struct {
+	Name                                                         string
+	DK, Header, Nonce, View, Plaintext, Envelope, ID, PayloadKey hexBytes
+}
+
+type hexBytes []byte
+
+func (h *hexBytes) UnmarshalJSON(b []byte) error {
+	var s string
+	if err := json.Unmarshal(b, &s); err != nil {
+		return err
+	}
+	return decodeHex(h, s)
+}
+
+func vectors(t testing.TB) (vs []vector) {
+	t.Helper()
+	b, err := os.ReadFile("../../../testdata/envelope/vectors.json")
+	if err == nil {
+		err = json.Unmarshal(b, &vs)
+	}
+	if err != nil || len(vs) == 0 {
+		t.Fatalf("%d vectors, error %v", len(vs), err)
+	}
+	return vs
+}
+
+// payloadOf writes a Payload as SDKs do.
+func payloadOf(encoding, data string) string {
+	entry := "\x0a\x08encoding\x12" + lengthPrefixed(encoding)
+	return "\x0a" + lengthPrefixed(entry) + "\x12" + lengthPrefixed(data)
+}
+
+func lengthPrefixed(s string) string {
+	n := uint64(len(s))
+	var b strings.Builder
+	for ; n >= 0x80; n >>= 7 {
+		b.WriteByte(byte(n) | 0x80)
+	}
+	b.WriteByte(byte(n))
+	b.WriteString(s)
+	return b.String()
+}
+
+const waitForTick = 2 * time.Second

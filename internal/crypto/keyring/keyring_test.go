@@ -1,0 +1,377 @@
+package keyring
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func TestRankAndDefaultKey(t *testing.T) {
+	uris := store{}
+	for _, u := range []string{"test:phi", "test:tenant", "test:pay", "test:default"} {
+		uris[u] = newScripted(u)
+	}
+	k := newKeyring(t, KeyringOptions{Open: uris.open, Keys: []KeyConfig{
+		{Name: "phi", Namespaces: []string{"clinic-*.a1b2c"}, Active: "test:phi"},
+		{Name: "tenant/*", Namespaces: []string{"saas.a1b2c"}, Active: "test:tenant-{1}"},
+		{Name: "pay", Namespaces: []string{"pay-*", "clinic-prod.a1b2c"}, Active: "test:pay"},
+		{Name: "default", Namespaces: []string{"*.a1b2c"}, Active: "test:default"},
+	}})
+	for _, c := range []struct {
+		namespace, key string
+		rank           int
+	}{
+		{"clinic-prod.a1b2c", "phi", 0}, {"clinic-.a1b2c", "phi", 0}, {"clinic.a1b2c", "phi", -1}, {"xclinic-a.a1b2c", "phi", -1},
+		{"clinic-prod.a1b2cx", "phi", -1}, {"saas.a1b2c", "tenant/acme", 1}, {"saas.a1b2c", "tenant/", -1}, {"saas.a1b2c", "tenant", -1},
+		{"saas.a1b2c", "tenant/a?endpoint=http://x", -1}, {"saas.a1b2c", "tenant/../x", -1}, {"saas.a1b2c", "tenant/a/b", -1},
+		{"saas.a1b2c", "tenant/" + strings.Repeat("a", 65), -1}, {"saas.a1b2c", "tenant/*", -1}, {"other", "tenant/acme", -1},
+		{"pay-1", "pay", 2}, {"any.a1b2c", "default", 3}, {"any", "default", -1}, {"any.a1b2c", "", -1},
+	} {
+		rank, ok := k.Rank(c.namespace, c.key)
+		if ok != (c.rank >= 0) || ok && rank != c.rank {
+			t.Errorf("%s in %s: rank %d, %v; want %d", c.key, c.namespace, rank, ok, c.rank)
+		}
+	}
+	for namespace, want := range map[string]string{"clinic-prod.a1b2c": "default", "pay-7": "pay", "saas.a1b2c": "default", "elsewhere": ""} {
+		if got, ok := k.DefaultKey(namespace); got != want || ok != (want != "") {
+			t.Errorf("default key of %s: %q, %v; want %q", namespace, got, ok, want)
+		}
+	}
+	_, _, err := k.Sealer(t.Context(), "pay-1", "phi")
+	wantKind(t, err, KindNotConfigured)
+	wantKind(t, k.Ready(t.Context(), "elsewhere", nil), KindNotConfigured)
+}
+
+func TestWildcardKeysAreOpenedWhenNeeded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		acme := newScripted("test:tenant-acme")
+		var asked []string
+		k := newKeyring(t, KeyringOptions{
+			Keys: []KeyConfig{{Name: "tenant/*", Active: "test:tenant-{1}"}},
+			Open: func(ctx context.Context, uri string) (Provider, error) {
+				asked = append(asked, uri)
+				return store{acme.uri: acme}.open(ctx, uri)
+			},
+		})
+		k.Confirm("saas")
+		if len(asked) != 0 {
+			t.Fatalf("opened %v at the start", asked)
+		}
+		for range 3 {
+			sealer(t, k, "saas", "tenant/acme")
+			_, _, err := k.Sealer(t.Context(), "saas", "tenant/none")
+			wantKind(t, err, KindRevoked)
+		}
+		if got := strings.Join(asked, " "); got != "test:tenant-acme test:tenant-none" {
+			t.Errorf("opened %s; want each once", got)
+		}
+	})
+}
+
+func TestStartReportsEveryKeyThatDoesNotAnswer(t *testing.T) {
+	s, _ := defaultStore()
+	_, err := NewKeyring(t.Context(), KeyringOptions{Open: s.open, Log: slog.New(slog.DiscardHandler), Keys: []KeyConfig{
+		{Name: "a", Active: "test:none-1"}, {Name: "b", Active: "test:default", OpenOnly: []string{"test:retired"}}, {Name: "c", Active: "test:none-2"}}})
+	if err == nil || !strings.Contains(err.Error(), `keys[0] "a"`) || !strings.Contains(err.Error(), `keys[2] "c"`) {
+		t.Errorf("error %v, want both keys named", err)
+	}
+	if err != nil && strings.Contains(err.Error(), "retired") {
+		t.Errorf("a retired key stops the start: %v", err)
+	}
+	for name, c := range map[string]struct {
+		key  KeyConfig
+		want string
+	}{
+		"no name":               {KeyConfig{Active: "test:default"}, "1 to 128 bytes"},
+		"a long name":           {KeyConfig{Name: strings.Repeat("a", 129), Active: "test:default"}, "1 to 128 bytes"},
+		"two stars":             {KeyConfig{Name: "a*b*", Active: "test:default"}, "at most one *"},
+		"nothing active":        {KeyConfig{Name: "a"}, "active is missing"},
+		"{1} without a star":    {KeyConfig{Name: "a", Active: "test:{1}"}, "has no *"},
+		"{1} in an earlier URI": {KeyConfig{Name: "a", Active: "test:default", OpenOnly: []string{"test:{1}"}}, "has no *"},
+	} {
+		_, err := NewKeyring(t.Context(), KeyringOptions{Open: s.open, Keys: []KeyConfig{c.key}})
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: error %v, want one with %q", name, err, c.want)
+		}
+	}
+}
+
+func TestNamespacesGrantsAndRealms(t *testing.T) {
+	p := newScripted("test:default")
+	with := func(realm string, grants ...Grant) *Keyring {
+		return newKeyring(t, KeyringOptions{Keys: defaultKeys(), Open: store{p.uri: p}.open, Realm: realm, Grants: grants})
+	}
+	sealIn := func(k *Keyring, namespace string) []byte {
+		t.Helper()
+		carrier, err := sealer(t, k, namespace, "default").AppendPayload(nil, []byte("payload"), false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return carrier
+	}
+	plain, eu, us := with(""), with("eu"), with("us")
+	granted := with("", Grant{From: "a", To: "b"}, Grant{From: "eu/a", To: "b"})
+	euGranted := with("eu", Grant{From: "a", To: "b"}, Grant{From: "us/a", To: "b"})
+	for name, c := range map[string]struct {
+		sealed    []byte
+		by        *Keyring
+		namespace string
+		opens     bool
+	}{
+		"same namespace":                    {sealIn(plain, "a"), plain, "a", true},
+		"another":                           {sealIn(plain, "a"), plain, "b", false},
+		"another that starts alike":         {sealIn(plain, "a"), plain, "ab", false},
+		"granted":                           {sealIn(plain, "a"), granted, "b", true},
+		"granted, its own still":            {sealIn(plain, "b"), granted, "b", true},
+		"grants have one direction":         {sealIn(plain, "b"), granted, "a", false},
+		"same realm":                        {sealIn(eu, "a"), eu, "a", true},
+		"another realm":                     {sealIn(eu, "a"), us, "a", false},
+		"a realm, read without":             {sealIn(eu, "a"), plain, "a", false},
+		"no realm, read with one":           {sealIn(plain, "a"), eu, "a", false},
+		"granted within the realm":          {sealIn(eu, "a"), euGranted, "b", true},
+		"granted across realms":             {sealIn(us, "a"), euGranted, "b", true},
+		"a grant for this realm is no more": {sealIn(plain, "a"), euGranted, "b", false},
+		"a realm granted to one without":    {sealIn(eu, "a"), granted, "b", true},
+	} {
+		got, err := open(c.by, c.sealed, c.namespace)
+		if c.opens && (err != nil || got != "payload") {
+			t.Errorf("%s: %q, %v; want it opened", name, got, err)
+		}
+		if !c.opens && KindOf(err) != KindForeign {
+			t.Errorf("%s: %q, %v; want it called foreign", name, got, err)
+		}
+	}
+}
+
+func TestOpenOnlyKeysAndUnknownOnes(t *testing.T) {
+	old, fresh := newScripted("test:old"), newScripted("test:new")
+	both := store{old.uri: old, fresh.uri: fresh}
+	before := newKeyring(t, KeyringOptions{Keys: []KeyConfig{{Name: "default", Active: "test:old"}}, Open: both.open})
+	carrier := seal(t, before, "payload")
+	after := newKeyring(t, KeyringOptions{Keys: []KeyConfig{{Name: "default", Active: "test:new", OpenOnly: []string{"test:old"}}}, Open: both.open})
+	if got, err := open(after, carrier, "ns"); err != nil || got != "payload" {
+		t.Errorf("%q, %v", got, err)
+	}
+	if got := sealer(t, after, "ns", "default").header.KEK; got != fresh.ref {
+		t.Error("sealed with a key that is for opening only")
+	}
+	without := newKeyring(t, KeyringOptions{Keys: []KeyConfig{{Name: "default", Active: "test:new"}}, Open: both.open})
+	_, err := open(without, carrier, "ns")
+	if wantKind(t, err, KindNotConfigured); err != nil && !strings.Contains(err.Error(), old.ref.String()) {
+		t.Errorf("the error does not name the key that is missing: %v", err)
+	}
+	other := newKeyring(t, KeyringOptions{Keys: []KeyConfig{{Name: "other", Active: "test:old"}}, Open: both.open})
+	_, err = open(other, carrier, "ns")
+	wantKind(t, err, KindNotConfigured)
+}
+
+// TestReplicasOfOneKey: two regions hold the same multi-Region key; one of them does not answer.
+func TestReplicasOfOneKey(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		east, west := newScripted("test:east"), newScripted("test:west")
+		west.ref, west.blobs = east.ref, east.blobs
+		uris := store{east.uri: east, west.uri: west}
+		writer := newKeyring(t, KeyringOptions{Keys: []KeyConfig{{Name: "default", Active: "test:east"}}, Open: uris.open})
+		carrier := seal(t, writer, "payload")
+		reader := newKeyring(t, KeyringOptions{Keys: []KeyConfig{{Name: "default", Active: "test:east", OpenOnly: []string{"test:west"}}}, Open: uris.open})
+		east.answer(errors.New("the region is down"))
+		if got, err := open(reader, carrier, "ns"); err != nil || got != "payload" {
+			t.Errorf("%q, %v", got, err)
+		}
+	})
+}
+
+func TestReload(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		old, fresh := newScripted("test:old"), newScripted("test:new")
+		k := newKeyring(t, KeyringOptions{Keys: []KeyConfig{{Name: "default", Active: "test:old"}}, Open: store{old.uri: old, fresh.uri: fresh}.open})
+		k.Confirm("ns")
+		carrier := seal(t, k, "payload")
+		if err := k.Reload(t.Context(), []KeyConfig{{Name: "default", Active: "test:none"}}, nil, nil); err == nil {
+			t.Error("a key that does not answer was taken over")
+		}
+		fresh.answer(errors.New("not yet"))
+		rotated := []KeyConfig{{Name: "default", Active: "test:new", OpenOnly: []string{"test:old"}}}
+		if err := k.Reload(t.Context(), rotated, nil, nil); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(5 * time.Second)
+		if s, hit, err := k.Sealer(t.Context(), "ns", "default"); err != nil || !hit || s.header.KEK != old.ref {
+			t.Errorf("hit %v, error %v; want the working key until its successor is there", hit, err)
+		}
+		fresh.answer(nil)
+		time.Sleep(15 * time.Second)
+		s, hit, err := k.Sealer(t.Context(), "ns", "default")
+		if err != nil || !hit || s.header.KEK != fresh.ref {
+			t.Errorf("hit %v, error %v; want the successor, made in the background", hit, err)
+		}
+		if got, err := open(k, carrier, "ns"); err != nil || got != "payload" {
+			t.Errorf("what the earlier key sealed: %q, %v", got, err)
+		}
+		// A leaked data key: nothing is opened with it any more, and a working one is replaced.
+		if err := k.Reload(t.Context(), rotated, []Grant{{From: "x", To: "y"}}, [][32]byte{s.header.DataKeyID}); err != nil {
+			t.Fatal(err)
+		}
+		leaked, err := s.AppendPayload(nil, []byte("forged"), false)
+		wantKind(t, err, KindRevoked)
+		if len(leaked) != 0 {
+			t.Error("sealed with a revoked data key")
+		}
+		if next := sealer(t, k, "ns", "default"); next.header.DataKeyID == s.header.DataKeyID {
+			t.Error("the leaked data key is still in use")
+		}
+		if err := k.Reload(t.Context(), []KeyConfig{{Name: "other", Active: "test:new"}}, nil, nil); err != nil {
+			t.Fatal(err)
+		}
+		_, _, err = k.Sealer(t.Context(), "ns", "default")
+		wantKind(t, err, KindNotConfigured)
+	})
+}
+
+// TestAliasThatMoved: the same URI means another key after a reload.
+func TestAliasThatMoved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		old, fresh := newScripted("test:default"), newScripted("test:default")
+		fresh.ref = NewKEKRef("test", "fresh")
+		alias := store{"test:default": old, "test:old": old}
+		k := newKeyring(t, KeyringOptions{Keys: defaultKeys(), Open: alias.open})
+		k.Confirm("ns")
+		carrier := seal(t, k, "payload")
+		alias["test:default"] = fresh
+		keys := []KeyConfig{{Name: "default", Active: "test:default", OpenOnly: []string{"test:old"}}}
+		if err := k.Reload(t.Context(), keys, nil, nil); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(waitForTick)
+		if s, hit, err := k.Sealer(t.Context(), "ns", "default"); err != nil || !hit || s.header.KEK != fresh.ref {
+			t.Errorf("hit %v, error %v; want it sealed under the key that the alias names now", hit, err)
+		}
+		if got, err := open(k, carrier, "ns"); err != nil || got != "payload" {
+			t.Errorf("%q, %v", got, err)
+		}
+		forget(k)
+		if got, err := open(k, carrier, "ns"); err != nil || got != "payload" {
+			t.Errorf("cold: %q, %v", got, err)
+		}
+		old.answer(apiError(KindRevoked, "DisabledException"))
+		fresh.answer(errors.New("no answer"))
+		time.Sleep(70 * time.Second)
+		if _, err := open(k, carrier, "ns"); err == nil {
+			t.Error("the former key was disabled, which nobody noticed")
+		}
+		if err := k.Reload(t.Context(), keys, []Grant{{From: "a", To: "b"}}, nil); err != nil {
+			t.Errorf("a reload while the key service does not answer: %v", err)
+		}
+	})
+}
+
+func TestRevokedDataKeys(t *testing.T) {
+	p := newScripted("test:default")
+	open1 := store{p.uri: p}.open
+	writer := newKeyring(t, KeyringOptions{Keys: defaultKeys(), Open: open1})
+	carrier := seal(t, writer, "payload")
+	id := sealer(t, writer, "ns", "default").header.DataKeyID
+	reader := newKeyring(t, KeyringOptions{Keys: defaultKeys(), Open: open1, RevokedDataKeys: [][32]byte{id}})
+	_, err := open(reader, carrier, "ns")
+	wantKind(t, err, KindRevoked)
+	// A wrong id in front of the same wrapped key gets the data key into memory, but not into use.
+	sealed, _, err := ParsePayload(carrier)
+	if err != nil {
+		t.Fatal(err)
+	}
+	env := bytes.Clone(sealed.envelope)
+	env[idOffset] ^= 1
+	_, err = open(reader, []byte(payloadOf(EncodingWhole, string(env))), "ns")
+	wantKind(t, err, KindTampered)
+	_, err = open(reader, carrier, "ns")
+	wantKind(t, err, KindRevoked)
+}
+
+func TestBrokenKeyServiceSealsNothing(t *testing.T) {
+	for name, wreck := range map[string]func(p *scripted){
+		"unwraps to another key": func(p *scripted) {
+			p.unwrap = func(w []byte, kc KeyContext) error {
+				p.blobs[string(w)] = blob{kc: kc}
+				return nil
+			}
+		},
+		"refuses to unwrap": func(p *scripted) {
+			p.unwrap = func([]byte, KeyContext) error { return apiError(KindDenied, "AccessDeniedException") }
+		},
+	} {
+		k, p := ring(t)
+		wreck(p)
+		if _, _, err := k.Sealer(t.Context(), "ns", "default"); err == nil {
+			t.Errorf("%s: a data key that can't be unwrapped again was put to use", name)
+		}
+	}
+}
+
+func TestEncryptionContext(t *testing.T) {
+	for _, c := range []struct{ in, want string }{
+		{"clinic-prod.a1b2c", "clinic-prod.a1b2c"}, {"eu/default", "eu/default"}, {"a_b:c@d=e+f", "a_b:c@d=e+f"},
+		{"", "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"},
+		{strings.Repeat("a", 256), strings.Repeat("a", 256)},
+	} {
+		got := KeyContext{Namespace: c.in, Key: "k"}.EncryptionContext()
+		if v := got["temporal-seal:namespace"]; v != c.want {
+			t.Errorf("%q becomes %q, want %q", c.in, v, c.want)
+		}
+		if got["temporal-seal:key"] != "k" || len(got) != 2 {
+			t.Errorf("context %v", got)
+		}
+	}
+	for _, in := range []string{"Zahlung prüfen", strings.Repeat("a", 257), "a b"} {
+		if v := (KeyContext{Namespace: in}).EncryptionContext()["temporal-seal:namespace"]; !strings.HasPrefix(v, "sha256:") || len(v) != 71 {
+			t.Errorf("%q becomes %q, want a hash", in, v)
+		}
+	}
+}
+
+func TestCloseEndsEverything(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k, p := ring(t)
+		carrier := seal(t, k, "payload")
+		p.block = make(chan struct{})
+		done := make(chan error)
+		go func() {
+			_, _, err := k.Sealer(context.Background(), "other", "default")
+			done <- err
+		}()
+		synctest.Wait()
+		k.Close()
+		wantKind(t, <-done, KindUnavailable)
+		if _, err := open(k, carrier, "ns"); err == nil {
+			t.Error("a closed Keyring still opens")
+		}
+	})
+}
+
+func TestErrorsTellNoSecret(t *testing.T) {
+	k, p := ring(t)
+	carrier := seal(t, k, "CANARY payload")
+	s := sealer(t, k, "ns", "default")
+	p.answer(apiError(KindDenied, "AccessDeniedException"))
+	sealed, _, err := ParsePayload(carrier)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range sealed.envelope {
+		changed := append([]byte(nil), sealed.envelope...)
+		changed[i] ^= 0x55
+		_, err := open(k, []byte(payloadOf(EncodingWhole, string(changed))), "ns")
+		if err == nil {
+			t.Fatalf("byte %d changed and it opens", i)
+		}
+		for name, secret := range map[string]string{"payload": "CANARY", "data key": string(s.dk.secret[:8]), "wrapped key": string(s.header.Wrapped[:8])} {
+			if strings.Contains(err.Error(), secret) {
+				t.Fatalf("the error holds bytes of the %s: %v", name, err)
+			}
+		}
+	}
+}

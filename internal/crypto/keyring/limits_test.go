@@ -1,0 +1,250 @@
+package keyring
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func TestCallsAreLimited(t *testing.T) {
+	t.Run("in time", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			k, p := ring(t)
+			p.block = make(chan struct{})
+			start := time.Now()
+			_, _, err := k.Sealer(t.Context(), "ns", "default")
+			wantKind(t, err, KindUnavailable)
+			if took := time.Since(start); took != 10*time.Second {
+				t.Errorf("it took %v, want MaxWait", took)
+			}
+			if n := p.count(); n < 4 || n > 5 {
+				t.Errorf("%d calls of at most 2 s each, want 4 or 5 in 10 s", n)
+			}
+		})
+	})
+	t.Run("in number", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			k, p := ring(t)
+			p.block = make(chan struct{})
+			var wg sync.WaitGroup
+			for i := range 100 {
+				ns := fmt.Sprint("ns", i)
+				k.Confirm(ns)
+				wg.Go(func() {
+					if _, _, err := k.Sealer(t.Context(), ns, "default"); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			time.Sleep(time.Second)
+			synctest.Wait()
+			if p.busiest != maxCalls {
+				t.Errorf("%d calls at once, want %d", p.busiest, maxCalls)
+			}
+			close(p.block)
+			wg.Wait()
+		})
+	})
+	t.Run("within the caller's deadline", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			carrier, k, p := coldCarrier(t)
+			p.answer(errors.New("no answer"))
+			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+			defer cancel()
+			time.AfterFunc(25*time.Second, func() { p.answer(nil) })
+			if got, err := openIn(ctx, k, carrier, "ns"); err != nil || got != "payload" {
+				t.Errorf("%q, %v; want it opened once the service is back", got, err)
+			}
+		})
+	})
+}
+
+func TestColdOpensAreCoalesced(t *testing.T) {
+	carrier, k, p := coldCarrier(t)
+	k.opt.CallTimeout, k.opt.MaxWait = time.Minute, time.Minute // however slow the machine is
+	before := p.count()
+	p.block = make(chan struct{})
+	var wg sync.WaitGroup
+	first, leave := context.WithCancel(t.Context())
+	started := make(chan struct{})
+	wg.Go(func() {
+		close(started)
+		_, err := openIn(first, k, carrier, "ns")
+		wantKind(t, err, KindUnavailable)
+	})
+	<-started
+	for k.unwraps.size() == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	for range 10_000 {
+		wg.Go(func() {
+			if got, err := open(k, carrier, "ns"); err != nil || got != "payload" {
+				t.Errorf("%q, %v", got, err)
+			}
+		})
+	}
+	leave() // the work goes on without the caller that began it
+	time.Sleep(50 * time.Millisecond)
+	close(p.block)
+	wg.Wait()
+	if n := p.count() - before; n != 1 {
+		t.Errorf("%d calls to the key service for 10,000 callers, want 1", n)
+	}
+}
+
+func TestNobodyWaitsNobodyAsks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		carrier, k, p := coldCarrier(t)
+		p.answer(errors.New("no answer"))
+		_, err := open(k, carrier, "ns")
+		wantKind(t, err, KindUnavailable)
+		time.Sleep(5 * time.Second)
+		before := p.count()
+		time.Sleep(time.Hour)
+		if n := p.count() - before; n != 0 || k.unwraps.size() != 0 {
+			t.Errorf("%d calls for a caller that has left", n)
+		}
+	})
+}
+
+func (g *flights[K, V]) size() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.m)
+}
+
+func TestSteadyStateMakesNoCalls(t *testing.T) {
+	k, p := ring(t)
+	seal(t, k, "x")
+	before := p.count()
+	for range 5_000 {
+		if _, err := open(k, seal(t, k, "x"), "ns"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := p.count() - before; n != 0 {
+		t.Errorf("%d calls to the key service in 5,000 payloads", n)
+	}
+}
+
+func TestMadeUpNamespacesAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k, p := ring(t)
+		carrier := seal(t, k, "payload")
+		before := p.count()
+		for i := range 2_000 {
+			k.Sealer(t.Context(), fmt.Sprint("made-up-", i), "default")
+		}
+		if n := p.count() - before; n > 64 {
+			t.Errorf("%d calls to the key service for 2,000 made-up namespaces, want at most 64", n)
+		}
+		slots := 0
+		k.slots.Range(func(any, any) bool { slots++; return true })
+		if n := k.unconfirmed.Len(); n > maxUnconfirmed || slots != 1 {
+			t.Errorf("%d unconfirmed and %d confirmed slots in memory", n, slots)
+		}
+		if _, err := open(k, carrier, "ns"); err != nil {
+			t.Errorf("the real namespace suffers: %v", err)
+		}
+		k.Confirm("made-up-1999")
+		if _, _, err := k.Sealer(t.Context(), "made-up-1999", "default"); err != nil {
+			t.Errorf("a namespace that turned out to be real: %v", err)
+		}
+	})
+}
+
+// TestMadeUpNamespacesTakeNoMemory: neither for sealing nor for opening does a name that nobody confirmed leave a trace.
+func TestMadeUpNamespacesTakeNoMemory(t *testing.T) {
+	k, _ := ring(t)
+	carrier := seal(t, k, "payload")
+	flood := func(from, to int) {
+		for i := from; i < to; i++ {
+			ns := fmt.Sprintf("made-up-%d-%s", i, strings.Repeat("x", 200))
+			if _, _, err := k.Sealer(expired, ns, "default"); err != nil { // a few are let through
+				wantKind(t, err, KindUnavailable)
+			}
+			if _, err := openIn(expired, k, carrier, ns); KindOf(err) != KindForeign {
+				t.Fatal(err)
+			}
+		}
+		for k.sealing.size() > 0 {
+			time.Sleep(time.Millisecond) // nobody waits for these any more
+		}
+	}
+	flood(0, 2_000)
+	before := heap()
+	flood(2_000, 20_000)
+	if grown := heap() - before; grown > 1<<20 {
+		t.Errorf("18,000 more names take %d bytes", grown)
+	}
+}
+
+// expired is the context of a caller who does not wait: what is asked for him is let go at once.
+var expired = func() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}()
+
+func heap() int64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
+
+func TestUnwrapsPerMessageAreCapped(t *testing.T) {
+	k, p := ring(t)
+	carrier := seal(t, k, "payload")
+	sealed, _, err := ParsePayload(carrier)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := p.count()
+	var run Run
+	kinds := map[Kind]int{}
+	for i := range 2 * maxUnwraps {
+		planted := bytes.Clone(sealed.envelope)
+		copy(planted[sealed.Header.size()-60:], fmt.Sprintf("planted %03d", i))
+		s, _, err := ParsePayload([]byte(payloadOf(EncodingWhole, string(planted))))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _, err = k.OpenNext(t.Context(), nil, &s, "ns", &run)
+		kinds[KindOf(err)]++
+	}
+	if n := p.count() - before; n != maxUnwraps || kinds[KindRejected] != maxUnwraps || kinds[KindUnavailable] != maxUnwraps {
+		t.Errorf("%d calls, answers %v; want %d calls, as many rejected, and as many told to come back", n, kinds, maxUnwraps)
+	}
+	if got, _, err := k.OpenNext(t.Context(), nil, &sealed, "ns", &run); err != nil || string(got) != "payload" {
+		t.Errorf("a known data key: %q, %v", got, err)
+	}
+}
+
+func TestRefusalsAreRememberedForAWhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		carrier, k, p := coldCarrier(t)
+		p.answer(apiError(KindRejected, "InvalidCiphertextException"))
+		before := p.count()
+		for range 100 {
+			_, err := open(k, carrier, "ns")
+			wantKind(t, err, KindRejected)
+		}
+		if n := p.count() - before; n != 1 {
+			t.Errorf("%d calls for one bad envelope, want 1", n)
+		}
+		p.answer(nil)
+		time.Sleep(refusalLife + time.Second)
+		if _, err := open(k, carrier, "ns"); err != nil {
+			t.Error(err)
+		}
+	})
+}

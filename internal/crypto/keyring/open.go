@@ -1,0 +1,273 @@
+package keyring
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/hex"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Open appends to dst what s holds: the original serialised Payload (forms 0 and 1) or the text (form 2). namespace is
+// that of the call; the envelope opens if it was sealed there or if a grant says so. hit tells whether no key service
+// had to be asked. dst must not overlap the carrier. If an error is returned, dst is as it was.
+func (k *Keyring) Open(ctx context.Context, dst []byte, s *Sealed, namespace string) (out []byte, hit bool, err error) {
+	return k.OpenNext(ctx, dst, s, namespace, new(Run))
+}
+
+// Run is a run of envelopes that are opened one after the other, as those of one message are. The zero value is ready; it
+// is not safe for concurrent use.
+type Run struct {
+	unwraps int
+}
+
+// maxUnwraps is how many envelopes of one run are taken to a key service: a message can hold any number of envelopes
+// that somebody made up. What was unwrapped stays in memory, so the next try gets further.
+const maxUnwraps = 256
+
+// OpenNext is Open for an envelope in a run. What it needed is noted in its header, and tried first for the next envelope
+// with that, before any cache. So a header is not safe for concurrent use either.
+func (k *Keyring) OpenNext(ctx context.Context, dst []byte, s *Sealed, namespace string, run *Run) (out []byte, hit bool, err error) {
+	table := k.table.Load()
+	if !table.opens(s.Header.Namespace, namespace) {
+		return dst, false, fail(KindForeign, "open", "sealed in another namespace than %q; a grant in the configuration would allow it",
+			namespace).in(strings.Clone(s.Header.Key), strings.Clone(s.Header.Namespace))
+	}
+	header := openerHeader(s)
+	op := s.Header.opener
+	if op == nil || op.table != table {
+		op = k.opened.opener(header)
+	}
+	if op != nil && op.table == table && op.dk.usable() {
+		s.Header.opener = op
+		k.touch(&op.dk.kek.used)
+		if out, err = openWith(op.aead, dst, s); err == nil {
+			op.dk.use.countOpened(&k.coarse)
+		}
+		return out, true, err
+	}
+	dk, hit, err := k.dataKeyOf(ctx, s.Header, table, namespace, run)
+	if err != nil {
+		if KindOf(err) == KindUnavailable {
+			k.missed(namespace, s.Header.Key)
+		}
+		return dst, false, err
+	}
+	k.touch(&dk.kek.used)
+	if subtle.ConstantTimeCompare(dk.id[:], s.Header.DataKeyID[:]) != 1 {
+		return dst, hit, tampered(s.Header, "the data-key id is not that of the wrapped key")
+	}
+	a, err := dk.payloadAEAD(&s.Header.Salt)
+	if err != nil {
+		return dst, hit, fail(KindUnavailable, "open", "derive a payload key: %w", err).in(strings.Clone(s.Header.Key), strings.Clone(s.Header.Namespace))
+	}
+	if out, err = openWith(a, dst, s); err == nil {
+		dk.use.countOpened(&k.coarse)
+		s.Header.opener = k.opened.addOpener(header, a, dk, table)
+	}
+	return out, hit, err
+}
+
+// dataKeyOf gives the data key that an envelope names, from memory or from the key service.
+func (k *Keyring) dataKeyOf(ctx context.Context, header *Header, table *keyTable, namespace string, run *Run) (dk *dataKey, hit bool, err error) {
+	if table.revoked[header.DataKeyID] {
+		return nil, false, fail(KindRevoked, "open", "its data key %s... stands in revoked_data_keys", hex.EncodeToString(header.DataKeyID[:4])).in(
+			strings.Clone(header.Key), strings.Clone(header.Namespace))
+	}
+	e, value, _, ok := table.find(table.local(header.Namespace), header.Key)
+	if !ok {
+		return nil, false, fail(KindNotConfigured, "open", "no entry of `keys` in the configuration has this name and serves this namespace").in(
+			strings.Clone(header.Key), strings.Clone(header.Namespace))
+	}
+	id := wrapIDOf(header)
+	if dk, ok := k.opened.keys.Get(id); ok && dk.usable() && e.names(value, dk.kek.URI()) {
+		return dk, true, nil
+	}
+	if r, ok := k.opened.refusals.Get(id); ok && k.now().Before(r.until) {
+		return nil, false, r.err
+	}
+	// The flight and its error outlive the message that the header may alias.
+	h := &Header{Key: strings.Clone(header.Key), Namespace: strings.Clone(header.Namespace), KEK: header.KEK,
+		DataKeyID: header.DataKeyID, Wrapped: bytes.Clone(header.Wrapped)}
+	value = strings.Clone(value)
+	if err := k.mayAsk(h, namespace, run); err != nil {
+		return nil, false, err
+	}
+	wait := k.opt.MaxWait
+	if deadline, ok := ctx.Deadline(); ok {
+		wait = beforeItEnds(time.Until(deadline))
+	}
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	candidates, err := k.candidates(ctx, e, value, h)
+	if err != nil {
+		return nil, false, err
+	}
+	dk, err = k.unwraps.do(ctx, id, func(ctx context.Context) (*dataKey, error) { return k.ask(ctx, id, h, candidates) })
+	return dk, false, err
+}
+
+// candidates gives the key encryption keys of an entry that the envelope's reference may mean. Often it is one; replicas
+// of a multi-Region key share their reference. Keys that were not needed so far are opened only if none else fits.
+func (k *Keyring) candidates(ctx context.Context, e *keyEntry, value string, h *Header) (found []*kek, err error) {
+	var closed []string
+	k.mu.Lock()
+	for _, uri := range e.uris() {
+		uri = fillIn(uri, value)
+		if kk := k.keks[uri]; kk == nil {
+			closed = append(closed, uri)
+		} else if kk.ref == h.KEK {
+			found = append(found, kk)
+		}
+	}
+	k.mu.Unlock()
+	if len(found) > 0 {
+		return found, nil
+	}
+	for _, uri := range closed {
+		kk, failed := k.kekOf(ctx, uri)
+		switch {
+		case failed != nil:
+			err = failed
+		case kk.ref == h.KEK:
+			return []*kek{kk}, nil
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return nil, fail(KindNotConfigured, "open",
+		"it was sealed under a key encryption key (reference %s) that is not configured; add its URI to open_only of this entry", h.KEK).in(h.Key, h.Namespace)
+}
+
+// ask has the data key unwrapped by the first of the candidates that answers.
+func (k *Keyring) ask(ctx context.Context, id wrapID, h *Header, candidates []*kek) (*dataKey, error) {
+	// Another flight may have landed between this caller's look at the cache and its departure.
+	if dk, ok := k.opened.keys.Get(id); ok && dk.usable() && slices.Contains(candidates, dk.kek) {
+		return dk, nil
+	}
+	if r, ok := k.opened.refusals.Get(id); ok && k.now().Before(r.until) {
+		return nil, r.err
+	}
+	kc := KeyContext{Namespace: h.Namespace, Key: h.Key}
+	var err error
+	for _, kk := range candidates {
+		var dk *dataKey
+		if dk, err = k.unwrap(ctx, kk, kc, h.Wrapped); err == nil {
+			kk.answered(k.now(), kc, h.Wrapped, dk.id)
+			k.opened.add(dk)
+			return dk, nil
+		}
+		if err = k.blame(ctx, kk, kc, err); KindOf(err) != KindUnavailable {
+			break
+		}
+	}
+	if KindOf(err) != KindUnavailable {
+		k.opened.refusals.Add(id, refusal{err: err, until: k.now().Add(refusalLife)})
+	}
+	return nil, err
+}
+
+// blame finds out whether an error concerns this envelope alone. Anybody who can write to the server can plant a wrapped
+// key that the service refuses, so the key itself is judged by a good blob only.
+func (k *Keyring) blame(ctx context.Context, kk *kek, kc KeyContext, err error) error {
+	kind := KindOf(err)
+	if kind != KindDenied && kind != KindRevoked {
+		return err
+	}
+	if probed := k.verify(ctx, kk, kc); probed != nil {
+		return probed
+	}
+	if kind == KindRevoked {
+		return revoked(kk, kc, err)
+	}
+	return fail(KindRejected, "open",
+		"the key service refuses this envelope's wrapped key: it was made elsewhere, or the proxy's permissions do not cover it: %w", err).in(kc.Key, kc.Namespace)
+}
+
+// mayAsk checks what limits calls to the key service.
+func (k *Keyring) mayAsk(h *Header, namespace string, run *Run) error {
+	if run.unwraps == maxUnwraps {
+		return fail(KindUnavailable, "open", "one message holds more than %d unknown data keys; try again, those before this one are known by then",
+			maxUnwraps).in(h.Key, h.Namespace)
+	}
+	run.unwraps++
+	if _, ok := k.confirmed.Load(namespace); !ok && !k.tokens.AllowN(k.now(), 1) {
+		return tooManyUnconfirmed("open", h.Key, h.Namespace)
+	}
+	return nil
+}
+
+func openWith(a aead, dst []byte, s *Sealed) ([]byte, error) {
+	h := s.Header
+	n := h.size()
+	aad := s.envelope[:n:n]
+	if s.Form == FormView {
+		sum := sha256.Sum256(s.view)
+		aad = append(aad, sum[:]...)
+	}
+	start := len(dst)
+	if s.Form != FormView && h.Flags&flagZstd == 0 {
+		out, err := a.open(dst, s.envelope[n:], aad)
+		if err != nil {
+			return dst, tampered(h, "its tag is wrong")
+		}
+		if h.Flags&flagPadded == 0 {
+			return out, nil
+		}
+		body, ok := unpad(out[start:])
+		if !ok {
+			clear(out[start:])
+			return dst, tampered(h, "its padding is wrong")
+		}
+		return out[:start+len(body)], nil
+	}
+	body, err := a.open(nil, s.envelope[n:], aad)
+	if err != nil {
+		return dst, tampered(h, "its tag is wrong")
+	}
+	defer clear(body)
+	if h.Flags&flagPadded != 0 {
+		var ok bool
+		if body, ok = unpad(body); !ok {
+			return dst, tampered(h, "its padding is wrong")
+		}
+	}
+	if s.Form == FormView {
+		if out, ok := appendPatched(dst, s.view, body); ok {
+			return out, nil
+		}
+		clear(dst[start:cap(dst)])
+		return dst, tampered(h, "the sealed part does not fit the readable document")
+	}
+	out, err := appendDecompressed(dst, body)
+	if err != nil {
+		return dst, tampered(h, err.Error())
+	}
+	return out, nil
+}
+
+func tampered(h *Header, why string) error {
+	return fail(KindTampered, "open", "the envelope was changed after it was sealed, or put together from pieces: %s", why).in(
+		strings.Clone(h.Key), strings.Clone(h.Namespace))
+}
+
+// unpad takes off 0x80 and the zeros after it.
+func unpad(b []byte) ([]byte, bool) {
+	if len(b)%padBlock != 0 {
+		return nil, false
+	}
+	for i := len(b) - 1; i >= 0 && i >= len(b)-padBlock; i-- {
+		switch b[i] {
+		case 0:
+		case 0x80:
+			return b[:i], true
+		default:
+			return nil, false
+		}
+	}
+	return nil, false
+}

@@ -1,0 +1,70 @@
+package keyring
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+)
+
+// KEKRef names a key encryption key in an envelope's header. It only chooses among the configured ones.
+type KEKRef [8]byte
+
+// NewKEKRef derives the reference from a provider's scheme and the key's stable id: for awskms "<account>:<key id>"
+// (no region, replicas of a multi-Region key share it), for local the id of the key file.
+func NewKEKRef(scheme, stableID string) KEKRef {
+	sum := sha256.Sum256([]byte("temporal-seal/v1/kek\x00" + scheme + "\x00" + stableID))
+	return KEKRef(sum[:8])
+}
+
+// String is the reference in hex.
+func (r KEKRef) String() string { return hex.EncodeToString(r[:]) }
+
+// Provider is one key encryption key in some key service. Its methods return *Error with the kinds KindUnavailable,
+// KindRevoked, KindDenied or KindRejected; any other error counts as unavailable, since nothing is dropped or lost for
+// a reason that is not understood. Implementations are safe for concurrent use.
+type Provider interface {
+	// Ref is what envelopes name this key by.
+	Ref() KEKRef
+	// URI is for logs and errors. It holds no secret.
+	URI() string
+	// GenerateDataKey makes a fresh 32-byte data key, bound to kc.
+	GenerateDataKey(ctx context.Context, kc KeyContext) (plain, wrapped []byte, err error)
+	// UnwrapDataKey gives back the data key, if wrapped was made by this key for the same kc.
+	UnwrapDataKey(ctx context.Context, wrapped []byte, kc KeyContext) ([]byte, error)
+}
+
+// KeyContext is what a data key is bound to: the namespace as envelopes name it (with its realm) and the key name.
+type KeyContext struct{ Namespace, Key string }
+
+// EncryptionContext is the context in the form that key services take, where IAM conditions and audit logs see it.
+func (kc KeyContext) EncryptionContext() map[string]string {
+	return map[string]string{
+		"temporal-seal:namespace": contextValue(kc.Namespace),
+		"temporal-seal:key":       contextValue(kc.Key),
+	}
+}
+
+// contextValue keeps plain names readable and hashes the others, which KMS would refuse or an IAM condition mistake.
+func contextValue(s string) string {
+	plain := len(s) >= 1 && len(s) <= 256
+	for i := 0; plain && i < len(s); i++ {
+		plain = plainByte(s[i])
+	}
+	if plain {
+		return s
+	}
+	sum := sha256.Sum256([]byte(s))
+	return "sha256:" + hex.EncodeToString(sum[:])
+}
+
+func plainByte(c byte) bool {
+	switch {
+	case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9':
+		return true
+	}
+	switch c {
+	case '.', '_', ':', '/', '@', '=', '+', '-':
+		return true
+	}
+	return false
+}

@@ -1,0 +1,430 @@
+package keyring
+
+import (
+	"bytes"
+	"encoding/base64"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// specimen is one sealed value of some form, taken apart so that a test can put it together wrongly.
+type specimen struct {
+	name   string
+	plain  string
+	sealed Sealed
+}
+
+func specimens(t *testing.T, k *Keyring, namespace, key string) (all []specimen) {
+	t.Helper()
+	s := sealer(t, k, namespace, key)
+	add := func(name, plain string, carrier []byte, err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		parse := ParsePayload
+		if bytes.HasPrefix(carrier, []byte(TextPrefix)) {
+			parse = ParseText
+		}
+		sealed, marked, err := parse(carrier)
+		if err != nil || !marked {
+			t.Fatalf("%s: marked %v, error %v", name, marked, err)
+		}
+		all = append(all, specimen{name, plain, sealed})
+	}
+	short, long := payloadOf("json/plain", `"CANARY"`), payloadOf("json/plain", `"`+strings.Repeat("CANARY", 60)+`"`)
+	doc := payloadOf("json/plain", `{"a":"CANARY","b":2}`)
+	carrier, err := s.AppendPayload(nil, []byte(short), false)
+	add("padded", short, carrier, err)
+	carrier, err = s.AppendPayload(nil, []byte(long), false)
+	add("unpadded", long, carrier, err)
+	carrier, err = s.AppendPayload(nil, []byte(long), true)
+	add("compressed", long, carrier, err)
+	carrier, err = s.AppendView(nil, []byte(doc), fields("/a"))
+	add("view", doc, carrier, err)
+	carrier, err = s.AppendText(nil, []byte("a CANARY text"))
+	add("text", "a CANARY text", carrier, err)
+	return all
+}
+
+// with is the carrier of a specimen with other parts.
+func (s specimen) with(envelope, view []byte) []byte {
+	switch s.sealed.Form {
+	case FormView:
+		return carrierOf(vector{Envelope: envelope, View: view})
+	case FormText:
+		return base64.RawURLEncoding.AppendEncode([]byte(TextPrefix), envelope)
+	}
+	return []byte(payloadOf(EncodingWhole, string(envelope)))
+}
+
+// tryOpen opens a carrier of whatever kind. ok: it was taken for ours, and opened.
+func tryOpen(t *testing.T, k *Keyring, carrier []byte, namespace string) (out []byte, ok bool, err error) {
+	t.Helper()
+	parse, marks := ParsePayload, Marked
+	if bytes.HasPrefix(carrier, []byte("sealed")) {
+		parse, marks = ParseText, MarkedText
+	}
+	sealed, marked, err := parse(carrier)
+	if marked && !marks(carrier) {
+		t.Fatalf("%x would be opened but does not count as marked", carrier)
+	}
+	if err != nil || !marked {
+		return nil, false, err
+	}
+	// Behind the part in use there is room in which a failed attempt could leave plaintext.
+	room := make([]byte, 3, 4096)
+	copy(room, "dst")
+	out, _, err = k.Open(t.Context(), room, &sealed, namespace)
+	if err != nil {
+		if string(out) != "dst" || bytes.Contains(room[:cap(room)], []byte("CANARY")) {
+			t.Fatalf("a failed attempt left something: %q", room[:cap(room)])
+		}
+		return nil, false, err
+	}
+	return out[3:], true, nil
+}
+
+// temperatures runs a test with the data key in memory, and with nothing in memory for each attempt.
+func temperatures(t *testing.T, f func(t *testing.T, k *Keyring, attempt func(carrier []byte, namespace string) ([]byte, bool, error))) {
+	for _, name := range []string{"warm", "cold"} {
+		t.Run(name, func(t *testing.T) {
+			p, other := newScripted("test:default"), newScripted("test:phi")
+			keys := []KeyConfig{{Name: "default", Active: p.uri}, {Name: "phi", Active: other.uri}}
+			k := newKeyring(t, KeyringOptions{Keys: keys, Open: store{p.uri: p, other.uri: other}.open})
+			k.Confirm("ns")
+			k.Confirm("other")
+			f(t, k, func(carrier []byte, namespace string) ([]byte, bool, error) {
+				if name == "cold" {
+					forget(k)
+				}
+				return tryOpen(t, k, carrier, namespace)
+			})
+		})
+	}
+}
+
+// forget empties what a Keyring remembers for opening.
+func forget(k *Keyring) {
+	k.opened.keys.Purge()
+	k.opened.refusals.Purge()
+	for _, shard := range k.opened.openers {
+		shard.Purge()
+	}
+}
+
+func TestEveryBitFlipped(t *testing.T) {
+	temperatures(t, func(t *testing.T, k *Keyring, attempt func([]byte, string) ([]byte, bool, error)) {
+		for _, s := range specimens(t, k, "ns", "default") {
+			flip := func(part []byte, carrier func([]byte) []byte) {
+				for i := range len(part) * 8 {
+					changed := bytes.Clone(part)
+					changed[i/8] ^= 1 << (i % 8)
+					if out, ok, err := attempt(carrier(changed), "ns"); ok || err == nil {
+						t.Fatalf("%s: bit %d of byte %d flipped: opened %q, error %v", s.name, i%8, i/8, out, err)
+					}
+				}
+			}
+			flip(s.sealed.envelope, func(e []byte) []byte { return s.with(e, s.sealed.view) })
+			flip(s.sealed.view, func(v []byte) []byte { return s.with(s.sealed.envelope, v) })
+			// In the carrier around the envelope a flipped bit may also make it a value that is not ours.
+			whole := s.with(s.sealed.envelope, s.sealed.view)
+			for i := range len(whole) * 8 {
+				changed := bytes.Clone(whole)
+				changed[i/8] ^= 1 << (i % 8)
+				if out, ok, _ := attempt(changed, "ns"); ok {
+					t.Fatalf("%s: bit %d of the carrier flipped: opened %q", s.name, i, out)
+				}
+			}
+			if out, ok, err := attempt(whole, "ns"); !ok || string(out) != s.plain {
+				t.Fatalf("%s: untouched it does not open after all that: %v", s.name, err)
+			}
+		}
+	})
+}
+
+func TestEveryLength(t *testing.T) {
+	temperatures(t, func(t *testing.T, k *Keyring, attempt func([]byte, string) ([]byte, bool, error)) {
+		for _, s := range specimens(t, k, "ns", "default") {
+			env := s.sealed.envelope
+			for n := range len(env) {
+				if out, ok, err := attempt(s.with(env[:n], s.sealed.view), "ns"); ok || err == nil {
+					t.Fatalf("%s: cut off at %d: opened %q, error %v", s.name, n, out, err)
+				}
+			}
+			for n := range len(s.sealed.view) {
+				if out, ok, err := attempt(s.with(env, s.sealed.view[:n]), "ns"); ok || err == nil {
+					t.Fatalf("%s: view cut off at %d: opened %q, error %v", s.name, n, out, err)
+				}
+			}
+			for n := range 40 {
+				longer := append(bytes.Clone(env), make([]byte, n+1)...)
+				if out, ok, err := attempt(s.with(longer, s.sealed.view), "ns"); ok || err == nil {
+					t.Fatalf("%s: %d zeros appended: opened %q, error %v", s.name, n+1, out, err)
+				}
+			}
+			whole := s.with(env, s.sealed.view)
+			for n := range len(whole) {
+				if out, ok, _ := attempt(whole[:n], "ns"); ok {
+					t.Fatalf("%s: carrier cut off at %d: opened %q", s.name, n, out)
+				}
+			}
+		}
+	})
+}
+
+// parts are an envelope's, by name.
+func parts(s Sealed) map[string]span {
+	h := s.Header
+	names := fixedHeader + len(h.Key)
+	end := h.size()
+	return map[string]span{
+		"version": {0, 1}, "suite": {1, 2}, "flags": {2, 3}, "lengths": {3, 8}, "KEK reference": {8, 16}, "salt": {16, 32},
+		"data-key id": {32, 64}, "key name": {64, names}, "namespace": {names, names + len(h.Namespace)},
+		"wrapped key": {names + len(h.Namespace), end}, "nonce": {end, end + nonceSize},
+		"ciphertext": {end + nonceSize, len(s.envelope) - tagSize}, "tag": {len(s.envelope) - tagSize, len(s.envelope)},
+	}
+}
+
+// TestPartsOfAnother puts each part, and each pair of parts, of one good envelope into another one.
+func TestPartsOfAnother(t *testing.T) {
+	temperatures(t, func(t *testing.T, k *Keyring, attempt func([]byte, string) ([]byte, bool, error)) {
+		mine := specimens(t, k, "ns", "default")
+		for where, others := range map[string][]specimen{
+			"same data key":                  specimens(t, k, "ns", "default"),
+			"another key name":               specimens(t, k, "ns", "phi"),
+			"another namespace":              specimens(t, k, "other", "default"),
+			"another key name and namespace": specimens(t, k, "other", "phi"),
+		} {
+			for i, a := range mine {
+				for _, b := range others {
+					if b.sealed.Form == a.sealed.Form {
+						spliceParts(t, where, a, b, attempt)
+					}
+				}
+				if out, ok, err := attempt(a.with(a.sealed.envelope, a.sealed.view), "ns"); !ok || string(out) != a.plain {
+					t.Fatalf("%s %d: untouched it does not open after all that: %v", where, i, err)
+				}
+			}
+		}
+	})
+}
+
+func spliceParts(t *testing.T, where string, a, b specimen, attempt func([]byte, string) ([]byte, bool, error)) {
+	t.Helper()
+	pa, pb := parts(a.sealed), parts(b.sealed)
+	for first := range pa {
+		for second := range pa {
+			var env []byte
+			for _, name := range []string{"version", "suite", "flags", "lengths", "KEK reference", "salt", "data-key id", "key name",
+				"namespace", "wrapped key", "nonce", "ciphertext", "tag"} {
+				if name == first || name == second {
+					env = append(env, b.sealed.envelope[pb[name].start:pb[name].end]...)
+				} else {
+					env = append(env, a.sealed.envelope[pa[name].start:pa[name].end]...)
+				}
+			}
+			if bytes.Equal(env, a.sealed.envelope) || bytes.Equal(env, b.sealed.envelope) {
+				continue
+			}
+			if out, ok, _ := attempt(a.with(env, a.sealed.view), "ns"); ok {
+				t.Fatalf("%s of %s: %s and %s taken over: opened %q", where, b.name, first, second, out)
+			}
+			if out, ok, _ := attempt(a.with(env, a.sealed.view), "other"); ok {
+				t.Fatalf("%s of %s: %s and %s taken over: opened in the other namespace: %q", where, b.name, first, second, out)
+			}
+		}
+	}
+}
+
+func TestViewOfAnother(t *testing.T) {
+	k, _ := ring(t)
+	s := sealer(t, k, "ns", "default")
+	var sealed [2]Sealed
+	for i, doc := range []string{`{"a":1,"amount":10}`, `{"a":2,"amount":99}`} {
+		carrier, err := s.AppendView(nil, []byte(payloadOf("json/plain", doc)), fields("/a"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if sealed[i], _, err = ParsePayload(carrier); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err := open(k, carrierOf(vector{Envelope: sealed[0].envelope, View: sealed[1].view}), "ns")
+	wantKind(t, err, KindTampered)
+}
+
+// TestFormsAreNotMixedUp: an envelope of one form in a carrier of another.
+func TestFormsAreNotMixedUp(t *testing.T) {
+	k, _ := ring(t)
+	all := specimens(t, k, "ns", "default")
+	for _, a := range all {
+		for _, b := range all {
+			if a.sealed.Form == b.sealed.Form {
+				continue
+			}
+			if out, ok, err := tryOpen(t, k, a.with(b.sealed.envelope, []byte(`{"a":"[sealed]","b":2}`)), "ns"); ok || err == nil {
+				t.Errorf("%s in the carrier of %s: opened %q, error %v", b.name, a.name, out, err)
+			}
+		}
+	}
+}
+
+// TestExactlyOneLayer: sealing what is sealed already and opening it gives back the sealed value, not its content.
+func TestExactlyOneLayer(t *testing.T) {
+	k, _ := ring(t)
+	inner := seal(t, k, "payload")
+	outer := seal(t, k, string(inner))
+	if got, err := open(k, outer, "ns"); err != nil || got != string(inner) {
+		t.Errorf("%q, %v; want the inner carrier", got, err)
+	}
+}
+
+func TestPaddingAndFrameAreChecked(t *testing.T) {
+	k, _ := ring(t)
+	s := sealer(t, k, "ns", "default")
+	salt, err := s.salt()
+	if err != nil {
+		t.Fatal(err)
+	}
+	frame, ok := compressBody(bytes.Repeat([]byte("CANARY text "), 40))
+	if !ok {
+		t.Fatal("not compressed")
+	}
+	pad := func(s string) string { return s + "\x80" + strings.Repeat("\x00", 31-len(s)%32) }
+	for name, c := range map[string]struct {
+		body  string
+		flags byte
+	}{
+		"no padding at all":          {strings.Repeat("CANARY!!", 4), flagPadded},
+		"only zeros":                 {strings.Repeat("\x00", 64), flagPadded},
+		"empty":                      {"", flagPadded},
+		"no multiple of 32":          {"CANARY\x80", flagPadded},
+		"a block too many":           {pad("CANARY") + strings.Repeat("\x00", 32), flagPadded},
+		"something after":            {"CANARY\x80" + strings.Repeat("\x00", 24) + "x", flagPadded},
+		"no frame":                   {"CANARY", flagZstd},
+		"two frames":                 {string(frame) + string(frame), flagZstd},
+		"something after a frame":    {string(frame) + "CANARY", flagZstd},
+		"half a frame":               {string(frame[:len(frame)-3]), flagZstd},
+		"no body":                    {"", flagZstd},
+		"frame without padding":      {string(frame), flagZstd | flagPadded},
+		"a changed content size":     {string(frame[:5]) + "\xff" + string(frame[6:]), flagZstd},
+		"a skippable frame after it": {string(frame) + "\x50\x2a\x4d\x18\x04\x00\x00\x00abcd", flagZstd},
+		"a skippable frame":          {"\x50\x2a\x4d\x18\x04\x00\x00\x00abcd", flagZstd},
+	} {
+		env := bytes.Clone(salt.header)
+		env[2] = c.flags
+		env = salt.aead.seal(env, []byte(c.body), env)
+		_, ok, err := tryOpen(t, k, []byte(payloadOf(EncodingWhole, string(env))), "ns")
+		if ok || KindOf(err) != KindTampered {
+			t.Errorf("%s: opened %v, error %v; want it called tampered with", name, ok, err)
+		}
+	}
+}
+
+func TestHugeLengths(t *testing.T) {
+	k, _ := ring(t)
+	s, _, err := ParsePayload(seal(t, k, "payload"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, b := range map[int]byte{3: 0xff, 4: 0xff, 5: 0xff, 6: 0xff, 7: 0xff} {
+		env := bytes.Clone(s.envelope)
+		env[i] = b
+		_, _, err := ParsePayload([]byte(payloadOf(EncodingWhole, string(env))))
+		wantKind(t, err, KindMalformed)
+	}
+	for name, c := range map[string]string{
+		"data longer than there is":     wholePrefix + "\xff\xff\xff\xff\x07" + "x",
+		"metadata longer than there is": "\x0a\xff\xff\xff\xff\xff\xff\xff\xff\x7fsealed.",
+	} {
+		if _, marked, err := ParsePayload([]byte(c)); !marked || KindOf(err) != KindMalformed {
+			t.Errorf("%s: marked %v, error %v", name, marked, err)
+		}
+	}
+}
+
+func TestWrittenByANewerRelease(t *testing.T) {
+	k, _ := ring(t)
+	s, _, err := ParsePayload(seal(t, k, "payload"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, change := range map[string]func(env []byte){
+		"version": func(env []byte) { env[0] = 2 }, "suite": func(env []byte) { env[1] = 2 },
+		"flag": func(env []byte) { env[2] |= 0x10 }, "form": func(env []byte) { env[2] |= 0x0c },
+	} {
+		t.Run(name, func(t *testing.T) {
+			env := bytes.Clone(s.envelope)
+			change(env)
+			_, err := open(k, []byte(payloadOf(EncodingWhole, string(env))), "ns")
+			wantKind(t, err, KindNewer)
+		})
+	}
+	for _, p := range []string{payloadOf("binary/sealed.v2", "x"), payloadOf("json/sealed.v12", "x"),
+		payloadOf("json/plain", "x") + "\x0a" + lengthPrefixed("\x0a\x09sealed.v2\x12\x01x")} {
+		_, marked, err := ParsePayload([]byte(p))
+		if wantKind(t, err, KindNewer); !marked {
+			t.Errorf("%q is not marked", p)
+		}
+	}
+	_, marked, err := ParseText([]byte("sealed.v2:abc"))
+	if wantKind(t, err, KindNewer); !marked {
+		t.Error("a text of a later version is not marked")
+	}
+}
+
+func TestTextIsWrittenInOneWayOnly(t *testing.T) {
+	k, _ := ring(t)
+	text, err := sealer(t, k, "ns", "default").AppendText(nil, []byte("a CANARY text"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for at := len(TextPrefix); at <= len(text); at++ {
+		for _, c := range "\r\n =" {
+			changed := slices.Insert(bytes.Clone(text), at, byte(c))
+			if _, ok, err := tryOpen(t, k, changed, "ns"); ok || err == nil {
+				t.Fatalf("with %q at %d it opens", c, at)
+			}
+		}
+	}
+}
+
+// TestForgedWithAKnownDataKey: who got hold of a data key writes envelopes in which everything is right, except that the
+// key service never wrapped this data key for those names. A warm cache must not stand in for the service's check.
+func TestForgedWithAKnownDataKey(t *testing.T) {
+	k, _ := ring(t)
+	k.Confirm("sn")
+	s := sealer(t, k, "ns", "default")
+	if _, err := open(k, seal(t, k, "payload"), "ns"); err != nil {
+		t.Fatal(err)
+	}
+	forge := func(namespace string, change func(h *Header)) error {
+		salt, err := s.salt()
+		if err != nil {
+			t.Fatal(err)
+		}
+		h, err := parseHeader(append(bytes.Clone(salt.header), make([]byte, nonceSize+tagSize)...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		change(&h)
+		env := appendHeader(nil, &h)
+		env = salt.aead.seal(env, []byte("CANARY"), env)
+		_, ok, err := tryOpen(t, k, []byte(payloadOf(EncodingWhole, string(env))), namespace)
+		if ok {
+			return nil
+		}
+		return err
+	}
+	if err := forge("ns", func(*Header) {}); err != nil {
+		t.Fatalf("unchanged it does not open: %v", err)
+	}
+	wantKind(t, forge("sn", func(h *Header) { h.Namespace = "sn" }), KindRejected)
+	wantKind(t, forge("ns", func(h *Header) { h.Wrapped = append(bytes.Clone(h.Wrapped), 0) }), KindRejected)
+	wantKind(t, forge("ns", func(h *Header) { h.Wrapped = nil }), KindRejected)
+	wantKind(t, forge("ns", func(h *Header) { h.KEK[0] ^= 1 }), KindNotConfigured)
+	wantKind(t, forge("ns", func(h *Header) { h.Key = "defaulx" }), KindNotConfigured)
+	wantKind(t, forge("ns", func(h *Header) { h.DataKeyID[0] ^= 1 }), KindTampered)
+}

@@ -1,0 +1,132 @@
+package foreign
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
+)
+
+// kms is a key service that can be told to fail.
+type kms struct {
+	v     vector
+	calls atomic.Int64
+	mu    sync.Mutex
+	err   error
+}
+
+func (k *kms) set(kind keyring.Kind) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.err = nil
+	if kind != keyring.KindUnknown {
+		k.err = &keyring.Error{Kind: kind, Op: "kms.decrypt", Err: errors.New("told to fail")}
+	}
+}
+
+func (k *kms) unwrap(ctx context.Context, wrapped []byte, bound map[string]string) ([]byte, error) {
+	k.calls.Add(1)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.err != nil {
+		return nil, k.err
+	}
+	return k.v.unwrap(ctx, wrapped, bound)
+}
+
+func wrappedVector(t *testing.T) (*kms, *Reader, *atomic.Int64) {
+	for _, v := range vectors(t) {
+		if v.Name == "temporal-proxy" {
+			k := &kms{v: v}
+			s := v.sources()[0]
+			s.Unwrap = k.unwrap
+			r := reader(t, s)
+			var clock atomic.Int64
+			r.keys.now = func() time.Time { return time.Unix(1_800_000_000+clock.Load(), 0) }
+			return k, r, &clock
+		}
+	}
+	t.Fatal("no such vector")
+	return nil, nil, nil
+}
+
+// TestDataKeysAreKept walks through an outage and a withdrawal.
+func TestDataKeysAreKept(t *testing.T) {
+	k, r, clock := wrappedVector(t)
+	step := func(name string, after time.Duration, answers keyring.Kind, want keyring.Kind, calls int64) {
+		t.Helper()
+		clock.Add(int64(after / time.Second))
+		k.set(answers)
+		before := k.calls.Load()
+		got, err := open(r.For("ns"), k.v.Payload)
+		if keyring.KindOf(err) != want || err == nil && !bytes.Equal(got, k.v.OpensTo) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if n := k.calls.Load() - before; n != calls {
+			t.Errorf("%s: %d calls to the key service, want %d", name, n, calls)
+		}
+	}
+	step("an outage from the start", 0, keyring.KindUnavailable, keyring.KindUnavailable, 1)
+	step("it answers", 0, keyring.KindUnknown, keyring.KindUnknown, 1)
+	step("at hand", time.Minute, keyring.KindUnavailable, keyring.KindUnknown, 0)
+	step("an outage when it is asked again", dataKeyLife, keyring.KindUnavailable, keyring.KindUnknown, 1)
+	step("not asked each time", time.Second, keyring.KindUnavailable, keyring.KindUnknown, 0)
+	step("still out", 5*time.Hour, keyring.KindUnavailable, keyring.KindUnknown, 1)
+	step("past the grace period", time.Hour, keyring.KindUnavailable, keyring.KindUnavailable, 1)
+	step("back", time.Minute, keyring.KindUnknown, keyring.KindUnknown, 1)
+	step("access withdrawn, not noticed yet", time.Minute, keyring.KindDenied, keyring.KindUnknown, 0)
+	step("access withdrawn", dataKeyLife, keyring.KindDenied, keyring.KindRejected, 1)
+	step("remembered for a while", time.Second, keyring.KindUnknown, keyring.KindRejected, 0)
+	step("given back", refusalLife, keyring.KindUnknown, keyring.KindUnknown, 1)
+	step("disabled", dataKeyLife, keyring.KindRevoked, keyring.KindRevoked, 1)
+}
+
+// TestOneCallForMany: callers that need the same data key at once make one call.
+func TestOneCallForMany(t *testing.T) {
+	k, r, _ := wrappedVector(t)
+	k.mu.Lock() // the key service takes its time
+	var opened sync.WaitGroup
+	for range 200 {
+		opened.Go(func() {
+			if got, err := open(r.For("ns"), k.v.Payload); err != nil || !bytes.Equal(got, k.v.OpensTo) {
+				t.Errorf("%q, %v", got, err)
+			}
+		})
+	}
+	time.Sleep(50 * time.Millisecond)
+	k.mu.Unlock()
+	opened.Wait()
+	if n := k.calls.Load(); n != 1 {
+		t.Errorf("%d calls for one data key", n)
+	}
+}
+
+// TestUnwrapsAreCapped: a message full of made-up wrapped keys does not become as many calls.
+func TestUnwrapsAreCapped(t *testing.T) {
+	k, r, _ := wrappedVector(t)
+	n := r.For("ns")
+	var run Run
+	for i := range maxUnwraps + 10 {
+		p := made(map[string]string{"encoding": "binary/encrypted", "encryption-key-id": "k", "encryption-dek": string("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdef"[i%32]) + string("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdef"[i/32]) + "AA"}, make([]byte, 64))
+		s, err := n.Parse(p, &run)
+		if err != nil || s == nil {
+			t.Fatal(s, err)
+		}
+		_, _, err = n.Open(context.Background(), nil, s, &run)
+		want := keyring.KindRejected
+		if i >= maxUnwraps {
+			want = keyring.KindUnavailable
+		}
+		if keyring.KindOf(err) != want {
+			t.Fatalf("payload %d: %v", i, err)
+		}
+	}
+	if n := k.calls.Load(); n != maxUnwraps {
+		t.Errorf("%d calls", n)
+	}
+}

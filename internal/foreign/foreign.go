@@ -1,0 +1,183 @@
+// Package foreign reads payloads that other tools encoded before this proxy stood in front of a namespace: the format of
+// Temporal's encryption samples, of temporal-sa's cloud proxy and of Temporal's own proxy, and compressed payloads. It
+// never writes any of them, and it never looks into an envelope of this product's.
+//
+// What these tools make is a chain of codecs, and exactly such a chain is taken off: at most one compression, then at
+// most one encryption, then at most one compression. Whatever stands below comes out as it is.
+package foreign
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
+)
+
+// Format names what wrote a payload.
+type Format string
+
+const (
+	// Samples is what the encryption samples of the Go, Python, TypeScript, .NET, Ruby and Java SDKs write, and codecs
+	// made after them: AES-GCM over the serialised Payload, without associated data.
+	Samples Format = "samples"
+	// TemporalSA is temporal-sa/temporal-cloud-proxy: a data key from AWS KMS, and associated data in JSON.
+	TemporalSA Format = "temporal-sa"
+	// TemporalProxy is temporalio/temporal-proxy: a data key encrypted by AWS KMS, without associated data.
+	TemporalProxy Format = "temporal-proxy"
+	// Zlib is what the SDK's own zlib codec writes.
+	Zlib Format = "zlib"
+	// Snappy is what the samples for snappy write.
+	Snappy Format = "snappy"
+	// Gzip is a gzip stream over the serialised Payload.
+	Gzip Format = "gzip"
+)
+
+// KeyPrefix starts what policies see as the key of a foreign payload. No key of the product's own may be named so.
+const KeyPrefix = "foreign:"
+
+// The encodings that the formats are told by.
+const (
+	encodingEncrypted = "binary/encrypted"
+	encodingZlib      = "binary/zlib"
+	encodingSnappy    = "binary/snappy"
+	encodingGzip      = "binary/gzip"
+)
+
+var encodings = map[Format]string{Samples: encodingEncrypted, TemporalSA: encodingEncrypted, TemporalProxy: encodingEncrypted,
+	Zlib: encodingZlib, Snappy: encodingSnappy, Gzip: encodingGzip}
+
+// Known tells whether there is such a format.
+func (f Format) Known() bool { return encodings[f] != "" }
+
+// Keyed tells whether the format's keys come with the configuration.
+func (f Format) Keyed() bool { return f == Samples }
+
+// Wrapped tells whether each payload brings its data key, wrapped by a key service.
+func (f Format) Wrapped() bool { return f == TemporalSA || f == TemporalProxy }
+
+// Unwrap has a key service decrypt a wrapped data key under an encryption context. Its errors are as those of a
+// keyring.Provider.
+type Unwrap func(ctx context.Context, wrapped []byte, encryptionContext map[string]string) ([]byte, error)
+
+// Source is one entry of `foreign` in the configuration.
+type Source struct {
+	// Name is what policies see, after KeyPrefix. Empty: the format.
+	Name string
+	// Namespaces in which the format is read, with * for any run of characters.
+	Namespaces []string
+	Format     Format
+	// Keys of Samples, by the id that payloads name: 16, 24 or 32 bytes.
+	Keys map[string][]byte
+	// Unwrap is for the formats that are Wrapped.
+	Unwrap Unwrap
+	// SealedAs is for TemporalSA: the namespace that its proxy bound, where it is not the one of the call.
+	SealedAs string
+}
+
+// Reader opens foreign payloads. It is safe for concurrent use; so is a nil Reader, which reads nothing.
+type Reader struct {
+	sources []source
+	known   []string // the encodings of all sources
+	keys    *dataKeys
+}
+
+type source struct {
+	Source
+	key  string // as policies see it
+	aead map[string]aead
+}
+
+// New checks the sources.
+func New(sources []Source) (*Reader, error) {
+	r := &Reader{keys: newDataKeys(time.Now)}
+	var errs []error
+	for i := range sources {
+		s, err := newSource(sources[i])
+		if err != nil {
+			errs = append(errs, fmt.Errorf("foreign[%d]: %w", i, err))
+			continue
+		}
+		r.sources = append(r.sources, s)
+		r.known = append(r.known, encodings[s.Format])
+	}
+	return r, errors.Join(errs...)
+}
+
+func newSource(from Source) (s source, err error) {
+	if from.Name == "" {
+		from.Name = string(from.Format)
+	}
+	s = source{Source: from, key: KeyPrefix + from.Name, aead: make(map[string]aead)}
+	switch {
+	case !from.Format.Known():
+		return s, fmt.Errorf("%q is not a format that is read here", from.Format)
+	case from.Format.Keyed() != (len(from.Keys) > 0):
+		return s, fmt.Errorf("keys belong to the format %s, and it needs some", Samples)
+	case from.Format.Wrapped() != (from.Unwrap != nil):
+		return s, fmt.Errorf("a KMS key belongs to the formats %s and %s, and they need one", TemporalSA, TemporalProxy)
+	}
+	for id, key := range from.Keys {
+		if s.aead[id], err = newAEAD(key); err != nil {
+			return s, fmt.Errorf("key %q: %w", id, err)
+		}
+	}
+	s.Keys = nil
+	return s, nil
+}
+
+// Namespace is what is read in one namespace. A nil Namespace reads nothing.
+type Namespace struct {
+	name    string
+	reader  *Reader
+	sources []*source
+}
+
+// For gives what is read in a namespace; nil if that is nothing.
+func (r *Reader) For(namespace string) *Namespace {
+	if r == nil {
+		return nil
+	}
+	var n *Namespace
+	for i := range r.sources {
+		s := &r.sources[i]
+		if !s.serves(namespace) {
+			continue
+		}
+		if n == nil {
+			n = &Namespace{name: strings.Clone(namespace), reader: r}
+		}
+		n.sources = append(n.sources, s)
+	}
+	return n
+}
+
+func (s *source) serves(namespace string) bool {
+	for _, p := range s.Namespaces {
+		if keyring.MatchStar(p, namespace) {
+			return true
+		}
+	}
+	return false
+}
+
+// Marked tells whether a serialised Payload could be opened as a foreign one in any namespace: payloads travel between
+// namespaces, so which one's formats count is not known when they are sent. Whatever Parse recognises is marked, and so is
+// what holds one of the encodings in a form that not everyone reads alike.
+func (r *Reader) Marked(payload []byte) bool {
+	if r == nil || len(r.known) == 0 {
+		return false
+	}
+	for _, encoding := range r.known {
+		if hasEncoding(payload, encoding) {
+			return true
+		}
+	}
+	return false
+}
+
+func fail(kind keyring.Kind, key, namespace, format string, args ...any) *keyring.Error {
+	return &keyring.Error{Kind: kind, Op: "open", Key: key, Namespace: namespace, Err: fmt.Errorf(format, args...)}
+}

@@ -1,0 +1,236 @@
+package foreign
+
+import (
+	"context"
+	"crypto/aes"
+	"crypto/cipher"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
+)
+
+// Metadata of encrypted payloads.
+const (
+	metaEncoding   = "encoding"
+	metaKeyID      = "encryption-key-id"
+	metaCipher     = "encryption-cipher"  // the Java samples
+	metaWrappedSA  = "encrypted-data-key" // temporal-sa: the wrapped data key
+	metaWrappedOwn = "encryption-dek"     // Temporal's own proxy: the same in base64
+
+	javaCipher = "AES/GCM/NoPadding"
+)
+
+const (
+	nonceSize = 12
+	tagSize   = 16
+)
+
+// aead is AES-GCM over nonce, ciphertext and tag in this order, which is what all of these formats write.
+type aead struct{ gcm cipher.AEAD }
+
+// newAEAD uses the GCM that keeps the nonce before the ciphertext: the same layout, and approved for FIPS 140.
+func newAEAD(key []byte) (aead, error) {
+	switch len(key) {
+	case 16, 24, 32:
+	default:
+		return aead{}, fmt.Errorf("it has %d bytes; AES takes 16, 24 or 32", len(key))
+	}
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		return aead{}, err
+	}
+	gcm, err := cipher.NewGCMWithRandomNonce(block)
+	return aead{gcm}, err
+}
+
+// Sealed is a foreign payload, recognised but not opened.
+type Sealed struct {
+	// Key is what policies see as its key: KeyPrefix and the source's name. Nothing vouches for it before Open.
+	Key string
+
+	encrypted *source // nil: compressed only
+	keyID     string
+	wrapped   []byte
+	data      []byte // of the encryption; of a payload that is compressed only, what was in it
+}
+
+// Run is what the payloads of one message share: limits. The zero value is ready.
+type Run struct{ expanded, unwraps int }
+
+func (r *Run) room() int { return min(maxPayload, maxMessage-r.expanded) }
+
+// Parse recognises a foreign payload; nil if it is none that is read in this namespace, which is to be left as it is. An
+// error means that it is one and can't be opened. An outer compression is taken off here, since only what is below it tells
+// which key is needed.
+func (n *Namespace) Parse(b []byte, run *Run) (*Sealed, error) {
+	if n == nil {
+		return nil, nil
+	}
+	p, ok := readPayload(b)
+	if !ok {
+		return nil, nil
+	}
+	if s, err := n.encryption(&p); s != nil || err != nil {
+		return s, err
+	}
+	c := n.compression(&p)
+	if c == nil {
+		return nil, nil
+	}
+	inner, err := n.expand(c, p.data, run)
+	if err != nil {
+		return nil, err
+	}
+	if p, ok := readPayload(inner); ok {
+		if s, err := n.encryption(&p); s != nil || err != nil {
+			return s, err
+		}
+	}
+	return &Sealed{Key: c.key, data: inner}, nil
+}
+
+// encryption recognises an encrypted payload by its metadata. Of an encoding that several tools use, what fits none of the
+// configured ones is not theirs.
+func (n *Namespace) encryption(p *payload) (*Sealed, error) {
+	if v, _ := p.get(metaEncoding); string(v) != encodingEncrypted {
+		return nil, nil
+	}
+	id, _ := p.get(metaKeyID)
+	s := &Sealed{keyID: string(id), data: p.data}
+	var format Format
+	switch {
+	case p.has(metaEncoding, metaKeyID):
+		format = Samples
+	case p.has(metaEncoding, metaKeyID, metaCipher):
+		if v, _ := p.get(metaCipher); string(v) != javaCipher {
+			return nil, nil
+		}
+		format = Samples
+	case p.has(metaEncoding, metaKeyID, metaWrappedSA):
+		format = TemporalSA
+		s.wrapped, _ = p.get(metaWrappedSA)
+	case p.has(metaEncoding, metaKeyID, metaWrappedOwn):
+		format = TemporalProxy
+		text, _ := p.get(metaWrappedOwn)
+		var err error
+		if s.wrapped, err = base64.StdEncoding.DecodeString(string(text)); err != nil {
+			return nil, nil
+		}
+	default:
+		return nil, nil
+	}
+	configured := false
+	for _, src := range n.sources {
+		if src.Format != format {
+			continue
+		}
+		configured = true
+		if _, known := src.aead[s.keyID]; format != Samples || known {
+			s.encrypted, s.Key = src, src.key
+			return s, nil
+		}
+	}
+	if configured {
+		return nil, fail(keyring.KindNotConfigured, "", n.name,
+			"the payload was encrypted by a codec under a key id that no entry of `foreign` names for this namespace; add it to its keys")
+	}
+	return nil, nil
+}
+
+func (n *Namespace) compression(p *payload) *source {
+	v, _ := p.get(metaEncoding)
+	if !p.has(metaEncoding) {
+		return nil
+	}
+	for _, src := range n.sources {
+		if src.Format != Samples && !src.Format.Wrapped() && encodings[src.Format] == string(v) {
+			return src
+		}
+	}
+	return nil
+}
+
+func (n *Namespace) expand(src *source, data []byte, run *Run) ([]byte, error) {
+	out, err := expand(src.Format, data, run.room())
+	if err != nil {
+		return nil, fail(keyring.KindMalformed, src.key, n.name, "decompress: %w", err)
+	}
+	run.expanded += len(out)
+	if !wellFormed(out) {
+		return nil, fail(keyring.KindMalformed, src.key, n.name, "what is compressed in it is not a Payload")
+	}
+	return out, nil
+}
+
+// Open appends to dst the Payload that a codec was given. hit tells whether no key service had to be asked. If an error is
+// returned, dst is as it was.
+func (n *Namespace) Open(ctx context.Context, dst []byte, s *Sealed, run *Run) (out []byte, hit bool, err error) {
+	if s.encrypted == nil {
+		return append(dst, s.data...), true, nil
+	}
+	a, aad, hit, err := n.keyOf(ctx, s, run)
+	if err != nil {
+		return dst, hit, err
+	}
+	if len(s.data) < nonceSize+tagSize {
+		return dst, hit, fail(keyring.KindMalformed, s.Key, n.name, "the ciphertext is too short: it was cut off")
+	}
+	start := len(dst)
+	dst = slices.Grow(dst, len(s.data)-nonceSize-tagSize)
+	out, err = a.gcm.Open(dst, nil, s.data, aad)
+	if err != nil {
+		return dst, hit, fail(keyring.KindTampered, s.Key, n.name, "the payload was not encrypted with this key, or was changed: its tag is wrong")
+	}
+	plain := out[start:]
+	if !wellFormed(plain) {
+		clear(plain)
+		return dst, hit, fail(keyring.KindMalformed, s.Key, n.name, "what is encrypted in it is not a Payload")
+	}
+	p, ok := readPayload(plain)
+	if !ok {
+		return out, hit, nil
+	}
+	c := n.compression(&p)
+	if c == nil {
+		return out, hit, nil
+	}
+	inner, err := n.expand(c, p.data, run)
+	clear(plain)
+	if err != nil {
+		return dst, hit, err
+	}
+	out = append(dst, inner...)
+	clear(inner)
+	return out, hit, nil
+}
+
+// keyOf gives what opens an encrypted payload.
+func (n *Namespace) keyOf(ctx context.Context, s *Sealed, run *Run) (a aead, aad []byte, hit bool, err error) {
+	src := s.encrypted
+	var bound map[string]string
+	switch src.Format {
+	case Samples:
+		return src.aead[s.keyID], nil, true, nil
+	case TemporalSA:
+		namespace := src.SealedAs
+		if namespace == "" {
+			namespace = n.name
+		}
+		// Both contexts as temporal-sa's codec makes them. encoding/json sorts the keys of a map and escapes as it did there.
+		bound = map[string]string{"purpose": "encryption-key-auth", "encryptionKeyID": s.keyID, "namespace": namespace}
+		aad, err = json.Marshal(map[string]string{"purpose": "payload-auth", "encryptionKeyID": s.keyID, "namespace": namespace})
+		if err != nil {
+			return a, nil, false, fail(keyring.KindMalformed, s.Key, n.name, "its key id can't be written as JSON")
+		}
+	}
+	a, hit, err = n.reader.keys.get(ctx, src, s.wrapped, bound, run)
+	var e *keyring.Error
+	if errors.As(err, &e) {
+		err = &keyring.Error{Kind: e.Kind, Op: e.Op, Key: s.Key, Namespace: n.name, Err: e.Err}
+	}
+	return a, aad, hit, err
+}

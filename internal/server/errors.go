@@ -1,0 +1,156 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+
+	spb "google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/temporal-seal/temporal-seal/internal/audit"
+	"github.com/temporal-seal/temporal-seal/internal/auth"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
+	"github.com/temporal-seal/temporal-seal/internal/rewrite"
+)
+
+// This file alone chooses status codes. SDKs decide by them what to do next:
+//
+//   - Unavailable is retried by all of them. It stands for everything that may pass by itself.
+//   - InvalidArgument, PermissionDenied, Unauthenticated, Unimplemented and DataLoss are final. On a poll the first
+//     three end a worker, so a poll gets them only where the worker can never succeed.
+//   - Internal is retried by some. It is a fault of the proxy's own.
+
+// from starts each message, so that a caller sees that the proxy speaks and not the Temporal server.
+const from = "temporal-seal: "
+
+// refusal is an answer of the proxy's own with a text made for the caller.
+type refusal struct {
+	code codes.Code
+	text string
+}
+
+func (r *refusal) Error() string { return r.text }
+
+// answerFor maps an error of the proxy's own to what the caller gets. Its text holds no payload, since none of the
+// errors does, and names keys by their name alone: where they are kept is the operator's to know.
+func answerFor(err error) *status.Status {
+	if err == nil {
+		return nil
+	}
+	return status.New(codeOf(err), from+keyring.ForCaller(err))
+}
+
+func codeOf(err error) codes.Code {
+	var refused *refusal
+	var unknown *auth.Refusal
+	var rewriting *rewrite.Error
+	switch {
+	case keyring.KindOf(err) == keyring.KindUnavailable:
+		// Before the context's errors: a call to the key service has a time limit of its own, which is not the caller's.
+		return codes.Unavailable
+	case errors.Is(err, context.Canceled):
+		return codes.Canceled
+	case errors.Is(err, context.DeadlineExceeded):
+		return codes.DeadlineExceeded
+	case errors.As(err, &refused):
+		return refused.code
+	case errors.As(err, &unknown):
+		return codeOfCaller(unknown.Kind)
+	case errors.Is(err, errNoUpstream):
+		return codes.PermissionDenied
+	case errors.Is(err, errTooMany):
+		return codes.ResourceExhausted
+	case errors.Is(err, errClosed), errors.Is(err, audit.ErrUnrecorded):
+		return codes.Unavailable
+	case errors.As(err, &rewriting):
+		return codeOfRewriting(rewriting)
+	case keyring.KindOf(err) != keyring.KindUnknown:
+		// Keys that are not at hand before a poll: nothing was forwarded, and a worker must not die of it.
+		return codes.Unavailable
+	}
+	return codes.Internal
+}
+
+func codeOfCaller(k auth.Kind) codes.Code {
+	switch k {
+	case auth.Forbidden:
+		return codes.PermissionDenied
+	case auth.Unavailable:
+		return codes.Unavailable
+	}
+	return codes.Unauthenticated
+}
+
+func codeOfRewriting(e *rewrite.Error) codes.Code {
+	switch e.Kind {
+	case rewrite.KindMalformed, rewrite.KindUnknownField, rewrite.KindTooLarge:
+		return codes.InvalidArgument
+	case rewrite.KindDenied:
+		return codes.PermissionDenied
+	case rewrite.KindPolicy, rewrite.KindSealing:
+		return codes.Unavailable
+	case rewrite.KindOpening:
+		if keyring.KindOf(e) == keyring.KindUnavailable {
+			return codes.Unavailable
+		}
+		return codes.DataLoss
+	}
+	return codes.Internal
+}
+
+func unknownMethod(fullMethod string) error {
+	return &refusal{codes.Unimplemented, fmt.Sprintf("%s is not known to this version of the proxy. It might carry payloads, so it is not forwarded: upgrade the proxy", fullMethod)}
+}
+
+func forbiddenService(service string) error {
+	return &refusal{codes.Unimplemented, fmt.Sprintf("the service %s is not forwarded: name it in `services` of the proxy's config if it carries no payloads", service)}
+}
+
+// tooLarge is gRPC's text for a message over the receiver's limit. Workers report it to the server, which then
+// terminates the workflow.
+var tooLarge = regexp.MustCompile(`grpc: received message larger than max \((\d+) vs\. (\d+)\)`)
+
+// ofAnswer is what is wrong with an answer of the upstream's. It is no fault of the caller's, as the same in a request
+// would be.
+func ofAnswer(err error) error {
+	var rewriting *rewrite.Error
+	if errors.As(err, &rewriting) && (rewriting.Kind == rewrite.KindMalformed || rewriting.Kind == rewrite.KindUnknownField) {
+		return &refusal{codes.Internal, "the upstream's answer cannot be read: " + err.Error()}
+	}
+	return err
+}
+
+// grownTooLarge tells if the upstream refused a message for its size that it would have taken unsealed, and gives an
+// answer that does not end the workflow. sent is the size that it had: the same words of gRPC may be about an answer.
+func grownTooLarge(st *spb.Status, plain, sent int) (*spb.Status, bool) {
+	if codes.Code(st.GetCode()) != codes.ResourceExhausted {
+		return nil, false
+	}
+	found := tooLarge.FindStringSubmatch(st.GetMessage())
+	if found == nil {
+		return nil, false
+	}
+	limit, err := strconv.Atoi(found[2])
+	if err != nil || plain > limit || found[1] != strconv.Itoa(sent) {
+		return nil, false
+	}
+	return &spb.Status{Code: int32(codes.InvalidArgument), Message: fmt.Sprintf(
+		"%sthe message of %d bytes exceeds the server's limit of %d by being sealed (%s bytes): send less at once, or raise the server's limit", from, plain, limit, found[1])}, true
+}
+
+// lastConnectionError cuts gRPC's account of a connection that never came about down to its cause.
+func lastConnectionError(text string) string {
+	const mark = "latest balancer error: "
+	if i := strings.LastIndex(text, mark); i >= 0 {
+		text = text[i+len(mark):]
+	}
+	if i := strings.LastIndex(text, "connection error: desc = "); i >= 0 {
+		text = text[i+len("connection error: desc = "):]
+	}
+	return strings.Trim(text, `"`)
+}

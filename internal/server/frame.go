@@ -1,0 +1,77 @@
+package server
+
+import (
+	"fmt"
+
+	"google.golang.org/grpc/encoding"
+	"google.golang.org/grpc/encoding/proto"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/protobuf/types/known/emptypb"
+)
+
+// frame is one gRPC message as it came from the wire, unparsed. It holds one reference to each of its buffers, which
+// goes to gRPC when the frame is sent, or to free.
+type frame struct {
+	data mem.BufferSlice
+}
+
+// bytes gives the message as one slice, which stays valid until free. Messages up to one HTTP/2 data frame are not
+// copied.
+func (f *frame) bytes() []byte { return f.bytesIn(buffers) }
+
+// bytesIn is bytes with a buffer of that pool, if it takes one.
+func (f *frame) bytesIn(pool mem.BufferPool) []byte {
+	switch len(f.data) {
+	case 0:
+		return nil
+	case 1:
+		return f.data[0].ReadOnlyData()
+	}
+	joined := f.data.MaterializeToBuffer(pool)
+	f.data.Free()
+	f.data = mem.BufferSlice{joined}
+	return joined.ReadOnlyData()
+}
+
+func (f *frame) free() {
+	f.data.Free()
+	f.data = nil
+}
+
+// rawCodec hands frames through without looking at them. It also serves the emptypb.Empty frames of
+// github.com/mwitkow/grpc-proxy's handler: their bytes travel as unknown fields.
+type rawCodec struct{}
+
+var _ encoding.CodecV2 = rawCodec{}
+
+// Name is part of the content type, which upstream must be the one that Temporal knows.
+func (rawCodec) Name() string { return proto.Name }
+
+func (rawCodec) Marshal(v any) (mem.BufferSlice, error) {
+	switch m := v.(type) {
+	case *frame:
+		data := m.data
+		m.data = nil
+		return data, nil
+	case *emptypb.Empty:
+		return mem.BufferSlice{mem.SliceBuffer(m.ProtoReflect().GetUnknown())}, nil
+	}
+	return nil, fmt.Errorf("raw codec: cannot send a %T", v)
+}
+
+func (rawCodec) Unmarshal(data mem.BufferSlice, v any) error {
+	switch m := v.(type) {
+	case *frame:
+		m.data.Free()
+		data.Ref()
+		m.data = data
+		return nil
+	case *emptypb.Empty:
+		// The handler never tells when the bytes have been written, so they stay with the garbage collector: the
+		// reference taken here is never given back.
+		data.Ref()
+		m.ProtoReflect().SetUnknown(data.MaterializeToBuffer(buffers).ReadOnlyData())
+		return nil
+	}
+	return fmt.Errorf("raw codec: cannot receive a %T", v)
+}

@@ -1,0 +1,404 @@
+package server
+
+import (
+	"bytes"
+	"context"
+	"net"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.temporal.io/api/workflowservice/v1"
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
+
+	"github.com/temporal-seal/temporal-seal/internal/auth"
+)
+
+func limited(l Limits) func(*Options) { return func(o *Options) { o.Limits = l } }
+
+func TestRoomIsGivenInTurn(t *testing.T) {
+	r := &room{size: 10}
+	ctx := context.Background()
+	if !r.take(ctx, 8, 0) || r.take(ctx, 3, 10*time.Millisecond) {
+		t.Fatal("8 of 10 fit, 3 more do not")
+	}
+	order := make(chan int64, 2)
+	wait := func(n int64) {
+		go func() {
+			if r.take(ctx, n, 5*time.Second) {
+				order <- n
+			}
+		}()
+		eventually(t, func() bool { r.mu.Lock(); defer r.mu.Unlock(); return len(r.waiting) == int(n)-5 })
+	}
+	wait(6)
+	wait(7)
+	if r.take(ctx, 1, 0) {
+		t.Error("what is small goes past those who wait")
+	}
+	r.add(-8)
+	if first := <-order; first != 6 {
+		t.Errorf("%d bytes came first", first)
+	}
+	r.add(-6)
+	<-order
+	r.add(-7)
+	if !r.take(ctx, 1000, 0) || r.inUse() != 10 {
+		t.Error("what is larger than all room takes all of it")
+	}
+}
+
+func TestHeldPollsLeaveRoomForShortCalls(t *testing.T) {
+	h := startHolding(t)
+	busy := make(chan struct{})
+	var described atomic.Int32
+	h.describe = func(context.Context, *workflowservice.DescribeWorkflowExecutionRequest) (*workflowservice.DescribeWorkflowExecutionResponse, error) {
+		described.Add(1)
+		<-busy
+		return &workflowservice.DescribeWorkflowExecutionResponse{}, nil
+	}
+	p := startProxy(t, h.frontend, limited(Limits{Connections: 10, Calls: 1, Held: 2, Bytes: MinBytes}))
+	c := p.client(t)
+	ctx := testContext(t)
+	wait := h.polls(t, c, 2)
+	_, err := c.PollActivityTaskQueue(ctx, &workflowservice.PollActivityTaskQueueRequest{Namespace: "clinic"})
+	if st := status.Convert(err); st.Code() != codes.ResourceExhausted || !strings.Contains(st.Message(), "limits.polls") {
+		t.Errorf("one poll too many: %v", err)
+	}
+	one := make(chan codes.Code)
+	go func() { one <- describeIn(ctx, c, "clinic") }()
+	eventually(t, func() bool { return described.Load() == 1 })
+	if got := describeIn(ctx, c, "clinic"); got != codes.ResourceExhausted {
+		t.Errorf("one call too many: %v", got)
+	}
+	close(busy)
+	if got := <-one; got != codes.OK {
+		t.Errorf("a call beside as many polls as there may be: %v", got)
+	}
+	if got := describeIn(ctx, c, "clinic"); got != codes.OK {
+		t.Errorf("afterwards: %v", got)
+	}
+	close(h.release)
+	wait()
+}
+
+// What there is no room for is refused before it is read, and forwarded not at all.
+func TestMessagesBeyondTheRoomAreRefused(t *testing.T) {
+	f, busy := &frontend{}, make(chan struct{})
+	var started atomic.Int32
+	f.start = func(context.Context, *workflowservice.StartWorkflowExecutionRequest) (*workflowservice.StartWorkflowExecutionResponse, error) {
+		started.Add(1)
+		<-busy
+		return &workflowservice.StartWorkflowExecutionResponse{}, nil
+	}
+	startFrontend(t, f)
+	p := startProxy(t, f, limited(Limits{Connections: 10, Calls: 10, Held: 10, Bytes: MinBytes}))
+	c := p.client(t)
+	ctx := testContext(t)
+	big := bytes.Repeat([]byte("x"), 7<<20)
+	ended := make(chan error, 2)
+	for range 2 {
+		go func() {
+			_, err := c.StartWorkflowExecution(ctx, startRequest(big))
+			ended <- err
+		}()
+	}
+	eventually(t, func() bool { return started.Load() == 2 })
+	_, err := c.StartWorkflowExecution(ctx, startRequest(big))
+	if st := status.Convert(err); st.Code() != codes.ResourceExhausted || !strings.Contains(st.Message(), "limits.bytes") {
+		t.Errorf("one message too many: %v", err)
+	}
+	if got := describeIn(ctx, c, "clinic"); got != codes.OK {
+		t.Errorf("a small call meanwhile: %v", got)
+	}
+	close(busy)
+	for range 2 {
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := c.StartWorkflowExecution(ctx, startRequest(big)); err != nil || started.Load() != 3 {
+		t.Errorf("afterwards: %v, %d forwarded, want 3", err, started.Load())
+	}
+	_, err = c.StartWorkflowExecution(ctx, startRequest(bytes.Repeat([]byte("x"), MinBytes)))
+	if st := status.Convert(err); st.Code() != codes.ResourceExhausted || !strings.HasPrefix(st.Message(), "grpc: received message larger than max (") {
+		t.Errorf("a message that can never fit: %v", err)
+	}
+	eventually(t, func() bool { return p.room.inUse() == 0 })
+}
+
+// Answers that were large before wait until there is room.
+func TestLargeAnswersWaitForRoom(t *testing.T) {
+	f := &frontend{}
+	f.query = func(context.Context, *workflowservice.QueryWorkflowRequest) (*workflowservice.QueryWorkflowResponse, error) {
+		return &workflowservice.QueryWorkflowResponse{QueryResult: payloads(bytes.Repeat([]byte("x"), 3<<20))}, nil
+	}
+	startFrontend(t, f)
+	p := startProxy(t, f, limited(Limits{Connections: 10, Calls: 10, Held: 10, Bytes: MinBytes}))
+	c := p.client(t, grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)))
+	query := func() error {
+		_, err := c.QueryWorkflow(testContext(t), &workflowservice.QueryWorkflowRequest{Namespace: "clinic"})
+		return err
+	}
+	if err := query(); err != nil {
+		t.Fatal(err)
+	}
+	p.room.add(MinBytes)
+	late := make(chan error)
+	go func() { late <- query() }()
+	select {
+	case err := <-late:
+		t.Errorf("there was no room, and the answer came: %v", err)
+	case <-time.After(300 * time.Millisecond):
+	}
+	p.room.add(-MinBytes)
+	if err := <-late; err != nil {
+		t.Error(err)
+	}
+	p.room.add(MinBytes)
+	if err := query(); status.Code(err) != codes.ResourceExhausted {
+		t.Errorf("no room for long: %v", err)
+	}
+	p.room.add(-MinBytes)
+	eventually(t, func() bool { return p.room.inUse() == 0 })
+}
+
+// A gRPC without such a stream would have requests counted only after they were read.
+func TestRequestsAreReadFromTheWire(t *testing.T) {
+	var ok atomic.Bool
+	f := &frontend{describe: func(ctx context.Context, _ *workflowservice.DescribeWorkflowExecutionRequest) (*workflowservice.DescribeWorkflowExecutionResponse, error) {
+		_, is := grpc.ServerTransportStreamFromContext(ctx).(wire)
+		ok.Store(is)
+		return &workflowservice.DescribeWorkflowExecutionResponse{}, nil
+	}}
+	startFrontend(t, f)
+	c := workflowservice.NewWorkflowServiceClient(dial(t, f.address))
+	if got := describeIn(testContext(t), c, "clinic"); got != codes.OK || !ok.Load() {
+		t.Errorf("%v; the stream below a handler has the methods of wire: %v", got, ok.Load())
+	}
+}
+
+func TestConnectionsBeyondTheLimitAreClosed(t *testing.T) {
+	f := &frontend{}
+	startFrontend(t, f)
+	p := startProxy(t, f, limited(Limits{Connections: 2, Calls: 10, Held: 10, Bytes: MinBytes}))
+	first, second := p.raw(t, nil), p.raw(t, nil)
+	first.awaitSettings(t)
+	second.awaitSettings(t)
+	third, err := net.Dial("tcp", p.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer third.Close()
+	_ = third.SetReadDeadline(time.Now().Add(5 * time.Second)) // a loopback connection
+	if n, err := third.Read(make([]byte, 1)); n != 0 || err == nil {
+		t.Errorf("a third connection got %d bytes, %v", n, err)
+	}
+	first.Close()
+	eventually(t, func() bool { return p.Connections() == 1 })
+	if got := describeIn(testContext(t), p.client(t), "clinic"); got != codes.OK {
+		t.Error(got)
+	}
+}
+
+// raw speaks HTTP/2 frame by frame, to do what no client would.
+type raw struct {
+	net.Conn
+	*http2.Framer
+}
+
+func (p *proxied) raw(t *testing.T, settings []http2.Setting) *raw {
+	t.Helper()
+	conn, err := net.Dial("tcp", p.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	r := &raw{conn, http2.NewFramer(conn, conn)}
+	r.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
+	if _, err := conn.Write([]byte(http2.ClientPreface)); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.WriteSettings(settings...); err != nil {
+		t.Fatal(err)
+	}
+	_ = conn.SetDeadline(time.Now().Add(20 * time.Second)) // a loopback connection
+	return r
+}
+
+func (r *raw) awaitSettings(t *testing.T) {
+	t.Helper()
+	if f, err := r.ReadFrame(); err != nil || f.Header().Type != http2.FrameSettings {
+		t.Fatalf("%v, %v instead of settings", f, err)
+	}
+}
+
+// call begins a call, and sends so much of its request.
+func (r *raw) call(t *testing.T, stream uint32, method string, request []byte, end bool) {
+	t.Helper()
+	var block bytes.Buffer
+	enc := hpack.NewEncoder(&block)
+	for _, h := range [][2]string{{":method", "POST"}, {":scheme", "http"}, {":path", method}, {":authority", "proxy"},
+		{"content-type", "application/grpc"}, {"te", "trailers"}} {
+		if err := enc.WriteField(hpack.HeaderField{Name: h[0], Value: h[1]}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := r.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: block.Bytes(), EndHeaders: true}); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.WriteData(stream, end, request); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// status reads frames until a call has ended.
+func (r *raw) status(t *testing.T) (code, message string) {
+	t.Helper()
+	for {
+		f, err := r.ReadFrame()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if h, ok := f.(*http2.MetaHeadersFrame); ok && h.StreamEnded() {
+			for _, field := range h.Fields {
+				switch field.Name {
+				case "grpc-status":
+					code = field.Value
+				case "grpc-message":
+					message = field.Value
+				}
+			}
+			return code, message
+		}
+	}
+}
+
+const describeMethod = workflowservice.WorkflowService_DescribeWorkflowExecution_FullMethodName
+
+func TestACallerThatStopsSendingIsTimedOut(t *testing.T) {
+	f := &frontend{}
+	startFrontend(t, f)
+	p := startProxy(t, f)
+	p.requestTime = 200 * time.Millisecond
+	for name, part := range map[string][]byte{"nothing": nil, "half a header": {0, 0}, "half a message": {0, 0, 0, 0, 5, 1}} {
+		r := p.raw(t, nil)
+		r.call(t, 1, describeMethod, part, false)
+		code, message := r.status(t)
+		if code != "4" || !strings.Contains(message, "did not arrive") {
+			t.Errorf("%s: status %s %s", name, code, message)
+		}
+	}
+	eventually(t, func() bool { return p.calls.inside.Load() == 0 && p.room.inUse() == 0 })
+	if n := len(f.calls()); n != 0 {
+		t.Errorf("%d calls were forwarded", n)
+	}
+}
+
+func TestWrongRequestsOnTheWire(t *testing.T) {
+	f := &frontend{}
+	startFrontend(t, f)
+	p := startProxy(t, f)
+	for name, c := range map[string]struct {
+		sent       []byte
+		code, says string
+	}{
+		"no message":         {nil, "13", "no request message"},
+		"two messages":       {[]byte{0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, "13", "more than one"},
+		"breaks off":         {[]byte{0, 0, 0, 0, 9, 1}, "13", "too early"},
+		"compressed by what": {[]byte{1, 0, 0, 0, 1, 1}, "13", "names no compression"},
+		"4 GiB":              {[]byte{0, 255, 255, 255, 255}, "8", "larger than max"},
+	} {
+		r := p.raw(t, nil)
+		r.call(t, 1, describeMethod, c.sent, true)
+		if code, message := r.status(t); code != c.code || !strings.Contains(message, c.says) {
+			t.Errorf("%s: status %s %s, want %s %s", name, code, message, c.code, c.says)
+		}
+	}
+	eventually(t, func() bool { return p.room.inUse() == 0 })
+}
+
+// A caller whose window stays shut holds its answers in the proxy's memory.
+func TestACallerThatDoesNotReadIsCutOff(t *testing.T) {
+	f := &frontend{}
+	f.query = func(context.Context, *workflowservice.QueryWorkflowRequest) (*workflowservice.QueryWorkflowResponse, error) {
+		return &workflowservice.QueryWorkflowResponse{QueryResult: payloads(bytes.Repeat([]byte("x"), 200<<10))}, nil
+	}
+	startFrontend(t, f)
+	p := startProxy(t, f)
+	r := p.raw(t, []http2.Setting{{ID: http2.SettingInitialWindowSize, Val: 0}})
+	request := []byte{0, 0, 0, 0, 8, 0x0a, 6, 'c', 'l', 'i', 'n', 'i', 'c'}
+	const calls = 5
+	for i := range uint32(calls) {
+		r.call(t, 2*i+1, workflowservice.WorkflowService_QueryWorkflow_FullMethodName, request, true)
+	}
+	eventually(t, func() bool { return p.calls.inside.Load() == 0 && p.room.inUse() > calls*200<<10 })
+	p.sweepAt(time.Now().Add(answerTime / 2))
+	if p.Connections() != 1 {
+		t.Error("cut off too early")
+	}
+	p.sweepAt(time.Now().Add(answerTime + time.Minute))
+	eventually(t, func() bool { return p.Connections() == 0 && p.room.inUse() == 0 })
+}
+
+// A fault of the proxy's own ends the call that it is in, streams too, and no other.
+func TestPanicsEndTheirCallAlone(t *testing.T) {
+	h := startHolding(t)
+	var faulty atomic.Bool
+	p := startProxy(t, h.frontend, func(o *Options) {
+		o.Listeners[0].Identify = func(shown auth.Shown) (*auth.Identity, error) {
+			if faulty.Load() {
+				panic("out of order")
+			}
+			return auth.Anonymous("default", nil)(shown)
+		}
+	})
+	conn := p.dial(t)
+	c := workflowservice.NewWorkflowServiceClient(conn)
+	wait := h.polls(t, c, 3)
+	faulty.Store(true)
+	ctx := testContext(t)
+	if got := describeIn(ctx, c, "clinic"); got != codes.Internal {
+		t.Errorf("a unary call: %v", got)
+	}
+	watch, err := healthpb.NewHealthClient(conn).Watch(ctx, &healthpb.HealthCheckRequest{Service: "some.Service"})
+	if err == nil {
+		_, err = watch.Recv()
+	}
+	if status.Code(err) != codes.Internal || strings.Contains(err.Error(), "out of order") {
+		t.Errorf("a stream: %v", err)
+	}
+	faulty.Store(false)
+	if got := describeIn(ctx, c, "clinic"); got != codes.OK || h.held.Load() != 3 {
+		t.Errorf("afterwards: %v, %d polls held", got, h.held.Load())
+	}
+	close(h.release)
+	wait()
+	eventually(t, func() bool { return p.room.inUse() == 0 && p.calls.inside.Load() == 0 && p.waiting.inside.Load() == 0 })
+}
+
+// A connection that is closed for its age keeps the polls that it has, and its caller notices nothing.
+func TestConnectionAgeCutsNoCall(t *testing.T) {
+	h := startHolding(t)
+	l := LimitsFor(1 << 30)
+	l.ConnectionAge = 300 * time.Millisecond
+	p := startProxy(t, h.frontend, limited(l))
+	c := p.client(t)
+	wait := h.polls(t, c, 3)
+	for end := time.Now().Add(1500 * time.Millisecond); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		if got := describeIn(testContext(t), c, "clinic"); got != codes.OK {
+			t.Fatal(got)
+		}
+	}
+	if n := p.Connections(); n < 2 {
+		t.Errorf("%d connections: the old one is held by its polls, the new one takes calls", n)
+	}
+	close(h.release)
+	wait()
+}

@@ -1,0 +1,182 @@
+package server
+
+import (
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
+	"google.golang.org/grpc/codes"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
+	"github.com/temporal-seal/temporal-seal/internal/policy"
+	"github.com/temporal-seal/temporal-seal/internal/rewrite"
+)
+
+// Metrics counts what the proxy does. Labels come from closed sets (methods, codes, actions, kinds of error), never
+// from a call's content, so that no caller can make new series.
+type Metrics struct {
+	calls    *prometheus.HistogramVec
+	inFlight prometheus.Gauge
+	payloads *prometheus.CounterVec
+	bytes    *prometheus.CounterVec
+	failures *prometheus.CounterVec
+	rewrite  *prometheus.HistogramVec
+	standIns *prometheus.CounterVec
+	panics   prometheus.Counter
+	open     prometheus.Gauge
+	refused  *prometheus.CounterVec
+
+	directions [2]directionMetrics
+}
+
+// directionMetrics are looked up once: a lookup by label costs more than the count.
+type directionMetrics struct {
+	changed, passed prometheus.Counter
+	bytes           prometheus.Counter
+	rewrite         prometheus.Observer
+}
+
+const (
+	directionRequest  = policy.Request
+	directionResponse = policy.Response
+)
+
+var fine = []float64{1e-6, 2.5e-6, 5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 5e-2, 0.25, 1, 5}
+
+// NewMetrics registers the proxy's metrics.
+func NewMetrics(r prometheus.Registerer) *Metrics {
+	m := &Metrics{
+		calls: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "rpc_server_call_duration_seconds", Help: "Time from a call's arrival to its answer, by method and gRPC status code.",
+			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 70},
+		}, []string{"rpc_method", "rpc_response_status_code"}),
+		inFlight: prometheus.NewGauge(prometheus.GaugeOpts{Name: "temporal_seal_calls_in_flight", Help: "Calls being answered now, held polls included."}),
+		payloads: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "temporal_seal_payloads_total", Help: "Payloads by what happened to them: sealed, opened, passed."}, []string{"action"}),
+		bytes:    prometheus.NewCounterVec(prometheus.CounterOpts{Name: "temporal_seal_payload_bytes_total", Help: "Clear bytes of payloads sealed and opened."}, []string{"action"}),
+		failures: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "temporal_seal_failures_total", Help: "Messages that could not be rewritten, by direction and reason."}, []string{"direction", "reason"}),
+		rewrite: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "temporal_seal_rewrite_duration_seconds", Help: "Time to find, decide, seal or open, and splice one message.", Buckets: fine,
+		}, []string{"direction"}),
+		standIns: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "temporal_seal_tasks_answered_total", Help: "Tasks answered in their worker's stead, since they could not be opened or their answer could not be sent, by method."}, []string{"rpc_method"}),
+		panics:   prometheus.NewCounter(prometheus.CounterOpts{Name: "temporal_seal_panics_total", Help: "Calls that a fault in the proxy ended. Please report them."}),
+		open:     prometheus.NewGauge(prometheus.GaugeOpts{Name: "temporal_seal_connections", Help: "Open connections of callers."}),
+		refused:  prometheus.NewCounterVec(prometheus.CounterOpts{Name: "temporal_seal_refused_total", Help: "Calls and connections refused for a limit of the config, by limit."}, []string{"limit"}),
+	}
+	r.MustRegister(m.calls, m.inFlight, m.payloads, m.bytes, m.failures, m.rewrite, m.standIns, m.panics, m.open, m.refused)
+	m.directions = [2]directionMetrics{m.direction("request", "sealed"), m.direction("response", "opened")}
+	m.begin()
+	return m
+}
+
+// begin makes the series that alerts watch. A series that first appears with its first count never seems to grow.
+func (m *Metrics) begin() {
+	for _, d := range []policy.Direction{directionRequest, directionResponse} {
+		for _, kind := range keyring.Kinds() {
+			m.failures.WithLabelValues(d.String(), kind.String())
+		}
+		for _, code := range []codes.Code{codes.InvalidArgument, codes.PermissionDenied, codes.Unavailable, codes.DataLoss, codes.Internal} {
+			m.failures.WithLabelValues(d.String(), codeName(code))
+		}
+	}
+	for _, method := range []string{"RespondWorkflowTaskFailed", "RespondActivityTaskFailed", "RespondActivityTaskFailedById",
+		"RespondQueryTaskCompleted", "RespondNexusTaskFailed", "PauseActivity"} {
+		m.standIns.WithLabelValues(method)
+	}
+}
+
+func (m *Metrics) direction(name, action string) directionMetrics {
+	return directionMetrics{
+		changed: m.payloads.WithLabelValues(action), passed: m.payloads.WithLabelValues("passed_" + name),
+		bytes:   m.bytes.WithLabelValues(action),
+		rewrite: m.rewrite.WithLabelValues(name),
+	}
+}
+
+// watch adds gauges for the connections to upstreams, and for the bytes of messages in memory.
+func (m *Metrics) watch(r prometheus.Registerer, connections func() int, bytes func() int64) {
+	r.MustRegister(
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "temporal_seal_upstream_connections", Help: "Connections to upstreams."},
+			func() float64 { return float64(connections()) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "temporal_seal_bytes_in_flight", Help: "Bytes of messages in memory, each counted once."},
+			func() float64 { return float64(bytes()) }))
+}
+
+// observe counts a duration. The trace of a sampled call goes with it, so that a slow bucket leads to an example.
+func observe(o prometheus.Observer, took time.Duration, span trace.Span) {
+	if sc := span.SpanContext(); sc.IsSampled() {
+		if with, ok := o.(prometheus.ExemplarObserver); ok {
+			with.ObserveWithExemplar(took.Seconds(), prometheus.Labels{"trace_id": sc.TraceID().String()})
+			return
+		}
+	}
+	o.Observe(took.Seconds())
+}
+
+// rewritten counts one message.
+func (m *Metrics) rewritten(d policy.Direction, s *rewrite.Stats, took time.Duration, span trace.Span) {
+	to := &m.directions[d]
+	if s.Passed > 0 {
+		to.passed.Add(float64(s.Passed))
+	}
+	observe(to.rewrite, took, span)
+	if s.Payloads > 0 {
+		to.changed.Add(float64(s.Payloads))
+		to.bytes.Add(float64(s.Bytes))
+	}
+}
+
+// Rewritten counts what became of payloads that came by another door than gRPC.
+func (m *Metrics) Rewritten(d policy.Direction, s *rewrite.Stats, took time.Duration, span trace.Span) {
+	m.rewritten(d, s, took, span)
+}
+
+// Failed counts what came by another door than gRPC and could not be rewritten.
+func (m *Metrics) Failed(d policy.Direction, err error) { m.failed(d, err) }
+
+// failed counts one message that could not be rewritten.
+func (m *Metrics) failed(d policy.Direction, err error) {
+	m.failures.WithLabelValues(d.String(), reason(err)).Inc()
+}
+
+func reason(err error) string {
+	if kind := keyring.KindOf(err); kind != keyring.KindUnknown {
+		return kind.String()
+	}
+	return codeName(codeOf(err))
+}
+
+// methodMetrics counts the calls of one method.
+type methodMetrics struct {
+	vec    *prometheus.HistogramVec
+	name   string
+	byCode [17]struct {
+		once     sync.Once
+		observer prometheus.Observer
+	}
+}
+
+func (m *Metrics) method(fullMethod string) *methodMetrics {
+	return &methodMetrics{vec: m.calls, name: fullMethod[1:]}
+}
+
+func (m *methodMetrics) observe(code codes.Code, took time.Duration, span trace.Span) {
+	if int(code) >= len(m.byCode) {
+		code = codes.Unknown
+	}
+	c := &m.byCode[code]
+	c.once.Do(func() { c.observer = m.vec.WithLabelValues(m.name, codeName(code)) })
+	observe(c.observer, took, span)
+}
+
+// codeName is a code as the semantic conventions of OpenTelemetry write it.
+func codeName(code codes.Code) string {
+	if int(code) < len(codeNames) {
+		return codeNames[code]
+	}
+	return "UNKNOWN"
+}
+
+var codeNames = [...]string{"OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS",
+	"PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED", "INTERNAL",
+	"UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED"}

@@ -1,0 +1,88 @@
+package server
+
+import (
+	"fmt"
+	"slices"
+
+	"go.temporal.io/api/operatorservice/v1"
+	"go.temporal.io/api/workflowservice/v1"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/temporal-seal/temporal-seal/internal/auth"
+)
+
+// This file holds how far a caller gets that reaches certain namespaces only. A call has to name a namespace that the caller
+// reaches, in the field that every such request has for it; a worker's answer may leave it empty, and is for its
+// task's. What has no such field concerns the whole cluster, and is refused, a method that only a later server knows
+// included. Here are the exceptions.
+
+// freely may be called by every caller: SDKs and the command line connect with them, and they tell of no namespace.
+var freely = map[string]bool{
+	"/temporal.api.workflowservice.v1.WorkflowService/GetSystemInfo":  true,
+	"/temporal.api.workflowservice.v1.WorkflowService/GetClusterInfo": true,
+}
+
+// listNamespaces is answered with the namespaces that the caller reaches.
+const listNamespaces = "/temporal.api.workflowservice.v1.WorkflowService/ListNamespaces"
+
+// byID are the requests that may name a namespace by its id, past the field that is checked.
+var byID = map[string]func(in []byte) (id string, err error){
+	"/temporal.api.workflowservice.v1.WorkflowService/DescribeNamespace": func(in []byte) (string, error) {
+		var q workflowservice.DescribeNamespaceRequest
+		err := proto.Unmarshal(in, &q)
+		return q.GetId(), err
+	},
+	"/temporal.api.operatorservice.v1.OperatorService/DeleteNamespace": func(in []byte) (string, error) {
+		var q operatorservice.DeleteNamespaceRequest
+		err := proto.Unmarshal(in, &q)
+		return q.GetNamespaceId(), err
+	},
+}
+
+// authorise decides if the caller may make this call.
+func (c *call) authorise() error {
+	if c.id.Namespaces == nil || freely[c.method.full] || c.method.full == listNamespaces {
+		return nil
+	}
+	if err := c.id.Authorise(c.rewriting.Namespace()); err != nil {
+		return err
+	}
+	if idOf := byID[c.method.full]; idOf != nil {
+		switch id, err := idOf(c.in); {
+		case err != nil:
+			return &refusal{codes.InvalidArgument, "the request cannot be read"}
+		case id != "":
+			return &refusal{codes.PermissionDenied, fmt.Sprintf("listener %q serves certain namespaces only, so a namespace is told by its name, not by its id", c.listener.Name)}
+		}
+	}
+	c.rewriting.Restrict(c.id.Reaches)
+	return nil
+}
+
+// onlyReached leaves out of a list of namespaces those that the caller does not reach. Pages may come out empty; the token
+// for the next stays. It owns answer.
+func (c *call) onlyReached(answer *frame) (*frame, error) {
+	if c.id.Namespaces == nil || c.method.full != listNamespaces {
+		return answer, nil
+	}
+	defer answer.free()
+	var list workflowservice.ListNamespacesResponse
+	if err := proto.Unmarshal(answer.bytes(), &list); err != nil {
+		return nil, &refusal{codes.Internal, "the server's list of namespaces cannot be read"}
+	}
+	list.Namespaces = slices.DeleteFunc(list.Namespaces, func(n *workflowservice.DescribeNamespaceResponse) bool {
+		return !c.id.Reaches(n.GetNamespaceInfo().GetName())
+	})
+	reached, err := proto.Marshal(&list)
+	return &frame{data: mem.BufferSlice{mem.SliceBuffer(reached)}}, err
+}
+
+// authorisePassed decides about a service that is forwarded without a look. What the config names may reach anything.
+func authorisePassed(id *auth.Identity, service string) error {
+	if id.Namespaces == nil || slices.Contains(alwaysPassed, service) {
+		return nil
+	}
+	return &refusal{codes.PermissionDenied, fmt.Sprintf("listener %q serves certain namespaces only, and nobody here can tell which of them a call to %s is about: use a listener without `namespaces`", id.Caller.Listener, service)}
+}

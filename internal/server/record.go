@@ -1,0 +1,72 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"go.opentelemetry.io/otel/trace"
+	"google.golang.org/grpc/codes"
+
+	"github.com/temporal-seal/temporal-seal/internal/audit"
+	"github.com/temporal-seal/temporal-seal/internal/rewrite"
+)
+
+// This file puts on record what a call had opened: one record per call, before its answer leaves.
+
+// recordable refuses a call, before anything is forwarded, whose record is required and could not be kept now. Answers
+// to tasks go on: their work is done, and a task that comes back with them can still be answered for its worker.
+func (c *call) recordable() error {
+	m := c.method.rewrite
+	if !m.AnswerSealed() || handsOut(m) && !m.IsPoll() {
+		return nil
+	}
+	return c.Audit.Ready()
+}
+
+// record puts down what the account of this call holds. An error means that the answer must not leave.
+func (c *call) record(ctx context.Context, code codes.Code) error {
+	if c.Audit == nil {
+		return nil
+	}
+	account := c.rewriting.Account()
+	if len(account) == 0 {
+		account = c.withheld
+	}
+	if len(account) == 0 {
+		return nil
+	}
+	r := audit.Record{
+		Time:      time.Now(),
+		Caller:    audit.Caller{Kind: c.id.Caller.Kind, Subject: c.id.Caller.Subject, Listener: c.id.Caller.Listener},
+		Namespace: c.rewriting.Namespace(), RPC: c.method.rewrite.Name(),
+		Workflow: audit.Workflow{ID: c.rewriting.WorkflowID(), Run: c.rewriting.WorkflowRun(), Type: c.rewriting.WorkflowType()},
+		Payloads: make([]audit.Payloads, len(account)),
+		Code:     codeName(code), Policy: c.rewriting.Revision(),
+	}
+	for i, a := range account {
+		r.Payloads[i] = audit.Payloads{Kind: a.Kind, Namespace: a.Namespace, Key: a.Key, Verdict: string(a.Outcome), Count: a.Count}
+	}
+	if span := trace.SpanContextFromContext(ctx); span.HasTraceID() {
+		r.Trace = span.TraceID().String()
+	}
+	return c.Audit.Write(ctx, &r)
+}
+
+// recordRefused puts down what a refused answer would have held. Its caller gets an error anyway.
+func (c *call) recordRefused(ctx context.Context, cause error) {
+	if !errors.Is(cause, audit.ErrUnrecorded) {
+		_ = c.record(ctx, codeOf(cause))
+	}
+}
+
+// withhold keeps, for the record, why tasks could not be opened: their account is gone once what is left is opened.
+func (c *call) withhold() {
+	if c.Audit == nil {
+		return
+	}
+	c.withheld = slices.DeleteFunc(slices.Clone(c.rewriting.Account()), func(a rewrite.Handled) bool {
+		return a.Outcome != rewrite.Denied && a.Outcome != rewrite.Failed
+	})
+}

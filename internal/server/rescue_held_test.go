@@ -1,0 +1,192 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	namespacepb "go.temporal.io/api/namespace/v1"
+	taskqueuepb "go.temporal.io/api/taskqueue/v1"
+	"go.temporal.io/api/workflowservice/v1"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/localkey"
+	"github.com/temporal-seal/temporal-seal/internal/policy"
+	"github.com/temporal-seal/temporal-seal/internal/rewrite"
+)
+
+// switched is a key service that can be cut off.
+type switched struct {
+	keyring.Provider
+	off *atomic.Bool
+}
+
+var errCut = errors.New("cut off")
+
+func (s switched) GenerateDataKey(ctx context.Context, kc keyring.KeyContext) ([]byte, []byte, error) {
+	if s.off.Load() {
+		return nil, nil, errCut
+	}
+	return s.Provider.GenerateDataKey(ctx, kc)
+}
+
+func (s switched) UnwrapDataKey(ctx context.Context, wrapped []byte, kc keyring.KeyContext) ([]byte, error) {
+	if s.off.Load() {
+		return nil, errCut
+	}
+	return s.Provider.UnwrapDataKey(ctx, wrapped, kc)
+}
+
+// switchable gives a proxy a key in a file that can be cut off.
+func switchable(t *testing.T, file string, off *atomic.Bool) func(*Options) {
+	return func(o *Options) {
+		keys, err := keyring.NewKeyring(t.Context(), keyring.KeyringOptions{Keys: []keyring.KeyConfig{{Name: "default", Active: "local:" + file}}, Log: o.Log,
+			Open: func(ctx context.Context, uri string) (keyring.Provider, error) {
+				p, err := localkey.Open(ctx, uri)
+				return switched{p, off}, err
+			}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(keys.Close)
+		engine, err := policy.NewEngine(t.Context(), policy.Options{Shipped: []byte(sealAll), KeyRank: keys.Rank, DefaultKey: keys.DefaultKey, Log: o.Log})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if o.Rewriter, err = rewrite.New(rewrite.Options{Keys: keys, Policy: engine, Log: o.Log}); err != nil {
+			t.Fatal(err)
+		}
+		o.Keys = keys
+	}
+}
+
+func keyFile(t *testing.T) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "seal.key")
+	if err := localkey.Create(file, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+// startBraked serves a proxy whose key is out of reach, and whose server suggests numbers of pollers.
+func startBraked(t *testing.T) (*proxied, *frontend) {
+	t.Helper()
+	r := startRegistry(t, func(context.Context, string) error { return nil })
+	r.namespace = &namespacepb.NamespaceInfo{Capabilities: &namespacepb.NamespaceInfo_Capabilities{PollerAutoscaling: true}}
+	off := new(atomic.Bool)
+	off.Store(true)
+	return startProxy(t, r.frontend, switchable(t, keyFile(t), off)), r.frontend
+}
+
+// TestShutdownReleasesHeldPolls: of the worker that shuts down, and of no other.
+func TestShutdownReleasesHeldPolls(t *testing.T) {
+	t.Parallel()
+	p, _ := startBraked(t)
+	c := p.client(t)
+	ctx := testContext(t)
+	poll := func(instance string) <-chan error {
+		done := make(chan error, 1)
+		go func() {
+			_, err := c.PollActivityTaskQueue(ctx, &workflowservice.PollActivityTaskQueueRequest{Namespace: "clinic", WorkerInstanceKey: instance, TaskQueue: &taskqueuepb.TaskQueue{Name: "q"}})
+			done <- err
+		}()
+		return done
+	}
+	leaving, staying := poll("a"), poll("b")
+	for held := 0; held < 2; time.Sleep(10 * time.Millisecond) {
+		p.held.mu.Lock()
+		held = len(p.held.polls)
+		p.held.mu.Unlock()
+	}
+	// The server need not know of it.
+	if _, err := c.ShutdownWorker(ctx, &workflowservice.ShutdownWorkerRequest{Namespace: "clinic", WorkerInstanceKey: "a", TaskQueue: "q"}); status.Code(err) != codes.Unimplemented {
+		t.Fatal(err)
+	}
+	for _, done := range []<-chan error{leaving, poll("a")} { // one that was on its way too
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Error(err)
+			}
+		case <-time.After(5 * time.Second):
+			t.Fatal("a poll of the worker that shuts down is still held")
+		}
+	}
+	select {
+	case err := <-staying:
+		t.Errorf("another worker's poll was ended: %v", err)
+	default:
+	}
+}
+
+func TestWhosePollItIs(t *testing.T) {
+	p := poller{namespace: "n", instance: "k", identity: "i", queue: "q"}
+	sticky := poller{namespace: "n", identity: "i", queue: "host:uuid", normalQueue: "q"}
+	for name, c := range map[string]struct {
+		poller
+		q    *workflowservice.ShutdownWorkerRequest
+		want bool
+	}{
+		"its key":           {p, &workflowservice.ShutdownWorkerRequest{Namespace: "n", WorkerInstanceKey: "k"}, true},
+		"another key":       {p, &workflowservice.ShutdownWorkerRequest{Namespace: "n", WorkerInstanceKey: "l", Identity: "i", TaskQueue: "q"}, false},
+		"another namespace": {p, &workflowservice.ShutdownWorkerRequest{Namespace: "m", WorkerInstanceKey: "k"}, false},
+		"identity alone":    {p, &workflowservice.ShutdownWorkerRequest{Namespace: "n", Identity: "i"}, true},
+		"another queue":     {p, &workflowservice.ShutdownWorkerRequest{Namespace: "n", Identity: "i", TaskQueue: "r"}, false},
+		"nothing":           {poller{namespace: "n"}, &workflowservice.ShutdownWorkerRequest{Namespace: "n"}, false},
+		"sticky":            {sticky, &workflowservice.ShutdownWorkerRequest{Namespace: "n", StickyTaskQueue: "host:uuid"}, true},
+		"sticky's normal":   {sticky, &workflowservice.ShutdownWorkerRequest{Namespace: "n", Identity: "i", TaskQueue: "q"}, true},
+	} {
+		if got := c.of(c.q); got != c.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
+// TestAHeldPollTakesNoPollerAway: an empty answer alone would cost an autoscaled worker one.
+func TestAHeldPollTakesNoPollerAway(t *testing.T) {
+	t.Parallel()
+	p, _ := startBraked(t)
+	c := p.client(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
+	defer cancel()
+	activity, err := c.PollActivityTaskQueue(ctx, &workflowservice.PollActivityTaskQueueRequest{Namespace: "clinic"})
+	if err != nil || activity.PollerScalingDecision == nil || activity.PollerScalingDecision.PollRequestDeltaSuggestion != 0 {
+		t.Errorf("%v, %v", activity, err)
+	}
+	ctx, cancel = context.WithTimeout(t.Context(), 3*time.Second)
+	defer cancel()
+	workflow, err := c.PollWorkflowTaskQueue(ctx, &workflowservice.PollWorkflowTaskQueueRequest{Namespace: "clinic", PollerGroupId: "g"})
+	if err != nil || workflow.PollerScalingDecision == nil || workflow.PollerGroupId != "g" {
+		t.Errorf("%v, %v", workflow, err)
+	}
+}
+
+func TestControlQueuesAreNotHeld(t *testing.T) {
+	t.Parallel()
+	p, f := startBraked(t)
+	ctx, start := testContext(t), time.Now()
+	_, err := p.client(t).PollNexusTaskQueue(ctx, &workflowservice.PollNexusTaskQueueRequest{Namespace: "clinic",
+		TaskQueue: &taskqueuepb.TaskQueue{Name: "temporal-sys/worker-commands/clinic/a"}})
+	calls := f.calls()
+	if err == nil || !slices.Contains(calls, workflowservice.WorkflowService_PollNexusTaskQueue_FullMethodName) { // the frontend does not have it
+		t.Errorf("the upstream was asked for %v; %v", calls, err)
+	}
+	if took := time.Since(start); took > 900*time.Millisecond {
+		t.Errorf("it waited %s for a key", took)
+	}
+}
+
+func TestSuggestsPollers(t *testing.T) {
+	for version, want := range map[string]bool{"1.29.1": true, "1.31.0-142.5": true, "2.0.0": true, "1.28.3": false, "1.2.3": false, "": false, "dev": false} {
+		if got := suggestsPollers(version); got != want {
+			t.Errorf("%q: %v", version, got)
+		}
+	}
+}

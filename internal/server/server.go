@@ -1,0 +1,350 @@
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
+	"go.temporal.io/api/operatorservice/v1"
+	"go.temporal.io/api/workflowservice/v1"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	_ "google.golang.org/grpc/encoding/gzip" // SDKs compress their requests
+	"google.golang.org/grpc/experimental"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/stats"
+	"google.golang.org/grpc/status"
+
+	"github.com/temporal-seal/temporal-seal/internal/audit"
+	"github.com/temporal-seal/temporal-seal/internal/auth"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
+	"github.com/temporal-seal/temporal-seal/internal/rewrite"
+)
+
+// Options are all that a Server is made of.
+type Options struct {
+	Listeners []Listener
+	Upstreams []UpstreamConfig
+	// Services are forwarded without being looked at, besides health and reflection.
+	Services []string
+
+	Rewriter *rewrite.Rewriter
+	Keys     *keyring.Keyring
+
+	// Audit keeps record of what is opened. Nil: no record.
+	Audit *audit.Log
+
+	// PollLimit shortens the polls that are forwarded, so that all of them end by themselves within a short drain.
+	// 0: as long as the caller wants.
+	PollLimit time.Duration
+
+	Limits Limits
+
+	Metrics  *Metrics
+	Registry prometheus.Registerer
+	Tracing  *Tracing // nil: no spans
+	Log      *slog.Logger
+}
+
+// Listener is one address and the callers it is for.
+type Listener struct {
+	Name     string
+	Net      net.Listener
+	TLS      *tls.Config // nil: plaintext
+	Identify auth.Identify
+	// Credential is the header that Identify reads, which is not forwarded. "": none.
+	Credential string
+}
+
+// Server forwards calls. Its methods may be used by several goroutines.
+type Server struct {
+	Options
+	listeners []*listener
+	upstreams *upstreams
+	tracing   *Tracing
+	methods   map[string]*method
+	late      sync.Map // full name -> *method, for those that only the upstream's reflection knows
+	passed    map[string]bool
+	health    health
+	aside     aside
+	looks     looks
+	held      *heldPolls
+	scaling   scaling
+
+	confirmations *confirmations
+
+	calls, waiting gate
+	room           *room
+	largest        int64         // request
+	requestTime    time.Duration // that a request may take to arrive
+
+	connsMu sync.Mutex
+	conns   map[*callerConn]struct{}
+
+	toldMu sync.Mutex
+	told   map[string]time.Time // when the log last told of a limit
+}
+
+type listener struct {
+	Listener
+	server *grpc.Server
+	open   atomic.Int32
+}
+
+// method is what the walk needs to know of one method.
+type method struct {
+	full    string
+	rewrite *rewrite.Method
+	// waits: it is counted among the calls that wait at the server.
+	waits   bool
+	metrics *methodMetrics
+	// answer is the size that its answers had lately, or more. 0: there was none.
+	answer atomic.Int64
+	first  atomic.Bool // an answer was let in to tell the size of others
+}
+
+var (
+	rewritten = []*grpc.ServiceDesc{&workflowservice.WorkflowService_ServiceDesc, &operatorservice.OperatorService_ServiceDesc}
+
+	// alwaysPassed are looked at by load balancers and command lines and hold no payload.
+	alwaysPassed = []string{healthService, "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"}
+)
+
+// New builds a server. It answers nothing yet.
+func New(o Options) (*Server, error) {
+	if o.Limits.Connections <= 0 || o.Limits.Calls <= 0 || o.Limits.Held <= 0 || o.Limits.Bytes < MinBytes {
+		return nil, fmt.Errorf("limits: %+v would refuse every call", o.Limits)
+	}
+	s := &Server{Options: o, tracing: o.Tracing, methods: map[string]*method{}, passed: map[string]bool{},
+		calls: gate{limit: int64(o.Limits.Calls)}, waiting: gate{limit: int64(o.Limits.Held)},
+		room: &room{size: o.Limits.Bytes}, largest: min(maxMessage, o.Limits.Bytes), requestTime: requestTime, conns: map[*callerConn]struct{}{}, told: map[string]time.Time{}}
+	for _, service := range append(alwaysPassed, o.Services...) {
+		s.passed[service] = true
+	}
+	for _, desc := range rewritten {
+		if s.passed[desc.ServiceName] {
+			return nil, fmt.Errorf("services: %s carries payloads, it is always rewritten and cannot be passed on as it is", desc.ServiceName)
+		}
+		for _, md := range desc.Methods {
+			full := "/" + desc.ServiceName + "/" + md.MethodName
+			if m := s.newMethod(full); m != nil {
+				s.methods[full] = m
+			}
+		}
+	}
+	if s.passed[adminService] {
+		return nil, fmt.Errorf("services: %s reads and writes the server's own state past every check, it is never forwarded", adminService)
+	}
+	server, client := o.Tracing.handlers(s.untraced, s.mayBeHeld)
+	s.upstreams = newUpstreams(o.Upstreams, client)
+	o.Metrics.watch(o.Registry, s.upstreams.count, s.room.inUse)
+	for _, l := range o.Listeners {
+		s.listeners = append(s.listeners, s.newListener(l, server))
+	}
+	s.health.init()
+	var err error
+	if s.confirmations, err = newConfirmations(); err != nil {
+		return nil, err
+	}
+	if s.held, err = newHeldPolls(); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+const (
+	// streamsPerCaller is how many calls a connection may have at once. Many workers may share one behind a proxy of
+	// their own; without a limit one connection could have calls without end that it never reads the answers of.
+	streamsPerCaller = 10_000
+	// connectionIdle is when a connection without calls is closed. Those of workers always have polls.
+	connectionIdle = 15 * time.Minute
+	// connectionGrace is how long the calls of a connection that is closed for its age may take: longer than any poll,
+	// and not for ever, as the watch of a health check might.
+	connectionGrace = 5 * time.Minute
+)
+
+// connectionAge makes up for gRPC's jitter, which takes a tenth off or adds it.
+func connectionAge(age time.Duration) time.Duration { return age + age/9 }
+
+// adminService listens on the frontend's port as well.
+const adminService = "temporal.server.api.adminservice.v1.AdminService"
+
+func (s *Server) newMethod(full string) *method {
+	m := s.Rewriter.Method(full)
+	if m == nil {
+		return nil
+	}
+	return &method{full: full, rewrite: m, waits: m.IsPoll() || waits(full), metrics: s.Metrics.method(full)}
+}
+
+// untraced tells which calls get no span from gRPC's stats handler.
+func (s *Server) untraced(full string) bool {
+	if m, ok := s.methods[full]; ok {
+		return m.rewrite.IsPoll()
+	}
+	return serviceOf(full) == healthService
+}
+
+// mayBeHeld tells which calls may wait for long.
+func (s *Server) mayBeHeld(full string) bool {
+	m, ok := s.methods[full]
+	return !ok || m.waits
+}
+
+func (s *Server) newListener(config Listener, stats stats.Handler) *listener {
+	l := &listener{Listener: config}
+	options := []grpc.ServerOption{
+		grpc.ForceServerCodecV2(rawCodec{}),
+		experimental.BufferPool(buffers),
+		grpc.WriteBufferSize(writeBuffer),
+		grpc.SharedWriteBuffer(true),
+		grpc.MaxRecvMsgSize(int(s.largest)),
+		grpc.MaxConcurrentStreams(streamsPerCaller),
+		// Not more of a request arrives before there is room for it.
+		grpc.StaticStreamWindowSize(window),
+		grpc.StaticConnWindowSize(connWindow),
+		// SDKs ping every 30 s, also without calls; gRPC's default would cut them off.
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{
+			Time: time.Minute, Timeout: 20 * time.Second,
+			MaxConnectionIdle:     connectionIdle,
+			MaxConnectionAge:      connectionAge(s.Limits.ConnectionAge),
+			MaxConnectionAgeGrace: connectionGrace,
+		}),
+		grpc.ConnectionTimeout(20 * time.Second),
+		grpc.MaxHeaderListSize(1 << 20),
+		grpc.UnknownServiceHandler(func(_ any, stream grpc.ServerStream) error { return s.other(l, stream) }),
+	}
+	if config.TLS != nil {
+		options = append(options, grpc.Creds(credentials.NewTLS(config.TLS)))
+	}
+	if stats != nil {
+		options = append(options, grpc.StatsHandler(stats))
+	}
+	l.server = grpc.NewServer(options...)
+	for _, desc := range rewritten {
+		l.server.RegisterService(s.handlers(desc, l), s)
+	}
+	return l
+}
+
+// handlers describes a service to gRPC with one handler behind all of its methods.
+func (s *Server) handlers(desc *grpc.ServiceDesc, l *listener) *grpc.ServiceDesc {
+	raw := &grpc.ServiceDesc{ServiceName: desc.ServiceName, HandlerType: (*any)(nil)}
+	for _, md := range desc.Methods {
+		m, ok := s.methods["/"+desc.ServiceName+"/"+md.MethodName]
+		if !ok {
+			continue // falls to other, which refuses it
+		}
+		raw.Methods = append(raw.Methods, grpc.MethodDesc{MethodName: md.MethodName,
+			Handler: func(_ any, ctx context.Context, receive func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+				return s.unary(ctx, l, m, receive)
+			}})
+	}
+	return raw
+}
+
+// unary answers one call with raw frames. A panic ends this call alone.
+func (s *Server) unary(ctx context.Context, l *listener, m *method, receive func(any) error) (answer any, err error) {
+	gate, err := s.enter(m.waits)
+	if err != nil {
+		return nil, s.refuseUnread(ctx, l, m, err)
+	}
+	defer gate.leave()
+	s.Metrics.inFlight.Inc()
+	defer s.Metrics.inFlight.Dec()
+	if !m.waits {
+		deepen(0)
+	}
+	held := newRelease(s.room)
+	defer func() {
+		if p := recover(); p != nil {
+			held.giveBack()
+			answer, err = nil, s.panicked(m.full, p)
+		}
+	}()
+	in, err := s.receive(ctx, held, receive)
+	if err != nil {
+		held.giveBack()
+		return nil, s.refuseUnread(ctx, l, m, err)
+	}
+	// Left to itself gRPC compresses the answer to a compressed request, at eight times the cost of the call.
+	if err := grpc.SetSendCompressor(ctx, "identity"); err != nil {
+		in.free()
+		held.giveBack()
+		return nil, status.Error(codes.Internal, from+err.Error())
+	}
+	out, err := s.walk(ctx, l, m, held, in)
+	if err != nil {
+		held.giveBack()
+	} else {
+		held.sends(ctx, out)
+	}
+	held.drop() // not deferred: what a panic left behind is not used again
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// enter counts a call in, among those that wait at the server or the others.
+func (s *Server) enter(waits bool) (*gate, error) {
+	kind, g := "calls", &s.calls
+	if waits {
+		kind, g = "polls", &s.waiting
+	}
+	if !g.enter() {
+		s.overLimit(kind)
+		return nil, tooManyCalls(kind, g.limit)
+	}
+	return g, nil
+}
+
+// refuseUnread answers a call of which the proxy has read nothing, or not all.
+func (s *Server) refuseUnread(ctx context.Context, l *listener, m *method, err error) error {
+	var refused *refusal
+	if errors.As(err, &refused) {
+		err = answerFor(err).Err()
+	}
+	st := status.Convert(err)
+	m.metrics.observe(st.Code(), 0, trace.SpanFromContext(ctx))
+	if st.Code() != codes.ResourceExhausted { // overLimit tells of those
+		s.logRefusal(m.full, l.Name, st, err)
+	}
+	return err
+}
+
+// panicked answers a call that a fault in the proxy ended. The panic's value may quote a payload: only its type, and
+// the stack, which holds no values, are logged.
+func (s *Server) panicked(full string, value any) error {
+	s.Metrics.panics.Inc()
+	what := fmt.Sprintf("%T", value)
+	var fault interface {
+		error
+		RuntimeError()
+	}
+	if err, ok := value.(error); ok && errors.As(err, &fault) {
+		what = fault.Error()
+	}
+	s.Log.Error("a fault in the proxy ended a call; please report it", "rpc", full, "panic", what, "stack", string(debug.Stack()))
+	return status.Error(codes.Internal, from+"a fault in the proxy ended this call: its log holds the place")
+}
+
+// logRefusal tells an operator of calls that the proxy itself refused, with more of the reason than the caller gets.
+func (s *Server) logRefusal(full, listener string, st *status.Status, err error) {
+	level := slog.LevelWarn
+	if st.Code() == codes.Canceled || st.Code() == codes.DeadlineExceeded {
+		level = slog.LevelDebug
+	}
+	s.Log.Log(context.Background(), level, "call refused", "rpc", full, "listener", listener, "code", codeName(st.Code()), "reason", err.Error())
+}

@@ -1,0 +1,246 @@
+package server
+
+import (
+	"context"
+	"io"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"go.temporal.io/api/workflowservice/v1"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	reflectionpb "google.golang.org/grpc/reflection/grpc_reflection_v1"
+	"google.golang.org/grpc/status"
+)
+
+func TestHealthWithoutServiceIsTheProxysOwn(t *testing.T) {
+	f := &frontend{}
+	startFrontend(t, f)
+	p := startProxy(t, f)
+	h := healthpb.NewHealthClient(p.dial(t))
+	ctx := testContext(t)
+	check := func(want healthpb.HealthCheckResponse_ServingStatus) {
+		t.Helper()
+		got, err := h.Check(ctx, &healthpb.HealthCheckRequest{})
+		if err != nil || got.GetStatus() != want {
+			t.Errorf("got %v, %v, want %v", got.GetStatus(), err, want)
+		}
+	}
+	f.server.Stop() // a frontend that is down must not have its proxies taken out of service
+	check(healthpb.HealthCheckResponse_SERVING)
+	watch, err := h.Watch(ctx, &healthpb.HealthCheckRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []healthpb.HealthCheckResponse_ServingStatus{healthpb.HealthCheckResponse_SERVING, healthpb.HealthCheckResponse_NOT_SERVING} {
+		got, err := watch.Recv()
+		if err != nil || got.GetStatus() != want {
+			t.Fatalf("watch: got %v, %v, want %v", got.GetStatus(), err, want)
+		}
+		p.SetReady(false)
+	}
+	check(healthpb.HealthCheckResponse_NOT_SERVING)
+	list, err := h.List(ctx, &healthpb.HealthListRequest{})
+	if err != nil || list.GetStatuses()[""].GetStatus() != healthpb.HealthCheckResponse_NOT_SERVING {
+		t.Errorf("list: got %v, %v", list, err)
+	}
+}
+
+func TestHealthOfNamedServicesIsTheUpstreams(t *testing.T) {
+	f := &frontend{}
+	startFrontend(t, f)
+	const service = "temporal.api.workflowservice.v1.WorkflowService"
+	f.health.SetServingStatus(service, healthpb.HealthCheckResponse_SERVING)
+	h := healthpb.NewHealthClient(startProxy(t, f).dial(t))
+	ctx := testContext(t)
+	got, err := h.Check(ctx, &healthpb.HealthCheckRequest{Service: service})
+	if err != nil || got.GetStatus() != healthpb.HealthCheckResponse_SERVING {
+		t.Errorf("got %v, %v", got, err)
+	}
+	if _, err := h.Check(ctx, &healthpb.HealthCheckRequest{Service: "nope"}); status.Code(err) != codes.NotFound {
+		t.Errorf("unknown service: got %v", err)
+	}
+	watch, err := h.Watch(ctx, &healthpb.HealthCheckRequest{Service: service})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []healthpb.HealthCheckResponse_ServingStatus{healthpb.HealthCheckResponse_SERVING, healthpb.HealthCheckResponse_NOT_SERVING} {
+		got, err := watch.Recv()
+		if err != nil || got.GetStatus() != want {
+			t.Fatalf("watch: got %v, %v, want %v", got.GetStatus(), err, want)
+		}
+		f.health.SetServingStatus(service, healthpb.HealthCheckResponse_NOT_SERVING)
+	}
+}
+
+func TestReflectionStreamsPass(t *testing.T) {
+	f := &frontend{}
+	startFrontend(t, f)
+	stream, err := reflectionpb.NewServerReflectionClient(startProxy(t, f).dial(t)).ServerReflectionInfo(testContext(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 { // several messages each way over one stream
+		if err := stream.Send(&reflectionpb.ServerReflectionRequest{MessageRequest: &reflectionpb.ServerReflectionRequest_FileContainingSymbol{
+			FileContainingSymbol: "temporal.api.workflowservice.v1.WorkflowService"}}); err != nil {
+			t.Fatal(err)
+		}
+		got, err := stream.Recv()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := len(got.GetFileDescriptorResponse().GetFileDescriptorProto()); n == 0 {
+			t.Errorf("no descriptors in %v", got)
+		}
+	}
+	if err := stream.CloseSend(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stream.Recv(); err != io.EOF {
+		t.Errorf("at the end: got %v", err)
+	}
+}
+
+func TestWhatIsNotKnownIsNotForwarded(t *testing.T) {
+	f := &frontend{}
+	startFrontend(t, f)
+	p := startProxy(t, f, func(o *Options) { o.Services = []string{"acme.Extra"} })
+	cc := p.dial(t, grpc.WithDefaultCallOptions(grpc.ForceCodecV2(rawCodec{})))
+	for method, want := range map[string]string{
+		"/temporal.api.workflowservice.v1.WorkflowService/NotYetInvented":        "upgrade the proxy",
+		"/temporal.api.operatorservice.v1.OperatorService/NotYetInvented":        "upgrade the proxy",
+		"/temporal.server.api.adminservice.v1.AdminService/DescribeMutableState": "not forwarded",
+		"/acme.Other/Method":                    "`services`",
+		"/grpc.health.v1.Health/NotYetInvented": "upgrade the proxy",
+	} {
+		err := cc.Invoke(testContext(t), method, new(frame), new(frame))
+		if status.Code(err) != codes.Unimplemented || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v", method, err)
+		}
+	}
+	if calls := f.calls(); len(calls) > 0 {
+		t.Errorf("forwarded: %v", calls)
+	}
+	err := cc.Invoke(testContext(t), "/acme.Extra/Method", new(frame), new(frame))
+	if status.Code(err) != codes.Unimplemented || strings.Contains(err.Error(), from) {
+		t.Errorf("a service that the config names: got %v, want the upstream's answer", err)
+	}
+}
+
+func TestAdminServiceCannotBeConfigured(t *testing.T) {
+	for _, service := range []string{adminService, "temporal.api.workflowservice.v1.WorkflowService"} {
+		f := &frontend{address: "127.0.0.1:1"}
+		var o Options
+		startProxy(t, f, func(good *Options) { o = *good })
+		o.Services = []string{service}
+		if _, err := New(o); err == nil || !strings.Contains(err.Error(), service) {
+			t.Errorf("%s: got %v", service, err)
+		}
+	}
+}
+
+func TestOperatorAndUntouchedMethodsPass(t *testing.T) {
+	f := &frontend{}
+	startFrontend(t, f)
+	c := startProxy(t, f).client(t)
+	got, err := c.GetSystemInfo(testContext(t), &workflowservice.GetSystemInfoRequest{})
+	if err != nil || got.GetServerVersion() != "1.2.3" {
+		t.Errorf("got %v, %v", got, err)
+	}
+	if calls := f.calls(); !slices.Equal(calls, []string{workflowservice.WorkflowService_GetSystemInfo_FullMethodName}) {
+		t.Errorf("upstream saw %v", calls)
+	}
+}
+
+func TestDrainLetsCallsEnd(t *testing.T) {
+	entered := make(chan struct{})
+	release := make(chan struct{})
+	f := &frontend{poll: func(context.Context, *workflowservice.PollActivityTaskQueueRequest) (*workflowservice.PollActivityTaskQueueResponse, error) {
+		close(entered)
+		<-release
+		return &workflowservice.PollActivityTaskQueueResponse{TaskToken: []byte("t")}, nil
+	}}
+	startFrontend(t, f)
+	p := startProxy(t, f)
+	c := p.client(t)
+	polled := make(chan error, 1)
+	go func() {
+		_, err := c.PollActivityTaskQueue(testContext(t), &workflowservice.PollActivityTaskQueueRequest{Namespace: "clinic"})
+		polled <- err
+	}()
+	<-entered
+	drained := make(chan bool, 1)
+	go func() { drained <- p.Drain(testContext(t)) }()
+	select {
+	case <-drained:
+		t.Fatal("the drain ended before the poll")
+	case <-time.After(100 * time.Millisecond):
+	}
+	close(release)
+	if err := <-polled; err != nil {
+		t.Errorf("the poll's task was lost: %v", err)
+	}
+	if !<-drained {
+		t.Error("the drain says that it cut calls")
+	}
+}
+
+func TestDrainCutsAtItsLimit(t *testing.T) {
+	entered := make(chan struct{})
+	f := &frontend{poll: func(ctx context.Context, _ *workflowservice.PollActivityTaskQueueRequest) (*workflowservice.PollActivityTaskQueueResponse, error) {
+		close(entered)
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}}
+	startFrontend(t, f)
+	p := startProxy(t, f)
+	c := p.client(t)
+	go func() {
+		_, _ = c.PollActivityTaskQueue(testContext(t), &workflowservice.PollActivityTaskQueueRequest{Namespace: "clinic"}) // is cut
+	}()
+	<-entered
+	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+	defer cancel()
+	if p.Drain(ctx) {
+		t.Error("the drain says that all calls ended by themselves")
+	}
+}
+
+func TestShortDrainShortensPolls(t *testing.T) {
+	deadline := make(chan time.Time, 2)
+	f := &frontend{}
+	f.poll = func(ctx context.Context, _ *workflowservice.PollActivityTaskQueueRequest) (*workflowservice.PollActivityTaskQueueResponse, error) {
+		d, _ := ctx.Deadline()
+		deadline <- d
+		return &workflowservice.PollActivityTaskQueueResponse{}, nil
+	}
+	startFrontend(t, f)
+	c := startProxy(t, f, func(o *Options) { o.PollLimit = 5 * time.Second }).client(t)
+	if _, err := c.PollActivityTaskQueue(testContext(t), &workflowservice.PollActivityTaskQueueRequest{Namespace: "clinic"}); err != nil {
+		t.Fatal(err)
+	}
+	if left := time.Until(<-deadline); left > 5*time.Second || left < 3*time.Second {
+		t.Errorf("the upstream has %v to answer", left)
+	}
+}
+
+// A poll that the proxy ends, since it might drain, is one without a task to its worker, not a failed one.
+func TestAPollThatIsShortenedEndsEmpty(t *testing.T) {
+	f := &frontend{poll: func(ctx context.Context, _ *workflowservice.PollActivityTaskQueueRequest) (*workflowservice.PollActivityTaskQueueResponse, error) {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}}
+	startFrontend(t, f)
+	c := startProxy(t, f, func(o *Options) { o.PollLimit = 100 * time.Millisecond }).client(t)
+	if a, err := c.PollActivityTaskQueue(testContext(t), &workflowservice.PollActivityTaskQueueRequest{Namespace: "clinic"}); err != nil || len(a.GetTaskToken()) > 0 {
+		t.Errorf("got %v, %v", a, err)
+	}
+	ctx, cancel := context.WithTimeout(testContext(t), 50*time.Millisecond)
+	defer cancel()
+	if _, err := c.PollActivityTaskQueue(ctx, &workflowservice.PollActivityTaskQueueRequest{Namespace: "clinic"}); status.Code(err) != codes.DeadlineExceeded {
+		t.Errorf("the caller's own time limit: %v", err)
+	}
+}

@@ -1,0 +1,173 @@
+package server
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
+	"go.opentelemetry.io/otel/attribute"
+	otelcodes "go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/metric/noop"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/stats"
+	"google.golang.org/grpc/status"
+
+	"github.com/temporal-seal/temporal-seal/internal/policy"
+	"github.com/temporal-seal/temporal-seal/internal/rewrite"
+)
+
+// Tracing is where spans go. A nil *Tracing makes none, at no cost.
+type Tracing struct {
+	Provider   trace.TracerProvider
+	Propagator propagation.TextMapPropagator
+
+	tracer trace.Tracer
+}
+
+// scope names the spans that this package makes itself.
+const scope = "github.com/temporal-seal/temporal-seal/internal/server"
+
+// handlers makes the server and the client span of each call. Polls are left out: most of them end empty after a
+// minute and would fill the traces with nothing. traceTask makes up for those that bring a task. held tells which calls wait
+// by the thousand.
+func (t *Tracing) handlers(untraced, held func(fullMethod string) bool) (server, client stats.Handler) {
+	if t == nil {
+		return nil, nil
+	}
+	t.tracer = t.Provider.Tracer(scope)
+	options := []otelgrpc.Option{
+		otelgrpc.WithTracerProvider(t.Provider),
+		otelgrpc.WithPropagators(t.Propagator),
+		otelgrpc.WithMeterProvider(noop.NewMeterProvider()), // metrics.go counts calls
+		otelgrpc.WithFilter(func(info *stats.RPCTagInfo) bool { return !untraced(info.FullMethodName) }),
+	}
+	return serverHandler{quietHandler{otelgrpc.NewServerHandler(options...)}, held}, clientHandler{quietHandler{otelgrpc.NewClientHandler(options...)}}
+}
+
+// quietHandler keeps the texts of upstream errors out of spans: they may quote a payload, as the message of a failed
+// query does. A call that is not sampled costs next to nothing.
+type quietHandler struct{ stats.Handler }
+
+type spokenKey struct{}
+
+func (h quietHandler) TagRPC(ctx context.Context, info *stats.RPCTagInfo) context.Context {
+	ctx = h.Handler.TagRPC(ctx, info)
+	if !trace.SpanFromContext(ctx).IsRecording() {
+		return ctx
+	}
+	return context.WithValue(ctx, spokenKey{}, new(bool))
+}
+
+func (h quietHandler) HandleRPC(ctx context.Context, s stats.RPCStats) {
+	if !trace.SpanFromContext(ctx).IsRecording() {
+		return
+	}
+	if end, ok := s.(*stats.End); ok && end.Error != nil && (end.Client || spoke(ctx)) {
+		quiet := *end
+		quiet.Error = status.Error(status.Code(end.Error), "answered by the upstream")
+		s = &quiet
+	}
+	h.Handler.HandleRPC(ctx, s)
+}
+
+// serverHandler is the first of the proxy's code that a call comes to.
+type serverHandler struct {
+	quietHandler
+	held func(fullMethod string) bool
+}
+
+func (h serverHandler) TagRPC(ctx context.Context, info *stats.RPCTagInfo) context.Context {
+	if !h.held(info.FullMethodName) {
+		deepen(0)
+	}
+	return h.quietHandler.TagRPC(ctx, info)
+}
+
+// clientHandler makes no client span below a call that is not sampled. The caller's own traceparent is forwarded then. It
+// saves a fifth of the CPU time of a small call.
+type clientHandler struct{ quietHandler }
+
+func (h clientHandler) TagRPC(ctx context.Context, info *stats.RPCTagInfo) context.Context {
+	if !trace.SpanFromContext(ctx).IsRecording() {
+		return ctx
+	}
+	return h.quietHandler.TagRPC(ctx, info)
+}
+
+func spoke(ctx context.Context) bool {
+	spoken, ok := ctx.Value(spokenKey{}).(*bool)
+	return ok && *spoken
+}
+
+// upstreamSpoke notes that the error that this call ends with has its text from the upstream.
+func upstreamSpoke(ctx context.Context) {
+	if spoken, ok := ctx.Value(spokenKey{}).(*bool); ok {
+		*spoken = true
+	}
+}
+
+// describeSpan says what the call is about. Span attributes outlive the request, whose bytes the names may alias.
+func (c *call) describeSpan(span trace.Span) {
+	if !span.IsRecording() {
+		return
+	}
+	attributes := make([]attribute.KeyValue, 0, 4)
+	add := func(key, value string) {
+		if value != "" {
+			attributes = append(attributes, attribute.String(key, strings.Clone(value)))
+		}
+	}
+	add("temporal.namespace", c.rewriting.Namespace())
+	add("temporal.workflow_id", c.rewriting.WorkflowID())
+	add("temporal.workflow_type", c.rewriting.WorkflowType())
+	add("policy.revision", c.rewriting.Revision())
+	span.SetAttributes(attributes...)
+}
+
+// traceTask makes the two spans of a poll that brought a task, after the fact.
+func (c *call) traceTask(ctx context.Context, sent time.Time) context.Context {
+	if c.tracing == nil {
+		return ctx
+	}
+	name := strings.TrimPrefix(c.method.full, "/")
+	attributes := trace.WithAttributes(attribute.String("rpc.system.name", "grpc"), attribute.String("rpc.method", name))
+	ctx, c.task = c.tracing.tracer.Start(ctx, name, trace.WithSpanKind(trace.SpanKindServer), trace.WithTimestamp(c.start), attributes)
+	c.describeSpan(c.task)
+	_, client := c.tracing.tracer.Start(ctx, name, trace.WithSpanKind(trace.SpanKindClient), trace.WithTimestamp(sent), attributes)
+	client.SetAttributes(statusAttribute(codes.OK))
+	client.End()
+	return ctx
+}
+
+// endTask ends the span that traceTask began.
+func (c *call) endTask(code codes.Code) {
+	if c.task == nil {
+		return
+	}
+	c.describeSpan(c.task) // once more: the answer told which workflow the task is of
+	c.task.SetAttributes(statusAttribute(code))
+	if code != codes.OK {
+		c.task.SetStatus(otelcodes.Error, "the task could not be handed over")
+	}
+	c.task.End()
+}
+
+func statusAttribute(code codes.Code) attribute.KeyValue {
+	return attribute.String("rpc.response.status_code", codeName(code))
+}
+
+// describeRewriting puts the sum of a message's rewriting on the span of its call, where a reader of the trace looks
+// first.
+func describeRewriting(span trace.Span, d policy.Direction, s *rewrite.Stats) {
+	if !span.IsRecording() || s.Payloads == 0 {
+		return
+	}
+	side := "request"
+	if d == policy.Response {
+		side = "response"
+	}
+	span.SetAttributes(attribute.Int("seal."+side+".payloads", s.Payloads), attribute.Int("seal."+side+".bytes", s.Bytes))
+}

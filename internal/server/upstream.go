@@ -1,0 +1,211 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/stats"
+
+	"github.com/temporal-seal/temporal-seal/internal/auth"
+)
+
+const (
+	// maxMessage is what SDKs accept: a worker can never again poll a workflow whose history does not get through.
+	maxMessage = 128 << 20
+
+	// maxTargets bounds how many addresses a {namespace} template may expand to.
+	maxTargets = 1024
+
+	namespaceVariable = "{namespace}"
+)
+
+// UpstreamConfig says where the calls of some namespaces go.
+type UpstreamConfig struct {
+	// Namespaces are patterns with `*`. Nil serves every call; empty but not nil serves the calls that name no namespace.
+	Namespaces []string
+	// Address is a gRPC target or host:port. `{namespace}` in it stands for the namespace of the call.
+	Address string
+	// TLS makes the credentials of a connection. Nil: plaintext.
+	TLS credentials.TransportCredentials
+	// PassCredential forwards the token that a caller showed to the listener. It is for an upstream that checks the same
+	// tokens; without it they end here.
+	PassCredential bool
+	// APIKey is sent as bearer token in place of the caller's. gRPC refuses to send it without TLS.
+	APIKey credentials.PerRPCCredentials
+}
+
+func (c *UpstreamConfig) serves(namespace string) bool {
+	if c.Namespaces == nil {
+		return true
+	}
+	if namespace == "" {
+		return len(c.Namespaces) == 0
+	}
+	return auth.MatchAny(c.Namespaces, namespace)
+}
+
+// upstreams routes by namespace and keeps the connections.
+type upstreams struct {
+	configs []UpstreamConfig
+	stats   stats.Handler
+
+	mu      sync.Mutex
+	targets map[target]*connections
+	closed  bool
+	done    chan struct{}
+}
+
+type target struct {
+	config  int
+	address string
+}
+
+// route is where one call goes.
+type route struct {
+	config *UpstreamConfig
+	conns  *connections
+}
+
+func newUpstreams(configs []UpstreamConfig, stats stats.Handler) *upstreams {
+	u := &upstreams{configs: configs, stats: stats, targets: map[target]*connections{}, done: make(chan struct{})}
+	go u.tend()
+	return u
+}
+
+// tend keeps the connections in shape until close.
+func (u *upstreams) tend() {
+	tick := time.NewTicker(tendEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-u.done:
+			return
+		case now := <-tick.C:
+			for _, conns := range u.all() {
+				conns.tend(now)
+			}
+		}
+	}
+}
+
+func (u *upstreams) all() []*connections {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return slices.Collect(maps.Values(u.targets))
+}
+
+// byNamespace tells if the namespace of a call decides where it goes.
+func (u *upstreams) byNamespace() bool {
+	c := u.configs[0]
+	return c.Namespaces != nil || strings.Contains(c.Address, namespaceVariable)
+}
+
+func (u *upstreams) route(namespace string) (route, error) {
+	for i := range u.configs {
+		c := &u.configs[i]
+		if !c.serves(namespace) {
+			continue
+		}
+		address := c.Address
+		if strings.Contains(address, namespaceVariable) {
+			if !fitsAddress(address, namespace) {
+				continue
+			}
+			address = strings.ReplaceAll(address, namespaceVariable, namespace)
+		}
+		conns, err := u.connections(target{i, address}, c)
+		return route{c, conns}, err
+	}
+	return route{}, errNoUpstream
+}
+
+// fitsAddress keeps a namespace from steering a templated address to another host: it is made of what host names are made of, and
+// may have dots only where a domain follows in the address.
+func fitsAddress(address, namespace string) bool {
+	if namespace == "" || len(namespace) > 128 {
+		return false
+	}
+	_, rest, _ := strings.Cut(address, namespaceVariable)
+	domain := strings.HasPrefix(rest, ".")
+	for label := range strings.SplitSeq(namespace, ".") {
+		if label == "" || strings.ContainsFunc(label, notInHostNames) {
+			return false
+		}
+	}
+	return domain || !strings.Contains(namespace, ".")
+}
+
+func notInHostNames(r rune) bool {
+	return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '-' && r != '_'
+}
+
+var (
+	errNoUpstream = errors.New("no upstream serves this namespace: add it to `upstreams` in the proxy's config")
+	errTooMany    = fmt.Errorf("more than %d upstream addresses in use", maxTargets)
+	errClosed     = errors.New("the proxy is shutting down")
+)
+
+func (u *upstreams) connections(t target, c *UpstreamConfig) (*connections, error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if conns, ok := u.targets[t]; ok {
+		return conns, nil
+	}
+	if u.closed {
+		return nil, errClosed
+	}
+	if len(u.targets) >= maxTargets {
+		return nil, errTooMany
+	}
+	conns, err := newConnections(t.address, c, u.stats)
+	if err != nil {
+		return nil, err
+	}
+	u.targets[t] = conns
+	return conns, nil
+}
+
+// fixed gives the connections whose address does not depend on a namespace: those can be probed before any call.
+func (u *upstreams) fixed() ([]route, error) {
+	var routes []route
+	for i := range u.configs {
+		c := &u.configs[i]
+		if strings.Contains(c.Address, namespaceVariable) {
+			continue
+		}
+		conns, err := u.connections(target{i, c.Address}, c)
+		if err != nil {
+			return nil, fmt.Errorf("upstream %s: %w", c.Address, err)
+		}
+		routes = append(routes, route{c, conns})
+	}
+	return routes, nil
+}
+
+func (u *upstreams) close() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.closed {
+		return
+	}
+	u.closed = true
+	close(u.done)
+	for _, conns := range u.targets {
+		conns.close()
+	}
+}
+
+// count is the number of connections, over all addresses.
+func (u *upstreams) count() int {
+	n := 0
+	for _, conns := range u.all() {
+		n += conns.count()
+	}
+	return n
+}
