@@ -19,14 +19,14 @@ ARG VERSION=""
 ARG GOFIPS140=off
 # GOFIPS140=certified builds with the Go Cryptographic Module that has a FIPS 140-3 certificate.
 RUN CGO_ENABLED=0 GOFIPS140=${GOFIPS140} go build -trimpath -buildvcs=false \
-    -ldflags "-s -w ${VERSION:+-X main.version=${VERSION}}" -o /out/proxy ./cmd/proxy
+    -ldflags "-s -w ${VERSION:+-X main.version=${VERSION}}" -o /out/temporal-seal ./cmd/proxy
 
 FROM scratch
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
-COPY --from=build /out/proxy /proxy
+COPY --from=build /out/temporal-seal /temporal-seal
 USER 65532:65532
 # 7333: workers and clients. 7334: /healthz, /readyz, /metrics. In a container listen on 0.0.0.0 by a config file: which
 # callers and namespaces an open port serves has to be said there.
 EXPOSE 7333 7334
-HEALTHCHECK --interval=10s --timeout=4s --start-period=20s CMD ["/proxy", "health"]
-ENTRYPOINT ["/proxy"]
+HEALTHCHECK --interval=10s --timeout=4s --start-period=20s CMD ["/temporal-seal", "health"]
+ENTRYPOINT ["/temporal-seal"]

@@ -7,7 +7,7 @@ MAKEFLAGS += --no-print-directory
 MODULES      := . codec e2e demo bench
 VERSION      ?=
 LDFLAGS      := -s -w$(if $(VERSION), -X main.version=$(VERSION))
-PROXY        := $(abspath bin/proxy)
+PROXY        := $(abspath bin/temporal-seal)
 FUZZTIME     ?= 30s
 export SEAL_BROWSER
 FUZZPACKAGES = $(sort $(patsubst %/,./%,$(dir $(shell grep -rl --include='*_test.go' '^func Fuzz' cmd internal))))
@@ -29,8 +29,8 @@ help: ## List the targets
 		/^[a-z][a-z0-9-]*:.*## / {printf "  %-19s %s\n", $$1, $$2}' Makefile
 
 .PHONY: build
-build: ## Build bin/proxy (VERSION=... to name a release)
-	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/proxy ./cmd/proxy
+build: ## Build bin/temporal-seal (VERSION=... to name a release)
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/temporal-seal ./cmd/proxy
 
 .PHONY: demo
 demo: bin/demo ## Watch a workflow with a user's token and a health record, on a real Temporal server
@@ -61,8 +61,8 @@ test-unit: ## Unit tests of the product, with the race detector
 
 .PHONY: test-policy
 test-policy: build ## The shipped policy's Rego tests, and the clinic example's tests and cases
-	bin/proxy check --policy policy.rego
-	bin/proxy check --config examples/clinic/config.yaml
+	bin/temporal-seal check --policy policy.rego
+	bin/temporal-seal check --config examples/clinic/config.yaml
 
 # ACCEPT is passed by the environment: it is a sentence, and the shell must not read it.
 .PHONY: snapshots

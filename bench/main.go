@@ -40,7 +40,7 @@ func main() {
 	var o options
 	flags := flag.NewFlagSet("bench", flag.ExitOnError)
 	o.shared(flags)
-	flags.StringVar(&o.proxy, "proxy", "bin/proxy", "the proxy's binary")
+	flags.StringVar(&o.proxy, "proxy", "bin/temporal-seal", "the proxy's binary")
 	flags.IntVar(&o.rounds, "rounds", 5, "turns that each variant takes at each work; the median counts")
 	flags.StringVar(&o.variants, "variants", "",
 		"only variants whose names start so, with commas between; direct and relay are always there")

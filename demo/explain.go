@@ -19,7 +19,7 @@ type prediction struct {
 	rule    string // file:line of what decided
 }
 
-// explained is the part of `proxy explain -o json` that is shown.
+// explained is the part of `temporal-seal explain -o json` that is shown.
 type explained struct {
 	Name, Action, Key, Error string
 	Packages                 []struct {
@@ -30,7 +30,7 @@ type explained struct {
 	}
 }
 
-// explain asks the proxy's policy about the story's payloads, by `proxy explain`, and shows the verdicts.
+// explain asks the proxy's policy about the story's payloads, by `temporal-seal explain`, and shows the verdicts.
 func (st *stage) explain(ctx context.Context) error {
 	cmd := exec.CommandContext(ctx, st.proxyBin, "explain", "--config", st.config, "-o", "json",
 		"--input", filepath.Join(harness.Root(), "demo", "payloads.yaml"))
@@ -40,16 +40,16 @@ func (st *stage) explain(ctx context.Context) error {
 		if errors.As(err, &exit) {
 			out = exit.Stderr
 		}
-		return fmt.Errorf("proxy explain: %w\n%s", errors.Join(ctx.Err(), err), out)
+		return fmt.Errorf("temporal-seal explain: %w\n%s", errors.Join(ctx.Err(), err), out)
 	}
 	var answers []explained
 	if err := json.Unmarshal(out, &answers); err != nil {
-		return fmt.Errorf("proxy explain: %w", err)
+		return fmt.Errorf("temporal-seal explain: %w", err)
 	}
-	st.s.note("What the policy will say of the workflow's payloads (proxy explain --input demo/payloads.yaml):")
+	st.s.note("What the policy will say of the workflow's payloads (temporal-seal explain --input demo/payloads.yaml):")
 	for _, a := range answers {
 		if a.Error != "" {
-			return fmt.Errorf("proxy explain: %s: %s", a.Name, a.Error)
+			return fmt.Errorf("temporal-seal explain: %s: %s", a.Name, a.Error)
 		}
 		p := prediction{payload: a.Name, verdict: a.Action, rule: a.decidedBy()}
 		if a.Action == "seal" {
@@ -81,9 +81,9 @@ func (a explained) decidedBy() string {
 func (st *stage) checkPredictions(found map[string]string) error {
 	for _, p := range st.predicted {
 		if got, ok := found[p.payload]; !ok {
-			return fmt.Errorf("proxy explain told of %q, which no event holds", p.payload)
+			return fmt.Errorf("temporal-seal explain told of %q, which no event holds", p.payload)
 		} else if got != p.verdict {
-			return fmt.Errorf("proxy explain said %q of %q, and the server has %q", p.verdict, p.payload, got)
+			return fmt.Errorf("temporal-seal explain said %q of %q, and the server has %q", p.verdict, p.payload, got)
 		}
 	}
 	st.s.done("each verdict is the one that proxy explain told: %d of %d", len(st.predicted), len(st.predicted))

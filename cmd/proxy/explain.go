@@ -33,9 +33,9 @@ func explainCommand(stdout io.Writer) *cobra.Command {
 		Long: `explain asks the policy about a payload as the proxy would, and shows what each rule said, what they come to
 together and which verdict wins. The payload is described by flags, or by a file with an input document as rules see it
 or with several cases. No key is used and nothing is sent anywhere.`,
-		Example: `  proxy explain --policy policy.rego --kind header --name authorization
-  proxy explain --config config.yaml --namespace clinic-prod --activity-type FetchLabResults --kind result
-  proxy explain --config examples/clinic/config.yaml --input examples/clinic/cases.yaml`,
+		Example: `  temporal-seal explain --policy policy.rego --kind header --name authorization
+  temporal-seal explain --config config.yaml --namespace clinic-prod --activity-type FetchLabResults --kind result
+  temporal-seal explain --config examples/clinic/config.yaml --input examples/clinic/cases.yaml`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return o.explain(cmd.Context(), stdout)

@@ -21,7 +21,7 @@ type question struct {
 	Direction string        `yaml:"direction"` // request, unless said otherwise
 	Input     questionInput `yaml:"input"`
 	Unknown   []string      `yaml:"unknown"` // facts that the request does not tell; others that are not given do not apply
-	Want      any           `yaml:"want"`    // of a case file, which `proxy check` compares
+	Want      any           `yaml:"want"`    // of a case file, which `temporal-seal check` compares
 }
 
 type questionInput struct {

@@ -24,8 +24,8 @@ func healthCommand(stdout io.Writer) *cobra.Command {
 		Short: "Ask a running proxy on this machine if it is ready",
 		Long: `health asks the admin address of a running proxy for /readyz, and ends with 0 if calls should go there, with 1 if not:
 for health checks of containers, in whose image there is nothing else to run.`,
-		Example: `  proxy health
-  proxy health --config config.yaml --live`,
+		Example: `  temporal-seal health
+  temporal-seal health --config config.yaml --live`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			address, err := s.adminAddress()

@@ -31,7 +31,7 @@ keys in a key service are made and rotated there.`,
 		Args:  cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			if err := localkey.Rotate(args[0], time.Now()); errors.Is(err, fs.ErrNotExist) {
-				return fmt.Errorf("%w; make one with: proxy keys new %s", err, args[0])
+				return fmt.Errorf("%w; make one with: temporal-seal keys new %s", err, args[0])
 			} else if err != nil {
 				return err
 			}
@@ -74,7 +74,7 @@ func makeLocalKeys(ctx context.Context, c *config, log *slog.Logger) error {
 			continue // or Open tells what is wrong with it
 		}
 		if !c.local() {
-			return fmt.Errorf("keys[%d].active: the key file %s does not exist; make it once with `proxy keys new %s` and keep it (it is made by itself only where the proxy listens on loopback for a server on loopback)", i, path, path)
+			return fmt.Errorf("keys[%d].active: the key file %s does not exist; make it once with `temporal-seal keys new %s` and keep it (it is made by itself only where the proxy listens on loopback for a server on loopback)", i, path, path)
 		}
 		if err := c.tryPolicy(ctx, log); err != nil {
 			return err // before anything is left behind

@@ -31,7 +31,7 @@ func listKeysCommand(stdout io.Writer) *cobra.Command {
 		Use:   "list",
 		Short: "List the keys of a config, and which answer",
 		Long: `list asks each key encryption key of the config for an answer. KEK is the reference by which envelopes, metrics and
-"proxy keys scan" name a key. With --running it asks the proxy on the config's admin address for what it uses: the
+"temporal-seal keys scan" name a key. With --running it asks the proxy on the config's admin address for what it uses: the
 envelopes sealed and opened with each key since its start, and the ids of the data keys that seal now, as
 revoked_data_keys takes them. The exit code is 1 if an active key does not answer.`,
 		Args: cobra.NoArgs,

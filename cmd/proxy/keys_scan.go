@@ -60,9 +60,9 @@ which is which. It goes to the server directly, with the TLS and the API key of 
 Without --namespace it walks all namespaces of the server, and it has to: what one namespace sealed may be held by another.
 A key may be retired when nothing is sealed with it any more: ask with --key. The exit code is then 0 if it is not in
 use, 3 if it is, and 4 if something could not be read, so that nobody knows. It is 1 if the scan itself failed.`,
-		Example: `  proxy keys scan --config config.yaml --namespace clinic-prod
-  proxy keys scan --config config.yaml --key 'awskms://alias/temporal-phi-2025?region=eu-central-1'
-  proxy keys scan --upstream temporal:7233 --rate 5 --state scan.json --output json`,
+		Example: `  temporal-seal keys scan --config config.yaml --namespace clinic-prod
+  temporal-seal keys scan --config config.yaml --key 'awskms://alias/temporal-phi-2025?region=eu-central-1'
+  temporal-seal keys scan --upstream temporal:7233 --rate 5 --state scan.json --output json`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return o.scan(cmd.Context(), stdout, stderr)
@@ -244,7 +244,7 @@ func (o *scanOptions) knownKeys(ctx context.Context, c *config) (knownKeys, erro
 		} else {
 			p, err := openKey(ctx, o.asked)
 			if err != nil {
-				return known, fmt.Errorf("--key: %w; a key that does not answer any more can be named by its reference: see the KEK of `proxy keys list` or of a scan", err)
+				return known, fmt.Errorf("--key: %w; a key that does not answer any more can be named by its reference: see the KEK of `temporal-seal keys list` or of a scan", err)
 			}
 			ref = p.Ref()
 		}

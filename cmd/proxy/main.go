@@ -14,7 +14,7 @@ import (
 
 func main() {
 	if err := harden(); err != nil {
-		fmt.Fprintf(os.Stderr, "proxy: warning: %v\n", err)
+		fmt.Fprintf(os.Stderr, "temporal-seal: warning: %v\n", err)
 	}
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
 }
@@ -37,7 +37,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return int(quiet)
 	}
 	for line := range strings.Lines(err.Error()) {
-		fmt.Fprintf(stderr, "proxy: %s\n", strings.TrimRight(line, "\n"))
+		fmt.Fprintf(stderr, "temporal-seal: %s\n", strings.TrimRight(line, "\n"))
 	}
 	return 1
 }
@@ -50,15 +50,15 @@ func (e exitCode) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
 func rootCommand(stdout, stderr io.Writer) *cobra.Command {
 	var o serveOptions
 	root := &cobra.Command{
-		Use:   "proxy",
+		Use:   "temporal-seal",
 		Short: "Seals Temporal payloads between SDKs and the server",
-		Long: `proxy stands between Temporal workers and clients and a Temporal frontend. It seals every payload on its way
+		Long: `temporal-seal stands between Temporal workers and clients and a Temporal frontend. It seals every payload on its way
 to the server and opens it on the way back. Workers change nothing but their HostPort.
 
 Without a command it serves: on 127.0.0.1:7333, for the Temporal server on 127.0.0.1:7233, with a key in a local file.`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return fmt.Errorf("unknown command %q; see proxy --help", args[0])
+				return fmt.Errorf("unknown command %q; see temporal-seal --help", args[0])
 			}
 			return nil
 		},

@@ -27,7 +27,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"proxy": main})
+	testscript.Main(m, map[string]func(){"temporal-seal": main})
 }
 
 // TestScripts runs the command line and the server as a user does. See testdata/script.

@@ -36,7 +36,7 @@ func openCommand(stdout, stderr io.Writer) *cobra.Command {
 and prints it with every sealed payload opened. It needs the keys and asks no policy: whoever may use the keys may read.
 The exit code is 1 if something could not be opened; it is printed as it was.`,
 		Example: `  temporal workflow show --workflow-id w --output json > history.json
-  proxy open --config config.yaml history.json`,
+  temporal-seal open --config config.yaml history.json`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			file := "-"

@@ -281,7 +281,7 @@ func TestABadConfigDoesNotStart(t *testing.T) {
 			t.Fatal(err)
 		}
 		if out, err := checkConfig(r.dir); (err == nil) != (name == "nothing wrong") {
-			t.Errorf("%s: `proxy check` says %v: %s", name, err, out)
+			t.Errorf("%s: `temporal-seal check` says %v: %s", name, err, out)
 		}
 	}
 }

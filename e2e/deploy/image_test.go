@@ -140,7 +140,7 @@ func (s *store) build(name string, args ...string) (binary string, config imageC
 	if err := json.Unmarshal([]byte(s.run("inspect", c)), &about); err != nil {
 		s.t.Fatal(err)
 	}
-	return filepath.Join(s.run("mount", c), "proxy"), about.OCIv1.Config
+	return filepath.Join(s.run("mount", c), "temporal-seal"), about.OCIv1.Config
 }
 
 type imageConfig struct {
@@ -154,7 +154,7 @@ func TestImage(t *testing.T) {
 	s := newStore(t)
 	s.golang(t.Context())
 	first, config := s.build("localhost/seal:1", "VERSION=v1.2.3")
-	if config.User != "65532:65532" || !slices.Equal(config.Entrypoint, []string{"/proxy"}) {
+	if config.User != "65532:65532" || !slices.Equal(config.Entrypoint, []string{"/temporal-seal"}) {
 		t.Errorf("the image runs %v as user %q", config.Entrypoint, config.User)
 	}
 	entries, err := filepath.Glob(filepath.Join(filepath.Dir(first), "*"))
@@ -162,7 +162,7 @@ func TestImage(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, e := range entries {
-		if name := filepath.Base(e); name != "proxy" && name != "etc" {
+		if name := filepath.Base(e); name != "temporal-seal" && name != "etc" {
 			t.Errorf("the image holds %s, which nothing in it needs", name)
 		}
 	}

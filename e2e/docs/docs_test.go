@@ -2,7 +2,7 @@
 //
 // Commands in blocks are run as they stand, in order, on a Temporal server at its default address; a network namespace of
 // their own keeps them from this machine's ports. Commands within sentences are held against the help of the program that
-// they name. Configs are given to `proxy check`, links are followed.
+// they name. Configs are given to `temporal-seal check`, links are followed.
 package docs
 
 import (

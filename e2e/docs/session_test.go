@@ -100,7 +100,7 @@ var after = map[string]func(s *session, out string){
 			s.t.Errorf("the saved history is not sealed: %v", err)
 		}
 	},
-	"proxy open --config config.yaml history.json": func(s *session, out string) {
+	"temporal-seal open --config config.yaml history.json": func(s *session, out string) {
 		if !strings.Contains(out, "a secret") && !strings.Contains(out, "ImEgc2VjcmV0Ig==") {
 			s.t.Errorf("what was sealed is not in the opened history:\n%s", out)
 		}
@@ -181,7 +181,7 @@ func newSession(t *testing.T) *session {
 	if err := os.Mkdir(bin, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for name, path := range map[string]string{"proxy": proxy, "temporal": cli} {
+	for name, path := range map[string]string{"temporal-seal": proxy, "temporal": cli} {
 		if err := os.Symlink(path, filepath.Join(bin, name)); err != nil {
 			t.Fatal(err)
 		}
@@ -200,7 +200,7 @@ func (s *session) write(name, text string) {
 func serves(c string) bool {
 	words := strings.Fields(c)
 	program := filepath.Base(words[0])
-	return program == "proxy" && (len(words) == 1 || strings.HasPrefix(words[1], "--") || words[1] == "serve")
+	return program == "temporal-seal" && (len(words) == 1 || strings.HasPrefix(words[1], "--") || words[1] == "serve")
 }
 
 // run runs a command as the reader's shell does. A server goes on running until the next one, or the document's end.

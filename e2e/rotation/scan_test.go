@@ -26,7 +26,7 @@ import (
 	"github.com/temporal-seal/temporal-seal/e2e/harness"
 )
 
-// scanned is what `proxy keys scan --output json` prints.
+// scanned is what `temporal-seal keys scan --output json` prints.
 type scanned struct {
 	Namespaces map[string]struct {
 		Walked map[string]int

@@ -1,5 +1,5 @@
 // Package rotation changes keys under a real Temporal server: while workers run, with several proxies and two releases of
-// them at once, and it asks `proxy keys scan` when a key may go.
+// them at once, and it asks `temporal-seal keys scan` when a key may go.
 package rotation
 
 import (

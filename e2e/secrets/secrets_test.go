@@ -235,7 +235,7 @@ func (w *world) commands(opened *workflowservice.GetWorkflowExecutionHistoryResp
 	}
 	w.command(func(stdout string) {
 		if secret := strings.Trim(string(input(opened).Data), `"`); !strings.Contains(stdout, secret) {
-			w.Errorf("proxy open does not open: %s", stdout)
+			w.Errorf("temporal-seal open does not open: %s", stdout)
 		}
 	}, "open", "--config", w.proxy.Config, file)
 }

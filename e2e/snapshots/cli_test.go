@@ -9,7 +9,7 @@ import (
 
 // command is a command with its help.
 type command struct {
-	path string // "proxy keys list"
+	path string // "temporal-seal keys list"
 	help string
 }
 
@@ -32,7 +32,7 @@ func commands(t *testing.T) []command {
 			walk(append(slices.Clone(path), name))
 		}
 	}
-	walk([]string{"proxy"})
+	walk([]string{"temporal-seal"})
 	if len(all) < 5 {
 		t.Fatalf("only %d commands were found", len(all))
 	}

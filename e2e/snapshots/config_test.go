@@ -119,7 +119,7 @@ func (c configCheck) accepted(t *testing.T) bool {
 	t.Helper()
 	complaints, r := c.try(t, nil)
 	if c.document == 0 && r.code != 0 {
-		t.Errorf("%s: `proxy check` refuses it:\n%s", configExample, r.said())
+		t.Errorf("%s: `temporal-seal check` refuses it:\n%s", configExample, r.said())
 	}
 	for line, said := range complaints {
 		t.Errorf("%s, document %d: %q: %s", configExample, c.document+1, c.lines[line], said)
@@ -259,7 +259,7 @@ policy: {file: policy.rego}
 		return p.run(t, "check", "--config", "config.yaml", "--cases", "cases.yaml")
 	}
 	if r := check(nil); r.code != 0 {
-		t.Errorf("%s: `proxy check --cases` refuses it:\n%s", caseExample, r.said())
+		t.Errorf("%s: `temporal-seal check --cases` refuses it:\n%s", caseExample, r.said())
 	}
 	for _, k := range e.keys {
 		free := strings.Contains(k.path, ".claims.") || strings.Contains(k.path, ".json.") // members that users name

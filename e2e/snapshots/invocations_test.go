@@ -292,7 +292,7 @@ func takeExitCodes(t *testing.T) []string {
 	var lines []string
 	for _, i := range invocations {
 		r := s.do(t, i.line)
-		about := "proxy " + i.line
+		about := "temporal-seal " + i.line
 		if variable, rest, _ := strings.Cut(i.line, " "); isVariable(variable) {
 			about = variable + " proxy " + rest
 		}
@@ -306,7 +306,7 @@ func takeExitCodes(t *testing.T) []string {
 		t.Error("two invocations have the same name")
 	}
 	code := s.stopScan(t, "state.json")
-	lines = append(lines, fmt.Sprintf("proxy keys scan --state state.json (ended by SIGINT): exit %d", code))
+	lines = append(lines, fmt.Sprintf("temporal-seal keys scan --state state.json (ended by SIGINT): exit %d", code))
 	return append(lines, takeSignals(t, s)...)
 }
 
@@ -345,7 +345,7 @@ func takeSignals(t *testing.T, s site) []string {
 				t.Fatal(err)
 			}
 		}
-		lines = append(lines, fmt.Sprintf("proxy serve (ended by %s): exit %d", end.why, exitCode(t, proxy.Process)))
+		lines = append(lines, fmt.Sprintf("temporal-seal serve (ended by %s): exit %d", end.why, exitCode(t, proxy.Process)))
 	}
 	return lines
 }
@@ -393,12 +393,12 @@ func takeJSON(t *testing.T) []string {
 		for _, rest := range what.lines {
 			shape.add(t, s.do(t, what.command+" "+rest).stdout)
 		}
-		lines = append(lines, shape.facts("proxy "+what.command)...)
+		lines = append(lines, shape.facts("temporal-seal "+what.command)...)
 	}
 	s.stopScan(t, "state.json")
 	state := newShape(scanned...)
 	state.add(t, readFile(t, filepath.Join(s.dir, "state.json")))
-	lines = append(lines, state.facts("the file of proxy keys scan --state")...)
+	lines = append(lines, state.facts("the file of temporal-seal keys scan --state")...)
 	everyJSONCommand(t, lines)
 	slices.Sort(lines)
 	return lines

@@ -33,7 +33,7 @@ type snapshot struct {
 var snapshots = []snapshot{
 	{"admin.txt", "Endpoints of the admin listener and the codec server: method, path, status, content type.", takeAdmin},
 	{"audit.txt", "The shape of audit records, and the values of closed sets in them.", takeAudit},
-	{"case-files.txt", "Keys of case files for `proxy check --cases` and `proxy explain --input`.", takeCaseFiles},
+	{"case-files.txt", "Keys of case files for `temporal-seal check --cases` and `temporal-seal explain --input`.", takeCaseFiles},
 	{"cli-help.txt", "The help of every command.", takeHelp},
 	{"config.txt", "Keys of the config file: path, type, default, closed set of values.", takeConfig},
 	{"environment.txt", "Environment variables that the program reads, or that the documents name.", takeEnvironment},

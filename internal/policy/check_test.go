@@ -132,7 +132,7 @@ request contains {"action": "seal"} if input.workflow.task_queue == "q"
 	}
 }
 
-// TestCheckOfShipped is what `proxy check` says without any file.
+// TestCheckOfShipped is what `temporal-seal check` says without any file.
 func TestCheckOfShipped(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join(root, "policy.rego"))
 	if err != nil {

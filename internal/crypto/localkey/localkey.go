@@ -72,7 +72,7 @@ func Open(_ context.Context, uri string) (keyring.Provider, error) {
 	f, info, err := read(path)
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
-			err = fmt.Errorf("%w; make it once with: proxy keys new %s", err, path)
+			err = fmt.Errorf("%w; make it once with: temporal-seal keys new %s", err, path)
 		}
 		return nil, &keyring.Error{Kind: keyring.KindNotConfigured, Op: "open key file", Err: err}
 	}

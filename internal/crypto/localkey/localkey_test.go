@@ -223,8 +223,8 @@ func TestOpenRefuses(t *testing.T) {
 		})
 	}
 	_, err = Open(t.Context(), "local:"+filepath.Join(t.TempDir(), "none.key"))
-	if err == nil || !strings.Contains(err.Error(), "proxy keys new") {
-		t.Errorf("missing file: error %v, want advice to run proxy keys new", err)
+	if err == nil || !strings.Contains(err.Error(), "temporal-seal keys new") {
+		t.Errorf("missing file: error %v, want advice to run temporal-seal keys new", err)
 	}
 	if _, err := Open(t.Context(), "local:"); err == nil {
 		t.Error("a URI without a file was taken")
