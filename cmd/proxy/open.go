@@ -89,7 +89,7 @@ func (o *openOptions) open(ctx context.Context, file string, stdout, stderr io.W
 		return err
 	}
 	for _, problem := range h.problems {
-		fmt.Fprintf(stderr, "proxy: %s\n", problem)
+		fmt.Fprintf(stderr, "temporal-seal: %s\n", problem)
 	}
 	fmt.Fprintf(stderr, "opened %d, %d could not be opened\n", h.opened, len(h.problems))
 	if len(h.problems) > 0 {

@@ -312,7 +312,7 @@ func TestConfigs(t *testing.T) {
 			out, _ := cmd.CombinedOutput() // its exit code says no more than its lines
 			cancel()
 			for line := range strings.Lines(string(out)) {
-				if strings.HasPrefix(line, "proxy: ") && !elsewhere.MatchString(line) {
+				if strings.HasPrefix(line, "temporal-seal: ") && !elsewhere.MatchString(line) {
 					t.Errorf("%s: %s", b.where, line)
 				}
 			}

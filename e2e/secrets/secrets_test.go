@@ -308,11 +308,11 @@ func TestWithoutCredentials(t *testing.T) {
 		t.Fatal("no error")
 	}
 	for line := range strings.Lines(string(out)) {
-		if !strings.HasPrefix(line, "proxy: ") && !strings.HasPrefix(line, "config ") {
+		if !strings.HasPrefix(line, "temporal-seal: ") && !strings.HasPrefix(line, "config ") {
 			t.Errorf("a line that is not the proxy's: %s", line)
 		}
 	}
-	if !strings.Contains(string(out), "proxy: keys[0]") {
+	if !strings.Contains(string(out), "temporal-seal: keys[0]") {
 		t.Error(fmt.Sprint("the key is not named: ", string(out)))
 	}
 }
