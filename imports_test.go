@@ -20,6 +20,7 @@ func TestImports(t *testing.T) {
 		"internal/policy":          {},
 		"internal/rewrite":         {"internal/policy", "internal/crypto", "internal/foreign"},
 		"internal/scan":            {"internal/rewrite", "internal/crypto"},
+		"internal/config":          {"internal/crypto", "internal/foreign", "internal/server", "internal/codecserver"},
 		"internal/files":           {},
 		"internal/audit":           {},
 		"internal/auth":            {"internal/files", "internal/policy"},

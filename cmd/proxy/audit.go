@@ -17,13 +17,14 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/temporal-seal/temporal-seal/internal/audit"
+	"github.com/temporal-seal/temporal-seal/internal/config"
 )
 
 // auditClose is how long the last audit records may take at the end.
 const auditClose = 5 * time.Second
 
 // newAudit opens the place where records go; nil if the config wants none.
-func (c *config) newAudit(ctx context.Context, registry prometheus.Registerer, logger *slog.Logger) (*audit.Log, error) {
+func newAudit(ctx context.Context, c *config.Config, registry prometheus.Registerer, logger *slog.Logger) (*audit.Log, error) {
 	a := c.Audit
 	if a == nil {
 		return nil, nil

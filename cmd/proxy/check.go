@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/temporal-seal/temporal-seal/internal/config"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/foreign"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
@@ -63,7 +64,7 @@ Temporal server. The exit code is 1 if anything is wrong.`,
 			return o.run(cmd.Context(), stdout)
 		},
 	}
-	o.settings.flags(cmd)
+	addFlags(&o.Flags, cmd)
 	cmd.Flags().StringSliceVar(&o.cases, "cases", nil, "case files, beside those that lie next to the policy")
 	cmd.Flags().DurationVar(&o.startTimeout, "timeout", defaultStartTimeout, "how long the keys may take to answer")
 	o.output.flag(cmd)
@@ -94,18 +95,18 @@ func (o *checkOptions) run(ctx context.Context, stdout io.Writer) error {
 
 // check looks at one thing after the other and tells each on s. An error is what keeps it from going on.
 func (o *checkOptions) check(ctx context.Context, s *style) (result checked, err error) {
-	c, err := o.load()
+	c, err := o.Load()
 	if err != nil {
 		return result, err
 	}
 	quiet := slog.New(slog.DiscardHandler)
-	if _, err := c.proxyListeners(quiet); err != nil {
+	if _, err := proxyListeners(c, quiet); err != nil {
 		return result, err
 	}
-	if _, err := c.proxyUpstreams(quiet); err != nil {
+	if _, err := proxyUpstreams(c, quiet); err != nil {
 		return result, err
 	}
-	if _, err := c.codecServer(quiet); err != nil {
+	if _, err := codecServer(c, quiet); err != nil {
 		return result, err
 	}
 	result.Listeners, result.Upstreams, result.CodecServer = len(c.Listeners), len(c.Upstreams), c.CodecServer != nil
@@ -123,10 +124,10 @@ func (o *checkOptions) check(ctx context.Context, s *style) (result checked, err
 }
 
 // checkKeys asks every key for an answer.
-func (o *checkOptions) checkKeys(ctx context.Context, c *config, s *style, result *checked) (*keyring.Keyring, error) {
+func (o *checkOptions) checkKeys(ctx context.Context, c *config.Config, s *style, result *checked) (*keyring.Keyring, error) {
 	missing := map[string]bool{}
 	keys, err := o.openKeys(ctx, c, func(ctx context.Context, uri string) (keyring.Provider, error) {
-		if path, ok := c.wouldMake(uri); ok {
+		if path, ok := wouldMake(c, uri); ok {
 			missing[path] = true
 			return standIn(uri), nil
 		}
@@ -139,12 +140,12 @@ func (o *checkOptions) checkKeys(ctx context.Context, c *config, s *style, resul
 		result.Keys = append(result.Keys, k.Name)
 	}
 	s.line("keys    %s  %s", s.green("ok"), strings.Join(result.Keys, ", "))
-	if _, err := c.foreignReader(ctx, o.startTimeout); err != nil {
+	if _, err := foreignReader(ctx, c, o.startTimeout); err != nil {
 		keys.Close()
 		return nil, err
 	}
 	for i := range c.Foreign {
-		result.Foreign = append(result.Foreign, foreign.KeyPrefix+c.Foreign[i].name())
+		result.Foreign = append(result.Foreign, foreign.KeyPrefix+c.Foreign[i].EntryName())
 	}
 	if len(result.Foreign) > 0 {
 		s.line("foreign %s  %s", s.green("ok"), strings.Join(result.Foreign, ", "))
@@ -157,8 +158,8 @@ func (o *checkOptions) checkKeys(ctx context.Context, c *config, s *style, resul
 }
 
 // checkPolicy compiles the policy and runs its tests and cases.
-func (o *checkOptions) checkPolicy(ctx context.Context, c *config, keys *keyring.Keyring, s *style, result *checked) error {
-	options, err := c.policyOptions(keys, slog.New(slog.DiscardHandler))
+func (o *checkOptions) checkPolicy(ctx context.Context, c *config.Config, keys *keyring.Keyring, s *style, result *checked) error {
+	options, err := policyOptions(c, keys, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return err
 	}
@@ -166,7 +167,7 @@ func (o *checkOptions) checkPolicy(ctx context.Context, c *config, keys *keyring
 	if err != nil {
 		return err
 	}
-	report := policy.Check(ctx, policy.CheckOptions{Options: options, Cases: o.cases, Facts: facts, Served: c.servedNamespaces()})
+	report := policy.Check(ctx, policy.CheckOptions{Options: options, Cases: o.cases, Facts: facts, Served: servedNamespaces(c)})
 	result.OK = report.OK()
 	result.Policy = &checkedPolicy{Revision: report.Revision, Tests: report.Tests, Cases: report.Cases}
 	for _, f := range report.Findings {
@@ -182,13 +183,13 @@ func (o *checkOptions) checkPolicy(ctx context.Context, c *config, keys *keyring
 }
 
 // servedNamespaces are those that listeners name without a pattern.
-func (c *config) servedNamespaces() []string {
+func servedNamespaces(c *config.Config) []string {
 	var names []string
 	for _, l := range c.Listeners {
-		if !l.anonymous() {
+		if !l.IsAnonymous() {
 			continue
 		}
-		for _, n := range l.namespaces() {
+		for _, n := range l.AnonymousNamespaces() {
 			if !strings.Contains(n, "*") {
 				names = append(names, n)
 			}

@@ -41,7 +41,7 @@ or with several cases. No key is used and nothing is sent anywhere.`,
 			return o.explain(cmd.Context(), stdout)
 		},
 	}
-	o.settings.flags(cmd)
+	addFlags(&o.Flags, cmd)
 	o.questionFlags.flags(cmd)
 	cmd.Flags().StringVar(&o.input, "input", "", "file with an input document or with cases, JSON or YAML; - for standard input")
 	o.output.flag(cmd)
@@ -98,12 +98,12 @@ func (o *explainOptions) explain(ctx context.Context, stdout io.Writer) error {
 
 // policyAlone loads the policy with the configured keys' names and ranks, without the keys.
 func (o *explainOptions) policyAlone(ctx context.Context) (*policy.Policy, error) {
-	c, err := o.load()
+	c, err := o.Load()
 	if err != nil {
 		return nil, err
 	}
 	quiet := slog.New(slog.DiscardHandler)
-	keys, err := keyring.NewKeyring(ctx, keyring.KeyringOptions{Keys: c.keyConfigs(), Grants: c.grants(), Realm: c.Realm, Log: quiet,
+	keys, err := keyring.NewKeyring(ctx, keyring.KeyringOptions{Keys: c.KeyConfigs(), Grants: c.KeyGrants(), Realm: c.Realm, Log: quiet,
 		Open: func(_ context.Context, uri string) (keyring.Provider, error) { return standIn(uri), nil }})
 	if err != nil {
 		return nil, prefixLines("keys", err)

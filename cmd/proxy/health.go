@@ -12,11 +12,13 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/temporal-seal/temporal-seal/internal/config"
 )
 
 // healthCommand asks a running proxy how it is. It is what a container image without a shell can run as its check.
 func healthCommand(stdout io.Writer) *cobra.Command {
-	var s settings
+	var s config.Flags
 	var live bool
 	var timeout time.Duration
 	cmd := &cobra.Command{
@@ -28,7 +30,7 @@ for health checks of containers, in whose image there is nothing else to run.`,
   temporal-seal health --config config.yaml --live`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			address, err := s.adminAddress()
+			address, err := adminAddress(&s)
 			if err != nil {
 				return err
 			}
@@ -47,24 +49,24 @@ for health checks of containers, in whose image there is nothing else to run.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&s.file, "config", "", "config file of the proxy, for its admin address")
-	f.StringVar(&s.admin, "admin", "", "its admin address (default "+defaultAdmin+")")
+	f.StringVar(&s.File, "config", "", "config file of the proxy, for its admin address")
+	f.StringVar(&s.Admin, "admin", "", "its admin address (default "+config.DefaultAdmin+")")
 	f.BoolVar(&live, "live", false, "ask only if it is alive, not if it is ready")
 	f.DurationVar(&timeout, "timeout", 3*time.Second, "how long it may take to answer")
 	return cmd
 }
 
 // adminAddress is where a proxy with these settings answers to its own machine.
-func (s *settings) adminAddress() (string, error) {
-	address := s.admin
-	if address == "" && s.file != "" {
-		c, err := s.load()
+func adminAddress(s *config.Flags) (string, error) {
+	address := s.Admin
+	if address == "" && s.File != "" {
+		c, err := s.Load()
 		if err != nil {
 			return "", err
 		}
 		address = c.Admin
 	}
-	address = cmp.Or(address, defaultAdmin)
+	address = cmp.Or(address, config.DefaultAdmin)
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
 		return "", fmt.Errorf("the admin address %q is no host:port: %w", address, err)

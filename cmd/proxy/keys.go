@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/temporal-seal/temporal-seal/internal/config"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/localkey"
 )
 
@@ -67,16 +68,16 @@ func newKeyCommand(stdout io.Writer) *cobra.Command {
 
 // makeLocalKeys makes the key files that are missing, if this is one machine talking to itself. Anywhere else a missing
 // file is an error: a container that invents a key loses, with its file system, all that it sealed.
-func makeLocalKeys(ctx context.Context, c *config, log *slog.Logger) error {
+func makeLocalKeys(ctx context.Context, c *config.Config, log *slog.Logger) error {
 	for i, k := range c.Keys {
 		path, missing := missingKeyFile(k.Active)
 		if !missing {
 			continue // or Open tells what is wrong with it
 		}
-		if !c.local() {
+		if !c.Local() {
 			return fmt.Errorf("keys[%d].active: the key file %s does not exist; make it once with `temporal-seal keys new %s` and keep it (it is made by itself only where the proxy listens on loopback for a server on loopback)", i, path, path)
 		}
-		if err := c.tryPolicy(ctx, log); err != nil {
+		if err := tryPolicy(ctx, c, log); err != nil {
 			return err // before anything is left behind
 		}
 		if err := localkey.Create(path, time.Now()); err != nil {
@@ -98,7 +99,7 @@ func missingKeyFile(uri string) (string, bool) {
 }
 
 // wouldMake tells if serve makes the key file that a URI names.
-func (c *config) wouldMake(uri string) (string, bool) {
+func wouldMake(c *config.Config, uri string) (string, bool) {
 	path, missing := missingKeyFile(uri)
-	return path, missing && c.local() && slices.ContainsFunc(c.Keys, func(k keyConfig) bool { return k.Active == uri })
+	return path, missing && c.Local() && slices.ContainsFunc(c.Keys, func(k config.Key) bool { return k.Active == uri })
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
+	"github.com/temporal-seal/temporal-seal/internal/config"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 )
 
@@ -36,7 +37,7 @@ envelopes sealed and opened with each key since its start, and the ids of the da
 revoked_data_keys takes them. The exit code is 1 if an active key does not answer.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := o.load()
+			c, err := o.Load()
 			if err != nil {
 				return err
 			}
@@ -48,7 +49,7 @@ revoked_data_keys takes them. The exit code is 1 if an active key does not answe
 			return o.listConfigured(ctx, c, stdout)
 		},
 	}
-	o.settings.flags(cmd)
+	addFlags(&o.Flags, cmd)
 	f := cmd.Flags()
 	o.output.flag(cmd)
 	f.BoolVar(&o.running, "running", false, "ask the running proxy what it uses")
@@ -69,7 +70,7 @@ type listedKey struct {
 }
 
 // configuredKeys asks every key for an answer. Those with a place in their URI that a policy's key name fills stay unasked.
-func (c *config) configuredKeys(ctx context.Context) []listedKey {
+func configuredKeys(ctx context.Context, c *config.Config) []listedKey {
 	var all []listedKey
 	for _, k := range c.Keys {
 		for i, uri := range append([]string{k.Active}, k.OpenOnly...) {
@@ -90,8 +91,8 @@ func (c *config) configuredKeys(ctx context.Context) []listedKey {
 	return all
 }
 
-func (o *listKeysOptions) listConfigured(ctx context.Context, c *config, stdout io.Writer) error {
-	all := c.configuredKeys(ctx)
+func (o *listKeysOptions) listConfigured(ctx context.Context, c *config.Config, stdout io.Writer) error {
+	all := configuredKeys(ctx, c)
 	var code error
 	for _, l := range all {
 		if l.Role == keyring.RoleActive && !l.Answers && !strings.Contains(l.URI, "{1}") {

@@ -25,6 +25,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/temporal-seal/temporal-seal/internal/auth"
+	"github.com/temporal-seal/temporal-seal/internal/config"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 	"github.com/temporal-seal/temporal-seal/internal/scan"
@@ -69,8 +70,8 @@ use, 3 if it is, and 4 if something could not be read, so that nobody knows. It 
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&o.file, "config", "", "config file in YAML: its upstreams are walked, and its keys are named")
-	f.StringVar(&o.upstream, "upstream", "", "address of the Temporal frontend (default: the config's, "+defaultUpstream+" without one)")
+	f.StringVar(&o.File, "config", "", "config file in YAML: its upstreams are walked, and its keys are named")
+	f.StringVar(&o.Upstream, "upstream", "", "address of the Temporal frontend (default: the config's, "+config.DefaultUpstream+" without one)")
 	f.StringSliceVarP(&o.namespaces, "namespace", "n", nil, "namespaces to walk (default: all)")
 	f.StringVar(&o.asked, "key", "", "the key encryption key asked about: its URI, or its reference of 16 hex digits")
 	o.output.flag(cmd)
@@ -85,7 +86,7 @@ func (o *scanOptions) scan(ctx context.Context, stdout, stderr io.Writer) error 
 	if o.rate <= 0 {
 		return errors.New("--rate: write a number above 0")
 	}
-	c, err := o.load()
+	c, err := o.Load()
 	if err != nil {
 		return err
 	}
@@ -96,7 +97,7 @@ func (o *scanOptions) scan(ctx context.Context, stdout, stderr io.Writer) error 
 		return err
 	}
 	quiet := slog.New(slog.DiscardHandler)
-	upstreams, err := c.proxyUpstreams(quiet)
+	upstreams, err := proxyUpstreams(c, quiet)
 	if err != nil {
 		return err
 	}
@@ -232,7 +233,7 @@ type knownKeys struct {
 	asked *keyring.KEKRef
 }
 
-func (o *scanOptions) knownKeys(ctx context.Context, c *config) (knownKeys, error) {
+func (o *scanOptions) knownKeys(ctx context.Context, c *config.Config) (knownKeys, error) {
 	ctx, cancel := context.WithTimeout(ctx, o.startTimeout)
 	defer cancel()
 	known := knownKeys{byKEK: map[string][]listedKey{}}
@@ -250,7 +251,7 @@ func (o *scanOptions) knownKeys(ctx context.Context, c *config) (knownKeys, erro
 		}
 		known.asked = &ref
 	}
-	for _, l := range c.configuredKeys(ctx) { // without a config the key that serve would use
+	for _, l := range configuredKeys(ctx, c) { // without a config the key that serve would use
 		if l.KEK != "" {
 			known.byKEK[l.KEK] = append(known.byKEK[l.KEK], l)
 		}

@@ -7,17 +7,9 @@ import (
 
 	"github.com/KimMachineGun/automemlimit/memlimit"
 
+	"github.com/temporal-seal/temporal-seal/internal/config"
 	"github.com/temporal-seal/temporal-seal/internal/server"
 )
-
-// limitsConfig is what callers may make the proxy hold. What is left out follows from the memory that there is.
-type limitsConfig struct {
-	Connections   int           `yaml:"connections"`
-	Calls         int           `yaml:"calls"`
-	Polls         int           `yaml:"polls"`
-	Bytes         int           `yaml:"bytes"`
-	ConnectionAge time.Duration `yaml:"connection_age"`
-}
 
 const (
 	// unknownMemory is reckoned with where nothing tells how much there is.
@@ -26,17 +18,8 @@ const (
 	defaultConnectionAge = 30 * time.Minute
 )
 
-func (l *limitsConfig) check(d *document) {
-	if l.Bytes != 0 && l.Bytes < server.MinBytes {
-		d.add("$.limits.bytes", "is too small for the messages that Temporal takes: at least %d", server.MinBytes)
-	}
-	if l.ConnectionAge != 0 && l.ConnectionAge < server.MinConnectionAge {
-		d.add("$.limits.connection_age", "is too short: polls take a minute, and each end costs callers a new connection; at least %s", server.MinConnectionAge)
-	}
-}
-
 // limits lays what the config says over what fits into the memory.
-func (l *limitsConfig) limits(memory int64) server.Limits {
+func serverLimits(l *config.Limits, memory int64) server.Limits {
 	limits := server.LimitsFor(memory)
 	limits.ConnectionAge = defaultConnectionAge
 	if files := maxFiles(); files > 0 {

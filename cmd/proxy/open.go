@@ -46,14 +46,14 @@ The exit code is 1 if something could not be opened; it is printed as it was.`,
 			return o.open(cmd.Context(), file, stdout, stderr)
 		},
 	}
-	o.settings.flags(cmd)
+	addFlags(&o.Flags, cmd)
 	cmd.Flags().StringVar(&o.namespace, "namespace", "", "open what was sealed for this namespace (and granted to it) only, and other tools' payloads as it reads them; default: what any namespace sealed")
 	cmd.Flags().DurationVar(&o.startTimeout, "timeout", defaultStartTimeout, "how long the keys may take to answer")
 	return cmd
 }
 
 func (o *openOptions) open(ctx context.Context, file string, stdout, stderr io.Writer) error {
-	c, err := o.load()
+	c, err := o.Load()
 	if err != nil {
 		return err
 	}
@@ -79,7 +79,7 @@ func (o *openOptions) open(ctx context.Context, file string, stdout, stderr io.W
 		return err
 	}
 	defer keys.Close()
-	others, err := c.foreignReader(ctx, o.startTimeout)
+	others, err := foreignReader(ctx, c, o.startTimeout)
 	if err != nil {
 		return err
 	}

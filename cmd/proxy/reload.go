@@ -13,6 +13,7 @@ import (
 	"github.com/fsnotify/fsnotify"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/temporal-seal/temporal-seal/internal/config"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
@@ -27,7 +28,7 @@ const (
 
 // reloader takes up keys, grants, revoked data keys and other tools' formats from a changed config file without a restart.
 type reloader struct {
-	settings settings
+	settings config.Flags
 	keys     *keyring.Keyring
 	policy   *policy.Engine
 	rewriter *rewrite.Rewriter
@@ -35,11 +36,11 @@ type reloader struct {
 	outcome  *prometheus.CounterVec
 	log      *slog.Logger
 
-	started *config // what everything else runs on
+	started *config.Config // what everything else runs on
 }
 
-func (o *serveOptions) newReloader(started *config, keys *keyring.Keyring, engine *policy.Engine, rewriter *rewrite.Rewriter, registry prometheus.Registerer, log *slog.Logger) *reloader {
-	r := &reloader{settings: o.settings, keys: keys, policy: engine, rewriter: rewriter, timeout: o.startTimeout, started: started, log: log,
+func (o *serveOptions) newReloader(started *config.Config, keys *keyring.Keyring, engine *policy.Engine, rewriter *rewrite.Rewriter, registry prometheus.Registerer, log *slog.Logger) *reloader {
+	r := &reloader{settings: o.Flags, keys: keys, policy: engine, rewriter: rewriter, timeout: o.startTimeout, started: started, log: log,
 		outcome: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "temporal_seal_config_reloads_total",
 			Help: "Attempts to take up keys, grants and revoked data keys from the config, by outcome."}, []string{"outcome"})}
 	registry.MustRegister(r.outcome)
@@ -56,10 +57,10 @@ func (r *reloader) watch(ctx context.Context) {
 	signal.Notify(hangups, syscall.SIGHUP)
 	defer signal.Stop(hangups)
 	events := make(<-chan fsnotify.Event)
-	if r.settings.file != "" {
+	if r.settings.File != "" {
 		if w, err := fsnotify.NewWatcher(); err == nil {
 			defer func() { _ = w.Close() }()
-			if err := w.Add(filepath.Dir(r.settings.file)); err != nil {
+			if err := w.Add(filepath.Dir(r.settings.File)); err != nil {
 				r.log.Warn("the config's folder cannot be watched, so the file is read every half minute", "error", err)
 			}
 			events = w.Events
@@ -86,11 +87,11 @@ func (r *reloader) watch(ctx context.Context) {
 
 // ifChanged reloads if the file does not hold what it held at the last look.
 func (r *reloader) ifChanged(ctx context.Context) {
-	if r.settings.file == "" {
+	if r.settings.File == "" {
 		return
 	}
-	text, err := os.ReadFile(r.settings.file)
-	if err != nil || string(text) == r.settings.text {
+	text, err := os.ReadFile(r.settings.File)
+	if err != nil || string(text) == r.settings.Text {
 		return // a file that is away for a moment is being replaced
 	}
 	r.reload(ctx)
@@ -107,17 +108,17 @@ func (r *reloader) reload(ctx context.Context) {
 }
 
 func (r *reloader) take(ctx context.Context) error {
-	c, err := r.settings.load()
+	c, err := r.settings.Load()
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, r.timeout)
 	defer cancel()
-	others, err := c.foreignReader(ctx, r.timeout)
+	others, err := foreignReader(ctx, c, r.timeout)
 	if err != nil {
 		return err
 	}
-	if err := r.keys.Reload(ctx, c.keyConfigs(), c.grants(), c.revokedDataKeys()); err != nil {
+	if err := r.keys.Reload(ctx, c.KeyConfigs(), c.KeyGrants(), c.DataKeyIDs()); err != nil {
 		return prefixLines("keys", err)
 	}
 	if err := r.policy.KeysChanged(ctx); err != nil {
@@ -126,13 +127,13 @@ func (r *reloader) take(ctx context.Context) error {
 	r.rewriter.ReadForeign(others)
 	r.log.Info("keys and grants taken from the config", "keys", len(c.Keys), "grants", len(c.Grants), "revoked_data_keys", len(c.RevokedDataKeys))
 	if !r.sameRest(c) {
-		r.log.Warn("the config has changed in more than keys, grants, revoked_data_keys and foreign: that takes effect at the next start", "file", r.settings.file)
+		r.log.Warn("the config has changed in more than keys, grants, revoked_data_keys and foreign: that takes effect at the next start", "file", r.settings.File)
 	}
 	return nil
 }
 
 // sameRest compares what only a start takes up.
-func (r *reloader) sameRest(now *config) bool {
+func (r *reloader) sameRest(now *config.Config) bool {
 	before := *r.started
 	before.Keys, before.Grants, before.RevokedDataKeys, before.Foreign = now.Keys, now.Grants, now.RevokedDataKeys, now.Foreign
 	return reflect.DeepEqual(&before, now)

@@ -21,6 +21,7 @@ import (
 
 	temporalseal "github.com/temporal-seal/temporal-seal"
 	"github.com/temporal-seal/temporal-seal/internal/codecserver"
+	"github.com/temporal-seal/temporal-seal/internal/config"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/awskms"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/localkey"
@@ -37,28 +38,28 @@ const defaultStartTimeout = 10 * time.Second
 const pollsEndAlone = 65 * time.Second
 
 type serveOptions struct {
-	settings
+	config.Flags
 	logFormat, logLevel string
 	startTimeout        time.Duration
 }
 
 func (o *serveOptions) flags(cmd *cobra.Command) {
 	f := cmd.Flags()
-	o.settings.flags(cmd)
-	f.StringVar(&o.listen, "listen", "", "address for workers and clients (default "+defaultListen+")")
-	f.StringVar(&o.upstream, "upstream", "", "address of the Temporal frontend (default "+defaultUpstream+")")
-	f.StringVar(&o.admin, "admin", "", "address of /healthz, /readyz and /metrics (default "+defaultAdmin+")")
+	addFlags(&o.Flags, cmd)
+	f.StringVar(&o.Listen, "listen", "", "address for workers and clients (default "+config.DefaultListen+")")
+	f.StringVar(&o.Upstream, "upstream", "", "address of the Temporal frontend (default "+config.DefaultUpstream+")")
+	f.StringVar(&o.Admin, "admin", "", "address of /healthz, /readyz and /metrics (default "+config.DefaultAdmin+")")
 	f.StringVar(&o.logFormat, "log-format", "text", "text or json")
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
 	f.DurationVar(&o.startTimeout, "start-timeout", defaultStartTimeout, "how long keys and upstream may take to answer at start")
 }
 
 // flags are those that serve, check and explain share.
-func (s *settings) flags(cmd *cobra.Command) {
+func addFlags(s *config.Flags, cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.StringVar(&s.file, "config", "", "config file in YAML; the other flags go over it")
-	f.StringVar(&s.policy, "policy", "", "the platform's policy in Rego (default: the one that ships)")
-	f.StringVar(&s.key, "key", "", "URI of the default key: awskms://..., vault://... or local:FILE (default "+defaultKey+")")
+	f.StringVar(&s.File, "config", "", "config file in YAML; the other flags go over it")
+	f.StringVar(&s.Policy, "policy", "", "the platform's policy in Rego (default: the one that ships)")
+	f.StringVar(&s.Key, "key", "", "URI of the default key: awskms://..., vault://... or local:FILE (default "+config.DefaultKey+")")
 }
 
 // serve wires everything, from top to bottom, and runs it until a signal.
@@ -67,7 +68,7 @@ func (o *serveOptions) serve(ctx context.Context, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	c, err := o.load()
+	c, err := o.Load()
 	if err != nil {
 		return err
 	}
@@ -75,17 +76,17 @@ func (o *serveOptions) serve(ctx context.Context, stderr io.Writer) error {
 	defer stop()
 	memory := limitMemory(log)
 	paceCollector(memory)
-	limits := c.Limits.limits(memory)
+	limits := serverLimits(&c.Limits, memory)
 
-	listeners, err := c.proxyListeners(log)
+	listeners, err := proxyListeners(c, log)
 	if err != nil {
 		return err
 	}
-	upstreams, err := c.proxyUpstreams(log)
+	upstreams, err := proxyUpstreams(c, log)
 	if err != nil {
 		return err
 	}
-	codecOptions, err := c.codecServer(log)
+	codecOptions, err := codecServer(c, log)
 	if err != nil {
 		return err
 	}
@@ -95,11 +96,11 @@ func (o *serveOptions) serve(ctx context.Context, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	addresses, err := c.listen(listeners)
+	addresses, err := listen(c, listeners)
 	if err != nil {
 		return err
 	}
-	if err := c.listenCodecServer(codecOptions); err != nil {
+	if err := listenCodecServer(c, codecOptions); err != nil {
 		return err
 	}
 	admin, err := newAdmin(c.Admin, registry, log)
@@ -108,7 +109,7 @@ func (o *serveOptions) serve(ctx context.Context, stderr io.Writer) error {
 	}
 	defer admin.close()
 	go admin.serve()
-	records, err := c.newAudit(ctx, registry, log)
+	records, err := newAudit(ctx, c, registry, log)
 	if err != nil {
 		return err
 	}
@@ -123,7 +124,7 @@ func (o *serveOptions) serve(ctx context.Context, stderr io.Writer) error {
 		return err
 	}
 	defer keys.Close()
-	others, err := c.foreignReader(ctx, o.startTimeout)
+	others, err := foreignReader(ctx, c, o.startTimeout)
 	if err != nil {
 		return err
 	}
@@ -144,7 +145,7 @@ func (o *serveOptions) serve(ctx context.Context, stderr io.Writer) error {
 	metrics := server.NewMetrics(registry)
 	server, err := server.New(server.Options{
 		Listeners: listeners, Upstreams: upstreams, Services: c.Services,
-		Rewriter: rewriter, Keys: keys, Audit: records, PollLimit: c.pollLimit(), Limits: limits,
+		Rewriter: rewriter, Keys: keys, Audit: records, PollLimit: pollLimit(c), Limits: limits,
 		Metrics: metrics, Registry: registry, Tracing: tracing, Log: log,
 	})
 	if err != nil {
@@ -164,9 +165,9 @@ func (o *serveOptions) serve(ctx context.Context, stderr io.Writer) error {
 	}
 	server.SetReady(true)
 	admin.open(engine)
-	c.warn(log)
+	warnAtStart(c, log)
 	log.Info("serving", "listen", strings.Join(addresses, ","), "admin", admin.net.Addr().String(),
-		codecAddress(codec), "upstream", c.upstreamList(), "policy_revision", engine.Current().Revision(), "version", versionText())
+		codecAddress(codec), "upstream", upstreamList(c), "policy_revision", engine.Current().Revision(), "version", versionText())
 	log.Info("limits", "connections", limits.Connections, "calls", limits.Calls, "polls", limits.Held, "bytes", limits.Bytes, "connection_age", limits.ConnectionAge.String())
 
 	select {
@@ -203,11 +204,11 @@ func flush(spans *sdktrace.TracerProvider, log *slog.Logger) {
 }
 
 // openKeys opens the configured keys and checks that they answer.
-func (o *serveOptions) openKeys(ctx context.Context, c *config, open func(context.Context, string) (keyring.Provider, error), trace func(context.Context, string, keyring.KeyContext) (context.Context, func(error)), log *slog.Logger) (*keyring.Keyring, error) {
+func (o *serveOptions) openKeys(ctx context.Context, c *config.Config, open func(context.Context, string) (keyring.Provider, error), trace func(context.Context, string, keyring.KeyContext) (context.Context, func(error)), log *slog.Logger) (*keyring.Keyring, error) {
 	ctx, cancel := context.WithTimeout(ctx, o.startTimeout)
 	defer cancel()
 	keys, err := keyring.NewKeyring(ctx, keyring.KeyringOptions{
-		Keys: c.keyConfigs(), Open: open, Grants: c.grants(), Realm: c.Realm, RevokedDataKeys: c.revokedDataKeys(),
+		Keys: c.KeyConfigs(), Open: open, Grants: c.KeyGrants(), Realm: c.Realm, RevokedDataKeys: c.DataKeyIDs(),
 		DataKeyLife: c.DataKeyLife, Trace: trace, Log: log,
 	})
 	if err != nil {
@@ -227,11 +228,11 @@ func openKey(ctx context.Context, uri string) (keyring.Provider, error) {
 	case vault.Scheme:
 		return vault.Open(ctx, uri)
 	}
-	return nil, errors.New(noKeyURI)
+	return nil, errors.New(config.NoKeyURI)
 }
 
 // policyOptions say where the policy comes from. keys nil: without knowing which keys there are.
-func (c *config) policyOptions(keys *keyring.Keyring, log *slog.Logger) (policy.Options, error) {
+func policyOptions(c *config.Config, keys *keyring.Keyring, log *slog.Logger) (policy.Options, error) {
 	o := policy.Options{File: c.Policy.File, Namespaces: c.Policy.Namespaces, Shipped: temporalseal.ShippedPolicy, Log: log}
 	if keys != nil {
 		o.KeyRank, o.DefaultKey = keys.Rank, keys.DefaultKey
@@ -251,14 +252,14 @@ func (c *config) policyOptions(keys *keyring.Keyring, log *slog.Logger) (policy.
 	return o, nil
 }
 
-func newEngine(ctx context.Context, c *config, keys *keyring.Keyring, registry prometheus.Registerer, log *slog.Logger) (*policy.Engine, error) {
+func newEngine(ctx context.Context, c *config.Config, keys *keyring.Keyring, registry prometheus.Registerer, log *slog.Logger) (*policy.Engine, error) {
 	reloads := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "temporal_seal_policy_reloads_total", Help: "Attempts to load changed policy files, by outcome."}, []string{"outcome"})
 	revision := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "temporal_seal_policy_info", Help: "1 for the policy revision in force."}, []string{"revision"})
 	registry.MustRegister(reloads, revision)
 	for _, outcome := range []string{"ok", "error"} {
 		reloads.WithLabelValues(outcome)
 	}
-	options, err := c.policyOptions(keys, log)
+	options, err := policyOptions(c, keys, log)
 	if err != nil {
 		return nil, err
 	}
@@ -285,11 +286,11 @@ func newEngine(ctx context.Context, c *config, keys *keyring.Keyring, registry p
 }
 
 // tryPolicy loads the policy without keys, if it is in files.
-func (c *config) tryPolicy(ctx context.Context, log *slog.Logger) error {
+func tryPolicy(ctx context.Context, c *config.Config, log *slog.Logger) error {
 	if c.Policy.Bundle != nil {
 		return nil
 	}
-	options, err := c.policyOptions(nil, log)
+	options, err := policyOptions(c, nil, log)
 	if err != nil {
 		return err
 	}
@@ -335,7 +336,7 @@ func (o *serveOptions) probe(ctx context.Context, upstreams []server.UpstreamCon
 }
 
 // listen takes the listeners' addresses and gives them as they are: a port 0 is chosen now.
-func (c *config) listen(listeners []server.Listener) ([]string, error) {
+func listen(c *config.Config, listeners []server.Listener) ([]string, error) {
 	var addresses []string
 	for i := range listeners {
 		l := &listeners[i]
@@ -350,7 +351,7 @@ func (c *config) listen(listeners []server.Listener) ([]string, error) {
 }
 
 // pollLimit is how long a poll may be held so that all of them end by themselves while the proxy drains.
-func (c *config) pollLimit() time.Duration {
+func pollLimit(c *config.Config) time.Duration {
 	if c.Drain.Time >= pollsEndAlone {
 		return 0
 	}
@@ -358,12 +359,12 @@ func (c *config) pollLimit() time.Duration {
 }
 
 // warn says at start what an operator should not overlook.
-func (c *config) warn(log *slog.Logger) {
+func warnAtStart(c *config.Config, log *slog.Logger) {
 	for _, l := range c.Listeners {
-		if l.anonymous() && !isLoopback(l.Address) {
-			log.Warn("ANYONE WHO REACHES THIS LISTENER reads and writes these namespaces in clear. Let a network policy say who does", "listener", l.Name, "address", l.Address, "namespaces", strings.Join(l.namespaces(), ","))
+		if l.IsAnonymous() && !config.IsLoopback(l.Address) {
+			log.Warn("ANYONE WHO REACHES THIS LISTENER reads and writes these namespaces in clear. Let a network policy say who does", "listener", l.Name, "address", l.Address, "namespaces", strings.Join(l.AnonymousNamespaces(), ","))
 		}
-		if l.TLS == nil && !isLoopback(l.Address) {
+		if l.TLS == nil && !config.IsLoopback(l.Address) {
 			log.Warn("callers of this listener talk to it without TLS: clear payloads cross the network", "listener", l.Name, "address", l.Address)
 		}
 	}
@@ -372,7 +373,7 @@ func (c *config) warn(log *slog.Logger) {
 	}
 }
 
-func (c *config) upstreamList() string {
+func upstreamList(c *config.Config) string {
 	addresses := make([]string, len(c.Upstreams))
 	for i, u := range c.Upstreams {
 		addresses[i] = u.Address
@@ -381,7 +382,7 @@ func (c *config) upstreamList() string {
 }
 
 // drain stops serving without losing a call: see Server.Drain.
-func drain(server *server.Server, codec *codecserver.Server, c drainConfig, got os.Signal, log *slog.Logger) {
+func drain(server *server.Server, codec *codecserver.Server, c config.Drain, got os.Signal, log *slog.Logger) {
 	log.Info("shutting down", "signal", got.String(), "connections", server.Connections(), "time", c.Time.String())
 	ctx, cancel := context.WithTimeout(context.Background(), c.Delay+c.Time)
 	defer cancel()

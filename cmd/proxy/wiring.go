@@ -6,15 +6,16 @@ import (
 	"log/slog"
 
 	"github.com/temporal-seal/temporal-seal/internal/auth"
+	"github.com/temporal-seal/temporal-seal/internal/config"
 	"github.com/temporal-seal/temporal-seal/internal/files"
 	"github.com/temporal-seal/temporal-seal/internal/server"
 )
 
 // proxyListeners turns the config's listeners into the proxy's, reading their files.
-func (c *config) proxyListeners(log *slog.Logger) ([]server.Listener, error) {
+func proxyListeners(c *config.Config, log *slog.Logger) ([]server.Listener, error) {
 	var listeners []server.Listener
 	for i, l := range c.Listeners {
-		made, err := l.listener(log)
+		made, err := proxyListener(&l, log)
 		if err != nil {
 			return nil, fmt.Errorf("listeners[%d]: %w", i, err)
 		}
@@ -23,10 +24,10 @@ func (c *config) proxyListeners(log *slog.Logger) ([]server.Listener, error) {
 	return listeners, nil
 }
 
-func (l *listenerConfig) listener(log *slog.Logger) (server.Listener, error) {
+func proxyListener(l *config.Listener, log *slog.Logger) (server.Listener, error) {
 	made := server.Listener{Name: l.Name}
 	var err error
-	if made.TLS, err = l.serverTLS(log, "h2"); err != nil {
+	if made.TLS, err = serverTLS(l, log, "h2"); err != nil {
 		return made, err
 	}
 	switch {
@@ -36,12 +37,12 @@ func (l *listenerConfig) listener(log *slog.Logger) (server.Listener, error) {
 	case l.Callers.JWT != nil:
 		made.Credential = l.Callers.JWT.Header
 	}
-	made.Identify, err = l.identify(log)
+	made.Identify, err = identify(l, log)
 	return made, err
 }
 
 // serverTLS is nil for a listener without.
-func (l *listenerConfig) serverTLS(log *slog.Logger, protocols ...string) (*tls.Config, error) {
+func serverTLS(l *config.Listener, log *slog.Logger, protocols ...string) (*tls.Config, error) {
 	if l.TLS == nil {
 		return nil, nil
 	}
@@ -57,10 +58,10 @@ func (l *listenerConfig) serverTLS(log *slog.Logger, protocols ...string) (*tls.
 }
 
 // identify is how this listener knows its callers.
-func (l *listenerConfig) identify(log *slog.Logger) (auth.Identify, error) {
+func identify(l *config.Listener, log *slog.Logger) (auth.Identify, error) {
 	switch {
-	case l.anonymous():
-		return auth.Anonymous(l.Name, l.namespaces()), nil
+	case l.IsAnonymous():
+		return auth.Anonymous(l.Name, l.AnonymousNamespaces()), nil
 	case l.Callers.MTLS != nil:
 		var known []auth.Certificate
 		for _, n := range l.Callers.MTLS.Names {
@@ -68,16 +69,16 @@ func (l *listenerConfig) identify(log *slog.Logger) (auth.Identify, error) {
 		}
 		return auth.Certificates(l.Name, known), nil
 	case l.Callers.Token != nil:
-		return l.Callers.Token.identify(l.Name, log)
+		return identifyTokens(l.Callers.Token, l.Name, log)
 	}
-	identify, err := l.Callers.JWT.identify(l.Name, log)
+	identify, err := identifyJWT(l.Callers.JWT, l.Name, log)
 	if err != nil {
 		return nil, fmt.Errorf("callers.jwt: %w", err)
 	}
 	return identify, nil
 }
 
-func (t *tokenConfig) identify(listener string, log *slog.Logger) (auth.Identify, error) {
+func identifyTokens(t *config.Tokens, listener string, log *slog.Logger) (auth.Identify, error) {
 	var tokens []auth.Token
 	for i, e := range t.Tokens {
 		value, err := files.Token(log, e.File)
@@ -89,7 +90,7 @@ func (t *tokenConfig) identify(listener string, log *slog.Logger) (auth.Identify
 	return auth.Tokens(listener, t.Header, tokens), nil
 }
 
-func (j *jwtConfig) identify(listener string, log *slog.Logger) (auth.Identify, error) {
+func identifyJWT(j *config.JWT, listener string, log *slog.Logger) (auth.Identify, error) {
 	keys := auth.KeySetFromURL(log, j.JWKSURL)
 	if j.JWKSFile != "" {
 		var err error
@@ -102,7 +103,7 @@ func (j *jwtConfig) identify(listener string, log *slog.Logger) (auth.Identify, 
 }
 
 // proxyUpstreams turns the config's upstreams into the proxy's, reading their files.
-func (c *config) proxyUpstreams(log *slog.Logger) ([]server.UpstreamConfig, error) {
+func proxyUpstreams(c *config.Config, log *slog.Logger) ([]server.UpstreamConfig, error) {
 	var upstreams []server.UpstreamConfig
 	for i, u := range c.Upstreams {
 		made := server.UpstreamConfig{Namespaces: u.Namespaces, Address: u.Address, PassCredential: u.PassCredential}

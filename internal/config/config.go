@@ -1,4 +1,6 @@
-package main
+// Package config reads the proxy's config file: YAML that is decoded strictly, completed with defaults and validated as a
+// whole, so that every mistake is reported at once with its line. It opens no connection and makes no file.
+package config
 
 import (
 	"encoding/hex"
@@ -12,76 +14,76 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 )
 
-// config is the config file. Its zero value is not valid: load fills in what a file leaves out.
-type config struct {
-	Listeners []listenerConfig `yaml:"listeners"`
-	Upstreams []upstreamConfig `yaml:"upstreams"`
-	Services  []string         `yaml:"services"`
-	Keys      []keyConfig      `yaml:"keys"`
-	Grants    []grantConfig    `yaml:"grants"`
-	Realm     string           `yaml:"realm"`
+// Config is the config file. Its zero value is not valid: load fills in what a file leaves out.
+type Config struct {
+	Listeners []Listener `yaml:"listeners"`
+	Upstreams []Upstream `yaml:"upstreams"`
+	Services  []string   `yaml:"services"`
+	Keys      []Key      `yaml:"keys"`
+	Grants    []Grant    `yaml:"grants"`
+	Realm     string     `yaml:"realm"`
 	// RevokedDataKeys are ids of data keys that leaked: nothing opens with them any more.
 	RevokedDataKeys []string `yaml:"revoked_data_keys"`
 	// DataKeyLife is the age at which a data key is out of use for sealing; 0: a day.
 	DataKeyLife time.Duration `yaml:"data_key_life"`
 	// Foreign is what other tools encoded, and what is still to be read.
-	Foreign       []foreignConfig    `yaml:"foreign"`
-	Policy        policyConfig       `yaml:"policy"`
-	UnknownFields string             `yaml:"unknown_fields"`
-	Shadow        bool               `yaml:"shadow"`
-	Admin         string             `yaml:"admin"`
-	Drain         drainConfig        `yaml:"drain"`
-	Limits        limitsConfig       `yaml:"limits"`
-	CodecServer   *codecServerConfig `yaml:"codec_server"`
-	Audit         *auditConfig       `yaml:"audit"`
+	Foreign       []Foreign    `yaml:"foreign"`
+	Policy        Policy       `yaml:"policy"`
+	UnknownFields string       `yaml:"unknown_fields"`
+	Shadow        bool         `yaml:"shadow"`
+	Admin         string       `yaml:"admin"`
+	Drain         Drain        `yaml:"drain"`
+	Limits        Limits       `yaml:"limits"`
+	CodecServer   *CodecServer `yaml:"codec_server"`
+	Audit         *Audit       `yaml:"audit"`
 }
 
-type listenerConfig struct {
-	Name    string           `yaml:"name"`
-	Address string           `yaml:"address"`
-	TLS     *serverTLSConfig `yaml:"tls"`
-	Callers *callersConfig   `yaml:"callers"`
+type Listener struct {
+	Name    string     `yaml:"name"`
+	Address string     `yaml:"address"`
+	TLS     *ServerTLS `yaml:"tls"`
+	Callers *Callers   `yaml:"callers"`
 }
 
-type serverTLSConfig struct {
+type ServerTLS struct {
 	CertFile string `yaml:"cert_file"`
 	KeyFile  string `yaml:"key_file"`
 }
 
-// callersConfig holds exactly one kind of callers.
-type callersConfig struct {
-	Anonymous *anonymousConfig `yaml:"anonymous"`
-	MTLS      *mtlsConfig      `yaml:"mtls"`
-	Token     *tokenConfig     `yaml:"token"`
-	JWT       *jwtConfig       `yaml:"jwt"`
+// Callers holds exactly one kind of callers.
+type Callers struct {
+	Anonymous *Anonymous `yaml:"anonymous"`
+	MTLS      *MTLS      `yaml:"mtls"`
+	Token     *Tokens    `yaml:"token"`
+	JWT       *JWT       `yaml:"jwt"`
 }
 
-type anonymousConfig struct {
+type Anonymous struct {
 	Namespaces []string `yaml:"namespaces"`
 }
 
-type mtlsConfig struct {
-	CAFile string             `yaml:"ca_file"`
-	Names  []certificateEntry `yaml:"names"`
+type MTLS struct {
+	CAFile string        `yaml:"ca_file"`
+	Names  []Certificate `yaml:"names"`
 }
 
-type certificateEntry struct {
+type Certificate struct {
 	Name       string   `yaml:"name"`
 	Namespaces []string `yaml:"namespaces"`
 }
 
-type tokenConfig struct {
-	Header string       `yaml:"header"`
-	Tokens []tokenEntry `yaml:"tokens"`
+type Tokens struct {
+	Header string  `yaml:"header"`
+	Tokens []Token `yaml:"tokens"`
 }
 
-type tokenEntry struct {
+type Token struct {
 	Subject    string   `yaml:"subject"`
 	File       string   `yaml:"file"`
 	Namespaces []string `yaml:"namespaces"`
 }
 
-type jwtConfig struct {
+type JWT struct {
 	Issuer          string   `yaml:"issuer"`
 	Audience        string   `yaml:"audience"`
 	JWKSURL         string   `yaml:"jwks_url"`
@@ -92,42 +94,42 @@ type jwtConfig struct {
 	Algorithms      []string `yaml:"algorithms"`
 }
 
-type upstreamConfig struct {
-	Namespaces []string         `yaml:"namespaces"`
-	Address    string           `yaml:"address"`
-	TLS        *clientTLSConfig `yaml:"tls"`
-	APIKeyFile string           `yaml:"api_key_file"`
+type Upstream struct {
+	Namespaces []string   `yaml:"namespaces"`
+	Address    string     `yaml:"address"`
+	TLS        *ClientTLS `yaml:"tls"`
+	APIKeyFile string     `yaml:"api_key_file"`
 	// PassCredential forwards the token that callers show to a listener; without it a token ends here.
 	PassCredential bool `yaml:"pass_credential"`
 }
 
-type clientTLSConfig struct {
+type ClientTLS struct {
 	CertFile   string `yaml:"cert_file"`
 	KeyFile    string `yaml:"key_file"`
 	CAFile     string `yaml:"ca_file"`
 	ServerName string `yaml:"server_name"`
 }
 
-type keyConfig struct {
+type Key struct {
 	Name       string   `yaml:"name"`
 	Namespaces []string `yaml:"namespaces"`
 	Active     string   `yaml:"active"`
 	OpenOnly   []string `yaml:"open_only"`
 }
 
-type grantConfig struct {
+type Grant struct {
 	From string `yaml:"from"`
 	To   string `yaml:"to"`
 }
 
-type policyConfig struct {
-	File       string        `yaml:"file"`
-	Namespaces string        `yaml:"namespaces"`
-	Bundle     *bundleConfig `yaml:"bundle"`
+type Policy struct {
+	File       string  `yaml:"file"`
+	Namespaces string  `yaml:"namespaces"`
+	Bundle     *Bundle `yaml:"bundle"`
 }
 
-// bundleConfig takes the place of files: the policy comes as an OPA bundle over HTTP.
-type bundleConfig struct {
+// Bundle takes the place of files: the policy comes as an OPA bundle over HTTP.
+type Bundle struct {
 	URL           string        `yaml:"url"`
 	TokenFile     string        `yaml:"token_file"`
 	PublicKeyFile string        `yaml:"public_key_file"`
@@ -137,48 +139,48 @@ type bundleConfig struct {
 	Poll          time.Duration `yaml:"poll"`
 }
 
-// auditConfig says where records of what was opened go: to a file or to a collector.
-type auditConfig struct {
+// Audit says where records of what was opened go: to a file or to a collector.
+type Audit struct {
 	File     string        `yaml:"file"`
 	OTLP     bool          `yaml:"otlp"`
 	Required bool          `yaml:"required"`
 	Wait     time.Duration `yaml:"wait"`
 }
 
-type drainConfig struct {
+type Drain struct {
 	Time  time.Duration `yaml:"time"`
 	Delay time.Duration `yaml:"delay"`
 	After string        `yaml:"after"`
 }
 
 const (
-	defaultListen   = "127.0.0.1:7333"
-	defaultUpstream = "127.0.0.1:7233"
-	defaultAdmin    = "127.0.0.1:7334"
-	defaultKey      = "local:./temporal-seal.key"
+	DefaultListen   = "127.0.0.1:7333"
+	DefaultUpstream = "127.0.0.1:7233"
+	DefaultAdmin    = "127.0.0.1:7334"
+	DefaultKey      = "local:./temporal-seal.key"
 
 	// defaultDrain fits into the 30 s that Kubernetes gives a pod by default.
 	defaultDrain = 25 * time.Second
 )
 
-// settings are the flags that stand for the common case. They go over what the file says.
-type settings struct {
-	file, listen, upstream, policy, key, admin string
+// Flags are the flags that stand for the common case. They go over what the file says.
+type Flags struct {
+	File, Listen, Upstream, Policy, Key, Admin string
 
-	text string // of the file, as load has read it
+	Text string // of the file, as Load has read it
 }
 
-// load reads the config file, if there is one, lays the flags over it and checks the whole.
-func (s *settings) load() (*config, error) {
-	c := new(config)
+// Load reads the config file, if there is one, lays the flags over it and checks the whole.
+func (s *Flags) Load() (*Config, error) {
+	c := new(Config)
 	d := &document{file: "flags", lines: map[string]int{}}
-	if s.file != "" {
-		text, err := os.ReadFile(s.file)
+	if s.File != "" {
+		text, err := os.ReadFile(s.File)
 		if err != nil {
 			return nil, fmt.Errorf("the config file cannot be read: %w; check --config", err)
 		}
-		s.text = string(text)
-		d = parseYAML(s.file, text, c)
+		s.Text = string(text)
+		d = parseYAML(s.File, text, c)
 		if len(d.problems) > 0 {
 			// What could not be read would make checks fail that are in order.
 			return nil, d.err()
@@ -193,50 +195,50 @@ func (s *settings) load() (*config, error) {
 	return c, d.err()
 }
 
-func (s *settings) override(c *config) error {
-	if s.listen != "" {
+func (s *Flags) override(c *Config) error {
+	if s.Listen != "" {
 		if len(c.Listeners) > 1 {
 			return errors.New("--listen: the config file names several listeners; change the address there")
 		}
 		if len(c.Listeners) == 0 {
-			c.Listeners = []listenerConfig{{}}
+			c.Listeners = []Listener{{}}
 		}
-		c.Listeners[0].Address = s.listen
+		c.Listeners[0].Address = s.Listen
 	}
-	if s.upstream != "" {
+	if s.Upstream != "" {
 		if len(c.Upstreams) > 1 {
 			return errors.New("--upstream: the config file names several upstreams; change the address there")
 		}
 		if len(c.Upstreams) == 0 {
-			c.Upstreams = []upstreamConfig{{}}
+			c.Upstreams = []Upstream{{}}
 		}
-		c.Upstreams[0].Address = s.upstream
+		c.Upstreams[0].Address = s.Upstream
 	}
-	if s.key != "" {
+	if s.Key != "" {
 		if len(c.Keys) > 1 {
 			return errors.New("--key: the config file names several keys; change the URI there")
 		}
 		if len(c.Keys) == 0 {
-			c.Keys = []keyConfig{{Name: "default"}}
+			c.Keys = []Key{{Name: "default"}}
 		}
-		c.Keys[0].Active = s.key
+		c.Keys[0].Active = s.Key
 	}
-	if s.policy != "" {
-		c.Policy.File = s.policy
+	if s.Policy != "" {
+		c.Policy.File = s.Policy
 	}
-	if s.admin != "" {
-		c.Admin = s.admin
+	if s.Admin != "" {
+		c.Admin = s.Admin
 	}
 	return nil
 }
 
 // given names the flags that stand for values of the config.
-func (s *settings) given() map[string]string {
+func (s *Flags) given() map[string]string {
 	flags := map[string]string{}
 	for _, f := range []struct{ value, flag, path string }{
-		{s.listen, "--listen", "$.listeners[0]"}, {s.listen, "--listen", "$.listeners[0].address"},
-		{s.upstream, "--upstream", "$.upstreams[0].address"}, {s.key, "--key", "$.keys[0].active"},
-		{s.policy, "--policy", "$.policy.file"}, {s.admin, "--admin", "$.admin"},
+		{s.Listen, "--listen", "$.listeners[0]"}, {s.Listen, "--listen", "$.listeners[0].address"},
+		{s.Upstream, "--upstream", "$.upstreams[0].address"}, {s.Key, "--key", "$.keys[0].active"},
+		{s.Policy, "--policy", "$.policy.file"}, {s.Admin, "--admin", "$.admin"},
 	} {
 		if f.value != "" {
 			flags[f.path] = f.flag
@@ -245,9 +247,9 @@ func (s *settings) given() map[string]string {
 	return flags
 }
 
-func (c *config) setDefaults() {
+func (c *Config) setDefaults() {
 	if len(c.Listeners) == 0 {
-		c.Listeners = []listenerConfig{{Address: defaultListen}}
+		c.Listeners = []Listener{{Address: DefaultListen}}
 	}
 	for i := range c.Listeners {
 		l := &c.Listeners[i]
@@ -258,23 +260,23 @@ func (c *config) setDefaults() {
 	}
 	c.CodecServer.setDefaults()
 	if len(c.Upstreams) == 0 {
-		c.Upstreams = []upstreamConfig{{Address: defaultUpstream}}
+		c.Upstreams = []Upstream{{Address: DefaultUpstream}}
 	}
 	if len(c.Keys) == 0 {
-		c.Keys = []keyConfig{{Name: "default", Active: defaultKey}}
+		c.Keys = []Key{{Name: "default", Active: DefaultKey}}
 	}
 	if c.UnknownFields == "" {
 		c.UnknownFields = "lenient"
 	}
 	if c.Admin == "" {
-		c.Admin = defaultAdmin
+		c.Admin = DefaultAdmin
 	}
 	if c.Drain.Time == 0 {
 		c.Drain.Time = defaultDrain
 	}
 }
 
-func (k *callersConfig) setDefaults() {
+func (k *Callers) setDefaults() {
 	if k != nil && k.Token != nil && k.Token.Header == "" {
 		k.Token.Header = "authorization"
 	}
@@ -283,8 +285,8 @@ func (k *callersConfig) setDefaults() {
 	}
 }
 
-// isLoopback tells if an address can be reached from this machine only.
-func isLoopback(address string) bool {
+// IsLoopback tells if an address can be reached from this machine only.
+func IsLoopback(address string) bool {
 	host, _, err := net.SplitHostPort(address)
 	if err != nil {
 		return false
@@ -297,21 +299,21 @@ func isLoopback(address string) bool {
 }
 
 // local tells if everything that talks to this proxy, and all it talks to, is on this machine.
-func (c *config) local() bool {
+func (c *Config) Local() bool {
 	for _, l := range c.Listeners {
-		if !isLoopback(l.Address) {
+		if !IsLoopback(l.Address) {
 			return false
 		}
 	}
 	for _, u := range c.Upstreams {
-		if !isLoopback(u.Address) {
+		if !IsLoopback(u.Address) {
 			return false
 		}
 	}
 	return true
 }
 
-func (c *config) keyConfigs() []keyring.KeyConfig {
+func (c *Config) KeyConfigs() []keyring.KeyConfig {
 	keys := make([]keyring.KeyConfig, len(c.Keys))
 	for i, k := range c.Keys {
 		keys[i] = keyring.KeyConfig{Name: k.Name, Namespaces: k.Namespaces, Active: k.Active, OpenOnly: k.OpenOnly}
@@ -319,7 +321,7 @@ func (c *config) keyConfigs() []keyring.KeyConfig {
 	return keys
 }
 
-func (c *config) grants() []keyring.Grant {
+func (c *Config) KeyGrants() []keyring.Grant {
 	grants := make([]keyring.Grant, len(c.Grants))
 	for i, g := range c.Grants {
 		grants[i] = keyring.Grant{From: g.From, To: g.To}
@@ -328,7 +330,7 @@ func (c *config) grants() []keyring.Grant {
 }
 
 // revokedDataKeys are the ids; check has told of those that are none.
-func (c *config) revokedDataKeys() [][32]byte {
+func (c *Config) DataKeyIDs() [][32]byte {
 	ids := make([][32]byte, len(c.RevokedDataKeys))
 	for i, text := range c.RevokedDataKeys {
 		if id, ok := dataKeyID(text); ok {

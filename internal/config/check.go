@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"errors"
@@ -18,7 +18,7 @@ import (
 )
 
 // check adds to d whatever the config says that cannot work or must not be.
-func (c *config) check(d *document) {
+func (c *Config) check(d *document) {
 	names, addresses := map[string]bool{}, map[string]bool{}
 	for i := range c.Listeners {
 		path := fmt.Sprintf("$.listeners[%d]", i)
@@ -71,7 +71,7 @@ func (c *config) check(d *document) {
 // auditWaits is the longest that a call may wait for its record. SDKs give GetSystemInfo 5 s, and others 10.
 const auditWaits = 5 * time.Second
 
-func (a *auditConfig) check(d *document) {
+func (a *Audit) check(d *document) {
 	if a == nil {
 		return
 	}
@@ -92,7 +92,7 @@ func (a *auditConfig) check(d *document) {
 	}
 }
 
-func (l *listenerConfig) check(d *document, path string) {
+func (l *Listener) check(d *document, path string) {
 	if !checkAddress(d, path+".address", l.Address) {
 		return
 	}
@@ -112,8 +112,8 @@ func (l *listenerConfig) check(d *document, path string) {
 		}
 	}
 	switch {
-	case l.anonymous():
-		if l.namespaces() == nil && !isLoopback(l.Address) {
+	case l.IsAnonymous():
+		if l.AnonymousNamespaces() == nil && !IsLoopback(l.Address) {
 			d.add(path, "%s is reachable from other machines and would serve anyone every namespace: add callers: {anonymous: {namespaces: [...]}} with those it is for, or another kind of callers, or listen on 127.0.0.1", l.Address)
 		}
 	case l.Callers.MTLS != nil:
@@ -126,16 +126,16 @@ func (l *listenerConfig) check(d *document, path string) {
 }
 
 // anonymous tells if the listener takes callers for what they say they are.
-func (l *listenerConfig) anonymous() bool { return l.Callers == nil || l.Callers.Anonymous != nil }
+func (l *Listener) IsAnonymous() bool { return l.Callers == nil || l.Callers.Anonymous != nil }
 
-func (l *listenerConfig) namespaces() []string {
+func (l *Listener) AnonymousNamespaces() []string {
 	if l.Callers == nil {
 		return nil
 	}
 	return l.Callers.Anonymous.Namespaces
 }
 
-func (l *listenerConfig) checkMTLS(d *document, path string) {
+func (l *Listener) checkMTLS(d *document, path string) {
 	if l.TLS == nil {
 		d.add(path+".callers.mtls", "wants tls on this listener: add tls: {cert_file: ..., key_file: ...}")
 	}
@@ -155,8 +155,8 @@ func (l *listenerConfig) checkMTLS(d *document, path string) {
 }
 
 // checkCredential is about what tokens of every kind have in common.
-func (l *listenerConfig) checkCredential(d *document, path, header string) {
-	if l.TLS == nil && !isLoopback(l.Address) {
+func (l *Listener) checkCredential(d *document, path, header string) {
+	if l.TLS == nil && !IsLoopback(l.Address) {
 		d.add(path, "tokens would cross the network readable: add tls: {cert_file: ..., key_file: ...}, or listen on 127.0.0.1")
 	}
 	if header != strings.ToLower(header) {
@@ -164,7 +164,7 @@ func (l *listenerConfig) checkCredential(d *document, path, header string) {
 	}
 }
 
-func (l *listenerConfig) checkJWT(d *document, path string) {
+func (l *Listener) checkJWT(d *document, path string) {
 	path += ".callers.jwt"
 	j := l.Callers.JWT
 	l.checkCredential(d, path, j.Header)
@@ -174,7 +174,7 @@ func (l *listenerConfig) checkJWT(d *document, path string) {
 	if (j.JWKSURL == "") == (j.JWKSFile == "") {
 		d.add(path, "wants one of jwks_url and jwks_file: where the issuer's public keys are")
 	}
-	if u, err := url.Parse(j.JWKSURL); j.JWKSURL != "" && (err != nil || u.Scheme != "https" && (u.Scheme != "http" || !isLoopback(u.Host+":0") && !isLoopback(u.Host))) {
+	if u, err := url.Parse(j.JWKSURL); j.JWKSURL != "" && (err != nil || u.Scheme != "https" && (u.Scheme != "http" || !IsLoopback(u.Host+":0") && !IsLoopback(u.Host))) {
 		d.add(path+".jwks_url", "wants an https URL: whoever changes the keys on their way lets anyone in")
 	}
 	checkReadable(d, path+".jwks_file", j.JWKSFile)
@@ -183,7 +183,7 @@ func (l *listenerConfig) checkJWT(d *document, path string) {
 	}
 }
 
-func (l *listenerConfig) checkTokens(d *document, path string) {
+func (l *Listener) checkTokens(d *document, path string) {
 	t := l.Callers.Token
 	l.checkCredential(d, path+".callers.token", t.Header)
 	if len(t.Tokens) == 0 {
@@ -198,7 +198,7 @@ func (l *listenerConfig) checkTokens(d *document, path string) {
 	}
 }
 
-func (u *upstreamConfig) check(d *document, path string) {
+func (u *Upstream) check(d *document, path string) {
 	if u.Address == "" {
 		d.add(path, "wants address: the Temporal frontend's host:port")
 	} else if !strings.Contains(u.Address, "://") {
@@ -211,7 +211,7 @@ func (u *upstreamConfig) check(d *document, path string) {
 	if u.PassCredential && u.APIKeyFile != "" {
 		d.add(path+".pass_credential", "an API key takes the place of what callers send: remove one of them")
 	}
-	if u.PassCredential && u.TLS == nil && !isLoopback(u.Address) {
+	if u.PassCredential && u.TLS == nil && !IsLoopback(u.Address) {
 		d.add(path+".pass_credential", "callers' tokens would cross the network readable: add tls: {}")
 	}
 	if u.APIKeyFile != "" {
@@ -222,7 +222,7 @@ func (u *upstreamConfig) check(d *document, path string) {
 	}
 }
 
-func (p *policyConfig) check(d *document) {
+func (p *Policy) check(d *document) {
 	checkReadable(d, "$.policy.file", p.File)
 	checkReadable(d, "$.policy.namespaces", p.Namespaces)
 	b := p.Bundle
@@ -239,7 +239,7 @@ func (p *policyConfig) check(d *document) {
 	checkReadable(d, "$.policy.bundle.public_key_file", b.PublicKeyFile)
 }
 
-func (c *config) checkKeys(d *document) {
+func (c *Config) checkKeys(d *document) {
 	names := map[string]bool{}
 	for i, k := range c.Keys {
 		path := fmt.Sprintf("$.keys[%d]", i)
@@ -261,11 +261,11 @@ func (c *config) checkKeys(d *document) {
 	}
 }
 
-const noKeyURI = "is no key URI: awskms://<key id, ARN or alias>?region=<region>, vault://<host>/<mount>/<key>?token_file=<path>, or local:<file>"
+const NoKeyURI = "is no key URI: awskms://<key id, ARN or alias>?region=<region>, vault://<host>/<mount>/<key>?token_file=<path>, or local:<file>"
 
 func checkKeyURI(d *document, path, uri string) {
 	if scheme, _, ok := strings.Cut(uri, ":"); !ok || scheme != localkey.Scheme && scheme != awskms.Scheme && scheme != vault.Scheme {
-		d.add(path, noKeyURI)
+		d.add(path, NoKeyURI)
 	}
 }
 
