@@ -3,15 +3,11 @@
 package config
 
 import (
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"net"
-	"net/netip"
 	"os"
+	"strings"
 	"time"
-
-	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 )
 
 // Config is the config file. Its zero value is not valid: load fills in what a file leaves out.
@@ -36,121 +32,6 @@ type Config struct {
 	Limits        Limits       `yaml:"limits"`
 	CodecServer   *CodecServer `yaml:"codec_server"`
 	Audit         *Audit       `yaml:"audit"`
-}
-
-type Listener struct {
-	Name    string     `yaml:"name"`
-	Address string     `yaml:"address"`
-	TLS     *ServerTLS `yaml:"tls"`
-	Callers *Callers   `yaml:"callers"`
-}
-
-type ServerTLS struct {
-	CertFile string `yaml:"cert_file"`
-	KeyFile  string `yaml:"key_file"`
-}
-
-// Callers holds exactly one kind of callers.
-type Callers struct {
-	Anonymous *Anonymous `yaml:"anonymous"`
-	MTLS      *MTLS      `yaml:"mtls"`
-	Token     *Tokens    `yaml:"token"`
-	JWT       *JWT       `yaml:"jwt"`
-}
-
-type Anonymous struct {
-	Namespaces []string `yaml:"namespaces"`
-}
-
-type MTLS struct {
-	CAFile string        `yaml:"ca_file"`
-	Names  []Certificate `yaml:"names"`
-}
-
-type Certificate struct {
-	Name       string   `yaml:"name"`
-	Namespaces []string `yaml:"namespaces"`
-}
-
-type Tokens struct {
-	Header string  `yaml:"header"`
-	Tokens []Token `yaml:"tokens"`
-}
-
-type Token struct {
-	Subject    string   `yaml:"subject"`
-	File       string   `yaml:"file"`
-	Namespaces []string `yaml:"namespaces"`
-}
-
-type JWT struct {
-	Issuer          string   `yaml:"issuer"`
-	Audience        string   `yaml:"audience"`
-	JWKSURL         string   `yaml:"jwks_url"`
-	JWKSFile        string   `yaml:"jwks_file"`
-	Header          string   `yaml:"header"`
-	NamespacesClaim string   `yaml:"namespaces_claim"`
-	Namespaces      []string `yaml:"namespaces"`
-	Algorithms      []string `yaml:"algorithms"`
-}
-
-type Upstream struct {
-	Namespaces []string   `yaml:"namespaces"`
-	Address    string     `yaml:"address"`
-	TLS        *ClientTLS `yaml:"tls"`
-	APIKeyFile string     `yaml:"api_key_file"`
-	// PassCredential forwards the token that callers show to a listener; without it a token ends here.
-	PassCredential bool `yaml:"pass_credential"`
-}
-
-type ClientTLS struct {
-	CertFile   string `yaml:"cert_file"`
-	KeyFile    string `yaml:"key_file"`
-	CAFile     string `yaml:"ca_file"`
-	ServerName string `yaml:"server_name"`
-}
-
-type Key struct {
-	Name       string   `yaml:"name"`
-	Namespaces []string `yaml:"namespaces"`
-	Active     string   `yaml:"active"`
-	OpenOnly   []string `yaml:"open_only"`
-}
-
-type Grant struct {
-	From string `yaml:"from"`
-	To   string `yaml:"to"`
-}
-
-type Policy struct {
-	File       string  `yaml:"file"`
-	Namespaces string  `yaml:"namespaces"`
-	Bundle     *Bundle `yaml:"bundle"`
-}
-
-// Bundle takes the place of files: the policy comes as an OPA bundle over HTTP.
-type Bundle struct {
-	URL           string        `yaml:"url"`
-	TokenFile     string        `yaml:"token_file"`
-	PublicKeyFile string        `yaml:"public_key_file"`
-	Algorithm     string        `yaml:"algorithm"`
-	Scope         string        `yaml:"scope"`
-	Folder        string        `yaml:"folder"`
-	Poll          time.Duration `yaml:"poll"`
-}
-
-// Audit says where records of what was opened go: to a file or to a collector.
-type Audit struct {
-	File     string        `yaml:"file"`
-	OTLP     bool          `yaml:"otlp"`
-	Required bool          `yaml:"required"`
-	Wait     time.Duration `yaml:"wait"`
-}
-
-type Drain struct {
-	Time  time.Duration `yaml:"time"`
-	Delay time.Duration `yaml:"delay"`
-	After string        `yaml:"after"`
 }
 
 const (
@@ -276,26 +157,55 @@ func (c *Config) setDefaults() {
 	}
 }
 
-func (k *Callers) setDefaults() {
-	if k != nil && k.Token != nil && k.Token.Header == "" {
-		k.Token.Header = "authorization"
+// check adds to d whatever the config says that cannot work or must not be.
+func (c *Config) check(d *document) {
+	names, addresses := map[string]bool{}, map[string]bool{}
+	for i := range c.Listeners {
+		path := fmt.Sprintf("$.listeners[%d]", i)
+		l := &c.Listeners[i]
+		if l.Name == "" {
+			d.add(path, "has no name: each of several listeners needs one, policies see it as input.caller.listener")
+		} else if names[l.Name] {
+			d.add(path+".name", "%q is the name of another listener too", l.Name)
+		}
+		if addresses[l.Address] && !strings.HasSuffix(l.Address, ":0") {
+			d.add(path+".address", "%s is the address of another listener too", l.Address)
+		}
+		names[l.Name], addresses[l.Address] = true, true
+		l.check(d, path)
 	}
-	if k != nil && k.JWT != nil && k.JWT.Header == "" {
-		k.JWT.Header = "authorization"
+	for i := range c.Upstreams {
+		c.Upstreams[i].check(d, fmt.Sprintf("$.upstreams[%d]", i))
 	}
-}
-
-// IsLoopback tells if an address can be reached from this machine only.
-func IsLoopback(address string) bool {
-	host, _, err := net.SplitHostPort(address)
-	if err != nil {
-		return false
+	c.checkKeys(d)
+	for i, g := range c.Grants {
+		if g.From == "" || g.To == "" {
+			d.add(fmt.Sprintf("$.grants[%d]", i), "wants both: from, the namespace that sealed, and to, the one that may open")
+		}
 	}
-	if host == "localhost" {
-		return true
+	if strings.Contains(c.Realm, "/") || len(c.Realm) > 64 {
+		d.add("$.realm", "has at most 64 bytes and no /, which ends it in envelopes: else a namespace with a / could pass for one of another realm")
 	}
-	ip, err := netip.ParseAddr(host)
-	return err == nil && ip.IsLoopback()
+	for i, id := range c.RevokedDataKeys {
+		if _, ok := dataKeyID(id); !ok {
+			d.add(fmt.Sprintf("$.revoked_data_keys[%d]", i), "is no data-key id: 64 hex digits")
+		}
+	}
+	if life := c.DataKeyLife; life != 0 && (life < 10*time.Second || life > 30*24*time.Hour) {
+		d.add("$.data_key_life", "is 10s to 720h, not %s; a day is the default", life)
+	}
+	c.checkForeign(d)
+	c.Policy.check(d)
+	if c.UnknownFields != "lenient" && c.UnknownFields != "strict" {
+		d.add("$.unknown_fields", "is lenient or strict, not %q", c.UnknownFields)
+	}
+	c.Audit.check(d)
+	c.CodecServer.check(d)
+	checkAddress(d, "$.admin", c.Admin)
+	c.Limits.check(d)
+	if c.Drain.After != "" && c.Drain.After != "worker" {
+		d.add("$.drain.after", "can only be worker, not %q", c.Drain.After)
+	}
 }
 
 // local tells if everything that talks to this proxy, and all it talks to, is on this machine.
@@ -311,39 +221,4 @@ func (c *Config) Local() bool {
 		}
 	}
 	return true
-}
-
-func (c *Config) KeyConfigs() []keyring.KeyConfig {
-	keys := make([]keyring.KeyConfig, len(c.Keys))
-	for i, k := range c.Keys {
-		keys[i] = keyring.KeyConfig{Name: k.Name, Namespaces: k.Namespaces, Active: k.Active, OpenOnly: k.OpenOnly}
-	}
-	return keys
-}
-
-func (c *Config) KeyGrants() []keyring.Grant {
-	grants := make([]keyring.Grant, len(c.Grants))
-	for i, g := range c.Grants {
-		grants[i] = keyring.Grant{From: g.From, To: g.To}
-	}
-	return grants
-}
-
-// revokedDataKeys are the ids; check has told of those that are none.
-func (c *Config) DataKeyIDs() [][32]byte {
-	ids := make([][32]byte, len(c.RevokedDataKeys))
-	for i, text := range c.RevokedDataKeys {
-		if id, ok := dataKeyID(text); ok {
-			ids[i] = id
-		}
-	}
-	return ids
-}
-
-func dataKeyID(text string) (id [32]byte, ok bool) {
-	raw, err := hex.DecodeString(text)
-	if err != nil || len(raw) != len(id) {
-		return id, false
-	}
-	return [32]byte(raw), true
 }
