@@ -43,7 +43,7 @@ func judged(op string, kc KeyContext, err error) error {
 }
 
 func unavailable(op string, kc KeyContext, err error) error {
-	return (&Error{Kind: KindUnavailable, Op: op, Err: err}).in(kc.Key, kc.Namespace)
+	return (&Error{Kind: KindUnavailable, Op: op, Err: err}).In(kc.Key, kc.Namespace)
 }
 
 // generate makes a data key and proves that its wrapped form can be unwrapped, before anything is sealed with it.
@@ -58,8 +58,8 @@ func (k *Keyring) generate(ctx context.Context, kk *kek, kc KeyContext) (*dataKe
 	}
 	defer clear(plain)
 	if len(plain) != dataKeySize || len(wrapped) > maxWrapped {
-		return nil, fail(KindNotConfigured, "kms.generate_data_key", "%s gave a data key of %d bytes wrapped in %d; 32 in at most %d were asked for",
-			kk.URI(), len(plain), len(wrapped), maxWrapped).in(kc.Key, kc.Namespace).internal()
+		return nil, Errorf(KindNotConfigured, "kms.generate_data_key", "%s gave a data key of %d bytes wrapped in %d; 32 in at most %d were asked for",
+			kk.URI(), len(plain), len(wrapped), maxWrapped).In(kc.Key, kc.Namespace).Internal()
 	}
 	made, err := newDataKey(kk, kc, plain, wrapped)
 	if err != nil {
@@ -71,8 +71,8 @@ func (k *Keyring) generate(ctx context.Context, kk *kek, kc KeyContext) (*dataKe
 		return nil, err
 	}
 	if again.id != made.id {
-		return nil, fail(KindNotConfigured, "kms.decrypt", "%s unwraps to another data key than it wrapped; nothing is sealed with it",
-			kk.URI()).in(kc.Key, kc.Namespace).internal()
+		return nil, Errorf(KindNotConfigured, "kms.decrypt", "%s unwraps to another data key than it wrapped; nothing is sealed with it",
+			kk.URI()).In(kc.Key, kc.Namespace).Internal()
 	}
 	kk.answered(k.now(), kc, wrapped, made.id)
 	return made, nil
@@ -89,7 +89,7 @@ func (k *Keyring) unwrap(ctx context.Context, kk *kek, kc KeyContext, wrapped []
 	}
 	defer clear(plain)
 	if len(plain) != dataKeySize {
-		return nil, fail(KindRejected, "kms.decrypt", "the wrapped key holds %d bytes and so no data key", len(plain)).in(kc.Key, kc.Namespace)
+		return nil, Errorf(KindRejected, "kms.decrypt", "the wrapped key holds %d bytes and so no data key", len(plain)).In(kc.Key, kc.Namespace)
 	}
 	dk, err := newDataKey(kk, kc, plain, wrapped)
 	if err == nil {

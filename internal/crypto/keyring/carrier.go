@@ -311,9 +311,9 @@ func ParseText(text []byte) (s Sealed, marked bool, err error) {
 }
 
 func notExact(why string) *Error {
-	return fail(KindMalformed, "read carrier", "the value bears the mark of a sealed one but cannot be opened: %s", why)
+	return Errorf(KindMalformed, "read carrier", "the value bears the mark of a sealed one but cannot be opened: %s", why)
 }
 
 func newerCarrier() *Error {
-	return fail(KindNewer, "read carrier", "a newer release sealed this; upgrade this proxy")
+	return Errorf(KindNewer, "read carrier", "a newer release sealed this; upgrade this proxy")
 }

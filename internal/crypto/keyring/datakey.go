@@ -28,7 +28,7 @@ var errDropped = errors.New("the data key was dropped while the call was under w
 func newDataKey(kk *kek, kc KeyContext, plain, wrapped []byte) (*dataKey, error) {
 	id, err := deriveDataKeyID(plain)
 	if err != nil {
-		return nil, fail(KindUnavailable, "derive data-key id", "%w", err).in(kc.Key, kc.Namespace)
+		return nil, Errorf(KindUnavailable, "derive data-key id", "%w", err).In(kc.Key, kc.Namespace)
 	}
 	dk := &dataKey{secret: (*[dataKeySize]byte)(append([]byte(nil), plain...)), id: id, kek: kk, context: kc, wrapped: wrapped,
 		use: new(keyUse)}

@@ -80,22 +80,22 @@ func (h *Header) size() int { return fixedHeader + len(h.Key) + len(h.Namespace)
 func parseHeader(env []byte) (h Header, _ error) {
 	const op = "read envelope"
 	if len(env) < fixedHeader+nonceSize+tagSize {
-		return h, fail(KindMalformed, op, "%d bytes are too few for an envelope; it was cut off or is no envelope", len(env))
+		return h, Errorf(KindMalformed, op, "%d bytes are too few for an envelope; it was cut off or is no envelope", len(env))
 	}
 	h.Version, h.Suite, h.Flags = env[0], env[1], env[2]
 	if h.Version != version1 || h.Suite != suite1 || h.Flags&^knownFlags != 0 || h.Form() > FormText {
-		return h, fail(KindNewer, op, "version %d, suite %d, flags %#02x were written by a newer release; upgrade this proxy",
+		return h, Errorf(KindNewer, op, "version %d, suite %d, flags %#02x were written by a newer release; upgrade this proxy",
 			h.Version, h.Suite, h.Flags)
 	}
 	l1, l2, l3 := int(env[3]), int(binary.BigEndian.Uint16(env[4:])), int(binary.BigEndian.Uint16(env[6:]))
 	if l1 < 1 || l1 > maxKeyName || l2 < 1 || l2 > maxNamespace || l3 > maxWrapped {
-		return h, fail(KindMalformed, op, "lengths %d, %d, %d of key name, namespace and wrapped key are out of range", l1, l2, l3)
+		return h, Errorf(KindMalformed, op, "lengths %d, %d, %d of key name, namespace and wrapped key are out of range", l1, l2, l3)
 	}
 	if len(env) < fixedHeader+l1+l2+l3+nonceSize+tagSize {
-		return h, fail(KindMalformed, op, "the header promises more than the envelope's %d bytes; it was cut off", len(env))
+		return h, Errorf(KindMalformed, op, "the header promises more than the envelope's %d bytes; it was cut off", len(env))
 	}
 	if h.Form() == FormView && h.Flags&flagZstd != 0 {
-		return h, fail(KindMalformed, op, "a view is never compressed")
+		return h, Errorf(KindMalformed, op, "a view is never compressed")
 	}
 	h.KEK = KEKRef(env[8:saltOffset])
 	h.Salt = [saltSize]byte(env[saltOffset:idOffset])

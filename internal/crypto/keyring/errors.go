@@ -128,18 +128,31 @@ func KindOf(err error) Kind {
 	return KindUnknown
 }
 
-func fail(kind Kind, op, format string, args ...any) *Error {
+// Errorf makes an error whose text is fit for callers: it names no place where keys are kept.
+func Errorf(kind Kind, op, format string, args ...any) *Error {
 	return &Error{Kind: kind, Op: op, Err: fmt.Errorf(format, args...), ours: true}
 }
 
-// internal marks an error whose text names the key encryption key by its URI.
-func (e *Error) internal() *Error {
+// Internal marks an error whose text names the key encryption key by its URI.
+func (e *Error) Internal() *Error {
 	e.ours = false
 	return e
 }
 
-// in completes an error with the key and the namespace that it is about.
-func (e *Error) in(key, namespace string) *Error {
+// In completes the error with the key and the namespace that it is about.
+func (e *Error) In(key, namespace string) *Error {
 	e.Key, e.Namespace = key, namespace
 	return e
+}
+
+// AtOnce marks a transient error that callers receive at once: trying again within their call would not help.
+func (e *Error) AtOnce() *Error {
+	e.atOnce = true
+	return e
+}
+
+// WorthWaiting reports whether err is transient and may be tried again within the same call.
+func WorthWaiting(err error) bool {
+	var e *Error
+	return errors.As(err, &e) && e.Kind == KindUnavailable && !e.atOnce
 }

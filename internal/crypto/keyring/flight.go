@@ -2,7 +2,6 @@ package keyring
 
 import (
 	"context"
-	"errors"
 	"sync"
 	"time"
 )
@@ -36,7 +35,7 @@ func newFlights[K comparable, V any](base context.Context, wg *sync.WaitGroup) *
 func (g *flights[K, V]) do(ctx context.Context, key K, work func(ctx context.Context) (V, error)) (V, error) {
 	if err := g.base.Err(); err != nil {
 		var none V
-		return none, fail(KindUnavailable, "wait for a key", "the proxy is shutting down: %w", err)
+		return none, Errorf(KindUnavailable, "wait for a key", "the proxy is shutting down: %w", err)
 	}
 	g.mu.Lock()
 	f := g.m[key]
@@ -65,7 +64,7 @@ func (g *flights[K, V]) do(ctx context.Context, key K, work func(ctx context.Con
 	if KindOf(cause) == KindUnavailable {
 		return none, cause
 	}
-	return none, fail(KindUnavailable, "wait for a key", "the key service did not answer in time: %w", cause)
+	return none, Errorf(KindUnavailable, "wait for a key", "the key service did not answer in time: %w", cause)
 }
 
 func (g *flights[K, V]) run(ctx context.Context, key K, f *flight[V], work func(ctx context.Context) (V, error)) {
@@ -76,7 +75,7 @@ func (g *flights[K, V]) run(ctx context.Context, key K, f *flight[V], work func(
 	for pause := firstPause; ; pause = min(2*pause, longestPause) {
 		v, err := work(ctx)
 		g.mu.Lock()
-		again := worthWaiting(err) && f.waiting > 0 && g.base.Err() == nil
+		again := WorthWaiting(err) && f.waiting > 0 && g.base.Err() == nil
 		if !again {
 			delete(g.m, key)
 			f.value, f.err = v, err
@@ -103,8 +102,3 @@ const (
 // beforeItEnds is how much of the time that a caller has left may be spent on waiting, so that he is still there to be
 // told what was waited for: many a caller's deadline is just MaxWait.
 func beforeItEnds(left time.Duration) time.Duration { return left - min(left/10, 500*time.Millisecond) }
-
-func worthWaiting(err error) bool {
-	var e *Error
-	return errors.As(err, &e) && e.Kind == KindUnavailable && !e.atOnce
-}

@@ -146,7 +146,7 @@ func (k *Keyring) judge(kk *kek, kc KeyContext, err error) error {
 	case KindUnavailable:
 	default:
 		// A service that calls its own good blob invalid is broken, or not the one that made it. That drops no key.
-		err = fail(KindUnavailable, "probe", "%s does not unwrap what it wrapped: %v", kk.URI(), err).in(kc.Key, kc.Namespace).internal()
+		err = Errorf(KindUnavailable, "probe", "%s does not unwrap what it wrapped: %v", kk.URI(), err).In(kc.Key, kc.Namespace).Internal()
 	}
 	kk.mu.Lock()
 	defer kk.mu.Unlock()
@@ -256,6 +256,6 @@ func (k *Keyring) deny(kk *kek, kc KeyContext, err error) error {
 }
 
 func revoked(kk *kek, kc KeyContext, err error) error {
-	return fail(KindRevoked, "use key", "%s is disabled, deleted or no longer allowed; restore it, or name another key in the configuration: %w",
-		kk.URI(), err).in(kc.Key, kc.Namespace).internal()
+	return Errorf(KindRevoked, "use key", "%s is disabled, deleted or no longer allowed; restore it, or name another key in the configuration: %w",
+		kk.URI(), err).In(kc.Key, kc.Namespace).Internal()
 }

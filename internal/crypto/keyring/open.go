@@ -33,8 +33,8 @@ const maxUnwraps = 256
 func (k *Keyring) OpenNext(ctx context.Context, dst []byte, s *Sealed, namespace string, run *Run) (out []byte, hit bool, err error) {
 	table := k.table.Load()
 	if !table.opens(s.Header.Namespace, namespace) {
-		return dst, false, fail(KindForeign, "open", "sealed in another namespace than %q; a grant in the configuration would allow it",
-			namespace).in(strings.Clone(s.Header.Key), strings.Clone(s.Header.Namespace))
+		return dst, false, Errorf(KindForeign, "open", "sealed in another namespace than %q; a grant in the configuration would allow it",
+			namespace).In(strings.Clone(s.Header.Key), strings.Clone(s.Header.Namespace))
 	}
 	header := openerHeader(s)
 	op := s.Header.opener
@@ -62,7 +62,7 @@ func (k *Keyring) OpenNext(ctx context.Context, dst []byte, s *Sealed, namespace
 	}
 	a, err := dk.payloadAEAD(&s.Header.Salt)
 	if err != nil {
-		return dst, hit, fail(KindUnavailable, "open", "derive a payload key: %w", err).in(strings.Clone(s.Header.Key), strings.Clone(s.Header.Namespace))
+		return dst, hit, Errorf(KindUnavailable, "open", "derive a payload key: %w", err).In(strings.Clone(s.Header.Key), strings.Clone(s.Header.Namespace))
 	}
 	if out, err = openWith(a, dst, s); err == nil {
 		dk.use.countOpened(&k.coarse)
@@ -74,12 +74,12 @@ func (k *Keyring) OpenNext(ctx context.Context, dst []byte, s *Sealed, namespace
 // dataKeyOf gives the data key that an envelope names, from memory or from the key service.
 func (k *Keyring) dataKeyOf(ctx context.Context, header *Header, table *keyTable, namespace string, run *Run) (dk *dataKey, hit bool, err error) {
 	if table.revoked[header.DataKeyID] {
-		return nil, false, fail(KindRevoked, "open", "its data key %s... stands in revoked_data_keys", hex.EncodeToString(header.DataKeyID[:4])).in(
+		return nil, false, Errorf(KindRevoked, "open", "its data key %s... stands in revoked_data_keys", hex.EncodeToString(header.DataKeyID[:4])).In(
 			strings.Clone(header.Key), strings.Clone(header.Namespace))
 	}
 	e, value, _, ok := table.find(table.local(header.Namespace), header.Key)
 	if !ok {
-		return nil, false, fail(KindNotConfigured, "open", "no entry of `keys` in the configuration has this name and serves this namespace").in(
+		return nil, false, Errorf(KindNotConfigured, "open", "no entry of `keys` in the configuration has this name and serves this namespace").In(
 			strings.Clone(header.Key), strings.Clone(header.Namespace))
 	}
 	id := wrapIDOf(header)
@@ -139,8 +139,8 @@ func (k *Keyring) candidates(ctx context.Context, e *keyEntry, value string, h *
 	if err != nil {
 		return nil, err
 	}
-	return nil, fail(KindNotConfigured, "open",
-		"it was sealed under a key encryption key (reference %s) that is not configured; add its URI to open_only of this entry", h.KEK).in(h.Key, h.Namespace)
+	return nil, Errorf(KindNotConfigured, "open",
+		"it was sealed under a key encryption key (reference %s) that is not configured; add its URI to open_only of this entry", h.KEK).In(h.Key, h.Namespace)
 }
 
 // ask has the data key unwrapped by the first of the candidates that answers.
@@ -184,15 +184,15 @@ func (k *Keyring) blame(ctx context.Context, kk *kek, kc KeyContext, err error) 
 	if kind == KindRevoked {
 		return revoked(kk, kc, err)
 	}
-	return fail(KindRejected, "open",
-		"the key service refuses this envelope's wrapped key: it was made elsewhere, or the proxy's permissions do not cover it: %w", err).in(kc.Key, kc.Namespace)
+	return Errorf(KindRejected, "open",
+		"the key service refuses this envelope's wrapped key: it was made elsewhere, or the proxy's permissions do not cover it: %w", err).In(kc.Key, kc.Namespace)
 }
 
 // mayAsk checks what limits calls to the key service.
 func (k *Keyring) mayAsk(h *Header, namespace string, run *Run) error {
 	if run.unwraps == maxUnwraps {
-		return fail(KindUnavailable, "open", "one message holds more than %d unknown data keys; try again, those before this one are known by then",
-			maxUnwraps).in(h.Key, h.Namespace)
+		return Errorf(KindUnavailable, "open", "one message holds more than %d unknown data keys; try again, those before this one are known by then",
+			maxUnwraps).In(h.Key, h.Namespace)
 	}
 	run.unwraps++
 	if _, ok := k.confirmed.Load(namespace); !ok && !k.tokens.AllowN(k.now(), 1) {
@@ -251,7 +251,7 @@ func openWith(a aead, dst []byte, s *Sealed) ([]byte, error) {
 }
 
 func tampered(h *Header, why string) error {
-	return fail(KindTampered, "open", "the envelope was changed after it was sealed, or put together from pieces: %s", why).in(
+	return Errorf(KindTampered, "open", "the envelope was changed after it was sealed, or put together from pieces: %s", why).In(
 		strings.Clone(h.Key), strings.Clone(h.Namespace))
 }
 

@@ -20,7 +20,7 @@ const namedPatience = time.Minute
 func (k *Keyring) Ready(ctx context.Context, namespace string, named []string) error {
 	byDefault, ok := k.DefaultKey(namespace)
 	if !ok {
-		return fail(KindNotConfigured, "seal", "no entry of `keys` in the configuration serves this namespace").in("", strings.Clone(namespace))
+		return Errorf(KindNotConfigured, "seal", "no entry of `keys` in the configuration serves this namespace").In("", strings.Clone(namespace))
 	}
 	if err := k.atHand(ctx, namespace, byDefault); err != nil {
 		return err
@@ -122,7 +122,7 @@ func (k *Keyring) atHand(ctx context.Context, namespace, key string) (err error)
 	}
 	k.touch(&s.dk.kek.used)
 	if kc := s.dk.context; s.dk.kek.suspect(kc) {
-		return fail(KindUnavailable, "seal", "%s refused a wrapped key that is known to be good; it is being asked again", s.dk.kek.URI()).in(kc.Key, kc.Namespace).internal()
+		return Errorf(KindUnavailable, "seal", "%s refused a wrapped key that is known to be good; it is being asked again", s.dk.kek.URI()).In(kc.Key, kc.Namespace).Internal()
 	}
 	return nil
 }

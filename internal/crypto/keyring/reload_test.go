@@ -250,7 +250,7 @@ func TestCallersLearnNoPlaces(t *testing.T) {
 	noURI := &Error{Kind: KindRejected, Op: "unwrap data key", Key: "phi", Err: errors.New("no key in local:/secret-place opens it")}
 	for i, err := range []error{
 		revoked(kk, kc, fromProvider), unavailable("kms.decrypt", kc, fromProvider), fromProvider, noURI,
-		fail(KindRejected, "open", "refused: %w", fromProvider).in("phi", "ns"), fmt.Errorf("StartWorkflowExecution: input: %w", revoked(kk, kc, fromProvider)),
+		Errorf(KindRejected, "open", "refused: %w", fromProvider).In("phi", "ns"), fmt.Errorf("StartWorkflowExecution: input: %w", revoked(kk, kc, fromProvider)),
 		fmt.Errorf("%w, and more after it", fromProvider), errors.Join(fromProvider, noURI),
 	} {
 		told := ForCaller(err)
@@ -261,7 +261,7 @@ func TestCallersLearnNoPlaces(t *testing.T) {
 	if told := ForCaller(fmt.Errorf("Poll: history: %w", revoked(kk, kc, fromProvider))); !strings.HasPrefix(told, "Poll: history: use key") {
 		t.Error(told)
 	}
-	whole := fail(KindForeign, "open", "sealed in another namespace than %q", "a").in("phi", "ns")
+	whole := Errorf(KindForeign, "open", "sealed in another namespace than %q", "a").In("phi", "ns")
 	if told := ForCaller(whole); told != whole.Error() {
 		t.Errorf("%s, want all of %s", told, whole)
 	}

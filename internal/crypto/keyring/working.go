@@ -80,11 +80,11 @@ func (k *Keyring) slotOf(namespace, key string) *slot {
 func (k *Keyring) newSlot(namespace, key string) (*slot, error) {
 	table := k.table.Load()
 	if _, _, _, ok := table.find(namespace, key); !ok {
-		return nil, fail(KindNotConfigured, "seal", "no entry of `keys` in the configuration has this name and serves this namespace").in(
+		return nil, Errorf(KindNotConfigured, "seal", "no entry of `keys` in the configuration has this name and serves this namespace").In(
 			strings.Clone(key), strings.Clone(namespace))
 	}
 	if n := len(table.bound(namespace)); n < 1 || n > maxNamespace || len(key) > maxKeyName {
-		return nil, fail(KindMalformed, "seal", "a namespace of %d bytes and a key name of %d can't be bound into an envelope", n, len(key))
+		return nil, Errorf(KindMalformed, "seal", "a namespace of %d bytes and a key name of %d can't be bound into an envelope", n, len(key))
 	}
 	sk := slotKey{strings.Clone(namespace), strings.Clone(key)}
 	k.mu.Lock()
@@ -155,9 +155,7 @@ func (k *Keyring) fill(ctx context.Context, sl *slot) (*Sealer, error) {
 }
 
 func tooManyUnconfirmed(op, key, namespace string) error {
-	e := fail(KindUnavailable, op, "too many namespaces at once that the upstream has not confirmed; try again").in(key, namespace)
-	e.atOnce = true
-	return e
+	return Errorf(KindUnavailable, op, "too many namespaces at once that the upstream has not confirmed; try again").In(key, namespace).AtOnce()
 }
 
 // renew puts a fresh data key into a slot. If it can't be had, what is in the slot stays, unless it was revoked.
@@ -165,7 +163,7 @@ func (k *Keyring) renew(ctx context.Context, sl *slot) (*Sealer, error) {
 	table := k.table.Load()
 	e, value, _, ok := table.find(sl.namespace, sl.key)
 	if !ok {
-		return nil, fail(KindNotConfigured, "seal", "the key is no longer in the configuration for this namespace").in(sl.key, sl.namespace)
+		return nil, Errorf(KindNotConfigured, "seal", "the key is no longer in the configuration for this namespace").In(sl.key, sl.namespace)
 	}
 	kk, err := k.kekOf(ctx, fillIn(e.Active, value))
 	if err != nil {
@@ -188,7 +186,7 @@ func (k *Keyring) renew(ctx context.Context, sl *slot) (*Sealer, error) {
 		e, value, _, ok := changed.find(sl.namespace, sl.key)
 		if !ok || !e.names(value, kk.URI()) {
 			dk.drop()
-			return nil, fail(KindUnavailable, "seal", "the configuration of keys changed while a data key was made; try again").in(sl.key, sl.namespace)
+			return nil, Errorf(KindUnavailable, "seal", "the configuration of keys changed while a data key was made; try again").In(sl.key, sl.namespace)
 		}
 		sl.renewAt = now
 	}
