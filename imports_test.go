@@ -12,11 +12,12 @@ const module = "github.com/temporal-seal/temporal-seal/"
 // stands below it, and what comes from outside has one home.
 func TestImports(t *testing.T) {
 	below := map[string][]string{ // the product's own packages that a package may import
-		"internal/crypto/keyring":  {},
-		"internal/crypto/awskms":   {"internal/crypto/keyring"},
-		"internal/crypto/localkey": {"internal/crypto/keyring"},
-		"internal/crypto/vault":    {"internal/crypto/keyring"},
-		"internal/foreign":         {"internal/crypto/keyring", "internal/x"},
+		"internal/crypto":          {},
+		"internal/crypto/keyring":  {"internal/crypto", "internal/x"},
+		"internal/crypto/awskms":   {"internal/crypto"},
+		"internal/crypto/localkey": {"internal/crypto"},
+		"internal/crypto/vault":    {"internal/crypto"},
+		"internal/foreign":         {"internal/crypto", "internal/x"},
 		"internal/x":               {"internal/x"},
 		"internal/policy":          {},
 		"internal/rewrite":         {"internal/policy", "internal/crypto", "internal/foreign"},

@@ -32,6 +32,7 @@ import (
 	"go.temporal.io/sdk/converter"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/awskms"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/localkey"
@@ -84,7 +85,7 @@ var _ converter.PayloadCodec = (*Codec)(nil)
 // New opens the keys and has a data key made, so that a key that does not answer is found here and not by the first task.
 func New(ctx context.Context, o Options) (*Codec, error) { return newCodec(ctx, o, open) }
 
-func newCodec(ctx context.Context, o Options, open func(context.Context, string) (keyring.Provider, error)) (*Codec, error) {
+func newCodec(ctx context.Context, o Options, open func(context.Context, string) (crypto.Provider, error)) (*Codec, error) {
 	if o.Namespace == "" {
 		return nil, errors.New("codec: Options.Namespace is missing: envelopes name the namespace that they were sealed in")
 	}
@@ -111,7 +112,7 @@ func newCodec(ctx context.Context, o Options, open func(context.Context, string)
 	return c, nil
 }
 
-func open(ctx context.Context, uri string) (keyring.Provider, error) {
+func open(ctx context.Context, uri string) (crypto.Provider, error) {
 	scheme, _, _ := strings.Cut(uri, ":")
 	switch scheme {
 	case localkey.Scheme:

@@ -19,7 +19,7 @@ import (
 	"go.temporal.io/sdk/temporal"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/localkey"
 )
 
@@ -52,14 +52,14 @@ type golden struct {
 // frozen is the key service of a golden carrier.
 type frozen struct{ golden }
 
-func (f frozen) Ref() keyring.KEKRef { return keyring.NewKEKRef("test", "test:golden") }
-func (f frozen) URI() string         { return "test:golden" }
+func (f frozen) Ref() crypto.KEKRef { return crypto.NewKEKRef("test", "test:golden") }
+func (f frozen) URI() string        { return "test:golden" }
 
-func (f frozen) GenerateDataKey(context.Context, keyring.KeyContext) (plain, wrapped []byte, err error) {
+func (f frozen) GenerateDataKey(context.Context, crypto.KeyContext) (plain, wrapped []byte, err error) {
 	return bytes.Clone(f.DataKey), []byte("wrapped"), nil
 }
 
-func (f frozen) UnwrapDataKey(context.Context, []byte, keyring.KeyContext) ([]byte, error) {
+func (f frozen) UnwrapDataKey(context.Context, []byte, crypto.KeyContext) ([]byte, error) {
 	return bytes.Clone(f.DataKey), nil
 }
 
@@ -76,7 +76,7 @@ func TestGoldenEnvelopes(t *testing.T) {
 	for _, g := range all {
 		t.Run(g.Name, func(t *testing.T) {
 			c, err := newCodec(context.Background(), Options{Namespace: g.Namespace, Realm: g.Realm, Keys: []Key{{Name: g.Key, Active: "test:golden"}}, Log: quiet},
-				func(context.Context, string) (keyring.Provider, error) { return frozen{g}, nil })
+				func(context.Context, string) (crypto.Provider, error) { return frozen{g}, nil })
 			if err != nil {
 				t.Fatal(err)
 			}

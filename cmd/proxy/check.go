@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/temporal-seal/temporal-seal/internal/config"
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/foreign"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
@@ -126,7 +127,7 @@ func (o *checkOptions) check(ctx context.Context, s *style) (result checked, err
 // checkKeys asks every key for an answer.
 func (o *checkOptions) checkKeys(ctx context.Context, c *config.Config, s *style, result *checked) (*keyring.Keyring, error) {
 	missing := map[string]bool{}
-	keys, err := o.openKeys(ctx, c, func(ctx context.Context, uri string) (keyring.Provider, error) {
+	keys, err := o.openKeys(ctx, c, func(ctx context.Context, uri string) (crypto.Provider, error) {
 		if path, ok := wouldMake(c, uri); ok {
 			missing[path] = true
 			return standIn(uri), nil

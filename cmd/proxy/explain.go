@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 )
@@ -104,7 +105,7 @@ func (o *explainOptions) policyAlone(ctx context.Context) (*policy.Policy, error
 	}
 	quiet := slog.New(slog.DiscardHandler)
 	keys, err := keyring.NewKeyring(ctx, keyring.KeyringOptions{Keys: c.KeyConfigs(), Grants: c.KeyGrants(), Realm: c.Realm, Log: quiet,
-		Open: func(_ context.Context, uri string) (keyring.Provider, error) { return standIn(uri), nil }})
+		Open: func(_ context.Context, uri string) (crypto.Provider, error) { return standIn(uri), nil }})
 	if err != nil {
 		return nil, prefixLines("keys", err)
 	}
@@ -119,16 +120,16 @@ func (o *explainOptions) policyAlone(ctx context.Context) (*policy.Policy, error
 // standIn takes a key's place where only its name counts.
 type standIn string
 
-func (s standIn) Ref() keyring.KEKRef { return keyring.NewKEKRef("stand-in", string(s)) }
-func (s standIn) URI() string         { return string(s) }
+func (s standIn) Ref() crypto.KEKRef { return crypto.NewKEKRef("stand-in", string(s)) }
+func (s standIn) URI() string        { return string(s) }
 
-func (s standIn) GenerateDataKey(context.Context, keyring.KeyContext) (plain, wrapped []byte, err error) {
+func (s standIn) GenerateDataKey(context.Context, crypto.KeyContext) (plain, wrapped []byte, err error) {
 	plain = make([]byte, 32)
 	rand.Read(plain)
 	return plain, append([]byte(nil), plain...), nil
 }
 
-func (s standIn) UnwrapDataKey(_ context.Context, wrapped []byte, _ keyring.KeyContext) ([]byte, error) {
+func (s standIn) UnwrapDataKey(_ context.Context, wrapped []byte, _ crypto.KeyContext) ([]byte, error) {
 	return append([]byte(nil), wrapped...), nil
 }
 

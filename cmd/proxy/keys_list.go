@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/temporal-seal/temporal-seal/internal/config"
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 )
 
@@ -153,7 +154,7 @@ func inUse(keys *keyring.Keyring) keysInUse {
 }
 
 func kekLabel(u keyring.KeyUse) string {
-	if u.KEK == (keyring.KEKRef{}) {
+	if u.KEK == (crypto.KEKRef{}) {
 		return keyring.OtherUses
 	}
 	return u.KEK.String()

@@ -26,7 +26,7 @@ import (
 
 	"github.com/temporal-seal/temporal-seal/internal/auth"
 	"github.com/temporal-seal/temporal-seal/internal/config"
-	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 	"github.com/temporal-seal/temporal-seal/internal/scan"
 	"github.com/temporal-seal/temporal-seal/internal/server"
@@ -230,7 +230,7 @@ func (o *scanOptions) saveState(state *scan.State) error {
 // knownKeys are the keys that a scan can name.
 type knownKeys struct {
 	byKEK map[string][]listedKey
-	asked *keyring.KEKRef
+	asked *crypto.KEKRef
 }
 
 func (o *scanOptions) knownKeys(ctx context.Context, c *config.Config) (knownKeys, error) {
@@ -239,9 +239,9 @@ func (o *scanOptions) knownKeys(ctx context.Context, c *config.Config) (knownKey
 	known := knownKeys{byKEK: map[string][]listedKey{}}
 	if o.asked != "" {
 		raw, err := hex.DecodeString(o.asked)
-		ref := keyring.KEKRef{}
+		ref := crypto.KEKRef{}
 		if err == nil && len(raw) == len(ref) {
-			ref = keyring.KEKRef(raw)
+			ref = crypto.KEKRef(raw)
 		} else {
 			p, err := openKey(ctx, o.asked)
 			if err != nil {

@@ -22,6 +22,7 @@ import (
 	temporalseal "github.com/temporal-seal/temporal-seal"
 	"github.com/temporal-seal/temporal-seal/internal/codecserver"
 	"github.com/temporal-seal/temporal-seal/internal/config"
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/awskms"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/localkey"
@@ -204,7 +205,7 @@ func flush(spans *sdktrace.TracerProvider, log *slog.Logger) {
 }
 
 // openKeys opens the configured keys and checks that they answer.
-func (o *serveOptions) openKeys(ctx context.Context, c *config.Config, open func(context.Context, string) (keyring.Provider, error), trace func(context.Context, string, keyring.KeyContext) (context.Context, func(error)), log *slog.Logger) (*keyring.Keyring, error) {
+func (o *serveOptions) openKeys(ctx context.Context, c *config.Config, open func(context.Context, string) (crypto.Provider, error), trace func(context.Context, string, crypto.KeyContext) (context.Context, func(error)), log *slog.Logger) (*keyring.Keyring, error) {
 	ctx, cancel := context.WithTimeout(ctx, o.startTimeout)
 	defer cancel()
 	keys, err := keyring.NewKeyring(ctx, keyring.KeyringOptions{
@@ -218,7 +219,7 @@ func (o *serveOptions) openKeys(ctx context.Context, c *config.Config, open func
 }
 
 // openKey gives the key that a URI names, by its scheme.
-func openKey(ctx context.Context, uri string) (keyring.Provider, error) {
+func openKey(ctx context.Context, uri string) (crypto.Provider, error) {
 	scheme, _, _ := strings.Cut(uri, ":")
 	switch scheme {
 	case localkey.Scheme:

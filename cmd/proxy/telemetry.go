@@ -20,7 +20,7 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
 
-	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/server"
 )
 
@@ -114,7 +114,7 @@ func newKMSWatch(r prometheus.Registerer) *kmsWatch {
 	r.MustRegister(w.duration)
 	for _, op := range []string{"kms.generate_data_key", "kms.decrypt"} { // an alert needs the zero before the first failure
 		w.duration.WithLabelValues(op, "ok")
-		for _, kind := range append(keyring.Kinds(), keyring.KindDenied) {
+		for _, kind := range append(crypto.Kinds(), crypto.KindDenied) {
 			w.duration.WithLabelValues(op, kind.String())
 		}
 	}
@@ -122,7 +122,7 @@ func newKMSWatch(r prometheus.Registerer) *kmsWatch {
 }
 
 // around is crypto's hook for one call. Calls that no traced request waits for get no span.
-func (w *kmsWatch) around(ctx context.Context, op string, kc keyring.KeyContext) (context.Context, func(error)) {
+func (w *kmsWatch) around(ctx context.Context, op string, kc crypto.KeyContext) (context.Context, func(error)) {
 	start := time.Now()
 	var span trace.Span
 	if trace.SpanFromContext(ctx).IsRecording() {
@@ -132,7 +132,7 @@ func (w *kmsWatch) around(ctx context.Context, op string, kc keyring.KeyContext)
 	return ctx, func(err error) {
 		outcome := "ok"
 		if err != nil {
-			outcome = keyring.KindOf(err).String()
+			outcome = crypto.KindOf(err).String()
 		}
 		took, o := time.Since(start).Seconds(), w.duration.WithLabelValues(op, outcome)
 		if span == nil {

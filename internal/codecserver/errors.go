@@ -9,7 +9,7 @@ import (
 	"strings"
 
 	"github.com/temporal-seal/temporal-seal/internal/auth"
-	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 )
 
@@ -40,7 +40,7 @@ func statusOf(err error) int {
 		return refused.status
 	case errors.As(err, &unknown):
 		return statusOfCaller(unknown.Kind)
-	case keyring.KindOf(err) == keyring.KindUnavailable, errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+	case crypto.KindOf(err) == crypto.KindUnavailable, errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		return http.StatusServiceUnavailable
 	case errors.As(err, &rewriting):
 		return statusOfRewriting(rewriting.Kind)
@@ -75,7 +75,7 @@ func statusOfRewriting(k rewrite.Kind) int {
 // writeError answers with a JSON document whose text holds no payload, since none of the errors does.
 func writeError(w http.ResponseWriter, err error) int {
 	status := statusOf(err)
-	text, failed := json.Marshal(map[string]string{"message": from + strings.TrimPrefix(keyring.ForCaller(err), from)})
+	text, failed := json.Marshal(map[string]string{"message": from + strings.TrimPrefix(crypto.ForCaller(err), from)})
 	if failed != nil {
 		text = []byte(`{}`)
 	}

@@ -12,7 +12,7 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 	"golang.org/x/sync/singleflight"
 
-	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 )
 
 const (
@@ -86,20 +86,20 @@ func (k *dataKeys) get(ctx context.Context, src *source, wrapped []byte, bound m
 		return known.aead, true, nil
 	}
 	if r, ok := k.refusals.Get(id); ok && k.now().Before(r.until) {
-		if keyring.KindOf(r.err) == keyring.KindUnavailable && have {
+		if crypto.KindOf(r.err) == crypto.KindUnavailable && have {
 			return known.aead, true, nil
 		}
 		return a, false, r.err
 	}
 	if run.unwraps >= maxUnwraps {
-		return a, false, fail(keyring.KindUnavailable, "", "", "one message holds more than %d unknown data keys; try again, those before this one are known by then", maxUnwraps)
+		return a, false, fail(crypto.KindUnavailable, "", "", "one message holds more than %d unknown data keys; try again, those before this one are known by then", maxUnwraps)
 	}
 	run.unwraps++
 	fresh, err := k.ask(ctx, id, src, slices.Clone(wrapped), bound)
 	if err == nil {
 		return fresh.aead, false, nil
 	}
-	if have && keyring.KindOf(err) == keyring.KindUnavailable && k.now().Sub(known.good) < grace {
+	if have && crypto.KindOf(err) == crypto.KindUnavailable && k.now().Sub(known.good) < grace {
 		k.refusals.Add(id, refusal{err: err, until: k.now().Add(refusalLife)})
 		return known.aead, true, nil
 	}
@@ -122,7 +122,7 @@ func (k *dataKeys) ask(ctx context.Context, id keyID, src *source, wrapped []byt
 		defer clear(plain)
 		a, err := newAEAD(plain)
 		if err != nil || len(plain) != 32 {
-			return dataKey{}, fail(keyring.KindRejected, "", "", "the key service unwrapped something that is no 256-bit data key")
+			return dataKey{}, fail(crypto.KindRejected, "", "", "the key service unwrapped something that is no 256-bit data key")
 		}
 		dk := dataKey{aead: a, good: k.now()}
 		k.opened.Add(id, dk)
@@ -135,18 +135,18 @@ func (k *dataKeys) ask(ctx context.Context, id keyID, src *source, wrapped []byt
 		}
 		return r.Val.(dataKey), nil
 	case <-ctx.Done():
-		return dataKey{}, fail(keyring.KindUnavailable, "", "", "the key service did not answer in time: %w", ctx.Err())
+		return dataKey{}, fail(crypto.KindUnavailable, "", "", "the key service did not answer in time: %w", ctx.Err())
 	}
 }
 
 // refused judges a key service's error. An error about a wrapped key that came in a payload concerns that payload alone:
 // anybody who can write to the server can plant one.
 func (k *dataKeys) refused(id keyID, err error) error {
-	switch kind := keyring.KindOf(err); kind {
-	case keyring.KindUnknown, keyring.KindUnavailable:
-		return fail(keyring.KindUnavailable, "", "", "unwrap the data key: %w", err)
-	case keyring.KindDenied:
-		err = fail(keyring.KindRejected, "", "", "the key service refuses the wrapped key: it was made elsewhere, or the proxy's permissions do not cover it: %w", err)
+	switch kind := crypto.KindOf(err); kind {
+	case crypto.KindUnknown, crypto.KindUnavailable:
+		return fail(crypto.KindUnavailable, "", "", "unwrap the data key: %w", err)
+	case crypto.KindDenied:
+		err = fail(crypto.KindRejected, "", "", "the key service refuses the wrapped key: it was made elsewhere, or the proxy's permissions do not cover it: %w", err)
 	default:
 		err = fail(kind, "", "", "unwrap the data key: %w", err)
 	}

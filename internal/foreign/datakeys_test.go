@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 )
 
 // kms is a key service that can be told to fail.
@@ -20,12 +20,12 @@ type kms struct {
 	err   error
 }
 
-func (k *kms) set(kind keyring.Kind) {
+func (k *kms) set(kind crypto.Kind) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.err = nil
-	if kind != keyring.KindUnknown {
-		k.err = &keyring.Error{Kind: kind, Op: "kms.decrypt", Err: errors.New("told to fail")}
+	if kind != crypto.KindUnknown {
+		k.err = &crypto.Error{Kind: kind, Op: "kms.decrypt", Err: errors.New("told to fail")}
 	}
 }
 
@@ -58,32 +58,32 @@ func wrappedVector(t *testing.T) (*kms, *Reader, *atomic.Int64) {
 // TestDataKeysAreKept walks through an outage and a withdrawal.
 func TestDataKeysAreKept(t *testing.T) {
 	k, r, clock := wrappedVector(t)
-	step := func(name string, after time.Duration, answers keyring.Kind, want keyring.Kind, calls int64) {
+	step := func(name string, after time.Duration, answers crypto.Kind, want crypto.Kind, calls int64) {
 		t.Helper()
 		clock.Add(int64(after / time.Second))
 		k.set(answers)
 		before := k.calls.Load()
 		got, err := open(r.For("ns"), k.v.Payload)
-		if keyring.KindOf(err) != want || err == nil && !bytes.Equal(got, k.v.OpensTo) {
+		if crypto.KindOf(err) != want || err == nil && !bytes.Equal(got, k.v.OpensTo) {
 			t.Errorf("%s: %v", name, err)
 		}
 		if n := k.calls.Load() - before; n != calls {
 			t.Errorf("%s: %d calls to the key service, want %d", name, n, calls)
 		}
 	}
-	step("an outage from the start", 0, keyring.KindUnavailable, keyring.KindUnavailable, 1)
-	step("it answers", 0, keyring.KindUnknown, keyring.KindUnknown, 1)
-	step("at hand", time.Minute, keyring.KindUnavailable, keyring.KindUnknown, 0)
-	step("an outage when it is asked again", dataKeyLife, keyring.KindUnavailable, keyring.KindUnknown, 1)
-	step("not asked each time", time.Second, keyring.KindUnavailable, keyring.KindUnknown, 0)
-	step("still out", 5*time.Hour, keyring.KindUnavailable, keyring.KindUnknown, 1)
-	step("past the grace period", time.Hour, keyring.KindUnavailable, keyring.KindUnavailable, 1)
-	step("back", time.Minute, keyring.KindUnknown, keyring.KindUnknown, 1)
-	step("access withdrawn, not noticed yet", time.Minute, keyring.KindDenied, keyring.KindUnknown, 0)
-	step("access withdrawn", dataKeyLife, keyring.KindDenied, keyring.KindRejected, 1)
-	step("remembered for a while", time.Second, keyring.KindUnknown, keyring.KindRejected, 0)
-	step("given back", refusalLife, keyring.KindUnknown, keyring.KindUnknown, 1)
-	step("disabled", dataKeyLife, keyring.KindRevoked, keyring.KindRevoked, 1)
+	step("an outage from the start", 0, crypto.KindUnavailable, crypto.KindUnavailable, 1)
+	step("it answers", 0, crypto.KindUnknown, crypto.KindUnknown, 1)
+	step("at hand", time.Minute, crypto.KindUnavailable, crypto.KindUnknown, 0)
+	step("an outage when it is asked again", dataKeyLife, crypto.KindUnavailable, crypto.KindUnknown, 1)
+	step("not asked each time", time.Second, crypto.KindUnavailable, crypto.KindUnknown, 0)
+	step("still out", 5*time.Hour, crypto.KindUnavailable, crypto.KindUnknown, 1)
+	step("past the grace period", time.Hour, crypto.KindUnavailable, crypto.KindUnavailable, 1)
+	step("back", time.Minute, crypto.KindUnknown, crypto.KindUnknown, 1)
+	step("access withdrawn, not noticed yet", time.Minute, crypto.KindDenied, crypto.KindUnknown, 0)
+	step("access withdrawn", dataKeyLife, crypto.KindDenied, crypto.KindRejected, 1)
+	step("remembered for a while", time.Second, crypto.KindUnknown, crypto.KindRejected, 0)
+	step("given back", refusalLife, crypto.KindUnknown, crypto.KindUnknown, 1)
+	step("disabled", dataKeyLife, crypto.KindRevoked, crypto.KindRevoked, 1)
 }
 
 // TestOneCallForMany: callers that need the same data key at once make one call.
@@ -118,11 +118,11 @@ func TestUnwrapsAreCapped(t *testing.T) {
 			t.Fatal(s, err)
 		}
 		_, _, err = n.Open(context.Background(), nil, s, &run)
-		want := keyring.KindRejected
+		want := crypto.KindRejected
 		if i >= maxUnwraps {
-			want = keyring.KindUnavailable
+			want = crypto.KindUnavailable
 		}
-		if keyring.KindOf(err) != want {
+		if crypto.KindOf(err) != want {
 			t.Fatalf("payload %d: %v", i, err)
 		}
 	}

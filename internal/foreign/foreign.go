@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 )
 
@@ -59,7 +60,7 @@ func (f Format) Keyed() bool { return f == Samples }
 func (f Format) Wrapped() bool { return f == TemporalSA || f == TemporalProxy }
 
 // Unwrap has a key service decrypt a wrapped data key under an encryption context. Its errors are as those of a
-// keyring.Provider.
+// crypto.Provider.
 type Unwrap func(ctx context.Context, wrapped []byte, encryptionContext map[string]string) ([]byte, error)
 
 // Source is one entry of `foreign` in the configuration.
@@ -178,6 +179,6 @@ func (r *Reader) Marked(payload []byte) bool {
 	return false
 }
 
-func fail(kind keyring.Kind, key, namespace, format string, args ...any) *keyring.Error {
-	return &keyring.Error{Kind: kind, Op: "open", Key: key, Namespace: namespace, Err: fmt.Errorf(format, args...)}
+func fail(kind crypto.Kind, key, namespace, format string, args ...any) *crypto.Error {
+	return &crypto.Error{Kind: kind, Op: "open", Key: key, Namespace: namespace, Err: fmt.Errorf(format, args...)}
 }

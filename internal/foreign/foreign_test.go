@@ -15,7 +15,7 @@ import (
 
 	"github.com/klauspost/compress/snappy"
 
-	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 )
 
 // vector is a payload that another tool wrote; testdata/make_vectors.py tells how.
@@ -62,7 +62,7 @@ func (v *vector) unwrap(_ context.Context, wrapped []byte, bound map[string]stri
 			return bytes.Clone(u.DataKey), nil
 		}
 	}
-	return nil, &keyring.Error{Kind: keyring.KindDenied, Op: "kms.decrypt", Err: errors.New("not this blob in this context")}
+	return nil, &crypto.Error{Kind: crypto.KindDenied, Op: "kms.decrypt", Err: errors.New("not this blob in this context")}
 }
 
 func (v *vector) sources() (sources []Source) {
@@ -161,22 +161,22 @@ func TestOtherKeysAndContexts(t *testing.T) {
 	for _, v := range vectors(t) {
 		all[v.Name] = v
 	}
-	check := func(name string, v vector, want keyring.Kind, change func(*Source), namespace string) {
+	check := func(name string, v vector, want crypto.Kind, change func(*Source), namespace string) {
 		t.Helper()
 		s := v.sources()[0]
 		change(&s)
 		s.Namespaces = []string{"*"}
 		got, err := open(reader(t, s).For(namespace), v.Payload)
-		if keyring.KindOf(err) != want || len(got) > 0 {
-			t.Errorf("%s: %q, kind %v (%v), want %v", name, got, keyring.KindOf(err), err, want)
+		if crypto.KindOf(err) != want || len(got) > 0 {
+			t.Errorf("%s: %q, kind %v (%v), want %v", name, got, crypto.KindOf(err), err, want)
 		}
 	}
-	check("another key under the same id", all["samples"], keyring.KindTampered, func(s *Source) { s.Keys = map[string][]byte{"test": make([]byte, 32)} }, "ns")
-	check("another key id", all["samples"], keyring.KindNotConfigured, func(s *Source) { s.Keys = map[string][]byte{"other": make([]byte, 32)} }, "ns")
-	check("a context of another namespace", all["temporal-sa"], keyring.KindRejected, func(*Source) {}, "other")
-	check("the wrapped key of another service", all["temporal-proxy"], keyring.KindRejected, func(s *Source) {
+	check("another key under the same id", all["samples"], crypto.KindTampered, func(s *Source) { s.Keys = map[string][]byte{"test": make([]byte, 32)} }, "ns")
+	check("another key id", all["samples"], crypto.KindNotConfigured, func(s *Source) { s.Keys = map[string][]byte{"other": make([]byte, 32)} }, "ns")
+	check("a context of another namespace", all["temporal-sa"], crypto.KindRejected, func(*Source) {}, "other")
+	check("the wrapped key of another service", all["temporal-proxy"], crypto.KindRejected, func(s *Source) {
 		s.Unwrap = func(context.Context, []byte, map[string]string) ([]byte, error) {
-			return nil, &keyring.Error{Kind: keyring.KindDenied, Op: "kms.decrypt", Err: errors.New("no")}
+			return nil, &crypto.Error{Kind: crypto.KindDenied, Op: "kms.decrypt", Err: errors.New("no")}
 		}
 	}, "ns")
 
@@ -293,10 +293,10 @@ func TestBombs(t *testing.T) {
 	if _, err := n.Parse(p, &run); err != nil {
 		t.Errorf("the last that there is room for: %v", err)
 	}
-	if s, err := n.Parse(p, &run); keyring.KindOf(err) != keyring.KindMalformed || s != nil {
+	if s, err := n.Parse(p, &run); crypto.KindOf(err) != crypto.KindMalformed || s != nil {
 		t.Errorf("one more: %v, %v", s, err)
 	}
-	if got, err := open(n, zlibbed([]byte("\x0a\xff no payload"))); keyring.KindOf(err) != keyring.KindMalformed || len(got) > 0 {
+	if got, err := open(n, zlibbed([]byte("\x0a\xff no payload"))); crypto.KindOf(err) != crypto.KindMalformed || len(got) > 0 {
 		t.Errorf("something else within zlib: %q, %v", got, err)
 	}
 }

@@ -10,7 +10,7 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 )
 
 // Metadata of encrypted payloads.
@@ -135,7 +135,7 @@ func (n *Namespace) encryption(p *payload) (*Sealed, error) {
 		}
 	}
 	if configured {
-		return nil, fail(keyring.KindNotConfigured, "", n.name,
+		return nil, fail(crypto.KindNotConfigured, "", n.name,
 			"the payload was encrypted by a codec under a key id that no entry of `foreign` names for this namespace; add it to its keys")
 	}
 	return nil, nil
@@ -157,11 +157,11 @@ func (n *Namespace) compression(p *payload) *source {
 func (n *Namespace) expand(src *source, data []byte, run *Run) ([]byte, error) {
 	out, err := expand(src.Format, data, run.room())
 	if err != nil {
-		return nil, fail(keyring.KindMalformed, src.key, n.name, "decompress: %w", err)
+		return nil, fail(crypto.KindMalformed, src.key, n.name, "decompress: %w", err)
 	}
 	run.expanded += len(out)
 	if !wellFormed(out) {
-		return nil, fail(keyring.KindMalformed, src.key, n.name, "what is compressed in it is not a Payload")
+		return nil, fail(crypto.KindMalformed, src.key, n.name, "what is compressed in it is not a Payload")
 	}
 	return out, nil
 }
@@ -177,18 +177,18 @@ func (n *Namespace) Open(ctx context.Context, dst []byte, s *Sealed, run *Run) (
 		return dst, hit, err
 	}
 	if len(s.data) < nonceSize+tagSize {
-		return dst, hit, fail(keyring.KindMalformed, s.Key, n.name, "the ciphertext is too short: it was cut off")
+		return dst, hit, fail(crypto.KindMalformed, s.Key, n.name, "the ciphertext is too short: it was cut off")
 	}
 	start := len(dst)
 	dst = slices.Grow(dst, len(s.data)-nonceSize-tagSize)
 	out, err = a.gcm.Open(dst, nil, s.data, aad)
 	if err != nil {
-		return dst, hit, fail(keyring.KindTampered, s.Key, n.name, "the payload was not encrypted with this key, or was changed: its tag is wrong")
+		return dst, hit, fail(crypto.KindTampered, s.Key, n.name, "the payload was not encrypted with this key, or was changed: its tag is wrong")
 	}
 	plain := out[start:]
 	if !wellFormed(plain) {
 		clear(plain)
-		return dst, hit, fail(keyring.KindMalformed, s.Key, n.name, "what is encrypted in it is not a Payload")
+		return dst, hit, fail(crypto.KindMalformed, s.Key, n.name, "what is encrypted in it is not a Payload")
 	}
 	p, ok := readPayload(plain)
 	if !ok {
@@ -224,13 +224,13 @@ func (n *Namespace) keyOf(ctx context.Context, s *Sealed, run *Run) (a aead, aad
 		bound = map[string]string{"purpose": "encryption-key-auth", "encryptionKeyID": s.keyID, "namespace": namespace}
 		aad, err = json.Marshal(map[string]string{"purpose": "payload-auth", "encryptionKeyID": s.keyID, "namespace": namespace})
 		if err != nil {
-			return a, nil, false, fail(keyring.KindMalformed, s.Key, n.name, "its key id can't be written as JSON")
+			return a, nil, false, fail(crypto.KindMalformed, s.Key, n.name, "its key id can't be written as JSON")
 		}
 	}
 	a, hit, err = n.reader.keys.get(ctx, src, s.wrapped, bound, run)
-	var e *keyring.Error
+	var e *crypto.Error
 	if errors.As(err, &e) {
-		err = &keyring.Error{Kind: e.Kind, Op: e.Op, Key: s.Key, Namespace: n.name, Err: e.Err}
+		err = &crypto.Error{Kind: e.Kind, Op: e.Op, Key: s.Key, Namespace: n.name, Err: e.Err}
 	}
 	return a, aad, hit, err
 }

@@ -3,7 +3,7 @@ package rewrite
 import (
 	"fmt"
 
-	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 )
 
 // Kind says why a message was not rewritten, and so what its caller is told.
@@ -23,7 +23,7 @@ const (
 	// KindTooLarge: sealed, it is larger than the server takes, and it was not in clear; or it holds more payloads than
 	// one message may.
 	KindTooLarge
-	// KindOpening: a sealed value could not be opened. Err's keyring.Kind tells whether later may be better.
+	// KindOpening: a sealed value could not be opened. Err's crypto.Kind tells whether later may be better.
 	KindOpening
 )
 
@@ -65,7 +65,7 @@ func (e *Error) Transient() bool {
 	case KindPolicy, KindSealing:
 		return true
 	case KindOpening:
-		return keyring.KindOf(e.Err).Transient()
+		return crypto.KindOf(e.Err).Transient()
 	}
 	return false
 }

@@ -11,15 +11,15 @@ import (
 	"go.temporal.io/api/workflowservice/v1"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/localkey"
 )
 
 // away is a key that makes data keys and unwraps none, as in a proxy that was started just before its KMS went away.
-type away struct{ keyring.Provider }
+type away struct{ crypto.Provider }
 
-func (away) UnwrapDataKey(context.Context, []byte, keyring.KeyContext) ([]byte, error) {
-	return nil, &keyring.Error{Kind: keyring.KindUnavailable, Op: "unwrap", Err: errors.New("it does not answer")}
+func (away) UnwrapDataKey(context.Context, []byte, crypto.KeyContext) ([]byte, error) {
+	return nil, &crypto.Error{Kind: crypto.KindUnavailable, Op: "unwrap", Err: errors.New("it does not answer")}
 }
 
 // TestResultsDoNotComeSealedForNow: the answer to a query whose key is out of reach for now is an error, after which
@@ -30,7 +30,7 @@ func TestResultsDoNotComeSealedForNow(t *testing.T) {
 		t.Fatal(err)
 	}
 	other := newRewriterWith(t, sealAll, file, localkey.Open)
-	cold := newRewriterWith(t, sealAll, file, func(ctx context.Context, uri string) (keyring.Provider, error) {
+	cold := newRewriterWith(t, sealAll, file, func(ctx context.Context, uri string) (crypto.Provider, error) {
 		p, err := localkey.Open(ctx, uri)
 		return away{p}, err
 	})

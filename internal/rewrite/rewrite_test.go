@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/dynamicpb"
 
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/localkey"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
@@ -41,7 +42,7 @@ func newRewriter(t testing.TB, rego string) *Rewriter {
 }
 
 // newRewriterWith is newRewriter with a key that exists, opened in a way of the test's own.
-func newRewriterWith(t testing.TB, rego, file string, open func(context.Context, string) (keyring.Provider, error)) *Rewriter {
+func newRewriterWith(t testing.TB, rego, file string, open func(context.Context, string) (crypto.Provider, error)) *Rewriter {
 	t.Helper()
 	ctx := context.Background()
 	quiet := slog.New(slog.NewTextHandler(io.Discard, nil))

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 )
 
@@ -60,7 +61,7 @@ func (n *Namespace) sealed(h *keyring.Header, where string) {
 }
 
 // Under counts the envelopes under a key encryption key, over all namespaces.
-func (r *Report) Under(kek keyring.KEKRef) (count int, example string) {
+func (r *Report) Under(kek crypto.KEKRef) (count int, example string) {
 	for _, name := range slices.Sorted(maps.Keys(r.Namespaces)) {
 		for _, e := range r.Namespaces[name].Sealed {
 			if e.KEK == kek.String() {

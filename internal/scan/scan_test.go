@@ -25,6 +25,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/localkey"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
@@ -98,7 +99,7 @@ func run(t *testing.T, s *server) *Namespace {
 }
 
 // sealedPayload seals a text, and gives the reference of its key.
-func sealedPayload(t *testing.T, text string) (*commonpb.Payload, keyring.KEKRef) {
+func sealedPayload(t *testing.T, text string) (*commonpb.Payload, crypto.KEKRef) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "seal.key")
 	if err := localkey.Create(file, time.Now()); err != nil {

@@ -14,7 +14,7 @@ import (
 
 	"github.com/temporal-seal/temporal-seal/internal/audit"
 	"github.com/temporal-seal/temporal-seal/internal/auth"
-	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 )
 
@@ -42,7 +42,7 @@ func answerFor(err error) *status.Status {
 	if err == nil {
 		return nil
 	}
-	return status.New(codeOf(err), from+keyring.ForCaller(err))
+	return status.New(codeOf(err), from+crypto.ForCaller(err))
 }
 
 func codeOf(err error) codes.Code {
@@ -50,7 +50,7 @@ func codeOf(err error) codes.Code {
 	var unknown *auth.Refusal
 	var rewriting *rewrite.Error
 	switch {
-	case keyring.KindOf(err) == keyring.KindUnavailable:
+	case crypto.KindOf(err) == crypto.KindUnavailable:
 		// Before the context's errors: a call to the key service has a time limit of its own, which is not the caller's.
 		return codes.Unavailable
 	case errors.Is(err, context.Canceled):
@@ -69,7 +69,7 @@ func codeOf(err error) codes.Code {
 		return codes.Unavailable
 	case errors.As(err, &rewriting):
 		return codeOfRewriting(rewriting)
-	case keyring.KindOf(err) != keyring.KindUnknown:
+	case crypto.KindOf(err) != crypto.KindUnknown:
 		// Keys that are not at hand before a poll: nothing was forwarded, and a worker must not die of it.
 		return codes.Unavailable
 	}
@@ -95,7 +95,7 @@ func codeOfRewriting(e *rewrite.Error) codes.Code {
 	case rewrite.KindPolicy, rewrite.KindSealing:
 		return codes.Unavailable
 	case rewrite.KindOpening:
-		if keyring.KindOf(e) == keyring.KindUnavailable {
+		if crypto.KindOf(e) == crypto.KindUnavailable {
 			return codes.Unavailable
 		}
 		return codes.DataLoss

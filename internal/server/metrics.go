@@ -8,7 +8,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc/codes"
 
-	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 )
@@ -72,7 +72,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 // begin makes the series that alerts watch. A series that first appears with its first count never seems to grow.
 func (m *Metrics) begin() {
 	for _, d := range []policy.Direction{directionRequest, directionResponse} {
-		for _, kind := range keyring.Kinds() {
+		for _, kind := range crypto.Kinds() {
 			m.failures.WithLabelValues(d.String(), kind.String())
 		}
 		for _, code := range []codes.Code{codes.InvalidArgument, codes.PermissionDenied, codes.Unavailable, codes.DataLoss, codes.Internal} {
@@ -140,7 +140,7 @@ func (m *Metrics) failed(d policy.Direction, err error) {
 }
 
 func reason(err error) string {
-	if kind := keyring.KindOf(err); kind != keyring.KindUnknown {
+	if kind := crypto.KindOf(err); kind != crypto.KindUnknown {
 		return kind.String()
 	}
 	return codeName(codeOf(err))

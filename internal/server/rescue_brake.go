@@ -10,7 +10,7 @@ import (
 	"go.temporal.io/api/workflowservice/v1"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 )
 
 // A task that is handed out while no key is at hand is lost: its result could not be sealed. So polls wait for the keys
@@ -93,8 +93,8 @@ func (c *call) ready(ctx context.Context) error {
 
 // outOfReach tells if keys may come back without a change of the configuration.
 func outOfReach(err error) bool {
-	kind := keyring.KindOf(err)
-	return kind == keyring.KindUnavailable || kind == keyring.KindRevoked || errors.Is(err, context.DeadlineExceeded)
+	kind := crypto.KindOf(err)
+	return kind == crypto.KindUnavailable || kind == crypto.KindRevoked || errors.Is(err, context.DeadlineExceeded)
 }
 
 // isControl tells if the poll is for the commands that the server has for a worker itself. Nothing in their answers is

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/localkey"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
@@ -23,20 +24,20 @@ import (
 
 // switched is a key service that can be cut off.
 type switched struct {
-	keyring.Provider
+	crypto.Provider
 	off *atomic.Bool
 }
 
 var errCut = errors.New("cut off")
 
-func (s switched) GenerateDataKey(ctx context.Context, kc keyring.KeyContext) ([]byte, []byte, error) {
+func (s switched) GenerateDataKey(ctx context.Context, kc crypto.KeyContext) ([]byte, []byte, error) {
 	if s.off.Load() {
 		return nil, nil, errCut
 	}
 	return s.Provider.GenerateDataKey(ctx, kc)
 }
 
-func (s switched) UnwrapDataKey(ctx context.Context, wrapped []byte, kc keyring.KeyContext) ([]byte, error) {
+func (s switched) UnwrapDataKey(ctx context.Context, wrapped []byte, kc crypto.KeyContext) ([]byte, error) {
 	if s.off.Load() {
 		return nil, errCut
 	}
@@ -47,7 +48,7 @@ func (s switched) UnwrapDataKey(ctx context.Context, wrapped []byte, kc keyring.
 func switchable(t *testing.T, file string, off *atomic.Bool) func(*Options) {
 	return func(o *Options) {
 		keys, err := keyring.NewKeyring(t.Context(), keyring.KeyringOptions{Keys: []keyring.KeyConfig{{Name: "default", Active: "local:" + file}}, Log: o.Log,
-			Open: func(ctx context.Context, uri string) (keyring.Provider, error) {
+			Open: func(ctx context.Context, uri string) (crypto.Provider, error) {
 				p, err := localkey.Open(ctx, uri)
 				return switched{p, off}, err
 			}})

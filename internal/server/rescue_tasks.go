@@ -15,7 +15,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
-	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 )
 
 // unopened is the type of the failures that tell of a task that could not be opened.
@@ -166,7 +166,7 @@ func unopenedText(cause error, next string) string {
 	case transient(cause):
 		advice = "; " + next + ": it opens once the proxy reaches its keys"
 	}
-	return from + "the worker was not given this task: " + keyring.ForCaller(cause) + advice
+	return from + "the worker was not given this task: " + crypto.ForCaller(cause) + advice
 }
 
 func unopenedFailure(text string, delay time.Duration) *failurepb.Failure {

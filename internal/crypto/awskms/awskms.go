@@ -24,7 +24,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 	"github.com/aws/smithy-go/logging"
 
-	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 )
 
 // Scheme starts the URIs of this provider.
@@ -39,14 +39,14 @@ const (
 // Provider is one KMS key.
 type Provider struct {
 	uri    string
-	ref    keyring.KEKRef
+	ref    crypto.KEKRef
 	keyARN string
 	client *kms.Client
 }
 
 // Open resolves the key, aliases included, with DescribeKey. A key that is named by its full ARN needs no permission
 // for that. A key that is disabled or about to be deleted is an error of kind KindRevoked.
-func Open(ctx context.Context, uri string) (keyring.Provider, error) {
+func Open(ctx context.Context, uri string) (crypto.Provider, error) {
 	p, err := OpenKey(ctx, uri)
 	if err != nil {
 		return nil, err
@@ -58,11 +58,11 @@ func Open(ctx context.Context, uri string) (keyring.Provider, error) {
 func OpenKey(ctx context.Context, uri string) (*Provider, error) {
 	loc, err := parseURI(uri)
 	if err != nil {
-		return nil, &keyring.Error{Kind: keyring.KindNotConfigured, Op: "open KMS key", Err: err}
+		return nil, &crypto.Error{Kind: crypto.KindNotConfigured, Op: "open KMS key", Err: err}
 	}
 	client, err := newClient(ctx, loc)
 	if err != nil {
-		return nil, &keyring.Error{Kind: keyring.KindUnavailable, Op: "open KMS key", Err: fmt.Errorf("%s: %w", uri, err)}
+		return nil, &crypto.Error{Kind: crypto.KindUnavailable, Op: "open KMS key", Err: fmt.Errorf("%s: %w", uri, err)}
 	}
 	p := &Provider{uri: uri, keyARN: loc.key, client: client}
 	meta, err := p.describe(ctx)
@@ -73,15 +73,15 @@ func OpenKey(ctx context.Context, uri string) (*Provider, error) {
 			err.Err = fmt.Errorf("%s: %w", uri, err.Err)
 			return nil, err
 		}
-	case isKeyARN(loc.key) && keyring.KindOf(err) == keyring.KindDenied:
+	case isKeyARN(loc.key) && crypto.KindOf(err) == crypto.KindDenied:
 	default:
 		return nil, err
 	}
 	account, id, err := splitKeyARN(p.keyARN)
 	if err != nil {
-		return nil, &keyring.Error{Kind: keyring.KindNotConfigured, Op: "open KMS key", Err: fmt.Errorf("%s: %w", uri, err)}
+		return nil, &crypto.Error{Kind: crypto.KindNotConfigured, Op: "open KMS key", Err: fmt.Errorf("%s: %w", uri, err)}
 	}
-	p.ref = keyring.NewKEKRef(Scheme, account+":"+id)
+	p.ref = crypto.NewKEKRef(Scheme, account+":"+id)
 	return p, nil
 }
 
@@ -138,13 +138,13 @@ func shared(c aws.HTTPClient) aws.HTTPClient {
 }
 
 // Ref is derived from account and key id, so that replicas of a multi-Region key share it.
-func (p *Provider) Ref() keyring.KEKRef { return p.ref }
+func (p *Provider) Ref() crypto.KEKRef { return p.ref }
 
 // URI is the one that the key was opened by.
 func (p *Provider) URI() string { return p.uri }
 
 // GenerateDataKey makes a data key with the KMS operation of that name.
-func (p *Provider) GenerateDataKey(ctx context.Context, kc keyring.KeyContext) (plain, wrapped []byte, err error) {
+func (p *Provider) GenerateDataKey(ctx context.Context, kc crypto.KeyContext) (plain, wrapped []byte, err error) {
 	out, err := p.client.GenerateDataKey(ctx, &kms.GenerateDataKeyInput{
 		KeyId:             aws.String(p.keyARN),
 		KeySpec:           types.DataKeySpecAes256,
@@ -157,16 +157,16 @@ func (p *Provider) GenerateDataKey(ctx context.Context, kc keyring.KeyContext) (
 }
 
 // UnwrapDataKey is KMS's Decrypt, pinned to this key: a blob of any other key is refused by KMS.
-func (p *Provider) UnwrapDataKey(ctx context.Context, wrapped []byte, kc keyring.KeyContext) ([]byte, error) {
+func (p *Provider) UnwrapDataKey(ctx context.Context, wrapped []byte, kc crypto.KeyContext) ([]byte, error) {
 	return p.decrypt(ctx, wrapped, kc, kc.EncryptionContext())
 }
 
 // Decrypt is KMS's Decrypt with this key, under whatever context another tool bound its data keys to; nil for none.
 func (p *Provider) Decrypt(ctx context.Context, wrapped []byte, encryptionContext map[string]string) ([]byte, error) {
-	return p.decrypt(ctx, wrapped, keyring.KeyContext{}, encryptionContext)
+	return p.decrypt(ctx, wrapped, crypto.KeyContext{}, encryptionContext)
 }
 
-func (p *Provider) decrypt(ctx context.Context, wrapped []byte, kc keyring.KeyContext, encryptionContext map[string]string) ([]byte, error) {
+func (p *Provider) decrypt(ctx context.Context, wrapped []byte, kc crypto.KeyContext, encryptionContext map[string]string) ([]byte, error) {
 	out, err := p.client.Decrypt(ctx, &kms.DecryptInput{
 		KeyId:             aws.String(p.keyARN),
 		CiphertextBlob:    wrapped,
@@ -181,10 +181,10 @@ func (p *Provider) decrypt(ctx context.Context, wrapped []byte, kc keyring.KeyCo
 func (p *Provider) describe(ctx context.Context) (*types.KeyMetadata, error) {
 	out, err := p.client.DescribeKey(ctx, &kms.DescribeKeyInput{KeyId: aws.String(p.keyARN)})
 	if err != nil {
-		return nil, &keyring.Error{Kind: kindOf(err), Op: "kms.describe_key", Err: fmt.Errorf("%s: %w", p.uri, brief(err))}
+		return nil, &crypto.Error{Kind: kindOf(err), Op: "kms.describe_key", Err: fmt.Errorf("%s: %w", p.uri, brief(err))}
 	}
 	if out.KeyMetadata == nil {
-		return nil, &keyring.Error{Kind: keyring.KindUnavailable, Op: "kms.describe_key",
+		return nil, &crypto.Error{Kind: crypto.KindUnavailable, Op: "kms.describe_key",
 			Err: fmt.Errorf("%s: the answer describes no key; is the endpoint a KMS?", p.uri)}
 	}
 	return out.KeyMetadata, nil
@@ -192,14 +192,14 @@ func (p *Provider) describe(ctx context.Context) (*types.KeyMetadata, error) {
 
 // usable tells what is wrong with a key that can't make and unwrap data keys. The API documents usage and spec as
 // members that an answer may lack; then the first data key tells.
-func usable(meta *types.KeyMetadata) *keyring.Error {
+func usable(meta *types.KeyMetadata) *crypto.Error {
 	if (meta.KeyUsage != "" && meta.KeyUsage != types.KeyUsageTypeEncryptDecrypt) ||
 		(meta.KeySpec != "" && meta.KeySpec != types.KeySpecSymmetricDefault) {
-		return &keyring.Error{Kind: keyring.KindNotConfigured, Op: "open KMS key",
+		return &crypto.Error{Kind: crypto.KindNotConfigured, Op: "open KMS key",
 			Err: fmt.Errorf("a %s key for %s can't wrap data keys; name a symmetric key for encryption", meta.KeySpec, meta.KeyUsage)}
 	}
 	if withdrawn(meta.KeyState) {
-		return &keyring.Error{Kind: keyring.KindRevoked, Op: "open KMS key",
+		return &crypto.Error{Kind: crypto.KindRevoked, Op: "open KMS key",
 			Err: fmt.Errorf("the key's state is %s; enable it, or take it out of the configuration", meta.KeyState)}
 	}
 	return nil

@@ -21,7 +21,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 
-	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 )
 
 const (
@@ -30,7 +30,7 @@ const (
 	keyARN  = "arn:aws:kms:eu-central-1:" + account + ":key/" + keyID
 )
 
-var kc = keyring.KeyContext{Namespace: "clinic-prod", Key: "phi"}
+var kc = crypto.KeyContext{Namespace: "clinic-prod", Key: "phi"}
 
 // service answers the KMS operations that are used here, in the JSON 1.1 protocol of AWS's API reference.
 type service struct {
@@ -139,7 +139,7 @@ func (s *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	json.NewEncoder(w).Encode(reply)
 }
 
-func open(t *testing.T, uri string) keyring.Provider {
+func open(t *testing.T, uri string) crypto.Provider {
 	t.Helper()
 	p, err := Open(t.Context(), uri)
 	if err != nil {
@@ -177,7 +177,7 @@ func TestGenerateAndUnwrap(t *testing.T) {
 
 func TestReferenceNamesAccountAndKey(t *testing.T) {
 	s := start(t)
-	want := keyring.NewKEKRef("awskms", account+":"+keyID)
+	want := crypto.NewKEKRef("awskms", account+":"+keyID)
 	for _, key := range []string{keyID, keyARN, "alias/temporal-phi", "arn:aws:kms:eu-central-1:" + account + ":alias/temporal-phi"} {
 		if got := open(t, s.uri(key)).Ref(); got != want {
 			t.Errorf("%s: reference %v, want %v", key, got, want)
@@ -187,11 +187,11 @@ func TestReferenceNamesAccountAndKey(t *testing.T) {
 	s.answer("DescribeKey", answer{status: 400, code: "AccessDeniedException"})
 	for _, region := range []string{"us-east-1", "eu-west-1"} {
 		arn := "arn:aws:kms:" + region + ":" + account + ":key/mrk-1"
-		if got := open(t, s.uri(arn)).Ref(); got != keyring.NewKEKRef("awskms", account+":mrk-1") {
+		if got := open(t, s.uri(arn)).Ref(); got != crypto.NewKEKRef("awskms", account+":mrk-1") {
 			t.Errorf("%s: reference %v", arn, got)
 		}
 	}
-	if _, err := Open(t.Context(), s.uri("alias/temporal-phi")); keyring.KindOf(err) != keyring.KindDenied {
+	if _, err := Open(t.Context(), s.uri("alias/temporal-phi")); crypto.KindOf(err) != crypto.KindDenied {
 		t.Errorf("an alias that can't be resolved: %v", err)
 	}
 }
@@ -200,7 +200,7 @@ func TestOpenRefusesUnusableKeys(t *testing.T) {
 	s := start(t)
 	for _, state := range []string{"Disabled", "PendingDeletion", "PendingReplicaDeletion", "PendingImport"} {
 		s.state = state
-		if _, err := Open(t.Context(), s.uri(keyID)); keyring.KindOf(err) != keyring.KindRevoked || !strings.Contains(err.Error(), state) {
+		if _, err := Open(t.Context(), s.uri(keyID)); crypto.KindOf(err) != crypto.KindRevoked || !strings.Contains(err.Error(), state) {
 			t.Errorf("state %s: %v", state, err)
 		}
 	}
@@ -260,9 +260,9 @@ func TestErrorTable(t *testing.T) {
 	}
 }
 
-func kindNamed(t *testing.T, name string) keyring.Kind {
+func kindNamed(t *testing.T, name string) crypto.Kind {
 	t.Helper()
-	for k := keyring.KindUnknown + 1; k <= keyring.KindDenied; k++ {
+	for k := crypto.KindUnknown + 1; k <= crypto.KindDenied; k++ {
 		if k.String() == name {
 			return k
 		}
@@ -271,10 +271,10 @@ func kindNamed(t *testing.T, name string) keyring.Kind {
 	return 0
 }
 
-func check(t *testing.T, op string, err error, kind keyring.Kind, text string) {
+func check(t *testing.T, op string, err error, kind crypto.Kind, text string) {
 	t.Helper()
-	if keyring.KindOf(err) != kind || err == nil {
-		t.Errorf("%s: kind %v of %v; want %v", op, keyring.KindOf(err), err, kind)
+	if crypto.KindOf(err) != kind || err == nil {
+		t.Errorf("%s: kind %v of %v; want %v", op, crypto.KindOf(err), err, kind)
 		return
 	}
 	if !strings.Contains(err.Error(), text) || !strings.Contains(err.Error(), "awskms://") {
@@ -297,7 +297,7 @@ func TestNoAnswer(t *testing.T) {
 			defer cancel()
 			begin := time.Now()
 			_, err := p.UnwrapDataKey(ctx, []byte("w"), kc)
-			check(t, "Decrypt", err, keyring.KindUnavailable, "")
+			check(t, "Decrypt", err, crypto.KindUnavailable, "")
 			if took := time.Since(begin); took > 4*time.Second {
 				t.Errorf("it took %v", took)
 			}
@@ -307,7 +307,7 @@ func TestNoAnswer(t *testing.T) {
 		s := serve(t)
 		uri := strings.Replace(s.uri(keyID), s.url, "http://127.0.0.1:1", 1)
 		_, err := Open(t.Context(), uri)
-		check(t, "DescribeKey", err, keyring.KindUnavailable, "")
+		check(t, "DescribeKey", err, crypto.KindUnavailable, "")
 	})
 }
 
@@ -326,7 +326,7 @@ func TestSTSFailureSaysNothingAboutTheKey(t *testing.T) {
 	s.answer("AssumeRole", answer{status: 403, body: `<ErrorResponse><Error><Type>Sender</Type><Code>AccessDenied</Code>` +
 		`<Message>Not authorized to perform sts:AssumeRoleWithWebIdentity</Message></Error></ErrorResponse>`})
 	_, err := Open(t.Context(), s.uri(keyID))
-	check(t, "DescribeKey", err, keyring.KindUnavailable, "AccessDenied")
+	check(t, "DescribeKey", err, crypto.KindUnavailable, "AccessDenied")
 }
 
 // TestReloadsShareConnections: a key that is opened again and again, as by reloads of the config, leaves no connections

@@ -7,37 +7,37 @@ import (
 
 	"github.com/aws/smithy-go"
 
-	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 )
 
 // failed turns an SDK error into one of ours. KMSInvalidStateException covers states that somebody chose (disabled,
 // pending deletion) and states that pass (creating, key store disconnected): DescribeKey tells which it is.
-func (p *Provider) failed(ctx context.Context, op string, kc keyring.KeyContext, err error) error {
+func (p *Provider) failed(ctx context.Context, op string, kc crypto.KeyContext, err error) error {
 	kind := kindOf(err)
 	if errorCode(err) == "KMSInvalidStateException" {
 		if meta, describeErr := p.describe(ctx); describeErr == nil && withdrawn(meta.KeyState) {
-			kind = keyring.KindRevoked
+			kind = crypto.KindRevoked
 		}
 	}
-	if op == "kms.generate_data_key" && kind == keyring.KindRejected {
-		kind = keyring.KindNotConfigured
+	if op == "kms.generate_data_key" && kind == crypto.KindRejected {
+		kind = crypto.KindNotConfigured
 	}
-	return &keyring.Error{Kind: kind, Op: op, Key: kc.Key, Namespace: kc.Namespace, Err: fmt.Errorf("%s: %w", p.uri, brief(err))}
+	return &crypto.Error{Kind: kind, Op: op, Key: kc.Key, Namespace: kc.Namespace, Err: fmt.Errorf("%s: %w", p.uri, brief(err))}
 }
 
 // kindOf sorts AWS's errors. What is not known counts as unavailable: no key is dropped and no payload given up for a
 // reason that is not understood.
-func kindOf(err error) keyring.Kind {
+func kindOf(err error) crypto.Kind {
 	switch errorCode(err) {
 	case "DisabledException", "NotFoundException":
-		return keyring.KindRevoked
+		return crypto.KindRevoked
 	case "AccessDeniedException":
-		return keyring.KindDenied
+		return crypto.KindDenied
 	case "InvalidCiphertextException", "IncorrectKeyException", "IncorrectKeyMaterialException", "InvalidKeyUsageException",
 		"ValidationException", "UnsupportedOperationException", "InvalidArnException":
-		return keyring.KindRejected
+		return crypto.KindRejected
 	}
-	return keyring.KindUnavailable
+	return crypto.KindUnavailable
 }
 
 // errorCode is the code that KMS answered with, or "" for everything else: no answer, and also an answer of another

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 )
 
 func (o *openedKeys) openersInMemory() (n int) {
@@ -32,7 +34,7 @@ func TestInventedSaltsPushNothingOut(t *testing.T) {
 	for i := range 10_000 {
 		env := bytes.Clone(sealed.envelope)
 		copy(env[saltOffset:], fmt.Sprintf("invented%08d", i))
-		if _, err := open(k, []byte(payloadOf(EncodingWhole, string(env))), "ns"); KindOf(err) != KindTampered {
+		if _, err := open(k, []byte(payloadOf(EncodingWhole, string(env))), "ns"); crypto.KindOf(err) != crypto.KindTampered {
 			t.Fatal(err)
 		}
 	}
@@ -55,13 +57,13 @@ func TestCachesAreBounded(t *testing.T) {
 	}
 	kk := s.dk.kek
 	for i := range 2 * maxContexts {
-		kk.answered(time.Now(), KeyContext{Namespace: fmt.Sprint("ns", i), Key: "default"}, []byte("w"), [32]byte{})
+		kk.answered(time.Now(), crypto.KeyContext{Namespace: fmt.Sprint("ns", i), Key: "default"}, []byte("w"), [32]byte{})
 	}
 	if len(kk.contexts) != maxContexts || len(kk.order) != maxContexts {
 		t.Errorf("%d contexts, %d in order; want %d", len(kk.contexts), len(kk.order), maxContexts)
 	}
 	for i := range 2 * maxDataKeys {
-		dk, err := newDataKey(kk, KeyContext{"ns", "default"}, make([]byte, dataKeySize), fmt.Append(nil, i))
+		dk, err := newDataKey(kk, crypto.KeyContext{Namespace: "ns", Key: "default"}, make([]byte, dataKeySize), fmt.Append(nil, i))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -98,9 +100,11 @@ func TestCallsAreTraced(t *testing.T) {
 	var spans []string
 	s, p := defaultStore()
 	k := newKeyring(t, KeyringOptions{Keys: defaultKeys(), Open: s.open, Realm: "eu",
-		Trace: func(ctx context.Context, op string, kc KeyContext) (context.Context, func(error)) {
+		Trace: func(ctx context.Context, op string, kc crypto.KeyContext) (context.Context, func(error)) {
 			parent, _ := ctx.Value(spanKey{}).(string)
-			return ctx, func(err error) { spans = append(spans, fmt.Sprint(op, " ", kc, " ", KindOf(err), " in ", parent)) }
+			return ctx, func(err error) {
+				spans = append(spans, fmt.Sprint(op, " ", kc, " ", crypto.KindOf(err), " in ", parent))
+			}
 		}})
 	ctx, cancel := context.WithTimeout(context.WithValue(t.Context(), spanKey{}, "call"), 50*time.Millisecond)
 	defer cancel()

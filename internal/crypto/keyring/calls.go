@@ -5,10 +5,12 @@ import (
 	"errors"
 	"math/rand/v2"
 	"time"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 )
 
 // call makes one call to the key service, with its time limit and its span.
-func (k *Keyring) call(ctx context.Context, op string, kc KeyContext, f func(ctx context.Context) error) error {
+func (k *Keyring) call(ctx context.Context, op string, kc crypto.KeyContext, f func(ctx context.Context) error) error {
 	return k.limited(ctx, op, kc, k.opt.CallTimeout, func(ctx context.Context) error {
 		end := func(error) {}
 		if k.opt.Trace != nil {
@@ -21,7 +23,7 @@ func (k *Keyring) call(ctx context.Context, op string, kc KeyContext, f func(ctx
 }
 
 // limited lets only so many calls to key services be under way at once.
-func (k *Keyring) limited(ctx context.Context, op string, kc KeyContext, timeout time.Duration, f func(ctx context.Context) error) error {
+func (k *Keyring) limited(ctx context.Context, op string, kc crypto.KeyContext, timeout time.Duration, f func(ctx context.Context) error) error {
 	select {
 	case k.calls <- struct{}{}:
 	case <-ctx.Done():
@@ -34,20 +36,20 @@ func (k *Keyring) limited(ctx context.Context, op string, kc KeyContext, timeout
 }
 
 // judged makes an error that no provider has judged an unavailable service.
-func judged(op string, kc KeyContext, err error) error {
-	var known *Error
+func judged(op string, kc crypto.KeyContext, err error) error {
+	var known *crypto.Error
 	if err != nil && !errors.As(err, &known) {
 		return unavailable(op, kc, err)
 	}
 	return err
 }
 
-func unavailable(op string, kc KeyContext, err error) error {
-	return (&Error{Kind: KindUnavailable, Op: op, Err: err}).In(kc.Key, kc.Namespace)
+func unavailable(op string, kc crypto.KeyContext, err error) error {
+	return (&crypto.Error{Kind: crypto.KindUnavailable, Op: op, Err: err}).In(kc.Key, kc.Namespace)
 }
 
 // generate makes a data key and proves that its wrapped form can be unwrapped, before anything is sealed with it.
-func (k *Keyring) generate(ctx context.Context, kk *kek, kc KeyContext) (*dataKey, error) {
+func (k *Keyring) generate(ctx context.Context, kk *kek, kc crypto.KeyContext) (*dataKey, error) {
 	var plain, wrapped []byte
 	err := k.call(ctx, "kms.generate_data_key", kc, func(ctx context.Context) (err error) {
 		plain, wrapped, err = kk.GenerateDataKey(ctx, kc)
@@ -58,7 +60,7 @@ func (k *Keyring) generate(ctx context.Context, kk *kek, kc KeyContext) (*dataKe
 	}
 	defer clear(plain)
 	if len(plain) != dataKeySize || len(wrapped) > maxWrapped {
-		return nil, Errorf(KindNotConfigured, "kms.generate_data_key", "%s gave a data key of %d bytes wrapped in %d; 32 in at most %d were asked for",
+		return nil, crypto.Errorf(crypto.KindNotConfigured, "kms.generate_data_key", "%s gave a data key of %d bytes wrapped in %d; 32 in at most %d were asked for",
 			kk.URI(), len(plain), len(wrapped), maxWrapped).In(kc.Key, kc.Namespace).Internal()
 	}
 	made, err := newDataKey(kk, kc, plain, wrapped)
@@ -71,14 +73,14 @@ func (k *Keyring) generate(ctx context.Context, kk *kek, kc KeyContext) (*dataKe
 		return nil, err
 	}
 	if again.id != made.id {
-		return nil, Errorf(KindNotConfigured, "kms.decrypt", "%s unwraps to another data key than it wrapped; nothing is sealed with it",
+		return nil, crypto.Errorf(crypto.KindNotConfigured, "kms.decrypt", "%s unwraps to another data key than it wrapped; nothing is sealed with it",
 			kk.URI()).In(kc.Key, kc.Namespace).Internal()
 	}
 	kk.answered(k.now(), kc, wrapped, made.id)
 	return made, nil
 }
 
-func (k *Keyring) unwrap(ctx context.Context, kk *kek, kc KeyContext, wrapped []byte) (*dataKey, error) {
+func (k *Keyring) unwrap(ctx context.Context, kk *kek, kc crypto.KeyContext, wrapped []byte) (*dataKey, error) {
 	var plain []byte
 	err := k.call(ctx, "kms.decrypt", kc, func(ctx context.Context) (err error) {
 		plain, err = kk.UnwrapDataKey(ctx, wrapped, kc)
@@ -89,7 +91,7 @@ func (k *Keyring) unwrap(ctx context.Context, kk *kek, kc KeyContext, wrapped []
 	}
 	defer clear(plain)
 	if len(plain) != dataKeySize {
-		return nil, Errorf(KindRejected, "kms.decrypt", "the wrapped key holds %d bytes and so no data key", len(plain)).In(kc.Key, kc.Namespace)
+		return nil, crypto.Errorf(crypto.KindRejected, "kms.decrypt", "the wrapped key holds %d bytes and so no data key", len(plain)).In(kc.Key, kc.Namespace)
 	}
 	dk, err := newDataKey(kk, kc, plain, wrapped)
 	if err == nil {

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/binary"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 )
 
 // Carriers are what the server, the Web UI and other proxies see of an envelope. They hold exactly this, each metadata
@@ -310,10 +312,10 @@ func ParseText(text []byte) (s Sealed, marked bool, err error) {
 	return s, true, err
 }
 
-func notExact(why string) *Error {
-	return Errorf(KindMalformed, "read carrier", "the value bears the mark of a sealed one but cannot be opened: %s", why)
+func notExact(why string) *crypto.Error {
+	return crypto.Errorf(crypto.KindMalformed, "read carrier", "the value bears the mark of a sealed one but cannot be opened: %s", why)
 }
 
-func newerCarrier() *Error {
-	return Errorf(KindNewer, "read carrier", "a newer release sealed this; upgrade this proxy")
+func newerCarrier() *crypto.Error {
+	return crypto.Errorf(crypto.KindNewer, "read carrier", "a newer release sealed this; upgrade this proxy")
 }

@@ -9,6 +9,8 @@ import (
 	commonpb "go.temporal.io/api/common/v1"
 	"google.golang.org/protobuf/proto"
 	"pgregory.net/rapid"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 )
 
 func TestMarked(t *testing.T) {
@@ -86,7 +88,7 @@ func TestMarkedButNoCarrier(t *testing.T) {
 		"nothing that can be read":    string(good) + "\xff",
 	} {
 		s, marked, err := ParsePayload([]byte(payload))
-		if !marked || KindOf(err) != KindMalformed {
+		if !marked || crypto.KindOf(err) != crypto.KindMalformed {
 			t.Errorf("%s: marked %v, form %v, error %v; want it marked and malformed", name, marked, s.Form, err)
 		}
 	}
@@ -94,7 +96,7 @@ func TestMarkedButNoCarrier(t *testing.T) {
 		"nothing after the mark": TextPrefix, "not base64url": TextPrefix + "a+/=", "a line break": TextPrefix + "QUJD\nREVG",
 		"loose bits": TextPrefix + "QUJDR", "too short": TextPrefix + "QUJD",
 	} {
-		if _, marked, err := ParseText([]byte(text)); !marked || KindOf(err) != KindMalformed {
+		if _, marked, err := ParseText([]byte(text)); !marked || crypto.KindOf(err) != crypto.KindMalformed {
 			t.Errorf("%s: marked %v, error %v; want it marked and malformed", name, marked, err)
 		}
 	}

@@ -7,6 +7,8 @@ import (
 	"math/rand/v2"
 	"reflect"
 	"testing"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 )
 
 // Carriers of one message are read as each would be alone, whatever headers stand beside it.
@@ -83,7 +85,7 @@ func TestNotedOpenerIsNotTrustedAfterReload(t *testing.T) {
 	revoking := *k.table.Load()
 	revoking.revoked = map[[idSize]byte]bool{first.Header.DataKeyID: true}
 	k.table.Store(&revoking)
-	if _, _, err := k.OpenNext(t.Context(), nil, &first, "ns", &run); KindOf(err) != KindRevoked {
+	if _, _, err := k.OpenNext(t.Context(), nil, &first, "ns", &run); crypto.KindOf(err) != crypto.KindRevoked {
 		t.Errorf("opened after its data key was revoked: %v", err)
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 )
 
 // dataKey is an unwrapped data key and what it is bound to. Its bytes are cleared when it is dropped, and of one that
@@ -14,7 +16,7 @@ import (
 type dataKey struct {
 	id      [idSize]byte
 	kek     *kek
-	context KeyContext
+	context crypto.KeyContext
 	wrapped []byte
 	use     *keyUse
 	dropped atomic.Bool
@@ -25,10 +27,10 @@ type dataKey struct {
 
 var errDropped = errors.New("the data key was dropped while the call was under way; try again")
 
-func newDataKey(kk *kek, kc KeyContext, plain, wrapped []byte) (*dataKey, error) {
+func newDataKey(kk *kek, kc crypto.KeyContext, plain, wrapped []byte) (*dataKey, error) {
 	id, err := deriveDataKeyID(plain)
 	if err != nil {
-		return nil, Errorf(KindUnavailable, "derive data-key id", "%w", err).In(kc.Key, kc.Namespace)
+		return nil, crypto.Errorf(crypto.KindUnavailable, "derive data-key id", "%w", err).In(kc.Key, kc.Namespace)
 	}
 	dk := &dataKey{secret: (*[dataKeySize]byte)(append([]byte(nil), plain...)), id: id, kek: kk, context: kc, wrapped: wrapped,
 		use: new(keyUse)}

@@ -1,4 +1,4 @@
-// Package crypto owns the sealed envelope and the life of the keys behind it: it turns a serialised Temporal Payload
+// Package keyring owns the sealed envelope and the life of the keys behind it: it turns a serialised Temporal Payload
 // (or a text) into a carrier that only holders of the key can open, and back, byte for byte. Key encryption keys live
 // in a Provider (AWS KMS, a local key file); data keys live in a Keyring, in memory only.
 //

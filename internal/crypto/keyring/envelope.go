@@ -5,6 +5,8 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"unsafe"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 )
 
 // Form says what an envelope's plaintext is.
@@ -63,7 +65,7 @@ const (
 type Header struct {
 	Version, Suite, Flags byte
 	Key, Namespace        string
-	KEK                   KEKRef
+	KEK                   crypto.KEKRef
 	Salt                  [saltSize]byte
 	DataKeyID             [idSize]byte
 	Wrapped               []byte
@@ -80,24 +82,24 @@ func (h *Header) size() int { return fixedHeader + len(h.Key) + len(h.Namespace)
 func parseHeader(env []byte) (h Header, _ error) {
 	const op = "read envelope"
 	if len(env) < fixedHeader+nonceSize+tagSize {
-		return h, Errorf(KindMalformed, op, "%d bytes are too few for an envelope; it was cut off or is no envelope", len(env))
+		return h, crypto.Errorf(crypto.KindMalformed, op, "%d bytes are too few for an envelope; it was cut off or is no envelope", len(env))
 	}
 	h.Version, h.Suite, h.Flags = env[0], env[1], env[2]
 	if h.Version != version1 || h.Suite != suite1 || h.Flags&^knownFlags != 0 || h.Form() > FormText {
-		return h, Errorf(KindNewer, op, "version %d, suite %d, flags %#02x were written by a newer release; upgrade this proxy",
+		return h, crypto.Errorf(crypto.KindNewer, op, "version %d, suite %d, flags %#02x were written by a newer release; upgrade this proxy",
 			h.Version, h.Suite, h.Flags)
 	}
 	l1, l2, l3 := int(env[3]), int(binary.BigEndian.Uint16(env[4:])), int(binary.BigEndian.Uint16(env[6:]))
 	if l1 < 1 || l1 > maxKeyName || l2 < 1 || l2 > maxNamespace || l3 > maxWrapped {
-		return h, Errorf(KindMalformed, op, "lengths %d, %d, %d of key name, namespace and wrapped key are out of range", l1, l2, l3)
+		return h, crypto.Errorf(crypto.KindMalformed, op, "lengths %d, %d, %d of key name, namespace and wrapped key are out of range", l1, l2, l3)
 	}
 	if len(env) < fixedHeader+l1+l2+l3+nonceSize+tagSize {
-		return h, Errorf(KindMalformed, op, "the header promises more than the envelope's %d bytes; it was cut off", len(env))
+		return h, crypto.Errorf(crypto.KindMalformed, op, "the header promises more than the envelope's %d bytes; it was cut off", len(env))
 	}
 	if h.Form() == FormView && h.Flags&flagZstd != 0 {
-		return h, Errorf(KindMalformed, op, "a view is never compressed")
+		return h, crypto.Errorf(crypto.KindMalformed, op, "a view is never compressed")
 	}
-	h.KEK = KEKRef(env[8:saltOffset])
+	h.KEK = crypto.KEKRef(env[8:saltOffset])
 	h.Salt = [saltSize]byte(env[saltOffset:idOffset])
 	h.DataKeyID = [idSize]byte(env[idOffset:fixedHeader])
 	h.Key = aliasString(env[fixedHeader : fixedHeader+l1])

@@ -7,16 +7,18 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 )
 
 func bubble(t *testing.T, name string, f func(t *testing.T)) {
 	t.Run(name, func(t *testing.T) { synctest.Test(t, f) })
 }
 
-func expect(t *testing.T, what string, err error, kind Kind) {
+func expect(t *testing.T, what string, err error, kind crypto.Kind) {
 	t.Helper()
-	if kind == works && err != nil || kind != works && KindOf(err) != kind {
-		t.Errorf("%s: error of kind %v: %v; want %v", what, KindOf(err), err, kind)
+	if kind == works && err != nil || kind != works && crypto.KindOf(err) != kind {
+		t.Errorf("%s: error of kind %v: %v; want %v", what, crypto.KindOf(err), err, kind)
 	}
 }
 
@@ -79,7 +81,7 @@ func TestRenewalKeepsTheWorkingKey(t *testing.T) {
 		}
 		working = sealer(t, k, "ns", "default").dk.id
 		p.mu.Lock()
-		p.generate = func(KeyContext) error { return errors.New("no answer") }
+		p.generate = func(crypto.KeyContext) error { return errors.New("no answer") }
 		p.mu.Unlock()
 		use(t, k, carrier, 29*time.Hour) // renewal fails all the time, the working key goes on
 		if sealer(t, k, "ns", "default").dk.id != working {
@@ -112,12 +114,12 @@ func TestRevocationIsSeenWithinTheProbeInterval(t *testing.T) {
 		k, p := ring(t)
 		carrier := seal(t, k, "payload")
 		held := sealer(t, k, "ns", "default")
-		p.answer(apiError(KindRevoked, "DisabledException"))
+		p.answer(apiError(crypto.KindRevoked, "DisabledException"))
 		time.Sleep(65 * time.Second)
 		_, err := open(k, carrier, "ns")
-		wantKind(t, err, KindRevoked)
+		wantKind(t, err, crypto.KindRevoked)
 		_, err = held.AppendPayload(nil, []byte("x"), false)
-		wantKind(t, err, KindRevoked)
+		wantKind(t, err, crypto.KindRevoked)
 		if n := k.opened.keys.Len(); n != 0 {
 			t.Errorf("%d data keys still in memory", n)
 		}
@@ -134,19 +136,19 @@ func TestOneContextIsDenied(t *testing.T) {
 		k.Confirm("other")
 		carrier := seal(t, k, "payload")
 		sealer(t, k, "other", "default")
-		denied := func(kc KeyContext) error {
+		denied := func(kc crypto.KeyContext) error {
 			if kc.Namespace == "other" {
-				return apiError(KindDenied, "AccessDeniedException")
+				return apiError(crypto.KindDenied, "AccessDeniedException")
 			}
 			return nil
 		}
 		p.mu.Lock()
-		p.generate, p.unwrap = denied, func(_ []byte, kc KeyContext) error { return denied(kc) }
+		p.generate, p.unwrap = denied, func(_ []byte, kc crypto.KeyContext) error { return denied(kc) }
 		p.mu.Unlock()
 		mine := sealer(t, k, "ns", "default")
 		use(t, k, carrier, 10*time.Minute)
 		_, _, err := k.Sealer(t.Context(), "other", "default")
-		wantKind(t, err, KindRevoked)
+		wantKind(t, err, crypto.KindRevoked)
 		if sealer(t, k, "ns", "default") != mine {
 			t.Error("the other namespace lost its data key too")
 		}
@@ -164,7 +166,7 @@ func TestAllContextsAreDenied(t *testing.T) {
 			k.Confirm(fmt.Sprint("ns", i))
 			sealer(t, k, fmt.Sprint("ns", i), "default")
 		}
-		p.answer(apiError(KindDenied, "AccessDeniedException"))
+		p.answer(apiError(crypto.KindDenied, "AccessDeniedException"))
 		time.Sleep(100 * time.Second)
 		for i := range 30 {
 			if s := k.slotOf(fmt.Sprint("ns", i), "default").current.Load(); s != nil {
@@ -179,7 +181,7 @@ func TestADeniedCallIsRepeated(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k, p := ring(t)
 		seal(t, k, "payload")
-		p.answer(apiError(KindDenied, "AccessDeniedException"))
+		p.answer(apiError(crypto.KindDenied, "AccessDeniedException"))
 		deadline := time.Now().Add(70 * time.Second)
 		for k.Ready(t.Context(), "ns", nil) == nil {
 			if time.Now().After(deadline) {
@@ -187,7 +189,7 @@ func TestADeniedCallIsRepeated(t *testing.T) {
 			}
 			time.Sleep(time.Second)
 		}
-		wantKind(t, k.Ready(t.Context(), "ns", nil), KindUnavailable)
+		wantKind(t, k.Ready(t.Context(), "ns", nil), crypto.KindUnavailable)
 		if _, _, err := k.Sealer(t.Context(), "ns", "default"); err != nil {
 			t.Errorf("a single refusal stops results that are under way: %v", err)
 		}
@@ -205,7 +207,7 @@ func TestSealingAloneIsDenied(t *testing.T) {
 		k, p := ring(t)
 		carrier := seal(t, k, "payload")
 		p.mu.Lock()
-		p.generate = func(KeyContext) error { return apiError(KindDenied, "AccessDeniedException") }
+		p.generate = func(crypto.KeyContext) error { return apiError(crypto.KindDenied, "AccessDeniedException") }
 		p.mu.Unlock()
 		for range 50 {
 			time.Sleep(time.Hour)
@@ -215,22 +217,22 @@ func TestSealingAloneIsDenied(t *testing.T) {
 			k.Sealer(t.Context(), "ns", "default")
 		}
 		_, _, err := k.Sealer(t.Context(), "ns", "default")
-		wantKind(t, err, KindRevoked)
+		wantKind(t, err, crypto.KindRevoked)
 	})
 }
 
 func TestPlantedEnvelopesHarmNoGoodKey(t *testing.T) {
 	for name, answer := range map[string]error{
-		"access denied": apiError(KindDenied, "AccessDeniedException"), // what AWS says to a blob of another account
-		"invalid":       apiError(KindRejected, "InvalidCiphertextException"),
-		"other key":     apiError(KindRejected, "IncorrectKeyException"),
-		"not found":     apiError(KindRevoked, "NotFoundException"),
+		"access denied": apiError(crypto.KindDenied, "AccessDeniedException"), // what AWS says to a blob of another account
+		"invalid":       apiError(crypto.KindRejected, "InvalidCiphertextException"),
+		"other key":     apiError(crypto.KindRejected, "IncorrectKeyException"),
+		"not found":     apiError(crypto.KindRevoked, "NotFoundException"),
 	} {
 		bubble(t, name, func(t *testing.T) {
 			k, p := ring(t)
 			carrier := seal(t, k, "payload")
 			p.mu.Lock()
-			p.unwrap = func(wrapped []byte, _ KeyContext) error {
+			p.unwrap = func(wrapped []byte, _ crypto.KeyContext) error {
 				if _, ours := p.blobs[string(wrapped)]; !ours {
 					return answer
 				}
@@ -245,7 +247,7 @@ func TestPlantedEnvelopesHarmNoGoodKey(t *testing.T) {
 				planted := append([]byte(nil), s.envelope...)
 				copy(planted[s.Header.size()-60:], fmt.Sprintf("planted %03d", i))
 				_, err = open(k, []byte(payloadOf(EncodingWhole, string(planted))), "ns")
-				if kind := KindOf(err); kind != KindRejected && kind != KindRevoked {
+				if kind := crypto.KindOf(err); kind != crypto.KindRejected && kind != crypto.KindRevoked {
 					t.Fatalf("a planted envelope: %v", err)
 				}
 				time.Sleep(time.Second)
@@ -284,14 +286,14 @@ func TestEverythingAtOnce(t *testing.T) {
 							mu.Unlock()
 						}
 					}
-					if kind := KindOf(err); err != nil && kind != KindUnavailable && kind != KindRevoked {
+					if kind := crypto.KindOf(err); err != nil && kind != crypto.KindUnavailable && kind != crypto.KindRevoked {
 						t.Errorf("seal: %v", err)
 					}
 					mu.Lock()
 					carrier := append([]byte(nil), carriers[len(carriers)/(worker+1)%len(carriers)]...)
 					mu.Unlock()
 					got, err := open(k, carrier, "ns")
-					if kind := KindOf(err); err != nil && kind != KindUnavailable && kind != KindRevoked && kind != KindRejected || err == nil && got != "payload" {
+					if kind := crypto.KindOf(err); err != nil && kind != crypto.KindUnavailable && kind != crypto.KindRevoked && kind != crypto.KindRejected || err == nil && got != "payload" {
 						t.Errorf("open: %q, %v", got, err)
 					}
 				}
@@ -308,9 +310,9 @@ func TestEverythingAtOnce(t *testing.T) {
 			time.Sleep(3 * time.Minute)
 			switch i % 5 {
 			case 0:
-				p.answer(apiError(KindRevoked, "DisabledException"))
+				p.answer(apiError(crypto.KindRevoked, "DisabledException"))
 			case 1:
-				p.answer(apiError(KindDenied, "AccessDeniedException"))
+				p.answer(apiError(crypto.KindDenied, "AccessDeniedException"))
 			case 2:
 				p.answer(errors.New("no answer"))
 			case 3:

@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 )
 
 // flights lets callers that need the same thing wait for one piece of work. The work belongs to none of them: it goes
@@ -35,7 +37,7 @@ func newFlights[K comparable, V any](base context.Context, wg *sync.WaitGroup) *
 func (g *flights[K, V]) do(ctx context.Context, key K, work func(ctx context.Context) (V, error)) (V, error) {
 	if err := g.base.Err(); err != nil {
 		var none V
-		return none, Errorf(KindUnavailable, "wait for a key", "the proxy is shutting down: %w", err)
+		return none, crypto.Errorf(crypto.KindUnavailable, "wait for a key", "the proxy is shutting down: %w", err)
 	}
 	g.mu.Lock()
 	f := g.m[key]
@@ -61,10 +63,10 @@ func (g *flights[K, V]) do(ctx context.Context, key K, work func(ctx context.Con
 	if cause == nil {
 		cause = context.Cause(ctx)
 	}
-	if KindOf(cause) == KindUnavailable {
+	if crypto.KindOf(cause) == crypto.KindUnavailable {
 		return none, cause
 	}
-	return none, Errorf(KindUnavailable, "wait for a key", "the key service did not answer in time: %w", cause)
+	return none, crypto.Errorf(crypto.KindUnavailable, "wait for a key", "the key service did not answer in time: %w", cause)
 }
 
 func (g *flights[K, V]) run(ctx context.Context, key K, f *flight[V], work func(ctx context.Context) (V, error)) {
@@ -75,7 +77,7 @@ func (g *flights[K, V]) run(ctx context.Context, key K, f *flight[V], work func(
 	for pause := firstPause; ; pause = min(2*pause, longestPause) {
 		v, err := work(ctx)
 		g.mu.Lock()
-		again := WorthWaiting(err) && f.waiting > 0 && g.base.Err() == nil
+		again := crypto.WorthWaiting(err) && f.waiting > 0 && g.base.Err() == nil
 		if !again {
 			delete(g.m, key)
 			f.value, f.err = v, err

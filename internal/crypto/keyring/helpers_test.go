@@ -11,18 +11,20 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 )
 
 // scripted is a key service that answers as a test tells it to. Its keys are shared by all providers with its name, so
 // that two URIs can mean one key.
 type scripted struct {
 	uri string
-	ref KEKRef
+	ref crypto.KEKRef
 
 	mu       sync.Mutex
 	blobs    map[string]blob // by wrapped key
-	generate func(KeyContext) error
-	unwrap   func(wrapped []byte, kc KeyContext) error
+	generate func(crypto.KeyContext) error
+	unwrap   func(wrapped []byte, kc crypto.KeyContext) error
 	block    chan struct{} // calls wait until it is closed
 	calls    int
 	busy     int
@@ -31,15 +33,15 @@ type scripted struct {
 
 type blob struct {
 	plain [dataKeySize]byte
-	kc    KeyContext
+	kc    crypto.KeyContext
 }
 
 func newScripted(uri string) *scripted {
-	return &scripted{uri: uri, ref: NewKEKRef("test", uri), blobs: make(map[string]blob)}
+	return &scripted{uri: uri, ref: crypto.NewKEKRef("test", uri), blobs: make(map[string]blob)}
 }
 
-func (p *scripted) Ref() KEKRef { return p.ref }
-func (p *scripted) URI() string { return p.uri }
+func (p *scripted) Ref() crypto.KEKRef { return p.ref }
+func (p *scripted) URI() string        { return p.uri }
 
 func (p *scripted) enter(ctx context.Context) error {
 	p.mu.Lock()
@@ -60,7 +62,7 @@ func (p *scripted) enter(ctx context.Context) error {
 	}
 }
 
-func (p *scripted) GenerateDataKey(ctx context.Context, kc KeyContext) (plain, wrapped []byte, err error) {
+func (p *scripted) GenerateDataKey(ctx context.Context, kc crypto.KeyContext) (plain, wrapped []byte, err error) {
 	if err := p.enter(ctx); err != nil {
 		return nil, nil, err
 	}
@@ -80,7 +82,7 @@ func (p *scripted) GenerateDataKey(ctx context.Context, kc KeyContext) (plain, w
 	return append([]byte(nil), b.plain[:]...), wrapped, nil
 }
 
-func (p *scripted) UnwrapDataKey(ctx context.Context, wrapped []byte, kc KeyContext) ([]byte, error) {
+func (p *scripted) UnwrapDataKey(ctx context.Context, wrapped []byte, kc crypto.KeyContext) ([]byte, error) {
 	if err := p.enter(ctx); err != nil {
 		return nil, err
 	}
@@ -93,7 +95,7 @@ func (p *scripted) UnwrapDataKey(ctx context.Context, wrapped []byte, kc KeyCont
 	}
 	b, ok := p.blobs[string(wrapped)]
 	if !ok || b.kc != kc {
-		return nil, &Error{Kind: KindRejected, Op: "kms.decrypt", Err: errors.New("InvalidCiphertextException")}
+		return nil, &crypto.Error{Kind: crypto.KindRejected, Op: "kms.decrypt", Err: errors.New("InvalidCiphertextException")}
 	}
 	return append([]byte(nil), b.plain[:]...), nil
 }
@@ -102,8 +104,8 @@ func (p *scripted) UnwrapDataKey(ctx context.Context, wrapped []byte, kc KeyCont
 func (p *scripted) answer(err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.generate = func(KeyContext) error { return err }
-	p.unwrap = func([]byte, KeyContext) error { return err }
+	p.generate = func(crypto.KeyContext) error { return err }
+	p.unwrap = func([]byte, crypto.KeyContext) error { return err }
 }
 
 func (p *scripted) count() int {
@@ -115,11 +117,11 @@ func (p *scripted) count() int {
 // store is a set of scripted keys by URI.
 type store map[string]*scripted
 
-func (s store) open(_ context.Context, uri string) (Provider, error) {
+func (s store) open(_ context.Context, uri string) (crypto.Provider, error) {
 	if p, ok := s[uri]; ok {
 		return p, nil
 	}
-	return nil, &Error{Kind: KindRevoked, Op: "open key", Err: errors.New("NotFoundException: " + uri)}
+	return nil, &crypto.Error{Kind: crypto.KindRevoked, Op: "open key", Err: errors.New("NotFoundException: " + uri)}
 }
 
 func defaultStore() (store, *scripted) {
@@ -185,15 +187,15 @@ func openIn(ctx context.Context, k *Keyring, carrier []byte, namespace string) (
 	return string(out), err
 }
 
-func wantKind(t testing.TB, err error, kind Kind) {
+func wantKind(t testing.TB, err error, kind crypto.Kind) {
 	t.Helper()
-	if KindOf(err) != kind || err == nil {
-		t.Errorf("error of kind %v: %v; want kind %v", KindOf(err), err, kind)
+	if crypto.KindOf(err) != kind || err == nil {
+		t.Errorf("error of kind %v: %v; want kind %v", crypto.KindOf(err), err, kind)
 	}
 }
 
-func apiError(kind Kind, code string) error {
-	return &Error{Kind: kind, Op: "kms", Err: errors.New(code)}
+func apiError(kind crypto.Kind, code string) error {
+	return &crypto.Error{Kind: kind, Op: "kms", Err: errors.New(code)}
 }
 
 // vector is one entry of testdata/envelope/vectors.json.

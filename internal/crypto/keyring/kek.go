@@ -7,14 +7,16 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 )
 
 // kek is one key encryption key with what is known about its health. Its state is a matter of blobs that are known to
 // be good: a wrapped key that came in an envelope may have been planted, so what the service says to that never counts
 // against the key.
 type kek struct {
-	Provider
-	ref   KEKRef
+	crypto.Provider
+	ref   crypto.KEKRef
 	state atomic.Uint32 // kekServing, kekStale, kekRevoked: read for every payload
 	used  atomic.Int64  // coarse time of the last use
 
@@ -24,8 +26,8 @@ type kek struct {
 	nextProbe time.Time
 	probing   bool
 	sweep     bool // the next probe asks for every context
-	contexts  map[KeyContext]*access
-	order     []KeyContext // of contexts, which take turns at being probed
+	contexts  map[crypto.KeyContext]*access
+	order     []crypto.KeyContext // of contexts, which take turns at being probed
 	turn      int
 	refusal   error // why it is revoked
 }
@@ -51,14 +53,14 @@ const (
 	verifyTrust = time.Second
 )
 
-func newKEK(p Provider, now time.Time) *kek {
-	kk := &kek{Provider: p, ref: p.Ref(), lastGood: now, contexts: make(map[KeyContext]*access)}
+func newKEK(p crypto.Provider, now time.Time) *kek {
+	kk := &kek{Provider: p, ref: p.Ref(), lastGood: now, contexts: make(map[crypto.KeyContext]*access)}
 	kk.used.Store(now.UnixNano())
 	return kk
 }
 
 // answered notes that the service did its work, and a wrapped key that is good beyond doubt.
-func (kk *kek) answered(now time.Time, kc KeyContext, wrapped []byte, id [idSize]byte) {
+func (kk *kek) answered(now time.Time, kc crypto.KeyContext, wrapped []byte, id [idSize]byte) {
 	kk.mu.Lock()
 	defer kk.mu.Unlock()
 	kk.lastGood = now
@@ -82,14 +84,14 @@ func (kk *kek) answered(now time.Time, kc KeyContext, wrapped []byte, id [idSize
 }
 
 // knows tells whether there is a good blob for the context to ask the service with.
-func (kk *kek) knows(kc KeyContext) bool {
+func (kk *kek) knows(kc crypto.KeyContext) bool {
 	kk.mu.Lock()
 	defer kk.mu.Unlock()
 	return kk.contexts[kc] != nil
 }
 
 // suspect tells whether the service refused a good blob of the context once, which is not yet taken for an answer.
-func (kk *kek) suspect(kc KeyContext) bool {
+func (kk *kek) suspect(kc crypto.KeyContext) bool {
 	kk.mu.Lock()
 	defer kk.mu.Unlock()
 	a := kk.contexts[kc]
@@ -99,7 +101,7 @@ func (kk *kek) suspect(kc KeyContext) bool {
 // probe asks whether the key still unwraps a blob that it is known to have wrapped, and draws the consequences.
 // Disabled or deleted counts at once. A refusal by access rules counts when it is repeated: a single one may pass, and
 // a result that a worker is about to send must not be lost to it.
-func (k *Keyring) probe(ctx context.Context, kk *kek, kc KeyContext) error {
+func (k *Keyring) probe(ctx context.Context, kk *kek, kc crypto.KeyContext) error {
 	kk.mu.Lock()
 	a := kk.contexts[kc]
 	if a == nil {
@@ -117,7 +119,7 @@ func (k *Keyring) probe(ctx context.Context, kk *kek, kc KeyContext) error {
 }
 
 // verify asks about the key by a good blob, of the same context if there is one. It trusts an answer for a while.
-func (k *Keyring) verify(ctx context.Context, kk *kek, kc KeyContext) error {
+func (k *Keyring) verify(ctx context.Context, kk *kek, kc crypto.KeyContext) error {
 	kk.mu.Lock()
 	a := kk.contexts[kc]
 	if a == nil && len(kk.order) > 0 {
@@ -137,16 +139,16 @@ func (k *Keyring) verify(ctx context.Context, kk *kek, kc KeyContext) error {
 }
 
 // judge takes the error that the service gave for a good blob.
-func (k *Keyring) judge(kk *kek, kc KeyContext, err error) error {
-	switch KindOf(err) {
-	case KindRevoked:
+func (k *Keyring) judge(kk *kek, kc crypto.KeyContext, err error) error {
+	switch crypto.KindOf(err) {
+	case crypto.KindRevoked:
 		return k.revoke(kk, kc, err)
-	case KindDenied:
+	case crypto.KindDenied:
 		return k.deny(kk, kc, err)
-	case KindUnavailable:
+	case crypto.KindUnavailable:
 	default:
 		// A service that calls its own good blob invalid is broken, or not the one that made it. That drops no key.
-		err = Errorf(KindUnavailable, "probe", "%s does not unwrap what it wrapped: %v", kk.URI(), err).In(kc.Key, kc.Namespace).Internal()
+		err = crypto.Errorf(crypto.KindUnavailable, "probe", "%s does not unwrap what it wrapped: %v", kk.URI(), err).In(kc.Key, kc.Namespace).Internal()
 	}
 	kk.mu.Lock()
 	defer kk.mu.Unlock()
@@ -163,7 +165,7 @@ func (kk *kek) reachable() bool {
 
 // due gives the contexts to probe now, and marks the key as being probed if there are any. One that proved to be good
 // within the interval is left out, one that was refused once is always in.
-func (kk *kek) due(now time.Time, interval time.Duration) (contexts []KeyContext) {
+func (kk *kek) due(now time.Time, interval time.Duration) (contexts []crypto.KeyContext) {
 	kk.mu.Lock()
 	defer kk.mu.Unlock()
 	if kk.probing || now.Before(kk.nextProbe) || len(kk.order) == 0 {
@@ -192,7 +194,7 @@ func (kk *kek) due(now time.Time, interval time.Duration) (contexts []KeyContext
 }
 
 // probeAll probes contexts one after the other.
-func (k *Keyring) probeAll(kk *kek, contexts []KeyContext) {
+func (k *Keyring) probeAll(kk *kek, contexts []crypto.KeyContext) {
 	defer k.work.Done()
 	next := jitter(k.opt.ProbeInterval, 0.05)
 	for _, kc := range contexts {
@@ -207,7 +209,7 @@ func (k *Keyring) probeAll(kk *kek, contexts []KeyContext) {
 }
 
 // revoke stops the use of a key that was disabled or deleted.
-func (k *Keyring) revoke(kk *kek, kc KeyContext, err error) error {
+func (k *Keyring) revoke(kk *kek, kc crypto.KeyContext, err error) error {
 	refusal := revoked(kk, kc, err)
 	kk.mu.Lock()
 	first := kk.refusal == nil
@@ -222,7 +224,7 @@ func (k *Keyring) revoke(kk *kek, kc KeyContext, err error) error {
 }
 
 // deny stops the use of a key in one context once the service has refused it twice.
-func (k *Keyring) deny(kk *kek, kc KeyContext, err error) error {
+func (k *Keyring) deny(kk *kek, kc crypto.KeyContext, err error) error {
 	refusal := revoked(kk, kc, err)
 	now := k.now()
 	kk.mu.Lock()
@@ -255,7 +257,7 @@ func (k *Keyring) deny(kk *kek, kc KeyContext, err error) error {
 	return refusal
 }
 
-func revoked(kk *kek, kc KeyContext, err error) error {
-	return Errorf(KindRevoked, "use key", "%s is disabled, deleted or no longer allowed; restore it, or name another key in the configuration: %w",
+func revoked(kk *kek, kc crypto.KeyContext, err error) error {
+	return crypto.Errorf(crypto.KindRevoked, "use key", "%s is disabled, deleted or no longer allowed; restore it, or name another key in the configuration: %w",
 		kk.URI(), err).In(kc.Key, kc.Namespace).Internal()
 }

@@ -15,6 +15,8 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 	"golang.org/x/time/rate"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 )
 
 // KeyringOptions configures a Keyring. Zero durations and counts mean the default.
@@ -22,7 +24,7 @@ type KeyringOptions struct {
 	// Keys in order of rank: the most sensitive first.
 	Keys []KeyConfig
 	// Open gives the provider for a URI.
-	Open func(ctx context.Context, uri string) (Provider, error)
+	Open func(ctx context.Context, uri string) (crypto.Provider, error)
 	// Grants between namespaces; without any an envelope opens only in the namespace that it was sealed in.
 	Grants []Grant
 	// Realm, where set, is bound into envelopes before the namespace, so that two clusters' `default` differ.
@@ -30,7 +32,7 @@ type KeyringOptions struct {
 	// RevokedDataKeys are ids of data keys that leaked: nothing is opened with them any more.
 	RevokedDataKeys [][32]byte
 	// Trace, where set, is called around each call to a key service.
-	Trace func(ctx context.Context, op string, kc KeyContext) (context.Context, func(err error))
+	Trace func(ctx context.Context, op string, kc crypto.KeyContext) (context.Context, func(err error))
 	Log   *slog.Logger     // nil: slog.Default()
 	Now   func() time.Time // nil: time.Now
 
@@ -234,7 +236,7 @@ func (k *Keyring) reopen(ctx context.Context, uri string) error {
 	}
 	p, err := k.openKey(ctx, uri)
 	switch {
-	case KindOf(err) == KindUnavailable:
+	case crypto.KindOf(err) == crypto.KindUnavailable:
 		return nil
 	case err != nil:
 		return err
@@ -248,16 +250,16 @@ func (k *Keyring) reopen(ctx context.Context, uri string) error {
 }
 
 // openKey asks a provider for a key. That may take several calls, and longer than one does: it may need credentials.
-func (k *Keyring) openKey(ctx context.Context, uri string) (p Provider, err error) {
-	err = k.limited(ctx, "open key", KeyContext{}, k.opt.MaxWait, func(ctx context.Context) (err error) {
+func (k *Keyring) openKey(ctx context.Context, uri string) (p crypto.Provider, err error) {
+	err = k.limited(ctx, "open key", crypto.KeyContext{}, k.opt.MaxWait, func(ctx context.Context) (err error) {
 		p, err = k.opt.Open(ctx, uri)
-		if err != nil && KindOf(err) == KindUnknown && ctx.Err() == nil {
-			err = &Error{Kind: KindNotConfigured, Op: "open key", Err: err}
+		if err != nil && crypto.KindOf(err) == crypto.KindUnknown && ctx.Err() == nil {
+			err = &crypto.Error{Kind: crypto.KindNotConfigured, Op: "open key", Err: err}
 		}
 		return err
 	})
-	if KindOf(err) == KindDenied {
-		err = &Error{Kind: KindRevoked, Op: "open key", Err: err}
+	if crypto.KindOf(err) == crypto.KindDenied {
+		err = &crypto.Error{Kind: crypto.KindRevoked, Op: "open key", Err: err}
 	}
 	return p, err
 }
@@ -284,7 +286,7 @@ func (k *Keyring) kekOf(ctx context.Context, uri string) (*kek, error) {
 		}
 		p, err := k.openKey(ctx, uri)
 		if err != nil {
-			if KindOf(err) != KindUnavailable {
+			if crypto.KindOf(err) != crypto.KindUnavailable {
 				k.unresolved.Add(uri, refusal{err: err, until: k.now().Add(refusalLife)})
 			}
 			return nil, err

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 )
 
 func TestRankAndDefaultKey(t *testing.T) {
@@ -43,8 +45,8 @@ func TestRankAndDefaultKey(t *testing.T) {
 		}
 	}
 	_, _, err := k.Sealer(t.Context(), "pay-1", "phi")
-	wantKind(t, err, KindNotConfigured)
-	wantKind(t, k.Ready(t.Context(), "elsewhere", nil), KindNotConfigured)
+	wantKind(t, err, crypto.KindNotConfigured)
+	wantKind(t, k.Ready(t.Context(), "elsewhere", nil), crypto.KindNotConfigured)
 }
 
 func TestWildcardKeysAreOpenedWhenNeeded(t *testing.T) {
@@ -53,7 +55,7 @@ func TestWildcardKeysAreOpenedWhenNeeded(t *testing.T) {
 		var asked []string
 		k := newKeyring(t, KeyringOptions{
 			Keys: []KeyConfig{{Name: "tenant/*", Active: "test:tenant-{1}"}},
-			Open: func(ctx context.Context, uri string) (Provider, error) {
+			Open: func(ctx context.Context, uri string) (crypto.Provider, error) {
 				asked = append(asked, uri)
 				return store{acme.uri: acme}.open(ctx, uri)
 			},
@@ -65,7 +67,7 @@ func TestWildcardKeysAreOpenedWhenNeeded(t *testing.T) {
 		for range 3 {
 			sealer(t, k, "saas", "tenant/acme")
 			_, _, err := k.Sealer(t.Context(), "saas", "tenant/none")
-			wantKind(t, err, KindRevoked)
+			wantKind(t, err, crypto.KindRevoked)
 		}
 		if got := strings.Join(asked, " "); got != "test:tenant-acme test:tenant-none" {
 			t.Errorf("opened %s; want each once", got)
@@ -142,7 +144,7 @@ func TestNamespacesGrantsAndRealms(t *testing.T) {
 		if c.opens && (err != nil || got != "payload") {
 			t.Errorf("%s: %q, %v; want it opened", name, got, err)
 		}
-		if !c.opens && KindOf(err) != KindForeign {
+		if !c.opens && crypto.KindOf(err) != crypto.KindForeign {
 			t.Errorf("%s: %q, %v; want it called foreign", name, got, err)
 		}
 	}
@@ -162,12 +164,12 @@ func TestOpenOnlyKeysAndUnknownOnes(t *testing.T) {
 	}
 	without := newKeyring(t, KeyringOptions{Keys: []KeyConfig{{Name: "default", Active: "test:new"}}, Open: both.open})
 	_, err := open(without, carrier, "ns")
-	if wantKind(t, err, KindNotConfigured); err != nil && !strings.Contains(err.Error(), old.ref.String()) {
+	if wantKind(t, err, crypto.KindNotConfigured); err != nil && !strings.Contains(err.Error(), old.ref.String()) {
 		t.Errorf("the error does not name the key that is missing: %v", err)
 	}
 	other := newKeyring(t, KeyringOptions{Keys: []KeyConfig{{Name: "other", Active: "test:old"}}, Open: both.open})
 	_, err = open(other, carrier, "ns")
-	wantKind(t, err, KindNotConfigured)
+	wantKind(t, err, crypto.KindNotConfigured)
 }
 
 // TestReplicasOfOneKey: two regions hold the same multi-Region key; one of them does not answer.
@@ -218,7 +220,7 @@ func TestReload(t *testing.T) {
 			t.Fatal(err)
 		}
 		leaked, err := s.AppendPayload(nil, []byte("forged"), false)
-		wantKind(t, err, KindRevoked)
+		wantKind(t, err, crypto.KindRevoked)
 		if len(leaked) != 0 {
 			t.Error("sealed with a revoked data key")
 		}
@@ -229,7 +231,7 @@ func TestReload(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, _, err = k.Sealer(t.Context(), "ns", "default")
-		wantKind(t, err, KindNotConfigured)
+		wantKind(t, err, crypto.KindNotConfigured)
 	})
 }
 
@@ -237,7 +239,7 @@ func TestReload(t *testing.T) {
 func TestAliasThatMoved(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		old, fresh := newScripted("test:default"), newScripted("test:default")
-		fresh.ref = NewKEKRef("test", "fresh")
+		fresh.ref = crypto.NewKEKRef("test", "fresh")
 		alias := store{"test:default": old, "test:old": old}
 		k := newKeyring(t, KeyringOptions{Keys: defaultKeys(), Open: alias.open})
 		k.Confirm("ns")
@@ -258,7 +260,7 @@ func TestAliasThatMoved(t *testing.T) {
 		if got, err := open(k, carrier, "ns"); err != nil || got != "payload" {
 			t.Errorf("cold: %q, %v", got, err)
 		}
-		old.answer(apiError(KindRevoked, "DisabledException"))
+		old.answer(apiError(crypto.KindRevoked, "DisabledException"))
 		fresh.answer(errors.New("no answer"))
 		time.Sleep(70 * time.Second)
 		if _, err := open(k, carrier, "ns"); err == nil {
@@ -278,7 +280,7 @@ func TestRevokedDataKeys(t *testing.T) {
 	id := sealer(t, writer, "ns", "default").header.DataKeyID
 	reader := newKeyring(t, KeyringOptions{Keys: defaultKeys(), Open: open1, RevokedDataKeys: [][32]byte{id}})
 	_, err := open(reader, carrier, "ns")
-	wantKind(t, err, KindRevoked)
+	wantKind(t, err, crypto.KindRevoked)
 	// A wrong id in front of the same wrapped key gets the data key into memory, but not into use.
 	sealed, _, err := ParsePayload(carrier)
 	if err != nil {
@@ -287,48 +289,27 @@ func TestRevokedDataKeys(t *testing.T) {
 	env := bytes.Clone(sealed.envelope)
 	env[idOffset] ^= 1
 	_, err = open(reader, []byte(payloadOf(EncodingWhole, string(env))), "ns")
-	wantKind(t, err, KindTampered)
+	wantKind(t, err, crypto.KindTampered)
 	_, err = open(reader, carrier, "ns")
-	wantKind(t, err, KindRevoked)
+	wantKind(t, err, crypto.KindRevoked)
 }
 
 func TestBrokenKeyServiceSealsNothing(t *testing.T) {
 	for name, wreck := range map[string]func(p *scripted){
 		"unwraps to another key": func(p *scripted) {
-			p.unwrap = func(w []byte, kc KeyContext) error {
+			p.unwrap = func(w []byte, kc crypto.KeyContext) error {
 				p.blobs[string(w)] = blob{kc: kc}
 				return nil
 			}
 		},
 		"refuses to unwrap": func(p *scripted) {
-			p.unwrap = func([]byte, KeyContext) error { return apiError(KindDenied, "AccessDeniedException") }
+			p.unwrap = func([]byte, crypto.KeyContext) error { return apiError(crypto.KindDenied, "AccessDeniedException") }
 		},
 	} {
 		k, p := ring(t)
 		wreck(p)
 		if _, _, err := k.Sealer(t.Context(), "ns", "default"); err == nil {
 			t.Errorf("%s: a data key that can't be unwrapped again was put to use", name)
-		}
-	}
-}
-
-func TestEncryptionContext(t *testing.T) {
-	for _, c := range []struct{ in, want string }{
-		{"clinic-prod.a1b2c", "clinic-prod.a1b2c"}, {"eu/default", "eu/default"}, {"a_b:c@d=e+f", "a_b:c@d=e+f"},
-		{"", "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"},
-		{strings.Repeat("a", 256), strings.Repeat("a", 256)},
-	} {
-		got := KeyContext{Namespace: c.in, Key: "k"}.EncryptionContext()
-		if v := got["temporal-seal:namespace"]; v != c.want {
-			t.Errorf("%q becomes %q, want %q", c.in, v, c.want)
-		}
-		if got["temporal-seal:key"] != "k" || len(got) != 2 {
-			t.Errorf("context %v", got)
-		}
-	}
-	for _, in := range []string{"Zahlung prüfen", strings.Repeat("a", 257), "a b"} {
-		if v := (KeyContext{Namespace: in}).EncryptionContext()["temporal-seal:namespace"]; !strings.HasPrefix(v, "sha256:") || len(v) != 71 {
-			t.Errorf("%q becomes %q, want a hash", in, v)
 		}
 	}
 }
@@ -345,7 +326,7 @@ func TestCloseEndsEverything(t *testing.T) {
 		}()
 		synctest.Wait()
 		k.Close()
-		wantKind(t, <-done, KindUnavailable)
+		wantKind(t, <-done, crypto.KindUnavailable)
 		if _, err := open(k, carrier, "ns"); err == nil {
 			t.Error("a closed Keyring still opens")
 		}
@@ -356,7 +337,7 @@ func TestErrorsTellNoSecret(t *testing.T) {
 	k, p := ring(t)
 	carrier := seal(t, k, "CANARY payload")
 	s := sealer(t, k, "ns", "default")
-	p.answer(apiError(KindDenied, "AccessDeniedException"))
+	p.answer(apiError(crypto.KindDenied, "AccessDeniedException"))
 	sealed, _, err := ParsePayload(carrier)
 	if err != nil {
 		t.Fatal(err)

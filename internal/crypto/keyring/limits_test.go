@@ -11,6 +11,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 )
 
 func TestCallsAreLimited(t *testing.T) {
@@ -20,7 +22,7 @@ func TestCallsAreLimited(t *testing.T) {
 			p.block = make(chan struct{})
 			start := time.Now()
 			_, _, err := k.Sealer(t.Context(), "ns", "default")
-			wantKind(t, err, KindUnavailable)
+			wantKind(t, err, crypto.KindUnavailable)
 			if took := time.Since(start); took != 10*time.Second {
 				t.Errorf("it took %v, want MaxWait", took)
 			}
@@ -77,7 +79,7 @@ func TestColdOpensAreCoalesced(t *testing.T) {
 	wg.Go(func() {
 		close(started)
 		_, err := openIn(first, k, carrier, "ns")
-		wantKind(t, err, KindUnavailable)
+		wantKind(t, err, crypto.KindUnavailable)
 	})
 	<-started
 	for k.unwraps.size() == 0 {
@@ -104,7 +106,7 @@ func TestNobodyWaitsNobodyAsks(t *testing.T) {
 		carrier, k, p := coldCarrier(t)
 		p.answer(errors.New("no answer"))
 		_, err := open(k, carrier, "ns")
-		wantKind(t, err, KindUnavailable)
+		wantKind(t, err, crypto.KindUnavailable)
 		time.Sleep(5 * time.Second)
 		before := p.count()
 		time.Sleep(time.Hour)
@@ -168,9 +170,9 @@ func TestMadeUpNamespacesTakeNoMemory(t *testing.T) {
 		for i := from; i < to; i++ {
 			ns := fmt.Sprintf("made-up-%d-%s", i, strings.Repeat("x", 200))
 			if _, _, err := k.Sealer(expired, ns, "default"); err != nil { // a few are let through
-				wantKind(t, err, KindUnavailable)
+				wantKind(t, err, crypto.KindUnavailable)
 			}
-			if _, err := openIn(expired, k, carrier, ns); KindOf(err) != KindForeign {
+			if _, err := openIn(expired, k, carrier, ns); crypto.KindOf(err) != crypto.KindForeign {
 				t.Fatal(err)
 			}
 		}
@@ -210,7 +212,7 @@ func TestUnwrapsPerMessageAreCapped(t *testing.T) {
 	}
 	before := p.count()
 	var run Run
-	kinds := map[Kind]int{}
+	kinds := map[crypto.Kind]int{}
 	for i := range 2 * maxUnwraps {
 		planted := bytes.Clone(sealed.envelope)
 		copy(planted[sealed.Header.size()-60:], fmt.Sprintf("planted %03d", i))
@@ -219,9 +221,9 @@ func TestUnwrapsPerMessageAreCapped(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, _, err = k.OpenNext(t.Context(), nil, &s, "ns", &run)
-		kinds[KindOf(err)]++
+		kinds[crypto.KindOf(err)]++
 	}
-	if n := p.count() - before; n != maxUnwraps || kinds[KindRejected] != maxUnwraps || kinds[KindUnavailable] != maxUnwraps {
+	if n := p.count() - before; n != maxUnwraps || kinds[crypto.KindRejected] != maxUnwraps || kinds[crypto.KindUnavailable] != maxUnwraps {
 		t.Errorf("%d calls, answers %v; want %d calls, as many rejected, and as many told to come back", n, kinds, maxUnwraps)
 	}
 	if got, _, err := k.OpenNext(t.Context(), nil, &sealed, "ns", &run); err != nil || string(got) != "payload" {
@@ -232,11 +234,11 @@ func TestUnwrapsPerMessageAreCapped(t *testing.T) {
 func TestRefusalsAreRememberedForAWhile(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		carrier, k, p := coldCarrier(t)
-		p.answer(apiError(KindRejected, "InvalidCiphertextException"))
+		p.answer(apiError(crypto.KindRejected, "InvalidCiphertextException"))
 		before := p.count()
 		for range 100 {
 			_, err := open(k, carrier, "ns")
-			wantKind(t, err, KindRejected)
+			wantKind(t, err, crypto.KindRejected)
 		}
 		if n := p.count() - before; n != 1 {
 			t.Errorf("%d calls for one bad envelope, want 1", n)

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 )
 
 // Open appends to dst what s holds: the original serialised Payload (forms 0 and 1) or the text (form 2). namespace is
@@ -33,7 +35,7 @@ const maxUnwraps = 256
 func (k *Keyring) OpenNext(ctx context.Context, dst []byte, s *Sealed, namespace string, run *Run) (out []byte, hit bool, err error) {
 	table := k.table.Load()
 	if !table.opens(s.Header.Namespace, namespace) {
-		return dst, false, Errorf(KindForeign, "open", "sealed in another namespace than %q; a grant in the configuration would allow it",
+		return dst, false, crypto.Errorf(crypto.KindForeign, "open", "sealed in another namespace than %q; a grant in the configuration would allow it",
 			namespace).In(strings.Clone(s.Header.Key), strings.Clone(s.Header.Namespace))
 	}
 	header := openerHeader(s)
@@ -51,7 +53,7 @@ func (k *Keyring) OpenNext(ctx context.Context, dst []byte, s *Sealed, namespace
 	}
 	dk, hit, err := k.dataKeyOf(ctx, s.Header, table, namespace, run)
 	if err != nil {
-		if KindOf(err) == KindUnavailable {
+		if crypto.KindOf(err) == crypto.KindUnavailable {
 			k.missed(namespace, s.Header.Key)
 		}
 		return dst, false, err
@@ -62,7 +64,7 @@ func (k *Keyring) OpenNext(ctx context.Context, dst []byte, s *Sealed, namespace
 	}
 	a, err := dk.payloadAEAD(&s.Header.Salt)
 	if err != nil {
-		return dst, hit, Errorf(KindUnavailable, "open", "derive a payload key: %w", err).In(strings.Clone(s.Header.Key), strings.Clone(s.Header.Namespace))
+		return dst, hit, crypto.Errorf(crypto.KindUnavailable, "open", "derive a payload key: %w", err).In(strings.Clone(s.Header.Key), strings.Clone(s.Header.Namespace))
 	}
 	if out, err = openWith(a, dst, s); err == nil {
 		dk.use.countOpened(&k.coarse)
@@ -74,12 +76,12 @@ func (k *Keyring) OpenNext(ctx context.Context, dst []byte, s *Sealed, namespace
 // dataKeyOf gives the data key that an envelope names, from memory or from the key service.
 func (k *Keyring) dataKeyOf(ctx context.Context, header *Header, table *keyTable, namespace string, run *Run) (dk *dataKey, hit bool, err error) {
 	if table.revoked[header.DataKeyID] {
-		return nil, false, Errorf(KindRevoked, "open", "its data key %s... stands in revoked_data_keys", hex.EncodeToString(header.DataKeyID[:4])).In(
+		return nil, false, crypto.Errorf(crypto.KindRevoked, "open", "its data key %s... stands in revoked_data_keys", hex.EncodeToString(header.DataKeyID[:4])).In(
 			strings.Clone(header.Key), strings.Clone(header.Namespace))
 	}
 	e, value, _, ok := table.find(table.local(header.Namespace), header.Key)
 	if !ok {
-		return nil, false, Errorf(KindNotConfigured, "open", "no entry of `keys` in the configuration has this name and serves this namespace").In(
+		return nil, false, crypto.Errorf(crypto.KindNotConfigured, "open", "no entry of `keys` in the configuration has this name and serves this namespace").In(
 			strings.Clone(header.Key), strings.Clone(header.Namespace))
 	}
 	id := wrapIDOf(header)
@@ -139,7 +141,7 @@ func (k *Keyring) candidates(ctx context.Context, e *keyEntry, value string, h *
 	if err != nil {
 		return nil, err
 	}
-	return nil, Errorf(KindNotConfigured, "open",
+	return nil, crypto.Errorf(crypto.KindNotConfigured, "open",
 		"it was sealed under a key encryption key (reference %s) that is not configured; add its URI to open_only of this entry", h.KEK).In(h.Key, h.Namespace)
 }
 
@@ -152,7 +154,7 @@ func (k *Keyring) ask(ctx context.Context, id wrapID, h *Header, candidates []*k
 	if r, ok := k.opened.refusals.Get(id); ok && k.now().Before(r.until) {
 		return nil, r.err
 	}
-	kc := KeyContext{Namespace: h.Namespace, Key: h.Key}
+	kc := crypto.KeyContext{Namespace: h.Namespace, Key: h.Key}
 	var err error
 	for _, kk := range candidates {
 		var dk *dataKey
@@ -161,11 +163,11 @@ func (k *Keyring) ask(ctx context.Context, id wrapID, h *Header, candidates []*k
 			k.opened.add(dk)
 			return dk, nil
 		}
-		if err = k.blame(ctx, kk, kc, err); KindOf(err) != KindUnavailable {
+		if err = k.blame(ctx, kk, kc, err); crypto.KindOf(err) != crypto.KindUnavailable {
 			break
 		}
 	}
-	if KindOf(err) != KindUnavailable {
+	if crypto.KindOf(err) != crypto.KindUnavailable {
 		k.opened.refusals.Add(id, refusal{err: err, until: k.now().Add(refusalLife)})
 	}
 	return nil, err
@@ -173,25 +175,25 @@ func (k *Keyring) ask(ctx context.Context, id wrapID, h *Header, candidates []*k
 
 // blame finds out whether an error concerns this envelope alone. Anybody who can write to the server can plant a wrapped
 // key that the service refuses, so the key itself is judged by a good blob only.
-func (k *Keyring) blame(ctx context.Context, kk *kek, kc KeyContext, err error) error {
-	kind := KindOf(err)
-	if kind != KindDenied && kind != KindRevoked {
+func (k *Keyring) blame(ctx context.Context, kk *kek, kc crypto.KeyContext, err error) error {
+	kind := crypto.KindOf(err)
+	if kind != crypto.KindDenied && kind != crypto.KindRevoked {
 		return err
 	}
 	if probed := k.verify(ctx, kk, kc); probed != nil {
 		return probed
 	}
-	if kind == KindRevoked {
+	if kind == crypto.KindRevoked {
 		return revoked(kk, kc, err)
 	}
-	return Errorf(KindRejected, "open",
+	return crypto.Errorf(crypto.KindRejected, "open",
 		"the key service refuses this envelope's wrapped key: it was made elsewhere, or the proxy's permissions do not cover it: %w", err).In(kc.Key, kc.Namespace)
 }
 
 // mayAsk checks what limits calls to the key service.
 func (k *Keyring) mayAsk(h *Header, namespace string, run *Run) error {
 	if run.unwraps == maxUnwraps {
-		return Errorf(KindUnavailable, "open", "one message holds more than %d unknown data keys; try again, those before this one are known by then",
+		return crypto.Errorf(crypto.KindUnavailable, "open", "one message holds more than %d unknown data keys; try again, those before this one are known by then",
 			maxUnwraps).In(h.Key, h.Namespace)
 	}
 	run.unwraps++
@@ -251,7 +253,7 @@ func openWith(a aead, dst []byte, s *Sealed) ([]byte, error) {
 }
 
 func tampered(h *Header, why string) error {
-	return Errorf(KindTampered, "open", "the envelope was changed after it was sealed, or put together from pieces: %s", why).In(
+	return crypto.Errorf(crypto.KindTampered, "open", "the envelope was changed after it was sealed, or put together from pieces: %s", why).In(
 		strings.Clone(h.Key), strings.Clone(h.Namespace))
 }
 

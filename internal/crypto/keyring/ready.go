@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 )
 
 // namedPatience is how long polls wait for a key that the policy names and nothing has used so far. Longer would let a
@@ -20,7 +22,7 @@ const namedPatience = time.Minute
 func (k *Keyring) Ready(ctx context.Context, namespace string, named []string) error {
 	byDefault, ok := k.DefaultKey(namespace)
 	if !ok {
-		return Errorf(KindNotConfigured, "seal", "no entry of `keys` in the configuration serves this namespace").In("", strings.Clone(namespace))
+		return crypto.Errorf(crypto.KindNotConfigured, "seal", "no entry of `keys` in the configuration serves this namespace").In("", strings.Clone(namespace))
 	}
 	if err := k.atHand(ctx, namespace, byDefault); err != nil {
 		return err
@@ -51,17 +53,17 @@ func (k *Keyring) furtherKey(ctx context.Context, namespace, key string, named b
 	sealed, opened := sl != nil && k.lately(sl.used.Load()), sl != nil && k.lately(sl.missed.Load())
 	switch {
 	case sealed:
-		if err := k.atHand(ctx, namespace, key); KindOf(err) == KindUnavailable || KindOf(err) == KindRevoked {
+		if err := k.atHand(ctx, namespace, key); crypto.KindOf(err) == crypto.KindUnavailable || crypto.KindOf(err) == crypto.KindRevoked {
 			return err
 		}
 	case opened:
 		// The proxy may have the permission to open with it, and not to seal.
-		if err := k.atHand(ctx, namespace, key); KindOf(err) == KindUnavailable {
+		if err := k.atHand(ctx, namespace, key); crypto.KindOf(err) == crypto.KindUnavailable {
 			return err
 		}
 	case named:
 		if k.patient(sl) {
-			if err := k.atHand(ctx, namespace, key); KindOf(err) == KindUnavailable {
+			if err := k.atHand(ctx, namespace, key); crypto.KindOf(err) == crypto.KindUnavailable {
 				return err
 			}
 		}
@@ -122,7 +124,7 @@ func (k *Keyring) atHand(ctx context.Context, namespace, key string) (err error)
 	}
 	k.touch(&s.dk.kek.used)
 	if kc := s.dk.context; s.dk.kek.suspect(kc) {
-		return Errorf(KindUnavailable, "seal", "%s refused a wrapped key that is known to be good; it is being asked again", s.dk.kek.URI()).In(kc.Key, kc.Namespace).Internal()
+		return crypto.Errorf(crypto.KindUnavailable, "seal", "%s refused a wrapped key that is known to be good; it is being asked again", s.dk.kek.URI()).In(kc.Key, kc.Namespace).Internal()
 	}
 	return nil
 }

@@ -4,6 +4,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 )
 
 // phiAndDefault is a Keyring with the keys "phi" and "default"; "ns" is confirmed.
@@ -18,7 +20,7 @@ func phiAndDefault(t *testing.T) (k *Keyring, phi, byDefault *scripted) {
 	return k, phi, byDefault
 }
 
-var timedOut = apiError(KindUnavailable, "timeout")
+var timedOut = apiError(crypto.KindUnavailable, "timeout")
 
 // TestReadyMindsTheKeysInUse: a key that a namespace seals with is one that its tasks need, and no other namespace's.
 func TestReadyMindsTheKeysInUse(t *testing.T) {
@@ -30,8 +32,8 @@ func TestReadyMindsTheKeysInUse(t *testing.T) {
 			t.Fatalf("nobody uses the key that is out of reach: %v", err)
 		}
 		_, _, err := k.Sealer(ctx, "ns", "phi")
-		wantKind(t, err, KindUnavailable)
-		wantKind(t, k.Ready(ctx, "ns", nil), KindUnavailable)
+		wantKind(t, err, crypto.KindUnavailable)
+		wantKind(t, k.Ready(ctx, "ns", nil), crypto.KindUnavailable)
 		for _, other := range []string{"clinic", "billing"} {
 			if err := k.Ready(ctx, other, nil); err != nil {
 				t.Errorf("%s does not use the key: %v", other, err)
@@ -39,14 +41,14 @@ func TestReadyMindsTheKeysInUse(t *testing.T) {
 		}
 		// However long it takes: with each poll that were let through a task would be lost.
 		time.Sleep(5 * time.Hour)
-		wantKind(t, k.Ready(ctx, "ns", nil), KindUnavailable)
+		wantKind(t, k.Ready(ctx, "ns", nil), crypto.KindUnavailable)
 		phi.answer(nil)
 		if err := k.Ready(ctx, "ns", nil); err != nil {
 			t.Errorf("the key is back: %v", err)
 		}
-		phi.answer(apiError(KindRevoked, "DisabledException"))
+		phi.answer(apiError(crypto.KindRevoked, "DisabledException"))
 		time.Sleep(2 * time.Minute)
-		wantKind(t, k.Ready(ctx, "ns", nil), KindRevoked)
+		wantKind(t, k.Ready(ctx, "ns", nil), crypto.KindRevoked)
 		time.Sleep(25 * time.Hour)
 		if err := k.Ready(ctx, "ns", nil); err != nil {
 			t.Errorf("the key is not in use any more: %v", err)
@@ -69,14 +71,14 @@ func TestReadyMindsTheKeysOfEnvelopes(t *testing.T) {
 		if err := other.Ready(ctx, "ns", nil); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := openIn(ctx, other, carrier, "ns"); KindOf(err) != KindUnavailable {
+		if _, err := openIn(ctx, other, carrier, "ns"); crypto.KindOf(err) != crypto.KindUnavailable {
 			t.Fatal(err)
 		}
-		wantKind(t, other.Ready(ctx, "ns", nil), KindUnavailable)
+		wantKind(t, other.Ready(ctx, "ns", nil), crypto.KindUnavailable)
 		// A proxy that may open and not seal goes on.
 		phi.answer(nil)
 		phi.mu.Lock()
-		phi.generate = func(KeyContext) error { return apiError(KindDenied, "AccessDeniedException") }
+		phi.generate = func(crypto.KeyContext) error { return apiError(crypto.KindDenied, "AccessDeniedException") }
 		phi.mu.Unlock()
 		if err := other.Ready(ctx, "ns", nil); err != nil {
 			t.Errorf("the key opens: %v", err)
@@ -96,7 +98,7 @@ func TestReadyFetchesWhatThePolicyNames(t *testing.T) {
 		if _, hit, err := k.Sealer(ctx, "ns", "phi"); err != nil || !hit {
 			t.Errorf("it was not fetched ahead: %v", err)
 		}
-		wantKind(t, k.Ready(ctx, "clinic", named), KindUnavailable)
+		wantKind(t, k.Ready(ctx, "clinic", named), crypto.KindUnavailable)
 		time.Sleep(namedPatience)
 		calls := phi.count()
 		for range 100 {
@@ -108,10 +110,10 @@ func TestReadyFetchesWhatThePolicyNames(t *testing.T) {
 		if n := phi.count() - calls; n > 3 {
 			t.Errorf("%d calls to a key service that does not answer", n)
 		}
-		if _, _, err := k.Sealer(ctx, "clinic", "phi"); KindOf(err) != KindUnavailable {
+		if _, _, err := k.Sealer(ctx, "clinic", "phi"); crypto.KindOf(err) != crypto.KindUnavailable {
 			t.Fatal(err)
 		}
-		wantKind(t, k.Ready(ctx, "clinic", named), KindUnavailable) // now something has
+		wantKind(t, k.Ready(ctx, "clinic", named), crypto.KindUnavailable) // now something has
 		phi.answer(nil)
 		if err := k.Ready(ctx, "clinic", named); err != nil {
 			t.Error(err)
@@ -131,7 +133,7 @@ func TestATenantsKeyStopsNobodyElse(t *testing.T) {
 		k.Confirm("ns")
 		acme.answer(timedOut)
 		_, _, err := k.Sealer(t.Context(), "ns", "tenant-acme")
-		wantKind(t, err, KindUnavailable)
+		wantKind(t, err, crypto.KindUnavailable)
 		if err := k.Ready(t.Context(), "ns", []string{"tenant-acme"}); err != nil {
 			t.Error(err)
 		}

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 )
 
 // What a reload takes away must be gone at once, also from every cache and for every call that is under way.
@@ -38,19 +40,19 @@ func TestReloadTakesAKeyOutOfTheCaches(t *testing.T) {
 		k, _, _, carrier := twoKeys(t)
 		reload(t, k, KeyConfig{Name: "default", Active: "test:new"})
 		_, err := open(k, carrier, "ns")
-		wantKind(t, err, KindNotConfigured)
+		wantKind(t, err, crypto.KindNotConfigured)
 	})
 	t.Run("its entry serves other namespaces only", func(t *testing.T) {
 		k, _, _, carrier := twoKeys(t)
 		reload(t, k, KeyConfig{Name: "default", Namespaces: []string{"other"}, Active: "test:new", OpenOnly: []string{"test:old"}})
 		_, err := open(k, carrier, "ns")
-		wantKind(t, err, KindNotConfigured)
+		wantKind(t, err, crypto.KindNotConfigured)
 	})
 	t.Run("another entry has it", func(t *testing.T) {
 		k, _, _, carrier := twoKeys(t)
 		reload(t, k, KeyConfig{Name: "default", Active: "test:new"}, KeyConfig{Name: "other", Active: "test:old"})
 		_, err := open(k, carrier, "ns")
-		wantKind(t, err, KindNotConfigured)
+		wantKind(t, err, crypto.KindNotConfigured)
 	})
 	t.Run("nothing changed", func(t *testing.T) {
 		k, old, _, carrier := twoKeys(t)
@@ -67,10 +69,10 @@ func TestReloadWhileAKeyIsUnwrapped(t *testing.T) {
 	for name, c := range map[string]struct {
 		keys    []KeyConfig
 		revoked bool
-		want    Kind
+		want    crypto.Kind
 	}{
-		"data key revoked": {[]KeyConfig{{Name: "default", Active: "test:new", OpenOnly: []string{"test:old"}}}, true, KindRevoked},
-		"URI gone":         {[]KeyConfig{{Name: "default", Active: "test:new"}}, false, KindNotConfigured},
+		"data key revoked": {[]KeyConfig{{Name: "default", Active: "test:new", OpenOnly: []string{"test:old"}}}, true, crypto.KindRevoked},
+		"URI gone":         {[]KeyConfig{{Name: "default", Active: "test:new"}}, false, crypto.KindNotConfigured},
 	} {
 		bubble(t, name, func(t *testing.T) {
 			k, old, _, carrier := twoKeys(t)
@@ -154,11 +156,11 @@ func TestUnlistedKeysAreLeftAlone(t *testing.T) {
 func TestReloadForgetsRefusals(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		carrier, k, p := coldCarrier(t)
-		p.answer(apiError(KindRejected, "IncorrectKeyException"))
+		p.answer(apiError(crypto.KindRejected, "IncorrectKeyException"))
 		_, err := open(k, carrier, "ns")
-		wantKind(t, err, KindRejected)
+		wantKind(t, err, crypto.KindRejected)
 		_, _, err = k.Sealer(t.Context(), "ns", "default")
-		wantKind(t, err, KindRejected)
+		wantKind(t, err, crypto.KindRejected)
 		p.answer(nil)
 		reload(t, k, defaultKeys()...)
 		if got, err := open(k, carrier, "ns"); err != nil || got != "payload" {
@@ -174,7 +176,7 @@ func TestFormerKeysAreBounded(t *testing.T) {
 	k := newKeyring(t, KeyringOptions{Keys: defaultKeys(), Open: alias.open})
 	for i := range 3 * maxFormer {
 		next := newScripted("test:default")
-		next.ref = NewKEKRef("test", fmt.Sprint(i))
+		next.ref = crypto.NewKEKRef("test", fmt.Sprint(i))
 		alias["test:default"] = next
 		reload(t, k, defaultKeys()...)
 	}
@@ -243,29 +245,29 @@ func TestUsesAreBounded(t *testing.T) {
 
 // TestCallersLearnNoPlaces: whoever calls learns the key's name and what to do, and not where keys are kept.
 func TestCallersLearnNoPlaces(t *testing.T) {
-	kc := KeyContext{Namespace: "ns", Key: "phi"}
+	kc := crypto.KeyContext{Namespace: "ns", Key: "phi"}
 	place := "awskms://alias/secret-place?endpoint=https://kms.internal"
 	kk := newKEK(newScripted(place), time.Now())
-	fromProvider := &Error{Kind: KindDenied, Op: "kms.decrypt", Key: "phi", Namespace: "ns", Err: errors.New(place + ": AccessDeniedException: arn:aws:kms:x")}
-	noURI := &Error{Kind: KindRejected, Op: "unwrap data key", Key: "phi", Err: errors.New("no key in local:/secret-place opens it")}
+	fromProvider := &crypto.Error{Kind: crypto.KindDenied, Op: "kms.decrypt", Key: "phi", Namespace: "ns", Err: errors.New(place + ": AccessDeniedException: arn:aws:kms:x")}
+	noURI := &crypto.Error{Kind: crypto.KindRejected, Op: "unwrap data key", Key: "phi", Err: errors.New("no key in local:/secret-place opens it")}
 	for i, err := range []error{
 		revoked(kk, kc, fromProvider), unavailable("kms.decrypt", kc, fromProvider), fromProvider, noURI,
-		Errorf(KindRejected, "open", "refused: %w", fromProvider).In("phi", "ns"), fmt.Errorf("StartWorkflowExecution: input: %w", revoked(kk, kc, fromProvider)),
+		crypto.Errorf(crypto.KindRejected, "open", "refused: %w", fromProvider).In("phi", "ns"), fmt.Errorf("StartWorkflowExecution: input: %w", revoked(kk, kc, fromProvider)),
 		fmt.Errorf("%w, and more after it", fromProvider), errors.Join(fromProvider, noURI),
 	} {
-		told := ForCaller(err)
+		told := crypto.ForCaller(err)
 		if strings.Contains(told, "secret-place") || strings.Contains(told, "arn:") || !strings.Contains(told, `"phi"`) {
 			t.Errorf("%d: %s", i, told)
 		}
 	}
-	if told := ForCaller(fmt.Errorf("Poll: history: %w", revoked(kk, kc, fromProvider))); !strings.HasPrefix(told, "Poll: history: use key") {
+	if told := crypto.ForCaller(fmt.Errorf("Poll: history: %w", revoked(kk, kc, fromProvider))); !strings.HasPrefix(told, "Poll: history: use key") {
 		t.Error(told)
 	}
-	whole := Errorf(KindForeign, "open", "sealed in another namespace than %q", "a").In("phi", "ns")
-	if told := ForCaller(whole); told != whole.Error() {
+	whole := crypto.Errorf(crypto.KindForeign, "open", "sealed in another namespace than %q", "a").In("phi", "ns")
+	if told := crypto.ForCaller(whole); told != whole.Error() {
 		t.Errorf("%s, want all of %s", told, whole)
 	}
-	if told := ForCaller(errors.New("plain")); told != "plain" {
+	if told := crypto.ForCaller(errors.New("plain")); told != "plain" {
 		t.Error(told)
 	}
 }

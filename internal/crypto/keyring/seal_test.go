@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"pgregory.net/rapid"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 )
 
 // fixedNonce is GCM as the FIPS module has it, except that the nonce is given: what it seals can be compared.
@@ -37,7 +39,7 @@ func writerOf(t *testing.T, v vector) *Sealer {
 		t.Fatal(err)
 	}
 	k, _ := ring(t)
-	dk, err := newDataKey(newKEK(newScripted("test:vector"), time.Now()), KeyContext{h.Namespace, h.Key}, v.DK, h.Wrapped)
+	dk, err := newDataKey(newKEK(newScripted("test:vector"), time.Now()), crypto.KeyContext{Namespace: h.Namespace, Key: h.Key}, v.DK, h.Wrapped)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -163,7 +165,7 @@ func sealGolden(t *testing.T, g golden) golden {
 func goldenRing(t *testing.T, g golden) *Keyring {
 	t.Helper()
 	p := newScripted("test:golden")
-	kc := KeyContext{Namespace: g.Namespace, Key: g.Key}
+	kc := crypto.KeyContext{Namespace: g.Namespace, Key: g.Key}
 	if g.Realm != "" {
 		kc.Namespace = g.Realm + "/" + g.Namespace
 	}
@@ -206,7 +208,7 @@ func TestSealAndOpenAnything(t *testing.T) {
 func TestTextHasToBeUTF8(t *testing.T) {
 	k, _ := ring(t)
 	_, err := sealer(t, k, "ns", "default").AppendText(nil, []byte("\xff"))
-	wantKind(t, err, KindMalformed)
+	wantKind(t, err, crypto.KindMalformed)
 }
 
 // TestOverhead: what sealing adds to a payload, beyond its wrapped key, its names and its padding.

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"sync/atomic"
 	"unicode/utf8"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 )
 
 const (
@@ -66,7 +68,7 @@ func (s *Sealer) AppendPayload(dst, payload []byte, compress bool) ([]byte, erro
 // AppendText appends the sealed text (form 2). The text must be UTF-8.
 func (s *Sealer) AppendText(dst, text []byte) ([]byte, error) {
 	if !utf8.Valid(text) {
-		return dst, Errorf(KindMalformed, "seal", "the text is not UTF-8").In(s.header.Key, s.header.Namespace)
+		return dst, crypto.Errorf(crypto.KindMalformed, "seal", "the text is not UTF-8").In(s.header.Key, s.header.Namespace)
 	}
 	env := make([]byte, 0, s.header.size()+nonceSize+bodySize(len(text))+tagSize)
 	env, err := s.appendEnvelope(env, text, byte(FormText)<<formShift, nil)
@@ -82,14 +84,14 @@ func (s *Sealer) AppendText(dst, text []byte) ([]byte, error) {
 // viewHash goes into the AAD after the header.
 func (s *Sealer) appendEnvelope(dst, body []byte, flags byte, viewHash []byte) ([]byte, error) {
 	if s.dk.dropped.Load() {
-		return nil, Errorf(KindRevoked, "seal", "%v", errDropped).In(s.header.Key, s.header.Namespace)
+		return nil, crypto.Errorf(crypto.KindRevoked, "seal", "%v", errDropped).In(s.header.Key, s.header.Namespace)
 	}
 	salt, err := s.salt()
 	if errors.Is(err, errDropped) {
-		return nil, Errorf(KindRevoked, "seal", "%v", errDropped).In(s.header.Key, s.header.Namespace)
+		return nil, crypto.Errorf(crypto.KindRevoked, "seal", "%v", errDropped).In(s.header.Key, s.header.Namespace)
 	}
 	if err != nil {
-		return nil, Errorf(KindUnavailable, "seal", "derive a payload key: %w", err).In(s.header.Key, s.header.Namespace)
+		return nil, crypto.Errorf(crypto.KindUnavailable, "seal", "derive a payload key: %w", err).In(s.header.Key, s.header.Namespace)
 	}
 	if len(body) < padUnder || viewHash != nil {
 		flags |= flagPadded

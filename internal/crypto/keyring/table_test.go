@@ -8,6 +8,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 )
 
 // outage is one way in which a key service fails: what Decrypt and GenerateDataKey answer.
@@ -16,7 +18,7 @@ type outage struct {
 	Decrypt, Generate string // kinds
 }
 
-const works = KindUnknown
+const works = crypto.KindUnknown
 
 // outages are every error that AWS documents for the two operations, beside services that do not answer at all or contradict
 // themselves. package awskms has the same list, and finds these kinds in the answers of a service over HTTP.
@@ -35,11 +37,11 @@ func outages(t *testing.T) []outage {
 }
 
 // outageErr is an error of a provider; one that no provider has judged counts as unavailable.
-func outageErr(t *testing.T, kind, code string) (Kind, error) {
-	for k := KindUnknown; k <= KindDenied; k++ {
+func outageErr(t *testing.T, kind, code string) (crypto.Kind, error) {
+	for k := crypto.KindUnknown; k <= crypto.KindDenied; k++ {
 		if k.String() == kind {
-			if k == KindUnknown {
-				return KindUnavailable, errors.New("connection refused")
+			if k == crypto.KindUnknown {
+				return crypto.KindUnavailable, errors.New("connection refused")
 			}
 			return k, apiError(k, code)
 		}
@@ -51,33 +53,33 @@ func outageErr(t *testing.T, kind, code string) (Kind, error) {
 // failing is an outage of one operation or of both, and what is to follow from it.
 type failing struct {
 	generate, decrypt                      error
-	coldSeal, coldOpen, warmSeal, warmOpen Kind
+	coldSeal, coldOpen, warmSeal, warmOpen crypto.Kind
 	contradicts                            bool // the service refuses to make keys for good, and unwraps them all the same
 }
 
 func (o *outage) failing(t *testing.T, op string) (f failing) {
 	g, generate := outageErr(t, o.Generate, o.Code)
 	d, decrypt := outageErr(t, o.Decrypt, o.Code)
-	withdrawn := func(k Kind) Kind { // what denied or revoked comes to, for a good blob
-		if k == KindDenied {
-			return KindRevoked
+	withdrawn := func(k crypto.Kind) crypto.Kind { // what denied or revoked comes to, for a good blob
+		if k == crypto.KindDenied {
+			return crypto.KindRevoked
 		}
 		return k
 	}
 	if op != "Decrypt" {
 		f.generate, f.coldSeal = generate, withdrawn(g)
-		f.contradicts = op == "GenerateDataKey" && withdrawn(g) == KindRevoked
+		f.contradicts = op == "GenerateDataKey" && withdrawn(g) == crypto.KindRevoked
 	}
 	if op != "GenerateDataKey" {
 		f.decrypt, f.coldOpen = decrypt, d
 		if f.coldSeal == works {
 			f.coldSeal = withdrawn(d) // a fresh key is unwrapped before anything is sealed with it
 		}
-		if d == KindDenied {
-			f.coldOpen = KindRejected // AWS answers so for foreign blobs: it concerns this envelope alone
+		if d == crypto.KindDenied {
+			f.coldOpen = crypto.KindRejected // AWS answers so for foreign blobs: it concerns this envelope alone
 		}
-		if withdrawn(d) == KindRevoked {
-			f.warmSeal, f.warmOpen = KindRevoked, KindRevoked
+		if withdrawn(d) == crypto.KindRevoked {
+			f.warmSeal, f.warmOpen = crypto.KindRevoked, crypto.KindRevoked
 		}
 	}
 	return f
@@ -86,8 +88,8 @@ func (o *outage) failing(t *testing.T, op string) (f failing) {
 func (f *failing) begin(p *scripted) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.generate = func(KeyContext) error { return f.generate }
-	p.unwrap = func([]byte, KeyContext) error { return f.decrypt }
+	p.generate = func(crypto.KeyContext) error { return f.generate }
+	p.unwrap = func([]byte, crypto.KeyContext) error { return f.decrypt }
 }
 
 // TestFailureTable walks the table in docs/design.md: each failure of the key service, of one operation and of both, for
@@ -170,7 +172,7 @@ func sealAndOpenExpired(t *testing.T, f *failing) {
 	if f.decrypt != nil && (opening == nil || sealing == nil) {
 		t.Errorf("after the grace period: open %v, seal %v", opening, sealing)
 	}
-	if kind := KindOf(sealing); f.contradicts && sealing != nil && kind != KindRevoked {
+	if kind := crypto.KindOf(sealing); f.contradicts && sealing != nil && kind != crypto.KindRevoked {
 		t.Errorf("seal, where no key is made and the others unwrap: %v", sealing)
 	}
 	healed(t, k, p, carrier)

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 )
 
 // specimen is one sealed value of some form, taken apart so that a test can put it together wrongly.
@@ -252,7 +254,7 @@ func TestViewOfAnother(t *testing.T) {
 		}
 	}
 	_, err := open(k, carrierOf(vector{Envelope: sealed[0].envelope, View: sealed[1].view}), "ns")
-	wantKind(t, err, KindTampered)
+	wantKind(t, err, crypto.KindTampered)
 }
 
 // TestFormsAreNotMixedUp: an envelope of one form in a carrier of another.
@@ -317,7 +319,7 @@ func TestPaddingAndFrameAreChecked(t *testing.T) {
 		env[2] = c.flags
 		env = salt.aead.seal(env, []byte(c.body), env)
 		_, ok, err := tryOpen(t, k, []byte(payloadOf(EncodingWhole, string(env))), "ns")
-		if ok || KindOf(err) != KindTampered {
+		if ok || crypto.KindOf(err) != crypto.KindTampered {
 			t.Errorf("%s: opened %v, error %v; want it called tampered with", name, ok, err)
 		}
 	}
@@ -333,13 +335,13 @@ func TestHugeLengths(t *testing.T) {
 		env := bytes.Clone(s.envelope)
 		env[i] = b
 		_, _, err := ParsePayload([]byte(payloadOf(EncodingWhole, string(env))))
-		wantKind(t, err, KindMalformed)
+		wantKind(t, err, crypto.KindMalformed)
 	}
 	for name, c := range map[string]string{
 		"data longer than there is":     wholePrefix + "\xff\xff\xff\xff\x07" + "x",
 		"metadata longer than there is": "\x0a\xff\xff\xff\xff\xff\xff\xff\xff\x7fsealed.",
 	} {
-		if _, marked, err := ParsePayload([]byte(c)); !marked || KindOf(err) != KindMalformed {
+		if _, marked, err := ParsePayload([]byte(c)); !marked || crypto.KindOf(err) != crypto.KindMalformed {
 			t.Errorf("%s: marked %v, error %v", name, marked, err)
 		}
 	}
@@ -359,18 +361,18 @@ func TestWrittenByANewerRelease(t *testing.T) {
 			env := bytes.Clone(s.envelope)
 			change(env)
 			_, err := open(k, []byte(payloadOf(EncodingWhole, string(env))), "ns")
-			wantKind(t, err, KindNewer)
+			wantKind(t, err, crypto.KindNewer)
 		})
 	}
 	for _, p := range []string{payloadOf("binary/sealed.v2", "x"), payloadOf("json/sealed.v12", "x"),
 		payloadOf("json/plain", "x") + "\x0a" + lengthPrefixed("\x0a\x09sealed.v2\x12\x01x")} {
 		_, marked, err := ParsePayload([]byte(p))
-		if wantKind(t, err, KindNewer); !marked {
+		if wantKind(t, err, crypto.KindNewer); !marked {
 			t.Errorf("%q is not marked", p)
 		}
 	}
 	_, marked, err := ParseText([]byte("sealed.v2:abc"))
-	if wantKind(t, err, KindNewer); !marked {
+	if wantKind(t, err, crypto.KindNewer); !marked {
 		t.Error("a text of a later version is not marked")
 	}
 }
@@ -421,10 +423,10 @@ func TestForgedWithAKnownDataKey(t *testing.T) {
 	if err := forge("ns", func(*Header) {}); err != nil {
 		t.Fatalf("unchanged it does not open: %v", err)
 	}
-	wantKind(t, forge("sn", func(h *Header) { h.Namespace = "sn" }), KindRejected)
-	wantKind(t, forge("ns", func(h *Header) { h.Wrapped = append(bytes.Clone(h.Wrapped), 0) }), KindRejected)
-	wantKind(t, forge("ns", func(h *Header) { h.Wrapped = nil }), KindRejected)
-	wantKind(t, forge("ns", func(h *Header) { h.KEK[0] ^= 1 }), KindNotConfigured)
-	wantKind(t, forge("ns", func(h *Header) { h.Key = "defaulx" }), KindNotConfigured)
-	wantKind(t, forge("ns", func(h *Header) { h.DataKeyID[0] ^= 1 }), KindTampered)
+	wantKind(t, forge("sn", func(h *Header) { h.Namespace = "sn" }), crypto.KindRejected)
+	wantKind(t, forge("ns", func(h *Header) { h.Wrapped = append(bytes.Clone(h.Wrapped), 0) }), crypto.KindRejected)
+	wantKind(t, forge("ns", func(h *Header) { h.Wrapped = nil }), crypto.KindRejected)
+	wantKind(t, forge("ns", func(h *Header) { h.KEK[0] ^= 1 }), crypto.KindNotConfigured)
+	wantKind(t, forge("ns", func(h *Header) { h.Key = "defaulx" }), crypto.KindNotConfigured)
+	wantKind(t, forge("ns", func(h *Header) { h.DataKeyID[0] ^= 1 }), crypto.KindTampered)
 }

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 )
 
 // maxUses is how many key encryption keys of wildcard entries are counted one by one. The others are counted together,
@@ -17,7 +19,7 @@ const OtherUses = "other"
 
 type useID struct {
 	entry string
-	ref   KEKRef
+	ref   crypto.KEKRef
 }
 
 // keyUse counts the envelopes of one entry of `keys` under one key encryption key.
@@ -35,7 +37,7 @@ func (u *keyUse) countOpened(now *atomic.Int64) {
 }
 
 // useOf finds the counters for data keys of a context.
-func (k *Keyring) useOf(kk *kek, kc KeyContext) *keyUse {
+func (k *Keyring) useOf(kk *kek, kc crypto.KeyContext) *keyUse {
 	table := k.table.Load()
 	e, _, _, ok := table.find(table.local(kc.Namespace), kc.Key)
 	k.mu.Lock()
@@ -73,7 +75,7 @@ const (
 // KeyUse tells what was done with one key encryption key under one entry of `keys` since the start.
 type KeyUse struct {
 	Entry          string // the entry's name, its star as it stands there; or OtherUses
-	KEK            KEKRef
+	KEK            crypto.KEKRef
 	Role           Role
 	Sealed, Opened uint64    // envelopes
 	LastOpened     time.Time // to the second; zero: never
@@ -130,7 +132,7 @@ func (k *Keyring) Uses() []KeyUse {
 // WorkingKey is a data key that seals now.
 type WorkingKey struct {
 	Namespace, Key string
-	KEK            KEKRef
+	KEK            crypto.KEKRef
 	DataKeyID      [32]byte // as in envelopes, and as the configuration takes it to revoke the key
 	Made           time.Time
 }

@@ -5,6 +5,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 )
 
 // slotKey is a namespace as the upstream knows it, and a key name.
@@ -80,11 +82,11 @@ func (k *Keyring) slotOf(namespace, key string) *slot {
 func (k *Keyring) newSlot(namespace, key string) (*slot, error) {
 	table := k.table.Load()
 	if _, _, _, ok := table.find(namespace, key); !ok {
-		return nil, Errorf(KindNotConfigured, "seal", "no entry of `keys` in the configuration has this name and serves this namespace").In(
+		return nil, crypto.Errorf(crypto.KindNotConfigured, "seal", "no entry of `keys` in the configuration has this name and serves this namespace").In(
 			strings.Clone(key), strings.Clone(namespace))
 	}
 	if n := len(table.bound(namespace)); n < 1 || n > maxNamespace || len(key) > maxKeyName {
-		return nil, Errorf(KindMalformed, "seal", "a namespace of %d bytes and a key name of %d can't be bound into an envelope", n, len(key))
+		return nil, crypto.Errorf(crypto.KindMalformed, "seal", "a namespace of %d bytes and a key name of %d can't be bound into an envelope", n, len(key))
 	}
 	sk := slotKey{strings.Clone(namespace), strings.Clone(key)}
 	k.mu.Lock()
@@ -155,7 +157,7 @@ func (k *Keyring) fill(ctx context.Context, sl *slot) (*Sealer, error) {
 }
 
 func tooManyUnconfirmed(op, key, namespace string) error {
-	return Errorf(KindUnavailable, op, "too many namespaces at once that the upstream has not confirmed; try again").In(key, namespace).AtOnce()
+	return crypto.Errorf(crypto.KindUnavailable, op, "too many namespaces at once that the upstream has not confirmed; try again").In(key, namespace).AtOnce()
 }
 
 // renew puts a fresh data key into a slot. If it can't be had, what is in the slot stays, unless it was revoked.
@@ -163,13 +165,13 @@ func (k *Keyring) renew(ctx context.Context, sl *slot) (*Sealer, error) {
 	table := k.table.Load()
 	e, value, _, ok := table.find(sl.namespace, sl.key)
 	if !ok {
-		return nil, Errorf(KindNotConfigured, "seal", "the key is no longer in the configuration for this namespace").In(sl.key, sl.namespace)
+		return nil, crypto.Errorf(crypto.KindNotConfigured, "seal", "the key is no longer in the configuration for this namespace").In(sl.key, sl.namespace)
 	}
 	kk, err := k.kekOf(ctx, fillIn(e.Active, value))
 	if err != nil {
 		return nil, k.refuse(sl, err)
 	}
-	kc := KeyContext{Namespace: table.bound(sl.namespace), Key: sl.key}
+	kc := crypto.KeyContext{Namespace: table.bound(sl.namespace), Key: sl.key}
 	dk, err := k.generate(ctx, kk, kc)
 	if err != nil {
 		return nil, k.refuse(sl, k.weigh(ctx, sl, kk, kc, err))
@@ -186,7 +188,7 @@ func (k *Keyring) renew(ctx context.Context, sl *slot) (*Sealer, error) {
 		e, value, _, ok := changed.find(sl.namespace, sl.key)
 		if !ok || !e.names(value, kk.URI()) {
 			dk.drop()
-			return nil, Errorf(KindUnavailable, "seal", "the configuration of keys changed while a data key was made; try again").In(sl.key, sl.namespace)
+			return nil, crypto.Errorf(crypto.KindUnavailable, "seal", "the configuration of keys changed while a data key was made; try again").In(sl.key, sl.namespace)
 		}
 		sl.renewAt = now
 	}
@@ -196,11 +198,11 @@ func (k *Keyring) renew(ctx context.Context, sl *slot) (*Sealer, error) {
 }
 
 // weigh finds out what it means that no fresh data key was to be had.
-func (k *Keyring) weigh(ctx context.Context, sl *slot, kk *kek, kc KeyContext, err error) error {
-	switch KindOf(err) {
-	case KindRevoked:
+func (k *Keyring) weigh(ctx context.Context, sl *slot, kk *kek, kc crypto.KeyContext, err error) error {
+	switch crypto.KindOf(err) {
+	case crypto.KindRevoked:
 		return k.revoke(kk, kc, err)
-	case KindDenied:
+	case crypto.KindDenied:
 	default:
 		return err
 	}
@@ -234,7 +236,7 @@ func (k *Keyring) refuse(sl *slot, err error) error {
 		sl.failing = now
 	}
 	sl.refusal = nil
-	if KindOf(err) != KindUnavailable {
+	if crypto.KindOf(err) != crypto.KindUnavailable {
 		sl.refusal = err
 	}
 	return err

@@ -29,7 +29,7 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 )
 
 // Scheme starts the URIs of this provider: local:<file>.
@@ -45,7 +45,7 @@ const (
 type Provider struct {
 	uri, path string
 	id        string
-	ref       keyring.KEKRef
+	ref       crypto.KEKRef
 
 	mu   sync.Mutex
 	seen fs.FileInfo
@@ -64,21 +64,21 @@ func Path(uri string) (string, error) {
 }
 
 // Open reads a key file. It never makes one; see Create.
-func Open(_ context.Context, uri string) (keyring.Provider, error) {
+func Open(_ context.Context, uri string) (crypto.Provider, error) {
 	path, err := Path(uri)
 	if err != nil {
-		return nil, &keyring.Error{Kind: keyring.KindNotConfigured, Op: "open key file", Err: err}
+		return nil, &crypto.Error{Kind: crypto.KindNotConfigured, Op: "open key file", Err: err}
 	}
 	f, info, err := read(path)
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			err = fmt.Errorf("%w; make it once with: temporal-seal keys new %s", err, path)
 		}
-		return nil, &keyring.Error{Kind: keyring.KindNotConfigured, Op: "open key file", Err: err}
+		return nil, &crypto.Error{Kind: crypto.KindNotConfigured, Op: "open key file", Err: err}
 	}
-	p := &Provider{uri: uri, path: path, id: f.id, ref: keyring.NewKEKRef(Scheme, f.id), seen: info}
+	p := &Provider{uri: uri, path: path, id: f.id, ref: crypto.NewKEKRef(Scheme, f.id), seen: info}
 	if p.keys, err = wrappers(f); err != nil {
-		return nil, &keyring.Error{Kind: keyring.KindNotConfigured, Op: "open key file", Err: fmt.Errorf("%s: %w", path, err)}
+		return nil, &crypto.Error{Kind: crypto.KindNotConfigured, Op: "open key file", Err: fmt.Errorf("%s: %w", path, err)}
 	}
 	return p, nil
 }
@@ -128,13 +128,13 @@ func newWrapper(secret []byte) (wrapper, error) {
 }
 
 // Ref is derived from the id in the file.
-func (p *Provider) Ref() keyring.KEKRef { return p.ref }
+func (p *Provider) Ref() crypto.KEKRef { return p.ref }
 
 // URI is the one that the file was opened by.
 func (p *Provider) URI() string { return p.uri }
 
 // GenerateDataKey draws a data key and wraps it with the file's last key.
-func (p *Provider) GenerateDataKey(_ context.Context, kc keyring.KeyContext) (plain, wrapped []byte, err error) {
+func (p *Provider) GenerateDataKey(_ context.Context, kc crypto.KeyContext) (plain, wrapped []byte, err error) {
 	plain = make([]byte, dataKeySize)
 	rand.Read(plain)
 	keys := p.current()
@@ -142,7 +142,7 @@ func (p *Provider) GenerateDataKey(_ context.Context, kc keyring.KeyContext) (pl
 }
 
 // UnwrapDataKey tries the file's keys, latest first: there are few, and a wrong one fails its tag.
-func (p *Provider) UnwrapDataKey(_ context.Context, wrapped []byte, kc keyring.KeyContext) ([]byte, error) {
+func (p *Provider) UnwrapDataKey(_ context.Context, wrapped []byte, kc crypto.KeyContext) ([]byte, error) {
 	aad := associatedData(kc)
 	if plain, ok := unwrap(p.loaded(), wrapped, aad); ok {
 		return plain, nil
@@ -150,7 +150,7 @@ func (p *Provider) UnwrapDataKey(_ context.Context, wrapped []byte, kc keyring.K
 	if plain, ok := unwrap(p.current(), wrapped, aad); ok {
 		return plain, nil
 	}
-	return nil, &keyring.Error{Kind: keyring.KindRejected, Op: "unwrap data key", Key: kc.Key, Namespace: kc.Namespace,
+	return nil, &crypto.Error{Kind: crypto.KindRejected, Op: "unwrap data key", Key: kc.Key, Namespace: kc.Namespace,
 		Err: fmt.Errorf("no key in %s opens it: it was wrapped elsewhere, for another namespace or key name, or changed", p.uri)}
 }
 
@@ -167,7 +167,7 @@ func unwrap(keys []wrapper, wrapped, aad []byte) ([]byte, bool) {
 }
 
 // associatedData writes the encryption context unambiguously: sorted, each string after its length.
-func associatedData(kc keyring.KeyContext) []byte {
+func associatedData(kc crypto.KeyContext) []byte {
 	m := kc.EncryptionContext()
 	aad := []byte("temporal-seal/v1/local\x00")
 	for _, name := range slices.Sorted(maps.Keys(m)) {

@@ -9,12 +9,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 )
 
 var (
 	now = time.Date(2026, 11, 22, 18, 0, 0, 0, time.UTC)
-	kc  = keyring.KeyContext{Namespace: "clinic-prod", Key: "phi"}
+	kc  = crypto.KeyContext{Namespace: "clinic-prod", Key: "phi"}
 )
 
 func newFile(t *testing.T) (path string) {
@@ -26,7 +26,7 @@ func newFile(t *testing.T) (path string) {
 	return path
 }
 
-func open(t *testing.T, path string) keyring.Provider {
+func open(t *testing.T, path string) crypto.Provider {
 	t.Helper()
 	p, err := Open(t.Context(), "local:"+path)
 	if err != nil {
@@ -54,15 +54,15 @@ func TestUnwrapRefusesOtherContextsKeysAndBytes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	refused := func(name string, p keyring.Provider, wrapped []byte, kc keyring.KeyContext) {
+	refused := func(name string, p crypto.Provider, wrapped []byte, kc crypto.KeyContext) {
 		t.Helper()
-		if plain, err := p.UnwrapDataKey(t.Context(), wrapped, kc); keyring.KindOf(err) != keyring.KindRejected || plain != nil {
+		if plain, err := p.UnwrapDataKey(t.Context(), wrapped, kc); crypto.KindOf(err) != crypto.KindRejected || plain != nil {
 			t.Errorf("%s: error %v, want kind rejected and no key", name, err)
 		}
 	}
-	refused("other namespace", p, wrapped, keyring.KeyContext{Namespace: "clinic-dev", Key: "phi"})
-	refused("other key name", p, wrapped, keyring.KeyContext{Namespace: "clinic-prod", Key: "default"})
-	refused("names moved across", p, wrapped, keyring.KeyContext{Namespace: "phi", Key: "clinic-prod"})
+	refused("other namespace", p, wrapped, crypto.KeyContext{Namespace: "clinic-dev", Key: "phi"})
+	refused("other key name", p, wrapped, crypto.KeyContext{Namespace: "clinic-prod", Key: "default"})
+	refused("names moved across", p, wrapped, crypto.KeyContext{Namespace: "phi", Key: "clinic-prod"})
 	refused("other file", open(t, newFile(t)), wrapped, kc)
 	for i := range wrapped {
 		changed := bytes.Clone(wrapped)

@@ -16,7 +16,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 )
 
 const (
@@ -159,27 +159,27 @@ func refusal(status int, raw []byte) error {
 }
 
 // failed turns a refusal into one of our errors.
-func (p *Provider) failed(ctx context.Context, op string, kc keyring.KeyContext, err error) error {
-	return &keyring.Error{Kind: p.kindOf(ctx, op, err), Op: op, Key: kc.Key, Namespace: kc.Namespace, Err: fmt.Errorf("%s: %w", p.uri, err)}
+func (p *Provider) failed(ctx context.Context, op string, kc crypto.KeyContext, err error) error {
+	return &crypto.Error{Kind: p.kindOf(ctx, op, err), Op: op, Key: kc.Key, Namespace: kc.Namespace, Err: fmt.Errorf("%s: %w", p.uri, err)}
 }
 
 // kindOf sorts Vault's answers. What is not known counts as unavailable: no key is dropped and no payload given up for a
 // reason that is not understood.
-func (p *Provider) kindOf(ctx context.Context, op string, err error) keyring.Kind {
+func (p *Provider) kindOf(ctx context.Context, op string, err error) crypto.Kind {
 	var a *answer
 	if !errors.As(err, &a) {
-		return keyring.KindUnavailable
+		return crypto.KindUnavailable
 	}
 	switch a.status {
 	case http.StatusForbidden:
 		// An expired token is refused in the same words as a missing permission; only the latter says something about the key.
 		if p.ask(ctx, http.MethodGet, "/v1/auth/token/lookup-self", nil, new(struct{})) != nil {
-			return keyring.KindUnavailable
+			return crypto.KindUnavailable
 		}
-		return keyring.KindDenied
+		return crypto.KindDenied
 	case http.StatusNotFound:
 		if op == "vault.read_key" {
-			return keyring.KindNotConfigured
+			return crypto.KindNotConfigured
 		}
 	case http.StatusBadRequest:
 		// The key is gone, or the ciphertext is not one of its own.
@@ -187,12 +187,12 @@ func (p *Provider) kindOf(ctx context.Context, op string, err error) keyring.Kin
 		var missing *answer
 		err := p.ask(ctx, http.MethodGet, "/v1/"+escape(p.loc.mount)+"/keys/"+url.PathEscape(p.loc.key), nil, &k)
 		if errors.As(err, &missing) && missing.status == http.StatusNotFound || err == nil && k.SoftDeleted {
-			return keyring.KindRevoked
+			return crypto.KindRevoked
 		}
 		if op == "vault.decrypt" {
-			return keyring.KindRejected
+			return crypto.KindRejected
 		}
-		return keyring.KindNotConfigured
+		return crypto.KindNotConfigured
 	}
-	return keyring.KindUnavailable
+	return crypto.KindUnavailable
 }

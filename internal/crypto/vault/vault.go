@@ -26,7 +26,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 )
 
 // Scheme starts the URIs of this provider.
@@ -37,37 +37,37 @@ const dataKeySize = 32
 // Provider is one transit key.
 type Provider struct {
 	uri    string
-	ref    keyring.KEKRef
+	ref    crypto.KEKRef
 	loc    location
 	client *http.Client
 }
 
 // Open looks at the key, if the token may, and checks that the server binds associated data: old ones ignore what they do
 // not know.
-func Open(ctx context.Context, uri string) (keyring.Provider, error) {
+func Open(ctx context.Context, uri string) (crypto.Provider, error) {
 	const op = "open vault key"
 	loc, err := parseURI(uri)
 	if err != nil {
-		return nil, &keyring.Error{Kind: keyring.KindNotConfigured, Op: op, Err: err}
+		return nil, &crypto.Error{Kind: crypto.KindNotConfigured, Op: op, Err: err}
 	}
-	p := &Provider{uri: uri, loc: loc, ref: keyring.NewKEKRef(Scheme, loc.name+":"+loc.mount+"/"+loc.key)}
+	p := &Provider{uri: uri, loc: loc, ref: crypto.NewKEKRef(Scheme, loc.name+":"+loc.mount+"/"+loc.key)}
 	if p.client, err = loc.httpClient(); err != nil {
-		return nil, &keyring.Error{Kind: keyring.KindNotConfigured, Op: op, Err: fmt.Errorf("%s: %w", uri, err)}
+		return nil, &crypto.Error{Kind: crypto.KindNotConfigured, Op: op, Err: fmt.Errorf("%s: %w", uri, err)}
 	}
 	k, err := p.describe(ctx)
-	switch keyring.KindOf(err) {
-	case keyring.KindUnknown: // no error
+	switch crypto.KindOf(err) {
+	case crypto.KindUnknown: // no error
 		err = k.usable()
-	case keyring.KindDenied: // reading a key's properties needs a permission of its own
+	case crypto.KindDenied: // reading a key's properties needs a permission of its own
 		err = nil
 	}
 	if err == nil {
 		err = p.checkBinding(ctx)
 	}
 	if err != nil {
-		var e *keyring.Error
+		var e *crypto.Error
 		if !errors.As(err, &e) {
-			e = &keyring.Error{Kind: keyring.KindNotConfigured, Op: op, Err: fmt.Errorf("%s: %w", uri, err)}
+			e = &crypto.Error{Kind: crypto.KindNotConfigured, Op: op, Err: fmt.Errorf("%s: %w", uri, err)}
 		}
 		return nil, e
 	}
@@ -75,13 +75,13 @@ func Open(ctx context.Context, uri string) (keyring.Provider, error) {
 }
 
 // Ref is derived from the server's name in the configuration, mount and key.
-func (p *Provider) Ref() keyring.KEKRef { return p.ref }
+func (p *Provider) Ref() crypto.KEKRef { return p.ref }
 
 // URI is the one that the key was opened by.
 func (p *Provider) URI() string { return p.uri }
 
 // GenerateDataKey draws a data key and has it encrypted.
-func (p *Provider) GenerateDataKey(ctx context.Context, kc keyring.KeyContext) (plain, wrapped []byte, err error) {
+func (p *Provider) GenerateDataKey(ctx context.Context, kc crypto.KeyContext) (plain, wrapped []byte, err error) {
 	plain = make([]byte, dataKeySize)
 	rand.Read(plain) // never fails: the runtime ends the process if the system has no randomness
 	wrapped, err = p.encrypt(ctx, plain, associatedData(kc))
@@ -93,7 +93,7 @@ func (p *Provider) GenerateDataKey(ctx context.Context, kc keyring.KeyContext) (
 }
 
 // UnwrapDataKey has a data key decrypted.
-func (p *Provider) UnwrapDataKey(ctx context.Context, wrapped []byte, kc keyring.KeyContext) ([]byte, error) {
+func (p *Provider) UnwrapDataKey(ctx context.Context, wrapped []byte, kc crypto.KeyContext) ([]byte, error) {
 	plain, err := p.decrypt(ctx, wrapped, associatedData(kc))
 	if err != nil {
 		return nil, p.failed(ctx, "vault.decrypt", kc, err)
@@ -131,7 +131,7 @@ func (p *Provider) checkBinding(ctx context.Context) error {
 	const op = "open vault key"
 	wrapped, err := p.encrypt(ctx, make([]byte, dataKeySize), []byte("one"))
 	if err != nil {
-		if err := p.failed(ctx, op, keyring.KeyContext{}, err); keyring.KindOf(err) != keyring.KindDenied {
+		if err := p.failed(ctx, op, crypto.KeyContext{}, err); crypto.KindOf(err) != crypto.KindDenied {
 			return err
 		}
 		return nil
@@ -151,9 +151,9 @@ type properties struct {
 
 func (p *Provider) describe(ctx context.Context) (k properties, err error) {
 	if err = p.call(ctx, http.MethodGet, "keys", nil, &k); err != nil {
-		err = p.failed(ctx, "vault.read_key", keyring.KeyContext{}, err)
-		if keyring.KindOf(err) == keyring.KindNotConfigured {
-			err = &keyring.Error{Kind: keyring.KindNotConfigured, Op: "vault.read_key",
+		err = p.failed(ctx, "vault.read_key", crypto.KeyContext{}, err)
+		if crypto.KindOf(err) == crypto.KindNotConfigured {
+			err = &crypto.Error{Kind: crypto.KindNotConfigured, Op: "vault.read_key",
 				Err: fmt.Errorf("%s: there is no such key; make it once with: vault write -f %s/keys/%s", p.uri, p.loc.mount, p.loc.key)}
 		}
 	}
@@ -171,13 +171,13 @@ func (k properties) usable() error {
 	case k.Derived:
 		return errors.New("the key is a derived one; make one without derivation: what it encrypts is bound by associated data")
 	case k.SoftDeleted:
-		return &keyring.Error{Kind: keyring.KindRevoked, Op: "open vault key", Err: errors.New("the key is deleted; restore it, or take it out of the configuration")}
+		return &crypto.Error{Kind: crypto.KindRevoked, Op: "open vault key", Err: errors.New("the key is deleted; restore it, or take it out of the configuration")}
 	}
 	return nil
 }
 
 // associatedData writes the encryption context unambiguously: sorted, each string after its length.
-func associatedData(kc keyring.KeyContext) []byte {
+func associatedData(kc crypto.KeyContext) []byte {
 	m := kc.EncryptionContext()
 	aad := []byte("temporal-seal/v1/vault\x00")
 	for _, name := range slices.Sorted(maps.Keys(m)) {

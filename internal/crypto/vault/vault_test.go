@@ -16,7 +16,7 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 )
 
 // transit is a server that answers as Vault's documentation says, and fails as it is told. What a real one does,
@@ -141,12 +141,12 @@ func TestReloadsShareConnections(t *testing.T) {
 	}
 }
 
-var clinic = keyring.KeyContext{Namespace: "clinic", Key: "phi"}
+var clinic = crypto.KeyContext{Namespace: "clinic", Key: "phi"}
 
 func TestDataKeys(t *testing.T) {
 	s, uri := start(t)
 	p := open(t, uri)
-	if want := keyring.NewKEKRef("vault", "main:secret/transit/phi"); p.Ref() != want || p.URI() != uri {
+	if want := crypto.NewKEKRef("vault", "main:secret/transit/phi"); p.Ref() != want || p.URI() != uri {
 		t.Errorf("ref %s, want %s", p.Ref(), want)
 	}
 	plain, wrapped, err := p.GenerateDataKey(context.Background(), clinic)
@@ -156,8 +156,8 @@ func TestDataKeys(t *testing.T) {
 	if got, err := p.UnwrapDataKey(context.Background(), wrapped, clinic); err != nil || !bytes.Equal(got, plain) {
 		t.Errorf("unwrapped %v", err)
 	}
-	for name, kc := range map[string]keyring.KeyContext{"namespace": {Namespace: "billing", Key: "phi"}, "key": {Namespace: "clinic", Key: "default"}} {
-		if _, err := p.UnwrapDataKey(context.Background(), wrapped, kc); keyring.KindOf(err) != keyring.KindRejected {
+	for name, kc := range map[string]crypto.KeyContext{"namespace": {Namespace: "billing", Key: "phi"}, "key": {Namespace: "clinic", Key: "default"}} {
+		if _, err := p.UnwrapDataKey(context.Background(), wrapped, kc); crypto.KindOf(err) != crypto.KindRejected {
 			t.Errorf("another %s: %v", name, err)
 		}
 	}
@@ -179,18 +179,18 @@ func TestFailures(t *testing.T) {
 	}
 	for name, c := range map[string]struct {
 		change       func(*transit)
-		seal, unwrap keyring.Kind
+		seal, unwrap crypto.Kind
 		calls        int // of one attempt to unwrap
 	}{
-		"permission withdrawn": {answers(403, "permission denied"), keyring.KindDenied, keyring.KindDenied, 2},
-		"token expired":        {func(s *transit) { s.token = "s.OTHER" }, keyring.KindUnavailable, keyring.KindUnavailable, 2},
-		"key deleted":          {func(s *transit) { s.keyGone = true }, keyring.KindRevoked, keyring.KindRevoked, 2},
-		"foreign ciphertext":   {answers(400, "invalid ciphertext: no prefix"), keyring.KindNotConfigured, keyring.KindRejected, 2},
-		"sealed":               {answers(503, "Vault is sealed"), keyring.KindUnavailable, keyring.KindUnavailable, attempts},
-		"internal error":       {answers(500, "1 error occurred"), keyring.KindUnavailable, keyring.KindUnavailable, attempts},
-		"rate limit":           {answers(429), keyring.KindUnavailable, keyring.KindUnavailable, attempts},
-		"a standby redirects":  {answers(307), keyring.KindUnavailable, keyring.KindUnavailable, 1},
-		"no such mount":        {answers(404, "no handler for route"), keyring.KindUnavailable, keyring.KindUnavailable, 1},
+		"permission withdrawn": {answers(403, "permission denied"), crypto.KindDenied, crypto.KindDenied, 2},
+		"token expired":        {func(s *transit) { s.token = "s.OTHER" }, crypto.KindUnavailable, crypto.KindUnavailable, 2},
+		"key deleted":          {func(s *transit) { s.keyGone = true }, crypto.KindRevoked, crypto.KindRevoked, 2},
+		"foreign ciphertext":   {answers(400, "invalid ciphertext: no prefix"), crypto.KindNotConfigured, crypto.KindRejected, 2},
+		"sealed":               {answers(503, "Vault is sealed"), crypto.KindUnavailable, crypto.KindUnavailable, attempts},
+		"internal error":       {answers(500, "1 error occurred"), crypto.KindUnavailable, crypto.KindUnavailable, attempts},
+		"rate limit":           {answers(429), crypto.KindUnavailable, crypto.KindUnavailable, attempts},
+		"a standby redirects":  {answers(307), crypto.KindUnavailable, crypto.KindUnavailable, 1},
+		"no such mount":        {answers(404, "no handler for route"), crypto.KindUnavailable, crypto.KindUnavailable, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s.set(func(s *transit) {
@@ -199,11 +199,11 @@ func TestFailures(t *testing.T) {
 				s.calls = 0
 			})
 			_, err := p.UnwrapDataKey(context.Background(), wrapped, clinic)
-			if keyring.KindOf(err) != c.unwrap || s.calls != c.calls {
-				t.Errorf("unwrap: kind %v after %d calls, want %v after %d: %v", keyring.KindOf(err), s.calls, c.unwrap, c.calls, err)
+			if crypto.KindOf(err) != c.unwrap || s.calls != c.calls {
+				t.Errorf("unwrap: kind %v after %d calls, want %v after %d: %v", crypto.KindOf(err), s.calls, c.unwrap, c.calls, err)
 			}
 			_, _, sealErr := p.GenerateDataKey(context.Background(), clinic)
-			if keyring.KindOf(sealErr) != c.seal {
+			if crypto.KindOf(sealErr) != c.seal {
 				t.Errorf("generate: %v", sealErr)
 			}
 			if text := errors.Join(err, sealErr).Error(); strings.Contains(text, "CANARY") {
@@ -219,25 +219,25 @@ func TestFailures(t *testing.T) {
 
 func TestOpenIsCareful(t *testing.T) {
 	s, uri := start(t)
-	refused := func(name, uri string, want keyring.Kind, text string, change func(*transit)) {
+	refused := func(name, uri string, want crypto.Kind, text string, change func(*transit)) {
 		t.Helper()
 		s.set(func(s *transit) { s.keyGone, s.unbound, s.kind = false, false, ""; change(s) })
 		_, err := Open(context.Background(), uri)
-		if keyring.KindOf(err) != want || !strings.Contains(err.Error(), text) || strings.Contains(err.Error(), "CANARY") {
+		if crypto.KindOf(err) != want || !strings.Contains(err.Error(), text) || strings.Contains(err.Error(), "CANARY") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	nothing := func(*transit) {}
-	refused("a server that binds nothing", uri, keyring.KindNotConfigured, "associated_data", func(s *transit) { s.unbound = true })
-	refused("no such key", uri, keyring.KindNotConfigured, "vault write -f secret/transit/keys/phi", func(s *transit) { s.keyGone = true })
-	refused("a signing key", uri, keyring.KindNotConfigured, "ed25519", func(s *transit) { s.kind = "ed25519" })
-	refused("no token", strings.Split(uri, "&token_file")[0], keyring.KindUnavailable, "denied", nothing)
-	refused("no such token file", strings.Split(uri, "&token_file")[0]+"&token_file=gone", keyring.KindUnavailable, "token_file", nothing)
-	refused("another authority", strings.Replace(uri, "ca_file=", "ca_file=gone", 1), keyring.KindNotConfigured, "ca_file", nothing)
-	refused("the system's authorities", strings.Replace(uri, "&ca_file=", "&name2=", 1), keyring.KindNotConfigured, "name2", nothing)
+	refused("a server that binds nothing", uri, crypto.KindNotConfigured, "associated_data", func(s *transit) { s.unbound = true })
+	refused("no such key", uri, crypto.KindNotConfigured, "vault write -f secret/transit/keys/phi", func(s *transit) { s.keyGone = true })
+	refused("a signing key", uri, crypto.KindNotConfigured, "ed25519", func(s *transit) { s.kind = "ed25519" })
+	refused("no token", strings.Split(uri, "&token_file")[0], crypto.KindUnavailable, "denied", nothing)
+	refused("no such token file", strings.Split(uri, "&token_file")[0]+"&token_file=gone", crypto.KindUnavailable, "token_file", nothing)
+	refused("another authority", strings.Replace(uri, "ca_file=", "ca_file=gone", 1), crypto.KindNotConfigured, "ca_file", nothing)
+	refused("the system's authorities", strings.Replace(uri, "&ca_file=", "&name2=", 1), crypto.KindNotConfigured, "name2", nothing)
 	for _, bad := range []string{"vault://", "vault://host", "vault://host/key", "vault://host/mount/", "vault://host/a/../b", "vault://host:8200/m/k?tls=off",
 		"vault://host/m/k?tls=on", "vault://host/m/k?token=s.CANARY", "vault://u:CANARY@host/m/k", "vault://host/m/k?name=", "vault://host/m/k?name=a&name=b"} {
-		if _, err := Open(context.Background(), bad); keyring.KindOf(err) != keyring.KindNotConfigured {
+		if _, err := Open(context.Background(), bad); crypto.KindOf(err) != crypto.KindNotConfigured {
 			t.Errorf("%s: %v", bad, err)
 		} else if strings.Contains(bad, "u:CANARY") && strings.Contains(err.Error(), "CANARY") {
 			t.Errorf("a password is told: %v", err)
@@ -253,7 +253,7 @@ func TestTokenIsReadAnew(t *testing.T) {
 	s, uri := start(t)
 	p := open(t, uri)
 	s.set(func(s *transit) { s.token = "s.next" })
-	if _, _, err := p.GenerateDataKey(context.Background(), clinic); keyring.KindOf(err) != keyring.KindUnavailable {
+	if _, _, err := p.GenerateDataKey(context.Background(), clinic); crypto.KindOf(err) != crypto.KindUnavailable {
 		t.Fatalf("with the old token: %v", err)
 	}
 	if err := os.WriteFile(p.loc.tokenFile, []byte("s.next"), 0o600); err != nil {
@@ -273,7 +273,7 @@ func TestNotAVault(t *testing.T) {
 			t.Fatal(err)
 		}
 		p := &Provider{loc: loc, client: server.Client()}
-		if _, _, err := p.GenerateDataKey(context.Background(), clinic); keyring.KindOf(err) != keyring.KindUnavailable {
+		if _, _, err := p.GenerateDataKey(context.Background(), clinic); crypto.KindOf(err) != crypto.KindUnavailable {
 			t.Errorf("%s: %v", name, err)
 		}
 		if got, err := p.UnwrapDataKey(context.Background(), []byte("x"), clinic); err == nil {

@@ -1,4 +1,6 @@
-package keyring
+// Package crypto defines what a key service is: the Provider interface, the context that a data key is bound to, and the
+// kinds of errors that decide what happens to a payload. It knows no envelope and no particular key service.
+package crypto
 
 import (
 	"context"
