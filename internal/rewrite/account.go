@@ -3,11 +3,52 @@ package rewrite
 import (
 	"strings"
 
-	"google.golang.org/protobuf/encoding/protowire"
-
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 )
+
+// Stats count what happened to one message.
+type Stats struct {
+	Payloads int      // payloads sealed or opened
+	Bytes    int      // of these, as they came
+	Passed   int      // left as they were
+	Unopened int      // answers: could not be opened and stay sealed
+	Later    int      // of these, by a cause that may pass by itself
+	Keys     []string // the keys used, each once
+	CacheHit bool     // every data key was at hand
+}
+
+func (s *Stats) reset() { *s = Stats{Keys: s.Keys[:0], CacheHit: true} }
+
+func (s *Stats) used(key string, size int, hit bool) {
+	s.Payloads++
+	s.Bytes += size
+	s.CacheHit = s.CacheHit && hit
+	for _, k := range s.Keys {
+		if k == key {
+			return
+		}
+	}
+	// A call's buffers serve the next one: mostly the same key's name stands there already.
+	if n := len(s.Keys); n < cap(s.Keys) && s.Keys[:n+1][n] == key {
+		s.Keys = s.Keys[:n+1]
+		return
+	}
+	s.Keys = append(s.Keys, strings.Clone(key))
+}
+
+// add counts what happened to a message within a message.
+func (s *Stats) add(o *Stats) {
+	for _, key := range o.Keys {
+		s.used(key, 0, o.CacheHit)
+		s.Payloads--
+	}
+	s.Payloads += o.Payloads
+	s.Bytes += o.Bytes
+	s.Passed += o.Passed
+	s.Unopened += o.Unopened
+	s.Later += o.Later
+}
 
 // Outcome is what became of a sealed payload in an answer.
 type Outcome string
@@ -32,14 +73,6 @@ type Handled struct {
 // maxHandled bounds an account, whatever names planted envelopes bear. What
 // comes beyond it is counted under the kind "other", by outcome.
 const maxHandled = 64
-
-// Account tells what became of the sealed payloads in the answer, if the
-// Rewriter was made to keep accounts. What a caller did not get, since the
-// answer failed as a whole, does not stand in it as opened. It lives until Done.
-func (c *Call) Account() []Handled { return c.account }
-
-// WorkflowRun is the run that the request names, where an account is kept.
-func (c *Call) WorkflowRun() string { return c.workflowRun }
 
 // handled enters one payload into the account.
 func (c *Call) handled(kind string, h *keyring.Header, o Outcome) {
@@ -93,14 +126,4 @@ func outcomeOf(a policy.Action) Outcome {
 		return Kept
 	}
 	return Denied
-}
-
-// runOf gives the run in a serialised WorkflowExecution.
-func runOf(b []byte) (run string) {
-	_ = eachField(b, 0, len(b), func(num protowire.Number, wire protowire.Type, _, _, from, to int) { // what is malformed is refused elsewhere
-		if num == 2 && wire == protowire.BytesType {
-			run = string(b[from:to])
-		}
-	})
-	return run
 }

@@ -1,12 +1,8 @@
 package rewrite
 
 import (
-	"bytes"
-	"context"
-
 	"google.golang.org/protobuf/reflect/protoreflect"
 
-	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 )
 
@@ -51,30 +47,4 @@ func (r *Rewriter) BeginApart(rpc, namespace string, caller *policy.Caller) *Cal
 	c := r.Begin(m, caller)
 	c.namespace = namespace
 	return c
-}
-
-// Text opens the sealed texts within a longer one, which its caller wants opened. It needs a policy's word like any other
-// sealed value.
-func (c *Call) Text(ctx context.Context, text []byte) (out []byte, changed bool) {
-	for {
-		at := bytes.Index(text, []byte(keyring.TextPrefix))
-		if at < 0 {
-			return append(out, text...), changed
-		}
-		end := at + len(keyring.TextPrefix)
-		for end < len(text) && isBase64URL(text[end]) {
-			end++
-		}
-		out = append(out, text[:at]...)
-		if clear, ok := c.openWholeText(ctx, text[at:end]); ok {
-			out, changed = append(out, clear...), true
-		} else {
-			out = append(out, text[at:end]...)
-		}
-		text = text[end:]
-	}
-}
-
-func isBase64URL(b byte) bool {
-	return b >= 'a' && b <= 'z' || b >= 'A' && b <= 'Z' || b >= '0' && b <= '9' || b == '-' || b == '_'
 }

@@ -1,10 +1,28 @@
 package rewrite
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 )
+
+// DeniedError is a policy's deny. The reason is the rule's own text.
+type DeniedError struct{ Reason string }
+
+// Error gives the rule's reason.
+func (e *DeniedError) Error() string {
+	if e.Reason == "" {
+		return "denied by policy"
+	}
+	return "denied by policy: " + e.Reason
+}
+
+// IsDenied tells whether the policy refused something in a message.
+func IsDenied(err error) bool {
+	var d *DeniedError
+	return errors.As(err, &d)
+}
 
 // Kind says why a message was not rewritten, and so what its caller is told.
 type Kind uint8

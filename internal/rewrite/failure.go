@@ -40,10 +40,6 @@ func (t *failureTexts) empty() bool {
 	return t.Message == "" && t.StackTrace == "" && t.EncodedAttributes == nil
 }
 
-func (c *Call) chain(s *slot) []failureParts {
-	return c.walk.failures[s.failure.from:s.failure.to]
-}
-
 // hasTexts tells whether a chain holds anything to hide.
 func (c *Call) hasTexts(s *slot) bool {
 	for i := range c.chain(s) {
@@ -120,10 +116,6 @@ func (c *Call) sealFailure(sealer *keyring.Sealer, s *slot) error {
 		}
 	}
 	return nil
-}
-
-func (c *Call) edit(at span, box int32, data span) {
-	c.edits = append(c.edits, edit{at: at, box: box, data: data})
 }
 
 // failurePayload is the serialised Payload around the document.

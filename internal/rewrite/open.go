@@ -5,6 +5,9 @@ import (
 	"errors"
 	"slices"
 
+	spb "google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/protobuf/proto"
+
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/foreign"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
@@ -16,16 +19,6 @@ const (
 	redactedText    = "[sealed]"
 	redactedPayload = "\x0a\x16\x0a\x08encoding\x12\x0ajson/plain\x12\x0a\"[sealed]\""
 )
-
-// opening is what was decided about one sealed payload of an answer.
-type opening struct {
-	slot    int32
-	failure int32 // siteFailure: which of the chain bears the envelope
-	action  policy.Action
-	size    int // of the sealed payload; what is in it is shorter, unless it is compressed
-	sealed  keyring.Sealed
-	theirs  *foreign.Sealed // another tool's payload; sealed then holds what the policy is told of it
-}
 
 // Response opens what the policy lets this caller have. It gives `in` itself
 // when nothing changed; else the bytes live until Done.
@@ -141,53 +134,6 @@ func (c *Call) unopened(whole bool, err error) error {
 		c.response.Later++
 	}
 	return nil
-}
-
-// decideResponse asks the policy about every sealed payload. Neighbours of
-// which it would be told the same have the same verdict.
-func (c *Call) decideResponse(ctx context.Context, whole bool) (err error) {
-	ctx, traced := c.span(ctx, "policy.decide")
-	defer func() { c.endDecide(traced, err) }()
-	c.describe()
-	facts := c.policy.ReadsFacts(policy.Response, c.namespace)
-	var asked [4]*opening // a history holds a few kinds of events, in turns
-	next := 0
-	for i := range c.opens {
-		o := &c.opens[i]
-		if j := slices.IndexFunc(asked[:], func(last *opening) bool { return last != nil && c.sameQuestion(last, o, facts) }); j >= 0 {
-			o.action = asked[j].action
-			continue
-		}
-		s := &c.walk.slots[o.slot]
-		c.facts(s)
-		c.in.SealedNamespace, c.in.SealedKey = o.sealed.Header.Namespace, o.sealed.Header.Key
-		v, err := c.decide(ctx, policy.Response, s, head{})
-		if err != nil {
-			return err
-		}
-		if c.method.task && (v.Action == policy.Keep || v.Action == policy.Redact) {
-			v.Action = policy.Deny // a worker must get the value or nothing
-		}
-		if v.Action == policy.Deny {
-			if whole {
-				c.handled(s.f.kind, o.sealed.Header, Denied)
-			}
-			if err := c.unopened(whole, c.fail(KindDenied, s.f.path, &DeniedError{Reason: v.Reason})); err != nil {
-				return err
-			}
-		}
-		o.action = v.Action
-		asked[next%len(asked)] = o
-		next++
-	}
-	return nil
-}
-
-// sameQuestion tells whether the policy would be told the same of both. With facts it can read those of the scope.
-func (c *Call) sameQuestion(a, b *opening, facts bool) bool {
-	s, t := &c.walk.slots[a.slot], &c.walk.slots[b.slot]
-	return s.f == t.f && (s.scope == t.scope || !facts) && s.name == t.name && a.action != policy.Deny &&
-		(a.sealed.Header == b.sealed.Header || a.sealed.Header.Key == b.sealed.Header.Key && a.sealed.Header.Namespace == b.sealed.Header.Namespace)
 }
 
 // openDecided opens what was decided and puts it in its place.
@@ -312,42 +258,31 @@ func (c *Call) openAside(ctx context.Context, s *slot, o *opening) error {
 	return nil
 }
 
-// textField stands for a text in an error answer, which has no place in a message.
-var textField = field{kind: policy.KindFailure, path: "status.message", na: policy.AllFacts}
-
-// openSealedText opens a text for which the policy says so.
-func (c *Call) openSealedText(ctx context.Context, sealed *keyring.Sealed) ([]byte, bool) {
-	c.walk.reset(nil)
-	c.walk.scopes = append(c.walk.scopes, scope{parent: -1})
-	c.describe()
-	s := slot{f: &textField}
-	c.facts(&s)
-	c.in.SealedNamespace, c.in.SealedKey = sealed.Header.Namespace, sealed.Header.Key
-	v, err := c.decide(ctx, policy.Response, &s, head{})
-	if err != nil {
-		return nil, false
-	}
-	if v.Action != policy.Open {
-		outcome := Kept // a placeholder within another text helps nobody
-		if v.Action == policy.Deny {
-			outcome = Denied
+// Status opens what an error answer holds: failures in the details of queries
+// and multi-operations, and the sealed message of a failed query. What can't be opened
+// stays as it is: nothing may take the place of the real error.
+func (c *Call) Status(ctx context.Context, st *spb.Status) *spb.Status {
+	out := st
+	if len(st.GetDetails()) > 0 {
+		if raw, err := proto.Marshal(st); err == nil {
+			if changed, err := c.openMessage(ctx, c.method.plan.status, raw, false); err == nil {
+				opened := new(spb.Status)
+				if proto.Unmarshal(changed, opened) == nil {
+					out = opened
+				}
+			}
+			if out == st {
+				c.withhold()
+			}
 		}
-		c.handled(s.f.kind, sealed.Header, outcome)
-		return nil, false
 	}
-	text, hit, err := c.r.keys.Open(ctx, nil, sealed, c.namespace)
-	if err != nil {
-		c.response.Unopened++
-		c.handled(s.f.kind, sealed.Header, Failed)
-		return nil, false
+	// It is what the query's worker said and nothing else. A sealed text within a longer one is somebody's who has it quoted:
+	// errors name the workflow that was asked for, say.
+	if c.method.name == "QueryWorkflow" {
+		if text, ok := c.openWholeText(ctx, []byte(out.GetMessage())); ok {
+			out = proto.CloneOf(out)
+			out.Message = string(text)
+		}
 	}
-	c.handled(s.f.kind, sealed.Header, Opened)
-	c.response.used(sealed.Header.Key, len(text), hit)
-	return text, true
-}
-
-// IsDenied tells whether the policy refused something in a message.
-func IsDenied(err error) bool {
-	var d *DeniedError
-	return errors.As(err, &d)
+	return out
 }

@@ -7,27 +7,7 @@ import (
 	"errors"
 	"math/bits"
 	"slices"
-
-	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 )
-
-// edit replaces a piece of the message: by bytes of the arena, or by a payload that is sealed or opened right where it
-// goes in the output.
-type edit struct {
-	at   span // what is replaced; empty: an insertion
-	box  int32
-	data span            // in the arena
-	seal *keyring.Sealer // when set, the source is `at`
-	open *opening        // when set, it is what stands at `at`
-}
-
-// size is that of what an edit puts in place. What is opened has none before.
-func (e *edit) size() int32 {
-	if e.seal != nil {
-		return int32(e.seal.PayloadSize(int(e.at.to - e.at.from)))
-	}
-	return e.data.to - e.data.from
-}
 
 // measure finds by how much each box grows and gives the growth of the whole.
 func (c *Call) measure() int {

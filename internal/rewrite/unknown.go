@@ -3,7 +3,6 @@ package rewrite
 import (
 	"bytes"
 	"fmt"
-	"log/slog"
 
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
@@ -68,13 +67,4 @@ func (w *walk) unknownWithin(m protoreflect.Message) {
 		}
 		return true
 	})
-}
-
-// noteUnknown logs once per RPC that requests hold fields which this build
-// does not know.
-func (r *Rewriter) noteUnknown(rpc string, n int) {
-	if _, seen := r.warned.LoadOrStore(rpc, true); !seen {
-		r.log.Warn("requests hold fields that this release does not know; they cannot hold a payload and pass; upgrade the proxy",
-			slog.String("rpc", rpc), slog.Int("fields", n))
-	}
 }

@@ -2,93 +2,13 @@ package rewrite
 
 import (
 	"bytes"
-	"math/bits"
 
 	"google.golang.org/protobuf/encoding/protowire"
-
-	"github.com/temporal-seal/temporal-seal/internal/policy"
 )
 
 // payloadMark is how the metadata entry for `encoding` starts in every
 // payload that an SDK writes: bytes without it hold no such payload.
 var payloadMark = []byte("\x0a\x08encoding\x12")
-
-// span is a piece of the message, from the first byte to behind the last.
-type span struct{ from, to int32 }
-
-func (s span) of(b []byte) []byte { return b[s.from:s.to] }
-func (s span) empty() bool        { return s.from == s.to }
-
-// box is a length-delimited field around something that may change: when its
-// content grows, its length is written anew, and that of all boxes around it.
-type box struct {
-	lenPos     int32 // where the length stands
-	start, end int32 // the content
-	parent     int32 // -1 at the root
-	delta      int32 // by how much the content grows
-}
-
-type siteType uint8
-
-const (
-	sitePayload siteType = iota
-	siteAsk              // stays readable, may be refused
-	siteExempt           // stays readable
-	siteText
-	siteReason
-	siteNexus   // a Nexus failure
-	siteFailure // the texts of one chain of failures
-)
-
-// slot is one thing to decide about.
-type slot struct {
-	site    siteType
-	memo    bool // an empty value deletes the memo's key, so it stays as it is
-	f       *field
-	box     int32 // its own box; for siteFailure that of the first failure
-	scope   int32
-	name    span
-	failure span // siteFailure: indexes into walk.failures
-}
-
-// scope holds the facts that one message tells about the payloads below it.
-type scope struct {
-	parent int32
-	known  policy.FactSet
-	facts  [5]span // in the order of the policy.Fact bits
-	// namespace is the one that a command addresses; token marks the task that this scope is about.
-	// endpoint is that of a Nexus operation.
-	namespace, token, endpoint span
-	task                       bool // a task handed out in this answer
-}
-
-// failureParts is what the walk saw of one failure.
-type failureParts struct {
-	box            int32
-	message, stack part
-	attributes     part
-	content        span
-	// Where a stack trace and encoded_attributes belong, in the order that Go's encoder, and so the server, writes:
-	// by number, but the members of the oneof failure_info (5 to 19) last.
-	stackPlace, attributesPlace int32
-}
-
-// place takes the position of a field into account that comes behind a stack trace.
-func (f *failureParts) place(num protowire.Number, at, end int32) {
-	if f.stackPlace == end {
-		f.stackPlace = at
-	}
-	if f.attributesPlace == end && num >= 5 && num < numFailureAttributes {
-		f.attributesPlace = at
-	}
-}
-
-// part is a field within a failure: the whole of it with tag and length, and
-// its value.
-type part struct {
-	field, value span
-	box          int32
-}
 
 // walk is one pass over the bytes of one message.
 type walk struct {
@@ -368,8 +288,3 @@ func (w *walk) historyBlob(f *field, from, to int, own, sc int32, depth int) err
 
 // handsOut tells whether a message of this type is a task for a worker.
 func (w *walk) handsOut(n *node) bool { return w.response && n.task }
-
-func (s *scope) set(fact policy.FactSet, v span) {
-	s.known |= fact
-	s.facts[bits.TrailingZeros8(uint8(fact))] = v
-}

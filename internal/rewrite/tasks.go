@@ -2,12 +2,45 @@ package rewrite
 
 import (
 	"crypto/sha256"
+	"strings"
 
 	lru "github.com/hashicorp/golang-lru/v2"
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 )
+
+// remember keeps what is known of the tasks in an answer, for the requests
+// that will answer them.
+func (c *Call) remember() {
+	w := &c.walk
+	for i := range w.scopes {
+		sc := &w.scopes[i]
+		if !sc.task || sc.token.empty() {
+			continue
+		}
+		t := &task{namespace: strings.Clone(c.namespace)}
+		for j := int32(i); j >= 0; j = w.scopes[j].parent {
+			for bit := range t.values {
+				fact := policy.FactSet(1) << bit
+				if w.scopes[j].known&fact != 0 && t.known&fact == 0 {
+					t.set(bit, string(w.scopes[j].facts[bit].of(w.buf)))
+				}
+			}
+		}
+		if t.known&policy.FactTaskQueue == 0 && c.taskQueue != "" && c.method.poll {
+			t.set(2, c.taskQueue)
+		}
+		if t.known&policy.FactWorkflowID == 0 || t.values[0] == "" { // a standalone activity
+			t.na = policy.FactWorkflowID | policy.FactWorkflowType
+			t.known &^= t.na
+		}
+		if c.method.poll { // the poll did not know what it would be handed; its span is told
+			c.workflowID, c.workflowType = t.values[0], t.values[1]
+		}
+		c.r.memory.remember(sc.token.of(w.buf), t)
+	}
+}
 
 // facts are what a message, a task token or the memory of tasks tells about
 // the workflow and the activity that a payload belongs to.

@@ -20,16 +20,6 @@ import (
 // server, never the payload's own word about itself.
 const systemEndpoint = "__temporal_system"
 
-// takesSystemInput tells whether an input belongs to a Nexus operation, whose
-// endpoint stands beside it.
-func takesSystemInput(fd protoreflect.FieldDescriptor) bool {
-	switch siteName(fd) {
-	case "ScheduleNexusOperationCommandAttributes.input", "NexusOperationScheduledEventAttributes.input":
-		return true
-	}
-	return false
-}
-
 // isSystem tells whether a slot is the input of an operation of the server's own.
 func (c *Call) isSystem(s *slot) bool {
 	return s.f.system && string(c.walk.scopes[s.scope].endpoint.of(c.walk.buf)) == systemEndpoint

@@ -1,0 +1,372 @@
+package rewrite
+
+import (
+	"fmt"
+	"strings"
+
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"github.com/temporal-seal/temporal-seal/internal/policy"
+)
+
+// compiler turns the descriptors of one message, in one direction, into nodes.
+type compiler struct {
+	plan     *plan
+	method   string
+	response bool
+	open     []*node // from the root to here: a type that comes again leads back
+}
+
+// message compiles a message type at a path. A payload site in a list of
+// payloads gets its kind from the field that holds the list.
+func (c *compiler) message(d protoreflect.MessageDescriptor, path, kind string) *node {
+	for _, n := range c.open {
+		if n.name == d.FullName() {
+			return n
+		}
+	}
+	n := &node{name: d.FullName(), desc: d, sites: c.reaches(d), failure: d.FullName() == msgFailure,
+		task: d.FullName() == msgWorkflowTask || d.FullName() == msgActivityTask}
+	c.open = append(c.open, n)
+	defer func() { c.open = c.open[:len(c.open)-1] }()
+
+	fields := d.Fields()
+	highest := protowire.Number(0)
+	for i := range fields.Len() {
+		if num := fields.Get(i).Number(); num < maxDense {
+			highest = max(highest, num)
+		}
+	}
+	n.fields = make([]field, highest+1)
+	bits := make(map[string]uint8)
+	facts := false
+	for i := range fields.Len() {
+		fd := fields.Get(i)
+		f := c.field(n, fd, path, kind)
+		if f.op != opSkip && f.op != opSkipMessage && !fd.IsList() && !fd.IsMap() {
+			f.once = c.bit(bits, fd)
+		}
+		if fd.Number() < maxDense {
+			n.fields[fd.Number()] = f
+		} else {
+			if n.high == nil {
+				n.high = make(map[protowire.Number]*field)
+			}
+			n.high[fd.Number()] = &f
+		}
+		facts = facts || f.op == opFact || f.op == opFactName || f.op == opNamespace
+	}
+	n.scope = facts && n.sites || takesSystem(n)
+	return n
+}
+
+func takesSystem(n *node) bool {
+	for i := range n.fields {
+		if n.fields[i].system {
+			return true
+		}
+	}
+	return false
+}
+
+// bit numbers the fields that count once. The members of a oneof share one:
+// the second of them takes the place of the first.
+func (c *compiler) bit(bits map[string]uint8, fd protoreflect.FieldDescriptor) uint8 {
+	key := string(fd.Name())
+	if o := fd.ContainingOneof(); o != nil && !o.IsSynthetic() {
+		key = "oneof " + string(o.Name())
+	}
+	if b, ok := bits[key]; ok {
+		return b
+	}
+	b := uint8(len(bits) + 1)
+	if b > 64 {
+		panic(fmt.Sprintf("plan: %s has more than 64 singular fields that lead to payloads", fd.ContainingMessage().FullName()))
+	}
+	bits[key] = b
+	return b
+}
+
+func (c *compiler) field(n *node, fd protoreflect.FieldDescriptor, path, kind string) field {
+	f := field{wire: wireType(fd), packable: fd.IsList() && fd.Kind() != protoreflect.StringKind && wireType(fd) != protowire.BytesType}
+	f.path = join(path, fd)
+	if fd.IsMap() {
+		return c.mapField(fd, f, kind)
+	}
+	if fd.Message() == nil {
+		return c.scalar(n, fd, f)
+	}
+	return c.messageField(n, fd, f, path, kind)
+}
+
+func (c *compiler) messageField(n *node, fd protoreflect.FieldDescriptor, f field, path, kind string) field {
+	f.op = opMessage
+	switch fd.Message().FullName() {
+	case msgPayload:
+		if n.name == msgPayloads {
+			f.path = path // the list's own name says enough
+		} else {
+			kind, _ = kindOf(fd)
+		}
+		f.kind = kind
+		f.op = c.payloadOp(n, fd)
+		f.na = c.notApplicable(f.path, kind)
+		f.system = takesSystemInput(fd)
+		f.summary = siteName(fd) == "UserMetadata.summary" && limitedSummaries[c.method]
+		return f
+	case msgPayloads:
+		kind, _ = kindOf(fd)
+		f.child = c.message(fd.Message(), f.path, kind)
+	case msgFailure:
+		f.op = opFailure
+		f.kind = policy.KindFailure
+		f.child = c.message(fd.Message(), f.path, policy.KindFailure)
+		f.na = c.notApplicable(f.path, policy.KindFailure)
+	case msgNexusFailure:
+		f.op = opSkipMessage
+		if !c.response {
+			f.op, f.kind = opNexusFailure, policy.KindFailure
+			f.na = c.notApplicable(f.path, f.kind)
+		}
+	case msgAny:
+		f.op = opAny
+	case msgDataBlob:
+		d, err := c.plan.files.FindDescriptorByName(msgHistory)
+		if err != nil {
+			panic(err) // the api module always has it
+		}
+		f.op = opHistoryBlob
+		f.child = c.message(d.(protoreflect.MessageDescriptor), f.path, "")
+	default:
+		if fact := factOf(fd); fact != 0 {
+			f.op, f.fact = opFactName, fact
+			return f
+		}
+		if !c.reaches(fd.Message()) {
+			f.op = opSkipMessage
+			return f
+		}
+		f.child = c.message(fd.Message(), f.path, kind)
+	}
+	return f
+}
+
+func (c *compiler) payloadOp(n *node, fd protoreflect.FieldDescriptor) op {
+	site := siteName(fd)
+	if n.name == msgFailure && fd.Name() == "encoded_attributes" {
+		return opFailAttributes
+	}
+	if _, exempt := exemptions[site]; !exempt {
+		return opPayload
+	}
+	switch {
+	case c.response:
+		return opSkip
+	case site == "SearchAttributes.indexed_fields":
+		return opAsk
+	}
+	return opExempt
+}
+
+// mapField compiles the entry message of a map. Only maps to messages can
+// lead to a payload.
+func (c *compiler) mapField(fd protoreflect.FieldDescriptor, f field, kind string) field {
+	value := fd.MapValue()
+	if value.Message() == nil {
+		f.op = opSkip
+		return f
+	}
+	if owner := fd.ContainingMessage().FullName(); owner == msgHeader || owner == msgMemo || owner == msgSearchAttributes {
+		f.path = strings.TrimSuffix(f.path, "."+string(fd.Name()))
+	}
+	entry := &node{name: fd.Message().FullName(), desc: fd.Message(), fields: make([]field, 3)}
+	entry.fields[1] = field{op: opSkip, wire: wireType(fd.MapKey()), once: 1}
+	v := field{op: opMessage, wire: protowire.BytesType, path: f.path, once: 2}
+	switch value.Message().FullName() {
+	case msgPayload:
+		v.kind, _ = kindOf(fd)
+		v.op = c.payloadOp(entry, fd)
+		v.na = c.notApplicable(f.path, v.kind)
+		entry.memo = strings.HasSuffix(f.path, "upserted_memo")
+		entry.sites = v.op != opSkip
+	case msgPayloads:
+		kind, _ = kindOf(fd)
+		fallthrough
+	default:
+		if c.reaches(value.Message()) {
+			v.child = c.message(value.Message(), f.path, kind)
+			entry.sites = true
+		}
+	}
+	entry.fields[2] = v
+	f.op, f.child = opMapEntry, entry
+	if !entry.sites {
+		f.op, f.child = opSkipMessage, nil
+	}
+	return f
+}
+
+// reaches tells whether a message of this type can hold a site, however deep.
+func (c *compiler) reaches(d protoreflect.MessageDescriptor) bool {
+	return c.reachesUnseen(d, make(map[protoreflect.FullName]bool))
+}
+
+func (c *compiler) reachesUnseen(d protoreflect.MessageDescriptor, seen map[protoreflect.FullName]bool) bool {
+	if seen[d.FullName()] {
+		return false // whatever it reaches is found where it was seen first
+	}
+	seen[d.FullName()] = true
+	switch d.FullName() {
+	case msgFailure, msgAny, msgDataBlob:
+		return true
+	case msgNexusFailure:
+		return !c.response
+	}
+	fields := d.Fields()
+	for i := range fields.Len() {
+		fd := fields.Get(i)
+		value := fd
+		if fd.IsMap() {
+			value = fd.MapValue()
+		}
+		switch {
+		case value.Message() == nil:
+			if !c.response && (textSites[siteName(fd)] || isReason(fd)) {
+				return true
+			}
+		case value.Message().FullName() == msgPayload:
+			if _, exempt := exemptions[siteName(fd)]; !exempt || !c.response {
+				return true
+			}
+		case c.reachesUnseen(value.Message(), seen):
+			return true
+		}
+	}
+	return false
+}
+
+func (c *compiler) scalar(n *node, fd protoreflect.FieldDescriptor, f field) field {
+	f.op = opSkip
+	if fd.IsList() {
+		return f
+	}
+	site := siteName(fd)
+	switch {
+	case n.name == msgFailure && fd.Name() == "message":
+		f.op = opFailMessage
+	case n.name == msgFailure && fd.Name() == "stack_trace":
+		f.op = opFailStack
+	case textSites[site] && !c.response:
+		f.op = opText
+		f.kind, _ = kindOf(fd)
+		f.na = c.notApplicable(f.path, f.kind)
+	case isReason(fd) && !c.response:
+		f.op = opReason
+		f.kind = policy.KindReason
+		f.na = c.notApplicable(f.path, f.kind)
+	case fd.Name() == "endpoint" && fd.Kind() == protoreflect.StringKind:
+		f.op = opEndpoint
+	case fd.Name() == "task_token" && fd.Kind() == protoreflect.BytesKind:
+		f.op = opToken
+	case fd.Name() == "namespace" && fd.Kind() == protoreflect.StringKind:
+		f.op = opNamespace
+	case fd.Kind() == protoreflect.StringKind:
+		if fact := factOf(fd); fact != 0 {
+			f.op, f.fact = opFact, fact
+		}
+	}
+	return f
+}
+
+func join(path string, fd protoreflect.FieldDescriptor) string {
+	if path == "" {
+		return string(fd.Name())
+	}
+	return path + "." + string(fd.Name())
+}
+
+func wireType(fd protoreflect.FieldDescriptor) protowire.Type {
+	switch fd.Kind() {
+	case protoreflect.BoolKind, protoreflect.EnumKind, protoreflect.Int32Kind, protoreflect.Sint32Kind,
+		protoreflect.Uint32Kind, protoreflect.Int64Kind, protoreflect.Sint64Kind, protoreflect.Uint64Kind:
+		return protowire.VarintType
+	case protoreflect.Fixed32Kind, protoreflect.Sfixed32Kind, protoreflect.FloatKind:
+		return protowire.Fixed32Type
+	case protoreflect.Fixed64Kind, protoreflect.Sfixed64Kind, protoreflect.DoubleKind:
+		return protowire.Fixed64Type
+	case protoreflect.GroupKind:
+		return protowire.StartGroupType
+	}
+	return protowire.BytesType
+}
+
+// takesSystemInput tells whether an input belongs to a Nexus operation, whose
+// endpoint stands beside it.
+func takesSystemInput(fd protoreflect.FieldDescriptor) bool {
+	switch siteName(fd) {
+	case "ScheduleNexusOperationCommandAttributes.input", "NexusOperationScheduledEventAttributes.input":
+		return true
+	}
+	return false
+}
+
+// factOf tells which fact a field holds: a string itself, or a message with
+// the name as its first field.
+func factOf(fd protoreflect.FieldDescriptor) policy.FactSet {
+	if fd.IsList() || fd.IsMap() {
+		return 0
+	}
+	if fd.Message() == nil {
+		switch fd.Name() {
+		case "workflow_id":
+			return policy.FactWorkflowID
+		case "activity_id":
+			return policy.FactActivityID
+		}
+		return 0
+	}
+	switch fd.Message().Name() {
+	case "WorkflowExecution":
+		if fd.Name() == "workflow_execution" || fd.Name() == "execution" {
+			return policy.FactWorkflowID
+		}
+	case "WorkflowType":
+		if fd.Name() == "workflow_type" || fd.Name() == "type" {
+			return policy.FactWorkflowType
+		}
+	case "ActivityType":
+		if fd.Name() == "activity_type" {
+			return policy.FactActivityType
+		}
+	case "TaskQueue":
+		if fd.Name() == "task_queue" || fd.Name() == "workflow_execution_task_queue" {
+			return policy.FactTaskQueue
+		}
+	}
+	return 0
+}
+
+// notApplicable says which facts a payload at this place has not, as opposed
+// to those that the message merely fails to tell.
+func (c *compiler) notApplicable(path, kind string) policy.FactSet {
+	const workflow = policy.FactWorkflowID | policy.FactWorkflowType | policy.FactTaskQueue
+	const activity = policy.FactActivityID | policy.FactActivityType
+	var na policy.FactSet
+	switch {
+	case strings.Contains(c.method, "ActivityTask"), strings.Contains(c.method, "ActivityExecution"),
+		strings.Contains(path, "schedule_activity_task"), strings.Contains(path, "activity_tasks"):
+	case kind == policy.KindMarker: // a local activity's result stands in a marker that does not tell the type
+	default:
+		na |= activity
+	}
+	switch {
+	case strings.Contains(c.method, "ActivityExecution"), strings.Contains(c.method, "NexusOperationExecution"):
+		na |= policy.FactWorkflowID | policy.FactWorkflowType
+	case strings.Contains(c.method, "Nexus"), strings.Contains(c.method, "Deployment"):
+		na |= workflow
+	case strings.Contains(c.method, "Schedule") && !strings.Contains(path, "start_workflow"):
+		na |= workflow
+	}
+	return na
+}
