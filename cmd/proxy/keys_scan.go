@@ -24,12 +24,12 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"github.com/temporal-seal/temporal-seal/internal/auth"
 	"github.com/temporal-seal/temporal-seal/internal/config"
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 	"github.com/temporal-seal/temporal-seal/internal/scan"
 	"github.com/temporal-seal/temporal-seal/internal/server"
+	"github.com/temporal-seal/temporal-seal/internal/x/glob"
 )
 
 // Exit codes of a scan that was asked about a key.
@@ -167,7 +167,7 @@ func allNamespaces(ctx context.Context, upstreams []server.UpstreamConfig) ([]st
 			return nil, fmt.Errorf("%s: %w", one.Address, err)
 		}
 		for _, name := range listed {
-			if upstreams[i].Namespaces == nil || auth.MatchAny(upstreams[i].Namespaces, name) {
+			if upstreams[i].Namespaces == nil || glob.MatchAny(upstreams[i].Namespaces, name) {
 				names = append(names, name)
 			}
 		}

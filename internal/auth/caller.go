@@ -14,6 +14,7 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 
 	"github.com/temporal-seal/temporal-seal/internal/policy"
+	"github.com/temporal-seal/temporal-seal/internal/x/glob"
 )
 
 // Kind says why a caller is refused.
@@ -57,7 +58,7 @@ func (id *Identity) Authorise(namespace string) error {
 
 // Reaches tells if the caller reaches a namespace.
 func (id *Identity) Reaches(namespace string) bool {
-	return id.Namespaces == nil || namespace != "" && MatchAny(id.Namespaces, namespace)
+	return id.Namespaces == nil || namespace != "" && glob.MatchAny(id.Namespaces, namespace)
 }
 
 func describe(c *policy.Caller) string {
@@ -193,7 +194,7 @@ type certificateName struct {
 // matches compares with a pattern. One for a SPIFFE id or another URI matches nothing else: authorities mind what they put
 // there, and let people choose a common name.
 func (n certificateName) matches(pattern string) bool {
-	return matchPattern(pattern, n.text) && (n.uri || !strings.Contains(pattern, "://"))
+	return glob.Match(pattern, n.text) && (n.uri || !strings.Contains(pattern, "://"))
 }
 
 // certificateNames lists what identifies a certificate's owner, the most specific first.

@@ -14,7 +14,7 @@ import (
 	"time"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
-	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
+	"github.com/temporal-seal/temporal-seal/internal/x/glob"
 )
 
 // Format names what wrote a payload.
@@ -156,12 +156,7 @@ func (r *Reader) For(namespace string) *Namespace {
 }
 
 func (s *source) serves(namespace string) bool {
-	for _, p := range s.Namespaces {
-		if keyring.MatchStar(p, namespace) {
-			return true
-		}
-	}
-	return false
+	return glob.MatchAny(s.Namespaces, namespace)
 }
 
 // Marked tells whether a serialised Payload could be opened as a foreign one in any namespace: payloads travel between

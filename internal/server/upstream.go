@@ -12,7 +12,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/stats"
 
-	"github.com/temporal-seal/temporal-seal/internal/auth"
+	"github.com/temporal-seal/temporal-seal/internal/x/glob"
 )
 
 const (
@@ -47,7 +47,7 @@ func (c *UpstreamConfig) serves(namespace string) bool {
 	if namespace == "" {
 		return len(c.Namespaces) == 0
 	}
-	return auth.MatchAny(c.Namespaces, namespace)
+	return glob.MatchAny(c.Namespaces, namespace)
 }
 
 // upstreams routes by namespace and keeps the connections.
