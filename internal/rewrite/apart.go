@@ -1,8 +1,6 @@
 package rewrite
 
 import (
-	"google.golang.org/protobuf/reflect/protoreflect"
-
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 )
 
@@ -22,19 +20,24 @@ const apartKind = "payload"
 type apartMethods struct{ encode, decode *Method }
 
 func newApartMethods(p *plan) (apartMethods, error) {
-	d, err := p.files.FindDescriptorByName(msgPayloads)
+	payloads, err := p.messageType(msgPayloads)
 	if err != nil {
 		return apartMethods{}, err
 	}
-	method := func(name string, response bool) *Method {
+	method := func(name string, response bool) (*Method, error) {
 		c := compiler{plan: p, method: name, response: response}
-		n := c.message(d.(protoreflect.MessageDescriptor), "payloads", apartKind)
+		n, err := c.compile(payloads, "payloads", apartKind)
 		for i := range n.fields {
 			n.fields[i].na = 0 // which facts apply is not known either
 		}
-		return &Method{plan: p, name: name, full: name, request: n, response: n, apart: true}
+		return &Method{plan: p, name: name, full: name, request: n, response: n, apart: true}, err
 	}
-	return apartMethods{method(RPCEncode, false), method(RPCDecode, true)}, nil
+	encode, err := method(RPCEncode, false)
+	if err != nil {
+		return apartMethods{}, err
+	}
+	decode, err := method(RPCDecode, true)
+	return apartMethods{encode, decode}, err
 }
 
 // BeginApart starts a call about payloads apart from a message, in a namespace that its caller reaches. rpc is RPCEncode

@@ -1,6 +1,7 @@
 package rewrite
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 
@@ -16,6 +17,13 @@ type compiler struct {
 	method   string
 	response bool
 	open     []*node // from the root to here: a type that comes again leads back
+	err      error   // the first failure
+}
+
+// compile compiles a message type at a path.
+func (c *compiler) compile(d protoreflect.MessageDescriptor, path, kind string) (*node, error) {
+	n := c.message(d, path, kind)
+	return n, c.err
 }
 
 // message compiles a message type at a path. A payload site in a list of
@@ -40,7 +48,7 @@ func (c *compiler) message(d protoreflect.MessageDescriptor, path, kind string) 
 	}
 	n.fields = make([]field, highest+1)
 	bits := make(map[string]uint8)
-	facts := false
+	facts, system := false, false
 	for i := range fields.Len() {
 		fd := fields.Get(i)
 		f := c.field(n, fd, path, kind)
@@ -56,18 +64,10 @@ func (c *compiler) message(d protoreflect.MessageDescriptor, path, kind string) 
 			n.high[fd.Number()] = &f
 		}
 		facts = facts || f.op == opFact || f.op == opFactName || f.op == opNamespace
+		system = system || f.system
 	}
-	n.scope = facts && n.sites || takesSystem(n)
+	n.scope = facts && n.sites || system
 	return n
-}
-
-func takesSystem(n *node) bool {
-	for i := range n.fields {
-		if n.fields[i].system {
-			return true
-		}
-	}
-	return false
 }
 
 // bit numbers the fields that count once. The members of a oneof share one:
@@ -81,8 +81,8 @@ func (c *compiler) bit(bits map[string]uint8, fd protoreflect.FieldDescriptor) u
 		return b
 	}
 	b := uint8(len(bits) + 1)
-	if b > 64 {
-		panic(fmt.Sprintf("plan: %s has more than 64 singular fields that lead to payloads", fd.ContainingMessage().FullName()))
+	if b > 64 && c.err == nil {
+		c.err = fmt.Errorf("plan: %s has more than 64 singular fields that lead to payloads", fd.ContainingMessage().FullName())
 	}
 	bits[key] = b
 	return b
@@ -132,12 +132,13 @@ func (c *compiler) messageField(n *node, fd protoreflect.FieldDescriptor, f fiel
 	case msgAny:
 		f.op = opAny
 	case msgDataBlob:
-		d, err := c.plan.files.FindDescriptorByName(msgHistory)
+		history, err := c.plan.messageType(msgHistory)
 		if err != nil {
-			panic(err) // the api module always has it
+			c.err = cmp.Or(c.err, err)
+			return f
 		}
 		f.op = opHistoryBlob
-		f.child = c.message(d.(protoreflect.MessageDescriptor), f.path, "")
+		f.child = c.message(history, f.path, "")
 	default:
 		if fact := factOf(fd); fact != 0 {
 			f.op, f.fact = opFactName, fact

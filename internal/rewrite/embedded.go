@@ -61,9 +61,8 @@ func (c *Call) rewriteSystem(ctx context.Context, s *slot) error {
 }
 
 func (c *Call) decodeSystem(h head) (*dynamicpb.Message, error) {
-	d, err := c.method.plan.files.FindDescriptorByName(protoreflect.FullName(h.messageType))
-	md, ok := d.(protoreflect.MessageDescriptor)
-	if err != nil || !ok {
+	md, err := c.method.plan.messageType(protoreflect.FullName(h.messageType))
+	if err != nil {
 		return nil, fmt.Errorf("the input for the endpoint %s is a message that this release does not know, so its payloads can't be found; "+
 			"upgrade the proxy before the SDK", systemEndpoint)
 	}
@@ -87,7 +86,10 @@ func (c *Call) rewriteAside(ctx context.Context, s *slot, d protoreflect.Message
 	method := *c.method
 	method.next = nil // it is no longer that RPC
 	comp := compiler{plan: c.method.plan, method: method.name, response: c.walk.response}
-	root := comp.message(d, s.f.path, "")
+	root, err := comp.compile(d, s.f.path, "")
+	if err != nil {
+		return nil, false, err
+	}
 	aside := c.r.Begin(&method, c.caller)
 	defer aside.Done()
 	aside.policy, aside.namespace, aside.task, aside.reaches = c.policy, c.namespace, c.task, c.reaches

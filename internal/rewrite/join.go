@@ -141,12 +141,13 @@ func joinMessage(base, up *descriptorpb.DescriptorProto) bool {
 }
 
 // placeInOneof points an added field at the oneof of the same name. One that
-// only stands for `optional` is left out: presence is of no interest here.
+// only stands for `optional` is left out: presence is of no interest here. So
+// is one that its message does not declare.
 func placeInOneof(base, up *descriptorpb.DescriptorProto, f *descriptorpb.FieldDescriptorProto) {
 	if f.OneofIndex == nil {
 		return
 	}
-	if f.GetProto3Optional() {
+	if f.GetProto3Optional() || uint(f.GetOneofIndex()) >= uint(len(up.OneofDecl)) {
 		f.OneofIndex, f.Proto3Optional = nil, nil
 		return
 	}

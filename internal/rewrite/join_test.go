@@ -2,6 +2,7 @@ package rewrite
 
 import (
 	"bytes"
+	"fmt"
 	"testing"
 
 	workflowpb "go.temporal.io/api/workflowservice/v1"
@@ -92,6 +93,54 @@ func TestJoinTakesNothingAway(t *testing.T) {
 	out, err := request(t, r, "StartWorkflowExecution", bytesOf(t, &workflowpb.StartWorkflowExecutionRequest{Namespace: testNamespace, Input: secret("CANARY-1")}))
 	if err != nil || bytes.Contains(out, []byte(canaryMark)) {
 		t.Errorf("not sealed: %v", err)
+	}
+}
+
+// TestDescriptorsThatDoNotFit: whatever an upstream's descriptors hold, joining them returns an error and keeps the plan.
+func TestDescriptorsThatDoNotFit(t *testing.T) {
+	for name, breakIt := range map[string]func(*descriptorpb.DescriptorProto){
+		"more singular payload fields than a set has bits": func(m *descriptorpb.DescriptorProto) {
+			for i := range int32(65) {
+				f := proto.CloneOf(newerServer(t)[0].MessageType[0].Field[0])
+				f.Name, f.JsonName, f.Number = proto.String(fmt.Sprint("f", i)), proto.String(fmt.Sprint("f", i)), proto.Int32(newField+i)
+				f.Type, f.TypeName = descriptorpb.FieldDescriptorProto_TYPE_MESSAGE.Enum(), proto.String(".temporal.api.common.v1.Payloads")
+				f.Label, f.OneofIndex = descriptorpb.FieldDescriptorProto_LABEL_OPTIONAL.Enum(), nil
+				m.Field = append(m.Field, f)
+			}
+		},
+		"a type that nobody declares": func(m *descriptorpb.DescriptorProto) {
+			f := proto.CloneOf(m.Field[0])
+			f.Name, f.JsonName, f.Number, f.Type = proto.String("f"), proto.String("f"), proto.Int32(newField), nil
+			m.Field = append(m.Field, f)
+		},
+	} {
+		r := newRewriter(t, sealAll)
+		messages := protodesc.ToFileDescriptorProto(workflowpb.File_temporal_api_workflowservice_v1_request_response_proto)
+		for _, m := range messages.MessageType {
+			if m.GetName() == "StartWorkflowExecutionRequest" {
+				breakIt(m)
+			}
+		}
+		before := r.plan.Load()
+		if changed, err := r.Join([]*descriptorpb.FileDescriptorProto{messages}); err == nil || changed || r.plan.Load() != before {
+			t.Errorf("%s: changed %v, %v", name, changed, err)
+		}
+	}
+}
+
+// TestOneofThatIsNotDeclared: a field of a oneof that its message does not declare counts as one outside of oneofs.
+func TestOneofThatIsNotDeclared(t *testing.T) {
+	r := newRewriter(t, sealAll)
+	messages := newerServer(t)
+	for _, m := range messages[0].MessageType {
+		for _, f := range m.Field {
+			if f.GetNumber() == newField {
+				f.OneofIndex = proto.Int32(7)
+			}
+		}
+	}
+	if changed, err := r.Join(messages); err != nil || !changed {
+		t.Errorf("changed %v, %v", changed, err)
 	}
 }
 

@@ -167,27 +167,49 @@ func newPlan(files *protoregistry.Files) (*plan, error) {
 		if err != nil {
 			return nil, fmt.Errorf("plan: %w", err)
 		}
-		methods := d.(protoreflect.ServiceDescriptor).Methods()
-		for i := range methods.Len() {
-			p.addMethod(methods.Get(i))
+		service, ok := d.(protoreflect.ServiceDescriptor)
+		if !ok {
+			return nil, fmt.Errorf("plan: %s is not a service", name)
+		}
+		for i := range service.Methods().Len() {
+			if err := p.addMethod(service.Methods().Get(i)); err != nil {
+				return nil, err
+			}
 		}
 	}
-	d, err := files.FindDescriptorByName(msgStatus)
+	status, err := p.messageType(msgStatus)
+	if err != nil {
+		return nil, err
+	}
+	c := compiler{plan: p, method: "status", response: true}
+	p.status, err = c.compile(status, "status", "")
+	return p, err
+}
+
+// messageType returns the descriptor of a message by its full name.
+func (p *plan) messageType(name protoreflect.FullName) (protoreflect.MessageDescriptor, error) {
+	d, err := p.files.FindDescriptorByName(name)
 	if err != nil {
 		return nil, fmt.Errorf("plan: %w", err)
 	}
-	c := compiler{plan: p, method: "status", response: true}
-	p.status = c.message(d.(protoreflect.MessageDescriptor), "status", "")
-	return p, nil
+	m, ok := d.(protoreflect.MessageDescriptor)
+	if !ok {
+		return nil, fmt.Errorf("plan: %s is not a message", name)
+	}
+	return m, nil
 }
 
-func (p *plan) addMethod(d protoreflect.MethodDescriptor) {
+func (p *plan) addMethod(d protoreflect.MethodDescriptor) (err error) {
 	name := string(d.Name())
 	m := &Method{plan: p, next: new(atomic.Pointer[Method]), name: name, full: "/" + string(d.Parent().FullName()) + "/" + name}
 	request := compiler{plan: p, method: name}
-	m.request = request.message(d.Input(), "", "")
+	if m.request, err = request.compile(d.Input(), "", ""); err != nil {
+		return err
+	}
 	response := compiler{plan: p, method: name, response: true}
-	m.response = response.message(d.Output(), "", "")
+	if m.response, err = response.compile(d.Output(), "", ""); err != nil {
+		return err
+	}
 	switch name {
 	case "PollWorkflowTaskQueue", "PollActivityTaskQueue", "PollNexusTaskQueue":
 		m.poll, m.task, m.whole = true, true, true
@@ -201,24 +223,25 @@ func (p *plan) addMethod(d protoreflect.MethodDescriptor) {
 		m.result = true // each may be asked again
 	}
 	p.methods[m.full] = m
+	return nil
 }
 
 // anyNode gives the plan for a message of this name within an Any at this
-// path; nil if the name is not known.
+// path; nil if the name is not known, or if its type cannot be compiled.
 func (p *plan) anyNode(f *field, name []byte, response bool, method string) *node {
 	key := anyKey{method: method, path: f.path, name: string(name), response: response}
 	if n, ok := p.anys.Load(key); ok {
 		return n.(*node)
 	}
-	d, err := p.files.FindDescriptorByName(protoreflect.FullName(key.name))
+	d, err := p.messageType(protoreflect.FullName(key.name))
 	if err != nil {
 		return nil
 	}
-	md, ok := d.(protoreflect.MessageDescriptor)
-	if !ok {
+	c := compiler{plan: p, method: method, response: response}
+	compiled, err := c.compile(d, f.path, "")
+	if err != nil {
 		return nil
 	}
-	c := compiler{plan: p, method: method, response: response}
-	n, _ := p.anys.LoadOrStore(key, c.message(md, f.path, ""))
+	n, _ := p.anys.LoadOrStore(key, compiled)
 	return n.(*node)
 }
