@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
+	"github.com/temporal-seal/temporal-seal/internal/x/backoff"
 )
 
 // Options say what is walked, and how fast.
@@ -118,7 +119,8 @@ const (
 
 // call makes one call, again where the server asks for it, and no faster than it may.
 func call[Q, A any](ctx context.Context, w *walk, f func(context.Context, Q, ...grpc.CallOption) (A, error), q Q) (a A, err error) {
-	for pause, try := 200*time.Millisecond, 1; ; pause, try = 2*pause, try+1 {
+	pause := backoff.Backoff{First: 200 * time.Millisecond, Max: time.Minute}
+	for try := 1; ; try++ {
 		if err = w.s.limit.Wait(ctx); err != nil {
 			return a, err
 		}
@@ -133,10 +135,8 @@ func call[Q, A any](ctx context.Context, w *walk, f func(context.Context, Q, ...
 		if try == tries || ctx.Err() != nil {
 			return a, err
 		}
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
-			return a, ctx.Err()
+		if err := pause.Wait(ctx); err != nil {
+			return a, err
 		}
 	}
 }
