@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -50,7 +49,7 @@ for health checks of containers, in whose image there is nothing else to run.`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&s.File, "config", "", "config file of the proxy, for its admin address")
-	f.StringVar(&s.Admin, "admin", "", "its admin address (default "+config.DefaultAdmin+")")
+	f.StringVar(&s.Admin, "admin", "", "its admin address (default "+standard.Admin+")")
 	f.BoolVar(&live, "live", false, "ask only if it is alive, not if it is ready")
 	f.DurationVar(&timeout, "timeout", 3*time.Second, "how long it may take to answer")
 	return cmd
@@ -59,14 +58,13 @@ for health checks of containers, in whose image there is nothing else to run.`,
 // adminAddress is where a proxy with these settings answers to its own machine.
 func adminAddress(s *config.Flags) (string, error) {
 	address := s.Admin
-	if address == "" && s.File != "" {
+	if address == "" {
 		c, err := s.Load()
 		if err != nil {
 			return "", err
 		}
 		address = c.Admin
 	}
-	address = cmp.Or(address, config.DefaultAdmin)
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
 		return "", fmt.Errorf("the admin address %q is no host:port: %w", address, err)

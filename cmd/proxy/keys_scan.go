@@ -71,7 +71,7 @@ use, 3 if it is, and 4 if something could not be read, so that nobody knows. It 
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.File, "config", "", "config file in YAML: its upstreams are walked, and its keys are named")
-	f.StringVar(&o.Upstream, "upstream", "", "address of the Temporal frontend (default: the config's, "+config.DefaultUpstream+" without one)")
+	f.StringVar(&o.Upstream, "upstream", "", "address of the Temporal frontend (default: the config's, "+standard.Upstreams[0].Address+" without one)")
 	f.StringSliceVarP(&o.namespaces, "namespace", "n", nil, "namespaces to walk (default: all)")
 	f.StringVar(&o.asked, "key", "", "the key encryption key asked about: its URI, or its reference of 16 hex digits")
 	o.output.flag(cmd)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"log/slog"
 	"os"
@@ -29,6 +30,7 @@ const (
 // reloader takes up keys, grants, revoked data keys and other tools' formats from a changed config file without a restart.
 type reloader struct {
 	settings config.Flags
+	text     []byte // of the config file, when it was last read
 	keys     *keyring.Keyring
 	policy   *policy.Engine
 	rewriter *rewrite.Rewriter
@@ -39,8 +41,8 @@ type reloader struct {
 	started *config.Config // what everything else runs on
 }
 
-func (o *serveOptions) newReloader(started *config.Config, keys *keyring.Keyring, engine *policy.Engine, rewriter *rewrite.Rewriter, registry prometheus.Registerer, log *slog.Logger) *reloader {
-	r := &reloader{settings: o.Flags, keys: keys, policy: engine, rewriter: rewriter, timeout: o.startTimeout, started: started, log: log,
+func (o *serveOptions) newReloader(started *config.Config, text []byte, keys *keyring.Keyring, engine *policy.Engine, rewriter *rewrite.Rewriter, registry prometheus.Registerer, log *slog.Logger) *reloader {
+	r := &reloader{settings: o.Flags, text: text, keys: keys, policy: engine, rewriter: rewriter, timeout: o.startTimeout, started: started, log: log,
 		outcome: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "temporal_seal_config_reloads_total",
 			Help: "Attempts to take up keys, grants and revoked data keys from the config, by outcome."}, []string{"outcome"})}
 	registry.MustRegister(r.outcome)
@@ -90,8 +92,8 @@ func (r *reloader) ifChanged(ctx context.Context) {
 	if r.settings.File == "" {
 		return
 	}
-	text, err := os.ReadFile(r.settings.File)
-	if err != nil || string(text) == r.settings.Text {
+	text, err := r.settings.Read()
+	if err != nil || bytes.Equal(text, r.text) {
 		return // a file that is away for a moment is being replaced
 	}
 	r.reload(ctx)
@@ -108,7 +110,12 @@ func (r *reloader) reload(ctx context.Context) {
 }
 
 func (r *reloader) take(ctx context.Context) error {
-	c, err := r.settings.Load()
+	text, err := r.settings.Read()
+	if err != nil {
+		return err
+	}
+	r.text = text
+	c, err := r.settings.Parse(text)
 	if err != nil {
 		return err
 	}

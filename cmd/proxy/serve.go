@@ -47,20 +47,23 @@ type serveOptions struct {
 func (o *serveOptions) flags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	addFlags(&o.Flags, cmd)
-	f.StringVar(&o.Listen, "listen", "", "address for workers and clients (default "+config.DefaultListen+")")
-	f.StringVar(&o.Upstream, "upstream", "", "address of the Temporal frontend (default "+config.DefaultUpstream+")")
-	f.StringVar(&o.Admin, "admin", "", "address of /healthz, /readyz and /metrics (default "+config.DefaultAdmin+")")
+	f.StringVar(&o.Listen, "listen", "", "address for workers and clients (default "+standard.Listeners[0].Address+")")
+	f.StringVar(&o.Upstream, "upstream", "", "address of the Temporal frontend (default "+standard.Upstreams[0].Address+")")
+	f.StringVar(&o.Admin, "admin", "", "address of /healthz, /readyz and /metrics (default "+standard.Admin+")")
 	f.StringVar(&o.logFormat, "log-format", "text", "text or json")
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
 	f.DurationVar(&o.startTimeout, "start-timeout", defaultStartTimeout, "how long keys and upstream may take to answer at start")
 }
+
+// standard is the config without a file and flags, for the defaults that the help shows.
+var standard = config.Default()
 
 // flags are those that serve, check and explain share.
 func addFlags(s *config.Flags, cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&s.File, "config", "", "config file in YAML; the other flags go over it")
 	f.StringVar(&s.Policy, "policy", "", "the platform's policy in Rego (default: the one that ships)")
-	f.StringVar(&s.Key, "key", "", "URI of the default key: awskms://..., vault://... or local:FILE (default "+config.DefaultKey+")")
+	f.StringVar(&s.Key, "key", "", "URI of the default key: awskms://..., vault://... or local:FILE (default "+standard.Keys[0].Active+")")
 }
 
 // serve wires everything, from top to bottom, and runs it until a signal.
@@ -69,7 +72,11 @@ func (o *serveOptions) serve(ctx context.Context, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	c, err := o.Load()
+	text, err := o.Read()
+	if err != nil {
+		return err
+	}
+	c, err := o.Parse(text)
 	if err != nil {
 		return err
 	}
@@ -140,7 +147,7 @@ func (o *serveOptions) serve(ctx context.Context, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	go o.newReloader(c, keys, engine, rewriter, registry, log).watch(ctx)
+	go o.newReloader(c, text, keys, engine, rewriter, registry, log).watch(ctx)
 	server.Learn(ctx, upstreams, rewriter.Join, log)
 	go server.LearnAgain(ctx, upstreams, rewriter.Join, log)
 	metrics := server.NewMetrics(registry)

@@ -6,18 +6,22 @@ import (
 	"time"
 )
 
-// Audit says where records of what was opened go: to a file or to a collector.
+// Audit is where records of what was opened go: to a file or to a collector.
 type Audit struct {
-	File     string        `yaml:"file"`
-	OTLP     bool          `yaml:"otlp"`
-	Required bool          `yaml:"required"`
-	Wait     time.Duration `yaml:"wait"`
+	// File to which records are appended, one JSON document a line; or `/dev/stdout`. Either this or `otlp` is required.
+	File string `yaml:"file"`
+	// Send records as OpenTelemetry logs, to the collector that the `OTEL_*` variables name.
+	OTLP bool `yaml:"otlp" default:"false"`
+	// Let no answer leave before its record is kept: calls fail while records cannot be kept.
+	Required bool `yaml:"required" default:"false"`
+	// How long an answer waits for its record, where `required` is set: 5s at most.
+	Wait time.Duration `yaml:"wait" otherwise:"1s"`
 }
 
-// auditWaits is the longest that a call may wait for its record. SDKs give GetSystemInfo 5 s, and others 10.
-const auditWaits = 5 * time.Second
+// maxAuditWait is the longest that a call may wait for its record. SDKs give GetSystemInfo 5 s, and others 10.
+const maxAuditWait = 5 * time.Second
 
-func (a *Audit) check(d *document) {
+func (a *Audit) validate(d *document) {
 	if a == nil {
 		return
 	}
@@ -27,8 +31,8 @@ func (a *Audit) check(d *document) {
 	if a.Wait > 0 && !a.Required {
 		d.add("$.audit.wait", "is for required: true; records that are not required never hold up a call")
 	}
-	if a.Wait > auditWaits {
-		d.add("$.audit.wait", "is %v at most: a call waits that long for its record", auditWaits)
+	if a.Wait > maxAuditWait {
+		d.add("$.audit.wait", "is %v at most: a call waits that long for its record", maxAuditWait)
 	}
 	if a.File == "" {
 		return

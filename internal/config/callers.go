@@ -6,81 +6,110 @@ import (
 	"strings"
 )
 
-// Callers holds exactly one kind of callers.
+// Callers identifies callers in exactly one way.
 type Callers struct {
+	// Take callers for what they say they are. Whoever reaches the address reads and writes in clear.
 	Anonymous *Anonymous `yaml:"anonymous"`
-	MTLS      *MTLS      `yaml:"mtls"`
-	Token     *Tokens    `yaml:"token"`
-	JWT       *JWT       `yaml:"jwt"`
+	// By a client certificate. The listener needs `tls`.
+	MTLS *MTLS `yaml:"mtls"`
+	// By a secret in a header. Off loopback the listener needs `tls`.
+	Token *Tokens `yaml:"token"`
+	// By a signed token of a login service. Off loopback the listener needs `tls`.
+	JWT *JWT `yaml:"jwt"`
 }
 
+// Anonymous callers show nothing.
 type Anonymous struct {
-	Namespaces []string `yaml:"namespaces"`
+	// Namespaces that callers reach, `*` for any run of characters. Required off loopback.
+	Namespaces []string `yaml:"namespaces" otherwise:"all"`
 }
 
+// MTLS identifies callers by their certificate.
 type MTLS struct {
-	CAFile string        `yaml:"ca_file"`
-	Names  []Certificate `yaml:"names"`
+	// PEM file with the authorities that sign callers' certificates. It is read again when it changes.
+	CAFile string `yaml:"ca_file" required:"true"`
+	// Which certificates are let in. The first entry that matches counts.
+	Names []Certificate `yaml:"names" required:"true"`
 }
 
+// Certificate lets callers in whose certificate has a name.
 type Certificate struct {
-	Name       string   `yaml:"name"`
-	Namespaces []string `yaml:"namespaces"`
+	// Pattern for a URI, DNS name, e-mail address or common name, `*` for any run of characters. One with `://` matches URIs
+	// only.
+	Name string `yaml:"name" required:"true"`
+	// Namespaces that these callers reach, `*` for any run of characters.
+	Namespaces []string `yaml:"namespaces" otherwise:"all"`
 }
 
+// Tokens identifies callers by a secret.
 type Tokens struct {
-	Header string  `yaml:"header"`
-	Tokens []Token `yaml:"tokens"`
+	// Header that carries the token, in lower case. It goes no further than the proxy, unless `pass_credential` is set.
+	Header string `yaml:"header" default:"authorization"`
+	// Tokens that are let in.
+	Tokens []Token `yaml:"tokens" required:"true"`
 }
 
+// Token is one secret and who shows it.
 type Token struct {
-	Subject    string   `yaml:"subject"`
-	File       string   `yaml:"file"`
-	Namespaces []string `yaml:"namespaces"`
+	// Name of the caller, for policies and audit records.
+	Subject string `yaml:"subject" required:"true"`
+	// File that holds the token. It is read again when it changes.
+	File string `yaml:"file" required:"true"`
+	// Namespaces that the caller reaches, `*` for any run of characters.
+	Namespaces []string `yaml:"namespaces" otherwise:"all"`
 }
 
+// JWT identifies callers by a signed token (RFC 7519).
 type JWT struct {
-	Issuer          string   `yaml:"issuer"`
-	Audience        string   `yaml:"audience"`
-	JWKSURL         string   `yaml:"jwks_url"`
-	JWKSFile        string   `yaml:"jwks_file"`
-	Header          string   `yaml:"header"`
-	NamespacesClaim string   `yaml:"namespaces_claim"`
-	Namespaces      []string `yaml:"namespaces"`
-	Algorithms      []string `yaml:"algorithms"`
+	// Issuer (`iss`) that tokens have to name.
+	Issuer string `yaml:"issuer" required:"true"`
+	// Audience (`aud`) that tokens have to name.
+	Audience string `yaml:"audience" required:"true"`
+	// URL of the issuer's public keys (JWKS); https, or http on loopback. Either this or `jwks_file` is required.
+	JWKSURL string `yaml:"jwks_url"`
+	// File with the issuer's public keys (JWKS).
+	JWKSFile string `yaml:"jwks_file"`
+	// Header that carries the token, in lower case. It goes no further than the proxy, unless `pass_credential` is set.
+	Header string `yaml:"header" default:"authorization"`
+	// Claim that lists the namespaces that the caller reaches. Either this or `namespaces` is required.
+	NamespacesClaim string `yaml:"namespaces_claim"`
+	// Namespaces that all callers reach, `*` for any run of characters.
+	Namespaces []string `yaml:"namespaces"`
+	// Algorithms with which tokens may be signed.
+	Algorithms []string `yaml:"algorithms" otherwise:"every asymmetric one"`
 }
 
-func (k *Callers) setDefaults() {
-	if k != nil && k.Token != nil && k.Token.Header == "" {
-		k.Token.Header = "authorization"
+// kinds counts the ways that are configured.
+func (c *Callers) kinds() (n int) {
+	for _, given := range []bool{c.Anonymous != nil, c.MTLS != nil, c.Token != nil, c.JWT != nil} {
+		if given {
+			n++
+		}
 	}
-	if k != nil && k.JWT != nil && k.JWT.Header == "" {
-		k.JWT.Header = "authorization"
-	}
+	return n
 }
 
-func (l *Listener) checkMTLS(d *document, path string) {
-	if l.TLS == nil {
-		d.add(path+".callers.mtls", "wants tls on this listener: add tls: {cert_file: ..., key_file: ...}")
+func (m *MTLS) validate(d *document, path string, tls bool) {
+	if !tls {
+		d.add(path, "wants tls on this listener: add tls: {cert_file: ..., key_file: ...}")
 	}
-	m := l.Callers.MTLS
 	if m.CAFile == "" {
-		d.add(path+".callers.mtls", "wants ca_file: the authority that signs the callers' certificates")
+		d.add(path, "wants ca_file: the authority that signs the callers' certificates")
 	}
-	checkReadable(d, path+".callers.mtls.ca_file", m.CAFile)
+	validateReadable(d, path+".ca_file", m.CAFile)
 	if len(m.Names) == 0 {
-		d.add(path+".callers.mtls", "wants names: [{name: <pattern>, namespaces: [...]}] that say which certificates are let in")
+		d.add(path, "wants names: [{name: <pattern>, namespaces: [...]}] that say which certificates are let in")
 	}
 	for i, n := range m.Names {
 		if n.Name == "" {
-			d.add(fmt.Sprintf("%s.callers.mtls.names[%d]", path, i), `wants name: a pattern for a name in the certificate, "*" for any`)
+			d.add(fmt.Sprintf("%s.names[%d]", path, i), `wants name: a pattern for a name in the certificate, "*" for any`)
 		}
 	}
 }
 
-// checkCredential is about what tokens of every kind have in common.
-func (l *Listener) checkCredential(d *document, path, header string) {
-	if l.TLS == nil && !IsLoopback(l.Address) {
+// validateCredential checks what tokens of both kinds have in common. readable: they would cross the network in clear.
+func validateCredential(d *document, path, header string, readable bool) {
+	if readable {
 		d.add(path, "tokens would cross the network readable: add tls: {cert_file: ..., key_file: ...}, or listen on 127.0.0.1")
 	}
 	if header != strings.ToLower(header) {
@@ -88,36 +117,39 @@ func (l *Listener) checkCredential(d *document, path, header string) {
 	}
 }
 
-func (l *Listener) checkTokens(d *document, path string) {
-	t := l.Callers.Token
-	l.checkCredential(d, path+".callers.token", t.Header)
+func (t *Tokens) validate(d *document, path string, readable bool) {
+	validateCredential(d, path, t.Header, readable)
 	if len(t.Tokens) == 0 {
-		d.add(path+".callers.token", "wants tokens: [{subject: ..., file: ..., namespaces: [...]}]")
+		d.add(path, "wants tokens: [{subject: ..., file: ..., namespaces: [...]}]")
 	}
 	for i, e := range t.Tokens {
-		at := fmt.Sprintf("%s.callers.token.tokens[%d]", path, i)
+		at := fmt.Sprintf("%s.tokens[%d]", path, i)
 		if e.Subject == "" || e.File == "" {
 			d.add(at, "wants both: subject, who the token stands for, and file, which holds it")
 		}
-		checkReadable(d, at+".file", e.File)
+		validateReadable(d, at+".file", e.File)
 	}
 }
 
-func (l *Listener) checkJWT(d *document, path string) {
-	path += ".callers.jwt"
-	j := l.Callers.JWT
-	l.checkCredential(d, path, j.Header)
+func (j *JWT) validate(d *document, path string, readable bool) {
+	validateCredential(d, path, j.Header, readable)
 	if j.Issuer == "" || j.Audience == "" {
 		d.add(path, "wants both: issuer and audience, as they stand in the tokens")
 	}
 	if (j.JWKSURL == "") == (j.JWKSFile == "") {
 		d.add(path, "wants one of jwks_url and jwks_file: where the issuer's public keys are")
 	}
-	if u, err := url.Parse(j.JWKSURL); j.JWKSURL != "" && (err != nil || u.Scheme != "https" && (u.Scheme != "http" || !IsLoopback(u.Host+":0") && !IsLoopback(u.Host))) {
+	if j.JWKSURL != "" && !isSafeURL(j.JWKSURL) {
 		d.add(path+".jwks_url", "wants an https URL: whoever changes the keys on their way lets anyone in")
 	}
-	checkReadable(d, path+".jwks_file", j.JWKSFile)
+	validateReadable(d, path+".jwks_file", j.JWKSFile)
 	if (j.NamespacesClaim == "") == (j.Namespaces == nil) {
 		d.add(path, "wants one of namespaces_claim, the claim that lists a caller's namespaces, and namespaces, the same for all callers")
 	}
+}
+
+// isSafeURL reports whether nobody can change what a URL returns: it is https, or http on this machine.
+func isSafeURL(text string) bool {
+	u, err := url.Parse(text)
+	return err == nil && (u.Scheme == "https" || u.Scheme == "http" && (IsLoopback(u.Host) || IsLoopback(u.Host+":0")))
 }

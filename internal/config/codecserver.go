@@ -8,38 +8,33 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/codecserver"
 )
 
-// CodecServer is the door of the Web UI and the command line. Without it there is none.
+// CodecServer is the HTTP endpoint for the Web UI and the CLI.
 type CodecServer struct {
-	Address        string     `yaml:"address"`
-	TLS            *ServerTLS `yaml:"tls"`
-	AllowedOrigins []string   `yaml:"allowed_origins"`
-	Callers        *Callers   `yaml:"callers"`
+	// Host and port to listen on.
+	Address string `yaml:"address" default:"127.0.0.1:7335"`
+	// Certificate of the codec server.
+	TLS *ServerTLS `yaml:"tls" otherwise:"plaintext"`
+	// Web pages that may call, as browsers name their origin: `https://ui.example.com`.
+	AllowedOrigins []string `yaml:"allowed_origins" otherwise:"http://localhost:8233 and http://127.0.0.1:8233 on loopback, none elsewhere"`
+	// How callers are identified, and which namespaces they reach. Required off loopback, and then not `anonymous`.
+	Callers *Callers `yaml:"callers" otherwise:"anonymous, on loopback only"`
 }
-
-const defaultCodecServer = "127.0.0.1:7335"
 
 // defaultOrigins are those of the Web UI that comes with `temporal server start-dev`.
 var defaultOrigins = []string{"http://localhost:8233", "http://127.0.0.1:8233"}
 
 func (cs *CodecServer) setDefaults() {
-	if cs == nil {
-		return
-	}
-	if cs.Address == "" {
-		cs.Address = defaultCodecServer
-	}
-	if cs.AllowedOrigins == nil && IsLoopback(cs.Address) {
+	if cs != nil && cs.AllowedOrigins == nil && IsLoopback(cs.Address) {
 		cs.AllowedOrigins = defaultOrigins
 	}
-	cs.Callers.setDefaults()
 }
 
-// listener is the codec server as one of the listeners, whose kinds of callers are the same.
+// Listener returns the codec server as one of the listeners, whose kinds of callers are the same.
 func (cs *CodecServer) Listener() *Listener {
 	return &Listener{Name: codecserver.Name, Address: cs.Address, TLS: cs.TLS, Callers: cs.Callers}
 }
 
-func (cs *CodecServer) check(d *document) {
+func (cs *CodecServer) validate(d *document) {
 	if cs == nil {
 		return
 	}
@@ -50,20 +45,18 @@ func (cs *CodecServer) check(d *document) {
 		}
 	}
 	l := cs.Listener()
-	if l.IsAnonymous() && !IsLoopback(cs.Address) && checkAddress(d, path+".address", cs.Address) {
+	if l.IsAnonymous() && !IsLoopback(cs.Address) && validateAddress(d, path+".address", cs.Address) {
 		d.add(path, "%s is reachable from other machines: say who may read, with callers: {jwt: {...}}, token or mtls, or listen on 127.0.0.1", cs.Address)
 		return
 	}
-	l.check(d, path)
+	l.validate(d, path)
 }
 
+// isOrigin reports whether a text is an origin as browsers send it: in lower case, and without the scheme's usual port.
 func isOrigin(text string) bool {
 	u, err := url.Parse(text)
-	return err == nil && (u.Scheme == "https" || u.Scheme == "http") && u.Host != "" && text == u.Scheme+"://"+u.Host &&
-		text == strings.ToLower(text) && !strings.Contains(text, "*") && !isUsualPort(u)
-}
-
-// isUsualPort tells of a port that browsers leave out, so that no page would ever match.
-func isUsualPort(u *url.URL) bool {
-	return u.Port() == "443" && u.Scheme == "https" || u.Port() == "80" && u.Scheme == "http"
+	if err != nil || u.Host == "" || text != u.Scheme+"://"+u.Host || text != strings.ToLower(text) || strings.Contains(text, "*") {
+		return false
+	}
+	return u.Scheme == "https" && u.Port() != "443" || u.Scheme == "http" && u.Port() != "80"
 }

@@ -1,11 +1,20 @@
 package config
 
-import (
-	"time"
-)
+import "time"
 
+// Drain is how the proxy shuts down.
 type Drain struct {
-	Time  time.Duration `yaml:"time"`
-	Delay time.Duration `yaml:"delay"`
-	After string        `yaml:"after"`
+	// How long running calls may take to end. The default fits into the 30 s that Kubernetes gives a pod by default. Below
+	// 65s long polls are kept shorter all along, so that they end in time.
+	Time time.Duration `yaml:"time" default:"25s"`
+	// How long the proxy goes on serving after `/readyz` has turned, so that load balancers notice.
+	Delay time.Duration `yaml:"delay" default:"0s"`
+	// `worker` waits first until no caller is connected, for a sidecar that has to outlive its worker.
+	After string `yaml:"after" otherwise:"nothing" enum:"worker"`
+}
+
+func (c *Drain) validate(d *document) {
+	if c.After != "" && c.After != "worker" {
+		d.add("$.drain.after", "can only be worker, not %q", c.After)
+	}
 }

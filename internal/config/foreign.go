@@ -11,30 +11,39 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/foreign"
 )
 
-// Foreign is a format of another tool, read in some namespaces.
+// Foreign is a format of another tool that is opened in some namespaces.
 type Foreign struct {
-	Name       string       `yaml:"name"`
-	Namespaces []string     `yaml:"namespaces"`
-	Format     string       `yaml:"format"`
-	Keys       []ForeignKey `yaml:"keys"`
-	KMS        string       `yaml:"kms"`
-	SealedAs   string       `yaml:"sealed_as"`
+	// Name of the entry: policies read its payloads as sealed with the key `foreign:<name>`.
+	Name string `yaml:"name" otherwise:"the format"`
+	// Namespaces in which payloads of the format are opened, `*` for any run of characters.
+	Namespaces []string `yaml:"namespaces" required:"true"`
+	// Format: the SDKs' encryption samples, Temporal Cloud Proxy, Temporal's own proxy, or a compression.
+	Format string `yaml:"format" required:"true" enum:"samples,temporal-sa,temporal-proxy,zlib,snappy,gzip"`
+	// Keys of the format `samples`.
+	Keys []ForeignKey `yaml:"keys"`
+	// KMS key that wrapped the data keys of the formats `temporal-sa` and `temporal-proxy`: `awskms://...`.
+	KMS string `yaml:"kms"`
+	// Namespace to which the format `temporal-sa` bound its payloads.
+	SealedAs string `yaml:"sealed_as" otherwise:"the namespace of the call"`
 }
 
 // ForeignKey is one key of a codec, in a file.
 type ForeignKey struct {
-	ID       string `yaml:"id"`
-	File     string `yaml:"file"`
-	Encoding string `yaml:"encoding"`
+	// Id of the key as payloads name it, in `encryption-key-id`.
+	ID string `yaml:"id" otherwise:"for payloads whose id is empty"`
+	// File with the key: 16, 24 or 32 bytes.
+	File string `yaml:"file" required:"true"`
+	// How the file encodes the key.
+	Encoding string `yaml:"encoding" otherwise:"the bytes of the file" enum:"base64,hex"`
 }
 
 const foreignFormats = "samples, temporal-sa, temporal-proxy, zlib, snappy or gzip"
 
-func (c *Config) checkForeign(d *document) {
+func validateForeign(d *document, list []Foreign) {
 	keyed := map[string]bool{} // which names are taken by an entry with keys
-	for i := range c.Foreign {
+	for i := range list {
 		path := fmt.Sprintf("$.foreign[%d]", i)
-		f := &c.Foreign[i]
+		f := &list[i]
 		format := foreign.Format(f.Format)
 		if !format.Known() {
 			d.add(path+".format", "wants one of %s, not %q", foreignFormats, f.Format)
@@ -59,10 +68,11 @@ func (c *Config) checkForeign(d *document) {
 		if f.SealedAs != "" && format != foreign.TemporalSA {
 			d.add(path+".sealed_as", "belongs to the format temporal-sa, which binds a namespace; the others bind none")
 		}
-		f.checkKeys(d, path)
+		f.validateKeys(d, path)
 	}
 }
 
+// EntryName is the name, or else the format.
 func (f *Foreign) EntryName() string {
 	if f.Name != "" {
 		return f.Name
@@ -70,7 +80,7 @@ func (f *Foreign) EntryName() string {
 	return f.Format
 }
 
-func (f *Foreign) checkKeys(d *document, path string) {
+func (f *Foreign) validateKeys(d *document, path string) {
 	ids := map[string]bool{}
 	for i, k := range f.Keys {
 		at := fmt.Sprintf("%s.keys[%d]", path, i)
@@ -88,7 +98,7 @@ func (f *Foreign) checkKeys(d *document, path string) {
 	}
 }
 
-// read gives the key. Samples take the bytes of a text as they are, so an editor's newline at the end does not count.
+// Read returns the key. Samples take the bytes of a text as they are, so an editor's newline at the end does not count.
 func (k *ForeignKey) Read() ([]byte, error) {
 	raw, err := os.ReadFile(k.File)
 	if err != nil {

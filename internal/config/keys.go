@@ -12,21 +12,30 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/foreign"
 )
 
+// Key is a name that policies use, and the key encryption keys behind it.
 type Key struct {
-	Name       string   `yaml:"name"`
-	Namespaces []string `yaml:"namespaces"`
-	Active     string   `yaml:"active"`
-	OpenOnly   []string `yaml:"open_only"`
+	// Name that policies use. It may hold one `*`; what the star stands for is `{1}` in the URIs. `default` seals where a
+	// rule names no key.
+	Name string `yaml:"name" required:"true"`
+	// Namespaces that may use the key, `*` for any run of characters.
+	Namespaces []string `yaml:"namespaces" otherwise:"all"`
+	// URI of the key encryption key that seals: `awskms://...`, `vault://...` or `local:...`.
+	Active string `yaml:"active" required:"true"`
+	// URIs of earlier key encryption keys, which still open what they sealed.
+	OpenOnly []string `yaml:"open_only" otherwise:"none"`
 }
 
+// Grant lets a namespace open what another one sealed.
 type Grant struct {
-	From string `yaml:"from"`
-	To   string `yaml:"to"`
+	// Namespace that sealed; of another realm: `<realm>/<namespace>`.
+	From string `yaml:"from" required:"true"`
+	// Namespace that may open.
+	To string `yaml:"to" required:"true"`
 }
 
-func (c *Config) checkKeys(d *document) {
+func validateKeys(d *document, list []Key) {
 	names := map[string]bool{}
-	for i, k := range c.Keys {
+	for i, k := range list {
 		path := fmt.Sprintf("$.keys[%d]", i)
 		if k.Name == "" || k.Active == "" {
 			d.add(path, "wants both: name, and active, the URI of the key that seals")
@@ -39,38 +48,41 @@ func (c *Config) checkKeys(d *document) {
 		if strings.HasPrefix(k.Name, foreign.KeyPrefix) || strings.HasPrefix(k.Name, "*") {
 			d.add(path+".name", "may not start with %s or a *: what starts so is what policies read as the key of another tool's payload", foreign.KeyPrefix)
 		}
-		checkKeyURI(d, path+".active", k.Active)
+		validateKeyURI(d, path+".active", k.Active)
 		for j, uri := range k.OpenOnly {
-			checkKeyURI(d, fmt.Sprintf("%s.open_only[%d]", path, j), uri)
+			validateKeyURI(d, fmt.Sprintf("%s.open_only[%d]", path, j), uri)
 		}
 	}
 }
 
+// NoKeyURI says what a key URI looks like.
 const NoKeyURI = "is no key URI: awskms://<key id, ARN or alias>?region=<region>, vault://<host>/<mount>/<key>?token_file=<path>, or local:<file>"
 
-func checkKeyURI(d *document, path, uri string) {
+func validateKeyURI(d *document, path, uri string) {
 	if scheme, _, ok := strings.Cut(uri, ":"); !ok || scheme != localkey.Scheme && scheme != awskms.Scheme && scheme != vault.Scheme {
 		d.add(path, NoKeyURI)
 	}
 }
 
+// KeyConfigs are the keys as the keyring takes them.
 func (c *Config) KeyConfigs() []keyring.KeyConfig {
 	keys := make([]keyring.KeyConfig, len(c.Keys))
 	for i, k := range c.Keys {
-		keys[i] = keyring.KeyConfig{Name: k.Name, Namespaces: k.Namespaces, Active: k.Active, OpenOnly: k.OpenOnly}
+		keys[i] = keyring.KeyConfig(k)
 	}
 	return keys
 }
 
+// KeyGrants are the grants as the keyring takes them.
 func (c *Config) KeyGrants() []keyring.Grant {
 	grants := make([]keyring.Grant, len(c.Grants))
 	for i, g := range c.Grants {
-		grants[i] = keyring.Grant{From: g.From, To: g.To}
+		grants[i] = keyring.Grant(g)
 	}
 	return grants
 }
 
-// revokedDataKeys are the ids; check has told of those that are none.
+// DataKeyIDs are the ids of RevokedDataKeys, which are valid.
 func (c *Config) DataKeyIDs() [][32]byte {
 	ids := make([][32]byte, len(c.RevokedDataKeys))
 	for i, text := range c.RevokedDataKeys {

@@ -6,20 +6,26 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/server"
 )
 
-// Limits is what callers may make the proxy hold. What is left out follows from the memory that there is.
+// Limits bound what callers can make the proxy hold at once. What is left out follows from the memory that there is.
 type Limits struct {
-	Connections   int           `yaml:"connections"`
-	Calls         int           `yaml:"calls"`
-	Polls         int           `yaml:"polls"`
-	Bytes         int           `yaml:"bytes"`
-	ConnectionAge time.Duration `yaml:"connection_age"`
+	// Connections of callers.
+	Connections int `yaml:"connections" unit:"connections" otherwise:"memory / 256 KiB, and at most 3/4 of the open files"`
+	// Calls that are answered at once.
+	Calls int `yaml:"calls" unit:"calls" otherwise:"memory / 512 KiB"`
+	// Calls that wait at the server: polls for tasks, and calls that wait for the end of a workflow or an update. Streams of
+	// other services count here too.
+	Polls int `yaml:"polls" unit:"calls" otherwise:"memory / 72 KiB"`
+	// Messages in memory, each counted once. At least 16777216.
+	Bytes int `yaml:"bytes" unit:"bytes" otherwise:"memory / 16, and at least 16 MiB"`
+	// Age at which callers' connections are replaced, so that callers spread over new replicas. At least 6m.
+	ConnectionAge time.Duration `yaml:"connection_age" default:"30m"`
 }
 
-func (l *Limits) check(d *document) {
+func (l *Limits) validate(d *document) {
 	if l.Bytes != 0 && l.Bytes < server.MinBytes {
 		d.add("$.limits.bytes", "is too small for the messages that Temporal takes: at least %d", server.MinBytes)
 	}
-	if l.ConnectionAge != 0 && l.ConnectionAge < server.MinConnectionAge {
+	if l.ConnectionAge < server.MinConnectionAge {
 		d.add("$.limits.connection_age", "is too short: polls take a minute, and each end costs callers a new connection; at least %s", server.MinConnectionAge)
 	}
 }

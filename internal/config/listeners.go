@@ -1,53 +1,78 @@
 package config
 
+import (
+	"fmt"
+	"strings"
+)
+
+// Listener is an address on which callers reach the proxy.
 type Listener struct {
-	Name    string     `yaml:"name"`
-	Address string     `yaml:"address"`
-	TLS     *ServerTLS `yaml:"tls"`
-	Callers *Callers   `yaml:"callers"`
+	// Name by which policies know the listener, as `input.caller.listener`. Required where there are several listeners.
+	Name string `yaml:"name" otherwise:"default"`
+	// Host and port to listen on.
+	Address string `yaml:"address" required:"true"`
+	// Certificate of the listener.
+	TLS *ServerTLS `yaml:"tls" otherwise:"plaintext"`
+	// How callers are identified, and which namespaces they reach.
+	Callers *Callers `yaml:"callers" otherwise:"anonymous, on loopback only"`
 }
 
+// ServerTLS is the certificate that a listener shows.
 type ServerTLS struct {
-	CertFile string `yaml:"cert_file"`
-	KeyFile  string `yaml:"key_file"`
+	// PEM file with the certificate and its chain. It is read again when it changes.
+	CertFile string `yaml:"cert_file" required:"true"`
+	// PEM file with the certificate's private key.
+	KeyFile string `yaml:"key_file" required:"true"`
 }
 
-func (l *Listener) check(d *document, path string) {
-	if !checkAddress(d, path+".address", l.Address) {
+func validateListeners(d *document, listeners []Listener) {
+	names, addresses := map[string]bool{}, map[string]bool{}
+	for i := range listeners {
+		path := fmt.Sprintf("$.listeners[%d]", i)
+		l := &listeners[i]
+		if l.Name == "" {
+			d.add(path, "has no name: each of several listeners needs one, policies see it as input.caller.listener")
+		} else if names[l.Name] {
+			d.add(path+".name", "%q is the name of another listener too", l.Name)
+		}
+		if addresses[l.Address] && !strings.HasSuffix(l.Address, ":0") {
+			d.add(path+".address", "%s is the address of another listener too", l.Address)
+		}
+		names[l.Name], addresses[l.Address] = true, true
+		l.validate(d, path)
+	}
+}
+
+func (l *Listener) validate(d *document, path string) {
+	if !validateAddress(d, path+".address", l.Address) {
 		return
 	}
 	if l.TLS != nil {
-		checkPair(d, path+".tls", l.TLS.CertFile, l.TLS.KeyFile, true)
+		validatePair(d, path+".tls", l.TLS.CertFile, l.TLS.KeyFile, true)
 	}
-	kinds := 0
-	if l.Callers != nil {
-		for _, given := range []bool{l.Callers.Anonymous != nil, l.Callers.MTLS != nil, l.Callers.Token != nil, l.Callers.JWT != nil} {
-			if given {
-				kinds++
-			}
-		}
-		if kinds != 1 {
-			d.add(path+".callers", "wants exactly one of anonymous, mtls, token, jwt")
-			return
-		}
+	if l.Callers != nil && l.Callers.kinds() != 1 {
+		d.add(path+".callers", "wants exactly one of anonymous, mtls, token, jwt")
+		return
 	}
+	readable := l.TLS == nil && !IsLoopback(l.Address) // by anyone on the network
 	switch {
 	case l.IsAnonymous():
 		if l.AnonymousNamespaces() == nil && !IsLoopback(l.Address) {
 			d.add(path, "%s is reachable from other machines and would serve anyone every namespace: add callers: {anonymous: {namespaces: [...]}} with those it is for, or another kind of callers, or listen on 127.0.0.1", l.Address)
 		}
 	case l.Callers.MTLS != nil:
-		l.checkMTLS(d, path)
+		l.Callers.MTLS.validate(d, path+".callers.mtls", l.TLS != nil)
 	case l.Callers.Token != nil:
-		l.checkTokens(d, path)
+		l.Callers.Token.validate(d, path+".callers.token", readable)
 	case l.Callers.JWT != nil:
-		l.checkJWT(d, path)
+		l.Callers.JWT.validate(d, path+".callers.jwt", readable)
 	}
 }
 
-// anonymous tells if the listener takes callers for what they say they are.
+// IsAnonymous reports whether the listener takes callers for what they say they are.
 func (l *Listener) IsAnonymous() bool { return l.Callers == nil || l.Callers.Anonymous != nil }
 
+// AnonymousNamespaces are those that anonymous callers reach; nil: all.
 func (l *Listener) AnonymousNamespaces() []string {
 	if l.Callers == nil {
 		return nil

@@ -1,29 +1,38 @@
 package config
 
-import (
-	"time"
-)
+import "time"
 
+// Policy is where the policy comes from.
 type Policy struct {
-	File       string  `yaml:"file"`
-	Namespaces string  `yaml:"namespaces"`
-	Bundle     *Bundle `yaml:"bundle"`
+	// Rego file with the platform's policy, `package temporal`.
+	File string `yaml:"file" otherwise:"the policy that ships"`
+	// Folder with a Rego file for each namespace that has rules of its own: `<namespace>.rego`.
+	Namespaces string `yaml:"namespaces" otherwise:"none"`
+	// The whole policy as an OPA bundle, instead of files.
+	Bundle *Bundle `yaml:"bundle" otherwise:"none"`
 }
 
-// Bundle takes the place of files: the policy comes as an OPA bundle over HTTP.
+// Bundle is a policy that comes as an OPA bundle over HTTP.
 type Bundle struct {
-	URL           string        `yaml:"url"`
-	TokenFile     string        `yaml:"token_file"`
-	PublicKeyFile string        `yaml:"public_key_file"`
-	Algorithm     string        `yaml:"algorithm"`
-	Scope         string        `yaml:"scope"`
-	Folder        string        `yaml:"folder"`
-	Poll          time.Duration `yaml:"poll"`
+	// URL of the bundle; https, unless the bundle is signed or comes from loopback.
+	URL string `yaml:"url" required:"true"`
+	// File with a bearer token for the server. It is read for each request.
+	TokenFile string `yaml:"token_file" otherwise:"no token"`
+	// PEM file with the public key that verifies the bundle's signature, or a file with the secret of an HS algorithm.
+	PublicKeyFile string `yaml:"public_key_file" otherwise:"unsigned bundles are taken"`
+	// Algorithm of the signature.
+	Algorithm string `yaml:"algorithm" default:"RS256"`
+	// Scope that the signature has to name.
+	Scope string `yaml:"scope" otherwise:"any"`
+	// Folder that keeps the last good bundle, for a start while the server does not answer.
+	Folder string `yaml:"folder" otherwise:"none is kept"`
+	// How often the server is asked for a changed bundle.
+	Poll time.Duration `yaml:"poll" default:"1m"`
 }
 
-func (p *Policy) check(d *document) {
-	checkReadable(d, "$.policy.file", p.File)
-	checkReadable(d, "$.policy.namespaces", p.Namespaces)
+func (p *Policy) validate(d *document) {
+	validateReadable(d, "$.policy.file", p.File)
+	validateReadable(d, "$.policy.namespaces", p.Namespaces)
 	b := p.Bundle
 	if b == nil {
 		return
@@ -34,6 +43,6 @@ func (p *Policy) check(d *document) {
 	if b.URL == "" {
 		d.add("$.policy.bundle", "wants url: where the bundle is")
 	}
-	checkReadable(d, "$.policy.bundle.token_file", b.TokenFile)
-	checkReadable(d, "$.policy.bundle.public_key_file", b.PublicKeyFile)
+	validateReadable(d, "$.policy.bundle.token_file", b.TokenFile)
+	validateReadable(d, "$.policy.bundle.public_key_file", b.PublicKeyFile)
 }

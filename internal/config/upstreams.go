@@ -1,34 +1,43 @@
 package config
 
-import (
-	"strings"
-)
+import "strings"
 
+// Upstream is a Temporal frontend.
 type Upstream struct {
-	Namespaces []string   `yaml:"namespaces"`
-	Address    string     `yaml:"address"`
-	TLS        *ClientTLS `yaml:"tls"`
-	APIKeyFile string     `yaml:"api_key_file"`
-	// PassCredential forwards the token that callers show to a listener; without it a token ends here.
-	PassCredential bool `yaml:"pass_credential"`
+	// Namespaces whose calls go there, `*` for any run of characters; `[]` for calls that name no namespace.
+	Namespaces []string `yaml:"namespaces" otherwise:"all"`
+	// Host and port of the frontend. `{namespace}` stands for the namespace of the call, if that is made of letters, digits,
+	// `-` and `_`, with dots only where a domain follows.
+	Address string `yaml:"address" required:"true"`
+	// TLS to the frontend; `{}` verifies it with the system's authorities.
+	TLS *ClientTLS `yaml:"tls" otherwise:"plaintext"`
+	// File with an API key, which is sent in place of the caller's `authorization`. Requires `tls`.
+	APIKeyFile string `yaml:"api_key_file"`
+	// Forward the token by which a listener identified the caller. Requires `tls`, off loopback.
+	PassCredential bool `yaml:"pass_credential" default:"false"`
 }
 
+// ClientTLS is how the proxy and a frontend identify each other.
 type ClientTLS struct {
-	CertFile   string `yaml:"cert_file"`
-	KeyFile    string `yaml:"key_file"`
-	CAFile     string `yaml:"ca_file"`
-	ServerName string `yaml:"server_name"`
+	// PEM file with the proxy's certificate and its chain, for mTLS. It is read again when it changes.
+	CertFile string `yaml:"cert_file"`
+	// PEM file with the private key of that certificate.
+	KeyFile string `yaml:"key_file"`
+	// PEM file with the authorities that sign the frontend's certificate.
+	CAFile string `yaml:"ca_file" otherwise:"those of the system"`
+	// Name that the frontend's certificate has to have.
+	ServerName string `yaml:"server_name" otherwise:"the host of the address"`
 }
 
-func (u *Upstream) check(d *document, path string) {
+func (u *Upstream) validate(d *document, path string) {
 	if u.Address == "" {
 		d.add(path, "wants address: the Temporal frontend's host:port")
 	} else if !strings.Contains(u.Address, "://") {
-		checkAddress(d, path+".address", u.Address)
+		validateAddress(d, path+".address", u.Address)
 	}
 	if t := u.TLS; t != nil {
-		checkPair(d, path+".tls", t.CertFile, t.KeyFile, false)
-		checkReadable(d, path+".tls.ca_file", t.CAFile)
+		validatePair(d, path+".tls", t.CertFile, t.KeyFile, false)
+		validateReadable(d, path+".tls.ca_file", t.CAFile)
 	}
 	if u.PassCredential && u.APIKeyFile != "" {
 		d.add(path+".pass_credential", "an API key takes the place of what callers send: remove one of them")
@@ -40,6 +49,6 @@ func (u *Upstream) check(d *document, path string) {
 		if u.TLS == nil {
 			d.add(path+".api_key_file", "an API key is never sent without TLS: add tls: {}")
 		}
-		checkReadable(d, path+".api_key_file", u.APIKeyFile)
+		validateReadable(d, path+".api_key_file", u.APIKeyFile)
 	}
 }

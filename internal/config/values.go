@@ -8,7 +8,7 @@ import (
 	"os"
 )
 
-// IsLoopback tells if an address can be reached from this machine only.
+// IsLoopback reports whether an address can be reached from this machine only.
 func IsLoopback(address string) bool {
 	host, _, err := net.SplitHostPort(address)
 	if err != nil {
@@ -21,7 +21,8 @@ func IsLoopback(address string) bool {
 	return err == nil && ip.IsLoopback()
 }
 
-func checkAddress(d *document, path, address string) bool {
+// validateAddress reports whether an address is a host and a port, and adds a problem if not.
+func validateAddress(d *document, path, address string) bool {
 	_, port, err := net.SplitHostPort(address)
 	if err == nil {
 		_, err = net.LookupPort("tcp", port)
@@ -32,8 +33,8 @@ func checkAddress(d *document, path, address string) bool {
 	return err == nil
 }
 
-// checkReadable tells of a file that is not there, where the path is given at all.
-func checkReadable(d *document, path, file string) {
+// validateReadable adds a problem if a path is given and its file cannot be read.
+func validateReadable(d *document, path, file string) {
 	if file == "" {
 		return
 	}
@@ -49,10 +50,11 @@ func checkReadable(d *document, path, file string) {
 	_ = f.Close() // opened for reading only
 }
 
-func checkPair(d *document, path, cert, key string, needed bool) {
-	if needed && (cert == "" || key == "") || (cert == "") != (key == "") {
+// validatePair checks a certificate and its key: both or, unless they are required, none.
+func validatePair(d *document, path, cert, key string, required bool) {
+	if required && (cert == "" || key == "") || (cert == "") != (key == "") {
 		d.add(path, "wants both: cert_file and key_file")
 	}
-	checkReadable(d, path+".cert_file", cert)
-	checkReadable(d, path+".key_file", key)
+	validateReadable(d, path+".cert_file", cert)
+	validateReadable(d, path+".key_file", key)
 }

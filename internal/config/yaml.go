@@ -14,8 +14,8 @@ import (
 	"github.com/goccy/go-yaml/parser"
 )
 
-// document is a config file read strictly: every key must be known, every value of its kind, and all that is wrong is
-// told at once, each with its place.
+// document is a config file that is decoded strictly: every key has to be known and every value of its type. It collects
+// all problems, each with its line.
 type document struct {
 	file     string
 	lines    map[string]int    // YAML path -> line
@@ -31,8 +31,8 @@ type problem struct {
 
 var durationType = reflect.TypeFor[time.Duration]()
 
-// parseYAML fills v, a pointer to a struct with yaml tags, from the text of a config file.
-func parseYAML(file string, text []byte, v any) *document {
+// decode fills v from YAML. A struct's fields are the keys that their yaml tags name.
+func decode(file string, text []byte, v reflect.Value) *document {
 	d := &document{file: file, lines: map[string]int{}}
 	parsed, err := parser.ParseBytes(text, 0)
 	if err != nil {
@@ -49,7 +49,7 @@ func parseYAML(file string, text []byte, v any) *document {
 		return d
 	}
 	if len(parsed.Docs) == 1 && parsed.Docs[0].Body != nil {
-		d.value(parsed.Docs[0].Body, reflect.ValueOf(v).Elem(), "$")
+		d.value(parsed.Docs[0].Body, v, "$")
 	}
 	return d
 }
@@ -59,7 +59,7 @@ func (d *document) add(path, format string, args ...any) {
 	d.problems = append(d.problems, problem{d.line(path), path, fmt.Sprintf(format, args...)})
 }
 
-// line is where a path stands, or the nearest path above it.
+// line returns the line of a path, or of the nearest path above it.
 func (d *document) line(path string) int {
 	for path != "" {
 		if n, ok := d.lines[path]; ok {
@@ -83,7 +83,7 @@ func (d *document) err() error {
 	return errors.New(strings.Join(lines, "\n"))
 }
 
-// place says where a value came from: a flag, or file, line and path.
+// place names where a value comes from: a flag, or file, line and path.
 func (d *document) place(p problem) string {
 	if flag, ok := d.flags[p.path]; ok {
 		return flag
@@ -208,7 +208,7 @@ func textOf(n ast.Node) (string, bool) {
 	return "", false
 }
 
-// describeNode names what stands there. Not its value, which may be a secret put in the wrong place.
+// describeNode names the type of a node, but not its value, which may be a secret in the wrong place.
 func describeNode(n ast.Node) string {
 	switch n.(type) {
 	case *ast.MappingNode:
