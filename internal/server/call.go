@@ -17,7 +17,7 @@ import (
 
 // call is the walk of one unary call: identify, authorise, seal, forward, open, answer.
 type call struct {
-	*Server
+	server   *Server
 	listener *listener
 	method   *method
 	id       *auth.Identity
@@ -37,13 +37,13 @@ type call struct {
 // walk answers one call to a service that is rewritten. It owns in. What the call holds is noted in held.
 func (s *Server) walk(ctx context.Context, l *listener, m *method, held *release, in *frame) (*frame, error) {
 	defer in.free()
-	c := &call{Server: s, listener: l, method: m, release: held, start: time.Now(), span: trace.SpanFromContext(ctx)}
+	c := &call{server: s, listener: l, method: m, release: held, start: time.Now(), span: trace.SpanFromContext(ctx)}
 	md, _ := metadata.FromIncomingContext(ctx)
 	var err error
 	if c.id, err = l.Identify(shown(ctx, md)); err != nil {
 		return nil, c.refuse(err)
 	}
-	c.rewriting = s.Rewriter.Begin(m.rewrite, c.id.Caller)
+	c.rewriting = s.rewriter.Begin(m.rewrite, c.id.Caller)
 	held.done = c.rewriting.Done
 	return c.run(ctx, md, in)
 }
@@ -84,7 +84,7 @@ func (c *call) run(ctx context.Context, md metadata.MD, in *frame) (*frame, erro
 func (c *call) admit(in *frame) error {
 	m := c.method
 	if m.rewrite.RequestTouched() || m.rewrite.ResponseTouched() || m.rewrite.IsPoll() ||
-		c.id.Namespaces != nil || c.upstreams.byNamespace() || c.span.IsRecording() {
+		c.id.Namespaces != nil || c.server.upstreams.byNamespace() || c.span.IsRecording() {
 		c.in = in.bytes()
 		if err := c.rewriting.Identify(c.in); err != nil {
 			return err
@@ -94,7 +94,7 @@ func (c *call) admit(in *frame) error {
 		return err
 	}
 	var err error
-	c.route, err = c.upstreams.route(c.rewriting.Namespace())
+	c.route, err = c.server.upstreams.route(c.rewriting.Namespace())
 	return err
 }
 
@@ -104,11 +104,11 @@ func (c *call) seal(ctx context.Context, in *frame) (*frame, error) {
 		start := time.Now()
 		out, err := c.rewriting.Request(ctx, c.in)
 		if err != nil {
-			c.Metrics.failed(directionRequest, err)
+			c.server.metrics.failed(directionRequest, err)
 			return nil, err
 		}
 		stats := c.rewriting.RequestStats()
-		c.Metrics.rewritten(directionRequest, stats, time.Since(start), c.span)
+		c.server.metrics.rewritten(directionRequest, stats, time.Since(start), c.span)
 		describeRewriting(c.span, directionRequest, stats)
 		if !same(out, c.in) {
 			return c.release.lend(out), nil
@@ -126,9 +126,9 @@ func same(a, b []byte) bool {
 // forward sends the request and makes the answer. out is ctx with the metadata to send.
 func (c *call) forward(ctx, out context.Context, request *frame) (*frame, error) {
 	m := c.method
-	if m.rewrite.IsPoll() && c.PollLimit > 0 {
+	if m.rewrite.IsPoll() && c.server.pollLimit > 0 {
 		var cancel context.CancelFunc
-		out, cancel = context.WithTimeout(out, c.PollLimit)
+		out, cancel = context.WithTimeout(out, c.server.pollLimit)
 		defer cancel()
 	}
 
@@ -153,7 +153,7 @@ func (c *call) forward(ctx, out context.Context, request *frame) (*frame, error)
 		return nil, c.failed(ctx, err)
 	}
 	if namespace := c.rewriting.Namespace(); namespace != "" {
-		c.Keys.Confirm(namespace)
+		c.server.keys.Confirm(namespace)
 	}
 	if m.rewrite.IsPoll() && !emptyPoll(answer) {
 		ctx = c.traceTask(ctx, sent)
@@ -185,7 +185,7 @@ func (c *call) invoke(ctx context.Context, request, answer *frame, header, trail
 	if err == nil {
 		m.answer.Store(max(n, m.answer.Load()/16*15, 1))
 	}
-	c.release.count(n - min(reserved, c.room.size))
+	c.release.count(n - min(reserved, c.server.room.size))
 	return err
 }
 
@@ -210,8 +210,8 @@ func (c *call) roomForAnswer(ctx context.Context) (reserved int64, err error) {
 		}
 	}
 	if m.answer.Load() > 0 && m.reads() {
-		c.overLimit("bytes")
-		return 0, answerFor(noRoom("an answer", expected, c.room.size)).Err()
+		c.server.overLimit("bytes")
+		return 0, answerFor(noRoom("an answer", expected, c.server.room.size)).Err()
 	}
 	return 0, nil // what it tells has happened: it must arrive
 }
@@ -253,7 +253,7 @@ func (c *call) open(ctx, out context.Context, answer *frame) (*frame, error) {
 	}
 	stats := c.rewriting.ResponseStats()
 	span := trace.SpanFromContext(ctx)
-	c.Metrics.rewritten(directionResponse, stats, time.Since(start), span)
+	c.server.metrics.rewritten(directionResponse, stats, time.Since(start), span)
 	describeRewriting(span, directionResponse, stats)
 	c.end(codes.OK)
 	if same(plain, sealed) {
@@ -284,7 +284,7 @@ func (c *call) failed(ctx context.Context, err error) error {
 func (c *call) refuse(err error) error {
 	st := answerFor(err)
 	c.end(st.Code())
-	c.logRefusal(c.method.full, c.listener.Name, st, err)
+	c.server.logRefusal(c.method.full, c.listener.Name, st, err)
 	return st.Err()
 }
 

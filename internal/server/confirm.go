@@ -72,16 +72,16 @@ func (c *confirmations) answered(a *asked) {
 // answer. out is ctx with the metadata to send.
 func (c *call) confirm(ctx, out context.Context) {
 	namespace := c.rewriting.Namespace()
-	if namespace == "" || c.Keys.Confirmed(namespace) {
+	if namespace == "" || c.server.keys.Confirmed(namespace) {
 		return
 	}
 	md, _ := metadata.FromOutgoingContext(out)
-	q := question{namespace, maphash.Comparable(c.confirmations.seed, strings.Join(md["authorization"], "\x00"))}
-	a, first := c.confirmations.join(q)
+	q := question{namespace, maphash.Comparable(c.server.confirmations.seed, strings.Join(md["authorization"], "\x00"))}
+	a, first := c.server.confirmations.join(q)
 	if first {
 		// It outlives the call where others wait for it, and has no part in the call's trace.
 		out = trace.ContextWithSpanContext(context.WithoutCancel(out), trace.SpanContext{})
-		go c.Server.ask(out, c.route, strings.Clone(namespace), a)
+		go c.server.ask(out, c.route, strings.Clone(namespace), a)
 	}
 	select {
 	case <-a.done:
@@ -95,8 +95,8 @@ func (s *Server) ask(out context.Context, r route, namespace string, a *asked) {
 	out, cancel := context.WithTimeout(out, confirmTimeout)
 	defer cancel()
 	if err := s.fetch(out, r, "DescribeNamespace", &workflowservice.DescribeNamespaceRequest{Namespace: namespace}, nil); err != nil {
-		s.Log.Debug("the upstream did not confirm a namespace; few data keys are made for it until it answers a call", "namespace", namespace, "error", err)
+		s.log.Debug("the upstream did not confirm a namespace; few data keys are made for it until it answers a call", "namespace", namespace, "error", err)
 		return
 	}
-	s.Keys.Confirm(namespace)
+	s.keys.Confirm(namespace)
 }

@@ -118,18 +118,18 @@ func TestNoAnswerAboutANamespaceDelaysACallALittle(t *testing.T) {
 func TestAConfirmedNamespaceCostsNothing(t *testing.T) {
 	r := startRegistry(t, func(context.Context, string) error { return nil })
 	p := startProxy(t, r.frontend)
-	p.Keys.Confirm("clinic")
+	p.keys.Confirm("clinic")
 	in, err := proto.Marshal(startRequest([]byte("x")))
 	if err != nil {
 		t.Fatal(err)
 	}
 	m := p.methods[workflowservice.WorkflowService_StartWorkflowExecution_FullMethodName]
-	rewriting := p.Rewriter.Begin(m.rewrite, nil)
+	rewriting := p.rewriter.Begin(m.rewrite, nil)
 	defer rewriting.Done()
 	if err := rewriting.Identify(in); err != nil {
 		t.Fatal(err)
 	}
-	c := &call{Server: p.Server, method: m, rewriting: rewriting}
+	c := &call{server: p.Server, method: m, rewriting: rewriting}
 	ctx := context.Background()
 	if n := testing.AllocsPerRun(100, func() { c.confirm(ctx, ctx) }); n != 0 {
 		t.Errorf("%v allocations", n)

@@ -48,14 +48,14 @@ func (l *callerListener) Accept() (net.Conn, error) {
 func (s *Server) admitConn(conn net.Conn, l *listener) *callerConn {
 	s.connsMu.Lock()
 	defer s.connsMu.Unlock()
-	if len(s.conns) >= s.Limits.Connections {
+	if len(s.conns) >= s.limits.Connections {
 		s.overLimit("connections")
 		return nil
 	}
 	c := &callerConn{Conn: conn, server: s, listener: l}
 	s.conns[c] = struct{}{}
 	l.open.Add(1)
-	s.Metrics.open.Inc()
+	s.metrics.open.Inc()
 	return c
 }
 
@@ -83,7 +83,7 @@ func (s *Server) sweepAt(now time.Time) {
 	}
 	s.connsMu.Unlock()
 	for _, c := range unread {
-		s.Log.Warn("a caller does not read its answers; its connection is closed", "listener", c.listener.Name, "address", c.RemoteAddr().String())
+		s.log.Warn("a caller does not read its answers; its connection is closed", "listener", c.listener.Name, "address", c.RemoteAddr().String())
 		_ = c.Close() // what is still to be written cannot be
 	}
 }
@@ -115,7 +115,7 @@ func (c *callerConn) Write(b []byte) (int, error) {
 func (c *callerConn) Close() error {
 	c.once.Do(func() {
 		c.listener.open.Add(-1)
-		c.server.Metrics.open.Dec()
+		c.server.metrics.open.Dec()
 		c.server.connsMu.Lock()
 		delete(c.server.conns, c)
 		c.server.connsMu.Unlock()

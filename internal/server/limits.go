@@ -80,12 +80,12 @@ func (g *gate) leave() { g.inside.Add(-1) }
 
 // overLimit counts a refusal. The log tells of each limit once a minute: there may be thousands.
 func (s *Server) overLimit(limit string) {
-	s.Metrics.refused.WithLabelValues(limit).Inc()
+	s.metrics.refused.WithLabelValues(limit).Inc()
 	s.toldMu.Lock()
 	defer s.toldMu.Unlock()
 	if now := time.Now(); now.Sub(s.told[limit]) > brakeNews {
 		s.told[limit] = now
-		s.Log.Warn("callers are refused, since there is more to do than the limit allows", "limit", "limits."+limit, "connections", s.Connections(),
+		s.log.Warn("callers are refused, since there is more to do than the limit allows", "limit", "limits."+limit, "connections", s.Connections(),
 			"calls", s.calls.inside.Load(), "polls", s.waiting.inside.Load(), "bytes", s.room.inUse())
 	}
 }

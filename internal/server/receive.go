@@ -55,7 +55,7 @@ func (s *Server) receive(ctx context.Context, r *release, other func(any) error)
 		_ = stream.WriteStatus(answerFor(errLate)) // ends the call, and with it the reading below
 	})
 	defer late.Stop()
-	m := message{Server: s, wire: stream, release: r, late: late}
+	m := message{server: s, wire: stream, release: r, late: late}
 	data, err := m.read(ctx)
 	if err != nil {
 		return nil, statusOf(err)
@@ -65,31 +65,31 @@ func (s *Server) receive(ctx context.Context, r *release, other func(any) error)
 
 // message is one that is being read.
 type message struct {
-	*Server
-	wire
-	*release
-	late *time.Timer
+	server  *Server
+	wire    wire
+	release *release
+	late    *time.Timer
 }
 
 func (m *message) read(ctx context.Context) (mem.BufferSlice, error) {
 	var header [messageHeader]byte
-	if err := m.ReadMessageHeader(header[:]); err != nil {
+	if err := m.wire.ReadMessageHeader(header[:]); err != nil {
 		if errors.Is(err, io.EOF) {
 			return nil, errNone
 		}
 		return nil, err
 	}
 	length := int64(binary.BigEndian.Uint32(header[1:]))
-	if length > m.largest {
-		return nil, tooLong(length, m.largest)
+	if length > m.server.largest {
+		return nil, tooLong(length, m.server.largest)
 	}
-	if !m.reserve(ctx, length, roomWait) {
+	if !m.release.reserve(ctx, length, roomWait) {
 		return nil, m.noRoom(length)
 	}
 	if length > unreserved {
-		m.late.Reset(m.requestTime + time.Duration(length/slowestRate)*time.Second)
+		m.late.Reset(m.server.requestTime + time.Duration(length/slowestRate)*time.Second)
 	}
-	data, err := m.Read(int(length))
+	data, err := m.wire.Read(int(length))
 	if err != nil {
 		return nil, err
 	}
@@ -98,7 +98,7 @@ func (m *message) read(ctx context.Context) (mem.BufferSlice, error) {
 			return nil, err
 		}
 	}
-	if err := m.ReadMessageHeader(header[:]); !errors.Is(err, io.EOF) {
+	if err := m.wire.ReadMessageHeader(header[:]); !errors.Is(err, io.EOF) {
 		data.Free()
 		if err == nil {
 			err = errMore
@@ -109,8 +109,8 @@ func (m *message) read(ctx context.Context) (mem.BufferSlice, error) {
 }
 
 func (m *message) noRoom(length int64) error {
-	m.overLimit("bytes")
-	return noRoom("a request", length, m.Server.room.size)
+	m.server.overLimit("bytes")
+	return noRoom("a request", length, m.server.room.size)
 }
 
 // tooLong uses gRPC's words for it, which workers know.
@@ -126,7 +126,7 @@ const (
 // decompress asks for room as it goes: a few bytes may become many.
 func (m *message) decompress(ctx context.Context, compressed mem.BufferSlice) (mem.BufferSlice, error) {
 	defer compressed.Free()
-	c := encoding.GetCompressor(m.RecvCompress())
+	c := encoding.GetCompressor(m.wire.RecvCompress())
 	if c == nil {
 		return nil, status.Errorf(codes.Internal, "%sthe request is marked as compressed, and names no compression", from)
 	}
@@ -152,9 +152,9 @@ func (m *message) decompress(ctx context.Context, compressed mem.BufferSlice) (m
 			return out, nil
 		case err != nil:
 			err = status.Errorf(codes.Internal, "%sthe request cannot be decompressed: %v", from, err)
-		case length > m.largest:
-			err = tooLong(length, m.largest)
-		case !m.reserve(ctx, int64(n), roomWait):
+		case length > m.server.largest:
+			err = tooLong(length, m.server.largest)
+		case !m.release.reserve(ctx, int64(n), roomWait):
 			err = m.noRoom(length)
 		}
 		if err != nil {

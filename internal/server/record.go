@@ -22,12 +22,12 @@ func (c *call) recordable() error {
 	if !m.AnswerSealed() || handsOut(m) && !m.IsPoll() {
 		return nil
 	}
-	return c.Audit.Ready()
+	return c.server.audit.Ready()
 }
 
 // record puts down what the account of this call holds. An error means that the answer must not leave.
 func (c *call) record(ctx context.Context, code codes.Code) error {
-	if c.Audit == nil {
+	if c.server.audit == nil {
 		return nil
 	}
 	account := c.rewriting.Account()
@@ -51,7 +51,7 @@ func (c *call) record(ctx context.Context, code codes.Code) error {
 	if span := trace.SpanContextFromContext(ctx); span.HasTraceID() {
 		r.Trace = span.TraceID().String()
 	}
-	return c.Audit.Write(ctx, &r)
+	return c.server.audit.Write(ctx, &r)
 }
 
 // recordRefused puts down what a refused answer would have held. Its caller gets an error anyway.
@@ -63,7 +63,7 @@ func (c *call) recordRefused(ctx context.Context, cause error) {
 
 // withhold keeps, for the record, why tasks could not be opened: their account is gone once what is left is opened.
 func (c *call) withhold() {
-	if c.Audit == nil {
+	if c.server.audit == nil {
 		return
 	}
 	c.withheld = slices.DeleteFunc(slices.Clone(c.rewriting.Account()), func(a rewrite.Handled) bool {

@@ -67,7 +67,7 @@ func audited(t *testing.T, f *frontend, wait time.Duration) (*proxied, *book) {
 	p := startProxy(t, f, func(o *Options) {
 		o.Audit = audit.New(audit.Options{Sink: b, Required: true, Wait: wait, Log: o.Log})
 	})
-	t.Cleanup(func() { _ = p.Audit.Close(context.Background()) })
+	t.Cleanup(func() { _ = p.audit.Close(context.Background()) })
 	return p, b
 }
 
@@ -187,7 +187,7 @@ func TestRequiredRecord(t *testing.T) {
 		}
 	}
 	b.fail(nil)
-	for end := time.Now().Add(10 * time.Second); p.Audit.Ready() != nil && time.Now().Before(end); {
+	for end := time.Now().Add(10 * time.Second); p.audit.Ready() != nil && time.Now().Before(end); {
 		time.Sleep(20 * time.Millisecond)
 	}
 	if _, err := c.GetWorkflowExecutionHistory(testContext(t), historyRequest()); err != nil {

@@ -35,7 +35,7 @@ var errCallerLeft = errors.New("the worker hung up before it got the task")
 
 // rescue is what becomes of one answer with tasks that could not be opened.
 type rescue struct {
-	*call
+	call    *call
 	arrived time.Time
 	longest time.Duration
 }
@@ -51,7 +51,7 @@ func (c *call) openAnswer(ctx, out context.Context, sealed []byte) ([]byte, erro
 	if !handsOut(c.method.rewrite) {
 		plain, err := c.rewriting.Response(ctx, sealed)
 		if err != nil {
-			c.Metrics.failed(directionResponse, err)
+			c.server.metrics.failed(directionResponse, err)
 			return nil, err
 		}
 		return plain, c.record(ctx, codes.OK)
@@ -65,7 +65,7 @@ func (c *call) openAnswer(ctx, out context.Context, sealed []byte) ([]byte, erro
 			return plain, nil
 		}
 	}
-	c.Metrics.failed(directionResponse, err)
+	c.server.metrics.failed(directionResponse, err)
 	c.withhold()
 	md, _ := metadata.FromOutgoingContext(out)
 	if plain, err = r.run(metadata.NewOutgoingContext(ctx, md), sealed, err); err != nil {
@@ -76,7 +76,7 @@ func (c *call) openAnswer(ctx, out context.Context, sealed []byte) ([]byte, erro
 
 // run gives what the caller gets. It is an error where the answer holds no task that could be answered.
 func (r *rescue) run(ctx context.Context, sealed []byte, cause error) ([]byte, error) {
-	switch r.method.rewrite.Name() {
+	switch r.call.method.rewrite.Name() {
 	case "PollWorkflowTaskQueue":
 		t := new(workflowservice.PollWorkflowTaskQueueResponse)
 		if proto.Unmarshal(sealed, t) != nil {
@@ -105,7 +105,7 @@ func (r *rescue) run(ctx context.Context, sealed []byte, cause error) ([]byte, e
 
 // unreadable is for an answer to a poll that is no message at all: an error could end the worker.
 func (r *rescue) unreadable(cause error) ([]byte, error) {
-	r.Log.Error("the server's answer to a poll cannot be read; its worker gets no task", "rpc", r.method.full, "namespace", r.rewriting.Namespace(), "error", cause)
+	r.call.server.log.Error("the server's answer to a poll cannot be read; its worker gets no task", "rpc", r.call.method.full, "namespace", r.call.rewriting.Namespace(), "error", cause)
 	return nil, nil
 }
 
@@ -165,7 +165,7 @@ func (r *rescue) open(ctx context.Context, m proto.Message) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return r.rewriting.Response(ctx, sealed)
+	return r.call.rewriting.Response(ctx, sealed)
 }
 
 // hold tries to open m for as long as its worker and the server wait for it: the shortest of the timeouts, less a margin
@@ -177,7 +177,7 @@ func (r *rescue) hold(ctx context.Context, m proto.Message, timeouts ...time.Dur
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, time.Second) {
 		_, err := r.open(held, m)
 		if err == nil {
-			err = r.Audit.Ready() // a task that cannot be put on record is as good as one that does not open
+			err = r.call.server.audit.Ready() // a task that cannot be put on record is as good as one that does not open
 		}
 		switch {
 		case ctx.Err() != nil:

@@ -194,7 +194,7 @@ func (s *Server) opens(p *paused) (err error) {
 			err = s.panicked("a paused activity", v)
 		}
 	}()
-	c := s.Rewriter.Begin(p.method, p.caller)
+	c := s.rewriter.Begin(p.method, p.caller)
 	if err = c.Identify(p.request); err == nil {
 		_, err = c.Response(ctx, p.sample)
 	}
@@ -212,10 +212,10 @@ func (s *Server) goOn(p *paused) {
 	if err == nil {
 		err = s.unpause(ctx, p.route, p.key)
 	}
-	log := s.Log.With("namespace", p.key.namespace, "workflow_id", p.key.workflow, "run_id", p.key.run, "activity_id", p.key.activity)
+	log := s.log.With("namespace", p.key.namespace, "workflow_id", p.key.workflow, "run_id", p.key.run, "activity_id", p.key.activity)
 	switch code := status.Code(err); {
 	case err == nil:
-		s.Metrics.standIns.WithLabelValues("UnpauseActivity").Inc()
+		s.metrics.standIns.WithLabelValues("UnpauseActivity").Inc()
 		log.Info("an activity that could not be opened opens now and goes on, from its first attempt")
 	case err == errOthers:
 		log.Info("an activity that could not be opened is no longer paused by a proxy, and is left alone")
@@ -280,7 +280,7 @@ func (s *Server) fetch(ctx context.Context, r route, method string, request, rep
 // setAside fails an activity's attempt in a way that loses nothing: a paused activity is not tried again, nor does it
 // run out of attempts. Where that cannot be, the next attempt is put off. sealed makes the answer that the task came in.
 func (r *rescue) setAside(ctx context.Context, t *workflowservice.PollActivityTaskQueueResponse, sealed proto.Message, cause error) {
-	key := activityKey{strings.Clone(r.rewriting.Namespace()), t.GetWorkflowExecution().GetWorkflowId(), t.GetWorkflowExecution().GetRunId(), t.GetActivityId()}
+	key := activityKey{strings.Clone(r.call.rewriting.Namespace()), t.GetWorkflowExecution().GetWorkflowId(), t.GetWorkflowExecution().GetRunId(), t.GetActivityId()}
 	pausing := r.pause(ctx, key, cause)
 	already := status.Code(pausing) == codes.FailedPrecondition // perhaps by a person, whose it stays
 	if status.Code(pausing) == codes.NotFound {
@@ -289,7 +289,7 @@ func (r *rescue) setAside(ctx context.Context, t *workflowservice.PollActivityTa
 	}
 	delay := time.Duration(0)
 	if pausing != nil && !already {
-		r.Log.Warn("an activity could not be paused, so the next try costs one of its attempts", "namespace", key.namespace,
+		r.call.server.log.Warn("an activity could not be paused, so the next try costs one of its attempts", "namespace", key.namespace,
 			"workflow_id", key.workflow, "activity_id", key.activity, "error", pausing)
 		delay = retryTask
 	}
@@ -300,8 +300,8 @@ func (r *rescue) setAside(ctx context.Context, t *workflowservice.PollActivityTa
 		r.lookAfter(ctx, key, sealed)
 	case pausing != nil:
 	case errors.Is(cause, errCallerLeft):
-		if err := r.unpause(ctx, r.route, key); err != nil {
-			r.Log.Error("an activity was paused for a worker that hung up, and could not be told to go on: unpause it by hand",
+		if err := r.call.server.unpause(ctx, r.call.route, key); err != nil {
+			r.call.server.log.Error("an activity was paused for a worker that hung up, and could not be told to go on: unpause it by hand",
 				"namespace", key.namespace, "workflow_id", key.workflow, "activity_id", key.activity, "error", err)
 		}
 	default:
@@ -316,11 +316,11 @@ func (r *rescue) pause(ctx context.Context, k activityKey, cause error) error {
 	if k.workflow == "" {
 		return errNoPause
 	}
-	err := r.send(ctx, r.route, "PauseActivity", &workflowservice.PauseActivityRequest{
+	err := r.call.server.send(ctx, r.call.route, "PauseActivity", &workflowservice.PauseActivityRequest{
 		Namespace: k.namespace, Execution: &commonpb.WorkflowExecution{WorkflowId: k.workflow, RunId: k.run}, Identity: standInIdentity,
 		Activity: &workflowservice.PauseActivityRequest_Id{Id: k.activity}, Reason: unopenedText(cause, handedOutAgain)})
 	if err == nil {
-		r.Metrics.standIns.WithLabelValues("PauseActivity").Inc()
+		r.call.server.metrics.standIns.WithLabelValues("PauseActivity").Inc()
 	}
 	return err
 }
@@ -329,9 +329,9 @@ func (r *rescue) pause(ctx context.Context, k activityKey, cause error) error {
 func (r *rescue) lookAfter(ctx context.Context, key activityKey, m proto.Message) {
 	sealed, err := proto.Marshal(m)
 	md, _ := metadata.FromOutgoingContext(ctx)
-	if err != nil || !r.aside.add(r.Server, &paused{key: key, route: r.route, md: md.Copy(), method: r.method.rewrite, caller: r.id.Caller,
-		request: bytes.Clone(r.in), sample: sealed}) {
-		r.Log.Error("too many activities are paused to look after this one: unpause it by hand once it can be opened", "namespace", key.namespace,
+	if err != nil || !r.call.server.aside.add(r.call.server, &paused{key: key, route: r.call.route, md: md.Copy(), method: r.call.method.rewrite, caller: r.call.id.Caller,
+		request: bytes.Clone(r.call.in), sample: sealed}) {
+		r.call.server.log.Error("too many activities are paused to look after this one: unpause it by hand once it can be opened", "namespace", key.namespace,
 			"workflow_id", key.workflow, "activity_id", key.activity)
 	}
 }

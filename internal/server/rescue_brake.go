@@ -39,8 +39,8 @@ func (c *call) awaitKeys(ctx, out context.Context) (ready bool, err error) {
 	if err = c.ready(ctx); err == nil || !outOfReach(err) {
 		return err == nil, err
 	}
-	c.aside.tellBrake(c.Log, c.rewriting.Namespace(), err)
-	held, letGo := c.held.hold(ctx, c.poller())
+	c.server.aside.tellBrake(c.server.log, c.rewriting.Namespace(), err)
+	held, letGo := c.server.held.hold(ctx, c.poller())
 	defer letGo()
 	c.autoscales(out) // the answer needs to know it, and is made in a hurry
 	for outOfReach(err) {
@@ -88,7 +88,7 @@ func (a *aside) tellBrake(log *slog.Logger, namespace string, err error) {
 func (c *call) ready(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, firstOpening)
 	defer cancel()
-	return c.Keys.Ready(ctx, c.rewriting.Namespace(), c.rewriting.NamedKeys())
+	return c.server.keys.Ready(ctx, c.rewriting.Namespace(), c.rewriting.NamedKeys())
 }
 
 // outOfReach tells if keys may come back without a change of the configuration.

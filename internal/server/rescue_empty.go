@@ -46,22 +46,22 @@ func (c *call) unchanged(out context.Context, suggested *taskqueuepb.PollerScali
 // know meanwhile is told no.
 func (c *call) autoscales(out context.Context) bool {
 	namespace := c.rewriting.Namespace()
-	autoscales, known := c.scaling.get(namespace)
+	autoscales, known := c.server.scaling.get(namespace)
 	if known {
 		return autoscales
 	}
 	a := new(workflowservice.DescribeNamespaceResponse)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(out), confirmTimeout)
 	defer cancel()
-	if err := c.fetch(ctx, c.route, "DescribeNamespace", &workflowservice.DescribeNamespaceRequest{Namespace: namespace}, a); err != nil {
-		c.scaling.forget(namespace)
+	if err := c.server.fetch(ctx, c.route, "DescribeNamespace", &workflowservice.DescribeNamespaceRequest{Namespace: namespace}, a); err != nil {
+		c.server.scaling.forget(namespace)
 		return false
 	}
 	if autoscales = a.GetNamespaceInfo().GetCapabilities().GetPollerAutoscaling(); !autoscales {
 		system := new(workflowservice.GetSystemInfoResponse)
-		autoscales = c.fetch(ctx, c.route, "GetSystemInfo", new(workflowservice.GetSystemInfoRequest), system) == nil && suggestsPollers(system.GetServerVersion())
+		autoscales = c.server.fetch(ctx, c.route, "GetSystemInfo", new(workflowservice.GetSystemInfoRequest), system) == nil && suggestsPollers(system.GetServerVersion())
 	}
-	c.scaling.put(namespace, autoscales)
+	c.server.scaling.put(namespace, autoscales)
 	return autoscales
 }
 

@@ -125,6 +125,6 @@ func (h *heldPolls) release(q *workflowservice.ShutdownWorkerRequest) {
 // goodbye releases the polls that the proxy holds of a worker that tells the server that it shuts down.
 func (c *call) goodbye(in *frame) {
 	if c.method.full == workflowservice.WorkflowService_ShutdownWorker_FullMethodName {
-		c.held.release(read(new(workflowservice.ShutdownWorkerRequest), in.bytes()))
+		c.server.held.release(read(new(workflowservice.ShutdownWorkerRequest), in.bytes()))
 	}
 }

@@ -94,7 +94,7 @@ func (l *looks) close() {
 
 // look is one search of a namespace, with the credentials of a worker that polls there.
 type look struct {
-	*Server
+	server    *Server
 	route     route
 	namespace string
 	caller    *policy.Caller
@@ -107,19 +107,19 @@ type look struct {
 // know of it. out has the metadata to send.
 func (c *call) findPaused(out context.Context) {
 	namespace := c.rewriting.Namespace()
-	if !c.Keys.Confirmed(namespace) {
+	if !c.server.keys.Confirmed(namespace) {
 		return
 	}
-	base, due := c.looks.begin(namespace, time.Now())
+	base, due := c.server.looks.begin(namespace, time.Now())
 	if !due {
 		return
 	}
 	md, _ := metadata.FromOutgoingContext(out)
-	l := &look{Server: c.Server, route: c.route, namespace: strings.Clone(namespace), caller: c.id.Caller, md: md.Copy(), limit: rate.NewLimiter(lookRate, 1)}
+	l := &look{server: c.server, route: c.route, namespace: strings.Clone(namespace), caller: c.id.Caller, md: md.Copy(), limit: rate.NewLimiter(lookRate, 1)}
 	go func() {
 		ctx, cancel := context.WithTimeout(metadata.NewOutgoingContext(base, l.md.Copy()), lookLimit)
 		defer cancel()
-		l.looks.end(l.namespace, l.run(ctx))
+		l.server.looks.end(l.namespace, l.run(ctx))
 	}()
 }
 
@@ -142,7 +142,7 @@ func (l *look) run(ctx context.Context) (again time.Duration) {
 		}
 	}
 	if l.found > 0 {
-		l.Log.Info("activities were found that a proxy has paused since they could not be opened; they go on once they can be", "namespace", l.namespace, "activities", l.found)
+		l.server.log.Info("activities were found that a proxy has paused since they could not be opened; they go on once they can be", "namespace", l.namespace, "activities", l.found)
 	}
 	return lookEvery
 }
@@ -151,13 +151,13 @@ func (l *look) run(ctx context.Context) (again time.Duration) {
 func (l *look) failed(err error) (again time.Duration) {
 	switch status.Code(err) {
 	case codes.InvalidArgument, codes.Unimplemented:
-		l.Log.Debug("the server cannot be asked for paused activities", "namespace", l.namespace, "error", err)
+		l.server.log.Debug("the server cannot be asked for paused activities", "namespace", l.namespace, "error", err)
 		return lookSeldom
 	case codes.PermissionDenied, codes.Unauthenticated:
-		l.Log.Warn("activities that a proxy has paused before it was restarted cannot be found with the credentials of the namespace's workers: "+
+		l.server.log.Warn("activities that a proxy has paused before it was restarted cannot be found with the credentials of the namespace's workers: "+
 			"let them list and describe workflows, or unpause by hand what temporal-seal has paused", "namespace", l.namespace, "error", err)
 	default:
-		l.Log.Debug("the search for paused activities did not end", "namespace", l.namespace, "error", err)
+		l.server.log.Debug("the search for paused activities did not end", "namespace", l.namespace, "error", err)
 	}
 	return lookEvery
 }
@@ -168,7 +168,7 @@ func (l *look) ask(ctx context.Context, method string, request, reply proto.Mess
 	}
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
-	return l.fetch(ctx, l.route, method, request, reply)
+	return l.server.fetch(ctx, l.route, method, request, reply)
 }
 
 // workflow has the proxy look after the activities of one run that a proxy has paused.
@@ -179,7 +179,7 @@ func (l *look) workflow(ctx context.Context, w *commonpb.WorkflowExecution) erro
 	}
 	ours := map[string]*workflowpb.PendingActivityInfo{}
 	for _, a := range d.GetPendingActivities() {
-		if pausedByUs(a) && !l.aside.has(activityKey{l.namespace, w.GetWorkflowId(), w.GetRunId(), a.GetActivityId()}) {
+		if pausedByUs(a) && !l.server.aside.has(activityKey{l.namespace, w.GetWorkflowId(), w.GetRunId(), a.GetActivityId()}) {
 			ours[a.GetActivityId()] = a
 		}
 	}
@@ -241,9 +241,9 @@ func (l *look) lookAfter(w *commonpb.WorkflowExecution, kind *commonpb.WorkflowT
 	if err != nil {
 		return err
 	}
-	method := l.methods[workflowservice.WorkflowService_PollActivityTaskQueue_FullMethodName].rewrite
+	method := l.server.methods[workflowservice.WorkflowService_PollActivityTaskQueue_FullMethodName].rewrite
 	key := activityKey{l.namespace, w.GetWorkflowId(), w.GetRunId(), e.GetActivityId()}
-	if l.aside.add(l.Server, &paused{key: key, route: l.route, md: l.md, method: method, caller: l.caller, request: request, sample: sample, found: true}) {
+	if l.server.aside.add(l.server, &paused{key: key, route: l.route, md: l.md, method: method, caller: l.caller, request: request, sample: sample, found: true}) {
 		l.found++
 	}
 	return nil

@@ -152,14 +152,14 @@ func TestWhatAPersonPausedStaysPaused(t *testing.T) {
 	f := &pausedFrontend{input: sealedBy(t, file), pending: []*workflowpb.PendingActivityInfo{pausedBy("a", standInIdentity, from+"no key")}}
 	startService(t, &f.frontend, f)
 	p := startProxy(t, &f.frontend, switchable(t, file, off))
-	p.Keys.Confirm("clinic")
+	p.keys.Confirm("clinic")
 	ctx := testContext(t)
 	poll := func() {
 		if _, err := p.client(t).PollActivityTaskQueue(ctx, &workflowservice.PollActivityTaskQueueRequest{Namespace: "clinic"}); err != nil {
 			t.Error(err)
 		}
 	}
-	if err := p.Keys.Ready(ctx, "clinic", nil); err != nil {
+	if err := p.keys.Ready(ctx, "clinic", nil); err != nil {
 		t.Fatal(err)
 	}
 	off.Store(true) // the input needs another data key than the one that is at hand
@@ -193,7 +193,7 @@ func TestWhatOneWorkerMayNotOpenIsFoundForAnother(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
-	p.Keys.Confirm("clinic")
+	p.keys.Confirm("clinic")
 	if _, err := p.client(t).PollActivityTaskQueue(testContext(t), &workflowservice.PollActivityTaskQueueRequest{Namespace: "clinic"}); err != nil {
 		t.Fatal(err)
 	}

@@ -37,7 +37,7 @@ func (r *rescue) workflowTask(ctx context.Context, t *workflowservice.PollWorkfl
 	} else {
 		r.failWorkflowTask(ctx, t, err)
 	}
-	return &workflowservice.PollWorkflowTaskQueueResponse{PollerScalingDecision: r.unchanged(ctx, t.PollerScalingDecision), PollerGroupId: t.PollerGroupId,
+	return &workflowservice.PollWorkflowTaskQueueResponse{PollerScalingDecision: r.call.unchanged(ctx, t.PollerScalingDecision), PollerGroupId: t.PollerGroupId,
 		PollerGroupInfos: t.PollerGroupInfos, PollerGroupsInfo: t.PollerGroupsInfo}
 }
 
@@ -79,8 +79,8 @@ func (r *rescue) withoutBadEntries(ctx context.Context, t *workflowservice.PollW
 			t.Queries[id] = q
 		}
 	}
-	r.Log.Error("updates or queries of a workflow task cannot be opened; its worker gets the task without them",
-		"rpc", r.method.full, "namespace", r.rewriting.Namespace(), "workflow_id", t.GetWorkflowExecution().GetWorkflowId(),
+	r.call.server.log.Error("updates or queries of a workflow task cannot be opened; its worker gets the task without them",
+		"rpc", r.call.method.full, "namespace", r.call.rewriting.Namespace(), "workflow_id", t.GetWorkflowExecution().GetWorkflowId(),
 		"updates", len(messages)-len(t.Messages), "queries", len(queries)-len(t.Queries), "error", cause)
 	return true
 }
@@ -109,7 +109,7 @@ func (r *rescue) activityTask(ctx context.Context, t *workflowservice.PollActivi
 		return t
 	}
 	r.setAside(ctx, t, wrap(t), err)
-	return &workflowservice.PollActivityTaskQueueResponse{PollerScalingDecision: r.unchanged(ctx, t.PollerScalingDecision),
+	return &workflowservice.PollActivityTaskQueueResponse{PollerScalingDecision: r.call.unchanged(ctx, t.PollerScalingDecision),
 		PollerGroupInfos: t.PollerGroupInfos, PollerGroupsInfo: t.PollerGroupsInfo}
 }
 
@@ -132,7 +132,7 @@ func (r *rescue) nexusTask(ctx context.Context, t *workflowservice.PollNexusTask
 		q.Error = &nexuspb.HandlerError{ErrorType: kind, Failure: &nexuspb.Failure{Message: unopenedText(err, handedOutAgain)}, RetryBehavior: retry}
 	}
 	r.answer(ctx, "nexus", nil, &standIn{"RespondNexusTaskFailed", q}, err)
-	return &workflowservice.PollNexusTaskQueueResponse{PollerScalingDecision: r.unchanged(ctx, t.PollerScalingDecision), PollerGroupId: t.PollerGroupId,
+	return &workflowservice.PollNexusTaskQueueResponse{PollerScalingDecision: r.call.unchanged(ctx, t.PollerScalingDecision), PollerGroupId: t.PollerGroupId,
 		PollerGroupInfos: t.PollerGroupInfos, PollerGroupsInfo: t.PollerGroupsInfo}
 }
 
@@ -148,8 +148,8 @@ func nexusTimeout(q *nexuspb.Request) time.Duration {
 
 // answer answers a task in its worker's stead, and tells the operator. A nil one leaves the task to its timeout.
 func (r *rescue) answer(ctx context.Context, kind string, e *commonpb.WorkflowExecution, answer *standIn, cause error) {
-	answered := answer != nil && r.standFor(ctx, answer, cause) == nil
-	r.Log.Error("a task could not be opened; its worker gets none", "task", kind, "rpc", r.method.full, "namespace", r.rewriting.Namespace(),
+	answered := answer != nil && r.call.standFor(ctx, answer, cause) == nil
+	r.call.server.log.Error("a task could not be opened; its worker gets none", "task", kind, "rpc", r.call.method.full, "namespace", r.call.rewriting.Namespace(),
 		"workflow_id", e.GetWorkflowId(), "run_id", e.GetRunId(), "answered", answered, "held", time.Since(r.arrived).Round(time.Millisecond), "error", cause)
 }
 

@@ -68,7 +68,14 @@ type Listener struct {
 
 // Server forwards calls. Its methods may be used by several goroutines.
 type Server struct {
-	Options
+	rewriter  *rewrite.Rewriter
+	keys      *keyring.Keyring
+	audit     *audit.Log
+	pollLimit time.Duration
+	limits    Limits
+	metrics   *Metrics
+	log       *slog.Logger
+
 	listeners []*listener
 	upstreams *upstreams
 	tracing   *Tracing
@@ -125,7 +132,8 @@ func New(o Options) (*Server, error) {
 	if o.Limits.Connections <= 0 || o.Limits.Calls <= 0 || o.Limits.Held <= 0 || o.Limits.Bytes < MinBytes {
 		return nil, fmt.Errorf("limits: %+v would refuse every call", o.Limits)
 	}
-	s := &Server{Options: o, tracing: o.Tracing, methods: map[string]*method{}, passed: map[string]bool{},
+	s := &Server{rewriter: o.Rewriter, keys: o.Keys, audit: o.Audit, pollLimit: o.PollLimit, limits: o.Limits, metrics: o.Metrics, log: o.Log,
+		tracing: o.Tracing, methods: map[string]*method{}, passed: map[string]bool{},
 		calls: gate{limit: int64(o.Limits.Calls)}, waiting: gate{limit: int64(o.Limits.Held)},
 		room: &room{size: o.Limits.Bytes}, largest: min(maxMessage, o.Limits.Bytes), requestTime: requestTime, conns: map[*callerConn]struct{}{}, told: map[string]time.Time{}}
 	for _, service := range append(alwaysPassed, o.Services...) {
@@ -180,11 +188,11 @@ func connectionAge(age time.Duration) time.Duration { return age + age/9 }
 const adminService = "temporal.server.api.adminservice.v1.AdminService"
 
 func (s *Server) newMethod(full string) *method {
-	m := s.Rewriter.Method(full)
+	m := s.rewriter.Method(full)
 	if m == nil {
 		return nil
 	}
-	return &method{full: full, rewrite: m, waits: m.IsPoll() || waits(full), metrics: s.Metrics.method(full)}
+	return &method{full: full, rewrite: m, waits: m.IsPoll() || waits(full), metrics: s.metrics.method(full)}
 }
 
 // untraced tells which calls get no span from gRPC's stats handler.
@@ -218,7 +226,7 @@ func (s *Server) newListener(config Listener, stats stats.Handler) *listener {
 		grpc.KeepaliveParams(keepalive.ServerParameters{
 			Time: time.Minute, Timeout: 20 * time.Second,
 			MaxConnectionIdle:     connectionIdle,
-			MaxConnectionAge:      connectionAge(s.Limits.ConnectionAge),
+			MaxConnectionAge:      connectionAge(s.limits.ConnectionAge),
 			MaxConnectionAgeGrace: connectionGrace,
 		}),
 		grpc.ConnectionTimeout(20 * time.Second),
@@ -261,8 +269,8 @@ func (s *Server) unary(ctx context.Context, l *listener, m *method, receive func
 		return nil, s.refuseUnread(ctx, l, m, err)
 	}
 	defer gate.leave()
-	s.Metrics.inFlight.Inc()
-	defer s.Metrics.inFlight.Dec()
+	s.metrics.inFlight.Inc()
+	defer s.metrics.inFlight.Dec()
 	if !m.waits {
 		deepen(0)
 	}
@@ -327,7 +335,7 @@ func (s *Server) refuseUnread(ctx context.Context, l *listener, m *method, err e
 // panicked answers a call that a fault in the proxy ended. The panic's value may quote a payload: only its type, and
 // the stack, which holds no values, are logged.
 func (s *Server) panicked(full string, value any) error {
-	s.Metrics.panics.Inc()
+	s.metrics.panics.Inc()
 	what := fmt.Sprintf("%T", value)
 	var fault interface {
 		error
@@ -336,7 +344,7 @@ func (s *Server) panicked(full string, value any) error {
 	if err, ok := value.(error); ok && errors.As(err, &fault) {
 		what = fault.Error()
 	}
-	s.Log.Error("a fault in the proxy ended a call; please report it", "rpc", full, "panic", what, "stack", string(debug.Stack()))
+	s.log.Error("a fault in the proxy ended a call; please report it", "rpc", full, "panic", what, "stack", string(debug.Stack()))
 	return status.Error(codes.Internal, from+"a fault in the proxy ended this call: its log holds the place")
 }
 
@@ -346,5 +354,5 @@ func (s *Server) logRefusal(full, listener string, st *status.Status, err error)
 	if st.Code() == codes.Canceled || st.Code() == codes.DeadlineExceeded {
 		level = slog.LevelDebug
 	}
-	s.Log.Log(context.Background(), level, "call refused", "rpc", full, "listener", listener, "code", codeName(st.Code()), "reason", err.Error())
+	s.log.Log(context.Background(), level, "call refused", "rpc", full, "listener", listener, "code", codeName(st.Code()), "reason", err.Error())
 }

@@ -172,7 +172,7 @@ func (c *call) answerRefused(out context.Context, cause error) error {
 		in, err := c.sealStandIn(out, answer)
 		if err != nil {
 			// A rule may build its reason from the payload, so without a seal it stays here.
-			c.Log.Warn("the reason for a refused answer could not be sealed, so the server is not told", "rpc", answer.method, "error", err, "cause", cause)
+			c.server.log.Warn("the reason for a refused answer could not be sealed, so the server is not told", "rpc", answer.method, "error", err, "cause", cause)
 			answer, _ = refusedAnswer(c.method.full, c.in, withoutReason(cause))
 			in, err = c.marshalStandIn(answer)
 		}
@@ -198,7 +198,7 @@ func (c *call) sealStandIn(ctx context.Context, answer *standIn) ([]byte, error)
 	if err != nil {
 		return nil, err
 	}
-	sealing := c.Rewriter.Begin(c.Rewriter.Method(service+answer.method), c.id.Caller)
+	sealing := c.server.rewriter.Begin(c.server.rewriter.Method(service+answer.method), c.id.Caller)
 	defer sealing.Done()
 	if err := sealing.Identify(in); err != nil {
 		return nil, err
@@ -230,10 +230,10 @@ func (c *call) deliver(out context.Context, method string, in []byte, cause erro
 	reply := new(frame)
 	defer reply.free()
 	if err := c.route.conns.invoke(ctx, service+method, &frame{data: mem.BufferSlice{mem.SliceBuffer(in)}}, reply); err != nil {
-		c.Log.Error("a task could not be answered in its worker's stead; it is left to its timeout", "rpc", method,
+		c.server.log.Error("a task could not be answered in its worker's stead; it is left to its timeout", "rpc", method,
 			"namespace", c.rewriting.Namespace(), "error", err, "cause", cause)
 		return err
 	}
-	c.Metrics.standIns.WithLabelValues(method).Inc()
+	c.server.metrics.standIns.WithLabelValues(method).Inc()
 	return nil
 }

@@ -129,14 +129,14 @@ func (c *call) describeSpan(span trace.Span) {
 
 // traceTask makes the two spans of a poll that brought a task, after the fact.
 func (c *call) traceTask(ctx context.Context, sent time.Time) context.Context {
-	if c.tracing == nil {
+	if c.server.tracing == nil {
 		return ctx
 	}
 	name := strings.TrimPrefix(c.method.full, "/")
 	attributes := trace.WithAttributes(attribute.String("rpc.system.name", "grpc"), attribute.String("rpc.method", name))
-	ctx, c.task = c.tracing.tracer.Start(ctx, name, trace.WithSpanKind(trace.SpanKindServer), trace.WithTimestamp(c.start), attributes)
+	ctx, c.task = c.server.tracing.tracer.Start(ctx, name, trace.WithSpanKind(trace.SpanKindServer), trace.WithTimestamp(c.start), attributes)
 	c.describeSpan(c.task)
-	_, client := c.tracing.tracer.Start(ctx, name, trace.WithSpanKind(trace.SpanKindClient), trace.WithTimestamp(sent), attributes)
+	_, client := c.server.tracing.tracer.Start(ctx, name, trace.WithSpanKind(trace.SpanKindClient), trace.WithTimestamp(sent), attributes)
 	client.SetAttributes(statusAttribute(codes.OK))
 	client.End()
 	return ctx
