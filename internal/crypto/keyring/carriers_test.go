@@ -82,9 +82,9 @@ func TestNotedOpenerIsNotTrustedAfterReload(t *testing.T) {
 	if _, _, err := k.OpenNext(t.Context(), nil, &first, "ns", &run); err != nil || first.Header.opener == nil {
 		t.Fatalf("opener %v, error %v", first.Header.opener, err)
 	}
-	revoking := *k.table.Load()
+	revoking := *k.set.Load()
 	revoking.revoked = map[[idSize]byte]bool{first.Header.DataKeyID: true}
-	k.table.Store(&revoking)
+	k.set.Store(&revoking)
 	if _, _, err := k.OpenNext(t.Context(), nil, &first, "ns", &run); crypto.KindOf(err) != crypto.KindRevoked {
 		t.Errorf("opened after its data key was revoked: %v", err)
 	}

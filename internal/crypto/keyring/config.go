@@ -21,12 +21,14 @@ type KeyConfig struct {
 // Grant lets what was sealed in From be opened for a call in To. From may also name another realm: "realm/namespace".
 type Grant struct{ From, To string }
 
-// keyTable is the configured keys and grants, checked and ready to look up in.
-type keyTable struct {
+// Set is the keys, grants and revoked data keys of one configuration, checked and ready to look up in. It is immutable:
+// Keyring.Prepare makes it, and Keyring.Commit puts it in force.
+type Set struct {
 	entries []keyEntry
 	grants  map[Grant]bool
 	revoked map[[idSize]byte]bool // data-key ids
 	realm   string                // "" or ends in "/"
+	found   map[string]*kek       // by URI: the key encryption keys that Prepare looked up
 }
 
 type keyEntry struct {
@@ -35,13 +37,13 @@ type keyEntry struct {
 	wildcard       bool
 }
 
-func newKeyTable(opt KeyringOptions) (*keyTable, error) {
-	t := &keyTable{grants: make(map[Grant]bool), revoked: make(map[[idSize]byte]bool)}
-	if opt.Realm != "" {
-		t.realm = opt.Realm + "/"
+func newSet(realm string, keys []KeyConfig, grants []Grant, revokedDataKeys [][32]byte) (*Set, error) {
+	t := &Set{grants: make(map[Grant]bool), revoked: make(map[[idSize]byte]bool), found: make(map[string]*kek)}
+	if realm != "" {
+		t.realm = realm + "/"
 	}
 	var errs []error
-	for i, c := range opt.Keys {
+	for i, c := range keys {
 		e := keyEntry{KeyConfig: c}
 		e.prefix, e.suffix, e.wildcard = strings.Cut(c.Name, "*")
 		if err := e.check(); err != nil {
@@ -49,10 +51,10 @@ func newKeyTable(opt KeyringOptions) (*keyTable, error) {
 		}
 		t.entries = append(t.entries, e)
 	}
-	for _, g := range opt.Grants {
+	for _, g := range grants {
 		t.grants[g] = true
 	}
-	for _, id := range opt.RevokedDataKeys {
+	for _, id := range revokedDataKeys {
 		t.revoked[id] = true
 	}
 	return t, errors.Join(errs...)
@@ -145,9 +147,9 @@ func MatchStar(pattern, name string) bool {
 }
 
 // names tells whether any entry has the URI, with whatever its star stands for.
-func (t *keyTable) names(uri string) bool {
-	for i := range t.entries {
-		for _, u := range t.entries[i].uris() {
+func (s *Set) names(uri string) bool {
+	for i := range s.entries {
+		for _, u := range s.entries[i].uris() {
 			if u == uri || strings.Contains(u, star) && MatchStar(strings.ReplaceAll(u, star, "*"), uri) {
 				return true
 			}
@@ -167,21 +169,28 @@ func (e *keyEntry) names(value, uri string) bool {
 }
 
 // find gives the first entry that serves a key name in a namespace.
-func (t *keyTable) find(namespace, key string) (e *keyEntry, value string, rank int, ok bool) {
-	for i := range t.entries {
-		if value, ok := t.entries[i].serves(namespace, key); ok {
-			return &t.entries[i], value, i, true
+func (s *Set) find(namespace, key string) (e *keyEntry, value string, rank int, ok bool) {
+	for i := range s.entries {
+		if value, ok := s.entries[i].serves(namespace, key); ok {
+			return &s.entries[i], value, i, true
 		}
 	}
 	return nil, "", 0, false
 }
 
-func (t *keyTable) defaultKey(namespace string) (string, bool) {
-	if e, _, _, ok := t.find(namespace, "default"); ok && !e.wildcard {
+// Rank returns the place in the configuration of the entry that serves key in namespace; false: none does.
+func (s *Set) Rank(namespace, key string) (int, bool) {
+	_, _, rank, ok := s.find(namespace, key)
+	return rank, ok
+}
+
+// DefaultKey returns "default" if an entry of this name serves the namespace, else the first that does and has no wildcard.
+func (s *Set) DefaultKey(namespace string) (string, bool) {
+	if e, _, _, ok := s.find(namespace, "default"); ok && !e.wildcard {
 		return "default", true
 	}
-	for i := range t.entries {
-		if e := &t.entries[i]; !e.wildcard {
+	for i := range s.entries {
+		if e := &s.entries[i]; !e.wildcard {
 			if _, ok := e.serves(namespace, e.Name); ok {
 				return e.Name, true
 			}
@@ -191,26 +200,26 @@ func (t *keyTable) defaultKey(namespace string) (string, bool) {
 }
 
 // bound is the name that envelopes of a namespace bear.
-func (t *keyTable) bound(namespace string) string { return t.realm + namespace }
+func (s *Set) bound(namespace string) string { return s.realm + namespace }
 
 // local is bound's inverse. Names of another realm stay as they are: only a grant can name them.
-func (t *keyTable) local(bound string) string {
-	if local, ok := strings.CutPrefix(bound, t.realm); ok {
+func (s *Set) local(bound string) string {
+	if local, ok := strings.CutPrefix(bound, s.realm); ok {
 		return local
 	}
 	return bound
 }
 
 // opens tells whether an envelope of the namespace bound may be opened for a call in namespace.
-func (t *keyTable) opens(bound, namespace string) bool {
-	if local, ok := strings.CutPrefix(bound, t.realm); ok {
+func (s *Set) opens(bound, namespace string) bool {
+	if local, ok := strings.CutPrefix(bound, s.realm); ok {
 		if local == namespace {
 			return true
 		}
-		if t.grants[Grant{From: local, To: namespace}] {
+		if s.grants[Grant{From: local, To: namespace}] {
 			return true
 		}
 	}
 	// With a realm set, a bare name in a grant means this realm; another realm has to be named.
-	return strings.Contains(bound, "/") && t.grants[Grant{From: bound, To: namespace}]
+	return strings.Contains(bound, "/") && s.grants[Grant{From: bound, To: namespace}]
 }

@@ -64,8 +64,8 @@ const (
 type Keyring struct {
 	opt    KeyringOptions
 	now    func() time.Time
-	coarse atomic.Int64 // Unix nanoseconds of the latest tick, for the paths that run per payload
-	table  atomic.Pointer[keyTable]
+	coarse atomic.Int64        // Unix nanoseconds of the latest tick, for the paths that run per payload
+	set    atomic.Pointer[Set] // in force
 
 	slots     sync.Map // slotKey -> *slot, of confirmed namespaces
 	confirmed sync.Map // namespace -> struct{}
@@ -92,13 +92,10 @@ type Keyring struct {
 // for opening only: an old key may have been retired for good, and it is looked for again when an envelope needs it.
 func NewKeyring(ctx context.Context, opt KeyringOptions) (*Keyring, error) {
 	opt.setDefaults()
-	table, err := newKeyTable(opt)
-	if err != nil {
-		return nil, err
-	}
 	k := &Keyring{opt: opt, now: opt.Now, opened: newOpenedKeys(), calls: make(chan struct{}, maxCalls),
 		tokens: rate.NewLimiter(unconfirmedRate, unconfirmedBurst), keks: make(map[string]*kek), uses: make(map[useID]*keyUse),
 		unresolved: newLRU[string, refusal](maxRefusals)}
+	var err error
 	if k.unconfirmed, err = simplelru.NewLRU[slotKey, *slot](maxUnconfirmed, nil); err != nil {
 		return nil, err
 	}
@@ -107,11 +104,12 @@ func NewKeyring(ctx context.Context, opt KeyringOptions) (*Keyring, error) {
 	k.unwraps = newFlights[wrapID, *dataKey](k.base, &k.work)
 	k.resolving = newFlights[string, *kek](k.base, &k.work)
 	k.coarse.Store(k.now().UnixNano())
-	k.table.Store(table)
-	if err := k.openAll(ctx, table); err != nil {
+	set, err := k.Prepare(ctx, opt.Keys, opt.Grants, opt.RevokedDataKeys)
+	if err != nil {
 		k.Close()
 		return nil, err
 	}
+	k.Commit(set)
 	k.work.Add(1)
 	go k.tick()
 	return k, nil
@@ -137,27 +135,96 @@ func (o *KeyringOptions) setDefaults() {
 	}
 }
 
-// Reload takes over other keys, grants and revoked data keys, with nothing lost on the way: where the active key
-// changed, or an alias names another key now, the working data key goes on until its successor is there. If a new
-// active key does not answer, everything stays as it was.
+// Reload is Prepare and Commit in one.
 func (k *Keyring) Reload(ctx context.Context, keys []KeyConfig, grants []Grant, revokedDataKeys [][32]byte) error {
-	opt := k.opt
-	opt.Keys, opt.Grants, opt.RevokedDataKeys = keys, grants, revokedDataKeys
-	table, err := newKeyTable(opt)
+	set, err := k.Prepare(ctx, keys, grants, revokedDataKeys)
+	if err == nil {
+		k.Commit(set)
+	}
+	return err
+}
+
+// Current returns the set in force. A caller that has to decide twice by the same keys takes it once. Sealing and opening
+// always obey the newest one: what it revokes or no longer lists is out of use for every call at once.
+func (k *Keyring) Current() *Set { return k.set.Load() }
+
+// Prepare checks other keys, grants and revoked data keys, and looks up every key encryption key that needs no name from
+// a policy to be known. Nothing that is in force changes. It fails with every active key that does not answer, unless it
+// is open already and its service is only unavailable. One for opening only that does not answer is logged: it may have
+// been retired for good, and it is looked for again when an envelope needs it.
+func (k *Keyring) Prepare(ctx context.Context, keys []KeyConfig, grants []Grant, revokedDataKeys [][32]byte) (*Set, error) {
+	set, err := newSet(k.opt.Realm, keys, grants, revokedDataKeys)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if err := k.openAll(ctx, table); err != nil {
-		return err
+	ctx, cancel := k.within(ctx)
+	defer cancel()
+	var errs []error
+	for i, e := range set.entries {
+		for _, uri := range e.uris() {
+			if e.wildcard && strings.Contains(uri, star) {
+				continue
+			}
+			kk, err := k.lookUp(ctx, uri)
+			switch {
+			case err == nil:
+				set.found[uri] = kk
+			case uri == e.Active:
+				errs = append(errs, fmt.Errorf("keys[%d] %q: %w", i, e.Name, err))
+			default:
+				k.opt.Log.Warn("a key for opening only does not answer; what it sealed can't be opened", "key", e.Name, "kek", uri, "error", err)
+			}
+		}
 	}
-	k.table.Store(table)
-	unlisted := k.forgetUnlisted(table)
-	k.drop(func(dk *dataKey) bool { return table.revoked[dk.id] || unlisted[dk.kek] })
+	if len(errs) > 0 {
+		return nil, errors.Join(errs...)
+	}
+	return set, nil
+}
+
+// lookUp gives the key encryption key that a URI means now, which differs from the open one if an alias has moved.
+func (k *Keyring) lookUp(ctx context.Context, uri string) (*kek, error) {
+	k.mu.Lock()
+	kk := k.keks[uri]
+	k.mu.Unlock()
+	if kk == nil {
+		return k.resolving.do(ctx, uri, func(ctx context.Context) (*kek, error) { return k.openKey(ctx, uri) })
+	}
+	now, err := k.openKey(ctx, uri)
+	switch {
+	case crypto.KindOf(err) == crypto.KindUnavailable:
+		return kk, nil
+	case err != nil:
+		return nil, err
+	case now.ref != kk.ref:
+		return now, nil
+	}
+	return kk, nil
+}
+
+// Commit puts a prepared set in force, with nothing lost on the way: where the active key changed, or an alias names
+// another key now, the working data key goes on until its successor is there. It cannot fail.
+func (k *Keyring) Commit(set *Set) {
+	k.mu.Lock()
+	for uri, kk := range set.found {
+		open := k.keks[uri]
+		if open != nil && open.ref == kk.ref {
+			continue
+		}
+		k.keks[uri] = kk
+		if open != nil {
+			k.former = append(k.former, open) // data keys from it are in use still
+		}
+	}
+	k.mu.Unlock()
+	k.set.Store(set)
+	unlisted := k.forgetUnlisted(set)
+	k.drop(func(dk *dataKey) bool { return set.revoked[dk.id] || unlisted[dk.kek] })
 	k.opened.refusals.Purge() // what was refused may be allowed now
 	k.unresolved.Purge()
 	k.slots.Range(func(key, value any) bool {
 		sl := value.(*slot)
-		e, named, _, ok := table.find(sl.namespace, sl.key)
+		e, named, _, ok := set.find(sl.namespace, sl.key)
 		k.mu.Lock()
 		defer k.mu.Unlock()
 		s := sl.current.Load()
@@ -171,12 +238,11 @@ func (k *Keyring) Reload(ctx context.Context, keys []KeyConfig, grants []Grant, 
 		}
 		return true
 	})
-	return nil
 }
 
 // forgetUnlisted takes out the key encryption keys that the configuration no longer names, so that they are not asked
 // any more: they may be about to be disabled for good. What would be sealed with them could not be opened again.
-func (k *Keyring) forgetUnlisted(t *keyTable) map[*kek]bool {
+func (k *Keyring) forgetUnlisted(t *Set) map[*kek]bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	unlisted := make(map[*kek]bool)
@@ -202,56 +268,10 @@ func (k *Keyring) forgetUnlisted(t *keyTable) map[*kek]bool {
 	return unlisted
 }
 
-// openAll opens the keys that need no name from a policy to be known. Those that are open already are looked up again,
-// since an alias may have moved; if that fails for the moment they stay.
-func (k *Keyring) openAll(ctx context.Context, t *keyTable) error {
-	ctx, cancel := k.within(ctx)
-	defer cancel()
-	var errs []error
-	for i, e := range t.entries {
-		for _, uri := range e.uris() {
-			if e.wildcard && strings.Contains(uri, star) {
-				continue
-			}
-			err := k.reopen(ctx, uri)
-			switch {
-			case err == nil:
-			case uri == e.Active:
-				errs = append(errs, fmt.Errorf("keys[%d] %q: %w", i, e.Name, err))
-			default:
-				k.opt.Log.Warn("a key for opening only does not answer; what it sealed can't be opened", "key", e.Name, "kek", uri, "error", err)
-			}
-		}
-	}
-	return errors.Join(errs...)
-}
-
-func (k *Keyring) reopen(ctx context.Context, uri string) error {
-	k.mu.Lock()
-	kk := k.keks[uri]
-	k.mu.Unlock()
-	if kk == nil {
-		_, err := k.kekOf(ctx, uri)
-		return err
-	}
-	p, err := k.openKey(ctx, uri)
-	switch {
-	case crypto.KindOf(err) == crypto.KindUnavailable:
-		return nil
-	case err != nil:
-		return err
-	case p.Ref() != kk.ref:
-		k.mu.Lock()
-		defer k.mu.Unlock()
-		k.keks[uri] = newKEK(p, k.now())
-		k.former = append(k.former, kk) // data keys from it are in use still
-	}
-	return nil
-}
-
 // openKey asks a provider for a key. That may take several calls, and longer than one does: it may need credentials.
-func (k *Keyring) openKey(ctx context.Context, uri string) (p crypto.Provider, err error) {
-	err = k.limited(ctx, "open key", crypto.KeyContext{}, k.opt.MaxWait, func(ctx context.Context) (err error) {
+func (k *Keyring) openKey(ctx context.Context, uri string) (*kek, error) {
+	var p crypto.Provider
+	err := k.limited(ctx, "open key", crypto.KeyContext{}, k.opt.MaxWait, func(ctx context.Context) (err error) {
 		p, err = k.opt.Open(ctx, uri)
 		if err != nil && crypto.KindOf(err) == crypto.KindUnknown && ctx.Err() == nil {
 			err = &crypto.Error{Kind: crypto.KindNotConfigured, Op: "open key", Err: err}
@@ -261,7 +281,10 @@ func (k *Keyring) openKey(ctx context.Context, uri string) (p crypto.Provider, e
 	if crypto.KindOf(err) == crypto.KindDenied {
 		err = &crypto.Error{Kind: crypto.KindRevoked, Op: "open key", Err: err}
 	}
-	return p, err
+	if err != nil {
+		return nil, err
+	}
+	return newKEK(p, k.now()), nil
 }
 
 // kekOf gives the key encryption key for a URI, opening it when it is needed first.
@@ -277,26 +300,31 @@ func (k *Keyring) kekOf(ctx context.Context, uri string) (*kek, error) {
 	}
 	ctx, cancel := k.within(ctx)
 	defer cancel()
-	return k.resolving.do(ctx, uri, func(ctx context.Context) (*kek, error) {
-		k.mu.Lock()
-		kk := k.keks[uri]
-		k.mu.Unlock()
-		if kk != nil {
-			return kk, nil
+	kk, err := k.resolving.do(ctx, uri, func(ctx context.Context) (*kek, error) {
+		kk, err := k.openKey(ctx, uri)
+		switch {
+		case err == nil:
+			return k.keep(uri, kk), nil
+		case crypto.KindOf(err) != crypto.KindUnavailable:
+			k.unresolved.Add(uri, refusal{err: err, until: k.now().Add(refusalLife)})
 		}
-		p, err := k.openKey(ctx, uri)
-		if err != nil {
-			if crypto.KindOf(err) != crypto.KindUnavailable {
-				k.unresolved.Add(uri, refusal{err: err, until: k.now().Add(refusalLife)})
-			}
-			return nil, err
-		}
-		kk = newKEK(p, k.now())
-		k.mu.Lock()
-		defer k.mu.Unlock()
-		k.keks[uri] = kk
-		return kk, nil
+		return nil, err
 	})
+	if err != nil {
+		return nil, err
+	}
+	return k.keep(uri, kk), nil // Prepare may have opened it
+}
+
+// keep notes an open key, unless another one was noted for its URI meanwhile.
+func (k *Keyring) keep(uri string, kk *kek) *kek {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if open := k.keks[uri]; open != nil {
+		return open
+	}
+	k.keks[uri] = kk
+	return kk
 }
 
 // within limits how long a caller without a deadline waits for a key service.
@@ -307,15 +335,12 @@ func (k *Keyring) within(ctx context.Context) (context.Context, context.CancelFu
 	return context.WithTimeout(ctx, k.opt.MaxWait)
 }
 
-// Rank is the place in the configuration of the entry that serves key in namespace; false: none does.
-func (k *Keyring) Rank(namespace, key string) (int, bool) {
-	_, _, rank, ok := k.table.Load().find(namespace, key)
-	return rank, ok
-}
+// Rank is that of the set in force.
+func (k *Keyring) Rank(namespace, key string) (int, bool) { return k.Current().Rank(namespace, key) }
 
-// DefaultKey is the entry "default" if it serves the namespace, else the first one that does and has no wildcard.
+// DefaultKey is that of the set in force.
 func (k *Keyring) DefaultKey(namespace string) (string, bool) {
-	return k.table.Load().defaultKey(namespace)
+	return k.Current().DefaultKey(namespace)
 }
 
 // Close stops what runs in the background and forgets all keys. Nothing is sealed or opened after it.

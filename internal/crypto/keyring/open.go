@@ -33,7 +33,7 @@ const maxUnwraps = 256
 // OpenNext is Open for an envelope in a run. What it needed is noted in its header, and tried first for the next envelope
 // with that, before any cache. So a header is not safe for concurrent use either.
 func (k *Keyring) OpenNext(ctx context.Context, dst []byte, s *Sealed, namespace string, run *Run) (out []byte, hit bool, err error) {
-	table := k.table.Load()
+	table := k.set.Load()
 	if !table.opens(s.Header.Namespace, namespace) {
 		return dst, false, crypto.Errorf(crypto.KindForeign, "open", "sealed in another namespace than %q; a grant in the configuration would allow it",
 			namespace).In(strings.Clone(s.Header.Key), strings.Clone(s.Header.Namespace))
@@ -74,7 +74,7 @@ func (k *Keyring) OpenNext(ctx context.Context, dst []byte, s *Sealed, namespace
 }
 
 // dataKeyOf gives the data key that an envelope names, from memory or from the key service.
-func (k *Keyring) dataKeyOf(ctx context.Context, header *Header, table *keyTable, namespace string, run *Run) (dk *dataKey, hit bool, err error) {
+func (k *Keyring) dataKeyOf(ctx context.Context, header *Header, table *Set, namespace string, run *Run) (dk *dataKey, hit bool, err error) {
 	if table.revoked[header.DataKeyID] {
 		return nil, false, crypto.Errorf(crypto.KindRevoked, "open", "its data key %s... stands in revoked_data_keys", hex.EncodeToString(header.DataKeyID[:4])).In(
 			strings.Clone(header.Key), strings.Clone(header.Namespace))

@@ -31,7 +31,7 @@ type opener struct {
 	header []byte
 	aead   aead
 	dk     *dataKey
-	table  *keyTable
+	table  *Set
 }
 
 type refusal struct {
@@ -67,7 +67,7 @@ func (o *openedKeys) opener(header []byte) *opener {
 	return nil
 }
 
-func (o *openedKeys) addOpener(header []byte, a aead, dk *dataKey, t *keyTable) *opener {
+func (o *openedKeys) addOpener(header []byte, a aead, dk *dataKey, t *Set) *opener {
 	h := maphash.Bytes(o.seed, header)
 	op := &opener{header: bytes.Clone(header), aead: a, dk: dk, table: t}
 	o.openers[h%openerShards].Add(h, op)

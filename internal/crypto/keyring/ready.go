@@ -30,7 +30,7 @@ func (k *Keyring) Ready(ctx context.Context, namespace string, named []string) e
 	if _, ok := k.confirmed.Load(namespace); !ok {
 		return nil // what is only claimed has used nothing, and gets few calls to the key service
 	}
-	entries := k.table.Load().entries
+	entries := k.set.Load().entries
 	for i := range entries {
 		e := &entries[i]
 		if e.wildcard || e.Name == byDefault {

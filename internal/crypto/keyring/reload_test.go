@@ -3,6 +3,7 @@ package keyring
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -32,6 +33,36 @@ func reload(t *testing.T, k *Keyring, keys ...KeyConfig) {
 	t.Helper()
 	if err := k.Reload(t.Context(), keys, nil, nil); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestPrepareChangesNothing: what is in force stays so until Commit, also where an alias has moved.
+func TestPrepareChangesNothing(t *testing.T) {
+	k, old, fresh, carrier := twoKeys(t)
+	before, keks := k.Current(), maps.Clone(k.keks)
+	fresh.ref = crypto.NewKEKRef("test", "what the alias means now")
+	if set, err := k.Prepare(t.Context(), []KeyConfig{{Name: "a", Active: "test:none"}}, nil, nil); err == nil || set != nil {
+		t.Errorf("prepared %v with a key that does not exist, error %v", set, err)
+	}
+	set, err := k.Prepare(t.Context(), []KeyConfig{{Name: "phi", Active: "test:new"}, {Name: "default", Active: "test:old"}}, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if k.Current() != before || !maps.Equal(k.keks, keks) || len(k.former) != 0 {
+		t.Error("preparing changed what is in force")
+	}
+	if got, err := open(k, carrier, "ns"); err != nil || got != "payload" {
+		t.Errorf("%q, %v", got, err)
+	}
+	if rank, ok := set.Rank("ns", "phi"); rank != 0 || !ok {
+		t.Error("the prepared set does not answer for its keys")
+	}
+	if _, ok := k.Rank("ns", "phi"); ok {
+		t.Error("the set in force has a key of the prepared one")
+	}
+	k.Commit(set)
+	if s := sealer(t, k, "ns", "phi"); k.Current() != set || s.header.KEK != fresh.ref || old.ref == fresh.ref {
+		t.Error("committing did not put the set in force")
 	}
 }
 

@@ -38,7 +38,7 @@ func (u *keyUse) countOpened(now *atomic.Int64) {
 
 // useOf finds the counters for data keys of a context.
 func (k *Keyring) useOf(kk *kek, kc crypto.KeyContext) *keyUse {
-	table := k.table.Load()
+	table := k.set.Load()
 	e, _, _, ok := table.find(table.local(kc.Namespace), kc.Key)
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -84,7 +84,7 @@ type KeyUse struct {
 // Uses lists the key encryption keys of all entries, those that were not used yet included as soon as they are open.
 // It is bounded: the entries of the configuration, and maxUses for all wildcards together.
 func (k *Keyring) Uses() []KeyUse {
-	table := k.table.Load()
+	table := k.set.Load()
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	roles := make(map[useID]Role)

@@ -80,7 +80,7 @@ func (k *Keyring) slotOf(namespace, key string) *slot {
 
 // newSlot makes room for a key. Names are copied: they may alias a message.
 func (k *Keyring) newSlot(namespace, key string) (*slot, error) {
-	table := k.table.Load()
+	table := k.set.Load()
 	if _, _, _, ok := table.find(namespace, key); !ok {
 		return nil, crypto.Errorf(crypto.KindNotConfigured, "seal", "no entry of `keys` in the configuration has this name and serves this namespace").In(
 			strings.Clone(key), strings.Clone(namespace))
@@ -162,7 +162,7 @@ func tooManyUnconfirmed(op, key, namespace string) error {
 
 // renew puts a fresh data key into a slot. If it can't be had, what is in the slot stays, unless it was revoked.
 func (k *Keyring) renew(ctx context.Context, sl *slot) (*Sealer, error) {
-	table := k.table.Load()
+	table := k.set.Load()
 	e, value, _, ok := table.find(sl.namespace, sl.key)
 	if !ok {
 		return nil, crypto.Errorf(crypto.KindNotConfigured, "seal", "the key is no longer in the configuration for this namespace").In(sl.key, sl.namespace)
@@ -183,7 +183,7 @@ func (k *Keyring) renew(ctx context.Context, sl *slot) (*Sealer, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	sl.made, sl.renewAt = now, now.Add(jitter(k.opt.DataKeyLife*17/20, 0.15))
-	if changed := k.table.Load(); changed != table {
+	if changed := k.set.Load(); changed != table {
 		// A reload that was under way has not seen this key.
 		e, value, _, ok := changed.find(sl.namespace, sl.key)
 		if !ok || !e.names(value, kk.URI()) {
@@ -286,7 +286,7 @@ func (k *Keyring) renewEarly(sl *slot) {
 
 // reachable tells whether the latest probe of the key encryption key that a slot is to be renewed with got an answer.
 func (k *Keyring) reachable(sl *slot) bool {
-	e, value, _, ok := k.table.Load().find(sl.namespace, sl.key)
+	e, value, _, ok := k.set.Load().find(sl.namespace, sl.key)
 	if !ok {
 		return true
 	}
