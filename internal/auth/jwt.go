@@ -21,8 +21,8 @@ import (
 	"github.com/lestrrat-go/jwx/v3/jws"
 	"github.com/lestrrat-go/jwx/v3/jwt"
 
-	"github.com/temporal-seal/temporal-seal/internal/files"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
+	"github.com/temporal-seal/temporal-seal/internal/x/filewatch"
 )
 
 // JWT says which tokens a listener takes.
@@ -231,14 +231,14 @@ func KeySetFromURL(log *slog.Logger, url string) *KeySet {
 
 // KeySetFromFile reads keys from a file, which is watched.
 func KeySetFromFile(log *slog.Logger, file string) (*KeySet, error) {
-	w, err := files.Watch(log, func(contents [][]byte) ([]byte, error) {
+	w, err := filewatch.NewValue(log, func(contents [][]byte) ([]byte, error) {
 		_, err := parseKeys(contents[0])
 		return contents[0], err
 	}, file)
 	if err != nil {
 		return nil, err
 	}
-	return &KeySet{log: log, age: files.Recheck, read: func() ([]byte, error) { return w.Get(), nil }}, nil
+	return &KeySet{log: log, age: filewatch.Recheck, read: func() ([]byte, error) { return w.Get(), nil }}, nil
 }
 
 func parseKeys(text []byte) (jwk.Set, error) {

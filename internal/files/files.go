@@ -1,5 +1,5 @@
 // Package files keeps what a listener or an upstream needs of secrets and certificates, read from files and read again
-// when they change. It owns when a file is looked at; it never decides whom a certificate or token stands for.
+// when they change. It never decides whom a certificate or token stands for.
 package files
 
 import (
@@ -7,105 +7,17 @@ import (
 	"crypto/x509"
 	"fmt"
 	"log/slog"
-	"os"
 	"strings"
-	"sync"
-	"time"
+
+	"github.com/temporal-seal/temporal-seal/internal/x/filewatch"
 )
 
-// Watched is a value made from files, made again when one of them changes. Rotated certificates and tokens are taken
-// up without a restart; files that cannot be read leave the last good value in place.
-type Watched[T any] struct {
-	files []string
-	parse func(contents [][]byte) (T, error)
-	log   *slog.Logger
-
-	mu      sync.Mutex
-	checked time.Time
-	stamps  []stamp
-	value   T
-}
-
-type stamp struct {
-	modified time.Time
-	size     int64
-}
-
 // Recheck is how often files are looked at, at most.
-const Recheck = time.Second
-
-// Watch reads the files for the first time.
-func Watch[T any](log *slog.Logger, parse func([][]byte) (T, error), files ...string) (*Watched[T], error) {
-	w := &Watched[T]{files: files, parse: parse, log: log}
-	var err error
-	if w.stamps, err = w.stat(); err != nil {
-		return nil, err
-	}
-	w.value, err = w.read()
-	w.checked = time.Now()
-	return w, err
-}
-
-// Get gives the value as it is now.
-func (w *Watched[T]) Get() T {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if time.Since(w.checked) < Recheck {
-		return w.value
-	}
-	w.checked = time.Now()
-	stamps, err := w.stat()
-	if err == nil {
-		if equalStamps(stamps, w.stamps) {
-			return w.value
-		}
-		var next T
-		if next, err = w.read(); err == nil {
-			w.value, w.stamps = next, stamps
-			w.log.Info("files read again after a change", "files", strings.Join(w.files, ","))
-			return w.value
-		}
-	}
-	w.log.Error("changed files cannot be used; going on with what they held before", "files", strings.Join(w.files, ","), "error", err)
-	return w.value
-}
-
-func (w *Watched[T]) stat() ([]stamp, error) {
-	stamps := make([]stamp, len(w.files))
-	for i, f := range w.files {
-		info, err := os.Stat(f)
-		if err != nil {
-			return nil, err
-		}
-		stamps[i] = stamp{info.ModTime(), info.Size()}
-	}
-	return stamps, nil
-}
-
-func (w *Watched[T]) read() (T, error) {
-	var none T
-	contents := make([][]byte, len(w.files))
-	for i, f := range w.files {
-		var err error
-		if contents[i], err = os.ReadFile(f); err != nil {
-			return none, err
-		}
-	}
-	return w.parse(contents)
-}
-
-func equalStamps(a, b []stamp) bool {
-	for i := range a {
-		if !a[i].modified.Equal(b[i].modified) || a[i].size != b[i].size {
-			return false
-		}
-	}
-	return true
-}
+const Recheck = filewatch.Recheck
 
 // Pair watches a certificate and its key.
-func Pair(log *slog.Logger, certFile, keyFile string) (*Watched[*tls.Certificate], error) {
-	return Watch(log, func(contents [][]byte) (*tls.Certificate, error) {
+func Pair(log *slog.Logger, certFile, keyFile string) (*filewatch.Value[*tls.Certificate], error) {
+	return filewatch.NewValue(log, func(contents [][]byte) (*tls.Certificate, error) {
 		pair, err := tls.X509KeyPair(contents[0], contents[1])
 		if err != nil {
 			return nil, fmt.Errorf("%s and %s are no certificate and its key: %w", certFile, keyFile, err)
@@ -115,8 +27,8 @@ func Pair(log *slog.Logger, certFile, keyFile string) (*Watched[*tls.Certificate
 }
 
 // Authorities watches the certificates of authorities.
-func Authorities(log *slog.Logger, file string) (*Watched[*x509.CertPool], error) {
-	return Watch(log, func(contents [][]byte) (*x509.CertPool, error) {
+func Authorities(log *slog.Logger, file string) (*filewatch.Value[*x509.CertPool], error) {
+	return filewatch.NewValue(log, func(contents [][]byte) (*x509.CertPool, error) {
 		pool := x509.NewCertPool()
 		if !pool.AppendCertsFromPEM(contents[0]) {
 			return nil, fmt.Errorf("%s holds no certificate in PEM form", file)
@@ -153,7 +65,7 @@ func ServerTLS(log *slog.Logger, certFile, keyFile, clientCAFile string, protoco
 
 // Token gives the token in a file, as it is now.
 func Token(log *slog.Logger, file string) (func() string, error) {
-	w, err := Watch(log, func(contents [][]byte) (string, error) {
+	w, err := filewatch.NewValue(log, func(contents [][]byte) (string, error) {
 		token := strings.TrimSpace(string(contents[0]))
 		if token == "" || strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) {
 			return "", fmt.Errorf("%s does not hold one token", file)

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/credentials"
 
 	"github.com/temporal-seal/temporal-seal/internal/files"
+	"github.com/temporal-seal/temporal-seal/internal/x/filewatch"
 )
 
 // UpstreamTLS is the TLS towards an upstream: CAFile "" trusts the system's authorities, CertFile "" shows no
@@ -42,7 +43,7 @@ func (u UpstreamTLS) Credentials(log *slog.Logger) (credentials.TransportCredent
 // handshaker makes the TLS configuration anew for each handshake, so that changed authorities count.
 type handshaker struct {
 	base        tls.Config
-	authorities *files.Watched[*x509.CertPool] // nil: the system's
+	authorities *filewatch.Value[*x509.CertPool] // nil: the system's
 }
 
 func (h *handshaker) current() credentials.TransportCredentials {
