@@ -11,6 +11,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/temporal-seal/temporal-seal/internal/x/lograte"
 )
 
 // Sink is where records are kept.
@@ -54,7 +56,7 @@ type Log struct {
 	kept, dropped, refused atomic.Uint64
 	failing                atomic.Bool
 	since                  atomic.Int64 // when the sink was handed what it is writing now, in ns; 0: it is idle
-	told                   atomic.Int64 // when the operator was told last of dropped records
+	losses                 lograte.Limiter
 }
 
 // New starts a log. Close ends it.
@@ -153,11 +155,10 @@ func (l *Log) Ready() error {
 	return nil
 }
 
-// lost counts a record that is dropped, and tells the operator, at most once a minute.
+// lost counts a record that is dropped, and logs that.
 func (l *Log) lost(why error) error {
 	total := l.dropped.Add(1)
-	now := time.Now().Unix()
-	if before := l.told.Load(); now-before >= 60 && l.told.CompareAndSwap(before, now) {
+	if l.losses.Allow("") {
 		l.Log.Error("audit records are dropped, calls go on; set audit.required to have them refused instead", "dropped_so_far", total, "error", why)
 	}
 	if l.Required {

@@ -1,0 +1,58 @@
+package lograte_test
+
+import (
+	"strconv"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/temporal-seal/temporal-seal/internal/x/lograte"
+)
+
+func TestAllow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var l lograte.Limiter
+		expect := func(key string, want bool) {
+			t.Helper()
+			if got := l.Allow(key); got != want {
+				t.Errorf("%q: got %v", key, got)
+			}
+		}
+		expect("a", true)
+		expect("a", false)
+		expect("b", true)
+		time.Sleep(lograte.Every - 1)
+		expect("a", false)
+		time.Sleep(1)
+		expect("a", true)
+		expect("a", false)
+	})
+}
+
+// TestBounds shows that callers who make up keys fill neither memory nor the log, and keep no line away for ever.
+func TestBounds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var l lograte.Limiter
+		lines := 0
+		for i := range 10 * lograte.Keys {
+			if l.Allow(strconv.Itoa(i)) {
+				lines++
+			}
+		}
+		if lines != lograte.Keys {
+			t.Errorf("%d lines, want %d", lines, lograte.Keys)
+		}
+		time.Sleep(lograte.Every)
+		if !l.Allow("late") {
+			t.Error("a line is left out after the others have aged")
+		}
+	})
+}
+
+func TestAllocations(t *testing.T) {
+	var l lograte.Limiter
+	l.Allow("key")
+	if n := testing.AllocsPerRun(100, func() { l.Allow("key") }); n != 0 {
+		t.Errorf("%v allocations for a line that is left out", n)
+	}
+}
