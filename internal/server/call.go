@@ -21,7 +21,7 @@ type call struct {
 	listener *listener
 	method   *method
 	id       *auth.Identity
-	route    route
+	route    *connections
 
 	rewriting *rewrite.Call
 	release   *release
@@ -174,9 +174,9 @@ func (c *call) invoke(ctx context.Context, request, answer *frame, header, trail
 	m := c.method
 	reserved := int64(0)
 	if size := m.answer.Load(); size > 0 && size < largeAnswer || m.rewrite.IsPoll() {
-		err = c.route.conns.invoke(ctx, m.full, request, answer, grpc.Header(header), grpc.Trailer(trailer))
+		err = c.route.Invoke(ctx, m.full, request, answer, grpc.Header(header), grpc.Trailer(trailer))
 	} else {
-		*header, *trailer, err = c.route.conns.invokeGated(ctx, m.full, request, answer, func() (err error) {
+		*header, *trailer, err = c.route.invokeGated(ctx, m.full, request, answer, func() (err error) {
 			reserved, err = c.roomForAnswer(ctx)
 			return err
 		})

@@ -90,7 +90,7 @@ func (c *call) confirm(ctx, out context.Context) {
 }
 
 // ask makes the call, as the caller would.
-func (s *Server) ask(out context.Context, r route, namespace string, a *asked) {
+func (s *Server) ask(out context.Context, r *connections, namespace string, a *asked) {
 	defer s.confirmations.answered(a)
 	out, cancel := context.WithTimeout(out, confirmTimeout)
 	defer cancel()

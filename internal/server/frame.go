@@ -1,8 +1,6 @@
 package server
 
 import (
-	"fmt"
-
 	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/encoding/proto"
 	"google.golang.org/grpc/mem"
@@ -39,8 +37,11 @@ func (f *frame) free() {
 }
 
 // rawCodec hands frames through without looking at them. It also serves the emptypb.Empty frames of
-// github.com/mwitkow/grpc-proxy's handler: their bytes travel as unknown fields.
+// github.com/mwitkow/grpc-proxy's handler: their bytes travel as unknown fields. All other messages are those of the
+// proxy's own calls, and get the codec that gRPC would use.
 type rawCodec struct{}
+
+var typedCodec = encoding.GetCodecV2(proto.Name)
 
 var _ encoding.CodecV2 = rawCodec{}
 
@@ -56,7 +57,7 @@ func (rawCodec) Marshal(v any) (mem.BufferSlice, error) {
 	case *emptypb.Empty:
 		return mem.BufferSlice{mem.SliceBuffer(m.ProtoReflect().GetUnknown())}, nil
 	}
-	return nil, fmt.Errorf("raw codec: cannot send a %T", v)
+	return typedCodec.Marshal(v)
 }
 
 func (rawCodec) Unmarshal(data mem.BufferSlice, v any) error {
@@ -73,5 +74,5 @@ func (rawCodec) Unmarshal(data mem.BufferSlice, v any) error {
 		m.ProtoReflect().SetUnknown(data.MaterializeToBuffer(buffers).ReadOnlyData())
 		return nil
 	}
-	return fmt.Errorf("raw codec: cannot receive a %T", v)
+	return typedCodec.Unmarshal(data, v)
 }

@@ -15,7 +15,6 @@ import (
 	"google.golang.org/grpc/experimental"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/stats"
 )
 
 // A connection carries a limited number of concurrent streams, and gRPC makes the calls beyond it wait, behind polls that
@@ -53,6 +52,7 @@ const (
 
 // connections are those to one address.
 type connections struct {
+	config  *UpstreamConfig
 	address string
 	options []grpc.DialOption
 	streams streamLimit
@@ -76,9 +76,9 @@ type connection struct {
 // closedConnection is added to active by who closes a connection.
 const closedConnection = -1 << 30
 
-func newConnections(address string, c *UpstreamConfig, stats stats.Handler) (*connections, error) {
-	conns := &connections{address: address}
-	conns.options = conns.dialOptions(c, stats)
+func newConnections(address string, c *UpstreamConfig, o upstreamOptions) (*connections, error) {
+	conns := &connections{config: c, address: address}
+	conns.options = conns.dialOptions(o)
 	first, err := conns.dial()
 	if err != nil {
 		return nil, err
@@ -87,20 +87,18 @@ func newConnections(address string, c *UpstreamConfig, stats stats.Handler) (*co
 	return conns, nil
 }
 
-func (c *connections) dialOptions(config *UpstreamConfig, stats stats.Handler) []grpc.DialOption {
-	creds := config.TLS
+func (c *connections) dialOptions(o upstreamOptions) []grpc.DialOption {
+	creds := c.config.TLS
 	if creds == nil {
 		creds = insecure.NewCredentials()
 	}
 	options := []grpc.DialOption{
 		grpc.WithTransportCredentials(learning{creds, &c.streams}),
 		grpc.WithDefaultCallOptions(
-			grpc.ForceCodecV2(rawCodec{}),
 			grpc.MaxCallRecvMsgSize(maxMessage),
 			// Sealed bytes do not compress, and the answer goes out uncompressed: ask for nothing else.
 			experimental.AcceptCompressors(),
 		),
-		experimental.WithBufferPool(upstreamBuffers),
 		// Large messages go out in few writes. Between writes a connection has no buffer.
 		grpc.WithWriteBufferSize(writeBuffer),
 		grpc.WithSharedWriteBuffer(true),
@@ -117,11 +115,17 @@ func (c *connections) dialOptions(config *UpstreamConfig, stats stats.Handler) [
 		}),
 		grpc.WithIdleTimeout(5 * time.Minute),
 	}
-	if config.APIKey != nil {
-		options = append(options, grpc.WithPerRPCCredentials(config.APIKey))
+	if c.config.APIKey != nil {
+		options = append(options, grpc.WithPerRPCCredentials(c.config.APIKey))
 	}
-	if stats != nil {
-		options = append(options, grpc.WithStatsHandler(stats))
+	if o.Codec != nil {
+		options = append(options, grpc.WithDefaultCallOptions(grpc.ForceCodecV2(o.Codec)))
+	}
+	if o.Buffers != nil {
+		options = append(options, experimental.WithBufferPool(o.Buffers))
+	}
+	if o.Stats != nil {
+		options = append(options, grpc.WithStatsHandler(o.Stats))
 	}
 	return options
 }
@@ -314,17 +318,29 @@ func (c *connections) close() {
 	}
 }
 
-// invoke makes one unary call with raw frames.
-func (c *connections) invoke(ctx context.Context, method string, in, out *frame, options ...grpc.CallOption) error {
+// conn gives a connection for one call, which ends with ctx at the latest.
+func (c *connections) conn(ctx context.Context) *grpc.ClientConn {
+	conn := c.take(ctx)
+	context.AfterFunc(ctx, conn.done)
+	return conn.cc
+}
+
+// Invoke makes one unary call: with NewStream, connections serve a generated client.
+func (c *connections) Invoke(ctx context.Context, method string, in, out any, options ...grpc.CallOption) error {
 	conn := c.take(ctx)
 	defer conn.done()
 	return conn.cc.Invoke(ctx, method, in, out, options...)
 }
 
-// invokeGated is invoke for an answer that may be large: admit is asked when it begins to arrive, and may make it wait.
+// NewStream begins a call that ends with ctx at the latest.
+func (c *connections) NewStream(ctx context.Context, desc *grpc.StreamDesc, method string, options ...grpc.CallOption) (grpc.ClientStream, error) {
+	return c.conn(ctx).NewStream(ctx, desc, method, options...)
+}
+
+// invokeGated is Invoke for an answer that may be large: admit is asked when it begins to arrive, and may make it wait.
 // What the call options for headers and trailers point to may still be written when a call was given up, so here the
 // stream tells them.
-func (c *connections) invokeGated(ctx context.Context, method string, in, out *frame, admit func() error) (header, trailer metadata.MD, err error) {
+func (c *connections) invokeGated(ctx context.Context, method string, in, out any, admit func() error) (header, trailer metadata.MD, err error) {
 	conn := c.take(ctx)
 	defer conn.done()
 	ctx, cancel := context.WithCancel(ctx)

@@ -189,8 +189,8 @@ func TestOldConnectionsOutliveAnUpstreamOutOfReach(t *testing.T) {
 // resolved are connections whose address a test resolves.
 func resolved(t *testing.T, addresses *manual.Resolver) *connections {
 	t.Helper()
-	conns := &connections{address: "test:///frontend"}
-	conns.options = append(conns.dialOptions(&UpstreamConfig{}, nil), grpc.WithResolvers(addresses))
+	conns := &connections{address: "test:///frontend", config: new(UpstreamConfig)}
+	conns.options = append(conns.dialOptions(upstreamOptions{}), grpc.WithResolvers(addresses))
 	first, err := conns.dial()
 	if err != nil {
 		t.Fatal(err)
@@ -203,9 +203,8 @@ func resolved(t *testing.T, addresses *manual.Resolver) *connections {
 func systemInfo(conns *connections) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	out := new(frame)
-	defer out.free()
-	return conns.invoke(ctx, workflowservice.WorkflowService_GetSystemInfo_FullMethodName, new(frame), out)
+	_, err := workflowservice.NewWorkflowServiceClient(conns).GetSystemInfo(ctx, new(workflowservice.GetSystemInfoRequest))
+	return err
 }
 
 // Frontends that are added to a name get work, without a restart of those that were there.

@@ -10,8 +10,6 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/encoding"
-	protocodec "google.golang.org/grpc/encoding/proto"
 	reflectionpb "google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
@@ -31,15 +29,15 @@ type Join func([]*descriptorpb.FileDescriptorProto) (bool, error)
 // them to join. What a newer server knows is then sealed like the rest, before the proxy itself is upgraded. An
 // upstream that does not answer, or knows no reflection, changes nothing.
 func Learn(ctx context.Context, configs []UpstreamConfig, join Join, log *slog.Logger) {
-	u := newUpstreams(configs, nil)
+	u := newUpstreams(configs, upstreamOptions{})
 	defer u.close()
-	routes, err := u.fixed()
+	fixed, err := u.fixed()
 	if err != nil {
 		log.Warn("upstreams are not asked for their descriptors", "error", err)
 		return
 	}
-	for _, r := range routes {
-		learnFrom(ctx, r, join, log)
+	for _, conns := range fixed {
+		conns.learn(ctx, join, log)
 	}
 }
 
@@ -56,32 +54,30 @@ func LearnAgain(ctx context.Context, configs []UpstreamConfig, join Join, log *s
 	}
 }
 
-func learnFrom(ctx context.Context, r route, join Join, log *slog.Logger) {
+func (c *connections) learn(ctx context.Context, join Join, log *slog.Logger) {
 	ctx, cancel := context.WithTimeout(ctx, learnTimeout)
 	defer cancel()
-	files, err := r.describe(ctx)
+	files, err := c.describe(ctx)
 	if err == nil {
 		var changed bool
 		if changed, err = join(files); changed {
-			log.Info("the upstream knows more than this release; what it knows is sealed as well", "upstream", r.config.Address)
+			log.Info("the upstream knows more than this release; what it knows is sealed as well", "upstream", c.config.Address)
 		}
 	}
 	switch status.Code(err) {
 	case codes.OK:
 	case codes.Unimplemented, codes.PermissionDenied, codes.Unauthenticated:
-		log.Debug("the upstream does not tell its descriptors", "upstream", r.config.Address)
+		log.Debug("the upstream does not tell its descriptors", "upstream", c.config.Address)
 	default:
-		log.Warn("the upstream's descriptors were not learnt; fields unknown to this release stay unknown", "upstream", r.config.Address, "error", err)
+		log.Warn("the upstream's descriptors were not learnt; fields unknown to this release stay unknown", "upstream", c.config.Address, "error", err)
 	}
 }
 
 // describe fetches the files of the rewritten services, with all that they import.
-func (r route) describe(ctx context.Context) ([]*descriptorpb.FileDescriptorProto, error) {
-	conn := r.conns.take(ctx)
-	defer conn.done()
+func (c *connections) describe(ctx context.Context) ([]*descriptorpb.FileDescriptorProto, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	stream, err := reflectionpb.NewServerReflectionClient(conn.cc).ServerReflectionInfo(ctx, grpc.ForceCodecV2(encoding.GetCodecV2(protocodec.Name)))
+	stream, err := reflectionpb.NewServerReflectionClient(c).ServerReflectionInfo(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -11,10 +11,10 @@ import (
 	commonpb "go.temporal.io/api/common/v1"
 	"go.temporal.io/api/workflowservice/v1"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
@@ -49,7 +49,7 @@ type activityKey struct{ namespace, workflow, run, activity string }
 // paused is what it takes to try to open an activity's task again, and to let it go on.
 type paused struct {
 	key     activityKey
-	route   route
+	route   *connections
 	md      metadata.MD // of the poll: the upstream lets the worker do this
 	method  *rewrite.Method
 	caller  *policy.Caller
@@ -249,32 +249,25 @@ func (s *Server) stillOurs(ctx context.Context, p *paused) error {
 	return errOthers
 }
 
-func (s *Server) unpause(ctx context.Context, r route, k activityKey) error {
+func (s *Server) unpause(ctx context.Context, r *connections, k activityKey) error {
 	return s.send(ctx, r, "UnpauseActivity", &workflowservice.UnpauseActivityRequest{
 		Namespace: k.namespace, Execution: &commonpb.WorkflowExecution{WorkflowId: k.workflow, RunId: k.run}, Identity: standInIdentity,
 		Activity: &workflowservice.UnpauseActivityRequest_Id{Id: k.activity}, ResetAttempts: true})
 }
 
 // send makes a call of the proxy's own. ctx has the metadata to send.
-func (s *Server) send(ctx context.Context, r route, method string, request proto.Message) error {
+func (s *Server) send(ctx context.Context, r *connections, method string, request proto.Message) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), answerTimeout)
 	defer cancel()
 	return s.fetch(ctx, r, method, request, nil)
 }
 
 // fetch makes a call of the proxy's own and reads the answer into reply, unless that is nil. ctx has the metadata to send.
-func (s *Server) fetch(ctx context.Context, r route, method string, request, reply proto.Message) error {
-	in, err := proto.Marshal(request)
-	if err != nil {
-		return err
+func (s *Server) fetch(ctx context.Context, r *connections, method string, request, reply proto.Message) error {
+	if reply == nil {
+		reply = new(emptypb.Empty)
 	}
-	answer := new(frame)
-	defer answer.free()
-	err = r.conns.invoke(ctx, service+method, &frame{data: mem.BufferSlice{mem.SliceBuffer(in)}}, answer)
-	if err != nil || reply == nil {
-		return err
-	}
-	return proto.Unmarshal(answer.bytes(), reply)
+	return r.Invoke(ctx, service+method, request, reply)
 }
 
 // setAside fails an activity's attempt in a way that loses nothing: a paused activity is not tried again, nor does it

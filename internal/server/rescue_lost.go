@@ -95,7 +95,7 @@ func (l *looks) close() {
 // look is one search of a namespace, with the credentials of a worker that polls there.
 type look struct {
 	server    *Server
-	route     route
+	route     *connections
 	namespace string
 	caller    *policy.Caller
 	md        metadata.MD

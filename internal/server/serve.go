@@ -16,25 +16,23 @@ import (
 
 // Probe waits until each upstream with a fixed address has answered GetSystemInfo.
 func Probe(ctx context.Context, configs []UpstreamConfig) error {
-	u := newUpstreams(configs, nil)
+	u := newUpstreams(configs, upstreamOptions{})
 	defer u.close()
-	routes, err := u.fixed()
+	fixed, err := u.fixed()
 	if err != nil {
 		return err
 	}
-	for _, r := range routes {
-		if err := r.probe(ctx); err != nil {
-			return fmt.Errorf("upstream %s does not answer: %w; start the Temporal server, or correct the address or its TLS settings", r.config.Address, err)
+	for _, conns := range fixed {
+		if err := conns.probe(ctx); err != nil {
+			return fmt.Errorf("upstream %s does not answer: %w; start the Temporal server, or correct the address or its TLS settings", conns.config.Address, err)
 		}
 	}
 	return nil
 }
 
-func (r route) probe(ctx context.Context) error {
-	answer := new(frame)
-	defer answer.free()
+func (c *connections) probe(ctx context.Context) error {
 	ctx = metadata.AppendToOutgoingContext(ctx, "client-name", "temporal-seal", "client-version", "1.0.0")
-	err := r.conns.invoke(ctx, workflowservice.WorkflowService_GetSystemInfo_FullMethodName, new(frame), answer, grpc.WaitForReady(true))
+	_, err := workflowservice.NewWorkflowServiceClient(c).GetSystemInfo(ctx, new(workflowservice.GetSystemInfoRequest), grpc.WaitForReady(true))
 	switch st := status.Convert(err); st.Code() {
 	case codes.OK, codes.Unimplemented, codes.PermissionDenied, codes.Unauthenticated:
 		return nil // it is there; whom it lets in, the callers' own credentials decide

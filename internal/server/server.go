@@ -154,7 +154,7 @@ func New(o Options) (*Server, error) {
 		return nil, fmt.Errorf("services: %s reads and writes the server's own state past every check, it is never forwarded", adminService)
 	}
 	server, client := o.Tracing.handlers(s.untraced, s.mayBeHeld)
-	s.upstreams = newUpstreams(o.Upstreams, client)
+	s.upstreams = newUpstreams(o.Upstreams, upstreamOptions{Stats: client, Codec: rawCodec{}, Buffers: upstreamBuffers})
 	o.Metrics.watch(o.Registry, s.upstreams.count, s.room.inUse)
 	for _, l := range o.Listeners {
 		s.listeners = append(s.listeners, s.newListener(l, server))

@@ -102,9 +102,7 @@ func (s *Server) pass(l *listener, full string, stream grpc.ServerStream) error 
 		if err := grpc.SetSendCompressor(ctx, "identity"); err != nil {
 			return nil, nil, status.Error(codes.Internal, from+err.Error())
 		}
-		conn := route.conns.take(ctx)
-		context.AfterFunc(ctx, conn.done)
-		return outgoing(ctx, md, l.Credential, route.config, ""), conn.cc, nil
+		return outgoing(ctx, md, l.Credential, route.config, ""), route.conn(ctx), nil
 	})(nil, stream)
 }
 

@@ -229,7 +229,7 @@ func (c *call) deliver(out context.Context, method string, in []byte, cause erro
 	defer cancel()
 	reply := new(frame)
 	defer reply.free()
-	if err := c.route.conns.invoke(ctx, service+method, &frame{data: mem.BufferSlice{mem.SliceBuffer(in)}}, reply); err != nil {
+	if err := c.route.Invoke(ctx, service+method, &frame{data: mem.BufferSlice{mem.SliceBuffer(in)}}, reply); err != nil {
 		c.server.log.Error("a task could not be answered in its worker's stead; it is left to its timeout", "rpc", method,
 			"namespace", c.rewriting.Namespace(), "error", err, "cause", cause)
 		return err

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/encoding"
+	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/stats"
 
 	"github.com/temporal-seal/temporal-seal/internal/x/glob"
@@ -53,7 +55,7 @@ func (c *UpstreamConfig) serves(namespace string) bool {
 // upstreams routes by namespace and keeps the connections.
 type upstreams struct {
 	configs []UpstreamConfig
-	stats   stats.Handler
+	options upstreamOptions
 
 	mu      sync.Mutex
 	targets map[target]*connections
@@ -66,14 +68,15 @@ type target struct {
 	address string
 }
 
-// route is where one call goes.
-type route struct {
-	config *UpstreamConfig
-	conns  *connections
+// upstreamOptions are for all connections. The zero value is for typed messages.
+type upstreamOptions struct {
+	Stats   stats.Handler    // nil: none
+	Codec   encoding.CodecV2 // nil: gRPC's own
+	Buffers mem.BufferPool   // nil: gRPC's own
 }
 
-func newUpstreams(configs []UpstreamConfig, stats stats.Handler) *upstreams {
-	u := &upstreams{configs: configs, stats: stats, targets: map[target]*connections{}, done: make(chan struct{})}
+func newUpstreams(configs []UpstreamConfig, o upstreamOptions) *upstreams {
+	u := &upstreams{configs: configs, options: o, targets: map[target]*connections{}, done: make(chan struct{})}
 	go u.tend()
 	return u
 }
@@ -106,7 +109,8 @@ func (u *upstreams) byNamespace() bool {
 	return c.Namespaces != nil || strings.Contains(c.Address, namespaceVariable)
 }
 
-func (u *upstreams) route(namespace string) (route, error) {
+// route gives the connections for a call that names this namespace, or none if it is "".
+func (u *upstreams) route(namespace string) (*connections, error) {
 	for i := range u.configs {
 		c := &u.configs[i]
 		if !c.serves(namespace) {
@@ -119,10 +123,9 @@ func (u *upstreams) route(namespace string) (route, error) {
 			}
 			address = strings.ReplaceAll(address, namespaceVariable, namespace)
 		}
-		conns, err := u.connections(target{i, address}, c)
-		return route{c, conns}, err
+		return u.connections(target{i, address}, c)
 	}
-	return route{}, errNoUpstream
+	return nil, errNoUpstream
 }
 
 // fitsAddress keeps a namespace from steering a templated address to another host: it is made of what host names are made of, and
@@ -163,7 +166,7 @@ func (u *upstreams) connections(t target, c *UpstreamConfig) (*connections, erro
 	if len(u.targets) >= maxTargets {
 		return nil, errTooMany
 	}
-	conns, err := newConnections(t.address, c, u.stats)
+	conns, err := newConnections(t.address, c, u.options)
 	if err != nil {
 		return nil, err
 	}
@@ -172,8 +175,8 @@ func (u *upstreams) connections(t target, c *UpstreamConfig) (*connections, erro
 }
 
 // fixed gives the connections whose address does not depend on a namespace: those can be probed before any call.
-func (u *upstreams) fixed() ([]route, error) {
-	var routes []route
+func (u *upstreams) fixed() ([]*connections, error) {
+	var fixed []*connections
 	for i := range u.configs {
 		c := &u.configs[i]
 		if strings.Contains(c.Address, namespaceVariable) {
@@ -183,9 +186,9 @@ func (u *upstreams) fixed() ([]route, error) {
 		if err != nil {
 			return nil, fmt.Errorf("upstream %s: %w", c.Address, err)
 		}
-		routes = append(routes, route{c, conns})
+		fixed = append(fixed, conns)
 	}
-	return routes, nil
+	return fixed, nil
 }
 
 func (u *upstreams) close() {
