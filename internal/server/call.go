@@ -80,6 +80,13 @@ func (c *call) run(ctx context.Context, md metadata.MD, in *frame) (*frame, erro
 	return c.forward(ctx, out, request)
 }
 
+// confirm asks the upstream if the call's namespace exists, unless that is known. out is ctx with the metadata to send.
+func (c *call) confirm(ctx, out context.Context) {
+	if namespace := c.rewriting.Namespace(); namespace != "" && !c.server.keys.Confirmed(namespace) {
+		c.server.confirmations.confirm(ctx, out, c.route, namespace)
+	}
+}
+
 // admit finds out which namespace the call is for, if the caller reaches it, and where it goes.
 func (c *call) admit(in *frame) error {
 	m := c.method

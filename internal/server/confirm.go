@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"hash/maphash"
+	"log/slog"
 	"strings"
 	"sync"
 	"time"
@@ -40,13 +41,16 @@ type asked struct {
 type confirmations struct {
 	seed maphash.Seed
 
+	confirmed func(namespace string) // called for each that exists
+	log       *slog.Logger
+
 	mu     sync.Mutex
 	recent *simplelru.LRU[question, *asked]
 }
 
-func newConfirmations() (*confirmations, error) {
+func newConfirmations(confirmed func(namespace string), log *slog.Logger) (*confirmations, error) {
 	recent, err := simplelru.NewLRU[question, *asked](maxQuestions, nil)
-	return &confirmations{seed: maphash.MakeSeed(), recent: recent}, err
+	return &confirmations{seed: maphash.MakeSeed(), confirmed: confirmed, log: log, recent: recent}, err
 }
 
 // join gives the question's latest asking. first tells its caller to do the asking.
@@ -68,20 +72,16 @@ func (c *confirmations) answered(a *asked) {
 	close(a.done)
 }
 
-// confirm asks the upstream if the call's namespace exists, unless that is known. Calls that ask the same wait for one
-// answer. out is ctx with the metadata to send.
-func (c *call) confirm(ctx, out context.Context) {
-	namespace := c.rewriting.Namespace()
-	if namespace == "" || c.server.keys.Confirmed(namespace) {
-		return
-	}
+// confirm asks the upstream if a namespace exists. Calls that ask the same wait for one answer. out is ctx with the
+// metadata to send.
+func (c *confirmations) confirm(ctx, out context.Context, upstream *connections, namespace string) {
 	md, _ := metadata.FromOutgoingContext(out)
-	q := question{namespace, maphash.Comparable(c.server.confirmations.seed, strings.Join(md["authorization"], "\x00"))}
-	a, first := c.server.confirmations.join(q)
+	q := question{namespace, maphash.Comparable(c.seed, strings.Join(md["authorization"], "\x00"))}
+	a, first := c.join(q)
 	if first {
 		// It outlives the call where others wait for it, and has no part in the call's trace.
 		out = trace.ContextWithSpanContext(context.WithoutCancel(out), trace.SpanContext{})
-		go c.server.ask(out, c.route, strings.Clone(namespace), a)
+		go c.ask(out, upstream, strings.Clone(namespace), a)
 	}
 	select {
 	case <-a.done:
@@ -90,13 +90,13 @@ func (c *call) confirm(ctx, out context.Context) {
 }
 
 // ask makes the call, as the caller would.
-func (s *Server) ask(out context.Context, r *connections, namespace string, a *asked) {
-	defer s.confirmations.answered(a)
+func (c *confirmations) ask(out context.Context, upstream *connections, namespace string, a *asked) {
+	defer c.answered(a)
 	out, cancel := context.WithTimeout(out, confirmTimeout)
 	defer cancel()
-	if err := s.fetch(out, r, "DescribeNamespace", &workflowservice.DescribeNamespaceRequest{Namespace: namespace}, nil); err != nil {
-		s.log.Debug("the upstream did not confirm a namespace; few data keys are made for it until it answers a call", "namespace", namespace, "error", err)
+	if _, err := workflowservice.NewWorkflowServiceClient(upstream).DescribeNamespace(out, &workflowservice.DescribeNamespaceRequest{Namespace: namespace}); err != nil {
+		c.log.Debug("the upstream did not confirm a namespace; few data keys are made for it until it answers a call", "namespace", namespace, "error", err)
 		return
 	}
-	s.keys.Confirm(namespace)
+	c.confirmed(namespace)
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"time"
 
 	taskqueuepb "go.temporal.io/api/taskqueue/v1"
 	"go.temporal.io/api/workflowservice/v1"
@@ -42,6 +43,9 @@ func (c *call) unchanged(out context.Context, suggested *taskqueuepb.PollerScali
 	return suggested
 }
 
+// scalingTimeout bounds the question whether the server suggests numbers of pollers.
+const scalingTimeout = 2 * time.Second
+
 // autoscales tells if the server suggests numbers of pollers in the call's namespace. It is asked once; who wants to
 // know meanwhile is told no.
 func (c *call) autoscales(out context.Context) bool {
@@ -51,7 +55,7 @@ func (c *call) autoscales(out context.Context) bool {
 		return autoscales
 	}
 	a := new(workflowservice.DescribeNamespaceResponse)
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(out), confirmTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(out), scalingTimeout)
 	defer cancel()
 	if err := c.server.fetch(ctx, c.route, "DescribeNamespace", &workflowservice.DescribeNamespaceRequest{Namespace: namespace}, a); err != nil {
 		c.server.scaling.forget(namespace)

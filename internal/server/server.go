@@ -161,7 +161,7 @@ func New(o Options) (*Server, error) {
 	}
 	s.health.init()
 	var err error
-	if s.confirmations, err = newConfirmations(); err != nil {
+	if s.confirmations, err = newConfirmations(o.Keys.Confirm, o.Log); err != nil {
 		return nil, err
 	}
 	if s.held, err = newHeldPolls(); err != nil {
