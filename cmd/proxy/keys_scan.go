@@ -28,7 +28,7 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 	"github.com/temporal-seal/temporal-seal/internal/scan"
-	"github.com/temporal-seal/temporal-seal/internal/server"
+	"github.com/temporal-seal/temporal-seal/internal/upstream"
 	"github.com/temporal-seal/temporal-seal/internal/x/glob"
 )
 
@@ -105,7 +105,7 @@ func (o *scanOptions) scan(ctx context.Context, stdout, stderr io.Writer) error 
 	if err != nil {
 		return err
 	}
-	server.Learn(ctx, upstreams, rewriter.Join, quiet)
+	upstream.Learn(ctx, upstreams, rewriter.Join, quiet)
 	state, err := o.readState()
 	if err != nil {
 		return err
@@ -139,8 +139,8 @@ func (o *scanOptions) scan(ctx context.Context, stdout, stderr io.Writer) error 
 	return cmp.Or(err, o.verdict(keys, &state.Report))
 }
 
-func (o *scanOptions) walk(ctx context.Context, scanner *scan.Scanner, upstreams []server.UpstreamConfig, namespace string, state *scan.State) error {
-	conn, err := server.Dial(upstreams, namespace)
+func (o *scanOptions) walk(ctx context.Context, scanner *scan.Scanner, upstreams []upstream.Config, namespace string, state *scan.State) error {
+	conn, err := upstream.Dial(upstreams, namespace)
 	if err != nil {
 		return fmt.Errorf("namespace %s: %w", namespace, err)
 	}
@@ -152,12 +152,12 @@ func (o *scanOptions) walk(ctx context.Context, scanner *scan.Scanner, upstreams
 	return err
 }
 
-func allNamespaces(ctx context.Context, upstreams []server.UpstreamConfig) ([]string, error) {
+func allNamespaces(ctx context.Context, upstreams []upstream.Config) ([]string, error) {
 	var names []string
 	for i := range upstreams {
 		one := upstreams[i]
 		one.Namespaces = nil // the upstream itself is asked, whatever it serves
-		conn, err := server.Dial([]server.UpstreamConfig{one}, "")
+		conn, err := upstream.Dial([]upstream.Config{one}, "")
 		if err != nil {
 			return nil, err
 		}

@@ -37,7 +37,7 @@ func TestScripts(t *testing.T) {
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"upstream": upstream,
+			"upstream": serveUpstream,
 			"freeport": freePort,
 			"occupy":   occupy,
 			"get":      get,
@@ -50,8 +50,8 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// upstream NAME starts a server that answers GetSystemInfo and puts its address into $NAME.
-func upstream(ts *testscript.TestScript, _ bool, args []string) {
+// serveUpstream runs upstream NAME, which starts a server that answers GetSystemInfo and puts its address into $NAME.
+func serveUpstream(ts *testscript.TestScript, _ bool, args []string) {
 	s := grpc.NewServer()
 	workflowservice.RegisterWorkflowServiceServer(s, systemInfo{})
 	l, err := net.Listen("tcp", "127.0.0.1:0")

@@ -30,6 +30,7 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 	"github.com/temporal-seal/temporal-seal/internal/server"
+	"github.com/temporal-seal/temporal-seal/internal/upstream"
 )
 
 // defaultStartTimeout is how long keys and upstream may take to answer at start.
@@ -148,8 +149,8 @@ func (o *serveOptions) serve(ctx context.Context, stderr io.Writer) error {
 		return err
 	}
 	go o.newReloader(c, text, keys, engine, rewriter, registry, log).watch(ctx)
-	server.Learn(ctx, upstreams, rewriter.Join, log)
-	go server.LearnAgain(ctx, upstreams, rewriter.Join, log)
+	upstream.Learn(ctx, upstreams, rewriter.Join, log)
+	go upstream.LearnAgain(ctx, upstreams, rewriter.Join, log)
 	metrics := server.NewMetrics(registry)
 	server, err := server.New(server.Options{
 		Listeners: listeners, Upstreams: upstreams, Services: c.Services,
@@ -337,10 +338,10 @@ func prefixLines(prefix string, err error) error {
 	return errors.New(strings.Join(lines, "\n"))
 }
 
-func (o *serveOptions) probe(ctx context.Context, upstreams []server.UpstreamConfig) error {
+func (o *serveOptions) probe(ctx context.Context, upstreams []upstream.Config) error {
 	ctx, cancel := context.WithTimeout(ctx, o.startTimeout)
 	defer cancel()
-	return server.Probe(ctx, upstreams)
+	return upstream.Probe(ctx, upstreams)
 }
 
 // listen takes the listeners' addresses and gives them as they are: a port 0 is chosen now.

@@ -9,6 +9,7 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/config"
 	"github.com/temporal-seal/temporal-seal/internal/files"
 	"github.com/temporal-seal/temporal-seal/internal/server"
+	"github.com/temporal-seal/temporal-seal/internal/upstream"
 )
 
 // proxyListeners turns the config's listeners into the proxy's, reading their files.
@@ -103,19 +104,19 @@ func identifyJWT(j *config.JWT, listener string, log *slog.Logger) (auth.Identif
 }
 
 // proxyUpstreams turns the config's upstreams into the proxy's, reading their files.
-func proxyUpstreams(c *config.Config, log *slog.Logger) ([]server.UpstreamConfig, error) {
-	var upstreams []server.UpstreamConfig
+func proxyUpstreams(c *config.Config, log *slog.Logger) ([]upstream.Config, error) {
+	var upstreams []upstream.Config
 	for i, u := range c.Upstreams {
-		made := server.UpstreamConfig{Namespaces: u.Namespaces, Address: u.Address, PassCredential: u.PassCredential}
+		made := upstream.Config{Namespaces: u.Namespaces, Address: u.Address, PassCredential: u.PassCredential}
 		var err error
 		if u.TLS != nil {
-			files := server.UpstreamTLS{CertFile: u.TLS.CertFile, KeyFile: u.TLS.KeyFile, CAFile: u.TLS.CAFile, ServerName: u.TLS.ServerName}
+			files := upstream.TLS{CertFile: u.TLS.CertFile, KeyFile: u.TLS.KeyFile, CAFile: u.TLS.CAFile, ServerName: u.TLS.ServerName}
 			if made.TLS, err = files.Credentials(log); err != nil {
 				return nil, fmt.Errorf("upstreams[%d].tls: %w", i, err)
 			}
 		}
 		if u.APIKeyFile != "" {
-			key, err := server.NewAPIKey(log, u.APIKeyFile)
+			key, err := upstream.NewAPIKey(log, u.APIKeyFile)
 			if err != nil {
 				return nil, fmt.Errorf("upstreams[%d].api_key_file: %w", i, err)
 			}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/temporal-seal/temporal-seal/internal/auth"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
+	"github.com/temporal-seal/temporal-seal/internal/upstream"
 )
 
 // call is the walk of one unary call: identify, authorise, seal, forward, open, answer.
@@ -21,7 +22,7 @@ type call struct {
 	listener *listener
 	method   *method
 	id       *auth.Identity
-	route    *connections
+	route    *upstream.Pool
 
 	rewriting *rewrite.Call
 	release   *release
@@ -57,7 +58,7 @@ func (c *call) run(ctx context.Context, md metadata.MD, in *frame) (*frame, erro
 		return nil, c.refuse(err)
 	}
 	c.describeSpan(c.span)
-	out := outgoing(ctx, md, c.listener.Credential, c.route.config, c.rewriting.Namespace())
+	out := outgoing(ctx, md, c.listener.Credential, c.route.Config(), c.rewriting.Namespace())
 	if c.method.rewrite.IsPoll() || c.method.rewrite.RequestTouched() {
 		c.confirm(ctx, out)
 	}
@@ -83,7 +84,7 @@ func (c *call) run(ctx context.Context, md metadata.MD, in *frame) (*frame, erro
 // confirm asks the upstream if the call's namespace exists, unless that is known. out is ctx with the metadata to send.
 func (c *call) confirm(ctx, out context.Context) {
 	if namespace := c.rewriting.Namespace(); namespace != "" && !c.server.keys.Confirmed(namespace) {
-		c.server.confirmations.confirm(ctx, out, c.route, namespace)
+		c.server.confirmations.Confirm(ctx, out, c.route, namespace)
 	}
 }
 
@@ -91,7 +92,7 @@ func (c *call) confirm(ctx, out context.Context) {
 func (c *call) admit(in *frame) error {
 	m := c.method
 	if m.rewrite.RequestTouched() || m.rewrite.ResponseTouched() || m.rewrite.IsPoll() ||
-		c.id.Namespaces != nil || c.server.upstreams.byNamespace() || c.span.IsRecording() {
+		c.id.Namespaces != nil || c.server.upstreams.ByNamespace() || c.span.IsRecording() {
 		c.in = in.bytes()
 		if err := c.rewriting.Identify(c.in); err != nil {
 			return err
@@ -101,7 +102,7 @@ func (c *call) admit(in *frame) error {
 		return err
 	}
 	var err error
-	c.route, err = c.server.upstreams.route(c.rewriting.Namespace())
+	c.route, err = c.server.upstreams.Route(c.rewriting.Namespace())
 	return err
 }
 
@@ -183,7 +184,7 @@ func (c *call) invoke(ctx context.Context, request, answer *frame, header, trail
 	if size := m.answer.Load(); size > 0 && size < largeAnswer || m.rewrite.IsPoll() {
 		err = c.route.Invoke(ctx, m.full, request, answer, grpc.Header(header), grpc.Trailer(trailer))
 	} else {
-		*header, *trailer, err = c.route.invokeGated(ctx, m.full, request, answer, func() (err error) {
+		*header, *trailer, err = c.route.InvokeGated(ctx, m.full, request, answer, func() (err error) {
 			reserved, err = c.roomForAnswer(ctx)
 			return err
 		})

@@ -27,6 +27,7 @@ import (
 
 	"github.com/temporal-seal/temporal-seal/internal/auth"
 	"github.com/temporal-seal/temporal-seal/internal/files"
+	"github.com/temporal-seal/temporal-seal/internal/upstream"
 )
 
 func describeIn(ctx context.Context, c workflowservice.WorkflowServiceClient, namespace string) codes.Code {
@@ -158,11 +159,11 @@ func TestUpstreamTLSWithAPIKey(t *testing.T) {
 	}
 	f := &frontend{}
 	startFrontend(t, f, grpc.Creds(credentials.NewTLS(server)))
-	creds, err := UpstreamTLS{CAFile: filepath.Join(dir, "ca.crt"), ServerName: "localhost"}.Credentials(log)
+	creds, err := upstream.TLS{CAFile: filepath.Join(dir, "ca.crt"), ServerName: "localhost"}.Credentials(log)
 	if err != nil {
 		t.Fatal(err)
 	}
-	key, err := NewAPIKey(log, filepath.Join(dir, "key"))
+	key, err := upstream.NewAPIKey(log, filepath.Join(dir, "key"))
 	if err != nil {
 		t.Fatal(err)
 	}

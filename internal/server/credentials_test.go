@@ -19,6 +19,7 @@ import (
 
 	"github.com/temporal-seal/temporal-seal/internal/auth"
 	"github.com/temporal-seal/temporal-seal/internal/files"
+	"github.com/temporal-seal/temporal-seal/internal/upstream"
 )
 
 // shownTo gives what an upstream has seen, ever, of credentials and of the header that routes.
@@ -47,11 +48,11 @@ func TestCredentialsStayWithTheirUpstream(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	creds, err := UpstreamTLS{CAFile: filepath.Join(dir, "ca.crt"), ServerName: "localhost"}.Credentials(log)
+	creds, err := upstream.TLS{CAFile: filepath.Join(dir, "ca.crt"), ServerName: "localhost"}.Credentials(log)
 	if err != nil {
 		t.Fatal(err)
 	}
-	key, err := NewAPIKey(log, filepath.Join(dir, "key"))
+	key, err := upstream.NewAPIKey(log, filepath.Join(dir, "key"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,7 +67,7 @@ func TestCredentialsStayWithTheirUpstream(t *testing.T) {
 	c := startProxy(t, keyed, func(o *Options) {
 		o.Listeners[0].Credential = "authorization"
 		o.Listeners[0].Identify = auth.Tokens("tokens", "authorization", []auth.Token{{Subject: "ci", Namespaces: []string{"keyed", "passed", "bare-*"}, Value: token}})
-		o.Upstreams = []UpstreamConfig{
+		o.Upstreams = []upstream.Config{
 			{Namespaces: []string{"keyed"}, Address: keyed.address, TLS: creds, APIKey: key},
 			{Namespaces: []string{"passed"}, Address: passed.address, TLS: creds, PassCredential: true},
 			{Address: bare.address, TLS: creds},
@@ -123,7 +124,7 @@ func TestUpstreamClientCertificate(t *testing.T) {
 		t.Fatal(err)
 	}
 	shown := make(chan string, 10)
-	start := func(name string) UpstreamConfig {
+	start := func(name string) upstream.Config {
 		ca.issue(t, dir, name, "", "spiffe://cluster/"+name)
 		f := &frontend{}
 		f.describe = func(ctx context.Context, _ *workflowservice.DescribeWorkflowExecutionRequest) (*workflowservice.DescribeWorkflowExecutionResponse, error) {
@@ -132,13 +133,13 @@ func TestUpstreamClientCertificate(t *testing.T) {
 			return new(workflowservice.DescribeWorkflowExecutionResponse), nil
 		}
 		startFrontend(t, f, grpc.Creds(credentials.NewTLS(server)))
-		creds, err := UpstreamTLS{CAFile: filepath.Join(dir, "ca.crt"), ServerName: "localhost", CertFile: filepath.Join(dir, name+".crt"), KeyFile: filepath.Join(dir, name+".key")}.Credentials(log)
+		creds, err := upstream.TLS{CAFile: filepath.Join(dir, "ca.crt"), ServerName: "localhost", CertFile: filepath.Join(dir, name+".crt"), KeyFile: filepath.Join(dir, name+".key")}.Credentials(log)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return UpstreamConfig{Namespaces: []string{name}, Address: f.address, TLS: creds}
+		return upstream.Config{Namespaces: []string{name}, Address: f.address, TLS: creds}
 	}
-	upstreams := []UpstreamConfig{start("one"), start("two")}
+	upstreams := []upstream.Config{start("one"), start("two")}
 	through := func() workflowservice.WorkflowServiceClient {
 		return startProxy(t, &frontend{}, func(o *Options) { o.Upstreams = upstreams }).client(t)
 	}
@@ -158,36 +159,6 @@ func TestUpstreamClientCertificate(t *testing.T) {
 	}
 	if got := <-shown; got != "/next" {
 		t.Errorf("after rotation: %s", got)
-	}
-}
-
-// TestAddressesFromNamespaces: a namespace is a part of a host name, or it is not put into an address.
-func TestAddressesFromNamespaces(t *testing.T) {
-	for _, c := range []struct {
-		address, namespace string
-		fits               bool
-	}{
-		{"{namespace}.tmprl.cloud:7233", "clinic.a1b2c", true},
-		{"{namespace}.tmprl.cloud:7233", "clinic_1-x", true},
-		{"{namespace}.tmprl.cloud:7233", "evil.com/", false},
-		{"{namespace}.tmprl.cloud:7233", "evil.com:443#", false},
-		{"{namespace}.tmprl.cloud:7233", "evil.com:443/?x=", false},
-		{"{namespace}.tmprl.cloud:7233", "a@evil.com", false},
-		{"{namespace}.tmprl.cloud:7233", "..", false},
-		{"{namespace}.tmprl.cloud:7233", "a..b", false},
-		{"{namespace}.tmprl.cloud:7233", "a.", false},
-		{"{namespace}.tmprl.cloud:7233", "", false},
-		{"{namespace}.tmprl.cloud:7233", "évil", false},
-		{"{namespace}.tmprl.cloud:7233", "a\x00b", false},
-		{"{namespace}.tmprl.cloud:7233", strings.Repeat("a", 129), false},
-		{"temporal-{namespace}:7233", "clinic", true},
-		{"temporal-{namespace}:7233", "x.evil.com", false}, // no domain follows: it would choose its own
-		{"{namespace}:7233", "evil.com", false},
-		{"dns:///{namespace}.internal:7233", "clinic", true},
-	} {
-		if got := fitsAddress(c.address, c.namespace); got != c.fits {
-			t.Errorf("%q in %s: %v", c.namespace, c.address, got)
-		}
 	}
 }
 

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"regexp"
 	"strconv"
-	"strings"
 
 	spb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc/codes"
@@ -16,6 +15,7 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/auth"
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
+	"github.com/temporal-seal/temporal-seal/internal/upstream"
 )
 
 // This file alone chooses status codes. SDKs decide by them what to do next:
@@ -61,11 +61,11 @@ func codeOf(err error) codes.Code {
 		return refused.code
 	case errors.As(err, &unknown):
 		return codeOfCaller(unknown.Kind)
-	case errors.Is(err, errNoUpstream):
+	case errors.Is(err, upstream.ErrNoUpstream):
 		return codes.PermissionDenied
-	case errors.Is(err, errTooMany):
+	case errors.Is(err, upstream.ErrTooMany):
 		return codes.ResourceExhausted
-	case errors.Is(err, errClosed), errors.Is(err, audit.ErrUnrecorded):
+	case errors.Is(err, upstream.ErrClosed), errors.Is(err, audit.ErrUnrecorded):
 		return codes.Unavailable
 	case errors.As(err, &rewriting):
 		return codeOfRewriting(rewriting)
@@ -141,16 +141,4 @@ func grownTooLarge(st *spb.Status, plain, sent int) (*spb.Status, bool) {
 	}
 	return &spb.Status{Code: int32(codes.InvalidArgument), Message: fmt.Sprintf(
 		"%sthe message of %d bytes exceeds the server's limit of %d by being sealed (%s bytes): send less at once, or raise the server's limit", from, plain, limit, found[1])}, true
-}
-
-// lastConnectionError cuts gRPC's account of a connection that never came about down to its cause.
-func lastConnectionError(text string) string {
-	const mark = "latest balancer error: "
-	if i := strings.LastIndex(text, mark); i >= 0 {
-		text = text[i+len(mark):]
-	}
-	if i := strings.LastIndex(text, "connection error: desc = "); i >= 0 {
-		text = text[i+len("connection error: desc = "):]
-	}
-	return strings.Trim(text, `"`)
 }

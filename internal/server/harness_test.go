@@ -8,6 +8,7 @@ import (
 	"net"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -26,6 +27,7 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/crypto/localkey"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
+	"github.com/temporal-seal/temporal-seal/internal/upstream"
 )
 
 const sealAll = `package temporal
@@ -120,7 +122,7 @@ func startService(t testing.TB, f *frontend, service workflowservice.WorkflowSer
 		f.heads = append(f.heads, md)
 	}
 	f.server = grpc.NewServer(append([]grpc.ServerOption{
-		grpc.MaxRecvMsgSize(maxMessage),
+		grpc.MaxRecvMsgSize(upstream.MaxMessage),
 		grpc.UnaryInterceptor(func(ctx context.Context, q any, info *grpc.UnaryServerInfo, h grpc.UnaryHandler) (any, error) {
 			note(ctx, info.FullMethod)
 			return h(ctx, q)
@@ -182,7 +184,7 @@ func startProxy(t testing.TB, f *frontend, adjust ...func(*Options)) *proxied {
 	}
 	o := Options{
 		Listeners: []Listener{{Name: "default", Net: l, Identify: auth.Anonymous("default", nil)}},
-		Upstreams: []UpstreamConfig{{Address: f.address}},
+		Upstreams: []upstream.Config{{Address: f.address}},
 		Limits:    LimitsFor(1 << 30),
 		Rewriter:  rewriter, Keys: keys, Metrics: NewMetrics(registry), Registry: registry, Log: log,
 	}
@@ -214,7 +216,7 @@ func (p *proxied) dial(t testing.TB, options ...grpc.DialOption) *grpc.ClientCon
 func dial(t testing.TB, address string, options ...grpc.DialOption) *grpc.ClientConn {
 	t.Helper()
 	cc, err := grpc.NewClient(address, append([]grpc.DialOption{grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage))}, options...)...)
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(upstream.MaxMessage))}, options...)...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -265,4 +267,54 @@ func (l *lockedBuffer) String() string {
 
 func callWith(ctx context.Context, pairs ...string) context.Context {
 	return metadata.AppendToOutgoingContext(ctx, pairs...)
+}
+
+// holding is a frontend that holds polls until release is closed.
+type holding struct {
+	*frontend
+	held    atomic.Int32
+	release chan struct{}
+}
+
+func startHolding(t *testing.T, options ...grpc.ServerOption) *holding {
+	t.Helper()
+	h := &holding{frontend: new(frontend), release: make(chan struct{})}
+	h.poll = func(ctx context.Context, _ *workflowservice.PollActivityTaskQueueRequest) (*workflowservice.PollActivityTaskQueueResponse, error) {
+		h.held.Add(1)
+		defer h.held.Add(-1)
+		select {
+		case <-h.release:
+		case <-ctx.Done():
+		}
+		return &workflowservice.PollActivityTaskQueueResponse{}, nil
+	}
+	startFrontend(t, h.frontend, options...)
+	return h
+}
+
+// polls has n polls held, and gives a function that waits for their end.
+func (h *holding) polls(t *testing.T, c workflowservice.WorkflowServiceClient, n int) (wait func()) {
+	t.Helper()
+	ctx := testContext(t)
+	var ended sync.WaitGroup
+	for range n {
+		ended.Go(func() {
+			if _, err := c.PollActivityTaskQueue(ctx, &workflowservice.PollActivityTaskQueueRequest{Namespace: "clinic"}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	eventually(t, func() bool { return int(h.held.Load()) == n })
+	return ended.Wait
+}
+
+func eventually(t *testing.T, ok func() bool) {
+	t.Helper()
+	for range 500 {
+		if ok() {
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	t.Fatal("this did not come about within 10 s")
 }

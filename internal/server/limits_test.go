@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/temporal-seal/temporal-seal/internal/auth"
+	"github.com/temporal-seal/temporal-seal/internal/upstream"
 )
 
 func limited(l Limits) func(*Options) { return func(o *Options) { o.Limits = l } }
@@ -141,7 +142,7 @@ func TestLargeAnswersWaitForRoom(t *testing.T) {
 	}
 	startFrontend(t, f)
 	p := startProxy(t, f, limited(Limits{Connections: 10, Calls: 10, Held: 10, Bytes: MinBytes}))
-	c := p.client(t, grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)))
+	c := p.client(t, grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(upstream.MaxMessage)))
 	query := func() error {
 		_, err := c.QueryWorkflow(testContext(t), &workflowservice.QueryWorkflowRequest{Namespace: "clinic"})
 		return err

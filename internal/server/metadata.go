@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/peer"
 
 	"github.com/temporal-seal/temporal-seal/internal/auth"
+	"github.com/temporal-seal/temporal-seal/internal/upstream"
 )
 
 // hopHeaders belong to one connection, or are made anew by gRPC on the next. Everything else is forwarded as it came.
@@ -17,7 +18,7 @@ var hopHeaders = []string{":authority", "content-type", "user-agent", "grpc-acce
 const namespaceHeader = "temporal-namespace"
 
 // outgoing turns what the caller sent into what the upstream gets.
-func outgoing(ctx context.Context, incoming metadata.MD, credential string, c *UpstreamConfig, namespace string) context.Context {
+func outgoing(ctx context.Context, incoming metadata.MD, credential string, c *upstream.Config, namespace string) context.Context {
 	for _, h := range hopHeaders {
 		delete(incoming, h)
 	}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
+	"github.com/temporal-seal/temporal-seal/internal/upstream"
 )
 
 // An activity that cannot be opened is paused: it waits without losing an attempt, people see that and why, and once its
@@ -49,7 +50,7 @@ type activityKey struct{ namespace, workflow, run, activity string }
 // paused is what it takes to try to open an activity's task again, and to let it go on.
 type paused struct {
 	key     activityKey
-	route   *connections
+	route   *upstream.Pool
 	md      metadata.MD // of the poll: the upstream lets the worker do this
 	method  *rewrite.Method
 	caller  *policy.Caller
@@ -249,21 +250,21 @@ func (s *Server) stillOurs(ctx context.Context, p *paused) error {
 	return errOthers
 }
 
-func (s *Server) unpause(ctx context.Context, r *connections, k activityKey) error {
+func (s *Server) unpause(ctx context.Context, r *upstream.Pool, k activityKey) error {
 	return s.send(ctx, r, "UnpauseActivity", &workflowservice.UnpauseActivityRequest{
 		Namespace: k.namespace, Execution: &commonpb.WorkflowExecution{WorkflowId: k.workflow, RunId: k.run}, Identity: standInIdentity,
 		Activity: &workflowservice.UnpauseActivityRequest_Id{Id: k.activity}, ResetAttempts: true})
 }
 
 // send makes a call of the proxy's own. ctx has the metadata to send.
-func (s *Server) send(ctx context.Context, r *connections, method string, request proto.Message) error {
+func (s *Server) send(ctx context.Context, r *upstream.Pool, method string, request proto.Message) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), answerTimeout)
 	defer cancel()
 	return s.fetch(ctx, r, method, request, nil)
 }
 
 // fetch makes a call of the proxy's own and reads the answer into reply, unless that is nil. ctx has the metadata to send.
-func (s *Server) fetch(ctx context.Context, r *connections, method string, request, reply proto.Message) error {
+func (s *Server) fetch(ctx context.Context, r *upstream.Pool, method string, request, reply proto.Message) error {
 	if reply == nil {
 		reply = new(emptypb.Empty)
 	}

@@ -66,6 +66,9 @@ func (c *call) awaitKeys(ctx, out context.Context) (ready bool, err error) {
 // brakeNews is how often the log tells of a namespace's held polls: there may be thousands.
 const brakeNews = time.Minute
 
+// maxBraked bounds the namespaces of which it is kept when the log last told of them.
+const maxBraked = 1024
+
 // tellBrake logs that polls of a namespace are held.
 func (a *aside) tellBrake(log *slog.Logger, namespace string, err error) {
 	a.mu.Lock()
@@ -77,7 +80,7 @@ func (a *aside) tellBrake(log *slog.Logger, namespace string, err error) {
 	if now.Sub(a.braked[namespace]) < brakeNews {
 		return
 	}
-	if len(a.braked) >= maxTargets {
+	if len(a.braked) >= maxBraked {
 		clear(a.braked)
 	}
 	a.braked[strings.Clone(namespace)] = now

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/temporal-seal/temporal-seal/internal/policy"
+	"github.com/temporal-seal/temporal-seal/internal/upstream"
 )
 
 // What was paused stands in the memory of the proxy that paused it. After a restart, or by another replica, it is found
@@ -95,7 +96,7 @@ func (l *looks) close() {
 // look is one search of a namespace, with the credentials of a worker that polls there.
 type look struct {
 	server    *Server
-	route     *connections
+	route     *upstream.Pool
 	namespace string
 	caller    *policy.Caller
 	md        metadata.MD

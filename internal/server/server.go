@@ -29,12 +29,13 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/auth"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
+	"github.com/temporal-seal/temporal-seal/internal/upstream"
 )
 
 // Options are all that a Server is made of.
 type Options struct {
 	Listeners []Listener
-	Upstreams []UpstreamConfig
+	Upstreams []upstream.Config
 	// Services are forwarded without being looked at, besides health and reflection.
 	Services []string
 
@@ -77,7 +78,7 @@ type Server struct {
 	log       *slog.Logger
 
 	listeners []*listener
-	upstreams *upstreams
+	upstreams *upstream.Router
 	tracing   *Tracing
 	methods   map[string]*method
 	late      sync.Map // full name -> *method, for those that only the upstream's reflection knows
@@ -88,7 +89,7 @@ type Server struct {
 	held      *heldPolls
 	scaling   scaling
 
-	confirmations *confirmations
+	confirmations *upstream.Confirmations
 
 	calls, waiting gate
 	room           *room
@@ -135,7 +136,7 @@ func New(o Options) (*Server, error) {
 	s := &Server{rewriter: o.Rewriter, keys: o.Keys, audit: o.Audit, pollLimit: o.PollLimit, limits: o.Limits, metrics: o.Metrics, log: o.Log,
 		tracing: o.Tracing, methods: map[string]*method{}, passed: map[string]bool{},
 		calls: gate{limit: int64(o.Limits.Calls)}, waiting: gate{limit: int64(o.Limits.Held)},
-		room: &room{size: o.Limits.Bytes}, largest: min(maxMessage, o.Limits.Bytes), requestTime: requestTime, conns: map[*callerConn]struct{}{}, told: map[string]time.Time{}}
+		room: &room{size: o.Limits.Bytes}, largest: min(upstream.MaxMessage, o.Limits.Bytes), requestTime: requestTime, conns: map[*callerConn]struct{}{}, told: map[string]time.Time{}}
 	for _, service := range append(alwaysPassed, o.Services...) {
 		s.passed[service] = true
 	}
@@ -154,14 +155,14 @@ func New(o Options) (*Server, error) {
 		return nil, fmt.Errorf("services: %s reads and writes the server's own state past every check, it is never forwarded", adminService)
 	}
 	server, client := o.Tracing.handlers(s.untraced, s.mayBeHeld)
-	s.upstreams = newUpstreams(o.Upstreams, upstreamOptions{Stats: client, Codec: rawCodec{}, Buffers: upstreamBuffers})
-	o.Metrics.watch(o.Registry, s.upstreams.count, s.room.inUse)
+	s.upstreams = upstream.NewRouter(o.Upstreams, upstream.Options{Stats: client, Codec: rawCodec{}, Buffers: upstreamBuffers})
+	o.Metrics.watch(o.Registry, s.upstreams.Count, s.room.inUse)
 	for _, l := range o.Listeners {
 		s.listeners = append(s.listeners, s.newListener(l, server))
 	}
 	s.health.init()
 	var err error
-	if s.confirmations, err = newConfirmations(o.Keys.Confirm, o.Log); err != nil {
+	if s.confirmations, err = upstream.NewConfirmations(o.Keys.Confirm, o.Log); err != nil {
 		return nil, err
 	}
 	if s.held, err = newHeldPolls(); err != nil {
@@ -214,13 +215,13 @@ func (s *Server) newListener(config Listener, stats stats.Handler) *listener {
 	options := []grpc.ServerOption{
 		grpc.ForceServerCodecV2(rawCodec{}),
 		experimental.BufferPool(buffers),
-		grpc.WriteBufferSize(writeBuffer),
+		grpc.WriteBufferSize(upstream.WriteBuffer),
 		grpc.SharedWriteBuffer(true),
 		grpc.MaxRecvMsgSize(int(s.largest)),
 		grpc.MaxConcurrentStreams(streamsPerCaller),
 		// Not more of a request arrives before there is room for it.
-		grpc.StaticStreamWindowSize(window),
-		grpc.StaticConnWindowSize(connWindow),
+		grpc.StaticStreamWindowSize(upstream.StreamWindow),
+		grpc.StaticConnWindowSize(upstream.ConnWindow),
 		// SDKs ping every 30 s, also without calls; gRPC's default would cut them off.
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{

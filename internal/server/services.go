@@ -13,6 +13,8 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/temporal-seal/temporal-seal/internal/upstream"
 )
 
 const healthService = "grpc.health.v1.Health"
@@ -95,14 +97,14 @@ func (s *Server) pass(l *listener, full string, stream grpc.ServerStream) error 
 		if err != nil {
 			return nil, nil, s.refuseOther(l, full, err)
 		}
-		route, err := s.upstreams.route("")
+		route, err := s.upstreams.Route("")
 		if err != nil {
 			return nil, nil, s.refuseOther(l, full, err)
 		}
 		if err := grpc.SetSendCompressor(ctx, "identity"); err != nil {
 			return nil, nil, status.Error(codes.Internal, from+err.Error())
 		}
-		return outgoing(ctx, md, l.Credential, route.config, ""), route.conn(ctx), nil
+		return outgoing(ctx, md, l.Credential, route.Config(), ""), route.Conn(ctx), nil
 	})(nil, stream)
 }
 
@@ -183,7 +185,7 @@ func (h *health) answer(full string, stream grpc.ServerStream) error {
 			select {
 			case <-changed:
 			case <-h.draining:
-				return answerFor(errClosed).Err()
+				return answerFor(upstream.ErrClosed).Err()
 			case <-stream.Context().Done():
 				return status.FromContextError(stream.Context().Err()).Err()
 			}

@@ -11,6 +11,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
+
+	"github.com/temporal-seal/temporal-seal/internal/upstream"
 )
 
 func TestUpstreamsByNamespace(t *testing.T) {
@@ -19,7 +21,7 @@ func TestUpstreamsByNamespace(t *testing.T) {
 	startFrontend(t, ops)
 	_, port, _ := strings.Cut(cloud.address, ":")
 	p := startProxy(t, cloud, func(o *Options) {
-		o.Upstreams = []UpstreamConfig{
+		o.Upstreams = []upstream.Config{
 			{Namespaces: []string{"local*", "*.evil", "*:1"}, Address: "{namespace}:" + port}, // stands for a DNS name per namespace
 			{Namespaces: []string{}, Address: ops.address},
 		}
@@ -67,24 +69,10 @@ func TestPingsDoNotCloseIdleConnections(t *testing.T) {
 	}
 }
 
-func TestProbeNamesTheUpstreamThatIsDown(t *testing.T) {
-	ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
-	defer cancel()
-	err := Probe(ctx, []UpstreamConfig{{Address: "127.0.0.1:1"}})
-	if err == nil || !strings.Contains(err.Error(), "127.0.0.1:1") || !strings.Contains(err.Error(), "connection refused") || strings.Contains(err.Error(), "\n") {
-		t.Errorf("got %v", err)
-	}
-	f := &frontend{}
-	startFrontend(t, f)
-	if err := Probe(testContext(t), []UpstreamConfig{{Address: f.address}, {Namespaces: []string{"*"}, Address: "{namespace}:1"}}); err != nil {
-		t.Errorf("an upstream that answers: %v", err)
-	}
-}
-
 func TestAnswerFor(t *testing.T) {
 	for err, want := range map[error]codes.Code{
-		context.Canceled: codes.Canceled, context.DeadlineExceeded: codes.DeadlineExceeded, errNoUpstream: codes.PermissionDenied,
-		errTooMany: codes.ResourceExhausted, errClosed: codes.Unavailable, &refusal{codes.Unauthenticated, "who?"}: codes.Unauthenticated,
+		context.Canceled: codes.Canceled, context.DeadlineExceeded: codes.DeadlineExceeded, upstream.ErrNoUpstream: codes.PermissionDenied,
+		upstream.ErrTooMany: codes.ResourceExhausted, upstream.ErrClosed: codes.Unavailable, &refusal{codes.Unauthenticated, "who?"}: codes.Unauthenticated,
 	} {
 		st := answerFor(err)
 		if st.Code() != want || !strings.HasPrefix(st.Message(), from) {

@@ -1,4 +1,4 @@
-package server
+package upstream
 
 import (
 	"context"
@@ -10,7 +10,6 @@ import (
 
 	"go.temporal.io/api/workflowservice/v1"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/resolver"
 	"google.golang.org/grpc/resolver/manual"
 )
@@ -39,8 +38,9 @@ func startHolding(t *testing.T, options ...grpc.ServerOption) *holding {
 }
 
 // polls has n polls held, and gives a function that waits for their end.
-func (h *holding) polls(t *testing.T, c workflowservice.WorkflowServiceClient, n int) (wait func()) {
+func (h *holding) polls(t *testing.T, conns *Pool, n int) (wait func()) {
 	t.Helper()
+	c := workflowservice.NewWorkflowServiceClient(conns)
 	ctx := testContext(t)
 	var ended sync.WaitGroup
 	for range n {
@@ -76,17 +76,19 @@ func TestConnectionsGrowWithHeldPolls(t *testing.T) {
 			options = append(options, grpc.MaxConcurrentStreams(uint32(c.allowed)))
 		}
 		h := startHolding(t, options...)
-		p := startProxy(t, h.frontend)
-		client := p.client(t)
-		wait := h.polls(t, client, c.polls)
+		conns := poolTo(t, h.frontend)
+		if err := systemInfo(conns); err != nil { // now it is known what is allowed
+			t.Fatal(err)
+		}
+		wait := h.polls(t, conns, c.polls)
 		start := time.Now()
-		if got := describeIn(testContext(t), client, "clinic"); got != codes.OK {
-			t.Error(got)
+		if err := systemInfo(conns); err != nil {
+			t.Error(err)
 		}
 		if took := time.Since(start); took > 500*time.Millisecond {
 			t.Errorf("a short call took %v beside %d held polls", took, c.polls)
 		}
-		if n := p.upstreams.count(); n < c.least || n > c.most {
+		if n := conns.count(); n < c.least || n > c.most {
 			t.Errorf("%d streams allowed: %d connections for %d polls, want %d to %d", c.allowed, n, c.polls, c.least, c.most)
 		}
 		close(h.release)
@@ -94,22 +96,10 @@ func TestConnectionsGrowWithHeldPolls(t *testing.T) {
 	}
 }
 
-// only is the one set of connections of a proxy.
-func (p *proxied) only(t *testing.T) *connections {
-	t.Helper()
-	all := p.upstreams.all()
-	if len(all) != 1 {
-		t.Fatalf("%d upstream addresses", len(all))
-	}
-	return all[0]
-}
-
 func TestConnectionsShrinkWithoutCuttingACall(t *testing.T) {
 	h := startHolding(t, grpc.MaxConcurrentStreams(100))
-	p := startProxy(t, h.frontend)
-	client := p.client(t)
-	wait := h.polls(t, client, 400)
-	conns := p.only(t)
+	conns := poolTo(t, h.frontend)
+	wait := h.polls(t, conns, 400)
 	many := conns.count()
 	for range 3 * idleTends {
 		conns.tend(time.Now())
@@ -131,26 +121,24 @@ func TestConnectionsShrinkWithoutCuttingACall(t *testing.T) {
 	if n := conns.count(); n != 1 {
 		t.Errorf("%d connections are kept without calls", n)
 	}
-	if got := describeIn(testContext(t), client, "clinic"); got != codes.OK {
-		t.Error(got)
+	if err := systemInfo(conns); err != nil {
+		t.Error(err)
 	}
 }
 
 // A connection that is replaced for its age keeps the calls that it has.
 func TestOldConnectionsAreReplaced(t *testing.T) {
 	h := startHolding(t)
-	p := startProxy(t, h.frontend)
-	client := p.client(t)
-	wait := h.polls(t, client, 5)
-	conns := p.only(t)
+	conns := poolTo(t, h.frontend)
+	wait := h.polls(t, conns, 5)
 	old := (*conns.all.Load())[0]
 	later := time.Now().Add(2 * connectionLife)
 	eventually(t, func() bool {
 		conns.tend(later)
 		return (*conns.all.Load())[0] != old
 	})
-	if got := describeIn(testContext(t), client, "clinic"); got != codes.OK {
-		t.Error(got)
+	if err := systemInfo(conns); err != nil {
+		t.Error(err)
 	}
 	if old.active.Load() != 5 || h.held.Load() != 5 {
 		t.Errorf("the old connection has %d calls, the frontend %d: want all 5", old.active.Load(), h.held.Load())
@@ -187,10 +175,10 @@ func TestOldConnectionsOutliveAnUpstreamOutOfReach(t *testing.T) {
 }
 
 // resolved are connections whose address a test resolves.
-func resolved(t *testing.T, addresses *manual.Resolver) *connections {
+func resolved(t *testing.T, addresses *manual.Resolver) *Pool {
 	t.Helper()
-	conns := &connections{address: "test:///frontend", config: new(UpstreamConfig)}
-	conns.options = append(conns.dialOptions(upstreamOptions{}), grpc.WithResolvers(addresses))
+	conns := &Pool{address: "test:///frontend", config: new(Config)}
+	conns.options = append(conns.dialOptions(Options{}), grpc.WithResolvers(addresses))
 	first, err := conns.dial()
 	if err != nil {
 		t.Fatal(err)
@@ -200,7 +188,7 @@ func resolved(t *testing.T, addresses *manual.Resolver) *connections {
 	return conns
 }
 
-func systemInfo(conns *connections) error {
+func systemInfo(conns *Pool) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	_, err := workflowservice.NewWorkflowServiceClient(conns).GetSystemInfo(ctx, new(workflowservice.GetSystemInfoRequest))

@@ -1,4 +1,4 @@
-package server
+package upstream
 
 import (
 	"context"
@@ -14,14 +14,14 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/x/filewatch"
 )
 
-// UpstreamTLS is the TLS towards an upstream: CAFile "" trusts the system's authorities, CertFile "" shows no
+// TLS is the TLS towards an upstream: CAFile "" trusts the system's authorities, CertFile "" shows no
 // certificate.
-type UpstreamTLS struct {
+type TLS struct {
 	CertFile, KeyFile, CAFile, ServerName string
 }
 
 // Credentials reads the files, and again before a handshake when they have changed.
-func (u UpstreamTLS) Credentials(log *slog.Logger) (credentials.TransportCredentials, error) {
+func (u TLS) Credentials(log *slog.Logger) (credentials.TransportCredentials, error) {
 	h := &handshaker{base: tls.Config{MinVersion: tls.VersionTLS12, ServerName: u.ServerName}}
 	if u.CertFile != "" {
 		pair, err := files.Pair(log, u.CertFile, u.KeyFile)

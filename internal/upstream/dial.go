@@ -1,4 +1,4 @@
-package server
+package upstream
 
 import (
 	"google.golang.org/grpc"
@@ -7,10 +7,10 @@ import (
 
 // Dial connects to the upstream of a namespace as the proxy does, with its TLS and API key, for typed messages: what the
 // server holds is seen as it holds it. The caller closes the connection.
-func Dial(configs []UpstreamConfig, namespace string) (*grpc.ClientConn, error) {
-	u := newUpstreams(configs, upstreamOptions{})
-	defer u.close()
-	conns, err := u.route(namespace)
+func Dial(configs []Config, namespace string) (*grpc.ClientConn, error) {
+	u := NewRouter(configs, Options{})
+	defer u.Close()
+	conns, err := u.Route(namespace)
 	if err != nil {
 		return nil, err
 	}
@@ -18,7 +18,7 @@ func Dial(configs []UpstreamConfig, namespace string) (*grpc.ClientConn, error) 
 	if creds == nil {
 		creds = insecure.NewCredentials()
 	}
-	options := []grpc.DialOption{grpc.WithTransportCredentials(creds), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage))}
+	options := []grpc.DialOption{grpc.WithTransportCredentials(creds), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(MaxMessage))}
 	if conns.config.APIKey != nil {
 		options = append(options, grpc.WithPerRPCCredentials(conns.config.APIKey))
 	}

@@ -1,4 +1,4 @@
-package server
+package upstream
 
 import (
 	"context"
@@ -41,18 +41,20 @@ const (
 	tendEvery = 5 * time.Second
 	idleTends = 12
 
-	// window is how much of a message may arrive before it is being read: what perCall reckons with. Left to itself gRPC
+	// StreamWindow is how much of a message may arrive before it is being read: what perCall reckons with. Left to itself gRPC
 	// lets it grow to 16 MiB for each of thousands of calls. A message that is being read is let in whole all the same,
 	// but if it is larger than the window its sender stops and waits to be told, a tenth of a call's CPU at 100 KB.
-	window     = 128 << 10
-	connWindow = 16 << 20
+	StreamWindow = 128 << 10
+	// ConnWindow is what may arrive on a connection before it is being read.
+	ConnWindow = 16 << 20
 
-	writeBuffer = 128 << 10
+	// WriteBuffer is how much of a message is written at once.
+	WriteBuffer = 128 << 10
 )
 
-// connections are those to one address.
-type connections struct {
-	config  *UpstreamConfig
+// Pool holds the connections to one address.
+type Pool struct {
+	config  *Config
 	address string
 	options []grpc.DialOption
 	streams streamLimit
@@ -76,8 +78,8 @@ type connection struct {
 // closedConnection is added to active by who closes a connection.
 const closedConnection = -1 << 30
 
-func newConnections(address string, c *UpstreamConfig, o upstreamOptions) (*connections, error) {
-	conns := &connections{config: c, address: address}
+func newPool(address string, c *Config, o Options) (*Pool, error) {
+	conns := &Pool{config: c, address: address}
 	conns.options = conns.dialOptions(o)
 	first, err := conns.dial()
 	if err != nil {
@@ -87,7 +89,10 @@ func newConnections(address string, c *UpstreamConfig, o upstreamOptions) (*conn
 	return conns, nil
 }
 
-func (c *connections) dialOptions(o upstreamOptions) []grpc.DialOption {
+// Config is where the calls go and what they show there.
+func (c *Pool) Config() *Config { return c.config }
+
+func (c *Pool) dialOptions(o Options) []grpc.DialOption {
 	creds := c.config.TLS
 	if creds == nil {
 		creds = insecure.NewCredentials()
@@ -95,19 +100,19 @@ func (c *connections) dialOptions(o upstreamOptions) []grpc.DialOption {
 	options := []grpc.DialOption{
 		grpc.WithTransportCredentials(learning{creds, &c.streams}),
 		grpc.WithDefaultCallOptions(
-			grpc.MaxCallRecvMsgSize(maxMessage),
+			grpc.MaxCallRecvMsgSize(MaxMessage),
 			// Sealed bytes do not compress, and the answer goes out uncompressed: ask for nothing else.
 			experimental.AcceptCompressors(),
 		),
 		// Large messages go out in few writes. Between writes a connection has no buffer.
-		grpc.WithWriteBufferSize(writeBuffer),
+		grpc.WithWriteBufferSize(WriteBuffer),
 		grpc.WithSharedWriteBuffer(true),
 		// Whether a call may be sent twice is for the SDK to decide. gRPC still repeats what never reached the server.
 		grpc.WithDisableRetry(),
 		// One connection each, so that streams can be counted, to any one of the upstream's addresses.
 		grpc.WithDefaultServiceConfig(`{"loadBalancingConfig":[{"pick_first":{"shuffleAddressList":true}}]}`),
-		grpc.WithStaticStreamWindowSize(window),
-		grpc.WithStaticConnWindowSize(connWindow),
+		grpc.WithStaticStreamWindowSize(StreamWindow),
+		grpc.WithStaticConnWindowSize(ConnWindow),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 30 * time.Second, Timeout: 15 * time.Second, PermitWithoutStream: true}),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 200 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 5 * time.Second},
@@ -130,7 +135,7 @@ func (c *connections) dialOptions(o upstreamOptions) []grpc.DialOption {
 	return options
 }
 
-func (c *connections) dial() (*connection, error) {
+func (c *Pool) dial() (*connection, error) {
 	cc, err := grpc.NewClient(c.address, c.options...)
 	if err != nil {
 		return nil, err
@@ -140,7 +145,7 @@ func (c *connections) dial() (*connection, error) {
 }
 
 // take picks a connection for one call, opening another when all are full. Its caller must call done.
-func (c *connections) take(ctx context.Context) *connection {
+func (c *Pool) take(ctx context.Context) *connection {
 	for {
 		all := *c.all.Load()
 		best := leastBusy(all, func(*connection) bool { return true })
@@ -165,7 +170,7 @@ func (c *connections) take(ctx context.Context) *connection {
 }
 
 // room is how many calls a connection gets when there are n, before another one is opened.
-func (c *connections) room(n int) int {
+func (c *Pool) room(n int) int {
 	if !c.streams.known() {
 		return cautiousStreams
 	}
@@ -176,7 +181,7 @@ func (c *connections) room(n int) int {
 }
 
 // wanted is how many connections a number of calls needs.
-func (c *connections) wanted(calls int) int {
+func (c *Pool) wanted(calls int) int {
 	if n := (calls + spreadStreams - 1) / spreadStreams; n < spread {
 		return max(n, 1, (calls+c.streams.usable()-1)/c.streams.usable())
 	}
@@ -213,7 +218,7 @@ func (c *connection) connected(ctx context.Context) bool {
 }
 
 // add opens one more connection unless another call has done so meanwhile. It reports if the set has changed.
-func (c *connections) add(seen int) bool {
+func (c *Pool) add(seen int) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	all := *c.all.Load()
@@ -228,7 +233,7 @@ func (c *connections) add(seen int) bool {
 	return true
 }
 
-func (c *connections) store(all []*connection) { c.all.Store(&all) }
+func (c *Pool) store(all []*connection) { c.all.Store(&all) }
 
 func (c *connection) done() { c.active.Add(-1) }
 
@@ -243,7 +248,7 @@ func (c *connection) closeIfUnused() bool {
 
 // tend replaces old connections, gives up one that is superfluous, and closes those that were given up and have ended
 // their calls. No call is ever cut.
-func (c *connections) tend(now time.Time) {
+func (c *Pool) tend(now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.shutdown {
@@ -266,7 +271,7 @@ func (c *connections) tend(now time.Time) {
 }
 
 // replace gives the connection to use instead of one that is old, once that is connected.
-func (c *connections) replace(conn *connection, now time.Time) *connection {
+func (c *Pool) replace(conn *connection, now time.Time) *connection {
 	if now.Before(conn.until) || conn.cc.GetState() == connectivity.Idle { // an idle one connects anew before it is used
 		return nil
 	}
@@ -286,7 +291,7 @@ func (c *connections) replace(conn *connection, now time.Time) *connection {
 }
 
 // superfluous tells if there has been a connection too many for a while, by a good margin.
-func (c *connections) superfluous(all []*connection) bool {
+func (c *Pool) superfluous(all []*connection) bool {
 	calls := 0
 	for _, conn := range all {
 		calls += int(conn.active.Load())
@@ -299,14 +304,14 @@ func (c *connections) superfluous(all []*connection) bool {
 	return c.surplus >= idleTends
 }
 
-func (c *connections) count() int {
+func (c *Pool) count() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return len(*c.all.Load()) + len(c.leaving)
 }
 
 // close cuts all calls.
-func (c *connections) close() {
+func (c *Pool) close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.shutdown = true
@@ -318,29 +323,29 @@ func (c *connections) close() {
 	}
 }
 
-// conn gives a connection for one call, which ends with ctx at the latest.
-func (c *connections) conn(ctx context.Context) *grpc.ClientConn {
+// Conn gives a connection for one call, which ends with ctx at the latest.
+func (c *Pool) Conn(ctx context.Context) *grpc.ClientConn {
 	conn := c.take(ctx)
 	context.AfterFunc(ctx, conn.done)
 	return conn.cc
 }
 
 // Invoke makes one unary call: with NewStream, connections serve a generated client.
-func (c *connections) Invoke(ctx context.Context, method string, in, out any, options ...grpc.CallOption) error {
+func (c *Pool) Invoke(ctx context.Context, method string, in, out any, options ...grpc.CallOption) error {
 	conn := c.take(ctx)
 	defer conn.done()
 	return conn.cc.Invoke(ctx, method, in, out, options...)
 }
 
 // NewStream begins a call that ends with ctx at the latest.
-func (c *connections) NewStream(ctx context.Context, desc *grpc.StreamDesc, method string, options ...grpc.CallOption) (grpc.ClientStream, error) {
-	return c.conn(ctx).NewStream(ctx, desc, method, options...)
+func (c *Pool) NewStream(ctx context.Context, desc *grpc.StreamDesc, method string, options ...grpc.CallOption) (grpc.ClientStream, error) {
+	return c.Conn(ctx).NewStream(ctx, desc, method, options...)
 }
 
-// invokeGated is Invoke for an answer that may be large: admit is asked when it begins to arrive, and may make it wait.
+// InvokeGated is Invoke for an answer that may be large: admit is asked when it begins to arrive, and may make it wait.
 // What the call options for headers and trailers point to may still be written when a call was given up, so here the
 // stream tells them.
-func (c *connections) invokeGated(ctx context.Context, method string, in, out any, admit func() error) (header, trailer metadata.MD, err error) {
+func (c *Pool) InvokeGated(ctx context.Context, method string, in, out any, admit func() error) (header, trailer metadata.MD, err error) {
 	conn := c.take(ctx)
 	defer conn.done()
 	ctx, cancel := context.WithCancel(ctx)

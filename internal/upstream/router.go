@@ -1,4 +1,4 @@
-package server
+package upstream
 
 import (
 	"errors"
@@ -18,8 +18,8 @@ import (
 )
 
 const (
-	// maxMessage is what SDKs accept: a worker can never again poll a workflow whose history does not get through.
-	maxMessage = 128 << 20
+	// MaxMessage is what SDKs accept: a worker can never again poll a workflow whose history does not get through.
+	MaxMessage = 128 << 20
 
 	// maxTargets bounds how many addresses a {namespace} template may expand to.
 	maxTargets = 1024
@@ -27,8 +27,8 @@ const (
 	namespaceVariable = "{namespace}"
 )
 
-// UpstreamConfig says where the calls of some namespaces go.
-type UpstreamConfig struct {
+// Config says where the calls of some namespaces go.
+type Config struct {
 	// Namespaces are patterns with `*`. Nil serves every call; empty but not nil serves the calls that name no namespace.
 	Namespaces []string
 	// Address is a gRPC target or host:port. `{namespace}` in it stands for the namespace of the call.
@@ -42,7 +42,7 @@ type UpstreamConfig struct {
 	APIKey credentials.PerRPCCredentials
 }
 
-func (c *UpstreamConfig) serves(namespace string) bool {
+func (c *Config) serves(namespace string) bool {
 	if c.Namespaces == nil {
 		return true
 	}
@@ -52,13 +52,13 @@ func (c *UpstreamConfig) serves(namespace string) bool {
 	return glob.MatchAny(c.Namespaces, namespace)
 }
 
-// upstreams routes by namespace and keeps the connections.
-type upstreams struct {
-	configs []UpstreamConfig
-	options upstreamOptions
+// Router routes by namespace and keeps the connections.
+type Router struct {
+	configs []Config
+	options Options
 
 	mu      sync.Mutex
-	targets map[target]*connections
+	targets map[target]*Pool
 	closed  bool
 	done    chan struct{}
 }
@@ -68,21 +68,22 @@ type target struct {
 	address string
 }
 
-// upstreamOptions are for all connections. The zero value is for typed messages.
-type upstreamOptions struct {
+// Options are for all connections. The zero value is for typed messages.
+type Options struct {
 	Stats   stats.Handler    // nil: none
 	Codec   encoding.CodecV2 // nil: gRPC's own
 	Buffers mem.BufferPool   // nil: gRPC's own
 }
 
-func newUpstreams(configs []UpstreamConfig, o upstreamOptions) *upstreams {
-	u := &upstreams{configs: configs, options: o, targets: map[target]*connections{}, done: make(chan struct{})}
+// NewRouter connects to no upstream yet.
+func NewRouter(configs []Config, o Options) *Router {
+	u := &Router{configs: configs, options: o, targets: map[target]*Pool{}, done: make(chan struct{})}
 	go u.tend()
 	return u
 }
 
 // tend keeps the connections in shape until close.
-func (u *upstreams) tend() {
+func (u *Router) tend() {
 	tick := time.NewTicker(tendEvery)
 	defer tick.Stop()
 	for {
@@ -97,20 +98,20 @@ func (u *upstreams) tend() {
 	}
 }
 
-func (u *upstreams) all() []*connections {
+func (u *Router) all() []*Pool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	return slices.Collect(maps.Values(u.targets))
 }
 
-// byNamespace tells if the namespace of a call decides where it goes.
-func (u *upstreams) byNamespace() bool {
+// ByNamespace tells if the namespace of a call decides where it goes.
+func (u *Router) ByNamespace() bool {
 	c := u.configs[0]
 	return c.Namespaces != nil || strings.Contains(c.Address, namespaceVariable)
 }
 
-// route gives the connections for a call that names this namespace, or none if it is "".
-func (u *upstreams) route(namespace string) (*connections, error) {
+// Route gives the connections for a call that names this namespace, or none if it is "".
+func (u *Router) Route(namespace string) (*Pool, error) {
 	for i := range u.configs {
 		c := &u.configs[i]
 		if !c.serves(namespace) {
@@ -125,7 +126,7 @@ func (u *upstreams) route(namespace string) (*connections, error) {
 		}
 		return u.connections(target{i, address}, c)
 	}
-	return nil, errNoUpstream
+	return nil, ErrNoUpstream
 }
 
 // fitsAddress keeps a namespace from steering a templated address to another host: it is made of what host names are made of, and
@@ -148,25 +149,29 @@ func notInHostNames(r rune) bool {
 	return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '-' && r != '_'
 }
 
+// These errors are met before a call is forwarded.
 var (
-	errNoUpstream = errors.New("no upstream serves this namespace: add it to `upstreams` in the proxy's config")
-	errTooMany    = fmt.Errorf("more than %d upstream addresses in use", maxTargets)
-	errClosed     = errors.New("the proxy is shutting down")
+	// ErrNoUpstream is why a call goes nowhere.
+	ErrNoUpstream = errors.New("no upstream serves this namespace: add it to `upstreams` in the proxy's config")
+	// ErrTooMany is why a call gets no upstream address of its own.
+	ErrTooMany = fmt.Errorf("more than %d upstream addresses in use", maxTargets)
+	// ErrClosed is why nothing is answered any more.
+	ErrClosed = errors.New("the proxy is shutting down")
 )
 
-func (u *upstreams) connections(t target, c *UpstreamConfig) (*connections, error) {
+func (u *Router) connections(t target, c *Config) (*Pool, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if conns, ok := u.targets[t]; ok {
 		return conns, nil
 	}
 	if u.closed {
-		return nil, errClosed
+		return nil, ErrClosed
 	}
 	if len(u.targets) >= maxTargets {
-		return nil, errTooMany
+		return nil, ErrTooMany
 	}
-	conns, err := newConnections(t.address, c, u.options)
+	conns, err := newPool(t.address, c, u.options)
 	if err != nil {
 		return nil, err
 	}
@@ -175,8 +180,8 @@ func (u *upstreams) connections(t target, c *UpstreamConfig) (*connections, erro
 }
 
 // fixed gives the connections whose address does not depend on a namespace: those can be probed before any call.
-func (u *upstreams) fixed() ([]*connections, error) {
-	var fixed []*connections
+func (u *Router) fixed() ([]*Pool, error) {
+	var fixed []*Pool
 	for i := range u.configs {
 		c := &u.configs[i]
 		if strings.Contains(c.Address, namespaceVariable) {
@@ -191,7 +196,8 @@ func (u *upstreams) fixed() ([]*connections, error) {
 	return fixed, nil
 }
 
-func (u *upstreams) close() {
+// Close cuts all calls.
+func (u *Router) Close() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.closed {
@@ -204,8 +210,8 @@ func (u *upstreams) close() {
 	}
 }
 
-// count is the number of connections, over all addresses.
-func (u *upstreams) count() int {
+// Count is the number of connections, over all addresses.
+func (u *Router) Count() int {
 	n := 0
 	for _, conns := range u.all() {
 		n += conns.count()

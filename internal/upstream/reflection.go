@@ -1,4 +1,4 @@
-package server
+package upstream
 
 import (
 	"context"
@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"time"
 
+	"go.temporal.io/api/operatorservice/v1"
+	"go.temporal.io/api/workflowservice/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	reflectionpb "google.golang.org/grpc/reflection/grpc_reflection_v1"
@@ -22,15 +24,17 @@ const (
 	mostFiles    = 1000             // an upstream that goes on for ever is not listened to for ever
 )
 
+var rewritten = []*grpc.ServiceDesc{&workflowservice.WorkflowService_ServiceDesc, &operatorservice.OperatorService_ServiceDesc}
+
 // Join takes descriptors of an upstream, and tells whether they brought anything new.
 type Join func([]*descriptorpb.FileDescriptorProto) (bool, error)
 
 // Learn asks every upstream with a fixed address by gRPC reflection for the RPCs and messages that it knows, and hands
 // them to join. What a newer server knows is then sealed like the rest, before the proxy itself is upgraded. An
 // upstream that does not answer, or knows no reflection, changes nothing.
-func Learn(ctx context.Context, configs []UpstreamConfig, join Join, log *slog.Logger) {
-	u := newUpstreams(configs, upstreamOptions{})
-	defer u.close()
+func Learn(ctx context.Context, configs []Config, join Join, log *slog.Logger) {
+	u := NewRouter(configs, Options{})
+	defer u.Close()
 	fixed, err := u.fixed()
 	if err != nil {
 		log.Warn("upstreams are not asked for their descriptors", "error", err)
@@ -42,7 +46,7 @@ func Learn(ctx context.Context, configs []UpstreamConfig, join Join, log *slog.L
 }
 
 // LearnAgain repeats Learn every ten minutes until ctx ends.
-func LearnAgain(ctx context.Context, configs []UpstreamConfig, join Join, log *slog.Logger) {
+func LearnAgain(ctx context.Context, configs []Config, join Join, log *slog.Logger) {
 	for tick := time.NewTicker(learnAgain); ; {
 		select {
 		case <-ctx.Done():
@@ -54,7 +58,7 @@ func LearnAgain(ctx context.Context, configs []UpstreamConfig, join Join, log *s
 	}
 }
 
-func (c *connections) learn(ctx context.Context, join Join, log *slog.Logger) {
+func (c *Pool) learn(ctx context.Context, join Join, log *slog.Logger) {
 	ctx, cancel := context.WithTimeout(ctx, learnTimeout)
 	defer cancel()
 	files, err := c.describe(ctx)
@@ -74,7 +78,7 @@ func (c *connections) learn(ctx context.Context, join Join, log *slog.Logger) {
 }
 
 // describe fetches the files of the rewritten services, with all that they import.
-func (c *connections) describe(ctx context.Context) ([]*descriptorpb.FileDescriptorProto, error) {
+func (c *Pool) describe(ctx context.Context) ([]*descriptorpb.FileDescriptorProto, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stream, err := reflectionpb.NewServerReflectionClient(c).ServerReflectionInfo(ctx)

@@ -1,4 +1,4 @@
-package server
+package upstream
 
 import (
 	"errors"
@@ -16,7 +16,7 @@ func TestLearn(t *testing.T) {
 	f := &frontend{}
 	startFrontend(t, f)
 	var learnt []*descriptorpb.FileDescriptorProto
-	Learn(testContext(t), []UpstreamConfig{{Address: f.address}}, func(files []*descriptorpb.FileDescriptorProto) (bool, error) {
+	Learn(testContext(t), []Config{{Address: f.address}}, func(files []*descriptorpb.FileDescriptorProto) (bool, error) {
 		learnt = append(learnt, files...)
 		return false, nil
 	}, slog.New(slog.DiscardHandler))
@@ -42,5 +42,5 @@ func TestLearnFromSilence(t *testing.T) {
 		t.Error("something was learnt")
 		return false, errors.New("unexpected")
 	}
-	Learn(testContext(t), []UpstreamConfig{{Address: l.Addr().String()}}, join, slog.New(slog.DiscardHandler))
+	Learn(testContext(t), []Config{{Address: l.Addr().String()}}, join, slog.New(slog.DiscardHandler))
 }

@@ -1,4 +1,4 @@
-package server
+package upstream
 
 import (
 	"context"
@@ -37,8 +37,8 @@ type asked struct {
 	until time.Time // once done: no new question before this
 }
 
-// confirmations are the questions that were asked lately.
-type confirmations struct {
+// Confirmations are the questions that were asked lately.
+type Confirmations struct {
 	seed maphash.Seed
 
 	confirmed func(namespace string) // called for each that exists
@@ -48,13 +48,14 @@ type confirmations struct {
 	recent *simplelru.LRU[question, *asked]
 }
 
-func newConfirmations(confirmed func(namespace string), log *slog.Logger) (*confirmations, error) {
+// NewConfirmations has confirmed called for each namespace that exists.
+func NewConfirmations(confirmed func(namespace string), log *slog.Logger) (*Confirmations, error) {
 	recent, err := simplelru.NewLRU[question, *asked](maxQuestions, nil)
-	return &confirmations{seed: maphash.MakeSeed(), confirmed: confirmed, log: log, recent: recent}, err
+	return &Confirmations{seed: maphash.MakeSeed(), confirmed: confirmed, log: log, recent: recent}, err
 }
 
 // join gives the question's latest asking. first tells its caller to do the asking.
-func (c *confirmations) join(q question) (a *asked, first bool) {
+func (c *Confirmations) join(q question) (a *asked, first bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if a, ok := c.recent.Get(q); ok && (a.until.IsZero() || time.Now().Before(a.until)) {
@@ -65,16 +66,16 @@ func (c *confirmations) join(q question) (a *asked, first bool) {
 	return a, true
 }
 
-func (c *confirmations) answered(a *asked) {
+func (c *Confirmations) answered(a *asked) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	a.until = time.Now().Add(unconfirmedFor)
 	close(a.done)
 }
 
-// confirm asks the upstream if a namespace exists. Calls that ask the same wait for one answer. out is ctx with the
+// Confirm asks the upstream if a namespace exists. Calls that ask the same wait for one answer. out is ctx with the
 // metadata to send.
-func (c *confirmations) confirm(ctx, out context.Context, upstream *connections, namespace string) {
+func (c *Confirmations) Confirm(ctx, out context.Context, upstream *Pool, namespace string) {
 	md, _ := metadata.FromOutgoingContext(out)
 	q := question{namespace, maphash.Comparable(c.seed, strings.Join(md["authorization"], "\x00"))}
 	a, first := c.join(q)
@@ -90,7 +91,7 @@ func (c *confirmations) confirm(ctx, out context.Context, upstream *connections,
 }
 
 // ask makes the call, as the caller would.
-func (c *confirmations) ask(out context.Context, upstream *connections, namespace string, a *asked) {
+func (c *Confirmations) ask(out context.Context, upstream *Pool, namespace string, a *asked) {
 	defer c.answered(a)
 	out, cancel := context.WithTimeout(out, confirmTimeout)
 	defer cancel()
