@@ -294,6 +294,10 @@ coverage: ## Statement coverage of each package by the unit tests, compared with
 	@cd e2e && $(GO) build -o ../bin/coverage ./cmd/coverage
 	@bin/coverage $(if $(RECORD),-write) bin/coverage.out bin/coverage-codec.out
 
+.PHONY: config-docs
+config-docs: ## Write the reference of the config file into docs/configuration.md
+	$(GO) test -count=1 -run TestReferenceIsCurrent ./internal/config -args -write
+
 .PHONY: fuzz-corpora
 fuzz-corpora: ## No fuzz target, seed or committed input of testdata/fuzz-corpora.txt is missing (RECORD=1 writes it)
 	@cd e2e && $(GO) build -o ../bin/corpora ./cmd/corpora

@@ -280,6 +280,10 @@ var invocations = []invocation{
 	{"health --admin $NOBODY", "no proxy answers"},
 	{"health --admin nowhere", "bad value"},
 
+	{"config schema", ""},
+	{"config docs", ""},
+	{"config schema extra", "an argument"},
+
 	{"version", ""},
 	{"version extra", "an argument"},
 	{"completion bash", ""},

@@ -16,7 +16,7 @@ type CodecServer struct {
 	TLS *ServerTLS `yaml:"tls" otherwise:"plaintext"`
 	// Web pages that may call, as browsers name their origin: `https://ui.example.com`.
 	AllowedOrigins []string `yaml:"allowed_origins" otherwise:"http://localhost:8233 and http://127.0.0.1:8233 on loopback, none elsewhere"`
-	// How callers are identified, and which namespaces they reach. Required off loopback, and then not `anonymous`.
+	// How callers are identified, by exactly one kind, and which namespaces they reach. Required off loopback, and then not `anonymous`.
 	Callers *Callers `yaml:"callers" otherwise:"anonymous, on loopback only"`
 }
 

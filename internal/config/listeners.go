@@ -13,7 +13,7 @@ type Listener struct {
 	Address string `yaml:"address" required:"true"`
 	// Certificate of the listener.
 	TLS *ServerTLS `yaml:"tls" otherwise:"plaintext"`
-	// How callers are identified, and which namespaces they reach.
+	// How callers are identified, by exactly one kind, and which namespaces they reach.
 	Callers *Callers `yaml:"callers" otherwise:"anonymous, on loopback only"`
 }
 
