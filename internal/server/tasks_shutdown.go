@@ -7,9 +7,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
-	taskqueuepb "go.temporal.io/api/taskqueue/v1"
 	"go.temporal.io/api/workflowservice/v1"
-	"google.golang.org/protobuf/proto"
 )
 
 // A worker that shuts down tells the server, which then ends its polls, and the worker waits for their end. Polls that
@@ -24,28 +22,6 @@ const (
 
 // poller is who polls, and for what.
 type poller struct{ namespace, instance, identity, queue, normalQueue string }
-
-// pollRequest is what the requests of all polls have in common.
-type pollRequest interface {
-	proto.Message
-	GetNamespace() string
-	GetWorkerInstanceKey() string
-	GetIdentity() string
-	GetTaskQueue() *taskqueuepb.TaskQueue
-	GetPollerGroupId() string
-}
-
-// pollRequest reads the call's request; it is empty where that cannot be read.
-func (c *call) pollRequest() pollRequest {
-	switch c.method.rewrite.Name() {
-	case "PollWorkflowTaskQueue":
-		return read(new(workflowservice.PollWorkflowTaskQueueRequest), c.in)
-	case "PollNexusTaskQueue":
-		return read(new(workflowservice.PollNexusTaskQueueRequest), c.in)
-	default:
-		return read(new(workflowservice.PollActivityTaskQueueRequest), c.in)
-	}
-}
 
 func (c *call) poller() poller {
 	q := c.pollRequest()

@@ -9,30 +9,13 @@ import (
 
 	taskqueuepb "go.temporal.io/api/taskqueue/v1"
 	"go.temporal.io/api/workflowservice/v1"
-	"google.golang.org/grpc/mem"
-	"google.golang.org/protobuf/proto"
 )
 
 // Autoscaled workers take an answer without a task for a sign that there are too many pollers, unless it says that their
 // number is to stay as it is. It is not: the proxy has kept the task from them.
 
-// noTask is the answer to a poll that was held in vain. out is the context to ask the server with.
-func (c *call) noTask(out context.Context) (*frame, error) {
-	group := c.pollRequest().GetPollerGroupId()
-	var answer proto.Message
-	switch c.method.rewrite.Name() {
-	case "PollWorkflowTaskQueue":
-		answer = &workflowservice.PollWorkflowTaskQueueResponse{PollerScalingDecision: c.unchanged(out, nil), PollerGroupId: group}
-	case "PollNexusTaskQueue":
-		answer = &workflowservice.PollNexusTaskQueueResponse{PollerScalingDecision: c.unchanged(out, nil), PollerGroupId: group}
-	case "PollActivityTaskQueue":
-		answer = &workflowservice.PollActivityTaskQueueResponse{PollerScalingDecision: c.unchanged(out, nil)}
-	default:
-		return new(frame), nil
-	}
-	b, err := proto.Marshal(answer)
-	return &frame{data: mem.BufferSlice{mem.SliceBuffer(b)}}, err
-}
+// scalingTimeout bounds the question whether the server suggests numbers of pollers.
+const scalingTimeout = 2 * time.Second
 
 // unchanged is the server's own suggestion, or one to leave the number of pollers as it is, from servers that make
 // suggestions: a worker that has seen one expects more, and where there are none it would never have more pollers again.
@@ -42,9 +25,6 @@ func (c *call) unchanged(out context.Context, suggested *taskqueuepb.PollerScali
 	}
 	return suggested
 }
-
-// scalingTimeout bounds the question whether the server suggests numbers of pollers.
-const scalingTimeout = 2 * time.Second
 
 // autoscales tells if the server suggests numbers of pollers in the call's namespace. It is asked once; who wants to
 // know meanwhile is told no.

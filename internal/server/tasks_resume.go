@@ -1,10 +1,8 @@
 package server
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"strings"
 	"sync"
 	"time"
 
@@ -13,8 +11,6 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
@@ -248,84 +244,4 @@ func (s *Server) stillOurs(ctx context.Context, p *paused) error {
 		}
 	}
 	return errOthers
-}
-
-func (s *Server) unpause(ctx context.Context, r *upstream.Pool, k activityKey) error {
-	return s.send(ctx, r, "UnpauseActivity", &workflowservice.UnpauseActivityRequest{
-		Namespace: k.namespace, Execution: &commonpb.WorkflowExecution{WorkflowId: k.workflow, RunId: k.run}, Identity: standInIdentity,
-		Activity: &workflowservice.UnpauseActivityRequest_Id{Id: k.activity}, ResetAttempts: true})
-}
-
-// send makes a call of the proxy's own. ctx has the metadata to send.
-func (s *Server) send(ctx context.Context, r *upstream.Pool, method string, request proto.Message) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), answerTimeout)
-	defer cancel()
-	return s.fetch(ctx, r, method, request, nil)
-}
-
-// fetch makes a call of the proxy's own and reads the answer into reply, unless that is nil. ctx has the metadata to send.
-func (s *Server) fetch(ctx context.Context, r *upstream.Pool, method string, request, reply proto.Message) error {
-	if reply == nil {
-		reply = new(emptypb.Empty)
-	}
-	return r.Invoke(ctx, service+method, request, reply)
-}
-
-// setAside fails an activity's attempt in a way that loses nothing: a paused activity is not tried again, nor does it
-// run out of attempts. Where that cannot be, the next attempt is put off. sealed makes the answer that the task came in.
-func (r *rescue) setAside(ctx context.Context, t *workflowservice.PollActivityTaskQueueResponse, sealed proto.Message, cause error) {
-	key := activityKey{strings.Clone(r.call.rewriting.Namespace()), t.GetWorkflowExecution().GetWorkflowId(), t.GetWorkflowExecution().GetRunId(), t.GetActivityId()}
-	pausing := r.pause(ctx, key, cause)
-	already := status.Code(pausing) == codes.FailedPrecondition // perhaps by a person, whose it stays
-	if status.Code(pausing) == codes.NotFound {
-		r.answer(ctx, "activity", t.GetWorkflowExecution(), nil, cause)
-		return
-	}
-	delay := time.Duration(0)
-	if pausing != nil && !already {
-		r.call.server.log.Warn("an activity could not be paused, so the next try costs one of its attempts", "namespace", key.namespace,
-			"workflow_id", key.workflow, "activity_id", key.activity, "error", pausing)
-		delay = retryTask
-	}
-	r.answer(ctx, "activity", t.GetWorkflowExecution(), &standIn{"RespondActivityTaskFailed", &workflowservice.RespondActivityTaskFailedRequest{
-		TaskToken: t.GetTaskToken(), Identity: standInIdentity, Failure: unopenedFailure(unopenedText(cause, handedOutAgain), delay)}}, cause)
-	switch {
-	case already:
-		r.lookAfter(ctx, key, sealed)
-	case pausing != nil:
-	case errors.Is(cause, errCallerLeft):
-		if err := r.call.server.unpause(ctx, r.call.route, key); err != nil {
-			r.call.server.log.Error("an activity was paused for a worker that hung up, and could not be told to go on: unpause it by hand",
-				"namespace", key.namespace, "workflow_id", key.workflow, "activity_id", key.activity, "error", err)
-		}
-	default:
-		r.lookAfter(ctx, key, sealed)
-	}
-}
-
-// errNoPause is why a standalone activity is not paused.
-var errNoPause = errors.New("it belongs to no workflow")
-
-func (r *rescue) pause(ctx context.Context, k activityKey, cause error) error {
-	if k.workflow == "" {
-		return errNoPause
-	}
-	err := r.call.server.send(ctx, r.call.route, "PauseActivity", &workflowservice.PauseActivityRequest{
-		Namespace: k.namespace, Execution: &commonpb.WorkflowExecution{WorkflowId: k.workflow, RunId: k.run}, Identity: standInIdentity,
-		Activity: &workflowservice.PauseActivityRequest_Id{Id: k.activity}, Reason: unopenedText(cause, handedOutAgain)})
-	if err == nil {
-		r.call.server.metrics.standIns.WithLabelValues("PauseActivity").Inc()
-	}
-	return err
-}
-
-// lookAfter has an activity go on once it opens.
-func (r *rescue) lookAfter(ctx context.Context, key activityKey, m proto.Message) {
-	sealed, err := proto.Marshal(m)
-	md, _ := metadata.FromOutgoingContext(ctx)
-	if err != nil || !r.call.server.aside.add(r.call.server, &paused{key: key, route: r.call.route, md: md.Copy(), method: r.call.method.rewrite, caller: r.call.id.Caller,
-		request: bytes.Clone(r.call.in), sample: sealed}) {
-		r.call.server.log.Error("too many activities are paused to look after this one: unpause it by hand once it can be opened", "namespace", key.namespace,
-			"workflow_id", key.workflow, "activity_id", key.activity)
-	}
 }

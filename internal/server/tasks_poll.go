@@ -7,7 +7,9 @@ import (
 	"strings"
 	"time"
 
+	taskqueuepb "go.temporal.io/api/taskqueue/v1"
 	"go.temporal.io/api/workflowservice/v1"
+	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
@@ -108,4 +110,44 @@ func (c *call) isControl() bool {
 	}
 	var q workflowservice.PollNexusTaskQueueRequest
 	return proto.Unmarshal(c.in, &q) == nil && strings.HasPrefix(strings.TrimPrefix(q.GetTaskQueue().GetName(), "/"), controlQueues)
+}
+
+// noTask is the answer to a poll that was held in vain. out is the context to ask the server with.
+func (c *call) noTask(out context.Context) (*frame, error) {
+	group := c.pollRequest().GetPollerGroupId()
+	var answer proto.Message
+	switch c.method.rewrite.Name() {
+	case "PollWorkflowTaskQueue":
+		answer = &workflowservice.PollWorkflowTaskQueueResponse{PollerScalingDecision: c.unchanged(out, nil), PollerGroupId: group}
+	case "PollNexusTaskQueue":
+		answer = &workflowservice.PollNexusTaskQueueResponse{PollerScalingDecision: c.unchanged(out, nil), PollerGroupId: group}
+	case "PollActivityTaskQueue":
+		answer = &workflowservice.PollActivityTaskQueueResponse{PollerScalingDecision: c.unchanged(out, nil)}
+	default:
+		return new(frame), nil
+	}
+	b, err := proto.Marshal(answer)
+	return &frame{data: mem.BufferSlice{mem.SliceBuffer(b)}}, err
+}
+
+// pollRequest is what the requests of all polls have in common.
+type pollRequest interface {
+	proto.Message
+	GetNamespace() string
+	GetWorkerInstanceKey() string
+	GetIdentity() string
+	GetTaskQueue() *taskqueuepb.TaskQueue
+	GetPollerGroupId() string
+}
+
+// pollRequest reads the call's request; it is empty where that cannot be read.
+func (c *call) pollRequest() pollRequest {
+	switch c.method.rewrite.Name() {
+	case "PollWorkflowTaskQueue":
+		return read(new(workflowservice.PollWorkflowTaskQueueRequest), c.in)
+	case "PollNexusTaskQueue":
+		return read(new(workflowservice.PollNexusTaskQueueRequest), c.in)
+	default:
+		return read(new(workflowservice.PollActivityTaskQueueRequest), c.in)
+	}
 }

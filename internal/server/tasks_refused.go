@@ -5,48 +5,18 @@ import (
 	"context"
 	"errors"
 	"strings"
-	"time"
 
 	enumspb "go.temporal.io/api/enums/v1"
 	failurepb "go.temporal.io/api/failure/v1"
 	nexuspb "go.temporal.io/api/nexus/v1"
 	"go.temporal.io/api/workflowservice/v1"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/durationpb"
 
-	"github.com/temporal-seal/temporal-seal/internal/audit"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 )
-
-// A task that its worker cannot be given, or whose answer cannot be sent on, must not just vanish: the server would wait
-// for its timeout, and nobody would learn why. This file answers such tasks in the worker's stead, with the reason.
-
-const (
-	// retryTask is when the server hands out again an activity that could not be opened for a passing cause.
-	retryTask = 30 * time.Second
-	// answerTimeout bounds the call that answers for a worker.
-	answerTimeout = 10 * time.Second
-)
-
-// standInIdentity is who answers, where the worker's own identity is not known.
-const standInIdentity = "temporal-seal"
-
-const service = "/temporal.api.workflowservice.v1.WorkflowService/"
-
-// standIn is a call that answers a task in its worker's stead.
-type standIn struct {
-	method  string
-	request proto.Message
-}
-
-func transient(err error) bool {
-	var e *rewrite.Error
-	return errors.As(err, &e) && e.Transient() || errors.Is(err, audit.ErrUnrecorded)
-}
 
 // refusedAnswer turns a worker's answer that cannot be forwarded, ever, into the failure of its task: a worker that is
 // told an error only would run the task again, or let it time out without a reason. ok is false where there is no task.
@@ -205,35 +175,4 @@ func (c *call) sealStandIn(ctx context.Context, answer *standIn) ([]byte, error)
 	}
 	sealed, err := sealing.Request(ctx, in)
 	return bytes.Clone(sealed), err
-}
-
-func (c *call) marshalStandIn(answer *standIn) ([]byte, error) {
-	m := answer.request.ProtoReflect()
-	m.Set(m.Descriptor().Fields().ByName("namespace"), protoreflect.ValueOfString(c.rewriting.Namespace()))
-	return proto.Marshal(answer.request)
-}
-
-// standFor sends an answer in the worker's stead. Its texts are the proxy's own, which hold no payload: they stay
-// readable for whoever runs the server.
-func (c *call) standFor(out context.Context, answer *standIn, cause error) error {
-	in, err := c.marshalStandIn(answer)
-	if err != nil {
-		return err
-	}
-	return c.deliver(out, answer.method, in, cause)
-}
-
-// deliver sends the answer with the caller's credentials, though the caller may be gone.
-func (c *call) deliver(out context.Context, method string, in []byte, cause error) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(out), answerTimeout)
-	defer cancel()
-	reply := new(frame)
-	defer reply.free()
-	if err := c.route.Invoke(ctx, service+method, &frame{data: mem.BufferSlice{mem.SliceBuffer(in)}}, reply); err != nil {
-		c.server.log.Error("a task could not be answered in its worker's stead; it is left to its timeout", "rpc", method,
-			"namespace", c.rewriting.Namespace(), "error", err, "cause", cause)
-		return err
-	}
-	c.server.metrics.standIns.WithLabelValues(method).Inc()
-	return nil
 }
