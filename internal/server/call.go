@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"go.opentelemetry.io/otel/trace"
+	"go.temporal.io/api/workflowservice/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
@@ -63,20 +64,22 @@ func (c *call) run(ctx context.Context, md metadata.MD, in *frame) (*frame, erro
 		c.confirm(ctx, out)
 	}
 	if c.method.rewrite.IsPoll() {
-		ready, err := c.awaitKeys(ctx, out)
+		ready, err := c.server.tasks.AwaitKeys(ctx, out, c.taskCall())
 		if err != nil {
 			return nil, c.refuse(err)
 		}
 		if !ready {
 			c.end(codes.OK)
-			return c.noTask(out)
+			return c.endPoll(out)
 		}
-		c.findPaused(out)
+		c.server.tasks.FindPaused(out, c.taskCall())
 	}
-	c.goodbye(in)
+	if c.method.full == workflowservice.WorkflowService_ShutdownWorker_FullMethodName {
+		c.server.tasks.EndPolls(in.bytes())
+	}
 	request, err := c.seal(ctx, in)
 	if err != nil {
-		return nil, c.refuse(c.answerRefused(out, err))
+		return nil, c.refuse(c.failRefused(out, err))
 	}
 	return c.forward(ctx, out, request)
 }
@@ -156,7 +159,7 @@ func (c *call) forward(ctx, out context.Context, request *frame) (*frame, error)
 		answer.free()
 		if m.rewrite.IsPoll() && status.Code(err) == codes.DeadlineExceeded && ctx.Err() == nil && shortened(ctx, out) {
 			c.end(codes.OK)
-			return c.noTask(out) // it is the proxy that did not want to wait longer
+			return c.endPoll(out) // it is the proxy that did not want to wait longer
 		}
 		return nil, c.failed(ctx, err)
 	}

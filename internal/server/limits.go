@@ -83,7 +83,7 @@ func (s *Server) overLimit(limit string) {
 	s.metrics.refused.WithLabelValues(limit).Inc()
 	s.toldMu.Lock()
 	defer s.toldMu.Unlock()
-	if now := time.Now(); now.Sub(s.told[limit]) > brakeNews {
+	if now := time.Now(); now.Sub(s.told[limit]) > time.Minute {
 		s.told[limit] = now
 		s.log.Warn("callers are refused, since there is more to do than the limit allows", "limit", "limits."+limit, "connections", s.Connections(),
 			"calls", s.calls.inside.Load(), "polls", s.waiting.inside.Load(), "bytes", s.room.inUse())

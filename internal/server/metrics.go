@@ -146,6 +146,9 @@ func reason(err error) string {
 	return codeName(codeOf(err))
 }
 
+// answered counts a task that was answered in its worker's place.
+func (m *Metrics) answered(method string) { m.standIns.WithLabelValues(method).Inc() }
+
 // methodMetrics counts the calls of one method.
 type methodMetrics struct {
 	vec    *prometheus.HistogramVec

@@ -5,20 +5,14 @@ import (
 	"time"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/metadata"
-
-	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 )
 
-// handsOut tells if the answer to a method may hold tasks.
-func handsOut(m *rewrite.Method) bool {
-	return m.IsPoll() || m.Name() == "RespondWorkflowTaskCompleted" || m.Name() == "StartWorkflowExecution"
-}
-
-// openAnswer opens an answer. What comes with it of tasks that cannot be opened is answered in their workers' stead,
-// and left out. out has the metadata to answer with.
+// openAnswer opens an answer. Tasks in it that cannot be opened are answered in their workers' place and left out. out has
+// the metadata to answer them with.
 func (c *call) openAnswer(ctx, out context.Context, sealed []byte) ([]byte, error) {
-	if !handsOut(c.method.rewrite) {
+	if !HandsOut(c.method.rewrite) {
 		plain, err := c.rewriting.Response(ctx, sealed)
 		if err != nil {
 			c.server.metrics.failed(directionResponse, err)
@@ -26,8 +20,8 @@ func (c *call) openAnswer(ctx, out context.Context, sealed []byte) ([]byte, erro
 		}
 		return plain, c.record(ctx, codes.OK)
 	}
-	r := &rescue{call: c, arrived: time.Now(), longest: longestHold}
-	first, cancel := context.WithTimeout(ctx, firstOpening)
+	arrived := time.Now()
+	first, cancel := context.WithTimeout(ctx, FirstTry)
 	plain, err := c.rewriting.Response(first, sealed)
 	cancel()
 	if err == nil {
@@ -38,8 +32,29 @@ func (c *call) openAnswer(ctx, out context.Context, sealed []byte) ([]byte, erro
 	c.server.metrics.failed(directionResponse, err)
 	c.withhold()
 	md, _ := metadata.FromOutgoingContext(out)
-	if plain, err = r.run(metadata.NewOutgoingContext(ctx, md), sealed, err); err != nil {
+	plain, err = c.server.tasks.Open(metadata.NewOutgoingContext(ctx, md), c.taskCall(), Unopened{Sealed: sealed, Arrived: arrived, Cause: err})
+	if err != nil {
 		return nil, err
 	}
 	return plain, c.record(ctx, codes.OK)
+}
+
+// taskCall is what tasks needs of the call.
+func (c *call) taskCall() Call {
+	return Call{Method: c.method.rewrite, Caller: c.id.Caller, Request: c.in, Session: c.rewriting, Upstream: c.route}
+}
+
+// endPoll answers a poll that ends without a task by the proxy's decision. out has the metadata to ask the upstream with.
+func (c *call) endPoll(out context.Context) (*frame, error) {
+	answer, err := c.server.tasks.EmptyPoll(out, c.taskCall())
+	return &frame{data: mem.BufferSlice{mem.SliceBuffer(answer)}}, err
+}
+
+// failRefused fails the task whose answer the proxy had to refuse, and gives the worker what it expects of a task that is
+// over. cause is returned where there is no task to fail.
+func (c *call) failRefused(out context.Context, cause error) error {
+	if !c.server.tasks.FailRefused(out, c.taskCall(), cause) {
+		return cause
+	}
+	return &refusal{codes.NotFound, "the task was failed in the worker's stead: " + cause.Error()}
 }

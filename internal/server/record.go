@@ -19,7 +19,7 @@ import (
 // to tasks go on: their work is done, and a task that comes back with them can still be answered for its worker.
 func (c *call) recordable() error {
 	m := c.method.rewrite
-	if !m.AnswerSealed() || handsOut(m) && !m.IsPoll() {
+	if !m.AnswerSealed() || HandsOut(m) && !m.IsPoll() {
 		return nil
 	}
 	return c.server.audit.Ready()

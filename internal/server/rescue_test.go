@@ -4,7 +4,6 @@ import (
 	"context"
 	"strings"
 	"testing"
-	"time"
 
 	commonpb "go.temporal.io/api/common/v1"
 	protocolpb "go.temporal.io/api/protocol/v1"
@@ -101,29 +100,6 @@ func TestBadQueryIsTakenOutAlone(t *testing.T) {
 	}
 }
 
-func TestLimitIsTheShortestTimeout(t *testing.T) {
-	r := &rescue{arrived: time.Now(), longest: longestHold}
-	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Second)
-	defer cancel()
-	for _, c := range []struct {
-		ctx      context.Context
-		timeouts []time.Duration
-		want     time.Duration
-	}{
-		{t.Context(), nil, longestHold},
-		{t.Context(), []time.Duration{0, time.Hour, 4 * time.Second}, 3 * time.Second},
-		{t.Context(), []time.Duration{20 * time.Second}, 18 * time.Second},
-		{ctx, []time.Duration{time.Hour}, 6 * time.Second},
-	} {
-		if got := r.limit(c.ctx, c.timeouts).Sub(r.arrived); (got - c.want).Abs() > 500*time.Millisecond {
-			t.Errorf("timeouts %v: held for %s, want %s", c.timeouts, got, c.want)
-		}
-	}
-	if got := nexusTimeout(nil); got != holdUntold {
-		t.Errorf("a Nexus task without a timeout: %s", got)
-	}
-}
-
 // TestReasonIsSealed: a rule may build its reason from the payload, so the server must not read it.
 func TestReasonIsSealed(t *testing.T) {
 	f := &taskFrontend{}
@@ -133,15 +109,5 @@ func TestReasonIsSealed(t *testing.T) {
 	}
 	if text := f.activityFailed[0].GetFailure().String(); strings.Contains(text, "no such results") || !strings.Contains(text, "sealed.v1") {
 		t.Errorf("the server reads %s", text)
-	}
-}
-
-// Nobody's call ends with a fault in what is tried in the background, so the process must not either.
-func TestFaultInATryEndsTheTryAlone(t *testing.T) {
-	f := new(frontend)
-	startFrontend(t, f)
-	p := startProxy(t, f)
-	if err := p.opens(&paused{}); status.Code(err) != codes.Internal { // no method: a nil pointer
-		t.Errorf("%v", err)
 	}
 }

@@ -25,8 +25,7 @@ func (s *Server) Serve() error {
 			s.stop()
 		}
 	}
-	s.looks.close()
-	s.aside.close()
+	s.tasks.Close()
 	s.upstreams.Close()
 	return first
 }

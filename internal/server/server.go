@@ -84,10 +84,7 @@ type Server struct {
 	late      sync.Map // full name -> *method, for those that only the upstream's reflection knows
 	passed    map[string]bool
 	health    health
-	aside     aside
-	looks     looks
-	held      *heldPolls
-	scaling   scaling
+	tasks     *Tasks
 
 	confirmations *upstream.Confirmations
 
@@ -165,7 +162,8 @@ func New(o Options) (*Server, error) {
 	if s.confirmations, err = upstream.NewConfirmations(o.Keys.Confirm, o.Log); err != nil {
 		return nil, err
 	}
-	if s.held, err = newHeldPolls(); err != nil {
+	s.tasks, err = NewTasks(TaskOptions{Rewriter: o.Rewriter, Keys: o.Keys, Audit: o.Audit, Answered: o.Metrics.answered, Panicked: s.panicked, Log: o.Log})
+	if err != nil {
 		return nil, err
 	}
 	return s, nil

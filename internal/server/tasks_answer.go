@@ -6,93 +6,60 @@ import (
 
 	commonpb "go.temporal.io/api/common/v1"
 	failurepb "go.temporal.io/api/failure/v1"
-	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
-	"github.com/temporal-seal/temporal-seal/internal/upstream"
 )
-
-// A task that its worker cannot be given, or whose answer cannot be sent on, must not just vanish: the server would wait
-// for its timeout, and nobody would learn why. This file answers such tasks in the worker's stead, with the reason.
 
 const (
-	// retryTask is when the server hands out again an activity that could not be opened for a passing cause.
+	// unopened is the type of failures of tasks that could not be opened.
+	unopened = "TaskUnopened"
+	// retryTask is the delay before the server hands out again an activity whose failure may pass.
 	retryTask = 30 * time.Second
-	// answerTimeout bounds the call that answers for a worker.
-	answerTimeout = 10 * time.Second
+	// handedOutAgain is what happens to most tasks next.
+	handedOutAgain = "it is handed out again"
 )
 
-// standIn is a call that answers a task in its worker's stead.
+// standIn is an answer to a task in its worker's place: a method of WorkflowService and its request.
 type standIn struct {
 	method  string
 	request proto.Message
 }
 
-// answer answers a task in its worker's stead, and tells the operator. A nil one leaves the task to its timeout.
-func (r *rescue) answer(ctx context.Context, kind string, e *commonpb.WorkflowExecution, answer *standIn, cause error) {
-	answered := answer != nil && r.call.standFor(ctx, answer, cause) == nil
-	r.call.server.log.Error("a task could not be opened; its worker gets none", "task", kind, "rpc", r.call.method.full, "namespace", r.call.rewriting.Namespace(),
-		"workflow_id", e.GetWorkflowId(), "run_id", e.GetRunId(), "answered", answered, "held", time.Since(r.arrived).Round(time.Millisecond), "error", cause)
+// inNamespace sets the namespace of the answer.
+func (s *standIn) inNamespace(namespace string) {
+	m := s.request.ProtoReflect()
+	m.Set(m.Descriptor().Fields().ByName("namespace"), protoreflect.ValueOfString(namespace))
 }
 
-// standFor sends an answer in the worker's stead. Its texts are the proxy's own, which hold no payload: they stay
-// readable for whoever runs the server.
-func (c *call) standFor(out context.Context, answer *standIn, cause error) error {
-	in, err := c.marshalStandIn(answer)
-	if err != nil {
-		return err
-	}
-	return c.deliver(out, answer.method, in, cause)
+// answer answers a task that did not open, and logs it. A nil stand-in leaves the task to its timeout. The texts are the
+// proxy's own and contain no payload, so they stay readable for whoever operates the server.
+func (o *opening) answer(ctx context.Context, kind string, e *commonpb.WorkflowExecution, s *standIn, cause error) {
+	answered := s != nil && o.tasks.deliver(ctx, o.call, s, cause) == nil
+	o.tasks.options.Log.Error("a task could not be opened; its worker gets none", "task", kind, "rpc", o.call.rpc(),
+		"namespace", o.call.namespace(), "workflow_id", e.GetWorkflowId(), "run_id", e.GetRunId(),
+		"answered", answered, "held", time.Since(o.arrived).Round(time.Millisecond), "error", cause)
 }
 
-func (c *call) marshalStandIn(answer *standIn) ([]byte, error) {
-	m := answer.request.ProtoReflect()
-	m.Set(m.Descriptor().Fields().ByName("namespace"), protoreflect.ValueOfString(c.rewriting.Namespace()))
-	return proto.Marshal(answer.request)
-}
-
-// deliver sends the answer with the caller's credentials, though the caller may be gone.
-func (c *call) deliver(out context.Context, method string, in []byte, cause error) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(out), answerTimeout)
+// deliver sends an answer with the caller's credentials, though the caller may be gone.
+func (t *Tasks) deliver(out context.Context, call Call, s *standIn, cause error) error {
+	s.inNamespace(call.namespace())
+	ctx, cancel := outlasting(out)
 	defer cancel()
-	reply := new(frame)
-	defer reply.free()
-	if err := c.route.Invoke(ctx, service+method, &frame{data: mem.BufferSlice{mem.SliceBuffer(in)}}, reply); err != nil {
-		c.server.log.Error("a task could not be answered in its worker's stead; it is left to its timeout", "rpc", method,
-			"namespace", c.rewriting.Namespace(), "error", err, "cause", cause)
+	if err := call.Upstream.Invoke(ctx, service+s.method, s.request, new(emptypb.Empty)); err != nil {
+		t.options.Log.Error("a task could not be answered in its worker's stead; it is left to its timeout", "rpc", s.method,
+			"namespace", call.namespace(), "error", err, "cause", cause)
 		return err
 	}
-	c.server.metrics.standIns.WithLabelValues(method).Inc()
+	t.options.Answered(s.method)
 	return nil
 }
 
-// send makes a call of the proxy's own. ctx has the metadata to send.
-func (s *Server) send(ctx context.Context, r *upstream.Pool, method string, request proto.Message) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), answerTimeout)
-	defer cancel()
-	return s.fetch(ctx, r, method, request, nil)
-}
-
-// fetch makes a call of the proxy's own and reads the answer into reply, unless that is nil. ctx has the metadata to send.
-func (s *Server) fetch(ctx context.Context, r *upstream.Pool, method string, request, reply proto.Message) error {
-	if reply == nil {
-		reply = new(emptypb.Empty)
-	}
-	return r.Invoke(ctx, service+method, request, reply)
-}
-
-// unopened is the type of the failures that tell of a task that could not be opened.
-const unopened = "TaskUnopened"
-
-// handedOutAgain is what happens to most tasks.
-const handedOutAgain = "it is handed out again"
-
-// unopenedText says what happened, where, and what to do; next is what follows where the cause may pass. It holds no
-// payload, so it goes out in clear.
+// unopenedText says what happened, where, and what to do; next is what follows where the cause may pass. It contains no
+// payload, so it goes to the server in clear.
 func unopenedText(cause error, next string) string {
 	advice := "; find the cause in the proxy's log, and restore the key or the permission to use it, or terminate the workflow"
 	switch {
@@ -104,10 +71,16 @@ func unopenedText(cause error, next string) string {
 	return from + "the worker was not given this task: " + crypto.ForCaller(cause) + advice
 }
 
+// unopenedFailure is retryable. A delay of 0 leaves the time of the retry to the server.
 func unopenedFailure(text string, delay time.Duration) *failurepb.Failure {
-	info := &failurepb.ApplicationFailureInfo{Type: unopened}
+	return applicationFailure(text, &failurepb.ApplicationFailureInfo{Type: unopened}, delay)
+}
+
+// applicationFailure is what a person reads in the workflow's history.
+func applicationFailure(text string, info *failurepb.ApplicationFailureInfo, delay time.Duration) *failurepb.Failure {
 	if delay > 0 {
 		info.NextRetryDelay = durationpb.New(delay)
 	}
-	return &failurepb.Failure{Message: text, Source: standInIdentity, FailureInfo: &failurepb.Failure_ApplicationFailureInfo{ApplicationFailureInfo: info}}
+	return &failurepb.Failure{Message: text, Source: identity,
+		FailureInfo: &failurepb.Failure_ApplicationFailureInfo{ApplicationFailureInfo: info}}
 }

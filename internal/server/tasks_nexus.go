@@ -10,10 +10,10 @@ import (
 	"go.temporal.io/api/workflowservice/v1"
 )
 
-// nexusTask gives the task, or what its poller gets in its place. A few answers that ask for another try open the
-// endpoint's circuit breaker, for all operations of that caller: where later will be no better the answer is final.
-func (r *rescue) nexusTask(ctx context.Context, t *workflowservice.PollNexusTaskQueueResponse) *workflowservice.PollNexusTaskQueueResponse {
-	err := r.hold(ctx, t, nexusTimeout(t.GetRequest()))
+// nexusTask returns the task, or what its poller gets in its place. A few answers that ask for another try open the
+// endpoint's circuit breaker for all operations of that caller, so where a later try would fail too the answer is final.
+func (o *opening) nexusTask(ctx context.Context, t *workflowservice.PollNexusTaskQueueResponse) *workflowservice.PollNexusTaskQueueResponse {
+	err := o.hold(ctx, t, nexusTimeout(t.GetRequest()))
 	if err == nil {
 		return t
 	}
@@ -21,15 +21,17 @@ func (r *rescue) nexusTask(ctx context.Context, t *workflowservice.PollNexusTask
 	if transient(err) || err == errCallerLeft {
 		kind, retry = "UNAVAILABLE", enumspb.NEXUS_HANDLER_ERROR_RETRY_BEHAVIOR_RETRYABLE
 	}
-	q := &workflowservice.RespondNexusTaskFailedRequest{TaskToken: t.GetTaskToken(), Identity: standInIdentity, PollerGroupId: t.GetPollerGroupId()}
+	text := unopenedText(err, handedOutAgain)
+	q := &workflowservice.RespondNexusTaskFailedRequest{TaskToken: t.GetTaskToken(), Identity: identity, PollerGroupId: t.GetPollerGroupId()}
 	if t.GetRequest().GetCapabilities().GetTemporalFailureResponses() {
-		q.Failure = &failurepb.Failure{Message: unopenedText(err, handedOutAgain), Source: standInIdentity, FailureInfo: &failurepb.Failure_NexusHandlerFailureInfo{
+		q.Failure = &failurepb.Failure{Message: text, Source: identity, FailureInfo: &failurepb.Failure_NexusHandlerFailureInfo{
 			NexusHandlerFailureInfo: &failurepb.NexusHandlerFailureInfo{Type: kind, RetryBehavior: retry}}}
 	} else {
-		q.Error = &nexuspb.HandlerError{ErrorType: kind, Failure: &nexuspb.Failure{Message: unopenedText(err, handedOutAgain)}, RetryBehavior: retry}
+		q.Error = &nexuspb.HandlerError{ErrorType: kind, Failure: &nexuspb.Failure{Message: text}, RetryBehavior: retry}
 	}
-	r.answer(ctx, "nexus", nil, &standIn{"RespondNexusTaskFailed", q}, err)
-	return &workflowservice.PollNexusTaskQueueResponse{PollerScalingDecision: r.call.unchanged(ctx, t.PollerScalingDecision), PollerGroupId: t.PollerGroupId,
+	o.answer(ctx, "nexus", nil, &standIn{"RespondNexusTaskFailed", q}, err)
+	return &workflowservice.PollNexusTaskQueueResponse{
+		PollerScalingDecision: o.tasks.keepPollers(ctx, o.call, t.PollerScalingDecision), PollerGroupId: t.PollerGroupId,
 		PollerGroupInfos: t.PollerGroupInfos, PollerGroupsInfo: t.PollerGroupsInfo}
 }
 
@@ -40,5 +42,5 @@ func nexusTimeout(q *nexuspb.Request) time.Duration {
 			return t
 		}
 	}
-	return holdUntold
+	return unknownTimeout
 }

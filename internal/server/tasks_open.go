@@ -6,108 +6,139 @@ import (
 
 	"go.temporal.io/api/workflowservice/v1"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 )
 
-// A worker must never see a task that is sealed still, nor may such a task just vanish: it would be lost until its
-// timeout, or for ever. This file holds on to it while the cause may pass; tasks.go answers it if it does not.
-
-// rescue is what becomes of one answer with tasks that could not be opened.
-type rescue struct {
-	call    *call
-	arrived time.Time
-	longest time.Duration
+// HandsOut reports whether the answer to a method may contain tasks.
+func HandsOut(m *rewrite.Method) bool {
+	return m.IsPoll() || m.Name() == "RespondWorkflowTaskCompleted" || m.Name() == "StartWorkflowExecution"
 }
 
-// run gives what the caller gets. It is an error where the answer holds no task that could be answered.
-func (r *rescue) run(ctx context.Context, sealed []byte, cause error) ([]byte, error) {
-	switch r.call.method.rewrite.Name() {
+// Unopened is an answer that did not open at the first attempt.
+type Unopened struct {
+	Sealed  []byte
+	Arrived time.Time
+	Cause   error
+}
+
+// opening is an answer whose tasks did not open at the first attempt.
+type opening struct {
+	tasks   *Tasks
+	call    Call
+	arrived time.Time
+	longest time.Duration // that a task is held
+}
+
+// Open returns the answer that the caller gets. A worker must never get a task that is still sealed, so a task that does
+// not open is held, then answered in its worker's place and left out. Open fails if the answer contains no such task.
+// ctx is the caller's, with the metadata that its call is forwarded with.
+func (t *Tasks) Open(ctx context.Context, call Call, u Unopened) ([]byte, error) {
+	o := &opening{tasks: t, call: call, arrived: u.Arrived, longest: longestHold}
+	switch call.Method.Name() {
 	case "PollWorkflowTaskQueue":
 		t := new(workflowservice.PollWorkflowTaskQueueResponse)
-		if proto.Unmarshal(sealed, t) != nil {
-			return r.unreadable(cause)
+		if proto.Unmarshal(u.Sealed, t) != nil {
+			return o.unreadable(u.Cause)
 		}
-		return r.give(ctx, r.workflowTask(ctx, t, func(t *workflowservice.PollWorkflowTaskQueueResponse) proto.Message { return t }))
+		return o.finish(ctx, o.workflowTask(ctx, t))
 	case "PollActivityTaskQueue":
 		t := new(workflowservice.PollActivityTaskQueueResponse)
-		if proto.Unmarshal(sealed, t) != nil {
-			return r.unreadable(cause)
+		if proto.Unmarshal(u.Sealed, t) != nil {
+			return o.unreadable(u.Cause)
 		}
-		return r.give(ctx, r.activityTask(ctx, t, func(t *workflowservice.PollActivityTaskQueueResponse) proto.Message { return t }))
+		return o.finish(ctx, o.activityTask(ctx, t))
 	case "PollNexusTaskQueue":
 		t := new(workflowservice.PollNexusTaskQueueResponse)
-		if proto.Unmarshal(sealed, t) != nil {
-			return r.unreadable(cause)
+		if proto.Unmarshal(u.Sealed, t) != nil {
+			return o.unreadable(u.Cause)
 		}
-		return r.give(ctx, r.nexusTask(ctx, t))
+		return o.finish(ctx, o.nexusTask(ctx, t))
 	case "RespondWorkflowTaskCompleted":
-		return r.returned(ctx, sealed, cause)
+		return o.returnedTasks(ctx, u)
 	case "StartWorkflowExecution":
-		return r.eager(ctx, sealed, cause)
+		return o.eagerTask(ctx, u)
 	}
-	return nil, cause
+	return nil, u.Cause
 }
 
-// unreadable is for an answer to a poll that is no message at all: an error could end the worker.
-func (r *rescue) unreadable(cause error) ([]byte, error) {
-	r.call.server.log.Error("the server's answer to a poll cannot be read; its worker gets no task", "rpc", r.call.method.full, "namespace", r.call.rewriting.Namespace(), "error", cause)
+// unreadable answers a poll with no task where the server's answer is no message at all: an error could end the worker.
+func (o *opening) unreadable(cause error) ([]byte, error) {
+	o.tasks.options.Log.Error("the server's answer to a poll cannot be read; its worker gets no task",
+		"rpc", o.call.rpc(), "namespace", o.call.namespace(), "error", cause)
 	return nil, nil
 }
 
-// returned takes out of the answer to a workflow task the tasks that cannot be opened. The answer itself must arrive:
-// the worker's commands have been taken.
-func (r *rescue) returned(ctx context.Context, sealed []byte, cause error) ([]byte, error) {
+// returnedTasks leaves out of the answer to a completed workflow task the tasks that do not open. The answer itself must
+// arrive: the server has accepted the worker's commands.
+func (o *opening) returnedTasks(ctx context.Context, u Unopened) ([]byte, error) {
 	a := new(workflowservice.RespondWorkflowTaskCompletedResponse)
-	if proto.Unmarshal(sealed, a) != nil {
-		return nil, cause
+	if proto.Unmarshal(u.Sealed, a) != nil {
+		return nil, u.Cause
 	}
-	r.longest = holdReturned
-	if a.WorkflowTask != nil {
-		a.WorkflowTask = r.workflowTask(ctx, a.WorkflowTask, func(t *workflowservice.PollWorkflowTaskQueueResponse) proto.Message {
-			return &workflowservice.RespondWorkflowTaskCompletedResponse{WorkflowTask: t}
-		})
-		if len(a.WorkflowTask.GetTaskToken()) == 0 {
-			a.WorkflowTask = nil
-		}
-	}
+	o.longest = longestHoldReturned
+	a.WorkflowTask = o.besides(ctx, a.WorkflowTask)
 	opened := a.ActivityTasks[:0]
 	for _, t := range a.ActivityTasks {
-		t = r.activityTask(ctx, t, func(t *workflowservice.PollActivityTaskQueueResponse) proto.Message {
-			return &workflowservice.RespondWorkflowTaskCompletedResponse{ActivityTasks: []*workflowservice.PollActivityTaskQueueResponse{t}}
-		})
-		if len(t.GetTaskToken()) > 0 {
+		if t = o.activityTask(ctx, t); len(t.GetTaskToken()) > 0 {
 			opened = append(opened, t)
 		}
 	}
 	a.ActivityTasks = opened
-	return r.give(ctx, a)
+	return o.finish(ctx, a)
 }
 
-// eager takes a workflow task that cannot be opened out of the answer to the start of its workflow: the server hands it
-// to any other worker.
-func (r *rescue) eager(ctx context.Context, sealed []byte, cause error) ([]byte, error) {
+// eagerTask leaves a workflow task that does not open out of the answer to the start of its workflow: the server hands it
+// to another worker.
+func (o *opening) eagerTask(ctx context.Context, u Unopened) ([]byte, error) {
 	a := new(workflowservice.StartWorkflowExecutionResponse)
-	if proto.Unmarshal(sealed, a) != nil || a.EagerWorkflowTask == nil {
-		return nil, cause
+	if proto.Unmarshal(u.Sealed, a) != nil || a.EagerWorkflowTask == nil {
+		return nil, u.Cause
 	}
-	r.longest = holdReturned
-	a.EagerWorkflowTask = r.workflowTask(ctx, a.EagerWorkflowTask, func(t *workflowservice.PollWorkflowTaskQueueResponse) proto.Message {
-		return &workflowservice.StartWorkflowExecutionResponse{EagerWorkflowTask: t}
-	})
-	if len(a.EagerWorkflowTask.GetTaskToken()) == 0 {
-		a.EagerWorkflowTask = nil
-	}
-	return r.give(ctx, a)
+	o.longest = longestHoldReturned
+	a.EagerWorkflowTask = o.besides(ctx, a.EagerWorkflowTask)
+	return o.finish(ctx, a)
 }
 
-// give opens what is left of an answer.
-func (r *rescue) give(ctx context.Context, m proto.Message) ([]byte, error) {
-	return r.open(context.WithoutCancel(ctx), m)
+// besides returns a workflow task that came besides something else; nil if there is none, or it does not open.
+func (o *opening) besides(ctx context.Context, t *workflowservice.PollWorkflowTaskQueueResponse) *workflowservice.PollWorkflowTaskQueueResponse {
+	if t == nil {
+		return nil
+	}
+	if t = o.workflowTask(ctx, t); len(t.GetTaskToken()) == 0 {
+		return nil
+	}
+	return t
 }
 
-func (r *rescue) open(ctx context.Context, m proto.Message) ([]byte, error) {
-	sealed, err := proto.Marshal(m)
+// answerWith returns an answer to the call with nothing but this task in it.
+func (o *opening) answerWith(task proto.Message) proto.Message {
+	switch t := task.(type) {
+	case *workflowservice.PollWorkflowTaskQueueResponse:
+		switch o.call.Method.Name() {
+		case "RespondWorkflowTaskCompleted":
+			return &workflowservice.RespondWorkflowTaskCompletedResponse{WorkflowTask: t}
+		case "StartWorkflowExecution":
+			return &workflowservice.StartWorkflowExecutionResponse{EagerWorkflowTask: t}
+		}
+	case *workflowservice.PollActivityTaskQueueResponse:
+		if o.call.Method.Name() == "RespondWorkflowTaskCompleted" {
+			return &workflowservice.RespondWorkflowTaskCompletedResponse{
+				ActivityTasks: []*workflowservice.PollActivityTaskQueueResponse{t}}
+		}
+	}
+	return task
+}
+
+// finish opens what is left of an answer, for a caller who may be gone.
+func (o *opening) finish(ctx context.Context, answer proto.Message) ([]byte, error) {
+	return o.open(context.WithoutCancel(ctx), answer)
+}
+
+func (o *opening) open(ctx context.Context, answer proto.Message) ([]byte, error) {
+	sealed, err := proto.Marshal(answer)
 	if err != nil {
 		return nil, err
 	}
-	return r.call.rewriting.Response(ctx, sealed)
+	return o.call.Session.Response(ctx, sealed)
 }

@@ -1,28 +1,41 @@
 package server
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"strings"
 
 	enumspb "go.temporal.io/api/enums/v1"
 	failurepb "go.temporal.io/api/failure/v1"
 	nexuspb "go.temporal.io/api/nexus/v1"
 	"go.temporal.io/api/workflowservice/v1"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 )
 
-// refusedAnswer turns a worker's answer that cannot be forwarded, ever, into the failure of its task: a worker that is
-// told an error only would run the task again, or let it time out without a reason. ok is false where there is no task.
-func refusedAnswer(method string, in []byte, cause error) (answer *standIn, ok bool) {
+// FailRefused fails the task of a worker's answer that can never be forwarded, with the reason, and reports whether its
+// task is over: a worker that gets only an error would run the task again, or let it time out without a reason. It
+// returns false where the call answers no task, or the cause may pass.
+func (t *Tasks) FailRefused(out context.Context, call Call, cause error) bool {
+	s, ok := refusedAnswer(call, cause)
+	if s == nil {
+		return ok
+	}
+	if err := t.seal(out, call, s); err != nil {
+		// A rule may build its reason from the payload, so without a seal it stays here.
+		t.options.Log.Warn("the reason for a refused answer could not be sealed, so the server is not told",
+			"rpc", s.method, "error", err, "cause", cause)
+		s, _ = refusedAnswer(call, withoutReason(cause))
+	}
+	return t.deliver(out, call, s, cause) == nil
+}
+
+// refusedAnswer returns the failure that takes the place of a worker's answer. ok reports whether the call answers a task
+// that is to fail; the failure is nil where the task is left to its timeout.
+func refusedAnswer(call Call, cause error) (s *standIn, ok bool) {
 	var e *rewrite.Error
-	if !errors.As(cause, &e) || e.Kind != rewrite.KindDenied && e.Kind != rewrite.KindTooLarge || !strings.HasPrefix(method, service) {
+	if !errors.As(cause, &e) || e.Kind != rewrite.KindDenied && e.Kind != rewrite.KindTooLarge {
 		return nil, false
 	}
 	text := from + "the worker's answer was not sent to the server: " + cause.Error()
@@ -30,42 +43,49 @@ func refusedAnswer(method string, in []byte, cause error) (answer *standIn, ok b
 	if e.Kind == rewrite.KindTooLarge {
 		kind, why = "PayloadsTooLarge", enumspb.WORKFLOW_TASK_FAILED_CAUSE_PAYLOADS_TOO_LARGE
 	}
-	failure := failureFor(text, kind, cause)
-	switch method[len(service):] {
+	info := &failurepb.ApplicationFailureInfo{Type: kind, NonRetryable: !transient(cause)}
+	delay := retryTask
+	if info.NonRetryable {
+		delay = 0
+	}
+	failure := applicationFailure(text, info, delay)
+	in := call.Request
+	switch call.Method.Name() {
 	case "RespondActivityTaskCompleted":
-		var q workflowservice.RespondActivityTaskCompletedRequest
-		return &standIn{"RespondActivityTaskFailed", failedActivity(&q, in, failure)}, q.GetTaskToken() != nil
+		return failedActivity(read(new(workflowservice.RespondActivityTaskCompletedRequest), in), failure)
 	case "RespondActivityTaskFailed":
-		var q workflowservice.RespondActivityTaskFailedRequest
-		return &standIn{"RespondActivityTaskFailed", failedActivity(&q, in, failure)}, q.GetTaskToken() != nil
+		return failedActivity(read(new(workflowservice.RespondActivityTaskFailedRequest), in), failure)
 	case "RespondActivityTaskCompletedById":
-		var q workflowservice.RespondActivityTaskCompletedByIdRequest
-		return &standIn{"RespondActivityTaskFailedById", failedActivityByID(&q, in, failure)}, q.GetActivityId() != ""
+		return failedActivityByID(read(new(workflowservice.RespondActivityTaskCompletedByIdRequest), in), failure)
 	case "RespondActivityTaskFailedById":
-		var q workflowservice.RespondActivityTaskFailedByIdRequest
-		return &standIn{"RespondActivityTaskFailedById", failedActivityByID(&q, in, failure)}, q.GetActivityId() != ""
+		return failedActivityByID(read(new(workflowservice.RespondActivityTaskFailedByIdRequest), in), failure)
 	case "RespondWorkflowTaskCompleted":
-		var q workflowservice.RespondWorkflowTaskCompletedRequest
-		if proto.Unmarshal(in, &q) != nil {
+		q := new(workflowservice.RespondWorkflowTaskCompletedRequest)
+		if proto.Unmarshal(in, q) != nil {
 			return nil, false
 		}
 		if attemptOf(q.GetTaskToken()) > 1 {
-			return nil, true // see rescue.failWorkflowTask
+			return nil, true // for the reason that failWorkflowTask gives
 		}
-		return &standIn{"RespondWorkflowTaskFailed", &workflowservice.RespondWorkflowTaskFailedRequest{TaskToken: q.GetTaskToken(), Identity: q.GetIdentity(),
-			Cause: why, Failure: failure, DeploymentOptions: q.GetDeploymentOptions()}}, true
+		return &standIn{"RespondWorkflowTaskFailed", &workflowservice.RespondWorkflowTaskFailedRequest{
+			TaskToken: q.GetTaskToken(), Identity: q.GetIdentity(), Cause: why, Failure: failure,
+			DeploymentOptions: q.GetDeploymentOptions()}}, true
 	case "RespondQueryTaskCompleted":
-		var q workflowservice.RespondQueryTaskCompletedRequest
-		return &standIn{"RespondQueryTaskCompleted", &workflowservice.RespondQueryTaskCompletedRequest{CompletedType: enumspb.QUERY_RESULT_TYPE_FAILED, ErrorMessage: text,
-			Failure: failure, Cause: why, TaskToken: read(&q, in).GetTaskToken(), PollerGroupId: q.GetPollerGroupId()}}, q.GetTaskToken() != nil
+		q := read(new(workflowservice.RespondQueryTaskCompletedRequest), in)
+		return &standIn{"RespondQueryTaskCompleted", &workflowservice.RespondQueryTaskCompletedRequest{
+			TaskToken: q.GetTaskToken(), PollerGroupId: q.GetPollerGroupId(), CompletedType: enumspb.QUERY_RESULT_TYPE_FAILED,
+			ErrorMessage: text, Failure: failure, Cause: why}}, q.GetTaskToken() != nil
 	case "RespondNexusTaskCompleted":
-		var q workflowservice.RespondNexusTaskCompletedRequest
-		return nexusFailure(read(&q, in).GetTaskToken(), q.GetPollerGroupId(), text), q.GetTaskToken() != nil
+		q := read(new(workflowservice.RespondNexusTaskCompletedRequest), in)
+		return &standIn{"RespondNexusTaskFailed", &workflowservice.RespondNexusTaskFailedRequest{
+			TaskToken: q.GetTaskToken(), Identity: identity, PollerGroupId: q.GetPollerGroupId(),
+			Error: &nexuspb.HandlerError{ErrorType: "INTERNAL", Failure: &nexuspb.Failure{Message: text},
+				RetryBehavior: enumspb.NEXUS_HANDLER_ERROR_RETRY_BEHAVIOR_NON_RETRYABLE}}}, q.GetTaskToken() != nil
 	}
 	return nil, false
 }
 
-// read parses a message that the rewriter has walked. What it cannot read stays empty, and then has no task token.
+// read parses a message that the rewriter has walked. One that cannot be parsed stays empty, and then has no task token.
 func read[M proto.Message](m M, in []byte) M {
 	if proto.Unmarshal(in, m) != nil {
 		proto.Reset(m)
@@ -73,42 +93,27 @@ func read[M proto.Message](m M, in []byte) M {
 	return m
 }
 
-func failedActivity[M interface {
-	proto.Message
+func failedActivity(q interface {
 	GetTaskToken() []byte
 	GetIdentity() string
-}](m M, in []byte, f *failurepb.Failure) proto.Message {
-	read(m, in)
-	return &workflowservice.RespondActivityTaskFailedRequest{TaskToken: m.GetTaskToken(), Identity: m.GetIdentity(), Failure: f}
+}, f *failurepb.Failure) (*standIn, bool) {
+	return &standIn{"RespondActivityTaskFailed", &workflowservice.RespondActivityTaskFailedRequest{
+		TaskToken: q.GetTaskToken(), Identity: q.GetIdentity(), Failure: f}}, q.GetTaskToken() != nil
 }
 
-func failedActivityByID[M interface {
-	proto.Message
+func failedActivityByID(q interface {
 	GetWorkflowId() string
 	GetRunId() string
 	GetActivityId() string
 	GetIdentity() string
-}](m M, in []byte, f *failurepb.Failure) proto.Message {
-	read(m, in)
-	return &workflowservice.RespondActivityTaskFailedByIdRequest{WorkflowId: m.GetWorkflowId(), RunId: m.GetRunId(), ActivityId: m.GetActivityId(), Identity: m.GetIdentity(), Failure: f}
+}, f *failurepb.Failure) (*standIn, bool) {
+	return &standIn{"RespondActivityTaskFailedById", &workflowservice.RespondActivityTaskFailedByIdRequest{
+		WorkflowId: q.GetWorkflowId(), RunId: q.GetRunId(), ActivityId: q.GetActivityId(), Identity: q.GetIdentity(), Failure: f,
+	}}, q.GetActivityId() != ""
 }
 
-func nexusFailure(token []byte, group, text string) *standIn {
-	return &standIn{"RespondNexusTaskFailed", &workflowservice.RespondNexusTaskFailedRequest{TaskToken: token, Identity: standInIdentity, PollerGroupId: group,
-		Error: &nexuspb.HandlerError{ErrorType: "INTERNAL", Failure: &nexuspb.Failure{Message: text},
-			RetryBehavior: enumspb.NEXUS_HANDLER_ERROR_RETRY_BEHAVIOR_NON_RETRYABLE}}}
-}
-
-// failureFor is what a person reads in the workflow's history.
-func failureFor(text, kind string, cause error) *failurepb.Failure {
-	info := &failurepb.ApplicationFailureInfo{Type: kind, NonRetryable: !transient(cause)}
-	if !info.NonRetryable {
-		info.NextRetryDelay = durationpb.New(retryTask)
-	}
-	return &failurepb.Failure{Message: text, Source: "temporal-seal", FailureInfo: &failurepb.Failure_ApplicationFailureInfo{ApplicationFailureInfo: info}}
-}
-
-// attemptOf reads the attempt from a task token. That is the server's own format, so 1 is assumed where it cannot be read.
+// attemptOf returns the attempt that a task token names. The token is internal to the server: where it cannot be read, 1
+// is assumed.
 func attemptOf(token []byte) uint64 {
 	const attempt = 5
 	for len(token) > 0 {
@@ -131,29 +136,7 @@ func attemptOf(token []byte) uint64 {
 	return 1
 }
 
-// answerRefused fails the task whose answer the proxy had to refuse, and gives the worker what it expects of a task that
-// is over. err is returned unchanged where there is no task to fail.
-func (c *call) answerRefused(out context.Context, cause error) error {
-	answer, ok := refusedAnswer(c.method.full, c.in, cause)
-	if !ok {
-		return cause
-	}
-	if answer != nil {
-		in, err := c.sealStandIn(out, answer)
-		if err != nil {
-			// A rule may build its reason from the payload, so without a seal it stays here.
-			c.server.log.Warn("the reason for a refused answer could not be sealed, so the server is not told", "rpc", answer.method, "error", err, "cause", cause)
-			answer, _ = refusedAnswer(c.method.full, c.in, withoutReason(cause))
-			in, err = c.marshalStandIn(answer)
-		}
-		if err != nil || c.deliver(out, answer.method, in, cause) != nil {
-			return cause
-		}
-	}
-	return &refusal{codes.NotFound, "the task was failed in the worker's stead: " + cause.Error()}
-}
-
-// withoutReason is a refusal that tells where and not why.
+// withoutReason returns a refusal that contains where the payload is and not why it was refused.
 func withoutReason(cause error) error {
 	var e *rewrite.Error
 	if !errors.As(cause, &e) {
@@ -162,17 +145,21 @@ func withoutReason(cause error) error {
 	return &rewrite.Error{Kind: e.Kind, RPC: e.RPC, Path: e.Path, Err: errors.New("the reason is in the log of the proxy")}
 }
 
-// sealStandIn gives the bytes of an answer with its texts sealed as those of any worker.
-func (c *call) sealStandIn(ctx context.Context, answer *standIn) ([]byte, error) {
-	in, err := c.marshalStandIn(answer)
+// seal seals the texts of an answer as those of any worker.
+func (t *Tasks) seal(ctx context.Context, call Call, s *standIn) error {
+	s.inNamespace(call.namespace())
+	in, err := proto.Marshal(s.request)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	sealing := c.server.rewriter.Begin(c.server.rewriter.Method(service+answer.method), c.id.Caller)
-	defer sealing.Done()
-	if err := sealing.Identify(in); err != nil {
-		return nil, err
+	session := t.options.Rewriter.Begin(t.options.Rewriter.Method(service+s.method), call.Caller)
+	defer session.Done()
+	if err := session.Identify(in); err != nil {
+		return err
 	}
-	sealed, err := sealing.Request(ctx, in)
-	return bytes.Clone(sealed), err
+	sealed, err := session.Request(ctx, in)
+	if err != nil {
+		return err
+	}
+	return proto.Unmarshal(sealed, s.request)
 }

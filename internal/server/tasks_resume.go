@@ -6,92 +6,84 @@ import (
 	"sync"
 	"time"
 
-	commonpb "go.temporal.io/api/common/v1"
 	"go.temporal.io/api/workflowservice/v1"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
-	"github.com/temporal-seal/temporal-seal/internal/policy"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
-	"github.com/temporal-seal/temporal-seal/internal/upstream"
 )
-
-// An activity that cannot be opened is paused: it waits without losing an attempt, people see that and why, and once its
-// input opens the proxy lets it go on from its first attempt.
 
 const (
 	firstRetry   = 2 * time.Second
 	longestRetry = time.Minute
-	triesInVain  = 3
-	// maxAside bounds the activities that are looked after, maxSamples the bytes that are kept of them to try.
-	maxAside   = 10_000
-	maxSamples = 64 << 20
+	// maxFailures is how many activities of one namespace are tried in a row while its keys do not answer.
+	maxFailures = 3
+	// maxPaused bounds the activities that are watched, maxSealed the bytes that are kept of them to try.
+	maxPaused = 10_000
+	maxSealed = 64 << 20
 )
 
-// aside are the activities that were paused. The zero value is ready.
-type aside struct {
+// pausedActivities are the activities that were paused since they could not be opened. Each waits without losing an
+// attempt, people see that and why, and once its input opens it goes on from its first attempt.
+type pausedActivities struct {
+	retry func([]*pausedActivity)
+	stop  chan struct{}
+
 	mu      sync.Mutex
-	waiting map[activityKey]*paused
+	waiting map[activityKey]*pausedActivity
 	bytes   int
 	running bool
 	closed  bool
-	stop    chan struct{}
-	braked  map[string]time.Time // when the log last told of a namespace's held polls
 }
 
-// activityKey is an activity of one run.
-type activityKey struct{ namespace, workflow, run, activity string }
-
-// paused is what it takes to try to open an activity's task again, and to let it go on.
-type paused struct {
+// pausedActivity is what it takes to try to open an activity's task again, and to let it go on.
+type pausedActivity struct {
 	key     activityKey
-	route   *upstream.Pool
-	md      metadata.MD // of the poll: the upstream lets the worker do this
+	worker  worker // the server lets the worker whose poll it was do this
 	method  *rewrite.Method
-	caller  *policy.Caller
 	request []byte
-	sample  []byte // nil if there was no room: then it goes on when another one of its namespace does
-	found   bool   // at the server: the caller may be another worker than its own
+	sealed  []byte // the answer; nil if there was no room: then it goes on when another one of its namespace does
+	found   bool   // at the server: the worker may be another one than its own
 	wait    time.Duration
 	due     time.Time
 }
 
-// add looks after an activity until it opens. It reports false if there are too many already.
-func (a *aside) add(s *Server, p *paused) bool {
+func newPausedActivities(retry func([]*pausedActivity)) *pausedActivities {
+	return &pausedActivities{retry: retry, stop: make(chan struct{}), waiting: map[activityKey]*pausedActivity{}}
+}
+
+// add watches an activity until it opens. It returns false if there are too many already.
+func (a *pausedActivities) add(p *pausedActivity) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.closed || len(a.waiting) >= maxAside {
+	if a.closed || len(a.waiting) >= maxPaused {
 		return false
 	}
-	if a.waiting == nil {
-		a.waiting, a.stop = map[activityKey]*paused{}, make(chan struct{})
-	}
 	if old := a.waiting[p.key]; old != nil {
-		a.bytes -= len(old.sample)
+		a.bytes -= len(old.sealed)
 	}
-	if a.bytes+len(p.sample) > maxSamples {
-		p.sample = nil
+	if a.bytes+len(p.sealed) > maxSealed {
+		p.sealed = nil
 	}
 	p.wait, p.due = firstRetry, time.Now().Add(firstRetry)
-	a.bytes += len(p.sample)
+	a.bytes += len(p.sealed)
 	a.waiting[p.key] = p
 	if !a.running {
 		a.running = true
-		go a.run(s)
+		go a.run()
 	}
 	return true
 }
 
-// has tells if an activity is looked after.
-func (a *aside) has(k activityKey) bool {
+// has reports whether an activity is watched.
+func (a *pausedActivities) has(k activityKey) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.waiting[k] != nil
 }
 
-// run tries until nothing is left.
-func (a *aside) run(s *Server) {
+// run retries until nothing is left.
+func (a *pausedActivities) run() {
 	tick := time.NewTicker(firstRetry / 4)
 	defer tick.Stop()
 	for {
@@ -103,20 +95,20 @@ func (a *aside) run(s *Server) {
 			if due == nil {
 				return
 			}
-			s.retryAside(due)
+			a.retry(due)
 		}
 	}
 }
 
-// takeDue gives what is to be tried now. It is nil when nothing waits any more, which ends run.
-func (a *aside) takeDue(now time.Time) []*paused {
+// takeDue returns what is to be tried now. It is nil when nothing waits any more, which ends run.
+func (a *pausedActivities) takeDue(now time.Time) []*pausedActivity {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if len(a.waiting) == 0 {
 		a.running = false
 		return nil
 	}
-	due := []*paused{}
+	due := []*pausedActivity{}
 	for _, p := range a.waiting {
 		if p.due.Before(now) {
 			p.wait = min(2*p.wait, longestRetry)
@@ -127,121 +119,123 @@ func (a *aside) takeDue(now time.Time) []*paused {
 	return due
 }
 
-func (a *aside) forget(p *paused) {
+func (a *pausedActivities) remove(p *pausedActivity) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.waiting[p.key] == p {
 		delete(a.waiting, p.key)
-		a.bytes -= len(p.sample)
+		a.bytes -= len(p.sealed)
 	}
 }
 
-func (a *aside) close() {
+// withoutSealed returns the activities of a namespace that cannot be tried for themselves.
+func (a *pausedActivities) withoutSealed(namespace string) (list []*pausedActivity) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.closed = true; a.running {
-		a.running = false
+	for _, p := range a.waiting {
+		if p.sealed == nil && p.key.namespace == namespace {
+			list = append(list, p)
+		}
+	}
+	return list
+}
+
+func (a *pausedActivities) close() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.closed {
+		a.closed = true
 		close(a.stop)
 	}
 }
 
-// retryAside lets the activities go on that open now, and with each those of its namespace of which there is nothing to
-// try. Where the key service does not answer, a few tries are enough for one namespace.
-func (s *Server) retryAside(due []*paused) {
-	inVain := map[string]int{}
+// retryPaused lets the activities go on that open now, and with each those of its namespace that cannot be tried for
+// themselves. Where the keys of a namespace do not answer, a few failures are enough.
+func (t *Tasks) retryPaused(due []*pausedActivity) {
+	failures := map[string]int{}
 	for _, p := range due {
-		if p.sample == nil || inVain[p.key.namespace] >= triesInVain {
+		if p.sealed == nil || failures[p.key.namespace] >= maxFailures {
 			continue
 		}
-		if err := s.opens(p); err != nil {
+		if err := t.tryOpen(p); err != nil {
 			var e *rewrite.Error
 			switch {
 			case transient(err):
-				inVain[p.key.namespace]++
+				failures[p.key.namespace]++
 			case p.found && errors.As(err, &e) && e.Kind == rewrite.KindDenied:
-				s.aside.forget(p) // not to this worker; it is found again for another one
+				t.paused.remove(p) // denied to this worker; the activity is found again for another one
 			}
 			continue
 		}
-		s.goOn(p)
-		for _, other := range s.aside.untried(p.key.namespace) {
-			s.goOn(other)
+		t.resume(p)
+		for _, other := range t.paused.withoutSealed(p.key.namespace) {
+			t.resume(other)
 		}
 	}
 }
 
-// untried gives the activities of a namespace of which there is nothing to try.
-func (a *aside) untried(namespace string) (untried []*paused) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for _, p := range a.waiting {
-		if p.sample == nil && p.key.namespace == namespace {
-			untried = append(untried, p)
-		}
-	}
-	return untried
-}
-
-// opens tries if a task opens now. A panic ends this try alone: no call is there to end with it.
-func (s *Server) opens(p *paused) (err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), firstOpening)
+// tryOpen tries whether a task opens now. A panic ends this try alone: there is no call that could end with it.
+func (t *Tasks) tryOpen(p *pausedActivity) (err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), FirstTry)
 	defer cancel()
 	defer func() {
 		if v := recover(); v != nil {
-			err = s.panicked("a paused activity", v)
+			err = t.options.Panicked("a paused activity", v)
 		}
 	}()
-	c := s.rewriter.Begin(p.method, p.caller)
-	if err = c.Identify(p.request); err == nil {
-		_, err = c.Response(ctx, p.sample)
+	session := t.options.Rewriter.Begin(p.method, p.worker.caller)
+	if err = session.Identify(p.request); err == nil {
+		_, err = session.Response(ctx, p.sealed)
 	}
-	c.Done() // not deferred: what a panic left behind is not used again
+	session.Done() // not deferred: what a panic left behind is not used again
 	return err
 }
 
-// errOthers is why an activity is left alone.
-var errOthers = errors.New("somebody else has let it go on, or paused it again")
-
-// goOn unpauses an activity.
-func (s *Server) goOn(p *paused) {
-	ctx := metadata.NewOutgoingContext(context.Background(), p.md.Copy())
-	err := s.stillOurs(ctx, p)
+// resume unpauses an activity that a proxy has paused.
+func (t *Tasks) resume(p *pausedActivity) {
+	k, ctx := p.key, p.worker.context(context.Background())
+	err := p.stillPaused(ctx)
 	if err == nil {
-		err = s.unpause(ctx, p.route, p.key)
+		ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+		err = unpause(ctx, p.worker.client(), k)
+		cancel()
 	}
-	log := s.log.With("namespace", p.key.namespace, "workflow_id", p.key.workflow, "run_id", p.key.run, "activity_id", p.key.activity)
+	log := t.options.Log.With("namespace", k.namespace, "workflow_id", k.workflow, "run_id", k.run, "activity_id", k.activity)
 	switch code := status.Code(err); {
 	case err == nil:
-		s.metrics.standIns.WithLabelValues("UnpauseActivity").Inc()
+		t.options.Answered("UnpauseActivity")
 		log.Info("an activity that could not be opened opens now and goes on, from its first attempt")
-	case err == errOthers:
+	case err == errNotOurs:
 		log.Info("an activity that could not be opened is no longer paused by a proxy, and is left alone")
 	case code == codes.NotFound:
 		log.Info("an activity that could not be opened is over")
 	case code == codes.Unauthenticated || code == codes.PermissionDenied:
-		// Another worker's may: a poll finds the activity at the server again.
-		s.looks.soon(p.key.namespace)
+		// Those of another worker may be enough: its poll has the activity found at the server again.
+		t.searches.hasten(k.namespace)
 		log.Warn("an activity that was paused opens now, but the worker's credentials have expired or do not let it go on; it is tried again with those of a later poll", "error", err)
 	default:
 		log.Warn("an activity that was paused opens now, but could not be told to go on; it is tried again", "error", err)
 		return
 	}
-	s.aside.forget(p)
+	t.paused.remove(p)
 }
 
-// stillOurs asks the server if it was a proxy that paused the activity. People pause activities too.
-func (s *Server) stillOurs(ctx context.Context, p *paused) error {
-	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+// errNotOurs is why an activity is left alone.
+var errNotOurs = errors.New("somebody else has let it go on, or paused it again")
+
+// stillPaused asks the server whether it was a proxy that paused the activity. People pause activities too.
+func (p *pausedActivity) stillPaused(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	d := new(workflowservice.DescribeWorkflowExecutionResponse)
-	if err := s.fetch(ctx, p.route, "DescribeWorkflowExecution", &workflowservice.DescribeWorkflowExecutionRequest{Namespace: p.key.namespace,
-		Execution: &commonpb.WorkflowExecution{WorkflowId: p.key.workflow, RunId: p.key.run}}, d); err != nil {
+	d, err := p.worker.client().DescribeWorkflowExecution(ctx, &workflowservice.DescribeWorkflowExecutionRequest{
+		Namespace: p.key.namespace, Execution: p.key.execution()})
+	if err != nil {
 		return err
 	}
 	for _, a := range d.GetPendingActivities() {
-		if a.GetActivityId() == p.key.activity && pausedByUs(a) {
+		if a.GetActivityId() == p.key.activity && pausedByProxy(a) {
 			return nil
 		}
 	}
-	return errOthers
+	return errNotOurs
 }

@@ -11,77 +11,77 @@ import (
 	"go.temporal.io/api/workflowservice/v1"
 )
 
-// Autoscaled workers take an answer without a task for a sign that there are too many pollers, unless it says that their
-// number is to stay as it is. It is not: the proxy has kept the task from them.
+const (
+	// scalingTimeout bounds the question whether the server suggests numbers of pollers.
+	scalingTimeout = 2 * time.Second
+	maxScaling     = 10_000
+)
 
-// scalingTimeout bounds the question whether the server suggests numbers of pollers.
-const scalingTimeout = 2 * time.Second
-
-// unchanged is the server's own suggestion, or one to leave the number of pollers as it is, from servers that make
-// suggestions: a worker that has seen one expects more, and where there are none it would never have more pollers again.
-func (c *call) unchanged(out context.Context, suggested *taskqueuepb.PollerScalingDecision) *taskqueuepb.PollerScalingDecision {
-	if suggested == nil && c.autoscales(out) {
+// keepPollers returns the server's own suggestion, or one to leave the number of pollers as it is. Autoscaled workers take
+// an answer without a task for a sign that there are too many pollers, but here the proxy has kept the task from them.
+// Only servers that make suggestions get one: a worker that has seen one expects more, and would never have more pollers
+// again where there are none.
+func (t *Tasks) keepPollers(out context.Context, call Call, suggested *taskqueuepb.PollerScalingDecision) *taskqueuepb.PollerScalingDecision {
+	if suggested == nil && t.suggestsPollers(out, call) {
 		return &taskqueuepb.PollerScalingDecision{}
 	}
 	return suggested
 }
 
-// autoscales tells if the server suggests numbers of pollers in the call's namespace. It is asked once; who wants to
-// know meanwhile is told no.
-func (c *call) autoscales(out context.Context) bool {
-	namespace := c.rewriting.Namespace()
-	autoscales, known := c.server.scaling.get(namespace)
+// suggestsPollers reports whether the server suggests numbers of pollers in the call's namespace. It is asked once; until
+// it has answered, other callers get false.
+func (t *Tasks) suggestsPollers(out context.Context, call Call) bool {
+	namespace := call.namespace()
+	suggests, known := t.scaling.get(namespace)
 	if known {
-		return autoscales
+		return suggests
 	}
-	a := new(workflowservice.DescribeNamespaceResponse)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(out), scalingTimeout)
 	defer cancel()
-	if err := c.server.fetch(ctx, c.route, "DescribeNamespace", &workflowservice.DescribeNamespaceRequest{Namespace: namespace}, a); err != nil {
-		c.server.scaling.forget(namespace)
+	a, err := call.client().DescribeNamespace(ctx, &workflowservice.DescribeNamespaceRequest{Namespace: namespace})
+	if err != nil {
+		t.scaling.forget(namespace)
 		return false
 	}
-	if autoscales = a.GetNamespaceInfo().GetCapabilities().GetPollerAutoscaling(); !autoscales {
-		system := new(workflowservice.GetSystemInfoResponse)
-		autoscales = c.server.fetch(ctx, c.route, "GetSystemInfo", new(workflowservice.GetSystemInfoRequest), system) == nil && suggestsPollers(system.GetServerVersion())
+	if suggests = a.GetNamespaceInfo().GetCapabilities().GetPollerAutoscaling(); !suggests {
+		system, err := call.client().GetSystemInfo(ctx, new(workflowservice.GetSystemInfoRequest))
+		suggests = err == nil && versionSuggestsPollers(system.GetServerVersion())
 	}
-	c.server.scaling.put(namespace, autoscales)
-	return autoscales
+	t.scaling.put(namespace, suggests)
+	return suggests
 }
 
-// suggestsPollers tells if a server of this version is known to suggest numbers of pollers, whether it says so or not.
-func suggestsPollers(version string) bool {
+// versionSuggestsPollers reports whether a server of this version suggests numbers of pollers even if it does not say so.
+func versionSuggestsPollers(version string) bool {
 	var major, minor int
 	_, err := fmt.Sscanf(version, "%d.%d", &major, &minor)
 	return err == nil && (major > 1 || minor >= 29)
 }
 
-// scaling is in which namespaces the server suggests numbers of pollers.
+// scaling records in which namespaces the server suggests numbers of pollers.
 type scaling struct {
 	mu    sync.Mutex
 	known map[string]bool
 }
 
-const maxScaling = 10_000
-
-// get notes that it was asked for, so that one caller alone finds it out.
-func (s *scaling) get(namespace string) (autoscales, known bool) {
+// get records that its caller asks the server, if no call has asked before.
+func (s *scaling) get(namespace string) (suggests, known bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if autoscales, known = s.known[namespace]; known {
-		return autoscales, true
+	if suggests, known = s.known[namespace]; known {
+		return suggests, true
 	}
-	if s.known == nil || len(s.known) >= maxScaling {
-		s.known = map[string]bool{}
+	if len(s.known) >= maxScaling {
+		clear(s.known)
 	}
 	s.known[strings.Clone(namespace)] = false
 	return false, false
 }
 
-func (s *scaling) put(namespace string, autoscales bool) {
+func (s *scaling) put(namespace string, suggests bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.known[strings.Clone(namespace)] = autoscales
+	s.known[strings.Clone(namespace)] = suggests
 }
 
 func (s *scaling) forget(namespace string) {

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"log/slog"
 	"strings"
 	"sync"
 	"time"
@@ -10,69 +11,50 @@ import (
 	"go.temporal.io/api/workflowservice/v1"
 )
 
-// A worker that shuts down tells the server, which then ends its polls, and the worker waits for their end. Polls that
-// the proxy holds the server does not know of, so the proxy ends those.
-
 const (
-	// goneFor is how long the polls of a worker are not held that said goodbye: one may have been on its way. The server
-	// remembers workers for as long.
+	// goneFor is how long polls of a worker are not held after it has shut down: one may have been on its way. The server
+	// remembers such workers for as long.
 	goneFor = 30 * time.Second
 	maxGone = 10_000
+
+	// heldLogEvery is how often the log mentions a namespace's held polls: there may be thousands.
+	heldLogEvery  = time.Minute
+	maxHeldLogged = 1024
 )
 
-// poller is who polls, and for what.
-type poller struct{ namespace, instance, identity, queue, normalQueue string }
-
-func (c *call) poller() poller {
-	q := c.pollRequest()
-	return poller{q.GetNamespace(), q.GetWorkerInstanceKey(), q.GetIdentity(), q.GetTaskQueue().GetName(), q.GetTaskQueue().GetNormalName()}
-}
-
-// of tells if the poll is one of the worker that a request says shuts down. A worker that has a key of its own is known
-// by that; others by their sticky queue, or by identity and queue. A poll too many that ends costs nothing: its worker
-// polls again.
-func (p poller) of(q *workflowservice.ShutdownWorkerRequest) bool {
-	if p.namespace != q.GetNamespace() {
-		return false
-	}
-	if p.instance != "" && q.GetWorkerInstanceKey() != "" {
-		return p.instance == q.GetWorkerInstanceKey()
-	}
-	if p.queue != "" && p.queue == q.GetStickyTaskQueue() {
-		return true
-	}
-	if p.identity == "" || p.identity != q.GetIdentity() {
-		return false
-	}
-	return q.GetTaskQueue() == "" || p.queue == q.GetTaskQueue() || p.normalQueue == q.GetTaskQueue()
+// EndPolls ends the polls that the proxy holds of a worker, by its ShutdownWorker request. The worker waits for the end of
+// its polls; the server ends those that it knows.
+func (t *Tasks) EndPolls(request []byte) {
+	t.polls.release(read(new(workflowservice.ShutdownWorkerRequest), request))
 }
 
 // heldPolls are the polls that wait for a key.
 type heldPolls struct {
-	mu    sync.Mutex
-	polls map[*heldPoll]struct{}
-	gone  *simplelru.LRU[goneWorker, time.Time] // when they said goodbye
+	mu     sync.Mutex
+	polls  map[*heldPoll]struct{}
+	gone   *simplelru.LRU[goneWorker, time.Time] // when they shut down
+	logged map[string]time.Time                  // by namespace
 }
 
 type heldPoll struct {
-	poller
-	letGo context.CancelFunc
+	request pollRequest
+	end     context.CancelFunc
 }
 
 type goneWorker struct{ namespace, instance string }
 
 func newHeldPolls() (*heldPolls, error) {
 	gone, err := simplelru.NewLRU[goneWorker, time.Time](maxGone, nil)
-	return &heldPolls{polls: map[*heldPoll]struct{}{}, gone: gone}, err
+	return &heldPolls{polls: map[*heldPoll]struct{}{}, gone: gone, logged: map[string]time.Time{}}, err
 }
 
-// hold gives a context that ends when the poll's worker shuts down. The poll is held until letGo is called.
-func (h *heldPolls) hold(ctx context.Context, p poller) (held context.Context, letGo func()) {
+// hold returns a context that ends when the poll's worker shuts down. The poll is held until release is called.
+func (h *heldPolls) hold(ctx context.Context, q pollRequest) (held context.Context, release func()) {
 	held, cancel := context.WithCancel(ctx)
-	poll := &heldPoll{p, cancel}
+	poll := &heldPoll{q, cancel}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if left, ok := h.gone.Get(goneWorker{p.namespace, p.instance}); ok && time.Since(left) < goneFor {
+	if left, ok := h.gone.Get(goneWorker{q.GetNamespace(), q.GetWorkerInstanceKey()}); ok && time.Since(left) < goneFor {
 		cancel()
 	}
 	h.polls[poll] = struct{}{}
@@ -89,18 +71,46 @@ func (h *heldPolls) release(q *workflowservice.ShutdownWorkerRequest) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if q.GetWorkerInstanceKey() != "" {
-		h.gone.Add(goneWorker{strings.Clone(q.GetNamespace()), strings.Clone(q.GetWorkerInstanceKey())}, time.Now())
+		h.gone.Add(goneWorker{q.GetNamespace(), q.GetWorkerInstanceKey()}, time.Now())
 	}
 	for p := range h.polls {
-		if p.of(q) {
-			p.letGo()
+		if polledBy(p.request, q) {
+			p.end()
 		}
 	}
 }
 
-// goodbye releases the polls that the proxy holds of a worker that tells the server that it shuts down.
-func (c *call) goodbye(in *frame) {
-	if c.method.full == workflowservice.WorkflowService_ShutdownWorker_FullMethodName {
-		c.server.held.release(read(new(workflowservice.ShutdownWorkerRequest), in.bytes()))
+// polledBy reports whether a poll is one of the worker that shuts down. A worker that has a key of its own is known by
+// that; others by their sticky queue, or by identity and queue. To end a poll too many costs nothing: its worker polls
+// again.
+func polledBy(p pollRequest, q *workflowservice.ShutdownWorkerRequest) bool {
+	if p.GetNamespace() != q.GetNamespace() {
+		return false
 	}
+	if p.GetWorkerInstanceKey() != "" && q.GetWorkerInstanceKey() != "" {
+		return p.GetWorkerInstanceKey() == q.GetWorkerInstanceKey()
+	}
+	queue := p.GetTaskQueue()
+	if queue.GetName() != "" && queue.GetName() == q.GetStickyTaskQueue() {
+		return true
+	}
+	if p.GetIdentity() == "" || p.GetIdentity() != q.GetIdentity() {
+		return false
+	}
+	return q.GetTaskQueue() == "" || queue.GetName() == q.GetTaskQueue() || queue.GetNormalName() == q.GetTaskQueue()
+}
+
+// log logs that polls of a namespace are held.
+func (h *heldPolls) log(log *slog.Logger, namespace string, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	now := time.Now()
+	if now.Sub(h.logged[namespace]) < heldLogEvery {
+		return
+	}
+	if len(h.logged) >= maxHeldLogged {
+		clear(h.logged)
+	}
+	h.logged[strings.Clone(namespace)] = now
+	log.Error("polls are held and end empty, since results could not be sealed: the tasks wait at the server until the key is back", "namespace", namespace, "error", err)
 }

@@ -1,17 +1,118 @@
+// Package tasks keeps the tasks of workers from being lost when they cannot be opened or answered: it holds them while the
+// cause may pass, and then answers them in the worker's place or pauses them; it also holds polls while keys do not answer.
+// It never decides what is sealed, and reaches the Temporal server only through the connection that each call brings.
 package server
 
 import (
+	"context"
 	"errors"
+	"log/slog"
+	"time"
+
+	"go.temporal.io/api/workflowservice/v1"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
 
 	"github.com/temporal-seal/temporal-seal/internal/audit"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
+	"github.com/temporal-seal/temporal-seal/internal/policy"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 )
 
-// standInIdentity is who answers, where the worker's own identity is not known.
-const standInIdentity = "temporal-seal"
+const (
+	// identity stands in the server's histories for the proxy, where the worker's own identity is not known.
+	identity = "temporal-seal"
+	// service is the service of all methods that are named here.
+	service = "/temporal.api.workflowservice.v1.WorkflowService/"
 
-const service = "/temporal.api.workflowservice.v1.WorkflowService/"
+	// FirstTry bounds the first attempt to open an answer, before the timeouts of its tasks are looked at.
+	FirstTry = time.Second
+	// requestTimeout bounds a request that the proxy makes by itself.
+	requestTimeout = 10 * time.Second
+)
 
+// TaskOptions are the parts of the proxy that Tasks works with. All but Audit are required.
+type TaskOptions struct {
+	Rewriter *rewrite.Rewriter
+	Keys     *keyring.Keyring
+	Audit    *audit.Log // nil: no record is kept
+	// Answered counts an answer in a worker's place, by its method.
+	Answered func(method string)
+	// Panicked logs a panic in the background and returns it as an error.
+	Panicked func(what string, value any) error
+	Log      *slog.Logger
+}
+
+// Tasks keeps tasks safe. Its methods may be called from several goroutines.
+type Tasks struct {
+	options  TaskOptions
+	polls    *heldPolls
+	paused   *pausedActivities
+	searches *searches
+	scaling  *scaling
+}
+
+// NewTasks returns a Tasks that looks after no activity yet.
+func NewTasks(o TaskOptions) (*Tasks, error) {
+	polls, err := newHeldPolls()
+	if err != nil {
+		return nil, err
+	}
+	t := &Tasks{options: o, polls: polls, searches: newSearches(), scaling: &scaling{known: map[string]bool{}}}
+	t.paused = newPausedActivities(t.retryPaused)
+	return t, nil
+}
+
+// Close ends what goes on in the background. Activities that are still paused are found again by a proxy that starts later.
+func (t *Tasks) Close() {
+	t.searches.close()
+	t.paused.close()
+}
+
+// Call is one call of a client or a worker.
+type Call struct {
+	Method   *rewrite.Method
+	Caller   *policy.Caller
+	Request  []byte        // as it came
+	Session  *rewrite.Call // seals the call's request and opens its answer
+	Upstream grpc.ClientConnInterface
+}
+
+func (c Call) namespace() string { return c.Session.Namespace() }
+
+func (c Call) rpc() string { return service + c.Method.Name() }
+
+func (c Call) client() workflowservice.WorkflowServiceClient {
+	return workflowservice.NewWorkflowServiceClient(c.Upstream)
+}
+
+// worker makes requests to the server as the worker would whose call gave its credentials.
+type worker struct {
+	upstream    grpc.ClientConnInterface
+	credentials metadata.MD
+	caller      *policy.Caller
+}
+
+// worker returns the call's worker, for use after the call's end. out has the metadata that its call is forwarded with.
+func (c Call) worker(out context.Context) worker {
+	md, _ := metadata.FromOutgoingContext(out)
+	return worker{c.Upstream, md, c.Caller}
+}
+
+func (w worker) context(parent context.Context) context.Context {
+	return metadata.NewOutgoingContext(parent, w.credentials)
+}
+
+func (w worker) client() workflowservice.WorkflowServiceClient {
+	return workflowservice.NewWorkflowServiceClient(w.upstream)
+}
+
+// outlasting returns a context for a request that has to reach the server though the caller may be gone.
+func outlasting(out context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(out), requestTimeout)
+}
+
+// transient reports whether the cause of a failure may pass by itself.
 func transient(err error) bool {
 	var e *rewrite.Error
 	return errors.As(err, &e) && e.Transient() || errors.Is(err, audit.ErrUnrecorded)

@@ -15,7 +15,6 @@ import (
 	"go.temporal.io/api/workflowservice/v1"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
@@ -158,21 +157,6 @@ func TestResultThatThePolicyDeniesFailsItsTask(t *testing.T) {
 	// What answers no task is just refused.
 	if _, err = c.StartWorkflowExecution(ctx, startRequest([]byte(`"forbidden"`))); status.Code(err) != codes.PermissionDenied {
 		t.Errorf("a start: %v", err)
-	}
-}
-
-func TestAttemptOf(t *testing.T) {
-	token := protowire.AppendTag(nil, 2, protowire.BytesType)
-	token = protowire.AppendString(token, "workflow")
-	token = protowire.AppendTag(token, 5, protowire.VarintType)
-	token = protowire.AppendVarint(token, 3)
-	for want, in := range map[uint64][]byte{3: token, 1: []byte("\xff\xff")} {
-		if got := attemptOf(in); got != want {
-			t.Errorf("%x: got %d, want %d", in, got, want)
-		}
-	}
-	if attemptOf(nil) != 1 {
-		t.Error("an unreadable token counts as the first attempt")
 	}
 }
 

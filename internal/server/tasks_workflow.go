@@ -9,26 +9,25 @@ import (
 	protocolpb "go.temporal.io/api/protocol/v1"
 	querypb "go.temporal.io/api/query/v1"
 	"go.temporal.io/api/workflowservice/v1"
-	"google.golang.org/protobuf/proto"
 )
 
-// workflowTask gives the task, or what opens of it; else what its poller gets in its place. wrap makes the message that
-// the task stands in.
-func (r *rescue) workflowTask(ctx context.Context, t *workflowservice.PollWorkflowTaskQueueResponse, wrap func(*workflowservice.PollWorkflowTaskQueueResponse) proto.Message) *workflowservice.PollWorkflowTaskQueueResponse {
+// workflowTask returns the task, or as much of it as opens; otherwise what its poller gets in its place.
+func (o *opening) workflowTask(ctx context.Context, t *workflowservice.PollWorkflowTaskQueueResponse) *workflowservice.PollWorkflowTaskQueueResponse {
 	timeout := workflowTaskTimeout(t.GetHistory())
 	if t.GetQuery() != nil {
 		timeout = queryTimeout
 	}
-	err := r.hold(ctx, wrap(t), timeout)
-	if err == nil || r.withoutBadEntries(ctx, t, err, wrap) {
+	err := o.hold(ctx, t, timeout)
+	if err == nil || o.withoutBadEntries(ctx, t, err) {
 		return t
 	}
 	if t.GetQuery() != nil {
-		r.failQuery(ctx, t, err)
+		o.failQuery(ctx, t, err)
 	} else {
-		r.failWorkflowTask(ctx, t, err)
+		o.failWorkflowTask(ctx, t, err)
 	}
-	return &workflowservice.PollWorkflowTaskQueueResponse{PollerScalingDecision: r.call.unchanged(ctx, t.PollerScalingDecision), PollerGroupId: t.PollerGroupId,
+	return &workflowservice.PollWorkflowTaskQueueResponse{
+		PollerScalingDecision: o.tasks.keepPollers(ctx, o.call, t.PollerScalingDecision), PollerGroupId: t.PollerGroupId,
 		PollerGroupInfos: t.PollerGroupInfos, PollerGroupsInfo: t.PollerGroupsInfo}
 }
 
@@ -40,19 +39,21 @@ func workflowTaskTimeout(h *historypb.History) time.Duration {
 			return a.StartToCloseTimeout.AsDuration()
 		}
 	}
-	return holdUntold
+	return unknownTimeout
 }
 
-// withoutBadEntries takes the updates and queries that will never open out of a task whose history does. The server
-// rejects an update that its task's answer passes over, and hands out a query again.
-func (r *rescue) withoutBadEntries(ctx context.Context, t *workflowservice.PollWorkflowTaskQueueResponse, cause error, wrap func(*workflowservice.PollWorkflowTaskQueueResponse) proto.Message) bool {
+// withoutBadEntries removes the updates and queries that will never open from a task whose history opens, and reports
+// whether the task can be handed out then. The server rejects an update that the task's answer does not mention, and hands
+// out a query again.
+func (o *opening) withoutBadEntries(ctx context.Context, t *workflowservice.PollWorkflowTaskQueueResponse, cause error) bool {
 	if transient(cause) || len(t.Messages)+len(t.Queries) == 0 {
 		return false
 	}
 	messages, queries := t.Messages, t.Queries
 	t.Messages, t.Queries = nil, nil
-	opens := func(one *workflowservice.PollWorkflowTaskQueueResponse) bool {
-		_, err := r.open(ctx, wrap(one))
+	opens := func(part *workflowservice.PollWorkflowTaskQueueResponse) bool {
+		part.TaskToken = t.TaskToken
+		_, err := o.open(ctx, o.answerWith(part))
 		return err == nil
 	}
 	if !opens(t) {
@@ -60,35 +61,38 @@ func (r *rescue) withoutBadEntries(ctx context.Context, t *workflowservice.PollW
 		return false
 	}
 	for _, m := range messages {
-		if opens(&workflowservice.PollWorkflowTaskQueueResponse{TaskToken: t.TaskToken, Messages: []*protocolpb.Message{m}}) {
+		if opens(&workflowservice.PollWorkflowTaskQueueResponse{Messages: []*protocolpb.Message{m}}) {
 			t.Messages = append(t.Messages, m)
 		}
 	}
 	t.Queries = map[string]*querypb.WorkflowQuery{}
 	for id, q := range queries {
-		if opens(&workflowservice.PollWorkflowTaskQueueResponse{TaskToken: t.TaskToken, Queries: map[string]*querypb.WorkflowQuery{id: q}}) {
+		if opens(&workflowservice.PollWorkflowTaskQueueResponse{Queries: map[string]*querypb.WorkflowQuery{id: q}}) {
 			t.Queries[id] = q
 		}
 	}
-	r.call.server.log.Error("updates or queries of a workflow task cannot be opened; its worker gets the task without them",
-		"rpc", r.call.method.full, "namespace", r.call.rewriting.Namespace(), "workflow_id", t.GetWorkflowExecution().GetWorkflowId(),
+	o.tasks.options.Log.Error("updates or queries of a workflow task cannot be opened; its worker gets the task without them",
+		"rpc", o.call.rpc(), "namespace", o.call.namespace(), "workflow_id", t.GetWorkflowExecution().GetWorkflowId(),
 		"updates", len(messages)-len(t.Messages), "queries", len(queries)-len(t.Queries), "error", cause)
 	return true
 }
 
 // failWorkflowTask fails a workflow task once: the server hands a failed one out again at once, so later attempts are
 // left to their timeout.
-func (r *rescue) failWorkflowTask(ctx context.Context, t *workflowservice.PollWorkflowTaskQueueResponse, cause error) {
-	var answer *standIn
+func (o *opening) failWorkflowTask(ctx context.Context, t *workflowservice.PollWorkflowTaskQueueResponse, cause error) {
+	var s *standIn
 	if t.GetAttempt() <= 1 {
-		answer = &standIn{"RespondWorkflowTaskFailed", &workflowservice.RespondWorkflowTaskFailedRequest{TaskToken: t.GetTaskToken(), Identity: standInIdentity,
-			Cause: enumspb.WORKFLOW_TASK_FAILED_CAUSE_WORKFLOW_WORKER_UNHANDLED_FAILURE, Failure: unopenedFailure(unopenedText(cause, handedOutAgain), 0)}}
+		s = &standIn{"RespondWorkflowTaskFailed", &workflowservice.RespondWorkflowTaskFailedRequest{
+			TaskToken: t.GetTaskToken(), Identity: identity,
+			Cause:   enumspb.WORKFLOW_TASK_FAILED_CAUSE_WORKFLOW_WORKER_UNHANDLED_FAILURE,
+			Failure: unopenedFailure(unopenedText(cause, handedOutAgain), 0)}}
 	}
-	r.answer(ctx, "workflow", t.GetWorkflowExecution(), answer, cause)
+	o.answer(ctx, "workflow", t.GetWorkflowExecution(), s, cause)
 }
 
-func (r *rescue) failQuery(ctx context.Context, t *workflowservice.PollWorkflowTaskQueueResponse, cause error) {
+func (o *opening) failQuery(ctx context.Context, t *workflowservice.PollWorkflowTaskQueueResponse, cause error) {
 	text := unopenedText(cause, "ask again")
-	r.answer(ctx, "query", t.GetWorkflowExecution(), &standIn{"RespondQueryTaskCompleted", &workflowservice.RespondQueryTaskCompletedRequest{TaskToken: t.GetTaskToken(),
-		CompletedType: enumspb.QUERY_RESULT_TYPE_FAILED, ErrorMessage: text, PollerGroupId: t.GetPollerGroupId(), Failure: unopenedFailure(text, 0)}}, cause)
+	o.answer(ctx, "query", t.GetWorkflowExecution(), &standIn{"RespondQueryTaskCompleted", &workflowservice.RespondQueryTaskCompletedRequest{
+		TaskToken: t.GetTaskToken(), PollerGroupId: t.GetPollerGroupId(), CompletedType: enumspb.QUERY_RESULT_TYPE_FAILED,
+		ErrorMessage: text, Failure: unopenedFailure(text, 0)}}, cause)
 }

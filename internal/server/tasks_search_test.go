@@ -18,14 +18,11 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
-
-	"github.com/temporal-seal/temporal-seal/internal/policy"
-	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 )
 
 // pausedFrontend has a workflow with paused activities.
 type pausedFrontend struct {
-	frontend
+	workflowservice.UnimplementedWorkflowServiceServer
 	input *commonpb.Payloads // of all of them
 
 	mu       sync.Mutex
@@ -58,6 +55,8 @@ func (f *pausedFrontend) DescribeWorkflowExecution(context.Context, *workflowser
 }
 
 func (f *pausedFrontend) GetWorkflowExecutionHistory(_ context.Context, q *workflowservice.GetWorkflowExecutionHistoryRequest) (*workflowservice.GetWorkflowExecutionHistoryResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	h := new(historypb.History)
 	for _, a := range f.pending {
 		h.Events = append(h.Events, &historypb.HistoryEvent{Attributes: &historypb.HistoryEvent_ActivityTaskScheduledEventAttributes{
@@ -88,49 +87,31 @@ func (f *pausedFrontend) goneOn() []string {
 	return slices.Sorted(slices.Values(f.unpaused))
 }
 
+func (f *pausedFrontend) PollActivityTaskQueue(context.Context, *workflowservice.PollActivityTaskQueueRequest) (*workflowservice.PollActivityTaskQueueResponse, error) {
+	return &workflowservice.PollActivityTaskQueueResponse{}, nil
+}
+
 func pausedBy(id, identity, reason string) *workflowpb.PendingActivityInfo {
 	return &workflowpb.PendingActivityInfo{ActivityId: id, Paused: true, ActivityOptions: &activitypb.ActivityOptions{},
 		PauseInfo: &workflowpb.PendingActivityInfo_PauseInfo{PausedBy: &workflowpb.PendingActivityInfo_PauseInfo_Manual_{
 			Manual: &workflowpb.PendingActivityInfo_PauseInfo_Manual{Identity: identity, Reason: reason}}}}
 }
 
-// sealedBy seals an input as a proxy did that is gone.
-func sealedBy(t *testing.T, file string) *commonpb.Payloads {
-	t.Helper()
-	var kept *commonpb.Payloads
-	f := &frontend{start: func(_ context.Context, q *workflowservice.StartWorkflowExecutionRequest) (*workflowservice.StartWorkflowExecutionResponse, error) {
-		kept = q.GetInput()
-		return &workflowservice.StartWorkflowExecutionResponse{}, nil
-	}}
-	startFrontend(t, f)
-	if _, err := startProxy(t, f, switchable(t, file, new(atomic.Bool))).client(t).StartWorkflowExecution(testContext(t), startRequest([]byte(`"x"`))); err != nil {
-		t.Fatal(err)
-	}
-	return kept
-}
-
 // TestPausedActivitiesAreFoundAgain: a proxy that has just started knows of none. What a person paused stays paused.
 func TestPausedActivitiesAreFoundAgain(t *testing.T) {
 	t.Parallel()
 	file := keyFile(t)
-	f := &pausedFrontend{input: sealedBy(t, file), refuse: "others", pending: []*workflowpb.PendingActivityInfo{
-		pausedBy("ours", standInIdentity, from+"no key"), pausedBy("theirs", "a person", "maintenance"), pausedBy("unclear", standInIdentity, "by hand")}}
-	startService(t, &f.frontend, f)
-	p := startProxy(t, &f.frontend, switchable(t, file, new(atomic.Bool)))
-	c := p.client(t)
-	poll := func(token string) {
-		if _, err := c.PollActivityTaskQueue(callWith(testContext(t), "authorization", token), &workflowservice.PollActivityTaskQueueRequest{Namespace: "clinic"}); err != nil {
-			t.Error(err)
-		}
-	}
-	poll("others") // confirms the namespace by its answer
-	poll("others")
-	eventually(t, func() bool { return strings.Contains(p.log.String(), "unpause by hand") })
-	p.looks.mu.Lock()
-	p.looks.next["clinic"] = time.Time{} // as if the time until the next look were over
-	p.looks.mu.Unlock()
+	f := &pausedFrontend{input: seal(t, file), refuse: "others", pending: []*workflowpb.PendingActivityInfo{
+		pausedBy("ours", identity, from+"no key"), pausedBy("theirs", "a person", "maintenance"), pausedBy("unclear", identity, "by hand")}}
+	g := guard(t, f, opensAll, file, new(atomic.Bool))
+	g.poll(t, "others") // confirms the namespace by its answer
+	g.poll(t, "others")
+	eventually(t, func() bool { return strings.Contains(g.log.String(), "unpause by hand") })
+	g.searches.mu.Lock()
+	g.searches.next["clinic"] = time.Time{} // as if the time until the next search were over
+	g.searches.mu.Unlock()
 	for range 3 {
-		poll("workers")
+		g.poll(t, "workers")
 	}
 	eventually(t, func() bool { return len(f.goneOn()) > 0 })
 	time.Sleep(2 * firstRetry)
@@ -149,29 +130,20 @@ func TestWhatAPersonPausedStaysPaused(t *testing.T) {
 	t.Parallel()
 	file := keyFile(t)
 	off := new(atomic.Bool)
-	f := &pausedFrontend{input: sealedBy(t, file), pending: []*workflowpb.PendingActivityInfo{pausedBy("a", standInIdentity, from+"no key")}}
-	startService(t, &f.frontend, f)
-	p := startProxy(t, &f.frontend, switchable(t, file, off))
-	p.keys.Confirm("clinic")
-	ctx := testContext(t)
-	poll := func() {
-		if _, err := p.client(t).PollActivityTaskQueue(ctx, &workflowservice.PollActivityTaskQueueRequest{Namespace: "clinic"}); err != nil {
-			t.Error(err)
-		}
-	}
-	if err := p.keys.Ready(ctx, "clinic", nil); err != nil {
+	f := &pausedFrontend{input: seal(t, file), pending: []*workflowpb.PendingActivityInfo{pausedBy("a", identity, from+"no key")}}
+	g := guard(t, f, opensAll, file, off)
+	g.keys.Confirm("clinic")
+	if err := g.keys.Ready(t.Context(), "clinic", nil); err != nil {
 		t.Fatal(err)
 	}
 	off.Store(true) // the input needs another data key than the one that is at hand
-	poll()
-	eventually(t, func() bool {
-		return p.aside.has(activityKey{"clinic", "w", "r", "a"})
-	})
+	g.poll(t, "workers")
+	eventually(t, func() bool { return g.paused.has(activityKey{"clinic", "w", "r", "a"}) })
 	f.mu.Lock()
 	f.pending[0] = pausedBy("a", "a person", "not yet")
 	f.mu.Unlock()
 	off.Store(false)
-	eventually(t, func() bool { return !p.aside.has(activityKey{"clinic", "w", "r", "a"}) })
+	eventually(t, func() bool { return !g.paused.has(activityKey{"clinic", "w", "r", "a"}) })
 	if got := f.goneOn(); len(got) > 0 {
 		t.Errorf("let go on: %v", got)
 	}
@@ -181,25 +153,14 @@ func TestWhatAPersonPausedStaysPaused(t *testing.T) {
 func TestWhatOneWorkerMayNotOpenIsFoundForAnother(t *testing.T) {
 	t.Parallel()
 	file := keyFile(t)
-	f := &pausedFrontend{input: sealedBy(t, file), pending: []*workflowpb.PendingActivityInfo{pausedBy("a", standInIdentity, from+"no key")}}
-	startService(t, &f.frontend, f)
-	p := startProxy(t, &f.frontend, switchable(t, file, new(atomic.Bool)), func(o *Options) {
-		engine, err := policy.NewEngine(t.Context(), policy.Options{KeyRank: o.Keys.Rank, DefaultKey: o.Keys.DefaultKey, Log: o.Log,
-			Shipped: []byte("package temporal\n\nresponse contains {\"action\": \"deny\"} if input.payload.kind == \"input\"\n")})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if o.Rewriter, err = rewrite.New(rewrite.Options{Keys: o.Keys, Policy: engine, Log: o.Log}); err != nil {
-			t.Fatal(err)
-		}
-	})
-	p.keys.Confirm("clinic")
-	if _, err := p.client(t).PollActivityTaskQueue(testContext(t), &workflowservice.PollActivityTaskQueueRequest{Namespace: "clinic"}); err != nil {
-		t.Fatal(err)
-	}
+	f := &pausedFrontend{input: seal(t, file), pending: []*workflowpb.PendingActivityInfo{pausedBy("a", identity, from+"no key")}}
+	const denies = "package temporal\n\nresponse contains {\"action\": \"deny\"} if input.payload.kind == \"input\"\n"
+	g := guard(t, f, denies, file, new(atomic.Bool))
+	g.keys.Confirm("clinic")
+	g.poll(t, "workers")
 	key := activityKey{"clinic", "w", "r", "a"}
-	eventually(t, func() bool { return p.aside.has(key) })
-	eventually(t, func() bool { return !p.aside.has(key) })
+	eventually(t, func() bool { return g.paused.has(key) })
+	eventually(t, func() bool { return !g.paused.has(key) })
 	if got := f.goneOn(); len(got) > 0 {
 		t.Errorf("let go on: %v", got)
 	}
