@@ -7,12 +7,14 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/metadata"
+
+	"github.com/temporal-seal/temporal-seal/internal/tasks"
 )
 
 // openAnswer opens an answer. Tasks in it that cannot be opened are answered in their workers' place and left out. out has
 // the metadata to answer them with.
 func (c *call) openAnswer(ctx, out context.Context, sealed []byte) ([]byte, error) {
-	if !HandsOut(c.method.rewrite) {
+	if !tasks.HandsOut(c.method.rewrite) {
 		plain, err := c.rewriting.Response(ctx, sealed)
 		if err != nil {
 			c.server.metrics.failed(directionResponse, err)
@@ -21,7 +23,7 @@ func (c *call) openAnswer(ctx, out context.Context, sealed []byte) ([]byte, erro
 		return plain, c.record(ctx, codes.OK)
 	}
 	arrived := time.Now()
-	first, cancel := context.WithTimeout(ctx, FirstTry)
+	first, cancel := context.WithTimeout(ctx, tasks.FirstTry)
 	plain, err := c.rewriting.Response(first, sealed)
 	cancel()
 	if err == nil {
@@ -32,7 +34,7 @@ func (c *call) openAnswer(ctx, out context.Context, sealed []byte) ([]byte, erro
 	c.server.metrics.failed(directionResponse, err)
 	c.withhold()
 	md, _ := metadata.FromOutgoingContext(out)
-	plain, err = c.server.tasks.Open(metadata.NewOutgoingContext(ctx, md), c.taskCall(), Unopened{Sealed: sealed, Arrived: arrived, Cause: err})
+	plain, err = c.server.tasks.Open(metadata.NewOutgoingContext(ctx, md), c.taskCall(), tasks.Unopened{Sealed: sealed, Arrived: arrived, Cause: err})
 	if err != nil {
 		return nil, err
 	}
@@ -40,8 +42,8 @@ func (c *call) openAnswer(ctx, out context.Context, sealed []byte) ([]byte, erro
 }
 
 // taskCall is what tasks needs of the call.
-func (c *call) taskCall() Call {
-	return Call{Method: c.method.rewrite, Caller: c.id.Caller, Request: c.in, Session: c.rewriting, Upstream: c.route}
+func (c *call) taskCall() tasks.Call {
+	return tasks.Call{Method: c.method.rewrite, Caller: c.id.Caller, Request: c.in, Session: c.rewriting, Upstream: c.route}
 }
 
 // endPoll answers a poll that ends without a task by the proxy's decision. out has the metadata to ask the upstream with.

@@ -2,6 +2,8 @@ package server
 
 import (
 	"context"
+	"errors"
+	"path/filepath"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -17,6 +19,37 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 )
+
+// switched is a key service that can be cut off.
+type switched struct {
+	crypto.Provider
+	off *atomic.Bool
+}
+
+var errCut = errors.New("cut off")
+
+func (s switched) GenerateDataKey(ctx context.Context, kc crypto.KeyContext) ([]byte, []byte, error) {
+	if s.off.Load() {
+		return nil, nil, errCut
+	}
+	return s.Provider.GenerateDataKey(ctx, kc)
+}
+
+func (s switched) UnwrapDataKey(ctx context.Context, wrapped []byte, kc crypto.KeyContext) ([]byte, error) {
+	if s.off.Load() {
+		return nil, errCut
+	}
+	return s.Provider.UnwrapDataKey(ctx, wrapped, kc)
+}
+
+func keyFile(t *testing.T) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "seal.key")
+	if err := localkey.Create(file, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
 
 // switchable gives a proxy a key in a file that can be cut off.
 func switchable(t *testing.T, file string, off *atomic.Bool) func(*Options) {

@@ -23,6 +23,8 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/auth"
 )
 
+const service = "/temporal.api.workflowservice.v1.WorkflowService/"
+
 // clusterWide are the methods that name no namespace, with what becomes of them for callers that reach certain ones only.
 // One that a new API version brings has to be put here, by somebody who has thought about it.
 var clusterWide = map[string]codes.Code{

@@ -11,6 +11,7 @@ import (
 
 	"github.com/temporal-seal/temporal-seal/internal/audit"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
+	"github.com/temporal-seal/temporal-seal/internal/tasks"
 )
 
 // This file puts on record what a call had opened: one record per call, before its answer leaves.
@@ -19,7 +20,7 @@ import (
 // to tasks go on: their work is done, and a task that comes back with them can still be answered for its worker.
 func (c *call) recordable() error {
 	m := c.method.rewrite
-	if !m.AnswerSealed() || HandsOut(m) && !m.IsPoll() {
+	if !m.AnswerSealed() || tasks.HandsOut(m) && !m.IsPoll() {
 		return nil
 	}
 	return c.server.audit.Ready()

@@ -29,6 +29,7 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/auth"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
+	"github.com/temporal-seal/temporal-seal/internal/tasks"
 	"github.com/temporal-seal/temporal-seal/internal/upstream"
 )
 
@@ -84,7 +85,7 @@ type Server struct {
 	late      sync.Map // full name -> *method, for those that only the upstream's reflection knows
 	passed    map[string]bool
 	health    health
-	tasks     *Tasks
+	tasks     *tasks.Tasks
 
 	confirmations *upstream.Confirmations
 
@@ -162,7 +163,7 @@ func New(o Options) (*Server, error) {
 	if s.confirmations, err = upstream.NewConfirmations(o.Keys.Confirm, o.Log); err != nil {
 		return nil, err
 	}
-	s.tasks, err = NewTasks(TaskOptions{Rewriter: o.Rewriter, Keys: o.Keys, Audit: o.Audit, Answered: o.Metrics.answered, Panicked: s.panicked, Log: o.Log})
+	s.tasks, err = tasks.New(tasks.Options{Rewriter: o.Rewriter, Keys: o.Keys, Audit: o.Audit, Answered: o.Metrics.answered, Panicked: s.panicked, Log: o.Log})
 	if err != nil {
 		return nil, err
 	}

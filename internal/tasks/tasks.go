@@ -1,7 +1,7 @@
 // Package tasks keeps the tasks of workers from being lost when they cannot be opened or answered: it holds them while the
 // cause may pass, and then answers them in the worker's place or pauses them; it also holds polls while keys do not answer.
 // It never decides what is sealed, and reaches the Temporal server only through the connection that each call brings.
-package server
+package tasks
 
 import (
 	"context"
@@ -22,6 +22,8 @@ import (
 const (
 	// identity stands in the server's histories for the proxy, where the worker's own identity is not known.
 	identity = "temporal-seal"
+	// from starts each text that the proxy leaves at the server. By it an activity that a proxy has paused is found again.
+	from = "temporal-seal: "
 	// service is the service of all methods that are named here.
 	service = "/temporal.api.workflowservice.v1.WorkflowService/"
 
@@ -31,8 +33,8 @@ const (
 	requestTimeout = 10 * time.Second
 )
 
-// TaskOptions are the parts of the proxy that Tasks works with. All but Audit are required.
-type TaskOptions struct {
+// Options are the parts of the proxy that Tasks works with. All but Audit are required.
+type Options struct {
 	Rewriter *rewrite.Rewriter
 	Keys     *keyring.Keyring
 	Audit    *audit.Log // nil: no record is kept
@@ -45,15 +47,15 @@ type TaskOptions struct {
 
 // Tasks keeps tasks safe. Its methods may be called from several goroutines.
 type Tasks struct {
-	options  TaskOptions
+	options  Options
 	polls    *heldPolls
 	paused   *pausedActivities
 	searches *searches
 	scaling  *scaling
 }
 
-// NewTasks returns a Tasks that looks after no activity yet.
-func NewTasks(o TaskOptions) (*Tasks, error) {
+// New returns a Tasks that looks after no activity yet.
+func New(o Options) (*Tasks, error) {
 	polls, err := newHeldPolls()
 	if err != nil {
 		return nil, err

@@ -1,11 +1,13 @@
-package server
+package tasks
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"log/slog"
 	"path"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -125,7 +127,7 @@ func guard(t *testing.T, f workflowservice.WorkflowServiceServer, rules, file st
 		t.Fatal(err)
 	}
 	g := &guarded{keys: keys, rewriter: rewriter, upstream: local{f}, log: logged, answered: make(chan string, 100)}
-	g.Tasks, err = NewTasks(TaskOptions{Rewriter: rewriter, Keys: keys, Answered: func(m string) { g.answered <- m }, Log: log,
+	g.Tasks, err = New(Options{Rewriter: rewriter, Keys: keys, Answered: func(m string) { g.answered <- m }, Log: log,
 		Panicked: func(what string, value any) error { return status.Errorf(codes.Internal, "%s: %v", what, value) }})
 	if err != nil {
 		t.Fatal(err)
@@ -188,4 +190,33 @@ func seal(t *testing.T, file string) *commonpb.Payloads {
 		t.Fatal(err)
 	}
 	return read(new(workflowservice.StartWorkflowExecutionRequest), sealed).GetInput()
+}
+
+// lockedBuffer is a log that a test may read while it is written.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+func eventually(t *testing.T, ok func() bool) {
+	t.Helper()
+	for range 500 {
+		if ok() {
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	t.Fatal("this did not come about within 10 s")
 }
