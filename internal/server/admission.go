@@ -180,3 +180,16 @@ func tooManyCalls(kind string, limit int64) error {
 func noRoom(what string, n, size int64) error {
 	return &refusal{codes.ResourceExhausted, fmt.Sprintf("there is no room for %s of %d bytes beside the others: `limits.bytes` of the proxy's config allows %d; try again later, give the proxy more memory, or run more of them", what, n, size)}
 }
+
+// enter counts a call in, among those that wait at the server or the others.
+func (s *Server) enter(waits bool) (*gate, error) {
+	kind, g := "calls", &s.calls
+	if waits {
+		kind, g = "polls", &s.waiting
+	}
+	if !g.enter() {
+		s.overLimit(kind)
+		return nil, tooManyCalls(kind, g.limit)
+	}
+	return g, nil
+}

@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"regexp"
+	"runtime/debug"
 	"strconv"
 
+	"go.opentelemetry.io/otel/trace"
 	spb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -141,4 +144,43 @@ func grownTooLarge(st *spb.Status, plain, sent int) (*spb.Status, bool) {
 	}
 	return &spb.Status{Code: int32(codes.InvalidArgument), Message: fmt.Sprintf(
 		"%sthe message of %d bytes exceeds the server's limit of %d by being sealed (%s bytes): send less at once, or raise the server's limit", from, plain, limit, found[1])}, true
+}
+
+// refuseUnread answers a call of which the proxy has read nothing, or not all.
+func (s *Server) refuseUnread(ctx context.Context, l *listener, m *method, err error) error {
+	var refused *refusal
+	if errors.As(err, &refused) {
+		err = answerFor(err).Err()
+	}
+	st := status.Convert(err)
+	m.metrics.observe(st.Code(), 0, trace.SpanFromContext(ctx))
+	if st.Code() != codes.ResourceExhausted { // overLimit tells of those
+		s.logRefusal(m.full, l.Name, st, err)
+	}
+	return err
+}
+
+// panicked answers a call that a fault in the proxy ended. The panic's value may quote a payload: only its type, and
+// the stack, which holds no values, are logged.
+func (s *Server) panicked(full string, value any) error {
+	s.metrics.panics.Inc()
+	what := fmt.Sprintf("%T", value)
+	var fault interface {
+		error
+		RuntimeError()
+	}
+	if err, ok := value.(error); ok && errors.As(err, &fault) {
+		what = fault.Error()
+	}
+	s.log.Error("a fault in the proxy ended a call; please report it", "rpc", full, "panic", what, "stack", string(debug.Stack()))
+	return status.Error(codes.Internal, from+"a fault in the proxy ended this call: its log holds the place")
+}
+
+// logRefusal tells an operator of calls that the proxy itself refused, with more of the reason than the caller gets.
+func (s *Server) logRefusal(full, listener string, st *status.Status, err error) {
+	level := slog.LevelWarn
+	if st.Code() == codes.Canceled || st.Code() == codes.DeadlineExceeded {
+		level = slog.LevelDebug
+	}
+	s.log.Log(context.Background(), level, "call refused", "rpc", full, "listener", listener, "code", codeName(st.Code()), "reason", err.Error())
 }

@@ -4,9 +4,11 @@ import (
 	"context"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 
 	"github.com/temporal-seal/temporal-seal/internal/tasks"
 )
@@ -59,4 +61,51 @@ func (c *call) failRefused(out context.Context, cause error) error {
 		return cause
 	}
 	return &refusal{codes.NotFound, "the task was failed in the worker's stead: " + cause.Error()}
+}
+
+// open gives the frame to answer with. It owns answer. out is what a call in the worker's stead is made with.
+func (c *call) open(ctx, out context.Context, answer *frame) (*frame, error) {
+	answer, err := c.onlyReached(answer)
+	if err != nil {
+		return nil, c.refuse(err)
+	}
+	if !c.method.rewrite.ResponseTouched() {
+		c.end(codes.OK)
+		return c.release.lendFrame(answer), nil
+	}
+	start := time.Now()
+	sealed := answer.bytesIn(upstreamBuffers)
+	plain, err := c.openAnswer(ctx, out, sealed)
+	if err != nil {
+		answer.free()
+		c.recordRefused(ctx, err)
+		return nil, c.refuse(ofAnswer(err))
+	}
+	stats := c.rewriting.ResponseStats()
+	span := trace.SpanFromContext(ctx)
+	c.server.metrics.rewritten(directionResponse, stats, time.Since(start), span)
+	describeRewriting(span, directionResponse, stats)
+	c.end(codes.OK)
+	if same(plain, sealed) {
+		return c.release.lendFrame(answer), nil
+	}
+	answer.free()
+	return c.release.lendAnswer(plain), nil
+}
+
+// failed makes the answer from an error that came from the upstream or from the way there.
+func (c *call) failed(ctx context.Context, err error) error {
+	st := status.Convert(err).Proto()
+	if other, grown := grownTooLarge(st, len(c.in), c.sent); grown {
+		st = other
+	} else if c.method.rewrite.StatusTouched() {
+		opened := c.rewriting.Status(ctx, st)
+		if refused := c.record(ctx, codes.Code(st.GetCode())); refused != nil {
+			return c.refuse(refused)
+		}
+		st = opened
+	}
+	upstreamSpoke(ctx)
+	c.end(codes.Code(st.GetCode()))
+	return status.FromProto(st).Err()
 }

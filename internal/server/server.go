@@ -7,23 +7,19 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"go.opentelemetry.io/otel/trace"
 	"go.temporal.io/api/operatorservice/v1"
 	"go.temporal.io/api/workflowservice/v1"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	_ "google.golang.org/grpc/encoding/gzip" // SDKs compress their requests
 	"google.golang.org/grpc/experimental"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/stats"
-	"google.golang.org/grpc/status"
 
 	"github.com/temporal-seal/temporal-seal/internal/audit"
 	"github.com/temporal-seal/temporal-seal/internal/auth"
@@ -105,18 +101,6 @@ type listener struct {
 	Listener
 	server *grpc.Server
 	open   atomic.Int32
-}
-
-// method is what the walk needs to know of one method.
-type method struct {
-	full    string
-	rewrite *rewrite.Method
-	// waits: it is counted among the calls that wait at the server.
-	waits   bool
-	metrics *methodMetrics
-	// answer is the size that its answers had lately, or more. 0: there was none.
-	answer atomic.Int64
-	first  atomic.Bool // an answer was let in to tell the size of others
 }
 
 var (
@@ -260,101 +244,6 @@ func (s *Server) handlers(desc *grpc.ServiceDesc, l *listener) *grpc.ServiceDesc
 			}})
 	}
 	return raw
-}
-
-// unary answers one call with raw frames. A panic ends this call alone.
-func (s *Server) unary(ctx context.Context, l *listener, m *method, receive func(any) error) (answer any, err error) {
-	gate, err := s.enter(m.waits)
-	if err != nil {
-		return nil, s.refuseUnread(ctx, l, m, err)
-	}
-	defer gate.leave()
-	s.metrics.inFlight.Inc()
-	defer s.metrics.inFlight.Dec()
-	if !m.waits {
-		deepen(0)
-	}
-	held := newRelease(s.room)
-	defer func() {
-		if p := recover(); p != nil {
-			held.giveBack()
-			answer, err = nil, s.panicked(m.full, p)
-		}
-	}()
-	in, err := s.receive(ctx, held, receive)
-	if err != nil {
-		held.giveBack()
-		return nil, s.refuseUnread(ctx, l, m, err)
-	}
-	// Left to itself gRPC compresses the answer to a compressed request, at eight times the cost of the call.
-	if err := grpc.SetSendCompressor(ctx, "identity"); err != nil {
-		in.free()
-		held.giveBack()
-		return nil, status.Error(codes.Internal, from+err.Error())
-	}
-	out, err := s.walk(ctx, l, m, held, in)
-	if err != nil {
-		held.giveBack()
-	} else {
-		held.sends(ctx, out)
-	}
-	held.drop() // not deferred: what a panic left behind is not used again
-	if err != nil {
-		return nil, err
-	}
-	return out, nil
-}
-
-// enter counts a call in, among those that wait at the server or the others.
-func (s *Server) enter(waits bool) (*gate, error) {
-	kind, g := "calls", &s.calls
-	if waits {
-		kind, g = "polls", &s.waiting
-	}
-	if !g.enter() {
-		s.overLimit(kind)
-		return nil, tooManyCalls(kind, g.limit)
-	}
-	return g, nil
-}
-
-// refuseUnread answers a call of which the proxy has read nothing, or not all.
-func (s *Server) refuseUnread(ctx context.Context, l *listener, m *method, err error) error {
-	var refused *refusal
-	if errors.As(err, &refused) {
-		err = answerFor(err).Err()
-	}
-	st := status.Convert(err)
-	m.metrics.observe(st.Code(), 0, trace.SpanFromContext(ctx))
-	if st.Code() != codes.ResourceExhausted { // overLimit tells of those
-		s.logRefusal(m.full, l.Name, st, err)
-	}
-	return err
-}
-
-// panicked answers a call that a fault in the proxy ended. The panic's value may quote a payload: only its type, and
-// the stack, which holds no values, are logged.
-func (s *Server) panicked(full string, value any) error {
-	s.metrics.panics.Inc()
-	what := fmt.Sprintf("%T", value)
-	var fault interface {
-		error
-		RuntimeError()
-	}
-	if err, ok := value.(error); ok && errors.As(err, &fault) {
-		what = fault.Error()
-	}
-	s.log.Error("a fault in the proxy ended a call; please report it", "rpc", full, "panic", what, "stack", string(debug.Stack()))
-	return status.Error(codes.Internal, from+"a fault in the proxy ended this call: its log holds the place")
-}
-
-// logRefusal tells an operator of calls that the proxy itself refused, with more of the reason than the caller gets.
-func (s *Server) logRefusal(full, listener string, st *status.Status, err error) {
-	level := slog.LevelWarn
-	if st.Code() == codes.Canceled || st.Code() == codes.DeadlineExceeded {
-		level = slog.LevelDebug
-	}
-	s.log.Log(context.Background(), level, "call refused", "rpc", full, "listener", listener, "code", codeName(st.Code()), "reason", err.Error())
 }
 
 // Serve answers calls until Drain has ended, or a listener fails.

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"io"
+	"strings"
 	"sync"
 
 	mwitkow "github.com/mwitkow/grpc-proxy/proxy"
@@ -200,4 +201,13 @@ func send(stream grpc.ServerStream, m proto.Message) error {
 		return status.Error(codes.Internal, from+err.Error())
 	}
 	return stream.SendMsg(&frame{data: mem.BufferSlice{mem.SliceBuffer(b)}})
+}
+
+// serviceOf splits "/package.Service/Method".
+func serviceOf(fullMethod string) string {
+	name := strings.TrimPrefix(fullMethod, "/")
+	if i := strings.LastIndexByte(name, '/'); i >= 0 {
+		return name[:i]
+	}
+	return name
 }
