@@ -53,13 +53,13 @@ or with several cases. No key is used and nothing is sent anywhere.`,
 
 // answered is a question with what the policy said.
 type answered struct {
-	question
+	question    policy.Case
 	explanation policy.Explanation
 	err         error
 }
 
 func (o *explainOptions) explain(ctx context.Context, stdout io.Writer) error {
-	questions := []question{o.questionFlags.question()}
+	questions := []policy.Case{o.questionFlags.question()}
 	if o.input != "" {
 		var err error
 		if questions, err = readQuestions(o.input); err != nil {
@@ -72,9 +72,12 @@ func (o *explainOptions) explain(ctx context.Context, stdout io.Writer) error {
 	}
 	answers := make([]answered, len(questions))
 	for i, q := range questions {
-		direction, in, err := q.ask()
+		direction, in, err := q.Question()
+		if err == nil {
+			err = checkCaller(q.Input.Caller)
+		}
 		if err != nil {
-			return fmt.Errorf("%s: %w", q.title(i), err)
+			return fmt.Errorf("%s: %w", title(&q, i), err)
 		}
 		answers[i].question = q
 		answers[i].explanation, answers[i].err = p.Explain(ctx, direction, in)
@@ -133,7 +136,7 @@ func (s standIn) UnwrapDataKey(_ context.Context, wrapped []byte, _ crypto.KeyCo
 	return append([]byte(nil), wrapped...), nil
 }
 
-func (q *question) title(i int) string {
+func title(q *policy.Case, i int) string {
 	if q.Name != "" {
 		return q.Name
 	}
@@ -141,7 +144,7 @@ func (q *question) title(i int) string {
 }
 
 // about says in a line which payload it is.
-func (q *question) about() string {
+func about(q *policy.Case) string {
 	in := &q.Input
 	parts := []string{in.RPC, in.Namespace}
 	add := func(label, value string) {
@@ -163,8 +166,8 @@ func (q *question) about() string {
 
 // print shows one decision: every rule, the union, the winner.
 func (a *answered) print(s *style, i int) {
-	s.line("%s", s.bold(a.title(i)))
-	s.line("  %s", s.dim(a.about()))
+	s.line("%s", s.bold(title(&a.question, i)))
+	s.line("  %s", s.dim(about(&a.question)))
 	for _, p := range a.explanation.Packages {
 		s.line("")
 		s.line("  %s  %s", s.bold(p.Package), s.dim(p.File))
@@ -222,15 +225,15 @@ func lineOf(location string) string {
 func printTable(s *style, answers []answered) {
 	width := 0
 	for i, a := range answers {
-		width = max(width, len([]rune(a.title(i))))
+		width = max(width, len([]rune(title(&a.question, i))))
 	}
 	for i, a := range answers {
 		said := s.verdict(a.explanation.Verdict.String())
 		if a.err != nil {
 			said = s.red("error: " + a.err.Error())
 		}
-		pad := strings.Repeat(" ", width-len([]rune(a.title(i))))
-		s.line("%s%s  %s", a.title(i), pad, said)
+		pad := strings.Repeat(" ", width-len([]rune(title(&a.question, i))))
+		s.line("%s%s  %s", title(&a.question, i), pad, said)
 	}
 	s.line("%s", s.dim("policy revision "+answers[0].explanation.Revision))
 }
@@ -250,7 +253,7 @@ func explainJSON(w io.Writer, answers []answered) error {
 	out := make([]decision, len(answers))
 	for i, a := range answers {
 		e := &a.explanation
-		out[i] = decision{Name: a.title(i), Revision: e.Revision, Packages: e.Packages, Memo: e.Remembered, Unknown: e.Unsure}
+		out[i] = decision{Name: title(&a.question, i), Revision: e.Revision, Packages: e.Packages, Memo: e.Remembered, Unknown: e.Unsure}
 		if a.err != nil {
 			out[i].Error = a.err.Error()
 			continue

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -18,41 +19,45 @@ import (
 type caseFile struct {
 	Keys     []string     `yaml:"keys"` // the most sensitive first, as in the configuration
 	Defaults caseDefaults `yaml:"defaults"`
-	Cases    []policyCase `yaml:"cases"`
+	Cases    []Case       `yaml:"cases"`
 }
 
 type caseDefaults struct {
 	Namespace string      `yaml:"namespace"`
-	Caller    *caseCaller `yaml:"caller"`
+	Caller    *CaseCaller `yaml:"caller"`
 }
 
-type policyCase struct {
+// Case is one payload to decide about, and the verdict wanted for it.
+type Case struct {
 	Name      string    `yaml:"name"`
 	Direction string    `yaml:"direction"` // request unless said otherwise
-	Input     caseInput `yaml:"input"`
+	Input     CaseInput `yaml:"input"`
 	Unknown   []string  `yaml:"unknown"` // facts that the request does not tell; those not given do not apply
 	Want      caseWant  `yaml:"want"`
 }
 
-type caseInput struct {
+// CaseInput is a payload and its call, written as policies see them in `input`.
+type CaseInput struct {
 	Namespace string            `yaml:"namespace"`
 	RPC       string            `yaml:"rpc"`
-	Caller    *caseCaller       `yaml:"caller"`
+	Caller    *CaseCaller       `yaml:"caller"`
 	Workflow  map[string]string `yaml:"workflow"`
 	Activity  map[string]string `yaml:"activity"`
-	Payload   casePayload       `yaml:"payload"`
-	Content   *caseContent      `yaml:"content"`
-	Sealed    caseSealed        `yaml:"sealed"`
+	Payload   CasePayload       `yaml:"payload"`
+	Content   *CaseContent      `yaml:"content"`
+	Sealed    CaseSealed        `yaml:"sealed"`
 }
 
-type caseCaller struct {
+// CaseCaller is who calls.
+type CaseCaller struct {
 	Kind     string         `yaml:"kind"`
 	Subject  string         `yaml:"subject"`
 	Listener string         `yaml:"listener"`
 	Claims   map[string]any `yaml:"claims"`
 }
 
-type casePayload struct {
+// CasePayload is where the payload is found, and what it is.
+type CasePayload struct {
 	Kind     string `yaml:"kind"`
 	Name     string `yaml:"name"`
 	Path     string `yaml:"path"`
@@ -60,12 +65,14 @@ type casePayload struct {
 	Type     string `yaml:"type"`
 }
 
-type caseContent struct {
+// CaseContent is the payload's data.
+type CaseContent struct {
 	JSON any    `yaml:"json"`
 	Raw  string `yaml:"raw"` // the payload's bytes as they are, instead of json
 }
 
-type caseSealed struct {
+// CaseSealed is what the envelope says, in an answer.
+type CaseSealed struct {
 	Namespace string `yaml:"namespace"`
 	Key       string `yaml:"key"`
 }
@@ -94,13 +101,44 @@ func readCases(name string) (caseFile, error) {
 	if err != nil {
 		return f, fmt.Errorf("cannot read the cases: %w", err)
 	}
-	if err := yaml.UnmarshalWithOptions(text, &f, yaml.Strict()); err != nil {
+	if err := f.parse(text); err != nil {
 		return f, fmt.Errorf("%s: %s", name, yaml.FormatError(err, false, false))
 	}
 	if len(f.Cases) == 0 {
 		return f, fmt.Errorf("%s: there are no `cases`", name)
 	}
 	return f, nil
+}
+
+// parse decodes a case file, and gives each case what it leaves to the defaults.
+func (f *caseFile) parse(text []byte) error {
+	if err := yaml.UnmarshalWithOptions(text, f, yaml.Strict()); err != nil {
+		return err
+	}
+	for i := range f.Cases {
+		in := &f.Cases[i].Input
+		in.Namespace = cmp.Or(in.Namespace, f.Defaults.Namespace)
+		in.Caller = cmp.Or(in.Caller, f.Defaults.Caller)
+	}
+	return nil
+}
+
+// ParseQuestions reads payloads to decide about: one input as policies see it, or the cases of a case file; JSON or YAML.
+func ParseQuestions(text []byte) ([]Case, error) {
+	var top map[string]any
+	var f caseFile
+	err := yaml.Unmarshal(text, &top)
+	if _, several := top["cases"]; err == nil && several {
+		err = f.parse(text)
+	} else if err == nil {
+		f.Cases = make([]Case, 1)
+		err = yaml.UnmarshalWithOptions(text, &f.Cases[0].Input, yaml.Strict())
+	}
+	if err != nil {
+		problem, _, _ := strings.Cut(yaml.FormatError(err, false, false), "\n")
+		return nil, errors.New(problem)
+	}
+	return f.Cases, nil
 }
 
 // run decides every case. Where the policy was loaded without the configured keys,
@@ -123,18 +161,10 @@ func (f caseFile) run(ctx context.Context, p *Policy, file string, configured bo
 	return out
 }
 
-func (f caseFile) try(ctx context.Context, p *Policy, c policyCase) error {
-	in, err := c.input(f.Defaults)
+func (f caseFile) try(ctx context.Context, p *Policy, c Case) error {
+	d, in, err := c.Question()
 	if err != nil {
 		return err
-	}
-	d := Request
-	switch c.Direction {
-	case "", "request":
-	case "response":
-		d = Response
-	default:
-		return fmt.Errorf("unknown direction %q; it is request or response", c.Direction)
 	}
 	v, err := p.Decide(ctx, d, in)
 	if c.Want.Error != "" {
@@ -201,16 +231,26 @@ func (v Verdict) describe(action string) string {
 	return s
 }
 
-// input builds what the proxy would hand in.
-func (c policyCase) input(def caseDefaults) (*Input, error) {
+// Question returns what the proxy itself would ask the policy.
+func (c *Case) Question() (Direction, *Input, error) {
+	d := Request
+	switch c.Direction {
+	case "", "request":
+	case "response":
+		d = Response
+	default:
+		return d, nil, fmt.Errorf("unknown direction %q; it is request or response", c.Direction)
+	}
+	in, err := c.input()
+	return d, in, err
+}
+
+func (c *Case) input() (*Input, error) {
+	p := c.Input.Payload
 	in := &Input{
 		Namespace: c.Input.Namespace, RPC: c.Input.RPC,
-		Kind: c.Input.Payload.Kind, Name: c.Input.Payload.Name, Path: c.Input.Payload.Path,
-		Encoding: c.Input.Payload.Encoding, Type: c.Input.Payload.Type,
+		Kind: p.Kind, Name: p.Name, Path: p.Path, Encoding: p.Encoding, Type: p.Type,
 		SealedNamespace: c.Input.Sealed.Namespace, SealedKey: c.Input.Sealed.Key,
-	}
-	if in.Namespace == "" {
-		in.Namespace = def.Namespace
 	}
 	if in.Kind == "" {
 		return nil, errors.New("the case needs `input.payload.kind`")
@@ -218,11 +258,7 @@ func (c policyCase) input(def caseDefaults) (*Input, error) {
 	if !slices.Contains(Kinds(), in.Kind) {
 		return nil, fmt.Errorf("`input.payload.kind`: %q is none of %s", in.Kind, strings.Join(Kinds(), ", "))
 	}
-	caller := c.Input.Caller
-	if caller == nil {
-		caller = def.Caller
-	}
-	if caller != nil {
+	if caller := c.Input.Caller; caller != nil {
 		in.Caller = NewCaller(caller.Kind, caller.Subject, caller.Listener, caller.Claims)
 	}
 	if err := c.setFacts(in); err != nil {
@@ -244,7 +280,7 @@ func (c policyCase) input(def caseDefaults) (*Input, error) {
 	return in, nil
 }
 
-func (c policyCase) setFacts(in *Input) error {
+func (c *Case) setFacts(in *Input) error {
 	given := map[string]string{}
 	for k, v := range c.Input.Workflow {
 		given["workflow."+k] = v
