@@ -298,6 +298,11 @@ coverage: ## Statement coverage of each package by the unit tests, compared with
 config-docs: ## Write the reference of the config file into docs/configuration.md
 	$(GO) test -count=1 -run TestReferenceIsCurrent ./internal/config -args -write
 
+.PHONY: house
+house: ## How much code there is, how large types and functions are, how many files a call passes (RECORD=1 tightens the limits, QUICK=1 leaves the call out)
+	@cd e2e && $(GO) build -o ../bin/house ./cmd/house
+	@bin/house $(if $(RECORD),-record) $(if $(QUICK),-call=false)
+
 .PHONY: fuzz-corpora
 fuzz-corpora: ## No fuzz target, seed or committed input of testdata/fuzz-corpora.txt is missing (RECORD=1 writes it)
 	@cd e2e && $(GO) build -o ../bin/corpora ./cmd/corpora
