@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/temporal-seal/temporal-seal/internal/app"
 	"github.com/temporal-seal/temporal-seal/internal/config"
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
@@ -67,7 +68,7 @@ Temporal server. The exit code is 1 if anything is wrong.`,
 	}
 	addFlags(&o.Flags, cmd)
 	cmd.Flags().StringSliceVar(&o.cases, "cases", nil, "case files, beside those that lie next to the policy")
-	cmd.Flags().DurationVar(&o.startTimeout, "timeout", defaultStartTimeout, "how long the keys may take to answer")
+	cmd.Flags().DurationVar(&o.StartTimeout, "timeout", defaultStartTimeout, "how long the keys may take to answer")
 	o.output.flag(cmd)
 	return cmd
 }
@@ -101,13 +102,13 @@ func (o *checkOptions) check(ctx context.Context, s *style) (result checked, err
 		return result, err
 	}
 	quiet := slog.New(slog.DiscardHandler)
-	if _, err := proxyListeners(c, quiet); err != nil {
+	if _, err := app.Listeners(c, quiet); err != nil {
 		return result, err
 	}
-	if _, err := proxyUpstreams(c, quiet); err != nil {
+	if _, err := app.Upstreams(c, quiet); err != nil {
 		return result, err
 	}
-	if _, err := codecServer(c, quiet); err != nil {
+	if _, err := app.CodecServer(c, quiet); err != nil {
 		return result, err
 	}
 	result.Listeners, result.Upstreams, result.CodecServer = len(c.Listeners), len(c.Upstreams), c.CodecServer != nil
@@ -127,12 +128,12 @@ func (o *checkOptions) check(ctx context.Context, s *style) (result checked, err
 // checkKeys asks every key for an answer.
 func (o *checkOptions) checkKeys(ctx context.Context, c *config.Config, s *style, result *checked) (*keyring.Keyring, error) {
 	missing := map[string]bool{}
-	keys, err := o.openKeys(ctx, c, func(ctx context.Context, uri string) (crypto.Provider, error) {
-		if path, ok := wouldMake(c, uri); ok {
+	keys, err := app.OpenKeys(ctx, c, o.StartTimeout, func(ctx context.Context, uri string) (crypto.Provider, error) {
+		if path, ok := app.WouldMake(c, uri); ok {
 			missing[path] = true
 			return standIn(uri), nil
 		}
-		return openKey(ctx, uri)
+		return app.OpenKey(ctx, uri)
 	}, nil, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return nil, err
@@ -141,7 +142,7 @@ func (o *checkOptions) checkKeys(ctx context.Context, c *config.Config, s *style
 		result.Keys = append(result.Keys, k.Name)
 	}
 	s.line("keys    %s  %s", s.green("ok"), strings.Join(result.Keys, ", "))
-	if _, err := foreignReader(ctx, c, o.startTimeout); err != nil {
+	if _, err := app.ForeignReader(ctx, c, o.StartTimeout); err != nil {
 		keys.Close()
 		return nil, err
 	}
@@ -160,7 +161,7 @@ func (o *checkOptions) checkKeys(ctx context.Context, c *config.Config, s *style
 
 // checkPolicy compiles the policy and runs its tests and cases.
 func (o *checkOptions) checkPolicy(ctx context.Context, c *config.Config, keys *keyring.Keyring, s *style, result *checked) error {
-	options, err := policyOptions(c, keys, slog.New(slog.DiscardHandler))
+	options, err := app.PolicyOptions(c, keys, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return err
 	}

@@ -9,9 +9,9 @@ import (
 	"os"
 	"strings"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
+	"github.com/temporal-seal/temporal-seal/internal/app"
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
@@ -110,14 +110,15 @@ func (o *explainOptions) policyAlone(ctx context.Context) (*policy.Policy, error
 	keys, err := keyring.NewKeyring(ctx, keyring.KeyringOptions{Keys: c.KeyConfigs(), Grants: c.KeyGrants(), Realm: c.Realm, Log: quiet,
 		Open: func(_ context.Context, uri string) (crypto.Provider, error) { return standIn(uri), nil }})
 	if err != nil {
-		return nil, prefixLines("keys", err)
+		return nil, app.PrefixLines("keys", err)
 	}
 	defer keys.Close()
-	engine, err := newEngine(ctx, c, keys, prometheus.NewRegistry(), quiet)
+	options, err := app.PolicyOptions(c, keys, quiet)
 	if err != nil {
 		return nil, err
 	}
-	return engine.Current(), nil
+	p, err := policy.Load(ctx, options)
+	return p, app.PolicyError(err)
 }
 
 // standIn takes a key's place where only its name counts.

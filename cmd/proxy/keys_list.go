@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -12,11 +11,10 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
+	"github.com/temporal-seal/temporal-seal/internal/app"
 	"github.com/temporal-seal/temporal-seal/internal/config"
-	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 )
 
@@ -42,7 +40,7 @@ revoked_data_keys takes them. The exit code is 1 if an active key does not answe
 			if err != nil {
 				return err
 			}
-			ctx, cancel := context.WithTimeout(cmd.Context(), o.startTimeout)
+			ctx, cancel := context.WithTimeout(cmd.Context(), o.StartTimeout)
 			defer cancel()
 			if o.running {
 				return o.listRunning(ctx, cmp.Or(o.admin, c.Admin), stdout)
@@ -55,7 +53,7 @@ revoked_data_keys takes them. The exit code is 1 if an active key does not answe
 	o.output.flag(cmd)
 	f.BoolVar(&o.running, "running", false, "ask the running proxy what it uses")
 	f.StringVar(&o.admin, "admin", "", "address to ask with --running (default: the config's)")
-	f.DurationVar(&o.startTimeout, "timeout", defaultStartTimeout, "how long the keys may take to answer")
+	f.DurationVar(&o.StartTimeout, "timeout", defaultStartTimeout, "how long the keys may take to answer")
 	return cmd
 }
 
@@ -81,7 +79,7 @@ func configuredKeys(ctx context.Context, c *config.Config) []listedKey {
 			}
 			if strings.Contains(uri, "{1}") {
 				l.Error = "not asked: {1} stands for what a policy names"
-			} else if p, err := openKey(ctx, uri); err != nil {
+			} else if p, err := app.OpenKey(ctx, uri); err != nil {
 				l.Error = err.Error()
 			} else {
 				l.KEK, l.Answers = p.Ref().String(), true
@@ -115,51 +113,6 @@ func (o *listKeysOptions) listConfigured(ctx context.Context, c *config.Config, 
 	return cmp.Or(t.Flush(), code)
 }
 
-// keysInUse is what a running proxy tells of its keys. None of it is secret: envelopes hold the same.
-type keysInUse struct {
-	Keys     []usedKey    `json:"keys"`
-	DataKeys []workingKey `json:"data_keys"`
-}
-
-type usedKey struct {
-	Name       string       `json:"name"`
-	Role       keyring.Role `json:"role"`
-	KEK        string       `json:"kek"`
-	Sealed     uint64       `json:"sealed"`
-	Opened     uint64       `json:"opened"`
-	LastOpened *time.Time   `json:"last_opened,omitempty"`
-}
-
-type workingKey struct {
-	Namespace string    `json:"namespace"`
-	Key       string    `json:"key"`
-	KEK       string    `json:"kek"`
-	ID        string    `json:"id"`
-	Made      time.Time `json:"made"`
-}
-
-func inUse(keys *keyring.Keyring) keysInUse {
-	var all keysInUse
-	for _, u := range keys.Uses() {
-		k := usedKey{Name: u.Entry, Role: u.Role, KEK: kekLabel(u), Sealed: u.Sealed, Opened: u.Opened}
-		if !u.LastOpened.IsZero() {
-			k.LastOpened = &u.LastOpened
-		}
-		all.Keys = append(all.Keys, k)
-	}
-	for _, w := range keys.WorkingKeys() {
-		all.DataKeys = append(all.DataKeys, workingKey{w.Namespace, w.Key, w.KEK.String(), hex.EncodeToString(w.DataKeyID[:]), w.Made})
-	}
-	return all
-}
-
-func kekLabel(u keyring.KeyUse) string {
-	if u.KEK == (crypto.KEKRef{}) {
-		return keyring.OtherUses
-	}
-	return u.KEK.String()
-}
-
 func (o *listKeysOptions) listRunning(ctx context.Context, address string, stdout io.Writer) error {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/keys", nil)
 	if err != nil {
@@ -170,7 +123,7 @@ func (o *listKeysOptions) listRunning(ctx context.Context, address string, stdou
 		return fmt.Errorf("no proxy answers on its admin address: %w; name another with --admin", err)
 	}
 	defer answer.Body.Close()
-	var use keysInUse
+	var use app.KeysInUse
 	if answer.StatusCode != http.StatusOK {
 		return fmt.Errorf("http://%s/keys: %s; is that the admin address of a proxy of this version?", address, answer.Status)
 	}
@@ -194,35 +147,4 @@ func (o *listKeysOptions) listRunning(ctx context.Context, address string, stdou
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", d.Namespace, d.Key, d.KEK, d.Made.UTC().Format(time.RFC3339), d.ID)
 	}
 	return t.Flush()
-}
-
-// keyMetrics shows what was sealed and opened with each key encryption key. Its labels come from the config, and for
-// wildcard names from a bounded set, never from a namespace.
-type keyMetrics struct{ keys *keyring.Keyring }
-
-var (
-	keyPayloads = prometheus.NewDesc("temporal_seal_key_payloads_total",
-		"Envelopes sealed and opened, by the key's name in the config and the reference of its key encryption key.", []string{"key", "kek", "action"}, nil)
-	keyInfo = prometheus.NewDesc("temporal_seal_key_info",
-		"1 for each key encryption key, with its role: active, open_only, or former where the config names it no more.", []string{"key", "kek", "role"}, nil)
-	keyLastOpened = prometheus.NewDesc("temporal_seal_key_last_opened_timestamp_seconds",
-		"When an envelope of the key was last opened here.", []string{"key", "kek"}, nil)
-)
-
-func (m keyMetrics) Describe(ch chan<- *prometheus.Desc) {
-	ch <- keyPayloads
-	ch <- keyInfo
-	ch <- keyLastOpened
-}
-
-func (m keyMetrics) Collect(ch chan<- prometheus.Metric) {
-	for _, u := range m.keys.Uses() {
-		kek := kekLabel(u)
-		ch <- prometheus.MustNewConstMetric(keyPayloads, prometheus.CounterValue, float64(u.Sealed), u.Entry, kek, "sealed")
-		ch <- prometheus.MustNewConstMetric(keyPayloads, prometheus.CounterValue, float64(u.Opened), u.Entry, kek, "opened")
-		ch <- prometheus.MustNewConstMetric(keyInfo, prometheus.GaugeValue, 1, u.Entry, kek, string(u.Role))
-		if !u.LastOpened.IsZero() {
-			ch <- prometheus.MustNewConstMetric(keyLastOpened, prometheus.GaugeValue, float64(u.LastOpened.Unix()), u.Entry, kek)
-		}
-	}
 }

@@ -24,6 +24,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/temporal-seal/temporal-seal/internal/app"
 	"github.com/temporal-seal/temporal-seal/internal/config"
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
@@ -78,7 +79,7 @@ use, 3 if it is, and 4 if something could not be read, so that nobody knows. It 
 	f.StringVar(&o.state, "state", "", "file to save the state in after each page, and to go on from if it is there")
 	f.Float64Var(&o.rate, "rate", 50, "calls a second to the server, at most")
 	f.BoolVar(&o.dataKeys, "data-keys", false, "list the ids of data keys, as revoked_data_keys takes them")
-	f.DurationVar(&o.startTimeout, "timeout", defaultStartTimeout, "how long the keys may take to answer")
+	f.DurationVar(&o.StartTimeout, "timeout", defaultStartTimeout, "how long the keys may take to answer")
 	return cmd
 }
 
@@ -97,7 +98,7 @@ func (o *scanOptions) scan(ctx context.Context, stdout, stderr io.Writer) error 
 		return err
 	}
 	quiet := slog.New(slog.DiscardHandler)
-	upstreams, err := proxyUpstreams(c, quiet)
+	upstreams, err := app.Upstreams(c, quiet)
 	if err != nil {
 		return err
 	}
@@ -234,7 +235,7 @@ type knownKeys struct {
 }
 
 func (o *scanOptions) knownKeys(ctx context.Context, c *config.Config) (knownKeys, error) {
-	ctx, cancel := context.WithTimeout(ctx, o.startTimeout)
+	ctx, cancel := context.WithTimeout(ctx, o.StartTimeout)
 	defer cancel()
 	known := knownKeys{byKEK: map[string][]listedKey{}}
 	if o.asked != "" {
@@ -243,7 +244,7 @@ func (o *scanOptions) knownKeys(ctx context.Context, c *config.Config) (knownKey
 		if err == nil && len(raw) == len(ref) {
 			ref = crypto.KEKRef(raw)
 		} else {
-			p, err := openKey(ctx, o.asked)
+			p, err := app.OpenKey(ctx, o.asked)
 			if err != nil {
 				return known, fmt.Errorf("--key: %w; a key that does not answer any more can be named by its reference: see the KEK of `temporal-seal keys list` or of a scan", err)
 			}

@@ -49,6 +49,7 @@ func (e exitCode) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
 
 func rootCommand(stdout, stderr io.Writer) *cobra.Command {
 	var o serveOptions
+	o.Version = versionText()
 	root := &cobra.Command{
 		Use:   "temporal-seal",
 		Short: "Seals Temporal payloads between SDKs and the server",
@@ -65,7 +66,7 @@ Without a command it serves: on 127.0.0.1:7333, for the Temporal server on 127.0
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return o.serve(cmd.Context(), stderr)
+			return o.Serve(cmd.Context(), stderr)
 		},
 	}
 	o.flags(root)

@@ -18,6 +18,7 @@ import (
 	commonpb "go.temporal.io/api/common/v1"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/temporal-seal/temporal-seal/internal/app"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/foreign"
 )
@@ -48,7 +49,7 @@ The exit code is 1 if something could not be opened; it is printed as it was.`,
 	}
 	addFlags(&o.Flags, cmd)
 	cmd.Flags().StringVar(&o.namespace, "namespace", "", "open what was sealed for this namespace (and granted to it) only, and other tools' payloads as it reads them; default: what any namespace sealed")
-	cmd.Flags().DurationVar(&o.startTimeout, "timeout", defaultStartTimeout, "how long the keys may take to answer")
+	cmd.Flags().DurationVar(&o.StartTimeout, "timeout", defaultStartTimeout, "how long the keys may take to answer")
 	return cmd
 }
 
@@ -74,12 +75,12 @@ func (o *openOptions) open(ctx context.Context, file string, stdout, stderr io.W
 		}
 		return fmt.Errorf("%s %s; save a history with: temporal workflow show --output json", where, what)
 	}
-	keys, err := o.openKeys(ctx, c, openKey, nil, slog.New(slog.DiscardHandler))
+	keys, err := app.OpenKeys(ctx, c, o.StartTimeout, app.OpenKey, nil, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return err
 	}
 	defer keys.Close()
-	others, err := foreignReader(ctx, c, o.startTimeout)
+	others, err := app.ForeignReader(ctx, c, o.StartTimeout)
 	if err != nil {
 		return err
 	}

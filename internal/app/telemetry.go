@@ -1,4 +1,4 @@
-package main
+package app
 
 import (
 	"context"
@@ -56,7 +56,7 @@ func exporterChosen() bool {
 
 // newTracing sets up traces as the OTEL_* variables say. Both results are nil where no exporter is chosen. Spans wait
 // for their export in a bounded queue: a collector that is down costs spans, never a call.
-func newTracing(ctx context.Context, r prometheus.Registerer, log *slog.Logger) (*server.Tracing, *sdktrace.TracerProvider, error) {
+func newTracing(ctx context.Context, version string, r prometheus.Registerer, log *slog.Logger) (*server.Tracing, *sdktrace.TracerProvider, error) {
 	if !exporterChosen() {
 		return nil, nil, nil
 	}
@@ -64,7 +64,7 @@ func newTracing(ctx context.Context, r prometheus.Registerer, log *slog.Logger) 
 	if err != nil {
 		return nil, nil, fmt.Errorf("traces cannot be set up: %w; check the OTEL_* variables, or set OTEL_TRACES_EXPORTER=none", err)
 	}
-	about, err := aboutProxy(ctx)
+	about, err := aboutProxy(ctx, version)
 	if err != nil {
 		return nil, nil, fmt.Errorf("traces cannot be set up: %w", err)
 	}
@@ -76,9 +76,9 @@ func newTracing(ctx context.Context, r prometheus.Registerer, log *slog.Logger) 
 }
 
 // aboutProxy says of this process what spans and audit records are sent with.
-func aboutProxy(ctx context.Context) (*resource.Resource, error) {
+func aboutProxy(ctx context.Context, version string) (*resource.Resource, error) {
 	about, err := resource.New(ctx,
-		resource.WithAttributes(attribute.String("service.name", "temporal-seal"), attribute.String("service.version", versionText())),
+		resource.WithAttributes(attribute.String("service.name", "temporal-seal"), attribute.String("service.version", version)),
 		resource.WithTelemetrySDK(), resource.WithFromEnv())
 	if err != nil {
 		return nil, fmt.Errorf("%w; check OTEL_RESOURCE_ATTRIBUTES", err)

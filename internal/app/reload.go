@@ -1,4 +1,4 @@
-package main
+package app
 
 import (
 	"bytes"
@@ -41,8 +41,8 @@ type reloader struct {
 	started *config.Config // what everything else runs on
 }
 
-func (o *serveOptions) newReloader(started *config.Config, text []byte, keys *keyring.Keyring, engine *policy.Engine, rewriter *rewrite.Rewriter, registry prometheus.Registerer, log *slog.Logger) *reloader {
-	r := &reloader{settings: o.Flags, text: text, keys: keys, policy: engine, rewriter: rewriter, timeout: o.startTimeout, started: started, log: log,
+func (o *Options) newReloader(started *config.Config, text []byte, keys *keyring.Keyring, engine *policy.Engine, rewriter *rewrite.Rewriter, registry prometheus.Registerer, log *slog.Logger) *reloader {
+	r := &reloader{settings: o.Flags, text: text, keys: keys, policy: engine, rewriter: rewriter, timeout: o.StartTimeout, started: started, log: log,
 		outcome: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "temporal_seal_config_reloads_total",
 			Help: "Attempts to take up keys, grants and revoked data keys from the config, by outcome."}, []string{"outcome"})}
 	registry.MustRegister(r.outcome)
@@ -121,15 +121,15 @@ func (r *reloader) take(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, r.timeout)
 	defer cancel()
-	others, err := foreignReader(ctx, c, r.timeout)
+	others, err := ForeignReader(ctx, c, r.timeout)
 	if err != nil {
 		return err
 	}
 	if err := r.keys.Reload(ctx, c.KeyConfigs(), c.KeyGrants(), c.DataKeyIDs()); err != nil {
-		return prefixLines("keys", err)
+		return PrefixLines("keys", err)
 	}
 	if err := r.policy.KeysChanged(ctx); err != nil {
-		return prefixLines("policy", err)
+		return PrefixLines("policy", err)
 	}
 	r.rewriter.ReadForeign(others)
 	r.log.Info("keys and grants taken from the config", "keys", len(c.Keys), "grants", len(c.Grants), "revoked_data_keys", len(c.RevokedDataKeys))

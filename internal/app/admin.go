@@ -1,7 +1,8 @@
-package main
+package app
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -71,7 +72,10 @@ func (a *admin) listKeys(w http.ResponseWriter, _ *http.Request) {
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
-	_ = writeJSON(w, inUse(keys)) // whoever asked may be gone
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	e.SetEscapeHTML(false)
+	_ = e.Encode(inUse(keys)) // whoever asked may be gone
 }
 
 func (a *admin) serve() {

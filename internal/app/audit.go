@@ -1,4 +1,4 @@
-package main
+package app
 
 import (
 	"context"
@@ -24,7 +24,7 @@ import (
 const auditClose = 5 * time.Second
 
 // newAudit opens the place where records go; nil if the config wants none.
-func newAudit(ctx context.Context, c *config.Config, registry prometheus.Registerer, logger *slog.Logger) (*audit.Log, error) {
+func newAudit(ctx context.Context, c *config.Config, version string, registry prometheus.Registerer, logger *slog.Logger) (*audit.Log, error) {
 	a := c.Audit
 	if a == nil {
 		return nil, nil
@@ -32,7 +32,7 @@ func newAudit(ctx context.Context, c *config.Config, registry prometheus.Registe
 	var sink audit.Sink
 	var err error
 	if a.OTLP {
-		sink, err = newOTLPSink(ctx)
+		sink, err = newOTLPSink(ctx, version)
 	} else {
 		sink, err = audit.OpenFile(a.File, logger)
 	}
@@ -74,7 +74,7 @@ type otlpSink struct {
 // exportTimeout bounds one try: a collector that hangs is tried again.
 const exportTimeout = 10 * time.Second
 
-func newOTLPSink(ctx context.Context) (*otlpSink, error) {
+func newOTLPSink(ctx context.Context, version string) (*otlpSink, error) {
 	if os.Getenv("OTEL_LOGS_EXPORTER") == "" && os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT") == "" && os.Getenv("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT") == "" {
 		return nil, errors.New("otlp: nothing says where to: set OTEL_EXPORTER_OTLP_ENDPOINT, or OTEL_EXPORTER_OTLP_LOGS_ENDPOINT")
 	}
@@ -85,7 +85,7 @@ func newOTLPSink(ctx context.Context) (*otlpSink, error) {
 	if autoexport.IsNoneLogExporter(exporter) {
 		return nil, errors.New("otlp: OTEL_LOGS_EXPORTER=none would throw them away; remove it, or `audit`")
 	}
-	about, err := aboutProxy(ctx)
+	about, err := aboutProxy(ctx, version)
 	if err != nil {
 		return nil, err
 	}

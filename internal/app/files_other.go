@@ -1,6 +1,6 @@
 //go:build !unix
 
-package main
+package app
 
 // maxFiles is not known here.
 func maxFiles() int { return 0 }

@@ -1,4 +1,4 @@
-package main
+package app
 
 import (
 	"crypto/tls"
@@ -12,8 +12,8 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/upstream"
 )
 
-// proxyListeners turns the config's listeners into the proxy's, reading their files.
-func proxyListeners(c *config.Config, log *slog.Logger) ([]server.Listener, error) {
+// Listeners turns the config's listeners into the proxy's, reading their files.
+func Listeners(c *config.Config, log *slog.Logger) ([]server.Listener, error) {
 	var listeners []server.Listener
 	for i, l := range c.Listeners {
 		made, err := proxyListener(&l, log)
@@ -103,8 +103,8 @@ func identifyJWT(j *config.JWT, listener string, log *slog.Logger) (auth.Identif
 		NamespacesClaim: j.NamespacesClaim, Namespaces: j.Namespaces, Algorithms: j.Algorithms, Keys: keys})
 }
 
-// proxyUpstreams turns the config's upstreams into the proxy's, reading their files.
-func proxyUpstreams(c *config.Config, log *slog.Logger) ([]upstream.Config, error) {
+// Upstreams turns the config's upstreams into the proxy's, reading their files.
+func Upstreams(c *config.Config, log *slog.Logger) ([]upstream.Config, error) {
 	var upstreams []upstream.Config
 	for i, u := range c.Upstreams {
 		made := upstream.Config{Namespaces: u.Namespaces, Address: u.Address, PassCredential: u.PassCredential}

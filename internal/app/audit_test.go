@@ -1,4 +1,4 @@
-package main
+package app
 
 import (
 	"context"
@@ -73,7 +73,7 @@ func quietLog() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, n
 
 func TestRecordsOverOTLP(t *testing.T) {
 	c := startLogCollector(t)
-	sink, err := newOTLPSink(t.Context())
+	sink, err := newOTLPSink(t.Context(), "test")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -112,7 +112,7 @@ func TestHungCollector(t *testing.T) {
 	c := startLogCollector(t)
 	c.hang = make(chan struct{})
 	t.Cleanup(func() { close(c.hang) })
-	sink, err := newOTLPSink(t.Context())
+	sink, err := newOTLPSink(t.Context(), "test")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -145,7 +145,7 @@ func TestOTLPNowhere(t *testing.T) {
 		t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "")
 		t.Setenv("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "")
 		t.Setenv(env[0], env[1])
-		if _, err := newOTLPSink(t.Context()); err == nil || !strings.Contains(err.Error(), "OTEL_") {
+		if _, err := newOTLPSink(t.Context(), "test"); err == nil || !strings.Contains(err.Error(), "OTEL_") {
 			t.Errorf("%v: %v", env, err)
 		}
 	}

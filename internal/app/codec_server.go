@@ -1,4 +1,4 @@
-package main
+package app
 
 import (
 	"errors"
@@ -15,9 +15,9 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/server"
 )
 
-// codecServer takes the codec server's address and reads its files; nil if the config wants none. What it works with is
+// CodecServer takes the codec server's address and reads its files; nil if the config wants none. What it works with is
 // still to be filled in.
-func codecServer(c *config.Config, log *slog.Logger) (*codecserver.Options, error) {
+func CodecServer(c *config.Config, log *slog.Logger) (*codecserver.Options, error) {
 	cs := c.CodecServer
 	if cs == nil {
 		return nil, nil
