@@ -123,8 +123,12 @@ func (c *comparison) meaningful() error {
 	return nil
 }
 
+// ordinarySpaces takes the no-break space out of protobuf's errors: whether one has it depends on the hash of the binary.
+var ordinarySpaces = strings.NewReplacer("\u00a0", " ", `\u00a0`, " ")
+
 // compare counts one difference for an aspect of a case whose lines are not the same on both sides.
 func (c *comparison) compare(name, aspect, old, new string) {
+	old, new = ordinarySpaces.Replace(old), ordinarySpaces.Replace(new)
 	for _, r := range c.accepted.Renames {
 		if r.Aspect == aspect && strings.Contains(old, r.From) {
 			old, r.used = strings.ReplaceAll(old, r.From, r.To), true
