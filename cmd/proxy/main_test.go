@@ -45,7 +45,7 @@ func TestScripts(t *testing.T) {
 			"envfile":  envFile,
 			"append":   appendTo,
 			"hangup":   hangUp,
-			"history":  history,
+			"history":  saveHistory,
 		},
 	})
 }
@@ -160,7 +160,7 @@ func appendTo(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 // history KEYFILE FILE saves a history as the Temporal CLI does, with a payload and a text sealed in namespace clinic.
-func history(ts *testscript.TestScript, _ bool, args []string) {
+func saveHistory(ts *testscript.TestScript, _ bool, args []string) {
 	ctx := context.Background()
 	keys, err := keyring.NewKeyring(ctx, keyring.KeyringOptions{Open: localkey.Open, Log: slog.New(slog.DiscardHandler),
 		Keys: []keyring.KeyConfig{{Name: "default", Active: "local:" + ts.MkAbs(args[0])}}})

@@ -1,0 +1,187 @@
+// Package history opens the payloads of saved histories with the keys alone, as JSON holds them. It asks no policy.
+package history
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+
+	commonpb "go.temporal.io/api/common/v1"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
+	"github.com/temporal-seal/temporal-seal/internal/foreign"
+)
+
+// Options say with what a history is opened.
+type Options struct {
+	Keys    *keyring.Keyring
+	Foreign *foreign.Reader // nil: payloads of other tools stay as they are
+	// Namespace in which the history is opened. "": each payload in the namespace that its envelope names.
+	Namespace string
+	Realm     string // of the config: it stands before the namespace in envelopes
+}
+
+// Open returns a JSON document with every payload and text opened that is sealed, wherever it stands, how many these are,
+// and a line for each that cannot be opened, which stays as it is.
+func Open(ctx context.Context, document any, o Options) (plain any, opened int, problems []string) {
+	h := &opener{ctx: ctx, options: o, foreign: o.Foreign.For(o.Namespace)}
+	plain = h.value(document, "$")
+	return plain, h.opened, h.problems
+}
+
+type opener struct {
+	ctx      context.Context
+	options  Options
+	foreign  *foreign.Namespace // formats that are read in the namespace
+	opened   int
+	problems []string
+}
+
+func (h *opener) value(v any, path string) any {
+	switch v := v.(type) {
+	case []any:
+		for i := range v {
+			v[i] = h.value(v[i], fmt.Sprintf("%s[%d]", path, i))
+		}
+	case map[string]any:
+		if p, ok := payloadOf(v); ok {
+			return h.payload(p, v, path)
+		}
+		for _, k := range slices.Sorted(maps.Keys(v)) {
+			v[k] = h.value(v[k], path+"."+k)
+		}
+	case string:
+		return h.text(v, path)
+	}
+	return v
+}
+
+// encodingText is an encoding's name as people write it.
+var encodingText = regexp.MustCompile(`^[a-z]+/[a-z0-9.+_-]+$`)
+
+// payloadOf reads the JSON form of a payload: metadata and data in base64. The Web UI exports what it has decoded with
+// the metadata as texts; an envelope among them is in base64 still.
+func payloadOf(v map[string]any) (*commonpb.Payload, bool) {
+	metadata, ok := v["metadata"].(map[string]any)
+	if !ok || metadata["encoding"] == nil {
+		return nil, false
+	}
+	encoding, _ := metadata["encoding"].(string)
+	texts := encodingText.MatchString(encoding)
+	if name, ok := fromBase64(encoding); ok && encodingText.Match(name) {
+		texts = false
+	}
+	p := &commonpb.Payload{Metadata: map[string][]byte{}}
+	for k, value := range metadata {
+		text, isText := value.(string)
+		if texts && isText && k != keyring.ViewMetadataKey {
+			p.Metadata[k] = []byte(text)
+		} else if p.Metadata[k], ok = fromBase64(value); !ok {
+			return nil, false
+		}
+	}
+	if data, given := v["data"]; given {
+		p.Data, ok = fromBase64(data)
+	}
+	return p, ok
+}
+
+func fromBase64(v any) ([]byte, bool) {
+	text, ok := v.(string)
+	if !ok {
+		return nil, false
+	}
+	b, err := base64.StdEncoding.DecodeString(text)
+	return b, err == nil
+}
+
+func (h *opener) payload(p *commonpb.Payload, as map[string]any, path string) any {
+	raw, err := proto.Marshal(p)
+	if err != nil {
+		return h.problem(as, path, err)
+	}
+	raw, marked, err := h.openPayload(raw)
+	if err == nil && !marked {
+		return as
+	}
+	var plain commonpb.Payload
+	if err == nil {
+		err = proto.Unmarshal(raw, &plain)
+	}
+	if err != nil {
+		return h.problem(as, path, err)
+	}
+	h.opened++
+	if document := json.RawMessage(plain.GetData()); string(plain.GetMetadata()["encoding"]) == "json/plain" && json.Valid(document) {
+		return document // as it is: numbers keep their digits, objects their order
+	}
+	metadata := map[string]any{}
+	for k, v := range plain.GetMetadata() {
+		metadata[k] = string(v)
+	}
+	return map[string]any{"metadata": metadata, "data": plain.GetData()}
+}
+
+// openPayload opens one layer: this product's own, or the codecs of another tool. marked is false for what is neither.
+func (h *opener) openPayload(raw []byte) (out []byte, marked bool, err error) {
+	sealed, marked, err := keyring.ParsePayload(raw)
+	if err != nil || marked {
+		if err == nil {
+			out, err = h.open(&sealed)
+		}
+		return out, true, err
+	}
+	if h.options.Namespace == "" && h.options.Foreign.Marked(raw) {
+		return nil, true, errors.New("another tool encoded it, and does not say for which namespace: add --namespace")
+	}
+	var run foreign.Run // a file is no message: there is no limit to what its payloads hold together
+	encoded, err := h.foreign.Parse(raw, &run)
+	if err != nil || encoded == nil {
+		return nil, false, err
+	}
+	out, _, err = h.foreign.Open(h.ctx, nil, encoded, &run)
+	return out, true, err
+}
+
+func (h *opener) text(v, path string) any {
+	if !strings.HasPrefix(v, keyring.TextPrefix) {
+		return v
+	}
+	sealed, marked, err := keyring.ParseText([]byte(v))
+	if err == nil && !marked {
+		return v
+	}
+	var plain []byte
+	if err == nil {
+		plain, err = h.open(&sealed)
+	}
+	if err != nil {
+		return h.problem(v, path, err)
+	}
+	h.opened++
+	return string(plain)
+}
+
+func (h *opener) open(s *keyring.Sealed) ([]byte, error) {
+	namespace := h.options.Namespace
+	if namespace == "" {
+		namespace = s.Header.Namespace
+		if h.options.Realm != "" {
+			namespace = strings.TrimPrefix(namespace, h.options.Realm+"/")
+		}
+	}
+	plain, _, err := h.options.Keys.Open(h.ctx, nil, s, namespace)
+	return plain, err
+}
+
+func (h *opener) problem(as any, path string, err error) any {
+	h.problems = append(h.problems, strings.TrimPrefix(path, "$.")+": "+err.Error())
+	return as
+}
