@@ -193,7 +193,7 @@ func (e *exchange) rewrite(ctx context.Context, rpc string, id *auth.Identity, n
 }
 
 // record puts down what was opened. An error means that the answer must not leave.
-func (e *exchange) record(ctx context.Context, c *rewrite.Call, id *auth.Identity) error {
+func (e *exchange) record(ctx context.Context, c *rewrite.Session, id *auth.Identity) error {
 	account := c.Account()
 	if e.Audit == nil || len(account) == 0 {
 		return nil

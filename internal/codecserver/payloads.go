@@ -44,7 +44,7 @@ func appendPayloads(dst []byte, list []*commonpb.Payload) ([]byte, error) {
 }
 
 // run has the policy decide about a list, and seals or opens it.
-func run(ctx context.Context, c *rewrite.Call, rpc string, list []*commonpb.Payload) ([]*commonpb.Payload, error) {
+func run(ctx context.Context, c *rewrite.Session, rpc string, list []*commonpb.Payload) ([]*commonpb.Payload, error) {
 	raw, err := proto.Marshal(&commonpb.Payloads{Payloads: list})
 	if err != nil {
 		return nil, refuse(http.StatusBadRequest, "the metadata of a payload is not UTF-8")
@@ -70,7 +70,7 @@ func run(ctx context.Context, c *rewrite.Call, rpc string, list []*commonpb.Payl
 
 // openTexts opens the sealed texts in JSON strings, such as the message of a failed query. What came sealed is not
 // among them: it has lost a layer already, and loses no second one.
-func openTexts(ctx context.Context, c *rewrite.Call, in, out []*commonpb.Payload) {
+func openTexts(ctx context.Context, c *rewrite.Session, in, out []*commonpb.Payload) {
 	for i, p := range in {
 		if string(p.GetMetadata()["encoding"]) != "json/plain" || !bytes.Contains(p.GetData(), []byte(keyring.TextPrefix)) {
 			continue

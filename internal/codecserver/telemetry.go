@@ -66,7 +66,7 @@ func (e *exchange) end(status int) {
 }
 
 // about says what the request is about, once its caller is known to reach it.
-func (s span) about(c *rewrite.Call) {
+func (s span) about(c *rewrite.Session) {
 	if s.IsRecording() {
 		s.SetAttributes(attribute.String("temporal.namespace", strings.Clone(c.Namespace())), attribute.String("policy.revision", c.Revision()))
 	}

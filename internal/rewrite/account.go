@@ -1,6 +1,7 @@
 package rewrite
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
@@ -74,45 +75,49 @@ type Handled struct {
 // comes beyond it is counted under the kind "other", by outcome.
 const maxHandled = 64
 
-// handled enters one payload into the account.
-func (c *Call) handled(kind string, h *keyring.Header, o Outcome) {
-	if c.r.accounts {
-		c.enter(kind, h.Namespace, h.Key, o, 1)
-	}
-}
+// account counts what became of the sealed payloads in an answer.
+type account []Handled
 
-func (c *Call) enter(kind, namespace, key string, o Outcome, count int) {
-	for i := range c.account {
-		if a := &c.account[i]; a.Kind == kind && a.Outcome == o && a.Key == key && a.Namespace == namespace {
-			a.Count += count
+func (a *account) enter(h Handled) {
+	for i := range *a {
+		if e := &(*a)[i]; e.Kind == h.Kind && e.Outcome == h.Outcome && e.Key == h.Key && e.Namespace == h.Namespace {
+			e.Count += h.Count
 			return
 		}
 	}
-	n := len(c.account)
-	if n >= maxHandled && kind != "other" {
-		c.enter("other", "", "", o, count)
+	n := len(*a)
+	if n >= maxHandled && h.Kind != "other" {
+		a.enter(Handled{Kind: "other", Outcome: h.Outcome, Count: h.Count})
 		return
 	}
 	// The names alias the answer. The calls before have mostly left the same ones here.
-	if n < cap(c.account) {
-		if old := &c.account[:n+1][n]; old.Key == key && old.Namespace == namespace {
-			namespace, key = old.Namespace, old.Key
-			c.account = append(c.account, Handled{kind, namespace, key, o, count})
-			return
-		}
+	if n < cap(*a) && (*a)[:n+1][n].Key == h.Key && (*a)[:n+1][n].Namespace == h.Namespace {
+		h.Namespace, h.Key = (*a)[:n+1][n].Namespace, (*a)[:n+1][n].Key
+	} else {
+		h.Namespace, h.Key = strings.Clone(h.Namespace), strings.Clone(h.Key)
 	}
-	c.account = append(c.account, Handled{kind, strings.Clone(namespace), strings.Clone(key), o, count})
+	*a = append(*a, h)
 }
 
 // withhold takes out of the account what the caller does not get after all.
-func (c *Call) withhold() {
-	left := c.account[:0]
-	for _, a := range c.account {
-		if a.Outcome == Denied || a.Outcome == Failed {
-			left = append(left, a)
-		}
+func (a *account) withhold() {
+	*a = slices.DeleteFunc(*a, func(h Handled) bool { return h.Outcome != Denied && h.Outcome != Failed })
+}
+
+// enter enters one payload into the account, if one is kept.
+func (o *opener) enter(kind string, h *keyring.Header, outcome Outcome) {
+	if o.call.rewriter.accounts {
+		o.account.enter(Handled{kind, h.Namespace, h.Key, outcome, 1})
 	}
-	c.account = left
+}
+
+// enterItem enters into the account what became of one sealed payload.
+func (o *opener) enterItem(it *openItem, err error) {
+	outcome := outcomeOf(it.action)
+	if err != nil {
+		outcome = Failed
+	}
+	o.enter(o.slot(it).f.kind, it.sealed.Header, outcome)
 }
 
 // outcomeOf is the end that a decided payload meets, if it opens.

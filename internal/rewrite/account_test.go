@@ -39,7 +39,7 @@ func memoOf(names ...string) *commonpb.Memo {
 }
 
 // answer seals a message as a request's, and opens it as the answer to a method.
-func answer(t *testing.T, r *Rewriter, method string, m proto.Message) (*Call, error) {
+func answer(t *testing.T, r *Rewriter, method string, m proto.Message) (*Session, error) {
 	t.Helper()
 	rpc := r.Method(service + method)
 	raw, err := sealed(t, r, rpc, m.ProtoReflect().Descriptor(), bytesOf(t, m))
@@ -51,7 +51,7 @@ func answer(t *testing.T, r *Rewriter, method string, m proto.Message) (*Call, e
 	return c, err
 }
 
-func wantAccount(t *testing.T, c *Call, want ...Handled) {
+func wantAccount(t *testing.T, c *Session, want ...Handled) {
 	t.Helper()
 	got := slices.SortedFunc(slices.Values(c.Account()), func(a, b Handled) int { return bytes.Compare([]byte(a.Outcome), []byte(b.Outcome)) })
 	if !slices.Equal(got, want) {
@@ -107,7 +107,7 @@ func TestAccountOfWhatFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := r.call(m)
-	c.namespace = "another"
+	c.call.namespace = "another"
 	out, err := c.Response(context.Background(), raw)
 	if err != nil || !bytes.Equal(out, raw) {
 		t.Fatalf("%v, changed %v", err, !bytes.Equal(out, raw))
@@ -123,7 +123,7 @@ func TestAccountIsBounded(t *testing.T) {
 	c := r.call(r.Method(service + "ListWorkflowExecutions"))
 	defer c.Done()
 	for i := range 10_000 {
-		c.enter("memo", testNamespace, fmt.Sprint("key ", i), Kept, 1)
+		c.opener.account.enter(Handled{"memo", testNamespace, fmt.Sprint("key ", i), Kept, 1})
 	}
 	total := 0
 	for _, a := range c.Account() {

@@ -42,12 +42,12 @@ func newApartMethods(p *plan) (apartMethods, error) {
 
 // BeginApart starts a call about payloads apart from a message, in a namespace that its caller reaches. rpc is RPCEncode
 // or RPCDecode.
-func (r *Rewriter) BeginApart(rpc, namespace string, caller *policy.Caller) *Call {
+func (r *Rewriter) BeginApart(rpc, namespace string, caller *policy.Caller) *Session {
 	m := r.apart.decode
 	if rpc == RPCEncode {
 		m = r.apart.encode
 	}
-	c := r.Begin(m, caller)
-	c.namespace = namespace
-	return c
+	s := r.Begin(m, caller)
+	s.call.namespace = namespace
+	return s
 }

@@ -100,7 +100,7 @@ func (bc *benchCase) runs(tb testing.TB, r *Rewriter) (ours, floor, visitor func
 	ctx := context.Background()
 	ours = func() {
 		c := r.Begin(&m, nil)
-		c.namespace = testNamespace
+		c.call.namespace = testNamespace
 		var err error
 		if bc.open {
 			_, err = c.Response(ctx, bc.sealed)
@@ -182,12 +182,12 @@ func (bc *benchCase) visitor(tb testing.TB, r *Rewriter, plain []byte) func() {
 			if err != nil {
 				return nil, err
 			}
-			raw, _, err = r.keys.Open(ctx, nil, &s, testNamespace)
+			raw, _, err = r.state.Load().Keys.Open(ctx, nil, &s, testNamespace)
 			if err != nil {
 				return nil, err
 			}
 		} else {
-			s, _, err := r.keys.Sealer(ctx, testNamespace, "default")
+			s, _, err := r.state.Load().Keys.Sealer(ctx, testNamespace, "default")
 			if err != nil {
 				return nil, err
 			}

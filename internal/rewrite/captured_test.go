@@ -141,7 +141,7 @@ func sealedStatus(t *testing.T, r *Rewriter, m *Method, st *spb.Status) *spb.Sta
 		t.Fatal(err)
 	}
 	stored.Details = decode(t, details, new(spb.Status)).Details
-	sealer, _, err := r.keys.Sealer(context.Background(), testNamespace, "default")
+	sealer, _, err := r.state.Load().Keys.Sealer(context.Background(), testNamespace, "default")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,46 +7,52 @@ import (
 	"slices"
 	"unsafe"
 
-	"google.golang.org/protobuf/encoding/protowire"
-
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
-	"github.com/temporal-seal/temporal-seal/internal/foreign"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
+	"github.com/temporal-seal/temporal-seal/internal/x/wire"
 )
 
-// facts fills in what is known about the payloads of a scope.
-func (c *Call) facts(s *slot) {
-	w := &c.walk
-	in := &c.in
+// decider asks the policy about the payloads of one message.
+type decider struct {
+	call    *call
+	message *Message
+	input   policy.Input
+}
+
+// begin starts the decisions about a message.
+func (d *decider) begin() {
+	d.input = policy.Input{Namespace: d.call.namespace, RPC: d.call.method.name, Caller: d.call.caller}
+}
+
+// facts fills in what is known about the payloads of a slot's scope.
+func (d *decider) facts(s *slot) {
+	w, in := &d.message.walk, &d.input
 	values := [5]*string{&in.WorkflowID, &in.WorkflowType, &in.TaskQueue, &in.ActivityID, &in.ActivityType}
 	in.Known, in.NotApplicable = 0, s.f.na
 	for i := s.scope; i >= 0; i = w.scopes[i].parent {
 		sc := &w.scopes[i]
-		if sc.known == 0 {
+		if sc.known&^in.Known == 0 {
 			continue
 		}
 		for bit, v := range values {
-			fact := policy.FactSet(1) << bit
-			if sc.known&^in.Known&fact != 0 {
+			if fact := policy.FactSet(1) << bit; sc.known&^in.Known&fact != 0 {
 				*v = alias(sc.facts[bit].of(w.buf))
 				in.Known |= fact
 			}
 		}
 	}
-	if c.task != nil {
-		in.NotApplicable |= c.task.na
+	if t := d.call.task; t != nil {
+		in.NotApplicable |= t.na
 		for bit, v := range values {
-			fact := policy.FactSet(1) << bit
-			if c.task.known&fact != 0 && in.Known&fact == 0 {
-				*v = c.task.values[bit]
+			if fact := policy.FactSet(1) << bit; t.known&^in.Known&fact != 0 {
+				*v = t.values[bit]
 				in.Known |= fact
 			}
 		}
 	} else if root := &w.scopes[0]; !root.token.empty() && !w.response {
 		if t, ok := readToken(root.token.of(w.buf)); ok {
 			for bit, v := range values {
-				fact := policy.FactSet(1) << bit
-				if len(t.facts[bit]) > 0 && in.Known&fact == 0 {
+				if fact := policy.FactSet(1) << bit; len(t.facts[bit]) > 0 && in.Known&fact == 0 {
 					*v = alias(t.facts[bit])
 					in.Known |= fact
 				}
@@ -56,24 +62,310 @@ func (c *Call) facts(s *slot) {
 	in.NotApplicable &^= in.Known
 }
 
-// decide asks the policy about one slot.
-func (c *Call) decide(ctx context.Context, d policy.Direction, s *slot, h head) (policy.Verdict, error) {
-	in := &c.in
-	in.Kind, in.Path, in.Name = s.f.kind, s.f.path, alias(s.name.of(c.walk.buf))
+// ask asks the policy about one slot.
+func (d *decider) ask(ctx context.Context, direction policy.Direction, s *slot, h head) (policy.Verdict, error) {
+	in := &d.input
+	in.Kind, in.Path, in.Name = s.f.kind, s.f.path, d.message.name(s)
 	in.Encoding, in.Type, in.Data = h.encoding, h.messageType, h.data
-	decide := c.policy.Decide
-	if c.method.apart {
-		decide = c.policy.DecideApart
+	decide := d.call.policy.Decide
+	if d.call.method.apart {
+		decide = d.call.policy.DecideApart
 	}
-	v, err := decide(ctx, d, in)
+	v, err := decide(ctx, direction, in)
 	if err != nil {
-		return v, c.fail(KindPolicy, s.f.path, err)
+		return v, d.call.fail(KindPolicy, s.f.path, err)
 	}
 	return v, nil
 }
 
-func (c *Call) describe() {
-	c.in = policy.Input{Namespace: c.namespace, RPC: c.method.name, Caller: c.caller}
+// askSealed asks the policy about a sealed value in an answer.
+func (d *decider) askSealed(ctx context.Context, s *slot, h *keyring.Header) (policy.Verdict, error) {
+	d.facts(s)
+	d.input.SealedNamespace, d.input.SealedKey = h.Namespace, h.Key
+	return d.ask(ctx, policy.Response, s, head{})
+}
+
+// askBoth asks the policy about a slot of a request, and that of the namespace
+// which the payload is addressed to. A workflow may start a child or signal a
+// workflow in another namespace. The server copies the payload there, so it has
+// to satisfy both policies: that of the namespace it comes from, whose key seals
+// it, and that of the one it is addressed to.
+func (d *decider) askBoth(ctx context.Context, s *slot, h head) (policy.Verdict, error) {
+	own, err := d.ask(ctx, policy.Request, s, h)
+	if err != nil || own.Action == policy.Deny {
+		return own, err
+	}
+	target := d.addressed(s)
+	if target == "" {
+		return own, nil
+	}
+	d.input.Namespace = target
+	theirs, err := d.ask(ctx, policy.Request, s, h)
+	d.input.Namespace = d.call.namespace
+	if err != nil {
+		return own, err
+	}
+	return d.both(own, theirs, target, s)
+}
+
+// addressed returns the namespace that a command sends a slot's payload to; ""
+// if it is the request's own.
+func (d *decider) addressed(s *slot) string {
+	w := &d.message.walk
+	for i := s.scope; i >= 0; i = w.scopes[i].parent {
+		if at := w.scopes[i].namespace; !at.empty() {
+			if name := alias(at.of(w.buf)); name != d.call.namespace {
+				return name
+			}
+			return ""
+		}
+	}
+	return ""
+}
+
+// both returns the stricter of two verdicts. Whatever is sealed is sealed with a
+// key of the request's namespace.
+func (d *decider) both(own, theirs policy.Verdict, target string, s *slot) (policy.Verdict, error) {
+	hit := own.Hit && theirs.Hit
+	switch {
+	case theirs.Action == policy.Deny:
+		own = theirs
+		own.Reason = fmt.Sprintf("%s (by the policy of the namespace %q, to which it is addressed)", theirs.Reason, target)
+	case theirs.Action == policy.Redact && own.Action == policy.Pass:
+		own = theirs
+	case theirs.Action == policy.Seal && own.Action == policy.Pass:
+		key, ok := d.call.state.Keys.DefaultKey(d.call.namespace)
+		if !ok {
+			return own, d.call.fail(KindDenied, s.f.path, fmt.Errorf("the policy of the namespace %q, to which it is addressed, wants it sealed, "+
+				"and no key serves the namespace %q", target, d.call.namespace))
+		}
+		own = theirs
+		own.Key = key
+	case theirs.Action == policy.Seal && own.Action == policy.Seal:
+		own.Compress = own.Compress && theirs.Compress // lengths tell more then, so both have to want it
+		if !slices.Equal(own.Fields, theirs.Fields) || !slices.Equal(own.Clear, theirs.Clear) {
+			own.Fields, own.Clear = nil, nil // two choices of members: the whole payload satisfies both
+		}
+	}
+	own.Hit = hit
+	return own, nil
+}
+
+// decide fills s.items with the slots of a request that are to change.
+func (s *sealer) decide(ctx context.Context) (err error) {
+	ctx, traced := s.call.startSpan(ctx, "policy.decide")
+	defer func() { s.decider.endSpan(traced, err) }()
+	s.items, s.asked.f = s.items[:0], nil
+	s.decider.begin()
+	slots := s.message.walk.slots
+	for i := range slots {
+		sl := &slots[i]
+		if i == 0 || sl.scope != slots[i-1].scope || sl.f.na != slots[i-1].f.na {
+			s.decider.facts(sl)
+		}
+		s.items = append(s.items, sealItem{slot: int32(i)})
+		v := &s.items[len(s.items)-1].verdict
+		if err := s.decideSlot(ctx, sl, v); err != nil {
+			return err
+		}
+		if v.Action == policy.Pass {
+			s.stats.Passed++
+			s.items = s.items[:len(s.items)-1]
+		}
+	}
+	return nil
+}
+
+// decideSlot asks the policy about one slot of a request and applies the
+// rules that no policy can change: what bears our mark never passes.
+func (s *sealer) decideSlot(ctx context.Context, sl *slot, v *policy.Verdict) (err error) {
+	v.Action = policy.Pass
+	value := s.message.content(sl)
+	var h head
+	marked := false
+	if sl.f.op == opNexusFailure || s.message.isSystem(sl) { // decided about piece by piece, when it is taken apart
+		v.Action = policy.Seal
+		return nil
+	}
+	switch sl.f.op {
+	case opText, opReason:
+		if len(value) == 0 {
+			return nil
+		}
+		h.data = value
+		marked = keyring.MarkedText(value)
+	case opFailure:
+		if !s.message.hasTexts(sl) {
+			return nil
+		}
+		marked = s.call.markedFailure(s.message.failures(sl), s.message.walk.buf)
+	default:
+		if h, marked, err = s.call.readHead(value); err != nil {
+			return s.call.fail(KindMalformed, sl.f.path, err)
+		}
+		if sl.memo && h.deletes() && !marked {
+			return nil
+		}
+	}
+	if marked && (sl.f.op == opExempt || sl.f.op == opAsk || sl.f.op == opReason) {
+		return s.call.fail(KindDenied, sl.f.path, errors.New("a sealed value is not accepted in a field that stays readable"))
+	}
+	if sl.f.op == opExempt {
+		return nil
+	}
+	if name := s.message.name(sl); s.asked.again(sl, &h, name) {
+		*v = s.asked.verdict
+	} else {
+		if *v, err = s.decider.askBoth(ctx, sl, h); err != nil {
+			return err
+		}
+		if len(s.message.walk.slots) > 1 {
+			s.asked = question{sl.f, sl.scope, name, h.encoding, h.messageType, *v}
+		}
+	}
+	return s.apply(ctx, sl, v, value, marked)
+}
+
+// question is what the policy was asked last in a message. Histories and lists
+// hold many neighbours of which it would be told the same.
+type question struct {
+	f                           *field
+	scope                       int32
+	name, encoding, messageType string
+	verdict                     policy.Verdict
+}
+
+// again reports whether the policy would be asked the same once more. A verdict
+// that came from its memory depends on no payload's content.
+func (q *question) again(s *slot, h *head, name string) bool {
+	return q.verdict.Hit && q.f == s.f && q.scope == s.scope && q.name == name && q.encoding == h.encoding && q.messageType == h.messageType
+}
+
+// apply turns the policy's verdict on a slot into what is done: Seal, Redact or Pass.
+func (s *sealer) apply(ctx context.Context, sl *slot, v *policy.Verdict, value []byte, marked bool) error {
+	switch v.Action {
+	case policy.Deny:
+		return s.call.fail(KindDenied, sl.f.path, &DeniedError{Reason: v.Reason})
+	case policy.Pass:
+		if marked { // a stolen ciphertext must not come back as clear text
+			return s.sealMarked(sl, v)
+		}
+		return nil
+	case policy.Redact:
+		if sl.f.op == opReason {
+			return nil
+		}
+	case policy.Accept:
+		if sl.f.op == opPayload && s.acceptable(ctx, value) {
+			v.Action = policy.Pass
+			return nil
+		}
+		v.Action = policy.Seal
+	}
+	if v.Action != policy.Seal || sl.f.op == opAsk || sl.f.op == opReason {
+		return s.call.fail(KindPolicy, sl.f.path, fmt.Errorf("the verdict %s is not one for a %s in a request", v.Action, sl.f.kind))
+	}
+	if marked {
+		v.Fields, v.Clear = nil, nil // sealed whole, so that opening takes off one layer
+	}
+	return nil
+}
+
+// sealMarked seals a payload that a policy would let pass, but that bears our
+// mark, with the namespace's default key.
+func (s *sealer) sealMarked(sl *slot, v *policy.Verdict) error {
+	key, ok := s.call.state.Keys.DefaultKey(s.call.namespace)
+	if !ok {
+		return s.call.fail(KindDenied, sl.f.path, fmt.Errorf("a value that bears the mark of a sealed one can only be sealed "+
+			"once more, and no key serves the namespace %q", s.call.namespace))
+	}
+	*v = policy.Verdict{Action: policy.Seal, Key: key}
+	return nil
+}
+
+// acceptable reports whether a worker sealed a payload itself, for this
+// namespace, with a key that opens here; or encoded it by another tool, as one
+// does that has not moved yet.
+func (s *sealer) acceptable(ctx context.Context, value []byte) bool {
+	c := s.call
+	if c.caller == nil || c.caller.Kind == "anonymous" {
+		return false
+	}
+	sealed, marked, err := keyring.ParsePayload(value)
+	if err != nil {
+		return false
+	}
+	if !marked {
+		return s.acceptableForeign(ctx, value)
+	}
+	opened, _, err := c.state.Keys.Open(ctx, s.message.arena[:0], &sealed, c.namespace)
+	if err != nil {
+		return false
+	}
+	clear(opened)
+	return true
+}
+
+func (s *sealer) acceptableForeign(ctx context.Context, value []byte) bool {
+	n := s.call.state.Foreign.For(s.call.namespace)
+	if n == nil {
+		return false
+	}
+	sealed, err := n.Parse(value, &s.foreignRun)
+	if sealed == nil || err != nil {
+		return false
+	}
+	opened, _, err := n.Open(ctx, s.message.arena[:0], sealed, &s.foreignRun)
+	if err != nil {
+		return false
+	}
+	clear(opened)
+	return true
+}
+
+// decide asks the policy about every sealed payload of an answer. Neighbours of
+// which it would be told the same have the same verdict.
+func (o *opener) decide(ctx context.Context) (err error) {
+	ctx, traced := o.call.startSpan(ctx, "policy.decide")
+	defer func() { o.decider.endSpan(traced, err) }()
+	o.decider.begin()
+	facts := o.call.policy.ReadsFacts(policy.Response, o.call.namespace)
+	var asked [4]*openItem // a history holds a few kinds of events, in turns
+	next := 0
+	for i := range o.items {
+		it := &o.items[i]
+		if j := slices.IndexFunc(asked[:], func(last *openItem) bool { return last != nil && o.sameQuestion(last, it, facts) }); j >= 0 {
+			it.action = asked[j].action
+			continue
+		}
+		s := o.slot(it)
+		v, err := o.decider.askSealed(ctx, s, it.sealed.Header)
+		if err != nil {
+			return err
+		}
+		if o.call.method.task && (v.Action == policy.Keep || v.Action == policy.Redact) {
+			v.Action = policy.Deny // a worker must get the value or nothing
+		}
+		if v.Action == policy.Deny {
+			if o.whole {
+				o.enter(s.f.kind, it.sealed.Header, Denied)
+			}
+			if err := o.unopened(o.call.fail(KindDenied, s.f.path, &DeniedError{Reason: v.Reason})); err != nil {
+				return err
+			}
+		}
+		it.action = v.Action
+		asked[next%len(asked)] = it
+		next++
+	}
+	return nil
+}
+
+// sameQuestion reports whether the policy would be told the same of both. With facts it can read those of the scope.
+func (o *opener) sameQuestion(a, b *openItem, facts bool) bool {
+	s, t := o.slot(a), o.slot(b)
+	return s.f == t.f && (s.scope == t.scope || !facts) && s.name == t.name && a.action != policy.Deny &&
+		(a.sealed.Header == b.sealed.Header || a.sealed.Header.Key == b.sealed.Header.Key && a.sealed.Header.Namespace == b.sealed.Header.Namespace)
 }
 
 // head is what a policy may know of a payload.
@@ -92,63 +384,63 @@ func readPlain(payload []byte) (h head, ok bool) {
 	if len(payload) <= len(plainHead) || string(payload[:len(plainHead)]) != plainHead {
 		return h, false
 	}
-	size, at := uvarint(payload, len(plainHead), len(payload))
+	size, at := wire.Varint(payload, len(plainHead), len(payload))
 	if at < 0 || size != uint64(len(payload)-at) {
 		return h, false
 	}
 	return head{encoding: "json/plain", data: payload[at:]}, true
 }
 
-// marked tells whether an answer's copy of a payload would be opened: it bears
+// marked reports whether an answer's copy of a payload would be opened: it bears
 // our mark, or that of another tool whose payloads are read here.
-func (c *Call) marked(payload []byte) bool {
-	return keyring.Marked(payload) || c.others.Marked(payload)
+func (c *call) marked(payload []byte) bool {
+	return keyring.Marked(payload) || c.state.Foreign.Marked(payload)
 }
 
-// readHead reads a serialised Payload and tells whether it is marked. Of
+// readHead reads a serialized Payload and reports whether it is marked. Of
 // repeated entries the last counts, as for everyone who decodes it.
-func (c *Call) readHead(payload []byte) (h head, marked bool, err error) {
+func (c *call) readHead(payload []byte) (h head, marked bool, err error) {
 	if h, ok := readPlain(payload); ok {
 		return h, false, nil
 	}
-	err = eachField(payload, 0, len(payload), func(num protowire.Number, wire protowire.Type, _, _, from, to int) {
+	r := wire.Read(payload)
+	for r.Next() {
 		switch {
-		case wire != protowire.BytesType:
-		case num == 2:
-			h.data = payload[from:to]
-		case num == 1:
-			h.metadata(payload[from:to])
+		case !r.Bytes():
+		case r.Number() == 2:
+			h.data = r.Value()
+		case r.Number() == 1:
+			key, value := readEntry(r.Value())
+			switch string(key) {
+			case "encoding":
+				h.encoding = alias(value)
+			case "messageType":
+				h.messageType = alias(value)
+			}
 		}
-	})
-	return h, c.marked(payload), err
-}
-
-func (h *head) metadata(entry []byte) {
-	key, value := readEntry(entry)
-	switch string(key) {
-	case "encoding":
-		h.encoding = alias(value)
-	case "messageType":
-		h.messageType = alias(value)
 	}
+	if r.Err() != nil {
+		return h, false, fmt.Errorf("the bytes are not a Payload: %w", r.Err())
+	}
+	return h, c.marked(payload), nil
 }
 
 // readEntry reads an entry of a map of strings or bytes. A broken one breaks
 // the message for the server as well; sealed it does no harm.
 func readEntry(entry []byte) (key, value []byte) {
-	_ = eachField(entry, 0, len(entry), func(num protowire.Number, wire protowire.Type, _, _, from, to int) {
+	for r := wire.Read(entry); r.Next(); {
 		switch {
-		case wire != protowire.BytesType:
-		case num == 1:
-			key = entry[from:to]
-		case num == 2:
-			value = entry[from:to]
+		case !r.Bytes():
+		case r.Number() == 1:
+			key = r.Value()
+		case r.Number() == 2:
+			value = r.Value()
 		}
-	})
+	}
 	return key, value
 }
 
-// deletes tells whether the server takes a memo's value as the wish to delete
+// deletes reports whether the server takes a memo's value as the wish to delete
 // its key: common/payload.MergeMapOfPayload in the server's source.
 func (h *head) deletes() bool {
 	switch string(h.data) {
@@ -160,311 +452,3 @@ func (h *head) deletes() bool {
 
 // alias is a string that lives as long as the message it points into.
 func alias(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
-
-// sealing is what was decided about one slot of a request.
-type sealing struct {
-	slot    int32
-	action  policy.Action // Seal, or Redact for a reason
-	verdict policy.Verdict
-}
-
-// decideRequest fills c.plans with the slots that are to change.
-func (c *Call) decideRequest(ctx context.Context) (err error) {
-	ctx, traced := c.span(ctx, "policy.decide")
-	defer func() { c.endDecide(traced, err) }()
-	c.plans, c.asked.f = c.plans[:0], nil
-	c.describe()
-	scope := int32(-1)
-	na := policy.FactSet(0)
-	for i := range c.walk.slots {
-		s := &c.walk.slots[i]
-		if s.scope != scope || s.f.na != na || i == 0 {
-			c.facts(s)
-			scope, na = s.scope, s.f.na
-		}
-		c.plans = append(c.plans, sealing{slot: int32(i)})
-		p := &c.plans[len(c.plans)-1]
-		if err := c.decideSlot(ctx, s, p); err != nil {
-			return err
-		}
-		if p.action == policy.Pass {
-			c.request.Passed++
-			c.plans = c.plans[:len(c.plans)-1]
-		}
-	}
-	return nil
-}
-
-// decideSlot asks the policy about one slot of a request and applies the
-// rules that no policy can change: what bears our mark never passes.
-func (c *Call) decideSlot(ctx context.Context, s *slot, p *sealing) (err error) {
-	p.action = policy.Pass
-	value := c.content(s)
-	var h head
-	marked := false
-	if s.site == siteNexus || c.isSystem(s) { // decided about piece by piece, when it is taken apart
-		p.action = policy.Seal
-		return nil
-	}
-	switch s.site {
-	case siteText, siteReason:
-		if len(value) == 0 {
-			return nil
-		}
-		h.data = value
-		marked = keyring.MarkedText(value)
-	case siteFailure:
-		if !c.hasTexts(s) {
-			return nil
-		}
-		marked = c.markedFailure(s)
-	default:
-		if h, marked, err = c.readHead(value); err != nil {
-			return c.fail(KindMalformed, s.f.path, fmt.Errorf("the bytes are not a Payload: %w", err))
-		}
-		if s.memo && h.deletes() && !marked {
-			return nil
-		}
-	}
-	if marked && (s.site == siteExempt || s.site == siteAsk || s.site == siteReason) {
-		return c.fail(KindDenied, s.f.path, errors.New("a sealed value is not accepted in a field that stays readable"))
-	}
-	if s.site == siteExempt {
-		return nil
-	}
-	if c.asked.again(s, &h, alias(s.name.of(c.walk.buf))) {
-		p.verdict = c.asked.verdict
-	} else {
-		if p.verdict, err = c.decideRequestSlot(ctx, s, h); err != nil {
-			return err
-		}
-		if len(c.walk.slots) > 1 {
-			c.asked = question{s.f, s.scope, c.in.Name, h.encoding, h.messageType, p.verdict}
-		}
-	}
-	return c.judge(ctx, s, p, value, marked)
-}
-
-// question is what the policy was asked last in a message. Histories and lists
-// hold many neighbours of which it would be told the same.
-type question struct {
-	f                           *field
-	scope                       int32
-	name, encoding, messageType string
-	verdict                     policy.Verdict
-}
-
-// again tells whether the policy would be asked the same once more. A verdict
-// that came from its memory depends on no payload's content.
-func (q *question) again(s *slot, h *head, name string) bool {
-	return q.verdict.Hit && q.f == s.f && q.scope == s.scope && q.name == name && q.encoding == h.encoding && q.messageType == h.messageType
-}
-
-// judge makes the plan of a verdict.
-func (c *Call) judge(ctx context.Context, s *slot, p *sealing, value []byte, marked bool) error {
-	v := &p.verdict
-	switch v.Action {
-	case policy.Deny:
-		return c.fail(KindDenied, s.f.path, &DeniedError{Reason: v.Reason})
-	case policy.Pass:
-		if marked { // a stolen ciphertext must not come back as clear text
-			return c.sealMarked(s, p)
-		}
-		return nil
-	case policy.Redact:
-		if s.site == siteReason {
-			p.action = policy.Redact
-			return nil
-		}
-	case policy.Accept:
-		if s.site == sitePayload && c.acceptable(ctx, value) {
-			return nil
-		}
-		v.Action = policy.Seal
-	}
-	if v.Action != policy.Seal || s.site == siteAsk || s.site == siteReason {
-		return c.fail(KindPolicy, s.f.path, fmt.Errorf("the verdict %s is not one for a %s in a request", v.Action, s.f.kind))
-	}
-	if marked {
-		v.Fields, v.Clear = nil, nil // sealed whole, so that opening takes off one layer
-	}
-	p.action = policy.Seal
-	return nil
-}
-
-// sealMarked seals a payload that a policy would let pass, but that bears our
-// mark, with the namespace's default key.
-func (c *Call) sealMarked(s *slot, p *sealing) error {
-	key, ok := c.r.keys.DefaultKey(c.namespace)
-	if !ok {
-		return c.fail(KindDenied, s.f.path, fmt.Errorf("a value that bears the mark of a sealed one can only be sealed "+
-			"once more, and no key serves the namespace %q", c.namespace))
-	}
-	p.action, p.verdict = policy.Seal, policy.Verdict{Action: policy.Seal, Key: key}
-	return nil
-}
-
-// acceptable tells whether a worker sealed a payload itself, for this
-// namespace, with a key that opens here.
-func (c *Call) acceptable(ctx context.Context, value []byte) bool {
-	if c.caller == nil || c.caller.Kind == "anonymous" {
-		return false
-	}
-	sealed, marked, err := keyring.ParsePayload(value)
-	if err != nil {
-		return false
-	}
-	if !marked {
-		return c.acceptableTheirs(ctx, value)
-	}
-	opened, _, err := c.r.keys.Open(ctx, c.arena[:0], &sealed, c.namespace)
-	if err != nil {
-		return false
-	}
-	clear(opened)
-	return true
-}
-
-// acceptableTheirs tells the same of another tool's payload, which a worker
-// that has not moved yet encoded.
-func (c *Call) acceptableTheirs(ctx context.Context, value []byte) bool {
-	n := c.others.For(c.namespace)
-	if n == nil {
-		return false
-	}
-	s, err := n.Parse(value, &c.theirRun)
-	if s == nil || err != nil {
-		return false
-	}
-	opened, _, err := n.Open(ctx, c.arena[:0], s, &c.theirRun)
-	if err != nil {
-		return false
-	}
-	clear(opened)
-	return true
-}
-
-// opening is what was decided about one sealed payload of an answer.
-type opening struct {
-	slot    int32
-	failure int32 // siteFailure: which of the chain bears the envelope
-	action  policy.Action
-	size    int // of the sealed payload; what is in it is shorter, unless it is compressed
-	sealed  keyring.Sealed
-	theirs  *foreign.Sealed // another tool's payload; sealed then holds what the policy is told of it
-}
-
-// decideResponse asks the policy about every sealed payload. Neighbours of
-// which it would be told the same have the same verdict.
-func (c *Call) decideResponse(ctx context.Context, whole bool) (err error) {
-	ctx, traced := c.span(ctx, "policy.decide")
-	defer func() { c.endDecide(traced, err) }()
-	c.describe()
-	facts := c.policy.ReadsFacts(policy.Response, c.namespace)
-	var asked [4]*opening // a history holds a few kinds of events, in turns
-	next := 0
-	for i := range c.opens {
-		o := &c.opens[i]
-		if j := slices.IndexFunc(asked[:], func(last *opening) bool { return last != nil && c.sameQuestion(last, o, facts) }); j >= 0 {
-			o.action = asked[j].action
-			continue
-		}
-		s := &c.walk.slots[o.slot]
-		c.facts(s)
-		c.in.SealedNamespace, c.in.SealedKey = o.sealed.Header.Namespace, o.sealed.Header.Key
-		v, err := c.decide(ctx, policy.Response, s, head{})
-		if err != nil {
-			return err
-		}
-		if c.method.task && (v.Action == policy.Keep || v.Action == policy.Redact) {
-			v.Action = policy.Deny // a worker must get the value or nothing
-		}
-		if v.Action == policy.Deny {
-			if whole {
-				c.handled(s.f.kind, o.sealed.Header, Denied)
-			}
-			if err := c.unopened(whole, c.fail(KindDenied, s.f.path, &DeniedError{Reason: v.Reason})); err != nil {
-				return err
-			}
-		}
-		o.action = v.Action
-		asked[next%len(asked)] = o
-		next++
-	}
-	return nil
-}
-
-// sameQuestion tells whether the policy would be told the same of both. With facts it can read those of the scope.
-func (c *Call) sameQuestion(a, b *opening, facts bool) bool {
-	s, t := &c.walk.slots[a.slot], &c.walk.slots[b.slot]
-	return s.f == t.f && (s.scope == t.scope || !facts) && s.name == t.name && a.action != policy.Deny &&
-		(a.sealed.Header == b.sealed.Header || a.sealed.Header.Key == b.sealed.Header.Key && a.sealed.Header.Namespace == b.sealed.Header.Namespace)
-}
-
-// A workflow may start a child or signal a workflow in another namespace. The
-// server copies the payload there, so it has to satisfy both policies: that of
-// the namespace it comes from, whose key seals it, and that of the one it is
-// addressed to.
-
-// addressed gives the namespace that a command sends a slot's payload to; ""
-// if it is the request's own.
-func (c *Call) addressed(s *slot) string {
-	w := &c.walk
-	for i := s.scope; i >= 0; i = w.scopes[i].parent {
-		if at := w.scopes[i].namespace; !at.empty() {
-			if name := alias(at.of(w.buf)); name != c.namespace {
-				return name
-			}
-			return ""
-		}
-	}
-	return ""
-}
-
-// decideRequestSlot asks the policy about a slot, and that of the namespace
-// which the payload is addressed to.
-func (c *Call) decideRequestSlot(ctx context.Context, s *slot, h head) (policy.Verdict, error) {
-	own, err := c.decide(ctx, policy.Request, s, h)
-	if err != nil || own.Action == policy.Deny {
-		return own, err
-	}
-	target := c.addressed(s)
-	if target == "" {
-		return own, nil
-	}
-	c.in.Namespace = target
-	theirs, err := c.decide(ctx, policy.Request, s, h)
-	c.in.Namespace = c.namespace
-	if err != nil {
-		return own, err
-	}
-	return c.both(own, theirs, target, s)
-}
-
-// both gives the stricter of two verdicts. Whatever is sealed is sealed with a
-// key of the request's namespace.
-func (c *Call) both(own, theirs policy.Verdict, target string, s *slot) (policy.Verdict, error) {
-	hit := own.Hit && theirs.Hit
-	switch {
-	case theirs.Action == policy.Deny:
-		own = theirs
-		own.Reason = fmt.Sprintf("%s (by the policy of the namespace %q, to which it is addressed)", theirs.Reason, target)
-	case theirs.Action == policy.Redact && own.Action == policy.Pass:
-		own = theirs
-	case theirs.Action == policy.Seal && own.Action == policy.Pass:
-		key, ok := c.r.keys.DefaultKey(c.namespace)
-		if !ok {
-			return own, c.fail(KindDenied, s.f.path, fmt.Errorf("the policy of the namespace %q, to which it is addressed, wants it sealed, "+
-				"and no key serves the namespace %q", target, c.namespace))
-		}
-		own = theirs
-		own.Key = key
-	case theirs.Action == policy.Seal && own.Action == policy.Seal:
-		own.Compress = own.Compress && theirs.Compress // lengths tell more then, so both have to want it
-		if !slices.Equal(own.Fields, theirs.Fields) || !slices.Equal(own.Clear, theirs.Clear) {
-			own.Fields, own.Clear = nil, nil // two choices of members: the whole payload satisfies both
-		}
-	}
-	own.Hit = hit
-	return own, nil
-}

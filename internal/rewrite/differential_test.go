@@ -76,7 +76,7 @@ func TestVisitsWhatTheAPIsVisitorVisits(t *testing.T) {
 			ours := map[string]bool{}
 			for i := range w.slots {
 				s := &w.slots[i]
-				if s.site == sitePayload {
+				if s.f.op == opPayload {
 					b := w.boxes[s.box]
 					for _, c := range canaryPattern.FindAllString(string(in[b.start:b.end]), -1) {
 						ours[c] = true

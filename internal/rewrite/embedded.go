@@ -1,13 +1,13 @@
 package rewrite
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"strings"
 
 	"google.golang.org/protobuf/encoding/protojson"
-	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/dynamicpb"
@@ -20,48 +20,64 @@ import (
 // server, never the payload's own word about itself.
 const systemEndpoint = "__temporal_system"
 
-// isSystem tells whether a slot is the input of an operation of the server's own.
-func (c *Call) isSystem(s *slot) bool {
-	return s.f.system && string(c.walk.scopes[s.scope].endpoint.of(c.walk.buf)) == systemEndpoint
+// isSystem reports whether a slot is the input of an operation of the server's own.
+func (m *Message) isSystem(s *slot) bool {
+	return s.f.system && string(m.walk.scopes[s.scope].endpoint.of(m.walk.buf)) == systemEndpoint
 }
 
-// rewriteSystem plans the edit for such an input: its message is rewritten as
-// one of its own, and put back in the encoding that it came in.
-func (c *Call) rewriteSystem(ctx context.Context, s *slot) error {
-	value := c.content(s)
-	h, marked, err := c.readHead(value)
-	if err != nil {
-		return fmt.Errorf("the bytes are not a Payload: %w", err)
-	}
-	if marked && !c.walk.response {
-		return c.fail(KindDenied, s.f.path, errors.New("a sealed value is not accepted as the input of an operation that the server runs itself"))
-	}
-	m, err := c.decodeSystem(h)
+// nestedRewriter seals or opens a message that stands within a payload, as one of its own.
+type nestedRewriter func(ctx context.Context, s *slot, d protoreflect.MessageDescriptor, raw []byte) (out []byte, changed bool, err error)
+
+// sealSystem plans the edit for the input of a server's own operation.
+func (s *sealer) sealSystem(ctx context.Context, sl *slot) error {
+	h, marked, err := s.call.readHead(s.message.content(sl))
 	if err != nil {
 		return err
 	}
-	raw, err := proto.Marshal(m)
+	if marked {
+		return s.call.fail(KindDenied, sl.f.path, errors.New("a sealed value is not accepted as the input of an operation that the server runs itself"))
+	}
+	return s.message.rewriteSystem(ctx, sl, h, s.sealNested)
+}
+
+// openSystem is like sealSystem for an answer.
+func (o *opener) openSystem(ctx context.Context, s *slot) error {
+	h, _, err := o.call.readHead(o.message.content(s))
+	if err != nil {
+		return err
+	}
+	return o.message.rewriteSystem(ctx, s, h, o.openNested)
+}
+
+// rewriteSystem plans the edit for the input of a server's own operation: its message is rewritten as
+// one of its own, and put back in the encoding that it came in.
+func (m *Message) rewriteSystem(ctx context.Context, s *slot, h head, rewrite nestedRewriter) error {
+	in, err := m.walk.plan.decodeSystem(h)
+	if err != nil {
+		return err
+	}
+	raw, err := proto.Marshal(in)
 	if err != nil {
 		return fmt.Errorf("write the input: %w", err)
 	}
-	out, changed, err := c.rewriteAside(ctx, s, m.Descriptor(), raw)
+	out, changed, err := rewrite(ctx, s, in.Descriptor(), raw)
 	if err != nil || !changed {
 		return err
 	}
 	if strings.HasPrefix(h.encoding, "json/") {
-		if err := proto.Unmarshal(out, m.Interface()); err != nil {
+		if err := proto.Unmarshal(out, in.Interface()); err != nil {
 			return fmt.Errorf("read the rewritten input: %w", err)
 		}
-		if out, err = protojson.Marshal(m.Interface()); err != nil {
+		if out, err = protojson.Marshal(in.Interface()); err != nil {
 			return fmt.Errorf("write the input as JSON: %w", err)
 		}
 	}
-	c.replace(s, string(withData(value, out)))
+	m.replace(s, withData(m.content(s), out))
 	return nil
 }
 
-func (c *Call) decodeSystem(h head) (*dynamicpb.Message, error) {
-	md, err := c.method.plan.messageType(protoreflect.FullName(h.messageType))
+func (p *plan) decodeSystem(h head) (*dynamicpb.Message, error) {
+	md, err := p.messageType(protoreflect.FullName(h.messageType))
 	if err != nil {
 		return nil, fmt.Errorf("the input for the endpoint %s is a message that this release does not know, so its payloads can't be found; "+
 			"upgrade the proxy before the SDK", systemEndpoint)
@@ -81,41 +97,44 @@ func (c *Call) decodeSystem(h head) (*dynamicpb.Message, error) {
 	return m, nil
 }
 
-// rewriteAside rewrites a message that stands within a payload.
-func (c *Call) rewriteAside(ctx context.Context, s *slot, d protoreflect.MessageDescriptor, raw []byte) (out []byte, changed bool, err error) {
-	method := *c.method
-	method.next = nil // it is no longer that RPC
-	comp := compiler{plan: c.method.plan, method: method.name, response: c.walk.response}
-	root, err := comp.compile(d, s.f.path, "")
+// sealNested seals a message that stands within a payload.
+func (s *sealer) sealNested(ctx context.Context, sl *slot, d protoreflect.MessageDescriptor, raw []byte) ([]byte, bool, error) {
+	inner, err := s.call.nested(d, sl, false)
 	if err != nil {
 		return nil, false, err
 	}
-	aside := c.r.Begin(&method, c.caller)
-	defer aside.Done()
-	aside.policy, aside.namespace, aside.task, aside.reaches = c.policy, c.namespace, c.task, c.reaches
-	if c.walk.response {
-		method.response = root
-		out, err = aside.openMessage(ctx, root, raw, method.whole)
-		c.response.add(&aside.response)
-		for _, a := range aside.account {
-			c.enter(a.Kind, a.Namespace, a.Key, a.Outcome, a.Count)
-		}
-		return append([]byte(nil), out...), aside.response.Payloads > 0, err
-	}
-	method.request = root
-	out, err = aside.Request(ctx, raw)
-	c.request.add(&aside.request)
-	return append([]byte(nil), out...), aside.request.Payloads > 0, err
+	defer inner.Done()
+	out, err := inner.sealer.request(ctx, raw)
+	s.stats.add(&inner.sealer.stats)
+	return bytes.Clone(out), inner.sealer.stats.Payloads > 0, err
 }
 
-// withData gives a serialised Payload with other data.
-func withData(payload, data []byte) []byte {
-	var out []byte
-	_ = eachField(payload, 0, len(payload), func(num protowire.Number, _ protowire.Type, at, _, _, to int) {
-		if num != 2 {
-			out = append(out, payload[at:to]...)
-		}
-	})
-	out = protowire.AppendTag(out, 2, protowire.BytesType)
-	return protowire.AppendBytes(out, data)
+// openNested opens a message that stands within a payload.
+func (o *opener) openNested(ctx context.Context, s *slot, d protoreflect.MessageDescriptor, raw []byte) ([]byte, bool, error) {
+	inner, err := o.call.nested(d, s, true)
+	if err != nil {
+		return nil, false, err
+	}
+	defer inner.Done()
+	out, err := inner.opener.open(ctx, inner.call.method.response, raw, inner.call.method.whole)
+	o.stats.add(&inner.opener.stats)
+	for _, h := range inner.opener.account {
+		o.account.enter(h)
+	}
+	return bytes.Clone(out), inner.opener.stats.Payloads > 0, err
+}
+
+// nested begins a session for a message that stands within a payload of this call.
+func (c *call) nested(d protoreflect.MessageDescriptor, s *slot, response bool) (*Session, error) {
+	comp := compiler{plan: c.method.plan, method: c.method.name, response: response}
+	root, err := comp.compile(d, s.f.path, "")
+	if err != nil {
+		return nil, err
+	}
+	method := *c.method
+	method.next = nil // it is no longer that RPC
+	method.request, method.response = root, root
+	inner := *c
+	inner.method = &method
+	return c.rewriter.begin(inner), nil
 }

@@ -5,12 +5,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"unicode/utf8"
 
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
+	"github.com/temporal-seal/temporal-seal/internal/x/wire"
 )
 
 // The texts of a chain of failures are sealed as one payload, which takes the
@@ -40,37 +42,55 @@ func (t *failureTexts) empty() bool {
 	return t.Message == "" && t.StackTrace == "" && t.EncodedAttributes == nil
 }
 
-// hasTexts tells whether a chain holds anything to hide.
-func (c *Call) hasTexts(s *slot) bool {
-	for i := range c.chain(s) {
-		f := &c.chain(s)[i]
-		if !f.message.value.empty() || !f.stack.value.empty() || !f.attributes.field.empty() {
+// hasTexts reports whether a chain holds anything to hide.
+func (m *Message) hasTexts(s *slot) bool {
+	return slices.ContainsFunc(m.failures(s), func(f failureParts) bool {
+		return !f.message.value.empty() || !f.stack.value.empty() || !f.attributes.field.empty()
+	})
+}
+
+// markedFailure reports whether a failure in the chain bears our mark.
+func (c *call) markedFailure(chain []failureParts, buf []byte) bool {
+	for i := range chain {
+		f := &chain[i]
+		if !f.attributes.field.empty() && c.marked(f.attributes.value.of(buf)) ||
+			keyring.MarkedText(f.message.value.of(buf)) || keyring.MarkedText(f.stack.value.of(buf)) {
 			return true
 		}
 	}
 	return false
 }
 
-// markedFailure tells whether a failure in the chain bears our mark.
-func (c *Call) markedFailure(s *slot) bool {
-	for i := range c.chain(s) {
-		f := &c.chain(s)[i]
-		if !f.attributes.field.empty() && c.marked(f.attributes.value.of(c.walk.buf)) {
-			return true
-		}
-		if keyring.MarkedText(f.message.value.of(c.walk.buf)) || keyring.MarkedText(f.stack.value.of(c.walk.buf)) {
-			return true
-		}
-	}
-	return false
-}
-
-// sealFailure plans the edits that hide the texts of a whole chain. What
+// sealTexts plans the edits that hide the texts of a whole chain. What
 // encoded_attributes held is hidden with them, always: to leave a failure
 // alone that looks encoded already would let clear text pass.
-func (c *Call) sealFailure(sealer *keyring.Sealer, s *slot) error {
-	buf := c.walk.buf
-	chain := c.chain(s)
+func (m *Message) sealTexts(s *slot, key *keyring.Sealer) error {
+	chain := m.failures(s)
+	doc, err := readTexts(chain, m.walk.buf)
+	if err != nil {
+		return err
+	}
+	sealed, err := key.AppendPayload(nil, failurePayload(doc), true)
+	if err != nil {
+		return err
+	}
+	for i := range chain {
+		f := &chain[i]
+		if !f.message.value.empty() {
+			m.putText(f, f.message.field, numFailureMessage, []byte(encodedFailure))
+		}
+		m.putText(f, f.stack.field, numFailureStackTrace, nil)
+		if i == 0 {
+			m.putText(f, f.attributesSpan(), numFailureAttributes, sealed)
+		} else {
+			m.putText(f, f.attributes.field, numFailureAttributes, nil)
+		}
+	}
+	return nil
+}
+
+// readTexts returns the document with the texts of a whole chain.
+func readTexts(chain []failureParts, buf []byte) ([]byte, error) {
 	texts := make([]failureTexts, len(chain))
 	for i := range chain {
 		f, t := &chain[i], &texts[i]
@@ -80,7 +100,7 @@ func (c *Call) sealFailure(sealer *keyring.Sealer, s *slot) error {
 			t.EncodedAttributes = &value
 		}
 		if !utf8.ValidString(t.Message) || !utf8.ValidString(t.StackTrace) {
-			return errors.New("a failure's message or stack trace is not UTF-8, which protobuf requires of a string")
+			return nil, errors.New("a failure's message or stack trace is not UTF-8, which protobuf requires of a string")
 		}
 	}
 	last := len(texts)
@@ -90,33 +110,29 @@ func (c *Call) sealFailure(sealer *keyring.Sealer, s *slot) error {
 	texts[0].Causes = texts[1:last]
 	doc, err := json.Marshal(&texts[0])
 	if err != nil {
-		return fmt.Errorf("write the failure's texts: %w", err)
+		return nil, fmt.Errorf("write the failure's texts: %w", err)
 	}
-	sealed, err := sealer.AppendPayload(nil, failurePayload(doc), true)
-	if err != nil {
-		return err
-	}
-	for i := range chain {
-		f := &chain[i]
-		if !f.message.value.empty() {
-			c.edit(f.message.field, f.box, c.storeField(numFailureMessage, []byte(encodedFailure)))
-		}
-		if !f.stack.field.empty() {
-			c.edit(f.stack.field, f.box, span{})
-		}
-		attributes := f.attributes.field
-		if attributes.empty() {
-			attributes = span{f.attributesPlace, f.attributesPlace}
-		}
-		switch {
-		case i == 0:
-			c.edit(attributes, f.box, c.storeField(numFailureAttributes, sealed))
-		case !attributes.empty():
-			c.edit(attributes, f.box, span{})
-		}
-	}
-	return nil
+	return doc, nil
 }
+
+// putText plans to put a field of a failure in a place; a nil value removes what is there.
+func (m *Message) putText(f *failureParts, at span, num protowire.Number, value []byte) {
+	switch {
+	case value != nil:
+		m.edit(at, f.box, m.storeField(num, value))
+	case !at.empty():
+		m.edit(at, f.box, span{})
+	}
+}
+
+// messageSpan returns where the message of a failure stands, or belongs.
+func (f *failureParts) messageSpan() span { return f.message.field.or(f.content.from) }
+
+// stackSpan returns where the stack trace of a failure stands, or belongs.
+func (f *failureParts) stackSpan() span { return f.stack.field.or(f.stackPlace) }
+
+// attributesSpan returns where the encoded_attributes of a failure stand, or belong.
+func (f *failureParts) attributesSpan() span { return f.attributes.field.or(f.attributesPlace) }
 
 // failurePayload is the serialised Payload around the document.
 func failurePayload(doc []byte) []byte {
@@ -134,25 +150,25 @@ func failurePayload(doc []byte) []byte {
 	return protowire.AppendBytes(p, doc)
 }
 
-// readFailureTexts gives the document within an opened payload; ok is false
+// readFailureTexts returns the document within an opened payload; ok is false
 // for a payload that an SDK's own codec put there.
 func readFailureTexts(payload []byte) (t failureTexts, ok bool, err error) {
 	form := ""
 	var doc []byte
-	err = eachField(payload, 0, len(payload), func(num protowire.Number, wire protowire.Type, _, _, from, to int) {
+	r := wire.Read(payload)
+	for r.Next() {
 		switch {
-		case wire != protowire.BytesType:
-		case num == 2:
-			doc = payload[from:to]
-		case num == 1:
-			key, value := readEntry(payload[from:to])
-			if string(key) == failureTextsKey {
+		case !r.Bytes():
+		case r.Number() == 2:
+			doc = r.Value()
+		case r.Number() == 1:
+			if key, value := readEntry(r.Value()); string(key) == failureTextsKey {
 				form = string(value)
 			}
 		}
-	})
-	if err != nil || form == "" {
-		return t, false, err
+	}
+	if r.Err() != nil || form == "" {
+		return t, false, r.Err()
 	}
 	if form != failureTextsForm {
 		return t, false, fmt.Errorf("the texts of this failure have the form %q, which a newer release wrote; upgrade this proxy", form)
@@ -167,72 +183,56 @@ func readFailureTexts(payload []byte) (t failureTexts, ok bool, err error) {
 // the arena's place `from`: the failure that bore the envelope and its causes.
 // Where the server, or a worker, put a failure of its own in front, the
 // sealed one is found among its causes.
-func (c *Call) openFailure(s *slot, o *opening, from int32) error {
-	chain := c.chain(s)[o.failure:]
+func (o *opener) openFailure(it *openItem, from int) error {
+	m, s := &o.message, o.slot(it)
+	chain := m.failures(s)[it.failure:]
 	f := &chain[0]
-	if o.action == policy.Redact {
-		c.arena = c.arena[:from]
-		c.edit(f.attributes.field, f.box, span{})
-		c.edit(c.messagePlace(f), f.box, c.storeField(numFailureMessage, []byte(redactedText)))
+	if it.action == policy.Redact {
+		m.arena = m.arena[:from]
+		m.putText(f, f.attributes.field, numFailureAttributes, nil)
+		m.putText(f, f.messageSpan(), numFailureMessage, []byte(redactedText))
 		return nil
 	}
-	opened := c.arena[from:]
+	opened := m.arena[from:]
 	var texts failureTexts
 	var ok bool
 	var err error
-	if o.theirs == nil {
+	if it.foreign == nil {
 		texts, ok, err = readFailureTexts(opened)
 	}
 	if err != nil {
-		return c.fail(KindOpening, s.f.path, err)
+		return o.call.fail(KindOpening, s.f.path, err)
 	}
 	if !ok { // sealed by an SDK's codec: the payload that it wrapped comes back
-		c.edit(f.attributes.field, f.box, c.storeField(numFailureAttributes, bytes.Clone(opened)))
+		m.putText(f, f.attributes.field, numFailureAttributes, bytes.Clone(opened))
 		return nil
 	}
 	clear(opened)
-	c.arena = c.arena[:from]
-	c.restore(f, &texts)
+	m.arena = m.arena[:from]
+	m.restoreTexts(f, &texts)
 	for i := 1; i < len(chain) && i <= len(texts.Causes); i++ {
 		cause := &chain[i]
-		if !cause.attributes.field.empty() && c.marked(cause.attributes.value.of(c.walk.buf)) {
+		if !cause.attributes.field.empty() && o.call.marked(cause.attributes.value.of(m.walk.buf)) {
 			break // from here on another envelope holds the texts
 		}
-		c.restore(cause, &texts.Causes[i-1])
+		m.restoreTexts(cause, &texts.Causes[i-1])
 	}
 	return nil
 }
 
-func (c *Call) messagePlace(f *failureParts) span {
-	if f.message.field.empty() {
-		return span{f.content.from, f.content.from}
-	}
-	return f.message.field
-}
-
-// restore plans the edits that give one failure its texts back.
-func (c *Call) restore(f *failureParts, t *failureTexts) {
+// restoreTexts plans the edits that give one failure its texts back.
+func (m *Message) restoreTexts(f *failureParts, t *failureTexts) {
 	put := func(at span, num protowire.Number, value []byte, present bool) {
-		switch {
-		case present:
-			c.edit(at, f.box, c.storeField(num, value))
-		case !at.empty():
-			c.edit(at, f.box, span{})
+		if !present {
+			value = nil
 		}
+		m.putText(f, at, num, value)
 	}
-	put(c.messagePlace(f), numFailureMessage, []byte(t.Message), t.Message != "")
-	stack := f.stack.field
-	if stack.empty() {
-		stack = span{f.stackPlace, f.stackPlace}
-	}
-	put(stack, numFailureStackTrace, []byte(t.StackTrace), t.StackTrace != "")
-	attributes := f.attributes.field
-	if attributes.empty() {
-		attributes = span{f.attributesPlace, f.attributesPlace}
-	}
+	put(f.messageSpan(), numFailureMessage, []byte(t.Message), t.Message != "")
+	put(f.stackSpan(), numFailureStackTrace, []byte(t.StackTrace), t.StackTrace != "")
+	var attributes []byte
 	if t.EncodedAttributes != nil {
-		put(attributes, numFailureAttributes, *t.EncodedAttributes, true)
-	} else {
-		put(attributes, numFailureAttributes, nil, false)
+		attributes = *t.EncodedAttributes
 	}
+	put(f.attributesSpan(), numFailureAttributes, attributes, t.EncodedAttributes != nil)
 }

@@ -95,7 +95,7 @@ func history(input *commonpb.Payload, failure *failurepb.Failure) *workflowpb.Ge
 func answerTo(t testing.TB, r *Rewriter, caller *policy.Caller, method string, in, out proto.Message) error {
 	t.Helper()
 	c := r.Begin(r.Method(service+method), caller)
-	c.namespace = testNamespace
+	c.call.namespace = testNamespace
 	defer c.Done()
 	raw, err := c.Response(context.Background(), bytesOf(t, in))
 	if err != nil {
@@ -163,7 +163,7 @@ func TestForeignMarkNeverPasses(t *testing.T) {
 func TestForeignMarkHoldsEverywhere(t *testing.T) {
 	r := newForeignRewriter(t, passAll)
 	c := r.Begin(r.Method(service+"StartWorkflowExecution"), nil)
-	c.namespace = "billing"
+	c.call.namespace = "billing"
 	defer c.Done()
 	raw, err := c.Request(context.Background(), bytesOf(t, &workflowpb.StartWorkflowExecutionRequest{Namespace: "billing",
 		Input: &commonpb.Payloads{Payloads: []*commonpb.Payload{encrypted(t, secret("Ada").Payloads[0], "test")}}}))
@@ -172,7 +172,7 @@ func TestForeignMarkHoldsEverywhere(t *testing.T) {
 	}
 	in := bytesOf(t, history(encrypted(t, secret("Ada").Payloads[0], "test"), nil)) // once: maps have no order
 	a := r.Begin(r.Method(service+"GetWorkflowExecutionHistory"), nil)
-	a.namespace = "billing"
+	a.call.namespace = "billing"
 	defer a.Done()
 	if out, err := a.Response(context.Background(), bytes.Clone(in)); err != nil || !bytes.Equal(out, in) {
 		t.Errorf("answered %q, %v", out, err)
@@ -226,7 +226,7 @@ func TestAcceptedForeignPayloads(t *testing.T) {
 		{"a key that is not configured", known, encrypted(t, secret("Ada").Payloads[0], "other"), "binary/sealed.v1"},
 	} {
 		call := r.Begin(r.Method(service+"StartWorkflowExecution"), c.caller)
-		call.namespace = testNamespace
+		call.call.namespace = testNamespace
 		raw, err := call.Request(context.Background(), bytesOf(t, &workflowpb.StartWorkflowExecutionRequest{Namespace: testNamespace,
 			Input: &commonpb.Payloads{Payloads: []*commonpb.Payload{c.p}}}))
 		if err != nil {
@@ -256,7 +256,7 @@ func TestForeignPayloadsThatDoNotOpenStandInTheAccount(t *testing.T) {
 			"PollActivityTaskQueue":       &workflowpb.PollActivityTaskQueueResponse{TaskToken: []byte("t"), Input: &commonpb.Payloads{Payloads: []*commonpb.Payload{p}}},
 		} {
 			c := r.Begin(r.Method(service+method), nil)
-			c.namespace = testNamespace
+			c.call.namespace = testNamespace
 			_, err := c.Response(t.Context(), bytesOf(t, answer))
 			var refused *Error
 			if !errors.As(err, &refused) || refused.Kind != KindOpening {

@@ -171,7 +171,7 @@ var goldenSecret = regexp.MustCompile(`SECRET [A-Z]+`)
 
 func (g *golden) compare(t *testing.T, file string, m proto.Message) {
 	t.Helper()
-	p := printer{t: t, keys: g.r.keys}
+	p := printer{t: t, keys: g.r.state.Load().Keys}
 	p.message(m.ProtoReflect())
 	got := p.out.String()
 	if *updateGolden {

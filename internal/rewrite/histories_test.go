@@ -35,7 +35,7 @@ func TestAnyHistoryOpensToWhatWasSealed(t *testing.T) {
 request contains {"action": "seal", "key": "default"}
 response contains {"action": "open"}
 `)
-	sealer, _, err := r.keys.Sealer(t.Context(), testNamespace, "default")
+	sealer, _, err := r.state.Load().Keys.Sealer(t.Context(), testNamespace, "default")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,8 +58,8 @@ func (m *historyMaker) round(round int) {
 	raw := m.fatten(in.ProtoReflect().Descriptor(), bytesOf(t, in))
 	before := bytes.Clone(raw)
 	c := m.r.Begin(m.r.Method(service+"GetWorkflowExecutionHistory"), nil)
-	c.namespace = testNamespace
-	out, err := c.openMessage(context.Background(), c.method.response, raw, false)
+	c.call.namespace = testNamespace
+	out, err := c.opener.open(context.Background(), c.call.method.response, raw, false)
 	if err != nil {
 		t.Fatalf("round %d: %v", round, err)
 	}
@@ -80,7 +80,7 @@ func (m *historyMaker) round(round int) {
 	if !bytes.Equal(raw, before) {
 		t.Fatalf("round %d: what came was changed", round)
 	}
-	opened := c.opened.buf
+	opened := c.opener.message.out.buf
 	c.Done()
 	if len(bytes.Trim(opened, "\x00")) != 0 {
 		t.Fatalf("round %d: clear text was left in memory", round)

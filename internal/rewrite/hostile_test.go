@@ -14,6 +14,8 @@ import (
 	workflowpb "go.temporal.io/api/workflowservice/v1"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/temporal-seal/temporal-seal/internal/x/wire"
 )
 
 func secret(text string) *commonpb.Payloads {
@@ -100,7 +102,7 @@ func TestSecondPayloadBehindTheFirst(t *testing.T) {
 func TestMalformedIsRefused(t *testing.T) {
 	r := newRewriter(t, sealAll)
 	deep := []byte{}
-	for range maxDepth + 10 { // causes of causes, RespondActivityTaskFailedRequest.failure.cause
+	for range wire.MaxDepth + 10 { // causes of causes, RespondActivityTaskFailedRequest.failure.cause
 		deep = wireField(4, deep)
 	}
 	for name, in := range map[string][]byte{
@@ -130,7 +132,7 @@ func TestMalformedIsRefused(t *testing.T) {
 		}
 	})
 	t.Run("groups nested too deep", func(t *testing.T) {
-		if _, err := request(t, r, "StartWorkflowExecution", bytes.Repeat([]byte{0x2b}, 2*maxDepth)); err == nil {
+		if _, err := request(t, r, "StartWorkflowExecution", bytes.Repeat([]byte{0x2b}, 2*wire.MaxDepth)); err == nil {
 			t.Error("accepted")
 		}
 	})
@@ -307,7 +309,7 @@ func TestTooManyPayloads(t *testing.T) {
 	if !errors.As(err, &e) || e.Kind != KindTooLarge {
 		t.Fatalf("not refused as too large: %v", err)
 	}
-	if grown := cap(r.Begin(r.Method(service+"StartWorkflowExecution"), nil).walk.slots); grown > 2*maxSlots {
+	if grown := cap(r.Begin(r.Method(service+"StartWorkflowExecution"), nil).sealer.message.walk.slots); grown > 2*maxSlots {
 		t.Errorf("room for %d slots was made", grown)
 	}
 	c := walk{plan: r.plan.Load()}

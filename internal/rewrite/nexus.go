@@ -28,19 +28,28 @@ const (
 // would make of it, a Temporal failure, and sealing that. It travels as the
 // JSON document in the Nexus failure's details, which the server takes for
 // what it is. So the caller's history holds one sealed failure like any other.
-func (c *Call) sealNexusFailure(ctx context.Context, s *slot) error {
+func (s *sealer) sealNexusFailure(ctx context.Context, sl *slot) error {
 	in := new(nexuspb.Failure)
-	if err := proto.Unmarshal(c.content(s), in); err != nil {
+	if err := proto.Unmarshal(s.message.content(sl), in); err != nil {
 		return fmt.Errorf("the bytes are not a Nexus failure: %w", err)
 	}
 	failure, err := temporalFailure(in)
 	if err != nil {
 		return err
 	}
-	sealed, err := c.sealAside(ctx, s, failure)
-	if err != nil || sealed == nil {
+	around := &errordetails.QueryFailedFailure{Failure: failure} // a failure needs a message to stand in
+	raw, err := proto.Marshal(around)
+	if err != nil {
+		return fmt.Errorf("write the failure: %w", err)
+	}
+	raw, changed, err := s.sealNested(ctx, sl, around.ProtoReflect().Descriptor(), raw)
+	if err != nil || !changed {
 		return err
 	}
+	if err := proto.Unmarshal(raw, around); err != nil {
+		return fmt.Errorf("read the sealed failure: %w", err)
+	}
+	sealed := around.Failure
 	message := sealed.Message
 	sealed.Message, sealed.StackTrace = "", ""
 	details, err := protojson.Marshal(sealed)
@@ -51,27 +60,8 @@ func (c *Call) sealNexusFailure(ctx context.Context, s *slot) error {
 	if err != nil {
 		return fmt.Errorf("write the Nexus failure: %w", err)
 	}
-	c.replace(s, string(out))
+	s.message.replace(sl, out)
 	return nil
-}
-
-// sealAside decides about and seals a failure that stands in no message of
-// its own; nil if the policy lets all of it pass.
-func (c *Call) sealAside(ctx context.Context, s *slot, failure *failurepb.Failure) (*failurepb.Failure, error) {
-	around := &errordetails.QueryFailedFailure{Failure: failure}
-	raw, err := proto.Marshal(around)
-	if err != nil {
-		return nil, fmt.Errorf("write the failure: %w", err)
-	}
-	out, changed, err := c.rewriteAside(ctx, s, around.ProtoReflect().Descriptor(), raw)
-	if err != nil || !changed {
-		return nil, err
-	}
-	sealed := new(errordetails.QueryFailedFailure)
-	if err := proto.Unmarshal(out, sealed); err != nil {
-		return nil, fmt.Errorf("read the sealed failure: %w", err)
-	}
-	return sealed.Failure, nil
 }
 
 // nexusFailureJSON is how the Nexus SDK writes a failure as JSON.

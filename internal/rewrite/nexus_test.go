@@ -95,7 +95,7 @@ func TestNamespaceLimitsLeaveRoom(t *testing.T) {
 		t.Fatal(err)
 	}
 	plain := got.NamespaceInfo.Limits.BlobSizeLimitError
-	sealer, _, err := r.keys.Sealer(context.Background(), testNamespace, "default")
+	sealer, _, err := r.state.Load().Keys.Sealer(context.Background(), testNamespace, "default")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,69 +20,134 @@ const (
 	redactedPayload = "\x0a\x16\x0a\x08encoding\x12\x0ajson/plain\x12\x0a\"[sealed]\""
 )
 
-// Response opens what the policy lets this caller have. It gives `in` itself
-// when nothing changed; else the bytes live until Done.
-func (c *Call) Response(ctx context.Context, in []byte) ([]byte, error) {
-	c.account = c.account[:0]
-	if c.method.limits {
-		return c.lowerLimits(ctx, in)
+// opener opens the answer of a session: it finds, decides and opens.
+type opener struct {
+	call    *call
+	message Message
+	decider decider
+	whole   bool // everything must open, or nothing is given
+	items   []openItem
+	systems []int32          // the slots whose payload holds a message with payloads of its own
+	headers keyring.Carriers // of the envelopes that items hold
+	run     keyring.Run
+	// foreign is what is known of other tools' payloads in the call's namespace.
+	foreign    *foreign.Namespace
+	foreignRun foreign.Run
+	stats      Stats
+	account    account
+}
+
+// openItem is one sealed payload of an answer, and what was decided about it.
+type openItem struct {
+	slot    int32
+	failure int32 // in a chain of failures: which of them bears the envelope
+	action  policy.Action
+	size    int // of the sealed payload; what is in it is shorter, unless it is compressed
+	sealed  keyring.Sealed
+	foreign *foreign.Sealed // another tool's payload; sealed then holds what the policy is told of it
+}
+
+func (o *opener) reset() {
+	o.message.reset(false)
+	clear(o.items)
+	o.items, o.systems = keepList(o.items), keepList(o.systems)
+	o.headers.Reset()
+	o.decider.input, o.run = policy.Input{}, keyring.Run{}
+	o.foreign, o.foreignRun = nil, foreign.Run{}
+}
+
+func (o *opener) response(ctx context.Context, in []byte) ([]byte, error) {
+	o.account = o.account[:0]
+	m := o.call.method
+	if m.limits {
+		return o.call.lowerLimits(ctx, in)
 	}
-	out, err := c.openMessage(ctx, c.method.response, in, c.method.whole)
+	out, err := o.open(ctx, m.response, in, m.whole)
 	if err != nil {
-		c.withhold()
+		o.account.withhold()
 	}
 	return out, err
 }
 
-// openMessage opens a message of the server's. Where it is given whole or not
+func (o *opener) status(ctx context.Context, st *spb.Status) *spb.Status {
+	out := st
+	if len(st.GetDetails()) > 0 {
+		if raw, err := proto.Marshal(st); err == nil {
+			if changed, err := o.open(ctx, o.call.method.plan.status, raw, false); err == nil {
+				opened := new(spb.Status)
+				if proto.Unmarshal(changed, opened) == nil {
+					out = opened
+				}
+			}
+			if out == st {
+				o.account.withhold()
+			}
+		}
+	}
+	// It is what the query's worker said and nothing else. A sealed text within a longer one is somebody's who has it quoted:
+	// errors name the workflow that was asked for, say.
+	if o.call.method.name == "QueryWorkflow" {
+		if text, ok := o.wholeText(ctx, []byte(out.GetMessage())); ok {
+			out = proto.CloneOf(out)
+			out.Message = string(text)
+		}
+	}
+	return out
+}
+
+// open opens a message of the server's. Where it is given whole or not
 // at all, everything must open, since a worker must not see ciphertext by
 // mistake; elsewhere what can't be opened stays sealed, so that one bad
 // payload does not hide the good ones. A result that does not open for now is
 // an error as well: its caller asks again.
-func (c *Call) openMessage(ctx context.Context, n *node, in []byte, whole bool) (out []byte, err error) {
-	if err := c.find(n, in, true); err != nil {
+func (o *opener) open(ctx context.Context, root *node, in []byte, whole bool) ([]byte, error) {
+	m := &o.message
+	o.whole = whole
+	if err := m.find(o.call.method, root, in, true, false); err != nil {
 		return nil, err
 	}
-	c.remember()
-	if err := c.findSealed(whole); err != nil {
+	o.call.rememberTasks(&m.walk)
+	if err := o.findSealed(); err != nil {
 		return nil, err
 	}
-	if len(c.opens)+len(c.systems) == 0 {
-		return c.walk.buf, nil
+	if len(o.items)+len(o.systems) == 0 {
+		return m.walk.buf, nil
 	}
-	if err := c.decideResponse(ctx, whole); err != nil {
+	if err := o.decide(ctx); err != nil {
 		return nil, err
 	}
-	if c.r.shadow {
-		return c.walk.buf, nil
+	if o.call.rewriter.shadow {
+		return m.walk.buf, nil
 	}
-	return c.openDecided(ctx, whole)
+	return o.openItems(ctx)
 }
 
-// findSealed fills c.opens with what bears our mark. Most answers of a
+func (o *opener) slot(it *openItem) *slot { return &o.message.walk.slots[it.slot] }
+
+// findSealed fills o.items with what bears our mark. Most answers of a
 // namespace whose policy lets things pass hold nothing of it.
-func (c *Call) findSealed(whole bool) error {
-	c.opens, c.systems = c.opens[:0], c.systems[:0]
-	c.carriers.Reset()
-	c.theirs, c.theirRun = c.others.For(c.namespace), foreign.Run{}
-	for i := range c.walk.slots {
-		s := &c.walk.slots[i]
-		switch s.site {
-		case sitePayload:
-			if c.isSystem(s) && !keyring.Marked(c.content(s)) {
-				c.systems = append(c.systems, int32(i))
+func (o *opener) findSealed() error {
+	m := &o.message
+	o.items, o.systems = o.items[:0], o.systems[:0]
+	o.headers.Reset()
+	o.foreign, o.foreignRun = o.call.state.Foreign.For(o.call.namespace), foreign.Run{}
+	for i := range m.walk.slots {
+		s := &m.walk.slots[i]
+		switch s.f.op {
+		case opPayload:
+			if m.isSystem(s) && !keyring.Marked(m.content(s)) {
+				o.systems = append(o.systems, int32(i))
 				continue
 			}
-			if err := c.noteSealed(i, 0, c.content(s), whole); err != nil {
+			if err := o.noteSealed(i, 0, m.content(s)); err != nil {
 				return err
 			}
-		case siteFailure:
-			for j := range c.chain(s) {
-				f := &c.chain(s)[j]
+		case opFailure:
+			for j, f := range m.failures(s) {
 				if f.attributes.field.empty() {
 					continue
 				}
-				if err := c.noteSealed(i, j, f.attributes.value.of(c.walk.buf), whole); err != nil {
+				if err := o.noteSealed(i, j, f.attributes.value.of(m.walk.buf)); err != nil {
 					return err
 				}
 			}
@@ -91,198 +156,168 @@ func (c *Call) findSealed(whole bool) error {
 	return nil
 }
 
-func (c *Call) noteSealed(slot, failure int, value []byte, whole bool) error {
-	if _, plain := readPlain(value); plain && c.theirs == nil {
-		c.response.Passed++
+func (o *opener) noteSealed(slot, failure int, value []byte) error {
+	if _, plain := readPlain(value); plain && o.foreign == nil {
+		o.stats.Passed++
 		return nil
 	}
-	c.opens = append(c.opens, opening{slot: int32(slot), failure: int32(failure), size: len(value)})
-	o := &c.opens[len(c.opens)-1]
+	o.items = append(o.items, openItem{slot: int32(slot), failure: int32(failure), size: len(value)})
+	it := &o.items[len(o.items)-1]
 	var marked bool
 	var err error
-	if o.sealed, marked, err = c.carriers.ParsePayload(value); err == nil && !marked && c.theirs != nil {
-		if o.theirs, err = c.theirs.Parse(value, &c.theirRun); o.theirs != nil {
+	if it.sealed, marked, err = o.headers.ParsePayload(value); err == nil && !marked && o.foreign != nil {
+		if it.foreign, err = o.foreign.Parse(value, &o.foreignRun); it.foreign != nil {
 			marked = true
-			o.sealed.Header = &keyring.Header{Key: o.theirs.Key, Namespace: c.namespace}
+			it.sealed.Header = &keyring.Header{Key: it.foreign.Key, Namespace: o.call.namespace}
 		}
 	}
 	if err == nil && marked {
 		return nil
 	}
-	sealed := o.sealed.Header
+	sealed := it.sealed.Header
 	if sealed == nil { // another tool's, of which not even the key can be read
 		sealed = new(keyring.Header)
 	}
-	c.opens = c.opens[:len(c.opens)-1]
+	f := o.slot(it).f
+	o.items = o.items[:len(o.items)-1]
 	if err == nil {
-		c.response.Passed++
+		o.stats.Passed++
 		return nil
 	}
-	c.handled(c.walk.slots[slot].f.kind, sealed, Failed)
-	return c.unopened(whole, c.fail(KindOpening, c.walk.slots[slot].f.path, err))
+	o.enter(f.kind, sealed, Failed)
+	return o.unopened(o.call.fail(KindOpening, f.path, err))
 }
 
 // unopened counts what stays sealed, where it may.
-func (c *Call) unopened(whole bool, err error) error {
+func (o *opener) unopened(err error) error {
 	var e *Error
 	later := errors.As(err, &e) && e.Transient()
-	if whole || later && c.method.result {
+	if o.whole || later && o.call.method.result {
 		return err
 	}
-	c.response.Unopened++
+	o.stats.Unopened++
 	if later {
-		c.response.Later++
+		o.stats.Later++
 	}
 	return nil
 }
 
-// openDecided opens what was decided and puts it in its place.
-func (c *Call) openDecided(ctx context.Context, whole bool) (out []byte, err error) {
-	ctx, traced := c.span(ctx, "payload.open")
-	defer func() { c.end(traced, err, &c.response) }()
-	c.edits, c.arena, c.run = c.edits[:0], c.arena[:0], keyring.Run{}
-	aside := 0
-	for i := range c.opens {
-		if o := &c.opens[i]; !c.inPlace(o) {
-			aside += o.size
+// openItems opens what was decided and puts it in its place.
+func (o *opener) openItems(ctx context.Context) (out []byte, err error) {
+	ctx, traced := o.call.startSpan(ctx, "payload.open")
+	defer func() { endSpan(traced, err, &o.stats) }()
+	m := &o.message
+	o.run = keyring.Run{}
+	size := 0
+	for i := range o.items {
+		if it := &o.items[i]; !o.inPlace(it) {
+			size += it.size
 		}
 	}
-	c.arena = slices.Grow(c.arena, aside) // at once: what opens into a full buffer moves all that is there already
-	for i := range c.opens {
-		o := &c.opens[i]
-		s := &c.walk.slots[o.slot]
-		if c.inPlace(o) {
-			b := &c.walk.boxes[s.box]
-			c.edits = append(c.edits, edit{at: span{b.start, b.end}, box: s.box, open: o})
+	m.arena = slices.Grow(m.arena, size) // at once: what opens into a full buffer moves all that is there already
+	for i := range o.items {
+		it := &o.items[i]
+		if o.inPlace(it) {
+			m.editItem(o.slot(it), i, 0)
 			continue
 		}
-		err := c.openAside(ctx, s, o)
-		c.handledAs(s, o, err)
+		err := o.openAside(ctx, it)
+		o.enterItem(it, err)
 		if err != nil {
-			if err := c.unopened(whole, err); err != nil {
+			if err := o.unopened(err); err != nil {
 				return nil, err
 			}
 		}
 	}
-	for _, i := range c.systems {
-		err := c.rewriteSystem(ctx, &c.walk.slots[i])
+	for _, i := range o.systems {
+		err := o.openSystem(ctx, &m.walk.slots[i])
 		var e *Error
 		if errors.As(err, &e) {
-			if err := c.unopened(whole, e); err != nil {
+			if err := o.unopened(e); err != nil {
 				return nil, err
 			}
 		} else if err != nil {
-			c.response.Passed++ // a message that this release can't read holds nothing that it sealed
+			o.stats.Passed++ // a message that this release can't read holds nothing that it sealed
 		}
 	}
-	if len(c.edits) == 0 {
-		return c.walk.buf, nil
+	if len(m.edits) == 0 {
+		return m.walk.buf, nil
 	}
-	c.opened.reset(len(c.walk.buf) + len(c.arena))
-	changed, err := c.splice(ctx, &c.opened, false, whole)
+	m.out.reset(len(m.walk.buf) + len(m.arena))
+	changed, err := m.splice(false, func(e *edit) (bool, error) { return o.put(ctx, e) })
 	if err != nil {
 		return nil, err
 	}
 	if !changed {
-		return c.walk.buf, nil
+		return m.walk.buf, nil
 	}
-	return c.opened.bytes(), nil
+	return m.out.bytes(), nil
 }
 
-// inPlace tells whether what a payload holds is just put in its place.
-func (c *Call) inPlace(o *opening) bool {
-	return c.walk.slots[o.slot].site == sitePayload && o.theirs == nil && o.action == policy.Open
+// inPlace reports whether what a payload holds is just put in its place.
+func (o *opener) inPlace(it *openItem) bool {
+	return o.slot(it).f.op == opPayload && it.foreign == nil && it.action == policy.Open
 }
 
-// handledAs enters into the account what became of one sealed payload.
-func (c *Call) handledAs(s *slot, o *opening, err error) {
-	outcome := outcomeOf(o.action)
+// put opens a payload of our own right where it goes in the output. If it can't, the output stays as it was.
+func (o *opener) put(ctx context.Context, e *edit) (bool, error) {
+	it := &o.items[e.item]
+	err := o.openInto(ctx, &o.message.out, it)
+	o.enterItem(it, err)
 	if err != nil {
-		outcome = Failed
+		return false, o.unopened(err)
 	}
-	c.handled(s.f.kind, o.sealed.Header, outcome)
+	return true, nil
 }
 
-// openInto opens a payload of our own right in front of what was written. If it can't, the output stays as it was.
-func (c *Call) openInto(ctx context.Context, out *tail, o *opening) (err error) {
-	s := &c.walk.slots[o.slot]
-	defer func() { c.handledAs(s, o, err) }()
-	size := o.sealed.PlainSize()
-	if o.sealed.Form == keyring.FormView {
-		size = o.size // it holds no more than the readable document and the sealed part
+func (o *opener) openInto(ctx context.Context, out *tail, it *openItem) error {
+	size := it.sealed.PlainSize()
+	if it.sealed.Form == keyring.FormView {
+		size = it.size // it holds no more than the readable document and the sealed part
 	}
 	room := out.room(size)
-	plain, hit, err := c.r.keys.OpenNext(ctx, room, &o.sealed, c.namespace, &c.run)
+	plain, hit, err := o.call.state.Keys.OpenNext(ctx, room, &it.sealed, o.call.namespace, &o.run)
 	if err != nil {
-		return c.fail(KindOpening, s.f.path, err)
+		return o.call.fail(KindOpening, o.slot(it).f.path, err)
 	}
 	out.prepend(plain)
 	if cap(plain) != cap(room) { // it was compressed, and has grown out of its room
 		clear(plain)
 	}
-	c.response.used(o.sealed.Header.Key, len(plain), hit)
+	o.stats.used(it.sealed.Header.Key, len(plain), hit)
 	return nil
-}
-
-// openSealed takes off one layer: our own, or the codecs of another tool.
-func (c *Call) openSealed(ctx context.Context, o *opening) (out []byte, hit bool, err error) {
-	if o.theirs != nil {
-		return c.theirs.Open(ctx, c.arena, o.theirs, &c.theirRun)
-	}
-	return c.r.keys.OpenNext(ctx, c.arena, &o.sealed, c.namespace, &c.run)
 }
 
 // openAside plans the edits for a sealed payload that is not simply put in the place of its envelope. One that is kept, or
 // denied to a reader, stays as it is.
-func (c *Call) openAside(ctx context.Context, s *slot, o *opening) error {
-	from := int32(len(c.arena))
-	switch o.action {
+func (o *opener) openAside(ctx context.Context, it *openItem) error {
+	m, s := &o.message, o.slot(it)
+	from := len(m.arena)
+	switch it.action {
 	case policy.Open:
-		arena, hit, err := c.openSealed(ctx, o)
+		arena, hit, err := o.openSealed(ctx, it)
 		if err != nil {
-			return c.fail(KindOpening, s.f.path, err)
+			return o.call.fail(KindOpening, s.f.path, err)
 		}
-		c.arena = arena
-		c.response.used(o.sealed.Header.Key, len(arena)-int(from), hit)
+		m.arena = arena
+		o.stats.used(it.sealed.Header.Key, len(arena)-from, hit)
 	case policy.Redact:
-		c.arena = append(c.arena, redactedPayload...)
+		m.arena = append(m.arena, redactedPayload...)
 	default:
-		c.response.Passed++
+		o.stats.Passed++
 		return nil
 	}
-	if s.site == siteFailure {
-		return c.openFailure(s, o, from)
+	if s.f.op == opFailure {
+		return o.openFailure(it, from)
 	}
-	b := &c.walk.boxes[s.box]
-	c.edit(span{b.start, b.end}, s.box, span{from, int32(len(c.arena))})
+	m.edit(m.place(s), s.box, m.added(from))
 	return nil
 }
 
-// Status opens what an error answer holds: failures in the details of queries
-// and multi-operations, and the sealed message of a failed query. What can't be opened
-// stays as it is: nothing may take the place of the real error.
-func (c *Call) Status(ctx context.Context, st *spb.Status) *spb.Status {
-	out := st
-	if len(st.GetDetails()) > 0 {
-		if raw, err := proto.Marshal(st); err == nil {
-			if changed, err := c.openMessage(ctx, c.method.plan.status, raw, false); err == nil {
-				opened := new(spb.Status)
-				if proto.Unmarshal(changed, opened) == nil {
-					out = opened
-				}
-			}
-			if out == st {
-				c.withhold()
-			}
-		}
+// openSealed takes off one layer: our own, or the codecs of another tool.
+func (o *opener) openSealed(ctx context.Context, it *openItem) (out []byte, hit bool, err error) {
+	if it.foreign != nil {
+		return o.foreign.Open(ctx, o.message.arena, it.foreign, &o.foreignRun)
 	}
-	// It is what the query's worker said and nothing else. A sealed text within a longer one is somebody's who has it quoted:
-	// errors name the workflow that was asked for, say.
-	if c.method.name == "QueryWorkflow" {
-		if text, ok := c.openWholeText(ctx, []byte(out.GetMessage())); ok {
-			out = proto.CloneOf(out)
-			out.Message = string(text)
-		}
-	}
-	return out
+	return o.call.state.Keys.OpenNext(ctx, o.message.arena, &it.sealed, o.call.namespace, &o.run)
 }

@@ -68,9 +68,9 @@ func newRewriterWith(t testing.TB, rego, file string, open func(context.Context,
 }
 
 // call begins a call in the tests' namespace.
-func (r *Rewriter) call(m *Method) *Call {
+func (r *Rewriter) call(m *Method) *Session {
 	c := r.Begin(m, nil)
-	c.namespace = testNamespace
+	c.call.namespace = testNamespace
 	return c
 }
 

@@ -3,9 +3,11 @@ package rewrite
 import (
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 
+	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
@@ -24,28 +26,33 @@ type Options struct {
 	UnknownFields string
 	// Shadow decides and counts, but changes nothing.
 	Shadow bool
-	// Accounts has each call keep account of what it opens: see Call.Account.
+	// Accounts has each session keep account of what it opens: see Session.Account.
 	Accounts bool
 	Log      *slog.Logger // nil: slog.Default
+}
+
+// State is what decides about payloads, seals and opens them. A session uses one State from its start to its end.
+type State struct {
+	Keys   *keyring.Keyring
+	Policy *policy.Engine
+	// Foreign reads what other tools encoded; nil: nothing of it.
+	Foreign *foreign.Reader
 }
 
 // Rewriter seals requests and opens answers. It is safe for concurrent use.
 type Rewriter struct {
 	plan     atomic.Pointer[plan]
+	state    atomic.Pointer[State]
 	apart    apartMethods
-	keys     *keyring.Keyring
-	policy   *policy.Engine
 	strict   bool
 	shadow   bool
 	accounts bool
 	log      *slog.Logger
-	memory   *memory
-	// foreign is swapped when the configuration changes.
-	foreign atomic.Pointer[foreign.Reader]
-	calls   sync.Pool
+	tasks    *taskMemory
+	sessions sync.Pool
 	// joining keeps two answers of an upstream's reflection from being joined at once.
 	joining sync.Mutex
-	warned  sync.Map // fields that this build does not know and that have been logged
+	warned  sync.Map // RPCs whose fields that this build does not know have been logged
 }
 
 // New compiles the plan from the descriptors that are linked into the binary.
@@ -66,31 +73,31 @@ func New(o Options) (*Rewriter, error) {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
-	r := &Rewriter{apart: apart, keys: o.Keys, policy: o.Policy, strict: o.UnknownFields == "strict", shadow: o.Shadow, accounts: o.Accounts,
-		log: o.Log, memory: newMemory()}
+	r := &Rewriter{apart: apart, strict: o.UnknownFields == "strict", shadow: o.Shadow, accounts: o.Accounts, log: o.Log, tasks: newTaskMemory()}
 	r.plan.Store(p)
-	r.foreign.Store(o.Foreign)
-	r.calls.New = func() any { return new(Call) }
+	r.Apply(State{Keys: o.Keys, Policy: o.Policy, Foreign: o.Foreign})
+	r.sessions.New = func() any { return newSession(r) }
 	return r, nil
 }
 
-// ReadForeign takes over another reader of other tools' payloads, for the calls
-// that begin from now on.
-func (r *Rewriter) ReadForeign(others *foreign.Reader) { r.foreign.Store(others) }
+// Apply replaces the state for the sessions that begin from now on.
+func (r *Rewriter) Apply(s State) { r.state.Store(&s) }
 
-// Method gives the plan of an RPC by its full name; nil if this build does not
+// ReadForeign replaces the reader of other tools' payloads, for the sessions that begin from now on.
+func (r *Rewriter) ReadForeign(others *foreign.Reader) {
+	s := *r.state.Load()
+	s.Foreign = others
+	r.Apply(s)
+}
+
+// Method returns the plan of an RPC by its full name; nil if this build does not
 // know it, or if its service is not rewritten.
 func (r *Rewriter) Method(full string) *Method { return r.plan.Load().methods[full] }
 
-// IsRewritten tells whether a service is one whose every RPC must be known to
+// IsRewritten reports whether a service is one whose every RPC must be known to
 // be forwarded: the name without slashes.
 func IsRewritten(service string) bool {
-	for _, s := range rewritten {
-		if string(s) == service {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(rewritten, protoreflect.FullName(service))
 }
 
 // noteUnknown logs once per RPC that requests hold fields which this build

@@ -3,133 +3,189 @@ package rewrite
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
+	"github.com/temporal-seal/temporal-seal/internal/foreign"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 )
+
+// sealer seals the request of a session: it finds, decides and seals.
+type sealer struct {
+	call       *call
+	message    Message
+	decider    decider
+	asked      question
+	items      []sealItem
+	foreignRun foreign.Run
+	stats      Stats
+}
+
+// sealItem is one slot of a request that is to change, and what was decided about it: Seal, or Redact for a reason.
+type sealItem struct {
+	slot    int32
+	verdict policy.Verdict
+	key     *keyring.Sealer
+}
 
 var errNoNamespace = errors.New("the request holds a payload but names no namespace, so no key can be chosen; " +
 	"set the namespace in the SDK's client options")
 
-// Request seals what the policy wants sealed. It gives `in` itself when
-// nothing changed; else the bytes live until Done. On an error nothing may be
-// forwarded.
-func (c *Call) Request(ctx context.Context, in []byte) ([]byte, error) {
-	if c.r.shadow {
-		c.shadow(ctx, in)
-		return in, c.withinReach()
+func (s *sealer) reset() {
+	s.message.reset(s.stats.Passed == 0 && s.stats.Payloads > 0)
+	clear(s.items)
+	s.items = keepList(s.items)
+	if s.asked.f != nil {
+		s.asked = question{}
 	}
-	if err := c.find(c.method.request, in, false); err != nil {
+	s.decider.input, s.foreignRun = policy.Input{}, foreign.Run{}
+}
+
+func (s *sealer) request(ctx context.Context, in []byte) ([]byte, error) {
+	if s.call.rewriter.shadow {
+		s.shadow(ctx, in)
+		return in, s.withinReach()
+	}
+	if err := s.find(in); err != nil {
 		return nil, err
 	}
-	if err := c.withinReach(); err != nil {
+	if err := s.withinReach(); err != nil {
 		return nil, err
 	}
-	w := &c.walk
+	w := &s.message.walk
 	if w.unknown > 0 {
-		c.r.noteUnknown(c.method.name, w.unknown)
+		s.call.rewriter.noteUnknown(s.call.method.name, w.unknown)
 	}
 	if len(w.slots) == 0 {
 		return w.buf, nil
 	}
-	if err := c.decideRequest(ctx); err != nil {
+	if err := s.decide(ctx); err != nil {
 		return nil, err
 	}
-	if len(c.plans) == 0 {
+	if len(s.items) == 0 {
 		return w.buf, nil
 	}
-	return c.sealPlanned(ctx)
+	return s.seal(ctx)
+}
+
+func (s *sealer) find(in []byte) error {
+	m := s.call.method
+	return s.message.find(m, m.request, in, false, s.call.rewriter.strict)
 }
 
 // shadow decides and counts, and changes and refuses nothing. What would have
 // been refused stands in the log; the rest of that message is not decided.
-func (c *Call) shadow(ctx context.Context, in []byte) {
-	err := c.find(c.method.request, in, false)
-	if err == nil && len(c.walk.slots) > 0 {
-		err = c.decideRequest(ctx)
+func (s *sealer) shadow(ctx context.Context, in []byte) {
+	err := s.find(in)
+	if err == nil && len(s.message.walk.slots) > 0 {
+		err = s.decide(ctx)
 	}
 	if err != nil {
-		c.r.log.Warn("shadow mode: this request would be refused", slog.String("namespace", c.namespace), slog.String("error", err.Error()))
+		s.call.rewriter.log.Warn("shadow mode: this request would be refused", slog.String("namespace", s.call.namespace), slog.String("error", err.Error()))
 		return
 	}
-	for i := range c.plans {
-		if key := c.plans[i].verdict.Key; key != "" {
-			c.request.used(key, len(c.content(&c.walk.slots[c.plans[i].slot])), true)
+	for i := range s.items {
+		if it := &s.items[i]; it.verdict.Key != "" {
+			s.stats.used(it.verdict.Key, len(s.message.content(s.slot(it))), true)
 		}
 	}
 }
 
-// sealPlanned seals every planned slot, or none: on the first failure the
+// withinReach looks at each namespace that the walked request addresses.
+// Messages that only tell of another namespace, such as links, hold nothing
+// to seal and are not among them.
+func (s *sealer) withinReach() error {
+	if s.call.reaches == nil {
+		return nil
+	}
+	w := &s.message.walk
+	for i := range w.scopes {
+		name := alias(w.scopes[i].namespace.of(w.buf))
+		if name == "" || name == s.call.namespace || s.call.reaches(strings.Clone(name)) {
+			continue
+		}
+		return s.call.fail(KindDenied, "namespace", fmt.Errorf("it acts in the namespace %q, which this caller does not reach", name))
+	}
+	return nil
+}
+
+func (s *sealer) slot(it *sealItem) *slot { return &s.message.walk.slots[it.slot] }
+
+// seal seals every decided slot, or none: on the first failure the
 // message is given up.
-func (c *Call) sealPlanned(ctx context.Context) (out []byte, err error) {
-	if c.namespace == "" {
-		for _, p := range c.plans {
-			if p.action == policy.Seal {
-				return nil, c.fail(KindMalformed, "namespace", errNoNamespace)
-			}
-		}
+func (s *sealer) seal(ctx context.Context) (out []byte, err error) {
+	if s.call.namespace == "" && slices.ContainsFunc(s.items, func(it sealItem) bool { return it.verdict.Action == policy.Seal }) {
+		return nil, s.call.fail(KindMalformed, "namespace", errNoNamespace)
 	}
-	ctx, traced := c.span(ctx, "payload.seal")
-	defer func() { c.end(traced, err, &c.request) }()
-	if err := c.planEdits(ctx); err != nil {
+	ctx, traced := s.call.startSpan(ctx, "payload.seal")
+	defer func() { endSpan(traced, err, &s.stats) }()
+	m := &s.message
+	if err := s.planEdits(ctx); err != nil {
 		return nil, err
 	}
-	if len(c.edits) == 0 {
-		return c.walk.buf, nil
+	if len(m.edits) == 0 {
+		return m.walk.buf, nil
 	}
-	growth := c.measure()
-	if c.compressWhatCrosses(growth) {
-		if err := c.planEdits(ctx); err != nil {
+	growth := m.measure()
+	if s.compressWhatCrosses(growth) {
+		if err := s.planEdits(ctx); err != nil {
 			return nil, err
 		}
-		growth = c.measure()
-		if err := c.tooLarge(growth); err != nil {
+		growth = m.measure()
+		if err := s.tooLarge(growth); err != nil {
 			return nil, err
 		}
 	}
-	c.sent.reset(len(c.walk.buf) + growth)
-	if _, err = c.splice(ctx, &c.sent, true, true); err != nil {
+	m.out.reset(len(m.walk.buf) + growth)
+	if _, err = m.splice(true, s.put); err != nil {
 		return nil, err
 	}
-	return c.sent.bytes(), nil
+	return m.out.bytes(), nil
 }
 
-// planEdits fills c.edits with what the planned slots become.
-func (c *Call) planEdits(ctx context.Context) (err error) {
-	c.edits, c.arena = c.edits[:0], c.arena[:0]
-	c.request.Payloads, c.request.Bytes, c.request.Passed = 0, 0, len(c.walk.slots)-len(c.plans)
-	var sealer *keyring.Sealer
-	last := ""
-	for i := range c.plans {
-		p := &c.plans[i]
-		s := &c.walk.slots[p.slot]
-		if p.action == policy.Redact {
-			c.replace(s, redactedReason)
+// put seals a payload right where it goes in the output.
+func (s *sealer) put(e *edit) (bool, error) {
+	out, size := &s.message.out, int(e.size)
+	b, err := s.items[e.item].key.AppendPayload(out.room(size), e.at.of(s.message.walk.buf), false)
+	if err != nil {
+		return false, s.call.fail(KindSealing, "", err)
+	}
+	if len(b) != size {
+		return false, s.call.fail(KindSealing, "", errors.New("a sealed payload has not the size that was reckoned with"))
+	}
+	out.at -= size
+	return true, nil
+}
+
+// planEdits plans what the decided slots become.
+func (s *sealer) planEdits(ctx context.Context) (err error) {
+	m := &s.message
+	m.edits, m.arena = m.edits[:0], m.arena[:0]
+	s.stats.Payloads, s.stats.Bytes, s.stats.Passed = 0, 0, len(m.walk.slots)-len(s.items)
+	var last *sealItem
+	for i := range s.items {
+		it := &s.items[i]
+		sl := s.slot(it)
+		switch {
+		case it.verdict.Action == policy.Redact:
+			m.replace(sl, []byte(redactedReason))
 			continue
-		}
-		if s.site == siteNexus || c.isSystem(s) {
-			take := c.sealNexusFailure
-			if s.site != siteNexus {
-				take = c.rewriteSystem
+		case sl.f.op == opNexusFailure:
+			err = s.sealNexusFailure(ctx, sl)
+		case m.isSystem(sl):
+			err = s.sealSystem(ctx, sl)
+		default:
+			if err := s.planSeal(ctx, i, last); err != nil {
+				return s.call.fail(KindSealing, sl.f.path, err)
 			}
-			if err := take(ctx, s); err != nil {
-				return c.asError(KindMalformed, s.f.path, err)
-			}
-			continue
+			last = it
 		}
-		hit := true
-		if sealer == nil || p.verdict.Key != last {
-			if sealer, hit, err = c.r.keys.Sealer(ctx, c.namespace, p.verdict.Key); err != nil {
-				return c.fail(KindSealing, s.f.path, err)
-			}
-			last = p.verdict.Key
-		}
-		c.request.used(p.verdict.Key, len(c.content(s)), hit)
-		if err := c.seal(sealer, s, p); err != nil {
-			return c.fail(KindSealing, s.f.path, err)
+		if err != nil {
+			return s.call.asError(KindMalformed, sl.f.path, err)
 		}
 	}
 	return nil
@@ -137,32 +193,40 @@ func (c *Call) planEdits(ctx context.Context) (err error) {
 
 const redactedReason = "[redacted]"
 
-// seal plans the edits for one slot.
-func (c *Call) seal(sealer *keyring.Sealer, s *slot, p *sealing) (err error) {
-	b := &c.walk.boxes[s.box]
-	at := span{b.start, b.end}
+// planSeal plans the edits for one slot that is sealed: with the key of the item before it, if that has the same name.
+func (s *sealer) planSeal(ctx context.Context, item int, last *sealItem) (err error) {
+	m, it := &s.message, &s.items[item]
+	sl, v := s.slot(it), &it.verdict
+	hit := true
+	if last != nil && last.verdict.Key == v.Key {
+		it.key = last.key
+	} else if it.key, hit, err = s.call.state.Keys.Sealer(ctx, s.call.namespace, v.Key); err != nil {
+		return err
+	}
+	plain := m.content(sl)
+	s.stats.used(v.Key, len(plain), hit)
 	switch {
-	case s.site == siteFailure:
-		return c.sealFailure(sealer, s)
-	case s.f.summary && at.to-at.from <= maxSummary && sealer.PayloadSize(int(at.to-at.from)) > maxSummary:
-		return c.sealSummary(sealer, at, s.box)
-	case s.site == sitePayload && !p.verdict.Compress && len(p.verdict.Fields)+len(p.verdict.Clear) == 0:
-		c.edits = append(c.edits, edit{at: at, box: s.box, seal: sealer})
+	case sl.f.op == opFailure:
+		return m.sealTexts(sl, it.key)
+	case sl.f.summary && len(plain) <= maxSummary && it.key.PayloadSize(len(plain)) > maxSummary:
+		return s.sealSummary(sl, it.key)
+	case sl.f.op == opPayload && !v.Compress && len(v.Fields)+len(v.Clear) == 0:
+		m.editItem(sl, item, it.key.PayloadSize(len(plain)))
 		return nil
 	}
-	from := int32(len(c.arena))
-	c.arena = slices.Grow(c.arena, 2*sealer.PayloadSize(int(at.to-at.from))) // in steps that grow, unlike crypto's
+	from := len(m.arena)
+	m.arena = slices.Grow(m.arena, 2*it.key.PayloadSize(len(plain))) // in steps that grow, unlike crypto's
 	switch {
-	case s.site == siteText:
-		if !utf8.Valid(at.of(c.walk.buf)) {
+	case sl.f.op == opText:
+		if !utf8.Valid(plain) {
 			return errors.New("the text is not UTF-8, which protobuf requires of a string")
 		}
-		c.arena, err = sealer.AppendText(c.arena, at.of(c.walk.buf))
-	case p.verdict.Compress:
-		c.arena, err = sealer.AppendPayload(c.arena, at.of(c.walk.buf), true)
+		m.arena, err = it.key.AppendText(m.arena, plain)
+	case v.Compress:
+		m.arena, err = it.key.AppendPayload(m.arena, plain, true)
 	default:
-		c.arena, err = sealer.AppendView(c.arena, at.of(c.walk.buf), keyring.Selection{Fields: p.verdict.Fields, Clear: p.verdict.Clear})
+		m.arena, err = it.key.AppendView(m.arena, plain, keyring.Selection{Fields: v.Fields, Clear: v.Clear})
 	}
-	c.edits = append(c.edits, edit{at: at, box: s.box, data: span{from, int32(len(c.arena))}})
+	m.edit(m.place(sl), sl.box, m.added(from))
 	return err
 }

@@ -1,195 +1,188 @@
 package rewrite
 
 import (
+	"cmp"
+	"context"
 	"errors"
 	"fmt"
 
-	"google.golang.org/protobuf/encoding/protowire"
+	spb "google.golang.org/genproto/googleapis/rpc/status"
 
-	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
-	"github.com/temporal-seal/temporal-seal/internal/foreign"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
+	"github.com/temporal-seal/temporal-seal/internal/x/wire"
 )
 
-// Call is one RPC on its way through. It is not safe for concurrent use, and
-// not to be used after Done.
-type Call struct {
-	r      *Rewriter
-	method *Method
-	caller *policy.Caller
-	policy *policy.Policy
-
-	namespace    string
-	workflowID   string
-	workflowType string
-	taskQueue    string
-	task         *task // what is remembered of the task that a request answers
-
-	reaches func(namespace string) bool // nil: every namespace
-
-	request, response Stats
-	account           []Handled
-	workflowRun       string
-
-	walk  walk
-	edits []edit
-	arena []byte // what replaces payloads, before it is put in place
-	plans []sealing
-	asked question
-	opens []opening
-	run   keyring.Run
-	// carriers holds the headers of what opens refers to.
-	carriers keyring.Carriers
-	// others and theirs are what is known of other tools' payloads, for any namespace and for the call's.
-	others   *foreign.Reader
-	theirs   *foreign.Namespace
-	theirRun foreign.Run
-	// systems are the slots of an answer whose payload holds a message with payloads of its own.
-	systems []int32
-	in      policy.Input
-	sent    tail // the request that is forwarded
-	opened  tail // the answer
+// Session seals the request of one RPC and opens its answer. It is not safe
+// for concurrent use, and not to be used after Done.
+type Session struct {
+	call   call
+	sealer sealer
+	opener opener
 }
 
-// Begin starts a call and picks the policy's revision for the whole of it.
-// caller may be nil.
-func (r *Rewriter) Begin(m *Method, caller *policy.Caller) *Call {
-	c := r.calls.Get().(*Call)
-	m = m.latest()
-	c.r, c.method, c.caller, c.policy, c.others = r, m, caller, r.policy.Current(), r.foreign.Load()
-	c.namespace, c.workflowID, c.workflowType, c.taskQueue, c.task = "", "", "", "", nil
-	c.request.reset()
-	c.response.reset()
-	c.account, c.workflowRun = c.account[:0], ""
-	c.walk.plan, c.walk.method = m.plan, m.name
-	return c
+// call is what is known of an RPC besides its payloads.
+type call struct {
+	rewriter *Rewriter
+	state    *State
+	policy   *policy.Policy // the revision that decides the whole call
+	method   *Method
+	caller   *policy.Caller
+	reaches  func(namespace string) bool // nil: every namespace
+
+	namespace, workflowID, workflowType, taskQueue string
+
+	run  string // of the workflow that the request names, where an account is kept
+	task *task  // what is remembered of the task that a request answers
 }
 
-// Done gives the call's buffers back. Nothing that it returned may be used
+func newSession(r *Rewriter) *Session {
+	s := new(Session)
+	s.call.rewriter = r
+	s.sealer.decider = decider{call: &s.call, message: &s.sealer.message}
+	s.opener.decider = decider{call: &s.call, message: &s.opener.message}
+	s.sealer.call, s.opener.call = &s.call, &s.call
+	return s
+}
+
+// Begin starts a session. caller may be nil.
+func (r *Rewriter) Begin(m *Method, caller *policy.Caller) *Session {
+	state := r.state.Load()
+	return r.begin(call{rewriter: r, state: state, policy: state.Policy.Current(), method: m.latest(), caller: caller})
+}
+
+func (r *Rewriter) begin(c call) *Session {
+	s := r.sessions.Get().(*Session)
+	s.call = c
+	s.sealer.stats.reset()
+	s.opener.stats.reset()
+	s.opener.account = s.opener.account[:0]
+	return s
+}
+
+// Done gives the session's buffers back. Nothing that it returned may be used
 // any more.
-func (c *Call) Done() {
-	if c.request.Passed > 0 || c.request.Payloads == 0 { // else it holds nothing that is not sealed
-		c.sent.wipe()
-	}
-	c.opened.wipe()
-	c.sent.buf, c.opened.buf = keep(c.sent.buf), keep(c.opened.buf)
-	c.sent.low, c.opened.low = len(c.sent.buf), len(c.opened.buf)
-	clear(c.arena)
-	c.arena = keep(c.arena)[:0]
-	c.walk.reset(nil)
-	c.in = policy.Input{}
-	clear(c.plans)
-	clear(c.edits)
-	clear(c.opens)
-	c.carriers.Reset()
-	c.plans, c.edits, c.opens, c.systems = keepList(c.plans), keepList(c.edits), keepList(c.opens), keepList(c.systems)
-	w := &c.walk
-	w.slots, w.boxes, w.scopes, w.failures = keepList(w.slots), keepList(w.boxes), keepList(w.scopes), keepList(w.failures)
-	c.policy, c.caller, c.task, c.reaches, c.run = nil, nil, nil, nil, keyring.Run{}
-	c.others, c.theirs, c.theirRun = nil, nil, foreign.Run{}
-	if c.asked.f != nil {
-		c.asked = question{}
-	}
-	c.r.calls.Put(c)
+func (s *Session) Done() {
+	r := s.call.rewriter
+	s.call = call{}
+	s.sealer.reset()
+	s.opener.reset()
+	r.sessions.Put(s)
 }
 
-// keep lets go of a buffer that one large message made grow.
-func keep(b []byte) []byte {
-	const largest = 4 << 20
-	if cap(b) > largest {
-		return nil
-	}
-	return b
-}
-
-// keepList is keep for a list of what was found.
-func keepList[T any](l []T) []T {
-	const most = 1 << 14
-	if cap(l) > most {
-		return nil
-	}
-	return l[:0]
-}
-
-// Namespace is the one that the request names, or that its task is of; ""
+// Namespace returns the one that the request names, or that its task is of; ""
 // where it names none.
-func (c *Call) Namespace() string { return c.namespace }
+func (s *Session) Namespace() string { return s.call.namespace }
 
-// WorkflowID is the request's, where it tells one, or that of the task which a
+// WorkflowID returns the request's, where it has one, or that of the task which a
 // poll was answered with.
-func (c *Call) WorkflowID() string { return c.workflowID }
+func (s *Session) WorkflowID() string { return s.call.workflowID }
 
 // WorkflowType is like WorkflowID.
-func (c *Call) WorkflowType() string { return c.workflowType }
+func (s *Session) WorkflowType() string { return s.call.workflowType }
 
-// Revision is that of the policy that decides this call.
-func (c *Call) Revision() string { return c.policy.Revision() }
+// WorkflowRun returns the run that the request names, where an account is kept.
+func (s *Session) WorkflowRun() string { return s.call.run }
 
-// NamedKeys are the keys that the policy spells out for the call's namespace.
-func (c *Call) NamedKeys() []string { return c.policy.NamedKeys(c.namespace) }
+// Revision returns that of the policy that decides this call.
+func (s *Session) Revision() string { return s.call.policy.Revision() }
+
+// NamedKeys returns the keys that the policy spells out for the call's namespace.
+func (s *Session) NamedKeys() []string { return s.call.policy.NamedKeys(s.call.namespace) }
 
 // RequestStats are complete after Request.
-func (c *Call) RequestStats() *Stats { return &c.request }
+func (s *Session) RequestStats() *Stats { return &s.sealer.stats }
 
 // ResponseStats are complete after Response or Status.
-func (c *Call) ResponseStats() *Stats { return &c.response }
+func (s *Session) ResponseStats() *Stats { return &s.opener.stats }
+
+// Account returns what became of the sealed payloads in the answer, if the
+// Rewriter was made to keep accounts. What a caller did not get, since the
+// answer failed as a whole, does not stand in it as opened. It lives until Done.
+func (s *Session) Account() []Handled { return s.opener.account }
 
 // Identify reads the namespace and what the request itself tells about the
 // workflow. As in every decoder the last of repeated fields counts.
-func (c *Call) Identify(in []byte) error {
+func (s *Session) Identify(in []byte) error { return s.call.identify(in) }
+
+// Restrict has Request refuse what acts in another namespace than the call's,
+// unless reaches says that the caller gets there: a child started there, a
+// signal or a cancellation sent there, an operation within a
+// multi-operation. The server acts on them with rights of its own.
+func (s *Session) Restrict(reaches func(namespace string) bool) { s.call.reaches = reaches }
+
+// Request seals what the policy wants sealed. It returns `in` itself when
+// nothing changed; else the bytes live until Done. On an error nothing may be
+// forwarded.
+func (s *Session) Request(ctx context.Context, in []byte) ([]byte, error) {
+	return s.sealer.request(ctx, in)
+}
+
+// Response opens what the policy lets this caller have. It returns `in` itself
+// when nothing changed; else the bytes live until Done.
+func (s *Session) Response(ctx context.Context, in []byte) ([]byte, error) {
+	return s.opener.response(ctx, in)
+}
+
+// Status opens what an error answer holds: failures in the details of queries
+// and multi-operations, and the sealed message of a failed query. What can't be opened
+// stays as it is: nothing may take the place of the real error.
+func (s *Session) Status(ctx context.Context, st *spb.Status) *spb.Status {
+	return s.opener.status(ctx, st)
+}
+
+func (c *call) identify(in []byte) error {
 	root := c.method.request
 	var token []byte
 	var failed error
-	err := eachField(in, 0, len(in), func(num protowire.Number, wire protowire.Type, _, _, from, to int) {
-		f := root.field(num)
-		if f == nil || f.wire != wire {
-			return
+	r := wire.Read(in)
+	for r.Next() {
+		f := root.field(r.Number())
+		if f == nil || f.wire != r.Type() {
+			continue
 		}
 		switch f.op {
 		case opNamespace:
-			c.namespace = string(in[from:to])
+			c.namespace = string(r.Value())
 		case opToken:
-			token = in[from:to]
-		case opFact, opFactName:
-			v := span{int32(from), int32(to)}
-			if f.op == opFactName {
-				var err error
-				if v, err = firstString(in, from, to); err != nil {
-					failed = err
-				}
-			}
-			c.identified(f.fact, string(v.of(in)))
-			if c.r.accounts && f.op == opFactName && f.fact == policy.FactWorkflowID {
-				c.workflowRun = runOf(in[from:to])
+			token = r.Value()
+		case opFact:
+			c.identified(f.fact, r.Value())
+		case opFactName:
+			from, to := r.Bounds()
+			from, to, err := wire.FirstString(in, from, to)
+			failed = cmp.Or(err, failed)
+			c.identified(f.fact, in[from:to])
+			if c.rewriter.accounts && f.fact == policy.FactWorkflowID {
+				c.run = runOf(r.Value())
 			}
 		}
-	})
-	if err = errors.Join(err, failed); err != nil {
+	}
+	if err := errors.Join(r.Err(), failed); err != nil {
 		return c.fail(KindMalformed, "", fmt.Errorf("the request is not a %s: %w", root.name.Name(), err))
 	}
 	return c.identifyTask(token)
 }
 
-func (c *Call) identified(fact policy.FactSet, value string) {
+func (c *call) identified(fact policy.FactSet, value []byte) {
 	switch fact {
 	case policy.FactWorkflowID:
-		c.workflowID = value
+		c.workflowID = string(value)
 	case policy.FactWorkflowType:
-		c.workflowType = value
+		c.workflowType = string(value)
 	case policy.FactTaskQueue:
-		c.taskQueue = value
+		c.taskQueue = string(value)
 	}
 }
 
 // identifyTask finds what is known of the task that a request answers. A
 // token of one namespace in a request that names another is refused: the
 // verdict and the key would be the wrong ones.
-func (c *Call) identifyTask(token []byte) error {
+func (c *call) identifyTask(token []byte) error {
 	if len(token) == 0 {
 		return nil
 	}
 	owner := ""
-	if c.task = c.r.memory.recall(token); c.task != nil {
+	if c.task = c.rewriter.tasks.recall(token); c.task != nil {
 		owner = c.task.namespace
 		if c.workflowID == "" {
 			c.workflowID = c.task.values[0]
@@ -198,7 +191,7 @@ func (c *Call) identifyTask(token []byte) error {
 			c.workflowType = c.task.values[1]
 		}
 	} else {
-		owner = c.r.memory.namespaceOf(token)
+		owner = c.rewriter.tasks.namespaceOf(token)
 	}
 	switch {
 	case c.namespace == "":
@@ -209,57 +202,25 @@ func (c *Call) identifyTask(token []byte) error {
 	return nil
 }
 
-func (c *Call) fail(kind Kind, path string, err error) *Error {
+// runOf returns the run in a serialized WorkflowExecution.
+func runOf(execution []byte) (run string) {
+	for r := wire.Read(execution); r.Next(); { // what is malformed is refused elsewhere
+		if r.Number() == 2 && r.Bytes() {
+			run = string(r.Value())
+		}
+	}
+	return run
+}
+
+func (c *call) fail(kind Kind, path string, err error) *Error {
 	return &Error{Kind: kind, RPC: c.method.name, Path: path, Err: err}
 }
 
-// asError keeps an error that tells its kind already.
-func (c *Call) asError(kind Kind, path string, err error) error {
+// asError keeps an error that has its kind already.
+func (c *call) asError(kind Kind, path string, err error) error {
 	var e *Error
 	if errors.As(err, &e) {
 		return e
 	}
 	return c.fail(kind, path, err)
-}
-
-// Restrict has Request refuse what acts in another namespace than the call's,
-// unless reaches says that the caller gets there: a child started there, a
-// signal or a cancellation sent there, an operation within a
-// multi-operation. The server acts on them with rights of its own.
-func (c *Call) Restrict(reaches func(namespace string) bool) { c.reaches = reaches }
-
-// withinReach looks at each namespace that the walked request addresses.
-// Messages that only tell of another namespace, such as links, hold nothing
-// to seal and are not among them.
-func (c *Call) withinReach() error {
-	if c.reaches == nil || c.walk.response {
-		return nil
-	}
-	w := &c.walk
-	for i := range w.scopes {
-		name := w.scopes[i].namespace
-		if name.empty() || string(name.of(w.buf)) == c.namespace || c.reaches(string(name.of(w.buf))) {
-			continue
-		}
-		return c.fail(KindDenied, "namespace", fmt.Errorf("it acts in the namespace %q, which this caller does not reach", name.of(w.buf)))
-	}
-	return nil
-}
-
-// Account tells what became of the sealed payloads in the answer, if the
-// Rewriter was made to keep accounts. What a caller did not get, since the
-// answer failed as a whole, does not stand in it as opened. It lives until Done.
-func (c *Call) Account() []Handled { return c.account }
-
-// WorkflowRun is the run that the request names, where an account is kept.
-func (c *Call) WorkflowRun() string { return c.workflowRun }
-
-// runOf gives the run in a serialised WorkflowExecution.
-func runOf(b []byte) (run string) {
-	_ = eachField(b, 0, len(b), func(num protowire.Number, wire protowire.Type, _, _, from, to int) { // what is malformed is refused elsewhere
-		if num == 2 && wire == protowire.BytesType {
-			run = string(b[from:to])
-		}
-	})
-	return run
 }

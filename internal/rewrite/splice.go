@@ -2,23 +2,37 @@ package rewrite
 
 import (
 	"cmp"
-	"context"
 	"encoding/binary"
-	"errors"
 	"math/bits"
 	"slices"
 )
 
-// measure finds by how much each box grows and gives the growth of the whole.
-func (c *Call) measure() int {
-	boxes := c.walk.boxes
+// edit replaces a piece of the message: by bytes of the arena, or by an item that the caller of splice writes where it goes.
+type edit struct {
+	at   span // what is replaced; empty: an insertion
+	box  int32
+	data span // in the arena
+	item int32
+	size int32 // of what is put in place; 0 for an item whose size shows when it is written
+}
+
+const noItem = -1 // of an edit that puts data in place
+
+// growth is by how much a box grows with the length in front of it.
+func (b *box) growth() int32 {
+	return b.delta + varintSize(uint32(b.end-b.start+b.delta)) - (b.start - b.lenPos)
+}
+
+// measure finds by how much each box grows and returns the growth of the whole.
+func (m *Message) measure() int {
+	boxes := m.walk.boxes
 	for i := range boxes {
 		boxes[i].delta = 0
 	}
 	total := int32(0)
-	for i := range c.edits {
-		e := &c.edits[i]
-		boxes[e.box].delta += e.size() - (e.at.to - e.at.from)
+	for i := range m.edits {
+		e := &m.edits[i]
+		boxes[e.box].delta += e.size - (e.at.to - e.at.from)
 	}
 	for i := len(boxes) - 1; i >= 0; i-- {
 		b := &boxes[i]
@@ -34,23 +48,19 @@ func (c *Call) measure() int {
 	return int(total)
 }
 
-// growth is by how much a box grows with the length in front of it.
-func (b *box) growth() int32 {
-	return b.delta + varintSize(uint32(b.end-b.start+b.delta)) - (b.start - b.lenPos)
-}
-
-// splice writes the message with all edits made and the lengths around them put right. Every other byte is copied. It
-// goes from the end to the start: a length stands before what it is the length of, so each is known when its turn comes,
-// and one pass does even for what is opened, whose size nobody knows before. measured tells that measure was called.
-// Without whole, what does not open stays as it was. changed tells whether any edit was made.
-func (c *Call) splice(ctx context.Context, out *tail, measured, whole bool) (changed bool, err error) {
-	w := &c.walk
-	// The walk finds things in order, but for the texts of failures and what is taken apart at the end. Insertions at
-	// one place belong to the inner message first, and stand before what is replaced there.
-	if len(w.failures)+len(c.systems) > 0 {
-		slices.SortStableFunc(c.edits, func(a, b edit) int {
-			return cmp.Or(cmp.Compare(a.at.from, b.at.from), -cmp.Compare(a.box, b.box), cmp.Compare(a.at.to, b.at.to))
-		})
+// splice writes the message to m.out with all edits made and the lengths around them put right. Every other byte is
+// copied. It goes from the end to the start: a length stands before what it is the length of, so each is known when its
+// turn comes, and one pass does even for what is opened, whose size shows only then. measured reports that measure was
+// called. put writes an item in front of m.out; it reports false if it left what was there. changed reports whether any
+// edit was made.
+func (m *Message) splice(measured bool, put func(e *edit) (bool, error)) (changed bool, err error) {
+	w, out := &m.walk, &m.out
+	// Insertions at one place belong to the inner message first, and stand before what is replaced there.
+	byPlace := func(a, b edit) int {
+		return cmp.Or(cmp.Compare(a.at.from, b.at.from), -cmp.Compare(a.box, b.box), cmp.Compare(a.at.to, b.at.to))
+	}
+	if !slices.IsSortedFunc(m.edits, byPlace) {
+		slices.SortStableFunc(m.edits, byPlace)
 	}
 	cursor, next := int32(len(w.buf)), len(w.boxes)-1
 	lengths := func(from int32) { // of the boxes that begin there or later
@@ -67,15 +77,19 @@ func (c *Call) splice(ctx context.Context, out *tail, measured, whole bool) (cha
 			}
 		}
 	}
-	for i := len(c.edits) - 1; i >= 0; i-- {
-		e := &c.edits[i]
+	for i := len(m.edits) - 1; i >= 0; i-- {
+		e := &m.edits[i]
 		lengths(e.at.to)
 		out.prepend(w.buf[e.at.to:cursor])
 		cursor = e.at.from
 		behind := len(out.bytes())
-		made, err := c.place(ctx, out, e, whole)
-		if err != nil {
+		made := true
+		if e.item == noItem {
+			out.prepend(e.data.of(m.arena))
+		} else if made, err = put(e); err != nil {
 			return false, err
+		} else if !made {
+			out.prepend(e.at.of(w.buf))
 		}
 		changed = changed || made
 		if !measured {
@@ -85,30 +99,6 @@ func (c *Call) splice(ctx context.Context, out *tail, measured, whole bool) (cha
 	lengths(0)
 	out.prepend(w.buf[:cursor])
 	return changed, nil
-}
-
-// place puts the replacement of one edit in front of what was written.
-func (c *Call) place(ctx context.Context, out *tail, e *edit, whole bool) (made bool, err error) {
-	switch {
-	case e.open != nil:
-		if err := c.openInto(ctx, out, e.open); err != nil {
-			out.prepend(e.at.of(c.walk.buf))
-			return false, c.unopened(whole, err)
-		}
-	case e.seal != nil:
-		size := int(e.size())
-		b, err := e.seal.AppendPayload(out.room(size), e.at.of(c.walk.buf), false)
-		if err != nil {
-			return false, c.fail(KindSealing, "", err)
-		}
-		if len(b) != size {
-			return false, c.fail(KindSealing, "", errors.New("a sealed payload has not the size that was reckoned with"))
-		}
-		out.at -= size
-	default:
-		out.prepend(e.data.of(c.arena))
-	}
-	return true, nil
 }
 
 // tail is a buffer that is filled from its end to its start.

@@ -5,15 +5,14 @@ import (
 	"strings"
 
 	lru "github.com/hashicorp/golang-lru/v2"
-	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/temporal-seal/temporal-seal/internal/policy"
+	"github.com/temporal-seal/temporal-seal/internal/x/wire"
 )
 
-// remember keeps what is known of the tasks in an answer, for the requests
+// rememberTasks keeps what is known of the tasks in an answer, for the requests
 // that will answer them.
-func (c *Call) remember() {
-	w := &c.walk
+func (c *call) rememberTasks(w *walk) {
 	for i := range w.scopes {
 		sc := &w.scopes[i]
 		if !sc.task || sc.token.empty() {
@@ -38,32 +37,25 @@ func (c *Call) remember() {
 		if c.method.poll { // the poll did not know what it would be handed; its span is told
 			c.workflowID, c.workflowType = t.values[0], t.values[1]
 		}
-		c.r.memory.remember(sc.token.of(w.buf), t)
+		c.rewriter.tasks.remember(sc.token.of(w.buf), t)
 	}
-}
-
-// facts are what a message, a task token or the memory of tasks tells about
-// the workflow and the activity that a payload belongs to.
-type facts struct {
-	values [5]string // in the order of the policy.Fact bits
-	known  policy.FactSet
-	na     policy.FactSet
-}
-
-func (f *facts) set(bit int, value string) {
-	f.values[bit] = value
-	f.known |= 1 << bit
 }
 
 // task is what was known when a worker was handed a task.
 type task struct {
-	facts
 	namespace string
+	values    [5]string // in the order of the policy.Fact bits
+	known, na policy.FactSet
 }
 
-// memory remembers the tasks handed out, since their answers carry a token
+func (t *task) set(bit int, value string) {
+	t.values[bit] = value
+	t.known |= 1 << bit
+}
+
+// taskMemory remembers the tasks handed out, since their answers carry a token
 // and little else. It is bounded: what was forgotten counts as unknown.
-type memory struct {
+type taskMemory struct {
 	tasks      *lru.Cache[[sha256.Size]byte, *task]
 	namespaces *lru.Cache[string, string] // namespace id -> name, as polls showed it
 }
@@ -73,26 +65,26 @@ const (
 	rememberedNamespaces = 10_000
 )
 
-func newMemory() *memory {
+func newTaskMemory() *taskMemory {
 	tasks, _ := lru.New[[sha256.Size]byte, *task](rememberedTasks) // fails for sizes below 1 only
 	namespaces, _ := lru.New[string, string](rememberedNamespaces)
-	return &memory{tasks: tasks, namespaces: namespaces}
+	return &taskMemory{tasks: tasks, namespaces: namespaces}
 }
 
-func (m *memory) remember(token []byte, t *task) {
+func (m *taskMemory) remember(token []byte, t *task) {
 	m.tasks.Add(sha256.Sum256(token), t)
 	if tok, ok := readToken(token); ok {
 		m.namespaces.Add(string(tok.namespaceID), t.namespace)
 	}
 }
 
-func (m *memory) recall(token []byte) *task {
+func (m *taskMemory) recall(token []byte) *task {
 	t, _ := m.tasks.Get(sha256.Sum256(token))
 	return t
 }
 
 // namespaceOf tells which namespace a token is of, if it was learnt.
-func (m *memory) namespaceOf(token []byte) string {
+func (m *taskMemory) namespaceOf(token []byte) string {
 	if tok, ok := readToken(token); ok {
 		name, _ := m.namespaces.Get(string(tok.namespaceID))
 		return name
@@ -110,26 +102,27 @@ type token struct {
 
 func readToken(b []byte) (t token, ok bool) {
 	numbered := false // tokens of queries and Nexus tasks have other fields of the same numbers, but no event number
-	err := eachField(b, 0, len(b), func(num protowire.Number, wire protowire.Type, _, _, from, to int) {
-		if wire != protowire.BytesType {
-			numbered = numbered || num == 4 || num == 5
-			return
+	r := wire.Read(b)
+	for r.Next() {
+		if !r.Bytes() {
+			numbered = numbered || r.Number() == 4 || r.Number() == 5
+			continue
 		}
-		switch num {
+		switch r.Number() {
 		case 1:
-			t.namespaceID = b[from:to]
+			t.namespaceID = r.Value()
 		case 2:
-			t.facts[0] = b[from:to] // workflow id
+			t.facts[0] = r.Value() // workflow id
 		case 6:
-			t.facts[3] = b[from:to] // activity id
+			t.facts[3] = r.Value() // activity id
 		case 7:
-			t.facts[1] = b[from:to] // workflow type; servers up to 1.32 leave it empty
+			t.facts[1] = r.Value() // workflow type; servers up to 1.32 leave it empty
 		case 8:
-			t.facts[4] = b[from:to] // activity type
+			t.facts[4] = r.Value() // activity type
 		}
-	})
+	}
 	if !numbered {
 		t.facts = [5][]byte{}
 	}
-	return t, err == nil && len(t.namespaceID) == 36 // a UUID as text
+	return t, r.Err() == nil && len(t.namespaceID) == 36 // a UUID as text
 }

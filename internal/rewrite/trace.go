@@ -12,10 +12,10 @@ import (
 // tracerName is the instrumentation scope of this package's spans.
 const tracerName = "github.com/temporal-seal/temporal-seal/internal/rewrite"
 
-// span starts a span below the call's own; nil if that is not recorded. There
+// startSpan starts a span below the call's own; nil if that is not recorded. There
 // is one span for a message's decisions and one for its payloads, never one
 // per payload: a span costs more than the sealing.
-func (c *Call) span(ctx context.Context, name string) (context.Context, trace.Span) {
+func (c *call) startSpan(ctx context.Context, name string) (context.Context, trace.Span) {
 	parent := trace.SpanFromContext(ctx)
 	if !parent.IsRecording() {
 		return ctx, nil
@@ -25,17 +25,17 @@ func (c *Call) span(ctx context.Context, name string) (context.Context, trace.Sp
 	return ctx, s
 }
 
-// endDecide ends the span of a message's decisions.
-func (c *Call) endDecide(s trace.Span, err error) {
+// endSpan ends the span of a message's decisions.
+func (d *decider) endSpan(s trace.Span, err error) {
 	if s == nil {
 		return
 	}
-	s.SetAttributes(attribute.Int("policy.payloads", len(c.walk.slots)), attribute.String("policy.revision", c.policy.Revision()))
+	s.SetAttributes(attribute.Int("policy.payloads", len(d.message.walk.slots)), attribute.String("policy.revision", d.call.policy.Revision()))
 	finish(s, err)
 }
 
-// end ends the span in which payloads were sealed or opened.
-func (c *Call) end(s trace.Span, err error, stats *Stats) {
+// endSpan ends the span in which payloads were sealed or opened.
+func endSpan(s trace.Span, err error, stats *Stats) {
 	if s == nil {
 		return
 	}

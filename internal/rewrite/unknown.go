@@ -10,6 +10,10 @@ import (
 	"google.golang.org/protobuf/types/dynamicpb"
 )
 
+// payloadMark is how the metadata entry for `encoding` starts in every
+// payload that an SDK writes: bytes without it hold no such payload.
+var payloadMark = []byte("\x0a\x08encoding\x12")
+
 // unknownField judges a field that the descriptors of this build do not have.
 // In answers it passes. In requests it passes if its bytes cannot hold a
 // payload: an SDK newer than this build sends such fields all the time.
@@ -23,8 +27,8 @@ func (w *walk) unknownField(n *node, num protowire.Number, raw []byte) {
 		if w.strict {
 			why = "is refused by unknown_fields: strict"
 		}
-		w.refused = &Error{Kind: KindUnknownField, RPC: w.method, Path: string(n.name),
-			Err: fmt.Errorf("field %d is not known to this release and %s; upgrade the proxy before the SDK", num, why)}
+		w.refused = w.fail(KindUnknownField, string(n.name),
+			fmt.Errorf("field %d is not known to this release and %s; upgrade the proxy before the SDK", num, why))
 	}
 }
 

@@ -21,25 +21,16 @@ type Found struct {
 func (r *Rewriter) Visit(m *Method, answer []byte, visit func(Found)) error {
 	m = m.latest()
 	w := walk{plan: m.plan, method: m.name, response: true}
-	w.reset(answer)
-	err := w.run(m.response)
-	if err == nil && w.irregular {
-		var regular []byte
-		if regular, err = regularForm(m.response.desc, answer); err == nil {
-			w.reset(regular)
-			err = w.run(m.response)
-		}
-	}
-	if err != nil {
+	if err := w.runRegular(m.response, answer); err != nil {
 		return fmt.Errorf("%s: the bytes are not a %s: %w", m.name, m.response.name.Name(), err)
 	}
 	for i := range w.slots {
 		s := &w.slots[i]
-		switch s.site {
-		case sitePayload:
+		switch s.f.op {
+		case opPayload:
 			b := &w.boxes[s.box]
 			visit(found(s.f, w.buf[b.start:b.end]))
-		case siteFailure:
+		case opFailure:
 			for _, f := range w.failures[s.failure.from:s.failure.to] {
 				if !f.attributes.field.empty() {
 					visit(found(s.f, f.attributes.value.of(w.buf)))

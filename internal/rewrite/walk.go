@@ -2,13 +2,95 @@ package rewrite
 
 import (
 	"bytes"
+	"fmt"
+	"math/bits"
 
 	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/temporal-seal/temporal-seal/internal/policy"
+	"github.com/temporal-seal/temporal-seal/internal/x/wire"
 )
 
-// payloadMark is how the metadata entry for `encoding` starts in every
-// payload that an SDK writes: bytes without it hold no such payload.
-var payloadMark = []byte("\x0a\x08encoding\x12")
+// maxSlots bounds what the walk of one message remembers, some hundred bytes per slot, while an empty payload takes two
+// on the wire. The longest history that Temporal keeps has 51,200 events (limit.historyCount.error).
+const maxSlots = 1 << 18
+
+var errSlots = fmt.Errorf("it holds more than %d payloads and texts", maxSlots)
+
+// span is a piece of the message, from the first byte to behind the last.
+type span struct{ from, to int32 }
+
+func (s span) of(b []byte) []byte { return b[s.from:s.to] }
+func (s span) empty() bool        { return s.from == s.to }
+
+// or returns the span, or an empty one at a place if it is empty.
+func (s span) or(place int32) span {
+	if s.empty() {
+		return span{place, place}
+	}
+	return s
+}
+
+func spanOf(from, to int) span { return span{int32(from), int32(to)} }
+
+// box is a length-delimited field around something that may change: when its
+// content grows, its length is written anew, and that of all boxes around it.
+type box struct {
+	lenPos     int32 // where the length stands
+	start, end int32 // the content
+	parent     int32 // -1 at the root
+	delta      int32 // by how much the content grows
+}
+
+// slot is one thing to decide about; its field's op says what it is.
+type slot struct {
+	f       *field
+	memo    bool  // an empty value deletes the memo's key, so it stays as it is
+	box     int32 // its own box; of a chain of failures that of the first
+	scope   int32
+	name    span // the key of the map entry that it stands in
+	failure span // of a chain of failures: indexes into walk.failures
+}
+
+// scope holds the facts that one message tells about the payloads below it.
+type scope struct {
+	parent int32
+	known  policy.FactSet
+	facts  [5]span // in the order of the policy.Fact bits
+	// namespace is the one that a command addresses; token marks the task that this scope is about.
+	// endpoint is that of a Nexus operation.
+	namespace, token, endpoint span
+	task                       bool // a task handed out in this answer
+}
+
+func (s *scope) set(fact policy.FactSet, v span) {
+	s.known |= fact
+	s.facts[bits.TrailingZeros8(uint8(fact))] = v
+}
+
+// failureParts is what the walk saw of one failure.
+type failureParts struct {
+	box                        int32
+	message, stack, attributes part
+	content                    span
+	// Where a stack trace and encoded_attributes belong, in the order that Go's encoder, and so the server, writes:
+	// by number, but the members of the oneof failure_info (5 to 19) last.
+	stackPlace, attributesPlace int32
+}
+
+// place takes the position of a field into account that comes behind a stack trace.
+func (f *failureParts) place(num protowire.Number, at, end int32) {
+	if f.stackPlace == end {
+		f.stackPlace = at
+	}
+	if f.attributesPlace == end && num >= 5 && num < numFailureAttributes {
+		f.attributesPlace = at
+	}
+}
+
+// part is a field within a failure: the whole of it with tag and length, and
+// its value.
+type part struct{ field, value span }
 
 // walk is one pass over the bytes of one message.
 type walk struct {
@@ -36,92 +118,70 @@ func (w *walk) reset(buf []byte) {
 	w.name, w.irregular, w.unknown, w.refused = span{}, false, 0, nil
 }
 
+func (w *walk) fail(kind Kind, path string, err error) *Error {
+	return &Error{Kind: kind, RPC: w.method, Path: path, Err: err}
+}
+
+// runRegular walks a message in its regular form, which stands in w.buf then.
+func (w *walk) runRegular(n *node, in []byte) error {
+	w.reset(in)
+	if err := w.run(n); err != nil || !w.irregular || w.refused != nil {
+		return err
+	}
+	regular, err := regularForm(n.desc, in)
+	if err != nil {
+		return err
+	}
+	w.reset(regular)
+	return w.run(n)
+}
+
 // run walks a whole message.
 func (w *walk) run(n *node) error {
 	w.scopes = append(w.scopes, scope{parent: -1, task: w.handsOut(n)})
-	return w.message(n, 0, len(w.buf), -1, 0, 0)
+	return w.message(frame{node: n, box: -1, failure: -1}, 0, len(w.buf))
 }
 
-// message walks the content buf[start:end] of a message of type n.
-func (w *walk) message(n *node, start, end int, parent, outer int32, depth int) error {
-	if depth > maxDepth {
-		return errDepth
+// frame is a message that is being walked.
+type frame struct {
+	node    *node
+	box     int32 // around the message; -1 at the root
+	scope   int32
+	failure int // index into walk.failures; -1 for another message
+	depth   int
+}
+
+// within is the frame of a message within this one.
+func (fr *frame) within(n *node, box int32) frame {
+	return frame{node: n, box: box, scope: fr.scope, failure: -1, depth: fr.depth + 1}
+}
+
+// message walks the message buf[start:end].
+func (w *walk) message(fr frame, start, end int) error {
+	n := fr.node
+	if fr.depth > wire.MaxDepth {
+		return wire.ErrDepth
 	}
-	sc := outer
-	if n.scope && parent >= 0 { // the root has its own already
-		w.scopes = append(w.scopes, scope{parent: outer, task: w.handsOut(n)})
-		sc = int32(len(w.scopes) - 1)
+	if n.scope && fr.box >= 0 { // the root has its own already
+		w.scopes = append(w.scopes, scope{parent: fr.scope, task: w.handsOut(n)})
+		fr.scope = int32(len(w.scopes) - 1)
 	}
-	failure := -1
 	if n.failure {
-		failure = len(w.failures)
-		w.failures = append(w.failures, failureParts{box: parent, content: span{int32(start), int32(end)},
+		fr.failure = len(w.failures)
+		w.failures = append(w.failures, failureParts{box: fr.box, content: spanOf(start, end),
 			stackPlace: int32(end), attributesPlace: int32(end)})
 	}
-	buf := w.buf
 	var seen uint64
-	for i := start; i < end; {
-		at := i
-		tag := uint64(buf[i])
-		i++
-		if tag >= 0x80 {
-			if tag, i = uvarint(buf, at, end); i < 0 {
-				return varintError(i)
-			}
+	r := wire.ReadIn(w.buf, start, end, fr.depth)
+	for r.Next() {
+		num := r.Number()
+		if fr.failure >= 0 && num > numFailureStackTrace {
+			w.failures[fr.failure].place(num, int32(r.At()), int32(end))
 		}
-		num := protowire.Number(tag >> 3)
-		if tag>>3 > uint64(protowire.MaxValidNumber) || num == 0 {
-			return errWireType
-		}
-		if failure >= 0 && num > numFailureStackTrace {
-			w.failures[failure].place(num, int32(at), int32(end))
-		}
-		wire := protowire.Type(tag & 7)
-		lenPos := i
-		from := i
-		switch wire {
-		case protowire.VarintType:
-			if _, i = uvarint(buf, i, end); i < 0 {
-				return varintError(i)
-			}
-		case protowire.Fixed64Type:
-			i += 8
-		case protowire.Fixed32Type:
-			i += 4
-		case protowire.BytesType:
-			var size uint64
-			if i < end && buf[i] < 0x80 {
-				size = uint64(buf[i])
-				i++
-			} else if size, i = uvarint(buf, i, end); i < 0 {
-				return varintError(i)
-			}
-			if size > uint64(end-i) {
-				return errTruncated
-			}
-			from = i
-			i += int(size)
-		case protowire.StartGroupType:
-			var err error
-			if i, err = skipGroup(buf, i, end, num, depth+1); err != nil {
-				return err
-			}
-		case protowire.EndGroupType:
-			return errGroup
-		default:
-			return errWireType
-		}
-		if i > end {
-			return errTruncated
-		}
-		var f *field
-		if int(num) < len(n.fields) {
-			f = &n.fields[num]
-		} else {
-			f = n.high[num]
-		}
-		if f == nil || f.op == opUnknown || (f.wire != wire && !(f.packable && wire == protowire.BytesType)) {
-			w.unknownField(n, num, buf[at:i])
+		f := n.field(num)
+		if f == nil || f.op == opUnknown || f.wire != r.Type() && !(f.packable && r.Bytes()) {
+			_, to := r.Bounds()
+			w.unknownField(n, num, w.buf[r.At():to])
 			continue
 		}
 		if f.op == opSkip {
@@ -133,158 +193,171 @@ func (w *walk) message(n *node, start, end int, parent, outer int32, depth int) 
 			seen |= bit
 		}
 		if (f.op == opSkipMessage || f.op == opFactName) && !w.response {
-			w.skippedMessage(n, num, buf[from:i])
+			w.skippedMessage(n, num, r.Value())
 		}
 		if f.op == opSkipMessage {
 			continue
 		}
-		if err := w.known(n, f, at, lenPos, from, i, parent, sc, failure, depth); err != nil {
+		if err := w.known(&fr, f, &r); err != nil {
 			return err
 		}
 	}
-	return nil
+	return r.Err()
 }
 
 // known handles a field that the plan gives something to do.
-func (w *walk) known(n *node, f *field, at, lenPos, from, to int, parent, sc int32, failure, depth int) error {
-	content := span{int32(from), int32(to)}
+func (w *walk) known(fr *frame, f *field, r *wire.Reader) error {
+	from, to := r.Bounds()
+	content := spanOf(from, to)
 	switch f.op {
 	case opFact:
-		w.scopes[sc].set(f.fact, content)
+		w.scopes[fr.scope].set(f.fact, content)
 		return nil
 	case opFactName:
-		name, err := firstString(w.buf, from, to)
+		start, end, err := wire.FirstString(w.buf, from, to)
 		if err == nil {
-			w.scopes[sc].set(f.fact, name)
+			w.scopes[fr.scope].set(f.fact, spanOf(start, end))
 		}
 		return err
 	case opToken:
-		w.scopes[sc].token = content
+		w.scopes[fr.scope].token = content
 		return nil
 	case opNamespace:
-		w.scopes[sc].namespace = content
+		w.scopes[fr.scope].namespace = content
 		return nil
 	case opEndpoint:
-		w.scopes[sc].endpoint = content
+		w.scopes[fr.scope].endpoint = content
 		return nil
 	case opFailMessage:
-		w.failures[failure].message = part{field: span{int32(at), int32(to)}, value: content}
+		w.failures[fr.failure].message = part{spanOf(r.At(), to), content}
 		return nil
 	case opFailStack:
-		w.failures[failure].stack = part{field: span{int32(at), int32(to)}, value: content}
+		w.failures[fr.failure].stack = part{spanOf(r.At(), to), content}
 		return nil
 	}
 
 	slots, boxes := len(w.slots), len(w.boxes)
 	own := int32(boxes)
-	w.boxes = append(w.boxes, box{lenPos: int32(lenPos), start: int32(from), end: int32(to), parent: parent})
+	w.boxes = append(w.boxes, box{lenPos: int32(r.Length()), start: content.from, end: content.to, parent: fr.box})
 	var err error
 	switch f.op {
 	case opMessage:
-		err = w.message(f.child, from, to, own, sc, depth+1)
+		err = w.message(fr.within(f.child, own), from, to)
 	case opMapEntry:
 		outer := w.name
-		if w.name, err = firstString(w.buf, from, to); err == nil {
-			err = w.message(f.child, from, to, own, sc, depth+1)
+		var start, end int
+		if start, end, err = wire.FirstString(w.buf, from, to); err == nil {
+			w.name = spanOf(start, end)
+			err = w.message(fr.within(f.child, own), from, to)
 		}
 		w.name = outer
 	case opFailAttributes:
-		w.failures[failure].attributes = part{field: span{int32(at), int32(to)}, value: content, box: own}
+		w.failures[fr.failure].attributes = part{spanOf(r.At(), to), content}
 		return nil // the box stays: the chain's slot decides what becomes of it
 	case opFailure:
-		err = w.failure(f, failure, from, to, own, sc, depth)
+		return w.failure(fr, f, content, own)
 	case opAny:
-		err = w.any(n, f, from, to, own, sc, depth)
+		err = w.any(fr, f, content, own)
 	case opHistoryBlob:
-		err = w.historyBlob(f, from, to, own, sc, depth)
+		err = w.historyBlob(fr, f, content, own)
 	default:
-		if len(w.slots) == maxSlots {
-			return errSlots
-		}
-		w.slots = append(w.slots, slot{site: siteOf[f.op], f: f, box: own, scope: sc, name: w.name, memo: n.memo})
+		err = w.slot(slot{f: f, box: own, scope: fr.scope, name: w.name, memo: fr.node.memo})
 	}
-	if len(w.slots) == slots && f.op != opFailure {
+	if len(w.slots) == slots {
 		w.boxes = w.boxes[:boxes] // nothing in there can change
 	}
 	return err
 }
 
-var siteOf = [...]siteType{opPayload: sitePayload, opAsk: siteAsk, opExempt: siteExempt, opText: siteText, opReason: siteReason,
-	opNexusFailure: siteNexus}
-
-// failure walks a failure. One that is not the cause of another starts a chain.
-func (w *walk) failure(f *field, within, from, to int, own, sc int32, depth int) error {
-	if within >= 0 {
-		return w.message(f.child, from, to, own, sc, depth+1)
-	}
-	first := int32(len(w.failures))
-	chain := len(w.slots)
-	if chain == maxSlots {
+func (w *walk) slot(s slot) error {
+	if len(w.slots) == maxSlots {
 		return errSlots
 	}
-	w.slots = append(w.slots, slot{site: siteFailure, f: f, box: own, scope: sc, name: w.name})
-	err := w.message(f.child, from, to, own, sc, depth+1)
-	w.slots[chain].failure = span{first, int32(len(w.failures))}
+	w.slots = append(w.slots, s)
+	return nil
+}
+
+// failure walks a failure. One that is not the cause of another starts a chain.
+func (w *walk) failure(fr *frame, f *field, content span, own int32) error {
+	inner := fr.within(f.child, own)
+	if fr.failure >= 0 {
+		return w.message(inner, int(content.from), int(content.to))
+	}
+	first, chain := len(w.failures), len(w.slots)
+	if err := w.slot(slot{f: f, box: own, scope: fr.scope, name: w.name}); err != nil {
+		return err
+	}
+	err := w.message(inner, int(content.from), int(content.to))
+	w.slots[chain].failure = spanOf(first, len(w.failures))
 	return err
 }
 
 // any walks the message within a google.protobuf.Any whose type is known. One
 // that is not known is left as it is, unless it could hold a payload.
-func (w *walk) any(n *node, f *field, from, to int, own, sc int32, depth int) error {
-	var name, value part
-	err := eachField(w.buf, from, to, func(num protowire.Number, wire protowire.Type, at, lenPos, from, to int) {
-		p := part{field: span{int32(lenPos), int32(to)}, value: span{int32(from), int32(to)}}
+func (w *walk) any(fr *frame, f *field, content span, own int32) error {
+	var name span
+	value := box{parent: own}
+	r := wire.ReadIn(w.buf, int(content.from), int(content.to), 0)
+	for r.Next() {
 		switch {
-		case wire != protowire.BytesType:
-		case num == 1:
-			w.irregular = w.irregular || name.value.to != 0
-			name = p
-		case num == 2:
-			w.irregular = w.irregular || value.value.to != 0
-			value = p
+		case !r.Bytes():
+		case r.Number() == 1:
+			w.irregular = w.irregular || name.to != 0
+			name = spanOf(r.Bounds())
+		case r.Number() == 2:
+			w.payloadBox(&value, &r)
 		}
-	})
-	if err != nil || value.value.empty() {
-		return err
 	}
-	full := name.value.of(w.buf)
+	if r.Err() != nil || value.start == value.end {
+		return r.Err()
+	}
+	full := name.of(w.buf)
 	if i := bytes.LastIndexByte(full, '/'); i >= 0 {
 		full = full[i+1:]
 	}
 	child := w.plan.anyNode(f, full, w.response, w.method)
 	if child == nil {
-		w.unknownField(n, 2, value.value.of(w.buf))
+		w.unknownField(fr.node, 2, w.buf[value.start:value.end])
 		return nil
 	}
 	if !child.sites {
 		return nil
 	}
-	inner := int32(len(w.boxes))
-	w.boxes = append(w.boxes, box{lenPos: value.field.from, start: value.value.from, end: value.value.to, parent: own})
-	return w.message(child, int(value.value.from), int(value.value.to), inner, sc, depth+1)
+	return w.boxed(fr, child, value)
 }
 
-// historyBlob walks a DataBlob that holds a serialised history. Only the
+// historyBlob walks a DataBlob that holds a serialized history. Only the
 // protobuf encoding (1) is known on the wire; another one is left alone.
-func (w *walk) historyBlob(f *field, from, to int, own, sc int32, depth int) error {
+func (w *walk) historyBlob(fr *frame, f *field, content span, own int32) error {
 	var encoding uint64
-	var data part
-	err := eachField(w.buf, from, to, func(num protowire.Number, wire protowire.Type, at, lenPos, from, to int) {
+	data := box{parent: own}
+	r := wire.ReadIn(w.buf, int(content.from), int(content.to), 0)
+	for r.Next() {
 		switch {
-		case num == 1 && wire == protowire.VarintType:
-			encoding, _ = uvarint(w.buf, from, to)
-		case num == 2 && wire == protowire.BytesType:
-			w.irregular = w.irregular || data.value.to != 0
-			data = part{field: span{int32(lenPos), int32(to)}, value: span{int32(from), int32(to)}}
+		case r.Number() == 1 && r.Type() == protowire.VarintType:
+			encoding, _ = protowire.ConsumeVarint(r.Value())
+		case r.Number() == 2 && r.Bytes():
+			w.payloadBox(&data, &r)
 		}
-	})
-	if err != nil || data.value.empty() || encoding != 1 {
-		return err
 	}
-	inner := int32(len(w.boxes))
-	w.boxes = append(w.boxes, box{lenPos: data.field.from, start: data.value.from, end: data.value.to, parent: own})
-	return w.message(f.child, int(data.value.from), int(data.value.to), inner, sc, depth+1)
+	if r.Err() != nil || data.start == data.end || encoding != 1 {
+		return r.Err()
+	}
+	return w.boxed(fr, f.child, data)
 }
 
-// handsOut tells whether a message of this type is a task for a worker.
+// payloadBox takes down where the message within an Any or a DataBlob lies. It counts once.
+func (w *walk) payloadBox(b *box, r *wire.Reader) {
+	w.irregular = w.irregular || b.end != 0
+	from, to := r.Bounds()
+	b.lenPos, b.start, b.end = int32(r.Length()), int32(from), int32(to)
+}
+
+// boxed walks the message in a box.
+func (w *walk) boxed(fr *frame, n *node, b box) error {
+	w.boxes = append(w.boxes, b)
+	return w.message(fr.within(n, int32(len(w.boxes)-1)), int(b.start), int(b.end))
+}
+
+// handsOut reports whether a message of this type is a task for a worker.
 func (w *walk) handsOut(n *node) bool { return w.response && n.task }

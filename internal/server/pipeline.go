@@ -25,7 +25,7 @@ type call struct {
 	id       *auth.Identity
 	route    *upstream.Pool
 
-	rewriting *rewrite.Call
+	rewriting *rewrite.Session
 	release   *release
 	withheld  []rewrite.Handled // what could not be opened of the tasks in the answer
 

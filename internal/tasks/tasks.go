@@ -76,7 +76,7 @@ type Call struct {
 	Method   *rewrite.Method
 	Caller   *policy.Caller
 	Request  []byte        // as it came
-	Session  *rewrite.Call // seals the call's request and opens its answer
+	Session  *rewrite.Session // seals the call's request and opens its answer
 	Upstream grpc.ClientConnInterface
 }
 
