@@ -24,40 +24,31 @@ func (d *decider) begin() {
 	d.input = policy.Input{Namespace: d.call.namespace, RPC: d.call.method.name, Caller: d.call.caller}
 }
 
-// facts fills in what is known about the payloads of a slot's scope.
+// facts fills in what is known about the payloads of a slot's scope: from the message, and where that has nothing, from
+// the task that a request answers.
 func (d *decider) facts(s *slot) {
 	w, in := &d.message.walk, &d.input
-	values := [5]*string{&in.WorkflowID, &in.WorkflowType, &in.TaskQueue, &in.ActivityID, &in.ActivityType}
+	values := [...]*string{&in.WorkflowID, &in.WorkflowType, &in.TaskQueue, &in.ActivityID, &in.ActivityType}
 	in.Known, in.NotApplicable = 0, s.f.na
 	for i := s.scope; i >= 0; i = w.scopes[i].parent {
 		sc := &w.scopes[i]
-		if sc.known&^in.Known == 0 {
-			continue
+		for fresh := sc.known &^ in.Known; fresh != 0; fresh &= fresh - 1 {
+			*values[bitOf(fresh)] = alias(sc.facts[bitOf(fresh)].of(w.buf))
 		}
-		for bit, v := range values {
-			if fact := policy.FactSet(1) << bit; sc.known&^in.Known&fact != 0 {
-				*v = alias(sc.facts[bit].of(w.buf))
-				in.Known |= fact
-			}
+		in.Known |= sc.known
+	}
+	t := d.call.task
+	if root := &w.scopes[0]; t == nil && !root.token.empty() && !w.response {
+		if _, told, ok := readToken(root.token.of(w.buf)); ok {
+			t = &told
 		}
 	}
-	if t := d.call.task; t != nil {
+	if t != nil {
+		for fresh := t.known &^ in.Known; fresh != 0; fresh &= fresh - 1 {
+			*values[bitOf(fresh)] = t.values[bitOf(fresh)]
+		}
+		in.Known |= t.known
 		in.NotApplicable |= t.na
-		for bit, v := range values {
-			if fact := policy.FactSet(1) << bit; t.known&^in.Known&fact != 0 {
-				*v = t.values[bit]
-				in.Known |= fact
-			}
-		}
-	} else if root := &w.scopes[0]; !root.token.empty() && !w.response {
-		if t, ok := readToken(root.token.of(w.buf)); ok {
-			for bit, v := range values {
-				if fact := policy.FactSet(1) << bit; len(t.facts[bit]) > 0 && in.Known&fact == 0 {
-					*v = alias(t.facts[bit])
-					in.Known |= fact
-				}
-			}
-		}
 	}
 	in.NotApplicable &^= in.Known
 }

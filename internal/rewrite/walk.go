@@ -3,7 +3,6 @@ package rewrite
 import (
 	"bytes"
 	"fmt"
-	"math/bits"
 
 	"google.golang.org/protobuf/encoding/protowire"
 
@@ -56,7 +55,7 @@ type slot struct {
 type scope struct {
 	parent int32
 	known  policy.FactSet
-	facts  [5]span // in the order of the policy.Fact bits
+	facts  [5]span // by bitOf the fact
 	// namespace is the one that a command addresses; token marks the task that this scope is about.
 	// endpoint is that of a Nexus operation.
 	namespace, token, endpoint span
@@ -65,7 +64,7 @@ type scope struct {
 
 func (s *scope) set(fact policy.FactSet, v span) {
 	s.known |= fact
-	s.facts[bits.TrailingZeros8(uint8(fact))] = v
+	s.facts[bitOf(fact)] = v
 }
 
 // failureParts is what the walk saw of one failure.
