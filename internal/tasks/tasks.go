@@ -75,7 +75,7 @@ func (t *Tasks) Close() {
 type Call struct {
 	Method   *rewrite.Method
 	Caller   *policy.Caller
-	Request  []byte        // as it came
+	Request  []byte           // as it came
 	Session  *rewrite.Session // seals the call's request and opens its answer
 	Upstream grpc.ClientConnInterface
 }
