@@ -8,9 +8,9 @@ import (
 	"sync"
 )
 
-// aead is AES-256-GCM under one payload key. Nonces are random in both of its modes, and nonce, ciphertext and tag lie
+// Cipher is AES-256-GCM under one payload key. Nonces are random in both of its modes, and nonce, ciphertext and tag lie
 // in the same order.
-type aead struct {
+type Cipher struct {
 	gcm cipher.AEAD
 	// ownNonce: the FIPS module draws the nonce itself, which is the only GCM that it approves for sealing.
 	ownNonce bool
@@ -18,34 +18,44 @@ type aead struct {
 
 var fipsMode = fips140.Enabled()
 
-func newAEAD(key []byte) (aead, error) {
+// NewCipher derives the payload key of a salt from a data key.
+func NewCipher(dataKey []byte, salt *[SaltSize]byte) (Cipher, error) {
+	key, err := derivePayloadKey(dataKey, salt)
+	if err != nil {
+		return Cipher{}, err
+	}
+	defer clear(key)
+	return newCipher(key)
+}
+
+func newCipher(key []byte) (Cipher, error) {
 	block, err := aes.NewCipher(key)
 	if err != nil {
-		return aead{}, err
+		return Cipher{}, err
 	}
 	if fipsMode {
 		gcm, err := cipher.NewGCMWithRandomNonce(block)
-		return aead{gcm: gcm, ownNonce: true}, err
+		return Cipher{gcm: gcm, ownNonce: true}, err
 	}
 	gcm, err := cipher.NewGCM(block)
-	return aead{gcm: gcm}, err
+	return Cipher{gcm: gcm}, err
 }
 
 // seal appends nonce, ciphertext and tag to dst.
-func (a aead) seal(dst, plaintext, aad []byte) []byte {
-	if a.ownNonce {
-		return a.gcm.Seal(dst, nil, plaintext, aad)
+func (c Cipher) seal(dst, plaintext, aad []byte) []byte {
+	if c.ownNonce {
+		return c.gcm.Seal(dst, nil, plaintext, aad)
 	}
 	n := len(dst)
 	dst = appendNonce(dst)
-	return a.gcm.Seal(dst, dst[n:n+nonceSize], plaintext, aad)
+	return c.gcm.Seal(dst, dst[n:n+nonceSize], plaintext, aad)
 }
 
 // sealPadded is seal for a plaintext that is padded first, in the room where its ciphertext will stand.
-func (a aead) sealPadded(dst, plaintext, aad []byte) []byte {
+func (c Cipher) sealPadded(dst, plaintext, aad []byte) []byte {
 	n := len(dst)
 	nonce := 0
-	if !a.ownNonce {
+	if !c.ownNonce {
 		dst, nonce = appendNonce(dst), nonceSize
 	}
 	dst = append(dst, plaintext...)
@@ -53,15 +63,15 @@ func (a aead) sealPadded(dst, plaintext, aad []byte) []byte {
 	for (len(dst)-n-nonce)%padBlock != 0 {
 		dst = append(dst, 0)
 	}
-	return a.gcm.Seal(dst[:n+nonce], dst[n:n+nonce], dst[n+nonce:], aad)
+	return c.gcm.Seal(dst[:n+nonce], dst[n:n+nonce], dst[n+nonce:], aad)
 }
 
 // open appends the plaintext of a sealed text that starts with its nonce. dst must not overlap sealed.
-func (a aead) open(dst, sealed, aad []byte) ([]byte, error) {
-	if a.ownNonce {
-		return a.gcm.Open(dst, nil, sealed, aad)
+func (c Cipher) open(dst, sealed, aad []byte) ([]byte, error) {
+	if c.ownNonce {
+		return c.gcm.Open(dst, nil, sealed, aad)
 	}
-	return a.gcm.Open(dst, sealed[:nonceSize], sealed[nonceSize:], aad)
+	return c.gcm.Open(dst, sealed[:nonceSize], sealed[nonceSize:], aad)
 }
 
 // nonces are read from the system in batches: one read of 64 costs little more than a read of one.

@@ -92,7 +92,7 @@ func BenchmarkColdSalts(b *testing.B) {
 	s := sealer(b, k, "ns", "default")
 	var carriers [][]byte
 	for range 333 {
-		s.salts.current.Store(nil)
+		s.current.Store(nil)
 		for range 3 {
 			carriers = append(carriers, seal(b, k, "payload"))
 		}

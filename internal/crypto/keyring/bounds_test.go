@@ -32,7 +32,7 @@ func TestInventedSaltsPushNothingOut(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i := range 10_000 {
-		env := bytes.Clone(sealed.envelope)
+		env := bytes.Clone(sealed.Envelope())
 		copy(env[saltOffset:], fmt.Sprintf("invented%08d", i))
 		if _, err := open(k, []byte(payloadOf(EncodingWhole, string(env))), "ns"); crypto.KindOf(err) != crypto.KindTampered {
 			t.Fatal(err)
@@ -47,7 +47,7 @@ func TestCachesAreBounded(t *testing.T) {
 	k, p := ring(t)
 	s := sealer(t, k, "ns", "default")
 	for range 2 * openerShards * openersInShard {
-		s.salts.current.Store(nil)
+		s.current.Store(nil)
 		if _, err := open(k, seal(t, k, "x"), "ns"); err != nil {
 			t.Fatal(err)
 		}
@@ -63,7 +63,7 @@ func TestCachesAreBounded(t *testing.T) {
 		t.Errorf("%d contexts, %d in order; want %d", len(kk.contexts), len(kk.order), maxContexts)
 	}
 	for i := range 2 * maxDataKeys {
-		dk, err := newDataKey(kk, crypto.KeyContext{Namespace: "ns", Key: "default"}, make([]byte, dataKeySize), fmt.Append(nil, i))
+		dk, err := newDataKey(kk, crypto.KeyContext{Namespace: "ns", Key: "default"}, make([]byte, DataKeySize), fmt.Append(nil, i))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -80,14 +80,14 @@ func TestCachesAreBounded(t *testing.T) {
 // TestDroppedKeysAreCleared: the bytes of a data key are zero once nobody can use it any more.
 func TestDroppedKeysAreCleared(t *testing.T) {
 	k, _ := ring(t)
-	secret := func() *[dataKeySize]byte { return sealer(t, k, "ns", "default").dk.secret }()
-	if *secret == [dataKeySize]byte{} {
+	secret := func() *[DataKeySize]byte { return sealer(t, k, "ns", "default").dk.secret }()
+	if *secret == [DataKeySize]byte{} {
 		t.Fatal("no key to begin with")
 	}
 	k.drop(func(*dataKey) bool { return true })
 	for range 100 {
 		runtime.GC()
-		if *secret == [dataKeySize]byte{} {
+		if *secret == [DataKeySize]byte{} {
 			return
 		}
 		time.Sleep(10 * time.Millisecond)

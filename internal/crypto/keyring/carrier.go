@@ -51,7 +51,16 @@ type Sealed struct {
 }
 
 // PlainSize is the length of what s holds, with its padding; of what is compressed or a view that of its sealed part.
-func (s *Sealed) PlainSize() int { return len(s.envelope) - s.Header.size() - nonceSize - tagSize }
+func (s *Sealed) PlainSize() int { return len(s.envelope) - s.Header.Size() - nonceSize - tagSize }
+
+// Envelope is the envelope in s.
+func (s *Sealed) Envelope() []byte { return s.envelope }
+
+// View is the readable document of a view.
+func (s *Sealed) View() []byte { return s.view }
+
+// KeyHeader is the part of the header that chooses the payload key: all of it but version, suite and flags.
+func (s *Sealed) KeyHeader() []byte { return s.envelope[3:s.Header.Size()] }
 
 // Marked tells whether a serialised Payload bears our mark: an encoding `*/sealed.*` or a metadata key `sealed.*`.
 // Whatever ParsePayload would try to open is marked, and bytes that are no well-formed Payload are marked as soon as
@@ -190,7 +199,7 @@ func (c *Carriers) ParsePayload(payload []byte) (s Sealed, marked bool, err erro
 	s, err = withHeader(Sealed{Form: FormPayload, envelope: env}, &c.headers[len(c.headers)-1])
 	if err == nil {
 		r := &c.recent[c.next%len(c.recent)]
-		r.header, r.bytes = s.Header, env[:s.Header.size()]
+		r.header, r.bytes = s.Header, env[:s.Header.Size()]
 		c.next++
 	}
 	return s, true, err
@@ -245,7 +254,7 @@ func plainCarrier(payload []byte) (envelope []byte, ok bool) {
 // withHeader parses the header of s into h.
 func withHeader(s Sealed, h *Header) (Sealed, error) {
 	var err error
-	*h, err = parseHeader(s.envelope)
+	*h, err = ParseHeader(s.envelope)
 	if err == nil && h.Form() != s.Form {
 		err = notExact("the envelope inside is of another form")
 	}

@@ -61,7 +61,7 @@ func TestMarkedButNoCarrier(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	env := string(sealed.envelope)
+	env := string(sealed.Envelope())
 	view, err := sealer(t, k, "ns", "default").AppendView(nil, []byte(payloadOf("json/plain", `{"a":1}`)), fields("/a"))
 	if err != nil {
 		t.Fatal(err)
@@ -211,8 +211,8 @@ func FuzzOpen(f *testing.F) {
 			if err != nil || !marked {
 				continue
 			}
-			if got := appendHeader(nil, sealed.Header); !bytes.Equal(got, sealed.envelope[:len(got)]) {
-				t.Errorf("the header of %x is written back as %x", sealed.envelope, got)
+			if got := AppendHeader(nil, sealed.Header); !bytes.Equal(got, sealed.Envelope()[:len(got)]) {
+				t.Errorf("the header of %x is written back as %x", sealed.Envelope(), got)
 			}
 			dst := []byte("dst")
 			if out, _, err := k.Open(context.Background(), dst, &sealed, "ns"); err != nil && string(out) != "dst" {

@@ -17,7 +17,7 @@ func TestCarriersReadAsOneByOne(t *testing.T) {
 	var all [][]byte
 	for salt := range 7 { // more than are remembered
 		s := sealer(t, k, "ns", "default")
-		s.salts.current.Store(nil)
+		s.current.Store(nil)
 		for _, text := range []string{"", "x", fmt.Sprint(salt), string(bytes.Repeat([]byte("long"), 100))} {
 			c, err := s.AppendPayload(nil, []byte(payloadOf("json/plain", text)), salt%2 == 0)
 			if err != nil {
@@ -79,11 +79,11 @@ func TestNotedOpenerIsNotTrustedAfterReload(t *testing.T) {
 		t.Fatal(err)
 	}
 	var run Run
-	if _, _, err := k.OpenNext(t.Context(), nil, &first, "ns", &run); err != nil || first.Header.opener == nil {
-		t.Fatalf("opener %v, error %v", first.Header.opener, err)
+	if _, _, err := k.OpenNext(t.Context(), nil, &first, "ns", &run); err != nil || run.recent[0] == nil {
+		t.Fatalf("opener %v, error %v", run.recent[0], err)
 	}
 	revoking := *k.set.Load()
-	revoking.revoked = map[[idSize]byte]bool{first.Header.DataKeyID: true}
+	revoking.revoked = map[[IDSize]byte]bool{first.Header.DataKeyID: true}
 	k.set.Store(&revoking)
 	if _, _, err := k.OpenNext(t.Context(), nil, &first, "ns", &run); crypto.KindOf(err) != crypto.KindRevoked {
 		t.Errorf("opened after its data key was revoked: %v", err)

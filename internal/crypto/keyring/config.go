@@ -26,7 +26,7 @@ type Grant struct{ From, To string }
 type Set struct {
 	entries []keyEntry
 	grants  map[Grant]bool
-	revoked map[[idSize]byte]bool // data-key ids
+	revoked map[[IDSize]byte]bool // data-key ids
 	realm   string                // "" or ends in "/"
 	found   map[string]*kek       // by URI: the key encryption keys that Prepare looked up
 }
@@ -38,7 +38,7 @@ type keyEntry struct {
 }
 
 func newSet(realm string, keys []KeyConfig, grants []Grant, revokedDataKeys [][32]byte) (*Set, error) {
-	t := &Set{grants: make(map[Grant]bool), revoked: make(map[[idSize]byte]bool), found: make(map[string]*kek)}
+	t := &Set{grants: make(map[Grant]bool), revoked: make(map[[IDSize]byte]bool), found: make(map[string]*kek)}
 	if realm != "" {
 		t.realm = realm + "/"
 	}
@@ -61,8 +61,8 @@ func newSet(realm string, keys []KeyConfig, grants []Grant, revokedDataKeys [][3
 }
 
 func (e *keyEntry) check() error {
-	if len(e.Name) == 0 || len(e.Name) > maxKeyName || strings.Contains(e.suffix, "*") {
-		return fmt.Errorf("a key name has 1 to %d bytes and at most one *", maxKeyName)
+	if len(e.Name) == 0 || len(e.Name) > MaxKeyName || strings.Contains(e.suffix, "*") {
+		return fmt.Errorf("a key name has 1 to %d bytes and at most one *", MaxKeyName)
 	}
 	if e.Active == "" {
 		return errors.New("active is missing: the URI of the key encryption key to seal with")

@@ -14,7 +14,7 @@ import (
 // dataKey is an unwrapped data key and what it is bound to. Its bytes are cleared when it is dropped, and of one that
 // only fell out of a cache when nobody can use it any more.
 type dataKey struct {
-	id      [idSize]byte
+	id      [IDSize]byte
 	kek     *kek
 	context crypto.KeyContext
 	wrapped []byte
@@ -22,19 +22,19 @@ type dataKey struct {
 	dropped atomic.Bool
 
 	mu     sync.RWMutex // held for reading while a key is derived: from half a cleared secret it would be a wrong one
-	secret *[dataKeySize]byte
+	secret *[DataKeySize]byte
 }
 
 var errDropped = errors.New("the data key was dropped while the call was under way; try again")
 
 func newDataKey(kk *kek, kc crypto.KeyContext, plain, wrapped []byte) (*dataKey, error) {
-	id, err := deriveDataKeyID(plain)
+	id, err := DeriveDataKeyID(plain)
 	if err != nil {
 		return nil, crypto.Errorf(crypto.KindUnavailable, "derive data-key id", "%w", err).In(kc.Key, kc.Namespace)
 	}
-	dk := &dataKey{secret: (*[dataKeySize]byte)(append([]byte(nil), plain...)), id: id, kek: kk, context: kc, wrapped: wrapped,
+	dk := &dataKey{secret: (*[DataKeySize]byte)(append([]byte(nil), plain...)), id: id, kek: kk, context: kc, wrapped: wrapped,
 		use: new(keyUse)}
-	runtime.AddCleanup(dk, func(secret *[dataKeySize]byte) { clear(secret[:]) }, dk.secret)
+	runtime.AddCleanup(dk, func(secret *[DataKeySize]byte) { clear(secret[:]) }, dk.secret)
 	return dk, nil
 }
 
@@ -49,19 +49,14 @@ func (dk *dataKey) drop() {
 	clear(dk.secret[:])
 }
 
-func (dk *dataKey) payloadAEAD(salt *[saltSize]byte) (aead, error) {
+func (dk *dataKey) cipher(salt *[SaltSize]byte) (Cipher, error) {
 	dk.mu.RLock()
 	defer dk.mu.RUnlock()
 	if dk.dropped.Load() {
-		return aead{}, errDropped
+		return Cipher{}, errDropped
 	}
-	key, err := derivePayloadKey(dk.secret[:], salt)
-	if err != nil {
-		return aead{}, err
-	}
-	defer clear(key)
 	defer runtime.KeepAlive(dk)
-	return newAEAD(key)
+	return NewCipher(dk.secret[:], salt)
 }
 
 // wrapID stands for a wrapped key and all that it is bound to. What is known about one says nothing about another, so

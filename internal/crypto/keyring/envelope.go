@@ -4,7 +4,10 @@ import (
 	"crypto/hkdf"
 	"crypto/sha256"
 	"encoding/binary"
+	"strings"
 	"unsafe"
+
+	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 )
@@ -46,15 +49,15 @@ const (
 
 	fixedHeader  = 64
 	saltOffset   = 16
-	saltSize     = 16
+	SaltSize     = 16
 	idOffset     = 32
-	idSize       = 32
+	IDSize       = 32
 	nonceSize    = 12
 	tagSize      = 16
-	dataKeySize  = 32
-	maxKeyName   = 128
-	maxNamespace = 1000
-	maxWrapped   = 1024
+	DataKeySize  = 32
+	MaxKeyName   = 128
+	MaxNamespace = 1000
+	MaxWrapped   = 1024
 
 	infoDataKeyID  = "temporal-seal/v1/data-key-id"
 	infoPayloadKey = "temporal-seal/v1/suite1/payload-key"
@@ -66,20 +69,19 @@ type Header struct {
 	Version, Suite, Flags byte
 	Key, Namespace        string
 	KEK                   crypto.KEKRef
-	Salt                  [saltSize]byte
-	DataKeyID             [idSize]byte
+	Salt                  [SaltSize]byte
+	DataKeyID             [IDSize]byte
 	Wrapped               []byte
-
-	opener *opener // the last one that fitted
 }
 
 // Form is the form that the flags name.
 func (h *Header) Form() Form { return Form(h.Flags & formMask >> formShift) }
 
-func (h *Header) size() int { return fixedHeader + len(h.Key) + len(h.Namespace) + len(h.Wrapped) }
+// Size is the length of the header.
+func (h *Header) Size() int { return fixedHeader + len(h.Key) + len(h.Namespace) + len(h.Wrapped) }
 
-// parseHeader reads the header of an envelope and checks every length against the bytes at hand.
-func parseHeader(env []byte) (h Header, _ error) {
+// ParseHeader reads the header of an envelope and checks every length against the bytes at hand.
+func ParseHeader(env []byte) (h Header, _ error) {
 	const op = "read envelope"
 	if len(env) < fixedHeader+nonceSize+tagSize {
 		return h, crypto.Errorf(crypto.KindMalformed, op, "%d bytes are too few for an envelope; it was cut off or is no envelope", len(env))
@@ -90,7 +92,7 @@ func parseHeader(env []byte) (h Header, _ error) {
 			h.Version, h.Suite, h.Flags)
 	}
 	l1, l2, l3 := int(env[3]), int(binary.BigEndian.Uint16(env[4:])), int(binary.BigEndian.Uint16(env[6:]))
-	if l1 < 1 || l1 > maxKeyName || l2 < 1 || l2 > maxNamespace || l3 > maxWrapped {
+	if l1 < 1 || l1 > MaxKeyName || l2 < 1 || l2 > MaxNamespace || l3 > MaxWrapped {
 		return h, crypto.Errorf(crypto.KindMalformed, op, "lengths %d, %d, %d of key name, namespace and wrapped key are out of range", l1, l2, l3)
 	}
 	if len(env) < fixedHeader+l1+l2+l3+nonceSize+tagSize {
@@ -100,16 +102,16 @@ func parseHeader(env []byte) (h Header, _ error) {
 		return h, crypto.Errorf(crypto.KindMalformed, op, "a view is never compressed")
 	}
 	h.KEK = crypto.KEKRef(env[8:saltOffset])
-	h.Salt = [saltSize]byte(env[saltOffset:idOffset])
-	h.DataKeyID = [idSize]byte(env[idOffset:fixedHeader])
+	h.Salt = [SaltSize]byte(env[saltOffset:idOffset])
+	h.DataKeyID = [IDSize]byte(env[idOffset:fixedHeader])
 	h.Key = aliasString(env[fixedHeader : fixedHeader+l1])
 	h.Namespace = aliasString(env[fixedHeader+l1 : fixedHeader+l1+l2])
 	h.Wrapped = env[fixedHeader+l1+l2 : fixedHeader+l1+l2+l3]
 	return h, nil
 }
 
-// appendHeader is parseHeader's inverse. The caller has checked the lengths.
-func appendHeader(dst []byte, h *Header) []byte {
+// AppendHeader is ParseHeader's inverse. The caller has checked the lengths.
+func AppendHeader(dst []byte, h *Header) []byte {
 	dst = append(dst, h.Version, h.Suite, h.Flags, byte(len(h.Key)))
 	dst = binary.BigEndian.AppendUint16(dst, uint16(len(h.Namespace)))
 	dst = binary.BigEndian.AppendUint16(dst, uint16(len(h.Wrapped)))
@@ -124,15 +126,32 @@ func appendHeader(dst []byte, h *Header) []byte {
 // aliasString avoids a copy per payload: the names in a header live no longer than the message they came in.
 func aliasString(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
 
-func deriveDataKeyID(dataKey []byte) (id [idSize]byte, err error) {
-	out, err := expand(dataKey, infoDataKeyID, idSize)
+// Errorf makes an error about the envelope. It copies the names, so it may outlive the bytes that the header aliases.
+func (h *Header) Errorf(kind crypto.Kind, op, format string, args ...any) *crypto.Error {
+	return crypto.Errorf(kind, op, format, args...).In(strings.Clone(h.Key), strings.Clone(h.Namespace))
+}
+
+// Tampered makes the error of an envelope that is not as it was sealed.
+func (h *Header) Tampered(why string) *crypto.Error {
+	return h.Errorf(crypto.KindTampered, "open", "the envelope was changed after it was sealed, or put together from pieces: %s", why)
+}
+
+// PayloadSize is the length of what AppendPayload appends under this header for a payload of n bytes that is not compressed.
+func (h *Header) PayloadSize(n int) int {
+	env := envelopeSize(h.Size(), bodySize(n))
+	return len(wholePrefix) + protowire.SizeBytes(env)
+}
+
+// DeriveDataKeyID derives the id by which envelopes name a data key.
+func DeriveDataKeyID(dataKey []byte) (id [IDSize]byte, err error) {
+	out, err := expand(dataKey, infoDataKeyID, IDSize)
 	if err != nil {
 		return id, err
 	}
-	return [idSize]byte(out), nil
+	return [IDSize]byte(out), nil
 }
 
-func derivePayloadKey(dataKey []byte, salt *[saltSize]byte) ([]byte, error) {
+func derivePayloadKey(dataKey []byte, salt *[SaltSize]byte) ([]byte, error) {
 	return expand(dataKey, infoPayloadKey+string(salt[:]), 32)
 }
 

@@ -37,11 +37,11 @@ func plaintextOf(t *testing.T, v vector) []byte {
 
 func TestVectorsDerive(t *testing.T) {
 	for _, v := range vectors(t) {
-		id, err := deriveDataKeyID(v.DK)
+		id, err := DeriveDataKeyID(v.DK)
 		if err != nil || !bytes.Equal(id[:], v.ID) {
 			t.Errorf("%s: data-key id %x, error %v; want %x", v.Name, id, err, v.ID)
 		}
-		h, err := parseHeader(v.Envelope)
+		h, err := ParseHeader(v.Envelope)
 		if err != nil {
 			t.Fatalf("%s: %v", v.Name, err)
 		}
@@ -49,7 +49,7 @@ func TestVectorsDerive(t *testing.T) {
 		if err != nil || !bytes.Equal(key, v.PayloadKey) {
 			t.Errorf("%s: payload key %x, error %v; want %x", v.Name, key, err, v.PayloadKey)
 		}
-		if got := appendHeader(nil, &h); !bytes.Equal(got, v.Header) {
+		if got := AppendHeader(nil, &h); !bytes.Equal(got, v.Header) {
 			t.Errorf("%s: header\n%x, want\n%x", v.Name, got, v.Header)
 		}
 	}
@@ -72,7 +72,7 @@ func TestVectorsOpen(t *testing.T) {
 // vectorRing is a Keyring whose key service knows a vector's data key.
 func vectorRing(t *testing.T, v vector) (k *Keyring, namespace string) {
 	t.Helper()
-	h, err := parseHeader(v.Envelope)
+	h, err := ParseHeader(v.Envelope)
 	if err != nil {
 		t.Fatal(err)
 	}

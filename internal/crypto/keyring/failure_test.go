@@ -244,8 +244,8 @@ func TestPlantedEnvelopesHarmNoGoodKey(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				planted := append([]byte(nil), s.envelope...)
-				copy(planted[s.Header.size()-60:], fmt.Sprintf("planted %03d", i))
+				planted := append([]byte(nil), s.Envelope()...)
+				copy(planted[s.Header.Size()-60:], fmt.Sprintf("planted %03d", i))
 				_, err = open(k, []byte(payloadOf(EncodingWhole, string(planted))), "ns")
 				if kind := crypto.KindOf(err); kind != crypto.KindRejected && kind != crypto.KindRevoked {
 					t.Fatalf("a planted envelope: %v", err)

@@ -32,7 +32,7 @@ type scripted struct {
 }
 
 type blob struct {
-	plain [dataKeySize]byte
+	plain [DataKeySize]byte
 	kc    crypto.KeyContext
 }
 

@@ -41,7 +41,7 @@ const (
 // access is what is known about one encryption context of a key: IAM conditions may withdraw one and leave the others.
 type access struct {
 	wrapped []byte // known to be good; nil until there is one
-	id      [idSize]byte
+	id      [IDSize]byte
 	checked time.Time // when it last proved to be good
 	denied  time.Time // when the service first refused the good blob; zero: it did not
 	tried   time.Time // when it was last refused
@@ -60,7 +60,7 @@ func newKEK(p crypto.Provider, now time.Time) *kek {
 }
 
 // answered notes that the service did its work, and a wrapped key that is good beyond doubt.
-func (kk *kek) answered(now time.Time, kc crypto.KeyContext, wrapped []byte, id [idSize]byte) {
+func (kk *kek) answered(now time.Time, kc crypto.KeyContext, wrapped []byte, id [IDSize]byte) {
 	kk.mu.Lock()
 	defer kk.mu.Unlock()
 	kk.lastGood = now

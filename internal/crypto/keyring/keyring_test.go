@@ -286,7 +286,7 @@ func TestRevokedDataKeys(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	env := bytes.Clone(sealed.envelope)
+	env := bytes.Clone(sealed.Envelope())
 	env[idOffset] ^= 1
 	_, err = open(reader, []byte(payloadOf(EncodingWhole, string(env))), "ns")
 	wantKind(t, err, crypto.KindTampered)
@@ -342,8 +342,8 @@ func TestErrorsTellNoSecret(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i := range sealed.envelope {
-		changed := append([]byte(nil), sealed.envelope...)
+	for i := range sealed.Envelope() {
+		changed := append([]byte(nil), sealed.Envelope()...)
 		changed[i] ^= 0x55
 		_, err := open(k, []byte(payloadOf(EncodingWhole, string(changed))), "ns")
 		if err == nil {

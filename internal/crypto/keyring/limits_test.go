@@ -214,8 +214,8 @@ func TestUnwrapsPerMessageAreCapped(t *testing.T) {
 	var run Run
 	kinds := map[crypto.Kind]int{}
 	for i := range 2 * maxUnwraps {
-		planted := bytes.Clone(sealed.envelope)
-		copy(planted[sealed.Header.size()-60:], fmt.Sprintf("planted %03d", i))
+		planted := bytes.Clone(sealed.Envelope())
+		copy(planted[sealed.Header.Size()-60:], fmt.Sprintf("planted %03d", i))
 		s, _, err := ParsePayload([]byte(payloadOf(EncodingWhole, string(planted))))
 		if err != nil {
 			t.Fatal(err)

@@ -3,7 +3,6 @@ package keyring
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/hex"
 	"slices"
@@ -24,29 +23,48 @@ func (k *Keyring) Open(ctx context.Context, dst []byte, s *Sealed, namespace str
 // is not safe for concurrent use.
 type Run struct {
 	unwraps int
+	recent  [4]*opener // messages mostly hold envelopes with one header or a few
+	next    int
+}
+
+// opener gives the noted opener of a header.
+func (r *Run) opener(header []byte, set *Set) *opener {
+	for _, op := range r.recent {
+		if op != nil && op.table == set && bytes.Equal(op.header, header) {
+			return op
+		}
+	}
+	return nil
+}
+
+func (r *Run) note(op *opener) {
+	if !slices.Contains(r.recent[:], op) {
+		r.recent[r.next%len(r.recent)] = op
+		r.next++
+	}
 }
 
 // maxUnwraps is how many envelopes of one run are taken to a key service: a message can hold any number of envelopes
 // that somebody made up. What was unwrapped stays in memory, so the next try gets further.
 const maxUnwraps = 256
 
-// OpenNext is Open for an envelope in a run. What it needed is noted in its header, and tried first for the next envelope
-// with that, before any cache. So a header is not safe for concurrent use either.
+// OpenNext is Open for an envelope in a run. What it needed is noted there, and tried first for the next envelope with the
+// same header, before any cache.
 func (k *Keyring) OpenNext(ctx context.Context, dst []byte, s *Sealed, namespace string, run *Run) (out []byte, hit bool, err error) {
 	table := k.set.Load()
 	if !table.opens(s.Header.Namespace, namespace) {
-		return dst, false, crypto.Errorf(crypto.KindForeign, "open", "sealed in another namespace than %q; a grant in the configuration would allow it",
-			namespace).In(strings.Clone(s.Header.Key), strings.Clone(s.Header.Namespace))
+		return dst, false, s.Header.Errorf(crypto.KindForeign, "open",
+			"sealed in another namespace than %q; a grant in the configuration would allow it", namespace)
 	}
-	header := openerHeader(s)
-	op := s.Header.opener
-	if op == nil || op.table != table {
+	header := s.KeyHeader()
+	op := run.opener(header, table)
+	if op == nil {
 		op = k.opened.opener(header)
 	}
 	if op != nil && op.table == table && op.dk.usable() {
-		s.Header.opener = op
+		run.note(op)
 		k.touch(&op.dk.kek.used)
-		if out, err = openWith(op.aead, dst, s); err == nil {
+		if out, err = op.cipher.Open(dst, s); err == nil {
 			op.dk.use.countOpened(&k.coarse)
 		}
 		return out, true, err
@@ -60,15 +78,15 @@ func (k *Keyring) OpenNext(ctx context.Context, dst []byte, s *Sealed, namespace
 	}
 	k.touch(&dk.kek.used)
 	if subtle.ConstantTimeCompare(dk.id[:], s.Header.DataKeyID[:]) != 1 {
-		return dst, hit, tampered(s.Header, "the data-key id is not that of the wrapped key")
+		return dst, hit, s.Header.Tampered("the data-key id is not that of the wrapped key")
 	}
-	a, err := dk.payloadAEAD(&s.Header.Salt)
+	c, err := dk.cipher(&s.Header.Salt)
 	if err != nil {
-		return dst, hit, crypto.Errorf(crypto.KindUnavailable, "open", "derive a payload key: %w", err).In(strings.Clone(s.Header.Key), strings.Clone(s.Header.Namespace))
+		return dst, hit, s.Header.Errorf(crypto.KindUnavailable, "open", "derive a payload key: %w", err)
 	}
-	if out, err = openWith(a, dst, s); err == nil {
+	if out, err = c.Open(dst, s); err == nil {
 		dk.use.countOpened(&k.coarse)
-		s.Header.opener = k.opened.addOpener(header, a, dk, table)
+		run.note(k.opened.addOpener(header, c, dk, table))
 	}
 	return out, hit, err
 }
@@ -76,13 +94,13 @@ func (k *Keyring) OpenNext(ctx context.Context, dst []byte, s *Sealed, namespace
 // dataKeyOf gives the data key that an envelope names, from memory or from the key service.
 func (k *Keyring) dataKeyOf(ctx context.Context, header *Header, table *Set, namespace string, run *Run) (dk *dataKey, hit bool, err error) {
 	if table.revoked[header.DataKeyID] {
-		return nil, false, crypto.Errorf(crypto.KindRevoked, "open", "its data key %s... stands in revoked_data_keys", hex.EncodeToString(header.DataKeyID[:4])).In(
-			strings.Clone(header.Key), strings.Clone(header.Namespace))
+		return nil, false, header.Errorf(crypto.KindRevoked, "open", "its data key %s... stands in revoked_data_keys",
+			hex.EncodeToString(header.DataKeyID[:4]))
 	}
 	e, value, _, ok := table.find(table.local(header.Namespace), header.Key)
 	if !ok {
-		return nil, false, crypto.Errorf(crypto.KindNotConfigured, "open", "no entry of `keys` in the configuration has this name and serves this namespace").In(
-			strings.Clone(header.Key), strings.Clone(header.Namespace))
+		return nil, false, header.Errorf(crypto.KindNotConfigured, "open",
+			"no entry of `keys` in the configuration has this name and serves this namespace")
 	}
 	id := wrapIDOf(header)
 	if dk, ok := k.opened.keys.Get(id); ok && dk.usable() && e.names(value, dk.kek.URI()) {
@@ -201,75 +219,4 @@ func (k *Keyring) mayAsk(h *Header, namespace string, run *Run) error {
 		return tooManyUnconfirmed("open", h.Key, h.Namespace)
 	}
 	return nil
-}
-
-func openWith(a aead, dst []byte, s *Sealed) ([]byte, error) {
-	h := s.Header
-	n := h.size()
-	aad := s.envelope[:n:n]
-	if s.Form == FormView {
-		sum := sha256.Sum256(s.view)
-		aad = append(aad, sum[:]...)
-	}
-	start := len(dst)
-	if s.Form != FormView && h.Flags&flagZstd == 0 {
-		out, err := a.open(dst, s.envelope[n:], aad)
-		if err != nil {
-			return dst, tampered(h, "its tag is wrong")
-		}
-		if h.Flags&flagPadded == 0 {
-			return out, nil
-		}
-		body, ok := unpad(out[start:])
-		if !ok {
-			clear(out[start:])
-			return dst, tampered(h, "its padding is wrong")
-		}
-		return out[:start+len(body)], nil
-	}
-	body, err := a.open(nil, s.envelope[n:], aad)
-	if err != nil {
-		return dst, tampered(h, "its tag is wrong")
-	}
-	defer clear(body)
-	if h.Flags&flagPadded != 0 {
-		var ok bool
-		if body, ok = unpad(body); !ok {
-			return dst, tampered(h, "its padding is wrong")
-		}
-	}
-	if s.Form == FormView {
-		if out, ok := appendPatched(dst, s.view, body); ok {
-			return out, nil
-		}
-		clear(dst[start:cap(dst)])
-		return dst, tampered(h, "the sealed part does not fit the readable document")
-	}
-	out, err := appendDecompressed(dst, body)
-	if err != nil {
-		return dst, tampered(h, err.Error())
-	}
-	return out, nil
-}
-
-func tampered(h *Header, why string) error {
-	return crypto.Errorf(crypto.KindTampered, "open", "the envelope was changed after it was sealed, or put together from pieces: %s", why).In(
-		strings.Clone(h.Key), strings.Clone(h.Namespace))
-}
-
-// unpad takes off 0x80 and the zeros after it.
-func unpad(b []byte) ([]byte, bool) {
-	if len(b)%padBlock != 0 {
-		return nil, false
-	}
-	for i := len(b) - 1; i >= 0 && i >= len(b)-padBlock; i-- {
-		switch b[i] {
-		case 0:
-		case 0x80:
-			return b[:i], true
-		default:
-			return nil, false
-		}
-	}
-	return nil, false
 }

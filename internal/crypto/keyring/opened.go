@@ -29,7 +29,7 @@ type openedKeys struct {
 // the configuration by which the envelope was allowed to be opened.
 type opener struct {
 	header []byte
-	aead   aead
+	cipher Cipher
 	dk     *dataKey
 	table  *Set
 }
@@ -55,9 +55,6 @@ func newLRU[K comparable, V any](size int) *lru.Cache[K, V] {
 	return c
 }
 
-// openerHeader is the part of an envelope that decides on the AEAD: all of the header but version, suite and flags.
-func openerHeader(s *Sealed) []byte { return s.envelope[3:s.Header.size()] }
-
 // opener finds the AEAD for an envelope. The hash only finds: the header itself is compared.
 func (o *openedKeys) opener(header []byte) *opener {
 	h := maphash.Bytes(o.seed, header)
@@ -67,9 +64,9 @@ func (o *openedKeys) opener(header []byte) *opener {
 	return nil
 }
 
-func (o *openedKeys) addOpener(header []byte, a aead, dk *dataKey, t *Set) *opener {
+func (o *openedKeys) addOpener(header []byte, c Cipher, dk *dataKey, t *Set) *opener {
 	h := maphash.Bytes(o.seed, header)
-	op := &opener{header: bytes.Clone(header), aead: a, dk: dk, table: t}
+	op := &opener{header: bytes.Clone(header), cipher: c, dk: dk, table: t}
 	o.openers[h%openerShards].Add(h, op)
 	return op
 }

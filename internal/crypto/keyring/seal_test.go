@@ -34,7 +34,7 @@ func (f fixedNonce) Seal(dst, _, plaintext, aad []byte) []byte {
 // writerOf is a Sealer that has a vector's data key, salt and nonce.
 func writerOf(t *testing.T, v vector) *Sealer {
 	t.Helper()
-	h, err := parseHeader(v.Envelope)
+	h, err := ParseHeader(v.Envelope)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -44,8 +44,8 @@ func writerOf(t *testing.T, v vector) *Sealer {
 		t.Fatal(err)
 	}
 	s := &Sealer{dk: dk, clock: &k.coarse, header: h}
-	a := aead{gcm: fixedNonce{gcmOf(t, v.PayloadKey), v.Nonce}, ownNonce: true}
-	s.salts.current.Store(&payloadSalt{aead: a, header: v.Header, born: time.Unix(0, k.coarse.Load())})
+	c := Cipher{gcm: fixedNonce{gcmOf(t, v.PayloadKey), v.Nonce}, ownNonce: true}
+	s.current.Store(&payloadSalt{writer: NewWriter(c, &h), born: time.Unix(0, k.coarse.Load())})
 	return s
 }
 
@@ -54,7 +54,7 @@ func TestWriterReproducesVectors(t *testing.T) {
 	for _, v := range vectors(t) {
 		t.Run(v.Name, func(t *testing.T) {
 			s := writerOf(t, v)
-			salt, err := s.salt()
+			w, err := s.writer()
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -65,7 +65,7 @@ func TestWriterReproducesVectors(t *testing.T) {
 			case flags&flagPadded != 0:
 				got, err = s.AppendPayload(nil, v.Plaintext, false)
 			default: // shorter than what this writer leaves unpadded
-				got = carrierOf(vector{Envelope: salt.aead.seal(bytes.Clone(v.Header), v.Plaintext, v.Header)})
+				got = carrierOf(vector{Envelope: w.cipher.seal(bytes.Clone(v.Header), v.Plaintext, v.Header)})
 			}
 			if want := carrierOf(v); err != nil || !bytes.Equal(got, want) {
 				t.Errorf("error %v, carrier\n%x, want\n%x", err, got, want)
@@ -139,7 +139,7 @@ func goldenCases() []golden {
 
 // sealGolden seals a case with a data key that it notes.
 func sealGolden(t *testing.T, g golden) golden {
-	g.DataKey = bytes.Repeat([]byte{byte(len(g.Name))}, dataKeySize)
+	g.DataKey = bytes.Repeat([]byte{byte(len(g.Name))}, DataKeySize)
 	k := goldenRing(t, g)
 	s := sealer(t, k, g.Namespace, g.Key)
 	dk, err := newDataKey(s.dk.kek, s.dk.context, g.DataKey, []byte("wrapped"))
@@ -169,7 +169,7 @@ func goldenRing(t *testing.T, g golden) *Keyring {
 	if g.Realm != "" {
 		kc.Namespace = g.Realm + "/" + g.Namespace
 	}
-	p.blobs["wrapped"] = blob{plain: [dataKeySize]byte(g.DataKey), kc: kc}
+	p.blobs["wrapped"] = blob{plain: [DataKeySize]byte(g.DataKey), kc: kc}
 	return newKeyring(t, KeyringOptions{Keys: []KeyConfig{{Name: g.Key, Active: p.uri}}, Open: store{p.uri: p}.open, Realm: g.Realm})
 }
 
@@ -272,7 +272,7 @@ func TestSaltIsRenewed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k, _ := ring(t)
 		s := sealer(t, k, "ns", "default")
-		saltOf := func() [saltSize]byte {
+		saltOf := func() [SaltSize]byte {
 			sealed, _, err := ParsePayload(seal(t, k, "x"))
 			if err != nil {
 				t.Fatal(err)
@@ -289,7 +289,7 @@ func TestSaltIsRenewed(t *testing.T) {
 		if second == first {
 			t.Error("not renewed after ten minutes")
 		}
-		s.salts.current.Load().used.Store(saltPayloads - 1)
+		s.current.Load().used.Store(saltPayloads - 1)
 		if saltOf() != second {
 			t.Error("the last of 2^20 payloads has another salt")
 		}
@@ -318,9 +318,9 @@ func TestNoncesDiffer(t *testing.T) {
 					t.Error(err)
 					return
 				}
-				n := sealed.Header.size()
+				n := sealed.Header.Size()
 				mu.Lock()
-				seen[string(sealed.envelope[n:n+nonceSize])] = true
+				seen[string(sealed.Envelope()[n:n+nonceSize])] = true
 				mu.Unlock()
 			}
 		})

@@ -128,10 +128,10 @@ func TestEveryBitFlipped(t *testing.T) {
 					}
 				}
 			}
-			flip(s.sealed.envelope, func(e []byte) []byte { return s.with(e, s.sealed.view) })
-			flip(s.sealed.view, func(v []byte) []byte { return s.with(s.sealed.envelope, v) })
+			flip(s.sealed.Envelope(), func(e []byte) []byte { return s.with(e, s.sealed.View()) })
+			flip(s.sealed.View(), func(v []byte) []byte { return s.with(s.sealed.Envelope(), v) })
 			// In the carrier around the envelope a flipped bit may also make it a value that is not ours.
-			whole := s.with(s.sealed.envelope, s.sealed.view)
+			whole := s.with(s.sealed.Envelope(), s.sealed.View())
 			for i := range len(whole) * 8 {
 				changed := bytes.Clone(whole)
 				changed[i/8] ^= 1 << (i % 8)
@@ -149,24 +149,24 @@ func TestEveryBitFlipped(t *testing.T) {
 func TestEveryLength(t *testing.T) {
 	temperatures(t, func(t *testing.T, k *Keyring, attempt func([]byte, string) ([]byte, bool, error)) {
 		for _, s := range specimens(t, k, "ns", "default") {
-			env := s.sealed.envelope
+			env := s.sealed.Envelope()
 			for n := range len(env) {
-				if out, ok, err := attempt(s.with(env[:n], s.sealed.view), "ns"); ok || err == nil {
+				if out, ok, err := attempt(s.with(env[:n], s.sealed.View()), "ns"); ok || err == nil {
 					t.Fatalf("%s: cut off at %d: opened %q, error %v", s.name, n, out, err)
 				}
 			}
-			for n := range len(s.sealed.view) {
-				if out, ok, err := attempt(s.with(env, s.sealed.view[:n]), "ns"); ok || err == nil {
+			for n := range len(s.sealed.View()) {
+				if out, ok, err := attempt(s.with(env, s.sealed.View()[:n]), "ns"); ok || err == nil {
 					t.Fatalf("%s: view cut off at %d: opened %q, error %v", s.name, n, out, err)
 				}
 			}
 			for n := range 40 {
 				longer := append(bytes.Clone(env), make([]byte, n+1)...)
-				if out, ok, err := attempt(s.with(longer, s.sealed.view), "ns"); ok || err == nil {
+				if out, ok, err := attempt(s.with(longer, s.sealed.View()), "ns"); ok || err == nil {
 					t.Fatalf("%s: %d zeros appended: opened %q, error %v", s.name, n+1, out, err)
 				}
 			}
-			whole := s.with(env, s.sealed.view)
+			whole := s.with(env, s.sealed.View())
 			for n := range len(whole) {
 				if out, ok, _ := attempt(whole[:n], "ns"); ok {
 					t.Fatalf("%s: carrier cut off at %d: opened %q", s.name, n, out)
@@ -180,12 +180,12 @@ func TestEveryLength(t *testing.T) {
 func parts(s Sealed) map[string]span {
 	h := s.Header
 	names := fixedHeader + len(h.Key)
-	end := h.size()
+	end := h.Size()
 	return map[string]span{
 		"version": {0, 1}, "suite": {1, 2}, "flags": {2, 3}, "lengths": {3, 8}, "KEK reference": {8, 16}, "salt": {16, 32},
 		"data-key id": {32, 64}, "key name": {64, names}, "namespace": {names, names + len(h.Namespace)},
 		"wrapped key": {names + len(h.Namespace), end}, "nonce": {end, end + nonceSize},
-		"ciphertext": {end + nonceSize, len(s.envelope) - tagSize}, "tag": {len(s.envelope) - tagSize, len(s.envelope)},
+		"ciphertext": {end + nonceSize, len(s.Envelope()) - tagSize}, "tag": {len(s.Envelope()) - tagSize, len(s.Envelope())},
 	}
 }
 
@@ -205,7 +205,7 @@ func TestPartsOfAnother(t *testing.T) {
 						spliceParts(t, where, a, b, attempt)
 					}
 				}
-				if out, ok, err := attempt(a.with(a.sealed.envelope, a.sealed.view), "ns"); !ok || string(out) != a.plain {
+				if out, ok, err := attempt(a.with(a.sealed.Envelope(), a.sealed.View()), "ns"); !ok || string(out) != a.plain {
 					t.Fatalf("%s %d: untouched it does not open after all that: %v", where, i, err)
 				}
 			}
@@ -222,18 +222,18 @@ func spliceParts(t *testing.T, where string, a, b specimen, attempt func([]byte,
 			for _, name := range []string{"version", "suite", "flags", "lengths", "KEK reference", "salt", "data-key id", "key name",
 				"namespace", "wrapped key", "nonce", "ciphertext", "tag"} {
 				if name == first || name == second {
-					env = append(env, b.sealed.envelope[pb[name].start:pb[name].end]...)
+					env = append(env, b.sealed.Envelope()[pb[name].start:pb[name].end]...)
 				} else {
-					env = append(env, a.sealed.envelope[pa[name].start:pa[name].end]...)
+					env = append(env, a.sealed.Envelope()[pa[name].start:pa[name].end]...)
 				}
 			}
-			if bytes.Equal(env, a.sealed.envelope) || bytes.Equal(env, b.sealed.envelope) {
+			if bytes.Equal(env, a.sealed.Envelope()) || bytes.Equal(env, b.sealed.Envelope()) {
 				continue
 			}
-			if out, ok, _ := attempt(a.with(env, a.sealed.view), "ns"); ok {
+			if out, ok, _ := attempt(a.with(env, a.sealed.View()), "ns"); ok {
 				t.Fatalf("%s of %s: %s and %s taken over: opened %q", where, b.name, first, second, out)
 			}
-			if out, ok, _ := attempt(a.with(env, a.sealed.view), "other"); ok {
+			if out, ok, _ := attempt(a.with(env, a.sealed.View()), "other"); ok {
 				t.Fatalf("%s of %s: %s and %s taken over: opened in the other namespace: %q", where, b.name, first, second, out)
 			}
 		}
@@ -253,7 +253,7 @@ func TestViewOfAnother(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	_, err := open(k, carrierOf(vector{Envelope: sealed[0].envelope, View: sealed[1].view}), "ns")
+	_, err := open(k, carrierOf(vector{Envelope: sealed[0].Envelope(), View: sealed[1].View()}), "ns")
 	wantKind(t, err, crypto.KindTampered)
 }
 
@@ -266,7 +266,7 @@ func TestFormsAreNotMixedUp(t *testing.T) {
 			if a.sealed.Form == b.sealed.Form {
 				continue
 			}
-			if out, ok, err := tryOpen(t, k, a.with(b.sealed.envelope, []byte(`{"a":"[sealed]","b":2}`)), "ns"); ok || err == nil {
+			if out, ok, err := tryOpen(t, k, a.with(b.sealed.Envelope(), []byte(`{"a":"[sealed]","b":2}`)), "ns"); ok || err == nil {
 				t.Errorf("%s in the carrier of %s: opened %q, error %v", b.name, a.name, out, err)
 			}
 		}
@@ -286,7 +286,7 @@ func TestExactlyOneLayer(t *testing.T) {
 func TestPaddingAndFrameAreChecked(t *testing.T) {
 	k, _ := ring(t)
 	s := sealer(t, k, "ns", "default")
-	salt, err := s.salt()
+	w, err := s.writer()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -315,9 +315,9 @@ func TestPaddingAndFrameAreChecked(t *testing.T) {
 		"a skippable frame after it": {string(frame) + "\x50\x2a\x4d\x18\x04\x00\x00\x00abcd", flagZstd},
 		"a skippable frame":          {"\x50\x2a\x4d\x18\x04\x00\x00\x00abcd", flagZstd},
 	} {
-		env := bytes.Clone(salt.header)
+		env := bytes.Clone(w.header)
 		env[2] = c.flags
-		env = salt.aead.seal(env, []byte(c.body), env)
+		env = w.cipher.seal(env, []byte(c.body), env)
 		_, ok, err := tryOpen(t, k, []byte(payloadOf(EncodingWhole, string(env))), "ns")
 		if ok || crypto.KindOf(err) != crypto.KindTampered {
 			t.Errorf("%s: opened %v, error %v; want it called tampered with", name, ok, err)
@@ -332,7 +332,7 @@ func TestHugeLengths(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i, b := range map[int]byte{3: 0xff, 4: 0xff, 5: 0xff, 6: 0xff, 7: 0xff} {
-		env := bytes.Clone(s.envelope)
+		env := bytes.Clone(s.Envelope())
 		env[i] = b
 		_, _, err := ParsePayload([]byte(payloadOf(EncodingWhole, string(env))))
 		wantKind(t, err, crypto.KindMalformed)
@@ -358,7 +358,7 @@ func TestWrittenByANewerRelease(t *testing.T) {
 		"flag": func(env []byte) { env[2] |= 0x10 }, "form": func(env []byte) { env[2] |= 0x0c },
 	} {
 		t.Run(name, func(t *testing.T) {
-			env := bytes.Clone(s.envelope)
+			env := bytes.Clone(s.Envelope())
 			change(env)
 			_, err := open(k, []byte(payloadOf(EncodingWhole, string(env))), "ns")
 			wantKind(t, err, crypto.KindNewer)
@@ -403,17 +403,17 @@ func TestForgedWithAKnownDataKey(t *testing.T) {
 		t.Fatal(err)
 	}
 	forge := func(namespace string, change func(h *Header)) error {
-		salt, err := s.salt()
+		w, err := s.writer()
 		if err != nil {
 			t.Fatal(err)
 		}
-		h, err := parseHeader(append(bytes.Clone(salt.header), make([]byte, nonceSize+tagSize)...))
+		h, err := ParseHeader(append(bytes.Clone(w.header), make([]byte, nonceSize+tagSize)...))
 		if err != nil {
 			t.Fatal(err)
 		}
 		change(&h)
-		env := appendHeader(nil, &h)
-		env = salt.aead.seal(env, []byte("CANARY"), env)
+		env := AppendHeader(nil, &h)
+		env = w.cipher.seal(env, []byte("CANARY"), env)
 		_, ok, err := tryOpen(t, k, []byte(payloadOf(EncodingWhole, string(env))), namespace)
 		if ok {
 			return nil

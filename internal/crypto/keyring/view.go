@@ -5,6 +5,8 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"slices"
+
+	"google.golang.org/protobuf/encoding/protowire"
 )
 
 // Selection says which members of a JSON document are sealed: Fields names them, Clear names those that are not.
@@ -17,35 +19,30 @@ const viewHole = `"[sealed]"`
 // AppendView appends a carrier of form 1: the JSON document of payload, readable but for the selected values, which are
 // sealed (form 1). What can't be cut safely is sealed whole (form 0): another encoding than json/plain and
 // json/protobuf, a document that two readers might read differently, a payload that bears our own mark.
-func (s *Sealer) AppendView(dst, payload []byte, sel Selection) ([]byte, error) {
+func (w *Writer) AppendView(dst, payload []byte, sel Selection) []byte {
 	start, end, ok := jsonData(payload)
 	if !ok || Marked(payload) {
-		return s.AppendPayload(dst, payload, false)
+		return w.AppendPayload(dst, payload, false)
 	}
 	data := payload[start:end]
 	holes, ok := selectHoles(data, sel)
 	if !ok {
-		return s.AppendPayload(dst, payload, false)
+		return w.AppendPayload(dst, payload, false)
 	}
 	view, patch := cut(data, holes, payload[:start], payload[end:])
 	defer clear(patch)
 	sum := sha256.Sum256(view)
-	env := s.header.size() + nonceSize + paddedSize(len(patch)) + tagSize
-	entry := len(viewEntryPrefix) + uvarintLen(uint64(env)) + env
-	begin := len(dst)
-	dst = slices.Grow(dst, len(viewEncodingEntry)+1+uvarintLen(uint64(entry))+entry+1+uvarintLen(uint64(len(view)))+len(view))
+	env := envelopeSize(len(w.header), paddedSize(len(patch)))
+	entry := len(viewEntryPrefix) + protowire.SizeBytes(env)
+	dst = slices.Grow(dst, len(viewEncodingEntry)+1+protowire.SizeBytes(entry)+1+protowire.SizeBytes(len(view)))
 	dst = append(dst, viewEncodingEntry...)
 	dst = append(dst, tagMetadata)
 	dst = binary.AppendUvarint(dst, uint64(entry))
 	dst = append(dst, viewEntryPrefix...)
 	dst = binary.AppendUvarint(dst, uint64(env))
-	dst, err := s.appendEnvelope(dst, patch, byte(FormView)<<formShift, sum[:])
-	if err != nil {
-		return dst[:begin], err
-	}
+	dst = w.appendEnvelope(dst, patch, byte(FormView)<<formShift, sum[:])
 	dst = append(dst, tagData)
-	dst = binary.AppendUvarint(dst, uint64(len(view)))
-	return append(dst, view...), nil
+	return protowire.AppendBytes(dst, view)
 }
 
 // jsonData finds the document in a Payload: its data, there once, of an encoding that is there once and is JSON.

@@ -46,8 +46,8 @@ func TestViewSealsTheSelectedValues(t *testing.T) {
 			}
 			carrier = carrier[len("before"):]
 			parsed, marked, err := ParsePayload(carrier)
-			if err != nil || !marked || parsed.Form != FormView || string(parsed.view) != c.view {
-				t.Fatalf("view %q, form %v, marked %v, error %v; want %q", parsed.view, parsed.Form, marked, err, c.view)
+			if err != nil || !marked || parsed.Form != FormView || string(parsed.View()) != c.view {
+				t.Fatalf("view %q, form %v, marked %v, error %v; want %q", parsed.View(), parsed.Form, marked, err, c.view)
 			}
 			if got, err := open(k, carrier, "ns"); err != nil || got != payload {
 				t.Errorf("opened %q, error %v; want %q", got, err, payload)

@@ -85,7 +85,7 @@ func (k *Keyring) newSlot(namespace, key string) (*slot, error) {
 		return nil, crypto.Errorf(crypto.KindNotConfigured, "seal", "no entry of `keys` in the configuration has this name and serves this namespace").In(
 			strings.Clone(key), strings.Clone(namespace))
 	}
-	if n := len(table.bound(namespace)); n < 1 || n > maxNamespace || len(key) > maxKeyName {
+	if n := len(table.bound(namespace)); n < 1 || n > MaxNamespace || len(key) > MaxKeyName {
 		return nil, crypto.Errorf(crypto.KindMalformed, "seal", "a namespace of %d bytes and a key name of %d can't be bound into an envelope", n, len(key))
 	}
 	sk := slotKey{strings.Clone(namespace), strings.Clone(key)}
@@ -176,7 +176,7 @@ func (k *Keyring) renew(ctx context.Context, sl *slot) (*Sealer, error) {
 	if err != nil {
 		return nil, k.refuse(sl, k.weigh(ctx, sl, kk, kc, err))
 	}
-	s := &Sealer{dk: dk, clock: &k.coarse, header: Header{Version: version1, Suite: suite1, Key: kc.Key, Namespace: kc.Namespace,
+	s := &Sealer{dk: dk, clock: &k.coarse, header: Header{Key: kc.Key, Namespace: kc.Namespace,
 		KEK: kk.ref, DataKeyID: dk.id, Wrapped: dk.wrapped}}
 	k.opened.add(dk)
 	now := k.now()

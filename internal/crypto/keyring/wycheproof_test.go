@@ -69,7 +69,7 @@ func TestWycheproofAESGCM(t *testing.T) {
 		}
 		for _, c := range g.Tests {
 			ran++
-			a, err := newAEAD(c.Key)
+			a, err := newCipher(c.Key)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -78,7 +78,7 @@ func TestWycheproofAESGCM(t *testing.T) {
 			if valid := c.Result == "valid"; valid != (err == nil) || valid && !bytes.Equal(got, c.Msg) {
 				t.Errorf("%d %s (%s): opened %x, error %v", c.TcId, c.Comment, c.Result, got, err)
 			}
-			a = aead{gcm: fixedNonce{gcmOf(t, c.Key), c.Iv}, ownNonce: true}
+			a = Cipher{gcm: fixedNonce{gcmOf(t, c.Key), c.Iv}, ownNonce: true}
 			if got := a.seal(nil, c.Msg, c.Aad); (c.Result == "valid") != bytes.Equal(got, sealed) {
 				t.Errorf("%d %s (%s): sealed %x, the vector has %x", c.TcId, c.Comment, c.Result, got, sealed)
 			}

@@ -1,0 +1,93 @@
+package keyring
+
+import (
+	"encoding/base64"
+	"encoding/binary"
+	"slices"
+	"unicode/utf8"
+
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
+)
+
+const (
+	padUnder = 256 // bodies shorter than this are padded, so that true and false look alike
+	padBlock = 32
+)
+
+// Writer writes envelopes under one payload key. It is immutable.
+type Writer struct {
+	cipher Cipher
+	header []byte // of all its envelopes, flags apart
+}
+
+// NewWriter returns the Writer for a header, whose lengths and salt the caller has checked and chosen. Its version, suite
+// and flags are not used.
+func NewWriter(c Cipher, h *Header) *Writer {
+	written := *h
+	written.Version, written.Suite, written.Flags = version1, suite1, 0
+	return &Writer{cipher: c, header: AppendHeader(nil, &written)}
+}
+
+// bodySize is the length of a plaintext of n bytes that is padded if it is short.
+func bodySize(n int) int {
+	if n >= padUnder {
+		return n
+	}
+	return paddedSize(n)
+}
+
+func paddedSize(n int) int { return (n/padBlock + 1) * padBlock }
+
+func envelopeSize(header, body int) int { return header + nonceSize + body + tagSize }
+
+// AppendPayload appends to dst a serialized Payload that holds the sealed payload (form 0). compress asks for zstd, which
+// is used where it helps. dst must not overlap payload. Without compression it allocates nothing if dst has room for
+// Header.PayloadSize bytes.
+func (w *Writer) AppendPayload(dst, payload []byte, compress bool) []byte {
+	flags := byte(FormPayload) << formShift
+	body := payload
+	if compress {
+		packed, ok := compressBody(payload)
+		if ok {
+			body, flags = packed, flags|flagZstd
+		}
+	}
+	env := envelopeSize(len(w.header), bodySize(len(body)))
+	dst = slices.Grow(dst, len(wholePrefix)+protowire.SizeBytes(env))
+	dst = append(dst, wholePrefix...)
+	dst = binary.AppendUvarint(dst, uint64(env))
+	return w.appendEnvelope(dst, body, flags, nil)
+}
+
+// AppendText appends the sealed text (form 2). The text must be UTF-8.
+func (w *Writer) AppendText(dst, text []byte) ([]byte, error) {
+	if !utf8.Valid(text) {
+		return dst, crypto.Errorf(crypto.KindMalformed, "seal", "the text is not UTF-8")
+	}
+	env := make([]byte, 0, envelopeSize(len(w.header), bodySize(len(text))))
+	env = w.appendEnvelope(env, text, byte(FormText)<<formShift, nil)
+	dst = slices.Grow(dst, len(TextPrefix)+base64.RawURLEncoding.EncodedLen(len(env)))
+	dst = append(dst, TextPrefix...)
+	return base64.RawURLEncoding.AppendEncode(dst, env), nil
+}
+
+// appendEnvelope seals body into dst: header, nonce, ciphertext and tag, each written straight where it stays.
+// viewHash goes into the AAD after the header.
+func (w *Writer) appendEnvelope(dst, body []byte, flags byte, viewHash []byte) []byte {
+	if len(body) < padUnder || viewHash != nil {
+		flags |= flagPadded
+	}
+	start := len(dst)
+	dst = append(dst, w.header...)
+	dst[start+2] = flags
+	aad := dst[start:]
+	if viewHash != nil {
+		aad = append(append(make([]byte, 0, len(aad)+len(viewHash)), aad...), viewHash...)
+	}
+	if flags&flagPadded == 0 {
+		return w.cipher.seal(dst, body, aad)
+	}
+	return w.cipher.sealPadded(dst, body, aad)
+}
