@@ -34,6 +34,7 @@ import (
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/awskms"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/localkey"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/vault"
@@ -139,7 +140,7 @@ func (c *Codec) Encode(payloads []*commonpb.Payload) ([]*commonpb.Payload, error
 func (c *Codec) Decode(payloads []*commonpb.Payload) ([]*commonpb.Payload, error) {
 	var run keyring.Run
 	return each(payloads, func(in []byte) ([]byte, error) {
-		sealed, marked, err := keyring.ParsePayload(in)
+		sealed, marked, err := envelope.ParsePayload(in)
 		if err != nil || !marked {
 			return nil, err
 		}
@@ -174,7 +175,7 @@ func each(payloads []*commonpb.Payload, change func(in []byte) ([]byte, error)) 
 // OpenText opens a text that the proxy sealed, as the message of a failed query is one, and gives any other as it is. The
 // SDK has no place for it: texts are not payloads, so it never hands them to a codec.
 func (c *Codec) OpenText(ctx context.Context, text string) (string, error) {
-	sealed, marked, err := keyring.ParseText([]byte(text))
+	sealed, marked, err := envelope.ParseText([]byte(text))
 	if err != nil {
 		return "", fmt.Errorf("codec: %w", err)
 	}

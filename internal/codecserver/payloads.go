@@ -10,7 +10,7 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 )
 
@@ -72,7 +72,7 @@ func run(ctx context.Context, c *rewrite.Session, rpc string, list []*commonpb.P
 // among them: it has lost a layer already, and loses no second one.
 func openTexts(ctx context.Context, c *rewrite.Session, in, out []*commonpb.Payload) {
 	for i, p := range in {
-		if string(p.GetMetadata()["encoding"]) != "json/plain" || !bytes.Contains(p.GetData(), []byte(keyring.TextPrefix)) {
+		if string(p.GetMetadata()["encoding"]) != "json/plain" || !bytes.Contains(p.GetData(), []byte(envelope.TextPrefix)) {
 			continue
 		}
 		var text string

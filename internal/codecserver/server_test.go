@@ -22,6 +22,7 @@ import (
 
 	"github.com/temporal-seal/temporal-seal/internal/audit"
 	"github.com/temporal-seal/temporal-seal/internal/auth"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/localkey"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
@@ -196,7 +197,7 @@ func TestVerdicts(t *testing.T) {
 	plain := []*commonpb.Payload{jsonPayload(`"` + canary + `"`), {}, {Metadata: map[string][]byte{"encoding": []byte("binary/null")}}}
 	sealed := u.payloads(t, "/encode", "open", plain...)
 	for i, p := range sealed {
-		if encoding(p) != keyring.EncodingWhole {
+		if encoding(p) != envelope.EncodingWhole {
 			t.Errorf("payload %d came back as %v", i, p)
 		}
 	}
@@ -243,7 +244,7 @@ func TestForms(t *testing.T) {
 	u := start(t)
 	document := jsonPayload(`{"ward":"3","secret":"` + canary + `"}`)
 	view := u.payloads(t, "/encode", "view", document)[0]
-	if encoding(view) != keyring.EncodingView || strings.Contains(string(view.Data), canary) || !strings.Contains(string(view.Data), "ward") {
+	if encoding(view) != envelope.EncodingView || strings.Contains(string(view.Data), canary) || !strings.Contains(string(view.Data), "ward") {
 		t.Fatalf("a view is %v", view)
 	}
 	if got := u.payloads(t, "/decode", "open", view)[0]; !proto.Equal(got, document) {

@@ -15,6 +15,7 @@ import (
 	commonpb "go.temporal.io/api/common/v1"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/foreign"
 )
@@ -81,7 +82,7 @@ func payloadOf(v map[string]any) (*commonpb.Payload, bool) {
 	p := &commonpb.Payload{Metadata: map[string][]byte{}}
 	for k, value := range metadata {
 		text, isText := value.(string)
-		if texts && isText && k != keyring.ViewMetadataKey {
+		if texts && isText && k != envelope.ViewMetadataKey {
 			p.Metadata[k] = []byte(text)
 		} else if p.Metadata[k], ok = fromBase64(value); !ok {
 			return nil, false
@@ -131,7 +132,7 @@ func (h *opener) payload(p *commonpb.Payload, as map[string]any, path string) an
 
 // openPayload opens one layer: this product's own, or the codecs of another tool. marked is false for what is neither.
 func (h *opener) openPayload(raw []byte) (out []byte, marked bool, err error) {
-	sealed, marked, err := keyring.ParsePayload(raw)
+	sealed, marked, err := envelope.ParsePayload(raw)
 	if err != nil || marked {
 		if err == nil {
 			out, err = h.open(&sealed)
@@ -151,10 +152,10 @@ func (h *opener) openPayload(raw []byte) (out []byte, marked bool, err error) {
 }
 
 func (h *opener) text(v, path string) any {
-	if !strings.HasPrefix(v, keyring.TextPrefix) {
+	if !strings.HasPrefix(v, envelope.TextPrefix) {
 		return v
 	}
-	sealed, marked, err := keyring.ParseText([]byte(v))
+	sealed, marked, err := envelope.ParseText([]byte(v))
 	if err == nil && !marked {
 		return v
 	}
@@ -169,7 +170,7 @@ func (h *opener) text(v, path string) any {
 	return string(plain)
 }
 
-func (h *opener) open(s *keyring.Sealed) ([]byte, error) {
+func (h *opener) open(s *envelope.Sealed) ([]byte, error) {
 	namespace := h.options.Namespace
 	if namespace == "" {
 		namespace = s.Header.Namespace

@@ -4,7 +4,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 )
 
@@ -105,7 +105,7 @@ func (a *account) withhold() {
 }
 
 // enter enters one payload into the account, if one is kept.
-func (o *opener) enter(kind string, h *keyring.Header, outcome Outcome) {
+func (o *opener) enter(kind string, h *envelope.Header, outcome Outcome) {
 	if o.call.rewriter.accounts {
 		o.account.enter(Handled{kind, h.Namespace, h.Key, outcome, 1})
 	}

@@ -11,7 +11,7 @@ import (
 	workflowpb "go.temporal.io/api/workflowservice/v1"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 )
 
 // crossing starts a child and signals a workflow, in the given namespaces.
@@ -66,7 +66,7 @@ func TestAddressedElsewhere(t *testing.T) {
 			t.Error("a signal within the namespace was sealed, which its policy does not ask for")
 		}
 		raw := bytesOf(t, child)
-		if s, marked, err := keyring.ParsePayload(raw); err != nil || !marked || s.Header.Namespace != testNamespace {
+		if s, marked, err := envelope.ParsePayload(raw); err != nil || !marked || s.Header.Namespace != testNamespace {
 			t.Errorf("sealed in %q (%v), it should be in the request's namespace", s.Header.Namespace, err)
 		}
 	})
@@ -111,7 +111,7 @@ func TestAddressedElsewhere(t *testing.T) {
 			t.Fatal(err)
 		}
 		for name, p := range map[string]*commonpb.Payload{"child": child, "signal": signal} {
-			s, _, err := keyring.ParsePayload(bytesOf(t, p))
+			s, _, err := envelope.ParsePayload(bytesOf(t, p))
 			if err != nil {
 				t.Fatal(err)
 			}

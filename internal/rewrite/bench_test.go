@@ -21,7 +21,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
-	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 )
 
 const service = "/temporal.api.workflowservice.v1.WorkflowService/"
@@ -178,7 +178,7 @@ func (bc *benchCase) visitor(tb testing.TB, r *Rewriter, plain []byte) func() {
 			return nil, err
 		}
 		if bc.open {
-			s, _, err := keyring.ParsePayload(raw)
+			s, _, err := envelope.ParsePayload(raw)
 			if err != nil {
 				return nil, err
 			}

@@ -7,7 +7,7 @@ import (
 	"slices"
 	"unsafe"
 
-	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 	"github.com/temporal-seal/temporal-seal/internal/x/wire"
 )
@@ -70,7 +70,7 @@ func (d *decider) ask(ctx context.Context, direction policy.Direction, s *slot, 
 }
 
 // askSealed asks the policy about a sealed value in an answer.
-func (d *decider) askSealed(ctx context.Context, s *slot, h *keyring.Header) (policy.Verdict, error) {
+func (d *decider) askSealed(ctx context.Context, s *slot, h *envelope.Header) (policy.Verdict, error) {
 	d.facts(s)
 	d.input.SealedNamespace, d.input.SealedKey = h.Namespace, h.Key
 	return d.ask(ctx, policy.Response, s, head{})
@@ -184,7 +184,7 @@ func (s *sealer) decideSlot(ctx context.Context, sl *slot, v *policy.Verdict) (e
 			return nil
 		}
 		h.data = value
-		marked = keyring.MarkedText(value)
+		marked = envelope.MarkedText(value)
 	case opFailure:
 		if !s.message.hasTexts(sl) {
 			return nil
@@ -282,7 +282,7 @@ func (s *sealer) acceptable(ctx context.Context, value []byte) bool {
 	if c.caller == nil || c.caller.Kind == "anonymous" {
 		return false
 	}
-	sealed, marked, err := keyring.ParsePayload(value)
+	sealed, marked, err := envelope.ParsePayload(value)
 	if err != nil {
 		return false
 	}
@@ -385,7 +385,7 @@ func readPlain(payload []byte) (h head, ok bool) {
 // marked reports whether an answer's copy of a payload would be opened: it bears
 // our mark, or that of another tool whose payloads are read here.
 func (c *call) marked(payload []byte) bool {
-	return keyring.Marked(payload) || c.state.Foreign.Marked(payload)
+	return envelope.Marked(payload) || c.state.Foreign.Marked(payload)
 }
 
 // readHead reads a serialized Payload and reports whether it is marked. Of

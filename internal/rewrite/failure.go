@@ -10,6 +10,7 @@ import (
 
 	"google.golang.org/protobuf/encoding/protowire"
 
+	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 	"github.com/temporal-seal/temporal-seal/internal/x/wire"
@@ -54,7 +55,7 @@ func (c *call) markedFailure(chain []failureParts, buf []byte) bool {
 	for i := range chain {
 		f := &chain[i]
 		if !f.attributes.field.empty() && c.marked(f.attributes.value.of(buf)) ||
-			keyring.MarkedText(f.message.value.of(buf)) || keyring.MarkedText(f.stack.value.of(buf)) {
+			envelope.MarkedText(f.message.value.of(buf)) || envelope.MarkedText(f.stack.value.of(buf)) {
 			return true
 		}
 	}

@@ -25,6 +25,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
 
+	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 )
 
@@ -289,13 +290,13 @@ func quoted(s string) string {
 }
 
 func (p *printer) payload(name string, m protoreflect.Message) {
-	s, marked, err := keyring.ParsePayload(bytesOf(p.t, m.Interface()))
+	s, marked, err := envelope.ParsePayload(bytesOf(p.t, m.Interface()))
 	switch {
 	case err != nil:
 		p.t.Fatalf("%s: %v", name, err)
 	case !marked:
 		p.block(name, func() { p.message(m) })
-	case s.Form == keyring.FormView:
+	case s.Form == envelope.FormView:
 		p.line("%s: %s", name, p.describe(&s))
 		p.line("%s.data: %s", name, quoted(string(m.Get(m.Descriptor().Fields().ByName("data")).Bytes())))
 	default:
@@ -304,7 +305,7 @@ func (p *printer) payload(name string, m protoreflect.Message) {
 }
 
 // describe tells of an envelope what does not change from run to run.
-func (p *printer) describe(s *keyring.Sealed) string {
+func (p *printer) describe(s *envelope.Sealed) string {
 	clear, _, err := p.keys.Open(context.Background(), nil, s, testNamespace)
 	if err != nil {
 		p.t.Fatal(err)
@@ -312,10 +313,10 @@ func (p *printer) describe(s *keyring.Sealed) string {
 	return fmt.Sprintf("<sealed: %s, key %q, namespace %q, %d bytes in clear>", s.Form, s.Header.Key, s.Header.Namespace, len(clear))
 }
 
-var sealedText = regexp.MustCompile(regexp.QuoteMeta(keyring.TextPrefix) + `[A-Za-z0-9_-]+`)
+var sealedText = regexp.MustCompile(regexp.QuoteMeta(envelope.TextPrefix) + `[A-Za-z0-9_-]+`)
 
 func (p *printer) text(text string) string {
-	s, marked, err := keyring.ParseText([]byte(text))
+	s, marked, err := envelope.ParseText([]byte(text))
 	if err != nil || !marked {
 		p.t.Fatalf("a text that bears the mark: %v", err)
 	}

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
+	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 )
 
@@ -128,7 +129,7 @@ func (m *historyMaker) payload() (held, read *commonpb.Payload) {
 	case 1:
 		carrier, err = m.sealer.AppendPayload(nil, raw, true)
 	case 2:
-		carrier, err = m.sealer.AppendView(nil, raw, keyring.Selection{Fields: []string{"/a", "/b/2"}})
+		carrier, err = m.sealer.AppendView(nil, raw, envelope.Selection{Fields: []string{"/a", "/b/2"}})
 	case 3: // broken: it stays as it is
 		carrier, err = m.sealer.AppendPayload(nil, raw, false)
 		carrier[len(carrier)-1-m.IntN(40)] ^= 1

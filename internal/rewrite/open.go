@@ -8,6 +8,7 @@ import (
 	spb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/foreign"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
@@ -27,8 +28,8 @@ type opener struct {
 	decider decider
 	whole   bool // everything must open, or nothing is given
 	items   []openItem
-	systems []int32          // the slots whose payload holds a message with payloads of its own
-	headers keyring.Carriers // of the envelopes that items hold
+	systems []int32           // the slots whose payload holds a message with payloads of its own
+	headers envelope.Carriers // of the envelopes that items hold
 	run     keyring.Run
 	// foreign is what is known of other tools' payloads in the call's namespace.
 	foreign    *foreign.Namespace
@@ -43,7 +44,7 @@ type openItem struct {
 	failure int32 // in a chain of failures: which of them bears the envelope
 	action  policy.Action
 	size    int // of the sealed payload; what is in it is shorter, unless it is compressed
-	sealed  keyring.Sealed
+	sealed  envelope.Sealed
 	foreign *foreign.Sealed // another tool's payload; sealed then holds what the policy is told of it
 }
 
@@ -135,7 +136,7 @@ func (o *opener) findSealed() error {
 		s := &m.walk.slots[i]
 		switch s.f.op {
 		case opPayload:
-			if m.isSystem(s) && !keyring.Marked(m.content(s)) {
+			if m.isSystem(s) && !envelope.Marked(m.content(s)) {
 				o.systems = append(o.systems, int32(i))
 				continue
 			}
@@ -168,7 +169,7 @@ func (o *opener) noteSealed(slot, failure int, value []byte) error {
 	if it.sealed, marked, err = o.headers.ParsePayload(value); err == nil && !marked && o.foreign != nil {
 		if it.foreign, err = o.foreign.Parse(value, &o.foreignRun); it.foreign != nil {
 			marked = true
-			it.sealed.Header = &keyring.Header{Key: it.foreign.Key, Namespace: o.call.namespace}
+			it.sealed.Header = &envelope.Header{Key: it.foreign.Key, Namespace: o.call.namespace}
 		}
 	}
 	if err == nil && marked {
@@ -176,7 +177,7 @@ func (o *opener) noteSealed(slot, failure int, value []byte) error {
 	}
 	sealed := it.sealed.Header
 	if sealed == nil { // another tool's, of which not even the key can be read
-		sealed = new(keyring.Header)
+		sealed = new(envelope.Header)
 	}
 	f := o.slot(it).f
 	o.items = o.items[:len(o.items)-1]
@@ -272,7 +273,7 @@ func (o *opener) put(ctx context.Context, e *edit) (bool, error) {
 
 func (o *opener) openInto(ctx context.Context, out *tail, it *openItem) error {
 	size := it.sealed.PlainSize()
-	if it.sealed.Form == keyring.FormView {
+	if it.sealed.Form == envelope.FormView {
 		size = it.size // it holds no more than the readable document and the sealed part
 	}
 	room := out.room(size)

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/foreign"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
@@ -225,7 +226,7 @@ func (s *sealer) planSeal(ctx context.Context, item int, last *sealItem) (err er
 	case v.Compress:
 		m.arena, err = it.key.AppendPayload(m.arena, plain, true)
 	default:
-		m.arena, err = it.key.AppendView(m.arena, plain, keyring.Selection{Fields: v.Fields, Clear: v.Clear})
+		m.arena, err = it.key.AppendView(m.arena, plain, envelope.Selection{Fields: v.Fields, Clear: v.Clear})
 	}
 	m.edit(m.place(sl), sl.box, m.added(from))
 	return err

@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"context"
 
-	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 )
 
@@ -12,11 +12,11 @@ import (
 // sealed value.
 func (s *Session) Text(ctx context.Context, text []byte) (out []byte, changed bool) {
 	for {
-		at := bytes.Index(text, []byte(keyring.TextPrefix))
+		at := bytes.Index(text, []byte(envelope.TextPrefix))
 		if at < 0 {
 			return append(out, text...), changed
 		}
-		end := at + len(keyring.TextPrefix)
+		end := at + len(envelope.TextPrefix)
 		for end < len(text) && isBase64URL(text[end]) {
 			end++
 		}
@@ -36,7 +36,7 @@ func isBase64URL(b byte) bool {
 
 // wholeText opens a text that is sealed from its first letter to its last, if the policy says so.
 func (o *opener) wholeText(ctx context.Context, text []byte) ([]byte, bool) {
-	sealed, marked, err := keyring.ParseText(text)
+	sealed, marked, err := envelope.ParseText(text)
 	if !marked || err != nil {
 		return nil, false
 	}

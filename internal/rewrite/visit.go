@@ -3,7 +3,7 @@ package rewrite
 import (
 	"fmt"
 
-	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 )
 
 // Found is one payload in an answer of the server's, as the server holds it.
@@ -12,7 +12,7 @@ type Found struct {
 	Payload    []byte // serialised
 	// Marked payloads bear our mark. Sealed is what such a one holds, unless Err tells that it cannot be read.
 	Marked bool
-	Sealed keyring.Sealed
+	Sealed envelope.Sealed
 	Err    error
 }
 
@@ -43,6 +43,6 @@ func (r *Rewriter) Visit(m *Method, answer []byte, visit func(Found)) error {
 
 func found(f *field, payload []byte) Found {
 	v := Found{Kind: f.kind, Path: f.path, Payload: payload}
-	v.Sealed, v.Marked, v.Err = keyring.ParsePayload(payload)
+	v.Sealed, v.Marked, v.Err = envelope.ParsePayload(payload)
 	return v
 }

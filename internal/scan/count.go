@@ -12,7 +12,7 @@ import (
 	commonpb "go.temporal.io/api/common/v1"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 )
 
@@ -46,7 +46,7 @@ func (w *walk) count(rpc string, answer proto.Message, where string) {
 }
 
 func marksIn(b []byte) int {
-	return bytes.Count(b, []byte("/sealed.v")) + bytes.Count(b, []byte(keyring.TextPrefix))
+	return bytes.Count(b, []byte("/sealed.v")) + bytes.Count(b, []byte(envelope.TextPrefix))
 }
 
 // payload counts one. What the server wrote for workflows of its own is clear by nature, and not counted as such.
@@ -76,7 +76,7 @@ func (n *Namespace) payload(f rewrite.Found, where string, ofServer bool) {
 }
 
 // carrierStart is how a sealed payload starts on the wire, up to the length of its envelope.
-const carrierStart = "\x0a\x1c\x0a\x08encoding\x12\x10" + keyring.EncodingWhole + "\x12"
+const carrierStart = "\x0a\x1c\x0a\x08encoding\x12\x10" + envelope.EncodingWhole + "\x12"
 
 // within looks for sealed payloads in a clear one. The server's own workflows, which run schedules and batches, and
 // operations of its own hold requests in their payloads, as protobuf or as JSON.
@@ -106,7 +106,7 @@ func (n *Namespace) within(data []byte, where string) {
 }
 
 // encodingInJSON is an `encoding` of ours in the JSON form of a payload.
-var encodingInJSON = base64.StdEncoding.EncodeToString([]byte(keyring.EncodingWhole))
+var encodingInJSON = base64.StdEncoding.EncodeToString([]byte(envelope.EncodingWhole))
 
 func (n *Namespace) inJSON(v any, where string) {
 	switch v := v.(type) {
@@ -130,7 +130,7 @@ func (n *Namespace) inJSON(v any, where string) {
 }
 
 func (n *Namespace) carrier(payload []byte, where string, rest ...byte) {
-	sealed, _, err := keyring.ParsePayload(append(payload[:len(payload):len(payload)], rest...))
+	sealed, _, err := envelope.ParsePayload(append(payload[:len(payload):len(payload)], rest...))
 	if err != nil {
 		n.unread(where + ": within a payload: " + strings.TrimPrefix(err.Error(), "read "))
 		return

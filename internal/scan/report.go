@@ -6,7 +6,7 @@ import (
 	"slices"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
-	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 )
 
 // Report is what was found so far, by namespace.
@@ -48,7 +48,7 @@ func (n *Namespace) unread(reason string) {
 	}
 }
 
-func (n *Namespace) sealed(h *keyring.Header, where string) {
+func (n *Namespace) sealed(h *envelope.Header, where string) {
 	kek := h.KEK.String()
 	i := slices.IndexFunc(n.Sealed, func(e *Envelopes) bool { return e.Key == h.Key && e.SealedFor == h.Namespace && e.KEK == kek })
 	if i < 0 {

@@ -5,6 +5,8 @@ import (
 	"context"
 	"fmt"
 	"testing"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 )
 
 var sizes = []int{64, 200, 1 << 10, 16 << 10, 100 << 10}
@@ -47,7 +49,7 @@ func BenchmarkOpen(b *testing.B) {
 			b.SetBytes(int64(n))
 			b.ReportAllocs()
 			for b.Loop() {
-				s, _, err := ParsePayload(carrier)
+				s, _, err := envelope.ParsePayload(carrier)
 				if err != nil {
 					b.Fatal(err)
 				}
@@ -104,7 +106,7 @@ func BenchmarkColdSalts(b *testing.B) {
 			shard.Purge()
 		}
 		for _, c := range carriers {
-			sealed, _, err := ParsePayload(c)
+			sealed, _, err := envelope.ParsePayload(c)
 			if err == nil {
 				_, _, err = k.Open(context.Background(), dst, &sealed, "ns")
 			}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 )
 
 func (o *openedKeys) openersInMemory() (n int) {
@@ -27,14 +28,14 @@ func TestInventedSaltsPushNothingOut(t *testing.T) {
 	if _, err := open(k, carrier, "ns"); err != nil {
 		t.Fatal(err)
 	}
-	sealed, _, err := ParsePayload(carrier)
+	sealed, _, err := envelope.ParsePayload(carrier)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for i := range 10_000 {
 		env := bytes.Clone(sealed.Envelope())
 		copy(env[saltOffset:], fmt.Sprintf("invented%08d", i))
-		if _, err := open(k, []byte(payloadOf(EncodingWhole, string(env))), "ns"); crypto.KindOf(err) != crypto.KindTampered {
+		if _, err := open(k, []byte(payloadOf(envelope.EncodingWhole, string(env))), "ns"); crypto.KindOf(err) != crypto.KindTampered {
 			t.Fatal(err)
 		}
 	}
@@ -63,7 +64,7 @@ func TestCachesAreBounded(t *testing.T) {
 		t.Errorf("%d contexts, %d in order; want %d", len(kk.contexts), len(kk.order), maxContexts)
 	}
 	for i := range 2 * maxDataKeys {
-		dk, err := newDataKey(kk, crypto.KeyContext{Namespace: "ns", Key: "default"}, make([]byte, DataKeySize), fmt.Append(nil, i))
+		dk, err := newDataKey(kk, crypto.KeyContext{Namespace: "ns", Key: "default"}, make([]byte, envelope.DataKeySize), fmt.Append(nil, i))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -80,14 +81,14 @@ func TestCachesAreBounded(t *testing.T) {
 // TestDroppedKeysAreCleared: the bytes of a data key are zero once nobody can use it any more.
 func TestDroppedKeysAreCleared(t *testing.T) {
 	k, _ := ring(t)
-	secret := func() *[DataKeySize]byte { return sealer(t, k, "ns", "default").dk.secret }()
-	if *secret == [DataKeySize]byte{} {
+	secret := func() *[envelope.DataKeySize]byte { return sealer(t, k, "ns", "default").dk.secret }()
+	if *secret == [envelope.DataKeySize]byte{} {
 		t.Fatal("no key to begin with")
 	}
 	k.drop(func(*dataKey) bool { return true })
 	for range 100 {
 		runtime.GC()
-		if *secret == [DataKeySize]byte{} {
+		if *secret == [envelope.DataKeySize]byte{} {
 			return
 		}
 		time.Sleep(10 * time.Millisecond)

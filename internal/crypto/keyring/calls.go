@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 )
 
 // call makes one call to the key service, with its time limit and its span.
@@ -59,9 +60,9 @@ func (k *Keyring) generate(ctx context.Context, kk *kek, kc crypto.KeyContext) (
 		return nil, err
 	}
 	defer clear(plain)
-	if len(plain) != DataKeySize || len(wrapped) > MaxWrapped {
+	if len(plain) != envelope.DataKeySize || len(wrapped) > envelope.MaxWrapped {
 		return nil, crypto.Errorf(crypto.KindNotConfigured, "kms.generate_data_key", "%s gave a data key of %d bytes wrapped in %d; 32 in at most %d were asked for",
-			kk.URI(), len(plain), len(wrapped), MaxWrapped).In(kc.Key, kc.Namespace).Internal()
+			kk.URI(), len(plain), len(wrapped), envelope.MaxWrapped).In(kc.Key, kc.Namespace).Internal()
 	}
 	made, err := newDataKey(kk, kc, plain, wrapped)
 	if err != nil {
@@ -90,7 +91,7 @@ func (k *Keyring) unwrap(ctx context.Context, kk *kek, kc crypto.KeyContext, wra
 		return nil, err
 	}
 	defer clear(plain)
-	if len(plain) != DataKeySize {
+	if len(plain) != envelope.DataKeySize {
 		return nil, crypto.Errorf(crypto.KindRejected, "kms.decrypt", "the wrapped key holds %d bytes and so no data key", len(plain)).In(kc.Key, kc.Namespace)
 	}
 	dk, err := newDataKey(kk, kc, plain, wrapped)

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 )
 
 // KeyConfig is one entry of `keys` in the configuration.
@@ -26,9 +28,9 @@ type Grant struct{ From, To string }
 type Set struct {
 	entries []keyEntry
 	grants  map[Grant]bool
-	revoked map[[IDSize]byte]bool // data-key ids
-	realm   string                // "" or ends in "/"
-	found   map[string]*kek       // by URI: the key encryption keys that Prepare looked up
+	revoked map[[envelope.IDSize]byte]bool // data-key ids
+	realm   string                         // "" or ends in "/"
+	found   map[string]*kek                // by URI: the key encryption keys that Prepare looked up
 }
 
 type keyEntry struct {
@@ -38,7 +40,7 @@ type keyEntry struct {
 }
 
 func newSet(realm string, keys []KeyConfig, grants []Grant, revokedDataKeys [][32]byte) (*Set, error) {
-	t := &Set{grants: make(map[Grant]bool), revoked: make(map[[IDSize]byte]bool), found: make(map[string]*kek)}
+	t := &Set{grants: make(map[Grant]bool), revoked: make(map[[envelope.IDSize]byte]bool), found: make(map[string]*kek)}
 	if realm != "" {
 		t.realm = realm + "/"
 	}
@@ -61,8 +63,8 @@ func newSet(realm string, keys []KeyConfig, grants []Grant, revokedDataKeys [][3
 }
 
 func (e *keyEntry) check() error {
-	if len(e.Name) == 0 || len(e.Name) > MaxKeyName || strings.Contains(e.suffix, "*") {
-		return fmt.Errorf("a key name has 1 to %d bytes and at most one *", MaxKeyName)
+	if len(e.Name) == 0 || len(e.Name) > envelope.MaxKeyName || strings.Contains(e.suffix, "*") {
+		return fmt.Errorf("a key name has 1 to %d bytes and at most one *", envelope.MaxKeyName)
 	}
 	if e.Active == "" {
 		return errors.New("active is missing: the URI of the key encryption key to seal with")

@@ -9,12 +9,13 @@ import (
 	"sync/atomic"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 )
 
 // dataKey is an unwrapped data key and what it is bound to. Its bytes are cleared when it is dropped, and of one that
 // only fell out of a cache when nobody can use it any more.
 type dataKey struct {
-	id      [IDSize]byte
+	id      [envelope.IDSize]byte
 	kek     *kek
 	context crypto.KeyContext
 	wrapped []byte
@@ -22,19 +23,19 @@ type dataKey struct {
 	dropped atomic.Bool
 
 	mu     sync.RWMutex // held for reading while a key is derived: from half a cleared secret it would be a wrong one
-	secret *[DataKeySize]byte
+	secret *[envelope.DataKeySize]byte
 }
 
 var errDropped = errors.New("the data key was dropped while the call was under way; try again")
 
 func newDataKey(kk *kek, kc crypto.KeyContext, plain, wrapped []byte) (*dataKey, error) {
-	id, err := DeriveDataKeyID(plain)
+	id, err := envelope.DeriveDataKeyID(plain)
 	if err != nil {
 		return nil, crypto.Errorf(crypto.KindUnavailable, "derive data-key id", "%w", err).In(kc.Key, kc.Namespace)
 	}
-	dk := &dataKey{secret: (*[DataKeySize]byte)(append([]byte(nil), plain...)), id: id, kek: kk, context: kc, wrapped: wrapped,
+	dk := &dataKey{secret: (*[envelope.DataKeySize]byte)(append([]byte(nil), plain...)), id: id, kek: kk, context: kc, wrapped: wrapped,
 		use: new(keyUse)}
-	runtime.AddCleanup(dk, func(secret *[DataKeySize]byte) { clear(secret[:]) }, dk.secret)
+	runtime.AddCleanup(dk, func(secret *[envelope.DataKeySize]byte) { clear(secret[:]) }, dk.secret)
 	return dk, nil
 }
 
@@ -49,21 +50,21 @@ func (dk *dataKey) drop() {
 	clear(dk.secret[:])
 }
 
-func (dk *dataKey) cipher(salt *[SaltSize]byte) (Cipher, error) {
+func (dk *dataKey) cipher(salt *[envelope.SaltSize]byte) (envelope.Cipher, error) {
 	dk.mu.RLock()
 	defer dk.mu.RUnlock()
 	if dk.dropped.Load() {
-		return Cipher{}, errDropped
+		return envelope.Cipher{}, errDropped
 	}
 	defer runtime.KeepAlive(dk)
-	return NewCipher(dk.secret[:], salt)
+	return envelope.NewCipher(dk.secret[:], salt)
 }
 
 // wrapID stands for a wrapped key and all that it is bound to. What is known about one says nothing about another, so
 // a planted envelope can neither use nor block the data key of a good one.
 type wrapID [sha256.Size]byte
 
-func wrapIDOf(h *Header) (id wrapID) {
+func wrapIDOf(h *envelope.Header) (id wrapID) {
 	var lengths [6]byte
 	binary.BigEndian.PutUint16(lengths[0:], uint16(len(h.Key)))
 	binary.BigEndian.PutUint16(lengths[2:], uint16(len(h.Namespace)))

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 )
 
 func bubble(t *testing.T, name string, f func(t *testing.T)) {
@@ -240,13 +241,13 @@ func TestPlantedEnvelopesHarmNoGoodKey(t *testing.T) {
 			}
 			p.mu.Unlock()
 			for i := range 200 {
-				s, _, err := ParsePayload(carrier)
+				s, _, err := envelope.ParsePayload(carrier)
 				if err != nil {
 					t.Fatal(err)
 				}
 				planted := append([]byte(nil), s.Envelope()...)
 				copy(planted[s.Header.Size()-60:], fmt.Sprintf("planted %03d", i))
-				_, err = open(k, []byte(payloadOf(EncodingWhole, string(planted))), "ns")
+				_, err = open(k, []byte(payloadOf(envelope.EncodingWhole, string(planted))), "ns")
 				if kind := crypto.KindOf(err); kind != crypto.KindRejected && kind != crypto.KindRevoked {
 					t.Fatalf("a planted envelope: %v", err)
 				}

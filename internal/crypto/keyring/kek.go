@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 )
 
 // kek is one key encryption key with what is known about its health. Its state is a matter of blobs that are known to
@@ -41,7 +42,7 @@ const (
 // access is what is known about one encryption context of a key: IAM conditions may withdraw one and leave the others.
 type access struct {
 	wrapped []byte // known to be good; nil until there is one
-	id      [IDSize]byte
+	id      [envelope.IDSize]byte
 	checked time.Time // when it last proved to be good
 	denied  time.Time // when the service first refused the good blob; zero: it did not
 	tried   time.Time // when it was last refused
@@ -60,7 +61,7 @@ func newKEK(p crypto.Provider, now time.Time) *kek {
 }
 
 // answered notes that the service did its work, and a wrapped key that is good beyond doubt.
-func (kk *kek) answered(now time.Time, kc crypto.KeyContext, wrapped []byte, id [IDSize]byte) {
+func (kk *kek) answered(now time.Time, kc crypto.KeyContext, wrapped []byte, id [envelope.IDSize]byte) {
 	kk.mu.Lock()
 	defer kk.mu.Unlock()
 	kk.lastGood = now

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 )
 
 func TestRankAndDefaultKey(t *testing.T) {
@@ -282,13 +283,13 @@ func TestRevokedDataKeys(t *testing.T) {
 	_, err := open(reader, carrier, "ns")
 	wantKind(t, err, crypto.KindRevoked)
 	// A wrong id in front of the same wrapped key gets the data key into memory, but not into use.
-	sealed, _, err := ParsePayload(carrier)
+	sealed, _, err := envelope.ParsePayload(carrier)
 	if err != nil {
 		t.Fatal(err)
 	}
 	env := bytes.Clone(sealed.Envelope())
 	env[idOffset] ^= 1
-	_, err = open(reader, []byte(payloadOf(EncodingWhole, string(env))), "ns")
+	_, err = open(reader, []byte(payloadOf(envelope.EncodingWhole, string(env))), "ns")
 	wantKind(t, err, crypto.KindTampered)
 	_, err = open(reader, carrier, "ns")
 	wantKind(t, err, crypto.KindRevoked)
@@ -338,14 +339,14 @@ func TestErrorsTellNoSecret(t *testing.T) {
 	carrier := seal(t, k, "CANARY payload")
 	s := sealer(t, k, "ns", "default")
 	p.answer(apiError(crypto.KindDenied, "AccessDeniedException"))
-	sealed, _, err := ParsePayload(carrier)
+	sealed, _, err := envelope.ParsePayload(carrier)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for i := range sealed.Envelope() {
 		changed := append([]byte(nil), sealed.Envelope()...)
 		changed[i] ^= 0x55
-		_, err := open(k, []byte(payloadOf(EncodingWhole, string(changed))), "ns")
+		_, err := open(k, []byte(payloadOf(envelope.EncodingWhole, string(changed))), "ns")
 		if err == nil {
 			t.Fatalf("byte %d changed and it opens", i)
 		}

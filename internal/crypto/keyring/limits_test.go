@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 )
 
 func TestCallsAreLimited(t *testing.T) {
@@ -206,7 +207,7 @@ func heap() int64 {
 func TestUnwrapsPerMessageAreCapped(t *testing.T) {
 	k, p := ring(t)
 	carrier := seal(t, k, "payload")
-	sealed, _, err := ParsePayload(carrier)
+	sealed, _, err := envelope.ParsePayload(carrier)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -216,7 +217,7 @@ func TestUnwrapsPerMessageAreCapped(t *testing.T) {
 	for i := range 2 * maxUnwraps {
 		planted := bytes.Clone(sealed.Envelope())
 		copy(planted[sealed.Header.Size()-60:], fmt.Sprintf("planted %03d", i))
-		s, _, err := ParsePayload([]byte(payloadOf(EncodingWhole, string(planted))))
+		s, _, err := envelope.ParsePayload([]byte(payloadOf(envelope.EncodingWhole, string(planted))))
 		if err != nil {
 			t.Fatal(err)
 		}

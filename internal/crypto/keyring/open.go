@@ -10,12 +10,13 @@ import (
 	"time"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 )
 
 // Open appends to dst what s holds: the original serialised Payload (forms 0 and 1) or the text (form 2). namespace is
 // that of the call; the envelope opens if it was sealed there or if a grant says so. hit tells whether no key service
 // had to be asked. dst must not overlap the carrier. If an error is returned, dst is as it was.
-func (k *Keyring) Open(ctx context.Context, dst []byte, s *Sealed, namespace string) (out []byte, hit bool, err error) {
+func (k *Keyring) Open(ctx context.Context, dst []byte, s *envelope.Sealed, namespace string) (out []byte, hit bool, err error) {
 	return k.OpenNext(ctx, dst, s, namespace, new(Run))
 }
 
@@ -50,7 +51,7 @@ const maxUnwraps = 256
 
 // OpenNext is Open for an envelope in a run. What it needed is noted there, and tried first for the next envelope with the
 // same header, before any cache.
-func (k *Keyring) OpenNext(ctx context.Context, dst []byte, s *Sealed, namespace string, run *Run) (out []byte, hit bool, err error) {
+func (k *Keyring) OpenNext(ctx context.Context, dst []byte, s *envelope.Sealed, namespace string, run *Run) (out []byte, hit bool, err error) {
 	table := k.set.Load()
 	if !table.opens(s.Header.Namespace, namespace) {
 		return dst, false, s.Header.Errorf(crypto.KindForeign, "open",
@@ -92,7 +93,7 @@ func (k *Keyring) OpenNext(ctx context.Context, dst []byte, s *Sealed, namespace
 }
 
 // dataKeyOf gives the data key that an envelope names, from memory or from the key service.
-func (k *Keyring) dataKeyOf(ctx context.Context, header *Header, table *Set, namespace string, run *Run) (dk *dataKey, hit bool, err error) {
+func (k *Keyring) dataKeyOf(ctx context.Context, header *envelope.Header, table *Set, namespace string, run *Run) (dk *dataKey, hit bool, err error) {
 	if table.revoked[header.DataKeyID] {
 		return nil, false, header.Errorf(crypto.KindRevoked, "open", "its data key %s... stands in revoked_data_keys",
 			hex.EncodeToString(header.DataKeyID[:4]))
@@ -110,7 +111,7 @@ func (k *Keyring) dataKeyOf(ctx context.Context, header *Header, table *Set, nam
 		return nil, false, r.err
 	}
 	// The flight and its error outlive the message that the header may alias.
-	h := &Header{Key: strings.Clone(header.Key), Namespace: strings.Clone(header.Namespace), KEK: header.KEK,
+	h := &envelope.Header{Key: strings.Clone(header.Key), Namespace: strings.Clone(header.Namespace), KEK: header.KEK,
 		DataKeyID: header.DataKeyID, Wrapped: bytes.Clone(header.Wrapped)}
 	value = strings.Clone(value)
 	if err := k.mayAsk(h, namespace, run); err != nil {
@@ -132,7 +133,7 @@ func (k *Keyring) dataKeyOf(ctx context.Context, header *Header, table *Set, nam
 
 // candidates gives the key encryption keys of an entry that the envelope's reference may mean. Often it is one; replicas
 // of a multi-Region key share their reference. Keys that were not needed so far are opened only if none else fits.
-func (k *Keyring) candidates(ctx context.Context, e *keyEntry, value string, h *Header) (found []*kek, err error) {
+func (k *Keyring) candidates(ctx context.Context, e *keyEntry, value string, h *envelope.Header) (found []*kek, err error) {
 	var closed []string
 	k.mu.Lock()
 	for _, uri := range e.uris() {
@@ -164,7 +165,7 @@ func (k *Keyring) candidates(ctx context.Context, e *keyEntry, value string, h *
 }
 
 // ask has the data key unwrapped by the first of the candidates that answers.
-func (k *Keyring) ask(ctx context.Context, id wrapID, h *Header, candidates []*kek) (*dataKey, error) {
+func (k *Keyring) ask(ctx context.Context, id wrapID, h *envelope.Header, candidates []*kek) (*dataKey, error) {
 	// Another flight may have landed between this caller's look at the cache and its departure.
 	if dk, ok := k.opened.keys.Get(id); ok && dk.usable() && slices.Contains(candidates, dk.kek) {
 		return dk, nil
@@ -209,7 +210,7 @@ func (k *Keyring) blame(ctx context.Context, kk *kek, kc crypto.KeyContext, err 
 }
 
 // mayAsk checks what limits calls to the key service.
-func (k *Keyring) mayAsk(h *Header, namespace string, run *Run) error {
+func (k *Keyring) mayAsk(h *envelope.Header, namespace string, run *Run) error {
 	if run.unwraps == maxUnwraps {
 		return crypto.Errorf(crypto.KindUnavailable, "open", "one message holds more than %d unknown data keys; try again, those before this one are known by then",
 			maxUnwraps).In(h.Key, h.Namespace)

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 )
 
 const (
@@ -29,7 +31,7 @@ type openedKeys struct {
 // the configuration by which the envelope was allowed to be opened.
 type opener struct {
 	header []byte
-	cipher Cipher
+	cipher envelope.Cipher
 	dk     *dataKey
 	table  *Set
 }
@@ -64,7 +66,7 @@ func (o *openedKeys) opener(header []byte) *opener {
 	return nil
 }
 
-func (o *openedKeys) addOpener(header []byte, c Cipher, dk *dataKey, t *Set) *opener {
+func (o *openedKeys) addOpener(header []byte, c envelope.Cipher, dk *dataKey, t *Set) *opener {
 	h := maphash.Bytes(o.seed, header)
 	op := &opener{header: bytes.Clone(header), cipher: c, dk: dk, table: t}
 	o.openers[h%openerShards].Add(h, op)
@@ -72,7 +74,7 @@ func (o *openedKeys) addOpener(header []byte, c Cipher, dk *dataKey, t *Set) *op
 }
 
 func (o *openedKeys) add(dk *dataKey) {
-	h := Header{Key: dk.context.Key, Namespace: dk.context.Namespace, KEK: dk.kek.ref, Wrapped: dk.wrapped}
+	h := envelope.Header{Key: dk.context.Key, Namespace: dk.context.Namespace, KEK: dk.kek.ref, Wrapped: dk.wrapped}
 	id := wrapIDOf(&h)
 	o.keys.Add(id, dk)
 	o.refusals.Remove(id)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 )
 
 // What a reload takes away must be gone at once, also from every cache and for every call that is under way.
@@ -119,7 +120,7 @@ func TestReloadWhileAKeyIsUnwrapped(t *testing.T) {
 			synctest.Wait()
 			var ids [][32]byte
 			if c.revoked {
-				s, _, err := ParsePayload(carrier)
+				s, _, err := envelope.ParsePayload(carrier)
 				if err != nil {
 					t.Fatal(err)
 				}

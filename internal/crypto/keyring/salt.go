@@ -4,6 +4,8 @@ import (
 	"crypto/rand"
 	"sync/atomic"
 	"time"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 )
 
 const (
@@ -13,7 +15,7 @@ const (
 
 // payloadSalt is one payload key at work.
 type payloadSalt struct {
-	writer *Writer
+	writer *envelope.Writer
 	born   time.Time
 	used   atomic.Uint64
 }
@@ -36,7 +38,7 @@ func (s *Sealer) salt() (*payloadSalt, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &payloadSalt{writer: NewWriter(c, &h), born: now}
+	p := &payloadSalt{writer: envelope.NewWriter(c, &h), born: now}
 	p.used.Store(1)
 	s.current.Store(p)
 	return p, nil

@@ -6,14 +6,15 @@ import (
 	"sync/atomic"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 )
 
 // Sealer seals for one (namespace, key name) with the data key that was current when it was handed out. It is safe for
 // concurrent use. Take a new one from the Keyring for every call: it keeps neither up with renewal nor with revocation.
 type Sealer struct {
 	dk     *dataKey
-	clock  *atomic.Int64 // coarse time of the Keyring
-	header Header        // without a salt
+	clock  *atomic.Int64   // coarse time of the Keyring
+	header envelope.Header // without a salt
 
 	current atomic.Pointer[payloadSalt]
 	mu      sync.Mutex // held while current is renewed
@@ -33,7 +34,7 @@ func (s *Sealer) AppendPayload(dst, payload []byte, compress bool) ([]byte, erro
 }
 
 // AppendView is the Writer's.
-func (s *Sealer) AppendView(dst, payload []byte, sel Selection) ([]byte, error) {
+func (s *Sealer) AppendView(dst, payload []byte, sel envelope.Selection) ([]byte, error) {
 	w, err := s.writer()
 	if err != nil {
 		return dst, err
@@ -57,7 +58,7 @@ func (s *Sealer) AppendText(dst, text []byte) ([]byte, error) {
 }
 
 // writer gives the Writer to seal one envelope with.
-func (s *Sealer) writer() (*Writer, error) {
+func (s *Sealer) writer() (*envelope.Writer, error) {
 	if s.dk.dropped.Load() {
 		return nil, s.header.Errorf(crypto.KindRevoked, "seal", "%v", errDropped)
 	}

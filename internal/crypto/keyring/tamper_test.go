@@ -7,14 +7,17 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/klauspost/compress/zstd"
+
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 )
 
 // specimen is one sealed value of some form, taken apart so that a test can put it together wrongly.
 type specimen struct {
 	name   string
 	plain  string
-	sealed Sealed
+	sealed envelope.Sealed
 }
 
 func specimens(t *testing.T, k *Keyring, namespace, key string) (all []specimen) {
@@ -25,9 +28,9 @@ func specimens(t *testing.T, k *Keyring, namespace, key string) (all []specimen)
 		if err != nil {
 			t.Fatal(err)
 		}
-		parse := ParsePayload
-		if bytes.HasPrefix(carrier, []byte(TextPrefix)) {
-			parse = ParseText
+		parse := envelope.ParsePayload
+		if bytes.HasPrefix(carrier, []byte(envelope.TextPrefix)) {
+			parse = envelope.ParseText
 		}
 		sealed, marked, err := parse(carrier)
 		if err != nil || !marked {
@@ -51,22 +54,22 @@ func specimens(t *testing.T, k *Keyring, namespace, key string) (all []specimen)
 }
 
 // with is the carrier of a specimen with other parts.
-func (s specimen) with(envelope, view []byte) []byte {
+func (s specimen) with(env, view []byte) []byte {
 	switch s.sealed.Form {
-	case FormView:
-		return carrierOf(vector{Envelope: envelope, View: view})
-	case FormText:
-		return base64.RawURLEncoding.AppendEncode([]byte(TextPrefix), envelope)
+	case envelope.FormView:
+		return carrierOf(vector{Envelope: env, View: view})
+	case envelope.FormText:
+		return base64.RawURLEncoding.AppendEncode([]byte(envelope.TextPrefix), env)
 	}
-	return []byte(payloadOf(EncodingWhole, string(envelope)))
+	return []byte(payloadOf(envelope.EncodingWhole, string(env)))
 }
 
 // tryOpen opens a carrier of whatever kind. ok: it was taken for ours, and opened.
 func tryOpen(t *testing.T, k *Keyring, carrier []byte, namespace string) (out []byte, ok bool, err error) {
 	t.Helper()
-	parse, marks := ParsePayload, Marked
+	parse, marks := envelope.ParsePayload, envelope.Marked
 	if bytes.HasPrefix(carrier, []byte("sealed")) {
-		parse, marks = ParseText, MarkedText
+		parse, marks = envelope.ParseText, envelope.MarkedText
 	}
 	sealed, marked, err := parse(carrier)
 	if marked && !marks(carrier) {
@@ -177,7 +180,7 @@ func TestEveryLength(t *testing.T) {
 }
 
 // parts are an envelope's, by name.
-func parts(s Sealed) map[string]span {
+func parts(s envelope.Sealed) map[string]span {
 	h := s.Header
 	names := fixedHeader + len(h.Key)
 	end := h.Size()
@@ -243,13 +246,13 @@ func spliceParts(t *testing.T, where string, a, b specimen, attempt func([]byte,
 func TestViewOfAnother(t *testing.T) {
 	k, _ := ring(t)
 	s := sealer(t, k, "ns", "default")
-	var sealed [2]Sealed
+	var sealed [2]envelope.Sealed
 	for i, doc := range []string{`{"a":1,"amount":10}`, `{"a":2,"amount":99}`} {
 		carrier, err := s.AppendView(nil, []byte(payloadOf("json/plain", doc)), fields("/a"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if sealed[i], _, err = ParsePayload(carrier); err != nil {
+		if sealed[i], _, err = envelope.ParsePayload(carrier); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -285,15 +288,12 @@ func TestExactlyOneLayer(t *testing.T) {
 
 func TestPaddingAndFrameAreChecked(t *testing.T) {
 	k, _ := ring(t)
-	s := sealer(t, k, "ns", "default")
-	w, err := s.writer()
+	h, dataKey := headerOf(t, k)
+	compressor, err := zstd.NewWriter(nil, zstd.WithEncoderCRC(false))
 	if err != nil {
 		t.Fatal(err)
 	}
-	frame, ok := compressBody(bytes.Repeat([]byte("CANARY text "), 40))
-	if !ok {
-		t.Fatal("not compressed")
-	}
+	frame := compressor.EncodeAll(bytes.Repeat([]byte("CANARY text "), 40), nil)
 	pad := func(s string) string { return s + "\x80" + strings.Repeat("\x00", 31-len(s)%32) }
 	for name, c := range map[string]struct {
 		body  string
@@ -315,10 +315,9 @@ func TestPaddingAndFrameAreChecked(t *testing.T) {
 		"a skippable frame after it": {string(frame) + "\x50\x2a\x4d\x18\x04\x00\x00\x00abcd", flagZstd},
 		"a skippable frame":          {"\x50\x2a\x4d\x18\x04\x00\x00\x00abcd", flagZstd},
 	} {
-		env := bytes.Clone(w.header)
-		env[2] = c.flags
-		env = w.cipher.seal(env, []byte(c.body), env)
-		_, ok, err := tryOpen(t, k, []byte(payloadOf(EncodingWhole, string(env))), "ns")
+		h.Flags = c.flags
+		env := forge(t, dataKey, &h, []byte(c.body))
+		_, ok, err := tryOpen(t, k, []byte(payloadOf(envelope.EncodingWhole, string(env))), "ns")
 		if ok || crypto.KindOf(err) != crypto.KindTampered {
 			t.Errorf("%s: opened %v, error %v; want it called tampered with", name, ok, err)
 		}
@@ -327,21 +326,21 @@ func TestPaddingAndFrameAreChecked(t *testing.T) {
 
 func TestHugeLengths(t *testing.T) {
 	k, _ := ring(t)
-	s, _, err := ParsePayload(seal(t, k, "payload"))
+	s, _, err := envelope.ParsePayload(seal(t, k, "payload"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	for i, b := range map[int]byte{3: 0xff, 4: 0xff, 5: 0xff, 6: 0xff, 7: 0xff} {
 		env := bytes.Clone(s.Envelope())
 		env[i] = b
-		_, _, err := ParsePayload([]byte(payloadOf(EncodingWhole, string(env))))
+		_, _, err := envelope.ParsePayload([]byte(payloadOf(envelope.EncodingWhole, string(env))))
 		wantKind(t, err, crypto.KindMalformed)
 	}
 	for name, c := range map[string]string{
-		"data longer than there is":     wholePrefix + "\xff\xff\xff\xff\x07" + "x",
+		"data longer than there is":     "\x0a\x1c\x0a\x08encoding\x12\x10" + envelope.EncodingWhole + "\x12" + "\xff\xff\xff\xff\x07" + "x",
 		"metadata longer than there is": "\x0a\xff\xff\xff\xff\xff\xff\xff\xff\x7fsealed.",
 	} {
-		if _, marked, err := ParsePayload([]byte(c)); !marked || crypto.KindOf(err) != crypto.KindMalformed {
+		if _, marked, err := envelope.ParsePayload([]byte(c)); !marked || crypto.KindOf(err) != crypto.KindMalformed {
 			t.Errorf("%s: marked %v, error %v", name, marked, err)
 		}
 	}
@@ -349,7 +348,7 @@ func TestHugeLengths(t *testing.T) {
 
 func TestWrittenByANewerRelease(t *testing.T) {
 	k, _ := ring(t)
-	s, _, err := ParsePayload(seal(t, k, "payload"))
+	s, _, err := envelope.ParsePayload(seal(t, k, "payload"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -360,18 +359,18 @@ func TestWrittenByANewerRelease(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			env := bytes.Clone(s.Envelope())
 			change(env)
-			_, err := open(k, []byte(payloadOf(EncodingWhole, string(env))), "ns")
+			_, err := open(k, []byte(payloadOf(envelope.EncodingWhole, string(env))), "ns")
 			wantKind(t, err, crypto.KindNewer)
 		})
 	}
 	for _, p := range []string{payloadOf("binary/sealed.v2", "x"), payloadOf("json/sealed.v12", "x"),
 		payloadOf("json/plain", "x") + "\x0a" + lengthPrefixed("\x0a\x09sealed.v2\x12\x01x")} {
-		_, marked, err := ParsePayload([]byte(p))
+		_, marked, err := envelope.ParsePayload([]byte(p))
 		if wantKind(t, err, crypto.KindNewer); !marked {
 			t.Errorf("%q is not marked", p)
 		}
 	}
-	_, marked, err := ParseText([]byte("sealed.v2:abc"))
+	_, marked, err := envelope.ParseText([]byte("sealed.v2:abc"))
 	if wantKind(t, err, crypto.KindNewer); !marked {
 		t.Error("a text of a later version is not marked")
 	}
@@ -383,7 +382,7 @@ func TestTextIsWrittenInOneWayOnly(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for at := len(TextPrefix); at <= len(text); at++ {
+	for at := len(envelope.TextPrefix); at <= len(text); at++ {
 		for _, c := range "\r\n =" {
 			changed := slices.Insert(bytes.Clone(text), at, byte(c))
 			if _, ok, err := tryOpen(t, k, changed, "ns"); ok || err == nil {
@@ -398,35 +397,28 @@ func TestTextIsWrittenInOneWayOnly(t *testing.T) {
 func TestForgedWithAKnownDataKey(t *testing.T) {
 	k, _ := ring(t)
 	k.Confirm("sn")
-	s := sealer(t, k, "ns", "default")
 	if _, err := open(k, seal(t, k, "payload"), "ns"); err != nil {
 		t.Fatal(err)
 	}
-	forge := func(namespace string, change func(h *Header)) error {
-		w, err := s.writer()
-		if err != nil {
-			t.Fatal(err)
-		}
-		h, err := ParseHeader(append(bytes.Clone(w.header), make([]byte, nonceSize+tagSize)...))
-		if err != nil {
-			t.Fatal(err)
-		}
+	good, dataKey := headerOf(t, k)
+	good.Flags = 0
+	forged := func(namespace string, change func(h *envelope.Header)) error {
+		h := good
 		change(&h)
-		env := AppendHeader(nil, &h)
-		env = w.cipher.seal(env, []byte("CANARY"), env)
-		_, ok, err := tryOpen(t, k, []byte(payloadOf(EncodingWhole, string(env))), namespace)
+		env := forge(t, dataKey, &h, []byte("CANARY"))
+		_, ok, err := tryOpen(t, k, []byte(payloadOf(envelope.EncodingWhole, string(env))), namespace)
 		if ok {
 			return nil
 		}
 		return err
 	}
-	if err := forge("ns", func(*Header) {}); err != nil {
+	if err := forged("ns", func(*envelope.Header) {}); err != nil {
 		t.Fatalf("unchanged it does not open: %v", err)
 	}
-	wantKind(t, forge("sn", func(h *Header) { h.Namespace = "sn" }), crypto.KindRejected)
-	wantKind(t, forge("ns", func(h *Header) { h.Wrapped = append(bytes.Clone(h.Wrapped), 0) }), crypto.KindRejected)
-	wantKind(t, forge("ns", func(h *Header) { h.Wrapped = nil }), crypto.KindRejected)
-	wantKind(t, forge("ns", func(h *Header) { h.KEK[0] ^= 1 }), crypto.KindNotConfigured)
-	wantKind(t, forge("ns", func(h *Header) { h.Key = "defaulx" }), crypto.KindNotConfigured)
-	wantKind(t, forge("ns", func(h *Header) { h.DataKeyID[0] ^= 1 }), crypto.KindTampered)
+	wantKind(t, forged("sn", func(h *envelope.Header) { h.Namespace = "sn" }), crypto.KindRejected)
+	wantKind(t, forged("ns", func(h *envelope.Header) { h.Wrapped = append(bytes.Clone(h.Wrapped), 0) }), crypto.KindRejected)
+	wantKind(t, forged("ns", func(h *envelope.Header) { h.Wrapped = nil }), crypto.KindRejected)
+	wantKind(t, forged("ns", func(h *envelope.Header) { h.KEK[0] ^= 1 }), crypto.KindNotConfigured)
+	wantKind(t, forged("ns", func(h *envelope.Header) { h.Key = "defaulx" }), crypto.KindNotConfigured)
+	wantKind(t, forged("ns", func(h *envelope.Header) { h.DataKeyID[0] ^= 1 }), crypto.KindTampered)
 }

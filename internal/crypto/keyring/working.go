@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 )
 
 // slotKey is a namespace as the upstream knows it, and a key name.
@@ -85,7 +86,7 @@ func (k *Keyring) newSlot(namespace, key string) (*slot, error) {
 		return nil, crypto.Errorf(crypto.KindNotConfigured, "seal", "no entry of `keys` in the configuration has this name and serves this namespace").In(
 			strings.Clone(key), strings.Clone(namespace))
 	}
-	if n := len(table.bound(namespace)); n < 1 || n > MaxNamespace || len(key) > MaxKeyName {
+	if n := len(table.bound(namespace)); n < 1 || n > envelope.MaxNamespace || len(key) > envelope.MaxKeyName {
 		return nil, crypto.Errorf(crypto.KindMalformed, "seal", "a namespace of %d bytes and a key name of %d can't be bound into an envelope", n, len(key))
 	}
 	sk := slotKey{strings.Clone(namespace), strings.Clone(key)}
@@ -176,7 +177,7 @@ func (k *Keyring) renew(ctx context.Context, sl *slot) (*Sealer, error) {
 	if err != nil {
 		return nil, k.refuse(sl, k.weigh(ctx, sl, kk, kc, err))
 	}
-	s := &Sealer{dk: dk, clock: &k.coarse, header: Header{Key: kc.Key, Namespace: kc.Namespace,
+	s := &Sealer{dk: dk, clock: &k.coarse, header: envelope.Header{Key: kc.Key, Namespace: kc.Namespace,
 		KEK: kk.ref, DataKeyID: dk.id, Wrapped: dk.wrapped}}
 	k.opened.add(dk)
 	now := k.now()

@@ -1,4 +1,4 @@
-// Package keyring owns the sealed envelope and the life of the keys behind it: it turns a serialised Temporal Payload
+// Package envelope owns the sealed envelope and the life of the keys behind it: it turns a serialised Temporal Payload
 // (or a text) into a carrier that only holders of the key can open, and back, byte for byte. Key encryption keys live
 // in a Provider (AWS KMS, a local key file); data keys live in a Keyring, in memory only.
 //
@@ -30,4 +30,4 @@
 //
 // The header is authenticated as a whole. The KEK reference only helps to find the key encryption key; nothing rests
 // on it. Namespace and key name are also bound into the wrapped data key by the KMS encryption context.
-package keyring
+package envelope

@@ -1,8 +1,7 @@
-package keyring
+package envelope
 
 import (
 	"bytes"
-	"context"
 	"strings"
 	"testing"
 
@@ -55,17 +54,14 @@ func TestMarked(t *testing.T) {
 
 // TestMarkedButNoCarrier: what bears the mark and holds anything else cannot be opened, for good.
 func TestMarkedButNoCarrier(t *testing.T) {
-	k, _ := ring(t)
-	good := seal(t, k, "payload")
+	p := newPair(t)
+	good := p.AppendPayload(nil, []byte("payload"), false)
 	sealed, _, err := ParsePayload(good)
 	if err != nil {
 		t.Fatal(err)
 	}
 	env := string(sealed.Envelope())
-	view, err := sealer(t, k, "ns", "default").AppendView(nil, []byte(payloadOf("json/plain", `{"a":1}`)), fields("/a"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	view := p.AppendView(nil, []byte(payloadOf("json/plain", `{"a":1}`)), fields("/a"))
 	entry := func(k, v string) string {
 		return "\x0a" + lengthPrefixed("\x0a"+lengthPrefixed(k)+"\x12"+lengthPrefixed(v))
 	}
@@ -101,7 +97,7 @@ func TestMarkedButNoCarrier(t *testing.T) {
 		}
 	}
 	reordered := "\x12" + lengthPrefixed(env) + entry("encoding", EncodingWhole)
-	if got, err := open(k, []byte(reordered), "ns"); err != nil || got != "payload" {
+	if got, err := p.open([]byte(reordered)); err != nil || got != "payload" {
 		t.Errorf("data before metadata, as another writer may order it: %q, %v", got, err)
 	}
 }
@@ -186,23 +182,14 @@ func oddField(t *rapid.T, depth int) (b []byte) {
 }
 
 func FuzzOpen(f *testing.F) {
-	k, _ := ring(f)
-	s := sealer(f, k, "ns", "default")
+	p := newPair(f)
 	for _, payload := range []string{"", payloadOf("json/plain", `{"a":1}`), strings.Repeat("long ", 100)} {
-		whole, err := s.AppendPayload(nil, []byte(payload), true)
+		text, err := p.AppendText(nil, []byte(payload))
 		if err != nil {
 			f.Fatal(err)
 		}
-		view, err := s.AppendView(nil, []byte(payload), fields("/a"))
-		if err != nil {
-			f.Fatal(err)
-		}
-		text, err := s.AppendText(nil, []byte(payload))
-		if err != nil {
-			f.Fatal(err)
-		}
-		f.Add(whole)
-		f.Add(view)
+		f.Add(p.AppendPayload(nil, []byte(payload), true))
+		f.Add(p.AppendView(nil, []byte(payload), fields("/a")))
 		f.Add(text)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -215,7 +202,7 @@ func FuzzOpen(f *testing.F) {
 				t.Errorf("the header of %x is written back as %x", sealed.Envelope(), got)
 			}
 			dst := []byte("dst")
-			if out, _, err := k.Open(context.Background(), dst, &sealed, "ns"); err != nil && string(out) != "dst" {
+			if out, err := p.Open(dst, &sealed); err != nil && string(out) != "dst" {
 				t.Errorf("a failed attempt gave %q", out)
 			}
 		}

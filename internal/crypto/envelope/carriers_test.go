@@ -1,0 +1,66 @@
+package envelope
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"reflect"
+	"testing"
+)
+
+// Carriers of one message are read as each would be alone, whatever headers stand beside it.
+func TestCarriersReadAsOneByOne(t *testing.T) {
+	var all [][]byte
+	var pairs []pair
+	for salt := range 7 { // more than are remembered
+		p := newPair(t)
+		pairs = append(pairs, p)
+		for _, text := range []string{"", "x", fmt.Sprint(salt), string(bytes.Repeat([]byte("long"), 100))} {
+			all = append(all, p.AppendPayload(nil, []byte(payloadOf("json/plain", text)), salt%2 == 0))
+		}
+	}
+	random := rand.New(rand.NewPCG(1, 2))
+	for _, c := range all[:] {
+		for range 20 { // one byte is another, or some are missing
+			broken := bytes.Clone(c)
+			if i := random.IntN(len(broken)); random.IntN(4) == 0 {
+				broken = broken[:i]
+			} else {
+				broken[i] ^= 1 << random.IntN(8)
+			}
+			all = append(all, broken)
+		}
+	}
+	all = append(all, nil, []byte(payloadOf("json/plain", "clear")))
+	var carriers Carriers
+	for round := range 3 {
+		random.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+		read := make([]Sealed, len(all))
+		for i, c := range all {
+			var marked bool
+			var err error
+			read[i], marked, err = carriers.ParsePayload(c)
+			want, wantMarked, wantErr := ParsePayload(c)
+			if marked != wantMarked || fmt.Sprint(err) != fmt.Sprint(wantErr) {
+				t.Fatalf("round %d: %x: marked %v, error %v; alone %v, %v", round, c, marked, err, wantMarked, wantErr)
+			}
+			if err == nil && !reflect.DeepEqual(read[i], want) {
+				t.Fatalf("round %d: %x: read as\n%+v, alone as\n%+v", round, c, read[i], want)
+			}
+		}
+		for i, c := range all { // in any order, after all were read: no header was overwritten
+			alone, marked, err := ParsePayload(c)
+			if err != nil || !marked {
+				continue
+			}
+			for _, p := range pairs {
+				want, wantErr := p.Open(nil, &alone)
+				got, err := p.Open(nil, &read[i])
+				if !bytes.Equal(got, want) || fmt.Sprint(err) != fmt.Sprint(wantErr) {
+					t.Fatalf("round %d: opened to %q, %v; alone to %q, %v", round, got, err, want, wantErr)
+				}
+			}
+		}
+		carriers.Reset()
+	}
+}
