@@ -2,11 +2,12 @@ package policy
 
 import (
 	"bytes"
-	"encoding/json"
-	"slices"
+	"errors"
+	"io"
 	"strings"
 	"unicode/utf8"
 
+	"github.com/go-json-experiment/json/jsontext"
 	"github.com/open-policy-agent/opa/v1/ast"
 )
 
@@ -39,115 +40,70 @@ func decode(in *Input) (ast.Value, bool) {
 	return nil, false
 }
 
-// decodeJSON builds OPA's values straight from the bytes. A name twice in an object
-// is refused: rules would see one of the two values and the reader perhaps the other.
+// decodeJSON builds OPA's values straight from the bytes. A name twice in an object is refused: rules would see one of the
+// two values and the reader perhaps the other.
 func decodeJSON(data []byte) (ast.Value, bool) {
-	if len(data) > maxContent || !utf8.Valid(data) || !json.Valid(data) {
+	if len(data) > maxContent || !utf8.Valid(data) {
 		return nil, false
 	}
-	p := jsonParser{data: data, ok: true}
-	v := p.value()
-	return v, p.ok
-}
-
-// jsonParser reads text that json.Valid has accepted, so it checks no syntax.
-type jsonParser struct {
-	data []byte
-	pos  int
-	ok   bool
-}
-
-func (p *jsonParser) skip() byte {
-	for {
-		switch c := p.data[p.pos]; c {
-		case ' ', '\t', '\n', '\r', ',', ':':
-			p.pos++
-		default:
-			return c
-		}
+	// An escape like \ud83d without its other half stands for U+FFFD, as in encoding/json and in the parsers of most
+	// languages, so that it does not make a document unreadable.
+	d := jsontext.NewDecoder(bytes.NewBuffer(data), jsontext.AllowDuplicateNames(false), jsontext.AllowInvalidUTF8(true))
+	v, err := nextValue(d)
+	if err != nil {
+		return nil, false
 	}
+	if _, err := d.ReadToken(); err != io.EOF {
+		return nil, false // something follows
+	}
+	return v, true
 }
 
-func (p *jsonParser) value() ast.Value {
-	switch p.skip() {
+func nextValue(d *jsontext.Decoder) (ast.Value, error) {
+	t, err := d.ReadToken()
+	if err != nil {
+		return nil, err
+	}
+	switch t.Kind() {
 	case '{':
-		return p.object()
-	case '[':
-		return p.array()
-	case '"':
-		return ast.String(p.text())
-	case 't':
-		p.pos += len("true")
-		return ast.Boolean(true)
-	case 'f':
-		p.pos += len("false")
-		return ast.Boolean(false)
-	case 'n':
-		p.pos += len("null")
-		return ast.NullValue
-	}
-	return p.number()
-}
-
-func (p *jsonParser) object() ast.Value {
-	p.pos++
-	var names []string
-	var members [][2]*ast.Term
-	for p.skip() != '}' && p.ok {
-		name := p.text()
-		names = append(names, name)
-		members = append(members, [2]*ast.Term{ast.StringTerm(name), ast.NewTerm(p.value())})
-	}
-	p.pos++
-	slices.Sort(names)
-	if len(slices.Compact(names)) != len(members) {
-		p.ok = false
-		return ast.NullValue
-	}
-	return ast.NewObject(members...)
-}
-
-func (p *jsonParser) array() ast.Value {
-	p.pos++
-	var elems []*ast.Term
-	for p.skip() != ']' && p.ok {
-		elems = append(elems, ast.NewTerm(p.value()))
-	}
-	p.pos++
-	return ast.NewArray(elems...)
-}
-
-func (p *jsonParser) text() string {
-	start := p.pos
-	p.pos++
-	escaped := false
-	for p.data[p.pos] != '"' {
-		if p.data[p.pos] == '\\' {
-			escaped = true
-			p.pos++
+		var members [][2]*ast.Term
+		for d.PeekKind() != '}' {
+			name, err := nextValue(d)
+			if err != nil {
+				return nil, err
+			}
+			value, err := nextValue(d)
+			if err != nil {
+				return nil, err
+			}
+			members = append(members, [2]*ast.Term{ast.NewTerm(name), ast.NewTerm(value)})
 		}
-		p.pos++
+		_, err := d.ReadToken()
+		return ast.NewObject(members...), err
+	case '[':
+		var elems []*ast.Term
+		for d.PeekKind() != ']' {
+			elem, err := nextValue(d)
+			if err != nil {
+				return nil, err
+			}
+			elems = append(elems, ast.NewTerm(elem))
+		}
+		_, err := d.ReadToken()
+		return ast.NewArray(elems...), err
+	case '"':
+		return ast.String(t.String()), nil
+	case '0':
+		return number(t.String())
+	case 'n':
+		return ast.NullValue, nil
 	}
-	p.pos++
-	raw := p.data[start:p.pos]
-	if !escaped {
-		return string(raw[1 : len(raw)-1])
-	}
-	var s string
-	if err := json.Unmarshal(raw, &s); err != nil {
-		p.ok = false
-	}
-	return s
+	return ast.Boolean(t.Bool()), nil
 }
 
-func (p *jsonParser) number() ast.Value {
-	start := p.pos
-	for p.pos < len(p.data) && bytes.IndexByte([]byte("+-.0123456789eE"), p.data[p.pos]) >= 0 {
-		p.pos++
+func number(text string) (ast.Value, error) {
+	if e := strings.IndexAny(text, "eE"); len(text) > maxNumber || (e >= 0 && len(strings.TrimLeft(text[e+1:], "+-0")) > maxExponent) {
+		return nil, errors.New("the number is too long or too large")
 	}
-	text := p.data[start:p.pos]
-	if e := bytes.IndexAny(text, "eE"); len(text) > maxNumber || (e >= 0 && len(bytes.TrimLeft(text[e+1:], "+-0")) > maxExponent) {
-		p.ok = false
-	}
-	return ast.Number(text)
+	return ast.Number(text), nil
 }
