@@ -10,6 +10,7 @@ import (
 
 	"go.temporal.io/api/workflowservice/v1"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/resolver"
 	"google.golang.org/grpc/resolver/manual"
 )
@@ -38,9 +39,9 @@ func startHolding(t *testing.T, options ...grpc.ServerOption) *holding {
 }
 
 // polls has n polls held, and gives a function that waits for their end.
-func (h *holding) polls(t *testing.T, conns *Pool, n int) (wait func()) {
+func (h *holding) polls(t *testing.T, pool *Pool, n int) (wait func()) {
 	t.Helper()
-	c := workflowservice.NewWorkflowServiceClient(conns)
+	c := workflowservice.NewWorkflowServiceClient(pool)
 	ctx := testContext(t)
 	var ended sync.WaitGroup
 	for range n {
@@ -66,183 +67,157 @@ func eventually(t *testing.T, ok func() bool) {
 }
 
 // A frontend's connection takes a limited number of streams, and polls hold theirs for a minute. What is allowed is
-// learnt from the frontend.
-func TestConnectionsGrowWithHeldPolls(t *testing.T) {
+// read from the frontend's settings.
+func TestPoolGrowsWithHeldPolls(t *testing.T) {
 	for _, c := range []struct{ allowed, polls, least, most int }{
-		{100, 300, 4, 5}, {10, 200, 20, 23}, {1, 20, 20, 23}, {0, 1000, 4, 6},
+		{100, 300, 4, 4}, {10, 200, 20, 21}, {1, 20, 20, 21}, {0, 1000, 12, 12},
 	} {
 		options := []grpc.ServerOption{}
 		if c.allowed > 0 {
 			options = append(options, grpc.MaxConcurrentStreams(uint32(c.allowed)))
 		}
 		h := startHolding(t, options...)
-		conns := poolTo(t, h.frontend)
-		if err := systemInfo(conns); err != nil { // now it is known what is allowed
-			t.Fatal(err)
-		}
-		wait := h.polls(t, conns, c.polls)
+		pool := poolTo(t, h.frontend)
+		wait := h.polls(t, pool, c.polls)
 		start := time.Now()
-		if err := systemInfo(conns); err != nil {
+		if err := systemInfo(pool); err != nil {
 			t.Error(err)
 		}
 		if took := time.Since(start); took > 500*time.Millisecond {
 			t.Errorf("a short call took %v beside %d held polls", took, c.polls)
 		}
-		if n := conns.count(); n < c.least || n > c.most {
+		if n := pool.open(); n < c.least || n > c.most {
 			t.Errorf("%d streams allowed: %d connections for %d polls, want %d to %d", c.allowed, n, c.polls, c.least, c.most)
 		}
 		close(h.release)
 		wait()
+		if n := pool.calls.Load(); n != 0 {
+			t.Errorf("%d calls are left", n)
+		}
 	}
 }
 
-func TestConnectionsShrinkWithoutCuttingACall(t *testing.T) {
-	h := startHolding(t, grpc.MaxConcurrentStreams(100))
-	conns := poolTo(t, h.frontend)
-	wait := h.polls(t, conns, 400)
-	many := conns.count()
-	for range 3 * idleTends {
-		conns.tend(time.Now())
-	}
-	if n := conns.count(); n != many {
-		t.Errorf("%d connections with %d polls, %d before: those in use stay", n, 400, many)
-	}
-	close(h.release)
-	wait()
-	for range 5 {
-		conns.tend(time.Now())
-	}
-	if n := conns.count(); n != many {
-		t.Errorf("%d connections a moment after the polls, %d before: the next ones may come at once", n, many)
-	}
-	for range 3 * idleTends {
-		conns.tend(time.Now())
-	}
-	if n := conns.count(); n != 1 {
-		t.Errorf("%d connections are kept without calls", n)
-	}
-	if err := systemInfo(conns); err != nil {
-		t.Error(err)
-	}
-}
-
-// A connection that is replaced for its age keeps the calls that it has.
-func TestOldConnectionsAreReplaced(t *testing.T) {
-	h := startHolding(t)
-	conns := poolTo(t, h.frontend)
-	wait := h.polls(t, conns, 5)
-	old := (*conns.all.Load())[0]
-	later := time.Now().Add(2 * connectionLife)
-	eventually(t, func() bool {
-		conns.tend(later)
-		return (*conns.all.Load())[0] != old
-	})
-	if err := systemInfo(conns); err != nil {
-		t.Error(err)
-	}
-	if old.active.Load() != 5 || h.held.Load() != 5 {
-		t.Errorf("the old connection has %d calls, the frontend %d: want all 5", old.active.Load(), h.held.Load())
-	}
-	close(h.release)
-	wait()
-	conns.tend(time.Now())
-	if n := conns.count(); n != 1 {
-		t.Errorf("%d connections after the old one's calls ended", n)
-	}
-}
-
-// An old connection stays while its successor does not come about.
-func TestOldConnectionsOutliveAnUpstreamOutOfReach(t *testing.T) {
+// Connections beyond the need get no new calls. They keep those that they have, and are closed when idle.
+func TestPoolShrinksWithoutCuttingACall(t *testing.T) {
+	few, many := startHolding(t, grpc.MaxConcurrentStreams(100)), 3*callsPerConnection
 	addresses := manual.NewBuilderWithScheme("test")
-	h := startHolding(t)
-	addresses.InitialState(resolver.State{Addresses: []resolver.Address{{Addr: h.address}}})
-	conns := resolved(t, addresses)
-	if err := systemInfo(conns); err != nil {
-		t.Fatal(err)
+	addresses.InitialState(resolver.State{Addresses: []resolver.Address{{Addr: few.address}}})
+	pool := resolved(t, addresses, grpc.WithIdleTimeout(time.Second))
+	ctx, cancel := context.WithCancel(t.Context())
+	var ended sync.WaitGroup
+	hold := func(ctx context.Context, n int) {
+		for range n {
+			ended.Go(func() {
+				_, err := workflowservice.NewWorkflowServiceClient(pool).PollActivityTaskQueue(ctx, &workflowservice.PollActivityTaskQueueRequest{})
+				if _, ends := ctx.Deadline(); err != nil && ctx.Err() == nil && !ends {
+					t.Error(err)
+				}
+			})
+		}
 	}
-	old := (*conns.all.Load())[0]
-	addresses.InitialState(resolver.State{Addresses: []resolver.Address{{Addr: "127.0.0.1:1"}}})
-	for range 5 {
-		conns.tend(time.Now().Add(2 * connectionLife))
-		time.Sleep(50 * time.Millisecond)
+	hold(ctx, many-callsPerConnection/2)
+	eventually(t, func() bool { return int(few.held.Load()) == many-callsPerConnection/2 })
+	hold(t.Context(), 1) // on the least busy connection, the last
+	eventually(t, func() bool { return int(few.held.Load()) == many-callsPerConnection/2+1 })
+	if n := pool.open(); n != 3 {
+		t.Fatalf("%d connections, want 3", n)
 	}
-	if now := (*conns.all.Load())[0]; now != old {
-		t.Error("a connection that works was given up for one that does not")
+	cancel()
+	eventually(t, func() bool { return few.held.Load() == 1 })
+	end := time.Now().Add(3 * time.Second)
+	for time.Now().Before(end) {
+		if err := systemInfo(pool); err != nil {
+			t.Fatal(err)
+		}
+		short, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		hold(short, 5)
+		<-short.Done()
+		cancel()
 	}
-	if err := systemInfo(conns); err != nil {
-		t.Error(err)
+	if n := pool.open(); n > 2 {
+		t.Errorf("%d connections are open, want the first one and the one with the poll", n)
 	}
+	time.Sleep(100 * time.Millisecond) // the last short polls end
+	if few.held.Load() != 1 {
+		t.Error("the poll was cut")
+	}
+	close(few.release)
+	ended.Wait()
 }
 
-// resolved are connections whose address a test resolves.
-func resolved(t *testing.T, addresses *manual.Resolver) *Pool {
+// A frontend that ends connections by GOAWAY gets the end of their calls, and new calls go on.
+func TestPoolKeepsCallsWhenAFrontendEndsConnections(t *testing.T) {
+	h := startHolding(t, grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionAge: 200 * time.Millisecond, MaxConnectionAgeGrace: time.Minute}))
+	pool := poolTo(t, h.frontend)
+	wait := h.polls(t, pool, 5)
+	end := time.Now().Add(time.Second)
+	for time.Now().Before(end) {
+		if err := systemInfo(pool); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	if h.held.Load() != 5 {
+		t.Errorf("%d polls are held, want all 5", h.held.Load())
+	}
+	close(h.release)
+	wait()
+}
+
+// resolved is a pool whose address a test resolves.
+func resolved(t *testing.T, addresses *manual.Resolver, options ...grpc.DialOption) *Pool {
 	t.Helper()
-	conns := &Pool{address: "test:///frontend", config: new(Config)}
-	conns.options = append(conns.dialOptions(Options{}), grpc.WithResolvers(addresses))
-	first, err := conns.dial()
+	pool := &Pool{address: "test:///frontend", config: new(Config)}
+	pool.options = append(append(pool.dialOptions(Options{}), grpc.WithResolvers(addresses)), options...)
+	first, err := pool.dial()
 	if err != nil {
 		t.Fatal(err)
 	}
-	conns.store([]*connection{first})
-	t.Cleanup(conns.close)
-	return conns
+	pool.all.Store(&[]*connection{first})
+	t.Cleanup(pool.close)
+	return pool
 }
 
-func systemInfo(conns *Pool) error {
+func systemInfo(pool *Pool) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	_, err := workflowservice.NewWorkflowServiceClient(conns).GetSystemInfo(ctx, new(workflowservice.GetSystemInfoRequest))
+	_, err := workflowservice.NewWorkflowServiceClient(pool).GetSystemInfo(ctx, new(workflowservice.GetSystemInfoRequest))
 	return err
 }
 
-// Frontends that are added to a name get work, without a restart of those that were there.
+// Frontends that are added to a name get work when those that were there end their connections.
 func TestAddedFrontendsGetWork(t *testing.T) {
-	first, second := startHolding(t), startHolding(t)
+	age := grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionAge: 100 * time.Millisecond})
+	first, second := startHolding(t, age), startHolding(t, age)
 	addresses := manual.NewBuilderWithScheme("test")
 	addresses.InitialState(resolver.State{Addresses: []resolver.Address{{Addr: first.address}}})
-	conns := resolved(t, addresses)
-	for range 20 {
-		if err := systemInfo(conns); err != nil {
-			t.Fatal(err)
-		}
+	addresses.ResolveNowCallback = func(resolver.ResolveNowOptions) {
+		go addresses.UpdateState(resolver.State{Addresses: []resolver.Address{{Addr: first.address}, {Addr: second.address}}})
 	}
-	addresses.InitialState(resolver.State{Addresses: []resolver.Address{{Addr: first.address}, {Addr: second.address}}})
-	eventually(t, func() bool { // each successor goes to one of them by chance
-		if err := systemInfo(conns); err != nil {
+	pool := resolved(t, addresses)
+	eventually(t, func() bool { // each connection goes to one of them by chance
+		if err := systemInfo(pool); err != nil {
 			t.Fatal(err)
 		}
-		conns.tend(time.Now().Add(2 * connectionLife))
 		return len(second.calls()) > 0
 	})
 }
 
-// Calls, growth, replacement and shrinking at once: no call is lost to a connection that is closed beneath it.
+// Calls, growth, and connections that the frontend ends at once: no call is lost.
 func TestNoCallIsLostToAClosingConnection(t *testing.T) {
-	h := startHolding(t, grpc.MaxConcurrentStreams(4))
-	addresses := manual.NewBuilderWithScheme("test")
-	addresses.InitialState(resolver.State{Addresses: []resolver.Address{{Addr: h.address}}})
-	conns := resolved(t, addresses)
-	stop := make(chan struct{})
+	h := startHolding(t, grpc.MaxConcurrentStreams(4), grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionAge: 50 * time.Millisecond}))
+	pool := poolTo(t, h.frontend)
+	end := time.Now().Add(1500 * time.Millisecond)
 	var callers sync.WaitGroup
 	for range 20 {
 		callers.Go(func() {
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				if err := systemInfo(conns); err != nil {
+			for time.Now().Before(end) {
+				if err := systemInfo(pool); err != nil {
 					t.Error(err)
 				}
 				time.Sleep(rand.N(3 * time.Millisecond))
 			}
 		})
 	}
-	for range 300 {
-		conns.tend(time.Now().Add(2 * connectionLife))
-		time.Sleep(5 * time.Millisecond)
-	}
-	close(stop)
 	callers.Wait()
 }

@@ -3,11 +3,8 @@ package upstream
 import (
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/encoding"
@@ -60,7 +57,6 @@ type Router struct {
 	mu      sync.Mutex
 	targets map[target]*Pool
 	closed  bool
-	done    chan struct{}
 }
 
 type target struct {
@@ -77,31 +73,7 @@ type Options struct {
 
 // NewRouter connects to no upstream yet.
 func NewRouter(configs []Config, o Options) *Router {
-	u := &Router{configs: configs, options: o, targets: map[target]*Pool{}, done: make(chan struct{})}
-	go u.tend()
-	return u
-}
-
-// tend keeps the connections in shape until close.
-func (u *Router) tend() {
-	tick := time.NewTicker(tendEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-u.done:
-			return
-		case now := <-tick.C:
-			for _, conns := range u.all() {
-				conns.tend(now)
-			}
-		}
-	}
-}
-
-func (u *Router) all() []*Pool {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	return slices.Collect(maps.Values(u.targets))
+	return &Router{configs: configs, options: o, targets: map[target]*Pool{}}
 }
 
 // ByNamespace tells if the namespace of a call decides where it goes.
@@ -204,17 +176,17 @@ func (u *Router) Close() {
 		return
 	}
 	u.closed = true
-	close(u.done)
 	for _, conns := range u.targets {
 		conns.close()
 	}
 }
 
-// Count is the number of connections, over all addresses.
-func (u *Router) Count() int {
-	n := 0
-	for _, conns := range u.all() {
-		n += conns.count()
+// Count returns the number of open connections, over all addresses.
+func (u *Router) Count() (n int) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for _, pool := range u.targets {
+		n += pool.open()
 	}
 	return n
 }

@@ -1,100 +1,95 @@
 package upstream
 
 import (
+	"bytes"
 	"context"
-	"encoding/binary"
+	"errors"
+	"io"
 	"net"
 	"sync/atomic"
 
+	"golang.org/x/net/http2"
 	"google.golang.org/grpc/credentials"
 )
 
-// streamLimit is how many streams the upstream allows on a connection. gRPC does not tell, so it is read from the first
-// frame that the upstream sends, which in HTTP/2 has to be its settings. That they change later is rare; calls over the
-// limit then wait in gRPC for one to end.
+// This file finds out how many streams an upstream allows on a connection. gRPC keeps that to itself and makes the calls
+// beyond it wait, so it is read from the first frame that the upstream sends, which in HTTP/2 has to be its settings.
+// TestPoolGrowsWithHeldPolls fails if an upgrade of gRPC breaks this.
+
+// streamLimit is the number of streams that are used of those that the upstream allows on a connection. That its
+// settings change later is rare; calls over the limit then wait in gRPC for others to end.
 type streamLimit struct {
-	told atomic.Uint64 // 0: nothing yet; else the limit plus one
+	used atomic.Int32 // 0: not known yet
 }
 
-func (l *streamLimit) known() bool { return l.told.Load() != 0 }
+func (l *streamLimit) known() bool { return l.used.Load() != 0 }
 
-func (l *streamLimit) learn(limit uint32) { l.told.Store(uint64(limit) + 1) }
-
-// usable leaves a few streams free: what has ended here may not have ended there yet.
-func (l *streamLimit) usable() int {
-	n := mostStreams
-	if told := l.told.Load(); told != 0 && told-1 < mostStreams {
-		n = int(told - 1)
+// usable returns the number of calls that a connection gets.
+func (l *streamLimit) usable() int32 {
+	if n := l.used.Load(); n != 0 {
+		return n
 	}
-	return max(1, n-n/16)
+	return callsPerConnection
 }
 
-// learning are credentials that have a look at the first frame of each connection.
-type learning struct {
+// learn leaves a few streams free: what has ended here may not have ended there yet.
+func (l *streamLimit) learn(allowed uint32) {
+	n := int32(min(allowed, 2*callsPerConnection))
+	l.used.Store(min(max(n-n/16, 1), callsPerConnection))
+}
+
+// settingsReader are credentials whose connections read along until the upstream's settings have arrived: only above
+// TLS are the frames to be seen.
+type settingsReader struct {
 	credentials.TransportCredentials
 	limit *streamLimit
 }
 
-func (l learning) ClientHandshake(ctx context.Context, authority string, raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	conn, info, err := l.TransportCredentials.ClientHandshake(ctx, authority, raw)
+func (r settingsReader) ClientHandshake(ctx context.Context, authority string, raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	conn, info, err := r.TransportCredentials.ClientHandshake(ctx, authority, raw)
 	if err != nil {
 		return nil, nil, err
 	}
-	return &settingsConn{Conn: conn, limit: l.limit}, info, nil
+	return &settingsConn{Conn: conn, limit: r.limit}, info, nil
 }
 
-func (l learning) Clone() credentials.TransportCredentials {
-	return learning{l.TransportCredentials.Clone(), l.limit}
+func (r settingsReader) Clone() credentials.TransportCredentials {
+	return settingsReader{r.TransportCredentials.Clone(), r.limit}
 }
 
-// settingsConn reads along until it has seen the upstream's settings. Only one goroutine reads a connection.
+// settingsConn is a connection of a settingsReader. Only one goroutine reads a connection.
 type settingsConn struct {
 	net.Conn
-	limit *streamLimit
+	limit *streamLimit // nil once it is known
 	seen  []byte
-	over  bool
 }
 
-const (
-	frameHeader       = 9
-	frameSettings     = 0x4
-	settingBytes      = 6
-	settingMaxStreams = 0x3
-	maxSettings       = 64 // more are not read along
-	noStreamLimit     = 1<<32 - 1
-	usualStreams      = 100 // what HTTP/2 recommends, and load balancers allow
-)
+// maxSettings bounds the bytes that are kept until the settings are complete.
+const maxSettings = 1 << 10
 
 func (c *settingsConn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
-	if !c.over && n > 0 {
+	if c.limit != nil && n > 0 {
 		c.look(b[:n])
 	}
 	return n, err
 }
 
+// look reads the first frame once it is complete. If that is not settings, gRPC ends the connection.
 func (c *settingsConn) look(b []byte) {
-	c.seen = append(c.seen, b[:min(len(b), frameHeader+maxSettings*settingBytes-len(c.seen))]...)
-	if len(c.seen) < frameHeader {
+	c.seen = append(c.seen, b[:min(len(b), maxSettings-len(c.seen))]...)
+	frame, err := http2.NewFramer(nil, bytes.NewReader(c.seen)).ReadFrame()
+	if (errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)) && len(c.seen) < maxSettings {
 		return
 	}
-	length := int(c.seen[0])<<16 | int(binary.BigEndian.Uint16(c.seen[1:]))
-	if c.seen[3] != frameSettings || length > maxSettings*settingBytes {
-		if c.seen[3] == frameSettings {
-			c.limit.learn(usualStreams)
-		}
-		c.over, c.seen = true, nil // gRPC will say what is wrong with it
-		return
-	}
-	if len(c.seen) < frameHeader+length {
-		return
-	}
-	limit := uint32(noStreamLimit)
-	for s := c.seen[frameHeader : frameHeader+length]; len(s) >= settingBytes; s = s[settingBytes:] {
-		if binary.BigEndian.Uint16(s) == settingMaxStreams {
-			limit = binary.BigEndian.Uint32(s[2:])
+	allowed := uint32(callsPerConnection)
+	if settings, ok := frame.(*http2.SettingsFrame); ok {
+		if n, ok := settings.Value(http2.SettingMaxConcurrentStreams); ok {
+			allowed = n
+		} else {
+			allowed = 2 * callsPerConnection
 		}
 	}
-	c.limit.learn(limit)
-	c.over, c.seen = true, nil
+	c.limit.learn(allowed)
+	c.limit, c.seen = nil, nil
 }
