@@ -20,7 +20,6 @@ import (
 
 	"github.com/spf13/cobra"
 	"go.temporal.io/api/workflowservice/v1"
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -141,11 +140,12 @@ func (o *scanOptions) scan(ctx context.Context, stdout, stderr io.Writer) error 
 }
 
 func (o *scanOptions) walk(ctx context.Context, scanner *scan.Scanner, upstreams []upstream.Config, namespace string, state *scan.State) error {
-	conn, err := upstream.Dial(upstreams, namespace)
+	router := upstream.NewRouter(upstreams, upstream.Options{})
+	defer router.Close()
+	conn, err := router.Route(namespace)
 	if err != nil {
 		return fmt.Errorf("namespace %s: %w", namespace, err)
 	}
-	defer conn.Close()
 	err = scanner.Run(ctx, conn, namespace, state)
 	if errors.Is(err, context.Canceled) && o.state != "" {
 		return fmt.Errorf("stopped; the same command goes on from %s", o.state)
@@ -158,12 +158,7 @@ func allNamespaces(ctx context.Context, upstreams []upstream.Config) ([]string, 
 	for i := range upstreams {
 		one := upstreams[i]
 		one.Namespaces = nil // the upstream itself is asked, whatever it serves
-		conn, err := upstream.Dial([]upstream.Config{one}, "")
-		if err != nil {
-			return nil, err
-		}
-		listed, err := namespacesOf(ctx, conn)
-		_ = conn.Close() // all has been said
+		listed, err := namespacesOf(ctx, one)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", one.Address, err)
 		}
@@ -177,7 +172,13 @@ func allNamespaces(ctx context.Context, upstreams []upstream.Config) ([]string, 
 	return slices.Compact(names), nil
 }
 
-func namespacesOf(ctx context.Context, conn grpc.ClientConnInterface) (names []string, err error) {
+func namespacesOf(ctx context.Context, server upstream.Config) (names []string, err error) {
+	router := upstream.NewRouter([]upstream.Config{server}, upstream.Options{})
+	defer router.Close()
+	conn, err := router.Route("")
+	if err != nil {
+		return nil, err
+	}
 	client := workflowservice.NewWorkflowServiceClient(conn)
 	for token := []byte(nil); ; {
 		page, err := client.ListNamespaces(ctx, &workflowservice.ListNamespacesRequest{PageSize: 100, NextPageToken: token})
