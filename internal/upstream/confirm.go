@@ -4,99 +4,73 @@ import (
 	"context"
 	"hash/maphash"
 	"log/slog"
+	"strconv"
 	"strings"
-	"sync"
 	"time"
 
-	"github.com/hashicorp/golang-lru/v2/simplelru"
+	lru "github.com/hashicorp/golang-lru/v2"
 	"go.opentelemetry.io/otel/trace"
 	"go.temporal.io/api/workflowservice/v1"
+	"golang.org/x/sync/singleflight"
 	"google.golang.org/grpc/metadata"
 )
-
-// The keyring gives few data keys a second to namespaces that nobody but a caller says exist. After a restart that is
-// every namespace, so the upstream is asked before the first key of each is needed.
 
 const (
 	// confirmTimeout bounds the question. Without an answer the call goes on as one for a namespace that is only claimed.
 	confirmTimeout = 2 * time.Second
 	// unconfirmedFor is how long the upstream is not asked again after it did not confirm.
 	unconfirmedFor = 3 * time.Second
-	maxQuestions   = 1024
+	maxUnconfirmed = 1024
 )
 
-// question is what one caller wants to know of one namespace. Another caller may be told something else.
-type question struct {
-	namespace string
-	caller    uint64 // hash of the credentials that the upstream sees
-}
-
-// asked is a question under way, or one whose answer was not yes.
-type asked struct {
-	done  chan struct{}
-	until time.Time // once done: no new question before this
-}
-
-// Confirmations are the questions that were asked lately.
+// Confirmations ask upstreams whether namespaces exist. The keyring makes only a few data keys a second for namespaces
+// that a caller claims and no upstream has confirmed. After a restart that is every namespace, so the upstream is asked
+// before the first key of each is needed.
 type Confirmations struct {
-	seed maphash.Seed
-
-	confirmed func(namespace string) // called for each that exists
+	confirmed func(namespace string)
 	log       *slog.Logger
-
-	mu     sync.Mutex
-	recent *simplelru.LRU[question, *asked]
+	seed      maphash.Seed
+	asking    singleflight.Group
+	recent    *lru.Cache[string, time.Time] // until when not to ask again
 }
 
-// NewConfirmations has confirmed called for each namespace that exists.
+// NewConfirmations returns Confirmations that call confirmed for each namespace that exists.
 func NewConfirmations(confirmed func(namespace string), log *slog.Logger) (*Confirmations, error) {
-	recent, err := simplelru.NewLRU[question, *asked](maxQuestions, nil)
-	return &Confirmations{seed: maphash.MakeSeed(), confirmed: confirmed, log: log, recent: recent}, err
+	recent, err := lru.New[string, time.Time](maxUnconfirmed)
+	return &Confirmations{confirmed: confirmed, log: log, seed: maphash.MakeSeed(), recent: recent}, err
 }
 
-// join gives the question's latest asking. first tells its caller to do the asking.
-func (c *Confirmations) join(q question) (a *asked, first bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if a, ok := c.recent.Get(q); ok && (a.until.IsZero() || time.Now().Before(a.until)) {
-		return a, false
-	}
-	a = &asked{done: make(chan struct{})}
-	c.recent.Add(question{strings.Clone(q.namespace), q.caller}, a)
-	return a, true
-}
-
-func (c *Confirmations) answered(a *asked) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	a.until = time.Now().Add(unconfirmedFor)
-	close(a.done)
-}
-
-// Confirm asks the upstream if a namespace exists. Calls that ask the same wait for one answer. out is ctx with the
-// metadata to send.
+// Confirm asks the upstream whether a namespace exists, as the caller whose metadata out carries, and waits for the answer
+// or for the end of ctx. Calls with the same question and the same credentials wait for one answer; other credentials
+// may get another one.
 func (c *Confirmations) Confirm(ctx, out context.Context, upstream *Pool, namespace string) {
 	md, _ := metadata.FromOutgoingContext(out)
-	q := question{namespace, maphash.Comparable(c.seed, strings.Join(md["authorization"], "\x00"))}
-	a, first := c.join(q)
-	if first {
-		// It outlives the call where others wait for it, and has no part in the call's trace.
-		out = trace.ContextWithSpanContext(context.WithoutCancel(out), trace.SpanContext{})
-		go c.ask(out, upstream, strings.Clone(namespace), a)
+	credentials := maphash.String(c.seed, strings.Join(md["authorization"], "\x00"))
+	question := namespace + "\x00" + strconv.FormatUint(credentials, 36)
+	if until, ok := c.recent.Get(question); ok && time.Now().Before(until) {
+		return
 	}
+	answered := c.asking.DoChan(question, func() (any, error) {
+		// The question outlives the call where others wait for it, and has no part in the call's trace.
+		out := trace.ContextWithSpanContext(context.WithoutCancel(out), trace.SpanContext{})
+		c.ask(out, upstream, question[:len(namespace)]) // a copy: namespace may alias the request
+		c.recent.Add(question, time.Now().Add(unconfirmedFor))
+		return nil, nil
+	})
 	select {
-	case <-a.done:
+	case <-answered:
 	case <-ctx.Done():
 	}
 }
 
-// ask makes the call, as the caller would.
-func (c *Confirmations) ask(out context.Context, upstream *Pool, namespace string, a *asked) {
-	defer c.answered(a)
-	out, cancel := context.WithTimeout(out, confirmTimeout)
+func (c *Confirmations) ask(out context.Context, upstream *Pool, namespace string) {
+	ctx, cancel := context.WithTimeout(out, confirmTimeout)
 	defer cancel()
-	if _, err := workflowservice.NewWorkflowServiceClient(upstream).DescribeNamespace(out, &workflowservice.DescribeNamespaceRequest{Namespace: namespace}); err != nil {
-		c.log.Debug("the upstream did not confirm a namespace; few data keys are made for it until it answers a call", "namespace", namespace, "error", err)
+	client := workflowservice.NewWorkflowServiceClient(upstream)
+	_, err := client.DescribeNamespace(ctx, &workflowservice.DescribeNamespaceRequest{Namespace: namespace})
+	if err != nil {
+		c.log.Debug("the upstream did not confirm a namespace; few data keys are made for it until it answers a call",
+			"namespace", namespace, "error", err)
 		return
 	}
 	c.confirmed(namespace)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"log/slog"
 	"net"
 
@@ -14,67 +13,52 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/x/filewatch"
 )
 
-// TLS is the TLS towards an upstream: CAFile "" trusts the system's authorities, CertFile "" shows no
-// certificate.
+// TLS names the files for TLS towards an upstream.
 type TLS struct {
-	CertFile, KeyFile, CAFile, ServerName string
+	CertFile, KeyFile string // the proxy's certificate; "": none
+	CAFile            string // "": the system's authorities
+	ServerName        string // "": that of the address
 }
 
 // Credentials reads the files, and again before a handshake when they have changed.
-func (u TLS) Credentials(log *slog.Logger) (credentials.TransportCredentials, error) {
-	h := &handshaker{base: tls.Config{MinVersion: tls.VersionTLS12, ServerName: u.ServerName}}
-	if u.CertFile != "" {
-		pair, err := files.Pair(log, u.CertFile, u.KeyFile)
+func (t TLS) Credentials(log *slog.Logger) (credentials.TransportCredentials, error) {
+	config := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: t.ServerName}
+	if t.CertFile != "" {
+		pair, err := files.Pair(log, t.CertFile, t.KeyFile)
 		if err != nil {
 			return nil, err
 		}
-		h.base.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return pair.Get(), nil }
+		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return pair.Get(), nil }
 	}
-	if u.CAFile != "" {
-		authorities, err := files.Authorities(log, u.CAFile)
-		if err != nil {
-			return nil, err
-		}
-		h.authorities = authorities
+	if t.CAFile == "" {
+		return credentials.NewTLS(config), nil
 	}
-	return h, nil
-}
-
-// handshaker makes the TLS configuration anew for each handshake, so that changed authorities count.
-type handshaker struct {
-	base        tls.Config
-	authorities *filewatch.Value[*x509.CertPool] // nil: the system's
-}
-
-func (h *handshaker) current() credentials.TransportCredentials {
-	config := h.base.Clone()
-	if h.authorities != nil {
-		config.RootCAs = h.authorities.Get()
+	authorities, err := files.Authorities(log, t.CAFile)
+	if err != nil {
+		return nil, err
 	}
-	return credentials.NewTLS(config)
+	return watchedCredentials{credentials.NewTLS(config), config, authorities}, nil
 }
 
-func (h *handshaker) ClientHandshake(ctx context.Context, authority string, conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	return h.current().ClientHandshake(ctx, authority, conn)
+// watchedCredentials make the TLS configuration anew for each handshake, with the authorities that are in the file then.
+type watchedCredentials struct {
+	credentials.TransportCredentials
+	config      *tls.Config
+	authorities *filewatch.Value[*x509.CertPool]
 }
 
-func (h *handshaker) ServerHandshake(net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	return nil, nil, errors.New("these credentials are for connections to an upstream")
+func (w watchedCredentials) ClientHandshake(ctx context.Context, authority string, conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	config := w.config.Clone()
+	config.RootCAs = w.authorities.Get()
+	return credentials.NewTLS(config).ClientHandshake(ctx, authority, conn)
 }
 
-func (h *handshaker) Info() credentials.ProtocolInfo { return h.current().Info() }
-
-func (h *handshaker) Clone() credentials.TransportCredentials {
-	return &handshaker{base: *h.base.Clone(), authorities: h.authorities}
+func (w watchedCredentials) Clone() credentials.TransportCredentials {
+	w.TransportCredentials = w.TransportCredentials.Clone()
+	return w
 }
 
-// OverrideServerName is part of the interface; gRPC itself no longer calls it.
-func (h *handshaker) OverrideServerName(name string) error {
-	h.base.ServerName = name
-	return nil
-}
-
-// APIKey sends the token in a file as bearer token with every call, over TLS only.
+// APIKey sends the token in a file as bearer token with every call.
 type APIKey struct {
 	token func() string
 }
@@ -88,10 +72,10 @@ func NewAPIKey(log *slog.Logger, file string) (*APIKey, error) {
 	return &APIKey{token}, nil
 }
 
-// GetRequestMetadata gives the header that carries the key.
+// GetRequestMetadata returns the header that carries the key.
 func (k *APIKey) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
 	return map[string]string{"authorization": "Bearer " + k.token()}, nil
 }
 
-// RequireTransportSecurity has gRPC refuse to send the key in clear.
+// RequireTransportSecurity makes gRPC refuse to send the key in clear.
 func (k *APIKey) RequireTransportSecurity() bool { return true }

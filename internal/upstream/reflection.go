@@ -16,95 +16,92 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/descriptorpb"
+
+	"github.com/temporal-seal/temporal-seal/internal/x/backoff"
 )
 
 const (
 	learnTimeout = 5 * time.Second
 	learnAgain   = 10 * time.Minute // a server may be upgraded under a running proxy
-	mostFiles    = 1000             // an upstream that goes on for ever is not listened to for ever
+	maxFiles     = 1000             // bounds the memory that a hostile upstream can fill
 )
 
-var rewritten = []*grpc.ServiceDesc{&workflowservice.WorkflowService_ServiceDesc, &operatorservice.OperatorService_ServiceDesc}
-
-// Join takes descriptors of an upstream, and tells whether they brought anything new.
+// Join takes the descriptors of an upstream, and reports whether they contain anything new.
 type Join func([]*descriptorpb.FileDescriptorProto) (bool, error)
 
-// Learn asks every upstream with a fixed address by gRPC reflection for the RPCs and messages that it knows, and hands
-// them to join. What a newer server knows is then sealed like the rest, before the proxy itself is upgraded. An
-// upstream that does not answer, or knows no reflection, changes nothing.
+// Learn asks every upstream with a fixed address by gRPC reflection for the RPCs and messages that it knows, and passes
+// them to join. So what a newer server knows is sealed like the rest before the proxy itself is upgraded. An upstream
+// that does not answer, or has no reflection, changes nothing.
 func Learn(ctx context.Context, configs []Config, join Join, log *slog.Logger) {
-	u := NewRouter(configs, Options{})
-	defer u.Close()
-	fixed, err := u.fixed()
+	router := NewRouter(configs, Options{})
+	defer router.Close()
+	pools, err := router.fixed()
 	if err != nil {
 		log.Warn("upstreams are not asked for their descriptors", "error", err)
 		return
 	}
-	for _, conns := range fixed {
-		conns.learn(ctx, join, log)
+	for _, pool := range pools {
+		pool.learn(ctx, join, log)
 	}
 }
 
 // LearnAgain repeats Learn every ten minutes until ctx ends.
 func LearnAgain(ctx context.Context, configs []Config, join Join, log *slog.Logger) {
-	for tick := time.NewTicker(learnAgain); ; {
-		select {
-		case <-ctx.Done():
-			tick.Stop()
-			return
-		case <-tick.C:
-			Learn(ctx, configs, join, log)
-		}
+	for backoff.Sleep(ctx, learnAgain) == nil {
+		Learn(ctx, configs, join, log)
 	}
 }
 
-func (c *Pool) learn(ctx context.Context, join Join, log *slog.Logger) {
+func (p *Pool) learn(ctx context.Context, join Join, log *slog.Logger) {
 	ctx, cancel := context.WithTimeout(ctx, learnTimeout)
 	defer cancel()
-	files, err := c.describe(ctx)
+	files, err := p.describe(ctx)
 	if err == nil {
 		var changed bool
 		if changed, err = join(files); changed {
-			log.Info("the upstream knows more than this release; what it knows is sealed as well", "upstream", c.config.Address)
+			log.Info("the upstream knows more than this release; what it knows is sealed as well", "upstream", p.config.Address)
 		}
 	}
 	switch status.Code(err) {
 	case codes.OK:
 	case codes.Unimplemented, codes.PermissionDenied, codes.Unauthenticated:
-		log.Debug("the upstream does not tell its descriptors", "upstream", c.config.Address)
+		log.Debug("the upstream does not tell its descriptors", "upstream", p.config.Address)
 	default:
-		log.Warn("the upstream's descriptors were not learnt; fields unknown to this release stay unknown", "upstream", c.config.Address, "error", err)
+		log.Warn("the upstream's descriptors were not learnt; fields unknown to this release stay unknown",
+			"upstream", p.config.Address, "error", err)
 	}
 }
 
-// describe fetches the files of the rewritten services, with all that they import.
-func (c *Pool) describe(ctx context.Context) ([]*descriptorpb.FileDescriptorProto, error) {
+// describe returns the files of the rewritten services and of all that they import.
+func (p *Pool) describe(ctx context.Context) ([]*descriptorpb.FileDescriptorProto, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	stream, err := reflectionpb.NewServerReflectionClient(c).ServerReflectionInfo(ctx)
+	stream, err := reflectionpb.NewServerReflectionClient(p).ServerReflectionInfo(ctx)
 	if err != nil {
 		return nil, err
 	}
-	d := described{stream: stream, files: make(map[string]*descriptorpb.FileDescriptorProto)}
-	for _, service := range rewritten {
-		if err := d.ask(&reflectionpb.ServerReflectionRequest{MessageRequest: &reflectionpb.ServerReflectionRequest_FileContainingSymbol{
-			FileContainingSymbol: service.ServiceName}}); err != nil && status.Code(err) != codes.NotFound { // not every server has both
+	d := descriptors{stream: stream, known: map[string]bool{}}
+	for _, service := range []string{workflowservice.WorkflowService_ServiceDesc.ServiceName, operatorservice.OperatorService_ServiceDesc.ServiceName} {
+		err := d.fetch(&reflectionpb.ServerReflectionRequest{MessageRequest: &reflectionpb.ServerReflectionRequest_FileContainingSymbol{
+			FileContainingSymbol: service}})
+		if err != nil && status.Code(err) != codes.NotFound { // not every server has both
 			return nil, err
 		}
 	}
-	return d.all()
+	err = d.fetchImports()
+	return d.files, err
 }
 
-// described are the files that an upstream has told of so far.
-type described struct {
+// descriptors are the files that an upstream has sent so far.
+type descriptors struct {
 	stream grpc.BidiStreamingClient[reflectionpb.ServerReflectionRequest, reflectionpb.ServerReflectionResponse]
-	files  map[string]*descriptorpb.FileDescriptorProto
-	order  []*descriptorpb.FileDescriptorProto
+	files  []*descriptorpb.FileDescriptorProto
+	known  map[string]bool // by name
 }
 
-func (d *described) ask(request *reflectionpb.ServerReflectionRequest) error {
+func (d *descriptors) fetch(request *reflectionpb.ServerReflectionRequest) error {
 	err := d.stream.Send(request)
-	if err != nil && !errors.Is(err, io.EOF) { // at the end of the stream Recv tells why
+	if err != nil && !errors.Is(err, io.EOF) { // after the end of the stream, Recv returns its error
 		return err
 	}
 	answer, err := d.stream.Recv()
@@ -119,31 +116,33 @@ func (d *described) ask(request *reflectionpb.ServerReflectionRequest) error {
 		if err := proto.Unmarshal(raw, f); err != nil {
 			return fmt.Errorf("a file descriptor of the upstream's: %w", err)
 		}
-		if d.files[f.GetName()] == nil {
-			d.files[f.GetName()] = f
-			d.order = append(d.order, f)
+		if !d.known[f.GetName()] {
+			d.known[f.GetName()] = true
+			d.files = append(d.files, f)
 		}
 	}
 	return nil
 }
 
-// all fetches what is imported and was not sent along.
-func (d *described) all() ([]*descriptorpb.FileDescriptorProto, error) {
-	for i := 0; i < len(d.order); i++ {
-		for _, name := range d.order[i].GetDependency() {
-			if d.files[name] != nil {
+// fetchImports fetches the imports, and theirs, that the upstream has not sent along.
+func (d *descriptors) fetchImports() error {
+	for i := 0; i < len(d.files); i++ {
+		for _, name := range d.files[i].GetDependency() {
+			if d.known[name] {
 				continue
 			}
-			if len(d.order) > mostFiles {
-				return nil, fmt.Errorf("the upstream describes more than %d files", mostFiles)
+			if len(d.files) > maxFiles {
+				return fmt.Errorf("the upstream describes more than %d files", maxFiles)
 			}
-			if err := d.ask(&reflectionpb.ServerReflectionRequest{MessageRequest: &reflectionpb.ServerReflectionRequest_FileByFilename{FileByFilename: name}}); err != nil {
-				return nil, err
+			err := d.fetch(&reflectionpb.ServerReflectionRequest{MessageRequest: &reflectionpb.ServerReflectionRequest_FileByFilename{
+				FileByFilename: name}})
+			if err != nil {
+				return err
 			}
-			if d.files[name] == nil {
-				return nil, fmt.Errorf("the upstream does not tell the file %s, which %s imports", name, d.order[i].GetName())
+			if !d.known[name] {
+				return fmt.Errorf("the upstream does not tell the file %s, which %s imports", name, d.files[i].GetName())
 			}
 		}
 	}
-	return d.order, nil
+	return nil
 }

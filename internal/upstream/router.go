@@ -15,7 +15,8 @@ import (
 )
 
 const (
-	// MaxMessage is what SDKs accept: a worker can never again poll a workflow whose history does not get through.
+	// MaxMessage is the size of an answer that SDKs accept: a worker could never again poll a workflow whose history does
+	// not get through.
 	MaxMessage = 128 << 20
 
 	// maxTargets bounds how many addresses a {namespace} template may expand to.
@@ -24,20 +25,30 @@ const (
 	namespaceVariable = "{namespace}"
 )
 
-// Config says where the calls of some namespaces go.
+// Config describes an upstream and the calls that go there.
 type Config struct {
 	// Namespaces are patterns with `*`. Nil serves every call; empty but not nil serves the calls that name no namespace.
 	Namespaces []string
-	// Address is a gRPC target or host:port. `{namespace}` in it stands for the namespace of the call.
+	// Address is a gRPC target or host:port, required. `{namespace}` in it stands for the namespace of the call.
 	Address string
-	// TLS makes the credentials of a connection. Nil: plaintext.
+	// TLS are the credentials of a connection. Nil: plaintext.
 	TLS credentials.TransportCredentials
-	// PassCredential forwards the token that a caller showed to the listener. It is for an upstream that checks the same
-	// tokens; without it they end here.
+	// PassCredential forwards the token that a caller showed to the listener, for an upstream that checks the same
+	// tokens.
 	PassCredential bool
-	// APIKey is sent as bearer token in place of the caller's. gRPC refuses to send it without TLS.
+	// APIKey is sent as bearer token in place of the caller's. gRPC refuses to send it without TLS. Nil: none.
 	APIKey credentials.PerRPCCredentials
 }
+
+// These errors occur before a call is forwarded.
+var (
+	// ErrNoUpstream means that no upstream serves the call's namespace.
+	ErrNoUpstream = errors.New("no upstream serves this namespace: add it to `upstreams` in the proxy's config")
+	// ErrTooMany means that a namespace would need one more upstream address than the limit.
+	ErrTooMany = fmt.Errorf("more than %d upstream addresses in use", maxTargets)
+	// ErrClosed means that the router was closed.
+	ErrClosed = errors.New("the proxy is shutting down")
+)
 
 func (c *Config) serves(namespace string) bool {
 	if c.Namespaces == nil {
@@ -49,43 +60,44 @@ func (c *Config) serves(namespace string) bool {
 	return glob.MatchAny(c.Namespaces, namespace)
 }
 
-// Router routes by namespace and keeps the connections.
-type Router struct {
-	configs []Config
-	options Options
-
-	mu      sync.Mutex
-	targets map[target]*Pool
-	closed  bool
-}
-
-type target struct {
-	config  int
-	address string
-}
-
-// Options are for all connections. The zero value is for typed messages.
+// Options apply to all connections. The zero value is for typed messages.
 type Options struct {
 	Stats   stats.Handler    // nil: none
 	Codec   encoding.CodecV2 // nil: gRPC's own
 	Buffers mem.BufferPool   // nil: gRPC's own
 }
 
-// NewRouter connects to no upstream yet.
-func NewRouter(configs []Config, o Options) *Router {
-	return &Router{configs: configs, options: o, targets: map[target]*Pool{}}
+// Router finds the upstream of a call by its namespace, and has a pool of connections to each address.
+type Router struct {
+	configs []Config
+	options Options
+
+	mu     sync.Mutex
+	pools  map[target]*Pool
+	closed bool
 }
 
-// ByNamespace tells if the namespace of a call decides where it goes.
-func (u *Router) ByNamespace() bool {
-	c := u.configs[0]
+// target is an address of an upstream, which is told apart by its index: two may share an address.
+type target struct {
+	config  int
+	address string
+}
+
+// NewRouter makes a router for the upstreams, of which the first that serves a namespace gets its calls. It opens no
+// connection: calls do.
+func NewRouter(configs []Config, o Options) *Router {
+	return &Router{configs: configs, options: o, pools: map[target]*Pool{}}
+}
+
+// ByNamespace reports whether the namespace of a call decides where it goes.
+func (r *Router) ByNamespace() bool {
+	c := r.configs[0]
 	return c.Namespaces != nil || strings.Contains(c.Address, namespaceVariable)
 }
 
-// Route gives the connections for a call that names this namespace, or none if it is "".
-func (u *Router) Route(namespace string) (*Pool, error) {
-	for i := range u.configs {
-		c := &u.configs[i]
+// Route returns the pool for a call that names this namespace, or none if it is "".
+func (r *Router) Route(namespace string) (*Pool, error) {
+	for i, c := range r.configs {
 		if !c.serves(namespace) {
 			continue
 		}
@@ -96,13 +108,13 @@ func (u *Router) Route(namespace string) (*Pool, error) {
 			}
 			address = strings.ReplaceAll(address, namespaceVariable, namespace)
 		}
-		return u.connections(target{i, address}, c)
+		return r.pool(i, address)
 	}
 	return nil, ErrNoUpstream
 }
 
-// fitsAddress keeps a namespace from steering a templated address to another host: it is made of what host names are made of, and
-// may have dots only where a domain follows in the address.
+// fitsAddress reports whether a namespace may stand in a templated address. It must not steer the call to another host, so
+// it consists of what host names consist of, and has dots only where a domain follows in the address.
 func fitsAddress(address, namespace string) bool {
 	if namespace == "" || len(namespace) > 128 {
 		return false
@@ -121,71 +133,56 @@ func notInHostNames(r rune) bool {
 	return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '-' && r != '_'
 }
 
-// These errors are met before a call is forwarded.
-var (
-	// ErrNoUpstream is why a call goes nowhere.
-	ErrNoUpstream = errors.New("no upstream serves this namespace: add it to `upstreams` in the proxy's config")
-	// ErrTooMany is why a call gets no upstream address of its own.
-	ErrTooMany = fmt.Errorf("more than %d upstream addresses in use", maxTargets)
-	// ErrClosed is why nothing is answered any more.
-	ErrClosed = errors.New("the proxy is shutting down")
-)
-
-func (u *Router) connections(t target, c *Config) (*Pool, error) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if conns, ok := u.targets[t]; ok {
-		return conns, nil
-	}
-	if u.closed {
+// pool returns the pool for an address of an upstream, and makes it for the first call.
+func (r *Router) pool(config int, address string) (*Pool, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	t := target{config, address}
+	switch pool := r.pools[t]; {
+	case pool != nil:
+		return pool, nil
+	case r.closed:
 		return nil, ErrClosed
-	}
-	if len(u.targets) >= maxTargets {
+	case len(r.pools) >= maxTargets:
 		return nil, ErrTooMany
 	}
-	conns, err := newPool(t.address, c, u.options)
-	if err != nil {
-		return nil, err
+	pool, err := newPool(address, &r.configs[config], r.options)
+	if err == nil {
+		r.pools[t] = pool
 	}
-	u.targets[t] = conns
-	return conns, nil
+	return pool, err
 }
 
-// fixed gives the connections whose address does not depend on a namespace: those can be probed before any call.
-func (u *Router) fixed() ([]*Pool, error) {
-	var fixed []*Pool
-	for i := range u.configs {
-		c := &u.configs[i]
+// fixed returns the pools whose address does not depend on a namespace: calls of the proxy's own can go there.
+func (r *Router) fixed() (pools []*Pool, err error) {
+	for i, c := range r.configs {
 		if strings.Contains(c.Address, namespaceVariable) {
 			continue
 		}
-		conns, err := u.connections(target{i, c.Address}, c)
+		pool, err := r.pool(i, c.Address)
 		if err != nil {
 			return nil, fmt.Errorf("upstream %s: %w", c.Address, err)
 		}
-		fixed = append(fixed, conns)
+		pools = append(pools, pool)
 	}
-	return fixed, nil
+	return pools, nil
 }
 
-// Close cuts all calls.
-func (u *Router) Close() {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.closed {
-		return
-	}
-	u.closed = true
-	for _, conns := range u.targets {
-		conns.close()
+// Close ends all calls.
+func (r *Router) Close() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.closed = true
+	for _, pool := range r.pools {
+		pool.close()
 	}
 }
 
 // Count returns the number of open connections, over all addresses.
-func (u *Router) Count() (n int) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	for _, pool := range u.targets {
+func (r *Router) Count() (n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, pool := range r.pools {
 		n += pool.open()
 	}
 	return n
