@@ -49,8 +49,23 @@ func Load(ctx context.Context, opts Options) (*Policy, error) {
 	return prepare(ctx, opts, files)
 }
 
-// prepare makes a policy of files that have been read.
+// prepare makes a policy of files that have been read, and tries it out.
 func prepare(ctx context.Context, opts Options, files snapshot) (*Policy, error) {
+	if err := selfTest(); err != nil {
+		return nil, err
+	}
+	p, err := assemble(opts, files)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.dryRun(ctx); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// assemble parses and compiles the files.
+func assemble(opts Options, files snapshot) (*Policy, error) {
 	if err := files.parse(); err != nil {
 		return nil, err
 	}
@@ -86,9 +101,6 @@ func prepare(ctx context.Context, opts Options, files snapshot) (*Policy, error)
 		for d, q := range p.queries(team.namespace) {
 			q.id = uint32(2*i + d)
 		}
-	}
-	if err := p.dryRun(ctx); err != nil {
-		return nil, err
 	}
 	return p, nil
 }
