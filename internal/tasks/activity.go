@@ -14,38 +14,37 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// activityTask returns the task, or what its poller gets in its place.
-func (o *opening) activityTask(ctx context.Context, t *workflowservice.PollActivityTaskQueueResponse) *workflowservice.PollActivityTaskQueueResponse {
+// activityTask reports whether the task opens. Otherwise it is failed.
+func (o *opening) activityTask(ctx context.Context, t *activityTask) bool {
 	err := o.hold(ctx, t, t.GetHeartbeatTimeout().AsDuration(), t.GetStartToCloseTimeout().AsDuration(),
 		t.GetScheduleToCloseTimeout().AsDuration())
-	if err == nil {
-		return t
+	if err != nil {
+		o.failActivity(ctx, t, err)
 	}
-	o.failActivity(ctx, t, err)
-	return &workflowservice.PollActivityTaskQueueResponse{
-		PollerScalingDecision: o.tasks.keepPollers(ctx, o.call, t.PollerScalingDecision),
-		PollerGroupInfos:      t.PollerGroupInfos, PollerGroupsInfo: t.PollerGroupsInfo}
+	return err == nil
 }
 
-// failActivity fails an activity's attempt in a way that loses nothing: it pauses the activity before, and the server does
-// not retry a paused one and does not let it run out of attempts. If that is not possible, the next attempt is put off.
-func (o *opening) failActivity(ctx context.Context, t *workflowservice.PollActivityTaskQueueResponse, cause error) {
-	execution, log := t.GetWorkflowExecution(), o.tasks.options.Log
-	key := activityKey{strings.Clone(o.call.namespace()), execution.GetWorkflowId(), execution.GetRunId(), t.GetActivityId()}
+// failActivity fails an activity's attempt in a way that loses nothing: it pauses the activity before, and
+// the server does not retry a paused one and does not let it run out of attempts. If that is not possible,
+// the next attempt is put off.
+func (o *opening) failActivity(ctx context.Context, t *activityTask, cause error) {
+	log, e := o.tasks.options.Log, t.GetWorkflowExecution()
+	key := activityKey{strings.Clone(o.call.namespace()), e.GetWorkflowId(), e.GetRunId(), t.GetActivityId()}
 	pausing := o.pause(ctx, key, cause)
 	already := status.Code(pausing) == codes.FailedPrecondition // perhaps by a person: then it stays paused
 	if status.Code(pausing) == codes.NotFound {
-		o.answer(ctx, "activity", execution, nil, cause)
+		o.answer(ctx, "activity", e, nil, cause)
 		return
 	}
 	delay := time.Duration(0)
 	if pausing != nil && !already {
-		log.Warn("an activity could not be paused, so the next try costs one of its attempts", append(key.attrs(), "error", pausing)...)
+		log.Warn("an activity could not be paused, so the next try costs one of its attempts",
+			append(key.attrs(), "error", pausing)...)
 		delay = retryTask
 	}
-	o.answer(ctx, "activity", execution, &standIn{"RespondActivityTaskFailed", &workflowservice.RespondActivityTaskFailedRequest{
-		TaskToken: t.GetTaskToken(), Identity: identity,
-		Failure: unopenedFailure(unopenedText(cause, handedOutAgain), delay)}}, cause)
+	q := &workflowservice.RespondActivityTaskFailedRequest{TaskToken: t.GetTaskToken(), Identity: identity,
+		Failure: unopenedFailure(unopenedText(cause, handedOutAgain), delay)}
+	o.answer(ctx, "activity", e, &standIn{"RespondActivityTaskFailed", q}, cause)
 	switch {
 	case already:
 		o.watch(ctx, key, t)
@@ -54,7 +53,8 @@ func (o *opening) failActivity(ctx context.Context, t *workflowservice.PollActiv
 		ctx, cancel := outlasting(ctx)
 		defer cancel()
 		if err := unpause(ctx, o.call.client(), key); err != nil {
-			log.Error("an activity was paused for a worker that hung up, and could not be told to go on: unpause it by hand",
+			log.Error("an activity was paused for a worker that hung up, and could not be told to go on: "+
+				"unpause it by hand",
 				append(key.attrs(), "error", err)...)
 		}
 	default:
@@ -73,7 +73,8 @@ func (o *opening) pause(ctx context.Context, k activityKey, cause error) error {
 	defer cancel()
 	_, err := o.call.client().PauseActivity(ctx, &workflowservice.PauseActivityRequest{
 		Namespace: k.namespace, Execution: k.execution(), Identity: identity,
-		Activity: &workflowservice.PauseActivityRequest_Id{Id: k.activity}, Reason: unopenedText(cause, handedOutAgain)})
+		Activity: &workflowservice.PauseActivityRequest_Id{Id: k.activity},
+		Reason:   unopenedText(cause, handedOutAgain)})
 	if err == nil {
 		o.tasks.options.Answered("PauseActivity")
 	}
@@ -89,11 +90,13 @@ func unpause(ctx context.Context, client workflowservice.WorkflowServiceClient, 
 }
 
 // watch has a paused activity go on once it opens.
-func (o *opening) watch(ctx context.Context, key activityKey, t *workflowservice.PollActivityTaskQueueResponse) {
+func (o *opening) watch(ctx context.Context, key activityKey, t *activityTask) {
 	sealed, err := proto.Marshal(o.answerWith(t))
-	if err != nil || !o.tasks.paused.add(&pausedActivity{key: key, worker: o.call.worker(ctx), method: o.call.Method,
-		request: bytes.Clone(o.call.Request), sealed: sealed}) {
-		o.tasks.options.Log.Error("too many activities are paused to look after this one: unpause it by hand once it can be opened", key.attrs()...)
+	p := &pausedActivity{key: key, worker: o.call.worker(ctx), method: o.call.Method,
+		request: bytes.Clone(o.call.Request), sealed: sealed}
+	if err != nil || !o.tasks.paused.add(p) {
+		o.tasks.options.Log.Error("too many activities are paused to look after this one: "+
+			"unpause it by hand once it can be opened", key.attrs()...)
 	}
 }
 

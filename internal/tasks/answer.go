@@ -35,8 +35,8 @@ func (s *standIn) inNamespace(namespace string) {
 	m.Set(m.Descriptor().Fields().ByName("namespace"), protoreflect.ValueOfString(namespace))
 }
 
-// answer answers a task that did not open, and logs it. A nil stand-in leaves the task to its timeout. The texts are the
-// proxy's own and contain no payload, so they stay readable for whoever operates the server.
+// answer answers a task that did not open, and logs it. A nil stand-in leaves the task to its timeout. The
+// texts are the proxy's own and contain no payload, so they stay readable for whoever operates the server.
 func (o *opening) answer(ctx context.Context, kind string, e *commonpb.WorkflowExecution, s *standIn, cause error) {
 	answered := s != nil && o.tasks.deliver(ctx, o.call, s, cause) == nil
 	o.tasks.options.Log.Error("a task could not be opened; its worker gets none", "task", kind, "rpc", o.call.rpc(),
@@ -50,18 +50,19 @@ func (t *Tasks) deliver(out context.Context, call Call, s *standIn, cause error)
 	ctx, cancel := outlasting(out)
 	defer cancel()
 	if err := call.Upstream.Invoke(ctx, service+s.method, s.request, new(emptypb.Empty)); err != nil {
-		t.options.Log.Error("a task could not be answered in its worker's stead; it is left to its timeout", "rpc", s.method,
-			"namespace", call.namespace(), "error", err, "cause", cause)
+		t.options.Log.Error("a task could not be answered in its worker's stead; it is left to its timeout",
+			"rpc", s.method, "namespace", call.namespace(), "error", err, "cause", cause)
 		return err
 	}
 	t.options.Answered(s.method)
 	return nil
 }
 
-// unopenedText says what happened, where, and what to do; next is what follows where the cause may pass. It contains no
-// payload, so it goes to the server in clear.
+// unopenedText says what happened, where, and what to do; next is what follows where the cause may pass. It
+// contains no payload, so it goes to the server in clear.
 func unopenedText(cause error, next string) string {
-	advice := "; find the cause in the proxy's log, and restore the key or the permission to use it, or terminate the workflow"
+	advice := "; find the cause in the proxy's log, and restore the key or the permission to use it, " +
+		"or terminate the workflow"
 	switch {
 	case cause == errCallerLeft:
 		advice = "; " + next

@@ -5,52 +5,50 @@ import (
 	"errors"
 	"time"
 
-	"google.golang.org/protobuf/proto"
+	"github.com/temporal-seal/temporal-seal/internal/x/backoff"
 )
 
 const (
 	// longestHold is how long a task is held whose timeouts would allow more.
 	longestHold = time.Minute
-	// longestHoldReturned is the same for tasks that came in the answer to another call, whose caller waits for it.
+	// longestHoldReturned is the same for tasks that came in the answer to another call, whose caller waits
+	// for it.
 	longestHoldReturned = 3 * time.Second
 	// unknownTimeout is assumed for tasks without a timeout: workflow tasks have 10 s by default.
 	unknownTimeout = 10 * time.Second
-	// queryTimeout is how long by default a query waits on a sticky queue before the server gives it to another worker.
-	// Its caller would only learn then that it took too long.
+	// queryTimeout is how long by default a query waits on a sticky queue before the server gives it to
+	// another worker. Its caller would only learn then that it took too long.
 	queryTimeout = 5 * time.Second
-
-	firstHoldRetry   = 100 * time.Millisecond
-	longestHoldRetry = time.Second
 )
 
 // errCallerLeft is why a task is answered that could have been opened.
 var errCallerLeft = errors.New("the worker hung up before it got the task")
 
-// hold tries to open a task for as long as its worker and the server wait for it: the shortest of the timeouts, less a
-// margin in which the task is answered, or still reaches the worker.
-func (o *opening) hold(ctx context.Context, task proto.Message, timeouts ...time.Duration) error {
+// hold tries to open a task for as long as its worker and the server wait for it: the shortest of the
+// timeouts, less a margin in which the task is answered, or still reaches the worker.
+func (o *opening) hold(ctx context.Context, task task, timeouts ...time.Duration) error {
 	answer, limit := o.answerWith(task), o.holdUntil(ctx, timeouts)
 	held, cancel := context.WithDeadline(ctx, limit)
 	defer cancel()
-	for wait := firstHoldRetry; ; wait = min(2*wait, longestHoldRetry) {
+	pause := backoff.Backoff{First: 100 * time.Millisecond, Max: time.Second}
+	for {
 		_, err := o.open(held, answer)
 		if err == nil {
 			err = o.tasks.options.Audit.Ready() // a task that cannot be recorded must not reach its worker either
 		}
+		wait := pause.Next()
 		switch {
 		case ctx.Err() != nil:
 			return errCallerLeft
 		case err == nil || !transient(err) || !time.Now().Add(wait).Before(limit):
 			return err
 		}
-		select {
-		case <-held.Done():
-		case <-time.After(wait):
-		}
+		_ = backoff.Sleep(held, wait) // the next attempt finds out that the caller has left
 	}
 }
 
-// holdUntil returns the time at which a task with these timeouts can be held no longer. A timeout of 0 is none.
+// holdUntil returns the time at which a task with these timeouts can be held no longer. A timeout of 0 is
+// none.
 func (o *opening) holdUntil(ctx context.Context, timeouts []time.Duration) time.Time {
 	least := o.longest
 	for _, t := range timeouts {
@@ -67,7 +65,8 @@ func (o *opening) holdUntil(ctx context.Context, timeouts []time.Duration) time.
 	return limit
 }
 
-// margin is the part of a timeout that is kept for the answer. That takes two calls, on a machine that may be busy.
+// margin is the part of a timeout that is kept for the answer. That takes two calls, on a machine that may
+// be busy.
 func margin(timeout time.Duration) time.Duration {
 	return min(max(timeout/4, time.Second), timeout/2, 2*time.Second)
 }

@@ -10,29 +10,30 @@ import (
 	"go.temporal.io/api/workflowservice/v1"
 )
 
-// nexusTask returns the task, or what its poller gets in its place. A few answers that ask for another try open the
-// endpoint's circuit breaker for all operations of that caller, so where a later try would fail too the answer is final.
-func (o *opening) nexusTask(ctx context.Context, t *workflowservice.PollNexusTaskQueueResponse) *workflowservice.PollNexusTaskQueueResponse {
+// nexusTask reports whether the task opens. Otherwise it is failed: with a final answer where a later try
+// would fail too, since a few answers that ask for another try open the endpoint's circuit breaker for all
+// operations of that caller.
+func (o *opening) nexusTask(ctx context.Context, t *nexusTask) bool {
 	err := o.hold(ctx, t, nexusTimeout(t.GetRequest()))
 	if err == nil {
-		return t
+		return true
 	}
 	kind, retry := "INTERNAL", enumspb.NEXUS_HANDLER_ERROR_RETRY_BEHAVIOR_NON_RETRYABLE
 	if transient(err) || err == errCallerLeft {
 		kind, retry = "UNAVAILABLE", enumspb.NEXUS_HANDLER_ERROR_RETRY_BEHAVIOR_RETRYABLE
 	}
 	text := unopenedText(err, handedOutAgain)
-	q := &workflowservice.RespondNexusTaskFailedRequest{TaskToken: t.GetTaskToken(), Identity: identity, PollerGroupId: t.GetPollerGroupId()}
+	q := &workflowservice.RespondNexusTaskFailedRequest{
+		TaskToken: t.GetTaskToken(), Identity: identity, PollerGroupId: t.GetPollerGroupId()}
 	if t.GetRequest().GetCapabilities().GetTemporalFailureResponses() {
-		q.Failure = &failurepb.Failure{Message: text, Source: identity, FailureInfo: &failurepb.Failure_NexusHandlerFailureInfo{
-			NexusHandlerFailureInfo: &failurepb.NexusHandlerFailureInfo{Type: kind, RetryBehavior: retry}}}
+		info := &failurepb.NexusHandlerFailureInfo{Type: kind, RetryBehavior: retry}
+		q.Failure = &failurepb.Failure{Message: text, Source: identity,
+			FailureInfo: &failurepb.Failure_NexusHandlerFailureInfo{NexusHandlerFailureInfo: info}}
 	} else {
-		q.Error = &nexuspb.HandlerError{ErrorType: kind, Failure: &nexuspb.Failure{Message: text}, RetryBehavior: retry}
+		q.Error = &nexuspb.HandlerError{ErrorType: kind, RetryBehavior: retry, Failure: &nexuspb.Failure{Message: text}}
 	}
 	o.answer(ctx, "nexus", nil, &standIn{"RespondNexusTaskFailed", q}, err)
-	return &workflowservice.PollNexusTaskQueueResponse{
-		PollerScalingDecision: o.tasks.keepPollers(ctx, o.call, t.PollerScalingDecision), PollerGroupId: t.PollerGroupId,
-		PollerGroupInfos: t.PollerGroupInfos, PollerGroupsInfo: t.PollerGroupsInfo}
+	return false
 }
 
 // nexusTimeout is how long the server waits for the answer to a Nexus task.

@@ -2,10 +2,13 @@ package tasks
 
 import (
 	"context"
+	"slices"
+	"strings"
 	"time"
 
 	"go.temporal.io/api/workflowservice/v1"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 )
@@ -30,101 +33,96 @@ type opening struct {
 	longest time.Duration // that a task is held
 }
 
-// Open returns the answer that the caller gets. A worker must never get a task that is still sealed, so a task that does
-// not open is held, then answered in its worker's place and left out. Open fails if the answer contains no such task.
-// ctx is the caller's, with the metadata that its call is forwarded with.
+// Open returns the answer that the caller gets. A worker must never get a task that is still sealed, so a
+// task that does not open is held, then answered in its worker's place and left out. Open fails if the
+// answer contains no such task. ctx is the caller's, with the metadata that its call is forwarded with.
 func (t *Tasks) Open(ctx context.Context, call Call, u Unopened) ([]byte, error) {
 	o := &opening{tasks: t, call: call, arrived: u.Arrived, longest: longestHold}
 	switch call.Method.Name() {
-	case "PollWorkflowTaskQueue":
-		t := new(workflowservice.PollWorkflowTaskQueueResponse)
-		if proto.Unmarshal(u.Sealed, t) != nil {
-			return o.unreadable(u.Cause)
-		}
-		return o.finish(ctx, o.workflowTask(ctx, t))
-	case "PollActivityTaskQueue":
-		t := new(workflowservice.PollActivityTaskQueueResponse)
-		if proto.Unmarshal(u.Sealed, t) != nil {
-			return o.unreadable(u.Cause)
-		}
-		return o.finish(ctx, o.activityTask(ctx, t))
-	case "PollNexusTaskQueue":
-		t := new(workflowservice.PollNexusTaskQueueResponse)
-		if proto.Unmarshal(u.Sealed, t) != nil {
-			return o.unreadable(u.Cause)
-		}
-		return o.finish(ctx, o.nexusTask(ctx, t))
 	case "RespondWorkflowTaskCompleted":
 		return o.returnedTasks(ctx, u)
 	case "StartWorkflowExecution":
 		return o.eagerTask(ctx, u)
 	}
-	return nil, u.Cause
+	answer := call.emptyAnswer()
+	if proto.Unmarshal(u.Sealed, answer) != nil {
+		// This is no message at all. The worker gets no task, since an error could end it.
+		t.options.Log.Error("the server's answer to a poll cannot be read; its worker gets no task",
+			"rpc", call.rpc(), "namespace", call.namespace(), "error", u.Cause)
+		return nil, nil
+	}
+	o.keepTask(ctx, answer)
+	return o.finish(ctx, answer)
 }
 
-// unreadable answers a poll with no task where the server's answer is no message at all: an error could end the worker.
-func (o *opening) unreadable(cause error) ([]byte, error) {
-	o.tasks.options.Log.Error("the server's answer to a poll cannot be read; its worker gets no task",
-		"rpc", o.call.rpc(), "namespace", o.call.namespace(), "error", cause)
-	return nil, nil
-}
-
-// returnedTasks leaves out of the answer to a completed workflow task the tasks that do not open. The answer itself must
-// arrive: the server has accepted the worker's commands.
+// returnedTasks leaves out of the answer to a completed workflow task the tasks that do not open. The
+// answer itself must arrive: the server has accepted the worker's commands.
 func (o *opening) returnedTasks(ctx context.Context, u Unopened) ([]byte, error) {
 	a := new(workflowservice.RespondWorkflowTaskCompletedResponse)
 	if proto.Unmarshal(u.Sealed, a) != nil {
 		return nil, u.Cause
 	}
 	o.longest = longestHoldReturned
-	a.WorkflowTask = o.besides(ctx, a.WorkflowTask)
-	opened := a.ActivityTasks[:0]
-	for _, t := range a.ActivityTasks {
-		if t = o.activityTask(ctx, t); len(t.GetTaskToken()) > 0 {
-			opened = append(opened, t)
-		}
+	if a.WorkflowTask != nil && !o.keepTask(ctx, a.WorkflowTask) {
+		a.WorkflowTask = nil
 	}
-	a.ActivityTasks = opened
+	a.ActivityTasks = slices.DeleteFunc(a.ActivityTasks, func(t *activityTask) bool { return !o.keepTask(ctx, t) })
 	return o.finish(ctx, a)
 }
 
-// eagerTask leaves a workflow task that does not open out of the answer to the start of its workflow: the server hands it
-// to another worker.
+// eagerTask leaves a workflow task that does not open out of the answer to the start of its workflow: the
+// server hands it to another worker.
 func (o *opening) eagerTask(ctx context.Context, u Unopened) ([]byte, error) {
 	a := new(workflowservice.StartWorkflowExecutionResponse)
 	if proto.Unmarshal(u.Sealed, a) != nil || a.EagerWorkflowTask == nil {
 		return nil, u.Cause
 	}
 	o.longest = longestHoldReturned
-	a.EagerWorkflowTask = o.besides(ctx, a.EagerWorkflowTask)
+	if !o.keepTask(ctx, a.EagerWorkflowTask) {
+		a.EagerWorkflowTask = nil
+	}
 	return o.finish(ctx, a)
 }
 
-// besides returns a workflow task that came besides something else; nil if there is none, or it does not open.
-func (o *opening) besides(ctx context.Context, t *workflowservice.PollWorkflowTaskQueueResponse) *workflowservice.PollWorkflowTaskQueueResponse {
-	if t == nil {
-		return nil
+// keepTask leaves in a task as much as opens, and reports whether it is still a task. One that does not
+// open is answered, and only what is for its poller stays.
+func (o *opening) keepTask(ctx context.Context, task task) bool {
+	opens := false
+	switch t := task.(type) {
+	case *workflowTask:
+		opens = o.workflowTask(ctx, t)
+	case *activityTask:
+		opens = o.activityTask(ctx, t)
+	case *nexusTask:
+		opens = o.nexusTask(ctx, t)
 	}
-	if t = o.workflowTask(ctx, t); len(t.GetTaskToken()) == 0 {
-		return nil
+	if !opens {
+		m := task.ProtoReflect()
+		m.SetUnknown(nil)
+		m.Range(func(f protoreflect.FieldDescriptor, _ protoreflect.Value) bool {
+			if !strings.HasPrefix(string(f.Name()), "poller_") {
+				m.Clear(f)
+			}
+			return true
+		})
+		o.tasks.keepPollers(ctx, o.call, m)
 	}
-	return t
+	return len(task.GetTaskToken()) > 0
 }
 
 // answerWith returns an answer to the call with nothing but this task in it.
-func (o *opening) answerWith(task proto.Message) proto.Message {
+func (o *opening) answerWith(task task) proto.Message {
 	switch t := task.(type) {
-	case *workflowservice.PollWorkflowTaskQueueResponse:
+	case *workflowTask:
 		switch o.call.Method.Name() {
 		case "RespondWorkflowTaskCompleted":
 			return &workflowservice.RespondWorkflowTaskCompletedResponse{WorkflowTask: t}
 		case "StartWorkflowExecution":
 			return &workflowservice.StartWorkflowExecutionResponse{EagerWorkflowTask: t}
 		}
-	case *workflowservice.PollActivityTaskQueueResponse:
+	case *activityTask:
 		if o.call.Method.Name() == "RespondWorkflowTaskCompleted" {
-			return &workflowservice.RespondWorkflowTaskCompletedResponse{
-				ActivityTasks: []*workflowservice.PollActivityTaskQueueResponse{t}}
+			return &workflowservice.RespondWorkflowTaskCompletedResponse{ActivityTasks: []*activityTask{t}}
 		}
 	}
 	return task

@@ -9,8 +9,10 @@ import (
 	taskqueuepb "go.temporal.io/api/taskqueue/v1"
 	"go.temporal.io/api/workflowservice/v1"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/x/backoff"
 )
 
 const (
@@ -20,13 +22,14 @@ const (
 	pollMargin = time.Second
 	// keysRetry is how often a held poll tries the keys again.
 	keysRetry = time.Second
-	// controlQueues are those by which the server tells workers what to do; no answer to their tasks is sealed.
+	// controlQueues are those by which the server tells workers what to do; no answer to their tasks is
+	// sealed.
 	controlQueues = "temporal-sys/worker-commands/"
 )
 
-// AwaitKeys waits until the result of a task could be sealed. A task that is handed out before that is lost. ready is
-// false when the poll is to end empty, as if there were no task: workers poll again at once then, while some give up after
-// a minute of errors. out is ctx with the metadata to send.
+// AwaitKeys waits until the result of a task could be sealed. A task that is handed out before that is
+// lost. ready is false when the poll is to end empty, as if there were no task: workers poll again at once
+// then, while some give up after a minute of errors. out is ctx with the metadata to send.
 func (t *Tasks) AwaitKeys(ctx, out context.Context, call Call) (ready bool, err error) {
 	if call.isControlPoll() {
 		return true, nil
@@ -38,7 +41,10 @@ func (t *Tasks) AwaitKeys(ctx, out context.Context, call Call) (ready bool, err 
 	if err = t.tryKeys(ctx, call); err == nil || !mayComeBack(err) {
 		return err == nil, err
 	}
-	t.polls.log(t.options.Log, call.namespace(), err)
+	if t.heldLog.Allow(call.namespace()) {
+		t.options.Log.Error("polls are held and end empty, since results could not be sealed: "+
+			"the tasks wait at the server until the key is back", "namespace", call.namespace(), "error", err)
+	}
 	held, release := t.polls.hold(ctx, call.pollRequest())
 	defer release()
 	t.suggestsPollers(out, call) // the empty answer depends on it, and is made in a hurry
@@ -47,9 +53,7 @@ func (t *Tasks) AwaitKeys(ctx, out context.Context, call Call) (ready bool, err 
 		if wait <= 0 {
 			return false, nil
 		}
-		select {
-		case <-held.Done():
-		case <-time.After(wait):
+		if backoff.Sleep(held, wait) == nil {
 			err = t.tryKeys(held, call)
 		}
 		switch {
@@ -75,8 +79,8 @@ func mayComeBack(err error) bool {
 	return kind == crypto.KindUnavailable || kind == crypto.KindRevoked || errors.Is(err, context.DeadlineExceeded)
 }
 
-// isControlPoll reports whether the poll is for commands of the server to the worker itself. Nothing in the answers to
-// them is sealed, so they need no key.
+// isControlPoll reports whether the poll is for commands of the server to the worker itself. Nothing in the
+// answers to them is sealed, so they need no key.
 func (c Call) isControlPoll() bool {
 	return c.Method.Name() == "PollNexusTaskQueue" &&
 		strings.HasPrefix(strings.TrimPrefix(c.pollRequest().GetTaskQueue().GetName(), "/"), controlQueues)
@@ -104,16 +108,26 @@ func (c Call) pollRequest() pollRequest {
 	}
 }
 
-// EmptyPoll returns the answer to a poll that ends without a task by the proxy's decision. out has the metadata to ask
-// the server with.
-func (t *Tasks) EmptyPoll(out context.Context, call Call) ([]byte, error) {
-	scaling, group := t.keepPollers(out, call, nil), call.pollRequest().GetPollerGroupId()
-	switch call.Method.Name() {
+// emptyAnswer returns an answer to the poll with no task in it.
+func (c Call) emptyAnswer() task {
+	switch c.Method.Name() {
 	case "PollWorkflowTaskQueue":
-		return proto.Marshal(&workflowservice.PollWorkflowTaskQueueResponse{PollerScalingDecision: scaling, PollerGroupId: group})
+		return new(workflowTask)
 	case "PollNexusTaskQueue":
-		return proto.Marshal(&workflowservice.PollNexusTaskQueueResponse{PollerScalingDecision: scaling, PollerGroupId: group})
+		return new(nexusTask)
 	default:
-		return proto.Marshal(&workflowservice.PollActivityTaskQueueResponse{PollerScalingDecision: scaling})
+		return new(activityTask)
 	}
+}
+
+// EmptyPoll returns the answer to a poll that ends without a task by the proxy's decision. out has the
+// metadata to ask the server with.
+func (t *Tasks) EmptyPoll(out context.Context, call Call) ([]byte, error) {
+	answer := call.emptyAnswer()
+	m := answer.ProtoReflect()
+	if group := m.Descriptor().Fields().ByName("poller_group_id"); group != nil { // activities have none
+		m.Set(group, protoreflect.ValueOfString(call.pollRequest().GetPollerGroupId()))
+	}
+	t.keepPollers(out, call, m)
+	return proto.Marshal(answer)
 }

@@ -12,11 +12,12 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
+	"github.com/temporal-seal/temporal-seal/internal/x/wire"
 )
 
-// FailRefused fails the task of a worker's answer that can never be forwarded, with the reason, and reports whether its
-// task is over: a worker that gets only an error would run the task again, or let it time out without a reason. It
-// returns false where the call answers no task, or the cause may pass.
+// FailRefused fails the task of a worker's answer that can never be forwarded, with the reason, and reports
+// whether its task is over: a worker that gets only an error would run the task again, or let it time out
+// without a reason. It returns false where the call answers no task, or the cause may pass.
 func (t *Tasks) FailRefused(out context.Context, call Call, cause error) bool {
 	s, ok := refusedAnswer(call, cause)
 	if s == nil {
@@ -31,8 +32,8 @@ func (t *Tasks) FailRefused(out context.Context, call Call, cause error) bool {
 	return t.deliver(out, call, s, cause) == nil
 }
 
-// refusedAnswer returns the failure that takes the place of a worker's answer. ok reports whether the call answers a task
-// that is to fail; the failure is nil where the task is left to its timeout.
+// refusedAnswer returns the failure that takes the place of a worker's answer. ok reports whether the call
+// answers a task that is to fail; the failure is nil where the task is left to its timeout.
 func refusedAnswer(call Call, cause error) (s *standIn, ok bool) {
 	var e *rewrite.Error
 	if !errors.As(cause, &e) || e.Kind != rewrite.KindDenied && e.Kind != rewrite.KindTooLarge {
@@ -73,8 +74,9 @@ func refusedAnswer(call Call, cause error) (s *standIn, ok bool) {
 	case "RespondQueryTaskCompleted":
 		q := read(new(workflowservice.RespondQueryTaskCompletedRequest), in)
 		return &standIn{"RespondQueryTaskCompleted", &workflowservice.RespondQueryTaskCompletedRequest{
-			TaskToken: q.GetTaskToken(), PollerGroupId: q.GetPollerGroupId(), CompletedType: enumspb.QUERY_RESULT_TYPE_FAILED,
-			ErrorMessage: text, Failure: failure, Cause: why}}, q.GetTaskToken() != nil
+			TaskToken: q.GetTaskToken(), PollerGroupId: q.GetPollerGroupId(),
+			CompletedType: enumspb.QUERY_RESULT_TYPE_FAILED, ErrorMessage: text, Failure: failure, Cause: why,
+		}}, q.GetTaskToken() != nil
 	case "RespondNexusTaskCompleted":
 		q := read(new(workflowservice.RespondNexusTaskCompletedRequest), in)
 		return &standIn{"RespondNexusTaskFailed", &workflowservice.RespondNexusTaskFailedRequest{
@@ -85,7 +87,8 @@ func refusedAnswer(call Call, cause error) (s *standIn, ok bool) {
 	return nil, false
 }
 
-// read parses a message that the rewriter has walked. One that cannot be parsed stays empty, and then has no task token.
+// read parses a message that the rewriter has walked. One that cannot be parsed stays empty, and then has
+// no task token.
 func read[M proto.Message](m M, in []byte) M {
 	if proto.Unmarshal(in, m) != nil {
 		proto.Reset(m)
@@ -108,30 +111,20 @@ func failedActivityByID(q interface {
 	GetIdentity() string
 }, f *failurepb.Failure) (*standIn, bool) {
 	return &standIn{"RespondActivityTaskFailedById", &workflowservice.RespondActivityTaskFailedByIdRequest{
-		WorkflowId: q.GetWorkflowId(), RunId: q.GetRunId(), ActivityId: q.GetActivityId(), Identity: q.GetIdentity(), Failure: f,
+		WorkflowId: q.GetWorkflowId(), RunId: q.GetRunId(), ActivityId: q.GetActivityId(),
+		Identity: q.GetIdentity(), Failure: f,
 	}}, q.GetActivityId() != ""
 }
 
-// attemptOf returns the attempt that a task token names. The token is internal to the server: where it cannot be read, 1
-// is assumed.
+// attemptOf returns the attempt that a task token names. The token is internal to the server: where it
+// cannot be read, 1 is assumed.
 func attemptOf(token []byte) uint64 {
 	const attempt = 5
-	for len(token) > 0 {
-		number, kind, n := protowire.ConsumeTag(token)
-		if n < 0 {
-			return 1
+	for r := wire.Read(token); r.Next(); {
+		if r.Number() == attempt && r.Type() == protowire.VarintType {
+			v, _ := protowire.ConsumeVarint(r.Value())
+			return v
 		}
-		token = token[n:]
-		if number == attempt && kind == protowire.VarintType {
-			if v, n := protowire.ConsumeVarint(token); n > 0 {
-				return v
-			}
-			return 1
-		}
-		if n = protowire.ConsumeFieldValue(number, kind, token); n < 0 {
-			return 1
-		}
-		token = token[n:]
 	}
 	return 1
 }
@@ -142,7 +135,8 @@ func withoutReason(cause error) error {
 	if !errors.As(cause, &e) {
 		return cause
 	}
-	return &rewrite.Error{Kind: e.Kind, RPC: e.RPC, Path: e.Path, Err: errors.New("the reason is in the log of the proxy")}
+	return &rewrite.Error{Kind: e.Kind, RPC: e.RPC, Path: e.Path,
+		Err: errors.New("the reason is in the log of the proxy")}
 }
 
 // seal seals the texts of an answer as those of any worker.

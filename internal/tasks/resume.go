@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
+	"github.com/temporal-seal/temporal-seal/internal/x/backoff"
 )
 
 const (
@@ -23,8 +24,8 @@ const (
 	maxSealed = 64 << 20
 )
 
-// pausedActivities are the activities that were paused since they could not be opened. Each waits without losing an
-// attempt, people see that and why, and once its input opens it goes on from its first attempt.
+// pausedActivities are the activities that were paused since they could not be opened. Each waits without
+// losing an attempt, people see that and why, and once its input opens it goes on from its first attempt.
 type pausedActivities struct {
 	retry func([]*pausedActivity)
 	stop  chan struct{}
@@ -44,7 +45,7 @@ type pausedActivity struct {
 	request []byte
 	sealed  []byte // the answer; nil if there was no room: then it goes on when another one of its namespace does
 	found   bool   // at the server: the worker may be another one than its own
-	wait    time.Duration
+	pause   backoff.Backoff
 	due     time.Time
 }
 
@@ -65,7 +66,8 @@ func (a *pausedActivities) add(p *pausedActivity) bool {
 	if a.bytes+len(p.sealed) > maxSealed {
 		p.sealed = nil
 	}
-	p.wait, p.due = firstRetry, time.Now().Add(firstRetry)
+	p.pause = backoff.Backoff{First: firstRetry, Max: longestRetry}
+	p.due = time.Now().Add(p.pause.Next())
 	a.bytes += len(p.sealed)
 	a.waiting[p.key] = p
 	if !a.running {
@@ -91,8 +93,8 @@ func (a *pausedActivities) run() {
 		case <-a.stop:
 			return
 		case now := <-tick.C:
-			due := a.takeDue(now)
-			if due == nil {
+			due, left := a.takeDue(now)
+			if !left {
 				return
 			}
 			a.retry(due)
@@ -100,23 +102,18 @@ func (a *pausedActivities) run() {
 	}
 }
 
-// takeDue returns what is to be tried now. It is nil when nothing waits any more, which ends run.
-func (a *pausedActivities) takeDue(now time.Time) []*pausedActivity {
+// takeDue returns what is to be tried now. left is false when nothing waits any more, which ends run.
+func (a *pausedActivities) takeDue(now time.Time) (due []*pausedActivity, left bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if len(a.waiting) == 0 {
-		a.running = false
-		return nil
-	}
-	due := []*pausedActivity{}
 	for _, p := range a.waiting {
 		if p.due.Before(now) {
-			p.wait = min(2*p.wait, longestRetry)
-			p.due = now.Add(p.wait)
+			p.due = now.Add(p.pause.Next())
 			due = append(due, p)
 		}
 	}
-	return due
+	a.running = len(a.waiting) > 0
+	return due, a.running
 }
 
 func (a *pausedActivities) remove(p *pausedActivity) {
@@ -149,8 +146,8 @@ func (a *pausedActivities) close() {
 	}
 }
 
-// retryPaused lets the activities go on that open now, and with each those of its namespace that cannot be tried for
-// themselves. Where the keys of a namespace do not answer, a few failures are enough.
+// retryPaused lets the activities go on that open now, and with each those of its namespace that cannot be
+// tried for themselves. Where the keys of a namespace do not answer, a few failures are enough.
 func (t *Tasks) retryPaused(due []*pausedActivity) {
 	failures := map[string]int{}
 	for _, p := range due {
@@ -174,7 +171,8 @@ func (t *Tasks) retryPaused(due []*pausedActivity) {
 	}
 }
 
-// tryOpen tries whether a task opens now. A panic ends this try alone: there is no call that could end with it.
+// tryOpen tries whether a task opens now. A panic ends this try alone: there is no call that could end with
+// it.
 func (t *Tasks) tryOpen(p *pausedActivity) (err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), FirstTry)
 	defer cancel()
@@ -200,7 +198,8 @@ func (t *Tasks) resume(p *pausedActivity) {
 		err = unpause(ctx, p.worker.client(), k)
 		cancel()
 	}
-	log := t.options.Log.With("namespace", k.namespace, "workflow_id", k.workflow, "run_id", k.run, "activity_id", k.activity)
+	log := t.options.Log.With("namespace", k.namespace, "workflow_id", k.workflow, "run_id", k.run,
+		"activity_id", k.activity)
 	switch code := status.Code(err); {
 	case err == nil:
 		t.options.Answered("UnpauseActivity")
@@ -212,9 +211,11 @@ func (t *Tasks) resume(p *pausedActivity) {
 	case code == codes.Unauthenticated || code == codes.PermissionDenied:
 		// Those of another worker may be enough: its poll has the activity found at the server again.
 		t.searches.hasten(k.namespace)
-		log.Warn("an activity that was paused opens now, but the worker's credentials have expired or do not let it go on; it is tried again with those of a later poll", "error", err)
+		log.Warn("an activity that was paused opens now, but the worker's credentials have expired "+
+			"or do not let it go on; it is tried again with those of a later poll", "error", err)
 	default:
-		log.Warn("an activity that was paused opens now, but could not be told to go on; it is tried again", "error", err)
+		log.Warn("an activity that was paused opens now, but could not be told to go on; it is tried again",
+			"error", err)
 		return
 	}
 	t.paused.remove(p)

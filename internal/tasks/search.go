@@ -20,13 +20,13 @@ import (
 )
 
 const (
-	// searchEvery is how often one namespace is searched. It also bounds how often two replicas can disagree, of which one
-	// can open what the other has paused.
+	// searchEvery is how often one namespace is searched. It also bounds how often two replicas can
+	// disagree, of which one can open what the other has paused.
 	searchEvery = 5 * time.Minute
 	// searchSeldom is for servers that do not support the search.
 	searchSeldom = 24 * time.Hour
-	// searchLimit, searchRate, maxSearches and maxFound bound the work: its length, its requests per second, how many
-	// namespaces are searched at once, and how many workflows of one.
+	// searchLimit, searchRate, maxSearches and maxFound bound the work: its length, its requests per
+	// second, how many namespaces are searched at once, and how many workflows of one.
 	searchLimit = 10 * time.Minute
 	searchRate  = 20
 	maxSearches = 4
@@ -86,20 +86,45 @@ func (s *searches) close() { s.stop() }
 type search struct {
 	tasks     *Tasks
 	worker    worker
+	server    workflowservice.WorkflowServiceClient // paced
 	namespace string
-	limit     *rate.Limiter
 	found     int
 }
 
-// FindPaused searches the call's namespace, now and then, for activities that were paused by a proxy which may no longer
-// remember them: a proxy keeps them in memory, and the server records who paused what and why. out has the metadata to
-// send.
+// paced is a connection for requests that can wait.
+type paced struct {
+	upstream grpc.ClientConnInterface
+	limit    *rate.Limiter
+}
+
+// Invoke makes a request once its turn has come.
+func (p paced) Invoke(ctx context.Context, method string, in, out any, options ...grpc.CallOption) error {
+	if err := p.limit.Wait(ctx); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	return p.upstream.Invoke(ctx, method, in, out, options...)
+}
+
+// NewStream is there for the interface: no method of WorkflowService is a stream.
+func (p paced) NewStream(
+	ctx context.Context, d *grpc.StreamDesc, method string, options ...grpc.CallOption,
+) (grpc.ClientStream, error) {
+	return p.upstream.NewStream(ctx, d, method, options...)
+}
+
+// FindPaused searches the call's namespace, now and then, for activities that were paused by a proxy which
+// may no longer remember them: a proxy keeps them in memory, and the server records who paused what and
+// why. out has the metadata to send.
 func (t *Tasks) FindPaused(out context.Context, call Call) {
 	namespace := call.namespace()
 	if !t.options.Keys.Confirmed(namespace) || !t.searches.begin(namespace, time.Now()) {
 		return
 	}
-	s := &search{tasks: t, worker: call.worker(out), namespace: strings.Clone(namespace), limit: rate.NewLimiter(searchRate, 1)}
+	w := call.worker(out)
+	s := &search{tasks: t, worker: w, namespace: strings.Clone(namespace),
+		server: workflowservice.NewWorkflowServiceClient(paced{w.upstream, rate.NewLimiter(searchRate, 1)})}
 	go func() {
 		ctx, cancel := context.WithTimeout(s.worker.context(t.searches.base), searchLimit)
 		defer cancel()
@@ -111,7 +136,7 @@ func (t *Tasks) FindPaused(out context.Context, call Call) {
 func (s *search) run(ctx context.Context) (again time.Duration) {
 	q := &workflowservice.ListWorkflowExecutionsRequest{Namespace: s.namespace, Query: pausedQuery, PageSize: 100}
 	for seen := 0; seen < maxFound; {
-		page, err := ask(ctx, s, workflowservice.WorkflowServiceClient.ListWorkflowExecutions, q)
+		page, err := s.server.ListWorkflowExecutions(ctx, q)
 		if err != nil {
 			return s.failed(err)
 		}
@@ -126,8 +151,8 @@ func (s *search) run(ctx context.Context) (again time.Duration) {
 		}
 	}
 	if s.found > 0 {
-		s.tasks.options.Log.Info("activities were found that a proxy has paused since they could not be opened; they go on once they can be",
-			"namespace", s.namespace, "activities", s.found)
+		s.tasks.options.Log.Info("activities were found that a proxy has paused since they could not be opened; "+
+			"they go on once they can be", "namespace", s.namespace, "activities", s.found)
 	}
 	return searchEvery
 }
@@ -140,28 +165,19 @@ func (s *search) failed(err error) (again time.Duration) {
 		log.Debug("the server cannot be asked for paused activities", "namespace", s.namespace, "error", err)
 		return searchSeldom
 	case codes.PermissionDenied, codes.Unauthenticated:
-		log.Warn("activities that a proxy has paused before it was restarted cannot be found with the credentials of the namespace's workers: "+
-			"let them list and describe workflows, or unpause by hand what temporal-seal has paused", "namespace", s.namespace, "error", err)
+		log.Warn("activities that a proxy has paused before it was restarted cannot be found "+
+			"with the credentials of the namespace's workers: let them list and describe workflows, "+
+			"or unpause by hand what temporal-seal has paused", "namespace", s.namespace, "error", err)
 	default:
 		log.Debug("the search for paused activities did not end", "namespace", s.namespace, "error", err)
 	}
 	return searchEvery
 }
 
-// ask makes one request of a search.
-func ask[Q, A any](ctx context.Context, s *search, method func(workflowservice.WorkflowServiceClient, context.Context, Q, ...grpc.CallOption) (A, error), request Q) (answer A, err error) {
-	if err := s.limit.Wait(ctx); err != nil {
-		return answer, err
-	}
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	return method(s.worker.client(), ctx, request)
-}
-
 // workflow watches the activities of one run that a proxy has paused.
 func (s *search) workflow(ctx context.Context, w *commonpb.WorkflowExecution) error {
-	d, err := ask(ctx, s, workflowservice.WorkflowServiceClient.DescribeWorkflowExecution,
-		&workflowservice.DescribeWorkflowExecutionRequest{Namespace: s.namespace, Execution: w})
+	d, err := s.server.DescribeWorkflowExecution(ctx, &workflowservice.DescribeWorkflowExecutionRequest{
+		Namespace: s.namespace, Execution: w})
 	if err != nil {
 		return err
 	}
@@ -174,14 +190,16 @@ func (s *search) workflow(ctx context.Context, w *commonpb.WorkflowExecution) er
 	if len(ours) == 0 {
 		return nil
 	}
-	return s.scheduled(ctx, w, func(e *historypb.ActivityTaskScheduledEventAttributes) error {
+	return s.scheduled(ctx, w, func(e *scheduledEvent) error {
 		a := ours[e.GetActivityId()]
 		if a == nil {
 			return nil
 		}
-		return s.watch(&workflowservice.PollActivityTaskQueueResponse{WorkflowNamespace: s.namespace, WorkflowExecution: w,
-			WorkflowType: d.GetWorkflowExecutionInfo().GetType(), ActivityId: e.GetActivityId(), ActivityType: e.GetActivityType(),
-			Header: e.GetHeader(), Input: e.GetInput(), HeartbeatDetails: a.GetHeartbeatDetails()}, e.GetTaskQueue().GetName())
+		return s.watch(&activityTask{
+			WorkflowNamespace: s.namespace, WorkflowExecution: w, WorkflowType: d.GetWorkflowExecutionInfo().GetType(),
+			ActivityId: e.GetActivityId(), ActivityType: e.GetActivityType(),
+			Header: e.GetHeader(), Input: e.GetInput(), HeartbeatDetails: a.GetHeartbeatDetails(),
+		}, e.GetTaskQueue().GetName())
 	})
 }
 
@@ -195,11 +213,15 @@ func pausedByProxy(a *workflowpb.PendingActivityInfo) bool {
 	return a.GetPaused() && by.GetIdentity() == identity && strings.HasPrefix(by.GetReason(), from)
 }
 
-// scheduled reads a history and calls each with how every activity was scheduled: that contains its input.
-func (s *search) scheduled(ctx context.Context, w *commonpb.WorkflowExecution, each func(*historypb.ActivityTaskScheduledEventAttributes) error) error {
-	q := &workflowservice.GetWorkflowExecutionHistoryRequest{Namespace: s.namespace, Execution: w, MaximumPageSize: 1000}
+// scheduledEvent is how an activity was scheduled. It contains the activity's input.
+type scheduledEvent = historypb.ActivityTaskScheduledEventAttributes
+
+// scheduled reads a history and calls each for every activity in it.
+func (s *search) scheduled(ctx context.Context, w *commonpb.WorkflowExecution, each func(*scheduledEvent) error) error {
+	q := &workflowservice.GetWorkflowExecutionHistoryRequest{
+		Namespace: s.namespace, Execution: w, MaximumPageSize: 1000}
 	for {
-		page, err := ask(ctx, s, workflowservice.WorkflowServiceClient.GetWorkflowExecutionHistory, q)
+		page, err := s.server.GetWorkflowExecutionHistory(ctx, q)
 		if err != nil {
 			return err
 		}
@@ -224,9 +246,11 @@ func (s *search) scheduled(ctx context.Context, w *commonpb.WorkflowExecution, e
 	}
 }
 
-// watch has an activity go on once it opens. task is put together from what the server shows, to try whether it opens.
-func (s *search) watch(task *workflowservice.PollActivityTaskQueueResponse, queue string) error {
-	request, err := proto.Marshal(&workflowservice.PollActivityTaskQueueRequest{Namespace: s.namespace, TaskQueue: &taskqueuepb.TaskQueue{Name: queue}})
+// watch has an activity go on once it opens. task is put together from what the server shows, to try
+// whether it opens.
+func (s *search) watch(task *activityTask, queue string) error {
+	request, err := proto.Marshal(&workflowservice.PollActivityTaskQueueRequest{
+		Namespace: s.namespace, TaskQueue: &taskqueuepb.TaskQueue{Name: queue}})
 	if err != nil {
 		return err
 	}

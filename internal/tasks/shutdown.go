@@ -2,8 +2,6 @@ package tasks
 
 import (
 	"context"
-	"log/slog"
-	"strings"
 	"sync"
 	"time"
 
@@ -12,28 +10,23 @@ import (
 )
 
 const (
-	// goneFor is how long polls of a worker are not held after it has shut down: one may have been on its way. The server
-	// remembers such workers for as long.
+	// goneFor is how long polls of a worker are not held after it has shut down: one may have been on its
+	// way. The server remembers such workers for as long.
 	goneFor = 30 * time.Second
 	maxGone = 10_000
-
-	// heldLogEvery is how often the log mentions a namespace's held polls: there may be thousands.
-	heldLogEvery  = time.Minute
-	maxHeldLogged = 1024
 )
 
-// EndPolls ends the polls that the proxy holds of a worker, by its ShutdownWorker request. The worker waits for the end of
-// its polls; the server ends those that it knows.
+// EndPolls ends the polls that the proxy holds of a worker, by its ShutdownWorker request. The worker waits
+// for the end of its polls; the server ends those that it knows.
 func (t *Tasks) EndPolls(request []byte) {
 	t.polls.release(read(new(workflowservice.ShutdownWorkerRequest), request))
 }
 
 // heldPolls are the polls that wait for a key.
 type heldPolls struct {
-	mu     sync.Mutex
-	polls  map[*heldPoll]struct{}
-	gone   *simplelru.LRU[goneWorker, time.Time] // when they shut down
-	logged map[string]time.Time                  // by namespace
+	mu    sync.Mutex
+	polls map[*heldPoll]struct{}
+	gone  *simplelru.LRU[goneWorker, time.Time] // when they shut down
 }
 
 type heldPoll struct {
@@ -45,16 +38,18 @@ type goneWorker struct{ namespace, instance string }
 
 func newHeldPolls() (*heldPolls, error) {
 	gone, err := simplelru.NewLRU[goneWorker, time.Time](maxGone, nil)
-	return &heldPolls{polls: map[*heldPoll]struct{}{}, gone: gone, logged: map[string]time.Time{}}, err
+	return &heldPolls{polls: map[*heldPoll]struct{}{}, gone: gone}, err
 }
 
-// hold returns a context that ends when the poll's worker shuts down. The poll is held until release is called.
+// hold returns a context that ends when the poll's worker shuts down. The poll is held until release is
+// called.
 func (h *heldPolls) hold(ctx context.Context, q pollRequest) (held context.Context, release func()) {
 	held, cancel := context.WithCancel(ctx)
 	poll := &heldPoll{q, cancel}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if left, ok := h.gone.Get(goneWorker{q.GetNamespace(), q.GetWorkerInstanceKey()}); ok && time.Since(left) < goneFor {
+	worker := goneWorker{q.GetNamespace(), q.GetWorkerInstanceKey()}
+	if since, ok := h.gone.Get(worker); ok && time.Since(since) < goneFor {
 		cancel()
 	}
 	h.polls[poll] = struct{}{}
@@ -80,9 +75,9 @@ func (h *heldPolls) release(q *workflowservice.ShutdownWorkerRequest) {
 	}
 }
 
-// polledBy reports whether a poll is one of the worker that shuts down. A worker that has a key of its own is known by
-// that; others by their sticky queue, or by identity and queue. To end a poll too many costs nothing: its worker polls
-// again.
+// polledBy reports whether a poll is one of the worker that shuts down. A worker that has a key of its own
+// is known by that; others by their sticky queue, or by identity and queue. To end a poll too many costs
+// nothing: its worker polls again.
 func polledBy(p pollRequest, q *workflowservice.ShutdownWorkerRequest) bool {
 	if p.GetNamespace() != q.GetNamespace() {
 		return false
@@ -98,19 +93,4 @@ func polledBy(p pollRequest, q *workflowservice.ShutdownWorkerRequest) bool {
 		return false
 	}
 	return q.GetTaskQueue() == "" || queue.GetName() == q.GetTaskQueue() || queue.GetNormalName() == q.GetTaskQueue()
-}
-
-// log logs that polls of a namespace are held.
-func (h *heldPolls) log(log *slog.Logger, namespace string, err error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	now := time.Now()
-	if now.Sub(h.logged[namespace]) < heldLogEvery {
-		return
-	}
-	if len(h.logged) >= maxHeldLogged {
-		clear(h.logged)
-	}
-	h.logged[strings.Clone(namespace)] = now
-	log.Error("polls are held and end empty, since results could not be sealed: the tasks wait at the server until the key is back", "namespace", namespace, "error", err)
 }

@@ -1,6 +1,7 @@
-// Package tasks keeps the tasks of workers from being lost when they cannot be opened or answered: it holds them while the
-// cause may pass, and then answers them in the worker's place or pauses them; it also holds polls while keys do not answer.
-// It never decides what is sealed, and reaches the Temporal server only through the connection that each call brings.
+// Package tasks keeps the tasks of workers from being lost when they cannot be opened or answered: it holds
+// them while the cause may pass, and then answers them in the worker's place or pauses them; it also holds
+// polls while keys do not answer. It never decides what is sealed, and reaches the Temporal server only
+// through the connection that each call brings.
 package tasks
 
 import (
@@ -9,20 +10,25 @@ import (
 	"log/slog"
 	"time"
 
+	lru "github.com/hashicorp/golang-lru/v2"
 	"go.temporal.io/api/workflowservice/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/temporal-seal/temporal-seal/internal/audit"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
+	"github.com/temporal-seal/temporal-seal/internal/x/lograte"
 )
 
 const (
-	// identity stands in the server's histories for the proxy, where the worker's own identity is not known.
+	// identity stands in the server's histories for the proxy, where the worker's own identity is not
+	// known.
 	identity = "temporal-seal"
-	// from starts each text that the proxy leaves at the server. By it an activity that a proxy has paused is found again.
+	// from starts each text that the proxy leaves at the server. By it an activity that a proxy has paused
+	// is found again.
 	from = "temporal-seal: "
 	// service is the service of all methods that are named here.
 	service = "/temporal.api.workflowservice.v1.WorkflowService/"
@@ -51,7 +57,8 @@ type Tasks struct {
 	polls    *heldPolls
 	paused   *pausedActivities
 	searches *searches
-	scaling  *scaling
+	scaling  *lru.Cache[string, bool] // namespaces in which the server suggests numbers of pollers
+	heldLog  lograte.Limiter          // by namespace: thousands of polls may be held
 }
 
 // New returns a Tasks that looks after no activity yet.
@@ -60,16 +67,33 @@ func New(o Options) (*Tasks, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &Tasks{options: o, polls: polls, searches: newSearches(), scaling: &scaling{known: map[string]bool{}}}
+	scaling, err := lru.New[string, bool](maxScaling)
+	if err != nil {
+		return nil, err
+	}
+	t := &Tasks{options: o, polls: polls, searches: newSearches(), scaling: scaling}
 	t.paused = newPausedActivities(t.retryPaused)
 	return t, nil
 }
 
-// Close ends what goes on in the background. Activities that are still paused are found again by a proxy that starts later.
+// Close ends what goes on in the background. Activities that are still paused are found again by a proxy
+// that starts later.
 func (t *Tasks) Close() {
 	t.searches.close()
 	t.paused.close()
 }
+
+// The kinds of tasks, each in the answer to its poll. An answer without a token has no task.
+type (
+	workflowTask = workflowservice.PollWorkflowTaskQueueResponse
+	activityTask = workflowservice.PollActivityTaskQueueResponse
+	nexusTask    = workflowservice.PollNexusTaskQueueResponse
+
+	task interface {
+		proto.Message
+		GetTaskToken() []byte
+	}
+)
 
 // Call is one call of a client or a worker.
 type Call struct {
@@ -95,7 +119,8 @@ type worker struct {
 	caller      *policy.Caller
 }
 
-// worker returns the call's worker, for use after the call's end. out has the metadata that its call is forwarded with.
+// worker returns the call's worker, for use after the call's end. out has the metadata that its call is
+// forwarded with.
 func (c Call) worker(out context.Context) worker {
 	md, _ := metadata.FromOutgoingContext(out)
 	return worker{c.Upstream, md, c.Caller}

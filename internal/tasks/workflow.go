@@ -11,24 +11,23 @@ import (
 	"go.temporal.io/api/workflowservice/v1"
 )
 
-// workflowTask returns the task, or as much of it as opens; otherwise what its poller gets in its place.
-func (o *opening) workflowTask(ctx context.Context, t *workflowservice.PollWorkflowTaskQueueResponse) *workflowservice.PollWorkflowTaskQueueResponse {
+// workflowTask reports whether the task opens, if need be without some of its updates and queries.
+// Otherwise it is failed.
+func (o *opening) workflowTask(ctx context.Context, t *workflowTask) bool {
 	timeout := workflowTaskTimeout(t.GetHistory())
 	if t.GetQuery() != nil {
 		timeout = queryTimeout
 	}
 	err := o.hold(ctx, t, timeout)
 	if err == nil || o.withoutBadEntries(ctx, t, err) {
-		return t
+		return true
 	}
 	if t.GetQuery() != nil {
 		o.failQuery(ctx, t, err)
 	} else {
 		o.failWorkflowTask(ctx, t, err)
 	}
-	return &workflowservice.PollWorkflowTaskQueueResponse{
-		PollerScalingDecision: o.tasks.keepPollers(ctx, o.call, t.PollerScalingDecision), PollerGroupId: t.PollerGroupId,
-		PollerGroupInfos: t.PollerGroupInfos, PollerGroupsInfo: t.PollerGroupsInfo}
+	return false
 }
 
 // workflowTaskTimeout is in the event that scheduled the task, the last of its kind.
@@ -42,16 +41,16 @@ func workflowTaskTimeout(h *historypb.History) time.Duration {
 	return unknownTimeout
 }
 
-// withoutBadEntries removes the updates and queries that will never open from a task whose history opens, and reports
-// whether the task can be handed out then. The server rejects an update that the task's answer does not mention, and hands
-// out a query again.
-func (o *opening) withoutBadEntries(ctx context.Context, t *workflowservice.PollWorkflowTaskQueueResponse, cause error) bool {
+// withoutBadEntries removes the updates and queries that will never open from a task whose history opens,
+// and reports whether the task can be handed out then. The server rejects an update that the task's answer
+// does not mention, and hands out a query again.
+func (o *opening) withoutBadEntries(ctx context.Context, t *workflowTask, cause error) bool {
 	if transient(cause) || len(t.Messages)+len(t.Queries) == 0 {
 		return false
 	}
 	messages, queries := t.Messages, t.Queries
 	t.Messages, t.Queries = nil, nil
-	opens := func(part *workflowservice.PollWorkflowTaskQueueResponse) bool {
+	opens := func(part *workflowTask) bool {
 		part.TaskToken = t.TaskToken
 		_, err := o.open(ctx, o.answerWith(part))
 		return err == nil
@@ -61,25 +60,26 @@ func (o *opening) withoutBadEntries(ctx context.Context, t *workflowservice.Poll
 		return false
 	}
 	for _, m := range messages {
-		if opens(&workflowservice.PollWorkflowTaskQueueResponse{Messages: []*protocolpb.Message{m}}) {
+		if opens(&workflowTask{Messages: []*protocolpb.Message{m}}) {
 			t.Messages = append(t.Messages, m)
 		}
 	}
 	t.Queries = map[string]*querypb.WorkflowQuery{}
 	for id, q := range queries {
-		if opens(&workflowservice.PollWorkflowTaskQueueResponse{Queries: map[string]*querypb.WorkflowQuery{id: q}}) {
+		if opens(&workflowTask{Queries: map[string]*querypb.WorkflowQuery{id: q}}) {
 			t.Queries[id] = q
 		}
 	}
-	o.tasks.options.Log.Error("updates or queries of a workflow task cannot be opened; its worker gets the task without them",
-		"rpc", o.call.rpc(), "namespace", o.call.namespace(), "workflow_id", t.GetWorkflowExecution().GetWorkflowId(),
+	o.tasks.options.Log.Error("updates or queries of a workflow task cannot be opened; "+
+		"its worker gets the task without them", "rpc", o.call.rpc(), "namespace", o.call.namespace(),
+		"workflow_id", t.GetWorkflowExecution().GetWorkflowId(),
 		"updates", len(messages)-len(t.Messages), "queries", len(queries)-len(t.Queries), "error", cause)
 	return true
 }
 
-// failWorkflowTask fails a workflow task once: the server hands a failed one out again at once, so later attempts are
-// left to their timeout.
-func (o *opening) failWorkflowTask(ctx context.Context, t *workflowservice.PollWorkflowTaskQueueResponse, cause error) {
+// failWorkflowTask fails a workflow task once: the server hands a failed one out again at once, so later
+// attempts are left to their timeout.
+func (o *opening) failWorkflowTask(ctx context.Context, t *workflowTask, cause error) {
 	var s *standIn
 	if t.GetAttempt() <= 1 {
 		s = &standIn{"RespondWorkflowTaskFailed", &workflowservice.RespondWorkflowTaskFailedRequest{
@@ -90,9 +90,10 @@ func (o *opening) failWorkflowTask(ctx context.Context, t *workflowservice.PollW
 	o.answer(ctx, "workflow", t.GetWorkflowExecution(), s, cause)
 }
 
-func (o *opening) failQuery(ctx context.Context, t *workflowservice.PollWorkflowTaskQueueResponse, cause error) {
+func (o *opening) failQuery(ctx context.Context, t *workflowTask, cause error) {
 	text := unopenedText(cause, "ask again")
-	o.answer(ctx, "query", t.GetWorkflowExecution(), &standIn{"RespondQueryTaskCompleted", &workflowservice.RespondQueryTaskCompletedRequest{
-		TaskToken: t.GetTaskToken(), PollerGroupId: t.GetPollerGroupId(), CompletedType: enumspb.QUERY_RESULT_TYPE_FAILED,
-		ErrorMessage: text, Failure: unopenedFailure(text, 0)}}, cause)
+	q := &workflowservice.RespondQueryTaskCompletedRequest{
+		TaskToken: t.GetTaskToken(), PollerGroupId: t.GetPollerGroupId(),
+		CompletedType: enumspb.QUERY_RESULT_TYPE_FAILED, ErrorMessage: text, Failure: unopenedFailure(text, 0)}
+	o.answer(ctx, "query", t.GetWorkflowExecution(), &standIn{"RespondQueryTaskCompleted", q}, cause)
 }
