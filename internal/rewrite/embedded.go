@@ -20,11 +20,6 @@ import (
 // server, never the payload's own word about itself.
 const systemEndpoint = "__temporal_system"
 
-// isSystem reports whether a slot is the input of an operation of the server's own.
-func (m *Message) isSystem(s *slot) bool {
-	return s.f.system && string(m.walk.scopes[s.scope].endpoint.of(m.walk.buf)) == systemEndpoint
-}
-
 // nestedRewriter seals or opens a message that stands within a payload, as one of its own.
 type nestedRewriter func(ctx context.Context, s *slot, d protoreflect.MessageDescriptor, raw []byte) (out []byte, changed bool, err error)
 

@@ -138,3 +138,8 @@ func withData(payload, data []byte) []byte {
 	out = protowire.AppendTag(out, 2, protowire.BytesType)
 	return protowire.AppendBytes(out, data)
 }
+
+// isSystem reports whether a slot is the input of an operation of the server's own.
+func (m *Message) isSystem(s *slot) bool {
+	return s.f.system && string(m.walk.scopes[s.scope].endpoint.of(m.walk.buf)) == systemEndpoint
+}

@@ -2,6 +2,7 @@ package rewrite
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -244,4 +245,14 @@ func (p *plan) anyNode(f *field, name []byte, response bool, method string) *nod
 	}
 	n, _ := p.anys.LoadOrStore(key, compiled)
 	return n.(*node)
+}
+
+// Method returns the plan of an RPC by its full name; nil if this build does not
+// know it, or if its service is not rewritten.
+func (r *Rewriter) Method(full string) *Method { return r.plan.Load().methods[full] }
+
+// IsRewritten reports whether a service is one whose every RPC must be known to
+// be forwarded: the name without slashes.
+func IsRewritten(service string) bool {
+	return slices.Contains(rewritten, protoreflect.FullName(service))
 }

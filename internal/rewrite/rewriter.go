@@ -3,11 +3,9 @@ package rewrite
 import (
 	"fmt"
 	"log/slog"
-	"slices"
 	"sync"
 	"sync/atomic"
 
-	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
@@ -88,16 +86,6 @@ func (r *Rewriter) ReadForeign(others *foreign.Reader) {
 	s := *r.state.Load()
 	s.Foreign = others
 	r.Apply(s)
-}
-
-// Method returns the plan of an RPC by its full name; nil if this build does not
-// know it, or if its service is not rewritten.
-func (r *Rewriter) Method(full string) *Method { return r.plan.Load().methods[full] }
-
-// IsRewritten reports whether a service is one whose every RPC must be known to
-// be forwarded: the name without slashes.
-func IsRewritten(service string) bool {
-	return slices.Contains(rewritten, protoreflect.FullName(service))
 }
 
 // noteUnknown logs once per RPC that requests hold fields which this build

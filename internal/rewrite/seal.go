@@ -231,3 +231,18 @@ func (s *sealer) planSeal(ctx context.Context, item int, last *sealItem) (err er
 	m.edit(m.place(sl), sl.box, m.added(from))
 	return err
 }
+
+// compressWhatCrosses has the items compressed that make a field, or the message, go
+// over a limit which the clear one kept; it reports whether there are any. The
+// server would terminate a workflow for what passes without the proxy.
+func (s *sealer) compressWhatCrosses(growth int) bool {
+	whole := s.message.crosses(growth)
+	found := false
+	for i := range s.items {
+		it := &s.items[i]
+		if whole || s.message.crossing(s.slot(it)) != nil {
+			it.verdict.Compress, found = true, true
+		}
+	}
+	return found
+}

@@ -43,42 +43,6 @@ func (s *sealer) sealSummary(sl *slot, key *keyring.Sealer) (err error) {
 	return nil
 }
 
-// crosses tells whether a field fits the limit in clear and not when sealed.
-func (b *box) crosses() bool {
-	plain := b.end - b.start
-	return plain <= maxField && plain+b.delta > maxField
-}
-
-// compressWhatCrosses has the items compressed that make a field, or the message, go
-// over a limit which the clear one kept; it reports whether there are any. The
-// server would terminate a workflow for what passes without the proxy.
-func (s *sealer) compressWhatCrosses(growth int) bool {
-	whole := s.message.crosses(growth)
-	found := false
-	for i := range s.items {
-		it := &s.items[i]
-		if whole || s.message.crossing(s.slot(it)) != nil {
-			it.verdict.Compress, found = true, true
-		}
-	}
-	return found
-}
-
-// crosses reports whether the message fits the limit in clear and not when sealed.
-func (m *Message) crosses(growth int) bool {
-	return len(m.walk.buf) <= maxMessage && len(m.walk.buf)+growth > maxMessage
-}
-
-// crossing returns the innermost box around a slot that goes over the limit; nil if none does.
-func (m *Message) crossing(s *slot) *box {
-	for i := s.box; i >= 0; i = m.walk.boxes[i].parent {
-		if b := &m.walk.boxes[i]; b.crosses() {
-			return b
-		}
-	}
-	return nil
-}
-
 // tooLarge is the error for what does not fit even when it is compressed.
 func (s *sealer) tooLarge(growth int) error {
 	if s.message.crosses(growth) {

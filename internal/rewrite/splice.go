@@ -158,3 +158,24 @@ func (t *tail) prependVarint(v uint32) {
 
 // varintSize is the number of bytes that a length takes.
 func varintSize(n uint32) int32 { return int32(9*bits.Len32(n|1)+64) / 64 }
+
+// crosses tells whether a field fits the limit in clear and not when sealed.
+func (b *box) crosses() bool {
+	plain := b.end - b.start
+	return plain <= maxField && plain+b.delta > maxField
+}
+
+// crosses reports whether the message fits the limit in clear and not when sealed.
+func (m *Message) crosses(growth int) bool {
+	return len(m.walk.buf) <= maxMessage && len(m.walk.buf)+growth > maxMessage
+}
+
+// crossing returns the innermost box around a slot that goes over the limit; nil if none does.
+func (m *Message) crossing(s *slot) *box {
+	for i := s.box; i >= 0; i = m.walk.boxes[i].parent {
+		if b := &m.walk.boxes[i]; b.crosses() {
+			return b
+		}
+	}
+	return nil
+}
