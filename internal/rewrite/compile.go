@@ -89,45 +89,44 @@ func (c *compiler) bit(bits map[string]uint8, fd protoreflect.FieldDescriptor) u
 }
 
 func (c *compiler) field(n *node, fd protoreflect.FieldDescriptor, path, kind string) field {
-	f := field{wire: wireType(fd), packable: fd.IsList() && fd.Kind() != protoreflect.StringKind && wireType(fd) != protowire.BytesType}
-	f.path = join(path, fd)
-	if fd.IsMap() {
-		return c.mapField(fd, f, kind)
-	}
-	if fd.Message() == nil {
-		return c.scalar(n, fd, f)
-	}
-	return c.messageField(n, fd, f, path, kind)
-}
-
-func (c *compiler) messageField(n *node, fd protoreflect.FieldDescriptor, f field, path, kind string) field {
-	f.op = opMessage
-	switch fd.Message().FullName() {
-	case msgPayload:
+	f := field{op: opMessage, wire: wireType(fd), path: join(path, fd),
+		packable: fd.IsList() && fd.Kind() != protoreflect.StringKind && wireType(fd) != protowire.BytesType}
+	switch {
+	case fd.IsMap():
+		c.mapField(&f, fd)
+	case fd.Message() == nil:
+		c.scalar(&f, n, fd)
+	case fd.Message().FullName() == msgPayload:
 		if n.name == msgPayloads {
 			f.path = path // the list's own name says enough
 		} else {
-			kind, _ = kindOf(fd)
+			kind = kindOf(fd)
 		}
-		f.kind = kind
-		f.op = c.payloadOp(n, fd)
-		f.na = c.notApplicable(f.path, kind)
+		c.site(&f, c.payloadOp(n, fd), kind)
 		f.system = takesSystemInput(fd)
 		f.summary = siteName(fd) == "UserMetadata.summary" && limitedSummaries[c.method]
-		return f
+	default:
+		c.messageField(&f, fd)
+	}
+	return f
+}
+
+// site makes a field one to decide about.
+func (c *compiler) site(f *field, op op, kind string) {
+	f.op, f.kind, f.na = op, kind, c.notApplicable(f.path, kind)
+}
+
+func (c *compiler) messageField(f *field, fd protoreflect.FieldDescriptor) {
+	switch fd.Message().FullName() {
 	case msgPayloads:
-		kind, _ = kindOf(fd)
-		f.child = c.message(fd.Message(), f.path, kind)
+		f.child = c.message(fd.Message(), f.path, kindOf(fd))
 	case msgFailure:
-		f.op = opFailure
-		f.kind = policy.KindFailure
+		c.site(f, opFailure, policy.KindFailure)
 		f.child = c.message(fd.Message(), f.path, policy.KindFailure)
-		f.na = c.notApplicable(f.path, policy.KindFailure)
 	case msgNexusFailure:
 		f.op = opSkipMessage
 		if !c.response {
-			f.op, f.kind = opNexusFailure, policy.KindFailure
-			f.na = c.notApplicable(f.path, f.kind)
+			c.site(f, opNexusFailure, policy.KindFailure)
 		}
 	case msgAny:
 		f.op = opAny
@@ -135,22 +134,19 @@ func (c *compiler) messageField(n *node, fd protoreflect.FieldDescriptor, f fiel
 		history, err := c.plan.messageType(msgHistory)
 		if err != nil {
 			c.err = cmp.Or(c.err, err)
-			return f
+			return
 		}
 		f.op = opHistoryBlob
 		f.child = c.message(history, f.path, "")
 	default:
 		if fact := factOf(fd); fact != 0 {
 			f.op, f.fact = opFactName, fact
-			return f
-		}
-		if !c.reaches(fd.Message()) {
+		} else if c.reaches(fd.Message()) {
+			f.child = c.message(fd.Message(), f.path, "")
+		} else {
 			f.op = opSkipMessage
-			return f
 		}
-		f.child = c.message(fd.Message(), f.path, kind)
 	}
-	return f
 }
 
 func (c *compiler) payloadOp(n *node, fd protoreflect.FieldDescriptor) op {
@@ -172,40 +168,32 @@ func (c *compiler) payloadOp(n *node, fd protoreflect.FieldDescriptor) op {
 
 // mapField compiles the entry message of a map. Only maps to messages can
 // lead to a payload.
-func (c *compiler) mapField(fd protoreflect.FieldDescriptor, f field, kind string) field {
+func (c *compiler) mapField(f *field, fd protoreflect.FieldDescriptor) {
 	value := fd.MapValue()
 	if value.Message() == nil {
 		f.op = opSkip
-		return f
+		return
 	}
 	if owner := fd.ContainingMessage().FullName(); owner == msgHeader || owner == msgMemo || owner == msgSearchAttributes {
 		f.path = strings.TrimSuffix(f.path, "."+string(fd.Name()))
 	}
 	entry := &node{name: fd.Message().FullName(), desc: fd.Message(), fields: make([]field, 3)}
 	entry.fields[1] = field{op: opSkip, wire: wireType(fd.MapKey()), once: 1}
-	v := field{op: opMessage, wire: protowire.BytesType, path: f.path, once: 2}
-	switch value.Message().FullName() {
-	case msgPayload:
-		v.kind, _ = kindOf(fd)
-		v.op = c.payloadOp(entry, fd)
-		v.na = c.notApplicable(f.path, v.kind)
+	v := &entry.fields[2]
+	*v = field{op: opMessage, wire: protowire.BytesType, path: f.path, once: 2}
+	if value.Message().FullName() == msgPayload {
+		c.site(v, c.payloadOp(entry, fd), kindOf(fd))
 		entry.memo = strings.HasSuffix(f.path, "upserted_memo")
 		entry.sites = v.op != opSkip
-	case msgPayloads:
-		kind, _ = kindOf(fd)
-		fallthrough
-	default:
-		if c.reaches(value.Message()) {
-			v.child = c.message(value.Message(), f.path, kind)
-			entry.sites = true
-		}
+	} else if c.reaches(value.Message()) {
+		v.child = c.message(value.Message(), f.path, kindOf(fd))
+		entry.sites = true
 	}
-	entry.fields[2] = v
-	f.op, f.child = opMapEntry, entry
-	if !entry.sites {
-		f.op, f.child = opSkipMessage, nil
+	if entry.sites {
+		f.op, f.child = opMapEntry, entry
+	} else {
+		f.op = opSkipMessage
 	}
-	return f
 }
 
 // reaches tells whether a message of this type can hold a site, however deep.
@@ -247,37 +235,30 @@ func (c *compiler) reachesUnseen(d protoreflect.MessageDescriptor, seen map[prot
 	return false
 }
 
-func (c *compiler) scalar(n *node, fd protoreflect.FieldDescriptor, f field) field {
+func (c *compiler) scalar(f *field, n *node, fd protoreflect.FieldDescriptor) {
 	f.op = opSkip
 	if fd.IsList() {
-		return f
+		return
 	}
-	site := siteName(fd)
+	text := fd.Kind() == protoreflect.StringKind
 	switch {
 	case n.name == msgFailure && fd.Name() == "message":
 		f.op = opFailMessage
 	case n.name == msgFailure && fd.Name() == "stack_trace":
 		f.op = opFailStack
-	case textSites[site] && !c.response:
-		f.op = opText
-		f.kind, _ = kindOf(fd)
-		f.na = c.notApplicable(f.path, f.kind)
+	case textSites[siteName(fd)] && !c.response:
+		c.site(f, opText, kindOf(fd))
 	case isReason(fd) && !c.response:
-		f.op = opReason
-		f.kind = policy.KindReason
-		f.na = c.notApplicable(f.path, f.kind)
-	case fd.Name() == "endpoint" && fd.Kind() == protoreflect.StringKind:
-		f.op = opEndpoint
+		c.site(f, opReason, policy.KindReason)
 	case fd.Name() == "task_token" && fd.Kind() == protoreflect.BytesKind:
 		f.op = opToken
-	case fd.Name() == "namespace" && fd.Kind() == protoreflect.StringKind:
+	case fd.Name() == "endpoint" && text:
+		f.op = opEndpoint
+	case fd.Name() == "namespace" && text:
 		f.op = opNamespace
-	case fd.Kind() == protoreflect.StringKind:
-		if fact := factOf(fd); fact != 0 {
-			f.op, f.fact = opFact, fact
-		}
+	case text && factOf(fd) != 0:
+		f.op, f.fact = opFact, factOf(fd)
 	}
-	return f
 }
 
 func join(path string, fd protoreflect.FieldDescriptor) string {

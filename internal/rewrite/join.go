@@ -39,25 +39,12 @@ func (r *Rewriter) Join(upstream []*descriptorpb.FileDescriptorProto) (bool, err
 // known one stays.
 func joinFiles(known *protoregistry.Files, upstream []*descriptorpb.FileDescriptorProto) (*protoregistry.Files, bool, error) {
 	set := new(descriptorpb.FileDescriptorSet)
-	byPath := make(map[string]*descriptorpb.FileDescriptorProto)
 	known.RangeFiles(func(f protoreflect.FileDescriptor) bool {
-		p := protodesc.ToFileDescriptorProto(f)
-		byPath[p.GetName()] = p
-		set.File = append(set.File, p)
+		set.File = append(set.File, protodesc.ToFileDescriptorProto(f))
 		return true
 	})
 	changed := false
-	for _, up := range upstream {
-		base, ok := byPath[up.GetName()]
-		if !ok {
-			byPath[up.GetName()] = up
-			set.File = append(set.File, up)
-			changed = true
-			continue
-		}
-		changed = joinFile(base, up) || changed
-	}
-	if !changed {
+	if set.File, changed = joinNamed(set.File, upstream, joinFile); !changed {
 		return known, false, nil
 	}
 	// A file may name another that the upstream did not send: options of no interest here.
@@ -68,60 +55,42 @@ func joinFiles(known *protoregistry.Files, upstream []*descriptorpb.FileDescript
 	return files, true, nil
 }
 
-func joinFile(base, up *descriptorpb.FileDescriptorProto) bool {
+// joinNamed appends to base what it does not have by name, and has join unite what both have. It reports whether anything
+// was new. Without join, what both have stays as it is.
+func joinNamed[T interface{ GetName() string }](base, up []T, join func(base, up T) bool) ([]T, bool) {
 	changed := false
+	for _, u := range up {
+		i := slices.IndexFunc(base, func(b T) bool { return b.GetName() == u.GetName() })
+		if i < 0 {
+			base, changed = append(base, u), true
+		} else if join != nil {
+			changed = join(base[i], u) || changed
+		}
+	}
+	return base, changed
+}
+
+func joinFile(base, up *descriptorpb.FileDescriptorProto) bool {
 	for _, dep := range up.GetDependency() {
 		if !slices.Contains(base.Dependency, dep) {
 			base.Dependency = append(base.Dependency, dep)
 		}
 	}
-	base.MessageType, changed = joinMessages(base.MessageType, up.MessageType)
-	base.EnumType = joinEnums(base.EnumType, up.EnumType, &changed)
-	for _, s := range up.GetService() {
-		i := slices.IndexFunc(base.Service, func(b *descriptorpb.ServiceDescriptorProto) bool { return b.GetName() == s.GetName() })
-		if i < 0 {
-			base.Service = append(base.Service, s)
-			changed = true
-			continue
-		}
-		for _, m := range s.GetMethod() {
-			if !slices.ContainsFunc(base.Service[i].Method, func(b *descriptorpb.MethodDescriptorProto) bool { return b.GetName() == m.GetName() }) {
-				base.Service[i].Method = append(base.Service[i].Method, m)
-				changed = true
-			}
-		}
-	}
-	return changed
-}
-
-func joinEnums(base, up []*descriptorpb.EnumDescriptorProto, changed *bool) []*descriptorpb.EnumDescriptorProto {
-	for _, e := range up {
-		if !slices.ContainsFunc(base, func(b *descriptorpb.EnumDescriptorProto) bool { return b.GetName() == e.GetName() }) {
-			base = append(base, e)
-			*changed = true
-		}
-	}
-	return base // new values of a known enum change nothing here: enums pass as numbers
-}
-
-func joinMessages(base, up []*descriptorpb.DescriptorProto) ([]*descriptorpb.DescriptorProto, bool) {
-	changed := false
-	for _, m := range up {
-		i := slices.IndexFunc(base, func(b *descriptorpb.DescriptorProto) bool { return b.GetName() == m.GetName() })
-		if i < 0 {
-			base = append(base, m)
-			changed = true
-			continue
-		}
-		changed = joinMessage(base[i], m) || changed
-	}
-	return base, changed
+	var messages, enums, services bool
+	base.MessageType, messages = joinNamed(base.MessageType, up.MessageType, joinMessage)
+	base.EnumType, enums = joinNamed(base.EnumType, up.EnumType, nil) // enums pass as numbers, known or not
+	base.Service, services = joinNamed(base.Service, up.Service, func(base, up *descriptorpb.ServiceDescriptorProto) (changed bool) {
+		base.Method, changed = joinNamed(base.Method, up.Method, nil)
+		return changed
+	})
+	return messages || enums || services
 }
 
 func joinMessage(base, up *descriptorpb.DescriptorProto) bool {
-	changed := false
-	base.NestedType, changed = joinMessages(base.NestedType, up.NestedType)
-	base.EnumType = joinEnums(base.EnumType, up.EnumType, &changed)
+	var changed, enums bool
+	base.NestedType, changed = joinNamed(base.NestedType, up.NestedType, joinMessage)
+	base.EnumType, enums = joinNamed(base.EnumType, up.EnumType, nil)
+	changed = changed || enums
 	for _, f := range up.GetField() {
 		clash := func(b *descriptorpb.FieldDescriptorProto) bool {
 			return b.GetNumber() == f.GetNumber() || b.GetName() == f.GetName() || b.GetJsonName() == f.GetJsonName()

@@ -35,16 +35,20 @@ const (
 // with the reason. A site is "Message.field" without the package. What bears
 // our mark is refused there in requests, and nothing is opened there in
 // answers, so that an exempt site is no way to have a stolen ciphertext read.
-var exemptions = map[string]string{
-	"SearchAttributes.indexed_fields":                                     "the server indexes them and rejects what it can't read; the policy may refuse one (pass, deny)",
-	"ComputeProvider.details":                                             "the server decodes it to reach the compute provider",
-	"ComputeScaler.details":                                               "the server decodes it to scale the compute provider",
-	"EndpointSpec.description":                                            "an endpoint belongs to no namespace, so no key belongs to it",
-	"CountActivityExecutionsResponse.AggregationGroup.group_values":       "written by the server from search attributes",
-	"CountNexusOperationExecutionsResponse.AggregationGroup.group_values": "written by the server from search attributes",
-	"CountSchedulesResponse.AggregationGroup.group_values":                "written by the server from search attributes",
-	"CountWorkflowExecutionsResponse.AggregationGroup.group_values":       "written by the server from search attributes",
-}
+var exemptions = bySite(map[string][]string{
+	"the server indexes them and rejects what it can't read; the policy may refuse one (pass, deny)": {
+		"SearchAttributes.indexed_fields",
+	},
+	"the server decodes it to reach the compute provider":          {"ComputeProvider.details"},
+	"the server decodes it to scale the compute provider":          {"ComputeScaler.details"},
+	"an endpoint belongs to no namespace, so no key belongs to it": {"EndpointSpec.description"},
+	"written by the server from search attributes": {
+		"CountActivityExecutionsResponse.AggregationGroup.group_values",
+		"CountNexusOperationExecutionsResponse.AggregationGroup.group_values",
+		"CountSchedulesResponse.AggregationGroup.group_values",
+		"CountWorkflowExecutionsResponse.AggregationGroup.group_values",
+	},
+})
 
 // kinds names what each payload site holds, as policies read it in
 // input.payload.kind. A site that is missing here falls back on kindOf's
@@ -148,14 +152,15 @@ var kinds = bySite(map[string][]string{
 	},
 })
 
-func bySite(sites map[string][]string) map[string]string {
-	kinds := make(map[string]string)
-	for kind, list := range sites {
+// bySite turns lists of sites around. A site stands in one list.
+func bySite(lists map[string][]string) map[string]string {
+	sites := make(map[string]string)
+	for what, list := range lists {
 		for _, site := range list {
-			kinds[site] = kind
+			sites[site] = what
 		}
 	}
-	return kinds
+	return sites
 }
 
 // textSites are strings that come back to a caller and may hold user data:
@@ -172,34 +177,26 @@ func siteName(f protoreflect.FieldDescriptor) string {
 	return full + "." + string(f.Name())
 }
 
-// kindOf names what a site holds; the second result is false for a site that
-// the table does not know, whose kind is then guessed from the field's name.
-func kindOf(f protoreflect.FieldDescriptor) (string, bool) {
+// kindOf names what a site holds. That of a site which the table does not have is guessed from the field's name.
+func kindOf(f protoreflect.FieldDescriptor) string {
 	if k, ok := kinds[siteName(f)]; ok {
-		return k, true
+		return k
 	}
 	name := string(f.Name())
 	switch {
 	case strings.Contains(name, "input"), strings.Contains(name, "args"):
-		return policy.KindInput, false
+		return policy.KindInput
 	case strings.Contains(name, "result"), strings.Contains(name, "success"):
-		return policy.KindResult, false
+		return policy.KindResult
 	case strings.Contains(name, "heartbeat"):
-		return policy.KindHeartbeat, false
+		return policy.KindHeartbeat
 	}
-	return kindDetails, false
+	return kindDetails
 }
 
 // isReason tells whether a request's string is a note that people write and
 // that the server keeps. It can't be sealed, since the server and its pages
 // show it as it is; the policy may refuse or redact it.
 func isReason(f protoreflect.FieldDescriptor) bool {
-	if f.Kind() != protoreflect.StringKind || f.IsMap() {
-		return false
-	}
-	switch f.Name() {
-	case "reason", "notes":
-		return true
-	}
-	return false
+	return f.Kind() == protoreflect.StringKind && !f.IsMap() && (f.Name() == "reason" || f.Name() == "notes")
 }
