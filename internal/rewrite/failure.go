@@ -62,12 +62,11 @@ func (c *call) markedFailure(chain []failureParts, buf []byte) bool {
 	return false
 }
 
-// sealTexts plans the edits that hide the texts of a whole chain. What
-// encoded_attributes held is hidden with them, always: to leave a failure
-// alone that looks encoded already would let clear text pass.
-func (m *Message) sealTexts(s *slot, key *keyring.Sealer) error {
-	chain := m.failures(s)
-	doc, err := readTexts(chain, m.walk.buf)
+// sealFailure seals the texts of a whole chain as one. What encoded_attributes
+// held is hidden with them, always: to leave a failure alone that looks encoded
+// already would let clear text pass.
+func (s *sealer) sealFailure(sl *slot, key *keyring.Sealer) error {
+	doc, err := readTexts(s.message.failures(sl), s.message.walk.buf)
 	if err != nil {
 		return err
 	}
@@ -75,6 +74,13 @@ func (m *Message) sealTexts(s *slot, key *keyring.Sealer) error {
 	if err != nil {
 		return err
 	}
+	s.message.hideTexts(sl, sealed)
+	return nil
+}
+
+// hideTexts plans the edits that put what was sealed in the place of the texts of a whole chain.
+func (m *Message) hideTexts(s *slot, sealed []byte) {
+	chain := m.failures(s)
 	for i := range chain {
 		f := &chain[i]
 		if !f.message.value.empty() {
@@ -87,7 +93,6 @@ func (m *Message) sealTexts(s *slot, key *keyring.Sealer) error {
 			m.putText(f, f.attributes.field, numFailureAttributes, nil)
 		}
 	}
-	return nil
 }
 
 // readTexts returns the document with the texts of a whole chain.
@@ -223,17 +228,17 @@ func (o *opener) openFailure(it *openItem, from int) error {
 
 // restoreTexts plans the edits that give one failure its texts back.
 func (m *Message) restoreTexts(f *failureParts, t *failureTexts) {
-	put := func(at span, num protowire.Number, value []byte, present bool) {
-		if !present {
-			value = nil
-		}
-		m.putText(f, at, num, value)
+	var message, stack, attributes []byte
+	if t.Message != "" {
+		message = []byte(t.Message)
 	}
-	put(f.messageSpan(), numFailureMessage, []byte(t.Message), t.Message != "")
-	put(f.stackSpan(), numFailureStackTrace, []byte(t.StackTrace), t.StackTrace != "")
-	var attributes []byte
+	if t.StackTrace != "" {
+		stack = []byte(t.StackTrace)
+	}
 	if t.EncodedAttributes != nil {
 		attributes = *t.EncodedAttributes
 	}
-	put(f.attributesSpan(), numFailureAttributes, attributes, t.EncodedAttributes != nil)
+	m.putText(f, f.messageSpan(), numFailureMessage, message)
+	m.putText(f, f.stackSpan(), numFailureStackTrace, stack)
+	m.putText(f, f.attributesSpan(), numFailureAttributes, attributes)
 }

@@ -107,7 +107,9 @@ func (o *opener) open(ctx context.Context, root *node, in []byte, whole bool) ([
 	if err := m.find(o.call.method, root, in, true, false); err != nil {
 		return nil, err
 	}
-	o.call.rememberTasks(&m.walk)
+	if m.walk.tasks {
+		o.call.rememberTasks(&m.walk)
+	}
 	if err := o.findSealed(); err != nil {
 		return nil, err
 	}

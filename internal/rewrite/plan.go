@@ -102,6 +102,7 @@ type Method struct {
 	task     bool // its answer is run or replayed by a worker: a policy can't have parts of it redacted or kept sealed
 	whole    bool // its answer is given with everything opened that the policy opens, or not at all
 	result   bool // its answer is what its caller goes on with: rather none for now than one that is sealed still
+	status   bool // its error answers can hold user data
 	apart    bool // its payloads stand in no message that tells what they are
 }
 
@@ -131,13 +132,7 @@ func (m *Method) latest() *Method {
 
 // StatusTouched tells whether an error answer can hold anything to open: only
 // queries, updates and multi-operations put user data there.
-func (m *Method) StatusTouched() bool {
-	switch m.name {
-	case "QueryWorkflow", "ExecuteMultiOperation", "UpdateWorkflowExecution", "PollWorkflowExecutionUpdate":
-		return true
-	}
-	return false
-}
+func (m *Method) StatusTouched() bool { return m.status }
 
 // IsPoll tells whether the RPC is a worker's long poll for a task.
 func (m *Method) IsPoll() bool { return m.poll }
@@ -220,8 +215,10 @@ func (p *plan) addMethod(d protoreflect.MethodDescriptor) (err error) {
 		m.task, m.whole = true, true
 	case "GetWorkflowExecutionHistory": // workers replay it; readers see it too, for whom a policy may redact
 		m.whole = true
-	case "QueryWorkflow", "UpdateWorkflowExecution", "PollWorkflowExecutionUpdate", "ExecuteMultiOperation", "PollActivityExecution", "PollNexusOperationExecution":
-		m.result = true // each may be asked again
+	case "QueryWorkflow", "UpdateWorkflowExecution", "PollWorkflowExecutionUpdate", "ExecuteMultiOperation":
+		m.result, m.status = true, true // each may be asked again
+	case "PollActivityExecution", "PollNexusOperationExecution":
+		m.result = true
 	}
 	p.methods[m.full] = m
 	return nil

@@ -208,7 +208,7 @@ func (s *sealer) planSeal(ctx context.Context, item int, last *sealItem) (err er
 	s.stats.used(v.Key, len(plain), hit)
 	switch {
 	case sl.f.op == opFailure:
-		return m.sealTexts(sl, it.key)
+		return s.sealFailure(sl, it.key)
 	case sl.f.summary && len(plain) <= maxSummary && it.key.PayloadSize(len(plain)) > maxSummary:
 		return s.sealSummary(sl, it.key)
 	case sl.f.op == opPayload && !v.Compress && len(v.Fields)+len(v.Clear) == 0:

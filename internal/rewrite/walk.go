@@ -110,14 +110,15 @@ type walk struct {
 	// irregular is set when a field that counts once comes twice. Such a message is legal, and merged by whoever
 	// decodes it; it is brought into the regular form before anything is decided.
 	irregular bool
-	unknown   int // fields that this build does not know
+	tasks     bool // a task is handed out in this answer
+	unknown   int  // fields that this build does not know
 	refused   error
 }
 
 func (w *walk) reset(buf []byte) {
 	w.buf = buf
 	w.boxes, w.slots, w.scopes, w.failures = w.boxes[:0], w.slots[:0], w.scopes[:0], w.failures[:0]
-	w.name, w.irregular, w.unknown, w.refused = span{}, false, 0, nil
+	w.name, w.irregular, w.tasks, w.unknown, w.refused = span{}, false, false, 0, nil
 }
 
 func (w *walk) fail(kind Kind, path string, err error) *Error {
@@ -140,8 +141,15 @@ func (w *walk) runRegular(n *node, in []byte) error {
 
 // run walks a whole message.
 func (w *walk) run(n *node) error {
-	w.scopes = append(w.scopes, scope{parent: -1, task: w.handsOut(n)})
-	return w.message(frame{node: n, box: -1, failure: -1}, 0, len(w.buf))
+	return w.message(frame{node: n, box: -1, scope: w.scope(n, -1), failure: -1}, 0, len(w.buf))
+}
+
+// scope adds a scope for a message and returns its index.
+func (w *walk) scope(n *node, parent int32) int32 {
+	task := w.response && n.task
+	w.tasks = w.tasks || task
+	w.scopes = append(w.scopes, scope{parent: parent, task: task})
+	return int32(len(w.scopes) - 1)
 }
 
 // frame is a message that is being walked.
@@ -165,8 +173,7 @@ func (w *walk) message(fr frame, start, end int) error {
 		return wire.ErrDepth
 	}
 	if n.scope && fr.box >= 0 { // the root has its own already
-		w.scopes = append(w.scopes, scope{parent: fr.scope, task: w.handsOut(n)})
-		fr.scope = int32(len(w.scopes) - 1)
+		fr.scope = w.scope(n, fr.scope)
 	}
 	if n.failure {
 		fr.failure = len(w.failures)
@@ -360,9 +367,6 @@ func (w *walk) boxed(fr *frame, n *node, b box) error {
 	w.boxes = append(w.boxes, b)
 	return w.message(fr.within(n, int32(len(w.boxes)-1)), int(b.start), int(b.end))
 }
-
-// handsOut reports whether a message of this type is a task for a worker.
-func (w *walk) handsOut(n *node) bool { return w.response && n.task }
 
 // payloadMark is how the metadata entry for `encoding` starts in every
 // payload that an SDK writes: bytes without it hold no such payload.
