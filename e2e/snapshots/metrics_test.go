@@ -144,7 +144,7 @@ func rotate(t *testing.T, proxy *harness.Proxy, o harness.ProxyOptions) []map[st
 func exerciseLimits(t *testing.T, u *upstream) map[string]*family {
 	t.Helper()
 	proxy, conn := start(t, harness.ProxyOptions{Upstream: u.address,
-		Extra: "limits: {calls: 2, polls: 1, connections: 1, bytes: 16777216}\n"})
+		Extra: "limits: {calls: 2, long_polls: 1, connections: 1, bytes: 16777216}\n"})
 	client := workflowservice.NewWorkflowServiceClient(conn)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -175,7 +175,7 @@ func exerciseLimits(t *testing.T, u *upstream) map[string]*family {
 	occupy(func() error { return starts(hangingWorkflow, 1) })
 	refused("calls", codes.ResourceExhausted, func() error { return starts("good", 1) })
 	occupy(poll)
-	refused("polls", codes.ResourceExhausted, poll)
+	refused("long_polls", codes.ResourceExhausted, poll)
 	other := workflowservice.NewWorkflowServiceClient(dial(t, proxy.Address))
 	refused("connections", codes.Unavailable, func() error {
 		_, err := other.GetSystemInfo(ctx, &workflowservice.GetSystemInfoRequest{})

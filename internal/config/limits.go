@@ -14,7 +14,7 @@ type Limits struct {
 	Calls int `yaml:"calls" unit:"calls" otherwise:"memory / 512 KiB"`
 	// Calls that wait at the server: polls for tasks, and calls that wait for the end of a workflow or an update. Streams of
 	// other services count here too.
-	Polls int `yaml:"polls" unit:"calls" otherwise:"memory / 72 KiB"`
+	LongPolls int `yaml:"long_polls" unit:"calls" otherwise:"memory / 72 KiB"`
 	// Messages in memory, each counted once. At least 16777216.
 	Bytes int `yaml:"bytes" unit:"bytes" otherwise:"memory / 16, and at least 16 MiB"`
 	// Age at which callers' connections are replaced, so that callers spread over new replicas. At least 6m.

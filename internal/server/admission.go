@@ -86,7 +86,7 @@ func (s *Server) overLimit(limit string) {
 	if now := time.Now(); now.Sub(s.told[limit]) > time.Minute {
 		s.told[limit] = now
 		s.log.Warn("callers are refused, since there is more to do than the limit allows", "limit", "limits."+limit, "connections", s.Connections(),
-			"calls", s.calls.inside.Load(), "polls", s.waiting.inside.Load(), "bytes", s.room.inUse())
+			"calls", s.calls.inside.Load(), "long_polls", s.waiting.inside.Load(), "bytes", s.room.inUse())
 	}
 }
 
@@ -185,7 +185,7 @@ func noRoom(what string, n, size int64) error {
 func (s *Server) enter(waits bool) (*gate, error) {
 	kind, g := "calls", &s.calls
 	if waits {
-		kind, g = "polls", &s.waiting
+		kind, g = "long_polls", &s.waiting
 	}
 	if !g.enter() {
 		s.overLimit(kind)

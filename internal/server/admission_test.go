@@ -69,7 +69,7 @@ func TestHeldPollsLeaveRoomForShortCalls(t *testing.T) {
 	ctx := testContext(t)
 	wait := h.polls(t, c, 2)
 	_, err := c.PollActivityTaskQueue(ctx, &workflowservice.PollActivityTaskQueueRequest{Namespace: "clinic"})
-	if st := status.Convert(err); st.Code() != codes.ResourceExhausted || !strings.Contains(st.Message(), "limits.polls") {
+	if st := status.Convert(err); st.Code() != codes.ResourceExhausted || !strings.Contains(st.Message(), "limits.long_polls") {
 		t.Errorf("one poll too many: %v", err)
 	}
 	one := make(chan codes.Code)
