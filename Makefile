@@ -321,7 +321,7 @@ bench-rewrite: ## CPU of sealing and opening; ends with `CASE x_limit=R x_visito
 
 .PHONY: bench-policy
 bench-policy: ## A cached verdict beside the evaluation that it saves; a line per case
-	$(GO) run ./internal/policy/benchpolicy
+	$(GO) test -count=1 -run '^TestCost$$' -v ./internal/policy -measure-cost
 
 .PHONY: bench-polls
 bench-polls: build ## 5,000 held polls beside a plain relay; ends with `polls=5000 proxy_bytes=.. relay_bytes=.. ratio=..`

@@ -1,13 +1,10 @@
-// Command benchpolicy measures a decision that the memo answers and, beside it, the
-// evaluation that it saves. Run it from the root of the repository; it ends with a line
-// per case and fails where a memo hit allocates or is not 20 times cheaper.
-package main
+package policy_test
 
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
-	"os"
 	"strings"
 	"testing"
 
@@ -15,13 +12,19 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 )
 
-// least is how many times cheaper a memo hit has to be.
+var measureCost = flag.Bool("measure-cost", false, "measure decisions; `make bench-policy`")
+
+// least is how many times cheaper a cached verdict has to be than the evaluation that it saves.
 const least = 20
 
-func main() {
+// TestCost measures a cached verdict and, beside it, the evaluation that it saves. It prints a line per case, and fails
+// where a cached verdict allocates or is not 20 times cheaper.
+func TestCost(t *testing.T) {
+	if !*measureCost {
+		t.Skip("run by make bench-policy")
+	}
 	if err := run(); err != nil {
-		fmt.Fprintln(os.Stderr, "bench-policy:", err)
-		os.Exit(1)
+		t.Error(err)
 	}
 }
 
@@ -30,7 +33,7 @@ type subject struct {
 	name      string
 	direction policy.Direction
 	in        policy.Input
-	content   bool // the decision hangs on the content: there is no memo hit to compare with
+	content   bool // the decision hangs on the content: there is no cached verdict to compare with
 }
 
 func subjects() []subject {
@@ -67,7 +70,7 @@ func document() []byte {
 func run() error {
 	ctx := context.Background()
 	opts := policy.Options{
-		Shipped: temporalseal.ShippedPolicy, Namespaces: "examples/clinic/namespaces",
+		Shipped: temporalseal.ShippedPolicy, Namespaces: "../../examples/clinic/namespaces",
 		KeyRank: func(_, key string) (int, bool) {
 			rank, ok := map[string]int{"phi": 0, "jwt": 1, "default": 2}[key]
 			return rank, ok
@@ -75,7 +78,7 @@ func run() error {
 	}
 	remembering, err := policy.Load(ctx, opts)
 	if err != nil {
-		return fmt.Errorf("run it from the root of the repository: %w", err)
+		return err
 	}
 	opts.MemoSize = -1
 	plain, err := policy.Load(ctx, opts)
@@ -99,9 +102,9 @@ func run() error {
 		}
 		lines = append(lines, line(s.name+"_hit", hit))
 		ratio := float64(evaluation.NsPerOp()) / float64(hit.NsPerOp())
-		fmt.Printf("%-16s a memo hit is %.0f times cheaper than the evaluation\n", s.name, ratio)
+		fmt.Printf("%-16s a cached verdict is %.0f times cheaper than the evaluation\n", s.name, ratio)
 		if ratio < least || hit.AllocsPerOp() > 0 {
-			faults = append(faults, fmt.Errorf("%s: a memo hit must be %d times cheaper and allocate nothing, it is %.1f times cheaper with %d allocations",
+			faults = append(faults, fmt.Errorf("%s: a cached verdict must be %d times cheaper and allocate nothing, it is %.1f times cheaper with %d allocations",
 				s.name, least, ratio, hit.AllocsPerOp()))
 		}
 	}
@@ -113,7 +116,7 @@ func line(name string, r testing.BenchmarkResult) string {
 	return fmt.Sprintf("%s ns=%d allocs=%d", name, r.NsPerOp(), r.AllocsPerOp())
 }
 
-// measure decides over and over. wantHit makes sure that the memo is what is measured.
+// measure decides over and over. wantHit makes sure that the cache is what is measured.
 func measure(ctx context.Context, p *policy.Policy, s subject, wantHit bool) (testing.BenchmarkResult, error) {
 	in := s.in
 	if _, err := p.Decide(ctx, s.direction, &in); err != nil {
@@ -128,7 +131,7 @@ func measure(ctx context.Context, p *policy.Policy, s subject, wantHit bool) (te
 			case err != nil:
 				failed = err
 			case v.Hit != wantHit:
-				failed = fmt.Errorf("%s: answered by the memo: %v", s.name, v.Hit)
+				failed = fmt.Errorf("%s: answered by the cache: %v", s.name, v.Hit)
 			}
 		}
 	})
