@@ -198,10 +198,10 @@ func (a *answered) print(s *style, i int) {
 		s.line("  %s  %s", s.dim("unknown"), strings.Join(e.Unsure, ", ")+s.dim(": a pass over it becomes seal"))
 	}
 	memo := "kept"
-	if !e.Remembered {
+	if !e.Cached {
 		memo = "asked again each time, since the content counts"
-	} else if len(e.MemoKey) > 0 {
-		memo = "kept for payloads alike in " + strings.Join(e.MemoKey, ", ")
+	} else if len(e.CacheKey) > 0 {
+		memo = "kept for payloads alike in " + strings.Join(e.CacheKey, ", ")
 	}
 	s.line("  %s  %s", s.dim("memo   "), s.dim(memo))
 	s.line("")
@@ -254,7 +254,7 @@ func explainJSON(w io.Writer, answers []answered) error {
 	out := make([]decision, len(answers))
 	for i, a := range answers {
 		e := &a.explanation
-		out[i] = decision{Name: title(&a.question, i), Revision: e.Revision, Packages: e.Packages, Memo: e.Remembered, Unknown: e.Unsure}
+		out[i] = decision{Name: title(&a.question, i), Revision: e.Revision, Packages: e.Packages, Memo: e.Cached, Unknown: e.Unsure}
 		if a.err != nil {
 			out[i].Error = a.err.Error()
 			continue

@@ -7,49 +7,49 @@ import (
 )
 
 const (
-	memoWays = 4
-	// maxMemoKey bounds what a flood of long names can make the memo hold.
-	maxMemoKey = 1 << 10
+	cacheWays = 4
+	// maxCacheKey bounds what a flood of long names can make the cache hold.
+	maxCacheKey = 1 << 10
 )
 
-// memo remembers verdicts. It is a table of fixed size in which an entry has four
+// cache remembers verdicts. It is a table of fixed size in which an entry has four
 // places: lookups take no lock and allocate nothing, and what is new pushes out one
 // of four. It belongs to one Policy, so nothing in it can outlive a reload.
-type memo struct {
+type cache struct {
 	seed maphash.Seed
 	mask uint64
-	slot []atomic.Pointer[remembered]
+	slot []atomic.Pointer[cacheEntry]
 }
 
 // remembered is immutable.
-type remembered struct {
+type cacheEntry struct {
 	hash    uint64
 	key     string
 	verdict Verdict
 	content bool // the verdict hangs on the content: there is none to remember
 }
 
-// newMemo makes a memo of at least size entries; nil, which remembers nothing, for
+// newCache makes a cache of at least size entries; nil, which remembers nothing, for
 // a negative size.
-func newMemo(size int) *memo {
+func newCache(size int) *cache {
 	if size < 0 {
 		return nil
 	}
 	sets := uint64(1)
-	for sets*memoWays < uint64(size) {
+	for sets*cacheWays < uint64(size) {
 		sets *= 2
 	}
-	return &memo{seed: maphash.MakeSeed(), mask: sets - 1, slot: make([]atomic.Pointer[remembered], sets*memoWays)}
+	return &cache{seed: maphash.MakeSeed(), mask: sets - 1, slot: make([]atomic.Pointer[cacheEntry], sets*cacheWays)}
 }
 
 // get returns the entry for a key, or nil, and the key's hash.
-func (m *memo) get(key []byte) (*remembered, uint64) {
+func (m *cache) get(key []byte) (*cacheEntry, uint64) {
 	if m == nil {
 		return nil, 0
 	}
 	h := maphash.Bytes(m.seed, key)
-	set := (h & m.mask) * memoWays
-	for i := range uint64(memoWays) {
+	set := (h & m.mask) * cacheWays
+	for i := range uint64(cacheWays) {
 		if e := m.slot[set+i].Load(); e != nil && e.hash == h && e.key == string(key) {
 			return e, h
 		}
@@ -58,18 +58,18 @@ func (m *memo) get(key []byte) (*remembered, uint64) {
 }
 
 // put keeps an entry. Its strings must be its own.
-func (m *memo) put(e *remembered) {
+func (m *cache) put(e *cacheEntry) {
 	if m == nil {
 		return
 	}
-	set := (e.hash & m.mask) * memoWays
-	for i := range uint64(memoWays) {
+	set := (e.hash & m.mask) * cacheWays
+	for i := range uint64(cacheWays) {
 		if old := m.slot[set+i].Load(); old == nil || (old.hash == e.hash && old.key == e.key) {
 			m.slot[set+i].Store(e)
 			return
 		}
 	}
-	m.slot[set+e.hash>>60%memoWays].Store(e)
+	m.slot[set+e.hash>>60%cacheWays].Store(e)
 }
 
 // appendKey writes what the query can read of the input, and nothing else: two

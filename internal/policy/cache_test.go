@@ -154,16 +154,16 @@ func TestMemoDecidesAsEvaluation(t *testing.T) {
 	if testing.Short() {
 		n = 5_000
 	}
-	// A small memo, so that entries are pushed out as well.
-	small := func(o *Options) { o.MemoSize = 512 }
+	// A small cache, so that entries are pushed out as well.
+	small := func(o *Options) { o.CacheSize = 512 }
 	p := mustLoad(t, sensitive, sensitiveKeys, small)
 	different, hits := differences(t, p, mustLoad(t, sensitive, sensitiveKeys), n, n)
-	t.Logf("%d requests, %d answered by the memo", n, hits)
+	t.Logf("%d requests, %d answered by the cache", n, hits)
 	if different != 0 {
 		t.Errorf("%d of %d decisions differ from the evaluation", different, n)
 	}
 	if hits < n/10 {
-		t.Errorf("only %d of %d answers came from the memo: this test saw little of it", hits, n)
+		t.Errorf("only %d of %d answers came from the cache: this test saw little of it", hits, n)
 	}
 }
 
@@ -235,15 +235,15 @@ func TestMemoHitAllocatesNothing(t *testing.T) {
 }
 
 func TestMemoIsBounded(t *testing.T) {
-	p := mustLoad(t, sensitive, sensitiveKeys, func(o *Options) { o.MemoSize = 64 })
+	p := mustLoad(t, sensitive, sensitiveKeys, func(o *Options) { o.CacheSize = 64 })
 	for i := range 2_000 {
 		in := &Input{Namespace: "a", WorkflowID: fmt.Sprint("w", i), Known: AllFacts, Kind: KindInput, Encoding: "json/plain"}
 		decide(t, p, Response, in)
 	}
-	if len(p.memo.slot) != 64 {
-		t.Errorf("the memo has %d places, not 64", len(p.memo.slot))
+	if len(p.cache.slot) != 64 {
+		t.Errorf("the cache has %d places, not 64", len(p.cache.slot))
 	}
-	long := &Input{Namespace: "x", SealedNamespace: string(make([]byte, maxMemoKey)), Kind: KindInput}
+	long := &Input{Namespace: "x", SealedNamespace: string(make([]byte, maxCacheKey)), Kind: KindInput}
 	for range 2 {
 		if v := decide(t, p, Response, long); v.Hit {
 			t.Error("a key over the limit was remembered")

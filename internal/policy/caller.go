@@ -43,7 +43,7 @@ func NewCaller(kind, subject, listener string, claims map[string]any) *Caller {
 // anonymous stands in where a call has no caller.
 var anonymous = NewCaller("anonymous", "", "", nil)
 
-// prepare fingerprints the claims, once: the memo keys on fingerprints, since
+// prepare fingerprints the claims, once: the cache keys on fingerprints, since
 // claims can be large and are the same for every payload of a connection.
 func (c *Caller) prepare() error {
 	c.once.Do(func() {

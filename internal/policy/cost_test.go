@@ -80,7 +80,7 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	opts.MemoSize = -1
+	opts.CacheSize = -1
 	plain, err := policy.Load(ctx, opts)
 	if err != nil {
 		return err

@@ -100,7 +100,7 @@ func (e *Engine) Status() (revision string, lastError error) {
 	return e.Current().Revision(), lastError
 }
 
-// Evaluations counts the decisions since the start that the memo did not answer, and how
+// Evaluations counts the decisions since the start that the cache did not answer, and how
 // many of them hung on the payload's content, so that it never could.
 func (e *Engine) Evaluations() (all, withContent uint64) {
 	all, withContent = e.Current().Evaluations()

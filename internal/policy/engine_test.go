@@ -244,7 +244,7 @@ func TestBadPolicyNeverReplacesAGoodOne(t *testing.T) {
 }
 
 // TestReloadUnderLoad decides in many goroutines while the policy changes: an answer
-// must be that of the revision that gave it, memo or not.
+// must be that of the revision that gave it, cached or not.
 func TestReloadUnderLoad(t *testing.T) {
 	opts := options(t, map[string]string{"policy.rego": passing})
 	ctx := context.Background()

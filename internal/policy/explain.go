@@ -18,12 +18,12 @@ type Explanation struct {
 	Namespace string
 	Packages  []PackageExplanation
 	Verdict   Verdict // the winner of all packages' verdicts
-	// MemoKey lists what the memo tells payloads apart by: the references of input
+	// CacheKey lists what the cache tells payloads apart by: the references of input
 	// that the rules can read in any of their branches.
-	MemoKey []string
-	// Remembered tells whether the memo would keep this decision; it keeps none that
+	CacheKey []string
+	// Remembered tells whether the cache would keep this decision; it keeps none that
 	// hung on the content.
-	Remembered bool
+	Cached bool
 	// Unsure lists the facts that the rules can read and that the input does not tell.
 	Unsure []string
 	// Trace is OPA's trace of the evaluation, a line per step.
@@ -43,11 +43,11 @@ type RuleExplanation struct {
 	Verdicts []string // as JSON; none: the rule did not hold
 }
 
-// Explain decides without the memo and tells how. An error of the policy comes back
+// Explain decides without the cache and tells how. An error of the policy comes back
 // beside what was found out up to it.
 func (p *Policy) Explain(ctx context.Context, d Direction, in *Input) (Explanation, error) {
 	q := p.queries(in.Namespace)[d&1]
-	e := Explanation{Revision: p.revision, Direction: d, Namespace: in.Namespace, MemoKey: q.reads.keyNames()}
+	e := Explanation{Revision: p.revision, Direction: d, Namespace: in.Namespace, CacheKey: q.reads.keyNames()}
 	e.Unsure = (in.unknown() & q.reads.facts()).Names()
 	for _, part := range q.parts {
 		explained, err := q.explainPart(ctx, part, in)
@@ -60,7 +60,7 @@ func (p *Policy) Explain(ctx context.Context, d Direction, in *Input) (Explanati
 	if err != nil {
 		return e, err
 	}
-	e.Verdict, e.Remembered = v.forCaller(in), !touchedContent
+	e.Verdict, e.Cached = v.forCaller(in), !touchedContent
 	e.Trace, err = q.trace(ctx, in)
 	return e, err
 }
@@ -98,7 +98,7 @@ func (q *query) trace(ctx context.Context, in *Input) ([]string, error) {
 	return strings.Split(strings.TrimRight(text.String(), "\n"), "\n"), nil
 }
 
-// keyNames lists the references that make the memo's key, which leaves content out.
+// keyNames lists the references that make the cache's key, which leaves content out.
 func (r reads) keyNames() []string {
 	r.bits &^= readContent
 	return r.names()
@@ -122,9 +122,9 @@ func (e Explanation) String() string {
 		fmt.Fprintf(&b, "not told by this request, and read by some rule: %s\n", strings.Join(e.Unsure, ", "))
 	}
 	remembered := "kept"
-	if !e.Remembered {
+	if !e.Cached {
 		remembered = "not kept, since the content was looked at"
 	}
-	fmt.Fprintf(&b, "memo: %s; its key holds %s\n", remembered, strings.Join(e.MemoKey, ", "))
+	fmt.Fprintf(&b, "memo: %s; its key holds %s\n", remembered, strings.Join(e.CacheKey, ", "))
 	return b.String()
 }

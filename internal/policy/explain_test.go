@@ -15,8 +15,8 @@ func TestExplain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if e.Verdict.Key != "jwt" || e.Remembered {
-		t.Errorf("verdict %s, remembered %v", e.Verdict, e.Remembered)
+	if e.Verdict.Key != "jwt" || e.Cached {
+		t.Errorf("verdict %s, remembered %v", e.Verdict, e.Cached)
 	}
 	if len(e.Packages) != 2 || e.Packages[1].Package != `temporal.namespaces.clinic` {
 		t.Fatalf("packages: %+v", e.Packages)
@@ -28,8 +28,8 @@ func TestExplain(t *testing.T) {
 		t.Errorf("rules: %+v", rules)
 	}
 	want := []string{"input.activity.type", "input.payload.kind", "input.payload.name", "input.workflow.type"}
-	if !slices.Equal(e.MemoKey, want) {
-		t.Errorf("the memo's key holds %v, want %v", e.MemoKey, want)
+	if !slices.Equal(e.CacheKey, want) {
+		t.Errorf("the cache's key holds %v, want %v", e.CacheKey, want)
 	}
 	if !slices.Equal(e.Unsure, []string{"activity.type"}) {
 		t.Errorf("unsure about %v", e.Unsure)
@@ -38,7 +38,7 @@ func TestExplain(t *testing.T) {
 		t.Errorf("trace of %d lines, text:\n%s", len(e.Trace), e)
 	}
 	in.WorkflowType = "Mail"
-	if e, err = p.Explain(context.Background(), Request, in); err != nil || !e.Remembered {
+	if e, err = p.Explain(context.Background(), Request, in); err != nil || !e.Cached {
 		t.Errorf("a decision without content counts as not remembered: %v", err)
 	}
 }

@@ -115,7 +115,7 @@ func TestEndedCall(t *testing.T) {
 	if !errors.As(err, &e) || e.Kind != TimedOut || !strings.Contains(err.Error(), "caller went away") {
 		t.Errorf("got %v", err)
 	}
-	// An evaluation that broke off must not have left anything in the memo.
+	// An evaluation that broke off must not have left anything in the cache.
 	if v := decide(t, p, Request, &Input{Namespace: "n", Kind: KindMemo, Name: "other"}); v.Action != Pass || v.Hit {
 		t.Errorf("got %s, hit %v", v, v.Hit)
 	}

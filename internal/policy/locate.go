@@ -39,17 +39,17 @@ func (q *query) byRule(ctx context.Context, p part, in *Input) ([]ruleAnswer, er
 }
 
 // blame says which rule of a package gave a verdict that the contract does not know.
-func (q *query) blame(ctx context.Context, p part, in *Input, cause error) error {
-	return q.blameWhere(ctx, p, in, cause, func(v ast.Value) error {
+func (q *query) locateVerdict(ctx context.Context, p part, in *Input, cause error) error {
+	return q.locate(ctx, p, in, cause, func(v ast.Value) error {
 		_, err := parseProposal(v, q.direction, in.Kind)
 		return err
 	})
 }
 
-// blameKey says which rule named a key that cannot be used.
-func (p *Policy) blameKey(ctx context.Context, q *query, in *Input, cause error) error {
+// locateKey says which rule named a key that cannot be used.
+func (p *Policy) locateKey(ctx context.Context, q *query, in *Input, cause error) error {
 	for _, part := range q.parts {
-		err := q.blameWhere(ctx, part, in, cause, func(v ast.Value) error {
+		err := q.locate(ctx, part, in, cause, func(v ast.Value) error {
 			pr, err := parseProposal(v, q.direction, in.Kind)
 			if err == nil && pr.action == Seal {
 				if _, _, err = p.keys.resolve(in.Namespace, pr.key); err != nil {
@@ -66,7 +66,7 @@ func (p *Policy) blameKey(ctx context.Context, q *query, in *Input, cause error)
 	return &Error{Kind: BadVerdict, Namespace: in.Namespace, Err: cause}
 }
 
-func (q *query) blameWhere(ctx context.Context, p part, in *Input, cause error, check func(ast.Value) error) error {
+func (q *query) locate(ctx context.Context, p part, in *Input, cause error, check func(ast.Value) error) error {
 	out := &Error{Kind: BadVerdict, Namespace: in.Namespace, Package: p.pkg, Err: cause}
 	answers, err := q.byRule(ctx, p, in)
 	if err != nil {

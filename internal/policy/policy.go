@@ -12,7 +12,7 @@ import (
 )
 
 const (
-	defaultMemoSize    = 1 << 15
+	defaultCacheSize   = 1 << 15
 	defaultEvalTimeout = 2 * time.Second // of the wall clock: a starved machine must not fail calls
 )
 
@@ -23,7 +23,7 @@ type Policy struct {
 	teams    map[string][2]*query // by namespace
 	sources  snapshot
 	keys     keys
-	memo     *memo
+	cache    *cache
 
 	evaluations, contentEvaluations atomic.Uint64
 }
@@ -31,7 +31,7 @@ type Policy struct {
 // Revision names the sources: the same files give the same revision everywhere.
 func (p *Policy) Revision() string { return p.revision }
 
-// Evaluations counts the decisions that the memo did not answer, and how many of them
+// Evaluations counts the decisions that the cache did not answer, and how many of them
 // hung on the payload's content, so that it never could.
 func (p *Policy) Evaluations() (all, withContent uint64) {
 	return p.evaluations.Load(), p.contentEvaluations.Load()
@@ -74,7 +74,7 @@ func assemble(opts Options, files snapshot) (*Policy, error) {
 		teams:    map[string][2]*query{},
 		sources:  files,
 		keys:     keys{rank: opts.KeyRank, fallback: opts.DefaultKey},
-		memo:     newMemo(cmp.Or(opts.MemoSize, defaultMemoSize)),
+		cache:    newCache(cmp.Or(opts.CacheSize, defaultCacheSize)),
 	}
 	if p.keys.rank == nil {
 		p.keys.rank = func(string, string) (int, bool) { return 0, true }
@@ -169,10 +169,10 @@ func literalMember(r *ast.Rule, name string) (string, bool) {
 	return stringMember(obj, name)
 }
 
-// withKeys is the same policy over other keys, with a small memo of its own.
+// withKeys is the same policy over other keys, with a small cache of its own.
 func (p *Policy) withKeys(rank KeyRank, fallback DefaultKey) *Policy {
 	return &Policy{revision: p.revision, platform: p.platform, teams: p.teams, sources: p.sources,
-		keys: keys{rank, fallback}, memo: newMemo(1 << 10)}
+		keys: keys{rank, fallback}, cache: newCache(1 << 10)}
 }
 
 func (p *Policy) queries(namespace string) [2]*query {
@@ -196,7 +196,7 @@ func (p *Policy) Decide(ctx context.Context, d Direction, in *Input) (Verdict, e
 	if err != nil {
 		return Verdict{}, &Error{Kind: BadInput, Namespace: in.Namespace, Err: err}
 	}
-	entry, hash := p.memo.get(key)
+	entry, hash := p.cache.get(key)
 	if entry != nil && !entry.content {
 		v := entry.verdict
 		v.Hit = true
@@ -210,12 +210,12 @@ func (p *Policy) Decide(ctx context.Context, d Direction, in *Input) (Verdict, e
 	if touchedContent {
 		p.contentEvaluations.Add(1)
 	}
-	if entry == nil && len(key) <= maxMemoKey {
-		e := &remembered{hash: hash, key: string(key), content: touchedContent}
+	if entry == nil && len(key) <= maxCacheKey {
+		e := &cacheEntry{hash: hash, key: string(key), content: touchedContent}
 		if !touchedContent {
 			e.verdict = v
 		}
-		p.memo.put(e)
+		p.cache.put(e)
 	}
 	return v.forCaller(in), nil
 }
@@ -259,13 +259,13 @@ func (p *Policy) decideFrom(ctx context.Context, q *query, in *Input, a answer, 
 	for i, set := range a.sets {
 		parsed, err := q.parse(set, in, full)
 		if err != nil {
-			return Verdict{}, q.blame(ctx, q.parts[i], in, err)
+			return Verdict{}, q.locateVerdict(ctx, q.parts[i], in, err)
 		}
 		proposals = append(proposals, parsed...)
 	}
 	v, err := unite(q.direction, in, proposals, p.keys, a.touched.unknown || a.touched.blind)
 	if err != nil {
-		return Verdict{}, p.blameKey(ctx, q, in, err)
+		return Verdict{}, p.locateKey(ctx, q, in, err)
 	}
 	return v, nil
 }

@@ -138,7 +138,7 @@ func TestStory(t *testing.T) {
 			in := start
 			in.Data = []byte(`{}`)
 			tt.change(&in)
-			for range 2 { // the second from the memo, where there is one
+			for range 2 { // the second from the cache, where there is one
 				v := decide(t, p, Request, &in)
 				if v.Action != tt.action || v.Key != tt.key {
 					t.Fatalf("got %s %q, want %s %q (%+v)", v.Action, v.Key, tt.action, tt.key, v)

@@ -15,7 +15,7 @@ import (
 
 // query asks the packages that speak for one namespace in one direction.
 type query struct {
-	id        uint32 // tells its entries in the memo from those of other queries
+	id        uint32 // tells its entries in the cache from those of other queries
 	direction Direction
 	namespace string // "" for namespaces that have no file of their own
 	compiler  *ast.Compiler

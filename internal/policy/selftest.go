@@ -59,7 +59,7 @@ var selfTest = sync.OnceValue(func() error {
 
 func selfTestPolicy() (*Policy, error) {
 	files := snapshot{{name: "self-test.rego", text: []byte(selfTestRules)}}
-	return assemble(Options{MemoSize: 1 << 6}, files)
+	return assemble(Options{CacheSize: 1 << 6}, files)
 }
 
 func (p *Policy) selfTest() error {

@@ -124,7 +124,7 @@ type Verdict struct {
 	// they read a fact, or a content, that this request does not tell. For a payload
 	// apart from any message it may also be an `open`.
 	Weakened bool
-	Hit      bool // answered by the memo
+	Hit      bool // answered by the cache
 }
 
 // KeyRank returns the place of a key in the configuration, the most sensitive
@@ -145,7 +145,7 @@ type Options struct {
 	DefaultKey DefaultKey // nil: "default" everywhere
 
 	Log         *slog.Logger  // nil: silent
-	MemoSize    int           // verdicts kept; 0 means 32768, less than 0 none
+	CacheSize   int           // verdicts kept; 0 means 32768, less than 0 none
 	EvalTimeout time.Duration // 0 means two seconds; twice as much more per MiB of content
 
 	// OnReload is told the outcome of every attempt to load a changed source; may be nil.
