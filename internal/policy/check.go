@@ -29,13 +29,6 @@ type Finding struct {
 	Text  string
 }
 
-func (f Finding) String() string {
-	if f.Where == "" {
-		return fmt.Sprintf("%s: %s", f.Level, f.Text)
-	}
-	return fmt.Sprintf("%s: %s: %s", f.Level, f.Where, f.Text)
-}
-
 // Told says which facts a request tells about its payloads of one kind. What is in no
 // set is never told.
 type Told struct {

@@ -15,7 +15,11 @@ func reported(t *testing.T, opts CheckOptions) (Report, string) {
 	r := Check(context.Background(), opts)
 	var lines []string
 	for _, f := range r.Findings {
-		lines = append(lines, strings.ReplaceAll(f.String(), filepath.Dir(opts.File)+"/", ""))
+		where := ""
+		if f.Where != "" {
+			where = f.Where + ": "
+		}
+		lines = append(lines, strings.ReplaceAll(string(f.Level)+": "+where+f.Text, filepath.Dir(opts.File)+"/", ""))
 	}
 	return r, strings.Join(lines, "\n")
 }

@@ -2,7 +2,6 @@ package policy
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"strings"
 
@@ -102,29 +101,4 @@ func (q *query) trace(ctx context.Context, in *Input) ([]string, error) {
 func (r reads) keyNames() []string {
 	r.bits &^= readContent
 	return r.names()
-}
-
-// String lays an explanation out for a terminal, without the trace.
-func (e Explanation) String() string {
-	var b strings.Builder
-	for _, p := range e.Packages {
-		fmt.Fprintf(&b, "package %s (%s)\n", p.Package, p.File)
-		for _, r := range p.Rules {
-			verdicts := "does not hold"
-			if len(r.Verdicts) > 0 {
-				verdicts = strings.Join(r.Verdicts, ", ")
-			}
-			fmt.Fprintf(&b, "  %-40s %s\n", r.Location, verdicts)
-		}
-	}
-	fmt.Fprintf(&b, "decision: %s\n", e.Verdict)
-	if len(e.Unsure) > 0 {
-		fmt.Fprintf(&b, "not told by this request, and read by some rule: %s\n", strings.Join(e.Unsure, ", "))
-	}
-	remembered := "kept"
-	if !e.Cached {
-		remembered = "not kept, since the content was looked at"
-	}
-	fmt.Fprintf(&b, "memo: %s; its key holds %s\n", remembered, strings.Join(e.CacheKey, ", "))
-	return b.String()
 }
