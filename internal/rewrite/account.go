@@ -113,22 +113,12 @@ func (o *opener) enter(kind string, h *envelope.Header, outcome Outcome) {
 
 // enterItem enters into the account what became of one sealed payload.
 func (o *opener) enterItem(it *openItem, err error) {
-	outcome := outcomeOf(it.action)
+	outcome := outcomes[it.action]
 	if err != nil {
 		outcome = Failed
 	}
 	o.enter(o.slot(it).f.kind, it.sealed.Header, outcome)
 }
 
-// outcomeOf is the end that a decided payload meets, if it opens.
-func outcomeOf(a policy.Action) Outcome {
-	switch a {
-	case policy.Open:
-		return Opened
-	case policy.Redact:
-		return Redacted
-	case policy.Keep:
-		return Kept
-	}
-	return Denied
-}
+// outcomes are the ends that decided payloads meet, if they open.
+var outcomes = [...]Outcome{policy.Open: Opened, policy.Redact: Redacted, policy.Keep: Kept, policy.Deny: Denied}

@@ -89,7 +89,7 @@ func TestAccountOfAFailure(t *testing.T) {
 	started := &historypb.WorkflowExecutionStartedEventAttributes{Input: payloadsOf(20), Memo: memoOf("denied")}
 	c, err := answer(t, r, "GetWorkflowExecutionHistory", &workflowservice.GetWorkflowExecutionHistoryResponse{History: &historypb.History{Events: []*historypb.HistoryEvent{
 		{Attributes: &historypb.HistoryEvent_WorkflowExecutionStartedEventAttributes{WorkflowExecutionStartedEventAttributes: started}}}}})
-	if !IsDenied(err) {
+	if !isDenied(err) {
 		t.Fatal(err)
 	}
 	wantAccount(t, c, Handled{"memo", testNamespace, "phi", Denied, 1})

@@ -16,38 +16,30 @@ const (
 // apartKind is what the account of an answer calls payloads whose kind nobody tells.
 const apartKind = "payload"
 
-// apartMethods are the two things to do with a message of type Payloads.
-type apartMethods struct{ encode, decode *Method }
-
-func newApartMethods(p *plan) (apartMethods, error) {
+// apartMethods are what is done with a message of type Payloads, by the names above.
+func apartMethods(p *plan) (map[string]*Method, error) {
 	payloads, err := p.messageType(msgPayloads)
 	if err != nil {
-		return apartMethods{}, err
+		return nil, err
 	}
-	method := func(name string, response bool) (*Method, error) {
-		c := compiler{plan: p, method: name, response: response}
-		n, err := c.compile(payloads, "payloads", apartKind)
+	methods := make(map[string]*Method)
+	for _, name := range []string{RPCEncode, RPCDecode} {
+		n, err := p.compile(name, name == RPCDecode, payloads, "payloads", apartKind)
+		if err != nil {
+			return nil, err
+		}
 		for i := range n.fields {
 			n.fields[i].na = 0 // which facts apply is not known either
 		}
-		return &Method{plan: p, name: name, full: name, request: n, response: n, apart: true}, err
+		methods[name] = &Method{plan: p, name: name, full: name, request: n, response: n, apart: true}
 	}
-	encode, err := method(RPCEncode, false)
-	if err != nil {
-		return apartMethods{}, err
-	}
-	decode, err := method(RPCDecode, true)
-	return apartMethods{encode, decode}, err
+	return methods, nil
 }
 
-// BeginApart starts a call about payloads apart from a message, in a namespace that its caller reaches. rpc is RPCEncode
+// BeginApart starts a session for payloads apart from a message, in a namespace that its caller reaches. rpc is RPCEncode
 // or RPCDecode.
 func (r *Rewriter) BeginApart(rpc, namespace string, caller *policy.Caller) *Session {
-	m := r.apart.decode
-	if rpc == RPCEncode {
-		m = r.apart.encode
-	}
-	s := r.Begin(m, caller)
+	s := r.Begin(r.apart[rpc], caller)
 	s.call.namespace = namespace
 	return s
 }

@@ -20,8 +20,9 @@ type compiler struct {
 	err      error   // the first failure
 }
 
-// compile compiles a message type at a path.
-func (c *compiler) compile(d protoreflect.MessageDescriptor, path, kind string) (*node, error) {
+// compile compiles a message type at a path of a method's request or response. kind is that of the payloads in a list of them.
+func (p *plan) compile(method string, response bool, d protoreflect.MessageDescriptor, path, kind string) (*node, error) {
+	c := compiler{plan: p, method: method, response: response}
 	n := c.message(d, path, kind)
 	return n, c.err
 }
@@ -89,8 +90,8 @@ func (c *compiler) bit(bits map[string]uint8, fd protoreflect.FieldDescriptor) u
 }
 
 func (c *compiler) field(n *node, fd protoreflect.FieldDescriptor, path, kind string) field {
-	f := field{op: opMessage, wire: wireType(fd), path: join(path, fd),
-		packable: fd.IsList() && fd.Kind() != protoreflect.StringKind && wireType(fd) != protowire.BytesType}
+	f := field{op: opMessage, wire: wireType(fd), path: join(path, fd)}
+	f.packable = fd.IsList() && f.wire != protowire.BytesType
 	switch {
 	case fd.IsMap():
 		c.mapField(&f, fd)
@@ -270,9 +271,8 @@ func join(path string, fd protoreflect.FieldDescriptor) string {
 
 func wireType(fd protoreflect.FieldDescriptor) protowire.Type {
 	switch fd.Kind() {
-	case protoreflect.BoolKind, protoreflect.EnumKind, protoreflect.Int32Kind, protoreflect.Sint32Kind,
-		protoreflect.Uint32Kind, protoreflect.Int64Kind, protoreflect.Sint64Kind, protoreflect.Uint64Kind:
-		return protowire.VarintType
+	case protoreflect.StringKind, protoreflect.BytesKind, protoreflect.MessageKind:
+		return protowire.BytesType
 	case protoreflect.Fixed32Kind, protoreflect.Sfixed32Kind, protoreflect.FloatKind:
 		return protowire.Fixed32Type
 	case protoreflect.Fixed64Kind, protoreflect.Sfixed64Kind, protoreflect.DoubleKind:
@@ -280,7 +280,7 @@ func wireType(fd protoreflect.FieldDescriptor) protowire.Type {
 	case protoreflect.GroupKind:
 		return protowire.StartGroupType
 	}
-	return protowire.BytesType
+	return protowire.VarintType
 }
 
 // takesSystemInput tells whether an input belongs to a Nexus operation, whose

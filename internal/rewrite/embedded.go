@@ -121,8 +121,7 @@ func (o *opener) openNested(ctx context.Context, s *slot, d protoreflect.Message
 
 // nested begins a session for a message that stands within a payload of this call.
 func (c *call) nested(d protoreflect.MessageDescriptor, s *slot, response bool) (*Session, error) {
-	comp := compiler{plan: c.method.plan, method: c.method.name, response: response}
-	root, err := comp.compile(d, s.f.path, "")
+	root, err := c.method.plan.compile(c.method.name, response, d, s.f.path, "")
 	if err != nil {
 		return nil, err
 	}

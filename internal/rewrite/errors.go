@@ -1,7 +1,6 @@
 package rewrite
 
 import (
-	"errors"
 	"fmt"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
@@ -16,12 +15,6 @@ func (e *DeniedError) Error() string {
 		return "denied by policy"
 	}
 	return "denied by policy: " + e.Reason
-}
-
-// IsDenied tells whether the policy refused something in a message.
-func IsDenied(err error) bool {
-	var d *DeniedError
-	return errors.As(err, &d)
 }
 
 // Kind says why a message was not rewritten, and so what its caller is told.

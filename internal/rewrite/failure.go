@@ -8,7 +8,9 @@ import (
 	"slices"
 	"unicode/utf8"
 
+	commonpb "go.temporal.io/api/common/v1"
 	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
@@ -70,7 +72,12 @@ func (s *sealer) sealFailure(sl *slot, key *keyring.Sealer) error {
 	if err != nil {
 		return err
 	}
-	sealed, err := key.AppendPayload(nil, failurePayload(doc), true)
+	payload, err := proto.MarshalOptions{Deterministic: true}.Marshal(&commonpb.Payload{Data: doc,
+		Metadata: map[string][]byte{"encoding": []byte("json/plain"), failureTextsKey: []byte(failureTextsForm)}})
+	if err != nil {
+		return fmt.Errorf("write the failure's texts: %w", err)
+	}
+	sealed, err := key.AppendPayload(nil, payload, true)
 	if err != nil {
 		return err
 	}
@@ -139,22 +146,6 @@ func (f *failureParts) stackSpan() span { return f.stack.field.or(f.stackPlace) 
 
 // attributesSpan returns where the encoded_attributes of a failure stand, or belong.
 func (f *failureParts) attributesSpan() span { return f.attributes.field.or(f.attributesPlace) }
-
-// failurePayload is the serialised Payload around the document.
-func failurePayload(doc []byte) []byte {
-	entry := func(dst []byte, key, value string) []byte {
-		e := protowire.AppendTag(nil, 1, protowire.BytesType)
-		e = protowire.AppendString(e, key)
-		e = protowire.AppendTag(e, 2, protowire.BytesType)
-		e = protowire.AppendString(e, value)
-		dst = protowire.AppendTag(dst, 1, protowire.BytesType)
-		return protowire.AppendBytes(dst, e)
-	}
-	p := entry(nil, "encoding", "json/plain")
-	p = entry(p, failureTextsKey, failureTextsForm)
-	p = protowire.AppendTag(p, 2, protowire.BytesType)
-	return protowire.AppendBytes(p, doc)
-}
 
 // readFailureTexts returns the document within an opened payload; ok is false
 // for a payload that an SDK's own codec put there.

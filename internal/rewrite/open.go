@@ -264,31 +264,23 @@ func (o *opener) inPlace(it *openItem) bool {
 
 // put opens a payload of our own right where it goes in the output. If it can't, the output stays as it was.
 func (o *opener) put(ctx context.Context, e *edit) (bool, error) {
-	it := &o.items[e.item]
-	err := o.openInto(ctx, &o.message.out, it)
-	o.enterItem(it, err)
-	if err != nil {
-		return false, o.unopened(err)
-	}
-	return true, nil
-}
-
-func (o *opener) openInto(ctx context.Context, out *tail, it *openItem) error {
+	it, out := &o.items[e.item], &o.message.out
 	size := it.sealed.PlainSize()
 	if it.sealed.Form == envelope.FormView {
 		size = it.size // it holds no more than the readable document and the sealed part
 	}
 	room := out.room(size)
 	plain, hit, err := o.call.state.Keys.OpenNext(ctx, room, &it.sealed, o.call.namespace, &o.run)
+	o.enterItem(it, err)
 	if err != nil {
-		return o.call.fail(KindOpening, o.slot(it).f.path, err)
+		return false, o.unopened(o.call.fail(KindOpening, o.slot(it).f.path, err))
 	}
 	out.prepend(plain)
 	if cap(plain) != cap(room) { // it was compressed, and has grown out of its room
 		clear(plain)
 	}
 	o.stats.used(it.sealed.Header.Key, len(plain), hit)
-	return nil
+	return true, nil
 }
 
 // openAside plans the edits for a sealed payload that is not simply put in the place of its envelope. One that is kept, or

@@ -2,7 +2,6 @@ package rewrite
 
 import (
 	"fmt"
-	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -177,8 +176,7 @@ func newPlan(files *protoregistry.Files) (*plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := compiler{plan: p, method: "status", response: true}
-	p.status, err = c.compile(status, "status", "")
+	p.status, err = p.compile("status", true, status, "status", "")
 	return p, err
 }
 
@@ -198,12 +196,10 @@ func (p *plan) messageType(name protoreflect.FullName) (protoreflect.MessageDesc
 func (p *plan) addMethod(d protoreflect.MethodDescriptor) (err error) {
 	name := string(d.Name())
 	m := &Method{plan: p, next: new(atomic.Pointer[Method]), name: name, full: "/" + string(d.Parent().FullName()) + "/" + name}
-	request := compiler{plan: p, method: name}
-	if m.request, err = request.compile(d.Input(), "", ""); err != nil {
+	if m.request, err = p.compile(name, false, d.Input(), "", ""); err != nil {
 		return err
 	}
-	response := compiler{plan: p, method: name, response: true}
-	if m.response, err = response.compile(d.Output(), "", ""); err != nil {
+	if m.response, err = p.compile(name, true, d.Output(), "", ""); err != nil {
 		return err
 	}
 	switch name {
@@ -235,8 +231,7 @@ func (p *plan) anyNode(f *field, name []byte, response bool, method string) *nod
 	if err != nil {
 		return nil
 	}
-	c := compiler{plan: p, method: method, response: response}
-	compiled, err := c.compile(d, f.path, "")
+	compiled, err := p.compile(method, response, d, f.path, "")
 	if err != nil {
 		return nil
 	}
@@ -247,9 +242,3 @@ func (p *plan) anyNode(f *field, name []byte, response bool, method string) *nod
 // Method returns the plan of an RPC by its full name; nil if this build does not
 // know it, or if its service is not rewritten.
 func (r *Rewriter) Method(full string) *Method { return r.plan.Load().methods[full] }
-
-// IsRewritten reports whether a service is one whose every RPC must be known to
-// be forwarded: the name without slashes.
-func IsRewritten(service string) bool {
-	return slices.Contains(rewritten, protoreflect.FullName(service))
-}

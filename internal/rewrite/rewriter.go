@@ -41,7 +41,7 @@ type State struct {
 type Rewriter struct {
 	plan     atomic.Pointer[plan]
 	state    atomic.Pointer[State]
-	apart    apartMethods
+	apart    map[string]*Method // by RPCEncode and RPCDecode
 	strict   bool
 	shadow   bool
 	accounts bool
@@ -64,7 +64,7 @@ func New(o Options) (*Rewriter, error) {
 	if err != nil {
 		return nil, err
 	}
-	apart, err := newApartMethods(p)
+	apart, err := apartMethods(p)
 	if err != nil {
 		return nil, err
 	}

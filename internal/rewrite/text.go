@@ -16,23 +16,18 @@ func (s *Session) Text(ctx context.Context, text []byte) (out []byte, changed bo
 		if at < 0 {
 			return append(out, text...), changed
 		}
-		end := at + len(envelope.TextPrefix)
-		for end < len(text) && isBase64URL(text[end]) {
-			end++
-		}
+		rest := bytes.TrimLeft(text[at+len(envelope.TextPrefix):], base64URL)
+		found := text[at : len(text)-len(rest)]
 		out = append(out, text[:at]...)
-		if clear, ok := s.opener.wholeText(ctx, text[at:end]); ok {
-			out, changed = append(out, clear...), true
-		} else {
-			out = append(out, text[at:end]...)
+		if clear, ok := s.opener.wholeText(ctx, found); ok {
+			found, changed = clear, true
 		}
-		text = text[end:]
+		out, text = append(out, found...), rest
 	}
 }
 
-func isBase64URL(b byte) bool {
-	return b >= 'a' && b <= 'z' || b >= 'A' && b <= 'Z' || b >= '0' && b <= '9' || b == '-' || b == '_'
-}
+// base64URL is what the base64url alphabet consists of.
+const base64URL = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 
 // wholeText opens a text that is sealed from its first letter to its last, if the policy says so.
 func (o *opener) wholeText(ctx context.Context, text []byte) ([]byte, bool) {

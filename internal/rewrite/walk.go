@@ -6,7 +6,8 @@ import (
 
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protopath"
+	"google.golang.org/protobuf/reflect/protorange"
 	"google.golang.org/protobuf/types/dynamicpb"
 
 	"github.com/temporal-seal/temporal-seal/internal/policy"
@@ -401,32 +402,12 @@ func (w *walk) skippedMessage(n *node, num protowire.Number, raw []byte) {
 	if proto.Unmarshal(raw, m) != nil {
 		return // the server will not read it either
 	}
-	w.unknownWithin(m)
-}
-
-// unknownWithin judges every unknown field in a decoded message.
-func (w *walk) unknownWithin(m protoreflect.Message) {
-	if u := m.GetUnknown(); len(u) > 0 {
-		num, _, _ := protowire.ConsumeTag(u)
-		w.unknownField(&node{name: m.Descriptor().FullName()}, num, u)
-	}
-	m.Range(func(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
-		switch {
-		case fd.IsMap():
-			if fd.MapValue().Message() != nil {
-				v.Map().Range(func(_ protoreflect.MapKey, v protoreflect.Value) bool {
-					w.unknownWithin(v.Message())
-					return true
-				})
-			}
-		case fd.Message() == nil:
-		case fd.IsList():
-			for i := range v.List().Len() {
-				w.unknownWithin(v.List().Get(i).Message())
-			}
-		default:
-			w.unknownWithin(v.Message())
+	_ = protorange.Range(m, func(p protopath.Values) error {
+		if at := p.Index(-1); at.Step.Kind() == protopath.UnknownAccessStep {
+			unknown := at.Value.Bytes()
+			num, _, _ := protowire.ConsumeTag(unknown)
+			w.unknownField(&node{name: p.Index(-2).Value.Message().Descriptor().FullName()}, num, unknown)
 		}
-		return true
+		return nil
 	})
 }
