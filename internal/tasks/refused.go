@@ -20,7 +20,7 @@ import (
 // without a reason. It returns false where the call answers no task, or the cause may pass.
 func (t *Tasks) FailRefused(out context.Context, call Call, cause error) bool {
 	s, ok := refusedAnswer(call, cause)
-	if s == nil {
+	if !ok || s == nil {
 		return ok
 	}
 	if err := t.seal(out, call, s); err != nil {
