@@ -82,47 +82,46 @@ func (q *query) appendKey(b []byte, in *Input) ([]byte, error) {
 	}
 	b = append(b, class)
 	r := q.reads.bits
-	if q.namespace == "" || r&readNamespace != 0 {
-		b = appendText(b, in.Namespace) // its default key and the keys' ranks hang on it
+	if q.namespace == "" {
+		r |= readNamespace // its default key and the keys' ranks depend on it
 	}
-	b = appendIf(b, r&readRPC != 0, in.RPC)
-	b = appendIf(b, r&readKind != 0, in.Kind)
-	b = appendIf(b, r&readName != 0, in.Name)
-	b = appendIf(b, r&readPath != 0, in.Path)
-	b = appendIf(b, r&readEncoding != 0, in.Encoding)
-	b = appendIf(b, r&readType != 0, in.Type)
-	b = appendIf(b, r&readSealedNamespace != 0, in.SealedNamespace)
-	b = appendIf(b, r&readSealedKey != 0, in.SealedKey)
-	for i := range factTable {
-		if f := &factTable[i]; r&f.read != 0 {
-			b = appendFact(b, in, f.fact, f.field)
+	for i := range members {
+		m := &members[i]
+		switch {
+		case r&m.read == 0 || m.text == nil:
+		case in.NotApplicable&m.fact != 0 && in.Known&m.fact == 0:
+			b = append(b, notApplicable)
+		case m.fact != 0 && in.Known&m.fact == 0:
+			b = append(b, unknown)
+		default:
+			b = appendText(append(b, known), *m.text(in))
 		}
 	}
-	return q.appendCaller(b, in.Caller)
-}
-
-func (q *query) appendCaller(b []byte, c *Caller) ([]byte, error) {
-	if c == nil {
-		c = anonymous
-	}
-	r := q.reads.bits
-	b = appendIf(b, r&readCallerKind != 0, c.Kind)
-	b = appendIf(b, r&readCallerSubject != 0, c.Subject)
-	b = appendIf(b, r&readCallerListener != 0, c.Listener)
 	if r&readCallerClaims == 0 && len(q.reads.claims) == 0 {
 		return b, nil
 	}
+	return q.appendClaims(b, in.caller())
+}
+
+// How a member of a key is there.
+const (
+	unknown byte = iota
+	notApplicable
+	known
+)
+
+func (q *query) appendClaims(b []byte, c *Caller) ([]byte, error) {
 	if err := c.prepare(); err != nil {
 		return b, err
 	}
-	if r&readCallerClaims != 0 {
+	if q.reads.bits&readCallerClaims != 0 {
 		return append(b, c.allClaims[:]...), nil
 	}
 	for _, name := range q.reads.claims {
 		if sum, ok := c.claims[name]; ok {
-			b = append(append(b, 1), sum[:]...)
+			b = append(append(b, known), sum[:]...)
 		} else {
-			b = append(b, 0)
+			b = append(b, notApplicable)
 		}
 	}
 	return b, nil
@@ -140,23 +139,6 @@ func kindClass(kind string) byte {
 		return 2
 	}
 	return 0
-}
-
-func appendFact(b []byte, in *Input, f FactSet, field func(*Input) *string) []byte {
-	switch {
-	case in.Known&f != 0:
-		return appendText(append(b, 2), *field(in))
-	case in.NotApplicable&f != 0:
-		return append(b, 1)
-	}
-	return append(b, 0)
-}
-
-func appendIf(b []byte, read bool, s string) []byte {
-	if !read {
-		return b
-	}
-	return appendText(b, s)
 }
 
 // appendText writes a string so that no two lists of strings run together alike.

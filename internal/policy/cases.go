@@ -289,17 +289,20 @@ func (c *Case) setFacts(in *Input) error {
 		given["activity."+k] = v
 	}
 	unknown := slices.Clone(c.Unknown)
-	for _, row := range factTable {
-		value, ok := given[row.name]
-		delete(given, row.name)
-		switch i := slices.Index(unknown, row.name); {
+	for _, m := range members {
+		if m.fact == 0 {
+			continue
+		}
+		value, ok := given[m.path()]
+		delete(given, m.path())
+		switch i := slices.Index(unknown, m.path()); {
 		case ok:
-			in.Known |= row.fact
-			*row.field(in) = value
+			in.Known |= m.fact
+			*m.text(in) = value
 		case i >= 0:
 			unknown = slices.Delete(unknown, i, i+1)
 		default:
-			in.NotApplicable |= row.fact
+			in.NotApplicable |= m.fact
 		}
 	}
 	for name := range given {

@@ -162,9 +162,9 @@ func TestPassHoldsWhateverIsUnknown(t *testing.T) {
 			told.Known |= in.unknown()
 			told.WorkflowID, told.WorkflowType = pick(r, "w1", "acme/1"), pick(r, "Pay", "Ship", "Admission")
 			told.TaskQueue, told.ActivityID, told.ActivityType = pick(r, "q1", "other"), pick(r, "7", "8"), pick(r, "Scan", "Mail")
-			for _, f := range factTable { // what was known stays
-				if in.Known&f.fact != 0 {
-					*f.field(&told) = *f.field(in)
+			for _, m := range members { // what was known stays
+				if in.Known&m.fact != 0 {
+					*m.text(&told) = *m.text(in)
 				}
 			}
 			if v, err := p.Decide(ctx, Request, &told); err != nil || v.Action != Pass {

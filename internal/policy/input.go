@@ -6,28 +6,89 @@ import (
 	"github.com/open-policy-agent/opa/v1/ast"
 )
 
-// factTable joins each fact with its name and place in an Input.
-var factTable = []struct {
-	fact  FactSet
-	read  readSet
-	name  string // as in `unknown: [workflow.type]`
-	group string
-	key   string
-	field func(*Input) *string
-}{
-	{FactWorkflowID, readWorkflowID, "workflow.id", "workflow", "id", func(in *Input) *string { return &in.WorkflowID }},
-	{FactWorkflowType, readWorkflowType, "workflow.type", "workflow", "type", func(in *Input) *string { return &in.WorkflowType }},
-	{FactTaskQueue, readTaskQueue, "workflow.task_queue", "workflow", "task_queue", func(in *Input) *string { return &in.TaskQueue }},
-	{FactActivityID, readActivityID, "activity.id", "activity", "id", func(in *Input) *string { return &in.ActivityID }},
-	{FactActivityType, readActivityType, "activity.type", "activity", "type", func(in *Input) *string { return &in.ActivityType }},
+// readSet is a set of the members of `input`.
+type readSet uint32
+
+const (
+	readNamespace readSet = 1 << iota
+	readRPC
+	readCallerKind
+	readCallerSubject
+	readCallerListener
+	readCallerClaims // all of them; single claims are listed apart
+	readWorkflowID
+	readWorkflowType
+	readTaskQueue
+	readActivityID
+	readActivityType
+	readKind
+	readName
+	readPath
+	readEncoding
+	readType
+	readSealedNamespace
+	readSealedKey
+	readContentJSON
+	readContentSize
+
+	readEverything readSet = 1<<iota - 1
+	readContent            = readContentJSON | readContentSize
+)
+
+// member is one value in `input`: input.<group>.<name>, or input.<name> without a group.
+type member struct {
+	group, name string
+	read        readSet
+	fact        FactSet              // 0: none, so every call has it
+	text        func(*Input) *string // nil: it is no text, and document adds it
+}
+
+// members is the whole of `input`: what rules may read, what tells payloads apart in the policy cache, and what a case may
+// write. A reference to anything else is refused at load: it would be undefined, and its rule would silently never hold.
+var members = [...]member{
+	{"", "namespace", readNamespace, 0, func(in *Input) *string { return &in.Namespace }},
+	{"", "rpc", readRPC, 0, func(in *Input) *string { return &in.RPC }},
+	{"caller", "kind", readCallerKind, 0, func(in *Input) *string { return &in.caller().Kind }},
+	{"caller", "subject", readCallerSubject, 0, func(in *Input) *string { return &in.caller().Subject }},
+	{"caller", "listener", readCallerListener, 0, func(in *Input) *string { return &in.caller().Listener }},
+	{"caller", "claims", readCallerClaims, 0, nil},
+	{"workflow", "id", readWorkflowID, FactWorkflowID, func(in *Input) *string { return &in.WorkflowID }},
+	{"workflow", "type", readWorkflowType, FactWorkflowType, func(in *Input) *string { return &in.WorkflowType }},
+	{"workflow", "task_queue", readTaskQueue, FactTaskQueue, func(in *Input) *string { return &in.TaskQueue }},
+	{"activity", "id", readActivityID, FactActivityID, func(in *Input) *string { return &in.ActivityID }},
+	{"activity", "type", readActivityType, FactActivityType, func(in *Input) *string { return &in.ActivityType }},
+	{"payload", "kind", readKind, 0, func(in *Input) *string { return &in.Kind }},
+	{"payload", "name", readName, 0, func(in *Input) *string { return &in.Name }},
+	{"payload", "path", readPath, 0, func(in *Input) *string { return &in.Path }},
+	{"payload", "encoding", readEncoding, 0, func(in *Input) *string { return &in.Encoding }},
+	{"payload", "type", readType, 0, func(in *Input) *string { return &in.Type }},
+	{"content", "json", readContentJSON, 0, nil},
+	{"content", "size", readContentSize, 0, nil},
+	{"sealed", "namespace", readSealedNamespace, 0, func(in *Input) *string { return &in.SealedNamespace }},
+	{"sealed", "key", readSealedKey, 0, func(in *Input) *string { return &in.SealedKey }},
+}
+
+// path is the member as a policy writes it behind `input.`.
+func (m *member) path() string {
+	if m.group == "" {
+		return m.name
+	}
+	return m.group + "." + m.name
+}
+
+func (in *Input) caller() *Caller {
+	if in.Caller == nil {
+		return anonymous
+	}
+	return in.Caller
 }
 
 // Names lists the facts of the set as a policy writes them behind `input.`.
 func (f FactSet) Names() []string {
 	var names []string
-	for _, row := range factTable {
-		if f&row.fact != 0 {
-			names = append(names, row.name)
+	for i := range members {
+		if m := &members[i]; f&m.fact != 0 {
+			names = append(names, m.path())
 		}
 	}
 	return names
@@ -44,53 +105,40 @@ type touched struct {
 	abort   func()
 }
 
-// document builds `input`. OPA converts a lazy object's members when a rule first
-// reaches them, and a member that is no plain Go value by way of its MarshalJSON:
-// that is where an evaluation is seen to touch something. full adds the content.
+// document builds `input`. OPA converts a lazy object's members when a rule first reaches them, and a member that is no
+// plain Go value by way of its MarshalJSON: that is where an evaluation is seen to touch something. full adds the content.
 func document(in *Input, d Direction, r reads, full bool, t *touched) *ast.Term {
-	c := in.Caller
-	if c == nil {
-		c = anonymous
-	}
-	doc := map[string]any{
-		"namespace": in.Namespace,
-		"rpc":       in.RPC,
-		"caller":    map[string]any{"kind": c.Kind, "subject": c.Subject, "listener": c.Listener, "claims": c.Claims},
-		"payload":   map[string]any{"kind": in.Kind, "name": in.Name, "path": in.Path, "encoding": in.Encoding, "type": in.Type},
-	}
-	if in.Apart {
-		unknown := hook(func() any { t.unknown = true; return "" })
-		doc["payload"] = map[string]any{"kind": in.Kind, "name": unknown, "path": unknown, "encoding": in.Encoding, "type": in.Type}
-	}
-	doc["workflow"] = facts(in, "workflow", r, t)
-	doc["activity"] = facts(in, "activity", r, t)
+	doc := map[string]any{}
+	groups := map[string]map[string]any{"caller": {"claims": in.caller().Claims}, "workflow": {}, "activity": {}, "payload": {}}
 	if d == Response {
-		doc["sealed"] = map[string]any{"namespace": in.SealedNamespace, "key": in.SealedKey}
+		groups["sealed"] = map[string]any{}
 	} else {
 		doc["content"] = contentMember(in, r, full, t)
 	}
+	missing := in.unknown() & r.facts()
+	for i := range members {
+		m := &members[i]
+		switch group := groups[m.group]; {
+		case m.text == nil:
+		case missing&m.fact != 0: // the whole group reports when it is looked into
+			doc[m.group] = hook(func() any { t.unknown = true; return group })
+		case m.fact != 0 && in.Known&m.fact == 0:
+		case m.group == "":
+			doc[m.name] = *m.text(in)
+		case group != nil:
+			group[m.name] = *m.text(in)
+		}
+	}
+	if in.Apart {
+		unknown := hook(func() any { t.unknown = true; return "" })
+		groups["payload"]["name"], groups["payload"]["path"] = unknown, unknown
+	}
+	for name, group := range groups {
+		if doc[name] == nil {
+			doc[name] = group
+		}
+	}
 	return ast.NewTerm(ast.LazyObject(doc))
-}
-
-// facts builds input.workflow or input.activity of what is known. Where a fact is
-// missing that the rules may read, the object reports when it is looked into.
-func facts(in *Input, group string, r reads, t *touched) any {
-	known := map[string]any{}
-	watch := false
-	unknown := in.unknown() & r.facts()
-	for _, row := range factTable {
-		if row.group != group {
-			continue
-		}
-		if in.Known&row.fact != 0 {
-			known[row.key] = *row.field(in)
-		}
-		watch = watch || unknown&row.fact != 0
-	}
-	if !watch {
-		return known
-	}
-	return hook(func() any { t.unknown = true; return known })
 }
 
 func contentMember(in *Input, r reads, full bool, t *touched) any {

@@ -3,89 +3,10 @@ package policy
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 )
-
-// readSet is a set of references of `input`.
-type readSet uint32
-
-const (
-	readNamespace readSet = 1 << iota
-	readRPC
-	readCallerKind
-	readCallerSubject
-	readCallerListener
-	readCallerClaims // all of them; single claims are listed apart
-	readWorkflowID
-	readWorkflowType
-	readTaskQueue
-	readActivityID
-	readActivityType
-	readKind
-	readName
-	readPath
-	readEncoding
-	readType
-	readSealedNamespace
-	readSealedKey
-	readContentJSON
-	readContentSize
-
-	readEverything readSet = 1<<iota - 1
-	readContent            = readContentJSON | readContentSize
-)
-
-// inputMember is one place of `input`: a value, or an object of further ones.
-type inputMember struct {
-	bit     readSet
-	members map[string]inputMember
-}
-
-func (m inputMember) all() readSet {
-	bits := m.bit
-	for _, sub := range m.members {
-		bits |= sub.all()
-	}
-	return bits
-}
-
-// inputShape is the whole of `input`. A reference that is not in it is refused at
-// load: it would be undefined for ever, and its rule would silently never hold.
-var inputShape = inputMember{members: map[string]inputMember{
-	"namespace": {bit: readNamespace},
-	"rpc":       {bit: readRPC},
-	"caller": {members: map[string]inputMember{
-		"kind":     {bit: readCallerKind},
-		"subject":  {bit: readCallerSubject},
-		"listener": {bit: readCallerListener},
-		"claims":   {bit: readCallerClaims},
-	}},
-	"workflow": {members: map[string]inputMember{
-		"id":         {bit: readWorkflowID},
-		"type":       {bit: readWorkflowType},
-		"task_queue": {bit: readTaskQueue},
-	}},
-	"activity": {members: map[string]inputMember{
-		"id":   {bit: readActivityID},
-		"type": {bit: readActivityType},
-	}},
-	"payload": {members: map[string]inputMember{
-		"kind":     {bit: readKind},
-		"name":     {bit: readName},
-		"path":     {bit: readPath},
-		"encoding": {bit: readEncoding},
-		"type":     {bit: readType},
-	}},
-	"content": {members: map[string]inputMember{
-		"json": {bit: readContentJSON},
-		"size": {bit: readContentSize},
-	}},
-	"sealed": {members: map[string]inputMember{
-		"namespace": {bit: readSealedNamespace},
-		"key":       {bit: readSealedKey},
-	}},
-}}
 
 // reads is what a query can read of `input`, over all its branches.
 type reads struct {
@@ -93,12 +14,12 @@ type reads struct {
 	claims []string // top-level claims read by name, sorted; moot with readCallerClaims
 }
 
-// facts returns the facts among the references.
+// facts returns the facts among the members.
 func (r reads) facts() FactSet {
 	var facts FactSet
-	for _, f := range factTable {
-		if r.bits&f.read != 0 {
-			facts |= f.fact
+	for i := range members {
+		if m := &members[i]; r.bits&m.read != 0 {
+			facts |= m.fact
 		}
 	}
 	return facts
@@ -107,16 +28,11 @@ func (r reads) facts() FactSet {
 // names lists the references as a policy writes them.
 func (r reads) names() []string {
 	var names []string
-	var walk func(prefix string, m inputMember)
-	walk = func(prefix string, m inputMember) {
-		if m.bit&r.bits != 0 {
-			names = append(names, prefix)
-		}
-		for name, sub := range m.members {
-			walk(prefix+"."+name, sub)
+	for i := range members {
+		if m := &members[i]; r.bits&m.read != 0 {
+			names = append(names, "input."+m.path())
 		}
 	}
-	walk("input", inputShape)
 	if r.bits&readCallerClaims == 0 {
 		for _, c := range r.claims {
 			names = append(names, "input.caller.claims."+c)
@@ -194,31 +110,42 @@ func (a *analysis) ref(ref ast.Ref) {
 	}
 }
 
+// input notes what a reference of `input` can read: one member, or where a name is not constant or left out, all that it
+// could stand for.
 func (a *analysis) input(ref ast.Ref) {
-	at := inputShape
-	for i, t := range ref[1:] {
-		if at.bit == readCallerClaims {
-			if name, ok := t.Value.(ast.String); ok {
-				a.out.claims = append(a.out.claims, string(name))
-				return
-			}
-		}
-		if at.members == nil {
-			break // within a value, or a dynamic read of claims
-		}
+	names, readable := ref[1:min(len(ref), 3)], readEverything
+	path := ""
+	for i, t := range names {
 		name, ok := t.Value.(ast.String)
 		if !ok {
-			break // a dynamic read of an object counts for all of it
+			break
 		}
-		next, ok := at.members[string(name)]
-		if !ok {
+		path = strings.TrimPrefix(path+"."+string(name), ".")
+		readable = 0
+		whole := false
+		for j := range members {
+			m := &members[j]
+			if m.path() == path || m.group == path {
+				readable |= m.read
+				whole = whole || m.path() == path
+			}
+		}
+		if readable == 0 {
 			a.errs = append(a.errs, &Error{Kind: BadSource, Location: location(t.Location, ref[0].Location),
 				Err: fmt.Errorf("%s is not part of the input, so this rule could never hold; see the list in docs/policy.md", ref[:i+2])})
 			return
 		}
-		at = next
+		if whole {
+			break // what follows reads within a value
+		}
 	}
-	a.out.bits |= at.all()
+	if readable == readCallerClaims && len(ref) > 3 {
+		if name, ok := ref[3].Value.(ast.String); ok {
+			a.out.claims = append(a.out.claims, string(name))
+			return
+		}
+	}
+	a.out.bits |= readable
 }
 
 // location returns file:line of the first location that is known.
