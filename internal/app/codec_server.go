@@ -50,7 +50,7 @@ func codecAddress(s *codecserver.Server) slog.Attr {
 	if s == nil {
 		return slog.Attr{}
 	}
-	return slog.String("codec_server", s.Net.Addr().String())
+	return slog.String("codec_server", s.Addr().String())
 }
 
 // newCodecServer gives it what it works with; nil if there is to be none.

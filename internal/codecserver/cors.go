@@ -2,20 +2,20 @@ package codecserver
 
 import "net/http"
 
-// Browsers say which page a request comes from, and keep the answer from that page unless it is allowed here. A request
-// from any other page is refused before anything is looked at: a page that somebody happens to visit must not
-// have the codec server on his machine work for it.
+// Browsers name the page that a request comes from, and withhold the answer from a page that the answer does
+// not allow. A request from any other page is refused before anything else: a page that a user happens to
+// visit must not make the codec server on their machine work for it.
 
-// preflightAge is how long a browser may remember the answer to a preflight, in seconds.
+// preflightAge is how long a browser may keep the answer to a preflight, in seconds.
 const preflightAge = "600"
 
-// allowOrigin writes the headers that let an allowed page read the answer, errors included. It reports whether the request
-// may go on.
+// allowOrigin reports whether the request comes from an allowed page or from no page, and writes the headers
+// that let an allowed page read the answer, errors included.
 func (s *Server) allowOrigin(h http.Header, r *http.Request) bool {
 	h.Add("Vary", "Origin")
 	origins := r.Header.Values("Origin")
 	if len(origins) == 0 {
-		return true // no browser
+		return true // not a browser
 	}
 	if len(origins) > 1 || !s.origins[origins[0]] {
 		return false
@@ -25,7 +25,7 @@ func (s *Server) allowOrigin(h http.Header, r *http.Request) bool {
 	return true
 }
 
-// preflight tells a browser what an allowed page may send.
+// preflight writes the headers that name what an allowed page may send.
 func preflight(h http.Header, r *http.Request) {
 	h.Set("Access-Control-Allow-Methods", http.MethodPost)
 	h.Set("Access-Control-Allow-Headers", "Content-Type, X-Namespace, Authorization, Authorization-Extras, Traceparent, Tracestate")

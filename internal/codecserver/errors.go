@@ -13,12 +13,12 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 )
 
-// This file alone chooses HTTP status codes. The Web UI tries again after a 5xx and gives up at a 4xx.
+// This file alone chooses HTTP status codes. The Web UI retries after a 5xx and gives up after a 4xx.
 
-// from starts each message, so that a reader sees who speaks.
+// from starts each message, so that a reader sees where it comes from.
 const from = "temporal-seal: "
 
-// refusal is an answer with a text made for the caller.
+// refusal is an error with a status and a text for the caller.
 type refusal struct {
 	status int
 	text   string
@@ -30,7 +30,7 @@ func refuse(status int, format string, args ...any) error {
 	return &refusal{status, fmt.Sprintf(format, args...)}
 }
 
-// statusOf maps an error to what the caller gets.
+// statusOf returns the status for an error.
 func statusOf(err error) int {
 	var refused *refusal
 	var unknown *auth.Refusal
@@ -39,23 +39,19 @@ func statusOf(err error) int {
 	case errors.As(err, &refused):
 		return refused.status
 	case errors.As(err, &unknown):
-		return statusOfCaller(unknown.Kind)
+		switch unknown.Kind {
+		case auth.Forbidden:
+			return http.StatusForbidden
+		case auth.Unavailable:
+			return http.StatusServiceUnavailable
+		}
+		return http.StatusUnauthorized
 	case crypto.KindOf(err) == crypto.KindUnavailable, errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		return http.StatusServiceUnavailable
 	case errors.As(err, &rewriting):
 		return statusOfRewriting(rewriting.Kind)
 	}
 	return http.StatusInternalServerError
-}
-
-func statusOfCaller(k auth.Kind) int {
-	switch k {
-	case auth.Forbidden:
-		return http.StatusForbidden
-	case auth.Unavailable:
-		return http.StatusServiceUnavailable
-	}
-	return http.StatusUnauthorized
 }
 
 func statusOfRewriting(k rewrite.Kind) int {
@@ -72,13 +68,12 @@ func statusOfRewriting(k rewrite.Kind) int {
 	return http.StatusInternalServerError
 }
 
-// writeError answers with a JSON document whose text holds no payload, since none of the errors does.
+// writeError answers with a JSON document, and returns the status. Its text holds no payload, since no error
+// does.
 func writeError(w http.ResponseWriter, err error) int {
 	status := statusOf(err)
-	text, failed := json.Marshal(map[string]string{"message": from + strings.TrimPrefix(crypto.ForCaller(err), from)})
-	if failed != nil {
-		text = []byte(`{}`)
-	}
+	// A map of texts can always be written as JSON.
+	text, _ := json.Marshal(map[string]string{"message": from + strings.TrimPrefix(crypto.ForCaller(err), from)})
 	h := w.Header()
 	h.Set("Content-Type", "application/json")
 	switch status {
@@ -90,6 +85,6 @@ func writeError(w http.ResponseWriter, err error) int {
 		h.Set("Allow", http.MethodPost)
 	}
 	w.WriteHeader(status)
-	_, _ = w.Write(text) // a caller that is gone needs no answer
+	_, _ = w.Write(text) // a caller that has left needs no answer
 	return status
 }

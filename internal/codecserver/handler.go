@@ -3,9 +3,7 @@ package codecserver
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
-	"log/slog"
 	"mime"
 	"net/http"
 	"runtime/debug"
@@ -19,93 +17,97 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/auth"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
+	"github.com/temporal-seal/temporal-seal/internal/x/fault"
 )
 
-// routes are what a path may end with. Whatever stands before it is the user's, to tell codec servers apart.
-var routes = []string{"/encode", "/decode", "/download"}
-
-// otherRoute is the metric label of every other path.
-const otherRoute = "other"
+// The routes are what a path may end with. What stands before is the user's choice, to tell codec servers
+// apart.
+const (
+	routeEncode   = "/encode"
+	routeDecode   = "/decode"
+	routeDownload = "/download"
+	routeOther    = "other" // the metric label of every other path
+)
 
 func routeOf(path string) string {
-	for _, r := range routes {
+	for _, r := range []string{routeEncode, routeDecode, routeDownload} {
 		if strings.HasSuffix(path, r) {
 			return r
 		}
 	}
-	return otherRoute
+	return routeOther
 }
 
-// exchange is one request on its way through.
+// exchange is one request and its answer.
 type exchange struct {
-	*Server
-	http.ResponseWriter
-	request *http.Request
-	route   string
-	span    span
+	server *Server
+	w      http.ResponseWriter
+	r      *http.Request
+	route  string
+	span   trace.Span
 }
 
 // ServeHTTP answers one request. A panic ends this request alone.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
-	e := &exchange{Server: s, ResponseWriter: w, request: r, route: routeOf(r.URL.Path)}
 	ctx, cancel := context.WithTimeout(r.Context(), answerTime)
 	defer cancel()
-	ctx = e.begin(ctx)
+	e := &exchange{server: s, w: w, r: r, route: routeOf(r.URL.Path)}
+	ctx = e.startSpan(ctx)
 	status := http.StatusInternalServerError
 	defer func() {
 		if p := recover(); p != nil {
-			s.panicked(e.route, p)
+			s.metrics.panics.Inc()
+			s.options.Log.Error("a fault in the proxy ended a call; please report it", "rpc", e.route, "panic", fault.Describe(p),
+				"stack", string(debug.Stack())) // a stack holds no values
 			status = writeError(w, refuse(http.StatusInternalServerError, "a fault in the proxy ended this call: its log holds the place"))
 		}
-		e.end(status)
+		e.endSpan(status)
 		s.metrics.observe(e.route, status, time.Since(start))
 	}()
-	status = e.answer(ctx)
+	text, err := e.answer(ctx)
+	status = e.send(text, err)
 }
 
-// answer does all the checks that need no look at the payloads.
-func (e *exchange) answer(ctx context.Context) int {
-	r := e.request
-	h := e.Header()
+// answer checks the request as far as that needs no look at the payloads, and returns the text of the answer.
+// The answer to a preflight has none.
+func (e *exchange) answer(ctx context.Context) ([]byte, error) {
+	r, h := e.r, e.w.Header()
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")
-	if !e.allowOrigin(h, r) {
-		return e.fail(refuse(http.StatusForbidden, "pages from this origin may not use this codec server: add it to `codec_server.allowed_origins`"))
-	}
 	switch {
-	case e.route == otherRoute:
-		return e.fail(refuse(http.StatusNotFound, "this is a codec server: POST to a path that ends in /encode or /decode"))
+	case !e.server.allowOrigin(h, r):
+		return nil, refuse(http.StatusForbidden, "pages from this origin may not use this codec server: add it to `codec_server.allowed_origins`")
+	case e.route == routeOther:
+		return nil, refuse(http.StatusNotFound, "this is a codec server: POST to a path that ends in /encode or /decode")
 	case r.Method == http.MethodOptions:
 		preflight(h, r)
-		e.WriteHeader(http.StatusNoContent)
-		return http.StatusNoContent
+		return nil, nil
 	case r.Method != http.MethodPost:
-		return e.fail(refuse(http.StatusMethodNotAllowed, "a codec server is asked by POST"))
+		return nil, refuse(http.StatusMethodNotAllowed, "a codec server is asked by POST")
 	}
-	// A page can send other types without asking first, and forms besides.
+	// A page can send other types without a preflight, forms among them.
 	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/json" {
-		return e.fail(refuse(http.StatusUnsupportedMediaType, "the body has to be application/json"))
+		return nil, refuse(http.StatusUnsupportedMediaType, "the body has to be application/json")
 	}
-	id, namespace, err := e.admit()
-	if err != nil {
-		return e.fail(err)
-	}
-	if e.route == "/download" {
+	id, namespace, err := e.authenticate()
+	switch {
+	case err != nil:
+		return nil, err
+	case e.route == routeDownload:
 		// 404 and not 501, after which the Web UI would ask twice again.
-		return e.fail(refuse(http.StatusNotFound, "this codec server keeps no payloads in an external storage, so there is nothing to download"))
+		return nil, refuse(http.StatusNotFound, "this codec server keeps no payloads in an external storage, so there is nothing to download")
 	}
-	return e.work(ctx, id, namespace)
+	return e.rewriteBody(ctx, id, namespace)
 }
 
-// admit finds out who calls, and if he reaches the namespace.
-func (e *exchange) admit() (*auth.Identity, string, error) {
-	r := e.request
-	headers := make(map[string][]string, len(r.Header))
-	for name, values := range r.Header {
+// authenticate finds out who calls, and checks that they reach the namespace.
+func (e *exchange) authenticate() (*auth.Identity, string, error) {
+	headers := make(map[string][]string, len(e.r.Header))
+	for name, values := range e.r.Header {
 		headers[strings.ToLower(name)] = values
 	}
-	id, err := e.Identify(auth.Shown{Headers: headers, TLS: r.TLS})
+	id, err := e.server.options.Identify(auth.Shown{Headers: headers, TLS: e.r.TLS})
 	if err != nil {
 		return nil, "", err
 	}
@@ -116,45 +118,41 @@ func (e *exchange) admit() (*auth.Identity, string, error) {
 	return id, namespaces[0], id.Authorise(namespaces[0])
 }
 
-// work seals or opens the payloads in the body.
-func (e *exchange) work(ctx context.Context, id *auth.Identity, namespace string) int {
-	body, err := e.read()
+// rewriteBody seals or opens the payloads in the body, and returns the text of the answer.
+func (e *exchange) rewriteBody(ctx context.Context, id *auth.Identity, namespace string) ([]byte, error) {
+	body, err := e.readBody()
 	defer clear(body)
 	if err != nil {
-		return e.fail(err)
+		return nil, err
 	}
 	select {
-	case e.atOnce <- struct{}{}:
-		defer func() { <-e.atOnce }()
+	case e.server.running <- struct{}{}:
+		defer func() { <-e.server.running }()
 	case <-ctx.Done():
-		return e.fail(refuse(http.StatusServiceUnavailable, "too many requests at once; try again"))
+		return nil, refuse(http.StatusServiceUnavailable, "too many requests at once; try again")
 	}
-	rpc := rewrite.RPCDecode
-	if e.route == "/encode" {
-		rpc = rewrite.RPCEncode
+	rpc := rewrite.RPCEncode
+	if e.route == routeDecode {
+		rpc = rewrite.RPCDecode
 	}
 	list, err := readPayloads(body, rpc)
 	if err != nil {
-		return e.fail(err)
+		return nil, err
 	}
-	payloads, err := e.rewrite(ctx, rpc, id, namespace, list.Payloads)
+	session := e.server.options.Rewriter.BeginApart(rpc, namespace, id.Caller)
+	payloads, err := e.rewrite(ctx, session, list.Payloads)
+	if err == nil {
+		err = e.record(ctx, session, id)
+	}
+	session.Done() // not deferred: what a panic left behind is not used again
 	if err != nil {
-		return e.fail(err)
+		return nil, err
 	}
-	text, err := appendPayloads(nil, payloads)
-	defer clear(text)
-	if err != nil {
-		return e.fail(err)
-	}
-	e.Header().Set("Content-Type", "application/json")
-	e.WriteHeader(http.StatusOK)
-	_, _ = e.Write(text) // a caller that is gone needs no answer
-	return http.StatusOK
+	return appendPayloads(nil, payloads)
 }
 
-// read gives the body, if it is not too long.
-func (e *exchange) read() ([]byte, error) {
-	body, err := io.ReadAll(http.MaxBytesReader(e.ResponseWriter, e.request.Body, maxBody))
+func (e *exchange) readBody() ([]byte, error) {
+	body, err := io.ReadAll(http.MaxBytesReader(e.w, e.r.Body, maxBody))
 	var tooLong *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooLong):
@@ -166,44 +164,41 @@ func (e *exchange) read() ([]byte, error) {
 }
 
 // rewrite seals or opens a list of payloads as the policy says, and counts them.
-func (e *exchange) rewrite(ctx context.Context, rpc string, id *auth.Identity, namespace string, list []*commonpb.Payload) ([]*commonpb.Payload, error) {
-	c := e.Rewriter.BeginApart(rpc, namespace, id.Caller)
-	direction, stats := policy.Request, c.RequestStats()
-	if rpc == rewrite.RPCDecode {
-		direction, stats = policy.Response, c.ResponseStats()
+func (e *exchange) rewrite(ctx context.Context, session *rewrite.Session, list []*commonpb.Payload) ([]*commonpb.Payload, error) {
+	direction, stats, run := policy.Request, session.RequestStats(), session.Request
+	if e.route == routeDecode {
+		direction, stats, run = policy.Response, session.ResponseStats(), session.Response
 	}
-	e.span.about(c)
+	e.describeSession(session)
 	start := time.Now()
-	payloads, err := run(ctx, c, rpc, list)
-	switch {
-	case err != nil:
-		e.Failed(direction, err)
-	case stats.Later > 0 && stats.Payloads == 0:
-		err = refuse(http.StatusServiceUnavailable, "the key service does not answer, so nothing can be opened now; see the proxy's log")
-		fallthrough
-	default:
-		e.Rewritten(direction, stats, time.Since(start), e.span.Span)
-		e.span.rewrote(direction, stats)
-		if err == nil {
-			err = e.record(ctx, c, id)
-		}
+	payloads, err := rewriteList(ctx, run, list)
+	if err != nil {
+		e.server.options.Failed(direction, err)
+		return nil, err
 	}
-	c.Done() // not deferred: what a panic left behind is not used again
-	return payloads, err
+	if e.route == routeDecode {
+		openTexts(ctx, session, list, payloads)
+	}
+	e.server.options.Rewritten(direction, stats, time.Since(start), e.span)
+	e.describeStats(direction, stats)
+	if stats.Later > 0 && stats.Payloads == 0 {
+		return nil, refuse(http.StatusServiceUnavailable, "the key service does not answer, so nothing can be opened now; see the proxy's log")
+	}
+	return payloads, nil
 }
 
-// record puts down what was opened. An error means that the answer must not leave.
-func (e *exchange) record(ctx context.Context, c *rewrite.Session, id *auth.Identity) error {
-	account := c.Account()
-	if e.Audit == nil || len(account) == 0 {
+// record writes an audit record of what was opened. After an error the answer must not leave.
+func (e *exchange) record(ctx context.Context, session *rewrite.Session, id *auth.Identity) error {
+	account := session.Account()
+	if e.server.options.Audit == nil || len(account) == 0 {
 		return nil
 	}
 	r := audit.Record{
 		Time:      time.Now(),
 		Caller:    audit.Caller{Kind: id.Caller.Kind, Subject: id.Caller.Subject, Listener: id.Caller.Listener},
-		Namespace: c.Namespace(), RPC: "codec-server/decode",
+		Namespace: session.Namespace(), RPC: "codec-server/decode",
 		Payloads: make([]audit.Payloads, len(account)),
-		Code:     "OK", Policy: c.Revision(),
+		Code:     "OK", Policy: session.Revision(),
 	}
 	for i, a := range account {
 		r.Payloads[i] = audit.Payloads{Kind: a.Kind, Namespace: a.Namespace, Key: a.Key, Verdict: string(a.Outcome), Count: a.Count}
@@ -211,30 +206,28 @@ func (e *exchange) record(ctx context.Context, c *rewrite.Session, id *auth.Iden
 	if span := trace.SpanContextFromContext(ctx); span.HasTraceID() {
 		r.Trace = span.TraceID().String()
 	}
-	if err := e.Audit.Write(ctx, &r); err != nil {
+	if err := e.server.options.Audit.Write(ctx, &r); err != nil {
 		return refuse(http.StatusServiceUnavailable, "%v", err)
 	}
 	return nil
 }
 
-// fail answers with an error and tells the operator.
-func (e *exchange) fail(err error) int {
-	status := writeError(e.ResponseWriter, err)
-	e.Log.Log(context.Background(), slog.LevelWarn, "call refused", "rpc", e.route, "listener", Name, "code", status, "reason", err.Error())
+// send writes the answer and returns its status. A caller that has left needs no answer, so write errors are
+// ignored.
+func (e *exchange) send(text []byte, err error) (status int) {
+	switch {
+	case err != nil:
+		status = writeError(e.w, err)
+		e.server.options.Log.Warn("call refused", "rpc", e.route, "listener", Name, "code", status, "reason", err.Error())
+	case text == nil:
+		status = http.StatusNoContent
+		e.w.WriteHeader(status)
+	default:
+		defer clear(text)
+		status = http.StatusOK
+		e.w.Header().Set("Content-Type", "application/json")
+		e.w.WriteHeader(status)
+		_, _ = e.w.Write(text)
+	}
 	return status
-}
-
-// panicked tells of a fault in the proxy. The panic's value may quote a payload: only its type, and the stack, which holds
-// no values, are logged.
-func (s *Server) panicked(route string, value any) {
-	s.metrics.panics.Inc()
-	what := fmt.Sprintf("%T", value)
-	var fault interface {
-		error
-		RuntimeError()
-	}
-	if err, ok := value.(error); ok && errors.As(err, &fault) {
-		what = fault.Error()
-	}
-	s.Log.Error("a fault in the proxy ended a call; please report it", "rpc", route, "panic", what, "stack", string(debug.Stack()))
 }

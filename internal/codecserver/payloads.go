@@ -14,8 +14,8 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 )
 
-// readPayloads reads the JSON form of Payloads. What a newer release of Temporal adds to a payload is left out when it is
-// only to be shown; what is to be stored must not lose anything.
+// readPayloads reads the JSON form of Payloads. Fields that a newer release of Temporal adds to a payload may
+// be discarded if the payload is only shown; one that is stored must not lose them.
 func readPayloads(body []byte, rpc string) (*commonpb.Payloads, error) {
 	list := new(commonpb.Payloads)
 	if err := (protojson.UnmarshalOptions{DiscardUnknown: rpc == rewrite.RPCDecode}).Unmarshal(body, list); err != nil {
@@ -28,7 +28,7 @@ func readPayloads(body []byte, rpc string) (*commonpb.Payloads, error) {
 	return list, nil
 }
 
-// appendPayloads writes the JSON form, an empty list included.
+// appendPayloads appends the JSON form, which has the list even if it is empty.
 func appendPayloads(dst []byte, list []*commonpb.Payload) ([]byte, error) {
 	dst = append(dst, `{"payloads":[`...)
 	for i, p := range list {
@@ -43,18 +43,14 @@ func appendPayloads(dst []byte, list []*commonpb.Payload) ([]byte, error) {
 	return append(dst, `]}`...), nil
 }
 
-// run has the policy decide about a list, and seals or opens it.
-func run(ctx context.Context, c *rewrite.Session, rpc string, list []*commonpb.Payload) ([]*commonpb.Payload, error) {
+// rewriteList has a list sealed or opened by run, in the binary form of Payloads.
+func rewriteList(ctx context.Context, run func(context.Context, []byte) ([]byte, error), list []*commonpb.Payload) ([]*commonpb.Payload, error) {
 	raw, err := proto.Marshal(&commonpb.Payloads{Payloads: list})
 	if err != nil {
 		return nil, refuse(http.StatusBadRequest, "the metadata of a payload is not UTF-8")
 	}
 	defer clear(raw)
-	rewriting := c.Request
-	if rpc == rewrite.RPCDecode {
-		rewriting = c.Response
-	}
-	out, err := rewriting(ctx, raw)
+	out, err := run(ctx, raw)
 	if err != nil {
 		return nil, err
 	}
@@ -62,15 +58,12 @@ func run(ctx context.Context, c *rewrite.Session, rpc string, list []*commonpb.P
 	if err := proto.Unmarshal(out, answer); err != nil || len(answer.Payloads) != len(list) {
 		return nil, refuse(http.StatusInternalServerError, "what became of the payloads cannot be read; please report this")
 	}
-	if rpc == rewrite.RPCDecode {
-		openTexts(ctx, c, list, answer.Payloads)
-	}
 	return answer.Payloads, nil
 }
 
-// openTexts opens the sealed texts in JSON strings, such as the message of a failed query. What came sealed is not
-// among them: it has lost a layer already, and loses no second one.
-func openTexts(ctx context.Context, c *rewrite.Session, in, out []*commonpb.Payload) {
+// openTexts opens the sealed texts in JSON strings, such as the message of a failed query. It leaves out what
+// came as an envelope: that has lost a layer already, and loses no second one.
+func openTexts(ctx context.Context, session *rewrite.Session, in, out []*commonpb.Payload) {
 	for i, p := range in {
 		if string(p.GetMetadata()["encoding"]) != "json/plain" || !bytes.Contains(p.GetData(), []byte(envelope.TextPrefix)) {
 			continue
@@ -79,7 +72,7 @@ func openTexts(ctx context.Context, c *rewrite.Session, in, out []*commonpb.Payl
 		if json.Unmarshal(p.Data, &text) != nil {
 			continue
 		}
-		opened, ok := c.Text(ctx, []byte(text))
+		opened, ok := session.Text(ctx, []byte(text))
 		if !ok {
 			continue
 		}

@@ -1,6 +1,6 @@
-// Package codecserver answers /encode and /decode over HTTP, as Temporal's Web UI and command line ask for them. It owns the
-// HTTP side: origins, limits, status codes, the JSON form of payloads. Who calls is found out by package caller, and what
-// becomes of each payload is decided by the same policy as for gRPC; it never sees a key.
+// Package codecserver answers /encode and /decode over HTTP for Temporal's Web UI and command line. It owns
+// the HTTP side: origins, limits, status codes, the JSON form of payloads. Package auth finds out who calls,
+// and the policy decides about each payload as it does for gRPC; this package never sees a key.
 package codecserver
 
 import (
@@ -23,74 +23,81 @@ import (
 )
 
 const (
-	// maxBody bounds a request. The Web UI sends the payloads of one field at once, of which the server takes 2 MiB.
+	// maxBody bounds a request in bytes. The Web UI sends the payloads of one field at once, and the server
+	// takes 2 MiB.
 	maxBody = 8 << 20
-	// maxPayloads bounds how many decisions one request costs.
+	// maxPayloads bounds the decisions that one request costs.
 	maxPayloads = 1000
-	// maxAtOnce bounds the requests that are worked on at the same time, and so the memory that they take.
+	// maxAtOnce bounds the requests that are rewritten at the same time, and so the memory that they take.
 	maxAtOnce = 32
-	// answerTime is how long a request may take, a key service's answers included.
+	// answerTime bounds a request, a key service's answers included.
 	answerTime = 20 * time.Second
 )
 
 // Name is what policies see as input.caller.listener.
 const Name = "codec_server"
 
-// Options are all that a Server is made of.
+// Options are what a Server consists of. All fields are required, unless a comment says otherwise.
 type Options struct {
 	Net net.Listener
 	TLS *tls.Config // nil: plaintext
 	// Identify finds out who calls.
 	Identify auth.Identify
 	// Origins are those of the web pages that may call, as browsers name them: "https://ui.example.com".
+	// Empty: none.
 	Origins []string
 
 	Rewriter *rewrite.Rewriter
 	Audit    *audit.Log // nil: no records
-	// Rewritten and Failed count what happened to one list of payloads.
+	// Rewritten and Failed count what happened to a list of payloads.
 	Rewritten func(policy.Direction, *rewrite.Stats, time.Duration, trace.Span)
 	Failed    func(policy.Direction, error)
 	Registry  prometheus.Registerer
-	Tracer    trace.Tracer // nil: no spans
-	Traces    propagation.TextMapPropagator
+	Tracer    trace.Tracer                  // nil: no spans
+	Traces    propagation.TextMapPropagator // required with Tracer
 	Log       *slog.Logger
 }
 
-// Server answers requests. Its methods may be used by several goroutines.
+// Server answers requests. Its methods may be called concurrently.
 type Server struct {
-	Options
+	options Options
 	origins map[string]bool
 	http    *http.Server
-	atOnce  chan struct{}
+	running chan struct{} // a place for each request that is rewritten
 	metrics metrics
 }
 
-// New builds a server. It answers nothing yet.
+// New returns a server that answers nothing yet.
 func New(o Options) *Server {
-	s := &Server{Options: o, origins: map[string]bool{}, atOnce: make(chan struct{}, maxAtOnce), metrics: newMetrics(o.Registry)}
+	s := &Server{options: o, origins: map[string]bool{}, running: make(chan struct{}, maxAtOnce), metrics: newMetrics(o.Registry)}
 	for _, origin := range o.Origins {
 		s.origins[origin] = true
 	}
-	s.http = &http.Server{Handler: s, TLSConfig: o.TLS, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second,
-		WriteTimeout: time.Minute, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
-		ErrorLog: slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug)}
+	s.http = &http.Server{
+		Handler: s, TLSConfig: o.TLS, MaxHeaderBytes: 64 << 10,
+		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second, WriteTimeout: time.Minute, IdleTimeout: 2 * time.Minute,
+		ErrorLog: slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug),
+	}
 	return s
 }
 
+// Addr returns the address that the server listens on.
+func (s *Server) Addr() net.Addr { return s.options.Net.Addr() }
+
 // Serve answers requests until Shutdown, or until the listener fails.
 func (s *Server) Serve() error {
-	serve := func() error { return s.http.Serve(s.Net) }
-	if s.TLS != nil {
-		serve = func() error { return s.http.ServeTLS(s.Net, "", "") }
+	serve := s.http.Serve
+	if s.options.TLS != nil {
+		serve = func(l net.Listener) error { return s.http.ServeTLS(l, "", "") }
 	}
-	if err := serve(); !errors.Is(err, http.ErrServerClosed) {
+	if err := serve(s.options.Net); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
 	return nil
 }
 
-// Shutdown takes no more requests and waits for those that run. What still runs when ctx ends is cut. A nil *Server, a
-// codec server that nobody wants, has nothing to wait for.
+// Shutdown accepts no more requests and waits for those that run, which end with ctx at the latest. It does
+// nothing for a nil *Server.
 func (s *Server) Shutdown(ctx context.Context) error {
 	if s == nil {
 		return nil

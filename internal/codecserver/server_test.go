@@ -367,13 +367,13 @@ func TestPreflight(t *testing.T) {
 // TestPanic: a fault ends one request, and says nothing of what it was about.
 func TestPanic(t *testing.T) {
 	u := start(t)
-	identify := u.Identify
-	u.Identify = func(auth.Shown) (*auth.Identity, error) { panic(canary) }
+	identify := u.options.Identify
+	u.options.Identify = func(auth.Shown) (*auth.Identity, error) { panic(canary) }
 	got := u.ask(t, http.MethodPost, "/decode", "open", `{}`)
 	if got.status != http.StatusInternalServerError || strings.Contains(got.body, canary) || strings.Contains(u.log.String(), canary) || !strings.Contains(u.log.String(), "stack=") {
 		t.Errorf("%d %s; log: %s", got.status, got.body, u.log)
 	}
-	u.Identify = identify
+	u.options.Identify = identify
 	if got := u.ask(t, http.MethodPost, "/decode", "open", `{}`); got.status != http.StatusOK {
 		t.Errorf("the request after it: %d %s", got.status, got.body)
 	}

@@ -17,7 +17,7 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 )
 
-// metrics count requests by route and status, both from closed sets.
+// metrics count requests. The labels, route and status, have few values.
 type metrics struct {
 	requests *prometheus.HistogramVec
 	panics   prometheus.Counter
@@ -39,22 +39,21 @@ func (m *metrics) observe(route string, status int, took time.Duration) {
 	m.requests.WithLabelValues(route, strconv.Itoa(status)).Observe(took.Seconds())
 }
 
-// span is that of a request; one of nothing is made where there is no tracer.
-type span struct{ trace.Span }
-
-// begin starts the request's span, below the caller's if it sent one. Preflights make none.
-func (e *exchange) begin(ctx context.Context) context.Context {
-	e.span = span{trace.SpanFromContext(ctx)}
-	if e.Tracer == nil || e.route == otherRoute || e.request.Method == http.MethodOptions {
+// startSpan starts the request's span, below the caller's if it sent one. Preflights and other paths have
+// none.
+func (e *exchange) startSpan(ctx context.Context) context.Context {
+	o := &e.server.options
+	if o.Tracer == nil || e.route == routeOther || e.r.Method == http.MethodOptions {
+		e.span = trace.SpanFromContext(ctx)
 		return ctx
 	}
-	ctx = e.Traces.Extract(ctx, propagation.HeaderCarrier(e.request.Header))
-	ctx, e.span.Span = e.Tracer.Start(ctx, "POST "+e.route, trace.WithSpanKind(trace.SpanKindServer),
+	ctx = o.Traces.Extract(ctx, propagation.HeaderCarrier(e.r.Header))
+	ctx, e.span = o.Tracer.Start(ctx, "POST "+e.route, trace.WithSpanKind(trace.SpanKindServer),
 		trace.WithAttributes(attribute.String("http.request.method", "POST"), attribute.String("http.route", e.route)))
 	return ctx
 }
 
-func (e *exchange) end(status int) {
+func (e *exchange) endSpan(status int) {
 	if !e.span.IsRecording() {
 		return
 	}
@@ -65,16 +64,17 @@ func (e *exchange) end(status int) {
 	e.span.End()
 }
 
-// about says what the request is about, once its caller is known to reach it.
-func (s span) about(c *rewrite.Session) {
-	if s.IsRecording() {
-		s.SetAttributes(attribute.String("temporal.namespace", strings.Clone(c.Namespace())), attribute.String("policy.revision", c.Revision()))
+// describeSession adds what the request is about to its span, once its caller is known to reach that.
+func (e *exchange) describeSession(session *rewrite.Session) {
+	if e.span.IsRecording() {
+		e.span.SetAttributes(attribute.String("temporal.namespace", strings.Clone(session.Namespace())),
+			attribute.String("policy.revision", session.Revision()))
 	}
 }
 
-func (s span) rewrote(d policy.Direction, stats *rewrite.Stats) {
-	if !s.IsRecording() || stats.Payloads == 0 {
-		return
+// describeStats adds the sums of the payloads to the span.
+func (e *exchange) describeStats(d policy.Direction, stats *rewrite.Stats) {
+	if e.span.IsRecording() && stats.Payloads > 0 {
+		e.span.SetAttributes(attribute.Int("seal."+d.String()+".payloads", stats.Payloads), attribute.Int("seal."+d.String()+".bytes", stats.Bytes))
 	}
-	s.SetAttributes(attribute.Int("seal."+d.String()+".payloads", stats.Payloads), attribute.Int("seal."+d.String()+".bytes", stats.Bytes))
 }

@@ -11,13 +11,13 @@ import (
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 )
 
-// TestTelemetry: one span per request below the page's own, with those of decisions and openings below it, and nothing of a
-// payload in any; metrics by route and status.
+// TestTelemetry: one span per request below the page's own, with those of decisions and openings below it,
+// and nothing of a payload in any; metrics by route and status.
 func TestTelemetry(t *testing.T) {
 	u := start(t)
 	spans := tracetest.NewSpanRecorder()
 	provider := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans))
-	u.Tracer, u.Traces = provider.Tracer("test"), propagation.TraceContext{}
+	u.options.Tracer, u.options.Traces = provider.Tracer("test"), propagation.TraceContext{}
 	sealed := u.payloads(t, "/encode", "open", jsonPayload(`"`+canary+`"`))
 	const trace = "0af7651916cd43dd8448eb211c80319c"
 	if got := u.ask(t, http.MethodPost, "/decode", "open", toJSON(t, sealed...), "Traceparent", "00-"+trace+"-b7ad6b7169203331-01"); got.status != http.StatusOK {
@@ -47,7 +47,7 @@ func TestTelemetry(t *testing.T) {
 			t.Errorf("%d times %s, want %d", seen[name], name, want)
 		}
 	}
-	families, err := u.Registry.(*prometheus.Registry).Gather()
+	families, err := u.options.Registry.(*prometheus.Registry).Gather()
 	if err != nil {
 		t.Fatal(err)
 	}

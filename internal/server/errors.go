@@ -19,6 +19,7 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 	"github.com/temporal-seal/temporal-seal/internal/upstream"
+	"github.com/temporal-seal/temporal-seal/internal/x/fault"
 )
 
 // This file alone chooses status codes. SDKs decide by them what to do next:
@@ -160,19 +161,10 @@ func (s *Server) refuseUnread(ctx context.Context, l *listener, m *method, err e
 	return err
 }
 
-// panicked answers a call that a fault in the proxy ended. The panic's value may quote a payload: only its type, and
-// the stack, which holds no values, are logged.
+// panicked answers a call that a fault in the proxy ended. It logs the stack, which holds no values.
 func (s *Server) panicked(full string, value any) error {
 	s.metrics.panics.Inc()
-	what := fmt.Sprintf("%T", value)
-	var fault interface {
-		error
-		RuntimeError()
-	}
-	if err, ok := value.(error); ok && errors.As(err, &fault) {
-		what = fault.Error()
-	}
-	s.log.Error("a fault in the proxy ended a call; please report it", "rpc", full, "panic", what, "stack", string(debug.Stack()))
+	s.log.Error("a fault in the proxy ended a call; please report it", "rpc", full, "panic", fault.Describe(value), "stack", string(debug.Stack()))
 	return status.Error(codes.Internal, from+"a fault in the proxy ended this call: its log holds the place")
 }
 

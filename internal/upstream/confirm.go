@@ -16,16 +16,17 @@ import (
 )
 
 const (
-	// confirmTimeout bounds the question. Without an answer the call goes on as one for a namespace that is only claimed.
+	// confirmTimeout bounds the question. Without an answer the call goes on as one for a namespace that is
+	// only claimed.
 	confirmTimeout = 2 * time.Second
 	// unconfirmedFor is how long the upstream is not asked again after it did not confirm.
 	unconfirmedFor = 3 * time.Second
 	maxUnconfirmed = 1024
 )
 
-// Confirmations ask upstreams whether namespaces exist. The keyring makes only a few data keys a second for namespaces
-// that a caller claims and no upstream has confirmed. After a restart that is every namespace, so the upstream is asked
-// before the first key of each is needed.
+// Confirmations ask upstreams whether namespaces exist. The keyring makes only a few data keys a second for
+// namespaces that a caller claims and no upstream has confirmed. After a restart that is every namespace, so
+// the upstream is asked before the first key of each is needed.
 type Confirmations struct {
 	confirmed func(namespace string)
 	log       *slog.Logger
@@ -40,9 +41,9 @@ func NewConfirmations(confirmed func(namespace string), log *slog.Logger) (*Conf
 	return &Confirmations{confirmed: confirmed, log: log, seed: maphash.MakeSeed(), recent: recent}, err
 }
 
-// Confirm asks the upstream whether a namespace exists, as the caller whose metadata out carries, and waits for the answer
-// or for the end of ctx. Calls with the same question and the same credentials wait for one answer; other credentials
-// may get another one.
+// Confirm asks the upstream whether a namespace exists, as the caller whose metadata out carries, and waits
+// for the answer or for the end of ctx. Calls with the same question and the same credentials wait for one
+// answer; other credentials may get another one.
 func (c *Confirmations) Confirm(ctx, out context.Context, upstream *Pool, namespace string) {
 	md, _ := metadata.FromOutgoingContext(out)
 	credentials := maphash.String(c.seed, strings.Join(md["authorization"], "\x00"))

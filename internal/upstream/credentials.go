@@ -40,7 +40,8 @@ func (t TLS) Credentials(log *slog.Logger) (credentials.TransportCredentials, er
 	return watchedCredentials{credentials.NewTLS(config), config, authorities}, nil
 }
 
-// watchedCredentials make the TLS configuration anew for each handshake, with the authorities that are in the file then.
+// watchedCredentials make the TLS configuration anew for each handshake, with the authorities that are in the
+// file then.
 type watchedCredentials struct {
 	credentials.TransportCredentials
 	config      *tls.Config

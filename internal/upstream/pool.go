@@ -17,14 +17,16 @@ import (
 )
 
 const (
-	// callsPerConnection is the number of calls that share a connection. Load balancers allow 100 or more. What shares a
-	// connection shares writes and reads: with 16 calls each, a call costs a twentieth more CPU.
+	// callsPerConnection is the number of calls that share a connection. Load balancers allow 100 or more.
+	// What shares a connection shares writes and reads: with 16 calls each, a call costs a twentieth more
+	// CPU.
 	callsPerConnection = 90
 	maxConnections     = 1024
 
-	// StreamWindow is how much of a message may arrive before it is read: the memory that limits reckon with for a call.
-	// Left to itself, gRPC lets it grow to 16 MiB for each of thousands of calls. A message that is being read is let in
-	// whole all the same, but the sender of one larger than the window stops and waits: a tenth of a call's CPU at 100 KB.
+	// StreamWindow is how much of a message may arrive before it is read: the memory that limits reckon with
+	// for a call. Left to itself, gRPC lets it grow to 16 MiB for each of thousands of calls. A message that
+	// is being read is let in whole all the same, but the sender of one larger than the window stops and
+	// waits: a tenth of a call's CPU at 100 KB.
 	StreamWindow = 128 << 10
 	// ConnWindow is the same for all calls of a connection.
 	ConnWindow = 16 << 20
@@ -34,11 +36,12 @@ const (
 
 // Pool holds the connections to one address.
 //
-// A connection carries a limited number of concurrent streams, and gRPC makes the calls beyond it wait, behind polls
-// that take a minute. So the pool uses as many connections as its calls need, and gives each call the least busy one of
-// these. No connection is closed below a call: those beyond the need get no new calls, and gRPC closes them once they
-// have been idle for a while. Nor are connections renewed by age, since frontends end them every few minutes by GOAWAY:
-// the calls on them go on, and the next ones look the name up again and may find a frontend that was added.
+// A connection carries a limited number of concurrent streams, and gRPC makes the calls beyond it wait,
+// behind polls that take a minute. So the pool uses as many connections as its calls need, and gives each
+// call the least busy one of these. No connection is closed below a call: those beyond the need get no new
+// calls, and gRPC closes them once they have been idle for a while. Nor are connections renewed by age, since
+// frontends end them every few minutes by GOAWAY: the calls on them go on, and the next ones look the name up
+// again and may find a frontend that was added.
 type Pool struct {
 	config  *Config
 	address string
@@ -87,7 +90,8 @@ func (p *Pool) dialOptions(o Options) []grpc.DialOption {
 		),
 		grpc.WithWriteBufferSize(WriteBuffer),
 		grpc.WithSharedWriteBuffer(true),
-		// Whether a call may be sent twice is for the SDK to decide. gRPC still repeats what never reached the server.
+		// Whether a call may be sent twice is for the SDK to decide. gRPC still repeats what never reached
+		// the server.
 		grpc.WithDisableRetry(),
 		// One connection each, so that streams can be counted, to any one of the upstream's addresses.
 		grpc.WithDefaultServiceConfig(`{"loadBalancingConfig":[{"pick_first":{"shuffleAddressList":true}}]}`),
@@ -164,7 +168,8 @@ func (p *Pool) first(n int) []*connection {
 	return all[:min(n, len(all))]
 }
 
-// choose returns the least busy connection. One that is not connected is passed over while another one has room.
+// choose returns the least busy connection. One that is not connected is passed over while another one has
+// room.
 func choose(conns []*connection, limit int32) *connection {
 	least := leastBusy(conns, func(*connection) bool { return true })
 	if len(conns) > 1 && !least.ready() {
@@ -241,9 +246,9 @@ func (p *Pool) NewStream(ctx context.Context, desc *grpc.StreamDesc, method stri
 	return p.Conn(ctx).NewStream(ctx, desc, method, options...)
 }
 
-// InvokeGated is Invoke for an answer that may be large: admit is called when the answer begins to arrive, and may make
-// it wait. The variables of grpc.Header and grpc.Trailer may still be written after a call was given up, so this reads
-// header and trailer from the stream.
+// InvokeGated is Invoke for an answer that may be large: admit is called when the answer begins to arrive,
+// and may make it wait. The variables of grpc.Header and grpc.Trailer may still be written after a call was
+// given up, so this reads header and trailer from the stream.
 func (p *Pool) InvokeGated(ctx context.Context, method string, in, out any, admit func() error) (header, trailer metadata.MD, err error) {
 	conn := p.take(ctx)
 	defer conn.done()

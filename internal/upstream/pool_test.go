@@ -66,8 +66,8 @@ func eventually(t *testing.T, ok func() bool) {
 	t.Fatal("this did not come about within 10 s")
 }
 
-// A frontend's connection takes a limited number of streams, and polls hold theirs for a minute. What is allowed is
-// read from the frontend's settings.
+// A frontend's connection takes a limited number of streams, and polls hold theirs for a minute. What is
+// allowed is read from the frontend's settings.
 func TestPoolGrowsWithHeldPolls(t *testing.T) {
 	for _, c := range []struct{ allowed, polls, least, most int }{
 		{100, 300, 4, 4}, {10, 200, 20, 21}, {1, 20, 20, 21}, {0, 1000, 12, 12},

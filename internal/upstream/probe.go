@@ -44,8 +44,8 @@ func (p *Pool) probe(ctx context.Context) error {
 	}
 }
 
-// connectionError shortens gRPC's text about a connection that failed to its cause. It returns a text of another form
-// as it is. TestProbeNamesTheUpstreamThatIsDown fails if an upgrade of gRPC changes the form.
+// connectionError shortens gRPC's text about a connection that failed to its cause. It returns a text of
+// another form as it is. TestProbeNamesTheUpstreamThatIsDown fails if an upgrade of gRPC changes the form.
 func connectionError(text string) string {
 	for _, before := range []string{"latest balancer error: ", "connection error: desc = "} {
 		if i := strings.LastIndex(text, before); i >= 0 {

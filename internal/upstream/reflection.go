@@ -29,9 +29,9 @@ const (
 // Join takes the descriptors of an upstream, and reports whether they contain anything new.
 type Join func([]*descriptorpb.FileDescriptorProto) (bool, error)
 
-// Learn asks every upstream with a fixed address by gRPC reflection for the RPCs and messages that it knows, and passes
-// them to join. So what a newer server knows is sealed like the rest before the proxy itself is upgraded. An upstream
-// that does not answer, or has no reflection, changes nothing.
+// Learn asks every upstream with a fixed address by gRPC reflection for the RPCs and messages that it knows,
+// and passes them to join. So what a newer server knows is sealed like the rest before the proxy itself is
+// upgraded. An upstream that does not answer, or has no reflection, changes nothing.
 func Learn(ctx context.Context, configs []Config, join Join, log *slog.Logger) {
 	router := NewRouter(configs, Options{})
 	defer router.Close()

@@ -11,7 +11,8 @@ import (
 	"google.golang.org/protobuf/types/descriptorpb"
 )
 
-// TestLearn fetches descriptors from a frontend's own reflection service, over the connections that carry raw frames.
+// TestLearn fetches descriptors from a frontend's own reflection service, over the connections that carry raw
+// frames.
 func TestLearn(t *testing.T) {
 	f := &frontend{}
 	startFrontend(t, f)

@@ -15,8 +15,8 @@ import (
 )
 
 const (
-	// MaxMessage is the size of an answer that SDKs accept: a worker could never again poll a workflow whose history does
-	// not get through.
+	// MaxMessage is the size of an answer that SDKs accept: a worker could never again poll a workflow whose
+	// history does not get through.
 	MaxMessage = 128 << 20
 
 	// maxTargets bounds how many addresses a {namespace} template may expand to.
@@ -27,16 +27,19 @@ const (
 
 // Config describes an upstream and the calls that go there.
 type Config struct {
-	// Namespaces are patterns with `*`. Nil serves every call; empty but not nil serves the calls that name no namespace.
+	// Namespaces are patterns with `*`. Nil serves every call; empty but not nil serves the calls that name
+	// no namespace.
 	Namespaces []string
-	// Address is a gRPC target or host:port, required. `{namespace}` in it stands for the namespace of the call.
+	// Address is a gRPC target or host:port, required. `{namespace}` in it stands for the namespace of the
+	// call.
 	Address string
 	// TLS are the credentials of a connection. Nil: plaintext.
 	TLS credentials.TransportCredentials
-	// PassCredential forwards the token that a caller showed to the listener, for an upstream that checks the same
-	// tokens.
+	// PassCredential forwards the token that a caller showed to the listener, for an upstream that checks the
+	// same tokens.
 	PassCredential bool
-	// APIKey is sent as bearer token in place of the caller's. gRPC refuses to send it without TLS. Nil: none.
+	// APIKey is sent as bearer token in place of the caller's. gRPC refuses to send it without TLS. Nil:
+	// none.
 	APIKey credentials.PerRPCCredentials
 }
 
@@ -83,8 +86,8 @@ type target struct {
 	address string
 }
 
-// NewRouter makes a router for the upstreams, of which the first that serves a namespace gets its calls. It opens no
-// connection: calls do.
+// NewRouter makes a router for the upstreams, of which the first that serves a namespace gets its calls. It
+// opens no connection: calls do.
 func NewRouter(configs []Config, o Options) *Router {
 	return &Router{configs: configs, options: o, pools: map[target]*Pool{}}
 }
@@ -113,8 +116,9 @@ func (r *Router) Route(namespace string) (*Pool, error) {
 	return nil, ErrNoUpstream
 }
 
-// fitsAddress reports whether a namespace may stand in a templated address. It must not steer the call to another host, so
-// it consists of what host names consist of, and has dots only where a domain follows in the address.
+// fitsAddress reports whether a namespace may stand in a templated address. It must not steer the call to
+// another host, so it consists of what host names consist of, and has dots only where a domain follows in the
+// address.
 func fitsAddress(address, namespace string) bool {
 	if namespace == "" || len(namespace) > 128 {
 		return false
@@ -153,7 +157,8 @@ func (r *Router) pool(config int, address string) (*Pool, error) {
 	return pool, err
 }
 
-// fixed returns the pools whose address does not depend on a namespace: calls of the proxy's own can go there.
+// fixed returns the pools whose address does not depend on a namespace: calls of the proxy's own can go
+// there.
 func (r *Router) fixed() (pools []*Pool, err error) {
 	for i, c := range r.configs {
 		if strings.Contains(c.Address, namespaceVariable) {

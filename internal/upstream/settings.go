@@ -12,12 +12,12 @@ import (
 	"google.golang.org/grpc/credentials"
 )
 
-// This file finds out how many streams an upstream allows on a connection. gRPC keeps that to itself and makes the calls
-// beyond it wait, so it is read from the first frame that the upstream sends, which in HTTP/2 has to be its settings.
-// TestPoolGrowsWithHeldPolls fails if an upgrade of gRPC breaks this.
+// This file finds out how many streams an upstream allows on a connection. gRPC keeps that to itself and
+// makes the calls beyond it wait, so it is read from the first frame that the upstream sends, which in HTTP/2
+// has to be its settings. TestPoolGrowsWithHeldPolls fails if an upgrade of gRPC breaks this.
 
-// streamLimit is the number of streams that are used of those that the upstream allows on a connection. That its
-// settings change later is rare; calls over the limit then wait in gRPC for others to end.
+// streamLimit is the number of streams that are used of those that the upstream allows on a connection. That
+// its settings change later is rare; calls over the limit then wait in gRPC for others to end.
 type streamLimit struct {
 	used atomic.Int32 // 0: not known yet
 }
@@ -38,8 +38,8 @@ func (l *streamLimit) learn(allowed uint32) {
 	l.used.Store(min(max(n-n/16, 1), callsPerConnection))
 }
 
-// settingsReader are credentials whose connections read along until the upstream's settings have arrived: only above
-// TLS are the frames to be seen.
+// settingsReader are credentials whose connections read along until the upstream's settings have arrived:
+// only above TLS are the frames to be seen.
 type settingsReader struct {
 	credentials.TransportCredentials
 	limit *streamLimit
