@@ -162,7 +162,7 @@ func (c *compiler) payloadOp(n *node, fd protoreflect.FieldDescriptor) op {
 	case c.response:
 		return opSkip
 	case site == "SearchAttributes.indexed_fields":
-		return opAsk
+		return opSearchAttribute
 	}
 	return opExempt
 }

@@ -39,8 +39,8 @@ func (d *decider) facts(s *slot) {
 	}
 	t := d.call.task
 	if root := &w.scopes[0]; t == nil && !root.token.empty() && !w.response {
-		if _, told, ok := readToken(root.token.of(w.buf)); ok {
-			t = &told
+		if _, fromToken, ok := readToken(root.token.of(w.buf)); ok {
+			t = &fromToken
 		}
 	}
 	if t != nil {
@@ -54,7 +54,7 @@ func (d *decider) facts(s *slot) {
 }
 
 // ask asks the policy about one slot.
-func (d *decider) ask(ctx context.Context, direction policy.Direction, s *slot, h head) (policy.Verdict, error) {
+func (d *decider) evaluate(ctx context.Context, direction policy.Direction, s *slot, h head) (policy.Verdict, error) {
 	in := &d.input
 	in.Kind, in.Path, in.Name = s.f.kind, s.f.path, d.message.name(s)
 	in.Encoding, in.Type, in.Data = h.encoding, h.messageType, h.data
@@ -69,20 +69,20 @@ func (d *decider) ask(ctx context.Context, direction policy.Direction, s *slot, 
 	return v, nil
 }
 
-// askSealed asks the policy about a sealed value in an answer.
-func (d *decider) askSealed(ctx context.Context, s *slot, h *envelope.Header) (policy.Verdict, error) {
+// evaluateSealed asks the policy about a sealed value in an answer.
+func (d *decider) evaluateSealed(ctx context.Context, s *slot, h *envelope.Header) (policy.Verdict, error) {
 	d.facts(s)
 	d.input.SealedNamespace, d.input.SealedKey = h.Namespace, h.Key
-	return d.ask(ctx, policy.Response, s, head{})
+	return d.evaluate(ctx, policy.Response, s, head{})
 }
 
-// askBoth asks the policy about a slot of a request, and that of the namespace
+// evaluateBoth asks the policy about a slot of a request, and that of the namespace
 // which the payload is addressed to. A workflow may start a child or signal a
 // workflow in another namespace. The server copies the payload there, so it has
 // to satisfy both policies: that of the namespace it comes from, whose key seals
 // it, and that of the one it is addressed to.
-func (d *decider) askBoth(ctx context.Context, s *slot, h head) (policy.Verdict, error) {
-	own, err := d.ask(ctx, policy.Request, s, h)
+func (d *decider) evaluateBoth(ctx context.Context, s *slot, h head) (policy.Verdict, error) {
+	own, err := d.evaluate(ctx, policy.Request, s, h)
 	if err != nil || own.Action == policy.Deny {
 		return own, err
 	}
@@ -91,12 +91,12 @@ func (d *decider) askBoth(ctx context.Context, s *slot, h head) (policy.Verdict,
 		return own, nil
 	}
 	d.input.Namespace = target
-	theirs, err := d.ask(ctx, policy.Request, s, h)
+	theirs, err := d.evaluate(ctx, policy.Request, s, h)
 	d.input.Namespace = d.call.namespace
 	if err != nil {
 		return own, err
 	}
-	return d.both(own, theirs, target, s)
+	return d.stricter(own, theirs, target, s)
 }
 
 // addressed returns the namespace that a command sends a slot's payload to; ""
@@ -116,7 +116,7 @@ func (d *decider) addressed(s *slot) string {
 
 // both returns the stricter of two verdicts. Whatever is sealed is sealed with a
 // key of the request's namespace.
-func (d *decider) both(own, theirs policy.Verdict, target string, s *slot) (policy.Verdict, error) {
+func (d *decider) stricter(own, theirs policy.Verdict, target string, s *slot) (policy.Verdict, error) {
 	hit := own.Hit && theirs.Hit
 	switch {
 	case theirs.Action == policy.Deny:
@@ -146,7 +146,7 @@ func (d *decider) both(own, theirs policy.Verdict, target string, s *slot) (poli
 func (s *sealer) decide(ctx context.Context) (err error) {
 	ctx, traced := s.call.startSpan(ctx, "policy.decide")
 	defer func() { s.decider.endSpan(traced, err) }()
-	s.items, s.asked.f = s.items[:0], nil
+	s.items, s.last.f = s.items[:0], nil
 	s.decider.begin()
 	slots := s.message.walk.slots
 	for i := range slots {
@@ -198,20 +198,20 @@ func (s *sealer) decideSlot(ctx context.Context, sl *slot, v *policy.Verdict) (e
 			return nil
 		}
 	}
-	if marked && (sl.f.op == opExempt || sl.f.op == opAsk || sl.f.op == opReason) {
+	if marked && (sl.f.op == opExempt || sl.f.op == opSearchAttribute || sl.f.op == opReason) {
 		return s.call.fail(KindDenied, sl.f.path, errors.New("a sealed value is not accepted in a field that stays readable"))
 	}
 	if sl.f.op == opExempt {
 		return nil
 	}
-	if name := s.message.name(sl); s.asked.again(sl, &h, name) {
-		*v = s.asked.verdict
+	if name := s.message.name(sl); s.last.answers(sl, &h, name) {
+		*v = s.last.verdict
 	} else {
-		if *v, err = s.decider.askBoth(ctx, sl, h); err != nil {
+		if *v, err = s.decider.evaluateBoth(ctx, sl, h); err != nil {
 			return err
 		}
 		if len(s.message.walk.slots) > 1 {
-			s.asked = question{sl.f, sl.scope, name, h.encoding, h.messageType, *v}
+			s.last = lastVerdict{sl.f, sl.scope, name, h.encoding, h.messageType, *v}
 		}
 	}
 	return s.apply(ctx, sl, v, value, marked)
@@ -219,7 +219,7 @@ func (s *sealer) decideSlot(ctx context.Context, sl *slot, v *policy.Verdict) (e
 
 // question is what the policy was asked last in a message. Histories and lists
 // hold many neighbours of which it would be told the same.
-type question struct {
+type lastVerdict struct {
 	f                           *field
 	scope                       int32
 	name, encoding, messageType string
@@ -228,8 +228,8 @@ type question struct {
 
 // again reports whether the policy would be asked the same once more. A verdict
 // that came from its memory depends on no payload's content.
-func (q *question) again(s *slot, h *head, name string) bool {
-	return q.verdict.Hit && q.f == s.f && q.scope == s.scope && q.name == name && q.encoding == h.encoding && q.messageType == h.messageType
+func (l *lastVerdict) answers(s *slot, h *head, name string) bool {
+	return l.verdict.Hit && l.f == s.f && l.scope == s.scope && l.name == name && l.encoding == h.encoding && l.messageType == h.messageType
 }
 
 // apply turns the policy's verdict on a slot into what is done: Seal, Redact or Pass.
@@ -253,7 +253,7 @@ func (s *sealer) apply(ctx context.Context, sl *slot, v *policy.Verdict, value [
 		}
 		v.Action = policy.Seal
 	}
-	if v.Action != policy.Seal || sl.f.op == opAsk || sl.f.op == opReason {
+	if v.Action != policy.Seal || sl.f.op == opSearchAttribute || sl.f.op == opReason {
 		return s.call.fail(KindPolicy, sl.f.path, fmt.Errorf("the verdict %s is not one for a %s in a request", v.Action, sl.f.kind))
 	}
 	if marked {
@@ -325,12 +325,12 @@ func (o *opener) decide(ctx context.Context) (err error) {
 	next := 0
 	for i := range o.items {
 		it := &o.items[i]
-		if j := slices.IndexFunc(asked[:], func(last *openItem) bool { return last != nil && o.sameQuestion(last, it, facts) }); j >= 0 {
+		if j := slices.IndexFunc(asked[:], func(last *openItem) bool { return last != nil && o.sameInput(last, it, facts) }); j >= 0 {
 			it.action = asked[j].action
 			continue
 		}
 		s := o.slot(it)
-		v, err := o.decider.askSealed(ctx, s, it.sealed.Header)
+		v, err := o.decider.evaluateSealed(ctx, s, it.sealed.Header)
 		if err != nil {
 			return err
 		}
@@ -352,8 +352,8 @@ func (o *opener) decide(ctx context.Context) (err error) {
 	return nil
 }
 
-// sameQuestion reports whether the policy would be told the same of both. With facts it can read those of the scope.
-func (o *opener) sameQuestion(a, b *openItem, facts bool) bool {
+// sameInput reports whether the policy would be told the same of both. With facts it can read those of the scope.
+func (o *opener) sameInput(a, b *openItem, facts bool) bool {
 	s, t := o.slot(a), o.slot(b)
 	return s.f == t.f && (s.scope == t.scope || !facts) && s.name == t.name && a.action != policy.Deny &&
 		(a.sealed.Header == b.sealed.Header || a.sealed.Header.Key == b.sealed.Header.Key && a.sealed.Header.Namespace == b.sealed.Header.Namespace)

@@ -59,7 +59,7 @@ func (c *factCollector) walk(n *node, known policy.FactSet) {
 	for i := range n.fields {
 		f := &n.fields[i]
 		switch f.op {
-		case opPayload, opAsk, opText, opReason, opFailure:
+		case opPayload, opSearchAttribute, opText, opReason, opFailure:
 			c.add(f.kind, known, f.na)
 		case opAny:
 			// Bodies of updates are what requests carry there; their plan is made when one is met.

@@ -100,17 +100,17 @@ func (m *Message) reset(sealed bool) {
 	if !sealed {
 		m.out.wipe()
 	}
-	m.out.buf = keep(m.out.buf)
+	m.out.buf = bounded(m.out.buf)
 	m.out.low = len(m.out.buf)
 	clear(m.arena)
-	m.arena, m.edits = keep(m.arena)[:0], keepList(m.edits)
+	m.arena, m.edits = bounded(m.arena)[:0], boundedList(m.edits)
 	w := &m.walk
 	w.reset(nil)
-	w.slots, w.boxes, w.scopes, w.failures = keepList(w.slots), keepList(w.boxes), keepList(w.scopes), keepList(w.failures)
+	w.slots, w.boxes, w.scopes, w.failures = boundedList(w.slots), boundedList(w.boxes), boundedList(w.scopes), boundedList(w.failures)
 }
 
 // keep lets go of a buffer that one large message made grow.
-func keep(b []byte) []byte {
+func bounded(b []byte) []byte {
 	const largest = 4 << 20
 	if cap(b) > largest {
 		return nil
@@ -118,8 +118,8 @@ func keep(b []byte) []byte {
 	return b
 }
 
-// keepList is keep for a list of what was found.
-func keepList[T any](l []T) []T {
+// boundedList is keep for a list of what was found.
+func boundedList[T any](l []T) []T {
 	const most = 1 << 14
 	if cap(l) > most {
 		return nil

@@ -51,7 +51,7 @@ type openItem struct {
 func (o *opener) reset() {
 	o.message.reset(false)
 	clear(o.items)
-	o.items, o.systems = keepList(o.items), keepList(o.systems)
+	o.items, o.systems = boundedList(o.items), boundedList(o.systems)
 	o.headers.Reset()
 	o.decider.input, o.run = policy.Input{}, keyring.Run{}
 	o.foreign, o.foreignRun = nil, foreign.Run{}
@@ -142,7 +142,7 @@ func (o *opener) findSealed() error {
 				o.systems = append(o.systems, int32(i))
 				continue
 			}
-			if err := o.noteSealed(i, 0, m.content(s)); err != nil {
+			if err := o.addSealed(i, 0, m.content(s)); err != nil {
 				return err
 			}
 		case opFailure:
@@ -150,7 +150,7 @@ func (o *opener) findSealed() error {
 				if f.attributes.field.empty() {
 					continue
 				}
-				if err := o.noteSealed(i, j, f.attributes.value.of(m.walk.buf)); err != nil {
+				if err := o.addSealed(i, j, f.attributes.value.of(m.walk.buf)); err != nil {
 					return err
 				}
 			}
@@ -159,7 +159,7 @@ func (o *opener) findSealed() error {
 	return nil
 }
 
-func (o *opener) noteSealed(slot, failure int, value []byte) error {
+func (o *opener) addSealed(slot, failure int, value []byte) error {
 	if _, plain := readPlain(value); plain && o.foreign == nil {
 		o.stats.Passed++
 		return nil
@@ -224,7 +224,7 @@ func (o *opener) openItems(ctx context.Context) (out []byte, err error) {
 			m.editItem(o.slot(it), i, 0)
 			continue
 		}
-		err := o.openAside(ctx, it)
+		err := o.openToArena(ctx, it)
 		o.enterItem(it, err)
 		if err != nil {
 			if err := o.unopened(err); err != nil {
@@ -269,7 +269,7 @@ func (o *opener) put(ctx context.Context, e *edit) (bool, error) {
 	if it.sealed.Form == envelope.FormView {
 		size = it.size // it holds no more than the readable document and the sealed part
 	}
-	room := out.room(size)
+	room := out.reserve(size)
 	plain, hit, err := o.call.state.Keys.OpenNext(ctx, room, &it.sealed, o.call.namespace, &o.run)
 	o.enterItem(it, err)
 	if err != nil {
@@ -283,9 +283,9 @@ func (o *opener) put(ctx context.Context, e *edit) (bool, error) {
 	return true, nil
 }
 
-// openAside plans the edits for a sealed payload that is not simply put in the place of its envelope. One that is kept, or
+// openToArena plans the edits for a sealed payload that is not simply put in the place of its envelope. One that is kept, or
 // denied to a reader, stays as it is.
-func (o *opener) openAside(ctx context.Context, it *openItem) error {
+func (o *opener) openToArena(ctx context.Context, it *openItem) error {
 	m, s := &o.message, o.slot(it)
 	from := len(m.arena)
 	switch it.action {

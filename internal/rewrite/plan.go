@@ -22,28 +22,28 @@ import (
 type op uint8
 
 const (
-	opUnknown        op = iota // the descriptor has no such field
-	opSkip                     // a scalar, or a message that the other direction cares about
-	opSkipMessage              // a known message that cannot hold a payload, but fields unknown to this build might
-	opMessage                  // leads to a payload
-	opMapEntry                 // an entry of a map that leads to a payload: its key names what is below
-	opPayload                  // a payload to decide about
-	opAsk                      // a payload that stays readable but may be refused (search attributes)
-	opExempt                   // a payload that stays readable
-	opFailure                  // a Temporal failure: its texts are sealed as one
-	opNexusFailure             // a Nexus failure: sealed as the Temporal failure that the server makes of it
-	opAny                      // a google.protobuf.Any
-	opHistoryBlob              // a DataBlob that holds a serialised history
-	opText                     // a string that is sealed as text
-	opReason                   // a string that may be refused or redacted
-	opFact                     // a string that is a fact
-	opFactName                 // a message whose field 1 is a fact
-	opToken                    // a task token
-	opEndpoint                 // the name of a Nexus endpoint
-	opNamespace                // the name of a namespace
-	opFailMessage              // Failure.message
-	opFailStack                // Failure.stack_trace
-	opFailAttributes           // Failure.encoded_attributes
+	opUnknown         op = iota // the descriptor has no such field
+	opSkip                      // a scalar, or a message that the other direction cares about
+	opSkipMessage               // a known message that cannot hold a payload, but fields unknown to this build might
+	opMessage                   // leads to a payload
+	opMapEntry                  // an entry of a map that leads to a payload: its key names what is below
+	opPayload                   // a payload to decide about
+	opSearchAttribute           // a payload that stays readable but may be refused (search attributes)
+	opExempt                    // a payload that stays readable
+	opFailure                   // a Temporal failure: its texts are sealed as one
+	opNexusFailure              // a Nexus failure: sealed as the Temporal failure that the server makes of it
+	opAny                       // a google.protobuf.Any
+	opHistoryBlob               // a DataBlob that holds a serialised history
+	opText                      // a string that is sealed as text
+	opReason                    // a string that may be refused or redacted
+	opFact                      // a string that is a fact
+	opFactName                  // a message whose field 1 is a fact
+	opToken                     // a task token
+	opEndpoint                  // the name of a Nexus endpoint
+	opNamespace                 // the name of a namespace
+	opFailMessage               // Failure.message
+	opFailStack                 // Failure.stack_trace
+	opFailAttributes            // Failure.encoded_attributes
 )
 
 // field is what the plan knows about one field of one message at one place.

@@ -123,7 +123,7 @@ func wantedOp(leaf protoreflect.FieldDescriptor, exempt, response bool) op {
 	case response:
 		return opSkip
 	case siteName(leaf) == "SearchAttributes.indexed_fields":
-		return opAsk
+		return opSearchAttribute
 	}
 	return opExempt
 }

@@ -88,9 +88,9 @@ func (r *Rewriter) ReadForeign(others *foreign.Reader) {
 	r.Apply(s)
 }
 
-// noteUnknown logs once per RPC that requests hold fields which this build
+// logUnknown logs once per RPC that requests hold fields which this build
 // does not know.
-func (r *Rewriter) noteUnknown(rpc string, n int) {
+func (r *Rewriter) logUnknown(rpc string, n int) {
 	if _, seen := r.warned.LoadOrStore(rpc, true); !seen {
 		r.log.Warn("requests hold fields that this release does not know; they cannot hold a payload and pass; upgrade the proxy",
 			slog.String("rpc", rpc), slog.Int("fields", n))

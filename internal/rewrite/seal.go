@@ -20,7 +20,7 @@ type sealer struct {
 	call       *call
 	message    Message
 	decider    decider
-	asked      question
+	last       lastVerdict
 	items      []sealItem
 	foreignRun foreign.Run
 	stats      Stats
@@ -39,9 +39,9 @@ var errNoNamespace = errors.New("the request holds a payload but names no namesp
 func (s *sealer) reset() {
 	s.message.reset(s.stats.Passed == 0 && s.stats.Payloads > 0)
 	clear(s.items)
-	s.items = keepList(s.items)
-	if s.asked.f != nil {
-		s.asked = question{}
+	s.items = boundedList(s.items)
+	if s.last.f != nil {
+		s.last = lastVerdict{}
 	}
 	s.decider.input, s.foreignRun = policy.Input{}, foreign.Run{}
 }
@@ -59,7 +59,7 @@ func (s *sealer) request(ctx context.Context, in []byte) ([]byte, error) {
 	}
 	w := &s.message.walk
 	if w.unknown > 0 {
-		s.call.rewriter.noteUnknown(s.call.method.name, w.unknown)
+		s.call.rewriter.logUnknown(s.call.method.name, w.unknown)
 	}
 	if len(w.slots) == 0 {
 		return w.buf, nil
@@ -151,7 +151,7 @@ func (s *sealer) seal(ctx context.Context) (out []byte, err error) {
 // put seals a payload right where it goes in the output.
 func (s *sealer) put(e *edit) (bool, error) {
 	out, size := &s.message.out, int(e.size)
-	b, err := s.items[e.item].key.AppendPayload(out.room(size), e.at.of(s.message.walk.buf), false)
+	b, err := s.items[e.item].key.AppendPayload(out.reserve(size), e.at.of(s.message.walk.buf), false)
 	if err != nil {
 		return false, s.call.fail(KindSealing, "", err)
 	}

@@ -146,12 +146,12 @@ func (c *call) identify(in []byte) error {
 		case opToken:
 			token = r.Value()
 		case opFact:
-			c.identified(f.fact, r.Value())
+			c.setFact(f.fact, r.Value())
 		case opFactName:
 			from, to := r.Bounds()
 			from, to, err := wire.FirstString(in, from, to)
 			failed = cmp.Or(err, failed)
-			c.identified(f.fact, in[from:to])
+			c.setFact(f.fact, in[from:to])
 			if c.rewriter.accounts && f.fact == policy.FactWorkflowID {
 				c.run = runOf(r.Value())
 			}
@@ -163,7 +163,7 @@ func (c *call) identify(in []byte) error {
 	return c.identifyTask(token)
 }
 
-func (c *call) identified(fact policy.FactSet, value []byte) {
+func (c *call) setFact(fact policy.FactSet, value []byte) {
 	switch fact {
 	case policy.FactWorkflowID:
 		c.workflowID = string(value)

@@ -124,7 +124,7 @@ func (t *tail) wipe() { clear(t.buf[t.low:]) }
 func (t *tail) bytes() []byte { return t.buf[t.at:] }
 
 // room gives an empty slice over the n bytes before what was written: whoever fills it moves at.
-func (t *tail) room(n int) []byte {
+func (t *tail) reserve(n int) []byte {
 	if n > t.at {
 		grown := make([]byte, 2*len(t.buf)+n)
 		at := len(grown) - len(t.bytes())
@@ -139,7 +139,7 @@ func (t *tail) room(n int) []byte {
 // prepend puts b in front of what was written. It may stand in the room before that.
 func (t *tail) prepend(b []byte) {
 	if len(b) > t.at {
-		t.room(len(b))
+		t.reserve(len(b))
 	}
 	t.at -= len(b)
 	t.low = min(t.low, t.at)
@@ -149,7 +149,7 @@ func (t *tail) prepend(b []byte) {
 func (t *tail) prependVarint(v uint32) {
 	n := int(varintSize(v))
 	if n > t.at {
-		t.room(n)
+		t.reserve(n)
 	}
 	t.at -= n
 	t.low = min(t.low, t.at)

@@ -19,7 +19,7 @@ func TestTailIsFilledFromItsEnd(t *testing.T) {
 				tail.prependVarint(v)
 				want = append(appendVarint(nil, v), want...)
 			case 1: // written into the room, and shorter than was thought
-				room := tail.room(len(piece) + random.IntN(40))
+				room := tail.reserve(len(piece) + random.IntN(40))
 				if len(room) != 0 || cap(room) < len(piece) {
 					t.Fatalf("room for %d of %d", cap(room), len(piece))
 				}
@@ -41,7 +41,7 @@ func TestTailLeavesNothingBehind(t *testing.T) {
 	var tail tail
 	tail.reset(64)
 	old := tail.buf
-	room := tail.room(40)
+	room := tail.reserve(40)
 	tail.prepend(append(room, "longer before its padding came off"...)[:10])
 	tail.prepend(bytes.Repeat([]byte("x"), 1000))
 	if len(bytes.Trim(old, "\x00")) != 0 {

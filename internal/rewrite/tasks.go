@@ -120,7 +120,7 @@ func (c *call) rememberTasks(w *walk) {
 			t.na = policy.FactWorkflowID | policy.FactWorkflowType
 			t.known &^= t.na
 		}
-		if c.method.poll { // the poll did not know what it would be handed; its span is told
+		if c.method.poll { // the poll did not know what it would be handed; the span of the call shows it
 			c.workflowID, c.workflowType = t.values[0], t.values[1]
 		}
 		c.rewriter.tasks.remember(sc.token.of(w.buf), t)

@@ -38,7 +38,7 @@ func (o *opener) wholeText(ctx context.Context, text []byte) ([]byte, bool) {
 	o.message.walk.reset(nil)
 	o.message.walk.scopes = append(o.message.walk.scopes, scope{parent: -1})
 	o.decider.begin()
-	v, err := o.decider.askSealed(ctx, &slot{f: &textField}, sealed.Header)
+	v, err := o.decider.evaluateSealed(ctx, &slot{f: &textField}, sealed.Header)
 	if err != nil {
 		return nil, false
 	}

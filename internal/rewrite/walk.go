@@ -208,7 +208,7 @@ func (w *walk) message(fr frame, start, end int) error {
 		if f.op == opSkipMessage {
 			continue
 		}
-		if err := w.known(&fr, f, &r); err != nil {
+		if err := w.handle(&fr, f, &r); err != nil {
 			return err
 		}
 	}
@@ -216,7 +216,7 @@ func (w *walk) message(fr frame, start, end int) error {
 }
 
 // known handles a field that the plan gives something to do.
-func (w *walk) known(fr *frame, f *field, r *wire.Reader) error {
+func (w *walk) handle(fr *frame, f *field, r *wire.Reader) error {
 	from, to := r.Bounds()
 	content := spanOf(from, to)
 	switch f.op {
@@ -267,7 +267,7 @@ func (w *walk) known(fr *frame, f *field, r *wire.Reader) error {
 	case opFailure:
 		return w.failure(fr, f, content, own)
 	case opAny:
-		err = w.any(fr, f, content, own)
+		err = w.anyMessage(fr, f, content, own)
 	case opHistoryBlob:
 		err = w.historyBlob(fr, f, content, own)
 	default:
@@ -304,7 +304,7 @@ func (w *walk) failure(fr *frame, f *field, content span, own int32) error {
 
 // any walks the message within a google.protobuf.Any whose type is known. One
 // that is not known is left as it is, unless it could hold a payload.
-func (w *walk) any(fr *frame, f *field, content span, own int32) error {
+func (w *walk) anyMessage(fr *frame, f *field, content span, own int32) error {
 	var name span
 	value := box{parent: own}
 	r := wire.ReadIn(w.buf, int(content.from), int(content.to), 0)
@@ -315,7 +315,7 @@ func (w *walk) any(fr *frame, f *field, content span, own int32) error {
 			w.irregular = w.irregular || name.to != 0
 			name = spanOf(r.Bounds())
 		case r.Number() == 2:
-			w.payloadBox(&value, &r)
+			w.setContent(&value, &r)
 		}
 	}
 	if r.Err() != nil || value.start == value.end {
@@ -347,7 +347,7 @@ func (w *walk) historyBlob(fr *frame, f *field, content span, own int32) error {
 		case r.Number() == 1 && r.Type() == protowire.VarintType:
 			encoding, _ = protowire.ConsumeVarint(r.Value())
 		case r.Number() == 2 && r.Bytes():
-			w.payloadBox(&data, &r)
+			w.setContent(&data, &r)
 		}
 	}
 	if r.Err() != nil || data.start == data.end || encoding != 1 {
@@ -356,8 +356,8 @@ func (w *walk) historyBlob(fr *frame, f *field, content span, own int32) error {
 	return w.boxed(fr, f.child, data)
 }
 
-// payloadBox takes down where the message within an Any or a DataBlob lies. It counts once.
-func (w *walk) payloadBox(b *box, r *wire.Reader) {
+// setContent takes down where the message within an Any or a DataBlob lies. It counts once.
+func (w *walk) setContent(b *box, r *wire.Reader) {
 	w.irregular = w.irregular || b.end != 0
 	from, to := r.Bounds()
 	b.lenPos, b.start, b.end = int32(r.Length()), int32(from), int32(to)
@@ -369,9 +369,9 @@ func (w *walk) boxed(fr *frame, n *node, b box) error {
 	return w.message(fr.within(n, int32(len(w.boxes)-1)), int(b.start), int(b.end))
 }
 
-// payloadMark is how the metadata entry for `encoding` starts in every
+// encodingEntry is how the metadata entry for `encoding` starts in every
 // payload that an SDK writes: bytes without it hold no such payload.
-var payloadMark = []byte("\x0a\x08encoding\x12")
+var encodingEntry = []byte("\x0a\x08encoding\x12")
 
 // unknownField judges a field that the descriptors of this build do not have.
 // In answers it passes. In requests it passes if its bytes cannot hold a
@@ -381,7 +381,7 @@ func (w *walk) unknownField(n *node, num protowire.Number, raw []byte) {
 	if w.response || w.refused != nil {
 		return
 	}
-	if w.strict || bytes.Contains(raw, payloadMark) {
+	if w.strict || bytes.Contains(raw, encodingEntry) {
 		why := "might hold a payload"
 		if w.strict {
 			why = "is refused by unknown_fields: strict"
@@ -394,7 +394,7 @@ func (w *walk) unknownField(n *node, num protowire.Number, raw []byte) {
 // skippedMessage judges a known message that cannot hold a payload by what
 // this build knows. The descriptors of a newer SDK may have added one.
 func (w *walk) skippedMessage(n *node, num protowire.Number, raw []byte) {
-	if !w.strict && !bytes.Contains(raw, payloadMark) {
+	if !w.strict && !bytes.Contains(raw, encodingEntry) {
 		return
 	}
 	fd := n.desc.Fields().ByNumber(num)
