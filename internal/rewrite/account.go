@@ -8,19 +8,22 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 )
 
-// Stats count what happened to one message.
+// Stats counts what happened to the payloads of one message.
 type Stats struct {
 	Payloads int      // payloads sealed or opened
-	Bytes    int      // of these, as they came
-	Passed   int      // left as they were
+	Bytes    int      // size of these before sealing or opening
+	Passed   int      // left unchanged
 	Unopened int      // answers: could not be opened and stay sealed
 	Later    int      // of these, by a cause that may pass by itself
 	Keys     []string // the keys used, each once
 	CacheHit bool     // every data key was at hand
 }
 
+// reset empties the counts and keeps the memory for the names of keys.
 func (s *Stats) reset() { *s = Stats{Keys: s.Keys[:0], CacheHit: true} }
 
+// used counts a payload of a size that was sealed or opened with a key. hit reports whether the data key
+// was cached.
 func (s *Stats) used(key string, size int, hit bool) {
 	s.Payloads++
 	s.Bytes += size
@@ -30,7 +33,7 @@ func (s *Stats) used(key string, size int, hit bool) {
 			return
 		}
 	}
-	// A call's buffers serve the next one: mostly the same key's name stands there already.
+	// The memory of a session serves later ones, and usually holds the same name already.
 	if n := len(s.Keys); n < cap(s.Keys) && s.Keys[:n+1][n] == key {
 		s.Keys = s.Keys[:n+1]
 		return
@@ -38,7 +41,7 @@ func (s *Stats) used(key string, size int, hit bool) {
 	s.Keys = append(s.Keys, strings.Clone(key))
 }
 
-// add counts what happened to a message within a message.
+// add adds the counts of a nested message.
 func (s *Stats) add(o *Stats) {
 	for _, key := range o.Keys {
 		s.used(key, 0, o.CacheHit)
@@ -51,33 +54,35 @@ func (s *Stats) add(o *Stats) {
 	s.Later += o.Later
 }
 
-// Outcome is what became of a sealed payload in an answer.
+// Outcome is what happened to a sealed payload of a response.
 type Outcome string
 
 // Outcomes.
 const (
+	// Outcomes, as audit records name them.
 	Opened   Outcome = "opened"
 	Redacted Outcome = "redacted"
 	Kept     Outcome = "kept"
 	Denied   Outcome = "denied"
-	Failed   Outcome = "failed" // the policy says open, and the envelope or its key does not
+	Failed   Outcome = "failed" // the policy allows opening, but the envelope or its key does not
 )
 
-// Handled counts the payloads of one kind in an answer that were sealed with
-// one key and met the same end. Namespace and Key are what the envelopes say.
+// Handled counts the payloads of one kind in a response that were sealed with one key and had the same
+// outcome. Namespace and Key are those in the envelopes.
 type Handled struct {
 	Kind, Namespace, Key string
 	Outcome              Outcome
 	Count                int
 }
 
-// maxHandled bounds an account, whatever names planted envelopes bear. What
-// comes beyond it is counted under the kind "other", by outcome.
+// maxHandled bounds the entries of an account, since a response may hold planted envelopes with any names.
+// Further payloads are counted under the kind "other", by outcome.
 const maxHandled = 64
 
-// account counts what became of the sealed payloads in an answer.
+// account counts what happened to the sealed payloads of a response.
 type account []Handled
 
+// enter adds to the entry for the same kind, key and outcome, or makes one.
 func (a *account) enter(h Handled) {
 	for i := range *a {
 		if e := &(*a)[i]; e.Kind == h.Kind && e.Outcome == h.Outcome && e.Key == h.Key && e.Namespace == h.Namespace {
@@ -90,7 +95,7 @@ func (a *account) enter(h Handled) {
 		a.enter(Handled{Kind: "other", Outcome: h.Outcome, Count: h.Count})
 		return
 	}
-	// The names alias the answer. The calls before have mostly left the same ones here.
+	// The names alias the response, so they are copied unless an earlier session left the same ones here.
 	if n < cap(*a) && (*a)[:n+1][n].Key == h.Key && (*a)[:n+1][n].Namespace == h.Namespace {
 		h.Namespace, h.Key = (*a)[:n+1][n].Namespace, (*a)[:n+1][n].Key
 	} else {
@@ -99,19 +104,19 @@ func (a *account) enter(h Handled) {
 	*a = append(*a, h)
 }
 
-// withhold takes out of the account what the caller does not get after all.
+// withhold removes the payloads that the caller does not get, since the response as a whole failed.
 func (a *account) withhold() {
 	*a = slices.DeleteFunc(*a, func(h Handled) bool { return h.Outcome != Denied && h.Outcome != Failed })
 }
 
-// enter enters one payload into the account, if one is kept.
+// enter enters one payload into the account, if accounts are kept.
 func (o *opener) enter(kind string, h *envelope.Header, outcome Outcome) {
 	if o.call.rewriter.accounts {
 		o.account.enter(Handled{kind, h.Namespace, h.Key, outcome, 1})
 	}
 }
 
-// enterItem enters into the account what became of one sealed payload.
+// enterItem enters a payload about which the policy has decided. err is why it did not open, if it did not.
 func (o *opener) enterItem(it *openItem, err error) {
 	outcome := outcomes[it.action]
 	if err != nil {
@@ -120,5 +125,5 @@ func (o *opener) enterItem(it *openItem, err error) {
 	o.enter(o.slot(it).f.kind, it.sealed.Header, outcome)
 }
 
-// outcomes are the ends that decided payloads meet, if they open.
+// outcomes are those of payloads that open, by the verdict.
 var outcomes = [...]Outcome{policy.Open: Opened, policy.Redact: Redacted, policy.Keep: Kept, policy.Deny: Denied}

@@ -4,19 +4,19 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 )
 
-// A codec server is handed payloads apart from the messages that they belong to. What becomes of them is decided by the
-// same policy, which is told less: see policy.DecideApart.
+// A codec server gets payloads without the messages that they belong to. The same policy decides about them, by fewer
+// facts: see policy.DecideApart.
 
-// RPC names that policies see for payloads apart from a message.
 const (
+	// RPC names that policies see for payloads without a message.
 	RPCEncode = "Encode"
 	RPCDecode = "Decode"
 )
 
-// apartKind is what the account of an answer calls payloads whose kind nobody tells.
+// apartKind is the kind of such payloads in accounts: the real one is unknown.
 const apartKind = "payload"
 
-// apartMethods are what is done with a message of type Payloads, by the names above.
+// apartMethods compiles the plans of a message of type Payloads, by the RPC names above.
 func apartMethods(p *plan) (map[string]*Method, error) {
 	payloads, err := p.messageType(msgPayloads)
 	if err != nil {
@@ -29,15 +29,15 @@ func apartMethods(p *plan) (map[string]*Method, error) {
 			return nil, err
 		}
 		for i := range n.fields {
-			n.fields[i].na = 0 // which facts apply is not known either
+			n.fields[i].na = 0 // which facts apply is unknown, too
 		}
 		methods[name] = &Method{plan: p, name: name, full: name, request: n, response: n, apart: true}
 	}
 	return methods, nil
 }
 
-// BeginApart starts a session for payloads apart from a message, in a namespace that its caller reaches. rpc is RPCEncode
-// or RPCDecode.
+// BeginApart starts a session for payloads without a message, in a namespace that the caller may use. rpc
+// is RPCEncode or RPCDecode.
 func (r *Rewriter) BeginApart(rpc, namespace string, caller *policy.Caller) *Session {
 	s := r.Begin(r.apart[rpc], caller)
 	s.call.namespace = namespace

@@ -16,19 +16,20 @@ type compiler struct {
 	plan     *plan
 	method   string
 	response bool
-	open     []*node // from the root to here: a type that comes again leads back
+	open     []*node // from the root to here; a recursive type leads back to its node
 	err      error   // the first failure
 }
 
-// compile compiles a message type at a path of a method's request or response. kind is that of the payloads in a list of them.
+// compile compiles a message type at a path of a request or response. kind is that of the payloads, if the
+// type is a list of payloads.
 func (p *plan) compile(method string, response bool, d protoreflect.MessageDescriptor, path, kind string) (*node, error) {
 	c := compiler{plan: p, method: method, response: response}
 	n := c.message(d, path, kind)
 	return n, c.err
 }
 
-// message compiles a message type at a path. A payload site in a list of
-// payloads gets its kind from the field that holds the list.
+// message compiles a message type at a path. The payloads of a list get their kind
+// from the field that holds the list.
 func (c *compiler) message(d protoreflect.MessageDescriptor, path, kind string) *node {
 	for _, n := range c.open {
 		if n.name == d.FullName() {
@@ -71,8 +72,8 @@ func (c *compiler) message(d protoreflect.MessageDescriptor, path, kind string) 
 	return n
 }
 
-// bit numbers the fields that count once. The members of a oneof share one:
-// the second of them takes the place of the first.
+// bit numbers the fields that count once. The members of a oneof share a number, since the last of them
+// replaces the others.
 func (c *compiler) bit(bits map[string]uint8, fd protoreflect.FieldDescriptor) uint8 {
 	key := string(fd.Name())
 	if o := fd.ContainingOneof(); o != nil && !o.IsSynthetic() {
@@ -89,6 +90,7 @@ func (c *compiler) bit(bits map[string]uint8, fd protoreflect.FieldDescriptor) u
 	return b
 }
 
+// field compiles one field. kind is that of the payloads of a list.
 func (c *compiler) field(n *node, fd protoreflect.FieldDescriptor, path, kind string) field {
 	f := field{op: opMessage, wire: wireType(fd), path: join(path, fd)}
 	f.packable = fd.IsList() && f.wire != protowire.BytesType
@@ -99,7 +101,7 @@ func (c *compiler) field(n *node, fd protoreflect.FieldDescriptor, path, kind st
 		c.scalar(&f, n, fd)
 	case fd.Message().FullName() == msgPayload:
 		if n.name == msgPayloads {
-			f.path = path // the list's own name says enough
+			f.path = path // the path of the list is enough
 		} else {
 			kind = kindOf(fd)
 		}
@@ -117,6 +119,7 @@ func (c *compiler) site(f *field, op op, kind string) {
 	f.op, f.kind, f.na = op, kind, c.notApplicable(f.path, kind)
 }
 
+// messageField compiles a field with a message other than a Payload.
 func (c *compiler) messageField(f *field, fd protoreflect.FieldDescriptor) {
 	switch fd.Message().FullName() {
 	case msgPayloads:
@@ -150,6 +153,7 @@ func (c *compiler) messageField(f *field, fd protoreflect.FieldDescriptor) {
 	}
 }
 
+// payloadOp returns what to do with a field that holds a Payload.
 func (c *compiler) payloadOp(n *node, fd protoreflect.FieldDescriptor) op {
 	site := siteName(fd)
 	if n.name == msgFailure && fd.Name() == "encoded_attributes" {
@@ -197,14 +201,15 @@ func (c *compiler) mapField(f *field, fd protoreflect.FieldDescriptor) {
 	}
 }
 
-// reaches tells whether a message of this type can hold a site, however deep.
+// reaches reports whether a message of this type can hold a site, at any depth.
 func (c *compiler) reaches(d protoreflect.MessageDescriptor) bool {
 	return c.reachesUnseen(d, make(map[protoreflect.FullName]bool))
 }
 
+// reachesUnseen is reaches without the types that were visited before.
 func (c *compiler) reachesUnseen(d protoreflect.MessageDescriptor, seen map[protoreflect.FullName]bool) bool {
 	if seen[d.FullName()] {
-		return false // whatever it reaches is found where it was seen first
+		return false // its sites are found at the first visit
 	}
 	seen[d.FullName()] = true
 	switch d.FullName() {
@@ -236,6 +241,7 @@ func (c *compiler) reachesUnseen(d protoreflect.MessageDescriptor, seen map[prot
 	return false
 }
 
+// scalar compiles a field that holds no message.
 func (c *compiler) scalar(f *field, n *node, fd protoreflect.FieldDescriptor) {
 	f.op = opSkip
 	if fd.IsList() {
@@ -262,6 +268,7 @@ func (c *compiler) scalar(f *field, n *node, fd protoreflect.FieldDescriptor) {
 	}
 }
 
+// join appends the name of a field to a path.
 func join(path string, fd protoreflect.FieldDescriptor) string {
 	if path == "" {
 		return string(fd.Name())
@@ -269,6 +276,7 @@ func join(path string, fd protoreflect.FieldDescriptor) string {
 	return path + "." + string(fd.Name())
 }
 
+// wireType returns the wire type of a field, or of each element of a repeated field.
 func wireType(fd protoreflect.FieldDescriptor) protowire.Type {
 	switch fd.Kind() {
 	case protoreflect.StringKind, protoreflect.BytesKind, protoreflect.MessageKind:
@@ -283,8 +291,8 @@ func wireType(fd protoreflect.FieldDescriptor) protowire.Type {
 	return protowire.VarintType
 }
 
-// takesSystemInput tells whether an input belongs to a Nexus operation, whose
-// endpoint stands beside it.
+// takesSystemInput reports whether a field is the input of a Nexus operation, whose message also names the
+// endpoint.
 func takesSystemInput(fd protoreflect.FieldDescriptor) bool {
 	switch siteName(fd) {
 	case "ScheduleNexusOperationCommandAttributes.input", "NexusOperationScheduledEventAttributes.input":
@@ -293,8 +301,8 @@ func takesSystemInput(fd protoreflect.FieldDescriptor) bool {
 	return false
 }
 
-// factOf tells which fact a field holds: a string itself, or a message with
-// the name as its first field.
+// factOf returns the fact that a field holds: as a string, or as a message whose first field is the name. 0
+// means none.
 func factOf(fd protoreflect.FieldDescriptor) policy.FactSet {
 	if fd.IsList() || fd.IsMap() {
 		return 0
@@ -329,8 +337,8 @@ func factOf(fd protoreflect.FieldDescriptor) policy.FactSet {
 	return 0
 }
 
-// notApplicable says which facts a payload at this place has not, as opposed
-// to those that the message merely fails to tell.
+// notApplicable returns the facts that a payload at this path cannot have. Facts in neither set are
+// unknown: the message does not contain them.
 func (c *compiler) notApplicable(path, kind string) policy.FactSet {
 	const workflow = policy.FactWorkflowID | policy.FactWorkflowType | policy.FactTaskQueue
 	const activity = policy.FactActivityID | policy.FactActivityType
@@ -338,7 +346,7 @@ func (c *compiler) notApplicable(path, kind string) policy.FactSet {
 	switch {
 	case strings.Contains(c.method, "ActivityTask"), strings.Contains(c.method, "ActivityExecution"),
 		strings.Contains(path, "schedule_activity_task"), strings.Contains(path, "activity_tasks"):
-	case kind == policy.KindMarker: // a local activity's result stands in a marker that does not tell the type
+	case kind == policy.KindMarker: // the result of a local activity is in a marker without its type
 	default:
 		na |= activity
 	}

@@ -12,7 +12,7 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/x/wire"
 )
 
-// decider asks the policy about the payloads of one message.
+// decider evaluates the policy for the payloads of one message.
 type decider struct {
 	call    *call
 	message *Message
@@ -24,8 +24,8 @@ func (d *decider) begin() {
 	d.input = policy.Input{Namespace: d.call.namespace, RPC: d.call.method.name, Caller: d.call.caller}
 }
 
-// facts fills in what is known about the payloads of a slot's scope: from the message, and where that has nothing, from
-// the task that a request answers.
+// facts sets the input's facts for the payloads of a slot's scope. They come from the
+// message and, where it has none, from the task that the request answers.
 func (d *decider) facts(s *slot) {
 	w, in := &d.message.walk, &d.input
 	values := [...]*string{&in.WorkflowID, &in.WorkflowType, &in.TaskQueue, &in.ActivityID, &in.ActivityType}
@@ -53,7 +53,7 @@ func (d *decider) facts(s *slot) {
 	in.NotApplicable &^= in.Known
 }
 
-// ask asks the policy about one slot.
+// evaluate evaluates the policy for one slot.
 func (d *decider) evaluate(ctx context.Context, direction policy.Direction, s *slot, h head) (policy.Verdict, error) {
 	in := &d.input
 	in.Kind, in.Path, in.Name = s.f.kind, s.f.path, d.message.name(s)
@@ -69,18 +69,18 @@ func (d *decider) evaluate(ctx context.Context, direction policy.Direction, s *s
 	return v, nil
 }
 
-// evaluateSealed asks the policy about a sealed value in an answer.
+// evaluateSealed evaluates the policy for a sealed value of a response.
 func (d *decider) evaluateSealed(ctx context.Context, s *slot, h *envelope.Header) (policy.Verdict, error) {
 	d.facts(s)
 	d.input.SealedNamespace, d.input.SealedKey = h.Namespace, h.Key
 	return d.evaluate(ctx, policy.Response, s, head{})
 }
 
-// evaluateBoth asks the policy about a slot of a request, and that of the namespace
-// which the payload is addressed to. A workflow may start a child or signal a
-// workflow in another namespace. The server copies the payload there, so it has
-// to satisfy both policies: that of the namespace it comes from, whose key seals
-// it, and that of the one it is addressed to.
+// evaluateBoth evaluates the policy for a slot of a request: that of the request's
+// namespace, and that of the namespace to which a command addresses the payload. A
+// workflow may start a child or signal a workflow in another namespace. The server
+// copies the payload there, so both policies apply. The key is one of the namespace
+// that the payload comes from.
 func (d *decider) evaluateBoth(ctx context.Context, s *slot, h head) (policy.Verdict, error) {
 	own, err := d.evaluate(ctx, policy.Request, s, h)
 	if err != nil || own.Action == policy.Deny {
@@ -99,7 +99,7 @@ func (d *decider) evaluateBoth(ctx context.Context, s *slot, h head) (policy.Ver
 	return d.stricter(own, theirs, target, s)
 }
 
-// addressed returns the namespace that a command sends a slot's payload to; ""
+// addressed returns the namespace to which a command addresses a slot's payload; ""
 // if it is the request's own.
 func (d *decider) addressed(s *slot) string {
 	w := &d.message.walk
@@ -114,7 +114,7 @@ func (d *decider) addressed(s *slot) string {
 	return ""
 }
 
-// both returns the stricter of two verdicts. Whatever is sealed is sealed with a
+// stricter returns the stricter of two verdicts. Whatever is sealed is sealed with a
 // key of the request's namespace.
 func (d *decider) stricter(own, theirs policy.Verdict, target string, s *slot) (policy.Verdict, error) {
 	hit := own.Hit && theirs.Hit
@@ -133,16 +133,16 @@ func (d *decider) stricter(own, theirs policy.Verdict, target string, s *slot) (
 		own = theirs
 		own.Key = key
 	case theirs.Action == policy.Seal && own.Action == policy.Seal:
-		own.Compress = own.Compress && theirs.Compress // lengths tell more then, so both have to want it
+		own.Compress = own.Compress && theirs.Compress // compression reveals more by lengths, so both have to allow it
 		if !slices.Equal(own.Fields, theirs.Fields) || !slices.Equal(own.Clear, theirs.Clear) {
-			own.Fields, own.Clear = nil, nil // two choices of members: the whole payload satisfies both
+			own.Fields, own.Clear = nil, nil // the whole payload satisfies both choices of members
 		}
 	}
 	own.Hit = hit
 	return own, nil
 }
 
-// decide fills s.items with the slots of a request that are to change.
+// decide fills s.items with the slots of a request that change.
 func (s *sealer) decide(ctx context.Context) (err error) {
 	ctx, traced := s.call.startSpan(ctx, "policy.decide")
 	defer func() { s.decider.endSpan(traced, err) }()
@@ -167,14 +167,14 @@ func (s *sealer) decide(ctx context.Context) (err error) {
 	return nil
 }
 
-// decideSlot asks the policy about one slot of a request and applies the
-// rules that no policy can change: what bears our mark never passes.
+// decideSlot decides about one slot of a request, by the policy and by the rules that
+// no policy can change: a payload with our marker never passes.
 func (s *sealer) decideSlot(ctx context.Context, sl *slot, v *policy.Verdict) (err error) {
 	v.Action = policy.Pass
 	value := s.message.content(sl)
 	var h head
 	marked := false
-	if sl.f.op == opNexusFailure || s.message.isSystem(sl) { // decided about piece by piece, when it is taken apart
+	if sl.f.op == opNexusFailure || s.message.isSystem(sl) { // its parts are decided later, one by one
 		v.Action = policy.Seal
 		return nil
 	}
@@ -217,8 +217,8 @@ func (s *sealer) decideSlot(ctx context.Context, sl *slot, v *policy.Verdict) (e
 	return s.apply(ctx, sl, v, value, marked)
 }
 
-// question is what the policy was asked last in a message. Histories and lists
-// hold many neighbours of which it would be told the same.
+// lastVerdict is the last verdict of a message with its input. Neighbors in histories
+// and lists often have the same input.
 type lastVerdict struct {
 	f                           *field
 	scope                       int32
@@ -226,8 +226,8 @@ type lastVerdict struct {
 	verdict                     policy.Verdict
 }
 
-// again reports whether the policy would be asked the same once more. A verdict
-// that came from its memory depends on no payload's content.
+// answers reports whether the policy would get the same input again. A verdict from
+// the policy cache does not depend on the content of a payload.
 func (l *lastVerdict) answers(s *slot, h *head, name string) bool {
 	return l.verdict.Hit && l.f == s.f && l.scope == s.scope && l.name == name && l.encoding == h.encoding && l.messageType == h.messageType
 }
@@ -257,13 +257,13 @@ func (s *sealer) apply(ctx context.Context, sl *slot, v *policy.Verdict, value [
 		return s.call.fail(KindPolicy, sl.f.path, fmt.Errorf("the verdict %s is not one for a %s in a request", v.Action, sl.f.kind))
 	}
 	if marked {
-		v.Fields, v.Clear = nil, nil // sealed whole, so that opening takes off one layer
+		v.Fields, v.Clear = nil, nil // sealed whole, so that opening removes one layer
 	}
 	return nil
 }
 
-// sealMarked seals a payload that a policy would let pass, but that bears our
-// mark, with the namespace's default key.
+// sealMarked seals a payload that the policy lets pass but that has our marker, with
+// the namespace's default key.
 func (s *sealer) sealMarked(sl *slot, v *policy.Verdict) error {
 	key, ok := s.call.state.Keys.DefaultKey(s.call.namespace)
 	if !ok {
@@ -274,9 +274,9 @@ func (s *sealer) sealMarked(sl *slot, v *policy.Verdict) error {
 	return nil
 }
 
-// acceptable reports whether a worker sealed a payload itself, for this
-// namespace, with a key that opens here; or encoded it by another tool, as one
-// does that has not moved yet.
+// acceptable reports whether an identified caller sealed a payload itself, for this
+// namespace and with a key that opens here, or encoded it with another tool before it
+// moved to this one.
 func (s *sealer) acceptable(ctx context.Context, value []byte) bool {
 	c := s.call
 	if c.caller == nil || c.caller.Kind == "anonymous" {
@@ -297,6 +297,7 @@ func (s *sealer) acceptable(ctx context.Context, value []byte) bool {
 	return true
 }
 
+// acceptableForeign is acceptable for payloads of another tool.
 func (s *sealer) acceptableForeign(ctx context.Context, value []byte) bool {
 	n := s.call.state.Foreign.For(s.call.namespace)
 	if n == nil {
@@ -314,14 +315,14 @@ func (s *sealer) acceptableForeign(ctx context.Context, value []byte) bool {
 	return true
 }
 
-// decide asks the policy about every sealed payload of an answer. Neighbours of
-// which it would be told the same have the same verdict.
+// decide evaluates the policy for every sealed payload of a response. Payloads with
+// the same input share a verdict.
 func (o *opener) decide(ctx context.Context) (err error) {
 	ctx, traced := o.call.startSpan(ctx, "policy.decide")
 	defer func() { o.decider.endSpan(traced, err) }()
 	o.decider.begin()
 	facts := o.call.policy.ReadsFacts(policy.Response, o.call.namespace)
-	var asked [4]*openItem // a history holds a few kinds of events, in turns
+	var asked [4]*openItem // a history holds a few kinds of events by turns
 	next := 0
 	for i := range o.items {
 		it := &o.items[i]
@@ -352,25 +353,25 @@ func (o *opener) decide(ctx context.Context) (err error) {
 	return nil
 }
 
-// sameInput reports whether the policy would be told the same of both. With facts it can read those of the scope.
+// sameInput reports whether the policy would get the same input for both. facts
+// reports whether it can read facts, which depend on the scope.
 func (o *opener) sameInput(a, b *openItem, facts bool) bool {
 	s, t := o.slot(a), o.slot(b)
 	return s.f == t.f && (s.scope == t.scope || !facts) && s.name == t.name && a.action != policy.Deny &&
 		(a.sealed.Header == b.sealed.Header || a.sealed.Header.Key == b.sealed.Header.Key && a.sealed.Header.Namespace == b.sealed.Header.Namespace)
 }
 
-// head is what a policy may know of a payload.
+// head is what a policy can read of a payload.
 type head struct {
 	encoding, messageType string
 	data                  []byte
 }
 
-// plainHead is how an SDK's JSON payload starts: its metadata, and the tag of
-// its data.
+// plainHead is the start of the JSON payloads that SDKs write: the metadata, and the
+// tag of the data.
 const plainHead = "\x0a\x16\x0a\x08encoding\x12\x0ajson/plain\x12"
 
-// readPlain reads the usual payload, one with nothing but JSON in it, in a
-// fraction of readHead's time. Such a payload bears no mark.
+// readPlain reads such a payload in a fraction of readHead's time. It has no marker.
 func readPlain(payload []byte) (h head, ok bool) {
 	if len(payload) <= len(plainHead) || string(payload[:len(plainHead)]) != plainHead {
 		return h, false
@@ -382,14 +383,14 @@ func readPlain(payload []byte) (h head, ok bool) {
 	return head{encoding: "json/plain", data: payload[at:]}, true
 }
 
-// marked reports whether an answer's copy of a payload would be opened: it bears
-// our mark, or that of another tool whose payloads are read here.
+// marked reports whether a payload would be opened in a response: it has our marker,
+// or that of another tool whose payloads this namespace reads.
 func (c *call) marked(payload []byte) bool {
 	return envelope.Marked(payload) || c.state.Foreign.Marked(payload)
 }
 
-// readHead reads a serialized Payload and reports whether it is marked. Of
-// repeated entries the last counts, as for everyone who decodes it.
+// readHead reads a serialized Payload and reports whether it has a marker. The last
+// of repeated entries counts, as in every decoder.
 func (c *call) readHead(payload []byte) (h head, marked bool, err error) {
 	if h, ok := readPlain(payload); ok {
 		return h, false, nil
@@ -416,8 +417,8 @@ func (c *call) readHead(payload []byte) (h head, marked bool, err error) {
 	return h, c.marked(payload), nil
 }
 
-// readEntry reads an entry of a map of strings or bytes. A broken one breaks
-// the message for the server as well; sealed it does no harm.
+// readEntry reads an entry of a map of strings or bytes. It ignores errors: the
+// server refuses such a message.
 func readEntry(entry []byte) (key, value []byte) {
 	for r := wire.Read(entry); r.Next(); {
 		switch {
@@ -431,8 +432,8 @@ func readEntry(entry []byte) (key, value []byte) {
 	return key, value
 }
 
-// deletes reports whether the server takes a memo's value as the wish to delete
-// its key: common/payload.MergeMapOfPayload in the server's source.
+// deletes reports whether the server deletes a memo's key for this value:
+// common/payload.MergeMapOfPayload in its source.
 func (h *head) deletes() bool {
 	switch string(h.data) {
 	case "", "null", "[]":
@@ -441,5 +442,5 @@ func (h *head) deletes() bool {
 	return false
 }
 
-// alias is a string that lives as long as the message it points into.
+// alias returns a string over the bytes of a message, without a copy.
 func alias(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }

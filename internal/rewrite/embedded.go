@@ -13,17 +13,18 @@ import (
 	"google.golang.org/protobuf/types/dynamicpb"
 )
 
-// systemEndpoint is the Nexus endpoint whose operations the server runs
-// itself: a workflow that signals with start, say. It reads their inputs,
-// requests of the workflow service, so they stay requests, and the payloads
-// within them are what is sealed. The endpoint decides, as it does for the
-// server, never the payload's own word about itself.
+// systemEndpoint is the Nexus endpoint whose operations the server runs itself, such
+// as a signal with start by a workflow. The server reads their inputs, which are
+// requests of the workflow service. So they stay requests, and the payloads within
+// them are sealed. As for the server, the endpoint decides, and never what a payload
+// claims to be.
 const systemEndpoint = "__temporal_system"
 
-// nestedRewriter seals or opens a message that stands within a payload, as one of its own.
+// nestedRewriter seals or opens a message that a payload holds, as a message of its
+// own.
 type nestedRewriter func(ctx context.Context, s *slot, d protoreflect.MessageDescriptor, raw []byte) (out []byte, changed bool, err error)
 
-// sealSystem plans the edit for the input of a server's own operation.
+// sealSystem plans the edit for an input of the system endpoint.
 func (s *sealer) sealSystem(ctx context.Context, sl *slot) error {
 	h, marked, err := s.call.readHead(s.message.content(sl))
 	if err != nil {
@@ -35,7 +36,7 @@ func (s *sealer) sealSystem(ctx context.Context, sl *slot) error {
 	return s.message.rewriteSystem(ctx, sl, h, s.sealNested)
 }
 
-// openSystem is like sealSystem for an answer.
+// openSystem is sealSystem for a response.
 func (o *opener) openSystem(ctx context.Context, s *slot) error {
 	h, _, err := o.call.readHead(o.message.content(s))
 	if err != nil {
@@ -44,8 +45,8 @@ func (o *opener) openSystem(ctx context.Context, s *slot) error {
 	return o.message.rewriteSystem(ctx, s, h, o.openNested)
 }
 
-// rewriteSystem plans the edit for the input of a server's own operation: its message is rewritten as
-// one of its own, and put back in the encoding that it came in.
+// rewriteSystem plans the edit for an input of the system endpoint. Its message is
+// rewritten and encoded as it was before.
 func (m *Message) rewriteSystem(ctx context.Context, s *slot, h head, rewrite nestedRewriter) error {
 	in, err := m.walk.plan.decodeSystem(h)
 	if err != nil {
@@ -71,6 +72,7 @@ func (m *Message) rewriteSystem(ctx context.Context, s *slot, h head, rewrite ne
 	return nil
 }
 
+// decodeSystem decodes the message in an input of the system endpoint.
 func (p *plan) decodeSystem(h head) (*dynamicpb.Message, error) {
 	md, err := p.messageType(protoreflect.FullName(h.messageType))
 	if err != nil {
@@ -86,13 +88,13 @@ func (p *plan) decodeSystem(h head) (*dynamicpb.Message, error) {
 	default:
 		err = errors.New("encoding")
 	}
-	if err != nil { // its text may quote the input
+	if err != nil { // the text of the error may quote the input
 		return nil, fmt.Errorf("the input for the endpoint %s is not the %s that it says it is", systemEndpoint, md.Name())
 	}
 	return m, nil
 }
 
-// sealNested seals a message that stands within a payload.
+// sealNested seals a message that a payload holds.
 func (s *sealer) sealNested(ctx context.Context, sl *slot, d protoreflect.MessageDescriptor, raw []byte) ([]byte, bool, error) {
 	inner, err := s.call.nested(d, sl, false)
 	if err != nil {
@@ -104,7 +106,7 @@ func (s *sealer) sealNested(ctx context.Context, sl *slot, d protoreflect.Messag
 	return bytes.Clone(out), inner.sealer.stats.Payloads > 0, err
 }
 
-// openNested opens a message that stands within a payload.
+// openNested opens a message that a payload holds.
 func (o *opener) openNested(ctx context.Context, s *slot, d protoreflect.MessageDescriptor, raw []byte) ([]byte, bool, error) {
 	inner, err := o.call.nested(d, s, true)
 	if err != nil {
@@ -119,14 +121,14 @@ func (o *opener) openNested(ctx context.Context, s *slot, d protoreflect.Message
 	return bytes.Clone(out), inner.opener.stats.Payloads > 0, err
 }
 
-// nested begins a session for a message that stands within a payload of this call.
+// nested begins a session for a message that a payload of this call holds.
 func (c *call) nested(d protoreflect.MessageDescriptor, s *slot, response bool) (*Session, error) {
 	root, err := c.method.plan.compile(c.method.name, response, d, s.f.path, "")
 	if err != nil {
 		return nil, err
 	}
 	method := *c.method
-	method.next = nil // it is no longer that RPC
+	method.next = nil // no later plan replaces it
 	method.request, method.response = root, root
 	inner := *c
 	inner.method = &method

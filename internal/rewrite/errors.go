@@ -6,10 +6,10 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 )
 
-// DeniedError is a policy's deny. The reason is the rule's own text.
+// DeniedError is a policy's deny. The reason is the text of the rule.
 type DeniedError struct{ Reason string }
 
-// Error gives the rule's reason.
+// Error returns the reason of the rule.
 func (e *DeniedError) Error() string {
 	if e.Reason == "" {
 		return "denied by policy"
@@ -17,27 +17,29 @@ func (e *DeniedError) Error() string {
 	return "denied by policy: " + e.Reason
 }
 
-// Kind says why a message was not rewritten, and so what its caller is told.
+// Kind is why a message was not rewritten. It decides the status code that the caller receives.
 type Kind uint8
 
 const (
-	// KindMalformed: the bytes are not the message that the RPC takes.
+	// KindMalformed means that the bytes are not the message that the RPC has.
 	KindMalformed Kind = iota + 1
-	// KindUnknownField: a field that this build does not know might hold a payload.
+	// KindUnknownField means that a field unknown to this build might hold a payload.
 	KindUnknownField
-	// KindDenied: the policy refuses it.
+	// KindDenied means that the policy, or a rule that no policy can change, refuses it.
 	KindDenied
-	// KindPolicy: the policy gave no usable answer.
+	// KindPolicy means that the policy returned no usable verdict.
 	KindPolicy
-	// KindSealing: no key could be had; nothing was forwarded.
+	// KindSealing means that no key was available. Nothing was forwarded.
 	KindSealing
-	// KindTooLarge: sealed, it is larger than the server takes, and it was not in clear; or it holds more payloads than
-	// one message may.
+	// KindTooLarge means that the message fits the server's limits in clear but not
+	// sealed, or that it holds more payloads than one message may.
 	KindTooLarge
-	// KindOpening: a sealed value could not be opened. Err's crypto.Kind tells whether later may be better.
+	// KindOpening means that a sealed value could not be opened. The crypto.Kind of
+	// Err decides whether a later attempt may succeed.
 	KindOpening
 )
 
+// kindNames are the names of kinds in metric labels.
 var kindNames = [...]string{KindMalformed: "malformed", KindUnknownField: "unknown field", KindDenied: "denied",
 	KindPolicy: "policy", KindSealing: "sealing", KindTooLarge: "too large", KindOpening: "opening"}
 
@@ -49,8 +51,7 @@ func (k Kind) String() string {
 	return "unknown"
 }
 
-// Error says why a message was not rewritten, and where. It holds no byte of
-// a payload.
+// Error is why a message was not rewritten, and where. It holds no byte of a payload.
 type Error struct {
 	Kind Kind
 	RPC  string
@@ -58,7 +59,7 @@ type Error struct {
 	Err  error
 }
 
-// Error gives the reason, with the place before it.
+// Error returns the RPC, the path and the cause.
 func (e *Error) Error() string {
 	if e.Path == "" {
 		return fmt.Sprintf("%s: %v", e.RPC, e.Err)
@@ -66,11 +67,10 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("%s: %s: %v", e.RPC, e.Path, e.Err)
 }
 
-// Unwrap gives the cause.
+// Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
-// Transient tells whether the same call may succeed later with nothing
-// changed but time.
+// Transient reports whether the same call may succeed later although nothing changed.
 func (e *Error) Transient() bool {
 	switch e.Kind {
 	case KindPolicy, KindSealing:

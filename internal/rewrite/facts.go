@@ -9,9 +9,9 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 )
 
-// Facts tells, for each RPC and kind of payload in its requests, which facts
-// a policy can count on: a table for policy authors and for checks. It is read
-// off the plan, so it is true of whatever the plan was compiled from.
+// Facts returns, for each RPC and kind of payload in its requests, which facts a
+// policy can rely on: a table for policy authors and for checks. It is derived from
+// the plan.
 func Facts() ([]policy.Told, error) {
 	p, err := newPlan(protoregistry.GlobalFiles)
 	if err != nil {
@@ -20,6 +20,7 @@ func Facts() ([]policy.Told, error) {
 	return p.facts(), nil
 }
 
+// facts returns the rows of the table, sorted and without duplicates.
 func (p *plan) facts() []policy.Told {
 	var rows []policy.Told
 	for _, m := range p.methods {
@@ -36,7 +37,7 @@ func (p *plan) facts() []policy.Told {
 	return slices.Compact(rows)
 }
 
-// factCollector goes through the plan of one request as the walk goes through
+// factCollector visits the plan of one request in the order in which the walk visits
 // its bytes.
 type factCollector struct {
 	method *Method
@@ -45,9 +46,10 @@ type factCollector struct {
 	rows   []policy.Told
 }
 
+// walk visits a node below messages that hold the known facts.
 func (c *factCollector) walk(n *node, known policy.FactSet) {
 	if slices.Contains(c.open, n) {
-		return // a type within itself tells nothing new
+		return // a recursive type adds nothing
 	}
 	c.open = append(c.open, n)
 	defer func() { c.open = c.open[:len(c.open)-1] }()
@@ -62,7 +64,7 @@ func (c *factCollector) walk(n *node, known policy.FactSet) {
 		case opPayload, opSearchAttribute, opText, opReason, opFailure:
 			c.add(f.kind, known, f.na)
 		case opAny:
-			// Bodies of updates are what requests carry there; their plan is made when one is met.
+			// Requests carry the bodies of updates there. Their plan is compiled when the walk finds one.
 			c.add(policy.KindUpdate, known, (&compiler{method: c.method.name}).notApplicable(f.path, policy.KindUpdate))
 		}
 		if f.child != nil && f.op != opFailure {
@@ -71,6 +73,7 @@ func (c *factCollector) walk(n *node, known policy.FactSet) {
 	}
 }
 
+// add adds the row of one site.
 func (c *factCollector) add(kind string, known, na policy.FactSet) {
 	row := policy.Told{RPC: c.method.name, Kind: kind, Known: known, NotApplicable: na &^ known}
 	if c.byTask {

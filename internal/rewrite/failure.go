@@ -18,13 +18,13 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/x/wire"
 )
 
-// The texts of a chain of failures are sealed as one payload, which takes the
-// place of the first failure's encoded_attributes. It is a JSON document of
-// the shape that SDKs write there themselves (message and stack_trace), so
-// that a codec server shows it in the Web UI, with the causes below it.
+// The texts of a chain of failures are sealed as one payload, which becomes the
+// encoded_attributes of the first failure. It holds a JSON document of the form
+// that SDKs write there themselves (message and stack_trace), so that the Web UI
+// can show it through a codec server, with the causes below it.
 const (
-	encodedFailure   = "Encoded failure" // what SDKs put in the place of an encoded message
-	failureTextsKey  = "failure-texts"   // metadata of the payload: tells our document from one of an SDK's
+	encodedFailure   = "Encoded failure" // what SDKs replace an encoded message by
+	failureTextsKey  = "failure-texts"   // metadata that only our documents have
 	failureTextsForm = "v1"
 
 	numFailureMessage    = 1
@@ -32,8 +32,8 @@ const (
 	numFailureAttributes = 20
 )
 
-// failureTexts is what is hidden of one failure. encoded_attributes holds a
-// serialised Payload, which may be present and empty.
+// failureTexts is what is hidden of one failure. EncodedAttributes is a serialized
+// Payload; it may be present and empty.
 type failureTexts struct {
 	Message           string         `json:"message"`
 	StackTrace        string         `json:"stack_trace"`
@@ -41,6 +41,7 @@ type failureTexts struct {
 	Causes            []failureTexts `json:"causes,omitempty"`
 }
 
+// empty reports whether there is nothing to hide.
 func (t *failureTexts) empty() bool {
 	return t.Message == "" && t.StackTrace == "" && t.EncodedAttributes == nil
 }
@@ -52,7 +53,8 @@ func (m *Message) hasTexts(s *slot) bool {
 	})
 }
 
-// markedFailure reports whether a failure in the chain bears our mark.
+// markedFailure reports whether a failure of a chain has the marker of a sealed
+// value.
 func (c *call) markedFailure(chain []failureParts, buf []byte) bool {
 	for i := range chain {
 		f := &chain[i]
@@ -64,9 +66,9 @@ func (c *call) markedFailure(chain []failureParts, buf []byte) bool {
 	return false
 }
 
-// sealFailure seals the texts of a whole chain as one. What encoded_attributes
-// held is hidden with them, always: to leave a failure alone that looks encoded
-// already would let clear text pass.
+// sealFailure seals the texts of a whole chain as one payload. It always includes
+// encoded_attributes: if failures that look encoded were left alone, clear text could
+// pass.
 func (s *sealer) sealFailure(sl *slot, key *keyring.Sealer) error {
 	doc, err := readTexts(s.message.failures(sl), s.message.walk.buf)
 	if err != nil {
@@ -85,7 +87,8 @@ func (s *sealer) sealFailure(sl *slot, key *keyring.Sealer) error {
 	return nil
 }
 
-// hideTexts plans the edits that put what was sealed in the place of the texts of a whole chain.
+// hideTexts plans the edits that replace the texts of a whole chain by a sealed
+// payload.
 func (m *Message) hideTexts(s *slot, sealed []byte) {
 	chain := m.failures(s)
 	for i := range chain {
@@ -128,7 +131,8 @@ func readTexts(chain []failureParts, buf []byte) ([]byte, error) {
 	return doc, nil
 }
 
-// putText plans to put a field of a failure in a place; a nil value removes what is there.
+// putText plans to write a field of a failure at a place. If the value is nil, it
+// removes what is there.
 func (m *Message) putText(f *failureParts, at span, num protowire.Number, value []byte) {
 	switch {
 	case value != nil:
@@ -138,17 +142,17 @@ func (m *Message) putText(f *failureParts, at span, num protowire.Number, value 
 	}
 }
 
-// messageSpan returns where the message of a failure stands, or belongs.
+// messageSpan returns where the message of a failure is, or belongs.
 func (f *failureParts) messageSpan() span { return f.message.field.or(f.content.from) }
 
-// stackSpan returns where the stack trace of a failure stands, or belongs.
+// stackSpan returns where the stack trace of a failure is, or belongs.
 func (f *failureParts) stackSpan() span { return f.stack.field.or(f.stackPlace) }
 
-// attributesSpan returns where the encoded_attributes of a failure stand, or belong.
+// attributesSpan returns where encoded_attributes is, or belongs.
 func (f *failureParts) attributesSpan() span { return f.attributes.field.or(f.attributesPlace) }
 
-// readFailureTexts returns the document within an opened payload; ok is false
-// for a payload that an SDK's own codec put there.
+// readFailureTexts returns the document in an opened payload. ok is false for a
+// payload of the codec of an SDK.
 func readFailureTexts(payload []byte) (t failureTexts, ok bool, err error) {
 	form := ""
 	var doc []byte
@@ -176,10 +180,9 @@ func readFailureTexts(payload []byte) (t failureTexts, ok bool, err error) {
 	return t, true, nil
 }
 
-// openFailure plans the edits that restore a chain from what was opened at
-// the arena's place `from`: the failure that bore the envelope and its causes.
-// Where the server, or a worker, put a failure of its own in front, the
-// sealed one is found among its causes.
+// openFailure plans the edits that restore the failure that had the envelope, and its
+// causes, from what was opened into the arena behind `from`. Where the server or a
+// worker wrapped the failure in another one, the envelope is in one of the causes.
 func (o *opener) openFailure(it *openItem, from int) error {
 	m, s := &o.message, o.slot(it)
 	chain := m.failures(s)[it.failure:]
@@ -200,7 +203,7 @@ func (o *opener) openFailure(it *openItem, from int) error {
 	if err != nil {
 		return o.call.fail(KindOpening, s.f.path, err)
 	}
-	if !ok { // sealed by an SDK's codec: the payload that it wrapped comes back
+	if !ok { // the codec of an SDK encoded it: restore the payload that it made
 		m.putText(f, f.attributes.field, numFailureAttributes, bytes.Clone(opened))
 		return nil
 	}
@@ -210,14 +213,14 @@ func (o *opener) openFailure(it *openItem, from int) error {
 	for i := 1; i < len(chain) && i <= len(texts.Causes); i++ {
 		cause := &chain[i]
 		if !cause.attributes.field.empty() && o.call.marked(cause.attributes.value.of(m.walk.buf)) {
-			break // from here on another envelope holds the texts
+			break // another envelope holds the texts from here on
 		}
 		m.restoreTexts(cause, &texts.Causes[i-1])
 	}
 	return nil
 }
 
-// restoreTexts plans the edits that give one failure its texts back.
+// restoreTexts plans the edits that restore the texts of one failure.
 func (m *Message) restoreTexts(f *failureParts, t *failureTexts) {
 	var message, stack, attributes []byte
 	if t.Message != "" {

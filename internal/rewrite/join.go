@@ -11,11 +11,10 @@ import (
 	"google.golang.org/protobuf/types/descriptorpb"
 )
 
-// Join adds what the upstream's descriptors have beyond those of this build:
-// RPCs, messages and fields of a newer server. Nothing that this build knows
-// is taken away or changed, so a wrong answer of the upstream can only make
-// the plan look at more. Calls that began before keep the plan that they
-// began with. It tells whether anything was new.
+// Join adds the RPCs, messages and fields of a newer server to the plan, from its
+// descriptors. It never removes or changes what this build knows, so wrong
+// descriptors can only make the plan look at more. Sessions that began before keep
+// their plan. Join reports whether anything was new.
 func (r *Rewriter) Join(upstream []*descriptorpb.FileDescriptorProto) (bool, error) {
 	r.joining.Lock()
 	defer r.joining.Unlock()
@@ -35,7 +34,7 @@ func (r *Rewriter) Join(upstream []*descriptorpb.FileDescriptorProto) (bool, err
 	return true, nil
 }
 
-// joinFiles unites two sets of descriptors; where they differ on a field, the
+// joinFiles unites two sets of descriptors. Where they differ about a field, the
 // known one stays.
 func joinFiles(known *protoregistry.Files, upstream []*descriptorpb.FileDescriptorProto) (*protoregistry.Files, bool, error) {
 	set := new(descriptorpb.FileDescriptorSet)
@@ -47,7 +46,7 @@ func joinFiles(known *protoregistry.Files, upstream []*descriptorpb.FileDescript
 	if set.File, changed = joinNamed(set.File, upstream, joinFile); !changed {
 		return known, false, nil
 	}
-	// A file may name another that the upstream did not send: options of no interest here.
+	// The upstream may leave out files that others import, such as those of options.
 	files, err := protodesc.FileOptions{AllowUnresolvable: true}.NewFiles(set)
 	if err != nil {
 		return nil, false, fmt.Errorf("the upstream's descriptors do not fit this release's: %w", err)
@@ -55,8 +54,9 @@ func joinFiles(known *protoregistry.Files, upstream []*descriptorpb.FileDescript
 	return files, true, nil
 }
 
-// joinNamed appends to base what it does not have by name, and has join unite what both have. It reports whether anything
-// was new. Without join, what both have stays as it is.
+// joinNamed appends the elements whose names base lacks, and calls join for those
+// that both have. It reports whether anything was new. If join is nil, known elements
+// stay as they are.
 func joinNamed[T interface{ GetName() string }](base, up []T, join func(base, up T) bool) ([]T, bool) {
 	changed := false
 	for _, u := range up {
@@ -70,6 +70,7 @@ func joinNamed[T interface{ GetName() string }](base, up []T, join func(base, up
 	return base, changed
 }
 
+// joinFile adds to a file what the upstream has beyond it.
 func joinFile(base, up *descriptorpb.FileDescriptorProto) bool {
 	for _, dep := range up.GetDependency() {
 		if !slices.Contains(base.Dependency, dep) {
@@ -78,7 +79,7 @@ func joinFile(base, up *descriptorpb.FileDescriptorProto) bool {
 	}
 	var messages, enums, services bool
 	base.MessageType, messages = joinNamed(base.MessageType, up.MessageType, joinMessage)
-	base.EnumType, enums = joinNamed(base.EnumType, up.EnumType, nil) // enums pass as numbers, known or not
+	base.EnumType, enums = joinNamed(base.EnumType, up.EnumType, nil) // values of enums pass as numbers, known or not
 	base.Service, services = joinNamed(base.Service, up.Service, func(base, up *descriptorpb.ServiceDescriptorProto) (changed bool) {
 		base.Method, changed = joinNamed(base.Method, up.Method, nil)
 		return changed
@@ -86,6 +87,7 @@ func joinFile(base, up *descriptorpb.FileDescriptorProto) bool {
 	return messages || enums || services
 }
 
+// joinMessage adds to a message what the upstream has beyond it.
 func joinMessage(base, up *descriptorpb.DescriptorProto) bool {
 	var changed, enums bool
 	base.NestedType, changed = joinNamed(base.NestedType, up.NestedType, joinMessage)
@@ -104,14 +106,14 @@ func joinMessage(base, up *descriptorpb.DescriptorProto) bool {
 		changed = true
 	}
 	if changed {
-		base.ReservedRange, base.ReservedName = nil, nil // a number that was reserved may be in use by now
+		base.ReservedRange, base.ReservedName = nil, nil // the newer server may use a reserved number
 	}
 	return changed
 }
 
-// placeInOneof points an added field at the oneof of the same name. One that
-// only stands for `optional` is left out: presence is of no interest here. So
-// is one that its message does not declare.
+// placeInOneof points an added field at the oneof of the same name. It drops oneofs
+// that only implement `optional`, since presence does not matter here, and those that
+// the message does not declare.
 func placeInOneof(base, up *descriptorpb.DescriptorProto, f *descriptorpb.FieldDescriptorProto) {
 	if f.OneofIndex == nil {
 		return
@@ -123,7 +125,7 @@ func placeInOneof(base, up *descriptorpb.DescriptorProto, f *descriptorpb.FieldD
 	decl := up.OneofDecl[f.GetOneofIndex()]
 	i := slices.IndexFunc(base.OneofDecl, func(o *descriptorpb.OneofDescriptorProto) bool { return o.GetName() == decl.GetName() })
 	if i < 0 {
-		i = firstSynthetic(base) // those must stay behind all real ones
+		i = firstSynthetic(base) // synthetic oneofs have to follow all others
 		base.OneofDecl = slices.Insert(base.OneofDecl, i, decl)
 		for _, b := range base.Field {
 			if b.OneofIndex != nil && int(b.GetOneofIndex()) >= i {
@@ -134,6 +136,8 @@ func placeInOneof(base, up *descriptorpb.DescriptorProto, f *descriptorpb.FieldD
 	f.OneofIndex = proto.Int32(int32(i))
 }
 
+// firstSynthetic returns the index of the first oneof that only implements
+// `optional`.
 func firstSynthetic(m *descriptorpb.DescriptorProto) int {
 	first := len(m.OneofDecl)
 	for _, f := range m.Field {

@@ -12,15 +12,18 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/x/wire"
 )
 
-// Message is the bytes of one message: what the walk found in them, and the edits to make. It knows no policy and no key.
+// Message is the bytes of one message, what the walk found in them, and the edits to
+// make. It uses no policy and no keys. Its memory is pooled with the session; reset
+// is the only place that empties it.
 type Message struct {
 	walk  walk
 	edits []edit
-	arena []byte // what replaces payloads, before it is put in place
+	arena []byte // what edits put in place
 	out   tail   // the message with all edits made
 }
 
-// find walks a message. It works on the regular form of a message that has another one.
+// find walks a message. If a field that counts once comes twice, it works on the
+// regular form of the message.
 func (m *Message) find(method *Method, root *node, in []byte, response, strict bool) error {
 	w := &m.walk
 	w.plan, w.method, w.response, w.strict = method.plan, method.name, response, strict
@@ -39,9 +42,9 @@ func (m *Message) find(method *Method, root *node, in []byte, response, strict b
 	return nil
 }
 
-// regularForm decodes a message and encodes it anew, so that a field that
-// counts once comes once: what a decoder would merge is merged, and of a
-// oneof the last member is left. Unknown fields are kept.
+// regularForm decodes and encodes a message, so that every singular field comes once:
+// fields are merged, and of a oneof the last member stays, as in every decoder.
+// Unknown fields are kept.
 func regularForm(d protoreflect.MessageDescriptor, in []byte) ([]byte, error) {
 	m := dynamicpb.NewMessage(d)
 	if err := (proto.UnmarshalOptions{RecursionLimit: wire.MaxDepth}).Unmarshal(in, m); err != nil {
@@ -56,13 +59,13 @@ func (m *Message) place(s *slot) span {
 	return span{b.start, b.end}
 }
 
-// content returns what a slot holds.
+// content returns the bytes that a slot holds.
 func (m *Message) content(s *slot) []byte { return m.place(s).of(m.walk.buf) }
 
-// name returns the key of the map entry that a slot stands in, if it does.
+// name returns the key of the map entry that holds a slot, or "".
 func (m *Message) name(s *slot) string { return alias(s.name.of(m.walk.buf)) }
 
-// failures returns the chain of failures of a slot: one and its causes.
+// failures returns the chain of failures of a slot: the first one and its causes.
 func (m *Message) failures(s *slot) []failureParts {
 	return m.walk.failures[s.failure.from:s.failure.to]
 }
@@ -72,7 +75,8 @@ func (m *Message) edit(at span, box int32, data span) {
 	m.edits = append(m.edits, edit{at: at, box: box, data: data, item: noItem, size: data.to - data.from})
 }
 
-// editItem plans to replace a slot's content by an item of the caller of splice.
+// editItem plans to replace a slot's content by an item of the caller of splice. size
+// is that of the item, or 0 if it is unknown.
 func (m *Message) editItem(s *slot, item, size int) {
 	m.edits = append(m.edits, edit{at: m.place(s), box: s.box, item: int32(item), size: int32(size)})
 }
@@ -84,7 +88,7 @@ func (m *Message) replace(s *slot, content []byte) {
 	m.edit(m.place(s), s.box, m.added(from))
 }
 
-// added is what was appended to the arena since it had a length.
+// added returns what was appended to the arena since it had a length.
 func (m *Message) added(from int) span { return span{int32(from), int32(len(m.arena))} }
 
 // storeField appends a whole length-delimited field to the arena.
@@ -95,7 +99,8 @@ func (m *Message) storeField(num protowire.Number, value []byte) span {
 	return m.added(from)
 }
 
-// reset lets go of everything for the next user. What is clear text is wiped; so is the output, unless all in it is sealed.
+// reset prepares the memory for the next session. It wipes clear text, and the output
+// unless everything in it is sealed.
 func (m *Message) reset(sealed bool) {
 	if !sealed {
 		m.out.wipe()
@@ -109,7 +114,7 @@ func (m *Message) reset(sealed bool) {
 	w.slots, w.boxes, w.scopes, w.failures = boundedList(w.slots), boundedList(w.boxes), boundedList(w.scopes), boundedList(w.failures)
 }
 
-// keep lets go of a buffer that one large message made grow.
+// bounded drops a buffer that a large message made grow.
 func bounded(b []byte) []byte {
 	const largest = 4 << 20
 	if cap(b) > largest {
@@ -118,7 +123,7 @@ func bounded(b []byte) []byte {
 	return b
 }
 
-// boundedList is keep for a list of what was found.
+// boundedList empties a list, and drops one that a large message made grow.
 func boundedList[T any](l []T) []T {
 	const most = 1 << 14
 	if cap(l) > most {
@@ -139,7 +144,8 @@ func withData(payload, data []byte) []byte {
 	return protowire.AppendBytes(out, data)
 }
 
-// isSystem reports whether a slot is the input of an operation of the server's own.
+// isSystem reports whether a slot is the input of an operation that the server runs
+// itself.
 func (m *Message) isSystem(s *slot) bool {
 	return s.f.system && string(m.walk.scopes[s.scope].endpoint.of(m.walk.buf)) == systemEndpoint
 }

@@ -16,7 +16,7 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// Types of Nexus failures that the server turns into failures of its own
+// Types of Nexus failures that the server converts to Temporal failures
 // (common/nexus/failure.go in the server's source).
 const (
 	nexusTypeTemporal  = msgFailure
@@ -24,10 +24,10 @@ const (
 	nexusTypeHandler   = "nexus.HandlerError"
 )
 
-// sealNexusFailure hides a Nexus failure by turning it into what the server
-// would make of it, a Temporal failure, and sealing that. It travels as the
-// JSON document in the Nexus failure's details, which the server takes for
-// what it is. So the caller's history holds one sealed failure like any other.
+// sealNexusFailure converts a Nexus failure to a Temporal failure, as the server
+// would do, and seals that. The result is a JSON document in the details of the Nexus
+// failure, a form that the server accepts. So the caller's history holds one sealed
+// failure like any other.
 func (s *sealer) sealNexusFailure(ctx context.Context, sl *slot) error {
 	in := new(nexuspb.Failure)
 	if err := proto.Unmarshal(s.message.content(sl), in); err != nil {
@@ -37,7 +37,7 @@ func (s *sealer) sealNexusFailure(ctx context.Context, sl *slot) error {
 	if err != nil {
 		return err
 	}
-	around := &errordetails.QueryFailedFailure{Failure: failure} // a failure needs a message to stand in
+	around := &errordetails.QueryFailedFailure{Failure: failure} // any message that holds a failure
 	raw, err := proto.Marshal(around)
 	if err != nil {
 		return fmt.Errorf("write the failure: %w", err)
@@ -73,6 +73,7 @@ type nexusFailureJSON struct {
 	Cause      *nexusFailureJSON `json:"cause,omitempty"`
 }
 
+// nexusJSON converts a Nexus failure to its JSON form.
 func nexusJSON(f *nexuspb.Failure) *nexusFailureJSON {
 	if f == nil {
 		return nil
@@ -80,7 +81,7 @@ func nexusJSON(f *nexuspb.Failure) *nexusFailureJSON {
 	return &nexusFailureJSON{Message: f.Message, StackTrace: f.StackTrace, Metadata: f.Metadata, Details: f.Details, Cause: nexusJSON(f.Cause)}
 }
 
-// temporalFailure turns a Nexus failure into a Temporal one as the server does.
+// temporalFailure converts a Nexus failure to a Temporal failure as the server does.
 func temporalFailure(in *nexuspb.Failure) (*failurepb.Failure, error) {
 	f := new(failurepb.Failure)
 	var err error
@@ -107,6 +108,7 @@ func temporalFailure(in *nexuspb.Failure) (*failurepb.Failure, error) {
 	return f, nil
 }
 
+// operationFailure converts an error of an operation: canceled or failed.
 func operationFailure(in *nexuspb.Failure, f *failurepb.Failure) error {
 	var details struct {
 		State string `json:"state"`
@@ -123,6 +125,8 @@ func operationFailure(in *nexuspb.Failure, f *failurepb.Failure) error {
 	return nil
 }
 
+// otherFailure converts a failure of a type that the server does not know. Its JSON
+// form becomes the details.
 func otherFailure(in *nexuspb.Failure, f *failurepb.Failure) error {
 	if len(in.Details) > 0 && !json.Valid(in.Details) {
 		return errors.New("not JSON")
@@ -138,6 +142,7 @@ func otherFailure(in *nexuspb.Failure, f *failurepb.Failure) error {
 	return nil
 }
 
+// handlerFailure converts an error of a handler, with its retry behavior.
 func handlerFailure(in *nexuspb.Failure, f *failurepb.Failure) error {
 	var details struct {
 		Type              string `json:"type"`

@@ -14,40 +14,42 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 )
 
-// redactedText stands in the place of a value that the caller may not read.
-// redactedPayload holds it as a JSON string, which every SDK can decode.
 const (
+	// redactedText replaces a value that the caller may not read. redactedPayload holds
+	// it as a JSON string, which every SDK can decode.
 	redactedText    = "[sealed]"
 	redactedPayload = "\x0a\x16\x0a\x08encoding\x12\x0ajson/plain\x12\x0a\"[sealed]\""
 )
 
-// opener opens the answer of a session: it finds, decides and opens.
+// opener opens the response of a session. It finds what is sealed, has the policy
+// decide about it, and opens it.
 type opener struct {
 	call    *call
 	message Message
 	decider decider
-	whole   bool // everything must open, or nothing is given
+	whole   bool // everything has to open, or the response fails
 	items   []openItem
-	systems []int32           // the slots whose payload holds a message with payloads of its own
-	headers envelope.Carriers // of the envelopes that items hold
+	systems []int32           // slots with inputs of operations that the server runs itself
+	headers envelope.Carriers // of the envelopes of items
 	run     keyring.Run
-	// foreign is what is known of other tools' payloads in the call's namespace.
+	// foreign reads payloads of other tools in the namespace of the call; nil: there are none.
 	foreign    *foreign.Namespace
 	foreignRun foreign.Run
 	stats      Stats
 	account    account
 }
 
-// openItem is one sealed payload of an answer, and what was decided about it.
+// openItem is one sealed payload of a response, and what was decided about it.
 type openItem struct {
 	slot    int32
-	failure int32 // in a chain of failures: which of them bears the envelope
+	failure int32 // in a chain of failures: the index of the one with the envelope
 	action  policy.Action
-	size    int // of the sealed payload; what is in it is shorter, unless it is compressed
+	size    int // of the sealed payload; its content is shorter, unless it is compressed
 	sealed  envelope.Sealed
-	foreign *foreign.Sealed // another tool's payload; sealed then holds what the policy is told of it
+	foreign *foreign.Sealed // payload of another tool; sealed then holds only what the policy reads
 }
 
+// reset prepares the memory for the next session.
 func (o *opener) reset() {
 	o.message.reset(false)
 	clear(o.items)
@@ -57,6 +59,7 @@ func (o *opener) reset() {
 	o.foreign, o.foreignRun = nil, foreign.Run{}
 }
 
+// response is Session.Response.
 func (o *opener) response(ctx context.Context, in []byte) ([]byte, error) {
 	o.account = o.account[:0]
 	m := o.call.method
@@ -70,6 +73,7 @@ func (o *opener) response(ctx context.Context, in []byte) ([]byte, error) {
 	return out, err
 }
 
+// status is Session.Status.
 func (o *opener) status(ctx context.Context, st *spb.Status) *spb.Status {
 	out := st
 	if len(st.GetDetails()) > 0 {
@@ -85,8 +89,8 @@ func (o *opener) status(ctx context.Context, st *spb.Status) *spb.Status {
 			}
 		}
 	}
-	// It is what the query's worker said and nothing else. A sealed text within a longer one is somebody's who has it quoted:
-	// errors name the workflow that was asked for, say.
+	// The message of a failed query is exactly what its worker wrote. A sealed text within a longer message is not
+	// opened: it may be a quotation, such as the id of a workflow that was requested.
 	if o.call.method.name == "QueryWorkflow" {
 		if text, ok := o.wholeText(ctx, []byte(out.GetMessage())); ok {
 			out = proto.CloneOf(out)
@@ -96,11 +100,12 @@ func (o *opener) status(ctx context.Context, st *spb.Status) *spb.Status {
 	return out
 }
 
-// open opens a message of the server's. Where it is given whole or not
-// at all, everything must open, since a worker must not see ciphertext by
-// mistake; elsewhere what can't be opened stays sealed, so that one bad
-// payload does not hide the good ones. A result that does not open for now is
-// an error as well: its caller asks again.
+// open opens a message of the server.
+//
+// If whole is true, it fails unless everything opens, since a worker must never get
+// ciphertext in the place of a value. Otherwise, what does not open stays sealed, so
+// that one bad payload does not hide the others. The result of an update or query
+// fails if it does not open for now, since its caller tries again.
 func (o *opener) open(ctx context.Context, root *node, in []byte, whole bool) ([]byte, error) {
 	m := &o.message
 	o.whole = whole
@@ -125,10 +130,10 @@ func (o *opener) open(ctx context.Context, root *node, in []byte, whole bool) ([
 	return o.openItems(ctx)
 }
 
+// slot returns the slot of an item.
 func (o *opener) slot(it *openItem) *slot { return &o.message.walk.slots[it.slot] }
 
-// findSealed fills o.items with what bears our mark. Most answers of a
-// namespace whose policy lets things pass hold nothing of it.
+// findSealed fills o.items with the payloads that have the marker of a sealed one.
 func (o *opener) findSealed() error {
 	m := &o.message
 	o.items, o.systems = o.items[:0], o.systems[:0]
@@ -159,6 +164,8 @@ func (o *opener) findSealed() error {
 	return nil
 }
 
+// addSealed adds a payload to the items, if it has the marker. failure is the index
+// in a chain of failures.
 func (o *opener) addSealed(slot, failure int, value []byte) error {
 	if _, plain := readPlain(value); plain && o.foreign == nil {
 		o.stats.Passed++
@@ -178,7 +185,7 @@ func (o *opener) addSealed(slot, failure int, value []byte) error {
 		return nil
 	}
 	sealed := it.sealed.Header
-	if sealed == nil { // another tool's, of which not even the key can be read
+	if sealed == nil { // payload of another tool whose key cannot be read
 		sealed = new(envelope.Header)
 	}
 	f := o.slot(it).f
@@ -191,7 +198,8 @@ func (o *opener) addSealed(slot, failure int, value []byte) error {
 	return o.unopened(o.call.fail(KindOpening, f.path, err))
 }
 
-// unopened counts what stays sealed, where it may.
+// unopened counts a payload that stays sealed, or returns the error if that is not
+// allowed.
 func (o *opener) unopened(err error) error {
 	var e *Error
 	later := errors.As(err, &e) && e.Transient()
@@ -205,7 +213,7 @@ func (o *opener) unopened(err error) error {
 	return nil
 }
 
-// openItems opens what was decided and puts it in its place.
+// openItems opens what was decided and splices it in.
 func (o *opener) openItems(ctx context.Context) (out []byte, err error) {
 	ctx, traced := o.call.startSpan(ctx, "payload.open")
 	defer func() { endSpan(traced, err, &o.stats) }()
@@ -217,7 +225,7 @@ func (o *opener) openItems(ctx context.Context) (out []byte, err error) {
 			size += it.size
 		}
 	}
-	m.arena = slices.Grow(m.arena, size) // at once: what opens into a full buffer moves all that is there already
+	m.arena = slices.Grow(m.arena, size) // at once, since growing a full buffer copies it
 	for i := range o.items {
 		it := &o.items[i]
 		if o.inPlace(it) {
@@ -240,7 +248,7 @@ func (o *opener) openItems(ctx context.Context) (out []byte, err error) {
 				return nil, err
 			}
 		} else if err != nil {
-			o.stats.Passed++ // a message that this release can't read holds nothing that it sealed
+			o.stats.Passed++ // a message that this release cannot read holds nothing that it sealed
 		}
 	}
 	if len(m.edits) == 0 {
@@ -257,17 +265,18 @@ func (o *opener) openItems(ctx context.Context) (out []byte, err error) {
 	return m.out.bytes(), nil
 }
 
-// inPlace reports whether what a payload holds is just put in its place.
+// inPlace reports whether the content of a payload just replaces its envelope.
 func (o *opener) inPlace(it *openItem) bool {
 	return o.slot(it).f.op == opPayload && it.foreign == nil && it.action == policy.Open
 }
 
-// put opens a payload of our own right where it goes in the output. If it can't, the output stays as it was.
+// put opens one of our payloads to the output, as splice requires. If it does not
+// open, the output stays as it was.
 func (o *opener) put(ctx context.Context, e *edit) (bool, error) {
 	it, out := &o.items[e.item], &o.message.out
 	size := it.sealed.PlainSize()
 	if it.sealed.Form == envelope.FormView {
-		size = it.size // it holds no more than the readable document and the sealed part
+		size = it.size // the result is at most the readable document and the sealed part
 	}
 	room := out.reserve(size)
 	plain, hit, err := o.call.state.Keys.OpenNext(ctx, room, &it.sealed, o.call.namespace, &o.run)
@@ -276,15 +285,15 @@ func (o *opener) put(ctx context.Context, e *edit) (bool, error) {
 		return false, o.unopened(o.call.fail(KindOpening, o.slot(it).f.path, err))
 	}
 	out.prepend(plain)
-	if cap(plain) != cap(room) { // it was compressed, and has grown out of its room
+	if cap(plain) != cap(room) { // it was compressed, and outgrew the reserved bytes
 		clear(plain)
 	}
 	o.stats.used(it.sealed.Header.Key, len(plain), hit)
 	return true, nil
 }
 
-// openToArena plans the edits for a sealed payload that is not simply put in the place of its envelope. One that is kept, or
-// denied to a reader, stays as it is.
+// openToArena plans the edits for a sealed payload whose content does not just
+// replace the envelope. A payload that is kept, or denied to a reader, stays sealed.
 func (o *opener) openToArena(ctx context.Context, it *openItem) error {
 	m, s := &o.message, o.slot(it)
 	from := len(m.arena)
@@ -309,7 +318,7 @@ func (o *opener) openToArena(ctx context.Context, it *openItem) error {
 	return nil
 }
 
-// openSealed takes off one layer: our own, or the codecs of another tool.
+// openSealed removes one layer: our envelope, or the encoding of another tool.
 func (o *opener) openSealed(ctx context.Context, it *openItem) (out []byte, hit bool, err error) {
 	if it.foreign != nil {
 		return o.foreign.Open(ctx, o.message.arena, it.foreign, &o.foreignRun)

@@ -18,12 +18,12 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 )
 
-// op says what the walker does with a field.
+// op is what the walk does with a field.
 type op uint8
 
 const (
 	opUnknown         op = iota // the descriptor has no such field
-	opSkip                      // a scalar, or a message that the other direction cares about
+	opSkip                      // a scalar, or a message that matters in the other direction only
 	opSkipMessage               // a known message that cannot hold a payload, but fields unknown to this build might
 	opMessage                   // leads to a payload
 	opMapEntry                  // an entry of a map that leads to a payload: its key names what is below
@@ -33,7 +33,7 @@ const (
 	opFailure                   // a Temporal failure: its texts are sealed as one
 	opNexusFailure              // a Nexus failure: sealed as the Temporal failure that the server makes of it
 	opAny                       // a google.protobuf.Any
-	opHistoryBlob               // a DataBlob that holds a serialised history
+	opHistoryBlob               // a DataBlob that holds a serialized history
 	opText                      // a string that is sealed as text
 	opReason                    // a string that may be refused or redacted
 	opFact                      // a string that is a fact
@@ -46,10 +46,10 @@ const (
 	opFailAttributes            // Failure.encoded_attributes
 )
 
-// field is what the plan knows about one field of one message at one place.
+// field is the plan for one field of one message at one path.
 type field struct {
 	op       op
-	wire     protowire.Type // as the descriptor has it
+	wire     protowire.Type // according to the descriptor
 	packable bool           // a repeated scalar may also come packed
 	once     uint8          // 1 + bit in the set of singular fields and oneofs seen; 0: may repeat
 	fact     policy.FactSet
@@ -57,24 +57,26 @@ type field struct {
 	path     string
 	na       policy.FactSet // facts that do not apply to a payload at this place
 	child    *node
-	summary  bool // a summary that the server takes only if it is short
-	system   bool // an input of which the endpoint beside it says whether the server reads it
+	summary  bool // a summary that the server accepts only if it is short
+	system   bool // an input that the server reads itself, if its endpoint is the system endpoint
 }
 
-// node is the plan for one message type at one place of one RPC's message.
+// node is the plan for one message type at one path of a request or response.
 type node struct {
 	name   protoreflect.FullName
 	desc   protoreflect.MessageDescriptor
 	fields []field                     // by field number
 	high   map[protowire.Number]*field // those from maxDense on
-	sites  bool                        // something to seal, open or check can be below
-	scope  bool                        // facts in this message are about the payloads below it
-	memo   bool                        // values of this map entry delete memo keys when they are empty
+	sites  bool                        // it may hold something to seal, open or check
+	scope  bool                        // its facts apply to the payloads below it
+	memo   bool                        // an entry of a map in which an empty value deletes a key of the memo
 
 	failure bool // it is a Failure
 	task    bool // it is a workflow's or an activity's task
 }
 
+// field returns the plan of a field by its number; nil if the descriptor has no such
+// field.
 func (n *node) field(num protowire.Number) *field {
 	if int(num) < len(n.fields) {
 		return &n.fields[num]
@@ -82,14 +84,14 @@ func (n *node) field(num protowire.Number) *field {
 	return n.high[num]
 }
 
-// maxDense bounds the table that a field's number indexes, whatever number an
-// upstream's descriptors bring.
+// maxDense bounds the table that is indexed by field numbers, since the descriptors
+// of an upstream may have any number.
 const maxDense = 4096
 
 // Method is the plan for one RPC.
 type Method struct {
 	plan *plan
-	// next is this RPC in the plan that took this one's place; nil for a method that stands for itself.
+	// next is this RPC in the plan that replaced this one; nil for a method that no plan lists.
 	next *atomic.Pointer[Method]
 
 	name     string // "StartWorkflowExecution"
@@ -97,27 +99,27 @@ type Method struct {
 	request  *node
 	response *node
 	poll     bool
-	limits   bool // its answer tells the sizes that a namespace accepts
-	task     bool // its answer is run or replayed by a worker: a policy can't have parts of it redacted or kept sealed
-	whole    bool // its answer is given with everything opened that the policy opens, or not at all
-	result   bool // its answer is what its caller goes on with: rather none for now than one that is sealed still
-	status   bool // its error answers can hold user data
-	apart    bool // its payloads stand in no message that tells what they are
+	limits   bool // its response has the size limits of a namespace
+	task     bool // a worker runs or replays its response, so no part may be redacted or kept sealed
+	whole    bool // its response has everything opened that the policy opens, or fails
+	result   bool // its caller waits for the response and can try again: it fails rather than stay sealed for now
+	status   bool // its error responses may hold user data
+	apart    bool // its payloads come without the message that they belong to
 }
 
-// Name is the RPC's name without the service.
+// Name returns the RPC's name without the service.
 func (m *Method) Name() string { return m.name }
 
-// RequestTouched tells whether a request can hold anything to decide about.
+// RequestTouched reports whether a request may hold anything to decide about.
 func (m *Method) RequestTouched() bool { return m.latest().request.sites }
 
-// ResponseTouched tells whether an answer can hold anything to open.
+// ResponseTouched reports whether a response may hold anything to open or to change.
 func (m *Method) ResponseTouched() bool { return m.latest().response.sites || m.limits }
 
-// AnswerSealed tells whether an answer can hold anything sealed.
+// AnswerSealed reports whether a response may hold anything sealed.
 func (m *Method) AnswerSealed() bool { return m.latest().response.sites }
 
-// latest is this RPC in the plan that is in force.
+// latest returns this RPC in the plan that is in force.
 func (m *Method) latest() *Method {
 	for m.next != nil {
 		n := m.next.Load()
@@ -129,11 +131,11 @@ func (m *Method) latest() *Method {
 	return m
 }
 
-// StatusTouched tells whether an error answer can hold anything to open: only
+// StatusTouched reports whether an error response may hold anything to open. Only
 // queries, updates and multi-operations put user data there.
 func (m *Method) StatusTouched() bool { return m.status }
 
-// IsPoll tells whether the RPC is a worker's long poll for a task.
+// IsPoll reports whether the RPC is a worker's long poll for a task.
 func (m *Method) IsPoll() bool { return m.poll }
 
 // plan holds the methods of the services that are rewritten.
@@ -155,6 +157,8 @@ var rewritten = []protoreflect.FullName{
 	"temporal.api.operatorservice.v1.OperatorService",
 }
 
+// newPlan compiles the plan of all rewritten services from descriptors. It returns an
+// error if they do not fit, and never panics: an upstream may send any.
 func newPlan(files *protoregistry.Files) (*plan, error) {
 	p := &plan{methods: make(map[string]*Method), files: files}
 	for _, name := range rewritten {
@@ -193,6 +197,7 @@ func (p *plan) messageType(name protoreflect.FullName) (protoreflect.MessageDesc
 	return m, nil
 }
 
+// addMethod compiles one RPC.
 func (p *plan) addMethod(d protoreflect.MethodDescriptor) (err error) {
 	name := string(d.Name())
 	m := &Method{plan: p, next: new(atomic.Pointer[Method]), name: name, full: "/" + string(d.Parent().FullName()) + "/" + name}
@@ -207,12 +212,12 @@ func (p *plan) addMethod(d protoreflect.MethodDescriptor) (err error) {
 		m.poll, m.task, m.whole = true, true, true
 	case "DescribeNamespace":
 		m.limits = true
-	case "RespondWorkflowTaskCompleted", "StartWorkflowExecution": // a task may come along
+	case "RespondWorkflowTaskCompleted", "StartWorkflowExecution": // the response may include a task
 		m.task, m.whole = true, true
-	case "GetWorkflowExecutionHistory": // workers replay it; readers see it too, for whom a policy may redact
+	case "GetWorkflowExecutionHistory": // workers replay it; for readers a policy may redact parts of it
 		m.whole = true
 	case "QueryWorkflow", "UpdateWorkflowExecution", "PollWorkflowExecutionUpdate", "ExecuteMultiOperation":
-		m.result, m.status = true, true // each may be asked again
+		m.result, m.status = true, true // each may be repeated
 	case "PollActivityExecution", "PollNexusOperationExecution":
 		m.result = true
 	}
@@ -220,8 +225,8 @@ func (p *plan) addMethod(d protoreflect.MethodDescriptor) (err error) {
 	return nil
 }
 
-// anyNode gives the plan for a message of this name within an Any at this
-// path; nil if the name is not known, or if its type cannot be compiled.
+// anyNode returns the plan for a message of this name within an Any at this path; nil
+// if the name is unknown or its type does not compile.
 func (p *plan) anyNode(f *field, name []byte, response bool, method string) *node {
 	key := anyKey{method: method, path: f.path, name: string(name), response: response}
 	if n, ok := p.anys.Load(key); ok {
@@ -239,6 +244,6 @@ func (p *plan) anyNode(f *field, name []byte, response bool, method string) *nod
 	return n.(*node)
 }
 
-// Method returns the plan of an RPC by its full name; nil if this build does not
-// know it, or if its service is not rewritten.
+// Method returns the plan of an RPC by its full name; nil if this build does not know
+// it, or if its service is not rewritten.
 func (r *Rewriter) Method(full string) *Method { return r.plan.Load().methods[full] }

@@ -13,27 +13,31 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 )
 
-// Options are what a Rewriter works with.
+// Options configure a Rewriter. Keys and Policy are required, except for a Rewriter
+// that only visits payloads.
 type Options struct {
 	Keys   *keyring.Keyring
 	Policy *policy.Engine
-	// Foreign reads what other tools encoded; nil: nothing of it.
+	// Foreign reads payloads that other tools encoded; nil: there are none.
 	Foreign *foreign.Reader
-	// UnknownFields is "lenient" (a request field unknown to this build is refused only if it could hold a payload) or
-	// "strict" (it is refused). "" means lenient.
+	// UnknownFields is "lenient", the default, or "strict". A strict Rewriter refuses
+	// every request field that this build does not know; a lenient one refuses those
+	// that might hold a payload.
 	UnknownFields string
-	// Shadow decides and counts, but changes nothing.
+	// Shadow decides and counts, but changes nothing. The default is false.
 	Shadow bool
-	// Accounts has each session keep account of what it opens: see Session.Account.
+	// Accounts has each session keep account of what it opens, for audit records: see
+	// Session.Account. The default is false.
 	Accounts bool
 	Log      *slog.Logger // nil: slog.Default
 }
 
-// State is what decides about payloads, seals and opens them. A session uses one State from its start to its end.
+// State is what decides about payloads, seals and opens them. It is immutable. A
+// session uses one State from its start to its end.
 type State struct {
 	Keys   *keyring.Keyring
 	Policy *policy.Engine
-	// Foreign reads what other tools encoded; nil: nothing of it.
+	// Foreign reads payloads that other tools encoded; nil: there are none.
 	Foreign *foreign.Reader
 }
 
@@ -48,12 +52,13 @@ type Rewriter struct {
 	log      *slog.Logger
 	tasks    *taskMemory
 	sessions sync.Pool
-	// joining keeps two answers of an upstream's reflection from being joined at once.
+	// joining serializes Join.
 	joining sync.Mutex
 	warned  sync.Map // RPCs whose fields that this build does not know have been logged
 }
 
-// New compiles the plan from the descriptors that are linked into the binary.
+// New returns a Rewriter with a plan compiled from the descriptors that are linked
+// into the binary.
 func New(o Options) (*Rewriter, error) {
 	switch o.UnknownFields {
 	case "", "lenient", "strict":
@@ -78,18 +83,19 @@ func New(o Options) (*Rewriter, error) {
 	return r, nil
 }
 
-// Apply replaces the state for the sessions that begin from now on.
+// Apply replaces the state for sessions that begin from now on.
 func (r *Rewriter) Apply(s State) { r.state.Store(&s) }
 
-// ReadForeign replaces the reader of other tools' payloads, for the sessions that begin from now on.
+// ReadForeign replaces the reader of other tools' payloads, for sessions that begin
+// from now on.
 func (r *Rewriter) ReadForeign(others *foreign.Reader) {
 	s := *r.state.Load()
 	s.Foreign = others
 	r.Apply(s)
 }
 
-// logUnknown logs once per RPC that requests hold fields which this build
-// does not know.
+// logUnknown logs once per RPC that requests hold fields which this build does not
+// know.
 func (r *Rewriter) logUnknown(rpc string, n int) {
 	if _, seen := r.warned.LoadOrStore(rpc, true); !seen {
 		r.log.Warn("requests hold fields that this release does not know; they cannot hold a payload and pass; upgrade the proxy",

@@ -15,7 +15,8 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 )
 
-// sealer seals the request of a session: it finds, decides and seals.
+// sealer seals the request of a session. It finds payloads, has the policy decide
+// about them, and seals them.
 type sealer struct {
 	call       *call
 	message    Message
@@ -26,7 +27,8 @@ type sealer struct {
 	stats      Stats
 }
 
-// sealItem is one slot of a request that is to change, and what was decided about it: Seal, or Redact for a reason.
+// sealItem is one slot of a request that changes, and what was decided about it:
+// Seal, or Redact for a reason.
 type sealItem struct {
 	slot    int32
 	verdict policy.Verdict
@@ -36,6 +38,7 @@ type sealItem struct {
 var errNoNamespace = errors.New("the request holds a payload but names no namespace, so no key can be chosen; " +
 	"set the namespace in the SDK's client options")
 
+// reset prepares the memory for the next session.
 func (s *sealer) reset() {
 	s.message.reset(s.stats.Passed == 0 && s.stats.Payloads > 0)
 	clear(s.items)
@@ -46,6 +49,7 @@ func (s *sealer) reset() {
 	s.decider.input, s.foreignRun = policy.Input{}, foreign.Run{}
 }
 
+// request is Session.Request.
 func (s *sealer) request(ctx context.Context, in []byte) ([]byte, error) {
 	if s.call.rewriter.shadow {
 		s.shadow(ctx, in)
@@ -73,13 +77,14 @@ func (s *sealer) request(ctx context.Context, in []byte) ([]byte, error) {
 	return s.seal(ctx)
 }
 
+// find walks the request.
 func (s *sealer) find(in []byte) error {
 	m := s.call.method
 	return s.message.find(m, m.request, in, false, s.call.rewriter.strict)
 }
 
-// shadow decides and counts, and changes and refuses nothing. What would have
-// been refused stands in the log; the rest of that message is not decided.
+// shadow decides and counts, but changes and refuses nothing. It logs what would have
+// been refused; the rest of such a message is not decided.
 func (s *sealer) shadow(ctx context.Context, in []byte) {
 	err := s.find(in)
 	if err == nil && len(s.message.walk.slots) > 0 {
@@ -96,9 +101,9 @@ func (s *sealer) shadow(ctx context.Context, in []byte) {
 	}
 }
 
-// withinReach looks at each namespace that the walked request addresses.
-// Messages that only tell of another namespace, such as links, hold nothing
-// to seal and are not among them.
+// withinReach checks each namespace in which the request acts. Messages that only
+// mention another namespace, such as links, hold nothing to seal and are not among
+// the scopes.
 func (s *sealer) withinReach() error {
 	if s.call.reaches == nil {
 		return nil
@@ -114,10 +119,10 @@ func (s *sealer) withinReach() error {
 	return nil
 }
 
+// slot returns the slot of an item.
 func (s *sealer) slot(it *sealItem) *slot { return &s.message.walk.slots[it.slot] }
 
-// seal seals every decided slot, or none: on the first failure the
-// message is given up.
+// seal seals every decided slot or none: the first failure ends the call.
 func (s *sealer) seal(ctx context.Context) (out []byte, err error) {
 	if s.call.namespace == "" && slices.ContainsFunc(s.items, func(it sealItem) bool { return it.verdict.Action == policy.Seal }) {
 		return nil, s.call.fail(KindMalformed, "namespace", errNoNamespace)
@@ -148,7 +153,7 @@ func (s *sealer) seal(ctx context.Context) (out []byte, err error) {
 	return m.out.bytes(), nil
 }
 
-// put seals a payload right where it goes in the output.
+// put seals a payload to the output, as splice requires.
 func (s *sealer) put(e *edit) (bool, error) {
 	out, size := &s.message.out, int(e.size)
 	b, err := s.items[e.item].key.AppendPayload(out.reserve(size), e.at.of(s.message.walk.buf), false)
@@ -162,7 +167,7 @@ func (s *sealer) put(e *edit) (bool, error) {
 	return true, nil
 }
 
-// planEdits plans what the decided slots become.
+// planEdits plans the edits for all items.
 func (s *sealer) planEdits(ctx context.Context) (err error) {
 	m := &s.message
 	m.edits, m.arena = m.edits[:0], m.arena[:0]
@@ -192,9 +197,11 @@ func (s *sealer) planEdits(ctx context.Context) (err error) {
 	return nil
 }
 
+// redactedReason replaces a reason that the policy redacts.
 const redactedReason = "[redacted]"
 
-// planSeal plans the edits for one slot that is sealed: with the key of the item before it, if that has the same name.
+// planSeal plans the edits for one slot that is sealed. last is the item before it,
+// whose key is reused if it is the same.
 func (s *sealer) planSeal(ctx context.Context, item int, last *sealItem) (err error) {
 	m, it := &s.message, &s.items[item]
 	sl, v := s.slot(it), &it.verdict
@@ -216,7 +223,7 @@ func (s *sealer) planSeal(ctx context.Context, item int, last *sealItem) (err er
 		return nil
 	}
 	from := len(m.arena)
-	m.arena = slices.Grow(m.arena, 2*it.key.PayloadSize(len(plain))) // in steps that grow, unlike crypto's
+	m.arena = slices.Grow(m.arena, 2*it.key.PayloadSize(len(plain))) // in growing steps, unlike the keyring
 	switch {
 	case sl.f.op == opText:
 		if !utf8.Valid(plain) {
@@ -232,9 +239,9 @@ func (s *sealer) planSeal(ctx context.Context, item int, last *sealItem) (err er
 	return err
 }
 
-// compressWhatCrosses has the items compressed that make a field, or the message, go
-// over a limit which the clear one kept; it reports whether there are any. The
-// server would terminate a workflow for what passes without the proxy.
+// compressWhatCrosses has items compressed that make a field or the message exceed a
+// limit which it keeps in clear. It reports whether there are any. The server would
+// terminate a workflow for a message that passes without the proxy.
 func (s *sealer) compressWhatCrosses(growth int) bool {
 	whole := s.message.crosses(growth)
 	found := false

@@ -12,8 +12,8 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/x/wire"
 )
 
-// Session seals the request of one RPC and opens its answer. It is not safe
-// for concurrent use, and not to be used after Done.
+// Session seals the request of one RPC and opens its response. It is not safe for
+// concurrent use, and must not be used after Done.
 type Session struct {
 	call   call
 	sealer sealer
@@ -24,17 +24,18 @@ type Session struct {
 type call struct {
 	rewriter *Rewriter
 	state    *State
-	policy   *policy.Policy // the revision that decides the whole call
+	policy   *policy.Policy // the revision that decides about the whole call
 	method   *Method
 	caller   *policy.Caller
 	reaches  func(namespace string) bool // nil: every namespace
 
 	namespace, workflowID, workflowType, taskQueue string
 
-	run  string // of the workflow that the request names, where an account is kept
-	task *task  // what is remembered of the task that a request answers
+	run  string // that the request names, if accounts are kept
+	task *task  // the remembered task that a request answers
 }
 
+// newSession returns an empty session for the pool.
 func newSession(r *Rewriter) *Session {
 	s := new(Session)
 	s.call.rewriter = r
@@ -50,6 +51,7 @@ func (r *Rewriter) Begin(m *Method, caller *policy.Caller) *Session {
 	return r.begin(call{rewriter: r, state: state, policy: state.Policy.Current(), method: m.latest(), caller: caller})
 }
 
+// begin takes a session from the pool.
 func (r *Rewriter) begin(c call) *Session {
 	s := r.sessions.Get().(*Session)
 	s.call = c
@@ -59,8 +61,8 @@ func (r *Rewriter) begin(c call) *Session {
 	return s
 }
 
-// Done gives the session's buffers back. Nothing that it returned may be used
-// any more.
+// Done returns the session's memory to the pool. Nothing that the session returned
+// may be used any more.
 func (s *Session) Done() {
 	r := s.call.rewriter
 	s.call = call{}
@@ -69,67 +71,67 @@ func (s *Session) Done() {
 	r.sessions.Put(s)
 }
 
-// Namespace returns the one that the request names, or that its task is of; ""
-// where it names none.
+// Namespace returns the namespace that the request names, or that of its task; "" if
+// neither is known.
 func (s *Session) Namespace() string { return s.call.namespace }
 
-// WorkflowID returns the request's, where it has one, or that of the task which a
-// poll was answered with.
+// WorkflowID returns that of the request, if it has one, or that of the task which
+// answered a poll.
 func (s *Session) WorkflowID() string { return s.call.workflowID }
 
 // WorkflowType is like WorkflowID.
 func (s *Session) WorkflowType() string { return s.call.workflowType }
 
-// WorkflowRun returns the run that the request names, where an account is kept.
+// WorkflowRun returns the run that the request names, if accounts are kept.
 func (s *Session) WorkflowRun() string { return s.call.run }
 
-// Revision returns that of the policy that decides this call.
+// Revision returns that of the policy which decides about this call.
 func (s *Session) Revision() string { return s.call.policy.Revision() }
 
-// NamedKeys returns the keys that the policy spells out for the call's namespace.
+// NamedKeys returns the keys that the policy names for the call's namespace.
 func (s *Session) NamedKeys() []string { return s.call.policy.NamedKeys(s.call.namespace) }
 
-// RequestStats are complete after Request.
+// RequestStats returns counts that are complete after Request.
 func (s *Session) RequestStats() *Stats { return &s.sealer.stats }
 
-// ResponseStats are complete after Response or Status.
+// ResponseStats returns counts that are complete after Response or Status.
 func (s *Session) ResponseStats() *Stats { return &s.opener.stats }
 
-// Account returns what became of the sealed payloads in the answer, if the
-// Rewriter was made to keep accounts. What a caller did not get, since the
-// answer failed as a whole, does not stand in it as opened. It lives until Done.
+// Account returns what happened to the sealed payloads of the response, if the
+// Rewriter keeps accounts. If the response failed as a whole, it lists none as
+// opened. It is valid until Done.
 func (s *Session) Account() []Handled { return s.opener.account }
 
-// Identify reads the namespace and what the request itself tells about the
-// workflow. As in every decoder the last of repeated fields counts.
+// Identify reads the namespace and what the request contains about the workflow. As
+// in every decoder, the last of repeated fields counts.
 func (s *Session) Identify(in []byte) error { return s.call.identify(in) }
 
-// Restrict has Request refuse what acts in another namespace than the call's,
-// unless reaches says that the caller gets there: a child started there, a
-// signal or a cancellation sent there, an operation within a
-// multi-operation. The server acts on them with rights of its own.
+// Restrict has Request refuse whatever acts in another namespace than that of the
+// call, unless reaches returns true for it: a child started there, a signal or a
+// cancellation sent there, an operation within a multi-operation. The server would
+// act with rights of its own.
 func (s *Session) Restrict(reaches func(namespace string) bool) { s.call.reaches = reaches }
 
-// Request seals what the policy wants sealed. It returns `in` itself when
-// nothing changed; else the bytes live until Done. On an error nothing may be
-// forwarded.
+// Request seals what the policy requires. It returns `in` itself if nothing changed;
+// otherwise the bytes are valid until Done. After an error nothing may be forwarded.
 func (s *Session) Request(ctx context.Context, in []byte) ([]byte, error) {
 	return s.sealer.request(ctx, in)
 }
 
-// Response opens what the policy lets this caller have. It returns `in` itself
-// when nothing changed; else the bytes live until Done.
+// Response opens what the policy allows this caller to read. It returns `in` itself
+// if nothing changed; otherwise the bytes are valid until Done.
 func (s *Session) Response(ctx context.Context, in []byte) ([]byte, error) {
 	return s.opener.response(ctx, in)
 }
 
-// Status opens what an error answer holds: failures in the details of queries
-// and multi-operations, and the sealed message of a failed query. What can't be opened
-// stays as it is: nothing may take the place of the real error.
+// Status opens what an error response holds: failures in the details of queries and
+// multi-operations, and the sealed message of a failed query. What does not open
+// stays as it is, since nothing may replace the real error.
 func (s *Session) Status(ctx context.Context, st *spb.Status) *spb.Status {
 	return s.opener.status(ctx, st)
 }
 
+// identify is Session.Identify.
 func (c *call) identify(in []byte) error {
 	root := c.method.request
 	var token []byte
@@ -163,6 +165,7 @@ func (c *call) identify(in []byte) error {
 	return c.identifyTask(token)
 }
 
+// setFact records a fact that the request itself contains.
 func (c *call) setFact(fact policy.FactSet, value []byte) {
 	switch fact {
 	case policy.FactWorkflowID:
@@ -174,9 +177,9 @@ func (c *call) setFact(fact policy.FactSet, value []byte) {
 	}
 }
 
-// identifyTask finds what is known of the task that a request answers. A
-// token of one namespace in a request that names another is refused: the
-// verdict and the key would be the wrong ones.
+// identifyTask looks up the task that a request answers. A request that names another
+// namespace than that of the task is refused: the verdict and the key would be the
+// wrong ones.
 func (c *call) identifyTask(token []byte) error {
 	if len(token) == 0 {
 		return nil
@@ -204,7 +207,7 @@ func (c *call) identifyTask(token []byte) error {
 
 // runOf returns the run in a serialized WorkflowExecution.
 func runOf(execution []byte) (run string) {
-	for r := wire.Read(execution); r.Next(); { // what is malformed is refused elsewhere
+	for r := wire.Read(execution); r.Next(); { // the walk refuses malformed messages
 		if r.Number() == 2 && r.Bytes() {
 			run = string(r.Value())
 		}
@@ -212,11 +215,12 @@ func runOf(execution []byte) (run string) {
 	return run
 }
 
+// fail returns an error about a path of the message; "" stands for the whole.
 func (c *call) fail(kind Kind, path string, err error) *Error {
 	return &Error{Kind: kind, RPC: c.method.name, Path: path, Err: err}
 }
 
-// asError keeps an error that has its kind already.
+// asError returns an error that has a kind as it is, and gives others this kind.
 func (c *call) asError(kind Kind, path string, err error) error {
 	var e *Error
 	if errors.As(err, &e) {

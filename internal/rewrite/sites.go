@@ -8,7 +8,7 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 )
 
-// Full names of the messages that the plan treats by name.
+// Full names of the messages that have rules of their own in the plan.
 const (
 	msgPayload          = "temporal.api.common.v1.Payload"
 	msgPayloads         = "temporal.api.common.v1.Payloads"
@@ -25,16 +25,16 @@ const (
 	msgStatus           = "google.rpc.Status"
 )
 
-// Kinds that the policy package does not name itself, since no rule of its own depends on them.
+// Kinds that the policy package does not name, since it has no rules about them.
 const (
 	kindDetails  = "details"
 	kindMetadata = "metadata"
 )
 
-// exemptions are the payload sites that stay readable in every message, each
-// with the reason. A site is "Message.field" without the package. What bears
-// our mark is refused there in requests, and nothing is opened there in
-// answers, so that an exempt site is no way to have a stolen ciphertext read.
+// exemptions are the payload sites that stay readable in every message, by the
+// reason. A site is "Message.field" without the package. In requests, a payload with
+// our marker is refused there, and in responses nothing is opened there, so nobody
+// can use an exempt site to read stolen ciphertext.
 var exemptions = bySite(map[string][]string{
 	"the server indexes them and rejects what it can't read; the policy may refuse one (pass, deny)": {
 		"SearchAttributes.indexed_fields",
@@ -50,9 +50,8 @@ var exemptions = bySite(map[string][]string{
 	},
 })
 
-// kinds names what each payload site holds, as policies read it in
-// input.payload.kind. A site that is missing here falls back on kindOf's
-// guess and turns the completeness test red.
+// kinds is what each payload site holds, as policies read it in input.payload.kind.
+// The completeness test fails for a site that is missing here.
 var kinds = bySite(map[string][]string{
 	policy.KindHeader:          {"Header.fields"},
 	policy.KindMemo:            {"Memo.fields"},
@@ -152,7 +151,7 @@ var kinds = bySite(map[string][]string{
 	},
 })
 
-// bySite turns lists of sites around. A site stands in one list.
+// bySite returns the table by site. A site is in one list only.
 func bySite(lists map[string][]string) map[string]string {
 	sites := make(map[string]string)
 	for what, list := range lists {
@@ -163,21 +162,22 @@ func bySite(lists map[string][]string) map[string]string {
 	return sites
 }
 
-// textSites are strings that come back to a caller and may hold user data:
-// they are sealed as text.
+// textSites are strings that are returned to a caller and may hold user data. They
+// are sealed as text.
 var textSites = map[string]bool{
 	"RespondQueryTaskCompletedRequest.error_message": true,
 	"WorkflowQueryResult.error_message":              true,
 }
 
-// siteName is a field's name without the package: "Memo.fields".
+// siteName returns a field's name without the package: "Memo.fields".
 func siteName(f protoreflect.FieldDescriptor) string {
 	m := f.ContainingMessage()
 	full := strings.TrimPrefix(string(m.FullName()), string(m.ParentFile().Package())+".")
 	return full + "." + string(f.Name())
 }
 
-// kindOf names what a site holds. That of a site which the table does not have is guessed from the field's name.
+// kindOf returns what a site holds. For a site that is not in the table it guesses
+// from the field's name.
 func kindOf(f protoreflect.FieldDescriptor) string {
 	if k, ok := kinds[siteName(f)]; ok {
 		return k
@@ -194,9 +194,9 @@ func kindOf(f protoreflect.FieldDescriptor) string {
 	return kindDetails
 }
 
-// isReason tells whether a request's string is a note that people write and
-// that the server keeps. It can't be sealed, since the server and its pages
-// show it as it is; the policy may refuse or redact it.
+// isReason reports whether a request's string is a note that people write and the
+// server keeps. It cannot be sealed, since the server and its pages show it as it is;
+// the policy may refuse or redact it.
 func isReason(f protoreflect.FieldDescriptor) bool {
 	return f.Kind() == protoreflect.StringKind && !f.IsMap() && (f.Name() == "reason" || f.Name() == "notes")
 }

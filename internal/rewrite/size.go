@@ -10,26 +10,26 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 )
 
-// Sizes that Temporal accepts where nobody configured others: a message, and
-// a field in it such as a list of payloads or a memo
+// Sizes in bytes that a Temporal server with the default configuration accepts:
+// of a message, and of a field in it such as a list of payloads or a memo
 // (docs.temporal.io/cloud/limits and the server's limit.blobSize.error).
 const (
 	maxMessage = 4 << 20
 	maxField   = 2 << 20
 	// maxSummary is the size of the summary of a standalone activity or Nexus
-	// operation (limit.userMetadataSummarySize); workflows take larger ones.
+	// operation (limit.userMetadataSummarySize); those of workflows may be larger.
 	maxSummary = 400
 )
 
-// summaryPlaceholder stands for a summary that does not fit once it is sealed.
-// It is lost to the Web UI; the call that it describes is worth more.
+// summaryPlaceholder replaces a summary that does not fit once it is sealed. The Web
+// UI loses it, but the call succeeds.
 const summaryPlaceholder = redactedPayload
 
-// limitedSummaries are the RPCs whose user metadata keeps to maxSummary.
+// limitedSummaries are the RPCs whose user metadata is limited to maxSummary.
 var limitedSummaries = map[string]bool{"StartActivityExecution": true, "StartNexusOperationExecution": true}
 
-// sealSummary seals a summary in the room that it has: compressed if need be,
-// and if it does not fit then, a placeholder takes its place.
+// sealSummary seals a summary within its limit: compressed, or replaced by a
+// placeholder if that does not fit.
 func (s *sealer) sealSummary(sl *slot, key *keyring.Sealer) (err error) {
 	m := &s.message
 	from := len(m.arena)
@@ -43,7 +43,8 @@ func (s *sealer) sealSummary(sl *slot, key *keyring.Sealer) (err error) {
 	return nil
 }
 
-// tooLarge is the error for what does not fit even when it is compressed.
+// tooLarge returns an error if the message, or a field, exceeds its limit although it
+// is compressed.
 func (s *sealer) tooLarge(growth int) error {
 	if s.message.crosses(growth) {
 		plain := len(s.message.walk.buf)
@@ -60,14 +61,13 @@ func (s *sealer) tooLarge(growth int) error {
 	return nil
 }
 
-// envelopeRoom is what an envelope with the longest usual names adds to a
-// payload; used where no key is at hand to measure it.
+// envelopeRoom is what an envelope with the longest usual names adds to a payload, in
+// bytes. It is used if no key is at hand to measure it.
 const envelopeRoom = 512
 
-// lowerLimits takes the room of an envelope off the sizes that a namespace
-// says it accepts. Workers that check sizes before they send then refuse in
-// plain terms what the server would refuse sealed: an activity argument just
-// under the server's limit would otherwise terminate its workflow.
+// lowerLimits subtracts the size of an envelope from the limits of a namespace.
+// Workers check sizes before they send, and then fail early where the server would
+// terminate the workflow: with an activity input just below the limit.
 func (c *call) lowerLimits(ctx context.Context, in []byte) ([]byte, error) {
 	m := new(workflowpb.DescribeNamespaceResponse)
 	if err := proto.Unmarshal(in, m); err != nil {

@@ -7,23 +7,26 @@ import (
 	"slices"
 )
 
-// edit replaces a piece of the message: by bytes of the arena, or by an item that the caller of splice writes where it goes.
+// edit replaces a piece of the message: by data of the arena, or by an item that the
+// caller of splice writes to the output.
 type edit struct {
 	at   span // what is replaced; empty: an insertion
 	box  int32
 	data span // in the arena
 	item int32
-	size int32 // of what is put in place; 0 for an item whose size shows when it is written
+	size int32 // of the replacement; 0 for an item of unknown size
 }
 
-const noItem = -1 // of an edit that puts data in place
+// noItem is the item of an edit that puts data of the arena in place.
+const noItem = -1
 
-// growth is by how much a box grows with the length in front of it.
+// growth is by how much a box grows, including the length before it.
 func (b *box) growth() int32 {
 	return b.delta + varintSize(uint32(b.end-b.start+b.delta)) - (b.start - b.lenPos)
 }
 
-// measure finds by how much each box grows and returns the growth of the whole.
+// measure computes by how much each box grows, and returns the growth of the whole
+// message.
 func (m *Message) measure() int {
 	boxes := m.walk.boxes
 	for i := range boxes {
@@ -48,14 +51,19 @@ func (m *Message) measure() int {
 	return int(total)
 }
 
-// splice writes the message to m.out with all edits made and the lengths around them put right. Every other byte is
-// copied. It goes from the end to the start: a length stands before what it is the length of, so each is known when its
-// turn comes, and one pass does even for what is opened, whose size shows only then. measured reports that measure was
-// called. put writes an item in front of m.out; it reports false if it left what was there. changed reports whether any
-// edit was made.
+// splice writes the message to m.out with all edits made and the lengths around them
+// corrected. Every other byte is copied.
+//
+// It works from the end to the start. A length stands before its content, so the size
+// of the content is known when the length is written. One pass is enough, even for
+// opened payloads, whose size is unknown before.
+//
+// measured reports that measure was called for these edits. put writes an item before
+// what m.out holds; it returns false if it wrote nothing, and the piece stays.
+// changed reports whether any edit was made.
 func (m *Message) splice(measured bool, put func(e *edit) (bool, error)) (changed bool, err error) {
 	w, out := &m.walk, &m.out
-	// Insertions at one place belong to the inner message first, and stand before what is replaced there.
+	// Of insertions at one place, that of the inner message comes first, and before what is replaced there.
 	byPlace := func(a, b edit) int {
 		return cmp.Or(cmp.Compare(a.at.from, b.at.from), -cmp.Compare(a.box, b.box), cmp.Compare(a.at.to, b.at.to))
 	}
@@ -63,7 +71,7 @@ func (m *Message) splice(measured bool, put func(e *edit) (bool, error)) (change
 		slices.SortStableFunc(m.edits, byPlace)
 	}
 	cursor, next := int32(len(w.buf)), len(w.boxes)-1
-	lengths := func(from int32) { // of the boxes that begin there or later
+	lengths := func(from int32) { // writes the lengths of boxes that begin there or later
 		for ; next >= 0 && w.boxes[next].lenPos >= from; next-- {
 			b := &w.boxes[next]
 			if b.delta == 0 || b.start > cursor {
@@ -104,11 +112,12 @@ func (m *Message) splice(measured bool, put func(e *edit) (bool, error)) (change
 // tail is a buffer that is filled from its end to its start.
 type tail struct {
 	buf []byte
-	at  int // where what was written begins
-	low int // nothing before it was touched
+	at  int // start of what was written
+	low int // nothing before was ever written
 }
 
-// reset empties the buffer and makes it large enough for a message of that size. A larger one fits as well.
+// reset empties the buffer and makes it large enough for a message of that size. A
+// larger message fits as well.
 func (t *tail) reset(size int) {
 	t.wipe()
 	if len(t.buf) < size {
@@ -120,10 +129,11 @@ func (t *tail) reset(size int) {
 // wipe clears what was written.
 func (t *tail) wipe() { clear(t.buf[t.low:]) }
 
-// bytes is what was written.
+// bytes returns what was written.
 func (t *tail) bytes() []byte { return t.buf[t.at:] }
 
-// room gives an empty slice over the n bytes before what was written: whoever fills it moves at.
+// reserve returns an empty slice over the n bytes before what was written. Whoever
+// fills it moves t.at.
 func (t *tail) reserve(n int) []byte {
 	if n > t.at {
 		grown := make([]byte, 2*len(t.buf)+n)
@@ -136,7 +146,7 @@ func (t *tail) reserve(n int) []byte {
 	return t.buf[t.at-n : t.at-n : t.at]
 }
 
-// prepend puts b in front of what was written. It may stand in the room before that.
+// prepend writes b before what the buffer holds. b may be in the reserved bytes.
 func (t *tail) prepend(b []byte) {
 	if len(b) > t.at {
 		t.reserve(len(b))
@@ -146,6 +156,7 @@ func (t *tail) prepend(b []byte) {
 	copy(t.buf[t.at:], b)
 }
 
+// prependVarint writes a varint before what the buffer holds.
 func (t *tail) prependVarint(v uint32) {
 	n := int(varintSize(v))
 	if n > t.at {
@@ -156,21 +167,22 @@ func (t *tail) prependVarint(v uint32) {
 	binary.PutUvarint(t.buf[t.at:], uint64(v))
 }
 
-// varintSize is the number of bytes that a length takes.
+// varintSize returns the number of bytes of a varint.
 func varintSize(n uint32) int32 { return int32(9*bits.Len32(n|1)+64) / 64 }
 
-// crosses tells whether a field fits the limit in clear and not when sealed.
+// crosses reports whether a field fits the limit in clear but not when sealed.
 func (b *box) crosses() bool {
 	plain := b.end - b.start
 	return plain <= maxField && plain+b.delta > maxField
 }
 
-// crosses reports whether the message fits the limit in clear and not when sealed.
+// crosses reports whether the message fits the limit in clear but not when sealed.
 func (m *Message) crosses(growth int) bool {
 	return len(m.walk.buf) <= maxMessage && len(m.walk.buf)+growth > maxMessage
 }
 
-// crossing returns the innermost box around a slot that goes over the limit; nil if none does.
+// crossing returns the innermost box around a slot that exceeds the limit only when
+// sealed; nil if none does.
 func (m *Message) crossing(s *slot) *box {
 	for i := s.box; i >= 0; i = m.walk.boxes[i].parent {
 		if b := &m.walk.boxes[i]; b.crosses() {

@@ -11,13 +11,14 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/x/wire"
 )
 
-// task is what was known when a worker was handed a task.
+// task is what was known when a worker got a task.
 type task struct {
 	namespace string
-	values    [5]string // by bitOf the fact
+	values    [5]string // indexed by bitOf
 	known, na policy.FactSet
 }
 
+// set records a fact.
 func (t *task) set(fact policy.FactSet, value string) {
 	t.values[bitOf(fact)] = value
 	t.known |= fact
@@ -26,11 +27,12 @@ func (t *task) set(fact policy.FactSet, value string) {
 // bitOf returns the number of the first fact in a set.
 func bitOf(facts policy.FactSet) int { return bits.TrailingZeros8(uint8(facts)) }
 
-// taskMemory remembers the tasks handed out, since their answers carry a token
-// and little else. It is bounded: what was forgotten counts as unknown.
+// taskMemory remembers the tasks that workers got, since the requests that answer
+// them hold little more than a token. It is bounded; a fact of a forgotten task is
+// unknown.
 type taskMemory struct {
 	tasks      *lru.Cache[[sha256.Size]byte, *task]
-	namespaces *lru.Cache[string, string] // namespace id -> name, as polls showed it
+	namespaces *lru.Cache[string, string] // by id: names, as seen in polls
 }
 
 const (
@@ -38,12 +40,14 @@ const (
 	rememberedNamespaces = 10_000
 )
 
+// newTaskMemory returns an empty memory.
 func newTaskMemory() *taskMemory {
-	tasks, _ := lru.New[[sha256.Size]byte, *task](rememberedTasks) // fails for sizes below 1 only
+	tasks, _ := lru.New[[sha256.Size]byte, *task](rememberedTasks) // an error is possible for sizes below 1 only
 	namespaces, _ := lru.New[string, string](rememberedNamespaces)
 	return &taskMemory{tasks: tasks, namespaces: namespaces}
 }
 
+// remember stores a task by its token.
 func (m *taskMemory) remember(token []byte, t *task) {
 	m.tasks.Add(sha256.Sum256(token), t)
 	if id, _, ok := readToken(token); ok {
@@ -51,12 +55,13 @@ func (m *taskMemory) remember(token []byte, t *task) {
 	}
 }
 
+// recall returns the task of a token; nil if it is unknown.
 func (m *taskMemory) recall(token []byte) *task {
 	t, _ := m.tasks.Get(sha256.Sum256(token))
 	return t
 }
 
-// namespaceOf returns which namespace a token is of, if it was learnt.
+// namespaceOf returns the namespace of a token; "" if no poll showed it.
 func (m *taskMemory) namespaceOf(token []byte) string {
 	if id, _, ok := readToken(token); ok {
 		name, _ := m.namespaces.Get(string(id))
@@ -65,9 +70,10 @@ func (m *taskMemory) namespaceOf(token []byte) string {
 	return ""
 }
 
-// readToken returns what the server's own task token tells: the id of the namespace, and facts of the task. Its form
-// (temporal.server.api.token.v1.Task) is an internal of the server, so what it tells is used only where the message and
-// the memory tell nothing. The values alias the token.
+// readToken returns the namespace id and the facts in a task token of the server.
+// Their format (temporal.server.api.token.v1.Task) is internal to the server, so the
+// facts only count where the message and the memory have none. The values alias the
+// token.
 func readToken(b []byte) (namespaceID []byte, t task, ok bool) {
 	numbered := false // tokens of queries and Nexus tasks have other fields of the same numbers, but no event number
 	r := wire.Read(b)
@@ -97,7 +103,7 @@ func readToken(b []byte) (namespaceID []byte, t task, ok bool) {
 	return namespaceID, t, r.Err() == nil && len(namespaceID) == 36 // a UUID as text
 }
 
-// rememberTasks keeps what is known of the tasks in an answer, for the requests
+// rememberTasks stores what is known of the tasks in a response, for the requests
 // that will answer them.
 func (c *call) rememberTasks(w *walk) {
 	for i := range w.scopes {
@@ -120,7 +126,7 @@ func (c *call) rememberTasks(w *walk) {
 			t.na = policy.FactWorkflowID | policy.FactWorkflowType
 			t.known &^= t.na
 		}
-		if c.method.poll { // the poll did not know what it would be handed; the span of the call shows it
+		if c.method.poll { // a poll names no workflow; the span of the call shows this one
 			c.workflowID, c.workflowType = t.values[0], t.values[1]
 		}
 		c.rewriter.tasks.remember(sc.token.of(w.buf), t)

@@ -8,8 +8,8 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 )
 
-// Text opens the sealed texts within a longer one, which its caller wants opened. It needs a policy's word like any other
-// sealed value.
+// Text opens the sealed texts within a longer text, each if the policy allows it.
+// changed reports whether it opened any.
 func (s *Session) Text(ctx context.Context, text []byte) (out []byte, changed bool) {
 	for {
 		at := bytes.Index(text, []byte(envelope.TextPrefix))
@@ -26,10 +26,10 @@ func (s *Session) Text(ctx context.Context, text []byte) (out []byte, changed bo
 	}
 }
 
-// base64URL is what the base64url alphabet consists of.
+// base64URL is the base64url alphabet.
 const base64URL = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 
-// wholeText opens a text that is sealed from its first letter to its last, if the policy says so.
+// wholeText opens a text that is sealed from start to end, if the policy allows it.
 func (o *opener) wholeText(ctx context.Context, text []byte) ([]byte, bool) {
 	sealed, marked, err := envelope.ParseText(text)
 	if !marked || err != nil {
@@ -43,7 +43,7 @@ func (o *opener) wholeText(ctx context.Context, text []byte) ([]byte, bool) {
 		return nil, false
 	}
 	if v.Action != policy.Open {
-		outcome := Kept // a placeholder within another text helps nobody
+		outcome := Kept // a text is not replaced by a placeholder
 		if v.Action == policy.Deny {
 			outcome = Denied
 		}
@@ -61,5 +61,5 @@ func (o *opener) wholeText(ctx context.Context, text []byte) ([]byte, bool) {
 	return opened, true
 }
 
-// textField stands for a text in an error answer, which has no place in a message.
+// textField stands for a text of an error response, which has no place in a message.
 var textField = field{kind: policy.KindFailure, path: "status.message", na: policy.AllFacts}

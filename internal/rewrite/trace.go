@@ -12,9 +12,9 @@ import (
 // tracerName is the instrumentation scope of this package's spans.
 const tracerName = "github.com/temporal-seal/temporal-seal/internal/rewrite"
 
-// startSpan starts a span below the call's own; nil if that is not recorded. There
-// is one span for a message's decisions and one for its payloads, never one
-// per payload: a span costs more than the sealing.
+// startSpan starts a child of the call's span; nil if that is not recorded. There is
+// one span for the decisions about a message and one for its payloads, never one per
+// payload: a span costs more than sealing one.
 func (c *call) startSpan(ctx context.Context, name string) (context.Context, trace.Span) {
 	parent := trace.SpanFromContext(ctx)
 	if !parent.IsRecording() {
@@ -51,8 +51,8 @@ func endSpan(s trace.Span, err error, stats *Stats) {
 	finish(s, err)
 }
 
-// finish tells the kind of an error only: its text may name what a rule says
-// about a caller, and belongs in the log.
+// finish records the kind of an error only. Its text may quote what a rule says about
+// a caller, and belongs in the log.
 func finish(s trace.Span, err error) {
 	if err != nil {
 		kind := "failed"

@@ -6,18 +6,19 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 )
 
-// Found is one payload in an answer of the server's, as the server holds it.
+// Found is one payload of a response, as the server holds it.
 type Found struct {
 	Kind, Path string
-	Payload    []byte // serialised
-	// Marked payloads bear our mark. Sealed is what such a one holds, unless Err tells that it cannot be read.
+	Payload    []byte // serialized
+	// Marked reports whether the payload has our marker. Sealed is then what it holds,
+	// unless Err is set.
 	Marked bool
 	Sealed envelope.Sealed
 	Err    error
 }
 
-// Visit shows every payload in an answer that sealing and opening care about, without opening any. What it shows aliases
-// the answer.
+// Visit calls visit for every payload of a response that could be sealed, and opens
+// none. What visit gets aliases the response.
 func (r *Rewriter) Visit(m *Method, answer []byte, visit func(Found)) error {
 	m = m.latest()
 	w := walk{plan: m.plan, method: m.name, response: true}
@@ -41,6 +42,7 @@ func (r *Rewriter) Visit(m *Method, answer []byte, visit func(Found)) error {
 	return nil
 }
 
+// found parses a payload at a site.
 func found(f *field, payload []byte) Found {
 	v := Found{Kind: f.kind, Path: f.path, Payload: payload}
 	v.Sealed, v.Marked, v.Err = envelope.ParsePayload(payload)

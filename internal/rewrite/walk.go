@@ -14,19 +14,24 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/x/wire"
 )
 
-// maxSlots bounds what the walk of one message remembers, some hundred bytes per slot, while an empty payload takes two
-// on the wire. The longest history that Temporal keeps has 51,200 events (limit.historyCount.error).
+// maxSlots bounds the memory for one message: a slot takes about a hundred bytes, and
+// an empty payload only two on the wire. The longest history that Temporal keeps has
+// 51,200 events (limit.historyCount.error).
 const maxSlots = 1 << 18
 
 var errSlots = fmt.Errorf("it holds more than %d payloads and texts", maxSlots)
 
-// span is a piece of the message, from the first byte to behind the last.
+// span is a piece of the message: the offsets of its first byte and of the byte
+// behind its last.
 type span struct{ from, to int32 }
 
+// of returns the bytes of the span.
 func (s span) of(b []byte) []byte { return b[s.from:s.to] }
-func (s span) empty() bool        { return s.from == s.to }
 
-// or returns the span, or an empty one at a place if it is empty.
+// empty reports whether the span has no bytes.
+func (s span) empty() bool { return s.from == s.to }
+
+// or returns the span, or an empty span at a place if it has no bytes.
 func (s span) or(place int32) span {
 	if s.empty() {
 		return span{place, place}
@@ -34,54 +39,57 @@ func (s span) or(place int32) span {
 	return s
 }
 
+// spanOf converts offsets.
 func spanOf(from, to int) span { return span{int32(from), int32(to)} }
 
-// box is a length-delimited field around something that may change: when its
-// content grows, its length is written anew, and that of all boxes around it.
+// box is a length-delimited field around something that may change. If its content
+// grows, its length is written again, and so are those of all boxes around it.
 type box struct {
-	lenPos     int32 // where the length stands
+	lenPos     int32 // offset of the length
 	start, end int32 // the content
 	parent     int32 // -1 at the root
 	delta      int32 // by how much the content grows
 }
 
-// slot is one thing to decide about; its field's op says what it is.
+// slot is one thing to decide about. The op of its field is what it is.
 type slot struct {
 	f       *field
-	memo    bool  // an empty value deletes the memo's key, so it stays as it is
-	box     int32 // its own box; of a chain of failures that of the first
+	memo    bool  // an empty value deletes a key of the memo, so it is not sealed
+	box     int32 // its own box, or that of the first failure of a chain
 	scope   int32
-	name    span // the key of the map entry that it stands in
+	name    span // key of the map entry that holds it
 	failure span // of a chain of failures: indexes into walk.failures
 }
 
-// scope holds the facts that one message tells about the payloads below it.
+// scope holds the facts of one message, which apply to the payloads below it.
 type scope struct {
 	parent int32
 	known  policy.FactSet
-	facts  [5]span // by bitOf the fact
-	// namespace is the one that a command addresses; token marks the task that this scope is about.
-	// endpoint is that of a Nexus operation.
+	facts  [5]span // indexed by bitOf
+	// namespace is that in which a command acts, token that of the task in this scope,
+	// and endpoint that of a Nexus operation.
 	namespace, token, endpoint span
-	task                       bool // a task handed out in this answer
+	task                       bool // the message is a task for a worker
 }
 
+// set records where a fact is.
 func (s *scope) set(fact policy.FactSet, v span) {
 	s.known |= fact
 	s.facts[bitOf(fact)] = v
 }
 
-// failureParts is what the walk saw of one failure.
+// failureParts is where the parts of one failure are.
 type failureParts struct {
 	box                        int32
 	message, stack, attributes part
 	content                    span
-	// Where a stack trace and encoded_attributes belong, in the order that Go's encoder, and so the server, writes:
-	// by number, but the members of the oneof failure_info (5 to 19) last.
+	// Where a stack trace and encoded_attributes belong in the order of Go's encoder,
+	// and so of the server: by number, but the members of the oneof failure_info
+	// (5 to 19) last.
 	stackPlace, attributesPlace int32
 }
 
-// place takes the position of a field into account that comes behind a stack trace.
+// place notes a field that comes after the stack trace.
 func (f *failureParts) place(num protowire.Number, at, end int32) {
 	if f.stackPlace == end {
 		f.stackPlace = at
@@ -91,11 +99,10 @@ func (f *failureParts) place(num protowire.Number, at, end int32) {
 	}
 }
 
-// part is a field within a failure: the whole of it with tag and length, and
-// its value.
+// part is a field of a failure: all of it with tag and length, and its value.
 type part struct{ field, value span }
 
-// walk is one pass over the bytes of one message.
+// walk is one pass over the bytes of one message, and what it found.
 type walk struct {
 	plan     *plan
 	method   string
@@ -108,25 +115,29 @@ type walk struct {
 	scopes   []scope
 	failures []failureParts
 	name     span
-	// irregular is set when a field that counts once comes twice. Such a message is legal, and merged by whoever
-	// decodes it; it is brought into the regular form before anything is decided.
+	// irregular is set if a field that counts once comes twice. Such a message is legal,
+	// and every decoder merges the fields. It is brought into the regular form before
+	// anything is decided.
 	irregular bool
-	tasks     bool // a task is handed out in this answer
+	tasks     bool // the response holds a task for a worker
 	unknown   int  // fields that this build does not know
 	refused   error
 }
 
+// reset prepares the memory for another message.
 func (w *walk) reset(buf []byte) {
 	w.buf = buf
 	w.boxes, w.slots, w.scopes, w.failures = w.boxes[:0], w.slots[:0], w.scopes[:0], w.failures[:0]
 	w.name, w.irregular, w.tasks, w.unknown, w.refused = span{}, false, false, 0, nil
 }
 
+// fail returns an error about a path of the message; "" stands for the whole.
 func (w *walk) fail(kind Kind, path string, err error) *Error {
 	return &Error{Kind: kind, RPC: w.method, Path: path, Err: err}
 }
 
-// runRegular walks a message in its regular form, which stands in w.buf then.
+// runRegular walks a message, in its regular form if it has another one. w.buf is
+// what it walked.
 func (w *walk) runRegular(n *node, in []byte) error {
 	w.reset(in)
 	if err := w.run(n); err != nil || !w.irregular || w.refused != nil {
@@ -162,7 +173,7 @@ type frame struct {
 	depth   int
 }
 
-// within is the frame of a message within this one.
+// within returns the frame of a message in this one.
 func (fr *frame) within(n *node, box int32) frame {
 	return frame{node: n, box: box, scope: fr.scope, failure: -1, depth: fr.depth + 1}
 }
@@ -215,7 +226,7 @@ func (w *walk) message(fr frame, start, end int) error {
 	return r.Err()
 }
 
-// known handles a field that the plan gives something to do.
+// handle handles a field about which the plan has more to say than to skip it.
 func (w *walk) handle(fr *frame, f *field, r *wire.Reader) error {
 	from, to := r.Bounds()
 	content := spanOf(from, to)
@@ -263,7 +274,7 @@ func (w *walk) handle(fr *frame, f *field, r *wire.Reader) error {
 		w.name = outer
 	case opFailAttributes:
 		w.failures[fr.failure].attributes = part{spanOf(r.At(), to), content}
-		return nil // the box stays: the chain's slot decides what becomes of it
+		return nil // the box stays, since the slot of the chain may change it
 	case opFailure:
 		return w.failure(fr, f, content, own)
 	case opAny:
@@ -279,6 +290,7 @@ func (w *walk) handle(fr *frame, f *field, r *wire.Reader) error {
 	return err
 }
 
+// slot adds a slot.
 func (w *walk) slot(s slot) error {
 	if len(w.slots) == maxSlots {
 		return errSlots
@@ -287,7 +299,7 @@ func (w *walk) slot(s slot) error {
 	return nil
 }
 
-// failure walks a failure. One that is not the cause of another starts a chain.
+// failure walks a failure. Unless it is the cause of another, it starts a chain.
 func (w *walk) failure(fr *frame, f *field, content span, own int32) error {
 	inner := fr.within(f.child, own)
 	if fr.failure >= 0 {
@@ -302,8 +314,8 @@ func (w *walk) failure(fr *frame, f *field, content span, own int32) error {
 	return err
 }
 
-// any walks the message within a google.protobuf.Any whose type is known. One
-// that is not known is left as it is, unless it could hold a payload.
+// anyMessage walks the message in a google.protobuf.Any. One of an unknown type is
+// left as it is, unless it might hold a payload.
 func (w *walk) anyMessage(fr *frame, f *field, content span, own int32) error {
 	var name span
 	value := box{parent: own}
@@ -336,8 +348,8 @@ func (w *walk) anyMessage(fr *frame, f *field, content span, own int32) error {
 	return w.boxed(fr, child, value)
 }
 
-// historyBlob walks a DataBlob that holds a serialized history. Only the
-// protobuf encoding (1) is known on the wire; another one is left alone.
+// historyBlob walks a DataBlob with a serialized history. Only the protobuf encoding
+// (1) is used on the wire; others are left alone.
 func (w *walk) historyBlob(fr *frame, f *field, content span, own int32) error {
 	var encoding uint64
 	data := box{parent: own}
@@ -356,7 +368,8 @@ func (w *walk) historyBlob(fr *frame, f *field, content span, own int32) error {
 	return w.boxed(fr, f.child, data)
 }
 
-// setContent takes down where the message within an Any or a DataBlob lies. It counts once.
+// setContent notes where the message in an Any or a DataBlob is. That field counts
+// once.
 func (w *walk) setContent(b *box, r *wire.Reader) {
 	w.irregular = w.irregular || b.end != 0
 	from, to := r.Bounds()
@@ -369,13 +382,13 @@ func (w *walk) boxed(fr *frame, n *node, b box) error {
 	return w.message(fr.within(n, int32(len(w.boxes)-1)), int(b.start), int(b.end))
 }
 
-// encodingEntry is how the metadata entry for `encoding` starts in every
-// payload that an SDK writes: bytes without it hold no such payload.
+// encodingEntry is the start of the metadata entry for `encoding` in every payload
+// that an SDK writes. Bytes without it hold no such payload.
 var encodingEntry = []byte("\x0a\x08encoding\x12")
 
-// unknownField judges a field that the descriptors of this build do not have.
-// In answers it passes. In requests it passes if its bytes cannot hold a
-// payload: an SDK newer than this build sends such fields all the time.
+// unknownField handles a field that the descriptors of this build do not have. In
+// responses it passes. In requests it passes if its bytes cannot hold a payload,
+// since SDKs newer than this build send such fields all the time.
 func (w *walk) unknownField(n *node, num protowire.Number, raw []byte) {
 	w.unknown++
 	if w.response || w.refused != nil {
@@ -391,8 +404,8 @@ func (w *walk) unknownField(n *node, num protowire.Number, raw []byte) {
 	}
 }
 
-// skippedMessage judges a known message that cannot hold a payload by what
-// this build knows. The descriptors of a newer SDK may have added one.
+// skippedMessage handles a message that cannot hold a payload by the descriptors of
+// this build. Those of a newer SDK may have added one.
 func (w *walk) skippedMessage(n *node, num protowire.Number, raw []byte) {
 	if !w.strict && !bytes.Contains(raw, encodingEntry) {
 		return
