@@ -179,7 +179,8 @@ func (c *compiler) mapField(f *field, fd protoreflect.FieldDescriptor) {
 		f.op = opSkip
 		return
 	}
-	if owner := fd.ContainingMessage().FullName(); owner == msgHeader || owner == msgMemo || owner == msgSearchAttributes {
+	switch fd.ContainingMessage().FullName() {
+	case msgHeader, msgMemo, msgSearchAttributes:
 		f.path = strings.TrimSuffix(f.path, "."+string(fd.Name()))
 	}
 	entry := &node{name: fd.Message().FullName(), desc: fd.Message(), fields: make([]field, 3)}

@@ -127,8 +127,8 @@ func (d *decider) stricter(own, theirs policy.Verdict, target string, s *slot) (
 	case theirs.Action == policy.Seal && own.Action == policy.Pass:
 		key, ok := d.call.state.Keys.DefaultKey(d.call.namespace)
 		if !ok {
-			return own, d.call.fail(KindDenied, s.f.path, fmt.Errorf("the policy of the namespace %q, to which it is addressed, wants it sealed, "+
-				"and no key serves the namespace %q", target, d.call.namespace))
+			return own, d.call.fail(KindDenied, s.f.path, fmt.Errorf("the policy of the namespace %q, to which it is "+
+				"addressed, wants it sealed, and no key serves the namespace %q", target, d.call.namespace))
 		}
 		own = theirs
 		own.Key = key
@@ -199,7 +199,8 @@ func (s *sealer) decideSlot(ctx context.Context, sl *slot, v *policy.Verdict) (e
 		}
 	}
 	if marked && (sl.f.op == opExempt || sl.f.op == opSearchAttribute || sl.f.op == opReason) {
-		return s.call.fail(KindDenied, sl.f.path, errors.New("a sealed value is not accepted in a field that stays readable"))
+		return s.call.fail(KindDenied, sl.f.path,
+			errors.New("a sealed value is not accepted in a field that stays readable"))
 	}
 	if sl.f.op == opExempt {
 		return nil
@@ -229,7 +230,8 @@ type lastVerdict struct {
 // answers reports whether the policy would get the same input again. A verdict from
 // the policy cache does not depend on the content of a payload.
 func (l *lastVerdict) answers(s *slot, h *head, name string) bool {
-	return l.verdict.Hit && l.f == s.f && l.scope == s.scope && l.name == name && l.encoding == h.encoding && l.messageType == h.messageType
+	return l.verdict.Hit && l.f == s.f && l.scope == s.scope && l.name == name &&
+		l.encoding == h.encoding && l.messageType == h.messageType
 }
 
 // apply turns the policy's verdict on a slot into what is done: Seal, Redact or Pass.
@@ -254,7 +256,8 @@ func (s *sealer) apply(ctx context.Context, sl *slot, v *policy.Verdict, value [
 		v.Action = policy.Seal
 	}
 	if v.Action != policy.Seal || sl.f.op == opSearchAttribute || sl.f.op == opReason {
-		return s.call.fail(KindPolicy, sl.f.path, fmt.Errorf("the verdict %s is not one for a %s in a request", v.Action, sl.f.kind))
+		return s.call.fail(KindPolicy, sl.f.path,
+			fmt.Errorf("the verdict %s is not one for a %s in a request", v.Action, sl.f.kind))
 	}
 	if marked {
 		v.Fields, v.Clear = nil, nil // sealed whole, so that opening removes one layer
@@ -267,8 +270,8 @@ func (s *sealer) apply(ctx context.Context, sl *slot, v *policy.Verdict, value [
 func (s *sealer) sealMarked(sl *slot, v *policy.Verdict) error {
 	key, ok := s.call.state.Keys.DefaultKey(s.call.namespace)
 	if !ok {
-		return s.call.fail(KindDenied, sl.f.path, fmt.Errorf("a value that bears the mark of a sealed one can only be sealed "+
-			"once more, and no key serves the namespace %q", s.call.namespace))
+		return s.call.fail(KindDenied, sl.f.path, fmt.Errorf("a value that bears the mark of a sealed one "+
+			"can only be sealed once more, and no key serves the namespace %q", s.call.namespace))
 	}
 	*v = policy.Verdict{Action: policy.Seal, Key: key}
 	return nil
@@ -326,7 +329,8 @@ func (o *opener) decide(ctx context.Context) (err error) {
 	next := 0
 	for i := range o.items {
 		it := &o.items[i]
-		if j := slices.IndexFunc(asked[:], func(last *openItem) bool { return last != nil && o.sameInput(last, it, facts) }); j >= 0 {
+		same := func(last *openItem) bool { return last != nil && o.sameInput(last, it, facts) }
+		if j := slices.IndexFunc(asked[:], same); j >= 0 {
 			it.action = asked[j].action
 			continue
 		}
@@ -357,8 +361,9 @@ func (o *opener) decide(ctx context.Context) (err error) {
 // reports whether it can read facts, which depend on the scope.
 func (o *opener) sameInput(a, b *openItem, facts bool) bool {
 	s, t := o.slot(a), o.slot(b)
+	h, k := a.sealed.Header, b.sealed.Header
 	return s.f == t.f && (s.scope == t.scope || !facts) && s.name == t.name && a.action != policy.Deny &&
-		(a.sealed.Header == b.sealed.Header || a.sealed.Header.Key == b.sealed.Header.Key && a.sealed.Header.Namespace == b.sealed.Header.Namespace)
+		(h == k || h.Key == k.Key && h.Namespace == k.Namespace)
 }
 
 // head is what a policy can read of a payload.

@@ -22,7 +22,8 @@ const systemEndpoint = "__temporal_system"
 
 // nestedRewriter seals or opens a message that a payload holds, as a message of its
 // own.
-type nestedRewriter func(ctx context.Context, s *slot, d protoreflect.MessageDescriptor, raw []byte) (out []byte, changed bool, err error)
+type nestedRewriter func(ctx context.Context, s *slot, d protoreflect.MessageDescriptor, raw []byte) (
+	out []byte, changed bool, err error)
 
 // sealSystem plans the edit for an input of the system endpoint.
 func (s *sealer) sealSystem(ctx context.Context, sl *slot) error {
@@ -31,7 +32,8 @@ func (s *sealer) sealSystem(ctx context.Context, sl *slot) error {
 		return err
 	}
 	if marked {
-		return s.call.fail(KindDenied, sl.f.path, errors.New("a sealed value is not accepted as the input of an operation that the server runs itself"))
+		return s.call.fail(KindDenied, sl.f.path,
+			errors.New("a sealed value is not accepted as the input of an operation that the server runs itself"))
 	}
 	return s.message.rewriteSystem(ctx, sl, h, s.sealNested)
 }
@@ -76,8 +78,8 @@ func (m *Message) rewriteSystem(ctx context.Context, s *slot, h head, rewrite ne
 func (p *plan) decodeSystem(h head) (*dynamicpb.Message, error) {
 	md, err := p.messageType(protoreflect.FullName(h.messageType))
 	if err != nil {
-		return nil, fmt.Errorf("the input for the endpoint %s is a message that this release does not know, so its payloads can't be found; "+
-			"upgrade the proxy before the SDK", systemEndpoint)
+		return nil, fmt.Errorf("the input for the endpoint %s is a message that this release does not know, "+
+			"so its payloads can't be found; upgrade the proxy before the SDK", systemEndpoint)
 	}
 	m := dynamicpb.NewMessage(md)
 	switch h.encoding {
@@ -95,25 +97,29 @@ func (p *plan) decodeSystem(h head) (*dynamicpb.Message, error) {
 }
 
 // sealNested seals a message that a payload holds.
-func (s *sealer) sealNested(ctx context.Context, sl *slot, d protoreflect.MessageDescriptor, raw []byte) ([]byte, bool, error) {
+func (s *sealer) sealNested(
+	ctx context.Context, sl *slot, d protoreflect.MessageDescriptor, raw []byte,
+) (out []byte, changed bool, err error) {
 	inner, err := s.call.nested(d, sl, false)
 	if err != nil {
 		return nil, false, err
 	}
 	defer inner.Done()
-	out, err := inner.sealer.request(ctx, raw)
+	out, err = inner.sealer.request(ctx, raw)
 	s.stats.add(&inner.sealer.stats)
 	return bytes.Clone(out), inner.sealer.stats.Payloads > 0, err
 }
 
 // openNested opens a message that a payload holds.
-func (o *opener) openNested(ctx context.Context, s *slot, d protoreflect.MessageDescriptor, raw []byte) ([]byte, bool, error) {
+func (o *opener) openNested(
+	ctx context.Context, s *slot, d protoreflect.MessageDescriptor, raw []byte,
+) (out []byte, changed bool, err error) {
 	inner, err := o.call.nested(d, s, true)
 	if err != nil {
 		return nil, false, err
 	}
 	defer inner.Done()
-	out, err := inner.opener.open(ctx, inner.call.method.response, raw, inner.call.method.whole)
+	out, err = inner.opener.open(ctx, inner.call.method.response, raw, inner.call.method.whole)
 	o.stats.add(&inner.opener.stats)
 	for _, h := range inner.opener.account {
 		o.account.enter(h)

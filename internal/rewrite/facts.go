@@ -32,7 +32,8 @@ func (p *plan) facts() []policy.Told {
 		rows = append(rows, c.rows...)
 	}
 	slices.SortFunc(rows, func(a, b policy.Told) int {
-		return cmp.Or(cmp.Compare(a.RPC, b.RPC), cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Known, b.Known), cmp.Compare(a.NotApplicable, b.NotApplicable))
+		return cmp.Or(cmp.Compare(a.RPC, b.RPC), cmp.Compare(a.Kind, b.Kind),
+			cmp.Compare(a.Known, b.Known), cmp.Compare(a.NotApplicable, b.NotApplicable))
 	})
 	return slices.Compact(rows)
 }

@@ -172,7 +172,8 @@ func readFailureTexts(payload []byte) (t failureTexts, ok bool, err error) {
 		return t, false, r.Err()
 	}
 	if form != failureTextsForm {
-		return t, false, fmt.Errorf("the texts of this failure have the form %q, which a newer release wrote; upgrade this proxy", form)
+		return t, false, fmt.Errorf("the texts of this failure have the form %q, which a newer release wrote; "+
+			"upgrade this proxy", form)
 	}
 	if err := json.Unmarshal(doc, &t); err != nil {
 		return t, false, errors.New("the texts of this failure are no JSON document")

@@ -123,7 +123,9 @@ func placeInOneof(base, up *descriptorpb.DescriptorProto, f *descriptorpb.FieldD
 		return
 	}
 	decl := up.OneofDecl[f.GetOneofIndex()]
-	i := slices.IndexFunc(base.OneofDecl, func(o *descriptorpb.OneofDescriptorProto) bool { return o.GetName() == decl.GetName() })
+	i := slices.IndexFunc(base.OneofDecl, func(o *descriptorpb.OneofDescriptorProto) bool {
+		return o.GetName() == decl.GetName()
+	})
 	if i < 0 {
 		i = firstSynthetic(base) // synthetic oneofs have to follow all others
 		base.OneofDecl = slices.Insert(base.OneofDecl, i, decl)

@@ -111,7 +111,8 @@ func (m *Message) reset(sealed bool) {
 	m.arena, m.edits = bounded(m.arena)[:0], boundedList(m.edits)
 	w := &m.walk
 	w.reset(nil)
-	w.slots, w.boxes, w.scopes, w.failures = boundedList(w.slots), boundedList(w.boxes), boundedList(w.scopes), boundedList(w.failures)
+	w.slots, w.boxes = boundedList(w.slots), boundedList(w.boxes)
+	w.scopes, w.failures = boundedList(w.scopes), boundedList(w.failures)
 }
 
 // bounded drops a buffer that a large message made grow.

@@ -56,7 +56,8 @@ func (s *sealer) sealNexusFailure(ctx context.Context, sl *slot) error {
 	if err != nil {
 		return fmt.Errorf("write the sealed failure as JSON: %w", err)
 	}
-	out, err := proto.Marshal(&nexuspb.Failure{Message: message, Metadata: map[string]string{"type": nexusTypeTemporal}, Details: details})
+	out, err := proto.Marshal(&nexuspb.Failure{
+		Message: message, Metadata: map[string]string{"type": nexusTypeTemporal}, Details: details})
 	if err != nil {
 		return fmt.Errorf("write the Nexus failure: %w", err)
 	}
@@ -78,7 +79,8 @@ func nexusJSON(f *nexuspb.Failure) *nexusFailureJSON {
 	if f == nil {
 		return nil
 	}
-	return &nexusFailureJSON{Message: f.Message, StackTrace: f.StackTrace, Metadata: f.Metadata, Details: f.Details, Cause: nexusJSON(f.Cause)}
+	return &nexusFailureJSON{Message: f.Message, StackTrace: f.StackTrace,
+		Metadata: f.Metadata, Details: f.Details, Cause: nexusJSON(f.Cause)}
 }
 
 // temporalFailure converts a Nexus failure to a Temporal failure as the server does.
@@ -137,8 +139,9 @@ func otherFailure(in *nexuspb.Failure, f *failurepb.Failure) error {
 	if err != nil {
 		return err
 	}
-	f.FailureInfo = &failurepb.Failure_ApplicationFailureInfo{ApplicationFailureInfo: &failurepb.ApplicationFailureInfo{Type: "NexusFailure",
-		Details: &commonpb.Payloads{Payloads: []*commonpb.Payload{{Metadata: map[string][]byte{"encoding": []byte("json/plain")}, Data: data}}}}}
+	payload := &commonpb.Payload{Metadata: map[string][]byte{"encoding": []byte("json/plain")}, Data: data}
+	f.FailureInfo = &failurepb.Failure_ApplicationFailureInfo{ApplicationFailureInfo: &failurepb.ApplicationFailureInfo{
+		Type: "NexusFailure", Details: &commonpb.Payloads{Payloads: []*commonpb.Payload{payload}}}}
 	return nil
 }
 

@@ -76,7 +76,8 @@ func New(o Options) (*Rewriter, error) {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
-	r := &Rewriter{apart: apart, strict: o.UnknownFields == "strict", shadow: o.Shadow, accounts: o.Accounts, log: o.Log, tasks: newTaskMemory()}
+	r := &Rewriter{apart: apart, strict: o.UnknownFields == "strict", shadow: o.Shadow, accounts: o.Accounts,
+		log: o.Log, tasks: newTaskMemory()}
 	r.plan.Store(p)
 	r.Apply(State{Keys: o.Keys, Policy: o.Policy, Foreign: o.Foreign})
 	r.sessions.New = func() any { return newSession(r) }

@@ -91,7 +91,8 @@ func (s *sealer) shadow(ctx context.Context, in []byte) {
 		err = s.decide(ctx)
 	}
 	if err != nil {
-		s.call.rewriter.log.Warn("shadow mode: this request would be refused", slog.String("namespace", s.call.namespace), slog.String("error", err.Error()))
+		s.call.rewriter.log.Warn("shadow mode: this request would be refused",
+			slog.String("namespace", s.call.namespace), slog.String("error", err.Error()))
 		return
 	}
 	for i := range s.items {
@@ -124,7 +125,8 @@ func (s *sealer) slot(it *sealItem) *slot { return &s.message.walk.slots[it.slot
 
 // seal seals every decided slot or none: the first failure ends the call.
 func (s *sealer) seal(ctx context.Context) (out []byte, err error) {
-	if s.call.namespace == "" && slices.ContainsFunc(s.items, func(it sealItem) bool { return it.verdict.Action == policy.Seal }) {
+	seals := func(it sealItem) bool { return it.verdict.Action == policy.Seal }
+	if s.call.namespace == "" && slices.ContainsFunc(s.items, seals) {
 		return nil, s.call.fail(KindMalformed, "namespace", errNoNamespace)
 	}
 	ctx, traced := s.call.startSpan(ctx, "payload.seal")

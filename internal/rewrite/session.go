@@ -200,7 +200,8 @@ func (c *call) identifyTask(token []byte) error {
 	case c.namespace == "":
 		c.namespace = owner
 	case owner != "" && owner != c.namespace:
-		return c.fail(KindDenied, "task_token", fmt.Errorf("the task is of another namespace than %q, which the request names", c.namespace))
+		return c.fail(KindDenied, "task_token",
+			fmt.Errorf("the task is of another namespace than %q, which the request names", c.namespace))
 	}
 	return nil
 }

@@ -48,14 +48,15 @@ func (s *sealer) sealSummary(sl *slot, key *keyring.Sealer) (err error) {
 func (s *sealer) tooLarge(growth int) error {
 	if s.message.crosses(growth) {
 		plain := len(s.message.walk.buf)
-		return s.call.fail(KindTooLarge, "", fmt.Errorf("the message has %d bytes in clear and %d sealed and compressed, and the server takes %d; "+
-			"send less at once", plain, plain+growth, maxMessage))
+		return s.call.fail(KindTooLarge, "", fmt.Errorf("the message has %d bytes in clear and %d sealed and compressed, "+
+			"and the server takes %d; send less at once", plain, plain+growth, maxMessage))
 	}
 	for i := range s.items {
 		sl := s.slot(&s.items[i])
 		if b := s.message.crossing(sl); b != nil {
-			return s.call.fail(KindTooLarge, sl.f.path, fmt.Errorf("the field has %d bytes in clear and %d sealed and compressed, and the server takes %d; "+
-				"make the payload smaller", b.end-b.start, b.end-b.start+b.delta, maxField))
+			plain := b.end - b.start
+			return s.call.fail(KindTooLarge, sl.f.path, fmt.Errorf("the field has %d bytes in clear and %d sealed and compressed, "+
+				"and the server takes %d; make the payload smaller", plain, plain+b.delta, maxField))
 		}
 	}
 	return nil

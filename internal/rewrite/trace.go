@@ -30,7 +30,9 @@ func (d *decider) endSpan(s trace.Span, err error) {
 	if s == nil {
 		return
 	}
-	s.SetAttributes(attribute.Int("policy.payloads", len(d.message.walk.slots)), attribute.String("policy.revision", d.call.policy.Revision()))
+	s.SetAttributes(
+		attribute.Int("policy.payloads", len(d.message.walk.slots)),
+		attribute.String("policy.revision", d.call.policy.Revision()))
 	finish(s, err)
 }
 
