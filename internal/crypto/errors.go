@@ -133,6 +133,11 @@ func Errorf(kind Kind, op, format string, args ...any) *Error {
 	return &Error{Kind: kind, Op: op, Err: fmt.Errorf(format, args...), ours: true}
 }
 
+// Unavailable makes the error of a key service that failed for a reason that may pass.
+func Unavailable(op string, kc KeyContext, err error) *Error {
+	return (&Error{Kind: KindUnavailable, Op: op, Err: err}).In(kc.Key, kc.Namespace)
+}
+
 // Internal marks an error whose text names the key encryption key by its URI.
 func (e *Error) Internal() *Error {
 	e.ours = false

@@ -102,7 +102,7 @@ func BenchmarkColdSalts(b *testing.B) {
 	dst := make([]byte, 0, 64)
 	b.ReportAllocs()
 	for b.Loop() {
-		for _, shard := range k.opened.openers {
+		for _, shard := range k.opening.cache.openers {
 			shard.Purge()
 		}
 		for _, c := range carriers {

@@ -39,7 +39,7 @@ func TestInventedSaltsPushNothingOut(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if n := k.opened.openersInMemory(); n != 1 {
+	if n := k.opening.cache.openersInMemory(); n != 1 {
 		t.Errorf("%d payload keys in memory, want the good one alone", n)
 	}
 }
@@ -53,12 +53,12 @@ func TestCachesAreBounded(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if n, limit := k.opened.openersInMemory(), openerShards*openersInShard; n > limit {
+	if n, limit := k.opening.cache.openersInMemory(), openerShards*openersInShard; n > limit {
 		t.Errorf("%d payload keys in memory, want at most %d", n, limit)
 	}
 	kk := s.dk.kek
 	for i := range 2 * maxContexts {
-		kk.answered(time.Now(), crypto.KeyContext{Namespace: fmt.Sprint("ns", i), Key: "default"}, []byte("w"), [32]byte{})
+		kk.Answered(crypto.KeyContext{Namespace: fmt.Sprint("ns", i), Key: "default"}, []byte("w"), [32]byte{})
 	}
 	if len(kk.contexts) != maxContexts || len(kk.order) != maxContexts {
 		t.Errorf("%d contexts, %d in order; want %d", len(kk.contexts), len(kk.order), maxContexts)
@@ -68,9 +68,9 @@ func TestCachesAreBounded(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		k.opened.add(dk)
+		k.opening.cache.add(dk)
 	}
-	if n := k.opened.keys.Len(); n != maxDataKeys {
+	if n := k.opening.cache.keys.Len(); n != maxDataKeys {
 		t.Errorf("%d data keys in memory, want %d", n, maxDataKeys)
 	}
 	if p.count() != 2 {

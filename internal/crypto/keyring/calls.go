@@ -3,57 +3,78 @@ package keyring
 import (
 	"context"
 	"errors"
-	"math/rand/v2"
 	"time"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 )
 
-// call makes one call to the key service, with its time limit and its span.
-func (k *Keyring) call(ctx context.Context, op string, kc crypto.KeyContext, f func(ctx context.Context) error) error {
-	return k.limited(ctx, op, kc, k.opt.CallTimeout, func(ctx context.Context) error {
+const maxCalls = 20 // to key services at once
+
+// service makes the calls to key services: only so many at once, each with a time limit and a span.
+type service struct {
+	opt   *KeyringOptions
+	calls chan struct{} // a place per call under way
+}
+
+func newService(opt *KeyringOptions) *service {
+	return &service{opt: opt, calls: make(chan struct{}, maxCalls)}
+}
+
+// call makes one call with its span.
+func (s *service) call(ctx context.Context, op string, kc crypto.KeyContext, f func(ctx context.Context) error) error {
+	return s.limited(ctx, op, kc, s.opt.CallTimeout, func(ctx context.Context) error {
 		end := func(error) {}
-		if k.opt.Trace != nil {
-			ctx, end = k.opt.Trace(ctx, op, kc)
+		if s.opt.Trace != nil {
+			ctx, end = s.opt.Trace(ctx, op, kc)
 		}
-		err := judged(op, kc, f(ctx))
+		err := classified(op, kc, f(ctx))
 		end(err)
 		return err
 	})
 }
 
-// limited lets only so many calls to key services be under way at once.
-func (k *Keyring) limited(ctx context.Context, op string, kc crypto.KeyContext, timeout time.Duration, f func(ctx context.Context) error) error {
+func (s *service) limited(ctx context.Context, op string, kc crypto.KeyContext, timeout time.Duration, f func(ctx context.Context) error) error {
 	select {
-	case k.calls <- struct{}{}:
+	case s.calls <- struct{}{}:
 	case <-ctx.Done():
-		return unavailable(op, kc, ctx.Err())
+		return crypto.Unavailable(op, kc, ctx.Err())
 	}
-	defer func() { <-k.calls }()
+	defer func() { <-s.calls }()
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	return judged(op, kc, f(ctx))
+	return classified(op, kc, f(ctx))
 }
 
-// judged makes an error that no provider has judged an unavailable service.
-func judged(op string, kc crypto.KeyContext, err error) error {
+// classified makes an error without a kind one of an unavailable service.
+func classified(op string, kc crypto.KeyContext, err error) error {
 	var known *crypto.Error
 	if err != nil && !errors.As(err, &known) {
-		return unavailable(op, kc, err)
+		return crypto.Unavailable(op, kc, err)
 	}
 	return err
 }
 
-func unavailable(op string, kc crypto.KeyContext, err error) error {
-	return (&crypto.Error{Kind: crypto.KindUnavailable, Op: op, Err: err}).In(kc.Key, kc.Namespace)
+// open has a key opened. That may take several calls, and longer than one does: it may need credentials.
+func (s *service) open(ctx context.Context, uri string) (p crypto.Provider, err error) {
+	err = s.limited(ctx, "open key", crypto.KeyContext{}, s.opt.MaxWait, func(ctx context.Context) (err error) {
+		p, err = s.opt.Open(ctx, uri)
+		if err != nil && crypto.KindOf(err) == crypto.KindUnknown && ctx.Err() == nil {
+			err = &crypto.Error{Kind: crypto.KindNotConfigured, Op: "open key", Err: err}
+		}
+		return err
+	})
+	if crypto.KindOf(err) == crypto.KindDenied {
+		err = &crypto.Error{Kind: crypto.KindRevoked, Op: "open key", Err: err}
+	}
+	return p, err
 }
 
 // generate makes a data key and proves that its wrapped form can be unwrapped, before anything is sealed with it.
-func (k *Keyring) generate(ctx context.Context, kk *kek, kc crypto.KeyContext) (*dataKey, error) {
+func (s *service) generate(ctx context.Context, key *Key, kc crypto.KeyContext) (*dataKey, error) {
 	var plain, wrapped []byte
-	err := k.call(ctx, "kms.generate_data_key", kc, func(ctx context.Context) (err error) {
-		plain, wrapped, err = kk.GenerateDataKey(ctx, kc)
+	err := s.call(ctx, "kms.generate_data_key", kc, func(ctx context.Context) (err error) {
+		plain, wrapped, err = key.Provider().GenerateDataKey(ctx, kc)
 		return err
 	})
 	if err != nil {
@@ -61,30 +82,30 @@ func (k *Keyring) generate(ctx context.Context, kk *kek, kc crypto.KeyContext) (
 	}
 	defer clear(plain)
 	if len(plain) != envelope.DataKeySize || len(wrapped) > envelope.MaxWrapped {
-		return nil, crypto.Errorf(crypto.KindNotConfigured, "kms.generate_data_key", "%s gave a data key of %d bytes wrapped in %d; 32 in at most %d were asked for",
-			kk.URI(), len(plain), len(wrapped), envelope.MaxWrapped).In(kc.Key, kc.Namespace).Internal()
+		return nil, crypto.Errorf(crypto.KindNotConfigured, "kms.generate_data_key",
+			"%s gave a data key of %d bytes wrapped in %d; 32 in at most %d were asked for",
+			key.URI(), len(plain), len(wrapped), envelope.MaxWrapped).In(kc.Key, kc.Namespace).Internal()
 	}
-	made, err := newDataKey(kk, kc, plain, wrapped)
+	made, err := newDataKey(key, kc, plain, wrapped)
 	if err != nil {
 		return nil, err
 	}
-	made.use = k.useOf(kk, kc)
-	again, err := k.unwrap(ctx, kk, kc, wrapped)
+	again, err := s.unwrap(ctx, key, kc, wrapped)
 	if err != nil {
 		return nil, err
 	}
 	if again.id != made.id {
-		return nil, crypto.Errorf(crypto.KindNotConfigured, "kms.decrypt", "%s unwraps to another data key than it wrapped; nothing is sealed with it",
-			kk.URI()).In(kc.Key, kc.Namespace).Internal()
+		return nil, crypto.Errorf(crypto.KindNotConfigured, "kms.decrypt",
+			"%s unwraps to another data key than it wrapped; nothing is sealed with it", key.URI()).In(kc.Key, kc.Namespace).Internal()
 	}
-	kk.answered(k.now(), kc, wrapped, made.id)
+	key.Answered(kc, wrapped, made.id)
 	return made, nil
 }
 
-func (k *Keyring) unwrap(ctx context.Context, kk *kek, kc crypto.KeyContext, wrapped []byte) (*dataKey, error) {
+func (s *service) unwrap(ctx context.Context, key *Key, kc crypto.KeyContext, wrapped []byte) (*dataKey, error) {
 	var plain []byte
-	err := k.call(ctx, "kms.decrypt", kc, func(ctx context.Context) (err error) {
-		plain, err = kk.UnwrapDataKey(ctx, wrapped, kc)
+	err := s.call(ctx, "kms.decrypt", kc, func(ctx context.Context) (err error) {
+		plain, err = key.Provider().UnwrapDataKey(ctx, wrapped, kc)
 		return err
 	})
 	if err != nil {
@@ -92,16 +113,17 @@ func (k *Keyring) unwrap(ctx context.Context, kk *kek, kc crypto.KeyContext, wra
 	}
 	defer clear(plain)
 	if len(plain) != envelope.DataKeySize {
-		return nil, crypto.Errorf(crypto.KindRejected, "kms.decrypt", "the wrapped key holds %d bytes and so no data key", len(plain)).In(kc.Key, kc.Namespace)
+		return nil, crypto.Errorf(crypto.KindRejected, "kms.decrypt", "the wrapped key holds %d bytes and so no data key", len(plain)).
+			In(kc.Key, kc.Namespace)
 	}
-	dk, err := newDataKey(kk, kc, plain, wrapped)
-	if err == nil {
-		dk.use = k.useOf(kk, kc)
-	}
-	return dk, err
+	return newDataKey(key, kc, plain, wrapped)
 }
 
-// jitter spreads d by the share in both directions, so that many proxies do not call at the same moment.
-func jitter(d time.Duration, share float64) time.Duration {
-	return time.Duration(float64(d) * (1 + share*(2*rand.Float64()-1)))
+// probe unwraps a data key to see whether the service does.
+func (s *service) probe(ctx context.Context, key *Key, kc crypto.KeyContext, wrapped []byte) (id [32]byte, err error) {
+	dk, err := s.unwrap(ctx, key, kc, wrapped)
+	if err != nil {
+		return id, err
+	}
+	return dk.id, nil
 }

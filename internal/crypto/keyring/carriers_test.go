@@ -19,9 +19,9 @@ func TestNotedOpenerIsNotTrustedAfterReload(t *testing.T) {
 	if _, _, err := k.OpenNext(t.Context(), nil, &first, "ns", &run); err != nil || run.recent[0] == nil {
 		t.Fatalf("opener %v, error %v", run.recent[0], err)
 	}
-	revoking := *k.set.Load()
+	revoking := *k.core.set.Load()
 	revoking.revoked = map[[envelope.IDSize]byte]bool{first.Header.DataKeyID: true}
-	k.set.Store(&revoking)
+	k.core.set.Store(&revoking)
 	if _, _, err := k.OpenNext(t.Context(), nil, &first, "ns", &run); crypto.KindOf(err) != crypto.KindRevoked {
 		t.Errorf("opened after its data key was revoked: %v", err)
 	}

@@ -3,9 +3,11 @@ package keyring
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
+	"github.com/temporal-seal/temporal-seal/internal/x/glob"
 )
 
 // KeyConfig is one entry of `keys` in the configuration.
@@ -30,7 +32,7 @@ type Set struct {
 	grants  map[Grant]bool
 	revoked map[[envelope.IDSize]byte]bool // data-key ids
 	realm   string                         // "" or ends in "/"
-	found   map[string]*kek                // by URI: the key encryption keys that Prepare looked up
+	found   map[string]*Key                // by URI: the key encryption keys that Prepare looked up
 }
 
 type keyEntry struct {
@@ -40,7 +42,7 @@ type keyEntry struct {
 }
 
 func newSet(realm string, keys []KeyConfig, grants []Grant, revokedDataKeys [][32]byte) (*Set, error) {
-	t := &Set{grants: make(map[Grant]bool), revoked: make(map[[envelope.IDSize]byte]bool), found: make(map[string]*kek)}
+	t := &Set{grants: make(map[Grant]bool), revoked: make(map[[envelope.IDSize]byte]bool), found: make(map[string]*Key)}
 	if realm != "" {
 		t.realm = realm + "/"
 	}
@@ -100,12 +102,7 @@ func (e *keyEntry) serves(namespace, key string) (value string, ok bool) {
 	if len(e.Namespaces) == 0 {
 		return value, true
 	}
-	for _, p := range e.Namespaces {
-		if MatchStar(p, namespace) {
-			return value, true
-		}
-	}
-	return "", false
+	return value, glob.MatchAny(e.Namespaces, namespace)
 }
 
 // safeStar keeps a policy's or an envelope's key name from writing URIs: what the star stands for can't add a parameter,
@@ -124,50 +121,21 @@ func safeStar(s string) bool {
 	return true
 }
 
-// MatchStar matches a whole name against a pattern in which each * stands for any run of characters.
-func MatchStar(pattern, name string) bool {
-	head, rest, more := strings.Cut(pattern, "*")
-	if !more {
-		return pattern == name
-	}
-	if !strings.HasPrefix(name, head) {
-		return false
-	}
-	name = name[len(head):]
-	for {
-		var part string
-		part, rest, more = strings.Cut(rest, "*")
-		if !more {
-			return strings.HasSuffix(name, part)
-		}
-		i := strings.Index(name, part)
-		if i < 0 {
-			return false
-		}
-		name = name[i+len(part):]
-	}
+// nameURI reports whether a URI of an entry is this one, with whatever its star stands for.
+func nameURI(pattern, uri string) bool {
+	return pattern == uri || strings.Contains(pattern, star) && glob.Match(strings.ReplaceAll(pattern, star, "*"), uri)
 }
 
-// names tells whether any entry has the URI, with whatever its star stands for.
+// names reports whether any entry has the URI.
 func (s *Set) names(uri string) bool {
-	for i := range s.entries {
-		for _, u := range s.entries[i].uris() {
-			if u == uri || strings.Contains(u, star) && MatchStar(strings.ReplaceAll(u, star, "*"), uri) {
-				return true
-			}
-		}
-	}
-	return false
+	return slices.ContainsFunc(s.entries, func(e keyEntry) bool {
+		return slices.ContainsFunc(e.uris(), func(u string) bool { return nameURI(u, uri) })
+	})
 }
 
-// names tells whether the entry has the URI where its star stands for value.
+// names reports whether the entry has the URI where its star stands for value.
 func (e *keyEntry) names(value, uri string) bool {
-	for _, u := range e.uris() {
-		if fillIn(u, value) == uri {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(e.uris(), func(u string) bool { return fillIn(u, value) == uri })
 }
 
 // find gives the first entry that serves a key name in a namespace.

@@ -16,7 +16,7 @@ import (
 // only fell out of a cache when nobody can use it any more.
 type dataKey struct {
 	id      [envelope.IDSize]byte
-	kek     *kek
+	kek     *Key
 	context crypto.KeyContext
 	wrapped []byte
 	use     *keyUse
@@ -28,19 +28,19 @@ type dataKey struct {
 
 var errDropped = errors.New("the data key was dropped while the call was under way; try again")
 
-func newDataKey(kk *kek, kc crypto.KeyContext, plain, wrapped []byte) (*dataKey, error) {
+func newDataKey(key *Key, kc crypto.KeyContext, plain, wrapped []byte) (*dataKey, error) {
 	id, err := envelope.DeriveDataKeyID(plain)
 	if err != nil {
 		return nil, crypto.Errorf(crypto.KindUnavailable, "derive data-key id", "%w", err).In(kc.Key, kc.Namespace)
 	}
-	dk := &dataKey{secret: (*[envelope.DataKeySize]byte)(append([]byte(nil), plain...)), id: id, kek: kk, context: kc, wrapped: wrapped,
+	dk := &dataKey{secret: (*[envelope.DataKeySize]byte)(append([]byte(nil), plain...)), id: id, kek: key, context: kc, wrapped: wrapped,
 		use: new(keyUse)}
 	runtime.AddCleanup(dk, func(secret *[envelope.DataKeySize]byte) { clear(secret[:]) }, dk.secret)
 	return dk, nil
 }
 
 // usable tells whether the key may serve now. It is asked for every payload.
-func (dk *dataKey) usable() bool { return dk.kek.state.Load() == kekServing && !dk.dropped.Load() }
+func (dk *dataKey) usable() bool { return dk.kek.Usable() && !dk.dropped.Load() }
 
 // drop ends the use of the key and clears its bytes.
 func (dk *dataKey) drop() {

@@ -101,7 +101,7 @@ func TestIdleKeysAreNotRenewed(t *testing.T) {
 		k, _ := ring(t)
 		seal(t, k, "payload")
 		time.Sleep(60 * time.Hour)
-		if sl := k.slotOf("ns", "default"); sl != nil {
+		if sl := k.core.slots.find("ns", "default"); sl != nil {
 			t.Error("a namespace that nobody uses still has its data key")
 		}
 		if _, hit, err := k.Sealer(t.Context(), "ns", "default"); hit || err != nil {
@@ -121,10 +121,10 @@ func TestRevocationIsSeenWithinTheProbeInterval(t *testing.T) {
 		wantKind(t, err, crypto.KindRevoked)
 		_, err = held.AppendPayload(nil, []byte("x"), false)
 		wantKind(t, err, crypto.KindRevoked)
-		if n := k.opened.keys.Len(); n != 0 {
+		if n := k.opening.cache.keys.Len(); n != 0 {
 			t.Errorf("%d data keys still in memory", n)
 		}
-		if k.slotOf("ns", "default").current.Load() != nil {
+		if k.core.slots.find("ns", "default").current.Load() != nil {
 			t.Error("the working key is still in memory")
 		}
 	})
@@ -170,7 +170,7 @@ func TestAllContextsAreDenied(t *testing.T) {
 		p.answer(apiError(crypto.KindDenied, "AccessDeniedException"))
 		time.Sleep(100 * time.Second)
 		for i := range 30 {
-			if s := k.slotOf(fmt.Sprint("ns", i), "default").current.Load(); s != nil {
+			if s := k.core.slots.find(fmt.Sprint("ns", i), "default").current.Load(); s != nil {
 				t.Errorf("ns%d still has its data key", i)
 			}
 		}

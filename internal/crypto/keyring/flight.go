@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/x/backoff"
 )
 
 // flights lets callers that need the same thing wait for one piece of work. The work belongs to none of them: it goes
@@ -74,7 +75,8 @@ func (g *flights[K, V]) run(ctx context.Context, key K, f *flight[V], work func(
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(g.base, cancel)()
-	for pause := firstPause; ; pause = min(2*pause, longestPause) {
+	pause := backoff.Backoff{First: firstPause, Max: longestPause, Jitter: 0.5}
+	for {
 		v, err := work(ctx)
 		g.mu.Lock()
 		again := crypto.WorthWaiting(err) && f.waiting > 0 && g.base.Err() == nil
@@ -87,12 +89,7 @@ func (g *flights[K, V]) run(ctx context.Context, key K, f *flight[V], work func(
 		}
 		f.last = err
 		g.mu.Unlock()
-		t := time.NewTimer(jitter(pause, 0.5))
-		select {
-		case <-t.C:
-		case <-g.base.Done():
-			t.Stop()
-		}
+		_ = pause.Wait(g.base) // if it ends, the next try is the last
 	}
 }
 

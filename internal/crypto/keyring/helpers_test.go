@@ -309,3 +309,7 @@ func lengthPrefixed(s string) string {
 }
 
 const waitForTick = 2 * time.Second
+
+func testHealth() *HealthOptions {
+	return &HealthOptions{Grace: time.Hour, ProbeInterval: time.Minute, ProbeRetry: time.Second, Now: time.Now, Log: slog.New(slog.DiscardHandler)}
+}

@@ -4,22 +4,37 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
-	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
+	"github.com/temporal-seal/temporal-seal/internal/x/backoff"
 )
 
-// kek is one key encryption key with what is known about its health. Its state is a matter of blobs that are known to
-// be good: a wrapped key that came in an envelope may have been planted, so what the service says to that never counts
-// against the key.
-type kek struct {
-	crypto.Provider
-	ref   crypto.KEKRef
-	state atomic.Uint32 // kekServing, kekStale, kekRevoked: read for every payload
-	used  atomic.Int64  // coarse time of the last use
+// HealthOptions are what the keys of one keyring share. All fields are required.
+type HealthOptions struct {
+	// Grace is how long a key goes on serving while its service does not answer.
+	Grace time.Duration
+	// ProbeInterval is the pause between probes of a key in use, ProbeRetry that after an error.
+	ProbeInterval, ProbeRetry time.Duration
+	Now                       func() time.Time
+	Log                       *slog.Logger
+	// Unwrap has a key's service unwrap a data key, and returns the id of the data key.
+	Unwrap func(ctx context.Context, k *Key, kc crypto.KeyContext, wrapped []byte) (id [32]byte, err error)
+	// Withdrawn is called when nothing may be sealed or opened any more with a key: in one context, or in all (nil).
+	Withdrawn func(k *Key, kc *crypto.KeyContext)
+}
+
+// Key is a key encryption key with what is known about its health. Only wrapped keys that are known to be good count: one
+// that came in an envelope may have been planted, so what the service answers to it never counts against the key.
+type Key struct {
+	provider crypto.Provider
+	ref      crypto.KEKRef
+	opt      *HealthOptions
+	state    atomic.Uint32 // serving, stale, revoked: read for every payload
+	used     atomic.Int64  // coarse time of the last use
 
 	mu        sync.Mutex
 	lastGood  time.Time
@@ -34,15 +49,15 @@ type kek struct {
 }
 
 const (
-	kekServing = iota
-	kekStale   // no answer for the whole grace period
-	kekRevoked
+	serving = iota
+	stale   // no answer for the whole grace period
+	revoked
 )
 
 // access is what is known about one encryption context of a key: IAM conditions may withdraw one and leave the others.
 type access struct {
 	wrapped []byte // known to be good; nil until there is one
-	id      [envelope.IDSize]byte
+	id      [32]byte
 	checked time.Time // when it last proved to be good
 	denied  time.Time // when the service first refused the good blob; zero: it did not
 	tried   time.Time // when it was last refused
@@ -52,213 +67,249 @@ type access struct {
 const (
 	maxContexts = 4096
 	verifyTrust = time.Second
+	idleAfter   = time.Hour
 )
 
-func newKEK(p crypto.Provider, now time.Time) *kek {
-	kk := &kek{Provider: p, ref: p.Ref(), lastGood: now, contexts: make(map[crypto.KeyContext]*access)}
-	kk.used.Store(now.UnixNano())
-	return kk
+// NewKey returns the key of a provider that has just answered.
+func NewKey(p crypto.Provider, opt *HealthOptions) *Key {
+	now := opt.Now()
+	k := &Key{provider: p, ref: p.Ref(), opt: opt, lastGood: now, contexts: make(map[crypto.KeyContext]*access)}
+	k.used.Store(now.UnixNano())
+	return k
 }
 
-// answered notes that the service did its work, and a wrapped key that is good beyond doubt.
-func (kk *kek) answered(now time.Time, kc crypto.KeyContext, wrapped []byte, id [envelope.IDSize]byte) {
-	kk.mu.Lock()
-	defer kk.mu.Unlock()
-	kk.lastGood = now
-	kk.failing = false
-	kk.refusal = nil
-	kk.state.Store(kekServing)
-	a := kk.contexts[kc]
+// Provider returns the key in its key service.
+func (k *Key) Provider() crypto.Provider { return k.provider }
+
+// Ref returns the reference by which envelopes name the key.
+func (k *Key) Ref() crypto.KEKRef { return k.ref }
+
+// URI names the key in logs and errors.
+func (k *Key) URI() string { return k.provider.URI() }
+
+// Usable reports whether the key may serve now.
+func (k *Key) Usable() bool { return k.state.Load() == serving }
+
+// Use notes a use at a coarse time, without writing to shared memory each time.
+func (k *Key) Use(now int64) {
+	if k.used.Load() != now {
+		k.used.Store(now)
+	}
+}
+
+// Answered notes that the service did its work, and a wrapped key that is good beyond doubt.
+func (k *Key) Answered(kc crypto.KeyContext, wrapped []byte, id [32]byte) {
+	now := k.opt.Now()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.lastGood, k.failing, k.refusal = now, false, nil
+	k.state.Store(serving)
+	a := k.contexts[kc]
 	if a == nil {
-		if len(kk.order) >= maxContexts {
-			kk.turn %= len(kk.order)
-			delete(kk.contexts, kk.order[kk.turn])
-			kk.order[kk.turn] = kc
+		if len(k.order) >= maxContexts {
+			k.turn %= len(k.order)
+			delete(k.contexts, k.order[k.turn])
+			k.order[k.turn] = kc
 		} else {
-			kk.order = append(kk.order, kc)
+			k.order = append(k.order, kc)
 		}
 		a = &access{}
-		kk.contexts[kc] = a
+		k.contexts[kc] = a
 	}
 	a.wrapped, a.id, a.checked = bytes.Clone(wrapped), id, now
 	a.denied, a.refusal = time.Time{}, nil
 }
 
-// knows tells whether there is a good blob for the context to ask the service with.
-func (kk *kek) knows(kc crypto.KeyContext) bool {
-	kk.mu.Lock()
-	defer kk.mu.Unlock()
-	return kk.contexts[kc] != nil
+// Known reports whether there is a good blob for the context to ask the service with.
+func (k *Key) Known(kc crypto.KeyContext) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.contexts[kc] != nil
 }
 
-// suspect tells whether the service refused a good blob of the context once, which is not yet taken for an answer.
-func (kk *kek) suspect(kc crypto.KeyContext) bool {
-	kk.mu.Lock()
-	defer kk.mu.Unlock()
-	a := kk.contexts[kc]
+// Suspect reports whether the service refused a good blob of the context once, which does not count as an answer yet.
+func (k *Key) Suspect(kc crypto.KeyContext) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	a := k.contexts[kc]
 	return a != nil && !a.denied.IsZero()
 }
 
-// probe asks whether the key still unwraps a blob that it is known to have wrapped, and draws the consequences.
-// Disabled or deleted counts at once. A refusal by access rules counts when it is repeated: a single one may pass, and
-// a result that a worker is about to send must not be lost to it.
-func (k *Keyring) probe(ctx context.Context, kk *kek, kc crypto.KeyContext) error {
-	kk.mu.Lock()
-	a := kk.contexts[kc]
+// Reachable reports whether the latest probe got an answer.
+func (k *Key) Reachable() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return !k.failing
+}
+
+// Probe asks whether the key still unwraps a blob that it is known to have wrapped, and draws the consequences. Disabled
+// or deleted counts at once. A refusal by access rules counts when it is repeated: a single one may pass, and a result
+// that a worker is about to send must not be lost to it.
+func (k *Key) Probe(ctx context.Context, kc crypto.KeyContext) error {
+	k.mu.Lock()
+	a := k.contexts[kc]
 	if a == nil {
-		kk.mu.Unlock()
+		k.mu.Unlock()
 		return nil
 	}
 	wrapped, id := a.wrapped, a.id
-	kk.mu.Unlock()
-	dk, err := k.unwrap(ctx, kk, kc, wrapped)
-	if err == nil && dk.id == id {
-		kk.answered(k.now(), kc, wrapped, id)
+	k.mu.Unlock()
+	got, err := k.opt.Unwrap(ctx, k, kc, wrapped)
+	if err == nil && got == id {
+		k.Answered(kc, wrapped, id)
 		return nil
 	}
-	return k.judge(kk, kc, err)
-}
-
-// verify asks about the key by a good blob, of the same context if there is one. It trusts an answer for a while.
-func (k *Keyring) verify(ctx context.Context, kk *kek, kc crypto.KeyContext) error {
-	kk.mu.Lock()
-	a := kk.contexts[kc]
-	if a == nil && len(kk.order) > 0 {
-		kc = kk.order[kk.turn%len(kk.order)]
-		a = kk.contexts[kc]
-	}
-	if a == nil || a.denied.IsZero() && kk.refusal == nil && k.now().Sub(a.checked) < verifyTrust {
-		kk.mu.Unlock()
-		return nil
-	}
-	refusal := cmp.Or(kk.refusal, a.refusal)
-	kk.mu.Unlock()
-	if refusal != nil {
-		return refusal
-	}
-	return k.probe(ctx, kk, kc)
-}
-
-// judge takes the error that the service gave for a good blob.
-func (k *Keyring) judge(kk *kek, kc crypto.KeyContext, err error) error {
 	switch crypto.KindOf(err) {
 	case crypto.KindRevoked:
-		return k.revoke(kk, kc, err)
+		return k.Revoke(kc, err)
 	case crypto.KindDenied:
-		return k.deny(kk, kc, err)
+		return k.deny(kc, err)
 	case crypto.KindUnavailable:
 	default:
 		// A service that calls its own good blob invalid is broken, or not the one that made it. That drops no key.
-		err = crypto.Errorf(crypto.KindUnavailable, "probe", "%s does not unwrap what it wrapped: %v", kk.URI(), err).In(kc.Key, kc.Namespace).Internal()
+		err = crypto.Errorf(crypto.KindUnavailable, "probe", "%s does not unwrap what it wrapped: %v", k.URI(), err).
+			In(kc.Key, kc.Namespace).Internal()
 	}
-	kk.mu.Lock()
-	defer kk.mu.Unlock()
-	kk.failing = true
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.failing = true
 	return err
 }
 
-// reachable tells whether it makes sense to ask for something that is not urgent.
-func (kk *kek) reachable() bool {
-	kk.mu.Lock()
-	defer kk.mu.Unlock()
-	return !kk.failing
+// Verify asks about the key by a good blob, of the same context if there is one. It trusts an answer for a while.
+func (k *Key) Verify(ctx context.Context, kc crypto.KeyContext) error {
+	k.mu.Lock()
+	a := k.contexts[kc]
+	if a == nil && len(k.order) > 0 {
+		kc = k.order[k.turn%len(k.order)]
+		a = k.contexts[kc]
+	}
+	if a == nil || a.denied.IsZero() && k.refusal == nil && k.opt.Now().Sub(a.checked) < verifyTrust {
+		k.mu.Unlock()
+		return nil
+	}
+	refusal := cmp.Or(k.refusal, a.refusal)
+	k.mu.Unlock()
+	if refusal != nil {
+		return refusal
+	}
+	return k.Probe(ctx, kc)
+}
+
+// Watch ends the use of a key whose service has not answered for the whole grace period, and returns the contexts to
+// probe now. A key that nobody uses is asked seldom, but often enough that it is not mistaken for one that does not answer.
+func (k *Key) Watch(now time.Time) []crypto.KeyContext {
+	interval := k.opt.ProbeInterval
+	if now.Sub(time.Unix(0, k.used.Load())) > idleAfter {
+		interval = max(interval, k.opt.Grace/12)
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if now.Sub(k.lastGood) > k.opt.Grace && k.state.CompareAndSwap(serving, stale) {
+		k.opt.Log.Error("the key service has not answered for the whole grace period: nothing is sealed or opened until it does", "kek", k.URI())
+	}
+	return k.due(now, interval)
 }
 
 // due gives the contexts to probe now, and marks the key as being probed if there are any. One that proved to be good
 // within the interval is left out, one that was refused once is always in.
-func (kk *kek) due(now time.Time, interval time.Duration) (contexts []crypto.KeyContext) {
-	kk.mu.Lock()
-	defer kk.mu.Unlock()
-	if kk.probing || now.Before(kk.nextProbe) || len(kk.order) == 0 {
+func (k *Key) due(now time.Time, interval time.Duration) (contexts []crypto.KeyContext) {
+	if k.probing || now.Before(k.nextProbe) || len(k.order) == 0 {
 		return nil
 	}
-	for kc, a := range kk.contexts {
-		if kk.sweep || !a.denied.IsZero() && (a.refusal == nil || now.Sub(a.tried) >= interval) {
+	for kc, a := range k.contexts {
+		if k.sweep || !a.denied.IsZero() && (a.refusal == nil || now.Sub(a.tried) >= interval) {
 			contexts = append(contexts, kc)
 		}
 	}
-	for range kk.order {
-		kk.turn = (kk.turn + 1) % len(kk.order)
-		kc := kk.order[kk.turn]
-		a := kk.contexts[kc]
-		if a.denied.IsZero() && !kk.sweep && (kk.refusal != nil || now.Sub(a.checked) >= interval) {
+	for range k.order {
+		k.turn = (k.turn + 1) % len(k.order)
+		kc := k.order[k.turn]
+		a := k.contexts[kc]
+		if a.denied.IsZero() && !k.sweep && (k.refusal != nil || now.Sub(a.checked) >= interval) {
 			contexts = append(contexts, kc)
 			break
 		}
 	}
-	kk.sweep = false
-	kk.probing = len(contexts) > 0
-	if !kk.probing {
-		kk.nextProbe = now.Add(interval / 4)
+	k.sweep = false
+	k.probing = len(contexts) > 0
+	if !k.probing {
+		k.nextProbe = now.Add(interval / 4)
 	}
 	return contexts
 }
 
-// probeAll probes contexts one after the other.
-func (k *Keyring) probeAll(kk *kek, contexts []crypto.KeyContext) {
-	defer k.work.Done()
-	next := jitter(k.opt.ProbeInterval, 0.05)
+// ProbeAll probes what Watch returned, one after the other.
+func (k *Key) ProbeAll(ctx context.Context, contexts []crypto.KeyContext) {
+	next := backoff.Jitter(k.opt.ProbeInterval, 0.05)
 	for _, kc := range contexts {
-		if k.probe(k.base, kk, kc) != nil {
-			next = jitter(k.opt.ProbeRetry, 0.1)
+		if k.Probe(ctx, kc) != nil {
+			next = k.retry()
 		}
 	}
-	kk.mu.Lock()
-	defer kk.mu.Unlock()
-	kk.probing = false
-	kk.nextProbe = k.now().Add(next)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.probing = false
+	k.nextProbe = k.opt.Now().Add(next)
 }
 
-// revoke stops the use of a key that was disabled or deleted.
-func (k *Keyring) revoke(kk *kek, kc crypto.KeyContext, err error) error {
-	refusal := revoked(kk, kc, err)
-	kk.mu.Lock()
-	first := kk.refusal == nil
-	kk.refusal, kk.nextProbe = refusal, k.now().Add(jitter(k.opt.ProbeRetry, 0.1))
-	kk.state.Store(kekRevoked)
-	kk.mu.Unlock()
-	k.drop(func(dk *dataKey) bool { return dk.kek == kk })
+func (k *Key) retry() time.Duration { return backoff.Jitter(k.opt.ProbeRetry, 0.1) }
+
+// Revoke stops the use of a key that was disabled or deleted.
+func (k *Key) Revoke(kc crypto.KeyContext, err error) error {
+	refusal := k.Revoked(kc, err)
+	k.mu.Lock()
+	first := k.refusal == nil
+	k.refusal, k.nextProbe = refusal, k.opt.Now().Add(k.retry())
+	k.state.Store(revoked)
+	k.mu.Unlock()
+	k.opt.Withdrawn(k, nil)
 	if first {
-		k.opt.Log.Error("a key encryption key is revoked: nothing is sealed or opened with it", "kek", kk.URI(), "error", err)
+		k.opt.Log.Error("a key encryption key is revoked: nothing is sealed or opened with it", "kek", k.URI(), "error", err)
 	}
 	return refusal
 }
 
 // deny stops the use of a key in one context once the service has refused it twice.
-func (k *Keyring) deny(kk *kek, kc crypto.KeyContext, err error) error {
-	refusal := revoked(kk, kc, err)
-	now := k.now()
-	kk.mu.Lock()
-	kk.nextProbe = now.Add(jitter(k.opt.ProbeRetry, 0.1))
-	a := kk.contexts[kc]
+func (k *Key) deny(kc crypto.KeyContext, err error) error {
+	refusal := k.Revoked(kc, err)
+	now := k.opt.Now()
+	k.mu.Lock()
+	k.nextProbe = now.Add(k.retry())
+	a := k.contexts[kc]
 	if a == nil {
-		kk.mu.Unlock()
+		k.mu.Unlock()
 		return refusal
 	}
 	if a.denied.IsZero() {
 		a.denied = now
 	}
-	wait := now.Sub(a.denied) < k.opt.ProbeRetry/2
+	wait := k.opt.Passing(now, a.denied)
 	first := !wait && a.refusal == nil
 	a.tried = now
 	if !wait {
 		a.refusal = refusal
-		kk.sweep = kk.sweep || first // whoever lost one context may have lost others
+		k.sweep = k.sweep || first // whoever lost one context may have lost others
 	}
-	kk.mu.Unlock()
-	log := k.opt.Log.With("kek", kk.URI(), "key", kc.Key, "namespace", kc.Namespace, "error", err)
+	k.mu.Unlock()
+	log := k.opt.Log.With("kek", k.URI(), "key", kc.Key, "namespace", kc.Namespace, "error", err)
 	if wait {
 		log.Warn("the key service refuses a wrapped key that is known to be good; it is asked again")
-		return unavailable("kms.decrypt", kc, err)
+		return crypto.Unavailable("kms.decrypt", kc, err)
 	}
-	k.drop(func(dk *dataKey) bool { return dk.kek == kk && dk.context == kc })
+	k.opt.Withdrawn(k, &kc)
 	if first {
 		log.Error("access to a key encryption key was withdrawn: nothing is sealed or opened with it")
 	}
 	return refusal
 }
 
-func revoked(kk *kek, kc crypto.KeyContext, err error) error {
-	return crypto.Errorf(crypto.KindRevoked, "use key", "%s is disabled, deleted or no longer allowed; restore it, or name another key in the configuration: %w",
-		kk.URI(), err).In(kc.Key, kc.Namespace).Internal()
+// Passing reports whether a refusal that was first seen at a time may still be one that passes.
+func (o *HealthOptions) Passing(now, first time.Time) bool { return now.Sub(first) < o.ProbeRetry/2 }
+
+// Revoked makes the error of a key that its service refuses to use.
+func (k *Key) Revoked(kc crypto.KeyContext, err error) error {
+	return crypto.Errorf(crypto.KindRevoked, "use key",
+		"%s is disabled, deleted or no longer allowed; restore it, or name another key in the configuration: %w",
+		k.URI(), err).In(kc.Key, kc.Namespace).Internal()
 }

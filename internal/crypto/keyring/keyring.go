@@ -5,18 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	lru "github.com/hashicorp/golang-lru/v2"
-	"github.com/hashicorp/golang-lru/v2/simplelru"
 	"golang.org/x/time/rate"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 )
 
 // KeyringOptions configures a Keyring. Zero durations and counts mean the default.
@@ -49,69 +46,56 @@ type KeyringOptions struct {
 }
 
 const (
-	maxCalls         = 20 // to key services at once
-	maxUnconfirmed   = 64 // slots of namespaces that are only claimed
-	unconfirmedBurst = 40 // calls to key services for those, and how many more per second
+	unconfirmedBurst = 40 // calls to key services for namespaces that are only claimed, and how many more per second
 	unconfirmedRate  = 2
 	refusalLife      = 30 * time.Second
 	tickInterval     = time.Second
-	idleAfter        = time.Hour
-	maxFormer        = 64 // keys that an alias meant before
 )
 
 // Keyring holds the data keys: one for sealing per (key name, namespace), and those of opened envelopes. It is safe
 // for concurrent use.
 type Keyring struct {
-	opt    KeyringOptions
-	now    func() time.Time
-	coarse atomic.Int64        // Unix nanoseconds of the latest tick, for the paths that run per payload
-	set    atomic.Pointer[Set] // in force
+	core    *core
+	sealing sealing
+	opening opening
+}
 
-	slots     sync.Map // slotKey -> *slot, of confirmed namespaces
-	confirmed sync.Map // namespace -> struct{}
-	opened    *openedKeys
-	sealing   *flights[slotKey, *Sealer]
-	unwraps   *flights[wrapID, *dataKey]
-	resolving *flights[string, *kek]
-	calls     chan struct{} // a place per call under way
-	tokens    *rate.Limiter
-
-	mu          sync.Mutex
-	unconfirmed *simplelru.LRU[slotKey, *slot]
-	keks        map[string]*kek // by URI
-	former      []*kek          // that a URI meant before
-	unresolved  *lru.Cache[string, refusal]
-	uses        map[useID]*keyUse
+// core is what the parts of a Keyring share.
+type core struct {
+	opt     KeyringOptions
+	coarse  atomic.Int64        // Unix nanoseconds of the latest tick, for the paths that run per payload
+	set     atomic.Pointer[Set] // in force
+	service *service
+	keys    *keks
+	slots   *slots
+	uses    uses
+	tokens  *rate.Limiter
 
 	base context.Context // ends with Close
 	stop context.CancelFunc
 	work sync.WaitGroup
 }
 
-// NewKeyring opens the configured keys and checks that they answer. It reports every key that does not, except those
-// for opening only: an old key may have been retired for good, and it is looked for again when an envelope needs it.
+// NewKeyring opens the configured keys and checks that they answer; see Prepare.
 func NewKeyring(ctx context.Context, opt KeyringOptions) (*Keyring, error) {
 	opt.setDefaults()
-	k := &Keyring{opt: opt, now: opt.Now, opened: newOpenedKeys(), calls: make(chan struct{}, maxCalls),
-		tokens: rate.NewLimiter(unconfirmedRate, unconfirmedBurst), keks: make(map[string]*kek), uses: make(map[useID]*keyUse),
-		unresolved: newLRU[string, refusal](maxRefusals)}
-	var err error
-	if k.unconfirmed, err = simplelru.NewLRU[slotKey, *slot](maxUnconfirmed, nil); err != nil {
-		return nil, err
-	}
-	k.base, k.stop = context.WithCancel(context.Background())
-	k.sealing = newFlights[slotKey, *Sealer](k.base, &k.work)
-	k.unwraps = newFlights[wrapID, *dataKey](k.base, &k.work)
-	k.resolving = newFlights[string, *kek](k.base, &k.work)
-	k.coarse.Store(k.now().UnixNano())
+	c := &core{opt: opt, slots: newSlots(), uses: uses{m: make(map[useID]*keyUse)},
+		tokens: rate.NewLimiter(unconfirmedRate, unconfirmedBurst)}
+	c.base, c.stop = context.WithCancel(context.Background())
+	c.service = newService(&c.opt)
+	c.coarse.Store(opt.Now().UnixNano())
+	k := &Keyring{core: c}
+	c.keys = newKEKs(c, HealthOptions{Grace: opt.Grace, ProbeInterval: opt.ProbeInterval, ProbeRetry: opt.ProbeRetry,
+		Now: opt.Now, Log: opt.Log, Unwrap: c.service.probe, Withdrawn: k.withdraw})
+	k.opening = opening{core: c, cache: newOpenedKeys(), missed: k.sealing.missed, flights: newFlights[wrapID, *dataKey](c.base, &c.work)}
+	k.sealing = sealing{core: c, flights: newFlights[slotKey, *Sealer](c.base, &c.work), made: k.opening.cache.add}
 	set, err := k.Prepare(ctx, opt.Keys, opt.Grants, opt.RevokedDataKeys)
 	if err != nil {
 		k.Close()
 		return nil, err
 	}
 	k.Commit(set)
-	k.work.Add(1)
-	go k.tick()
+	c.work.Go(k.tick)
 	return k, nil
 }
 
@@ -146,18 +130,18 @@ func (k *Keyring) Reload(ctx context.Context, keys []KeyConfig, grants []Grant, 
 
 // Current returns the set in force. A caller that has to decide twice by the same keys takes it once. Sealing and opening
 // always obey the newest one: what it revokes or no longer lists is out of use for every call at once.
-func (k *Keyring) Current() *Set { return k.set.Load() }
+func (k *Keyring) Current() *Set { return k.core.set.Load() }
 
 // Prepare checks other keys, grants and revoked data keys, and looks up every key encryption key that needs no name from
 // a policy to be known. Nothing that is in force changes. It fails with every active key that does not answer, unless it
 // is open already and its service is only unavailable. One for opening only that does not answer is logged: it may have
 // been retired for good, and it is looked for again when an envelope needs it.
 func (k *Keyring) Prepare(ctx context.Context, keys []KeyConfig, grants []Grant, revokedDataKeys [][32]byte) (*Set, error) {
-	set, err := newSet(k.opt.Realm, keys, grants, revokedDataKeys)
+	set, err := newSet(k.core.opt.Realm, keys, grants, revokedDataKeys)
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := k.within(ctx)
+	ctx, cancel := k.core.within(ctx)
 	defer cancel()
 	var errs []error
 	for i, e := range set.entries {
@@ -165,14 +149,14 @@ func (k *Keyring) Prepare(ctx context.Context, keys []KeyConfig, grants []Grant,
 			if e.wildcard && strings.Contains(uri, star) {
 				continue
 			}
-			kk, err := k.lookUp(ctx, uri)
+			key, err := k.core.keys.lookUp(ctx, uri)
 			switch {
 			case err == nil:
-				set.found[uri] = kk
+				set.found[uri] = key
 			case uri == e.Active:
 				errs = append(errs, fmt.Errorf("keys[%d] %q: %w", i, e.Name, err))
 			default:
-				k.opt.Log.Warn("a key for opening only does not answer; what it sealed can't be opened", "key", e.Name, "kek", uri, "error", err)
+				k.core.opt.Log.Warn("a key for opening only does not answer; what it sealed can't be opened", "key", e.Name, "kek", uri, "error", err)
 			}
 		}
 	}
@@ -182,157 +166,15 @@ func (k *Keyring) Prepare(ctx context.Context, keys []KeyConfig, grants []Grant,
 	return set, nil
 }
 
-// lookUp gives the key encryption key that a URI means now, which differs from the open one if an alias has moved.
-func (k *Keyring) lookUp(ctx context.Context, uri string) (*kek, error) {
-	k.mu.Lock()
-	kk := k.keks[uri]
-	k.mu.Unlock()
-	if kk == nil {
-		return k.resolving.do(ctx, uri, func(ctx context.Context) (*kek, error) { return k.openKey(ctx, uri) })
-	}
-	now, err := k.openKey(ctx, uri)
-	switch {
-	case crypto.KindOf(err) == crypto.KindUnavailable:
-		return kk, nil
-	case err != nil:
-		return nil, err
-	case now.ref != kk.ref:
-		return now, nil
-	}
-	return kk, nil
-}
-
 // Commit puts a prepared set in force, with nothing lost on the way: where the active key changed, or an alias names
 // another key now, the working data key goes on until its successor is there. It cannot fail.
 func (k *Keyring) Commit(set *Set) {
-	k.mu.Lock()
-	for uri, kk := range set.found {
-		open := k.keks[uri]
-		if open != nil && open.ref == kk.ref {
-			continue
-		}
-		k.keks[uri] = kk
-		if open != nil {
-			k.former = append(k.former, open) // data keys from it are in use still
-		}
-	}
-	k.mu.Unlock()
-	k.set.Store(set)
-	unlisted := k.forgetUnlisted(set)
+	k.core.keys.commit(set)
+	k.core.set.Store(set)
+	unlisted := k.core.keys.forgetUnlisted(set)
 	k.drop(func(dk *dataKey) bool { return set.revoked[dk.id] || unlisted[dk.kek] })
-	k.opened.refusals.Purge() // what was refused may be allowed now
-	k.unresolved.Purge()
-	k.slots.Range(func(key, value any) bool {
-		sl := value.(*slot)
-		e, named, _, ok := set.find(sl.namespace, sl.key)
-		k.mu.Lock()
-		defer k.mu.Unlock()
-		s := sl.current.Load()
-		switch {
-		case !ok:
-			k.slots.Delete(key)
-		case s == nil:
-			sl.retryAt, sl.refusal = time.Time{}, nil
-		case s.dk.kek != k.keks[fillIn(e.Active, named)]:
-			sl.renewAt, sl.retryAt = k.now(), time.Time{}
-		}
-		return true
-	})
-}
-
-// forgetUnlisted takes out the key encryption keys that the configuration no longer names, so that they are not asked
-// any more: they may be about to be disabled for good. What would be sealed with them could not be opened again.
-func (k *Keyring) forgetUnlisted(t *Set) map[*kek]bool {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	unlisted := make(map[*kek]bool)
-	maps.DeleteFunc(k.keks, func(uri string, kk *kek) bool {
-		if !t.names(uri) {
-			unlisted[kk] = true
-		}
-		return unlisted[kk]
-	})
-	surplus := len(k.former) - maxFormer
-	k.former = slices.DeleteFunc(k.former, func(kk *kek) bool {
-		if !t.names(kk.URI()) || surplus > 0 {
-			surplus--
-			unlisted[kk] = true
-		}
-		return unlisted[kk]
-	})
-	for _, sl := range k.unconfirmed.Values() {
-		if s := sl.current.Load(); s != nil {
-			sl.current.CompareAndSwap(s, nil) // few and cheap to make anew, by the configuration of then
-		}
-	}
-	return unlisted
-}
-
-// openKey asks a provider for a key. That may take several calls, and longer than one does: it may need credentials.
-func (k *Keyring) openKey(ctx context.Context, uri string) (*kek, error) {
-	var p crypto.Provider
-	err := k.limited(ctx, "open key", crypto.KeyContext{}, k.opt.MaxWait, func(ctx context.Context) (err error) {
-		p, err = k.opt.Open(ctx, uri)
-		if err != nil && crypto.KindOf(err) == crypto.KindUnknown && ctx.Err() == nil {
-			err = &crypto.Error{Kind: crypto.KindNotConfigured, Op: "open key", Err: err}
-		}
-		return err
-	})
-	if crypto.KindOf(err) == crypto.KindDenied {
-		err = &crypto.Error{Kind: crypto.KindRevoked, Op: "open key", Err: err}
-	}
-	if err != nil {
-		return nil, err
-	}
-	return newKEK(p, k.now()), nil
-}
-
-// kekOf gives the key encryption key for a URI, opening it when it is needed first.
-func (k *Keyring) kekOf(ctx context.Context, uri string) (*kek, error) {
-	k.mu.Lock()
-	kk := k.keks[uri]
-	k.mu.Unlock()
-	if kk != nil {
-		return kk, nil
-	}
-	if r, ok := k.unresolved.Get(uri); ok && k.now().Before(r.until) {
-		return nil, r.err
-	}
-	ctx, cancel := k.within(ctx)
-	defer cancel()
-	kk, err := k.resolving.do(ctx, uri, func(ctx context.Context) (*kek, error) {
-		kk, err := k.openKey(ctx, uri)
-		switch {
-		case err == nil:
-			return k.keep(uri, kk), nil
-		case crypto.KindOf(err) != crypto.KindUnavailable:
-			k.unresolved.Add(uri, refusal{err: err, until: k.now().Add(refusalLife)})
-		}
-		return nil, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return k.keep(uri, kk), nil // Prepare may have opened it
-}
-
-// keep notes an open key, unless another one was noted for its URI meanwhile.
-func (k *Keyring) keep(uri string, kk *kek) *kek {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if open := k.keks[uri]; open != nil {
-		return open
-	}
-	k.keks[uri] = kk
-	return kk
-}
-
-// within limits how long a caller without a deadline waits for a key service.
-func (k *Keyring) within(ctx context.Context) (context.Context, context.CancelFunc) {
-	if _, ok := ctx.Deadline(); ok {
-		return ctx, func() {}
-	}
-	return context.WithTimeout(ctx, k.opt.MaxWait)
+	k.opening.cache.refusals.Purge() // what was refused may be allowed now
+	k.sealing.obey(set)
 }
 
 // Rank is that of the set in force.
@@ -343,75 +185,115 @@ func (k *Keyring) DefaultKey(namespace string) (string, bool) {
 	return k.Current().DefaultKey(namespace)
 }
 
+// Sealer returns the working sealer of a namespace and key name, as the configuration allows. hit reports whether it was
+// there already; then nothing is allocated. Without one it waits for the key service, as long as ctx and MaxWait allow.
+func (k *Keyring) Sealer(ctx context.Context, namespace, key string) (s *Sealer, hit bool, err error) {
+	return k.sealing.sealer(ctx, namespace, key)
+}
+
+// Open appends to dst what s holds: the original serialized Payload (forms 0 and 1) or the text (form 2). namespace is
+// that of the call; the envelope opens if it was sealed there or if a grant allows it. hit reports whether no key service
+// had to be asked. dst must not overlap s. If an error is returned, dst is as it was.
+func (k *Keyring) Open(ctx context.Context, dst []byte, s *envelope.Sealed, namespace string) (out []byte, hit bool, err error) {
+	return k.OpenNext(ctx, dst, s, namespace, new(Run))
+}
+
+// OpenNext is Open for an envelope in a run. What it needed is noted there, and tried first for the next envelope with the
+// same header, before any cache.
+func (k *Keyring) OpenNext(ctx context.Context, dst []byte, s *envelope.Sealed, namespace string, run *Run) (out []byte, hit bool, err error) {
+	return k.opening.open(ctx, dst, s, namespace, run)
+}
+
+// Ready makes sure, before a task is asked for, that the keys are at hand that its answer may need: the result of a task
+// that cannot be sealed would be lost. These are the namespace's default key, and those that it has used lately. Keys in
+// named, which the namespace's policy can ask for, are fetched ahead, and waited for a little.
+//
+// Keys whose names have a wildcard are left out: mostly each belongs to one tenant, and what happens to it must not stop
+// the others.
+func (k *Keyring) Ready(ctx context.Context, namespace string, named []string) error {
+	return k.sealing.ready(ctx, namespace, named)
+}
+
+// Confirm notes that a namespace exists: the upstream answered successfully for it, or an authenticated caller was
+// granted it. Namespaces that are only claimed share a small cache and few calls to the key service.
+func (k *Keyring) Confirm(namespace string) { k.core.slots.confirm(namespace) }
+
+// Confirmed reports whether a namespace is known to exist; see Confirm.
+func (k *Keyring) Confirmed(namespace string) bool { return k.core.slots.exists(namespace) }
+
+// Uses lists the key encryption keys of all entries, those that were not used yet included as soon as they are open.
+// It is bounded: the entries of the configuration, and maxUses for all wildcards together.
+func (k *Keyring) Uses() []KeyUse { return k.core.uses.list(k.Current(), k.core.keys.named()) }
+
+// WorkingKeys lists the data keys that seal now.
+func (k *Keyring) WorkingKeys() []WorkingKey { return k.sealing.working() }
+
 // Close stops what runs in the background and forgets all keys. Nothing is sealed or opened after it.
 func (k *Keyring) Close() {
-	k.stop()
-	k.work.Wait()
+	k.core.stop()
+	k.core.work.Wait()
 	k.drop(func(*dataKey) bool { return true })
 }
 
 // drop forgets the data keys that match, for sealing and for opening.
 func (k *Keyring) drop(match func(*dataKey) bool) {
-	empty := func(sl *slot) {
-		if s := sl.current.Load(); s != nil && match(s.dk) {
-			s.dk.drop()
-			sl.current.CompareAndSwap(s, nil)
-		}
-	}
-	k.slots.Range(func(_, sl any) bool { empty(sl.(*slot)); return true })
-	k.mu.Lock()
-	for _, sl := range k.unconfirmed.Values() {
-		empty(sl)
-	}
-	k.mu.Unlock()
-	k.opened.drop(match)
+	k.sealing.drop(match)
+	k.opening.cache.drop(match)
+}
+
+// withdraw forgets the data keys under a key encryption key: in one context, or in all.
+func (k *Keyring) withdraw(key *Key, kc *crypto.KeyContext) {
+	k.drop(func(dk *dataKey) bool { return dk.kek == key && (kc == nil || dk.context == *kc) })
 }
 
 // tick does what is due: renewal, probes, and the end of the grace period.
 func (k *Keyring) tick() {
-	defer k.work.Done()
 	t := time.NewTicker(tickInterval)
 	defer t.Stop()
 	for {
 		select {
-		case <-k.base.Done():
+		case <-k.core.base.Done():
 			return
 		case <-t.C:
 		}
-		now := k.now()
-		k.coarse.Store(now.UnixNano())
-		k.tend(now)
-		k.watch(now)
+		now := k.core.opt.Now()
+		k.core.coarse.Store(now.UnixNano())
+		k.sealing.tend(now)
+		for _, key := range k.core.keys.all() {
+			if contexts := key.Watch(now); contexts != nil {
+				k.core.work.Go(func() { key.ProbeAll(k.core.base, contexts) })
+			}
+		}
 	}
 }
 
-// watch looks after the key encryption keys. One that nobody uses is asked seldom, but often enough that it is not
-// mistaken for one that does not answer.
-func (k *Keyring) watch(now time.Time) {
-	k.mu.Lock()
-	keks := slices.AppendSeq(slices.Clone(k.former), maps.Values(k.keks))
-	k.mu.Unlock()
-	for _, kk := range keks {
-		interval := k.opt.ProbeInterval
-		if now.Sub(time.Unix(0, kk.used.Load())) > idleAfter {
-			interval = max(interval, k.opt.Grace/12)
-		}
-		kk.mu.Lock()
-		stale := now.Sub(kk.lastGood) > k.opt.Grace
-		kk.mu.Unlock()
-		if stale && kk.state.CompareAndSwap(kekServing, kekStale) {
-			k.opt.Log.Error("the key service has not answered for the whole grace period: nothing is sealed or opened until it does", "kek", kk.URI())
-		}
-		if contexts := kk.due(now, interval); contexts != nil {
-			k.work.Add(1)
-			go k.probeAll(kk, contexts)
-		}
+// within limits how long a caller without a deadline waits for a key service.
+func (c *core) within(ctx context.Context) (context.Context, context.CancelFunc) {
+	if _, ok := ctx.Deadline(); ok {
+		return ctx, func() {}
 	}
+	return context.WithTimeout(ctx, c.opt.MaxWait)
 }
 
 // touch notes a use, to the second, without writing to shared memory each time.
-func (k *Keyring) touch(used *atomic.Int64) {
-	if now := k.coarse.Load(); used.Load() != now {
+func (c *core) touch(used *atomic.Int64) {
+	if now := c.coarse.Load(); used.Load() != now {
 		used.Store(now)
 	}
+}
+
+// use notes a use of a data key's key encryption key.
+func (c *core) use(dk *dataKey) { dk.kek.Use(c.coarse.Load()) }
+
+// count has the uses of a new data key counted.
+func (c *core) count(dk *dataKey) { dk.use = c.uses.of(c.set.Load(), dk.kek, dk.context) }
+
+// mayCall reports whether n calls to a key service may be made for a namespace, which few may if it is only claimed.
+func (c *core) mayCall(namespace string, n int) bool {
+	return c.slots.exists(namespace) || c.tokens.AllowN(c.opt.Now(), n)
+}
+
+// refusal is a permanent error that is the answer for a while.
+func (c *core) refusal(err error) refusal {
+	return refusal{err: err, until: c.opt.Now().Add(refusalLife)}
 }

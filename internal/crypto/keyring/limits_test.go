@@ -71,7 +71,7 @@ func TestCallsAreLimited(t *testing.T) {
 
 func TestColdOpensAreCoalesced(t *testing.T) {
 	carrier, k, p := coldCarrier(t)
-	k.opt.CallTimeout, k.opt.MaxWait = time.Minute, time.Minute // however slow the machine is
+	k.core.opt.CallTimeout, k.core.opt.MaxWait = time.Minute, time.Minute // however slow the machine is
 	before := p.count()
 	p.block = make(chan struct{})
 	var wg sync.WaitGroup
@@ -83,7 +83,7 @@ func TestColdOpensAreCoalesced(t *testing.T) {
 		wantKind(t, err, crypto.KindUnavailable)
 	})
 	<-started
-	for k.unwraps.size() == 0 {
+	for k.opening.flights.size() == 0 {
 		time.Sleep(time.Millisecond)
 	}
 	for range 10_000 {
@@ -111,7 +111,7 @@ func TestNobodyWaitsNobodyAsks(t *testing.T) {
 		time.Sleep(5 * time.Second)
 		before := p.count()
 		time.Sleep(time.Hour)
-		if n := p.count() - before; n != 0 || k.unwraps.size() != 0 {
+		if n := p.count() - before; n != 0 || k.opening.flights.size() != 0 {
 			t.Errorf("%d calls for a caller that has left", n)
 		}
 	})
@@ -149,8 +149,8 @@ func TestMadeUpNamespacesAreBounded(t *testing.T) {
 			t.Errorf("%d calls to the key service for 2,000 made-up namespaces, want at most 64", n)
 		}
 		slots := 0
-		k.slots.Range(func(any, any) bool { slots++; return true })
-		if n := k.unconfirmed.Len(); n > maxUnconfirmed || slots != 1 {
+		k.core.slots.confirmed.Range(func(any, any) bool { slots++; return true })
+		if n := k.core.slots.unconfirmed.Len(); n > maxUnconfirmed || slots != 1 {
 			t.Errorf("%d unconfirmed and %d confirmed slots in memory", n, slots)
 		}
 		if _, err := open(k, carrier, "ns"); err != nil {
@@ -177,7 +177,7 @@ func TestMadeUpNamespacesTakeNoMemory(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		for k.sealing.size() > 0 {
+		for k.sealing.flights.size() > 0 {
 			time.Sleep(time.Millisecond) // nobody waits for these any more
 		}
 	}

@@ -33,7 +33,7 @@ type opener struct {
 	header []byte
 	cipher envelope.Cipher
 	dk     *dataKey
-	table  *Set
+	set    *Set
 }
 
 type refusal struct {
@@ -66,15 +66,15 @@ func (o *openedKeys) opener(header []byte) *opener {
 	return nil
 }
 
-func (o *openedKeys) addOpener(header []byte, c envelope.Cipher, dk *dataKey, t *Set) *opener {
+func (o *openedKeys) addOpener(header []byte, c envelope.Cipher, dk *dataKey, set *Set) *opener {
 	h := maphash.Bytes(o.seed, header)
-	op := &opener{header: bytes.Clone(header), cipher: c, dk: dk, table: t}
+	op := &opener{header: bytes.Clone(header), cipher: c, dk: dk, set: set}
 	o.openers[h%openerShards].Add(h, op)
 	return op
 }
 
 func (o *openedKeys) add(dk *dataKey) {
-	h := envelope.Header{Key: dk.context.Key, Namespace: dk.context.Namespace, KEK: dk.kek.ref, Wrapped: dk.wrapped}
+	h := envelope.Header{Key: dk.context.Key, Namespace: dk.context.Namespace, KEK: dk.kek.Ref(), Wrapped: dk.wrapped}
 	id := wrapIDOf(&h)
 	o.keys.Add(id, dk)
 	o.refusals.Remove(id)

@@ -64,7 +64,7 @@ func TestReadyMindsTheKeysOfEnvelopes(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		other := newKeyring(t, KeyringOptions{Keys: k.opt.Keys, Open: store{phi.uri: phi, byDefault.uri: byDefault}.open})
+		other := newKeyring(t, KeyringOptions{Keys: k.core.opt.Keys, Open: store{phi.uri: phi, byDefault.uri: byDefault}.open})
 		other.Confirm("ns")
 		phi.answer(timedOut)
 		ctx := t.Context()

@@ -40,7 +40,7 @@ func reload(t *testing.T, k *Keyring, keys ...KeyConfig) {
 // TestPrepareChangesNothing: what is in force stays so until Commit, also where an alias has moved.
 func TestPrepareChangesNothing(t *testing.T) {
 	k, old, fresh, carrier := twoKeys(t)
-	before, keks := k.Current(), maps.Clone(k.keks)
+	before, keks := k.Current(), maps.Clone(k.core.keys.byURI)
 	fresh.ref = crypto.NewKEKRef("test", "what the alias means now")
 	if set, err := k.Prepare(t.Context(), []KeyConfig{{Name: "a", Active: "test:none"}}, nil, nil); err == nil || set != nil {
 		t.Errorf("prepared %v with a key that does not exist, error %v", set, err)
@@ -49,7 +49,7 @@ func TestPrepareChangesNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if k.Current() != before || !maps.Equal(k.keks, keks) || len(k.former) != 0 {
+	if k.Current() != before || !maps.Equal(k.core.keys.byURI, keks) || len(k.core.keys.former) != 0 {
 		t.Error("preparing changed what is in force")
 	}
 	if got, err := open(k, carrier, "ns"); err != nil || got != "payload" {
@@ -212,7 +212,7 @@ func TestFormerKeysAreBounded(t *testing.T) {
 		alias["test:default"] = next
 		reload(t, k, defaultKeys()...)
 	}
-	if n := len(k.former); n > maxFormer {
+	if n := len(k.core.keys.former); n > maxFormer {
 		t.Errorf("%d former keys in memory", n)
 	}
 }
@@ -279,12 +279,12 @@ func TestUsesAreBounded(t *testing.T) {
 func TestCallersLearnNoPlaces(t *testing.T) {
 	kc := crypto.KeyContext{Namespace: "ns", Key: "phi"}
 	place := "awskms://alias/secret-place?endpoint=https://kms.internal"
-	kk := newKEK(newScripted(place), time.Now())
+	kk := NewKey(newScripted(place), testHealth())
 	fromProvider := &crypto.Error{Kind: crypto.KindDenied, Op: "kms.decrypt", Key: "phi", Namespace: "ns", Err: errors.New(place + ": AccessDeniedException: arn:aws:kms:x")}
 	noURI := &crypto.Error{Kind: crypto.KindRejected, Op: "unwrap data key", Key: "phi", Err: errors.New("no key in local:/secret-place opens it")}
 	for i, err := range []error{
-		revoked(kk, kc, fromProvider), unavailable("kms.decrypt", kc, fromProvider), fromProvider, noURI,
-		crypto.Errorf(crypto.KindRejected, "open", "refused: %w", fromProvider).In("phi", "ns"), fmt.Errorf("StartWorkflowExecution: input: %w", revoked(kk, kc, fromProvider)),
+		kk.Revoked(kc, fromProvider), crypto.Unavailable("kms.decrypt", kc, fromProvider), fromProvider, noURI,
+		crypto.Errorf(crypto.KindRejected, "open", "refused: %w", fromProvider).In("phi", "ns"), fmt.Errorf("StartWorkflowExecution: input: %w", kk.Revoked(kc, fromProvider)),
 		fmt.Errorf("%w, and more after it", fromProvider), errors.Join(fromProvider, noURI),
 	} {
 		told := crypto.ForCaller(err)
@@ -292,7 +292,7 @@ func TestCallersLearnNoPlaces(t *testing.T) {
 			t.Errorf("%d: %s", i, told)
 		}
 	}
-	if told := crypto.ForCaller(fmt.Errorf("Poll: history: %w", revoked(kk, kc, fromProvider))); !strings.HasPrefix(told, "Poll: history: use key") {
+	if told := crypto.ForCaller(fmt.Errorf("Poll: history: %w", kk.Revoked(kc, fromProvider))); !strings.HasPrefix(told, "Poll: history: use key") {
 		t.Error(told)
 	}
 	whole := crypto.Errorf(crypto.KindForeign, "open", "sealed in another namespace than %q", "a").In("phi", "ns")

@@ -89,7 +89,7 @@ func sealGolden(t *testing.T, g golden) golden {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s = &Sealer{dk: dk, clock: &k.coarse, header: s.header}
+	s = &Sealer{dk: dk, clock: &k.core.coarse, header: s.header}
 	s.header.DataKeyID, s.header.Wrapped = dk.id, dk.wrapped
 	switch g.Name {
 	case "view":

@@ -112,9 +112,9 @@ func temperatures(t *testing.T, f func(t *testing.T, k *Keyring, attempt func(ca
 
 // forget empties what a Keyring remembers for opening.
 func forget(k *Keyring) {
-	k.opened.keys.Purge()
-	k.opened.refusals.Purge()
-	for _, shard := range k.opened.openers {
+	k.opening.cache.keys.Purge()
+	k.opening.cache.refusals.Purge()
+	for _, shard := range k.opening.cache.openers {
 		shard.Purge()
 	}
 }

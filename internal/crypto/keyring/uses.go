@@ -2,8 +2,9 @@ package keyring
 
 import (
 	"cmp"
+	"maps"
 	"slices"
-	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -36,28 +37,28 @@ func (u *keyUse) countOpened(now *atomic.Int64) {
 	}
 }
 
-// useOf finds the counters for data keys of a context.
-func (k *Keyring) useOf(kk *kek, kc crypto.KeyContext) *keyUse {
-	table := k.set.Load()
-	e, _, _, ok := table.find(table.local(kc.Namespace), kc.Key)
-	k.mu.Lock()
-	defer k.mu.Unlock()
+// uses counts the envelopes of all keys.
+type uses struct {
+	mu sync.Mutex
+	m  map[useID]*keyUse
+}
+
+// of returns the counters for data keys of a context.
+func (u *uses) of(set *Set, key *Key, kc crypto.KeyContext) *keyUse {
+	e, _, _, ok := set.find(set.local(kc.Namespace), kc.Key)
+	u.mu.Lock()
+	defer u.mu.Unlock()
 	id := useID{entry: OtherUses}
 	if ok {
-		id = useID{e.Name, kk.ref}
+		id = useID{e.Name, key.Ref()}
 	}
-	if u := k.uses[id]; u != nil {
-		return u
-	}
-	if ok && e.wildcard && len(k.uses) >= maxUses {
+	if u.m[id] == nil && ok && e.wildcard && len(u.m) >= maxUses {
 		id = useID{entry: OtherUses}
-		if u := k.uses[id]; u != nil {
-			return u
-		}
 	}
-	u := &keyUse{useID: id}
-	k.uses[id] = u
-	return u
+	if u.m[id] == nil {
+		u.m[id] = &keyUse{useID: id}
+	}
+	return u.m[id]
 }
 
 // Role is what a key encryption key is for in an entry of `keys`.
@@ -81,32 +82,36 @@ type KeyUse struct {
 	LastOpened     time.Time // to the second; zero: never
 }
 
-// Uses lists the key encryption keys of all entries, those that were not used yet included as soon as they are open.
-// It is bounded: the entries of the configuration, and maxUses for all wildcards together.
-func (k *Keyring) Uses() []KeyUse {
-	table := k.set.Load()
-	k.mu.Lock()
-	defer k.mu.Unlock()
+// roles returns what the open keys are for in the entries of a set. A URI with a star stands for all that it may name.
+func (s *Set) roles(open map[string]*Key) map[useID]Role {
 	roles := make(map[useID]Role)
-	for i := range table.entries {
-		e := &table.entries[i]
-		for j, uri := range e.uris() {
+	for i := range s.entries {
+		e := &s.entries[i]
+		for j, pattern := range e.uris() {
 			role := RoleOpenOnly
 			if j == 0 {
 				role = RoleActive
 			}
-			for opened, kk := range k.keks {
-				if uri != opened && !(strings.Contains(uri, star) && MatchStar(strings.ReplaceAll(uri, star, "*"), opened)) {
+			for uri, key := range open {
+				if !nameURI(pattern, uri) {
 					continue
 				}
-				if id := (useID{e.Name, kk.ref}); roles[id] == "" {
+				if id := (useID{e.Name, key.Ref()}); roles[id] == "" {
 					roles[id] = role
 				}
 			}
 		}
 	}
+	return roles
+}
+
+// list returns what was counted, with the keys of a set that were not used yet.
+func (u *uses) list(set *Set, open map[string]*Key) []KeyUse {
+	roles := set.roles(open)
+	u.mu.Lock()
+	defer u.mu.Unlock()
 	var uses []KeyUse
-	for id, u := range k.uses {
+	for id, u := range u.m {
 		use := KeyUse{Entry: id.entry, KEK: id.ref, Role: cmp.Or(roles[id], RoleFormer), Sealed: u.sealed.Load(), Opened: u.opened.Load()}
 		if at := u.openedAt.Load(); at != 0 {
 			use.LastOpened = time.Unix(0, at)
@@ -114,14 +119,13 @@ func (k *Keyring) Uses() []KeyUse {
 		uses = append(uses, use)
 		delete(roles, id)
 	}
-	wild := make(map[string]bool)
-	for i := range table.entries {
-		wild[table.entries[i].Name] = table.entries[i].wildcard
+	for i := range set.entries {
+		if e := &set.entries[i]; e.wildcard { // its keys are listed once they are used, which bounds them
+			maps.DeleteFunc(roles, func(id useID, _ Role) bool { return id.entry == e.Name })
+		}
 	}
 	for id, role := range roles {
-		if !wild[id.entry] { // a wildcard's are listed once they are used, which bounds them
-			uses = append(uses, KeyUse{Entry: id.entry, KEK: id.ref, Role: role})
-		}
+		uses = append(uses, KeyUse{Entry: id.entry, KEK: id.ref, Role: role})
 	}
 	slices.SortFunc(uses, func(a, b KeyUse) int {
 		return cmp.Or(cmp.Compare(a.Entry, b.Entry), cmp.Compare(a.Role, b.Role), slices.Compare(a.KEK[:], b.KEK[:]))
@@ -135,29 +139,4 @@ type WorkingKey struct {
 	KEK            crypto.KEKRef
 	DataKeyID      [32]byte // as in envelopes, and as the configuration takes it to revoke the key
 	Made           time.Time
-}
-
-// WorkingKeys lists the data keys that seal now.
-func (k *Keyring) WorkingKeys() []WorkingKey {
-	var all []WorkingKey
-	add := func(sl *slot) {
-		if s := sl.current.Load(); s != nil && s.dk.usable() {
-			all = append(all, WorkingKey{sl.namespace, sl.key, s.dk.kek.ref, s.dk.id, sl.made})
-		}
-	}
-	k.slots.Range(func(_, value any) bool {
-		k.mu.Lock()
-		defer k.mu.Unlock()
-		add(value.(*slot))
-		return true
-	})
-	k.mu.Lock()
-	for _, sl := range k.unconfirmed.Values() {
-		add(sl)
-	}
-	k.mu.Unlock()
-	slices.SortFunc(all, func(a, b WorkingKey) int {
-		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Key, b.Key))
-	})
-	return all
 }

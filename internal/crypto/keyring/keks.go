@@ -1,0 +1,169 @@
+package keyring
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"sync"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
+)
+
+const maxFormer = 64 // keys that an alias meant before
+
+// keks holds the key encryption keys that are open.
+type keks struct {
+	core    *core
+	health  HealthOptions
+	flights *flights[string, *Key]
+	refused *lru.Cache[string, refusal] // by URI
+
+	mu     sync.Mutex
+	byURI  map[string]*Key
+	former []*Key // that a URI meant before; data keys from them are in use still
+}
+
+func newKEKs(c *core, health HealthOptions) *keks {
+	return &keks{core: c, health: health, flights: newFlights[string, *Key](c.base, &c.work),
+		refused: newLRU[string, refusal](maxRefusals), byURI: make(map[string]*Key)}
+}
+
+func (s *keks) get(uri string) *Key {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.byURI[uri]
+}
+
+func (s *keks) all() []*Key {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.AppendSeq(slices.Clone(s.former), maps.Values(s.byURI))
+}
+
+// named returns the open keys by URI.
+func (s *keks) named() map[string]*Key {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.byURI)
+}
+
+// open returns the key of a URI, and opens it when it is needed first.
+func (s *keks) open(ctx context.Context, uri string) (*Key, error) {
+	if key := s.get(uri); key != nil {
+		return key, nil
+	}
+	if r, ok := s.refused.Get(uri); ok && s.core.opt.Now().Before(r.until) {
+		return nil, r.err
+	}
+	ctx, cancel := s.core.within(ctx)
+	defer cancel()
+	key, err := s.flights.do(ctx, uri, func(ctx context.Context) (*Key, error) {
+		key, err := s.openNew(ctx, uri)
+		switch {
+		case err == nil:
+			return s.keep(uri, key), nil
+		case crypto.KindOf(err) != crypto.KindUnavailable:
+			s.refused.Add(uri, s.core.refusal(err))
+		}
+		return nil, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return s.keep(uri, key), nil // lookUp may have opened it
+}
+
+func (s *keks) openNew(ctx context.Context, uri string) (*Key, error) {
+	p, err := s.core.service.open(ctx, uri)
+	if err != nil {
+		return nil, err
+	}
+	return NewKey(p, &s.health), nil
+}
+
+// keep notes an open key, unless another one was noted for its URI meanwhile.
+func (s *keks) keep(uri string, key *Key) *Key {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if open := s.byURI[uri]; open != nil {
+		return open
+	}
+	s.byURI[uri] = key
+	return key
+}
+
+// lookUp returns the key that a URI means now, which differs from the open one if an alias has moved. It notes nothing.
+func (s *keks) lookUp(ctx context.Context, uri string) (*Key, error) {
+	open := s.get(uri)
+	if open == nil {
+		return s.flights.do(ctx, uri, func(ctx context.Context) (*Key, error) { return s.openNew(ctx, uri) })
+	}
+	now, err := s.openNew(ctx, uri)
+	switch {
+	case crypto.KindOf(err) == crypto.KindUnavailable:
+		return open, nil
+	case err != nil:
+		return nil, err
+	case now.Ref() != open.Ref():
+		return now, nil
+	}
+	return open, nil
+}
+
+// commit notes the keys that a set was prepared with.
+func (s *keks) commit(set *Set) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for uri, key := range set.found {
+		open := s.byURI[uri]
+		if open != nil && open.Ref() == key.Ref() {
+			continue
+		}
+		s.byURI[uri] = key
+		if open != nil {
+			s.former = append(s.former, open)
+		}
+	}
+}
+
+// forgetUnlisted takes out and returns the keys that a set does not name, so that they are not asked any more: they may be
+// about to be disabled for good. What would be sealed with them could not be opened again.
+func (s *keks) forgetUnlisted(set *Set) map[*Key]bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	unlisted := make(map[*Key]bool)
+	maps.DeleteFunc(s.byURI, func(uri string, key *Key) bool {
+		if !set.names(uri) {
+			unlisted[key] = true
+		}
+		return unlisted[key]
+	})
+	surplus := len(s.former) - maxFormer
+	s.former = slices.DeleteFunc(s.former, func(key *Key) bool {
+		if !set.names(key.URI()) || surplus > 0 {
+			surplus--
+			unlisted[key] = true
+		}
+		return unlisted[key]
+	})
+	s.refused.Purge() // what was refused may be allowed now
+	return unlisted
+}
+
+// candidates returns the open keys of an entry that an envelope's reference may mean, and the URIs of those that are not
+// open. Replicas of a multi-Region key share their reference.
+func (s *keks) candidates(e *keyEntry, value string, ref crypto.KEKRef) (found []*Key, closed []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, uri := range e.uris() {
+		uri = fillIn(uri, value)
+		if key := s.byURI[uri]; key == nil {
+			closed = append(closed, uri)
+		} else if key.Ref() == ref {
+			found = append(found, key)
+		}
+	}
+	return found, closed
+}

@@ -1,0 +1,267 @@
+package keyring
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
+	"github.com/temporal-seal/temporal-seal/internal/x/backoff"
+)
+
+// sealing gives out the working data keys, and renews and retires them.
+type sealing struct {
+	core    *core
+	flights *flights[slotKey, *Sealer]
+	made    func(*dataKey) // is called with each new data key
+}
+
+// sealer is Keyring.Sealer.
+func (p *sealing) sealer(ctx context.Context, namespace, key string) (s *Sealer, hit bool, err error) {
+	sl := p.core.slots.find(namespace, key)
+	if sl != nil {
+		if s := sl.usable(); s != nil {
+			p.core.touch(&sl.used)
+			p.core.use(s.dk)
+			return s, true, nil
+		}
+	}
+	if sl == nil {
+		if sl, err = p.newSlot(namespace, key); err != nil {
+			return nil, false, err
+		}
+	}
+	p.core.touch(&sl.used)
+	s, err = p.await(ctx, sl)
+	return s, false, err
+}
+
+// await waits for a slot's working key, as long as ctx and MaxWait allow.
+func (p *sealing) await(ctx context.Context, sl *slot) (*Sealer, error) {
+	wait := p.core.opt.MaxWait
+	if deadline, ok := ctx.Deadline(); ok {
+		wait = min(wait, beforeItEnds(time.Until(deadline)))
+	}
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	return p.flights.do(ctx, sl.slotKey, func(ctx context.Context) (*Sealer, error) { return p.fill(ctx, sl) })
+}
+
+func (p *sealing) newSlot(namespace, key string) (*slot, error) {
+	set := p.core.set.Load()
+	if _, _, _, ok := set.find(namespace, key); !ok {
+		return nil, crypto.Errorf(crypto.KindNotConfigured, "seal",
+			"no entry of `keys` in the configuration has this name and serves this namespace").In(strings.Clone(key), strings.Clone(namespace))
+	}
+	if n := len(set.bound(namespace)); n < 1 || n > envelope.MaxNamespace || len(key) > envelope.MaxKeyName {
+		return nil, crypto.Errorf(crypto.KindMalformed, "seal",
+			"a namespace of %d bytes and a key name of %d can't be bound into an envelope", n, len(key))
+	}
+	return p.core.slots.add(namespace, key, p.core.coarse.Load()), nil
+}
+
+// fill makes a data key for a slot that has none to use.
+func (p *sealing) fill(ctx context.Context, sl *slot) (*Sealer, error) {
+	if s := sl.usable(); s != nil {
+		return s, nil
+	}
+	if err := sl.refused(p.core.opt.Now()); err != nil {
+		return nil, err
+	}
+	if !p.core.mayCall(sl.namespace, 2) {
+		return nil, tooManyUnconfirmed("seal", sl.key, sl.namespace)
+	}
+	s, err := p.renew(ctx, sl)
+	if err == nil {
+		p.core.use(s.dk)
+	}
+	return s, err
+}
+
+// renew puts a fresh data key into a slot. If it can't be had, what is in the slot stays, unless it was revoked.
+func (p *sealing) renew(ctx context.Context, sl *slot) (*Sealer, error) {
+	set := p.core.set.Load()
+	e, value, _, ok := set.find(sl.namespace, sl.key)
+	if !ok {
+		return nil, crypto.Errorf(crypto.KindNotConfigured, "seal",
+			"the key is no longer in the configuration for this namespace").In(sl.key, sl.namespace)
+	}
+	key, err := p.core.keys.open(ctx, fillIn(e.Active, value))
+	if err != nil {
+		return nil, p.refuse(sl, err)
+	}
+	kc := crypto.KeyContext{Namespace: set.bound(sl.namespace), Key: sl.key}
+	dk, err := p.core.service.generate(ctx, key, kc)
+	if err != nil {
+		return nil, p.refuse(sl, p.explain(ctx, sl, key, kc, err))
+	}
+	p.core.count(dk)
+	s := &Sealer{dk: dk, clock: &p.core.coarse, header: envelope.Header{Key: kc.Key, Namespace: kc.Namespace, KEK: key.Ref(),
+		DataKeyID: dk.id, Wrapped: dk.wrapped}}
+	p.made(dk)
+	now := p.core.opt.Now()
+	renewAt := now.Add(backoff.Jitter(p.core.opt.DataKeyLife*17/20, 0.15))
+	sl.mu.Lock()
+	defer sl.mu.Unlock()
+	sl.made = now
+	if changed := p.core.set.Load(); changed != set {
+		// A change that was under way has not seen this key.
+		e, value, _, ok := changed.find(sl.namespace, sl.key)
+		if !ok || !e.names(value, key.URI()) {
+			dk.drop()
+			return nil, crypto.Errorf(crypto.KindUnavailable, "seal",
+				"the configuration of keys changed while a data key was made; try again").In(sl.key, sl.namespace)
+		}
+		renewAt = now
+	}
+	sl.put(s, renewAt)
+	return s, nil
+}
+
+// explain finds out what it means that no fresh data key was to be had.
+func (p *sealing) explain(ctx context.Context, sl *slot, key *Key, kc crypto.KeyContext, err error) error {
+	switch crypto.KindOf(err) {
+	case crypto.KindRevoked:
+		return key.Revoke(kc, err)
+	case crypto.KindDenied:
+	default:
+		return err
+	}
+	if !key.Known(kc) {
+		return key.Revoked(kc, err)
+	}
+	// Is it the access as a whole, or only to fresh keys?
+	if probed := key.Probe(ctx, kc); probed != nil {
+		return probed
+	}
+	now := p.core.opt.Now()
+	sl.mu.Lock()
+	defer sl.mu.Unlock()
+	if sl.denied.IsZero() {
+		sl.denied = now
+	}
+	if p.core.keys.health.Passing(now, sl.denied) {
+		return crypto.Unavailable("kms.generate_data_key", kc, err)
+	}
+	sl.current.Store(nil)
+	return key.Revoked(kc, err)
+}
+
+func (p *sealing) refuse(sl *slot, err error) error {
+	now := p.core.opt.Now()
+	return sl.refuse(err, now, now.Add(backoff.Jitter(p.core.opt.ProbeRetry, 0.1)))
+}
+
+// tend renews and retires working keys. It runs every second.
+func (p *sealing) tend(now time.Time) {
+	confirmed, _ := p.core.slots.all()
+	for _, sl := range confirmed {
+		p.tendSlot(sl, now)
+	}
+}
+
+func (p *sealing) tendSlot(sl *slot, now time.Time) {
+	life := p.core.opt.DataKeyLife
+	unused := now.Sub(time.Unix(0, max(sl.used.Load(), sl.missed.Load(), sl.asked.Load())))
+	sl.mu.Lock()
+	defer sl.mu.Unlock()
+	s := sl.current.Load()
+	age := now.Sub(sl.made)
+	switch {
+	case s == nil:
+		if unused > life {
+			p.core.slots.confirmed.Delete(sl.slotKey)
+		}
+	case age > life+p.core.opt.Grace, age > life && unused > life:
+		sl.current.Store(nil)
+		p.core.slots.confirmed.Delete(sl.slotKey)
+	case unused <= life && !now.Before(sl.renewAt) && !now.Before(sl.retryAt) && s.dk.usable():
+		p.renewEarly(sl)
+	}
+}
+
+// renewEarly renews a key in the background. The caller holds the slot's lock. While the key's service does not answer,
+// probes find out when it does again.
+func (p *sealing) renewEarly(sl *slot) {
+	if sl.renewing {
+		return
+	}
+	sl.renewing = true
+	p.core.work.Go(func() {
+		var err error
+		if p.reachable(sl) {
+			_, err = p.renew(p.core.base, sl)
+		}
+		sl.mu.Lock()
+		defer sl.mu.Unlock()
+		sl.renewing = false
+		if err != nil && !sl.warned {
+			sl.warned = true
+			p.core.opt.Log.Warn("a data key is due for renewal; the working one goes on", "key", sl.key, "namespace", sl.namespace, "error", err)
+		}
+	})
+}
+
+// reachable reports whether the latest probe of the key encryption key that a slot is to be renewed with got an answer.
+func (p *sealing) reachable(sl *slot) bool {
+	e, value, _, ok := p.core.set.Load().find(sl.namespace, sl.key)
+	if !ok {
+		return true
+	}
+	key := p.core.keys.get(fillIn(e.Active, value))
+	return key == nil || key.Reachable()
+}
+
+// drop takes out the working keys that match.
+func (p *sealing) drop(match func(*dataKey) bool) {
+	confirmed, unconfirmed := p.core.slots.all()
+	for _, sl := range slices.Concat(confirmed, unconfirmed) {
+		sl.drop(match)
+	}
+}
+
+// obey adapts the slots to a set that is in force now.
+func (p *sealing) obey(set *Set) {
+	confirmed, unconfirmed := p.core.slots.all()
+	for _, sl := range unconfirmed {
+		sl.mu.Lock()
+		sl.current.Store(nil) // few and cheap to make anew
+		sl.mu.Unlock()
+	}
+	for _, sl := range confirmed {
+		e, value, _, ok := set.find(sl.namespace, sl.key)
+		if !ok {
+			p.core.slots.confirmed.Delete(sl.slotKey)
+			continue
+		}
+		active := p.core.keys.get(fillIn(e.Active, value))
+		sl.mu.Lock()
+		switch s := sl.current.Load(); {
+		case s == nil:
+			sl.retryAt, sl.refusal = time.Time{}, nil
+		case s.dk.kek != active:
+			sl.renewAt, sl.retryAt = p.core.opt.Now(), time.Time{}
+		}
+		sl.mu.Unlock()
+	}
+}
+
+// working lists the data keys that seal now.
+func (p *sealing) working() (all []WorkingKey) {
+	confirmed, unconfirmed := p.core.slots.all()
+	for _, sl := range slices.Concat(confirmed, unconfirmed) {
+		sl.mu.Lock()
+		if s := sl.usable(); s != nil {
+			all = append(all, WorkingKey{sl.namespace, sl.key, s.dk.kek.Ref(), s.dk.id, sl.made})
+		}
+		sl.mu.Unlock()
+	}
+	return all
+}
+
+func tooManyUnconfirmed(op, key, namespace string) error {
+	return crypto.Errorf(crypto.KindUnavailable, op, "too many namespaces at once that the upstream has not confirmed; try again").
+		In(key, namespace).AtOnce()
+}

@@ -1,0 +1,171 @@
+package keyring
+
+import (
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
+)
+
+const maxUnconfirmed = 64 // slots of namespaces that are only claimed
+
+// slotKey is a namespace as the upstream knows it, and a key name.
+type slotKey struct{ namespace, key string }
+
+// slot is the place of the working data key of one (namespace, key name). The key in it is replaced only by its
+// successor, and taken out only when it was revoked or when its time and the grace period are over.
+type slot struct {
+	slotKey
+	current atomic.Pointer[Sealer]
+	// Coarse times; zero: never.
+	used   atomic.Int64 // a payload was to be sealed
+	missed atomic.Int64 // an envelope could not be opened, since the key service did not answer
+	asked  atomic.Int64 // a poll made sure of the key
+
+	mu       sync.Mutex // guards the rest, and current against being replaced
+	made     time.Time  // of current
+	renewAt  time.Time
+	denied   time.Time // when a fresh data key was first refused while good ones still unwrap
+	failing  time.Time // since when no data key could be had
+	renewing bool
+	warned   bool      // the log has a line that renewal fails
+	optional bool      // the log has a line that polls do not wait for the key any more
+	retryAt  time.Time // no attempt before this; until then refusal is the answer
+	refusal  error
+}
+
+// usable returns the working sealer, if there is one that may serve now.
+func (sl *slot) usable() *Sealer {
+	if s := sl.current.Load(); s != nil && s.dk.usable() {
+		return s
+	}
+	return nil
+}
+
+// refused returns the permanent error that is the answer until the next attempt.
+func (sl *slot) refused(now time.Time) error {
+	sl.mu.Lock()
+	defer sl.mu.Unlock()
+	if now.Before(sl.retryAt) {
+		return sl.refusal
+	}
+	return nil
+}
+
+// refuse notes that no data key could be had, so that each payload does not ask the key service again.
+func (sl *slot) refuse(err error, now, retryAt time.Time) error {
+	sl.mu.Lock()
+	defer sl.mu.Unlock()
+	sl.retryAt = retryAt
+	if sl.failing.IsZero() {
+		sl.failing = now
+	}
+	sl.refusal = nil
+	if crypto.KindOf(err) != crypto.KindUnavailable {
+		sl.refusal = err
+	}
+	return err
+}
+
+// put makes a sealer the working one. The caller holds the lock.
+func (sl *slot) put(s *Sealer, renewAt time.Time) {
+	sl.denied, sl.retryAt, sl.failing, sl.refusal = time.Time{}, time.Time{}, time.Time{}, nil
+	sl.warned, sl.optional, sl.renewAt = false, false, renewAt
+	sl.current.Store(s)
+}
+
+func (sl *slot) drop(match func(*dataKey) bool) {
+	sl.mu.Lock()
+	defer sl.mu.Unlock()
+	if s := sl.current.Load(); s != nil && match(s.dk) {
+		s.dk.drop()
+		sl.current.Store(nil)
+	}
+}
+
+// slots finds the slots, and knows which namespaces exist. Namespaces that are only claimed share a small cache, so that a
+// flood of made-up names has no effect on the others.
+type slots struct {
+	confirmed sync.Map // slotKey -> *slot, of confirmed namespaces
+	exist     sync.Map // namespace -> struct{}: those that are confirmed
+
+	mu          sync.Mutex
+	unconfirmed *simplelru.LRU[slotKey, *slot]
+}
+
+func newSlots() *slots {
+	lru, err := simplelru.NewLRU[slotKey, *slot](maxUnconfirmed, nil)
+	if err != nil {
+		panic("a cache of a constant size: " + err.Error())
+	}
+	return &slots{unconfirmed: lru}
+}
+
+func (s *slots) find(namespace, key string) *slot {
+	sk := slotKey{namespace, key}
+	if v, ok := s.confirmed.Load(sk); ok {
+		return v.(*slot)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sl, _ := s.unconfirmed.Get(sk)
+	return sl
+}
+
+// add returns the slot of a key, which it makes if there is none. Names are copied: they may alias a message.
+func (s *slots) add(namespace, key string, now int64) *slot {
+	sk := slotKey{strings.Clone(namespace), strings.Clone(key)}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if v, ok := s.confirmed.Load(sk); ok {
+		return v.(*slot)
+	}
+	if sl, ok := s.unconfirmed.Get(sk); ok {
+		return sl
+	}
+	sl := &slot{slotKey: sk}
+	sl.asked.Store(now)
+	if s.exists(namespace) {
+		s.confirmed.Store(sk, sl)
+	} else {
+		s.unconfirmed.Add(sk, sl)
+	}
+	return sl
+}
+
+func (s *slots) exists(namespace string) bool {
+	_, ok := s.exist.Load(namespace)
+	return ok
+}
+
+func (s *slots) confirm(namespace string) {
+	if s.exists(namespace) {
+		return
+	}
+	namespace = strings.Clone(namespace)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.exist.Store(namespace, struct{}{})
+	for _, sk := range s.unconfirmed.Keys() {
+		if sk.namespace == namespace {
+			sl, _ := s.unconfirmed.Peek(sk)
+			s.confirmed.Store(sk, sl)
+			s.unconfirmed.Remove(sk)
+		}
+	}
+}
+
+// all returns the slots of confirmed namespaces and those of the others.
+func (s *slots) all() (confirmed, unconfirmed []*slot) {
+	s.confirmed.Range(func(_, sl any) bool {
+		confirmed = append(confirmed, sl.(*slot))
+		return true
+	})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return confirmed, s.unconfirmed.Values()
+}
