@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"io"
 	"log/slog"
 	"maps"
@@ -213,11 +212,4 @@ func (s *style) finding(f policy.Finding) {
 		return
 	}
 	s.line("%s: %s: %s", level, f.Where, f.Text)
-}
-
-func count(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	return fmt.Sprintf("%d %ss", n, what)
 }

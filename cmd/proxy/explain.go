@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -262,50 +261,4 @@ func explainJSON(w io.Writer, answers []answered) error {
 		out[i].Action, out[i].Key, out[i].Verdict = e.Verdict.Action.String(), e.Verdict.Key, e.Verdict.String()
 	}
 	return writeJSON(w, out)
-}
-
-// style writes lines, in colours only on a terminal.
-type style struct {
-	w      io.Writer
-	colour bool
-	err    error
-}
-
-func newStyle(w io.Writer) *style {
-	s := &style{w: w}
-	if f, ok := w.(*os.File); ok && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb" {
-		info, err := f.Stat()
-		s.colour = err == nil && info.Mode()&os.ModeCharDevice != 0
-	}
-	return s
-}
-
-func (s *style) line(format string, args ...any) {
-	if s.err == nil {
-		_, s.err = fmt.Fprintln(s.w, strings.TrimRight(fmt.Sprintf(format, args...), " "))
-	}
-}
-
-func (s *style) paint(code, text string) string {
-	if !s.colour {
-		return text
-	}
-	return "\x1b[" + code + "m" + text + "\x1b[0m"
-}
-
-func (s *style) bold(text string) string   { return s.paint("1", text) }
-func (s *style) dim(text string) string    { return s.paint("2", text) }
-func (s *style) red(text string) string    { return s.paint("31", text) }
-func (s *style) green(text string) string  { return s.paint("32", text) }
-func (s *style) yellow(text string) string { return s.paint("33", text) }
-
-// verdict colours by what it means: sealed or opened, readable, refused.
-func (s *style) verdict(text string) string {
-	switch {
-	case strings.Contains(text, "deny"):
-		return s.red(text)
-	case strings.HasPrefix(text, "pass"), strings.Contains(text, `"pass"`):
-		return s.yellow(text)
-	}
-	return s.green(text)
 }

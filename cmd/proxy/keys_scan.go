@@ -4,22 +4,17 @@ import (
 	"cmp"
 	"context"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
-	"maps"
 	"os"
 	"os/signal"
 	"slices"
 	"strings"
 	"syscall"
-	"text/tabwriter"
 
 	"github.com/spf13/cobra"
-	"go.temporal.io/api/workflowservice/v1"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -106,9 +101,11 @@ func (o *scanOptions) scan(ctx context.Context, stdout, stderr io.Writer) error 
 		return err
 	}
 	upstream.Learn(ctx, upstreams, rewriter.Join, quiet)
-	state, err := o.readState()
-	if err != nil {
-		return err
+	state := new(scan.State)
+	if o.state != "" {
+		if state, err = scan.ReadState(o.state); err != nil {
+			return fmt.Errorf("--state: %w; remove the file to start anew", err)
+		}
 	}
 	if len(o.namespaces) == 0 {
 		if o.namespaces, err = allNamespaces(ctx, upstreams); err != nil {
@@ -118,7 +115,7 @@ func (o *scanOptions) scan(ctx context.Context, stdout, stderr io.Writer) error 
 			return fmt.Errorf("the server does not list its namespaces: %w; name them with --namespace", err)
 		}
 	}
-	scanner := scan.New(scan.Options{Rewriter: rewriter, Rate: o.rate, Save: o.saveState,
+	scanner := scan.New(scan.Options{Rewriter: rewriter, Rate: o.rate, Save: o.save,
 		Progress: func(namespace, what string, n *scan.Namespace) {
 			envelopes := 0
 			for _, e := range n.Sealed {
@@ -172,61 +169,21 @@ func allNamespaces(ctx context.Context, upstreams []upstream.Config) ([]string, 
 	return slices.Compact(names), nil
 }
 
-func namespacesOf(ctx context.Context, server upstream.Config) (names []string, err error) {
+func namespacesOf(ctx context.Context, server upstream.Config) ([]string, error) {
 	router := upstream.NewRouter([]upstream.Config{server}, upstream.Options{})
 	defer router.Close()
 	conn, err := router.Route("")
 	if err != nil {
 		return nil, err
 	}
-	client := workflowservice.NewWorkflowServiceClient(conn)
-	for token := []byte(nil); ; {
-		page, err := client.ListNamespaces(ctx, &workflowservice.ListNamespacesRequest{PageSize: 100, NextPageToken: token})
-		if err != nil {
-			return nil, err
-		}
-		for _, n := range page.GetNamespaces() {
-			if name := n.GetNamespaceInfo().GetName(); name != "temporal-system" { // the server's own
-				names = append(names, name)
-			}
-		}
-		if token = page.GetNextPageToken(); len(token) == 0 {
-			return names, nil
-		}
-	}
+	return scan.Namespaces(ctx, conn)
 }
 
-// readState takes up a scan where it was left.
-func (o *scanOptions) readState() (*scan.State, error) {
-	state := new(scan.State)
-	if o.state == "" {
-		return state, nil
-	}
-	text, err := os.ReadFile(o.state)
-	if errors.Is(err, fs.ErrNotExist) {
-		return state, nil
-	}
-	if err == nil {
-		err = json.Unmarshal(text, state)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("--state: %w; remove the file to start anew", err)
-	}
-	return state, nil
-}
-
-func (o *scanOptions) saveState(state *scan.State) error {
+func (o *scanOptions) save(state *scan.State) error {
 	if o.state == "" {
 		return nil
 	}
-	text, err := json.Marshal(state)
-	if err != nil {
-		return err
-	}
-	if err := os.WriteFile(o.state+".new", text, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(o.state+".new", o.state)
+	return state.Save(o.state)
 }
 
 // knownKeys are the keys that a scan can name.
@@ -269,108 +226,4 @@ func (k knownKeys) name(kek string) string {
 	}
 	slices.Sort(names)
 	return cmp.Or(strings.Join(slices.Compact(names), ", "), "not in the config")
-}
-
-func (o *scanOptions) verdict(keys knownKeys, r *scan.Report) error {
-	unread := r.Unread() > 0
-	if keys.asked != nil {
-		if n, _ := r.Under(*keys.asked); n > 0 {
-			return keyInUse
-		}
-	}
-	if unread {
-		return notAllWasRead
-	}
-	return nil
-}
-
-// scanned is what a scan prints as JSON.
-type scanned struct {
-	*scan.Report
-	Keys  map[string]string `json:"keys"` // what the references mean
-	Asked *askedKey         `json:"asked,omitempty"`
-}
-
-type askedKey struct {
-	Key       string `json:"key"`
-	KEK       string `json:"kek"`
-	Envelopes int    `json:"envelopes"`
-	MayRetire bool   `json:"may_be_retired"`
-}
-
-func (o *scanOptions) document(keys knownKeys, r *scan.Report) scanned {
-	d := scanned{Report: r, Keys: map[string]string{}}
-	for kek := range keys.byKEK {
-		d.Keys[kek] = keys.name(kek)
-	}
-	if keys.asked != nil {
-		n, _ := r.Under(*keys.asked)
-		d.Asked = &askedKey{Key: o.asked, KEK: keys.asked.String(), Envelopes: n, MayRetire: n == 0 && r.Unread() == 0}
-	}
-	return d
-}
-
-func walkedText(n *scan.Namespace) string {
-	var parts []string
-	for _, what := range slices.Sorted(maps.Keys(n.Walked)) {
-		parts = append(parts, fmt.Sprintf("%d %s", n.Walked[what], what))
-	}
-	return cmp.Or(strings.Join(parts, ", "), "nothing yet")
-}
-
-func (o *scanOptions) print(stdout io.Writer, keys knownKeys, r *scan.Report) error {
-	s := newStyle(stdout)
-	for _, name := range slices.Sorted(maps.Keys(r.Namespaces)) {
-		n := r.Namespaces[name]
-		s.line("%s  %s", s.bold("namespace "+name), walkedText(n))
-		if err := o.printSealed(stdout, keys, n); err != nil {
-			return err
-		}
-		for _, encoding := range slices.Sorted(maps.Keys(n.Foreign)) {
-			s.line("  sealed by something else (%s): %d", encoding, n.Foreign[encoding])
-		}
-		for _, kind := range slices.Sorted(maps.Keys(n.Clear)) {
-			s.line("  clear %s: %d", kind, n.Clear[kind])
-		}
-		for _, reason := range n.Reasons {
-			s.line("  %s: %s", s.red("unread"), reason)
-		}
-		if more := n.Unread - len(n.Reasons); more > 0 {
-			s.line("  and %d more that could not be read", more)
-		}
-	}
-	if keys.asked == nil {
-		return s.err
-	}
-	found, example := r.Under(*keys.asked)
-	switch {
-	case found > 0:
-		s.line("%s: %d envelopes, such as in %s: %s", o.asked, found, example, s.red("IN USE"))
-	case r.Unread() > 0:
-		s.line("%s: not found, and %d places could not be read: %s", o.asked, r.Unread(), s.yellow("NOT KNOWN"))
-	default:
-		s.line("%s: no envelope in %s: %s", o.asked, count(len(r.Namespaces), "namespace"), s.green("it may be retired"))
-	}
-	return s.err
-}
-
-func (o *scanOptions) printSealed(stdout io.Writer, keys knownKeys, n *scan.Namespace) error {
-	if len(n.Sealed) == 0 {
-		return nil
-	}
-	t := tabwriter.NewWriter(stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "  KEY\tSEALED FOR\tKEK\tENVELOPES\tDATA KEYS\tKEY ENCRYPTION KEY")
-	sorted := slices.Clone(n.Sealed)
-	slices.SortFunc(sorted, func(a, b *scan.Envelopes) int {
-		return cmp.Or(cmp.Compare(a.Key, b.Key), cmp.Compare(a.SealedFor, b.SealedFor), cmp.Compare(a.KEK, b.KEK))
-	})
-	for _, e := range sorted {
-		fmt.Fprintf(t, "  %s\t%s\t%s\t%d\t%d\t%s\n", e.Key, e.SealedFor, e.KEK, e.Count, len(e.DataKeys), keys.name(e.KEK))
-		if o.dataKeys {
-			for _, id := range slices.Sorted(maps.Keys(e.DataKeys)) {
-				fmt.Fprintf(t, "    data key %s\t\t\t%d\t\t\n", id, e.DataKeys[id])
-			}
-		}
-	}
-	return t.Flush()
 }

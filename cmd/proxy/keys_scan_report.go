@@ -1,0 +1,117 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/temporal-seal/temporal-seal/internal/scan"
+)
+
+func (o *scanOptions) verdict(keys knownKeys, r *scan.Report) error {
+	unread := r.Unread() > 0
+	if keys.asked != nil {
+		if n, _ := r.Under(*keys.asked); n > 0 {
+			return keyInUse
+		}
+	}
+	if unread {
+		return notAllWasRead
+	}
+	return nil
+}
+
+// scanned is what a scan prints as JSON.
+type scanned struct {
+	*scan.Report
+	Keys  map[string]string `json:"keys"` // what the references mean
+	Asked *askedKey         `json:"asked,omitempty"`
+}
+
+type askedKey struct {
+	Key       string `json:"key"`
+	KEK       string `json:"kek"`
+	Envelopes int    `json:"envelopes"`
+	MayRetire bool   `json:"may_be_retired"`
+}
+
+func (o *scanOptions) document(keys knownKeys, r *scan.Report) scanned {
+	d := scanned{Report: r, Keys: map[string]string{}}
+	for kek := range keys.byKEK {
+		d.Keys[kek] = keys.name(kek)
+	}
+	if keys.asked != nil {
+		n, _ := r.Under(*keys.asked)
+		d.Asked = &askedKey{Key: o.asked, KEK: keys.asked.String(), Envelopes: n, MayRetire: n == 0 && r.Unread() == 0}
+	}
+	return d
+}
+
+func walkedText(n *scan.Namespace) string {
+	var parts []string
+	for _, what := range slices.Sorted(maps.Keys(n.Walked)) {
+		parts = append(parts, fmt.Sprintf("%d %s", n.Walked[what], what))
+	}
+	return cmp.Or(strings.Join(parts, ", "), "nothing yet")
+}
+
+func (o *scanOptions) print(stdout io.Writer, keys knownKeys, r *scan.Report) error {
+	s := newStyle(stdout)
+	for _, name := range slices.Sorted(maps.Keys(r.Namespaces)) {
+		n := r.Namespaces[name]
+		s.line("%s  %s", s.bold("namespace "+name), walkedText(n))
+		if err := o.printSealed(stdout, keys, n); err != nil {
+			return err
+		}
+		for _, encoding := range slices.Sorted(maps.Keys(n.Foreign)) {
+			s.line("  sealed by something else (%s): %d", encoding, n.Foreign[encoding])
+		}
+		for _, kind := range slices.Sorted(maps.Keys(n.Clear)) {
+			s.line("  clear %s: %d", kind, n.Clear[kind])
+		}
+		for _, reason := range n.Reasons {
+			s.line("  %s: %s", s.red("unread"), reason)
+		}
+		if more := n.Unread - len(n.Reasons); more > 0 {
+			s.line("  and %d more that could not be read", more)
+		}
+	}
+	if keys.asked == nil {
+		return s.err
+	}
+	found, example := r.Under(*keys.asked)
+	switch {
+	case found > 0:
+		s.line("%s: %d envelopes, such as in %s: %s", o.asked, found, example, s.red("IN USE"))
+	case r.Unread() > 0:
+		s.line("%s: not found, and %d places could not be read: %s", o.asked, r.Unread(), s.yellow("NOT KNOWN"))
+	default:
+		s.line("%s: no envelope in %s: %s", o.asked, count(len(r.Namespaces), "namespace"), s.green("it may be retired"))
+	}
+	return s.err
+}
+
+func (o *scanOptions) printSealed(stdout io.Writer, keys knownKeys, n *scan.Namespace) error {
+	if len(n.Sealed) == 0 {
+		return nil
+	}
+	t := tabwriter.NewWriter(stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "  KEY\tSEALED FOR\tKEK\tENVELOPES\tDATA KEYS\tKEY ENCRYPTION KEY")
+	sorted := slices.Clone(n.Sealed)
+	slices.SortFunc(sorted, func(a, b *scan.Envelopes) int {
+		return cmp.Or(cmp.Compare(a.Key, b.Key), cmp.Compare(a.SealedFor, b.SealedFor), cmp.Compare(a.KEK, b.KEK))
+	})
+	for _, e := range sorted {
+		fmt.Fprintf(t, "  %s\t%s\t%s\t%d\t%d\t%s\n", e.Key, e.SealedFor, e.KEK, e.Count, len(e.DataKeys), keys.name(e.KEK))
+		if o.dataKeys {
+			for _, id := range slices.Sorted(maps.Keys(e.DataKeys)) {
+				fmt.Fprintf(t, "    data key %s\t\t\t%d\t\t\n", id, e.DataKeys[id])
+			}
+		}
+	}
+	return t.Flush()
+}
