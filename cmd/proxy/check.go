@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -21,9 +22,10 @@ import (
 )
 
 type checkOptions struct {
-	serveOptions
-	cases  []string
-	output outputFormat
+	flags   config.Flags
+	timeout time.Duration
+	cases   []string
+	output  outputFormat
 }
 
 // checked is what check found, as --output json shows it.
@@ -65,9 +67,9 @@ Temporal server. The exit code is 1 if anything is wrong.`,
 			return o.run(cmd.Context(), stdout)
 		},
 	}
-	addFlags(&o.Flags, cmd)
+	addFlags(&o.flags, cmd)
 	cmd.Flags().StringSliceVar(&o.cases, "cases", nil, "case files, beside those that lie next to the policy")
-	cmd.Flags().DurationVar(&o.StartTimeout, "timeout", defaultStartTimeout, "how long the keys may take to answer")
+	cmd.Flags().DurationVar(&o.timeout, "timeout", defaultStartTimeout, "how long the keys may take to answer")
 	o.output.flag(cmd)
 	return cmd
 }
@@ -96,7 +98,7 @@ func (o *checkOptions) run(ctx context.Context, stdout io.Writer) error {
 
 // check looks at one thing after the other and tells each on s. An error is what keeps it from going on.
 func (o *checkOptions) check(ctx context.Context, s *style) (result checked, err error) {
-	c, err := o.Load()
+	c, err := o.flags.Load()
 	if err != nil {
 		return result, err
 	}
@@ -127,7 +129,7 @@ func (o *checkOptions) check(ctx context.Context, s *style) (result checked, err
 // checkKeys asks every key for an answer.
 func (o *checkOptions) checkKeys(ctx context.Context, c *config.Config, s *style, result *checked) (*keyring.Keyring, error) {
 	missing := map[string]bool{}
-	keys, err := app.OpenKeys(ctx, c, o.StartTimeout, func(ctx context.Context, uri string) (crypto.Provider, error) {
+	keys, err := app.OpenKeys(ctx, c, o.timeout, func(ctx context.Context, uri string) (crypto.Provider, error) {
 		if path, ok := app.WouldMake(c, uri); ok {
 			missing[path] = true
 			return standIn(uri), nil
@@ -141,7 +143,7 @@ func (o *checkOptions) checkKeys(ctx context.Context, c *config.Config, s *style
 		result.Keys = append(result.Keys, k.Name)
 	}
 	s.line("keys    %s  %s", s.green("ok"), strings.Join(result.Keys, ", "))
-	if _, err := app.ForeignReader(ctx, c, o.StartTimeout); err != nil {
+	if _, err := app.ForeignReader(ctx, c, o.timeout); err != nil {
 		keys.Close()
 		return nil, err
 	}

@@ -11,18 +11,19 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/temporal-seal/temporal-seal/internal/app"
+	"github.com/temporal-seal/temporal-seal/internal/config"
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 )
 
 type explainOptions struct {
-	serveOptions
-	questionFlags
-	input   string
-	output  outputFormat
-	verbose bool
-	trace   bool
+	flags    config.Flags
+	question questionFlags
+	input    string
+	output   outputFormat
+	verbose  bool
+	trace    bool
 }
 
 func explainCommand(stdout io.Writer) *cobra.Command {
@@ -41,8 +42,8 @@ or with several cases. No key is used and nothing is sent anywhere.`,
 			return o.explain(cmd.Context(), stdout)
 		},
 	}
-	addFlags(&o.Flags, cmd)
-	o.questionFlags.flags(cmd)
+	addFlags(&o.flags, cmd)
+	o.question.add(cmd)
 	cmd.Flags().StringVar(&o.input, "input", "", "file with an input document or with cases, JSON or YAML; - for standard input")
 	o.output.flag(cmd)
 	cmd.Flags().BoolVarP(&o.verbose, "verbose", "v", false, "for several payloads too, show each rule")
@@ -58,7 +59,7 @@ type answered struct {
 }
 
 func (o *explainOptions) explain(ctx context.Context, stdout io.Writer) error {
-	questions := []policy.Case{o.questionFlags.question()}
+	questions := []policy.Case{o.question.question()}
 	if o.input != "" {
 		var err error
 		if questions, err = readQuestions(o.input); err != nil {
@@ -101,7 +102,7 @@ func (o *explainOptions) explain(ctx context.Context, stdout io.Writer) error {
 
 // policyAlone loads the policy with the configured keys' names and ranks, without the keys.
 func (o *explainOptions) policyAlone(ctx context.Context) (*policy.Policy, error) {
-	c, err := o.Load()
+	c, err := o.flags.Load()
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"os"
@@ -43,59 +44,50 @@ func checkCaller(c *policy.CaseCaller) error {
 
 // questionFlags describe one payload on the command line.
 type questionFlags struct {
-	namespace, rpc, direction                                     string
-	workflowID, workflowType, taskQueue, activityID, activityType string
-	kind, name, encoding, data                                    string
-	callerKind, callerSubject, listener                           string
-	sealedNamespace, sealedKey                                    string
-	unknown                                                       []string
+	asked policy.Case
+	data  string
+	facts map[string]*string // by the names that policies use
 }
 
-func (q *questionFlags) flags(cmd *cobra.Command) {
-	f := cmd.Flags()
-	f.StringVar(&q.namespace, "namespace", "default", "namespace of the call")
-	f.StringVar(&q.rpc, "rpc", "StartWorkflowExecution", "method that carries the payload")
-	f.StringVar(&q.direction, "direction", "request", "request or response")
-	f.StringVar(&q.kind, "kind", "input", "kind of payload: input, result, header, memo, signal, failure, ...")
-	f.StringVar(&q.name, "name", "", "name of a header, memo or search attribute")
-	f.StringVar(&q.encoding, "encoding", "json/plain", "the payload's encoding")
+func (q *questionFlags) add(cmd *cobra.Command) {
+	f, in := cmd.Flags(), &q.asked.Input
+	in.Caller = new(policy.CaseCaller)
+	f.StringVar(&in.Namespace, "namespace", "default", "namespace of the call")
+	f.StringVar(&in.RPC, "rpc", "StartWorkflowExecution", "method that carries the payload")
+	f.StringVar(&q.asked.Direction, "direction", "request", "request or response")
+	f.StringVar(&in.Payload.Kind, "kind", "input", "kind of payload: input, result, header, memo, signal, failure, ...")
+	f.StringVar(&in.Payload.Name, "name", "", "name of a header, memo or search attribute")
+	f.StringVar(&in.Payload.Encoding, "encoding", "json/plain", "the payload's encoding")
 	f.StringVar(&q.data, "data", "", "the payload's data, e.g. a JSON document")
-	f.StringVar(&q.workflowID, "workflow-id", "", "workflow id")
-	f.StringVar(&q.workflowType, "workflow-type", "", "workflow type")
-	f.StringVar(&q.taskQueue, "task-queue", "", "task queue")
-	f.StringVar(&q.activityID, "activity-id", "", "activity id")
-	f.StringVar(&q.activityType, "activity-type", "", "activity type")
-	f.StringSliceVar(&q.unknown, "unknown", nil, "facts that the request does not tell, e.g. activity.type")
-	f.StringVar(&q.callerKind, "caller", "anonymous", "kind of caller: anonymous, mtls, token, jwt")
-	f.StringVar(&q.callerSubject, "subject", "", "the caller's subject")
-	f.StringVar(&q.listener, "listener", "default", "listener that the caller uses")
-	f.StringVar(&q.sealedNamespace, "sealed-namespace", "", "responses: namespace that sealed the payload (default: that of the call)")
-	f.StringVar(&q.sealedKey, "sealed-key", "default", "responses: key that sealed the payload")
+	q.facts = map[string]*string{
+		"workflow.id":         f.String("workflow-id", "", "workflow id"),
+		"workflow.type":       f.String("workflow-type", "", "workflow type"),
+		"workflow.task_queue": f.String("task-queue", "", "task queue"),
+		"activity.id":         f.String("activity-id", "", "activity id"),
+		"activity.type":       f.String("activity-type", "", "activity type"),
+	}
+	f.StringSliceVar(&q.asked.Unknown, "unknown", nil, "facts that the request does not tell, e.g. activity.type")
+	f.StringVar(&in.Caller.Kind, "caller", "anonymous", "kind of caller: anonymous, mtls, token, jwt")
+	f.StringVar(&in.Caller.Subject, "subject", "", "the caller's subject")
+	f.StringVar(&in.Caller.Listener, "listener", "default", "listener that the caller uses")
+	f.StringVar(&in.Sealed.Namespace, "sealed-namespace", "", "responses: namespace that sealed the payload (default: that of the call)")
+	f.StringVar(&in.Sealed.Key, "sealed-key", "default", "responses: key that sealed the payload")
 }
 
 func (q *questionFlags) question() policy.Case {
-	out := policy.Case{Direction: q.direction, Unknown: q.unknown}
+	out := q.asked
 	in := &out.Input
-	in.Namespace, in.RPC = q.namespace, q.rpc
-	in.Caller = &policy.CaseCaller{Kind: q.callerKind, Subject: q.callerSubject, Listener: q.listener}
-	in.Workflow, in.Activity = map[string]string{}, map[string]string{}
-	for _, f := range []struct {
-		to          map[string]string
-		name, value string
-	}{{in.Workflow, "id", q.workflowID}, {in.Workflow, "type", q.workflowType}, {in.Workflow, "task_queue", q.taskQueue},
-		{in.Activity, "id", q.activityID}, {in.Activity, "type", q.activityType}} {
-		if f.value != "" {
-			f.to[f.name] = f.value
+	groups := map[string]map[string]string{"workflow": {}, "activity": {}}
+	for name, value := range q.facts {
+		if group, key, _ := strings.Cut(name, "."); *value != "" {
+			groups[group][key] = *value
 		}
 	}
-	in.Payload.Kind, in.Payload.Name, in.Payload.Encoding = q.kind, q.name, q.encoding
-	if q.direction == "response" {
-		in.Sealed.Namespace, in.Sealed.Key = q.sealedNamespace, q.sealedKey
-		if in.Sealed.Namespace == "" {
-			in.Sealed.Namespace = q.namespace
-		}
-		return out
+	in.Workflow, in.Activity = groups["workflow"], groups["activity"]
+	if out.Direction == "response" {
+		in.Sealed.Namespace = cmp.Or(in.Sealed.Namespace, in.Namespace)
+	} else {
+		in.Sealed, in.Content = policy.CaseSealed{}, &policy.CaseContent{Raw: q.data}
 	}
-	in.Content = &policy.CaseContent{Raw: q.data}
 	return out
 }

@@ -19,7 +19,8 @@ import (
 )
 
 type listKeysOptions struct {
-	serveOptions
+	flags   config.Flags
+	timeout time.Duration
 	output  outputFormat
 	running bool
 	admin   string
@@ -36,11 +37,11 @@ envelopes sealed and opened with each key since its start, and the ids of the da
 revoked_data_keys takes them. The exit code is 1 if an active key does not answer.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := o.Load()
+			c, err := o.flags.Load()
 			if err != nil {
 				return err
 			}
-			ctx, cancel := context.WithTimeout(cmd.Context(), o.StartTimeout)
+			ctx, cancel := context.WithTimeout(cmd.Context(), o.timeout)
 			defer cancel()
 			if o.running {
 				return o.listRunning(ctx, cmp.Or(o.admin, c.Admin), stdout)
@@ -48,12 +49,12 @@ revoked_data_keys takes them. The exit code is 1 if an active key does not answe
 			return o.listConfigured(ctx, c, stdout)
 		},
 	}
-	addFlags(&o.Flags, cmd)
+	addFlags(&o.flags, cmd)
 	f := cmd.Flags()
 	o.output.flag(cmd)
 	f.BoolVar(&o.running, "running", false, "ask the running proxy what it uses")
 	f.StringVar(&o.admin, "admin", "", "address to ask with --running (default: the config's)")
-	f.DurationVar(&o.StartTimeout, "timeout", defaultStartTimeout, "how long the keys may take to answer")
+	f.DurationVar(&o.timeout, "timeout", defaultStartTimeout, "how long the keys may take to answer")
 	return cmd
 }
 

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc/codes"
@@ -34,7 +35,8 @@ const (
 )
 
 type scanOptions struct {
-	serveOptions
+	flags      config.Flags
+	timeout    time.Duration
 	namespaces []string
 	asked      string
 	output     outputFormat
@@ -65,15 +67,15 @@ use, 3 if it is, and 4 if something could not be read, so that nobody knows. It 
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&o.File, "config", "", "config file in YAML: its upstreams are walked, and its keys are named")
-	f.StringVar(&o.Upstream, "upstream", "", "address of the Temporal frontend (default: the config's, "+standard.Upstreams[0].Address+" without one)")
+	f.StringVar(&o.flags.File, "config", "", "config file in YAML: its upstreams are walked, and its keys are named")
+	f.StringVar(&o.flags.Upstream, "upstream", "", "address of the Temporal frontend (default: the config's, "+standard.Upstreams[0].Address+" without one)")
 	f.StringSliceVarP(&o.namespaces, "namespace", "n", nil, "namespaces to walk (default: all)")
 	f.StringVar(&o.asked, "key", "", "the key encryption key asked about: its URI, or its reference of 16 hex digits")
 	o.output.flag(cmd)
 	f.StringVar(&o.state, "state", "", "file to save the state in after each page, and to go on from if it is there")
 	f.Float64Var(&o.rate, "rate", 50, "calls a second to the server, at most")
 	f.BoolVar(&o.dataKeys, "data-keys", false, "list the ids of data keys, as revoked_data_keys takes them")
-	f.DurationVar(&o.StartTimeout, "timeout", defaultStartTimeout, "how long the keys may take to answer")
+	f.DurationVar(&o.timeout, "timeout", defaultStartTimeout, "how long the keys may take to answer")
 	return cmd
 }
 
@@ -81,7 +83,7 @@ func (o *scanOptions) scan(ctx context.Context, stdout, stderr io.Writer) error 
 	if o.rate <= 0 {
 		return errors.New("--rate: write a number above 0")
 	}
-	c, err := o.Load()
+	c, err := o.flags.Load()
 	if err != nil {
 		return err
 	}
@@ -193,7 +195,7 @@ type knownKeys struct {
 }
 
 func (o *scanOptions) knownKeys(ctx context.Context, c *config.Config) (knownKeys, error) {
-	ctx, cancel := context.WithTimeout(ctx, o.StartTimeout)
+	ctx, cancel := context.WithTimeout(ctx, o.timeout)
 	defer cancel()
 	known := knownKeys{byKEK: map[string][]listedKey{}}
 	if o.asked != "" {

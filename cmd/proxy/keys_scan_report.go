@@ -27,9 +27,9 @@ func (o *scanOptions) verdict(keys knownKeys, r *scan.Report) error {
 
 // scanned is what a scan prints as JSON.
 type scanned struct {
-	*scan.Report
-	Keys  map[string]string `json:"keys"` // what the references mean
-	Asked *askedKey         `json:"asked,omitempty"`
+	Namespaces map[string]*scan.Namespace `json:"namespaces"`
+	Keys       map[string]string          `json:"keys"` // what the references mean
+	Asked      *askedKey                  `json:"asked,omitempty"`
 }
 
 type askedKey struct {
@@ -40,7 +40,7 @@ type askedKey struct {
 }
 
 func (o *scanOptions) document(keys knownKeys, r *scan.Report) scanned {
-	d := scanned{Report: r, Keys: map[string]string{}}
+	d := scanned{Namespaces: r.Namespaces, Keys: map[string]string{}}
 	for kek := range keys.byKEK {
 		d.Keys[kek] = keys.name(kek)
 	}

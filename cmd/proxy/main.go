@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/temporal-seal/temporal-seal/internal/app"
 )
 
 func main() {
@@ -48,7 +50,7 @@ type exitCode int
 func (e exitCode) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
 
 func rootCommand(stdout, stderr io.Writer) *cobra.Command {
-	var o serveOptions
+	var o app.Options
 	o.Version = versionText()
 	root := &cobra.Command{
 		Use:   "temporal-seal",
@@ -69,7 +71,7 @@ Without a command it serves: on 127.0.0.1:7333, for the Temporal server on 127.0
 			return o.Serve(cmd.Context(), stderr)
 		},
 	}
-	o.flags(root)
+	addServeFlags(&o, root)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return fmt.Errorf("%w; see %s --help", err, cmd.CommandPath())
 	})
@@ -79,7 +81,7 @@ Without a command it serves: on 127.0.0.1:7333, for the Temporal server on 127.0
 		Args:  cobra.NoArgs,
 		RunE:  root.RunE,
 	}
-	o.flags(serve)
+	addServeFlags(&o, serve)
 	root.AddCommand(serve, checkCommand(stdout), configCommand(stdout), explainCommand(stdout), keysCommand(stdout, stderr), openCommand(stdout, stderr), healthCommand(stdout), versionCommand(stdout))
 	return root
 }

@@ -8,15 +8,18 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/temporal-seal/temporal-seal/internal/app"
+	"github.com/temporal-seal/temporal-seal/internal/config"
 	"github.com/temporal-seal/temporal-seal/internal/history"
 )
 
 type openOptions struct {
-	serveOptions
+	flags     config.Flags
+	timeout   time.Duration
 	namespace string
 }
 
@@ -39,14 +42,14 @@ The exit code is 1 if something could not be opened; it is printed as it was.`,
 			return o.open(cmd.Context(), file, stdout, stderr)
 		},
 	}
-	addFlags(&o.Flags, cmd)
+	addFlags(&o.flags, cmd)
 	cmd.Flags().StringVar(&o.namespace, "namespace", "", "open what was sealed for this namespace (and granted to it) only, and other tools' payloads as it reads them; default: what any namespace sealed")
-	cmd.Flags().DurationVar(&o.StartTimeout, "timeout", defaultStartTimeout, "how long the keys may take to answer")
+	cmd.Flags().DurationVar(&o.timeout, "timeout", defaultStartTimeout, "how long the keys may take to answer")
 	return cmd
 }
 
 func (o *openOptions) open(ctx context.Context, file string, stdout, stderr io.Writer) error {
-	c, err := o.Load()
+	c, err := o.flags.Load()
 	if err != nil {
 		return err
 	}
@@ -67,12 +70,12 @@ func (o *openOptions) open(ctx context.Context, file string, stdout, stderr io.W
 		}
 		return fmt.Errorf("%s %s; save a history with: temporal workflow show --output json", where, what)
 	}
-	keys, err := app.OpenKeys(ctx, c, o.StartTimeout, app.OpenKey, nil, slog.New(slog.DiscardHandler))
+	keys, err := app.OpenKeys(ctx, c, o.timeout, app.OpenKey, nil, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return err
 	}
 	defer keys.Close()
-	others, err := app.ForeignReader(ctx, c, o.StartTimeout)
+	others, err := app.ForeignReader(ctx, c, o.timeout)
 	if err != nil {
 		return err
 	}

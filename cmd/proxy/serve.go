@@ -12,9 +12,7 @@ import (
 // defaultStartTimeout is how long keys and upstream may take to answer at start.
 const defaultStartTimeout = 10 * time.Second
 
-type serveOptions struct{ app.Options }
-
-func (o *serveOptions) flags(cmd *cobra.Command) {
+func addServeFlags(o *app.Options, cmd *cobra.Command) {
 	f := cmd.Flags()
 	addFlags(&o.Flags, cmd)
 	f.StringVar(&o.Listen, "listen", "", "address for workers and clients (default "+standard.Listeners[0].Address+")")
