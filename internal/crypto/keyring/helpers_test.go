@@ -19,6 +19,7 @@ import (
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyhealth"
 )
 
 // scripted is a key service that answers as a test tells it to. Its keys are shared by all providers with its name, so
@@ -310,6 +311,6 @@ func lengthPrefixed(s string) string {
 
 const waitForTick = 2 * time.Second
 
-func testHealth() *HealthOptions {
-	return &HealthOptions{Grace: time.Hour, ProbeInterval: time.Minute, ProbeRetry: time.Second, Now: time.Now, Log: slog.New(slog.DiscardHandler)}
+func testHealth() *keyhealth.Options {
+	return &keyhealth.Options{Grace: time.Hour, ProbeInterval: time.Minute, ProbeRetry: time.Second, Now: time.Now, Log: slog.New(slog.DiscardHandler)}
 }

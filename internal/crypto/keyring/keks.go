@@ -9,6 +9,7 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyhealth"
 )
 
 const maxFormer = 64 // keys that an alias meant before
@@ -16,41 +17,41 @@ const maxFormer = 64 // keys that an alias meant before
 // keks holds the key encryption keys that are open.
 type keks struct {
 	core    *core
-	health  HealthOptions
-	flights *flights[string, *Key]
+	health  keyhealth.Options
+	flights *flights[string, *keyhealth.Key]
 	refused *lru.Cache[string, refusal] // by URI
 
 	mu     sync.Mutex
-	byURI  map[string]*Key
-	former []*Key // that a URI meant before; data keys from them are in use still
+	byURI  map[string]*keyhealth.Key
+	former []*keyhealth.Key // that a URI meant before; data keys from them are in use still
 }
 
-func newKEKs(c *core, health HealthOptions) *keks {
-	return &keks{core: c, health: health, flights: newFlights[string, *Key](c.base, &c.work),
-		refused: newLRU[string, refusal](maxRefusals), byURI: make(map[string]*Key)}
+func newKEKs(c *core, health keyhealth.Options) *keks {
+	return &keks{core: c, health: health, flights: newFlights[string, *keyhealth.Key](c.base, &c.work),
+		refused: newLRU[string, refusal](maxRefusals), byURI: make(map[string]*keyhealth.Key)}
 }
 
-func (s *keks) get(uri string) *Key {
+func (s *keks) get(uri string) *keyhealth.Key {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.byURI[uri]
 }
 
-func (s *keks) all() []*Key {
+func (s *keks) all() []*keyhealth.Key {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.AppendSeq(slices.Clone(s.former), maps.Values(s.byURI))
 }
 
 // named returns the open keys by URI.
-func (s *keks) named() map[string]*Key {
+func (s *keks) named() map[string]*keyhealth.Key {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return maps.Clone(s.byURI)
 }
 
 // open returns the key of a URI, and opens it when it is needed first.
-func (s *keks) open(ctx context.Context, uri string) (*Key, error) {
+func (s *keks) open(ctx context.Context, uri string) (*keyhealth.Key, error) {
 	if key := s.get(uri); key != nil {
 		return key, nil
 	}
@@ -59,7 +60,7 @@ func (s *keks) open(ctx context.Context, uri string) (*Key, error) {
 	}
 	ctx, cancel := s.core.within(ctx)
 	defer cancel()
-	key, err := s.flights.do(ctx, uri, func(ctx context.Context) (*Key, error) {
+	key, err := s.flights.do(ctx, uri, func(ctx context.Context) (*keyhealth.Key, error) {
 		key, err := s.openNew(ctx, uri)
 		switch {
 		case err == nil:
@@ -75,16 +76,16 @@ func (s *keks) open(ctx context.Context, uri string) (*Key, error) {
 	return s.keep(uri, key), nil // lookUp may have opened it
 }
 
-func (s *keks) openNew(ctx context.Context, uri string) (*Key, error) {
+func (s *keks) openNew(ctx context.Context, uri string) (*keyhealth.Key, error) {
 	p, err := s.core.service.open(ctx, uri)
 	if err != nil {
 		return nil, err
 	}
-	return NewKey(p, &s.health), nil
+	return keyhealth.New(p, &s.health), nil
 }
 
 // keep notes an open key, unless another one was noted for its URI meanwhile.
-func (s *keks) keep(uri string, key *Key) *Key {
+func (s *keks) keep(uri string, key *keyhealth.Key) *keyhealth.Key {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if open := s.byURI[uri]; open != nil {
@@ -95,10 +96,10 @@ func (s *keks) keep(uri string, key *Key) *Key {
 }
 
 // lookUp returns the key that a URI means now, which differs from the open one if an alias has moved. It notes nothing.
-func (s *keks) lookUp(ctx context.Context, uri string) (*Key, error) {
+func (s *keks) lookUp(ctx context.Context, uri string) (*keyhealth.Key, error) {
 	open := s.get(uri)
 	if open == nil {
-		return s.flights.do(ctx, uri, func(ctx context.Context) (*Key, error) { return s.openNew(ctx, uri) })
+		return s.flights.do(ctx, uri, func(ctx context.Context) (*keyhealth.Key, error) { return s.openNew(ctx, uri) })
 	}
 	now, err := s.openNew(ctx, uri)
 	switch {
@@ -130,18 +131,18 @@ func (s *keks) commit(set *Set) {
 
 // forgetUnlisted takes out and returns the keys that a set does not name, so that they are not asked any more: they may be
 // about to be disabled for good. What would be sealed with them could not be opened again.
-func (s *keks) forgetUnlisted(set *Set) map[*Key]bool {
+func (s *keks) forgetUnlisted(set *Set) map[*keyhealth.Key]bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	unlisted := make(map[*Key]bool)
-	maps.DeleteFunc(s.byURI, func(uri string, key *Key) bool {
+	unlisted := make(map[*keyhealth.Key]bool)
+	maps.DeleteFunc(s.byURI, func(uri string, key *keyhealth.Key) bool {
 		if !set.names(uri) {
 			unlisted[key] = true
 		}
 		return unlisted[key]
 	})
 	surplus := len(s.former) - maxFormer
-	s.former = slices.DeleteFunc(s.former, func(key *Key) bool {
+	s.former = slices.DeleteFunc(s.former, func(key *keyhealth.Key) bool {
 		if !set.names(key.URI()) || surplus > 0 {
 			surplus--
 			unlisted[key] = true
@@ -154,7 +155,7 @@ func (s *keks) forgetUnlisted(set *Set) map[*Key]bool {
 
 // candidates returns the open keys of an entry that an envelope's reference may mean, and the URIs of those that are not
 // open. Replicas of a multi-Region key share their reference.
-func (s *keks) candidates(e *keyEntry, value string, ref crypto.KEKRef) (found []*Key, closed []string) {
+func (s *keks) candidates(e *keyEntry, value string, ref crypto.KEKRef) (found []*keyhealth.Key, closed []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, uri := range e.uris() {

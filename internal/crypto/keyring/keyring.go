@@ -14,6 +14,7 @@ import (
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyhealth"
 )
 
 // KeyringOptions configures a Keyring. Zero durations and counts mean the default.
@@ -85,7 +86,7 @@ func NewKeyring(ctx context.Context, opt KeyringOptions) (*Keyring, error) {
 	c.service = newService(&c.opt)
 	c.coarse.Store(opt.Now().UnixNano())
 	k := &Keyring{core: c}
-	c.keys = newKEKs(c, HealthOptions{Grace: opt.Grace, ProbeInterval: opt.ProbeInterval, ProbeRetry: opt.ProbeRetry,
+	c.keys = newKEKs(c, keyhealth.Options{Grace: opt.Grace, ProbeInterval: opt.ProbeInterval, ProbeRetry: opt.ProbeRetry,
 		Now: opt.Now, Log: opt.Log, Unwrap: c.service.probe, Withdrawn: k.withdraw})
 	k.opening = opening{core: c, cache: newOpenedKeys(), missed: k.sealing.missed, flights: newFlights[wrapID, *dataKey](c.base, &c.work)}
 	k.sealing = sealing{core: c, flights: newFlights[slotKey, *Sealer](c.base, &c.work), made: k.opening.cache.add}
@@ -242,7 +243,7 @@ func (k *Keyring) drop(match func(*dataKey) bool) {
 }
 
 // withdraw forgets the data keys under a key encryption key: in one context, or in all.
-func (k *Keyring) withdraw(key *Key, kc *crypto.KeyContext) {
+func (k *Keyring) withdraw(key *keyhealth.Key, kc *crypto.KeyContext) {
 	k.drop(func(dk *dataKey) bool { return dk.kek == key && (kc == nil || dk.context == *kc) })
 }
 

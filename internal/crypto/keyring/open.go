@@ -11,6 +11,7 @@ import (
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyhealth"
 )
 
 // Run is a run of envelopes that are opened one after the other, as those of one message are. The zero value is ready; it
@@ -141,7 +142,7 @@ func (o *opening) refused(id wrapID) error {
 
 // candidates returns the key encryption keys of an entry that the envelope's reference may mean, mostly one. Keys that
 // were not needed so far are opened only if none else fits.
-func (o *opening) candidates(ctx context.Context, e *keyEntry, value string, h *envelope.Header) (found []*Key, err error) {
+func (o *opening) candidates(ctx context.Context, e *keyEntry, value string, h *envelope.Header) (found []*keyhealth.Key, err error) {
 	found, closed := o.core.keys.candidates(e, value, h.KEK)
 	if len(found) > 0 {
 		return found, nil
@@ -152,7 +153,7 @@ func (o *opening) candidates(ctx context.Context, e *keyEntry, value string, h *
 		case failed != nil:
 			err = failed
 		case key.Ref() == h.KEK:
-			return []*Key{key}, nil
+			return []*keyhealth.Key{key}, nil
 		}
 	}
 	if err != nil {
@@ -163,7 +164,7 @@ func (o *opening) candidates(ctx context.Context, e *keyEntry, value string, h *
 }
 
 // ask has the data key unwrapped by the first of the candidates that answers.
-func (o *opening) ask(ctx context.Context, id wrapID, h *envelope.Header, candidates []*Key) (*dataKey, error) {
+func (o *opening) ask(ctx context.Context, id wrapID, h *envelope.Header, candidates []*keyhealth.Key) (*dataKey, error) {
 	// Another flight may have landed between this caller's look at the cache and its departure.
 	if dk, ok := o.cache.keys.Get(id); ok && dk.usable() && slices.Contains(candidates, dk.kek) {
 		return dk, nil
@@ -193,7 +194,7 @@ func (o *opening) ask(ctx context.Context, id wrapID, h *envelope.Header, candid
 
 // explain finds out whether an error concerns this envelope alone. Anybody who can write to the server can plant a wrapped
 // key that the service refuses, so only a good blob says something about the key itself.
-func (o *opening) explain(ctx context.Context, key *Key, kc crypto.KeyContext, err error) error {
+func (o *opening) explain(ctx context.Context, key *keyhealth.Key, kc crypto.KeyContext, err error) error {
 	kind := crypto.KindOf(err)
 	if kind != crypto.KindDenied && kind != crypto.KindRevoked {
 		return err

@@ -11,6 +11,7 @@ import (
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyhealth"
 )
 
 // What a reload takes away must be gone at once, also from every cache and for every call that is under way.
@@ -279,7 +280,7 @@ func TestUsesAreBounded(t *testing.T) {
 func TestCallersLearnNoPlaces(t *testing.T) {
 	kc := crypto.KeyContext{Namespace: "ns", Key: "phi"}
 	place := "awskms://alias/secret-place?endpoint=https://kms.internal"
-	kk := NewKey(newScripted(place), testHealth())
+	kk := keyhealth.New(newScripted(place), testHealth())
 	fromProvider := &crypto.Error{Kind: crypto.KindDenied, Op: "kms.decrypt", Key: "phi", Namespace: "ns", Err: errors.New(place + ": AccessDeniedException: arn:aws:kms:x")}
 	noURI := &crypto.Error{Kind: crypto.KindRejected, Op: "unwrap data key", Key: "phi", Err: errors.New("no key in local:/secret-place opens it")}
 	for i, err := range []error{

@@ -8,6 +8,7 @@ import (
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyhealth"
 	"github.com/temporal-seal/temporal-seal/internal/x/backoff"
 )
 
@@ -121,7 +122,7 @@ func (p *sealing) renew(ctx context.Context, sl *slot) (*Sealer, error) {
 }
 
 // explain finds out what it means that no fresh data key was to be had.
-func (p *sealing) explain(ctx context.Context, sl *slot, key *Key, kc crypto.KeyContext, err error) error {
+func (p *sealing) explain(ctx context.Context, sl *slot, key *keyhealth.Key, kc crypto.KeyContext, err error) error {
 	switch crypto.KindOf(err) {
 	case crypto.KindRevoked:
 		return key.Revoke(kc, err)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyhealth"
 )
 
 // maxUses is how many key encryption keys of wildcard entries are counted one by one. The others are counted together,
@@ -44,7 +45,7 @@ type uses struct {
 }
 
 // of returns the counters for data keys of a context.
-func (u *uses) of(set *Set, key *Key, kc crypto.KeyContext) *keyUse {
+func (u *uses) of(set *Set, key *keyhealth.Key, kc crypto.KeyContext) *keyUse {
 	e, _, _, ok := set.find(set.local(kc.Namespace), kc.Key)
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -83,7 +84,7 @@ type KeyUse struct {
 }
 
 // roles returns what the open keys are for in the entries of a set. A URI with a star stands for all that it may name.
-func (s *Set) roles(open map[string]*Key) map[useID]Role {
+func (s *Set) roles(open map[string]*keyhealth.Key) map[useID]Role {
 	roles := make(map[useID]Role)
 	for i := range s.entries {
 		e := &s.entries[i]
@@ -106,7 +107,7 @@ func (s *Set) roles(open map[string]*Key) map[useID]Role {
 }
 
 // list returns what was counted, with the keys of a set that were not used yet.
-func (u *uses) list(set *Set, open map[string]*Key) []KeyUse {
+func (u *uses) list(set *Set, open map[string]*keyhealth.Key) []KeyUse {
 	roles := set.roles(open)
 	u.mu.Lock()
 	defer u.mu.Unlock()

@@ -1,4 +1,6 @@
-package keyring
+// Package keyhealth knows whether a key encryption key may be used: whether its service answers, how long it may serve
+// while it does not, and in which contexts its use was withdrawn. It holds no data key.
+package keyhealth
 
 import (
 	"bytes"
@@ -13,8 +15,8 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/x/backoff"
 )
 
-// HealthOptions are what the keys of one keyring share. All fields are required.
-type HealthOptions struct {
+// Options are what the keys of one keyring share. All fields are required.
+type Options struct {
 	// Grace is how long a key goes on serving while its service does not answer.
 	Grace time.Duration
 	// ProbeInterval is the pause between probes of a key in use, ProbeRetry that after an error.
@@ -32,7 +34,7 @@ type HealthOptions struct {
 type Key struct {
 	provider crypto.Provider
 	ref      crypto.KEKRef
-	opt      *HealthOptions
+	opt      *Options
 	state    atomic.Uint32 // serving, stale, revoked: read for every payload
 	used     atomic.Int64  // coarse time of the last use
 
@@ -70,8 +72,8 @@ const (
 	idleAfter   = time.Hour
 )
 
-// NewKey returns the key of a provider that has just answered.
-func NewKey(p crypto.Provider, opt *HealthOptions) *Key {
+// New returns the key of a provider that has just answered.
+func New(p crypto.Provider, opt *Options) *Key {
 	now := opt.Now()
 	k := &Key{provider: p, ref: p.Ref(), opt: opt, lastGood: now, contexts: make(map[crypto.KeyContext]*access)}
 	k.used.Store(now.UnixNano())
@@ -305,7 +307,7 @@ func (k *Key) deny(kc crypto.KeyContext, err error) error {
 }
 
 // Passing reports whether a refusal that was first seen at a time may still be one that passes.
-func (o *HealthOptions) Passing(now, first time.Time) bool { return now.Sub(first) < o.ProbeRetry/2 }
+func (o *Options) Passing(now, first time.Time) bool { return now.Sub(first) < o.ProbeRetry/2 }
 
 // Revoked makes the error of a key that its service refuses to use.
 func (k *Key) Revoked(kc crypto.KeyContext, err error) error {

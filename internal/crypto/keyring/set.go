@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyhealth"
 	"github.com/temporal-seal/temporal-seal/internal/x/glob"
 )
 
@@ -32,7 +33,7 @@ type Set struct {
 	grants  map[Grant]bool
 	revoked map[[envelope.IDSize]byte]bool // data-key ids
 	realm   string                         // "" or ends in "/"
-	found   map[string]*Key                // by URI: the key encryption keys that Prepare looked up
+	found   map[string]*keyhealth.Key      // by URI: the key encryption keys that Prepare looked up
 }
 
 type keyEntry struct {
@@ -42,7 +43,7 @@ type keyEntry struct {
 }
 
 func newSet(realm string, keys []KeyConfig, grants []Grant, revokedDataKeys [][32]byte) (*Set, error) {
-	t := &Set{grants: make(map[Grant]bool), revoked: make(map[[envelope.IDSize]byte]bool), found: make(map[string]*Key)}
+	t := &Set{grants: make(map[Grant]bool), revoked: make(map[[envelope.IDSize]byte]bool), found: make(map[string]*keyhealth.Key)}
 	if realm != "" {
 		t.realm = realm + "/"
 	}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyhealth"
 )
 
 const maxCalls = 20 // to key services at once
@@ -71,7 +72,7 @@ func (s *service) open(ctx context.Context, uri string) (p crypto.Provider, err 
 }
 
 // generate makes a data key and proves that its wrapped form can be unwrapped, before anything is sealed with it.
-func (s *service) generate(ctx context.Context, key *Key, kc crypto.KeyContext) (*dataKey, error) {
+func (s *service) generate(ctx context.Context, key *keyhealth.Key, kc crypto.KeyContext) (*dataKey, error) {
 	var plain, wrapped []byte
 	err := s.call(ctx, "kms.generate_data_key", kc, func(ctx context.Context) (err error) {
 		plain, wrapped, err = key.Provider().GenerateDataKey(ctx, kc)
@@ -102,7 +103,7 @@ func (s *service) generate(ctx context.Context, key *Key, kc crypto.KeyContext) 
 	return made, nil
 }
 
-func (s *service) unwrap(ctx context.Context, key *Key, kc crypto.KeyContext, wrapped []byte) (*dataKey, error) {
+func (s *service) unwrap(ctx context.Context, key *keyhealth.Key, kc crypto.KeyContext, wrapped []byte) (*dataKey, error) {
 	var plain []byte
 	err := s.call(ctx, "kms.decrypt", kc, func(ctx context.Context) (err error) {
 		plain, err = key.Provider().UnwrapDataKey(ctx, wrapped, kc)
@@ -120,7 +121,7 @@ func (s *service) unwrap(ctx context.Context, key *Key, kc crypto.KeyContext, wr
 }
 
 // probe unwraps a data key to see whether the service does.
-func (s *service) probe(ctx context.Context, key *Key, kc crypto.KeyContext, wrapped []byte) (id [32]byte, err error) {
+func (s *service) probe(ctx context.Context, key *keyhealth.Key, kc crypto.KeyContext, wrapped []byte) (id [32]byte, err error) {
 	dk, err := s.unwrap(ctx, key, kc, wrapped)
 	if err != nil {
 		return id, err

@@ -10,13 +10,14 @@ import (
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyhealth"
 )
 
 // dataKey is an unwrapped data key and what it is bound to. Its bytes are cleared when it is dropped, and of one that
 // only fell out of a cache when nobody can use it any more.
 type dataKey struct {
 	id      [envelope.IDSize]byte
-	kek     *Key
+	kek     *keyhealth.Key
 	context crypto.KeyContext
 	wrapped []byte
 	use     *keyUse
@@ -28,7 +29,7 @@ type dataKey struct {
 
 var errDropped = errors.New("the data key was dropped while the call was under way; try again")
 
-func newDataKey(key *Key, kc crypto.KeyContext, plain, wrapped []byte) (*dataKey, error) {
+func newDataKey(key *keyhealth.Key, kc crypto.KeyContext, plain, wrapped []byte) (*dataKey, error) {
 	id, err := envelope.DeriveDataKeyID(plain)
 	if err != nil {
 		return nil, crypto.Errorf(crypto.KindUnavailable, "derive data-key id", "%w", err).In(kc.Key, kc.Namespace)
