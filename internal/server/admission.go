@@ -3,12 +3,17 @@ package server
 import (
 	"context"
 	"fmt"
+	"log/slog"
+	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc/codes"
+
+	"github.com/temporal-seal/temporal-seal/internal/policy"
+	"github.com/temporal-seal/temporal-seal/internal/upstream"
+	"github.com/temporal-seal/temporal-seal/internal/x/lograte"
 )
 
 // Limits bound what callers can make the proxy hold at once. What is over a limit is refused with RESOURCE_EXHAUSTED before
@@ -60,107 +65,293 @@ const (
 	// does, which has cost the server work.
 	roomWait    = time.Second
 	answerTries = 5
+
+	// keptAccounts is from how many accounts of callers on those that nothing counts in are removed.
+	keptAccounts = 1000
 )
 
-// gate counts what is inside.
-type gate struct {
-	limit  int64
-	inside atomic.Int64
+// admission shares what the proxy may hold at once among connections, callers, and in all. Each call, and each byte of its
+// messages, counts in three accounts.
+type admission struct {
+	limits  Limits
+	metrics *Metrics
+	log     *slog.Logger
+	logged  lograte.Limiter
+
+	mu          sync.Mutex
+	connections int
+	total       account
+	callers     map[callerKey]*account
+	waiting     []*waiter // for bytes, in the order in which they came
 }
 
-func (g *gate) enter() bool {
-	if g.inside.Add(1) > g.limit {
-		g.inside.Add(-1)
-		return false
-	}
-	return true
+// account is what one connection or one caller has of the limits, or all of them have.
+type account struct {
+	calls, polls, bytes             int64
+	mostCalls, mostPolls, mostBytes int64
+
+	key callerKey // of a caller's account
 }
 
-func (g *gate) leave() { g.inside.Add(-1) }
+type callerKey struct{ kind, subject, listener string }
 
-// overLimit counts a refusal. The log tells of each limit once a minute: there may be thousands.
-func (s *Server) overLimit(limit string) {
-	s.metrics.refused.WithLabelValues(limit).Inc()
-	s.toldMu.Lock()
-	defer s.toldMu.Unlock()
-	if now := time.Now(); now.Sub(s.told[limit]) > time.Minute {
-		s.told[limit] = now
-		s.log.Warn("callers are refused, since there is more to do than the limit allows", "limit", "limits."+limit, "connections", s.Connections(),
-			"calls", s.calls.inside.Load(), "long_polls", s.waiting.inside.Load(), "bytes", s.room.inUse())
-	}
+// place is what one call takes of the limits. Its bytes may outlast it: they are given back when the answer is written.
+type place struct {
+	in       *admission
+	accounts [3]*account // of all, of the connection, and of the caller; those that are nil do not count
+	poll     bool
+	bytes    int64
 }
 
-// room is the number of bytes that messages may have in memory. Who waits for room is served in turn.
-type room struct {
-	mu      sync.Mutex
-	size    int64
-	used    int64
-	waiting []*waiter
-}
-
+// waiter waits for n bytes more for a call.
 type waiter struct {
+	place  *place
 	n      int64
 	served chan struct{}
 }
 
-// take waits for n bytes of room, for a while. What is larger than all room there is takes all of it.
-func (r *room) take(ctx context.Context, n int64, wait time.Duration) bool {
-	n = min(n, r.size)
-	r.mu.Lock()
-	if len(r.waiting) == 0 && r.used+n <= r.size {
-		r.used += n
-		r.mu.Unlock()
-		return true
+func newAdmission(l Limits, m *Metrics, log *slog.Logger) *admission {
+	return &admission{limits: l, metrics: m, log: log, callers: map[callerKey]*account{},
+		total: account{mostCalls: int64(l.Calls), mostPolls: int64(l.Held), mostBytes: l.Bytes}}
+}
+
+// newAccount returns the account of one connection or one caller. A sixteenth of each limit stays for the others.
+func (a *admission) newAccount() *account {
+	share := func(limit int64) int64 { return limit - limit/16 }
+	return &account{mostCalls: share(a.total.mostCalls), mostPolls: share(a.total.mostPolls), mostBytes: share(a.total.mostBytes)}
+}
+
+// largest is how large a request may be.
+func (a *admission) largest() int64 { return min(upstream.MaxMessage, a.limits.Bytes) }
+
+// connect counts a connection in. It reports false if there are as many as there may be.
+func (a *admission) connect() bool {
+	a.mu.Lock()
+	full := a.connections >= a.limits.Connections
+	if !full {
+		a.connections++
 	}
-	w := &waiter{n, make(chan struct{})}
-	r.waiting = append(r.waiting, w)
-	r.mu.Unlock()
+	a.mu.Unlock()
+	if full {
+		a.overLimit("connections")
+	}
+	return !full
+}
+
+func (a *admission) disconnect() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.connections--
+}
+
+// connected is the number of connections.
+func (a *admission) connected() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.connections
+}
+
+// admit counts the call in, or refuses it where it is one too many.
+func (c *call) admit() error {
+	place, err := c.server.admission.enter(connectionOf(c.ctx), c.id.Caller, c.method.waits)
+	if err == nil {
+		c.lease = newLease(place)
+	}
+	return err
+}
+
+// enter counts a call in, as a poll if it waits at the server. The call has to leave when it ends. conn and caller may be
+// nil. The error is the status to answer with.
+func (a *admission) enter(conn *connection, caller *policy.Caller, poll bool) (place, error) {
+	kind, limit := "calls", a.limits.Calls
+	if poll {
+		kind, limit = "long_polls", a.limits.Held
+	}
+	p := place{in: a, poll: poll, accounts: [3]*account{&a.total}}
+	if conn != nil {
+		p.accounts[1] = conn.account
+	}
+	a.mu.Lock()
+	p.accounts[2] = a.accountOf(caller)
+	full := false
+	for _, acc := range p.accounts {
+		full = full || acc != nil && acc.full(poll)
+	}
+	if full {
+		a.forget(&p)
+	} else {
+		p.add(1)
+	}
+	a.mu.Unlock()
+	if full {
+		a.overLimit(kind)
+		return place{}, answerFor(tooManyCalls(kind, limit)).Err()
+	}
+	return p, nil
+}
+
+// accountOf returns a caller's account. Anonymous callers have none: nothing tells one from another.
+func (a *admission) accountOf(caller *policy.Caller) *account {
+	if caller == nil || caller.Kind == "anonymous" {
+		return nil
+	}
+	if acc := a.callers[callerKey{caller.Kind, caller.Subject, caller.Listener}]; acc != nil {
+		return acc
+	}
+	acc := a.newAccount()
+	acc.key = callerKey{strings.Clone(caller.Kind), strings.Clone(caller.Subject), strings.Clone(caller.Listener)}
+	a.callers[acc.key] = acc
+	return acc
+}
+
+// forget removes the account of a call's caller, if there are many and nothing counts in this one any more.
+func (a *admission) forget(p *place) {
+	acc := p.accounts[2]
+	if acc != nil && len(a.callers) > keptAccounts && acc.calls == 0 && acc.polls == 0 && acc.bytes == 0 {
+		delete(a.callers, acc.key)
+	}
+}
+
+func (acc *account) full(poll bool) bool {
+	if poll {
+		return acc.polls >= acc.mostPolls
+	}
+	return acc.calls >= acc.mostCalls
+}
+
+// add counts n calls more, or less.
+func (p *place) add(n int64) {
+	for _, acc := range p.accounts {
+		switch {
+		case acc == nil:
+		case p.poll:
+			acc.polls += n
+		default:
+			acc.calls += n
+		}
+	}
+}
+
+// leave counts the call out.
+func (p *place) leave() {
+	p.in.mu.Lock()
+	defer p.in.mu.Unlock()
+	p.add(-1)
+	p.in.forget(p)
+}
+
+// reserve waits for n bytes more, for a while, and reports whether there was room for them. Little is let in anyway. What
+// is larger than an account takes all of it: taken says how much was reserved.
+func (p *place) reserve(ctx context.Context, n int64, wait time.Duration) (taken int64, ok bool) {
+	if n <= unreserved {
+		p.count(n)
+		return n, true
+	}
+	for _, acc := range p.accounts {
+		if acc != nil {
+			n = min(n, acc.mostBytes)
+		}
+	}
+	a := p.in
+	a.mu.Lock()
+	if len(a.waiting) == 0 && fits(n, p.accounts[:]) {
+		p.take(n)
+		a.mu.Unlock()
+		return n, true
+	}
+	w := &waiter{p, n, make(chan struct{})}
+	a.waiting = append(a.waiting, w)
+	a.serve()
+	a.mu.Unlock()
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	select {
 	case <-w.served:
-		return true
+		return n, true
 	case <-timer.C:
 	case <-ctx.Done():
 	}
-	return r.giveUp(w)
+	return n, a.giveUp(w)
 }
 
-// giveUp takes w out of the queue. It reports true if w was served just now.
-func (r *room) giveUp(w *waiter) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for i, other := range r.waiting {
-		if other == w {
-			r.waiting = append(r.waiting[:i], r.waiting[i+1:]...)
-			r.serve() // those behind may be smaller
-			return false
+// giveUp takes a waiter out of the queue. It reports true if the waiter was served just now.
+func (a *admission) giveUp(w *waiter) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	i := slices.Index(a.waiting, w)
+	if i < 0 {
+		return true
+	}
+	a.waiting = slices.Delete(a.waiting, i, i+1)
+	a.serve() // those behind may be smaller
+	return false
+}
+
+// count takes n bytes whether there is room or not: they are in memory already. A negative n gives bytes back.
+func (p *place) count(n int64) {
+	p.in.mu.Lock()
+	defer p.in.mu.Unlock()
+	p.take(n)
+	p.in.serve()
+}
+
+// giveBack gives back all bytes.
+func (p *place) giveBack() {
+	p.in.mu.Lock()
+	defer p.in.mu.Unlock()
+	p.take(-p.bytes)
+	p.in.forget(p)
+	p.in.serve()
+}
+
+func (p *place) take(n int64) {
+	p.bytes += n
+	for _, acc := range p.accounts {
+		if acc != nil {
+			acc.bytes += n
 		}
 	}
-	return true
 }
 
-// add takes n bytes whether there is room or not: they are in memory already. A negative n gives room back.
-func (r *room) add(n int64) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.used += n
-	r.serve()
-}
-
-func (r *room) serve() {
-	for len(r.waiting) > 0 && r.used+r.waiting[0].n <= r.size {
-		w := r.waiting[0]
-		r.waiting = r.waiting[1:]
-		r.used += w.n
+// serve lets in those who wait, in turn. One whose own connection or caller has too much is passed over; one for whom there
+// is no room at all is not, or small messages would keep a large one out for ever.
+func (a *admission) serve() {
+	for i := 0; i < len(a.waiting); {
+		w := a.waiting[i]
+		if !fits(w.n, w.place.accounts[:1]) {
+			return
+		}
+		if !fits(w.n, w.place.accounts[1:]) {
+			i++
+			continue
+		}
+		a.waiting = slices.Delete(a.waiting, i, i+1)
+		w.place.take(w.n)
 		close(w.served)
 	}
 }
 
-func (r *room) inUse() int64 {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.used
+// fits reports whether there is room for n bytes in all of the accounts.
+func fits(n int64, accounts []*account) bool {
+	return !slices.ContainsFunc(accounts, func(acc *account) bool { return acc != nil && acc.bytes+n > acc.mostBytes })
+}
+
+func (a *admission) inUse() int64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.total.bytes
+}
+
+// overLimit counts a refusal. The log tells of each limit once a minute: there may be thousands.
+func (a *admission) overLimit(limit string) {
+	a.metrics.refused.WithLabelValues(limit).Inc()
+	if !a.logged.Allow(limit) {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.log.Warn("callers are refused, since there is more to do than the limit allows", "limit", "limits."+limit, "connections", a.connections,
+		"calls", a.total.calls, "long_polls", a.total.polls, "bytes", a.total.bytes)
 }
 
 // waits tells which calls wait at the server, besides polls for tasks.
@@ -173,23 +364,12 @@ func waits(full string) bool {
 	}
 }
 
-func tooManyCalls(kind string, limit int64) error {
+func tooManyCalls(kind string, limit int) error {
 	return &refusal{codes.ResourceExhausted, fmt.Sprintf("%d calls are being answered, all that `limits.%s` of the proxy's config allows: try again later, give the proxy more memory, or run more of them", limit, kind)}
 }
 
-func noRoom(what string, n, size int64) error {
-	return &refusal{codes.ResourceExhausted, fmt.Sprintf("there is no room for %s of %d bytes beside the others: `limits.bytes` of the proxy's config allows %d; try again later, give the proxy more memory, or run more of them", what, n, size)}
-}
-
-// enter counts a call in, among those that wait at the server or the others.
-func (s *Server) enter(waits bool) (*gate, error) {
-	kind, g := "calls", &s.calls
-	if waits {
-		kind, g = "long_polls", &s.waiting
-	}
-	if !g.enter() {
-		s.overLimit(kind)
-		return nil, tooManyCalls(kind, g.limit)
-	}
-	return g, nil
+// noRoom counts a message that there was no room for, and returns the error to answer with.
+func (a *admission) noRoom(what string, n int64) error {
+	a.overLimit("bytes")
+	return &refusal{codes.ResourceExhausted, fmt.Sprintf("there is no room for %s of %d bytes beside the others: `limits.bytes` of the proxy's config allows %d; try again later, give the proxy more memory, or run more of them", what, n, a.limits.Bytes)}
 }

@@ -3,7 +3,9 @@ package server
 import (
 	"bytes"
 	"context"
+	"log/slog"
 	"net"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -17,41 +19,110 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/temporal-seal/temporal-seal/internal/auth"
+	"github.com/temporal-seal/temporal-seal/internal/policy"
 	"github.com/temporal-seal/temporal-seal/internal/upstream"
 )
 
 func limited(l Limits) func(*Options) { return func(o *Options) { o.Limits = l } }
 
 func TestRoomIsGivenInTurn(t *testing.T) {
-	r := &room{size: 10}
+	const unit = 64 << 10 // more than what is let in anyway
+	a := newAdmission(Limits{Calls: 10, Bytes: 10 * unit}, nil, nil)
+	p, err := a.enter(nil, nil, false)
+	if err != nil {
+		t.Fatal(err)
+	}
 	ctx := context.Background()
-	if !r.take(ctx, 8, 0) || r.take(ctx, 3, 10*time.Millisecond) {
+	take := func(n int64, wait time.Duration) bool { _, ok := p.reserve(ctx, n*unit, wait); return ok }
+	if !take(8, 0) || take(3, 10*time.Millisecond) {
 		t.Fatal("8 of 10 fit, 3 more do not")
 	}
 	order := make(chan int64, 2)
 	wait := func(n int64) {
 		go func() {
-			if r.take(ctx, n, 5*time.Second) {
+			if take(n, 5*time.Second) {
 				order <- n
 			}
 		}()
-		eventually(t, func() bool { r.mu.Lock(); defer r.mu.Unlock(); return len(r.waiting) == int(n)-5 })
+		eventually(t, func() bool { a.mu.Lock(); defer a.mu.Unlock(); return len(a.waiting) == int(n)-5 })
 	}
 	wait(6)
 	wait(7)
-	if r.take(ctx, 1, 0) {
+	if take(1, 0) {
 		t.Error("what is small goes past those who wait")
 	}
-	r.add(-8)
+	p.count(-8 * unit)
 	if first := <-order; first != 6 {
 		t.Errorf("%d bytes came first", first)
 	}
-	r.add(-6)
+	p.count(-6 * unit)
 	<-order
-	r.add(-7)
-	if !r.take(ctx, 1000, 0) || r.inUse() != 10 {
+	p.count(-7 * unit)
+	if !take(1000, 0) || a.inUse() != 10*unit {
 		t.Error("what is larger than all room takes all of it")
+	}
+}
+
+// One connection, or one caller on many, never gets all of a limit.
+func TestOthersFindRoomBesideAGreedyCaller(t *testing.T) {
+	l := LimitsFor(1 << 30)
+	a := newAdmission(l, NewMetrics(prometheus.NewRegistry()), slog.New(slog.DiscardHandler))
+	greedy, other := policy.NewCaller("token", "greedy", "default", nil), policy.NewCaller("token", "other", "default", nil)
+	one, two := &connection{account: a.newAccount()}, &connection{account: a.newAccount()}
+	for name, c := range map[string]struct {
+		conn   func(i int) *connection
+		caller *policy.Caller
+	}{
+		"one connection":          {func(int) *connection { return one }, nil},
+		"a caller on many":        {func(int) *connection { return &connection{account: a.newAccount()} }, greedy},
+		"a caller on one as well": {func(int) *connection { return two }, greedy},
+	} {
+		var places []*place
+		for i := range l.Calls {
+			p, err := a.enter(c.conn(i), c.caller, false)
+			if err != nil {
+				break
+			}
+			places = append(places, &p)
+		}
+		if n := len(places); n != l.Calls-l.Calls/16 {
+			t.Errorf("%s: %d calls of %d", name, n, l.Calls)
+		}
+		taken, ok := places[0].reserve(t.Context(), l.Bytes, 0)
+		if _, more := places[1].reserve(t.Context(), l.Bytes/32, 0); !ok || more || taken != l.Bytes-l.Bytes/16 {
+			t.Errorf("%s: %d bytes of %d, more: %v", name, taken, l.Bytes, more)
+		}
+		p, err := a.enter(&connection{account: a.newAccount()}, other, false)
+		if err != nil {
+			t.Fatalf("%s: another caller: %v", name, err)
+		}
+		if _, ok := p.reserve(t.Context(), l.Bytes/32, 0); !ok {
+			t.Errorf("%s: no bytes for another caller", name)
+		}
+		for _, p := range append(places, &p) {
+			p.giveBack()
+			p.leave()
+		}
+	}
+	if a.inUse() != 0 || a.total.calls != 0 {
+		t.Errorf("%d bytes and %d calls are left", a.inUse(), a.total.calls)
+	}
+}
+
+// Accounts of callers that are gone do not stay for ever.
+func TestAccountsOfCallersAreBounded(t *testing.T) {
+	a := newAdmission(LimitsFor(1<<30), nil, nil)
+	for i := range 3 * keptAccounts {
+		p, err := a.enter(nil, policy.NewCaller("jwt", strconv.Itoa(i), "default", nil), true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.leave()
+	}
+	if n := len(a.callers); n > keptAccounts {
+		t.Errorf("%d accounts", n)
 	}
 }
 
@@ -131,7 +202,7 @@ func TestMessagesBeyondTheRoomAreRefused(t *testing.T) {
 	if st := status.Convert(err); st.Code() != codes.ResourceExhausted || !strings.HasPrefix(st.Message(), "grpc: received message larger than max (") {
 		t.Errorf("a message that can never fit: %v", err)
 	}
-	eventually(t, func() bool { return p.room.inUse() == 0 })
+	eventually(t, func() bool { return p.admission.inUse() == 0 })
 }
 
 // Answers that were large before wait until there is room.
@@ -150,7 +221,8 @@ func TestLargeAnswersWaitForRoom(t *testing.T) {
 	if err := query(); err != nil {
 		t.Fatal(err)
 	}
-	p.room.add(MinBytes)
+	full := place{in: p.admission, accounts: [3]*account{&p.admission.total}}
+	full.count(MinBytes)
 	late := make(chan error)
 	go func() { late <- query() }()
 	select {
@@ -158,16 +230,16 @@ func TestLargeAnswersWaitForRoom(t *testing.T) {
 		t.Errorf("there was no room, and the answer came: %v", err)
 	case <-time.After(300 * time.Millisecond):
 	}
-	p.room.add(-MinBytes)
+	full.count(-MinBytes)
 	if err := <-late; err != nil {
 		t.Error(err)
 	}
-	p.room.add(MinBytes)
+	full.count(MinBytes)
 	if err := query(); status.Code(err) != codes.ResourceExhausted {
 		t.Errorf("no room for long: %v", err)
 	}
-	p.room.add(-MinBytes)
-	eventually(t, func() bool { return p.room.inUse() == 0 })
+	full.count(-MinBytes)
+	eventually(t, func() bool { return p.admission.inUse() == 0 })
 }
 
 // A gRPC without such a stream would have requests counted only after they were read.
@@ -205,6 +277,22 @@ func TestConnectionsBeyondTheLimitAreClosed(t *testing.T) {
 	eventually(t, func() bool { return p.Connections() == 1 })
 	if got := describeIn(testContext(t), p.client(t), "clinic"); got != codes.OK {
 		t.Error(got)
+	}
+}
+
+// inside is how many calls, or polls, are being answered.
+func (p *proxied) inside(polls bool) int64 {
+	p.admission.mu.Lock()
+	defer p.admission.mu.Unlock()
+	if polls {
+		return p.admission.total.polls
+	}
+	return p.admission.total.calls
+}
+
+func (p *proxied) closeUnreadAt(now time.Time) {
+	for _, l := range p.listeners {
+		l.connections.closeUnread(now, p.Server.log)
 	}
 }
 
@@ -296,7 +384,7 @@ func TestACallerThatStopsSendingIsTimedOut(t *testing.T) {
 			t.Errorf("%s: status %s %s", name, code, message)
 		}
 	}
-	eventually(t, func() bool { return p.calls.inside.Load() == 0 && p.room.inUse() == 0 })
+	eventually(t, func() bool { return p.inside(false) == 0 && p.admission.inUse() == 0 })
 	if n := len(f.calls()); n != 0 {
 		t.Errorf("%d calls were forwarded", n)
 	}
@@ -322,7 +410,7 @@ func TestWrongRequestsOnTheWire(t *testing.T) {
 			t.Errorf("%s: status %s %s, want %s %s", name, code, message, c.code, c.says)
 		}
 	}
-	eventually(t, func() bool { return p.room.inUse() == 0 })
+	eventually(t, func() bool { return p.admission.inUse() == 0 })
 }
 
 // A caller whose window stays shut holds its answers in the proxy's memory.
@@ -339,13 +427,13 @@ func TestACallerThatDoesNotReadIsCutOff(t *testing.T) {
 	for i := range uint32(calls) {
 		r.call(t, 2*i+1, workflowservice.WorkflowService_QueryWorkflow_FullMethodName, request, true)
 	}
-	eventually(t, func() bool { return p.calls.inside.Load() == 0 && p.room.inUse() > calls*200<<10 })
-	p.sweepAt(time.Now().Add(answerTime / 2))
+	eventually(t, func() bool { return p.inside(false) == 0 && p.admission.inUse() > calls*200<<10 })
+	p.closeUnreadAt(time.Now().Add(answerTime / 2))
 	if p.Connections() != 1 {
 		t.Error("cut off too early")
 	}
-	p.sweepAt(time.Now().Add(answerTime + time.Minute))
-	eventually(t, func() bool { return p.Connections() == 0 && p.room.inUse() == 0 })
+	p.closeUnreadAt(time.Now().Add(answerTime + time.Minute))
+	eventually(t, func() bool { return p.Connections() == 0 && p.admission.inUse() == 0 })
 }
 
 // A fault of the proxy's own ends the call that it is in, streams too, and no other.
@@ -381,7 +469,7 @@ func TestPanicsEndTheirCallAlone(t *testing.T) {
 	}
 	close(h.release)
 	wait()
-	eventually(t, func() bool { return p.room.inUse() == 0 && p.calls.inside.Load() == 0 && p.waiting.inside.Load() == 0 })
+	eventually(t, func() bool { return p.admission.inUse() == 0 && p.inside(false) == 0 && p.inside(true) == 0 })
 }
 
 // A connection that is closed for its age keeps the polls that it has, and its caller notices nothing.

@@ -41,46 +41,60 @@ var byID = map[string]func(in []byte) (id string, err error){
 	},
 }
 
-// authorise decides if the caller may make this call.
-func (c *call) authorise() error {
+// identify finds out which namespace the call is for, and what else policies, spans and records name.
+func (c *call) identify() error {
+	c.session = c.server.rewriter.Begin(c.method.rewrite, c.id.Caller)
+	c.lease.session = c.session
+	m := c.method.rewrite
+	if m.RequestTouched() || m.ResponseTouched() || m.IsPoll() ||
+		c.id.Namespaces != nil || c.server.upstreams.ByNamespace() || c.span.IsRecording() {
+		c.request = c.in.bytes()
+		return c.session.Identify(c.request)
+	}
+	return nil
+}
+
+// authorize decides whether the caller may make this call.
+func (c *call) authorize() error {
 	if c.id.Namespaces == nil || freely[c.method.full] || c.method.full == listNamespaces {
 		return nil
 	}
-	if err := c.id.Authorise(c.rewriting.Namespace()); err != nil {
+	if err := c.id.Authorise(c.session.Namespace()); err != nil {
 		return err
 	}
 	if idOf := byID[c.method.full]; idOf != nil {
-		switch id, err := idOf(c.in); {
+		switch id, err := idOf(c.request); {
 		case err != nil:
 			return &refusal{codes.InvalidArgument, "the request cannot be read"}
 		case id != "":
 			return &refusal{codes.PermissionDenied, fmt.Sprintf("listener %q serves certain namespaces only, so a namespace is told by its name, not by its id", c.listener.Name)}
 		}
 	}
-	c.rewriting.Restrict(c.id.Reaches)
+	c.session.Restrict(c.id.Reaches)
 	return nil
 }
 
 // onlyReached leaves out of a list of namespaces those that the caller does not reach. Pages may come out empty; the token
-// for the next stays. It owns answer.
-func (c *call) onlyReached(answer *frame) (*frame, error) {
+// for the next stays.
+func (c *call) onlyReached() error {
 	if c.id.Namespaces == nil || c.method.full != listNamespaces {
-		return answer, nil
+		return nil
 	}
-	defer answer.free()
 	var list workflowservice.ListNamespacesResponse
-	if err := proto.Unmarshal(answer.bytes(), &list); err != nil {
-		return nil, &refusal{codes.Internal, "the server's list of namespaces cannot be read"}
+	if err := proto.Unmarshal(c.answer.bytes(), &list); err != nil {
+		return &refusal{codes.Internal, "the server's list of namespaces cannot be read"}
 	}
 	list.Namespaces = slices.DeleteFunc(list.Namespaces, func(n *workflowservice.DescribeNamespaceResponse) bool {
 		return !c.id.Reaches(n.GetNamespaceInfo().GetName())
 	})
 	reached, err := proto.Marshal(&list)
-	return &frame{data: mem.BufferSlice{mem.SliceBuffer(reached)}}, err
+	c.answer.free()
+	c.answer = frame{data: mem.BufferSlice{mem.SliceBuffer(reached)}}
+	return err
 }
 
-// authorisePassed decides about a service that is forwarded without a look. What the config names may reach anything.
-func authorisePassed(id *auth.Identity, service string) error {
+// authorizePassed decides about a service that is forwarded without a look. What the config names may reach anything.
+func authorizePassed(id *auth.Identity, service string) error {
 	if id.Namespaces == nil || slices.Contains(alwaysPassed, service) {
 		return nil
 	}

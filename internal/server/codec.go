@@ -7,7 +7,6 @@ import (
 	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/encoding/proto"
 	"google.golang.org/grpc/mem"
-	"google.golang.org/protobuf/types/known/emptypb"
 )
 
 // frame is one gRPC message as it came from the wire, unparsed. It holds one reference to each of its buffers, which
@@ -39,9 +38,8 @@ func (f *frame) free() {
 	f.data = nil
 }
 
-// rawCodec hands frames through without looking at them. It also serves the emptypb.Empty frames of
-// github.com/mwitkow/grpc-proxy's handler: their bytes travel as unknown fields. All other messages are those of the
-// proxy's own calls, and get the codec that gRPC would use.
+// rawCodec passes frames on as they are. All other messages get the codec that gRPC would use, so health, reflection and
+// generated clients of the upstream are ordinary gRPC.
 type rawCodec struct{}
 
 var typedCodec = encoding.GetCodecV2(proto.Name)
@@ -52,29 +50,19 @@ var _ encoding.CodecV2 = rawCodec{}
 func (rawCodec) Name() string { return proto.Name }
 
 func (rawCodec) Marshal(v any) (mem.BufferSlice, error) {
-	switch m := v.(type) {
-	case *frame:
-		data := m.data
-		m.data = nil
+	if f, ok := v.(*frame); ok {
+		data := f.data
+		f.data = nil
 		return data, nil
-	case *emptypb.Empty:
-		return mem.BufferSlice{mem.SliceBuffer(m.ProtoReflect().GetUnknown())}, nil
 	}
 	return typedCodec.Marshal(v)
 }
 
 func (rawCodec) Unmarshal(data mem.BufferSlice, v any) error {
-	switch m := v.(type) {
-	case *frame:
-		m.data.Free()
+	if f, ok := v.(*frame); ok {
+		f.data.Free()
 		data.Ref()
-		m.data = data
-		return nil
-	case *emptypb.Empty:
-		// The handler never tells when the bytes have been written, so they stay with the garbage collector: the
-		// reference taken here is never given back.
-		data.Ref()
-		m.ProtoReflect().SetUnknown(data.MaterializeToBuffer(buffers).ReadOnlyData())
+		f.data = data
 		return nil
 	}
 	return typedCodec.Unmarshal(data, v)

@@ -124,14 +124,14 @@ func TestAConfirmedNamespaceCostsNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	m := p.methods[workflowservice.WorkflowService_StartWorkflowExecution_FullMethodName]
-	rewriting := p.rewriter.Begin(m.rewrite, nil)
-	defer rewriting.Done()
-	if err := rewriting.Identify(in); err != nil {
+	session := p.rewriter.Begin(m.rewrite, nil)
+	defer session.Done()
+	if err := session.Identify(in); err != nil {
 		t.Fatal(err)
 	}
-	c := &call{server: p.Server, method: m, rewriting: rewriting}
 	ctx := context.Background()
-	if n := testing.AllocsPerRun(100, func() { c.confirm(ctx, ctx) }); n != 0 {
+	c := &call{server: p.Server, method: m, session: session, ctx: ctx, out: ctx}
+	if n := testing.AllocsPerRun(100, c.confirm); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
 	if got := r.questions(); len(got) != 0 {

@@ -1,13 +1,11 @@
 package server
 
 import (
-	"context"
+	"log/slog"
 	"net"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"google.golang.org/grpc/peer"
 )
 
 // A caller that does not read must not hold memory for ever, nor one that says nothing a connection.
@@ -18,90 +16,85 @@ const (
 	// answerTime is how long a caller may leave an answer unread, and slowestAnswer what it may take longer for its size.
 	answerTime    = time.Minute
 	slowestAnswer = 16 << 10 // bytes a second
-	// sweepEvery is how often answers are looked at.
-	sweepEvery = 5 * time.Second
+	// unreadEvery is how often connections with unread answers are looked for.
+	unreadEvery = 5 * time.Second
 	// deadlineStep saves setting the time limit of each write anew.
 	deadlineStep = writeTime / 10
 )
 
-// callerListener keeps account of the connections of callers.
-type callerListener struct {
+// connections are those of the callers of one listener.
+type connections struct {
 	net.Listener
-	server   *Server
-	listener *listener
+	name      string // of the listener
+	admission *admission
+	metrics   *Metrics
+
+	mu  sync.Mutex
+	all map[*connection]struct{}
 }
 
-func (l *callerListener) Accept() (net.Conn, error) {
+// Accept returns the next connection that there is room for.
+func (s *connections) Accept() (net.Conn, error) {
 	for {
-		conn, err := l.Listener.Accept()
+		conn, err := s.Listener.Accept()
 		if err != nil {
 			return nil, err
 		}
-		if c := l.server.admitConn(conn, l.listener); c != nil {
-			return c, nil
+		if s.admission.connect() {
+			return s.add(conn), nil
 		}
 		_ = conn.Close() // one too many, which its end tells
 	}
 }
 
-// admitConn takes a connection in, unless there are too many.
-func (s *Server) admitConn(conn net.Conn, l *listener) *callerConn {
-	s.connsMu.Lock()
-	defer s.connsMu.Unlock()
-	if len(s.conns) >= s.limits.Connections {
-		s.overLimit("connections")
-		return nil
-	}
-	c := &callerConn{Conn: conn, server: s, listener: l}
-	s.conns[c] = struct{}{}
-	l.open.Add(1)
+func (s *connections) add(conn net.Conn) *connection {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := &connection{Conn: conn, of: s, account: s.admission.newAccount()}
+	s.all[c] = struct{}{}
 	s.metrics.open.Inc()
 	return c
 }
 
-// sweep closes connections whose callers leave answers unread, until done is closed.
-func (s *Server) sweep(done <-chan struct{}) {
-	tick := time.NewTicker(sweepEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-done:
-			return
-		case now := <-tick.C:
-			s.sweepAt(now)
-		}
-	}
+func (s *connections) remove(c *connection) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.all, c)
+	s.metrics.open.Dec()
+	s.admission.disconnect()
 }
 
-func (s *Server) sweepAt(now time.Time) {
-	s.connsMu.Lock()
-	var unread []*callerConn
-	for c := range s.conns {
+// closeUnread closes connections whose callers leave answers unread.
+func (s *connections) closeUnread(now time.Time, log *slog.Logger) {
+	s.mu.Lock()
+	var unread []*connection
+	for c := range s.all {
 		if c.unread(now) {
 			unread = append(unread, c)
 		}
 	}
-	s.connsMu.Unlock()
+	s.mu.Unlock()
 	for _, c := range unread {
-		s.log.Warn("a caller does not read its answers; its connection is closed", "listener", c.listener.Name, "address", c.RemoteAddr().String())
+		log.Warn("a caller does not read its answers; its connection is closed", "listener", s.name, "address", c.RemoteAddr().String())
 		_ = c.Close() // what is still to be written cannot be
 	}
 }
 
-// callerConn is a connection of a caller.
-type callerConn struct {
+// connection is one of a caller.
+type connection struct {
 	net.Conn
-	server   *Server
-	listener *listener
-	once     sync.Once
-	deadline atomic.Int64 // when the time limit of writes was set last, in Unix nanoseconds
+	of      *connections
+	account *account
+	once    sync.Once
+	// deadline is when the time limit of writes was set last, in Unix nanoseconds.
+	deadline atomic.Int64
 
 	mu      sync.Mutex
-	answers *release // that are on their way out, in no order
+	answers *lease // that are on their way out, in no order
 	closed  bool
 }
 
-func (c *callerConn) Write(b []byte) (int, error) {
+func (c *connection) Write(b []byte) (int, error) {
 	now := time.Now()
 	if last := c.deadline.Load(); now.UnixNano()-last > int64(deadlineStep) {
 		c.deadline.Store(now.UnixNano())
@@ -112,94 +105,64 @@ func (c *callerConn) Write(b []byte) (int, error) {
 	return c.Conn.Write(b)
 }
 
-func (c *callerConn) Close() error {
+func (c *connection) Close() error {
 	c.once.Do(func() {
-		c.listener.open.Add(-1)
-		c.server.metrics.open.Dec()
-		c.server.connsMu.Lock()
-		delete(c.server.conns, c)
-		c.server.connsMu.Unlock()
+		c.of.remove(c)
 		c.drop()
 	})
 	return c.Conn.Close()
 }
 
-// RemoteAddr lets a call find its connection: it is all of it that gRPC hands through, TLS or not.
-func (c *callerConn) RemoteAddr() net.Addr { return connAddr{c.Conn.RemoteAddr(), c} }
-
-type connAddr struct {
-	net.Addr
-	conn *callerConn
-}
-
-// sends notes that the answer is on its way out. What the call takes of the room is given back when it is written, or
-// cannot be any more.
-func (r *release) sends(ctx context.Context, answer *frame) {
-	c := callerOf(ctx)
-	if c == nil || !r.answers {
-		r.giveBack()
-		return
-	}
-	n := answer.data.Len()
-	r.conn, r.late = c, time.Now().Add(answerTime+time.Duration(n/slowestAnswer)*time.Second)
+// sends notes that an answer is on its way out.
+func (c *connection) sends(l *lease) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
-		r.giveBack()
+		l.giveBack()
 		return
 	}
-	if r.next = c.answers; r.next != nil {
-		r.next.before = r
+	if l.next = c.answers; l.next != nil {
+		l.next.before = l
 	}
-	c.answers = r
-}
-
-// callerOf finds the connection that a call came on.
-func callerOf(ctx context.Context) *callerConn {
-	if p, ok := peer.FromContext(ctx); ok {
-		if addr, ok := p.Addr.(connAddr); ok {
-			return addr.conn
-		}
-	}
-	return nil
+	c.answers = l
 }
 
 // written takes an answer off the list.
-func (c *callerConn) written(r *release) {
-	r.giveBack()
+func (c *connection) written(l *lease) {
+	l.giveBack()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
 		return
 	}
-	if r.before != nil {
-		r.before.next = r.next
+	if l.before != nil {
+		l.before.next = l.next
 	} else {
-		c.answers = r.next
+		c.answers = l.next
 	}
-	if r.next != nil {
-		r.next.before = r.before
+	if l.next != nil {
+		l.next.before = l.before
 	}
-	r.next, r.before = nil, nil
+	l.next, l.before = nil, nil
 }
 
 // drop ends the account of the answers that were not written.
-func (c *callerConn) drop() {
+func (c *connection) drop() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.closed = true
-	for r := c.answers; r != nil; r = r.next {
-		r.giveBack()
+	for l := c.answers; l != nil; l = l.next {
+		l.giveBack()
 	}
 	c.answers = nil
 }
 
-// unread tells if an answer has been on its way out for too long.
-func (c *callerConn) unread(now time.Time) bool {
+// unread reports whether an answer has been on its way out for too long.
+func (c *connection) unread(now time.Time) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for r := c.answers; r != nil; r = r.next {
-		if now.After(r.late) {
+	for l := c.answers; l != nil; l = l.next {
+		if now.After(l.late) {
 			return true
 		}
 	}

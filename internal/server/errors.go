@@ -9,7 +9,6 @@ import (
 	"runtime/debug"
 	"strconv"
 
-	"go.opentelemetry.io/otel/trace"
 	spb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -147,18 +146,28 @@ func grownTooLarge(st *spb.Status, plain, sent int) (*spb.Status, bool) {
 		"%sthe message of %d bytes exceeds the server's limit of %d by being sealed (%s bytes): send less at once, or raise the server's limit", from, plain, limit, found[1])}, true
 }
 
-// refuseUnread answers a call of which the proxy has read nothing, or not all.
-func (s *Server) refuseUnread(ctx context.Context, l *listener, m *method, err error) error {
-	var refused *refusal
-	if errors.As(err, &refused) {
-		err = answerFor(err).Err()
+// upstreamError is an error that the upstream answered with, or the way there.
+type upstreamError struct{ status *status.Status }
+
+func (e *upstreamError) Error() string { return e.status.Message() }
+
+// refuse counts a call that failed, and makes of the error what the caller gets.
+func (c *call) refuse(err error) error {
+	var st *status.Status
+	switch e := err.(type) {
+	case *upstreamError:
+		st = e.status
+		upstreamSpoke(c.ctx)
+	case interface{ GRPCStatus() *status.Status }: // of the steps admit and read
+		if st = e.GRPCStatus(); st.Code() != codes.ResourceExhausted { // admission logs those, once a minute
+			c.server.logRefusal(c.method.full, c.listener.Name, st, err)
+		}
+	default:
+		st = answerFor(err)
+		c.server.logRefusal(c.method.full, c.listener.Name, st, err)
 	}
-	st := status.Convert(err)
-	m.metrics.observe(st.Code(), 0, trace.SpanFromContext(ctx))
-	if st.Code() != codes.ResourceExhausted { // overLimit tells of those
-		s.logRefusal(m.full, l.Name, st, err)
-	}
-	return err
+	c.end(st.Code())
+	return st.Err()
 }
 
 // panicked answers a call that a fault in the proxy ended. It logs the stack, which holds no values.

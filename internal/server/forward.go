@@ -5,56 +5,113 @@ import (
 	"strings"
 	"time"
 
+	"github.com/temporal-seal/temporal-seal/internal/tasks"
 	"github.com/temporal-seal/temporal-seal/internal/upstream"
+	"go.temporal.io/api/workflowservice/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 )
 
-// confirm asks the upstream if the call's namespace exists, unless that is known. out is ctx with the metadata to send.
-func (c *call) confirm(ctx, out context.Context) {
-	if namespace := c.rewriting.Namespace(); namespace != "" && !c.server.keys.Confirmed(namespace) {
-		c.server.confirmations.Confirm(ctx, out, c.route, namespace)
+// route finds the upstream of the namespace, and makes the metadata for it. What is refused here was not forwarded.
+func (c *call) route() (err error) {
+	if c.upstream, err = c.server.upstreams.Route(c.session.Namespace()); err != nil {
+		return err
+	}
+	if c.server.audit != nil {
+		if err := c.recordable(); err != nil {
+			return err
+		}
+	}
+	if c.span.IsRecording() {
+		c.describeSpan(c.span)
+	}
+	md, _ := metadata.FromIncomingContext(c.ctx)
+	c.out = outgoing(c.ctx, md, c.listener.Credential, c.upstream.Config(), c.session.Namespace())
+	if c.method.rewrite.IsPoll() || c.method.rewrite.RequestTouched() {
+		c.confirm()
+	}
+	return nil
+}
+
+// confirm asks the upstream whether the call's namespace exists, unless that is known.
+func (c *call) confirm() {
+	if namespace := c.session.Namespace(); namespace != "" && !c.server.keys.Confirmed(namespace) {
+		c.server.confirmations.Confirm(c.ctx, c.out, c.upstream, namespace)
 	}
 }
 
-// forward sends the request and makes the answer. out is ctx with the metadata to send.
-func (c *call) forward(ctx, out context.Context, request *frame) (*frame, error) {
-	m := c.method
-	if m.rewrite.IsPoll() && c.server.pollLimit > 0 {
+// hold keeps a poll until the result of its task could be sealed, or ends it without a task. A worker that shuts down gets
+// its polls back.
+func (c *call) hold() error {
+	tasks := c.server.tasks
+	if c.method.full == workflowservice.WorkflowService_ShutdownWorker_FullMethodName {
+		tasks.EndPolls(c.in.bytes())
+	}
+	if !c.method.rewrite.IsPoll() {
+		return nil
+	}
+	ready, err := tasks.AwaitKeys(c.ctx, c.out, c.taskCall())
+	if err != nil {
+		return err
+	}
+	if !ready {
+		return c.endPoll()
+	}
+	tasks.FindPaused(c.out, c.taskCall())
+	return nil
+}
+
+// taskCall is what tasks needs of the call.
+func (c *call) taskCall() tasks.Call {
+	return tasks.Call{Method: c.method.rewrite, Caller: c.id.Caller, Request: c.request, Session: c.session, Upstream: c.upstream}
+}
+
+// endPoll answers a poll that ends without a task by the proxy's decision.
+func (c *call) endPoll() error {
+	answer, err := c.server.tasks.EmptyPoll(c.out, c.taskCall())
+	if err != nil {
+		return err
+	}
+	c.answer = frame{data: mem.BufferSlice{mem.SliceBuffer(answer)}}
+	return errAnswered
+}
+
+// forward sends the request and takes in the answer.
+func (c *call) forward() error {
+	out, isPoll := c.out, c.method.rewrite.IsPoll()
+	if isPoll && c.server.pollLimit > 0 {
 		var cancel context.CancelFunc
 		out, cancel = context.WithTimeout(out, c.server.pollLimit)
 		defer cancel()
 	}
-
 	var header, trailer metadata.MD
-	answer := new(frame)
-	c.sent = request.data.Len()
+	c.sent = c.sealed.data.Len()
 	sent := time.Now()
-	err := c.invoke(out, request, answer, &header, &trailer)
-	request.free() // a call that never got as far as a connection leaves it unsent
-	if e := grpc.SetHeader(ctx, answered(header)); e != nil && err == nil {
+	err := c.invoke(out, &header, &trailer)
+	c.sealed.free() // a call that never got as far as a connection leaves it unsent
+	if e := grpc.SetHeader(c.ctx, answered(header)); e != nil && err == nil {
 		err = status.Error(codes.Internal, from+"the upstream's headers cannot be forwarded: "+e.Error())
 	}
-	if e := grpc.SetTrailer(ctx, answered(trailer)); e != nil && err == nil {
+	if e := grpc.SetTrailer(c.ctx, answered(trailer)); e != nil && err == nil {
 		err = status.Error(codes.Internal, from+"the upstream's trailers cannot be forwarded: "+e.Error())
 	}
 	if err != nil {
-		answer.free()
-		if m.rewrite.IsPoll() && status.Code(err) == codes.DeadlineExceeded && ctx.Err() == nil && shortened(ctx, out) {
-			c.end(codes.OK)
-			return c.endPoll(out) // it is the proxy that did not want to wait longer
+		c.answer.free()
+		if isPoll && status.Code(err) == codes.DeadlineExceeded && c.ctx.Err() == nil && shortened(c.ctx, out) {
+			return c.endPoll() // it is the proxy that did not want to wait longer
 		}
-		return nil, c.failed(ctx, err)
+		return c.openStatus(err)
 	}
-	if namespace := c.rewriting.Namespace(); namespace != "" {
+	if namespace := c.session.Namespace(); namespace != "" {
 		c.server.keys.Confirm(namespace)
 	}
-	if m.rewrite.IsPoll() && !emptyPoll(answer) {
-		ctx = c.traceTask(ctx, sent)
+	if isPoll && c.server.tracing != nil && !emptyPoll(&c.answer) {
+		c.ctx = c.traceTask(c.ctx, sent)
 	}
-	return c.open(ctx, out, answer)
+	return nil
 }
 
 // shortened tells if a poll had less time upstream than its caller gave it.
@@ -66,27 +123,27 @@ func shortened(ctx, out context.Context) bool {
 
 // invoke makes the call. An answer that may be large, as those before it were, is read once there is room for it. A task
 // is not kept waiting: it is lost if the worker's time runs out.
-func (c *call) invoke(ctx context.Context, request, answer *frame, header, trailer *metadata.MD) (err error) {
+func (c *call) invoke(ctx context.Context, header, trailer *metadata.MD) (err error) {
 	m := c.method
 	reserved := int64(0)
 	if size := m.answer.Load(); size > 0 && size < largeAnswer || m.rewrite.IsPoll() {
-		err = c.route.Invoke(ctx, m.full, request, answer, grpc.Header(header), grpc.Trailer(trailer))
+		err = c.upstream.Invoke(ctx, m.full, &c.sealed, &c.answer, grpc.Header(header), grpc.Trailer(trailer))
 	} else {
-		*header, *trailer, err = c.route.InvokeGated(ctx, m.full, request, answer, func() (err error) {
+		*header, *trailer, err = c.upstream.InvokeGated(ctx, m.full, &c.sealed, &c.answer, func() (err error) {
 			reserved, err = c.roomForAnswer(ctx)
 			return err
 		})
 	}
-	n := int64(answer.data.Len())
+	n := int64(c.answer.data.Len())
 	if err == nil {
 		m.answer.Store(max(n, m.answer.Load()/16*15, 1))
 	}
-	c.release.count(n - min(reserved, c.server.room.size))
+	c.lease.place.count(n - reserved)
 	return err
 }
 
-// roomForAnswer waits for room for as much as the method answered lately, and reserves it. The first answer of all tells
-// the others how much that is.
+// roomForAnswer waits for room for as much as the method answered lately, and reserves it. The first answer of all shows
+// how much that is.
 func (c *call) roomForAnswer(ctx context.Context) (reserved int64, err error) {
 	m := c.method
 	expected := int64(0)
@@ -98,16 +155,15 @@ func (c *call) roomForAnswer(ctx context.Context) (reserved int64, err error) {
 		case expected == 0:
 			expected = unknownAnswer
 		}
-		if c.release.reserve(ctx, expected, roomWait) {
-			return expected, nil
+		if taken, ok := c.lease.place.reserve(ctx, expected, roomWait); ok {
+			return taken, nil
 		}
 		if ctx.Err() != nil {
 			break
 		}
 	}
 	if m.answer.Load() > 0 && m.reads() {
-		c.server.overLimit("bytes")
-		return 0, answerFor(noRoom("an answer", expected, c.server.room.size)).Err()
+		return 0, answerFor(c.server.admission.noRoom("an answer", expected)).Err()
 	}
 	return 0, nil // what it tells has happened: it must arrive
 }

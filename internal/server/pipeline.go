@@ -2,112 +2,131 @@ package server
 
 import (
 	"context"
+	"errors"
+	"strings"
 	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel/trace"
-	"go.temporal.io/api/workflowservice/v1"
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/status"
 
 	"github.com/temporal-seal/temporal-seal/internal/auth"
+	"github.com/temporal-seal/temporal-seal/internal/policy"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 	"github.com/temporal-seal/temporal-seal/internal/upstream"
 )
 
-// call is the walk of one unary call: identify, authorise, seal, forward, open, answer.
+// steps are what each call to a rewritten service goes through, in this order. Package rewrite finds the payloads of the
+// request and the answer, decides about each, and seals or opens it, in the steps seal and open. open records what it
+// opened, before the answer leaves.
+var steps = [...]func(*call) error{
+	(*call).authenticate, // authenticate.go: who calls, by the connection and the headers alone
+	(*call).admit,        // admission.go: limits of calls, per connection, per caller and in all
+	(*call).read,         // read.go: the request, within the limits of bytes
+	(*call).identify,     // authorize.go: the namespace and the names that the request is about
+	(*call).authorize,    // authorize.go: whether the caller reaches the namespace
+	(*call).route,        // forward.go: the upstream, and the metadata for it
+	(*call).hold,         // forward.go: polls are held until a key is at hand
+	(*call).seal,         // seal.go
+	(*call).forward,      // forward.go: the request goes to the upstream, its answer comes back
+	(*call).open,         // open.go, record.go
+	(*call).send,         // send.go: the answer goes to gRPC, its memory is given back when it is written
+}
+
+// errAnswered ends a call that has its answer before the last step.
+var errAnswered = errors.New("the call has its answer")
+
+// call is one unary call to a service that is rewritten, on its way through the steps.
 type call struct {
 	server   *Server
 	listener *listener
 	method   *method
+	receive  func(any) error // reads the request as gRPC does
+	start    time.Time
+
+	ctx      context.Context // the caller's
+	out      context.Context // ctx with the metadata for the upstream; set by route, as is upstream
 	id       *auth.Identity
-	route    *upstream.Pool
+	upstream *upstream.Pool
+	session  *rewrite.Session
+	lease    *lease
 
-	rewriting *rewrite.Session
-	release   *release
-	withheld  []rewrite.Handled // what could not be opened of the tasks in the answer
+	in       frame  // the request as it came
+	request  []byte // the bytes of in; nil where nobody needs to look at them
+	sealed   frame  // the request as it is forwarded
+	sent     int    // its bytes
+	answer   frame
+	withheld []rewrite.Handled // what could not be opened of the tasks in the answer
 
-	in    []byte // the request as it came; nil where nobody needs to look at it
-	sent  int    // bytes of the request that was forwarded
-	start time.Time
-	span  trace.Span // the server span that gRPC's stats handler began; polls have none
-	task  trace.Span // the server span of a poll that brought a task
+	span trace.Span // the server span that gRPC's stats handler began; polls have none
+	task trace.Span // the server span of a poll that brought a task
 }
 
-// walk answers one call to a service that is rewritten. It owns in. What the call holds is noted in held.
-func (s *Server) walk(ctx context.Context, l *listener, m *method, held *release, in *frame) (*frame, error) {
-	defer in.free()
-	c := &call{server: s, listener: l, method: m, release: held, start: time.Now(), span: trace.SpanFromContext(ctx)}
-	md, _ := metadata.FromIncomingContext(ctx)
-	var err error
-	if c.id, err = l.Identify(shown(ctx, md)); err != nil {
-		return nil, c.refuse(err)
-	}
-	c.rewriting = s.rewriter.Begin(m.rewrite, c.id.Caller)
-	held.done = c.rewriting.Done
-	return c.run(ctx, md, in)
+// method is what the steps need to know of one method.
+type method struct {
+	full    string
+	rewrite *rewrite.Method
+	// waits: it is counted among the calls that wait at the server.
+	waits   bool
+	metrics *methodMetrics
+	// answer is the size that its answers had lately, or more. 0: there was none.
+	answer atomic.Int64
+	first  atomic.Bool // an answer was let in to tell the size of others
 }
 
-// run goes the way of the call from the point where its caller is known.
-func (c *call) run(ctx context.Context, md metadata.MD, in *frame) (*frame, error) {
-	if err := c.admit(in); err != nil {
-		return nil, c.refuse(err)
-	}
-	if err := c.recordable(); err != nil {
-		return nil, c.refuse(err)
-	}
-	c.describeSpan(c.span)
-	out := outgoing(ctx, md, c.listener.Credential, c.route.Config(), c.rewriting.Namespace())
-	if c.method.rewrite.IsPoll() || c.method.rewrite.RequestTouched() {
-		c.confirm(ctx, out)
-	}
-	if c.method.rewrite.IsPoll() {
-		ready, err := c.server.tasks.AwaitKeys(ctx, out, c.taskCall())
-		if err != nil {
-			return nil, c.refuse(err)
+// answer runs one call through the steps. A panic ends this call alone.
+func (s *Server) answer(ctx context.Context, l *listener, m *method, receive func(any) error) (answer any, err error) {
+	s.metrics.inFlight.Inc()
+	c := &call{server: s, listener: l, method: m, receive: receive, start: time.Now(), ctx: ctx, span: trace.SpanFromContext(ctx)}
+	defer func() {
+		p := recover()
+		if p != nil {
+			answer, err = nil, s.panicked(m.full, p)
 		}
-		if !ready {
-			c.end(codes.OK)
-			return c.endPoll(out)
-		}
-		c.server.tasks.FindPaused(out, c.taskCall())
+		c.leave(err != nil, p != nil)
+		s.metrics.inFlight.Dec()
+	}()
+	if !m.waits {
+		deepen(0)
 	}
-	if c.method.full == workflowservice.WorkflowService_ShutdownWorker_FullMethodName {
-		c.server.tasks.EndPolls(in.bytes())
+	if err := c.run(); err != nil {
+		return nil, c.refuse(err)
 	}
-	request, err := c.seal(ctx, in)
-	if err != nil {
-		return nil, c.refuse(c.failRefused(out, err))
-	}
-	return c.forward(ctx, out, request)
+	return &c.answer, nil
 }
 
-// admit finds out which namespace the call is for, if the caller reaches it, and where it goes.
-func (c *call) admit(in *frame) error {
-	m := c.method
-	if m.rewrite.RequestTouched() || m.rewrite.ResponseTouched() || m.rewrite.IsPoll() ||
-		c.id.Namespaces != nil || c.server.upstreams.ByNamespace() || c.span.IsRecording() {
-		c.in = in.bytes()
-		if err := c.rewriting.Identify(c.in); err != nil {
+func (c *call) run() error {
+	for _, step := range steps {
+		if err := step(c); err == errAnswered {
+			return c.send()
+		} else if err != nil {
 			return err
 		}
 	}
-	if err := c.authorise(); err != nil {
-		return err
-	}
-	var err error
-	c.route, err = c.server.upstreams.Route(c.rewriting.Namespace())
-	return err
+	return nil
 }
 
-// refuse answers with an error of the proxy's own.
-func (c *call) refuse(err error) error {
-	st := answerFor(err)
-	c.end(st.Code())
-	c.server.logRefusal(c.method.full, c.listener.Name, st, err)
-	return st.Err()
+// leave gives up what the call holds. What a panic left behind is not used again.
+func (c *call) leave(failed, panicked bool) {
+	c.in.free()
+	if c.lease == nil {
+		return
+	}
+	c.lease.place.leave()
+	if failed {
+		c.lease.giveBack()
+	}
+	if !panicked {
+		c.lease.drop()
+	}
+}
+
+// rewritten counts one message whose payloads were sealed or opened.
+func (c *call) rewritten(d policy.Direction, stats *rewrite.Stats, start time.Time, span trace.Span) {
+	c.server.metrics.rewritten(d, stats, time.Since(start), span)
+	if span.IsRecording() {
+		describeRewriting(span, d, stats)
+	}
 }
 
 // end counts the call and closes the span that is the proxy's to close.
@@ -115,9 +134,9 @@ func (c *call) end(code codes.Code) {
 	span := c.span
 	if c.task != nil {
 		span = c.task
+		c.endTask(code)
 	}
 	c.method.metrics.observe(code, time.Since(c.start), span)
-	c.endTask(code)
 }
 
 // stackNeeded is about how deep the stack of a call gets in its handler and in gRPC below it.
@@ -133,57 +152,11 @@ func deepen(n int) byte {
 	return room[n]
 }
 
-// unary answers one call with raw frames. A panic ends this call alone.
-func (s *Server) unary(ctx context.Context, l *listener, m *method, receive func(any) error) (answer any, err error) {
-	gate, err := s.enter(m.waits)
-	if err != nil {
-		return nil, s.refuseUnread(ctx, l, m, err)
+// serviceOf splits "/package.Service/Method".
+func serviceOf(fullMethod string) string {
+	name := strings.TrimPrefix(fullMethod, "/")
+	if i := strings.LastIndexByte(name, '/'); i >= 0 {
+		return name[:i]
 	}
-	defer gate.leave()
-	s.metrics.inFlight.Inc()
-	defer s.metrics.inFlight.Dec()
-	if !m.waits {
-		deepen(0)
-	}
-	held := newRelease(s.room)
-	defer func() {
-		if p := recover(); p != nil {
-			held.giveBack()
-			answer, err = nil, s.panicked(m.full, p)
-		}
-	}()
-	in, err := s.receive(ctx, held, receive)
-	if err != nil {
-		held.giveBack()
-		return nil, s.refuseUnread(ctx, l, m, err)
-	}
-	// Left to itself gRPC compresses the answer to a compressed request, at eight times the cost of the call.
-	if err := grpc.SetSendCompressor(ctx, "identity"); err != nil {
-		in.free()
-		held.giveBack()
-		return nil, status.Error(codes.Internal, from+err.Error())
-	}
-	out, err := s.walk(ctx, l, m, held, in)
-	if err != nil {
-		held.giveBack()
-	} else {
-		held.sends(ctx, out)
-	}
-	held.drop() // not deferred: what a panic left behind is not used again
-	if err != nil {
-		return nil, err
-	}
-	return out, nil
-}
-
-// method is what the walk needs to know of one method.
-type method struct {
-	full    string
-	rewrite *rewrite.Method
-	// waits: it is counted among the calls that wait at the server.
-	waits   bool
-	metrics *methodMetrics
-	// answer is the size that its answers had lately, or more. 0: there was none.
-	answer atomic.Int64
-	first  atomic.Bool // an answer was let in to tell the size of others
+	return name
 }

@@ -29,88 +29,105 @@ type wire interface {
 
 const (
 	messageHeader = 5
-	// requestTime is how long a request may take to arrive, and slowestRate what it may take longer for its size.
+	// requestTime is how long a request may take to arrive, and slowestRate how much longer it may take for its size.
 	requestTime = 30 * time.Second
 	slowestRate = 64 << 10 // bytes a second
 )
 
 var (
-	errLate = &refusal{codes.DeadlineExceeded, fmt.Sprintf("the request did not arrive within %s: something on the way is too slow, or the caller stopped sending", requestTime)}
 	errNone = status.Error(codes.Internal, from+"the call holds no request message")
 	errMore = status.Error(codes.Internal, from+"the call holds more than one request message")
 )
 
-// receive reads the one request of a unary call. What it takes in memory is noted in r. other is gRPC's way to read it.
-func (s *Server) receive(ctx context.Context, r *release, other func(any) error) (*frame, error) {
+// read takes in the one request of the call.
+func (c *call) read() (err error) {
+	// Left to itself gRPC compresses the answer to a compressed request, at eight times the cost of the call.
+	if err := grpc.SetSendCompressor(c.ctx, "identity"); err != nil {
+		return status.Error(codes.Internal, from+err.Error())
+	}
+	r, ok := newReader(c.ctx, c.lease, c.server.admission.largest(), c.server.requestTime)
+	if !ok {
+		err = c.receive(&c.in)
+		c.lease.place.count(int64(c.in.data.Len()))
+		return err
+	}
+	defer r.close()
+	if c.in.data, err = r.message(c.ctx); err == nil {
+		err = r.end()
+	}
+	return statusOf(err)
+}
+
+// reader reads a request from the wire.
+type reader struct {
+	wire  wire
+	lease *lease
+	limit int64         // bytes of a message
+	time  time.Duration // that a small message may take to arrive
+	late  *time.Timer   // ends the call then, and with it the reading
+}
+
+// newReader reports false where gRPC offers no such stream. A reader has to be closed.
+func newReader(ctx context.Context, l *lease, limit int64, within time.Duration) (*reader, bool) {
 	stream, ok := grpc.ServerTransportStreamFromContext(ctx).(wire)
 	if !ok {
-		in := new(frame)
-		if err := other(in); err != nil {
-			return nil, err
-		}
-		r.count(int64(in.data.Len()))
-		return in, nil
+		return nil, false
 	}
-	late := time.AfterFunc(s.requestTime, func() {
-		_ = stream.WriteStatus(answerFor(errLate)) // ends the call, and with it the reading below
-	})
-	defer late.Stop()
-	m := message{server: s, wire: stream, release: r, late: late}
-	data, err := m.read(ctx)
-	if err != nil {
-		return nil, statusOf(err)
-	}
-	return &frame{data: data}, nil
+	late := time.AfterFunc(within, func() { _ = stream.WriteStatus(answerFor(tooLate(within))) })
+	return &reader{stream, l, limit, within, late}, true
 }
 
-// message is one that is being read.
-type message struct {
-	server  *Server
-	wire    wire
-	release *release
-	late    *time.Timer
-}
+func (r *reader) close() { r.late.Stop() }
 
-func (m *message) read(ctx context.Context) (mem.BufferSlice, error) {
+// message reads one message.
+func (r *reader) message(ctx context.Context) (mem.BufferSlice, error) {
 	var header [messageHeader]byte
-	if err := m.wire.ReadMessageHeader(header[:]); err != nil {
+	if err := r.wire.ReadMessageHeader(header[:]); err != nil {
 		if errors.Is(err, io.EOF) {
 			return nil, errNone
 		}
 		return nil, err
 	}
 	length := int64(binary.BigEndian.Uint32(header[1:]))
-	if length > m.server.largest {
-		return nil, tooLong(length, m.server.largest)
+	if length > r.limit {
+		return nil, tooLong(length, r.limit)
 	}
-	if !m.release.reserve(ctx, length, roomWait) {
-		return nil, m.noRoom(length)
+	if err := r.reserve(ctx, length, length); err != nil {
+		return nil, err
 	}
 	if length > unreserved {
-		m.late.Reset(m.server.requestTime + time.Duration(length/slowestRate)*time.Second)
+		r.late.Reset(r.time + time.Duration(length/slowestRate)*time.Second)
 	}
-	data, err := m.wire.Read(int(length))
-	if err != nil {
-		return nil, err
+	data, err := r.wire.Read(int(length))
+	if err != nil || header[0]&1 == 0 {
+		return data, err
 	}
-	if header[0]&1 != 0 {
-		if data, err = m.decompress(ctx, data); err != nil {
-			return nil, err
-		}
-	}
-	if err := m.wire.ReadMessageHeader(header[:]); !errors.Is(err, io.EOF) {
-		data.Free()
-		if err == nil {
-			err = errMore
-		}
-		return nil, err
-	}
-	return data, nil
+	return r.decompress(ctx, data)
 }
 
-func (m *message) noRoom(length int64) error {
-	m.server.overLimit("bytes")
-	return noRoom("a request", length, m.server.room.size)
+// end makes sure that nothing follows the message.
+func (r *reader) end() error {
+	var header [messageHeader]byte
+	switch err := r.wire.ReadMessageHeader(header[:]); {
+	case err == nil:
+		return errMore
+	case errors.Is(err, io.EOF):
+		return nil
+	default:
+		return err
+	}
+}
+
+// reserve waits for room for n bytes of a message that has so many bytes up to here.
+func (r *reader) reserve(ctx context.Context, n, length int64) error {
+	if _, ok := r.lease.place.reserve(ctx, n, roomWait); ok {
+		return nil
+	}
+	return r.lease.place.in.noRoom("a request", length)
+}
+
+func tooLate(within time.Duration) error {
+	return &refusal{codes.DeadlineExceeded, fmt.Sprintf("the request did not arrive within %s: something on the way is too slow, or the caller stopped sending", within)}
 }
 
 // tooLong uses gRPC's words for it, which workers know.
@@ -124,15 +141,15 @@ const (
 )
 
 // decompress asks for room as it goes: a few bytes may become many.
-func (m *message) decompress(ctx context.Context, compressed mem.BufferSlice) (mem.BufferSlice, error) {
+func (r *reader) decompress(ctx context.Context, compressed mem.BufferSlice) (mem.BufferSlice, error) {
 	defer compressed.Free()
-	c := encoding.GetCompressor(m.wire.RecvCompress())
+	c := encoding.GetCompressor(r.wire.RecvCompress())
 	if c == nil {
 		return nil, status.Errorf(codes.Internal, "%sthe request is marked as compressed, and names no compression", from)
 	}
 	in := compressed.Reader()
 	defer in.Close()
-	r, err := c.Decompress(in)
+	plain, err := c.Decompress(in)
 	if err != nil {
 		return nil, status.Errorf(codes.Internal, "%sthe request cannot be decompressed: %v", from, err)
 	}
@@ -140,22 +157,22 @@ func (m *message) decompress(ctx context.Context, compressed mem.BufferSlice) (m
 	var length int64
 	for chunk := min(max(4*compressed.Len(), leastChunk), mostChunk); ; chunk = mostChunk {
 		buf := buffers.Get(chunk)
-		n, err := fill(r, *buf)
+		n, err := fill(plain, *buf)
 		*buf = (*buf)[:n]
 		out = append(out, mem.NewBuffer(buf, buffers))
 		length += int64(n)
 		switch {
 		case err == io.EOF:
-			if closer, ok := r.(io.Closer); ok {
+			if closer, ok := plain.(io.Closer); ok {
 				_ = closer.Close() // gives a pooled reader back, and cannot fail
 			}
 			return out, nil
 		case err != nil:
 			err = status.Errorf(codes.Internal, "%sthe request cannot be decompressed: %v", from, err)
-		case length > m.server.largest:
-			err = tooLong(length, m.server.largest)
-		case !m.release.reserve(ctx, int64(n), roomWait):
-			err = m.noRoom(length)
+		case length > r.limit:
+			err = tooLong(length, r.limit)
+		default:
+			err = r.reserve(ctx, int64(n), length)
 		}
 		if err != nil {
 			out.Free()
@@ -176,6 +193,9 @@ func fill(r io.Reader, b []byte) (n int, err error) {
 
 // statusOf makes what the transport said an answer; mostly nobody is left to read it.
 func statusOf(err error) error {
+	if err == nil {
+		return nil
+	}
 	var refused *refusal
 	if errors.As(err, &refused) {
 		return answerFor(err).Err()

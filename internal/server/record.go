@@ -1,7 +1,6 @@
 package server
 
 import (
-	"context"
 	"errors"
 	"slices"
 	"time"
@@ -27,11 +26,11 @@ func (c *call) recordable() error {
 }
 
 // record puts down what the account of this call holds. An error means that the answer must not leave.
-func (c *call) record(ctx context.Context, code codes.Code) error {
+func (c *call) record(code codes.Code) error {
 	if c.server.audit == nil {
 		return nil
 	}
-	account := c.rewriting.Account()
+	account := c.session.Account()
 	if len(account) == 0 {
 		account = c.withheld
 	}
@@ -41,24 +40,24 @@ func (c *call) record(ctx context.Context, code codes.Code) error {
 	r := audit.Record{
 		Time:      time.Now(),
 		Caller:    audit.Caller{Kind: c.id.Caller.Kind, Subject: c.id.Caller.Subject, Listener: c.id.Caller.Listener},
-		Namespace: c.rewriting.Namespace(), RPC: c.method.rewrite.Name(),
-		Workflow: audit.Workflow{ID: c.rewriting.WorkflowID(), Run: c.rewriting.WorkflowRun(), Type: c.rewriting.WorkflowType()},
+		Namespace: c.session.Namespace(), RPC: c.method.rewrite.Name(),
+		Workflow: audit.Workflow{ID: c.session.WorkflowID(), Run: c.session.WorkflowRun(), Type: c.session.WorkflowType()},
 		Payloads: make([]audit.Payloads, len(account)),
-		Code:     codeName(code), Policy: c.rewriting.Revision(),
+		Code:     codeName(code), Policy: c.session.Revision(),
 	}
 	for i, a := range account {
 		r.Payloads[i] = audit.Payloads{Kind: a.Kind, Namespace: a.Namespace, Key: a.Key, Verdict: string(a.Outcome), Count: a.Count}
 	}
-	if span := trace.SpanContextFromContext(ctx); span.HasTraceID() {
+	if span := trace.SpanContextFromContext(c.ctx); span.HasTraceID() {
 		r.Trace = span.TraceID().String()
 	}
-	return c.server.audit.Write(ctx, &r)
+	return c.server.audit.Write(c.ctx, &r)
 }
 
 // recordRefused puts down what a refused answer would have held. Its caller gets an error anyway.
-func (c *call) recordRefused(ctx context.Context, cause error) {
+func (c *call) recordRefused(cause error) {
 	if !errors.Is(cause, audit.ErrUnrecorded) {
-		_ = c.record(ctx, codeOf(cause))
+		_ = c.record(codeOf(cause))
 	}
 }
 
@@ -67,7 +66,7 @@ func (c *call) withhold() {
 	if c.server.audit == nil {
 		return
 	}
-	c.withheld = slices.DeleteFunc(slices.Clone(c.rewriting.Account()), func(a rewrite.Handled) bool {
+	c.withheld = slices.DeleteFunc(slices.Clone(c.session.Account()), func(a rewrite.Handled) bool {
 		return a.Outcome != rewrite.Denied && a.Outcome != rewrite.Failed
 	})
 }

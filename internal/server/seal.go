@@ -1,31 +1,41 @@
 package server
 
 import (
-	"context"
 	"time"
+
+	"google.golang.org/grpc/codes"
 )
 
-// seal gives the frame to forward: the one that came, if nothing in it changes.
-func (c *call) seal(ctx context.Context, in *frame) (*frame, error) {
+// seal makes the request to forward: the one that came, if nothing in it changes.
+func (c *call) seal() error {
 	if c.method.rewrite.RequestTouched() {
 		start := time.Now()
-		out, err := c.rewriting.Request(ctx, c.in)
+		sealed, err := c.session.Request(c.ctx, c.request)
 		if err != nil {
 			c.server.metrics.failed(directionRequest, err)
-			return nil, err
+			return c.failRefused(err)
 		}
-		stats := c.rewriting.RequestStats()
-		c.server.metrics.rewritten(directionRequest, stats, time.Since(start), c.span)
-		describeRewriting(c.span, directionRequest, stats)
-		if !same(out, c.in) {
-			return c.release.lend(out), nil
+		c.rewritten(directionRequest, c.session.RequestStats(), start, c.span)
+		if !same(sealed, c.request) {
+			c.sealed = c.lease.lend(sealed)
+			return nil
 		}
 	}
-	in.data.Ref() // one reference goes to gRPC, the other stays until the call's end: names alias the request
-	return &frame{data: in.data}, nil
+	c.in.data.Ref() // one reference goes to gRPC, the other stays until the call's end: names alias the request
+	c.sealed = c.in
+	return nil
 }
 
-// same tells if two slices are the same bytes in memory.
+// failRefused fails the task whose answer the proxy had to refuse, and gives the worker what it expects of a task that is
+// over. cause is returned where there is no task to fail.
+func (c *call) failRefused(cause error) error {
+	if !c.server.tasks.FailRefused(c.out, c.taskCall(), cause) {
+		return cause
+	}
+	return &refusal{codes.NotFound, "the task was failed in the worker's stead: " + cause.Error()}
+}
+
+// same reports whether two slices are the same bytes in memory.
 func same(a, b []byte) bool {
 	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
 }

@@ -2,112 +2,107 @@ package server
 
 import (
 	"bytes"
-	"context"
 	"sync/atomic"
 	"time"
 
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/mem"
+
+	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 )
 
-// release is what a call holds in memory. It ends when all of the buffers that were lent to gRPC have been written and
-// freed: a message can still be on its way out when the call that sent it has ended, so the call's buffers must not be
-// reused by the call's end alone.
-type release struct {
-	holders atomic.Int32
-	done    func()
-	kept    frame // an answer that is sent as it came
+// gRPC does not report when a message has been written, and goes on using the message's buffers until then, after the call
+// has ended. It reports it only to the pool that a buffer came from, by giving the buffer back. So the buffers of sealed
+// requests and of answers go to gRPC with a pool that notes their return. TestACallerThatDoesNotReadIsCutOff fails where a
+// later gRPC copies messages or frees buffers earlier.
 
-	room  *room
-	taken atomic.Int64 // of room
+// send hands the answer over to gRPC. Its bytes are given back once it is written, or cannot be any more.
+func (c *call) send() error {
+	c.end(codes.OK)
+	l := c.lease
+	if !l.answers && c.answer.data.Len() > unreserved { // it goes out as it came
+		l.kept, c.answer = c.answer, frame{}
+		c.answer = l.lendAnswer(l.kept.bytes())
+	}
+	conn := connectionOf(c.ctx)
+	if conn == nil || !l.answers {
+		l.giveBack()
+		return nil
+	}
+	n := c.answer.data.Len()
+	l.conn, l.late = conn, time.Now().Add(answerTime+time.Duration(n/slowestAnswer)*time.Second)
+	conn.sends(l)
+	return nil
+}
+
+// lease is what a call holds in memory. It ends when the call has ended and gRPC has given back all of the buffers that
+// were lent to it.
+type lease struct {
+	place   place
+	holders atomic.Int32
+	session *rewrite.Session // whose buffers are lent
+	kept    frame            // an answer that is sent as it came
 
 	// Of an answer that is on its way out:
 	answers      bool
-	conn         *callerConn
+	conn         *connection
 	late         time.Time // when conn is closed if it is not written
-	next, before *release  // in conn's list
+	next, before *lease    // in conn's list
 }
 
-func newRelease(r *room) *release {
-	held := &release{room: r}
-	held.holders.Store(1)
-	return held
-}
-
-// reserve waits for room for n more bytes. Little is let in anyway.
-func (r *release) reserve(ctx context.Context, n int64, wait time.Duration) bool {
-	if n <= unreserved {
-		r.count(n)
-		return true
-	}
-	if !r.room.take(ctx, n, wait) {
-		return false
-	}
-	r.taken.Add(min(n, r.room.size))
-	return true
-}
-
-// count notes n bytes that are in memory already, or, if n is negative, that are not.
-func (r *release) count(n int64) {
-	r.room.add(n)
-	r.taken.Add(n)
+func newLease(p place) *lease {
+	l := &lease{place: p}
+	l.holders.Store(1)
+	return l
 }
 
 // lend wraps bytes that belong to the call as a frame.
-func (r *release) lend(b []byte) *frame { return r.lendTo(b, lent{r}) }
+func (l *lease) lend(b []byte) frame { return l.lendTo(b, lent{l}) }
 
 // lendAnswer is lend for what the caller gets.
-func (r *release) lendAnswer(b []byte) *frame {
-	r.answers = !mem.IsBelowBufferPoolingThreshold(cap(b))
-	return r.lendTo(b, lentAnswer{r})
+func (l *lease) lendAnswer(b []byte) frame {
+	l.answers = !mem.IsBelowBufferPoolingThreshold(cap(b))
+	return l.lendTo(b, lentAnswer{l})
 }
 
-// lendFrame is lendAnswer for an answer that is sent as it came.
-func (r *release) lendFrame(f *frame) *frame {
-	if f.data.Len() <= unreserved {
-		return f
-	}
-	r.kept.data, f.data = f.data, nil
-	return r.lendAnswer(r.kept.bytes())
-}
-
-func (r *release) lendTo(b []byte, pool mem.BufferPool) *frame {
+func (l *lease) lendTo(b []byte, pool mem.BufferPool) frame {
 	if mem.IsBelowBufferPoolingThreshold(cap(b)) {
 		// gRPC does not count references to small buffers: give it a copy of its own.
-		return &frame{data: mem.BufferSlice{mem.SliceBuffer(bytes.Clone(b))}}
+		return frame{data: mem.BufferSlice{mem.SliceBuffer(bytes.Clone(b))}}
 	}
-	r.holders.Add(1)
-	return &frame{data: mem.BufferSlice{mem.NewBuffer(&b, pool)}}
+	l.holders.Add(1)
+	return frame{data: mem.BufferSlice{mem.NewBuffer(&b, pool)}}
 }
 
 // drop gives up the call's own hold.
-func (r *release) drop() {
-	if r.holders.Add(-1) > 0 {
+func (l *lease) drop() {
+	if l.holders.Add(-1) > 0 {
 		return
 	}
-	r.kept.free()
-	if r.done != nil {
-		r.done()
+	l.kept.free()
+	if l.session != nil {
+		l.session.Done()
 	}
 }
 
-// giveBack ends what the call takes of the room. gRPC never frees what it could not write to a connection that broke: then
-// the garbage collector gets it, and the room must not wait for that.
-func (r *release) giveBack() { r.room.add(-r.taken.Swap(0)) }
+// giveBack ends what the call takes of the limit of bytes. gRPC never frees what it could not write to a connection that
+// broke: then the garbage collector gets it, and the limit must not wait for that.
+func (l *lease) giveBack() { l.place.giveBack() }
 
 // lent is the pool to which gRPC returns a lent buffer.
-type lent struct{ *release }
+type lent struct{ lease *lease }
 
-func (l lent) Get(length int) *[]byte { return buffers.Get(length) }
-func (l lent) Put(*[]byte)            { l.drop() }
+func (p lent) Get(length int) *[]byte { return buffers.Get(length) }
+func (p lent) Put(*[]byte)            { p.lease.drop() }
 
 // lentAnswer is the same for an answer.
-type lentAnswer struct{ *release }
+type lentAnswer struct{ lease *lease }
 
-func (l lentAnswer) Get(length int) *[]byte { return buffers.Get(length) }
+func (p lentAnswer) Get(length int) *[]byte { return buffers.Get(length) }
 
-func (l lentAnswer) Put(*[]byte) {
-	if l.conn != nil {
-		l.conn.written(l.release)
+func (p lentAnswer) Put(*[]byte) {
+	if p.lease.conn != nil {
+		p.lease.conn.written(p.lease)
 	}
-	l.drop()
+	p.lease.drop()
 }

@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -16,6 +15,7 @@ import (
 	"go.temporal.io/api/workflowservice/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
 	_ "google.golang.org/grpc/encoding/gzip" // SDKs compress their requests
 	"google.golang.org/grpc/experimental"
 	"google.golang.org/grpc/keepalive"
@@ -70,7 +70,6 @@ type Server struct {
 	keys      *keyring.Keyring
 	audit     *audit.Log
 	pollLimit time.Duration
-	limits    Limits
 	metrics   *Metrics
 	log       *slog.Logger
 
@@ -80,45 +79,32 @@ type Server struct {
 	methods   map[string]*method
 	late      sync.Map // full name -> *method, for those that only the upstream's reflection knows
 	passed    map[string]bool
-	health    health
+	health    *health
 	tasks     *tasks.Tasks
 
 	confirmations *upstream.Confirmations
 
-	calls, waiting gate
-	room           *room
-	largest        int64         // request
-	requestTime    time.Duration // that a request may take to arrive
-
-	connsMu sync.Mutex
-	conns   map[*callerConn]struct{}
-
-	toldMu sync.Mutex
-	told   map[string]time.Time // when the log last told of a limit
+	admission   *admission
+	requestTime time.Duration // that a request may take to arrive
 }
 
 type listener struct {
 	Listener
-	server *grpc.Server
-	open   atomic.Int32
+	server      *grpc.Server
+	connections *connections
 }
 
-var (
-	rewritten = []*grpc.ServiceDesc{&workflowservice.WorkflowService_ServiceDesc, &operatorservice.OperatorService_ServiceDesc}
-
-	// alwaysPassed are looked at by load balancers and command lines and hold no payload.
-	alwaysPassed = []string{healthService, "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"}
-)
+// rewritten are the services whose messages carry payloads.
+var rewritten = []*grpc.ServiceDesc{&workflowservice.WorkflowService_ServiceDesc, &operatorservice.OperatorService_ServiceDesc}
 
 // New builds a server. It answers nothing yet.
 func New(o Options) (*Server, error) {
 	if o.Limits.Connections <= 0 || o.Limits.Calls <= 0 || o.Limits.Held <= 0 || o.Limits.Bytes < MinBytes {
 		return nil, fmt.Errorf("limits: %+v would refuse every call", o.Limits)
 	}
-	s := &Server{rewriter: o.Rewriter, keys: o.Keys, audit: o.Audit, pollLimit: o.PollLimit, limits: o.Limits, metrics: o.Metrics, log: o.Log,
+	s := &Server{rewriter: o.Rewriter, keys: o.Keys, audit: o.Audit, pollLimit: o.PollLimit, metrics: o.Metrics, log: o.Log,
 		tracing: o.Tracing, methods: map[string]*method{}, passed: map[string]bool{},
-		calls: gate{limit: int64(o.Limits.Calls)}, waiting: gate{limit: int64(o.Limits.Held)},
-		room: &room{size: o.Limits.Bytes}, largest: min(upstream.MaxMessage, o.Limits.Bytes), requestTime: requestTime, conns: map[*callerConn]struct{}{}, told: map[string]time.Time{}}
+		health: newHealth(), admission: newAdmission(o.Limits, o.Metrics, o.Log), requestTime: requestTime}
 	for _, service := range append(alwaysPassed, o.Services...) {
 		s.passed[service] = true
 	}
@@ -138,11 +124,10 @@ func New(o Options) (*Server, error) {
 	}
 	server, client := o.Tracing.handlers(s.untraced, s.mayBeHeld)
 	s.upstreams = upstream.NewRouter(o.Upstreams, upstream.Options{Stats: client, Codec: rawCodec{}, Buffers: upstreamBuffers})
-	o.Metrics.watch(o.Registry, s.upstreams.Count, s.room.inUse)
+	o.Metrics.watch(o.Registry, s.upstreams.Count, s.admission.inUse)
 	for _, l := range o.Listeners {
 		s.listeners = append(s.listeners, s.newListener(l, server))
 	}
-	s.health.init()
 	var err error
 	if s.confirmations, err = upstream.NewConfirmations(o.Keys.Confirm, o.Log); err != nil {
 		return nil, err
@@ -168,9 +153,6 @@ const (
 // connectionAge makes up for gRPC's jitter, which takes a tenth off or adds it.
 func connectionAge(age time.Duration) time.Duration { return age + age/9 }
 
-// adminService listens on the frontend's port as well.
-const adminService = "temporal.server.api.adminservice.v1.AdminService"
-
 func (s *Server) newMethod(full string) *method {
 	m := s.rewriter.Method(full)
 	if m == nil {
@@ -194,13 +176,19 @@ func (s *Server) mayBeHeld(full string) bool {
 }
 
 func (s *Server) newListener(config Listener, stats stats.Handler) *listener {
-	l := &listener{Listener: config}
+	l := &listener{Listener: config, connections: &connections{Listener: config.Net, name: config.Name,
+		admission: s.admission, metrics: s.metrics, all: map[*connection]struct{}{}}}
+	protection := insecure.NewCredentials()
+	if config.TLS != nil {
+		protection = credentials.NewTLS(config.TLS)
+	}
 	options := []grpc.ServerOption{
+		grpc.Creds(connectionCredentials{protection}),
 		grpc.ForceServerCodecV2(rawCodec{}),
 		experimental.BufferPool(buffers),
 		grpc.WriteBufferSize(upstream.WriteBuffer),
 		grpc.SharedWriteBuffer(true),
-		grpc.MaxRecvMsgSize(int(s.largest)),
+		grpc.MaxRecvMsgSize(int(s.admission.largest())),
 		grpc.MaxConcurrentStreams(streamsPerCaller),
 		// Not more of a request arrives before there is room for it.
 		grpc.StaticStreamWindowSize(upstream.StreamWindow),
@@ -210,15 +198,12 @@ func (s *Server) newListener(config Listener, stats stats.Handler) *listener {
 		grpc.KeepaliveParams(keepalive.ServerParameters{
 			Time: time.Minute, Timeout: 20 * time.Second,
 			MaxConnectionIdle:     connectionIdle,
-			MaxConnectionAge:      connectionAge(s.limits.ConnectionAge),
+			MaxConnectionAge:      connectionAge(s.admission.limits.ConnectionAge),
 			MaxConnectionAgeGrace: connectionGrace,
 		}),
 		grpc.ConnectionTimeout(20 * time.Second),
 		grpc.MaxHeaderListSize(1 << 20),
 		grpc.UnknownServiceHandler(func(_ any, stream grpc.ServerStream) error { return s.other(l, stream) }),
-	}
-	if config.TLS != nil {
-		options = append(options, grpc.Creds(credentials.NewTLS(config.TLS)))
 	}
 	if stats != nil {
 		options = append(options, grpc.StatsHandler(stats))
@@ -240,7 +225,7 @@ func (s *Server) handlers(desc *grpc.ServiceDesc, l *listener) *grpc.ServiceDesc
 		}
 		raw.Methods = append(raw.Methods, grpc.MethodDesc{MethodName: md.MethodName,
 			Handler: func(_ any, ctx context.Context, receive func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
-				return s.unary(ctx, l, m, receive)
+				return s.answer(ctx, l, m, receive)
 			}})
 	}
 	return raw
@@ -250,11 +235,11 @@ func (s *Server) handlers(desc *grpc.ServiceDesc, l *listener) *grpc.ServiceDesc
 func (s *Server) Serve() error {
 	failed := make(chan error, len(s.listeners))
 	for _, l := range s.listeners {
-		go func() { failed <- l.server.Serve(&callerListener{Listener: l.Net, server: s, listener: l}) }()
+		go func() { failed <- l.server.Serve(l.connections) }()
 	}
 	done := make(chan struct{})
 	defer close(done)
-	go s.sweep(done)
+	go s.closeUnread(done)
 	var first error
 	for range s.listeners {
 		if err := <-failed; err != nil && !errors.Is(err, grpc.ErrServerStopped) && first == nil {
@@ -307,12 +292,22 @@ func (s *Server) WaitForCallers(ctx context.Context) {
 }
 
 // Connections is the number of callers' connections that are open now.
-func (s *Server) Connections() int {
-	n := 0
-	for _, l := range s.listeners {
-		n += int(l.open.Load())
+func (s *Server) Connections() int { return s.admission.connected() }
+
+// closeUnread closes connections whose callers leave answers unread, until done is closed.
+func (s *Server) closeUnread(done <-chan struct{}) {
+	tick := time.NewTicker(unreadEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-done:
+			return
+		case now := <-tick.C:
+			for _, l := range s.listeners {
+				l.connections.closeUnread(now, s.log)
+			}
+		}
 	}
-	return n
 }
 
 func (s *Server) stop() {

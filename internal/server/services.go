@@ -3,14 +3,14 @@ package server
 import (
 	"context"
 	"io"
-	"strings"
-	"sync"
+	"slices"
+	"time"
 
 	mwitkow "github.com/mwitkow/grpc-proxy/proxy"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	grpchealth "google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
-	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
@@ -18,7 +18,18 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/upstream"
 )
 
-const healthService = "grpc.health.v1.Health"
+const (
+	healthService = "grpc.health.v1.Health"
+	// adminService listens on the frontend's port as well.
+	adminService = "temporal.server.api.adminservice.v1.AdminService"
+
+	// healthLimit and healthTime bound a health request, which is read before its caller is known.
+	healthLimit = 4 << 10
+	healthTime  = 5 * time.Second
+)
+
+// alwaysPassed are the services that load balancers and command lines look at. They hold no payload.
+var alwaysPassed = []string{healthService, "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"}
 
 // other answers everything that is no method of a rewritten service as this build knows it.
 func (s *Server) other(l *listener, stream grpc.ServerStream) (err error) {
@@ -32,44 +43,53 @@ func (s *Server) other(l *listener, stream grpc.ServerStream) (err error) {
 		}
 	}()
 	service := serviceOf(full)
-	for _, desc := range rewritten {
-		if service == desc.ServiceName {
-			return s.lateMethod(l, full, stream)
-		}
-	}
-	if !s.passed[service] {
-		return s.refuseOther(l, full, forbiddenService(service))
-	}
-	gate, err := s.enter(true) // streams may last
-	if err != nil {
-		return answerFor(err).Err()
-	}
-	defer gate.leave()
 	if service == healthService {
-		first := new(frame)
-		if err := stream.RecvMsg(first); err != nil {
-			return err
-		}
-		if forProxy(first) {
-			return s.health.answer(full, stream)
-		}
-		stream = &replayed{ServerStream: stream, first: first}
+		return s.healthCall(l, full, stream)
 	}
+	isRewritten := slices.ContainsFunc(rewritten, func(d *grpc.ServiceDesc) bool { return d.ServiceName == service })
+	if isRewritten {
+		if m := s.lateMethod(full); m != nil {
+			return s.lateCall(l, m, stream)
+		}
+	}
+	id, err := l.authenticate(stream.Context())
+	switch {
+	case err != nil:
+	case isRewritten:
+		err = unknownMethod(full)
+	case !s.passed[service]:
+		err = forbiddenService(service)
+	default:
+		err = authorizePassed(id, service)
+	}
+	if err != nil {
+		return s.refuse(l, full, err)
+	}
+	place, err := s.admission.enter(connectionOf(stream.Context()), id.Caller, true) // streams may last
+	if err != nil {
+		return err
+	}
+	defer place.leave()
 	return s.pass(l, full, stream)
 }
 
-// lateMethod answers a method that the upstream's reflection knows and this build does not, or refuses it.
-func (s *Server) lateMethod(l *listener, full string, stream grpc.ServerStream) error {
+// lateMethod returns what the rewriter knows of a method that only the upstream's reflection has told of. Nil: nothing.
+func (s *Server) lateMethod(full string) *method {
 	known, ok := s.late.Load(full)
 	if !ok {
 		m := s.newMethod(full)
 		if m == nil {
-			return s.refuseOther(l, full, unknownMethod(full))
+			return nil
 		}
 		known, _ = s.late.LoadOrStore(full, m)
 	}
-	answer, err := s.unary(stream.Context(), l, known.(*method), func(m any) error {
-		err := stream.RecvMsg(m)
+	return known.(*method)
+}
+
+// lateCall answers a call to such a method as one that this build knows.
+func (s *Server) lateCall(l *listener, m *method, stream grpc.ServerStream) error {
+	answer, err := s.answer(stream.Context(), l, m, func(request any) error {
+		err := stream.RecvMsg(request)
 		if err == io.EOF {
 			return status.Error(codes.InvalidArgument, from+"the call holds no request message")
 		}
@@ -81,7 +101,8 @@ func (s *Server) lateMethod(l *listener, full string, stream grpc.ServerStream) 
 	return stream.SendMsg(answer)
 }
 
-func (s *Server) refuseOther(l *listener, full string, err error) error {
+// refuse answers a call that is not rewritten with an error of the proxy's own.
+func (s *Server) refuse(l *listener, full string, err error) error {
 	st := answerFor(err)
 	s.logRefusal(full, l.Name, st, err)
 	return st.Err()
@@ -90,23 +111,48 @@ func (s *Server) refuseOther(l *listener, full string, err error) error {
 // pass forwards a call, streams included, without looking at it.
 func (s *Server) pass(l *listener, full string, stream grpc.ServerStream) error {
 	return mwitkow.TransparentHandler(func(ctx context.Context, _ string) (context.Context, *grpc.ClientConn, error) {
-		md, _ := metadata.FromIncomingContext(ctx)
-		id, err := l.Identify(shown(ctx, md))
-		if err == nil {
-			err = authorisePassed(id, serviceOf(full))
-		}
-		if err != nil {
-			return nil, nil, s.refuseOther(l, full, err)
-		}
 		route, err := s.upstreams.Route("")
 		if err != nil {
-			return nil, nil, s.refuseOther(l, full, err)
+			return nil, nil, s.refuse(l, full, err)
 		}
 		if err := grpc.SetSendCompressor(ctx, "identity"); err != nil {
 			return nil, nil, status.Error(codes.Internal, from+err.Error())
 		}
+		md, _ := metadata.FromIncomingContext(ctx)
 		return outgoing(ctx, md, l.Credential, route.Config(), ""), route.Conn(ctx), nil
 	})(nil, stream)
+}
+
+// healthCall answers a health request that names no service, for the proxy itself and to everybody: were it forwarded, a
+// frontend that is down would have every proxy taken out of service. Other health requests are passed.
+func (s *Server) healthCall(l *listener, full string, stream grpc.ServerStream) error {
+	place, err := s.admission.enter(connectionOf(stream.Context()), nil, true)
+	if err != nil {
+		return err
+	}
+	defer place.leave()
+	held := newLease(place)
+	defer held.giveBack()
+	first := new(frame)
+	if r, ok := newReader(stream.Context(), held, healthLimit, healthTime); !ok {
+		err = stream.RecvMsg(first)
+	} else {
+		first.data, err = r.message(stream.Context())
+		r.close()
+	}
+	if err != nil {
+		return statusOf(err)
+	}
+	var request healthpb.HealthCheckRequest
+	if proto.Unmarshal(first.bytes(), &request) == nil && request.GetService() == "" {
+		first.free()
+		return s.health.answer(full, &request, stream)
+	}
+	if _, err := l.authenticate(stream.Context()); err != nil {
+		first.free()
+		return s.refuse(l, full, err)
+	}
+	return s.pass(l, full, &replayed{ServerStream: stream, first: first})
 }
 
 // replayed is a stream whose first message was read already.
@@ -123,91 +169,68 @@ func (r *replayed) RecvMsg(m any) error {
 	return rawCodec{}.Unmarshal(r.first.data, m)
 }
 
-// forProxy tells if a health request asks for the proxy itself: it names no service. Were those forwarded, a frontend
-// that is down would have every proxy taken out of service.
-func forProxy(f *frame) bool {
-	var request healthpb.HealthCheckRequest
-	return proto.Unmarshal(f.bytes(), &request) == nil && request.GetService() == ""
-}
-
-// health is what the proxy says of itself.
+// health is what the proxy reports of itself.
 type health struct {
-	mu       sync.Mutex
-	serving  bool
-	changed  chan struct{} // closed at the next change
-	draining chan struct{} // closed when the proxy ends
+	server   *grpchealth.Server
+	draining context.Context
+	stop     context.CancelFunc
 }
 
-func (h *health) init() {
-	h.changed = make(chan struct{})
-	h.draining = make(chan struct{})
+func newHealth() *health {
+	h := &health{server: grpchealth.NewServer()}
+	h.draining, h.stop = context.WithCancel(context.Background())
+	h.set(false)
+	return h
+}
+
+func (h *health) set(ready bool) {
+	now := healthpb.HealthCheckResponse_NOT_SERVING
+	if ready {
+		now = healthpb.HealthCheckResponse_SERVING
+	}
+	h.server.SetServingStatus("", now)
 }
 
 // drain ends the watches, which would otherwise last as long as their callers like.
 func (h *health) drain() {
-	h.set(false)
-	close(h.draining)
+	h.server.Shutdown()
+	h.stop()
 }
 
-func (h *health) set(serving bool) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.serving == serving {
-		return
-	}
-	h.serving = serving
-	close(h.changed)
-	h.changed = make(chan struct{})
-}
-
-func (h *health) get() (*healthpb.HealthCheckResponse, <-chan struct{}) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.serving {
-		return &healthpb.HealthCheckResponse{Status: healthpb.HealthCheckResponse_SERVING}, h.changed
-	}
-	return &healthpb.HealthCheckResponse{Status: healthpb.HealthCheckResponse_NOT_SERVING}, h.changed
-}
-
-func (h *health) answer(full string, stream grpc.ServerStream) error {
+func (h *health) answer(full string, request *healthpb.HealthCheckRequest, stream grpc.ServerStream) (err error) {
+	var answer proto.Message
 	switch full {
 	case healthpb.Health_Check_FullMethodName:
-		now, _ := h.get()
-		return send(stream, now)
+		answer, err = h.server.Check(stream.Context(), request)
 	case healthpb.Health_List_FullMethodName:
-		now, _ := h.get()
-		return send(stream, &healthpb.HealthListResponse{Statuses: map[string]*healthpb.HealthCheckResponse{"": now}})
+		answer, err = h.server.List(stream.Context(), nil)
 	case healthpb.Health_Watch_FullMethodName:
-		for {
-			now, changed := h.get()
-			if err := send(stream, now); err != nil {
-				return err
-			}
-			select {
-			case <-changed:
-			case <-h.draining:
-				return answerFor(upstream.ErrClosed).Err()
-			case <-stream.Context().Done():
-				return status.FromContextError(stream.Context().Err()).Err()
-			}
-		}
+		return h.watch(request, stream)
+	default:
+		err = answerFor(unknownMethod(full)).Err()
 	}
-	return answerFor(unknownMethod(full)).Err()
-}
-
-func send(stream grpc.ServerStream, m proto.Message) error {
-	b, err := proto.Marshal(m)
 	if err != nil {
-		return status.Error(codes.Internal, from+err.Error())
+		return err
 	}
-	return stream.SendMsg(&frame{data: mem.BufferSlice{mem.SliceBuffer(b)}})
+	return stream.SendMsg(answer)
 }
 
-// serviceOf splits "/package.Service/Method".
-func serviceOf(fullMethod string) string {
-	name := strings.TrimPrefix(fullMethod, "/")
-	if i := strings.LastIndexByte(name, '/'); i >= 0 {
-		return name[:i]
+func (h *health) watch(request *healthpb.HealthCheckRequest, stream grpc.ServerStream) error {
+	ctx, cancel := context.WithCancel(stream.Context())
+	defer cancel()
+	defer context.AfterFunc(h.draining, cancel)()
+	err := h.server.Watch(request, &grpc.GenericServerStream[healthpb.HealthCheckRequest, healthpb.HealthCheckResponse]{
+		ServerStream: withContext{stream, ctx}})
+	if h.draining.Err() != nil {
+		return answerFor(upstream.ErrClosed).Err()
 	}
-	return name
+	return err
 }
+
+// withContext is a stream with a context of its own.
+type withContext struct {
+	grpc.ServerStream
+	ctx context.Context
+}
+
+func (w withContext) Context() context.Context { return w.ctx }

@@ -111,27 +111,21 @@ func upstreamSpoke(ctx context.Context) {
 
 // describeSpan says what the call is about. Span attributes outlive the request, whose bytes the names may alias.
 func (c *call) describeSpan(span trace.Span) {
-	if !span.IsRecording() {
-		return
-	}
 	attributes := make([]attribute.KeyValue, 0, 4)
 	add := func(key, value string) {
 		if value != "" {
 			attributes = append(attributes, attribute.String(key, strings.Clone(value)))
 		}
 	}
-	add("temporal.namespace", c.rewriting.Namespace())
-	add("temporal.workflow_id", c.rewriting.WorkflowID())
-	add("temporal.workflow_type", c.rewriting.WorkflowType())
-	add("policy.revision", c.rewriting.Revision())
+	add("temporal.namespace", c.session.Namespace())
+	add("temporal.workflow_id", c.session.WorkflowID())
+	add("temporal.workflow_type", c.session.WorkflowType())
+	add("policy.revision", c.session.Revision())
 	span.SetAttributes(attributes...)
 }
 
 // traceTask makes the two spans of a poll that brought a task, after the fact.
 func (c *call) traceTask(ctx context.Context, sent time.Time) context.Context {
-	if c.server.tracing == nil {
-		return ctx
-	}
 	name := strings.TrimPrefix(c.method.full, "/")
 	attributes := trace.WithAttributes(attribute.String("rpc.system.name", "grpc"), attribute.String("rpc.method", name))
 	ctx, c.task = c.server.tracing.tracer.Start(ctx, name, trace.WithSpanKind(trace.SpanKindServer), trace.WithTimestamp(c.start), attributes)
@@ -144,9 +138,6 @@ func (c *call) traceTask(ctx context.Context, sent time.Time) context.Context {
 
 // endTask ends the span that traceTask began.
 func (c *call) endTask(code codes.Code) {
-	if c.task == nil {
-		return
-	}
 	c.describeSpan(c.task) // once more: the answer told which workflow the task is of
 	c.task.SetAttributes(statusAttribute(code))
 	if code != codes.OK {
@@ -162,7 +153,7 @@ func statusAttribute(code codes.Code) attribute.KeyValue {
 // describeRewriting puts the sum of a message's rewriting on the span of its call, where a reader of the trace looks
 // first.
 func describeRewriting(span trace.Span, d policy.Direction, s *rewrite.Stats) {
-	if !span.IsRecording() || s.Payloads == 0 {
+	if s.Payloads == 0 {
 		return
 	}
 	side := "request"
