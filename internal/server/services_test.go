@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/temporal-seal/temporal-seal/internal/auth"
 	"go.temporal.io/api/workflowservice/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -243,4 +244,42 @@ func TestAPollThatIsShortenedEndsEmpty(t *testing.T) {
 	if _, err := c.PollActivityTaskQueue(ctx, &workflowservice.PollActivityTaskQueueRequest{Namespace: "clinic"}); status.Code(err) != codes.DeadlineExceeded {
 		t.Errorf("the caller's own time limit: %v", err)
 	}
+}
+
+// Callers without credentials are refused before a byte of their request is waited for, whatever they call. Only the
+// proxy's own health is free.
+func TestAuthenticationComesFirst(t *testing.T) {
+	f := &frontend{}
+	startFrontend(t, f)
+	p := startProxy(t, f, func(o *Options) {
+		o.Services = []string{"acme.Extra"}
+		o.Listeners[0].Identify = auth.Tokens("default", "authorization", nil)
+	})
+	const check = healthpb.Health_Check_FullMethodName
+	for name, c := range map[string]struct {
+		method string
+		sent   []byte
+		code   string
+	}{
+		"rewritten":            {describeMethod, nil, "16"},
+		"too large":            {describeMethod, []byte{0, 255, 255, 255, 255}, "16"},
+		"not known":            {"/temporal.api.workflowservice.v1.WorkflowService/NotYetInvented", nil, "16"},
+		"passed":               {"/acme.Extra/Method", nil, "16"},
+		"not passed":           {"/acme.Other/Method", nil, "16"},
+		"reflection":           {reflectionpb.ServerReflection_ServerReflectionInfo_FullMethodName, nil, "16"},
+		"health of a service":  {check, []byte{0, 0, 0, 0, 3, 0x0a, 1, 'x'}, "16"},
+		"health of the proxy":  {check, []byte{0, 0, 0, 0, 0}, "0"},
+		"a large health check": {check, []byte{0, 0, 0, 0x10, 1}, "8"},
+	} {
+		r := p.raw(t, nil)
+		start := time.Now()
+		r.call(t, 1, c.method, c.sent, false)
+		if code, message := r.status(t); code != c.code || time.Since(start) > healthTime {
+			t.Errorf("%s: status %s %s after %v, want %s", name, code, message, time.Since(start), c.code)
+		}
+	}
+	if calls := f.calls(); len(calls) > 0 {
+		t.Errorf("forwarded: %v", calls)
+	}
+	eventually(t, func() bool { return p.admission.inUse() == 0 && p.inside(false) == 0 && p.inside(true) == 0 })
 }
