@@ -87,9 +87,8 @@ func (q *query) trace(ctx context.Context, in *Input) ([]string, error) {
 	if q.body == nil {
 		return nil, nil
 	}
-	var t touched
 	buf := topdown.NewBufferTracer()
-	if err := q.run(ctx, q.body, in, true, &t, buf, func(topdown.QueryResult) {}); err != nil {
+	if err := q.run(ctx, q.body, &evaluation{in: in, full: true, tracer: buf}, func(topdown.QueryResult) {}); err != nil {
 		return nil, err
 	}
 	var text strings.Builder

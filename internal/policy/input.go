@@ -106,14 +106,15 @@ type touched struct {
 }
 
 // document builds `input`. OPA converts a lazy object's members when a rule first reaches them, and a member that is no
-// plain Go value by way of its MarshalJSON: that is where an evaluation is seen to touch something. full adds the content.
-func document(in *Input, d Direction, r reads, full bool, t *touched) *ast.Term {
+// plain Go value by way of its MarshalJSON: that is where an evaluation is seen to touch something.
+func (e *evaluation) document(d Direction, r reads) *ast.Term {
+	in, t := e.in, &e.touched
 	doc := map[string]any{}
 	groups := map[string]map[string]any{"caller": {"claims": in.caller().Claims}, "workflow": {}, "activity": {}, "payload": {}}
 	if d == Response {
 		groups["sealed"] = map[string]any{}
 	} else {
-		doc["content"] = contentMember(in, r, full, t)
+		doc["content"] = e.content(r)
 	}
 	missing := in.unknown() & r.facts()
 	for i := range members {
@@ -141,8 +142,9 @@ func document(in *Input, d Direction, r reads, full bool, t *touched) *ast.Term 
 	return ast.NewTerm(ast.LazyObject(doc))
 }
 
-func contentMember(in *Input, r reads, full bool, t *touched) any {
-	if !full {
+func (e *evaluation) content(r reads) any {
+	in, t := e.in, &e.touched
+	if !e.full {
 		return hook(func() any {
 			t.content = true
 			if t.abort != nil {

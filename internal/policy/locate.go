@@ -26,8 +26,7 @@ func (q *query) byRule(ctx context.Context, p part, in *Input) ([]ruleAnswer, er
 		body = append(body, r.Body...)
 		body.Append(ast.Equality.Expr(ast.NewTerm(single), r.Head.Key))
 		answer := ruleAnswer{rule: r}
-		var t touched
-		err := q.run(ctx, body, in, true, &t, nil, func(res topdown.QueryResult) {
+		err := q.run(ctx, body, &evaluation{in: in, full: true}, func(res topdown.QueryResult) {
 			answer.verdicts = append(answer.verdicts, res[single].Value)
 		})
 		if err != nil {

@@ -231,17 +231,17 @@ func (v Verdict) forCaller(in *Input) Verdict {
 
 // evaluate asks the rules. knownToTouch skips the attempt to do without the content.
 func (p *Policy) evaluate(ctx context.Context, q *query, in *Input, knownToTouch bool) (v Verdict, touchedContent bool, err error) {
-	full := knownToTouch
-	a, err := q.evaluate(ctx, in, full)
+	e := evaluation{in: in, full: knownToTouch}
+	sets, err := q.evaluate(ctx, &e)
 	if errors.Is(err, errTouchedContent) {
-		full = true
-		a, err = q.evaluate(ctx, in, full)
+		e = evaluation{in: in, full: true}
+		sets, err = q.evaluate(ctx, &e)
 	}
 	if err != nil {
-		return Verdict{}, full, inNamespace(err, in.Namespace)
+		return Verdict{}, e.full, inNamespace(err, in.Namespace)
 	}
-	v, err = p.decideFrom(ctx, q, in, a, full)
-	return v, full, err
+	v, err = p.decideFrom(ctx, q, &e, sets)
+	return v, e.full, err
 }
 
 // inNamespace names the call's namespace in an error of the query for all the others.
@@ -254,18 +254,18 @@ func inNamespace(err error, namespace string) error {
 }
 
 // decideFrom parses the sets and unites them.
-func (p *Policy) decideFrom(ctx context.Context, q *query, in *Input, a answer, full bool) (Verdict, error) {
+func (p *Policy) decideFrom(ctx context.Context, q *query, e *evaluation, sets []ast.Value) (Verdict, error) {
 	var proposals []proposal
-	for i, set := range a.sets {
-		parsed, err := q.parse(set, in, full)
+	for i, set := range sets {
+		parsed, err := q.parse(set, e.in, e.full)
 		if err != nil {
-			return Verdict{}, q.locateVerdict(ctx, q.parts[i], in, err)
+			return Verdict{}, q.locateVerdict(ctx, q.parts[i], e.in, err)
 		}
 		proposals = append(proposals, parsed...)
 	}
-	v, err := unite(q.direction, in, proposals, p.keys, a.touched.unknown || a.touched.blind)
+	v, err := unite(q.direction, e.in, proposals, p.keys, e.touched.unknown || e.touched.blind)
 	if err != nil {
-		return Verdict{}, p.locateKey(ctx, q, in, err)
+		return Verdict{}, p.locateKey(ctx, q, e.in, err)
 	}
 	return v, nil
 }

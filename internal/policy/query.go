@@ -97,43 +97,42 @@ func newQuery(c *ast.Compiler, d Direction, namespace string, packages []source,
 	return q, errs
 }
 
-// answer is what one evaluation said and what it looked at.
-type answer struct {
-	sets    []ast.Value // one per part, in their order
+// evaluation is one run of rules over one payload.
+type evaluation struct {
+	in   *Input
+	full bool // the content is decoded before
+	// tracer, where set, notes each step.
+	tracer  topdown.QueryTracer
 	touched touched
 }
 
 // errTouchedContent ends an evaluation that reached content before it was decoded.
 var errTouchedContent = errors.New("content was touched")
 
-// evaluate runs the query. With full it decodes the content first; without, it
-// breaks off with errTouchedContent as soon as a rule reaches for it.
-func (q *query) evaluate(ctx context.Context, in *Input, full bool) (answer, error) {
-	var a answer
+// evaluate runs the query and returns a set per part, in their order.
+func (q *query) evaluate(ctx context.Context, e *evaluation) (sets []ast.Value, err error) {
 	if q.body == nil {
-		return a, nil
+		return nil, nil
 	}
-	err := q.run(ctx, q.body, in, full, &a.touched, nil, func(r topdown.QueryResult) {
+	err = q.run(ctx, q.body, e, func(r topdown.QueryResult) {
 		for _, p := range q.parts {
-			a.sets = append(a.sets, r[p.v].Value)
+			sets = append(sets, r[p.v].Value)
 		}
 	})
-	if err != nil {
-		return a, err
+	if err == nil && len(sets) != len(q.parts) {
+		err = q.failed(Failed, errors.New("the rules gave no set"))
 	}
-	if len(a.sets) != len(q.parts) {
-		return a, q.failed(Failed, errors.New("the rules gave no set"))
-	}
-	return a, nil
+	return sets, err
 }
 
-// run evaluates a compiled body within the time limit and contains panics.
-func (q *query) run(ctx context.Context, body ast.Body, in *Input, full bool, t *touched, tr topdown.QueryTracer, each func(topdown.QueryResult)) (err error) {
+// run evaluates a compiled body within the time limit and contains panics. Unless the evaluation is full, it ends with
+// errTouchedContent as soon as a rule reaches for the content.
+func (q *query) run(ctx context.Context, body ast.Body, e *evaluation, each func(topdown.QueryResult)) (err error) {
 	cancel := topdown.NewCancel()
 	allowed := q.limit
-	if full {
+	if e.full {
 		// Large documents take their time: 0.1 to 0.5 us per byte where a rule walks them.
-		allowed += 2 * q.limit * time.Duration(min(len(in.Data), maxContent)) / (1 << 20)
+		allowed += 2 * q.limit * time.Duration(min(len(e.in.Data), maxContent)) / (1 << 20)
 	}
 	limit := time.AfterFunc(allowed, cancel.Cancel)
 	defer limit.Stop()
@@ -141,7 +140,7 @@ func (q *query) run(ctx context.Context, body ast.Body, in *Input, full bool, t 
 		stop := context.AfterFunc(ctx, cancel.Cancel)
 		defer stop()
 	}
-	t.abort = cancel.Cancel
+	e.touched.abort = cancel.Cancel
 	defer func() {
 		// A builtin that panics must not take the proxy down. The panic's value may
 		// quote what the builtin was given, so it is not repeated.
@@ -155,16 +154,16 @@ func (q *query) run(ctx context.Context, body ast.Body, in *Input, full bool, t 
 		WithStore(noData.store).
 		WithTransaction(noData.txn).
 		WithCancel(cancel).
-		WithInput(document(in, q.direction, q.reads, full, t)).
+		WithInput(e.document(q.direction, q.reads)).
 		// The index asks for every reference that it holds before a rule's guards
 		// are tried, which would count as touched what the rule never came to.
-		WithIndexing(!q.watches(in))
-	if tr != nil {
-		tq = tq.WithQueryTracer(tr)
+		WithIndexing(!q.watches(e.in))
+	if e.tracer != nil {
+		tq = tq.WithQueryTracer(e.tracer)
 	}
 	err = tq.Iter(ctx, func(r topdown.QueryResult) error { each(r); return nil })
 	switch {
-	case t.content && !full:
+	case e.touched.content && !e.full:
 		return errTouchedContent
 	case err == nil:
 		return nil
