@@ -96,7 +96,7 @@ func (o *checkOptions) run(ctx context.Context, stdout io.Writer) error {
 	return nil
 }
 
-// check looks at one thing after the other and tells each on s. An error is what keeps it from going on.
+// check looks at one part after the other and prints each result. It stops at the first error.
 func (o *checkOptions) check(ctx context.Context, s *style) (result checked, err error) {
 	c, err := o.flags.Load()
 	if err != nil {

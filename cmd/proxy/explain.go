@@ -44,14 +44,15 @@ or with several cases. No key is used and nothing is sent anywhere.`,
 	}
 	addFlags(&o.flags, cmd)
 	o.question.add(cmd)
-	cmd.Flags().StringVar(&o.input, "input", "", "file with an input document or with cases, JSON or YAML; - for standard input")
+	cmd.Flags().StringVar(&o.input, "input", "",
+		"file with an input document or with cases, JSON or YAML; - for standard input")
 	o.output.flag(cmd)
 	cmd.Flags().BoolVarP(&o.verbose, "verbose", "v", false, "for several payloads too, show each rule")
 	cmd.Flags().BoolVar(&o.trace, "trace", false, "show each step of the evaluation, as OPA tells it")
 	return cmd
 }
 
-// answered is a question with what the policy said.
+// answered is a question with the decision of the policy.
 type answered struct {
 	question    policy.Case
 	explanation policy.Explanation
@@ -144,7 +145,7 @@ func title(q *policy.Case, i int) string {
 	return fmt.Sprintf("payload %d", i+1)
 }
 
-// about says in a line which payload it is.
+// about describes a payload in one line.
 func about(q *policy.Case) string {
 	in := &q.Input
 	parts := []string{in.RPC, in.Namespace}

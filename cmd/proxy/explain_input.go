@@ -55,7 +55,8 @@ func (q *questionFlags) add(cmd *cobra.Command) {
 	f.StringVar(&in.Namespace, "namespace", "default", "namespace of the call")
 	f.StringVar(&in.RPC, "rpc", "StartWorkflowExecution", "method that carries the payload")
 	f.StringVar(&q.asked.Direction, "direction", "request", "request or response")
-	f.StringVar(&in.Payload.Kind, "kind", "input", "kind of payload: input, result, header, memo, signal, failure, ...")
+	f.StringVar(&in.Payload.Kind, "kind", "input",
+		"kind of payload: input, result, header, memo, signal, failure, ...")
 	f.StringVar(&in.Payload.Name, "name", "", "name of a header, memo or search attribute")
 	f.StringVar(&in.Payload.Encoding, "encoding", "json/plain", "the payload's encoding")
 	f.StringVar(&q.data, "data", "", "the payload's data, e.g. a JSON document")
@@ -66,11 +67,13 @@ func (q *questionFlags) add(cmd *cobra.Command) {
 		"activity.id":         f.String("activity-id", "", "activity id"),
 		"activity.type":       f.String("activity-type", "", "activity type"),
 	}
-	f.StringSliceVar(&q.asked.Unknown, "unknown", nil, "facts that the request does not tell, e.g. activity.type")
+	f.StringSliceVar(&q.asked.Unknown, "unknown", nil,
+		"facts that the request does not tell, e.g. activity.type")
 	f.StringVar(&in.Caller.Kind, "caller", "anonymous", "kind of caller: anonymous, mtls, token, jwt")
 	f.StringVar(&in.Caller.Subject, "subject", "", "the caller's subject")
 	f.StringVar(&in.Caller.Listener, "listener", "default", "listener that the caller uses")
-	f.StringVar(&in.Sealed.Namespace, "sealed-namespace", "", "responses: namespace that sealed the payload (default: that of the call)")
+	f.StringVar(&in.Sealed.Namespace, "sealed-namespace", "",
+		"responses: namespace that sealed the payload (default: that of the call)")
 	f.StringVar(&in.Sealed.Key, "sealed-key", "default", "responses: key that sealed the payload")
 }
 

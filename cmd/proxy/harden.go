@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// Keys and payloads are in this process's memory. What would carry them out is switched off for every command, before
-// anything else runs.
+// Keys and payloads are in this process's memory. What would carry them out is switched off for every
+// command, before anything else runs.
 
 // harden keeps memory from getting into core dumps, and other processes of the same user from reading it.
 func harden() error {
@@ -18,8 +18,8 @@ func harden() error {
 	return nil
 }
 
-// refuseDebugging keeps the Go runtime from printing HTTP/2 frames, which hold payloads, to stderr. It looks for the
-// setting as net/http does: anywhere in the variable.
+// refuseDebugging keeps the Go runtime from printing HTTP/2 frames, which hold payloads, to stderr. It looks
+// for the setting as net/http does: anywhere in the variable.
 func refuseDebugging() error {
 	const setting = "http2debug="
 	for rest := os.Getenv("GODEBUG"); ; {

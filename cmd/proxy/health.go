@@ -15,7 +15,8 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/config"
 )
 
-// healthCommand asks a running proxy how it is. It is what a container image without a shell can run as its check.
+// healthCommand asks a running proxy how it is. It is what a container image without a shell can run as its
+// check.
 func healthCommand(stdout io.Writer) *cobra.Command {
 	var s config.Flags
 	var live bool

@@ -31,7 +31,9 @@ keys in a key service are made and rotated there.`,
 			} else if err != nil {
 				return err
 			}
-			fmt.Fprintf(stdout, "added a key to %s\nA proxy that reads this file notices. Give it to every other proxy that uses the key: what is sealed anew opens only with it.\n", args[0])
+			fmt.Fprintf(stdout,
+				"added a key to %s\nA proxy that reads this file notices. Give it to every other proxy that uses the "+
+					"key: what is sealed anew opens only with it.\n", args[0])
 			return nil
 		},
 	}, listKeysCommand(stdout), scanKeysCommand(stdout, stderr))
@@ -53,10 +55,13 @@ func newKeyCommand(stdout io.Writer) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(stdout, "made %s (mode 0600)\nBack it up: what is sealed with it opens with nothing else.\nUse it with: proxy --key local:%s\n", args[0], args[0])
+			fmt.Fprintf(stdout,
+				"made %s (mode 0600)\nBack it up: what is sealed with it opens with nothing else.\nUse it with: "+
+					"temporal-seal --key local:%s\n", args[0], args[0])
 			return nil
 		},
 	}
-	cmd.Flags().BoolVar(&ifMissing, "if-missing", false, "a file that is there already is no error, for scripts that run again")
+	cmd.Flags().BoolVar(&ifMissing, "if-missing", false,
+		"a file that is there already is no error, for scripts that run again")
 	return cmd
 }

@@ -69,7 +69,8 @@ type listedKey struct {
 	Error      string       `json:"error,omitempty"`
 }
 
-// configuredKeys asks every key for an answer. Those with a place in their URI that a policy's key name fills stay unasked.
+// configuredKeys asks every key for an answer. Those with a place in their URI that a policy's key name
+// fills stay unasked.
 func configuredKeys(ctx context.Context, c *config.Config) []listedKey {
 	var all []listedKey
 	for _, k := range c.Keys {
@@ -126,7 +127,8 @@ func (o *listKeysOptions) listRunning(ctx context.Context, address string, stdou
 	defer answer.Body.Close()
 	var use app.KeysInUse
 	if answer.StatusCode != http.StatusOK {
-		return fmt.Errorf("http://%s/keys: %s; is that the admin address of a proxy of this version?", address, answer.Status)
+		return fmt.Errorf(
+			"http://%s/keys: %s; is that the admin address of a proxy of this version?", address, answer.Status)
 	}
 	if err := json.NewDecoder(io.LimitReader(answer.Body, 64<<20)).Decode(&use); err != nil {
 		return fmt.Errorf("http://%s/keys: not what a proxy answers: %w", address, err)

@@ -28,7 +28,7 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/x/glob"
 )
 
-// Exit codes of a scan that was asked about a key.
+// Exit codes of a scan with --key.
 const (
 	keyInUse      = exitCode(3)
 	notAllWasRead = exitCode(4)
@@ -67,12 +67,16 @@ use, 3 if it is, and 4 if something could not be read, so that nobody knows. It 
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&o.flags.File, "config", "", "config file in YAML: its upstreams are walked, and its keys are named")
-	f.StringVar(&o.flags.Upstream, "upstream", "", "address of the Temporal frontend (default: the config's, "+standard.Upstreams[0].Address+" without one)")
+	f.StringVar(&o.flags.File, "config", "",
+		"config file in YAML: its upstreams are walked, and its keys are named")
+	f.StringVar(&o.flags.Upstream, "upstream", "",
+		"address of the Temporal frontend (default: the config's, "+standard.Upstreams[0].Address+" without one)")
 	f.StringSliceVarP(&o.namespaces, "namespace", "n", nil, "namespaces to walk (default: all)")
-	f.StringVar(&o.asked, "key", "", "the key encryption key asked about: its URI, or its reference of 16 hex digits")
+	f.StringVar(&o.asked, "key", "",
+		"the key encryption key asked about: its URI, or its reference of 16 hex digits")
 	o.output.flag(cmd)
-	f.StringVar(&o.state, "state", "", "file to save the state in after each page, and to go on from if it is there")
+	f.StringVar(&o.state, "state", "",
+		"file to save the state in after each page, and to go on from if it is there")
 	f.Float64Var(&o.rate, "rate", 50, "calls a second to the server, at most")
 	f.BoolVar(&o.dataKeys, "data-keys", false, "list the ids of data keys, as revoked_data_keys takes them")
 	f.DurationVar(&o.timeout, "timeout", defaultStartTimeout, "how long the keys may take to answer")
@@ -156,7 +160,7 @@ func allNamespaces(ctx context.Context, upstreams []upstream.Config) ([]string, 
 	var names []string
 	for i := range upstreams {
 		one := upstreams[i]
-		one.Namespaces = nil // the upstream itself is asked, whatever it serves
+		one.Namespaces = nil // what it lists is what it has, not what the config sends there
 		listed, err := namespacesOf(ctx, one)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", one.Address, err)
@@ -220,7 +224,7 @@ func (o *scanOptions) knownKeys(ctx context.Context, c *config.Config) (knownKey
 	return known, nil
 }
 
-// name tells which key a reference means, if the config has it.
+// name returns the URIs and roles that a reference stands for in the config.
 func (k knownKeys) name(kek string) string {
 	var names []string
 	for _, l := range k.byKEK[kek] {

@@ -1,5 +1,5 @@
-// Command proxy stands between Temporal's SDKs and a Temporal frontend. It seals payloads on their way to the server and
-// opens them on the way back.
+// Command proxy stands between Temporal's SDKs and a Temporal frontend. It seals payloads on their way to
+// the server and opens them on the way back.
 package main
 
 import (
@@ -44,7 +44,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	return 1
 }
 
-// exitCode ends the program with a code when all has been said.
+// exitCode ends the program with a code, without another message.
 type exitCode int
 
 func (e exitCode) Error() string { return fmt.Sprintf("exit code %d", int(e)) }

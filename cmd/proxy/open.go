@@ -43,7 +43,9 @@ The exit code is 1 if something could not be opened; it is printed as it was.`,
 		},
 	}
 	addFlags(&o.flags, cmd)
-	cmd.Flags().StringVar(&o.namespace, "namespace", "", "open what was sealed for this namespace (and granted to it) only, and other tools' payloads as it reads them; default: what any namespace sealed")
+	cmd.Flags().StringVar(&o.namespace, "namespace", "",
+		"open what was sealed for this namespace (and granted to it) only, and other tools' payloads as it "+
+			"reads them; default: what any namespace sealed")
 	cmd.Flags().DurationVar(&o.timeout, "timeout", defaultStartTimeout, "how long the keys may take to answer")
 	return cmd
 }

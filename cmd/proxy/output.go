@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// outputFormat is what --output says. Every command that answers with more than a line has it.
+// outputFormat is the value of --output, a flag of every command that prints more than a line.
 type outputFormat string
 
 const (

@@ -20,7 +20,8 @@ func addServeFlags(o *app.Options, cmd *cobra.Command) {
 	f.StringVar(&o.Admin, "admin", "", "address of /healthz, /readyz and /metrics (default "+standard.Admin+")")
 	f.StringVar(&o.LogFormat, "log-format", "text", "text or json")
 	f.StringVar(&o.LogLevel, "log-level", "info", "debug, info, warn or error")
-	f.DurationVar(&o.StartTimeout, "start-timeout", defaultStartTimeout, "how long keys and upstream may take to answer at start")
+	f.DurationVar(&o.StartTimeout, "start-timeout", defaultStartTimeout,
+		"how long keys and upstream may take to answer at start")
 }
 
 // standard is the config without a file and flags, for the defaults that the help shows.
@@ -31,5 +32,6 @@ func addFlags(s *config.Flags, cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&s.File, "config", "", "config file in YAML; the other flags go over it")
 	f.StringVar(&s.Policy, "policy", "", "the platform's policy in Rego (default: the one that ships)")
-	f.StringVar(&s.Key, "key", "", "URI of the default key: awskms://..., vault://... or local:FILE (default "+standard.Keys[0].Active+")")
+	f.StringVar(&s.Key, "key", "",
+		"URI of the default key: awskms://..., vault://... or local:FILE (default "+standard.Keys[0].Active+")")
 }

@@ -13,7 +13,7 @@ import (
 // version is set by the linker for a release.
 var version string
 
-// versionText is the release, or else what the Go toolchain knows of the source.
+// versionText returns the release, or else the version that the Go toolchain gave the build.
 func versionText() string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {

@@ -8,7 +8,8 @@ import (
 
 // Audit is where records of what was opened go: to a file or to a collector.
 type Audit struct {
-	// File to which records are appended, one JSON document a line; or `/dev/stdout`. Either this or `otlp` is required.
+	// File to which records are appended, one JSON document a line; or `/dev/stdout`. Either this or `otlp`
+	// is required.
 	File string `yaml:"file"`
 	// Send records as OpenTelemetry logs, to the collector that the `OTEL_*` variables name.
 	OTLP bool `yaml:"otlp" default:"false"`
@@ -18,7 +19,8 @@ type Audit struct {
 	Wait time.Duration `yaml:"wait" otherwise:"1s"`
 }
 
-// maxAuditWait is the longest that a call may wait for its record. SDKs give GetSystemInfo 5 s, and others 10.
+// maxAuditWait is the longest that a call may wait for its record. SDKs give GetSystemInfo 5 s, and others
+// 10.
 const maxAuditWait = 5 * time.Second
 
 func (a *Audit) validate(d *document) {
@@ -26,7 +28,9 @@ func (a *Audit) validate(d *document) {
 		return
 	}
 	if (a.File == "") == !a.OTLP {
-		d.add("$.audit", "wants one of file, a path or /dev/stdout, and otlp: true, to the collector that the OTEL_* variables name")
+		d.add("$.audit",
+			"wants one of file, a path or /dev/stdout, and otlp: true, to the collector that the OTEL_* variables "+
+				"name")
 	}
 	if a.Wait > 0 && !a.Required {
 		d.add("$.audit.wait", "is for required: true; records that are not required never hold up a call")

@@ -34,8 +34,8 @@ type MTLS struct {
 
 // Certificate lets callers in whose certificate has a name.
 type Certificate struct {
-	// Pattern for a URI, DNS name, e-mail address or common name, `*` for any run of characters. One with `://` matches URIs
-	// only.
+	// Pattern for a URI, DNS name, e-mail address or common name, `*` for any run of characters. One with
+	// `://` matches URIs only.
 	Name string `yaml:"name" required:"true"`
 	// Namespaces that these callers reach, `*` for any run of characters.
 	Namespaces []string `yaml:"namespaces" otherwise:"all"`
@@ -43,7 +43,8 @@ type Certificate struct {
 
 // Tokens identifies callers by a secret.
 type Tokens struct {
-	// Header that carries the token, in lower case. It goes no further than the proxy, unless `pass_credential` is set.
+	// Header that carries the token, in lower case. It goes no further than the proxy, unless
+	// `pass_credential` is set.
 	Header string `yaml:"header" default:"authorization"`
 	// Tokens that are let in.
 	Tokens []Token `yaml:"tokens" required:"true"`
@@ -65,11 +66,13 @@ type JWT struct {
 	Issuer string `yaml:"issuer" required:"true"`
 	// Audience (`aud`) that tokens have to name.
 	Audience string `yaml:"audience" required:"true"`
-	// URL of the issuer's public keys (JWKS); https, or http on loopback. Either this or `jwks_file` is required.
+	// URL of the issuer's public keys (JWKS); https, or http on loopback. Either this or `jwks_file` is
+	// required.
 	JWKSURL string `yaml:"jwks_url"`
 	// File with the issuer's public keys (JWKS).
 	JWKSFile string `yaml:"jwks_file"`
-	// Header that carries the token, in lower case. It goes no further than the proxy, unless `pass_credential` is set.
+	// Header that carries the token, in lower case. It goes no further than the proxy, unless
+	// `pass_credential` is set.
 	Header string `yaml:"header" default:"authorization"`
 	// Claim that lists the namespaces that the caller reaches. Either this or `namespaces` is required.
 	NamespacesClaim string `yaml:"namespaces_claim"`
@@ -107,10 +110,13 @@ func (m *MTLS) validate(d *document, path string, tls bool) {
 	}
 }
 
-// validateCredential checks what tokens of both kinds have in common. readable: they would cross the network in clear.
+// validateCredential checks what tokens of both kinds have in common. readable: they would cross the network
+// in clear.
 func validateCredential(d *document, path, header string, readable bool) {
 	if readable {
-		d.add(path, "tokens would cross the network readable: add tls: {cert_file: ..., key_file: ...}, or listen on 127.0.0.1")
+		d.add(path,
+			"tokens would cross the network readable: add tls: {cert_file: ..., key_file: ...}, or listen on "+
+				"127.0.0.1")
 	}
 	if header != strings.ToLower(header) {
 		d.add(path+".header", "is written in lower case, as gRPC and HTTP/2 have it")
@@ -144,7 +150,9 @@ func (j *JWT) validate(d *document, path string, readable bool) {
 	}
 	validateReadable(d, path+".jwks_file", j.JWKSFile)
 	if (j.NamespacesClaim == "") == (j.Namespaces == nil) {
-		d.add(path, "wants one of namespaces_claim, the claim that lists a caller's namespaces, and namespaces, the same for all callers")
+		d.add(path,
+			"wants one of namespaces_claim, the claim that lists a caller's namespaces, and namespaces, the same "+
+				"for all callers")
 	}
 }
 

@@ -16,7 +16,8 @@ type CodecServer struct {
 	TLS *ServerTLS `yaml:"tls" otherwise:"plaintext"`
 	// Web pages that may call, as browsers name their origin: `https://ui.example.com`.
 	AllowedOrigins []string `yaml:"allowed_origins" otherwise:"http://localhost:8233 and http://127.0.0.1:8233 on loopback, none elsewhere"`
-	// How callers are identified, by exactly one kind, and which namespaces they reach. Required off loopback, and then not `anonymous`.
+	// How callers are identified, by exactly one kind, and which namespaces they reach. Required off
+	// loopback, and then not `anonymous`.
 	Callers *Callers `yaml:"callers" otherwise:"anonymous, on loopback only"`
 }
 
@@ -41,18 +42,23 @@ func (cs *CodecServer) validate(d *document) {
 	const path = "$.codec_server"
 	for i, origin := range cs.AllowedOrigins {
 		if !isOrigin(origin) {
-			d.add(fmt.Sprintf("%s.allowed_origins[%d]", path, i), "is no origin as browsers write it: https://ui.example.com, with the port if it is not the usual one, without a path, and without *")
+			d.add(fmt.Sprintf("%s.allowed_origins[%d]", path, i),
+				"is no origin as browsers write it: https://ui.example.com, with the port if it is not the usual "+
+					"one, without a path, and without *")
 		}
 	}
 	l := cs.Listener()
 	if l.IsAnonymous() && !IsLoopback(cs.Address) && validateAddress(d, path+".address", cs.Address) {
-		d.add(path, "%s is reachable from other machines: say who may read, with callers: {jwt: {...}}, token or mtls, or listen on 127.0.0.1", cs.Address)
+		d.add(path,
+			"%s is reachable from other machines: say who may read, with callers: {jwt: {...}}, token or mtls, or "+
+				"listen on 127.0.0.1", cs.Address)
 		return
 	}
 	l.validate(d, path)
 }
 
-// isOrigin reports whether a text is an origin as browsers send it: in lower case, and without the scheme's usual port.
+// isOrigin reports whether a text is an origin as browsers send it: in lower case, and without the scheme's
+// usual port.
 func isOrigin(text string) bool {
 	u, err := url.Parse(text)
 	if err != nil || u.Host == "" || text != u.Scheme+"://"+u.Host || text != strings.ToLower(text) || strings.Contains(text, "*") {

@@ -1,9 +1,11 @@
-// Package config reads the proxy's config file: YAML that is decoded strictly, completed with defaults and validated as a
-// whole, so that every mistake is reported at once with its line. It opens no connection and makes no file.
+// Package config reads the proxy's config file: YAML that is decoded strictly, completed with defaults and
+// validated as a whole, so that every mistake is reported at once with its line. It opens no connection and
+// makes no file.
 //
-// The comment of each field is its text in the reference and in the JSON schema, which Reference and Schema print. Tags hold
-// the rest: `default` is YAML that stands for a key that is left out; `otherwise` describes what happens then in words;
-// `required` marks keys without which their mapping is refused; `enum` lists all values, `unit` names what a number counts.
+// The comment of each field is its text in the reference and in the JSON schema, which Reference and Schema
+// print. Tags hold the rest: `default` is YAML that stands for a key that is left out; `otherwise` describes
+// what happens then in words; `required` marks keys without which their mapping is refused; `enum` lists all
+// values, `unit` names what a number counts.
 package config
 
 import (
@@ -20,12 +22,13 @@ type Config struct {
 	Upstreams []Upstream `yaml:"upstreams" default:"[{address: 127.0.0.1:7233}]"`
 	// Full names of further gRPC services that are forwarded unread, besides health and reflection.
 	Services []string `yaml:"services" otherwise:"none"`
-	// Keys that seal, the most sensitive first: where two rules name different keys, the first one in this list wins.
+	// Keys that seal, the most sensitive first: where two rules name different keys, the first one in this
+	// list wins.
 	Keys []Key `yaml:"keys" default:"[{name: default, active: 'local:./temporal-seal.key'}]"`
 	// Permissions to open in one namespace what another one sealed.
 	Grants []Grant `yaml:"grants" otherwise:"none"`
-	// Name that tells apart namespaces of the same name in two clusters: envelopes are bound to `<realm>/<namespace>`. At most
-	// 64 bytes, without a slash.
+	// Name that tells apart namespaces of the same name in two clusters: envelopes are bound to
+	// `<realm>/<namespace>`. At most 64 bytes, without a slash.
 	Realm string `yaml:"realm" otherwise:"none"`
 	// Ids of data keys that leaked, 64 hex digits each. Nothing opens with them any more.
 	RevokedDataKeys []string `yaml:"revoked_data_keys" otherwise:"none"`
@@ -35,8 +38,8 @@ type Config struct {
 	Foreign []Foreign `yaml:"foreign" otherwise:"none"`
 	// Source of the policy, as files or as a bundle.
 	Policy Policy `yaml:"policy"`
-	// What happens to request fields that this build does not know: `lenient` lets them pass if they cannot hold a payload,
-	// `strict` refuses the call.
+	// What happens to request fields that this build does not know: `lenient` lets them pass if they cannot
+	// hold a payload, `strict` refuses the call.
 	UnknownFields string `yaml:"unknown_fields" default:"lenient" enum:"lenient,strict"`
 	// Decide, count and trace, but change nothing: payloads pass in clear, also those that the policy denies.
 	Shadow bool `yaml:"shadow" default:"false"`
@@ -77,11 +80,14 @@ func (c *Config) validate(d *document) {
 	validateKeys(d, c.Keys)
 	for i, g := range c.Grants {
 		if g.From == "" || g.To == "" {
-			d.add(fmt.Sprintf("$.grants[%d]", i), "wants both: from, the namespace that sealed, and to, the one that may open")
+			d.add(fmt.Sprintf("$.grants[%d]", i),
+				"wants both: from, the namespace that sealed, and to, the one that may open")
 		}
 	}
 	if strings.Contains(c.Realm, "/") || len(c.Realm) > 64 {
-		d.add("$.realm", "has at most 64 bytes and no /, which ends it in envelopes: else a namespace with a / could pass for one of another realm")
+		d.add("$.realm",
+			"has at most 64 bytes and no /, which ends it in envelopes: else a namespace with a / could pass for "+
+				"one of another realm")
 	}
 	for i, id := range c.RevokedDataKeys {
 		if _, ok := dataKeyID(id); !ok {

@@ -33,7 +33,8 @@ func (f *Flags) Read() ([]byte, error) {
 	return text, nil
 }
 
-// Parse decodes the text of the config file, overrides it by the flags, completes it with defaults and validates the whole.
+// Parse decodes the text of the config file, overrides it by the flags, completes it with defaults and
+// validates the whole.
 func (f *Flags) Parse(text []byte) (*Config, error) {
 	c := new(Config)
 	d := &document{file: "flags"}
@@ -54,21 +55,24 @@ func (f *Flags) Parse(text []byte) (*Config, error) {
 
 func (f *Flags) override(c *Config) error {
 	if f.Listen != "" {
-		l, err := single(&c.Listeners, Listener{}, "--listen: the config file names several listeners; change the address there")
+		l, err := single(&c.Listeners, Listener{},
+			"--listen: the config file names several listeners; change the address there")
 		if err != nil {
 			return err
 		}
 		l.Address = f.Listen
 	}
 	if f.Upstream != "" {
-		u, err := single(&c.Upstreams, Upstream{}, "--upstream: the config file names several upstreams; change the address there")
+		u, err := single(&c.Upstreams, Upstream{},
+			"--upstream: the config file names several upstreams; change the address there")
 		if err != nil {
 			return err
 		}
 		u.Address = f.Upstream
 	}
 	if f.Key != "" {
-		k, err := single(&c.Keys, Key{Name: "default"}, "--key: the config file names several keys; change the URI there")
+		k, err := single(&c.Keys, Key{Name: "default"},
+			"--key: the config file names several keys; change the URI there")
 		if err != nil {
 			return err
 		}

@@ -61,12 +61,15 @@ func validateForeign(d *document, list []Foreign) {
 			d.add(path+".keys", "belong to the format samples: keys: [{id: <as in the payloads>, file: <path>}]")
 		}
 		if (f.KMS != "") != format.Wrapped() {
-			d.add(path+".kms", "belongs to the formats temporal-sa and temporal-proxy: the KMS key that wrapped their data keys, awskms://...")
+			d.add(path+".kms",
+				"belongs to the formats temporal-sa and temporal-proxy: the KMS key that wrapped their data keys, "+
+					"awskms://...")
 		} else if format.Wrapped() && !strings.HasPrefix(f.KMS, awskms.Scheme+"://") {
 			d.add(path+".kms", "is no KMS key: awskms://<key id, ARN or alias>?region=<region>")
 		}
 		if f.SealedAs != "" && format != foreign.TemporalSA {
-			d.add(path+".sealed_as", "belongs to the format temporal-sa, which binds a namespace; the others bind none")
+			d.add(path+".sealed_as",
+				"belongs to the format temporal-sa, which binds a namespace; the others bind none")
 		}
 		f.validateKeys(d, path)
 	}
@@ -98,7 +101,8 @@ func (f *Foreign) validateKeys(d *document, path string) {
 	}
 }
 
-// Read returns the key. Samples take the bytes of a text as they are, so an editor's newline at the end does not count.
+// Read returns the key. Samples take the bytes of a text as they are, so an editor's newline at the end does
+// not count.
 func (k *ForeignKey) Read() ([]byte, error) {
 	raw, err := os.ReadFile(k.File)
 	if err != nil {
@@ -117,13 +121,16 @@ func (k *ForeignKey) Read() ([]byte, error) {
 	case "hex":
 		key, err = hex.DecodeString(text)
 	default:
-		return nil, fmt.Errorf("encoding is base64 or hex, or left out for a file that holds the key's own bytes; not %q", k.Encoding)
+		return nil, fmt.Errorf(
+			"encoding is base64 or hex, or left out for a file that holds the key's own bytes; not %q", k.Encoding)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%s does not hold %s", k.File, k.Encoding) // the decoder's error would quote the key
 	}
 	if n := len(key); n != 16 && n != 24 && n != 32 {
-		return nil, fmt.Errorf("%s holds %d bytes; an AES key has 16, 24 or 32 (say encoding: base64 or hex where the file holds a text)", k.File, n)
+		return nil, fmt.Errorf(
+			"%s holds %d bytes; an AES key has 16, 24 or 32 (say encoding: base64 or hex where the file holds a "+
+				"text)", k.File, n)
 	}
 	return key, nil
 }

@@ -14,8 +14,8 @@ import (
 
 // Key is a name that policies use, and the key encryption keys behind it.
 type Key struct {
-	// Name that policies use. It may hold one `*`; what the star stands for is `{1}` in the URIs. `default` seals where a
-	// rule names no key.
+	// Name that policies use. It may hold one `*`; what the star stands for is `{1}` in the URIs. `default`
+	// seals where a rule names no key.
 	Name string `yaml:"name" required:"true"`
 	// Namespaces that may use the key, `*` for any run of characters.
 	Namespaces []string `yaml:"namespaces" otherwise:"all"`
@@ -42,11 +42,14 @@ func validateKeys(d *document, list []Key) {
 			continue
 		}
 		if names[k.Name] {
-			d.add(path+".name", "%q is the name of another key too: a key has one entry, with its earlier URIs under open_only", k.Name)
+			d.add(path+".name",
+				"%q is the name of another key too: a key has one entry, with its earlier URIs under open_only", k.Name)
 		}
 		names[k.Name] = true
 		if strings.HasPrefix(k.Name, foreign.KeyPrefix) || strings.HasPrefix(k.Name, "*") {
-			d.add(path+".name", "may not start with %s or a *: what starts so is what policies read as the key of another tool's payload", foreign.KeyPrefix)
+			d.add(path+".name",
+				"may not start with %s or a *: what starts so is what policies read as the key of another tool's "+
+					"payload", foreign.KeyPrefix)
 		}
 		validateKeyURI(d, path+".active", k.Active)
 		for j, uri := range k.OpenOnly {

@@ -6,14 +6,15 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/server"
 )
 
-// Limits bound what callers can make the proxy hold at once. What is left out follows from the memory that there is.
+// Limits bound what callers can make the proxy hold at once. What is left out follows from the memory that
+// there is.
 type Limits struct {
 	// Connections of callers.
 	Connections int `yaml:"connections" unit:"connections" otherwise:"memory / 256 KiB, and at most 3/4 of the open files"`
 	// Calls that are answered at once.
 	Calls int `yaml:"calls" unit:"calls" otherwise:"memory / 512 KiB"`
-	// Calls that wait at the server: polls for tasks, and calls that wait for the end of a workflow or an update. Streams of
-	// other services count here too.
+	// Calls that wait at the server: polls for tasks, and calls that wait for the end of a workflow or an
+	// update. Streams of other services count here too.
 	LongPolls int `yaml:"long_polls" unit:"calls" otherwise:"memory / 72 KiB"`
 	// Messages in memory, each counted once. At least 16777216.
 	Bytes int `yaml:"bytes" unit:"bytes" otherwise:"memory / 16, and at least 16 MiB"`
@@ -26,6 +27,7 @@ func (l *Limits) validate(d *document) {
 		d.add("$.limits.bytes", "is too small for the messages that Temporal takes: at least %d", server.MinBytes)
 	}
 	if l.ConnectionAge < server.MinConnectionAge {
-		d.add("$.limits.connection_age", "is too short: polls take a minute, and each end costs callers a new connection; at least %s", server.MinConnectionAge)
+		d.add("$.limits.connection_age",
+			"is too short: polls take a minute, and each end costs callers a new connection; at least %s", server.MinConnectionAge)
 	}
 }

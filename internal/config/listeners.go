@@ -7,7 +7,8 @@ import (
 
 // Listener is an address on which callers reach the proxy.
 type Listener struct {
-	// Name by which policies know the listener, as `input.caller.listener`. Required where there are several listeners.
+	// Name by which policies know the listener, as `input.caller.listener`. Required where there are several
+	// listeners.
 	Name string `yaml:"name" otherwise:"default"`
 	// Host and port to listen on.
 	Address string `yaml:"address" required:"true"`
@@ -58,7 +59,10 @@ func (l *Listener) validate(d *document, path string) {
 	switch {
 	case l.IsAnonymous():
 		if l.AnonymousNamespaces() == nil && !IsLoopback(l.Address) {
-			d.add(path, "%s is reachable from other machines and would serve anyone every namespace: add callers: {anonymous: {namespaces: [...]}} with those it is for, or another kind of callers, or listen on 127.0.0.1", l.Address)
+			d.add(path,
+				"%s is reachable from other machines and would serve anyone every namespace: add callers: "+
+					"{anonymous: {namespaces: [...]}} with those it is for, or another kind of callers, or listen on "+
+					"127.0.0.1", l.Address)
 		}
 	case l.Callers.MTLS != nil:
 		l.Callers.MTLS.validate(d, path+".callers.mtls", l.TLS != nil)

@@ -18,7 +18,8 @@ type Bundle struct {
 	URL string `yaml:"url" required:"true"`
 	// File with a bearer token for the server. It is read for each request.
 	TokenFile string `yaml:"token_file" otherwise:"no token"`
-	// PEM file with the public key that verifies the bundle's signature, or a file with the secret of an HS algorithm.
+	// PEM file with the public key that verifies the bundle's signature, or a file with the secret of an HS
+	// algorithm.
 	PublicKeyFile string `yaml:"public_key_file" otherwise:"unsigned bundles are taken"`
 	// Algorithm of the signature.
 	Algorithm string `yaml:"algorithm" default:"RS256"`

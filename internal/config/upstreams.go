@@ -6,8 +6,8 @@ import "strings"
 type Upstream struct {
 	// Namespaces whose calls go there, `*` for any run of characters; `[]` for calls that name no namespace.
 	Namespaces []string `yaml:"namespaces" otherwise:"all"`
-	// Host and port of the frontend. `{namespace}` stands for the namespace of the call, if that is made of letters, digits,
-	// `-` and `_`, with dots only where a domain follows.
+	// Host and port of the frontend. `{namespace}` stands for the namespace of the call, if that is made of
+	// letters, digits, `-` and `_`, with dots only where a domain follows.
 	Address string `yaml:"address" required:"true"`
 	// TLS to the frontend; `{}` verifies it with the system's authorities.
 	TLS *ClientTLS `yaml:"tls" otherwise:"plaintext"`

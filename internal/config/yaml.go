@@ -14,8 +14,8 @@ import (
 	"github.com/goccy/go-yaml/parser"
 )
 
-// document is a config file that is decoded strictly: every key has to be known and every value of its type. It collects
-// all problems, each with its line.
+// document is a config file that is decoded strictly: every key has to be known and every value of its type.
+// It collects all problems, each with its line.
 type document struct {
 	file     string
 	lines    map[string]int    // YAML path -> line

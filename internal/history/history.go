@@ -1,4 +1,5 @@
-// Package history opens the payloads of saved histories with the keys alone, as JSON holds them. It asks no policy.
+// Package history opens the payloads of saved histories with the keys alone, as JSON holds them. It asks no
+// policy.
 package history
 
 import (
@@ -29,8 +30,8 @@ type Options struct {
 	Realm     string // of the config: it stands before the namespace in envelopes
 }
 
-// Open returns a JSON document with every payload and text opened that is sealed, wherever it stands, how many these are,
-// and a line for each that cannot be opened, which stays as it is.
+// Open returns a JSON document with every payload and text opened that is sealed, wherever it stands, how
+// many these are, and a line for each that cannot be opened, which stays as it is.
 func Open(ctx context.Context, document any, o Options) (plain any, opened int, problems []string) {
 	h := &opener{ctx: ctx, options: o, foreign: o.Foreign.For(o.Namespace)}
 	plain = h.value(document, "$")
@@ -67,8 +68,8 @@ func (h *opener) value(v any, path string) any {
 // encodingText is an encoding's name as people write it.
 var encodingText = regexp.MustCompile(`^[a-z]+/[a-z0-9.+_-]+$`)
 
-// payloadOf reads the JSON form of a payload: metadata and data in base64. The Web UI exports what it has decoded with
-// the metadata as texts; an envelope among them is in base64 still.
+// payloadOf reads the JSON form of a payload: metadata and data in base64. The Web UI exports what it has
+// decoded with the metadata as texts; an envelope among them is in base64 still.
 func payloadOf(v map[string]any) (*commonpb.Payload, bool) {
 	metadata, ok := v["metadata"].(map[string]any)
 	if !ok || metadata["encoding"] == nil {
@@ -130,7 +131,8 @@ func (h *opener) payload(p *commonpb.Payload, as map[string]any, path string) an
 	return map[string]any{"metadata": metadata, "data": plain.GetData()}
 }
 
-// openPayload opens one layer: this product's own, or the codecs of another tool. marked is false for what is neither.
+// openPayload opens one layer: this product's own, or the codecs of another tool. marked is false for what
+// is neither.
 func (h *opener) openPayload(raw []byte) (out []byte, marked bool, err error) {
 	sealed, marked, err := envelope.ParsePayload(raw)
 	if err != nil || marked {
@@ -140,7 +142,8 @@ func (h *opener) openPayload(raw []byte) (out []byte, marked bool, err error) {
 		return out, true, err
 	}
 	if h.options.Namespace == "" && h.options.Foreign.Marked(raw) {
-		return nil, true, errors.New("another tool encoded it, and does not say for which namespace: add --namespace")
+		return nil, true, errors.New(
+			"another tool encoded it, and does not say for which namespace: add --namespace")
 	}
 	var run foreign.Run // a file is no message: there is no limit to what its payloads hold together
 	encoded, err := h.foreign.Parse(raw, &run)
