@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/binary"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -16,41 +15,42 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 )
 
-func hexID(id [32]byte) string { return hex.EncodeToString(id[:]) }
-
-// count looks at one answer of the server's. Where this build does not know the place of an envelope, its mark still
-// shows in the bytes: then the count is not whole, and that is told.
-func (w *walk) count(rpc string, answer proto.Message, where string) {
-	n := w.n
+// count counts the payloads in an answer of the server. Where this build does not know the place of an
+// envelope, its marker still shows in the bytes: then the count is not complete, and the report has that.
+func (w *walk) count(answer proto.Message, where string) {
+	n := w.found
 	raw, err := proto.Marshal(answer)
 	if err != nil {
 		n.unread(where + ": " + err.Error())
 		return
 	}
-	m := w.s.Rewriter.Method("/temporal.api.workflowservice.v1.WorkflowService/" + rpc)
+	rpc := strings.TrimSuffix(string(answer.ProtoReflect().Descriptor().Name()), "Response")
+	rewriter := w.scanner.options.Rewriter
+	m := rewriter.Method("/temporal.api.workflowservice.v1.WorkflowService/" + rpc)
 	if m == nil {
 		n.unread(where + ": " + rpc + " is not known to this release")
 		return
 	}
-	marks := marksIn(raw)
-	if err := w.s.Rewriter.Visit(m, raw, func(f rewrite.Found) {
-		marks -= marksIn(f.Payload)
-		n.payload(f, where, w.ofServer)
+	markers := countMarkers(raw)
+	if err := rewriter.Visit(m, raw, func(f rewrite.Found) {
+		markers -= countMarkers(f.Payload)
+		n.payload(f, where, w.system)
 	}); err != nil {
 		n.unread(where + ": " + err.Error())
 		return
 	}
-	if marks > 0 {
-		n.unread(fmt.Sprintf("%s: %d sealed values stand where this release does not look; upgrade it", where, marks))
+	if markers > 0 {
+		n.unread(fmt.Sprintf("%s: %d sealed values stand where this release does not look; upgrade it", where, markers))
 	}
 }
 
-func marksIn(b []byte) int {
+func countMarkers(b []byte) int {
 	return bytes.Count(b, []byte("/sealed.v")) + bytes.Count(b, []byte(envelope.TextPrefix))
 }
 
-// payload counts one. What the server wrote for workflows of its own is clear by nature, and not counted as such.
-func (n *Namespace) payload(f rewrite.Found, where string, ofServer bool) {
+// payload counts one payload. Those of the server's own workflows are never sealed, and do not count as
+// clear.
+func (n *Namespace) payload(f rewrite.Found, where string, system bool) {
 	switch {
 	case f.Err != nil:
 		n.unread(where + ": " + f.Path + ": " + f.Err.Error())
@@ -69,31 +69,31 @@ func (n *Namespace) payload(f rewrite.Found, where string, ofServer bool) {
 		n.Foreign[encoding]++
 		return
 	}
-	if !ofServer {
+	if !system {
 		n.Clear[f.Kind]++
 	}
 	n.within(p.GetData(), where)
 }
 
-// carrierStart is how a sealed payload starts on the wire, up to the length of its envelope.
-const carrierStart = "\x0a\x1c\x0a\x08encoding\x12\x10" + envelope.EncodingWhole + "\x12"
+// sealedStart is how a sealed payload starts on the wire, up to the length of its envelope.
+const sealedStart = "\x0a\x1c\x0a\x08encoding\x12\x10" + envelope.EncodingWhole + "\x12"
 
-// within looks for sealed payloads in a clear one. The server's own workflows, which run schedules and batches, and
-// operations of its own hold requests in their payloads, as protobuf or as JSON.
+// within counts the sealed payloads in a clear one. The payloads of the server's own workflows, which run
+// schedules and batches, and of its own operations hold requests, as protobuf or as JSON.
 func (n *Namespace) within(data []byte, where string) {
 	for rest := data; ; {
-		i := bytes.Index(rest, []byte(carrierStart))
+		i := bytes.Index(rest, []byte(sealedStart))
 		if i < 0 {
 			break
 		}
 		rest = rest[i:]
-		size, used := binary.Uvarint(rest[len(carrierStart):])
-		end := len(carrierStart) + used + int(min(size, uint64(len(rest))))
+		size, used := binary.Uvarint(rest[len(sealedStart):])
+		end := len(sealedStart) + used + int(min(size, uint64(len(rest))))
 		if used <= 0 || end > len(rest) {
 			n.unread(where + ": a sealed payload within a payload is cut off")
 			return
 		}
-		n.carrier(rest[:end], where)
+		n.sealedPayload(rest[:end], where)
 		rest = rest[end:]
 	}
 	if !bytes.Contains(data, []byte(encodingInJSON)) {
@@ -105,7 +105,7 @@ func (n *Namespace) within(data []byte, where string) {
 	}
 }
 
-// encodingInJSON is an `encoding` of ours in the JSON form of a payload.
+// encodingInJSON is the encoding of a sealed payload in the JSON form of a payload.
 var encodingInJSON = base64.StdEncoding.EncodeToString([]byte(envelope.EncodingWhole))
 
 func (n *Namespace) inJSON(v any, where string) {
@@ -119,7 +119,7 @@ func (n *Namespace) inJSON(v any, where string) {
 		data, _ := v["data"].(string)
 		if metadata["encoding"] == encodingInJSON && len(metadata) == 1 {
 			if envelope, err := base64.StdEncoding.DecodeString(data); err == nil {
-				n.carrier(binary.AppendUvarint([]byte(carrierStart), uint64(len(envelope))), where, envelope...)
+				n.sealedPayload(binary.AppendUvarint([]byte(sealedStart), uint64(len(envelope))), where, envelope...)
 				return
 			}
 		}
@@ -129,7 +129,7 @@ func (n *Namespace) inJSON(v any, where string) {
 	}
 }
 
-func (n *Namespace) carrier(payload []byte, where string, rest ...byte) {
+func (n *Namespace) sealedPayload(payload []byte, where string, rest ...byte) {
 	sealed, _, err := envelope.ParsePayload(append(payload[:len(payload):len(payload)], rest...))
 	if err != nil {
 		n.unread(where + ": within a payload: " + strings.TrimPrefix(err.Error(), "read "))

@@ -2,6 +2,7 @@ package scan
 
 import (
 	"cmp"
+	"encoding/hex"
 	"maps"
 	"slices"
 
@@ -9,23 +10,24 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 )
 
-// Report is what was found so far, by namespace.
+// Report is what a scan has found so far, by namespace.
 type Report struct {
 	Namespaces map[string]*Namespace `json:"namespaces"`
 }
 
-// Namespace is what one namespace holds.
+// Namespace counts what one namespace holds.
 type Namespace struct {
 	Walked  map[string]int `json:"walked"`            // workflows, schedules and so on
 	Sealed  []*Envelopes   `json:"sealed"`            // by key
-	Clear   map[string]int `json:"clear,omitempty"`   // payloads that nobody sealed, by kind
-	Foreign map[string]int `json:"foreign,omitempty"` // sealed by something else, by their encoding
-	Unread  int            `json:"unread"`            // what could not be looked at
-	Reasons []string       `json:"reasons,omitempty"` // why, for the first of them
+	Clear   map[string]int `json:"clear,omitempty"`   // payloads that are not sealed, by kind
+	Foreign map[string]int `json:"foreign,omitempty"` // sealed by other tools, by their encoding
+	Unread  int            `json:"unread"`            // what could not be read
+	Reasons []string       `json:"reasons,omitempty"` // the causes of the first of them
 	Done    bool           `json:"done"`
 }
 
-// Envelopes are those of one key in one namespace. A payload that the server holds in two places counts twice.
+// Envelopes are those of one key in one namespace. A payload that the server holds in two places counts
+// twice.
 type Envelopes struct {
 	Key       string         `json:"key"`        // its name in the config
 	SealedFor string         `json:"sealed_for"` // the namespace that the envelopes name, with its realm
@@ -57,7 +59,7 @@ func (n *Namespace) sealed(h *envelope.Header, where string) {
 			DataKeys: map[string]int{}, Example: where})
 	}
 	n.Sealed[i].Count++
-	n.Sealed[i].DataKeys[hexID(h.DataKeyID)]++
+	n.Sealed[i].DataKeys[hex.EncodeToString(h.DataKeyID[:])]++
 }
 
 // Under counts the envelopes under a key encryption key, over all namespaces.
@@ -73,7 +75,7 @@ func (r *Report) Under(kek crypto.KEKRef) (count int, example string) {
 	return count, example
 }
 
-// Unread counts what could not be looked at, over all namespaces.
+// Unread counts what could not be read, over all namespaces. A namespace that is not done counts as one more.
 func (r *Report) Unread() (n int) {
 	for _, ns := range r.Namespaces {
 		n += ns.Unread

@@ -15,58 +15,54 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/x/backoff"
 )
 
-// Options say what is walked, and how fast.
+// Options are what a Scanner needs.
 type Options struct {
-	Rewriter *rewrite.Rewriter // for its knowledge of where payloads stand
-	// Rate is how many calls a second the server gets at most.
+	Rewriter *rewrite.Rewriter // required: it knows the places of payloads
+	// Rate bounds the calls per second, required.
 	Rate float64
-	// Save, where set, is given the state after each page of a list.
+	// Save stores the state after each page of a list. Nil: it is not stored.
 	Save func(*State) error
-	// Progress, where set, is told after each page.
+	// Progress is called after each page. Nil: it is not.
 	Progress func(namespace, what string, n *Namespace)
 }
 
-// State is how far a scan has come: enough to go on from there.
+// State is how far a scan has come, so that it can be resumed.
 type State struct {
 	Report
-	// Step is what is being walked in the first namespace that is not done, and Page the token of its next page.
+	// Step is the step that is under way in the first namespace that is not done, and Page the token of its
+	// next page.
 	Step int    `json:"step"`
 	Page []byte `json:"page,omitempty"`
 }
 
 // Scanner walks namespaces one after the other.
 type Scanner struct {
-	Options
-	limit *rate.Limiter
-	seen  map[string]bool // runs, since a workflow that closes moves to another page of the list
+	options Options
+	limit   *rate.Limiter
+	seen    map[string]bool // runs: a workflow that closes moves to another page of the list
 }
 
-// New makes a scanner.
+// New returns a scanner.
 func New(o Options) *Scanner {
-	return &Scanner{Options: o, limit: rate.NewLimiter(rate.Limit(o.Rate), max(1, int(o.Rate)))}
+	return &Scanner{options: o, limit: rate.NewLimiter(rate.Limit(o.Rate), max(1, int(o.Rate)))}
 }
 
-// step is one kind of thing that a namespace holds, in pages.
-type step struct {
+// steps are the kinds of things that a namespace holds.
+var steps = []struct {
 	what string
 	page func(w *walk, ctx context.Context, token []byte) (next []byte, err error)
-}
-
-var steps = []step{
+}{
 	{"settings", (*walk).settings},
-	{"workflows", func(w *walk, ctx context.Context, token []byte) ([]byte, error) { return w.workflows(ctx, "", token) }},
-	// Those that the server runs for schedules, batches and deployments are not listed with the others.
-	{"system workflows", func(w *walk, ctx context.Context, token []byte) ([]byte, error) {
-		return w.workflows(ctx, "TemporalNamespaceDivision IS NOT NULL", token)
-	}},
+	{"workflows", (*walk).workflows},
+	{"system workflows", (*walk).systemWorkflows},
 	{"schedules", (*walk).schedules},
 	{"activities", (*walk).activities},
 	{"nexus operations", (*walk).nexusOperations},
 	{"deployments", (*walk).deployments},
 }
 
-// Run walks a namespace over a connection to its server, from where the state says. An error is one of the scan as a
-// whole; what could not be read stands in the report.
+// Run walks a namespace over a connection to its server, from where the state is. An error ends the scan as a
+// whole; the report has what could not be read.
 func (s *Scanner) Run(ctx context.Context, conn grpc.ClientConnInterface, namespace string, state *State) error {
 	if state.Namespaces == nil {
 		state.Namespaces = map[string]*Namespace{}
@@ -81,7 +77,7 @@ func (s *Scanner) Run(ctx context.Context, conn grpc.ClientConnInterface, namesp
 		return nil
 	}
 	s.seen = map[string]bool{}
-	w := &walk{s: s, client: workflowservice.NewWorkflowServiceClient(conn), namespace: namespace, n: n}
+	w := &walk{scanner: s, client: workflowservice.NewWorkflowServiceClient(conn), namespace: namespace, found: n}
 	for state.Step < len(steps) {
 		step := steps[state.Step]
 		next, err := step.page(w, ctx, state.Page)
@@ -89,22 +85,22 @@ func (s *Scanner) Run(ctx context.Context, conn grpc.ClientConnInterface, namesp
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case status.Code(err) == codes.Unimplemented:
-			next = nil // an older server: what it has no call for it does not keep
+			next = nil // an older server, which has no such things
 		case err != nil && len(n.Walked) == 0 && state.Step <= 1:
-			return fmt.Errorf("namespace %s: %s: %w", namespace, step.what, err) // not even a beginning
+			return fmt.Errorf("namespace %s: %s: %w", namespace, step.what, err) // nothing of the namespace can be read
 		case err != nil:
-			n.unread(step.what + ": " + told(err))
+			n.unread(step.what + ": " + errorText(err))
 			next = nil
 		}
 		if state.Page = next; len(next) == 0 {
 			state.Step++
 		}
 		n.Done = state.Step == len(steps)
-		if s.Progress != nil {
-			s.Progress(namespace, step.what, n)
+		if s.options.Progress != nil {
+			s.options.Progress(namespace, step.what, n)
 		}
-		if s.Save != nil {
-			if err := s.Save(state); err != nil {
+		if s.options.Save != nil {
+			if err := s.options.Save(state); err != nil {
 				return fmt.Errorf("the state of the scan cannot be saved: %w", err)
 			}
 		}
@@ -117,11 +113,11 @@ const (
 	tries       = 6
 )
 
-// call makes one call, again where the server asks for it, and no faster than it may.
+// call makes one call within the rate, and repeats it after errors that may pass.
 func call[Q, A any](ctx context.Context, w *walk, f func(context.Context, Q, ...grpc.CallOption) (A, error), q Q) (a A, err error) {
 	pause := backoff.Backoff{First: 200 * time.Millisecond, Max: time.Minute}
 	for try := 1; ; try++ {
-		if err = w.s.limit.Wait(ctx); err != nil {
+		if err = w.scanner.limit.Wait(ctx); err != nil {
 			return a, err
 		}
 		limited, cancel := context.WithTimeout(ctx, callTimeout)
@@ -141,11 +137,9 @@ func call[Q, A any](ctx context.Context, w *walk, f func(context.Context, Q, ...
 	}
 }
 
-func told(err error) string {
+func errorText(err error) string {
 	if st, ok := status.FromError(err); ok {
 		return st.Code().String() + ": " + st.Message()
 	}
 	return err.Error()
 }
-
-func gone(err error) bool { return status.Code(err) == codes.NotFound }

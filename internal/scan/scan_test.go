@@ -171,12 +171,12 @@ func TestWhatCannotBeReadIsTold(t *testing.T) {
 		answers map[string][]any
 		reason  string
 	}{
-		"an envelope is broken":      {map[string][]any{"GetWorkflowExecutionHistory": {historyOf(broken)}}, "cut off"},
-		"in an unknown field":        {map[string][]any{"GetWorkflowExecutionHistory": {elsewhere}}, "does not look"},
-		"a history is refused":       {map[string][]any{"GetWorkflowExecutionHistory": {status.Error(codes.PermissionDenied, "no")}}, "PermissionDenied"},
-		"a list is refused":          {map[string][]any{"GetWorkflowExecutionHistory": {historyOf()}, "ListSchedules": {status.Error(codes.PermissionDenied, "no")}}, "schedules: PermissionDenied"},
-		"histories are archived too": {map[string][]any{"GetWorkflowExecutionHistory": {historyOf()}, "DescribeNamespace": {&workflowservice.DescribeNamespaceResponse{Config: &namespacepb.NamespaceConfig{HistoryArchivalState: enumspb.ARCHIVAL_STATE_ENABLED}}}}, "archive"},
-		"half a carrier in another":  {map[string][]any{"GetWorkflowExecutionHistory": {historyOf(plain(carrierStart + "\x7fxx"))}}, "cut off"},
+		"an envelope is broken":       {map[string][]any{"GetWorkflowExecutionHistory": {historyOf(broken)}}, "cut off"},
+		"in an unknown field":         {map[string][]any{"GetWorkflowExecutionHistory": {elsewhere}}, "does not look"},
+		"a history is refused":        {map[string][]any{"GetWorkflowExecutionHistory": {status.Error(codes.PermissionDenied, "no")}}, "PermissionDenied"},
+		"a list is refused":           {map[string][]any{"GetWorkflowExecutionHistory": {historyOf()}, "ListSchedules": {status.Error(codes.PermissionDenied, "no")}}, "schedules: PermissionDenied"},
+		"histories are archived too":  {map[string][]any{"GetWorkflowExecutionHistory": {historyOf()}, "DescribeNamespace": {&workflowservice.DescribeNamespaceResponse{Config: &namespacepb.NamespaceConfig{HistoryArchivalState: enumspb.ARCHIVAL_STATE_ENABLED}}}}, "archive"},
+		"half an envelope in another": {map[string][]any{"GetWorkflowExecutionHistory": {historyOf(plain(sealedStart + "\x7fxx"))}}, "cut off"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			n := run(t, script(c.answers))

@@ -1,81 +1,86 @@
 package scan
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
 	commonpb "go.temporal.io/api/common/v1"
 	enumspb "go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/workflowservice/v1"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 )
 
 const pageSize = 200
 
-// walk asks for all that a server holds for one namespace.
+// walk asks the server for all that it holds for one namespace. Its methods for lists take the token of a
+// page, look at each thing in that page, and return the token of the next page.
 type walk struct {
-	s         *Scanner
+	scanner   *Scanner
 	client    workflowservice.WorkflowServiceClient
 	namespace string
-	n         *Namespace
-	ofServer  bool // the workflows looked at now are the server's own
+	found     *Namespace
+	system    bool // the workflows that are looked at now are the server's own
 }
 
 // settings finds out what no list shows.
 func (w *walk) settings(ctx context.Context, _ []byte) ([]byte, error) {
 	d, err := call(ctx, w, w.client.DescribeNamespace, &workflowservice.DescribeNamespaceRequest{Namespace: w.namespace})
-	if err != nil {
-		return nil, err
-	}
 	if d.GetConfig().GetHistoryArchivalState() == enumspb.ARCHIVAL_STATE_ENABLED {
-		w.n.unread("histories are archived, and what lies in the archive was not looked at")
+		w.found.unread("histories are archived, and what lies in the archive was not looked at")
 	}
-	return nil, nil
+	return nil, err
 }
 
-func (w *walk) workflows(ctx context.Context, query string, token []byte) ([]byte, error) {
+func (w *walk) workflows(ctx context.Context, token []byte) ([]byte, error) {
+	return w.listWorkflows(ctx, "workflows", "", token)
+}
+
+// systemWorkflows are those that the server runs for schedules, batches and deployments. The list of
+// workflows leaves them out.
+func (w *walk) systemWorkflows(ctx context.Context, token []byte) ([]byte, error) {
+	w.system = true
+	defer func() { w.system = false }()
+	return w.listWorkflows(ctx, "system workflows", "TemporalNamespaceDivision IS NOT NULL", token)
+}
+
+func (w *walk) listWorkflows(ctx context.Context, what, query string, token []byte) ([]byte, error) {
 	page, err := call(ctx, w, w.client.ListWorkflowExecutions, &workflowservice.ListWorkflowExecutionsRequest{
 		Namespace: w.namespace, PageSize: pageSize, Query: query, NextPageToken: token})
-	if err != nil {
-		return nil, err
-	}
-	what := "workflows"
-	if w.ofServer = query != ""; w.ofServer {
-		what = "system workflows"
-		defer func() { w.ofServer = false }()
-	}
 	for _, e := range page.GetExecutions() {
 		run := e.GetExecution()
-		if w.s.seen[run.GetRunId()] {
+		if w.scanner.seen[run.GetRunId()] {
 			continue
 		}
-		w.s.seen[run.GetRunId()] = true
-		if err := w.workflow(ctx, run); ctx.Err() != nil {
+		w.scanner.seen[run.GetRunId()] = true
+		where := fmt.Sprintf("workflow %s run %s", run.GetWorkflowId(), run.GetRunId())
+		err := w.workflow(ctx, run, where)
+		if ctx.Err() != nil {
 			return nil, ctx.Err()
-		} else if gone(err) {
-			continue // its retention ended meanwhile
-		} else if err != nil {
-			w.n.unread(fmt.Sprintf("workflow %s run %s: %s", run.GetWorkflowId(), run.GetRunId(), told(err)))
 		}
-		w.n.Walked[what]++
+		w.done(what, where, err)
 	}
-	return page.GetNextPageToken(), nil
+	return page.GetNextPageToken(), err
 }
 
-// workflow looks at one run: its history, and what is not yet in it, such as the memo and the heartbeats of activities.
-func (w *walk) workflow(ctx context.Context, run *commonpb.WorkflowExecution) error {
-	where := fmt.Sprintf("workflow %s run %s", run.GetWorkflowId(), run.GetRunId())
-	d, err := call(ctx, w, w.client.DescribeWorkflowExecution, &workflowservice.DescribeWorkflowExecutionRequest{Namespace: w.namespace, Execution: run})
+// workflow looks at one run: its history, and what is not yet in it, such as the memo and the heartbeats of
+// activities.
+func (w *walk) workflow(ctx context.Context, run *commonpb.WorkflowExecution, where string) error {
+	d, err := call(ctx, w, w.client.DescribeWorkflowExecution, &workflowservice.DescribeWorkflowExecutionRequest{
+		Namespace: w.namespace, Execution: run})
 	if err != nil {
 		return err
 	}
-	w.count("DescribeWorkflowExecution", d, where)
+	w.count(d, where)
 	for token := []byte(nil); ; {
 		h, err := call(ctx, w, w.client.GetWorkflowExecutionHistory, &workflowservice.GetWorkflowExecutionHistoryRequest{
 			Namespace: w.namespace, Execution: run, NextPageToken: token})
 		if err != nil {
 			return err
 		}
-		w.count("GetWorkflowExecutionHistory", h, where)
+		w.count(h, where)
 		if token = h.GetNextPageToken(); len(token) == 0 {
 			return nil
 		}
@@ -83,88 +88,72 @@ func (w *walk) workflow(ctx context.Context, run *commonpb.WorkflowExecution) er
 }
 
 func (w *walk) schedules(ctx context.Context, token []byte) ([]byte, error) {
-	page, err := call(ctx, w, w.client.ListSchedules, &workflowservice.ListSchedulesRequest{Namespace: w.namespace, MaximumPageSize: pageSize, NextPageToken: token})
-	if err != nil {
-		return nil, err
-	}
+	page, err := call(ctx, w, w.client.ListSchedules, &workflowservice.ListSchedulesRequest{
+		Namespace: w.namespace, MaximumPageSize: pageSize, NextPageToken: token})
 	for _, e := range page.GetSchedules() {
-		where := "schedule " + e.GetScheduleId()
-		d, err := call(ctx, w, w.client.DescribeSchedule, &workflowservice.DescribeScheduleRequest{Namespace: w.namespace, ScheduleId: e.GetScheduleId()})
-		if err == nil {
-			w.count("DescribeSchedule", d, where)
-		}
-		w.one("schedules", where, err)
+		d, err := call(ctx, w, w.client.DescribeSchedule, &workflowservice.DescribeScheduleRequest{
+			Namespace: w.namespace, ScheduleId: e.GetScheduleId()})
+		w.described("schedules", "schedule "+e.GetScheduleId(), d, err)
 	}
-	return page.GetNextPageToken(), ctx.Err()
-}
-
-// one counts a thing of a list that was looked at.
-func (w *walk) one(what, where string, err error) {
-	if gone(err) {
-		return
-	}
-	w.n.Walked[what]++
-	if err != nil {
-		w.n.unread(where + ": " + told(err))
-	}
+	return page.GetNextPageToken(), cmp.Or(err, ctx.Err())
 }
 
 func (w *walk) activities(ctx context.Context, token []byte) ([]byte, error) {
-	page, err := call(ctx, w, w.client.ListActivityExecutions, &workflowservice.ListActivityExecutionsRequest{Namespace: w.namespace, PageSize: pageSize, NextPageToken: token})
-	if err != nil {
-		return nil, err
-	}
+	page, err := call(ctx, w, w.client.ListActivityExecutions, &workflowservice.ListActivityExecutionsRequest{
+		Namespace: w.namespace, PageSize: pageSize, NextPageToken: token})
 	for _, e := range page.GetExecutions() {
-		where := fmt.Sprintf("activity %s run %s", e.GetActivityId(), e.GetRunId())
 		d, err := call(ctx, w, w.client.DescribeActivityExecution, &workflowservice.DescribeActivityExecutionRequest{
 			Namespace: w.namespace, ActivityId: e.GetActivityId(), RunId: e.GetRunId(),
 			IncludeInput: true, IncludeOutcome: true, IncludeHeartbeatDetails: true, IncludeLastFailure: true})
-		if err == nil {
-			w.count("DescribeActivityExecution", d, where)
-		}
-		w.one("activities", where, err)
+		w.described("activities", fmt.Sprintf("activity %s run %s", e.GetActivityId(), e.GetRunId()), d, err)
 	}
-	return page.GetNextPageToken(), ctx.Err()
+	return page.GetNextPageToken(), cmp.Or(err, ctx.Err())
 }
 
 func (w *walk) nexusOperations(ctx context.Context, token []byte) ([]byte, error) {
-	page, err := call(ctx, w, w.client.ListNexusOperationExecutions, &workflowservice.ListNexusOperationExecutionsRequest{Namespace: w.namespace, PageSize: pageSize, NextPageToken: token})
-	if err != nil {
-		return nil, err
-	}
+	page, err := call(ctx, w, w.client.ListNexusOperationExecutions, &workflowservice.ListNexusOperationExecutionsRequest{
+		Namespace: w.namespace, PageSize: pageSize, NextPageToken: token})
 	for _, e := range page.GetOperations() {
-		where := fmt.Sprintf("nexus operation %s run %s", e.GetOperationId(), e.GetRunId())
 		d, err := call(ctx, w, w.client.DescribeNexusOperationExecution, &workflowservice.DescribeNexusOperationExecutionRequest{
 			Namespace: w.namespace, OperationId: e.GetOperationId(), RunId: e.GetRunId(), IncludeInput: true, IncludeOutcome: true})
-		if err == nil {
-			w.count("DescribeNexusOperationExecution", d, where)
-		}
-		w.one("nexus operations", where, err)
+		w.described("nexus operations", fmt.Sprintf("nexus operation %s run %s", e.GetOperationId(), e.GetRunId()), d, err)
 	}
-	return page.GetNextPageToken(), ctx.Err()
+	return page.GetNextPageToken(), cmp.Or(err, ctx.Err())
 }
 
-// deployments looks at the metadata of the versions of worker deployments.
+// deployments looks at the metadata of worker deployments and their versions.
 func (w *walk) deployments(ctx context.Context, token []byte) ([]byte, error) {
-	page, err := call(ctx, w, w.client.ListWorkerDeployments, &workflowservice.ListWorkerDeploymentsRequest{Namespace: w.namespace, PageSize: pageSize, NextPageToken: token})
-	if err != nil {
-		return nil, err
-	}
+	page, err := call(ctx, w, w.client.ListWorkerDeployments, &workflowservice.ListWorkerDeploymentsRequest{
+		Namespace: w.namespace, PageSize: pageSize, NextPageToken: token})
 	for _, e := range page.GetWorkerDeployments() {
 		where := "deployment " + e.GetName()
-		d, err := call(ctx, w, w.client.DescribeWorkerDeployment, &workflowservice.DescribeWorkerDeploymentRequest{Namespace: w.namespace, DeploymentName: e.GetName()})
-		if err == nil {
-			w.count("DescribeWorkerDeployment", d, where)
-		}
-		w.one("deployments", where, err)
+		d, err := call(ctx, w, w.client.DescribeWorkerDeployment, &workflowservice.DescribeWorkerDeploymentRequest{
+			Namespace: w.namespace, DeploymentName: e.GetName()})
+		w.described("deployments", where, d, err)
 		for _, v := range d.GetWorkerDeploymentInfo().GetVersionSummaries() {
 			version, err := call(ctx, w, w.client.DescribeWorkerDeploymentVersion, &workflowservice.DescribeWorkerDeploymentVersionRequest{
 				Namespace: w.namespace, DeploymentVersion: v.GetDeploymentVersion()})
-			if err == nil {
-				w.count("DescribeWorkerDeploymentVersion", version, where)
-			}
-			w.one("deployment versions", where+" version "+v.GetDeploymentVersion().GetBuildId(), err)
+			w.described("deployment versions", where+" version "+v.GetDeploymentVersion().GetBuildId(), version, err)
 		}
 	}
-	return page.GetNextPageToken(), ctx.Err()
+	return page.GetNextPageToken(), cmp.Or(err, ctx.Err())
+}
+
+// described counts a thing of a list, and the payloads in what the server answered about it.
+func (w *walk) described(what, where string, answer proto.Message, err error) {
+	if err == nil {
+		w.count(answer, where)
+	}
+	w.done(what, where, err)
+}
+
+// done counts a thing of a list, unless the server has removed it meanwhile.
+func (w *walk) done(what, where string, err error) {
+	if status.Code(err) == codes.NotFound {
+		return
+	}
+	w.found.Walked[what]++
+	if err != nil {
+		w.found.unread(where + ": " + errorText(err))
+	}
 }
