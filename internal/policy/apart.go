@@ -5,14 +5,14 @@ import (
 	"slices"
 )
 
-// apartKinds are what a payload can be that somebody hands to a codec server. Search attributes and reasons are never
-// sealed, so they are never handed over.
+// apartKinds are the kinds of payload that a codec server receives. Search attributes and reasons are not among them, since
+// they are never sealed.
 var apartKinds = slices.DeleteFunc(Kinds(), func(kind string) bool { return kindClass(kind) != 0 })
 
-// DecideApart answers for a payload apart from any message, as a codec server is handed it: nobody can tell its kind,
-// name and path, or the workflow that it is of. Of the verdicts for all kinds the strictest counts, and what rules ask
-// for besides is unknown: a `pass` becomes `seal`, an `open` becomes `keep`. So nobody reads here what the calls of
-// Temporal's API would keep from him.
+// DecideApart decides about a payload apart from any message, as a codec server receives it: its kind, name, path and
+// workflow are unknown. It evaluates the rules for every kind and takes the strictest verdict. Where a rule reads something
+// else that is unknown, a `pass` becomes `seal` and an `open` becomes `keep`, so that callers read nothing here that
+// Temporal's API would not give them.
 func (p *Policy) DecideApart(ctx context.Context, d Direction, in *Input) (Verdict, error) {
 	in.Apart, in.Known, in.NotApplicable, in.Name, in.Path = true, 0, 0, "", ""
 	kinds := apartKinds
@@ -35,7 +35,7 @@ func (p *Policy) DecideApart(ctx context.Context, d Direction, in *Input) (Verdi
 	return all, nil
 }
 
-// stricter gives what satisfies both of two verdicts on one payload.
+// stricter returns a verdict that satisfies both of two verdicts on one payload.
 func (p *Policy) stricter(d Direction, namespace string, a, b Verdict) Verdict {
 	hit, weakened := a.Hit && b.Hit, a.Weakened || b.Weakened
 	if strictness(b.Action, d) > strictness(a.Action, d) {

@@ -35,7 +35,7 @@ type Bundle struct {
 	Scope     string // that the signature must name; "" for any
 
 	Folder string        // where the last good bundle is kept for a start without the server; "" for nowhere
-	Poll   time.Duration // 0 means a minute; asked with the ETag of what is in force
+	Poll   time.Duration // 0 means a minute; each request carries the ETag of the bundle in force
 	Wait   time.Duration // for the first bundle; 0 means 15 s
 }
 
@@ -47,9 +47,8 @@ const (
 	bundleMaxSize = 64 << 20
 )
 
-// bundles follows a bundle by OPA's own plugin, which asks, verifies and persists. What
-// the plugin would put into force passes by here first: a bundle that does not make a
-// policy is not activated, and so neither persisted nor taken for the newest.
+// bundles follows a bundle by OPA's own plugin, which fetches, verifies and persists it. Its store is gated: a bundle that
+// does not load as a policy is not activated, and so neither persisted nor taken for the newest.
 type bundles struct {
 	manager *plugins.Manager
 	plugin  *bundle.Plugin
@@ -61,9 +60,9 @@ type bundles struct {
 	once  sync.Once
 }
 
-// startBundles begins to follow a bundle. take is given each new one and refuses it by an
-// error; told hears of every failure, and by nil of its end. Both may be called until stop returns.
-func startBundles(ctx context.Context, b Bundle, take func(context.Context, snapshot) error, told func(error)) (*bundles, error) {
+// startBundles begins to follow a bundle. take receives each new one and refuses it by returning an error. report receives
+// every failure, and nil when a failure is over. Both may be called until stop returns.
+func startBundles(ctx context.Context, b Bundle, take func(context.Context, snapshot) error, report func(error)) (*bundles, error) {
 	raw, err := b.config()
 	if err != nil {
 		return nil, &Error{Kind: BadSource, Err: err}
@@ -71,7 +70,7 @@ func startBundles(ctx context.Context, b Bundle, take func(context.Context, snap
 	s := &bundles{first: make(chan struct{})}
 	store := &gatedStore{Store: inmem.New(), gate: func(ctx context.Context, files snapshot) error {
 		if err := take(ctx, files); err != nil {
-			s.fail(err, told)
+			s.fail(err, report)
 			return err
 		}
 		s.mu.Lock()
@@ -95,9 +94,9 @@ func startBundles(ctx context.Context, b Bundle, take func(context.Context, snap
 	s.plugin.Register(bundleName, func(st bundle.Status) {
 		switch {
 		case st.Code == "":
-			told(nil) // the newest is in force, maybe again
+			report(nil) // the newest is in force, maybe again
 		case !s.failed(st.Message):
-			s.fail(statusError(b, st), told)
+			s.fail(statusError(b, st), report)
 		}
 	})
 	s.manager.Register(bundle.Name, s.plugin)
@@ -107,10 +106,10 @@ func startBundles(ctx context.Context, b Bundle, take func(context.Context, snap
 	return s, nil
 }
 
-// stop ends the following.
+// stop ends the polling.
 func (s *bundles) stop() { s.manager.Stop(context.Background()) }
 
-// wait returns once a first bundle is in force, and else why there is none.
+// wait returns nil once a first bundle is in force, or the reason why there is none in time.
 func (s *bundles) wait(ctx context.Context, b Bundle) error {
 	limit := time.NewTimer(cmp.Or(b.Wait, bundleWait))
 	defer limit.Stop()
@@ -129,7 +128,7 @@ func (s *bundles) wait(ctx context.Context, b Bundle) error {
 	return &Error{Kind: BadSource, Err: fmt.Errorf("no bundle came from %s within %v, and none is kept in policy.bundle.folder", b.URL, cmp.Or(b.Wait, bundleWait))}
 }
 
-// config writes what OPA's manager wants to be told.
+// config returns the configuration of OPA's plugin manager, as JSON.
 func (b Bundle) config() ([]byte, error) {
 	u, err := url.Parse(b.URL)
 	if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
@@ -173,22 +172,21 @@ func loopback(host string) bool {
 }
 
 // fail notes why the newest bundle is not in force.
-func (s *bundles) fail(err error, told func(error)) {
+func (s *bundles) fail(err error, report func(error)) {
 	s.mu.Lock()
 	s.err = err
 	s.mu.Unlock()
-	told(err)
+	report(err)
 }
 
-// failed tells whether a failure was noted already: the plugin reports what the gate
-// refused once more, as text.
+// failed reports whether a failure was noted already: the plugin repeats what the gate refused, as text.
 func (s *bundles) failed(text string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.err != nil && s.err.Error() == text
 }
 
-// statusError words a failure that the plugin reports.
+// statusError makes an error of a failure that the plugin reports.
 func statusError(b Bundle, st bundle.Status) error {
 	text := st.Message
 	for _, err := range st.Errors {
@@ -197,14 +195,14 @@ func statusError(b Bundle, st bundle.Status) error {
 	return &Error{Kind: BadSource, Err: fmt.Errorf("the bundle from %s: %s", b.URL, text)}
 }
 
-// gatedStore is the plugin's store. A bundle is written in one transaction, whose commit
-// fails where the gate refuses what the store would then hold.
+// gatedStore is the plugin's store. A bundle is written in one transaction, whose commit fails if the gate refuses what the
+// store would then hold.
 type gatedStore struct {
 	storage.Store
 	gate func(context.Context, snapshot) error
 }
 
-// Commit asks the gate before anything is activated.
+// Commit calls the gate before anything is activated.
 func (s *gatedStore) Commit(ctx context.Context, txn storage.Transaction) error {
 	files, err := s.policies(ctx, txn)
 	if err == nil && len(files) > 0 {
@@ -241,8 +239,8 @@ func (s *gatedStore) policies(ctx context.Context, txn storage.Transaction) (sna
 	return files.byOwner()
 }
 
-// byOwner puts the platform's module first and gives each other to the namespace whose
-// package it declares: in a bundle the package says whose a file is, not its name.
+// byOwner puts the platform's module first and assigns each other module to the namespace in its package clause. In a
+// bundle the package decides, not the file's name.
 func (s snapshot) byOwner() (snapshot, error) {
 	var errs []error
 	fail := func(m *ast.Module, format string, args ...any) {

@@ -8,29 +8,28 @@ import (
 
 const (
 	cacheWays = 4
-	// maxCacheKey bounds what a flood of long names can make the cache hold.
+	// maxCacheKey bounds the memory that long names of callers can take up in the cache. A longer key is not kept.
 	maxCacheKey = 1 << 10
 )
 
-// cache remembers verdicts. It is a table of fixed size in which an entry has four
-// places: lookups take no lock and allocate nothing, and what is new pushes out one
-// of four. It belongs to one Policy, so nothing in it can outlive a reload.
+// cache is the policy cache: verdicts by all that the rules can read of a payload and its call. It is a table of fixed size
+// in which an entry has four places: lookups take no lock and allocate nothing, and a new entry replaces one of four. It
+// belongs to one Policy, so a verdict cannot outlive the revision that gave it.
 type cache struct {
 	seed maphash.Seed
 	mask uint64
 	slot []atomic.Pointer[cacheEntry]
 }
 
-// remembered is immutable.
+// cacheEntry is one verdict. It is immutable.
 type cacheEntry struct {
 	hash    uint64
 	key     string
 	verdict Verdict
-	content bool // the verdict hangs on the content: there is none to remember
+	content bool // the verdict depends on the payload's content, so there is none to keep
 }
 
-// newCache makes a cache of at least size entries; nil, which remembers nothing, for
-// a negative size.
+// newCache makes a cache of at least size entries. For a negative size it returns nil, which is a cache that keeps nothing.
 func newCache(size int) *cache {
 	if size < 0 {
 		return nil
@@ -72,8 +71,8 @@ func (m *cache) put(e *cacheEntry) {
 	m.slot[set+e.hash>>60%cacheWays].Store(e)
 }
 
-// appendKey writes what the query can read of the input, and nothing else: two
-// payloads with the same key get the same verdict. It fails on claims that are no JSON.
+// appendKey appends all that the query can read of the input, apart from content: two payloads with the same key get the
+// same verdict. It fails if the caller's claims are not JSON values.
 func (q *query) appendKey(b []byte, in *Input) ([]byte, error) {
 	b = binary.LittleEndian.AppendUint32(b, q.id)
 	class := kindClass(in.Kind)
@@ -130,7 +129,7 @@ func (q *query) appendClaims(b []byte, c *Caller) ([]byte, error) {
 // apartClass is the class of payloads apart from any message, which have no kind of the other classes.
 const apartClass = 3
 
-// kindClass tells apart the kinds for which the contract itself differs.
+// kindClass separates the kinds that unite treats differently whatever the rules say.
 func kindClass(kind string) byte {
 	switch kind {
 	case KindSearchAttribute:
@@ -141,7 +140,7 @@ func kindClass(kind string) byte {
 	return 0
 }
 
-// appendText writes a string so that no two lists of strings run together alike.
+// appendText appends a string behind its length, so that different lists of strings never give the same bytes.
 func appendText(b []byte, s string) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
 }

@@ -9,13 +9,11 @@ import (
 	"sync"
 )
 
-// volatileClaims change from token to token of one caller, so no rule sees them:
-// a decision that depended on them could not be remembered, and a token's times
-// are checked before a policy is asked.
+// volatileClaims differ between the tokens of one caller. Rules do not see them, since a verdict that depended on them could
+// not be cached. A token's times are checked before a policy is evaluated.
 var volatileClaims = []string{"exp", "iat", "nbf", "jti"}
 
-// Caller is who makes a call. It is made once per connection or token by
-// [NewCaller] and never changed after that.
+// Caller is the identity behind a call. [NewCaller] makes it once per connection or token, and it never changes.
 type Caller struct {
 	Kind     string // mtls, jwt, token or anonymous
 	Subject  string
@@ -40,11 +38,11 @@ func NewCaller(kind, subject, listener string, claims map[string]any) *Caller {
 	return &Caller{Kind: kind, Subject: subject, Listener: listener, Claims: kept}
 }
 
-// anonymous stands in where a call has no caller.
+// anonymous is the caller of a call without an identity.
 var anonymous = NewCaller("anonymous", "", "", nil)
 
-// prepare fingerprints the claims, once: the cache keys on fingerprints, since
-// claims can be large and are the same for every payload of a connection.
+// prepare hashes the claims, once. The cache's keys hold the hashes, since claims can be large and are the same for every
+// payload of a connection.
 func (c *Caller) prepare() error {
 	c.once.Do(func() {
 		c.claims = make(map[string][sha256.Size]byte, len(c.Claims))
@@ -67,7 +65,7 @@ func (c *Caller) prepare() error {
 	return c.err
 }
 
-// authenticated tells whether anything vouches for the caller.
+// authenticated reports whether the caller has proved who it is.
 func (c *Caller) authenticated() bool {
 	return c.Kind == "mtls" || c.Kind == "jwt" || c.Kind == "token"
 }

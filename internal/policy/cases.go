@@ -14,8 +14,8 @@ import (
 	"github.com/goccy/go-yaml"
 )
 
-// caseFile holds inputs and the final verdicts wanted for them. Tests in Rego see the
-// set of one package; only a case sees what all packages together come to.
+// caseFile holds inputs and the final verdicts expected for them. A test in Rego sees the verdicts of one package, while a
+// case checks the union of all packages.
 type caseFile struct {
 	Keys     []string     `yaml:"keys"` // the most sensitive first, as in the configuration
 	Defaults caseDefaults `yaml:"defaults"`
@@ -27,12 +27,12 @@ type caseDefaults struct {
 	Caller    *CaseCaller `yaml:"caller"`
 }
 
-// Case is one payload to decide about, and the verdict wanted for it.
+// Case is one payload to decide about, and the verdict expected for it.
 type Case struct {
 	Name      string    `yaml:"name"`
 	Direction string    `yaml:"direction"` // request unless said otherwise
 	Input     CaseInput `yaml:"input"`
-	Unknown   []string  `yaml:"unknown"` // facts that the request does not tell; those not given do not apply
+	Unknown   []string  `yaml:"unknown"` // facts that are unknown; those neither here nor given do not apply
 	Want      caseWant  `yaml:"want"`
 }
 
@@ -48,7 +48,7 @@ type CaseInput struct {
 	Sealed    CaseSealed        `yaml:"sealed"`
 }
 
-// CaseCaller is who calls.
+// CaseCaller is the caller of a case.
 type CaseCaller struct {
 	Kind     string         `yaml:"kind"`
 	Subject  string         `yaml:"subject"`
@@ -71,13 +71,13 @@ type CaseContent struct {
 	Raw  string `yaml:"raw"` // the payload's bytes as they are, instead of json
 }
 
-// CaseSealed is what the envelope says, in an answer.
+// CaseSealed is the envelope's namespace and key, for responses.
 type CaseSealed struct {
 	Namespace string `yaml:"namespace"`
 	Key       string `yaml:"key"`
 }
 
-// caseWant is compared member by member; what is not written is not compared.
+// caseWant is an expected verdict. Members that a case leaves out are not compared.
 type caseWant struct {
 	Action   string   `yaml:"action"`
 	Key      string   `yaml:"key"`
@@ -92,7 +92,7 @@ type caseWant struct {
 // CaseResult is the outcome of one case.
 type CaseResult struct {
 	File, Name string
-	Problem    string // "" where the decision is the one wanted
+	Problem    string // empty if the verdict is the expected one
 }
 
 func readCases(name string) (caseFile, error) {
@@ -110,7 +110,7 @@ func readCases(name string) (caseFile, error) {
 	return f, nil
 }
 
-// parse decodes a case file, and gives each case what it leaves to the defaults.
+// parse decodes a case file and fills in the defaults.
 func (f *caseFile) parse(text []byte) error {
 	if err := yaml.UnmarshalWithOptions(text, f, yaml.Strict()); err != nil {
 		return err
@@ -141,8 +141,7 @@ func ParseQuestions(text []byte) ([]Case, error) {
 	return f.Cases, nil
 }
 
-// run decides every case. Where the policy was loaded without the configured keys,
-// those that the file lists stand in for them.
+// run decides every case. If the policy was loaded without a configuration, the keys that the file lists are used.
 func (f caseFile) run(ctx context.Context, p *Policy, file string, configured bool) []CaseResult {
 	if !configured && len(f.Keys) > 0 {
 		p = p.withKeys(f.keyTable())
@@ -205,7 +204,7 @@ func (w caseWant) String() string {
 	return v.describe(w.Action)
 }
 
-// String tells a verdict in a line.
+// String describes a verdict in a line.
 func (v Verdict) String() string { return v.describe(v.Action.String()) }
 
 func (v Verdict) describe(action string) string {
@@ -231,7 +230,7 @@ func (v Verdict) describe(action string) string {
 	return s
 }
 
-// Question returns what the proxy itself would ask the policy.
+// Question returns the input that the proxy itself would evaluate.
 func (c *Case) Question() (Direction, *Input, error) {
 	d := Request
 	switch c.Direction {
@@ -314,7 +313,7 @@ func (c *Case) setFacts(in *Input) error {
 	return nil
 }
 
-// keyTable ranks keys by their order. The default is the one of that name, else the last.
+// keyTable ranks the file's keys by their order. The default key is the one named "default", or else the last.
 func (f caseFile) keyTable() (KeyRank, DefaultKey) {
 	fallback := f.Keys[len(f.Keys)-1]
 	if slices.Contains(f.Keys, "default") {

@@ -29,13 +29,12 @@ type Finding struct {
 	Text  string
 }
 
-// Told says which facts a request tells about its payloads of one kind. What is in no
-// set is never told.
-type Told struct {
+// CallFacts says which facts are known about the payloads of one kind in a request. A fact in no set is always unknown.
+type CallFacts struct {
 	RPC, Kind            string
 	Known, NotApplicable FactSet
-	// ByTask facts stand in no message: the task's token tells them, or the proxy
-	// remembers them of the task that it handed out, as long as it does.
+	// ByTask facts are not in the message. They come from the task's token, or from the proxy's memory of the task that it
+	// handed out, and are unknown once that is lost.
 	ByTask FactSet
 }
 
@@ -45,8 +44,8 @@ type CheckOptions struct {
 	// Cases are files with cases beside those that are found next to the policies:
 	// cases.yaml and *_cases.yaml.
 	Cases []string
-	// Facts is what each RPC tells; nil leaves that part of the check out.
-	Facts []Told
+	// Facts are those of each RPC; nil leaves that part of the check out.
+	Facts []CallFacts
 	// Served lists the namespaces that the configuration names without a pattern.
 	Served []string
 }
@@ -59,7 +58,7 @@ type Report struct {
 	Cases    int // cases that ran
 }
 
-// OK tells whether the policy may be used.
+// OK reports whether the policy may be used.
 func (r Report) OK() bool {
 	return !slices.ContainsFunc(r.Findings, func(f Finding) bool { return f.Level == Fault })
 }
@@ -68,9 +67,8 @@ func (r *Report) add(l Level, where, format string, args ...any) {
 	r.Findings = append(r.Findings, Finding{l, where, fmt.Sprintf(format, args...)})
 }
 
-// Check loads a policy as the proxy would, runs its tests and cases and looks for what
-// compiles but will not work. serve does none of the latter: a failing test must not
-// take down proxies that restart.
+// Check loads a policy as the proxy would, runs its tests and cases, and looks for rules that compile but do not do what
+// they seem to. A proxy that starts only loads it: a failing test must not keep proxies from restarting.
 func Check(ctx context.Context, opts CheckOptions) Report {
 	var r Report
 	files, err := allSources(ctx, opts.Options)

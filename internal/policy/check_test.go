@@ -112,7 +112,7 @@ request contains {"action": "seal"} if input.workflow.task_queue == "q"
 	r, text := reported(t, CheckOptions{
 		Options: opts,
 		Served:  []string{"a", "b", "c"},
-		Facts: []Told{
+		Facts: []CallFacts{
 			{RPC: "RespondActivityTaskCompletedById", Kind: KindResult, Known: FactActivityID},
 			{RPC: "RespondActivityTaskCompleted", Kind: KindResult, ByTask: AllFacts},
 			{RPC: "SignalWorkflowExecution", Kind: KindSignal, Known: FactWorkflowID | FactTaskQueue, NotApplicable: FactActivityID | FactActivityType},

@@ -11,11 +11,10 @@ func Kinds() []string {
 		KindHeartbeat, KindFailure, KindMarker, KindDetails, KindMetadata, KindSearchAttribute, KindReason}
 }
 
-// dryRun asks every query once per kind before the policy may decide anything. The
-// inputs are made up and hold no real value.
+// dryRun evaluates every query once per kind of payload before the policy is used, on inputs without real values.
 func (p *Policy) dryRun(ctx context.Context) error {
-	// Whether a key is configured hangs on the namespace, and the platform's rules are
-	// tried in one that does not exist.
+	// Every key counts as configured here: which keys are depends on the namespace, and the platform's rules are tried in
+	// one that does not exist.
 	trial := p.withKeys(
 		func(string, string) (int, bool) { return 0, true },
 		func(string) (string, bool) { return "default", true })

@@ -8,22 +8,22 @@ type ErrorKind string
 const (
 	// BadSource is a policy that cannot be read, does not compile or breaks the rules of ownership.
 	BadSource ErrorKind = "source"
-	// BadVerdict is a rule that answered what the contract does not know, or a key that is not configured.
+	// BadVerdict is a verdict that is not valid, or that names a key which is not configured.
 	BadVerdict ErrorKind = "verdict"
-	// BadInput is a call that could not be put before the policy.
+	// BadInput is a call that could not be evaluated, since its caller's claims are not JSON values.
 	BadInput ErrorKind = "input"
-	// Failed is an evaluation that broke off: an error of OPA's, or a panic in a builtin.
+	// Failed is an evaluation that ended early, by an error of OPA or a panic in a builtin.
 	Failed ErrorKind = "evaluation"
 	// TimedOut is an evaluation over its time limit, or over the call's deadline.
 	TimedOut ErrorKind = "time limit"
 )
 
-// Error is a policy that did not answer. Nothing is forwarded after one. Its text
-// holds names and places, never a payload's content.
+// Error is returned instead of a verdict or a policy. A call whose policy fails is not forwarded. The text holds names and
+// places, never a payload's content.
 type Error struct {
 	Kind      ErrorKind
 	Namespace string // the call's, or "" at load
-	Package   string // the Rego package, where one is to blame
+	Package   string // the Rego package with the fault, where it is known
 	Location  string // file:line of the rule, where it is known
 	Err       error
 }

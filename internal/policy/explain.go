@@ -8,42 +8,39 @@ import (
 	"github.com/open-policy-agent/opa/v1/topdown"
 )
 
-// Explanation tells how a decision came about. Unlike everything else in this package
-// it may hold what a rule computed from the payload: it is for the person who asked
-// with an input of their own, not for a log.
+// Explanation says how a decision came about. Unlike everything else in this package, it may hold what a rule computed from
+// the payload: it is for a person who entered an input of their own, not for a log.
 type Explanation struct {
 	Revision  string
 	Direction Direction
 	Namespace string
 	Packages  []PackageExplanation
 	Verdict   Verdict // the winner of all packages' verdicts
-	// CacheKey lists what the cache tells payloads apart by: the references of input
-	// that the rules can read in any of their branches.
+	// CacheKey lists the references of input that the rules can read in any of their branches. Payloads that differ in none
+	// of them share a verdict in the policy cache.
 	CacheKey []string
-	// Remembered tells whether the cache would keep this decision; it keeps none that
-	// hung on the content.
+	// Cached reports whether the policy cache would keep the verdict. It keeps none that depends on the content.
 	Cached bool
-	// Unsure lists the facts that the rules can read and that the input does not tell.
+	// Unsure lists the facts that the rules can read and that are unknown for this input.
 	Unsure []string
 	// Trace is OPA's trace of the evaluation, a line per step.
 	Trace []string
 }
 
-// PackageExplanation is what one package said.
+// PackageExplanation is the part of one package in a decision.
 type PackageExplanation struct {
 	Package, File string
 	Rules         []RuleExplanation
 	Set           []string // the verdicts together, as JSON
 }
 
-// RuleExplanation is what one rule said on its own.
+// RuleExplanation is the part of one rule in a decision.
 type RuleExplanation struct {
 	Location string
 	Verdicts []string // as JSON; none: the rule did not hold
 }
 
-// Explain decides without the cache and tells how. An error of the policy comes back
-// beside what was found out up to it.
+// Explain decides without the cache and says how. If the policy fails, the explanation holds what was found before.
 func (p *Policy) Explain(ctx context.Context, d Direction, in *Input) (Explanation, error) {
 	q := p.queries(in.Namespace)[d&1]
 	e := Explanation{Revision: p.revision, Direction: d, Namespace: in.Namespace, CacheKey: q.reads.keyNames()}

@@ -43,8 +43,8 @@ type member struct {
 	text        func(*Input) *string // nil: it is no text, and document adds it
 }
 
-// members is the whole of `input`: what rules may read, what tells payloads apart in the policy cache, and what a case may
-// write. A reference to anything else is refused at load: it would be undefined, and its rule would silently never hold.
+// members is the whole of `input`: all that rules can read, that a key of the policy cache holds, and that a case can set. A
+// reference to anything else is refused when a policy is loaded: it would be undefined, so its rule would never hold.
 var members = [...]member{
 	{"", "namespace", readNamespace, 0, func(in *Input) *string { return &in.Namespace }},
 	{"", "rpc", readRPC, 0, func(in *Input) *string { return &in.RPC }},
@@ -94,14 +94,15 @@ func (f FactSet) Names() []string {
 	return names
 }
 
-// unknown returns the facts that the call does not tell.
+// unknown returns the facts that are neither known nor not applicable.
 func (in *Input) unknown() FactSet { return AllFacts &^ in.Known &^ in.NotApplicable }
 
-// touched records what an evaluation asked for that was not there to be read.
+// touched records which missing things an evaluation tried to read. A verdict to leave something readable is not taken
+// from rules that read something missing: they might decide otherwise if they knew it.
 type touched struct {
 	content bool // the payload's content, not yet decoded
 	blind   bool // input.content.json of a payload that cannot be decoded
-	unknown bool // an object in which a fact is missing that the rules may want
+	unknown bool // an object in which a fact is missing that the rules can read
 	abort   func()
 }
 

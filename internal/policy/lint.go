@@ -8,7 +8,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/ast"
 )
 
-// lint finds what compiles but will not do what it seems to.
+// lint looks for rules that compile but do not do what they seem to.
 func (r *Report) lint(opts CheckOptions, p *Policy) {
 	known := slices.Concat(p.Namespaces(), opts.Served)
 	slices.Sort(known)
@@ -41,14 +41,14 @@ func (r *Report) lintRule(q *query, rule *ast.Rule, opts CheckOptions, known []s
 	if q.direction == Request && read.bits&(readSealedNamespace|readSealedKey) != 0 && read.bits != readEverything {
 		r.add(Warning, where, "a request rule reads input.sealed, which only responses have: it never holds")
 	}
-	if untold := untoldBy(opts.Facts, rule, read.facts()); len(untold) > 0 {
+	if in := unknownIn(opts.Facts, rule, read.facts()); len(in) > 0 {
 		text := fmt.Sprintf("this rule reads %s, which some calls do not tell", strings.Join(read.facts().Names(), " and "))
 		if q.direction == Request {
 			text += "; where it looks at one there, a pass becomes seal"
 		} else {
 			text += "; the rule does not hold there"
 		}
-		r.add(Note, where, "%s: %s", text, listed(untold, 6))
+		r.add(Note, where, "%s: %s", text, listed(in, 6))
 	}
 	key, ok := literalMember(rule, "key")
 	if !ok || q.namespace != "" || opts.KeyRank == nil {
@@ -65,8 +65,8 @@ func (r *Report) lintRule(q *query, rule *ast.Rule, opts CheckOptions, known []s
 	}
 }
 
-// untoldBy lists the calls that do not tell a fact which the rule reads.
-func untoldBy(table []Told, rule *ast.Rule, facts FactSet) []string {
+// unknownIn lists the calls in which a fact is unknown that the rule reads.
+func unknownIn(table []CallFacts, rule *ast.Rule, facts FactSet) []string {
 	kinds := literalKinds(rule)
 	var out []string
 	for _, t := range table {
@@ -116,7 +116,7 @@ func literalKinds(rule *ast.Rule) []string {
 	return nil
 }
 
-// listed names the first few and counts the rest.
+// listed returns the first few names and the number of the others.
 func listed(names []string, most int) string {
 	if len(names) <= most {
 		return strings.Join(names, ", ")

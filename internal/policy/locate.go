@@ -8,17 +8,17 @@ import (
 	"github.com/open-policy-agent/opa/v1/topdown"
 )
 
-// ruleAnswer is what one rule said on its own.
+// ruleAnswer holds the verdicts of one rule.
 type ruleAnswer struct {
 	rule     *ast.Rule
 	verdicts []ast.Value
 }
 
-// single is the variable that a rule's verdict is bound to when it is asked alone.
+// single is the variable that a rule's verdict is bound to when it is evaluated alone.
 const single = ast.Var("verdict_of_this_rule")
 
-// byRule asks each rule of a package alone. It is for explanations and for finding
-// the rule behind an error; decisions ask for the whole set at once.
+// byRule evaluates each rule of a package alone. It serves explanations and finds the rule behind an error. Decisions
+// evaluate the whole set at once.
 func (q *query) byRule(ctx context.Context, p part, in *Input) ([]ruleAnswer, error) {
 	var out []ruleAnswer
 	for _, r := range p.rules {
@@ -37,7 +37,7 @@ func (q *query) byRule(ctx context.Context, p part, in *Input) ([]ruleAnswer, er
 	return out, nil
 }
 
-// blame says which rule of a package gave a verdict that the contract does not know.
+// locateVerdict returns the error of a verdict that is not valid, with the place of its rule.
 func (q *query) locateVerdict(ctx context.Context, p part, in *Input, cause error) error {
 	return q.locate(ctx, p, in, cause, func(v ast.Value) error {
 		_, err := parseProposal(v, q.direction, in.Kind)
@@ -45,7 +45,7 @@ func (q *query) locateVerdict(ctx context.Context, p part, in *Input, cause erro
 	})
 }
 
-// locateKey says which rule named a key that cannot be used.
+// locateKey returns the error of a key that cannot be used, with the place of the rule that names it.
 func (p *Policy) locateKey(ctx context.Context, q *query, in *Input, cause error) error {
 	for _, part := range q.parts {
 		err := q.locate(ctx, part, in, cause, func(v ast.Value) error {
@@ -65,6 +65,7 @@ func (p *Policy) locateKey(ctx context.Context, q *query, in *Input, cause error
 	return &Error{Kind: BadVerdict, Namespace: in.Namespace, Err: cause}
 }
 
+// locate returns cause as an error with the place of the first rule of the package whose verdict fails the check.
 func (q *query) locate(ctx context.Context, p part, in *Input, cause error, check func(ast.Value) error) error {
 	out := &Error{Kind: BadVerdict, Namespace: in.Namespace, Package: p.pkg, Err: cause}
 	answers, err := q.byRule(ctx, p, in)

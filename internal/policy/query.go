@@ -13,9 +13,9 @@ import (
 	"github.com/open-policy-agent/opa/v1/topdown"
 )
 
-// query asks the packages that speak for one namespace in one direction.
+// query evaluates the packages that decide for one namespace in one direction.
 type query struct {
-	id        uint32 // tells its entries in the cache from those of other queries
+	id        uint32 // starts its keys in the policy cache, which all queries of a Policy share
 	direction Direction
 	namespace string // "" for namespaces that have no file of their own
 	compiler  *ast.Compiler
@@ -155,8 +155,8 @@ func (q *query) run(ctx context.Context, body ast.Body, e *evaluation, each func
 		WithTransaction(noData.txn).
 		WithCancel(cancel).
 		WithInput(e.document(q.direction, q.reads)).
-		// The index asks for every reference that it holds before a rule's guards
-		// are tried, which would count as touched what the rule never came to.
+		// OPA's rule index reads every reference that it holds before the conditions of a rule are evaluated. That would
+		// count as touched what the rule never reaches.
 		WithIndexing(!q.watches(e.in))
 	if e.tracer != nil {
 		tq = tq.WithQueryTracer(e.tracer)
@@ -175,7 +175,7 @@ func (q *query) run(ctx context.Context, body ast.Body, e *evaluation, each func
 	return q.failedAt(err)
 }
 
-// watches tells whether an evaluation must notice what it reaches for.
+// watches reports whether an evaluation has to notice what its rules reach for.
 func (q *query) watches(in *Input) bool {
 	return q.reads.bits&readContent != 0 || in.unknown()&q.reads.facts() != 0 || in.Apart && q.reads.bits&(readName|readPath) != 0
 }
@@ -184,8 +184,7 @@ func (q *query) failed(kind ErrorKind, err error) error {
 	return &Error{Kind: kind, Namespace: q.namespace, Err: err}
 }
 
-// failedAt keeps the place of an OPA error and its code. Its message stays behind
-// unless it is one of OPA's own fixed texts: it may quote values.
+// failedAt returns an error with the place and the code of OPA's error. OPA's message is left out, since it may quote values.
 func (q *query) failedAt(err error) error {
 	out := &Error{Kind: Failed, Namespace: q.namespace, Err: errors.New("the evaluation failed")}
 	var te *topdown.Error

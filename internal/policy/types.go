@@ -11,17 +11,17 @@ import (
 	"time"
 )
 
-// Direction says which of the two questions is asked.
+// Direction is the way that a payload goes. Each has its own rules.
 type Direction uint8
 
 const (
-	// Request asks what to do with a payload on its way to the server.
+	// Request is the way to the server: a payload is sealed, passes, or is refused.
 	Request Direction = iota
-	// Response asks what to do with a sealed payload on its way to a caller.
+	// Response is the way to a caller: a sealed payload is opened, kept sealed, redacted, or refused.
 	Response
 )
 
-// String returns the name of the Rego set that answers the question.
+// String returns the name of the set that rules for this direction add to.
 func (d Direction) String() string {
 	if d == Response {
 		return "response"
@@ -65,8 +65,8 @@ func (a Action) String() string {
 // FactSet is a set of facts about the workflow or activity that a payload belongs to.
 type FactSet uint8
 
-// The facts. A request tells some of them, others do not apply to it, and the
-// rest is unknown: no `pass` is honoured over an unknown fact that a rule asked for.
+// The facts. Some of them are known in a request, some do not apply to it, and the others are unknown. A `pass` of rules
+// that read an unknown fact becomes a `seal`.
 const (
 	FactWorkflowID FactSet = 1 << iota
 	FactWorkflowType
@@ -120,9 +120,8 @@ type Verdict struct {
 	Fields, Clear []string // JSON pointers; neither: the whole payload
 	Compress      bool
 	Reason        string
-	// Weakened tells that rules said `pass`, and that it was not honoured since
-	// they read a fact, or a content, that this request does not tell. For a payload
-	// apart from any message it may also be an `open`.
+	// Weakened reports that a `pass` became a `seal`, since the rules read a fact or a content that is unknown in this request.
+	// For a payload apart from any message, an `open` may also have become a `keep`.
 	Weakened bool
 	Hit      bool // answered by the cache
 }

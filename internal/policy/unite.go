@@ -16,7 +16,7 @@ type proposal struct {
 	clear    []string
 	compress bool
 	reason   string
-	// computedKey tells that the key's name may hold a part of the payload.
+	// computedKey reports that the key's name may hold a part of the payload.
 	computedKey bool
 }
 
@@ -114,7 +114,7 @@ func pointers(v ast.Value) ([]string, bool) {
 	return slices.Compact(out), ok
 }
 
-// badEscape finds a ~ that RFC 6901 does not know.
+// badEscape reports whether a JSON pointer has a ~ that is not part of ~0 or ~1 (RFC 6901).
 func badEscape(pointer string) bool {
 	for i := range len(pointer) {
 		if pointer[i] == '~' && (i+1 == len(pointer) || (pointer[i+1] != '0' && pointer[i+1] != '1')) {
@@ -179,14 +179,13 @@ func (k keys) resolve(namespace, name string) (string, int, error) {
 
 // unite joins the proposals of all packages: the strictest action wins, among keys
 // the one named first in the configuration, the whole payload before parts of it.
-// unsure tells that a rule asked for something that this call does not tell, so
-// that nothing may stay readable on its word.
+// unsure reports that the rules read something that is unknown in this call, so that nothing may stay readable on their word.
 func unite(d Direction, in *Input, proposals []proposal, k keys, unsure bool) (Verdict, error) {
 	inClear := in.Kind == KindSearchAttribute || in.Kind == KindReason
 	var v Verdict
 	for _, p := range proposals {
 		if d == Request && inClear && (p.action == Seal || p.action == Accept) {
-			continue // nobody could read it: the server indexes or prints these
+			continue // the server indexes or prints these, so they cannot be sealed
 		}
 		if v.Action == NoAction || strictness(p.action, d) > strictness(v.Action, d) {
 			v.Action = p.action
@@ -241,7 +240,7 @@ func (v *Verdict) seal(namespace string, proposals []proposal, k keys) error {
 		v.Key = key
 		return err
 	}
-	// Compressed lengths tell something about the content, so one rule cannot ask
+	// Compressed lengths reveal something about the content, so one rule cannot ask
 	// for it where another seals the same payload without.
 	v.Compress = compress
 	v.Fields, v.Clear = parts(proposals)

@@ -12,7 +12,7 @@ import (
 // Facts returns, for each RPC and kind of payload in its requests, which facts a
 // policy can rely on: a table for policy authors and for checks. It is derived from
 // the plan.
-func Facts() ([]policy.Told, error) {
+func Facts() ([]policy.CallFacts, error) {
 	p, err := newPlan(protoregistry.GlobalFiles)
 	if err != nil {
 		return nil, err
@@ -21,8 +21,8 @@ func Facts() ([]policy.Told, error) {
 }
 
 // facts returns the rows of the table, sorted and without duplicates.
-func (p *plan) facts() []policy.Told {
-	var rows []policy.Told
+func (p *plan) facts() []policy.CallFacts {
+	var rows []policy.CallFacts
 	for _, m := range p.methods {
 		c := factCollector{method: m}
 		for _, f := range m.request.fields {
@@ -31,7 +31,7 @@ func (p *plan) facts() []policy.Told {
 		c.walk(m.request, 0)
 		rows = append(rows, c.rows...)
 	}
-	slices.SortFunc(rows, func(a, b policy.Told) int {
+	slices.SortFunc(rows, func(a, b policy.CallFacts) int {
 		return cmp.Or(cmp.Compare(a.RPC, b.RPC), cmp.Compare(a.Kind, b.Kind),
 			cmp.Compare(a.Known, b.Known), cmp.Compare(a.NotApplicable, b.NotApplicable))
 	})
@@ -44,7 +44,7 @@ type factCollector struct {
 	method *Method
 	byTask bool
 	open   []*node
-	rows   []policy.Told
+	rows   []policy.CallFacts
 }
 
 // walk visits a node below messages that hold the known facts.
@@ -76,7 +76,7 @@ func (c *factCollector) walk(n *node, known policy.FactSet) {
 
 // add adds the row of one site.
 func (c *factCollector) add(kind string, known, na policy.FactSet) {
-	row := policy.Told{RPC: c.method.name, Kind: kind, Known: known, NotApplicable: na &^ known}
+	row := policy.CallFacts{RPC: c.method.name, Kind: kind, Known: known, NotApplicable: na &^ known}
 	if c.byTask {
 		row.ByTask = policy.AllFacts &^ known &^ row.NotApplicable
 	}
