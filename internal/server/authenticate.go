@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"crypto/tls"
 	"net"
 
 	"google.golang.org/grpc/credentials"
@@ -13,26 +14,21 @@ import (
 
 // authenticate finds out who calls, before a byte of the request is waited for.
 func (c *call) authenticate() (err error) {
-	c.id, err = c.listener.authenticate(c.ctx)
+	c.headers, _ = metadata.FromIncomingContext(c.ctx)
+	c.id, err = c.listener.authenticate(c.ctx, c.headers)
 	return err
 }
 
 // authenticate identifies the caller by the connection and the headers alone.
-func (l *listener) authenticate(ctx context.Context) (*auth.Identity, error) {
-	md, _ := metadata.FromIncomingContext(ctx)
-	shown := auth.Shown{Headers: md}
-	if info, ok := infoOf(ctx); ok {
-		if info, ok := info.AuthInfo.(credentials.TLSInfo); ok {
-			shown.TLS = &info.State
-		}
-	}
-	return l.Identify(shown)
+func (l *listener) authenticate(ctx context.Context, headers metadata.MD) (*auth.Identity, error) {
+	return l.Identify(auth.Shown{Headers: headers, TLS: infoOf(ctx).tls})
 }
 
-// connectionInfo is what gRPC hands from a connection to its calls: how the connection is protected, and the connection.
+// connectionInfo is what gRPC hands from a connection to its calls.
 type connectionInfo struct {
 	credentials.AuthInfo
 	conn *connection
+	tls  *tls.ConnectionState // nil: plaintext
 }
 
 // connectionCredentials are TLS, or none, whose calls find the connection that they came on.
@@ -40,27 +36,30 @@ type connectionCredentials struct {
 	credentials.TransportCredentials
 }
 
+// ServerHandshake begins to use a connection that [connections] accepted.
 func (c connectionCredentials) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	conn, info, err := c.TransportCredentials.ServerHandshake(raw)
+	conn, auth, err := c.TransportCredentials.ServerHandshake(raw)
 	if err != nil {
 		return nil, nil, err
 	}
-	return conn, connectionInfo{info, raw.(*connection)}, nil
+	info := connectionInfo{AuthInfo: auth, conn: raw.(*connection)}
+	if protected, ok := auth.(credentials.TLSInfo); ok {
+		info.tls = &protected.State
+	}
+	return conn, info, nil
 }
 
+// Clone is part of the interface.
 func (c connectionCredentials) Clone() credentials.TransportCredentials {
 	return connectionCredentials{c.TransportCredentials.Clone()}
 }
 
-func infoOf(ctx context.Context) (info connectionInfo, ok bool) {
-	if p, known := peer.FromContext(ctx); known {
-		info, ok = p.AuthInfo.(connectionInfo)
+func infoOf(ctx context.Context) (info connectionInfo) {
+	if p, ok := peer.FromContext(ctx); ok {
+		info, _ = p.AuthInfo.(connectionInfo)
 	}
-	return info, ok
+	return info
 }
 
-// connectionOf returns the connection that a call came on. Nil: it came on none, as in tests.
-func connectionOf(ctx context.Context) *connection {
-	info, _ := infoOf(ctx)
-	return info.conn
-}
+// connectionOf returns the connection that a call came on.
+func connectionOf(ctx context.Context) *connection { return infoOf(ctx).conn }

@@ -28,8 +28,7 @@ func (c *call) route() (err error) {
 	if c.span.IsRecording() {
 		c.describeSpan(c.span)
 	}
-	md, _ := metadata.FromIncomingContext(c.ctx)
-	c.out = outgoing(c.ctx, md, c.listener.Credential, c.upstream.Config(), c.session.Namespace())
+	c.out = outgoing(c.ctx, c.headers, c.listener.Credential, c.upstream.Config(), c.session.Namespace())
 	if c.method.rewrite.IsPoll() || c.method.rewrite.RequestTouched() {
 		c.confirm()
 	}

@@ -9,6 +9,7 @@ import (
 
 	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 
 	"github.com/temporal-seal/temporal-seal/internal/auth"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
@@ -45,8 +46,9 @@ type call struct {
 	start    time.Time
 
 	ctx      context.Context // the caller's
-	out      context.Context // ctx with the metadata for the upstream; set by route, as is upstream
+	headers  metadata.MD
 	id       *auth.Identity
+	out      context.Context // ctx with the headers for the upstream
 	upstream *upstream.Pool
 	session  *rewrite.Session
 	lease    *lease

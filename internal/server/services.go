@@ -52,7 +52,8 @@ func (s *Server) other(l *listener, stream grpc.ServerStream) (err error) {
 			return s.lateCall(l, m, stream)
 		}
 	}
-	id, err := l.authenticate(stream.Context())
+	headers, _ := metadata.FromIncomingContext(stream.Context())
+	id, err := l.authenticate(stream.Context(), headers)
 	switch {
 	case err != nil:
 	case isRewritten:
@@ -70,7 +71,7 @@ func (s *Server) other(l *listener, stream grpc.ServerStream) (err error) {
 		return err
 	}
 	defer place.leave()
-	return s.pass(l, full, stream)
+	return s.pass(l, full, headers, stream)
 }
 
 // lateMethod returns what the rewriter knows of a method that only the upstream's reflection has told of. Nil: nothing.
@@ -109,7 +110,7 @@ func (s *Server) refuse(l *listener, full string, err error) error {
 }
 
 // pass forwards a call, streams included, without looking at it.
-func (s *Server) pass(l *listener, full string, stream grpc.ServerStream) error {
+func (s *Server) pass(l *listener, full string, headers metadata.MD, stream grpc.ServerStream) error {
 	return mwitkow.TransparentHandler(func(ctx context.Context, _ string) (context.Context, *grpc.ClientConn, error) {
 		route, err := s.upstreams.Route("")
 		if err != nil {
@@ -118,8 +119,7 @@ func (s *Server) pass(l *listener, full string, stream grpc.ServerStream) error 
 		if err := grpc.SetSendCompressor(ctx, "identity"); err != nil {
 			return nil, nil, status.Error(codes.Internal, from+err.Error())
 		}
-		md, _ := metadata.FromIncomingContext(ctx)
-		return outgoing(ctx, md, l.Credential, route.Config(), ""), route.Conn(ctx), nil
+		return outgoing(ctx, headers, l.Credential, route.Config(), ""), route.Conn(ctx), nil
 	})(nil, stream)
 }
 
@@ -148,11 +148,12 @@ func (s *Server) healthCall(l *listener, full string, stream grpc.ServerStream) 
 		first.free()
 		return s.health.answer(full, &request, stream)
 	}
-	if _, err := l.authenticate(stream.Context()); err != nil {
+	headers, _ := metadata.FromIncomingContext(stream.Context())
+	if _, err := l.authenticate(stream.Context(), headers); err != nil {
 		first.free()
 		return s.refuse(l, full, err)
 	}
-	return s.pass(l, full, &replayed{ServerStream: stream, first: first})
+	return s.pass(l, full, headers, &replayed{ServerStream: stream, first: first})
 }
 
 // replayed is a stream whose first message was read already.
