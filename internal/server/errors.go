@@ -5,11 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"regexp"
 	"runtime/debug"
-	"strconv"
 
-	spb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -114,10 +111,6 @@ func forbiddenService(service string) error {
 	return &refusal{codes.Unimplemented, fmt.Sprintf("the service %s is not forwarded: name it in `services` of the proxy's config if it carries no payloads", service)}
 }
 
-// tooLarge is gRPC's text for a message over the receiver's limit. Workers report it to the server, which then
-// terminates the workflow.
-var tooLarge = regexp.MustCompile(`grpc: received message larger than max \((\d+) vs\. (\d+)\)`)
-
 // ofAnswer is what is wrong with an answer of the upstream's. It is no fault of the caller's, as the same in a request
 // would be.
 func ofAnswer(err error) error {
@@ -126,24 +119,6 @@ func ofAnswer(err error) error {
 		return &refusal{codes.Internal, "the upstream's answer cannot be read: " + err.Error()}
 	}
 	return err
-}
-
-// grownTooLarge tells if the upstream refused a message for its size that it would have taken unsealed, and gives an
-// answer that does not end the workflow. sent is the size that it had: the same words of gRPC may be about an answer.
-func grownTooLarge(st *spb.Status, plain, sent int) (*spb.Status, bool) {
-	if codes.Code(st.GetCode()) != codes.ResourceExhausted {
-		return nil, false
-	}
-	found := tooLarge.FindStringSubmatch(st.GetMessage())
-	if found == nil {
-		return nil, false
-	}
-	limit, err := strconv.Atoi(found[2])
-	if err != nil || plain > limit || found[1] != strconv.Itoa(sent) {
-		return nil, false
-	}
-	return &spb.Status{Code: int32(codes.InvalidArgument), Message: fmt.Sprintf(
-		"%sthe message of %d bytes exceeds the server's limit of %d by being sealed (%s bytes): send less at once, or raise the server's limit", from, plain, limit, found[1])}, true
 }
 
 // upstreamError is an error that the upstream answered with, or the way there.

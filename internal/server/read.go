@@ -130,11 +130,6 @@ func tooLate(within time.Duration) error {
 	return &refusal{codes.DeadlineExceeded, fmt.Sprintf("the request did not arrive within %s: something on the way is too slow, or the caller stopped sending", within)}
 }
 
-// tooLong uses gRPC's words for it, which workers know.
-func tooLong(length, limit int64) error {
-	return status.Errorf(codes.ResourceExhausted, "grpc: received message larger than max (%d vs. %d)", length, limit)
-}
-
 const (
 	leastChunk = 1 << 10
 	mostChunk  = 64 << 10
