@@ -118,6 +118,9 @@ func (o *opener) enter(kind string, h *envelope.Header, outcome Outcome) {
 
 // enterItem enters a payload about which the policy has decided. err is why it did not open, if it did not.
 func (o *opener) enterItem(it *openItem, err error) {
+	if !o.call.rewriter.accounts {
+		return
+	}
 	outcome := outcomes[it.action]
 	if err != nil {
 		outcome = Failed

@@ -16,10 +16,11 @@ import (
 // make. It uses no policy and no keys. Its memory is pooled with the session; reset
 // is the only place that empties it.
 type Message struct {
-	walk  walk
-	edits []edit
-	arena []byte // what edits put in place
-	out   tail   // the message with all edits made
+	walk     walk
+	edits    []edit
+	unsorted bool   // edits are not in the order of their places
+	arena    []byte // what edits put in place
+	out      tail   // the message with all edits made
 }
 
 // find walks a message. If a field that counts once comes twice, it works on the
@@ -27,7 +28,7 @@ type Message struct {
 func (m *Message) find(method *Method, root *node, in []byte, response, strict bool) error {
 	w := &m.walk
 	w.plan, w.method, w.response, w.strict = method.plan, method.name, response, strict
-	m.edits, m.arena = m.edits[:0], m.arena[:0]
+	m.clearEdits()
 	if err := w.runRegular(root, in); errors.Is(err, errSlots) {
 		return w.fail(KindTooLarge, "", fmt.Errorf("%w; split it", err))
 	} else if err != nil {
@@ -70,15 +71,26 @@ func (m *Message) failures(s *slot) []failureParts {
 	return m.walk.failures[s.failure.from:s.failure.to]
 }
 
+// clearEdits drops all planned edits.
+func (m *Message) clearEdits() { m.edits, m.arena, m.unsorted = m.edits[:0], m.arena[:0], false }
+
 // edit plans to replace a piece of a box by data of the arena.
 func (m *Message) edit(at span, box int32, data span) {
-	m.edits = append(m.edits, edit{at: at, box: box, data: data, item: noItem, size: data.to - data.from})
+	m.addEdit(edit{at: at, box: box, data: data, item: noItem, size: data.to - data.from})
 }
 
 // editItem plans to replace a slot's content by an item of the caller of splice. size
 // is that of the item, or 0 if it is unknown.
 func (m *Message) editItem(s *slot, item, size int) {
-	m.edits = append(m.edits, edit{at: m.place(s), box: s.box, item: int32(item), size: int32(size)})
+	m.addEdit(edit{at: m.place(s), box: s.box, item: int32(item), size: int32(size)})
+}
+
+// addEdit appends an edit. Most come in the order of their places.
+func (m *Message) addEdit(e edit) {
+	if n := len(m.edits); n > 0 && e.at.from <= m.edits[n-1].at.from {
+		m.unsorted = true
+	}
+	m.edits = append(m.edits, e)
 }
 
 // replace plans to replace a slot's content.

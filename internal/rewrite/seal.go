@@ -172,7 +172,7 @@ func (s *sealer) put(e *edit) (bool, error) {
 // planEdits plans the edits for all items.
 func (s *sealer) planEdits(ctx context.Context) (err error) {
 	m := &s.message
-	m.edits, m.arena = m.edits[:0], m.arena[:0]
+	m.clearEdits()
 	s.stats.Payloads, s.stats.Bytes, s.stats.Passed = 0, 0, len(m.walk.slots)-len(s.items)
 	var last *sealItem
 	for i := range s.items {

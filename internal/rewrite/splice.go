@@ -20,6 +20,14 @@ type edit struct {
 // noItem is the item of an edit that puts data of the arena in place.
 const noItem = -1
 
+// sortEdits brings edits into the order of their places. Of insertions at one place,
+// that of the inner message comes first, and before what is replaced there.
+func (m *Message) sortEdits() {
+	slices.SortStableFunc(m.edits, func(a, b edit) int {
+		return cmp.Or(cmp.Compare(a.at.from, b.at.from), -cmp.Compare(a.box, b.box), cmp.Compare(a.at.to, b.at.to))
+	})
+}
+
 // growth is by how much a box grows, including the length before it.
 func (b *box) growth() int32 {
 	return b.delta + varintSize(uint32(b.end-b.start+b.delta)) - (b.start - b.lenPos)
@@ -63,12 +71,8 @@ func (m *Message) measure() int {
 // changed reports whether any edit was made.
 func (m *Message) splice(measured bool, put func(e *edit) (bool, error)) (changed bool, err error) {
 	w, out := &m.walk, &m.out
-	// Of insertions at one place, that of the inner message comes first, and before what is replaced there.
-	byPlace := func(a, b edit) int {
-		return cmp.Or(cmp.Compare(a.at.from, b.at.from), -cmp.Compare(a.box, b.box), cmp.Compare(a.at.to, b.at.to))
-	}
-	if !slices.IsSortedFunc(m.edits, byPlace) {
-		slices.SortStableFunc(m.edits, byPlace)
+	if m.unsorted {
+		m.sortEdits()
 	}
 	cursor, next := int32(len(w.buf)), len(w.boxes)-1
 	lengths := func(from int32) { // writes the lengths of boxes that begin there or later
