@@ -65,7 +65,7 @@ type bundles struct {
 func startBundles(ctx context.Context, b Bundle, take func(context.Context, snapshot) error, report func(error)) (*bundles, error) {
 	raw, err := b.config()
 	if err != nil {
-		return nil, &Error{Kind: BadSource, Err: err}
+		return nil, badSource("%w", err)
 	}
 	s := &bundles{first: make(chan struct{})}
 	store := &gatedStore{Store: inmem.New(), gate: func(ctx context.Context, files snapshot) error {
@@ -83,12 +83,12 @@ func startBundles(ctx context.Context, b Bundle, take func(context.Context, snap
 		plugins.Logger(logging.NewNoOpLogger()), plugins.ConsoleLogger(logging.NewNoOpLogger()),
 		plugins.WithParserOptions(ast.ParserOptions{RegoVersion: ast.RegoV1}), plugins.WithEnableVersionCheck(false))
 	if err != nil {
-		return nil, &Error{Kind: BadSource, Err: fmt.Errorf("policy.bundle: %w", err)}
+		return nil, badSource("policy.bundle: %w", err)
 	}
 	parsed, err := bundle.NewConfigBuilder().WithBytes(s.manager.GetConfig().Bundles).WithServices(s.manager.Services()).
 		WithKeyConfigs(s.manager.PublicKeys()).Parse()
 	if err != nil {
-		return nil, &Error{Kind: BadSource, Err: fmt.Errorf("policy.bundle: %w", err)}
+		return nil, badSource("policy.bundle: %w", err)
 	}
 	s.plugin = bundle.New(parsed, s.manager)
 	s.plugin.Register(bundleName, func(st bundle.Status) {
@@ -101,7 +101,7 @@ func startBundles(ctx context.Context, b Bundle, take func(context.Context, snap
 	})
 	s.manager.Register(bundle.Name, s.plugin)
 	if err := s.manager.Start(ctx); err != nil {
-		return nil, &Error{Kind: BadSource, Err: fmt.Errorf("policy.bundle: %w", err)}
+		return nil, badSource("policy.bundle: %w", err)
 	}
 	return s, nil
 }
@@ -125,7 +125,8 @@ func (s *bundles) wait(ctx context.Context, b Bundle) error {
 	if s.err != nil {
 		return s.err
 	}
-	return &Error{Kind: BadSource, Err: fmt.Errorf("no bundle came from %s within %v, and none is kept in policy.bundle.folder", b.URL, cmp.Or(b.Wait, bundleWait))}
+	return badSource("no bundle came from %s within %v, and none is kept in policy.bundle.folder",
+		b.URL, cmp.Or(b.Wait, bundleWait))
 }
 
 // config returns the configuration of OPA's plugin manager, as JSON.
@@ -192,7 +193,7 @@ func statusError(b Bundle, st bundle.Status) error {
 	for _, err := range st.Errors {
 		text += "; " + err.Error()
 	}
-	return &Error{Kind: BadSource, Err: fmt.Errorf("the bundle from %s: %s", b.URL, text)}
+	return badSource("the bundle from %s: %s", b.URL, text)
 }
 
 // gatedStore is the plugin's store. A bundle is written in one transaction, whose commit fails if the gate refuses what the
@@ -270,7 +271,7 @@ func (s snapshot) byOwner() (snapshot, error) {
 		owners[path.String()] = s[i].name
 	}
 	if platform < 0 && len(errs) == 0 {
-		errs = append(errs, &Error{Kind: BadSource, Err: errors.New("the bundle has no package temporal, which holds the platform's rules")})
+		errs = append(errs, badSource("the bundle has no package temporal, which holds the platform's rules"))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err

@@ -1,6 +1,9 @@
 package policy
 
-import "strings"
+import (
+	"fmt"
+	"strings"
+)
 
 // ErrorKind says what sort of thing went wrong.
 type ErrorKind string
@@ -49,3 +52,8 @@ func (e *Error) Error() string {
 }
 
 func (e *Error) Unwrap() error { return e.Err }
+
+// badSource returns an error about sources as a whole, not about a place in one.
+func badSource(format string, args ...any) *Error {
+	return &Error{Kind: BadSource, Err: fmt.Errorf(format, args...)}
+}

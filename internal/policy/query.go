@@ -37,23 +37,12 @@ type part struct {
 	rules []*ast.Rule
 }
 
-// emptyStore is OPA's `data` apart from rules: there is none, and rules cannot name any.
-type emptyStore struct {
-	store storage.Store
-	txn   storage.Transaction
-}
-
-var noData = newEmptyStore()
-
-func newEmptyStore() emptyStore {
-	s := inmem.New()
-	// Nothing ever writes to it, so one transaction serves every evaluation.
-	txn, err := s.NewTransaction(context.Background())
-	if err != nil {
-		panic("policy: OPA's empty store refused a read transaction: " + err.Error())
-	}
-	return emptyStore{s, txn}
-}
+// noData is what OPA's `data` holds besides rules: nothing. Since nothing ever writes to it, one transaction serves every
+// evaluation.
+var (
+	noData  = inmem.New()
+	reading = storage.NewTransactionOrDie(context.Background(), noData)
+)
 
 // newQuery prepares the query over those packages which have rules for the direction.
 func newQuery(c *ast.Compiler, d Direction, namespace string, packages []source, limit time.Duration) (*query, []error) {
@@ -151,8 +140,8 @@ func (q *query) run(ctx context.Context, body ast.Body, e *evaluation, each func
 
 	tq := topdown.NewQuery(body).
 		WithCompiler(q.compiler).
-		WithStore(noData.store).
-		WithTransaction(noData.txn).
+		WithStore(noData).
+		WithTransaction(reading).
 		WithCancel(cancel).
 		WithInput(e.document(q.direction, q.reads)).
 		// OPA's rule index reads every reference that it holds before the conditions of a rule are evaluated. That would

@@ -20,10 +20,14 @@ type proposal struct {
 	computedKey bool
 }
 
-var actionsByName = map[Direction]map[string]Action{
-	Request:  {"seal": Seal, "pass": Pass, "deny": Deny, "accept": Accept, "redact": Redact},
-	Response: {"open": Open, "keep": Keep, "redact": Redact, "deny": Deny},
+// actions are those of each direction, the strictest last.
+var actions = [...][]Action{
+	Request:  {Pass, Accept, Seal, Redact, Deny},
+	Response: {Open, Keep, Redact, Deny},
 }
+
+// strictness orders the actions of a direction; the highest wins.
+func strictness(a Action, d Direction) int { return slices.Index(actions[d], a) }
 
 // parseProposal reads one element of a set. The errors name members, not values:
 // a value may have come from a payload.
@@ -37,9 +41,11 @@ func parseProposal(v ast.Value, d Direction, kind string) (proposal, error) {
 	if !ok {
 		return p, fmt.Errorf("a verdict needs an \"action\", which is a string")
 	}
-	if p.action = actionsByName[d][action]; p.action == NoAction {
+	i := slices.IndexFunc(actions[d], func(a Action) bool { return a.String() == action })
+	if i < 0 {
 		return p, fmt.Errorf("unknown action in a %s; it knows %s", d, knownActions(d))
 	}
+	p.action = actions[d][i]
 	if p.action == Redact && d == Request && kind != KindReason {
 		return p, fmt.Errorf("redact in a request is for payload.kind %q only", KindReason)
 	}
@@ -135,8 +141,8 @@ func stringMember(obj ast.Object, name string) (string, bool) {
 
 func knownActions(d Direction) string {
 	var names []string
-	for name := range actionsByName[d] {
-		names = append(names, name)
+	for _, a := range actions[d] {
+		names = append(names, a.String())
 	}
 	slices.Sort(names)
 	return strings.Join(names, ", ")
@@ -147,14 +153,6 @@ func article(noun string) string {
 		return "an " + noun
 	}
 	return "a " + noun
-}
-
-// strictness orders the actions of a direction; the highest wins.
-func strictness(a Action, d Direction) int {
-	if d == Response {
-		return slices.Index([]Action{Open, Keep, Redact, Deny}, a)
-	}
-	return slices.Index([]Action{Pass, Accept, Seal, Redact, Deny}, a)
 }
 
 // keys resolves key names for a namespace.
