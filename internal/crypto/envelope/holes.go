@@ -1,11 +1,15 @@
 package envelope
 
 import (
+	"bytes"
+	"io"
 	"slices"
 	"strconv"
 	"strings"
-	"unicode/utf16"
+	"sync"
 	"unicode/utf8"
+
+	"github.com/go-json-experiment/json/jsontext"
 )
 
 const maxDepth = 64
@@ -17,296 +21,128 @@ type span struct{ start, end int }
 // document has to be sealed whole: it is not strictly RFC 8259 and UTF-8, an object has a name twice, it is nested too
 // deeply, or the selection itself means all of it or can't be read.
 func selectHoles(data []byte, sel Selection) (holes []span, ok bool) {
-	invert := len(sel.Clear) > 0
+	f := finder{invert: len(sel.Clear) > 0}
 	pointers := sel.Fields
-	if invert {
+	if f.invert {
 		if len(sel.Fields) > 0 {
 			return nil, false
 		}
 		pointers = sel.Clear
 	}
-	s := jsonScan{data: data, invert: invert}
+	var active [][]string
 	for _, p := range pointers {
 		tokens, ok := splitPointer(p)
 		if !ok {
 			return nil, false
 		}
-		s.active = append(s.active, tokens)
+		active = append(active, tokens)
 	}
-	if len(s.active) == 0 || !utf8.Valid(data) {
+	if len(active) == 0 {
 		return nil, false
 	}
-	s.space()
-	found, ok := s.value(0, s.active)
-	s.space()
-	if !ok || s.pos != len(data) || invert && !found {
+	// By default the decoder refuses names that are there twice, invalid UTF-8 and half surrogate pairs.
+	f.decoder = decoders.Get().(*jsontext.Decoder)
+	f.decoder.Reset(bytes.NewBuffer(data))
+	defer func() {
+		f.decoder.Reset(bytes.NewReader(nil)) // it keeps no reference to the document
+		decoders.Put(f.decoder)
+	}()
+	found, ok := f.value(active)
+	if !ok || f.invert && !found {
 		return nil, false
 	}
-	return s.holes, true
+	_, err := f.decoder.ReadToken()
+	return f.holes, err == io.EOF
 }
 
-// splitPointer gives the tokens of a JSON pointer other than the one that means the whole document.
+var decoders = sync.Pool{New: func() any { return new(jsontext.Decoder) }}
+
+// splitPointer returns the tokens of a JSON pointer other than the one that means the whole document.
 func splitPointer(p string) (tokens []string, ok bool) {
 	if !strings.HasPrefix(p, "/") || !utf8.ValidString(p) {
 		return nil, false
 	}
 	for _, t := range strings.Split(p[1:], "/") {
-		for i := 0; i < len(t); i++ {
-			if t[i] == '~' && (i+1 == len(t) || t[i+1] != '0' && t[i+1] != '1') {
-				return nil, false
-			}
+		if strings.Count(t, "~") != strings.Count(t, "~0")+strings.Count(t, "~1") {
+			return nil, false
 		}
 		tokens = append(tokens, strings.ReplaceAll(strings.ReplaceAll(t, "~1", "/"), "~0", "~"))
 	}
 	return tokens, true
 }
 
-// jsonScan reads a document once. It accepts RFC 8259 and nothing else.
-type jsonScan struct {
-	data   []byte
-	pos    int
-	invert bool // the pointers name what stays in clear
-	active [][]string
-	holes  []span
+// finder reads a document once.
+type finder struct {
+	decoder *jsontext.Decoder
+	invert  bool // the pointers name what stays in clear
+	holes   []span
 }
 
-// value reads a value that is depth levels deep. active holds, of the pointers that led here, the tokens still to go.
-// found tells whether one of them ended here or further down.
-func (s *jsonScan) value(depth int, active [][]string) (found, ok bool) {
-	start, mark := s.pos, len(s.holes)
+// value reads a value. active holds, of the pointers that led here, the tokens still to go. found reports whether one of
+// them ended here or further down.
+func (f *finder) value(active [][]string) (found, ok bool) {
+	before := len(f.holes)
 	target := slices.ContainsFunc(active, func(tokens []string) bool { return len(tokens) == 0 })
 	if target {
 		active = nil // the outermost counts
 	}
-	if s.pos == len(s.data) {
-		return false, false
-	}
-	switch c := s.data[s.pos]; {
-	case c == '{':
-		found, ok = s.object(depth+1, active)
-	case c == '[':
-		found, ok = s.array(depth+1, active)
-	case c == '"':
-		_, ok = s.text()
-	case c == '-' || c >= '0' && c <= '9':
-		ok = s.number()
+	var start int64
+	switch kind := f.decoder.PeekKind(); kind {
+	case '{', '[':
+		if _, err := f.decoder.ReadToken(); err != nil || f.decoder.StackDepth() > maxDepth {
+			return false, false
+		}
+		start = f.decoder.InputOffset() - 1
+		if found, ok = f.members(kind, active); !ok {
+			return false, false
+		}
 	default:
-		ok = s.word("true") || s.word("false") || s.word("null")
+		value, err := f.decoder.ReadValue()
+		if err != nil {
+			return false, false
+		}
+		start = f.decoder.InputOffset() - int64(len(value))
 	}
 	// What is sealed: the target, or when the pointers name the clear parts, whatever holds none of them.
-	if s.invert != target && !found {
-		s.holes = append(s.holes[:mark], span{start, s.pos})
+	if f.invert != target && !found {
+		f.holes = append(f.holes[:before], span{int(start), int(f.decoder.InputOffset())})
 	} else if target {
-		s.holes = s.holes[:mark]
+		f.holes = f.holes[:before]
 	}
-	return found || target, ok
+	return found || target, true
 }
 
-func (s *jsonScan) object(depth int, active [][]string) (found, ok bool) {
-	if depth > maxDepth {
-		return false, false
-	}
-	names := make(map[string]struct{})
-	s.pos++
-	s.space()
-	if s.take('}') {
-		return false, true
-	}
-	for {
-		name, ok := s.text()
+// members reads the rest of an object or an array.
+func (f *finder) members(kind jsontext.Kind, active [][]string) (found, ok bool) {
+	for i := 0; f.decoder.PeekKind() != kind+2; i++ { // '}' and ']' stand two after '{' and '['
+		var below [][]string
+		if kind == '{' {
+			name, err := f.decoder.ReadToken()
+			if err != nil {
+				return false, false
+			}
+			if len(active) > 0 {
+				below = follow(active, name.String(), "")
+			}
+		} else if len(active) > 0 {
+			below = follow(active, strconv.Itoa(i), "*")
+		}
+		under, ok := f.value(below)
 		if !ok {
 			return false, false
 		}
-		if _, twice := names[name]; twice {
-			return false, false
-		}
-		names[name] = struct{}{}
-		s.space()
-		if !s.take(':') {
-			return false, false
-		}
-		s.space()
-		below, ok := s.value(depth, follow(active, func(token string) bool { return token == name }))
-		if !ok {
-			return false, false
-		}
-		found = found || below
-		s.space()
-		if s.take('}') {
-			return found, true
-		}
-		if !s.take(',') {
-			return false, false
-		}
-		s.space()
+		found = found || under
 	}
+	_, err := f.decoder.ReadToken()
+	return found, err == nil
 }
 
-func (s *jsonScan) array(depth int, active [][]string) (found, ok bool) {
-	if depth > maxDepth {
-		return false, false
-	}
-	s.pos++
-	s.space()
-	if s.take(']') {
-		return false, true
-	}
-	for i := 0; ; i++ {
-		index := strconv.Itoa(i)
-		below, ok := s.value(depth, follow(active, func(token string) bool { return token == "*" || token == index }))
-		if !ok {
-			return false, false
-		}
-		found = found || below
-		s.space()
-		if s.take(']') {
-			return found, true
-		}
-		if !s.take(',') {
-			return false, false
-		}
-		s.space()
-	}
-}
-
-// follow takes the pointers one token further.
-func follow(active [][]string, matches func(token string) bool) (next [][]string) {
+// follow takes the pointers that name a member one token further. any stands for every member; "" stands for none.
+func follow(active [][]string, name, any string) (next [][]string) {
 	for _, tokens := range active {
-		if matches(tokens[0]) {
+		if tokens[0] == name || any != "" && tokens[0] == any {
 			next = append(next, tokens[1:])
 		}
 	}
 	return next
-}
-
-func (s *jsonScan) space() {
-	for s.pos < len(s.data) {
-		switch s.data[s.pos] {
-		case ' ', '\t', '\n', '\r':
-			s.pos++
-		default:
-			return
-		}
-	}
-}
-
-func (s *jsonScan) take(c byte) bool {
-	if s.pos < len(s.data) && s.data[s.pos] == c {
-		s.pos++
-		return true
-	}
-	return false
-}
-
-func (s *jsonScan) word(w string) bool {
-	if strings.HasPrefix(string(s.data[s.pos:min(len(s.data), s.pos+len(w))]), w) {
-		s.pos += len(w)
-		return true
-	}
-	return false
-}
-
-// text reads a string and gives it unescaped. Half a surrogate pair is refused: readers disagree about it.
-func (s *jsonScan) text() (_ string, ok bool) {
-	if !s.take('"') {
-		return "", false
-	}
-	start := s.pos
-	var out []byte
-	for s.pos < len(s.data) {
-		switch c := s.data[s.pos]; {
-		case c == '"':
-			s.pos++
-			if out == nil {
-				return string(s.data[start : s.pos-1]), true
-			}
-			return string(append(out, s.data[start:s.pos-1]...)), true
-		case c < 0x20:
-			return "", false
-		case c == '\\':
-			out = append(out, s.data[start:s.pos]...)
-			r, ok := s.escape()
-			if !ok {
-				return "", false
-			}
-			out = utf8.AppendRune(out, r)
-			start = s.pos
-		default:
-			s.pos++
-		}
-	}
-	return "", false
-}
-
-func (s *jsonScan) escape() (r rune, ok bool) {
-	s.pos++
-	if s.pos == len(s.data) {
-		return 0, false
-	}
-	c := s.data[s.pos]
-	s.pos++
-	const plain, means = `"\/bfnrt`, "\"\\/\b\f\n\r\t"
-	if i := strings.IndexByte(plain, c); i >= 0 {
-		return rune(means[i]), true
-	}
-	if c != 'u' {
-		return 0, false
-	}
-	r, ok = s.hex4()
-	if !ok || !utf16.IsSurrogate(r) {
-		return r, ok
-	}
-	if !s.take('\\') || !s.take('u') {
-		return 0, false
-	}
-	low, ok := s.hex4()
-	r = utf16.DecodeRune(r, low)
-	return r, ok && r != utf8.RuneError
-}
-
-func (s *jsonScan) hex4() (rune, bool) {
-	if len(s.data)-s.pos < 4 {
-		return 0, false
-	}
-	n := rune(0)
-	for _, c := range s.data[s.pos : s.pos+4] {
-		switch {
-		case c >= '0' && c <= '9':
-			n = n<<4 | rune(c-'0')
-		case c >= 'a' && c <= 'f':
-			n = n<<4 | rune(c-'a'+10)
-		case c >= 'A' && c <= 'F':
-			n = n<<4 | rune(c-'A'+10)
-		default:
-			return 0, false
-		}
-	}
-	s.pos += 4
-	return n, true
-}
-
-// number reads -? (0 | [1-9][0-9]*) (. [0-9]+)? ([eE] [+-]? [0-9]+)?
-func (s *jsonScan) number() bool {
-	s.take('-')
-	if !s.take('0') && !s.digits() {
-		return false
-	}
-	if s.take('.') && !s.digits() {
-		return false
-	}
-	if s.take('e') || s.take('E') {
-		if !s.take('+') {
-			s.take('-')
-		}
-		return s.digits()
-	}
-	return true
-}
-
-func (s *jsonScan) digits() bool {
-	start := s.pos
-	for s.pos < len(s.data) && s.data[s.pos] >= '0' && s.data[s.pos] <= '9' {
-		s.pos++
-	}
-	return s.pos > start
 }
