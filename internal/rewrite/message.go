@@ -76,21 +76,25 @@ func (m *Message) clearEdits() { m.edits, m.arena, m.unsorted = m.edits[:0], m.a
 
 // edit plans to replace a piece of a box by data of the arena.
 func (m *Message) edit(at span, box int32, data span) {
-	m.addEdit(edit{at: at, box: box, data: data, item: noItem, size: data.to - data.from})
+	e := m.addEdit(at, box)
+	e.data, e.item, e.size = data, noItem, data.to-data.from
 }
 
 // editItem plans to replace a slot's content by an item of the caller of splice. size
 // is that of the item, or 0 if it is unknown.
 func (m *Message) editItem(s *slot, item, size int) {
-	m.addEdit(edit{at: m.place(s), box: s.box, item: int32(item), size: int32(size)})
+	e := m.addEdit(m.place(s), s.box)
+	e.item, e.size = int32(item), int32(size)
 }
 
 // addEdit appends an edit. Most come in the order of their places.
-func (m *Message) addEdit(e edit) {
-	if n := len(m.edits); n > 0 && e.at.from <= m.edits[n-1].at.from {
-		m.unsorted = true
-	}
-	m.edits = append(m.edits, e)
+func (m *Message) addEdit(at span, box int32) *edit {
+	n := len(m.edits)
+	m.unsorted = m.unsorted || n > 0 && at.from <= m.edits[n-1].at.from
+	m.edits = append(m.edits, edit{})
+	e := &m.edits[n]
+	e.at, e.box = at, box
+	return e
 }
 
 // replace plans to replace a slot's content.

@@ -193,7 +193,8 @@ func (w *walk) message(fr frame, start, end int) error {
 			stackPlace: int32(end), attributesPlace: int32(end)})
 	}
 	var seen uint64
-	r := wire.ReadIn(w.buf, start, end, fr.depth)
+	var r wire.Reader
+	r.Start(w.buf, start, end, fr.depth)
 	for r.Next() {
 		num := r.Number()
 		if fr.failure >= 0 && num > numFailureStackTrace {
@@ -259,7 +260,9 @@ func (w *walk) handle(fr *frame, f *field, r *wire.Reader) error {
 
 	slots, boxes := len(w.slots), len(w.boxes)
 	own := int32(boxes)
-	w.boxes = append(w.boxes, box{lenPos: int32(r.Length()), start: content.from, end: content.to, parent: fr.box})
+	w.boxes = append(w.boxes, box{}) // filled in place, since a copy of fresh fields makes the CPU wait
+	b := &w.boxes[boxes]
+	b.lenPos, b.start, b.end, b.parent = int32(r.Length()), int32(from), int32(to), fr.box
 	var err error
 	switch f.op {
 	case opMessage:
@@ -282,7 +285,7 @@ func (w *walk) handle(fr *frame, f *field, r *wire.Reader) error {
 	case opHistoryBlob:
 		err = w.historyBlob(fr, f, content, own)
 	default:
-		err = w.slot(slot{f: f, box: own, scope: fr.scope, name: w.name, memo: fr.node.memo})
+		err = w.slot(fr, f, own)
 	}
 	if len(w.slots) == slots {
 		w.boxes = w.boxes[:boxes] // nothing in there can change
@@ -291,11 +294,14 @@ func (w *walk) handle(fr *frame, f *field, r *wire.Reader) error {
 }
 
 // slot adds a slot.
-func (w *walk) slot(s slot) error {
-	if len(w.slots) == maxSlots {
+func (w *walk) slot(fr *frame, f *field, own int32) error {
+	n := len(w.slots)
+	if n == maxSlots {
 		return errSlots
 	}
-	w.slots = append(w.slots, s)
+	w.slots = append(w.slots, slot{})
+	s := &w.slots[n]
+	s.f, s.box, s.scope, s.name, s.memo = f, own, fr.scope, w.name, fr.node.memo
 	return nil
 }
 
@@ -306,7 +312,7 @@ func (w *walk) failure(fr *frame, f *field, content span, own int32) error {
 		return w.message(inner, int(content.from), int(content.to))
 	}
 	first, chain := len(w.failures), len(w.slots)
-	if err := w.slot(slot{f: f, box: own, scope: fr.scope, name: w.name}); err != nil {
+	if err := w.slot(fr, f, own); err != nil {
 		return err
 	}
 	err := w.message(inner, int(content.from), int(content.to))

@@ -48,6 +48,11 @@ func ReadIn(buf []byte, from, to, depth int) Reader {
 	return Reader{buf: buf, to: from, end: to, depth: depth}
 }
 
+// Start has r read the message buf[from:to], as a Reader of ReadIn does. It saves hot loops a copy of the Reader.
+func (r *Reader) Start(buf []byte, from, to, depth int) {
+	r.buf, r.end, r.depth, r.to, r.err = buf, to, depth, from, nil
+}
+
 // Number returns the field's number.
 func (r *Reader) Number() protowire.Number { return r.number }
 
