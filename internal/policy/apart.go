@@ -5,14 +5,14 @@ import (
 	"slices"
 )
 
-// apartKinds are the kinds of payload that a codec server receives. Search attributes and reasons are not among them, since
-// they are never sealed.
+// apartKinds are the kinds of payload that a codec server receives. Search attributes and reasons are not
+// among them, since they are never sealed.
 var apartKinds = slices.DeleteFunc(Kinds(), func(kind string) bool { return kindClass(kind) != 0 })
 
-// DecideApart decides about a payload apart from any message, as a codec server receives it: its kind, name, path and
-// workflow are unknown. It evaluates the rules for every kind and takes the strictest verdict. Where a rule reads something
-// else that is unknown, a `pass` becomes `seal` and an `open` becomes `keep`, so that callers read nothing here that
-// Temporal's API would not give them.
+// DecideApart decides about a payload apart from any message, as a codec server receives it: its kind,
+// name, path and workflow are unknown. It evaluates the rules for every kind and takes the strictest
+// verdict. Where a rule reads something else that is unknown, a `pass` becomes `seal` and an `open` becomes
+// `keep`, so that callers read nothing here that Temporal's API would not give them.
 func (p *Policy) DecideApart(ctx context.Context, d Direction, in *Input) (Verdict, error) {
 	in.Apart, in.Known, in.NotApplicable, in.Name, in.Path = true, 0, 0, "", ""
 	kinds := apartKinds

@@ -47,8 +47,9 @@ const (
 	bundleMaxSize = 64 << 20
 )
 
-// bundles follows a bundle by OPA's own plugin, which fetches, verifies and persists it. Its store is gated: a bundle that
-// does not load as a policy is not activated, and so neither persisted nor taken for the newest.
+// bundles follows a bundle by OPA's own plugin, which fetches, verifies and persists it. Its store is
+// gated: a bundle that does not load as a policy is not activated, and so neither persisted nor taken for
+// the newest.
 type bundles struct {
 	manager *plugins.Manager
 	plugin  *bundle.Plugin
@@ -60,9 +61,11 @@ type bundles struct {
 	once  sync.Once
 }
 
-// startBundles begins to follow a bundle. take receives each new one and refuses it by returning an error. report receives
-// every failure, and nil when a failure is over. Both may be called until stop returns.
-func startBundles(ctx context.Context, b Bundle, take func(context.Context, snapshot) error, report func(error)) (*bundles, error) {
+// startBundles begins to follow a bundle. take receives each new one and refuses it by returning an error.
+// report receives every failure, and nil when a failure is over. Both may be called until stop returns.
+func startBundles(
+	ctx context.Context, b Bundle, take func(context.Context, snapshot) error, report func(error),
+) (*bundles, error) {
 	raw, err := b.config()
 	if err != nil {
 		return nil, badSource("%w", err)
@@ -136,7 +139,8 @@ func (b Bundle) config() ([]byte, error) {
 		return nil, fmt.Errorf("policy.bundle.url %q is no http or https URL", b.URL)
 	}
 	if u.Scheme == "http" && b.PublicKey == "" && !loopback(u.Hostname()) {
-		return nil, fmt.Errorf("policy.bundle.url %q is not encrypted and the bundle is not signed, so anybody on the way could write the policy: use https, or set policy.bundle.public_key_file", b.URL)
+		return nil, fmt.Errorf("policy.bundle.url %q is not encrypted and the bundle is not signed, "+
+			"so anybody on the way could write the policy: use https, or set policy.bundle.public_key_file", b.URL)
 	}
 	service := map[string]any{"url": u.Scheme + "://" + u.Host}
 	if b.TokenFile != "" {
@@ -155,7 +159,8 @@ func (b Bundle) config() ([]byte, error) {
 		"bundles":  map[string]any{bundleName: source},
 	}
 	if b.PublicKey != "" {
-		config["keys"] = map[string]any{bundleKey: map[string]any{"algorithm": cmp.Or(b.Algorithm, "RS256"), "key": b.PublicKey}}
+		key := map[string]any{"algorithm": cmp.Or(b.Algorithm, "RS256"), "key": b.PublicKey}
+		config["keys"] = map[string]any{bundleKey: key}
 		source["signing"] = map[string]any{"keyid": bundleKey, "scope": b.Scope}
 	}
 	if b.Folder != "" {
@@ -167,6 +172,8 @@ func (b Bundle) config() ([]byte, error) {
 	return json.Marshal(config)
 }
 
+// loopback reports whether a bundle's server is this machine, so that nobody can change the bundle on its
+// way.
 func loopback(host string) bool {
 	ip := net.ParseIP(host)
 	return host == "localhost" || (ip != nil && ip.IsLoopback())
@@ -196,8 +203,8 @@ func statusError(b Bundle, st bundle.Status) error {
 	return badSource("the bundle from %s: %s", b.URL, text)
 }
 
-// gatedStore is the plugin's store. A bundle is written in one transaction, whose commit fails if the gate refuses what the
-// store would then hold.
+// gatedStore is the plugin's store. A bundle is written in one transaction, whose commit fails if the gate
+// refuses what the store would then hold.
 type gatedStore struct {
 	storage.Store
 	gate func(context.Context, snapshot) error
@@ -240,17 +247,19 @@ func (s *gatedStore) policies(ctx context.Context, txn storage.Transaction) (sna
 	return files.byOwner()
 }
 
-// byOwner puts the platform's module first and assigns each other module to the namespace in its package clause. In a
-// bundle the package decides, not the file's name.
+// byOwner puts the platform's module first and assigns each other module to the namespace in its package
+// clause. In a bundle the package decides, not the file's name.
 func (s snapshot) byOwner() (snapshot, error) {
 	var errs []error
 	fail := func(m *ast.Module, format string, args ...any) {
-		errs = append(errs, &Error{Kind: BadSource, Location: location(m.Package.Location), Err: fmt.Errorf(format, args...)})
+		err := badSource(format, args...)
+		err.Location = location(m.Package.Location)
+		errs = append(errs, err)
 	}
 	platform := -1
 	owners := map[string]string{}
 	for i := range s {
-		m, err := ast.ParseModuleWithOpts(s[i].name, string(s[i].text), ast.ParserOptions{RegoVersion: ast.RegoV1, Capabilities: capabilities})
+		m, err := parseModule(s[i].name, s[i].text)
 		if err != nil {
 			errs = append(errs, sourceErrors(err)...)
 			continue

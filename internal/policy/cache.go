@@ -8,13 +8,15 @@ import (
 
 const (
 	cacheWays = 4
-	// maxCacheKey bounds the memory that long names of callers can take up in the cache. A longer key is not kept.
+	// maxCacheKey bounds the memory that long names of callers can take up in the cache. A longer key is
+	// not kept.
 	maxCacheKey = 1 << 10
 )
 
-// cache is the policy cache: verdicts by all that the rules can read of a payload and its call. It is a table of fixed size
-// in which an entry has four places: lookups take no lock and allocate nothing, and a new entry replaces one of four. It
-// belongs to one Policy, so a verdict cannot outlive the revision that gave it.
+// cache is the policy cache: verdicts by all that the rules can read of a payload and its call. It is a
+// table of fixed size in which an entry has four places: lookups take no lock and allocate nothing, and a
+// new entry replaces one of four. It belongs to one Policy, so a verdict cannot outlive the revision that
+// gave it.
 type cache struct {
 	seed maphash.Seed
 	mask uint64
@@ -29,7 +31,8 @@ type cacheEntry struct {
 	content bool // the verdict depends on the payload's content, so there is none to keep
 }
 
-// newCache makes a cache of at least size entries. For a negative size it returns nil, which is a cache that keeps nothing.
+// newCache makes a cache of at least size entries. For a negative size it returns nil, which is a cache
+// that keeps nothing.
 func newCache(size int) *cache {
 	if size < 0 {
 		return nil
@@ -71,8 +74,8 @@ func (m *cache) put(e *cacheEntry) {
 	m.slot[set+e.hash>>60%cacheWays].Store(e)
 }
 
-// appendKey appends all that the query can read of the input, apart from content: two payloads with the same key get the
-// same verdict. It fails if the caller's claims are not JSON values.
+// appendKey appends all that the query can read of the input, apart from content: two payloads with the
+// same key get the same verdict. It fails if the caller's claims are not JSON values.
 func (q *query) appendKey(b []byte, in *Input) ([]byte, error) {
 	b = binary.LittleEndian.AppendUint32(b, q.id)
 	class := kindClass(in.Kind)
@@ -109,6 +112,7 @@ const (
 	known
 )
 
+// appendClaims appends hashes of the claims that rules read, all of them or single ones.
 func (q *query) appendClaims(b []byte, c *Caller) ([]byte, error) {
 	if err := c.prepare(); err != nil {
 		return b, err
@@ -140,7 +144,8 @@ func kindClass(kind string) byte {
 	return 0
 }
 
-// appendText appends a string behind its length, so that different lists of strings never give the same bytes.
+// appendText appends a string behind its length, so that different lists of strings never give the same
+// bytes.
 func appendText(b []byte, s string) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
 }

@@ -9,11 +9,12 @@ import (
 	"sync"
 )
 
-// volatileClaims differ between the tokens of one caller. Rules do not see them, since a verdict that depended on them could
-// not be cached. A token's times are checked before a policy is evaluated.
+// volatileClaims differ between the tokens of one caller. Rules do not see them, since a verdict that
+// depended on them could not be cached. A token's times are checked before a policy is evaluated.
 var volatileClaims = []string{"exp", "iat", "nbf", "jti"}
 
-// Caller is the identity behind a call. [NewCaller] makes it once per connection or token, and it never changes.
+// Caller is the identity behind a call. [NewCaller] makes it once per connection or token, and it never
+// changes.
 type Caller struct {
 	Kind     string // mtls, jwt, token or anonymous
 	Subject  string
@@ -41,8 +42,8 @@ func NewCaller(kind, subject, listener string, claims map[string]any) *Caller {
 // anonymous is the caller of a call without an identity.
 var anonymous = NewCaller("anonymous", "", "", nil)
 
-// prepare hashes the claims, once. The cache's keys hold the hashes, since claims can be large and are the same for every
-// payload of a connection.
+// prepare hashes the claims, once. The cache's keys hold the hashes, since claims can be large and are the
+// same for every payload of a connection.
 func (c *Caller) prepare() error {
 	c.once.Do(func() {
 		c.claims = make(map[string][sha256.Size]byte, len(c.Claims))

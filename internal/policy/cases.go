@@ -14,8 +14,8 @@ import (
 	"github.com/goccy/go-yaml"
 )
 
-// caseFile holds inputs and the final verdicts expected for them. A test in Rego sees the verdicts of one package, while a
-// case checks the union of all packages.
+// caseFile holds inputs and the final verdicts expected for them. A test in Rego sees the verdicts of one
+// package, while a case checks the union of all packages.
 type caseFile struct {
 	Keys     []string     `yaml:"keys"` // the most sensitive first, as in the configuration
 	Defaults caseDefaults `yaml:"defaults"`
@@ -95,6 +95,7 @@ type CaseResult struct {
 	Problem    string // empty if the verdict is the expected one
 }
 
+// readCases reads a case file. A file without cases is an error, since it checks nothing.
 func readCases(name string) (caseFile, error) {
 	var f caseFile
 	text, err := os.ReadFile(name)
@@ -123,7 +124,8 @@ func (f *caseFile) parse(text []byte) error {
 	return nil
 }
 
-// ParseQuestions reads payloads to decide about: one input as policies see it, or the cases of a case file; JSON or YAML.
+// ParseQuestions reads payloads to decide about: one input as policies see it, or the cases of a case file;
+// JSON or YAML.
 func ParseQuestions(text []byte) ([]Case, error) {
 	var top map[string]any
 	var f caseFile
@@ -141,7 +143,8 @@ func ParseQuestions(text []byte) ([]Case, error) {
 	return f.Cases, nil
 }
 
-// run decides every case. If the policy was loaded without a configuration, the keys that the file lists are used.
+// run decides every case. If the policy was loaded without a configuration, the keys that the file lists
+// are used.
 func (f caseFile) run(ctx context.Context, p *Policy, file string, configured bool) []CaseResult {
 	if !configured && len(f.Keys) > 0 {
 		p = p.withKeys(f.keyTable())
@@ -160,6 +163,7 @@ func (f caseFile) run(ctx context.Context, p *Policy, file string, configured bo
 	return out
 }
 
+// try returns why the verdict for a case is not the expected one, or nil.
 func (f caseFile) try(ctx context.Context, p *Policy, c Case) error {
 	d, in, err := c.Question()
 	if err != nil {
@@ -244,6 +248,7 @@ func (c *Case) Question() (Direction, *Input, error) {
 	return d, in, err
 }
 
+// input converts a case. Its content is JSON of encoding json/plain unless the case says otherwise.
 func (c *Case) input() (*Input, error) {
 	p := c.Input.Payload
 	in := &Input{
@@ -279,6 +284,8 @@ func (c *Case) input() (*Input, error) {
 	return in, nil
 }
 
+// setFacts sets the facts of an input. A fact that the case neither gives nor calls unknown does not apply,
+// so a case is about a call that says all there is to say, unless it says otherwise.
 func (c *Case) setFacts(in *Input) error {
 	given := map[string]string{}
 	for k, v := range c.Input.Workflow {
@@ -313,7 +320,8 @@ func (c *Case) setFacts(in *Input) error {
 	return nil
 }
 
-// keyTable ranks the file's keys by their order. The default key is the one named "default", or else the last.
+// keyTable ranks the file's keys by their order. The default key is the one named "default", or else the
+// last.
 func (f caseFile) keyTable() (KeyRank, DefaultKey) {
 	fallback := f.Keys[len(f.Keys)-1]
 	if slices.Contains(f.Keys, "default") {

@@ -29,12 +29,13 @@ type Finding struct {
 	Text  string
 }
 
-// CallFacts says which facts are known about the payloads of one kind in a request. A fact in no set is always unknown.
+// CallFacts says which facts are known about the payloads of one kind in a request. A fact in no set is
+// always unknown.
 type CallFacts struct {
 	RPC, Kind            string
 	Known, NotApplicable FactSet
-	// ByTask facts are not in the message. They come from the task's token, or from the proxy's memory of the task that it
-	// handed out, and are unknown once that is lost.
+	// ByTask facts are not in the message. They come from the task's token, or from the proxy's memory of
+	// the task that it handed out, and are unknown once that is lost.
 	ByTask FactSet
 }
 
@@ -67,8 +68,9 @@ func (r *Report) add(l Level, where, format string, args ...any) {
 	r.Findings = append(r.Findings, Finding{l, where, fmt.Sprintf(format, args...)})
 }
 
-// Check loads a policy as the proxy would, runs its tests and cases, and looks for rules that compile but do not do what
-// they seem to. A proxy that starts only loads it: a failing test must not keep proxies from restarting.
+// Check loads a policy as the proxy would, runs its tests and cases, and looks for rules that compile but
+// do not do what they seem to. A proxy that starts only loads it: a failing test must not keep proxies from
+// restarting.
 func Check(ctx context.Context, opts CheckOptions) Report {
 	var r Report
 	files, err := allSources(ctx, opts.Options)
@@ -111,6 +113,7 @@ func flatten(err error) []error {
 	return []error{err}
 }
 
+// runCases decides the cases of the given files and of those beside the policies.
 func (r *Report) runCases(ctx context.Context, opts CheckOptions, p *Policy) {
 	names := slices.Clone(opts.Cases)
 	for _, folder := range caseFolders(opts.Options) {

@@ -40,14 +40,14 @@ func decode(in *Input) (ast.Value, bool) {
 	return nil, false
 }
 
-// decodeJSON builds OPA's values straight from the bytes. A name twice in an object is refused: rules would see one of the
-// two values and the reader perhaps the other.
+// decodeJSON builds OPA's values straight from the bytes. A name twice in an object is refused: rules would
+// see one of the two values and the reader perhaps the other.
 func decodeJSON(data []byte) (ast.Value, bool) {
 	if len(data) > maxContent || !utf8.Valid(data) {
 		return nil, false
 	}
-	// An escape like \ud83d without its other half stands for U+FFFD, as in encoding/json and in the parsers of most
-	// languages, so that it does not make a document unreadable.
+	// An escape like \ud83d without its other half stands for U+FFFD, as in encoding/json and in the
+	// parsers of most languages, so that it does not make a document unreadable.
 	d := jsontext.NewDecoder(bytes.NewBuffer(data), jsontext.AllowDuplicateNames(false), jsontext.AllowInvalidUTF8(true))
 	v, err := nextValue(d)
 	if err != nil {
@@ -59,6 +59,8 @@ func decodeJSON(data []byte) (ast.Value, bool) {
 	return v, true
 }
 
+// nextValue reads a value. Its recursion is bounded: the decoder refuses what is nested deeper than 10,000
+// levels.
 func nextValue(d *jsontext.Decoder) (ast.Value, error) {
 	t, err := d.ReadToken()
 	if err != nil {
@@ -101,8 +103,10 @@ func nextValue(d *jsontext.Decoder) (ast.Value, error) {
 	return ast.Boolean(t.Bool()), nil
 }
 
+// number keeps the digits as they are: OPA computes with all of them, so a large integer stays exact.
 func number(text string) (ast.Value, error) {
-	if e := strings.IndexAny(text, "eE"); len(text) > maxNumber || (e >= 0 && len(strings.TrimLeft(text[e+1:], "+-0")) > maxExponent) {
+	_, exponent, _ := strings.Cut(strings.ToLower(text), "e")
+	if len(text) > maxNumber || len(strings.TrimLeft(exponent, "+-0")) > maxExponent {
 		return nil, errors.New("the number is too long or too large")
 	}
 	return ast.Number(text), nil

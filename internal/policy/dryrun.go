@@ -11,10 +11,11 @@ func Kinds() []string {
 		KindHeartbeat, KindFailure, KindMarker, KindDetails, KindMetadata, KindSearchAttribute, KindReason}
 }
 
-// dryRun evaluates every query once per kind of payload before the policy is used, on inputs without real values.
+// dryRun evaluates every query once per kind of payload before the policy is used, on inputs without real
+// values.
 func (p *Policy) dryRun(ctx context.Context) error {
-	// Every key counts as configured here: which keys are depends on the namespace, and the platform's rules are tried in
-	// one that does not exist.
+	// Every key counts as configured here: which keys are depends on the namespace, and the platform's
+	// rules are tried in one that does not exist.
 	trial := p.withKeys(
 		func(string, string) (int, bool) { return 0, true },
 		func(string) (string, bool) { return "default", true })
@@ -34,6 +35,7 @@ func (p *Policy) dryRun(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+// trialInput is a made-up payload whose facts are all known.
 func trialInput(namespace, kind string, d Direction) *Input {
 	if namespace == "" {
 		namespace = "trial"

@@ -21,8 +21,8 @@ const (
 	TimedOut ErrorKind = "time limit"
 )
 
-// Error is returned instead of a verdict or a policy. A call whose policy fails is not forwarded. The text holds names and
-// places, never a payload's content.
+// Error is returned instead of a verdict or a policy. A call whose policy fails is not forwarded. The text
+// holds names and places, never a payload's content.
 type Error struct {
 	Kind      ErrorKind
 	Namespace string // the call's, or "" at load

@@ -8,18 +8,19 @@ import (
 	"github.com/open-policy-agent/opa/v1/topdown"
 )
 
-// Explanation says how a decision came about. Unlike everything else in this package, it may hold what a rule computed from
-// the payload: it is for a person who entered an input of their own, not for a log.
+// Explanation says how a decision came about. Unlike everything else in this package, it may hold what a
+// rule computed from the payload: it is for a person who entered an input of their own, not for a log.
 type Explanation struct {
 	Revision  string
 	Direction Direction
 	Namespace string
 	Packages  []PackageExplanation
 	Verdict   Verdict // the winner of all packages' verdicts
-	// CacheKey lists the references of input that the rules can read in any of their branches. Payloads that differ in none
-	// of them share a verdict in the policy cache.
+	// CacheKey lists the references of input that the rules can read in any of their branches. Payloads
+	// that differ in none of them share a verdict in the policy cache.
 	CacheKey []string
-	// Cached reports whether the policy cache would keep the verdict. It keeps none that depends on the content.
+	// Cached reports whether the policy cache would keep the verdict. It keeps none that depends on the
+	// content.
 	Cached bool
 	// Unsure lists the facts that the rules can read and that are unknown for this input.
 	Unsure []string
@@ -40,7 +41,8 @@ type RuleExplanation struct {
 	Verdicts []string // as JSON; none: the rule did not hold
 }
 
-// Explain decides without the cache and says how. If the policy fails, the explanation holds what was found before.
+// Explain decides without the cache and says how. If the policy fails, the explanation holds what was found
+// before.
 func (p *Policy) Explain(ctx context.Context, d Direction, in *Input) (Explanation, error) {
 	q := p.queries(in.Namespace)[d&1]
 	e := Explanation{Revision: p.revision, Direction: d, Namespace: in.Namespace, CacheKey: q.reads.keyNames()}
@@ -85,7 +87,8 @@ func (q *query) trace(ctx context.Context, in *Input) ([]string, error) {
 		return nil, nil
 	}
 	buf := topdown.NewBufferTracer()
-	if err := q.run(ctx, q.body, &evaluation{in: in, full: true, tracer: buf}, func(topdown.QueryResult) {}); err != nil {
+	e := evaluation{in: in, full: true, tracer: buf}
+	if err := q.run(ctx, q.body, &e, func(topdown.QueryResult) {}); err != nil {
 		return nil, err
 	}
 	var text strings.Builder

@@ -43,8 +43,9 @@ type member struct {
 	text        func(*Input) *string // nil: it is no text, and document adds it
 }
 
-// members is the whole of `input`: all that rules can read, that a key of the policy cache holds, and that a case can set. A
-// reference to anything else is refused when a policy is loaded: it would be undefined, so its rule would never hold.
+// members is the whole of `input`: all that rules can read, that a key of the policy cache holds, and that
+// a case can set. A reference to anything else is refused when a policy is loaded: it would be undefined,
+// so its rule would never hold.
 var members = [...]member{
 	{"", "namespace", readNamespace, 0, func(in *Input) *string { return &in.Namespace }},
 	{"", "rpc", readRPC, 0, func(in *Input) *string { return &in.RPC }},
@@ -76,6 +77,7 @@ func (m *member) path() string {
 	return m.group + "." + m.name
 }
 
+// caller returns the caller, never nil.
 func (in *Input) caller() *Caller {
 	if in.Caller == nil {
 		return anonymous
@@ -97,8 +99,8 @@ func (f FactSet) Names() []string {
 // unknown returns the facts that are neither known nor not applicable.
 func (in *Input) unknown() FactSet { return AllFacts &^ in.Known &^ in.NotApplicable }
 
-// touched records which missing things an evaluation tried to read. A verdict to leave something readable is not taken
-// from rules that read something missing: they might decide otherwise if they knew it.
+// touched records which missing things an evaluation tried to read. A verdict to leave something readable
+// is not taken from rules that read something missing: they might decide otherwise if they knew it.
 type touched struct {
 	content bool // the payload's content, not yet decoded
 	blind   bool // input.content.json of a payload that cannot be decoded
@@ -106,12 +108,15 @@ type touched struct {
 	abort   func()
 }
 
-// document builds `input`. OPA converts a lazy object's members when a rule first reaches them, and a member that is no
-// plain Go value by way of its MarshalJSON: that is where an evaluation is seen to touch something.
+// document builds `input`. OPA converts a lazy object's members when a rule first reaches them, and a
+// member that is no plain Go value by way of its MarshalJSON: that is where an evaluation is seen to touch
+// something.
 func (e *evaluation) document(d Direction, r reads) *ast.Term {
 	in, t := e.in, &e.touched
 	doc := map[string]any{}
-	groups := map[string]map[string]any{"caller": {"claims": in.caller().Claims}, "workflow": {}, "activity": {}, "payload": {}}
+	groups := map[string]map[string]any{
+		"caller": {"claims": in.caller().Claims}, "workflow": {}, "activity": {}, "payload": {},
+	}
 	if d == Response {
 		groups["sealed"] = map[string]any{}
 	} else {
@@ -143,6 +148,8 @@ func (e *evaluation) document(d Direction, r reads) *ast.Term {
 	return ast.NewTerm(ast.LazyObject(doc))
 }
 
+// content returns input.content. Before it is decoded, it is a member that ends the evaluation when a rule
+// reaches it: most rules never do, and their verdicts can be cached.
 func (e *evaluation) content(r reads) any {
 	in, t := e.in, &e.touched
 	if !e.full {

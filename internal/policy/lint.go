@@ -32,6 +32,7 @@ func (r *Report) lint(opts CheckOptions, p *Policy) {
 	}
 }
 
+// lintRule looks at one rule. known are the namespaces with a policy and those that the configuration names.
 func (r *Report) lintRule(q *query, rule *ast.Rule, opts CheckOptions, known []string, p *Policy) {
 	where := location(rule.Location)
 	read, _ := analyse(q.compiler, []*ast.Rule{rule})
@@ -61,7 +62,8 @@ func (r *Report) lintRule(q *query, rule *ast.Rule, opts CheckOptions, known []s
 		}
 	}
 	if len(without) > 0 {
-		r.add(Warning, where, "key %q is not configured for %s: where this rule holds there, the call is refused", key, listed(without, 6))
+		r.add(Warning, where, "key %q is not configured for %s: where this rule holds there, the call is refused",
+			key, listed(without, 6))
 	}
 }
 

@@ -17,8 +17,8 @@ type ruleAnswer struct {
 // single is the variable that a rule's verdict is bound to when it is evaluated alone.
 const single = ast.Var("verdict_of_this_rule")
 
-// byRule evaluates each rule of a package alone. It serves explanations and finds the rule behind an error. Decisions
-// evaluate the whole set at once.
+// byRule evaluates each rule of a package alone. It serves explanations and finds the rule behind an error.
+// Decisions evaluate the whole set at once.
 func (q *query) byRule(ctx context.Context, p part, in *Input) ([]ruleAnswer, error) {
 	var out []ruleAnswer
 	for _, r := range p.rules {
@@ -65,7 +65,8 @@ func (p *Policy) locateKey(ctx context.Context, q *query, in *Input, cause error
 	return &Error{Kind: BadVerdict, Namespace: in.Namespace, Err: cause}
 }
 
-// locate returns cause as an error with the place of the first rule of the package whose verdict fails the check.
+// locate returns cause as an error with the place of the first rule of the package whose verdict fails the
+// check.
 func (q *query) locate(ctx context.Context, p part, in *Input, cause error, check func(ast.Value) error) error {
 	out := &Error{Kind: BadVerdict, Namespace: in.Namespace, Package: p.pkg, Err: cause}
 	answers, err := q.byRule(ctx, p, in)

@@ -130,8 +130,8 @@ func (p *Policy) compile(files snapshot, limit time.Duration) ([2]*query, []erro
 	return out, errs
 }
 
-// NamedKeys are the keys that the rules for a namespace's requests spell out. Those that a rule computes are not among
-// them. The slice is shared: do not change it.
+// NamedKeys are the keys that the rules for a namespace's requests spell out. Those that a rule computes
+// are not among them. The slice is shared: do not change it.
 func (p *Policy) NamedKeys(namespace string) []string {
 	return p.queries(namespace)[Request].named
 }
@@ -175,6 +175,7 @@ func (p *Policy) withKeys(rank KeyRank, fallback DefaultKey) *Policy {
 		keys: keys{rank, fallback}, cache: newCache(1 << 10)}
 }
 
+// queries returns the queries that decide for a namespace, by direction.
 func (p *Policy) queries(namespace string) [2]*query {
 	if q, ok := p.teams[namespace]; ok {
 		return q
@@ -182,8 +183,8 @@ func (p *Policy) queries(namespace string) [2]*query {
 	return p.platform
 }
 
-// ReadsFacts tells whether a verdict can hang on the facts about workflow and activity: if not, payloads that differ in
-// nothing else get the same one.
+// ReadsFacts tells whether a verdict can hang on the facts about workflow and activity: if not, payloads
+// that differ in nothing else get the same one.
 func (p *Policy) ReadsFacts(d Direction, namespace string) bool {
 	return p.queries(namespace)[d&1].reads.facts() != 0
 }
@@ -230,7 +231,9 @@ func (v Verdict) forCaller(in *Input) Verdict {
 }
 
 // evaluate asks the rules. knownToTouch skips the attempt to do without the content.
-func (p *Policy) evaluate(ctx context.Context, q *query, in *Input, knownToTouch bool) (v Verdict, touchedContent bool, err error) {
+func (p *Policy) evaluate(
+	ctx context.Context, q *query, in *Input, knownToTouch bool,
+) (v Verdict, touchedContent bool, err error) {
 	e := evaluation{in: in, full: knownToTouch}
 	sets, err := q.evaluate(ctx, &e)
 	if errors.Is(err, errTouchedContent) {

@@ -37,8 +37,8 @@ type part struct {
 	rules []*ast.Rule
 }
 
-// noData is what OPA's `data` holds besides rules: nothing. Since nothing ever writes to it, one transaction serves every
-// evaluation.
+// noData is what OPA's `data` holds besides rules: nothing. Since nothing ever writes to it, one
+// transaction serves every evaluation.
 var (
 	noData  = inmem.New()
 	reading = storage.NewTransactionOrDie(context.Background(), noData)
@@ -114,8 +114,8 @@ func (q *query) evaluate(ctx context.Context, e *evaluation) (sets []ast.Value, 
 	return sets, err
 }
 
-// run evaluates a compiled body within the time limit and contains panics. Unless the evaluation is full, it ends with
-// errTouchedContent as soon as a rule reaches for the content.
+// run evaluates a compiled body within the time limit and contains panics. Unless the evaluation is full,
+// it ends with errTouchedContent as soon as a rule reaches for the content.
 func (q *query) run(ctx context.Context, body ast.Body, e *evaluation, each func(topdown.QueryResult)) (err error) {
 	cancel := topdown.NewCancel()
 	allowed := q.limit
@@ -144,8 +144,8 @@ func (q *query) run(ctx context.Context, body ast.Body, e *evaluation, each func
 		WithTransaction(reading).
 		WithCancel(cancel).
 		WithInput(e.document(q.direction, q.reads)).
-		// OPA's rule index reads every reference that it holds before the conditions of a rule are evaluated. That would
-		// count as touched what the rule never reaches.
+		// OPA's rule index reads every reference that it holds before the conditions of a rule are
+		// evaluated. That would count as touched what the rule never reaches.
 		WithIndexing(!q.watches(e.in))
 	if e.tracer != nil {
 		tq = tq.WithQueryTracer(e.tracer)
@@ -159,21 +159,25 @@ func (q *query) run(ctx context.Context, body ast.Body, e *evaluation, each func
 	case ctx.Err() != nil:
 		return q.failed(TimedOut, fmt.Errorf("the call ended while its policy was evaluated: %w", context.Cause(ctx)))
 	case topdown.IsCancel(err):
-		return q.failed(TimedOut, fmt.Errorf("the rules took longer than %v on one payload; look for walks over large documents", allowed))
+		return q.failed(TimedOut, fmt.Errorf("the rules took longer than %v on one payload; "+
+			"look for walks over large documents", allowed))
 	}
 	return q.failedAt(err)
 }
 
 // watches reports whether an evaluation has to notice what its rules reach for.
 func (q *query) watches(in *Input) bool {
-	return q.reads.bits&readContent != 0 || in.unknown()&q.reads.facts() != 0 || in.Apart && q.reads.bits&(readName|readPath) != 0
+	return q.reads.bits&readContent != 0 || in.unknown()&q.reads.facts() != 0 ||
+		in.Apart && q.reads.bits&(readName|readPath) != 0
 }
 
+// failed returns an error of an evaluation. Its text must not hold what a rule computed.
 func (q *query) failed(kind ErrorKind, err error) error {
 	return &Error{Kind: kind, Namespace: q.namespace, Err: err}
 }
 
-// failedAt returns an error with the place and the code of OPA's error. OPA's message is left out, since it may quote values.
+// failedAt returns an error with the place and the code of OPA's error. OPA's message is left out, since it
+// may quote values.
 func (q *query) failedAt(err error) error {
 	out := &Error{Kind: Failed, Namespace: q.namespace, Err: errors.New("the evaluation failed")}
 	var te *topdown.Error

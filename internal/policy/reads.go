@@ -63,6 +63,8 @@ func analyse(c *ast.Compiler, entries []*ast.Rule) (reads, []error) {
 	return a.out, a.errs
 }
 
+// rule adds what a rule and its else branches read. Each rule is looked at once, so recursion through
+// functions ends.
 func (a *analysis) rule(r *ast.Rule) {
 	for ; r != nil; r = r.Else {
 		if a.seen[r] {
@@ -91,6 +93,7 @@ func (a *analysis) walk(x any) {
 	}).Walk(x)
 }
 
+// ref adds what a reference reads: of input, or through the rules that it stands for.
 func (a *analysis) ref(ref ast.Ref) {
 	for _, t := range ref[1:] {
 		a.walk(t)
@@ -110,8 +113,8 @@ func (a *analysis) ref(ref ast.Ref) {
 	}
 }
 
-// input notes what a reference of `input` can read: one member, or where a name is not constant or left out, all that it
-// could stand for.
+// input notes what a reference of `input` can read: one member, or where a name is not constant or left
+// out, all that it could stand for.
 func (a *analysis) input(ref ast.Ref) {
 	names, readable := ref[1:min(len(ref), 3)], readEverything
 	path := ""
@@ -132,7 +135,8 @@ func (a *analysis) input(ref ast.Ref) {
 		}
 		if readable == 0 {
 			a.errs = append(a.errs, &Error{Kind: BadSource, Location: location(t.Location, ref[0].Location),
-				Err: fmt.Errorf("%s is not part of the input, so this rule could never hold; see the list in docs/policy.md", ref[:i+2])})
+				Err: fmt.Errorf("%s is not part of the input, so this rule could never hold; "+
+					"see the list in docs/policy.md", ref[:i+2])})
 			return
 		}
 		if whole {

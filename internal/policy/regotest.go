@@ -26,7 +26,7 @@ func (r *Report) runTests(ctx context.Context, opts Options, files snapshot) {
 			r.add(Fault, name, "cannot read the test: %v", err)
 			continue
 		}
-		m, err := ast.ParseModuleWithOpts(name, string(text), ast.ParserOptions{RegoVersion: ast.RegoV1, Capabilities: capabilities})
+		m, err := parseModule(name, text)
 		if err != nil {
 			r.addErrors(err)
 			continue

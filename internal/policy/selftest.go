@@ -46,9 +46,9 @@ var selfTestCases = []struct {
 	{"a name that is unknown", Input{Kind: KindSignal, Apart: true}, Seal, true, false},
 }
 
-// selfTest checks, once per process and before any policy serves, that OPA still reports what rules reach for. That an
-// unknown fact turns a pass into a seal, and that no verdict on a payload's content is kept, depends on how OPA evaluates
-// lazy objects. OPA does not promise this, so an upgrade may change it.
+// selfTest checks, once per process and before any policy serves, that OPA still reports what rules reach
+// for. That an unknown fact turns a pass into a seal, and that no verdict on a payload's content is kept,
+// depends on how OPA evaluates lazy objects. OPA does not promise this, so an upgrade may change it.
 var selfTest = sync.OnceValue(func() error {
 	p, err := selfTestPolicy()
 	if err != nil {
@@ -57,11 +57,13 @@ var selfTest = sync.OnceValue(func() error {
 	return p.selfTest()
 })
 
+// selfTestPolicy loads the rules without a dry run, which would evaluate them before they are checked.
 func selfTestPolicy() (*Policy, error) {
 	files := snapshot{{name: "self-test.rego", text: []byte(selfTestRules)}}
 	return assemble(Options{CacheSize: 1 << 6}, files)
 }
 
+// selfTest decides every case and returns an error for the first unexpected verdict.
 func (p *Policy) selfTest() error {
 	for _, c := range selfTestCases {
 		in := c.in
@@ -70,9 +72,9 @@ func (p *Policy) selfTest() error {
 		if err == nil && v.Action == c.want && v.Weakened == c.weakened && v.Hit == c.hit {
 			continue
 		}
-		return &Error{Kind: Failed, Err: fmt.Errorf("self-test: %s: got %s (weakened %v, from the cache %v, error %v), want %s (weakened %v, from the cache %v). "+
-			"OPA %s evaluates input in another way than this proxy relies on, so rules could read what a call does not tell without being noticed. "+
-			"Nothing is served; run a published release, or build with the version of OPA that its go.mod names",
+		return &Error{Kind: Failed, Err: fmt.Errorf("self-test: %s: got %s (weakened %v, from the cache %v, error %v), "+
+			"want %s (weakened %v, from the cache %v). OPA %s evaluates input in another way than this proxy relies on, "+
+			"so rules could read an unknown fact without being noticed. Nothing is served; run a published release, or build with the version of OPA that its go.mod names",
 			c.name, v.Action, v.Weakened, v.Hit, err, c.want, c.weakened, c.hit, version.Version)}
 	}
 	return nil

@@ -116,7 +116,7 @@ func (s snapshot) namespaces() []string {
 func (s snapshot) parse() error {
 	var errs []error
 	for i := range s {
-		m, err := ast.ParseModuleWithOpts(s[i].name, string(s[i].text), ast.ParserOptions{RegoVersion: ast.RegoV1, Capabilities: capabilities})
+		m, err := parseModule(s[i].name, s[i].text)
 		if err != nil {
 			errs = append(errs, sourceErrors(err)...)
 			continue
@@ -125,6 +125,10 @@ func (s snapshot) parse() error {
 		errs = append(errs, owned(&s[i])...)
 	}
 	return errors.Join(errs...)
+}
+
+func parseModule(name string, text []byte) (*ast.Module, error) {
+	return ast.ParseModuleWithOpts(name, string(text), ast.ParserOptions{RegoVersion: ast.RegoV1, Capabilities: capabilities})
 }
 
 // sourceErrors turns OPA's list of errors into ours, with their places.

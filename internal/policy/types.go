@@ -52,7 +52,8 @@ const (
 	Redact
 )
 
-var actionNames = [...]string{NoAction: "none", Seal: "seal", Pass: "pass", Deny: "deny", Accept: "accept", Open: "open", Keep: "keep", Redact: "redact"}
+var actionNames = [...]string{NoAction: "none", Seal: "seal", Pass: "pass", Deny: "deny", Accept: "accept",
+	Open: "open", Keep: "keep", Redact: "redact"}
 
 // String returns the word that a policy writes for the action.
 func (a Action) String() string {
@@ -65,8 +66,8 @@ func (a Action) String() string {
 // FactSet is a set of facts about the workflow or activity that a payload belongs to.
 type FactSet uint8
 
-// The facts. Some of them are known in a request, some do not apply to it, and the others are unknown. A `pass` of rules
-// that read an unknown fact becomes a `seal`.
+// The facts. Some of them are known in a request, some do not apply to it, and the others are unknown. A
+// `pass` of rules that read an unknown fact becomes a `seal`.
 const (
 	FactWorkflowID FactSet = 1 << iota
 	FactWorkflowType
@@ -120,8 +121,9 @@ type Verdict struct {
 	Fields, Clear []string // JSON pointers; neither: the whole payload
 	Compress      bool
 	Reason        string
-	// Weakened reports that a `pass` became a `seal`, since the rules read a fact or a content that is unknown in this request.
-	// For a payload apart from any message, an `open` may also have become a `keep`.
+	// Weakened reports that a `pass` became a `seal`, since the rules read a fact or a content that is
+	// unknown in this request. For a payload apart from any message, an `open` may also have become a
+	// `keep`.
 	Weakened bool
 	Hit      bool // answered by the cache
 }

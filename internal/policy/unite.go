@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -55,6 +56,8 @@ func parseProposal(v ast.Value, d Direction, kind string) (proposal, error) {
 	return p, nil
 }
 
+// members reads a verdict's other members. Each belongs to one action, and an unknown one is an error: a
+// misspelled "key" must not seal with the default key.
 func (p *proposal) members(obj ast.Object) error {
 	var fields, clear bool
 	err := obj.Iter(func(k, v *ast.Term) error {
@@ -130,6 +133,7 @@ func badEscape(pointer string) bool {
 	return false
 }
 
+// stringMember returns a member that is a string.
 func stringMember(obj ast.Object, name string) (string, bool) {
 	t := obj.Get(ast.StringTerm(name))
 	if t == nil {
@@ -161,23 +165,26 @@ type keys struct {
 	fallback DefaultKey
 }
 
+// resolve returns the key that a verdict names, or the default key, and its rank.
 func (k keys) resolve(namespace, name string) (string, int, error) {
 	if name == "" {
 		var ok bool
 		if name, ok = k.fallback(namespace); !ok {
-			return "", 0, fmt.Errorf("no default key serves namespace %q; add it to the `namespaces` of an entry in `keys`", namespace)
+			return "", 0, fmt.Errorf("no default key serves namespace %q; "+
+				"add it to the `namespaces` of an entry in `keys`", namespace)
 		}
 	}
 	rank, ok := k.rank(namespace, name)
 	if !ok {
-		return "", 0, fmt.Errorf("key %q is not configured for namespace %q; add it to `keys`, or the namespace to its `namespaces`", name, namespace)
+		return "", 0, fmt.Errorf("key %q is not configured for namespace %q; "+
+			"add it to `keys`, or the namespace to its `namespaces`", name, namespace)
 	}
 	return name, rank, nil
 }
 
-// unite joins the proposals of all packages: the strictest action wins, among keys
-// the one named first in the configuration, the whole payload before parts of it.
-// unsure reports that the rules read something that is unknown in this call, so that nothing may stay readable on their word.
+// unite joins the proposals of all packages: the strictest action wins, among keys the one named first in
+// the configuration, the whole payload before parts of it. unsure reports that the rules read something
+// that is unknown in this call, so that nothing may stay readable on their word.
 func unite(d Direction, in *Input, proposals []proposal, k keys, unsure bool) (Verdict, error) {
 	inClear := in.Kind == KindSearchAttribute || in.Kind == KindReason
 	var v Verdict
@@ -250,7 +257,8 @@ func (p proposal) keyError(err error) error {
 	if !p.computedKey {
 		return err
 	}
-	return fmt.Errorf("a rule computed the name of a key from the payload, and no such key is configured; add it, or a pattern for it, to `keys`")
+	return errors.New("a rule computed the name of a key from the payload, and no such key is configured; " +
+		"add it, or a pattern for it, to `keys`")
 }
 
 // parts joins what is to be sealed within a document: all fields that any rule
@@ -277,6 +285,7 @@ func parts(proposals []proposal) (fields, clear []string) {
 	return slices.Compact(fields), clear
 }
 
+// reasons joins the reasons of all that deny, each once and in a fixed order.
 func reasons(proposals []proposal) string {
 	var all []string
 	for _, p := range proposals {

@@ -1,5 +1,5 @@
-// Command house measures how easy the product's code is to live in: how much there is, what stands in comments, how large
-// types and functions are, and how many files one call passes.
+// Command house measures how easy the product's code is to live in: how much there is, what stands in
+// comments, how large types and functions are, and how many files one call passes.
 //
 //	house -root . -limits testdata/house.txt          fails where a number is worse than its limit
 //	house -root . -limits testdata/house.txt -record  tightens the limits to what was measured; it never loosens one

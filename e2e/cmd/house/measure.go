@@ -146,7 +146,8 @@ func (h *house) file(name string, src []byte) error {
 	return nil
 }
 
-// add counts a file's text. Comments are found by the scanner, so that what looks like one within a string is code.
+// add counts a file's text. Comments are found by the scanner, so that what looks like one within a string
+// is code.
 func (s *size) add(src []byte) {
 	code := bytes.Clone(src)
 	set := token.NewFileSet()

@@ -27,9 +27,9 @@ const module = "github.com/temporal-seal/temporal-seal/"
 // callFolders hold the files that count for the path of one call.
 var callFolders = []string{"internal/server", "internal/rewrite"}
 
-// oneCall returns the files in callFolders that one StartWorkflowExecution passes whose input is sealed, and how many files
-// of other packages it passes. It runs a proxy that counts how often each block of code runs, without a call and with one,
-// and compares.
+// oneCall returns the files in callFolders that one StartWorkflowExecution passes whose input is sealed,
+// and how many files of other packages it passes. It runs a proxy that counts how often each block of code
+// runs, without a call and with one, and compares.
 func oneCall(ctx context.Context, root string) (files []string, others int, err error) {
 	dir, err := os.MkdirTemp("", "house")
 	if err != nil {

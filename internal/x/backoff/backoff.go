@@ -1,5 +1,5 @@
-// Package backoff spaces out repeated attempts. It holds what the product's retry loops share, the growing pause and the
-// wait that a context ends; each loop decides itself when to give up.
+// Package backoff spaces out repeated attempts. It holds what the product's retry loops share, the growing
+// pause and the wait that a context ends; each loop decides itself when to give up.
 package backoff
 
 import (
@@ -12,8 +12,8 @@ import (
 type Backoff struct {
 	// First is the first pause, and Max bounds all of them; 0 means that they do not grow.
 	First, Max time.Duration
-	// Jitter is the share of a pause by which it may be shorter or longer, 0 to 1, so that callers which failed together
-	// do not come back together.
+	// Jitter is the share of a pause by which it may be shorter or longer, 0 to 1, so that callers which
+	// failed together do not come back together.
 	Jitter float64
 
 	next time.Duration

@@ -1,5 +1,5 @@
-// Package fault describes panics of the product's own code. A panic's value may quote a payload, so nothing of it is
-// passed on but its type, or the text of the Go runtime.
+// Package fault describes panics of the product's own code. A panic's value may quote a payload, so nothing
+// of it is passed on but its type, or the text of the Go runtime.
 package fault
 
 import (

@@ -1,5 +1,6 @@
-// Package filewatch notices when files change: Notify for what follows files all the time, Value for what is made from
-// files and needed now and then. Both see through links, so that the swap of a Kubernetes ConfigMap or Secret is a change.
+// Package filewatch notices when files change: Notify for what follows files all the time, Value for what
+// is made from files and needed now and then. Both see through links, so that the swap of a Kubernetes
+// ConfigMap or Secret is a change.
 package filewatch
 
 import (
@@ -17,20 +18,20 @@ import (
 type Options struct {
 	Files   []string
 	Folders []string // any file in them, not in folders below
-	// Quiet is how long everything must rest before a change is reported, 100 ms by default: files are often written in
-	// several steps, and several files at once.
+	// Quiet is how long everything must rest before a change is reported, 100 ms by default: files are
+	// often written in several steps, and several files at once.
 	Quiet time.Duration
 	// Patience bounds the wait for rest where something else keeps writing beside the files, 1 s by default.
 	Patience time.Duration
 	// Interval is how often to look without any event, 30 s by default: network file systems send none.
 	Interval time.Duration
-	// Unwatched, where set, is called when events of a folder may be missing, so that a change is noticed after Interval at
-	// the latest. folder is empty if that holds for all of them.
+	// Unwatched, where set, is called when events of a folder may be missing, so that a change is noticed
+	// after Interval at the latest. folder is empty if that holds for all of them.
 	Unwatched func(folder string, err error)
 }
 
-// Notify sends whenever the files may have changed, until ctx ends, and once at the start, since they may have changed
-// after the caller read them. A receiver compares what it reads with what it had.
+// Notify sends whenever the files may have changed, until ctx ends, and once at the start, since they may
+// have changed after the caller read them. A receiver compares what it reads with what it had.
 func Notify(ctx context.Context, o Options) <-chan struct{} {
 	o.Quiet = cmp.Or(o.Quiet, 100*time.Millisecond)
 	o.Patience = cmp.Or(o.Patience, time.Second)
@@ -87,9 +88,9 @@ func (o *Options) run(ctx context.Context, changes chan<- struct{}) {
 	}
 }
 
-// add watches every folder in which a change may concern the files. Folders are watched rather than files, since editors,
-// copy tools and ConfigMap volumes replace files instead of writing to them. A folder that is watched already stays so; one
-// that does not exist yet, or not any more, is found by a later look.
+// add watches every folder in which a change may concern the files. Folders are watched rather than files,
+// since editors, copy tools and ConfigMap volumes replace files instead of writing to them. A folder that
+// is watched already stays so; one that does not exist yet, or not any more, is found by a later look.
 func (o *Options) add(w *fsnotify.Watcher) {
 	var folders []string
 	for _, f := range o.Files {
@@ -127,7 +128,8 @@ func hops(path string) []string {
 	return all
 }
 
-// Same reports whether two looks at a path found the same file with the same content, as far as its size and time tell.
+// Same reports whether two looks at a path found the same file with the same content, as far as its size
+// and time tell.
 func Same(a, b fs.FileInfo) bool {
 	return os.SameFile(a, b) && a.ModTime().Equal(b.ModTime()) && a.Size() == b.Size()
 }

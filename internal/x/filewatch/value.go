@@ -13,8 +13,8 @@ import (
 // Recheck is how often a Value looks at its files, at most.
 const Recheck = time.Second
 
-// Value is made from files, and made again when one of them changes. While the files cannot be used, the last good value
-// stays. It is safe for concurrent use.
+// Value is made from files, and made again when one of them changes. While the files cannot be used, the
+// last good value stays. It is safe for concurrent use.
 type Value[T any] struct {
 	files []string
 	parse func(contents [][]byte) (T, error)

@@ -1,5 +1,5 @@
-// Package glob matches names against patterns in which each `*` stands for any run of characters, the empty one too. There
-// is no other special character, and a pattern has to match the whole name.
+// Package glob matches names against patterns in which each `*` stands for any run of characters, the empty
+// one too. There is no other special character, and a pattern has to match the whole name.
 package glob
 
 import "strings"

@@ -1,5 +1,6 @@
-// Package lograte keeps log lines that repeat from filling the log: the same line appears once in a while per key, however
-// often what it reports happens. Its memory, and with it the number of lines, is bounded whatever the keys are.
+// Package lograte keeps log lines that repeat from filling the log: the same line appears once in a while
+// per key, however often what it reports happens. Its memory, and with it the number of lines, is bounded
+// whatever the keys are.
 package lograte
 
 import (
@@ -22,7 +23,8 @@ type Limiter struct {
 	swept  time.Time // when old keys were last removed, which takes a look at all of them
 }
 
-// Allow reports whether the line should be logged now. The key is what tells repetitions apart, such as a namespace.
+// Allow reports whether the line should be logged now. The key is what tells repetitions apart, such as a
+// namespace.
 func (l *Limiter) Allow(key string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()

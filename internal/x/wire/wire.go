@@ -1,5 +1,6 @@
-// Package wire reads the fields of serialized protobuf messages in place. It allocates nothing, and it refuses whatever
-// protobuf-go refuses, so that a message that passes here is the same message for every other reader.
+// Package wire reads the fields of serialized protobuf messages in place. It allocates nothing, and it
+// refuses whatever protobuf-go refuses, so that a message that passes here is the same message for every
+// other reader.
 package wire
 
 import (
@@ -42,8 +43,8 @@ type Reader struct {
 // Read starts at the beginning of a whole message.
 func Read(message []byte) Reader { return ReadIn(message, 0, len(message), 0) }
 
-// ReadIn starts at the beginning of the message buf[from:to]. depth is the number of messages around it, which bounds how
-// deep groups may nest.
+// ReadIn starts at the beginning of the message buf[from:to]. depth is the number of messages around it,
+// which bounds how deep groups may nest.
 func ReadIn(buf []byte, from, to, depth int) Reader {
 	return Reader{buf: buf, to: from, end: to, depth: depth}
 }
@@ -56,7 +57,8 @@ func (r *Reader) Start(buf []byte, from, to, depth int) {
 // Number returns the field's number.
 func (r *Reader) Number() protowire.Number { return r.number }
 
-// Type returns the field's wire type. StartGroupType stands for a whole group, and its end tag belongs to its value.
+// Type returns the field's wire type. StartGroupType stands for a whole group, and its end tag belongs to
+// its value.
 func (r *Reader) Type() protowire.Type { return r.kind }
 
 // Bytes reports whether the field is length-delimited: a string, bytes, a message, or packed numbers.
@@ -77,8 +79,8 @@ func (r *Reader) Length() int { return r.length }
 // Err returns why Next returned false before the end of the message.
 func (r *Reader) Err() error { return r.err }
 
-// Next reads a field. It returns false at the end of the message and at a malformed field. Numbers below 128, which is
-// most tags and lengths, are read without a call: this is the hottest loop of the product.
+// Next reads a field. It returns false at the end of the message and at a malformed field. Numbers below
+// 128, which is most tags and lengths, are read without a call: this is the hottest loop of the product.
 func (r *Reader) Next() bool {
 	buf, i, end := r.buf, r.to, r.end
 	if i >= end || r.err != nil {
@@ -144,8 +146,8 @@ func validTag(tag uint64) bool {
 	return tag>>3 != 0 && tag>>3 <= uint64(protowire.MaxValidNumber)
 }
 
-// Varint reads a varint in buf[i:end] and returns the index behind it. A negative index stands for an error, which
-// VarintError names.
+// Varint reads a varint in buf[i:end] and returns the index behind it. A negative index stands for an
+// error, which VarintError names.
 func Varint(buf []byte, i, end int) (uint64, int) {
 	var v uint64
 	for shift := uint(0); i < end; shift += 7 {
@@ -178,8 +180,8 @@ func VarintError(i int) error {
 	return ErrTruncated
 }
 
-// skipGroup returns the index behind the end of the group that starts at i. It keeps a stack of open groups instead of
-// recursing, since the nesting is up to whoever wrote the message.
+// skipGroup returns the index behind the end of the group that starts at i. It keeps a stack of open groups
+// instead of recursing, since the nesting is up to whoever wrote the message.
 func skipGroup(buf []byte, i, end int, num protowire.Number, depth int) (int, error) {
 	open := []protowire.Number{num}
 	for i < end {
@@ -217,8 +219,8 @@ func skipGroup(buf []byte, i, end int, num protowire.Number, depth int) (int, er
 	return 0, ErrGroup
 }
 
-// FirstString returns the bounds of the last field 1 of the message buf[from:to]: the name of a type or a task queue, the
-// id of an execution, the key of a map entry. Without such a field it is empty.
+// FirstString returns the bounds of the last field 1 of the message buf[from:to]: the name of a type or a
+// task queue, the id of an execution, the key of a map entry. Without such a field it is empty.
 func FirstString(buf []byte, from, to int) (start, end int, err error) {
 	start, end = from, from
 	if to-from >= 2 && buf[from] == 0x0a && buf[from+1] < 0x80 { // usually it is the only field, or the first, and short
