@@ -94,7 +94,7 @@ func (o *opening) watch(ctx context.Context, key activityKey, t *activityTask) {
 	sealed, err := proto.Marshal(o.answerWith(t))
 	p := &pausedActivity{key: key, worker: o.call.worker(ctx), method: o.call.Method,
 		request: bytes.Clone(o.call.Request), sealed: sealed}
-	if err != nil || !o.tasks.paused.add(p) {
+	if err != nil || !o.tasks.watch(p) {
 		o.tasks.options.Log.Error("too many activities are paused to look after this one: "+
 			"unpause it by hand once it can be opened", key.attrs()...)
 	}

@@ -74,14 +74,15 @@ func unopenedText(cause error, next string) string {
 
 // unopenedFailure is retryable. A delay of 0 leaves the time of the retry to the server.
 func unopenedFailure(text string, delay time.Duration) *failurepb.Failure {
-	return applicationFailure(text, &failurepb.ApplicationFailureInfo{Type: unopened}, delay)
-}
-
-// applicationFailure is what a person reads in the workflow's history.
-func applicationFailure(text string, info *failurepb.ApplicationFailureInfo, delay time.Duration) *failurepb.Failure {
+	info := &failurepb.ApplicationFailureInfo{Type: unopened}
 	if delay > 0 {
 		info.NextRetryDelay = durationpb.New(delay)
 	}
+	return applicationFailure(text, info)
+}
+
+// applicationFailure is what a person reads in the workflow's history.
+func applicationFailure(text string, info *failurepb.ApplicationFailureInfo) *failurepb.Failure {
 	return &failurepb.Failure{Message: text, Source: identity,
 		FailureInfo: &failurepb.Failure_ApplicationFailureInfo{ApplicationFailureInfo: info}}
 }

@@ -19,7 +19,11 @@ import (
 // whether its task is over: a worker that gets only an error would run the task again, or let it time out
 // without a reason. It returns false where the call answers no task, or the cause may pass.
 func (t *Tasks) FailRefused(out context.Context, call Call, cause error) bool {
-	s, ok := refusedAnswer(call, cause)
+	e, ok := errors.AsType[*rewrite.Error](cause)
+	if !ok || e.Kind != rewrite.KindDenied && e.Kind != rewrite.KindTooLarge {
+		return false
+	}
+	s, ok := refusedAnswer(call, e.Kind, cause)
 	if !ok || s == nil {
 		return ok
 	}
@@ -27,29 +31,22 @@ func (t *Tasks) FailRefused(out context.Context, call Call, cause error) bool {
 		// A rule may build its reason from the payload, so without a seal it stays here.
 		t.options.Log.Warn("the reason for a refused answer could not be sealed, so the server is not told",
 			"rpc", s.method, "error", err, "cause", cause)
-		s, _ = refusedAnswer(call, withoutReason(cause))
+		s, _ = refusedAnswer(call, e.Kind, &rewrite.Error{Kind: e.Kind, RPC: e.RPC, Path: e.Path,
+			Err: errors.New("the reason is in the log of the proxy")})
 	}
 	return t.deliver(out, call, s, cause) == nil
 }
 
 // refusedAnswer returns the failure that takes the place of a worker's answer. ok reports whether the call
 // answers a task that is to fail; the failure is nil where the task is left to its timeout.
-func refusedAnswer(call Call, cause error) (s *standIn, ok bool) {
-	var e *rewrite.Error
-	if !errors.As(cause, &e) || e.Kind != rewrite.KindDenied && e.Kind != rewrite.KindTooLarge {
-		return nil, false
-	}
+func refusedAnswer(call Call, kind rewrite.Kind, cause error) (s *standIn, ok bool) {
 	text := from + "the worker's answer was not sent to the server: " + cause.Error()
-	kind, why := "PolicyDenied", enumspb.WORKFLOW_TASK_FAILED_CAUSE_WORKFLOW_WORKER_UNHANDLED_FAILURE
-	if e.Kind == rewrite.KindTooLarge {
-		kind, why = "PayloadsTooLarge", enumspb.WORKFLOW_TASK_FAILED_CAUSE_PAYLOADS_TOO_LARGE
+	info := &failurepb.ApplicationFailureInfo{Type: "PolicyDenied", NonRetryable: true}
+	why := enumspb.WORKFLOW_TASK_FAILED_CAUSE_WORKFLOW_WORKER_UNHANDLED_FAILURE
+	if kind == rewrite.KindTooLarge {
+		info.Type, why = "PayloadsTooLarge", enumspb.WORKFLOW_TASK_FAILED_CAUSE_PAYLOADS_TOO_LARGE
 	}
-	info := &failurepb.ApplicationFailureInfo{Type: kind, NonRetryable: !transient(cause)}
-	delay := retryTask
-	if info.NonRetryable {
-		delay = 0
-	}
-	failure := applicationFailure(text, info, delay)
+	failure := applicationFailure(text, info)
 	in := call.Request
 	switch call.Method.Name() {
 	case "RespondActivityTaskCompleted":
@@ -127,16 +124,6 @@ func attemptOf(token []byte) uint64 {
 		}
 	}
 	return 1
-}
-
-// withoutReason returns a refusal that contains where the payload is and not why it was refused.
-func withoutReason(cause error) error {
-	var e *rewrite.Error
-	if !errors.As(cause, &e) {
-		return cause
-	}
-	return &rewrite.Error{Kind: e.Kind, RPC: e.RPC, Path: e.Path,
-		Err: errors.New("the reason is in the log of the proxy")}
 }
 
 // seal seals the texts of an answer as those of any worker.

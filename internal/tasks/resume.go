@@ -27,14 +27,10 @@ const (
 // pausedActivities are the activities that were paused since they could not be opened. Each waits without
 // losing an attempt, people see that and why, and once its input opens it goes on from its first attempt.
 type pausedActivities struct {
-	retry func([]*pausedActivity)
-	stop  chan struct{}
-
-	mu      sync.Mutex
-	waiting map[activityKey]*pausedActivity
-	bytes   int
-	running bool
-	closed  bool
+	mu       sync.Mutex
+	waiting  map[activityKey]*pausedActivity
+	bytes    int  // of all sealed
+	retrying bool // in the background
 }
 
 // pausedActivity is what it takes to try to open an activity's task again, and to let it go on.
@@ -49,15 +45,12 @@ type pausedActivity struct {
 	due     time.Time
 }
 
-func newPausedActivities(retry func([]*pausedActivity)) *pausedActivities {
-	return &pausedActivities{retry: retry, stop: make(chan struct{}), waiting: map[activityKey]*pausedActivity{}}
-}
-
-// add watches an activity until it opens. It returns false if there are too many already.
-func (a *pausedActivities) add(p *pausedActivity) bool {
+// add keeps an activity until it is removed, and starts the retries where none go on. It returns false if
+// there are too many already.
+func (a *pausedActivities) add(p *pausedActivity, retry func()) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.closed || len(a.waiting) >= maxPaused {
+	if len(a.waiting) >= maxPaused {
 		return false
 	}
 	if old := a.waiting[p.key]; old != nil {
@@ -70,9 +63,9 @@ func (a *pausedActivities) add(p *pausedActivity) bool {
 	p.due = time.Now().Add(p.pause.Next())
 	a.bytes += len(p.sealed)
 	a.waiting[p.key] = p
-	if !a.running {
-		a.running = true
-		go a.run()
+	if !a.retrying {
+		a.retrying = true
+		go retry()
 	}
 	return true
 }
@@ -84,25 +77,8 @@ func (a *pausedActivities) has(k activityKey) bool {
 	return a.waiting[k] != nil
 }
 
-// run retries until nothing is left.
-func (a *pausedActivities) run() {
-	tick := time.NewTicker(firstRetry / 4)
-	defer tick.Stop()
-	for {
-		select {
-		case <-a.stop:
-			return
-		case now := <-tick.C:
-			due, left := a.takeDue(now)
-			if !left {
-				return
-			}
-			a.retry(due)
-		}
-	}
-}
-
-// takeDue returns what is to be tried now. left is false when nothing waits any more, which ends run.
+// takeDue returns what is to be tried now. left is false when nothing waits any more, which ends the
+// retries.
 func (a *pausedActivities) takeDue(now time.Time) (due []*pausedActivity, left bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -112,8 +88,8 @@ func (a *pausedActivities) takeDue(now time.Time) (due []*pausedActivity, left b
 			due = append(due, p)
 		}
 	}
-	a.running = len(a.waiting) > 0
-	return due, a.running
+	a.retrying = len(a.waiting) > 0
+	return due, a.retrying
 }
 
 func (a *pausedActivities) remove(p *pausedActivity) {
@@ -137,12 +113,25 @@ func (a *pausedActivities) withoutSealed(namespace string) (list []*pausedActivi
 	return list
 }
 
-func (a *pausedActivities) close() {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if !a.closed {
-		a.closed = true
-		close(a.stop)
+// watch has an activity go on once it opens. It returns false if the proxy cannot do that.
+func (t *Tasks) watch(p *pausedActivity) bool {
+	return t.ctx.Err() == nil && t.paused.add(p, t.retryUntilNoneWaits)
+}
+
+func (t *Tasks) retryUntilNoneWaits() {
+	tick := time.NewTicker(firstRetry / 4)
+	defer tick.Stop()
+	for {
+		select {
+		case <-t.ctx.Done():
+			return
+		case now := <-tick.C:
+			due, left := t.paused.takeDue(now)
+			if !left {
+				return
+			}
+			t.retryPaused(due)
+		}
 	}
 }
 
@@ -155,11 +144,11 @@ func (t *Tasks) retryPaused(due []*pausedActivity) {
 			continue
 		}
 		if err := t.tryOpen(p); err != nil {
-			var e *rewrite.Error
+			e, ok := errors.AsType[*rewrite.Error](err)
 			switch {
 			case transient(err):
 				failures[p.key.namespace]++
-			case p.found && errors.As(err, &e) && e.Kind == rewrite.KindDenied:
+			case p.found && ok && e.Kind == rewrite.KindDenied:
 				t.paused.remove(p) // denied to this worker; the activity is found again for another one
 			}
 			continue

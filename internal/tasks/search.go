@@ -37,24 +37,16 @@ const (
 
 // searches are the times at which each namespace is searched next.
 type searches struct {
-	base context.Context
-	stop context.CancelFunc
-
 	mu      sync.Mutex
 	next    map[string]time.Time
 	running int
-}
-
-func newSearches() *searches {
-	base, stop := context.WithCancel(context.Background())
-	return &searches{base: base, stop: stop, next: map[string]time.Time{}}
 }
 
 // begin reports whether the namespace is to be searched now. If so, the caller has to call end.
 func (s *searches) begin(namespace string, now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.base.Err() != nil || s.running >= maxSearches || now.Before(s.next[namespace]) {
+	if s.running >= maxSearches || now.Before(s.next[namespace]) {
 		return false
 	}
 	s.running++
@@ -79,8 +71,6 @@ func (s *searches) hasten(namespace string) {
 		}
 	}
 }
-
-func (s *searches) close() { s.stop() }
 
 // search is one search of a namespace, with the credentials of a worker that polls there.
 type search struct {
@@ -119,14 +109,14 @@ func (p paced) NewStream(
 // why. out has the metadata to send.
 func (t *Tasks) FindPaused(out context.Context, call Call) {
 	namespace := call.namespace()
-	if !t.options.Keys.Confirmed(namespace) || !t.searches.begin(namespace, time.Now()) {
+	if t.ctx.Err() != nil || !t.options.Keys.Confirmed(namespace) || !t.searches.begin(namespace, time.Now()) {
 		return
 	}
 	w := call.worker(out)
 	s := &search{tasks: t, worker: w, namespace: strings.Clone(namespace),
 		server: workflowservice.NewWorkflowServiceClient(paced{w.upstream, rate.NewLimiter(searchRate, 1)})}
 	go func() {
-		ctx, cancel := context.WithTimeout(s.worker.context(t.searches.base), searchLimit)
+		ctx, cancel := context.WithTimeout(s.worker.context(t.ctx), searchLimit)
 		defer cancel()
 		t.searches.end(s.namespace, s.run(ctx))
 	}()
@@ -261,7 +251,7 @@ func (s *search) watch(task *activityTask, queue string) error {
 	p := &pausedActivity{key: s.key(task.GetWorkflowExecution(), task.GetActivityId()), worker: s.worker,
 		method:  s.tasks.options.Rewriter.Method(workflowservice.WorkflowService_PollActivityTaskQueue_FullMethodName),
 		request: request, sealed: sealed, found: true}
-	if s.tasks.paused.add(p) {
+	if s.tasks.watch(p) {
 		s.found++
 	}
 	return nil

@@ -55,6 +55,8 @@ type Options struct {
 type Tasks struct {
 	options  Options
 	polls    *heldPolls
+	ctx      context.Context // of what goes on in the background
+	stop     context.CancelFunc
 	paused   *pausedActivities
 	searches *searches
 	scaling  *lru.Cache[string, bool] // namespaces in which the server suggests numbers of pollers
@@ -71,17 +73,16 @@ func New(o Options) (*Tasks, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &Tasks{options: o, polls: polls, searches: newSearches(), scaling: scaling}
-	t.paused = newPausedActivities(t.retryPaused)
+	t := &Tasks{options: o, polls: polls, scaling: scaling,
+		paused:   &pausedActivities{waiting: map[activityKey]*pausedActivity{}},
+		searches: &searches{next: map[string]time.Time{}}}
+	t.ctx, t.stop = context.WithCancel(context.Background())
 	return t, nil
 }
 
 // Close ends what goes on in the background. Activities that are still paused are found again by a proxy
 // that starts later.
-func (t *Tasks) Close() {
-	t.searches.close()
-	t.paused.close()
-}
+func (t *Tasks) Close() { t.stop() }
 
 // The kinds of tasks, each in the answer to its poll. An answer without a token has no task.
 type (
@@ -141,6 +142,6 @@ func outlasting(out context.Context) (context.Context, context.CancelFunc) {
 
 // transient reports whether the cause of a failure may pass by itself.
 func transient(err error) bool {
-	var e *rewrite.Error
-	return errors.As(err, &e) && e.Transient() || errors.Is(err, audit.ErrUnrecorded)
+	e, ok := errors.AsType[*rewrite.Error](err)
+	return ok && e.Transient() || errors.Is(err, audit.ErrUnrecorded)
 }
