@@ -5,7 +5,10 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 
+	"google.golang.org/protobuf/encoding/protowire"
+
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/x/wire"
 )
 
 // Carriers are what the server, the Web UI and other proxies see of an envelope. They hold exactly this, each metadata
@@ -62,72 +65,50 @@ func (s *Sealed) View() []byte { return s.view }
 // KeyHeader is the part of the header that chooses the payload key: all of it but version, suite and flags.
 func (s *Sealed) KeyHeader() []byte { return s.envelope[3:s.Header.Size()] }
 
-// Marked tells whether a serialised Payload bears our mark: an encoding `*/sealed.*` or a metadata key `sealed.*`.
+// marks is what every marker contains.
+var marks = []byte("sealed.")
+
+// Marked reports whether a serialized Payload has the marker: an encoding `*/sealed.*` or a metadata key `sealed.*`.
 // Whatever ParsePayload would try to open is marked, and bytes that are no well-formed Payload are marked as soon as
-// they hold the mark anywhere.
+// they contain the marker anywhere.
 func Marked(payload []byte) bool {
-	rest := payload
-	for len(rest) > 0 {
-		num, val, next, ok := nextField(rest)
-		if !ok {
-			return bytes.Contains(payload, []byte("sealed."))
-		}
-		if num == 1 && entryMarked(val) {
+	r := wire.Read(payload)
+	for r.Next() && r.Type() != protowire.StartGroupType {
+		if r.Number() == 1 && entryMarked(fieldBytes(&r)) {
 			return true
 		}
-		rest = next
 	}
-	return false
+	return !atEnd(&r) && bytes.Contains(payload, marks)
 }
 
 // entryMarked looks at one entry of the metadata map. Where a key or value is there twice, any of them counts.
 func entryMarked(entry []byte) bool {
 	key, value := false, false
-	for rest := entry; len(rest) > 0; {
-		num, val, next, ok := nextField(rest)
-		if !ok {
-			return bytes.Contains(entry, []byte("sealed."))
-		}
-		switch num {
+	r := wire.Read(entry)
+	for r.Next() && r.Type() != protowire.StartGroupType {
+		switch val := fieldBytes(&r); r.Number() {
 		case 1:
-			if bytes.HasPrefix(val, []byte("sealed.")) {
+			if bytes.HasPrefix(val, marks) {
 				return true
 			}
 			key = key || string(val) == "encoding"
 		case 2:
 			value = value || bytes.Contains(val, []byte("/sealed."))
 		}
-		rest = next
 	}
-	return key && value
+	return key && value || !atEnd(&r) && bytes.Contains(entry, marks)
 }
 
-// nextField reads one protobuf field. val is nil unless the field is length-delimited. Groups are refused: no Payload
-// has any.
-func nextField(b []byte) (num uint64, val, rest []byte, ok bool) {
-	tag, n := binary.Uvarint(b)
-	if n <= 0 || tag>>3 == 0 {
-		return 0, nil, nil, false
+// fieldBytes returns the content of a length-delimited field, and nil for any other.
+func fieldBytes(r *wire.Reader) []byte {
+	if r.Bytes() {
+		return r.Value()
 	}
-	num, b = tag>>3, b[n:]
-	switch tag & 7 {
-	case 0:
-		_, n = binary.Uvarint(b)
-		return num, nil, b[max(n, 0):], n > 0
-	case 1:
-		return num, nil, b[min(8, len(b)):], len(b) >= 8
-	case 2:
-		size, n := binary.Uvarint(b)
-		if n <= 0 || size > uint64(len(b)-n) {
-			return 0, nil, nil, false
-		}
-		end := n + int(size)
-		return num, b[n:end:end], b[end:], true
-	case 5:
-		return num, nil, b[min(4, len(b)):], len(b) >= 4
-	}
-	return 0, nil, nil, false
+	return nil
 }
+
+// atEnd reports whether a message was read to its end, with no groups in it: no Payload has any.
+func atEnd(r *wire.Reader) bool { return r.Err() == nil && r.Type() != protowire.StartGroupType }
 
 // MarkedText tells whether a text bears our mark, of this or of a later version.
 func MarkedText(s []byte) bool {
@@ -208,13 +189,11 @@ func (c *Carriers) ParsePayload(payload []byte) (s Sealed, marked bool, err erro
 // exactPayload reads a carrier that bears the mark and is not written as AppendPayload writes it.
 func exactPayload(payload []byte) (s Sealed, err error) {
 	var encoding, envelope, data []byte
-	for rest := payload; len(rest) > 0; {
-		num, val, next, ok := nextField(rest)
+	r := wire.Read(payload)
+	for r.Next() && r.Bytes() {
 		switch {
-		case !ok || val == nil:
-			return Sealed{}, notExact("it is no well-formed Payload")
-		case num == 1:
-			key, value, err := readEntry(val)
+		case r.Number() == 1:
+			key, value, err := readEntry(r.Value())
 			if err != nil {
 				return Sealed{}, err
 			}
@@ -228,12 +207,14 @@ func exactPayload(payload []byte) (s Sealed, err error) {
 			default:
 				return Sealed{}, notExact("its metadata holds something else or an entry twice")
 			}
-		case num == 2 && data == nil:
-			data = val
+		case r.Number() == 2 && data == nil:
+			data = r.Value()
 		default:
 			return Sealed{}, notExact("it holds a field besides metadata and data")
 		}
-		rest = next
+	}
+	if r.Err() != nil || len(payload) > 0 && !r.Bytes() {
+		return Sealed{}, notExact("it is no well-formed Payload")
 	}
 	return exactCarrier(encoding, envelope, data)
 }
@@ -284,17 +265,19 @@ func exactCarrier(encoding, envelope, data []byte) (s Sealed, err error) {
 }
 
 func readEntry(entry []byte) (key, value []byte, err error) {
-	for rest := entry; len(rest) > 0; {
-		num, val, next, ok := nextField(rest)
+	r := wire.Read(entry)
+	for r.Next() {
 		switch {
-		case ok && num == 1 && val != nil && key == nil:
-			key = val
-		case ok && num == 2 && val != nil && value == nil:
-			value = val
+		case r.Bytes() && r.Number() == 1 && key == nil:
+			key = r.Value()
+		case r.Bytes() && r.Number() == 2 && value == nil:
+			value = r.Value()
 		default:
 			return nil, nil, notExact("a metadata entry is not just a key and a value")
 		}
-		rest = next
+	}
+	if r.Err() != nil {
+		return nil, nil, notExact("a metadata entry is not just a key and a value")
 	}
 	if key == nil || value == nil {
 		return nil, nil, notExact("a metadata entry lacks its key or value")

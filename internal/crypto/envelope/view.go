@@ -7,6 +7,8 @@ import (
 	"slices"
 
 	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/temporal-seal/temporal-seal/internal/x/wire"
 )
 
 // Selection says which members of a JSON document are sealed: Fields names them, Clear names those that are not.
@@ -48,14 +50,11 @@ func (w *Writer) AppendView(dst, payload []byte, sel Selection) []byte {
 // jsonData finds the document in a Payload: its data, there once, of an encoding that is there once and is JSON.
 func jsonData(payload []byte) (start, end int, ok bool) {
 	encodings, datas := 0, 0
-	for rest := payload; len(rest) > 0; {
-		num, val, next, ok := nextField(rest)
-		if !ok {
-			return 0, 0, false
-		}
+	r := wire.Read(payload)
+	for r.Next() && r.Type() != protowire.StartGroupType {
 		switch {
-		case num == 1:
-			key, value, err := readEntry(val)
+		case r.Number() == 1:
+			key, value, err := readEntry(fieldBytes(&r))
 			if err != nil {
 				return 0, 0, false
 			}
@@ -65,16 +64,15 @@ func jsonData(payload []byte) (start, end int, ok bool) {
 				}
 				encodings++
 			}
-		case num == 2 && val != nil:
-			end = len(payload) - len(next)
-			start = end - len(val)
+		case r.Number() == 2:
+			if !r.Bytes() {
+				return 0, 0, false
+			}
+			start, end = r.Bounds()
 			datas++
-		case num == 2:
-			return 0, 0, false
 		}
-		rest = next
 	}
-	return start, end, encodings == 1 && datas == 1
+	return start, end, atEnd(&r) && encodings == 1 && datas == 1
 }
 
 // cut takes the holes out of a document: the view keeps the rest, the patch all that it takes to undo it.
