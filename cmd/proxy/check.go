@@ -38,20 +38,7 @@ type checked struct {
 	Keys        []string       `json:"keys,omitempty"`
 	Foreign     []string       `json:"foreign,omitempty"`
 	MissingKeys []string       `json:"missing_key_files,omitempty"` // serve makes them at its first start
-	Policy      *checkedPolicy `json:"policy,omitempty"`
-}
-
-type checkedPolicy struct {
-	Revision string           `json:"revision"`
-	Tests    int              `json:"tests"`
-	Cases    int              `json:"cases"`
-	Findings []checkedFinding `json:"findings,omitempty"`
-}
-
-type checkedFinding struct {
-	Level string `json:"level"`
-	Where string `json:"where,omitempty"`
-	Text  string `json:"text"`
+	Policy      *policy.Report `json:"policy,omitempty"`
 }
 
 func checkCommand(stdout io.Writer) *cobra.Command {
@@ -112,12 +99,13 @@ func (o *checkOptions) check(ctx context.Context, s *style) (result checked, err
 	if _, err := app.CodecServer(c, quiet); err != nil {
 		return result, err
 	}
-	result.Listeners, result.Upstreams, result.CodecServer = len(c.Listeners), len(c.Upstreams), c.CodecServer != nil
-	doors := count(result.Listeners, "listener")
+	result.Listeners, result.Upstreams = len(c.Listeners), len(c.Upstreams)
+	result.CodecServer = c.CodecServer != nil
+	listeners := count(result.Listeners, "listener")
 	if result.CodecServer {
-		doors += ", codec server"
+		listeners += ", codec server"
 	}
-	s.line("config  %s  %s, %s", s.green("ok"), doors, count(result.Upstreams, "upstream"))
+	s.line("config  %s  %s, %s", s.green("ok"), listeners, count(result.Upstreams, "upstream"))
 	keys, err := o.checkKeys(ctx, c, s, &result)
 	if err != nil {
 		return result, err
@@ -127,7 +115,9 @@ func (o *checkOptions) check(ctx context.Context, s *style) (result checked, err
 }
 
 // checkKeys asks every key for an answer.
-func (o *checkOptions) checkKeys(ctx context.Context, c *config.Config, s *style, result *checked) (*keyring.Keyring, error) {
+func (o *checkOptions) checkKeys(
+	ctx context.Context, c *config.Config, s *style, result *checked,
+) (*keyring.Keyring, error) {
 	missing := map[string]bool{}
 	keys, err := app.OpenKeys(ctx, c, o.timeout, func(ctx context.Context, uri string) (crypto.Provider, error) {
 		if path, ok := app.WouldMake(c, uri); ok {
@@ -161,7 +151,9 @@ func (o *checkOptions) checkKeys(ctx context.Context, c *config.Config, s *style
 }
 
 // checkPolicy compiles the policy and runs its tests and cases.
-func (o *checkOptions) checkPolicy(ctx context.Context, c *config.Config, keys *keyring.Keyring, s *style, result *checked) error {
+func (o *checkOptions) checkPolicy(
+	ctx context.Context, c *config.Config, keys *keyring.Keyring, s *style, result *checked,
+) error {
 	options, err := app.PolicyOptions(c, keys, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return err
@@ -170,18 +162,18 @@ func (o *checkOptions) checkPolicy(ctx context.Context, c *config.Config, keys *
 	if err != nil {
 		return err
 	}
-	report := policy.Check(ctx, policy.CheckOptions{Options: options, Cases: o.cases, Facts: facts, Served: servedNamespaces(c)})
-	result.OK = report.OK()
-	result.Policy = &checkedPolicy{Revision: report.Revision, Tests: report.Tests, Cases: report.Cases}
+	report := policy.Check(ctx, policy.CheckOptions{
+		Options: options, Cases: o.cases, Facts: facts, Served: servedNamespaces(c)})
+	result.OK, result.Policy = report.OK(), &report
 	for _, f := range report.Findings {
-		result.Policy.Findings = append(result.Policy.Findings, checkedFinding{string(f.Level), f.Where, f.Text})
 		s.finding(f)
 	}
 	if !result.OK {
 		s.line("policy  %s", s.red("refused"))
 		return nil
 	}
-	s.line("policy  %s  revision %s, %s and %s passed", s.green("ok"), report.Revision, count(report.Tests, "test"), count(report.Cases, "case"))
+	s.line("policy  %s  revision %s, %s and %s passed", s.green("ok"), report.Revision,
+		count(report.Tests, "test"), count(report.Cases, "case"))
 	return nil
 }
 

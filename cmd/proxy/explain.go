@@ -108,7 +108,8 @@ func (o *explainOptions) policyAlone(ctx context.Context) (*policy.Policy, error
 		return nil, err
 	}
 	quiet := slog.New(slog.DiscardHandler)
-	keys, err := keyring.NewKeyring(ctx, keyring.KeyringOptions{Keys: c.KeyConfigs(), Grants: c.KeyGrants(), Realm: c.Realm, Log: quiet,
+	keys, err := keyring.NewKeyring(ctx, keyring.KeyringOptions{
+		Keys: c.KeyConfigs(), Grants: c.KeyGrants(), Realm: c.Realm, Log: quiet,
 		Open: func(_ context.Context, uri string) (crypto.Provider, error) { return standIn(uri), nil }})
 	if err != nil {
 		return nil, app.PrefixLines("keys", err)
@@ -255,7 +256,8 @@ func explainJSON(w io.Writer, answers []answered) error {
 	out := make([]decision, len(answers))
 	for i, a := range answers {
 		e := &a.explanation
-		out[i] = decision{Name: title(&a.question, i), Revision: e.Revision, Packages: e.Packages, Memo: e.Cached, Unknown: e.Unsure}
+		out[i] = decision{Name: title(&a.question, i), Revision: e.Revision, Packages: e.Packages,
+			Memo: e.Cached, Unknown: e.Unsure}
 		if a.err != nil {
 			out[i].Error = a.err.Error()
 			continue

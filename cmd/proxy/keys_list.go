@@ -110,7 +110,8 @@ func (o *listKeysOptions) listConfigured(ctx context.Context, c *config.Config, 
 		if !l.Answers {
 			answers = "no: " + l.Error
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", l.Name, cmp.Or(strings.Join(l.Namespaces, ","), "all"), l.Role, cmp.Or(l.KEK, "-"), l.URI, answers)
+		namespaces := cmp.Or(strings.Join(l.Namespaces, ","), "all")
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", l.Name, namespaces, l.Role, cmp.Or(l.KEK, "-"), l.URI, answers)
 	}
 	return cmp.Or(t.Flush(), code)
 }

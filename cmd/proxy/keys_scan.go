@@ -127,7 +127,8 @@ func (o *scanOptions) scan(ctx context.Context, stdout, stderr io.Writer) error 
 			for _, e := range n.Sealed {
 				envelopes += e.Count
 			}
-			fmt.Fprintf(stderr, "%s: %s: %s, %d sealed, %d unread\n", namespace, what, walkedText(n), envelopes, n.Unread)
+			fmt.Fprintf(stderr, "%s: %s: %s, %d sealed, %d unread\n",
+				namespace, what, walkedText(n), envelopes, n.Unread)
 		}})
 	for _, namespace := range o.namespaces {
 		if err := o.walk(ctx, scanner, upstreams, namespace, state); err != nil {
@@ -210,7 +211,8 @@ func (o *scanOptions) knownKeys(ctx context.Context, c *config.Config) (knownKey
 		} else {
 			p, err := app.OpenKey(ctx, o.asked)
 			if err != nil {
-				return known, fmt.Errorf("--key: %w; a key that does not answer any more can be named by its reference: see the KEK of `temporal-seal keys list` or of a scan", err)
+				return known, fmt.Errorf("--key: %w; a key that does not answer any more can be named by its reference: "+
+					"see the KEK of `temporal-seal keys list` or of a scan", err)
 			}
 			ref = p.Ref()
 		}

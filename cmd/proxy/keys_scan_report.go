@@ -13,13 +13,12 @@ import (
 )
 
 func (o *scanOptions) verdict(keys knownKeys, r *scan.Report) error {
-	unread := r.Unread() > 0
 	if keys.asked != nil {
 		if n, _ := r.Under(*keys.asked); n > 0 {
 			return keyInUse
 		}
 	}
-	if unread {
+	if r.Unread() > 0 {
 		return notAllWasRead
 	}
 	return nil
@@ -46,7 +45,8 @@ func (o *scanOptions) document(keys knownKeys, r *scan.Report) scanned {
 	}
 	if keys.asked != nil {
 		n, _ := r.Under(*keys.asked)
-		d.Asked = &askedKey{Key: o.asked, KEK: keys.asked.String(), Envelopes: n, MayRetire: n == 0 && r.Unread() == 0}
+		d.Asked = &askedKey{Key: o.asked, KEK: keys.asked.String(), Envelopes: n,
+			MayRetire: n == 0 && r.Unread() == 0}
 	}
 	return d
 }
@@ -90,7 +90,8 @@ func (o *scanOptions) print(stdout io.Writer, keys knownKeys, r *scan.Report) er
 	case r.Unread() > 0:
 		s.line("%s: not found, and %d places could not be read: %s", o.asked, r.Unread(), s.yellow("NOT KNOWN"))
 	default:
-		s.line("%s: no envelope in %s: %s", o.asked, count(len(r.Namespaces), "namespace"), s.green("it may be retired"))
+		s.line("%s: no envelope in %s: %s",
+			o.asked, count(len(r.Namespaces), "namespace"), s.green("it may be retired"))
 	}
 	return s.err
 }
@@ -106,7 +107,8 @@ func (o *scanOptions) printSealed(stdout io.Writer, keys knownKeys, n *scan.Name
 		return cmp.Or(cmp.Compare(a.Key, b.Key), cmp.Compare(a.SealedFor, b.SealedFor), cmp.Compare(a.KEK, b.KEK))
 	})
 	for _, e := range sorted {
-		fmt.Fprintf(t, "  %s\t%s\t%s\t%d\t%d\t%s\n", e.Key, e.SealedFor, e.KEK, e.Count, len(e.DataKeys), keys.name(e.KEK))
+		fmt.Fprintf(t, "  %s\t%s\t%s\t%d\t%d\t%s\n",
+			e.Key, e.SealedFor, e.KEK, e.Count, len(e.DataKeys), keys.name(e.KEK))
 		if o.dataKeys {
 			for _, id := range slices.Sorted(maps.Keys(e.DataKeys)) {
 				fmt.Fprintf(t, "    data key %s\t\t\t%d\t\t\n", id, e.DataKeys[id])

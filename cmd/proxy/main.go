@@ -82,6 +82,7 @@ Without a command it serves: on 127.0.0.1:7333, for the Temporal server on 127.0
 		RunE:  root.RunE,
 	}
 	addServeFlags(&o, serve)
-	root.AddCommand(serve, checkCommand(stdout), configCommand(stdout), explainCommand(stdout), keysCommand(stdout, stderr), openCommand(stdout, stderr), healthCommand(stdout), versionCommand(stdout))
+	root.AddCommand(serve, checkCommand(stdout), configCommand(stdout), explainCommand(stdout), healthCommand(stdout),
+		keysCommand(stdout, stderr), openCommand(stdout, stderr), versionCommand(stdout))
 	return root
 }

@@ -81,7 +81,8 @@ func (o *openOptions) open(ctx context.Context, file string, stdout, stderr io.W
 	if err != nil {
 		return err
 	}
-	document, opened, problems := history.Open(ctx, document, history.Options{Keys: keys, Foreign: others, Namespace: o.namespace, Realm: c.Realm})
+	document, opened, problems := history.Open(ctx, document, history.Options{
+		Keys: keys, Foreign: others, Namespace: o.namespace, Realm: c.Realm})
 	if err := writeJSON(stdout, document); err != nil {
 		return err
 	}

@@ -22,8 +22,9 @@ const (
 func (o *outputFormat) flag(cmd *cobra.Command) {
 	*o = outputText
 	cmd.Flags().VarP(o, "output", "o", "text or json")
-	// It fails for flags that there are not.
-	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{string(outputText), string(outputJSON)}, cobra.ShellCompDirectiveNoFileComp))
+	formats := []string{string(outputText), string(outputJSON)}
+	_ = cmd.RegisterFlagCompletionFunc("output", // fails for a flag that does not exist
+		cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp))
 }
 
 func (o *outputFormat) json() bool { return *o == outputJSON }

@@ -12,11 +12,14 @@ import (
 // defaultStartTimeout is how long keys and upstream may take to answer at start.
 const defaultStartTimeout = 10 * time.Second
 
+// addServeFlags adds those of serve.
 func addServeFlags(o *app.Options, cmd *cobra.Command) {
 	f := cmd.Flags()
 	addFlags(&o.Flags, cmd)
-	f.StringVar(&o.Listen, "listen", "", "address for workers and clients (default "+standard.Listeners[0].Address+")")
-	f.StringVar(&o.Upstream, "upstream", "", "address of the Temporal frontend (default "+standard.Upstreams[0].Address+")")
+	f.StringVar(&o.Listen, "listen", "",
+		"address for workers and clients (default "+standard.Listeners[0].Address+")")
+	f.StringVar(&o.Upstream, "upstream", "",
+		"address of the Temporal frontend (default "+standard.Upstreams[0].Address+")")
 	f.StringVar(&o.Admin, "admin", "", "address of /healthz, /readyz and /metrics (default "+standard.Admin+")")
 	f.StringVar(&o.LogFormat, "log-format", "text", "text or json")
 	f.StringVar(&o.LogLevel, "log-level", "info", "debug, info, warn or error")
@@ -27,7 +30,7 @@ func addServeFlags(o *app.Options, cmd *cobra.Command) {
 // standard is the config without a file and flags, for the defaults that the help shows.
 var standard = config.Default()
 
-// flags are those that serve, check and explain share.
+// addFlags adds the flags that serve, check and explain share.
 func addFlags(s *config.Flags, cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&s.File, "config", "", "config file in YAML; the other flags go over it")

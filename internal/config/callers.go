@@ -105,7 +105,8 @@ func (m *MTLS) validate(d *document, path string, tls bool) {
 	}
 	for i, n := range m.Names {
 		if n.Name == "" {
-			d.add(fmt.Sprintf("%s.names[%d]", path, i), `wants name: a pattern for a name in the certificate, "*" for any`)
+			d.add(fmt.Sprintf("%s.names[%d]", path, i),
+				`wants name: a pattern for a name in the certificate, "*" for any`)
 		}
 	}
 }
@@ -159,5 +160,8 @@ func (j *JWT) validate(d *document, path string, readable bool) {
 // isSafeURL reports whether nobody can change what a URL returns: it is https, or http on this machine.
 func isSafeURL(text string) bool {
 	u, err := url.Parse(text)
-	return err == nil && (u.Scheme == "https" || u.Scheme == "http" && (IsLoopback(u.Host) || IsLoopback(u.Host+":0")))
+	if err != nil || u.Scheme == "https" {
+		return err == nil
+	}
+	return u.Scheme == "http" && (IsLoopback(u.Host) || IsLoopback(u.Host+":0"))
 }

@@ -13,7 +13,8 @@ import (
 
 // source are this package's files with YAML types. Their comments describe the keys.
 //
-//go:embed config.go listeners.go callers.go upstreams.go keys.go foreign.go policy.go audit.go drain.go limits.go codecserver.go
+//go:embed config.go listeners.go callers.go upstreams.go keys.go foreign.go policy.go audit.go
+//go:embed drain.go limits.go codecserver.go
 var source embed.FS
 
 // comments returns the comments of all fields, by `Type.Field`.
@@ -56,8 +57,9 @@ func keysOf(t reflect.Type) []key {
 	all := make([]key, t.NumField())
 	for i := range all {
 		f := t.Field(i)
-		k := key{name: f.Tag.Get("yaml"), typ: f.Type, comment: comments()[t.Name()+"."+f.Name], required: f.Tag.Get("required") == "true",
-			standard: f.Tag.Get("default"), otherwise: f.Tag.Get("otherwise"), unit: f.Tag.Get("unit")}
+		k := key{name: f.Tag.Get("yaml"), typ: f.Type, comment: comments()[t.Name()+"."+f.Name],
+			required: f.Tag.Get("required") == "true", standard: f.Tag.Get("default"),
+			otherwise: f.Tag.Get("otherwise"), unit: f.Tag.Get("unit")}
 		if k.typ.Kind() == reflect.Pointer {
 			k.typ = k.typ.Elem()
 		}

@@ -62,7 +62,8 @@ func validateKeys(d *document, list []Key) {
 const NoKeyURI = "is no key URI: awskms://<key id, ARN or alias>?region=<region>, vault://<host>/<mount>/<key>?token_file=<path>, or local:<file>"
 
 func validateKeyURI(d *document, path, uri string) {
-	if scheme, _, ok := strings.Cut(uri, ":"); !ok || scheme != localkey.Scheme && scheme != awskms.Scheme && scheme != vault.Scheme {
+	scheme, _, ok := strings.Cut(uri, ":")
+	if !ok || scheme != localkey.Scheme && scheme != awskms.Scheme && scheme != vault.Scheme {
 		d.add(path, NoKeyURI)
 	}
 }

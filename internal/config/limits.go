@@ -28,6 +28,7 @@ func (l *Limits) validate(d *document) {
 	}
 	if l.ConnectionAge < server.MinConnectionAge {
 		d.add("$.limits.connection_age",
-			"is too short: polls take a minute, and each end costs callers a new connection; at least %s", server.MinConnectionAge)
+			"is too short: polls take a minute, and each end costs callers a new connection; at least %s",
+			server.MinConnectionAge)
 	}
 }

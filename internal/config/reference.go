@@ -31,7 +31,8 @@ func Reference() string {
 			if k.standard != "" {
 				standard = "`" + k.standard + "`"
 			}
-			fmt.Fprintf(&b, "| `%s` | %s | %s | %s | %s |\n", k.name, k.typeName(sections), required, standard, k.comment)
+			fmt.Fprintf(&b, "| `%s` | %s | %s | %s | %s |\n",
+				k.name, k.typeName(sections), required, standard, k.comment)
 		}
 		b.WriteString("\n")
 	}
@@ -67,7 +68,8 @@ func (s *section) heading() string {
 
 // anchor is how Markdown renderers name a heading in links.
 func (s *section) anchor() string {
-	return strings.NewReplacer("`", "", "[", "", "]", "", ".", "", " ", "-").Replace(strings.ToLower(s.heading()))
+	inLinks := strings.NewReplacer("`", "", "[", "", "]", "", ".", "", " ", "-")
+	return inLinks.Replace(strings.ToLower(s.heading()))
 }
 
 // typeName describes the type of a key's values, with a link to the section of a mapping.

@@ -39,7 +39,8 @@ func mappingSchema(t reflect.Type, definitions map[string]any) map[string]any {
 		}
 		properties[k.name] = s
 	}
-	s := map[string]any{"type": "object", "additionalProperties": false, "properties": properties, "required": required}
+	s := map[string]any{
+		"type": "object", "properties": properties, "additionalProperties": false, "required": required}
 	if t == reflect.TypeFor[Callers]() { // exactly one kind
 		s["minProperties"], s["maxProperties"] = 1, 1
 	}

@@ -121,7 +121,8 @@ func (h *opener) payload(p *commonpb.Payload, as map[string]any, path string) an
 		return h.problem(as, path, err)
 	}
 	h.opened++
-	if document := json.RawMessage(plain.GetData()); string(plain.GetMetadata()["encoding"]) == "json/plain" && json.Valid(document) {
+	document := json.RawMessage(plain.GetData())
+	if string(plain.GetMetadata()["encoding"]) == "json/plain" && json.Valid(document) {
 		return document // as it is: numbers keep their digits, objects their order
 	}
 	metadata := map[string]any{}

@@ -24,9 +24,9 @@ const (
 
 // Finding is one thing that a check found.
 type Finding struct {
-	Level Level
-	Where string // file:line, file, or the name of a namespace
-	Text  string
+	Level Level  `json:"level"`
+	Where string `json:"where,omitempty"` // file:line, file, or the name of a namespace
+	Text  string `json:"text"`
 }
 
 // CallFacts says which facts are known about the payloads of one kind in a request. A fact in no set is
@@ -53,10 +53,10 @@ type CheckOptions struct {
 
 // Report is what a check found.
 type Report struct {
-	Revision string // "" where the policy did not load
-	Findings []Finding
-	Tests    int // Rego tests that ran
-	Cases    int // cases that ran
+	Revision string    `json:"revision"` // "" where the policy did not load
+	Tests    int       `json:"tests"`    // Rego tests that ran
+	Cases    int       `json:"cases"`    // cases that ran
+	Findings []Finding `json:"findings,omitempty"`
 }
 
 // OK reports whether the policy may be used.
