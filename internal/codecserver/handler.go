@@ -139,7 +139,7 @@ func (e *exchange) rewriteBody(ctx context.Context, id *auth.Identity, namespace
 	if err != nil {
 		return nil, err
 	}
-	session := e.server.options.Rewriter.BeginApart(rpc, namespace, id.Caller)
+	session := e.server.options.Rewriter.BeginCodec(rpc, namespace, id.Caller)
 	payloads, err := e.rewrite(ctx, session, list.Payloads)
 	if err == nil {
 		err = e.record(ctx, session, id)

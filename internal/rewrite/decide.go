@@ -59,7 +59,7 @@ func (d *decider) evaluate(ctx context.Context, direction policy.Direction, s *s
 	in.Kind, in.Path, in.Name = s.f.kind, s.f.path, d.message.name(s)
 	in.Encoding, in.Type, in.Data = h.encoding, h.messageType, h.data
 	decide := d.call.policy.Decide
-	if d.call.method.apart {
+	if d.call.method.codec {
 		decide = d.call.policy.DecideApart
 	}
 	v, err := decide(ctx, direction, in)

@@ -104,7 +104,7 @@ type Method struct {
 	whole    bool // its response has everything opened that the policy opens, or fails
 	result   bool // its caller waits for the response and can try again: it fails rather than stay sealed for now
 	status   bool // its error responses may hold user data
-	apart    bool // its payloads come without the message that they belong to
+	codec    bool // its payloads come without the message that they belong to
 }
 
 // Name returns the RPC's name without the service.

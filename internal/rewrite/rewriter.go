@@ -45,7 +45,7 @@ type State struct {
 type Rewriter struct {
 	plan     atomic.Pointer[plan]
 	state    atomic.Pointer[State]
-	apart    map[string]*Method // by RPCEncode and RPCDecode
+	codec    map[string]*Method // by RPCEncode and RPCDecode
 	strict   bool
 	shadow   bool
 	accounts bool
@@ -69,14 +69,14 @@ func New(o Options) (*Rewriter, error) {
 	if err != nil {
 		return nil, err
 	}
-	apart, err := apartMethods(p)
+	codec, err := codecMethods(p)
 	if err != nil {
 		return nil, err
 	}
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
-	r := &Rewriter{apart: apart, strict: o.UnknownFields == "strict", shadow: o.Shadow, accounts: o.Accounts,
+	r := &Rewriter{codec: codec, strict: o.UnknownFields == "strict", shadow: o.Shadow, accounts: o.Accounts,
 		log: o.Log, tasks: newTaskMemory()}
 	r.plan.Store(p)
 	r.Apply(State{Keys: o.Keys, Policy: o.Policy, Foreign: o.Foreign})

@@ -12,10 +12,10 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 )
 
-// apart runs payloads through the rewriter as a codec server does.
-func apart(t *testing.T, r *Rewriter, rpc, namespace string, caller *policy.Caller, in ...*commonpb.Payload) ([]*commonpb.Payload, *Stats, error) {
+// asCodecServer runs payloads through the rewriter as a codec server does.
+func asCodecServer(t *testing.T, r *Rewriter, rpc, namespace string, caller *policy.Caller, in ...*commonpb.Payload) ([]*commonpb.Payload, *Stats, error) {
 	t.Helper()
-	c := r.BeginApart(rpc, namespace, caller)
+	c := r.BeginCodec(rpc, namespace, caller)
 	defer c.Done()
 	raw := bytesOf(t, &commonpb.Payloads{Payloads: in})
 	run := c.Request
@@ -70,7 +70,7 @@ response contains {"action": "deny", "reason": "no"} if input.caller.subject == 
 `)
 	as := func(subject string) *policy.Caller { return policy.NewCaller("jwt", subject, "codec_server", nil) }
 	one, two := jsonPayload(`"CANARY one"`), jsonPayload(`{"a":"CANARY two"}`)
-	sealed, stats, err := apart(t, r, RPCEncode, testNamespace, as("ann"), one, two)
+	sealed, stats, err := asCodecServer(t, r, RPCEncode, testNamespace, as("ann"), one, two)
 	if err != nil || stats.Payloads != 2 {
 		t.Fatalf("encode: %+v, %v", stats, err)
 	}
@@ -86,7 +86,7 @@ response contains {"action": "deny", "reason": "no"} if input.caller.subject == 
 	for subject, want := range map[string][]*commonpb.Payload{
 		"ann": plain, "by kind": gone, "by name": sealed, "by workflow": sealed, "keep": sealed, "deny": sealed,
 	} {
-		got, _, err := apart(t, r, RPCDecode, testNamespace, as(subject), sealed...)
+		got, _, err := asCodecServer(t, r, RPCDecode, testNamespace, as(subject), sealed...)
 		if err != nil || len(got) != 2 {
 			t.Fatalf("%s: %d payloads, %v", subject, len(got), err)
 		}
@@ -96,18 +96,18 @@ response contains {"action": "deny", "reason": "no"} if input.caller.subject == 
 			}
 		}
 	}
-	got, stats, err := apart(t, r, RPCDecode, "other", as("ann"), sealed[0])
+	got, stats, err := asCodecServer(t, r, RPCDecode, "other", as("ann"), sealed[0])
 	if err != nil || !proto.Equal(got[0], sealed[0]) || stats.Unopened != 1 {
 		t.Errorf("in another namespace: %v, %+v, %v", got, stats, err)
 	}
-	again, _, err := apart(t, r, RPCEncode, testNamespace, as("ann"), sealed[0])
+	again, _, err := asCodecServer(t, r, RPCEncode, testNamespace, as("ann"), sealed[0])
 	if err != nil || proto.Equal(again[0], sealed[0]) {
 		t.Errorf("what is sealed is sealed once more: %v", err)
 	}
-	if back, _, err := apart(t, r, RPCDecode, testNamespace, as("ann"), again[0]); err != nil || !proto.Equal(back[0], sealed[0]) {
+	if back, _, err := asCodecServer(t, r, RPCDecode, testNamespace, as("ann"), again[0]); err != nil || !proto.Equal(back[0], sealed[0]) {
 		t.Errorf("one layer at a time: %v, %v", back, err)
 	}
-	c := r.BeginApart(RPCDecode, testNamespace, as("ann"))
+	c := r.BeginCodec(RPCDecode, testNamespace, as("ann"))
 	defer c.Done()
 	if text, ok := c.Text(ctx, []byte("no sealed text")); ok || string(text) != "no sealed text" {
 		t.Errorf("%q, %v", text, ok)
@@ -117,13 +117,13 @@ response contains {"action": "deny", "reason": "no"} if input.caller.subject == 
 // TestApartDamaged: one payload that does not open hides no other.
 func TestApartDamaged(t *testing.T) {
 	r := newRewriter(t, sealAll)
-	sealed, _, err := apart(t, r, RPCEncode, testNamespace, nil, jsonPayload(`1`), jsonPayload(`2`), jsonPayload(`3`))
+	sealed, _, err := asCodecServer(t, r, RPCEncode, testNamespace, nil, jsonPayload(`1`), jsonPayload(`2`), jsonPayload(`3`))
 	if err != nil {
 		t.Fatal(err)
 	}
 	sealed[1].Data[len(sealed[1].Data)-1] ^= 1
 	clear := &commonpb.Payload{}
-	got, stats, err := apart(t, r, RPCDecode, testNamespace, nil, append(sealed, clear)...)
+	got, stats, err := asCodecServer(t, r, RPCDecode, testNamespace, nil, append(sealed, clear)...)
 	if err != nil || len(got) != 4 {
 		t.Fatalf("%d payloads, %v", len(got), err)
 	}
@@ -138,7 +138,7 @@ func TestApartDamaged(t *testing.T) {
 // TestApartDenied: a rule that refuses any kind of payload refuses what may be of that kind.
 func TestApartDenied(t *testing.T) {
 	r := newRewriter(t, sealAll+"\nrequest contains {\"action\": \"deny\", \"reason\": \"no memos\"} if input.payload.kind == \"memo\"\n")
-	_, _, err := apart(t, r, RPCEncode, testNamespace, nil, jsonPayload(`1`))
+	_, _, err := asCodecServer(t, r, RPCEncode, testNamespace, nil, jsonPayload(`1`))
 	var e *Error
 	if !errors.As(err, &e) || e.Kind != KindDenied {
 		t.Errorf("got %v", err)

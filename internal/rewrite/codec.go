@@ -13,33 +13,33 @@ const (
 	RPCDecode = "Decode"
 )
 
-// apartKind is the kind of such payloads in accounts: the real one is unknown.
-const apartKind = "payload"
+// codecKind is the kind of such payloads in accounts: the real one is unknown.
+const codecKind = "payload"
 
-// apartMethods compiles the plans of a message of type Payloads, by the RPC names above.
-func apartMethods(p *plan) (map[string]*Method, error) {
+// codecMethods compiles the plans of a message of type Payloads, by the RPC names above.
+func codecMethods(p *plan) (map[string]*Method, error) {
 	payloads, err := p.messageType(msgPayloads)
 	if err != nil {
 		return nil, err
 	}
 	methods := make(map[string]*Method)
 	for _, name := range []string{RPCEncode, RPCDecode} {
-		n, err := p.compile(name, name == RPCDecode, payloads, "payloads", apartKind)
+		n, err := p.compile(name, name == RPCDecode, payloads, "payloads", codecKind)
 		if err != nil {
 			return nil, err
 		}
 		for i := range n.fields {
 			n.fields[i].na = 0 // which facts apply is unknown, too
 		}
-		methods[name] = &Method{plan: p, name: name, full: name, request: n, response: n, apart: true}
+		methods[name] = &Method{plan: p, name: name, full: name, request: n, response: n, codec: true}
 	}
 	return methods, nil
 }
 
-// BeginApart starts a session for payloads without a message, in a namespace that the caller may use. rpc
+// BeginCodec starts a session for payloads without a message, in a namespace that the caller may use. rpc
 // is RPCEncode or RPCDecode.
-func (r *Rewriter) BeginApart(rpc, namespace string, caller *policy.Caller) *Session {
-	s := r.Begin(r.apart[rpc], caller)
+func (r *Rewriter) BeginCodec(rpc, namespace string, caller *policy.Caller) *Session {
+	s := r.Begin(r.codec[rpc], caller)
 	s.call.namespace = namespace
 	return s
 }
