@@ -55,7 +55,7 @@ type Options struct {
 	Grants []Grant
 	// RevokedDataKeys are the proxy's `revoked_data_keys`.
 	RevokedDataKeys [][32]byte
-	// Log tells of keys that stop answering. Nil: slog.Default().
+	// Log reports of keys that stop answering. Nil: slog.Default().
 	Log *slog.Logger
 }
 

@@ -27,10 +27,10 @@ const (
 	KindForeign
 	// KindNotConfigured means that the configuration has no key of this name for the namespace, or not this KMS key.
 	KindNotConfigured
-	// KindMalformed means that the bytes are no carrier or no envelope, or that the input cannot be sealed.
+	// KindMalformed means that the bytes contain no envelope, or that the input cannot be sealed.
 	KindMalformed
 	// KindDenied is what a Provider reports when its credentials were refused. AWS answers so for a foreign wrapped key
-	// as well as for a withdrawn permission, so only the Keyring can tell which it is: it hands on KindRevoked or
+	// as well as for a withdrawn permission, so only the Keyring finds out which it is: it returns KindRevoked or
 	// KindRejected, never this.
 	KindDenied
 )
@@ -51,7 +51,7 @@ func Kinds() []Kind {
 	return []Kind{KindUnavailable, KindRevoked, KindRejected, KindTampered, KindNewer, KindForeign, KindNotConfigured, KindMalformed}
 }
 
-// Transient tells whether the same call may succeed later with nothing changed but time.
+// Transient reports whether the same call may succeed later with nothing changed but time.
 func (k Kind) Transient() bool { return k == KindUnavailable }
 
 // Error is the error of this package and of its providers. It never holds a byte of a payload or of a key.
@@ -62,7 +62,7 @@ type Error struct {
 	Namespace string // namespace as bound in the envelope, where known
 	Err       error  // cause and advice
 
-	atOnce bool // though transient, it is told at once rather than tried again here
+	atOnce bool // though transient, it is returned at once rather than tried again here
 	ours   bool // the text in Err was written here and names no place where keys are kept
 }
 
@@ -80,14 +80,14 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("%s%s: %v", e.Op, where, e.Err)
 }
 
-// ForCaller is the error as whoever called may see it: it names the key by its name in the configuration, and not the
+// ForCaller returns the error as callers may see it: it names the key by its name in the configuration, and not the
 // URI, the endpoint or the file behind it, which Error has for the operator's log.
 func (e *Error) ForCaller() string {
-	told := e.Err
-	if !e.ours || told == nil || errors.Unwrap(told) != nil {
-		told = errors.New(callerTexts[e.Kind])
+	err := e.Err
+	if !e.ours || err == nil || errors.Unwrap(err) != nil {
+		err = errors.New(callerTexts[e.Kind])
 	}
-	return (&Error{Op: e.Op, Key: e.Key, Namespace: e.Namespace, Err: told}).Error()
+	return (&Error{Op: e.Op, Key: e.Key, Namespace: e.Namespace, Err: err}).Error()
 }
 
 var callerTexts = map[Kind]string{
@@ -103,7 +103,7 @@ var callerTexts = map[Kind]string{
 	KindDenied:        "the key service refuses access (the proxy's log says to what)",
 }
 
-// ForCaller is the text of any error with that of the Error in it made fit for whoever called; see Error.ForCaller.
+// ForCaller returns the text of any error, with that of the Error in it made fit for callers; see Error.ForCaller.
 func ForCaller(err error) string {
 	var e *Error
 	if !errors.As(err, &e) {
@@ -116,10 +116,10 @@ func ForCaller(err error) string {
 	return e.ForCaller() // put in another form on its way up: only what is known to be fit
 }
 
-// Unwrap gives the cause.
+// Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
-// KindOf gives the kind of the first *Error in err's chain.
+// KindOf returns the kind of the first *Error in err's chain.
 func KindOf(err error) Kind {
 	var e *Error
 	if errors.As(err, &e) {

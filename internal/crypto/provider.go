@@ -31,7 +31,7 @@ type Provider interface {
 	URI() string
 	// GenerateDataKey makes a fresh 32-byte data key, bound to kc.
 	GenerateDataKey(ctx context.Context, kc KeyContext) (plain, wrapped []byte, err error)
-	// UnwrapDataKey gives back the data key, if wrapped was made by this key for the same kc.
+	// UnwrapDataKey returns back the data key, if wrapped was made by this key for the same kc.
 	UnwrapDataKey(ctx context.Context, wrapped []byte, kc KeyContext) ([]byte, error)
 }
 

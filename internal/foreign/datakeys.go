@@ -78,7 +78,7 @@ func idOf(src *source, wrapped []byte, bound map[string]string) keyID {
 	return keyID(h.Sum(nil))
 }
 
-// get gives the data key from memory, or has it unwrapped.
+// get returns the data key from memory, or has it unwrapped.
 func (k *dataKeys) get(ctx context.Context, src *source, wrapped []byte, bound map[string]string, run *Run) (a aead, hit bool, err error) {
 	id := idOf(src, wrapped, bound)
 	known, have := k.opened.Get(id)
@@ -139,8 +139,8 @@ func (k *dataKeys) ask(ctx context.Context, id keyID, src *source, wrapped []byt
 	}
 }
 
-// refused judges a key service's error. An error about a wrapped key that came in a payload concerns that payload alone:
-// anybody who can write to the server can plant one.
+// refused classifies a key service's error. An error about a wrapped key that came in a payload concerns that payload alone:
+// every writer to the server can plant one.
 func (k *dataKeys) refused(id keyID, err error) error {
 	switch kind := crypto.KindOf(err); kind {
 	case crypto.KindUnknown, crypto.KindUnavailable:

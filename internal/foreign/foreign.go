@@ -22,7 +22,7 @@ type Format string
 
 const (
 	// Samples is what the encryption samples of the Go, Python, TypeScript, .NET, Ruby and Java SDKs write, and codecs
-	// made after them: AES-GCM over the serialised Payload, without associated data.
+	// made after them: AES-GCM over the serialized Payload, without associated data.
 	Samples Format = "samples"
 	// TemporalSA is temporal-sa/temporal-cloud-proxy: a data key from AWS KMS, and associated data in JSON.
 	TemporalSA Format = "temporal-sa"
@@ -32,14 +32,14 @@ const (
 	Zlib Format = "zlib"
 	// Snappy is what the samples for snappy write.
 	Snappy Format = "snappy"
-	// Gzip is a gzip stream over the serialised Payload.
+	// Gzip is a gzip stream over the serialized Payload.
 	Gzip Format = "gzip"
 )
 
 // KeyPrefix starts what policies see as the key of a foreign payload. No key of the product's own may be named so.
 const KeyPrefix = "foreign:"
 
-// The encodings that the formats are told by.
+// The encodings by which the formats are recognized.
 const (
 	encodingEncrypted = "binary/encrypted"
 	encodingZlib      = "binary/zlib"
@@ -50,13 +50,13 @@ const (
 var encodings = map[Format]string{Samples: encodingEncrypted, TemporalSA: encodingEncrypted, TemporalProxy: encodingEncrypted,
 	Zlib: encodingZlib, Snappy: encodingSnappy, Gzip: encodingGzip}
 
-// Known tells whether there is such a format.
+// Known reports whether there is such a format.
 func (f Format) Known() bool { return encodings[f] != "" }
 
-// Keyed tells whether the format's keys come with the configuration.
+// Keyed reports whether the format's keys come with the configuration.
 func (f Format) Keyed() bool { return f == Samples }
 
-// Wrapped tells whether each payload brings its data key, wrapped by a key service.
+// Wrapped reports whether each payload brings its data key, wrapped by a key service.
 func (f Format) Wrapped() bool { return f == TemporalSA || f == TemporalProxy }
 
 // Unwrap has a key service decrypt a wrapped data key under an encryption context. Its errors are as those of a
@@ -136,7 +136,7 @@ type Namespace struct {
 	sources []*source
 }
 
-// For gives what is read in a namespace; nil if that is nothing.
+// For returns what is read in a namespace; nil if that is nothing.
 func (r *Reader) For(namespace string) *Namespace {
 	if r == nil {
 		return nil
@@ -159,8 +159,8 @@ func (s *source) serves(namespace string) bool {
 	return glob.MatchAny(s.Namespaces, namespace)
 }
 
-// Marked tells whether a serialised Payload could be opened as a foreign one in any namespace: payloads travel between
-// namespaces, so which one's formats count is not known when they are sent. Whatever Parse recognises is marked, and so is
+// Marked reports whether a serialized Payload could be opened as a foreign one in any namespace: payloads travel between
+// namespaces, so which one's formats count is not known when they are sent. Whatever Parse recognizes is marked, and so is
 // what holds one of the encodings in a form that not everyone reads alike.
 func (r *Reader) Marked(payload []byte) bool {
 	if r == nil || len(r.known) == 0 {

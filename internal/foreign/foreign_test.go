@@ -88,7 +88,7 @@ func reader(t testing.TB, sources ...Source) *Reader {
 	return r
 }
 
-// open gives nil for a payload that is left as it is.
+// open returns nil for a payload that is left as it is.
 func open(n *Namespace, payload []byte) ([]byte, error) {
 	var run Run
 	s, err := n.Parse(payload, &run)

@@ -47,7 +47,7 @@ func newAEAD(key []byte) (aead, error) {
 	return aead{gcm}, err
 }
 
-// Sealed is a foreign payload, recognised but not opened.
+// Sealed is a foreign payload, recognized but not opened.
 type Sealed struct {
 	// Key is what policies see as its key: KeyPrefix and the source's name. Nothing vouches for it before Open.
 	Key string
@@ -63,8 +63,8 @@ type Run struct{ expanded, unwraps int }
 
 func (r *Run) room() int { return min(maxPayload, maxMessage-r.expanded) }
 
-// Parse recognises a foreign payload; nil if it is none that is read in this namespace, which is to be left as it is. An
-// error means that it is one and can't be opened. An outer compression is taken off here, since only what is below it tells
+// Parse recognizes a foreign payload; nil if it is none that is read in this namespace, which is to be left as it is. An
+// error means that it is one and can't be opened. An outer compression is taken off here, since only what is below it shows
 // which key is needed.
 func (n *Namespace) Parse(b []byte, run *Run) (*Sealed, error) {
 	if n == nil {
@@ -93,7 +93,7 @@ func (n *Namespace) Parse(b []byte, run *Run) (*Sealed, error) {
 	return &Sealed{Key: c.key, data: inner}, nil
 }
 
-// encryption recognises an encrypted payload by its metadata. Of an encoding that several tools use, what fits none of the
+// encryption recognizes an encrypted payload by its metadata. Of an encoding that several tools use, what fits none of the
 // configured ones is not theirs.
 func (n *Namespace) encryption(p *payload) (*Sealed, error) {
 	if v, _ := p.get(metaEncoding); string(v) != encodingEncrypted {
@@ -166,7 +166,7 @@ func (n *Namespace) expand(src *source, data []byte, run *Run) ([]byte, error) {
 	return out, nil
 }
 
-// Open appends to dst the Payload that a codec was given. hit tells whether no key service had to be asked. If an error is
+// Open appends to dst the Payload that a codec was given. hit reports whether no key service had to be asked. If an error is
 // returned, dst is as it was.
 func (n *Namespace) Open(ctx context.Context, dst []byte, s *Sealed, run *Run) (out []byte, hit bool, err error) {
 	if s.encrypted == nil {
@@ -208,7 +208,7 @@ func (n *Namespace) Open(ctx context.Context, dst []byte, s *Sealed, run *Run) (
 	return out, hit, nil
 }
 
-// keyOf gives what opens an encrypted payload.
+// keyOf returns what opens an encrypted payload.
 func (n *Namespace) keyOf(ctx context.Context, s *Sealed, run *Run) (a aead, aad []byte, hit bool, err error) {
 	src := s.encrypted
 	var bound map[string]string

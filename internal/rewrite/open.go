@@ -29,8 +29,8 @@ type opener struct {
 	decider decider
 	whole   bool // everything has to open, or the response fails
 	items   []openItem
-	systems []int32           // slots with inputs of operations that the server runs itself
-	headers envelope.Carriers // of the envelopes of items
+	systems []int32         // slots with inputs of operations that the server runs itself
+	headers envelope.Reader // of the envelopes of items
 	run     keyring.Run
 	// foreign reads payloads of other tools in the namespace of the call; nil: there are none.
 	foreign    *foreign.Namespace

@@ -54,7 +54,7 @@ func Open(ctx context.Context, uri string) (crypto.Provider, error) {
 	return p, nil
 }
 
-// OpenKey is Open for a caller who knows that he has a KMS key, and what else it can do.
+// OpenKey is Open with the concrete type, which can also Decrypt.
 func OpenKey(ctx context.Context, uri string) (*Provider, error) {
 	loc, err := parseURI(uri)
 	if err != nil {
@@ -86,7 +86,7 @@ func OpenKey(ctx context.Context, uri string) (*Provider, error) {
 }
 
 func newClient(ctx context.Context, loc location) (*kms.Client, error) {
-	// The SDK's own log goes to standard error in a format of its own, and tells nothing that its errors do not.
+	// The SDK's own log goes to standard error in a format of its own, and has nothing that its errors lack.
 	options := []func(*config.LoadOptions) error{config.WithLogger(logging.Nop{})}
 	if loc.region != "" {
 		options = append(options, config.WithRegion(loc.region))
@@ -117,7 +117,7 @@ var ofAll struct {
 	authorities *x509.CertPool
 }
 
-// shared gives ofAll in the place of a client that trusts the same authorities. Those may change from one reload to the
+// shared returns ofAll in the place of a client that trusts the same authorities. Those may change from one reload to the
 // next, and then new connections are made.
 func shared(c aws.HTTPClient) aws.HTTPClient {
 	own, ok := c.(*awshttp.BuildableClient)
@@ -190,8 +190,8 @@ func (p *Provider) describe(ctx context.Context) (*types.KeyMetadata, error) {
 	return out.KeyMetadata, nil
 }
 
-// usable tells what is wrong with a key that can't make and unwrap data keys. The API documents usage and spec as
-// members that an answer may lack; then the first data key tells.
+// usable reports what is wrong with a key that can't make and unwrap data keys. The API documents usage and spec as
+// members that an answer may lack; then the first data key shows it.
 func usable(meta *types.KeyMetadata) *crypto.Error {
 	if (meta.KeyUsage != "" && meta.KeyUsage != types.KeyUsageTypeEncryptDecrypt) ||
 		(meta.KeySpec != "" && meta.KeySpec != types.KeySpecSymmetricDefault) {
@@ -205,7 +205,7 @@ func usable(meta *types.KeyMetadata) *crypto.Error {
 	return nil
 }
 
-// withdrawn tells the states that somebody chose from those that pass by themselves.
+// withdrawn reports the states that somebody chose from those that pass by themselves.
 func withdrawn(state types.KeyState) bool {
 	switch state {
 	case types.KeyStateDisabled, types.KeyStatePendingDeletion, types.KeyStatePendingReplicaDeletion, types.KeyStatePendingImport:

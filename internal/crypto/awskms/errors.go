@@ -11,7 +11,7 @@ import (
 )
 
 // failed turns an SDK error into one of ours. KMSInvalidStateException covers states that somebody chose (disabled,
-// pending deletion) and states that pass (creating, key store disconnected): DescribeKey tells which it is.
+// pending deletion) and states that pass (creating, key store disconnected): DescribeKey shows which it is.
 func (p *Provider) failed(ctx context.Context, op string, kc crypto.KeyContext, err error) error {
 	kind := kindOf(err)
 	if errorCode(err) == "KMSInvalidStateException" {

@@ -43,7 +43,7 @@ func compressBody(body []byte) ([]byte, bool) {
 	if len(packed) >= len(body) {
 		return nil, false
 	}
-	// The encoder leaves the content size out of short frames, and nobody would open those.
+	// The encoder leaves the content size out of short frames, and those would not open.
 	if size, err := checkFrame(packed); err != nil || size != len(body) {
 		return nil, false
 	}
@@ -68,7 +68,7 @@ func appendDecompressed(dst, frame []byte) ([]byte, error) {
 	return out, nil
 }
 
-// checkFrame gives the size of the content of a frame that fills b, if it is within the limits.
+// checkFrame returns the size of the content of a frame that fills b, if it is within the limits.
 func checkFrame(b []byte) (int, error) {
 	var h zstd.Header
 	if err := h.Decode(b); err != nil || h.Skippable || !h.HasFCS || h.DictionaryID != 0 {

@@ -1,5 +1,5 @@
-// Package envelope owns the sealed envelope and the life of the keys behind it: it turns a serialised Temporal Payload
-// (or a text) into a carrier that only holders of the key can open, and back, byte for byte. Key encryption keys live
+// Package envelope owns the sealed envelope and the life of the keys behind it: it turns a serialized Temporal Payload
+// (or a text) into an envelope that only holders of the key can open, and back, byte for byte. Key encryption keys live
 // in a Provider (AWS KMS, a local key file); data keys live in a Keyring, in memory only.
 //
 // It never decides what is sealed, for whom, or with which key name; it knows no gRPC, no Temporal types and no

@@ -16,7 +16,7 @@ import (
 type Form uint8
 
 const (
-	// FormPayload holds a whole serialised Payload.
+	// FormPayload holds a whole serialized Payload.
 	FormPayload Form = iota
 	// FormView holds what was cut out of a JSON document that is otherwise readable.
 	FormView

@@ -11,14 +11,13 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/x/wire"
 )
 
-// Carriers are what the server, the Web UI and other proxies see of an envelope. They hold exactly this, each metadata
-// entry once:
+// What the server, the Web UI and other proxies see of an envelope is exactly this, each metadata entry once:
 //
 //	form 0  Payload{metadata{"encoding": "binary/sealed.v1"}, data: envelope}
 //	form 1  Payload{metadata{"encoding": "json/sealed.v1", "sealed.v1": envelope}, data: view}
 //	form 2  "sealed.v1:" || base64url without padding(envelope)
 //
-// Whatever bears the mark and is anything else cannot be opened, for good.
+// Whatever has the marker and is anything else cannot be opened, for good.
 const (
 	// EncodingWhole is the `encoding` of a Payload that holds an envelope and nothing else.
 	EncodingWhole = "binary/sealed.v1"
@@ -30,7 +29,7 @@ const (
 	TextPrefix = "sealed.v1:"
 )
 
-// wholePrefix is metadata{"encoding": EncodingWhole} on the wire, with the tag of data after it: all of a carrier of
+// wholePrefix is metadata{"encoding": EncodingWhole} on the wire, with the tag of data after it: all of a Payload of
 // form 0 that does not vary.
 const wholePrefix = "\x0a\x1c" + "\x0a\x08encoding" + "\x12\x10" + EncodingWhole + "\x12"
 
@@ -45,10 +44,10 @@ const (
 	tagData     = 0x12
 )
 
-// Sealed is a carrier, parsed but neither authenticated nor opened. It aliases the bytes it was parsed from.
+// Sealed is a payload or text with an envelope, parsed but neither authenticated nor opened. It aliases the bytes it was parsed from.
 type Sealed struct {
 	Form     Form
-	Header   *Header // never nil where a carrier was found; empty in one that could not be read
+	Header   *Header // never nil where a marker was found; empty in one that could not be read
 	envelope []byte
 	view     []byte
 }
@@ -110,12 +109,12 @@ func fieldBytes(r *wire.Reader) []byte {
 // atEnd reports whether a message was read to its end, with no groups in it: no Payload has any.
 func atEnd(r *wire.Reader) bool { return r.Err() == nil && r.Type() != protowire.StartGroupType }
 
-// MarkedText tells whether a text bears our mark, of this or of a later version.
+// MarkedText reports whether a text has the marker, of this or of a later version.
 func MarkedText(s []byte) bool {
 	return bytes.HasPrefix(s, []byte("sealed.v")) && textVersionEnd(s) > 0
 }
 
-// textVersionEnd gives the length of "sealed.v<digits>:" at the start of s, or 0.
+// textVersionEnd returns the length of "sealed.v<digits>:" at the start of s, or 0.
 func textVersionEnd(s []byte) int {
 	i := len("sealed.v")
 	for i < len(s) && s[i] >= '0' && s[i] <= '9' {
@@ -127,10 +126,10 @@ func textVersionEnd(s []byte) int {
 	return i + 1
 }
 
-// ParsePayload reads a carrier of form 0 or 1. marked is false for a Payload that is not ours; an error means that it
-// bears the mark and yet is not exactly a carrier, which is permanent.
+// ParsePayload reads a Payload with an envelope (form 0 or 1). marked is false for a Payload that is not ours; an error means that it
+// has the marker and yet is not exactly of one of the forms, which is permanent.
 func ParsePayload(payload []byte) (s Sealed, marked bool, err error) {
-	if env, ok := plainCarrier(payload); ok {
+	if env, ok := plainEnvelope(payload); ok {
 		s, err = withHeader(Sealed{Form: FormPayload, envelope: env}, new(Header))
 		return s, true, err
 	}
@@ -144,9 +143,9 @@ func ParsePayload(payload []byte) (s Sealed, marked bool, err error) {
 	return s, true, err
 }
 
-// Carriers reads the carriers of one message. They mostly share their header or a few of them: each is parsed once. What
-// it gives lives until Reset. The zero value is ready; it is not safe for concurrent use.
-type Carriers struct {
+// Reader reads the payloads of one message. Their envelopes mostly share their header or a few of them: each is parsed once. What
+// it returns lives until Reset. The zero value is ready; it is not safe for concurrent use.
+type Reader struct {
 	headers []Header
 	recent  [4]struct {
 		header *Header
@@ -156,14 +155,14 @@ type Carriers struct {
 }
 
 // Reset forgets what was read, and keeps the room that it took.
-func (c *Carriers) Reset() {
+func (c *Reader) Reset() {
 	clear(c.headers)
-	*c = Carriers{headers: c.headers[:0]}
+	*c = Reader{headers: c.headers[:0]}
 }
 
 // ParsePayload is the function of this name.
-func (c *Carriers) ParsePayload(payload []byte) (s Sealed, marked bool, err error) {
-	env, ok := plainCarrier(payload)
+func (c *Reader) ParsePayload(payload []byte) (s Sealed, marked bool, err error) {
+	env, ok := plainEnvelope(payload)
 	if !ok {
 		return ParsePayload(payload)
 	}
@@ -186,7 +185,7 @@ func (c *Carriers) ParsePayload(payload []byte) (s Sealed, marked bool, err erro
 	return s, true, err
 }
 
-// exactPayload reads a carrier that bears the mark and is not written as AppendPayload writes it.
+// exactPayload reads a Payload that has the marker and is not written as AppendPayload writes it.
 func exactPayload(payload []byte) (s Sealed, err error) {
 	var encoding, envelope, data []byte
 	r := wire.Read(payload)
@@ -203,7 +202,7 @@ func exactPayload(payload []byte) (s Sealed, err error) {
 			case string(key) == ViewMetadataKey && envelope == nil:
 				envelope = value
 			case bytes.HasPrefix(key, []byte("sealed.v")) && string(key) != ViewMetadataKey:
-				return Sealed{}, newerCarrier()
+				return Sealed{}, newerPayload()
 			default:
 				return Sealed{}, notExact("its metadata holds something else or an entry twice")
 			}
@@ -216,11 +215,11 @@ func exactPayload(payload []byte) (s Sealed, err error) {
 	if r.Err() != nil || len(payload) > 0 && !r.Bytes() {
 		return Sealed{}, notExact("it is no well-formed Payload")
 	}
-	return exactCarrier(encoding, envelope, data)
+	return exactForm(encoding, envelope, data)
 }
 
-// plainCarrier recognises a carrier of form 0 as AppendPayload writes it, which is what most payloads are.
-func plainCarrier(payload []byte) (envelope []byte, ok bool) {
+// plainEnvelope recognizes a Payload of form 0 as AppendPayload writes it, which is what most payloads are.
+func plainEnvelope(payload []byte) (envelope []byte, ok bool) {
 	if len(payload) < len(wholePrefix) || string(payload[:len(wholePrefix)]) != wholePrefix {
 		return nil, false
 	}
@@ -243,7 +242,7 @@ func withHeader(s Sealed, h *Header) (Sealed, error) {
 	return s, err
 }
 
-func exactCarrier(encoding, envelope, data []byte) (s Sealed, err error) {
+func exactForm(encoding, envelope, data []byte) (s Sealed, err error) {
 	switch string(encoding) {
 	case EncodingWhole:
 		if envelope != nil || data == nil {
@@ -257,7 +256,7 @@ func exactCarrier(encoding, envelope, data []byte) (s Sealed, err error) {
 		s = Sealed{Form: FormView, envelope: envelope, view: data}
 	default:
 		if i := bytes.Index(encoding, []byte("/sealed.v")); i > 0 && !bytes.HasSuffix(encoding, []byte("/sealed.v1")) {
-			return Sealed{}, newerCarrier()
+			return Sealed{}, newerPayload()
 		}
 		return Sealed{}, notExact("its encoding is not one of a sealed payload")
 	}
@@ -285,13 +284,13 @@ func readEntry(entry []byte) (key, value []byte, err error) {
 	return key, value, nil
 }
 
-// ParseText reads a carrier of form 2; see ParsePayload.
+// ParseText reads a text with an envelope (form 2); see ParsePayload.
 func ParseText(text []byte) (s Sealed, marked bool, err error) {
 	if !MarkedText(text) {
 		return Sealed{}, false, nil
 	}
 	if !bytes.HasPrefix(text, []byte(TextPrefix)) {
-		return Sealed{Header: new(Header)}, true, newerCarrier()
+		return Sealed{Header: new(Header)}, true, newerPayload()
 	}
 	encoded := text[len(TextPrefix):]
 	env := make([]byte, base64.RawURLEncoding.DecodedLen(len(encoded)))
@@ -308,6 +307,6 @@ func notExact(why string) *crypto.Error {
 	return crypto.Errorf(crypto.KindMalformed, "read carrier", "the value bears the mark of a sealed one but cannot be opened: %s", why)
 }
 
-func newerCarrier() *crypto.Error {
+func newerPayload() *crypto.Error {
 	return crypto.Errorf(crypto.KindNewer, "read carrier", "a newer release sealed this; upgrade this proxy")
 }

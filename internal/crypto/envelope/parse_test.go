@@ -52,8 +52,8 @@ func TestMarked(t *testing.T) {
 	}
 }
 
-// TestMarkedButNoCarrier: what bears the mark and holds anything else cannot be opened, for good.
-func TestMarkedButNoCarrier(t *testing.T) {
+// TestMarkedButNoEnvelope: what has the marker and holds anything else cannot be opened, for good.
+func TestMarkedButNoEnvelope(t *testing.T) {
 	p := newPair(t)
 	good := p.AppendPayload(nil, []byte("payload"), false)
 	sealed, _, err := ParsePayload(good)
@@ -131,7 +131,7 @@ func checkMark(t interface {
 
 func FuzzMarked(f *testing.F) {
 	for _, v := range vectors(f) {
-		f.Add(carrierOf(v))
+		f.Add(payloadWith(v))
 	}
 	f.Add([]byte(payloadOf("json/plain", "x")))
 	f.Add([]byte("\x0b" + payloadOf(EncodingWhole, "x") + "\x0c"))

@@ -12,8 +12,8 @@ func decodeHex(h *hexBytes, s string) (err error) {
 	return err
 }
 
-// carrierOf puts a vector's envelope into the carrier of its form.
-func carrierOf(v vector) []byte {
+// payloadWith puts a vector's envelope into the carrier of its form.
+func payloadWith(v vector) []byte {
 	if len(v.View) == 0 {
 		return []byte(payloadOf(EncodingWhole, string(v.Envelope)))
 	}
@@ -64,7 +64,7 @@ func TestVectorsOpen(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got, err := (pair{Cipher: c}).open(carrierOf(v)); err != nil || got != string(plaintextOf(t, v)) {
+		if got, err := (pair{Cipher: c}).open(payloadWith(v)); err != nil || got != string(plaintextOf(t, v)) {
 			t.Errorf("%s: %q, error %v; want %q", v.Name, got, err, plaintextOf(t, v))
 		}
 	}
@@ -104,9 +104,9 @@ func TestWriterReproducesVectors(t *testing.T) {
 			case flags&flagPadded != 0:
 				got = w.AppendPayload(nil, v.Plaintext, false)
 			default: // shorter than what this writer leaves unpadded
-				got = carrierOf(vector{Envelope: w.cipher.seal(bytes.Clone(v.Header), v.Plaintext, v.Header)})
+				got = payloadWith(vector{Envelope: w.cipher.seal(bytes.Clone(v.Header), v.Plaintext, v.Header)})
 			}
-			if want := carrierOf(v); !bytes.Equal(got, want) {
+			if want := payloadWith(v); !bytes.Equal(got, want) {
 				t.Errorf("carrier\n%x, want\n%x", got, want)
 			}
 		})

@@ -18,9 +18,9 @@ type Selection struct{ Fields, Clear []string }
 // viewHole stands in a view where a value was cut out.
 const viewHole = `"[sealed]"`
 
-// AppendView appends a carrier of form 1: the JSON document of payload, readable but for the selected values, which are
+// AppendView appends a Payload of form 1: the JSON document of payload, readable but for the selected values, which are
 // sealed (form 1). What can't be cut safely is sealed whole (form 0): another encoding than json/plain and
-// json/protobuf, a document that two readers might read differently, a payload that bears our own mark.
+// json/protobuf, a document that two readers might read differently, a payload with the marker.
 func (w *Writer) AppendView(dst, payload []byte, sel Selection) []byte {
 	start, end, ok := jsonData(payload)
 	if !ok || Marked(payload) {

@@ -199,7 +199,7 @@ func (k *Key) Verify(ctx context.Context, kc crypto.KeyContext) error {
 }
 
 // Watch ends the use of a key whose service has not answered for the whole grace period, and returns the contexts to
-// probe now. A key that nobody uses is asked seldom, but often enough that it is not mistaken for one that does not answer.
+// probe now. A key that is not used is asked seldom, but often enough that it is not mistaken for one that does not answer.
 func (k *Key) Watch(now time.Time) []crypto.KeyContext {
 	interval := k.opt.ProbeInterval
 	if now.Sub(time.Unix(0, k.used.Load())) > idleAfter {
@@ -213,7 +213,7 @@ func (k *Key) Watch(now time.Time) []crypto.KeyContext {
 	return k.due(now, interval)
 }
 
-// due gives the contexts to probe now, and marks the key as being probed if there are any. One that proved to be good
+// due returns the contexts to probe now, and marks the key as being probed if there are any. One that proved to be good
 // within the interval is left out, one that was refused once is always in.
 func (k *Key) due(now time.Time, interval time.Duration) (contexts []crypto.KeyContext) {
 	if k.probing || now.Before(k.nextProbe) || len(k.order) == 0 {
@@ -291,7 +291,7 @@ func (k *Key) deny(kc crypto.KeyContext, err error) error {
 	a.tried = now
 	if !wait {
 		a.refusal = refusal
-		k.sweep = k.sweep || first // whoever lost one context may have lost others
+		k.sweep = k.sweep || first // others may have been withdrawn with it
 	}
 	k.mu.Unlock()
 	log := k.opt.Log.With("kek", k.URI(), "key", kc.Key, "namespace", kc.Namespace, "error", err)

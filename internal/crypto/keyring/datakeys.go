@@ -14,7 +14,7 @@ import (
 )
 
 // dataKey is an unwrapped data key and what it is bound to. Its bytes are cleared when it is dropped, and of one that
-// only fell out of a cache when nobody can use it any more.
+// only fell out of a cache when no call can use it any more.
 type dataKey struct {
 	id      [envelope.IDSize]byte
 	kek     *keyhealth.Key
@@ -40,7 +40,7 @@ func newDataKey(key *keyhealth.Key, kc crypto.KeyContext, plain, wrapped []byte)
 	return dk, nil
 }
 
-// usable tells whether the key may serve now. It is asked for every payload.
+// usable reports whether the key may serve now. It is asked for every payload.
 func (dk *dataKey) usable() bool { return dk.kek.Usable() && !dk.dropped.Load() }
 
 // drop ends the use of the key and clears its bytes.

@@ -23,8 +23,8 @@ func expect(t *testing.T, what string, err error, kind crypto.Kind) {
 	}
 }
 
-// coldCarrier is a carrier whose data key the Keyring does not have.
-func coldCarrier(t *testing.T) ([]byte, *Keyring, *scripted) {
+// coldPayload is a carrier whose data key the Keyring does not have.
+func coldPayload(t *testing.T) ([]byte, *Keyring, *scripted) {
 	t.Helper()
 	s, p := defaultStore()
 	writer := newKeyring(t, KeyringOptions{Keys: defaultKeys(), Open: s.open})

@@ -33,7 +33,7 @@ func newFlights[K comparable, V any](base context.Context, wg *sync.WaitGroup) *
 	return &flights[K, V]{base: base, wg: wg, m: make(map[K]*flight[V])}
 }
 
-// do gives the outcome of work for key, starting it unless it is under way. Transient errors are tried again, with
+// do returns the outcome of work for key, starting it unless it is under way. Transient errors are tried again, with
 // growing pauses, as long as somebody waits. A caller whose ctx ends gets the error of the latest try.
 func (g *flights[K, V]) do(ctx context.Context, key K, work func(ctx context.Context) (V, error)) (V, error) {
 	if err := g.base.Err(); err != nil {
@@ -98,6 +98,6 @@ const (
 	longestPause = 2 * time.Second
 )
 
-// beforeItEnds is how much of the time that a caller has left may be spent on waiting, so that he is still there to be
-// told what was waited for: many a caller's deadline is just MaxWait.
+// beforeItEnds returns how much of a caller's remaining time may be spent on waiting, so that the caller still receives the
+// cause: many deadlines are just MaxWait.
 func beforeItEnds(left time.Duration) time.Duration { return left - min(left/10, 500*time.Millisecond) }

@@ -234,8 +234,8 @@ func vectors(t testing.TB) (vs []vector) {
 	return vs
 }
 
-// carrierOf puts a vector's envelope into the Payload of its form.
-func carrierOf(v vector) []byte {
+// payloadWith puts a vector's envelope into the Payload of its form.
+func payloadWith(v vector) []byte {
 	if len(v.View) == 0 {
 		return []byte(payloadOf(envelope.EncodingWhole, string(v.Envelope)))
 	}
@@ -282,7 +282,7 @@ func forge(t testing.TB, dataKey []byte, h *envelope.Header, body []byte) []byte
 	return gcm.Seal(env, nil, body, env)
 }
 
-// headerOf gives the header of what seal makes, and its data key.
+// headerOf returns the header of what seal makes, and its data key.
 func headerOf(t testing.TB, k *Keyring) (h envelope.Header, dataKey []byte) {
 	t.Helper()
 	sealed, _, err := envelope.ParsePayload(seal(t, k, "x"))

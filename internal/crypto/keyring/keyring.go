@@ -21,7 +21,7 @@ import (
 type KeyringOptions struct {
 	// Keys in order of rank: the most sensitive first.
 	Keys []KeyConfig
-	// Open gives the provider for a URI.
+	// Open returns the provider for a URI.
 	Open func(ctx context.Context, uri string) (crypto.Provider, error)
 	// Grants between namespaces; without any an envelope opens only in the namespace that it was sealed in.
 	Grants []Grant

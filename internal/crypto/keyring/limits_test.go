@@ -57,7 +57,7 @@ func TestCallsAreLimited(t *testing.T) {
 	})
 	t.Run("within the caller's deadline", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			carrier, k, p := coldCarrier(t)
+			carrier, k, p := coldPayload(t)
 			p.answer(errors.New("no answer"))
 			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 			defer cancel()
@@ -70,7 +70,7 @@ func TestCallsAreLimited(t *testing.T) {
 }
 
 func TestColdOpensAreCoalesced(t *testing.T) {
-	carrier, k, p := coldCarrier(t)
+	carrier, k, p := coldPayload(t)
 	k.core.opt.CallTimeout, k.core.opt.MaxWait = time.Minute, time.Minute // however slow the machine is
 	before := p.count()
 	p.block = make(chan struct{})
@@ -104,7 +104,7 @@ func TestColdOpensAreCoalesced(t *testing.T) {
 
 func TestNobodyWaitsNobodyAsks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		carrier, k, p := coldCarrier(t)
+		carrier, k, p := coldPayload(t)
 		p.answer(errors.New("no answer"))
 		_, err := open(k, carrier, "ns")
 		wantKind(t, err, crypto.KindUnavailable)
@@ -234,7 +234,7 @@ func TestUnwrapsPerMessageAreCapped(t *testing.T) {
 
 func TestRefusalsAreRememberedForAWhile(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		carrier, k, p := coldCarrier(t)
+		carrier, k, p := coldPayload(t)
 		p.answer(apiError(crypto.KindRejected, "InvalidCiphertextException"))
 		before := p.count()
 		for range 100 {

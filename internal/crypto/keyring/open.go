@@ -22,7 +22,7 @@ type Run struct {
 	next    int
 }
 
-// opener gives the noted opener of a header.
+// opener returns the noted opener of a header.
 func (r *Run) opener(header []byte, set *Set) *opener {
 	for _, op := range r.recent {
 		if op != nil && op.set == set && bytes.Equal(op.header, header) {
@@ -192,7 +192,7 @@ func (o *opening) ask(ctx context.Context, id wrapID, h *envelope.Header, candid
 	return nil, err
 }
 
-// explain finds out whether an error concerns this envelope alone. Anybody who can write to the server can plant a wrapped
+// explain finds out whether an error concerns this envelope alone. Every writer to the server can plant a wrapped
 // key that the service refuses, so only a good blob says something about the key itself.
 func (o *opening) explain(ctx context.Context, key *keyhealth.Key, kc crypto.KeyContext, err error) error {
 	kind := crypto.KindOf(err)

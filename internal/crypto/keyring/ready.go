@@ -10,7 +10,7 @@ import (
 )
 
 // namedPatience is how long polls wait for a key that the policy names and nothing has used so far. Longer would let a
-// key that nobody needs stop a namespace.
+// key that is not needed stop a namespace.
 const namedPatience = time.Minute
 
 // ready is Keyring.Ready.

@@ -188,7 +188,7 @@ func TestUnlistedKeysAreLeftAlone(t *testing.T) {
 // TestReloadForgetsRefusals: whoever mended a key says so with a reload, and need not wait.
 func TestReloadForgetsRefusals(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		carrier, k, p := coldCarrier(t)
+		carrier, k, p := coldPayload(t)
 		p.answer(apiError(crypto.KindRejected, "IncorrectKeyException"))
 		_, err := open(k, carrier, "ns")
 		wantKind(t, err, crypto.KindRejected)

@@ -20,7 +20,7 @@ type payloadSalt struct {
 	used   atomic.Uint64
 }
 
-// salt gives the payload key to seal one envelope with. It is renewed after 2^20 payloads or ten minutes, so that an
+// salt returns the payload key to seal one envelope with. It is renewed after 2^20 payloads or ten minutes, so that an
 // opener meets few salts and no payload key sees enough nonces to make two alike.
 func (s *Sealer) salt() (*payloadSalt, error) {
 	now := time.Unix(0, s.clock.Load())

@@ -171,10 +171,10 @@ func TestWarmPathsAllocateNothing(t *testing.T) {
 		check("AppendPayload", func() { s.AppendPayload(dst, payload, false) })
 		check("Marked", func() { envelope.Marked(payload); envelope.Marked(carrier) })
 		check("Confirm", func() { k.Confirm("ns") })
-		var carriers envelope.Carriers
+		var reader envelope.Reader
 		check("Open", func() {
-			carriers.Reset()
-			sealed, _, _ := carriers.ParsePayload(carrier)
+			reader.Reset()
+			sealed, _, _ := reader.ParsePayload(carrier)
 			if _, hit, err := k.Open(context.Background(), dst, &sealed, "ns"); err != nil || !hit {
 				t.Errorf("hit %v, error %v", hit, err)
 			}

@@ -57,7 +57,7 @@ func (s *Sealer) AppendText(dst, text []byte) ([]byte, error) {
 	return out, nil
 }
 
-// writer gives the Writer to seal one envelope with.
+// writer returns the Writer to seal one envelope with.
 func (s *Sealer) writer() (*envelope.Writer, error) {
 	if s.dk.dropped.Load() {
 		return nil, s.header.Errorf(crypto.KindRevoked, "seal", "%v", errDropped)

@@ -87,7 +87,7 @@ func fillIn(uri, value string) string { return strings.ReplaceAll(uri, star, val
 
 func (e *keyEntry) uris() []string { return append([]string{e.Active}, e.OpenOnly...) }
 
-// serves tells whether the entry is meant for a key name in a namespace, and what the star in the name stands for.
+// serves reports whether the entry is meant for a key name in a namespace, and what the star in the name stands for.
 func (e *keyEntry) serves(namespace, key string) (value string, ok bool) {
 	if e.wildcard {
 		if len(key) < len(e.prefix)+len(e.suffix) || !strings.HasPrefix(key, e.prefix) || !strings.HasSuffix(key, e.suffix) {
@@ -139,7 +139,7 @@ func (e *keyEntry) names(value, uri string) bool {
 	return slices.ContainsFunc(e.uris(), func(u string) bool { return fillIn(u, value) == uri })
 }
 
-// find gives the first entry that serves a key name in a namespace.
+// find returns the first entry that serves a key name in a namespace.
 func (s *Set) find(namespace, key string) (e *keyEntry, value string, rank int, ok bool) {
 	for i := range s.entries {
 		if value, ok := s.entries[i].serves(namespace, key); ok {
@@ -181,7 +181,7 @@ func (s *Set) local(bound string) string {
 	return bound
 }
 
-// opens tells whether an envelope of the namespace bound may be opened for a call in namespace.
+// opens reports whether an envelope of the namespace bound may be opened for a call in namespace.
 func (s *Set) opens(bound, namespace string) bool {
 	if local, ok := strings.CutPrefix(bound, s.realm); ok {
 		if local == namespace {

@@ -124,7 +124,7 @@ func sealCold(t *testing.T, f *failing) {
 }
 
 func openCold(t *testing.T, f *failing) {
-	carrier, k, p := coldCarrier(t)
+	carrier, k, p := coldPayload(t)
 	f.begin(p)
 	_, err := open(k, carrier, "ns")
 	expect(t, "open", err, f.coldOpen)

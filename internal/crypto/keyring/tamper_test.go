@@ -57,7 +57,7 @@ func specimens(t *testing.T, k *Keyring, namespace, key string) (all []specimen)
 func (s specimen) with(env, view []byte) []byte {
 	switch s.sealed.Form {
 	case envelope.FormView:
-		return carrierOf(vector{Envelope: env, View: view})
+		return payloadWith(vector{Envelope: env, View: view})
 	case envelope.FormText:
 		return base64.RawURLEncoding.AppendEncode([]byte(envelope.TextPrefix), env)
 	}
@@ -256,7 +256,7 @@ func TestViewOfAnother(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	_, err := open(k, carrierOf(vector{Envelope: sealed[0].Envelope(), View: sealed[1].View()}), "ns")
+	_, err := open(k, payloadWith(vector{Envelope: sealed[0].Envelope(), View: sealed[1].View()}), "ns")
 	wantKind(t, err, crypto.KindTampered)
 }
 

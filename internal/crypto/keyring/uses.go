@@ -74,7 +74,7 @@ const (
 	RoleFormer Role = "former"
 )
 
-// KeyUse tells what was done with one key encryption key under one entry of `keys` since the start.
+// KeyUse reports what was done with one key encryption key under one entry of `keys` since the start.
 type KeyUse struct {
 	Entry          string // the entry's name, its star as it stands there; or OtherUses
 	KEK            crypto.KEKRef

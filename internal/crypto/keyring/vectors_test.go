@@ -13,7 +13,7 @@ func TestVectorsOpen(t *testing.T) {
 			k, namespace := vectorRing(t, v)
 			want := plaintextOf(t, v)
 			for _, temperature := range []string{"cold", "warm"} {
-				got, err := open(k, carrierOf(v), namespace)
+				got, err := open(k, payloadWith(v), namespace)
 				if err != nil || got != want {
 					t.Errorf("%s: %q, error %v; want %q", temperature, got, err, want)
 				}
@@ -25,7 +25,7 @@ func TestVectorsOpen(t *testing.T) {
 // plaintextOf is what opening a vector gives, by its data key alone.
 func plaintextOf(t *testing.T, v vector) string {
 	t.Helper()
-	s, _, err := envelope.ParsePayload(carrierOf(v))
+	s, _, err := envelope.ParsePayload(payloadWith(v))
 	if err != nil {
 		t.Fatal(err)
 	}

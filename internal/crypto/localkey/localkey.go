@@ -1,5 +1,5 @@
 // Package localkey keeps a key encryption key in a file, for development and for small installations without a key
-// service. Whoever reads the file reads every payload; whoever loses it loses them all.
+// service. The file opens every payload: if it leaks, all can be read, and if it is lost, none can.
 //
 // A key file is text:
 //
@@ -54,7 +54,7 @@ type Provider struct {
 
 type wrapper struct{ gcm cipher.AEAD }
 
-// Path gives the file that a URI of this scheme names.
+// Path returns the file that a URI of this scheme names.
 func Path(uri string) (string, error) {
 	path, ok := strings.CutPrefix(uri, Scheme+":")
 	if !ok || path == "" {
@@ -95,7 +95,7 @@ func wrappers(f keyFile) (all []wrapper, err error) {
 	return all, nil
 }
 
-// current gives the keys in the file as it is now. A file with another id is another key, and no rotation of this one.
+// current returns the keys in the file as it is now. A file with another id is another key, and no rotation of this one.
 func (p *Provider) current() []wrapper {
 	p.mu.Lock()
 	defer p.mu.Unlock()

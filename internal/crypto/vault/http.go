@@ -34,7 +34,7 @@ var ofAll struct {
 	authorities *x509.CertPool
 }
 
-// httpClient gives ofAll, made anew where this location trusts other authorities than the one before it: the file may
+// httpClient returns ofAll, made anew where this location trusts other authorities than the one before it: the file may
 // hold others at each reload.
 func (l location) httpClient() (*http.Client, error) {
 	var authorities *x509.CertPool
@@ -95,7 +95,7 @@ func escape(mount string) string {
 	return strings.Join(parts, "/")
 }
 
-// passes tells whether the same call may succeed in a moment.
+// passes reports whether the same call may succeed in a moment.
 func (a *answer) passes() bool { return a.status == http.StatusTooManyRequests || a.status >= 500 }
 
 func (p *Provider) ask(ctx context.Context, method, path string, in, out any) error {

@@ -160,7 +160,7 @@ func (p *Provider) describe(ctx context.Context) (k properties, err error) {
 	return k, err
 }
 
-// usable tells what is wrong with a key that can't encrypt data keys with associated data.
+// usable reports what is wrong with a key that can't encrypt data keys with associated data.
 func (k properties) usable() error {
 	switch k.Type {
 	case "aes128-gcm96", "aes256-gcm96", "chacha20-poly1305", "xchacha20-poly1305":

@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// Carriers of one message are read as each would be alone, whatever headers stand beside it.
-func TestCarriersReadAsOneByOne(t *testing.T) {
+// The payloads of one message are read as each would be alone, whatever headers stand beside it.
+func TestReaderReadsAsOneByOne(t *testing.T) {
 	var all [][]byte
 	var pairs []pair
 	for salt := range 7 { // more than are remembered
@@ -32,14 +32,14 @@ func TestCarriersReadAsOneByOne(t *testing.T) {
 		}
 	}
 	all = append(all, nil, []byte(payloadOf("json/plain", "clear")))
-	var carriers Carriers
+	var reader Reader
 	for round := range 3 {
 		random.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
 		read := make([]Sealed, len(all))
 		for i, c := range all {
 			var marked bool
 			var err error
-			read[i], marked, err = carriers.ParsePayload(c)
+			read[i], marked, err = reader.ParsePayload(c)
 			want, wantMarked, wantErr := ParsePayload(c)
 			if marked != wantMarked || fmt.Sprint(err) != fmt.Sprint(wantErr) {
 				t.Fatalf("round %d: %x: marked %v, error %v; alone %v, %v", round, c, marked, err, wantMarked, wantErr)
@@ -61,6 +61,6 @@ func TestCarriersReadAsOneByOne(t *testing.T) {
 				}
 			}
 		}
-		carriers.Reset()
+		reader.Reset()
 	}
 }

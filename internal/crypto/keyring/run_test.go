@@ -10,8 +10,8 @@ import (
 // What one envelope needed must not open the next one after its key was withdrawn.
 func TestNotedOpenerIsNotTrustedAfterReload(t *testing.T) {
 	k, _ := ring(t)
-	var carriers envelope.Carriers
-	first, _, err := carriers.ParsePayload(seal(t, k, payloadOf("json/plain", "one")))
+	var reader envelope.Reader
+	first, _, err := reader.ParsePayload(seal(t, k, payloadOf("json/plain", "one")))
 	if err != nil {
 		t.Fatal(err)
 	}
