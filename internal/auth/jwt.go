@@ -1,28 +1,20 @@
 package auth
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"log/slog"
-	"net/http"
 	"slices"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
-	"github.com/lestrrat-go/jwx/v3/jwk"
 	"github.com/lestrrat-go/jwx/v3/jws"
 	"github.com/lestrrat-go/jwx/v3/jwt"
 
 	"github.com/temporal-seal/temporal-seal/internal/policy"
-	"github.com/temporal-seal/temporal-seal/internal/x/filewatch"
 )
 
 // JWT says which tokens a listener takes.
@@ -184,133 +176,5 @@ func readTokenPart(token string, part int, v any) error {
 	if err != nil || json.Unmarshal(text, v) != nil {
 		return errors.New("it is no JWT")
 	}
-	return nil
-}
-
-// KeySet holds an issuer's public keys, from a URL or a file. They are fetched again in the background, and at once for
-// a key id that is not known yet, so that the issuer may rotate them.
-type KeySet struct {
-	read func() ([]byte, error)
-	age  time.Duration // after which they are fetched again
-	log  *slog.Logger
-
-	current atomic.Pointer[keySet]
-
-	mu    sync.Mutex // one fetch at a time
-	tried time.Time
-}
-
-type keySet struct {
-	set        jwk.Set
-	text       []byte
-	generation uint64 // changes with the keys
-	fetched    time.Time
-}
-
-const (
-	keySetAge   = 5 * time.Minute
-	keySetRetry = 10 * time.Second
-	maxKeySet   = 1 << 20
-)
-
-// KeySetFromURL fetches keys over HTTP. Until the first fetch has succeeded tokens are answered with Unavailable.
-func KeySetFromURL(log *slog.Logger, url string) *KeySet {
-	client := &http.Client{Timeout: 5 * time.Second}
-	return &KeySet{log: log, age: keySetAge, read: func() ([]byte, error) {
-		answer, err := client.Get(url)
-		if err != nil {
-			return nil, err
-		}
-		defer answer.Body.Close()
-		if answer.StatusCode != http.StatusOK {
-			return nil, fmt.Errorf("%s answers %s", url, answer.Status)
-		}
-		return io.ReadAll(io.LimitReader(answer.Body, maxKeySet))
-	}}
-}
-
-// KeySetFromFile reads keys from a file, which is watched.
-func KeySetFromFile(log *slog.Logger, file string) (*KeySet, error) {
-	w, err := filewatch.NewValue(log, func(contents [][]byte) ([]byte, error) {
-		_, err := parseKeys(contents[0])
-		return contents[0], err
-	}, file)
-	if err != nil {
-		return nil, err
-	}
-	return &KeySet{log: log, age: filewatch.Recheck, read: func() ([]byte, error) { return w.Get(), nil }}, nil
-}
-
-func parseKeys(text []byte) (jwk.Set, error) {
-	set, err := jwk.Parse(text)
-	if err != nil {
-		return nil, fmt.Errorf("not a JSON Web Key Set: %w", err)
-	}
-	if set.Len() == 0 {
-		return nil, errors.New("the JSON Web Key Set is empty")
-	}
-	return set, nil
-}
-
-// holds tells if keys of this generation are still those of the issuer: a key that was taken back must not go on serving
-// from memory.
-func (k *KeySet) holds(generation uint64) bool {
-	now := k.current.Load()
-	return now != nil && now.generation == generation && time.Since(now.fetched) < k.age
-}
-
-// with gives the keys. Old ones serve while they are fetched again; for a key id that they lack the fetch is waited for.
-func (k *KeySet) with(keyID string) (*keySet, error) {
-	now := k.current.Load()
-	switch {
-	case now == nil || !now.has(keyID):
-		k.refresh()
-	case time.Since(now.fetched) >= k.age:
-		go k.refresh()
-	}
-	if now = k.current.Load(); now == nil {
-		return nil, errors.New("the keys of their issuer could not be fetched yet; see the proxy's log")
-	}
-	return now, nil
-}
-
-func (k *keySet) has(keyID string) bool {
-	if keyID == "" {
-		return true
-	}
-	_, ok := k.set.LookupKeyID(keyID)
-	return ok
-}
-
-// refresh fetches the keys, not more often than every few seconds: unknown key ids cost their sender nothing.
-func (k *KeySet) refresh() {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if time.Since(k.tried) < min(keySetRetry, k.age) {
-		return
-	}
-	k.tried = time.Now()
-	if err := k.fetch(); err != nil {
-		k.log.Warn("the keys of the tokens' issuer cannot be fetched; going on with those at hand", "error", err)
-	}
-}
-
-func (k *KeySet) fetch() error {
-	text, err := k.read()
-	if err != nil {
-		return err
-	}
-	set, err := parseKeys(text)
-	if err != nil {
-		return err
-	}
-	next := &keySet{set: set, text: text, fetched: time.Now()}
-	if before := k.current.Load(); before != nil {
-		next.generation = before.generation
-		if !bytes.Equal(before.text, text) {
-			next.generation++
-		}
-	}
-	k.current.Store(next)
 	return nil
 }
