@@ -12,23 +12,24 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/x/glob"
 )
 
-// Certificate grants namespaces to the client certificates one of whose names matches.
+// Certificate grants namespaces to the client certificates that have a matching name.
 type Certificate struct {
-	// Name is a pattern for a SPIFFE id or other URI, a DNS name, an e-mail address or the subject's common name.
+	// Name is a pattern for a SPIFFE id or other URI, a DNS name, an e-mail address or the subject's common
+	// name.
 	Name       string
 	Namespaces []string
 }
 
-// Certificates knows callers by the client certificate that the TLS handshake has verified. The first entry that
-// matches counts.
+// Certificates identifies callers by the client certificate that the TLS handshake has verified. The first
+// entry that matches counts.
 func Certificates(listener string, known []Certificate) Identify {
-	// By pointer: a connection keeps one parsed certificate for its whole life.
+	// The keys are pointers: a connection keeps one parsed certificate for its whole life.
 	seen, err := lru.New[*x509.Certificate, *Identity](4096)
 	if err != nil {
 		panic(err) // only for a size below 1
 	}
-	return func(shown Shown) (*Identity, error) {
-		cert := shown.certificate()
+	return func(c Credentials) (*Identity, error) {
+		cert := c.certificate()
 		if cert == nil {
 			return nil, &Refusal{Unauthenticated, fmt.Sprintf("listener %q wants a client certificate", listener)}
 		}
@@ -49,27 +50,27 @@ func Certificates(listener string, known []Certificate) Identify {
 	}
 }
 
-// certificate is the verified one, if the caller has shown any.
-func (s Shown) certificate() *x509.Certificate {
-	if s.TLS == nil || len(s.TLS.VerifiedChains) == 0 {
+// certificate returns the verified client certificate, or nil.
+func (c Credentials) certificate() *x509.Certificate {
+	if c.TLS == nil || len(c.TLS.VerifiedChains) == 0 {
 		return nil
 	}
-	return s.TLS.VerifiedChains[0][0]
+	return c.TLS.VerifiedChains[0][0]
 }
 
-// certificateName is one of the names of a certificate's owner.
+// certificateName is a name of a certificate's owner.
 type certificateName struct {
 	text string
 	uri  bool
 }
 
-// matches compares with a pattern. One for a SPIFFE id or another URI matches nothing else: authorities mind what they put
-// there, and let people choose a common name.
+// matches reports whether a pattern matches. A pattern for a URI, such as a SPIFFE id, matches URIs alone:
+// authorities control these, and let people choose a common name.
 func (n certificateName) matches(pattern string) bool {
 	return glob.Match(pattern, n.text) && (n.uri || !strings.Contains(pattern, "://"))
 }
 
-// certificateNames lists what identifies a certificate's owner, the most specific first.
+// certificateNames returns the names of a certificate's owner, the most specific first.
 func certificateNames(cert *x509.Certificate) []certificateName {
 	var names []certificateName
 	for _, u := range cert.URIs {

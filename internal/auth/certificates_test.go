@@ -36,7 +36,7 @@ func TestCertificateNames(t *testing.T) {
 		"a domain that ends in another": {x509.Certificate{DNSNames: []string{"one.ci.example.com.evil.org"}}, ""},
 	} {
 		cert := c.cert
-		id, err := identify(Shown{TLS: &tls.ConnectionState{VerifiedChains: [][]*x509.Certificate{{&cert}}}})
+		id, err := identify(Credentials{TLS: &tls.ConnectionState{VerifiedChains: [][]*x509.Certificate{{&cert}}}})
 		got := ""
 		if err == nil {
 			got = id.Caller.Subject
@@ -45,7 +45,7 @@ func TestCertificateNames(t *testing.T) {
 			t.Errorf("%s: is %q, want %q (%v)", name, got, c.subject, err)
 		}
 	}
-	if _, err := identify(Shown{TLS: &tls.ConnectionState{PeerCertificates: []*x509.Certificate{{URIs: []*url.URL{spiffe}}}}}); err == nil {
+	if _, err := identify(Credentials{TLS: &tls.ConnectionState{PeerCertificates: []*x509.Certificate{{URIs: []*url.URL{spiffe}}}}}); err == nil {
 		t.Error("a certificate that nobody has verified counts")
 	}
 }

@@ -1,5 +1,5 @@
-// Package caller finds out who makes a call and how far it reaches: by client certificate, JWT or static token. It owns
-// that answer for every door, gRPC and HTTP, and decides nothing about payloads: that is the policy's.
+// Package auth finds out who makes a call and which namespaces they reach: by client certificate, JWT or
+// static token. It serves gRPC and HTTP alike, and decides nothing about payloads: the policy does.
 package auth
 
 import (
@@ -11,19 +11,19 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/x/glob"
 )
 
-// Kind says why a caller is refused.
+// Kind is the kind of reason for a refusal.
 type Kind uint8
 
 const (
-	// Unauthenticated: nothing that was shown vouches for the caller.
+	// Unauthenticated means that the credentials prove no identity.
 	Unauthenticated Kind = iota
-	// Forbidden: the caller is known, and does not reach this far.
+	// Forbidden means that the caller is known and does not reach the namespace.
 	Forbidden
-	// Unavailable: what vouches for callers cannot be checked now.
+	// Unavailable means that credentials cannot be checked now.
 	Unavailable
 )
 
-// Refusal says in words for the caller why it is refused. It quotes no token.
+// Refusal is the error for a caller that is refused. Its text is for the caller, and quotes no token.
 type Refusal struct {
 	Kind Kind
 	text string
@@ -31,15 +31,16 @@ type Refusal struct {
 
 func (r *Refusal) Error() string { return r.text }
 
-// Identity is who makes a call and how far it reaches.
+// Identity is who makes a call, and which namespaces they reach.
 type Identity struct {
 	Caller *policy.Caller
 	// Namespaces are the patterns of the namespaces that the caller reaches. Nil: all of them.
 	Namespaces []string
 }
 
-// Authorise holds the one rule about reach, and tells whom it refuses why. A call that names no namespace reaches beyond any.
-func (id *Identity) Authorise(namespace string) error {
+// Authorize returns a Refusal if the caller does not reach the namespace. A call that names none concerns the
+// whole cluster.
+func (id *Identity) Authorize(namespace string) error {
 	switch {
 	case id.Reaches(namespace):
 		return nil
@@ -50,7 +51,7 @@ func (id *Identity) Authorise(namespace string) error {
 		describe(id.Caller), namespace, id.Caller.Listener, quoteAll(id.Namespaces))}
 }
 
-// Reaches tells if the caller reaches a namespace.
+// Reaches reports whether the caller reaches a namespace.
 func (id *Identity) Reaches(namespace string) bool {
 	return id.Namespaces == nil || namespace != "" && glob.MatchAny(id.Namespaces, namespace)
 }
@@ -73,18 +74,18 @@ func quoteAll(patterns []string) string {
 	return strings.Join(quoted, ", ")
 }
 
-// Shown is what a caller shows of itself.
-type Shown struct {
+// Credentials are what a caller sends to prove who they are.
+type Credentials struct {
 	// Headers are keyed by their names in lower case, as gRPC has them.
 	Headers map[string][]string
 	TLS     *tls.ConnectionState // nil: plaintext
 }
 
-// Identify finds out who makes a call. It never keeps the headers. Its errors are of type [*Refusal].
-type Identify func(Shown) (*Identity, error)
+// Identify returns who makes a call. It keeps no reference to the headers. Its errors are of type [*Refusal].
+type Identify func(Credentials) (*Identity, error)
 
-// Anonymous takes every call for the same caller. Namespaces nil: all.
+// Anonymous returns one identity for every call. Namespaces nil: all.
 func Anonymous(listener string, namespaces []string) Identify {
 	id := &Identity{Caller: policy.NewCaller("anonymous", "", listener, nil), Namespaces: namespaces}
-	return func(Shown) (*Identity, error) { return id, nil }
+	return func(Credentials) (*Identity, error) { return id, nil }
 }

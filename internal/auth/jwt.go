@@ -17,38 +17,39 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 )
 
-// JWT says which tokens a listener takes.
+// JWT describes the tokens that a listener accepts. Issuer, Audience, Header and Keys are required.
 type JWT struct {
 	Issuer, Audience string
 	// Header carries the token.
 	Header string
-	// NamespacesClaim holds the list of the namespaces that the caller reaches, by their names. "": Namespaces counts.
+	// NamespacesClaim is the claim with the names of the namespaces that the caller reaches. "": Namespaces
+	// counts.
 	NamespacesClaim string
 	Namespaces      []string
-	// Algorithms are those allowed. Empty: every asymmetric one.
+	// Algorithms are the allowed ones. Empty: all asymmetric ones.
 	Algorithms []string
 	Keys       *KeySet
 }
 
-// asymmetric are the algorithms that a set of public keys can verify. `none` and the symmetric ones, with which a public
-// key would serve as the secret, are not among them.
+// asymmetric are the algorithms that verify with a public key. Neither `none` is among them, nor the
+// symmetric ones, for which a public key would serve as the secret.
 var asymmetric = []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
 
 const (
 	clockSkew = 30 * time.Second
-	// maxTokens bounds how many verified tokens are remembered: verifying one takes about 50 us.
+	// maxTokens bounds the cache of verified tokens: to verify one takes about 50 us.
 	maxTokens = 8192
 	maxToken  = 16 << 10
 )
 
-// verified is a token that was found good, until when it is and with which keys.
+// verified is what a token has proved, until when, and by which generation of keys.
 type verified struct {
 	id         *Identity
 	until      time.Time
 	generation uint64
 }
 
-// JWTs knows callers by the signed token in a header.
+// JWTs identifies callers by the signed token in a header.
 func JWTs(listener string, config JWT) (Identify, error) {
 	if len(config.Algorithms) == 0 {
 		config.Algorithms = asymmetric
@@ -62,8 +63,8 @@ func JWTs(listener string, config JWT) (Identify, error) {
 	if err != nil {
 		return nil, err
 	}
-	return func(shown Shown) (*Identity, error) {
-		token := bearer(shown.Headers, config.Header)
+	return func(c Credentials) (*Identity, error) {
+		token := bearer(c.Headers, config.Header)
 		if token == "" {
 			return nil, &Refusal{Unauthenticated, fmt.Sprintf("listener %q wants one token in the header %q: Bearer <JWT>", listener, config.Header)}
 		}
@@ -80,7 +81,7 @@ func JWTs(listener string, config JWT) (Identify, error) {
 	}, nil
 }
 
-// verify checks a token and makes its caller.
+// verify checks a token and returns what it proves.
 func (c *JWT) verify(listener, token string) (verified, error) {
 	refuse := func(why string) (verified, error) {
 		return verified{}, &Refusal{Unauthenticated, fmt.Sprintf("listener %q does not take this token: %s", listener, why)}
@@ -114,7 +115,7 @@ func (c *JWT) verify(listener, token string) (verified, error) {
 	}, nil
 }
 
-// whyNot tells of a refused token what its owner can change, and nothing of its content.
+// whyNot returns what the owner of a refused token can change, and nothing of its content.
 func whyNot(err error) string {
 	switch {
 	case errors.Is(err, jwt.TokenExpiredError()):
@@ -131,7 +132,8 @@ func whyNot(err error) string {
 	return "its signature does not verify with the issuer's keys"
 }
 
-// namespaces are those that the claim lists by name. A star in a claim grants nothing: patterns are for the config.
+// namespaces returns the names that the claim lists. A star in a claim grants nothing: only the config has
+// patterns.
 func (c *JWT) namespaces(claims map[string]any) []string {
 	if c.NamespacesClaim == "" {
 		return c.Namespaces
@@ -160,7 +162,7 @@ func readTokenHead(token string) (tokenHead, error) {
 	return head, err
 }
 
-// readClaims gives the claims as policies see them, with the types of encoding/json. The token must have been verified.
+// readClaims returns the claims of a verified token as policies see them, with the types of encoding/json.
 func readClaims(token string) (map[string]any, error) {
 	var claims map[string]any
 	err := readTokenPart(token, 1, &claims)

@@ -106,7 +106,7 @@ func identifier(t *testing.T, keys *KeySet) func(token string) (*Identity, error
 		t.Fatal(err)
 	}
 	return func(token string) (*Identity, error) {
-		return identify(Shown{Headers: map[string][]string{"authorization": {"Bearer " + token}}})
+		return identify(Credentials{Headers: map[string][]string{"authorization": {"Bearer " + token}}})
 	}
 }
 
@@ -114,7 +114,7 @@ func identifier(t *testing.T, keys *KeySet) func(token string) (*Identity, error
 func reach(identify func(string) (*Identity, error), token string) (kind Kind, text string, ok bool) {
 	id, err := identify(token)
 	if err == nil {
-		err = id.Authorise("one")
+		err = id.Authorize("one")
 	}
 	var refused *Refusal
 	if errors.As(err, &refused) {

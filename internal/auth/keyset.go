@@ -16,8 +16,8 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/x/filewatch"
 )
 
-// KeySet holds an issuer's public keys, from a URL or a file. They are fetched again in the background, and at once for
-// a key id that is not known yet, so that the issuer may rotate them.
+// KeySet holds an issuer's public keys, from a URL or a file. It fetches them again in the background, and at
+// once for an unknown key id, so that the issuer may rotate them.
 type KeySet struct {
 	read func() ([]byte, error)
 	age  time.Duration // after which they are fetched again
@@ -42,7 +42,8 @@ const (
 	maxKeySet   = 1 << 20
 )
 
-// KeySetFromURL fetches keys over HTTP. Until the first fetch has succeeded tokens are answered with Unavailable.
+// KeySetFromURL fetches keys over HTTP. Until a fetch has succeeded, the Refusal of tokens is of kind
+// Unavailable.
 func KeySetFromURL(log *slog.Logger, url string) *KeySet {
 	client := &http.Client{Timeout: 5 * time.Second}
 	return &KeySet{log: log, age: keySetAge, read: func() ([]byte, error) {
@@ -81,14 +82,15 @@ func parseKeys(text []byte) (jwk.Set, error) {
 	return set, nil
 }
 
-// holds tells if keys of this generation are still those of the issuer: a key that was taken back must not go on serving
-// from memory.
+// holds reports whether keys of this generation are still those of the issuer: a key that was withdrawn must
+// not verify cached tokens.
 func (k *KeySet) holds(generation uint64) bool {
 	now := k.current.Load()
 	return now != nil && now.generation == generation && time.Since(now.fetched) < k.age
 }
 
-// with gives the keys. Old ones serve while they are fetched again; for a key id that they lack the fetch is waited for.
+// with returns the keys. Old ones serve while they are fetched again, but a key id that they lack waits for
+// the fetch.
 func (k *KeySet) with(keyID string) (*keySet, error) {
 	now := k.current.Load()
 	switch {
@@ -111,7 +113,7 @@ func (k *keySet) has(keyID string) bool {
 	return ok
 }
 
-// refresh fetches the keys, not more often than every few seconds: unknown key ids cost their sender nothing.
+// refresh fetches the keys, at most once in a few seconds: any sender can make up key ids.
 func (k *KeySet) refresh() {
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -107,7 +107,7 @@ func (e *exchange) authenticate() (*auth.Identity, string, error) {
 	for name, values := range e.r.Header {
 		headers[strings.ToLower(name)] = values
 	}
-	id, err := e.server.options.Identify(auth.Shown{Headers: headers, TLS: e.r.TLS})
+	id, err := e.server.options.Identify(auth.Credentials{Headers: headers, TLS: e.r.TLS})
 	if err != nil {
 		return nil, "", err
 	}
@@ -115,7 +115,7 @@ func (e *exchange) authenticate() (*auth.Identity, string, error) {
 	if len(namespaces) != 1 || namespaces[0] == "" {
 		return nil, "", refuse(http.StatusBadRequest, "the header X-Namespace has to name the namespace of the payloads: the Web UI and the command line send it by themselves")
 	}
-	return id, namespaces[0], id.Authorise(namespaces[0])
+	return id, namespaces[0], id.Authorize(namespaces[0])
 }
 
 // rewriteBody seals or opens the payloads in the body, and returns the text of the answer.

@@ -368,7 +368,7 @@ func TestPreflight(t *testing.T) {
 func TestPanic(t *testing.T) {
 	u := start(t)
 	identify := u.options.Identify
-	u.options.Identify = func(auth.Shown) (*auth.Identity, error) { panic(canary) }
+	u.options.Identify = func(auth.Credentials) (*auth.Identity, error) { panic(canary) }
 	got := u.ask(t, http.MethodPost, "/decode", "open", `{}`)
 	if got.status != http.StatusInternalServerError || strings.Contains(got.body, canary) || strings.Contains(u.log.String(), canary) || !strings.Contains(u.log.String(), "stack=") {
 		t.Errorf("%d %s; log: %s", got.status, got.body, u.log)

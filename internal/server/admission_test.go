@@ -441,7 +441,7 @@ func TestPanicsEndTheirCallAlone(t *testing.T) {
 	h := startHolding(t)
 	var faulty atomic.Bool
 	p := startProxy(t, h.frontend, func(o *Options) {
-		o.Listeners[0].Identify = func(shown auth.Shown) (*auth.Identity, error) {
+		o.Listeners[0].Identify = func(shown auth.Credentials) (*auth.Identity, error) {
 			if faulty.Load() {
 				panic("out of order")
 			}

@@ -21,7 +21,7 @@ func (c *call) authenticate() (err error) {
 
 // authenticate identifies the caller by the connection and the headers alone.
 func (l *listener) authenticate(ctx context.Context, headers metadata.MD) (*auth.Identity, error) {
-	return l.Identify(auth.Shown{Headers: headers, TLS: infoOf(ctx).tls})
+	return l.Identify(auth.Credentials{Headers: headers, TLS: infoOf(ctx).tls})
 }
 
 // connectionInfo is what gRPC hands from a connection to its calls.

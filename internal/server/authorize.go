@@ -59,7 +59,7 @@ func (c *call) authorize() error {
 	if c.id.Namespaces == nil || freely[c.method.full] || c.method.full == listNamespaces {
 		return nil
 	}
-	if err := c.id.Authorise(c.session.Namespace()); err != nil {
+	if err := c.id.Authorize(c.session.Namespace()); err != nil {
 		return err
 	}
 	if idOf := byID[c.method.full]; idOf != nil {

@@ -323,7 +323,7 @@ func TestPanicEndsOneCallAndSaysNothingOfThePayload(t *testing.T) {
 	armed.Store(true)
 	identify := auth.Anonymous("default", nil)
 	p := startProxy(t, f, func(o *Options) {
-		o.Listeners[0].Identify = func(s auth.Shown) (*auth.Identity, error) {
+		o.Listeners[0].Identify = func(s auth.Credentials) (*auth.Identity, error) {
 			if armed.Swap(false) {
 				panic("a canary")
 			}
