@@ -13,8 +13,8 @@ import (
 type File struct {
 	path string
 	file *os.File
-	std  bool // a stream of this process: never opened again, never closed
-	// torn: the file ends within a line, which a full disk or a broken pipe has cut.
+	std  bool // a stream of this process: never reopened, never closed
+	// torn means that the file ends within a line, which a full disk or a broken pipe has cut.
 	torn bool
 	text []byte
 }
@@ -22,7 +22,7 @@ type File struct {
 // Stdout is the path that stands for standard output.
 const Stdout = "/dev/stdout"
 
-// OpenFile opens the file, and makes it, for its owner alone, if it is not there.
+// OpenFile opens the file. It creates a missing one, which only its owner may read.
 func OpenFile(path string, log *slog.Logger) (*File, error) {
 	f := &File{path: path}
 	switch path {
@@ -33,7 +33,7 @@ func OpenFile(path string, log *slog.Logger) (*File, error) {
 		f.file, f.std = os.Stderr, true
 		return f, nil
 	}
-	// Looked at before it is opened: to open a named pipe waits for its reader.
+	// The check comes before the file is opened: to open a named pipe waits for its reader.
 	switch info, err := os.Stat(path); {
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return nil, err
@@ -54,7 +54,7 @@ func (f *File) open() error {
 	return nil
 }
 
-// Write appends the lines with one call of the operating system.
+// Write appends the lines with one system call.
 func (f *File) Write(_ context.Context, lines [][]byte) (int, error) {
 	if err := f.follow(); err != nil {
 		return 0, err
@@ -81,7 +81,7 @@ func (f *File) Write(_ context.Context, lines [][]byte) (int, error) {
 	return kept, err
 }
 
-// follow opens the path again if what was open has been renamed or removed, as by logrotate.
+// follow reopens the path if the open file was renamed or removed, as logrotate does.
 func (f *File) follow() error {
 	if f.std {
 		return nil
@@ -95,14 +95,14 @@ func (f *File) follow() error {
 		if err == nil && os.SameFile(open, now) {
 			return nil
 		}
-		_ = f.file.Close() // all that it was given was written
+		_ = f.file.Close() // everything was written
 		f.file = nil
 	}
 	return f.open()
 }
 
-// mend takes off again what was written of a line that did not fit, so that the file holds whole lines only. n bytes were
-// written, whole lines up to end.
+// mend removes the part of a line that did not fit, so that the file holds whole lines only. n bytes were
+// written, of which end belong to whole lines.
 func (f *File) mend(n, end int) {
 	if n <= end {
 		f.torn = f.torn && n == 0

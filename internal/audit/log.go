@@ -1,6 +1,6 @@
-// Package audit keeps record of who had what opened. It owns the form of a record, the queue between calls and the
-// place where records are kept, and what happens when that place takes no more. It never holds a payload, and never lets a
-// call wait longer than it was told.
+// Package audit records who had which payloads opened. It owns the form of a record, the queue between calls
+// and the sink that stores records, and what happens when the sink fails. It never holds a payload, and
+// bounds how long a call waits.
 package audit
 
 import (
@@ -15,37 +15,40 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/x/lograte"
 )
 
-// Sink is where records are kept.
+// Sink stores records.
 type Sink interface {
-	// Write keeps lines of JSON, in their order, and tells how many of them it has kept. It is called by one goroutine.
+	// Write stores lines of JSON in their order, and returns how many of them it has stored. One goroutine
+	// calls it.
 	Write(ctx context.Context, lines [][]byte) (kept int, err error)
 	Close() error
 }
 
-// Options are what a Log is made of.
+// Options are what a Log needs.
 type Options struct {
-	Sink Sink
-	// Required has a call refused whose record cannot be kept. Else the record is dropped, counted, and the call goes on.
+	Sink Sink // required
+	// Required refuses a call whose record cannot be stored. Otherwise the record is dropped and counted, and
+	// the call goes on.
 	Required bool
-	// Wait is how long a call waits, at most, where its record is required. 0: DefaultWait.
+	// Wait bounds how long a call waits for a required record. 0: DefaultWait.
 	Wait time.Duration
-	Log  *slog.Logger
+	Log  *slog.Logger // required
 }
 
 const (
 	// DefaultWait is the bound for calls whose record is required.
 	DefaultWait = time.Second
 
-	queued   = 16384 // records that wait for the sink; 10 MB of them as they mostly are
+	queued   = 16384 // records that wait for the sink, about 10 MB
 	maxBatch = 256   // records written at once
 )
 
-// ErrUnrecorded is why a call is refused whose record is required.
+// ErrUnrecorded is the error of a call whose required record cannot be stored.
 var ErrUnrecorded = errors.New("the audit record of this call cannot be written, and `audit.required` is set: nothing was opened for its caller; see the proxy's log for what is wrong with the place where records go")
 
-// Log takes records. Its methods may be used by several goroutines. A nil *Log keeps none, and lets every call go on.
+// Log queues records and writes them to its sink. Its methods may be called concurrently. A nil *Log stores
+// nothing, and lets every call go on.
 type Log struct {
-	Options
+	options Options
 	queue   chan *line
 	lines   sync.Pool
 	retry   time.Duration
@@ -55,7 +58,7 @@ type Log struct {
 
 	kept, dropped, refused atomic.Uint64
 	failing                atomic.Bool
-	since                  atomic.Int64 // when the sink was handed what it is writing now, in ns; 0: it is idle
+	since                  atomic.Int64 // when the sink began to write what it is writing now, in ns; 0: it is idle
 	losses                 lograte.Limiter
 }
 
@@ -65,14 +68,15 @@ func New(o Options) *Log {
 		o.Wait = DefaultWait
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	l := &Log{Options: o, queue: make(chan *line, queued), retry: time.Second, closing: make(chan struct{}), ended: make(chan struct{}), giveUp: cancel}
+	l := &Log{options: o, queue: make(chan *line, queued), retry: time.Second,
+		closing: make(chan struct{}), ended: make(chan struct{}), giveUp: cancel}
 	l.lines.New = func() any { return newLine() }
 	go l.run(ctx)
 	return l
 }
 
-// Write puts a record on its way. Where records are required it waits until this one is kept, and an error means that
-// the call must not be answered. r may be used again afterwards.
+// Write queues a record. Where records are required, it waits until this one is stored, and after an error
+// the call must not be answered. The caller may use r again afterwards.
 func (l *Log) Write(ctx context.Context, r *Record) error {
 	if l == nil {
 		return nil
@@ -82,7 +86,7 @@ func (l *Log) Write(ctx context.Context, r *Record) error {
 		return l.lost(fmt.Errorf("a record cannot be written as JSON: %w", err))
 	}
 	n.state <- struct{}{}
-	if l.Required {
+	if l.options.Required {
 		return l.writeRequired(ctx, n)
 	}
 	select {
@@ -99,9 +103,10 @@ func (l *Log) Write(ctx context.Context, r *Record) error {
 	return l.lost(errors.New("records come faster than they can be kept"))
 }
 
-// writeRequired waits for room in the queue and then for the record to be kept, together no longer than the bound.
+// writeRequired waits for room in the queue and then until the record is stored, together no longer than the
+// bound.
 func (l *Log) writeRequired(ctx context.Context, n *line) error {
-	bound := time.NewTimer(l.Wait)
+	bound := time.NewTimer(l.options.Wait)
 	defer bound.Stop()
 	select {
 	case l.queue <- n:
@@ -128,7 +133,7 @@ func (l *Log) writeRequired(ctx context.Context, n *line) error {
 	return nil
 }
 
-// abandon leaves a line to the writer, unless that has decided already what became of it.
+// abandon leaves a line to the writer, unless its fate is decided already.
 func (l *Log) abandon(n *line) error {
 	select {
 	case <-n.state:
@@ -143,36 +148,38 @@ func (l *Log) refuse() error {
 	return ErrUnrecorded
 }
 
-// Ready tells beforehand of a required record that could not be kept now: a task that is not fetched is not lost.
+// Ready returns ErrUnrecorded if a required record could not be stored now. A call that would fetch a task
+// can be refused then, before the task is lost.
 func (l *Log) Ready() error {
-	if l == nil || !l.Required {
+	if l == nil || !l.options.Required {
 		return nil
 	}
 	since := l.since.Load()
-	if l.failing.Load() || since != 0 && time.Now().UnixNano()-since > int64(l.Wait) {
+	if l.failing.Load() || since != 0 && time.Now().UnixNano()-since > int64(l.options.Wait) {
 		return ErrUnrecorded
 	}
 	return nil
 }
 
-// lost counts a record that is dropped, and logs that.
+// lost counts a dropped record, and logs that.
 func (l *Log) lost(why error) error {
 	total := l.dropped.Add(1)
 	if l.losses.Allow("") {
-		l.Log.Error("audit records are dropped, calls go on; set audit.required to have them refused instead", "dropped_so_far", total, "error", why)
+		l.options.Log.Error("audit records are dropped, calls go on; set audit.required to have them refused instead", "dropped_so_far", total, "error", why)
 	}
-	if l.Required {
+	if l.options.Required {
 		return ErrUnrecorded
 	}
 	return nil
 }
 
-// Counts are the records that were kept, those that were dropped, and the calls that were refused for want of one.
+// Counts returns the numbers of records stored, of records dropped, and of calls refused without one.
 func (l *Log) Counts() (kept, dropped, refused uint64) {
 	return l.kept.Load(), l.dropped.Load(), l.refused.Load()
 }
 
-// Close keeps what is queued and closes the sink. What is not kept when ctx ends is dropped, and counted.
+// Close writes the queue and closes the sink. Records that are not stored when ctx ends are dropped and
+// counted.
 func (l *Log) Close(ctx context.Context) error {
 	if l == nil {
 		return nil
@@ -183,7 +190,7 @@ func (l *Log) Close(ctx context.Context) error {
 	select {
 	case <-l.ended:
 	case <-ctx.Done():
-		select { // a sink that heeds its context ends now; one that hangs in the kernel does not
+		select { // a sink that hangs in the kernel does not heed its context
 		case <-l.ended:
 		case <-time.After(100 * time.Millisecond):
 			return fmt.Errorf("audit: what keeps the records hangs; up to %d of the last ones are lost", len(l.queue)+maxBatch)
@@ -206,26 +213,19 @@ func (l *Log) run(ctx context.Context) {
 		case n := <-l.queue:
 			batch = l.gather(append(batch[:0], n))
 			l.keep(ctx, batch, texts)
-			continue
-		default:
-		}
-		select {
-		case n := <-l.queue:
-			batch = l.gather(append(batch[:0], n))
-			l.keep(ctx, batch, texts)
 		case <-l.closing:
 			if len(l.queue) > 0 {
-				continue
+				continue // select chooses at random; the queue comes first
 			}
-			if err := l.Sink.Close(); err != nil {
-				l.Log.Error("the audit log cannot be closed", "error", err)
+			if err := l.options.Sink.Close(); err != nil {
+				l.options.Log.Error("the audit log cannot be closed", "error", err)
 			}
 			return
 		}
 	}
 }
 
-// gather adds what waits already.
+// gather adds the lines that are queued already.
 func (l *Log) gather(batch []*line) []*line {
 	for len(batch) < maxBatch {
 		select {
@@ -238,7 +238,7 @@ func (l *Log) gather(batch []*line) []*line {
 	return batch
 }
 
-// keep has the sink write a batch, over and over if need be. Meanwhile the queue fills.
+// keep writes a batch to the sink, again and again if it fails. Meanwhile the queue fills.
 func (l *Log) keep(ctx context.Context, batch []*line, texts [][]byte) {
 	for len(batch) > 0 {
 		texts = texts[:0]
@@ -246,7 +246,7 @@ func (l *Log) keep(ctx context.Context, batch []*line, texts [][]byte) {
 			texts = append(texts, n.text.Bytes())
 		}
 		l.since.Store(time.Now().UnixNano())
-		kept, err := l.Sink.Write(ctx, texts)
+		kept, err := l.options.Sink.Write(ctx, texts)
 		for _, n := range batch[:kept] {
 			l.kept.Add(1)
 			l.settle(n, nil)
@@ -254,12 +254,12 @@ func (l *Log) keep(ctx context.Context, batch []*line, texts [][]byte) {
 		batch = batch[kept:]
 		if err == nil {
 			if l.failing.CompareAndSwap(true, false) {
-				l.Log.Info("audit records are kept again")
+				l.options.Log.Info("audit records are kept again")
 			}
 			break
 		}
 		if !l.failing.Swap(true) {
-			l.Log.Error("audit records cannot be kept; trying again every second", "required", l.Required, "error", err)
+			l.options.Log.Error("audit records cannot be kept; trying again every second", "required", l.options.Required, "error", err)
 		}
 		select {
 		case <-time.After(l.retry):
@@ -270,17 +270,17 @@ func (l *Log) keep(ctx context.Context, batch []*line, texts [][]byte) {
 			batch = nil
 		}
 		if batch = l.withoutAbandoned(batch); len(batch) == 0 {
-			l.failing.Store(false) // the next call finds out
+			l.failing.Store(false) // the next call tries anew
 		}
 	}
 	l.since.Store(0)
 }
 
-// settle tells the call that waits, if one does, what became of its record.
+// settle passes the outcome of a record to the call that waits for it, if one does.
 func (l *Log) settle(n *line, err error) {
 	select {
 	case <-n.state:
-		if l.Required {
+		if l.options.Required {
 			n.written <- err // the waiting call has the line now; it is not used again
 			return
 		}
@@ -290,13 +290,13 @@ func (l *Log) settle(n *line, err error) {
 }
 
 func (l *Log) drop(n *line) {
-	if !l.Required {
-		_ = l.lost(context.Canceled) // only for the count: it is no call's concern any more
+	if !l.options.Required {
+		_ = l.lost(context.Canceled) // counts it; no call waits for this record
 	}
 	l.settle(n, ErrUnrecorded)
 }
 
-// withoutAbandoned leaves out the records of calls that were refused meanwhile.
+// withoutAbandoned returns the batch without the records of calls that were refused meanwhile.
 func (l *Log) withoutAbandoned(batch []*line) []*line {
 	left := batch[:0]
 	for _, n := range batch {

@@ -7,8 +7,8 @@ import (
 	"unicode/utf8"
 )
 
-// Record is what one call had opened, or would have had. It is written as one line of JSON. No field of it has
-// room for a payload's content.
+// Record is what one call had opened, or tried to. It becomes one line of JSON. No field has room for the
+// content of a payload.
 type Record struct {
 	Time      time.Time `json:"time"`
 	Caller    Caller    `json:"caller"`
@@ -17,49 +17,50 @@ type Record struct {
 	RPC      string     `json:"rpc"`
 	Workflow Workflow   `json:"workflow,omitzero"`
 	Payloads []Payloads `json:"payloads"`
-	// Code is what the call was answered with. After another one than OK the caller got nothing of what was opened.
+	// Code is the status of the answer. With any other than OK, the caller got nothing of what was opened.
 	Code   string `json:"code"`
 	Policy string `json:"policy"`
 	Trace  string `json:"trace_id,omitempty"`
 }
 
-// Caller is who called, and by which listener.
+// Caller is who called, and through which listener.
 type Caller struct {
 	Kind     string `json:"kind"`
 	Subject  string `json:"subject,omitempty"`
 	Listener string `json:"listener,omitempty"`
 }
 
-// Workflow is the one that a call is about. Lists are about many, and tell none.
+// Workflow is the one that a call is about. Lists are about many, and have none.
 type Workflow struct {
 	ID   string `json:"id,omitempty"`
 	Run  string `json:"run,omitempty"`
 	Type string `json:"type,omitempty"`
 }
 
-// Payloads counts those of one kind that were sealed with one key, and had one verdict.
+// Payloads counts the payloads of one kind that were sealed with one key and had one verdict.
 type Payloads struct {
 	Kind string `json:"kind"`
-	// Namespace is the one that sealed them.
+	// Namespace is the one that sealed the payloads.
 	Namespace string `json:"sealed_in"`
 	Key       string `json:"key"`
-	// Verdict is opened, redacted, kept or denied; or failed, where the policy says open and the envelope does not.
+	// Verdict is opened, redacted, kept or denied; or failed, if the policy allows it and the envelope does
+	// not open.
 	Verdict string `json:"verdict"`
 	Count   int    `json:"count"`
 }
 
-// maxText bounds each text of a record. Callers choose some of them: ids, subjects, names in envelopes.
+// maxText bounds each text of a record in bytes. Callers choose some: ids, subjects, names in envelopes.
 const maxText = 1024
 
 // line is a record on its way to the sink.
 type line struct {
 	text bytes.Buffer
 	json *json.Encoder
-	// copied is what is encoded: a shortened copy, so that no caller's record escapes to the heap.
+	// copied is the shortened copy that is encoded, so that no caller's record escapes to the heap.
 	copied Record
 
-	state   chan struct{} // holds one token while nobody has decided what becomes of the line
-	written chan error    // told to the call that waits for it
+	state   chan struct{} // holds a token until the fate of the line is decided
+	written chan error    // the outcome, for the call that waits for it
 }
 
 func newLine() *line {
