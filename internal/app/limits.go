@@ -29,7 +29,7 @@ func serverLimits(l *config.Limits, memory int64) server.Limits {
 	for _, set := range []struct {
 		to    *int
 		value int
-	}{{&limits.Connections, l.Connections}, {&limits.Calls, l.Calls}, {&limits.Held, l.LongPolls}} {
+	}{{&limits.Connections, l.Connections}, {&limits.Calls, l.Calls}, {&limits.LongPolls, l.LongPolls}} {
 		if set.value != 0 {
 			*set.to = set.value
 		}

@@ -155,7 +155,7 @@ func (o *Options) Serve(ctx context.Context, stderr io.Writer) error {
 	warnAtStart(c, log)
 	log.Info("serving", "listen", strings.Join(addresses, ","), "admin", admin.net.Addr().String(),
 		codecAddress(codec), "upstream", upstreamList(c), "policy_revision", engine.Current().Revision(), "version", o.Version)
-	log.Info("limits", "connections", limits.Connections, "calls", limits.Calls, "long_polls", limits.Held, "bytes", limits.Bytes, "connection_age", limits.ConnectionAge.String())
+	log.Info("limits", "connections", limits.Connections, "calls", limits.Calls, "long_polls", limits.LongPolls, "bytes", limits.Bytes, "connection_age", limits.ConnectionAge.String())
 
 	select {
 	case err := <-served:

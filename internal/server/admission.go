@@ -21,9 +21,9 @@ import (
 type Limits struct {
 	// Connections of callers. One more is closed as soon as it is accepted.
 	Connections int
-	// Calls are those that are answered at once. Held are those that wait at the server: polls for tasks, and for the end of
-	// a workflow or an update. They last a minute and need little, so they are counted on their own.
-	Calls, Held int
+	// Calls are those that the server answers at once. LongPolls wait at the server: for tasks, and for the end of a
+	// workflow or an update. They last a minute and need little, so they are counted on their own.
+	Calls, LongPolls int
 	// Bytes of messages in memory, each counted once. One message needs up to three times its size: as it came, in one
 	// piece, and sealed or opened.
 	Bytes int64
@@ -31,42 +31,42 @@ type Limits struct {
 	ConnectionAge time.Duration
 }
 
-// LimitsFor gives the limits that fit into so many bytes of memory.
+// LimitsFor returns the limits that fit into so many bytes of memory.
 func LimitsFor(memory int64) Limits {
 	return Limits{
 		Connections: int(min(max(memory/4/perConnection, 100), mostLimit)),
 		Calls:       int(min(max(memory/4/perCall, 100), mostLimit)),
-		Held:        int(min(max(memory/3/perHeld, 1000), mostLimit)),
+		LongPolls:   int(min(max(memory/3/perLongPoll, 1000), mostLimit)),
 		Bytes:       max(memory/perByte, MinBytes),
 	}
 }
 
 const (
-	// What is reckoned for one of each, from above: buffers and goroutines of a connection; a request's first window and
-	// its copies; a poll; and of a message's byte, of which there are up to three, with what the garbage collector has
-	// not found yet, in a third of the memory.
+	// Upper bounds of the memory that each takes: the buffers and goroutines of a connection; a request's first window
+	// and its copies; a long poll; and a byte of a message, of which there are up to three copies, with those that the
+	// garbage collector has not found yet, in a third of the memory.
 	perConnection = 64 << 10
 	perCall       = 128 << 10
-	perHeld       = 24 << 10
+	perLongPoll   = 24 << 10
 	perByte       = 16
 
 	mostLimit = 1_000_000
 
-	// MinBytes leaves room for the largest message that a Temporal frontend takes by default, beside others.
+	// MinBytes is enough for the largest message that a Temporal frontend accepts by default, beside others.
 	MinBytes = 16 << 20
 
 	// MinConnectionAge is the least age at which callers' connections may be closed: every such end costs SDKs a new
 	// connection, and a load balancer that moves polls more often than they end only makes work.
 	MinConnectionAge = 6 * time.Minute
 
-	// unreserved is the size up to which messages are let in without asking for room: Calls bounds them well enough.
+	// unreserved is the size up to which a message never waits: the limit of calls bounds such messages well enough.
 	unreserved = 16 << 10
-	// roomWait is how long a request waits for room before it is refused, and answerTries how often as long an answer
-	// does, which has cost the server work.
-	roomWait    = time.Second
+	// bytesWait is how long a request waits for the limit of bytes before it is refused. An answer waits answerTries times
+	// as long, since it has cost the server work.
+	bytesWait   = time.Second
 	answerTries = 5
 
-	// keptAccounts is from how many accounts of callers on those that nothing counts in are removed.
+	// keptAccounts is how many accounts of callers are kept that nothing counts in any more.
 	keptAccounts = 1000
 )
 
@@ -85,7 +85,7 @@ type admission struct {
 	waiting     []*waiter // for bytes, in the order in which they came
 }
 
-// account is what one connection or one caller has of the limits, or all of them have.
+// account counts what one connection or one caller has, or all of them have, and what they may have.
 type account struct {
 	calls, polls, bytes             int64
 	mostCalls, mostPolls, mostBytes int64
@@ -98,12 +98,12 @@ type callerKey struct{ kind, subject, listener string }
 // place is what one call takes of the limits. Its bytes may outlast it: they are given back when the answer is written.
 type place struct {
 	in       *admission
-	accounts [3]*account // of all, of the connection, and of the caller; those that are nil do not count
-	poll     bool
+	accounts [3]*account // of all, of the connection, and of the caller; nil where there is none
+	longPoll bool
 	bytes    int64
 }
 
-// waiter waits for n bytes more for a call.
+// waiter is a message that waits for n bytes.
 type waiter struct {
 	place  *place
 	n      int64
@@ -112,7 +112,7 @@ type waiter struct {
 
 func newAdmission(l Limits, m *Metrics, log *slog.Logger) *admission {
 	return &admission{limits: l, metrics: m, log: log, callers: map[callerKey]*account{},
-		total: account{mostCalls: int64(l.Calls), mostPolls: int64(l.Held), mostBytes: l.Bytes}}
+		total: account{mostCalls: int64(l.Calls), mostPolls: int64(l.LongPolls), mostBytes: l.Bytes}}
 }
 
 // newAccount returns the account of one connection or one caller. A sixteenth of each limit stays for the others.
@@ -124,7 +124,7 @@ func (a *admission) newAccount() *account {
 // largest is how large a request may be.
 func (a *admission) largest() int64 { return min(upstream.MaxMessage, a.limits.Bytes) }
 
-// connect counts a connection in. It reports false if there are as many as there may be.
+// connect counts a connection in. It reports false if it is one too many.
 func (a *admission) connect() bool {
 	a.mu.Lock()
 	full := a.connections >= a.limits.Connections
@@ -153,21 +153,21 @@ func (a *admission) connected() int {
 
 // admit counts the call in, or refuses it where it is one too many.
 func (c *call) admit() error {
-	place, err := c.server.admission.enter(connectionOf(c.ctx), c.id.Caller, c.method.waits)
+	place, err := c.server.admission.enter(connectionOf(c.ctx), c.id.Caller, c.method.longPoll)
 	if err == nil {
 		c.lease = newLease(place)
 	}
 	return err
 }
 
-// enter counts a call in, as a poll if it waits at the server. The call has to leave when it ends. conn and caller may be
-// nil. The error is the status to answer with.
-func (a *admission) enter(conn *connection, caller *policy.Caller, poll bool) (place, error) {
+// enter counts a call in. The call has to leave when it ends. conn and caller may be nil. The error is the status to
+// answer with.
+func (a *admission) enter(conn *connection, caller *policy.Caller, longPoll bool) (place, error) {
 	kind, limit := "calls", a.limits.Calls
-	if poll {
-		kind, limit = "long_polls", a.limits.Held
+	if longPoll {
+		kind, limit = "long_polls", a.limits.LongPolls
 	}
-	p := place{in: a, poll: poll, accounts: [3]*account{&a.total}}
+	p := place{in: a, longPoll: longPoll, accounts: [3]*account{&a.total}}
 	if conn != nil {
 		p.accounts[1] = conn.account
 	}
@@ -175,7 +175,7 @@ func (a *admission) enter(conn *connection, caller *policy.Caller, poll bool) (p
 	p.accounts[2] = a.accountOf(caller)
 	full := false
 	for _, acc := range p.accounts {
-		full = full || acc != nil && acc.full(poll)
+		full = full || acc != nil && acc.full(longPoll)
 	}
 	if full {
 		a.forget(&p)
@@ -190,7 +190,7 @@ func (a *admission) enter(conn *connection, caller *policy.Caller, poll bool) (p
 	return p, nil
 }
 
-// accountOf returns a caller's account. Anonymous callers have none: nothing tells one from another.
+// accountOf returns a caller's account. Anonymous callers have none, since they cannot be told apart.
 func (a *admission) accountOf(caller *policy.Caller) *account {
 	if caller == nil || caller.Kind == "anonymous" {
 		return nil
@@ -212,8 +212,8 @@ func (a *admission) forget(p *place) {
 	}
 }
 
-func (acc *account) full(poll bool) bool {
-	if poll {
+func (acc *account) full(longPoll bool) bool {
+	if longPoll {
 		return acc.polls >= acc.mostPolls
 	}
 	return acc.calls >= acc.mostCalls
@@ -224,7 +224,7 @@ func (p *place) add(n int64) {
 	for _, acc := range p.accounts {
 		switch {
 		case acc == nil:
-		case p.poll:
+		case p.longPoll:
 			acc.polls += n
 		default:
 			acc.calls += n
@@ -240,8 +240,8 @@ func (p *place) leave() {
 	p.in.forget(p)
 }
 
-// reserve waits for n bytes more, for a while, and reports whether there was room for them. Little is let in anyway. What
-// is larger than an account takes all of it: taken says how much was reserved.
+// reserve waits until the limits allow n bytes more, and reports false if that takes too long. A small message never
+// waits. One that is larger than a limit takes all of it: taken is how much was reserved.
 func (p *place) reserve(ctx context.Context, n int64, wait time.Duration) (taken int64, ok bool) {
 	if n <= unreserved {
 		p.count(n)
@@ -287,7 +287,7 @@ func (a *admission) giveUp(w *waiter) bool {
 	return false
 }
 
-// count takes n bytes whether there is room or not: they are in memory already. A negative n gives bytes back.
+// count adds n bytes whatever the limits are, since they are in memory already. A negative n gives bytes back.
 func (p *place) count(n int64) {
 	p.in.mu.Lock()
 	defer p.in.mu.Unlock()
@@ -313,8 +313,8 @@ func (p *place) take(n int64) {
 	}
 }
 
-// serve lets in those who wait, in turn. One whose own connection or caller has too much is passed over; one for whom there
-// is no room at all is not, or small messages would keep a large one out for ever.
+// serve admits waiting messages in turn. It passes over one whose own connection or caller has too much. It stops at one
+// that the limit for all does not allow, or small messages would keep a large one out for ever.
 func (a *admission) serve() {
 	for i := 0; i < len(a.waiting); {
 		w := a.waiting[i]
@@ -331,7 +331,7 @@ func (a *admission) serve() {
 	}
 }
 
-// fits reports whether there is room for n bytes in all of the accounts.
+// fits reports whether all of the accounts may have n bytes more.
 func fits(n int64, accounts []*account) bool {
 	return !slices.ContainsFunc(accounts, func(acc *account) bool { return acc != nil && acc.bytes+n > acc.mostBytes })
 }
@@ -342,7 +342,7 @@ func (a *admission) inUse() int64 {
 	return a.total.bytes
 }
 
-// overLimit counts a refusal. The log tells of each limit once a minute: there may be thousands.
+// overLimit counts a refusal, and logs it once a minute for each limit.
 func (a *admission) overLimit(limit string) {
 	a.metrics.refused.WithLabelValues(limit).Inc()
 	if !a.logged.Allow(limit) {
@@ -354,8 +354,8 @@ func (a *admission) overLimit(limit string) {
 		"calls", a.total.calls, "long_polls", a.total.polls, "bytes", a.total.bytes)
 }
 
-// waits tells which calls wait at the server, besides polls for tasks.
-func waits(full string) bool {
+// longPoll reports whether calls to a method wait at the server, other than those for tasks.
+func longPoll(full string) bool {
 	switch name := full[strings.LastIndexByte(full, '/')+1:]; name {
 	case "GetWorkflowExecutionHistory", "UpdateWorkflowExecution", "ExecuteMultiOperation", "DescribeActivityExecution", "DescribeNexusOperationExecution":
 		return true
@@ -368,8 +368,8 @@ func tooManyCalls(kind string, limit int) error {
 	return &refusal{codes.ResourceExhausted, fmt.Sprintf("%d calls are being answered, all that `limits.%s` of the proxy's config allows: try again later, give the proxy more memory, or run more of them", limit, kind)}
 }
 
-// noRoom counts a message that there was no room for, and returns the error to answer with.
-func (a *admission) noRoom(what string, n int64) error {
+// noBytes counts a message that the limit of bytes does not allow, and returns the error to answer with.
+func (a *admission) noBytes(what string, n int64) error {
 	a.overLimit("bytes")
 	return &refusal{codes.ResourceExhausted, fmt.Sprintf("there is no room for %s of %d bytes beside the others: `limits.bytes` of the proxy's config allows %d; try again later, give the proxy more memory, or run more of them", what, n, a.limits.Bytes)}
 }

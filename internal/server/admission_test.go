@@ -135,7 +135,7 @@ func TestHeldPollsLeaveRoomForShortCalls(t *testing.T) {
 		<-busy
 		return &workflowservice.DescribeWorkflowExecutionResponse{}, nil
 	}
-	p := startProxy(t, h.frontend, limited(Limits{Connections: 10, Calls: 1, Held: 2, Bytes: MinBytes}))
+	p := startProxy(t, h.frontend, limited(Limits{Connections: 10, Calls: 1, LongPolls: 2, Bytes: MinBytes}))
 	c := p.client(t)
 	ctx := testContext(t)
 	wait := h.polls(t, c, 2)
@@ -170,7 +170,7 @@ func TestMessagesBeyondTheRoomAreRefused(t *testing.T) {
 		return &workflowservice.StartWorkflowExecutionResponse{}, nil
 	}
 	startFrontend(t, f)
-	p := startProxy(t, f, limited(Limits{Connections: 10, Calls: 10, Held: 10, Bytes: MinBytes}))
+	p := startProxy(t, f, limited(Limits{Connections: 10, Calls: 10, LongPolls: 10, Bytes: MinBytes}))
 	c := p.client(t)
 	ctx := testContext(t)
 	big := bytes.Repeat([]byte("x"), 7<<20)
@@ -212,7 +212,7 @@ func TestLargeAnswersWaitForRoom(t *testing.T) {
 		return &workflowservice.QueryWorkflowResponse{QueryResult: payloads(bytes.Repeat([]byte("x"), 3<<20))}, nil
 	}
 	startFrontend(t, f)
-	p := startProxy(t, f, limited(Limits{Connections: 10, Calls: 10, Held: 10, Bytes: MinBytes}))
+	p := startProxy(t, f, limited(Limits{Connections: 10, Calls: 10, LongPolls: 10, Bytes: MinBytes}))
 	c := p.client(t, grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(upstream.MaxMessage)))
 	query := func() error {
 		_, err := c.QueryWorkflow(testContext(t), &workflowservice.QueryWorkflowRequest{Namespace: "clinic"})
@@ -260,7 +260,7 @@ func TestRequestsAreReadFromTheWire(t *testing.T) {
 func TestConnectionsBeyondTheLimitAreClosed(t *testing.T) {
 	f := &frontend{}
 	startFrontend(t, f)
-	p := startProxy(t, f, limited(Limits{Connections: 2, Calls: 10, Held: 10, Bytes: MinBytes}))
+	p := startProxy(t, f, limited(Limits{Connections: 2, Calls: 10, LongPolls: 10, Bytes: MinBytes}))
 	first, second := p.raw(t, nil), p.raw(t, nil)
 	first.awaitSettings(t)
 	second.awaitSettings(t)

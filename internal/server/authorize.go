@@ -13,13 +13,12 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/auth"
 )
 
-// This file holds how far a caller gets that reaches certain namespaces only. A call has to name a namespace that the caller
-// reaches, in the field that every such request has for it; a worker's answer may leave it empty, and is for its
-// task's. What has no such field concerns the whole cluster, and is refused, a method that only a later server knows
-// included. Here are the exceptions.
+// A caller may reach certain namespaces only. Then each call has to name one of them, in the field that requests have for
+// it; a worker's answer may leave the field empty, and belongs to the namespace of its task. A request without such a field
+// concerns the whole cluster and is refused, also one of a method that only a later server has. The exceptions follow.
 
-// freely may be called by every caller: SDKs and the command line connect with them, and they tell of no namespace.
-var freely = map[string]bool{
+// publicMethods need no namespace: SDKs and the command line connect with them, and they expose none.
+var publicMethods = map[string]bool{
 	"/temporal.api.workflowservice.v1.WorkflowService/GetSystemInfo":  true,
 	"/temporal.api.workflowservice.v1.WorkflowService/GetClusterInfo": true,
 }
@@ -27,7 +26,7 @@ var freely = map[string]bool{
 // listNamespaces is answered with the namespaces that the caller reaches.
 const listNamespaces = "/temporal.api.workflowservice.v1.WorkflowService/ListNamespaces"
 
-// byID are the requests that may name a namespace by its id, past the field that is checked.
+// byID are the requests that may name a namespace by its id instead of the field that is checked.
 var byID = map[string]func(in []byte) (id string, err error){
 	"/temporal.api.workflowservice.v1.WorkflowService/DescribeNamespace": func(in []byte) (string, error) {
 		var q workflowservice.DescribeNamespaceRequest
@@ -56,7 +55,7 @@ func (c *call) identify() error {
 
 // authorize decides whether the caller may make this call.
 func (c *call) authorize() error {
-	if c.id.Namespaces == nil || freely[c.method.full] || c.method.full == listNamespaces {
+	if c.id.Namespaces == nil || publicMethods[c.method.full] || c.method.full == listNamespaces {
 		return nil
 	}
 	if err := c.id.Authorize(c.session.Namespace()); err != nil {
@@ -93,7 +92,8 @@ func (c *call) onlyReached() error {
 	return err
 }
 
-// authorizePassed decides about a service that is forwarded without a look. What the config names may reach anything.
+// authorizePassed decides whether the caller may call a service that is forwarded as it is. A service that the config names
+// may reach any namespace.
 func authorizePassed(id *auth.Identity, service string) error {
 	if id.Namespaces == nil || slices.Contains(alwaysPassed, service) {
 		return nil

@@ -46,7 +46,7 @@ var typedCodec = encoding.GetCodecV2(proto.Name)
 
 var _ encoding.CodecV2 = rawCodec{}
 
-// Name is part of the content type, which upstream must be the one that Temporal knows.
+// Name is part of the content type, which has to be the one that Temporal expects.
 func (rawCodec) Name() string { return proto.Name }
 
 func (rawCodec) Marshal(v any) (mem.BufferSlice, error) {

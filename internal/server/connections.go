@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// A caller that does not read must not hold memory for ever, nor one that says nothing a connection.
+// A caller that stops reading must not keep memory for ever, and a silent one must not keep a connection.
 
 const (
 	// writeTime is how long a caller's end of the connection may take nothing at all.
@@ -43,7 +43,7 @@ func (s *connections) Accept() (net.Conn, error) {
 		if s.admission.connect() {
 			return s.add(conn), nil
 		}
-		_ = conn.Close() // one too many, which its end tells
+		_ = conn.Close() // one too many
 	}
 }
 

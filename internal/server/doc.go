@@ -1,4 +1,4 @@
-// Package proxy is the gRPC server that Temporal's SDKs talk to and the gRPC client that talks to the Temporal
-// frontend. It owns the walk of one call: who calls, which namespace, what to rewrite, where to forward, which status
-// code to answer. It never parses a message itself and never sees a key: rewrite finds and replaces the bytes.
+// Package server is the gRPC server that Temporal's SDKs call in place of a Temporal frontend. It owns the steps of a call
+// (pipeline.go), the limits of what callers can make the proxy hold, and the choice of status codes. What payloads become is
+// decided by rewrite, the way to frontends belongs to upstream, and tasks keeps tasks that cannot be opened.
 package server

@@ -25,7 +25,7 @@ import (
 //     three end a worker, so a poll gets them only where the worker can never succeed.
 //   - Internal is retried by some. It is a fault of the proxy's own.
 
-// from starts each message, so that a caller sees that the proxy speaks and not the Temporal server.
+// from starts each message, so that a caller sees that it comes from the proxy and not from the Temporal server.
 const from = "temporal-seal: "
 
 // refusal is an answer of the proxy's own with a text made for the caller.
@@ -36,8 +36,8 @@ type refusal struct {
 
 func (r *refusal) Error() string { return r.text }
 
-// answerFor maps an error of the proxy's own to what the caller gets. Its text holds no payload, since none of the
-// errors does, and names keys by their name alone: where they are kept is the operator's to know.
+// answerFor maps an error of the proxy's own to what the caller gets. Its text contains no payload, since none of the
+// errors does. It names keys by their names alone: where they are kept stays in the log.
 func answerFor(err error) *status.Status {
 	if err == nil {
 		return nil
@@ -111,8 +111,8 @@ func forbiddenService(service string) error {
 	return &refusal{codes.Unimplemented, fmt.Sprintf("the service %s is not forwarded: name it in `services` of the proxy's config if it carries no payloads", service)}
 }
 
-// ofAnswer is what is wrong with an answer of the upstream's. It is no fault of the caller's, as the same in a request
-// would be.
+// ofAnswer maps the error of an answer that could not be opened. What would be the caller's fault in a request is the
+// upstream's in an answer.
 func ofAnswer(err error) error {
 	var rewriting *rewrite.Error
 	if errors.As(err, &rewriting) && (rewriting.Kind == rewrite.KindMalformed || rewriting.Kind == rewrite.KindUnknownField) {
@@ -152,7 +152,7 @@ func (s *Server) panicked(full string, value any) error {
 	return status.Error(codes.Internal, from+"a fault in the proxy ended this call: its log holds the place")
 }
 
-// logRefusal tells an operator of calls that the proxy itself refused, with more of the reason than the caller gets.
+// logRefusal logs a call that the proxy itself refused, with more of the reason than the caller gets.
 func (s *Server) logRefusal(full, listener string, st *status.Status, err error) {
 	level := slog.LevelWarn
 	if st.Code() == codes.Canceled || st.Code() == codes.DeadlineExceeded {

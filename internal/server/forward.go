@@ -42,8 +42,8 @@ func (c *call) confirm() {
 	}
 }
 
-// hold keeps a poll until the result of its task could be sealed, or ends it without a task. A worker that shuts down gets
-// its polls back.
+// hold holds a poll until the result of its task could be sealed, or ends it without a task. It ends the polls that are
+// held for a worker that shuts down.
 func (c *call) hold() error {
 	tasks := c.server.tasks
 	if c.method.full == workflowservice.WorkflowService_ShutdownWorker_FullMethodName {
@@ -100,7 +100,7 @@ func (c *call) forward() error {
 	if err != nil {
 		c.answer.free()
 		if isPoll && status.Code(err) == codes.DeadlineExceeded && c.ctx.Err() == nil && shortened(c.ctx, out) {
-			return c.endPoll() // it is the proxy that did not want to wait longer
+			return c.endPoll() // the proxy shortened it
 		}
 		return c.openStatus(err)
 	}
@@ -113,15 +113,15 @@ func (c *call) forward() error {
 	return nil
 }
 
-// shortened tells if a poll had less time upstream than its caller gave it.
+// shortened reports whether a poll had less time upstream than its caller gave it.
 func shortened(ctx, out context.Context) bool {
 	limit, _ := out.Deadline()
 	deadline, limited := ctx.Deadline()
 	return !limit.IsZero() && (!limited || limit.Before(deadline))
 }
 
-// invoke makes the call. An answer that may be large, as those before it were, is read once there is room for it. A task
-// is not kept waiting: it is lost if the worker's time runs out.
+// invoke makes the call. An answer that may be large, as those before it were, is read once the limit of bytes allows it.
+// A task never waits: it would be lost if the worker's time ran out.
 func (c *call) invoke(ctx context.Context, header, trailer *metadata.MD) (err error) {
 	m := c.method
 	reserved := int64(0)
@@ -129,7 +129,7 @@ func (c *call) invoke(ctx context.Context, header, trailer *metadata.MD) (err er
 		err = c.upstream.Invoke(ctx, m.full, &c.sealed, &c.answer, grpc.Header(header), grpc.Trailer(trailer))
 	} else {
 		*header, *trailer, err = c.upstream.InvokeGated(ctx, m.full, &c.sealed, &c.answer, func() (err error) {
-			reserved, err = c.roomForAnswer(ctx)
+			reserved, err = c.reserveAnswer(ctx)
 			return err
 		})
 	}
@@ -141,9 +141,8 @@ func (c *call) invoke(ctx context.Context, header, trailer *metadata.MD) (err er
 	return err
 }
 
-// roomForAnswer waits for room for as much as the method answered lately, and reserves it. The first answer of all shows
-// how much that is.
-func (c *call) roomForAnswer(ctx context.Context) (reserved int64, err error) {
+// reserveAnswer reserves as many bytes as the method's answers had lately. The first answer of all shows how many that is.
+func (c *call) reserveAnswer(ctx context.Context) (reserved int64, err error) {
 	m := c.method
 	expected := int64(0)
 	for range answerTries {
@@ -154,7 +153,7 @@ func (c *call) roomForAnswer(ctx context.Context) (reserved int64, err error) {
 		case expected == 0:
 			expected = unknownAnswer
 		}
-		if taken, ok := c.lease.place.reserve(ctx, expected, roomWait); ok {
+		if taken, ok := c.lease.place.reserve(ctx, expected, bytesWait); ok {
 			return taken, nil
 		}
 		if ctx.Err() != nil {
@@ -162,19 +161,19 @@ func (c *call) roomForAnswer(ctx context.Context) (reserved int64, err error) {
 		}
 	}
 	if m.answer.Load() > 0 && m.reads() {
-		return 0, answerFor(c.server.admission.noRoom("an answer", expected)).Err()
+		return 0, answerFor(c.server.admission.noBytes("an answer", expected)).Err()
 	}
-	return 0, nil // what it tells has happened: it must arrive
+	return 0, nil // the call has changed something: its answer must arrive
 }
 
 const (
-	// largeAnswer is the size from which on an answer has to wait for room.
+	// largeAnswer is the size from which on an answer waits for the limit of bytes.
 	largeAnswer = 256 << 10
 	// unknownAnswer is expected of a method that has not answered yet: about the most that a frontend sends.
 	unknownAnswer = 4 << 20
 )
 
-// reads tells if calling the method once more changes nothing.
+// reads reports whether the method only reads, so that it may be called again.
 func (m *method) reads() bool {
 	for _, verb := range []string{"Get", "List", "Describe", "Query", "Count", "Scan"} {
 		if strings.HasPrefix(m.rewrite.Name(), verb) {
@@ -184,7 +183,7 @@ func (m *method) reads() bool {
 	return false
 }
 
-// emptyPoll tells if the answer to a poll holds no task. Each kind of task has its token as first field, and answers
+// emptyPoll reports whether the answer to a poll contains no task. Each kind of task has its token as first field, and answers
 // without one may still hold hints for autoscaling.
 func emptyPoll(answer *frame) bool {
 	for _, b := range answer.data {

@@ -113,8 +113,8 @@ func observe(o prometheus.Observer, took time.Duration, span trace.Span) {
 	o.Observe(took.Seconds())
 }
 
-// rewritten counts one message.
-func (m *Metrics) rewritten(d policy.Direction, s *rewrite.Stats, took time.Duration, span trace.Span) {
+// Rewritten counts one message whose payloads were sealed or opened.
+func (m *Metrics) Rewritten(d policy.Direction, s *rewrite.Stats, took time.Duration, span trace.Span) {
 	to := &m.directions[d]
 	if s.Passed > 0 {
 		to.passed.Add(float64(s.Passed))
@@ -126,16 +126,8 @@ func (m *Metrics) rewritten(d policy.Direction, s *rewrite.Stats, took time.Dura
 	}
 }
 
-// Rewritten counts what became of payloads that came by another door than gRPC.
-func (m *Metrics) Rewritten(d policy.Direction, s *rewrite.Stats, took time.Duration, span trace.Span) {
-	m.rewritten(d, s, took, span)
-}
-
-// Failed counts what came by another door than gRPC and could not be rewritten.
-func (m *Metrics) Failed(d policy.Direction, err error) { m.failed(d, err) }
-
-// failed counts one message that could not be rewritten.
-func (m *Metrics) failed(d policy.Direction, err error) {
+// Failed counts one message that could not be rewritten.
+func (m *Metrics) Failed(d policy.Direction, err error) {
 	m.failures.WithLabelValues(d.String(), reason(err)).Inc()
 }
 

@@ -41,7 +41,7 @@ func (c *call) openAnswer(sealed []byte) ([]byte, error) {
 	if !tasks.HandsOut(c.method.rewrite) {
 		plain, err := c.session.Response(c.ctx, sealed)
 		if err != nil {
-			c.server.metrics.failed(directionResponse, err)
+			c.server.metrics.Failed(directionResponse, err)
 			return nil, err
 		}
 		return plain, c.record(codes.OK)
@@ -55,7 +55,7 @@ func (c *call) openAnswer(sealed []byte) ([]byte, error) {
 			return plain, nil
 		}
 	}
-	c.server.metrics.failed(directionResponse, err)
+	c.server.metrics.Failed(directionResponse, err)
 	c.withhold()
 	md, _ := metadata.FromOutgoingContext(c.out)
 	plain, err = c.server.tasks.Open(metadata.NewOutgoingContext(c.ctx, md), c.taskCall(), tasks.Unopened{Sealed: sealed, Arrived: arrived, Cause: err})

@@ -54,7 +54,7 @@ type call struct {
 	lease    *lease
 
 	in       frame  // the request as it came
-	request  []byte // the bytes of in; nil where nobody needs to look at them
+	request  []byte // the bytes of in; nil where they need not be read
 	sealed   frame  // the request as it is forwarded
 	sent     int    // its bytes
 	answer   frame
@@ -64,16 +64,16 @@ type call struct {
 	task trace.Span // the server span of a poll that brought a task
 }
 
-// method is what the steps need to know of one method.
+// method is one method of a rewritten service.
 type method struct {
 	full    string
 	rewrite *rewrite.Method
-	// waits: it is counted among the calls that wait at the server.
-	waits   bool
-	metrics *methodMetrics
+	// longPoll: its calls wait at the server, and have a limit of their own.
+	longPoll bool
+	metrics  *methodMetrics
 	// answer is the size that its answers had lately, or more. 0: there was none.
 	answer atomic.Int64
-	first  atomic.Bool // an answer was let in to tell the size of others
+	first  atomic.Bool // an answer was admitted to find out the size of others
 }
 
 // answer runs one call through the steps. A panic ends this call alone.
@@ -88,7 +88,7 @@ func (s *Server) answer(ctx context.Context, l *listener, m *method, receive fun
 		c.leave(err != nil, p != nil)
 		s.metrics.inFlight.Dec()
 	}()
-	if !m.waits {
+	if !m.longPoll {
 		deepen(0)
 	}
 	if err := c.run(); err != nil {
@@ -125,7 +125,7 @@ func (c *call) leave(failed, panicked bool) {
 
 // rewritten counts one message whose payloads were sealed or opened.
 func (c *call) rewritten(d policy.Direction, stats *rewrite.Stats, start time.Time, span trace.Span) {
-	c.server.metrics.rewritten(d, stats, time.Since(start), span)
+	c.server.metrics.Rewritten(d, stats, time.Since(start), span)
 	if span.IsRecording() {
 		describeRewriting(span, d, stats)
 	}
@@ -146,7 +146,7 @@ const stackNeeded = 10 << 10
 
 // deepen makes the stack of a call's goroutine large enough at once. It starts with 2 KiB and is doubled whenever it is
 // full, which moves all of its frames: deep in a handler that is a tenth of a small call's CPU time, at its start there
-// are few. Calls that wait are left with what they need: they are held by the thousand.
+// are few. Long polls keep the stack that they need: there are thousands of them.
 //
 //go:noinline
 func deepen(n int) byte {

@@ -15,11 +15,11 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// gRPC reads a message whole before a handler hears of it, however large it is and however long it takes. So this file
-// reads the request itself: first how long it is, then, if there is room for it, the rest.
+// gRPC's own way to receive a message reads it whole, however large it is and however long that takes. So this file reads
+// requests below gRPC's API: first the length, then, once the limit of bytes allows it, the rest.
 
-// wire is what a handler can do with its stream below gRPC's own API. It is not promised to stay: where a later gRPC has
-// no such stream, TestRequestsAreReadFromTheWire fails, and messages are counted after they were read.
+// wire is gRPC's transport stream, which handlers find in their context. Its methods are not promised to stay: where a later
+// gRPC has another stream, TestRequestsAreReadFromTheWire fails, and messages are counted after they were read.
 type wire interface {
 	ReadMessageHeader(header []byte) error
 	Read(n int) (mem.BufferSlice, error)
@@ -64,7 +64,7 @@ type reader struct {
 	lease *lease
 	limit int64         // bytes of a message
 	time  time.Duration // that a small message may take to arrive
-	late  *time.Timer   // ends the call then, and with it the reading
+	late  *time.Timer   // ends the call, and with it the reading
 }
 
 // newReader reports false where gRPC offers no such stream. A reader has to be closed.
@@ -118,12 +118,12 @@ func (r *reader) end() error {
 	}
 }
 
-// reserve waits for room for n bytes of a message that has so many bytes up to here.
+// reserve reserves n bytes of a message that has length bytes so far.
 func (r *reader) reserve(ctx context.Context, n, length int64) error {
-	if _, ok := r.lease.place.reserve(ctx, n, roomWait); ok {
+	if _, ok := r.lease.place.reserve(ctx, n, bytesWait); ok {
 		return nil
 	}
-	return r.lease.place.in.noRoom("a request", length)
+	return r.lease.place.in.noBytes("a request", length)
 }
 
 func tooLate(within time.Duration) error {
@@ -135,7 +135,7 @@ const (
 	mostChunk  = 64 << 10
 )
 
-// decompress asks for room as it goes: a few bytes may become many.
+// decompress reserves bytes as it goes, since a few compressed bytes may become many.
 func (r *reader) decompress(ctx context.Context, compressed mem.BufferSlice) (mem.BufferSlice, error) {
 	defer compressed.Free()
 	c := encoding.GetCompressor(r.wire.RecvCompress())
@@ -176,7 +176,7 @@ func (r *reader) decompress(ctx context.Context, compressed mem.BufferSlice) (me
 	}
 }
 
-// fill is io.ReadFull, but tells an end from a message that breaks off.
+// fill is io.ReadFull, other than that it distinguishes the end from a message that breaks off.
 func fill(r io.Reader, b []byte) (n int, err error) {
 	for n < len(b) && err == nil {
 		var more int
@@ -186,7 +186,7 @@ func fill(r io.Reader, b []byte) (n int, err error) {
 	return n, err
 }
 
-// statusOf makes what the transport said an answer; mostly nobody is left to read it.
+// statusOf maps an error of the transport to an answer. Mostly the caller is gone and does not get it.
 func statusOf(err error) error {
 	if err == nil {
 		return nil

@@ -13,10 +13,10 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/tasks"
 )
 
-// This file puts on record what a call had opened: one record per call, before its answer leaves.
+// There is one audit record for each call that had something opened, written before its answer leaves.
 
-// recordable refuses a call, before anything is forwarded, whose record is required and could not be kept now. Answers
-// to tasks go on: their work is done, and a task that comes back with them can still be answered for its worker.
+// recordable refuses a call, before anything is forwarded, whose record is required and could not be kept now. Results of
+// tasks are forwarded: their work is done, and a task that comes back with them can still be answered in the worker's place.
 func (c *call) recordable() error {
 	m := c.method.rewrite
 	if !m.AnswerSealed() || tasks.HandsOut(m) && !m.IsPoll() {
@@ -25,7 +25,7 @@ func (c *call) recordable() error {
 	return c.server.audit.Ready()
 }
 
-// record puts down what the account of this call holds. An error means that the answer must not leave.
+// record writes down what this call has opened. An error means that the answer must not leave.
 func (c *call) record(code codes.Code) error {
 	if c.server.audit == nil {
 		return nil
@@ -54,7 +54,7 @@ func (c *call) record(code codes.Code) error {
 	return c.server.audit.Write(c.ctx, &r)
 }
 
-// recordRefused puts down what a refused answer would have held. Its caller gets an error anyway.
+// recordRefused writes down what a refused answer would have contained. Its caller gets an error anyway.
 func (c *call) recordRefused(cause error) {
 	if !errors.Is(cause, audit.ErrUnrecorded) {
 		_ = c.record(codeOf(cause))

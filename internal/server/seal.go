@@ -12,7 +12,7 @@ func (c *call) seal() error {
 		start := time.Now()
 		sealed, err := c.session.Request(c.ctx, c.request)
 		if err != nil {
-			c.server.metrics.failed(directionRequest, err)
+			c.server.metrics.Failed(directionRequest, err)
 			return c.failRefused(err)
 		}
 		c.rewritten(directionRequest, c.session.RequestStats(), start, c.span)

@@ -35,7 +35,7 @@ func (c *call) send() error {
 	return nil
 }
 
-// lease is what a call holds in memory. It ends when the call has ended and gRPC has given back all of the buffers that
+// lease keeps what a call has in memory. It ends when the call has ended and gRPC has given back all of the buffers that
 // were lent to it.
 type lease struct {
 	place   place
@@ -74,7 +74,7 @@ func (l *lease) lendTo(b []byte, pool mem.BufferPool) frame {
 	return frame{data: mem.BufferSlice{mem.NewBuffer(&b, pool)}}
 }
 
-// drop gives up the call's own hold.
+// drop gives up the lease of the call, or of a buffer. The last one ends it.
 func (l *lease) drop() {
 	if l.holders.Add(-1) > 0 {
 		return

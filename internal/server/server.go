@@ -43,7 +43,7 @@ type Options struct {
 	Audit *audit.Log
 
 	// PollLimit shortens the polls that are forwarded, so that all of them end by themselves within a short drain.
-	// 0: as long as the caller wants.
+	// 0: as long as the caller allows.
 	PollLimit time.Duration
 
 	Limits Limits
@@ -77,7 +77,7 @@ type Server struct {
 	upstreams *upstream.Router
 	tracing   *Tracing
 	methods   map[string]*method
-	late      sync.Map // full name -> *method, for those that only the upstream's reflection knows
+	learned   sync.Map // full name -> *method, for those that only the upstream's reflection describes
 	passed    map[string]bool
 	health    *health
 	tasks     *tasks.Tasks
@@ -99,7 +99,7 @@ var rewritten = []*grpc.ServiceDesc{&workflowservice.WorkflowService_ServiceDesc
 
 // New builds a server. It answers nothing yet.
 func New(o Options) (*Server, error) {
-	if o.Limits.Connections <= 0 || o.Limits.Calls <= 0 || o.Limits.Held <= 0 || o.Limits.Bytes < MinBytes {
+	if o.Limits.Connections <= 0 || o.Limits.Calls <= 0 || o.Limits.LongPolls <= 0 || o.Limits.Bytes < MinBytes {
 		return nil, fmt.Errorf("limits: %+v would refuse every call", o.Limits)
 	}
 	s := &Server{rewriter: o.Rewriter, keys: o.Keys, audit: o.Audit, pollLimit: o.PollLimit, metrics: o.Metrics, log: o.Log,
@@ -122,7 +122,7 @@ func New(o Options) (*Server, error) {
 	if s.passed[adminService] {
 		return nil, fmt.Errorf("services: %s reads and writes the server's own state past every check, it is never forwarded", adminService)
 	}
-	server, client := o.Tracing.handlers(s.untraced, s.mayBeHeld)
+	server, client := o.Tracing.handlers(s.untraced, s.isLongPoll)
 	s.upstreams = upstream.NewRouter(o.Upstreams, upstream.Options{Stats: client, Codec: rawCodec{}, Buffers: upstreamBuffers})
 	o.Metrics.watch(o.Registry, s.upstreams.Count, s.admission.inUse)
 	for _, l := range o.Listeners {
@@ -158,10 +158,10 @@ func (s *Server) newMethod(full string) *method {
 	if m == nil {
 		return nil
 	}
-	return &method{full: full, rewrite: m, waits: m.IsPoll() || waits(full), metrics: s.metrics.method(full)}
+	return &method{full: full, rewrite: m, longPoll: m.IsPoll() || longPoll(full), metrics: s.metrics.method(full)}
 }
 
-// untraced tells which calls get no span from gRPC's stats handler.
+// untraced reports whether calls get no span from gRPC's stats handler.
 func (s *Server) untraced(full string) bool {
 	if m, ok := s.methods[full]; ok {
 		return m.rewrite.IsPoll()
@@ -169,10 +169,10 @@ func (s *Server) untraced(full string) bool {
 	return serviceOf(full) == healthService
 }
 
-// mayBeHeld tells which calls may wait for long.
-func (s *Server) mayBeHeld(full string) bool {
+// isLongPoll reports whether calls may wait for long.
+func (s *Server) isLongPoll(full string) bool {
 	m, ok := s.methods[full]
-	return !ok || m.waits
+	return !ok || m.longPoll
 }
 
 func (s *Server) newListener(config Listener, stats stats.Handler) *listener {
@@ -190,7 +190,7 @@ func (s *Server) newListener(config Listener, stats stats.Handler) *listener {
 		grpc.SharedWriteBuffer(true),
 		grpc.MaxRecvMsgSize(int(s.admission.largest())),
 		grpc.MaxConcurrentStreams(streamsPerCaller),
-		// Not more of a request arrives before there is room for it.
+		// No more of a request arrives before the limit of bytes allows it.
 		grpc.StaticStreamWindowSize(upstream.StreamWindow),
 		grpc.StaticConnWindowSize(upstream.ConnWindow),
 		// SDKs ping every 30 s, also without calls; gRPC's default would cut them off.
@@ -252,10 +252,10 @@ func (s *Server) Serve() error {
 	return first
 }
 
-// SetReady changes what health checks tell.
+// SetReady changes what health checks report.
 func (s *Server) SetReady(ready bool) { s.health.set(ready) }
 
-// Drain says goodbye to all callers and gives their calls the time left in ctx. Polls end by themselves: a poll that is
+// Drain has all callers leave, and gives their calls the time left in ctx. Polls end by themselves: a poll that is
 // cut just when its task arrives loses the task. It reports whether all calls have ended by themselves.
 func (s *Server) Drain(ctx context.Context) bool {
 	s.health.drain()

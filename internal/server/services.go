@@ -48,8 +48,8 @@ func (s *Server) other(l *listener, stream grpc.ServerStream) (err error) {
 	}
 	isRewritten := slices.ContainsFunc(rewritten, func(d *grpc.ServiceDesc) bool { return d.ServiceName == service })
 	if isRewritten {
-		if m := s.lateMethod(full); m != nil {
-			return s.lateCall(l, m, stream)
+		if m := s.learnedMethod(full); m != nil {
+			return s.learnedCall(l, m, stream)
 		}
 	}
 	headers, _ := metadata.FromIncomingContext(stream.Context())
@@ -74,21 +74,21 @@ func (s *Server) other(l *listener, stream grpc.ServerStream) (err error) {
 	return s.pass(l, full, headers, stream)
 }
 
-// lateMethod returns what the rewriter knows of a method that only the upstream's reflection has told of. Nil: nothing.
-func (s *Server) lateMethod(full string) *method {
-	known, ok := s.late.Load(full)
+// learnedMethod returns a method that only the upstream's reflection describes, or nil.
+func (s *Server) learnedMethod(full string) *method {
+	known, ok := s.learned.Load(full)
 	if !ok {
 		m := s.newMethod(full)
 		if m == nil {
 			return nil
 		}
-		known, _ = s.late.LoadOrStore(full, m)
+		known, _ = s.learned.LoadOrStore(full, m)
 	}
 	return known.(*method)
 }
 
-// lateCall answers a call to such a method as one that this build knows.
-func (s *Server) lateCall(l *listener, m *method, stream grpc.ServerStream) error {
+// learnedCall answers a call to such a method through the same steps as any other.
+func (s *Server) learnedCall(l *listener, m *method, stream grpc.ServerStream) error {
 	answer, err := s.answer(stream.Context(), l, m, func(request any) error {
 		err := stream.RecvMsg(request)
 		if err == io.EOF {
@@ -109,7 +109,7 @@ func (s *Server) refuse(l *listener, full string, err error) error {
 	return st.Err()
 }
 
-// pass forwards a call, streams included, without looking at it.
+// pass forwards a call, streams included, as it is.
 func (s *Server) pass(l *listener, full string, headers metadata.MD, stream grpc.ServerStream) error {
 	return mwitkow.TransparentHandler(func(ctx context.Context, _ string) (context.Context, *grpc.ClientConn, error) {
 		route, err := s.upstreams.Route("")

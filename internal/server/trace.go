@@ -31,9 +31,9 @@ type Tracing struct {
 const scope = "github.com/temporal-seal/temporal-seal/internal/server"
 
 // handlers makes the server and the client span of each call. Polls are left out: most of them end empty after a
-// minute and would fill the traces with nothing. traceTask makes up for those that bring a task. held tells which calls wait
-// by the thousand.
-func (t *Tracing) handlers(untraced, held func(fullMethod string) bool) (server, client stats.Handler) {
+// minute and would fill the traces. traceTask makes the spans of those that bring a task. longPoll reports which calls there
+// are thousands of at once.
+func (t *Tracing) handlers(untraced, longPoll func(fullMethod string) bool) (server, client stats.Handler) {
 	if t == nil {
 		return nil, nil
 	}
@@ -44,7 +44,7 @@ func (t *Tracing) handlers(untraced, held func(fullMethod string) bool) (server,
 		otelgrpc.WithMeterProvider(noop.NewMeterProvider()), // metrics.go counts calls
 		otelgrpc.WithFilter(func(info *stats.RPCTagInfo) bool { return !untraced(info.FullMethodName) }),
 	}
-	return serverHandler{quietHandler{otelgrpc.NewServerHandler(options...)}, held}, clientHandler{quietHandler{otelgrpc.NewClientHandler(options...)}}
+	return serverHandler{quietHandler{otelgrpc.NewServerHandler(options...)}, longPoll}, clientHandler{quietHandler{otelgrpc.NewClientHandler(options...)}}
 }
 
 // quietHandler keeps the texts of upstream errors out of spans: they may quote a payload, as the message of a failed
@@ -76,11 +76,11 @@ func (h quietHandler) HandleRPC(ctx context.Context, s stats.RPCStats) {
 // serverHandler is the first of the proxy's code that a call comes to.
 type serverHandler struct {
 	quietHandler
-	held func(fullMethod string) bool
+	longPoll func(fullMethod string) bool
 }
 
 func (h serverHandler) TagRPC(ctx context.Context, info *stats.RPCTagInfo) context.Context {
-	if !h.held(info.FullMethodName) {
+	if !h.longPoll(info.FullMethodName) {
 		deepen(0)
 	}
 	return h.quietHandler.TagRPC(ctx, info)
@@ -109,7 +109,7 @@ func upstreamSpoke(ctx context.Context) {
 	}
 }
 
-// describeSpan says what the call is about. Span attributes outlive the request, whose bytes the names may alias.
+// describeSpan sets attributes for what the call is about. Span attributes outlive the request, whose bytes the names may alias.
 func (c *call) describeSpan(span trace.Span) {
 	attributes := make([]attribute.KeyValue, 0, 4)
 	add := func(key, value string) {
@@ -138,7 +138,7 @@ func (c *call) traceTask(ctx context.Context, sent time.Time) context.Context {
 
 // endTask ends the span that traceTask began.
 func (c *call) endTask(code codes.Code) {
-	c.describeSpan(c.task) // once more: the answer told which workflow the task is of
+	c.describeSpan(c.task) // again: by now the workflow of the task is known
 	c.task.SetAttributes(statusAttribute(code))
 	if code != codes.OK {
 		c.task.SetStatus(otelcodes.Error, "the task could not be handed over")
