@@ -2,6 +2,7 @@ package contract
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -16,9 +17,15 @@ import (
 	namespacepb "go.temporal.io/api/namespace/v1"
 	"go.temporal.io/api/operatorservice/v1"
 	"go.temporal.io/api/workflowservice/v1"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/temporal-seal/temporal-seal/e2e/blackbox"
 )
@@ -105,6 +112,47 @@ func (r *rig) signalAs(t *testing.T, c *blackbox.Client, token, namespace string
 			Input:             list(payloads...),
 		},
 	)})
+}
+
+// TestAuthenticationComesFirst: callers without credentials are refused before anything of their request is waited for,
+// whatever they call. Only the proxy's own health is free.
+func TestAuthenticationComesFirst(t *testing.T) {
+	t.Parallel()
+	r := callers(t)
+	cc, err := grpc.NewClient(r.listeners[byToken], grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cc.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	for _, method := range []string{
+		"/temporal.api.workflowservice.v1.WorkflowService/SignalWorkflowExecution",
+		"/temporal.api.workflowservice.v1.WorkflowService/PollWorkflowTaskQueue",
+		"/temporal.api.workflowservice.v1.WorkflowService/NotYetInvented",
+		"/example.v1.Extra/Do",
+		"/example.v1.Other/Do",
+		"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+	} {
+		stream, err := cc.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}, method)
+		if err == nil {
+			err = stream.RecvMsg(new(emptypb.Empty))
+		}
+		if status.Code(err) != codes.Unauthenticated {
+			t.Errorf("%s: %v", method, err)
+		}
+	}
+	health := healthpb.NewHealthClient(cc)
+	if _, err := health.Check(ctx, &healthpb.HealthCheckRequest{Service: "temporal.api.workflowservice.v1.WorkflowService"}); status.Code(err) != codes.Unauthenticated {
+		t.Errorf("health of the frontend: %v", err)
+	}
+	if _, err := health.Check(ctx, &healthpb.HealthCheckRequest{}); err != nil {
+		t.Errorf("health of the proxy: %v", err)
+	}
+	long := strings.Repeat("x", 5<<10)
+	if _, err := health.Check(ctx, &healthpb.HealthCheckRequest{Service: long}); status.Code(err) != codes.ResourceExhausted {
+		t.Errorf("a large health request: %v", err)
+	}
 }
 
 func TestTokens(t *testing.T) {
