@@ -1,6 +1,8 @@
 package upstream
 
 import (
+	"errors"
+	"fmt"
 	"strings"
 	"testing"
 )
@@ -32,5 +34,37 @@ func TestAddressesFromNamespaces(t *testing.T) {
 		if got := fitsAddress(c.address, c.namespace); got != c.fits {
 			t.Errorf("%q in %s: %v", c.namespace, c.address, got)
 		}
+	}
+}
+
+func TestRouterLimitsItsAddresses(t *testing.T) {
+	router := NewRouter([]Config{{Namespaces: []string{"n*"}, Address: "{namespace}:1"}, {Namespaces: []string{}, Address: "127.0.0.1:1"}}, Options{})
+	first, err := router.Route("n0")
+	if err != nil || !router.ByNamespace() {
+		t.Fatal(err)
+	}
+	for i := range maxTargets - 1 {
+		if _, err := router.Route(fmt.Sprint("n", i+1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := router.Route("new"); !errors.Is(err, ErrTooMany) {
+		t.Errorf("one address too many: %v", err)
+	}
+	if again, err := router.Route("n0"); again != first || err != nil {
+		t.Errorf("an address in use: %v", err)
+	}
+	if _, err := router.Route("other"); !errors.Is(err, ErrNoUpstream) {
+		t.Errorf("a namespace that no upstream serves: %v", err)
+	}
+	if n := router.Count(); n != 0 {
+		t.Errorf("%d connections are open without calls", n)
+	}
+	router.Close()
+	if _, err := router.Route("new"); !errors.Is(err, ErrClosed) {
+		t.Errorf("after Close: %v", err)
+	}
+	if err := systemInfo(first); err == nil {
+		t.Error("a call was made after Close")
 	}
 }

@@ -78,7 +78,9 @@ func (c *settingsConn) Read(b []byte) (int, error) {
 // look reads the first frame once it is complete. If that is not settings, gRPC ends the connection.
 func (c *settingsConn) look(b []byte) {
 	c.seen = append(c.seen, b[:min(len(b), maxSettings-len(c.seen))]...)
-	frame, err := http2.NewFramer(nil, bytes.NewReader(c.seen)).ReadFrame()
+	framer := http2.NewFramer(nil, bytes.NewReader(c.seen))
+	framer.SetMaxReadFrameSize(maxSettings) // its buffer has the size that the frame announces
+	frame, err := framer.ReadFrame()
 	if (errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)) && len(c.seen) < maxSettings {
 		return
 	}
