@@ -33,8 +33,8 @@ const (
 
 // exemptions are the payload sites that stay readable in every message, by the
 // reason. A site is "Message.field" without the package. In requests, a payload with
-// our marker is refused there, and in responses nothing is opened there, so nobody
-// can use an exempt site to read stolen ciphertext.
+// our marker is refused there, and in responses nothing is opened there, so an
+// exempt site cannot be used to read stolen ciphertext.
 var exemptions = bySite(map[string][]string{
 	"the server indexes them and rejects what it can't read; the policy may refuse one (pass, deny)": {
 		"SearchAttributes.indexed_fields",
