@@ -154,7 +154,7 @@ func (o *checkOptions) checkKeys(
 func (o *checkOptions) checkPolicy(
 	ctx context.Context, c *config.Config, keys *keyring.Keyring, s *style, result *checked,
 ) error {
-	options, err := app.PolicyOptions(c, keys, slog.New(slog.DiscardHandler))
+	options, err := app.PolicyOptions(c, keys)
 	if err != nil {
 		return err
 	}

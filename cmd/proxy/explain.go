@@ -115,7 +115,7 @@ func (o *explainOptions) policyAlone(ctx context.Context) (*policy.Policy, error
 		return nil, app.PrefixLines("keys", err)
 	}
 	defer keys.Close()
-	options, err := app.PolicyOptions(c, keys, quiet)
+	options, err := app.PolicyOptions(c, keys)
 	if err != nil {
 		return nil, err
 	}

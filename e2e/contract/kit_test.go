@@ -120,7 +120,7 @@ func (r *rig) configure(s setup) error {
 	}
 	if s.policy != "" {
 		path := filepath.Join(r.dir, "platform.rego")
-		if err := harness.ReplaceFile(path, s.policy); err != nil {
+		if err := replace(path, s.policy); err != nil {
 			return err
 		}
 		fmt.Fprintf(&b, "  file: %q\n", path)
@@ -132,14 +132,22 @@ func (r *rig) configure(s setup) error {
 		}
 		for name, rules := range s.namespaces {
 			text := fmt.Sprintf("package temporal.namespaces[%q]\n\n%s\n", name, rules)
-			if err := harness.ReplaceFile(filepath.Join(folder, name+".rego"), text); err != nil {
+			if err := replace(filepath.Join(folder, name+".rego"), text); err != nil {
 				return err
 			}
 		}
 		fmt.Fprintf(&b, "  namespaces: %q\n", folder)
 	}
 	b.WriteString(s.extra)
-	return harness.ReplaceFile(filepath.Join(r.dir, "contract.yaml"), b.String())
+	return replace(filepath.Join(r.dir, "contract.yaml"), b.String())
+}
+
+// replace puts a file in the place of another if it holds something else: what did not change is not touched.
+func replace(path, text string) error {
+	if before, err := os.ReadFile(path); err == nil && string(before) == text {
+		return nil
+	}
+	return harness.ReplaceFile(path, text)
 }
 
 // reconfigure changes the files of a running proxy.

@@ -15,16 +15,15 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
-	"github.com/temporal-seal/temporal-seal/internal/policy"
 )
 
 // admin answers probes and scrapes. It shows no payload and takes no command.
 type admin struct {
-	server *http.Server
-	net    net.Listener
-	policy atomic.Pointer[policy.Engine] // set while calls should come here
-	keys   atomic.Pointer[keyring.Keyring]
-	log    *slog.Logger
+	server  *http.Server
+	net     net.Listener
+	changes atomic.Pointer[applier] // set while calls should come here
+	keys    atomic.Pointer[keyring.Keyring]
+	log     *slog.Logger
 }
 
 func newAdmin(address string, registry *prometheus.Registry, log *slog.Logger) (*admin, error) {
@@ -44,23 +43,20 @@ func newAdmin(address string, registry *prometheus.Registry, log *slog.Logger) (
 }
 
 // open tells load balancers that calls may come; shut that they should go elsewhere.
-func (a *admin) open(engine *policy.Engine) { a.policy.Store(engine) }
-func (a *admin) shut()                      { a.policy.Store(nil) }
+func (a *admin) open(changes *applier) { a.changes.Store(changes) }
+func (a *admin) shut()                 { a.changes.Store(nil) }
 
-// readyz tells if calls should come here, and what an operator should know. A policy that failed to reload is told and
-// does not take the proxy out: the one before it still holds.
+// readyz reports whether calls should come here, and what an operator should know. Sources that are not in force do not
+// take the proxy out: what was in force before them still holds.
 func (a *admin) readyz(w http.ResponseWriter, _ *http.Request) {
-	engine := a.policy.Load()
-	if engine == nil {
+	changes := a.changes.Load()
+	if changes == nil {
 		w.WriteHeader(http.StatusServiceUnavailable)
 		fmt.Fprintln(w, "not ready: starting or shutting down")
 		return
 	}
-	revision, err := engine.Status()
-	fmt.Fprintf(w, "ready\npolicy: revision %s\n", revision)
-	if err != nil {
-		fmt.Fprintf(w, "policy: changed files do not load, revision %s stays in force: %v\n", revision, err)
-	}
+	fmt.Fprintln(w, "ready")
+	changes.state.Load().describe(w, changes.flags.File)
 }
 
 // listKeys tells which keys are in use: names, references, ids and counts. Envelopes hold the same, in the clear.

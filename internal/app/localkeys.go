@@ -25,7 +25,7 @@ func makeLocalKeys(ctx context.Context, c *config.Config, log *slog.Logger) erro
 		if !c.Local() {
 			return fmt.Errorf("keys[%d].active: the key file %s does not exist; make it once with `temporal-seal keys new %s` and keep it (it is made by itself only where the proxy listens on loopback for a server on loopback)", i, path, path)
 		}
-		if err := tryPolicy(ctx, c, log); err != nil {
+		if err := tryPolicy(ctx, c); err != nil {
 			return err // before anything is left behind
 		}
 		if err := localkey.Create(path, time.Now()); err != nil {

@@ -117,16 +117,19 @@ func (o *Options) Serve(ctx context.Context, stderr io.Writer) error {
 	}
 	registry.MustRegister(keyMetrics{keys})
 	admin.keys.Store(keys)
-	engine, err := newEngine(ctx, c, keys, registry, log)
+	engine, err := newEngine(ctx, c, keys, registry)
 	if err != nil {
 		return err
 	}
-	go engine.Watch(ctx)
 	rewriter, err := rewrite.New(rewrite.Options{Keys: keys, Policy: engine, Foreign: others, UnknownFields: c.UnknownFields, Shadow: c.Shadow, Accounts: records != nil, Log: log})
 	if err != nil {
 		return err
 	}
-	go o.newReloader(c, text, keys, engine, rewriter, registry, log).watch(ctx)
+	changes := &applier{flags: o.Flags, started: c, timeout: o.StartTimeout, keys: keys, engine: engine, rewriter: rewriter,
+		report: newReport(o.File, registry, log), text: text}
+	changes.begin(wantedBy(c, others))
+	registry.MustRegister(staleMetrics{changes.state.Load})
+	go changes.follow(ctx, log)
 	upstream.Learn(ctx, upstreams, rewriter.Join, log)
 	go upstream.LearnAgain(ctx, upstreams, rewriter.Join, log)
 	metrics := server.NewMetrics(registry)
@@ -151,10 +154,10 @@ func (o *Options) Serve(ctx context.Context, stderr io.Writer) error {
 		go func() { served <- codec.Serve() }()
 	}
 	server.SetReady(true)
-	admin.open(engine)
+	admin.open(changes)
 	warnAtStart(c, log)
 	log.Info("serving", "listen", strings.Join(addresses, ","), "admin", admin.net.Addr().String(),
-		codecAddress(codec), "upstream", upstreamList(c), "policy_revision", engine.Current().Revision(), "version", o.Version)
+		codecAddress(codec), "upstream", upstreamList(c), "policy_revision", changes.state.Load().policy.Revision(), "version", o.Version)
 	log.Info("limits", "connections", limits.Connections, "calls", limits.Calls, "long_polls", limits.LongPolls, "bytes", limits.Bytes, "connection_age", limits.ConnectionAge.String())
 
 	select {
@@ -219,8 +222,8 @@ func OpenKey(ctx context.Context, uri string) (crypto.Provider, error) {
 }
 
 // PolicyOptions say where the policy comes from. keys nil: without knowing which keys there are.
-func PolicyOptions(c *config.Config, keys *keyring.Keyring, log *slog.Logger) (policy.Options, error) {
-	o := policy.Options{File: c.Policy.File, Namespaces: c.Policy.Namespaces, Shipped: temporalseal.ShippedPolicy, Log: log}
+func PolicyOptions(c *config.Config, keys *keyring.Keyring) (policy.Options, error) {
+	o := policy.Options{File: c.Policy.File, Namespaces: c.Policy.Namespaces, Shipped: temporalseal.ShippedPolicy}
 	if keys != nil {
 		o.KeyRank, o.DefaultKey = keys.Rank, keys.DefaultKey
 	}
@@ -239,31 +242,15 @@ func PolicyOptions(c *config.Config, keys *keyring.Keyring, log *slog.Logger) (p
 	return o, nil
 }
 
-func newEngine(ctx context.Context, c *config.Config, keys *keyring.Keyring, registry prometheus.Registerer, log *slog.Logger) (*policy.Engine, error) {
-	reloads := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "temporal_seal_policy_reloads_total", Help: "Attempts to load changed policy files, by outcome."}, []string{"outcome"})
-	revision := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "temporal_seal_policy_info", Help: "1 for the policy revision in force."}, []string{"revision"})
-	registry.MustRegister(reloads, revision)
-	for _, outcome := range []string{"ok", "error"} {
-		reloads.WithLabelValues(outcome)
-	}
-	options, err := PolicyOptions(c, keys, log)
+func newEngine(ctx context.Context, c *config.Config, keys *keyring.Keyring, registry prometheus.Registerer) (*policy.Engine, error) {
+	options, err := PolicyOptions(c, keys)
 	if err != nil {
 		return nil, err
-	}
-	options.OnReload = func(now string, err error) {
-		if err != nil {
-			reloads.WithLabelValues("error").Inc()
-			return
-		}
-		reloads.WithLabelValues("ok").Inc()
-		revision.Reset()
-		revision.WithLabelValues(now).Set(1)
 	}
 	engine, err := policy.NewEngine(ctx, options)
 	if err != nil {
 		return nil, PolicyError(err)
 	}
-	revision.WithLabelValues(engine.Current().Revision()).Set(1)
 	registry.MustRegister(
 		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "temporal_seal_policy_evaluations_total", Help: "Decisions that had to be evaluated, since the memo held none for them."},
 			func() float64 { all, _ := engine.Evaluations(); return float64(all) }),
@@ -273,11 +260,11 @@ func newEngine(ctx context.Context, c *config.Config, keys *keyring.Keyring, reg
 }
 
 // tryPolicy loads the policy without keys, if it is in files.
-func tryPolicy(ctx context.Context, c *config.Config, log *slog.Logger) error {
+func tryPolicy(ctx context.Context, c *config.Config) error {
 	if c.Policy.Bundle != nil {
 		return nil
 	}
-	options, err := PolicyOptions(c, nil, log)
+	options, err := PolicyOptions(c, nil)
 	if err != nil {
 		return err
 	}

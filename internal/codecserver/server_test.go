@@ -70,7 +70,7 @@ func start(t *testing.T) *under {
 		t.Fatal(err)
 	}
 	t.Cleanup(u.keys.Close)
-	engine, err := policy.NewEngine(ctx, policy.Options{Shipped: []byte(rules), KeyRank: u.keys.Rank, DefaultKey: u.keys.DefaultKey, Log: log})
+	engine, err := policy.NewEngine(ctx, policy.Options{Shipped: []byte(rules), KeyRank: u.keys.Rank, DefaultKey: u.keys.DefaultKey})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -34,14 +34,14 @@ func (f *Flags) Read() ([]byte, error) {
 }
 
 // Parse decodes the text of the config file, overrides it by the flags, completes it with defaults and
-// validates the whole.
+// validates the whole. Beside an error it returns what could be decoded, if anything.
 func (f *Flags) Parse(text []byte) (*Config, error) {
 	c := new(Config)
 	d := &document{file: "flags"}
 	if f.File != "" {
 		d = decode(f.File, text, reflect.ValueOf(c).Elem())
 		if len(d.problems) > 0 {
-			return nil, d.err() // what could not be decoded would make valid parts fail too
+			return c, d.err() // what could not be decoded would make valid parts fail too
 		}
 	}
 	if err := f.override(c); err != nil {

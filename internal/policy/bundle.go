@@ -55,8 +55,8 @@ type bundles struct {
 	plugin  *bundle.Plugin
 
 	mu    sync.Mutex
-	files snapshot // of the bundle in force
-	err   error    // why the newest is not, if so
+	files Sources // of the bundle in force
+	err   error   // why the newest is not, if so
 	first chan struct{}
 	once  sync.Once
 }
@@ -64,14 +64,14 @@ type bundles struct {
 // startBundles begins to follow a bundle. take receives each new one and refuses it by returning an error.
 // report receives every failure, and nil when a failure is over. Both may be called until stop returns.
 func startBundles(
-	ctx context.Context, b Bundle, take func(context.Context, snapshot) error, report func(error),
+	ctx context.Context, b Bundle, take func(context.Context, Sources) error, report func(error),
 ) (*bundles, error) {
 	raw, err := b.config()
 	if err != nil {
 		return nil, badSource("%w", err)
 	}
 	s := &bundles{first: make(chan struct{})}
-	store := &gatedStore{Store: inmem.New(), gate: func(ctx context.Context, files snapshot) error {
+	store := &gatedStore{Store: inmem.New(), gate: func(ctx context.Context, files Sources) error {
 		if err := take(ctx, files); err != nil {
 			s.fail(err, report)
 			return err
@@ -207,7 +207,7 @@ func statusError(b Bundle, st bundle.Status) error {
 // refuses what the store would then hold.
 type gatedStore struct {
 	storage.Store
-	gate func(context.Context, snapshot) error
+	gate func(context.Context, Sources) error
 }
 
 // Commit calls the gate before anything is activated.
@@ -224,13 +224,13 @@ func (s *gatedStore) Commit(ctx context.Context, txn storage.Transaction) error 
 }
 
 // policies reads the modules of a transaction and sorts them by owner.
-func (s *gatedStore) policies(ctx context.Context, txn storage.Transaction) (snapshot, error) {
+func (s *gatedStore) policies(ctx context.Context, txn storage.Transaction) (Sources, error) {
 	names, err := s.ListPolicies(ctx, txn)
 	if err != nil {
 		return nil, err
 	}
 	slices.Sort(names)
-	var files snapshot
+	var files Sources
 	for _, name := range names {
 		if strings.HasSuffix(name, testSuffix) {
 			continue
@@ -249,7 +249,7 @@ func (s *gatedStore) policies(ctx context.Context, txn storage.Transaction) (sna
 
 // byOwner puts the platform's module first and assigns each other module to the namespace in its package
 // clause. In a bundle the package decides, not the file's name.
-func (s snapshot) byOwner() (snapshot, error) {
+func (s Sources) byOwner() (Sources, error) {
 	var errs []error
 	fail := func(m *ast.Module, format string, args ...any) {
 		err := badSource(format, args...)
@@ -285,7 +285,7 @@ func (s snapshot) byOwner() (snapshot, error) {
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
-	out := snapshot{s[platform]}
+	out := Sources{s[platform]}
 	rest := slices.Delete(slices.Clone(s), platform, platform+1)
 	slices.SortFunc(rest, func(a, b source) int { return strings.Compare(a.namespace, b.namespace) })
 	return append(out, rest...), nil

@@ -76,7 +76,7 @@ func Check(ctx context.Context, opts CheckOptions) Report {
 	files, err := allSources(ctx, opts.Options)
 	if err == nil {
 		var p *Policy
-		if p, err = prepare(ctx, opts.Options, files); err == nil {
+		if p, err = prepare(ctx, opts.Options, files, nil); err == nil {
 			r.Revision = p.Revision()
 			r.runTests(ctx, opts.Options, files)
 			r.runCases(ctx, opts, p)

@@ -11,24 +11,22 @@ func Kinds() []string {
 		KindHeartbeat, KindFailure, KindMarker, KindDetails, KindMetadata, KindSearchAttribute, KindReason}
 }
 
-// dryRun evaluates every query once per kind of payload before the policy is used, on inputs without real
-// values.
-func (p *Policy) dryRun(ctx context.Context) error {
+// dryRun evaluates both queries of a namespace once per kind of payload before they are used, on inputs
+// without real values.
+func dryRun(ctx context.Context, namespace string, queries [2]*query) error {
 	// Every key counts as configured here: which keys are depends on the namespace, and the platform's
 	// rules are tried in one that does not exist.
-	trial := p.withKeys(
+	trial := new(Policy).withKeys(
 		func(string, string) (int, bool) { return 0, true },
 		func(string) (string, bool) { return "default", true })
 	var errs []error
 	seen := map[string]bool{}
-	for _, namespace := range append([]string{""}, p.Namespaces()...) {
-		for d, q := range p.queries(namespace) {
-			for _, kind := range Kinds() {
-				in := trialInput(namespace, kind, Direction(d))
-				if _, _, err := trial.evaluate(ctx, q, in, true); err != nil && !seen[err.Error()] {
-					seen[err.Error()] = true
-					errs = append(errs, err)
-				}
+	for d, q := range queries {
+		for _, kind := range Kinds() {
+			in := trialInput(namespace, kind, Direction(d))
+			if _, _, err := trial.evaluate(ctx, q, in, true); err != nil && !seen[err.Error()] {
+				seen[err.Error()] = true
+				errs = append(errs, err)
 			}
 		}
 	}

@@ -1,41 +1,38 @@
 package policy
 
 import (
-	"cmp"
 	"context"
-	"log/slog"
+	"errors"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 )
 
-// Engine holds the policy in force and replaces it when its sources change. What
-// does not load never replaces what did.
+// Engine holds the policy in force and prepares the next one. What does not load
+// never replaces what did.
 type Engine struct {
 	opts    Options
-	log     *slog.Logger
 	current atomic.Pointer[Policy]
-	err     atomic.Pointer[error]
-
 	bundles *bundles // nil: the sources are files
 
 	// retired counts the evaluations of policies that are no longer in force.
 	retired, retiredContent atomic.Uint64
 
-	mu       sync.Mutex // one reload at a time
-	rejected string     // revision that was read last and did not load
+	mu      sync.Mutex                      // guards what the bundle's follower and its user share
+	newest  Sources                         // of the bundle that came last
+	fault   error                           // why there is no newer one
+	refused error                           // why the newest was refused
+	offered func(ctx context.Context) error // takes the newest over, or says why not
 }
 
 // NewEngine loads the first policy; without one there is no engine. An engine that takes
-// its policy from a bundle follows it from here on, until the Watch of it ends.
+// its policy from a bundle follows it from here on, until Close.
 func NewEngine(ctx context.Context, opts Options) (*Engine, error) {
-	e := &Engine{opts: opts, log: cmp.Or(opts.Log, slog.New(slog.DiscardHandler))}
+	e := &Engine{opts: opts}
+	e.offered = e.takeAlone
 	if opts.Bundle != nil {
-		if err := e.follow(ctx); err != nil {
-			return nil, err
-		}
-		return e, nil
+		return e, e.follow(ctx)
 	}
 	p, err := Load(ctx, opts)
 	if err != nil {
@@ -47,36 +44,8 @@ func NewEngine(ctx context.Context, opts Options) (*Engine, error) {
 
 // follow starts with a bundle and waits for the first that makes a policy.
 func (e *Engine) follow(ctx context.Context) error {
-	take := func(ctx context.Context, files snapshot) error {
-		e.mu.Lock()
-		defer e.mu.Unlock()
-		p, err := prepare(ctx, e.opts, files)
-		if err != nil {
-			return err
-		}
-		switch before := e.current.Load(); {
-		case before == nil:
-			e.current.Store(p)
-		case before.Revision() == p.Revision():
-			e.restored(p.Revision())
-		default:
-			e.accept(p, before.Revision())
-		}
-		return nil
-	}
-	told := func(err error) {
-		e.mu.Lock()
-		defer e.mu.Unlock()
-		switch p := e.current.Load(); {
-		case p == nil: // the start tells by its own error
-		case err == nil:
-			e.restored(p.Revision())
-		default:
-			e.reject(p.Revision(), err)
-		}
-	}
 	// The following outlives ctx, which may be that of the start alone.
-	b, err := startBundles(context.WithoutCancel(ctx), *e.opts.Bundle, take, told)
+	b, err := startBundles(context.WithoutCancel(ctx), *e.opts.Bundle, e.take, e.told)
 	if err != nil {
 		return err
 	}
@@ -88,16 +57,89 @@ func (e *Engine) follow(ctx context.Context) error {
 	return nil
 }
 
+// take puts a bundle into force, or refuses it with an error.
+func (e *Engine) take(ctx context.Context, files Sources) error {
+	if e.current.Load() == nil {
+		p, err := prepare(ctx, e.opts, files, nil)
+		if err == nil {
+			e.current.Store(p)
+		}
+		return err
+	}
+	e.mu.Lock()
+	e.newest, e.fault = files, nil
+	offered := e.offered
+	e.mu.Unlock()
+	err := offered(ctx)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.refused = err
+	return err
+}
+
+// told notes why the newest bundle could not be fetched; nil: it is in force, maybe again.
+func (e *Engine) told(err error) {
+	e.mu.Lock()
+	known := err == nil && e.fault == nil && e.refused == nil || err != nil && (sameText(err, e.fault) || sameText(err, e.refused))
+	if !known {
+		e.newest, e.fault, e.refused = nil, err, nil
+	}
+	offered := e.offered
+	e.mu.Unlock()
+	if !known && e.current.Load() != nil {
+		_ = offered(context.Background()) // it reports by itself
+	}
+}
+
+func sameText(a, b error) bool { return b != nil && a.Error() == b.Error() }
+
+// takeAlone takes the newest sources over by the keys of the start.
+func (e *Engine) takeAlone(ctx context.Context) error {
+	files, err := e.Read(ctx)
+	if err != nil {
+		return err
+	}
+	p, err := e.Prepare(ctx, files, e.opts.KeyRank, e.opts.DefaultKey)
+	if err != nil {
+		return err
+	}
+	if len(p.missing) == 0 {
+		e.Commit(p)
+	}
+	return p.Err()
+}
+
+// Offer has each new bundle taken over by offered, which returns why it is not in force. Of files it does nothing.
+func (e *Engine) Offer(offered func(ctx context.Context) error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.offered = offered
+}
+
+// Close ends the following of a bundle.
+func (e *Engine) Close() {
+	if e.bundles != nil {
+		e.bundles.stop()
+	}
+}
+
 // Current returns the policy in force. Take it once per call, so that one revision
 // decides all of its payloads.
 func (e *Engine) Current() *Policy { return e.current.Load() }
 
 // Status returns the revision in force, and why the newest sources are not, if so.
-func (e *Engine) Status() (revision string, lastError error) {
-	if err := e.err.Load(); err != nil {
-		lastError = *err
+func (e *Engine) Status() (revision string, stale error) {
+	p := e.Current()
+	return p.Revision(), p.Err()
+}
+
+// Err joins the reasons why newest sources are not in force.
+func (p *Policy) Err() error {
+	var errs []error
+	for _, s := range p.stale {
+		errs = append(errs, s.Err)
 	}
-	return e.Current().Revision(), lastError
+	return errors.Join(errs...)
 }
 
 // Evaluations counts the decisions since the start that the cache did not answer, and how
@@ -107,91 +149,35 @@ func (e *Engine) Evaluations() (all, withContent uint64) {
 	return all + e.retired.Load(), withContent + e.retiredContent.Load()
 }
 
-// Reload reads the sources and puts them into force if they differ from what is, and
-// load. It returns what Status then tells. A bundle is asked for by its own clock.
-func (e *Engine) Reload(ctx context.Context) error {
-	if e.bundles != nil {
-		_, err := e.Status()
-		return err
+// Prepare makes a policy of sources and the given keys. Nothing that is in force changes.
+// Modules that do not load are replaced by those in force, each in its namespace: see [Policy.Stale]. Of a bundle, all
+// modules load or none is taken.
+func (e *Engine) Prepare(ctx context.Context, files Sources, rank KeyRank, fallback DefaultKey) (*Policy, error) {
+	before := e.Current()
+	opts := e.opts
+	opts.KeyRank, opts.DefaultKey = rank, fallback
+	p, err := prepare(ctx, opts, files, before)
+	if err != nil || e.opts.Bundle == nil || files[0].err != nil || len(p.stale) == 0 {
+		return p, err
 	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	files, err := e.settled(ctx)
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	inForce := e.Current().Revision()
-	if err == nil {
-		switch revision := files.revision(); revision {
-		case inForce:
-			e.restored(inForce)
-			return nil
-		case e.rejected:
-			_, lastError := e.Status()
-			return lastError
-		default:
-			e.rejected = revision
-		}
-		var p *Policy
-		if p, err = prepare(ctx, e.opts, files); err == nil {
-			e.accept(p, inForce)
-			return nil
-		}
-	}
-	e.reject(inForce, err)
-	return err
+	files = slices.Clone(before.sources)
+	files[0].err = p.Err()
+	return prepare(ctx, opts, files, before)
 }
 
-// KeysChanged prepares the policy in force anew, so that no verdict is remembered with a default key or a rank of keys
-// that the configuration no longer has. If the policy does not fit the new keys, the old one stays and the error says why.
-func (e *Engine) KeysChanged(ctx context.Context) error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	p, err := prepare(ctx, e.opts, slices.Clone(e.Current().sources)) // parsed anew: the old ones may be in use
-	if err != nil {
-		return err
-	}
-	e.swap(p)
-	return nil
-}
-
-// swap puts a policy into force and keeps the count of what its predecessor evaluated.
-func (e *Engine) swap(p *Policy) {
-	all, withContent := e.current.Swap(p).Evaluations() // calls in flight may still add a few, which are not counted
+// Commit puts a prepared policy into force. It cannot fail.
+func (e *Engine) Commit(p *Policy) {
+	before := e.current.Swap(p)
+	all, withContent := before.Evaluations() // calls in flight may still add a few, which are not counted
 	e.retired.Add(all)
 	e.retiredContent.Add(withContent)
 }
 
-func (e *Engine) accept(p *Policy, before string) {
-	e.rejected = ""
-	e.err.Store(nil)
-	e.swap(p)
-	e.log.Info("policy reloaded", "policy_revision", p.Revision(), "before", before, "namespaces", len(p.teams))
-	e.told(p.Revision(), nil)
-}
-
-// restored notes that broken sources were put back to what is in force.
-func (e *Engine) restored(inForce string) {
-	e.rejected = ""
-	if e.err.Swap(nil) != nil {
-		e.log.Info("policy sources are again those in force", "policy_revision", inForce)
-		e.told(inForce, nil)
-	}
-}
-
-func (e *Engine) reject(inForce string, err error) {
-	old := e.err.Swap(&err)
-	if old != nil && (*old).Error() == err.Error() {
-		return // said already; an unreadable source is met again at every look
-	}
-	e.log.Error("new policy refused, the old one stays in force", "policy_revision", inForce, "error", err)
-	e.told(inForce, err)
-}
-
-func (e *Engine) told(revision string, err error) {
-	if e.opts.OnReload != nil {
-		e.opts.OnReload(revision, err)
-	}
+// Same reports whether two policies were made of the same sources, with the same ones out of force for the same reasons.
+func (p *Policy) Same(other *Policy) bool {
+	return p.revision == other.revision && slices.EqualFunc(p.stale, other.stale, func(a, b Stale) bool {
+		return a.Namespace == b.Namespace && a.Err.Error() == b.Err.Error()
+	})
 }
 
 const (
@@ -201,14 +187,26 @@ const (
 	vanishWait = time.Second
 )
 
-// settled reads the sources until two looks agree, so that a policy is never made
-// of files from before and after a change.
-func (e *Engine) settled(ctx context.Context) (snapshot, error) {
-	files, err := readSources(e.opts)
+// Read reads the sources until two looks agree, so that a policy is never made
+// of files from before and after a change. Of a bundle it is the newest.
+func (e *Engine) Read(ctx context.Context) (Sources, error) {
+	if e.opts.Bundle != nil {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		files := e.newest
+		if files == nil || e.fault != nil {
+			files = e.Current().sources
+		}
+		files = slices.Clone(files)
+		files[0].err = e.fault
+		return files, nil
+	}
+	before := e.Current().Namespaces()
+	files := readSources(e.opts, before)
 	deadline := time.Now().Add(vanishWait)
 	for {
 		step := settleStep
-		whole := err == nil && !e.lacks(files)
+		whole := !files.lack(before)
 		if !whole {
 			step = vanishWait / 4
 		}
@@ -217,25 +215,22 @@ func (e *Engine) settled(ctx context.Context) (snapshot, error) {
 			return nil, ctx.Err()
 		case <-time.After(step):
 		}
-		again, errAgain := readSources(e.opts)
-		same := err == nil && errAgain == nil && again.revision() == files.revision()
-		if (same && whole) || time.Now().After(deadline) {
-			return again, errAgain
+		again := readSources(e.opts, before)
+		if whole && again.Revision() == files.Revision() || time.Now().After(deadline) {
+			return again, nil
 		}
-		files, err = again, errAgain
+		files = again
 	}
 }
 
-// lacks tells whether a namespace has no file that has rules in force.
-func (e *Engine) lacks(files snapshot) bool {
+// lack reports whether a source cannot be read, or a namespace has none any more.
+func (s Sources) lack(namespaces []string) bool {
 	there := map[string]bool{}
-	for _, f := range files {
-		there[f.namespace] = true
-	}
-	for name := range e.Current().teams {
-		if !there[name] {
+	for _, f := range s {
+		if f.err != nil {
 			return true
 		}
+		there[f.namespace] = true
 	}
-	return false
+	return slices.ContainsFunc(namespaces, func(name string) bool { return !there[name] })
 }

@@ -1,17 +1,16 @@
 package policy
 
 import (
-	"bytes"
 	"context"
 	"fmt"
-	"log/slog"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/temporal-seal/temporal-seal/internal/x/filewatch"
 )
 
 const (
@@ -22,7 +21,7 @@ const (
 )
 
 // watched starts an engine that follows its sources until the test ends.
-func watched(t *testing.T, opts Options) *Engine {
+func watched(t *testing.T, opts Options, outcome ...func(error)) *Engine {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	e, err := NewEngine(ctx, opts)
@@ -30,7 +29,29 @@ func watched(t *testing.T, opts Options) *Engine {
 		t.Fatal(err)
 	}
 	var wg sync.WaitGroup
-	wg.Go(func() { e.Watch(ctx) })
+	wg.Go(func() {
+		defer e.Close()
+		var files filewatch.Options
+		if opts.File != "" {
+			files.Files = []string{opts.File}
+		}
+		if opts.Namespaces != "" {
+			files.Folders = []string{opts.Namespaces}
+		}
+		changes := filewatch.Notify(ctx, files)
+		for opts.Bundle == nil {
+			select {
+			case <-ctx.Done():
+				return
+			case <-changes:
+				err := e.takeAlone(ctx)
+				for _, f := range outcome {
+					f(err)
+				}
+			}
+		}
+		<-ctx.Done()
+	})
 	t.Cleanup(func() { cancel(); wg.Wait() })
 	return e
 }
@@ -61,7 +82,7 @@ func TestKeysChanged(t *testing.T) {
 		t.Fatal("not the default key")
 	}
 	key.Store("new")
-	if err := e.KeysChanged(context.Background()); err != nil {
+	if err := e.takeAlone(context.Background()); err != nil {
 		t.Fatal(err)
 	}
 	if got := decide(); got != "new" || e.Current().Revision() != before {
@@ -109,12 +130,11 @@ func TestWatchSavePatterns(t *testing.T) {
 			t.Parallel()
 			var refused atomic.Int32
 			opts := options(t, map[string]string{"policy.rego": passing})
-			opts.OnReload = func(_ string, err error) {
+			e := watched(t, opts, func(err error) {
 				if err != nil {
 					refused.Add(1)
 				}
-			}
-			e := watched(t, opts)
+			})
 			if a := e.action(t); a != Pass {
 				t.Fatalf("at first: %s", a)
 			}
@@ -191,12 +211,7 @@ func TestVanishedFileIsWaitedFor(t *testing.T) {
 }
 
 func TestBadPolicyNeverReplacesAGoodOne(t *testing.T) {
-	var log bytes.Buffer
-	var mu sync.Mutex
-	var outcomes []error
 	opts := options(t, map[string]string{"policy.rego": passing, "team.rego": "package temporal.namespaces.team\n"})
-	opts.Log = slog.New(slog.NewTextHandler(&log, nil))
-	opts.OnReload = func(_ string, err error) { mu.Lock(); outcomes = append(outcomes, err); mu.Unlock() }
 	ctx := context.Background()
 	e, err := NewEngine(ctx, opts)
 	if err != nil {
@@ -209,7 +224,7 @@ func TestBadPolicyNeverReplacesAGoodOne(t *testing.T) {
 	} {
 		write(t, opts.File, text)
 		for range 2 {
-			if err := e.Reload(ctx); err == nil {
+			if err := e.takeAlone(ctx); err == nil {
 				t.Errorf("%s: it was taken", name)
 			}
 		}
@@ -217,25 +232,22 @@ func TestBadPolicyNeverReplacesAGoodOne(t *testing.T) {
 			t.Errorf("%s: revision %s, error %v", name, revision, err)
 		}
 	}
-	if n := strings.Count(log.String(), "the old one stays in force"); n != 2 || len(outcomes) != 2 {
-		t.Errorf("two bad policies were logged %d times and told %d times:\n%s", n, len(outcomes), &log)
-	}
 	write(t, opts.File, passing)
-	if err := e.Reload(ctx); err != nil {
+	if err := e.takeAlone(ctx); err != nil {
 		t.Errorf("the good policy back again: %v", err)
 	}
 	if revision, err := e.Status(); revision != before || err != nil {
 		t.Errorf("after that: revision %s, error %v", revision, err)
 	}
 	write(t, opts.File, sealing)
-	if err := e.Reload(ctx); err != nil || e.action(t) != Seal {
+	if err := e.takeAlone(ctx); err != nil || e.action(t) != Seal {
 		t.Errorf("a good policy after bad ones: %v", err)
 	}
 	// A namespace's rules end when its file is gone for good.
 	if err := os.Remove(filepath.Join(opts.Namespaces, "team.rego")); err != nil {
 		t.Fatal(err)
 	}
-	if err := e.Reload(ctx); err != nil || len(e.Current().Namespaces()) != 0 {
+	if err := e.takeAlone(ctx); err != nil || len(e.Current().Namespaces()) != 0 {
 		t.Errorf("after a namespace's file was removed: %v, still rules for %v", err, e.Current().Namespaces())
 	}
 	if _, err := NewEngine(ctx, Options{File: opts.File + ".none"}); err == nil {
@@ -290,7 +302,7 @@ func TestReloadUnderLoad(t *testing.T) {
 	}
 	for i := range 9 {
 		write(t, opts.File, texts[i%3])
-		if err := e.Reload(ctx); err != nil {
+		if err := e.takeAlone(ctx); err != nil {
 			t.Error(err)
 		}
 	}

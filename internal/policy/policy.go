@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,7 +20,10 @@ type Policy struct {
 	revision string
 	platform [2]*query            // by direction, for namespaces without a file
 	teams    map[string][2]*query // by namespace
-	sources  snapshot
+	sources  Sources
+	loaded   map[string]Sources // what decides in a namespace was compiled from these; "" for those without a module
+	stale    []Stale
+	missing  []MissingKey
 	keys     keys
 	cache    *cache
 
@@ -46,68 +48,12 @@ func Load(ctx context.Context, opts Options) (*Policy, error) {
 	if err != nil {
 		return nil, err
 	}
-	return prepare(ctx, opts, files)
-}
-
-// prepare makes a policy of files that have been read, and tries it out.
-func prepare(ctx context.Context, opts Options, files snapshot) (*Policy, error) {
-	if err := selfTest(); err != nil {
-		return nil, err
-	}
-	p, err := assemble(opts, files)
-	if err != nil {
-		return nil, err
-	}
-	if err := p.dryRun(ctx); err != nil {
-		return nil, err
-	}
-	return p, nil
-}
-
-// assemble parses and compiles the files.
-func assemble(opts Options, files snapshot) (*Policy, error) {
-	if err := files.parse(); err != nil {
-		return nil, err
-	}
-	p := &Policy{
-		revision: files.revision(),
-		teams:    map[string][2]*query{},
-		sources:  files,
-		keys:     keys{rank: opts.KeyRank, fallback: opts.DefaultKey},
-		cache:    newCache(cmp.Or(opts.CacheSize, defaultCacheSize)),
-	}
-	if p.keys.rank == nil {
-		p.keys.rank = func(string, string) (int, bool) { return 0, true }
-	}
-	if p.keys.fallback == nil {
-		p.keys.fallback = func(string) (string, bool) { return "default", true }
-	}
-	limit := cmp.Or(opts.EvalTimeout, defaultEvalTimeout)
-	var errs []error
-	p.platform, errs = p.compile(files[:1], limit)
-	if len(errs) > 0 {
-		return nil, errors.Join(errs...) // every namespace's would fail for the same reasons
-	}
-	for i := range files[1:] {
-		team := &files[i+1]
-		queries, faults := p.compile(snapshot{files[0], *team}, limit)
-		errs = append(errs, faults...)
-		p.teams[team.namespace] = queries
-	}
-	if err := errors.Join(errs...); err != nil {
-		return nil, err
-	}
-	for i, team := range append(snapshot{{}}, files[1:]...) {
-		for d, q := range p.queries(team.namespace) {
-			q.id = uint32(2*i + d)
-		}
-	}
-	return p, nil
+	return prepare(ctx, opts, files, nil)
 }
 
 // compile prepares both queries over the platform's file and at most one namespace's.
 // Each namespace is compiled alone, so it cannot even see another's rules.
-func (p *Policy) compile(files snapshot, limit time.Duration) ([2]*query, []error) {
+func (p *Policy) compile(files Sources, limit time.Duration) ([2]*query, []MissingKey, []error) {
 	var out [2]*query
 	team := files[len(files)-1]
 	c := ast.NewCompiler().WithStrict(true).WithCapabilities(capabilities)
@@ -116,18 +62,19 @@ func (p *Policy) compile(files snapshot, limit time.Duration) ([2]*query, []erro
 		modules[f.name] = f.module
 	}
 	if c.Compile(modules); c.Failed() {
-		return out, sourceErrors(c.Errors)
+		return out, nil, sourceErrors(c.Errors)
 	}
+	var missing []MissingKey
 	errs := confined(c.Modules[team.name], team.namespace)
 	for _, d := range []Direction{Request, Response} {
 		q, faults := newQuery(c, d, team.namespace, files, limit)
 		errs = append(errs, faults...)
 		out[d] = q
 		if q != nil && team.namespace != "" {
-			errs = append(errs, p.literalKeys(q, team)...)
+			missing = append(missing, p.missingKeys(q, team)...)
 		}
 	}
-	return out, errs
+	return out, missing, errs
 }
 
 // NamedKeys are the keys that the rules for a namespace's requests spell out. Those that a rule computes
@@ -136,10 +83,17 @@ func (p *Policy) NamedKeys(namespace string) []string {
 	return p.queries(namespace)[Request].named
 }
 
-// literalKeys finds keys that a namespace's rules spell out and may not use, so that
+// MissingKey is a key that a namespace's module names and that is not configured for the namespace.
+type MissingKey struct {
+	Namespace, Key string
+	Location       string // file:line of the rule
+	err            error
+}
+
+// missingKeys finds keys that a namespace's rules spell out and may not use, so that
 // the fault shows when the file is loaded and not when the rule first holds.
-func (p *Policy) literalKeys(q *query, team source) []error {
-	var errs []error
+func (p *Policy) missingKeys(q *query, team source) []MissingKey {
+	var all []MissingKey
 	for _, part := range q.parts {
 		if part.file != team.name {
 			continue
@@ -150,11 +104,12 @@ func (p *Policy) literalKeys(q *query, team source) []error {
 				continue
 			}
 			if _, _, err := p.keys.resolve(team.namespace, key); err != nil {
-				errs = append(errs, &Error{Kind: BadSource, Package: part.pkg, Location: location(r.Location), Err: err})
+				at := location(r.Location)
+				all = append(all, MissingKey{team.namespace, key, at, &Error{Kind: BadSource, Package: part.pkg, Location: at, Err: err}})
 			}
 		}
 	}
-	return errs
+	return all
 }
 
 // literalMember returns a member of a verdict that a rule's head spells out.

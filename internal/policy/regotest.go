@@ -10,7 +10,7 @@ import (
 )
 
 // runTests runs the `_test.rego` files by OPA's own runner, as `opa test` would.
-func (r *Report) runTests(ctx context.Context, opts Options, files snapshot) {
+func (r *Report) runTests(ctx context.Context, opts Options, files Sources) {
 	names, err := testFiles(opts)
 	if err != nil {
 		r.add(Fault, "", "cannot look for tests: %v", err)

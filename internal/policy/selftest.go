@@ -59,8 +59,8 @@ var selfTest = sync.OnceValue(func() error {
 
 // selfTestPolicy loads the rules without a dry run, which would evaluate them before they are checked.
 func selfTestPolicy() (*Policy, error) {
-	files := snapshot{{name: "self-test.rego", text: []byte(selfTestRules)}}
-	return assemble(Options{CacheSize: 1 << 6}, files)
+	files := Sources{{name: "self-test.rego", text: []byte(selfTestRules)}}
+	return assemble(context.Background(), Options{CacheSize: 1 << 6}, files, nil)
 }
 
 // selfTest decides every case and returns an error for the first unexpected verdict.

@@ -20,11 +20,12 @@ type source struct {
 	name      string // the path, as errors show it
 	namespace string // "" for the platform's
 	text      []byte
+	err       error // why there is no text
 	module    *ast.Module
 }
 
-// snapshot is every policy file as it was read, the platform's first.
-type snapshot []source
+// Sources are all policy files as they were read, the platform's first.
+type Sources []source
 
 // shippedName is what errors call the policy that ships.
 const shippedName = "policy.rego (shipped)"
@@ -35,14 +36,14 @@ const (
 )
 
 // allSources reads the files, or fetches the bundle once.
-func allSources(ctx context.Context, opts Options) (snapshot, error) {
+func allSources(ctx context.Context, opts Options) (Sources, error) {
 	if opts.Bundle == nil {
-		return readSources(opts)
+		return readSources(opts, nil), nil
 	}
 	once := *opts.Bundle
 	once.Folder = "" // what was not tried out must not become the last good one
-	var files snapshot
-	s, err := startBundles(ctx, once, func(_ context.Context, f snapshot) error { files = f; return nil }, func(error) {})
+	var files Sources
+	s, err := startBundles(ctx, once, func(_ context.Context, f Sources) error { files = f; return nil }, func(error) {})
 	if err != nil {
 		return nil, err
 	}
@@ -54,46 +55,53 @@ func allSources(ctx context.Context, opts Options) (snapshot, error) {
 }
 
 // readSources reads the platform's file and <namespace>.rego in the folder. Tests
-// are left out: a failing test must not keep a proxy from starting.
-func readSources(opts Options) (snapshot, error) {
+// are left out: a failing test must not keep a proxy from starting. What cannot be
+// read is noted in its source. before are the namespaces with modules, in case that
+// the folder cannot be read.
+func readSources(opts Options, before []string) Sources {
 	platform := source{name: shippedName, text: opts.Shipped}
 	if opts.File != "" {
-		text, err := os.ReadFile(opts.File)
-		if err != nil {
-			return nil, &Error{Kind: BadSource, Err: fmt.Errorf("cannot read the platform's policy: %w", err)}
-		}
-		platform = source{name: opts.File, text: text}
+		platform = readSource(opts.File, "", "the platform's policy")
 	}
-	all := snapshot{platform}
+	all := Sources{platform}
 	if opts.Namespaces == "" {
-		return all, nil
+		return all
 	}
 	entries, err := os.ReadDir(opts.Namespaces) // sorted by name
 	if err != nil {
-		return nil, &Error{Kind: BadSource, Err: fmt.Errorf("cannot read the folder of the namespaces' policies: %w", err)}
+		err = &Error{Kind: BadSource, Err: fmt.Errorf("cannot read the folder of the namespaces' policies: %w", err)}
+		if len(before) == 0 {
+			all[0].err = errors.Join(all[0].err, err)
+		}
+		for _, namespace := range before {
+			all = append(all, source{name: filepath.Join(opts.Namespaces, namespace+regoSuffix), namespace: namespace, err: err})
+		}
+		return all
 	}
-	var errs []error
 	for _, e := range entries {
 		base := e.Name()
 		if !strings.HasSuffix(base, regoSuffix) || strings.HasSuffix(base, testSuffix) || strings.HasPrefix(base, ".") {
 			continue
 		}
-		name := filepath.Join(opts.Namespaces, base)
-		text, err := os.ReadFile(name)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // taken away since the folder was listed
+		s := readSource(filepath.Join(opts.Namespaces, base), strings.TrimSuffix(base, regoSuffix), "a namespace's policy")
+		if !errors.Is(s.err, fs.ErrNotExist) { // else it was taken away since the folder was listed
+			all = append(all, s)
 		}
-		if err != nil {
-			errs = append(errs, &Error{Kind: BadSource, Err: fmt.Errorf("cannot read a namespace's policy: %w", err)})
-			continue
-		}
-		all = append(all, source{name: name, namespace: strings.TrimSuffix(base, regoSuffix), text: text})
 	}
-	return all, errors.Join(errs...)
+	return all
 }
 
-// revision names the content of the sources, wherever they lie.
-func (s snapshot) revision() string {
+func readSource(name, namespace, what string) source {
+	s := source{name: name, namespace: namespace}
+	var err error
+	if s.text, err = os.ReadFile(name); err != nil {
+		s.err = &Error{Kind: BadSource, Err: fmt.Errorf("cannot read %s: %w", what, err)}
+	}
+	return s
+}
+
+// Revision names the content of the sources, wherever they lie.
+func (s Sources) Revision() string {
 	h := sha256.New()
 	for _, f := range s {
 		sum := sha256.Sum256(f.text)
@@ -103,7 +111,7 @@ func (s snapshot) revision() string {
 }
 
 // namespaces lists those which have a file.
-func (s snapshot) namespaces() []string {
+func (s Sources) namespaces() []string {
 	var names []string
 	for _, f := range s[1:] {
 		names = append(names, f.namespace)
@@ -111,20 +119,22 @@ func (s snapshot) namespaces() []string {
 	return names
 }
 
-// parse parses every file and holds it to what its owner may write. All faults of
-// all files are reported at once.
-func (s snapshot) parse() error {
-	var errs []error
+// parse parses every file and holds it to what its owner may write. It returns each file's faults.
+func (s Sources) parse() []error {
+	faults := make([]error, len(s))
 	for i := range s {
+		if faults[i] = s[i].err; faults[i] != nil {
+			continue
+		}
 		m, err := parseModule(s[i].name, s[i].text)
 		if err != nil {
-			errs = append(errs, sourceErrors(err)...)
+			faults[i] = errors.Join(sourceErrors(err)...)
 			continue
 		}
 		s[i].module = m
-		errs = append(errs, owned(&s[i])...)
+		faults[i] = errors.Join(owned(&s[i])...)
 	}
-	return errors.Join(errs...)
+	return faults
 }
 
 func parseModule(name string, text []byte) (*ast.Module, error) {

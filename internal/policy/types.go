@@ -6,10 +6,7 @@
 // for the next one when its sources change.
 package policy
 
-import (
-	"log/slog"
-	"time"
-)
+import "time"
 
 // Direction is the way that a payload goes. Each has its own rules.
 type Direction uint8
@@ -145,10 +142,6 @@ type Options struct {
 	KeyRank    KeyRank    // nil: every key counts as configured, all of one rank
 	DefaultKey DefaultKey // nil: "default" everywhere
 
-	Log         *slog.Logger  // nil: silent
 	CacheSize   int           // verdicts kept; 0 means 32768, less than 0 none
 	EvalTimeout time.Duration // 0 means two seconds; twice as much more per MiB of content
-
-	// OnReload is told the outcome of every attempt to load a changed source; may be nil.
-	OnReload func(revision string, err error)
 }

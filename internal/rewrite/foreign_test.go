@@ -53,7 +53,9 @@ func newForeignRewriter(t testing.TB, rego string) *Rewriter {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.ReadForeign(others)
+	state := *r.state.Load()
+	state.Foreign = others
+	r.Apply(state)
 	return r
 }
 

@@ -56,7 +56,7 @@ func newRewriterWith(t testing.TB, rego, file string, open func(context.Context,
 	}
 	t.Cleanup(keys.Close)
 	keys.Confirm(testNamespace) // as after the first answer of the upstream
-	engine, err := policy.NewEngine(ctx, policy.Options{Shipped: []byte(rego), KeyRank: keys.Rank, DefaultKey: keys.DefaultKey, Log: quiet})
+	engine, err := policy.NewEngine(ctx, policy.Options{Shipped: []byte(rego), KeyRank: keys.Rank, DefaultKey: keys.DefaultKey})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -17,7 +17,7 @@ import (
 // that only visits payloads.
 type Options struct {
 	Keys   *keyring.Keyring
-	Policy *policy.Engine
+	Policy *policy.Engine // the policy that it holds now is in force until Apply
 	// Foreign reads payloads that other tools encoded; nil: there are none.
 	Foreign *foreign.Reader
 	// UnknownFields is "lenient", the default, or "strict". A strict Rewriter refuses
@@ -36,7 +36,7 @@ type Options struct {
 // session uses one State from its start to its end.
 type State struct {
 	Keys   *keyring.Keyring
-	Policy *policy.Engine
+	Policy *policy.Policy
 	// Foreign reads payloads that other tools encoded; nil: there are none.
 	Foreign *foreign.Reader
 }
@@ -79,21 +79,16 @@ func New(o Options) (*Rewriter, error) {
 	r := &Rewriter{codec: codec, strict: o.UnknownFields == "strict", shadow: o.Shadow, accounts: o.Accounts,
 		log: o.Log, tasks: newTaskMemory()}
 	r.plan.Store(p)
-	r.Apply(State{Keys: o.Keys, Policy: o.Policy, Foreign: o.Foreign})
+	r.Apply(State{Keys: o.Keys, Foreign: o.Foreign})
+	if o.Policy != nil {
+		r.Apply(State{Keys: o.Keys, Policy: o.Policy.Current(), Foreign: o.Foreign})
+	}
 	r.sessions.New = func() any { return newSession(r) }
 	return r, nil
 }
 
 // Apply replaces the state for sessions that begin from now on.
 func (r *Rewriter) Apply(s State) { r.state.Store(&s) }
-
-// ReadForeign replaces the reader of other tools' payloads, for sessions that begin
-// from now on.
-func (r *Rewriter) ReadForeign(others *foreign.Reader) {
-	s := *r.state.Load()
-	s.Foreign = others
-	r.Apply(s)
-}
 
 // logUnknown logs once per RPC that requests hold fields which this build does not
 // know.

@@ -48,7 +48,7 @@ func newSession(r *Rewriter) *Session {
 // Begin starts a session. caller may be nil.
 func (r *Rewriter) Begin(m *Method, caller *policy.Caller) *Session {
 	state := r.state.Load()
-	return r.begin(call{rewriter: r, state: state, policy: state.Policy.Current(), method: m.latest(), caller: caller})
+	return r.begin(call{rewriter: r, state: state, policy: state.Policy, method: m.latest(), caller: caller})
 }
 
 // begin takes a session from the pool.

@@ -169,7 +169,7 @@ func startProxy(t testing.TB, f *frontend, adjust ...func(*Options)) *proxied {
 		t.Fatal(err)
 	}
 	t.Cleanup(keys.Close)
-	engine, err := policy.NewEngine(ctx, policy.Options{Shipped: []byte(sealAll), KeyRank: keys.Rank, DefaultKey: keys.DefaultKey, Log: log})
+	engine, err := policy.NewEngine(ctx, policy.Options{Shipped: []byte(sealAll), KeyRank: keys.Rank, DefaultKey: keys.DefaultKey})
 	if err != nil {
 		t.Fatal(err)
 	}

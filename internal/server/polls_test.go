@@ -63,7 +63,7 @@ func switchable(t *testing.T, file string, off *atomic.Bool) func(*Options) {
 			t.Fatal(err)
 		}
 		t.Cleanup(keys.Close)
-		engine, err := policy.NewEngine(t.Context(), policy.Options{Shipped: []byte(sealAll), KeyRank: keys.Rank, DefaultKey: keys.DefaultKey, Log: o.Log})
+		engine, err := policy.NewEngine(t.Context(), policy.Options{Shipped: []byte(sealAll), KeyRank: keys.Rank, DefaultKey: keys.DefaultKey})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -62,7 +62,7 @@ request contains {"action": "deny", "reason": "no such results"} if {
 response contains {"action": "open"}
 `
 	return startProxy(t, &f.frontend, func(o *Options) {
-		engine, err := policy.NewEngine(context.Background(), policy.Options{Shipped: []byte(rego), KeyRank: o.Keys.Rank, DefaultKey: o.Keys.DefaultKey, Log: o.Log})
+		engine, err := policy.NewEngine(context.Background(), policy.Options{Shipped: []byte(rego), KeyRank: o.Keys.Rank, DefaultKey: o.Keys.DefaultKey})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -118,7 +118,7 @@ func guard(t *testing.T, f workflowservice.WorkflowServiceServer, rules, file st
 		t.Fatal(err)
 	}
 	t.Cleanup(keys.Close)
-	engine, err := policy.NewEngine(t.Context(), policy.Options{Shipped: []byte(rules), KeyRank: keys.Rank, DefaultKey: keys.DefaultKey, Log: log})
+	engine, err := policy.NewEngine(t.Context(), policy.Options{Shipped: []byte(rules), KeyRank: keys.Rank, DefaultKey: keys.DefaultKey})
 	if err != nil {
 		t.Fatal(err)
 	}

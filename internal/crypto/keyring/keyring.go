@@ -91,6 +91,9 @@ func NewKeyring(ctx context.Context, opt KeyringOptions) (*Keyring, error) {
 	k.opening = opening{core: c, cache: newOpenedKeys(), missed: k.sealing.missed, flights: newFlights[wrapID, *dataKey](c.base, &c.work)}
 	k.sealing = sealing{core: c, flights: newFlights[slotKey, *Sealer](c.base, &c.work), made: k.opening.cache.add}
 	set, err := k.Prepare(ctx, opt.Keys, opt.Grants, opt.RevokedDataKeys)
+	if err == nil {
+		err = set.allAnswer()
+	}
 	if err != nil {
 		k.Close()
 		return nil, err
@@ -120,13 +123,24 @@ func (o *KeyringOptions) setDefaults() {
 	}
 }
 
-// Reload is Prepare and Commit in one.
+// Reload is Prepare and Commit in one, if all active keys answer.
 func (k *Keyring) Reload(ctx context.Context, keys []KeyConfig, grants []Grant, revokedDataKeys [][32]byte) error {
 	set, err := k.Prepare(ctx, keys, grants, revokedDataKeys)
+	if err == nil {
+		err = set.allAnswer()
+	}
 	if err == nil {
 		k.Commit(set)
 	}
 	return err
+}
+
+func (s *Set) allAnswer() error {
+	var errs []error
+	for _, u := range s.unanswered {
+		errs = append(errs, u.Err)
+	}
+	return errors.Join(errs...)
 }
 
 // Current returns the set in force. A caller that has to decide twice by the same keys takes it once. Sealing and opening
@@ -134,9 +148,9 @@ func (k *Keyring) Reload(ctx context.Context, keys []KeyConfig, grants []Grant, 
 func (k *Keyring) Current() *Set { return k.core.set.Load() }
 
 // Prepare checks other keys, grants and revoked data keys, and looks up every key encryption key that needs no name from
-// a policy to be known. Nothing that is in force changes. It fails with every active key that does not answer, unless it
-// is open already and its service is only unavailable. One for opening only that does not answer is logged: it may have
-// been retired for good, and it is looked for again when an envelope needs it.
+// a policy to be known. Nothing that is in force changes. Active keys that do not answer are noted in the set, unless they
+// are open already and their service is only unavailable: see Set.Unanswered. One for opening only that does not answer is
+// logged: it may have been retired for good, and it is looked for again when an envelope needs it.
 func (k *Keyring) Prepare(ctx context.Context, keys []KeyConfig, grants []Grant, revokedDataKeys [][32]byte) (*Set, error) {
 	set, err := newSet(k.core.opt.Realm, keys, grants, revokedDataKeys)
 	if err != nil {
@@ -144,7 +158,6 @@ func (k *Keyring) Prepare(ctx context.Context, keys []KeyConfig, grants []Grant,
 	}
 	ctx, cancel := k.core.within(ctx)
 	defer cancel()
-	var errs []error
 	for i, e := range set.entries {
 		for _, uri := range e.uris() {
 			if e.wildcard && strings.Contains(uri, star) {
@@ -155,14 +168,11 @@ func (k *Keyring) Prepare(ctx context.Context, keys []KeyConfig, grants []Grant,
 			case err == nil:
 				set.found[uri] = key
 			case uri == e.Active:
-				errs = append(errs, fmt.Errorf("keys[%d] %q: %w", i, e.Name, err))
+				set.unanswered = append(set.unanswered, Unanswered{i, fmt.Errorf("keys[%d] %q: %w", i, e.Name, err)})
 			default:
 				k.core.opt.Log.Warn("a key for opening only does not answer; what it sealed can't be opened", "key", e.Name, "kek", uri, "error", err)
 			}
 		}
-	}
-	if len(errs) > 0 {
-		return nil, errors.Join(errs...)
 	}
 	return set, nil
 }

@@ -43,8 +43,12 @@ func TestPrepareChangesNothing(t *testing.T) {
 	k, old, fresh, carrier := twoKeys(t)
 	before, keks := k.Current(), maps.Clone(k.core.keys.byURI)
 	fresh.ref = crypto.NewKEKRef("test", "what the alias means now")
-	if set, err := k.Prepare(t.Context(), []KeyConfig{{Name: "a", Active: "test:none"}}, nil, nil); err == nil || set != nil {
-		t.Errorf("prepared %v with a key that does not exist, error %v", set, err)
+	without, err := k.Prepare(t.Context(), []KeyConfig{{Name: "b", Active: "test:old"}, {Name: "a", Active: "test:none"}}, nil, nil)
+	if err != nil || len(without.Unanswered()) != 1 || without.Unanswered()[0].Entry != 1 {
+		t.Errorf("prepared %v with a key that does not exist, error %v", without, err)
+	}
+	if set, err := k.Prepare(t.Context(), []KeyConfig{{Name: "a"}}, nil, nil); err == nil || set != nil {
+		t.Errorf("prepared %v with a key without a URI, error %v", set, err)
 	}
 	set, err := k.Prepare(t.Context(), []KeyConfig{{Name: "phi", Active: "test:new"}, {Name: "default", Active: "test:old"}}, nil, nil)
 	if err != nil {

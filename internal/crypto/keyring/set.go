@@ -34,7 +34,19 @@ type Set struct {
 	revoked map[[envelope.IDSize]byte]bool // data-key ids
 	realm   string                         // "" or ends in "/"
 	found   map[string]*keyhealth.Key      // by URI: the key encryption keys that Prepare looked up
+
+	unanswered []Unanswered
 }
+
+// Unanswered is an entry whose active key did not answer when the set was prepared. Every call that needs it asks it again;
+// if it was open already, it goes on as in an outage.
+type Unanswered struct {
+	Entry int // its place in the configuration
+	Err   error
+}
+
+// Unanswered lists the entries whose active keys did not answer.
+func (s *Set) Unanswered() []Unanswered { return s.unanswered }
 
 type keyEntry struct {
 	KeyConfig

@@ -1,0 +1,160 @@
+package app
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/temporal-seal/temporal-seal/internal/config"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
+	"github.com/temporal-seal/temporal-seal/internal/policy"
+	"github.com/temporal-seal/temporal-seal/internal/rewrite"
+	"github.com/temporal-seal/temporal-seal/internal/x/filewatch"
+)
+
+const (
+	// sourcesQuiet is how long the config file and the policy files must rest before they are read.
+	sourcesQuiet = 200 * time.Millisecond
+	// replaceTime is how long the config file may be away: editors and copy tools take a file away when they replace it.
+	replaceTime = 10 * time.Second
+)
+
+// applier puts changed configs and policies into force. It prepares everything that the new state needs, and only then
+// replaces the old one. What could not be applied is tried again when any source changes, on SIGHUP and every 30 seconds,
+// so that files may arrive in any order.
+type applier struct {
+	flags    config.Flags
+	started  *config.Config // by which everything runs that only a start takes over
+	timeout  time.Duration  // for keys to answer
+	keys     *keyring.Keyring
+	engine   *policy.Engine
+	rewriter *rewrite.Rewriter
+	report   *report
+	state    atomic.Pointer[state]
+
+	mu        sync.Mutex // one change at a time
+	text      []byte     // of the config file, when it was last read
+	awaySince time.Time  // since when there is no config file
+}
+
+// begin notes what the start has put into force.
+func (a *applier) begin(w wanted) {
+	now := &state{wanted: w, set: a.keys.Current(), policy: a.engine.Current()}
+	a.rewriter.Apply(rewrite.State{Keys: a.keys, Policy: now.policy, Foreign: w.foreign})
+	a.state.Store(now)
+	a.report.inForce(now.policy)
+}
+
+// follow applies every change until ctx ends.
+func (a *applier) follow(ctx context.Context, log *slog.Logger) {
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
+	a.engine.Offer(func(ctx context.Context) error {
+		a.apply(ctx, false)
+		return a.engine.Current().Err()
+	})
+	defer a.engine.Close()
+	changes := filewatch.Notify(ctx, a.sources(log))
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hangups:
+			a.apply(ctx, true)
+		case <-changes:
+			a.apply(ctx, false)
+		}
+	}
+}
+
+// sources are the files to watch.
+func (a *applier) sources(log *slog.Logger) filewatch.Options {
+	watch := filewatch.Options{Quiet: sourcesQuiet, Unwatched: func(folder string, err error) {
+		switch {
+		case folder == "":
+			log.Warn("policy files cannot be watched, so they are read every half minute", "error", err)
+		case a.flags.File != "" && folder == filepath.Dir(a.flags.File):
+			log.Warn("the config's folder cannot be watched, so the file is read every half minute", "error", err)
+		default:
+			log.Warn("a policy folder cannot be watched, so it is read every half minute", "folder", folder, "error", err)
+		}
+	}}
+	for _, file := range []string{a.flags.File, a.started.Policy.File} {
+		if file != "" {
+			watch.Files = append(watch.Files, file)
+		}
+	}
+	if folder := a.started.Policy.Namespaces; folder != "" {
+		watch.Folders = []string{folder}
+	}
+	return watch
+}
+
+// apply reads the sources and puts into force what can be. hangup: a person asked for it.
+func (a *applier) apply(ctx context.Context, hangup bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	before := a.state.Load()
+	text, unread := a.read(hangup)
+	changed := hangup || unread != nil || !bytes.Equal(text, a.text)
+	modules, err := a.engine.Read(ctx)
+	if err != nil {
+		return // ctx has ended
+	}
+	keysToo := changed || len(before.problems) > 0
+	if !keysToo && before.policy.Err() == nil && modules.Revision() == before.policy.Revision() {
+		return
+	}
+	a.text = text
+	ctx, cancel := context.WithTimeout(ctx, a.timeout)
+	defer cancel()
+	var now *state
+	if keysToo {
+		now = a.prepare(ctx, before, text, unread, modules)
+	} else {
+		now = a.preparePolicy(ctx, before, modules)
+	}
+	if !changed && errorText(now.problems) == errorText(before.problems) && now.policy.Same(before.policy) {
+		return // tried again, with the same outcome
+	}
+	a.commit(before, now)
+	a.report.applied(before, now, changed)
+}
+
+// read returns the text of the config file. While the file is away, that is the text read last.
+func (a *applier) read(hangup bool) ([]byte, error) {
+	text, err := a.flags.Read()
+	if err == nil {
+		a.awaySince = time.Time{}
+		return text, nil
+	}
+	if a.awaySince.IsZero() {
+		a.awaySince = time.Now()
+	}
+	if hangup || time.Since(a.awaySince) > replaceTime {
+		return a.text, err
+	}
+	return a.text, nil
+}
+
+// commit puts a prepared state into force, which cannot fail.
+func (a *applier) commit(before, now *state) {
+	if now.set != before.set {
+		a.keys.Commit(now.set)
+	} else if now.policy.Same(before.policy) {
+		now.policy = before.policy // what it remembers is worth keeping
+	}
+	if now.policy != before.policy {
+		a.engine.Commit(now.policy)
+	}
+	a.rewriter.Apply(rewrite.State{Keys: a.keys, Policy: now.policy, Foreign: now.foreign})
+	a.state.Store(now)
+}

@@ -1,0 +1,163 @@
+package app
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"strings"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/temporal-seal/temporal-seal/internal/policy"
+)
+
+// report says in the log and in metrics what became of changed sources.
+type report struct {
+	log               *slog.Logger
+	file              string // of the config
+	configs, policies *prometheus.CounterVec
+	revision          *prometheus.GaugeVec
+}
+
+func newReport(file string, registry prometheus.Registerer, log *slog.Logger) *report {
+	r := &report{log: log, file: file,
+		configs: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "temporal_seal_config_reloads_total",
+			Help: "Attempts to take up keys, grants and revoked data keys from the config, by outcome."}, []string{"outcome"}),
+		policies: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "temporal_seal_policy_reloads_total",
+			Help: "Attempts to load changed policy files, by outcome."}, []string{"outcome"}),
+		revision: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "temporal_seal_policy_info", Help: "1 for the policy revision in force."}, []string{"revision"}),
+	}
+	registry.MustRegister(r.configs, r.policies, r.revision)
+	for _, outcome := range []string{"ok", "error"} { // an alert needs the zero before the first failure
+		r.configs.WithLabelValues(outcome)
+		r.policies.WithLabelValues(outcome)
+	}
+	return r
+}
+
+// applied reports a change. What is tried again and again without success is reported once.
+func (r *report) applied(before, now *state, configChanged bool) {
+	if configChanged || errorText(before.problems) != errorText(now.problems) {
+		r.config(now, configChanged)
+	}
+	r.policy(before.policy, now.policy)
+}
+
+func (r *report) config(now *state, changed bool) {
+	if len(now.problems) > 0 {
+		r.configs.WithLabelValues("error").Inc()
+		err := errors.Join(now.problems...)
+		if now.refused {
+			r.log.Error("the changed config is refused, the keys and grants before it stay in force", "error", err)
+		} else {
+			r.log.Error("the changed config is in force, but not all of it", "error", err)
+		}
+		return
+	}
+	r.configs.WithLabelValues("ok").Inc()
+	r.log.Info("keys and grants taken from the config", "keys", len(now.keys), "grants", len(now.grants), "revoked_data_keys", len(now.revoked))
+	if changed && len(now.restart) > 0 {
+		r.log.Warn("the config has changed in more than keys, grants, revoked_data_keys and foreign: that takes effect at the next start", "file", r.file)
+	}
+}
+
+func (r *report) policy(before, now *policy.Policy) {
+	for _, s := range now.Stale() {
+		if slices.ContainsFunc(before.Stale(), func(old policy.Stale) bool {
+			return old.Namespace == s.Namespace && old.Err.Error() == s.Err.Error()
+		}) {
+			continue
+		}
+		r.policies.WithLabelValues("error").Inc()
+		attributes := []any{"policy_revision", now.Revision(), "error", s.Err}
+		if s.Namespace != "" {
+			attributes = append(attributes, "namespace", s.Namespace)
+		}
+		r.log.Error("new policy refused, the old one stays in force", attributes...)
+	}
+	switch {
+	case now.Revision() != before.Revision():
+		r.log.Info("policy reloaded", "policy_revision", now.Revision(), "before", before.Revision(), "namespaces", len(now.Namespaces()))
+		r.loaded(now)
+	case now.Err() == nil && before.Err() != nil:
+		r.log.Info("policy sources are again those in force", "policy_revision", now.Revision())
+		r.loaded(now)
+	}
+}
+
+func (r *report) loaded(p *policy.Policy) {
+	r.policies.WithLabelValues("ok").Inc()
+	r.inForce(p)
+}
+
+// inForce shows the revision.
+func (r *report) inForce(p *policy.Policy) {
+	r.revision.Reset()
+	r.revision.WithLabelValues(p.Revision()).Set(1)
+}
+
+func errorText(errs []error) string { return fmt.Sprint(errs) }
+
+// describe writes what is in force and why the sources differ from it, for people who look at /readyz.
+func (s *state) describe(w io.Writer, file string) {
+	revision := s.policy.Revision()
+	fmt.Fprintf(w, "policy: revision %s\n", revision)
+	for _, stale := range s.policy.Stale() {
+		if stale.Namespace == "" {
+			fmt.Fprintf(w, "policy: changed files do not load, revision %s stays in force: %v\n", revision, stale.Err)
+			continue
+		}
+		fmt.Fprintf(w, "policy of namespace %q: its changed file does not load, the rules before it stay in force: %v\n", stale.Namespace, stale.Err)
+	}
+	for _, err := range s.problems {
+		if s.refused {
+			fmt.Fprintf(w, "config: %s is refused, the keys and grants before it stay in force: %v\n", file, err)
+		} else {
+			fmt.Fprintf(w, "config: not all of %s is in force: %v\n", file, err)
+		}
+	}
+	if len(s.restart) > 0 {
+		fmt.Fprintf(w, "config: %s of %s take effect at the next start\n", strings.Join(s.restart, ", "), file)
+	}
+}
+
+// staleMetrics shows whether the sources differ from what is in force. Its labels are the namespaces that have policy files.
+type staleMetrics struct{ state func() *state }
+
+var (
+	configStale = prometheus.NewDesc("temporal_seal_config_stale",
+		"1 if the config file, or a part of it, is not in force; /readyz says why.", nil, nil)
+	policyStale = prometheus.NewDesc("temporal_seal_policy_stale",
+		"1 if the newest policy file of a namespace is not in force, * for the platform's; /readyz says why.", []string{"namespace"}, nil)
+)
+
+// Describe is part of prometheus.Collector.
+func (m staleMetrics) Describe(ch chan<- *prometheus.Desc) {
+	ch <- configStale
+	ch <- policyStale
+}
+
+// Collect is part of prometheus.Collector.
+func (m staleMetrics) Collect(ch chan<- prometheus.Metric) {
+	s := m.state()
+	stale := 0.0
+	if len(s.problems)+len(s.restart) > 0 {
+		stale = 1
+	}
+	ch <- prometheus.MustNewConstMetric(configStale, prometheus.GaugeValue, stale)
+	modules := map[string]float64{"*": 0}
+	for _, namespace := range s.policy.Namespaces() {
+		modules[namespace] = 0
+	}
+	for _, m := range s.policy.Stale() {
+		if m.Namespace == "" {
+			m.Namespace = "*"
+		}
+		modules[m.Namespace] = 1
+	}
+	for namespace, value := range modules {
+		ch <- prometheus.MustNewConstMetric(policyStale, prometheus.GaugeValue, value, namespace)
+	}
+}

@@ -1,0 +1,186 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/temporal-seal/temporal-seal/internal/config"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
+	"github.com/temporal-seal/temporal-seal/internal/foreign"
+	"github.com/temporal-seal/temporal-seal/internal/policy"
+)
+
+// state is what is in force of the config and the policies, and why the sources differ from it. It is immutable.
+type state struct {
+	wanted
+	set      *keyring.Set
+	policy   *policy.Policy
+	refused  bool     // nothing of the config file is in force but its revoked data keys
+	problems []error  // why the config file is not in force, or parts of it
+	restart  []string // keys at the config's top level that have changed since the start and that only a start takes over
+}
+
+// wanted is what a config wants of keys and formats.
+type wanted struct {
+	keys    []keyring.KeyConfig
+	grants  []keyring.Grant
+	revoked [][32]byte
+	foreign *foreign.Reader
+}
+
+func wantedBy(c *config.Config, others *foreign.Reader) wanted {
+	return wanted{keys: c.KeyConfigs(), grants: c.KeyGrants(), revoked: c.DataKeyIDs(), foreign: others}
+}
+
+// prepare makes the state that the sources describe, as far as it can be had. Nothing that is in force changes.
+func (a *applier) prepare(ctx context.Context, before *state, text []byte, unread error, modules policy.Sources) *state {
+	var c *config.Config
+	err := unread
+	if err == nil {
+		c, err = a.flags.Parse(text)
+	}
+	if err == nil {
+		var others *foreign.Reader
+		if others, err = ForeignReader(ctx, c, a.timeout); err == nil {
+			var now *state
+			if now, err = a.lay(ctx, before, wantedBy(c, others), modules); err == nil {
+				now.restart = changedSince(a.started, c)
+				return now
+			}
+		}
+	}
+	// The config is refused. Its revoked data keys hold all the same, and the policies are tried with the keys in force.
+	old := before.wanted
+	if c != nil {
+		old.revoked = append(slices.Clone(old.revoked), c.DataKeyIDs()...)
+		slices.SortFunc(old.revoked, func(a, b [32]byte) int { return slices.Compare(a[:], b[:]) })
+		old.revoked = slices.Compact(old.revoked)
+	}
+	now, failed := a.lay(ctx, before, old, modules)
+	if failed != nil {
+		kept := *before
+		now, err = &kept, errors.Join(err, failed)
+	}
+	now.refused, now.problems, now.restart = true, []error{err}, before.restart
+	return now
+}
+
+// preparePolicy is prepare where only policies have changed.
+func (a *applier) preparePolicy(ctx context.Context, before *state, modules policy.Sources) *state {
+	now := *before
+	p, err := a.engine.Prepare(ctx, modules, before.set.Rank, before.set.DefaultKey)
+	if err == nil && len(p.MissingKeys()) == 0 {
+		now.policy = p
+	}
+	return &now
+}
+
+// lay makes a state of wanted keys and the policies. Where a key's new URI does not answer, its old one stays, and keys that
+// policies in force name are kept although they are not wanted.
+func (a *applier) lay(ctx context.Context, before *state, w wanted, modules policy.Sources) (*state, error) {
+	now := &state{wanted: w}
+	now.keys = slices.Clone(w.keys)
+	if err := a.layKeys(ctx, now); err != nil {
+		return nil, err
+	}
+	for _, u := range now.set.Unanswered() {
+		now.problems = append(now.problems, PrefixLines("keys", u.Err))
+	}
+	if now.keepURIs(before) {
+		if err := a.layKeys(ctx, now); err != nil {
+			return nil, err
+		}
+	}
+	if err := a.layPolicy(ctx, now, modules); err != nil {
+		return nil, err
+	}
+	if missing := now.policy.MissingKeys(); len(missing) > 0 {
+		if err := now.keepNamed(before, missing); err != nil {
+			return nil, err
+		}
+		if err := a.layKeys(ctx, now); err != nil {
+			return nil, err
+		}
+		if err := a.layPolicy(ctx, now, modules); err != nil {
+			return nil, err
+		}
+	}
+	if len(now.policy.MissingKeys()) > 0 {
+		return nil, errors.New("policy: keys that it names are not configured")
+	}
+	return now, nil
+}
+
+func (a *applier) layKeys(ctx context.Context, now *state) (err error) {
+	if now.set, err = a.keys.Prepare(ctx, now.keys, now.grants, now.revoked); err != nil {
+		return PrefixLines("keys", err)
+	}
+	return nil
+}
+
+func (a *applier) layPolicy(ctx context.Context, now *state, modules policy.Sources) (err error) {
+	if now.policy, err = a.engine.Prepare(ctx, modules, now.set.Rank, now.set.DefaultKey); err != nil {
+		return PrefixLines("policy", err)
+	}
+	return nil
+}
+
+// keepURIs gives keys whose active URI does not answer the URIs that they have in force, and reports whether there are any.
+func (s *state) keepURIs(before *state) bool {
+	kept := false
+	for _, u := range s.set.Unanswered() {
+		key := &s.keys[u.Entry]
+		i := slices.IndexFunc(before.keys, func(k keyring.KeyConfig) bool { return k.Name == key.Name })
+		if i >= 0 && before.keys[i].Active != key.Active {
+			key.Active, key.OpenOnly = before.keys[i].Active, before.keys[i].OpenOnly
+			kept = true
+		}
+	}
+	return kept
+}
+
+// keepNamed adds the entries by which policies in force use keys now, each for its namespace alone and at its old rank.
+func (s *state) keepNamed(before *state, missing []policy.MissingKey) error {
+	for i, m := range missing {
+		if slices.ContainsFunc(missing[:i], func(o policy.MissingKey) bool { return o.Namespace == m.Namespace && o.Key == m.Key }) {
+			continue
+		}
+		rank, ok := before.set.Rank(m.Namespace, m.Key)
+		if !ok {
+			return fmt.Errorf("policy: key %q is not configured for namespace %q", m.Key, m.Namespace)
+		}
+		kept := before.keys[rank]
+		kept.Namespaces = []string{m.Namespace}
+		at := len(s.keys)
+		for _, later := range slices.Backward(before.keys[rank+1:]) {
+			if i := slices.IndexFunc(s.keys, func(k keyring.KeyConfig) bool { return k.Name == later.Name }); i >= 0 {
+				at = i
+			}
+		}
+		s.keys = slices.Insert(s.keys, at, kept)
+		s.problems = append(s.problems, fmt.Errorf("keys: %q stays configured for namespace %q: its policy in force names the key (%s)",
+			m.Key, m.Namespace, m.Location))
+	}
+	return nil
+}
+
+// changedSince lists the keys at the config's top level that differ and that only a start takes over.
+func changedSince(started, now *config.Config) []string {
+	var names []string
+	a, b := reflect.ValueOf(started).Elem(), reflect.ValueOf(now).Elem()
+	for i := range a.NumField() {
+		name, _, _ := strings.Cut(a.Type().Field(i).Tag.Get("yaml"), ",")
+		switch name {
+		case "keys", "grants", "revoked_data_keys", "foreign":
+			continue
+		}
+		if !reflect.DeepEqual(a.Field(i).Interface(), b.Field(i).Interface()) {
+			names = append(names, name)
+		}
+	}
+	return names
+}
