@@ -5,7 +5,10 @@ package crypto
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
+	"maps"
+	"slices"
 )
 
 // KEKRef names a key encryption key in an envelope's header. It only chooses among the configured ones.
@@ -44,6 +47,25 @@ func (kc KeyContext) EncryptionContext() map[string]string {
 		"temporal-seal:namespace": contextValue(kc.Namespace),
 		"temporal-seal:key":       contextValue(kc.Key),
 	}
+}
+
+// AssociatedData writes the context unambiguously after a label: sorted, each string after its length. It is for key
+// services that bind bytes.
+func (kc KeyContext) AssociatedData(label string) []byte {
+	m := kc.EncryptionContext()
+	aad := []byte(label)
+	for _, name := range slices.Sorted(maps.Keys(m)) {
+		for _, s := range []string{name, m[name]} {
+			aad = binary.BigEndian.AppendUint32(aad, uint32(len(s)))
+			aad = append(aad, s...)
+		}
+	}
+	return aad
+}
+
+// Errorf makes an error about the context; see the function Errorf.
+func (kc KeyContext) Errorf(kind Kind, op, format string, args ...any) *Error {
+	return Errorf(kind, op, format, args...).In(kc.Key, kc.Namespace)
 }
 
 // contextValue keeps plain names readable and hashes the others, which KMS would refuse or an IAM condition mistake.

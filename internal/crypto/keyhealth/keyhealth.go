@@ -169,8 +169,7 @@ func (k *Key) Probe(ctx context.Context, kc crypto.KeyContext) error {
 	case crypto.KindUnavailable:
 	default:
 		// A service that calls its own good blob invalid is broken, or not the one that made it. That drops no key.
-		err = crypto.Errorf(crypto.KindUnavailable, "probe", "%s does not unwrap what it wrapped: %v", k.URI(), err).
-			In(kc.Key, kc.Namespace).Internal()
+		err = kc.Errorf(crypto.KindUnavailable, "probe", "%s does not unwrap what it wrapped: %v", k.URI(), err).Internal()
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -311,7 +310,7 @@ func (o *Options) Passing(now, first time.Time) bool { return now.Sub(first) < o
 
 // Revoked makes the error of a key that its service refuses to use.
 func (k *Key) Revoked(kc crypto.KeyContext, err error) error {
-	return crypto.Errorf(crypto.KindRevoked, "use key",
+	return kc.Errorf(crypto.KindRevoked, "use key",
 		"%s is disabled, deleted or no longer allowed; restore it, or name another key in the configuration: %w",
-		k.URI(), err).In(kc.Key, kc.Namespace).Internal()
+		k.URI(), err).Internal()
 }

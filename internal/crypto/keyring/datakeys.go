@@ -32,7 +32,7 @@ var errDropped = errors.New("the data key was dropped while the call was under w
 func newDataKey(key *keyhealth.Key, kc crypto.KeyContext, plain, wrapped []byte) (*dataKey, error) {
 	id, err := envelope.DeriveDataKeyID(plain)
 	if err != nil {
-		return nil, crypto.Errorf(crypto.KindUnavailable, "derive data-key id", "%w", err).In(kc.Key, kc.Namespace)
+		return nil, kc.Errorf(crypto.KindUnavailable, "derive data-key id", "%w", err)
 	}
 	dk := &dataKey{secret: (*[envelope.DataKeySize]byte)(append([]byte(nil), plain...)), id: id, kek: key, context: kc, wrapped: wrapped,
 		use: new(keyUse)}

@@ -205,9 +205,8 @@ func (o *opening) explain(ctx context.Context, key *keyhealth.Key, kc crypto.Key
 	if kind == crypto.KindRevoked {
 		return key.Revoked(kc, err)
 	}
-	return crypto.Errorf(crypto.KindRejected, "open",
-		"the key service refuses this envelope's wrapped key: it was made elsewhere, or the proxy's permissions do not cover it: %w", err).
-		In(kc.Key, kc.Namespace)
+	return kc.Errorf(crypto.KindRejected, "open",
+		"the key service refuses this envelope's wrapped key: it was made elsewhere, or the proxy's permissions do not cover it: %w", err)
 }
 
 // mayAsk checks what limits calls to the key service.

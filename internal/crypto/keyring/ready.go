@@ -109,8 +109,8 @@ func (p *sealing) atHand(ctx context.Context, namespace, key string) (err error)
 	}
 	p.core.use(s.dk)
 	if kc := s.dk.context; s.dk.kek.Suspect(kc) {
-		return crypto.Errorf(crypto.KindUnavailable, "seal", "%s refused a wrapped key that is known to be good; it is being asked again",
-			s.dk.kek.URI()).In(kc.Key, kc.Namespace).Internal()
+		return kc.Errorf(crypto.KindUnavailable, "seal", "%s refused a wrapped key that is known to be good; it is being asked again",
+			s.dk.kek.URI()).Internal()
 	}
 	return nil
 }

@@ -83,9 +83,9 @@ func (s *service) generate(ctx context.Context, key *keyhealth.Key, kc crypto.Ke
 	}
 	defer clear(plain)
 	if len(plain) != envelope.DataKeySize || len(wrapped) > envelope.MaxWrapped {
-		return nil, crypto.Errorf(crypto.KindNotConfigured, "kms.generate_data_key",
+		return nil, kc.Errorf(crypto.KindNotConfigured, "kms.generate_data_key",
 			"%s gave a data key of %d bytes wrapped in %d; 32 in at most %d were asked for",
-			key.URI(), len(plain), len(wrapped), envelope.MaxWrapped).In(kc.Key, kc.Namespace).Internal()
+			key.URI(), len(plain), len(wrapped), envelope.MaxWrapped).Internal()
 	}
 	made, err := newDataKey(key, kc, plain, wrapped)
 	if err != nil {
@@ -96,8 +96,8 @@ func (s *service) generate(ctx context.Context, key *keyhealth.Key, kc crypto.Ke
 		return nil, err
 	}
 	if again.id != made.id {
-		return nil, crypto.Errorf(crypto.KindNotConfigured, "kms.decrypt",
-			"%s unwraps to another data key than it wrapped; nothing is sealed with it", key.URI()).In(kc.Key, kc.Namespace).Internal()
+		return nil, kc.Errorf(crypto.KindNotConfigured, "kms.decrypt",
+			"%s unwraps to another data key than it wrapped; nothing is sealed with it", key.URI()).Internal()
 	}
 	key.Answered(kc, wrapped, made.id)
 	return made, nil
@@ -114,8 +114,7 @@ func (s *service) unwrap(ctx context.Context, key *keyhealth.Key, kc crypto.KeyC
 	}
 	defer clear(plain)
 	if len(plain) != envelope.DataKeySize {
-		return nil, crypto.Errorf(crypto.KindRejected, "kms.decrypt", "the wrapped key holds %d bytes and so no data key", len(plain)).
-			In(kc.Key, kc.Namespace)
+		return nil, kc.Errorf(crypto.KindRejected, "kms.decrypt", "the wrapped key holds %d bytes and so no data key", len(plain))
 	}
 	return newDataKey(key, kc, plain, wrapped)
 }

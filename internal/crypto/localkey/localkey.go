@@ -19,11 +19,9 @@ import (
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/rand"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -34,6 +32,9 @@ import (
 
 // Scheme starts the URIs of this provider: local:<file>.
 const Scheme = "local"
+
+// label starts the associated data of wrapped data keys.
+const label = "temporal-seal/v1/local\x00"
 
 const (
 	dataKeySize = 32
@@ -138,12 +139,12 @@ func (p *Provider) GenerateDataKey(_ context.Context, kc crypto.KeyContext) (pla
 	plain = make([]byte, dataKeySize)
 	rand.Read(plain)
 	keys := p.current()
-	return plain, keys[len(keys)-1].gcm.Seal(nil, nil, plain, associatedData(kc)), nil
+	return plain, keys[len(keys)-1].gcm.Seal(nil, nil, plain, kc.AssociatedData(label)), nil
 }
 
 // UnwrapDataKey tries the file's keys, latest first: there are few, and a wrong one fails its tag.
 func (p *Provider) UnwrapDataKey(_ context.Context, wrapped []byte, kc crypto.KeyContext) ([]byte, error) {
-	aad := associatedData(kc)
+	aad := kc.AssociatedData(label)
 	if plain, ok := unwrap(p.loaded(), wrapped, aad); ok {
 		return plain, nil
 	}
@@ -164,17 +165,4 @@ func unwrap(keys []wrapper, wrapped, aad []byte) ([]byte, bool) {
 		}
 	}
 	return nil, false
-}
-
-// associatedData writes the encryption context unambiguously: sorted, each string after its length.
-func associatedData(kc crypto.KeyContext) []byte {
-	m := kc.EncryptionContext()
-	aad := []byte("temporal-seal/v1/local\x00")
-	for _, name := range slices.Sorted(maps.Keys(m)) {
-		for _, s := range []string{name, m[name]} {
-			aad = binary.BigEndian.AppendUint32(aad, uint32(len(s)))
-			aad = append(aad, s...)
-		}
-	}
-	return aad
 }

@@ -93,7 +93,7 @@ func TestRotateKeepsTheReferenceAndOldKeys(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	aad := associatedData(kc)
+	aad := kc.AssociatedData(label)
 	if _, ok := unwrap(after.(*Provider).loaded()[:1], fresh, aad); ok {
 		t.Error("the earlier key unwraps what came after the rotation: it still wraps")
 	}
@@ -132,7 +132,7 @@ func TestFileGoneOrReplaced(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, ok := unwrap(p.(*Provider).loaded(), fresh, associatedData(kc)); !ok || len(p.(*Provider).loaded()) != 1 {
+		if _, ok := unwrap(p.(*Provider).loaded(), fresh, kc.AssociatedData(label)); !ok || len(p.(*Provider).loaded()) != 1 {
 			t.Errorf("%s: the keys are others now", name)
 		}
 	}

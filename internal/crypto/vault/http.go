@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/x/backoff"
 )
 
 const (
@@ -78,10 +79,8 @@ func (p *Provider) call(ctx context.Context, method, endpoint string, in, out an
 		if err == nil || try == attempts || errors.As(err, &a) && !a.passes() {
 			return err
 		}
-		select {
-		case <-ctx.Done():
+		if backoff.Sleep(ctx, time.Duration(try)*pause) != nil {
 			return err
-		case <-time.After(time.Duration(try) * pause):
 		}
 	}
 }

@@ -16,14 +16,11 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/base64"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"maps"
 	"net"
 	"net/http"
 	"net/url"
-	"slices"
 	"strings"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
@@ -31,6 +28,9 @@ import (
 
 // Scheme starts the URIs of this provider.
 const Scheme = "vault"
+
+// label starts the associated data of wrapped data keys.
+const label = "temporal-seal/v1/vault\x00"
 
 const dataKeySize = 32
 
@@ -84,7 +84,7 @@ func (p *Provider) URI() string { return p.uri }
 func (p *Provider) GenerateDataKey(ctx context.Context, kc crypto.KeyContext) (plain, wrapped []byte, err error) {
 	plain = make([]byte, dataKeySize)
 	rand.Read(plain) // never fails: the runtime ends the process if the system has no randomness
-	wrapped, err = p.encrypt(ctx, plain, associatedData(kc))
+	wrapped, err = p.encrypt(ctx, plain, kc.AssociatedData(label))
 	if err != nil {
 		clear(plain)
 		return nil, nil, p.failed(ctx, "vault.encrypt", kc, err)
@@ -94,7 +94,7 @@ func (p *Provider) GenerateDataKey(ctx context.Context, kc crypto.KeyContext) (p
 
 // UnwrapDataKey has a data key decrypted.
 func (p *Provider) UnwrapDataKey(ctx context.Context, wrapped []byte, kc crypto.KeyContext) ([]byte, error) {
-	plain, err := p.decrypt(ctx, wrapped, associatedData(kc))
+	plain, err := p.decrypt(ctx, wrapped, kc.AssociatedData(label))
 	if err != nil {
 		return nil, p.failed(ctx, "vault.decrypt", kc, err)
 	}
@@ -174,19 +174,6 @@ func (k properties) usable() error {
 		return &crypto.Error{Kind: crypto.KindRevoked, Op: "open vault key", Err: errors.New("the key is deleted; restore it, or take it out of the configuration")}
 	}
 	return nil
-}
-
-// associatedData writes the encryption context unambiguously: sorted, each string after its length.
-func associatedData(kc crypto.KeyContext) []byte {
-	m := kc.EncryptionContext()
-	aad := []byte("temporal-seal/v1/vault\x00")
-	for _, name := range slices.Sorted(maps.Keys(m)) {
-		for _, s := range []string{name, m[name]} {
-			aad = binary.BigEndian.AppendUint32(aad, uint32(len(s)))
-			aad = append(aad, s...)
-		}
-	}
-	return aad
 }
 
 // location is a parsed URI.
