@@ -93,6 +93,7 @@ type account struct {
 	key callerKey // of a caller's account
 }
 
+// callerKey identifies a caller across connections and tokens.
 type callerKey struct{ kind, subject, listener string }
 
 // place is what one call takes of the limits. Its bytes may outlast it: they are given back when the answer is written.
@@ -110,6 +111,7 @@ type waiter struct {
 	served chan struct{}
 }
 
+// newAdmission returns an admission that nothing counts in yet.
 func newAdmission(l Limits, m *Metrics, log *slog.Logger) *admission {
 	return &admission{limits: l, metrics: m, log: log, callers: map[callerKey]*account{},
 		total: account{mostCalls: int64(l.Calls), mostPolls: int64(l.LongPolls), mostBytes: l.Bytes}}
@@ -138,6 +140,7 @@ func (a *admission) connect() bool {
 	return !full
 }
 
+// disconnect counts a connection out.
 func (a *admission) disconnect() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -212,6 +215,7 @@ func (a *admission) forget(p *place) {
 	}
 }
 
+// full reports whether one more call would be too many.
 func (acc *account) full(longPoll bool) bool {
 	if longPoll {
 		return acc.polls >= acc.mostPolls
@@ -304,6 +308,7 @@ func (p *place) giveBack() {
 	p.in.serve()
 }
 
+// take adds n bytes to the accounts. The caller has to hold the lock.
 func (p *place) take(n int64) {
 	p.bytes += n
 	for _, acc := range p.accounts {
@@ -336,6 +341,7 @@ func fits(n int64, accounts []*account) bool {
 	return !slices.ContainsFunc(accounts, func(acc *account) bool { return acc != nil && acc.bytes+n > acc.mostBytes })
 }
 
+// inUse is how many bytes of messages are in memory.
 func (a *admission) inUse() int64 {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -364,6 +370,7 @@ func longPoll(full string) bool {
 	}
 }
 
+// tooManyCalls names the limit that a caller met, so that an operator can raise it.
 func tooManyCalls(kind string, limit int) error {
 	return &refusal{codes.ResourceExhausted, fmt.Sprintf("%d calls are being answered, all that `limits.%s` of the proxy's config allows: try again later, give the proxy more memory, or run more of them", limit, kind)}
 }

@@ -54,6 +54,7 @@ func (c connectionCredentials) Clone() credentials.TransportCredentials {
 	return connectionCredentials{c.TransportCredentials.Clone()}
 }
 
+// infoOf is empty for a call whose connection was not accepted by [connections].
 func infoOf(ctx context.Context) (info connectionInfo) {
 	if p, ok := peer.FromContext(ctx); ok {
 		info, _ = p.AuthInfo.(connectionInfo)

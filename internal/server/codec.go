@@ -33,6 +33,7 @@ func (f *frame) bytesIn(pool mem.BufferPool) []byte {
 	return joined.ReadOnlyData()
 }
 
+// free gives up the references to the buffers, if they were not sent.
 func (f *frame) free() {
 	f.data.Free()
 	f.data = nil
@@ -49,6 +50,7 @@ var _ encoding.CodecV2 = rawCodec{}
 // Name is part of the content type, which has to be the one that Temporal expects.
 func (rawCodec) Name() string { return proto.Name }
 
+// Marshal hands a frame's references over to gRPC.
 func (rawCodec) Marshal(v any) (mem.BufferSlice, error) {
 	if f, ok := v.(*frame); ok {
 		data := f.data
@@ -58,6 +60,7 @@ func (rawCodec) Marshal(v any) (mem.BufferSlice, error) {
 	return typedCodec.Marshal(v)
 }
 
+// Unmarshal takes a reference to each buffer for the frame.
 func (rawCodec) Unmarshal(data mem.BufferSlice, v any) error {
 	if f, ok := v.(*frame); ok {
 		f.data.Free()
@@ -88,6 +91,7 @@ var (
 	upstreamBuffers mem.BufferPool = new(bufferPool)
 )
 
+// Get returns a buffer of that length. Its content is not specified.
 func (p *bufferPool) Get(length int) *[]byte {
 	exp := minBufferExp
 	if length > 1<<minBufferExp {
@@ -105,6 +109,7 @@ func (p *bufferPool) Get(length int) *[]byte {
 	return &b
 }
 
+// Put takes a buffer back, cleared where it may have been clear text.
 func (p *bufferPool) Put(buf *[]byte) {
 	if p.clears {
 		clear(*buf)

@@ -47,6 +47,7 @@ func (s *connections) Accept() (net.Conn, error) {
 	}
 }
 
+// add begins the account of a connection.
 func (s *connections) add(conn net.Conn) *connection {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -56,6 +57,7 @@ func (s *connections) add(conn net.Conn) *connection {
 	return c
 }
 
+// remove ends it.
 func (s *connections) remove(c *connection) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -94,6 +96,7 @@ type connection struct {
 	closed  bool
 }
 
+// Write gives each write a time limit, which is set anew only now and then.
 func (c *connection) Write(b []byte) (int, error) {
 	now := time.Now()
 	if last := c.deadline.Load(); now.UnixNano()-last > int64(deadlineStep) {
@@ -105,6 +108,7 @@ func (c *connection) Write(b []byte) (int, error) {
 	return c.Conn.Write(b)
 }
 
+// Close also ends the account of what the caller has not read. gRPC may close a connection twice.
 func (c *connection) Close() error {
 	c.once.Do(func() {
 		c.of.remove(c)

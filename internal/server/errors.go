@@ -45,6 +45,7 @@ func answerFor(err error) *status.Status {
 	return status.New(codeOf(err), from+crypto.ForCaller(err))
 }
 
+// codeOf chooses the status code of an error of the proxy's own. The order of the cases matters where errors wrap others.
 func codeOf(err error) codes.Code {
 	var refused *refusal
 	var unknown *auth.Refusal
@@ -103,10 +104,12 @@ func codeOfRewriting(e *rewrite.Error) codes.Code {
 	return codes.Internal
 }
 
+// unknownMethod refuses a method of a rewritten service that neither this build nor the upstream describes.
 func unknownMethod(fullMethod string) error {
 	return &refusal{codes.Unimplemented, fmt.Sprintf("%s is not known to this version of the proxy. It might carry payloads, so it is not forwarded: upgrade the proxy", fullMethod)}
 }
 
+// forbiddenService refuses a service that the config does not name.
 func forbiddenService(service string) error {
 	return &refusal{codes.Unimplemented, fmt.Sprintf("the service %s is not forwarded: name it in `services` of the proxy's config if it carries no payloads", service)}
 }

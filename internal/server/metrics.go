@@ -131,6 +131,7 @@ func (m *Metrics) Failed(d policy.Direction, err error) {
 	m.failures.WithLabelValues(d.String(), reason(err)).Inc()
 }
 
+// reason is the label of a failure: the kind of the key service's error, or a status code.
 func reason(err error) string {
 	if kind := crypto.KindOf(err); kind != crypto.KindUnknown {
 		return kind.String()
@@ -151,10 +152,12 @@ type methodMetrics struct {
 	}
 }
 
+// method returns the counters of one method, which are made when they are first used.
 func (m *Metrics) method(fullMethod string) *methodMetrics {
 	return &methodMetrics{vec: m.calls, name: fullMethod[1:]}
 }
 
+// observe counts one call. Codes that gRPC does not define count as Unknown.
 func (m *methodMetrics) observe(code codes.Code, took time.Duration, span trace.Span) {
 	if int(code) >= len(m.byCode) {
 		code = codes.Unknown

@@ -42,7 +42,6 @@ type call struct {
 	server   *Server
 	listener *listener
 	method   *method
-	receive  func(any) error // reads the request as gRPC does
 	start    time.Time
 
 	ctx      context.Context // the caller's
@@ -77,9 +76,9 @@ type method struct {
 }
 
 // answer runs one call through the steps. A panic ends this call alone.
-func (s *Server) answer(ctx context.Context, l *listener, m *method, receive func(any) error) (answer any, err error) {
+func (s *Server) answer(ctx context.Context, l *listener, m *method) (answer any, err error) {
 	s.metrics.inFlight.Inc()
-	c := &call{server: s, listener: l, method: m, receive: receive, start: time.Now(), ctx: ctx, span: trace.SpanFromContext(ctx)}
+	c := &call{server: s, listener: l, method: m, start: time.Now(), ctx: ctx, span: trace.SpanFromContext(ctx)}
 	defer func() {
 		p := recover()
 		if p != nil {
@@ -97,6 +96,7 @@ func (s *Server) answer(ctx context.Context, l *listener, m *method, receive fun
 	return &c.answer, nil
 }
 
+// run takes the call through the steps, up to one that fails.
 func (c *call) run() error {
 	for _, step := range steps {
 		if err := step(c); err == errAnswered {

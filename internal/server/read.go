@@ -19,7 +19,7 @@ import (
 // requests below gRPC's API: first the length, then, once the limit of bytes allows it, the rest.
 
 // wire is gRPC's transport stream, which handlers find in their context. Its methods are not promised to stay: where a later
-// gRPC has another stream, TestRequestsAreReadFromTheWire fails, and messages are counted after they were read.
+// gRPC has another stream, TestRequestsAreReadFromTheWire fails, and so does every call.
 type wire interface {
 	ReadMessageHeader(header []byte) error
 	Read(n int) (mem.BufferSlice, error)
@@ -35,8 +35,9 @@ const (
 )
 
 var (
-	errNone = status.Error(codes.Internal, from+"the call holds no request message")
-	errMore = status.Error(codes.Internal, from+"the call holds more than one request message")
+	errNone   = status.Error(codes.Internal, from+"the call holds no request message")
+	errNoWire = status.Error(codes.Internal, from+"this version of gRPC has another stream below its handlers")
+	errMore   = status.Error(codes.Internal, from+"the call holds more than one request message")
 )
 
 // read takes in the one request of the call.
@@ -45,10 +46,8 @@ func (c *call) read() (err error) {
 	if err := grpc.SetSendCompressor(c.ctx, "identity"); err != nil {
 		return status.Error(codes.Internal, from+err.Error())
 	}
-	r, ok := newReader(c.ctx, c.lease, c.server.admission.largest(), c.server.requestTime)
-	if !ok {
-		err = c.receive(&c.in)
-		c.lease.place.count(int64(c.in.data.Len()))
+	r, err := newReader(c.ctx, c.lease, c.server.admission.largest(), c.server.requestTime)
+	if err != nil {
 		return err
 	}
 	defer r.close()
@@ -67,14 +66,14 @@ type reader struct {
 	late  *time.Timer   // ends the call, and with it the reading
 }
 
-// newReader reports false where gRPC offers no such stream. A reader has to be closed.
-func newReader(ctx context.Context, l *lease, limit int64, within time.Duration) (*reader, bool) {
+// newReader returns the reader of a call, which has to be closed.
+func newReader(ctx context.Context, l *lease, limit int64, within time.Duration) (*reader, error) {
 	stream, ok := grpc.ServerTransportStreamFromContext(ctx).(wire)
 	if !ok {
-		return nil, false
+		return nil, errNoWire
 	}
 	late := time.AfterFunc(within, func() { _ = stream.WriteStatus(answerFor(tooLate(within))) })
-	return &reader{stream, l, limit, within, late}, true
+	return &reader{stream, l, limit, within, late}, nil
 }
 
 func (r *reader) close() { r.late.Stop() }
@@ -126,6 +125,7 @@ func (r *reader) reserve(ctx context.Context, n, length int64) error {
 	return r.lease.place.in.noBytes("a request", length)
 }
 
+// tooLate is the answer to a request that took too long to arrive.
 func tooLate(within time.Duration) error {
 	return &refusal{codes.DeadlineExceeded, fmt.Sprintf("the request did not arrive within %s: something on the way is too slow, or the caller stopped sending", within)}
 }

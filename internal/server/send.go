@@ -50,6 +50,7 @@ type lease struct {
 	next, before *lease    // in conn's list
 }
 
+// newLease returns the lease of a call, which the call has to drop.
 func newLease(p place) *lease {
 	l := &lease{place: p}
 	l.holders.Store(1)
@@ -65,6 +66,7 @@ func (l *lease) lendAnswer(b []byte) frame {
 	return l.lendTo(b, lentAnswer{l})
 }
 
+// lendTo wraps bytes as a frame whose buffer gRPC gives back to the pool.
 func (l *lease) lendTo(b []byte, pool mem.BufferPool) frame {
 	if mem.IsBelowBufferPoolingThreshold(cap(b)) {
 		// gRPC does not count references to small buffers: give it a copy of its own.

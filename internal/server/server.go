@@ -88,6 +88,7 @@ type Server struct {
 	requestTime time.Duration // that a request may take to arrive
 }
 
+// listener is a [Listener] that is served.
 type listener struct {
 	Listener
 	server      *grpc.Server
@@ -153,6 +154,7 @@ const (
 // connectionAge makes up for gRPC's jitter, which takes a tenth off or adds it.
 func connectionAge(age time.Duration) time.Duration { return age + age/9 }
 
+// newMethod returns nil where the rewriter has no such method.
 func (s *Server) newMethod(full string) *method {
 	m := s.rewriter.Method(full)
 	if m == nil {
@@ -175,6 +177,7 @@ func (s *Server) isLongPoll(full string) bool {
 	return !ok || m.longPoll
 }
 
+// newListener prepares the gRPC server of one listener. Its limits hold for each connection.
 func (s *Server) newListener(config Listener, stats stats.Handler) *listener {
 	l := &listener{Listener: config, connections: &connections{Listener: config.Net, name: config.Name,
 		admission: s.admission, metrics: s.metrics, all: map[*connection]struct{}{}}}
@@ -224,8 +227,8 @@ func (s *Server) handlers(desc *grpc.ServiceDesc, l *listener) *grpc.ServiceDesc
 			continue // falls to other, which refuses it
 		}
 		raw.Methods = append(raw.Methods, grpc.MethodDesc{MethodName: md.MethodName,
-			Handler: func(_ any, ctx context.Context, receive func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
-				return s.answer(ctx, l, m, receive)
+			Handler: func(_ any, ctx context.Context, _ func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+				return s.answer(ctx, l, m)
 			}})
 	}
 	return raw
@@ -310,6 +313,7 @@ func (s *Server) closeUnread(done <-chan struct{}) {
 	}
 }
 
+// stop cuts all calls.
 func (s *Server) stop() {
 	for _, l := range s.listeners {
 		l.server.Stop()

@@ -2,7 +2,6 @@ package server
 
 import (
 	"context"
-	"io"
 	"slices"
 	"time"
 
@@ -49,7 +48,11 @@ func (s *Server) other(l *listener, stream grpc.ServerStream) (err error) {
 	isRewritten := slices.ContainsFunc(rewritten, func(d *grpc.ServiceDesc) bool { return d.ServiceName == service })
 	if isRewritten {
 		if m := s.learnedMethod(full); m != nil {
-			return s.learnedCall(l, m, stream)
+			answer, err := s.answer(stream.Context(), l, m)
+			if err != nil {
+				return err
+			}
+			return stream.SendMsg(answer)
 		}
 	}
 	headers, _ := metadata.FromIncomingContext(stream.Context())
@@ -87,21 +90,6 @@ func (s *Server) learnedMethod(full string) *method {
 	return known.(*method)
 }
 
-// learnedCall answers a call to such a method through the same steps as any other.
-func (s *Server) learnedCall(l *listener, m *method, stream grpc.ServerStream) error {
-	answer, err := s.answer(stream.Context(), l, m, func(request any) error {
-		err := stream.RecvMsg(request)
-		if err == io.EOF {
-			return status.Error(codes.InvalidArgument, from+"the call holds no request message")
-		}
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	return stream.SendMsg(answer)
-}
-
 // refuse answers a call that is not rewritten with an error of the proxy's own.
 func (s *Server) refuse(l *listener, full string, err error) error {
 	st := answerFor(err)
@@ -134,12 +122,12 @@ func (s *Server) healthCall(l *listener, full string, stream grpc.ServerStream) 
 	held := newLease(place)
 	defer held.giveBack()
 	first := new(frame)
-	if r, ok := newReader(stream.Context(), held, healthLimit, healthTime); !ok {
-		err = stream.RecvMsg(first)
-	} else {
-		first.data, err = r.message(stream.Context())
-		r.close()
+	r, err := newReader(stream.Context(), held, healthLimit, healthTime)
+	if err != nil {
+		return err
 	}
+	first.data, err = r.message(stream.Context())
+	r.close()
 	if err != nil {
 		return statusOf(err)
 	}
@@ -177,6 +165,7 @@ type health struct {
 	stop     context.CancelFunc
 }
 
+// newHealth reports that the proxy does not serve yet.
 func newHealth() *health {
 	h := &health{server: grpchealth.NewServer()}
 	h.draining, h.stop = context.WithCancel(context.Background())
@@ -198,6 +187,7 @@ func (h *health) drain() {
 	h.stop()
 }
 
+// answer answers a health request for the proxy itself.
 func (h *health) answer(full string, request *healthpb.HealthCheckRequest, stream grpc.ServerStream) (err error) {
 	var answer proto.Message
 	switch full {
@@ -216,6 +206,7 @@ func (h *health) answer(full string, request *healthpb.HealthCheckRequest, strea
 	return stream.SendMsg(answer)
 }
 
+// watch reports each change until the caller leaves or the proxy drains.
 func (h *health) watch(request *healthpb.HealthCheckRequest, stream grpc.ServerStream) error {
 	ctx, cancel := context.WithCancel(stream.Context())
 	defer cancel()

@@ -97,6 +97,7 @@ func (h clientHandler) TagRPC(ctx context.Context, info *stats.RPCTagInfo) conte
 	return h.quietHandler.TagRPC(ctx, info)
 }
 
+// spoke reports whether the text of the call's error came from the upstream.
 func spoke(ctx context.Context) bool {
 	spoken, ok := ctx.Value(spokenKey{}).(*bool)
 	return ok && *spoken
