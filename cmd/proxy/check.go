@@ -16,6 +16,7 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/config"
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyservice"
 	"github.com/temporal-seal/temporal-seal/internal/foreign"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
@@ -124,7 +125,7 @@ func (o *checkOptions) checkKeys(
 			missing[path] = true
 			return standIn(uri), nil
 		}
-		return app.OpenKey(ctx, uri)
+		return keyservice.Open(ctx, uri)
 	}, nil, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return nil, err

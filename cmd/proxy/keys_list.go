@@ -16,6 +16,7 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/app"
 	"github.com/temporal-seal/temporal-seal/internal/config"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyservice"
 )
 
 type listKeysOptions struct {
@@ -81,7 +82,7 @@ func configuredKeys(ctx context.Context, c *config.Config) []listedKey {
 			}
 			if strings.Contains(uri, "{1}") {
 				l.Error = "not asked: {1} stands for what a policy names"
-			} else if p, err := app.OpenKey(ctx, uri); err != nil {
+			} else if p, err := keyservice.Open(ctx, uri); err != nil {
 				l.Error = err.Error()
 			} else {
 				l.KEK, l.Answers = p.Ref().String(), true

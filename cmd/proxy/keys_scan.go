@@ -22,6 +22,7 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/app"
 	"github.com/temporal-seal/temporal-seal/internal/config"
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyservice"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 	"github.com/temporal-seal/temporal-seal/internal/scan"
 	"github.com/temporal-seal/temporal-seal/internal/upstream"
@@ -209,7 +210,7 @@ func (o *scanOptions) knownKeys(ctx context.Context, c *config.Config) (knownKey
 		if err == nil && len(raw) == len(ref) {
 			ref = crypto.KEKRef(raw)
 		} else {
-			p, err := app.OpenKey(ctx, o.asked)
+			p, err := keyservice.Open(ctx, o.asked)
 			if err != nil {
 				return known, fmt.Errorf("--key: %w; a key that does not answer any more can be named by its reference: "+
 					"see the KEK of `temporal-seal keys list` or of a scan", err)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/temporal-seal/temporal-seal/internal/app"
 	"github.com/temporal-seal/temporal-seal/internal/config"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyservice"
 	"github.com/temporal-seal/temporal-seal/internal/history"
 )
 
@@ -72,7 +73,7 @@ func (o *openOptions) open(ctx context.Context, file string, stdout, stderr io.W
 		}
 		return fmt.Errorf("%s %s; save a history with: temporal workflow show --output json", where, what)
 	}
-	keys, err := app.OpenKeys(ctx, c, o.timeout, app.OpenKey, nil, slog.New(slog.DiscardHandler))
+	keys, err := app.OpenKeys(ctx, c, o.timeout, keyservice.Open, nil, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return err
 	}

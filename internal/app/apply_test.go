@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/temporal-seal/temporal-seal/internal/config"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyservice"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/localkey"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
@@ -54,7 +55,7 @@ func newChanging(t *testing.T, configText string, files map[string]string) *chan
 	}
 	log, registry := slog.New(slog.NewTextHandler(&c.log, nil)), prometheus.NewRegistry()
 	c.metrics = registry
-	keys, err := OpenKeys(t.Context(), parsed, time.Second, OpenKey, nil, log)
+	keys, err := OpenKeys(t.Context(), parsed, time.Second, keyservice.Open, nil, log)
 	if err != nil {
 		t.Fatal(err)
 	}

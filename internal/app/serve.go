@@ -24,10 +24,8 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/codecserver"
 	"github.com/temporal-seal/temporal-seal/internal/config"
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
-	"github.com/temporal-seal/temporal-seal/internal/crypto/awskms"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
-	"github.com/temporal-seal/temporal-seal/internal/crypto/localkey"
-	"github.com/temporal-seal/temporal-seal/internal/crypto/vault"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyservice"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 	"github.com/temporal-seal/temporal-seal/internal/server"
@@ -106,7 +104,7 @@ func (o *Options) Serve(ctx context.Context, stderr io.Writer) error {
 	if err := makeLocalKeys(ctx, c, log); err != nil {
 		return err
 	}
-	keys, err := OpenKeys(ctx, c, o.StartTimeout, OpenKey, newKMSWatch(registry).around, log)
+	keys, err := OpenKeys(ctx, c, o.StartTimeout, keyservice.Open, newKMSWatch(registry).around, log)
 	if err != nil {
 		return err
 	}
@@ -205,20 +203,6 @@ func OpenKeys(ctx context.Context, c *config.Config, timeout time.Duration, open
 		return nil, PrefixLines("keys", err)
 	}
 	return keys, nil
-}
-
-// OpenKey gives the key that a URI names, by its scheme.
-func OpenKey(ctx context.Context, uri string) (crypto.Provider, error) {
-	scheme, _, _ := strings.Cut(uri, ":")
-	switch scheme {
-	case localkey.Scheme:
-		return localkey.Open(ctx, uri)
-	case awskms.Scheme:
-		return awskms.Open(ctx, uri)
-	case vault.Scheme:
-		return vault.Open(ctx, uri)
-	}
-	return nil, errors.New(config.NoKeyURI)
 }
 
 // PolicyOptions say where the policy comes from. keys nil: without knowing which keys there are.

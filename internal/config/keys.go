@@ -5,10 +5,8 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/temporal-seal/temporal-seal/internal/crypto/awskms"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
-	"github.com/temporal-seal/temporal-seal/internal/crypto/localkey"
-	"github.com/temporal-seal/temporal-seal/internal/crypto/vault"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyservice"
 	"github.com/temporal-seal/temporal-seal/internal/foreign"
 )
 
@@ -58,13 +56,9 @@ func validateKeys(d *document, list []Key) {
 	}
 }
 
-// NoKeyURI says what a key URI looks like.
-const NoKeyURI = "is no key URI: awskms://<key id, ARN or alias>?region=<region>, vault://<host>/<mount>/<key>?token_file=<path>, or local:<file>"
-
 func validateKeyURI(d *document, path, uri string) {
-	scheme, _, ok := strings.Cut(uri, ":")
-	if !ok || scheme != localkey.Scheme && scheme != awskms.Scheme && scheme != vault.Scheme {
-		d.add(path, NoKeyURI)
+	if !keyservice.Known(uri) {
+		d.add(path, keyservice.NoKeyURI)
 	}
 }
 

@@ -1,0 +1,40 @@
+// Package keyservice lists the key services that the proxy can use, by the scheme of a key's URI. To add one, write a
+// package beside this one that implements crypto.Provider, and give it a line in services.
+package keyservice
+
+import (
+	"context"
+	"errors"
+	"strings"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/awskms"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/localkey"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/vault"
+)
+
+// services open the key that a URI names. Opening checks the URI and makes a client; it asks the service nothing.
+var services = map[string]func(ctx context.Context, uri string) (crypto.Provider, error){
+	awskms.Scheme:   awskms.Open,
+	localkey.Scheme: localkey.Open,
+	vault.Scheme:    vault.Open,
+}
+
+// NoKeyURI says what a key URI looks like.
+const NoKeyURI = "is no key URI: awskms://<key id, ARN or alias>?region=<region>, vault://<host>/<mount>/<key>?token_file=<path>, or local:<file>"
+
+// Known reports whether a URI has the scheme of a key service.
+func Known(uri string) bool {
+	scheme, _, found := strings.Cut(uri, ":")
+	_, known := services[scheme]
+	return found && known
+}
+
+// Open returns the key that a URI names, by its scheme. A URI of another scheme fails with NoKeyURI.
+func Open(ctx context.Context, uri string) (crypto.Provider, error) {
+	if !Known(uri) {
+		return nil, errors.New(NoKeyURI)
+	}
+	scheme, _, _ := strings.Cut(uri, ":")
+	return services[scheme](ctx, uri)
+}
