@@ -21,6 +21,7 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 
 	temporalseal "github.com/temporal-seal/temporal-seal"
+	"github.com/temporal-seal/temporal-seal/internal/audit"
 	"github.com/temporal-seal/temporal-seal/internal/codecserver"
 	"github.com/temporal-seal/temporal-seal/internal/config"
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
@@ -49,11 +50,7 @@ func (o *Options) Serve(ctx context.Context, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	text, err := o.Read()
-	if err != nil {
-		return err
-	}
-	c, err := o.Parse(text)
+	c, text, err := o.config()
 	if err != nil {
 		return err
 	}
@@ -62,16 +59,7 @@ func (o *Options) Serve(ctx context.Context, stderr io.Writer) error {
 	memory := limitMemory(log)
 	paceCollector(memory)
 	limits := serverLimits(&c.Limits, memory)
-
-	listeners, err := Listeners(c, log)
-	if err != nil {
-		return err
-	}
-	upstreams, err := Upstreams(c, log)
-	if err != nil {
-		return err
-	}
-	codecOptions, err := CodecServer(c, log)
+	e, err := openEnds(c, log)
 	if err != nil {
 		return err
 	}
@@ -81,11 +69,8 @@ func (o *Options) Serve(ctx context.Context, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	addresses, err := listen(c, listeners)
+	addresses, err := e.listen(c)
 	if err != nil {
-		return err
-	}
-	if err := listenCodecServer(c, codecOptions); err != nil {
 		return err
 	}
 	admin, err := newAdmin(c.Admin, registry, log)
@@ -98,7 +83,7 @@ func (o *Options) Serve(ctx context.Context, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if err := o.probe(ctx, upstreams); err != nil {
+	if err := o.probe(ctx, e.upstreams); err != nil {
 		return err
 	}
 	if err := makeLocalKeys(ctx, c, log); err != nil {
@@ -113,7 +98,6 @@ func (o *Options) Serve(ctx context.Context, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	registry.MustRegister(keyMetrics{keys})
 	admin.keys.Store(keys)
 	engine, err := newEngine(ctx, c, keys, registry)
 	if err != nil {
@@ -125,57 +109,112 @@ func (o *Options) Serve(ctx context.Context, stderr io.Writer) error {
 	}
 	changes := &applier{flags: o.Flags, started: c, timeout: o.StartTimeout, keys: keys, engine: engine, rewriter: rewriter,
 		report: newReport(o.File, registry, log), text: text}
+	registry.MustRegister(keyMetrics{keys}, staleMetrics{changes.state.Load})
 	changes.begin(wantedBy(c, others))
-	registry.MustRegister(staleMetrics{changes.state.Load})
 	go changes.follow(ctx, log)
-	upstream.Learn(ctx, upstreams, rewriter.Join, log)
-	go upstream.LearnAgain(ctx, upstreams, rewriter.Join, log)
+	upstream.Learn(ctx, e.upstreams, rewriter.Join, log)
+	go upstream.LearnAgain(ctx, e.upstreams, rewriter.Join, log)
 	metrics := server.NewMetrics(registry)
 	server, err := server.New(server.Options{
-		Listeners: listeners, Upstreams: upstreams, Services: c.Services,
+		Listeners: e.listeners, Upstreams: e.upstreams, Services: c.Services,
 		Rewriter: rewriter, Keys: keys, Audit: records, PollLimit: pollLimit(c), Limits: limits,
 		Metrics: metrics, Registry: registry, Tracing: tracing, Log: log,
 	})
 	if err != nil {
 		return err
 	}
+	codec := newCodecServer(e.codec, rewriter, records, metrics, registry, tracing)
+	r := running{server: server, codec: codec, admin: admin, records: records, spans: spans, log: log}
+	return r.untilSignal(c.Drain, func() {
+		admin.open(changes)
+		warnAtStart(c, log)
+		log.Info("serving", "listen", strings.Join(addresses, ","), "admin", admin.net.Addr().String(),
+			codecAddress(codec), "upstream", upstreamList(c),
+			"policy_revision", changes.state.Load().policy.Revision(), "version", o.Version)
+		log.Info("limits", "connections", limits.Connections, "calls", limits.Calls, "long_polls", limits.LongPolls,
+			"bytes", limits.Bytes, "connection_age", limits.ConnectionAge.String())
+	})
+}
 
-	codec := newCodecServer(codecOptions, rewriter, records, metrics, registry, tracing)
+// config reads the config, and returns its text too.
+func (o *Options) config() (*config.Config, []byte, error) {
+	text, err := o.Read()
+	if err != nil {
+		return nil, nil, err
+	}
+	c, err := o.Parse(text)
+	return c, text, err
+}
 
+// ends are what callers and Temporal frontends are reached by.
+type ends struct {
+	listeners []server.Listener
+	upstreams []upstream.Config
+	codec     *codecserver.Options // nil: no codec server
+}
+
+// openEnds reads the files of all ends.
+func openEnds(c *config.Config, log *slog.Logger) (e ends, err error) {
+	if e.listeners, err = Listeners(c, log); err != nil {
+		return e, err
+	}
+	if e.upstreams, err = Upstreams(c, log); err != nil {
+		return e, err
+	}
+	e.codec, err = CodecServer(c, log)
+	return e, err
+}
+
+// listen takes all addresses, and returns those of the listeners.
+func (e *ends) listen(c *config.Config) ([]string, error) {
+	addresses, err := listen(c, e.listeners)
+	if err != nil {
+		return nil, err
+	}
+	return addresses, listenCodecServer(c, e.codec)
+}
+
+// running is what serves, and what ends with it.
+type running struct {
+	server  *server.Server
+	codec   *codecserver.Server // nil: none
+	admin   *admin
+	records *audit.Log
+	spans   *sdktrace.TracerProvider
+	log     *slog.Logger
+}
+
+// untilSignal serves until a signal, and then drains. It calls ready once all listeners serve.
+func (r *running) untilSignal(by config.Drain, ready func()) error {
 	signals := make(chan os.Signal, 2) // from here on a signal means a drain
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	served := make(chan error, 2)
-	doors := 1
-	go func() { served <- server.Serve() }()
-	if codec != nil {
-		doors++
-		go func() { served <- codec.Serve() }()
+	listeners := 1
+	go func() { served <- r.server.Serve() }()
+	if r.codec != nil {
+		listeners++
+		go func() { served <- r.codec.Serve() }()
 	}
-	server.SetReady(true)
-	admin.open(changes)
-	warnAtStart(c, log)
-	log.Info("serving", "listen", strings.Join(addresses, ","), "admin", admin.net.Addr().String(),
-		codecAddress(codec), "upstream", upstreamList(c), "policy_revision", changes.state.Load().policy.Revision(), "version", o.Version)
-	log.Info("limits", "connections", limits.Connections, "calls", limits.Calls, "long_polls", limits.LongPolls, "bytes", limits.Bytes, "connection_age", limits.ConnectionAge.String())
-
+	r.server.SetReady(true)
+	ready()
 	select {
 	case err := <-served:
 		return fmt.Errorf("a listener failed: %w", err)
 	case got := <-signals:
-		admin.shut()
-		go dieAtSecond(signals, log)
-		drain(server, codec, c.Drain, got, log)
+		r.admin.shut()
+		go dieAtSecond(signals, r.log)
+		drain(r.server, r.codec, by, got, r.log)
 	}
-	for range doors {
+	for range listeners {
 		if err := <-served; err != nil {
-			log.Error("a listener failed while shutting down", "error", err)
+			r.log.Error("a listener failed while shutting down", "error", err)
 		}
 	}
-	var last sync.WaitGroup // each may take its full time where somebody hangs
-	last.Go(func() { closeAudit(records, log) })
-	flush(spans, log)
+	var last sync.WaitGroup // each may take its full time where the other side hangs
+	last.Go(func() { closeAudit(r.records, r.log) })
+	flush(r.spans, r.log)
 	last.Wait()
-	log.Info("stopped")
+	r.log.Info("stopped")
 	return nil
 }
 
