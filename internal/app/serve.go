@@ -231,7 +231,11 @@ func flush(spans *sdktrace.TracerProvider, log *slog.Logger) {
 }
 
 // OpenKeys opens the configured keys and checks that they answer.
-func OpenKeys(ctx context.Context, c *config.Config, timeout time.Duration, open func(context.Context, string) (crypto.Provider, error), trace func(context.Context, string, crypto.KeyContext) (context.Context, func(error)), log *slog.Logger) (*keyring.Keyring, error) {
+func OpenKeys(
+	ctx context.Context, c *config.Config, timeout time.Duration,
+	open func(context.Context, string) (crypto.Provider, error),
+	trace func(context.Context, string, crypto.KeyContext) (context.Context, func(error)), log *slog.Logger,
+) (*keyring.Keyring, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	keys, err := keyring.NewKeyring(ctx, keyring.KeyringOptions{
