@@ -73,22 +73,19 @@ func (c *call) authorize() error {
 	return nil
 }
 
-// onlyReached leaves out of a list of namespaces those that the caller does not reach. Pages may come out empty; the token
-// for the next stays.
-func (c *call) onlyReached() error {
-	if c.id.Namespaces == nil || c.method.full != listNamespaces {
-		return nil
-	}
+// onlyReached leaves out of an answer, a list of namespaces, those that the caller does not reach. Pages may come out empty;
+// the token for the next stays.
+func onlyReached(answer *frame, id *auth.Identity) error {
 	var list workflowservice.ListNamespacesResponse
-	if err := proto.Unmarshal(c.answer.bytes(), &list); err != nil {
+	if err := proto.Unmarshal(answer.bytes(), &list); err != nil {
 		return &refusal{codes.Internal, "the server's list of namespaces cannot be read"}
 	}
 	list.Namespaces = slices.DeleteFunc(list.Namespaces, func(n *workflowservice.DescribeNamespaceResponse) bool {
-		return !c.id.Reaches(n.GetNamespaceInfo().GetName())
+		return !id.Reaches(n.GetNamespaceInfo().GetName())
 	})
 	reached, err := proto.Marshal(&list)
-	c.answer.free()
-	c.answer = frame{data: mem.BufferSlice{mem.SliceBuffer(reached)}}
+	answer.free()
+	answer.data = mem.BufferSlice{mem.SliceBuffer(reached)}
 	return err
 }
 

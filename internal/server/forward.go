@@ -21,12 +21,12 @@ func (c *call) route() (err error) {
 		return err
 	}
 	if c.server.audit != nil {
-		if err := c.recordable(); err != nil {
+		if err := recordable(c.server.audit, c.method.rewrite); err != nil {
 			return err
 		}
 	}
 	if c.span.IsRecording() {
-		c.describeSpan(c.span)
+		describeSpan(c.span, c.session)
 	}
 	c.out = outgoing(c.ctx, c.headers, c.listener.Credential, c.upstream.Config(), c.session.Namespace())
 	if c.method.rewrite.IsPoll() || c.method.rewrite.RequestTouched() {

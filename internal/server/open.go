@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"go.opentelemetry.io/otel/trace"
@@ -9,13 +10,16 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
+	"github.com/temporal-seal/temporal-seal/internal/audit"
 	"github.com/temporal-seal/temporal-seal/internal/tasks"
 )
 
 // open makes the answer to send: the one that came, if nothing in it changes.
 func (c *call) open() error {
-	if err := c.onlyReached(); err != nil {
-		return err
+	if c.id.Namespaces != nil && c.method.full == listNamespaces {
+		if err := onlyReached(&c.answer, c.id); err != nil {
+			return err
+		}
 	}
 	if !c.method.rewrite.ResponseTouched() {
 		return nil
@@ -25,7 +29,9 @@ func (c *call) open() error {
 	plain, err := c.openAnswer(sealed)
 	if err != nil {
 		c.answer.free()
-		c.recordRefused(err)
+		if !errors.Is(err, audit.ErrUnrecorded) {
+			_ = c.record(codeOf(err)) // the caller gets an error anyway
+		}
 		return ofAnswer(err)
 	}
 	c.rewritten(directionResponse, c.session.ResponseStats(), start, trace.SpanFromContext(c.ctx))
@@ -56,7 +62,9 @@ func (c *call) openAnswer(sealed []byte) ([]byte, error) {
 		}
 	}
 	c.server.metrics.Failed(directionResponse, err)
-	c.withhold()
+	if c.server.audit != nil {
+		c.withheld = unopened(c.session.Account()) // the account is gone once what is left is opened
+	}
 	md, _ := metadata.FromOutgoingContext(c.out)
 	plain, err = c.server.tasks.Open(metadata.NewOutgoingContext(c.ctx, md), c.taskCall(), tasks.Unopened{Sealed: sealed, Arrived: arrived, Cause: err})
 	if err != nil {

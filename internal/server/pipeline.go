@@ -90,22 +90,18 @@ func (s *Server) answer(ctx context.Context, l *listener, m *method) (answer any
 	if !m.longPoll {
 		deepen(0)
 	}
-	if err := c.run(); err != nil {
+	for _, step := range steps {
+		if err = step(c); err != nil {
+			break
+		}
+	}
+	if err == errAnswered {
+		err = c.send()
+	}
+	if err != nil {
 		return nil, c.refuse(err)
 	}
 	return &c.answer, nil
-}
-
-// run takes the call through the steps, up to one that fails.
-func (c *call) run() error {
-	for _, step := range steps {
-		if err := step(c); err == errAnswered {
-			return c.send()
-		} else if err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // leave gives up what the call holds. What a panic left behind is not used again.
@@ -136,7 +132,7 @@ func (c *call) end(code codes.Code) {
 	span := c.span
 	if c.task != nil {
 		span = c.task
-		c.endTask(code)
+		endTask(c.task, c.session, code)
 	}
 	c.method.metrics.observe(code, time.Since(c.start), span)
 }

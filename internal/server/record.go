@@ -1,7 +1,6 @@
 package server
 
 import (
-	"errors"
 	"slices"
 	"time"
 
@@ -17,12 +16,11 @@ import (
 
 // recordable refuses a call, before anything is forwarded, whose record is required and could not be kept now. Results of
 // tasks are forwarded: their work is done, and a task that comes back with them can still be answered in the worker's place.
-func (c *call) recordable() error {
-	m := c.method.rewrite
+func recordable(log *audit.Log, m *rewrite.Method) error {
 	if !m.AnswerSealed() || tasks.HandsOut(m) && !m.IsPoll() {
 		return nil
 	}
-	return c.server.audit.Ready()
+	return log.Ready()
 }
 
 // record writes down what this call has opened. An error means that the answer must not leave.
@@ -54,19 +52,9 @@ func (c *call) record(code codes.Code) error {
 	return c.server.audit.Write(c.ctx, &r)
 }
 
-// recordRefused writes down what a refused answer would have contained. Its caller gets an error anyway.
-func (c *call) recordRefused(cause error) {
-	if !errors.Is(cause, audit.ErrUnrecorded) {
-		_ = c.record(codeOf(cause))
-	}
-}
-
-// withhold keeps, for the record, why tasks could not be opened: their account is gone once what is left is opened.
-func (c *call) withhold() {
-	if c.server.audit == nil {
-		return
-	}
-	c.withheld = slices.DeleteFunc(slices.Clone(c.session.Account()), func(a rewrite.Handled) bool {
+// unopened are the entries of an account that could not be opened.
+func unopened(account []rewrite.Handled) []rewrite.Handled {
+	return slices.DeleteFunc(slices.Clone(account), func(a rewrite.Handled) bool {
 		return a.Outcome != rewrite.Denied && a.Outcome != rewrite.Failed
 	})
 }

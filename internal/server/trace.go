@@ -111,17 +111,17 @@ func upstreamSpoke(ctx context.Context) {
 }
 
 // describeSpan sets attributes for what the call is about. Span attributes outlive the request, whose bytes the names may alias.
-func (c *call) describeSpan(span trace.Span) {
+func describeSpan(span trace.Span, session *rewrite.Session) {
 	attributes := make([]attribute.KeyValue, 0, 4)
 	add := func(key, value string) {
 		if value != "" {
 			attributes = append(attributes, attribute.String(key, strings.Clone(value)))
 		}
 	}
-	add("temporal.namespace", c.session.Namespace())
-	add("temporal.workflow_id", c.session.WorkflowID())
-	add("temporal.workflow_type", c.session.WorkflowType())
-	add("policy.revision", c.session.Revision())
+	add("temporal.namespace", session.Namespace())
+	add("temporal.workflow_id", session.WorkflowID())
+	add("temporal.workflow_type", session.WorkflowType())
+	add("policy.revision", session.Revision())
 	span.SetAttributes(attributes...)
 }
 
@@ -130,7 +130,7 @@ func (c *call) traceTask(ctx context.Context, sent time.Time) context.Context {
 	name := strings.TrimPrefix(c.method.full, "/")
 	attributes := trace.WithAttributes(attribute.String("rpc.system.name", "grpc"), attribute.String("rpc.method", name))
 	ctx, c.task = c.server.tracing.tracer.Start(ctx, name, trace.WithSpanKind(trace.SpanKindServer), trace.WithTimestamp(c.start), attributes)
-	c.describeSpan(c.task)
+	describeSpan(c.task, c.session)
 	_, client := c.server.tracing.tracer.Start(ctx, name, trace.WithSpanKind(trace.SpanKindClient), trace.WithTimestamp(sent), attributes)
 	client.SetAttributes(statusAttribute(codes.OK))
 	client.End()
@@ -138,13 +138,13 @@ func (c *call) traceTask(ctx context.Context, sent time.Time) context.Context {
 }
 
 // endTask ends the span that traceTask began.
-func (c *call) endTask(code codes.Code) {
-	c.describeSpan(c.task) // again: by now the workflow of the task is known
-	c.task.SetAttributes(statusAttribute(code))
+func endTask(task trace.Span, session *rewrite.Session, code codes.Code) {
+	describeSpan(task, session) // again: by now the workflow of the task is known
+	task.SetAttributes(statusAttribute(code))
 	if code != codes.OK {
-		c.task.SetStatus(otelcodes.Error, "the task could not be handed over")
+		task.SetStatus(otelcodes.Error, "the task could not be handed over")
 	}
-	c.task.End()
+	task.End()
 }
 
 func statusAttribute(code codes.Code) attribute.KeyValue {
