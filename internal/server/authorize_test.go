@@ -137,14 +137,22 @@ func TestReach(t *testing.T) {
 		if namespace != "" {
 			in.Set(d.Input().Fields().ByName("namespace"), protoreflect.ValueOfString(namespace))
 		}
-		before := len(f.calls())
+		arrived := func() (n int) { // other methods may be the proxy's own search for paused activities
+			for _, seen := range f.calls() {
+				if seen == full {
+					n++
+				}
+			}
+			return n
+		}
+		before := arrived()
 		err := cc.Invoke(ctx, full, in, dynamicpb.NewMessage(d.Output()))
 		// The upstream here knows few methods, and no OperatorService: its own Unimplemented tells that the call arrived.
 		code = status.Code(err)
 		if code == codes.Unimplemented && !strings.Contains(err.Error(), "temporal-seal") {
 			code = codes.OK
 		}
-		return code, len(f.calls()) > before || code == codes.OK
+		return code, arrived() > before || code == codes.OK
 	}
 	tried := 0
 	eachMethod(func(full string, d protoreflect.MethodDescriptor) {
