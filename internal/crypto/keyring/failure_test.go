@@ -320,7 +320,7 @@ func TestEverythingAtOnce(t *testing.T) {
 				p.answer(nil)
 			case 4:
 				forget(k)
-				if err := k.Reload(t.Context(), keys[i/5%2], nil, nil); err != nil {
+				if err := change(k, t.Context(), keys[i/5%2], nil, nil); err != nil {
 					t.Error(err)
 				}
 			}

@@ -314,3 +314,15 @@ const waitForTick = 2 * time.Second
 func testHealth() *keyhealth.Options {
 	return &keyhealth.Options{Grace: time.Hour, ProbeInterval: time.Minute, ProbeRetry: time.Second, Now: time.Now, Log: slog.New(slog.DiscardHandler)}
 }
+
+// change prepares and commits other keys, if all active ones answer.
+func change(k *Keyring, ctx context.Context, keys []KeyConfig, grants []Grant, revoked [][32]byte) error {
+	set, err := k.Prepare(ctx, keys, grants, revoked)
+	if err == nil {
+		err = set.allAnswer()
+	}
+	if err == nil {
+		k.Commit(set)
+	}
+	return err
+}

@@ -123,18 +123,7 @@ func (o *KeyringOptions) setDefaults() {
 	}
 }
 
-// Reload is Prepare and Commit in one, if all active keys answer.
-func (k *Keyring) Reload(ctx context.Context, keys []KeyConfig, grants []Grant, revokedDataKeys [][32]byte) error {
-	set, err := k.Prepare(ctx, keys, grants, revokedDataKeys)
-	if err == nil {
-		err = set.allAnswer()
-	}
-	if err == nil {
-		k.Commit(set)
-	}
-	return err
-}
-
+// allAnswer returns the errors of all active keys that do not answer.
 func (s *Set) allAnswer() error {
 	var errs []error
 	for _, u := range s.unanswered {

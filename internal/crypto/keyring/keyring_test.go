@@ -195,12 +195,12 @@ func TestReload(t *testing.T) {
 		k := newKeyring(t, KeyringOptions{Keys: []KeyConfig{{Name: "default", Active: "test:old"}}, Open: store{old.uri: old, fresh.uri: fresh}.open})
 		k.Confirm("ns")
 		carrier := seal(t, k, "payload")
-		if err := k.Reload(t.Context(), []KeyConfig{{Name: "default", Active: "test:none"}}, nil, nil); err == nil {
+		if err := change(k, t.Context(), []KeyConfig{{Name: "default", Active: "test:none"}}, nil, nil); err == nil {
 			t.Error("a key that does not answer was taken over")
 		}
 		fresh.answer(errors.New("not yet"))
 		rotated := []KeyConfig{{Name: "default", Active: "test:new", OpenOnly: []string{"test:old"}}}
-		if err := k.Reload(t.Context(), rotated, nil, nil); err != nil {
+		if err := change(k, t.Context(), rotated, nil, nil); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(5 * time.Second)
@@ -217,7 +217,7 @@ func TestReload(t *testing.T) {
 			t.Errorf("what the earlier key sealed: %q, %v", got, err)
 		}
 		// A leaked data key: nothing is opened with it any more, and a working one is replaced.
-		if err := k.Reload(t.Context(), rotated, []Grant{{From: "x", To: "y"}}, [][32]byte{s.header.DataKeyID}); err != nil {
+		if err := change(k, t.Context(), rotated, []Grant{{From: "x", To: "y"}}, [][32]byte{s.header.DataKeyID}); err != nil {
 			t.Fatal(err)
 		}
 		leaked, err := s.AppendPayload(nil, []byte("forged"), false)
@@ -228,7 +228,7 @@ func TestReload(t *testing.T) {
 		if next := sealer(t, k, "ns", "default"); next.header.DataKeyID == s.header.DataKeyID {
 			t.Error("the leaked data key is still in use")
 		}
-		if err := k.Reload(t.Context(), []KeyConfig{{Name: "other", Active: "test:new"}}, nil, nil); err != nil {
+		if err := change(k, t.Context(), []KeyConfig{{Name: "other", Active: "test:new"}}, nil, nil); err != nil {
 			t.Fatal(err)
 		}
 		_, _, err = k.Sealer(t.Context(), "ns", "default")
@@ -247,7 +247,7 @@ func TestAliasThatMoved(t *testing.T) {
 		carrier := seal(t, k, "payload")
 		alias["test:default"] = fresh
 		keys := []KeyConfig{{Name: "default", Active: "test:default", OpenOnly: []string{"test:old"}}}
-		if err := k.Reload(t.Context(), keys, nil, nil); err != nil {
+		if err := change(k, t.Context(), keys, nil, nil); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(waitForTick)
@@ -267,7 +267,7 @@ func TestAliasThatMoved(t *testing.T) {
 		if _, err := open(k, carrier, "ns"); err == nil {
 			t.Error("the former key was disabled, which nobody noticed")
 		}
-		if err := k.Reload(t.Context(), keys, []Grant{{From: "a", To: "b"}}, nil); err != nil {
+		if err := change(k, t.Context(), keys, []Grant{{From: "a", To: "b"}}, nil); err != nil {
 			t.Errorf("a reload while the key service does not answer: %v", err)
 		}
 	})

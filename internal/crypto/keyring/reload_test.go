@@ -33,7 +33,7 @@ func twoKeys(t *testing.T) (*Keyring, *scripted, *scripted, []byte) {
 
 func reload(t *testing.T, k *Keyring, keys ...KeyConfig) {
 	t.Helper()
-	if err := k.Reload(t.Context(), keys, nil, nil); err != nil {
+	if err := change(k, t.Context(), keys, nil, nil); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -131,7 +131,7 @@ func TestReloadWhileAKeyIsUnwrapped(t *testing.T) {
 				}
 				ids = append(ids, s.Header.DataKeyID)
 			}
-			if err := k.Reload(t.Context(), c.keys, nil, ids); err != nil {
+			if err := change(k, t.Context(), c.keys, nil, ids); err != nil {
 				t.Fatal(err)
 			}
 			old.mu.Lock()
