@@ -27,17 +27,12 @@ func (a *Audit) validate(d *document) {
 	if a == nil {
 		return
 	}
-	if (a.File == "") == !a.OTLP {
-		d.add("$.audit",
-			"wants one of file, a path or /dev/stdout, and otlp: true, to the collector that the OTEL_* variables "+
-				"name")
-	}
-	if a.Wait > 0 && !a.Required {
-		d.add("$.audit.wait", "is for required: true; records that are not required never hold up a call")
-	}
-	if a.Wait > maxAuditWait {
-		d.add("$.audit.wait", "is %v at most: a call waits that long for its record", maxAuditWait)
-	}
+	d.refuse((a.File == "") == !a.OTLP, "$.audit",
+		"wants one of file, a path or /dev/stdout, and otlp: true, to the collector that the OTEL_* variables name")
+	d.refuse(a.Wait > 0 && !a.Required, "$.audit.wait",
+		"is for required: true; records that are not required never hold up a call")
+	d.refuse(a.Wait > maxAuditWait, "$.audit.wait",
+		"is %v at most: a call waits that long for its record", maxAuditWait)
 	if a.File == "" {
 		return
 	}

@@ -93,16 +93,11 @@ func (c *Callers) kinds() (n int) {
 }
 
 func (m *MTLS) validate(d *document, path string, tls bool) {
-	if !tls {
-		d.add(path, "wants tls on this listener: add tls: {cert_file: ..., key_file: ...}")
-	}
-	if m.CAFile == "" {
-		d.add(path, "wants ca_file: the authority that signs the callers' certificates")
-	}
+	d.refuse(!tls, path, "wants tls on this listener: add tls: {cert_file: ..., key_file: ...}")
+	d.refuse(m.CAFile == "", path, "wants ca_file: the authority that signs the callers' certificates")
 	validateReadable(d, path+".ca_file", m.CAFile)
-	if len(m.Names) == 0 {
-		d.add(path, "wants names: [{name: <pattern>, namespaces: [...]}] that say which certificates are let in")
-	}
+	d.refuse(len(m.Names) == 0, path,
+		"wants names: [{name: <pattern>, namespaces: [...]}] that say which certificates are let in")
 	for i, n := range m.Names {
 		if n.Name == "" {
 			d.add(fmt.Sprintf("%s.names[%d]", path, i),
@@ -114,47 +109,34 @@ func (m *MTLS) validate(d *document, path string, tls bool) {
 // validateCredential checks what tokens of both kinds have in common. readable: they would cross the network
 // in clear.
 func validateCredential(d *document, path, header string, readable bool) {
-	if readable {
-		d.add(path,
-			"tokens would cross the network readable: add tls: {cert_file: ..., key_file: ...}, or listen on "+
-				"127.0.0.1")
-	}
-	if header != strings.ToLower(header) {
-		d.add(path+".header", "is written in lower case, as gRPC and HTTP/2 have it")
-	}
+	d.refuse(readable, path,
+		"tokens would cross the network readable: add tls: {cert_file: ..., key_file: ...}, or listen on 127.0.0.1")
+	d.refuse(header != strings.ToLower(header), path+".header",
+		"is written in lower case, as gRPC and HTTP/2 have it")
 }
 
 func (t *Tokens) validate(d *document, path string, readable bool) {
 	validateCredential(d, path, t.Header, readable)
-	if len(t.Tokens) == 0 {
-		d.add(path, "wants tokens: [{subject: ..., file: ..., namespaces: [...]}]")
-	}
+	d.refuse(len(t.Tokens) == 0, path, "wants tokens: [{subject: ..., file: ..., namespaces: [...]}]")
 	for i, e := range t.Tokens {
 		at := fmt.Sprintf("%s.tokens[%d]", path, i)
-		if e.Subject == "" || e.File == "" {
-			d.add(at, "wants both: subject, who the token stands for, and file, which holds it")
-		}
+		d.refuse(e.Subject == "" || e.File == "", at,
+			"wants both: subject, who the token stands for, and file, which holds it")
 		validateReadable(d, at+".file", e.File)
 	}
 }
 
 func (j *JWT) validate(d *document, path string, readable bool) {
 	validateCredential(d, path, j.Header, readable)
-	if j.Issuer == "" || j.Audience == "" {
-		d.add(path, "wants both: issuer and audience, as they stand in the tokens")
-	}
-	if (j.JWKSURL == "") == (j.JWKSFile == "") {
-		d.add(path, "wants one of jwks_url and jwks_file: where the issuer's public keys are")
-	}
-	if j.JWKSURL != "" && !isSafeURL(j.JWKSURL) {
-		d.add(path+".jwks_url", "wants an https URL: whoever changes the keys on their way lets anyone in")
-	}
+	d.refuse(j.Issuer == "" || j.Audience == "", path,
+		"wants both: issuer and audience, as they stand in the tokens")
+	d.refuse((j.JWKSURL == "") == (j.JWKSFile == ""), path,
+		"wants one of jwks_url and jwks_file: where the issuer's public keys are")
+	d.refuse(j.JWKSURL != "" && !isSafeURL(j.JWKSURL), path+".jwks_url",
+		"wants an https URL: whoever changes the keys on their way lets anyone in")
 	validateReadable(d, path+".jwks_file", j.JWKSFile)
-	if (j.NamespacesClaim == "") == (j.Namespaces == nil) {
-		d.add(path,
-			"wants one of namespaces_claim, the claim that lists a caller's namespaces, and namespaces, the same "+
-				"for all callers")
-	}
+	d.refuse((j.NamespacesClaim == "") == (j.Namespaces == nil), path,
+		"wants one of namespaces_claim, the claim that lists a caller's namespaces, and namespaces, the same for all callers")
 }
 
 // isSafeURL reports whether nobody can change what a URL returns: it is https, or http on this machine.

@@ -41,11 +41,8 @@ func (cs *CodecServer) validate(d *document) {
 	}
 	const path = "$.codec_server"
 	for i, origin := range cs.AllowedOrigins {
-		if !isOrigin(origin) {
-			d.add(fmt.Sprintf("%s.allowed_origins[%d]", path, i),
-				"is no origin as browsers write it: https://ui.example.com, with the port if it is not the usual "+
-					"one, without a path, and without *")
-		}
+		d.refuse(!isOrigin(origin), fmt.Sprintf("%s.allowed_origins[%d]", path, i),
+			"is no origin as browsers write it: https://ui.example.com, with the port if it is not the usual one, without a path, and without *")
 	}
 	l := cs.Listener()
 	if l.IsAnonymous() && !IsLoopback(cs.Address) && validateAddress(d, path+".address", cs.Address) {

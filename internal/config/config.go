@@ -10,6 +10,8 @@ package config
 
 import (
 	"fmt"
+	"reflect"
+	"slices"
 	"strings"
 	"time"
 )
@@ -64,7 +66,7 @@ func Default() *Config {
 
 // setDefaults fills in what the file and the flags leave out.
 func (c *Config) setDefaults() {
-	applyDefaults(c)
+	fillIn(reflect.ValueOf(c))
 	if len(c.Listeners) == 1 && c.Listeners[0].Name == "" {
 		c.Listeners[0].Name = "default"
 	}
@@ -79,16 +81,11 @@ func (c *Config) validate(d *document) {
 	}
 	validateKeys(d, c.Keys)
 	for i, g := range c.Grants {
-		if g.From == "" || g.To == "" {
-			d.add(fmt.Sprintf("$.grants[%d]", i),
-				"wants both: from, the namespace that sealed, and to, the one that may open")
-		}
+		d.refuse(g.From == "" || g.To == "", fmt.Sprintf("$.grants[%d]", i),
+			"wants both: from, the namespace that sealed, and to, the one that may open")
 	}
-	if strings.Contains(c.Realm, "/") || len(c.Realm) > 64 {
-		d.add("$.realm",
-			"has at most 64 bytes and no /, which ends it in envelopes: else a namespace with a / could pass for "+
-				"one of another realm")
-	}
+	d.refuse(strings.Contains(c.Realm, "/") || len(c.Realm) > 64, "$.realm",
+		"has at most 64 bytes and no /, which ends it in envelopes: else a namespace with a / could pass for one of another realm")
 	for i, id := range c.RevokedDataKeys {
 		if _, ok := dataKeyID(id); !ok {
 			d.add(fmt.Sprintf("$.revoked_data_keys[%d]", i), "is no data-key id: 64 hex digits")
@@ -99,9 +96,8 @@ func (c *Config) validate(d *document) {
 	}
 	validateForeign(d, c.Foreign)
 	c.Policy.validate(d)
-	if c.UnknownFields != "lenient" && c.UnknownFields != "strict" {
-		d.add("$.unknown_fields", "is lenient or strict, not %q", c.UnknownFields)
-	}
+	d.refuse(c.UnknownFields != "lenient" && c.UnknownFields != "strict", "$.unknown_fields",
+		"is lenient or strict, not %q", c.UnknownFields)
 	c.Audit.validate(d)
 	c.CodecServer.validate(d)
 	validateAddress(d, "$.admin", c.Admin)
@@ -111,15 +107,6 @@ func (c *Config) validate(d *document) {
 
 // Local reports whether everything that talks to this proxy, and all it talks to, is on this machine.
 func (c *Config) Local() bool {
-	for _, l := range c.Listeners {
-		if !IsLoopback(l.Address) {
-			return false
-		}
-	}
-	for _, u := range c.Upstreams {
-		if !IsLoopback(u.Address) {
-			return false
-		}
-	}
-	return true
+	return !slices.ContainsFunc(c.Listeners, func(l Listener) bool { return !IsLoopback(l.Address) }) &&
+		!slices.ContainsFunc(c.Upstreams, func(u Upstream) bool { return !IsLoopback(u.Address) })
 }

@@ -2,9 +2,8 @@ package config
 
 import "reflect"
 
-// applyDefaults fills each key that is left out from its `default` tag, in mappings and lists that are there.
-func applyDefaults(c *Config) { fillIn(reflect.ValueOf(c).Elem()) }
-
+// fillIn fills each key that is left out from its `default` tag, in mappings and lists that are there. The
+// values of a default are filled in as well: an entry of a list has defaults of its own.
 func fillIn(v reflect.Value) {
 	switch v.Kind() {
 	case reflect.Pointer:

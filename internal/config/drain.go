@@ -14,7 +14,5 @@ type Drain struct {
 }
 
 func (c *Drain) validate(d *document) {
-	if c.After != "" && c.After != "worker" {
-		d.add("$.drain.after", "can only be worker, not %q", c.After)
-	}
+	d.refuse(c.After != "" && c.After != "worker", "$.drain.after", "can only be worker, not %q", c.After)
 }

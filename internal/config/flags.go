@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"reflect"
@@ -55,45 +56,42 @@ func (f *Flags) Parse(text []byte) (*Config, error) {
 
 func (f *Flags) override(c *Config) error {
 	if f.Listen != "" {
-		l, err := single(&c.Listeners, Listener{},
-			"--listen: the config file names several listeners; change the address there")
+		l, err := single(&c.Listeners, "--listen", "listeners; change the address")
 		if err != nil {
 			return err
 		}
 		l.Address = f.Listen
 	}
 	if f.Upstream != "" {
-		u, err := single(&c.Upstreams, Upstream{},
-			"--upstream: the config file names several upstreams; change the address there")
+		u, err := single(&c.Upstreams, "--upstream", "upstreams; change the address")
 		if err != nil {
 			return err
 		}
 		u.Address = f.Upstream
 	}
 	if f.Key != "" {
-		k, err := single(&c.Keys, Key{Name: "default"},
-			"--key: the config file names several keys; change the URI there")
+		if len(c.Keys) == 0 {
+			c.Keys = []Key{{Name: "default"}}
+		}
+		k, err := single(&c.Keys, "--key", "keys; change the URI")
 		if err != nil {
 			return err
 		}
 		k.Active = f.Key
 	}
-	if f.Policy != "" {
-		c.Policy.File = f.Policy
-	}
-	if f.Admin != "" {
-		c.Admin = f.Admin
-	}
+	c.Policy.File = cmp.Or(f.Policy, c.Policy.File)
+	c.Admin = cmp.Or(f.Admin, c.Admin)
 	return nil
 }
 
-// single returns the only element of a list, which becomes first if the list is empty.
-func single[T any](list *[]T, first T, several string) (*T, error) {
+// single returns the only element of a list, which gets an empty one if it has none. A flag cannot change one
+// of several: the error names what to change in the file.
+func single[T any](list *[]T, flag, several string) (*T, error) {
 	if len(*list) > 1 {
-		return nil, fmt.Errorf("%s", several)
+		return nil, fmt.Errorf("%s: the config file names several %s there", flag, several)
 	}
 	if len(*list) == 0 {
-		*list = []T{first}
+		*list = make([]T, 1)
 	}
 	return &(*list)[0], nil
 }

@@ -49,17 +49,15 @@ func validateForeign(d *document, list []Foreign) {
 			d.add(path+".format", "wants one of %s, not %q", foreignFormats, f.Format)
 			continue
 		}
-		if len(f.Namespaces) == 0 {
-			d.add(path, "wants namespaces: those in which payloads of this format are opened")
-		}
+		d.refuse(len(f.Namespaces) == 0, path,
+			"wants namespaces: those in which payloads of this format are opened")
 		if name := f.EntryName(); keyed[name] && (format.Keyed() || format.Wrapped()) {
 			d.add(path+".name", "another entry is called %q too: policies tell them apart by name", name)
 		} else {
 			keyed[name] = true
 		}
-		if (len(f.Keys) > 0) != format.Keyed() {
-			d.add(path+".keys", "belong to the format samples: keys: [{id: <as in the payloads>, file: <path>}]")
-		}
+		d.refuse((len(f.Keys) > 0) != format.Keyed(), path+".keys",
+			"belong to the format samples: keys: [{id: <as in the payloads>, file: <path>}]")
 		if (f.KMS != "") != format.Wrapped() {
 			d.add(path+".kms",
 				"belongs to the formats temporal-sa and temporal-proxy: the KMS key that wrapped their data keys, "+
@@ -67,10 +65,8 @@ func validateForeign(d *document, list []Foreign) {
 		} else if format.Wrapped() && !strings.HasPrefix(f.KMS, awskms.Scheme+"://") {
 			d.add(path+".kms", "is no KMS key: awskms://<key id, ARN or alias>?region=<region>")
 		}
-		if f.SealedAs != "" && format != foreign.TemporalSA {
-			d.add(path+".sealed_as",
-				"belongs to the format temporal-sa, which binds a namespace; the others bind none")
-		}
+		d.refuse(f.SealedAs != "" && format != foreign.TemporalSA, path+".sealed_as",
+			"belongs to the format temporal-sa, which binds a namespace; the others bind none")
 		f.validateKeys(d, path)
 	}
 }
@@ -87,9 +83,7 @@ func (f *Foreign) validateKeys(d *document, path string) {
 	ids := map[string]bool{}
 	for i, k := range f.Keys {
 		at := fmt.Sprintf("%s.keys[%d]", path, i)
-		if ids[k.ID] {
-			d.add(at+".id", "%q is the id of another key too", k.ID)
-		}
+		d.refuse(ids[k.ID], at+".id", "%q is the id of another key too", k.ID)
 		ids[k.ID] = true
 		if k.File == "" {
 			d.add(at, "wants file: the path of the file that holds the key")

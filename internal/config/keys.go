@@ -39,16 +39,11 @@ func validateKeys(d *document, list []Key) {
 			d.add(path, "wants both: name, and active, the URI of the key that seals")
 			continue
 		}
-		if names[k.Name] {
-			d.add(path+".name",
-				"%q is the name of another key too: a key has one entry, with its earlier URIs under open_only", k.Name)
-		}
+		d.refuse(names[k.Name], path+".name",
+			"%q is the name of another key too: a key has one entry, with its earlier URIs under open_only", k.Name)
 		names[k.Name] = true
-		if strings.HasPrefix(k.Name, foreign.KeyPrefix) || strings.HasPrefix(k.Name, "*") {
-			d.add(path+".name",
-				"may not start with %s or a *: what starts so is what policies read as the key of another tool's "+
-					"payload", foreign.KeyPrefix)
-		}
+		d.refuse(strings.HasPrefix(k.Name, foreign.KeyPrefix) || strings.HasPrefix(k.Name, "*"), path+".name",
+			"may not start with %s or a *: what starts so is what policies read as the key of another tool's payload", foreign.KeyPrefix)
 		validateKeyURI(d, path+".active", k.Active)
 		for j, uri := range k.OpenOnly {
 			validateKeyURI(d, fmt.Sprintf("%s.open_only[%d]", path, j), uri)
@@ -57,9 +52,7 @@ func validateKeys(d *document, list []Key) {
 }
 
 func validateKeyURI(d *document, path, uri string) {
-	if !keyservice.Known(uri) {
-		d.add(path, keyservice.NoKeyURI)
-	}
+	d.refuse(!keyservice.Known(uri), path, keyservice.NoKeyURI)
 }
 
 // KeyConfigs are the keys as the keyring takes them.

@@ -23,12 +23,8 @@ type Limits struct {
 }
 
 func (l *Limits) validate(d *document) {
-	if l.Bytes != 0 && l.Bytes < server.MinBytes {
-		d.add("$.limits.bytes", "is too small for the messages that Temporal takes: at least %d", server.MinBytes)
-	}
-	if l.ConnectionAge < server.MinConnectionAge {
-		d.add("$.limits.connection_age",
-			"is too short: polls take a minute, and each end costs callers a new connection; at least %s",
-			server.MinConnectionAge)
-	}
+	d.refuse(l.Bytes != 0 && l.Bytes < server.MinBytes, "$.limits.bytes",
+		"is too small for the messages that Temporal takes: at least %d", server.MinBytes)
+	d.refuse(l.ConnectionAge < server.MinConnectionAge, "$.limits.connection_age",
+		"is too short: polls take a minute, and each end costs callers a new connection; at least %s", server.MinConnectionAge)
 }

@@ -36,9 +36,8 @@ func validateListeners(d *document, listeners []Listener) {
 		} else if names[l.Name] {
 			d.add(path+".name", "%q is the name of another listener too", l.Name)
 		}
-		if addresses[l.Address] && !strings.HasSuffix(l.Address, ":0") {
-			d.add(path+".address", "%s is the address of another listener too", l.Address)
-		}
+		d.refuse(addresses[l.Address] && !strings.HasSuffix(l.Address, ":0"), path+".address",
+			"%s is the address of another listener too", l.Address)
 		names[l.Name], addresses[l.Address] = true, true
 		l.validate(d, path)
 	}
@@ -58,12 +57,8 @@ func (l *Listener) validate(d *document, path string) {
 	readable := l.TLS == nil && !IsLoopback(l.Address) // by anyone on the network
 	switch {
 	case l.IsAnonymous():
-		if l.AnonymousNamespaces() == nil && !IsLoopback(l.Address) {
-			d.add(path,
-				"%s is reachable from other machines and would serve anyone every namespace: add callers: "+
-					"{anonymous: {namespaces: [...]}} with those it is for, or another kind of callers, or listen on "+
-					"127.0.0.1", l.Address)
-		}
+		d.refuse(l.AnonymousNamespaces() == nil && !IsLoopback(l.Address), path,
+			"%s is reachable from other machines and would serve anyone every namespace: add callers: {anonymous: {namespaces: [...]}} with those it is for, or another kind of callers, or listen on 127.0.0.1", l.Address)
 	case l.Callers.MTLS != nil:
 		l.Callers.MTLS.validate(d, path+".callers.mtls", l.TLS != nil)
 	case l.Callers.Token != nil:

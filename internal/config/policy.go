@@ -38,12 +38,9 @@ func (p *Policy) validate(d *document) {
 	if b == nil {
 		return
 	}
-	if p.File != "" || p.Namespaces != "" {
-		d.add("$.policy.bundle", "a bundle is the whole policy: remove file and namespaces, or the bundle")
-	}
-	if b.URL == "" {
-		d.add("$.policy.bundle", "wants url: where the bundle is")
-	}
+	d.refuse(p.File != "" || p.Namespaces != "", "$.policy.bundle",
+		"a bundle is the whole policy: remove file and namespaces, or the bundle")
+	d.refuse(b.URL == "", "$.policy.bundle", "wants url: where the bundle is")
 	validateReadable(d, "$.policy.bundle.token_file", b.TokenFile)
 	validateReadable(d, "$.policy.bundle.public_key_file", b.PublicKeyFile)
 }

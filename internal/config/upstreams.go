@@ -39,16 +39,12 @@ func (u *Upstream) validate(d *document, path string) {
 		validatePair(d, path+".tls", t.CertFile, t.KeyFile, false)
 		validateReadable(d, path+".tls.ca_file", t.CAFile)
 	}
-	if u.PassCredential && u.APIKeyFile != "" {
-		d.add(path+".pass_credential", "an API key takes the place of what callers send: remove one of them")
-	}
-	if u.PassCredential && u.TLS == nil && !IsLoopback(u.Address) {
-		d.add(path+".pass_credential", "callers' tokens would cross the network readable: add tls: {}")
-	}
+	d.refuse(u.PassCredential && u.APIKeyFile != "", path+".pass_credential",
+		"an API key takes the place of what callers send: remove one of them")
+	d.refuse(u.PassCredential && u.TLS == nil && !IsLoopback(u.Address), path+".pass_credential",
+		"callers' tokens would cross the network readable: add tls: {}")
 	if u.APIKeyFile != "" {
-		if u.TLS == nil {
-			d.add(path+".api_key_file", "an API key is never sent without TLS: add tls: {}")
-		}
+		d.refuse(u.TLS == nil, path+".api_key_file", "an API key is never sent without TLS: add tls: {}")
 		validateReadable(d, path+".api_key_file", u.APIKeyFile)
 	}
 }

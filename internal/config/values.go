@@ -27,9 +27,7 @@ func validateAddress(d *document, path, address string) bool {
 	if err == nil {
 		_, err = net.LookupPort("tcp", port)
 	}
-	if err != nil {
-		d.add(path, "%q is no address: write host:port", address)
-	}
+	d.refuse(err != nil, path, "%q is no address: write host:port", address)
 	return err == nil
 }
 
@@ -52,9 +50,8 @@ func validateReadable(d *document, path, file string) {
 
 // validatePair checks a certificate and its key: both or, unless they are required, none.
 func validatePair(d *document, path, cert, key string, required bool) {
-	if required && (cert == "" || key == "") || (cert == "") != (key == "") {
-		d.add(path, "wants both: cert_file and key_file")
-	}
+	d.refuse(required && (cert == "" || key == "") || (cert == "") != (key == ""), path,
+		"wants both: cert_file and key_file")
 	validateReadable(d, path+".cert_file", cert)
 	validateReadable(d, path+".key_file", key)
 }

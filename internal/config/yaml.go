@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"math"
 	"reflect"
-	"sort"
+	"slices"
 	"strings"
 	"time"
 
@@ -36,18 +36,15 @@ func decode(file string, text []byte, v reflect.Value) *document {
 	d := &document{file: file, lines: map[string]int{}}
 	parsed, err := parser.ParseBytes(text, 0)
 	if err != nil {
-		line, message := 0, err.Error()
+		message := err.Error()
 		var located yaml.Error
 		if errors.As(err, &located) {
-			line, message = located.GetToken().Position.Line, located.GetMessage()
+			d.lines["$"], message = located.GetToken().Position.Line, located.GetMessage()
 		}
-		d.problems = append(d.problems, problem{line, "$", "not valid YAML: " + message})
+		d.add("$", "not valid YAML: %s", message)
 		return d
 	}
-	if len(parsed.Docs) > 1 {
-		d.problems = append(d.problems, problem{0, "$", "holds several YAML documents: one is wanted"})
-		return d
-	}
+	d.refuse(len(parsed.Docs) > 1, "$", "holds several YAML documents: one is wanted")
 	if len(parsed.Docs) == 1 && parsed.Docs[0].Body != nil {
 		d.value(parsed.Docs[0].Body, v, "$")
 	}
@@ -57,6 +54,13 @@ func decode(file string, text []byte, v reflect.Value) *document {
 // add notes a problem at a YAML path.
 func (d *document) add(path, format string, args ...any) {
 	d.problems = append(d.problems, problem{d.line(path), path, fmt.Sprintf(format, args...)})
+}
+
+// refuse adds a problem at a YAML path if the condition for it holds.
+func (d *document) refuse(condition bool, path, format string, args ...any) {
+	if condition {
+		d.add(path, format, args...)
+	}
 }
 
 // line returns the line of a path, or of the nearest path above it.
@@ -75,7 +79,7 @@ func (d *document) err() error {
 	if len(d.problems) == 0 {
 		return nil
 	}
-	sort.SliceStable(d.problems, func(i, j int) bool { return d.problems[i].line < d.problems[j].line })
+	slices.SortStableFunc(d.problems, func(a, b problem) int { return a.line - b.line })
 	lines := make([]string, len(d.problems))
 	for i, p := range d.problems {
 		lines[i] = d.place(p) + ": " + p.text
@@ -121,19 +125,16 @@ func (d *document) mapping(n ast.Node, v reflect.Value, path string) {
 		d.add(path, "wants a mapping (key: value), not %s", describeNode(n))
 		return
 	}
-	fields := map[string]reflect.Value{}
-	var names []string
-	for i := range v.NumField() {
-		name := v.Type().Field(i).Tag.Get("yaml")
-		fields[name] = v.Field(i)
-		names = append(names, name)
+	names := make([]string, v.NumField())
+	for i := range names {
+		names[i] = v.Type().Field(i).Tag.Get("yaml")
 	}
 	for _, entry := range m.Values {
 		key := entry.Key.GetToken().Value
 		at := path + "." + key
 		d.lines[at] = entry.Key.GetToken().Position.Line
-		field, ok := fields[key]
-		if !ok {
+		i := slices.Index(names, key)
+		if i < 0 {
 			d.add(at, "unknown key; here the keys are %s", strings.Join(names, ", "))
 			continue
 		}
@@ -141,7 +142,7 @@ func (d *document) mapping(n ast.Node, v reflect.Value, path string) {
 			d.add(at, "has no value: give one, or remove the key")
 			continue
 		}
-		d.value(entry.Value, field, at)
+		d.value(entry.Value, v.Field(i), at)
 	}
 }
 
@@ -159,41 +160,32 @@ func (d *document) sequence(n ast.Node, v reflect.Value, path string) {
 
 func (d *document) scalar(n ast.Node, v reflect.Value, path string) {
 	text, isText := textOf(n)
+	wants := func(wanted string) { d.add(path, "wants %s, not %s", wanted, describeNode(n)) }
 	switch {
 	case v.Type() == durationType:
 		took, err := time.ParseDuration(text)
 		if !isText || err != nil || took < 0 {
-			d.add(path, "wants a duration such as 70s or 5m, not %s", describeNode(n))
+			wants("a duration such as 70s or 5m")
 			return
 		}
 		v.SetInt(int64(took))
 	case v.Kind() == reflect.Bool:
-		b, ok := n.(*ast.BoolNode)
-		if !ok {
-			d.add(path, "wants true or false, not %s", describeNode(n))
-			return
+		if b, ok := n.(*ast.BoolNode); ok {
+			v.SetBool(b.Value)
+		} else {
+			wants("true or false")
 		}
-		v.SetBool(b.Value)
 	case v.Kind() == reflect.Int:
-		i, ok := n.(*ast.IntegerNode)
-		value, fits := uint64(0), false
-		if ok {
-			value, fits = i.Value.(uint64)
+		var value uint64 // the parser gives negative numbers another type
+		if i, ok := n.(*ast.IntegerNode); ok {
+			value, _ = i.Value.(uint64)
 		}
-		if !fits || value == 0 || value > math.MaxInt {
-			d.add(path, "wants a whole number above 0")
-			return
-		}
+		d.refuse(value == 0 || value > math.MaxInt, path, "wants a whole number above 0")
 		v.SetInt(int64(value))
+	case !isText:
+		wants("a text")
 	default:
-		if !isText {
-			d.add(path, "wants a text, not %s", describeNode(n))
-			return
-		}
-		if text == "" {
-			d.add(path, "is empty: give a value, or remove the key")
-			return
-		}
+		d.refuse(text == "", path, "is empty: give a value, or remove the key")
 		v.SetString(text)
 	}
 }
