@@ -106,12 +106,10 @@ func (l *Log) Write(ctx context.Context, r *Record) error {
 // writeRequired waits for room in the queue and then until the record is stored, together no longer than the
 // bound.
 func (l *Log) writeRequired(ctx context.Context, n *line) error {
-	bound := time.NewTimer(l.options.Wait)
-	defer bound.Stop()
+	ctx, cancel := context.WithTimeout(ctx, l.options.Wait)
+	defer cancel()
 	select {
 	case l.queue <- n:
-	case <-bound.C:
-		return l.refuse()
 	case <-ctx.Done():
 		return l.refuse()
 	case <-l.ended:
@@ -120,8 +118,6 @@ func (l *Log) writeRequired(ctx context.Context, n *line) error {
 	var err error
 	select {
 	case err = <-n.written:
-	case <-bound.C:
-		err = l.abandon(n)
 	case <-ctx.Done():
 		err = l.abandon(n)
 	case <-l.ended:

@@ -7,6 +7,7 @@ import (
 	"mime"
 	"net/http"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"time"
 
@@ -63,7 +64,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			status = writeError(w, refuse(http.StatusInternalServerError, "a fault in the proxy ended this call: its log holds the place"))
 		}
 		e.endSpan(status)
-		s.metrics.observe(e.route, status, time.Since(start))
+		s.metrics.requests.WithLabelValues(e.route, strconv.Itoa(status)).Observe(time.Since(start).Seconds())
 	}()
 	text, err := e.answer(ctx)
 	status = e.send(text, err)

@@ -3,9 +3,7 @@ package codecserver
 import (
 	"context"
 	"net/http"
-	"strconv"
 	"strings"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/otel/attribute"
@@ -33,10 +31,6 @@ func newMetrics(r prometheus.Registerer) metrics {
 	}
 	r.MustRegister(m.requests, m.panics)
 	return m
-}
-
-func (m *metrics) observe(route string, status int, took time.Duration) {
-	m.requests.WithLabelValues(route, strconv.Itoa(status)).Observe(took.Seconds())
 }
 
 // startSpan starts the request's span, below the caller's if it sent one. Preflights and other paths have
