@@ -63,25 +63,21 @@ Temporal server. The exit code is 1 if anything is wrong.`,
 }
 
 func (o *checkOptions) run(ctx context.Context, stdout io.Writer) error {
-	if !o.output.json() {
-		s := newStyle(stdout)
-		result, err := o.check(ctx, s)
-		if err == nil && !result.OK {
-			err = exitCode(1)
+	s := newStyle(stdout)
+	if o.output.json() {
+		s = newStyle(io.Discard)
+	}
+	result, err := o.check(ctx, s)
+	if o.output.json() {
+		if err != nil {
+			result.OK, result.Errors = false, strings.Split(err.Error(), "\n")
 		}
-		return cmp.Or(s.err, err)
+		err = writeJSON(stdout, result)
 	}
-	result, err := o.check(ctx, newStyle(io.Discard))
-	if err != nil {
-		result.OK, result.Errors = false, strings.Split(err.Error(), "\n")
+	if err == nil && !result.OK {
+		err = exitCode(1)
 	}
-	if err := writeJSON(stdout, result); err != nil {
-		return err
-	}
-	if !result.OK {
-		return exitCode(1)
-	}
-	return nil
+	return cmp.Or(s.err, err)
 }
 
 // check looks at one part after the other and prints each result. It stops at the first error.
@@ -91,13 +87,10 @@ func (o *checkOptions) check(ctx context.Context, s *style) (result checked, err
 		return result, err
 	}
 	quiet := slog.New(slog.DiscardHandler)
-	if _, err := app.Listeners(c, quiet); err != nil {
-		return result, err
-	}
-	if _, err := app.Upstreams(c, quiet); err != nil {
-		return result, err
-	}
-	if _, err := app.CodecServer(c, quiet); err != nil {
+	_, ofListeners := app.Listeners(c, quiet)
+	_, ofUpstreams := app.Upstreams(c, quiet)
+	_, ofCodecServer := app.CodecServer(c, quiet)
+	if err := cmp.Or(ofListeners, ofUpstreams, ofCodecServer); err != nil {
 		return result, err
 	}
 	result.Listeners, result.Upstreams = len(c.Listeners), len(c.Upstreams)
@@ -182,29 +175,24 @@ func (o *checkOptions) checkPolicy(
 func servedNamespaces(c *config.Config) []string {
 	var names []string
 	for _, l := range c.Listeners {
-		if !l.IsAnonymous() {
-			continue
-		}
-		for _, n := range l.AnonymousNamespaces() {
-			if !strings.Contains(n, "*") {
-				names = append(names, n)
-			}
+		if l.IsAnonymous() {
+			names = append(names, l.AnonymousNamespaces()...)
 		}
 	}
-	return names
+	return slices.DeleteFunc(names, func(n string) bool { return strings.Contains(n, "*") })
 }
 
 func (s *style) finding(f policy.Finding) {
-	level := s.dim(string(f.Level))
+	paint := s.dim
 	switch f.Level {
 	case policy.Fault:
-		level = s.red(string(f.Level))
+		paint = s.red
 	case policy.Warning:
-		level = s.yellow(string(f.Level))
+		paint = s.yellow
 	}
-	if f.Where == "" {
-		s.line("%s: %s", level, f.Text)
-		return
+	where := f.Where
+	if where != "" {
+		where += ": "
 	}
-	s.line("%s: %s: %s", level, f.Where, f.Text)
+	s.line("%s: %s%s", paint(string(f.Level)), where, f.Text)
 }

@@ -1,12 +1,15 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -54,6 +57,7 @@ or with several cases. No key is used and nothing is sent anywhere.`,
 
 // answered is a question with the decision of the policy.
 type answered struct {
+	title       string // the question's name, or else its place in the input
 	question    policy.Case
 	explanation policy.Explanation
 	err         error
@@ -73,25 +77,29 @@ func (o *explainOptions) explain(ctx context.Context, stdout io.Writer) error {
 	}
 	answers := make([]answered, len(questions))
 	for i, q := range questions {
+		a := &answers[i]
+		a.title, a.question = cmp.Or(q.Name, fmt.Sprintf("payload %d", i+1)), q
 		direction, in, err := q.Question()
 		if err == nil {
 			err = checkCaller(q.Input.Caller)
 		}
 		if err != nil {
-			return fmt.Errorf("%s: %w", title(&q, i), err)
+			return fmt.Errorf("%s: %w", a.title, err)
 		}
-		answers[i].question = q
-		answers[i].explanation, answers[i].err = p.Explain(ctx, direction, in)
+		a.explanation, a.err = p.Explain(ctx, direction, in)
 	}
 	if o.output.json() {
 		return explainJSON(stdout, answers)
 	}
 	s := newStyle(stdout)
 	if len(answers) == 1 || o.verbose || o.trace {
-		for i, a := range answers {
-			a.print(s, i)
+		for _, a := range answers {
+			a.print(s)
 			if o.trace {
-				a.printTrace(s)
+				for _, step := range a.explanation.Trace {
+					s.line("  %s", s.dim(step))
+				}
+				s.line("")
 			}
 		}
 	}
@@ -132,44 +140,34 @@ func (s standIn) URI() string        { return string(s) }
 func (s standIn) GenerateDataKey(context.Context, crypto.KeyContext) (plain, wrapped []byte, err error) {
 	plain = make([]byte, 32)
 	rand.Read(plain)
-	return plain, append([]byte(nil), plain...), nil
+	return plain, slices.Clone(plain), nil
 }
 
 func (s standIn) UnwrapDataKey(_ context.Context, wrapped []byte, _ crypto.KeyContext) ([]byte, error) {
-	return append([]byte(nil), wrapped...), nil
-}
-
-func title(q *policy.Case, i int) string {
-	if q.Name != "" {
-		return q.Name
-	}
-	return fmt.Sprintf("payload %d", i+1)
+	return slices.Clone(wrapped), nil
 }
 
 // about describes a payload in one line.
 func about(q *policy.Case) string {
 	in := &q.Input
 	parts := []string{in.RPC, in.Namespace}
-	add := func(label, value string) {
-		if value != "" {
-			parts = append(parts, label+value)
+	for _, part := range []struct{ label, value string }{
+		{"workflow ", in.Workflow["type"]},
+		{"activity ", in.Activity["type"]},
+		{"", strings.TrimSuffix(in.Payload.Kind+" "+in.Payload.Name, " ")},
+		{"", in.Payload.Encoding},
+		{"sealed with ", in.Sealed.Key},
+	} {
+		if part.value != "" {
+			parts = append(parts, part.label+part.value)
 		}
 	}
-	add("workflow ", in.Workflow["type"])
-	add("activity ", in.Activity["type"])
-	kind := in.Payload.Kind
-	if in.Payload.Name != "" {
-		kind += " " + in.Payload.Name
-	}
-	add("", kind)
-	add("", in.Payload.Encoding)
-	add("sealed with ", in.Sealed.Key)
 	return strings.Join(parts, "  ")
 }
 
 // print shows one decision: every rule, the union, the winner.
-func (a *answered) print(s *style, i int) {
-	s.line("%s", s.bold(title(&a.question, i)))
+func (a *answered) print(s *style) {
+	s.line("%s", s.bold(a.title))
 	s.line("  %s", s.dim(about(&a.question)))
 	for _, p := range a.explanation.Packages {
 		s.line("")
@@ -189,9 +187,7 @@ func (a *answered) print(s *style, i int) {
 	}
 	s.line("")
 	if a.err != nil {
-		s.line("  %s  %s", s.bold("error  "), s.red(a.err.Error()))
-		s.line("  %s", s.dim("nothing would be forwarded"))
-		s.line("")
+		s.line("  %s  %s\n  %s\n", s.bold("error  "), s.red(a.err.Error()), s.dim("nothing would be forwarded"))
 		return
 	}
 	e := &a.explanation
@@ -199,21 +195,13 @@ func (a *answered) print(s *style, i int) {
 	if len(e.Unsure) > 0 {
 		s.line("  %s  %s", s.dim("unknown"), strings.Join(e.Unsure, ", ")+s.dim(": a pass over it becomes seal"))
 	}
-	memo := "kept"
+	cached := "kept"
 	if !e.Cached {
-		memo = "asked again each time, since the content counts"
+		cached = "asked again each time, since the content counts"
 	} else if len(e.CacheKey) > 0 {
-		memo = "kept for payloads alike in " + strings.Join(e.CacheKey, ", ")
+		cached = "kept for payloads alike in " + strings.Join(e.CacheKey, ", ")
 	}
-	s.line("  %s  %s", s.dim("memo   "), s.dim(memo))
-	s.line("")
-}
-
-func (a *answered) printTrace(s *style) {
-	for _, step := range a.explanation.Trace {
-		s.line("  %s", s.dim(step))
-	}
-	s.line("")
+	s.line("  %s  %s\n", s.dim("memo   "), s.dim(cached))
 }
 
 // lineOf shortens file:line to the line: the file stands above.
@@ -227,16 +215,15 @@ func lineOf(location string) string {
 // printTable shows a line per decision.
 func printTable(s *style, answers []answered) {
 	width := 0
-	for i, a := range answers {
-		width = max(width, len([]rune(title(&a.question, i))))
+	for _, a := range answers {
+		width = max(width, utf8.RuneCountInString(a.title))
 	}
-	for i, a := range answers {
-		said := s.verdict(a.explanation.Verdict.String())
+	for _, a := range answers {
+		decision := s.verdict(a.explanation.Verdict.String())
 		if a.err != nil {
-			said = s.red("error: " + a.err.Error())
+			decision = s.red("error: " + a.err.Error())
 		}
-		pad := strings.Repeat(" ", width-len([]rune(title(&a.question, i))))
-		s.line("%s%s  %s", title(&a.question, i), pad, said)
+		s.line("%-*s  %s", width, a.title, decision)
 	}
 	s.line("%s", s.dim("policy revision "+answers[0].explanation.Revision))
 }
@@ -256,7 +243,7 @@ func explainJSON(w io.Writer, answers []answered) error {
 	out := make([]decision, len(answers))
 	for i, a := range answers {
 		e := &a.explanation
-		out[i] = decision{Name: title(&a.question, i), Revision: e.Revision, Packages: e.Packages,
+		out[i] = decision{Name: a.title, Revision: e.Revision, Packages: e.Packages,
 			Memo: e.Cached, Unknown: e.Unsure}
 		if a.err != nil {
 			out[i].Error = a.err.Error()

@@ -8,7 +8,6 @@ import (
 	"io"
 	"net/http"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -104,7 +103,7 @@ func (o *listKeysOptions) listConfigured(ctx context.Context, c *config.Config, 
 	if o.output.json() {
 		return cmp.Or(writeJSON(stdout, all), code)
 	}
-	t := tabwriter.NewWriter(stdout, 0, 0, 2, ' ', 0)
+	t := newTable(stdout)
 	fmt.Fprintln(t, "KEY\tNAMESPACES\tROLE\tKEK\tURI\tANSWERS")
 	for _, l := range all {
 		answers := "yes"
@@ -138,7 +137,7 @@ func (o *listKeysOptions) listRunning(ctx context.Context, address string, stdou
 	if o.output.json() {
 		return writeJSON(stdout, use)
 	}
-	t := tabwriter.NewWriter(stdout, 0, 0, 2, ' ', 0)
+	t := newTable(stdout)
 	fmt.Fprintln(t, "KEY\tROLE\tKEK\tSEALED\tOPENED\tLAST OPENED")
 	for _, k := range use.Keys {
 		last := "-"

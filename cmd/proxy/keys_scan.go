@@ -109,10 +109,12 @@ func (o *scanOptions) scan(ctx context.Context, stdout, stderr io.Writer) error 
 	}
 	upstream.Learn(ctx, upstreams, rewriter.Join, quiet)
 	state := new(scan.State)
+	var save func(*scan.State) error
 	if o.state != "" {
 		if state, err = scan.ReadState(o.state); err != nil {
 			return fmt.Errorf("--state: %w; remove the file to start anew", err)
 		}
+		save = func(s *scan.State) error { return s.Save(o.state) }
 	}
 	if len(o.namespaces) == 0 {
 		if o.namespaces, err = allNamespaces(ctx, upstreams); err != nil {
@@ -122,7 +124,7 @@ func (o *scanOptions) scan(ctx context.Context, stdout, stderr io.Writer) error 
 			return fmt.Errorf("the server does not list its namespaces: %w; name them with --namespace", err)
 		}
 	}
-	scanner := scan.New(scan.Options{Rewriter: rewriter, Rate: o.rate, Save: o.save,
+	scanner := scan.New(scan.Options{Rewriter: rewriter, Rate: o.rate, Save: save,
 		Progress: func(namespace, what string, n *scan.Namespace) {
 			envelopes := 0
 			for _, e := range n.Sealed {
@@ -151,8 +153,7 @@ func (o *scanOptions) walk(ctx context.Context, scanner *scan.Scanner, upstreams
 	if err != nil {
 		return fmt.Errorf("namespace %s: %w", namespace, err)
 	}
-	err = scanner.Run(ctx, conn, namespace, state)
-	if errors.Is(err, context.Canceled) && o.state != "" {
+	if err = scanner.Run(ctx, conn, namespace, state); errors.Is(err, context.Canceled) && o.state != "" {
 		return fmt.Errorf("stopped; the same command goes on from %s", o.state)
 	}
 	return err
@@ -163,7 +164,13 @@ func allNamespaces(ctx context.Context, upstreams []upstream.Config) ([]string, 
 	for i := range upstreams {
 		one := upstreams[i]
 		one.Namespaces = nil // what it lists is what it has, not what the config sends there
-		listed, err := namespacesOf(ctx, one)
+		router := upstream.NewRouter([]upstream.Config{one}, upstream.Options{})
+		var listed []string
+		conn, err := router.Route("")
+		if err == nil {
+			listed, err = scan.Namespaces(ctx, conn)
+		}
+		router.Close()
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", one.Address, err)
 		}
@@ -177,23 +184,6 @@ func allNamespaces(ctx context.Context, upstreams []upstream.Config) ([]string, 
 	return slices.Compact(names), nil
 }
 
-func namespacesOf(ctx context.Context, server upstream.Config) ([]string, error) {
-	router := upstream.NewRouter([]upstream.Config{server}, upstream.Options{})
-	defer router.Close()
-	conn, err := router.Route("")
-	if err != nil {
-		return nil, err
-	}
-	return scan.Namespaces(ctx, conn)
-}
-
-func (o *scanOptions) save(state *scan.State) error {
-	if o.state == "" {
-		return nil
-	}
-	return state.Save(o.state)
-}
-
 // knownKeys are the keys that a scan can name.
 type knownKeys struct {
 	byKEK map[string][]listedKey
@@ -205,19 +195,15 @@ func (o *scanOptions) knownKeys(ctx context.Context, c *config.Config) (knownKey
 	defer cancel()
 	known := knownKeys{byKEK: map[string][]listedKey{}}
 	if o.asked != "" {
-		raw, err := hex.DecodeString(o.asked)
-		ref := crypto.KEKRef{}
-		if err == nil && len(raw) == len(ref) {
-			ref = crypto.KEKRef(raw)
+		known.asked = new(crypto.KEKRef)
+		if raw, err := hex.DecodeString(o.asked); err == nil && len(raw) == len(known.asked) {
+			copy(known.asked[:], raw)
+		} else if p, err := keyservice.Open(ctx, o.asked); err == nil {
+			*known.asked = p.Ref()
 		} else {
-			p, err := keyservice.Open(ctx, o.asked)
-			if err != nil {
-				return known, fmt.Errorf("--key: %w; a key that does not answer any more can be named by its reference: "+
-					"see the KEK of `temporal-seal keys list` or of a scan", err)
-			}
-			ref = p.Ref()
+			return known, fmt.Errorf("--key: %w; a key that does not answer any more can be named by its reference: "+
+				"see the KEK of `temporal-seal keys list` or of a scan", err)
 		}
-		known.asked = &ref
 	}
 	for _, l := range configuredKeys(ctx, c) { // without a config the key that serve would use
 		if l.KEK != "" {

@@ -7,7 +7,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/temporal-seal/temporal-seal/internal/scan"
 )
@@ -100,7 +99,7 @@ func (o *scanOptions) printSealed(stdout io.Writer, keys knownKeys, n *scan.Name
 	if len(n.Sealed) == 0 {
 		return nil
 	}
-	t := tabwriter.NewWriter(stdout, 0, 0, 2, ' ', 0)
+	t := newTable(stdout)
 	fmt.Fprintln(t, "  KEY\tSEALED FOR\tKEK\tENVELOPES\tDATA KEYS\tKEY ENCRYPTION KEY")
 	sorted := slices.Clone(n.Sealed)
 	slices.SortFunc(sorted, func(a, b *scan.Envelopes) int {

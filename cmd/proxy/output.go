@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 )
@@ -37,12 +38,10 @@ func (o *outputFormat) Type() string { return "format" }
 
 // Set takes what the user wrote.
 func (o *outputFormat) Set(text string) error {
-	switch f := outputFormat(text); f {
-	case outputText, outputJSON:
-		*o = f
-		return nil
+	if *o = outputFormat(text); *o != outputText && *o != outputJSON {
+		return fmt.Errorf("%q is not one of text, json", text)
 	}
-	return fmt.Errorf("%q is not one of text, json", text)
+	return nil
 }
 
 // writeJSON writes one indented document.
@@ -98,6 +97,9 @@ func (s *style) verdict(text string) string {
 	}
 	return s.green(text)
 }
+
+// newTable aligns lines of cells that tabs separate. Flush writes them.
+func newTable(w io.Writer) *tabwriter.Writer { return tabwriter.NewWriter(w, 0, 0, 2, ' ', 0) }
 
 func count(n int, what string) string {
 	if n == 1 {
