@@ -22,26 +22,32 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 )
 
+// checkOptions are the flags of check.
 type checkOptions struct {
 	flags   config.Flags
-	timeout time.Duration
-	cases   []string
+	timeout time.Duration // for all keys together
+	cases   []string      // case files, beside those that lie next to the policy
 	output  outputFormat
 }
 
 // checked is what check found, as --output json shows it.
 type checked struct {
-	OK          bool           `json:"ok"`
-	Errors      []string       `json:"errors,omitempty"` // what kept the rest from being looked at
-	Listeners   int            `json:"listeners"`
-	Upstreams   int            `json:"upstreams"`
-	CodecServer bool           `json:"codec_server"`
-	Keys        []string       `json:"keys,omitempty"`
+	// OK means that serve would start, and that all tests and cases of the policy pass.
+	OK          bool     `json:"ok"`
+	Errors      []string `json:"errors,omitempty"` // what kept the rest from being looked at
+	Listeners   int      `json:"listeners"`
+	Upstreams   int      `json:"upstreams"`
+	CodecServer bool     `json:"codec_server"`
+	// Keys are the names that the config gives them, in its order, which is their rank.
+	Keys []string `json:"keys,omitempty"`
+	// Foreign are the names by which policies see the keys of other tools' payloads.
 	Foreign     []string       `json:"foreign,omitempty"`
 	MissingKeys []string       `json:"missing_key_files,omitempty"` // serve makes them at its first start
 	Policy      *policy.Report `json:"policy,omitempty"`
 }
 
+// checkCommand is for pipelines and pre-commit hooks: it finds what would keep serve from starting, and what
+// the policy's authors would see only in production.
 func checkCommand(stdout io.Writer) *cobra.Command {
 	var o checkOptions
 	cmd := &cobra.Command{
@@ -62,6 +68,8 @@ Temporal server. The exit code is 1 if anything is wrong.`,
 	return cmd
 }
 
+// run checks and prints the result. In the JSON form an error is part of the document, so that a pipeline reads
+// one document in every case.
 func (o *checkOptions) run(ctx context.Context, stdout io.Writer) error {
 	s := newStyle(stdout)
 	if o.output.json() {
@@ -108,7 +116,8 @@ func (o *checkOptions) check(ctx context.Context, s *style) (result checked, err
 	return result, o.checkPolicy(ctx, c, keys, s, &result)
 }
 
-// checkKeys asks every key for an answer.
+// checkKeys sends a request to every key, as serve does at its start. For a local key file that serve would make
+// it uses a stand-in, since check leaves no file behind. The caller closes the keyring.
 func (o *checkOptions) checkKeys(
 	ctx context.Context, c *config.Config, s *style, result *checked,
 ) (*keyring.Keyring, error) {
@@ -144,7 +153,8 @@ func (o *checkOptions) checkKeys(
 	return keys, nil
 }
 
-// checkPolicy compiles the policy and runs its tests and cases.
+// checkPolicy compiles the policy against the keys and runs its tests and cases. Faults of the policy are in the
+// result; the error is for what kept the check from running.
 func (o *checkOptions) checkPolicy(
 	ctx context.Context, c *config.Config, keys *keyring.Keyring, s *style, result *checked,
 ) error {
@@ -171,7 +181,8 @@ func (o *checkOptions) checkPolicy(
 	return nil
 }
 
-// servedNamespaces are those that listeners name without a pattern.
+// servedNamespaces are those that listeners name without a pattern. Callers that are identified reach what their
+// credentials name, so their namespaces are not known here.
 func servedNamespaces(c *config.Config) []string {
 	var names []string
 	for _, l := range c.Listeners {
@@ -182,6 +193,7 @@ func servedNamespaces(c *config.Config) []string {
 	return slices.DeleteFunc(names, func(n string) bool { return strings.Contains(n, "*") })
 }
 
+// finding prints one finding of the policy check, with its place in the policy if it has one.
 func (s *style) finding(f policy.Finding) {
 	paint := s.dim
 	switch f.Level {

@@ -20,15 +20,18 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 )
 
+// explainOptions are the flags of explain.
 type explainOptions struct {
 	flags    config.Flags
-	question questionFlags
-	input    string
+	question questionFlags // the payload, if there is no input
+	input    string        // path of a file with questions; "-": standard input
 	output   outputFormat
-	verbose  bool
-	trace    bool
+	verbose  bool // print every rule, also for several payloads
+	trace    bool // print OPA's own trace below each answer
 }
 
+// explainCommand is for the authors of a policy: it evaluates the policy for payloads that they describe, and
+// prints what every rule contributed.
 func explainCommand(stdout io.Writer) *cobra.Command {
 	var o explainOptions
 	cmd := &cobra.Command{
@@ -60,9 +63,11 @@ type answered struct {
 	title       string // the question's name, or else its place in the input
 	question    policy.Case
 	explanation policy.Explanation
-	err         error
+	err         error // of the evaluation: the proxy would refuse the call
 }
 
+// explain evaluates the policy for each question and prints the answers: in full for a single one, as a table for
+// several.
 func (o *explainOptions) explain(ctx context.Context, stdout io.Writer) error {
 	questions := []policy.Case{o.question.question()}
 	if o.input != "" {
@@ -109,7 +114,8 @@ func (o *explainOptions) explain(ctx context.Context, stdout io.Writer) error {
 	return s.err
 }
 
-// policyAlone loads the policy with the configured keys' names and ranks, without the keys.
+// policyAlone loads the policy with the configured keys' names and ranks, without the keys: whoever writes
+// policies need not have access to them.
 func (o *explainOptions) policyAlone(ctx context.Context) (*policy.Policy, error) {
 	c, err := o.flags.Load()
 	if err != nil {
@@ -134,15 +140,21 @@ func (o *explainOptions) policyAlone(ctx context.Context) (*policy.Policy, error
 // standIn takes a key's place where only its name counts.
 type standIn string
 
+// Ref differs from those of real keys, whose references are made from a provider and its key.
 func (s standIn) Ref() crypto.KEKRef { return crypto.NewKEKRef("stand-in", string(s)) }
-func (s standIn) URI() string        { return string(s) }
 
+// URI is the one in the config, so that errors name the entry.
+func (s standIn) URI() string { return string(s) }
+
+// GenerateDataKey returns a random key of 32 bytes. It is its own wrapped form: nothing is sealed with it, and
+// the keyring only tests at its start that the key unwraps.
 func (s standIn) GenerateDataKey(context.Context, crypto.KeyContext) (plain, wrapped []byte, err error) {
 	plain = make([]byte, 32)
 	rand.Read(plain)
 	return plain, slices.Clone(plain), nil
 }
 
+// UnwrapDataKey undoes GenerateDataKey.
 func (s standIn) UnwrapDataKey(_ context.Context, wrapped []byte, _ crypto.KeyContext) ([]byte, error) {
 	return slices.Clone(wrapped), nil
 }
@@ -165,7 +177,8 @@ func about(q *policy.Case) string {
 	return strings.Join(parts, "  ")
 }
 
-// print shows one decision: every rule, the union, the winner.
+// print shows one decision: every rule with its verdicts, and the verdict that wins. A rule without verdicts does
+// not hold for the payload.
 func (a *answered) print(s *style) {
 	s.line("%s", s.bold(a.title))
 	s.line("  %s", s.dim(about(&a.question)))
@@ -212,7 +225,7 @@ func lineOf(location string) string {
 	return location
 }
 
-// printTable shows a line per decision.
+// printTable prints a line for each decision. The names are padded by characters, not by bytes.
 func printTable(s *style, answers []answered) {
 	width := 0
 	for _, a := range answers {
@@ -228,6 +241,8 @@ func printTable(s *style, answers []answered) {
 	s.line("%s", s.dim("policy revision "+answers[0].explanation.Revision))
 }
 
+// explainJSON prints one element for each question. The names of the fields are part of the command's interface:
+// `remembered` means that the policy cache keeps the decision.
 func explainJSON(w io.Writer, answers []answered) error {
 	type decision struct {
 		Name     string                      `json:"name"`

@@ -26,6 +26,7 @@ func readQuestions(file string) ([]policy.Case, error) {
 	return questions, nil
 }
 
+// readFileOrStdin reads a whole file; "-" is standard input.
 func readFileOrStdin(file string) ([]byte, error) {
 	if file == "-" {
 		return io.ReadAll(os.Stdin)
@@ -45,10 +46,12 @@ func checkCaller(c *policy.CaseCaller) error {
 // questionFlags describe one payload on the command line.
 type questionFlags struct {
 	asked policy.Case
-	data  string
+	data  string             // the payload's content, for rules that look at it
 	facts map[string]*string // by the names that policies use
 }
 
+// add defines the flags. Most of them write into the question itself; their defaults describe the input of a
+// workflow that an anonymous caller starts.
 func (q *questionFlags) add(cmd *cobra.Command) {
 	f, in := cmd.Flags(), &q.asked.Input
 	in.Caller = new(policy.CaseCaller)
@@ -77,6 +80,8 @@ func (q *questionFlags) add(cmd *cobra.Command) {
 	f.StringVar(&in.Sealed.Key, "sealed-key", "default", "responses: key that sealed the payload")
 }
 
+// question returns the payload that the flags describe. Policies see the envelope of a payload only in responses,
+// and its content only in requests, so the flags for the other direction are left out.
 func (q *questionFlags) question() policy.Case {
 	out := q.asked
 	in := &out.Input

@@ -15,8 +15,8 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/config"
 )
 
-// healthCommand asks a running proxy how it is. It is what a container image without a shell can run as its
-// check.
+// healthCommand reports whether a running proxy is ready. A container image without a shell can run it as its
+// health check.
 func healthCommand(stdout io.Writer) *cobra.Command {
 	var s config.Flags
 	var live bool
@@ -40,11 +40,11 @@ for health checks of containers, in whose image there is nothing else to run.`,
 			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
 			defer cancel()
-			said, err := ask(ctx, "http://"+address+page)
+			text, err := ask(ctx, "http://"+address+page)
 			if err != nil {
 				return err
 			}
-			_, err = io.WriteString(stdout, said)
+			_, err = io.WriteString(stdout, text)
 			return err
 		},
 	}
@@ -56,7 +56,8 @@ for health checks of containers, in whose image there is nothing else to run.`,
 	return cmd
 }
 
-// adminAddress is where a proxy with these settings answers to its own machine.
+// adminAddress returns the address at which a proxy with these settings answers on its own machine. A proxy that
+// listens on all interfaces answers on loopback too.
 func adminAddress(s *config.Flags) (string, error) {
 	address := s.Admin
 	if address == "" {
@@ -76,6 +77,8 @@ func adminAddress(s *config.Flags) (string, error) {
 	return net.JoinHostPort(host, port), nil
 }
 
+// ask gets a page of the admin server, and returns its text. Any status other than 200 is an error with the text
+// of the page, which names what is not ready.
 func ask(ctx context.Context, url string) (string, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
@@ -86,12 +89,12 @@ func ask(ctx context.Context, url string) (string, error) {
 		return "", fmt.Errorf("the proxy does not answer: %w; is it running, and is this its admin address?", err)
 	}
 	defer answer.Body.Close()
-	said, err := io.ReadAll(io.LimitReader(answer.Body, 1<<16))
+	text, err := io.ReadAll(io.LimitReader(answer.Body, 1<<16))
 	if err != nil {
 		return "", fmt.Errorf("the proxy's answer breaks off: %w", err)
 	}
 	if answer.StatusCode != http.StatusOK {
-		return "", fmt.Errorf("%s: %s", answer.Status, strings.TrimSpace(string(said)))
+		return "", fmt.Errorf("%s: %s", answer.Status, strings.TrimSpace(string(text)))
 	}
-	return string(said), nil
+	return string(text), nil
 }

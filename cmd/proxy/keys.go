@@ -12,6 +12,8 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/crypto/localkey"
 )
 
+// keysCommand groups what concerns key encryption keys. list and scan work with every kind of key; new and rotate
+// make local key files, whose form package localkey defines.
 func keysCommand(stdout, stderr io.Writer) *cobra.Command {
 	keys := &cobra.Command{
 		Use:   "keys",
@@ -40,6 +42,8 @@ keys in a key service are made and rotated there.`,
 	return keys
 }
 
+// newKeyCommand makes a local key file with one key. --if-missing is for scripts and init containers that run
+// again and again.
 func newKeyCommand(stdout io.Writer) *cobra.Command {
 	var ifMissing bool
 	cmd := &cobra.Command{

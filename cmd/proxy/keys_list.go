@@ -18,14 +18,17 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyservice"
 )
 
+// listKeysOptions are the flags of keys list.
 type listKeysOptions struct {
 	flags   config.Flags
 	timeout time.Duration
 	output  outputFormat
-	running bool
-	admin   string
+	running bool   // list the keys of a running proxy
+	admin   string // its admin address; "": the config's
 }
 
+// listKeysCommand lists the keys that a config names, or with --running those that a proxy has used since its
+// start.
 func listKeysCommand(stdout io.Writer) *cobra.Command {
 	var o listKeysOptions
 	cmd := &cobra.Command{
@@ -64,13 +67,13 @@ type listedKey struct {
 	Namespaces []string     `json:"namespaces,omitempty"`
 	Role       keyring.Role `json:"role"`
 	URI        string       `json:"uri"`
-	KEK        string       `json:"kek,omitempty"`
+	KEK        string       `json:"kek,omitempty"` // its reference in envelopes and metrics; "": not known
 	Answers    bool         `json:"answers"`
-	Error      string       `json:"error,omitempty"`
+	Error      string       `json:"error,omitempty"` // why it does not answer
 }
 
-// configuredKeys asks every key for an answer. Those with a place in their URI that a policy's key name
-// fills stay unasked.
+// configuredKeys lists the key encryption keys of every entry, the active one first, and sends a request to each.
+// A URI with {1} gets none: the names that policies use fill that place, and they are not known here.
 func configuredKeys(ctx context.Context, c *config.Config) []listedKey {
 	var all []listedKey
 	for _, k := range c.Keys {
@@ -92,6 +95,8 @@ func configuredKeys(ctx context.Context, c *config.Config) []listedKey {
 	return all
 }
 
+// listConfigured prints the keys of the config. It returns exit code 1 if an active key does not answer: nothing
+// can be sealed with its entry then.
 func (o *listKeysOptions) listConfigured(ctx context.Context, c *config.Config, stdout io.Writer) error {
 	all := configuredKeys(ctx, c)
 	var code error
@@ -116,6 +121,8 @@ func (o *listKeysOptions) listConfigured(ctx context.Context, c *config.Config, 
 	return cmp.Or(t.Flush(), code)
 }
 
+// listRunning gets /keys from the admin server of a running proxy and prints it. The JSON form is the document of
+// the admin server.
 func (o *listKeysOptions) listRunning(ctx context.Context, address string, stdout io.Writer) error {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/keys", nil)
 	if err != nil {

@@ -31,21 +31,24 @@ import (
 
 // Exit codes of a scan with --key.
 const (
-	keyInUse      = exitCode(3)
-	notAllWasRead = exitCode(4)
+	keyInUse      = exitCode(3) // it still opens something: it must not be retired
+	notAllWasRead = exitCode(4) // it may still open something that the scan could not read
 )
 
+// scanOptions are the flags of keys scan.
 type scanOptions struct {
 	flags      config.Flags
-	timeout    time.Duration
-	namespaces []string
-	asked      string
+	timeout    time.Duration // for all keys together
+	namespaces []string      // to walk; empty: all that the upstreams serve
+	asked      string        // URI or reference of the key that may be retired; "": none
 	output     outputFormat
-	state      string
-	rate       float64
-	dataKeys   bool
+	state      string  // path of the file that keeps the state of the scan; "": it is not kept
+	rate       float64 // calls per second
+	dataKeys   bool    // list the ids of data keys
 }
 
+// scanKeysCommand counts what a Temporal server holds by the key that sealed it, so that operators know whether
+// they may retire a key.
 func scanKeysCommand(stdout, stderr io.Writer) *cobra.Command {
 	var o scanOptions
 	cmd := &cobra.Command{
@@ -84,6 +87,8 @@ use, 3 if it is, and 4 if something could not be read, so that nobody knows. It 
 	return cmd
 }
 
+// scan walks the namespaces one after the other, prints the report, and returns an exit code as its error if
+// --key names a key that may not be retired. An interrupt ends the scan; a state file lets it go on later.
 func (o *scanOptions) scan(ctx context.Context, stdout, stderr io.Writer) error {
 	if o.rate <= 0 {
 		return errors.New("--rate: write a number above 0")
@@ -146,6 +151,8 @@ func (o *scanOptions) scan(ctx context.Context, stdout, stderr io.Writer) error 
 	return cmp.Or(err, o.verdict(keys, &state.Report))
 }
 
+// walk scans one namespace over the upstream that serves it, as the proxy would choose it. Each namespace has a
+// connection of its own, since upstreams may be addressed by namespace.
 func (o *scanOptions) walk(ctx context.Context, scanner *scan.Scanner, upstreams []upstream.Config, namespace string, state *scan.State) error {
 	router := upstream.NewRouter(upstreams, upstream.Options{})
 	defer router.Close()
@@ -159,6 +166,8 @@ func (o *scanOptions) walk(ctx context.Context, scanner *scan.Scanner, upstreams
 	return err
 }
 
+// allNamespaces lists the namespaces of all upstreams, sorted. Of an upstream for certain namespaces it returns
+// only these.
 func allNamespaces(ctx context.Context, upstreams []upstream.Config) ([]string, error) {
 	var names []string
 	for i := range upstreams {
@@ -186,10 +195,12 @@ func allNamespaces(ctx context.Context, upstreams []upstream.Config) ([]string, 
 
 // knownKeys are the keys that a scan can name.
 type knownKeys struct {
-	byKEK map[string][]listedKey
-	asked *crypto.KEKRef
+	byKEK map[string][]listedKey // by the reference, in hexadecimal digits
+	asked *crypto.KEKRef         // the key of --key; nil: none
 }
 
+// knownKeys finds out the references of the configured keys and of the one that --key names. A key that does not
+// answer has no known reference; the report shows the bare reference then.
 func (o *scanOptions) knownKeys(ctx context.Context, c *config.Config) (knownKeys, error) {
 	ctx, cancel := context.WithTimeout(ctx, o.timeout)
 	defer cancel()

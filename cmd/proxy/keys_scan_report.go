@@ -11,6 +11,8 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/scan"
 )
 
+// verdict returns the exit code of the scan. That of a key in use comes first: nothing that was not read could
+// change it.
 func (o *scanOptions) verdict(keys knownKeys, r *scan.Report) error {
 	if keys.asked != nil {
 		if n, _ := r.Under(*keys.asked); n > 0 {
@@ -30,13 +32,16 @@ type scanned struct {
 	Asked      *askedKey                  `json:"asked,omitempty"`
 }
 
+// askedKey is the answer for the key of --key.
 type askedKey struct {
-	Key       string `json:"key"`
-	KEK       string `json:"kek"`
+	Key       string `json:"key"` // as the user wrote it
+	KEK       string `json:"kek"` // its reference in envelopes
 	Envelopes int    `json:"envelopes"`
-	MayRetire bool   `json:"may_be_retired"`
+	// MayRetire means that everything was read, and that nothing in it is sealed with the key.
+	MayRetire bool `json:"may_be_retired"`
 }
 
+// document builds the JSON form of the report.
 func (o *scanOptions) document(keys knownKeys, r *scan.Report) scanned {
 	d := scanned{Namespaces: r.Namespaces, Keys: map[string]string{}}
 	for kek := range keys.byKEK {
@@ -50,6 +55,7 @@ func (o *scanOptions) document(keys knownKeys, r *scan.Report) scanned {
 	return d
 }
 
+// walkedText lists how many things of each kind have been walked, such as "3 schedules, 12 workflows".
 func walkedText(n *scan.Namespace) string {
 	var parts []string
 	for _, what := range slices.Sorted(maps.Keys(n.Walked)) {
@@ -58,6 +64,8 @@ func walkedText(n *scan.Namespace) string {
 	return cmp.Or(strings.Join(parts, ", "), "nothing yet")
 }
 
+// print writes the report as text: for each namespace what it holds, and at the end the answer for the key of
+// --key.
 func (o *scanOptions) print(stdout io.Writer, keys knownKeys, r *scan.Report) error {
 	s := newStyle(stdout)
 	for _, name := range slices.Sorted(maps.Keys(r.Namespaces)) {
@@ -95,6 +103,7 @@ func (o *scanOptions) print(stdout io.Writer, keys knownKeys, r *scan.Report) er
 	return s.err
 }
 
+// printSealed writes the table of a namespace: a row for each key, with its data keys below if they are asked for.
 func (o *scanOptions) printSealed(stdout io.Writer, keys knownKeys, n *scan.Namespace) error {
 	if len(n.Sealed) == 0 {
 		return nil

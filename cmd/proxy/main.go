@@ -21,7 +21,8 @@ func main() {
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// run is the program. What is wrong goes to stderr, one line each.
+// run executes the command line and returns the exit code. It writes errors to stderr, each line with the
+// program's name in front.
 func run(args []string, stdout, stderr io.Writer) int {
 	root := rootCommand(stdout, stderr)
 	root.SetArgs(args)
@@ -49,6 +50,8 @@ type exitCode int
 
 func (e exitCode) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
 
+// rootCommand builds the command line. Serving is both the root command and a command of its own: a container
+// image needs no arguments, and scripts may spell it out.
 func rootCommand(stdout, stderr io.Writer) *cobra.Command {
 	var o app.Options
 	o.Version = versionText()

@@ -18,12 +18,15 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/history"
 )
 
+// openOptions are the flags of open.
 type openOptions struct {
 	flags     config.Flags
-	timeout   time.Duration
-	namespace string
+	timeout   time.Duration // for all keys together
+	namespace string        // in which payloads are opened; "": the one that each envelope names
 }
 
+// openCommand is for emergencies: it reads what the proxy sealed when neither a proxy nor a Temporal server runs.
+// Access to the keys is the only protection here.
 func openCommand(stdout, stderr io.Writer) *cobra.Command {
 	var o openOptions
 	cmd := &cobra.Command{
@@ -51,6 +54,8 @@ The exit code is 1 if something could not be opened; it is printed as it was.`,
 	return cmd
 }
 
+// open reads a JSON document, opens every payload in it and prints the document. Problems with single payloads go
+// to stderr and lead to exit code 1, but do not end the command.
 func (o *openOptions) open(ctx context.Context, file string, stdout, stderr io.Writer) error {
 	c, err := o.flags.Load()
 	if err != nil {

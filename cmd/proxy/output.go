@@ -52,30 +52,35 @@ func writeJSON(w io.Writer, v any) error {
 	return e.Encode(v)
 }
 
-// style writes lines, in colours only on a terminal.
+// style writes lines, in color only on a terminal.
 type style struct {
-	w      io.Writer
-	colour bool
-	err    error
+	w     io.Writer
+	color bool
+	err   error // the first one of a write
 }
 
+// newStyle returns a style for a terminal or a file. NO_COLOR (https://no-color.org) and TERM=dumb turn the colors
+// off.
 func newStyle(w io.Writer) *style {
 	s := &style{w: w}
 	if f, ok := w.(*os.File); ok && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb" {
 		info, err := f.Stat()
-		s.colour = err == nil && info.Mode()&os.ModeCharDevice != 0
+		s.color = err == nil && info.Mode()&os.ModeCharDevice != 0
 	}
 	return s
 }
 
+// line writes one formatted line without spaces at its end. After the first write error it does nothing; err holds
+// that error.
 func (s *style) line(format string, args ...any) {
 	if s.err == nil {
 		_, s.err = fmt.Fprintln(s.w, strings.TrimRight(fmt.Sprintf(format, args...), " "))
 	}
 }
 
+// paint wraps a text in an ANSI escape sequence (ECMA-48, SGR) of the given code.
 func (s *style) paint(code, text string) string {
-	if !s.colour {
+	if !s.color {
 		return text
 	}
 	return "\x1b[" + code + "m" + text + "\x1b[0m"
@@ -87,7 +92,7 @@ func (s *style) red(text string) string    { return s.paint("31", text) }
 func (s *style) green(text string) string  { return s.paint("32", text) }
 func (s *style) yellow(text string) string { return s.paint("33", text) }
 
-// verdict colours by what it means: sealed or opened, readable, refused.
+// verdict colors a verdict by its meaning: green for sealed or opened, yellow for readable, red for refused.
 func (s *style) verdict(text string) string {
 	switch {
 	case strings.Contains(text, "deny"):
@@ -101,6 +106,7 @@ func (s *style) verdict(text string) string {
 // newTable aligns lines of cells that tabs separate. Flush writes them.
 func newTable(w io.Writer) *tabwriter.Writer { return tabwriter.NewWriter(w, 0, 0, 2, ' ', 0) }
 
+// count returns a number with its noun, in the plural unless it is 1.
 func count(n int, what string) string {
 	if n == 1 {
 		return "1 " + what

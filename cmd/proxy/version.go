@@ -22,6 +22,8 @@ func versionText() string {
 	return cmp.Or(version, info.Main.Version, "unknown")
 }
 
+// versionCommand prints the release and the platform that it was built for. The JSON form is for scripts that
+// compare versions.
 func versionCommand(stdout io.Writer) *cobra.Command {
 	var output outputFormat
 	cmd := &cobra.Command{
