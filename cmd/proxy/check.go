@@ -24,25 +24,29 @@ import (
 
 // checkOptions are the flags of check.
 type checkOptions struct {
-	flags   config.Flags
-	timeout time.Duration // for all keys together
-	cases   []string      // case files, beside those that lie next to the policy
-	output  outputFormat
+	flags config.Flags
+	// For all keys together.
+	timeout time.Duration
+	// Case files, beside those that lie next to the policy.
+	cases  []string
+	output outputFormat
 }
 
 // checked is what check found, as --output json shows it.
 type checked struct {
 	// OK means that serve would start, and that all tests and cases of the policy pass.
-	OK          bool     `json:"ok"`
-	Errors      []string `json:"errors,omitempty"` // what kept the rest from being looked at
+	OK bool `json:"ok"`
+	// What kept the rest from being looked at.
+	Errors      []string `json:"errors,omitempty"`
 	Listeners   int      `json:"listeners"`
 	Upstreams   int      `json:"upstreams"`
 	CodecServer bool     `json:"codec_server"`
 	// Keys are the names that the config gives them, in its order, which is their rank.
 	Keys []string `json:"keys,omitempty"`
 	// Foreign are the names by which policies see the keys of other tools' payloads.
-	Foreign     []string       `json:"foreign,omitempty"`
-	MissingKeys []string       `json:"missing_key_files,omitempty"` // serve makes them at its first start
+	Foreign []string `json:"foreign,omitempty"`
+	// Serve makes them at its first start.
+	MissingKeys []string       `json:"missing_key_files,omitempty"`
 	Policy      *policy.Report `json:"policy,omitempty"`
 }
 
@@ -181,8 +185,8 @@ func (o *checkOptions) checkPolicy(
 	return nil
 }
 
-// servedNamespaces are those that listeners name without a pattern. Callers that are identified reach what their
-// credentials name, so their namespaces are not known here.
+// servedNamespaces are those that listeners for anonymous callers name without a pattern. The policy check warns
+// of rules about other namespaces, and of these without rules.
 func servedNamespaces(c *config.Config) []string {
 	var names []string
 	for _, l := range c.Listeners {

@@ -22,12 +22,16 @@ import (
 
 // explainOptions are the flags of explain.
 type explainOptions struct {
-	flags    config.Flags
-	question questionFlags // the payload, if there is no input
-	input    string        // path of a file with questions; "-": standard input
-	output   outputFormat
-	verbose  bool // print every rule, also for several payloads
-	trace    bool // print OPA's own trace below each answer
+	flags config.Flags
+	// The payload, if there is no input.
+	question questionFlags
+	// Path of a file with questions; "-": standard input.
+	input  string
+	output outputFormat
+	// Print every rule, also for several payloads.
+	verbose bool
+	// Print OPA's own trace below each answer.
+	trace bool
 }
 
 // explainCommand is for the authors of a policy: it evaluates the policy for payloads that they describe, and
@@ -60,10 +64,12 @@ or with several cases. No key is used and nothing is sent anywhere.`,
 
 // answered is a question with the decision of the policy.
 type answered struct {
-	title       string // the question's name, or else its place in the input
+	// The question's name, or else its place in the input.
+	title       string
 	question    policy.Case
 	explanation policy.Explanation
-	err         error // of the evaluation: the proxy would refuse the call
+	// Of the evaluation: the proxy would refuse the call.
+	err error
 }
 
 // explain evaluates the policy for each question and prints the answers: in full for a single one, as a table for
@@ -146,8 +152,8 @@ func (s standIn) Ref() crypto.KEKRef { return crypto.NewKEKRef("stand-in", strin
 // URI is the one in the config, so that errors name the entry.
 func (s standIn) URI() string { return string(s) }
 
-// GenerateDataKey returns a random key of 32 bytes. It is its own wrapped form: nothing is sealed with it, and
-// the keyring only tests at its start that the key unwraps.
+// GenerateDataKey returns a random key of 32 bytes, the length for AES-256. It is its own wrapped form, since
+// nothing is ever sealed with it.
 func (s standIn) GenerateDataKey(context.Context, crypto.KeyContext) (plain, wrapped []byte, err error) {
 	plain = make([]byte, 32)
 	rand.Read(plain)

@@ -46,8 +46,10 @@ func checkCaller(c *policy.CaseCaller) error {
 // questionFlags describe one payload on the command line.
 type questionFlags struct {
 	asked policy.Case
-	data  string             // the payload's content, for rules that look at it
-	facts map[string]*string // by the names that policies use
+	// The payload's content, for rules that look at it.
+	data string
+	// By the names that policies use.
+	facts map[string]*string
 }
 
 // add defines the flags. Most of them write into the question itself; their defaults describe the input of a

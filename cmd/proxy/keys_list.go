@@ -23,8 +23,10 @@ type listKeysOptions struct {
 	flags   config.Flags
 	timeout time.Duration
 	output  outputFormat
-	running bool   // list the keys of a running proxy
-	admin   string // its admin address; "": the config's
+	// List the keys of a running proxy.
+	running bool
+	// Its admin address; "": the config's.
+	admin string
 }
 
 // listKeysCommand lists the keys that a config names, or with --running those that a proxy has used since its
@@ -67,9 +69,11 @@ type listedKey struct {
 	Namespaces []string     `json:"namespaces,omitempty"`
 	Role       keyring.Role `json:"role"`
 	URI        string       `json:"uri"`
-	KEK        string       `json:"kek,omitempty"` // its reference in envelopes and metrics; "": not known
-	Answers    bool         `json:"answers"`
-	Error      string       `json:"error,omitempty"` // why it does not answer
+	// Its reference in envelopes and metrics; "": not known.
+	KEK     string `json:"kek,omitempty"`
+	Answers bool   `json:"answers"`
+	// Why it does not answer.
+	Error string `json:"error,omitempty"`
 }
 
 // configuredKeys lists the key encryption keys of every entry, the active one first, and sends a request to each.

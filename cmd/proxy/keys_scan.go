@@ -37,14 +37,20 @@ const (
 
 // scanOptions are the flags of keys scan.
 type scanOptions struct {
-	flags      config.Flags
-	timeout    time.Duration // for all keys together
-	namespaces []string      // to walk; empty: all that the upstreams serve
-	asked      string        // URI or reference of the key that may be retired; "": none
-	output     outputFormat
-	state      string  // path of the file that keeps the state of the scan; "": it is not kept
-	rate       float64 // calls per second
-	dataKeys   bool    // list the ids of data keys
+	flags config.Flags
+	// For all keys together.
+	timeout time.Duration
+	// To walk; empty: all that the upstreams serve.
+	namespaces []string
+	// URI or reference of the key that may be retired; "": none.
+	asked  string
+	output outputFormat
+	// Path of the file that keeps the state of the scan; "": it is not kept.
+	state string
+	// Calls per second.
+	rate float64
+	// List the ids of data keys.
+	dataKeys bool
 }
 
 // scanKeysCommand counts what a Temporal server holds by the key that sealed it, so that operators know whether
@@ -195,8 +201,10 @@ func allNamespaces(ctx context.Context, upstreams []upstream.Config) ([]string, 
 
 // knownKeys are the keys that a scan can name.
 type knownKeys struct {
-	byKEK map[string][]listedKey // by the reference, in hexadecimal digits
-	asked *crypto.KEKRef         // the key of --key; nil: none
+	// By the reference, in hexadecimal digits.
+	byKEK map[string][]listedKey
+	// The key of --key; nil: none.
+	asked *crypto.KEKRef
 }
 
 // knownKeys finds out the references of the configured keys and of the one that --key names. A key that does not

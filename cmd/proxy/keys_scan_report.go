@@ -28,14 +28,17 @@ func (o *scanOptions) verdict(keys knownKeys, r *scan.Report) error {
 // scanned is what a scan prints as JSON.
 type scanned struct {
 	Namespaces map[string]*scan.Namespace `json:"namespaces"`
-	Keys       map[string]string          `json:"keys"` // what the references mean
-	Asked      *askedKey                  `json:"asked,omitempty"`
+	// What the references mean.
+	Keys  map[string]string `json:"keys"`
+	Asked *askedKey         `json:"asked,omitempty"`
 }
 
 // askedKey is the answer for the key of --key.
 type askedKey struct {
-	Key       string `json:"key"` // as the user wrote it
-	KEK       string `json:"kek"` // its reference in envelopes
+	// As the user wrote it.
+	Key string `json:"key"`
+	// Its reference in envelopes.
+	KEK       string `json:"kek"`
 	Envelopes int    `json:"envelopes"`
 	// MayRetire means that everything was read, and that nothing in it is sealed with the key.
 	MayRetire bool `json:"may_be_retired"`

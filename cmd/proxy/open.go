@@ -20,9 +20,11 @@ import (
 
 // openOptions are the flags of open.
 type openOptions struct {
-	flags     config.Flags
-	timeout   time.Duration // for all keys together
-	namespace string        // in which payloads are opened; "": the one that each envelope names
+	flags config.Flags
+	// For all keys together.
+	timeout time.Duration
+	// In which payloads are opened; "": the one that each envelope names.
+	namespace string
 }
 
 // openCommand is for emergencies: it reads what the proxy sealed when neither a proxy nor a Temporal server runs.

@@ -56,7 +56,8 @@ func writeJSON(w io.Writer, v any) error {
 type style struct {
 	w     io.Writer
 	color bool
-	err   error // the first one of a write
+	// The first one of a write.
+	err error
 }
 
 // newStyle returns a style for a terminal or a file. NO_COLOR (https://no-color.org) and TERM=dumb turn the colors

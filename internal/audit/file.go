@@ -45,6 +45,7 @@ func OpenFile(path string, log *slog.Logger) (*File, error) {
 	return f, f.open()
 }
 
+// open opens the path for appending. Its owner alone may read a file that it makes.
 func (f *File) open() error {
 	file, err := os.OpenFile(f.path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {

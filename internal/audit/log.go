@@ -139,6 +139,7 @@ func (l *Log) abandon(n *line) error {
 	}
 }
 
+// refuse counts a call that is refused because its required record is not stored.
 func (l *Log) refuse() error {
 	l.refused.Add(1)
 	return ErrUnrecorded
@@ -285,6 +286,7 @@ func (l *Log) settle(n *line, err error) {
 	l.lines.Put(n)
 }
 
+// drop gives up a record that cannot be stored before the log closes.
 func (l *Log) drop(n *line) {
 	if !l.options.Required {
 		_ = l.lost(context.Canceled) // counts it; no call waits for this record

@@ -63,6 +63,7 @@ type line struct {
 	written chan error    // the outcome, for the call that waits for it
 }
 
+// newLine returns a line for the pool, with its own buffer and encoder.
 func newLine() *line {
 	l := &line{state: make(chan struct{}, 1), written: make(chan error, 1)}
 	l.json = json.NewEncoder(&l.text)
@@ -91,6 +92,7 @@ func (l *line) encode(r *Record) error {
 	return err
 }
 
+// clip shortens a text to maxText bytes at the border of a character, and shows that something is missing.
 func clip(text string) string {
 	if len(text) <= maxText {
 		return text

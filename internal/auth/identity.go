@@ -56,6 +56,7 @@ func (id *Identity) Reaches(namespace string) bool {
 	return id.Namespaces == nil || namespace != "" && glob.MatchAny(id.Namespaces, namespace)
 }
 
+// describe names a caller in a refusal.
 func describe(c *policy.Caller) string {
 	if c.Subject == "" {
 		return "an " + c.Kind + " caller"
@@ -63,6 +64,7 @@ func describe(c *policy.Caller) string {
 	return fmt.Sprintf("caller %q (%s)", c.Subject, c.Kind)
 }
 
+// quoteAll lists patterns or names in quotes; an empty list is "none".
 func quoteAll(patterns []string) string {
 	if len(patterns) == 0 {
 		return "none"

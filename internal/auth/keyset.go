@@ -71,6 +71,7 @@ func KeySetFromFile(log *slog.Logger, file string) (*KeySet, error) {
 	return &KeySet{log: log, age: filewatch.Recheck, read: func() ([]byte, error) { return w.Get(), nil }}, nil
 }
 
+// parseKeys reads a JSON Web Key Set (RFC 7517). An empty one is an error: it would refuse every token.
 func parseKeys(text []byte) (jwk.Set, error) {
 	set, err := jwk.Parse(text)
 	if err != nil {
@@ -105,6 +106,7 @@ func (k *KeySet) with(keyID string) (*keySet, error) {
 	return now, nil
 }
 
+// has reports whether the set has a key of this id. Without an id every key may have signed the token.
 func (k *keySet) has(keyID string) bool {
 	if keyID == "" {
 		return true
@@ -126,6 +128,7 @@ func (k *KeySet) refresh() {
 	}
 }
 
+// fetch reads the keys and puts them in force. Their generation changes only if their text does.
 func (k *KeySet) fetch() error {
 	text, err := k.read()
 	if err != nil {

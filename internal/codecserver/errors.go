@@ -26,6 +26,7 @@ type refusal struct {
 
 func (r *refusal) Error() string { return r.text }
 
+// refuse returns an error with a status. Its text is for the caller, so no format may hold a payload or a token.
 func refuse(status int, format string, args ...any) error {
 	return &refusal{status, fmt.Sprintf(format, args...)}
 }
@@ -54,6 +55,7 @@ func statusOf(err error) int {
 	return http.StatusInternalServerError
 }
 
+// statusOfRewriting returns the status for a kind of error of the rewriter.
 func statusOfRewriting(k rewrite.Kind) int {
 	switch k {
 	case rewrite.KindMalformed, rewrite.KindUnknownField:

@@ -30,6 +30,7 @@ const (
 	routeOther    = "other" // the metric label of every other path
 )
 
+// routeOf returns the route of a path, which is also its label in metrics and spans.
 func routeOf(path string) string {
 	for _, r := range []string{routeEncode, routeDecode, routeDownload} {
 		if strings.HasSuffix(path, r) {
@@ -152,6 +153,8 @@ func (e *exchange) rewriteBody(ctx context.Context, id *auth.Identity, namespace
 	return appendPayloads(nil, payloads)
 }
 
+// readBody reads the body up to maxBody. It returns what it has read beside an error too, so that the caller can
+// clear it.
 func (e *exchange) readBody() ([]byte, error) {
 	body, err := io.ReadAll(http.MaxBytesReader(e.w, e.r.Body, maxBody))
 	var tooLong *http.MaxBytesError

@@ -21,6 +21,7 @@ type metrics struct {
 	panics   prometheus.Counter
 }
 
+// newMetrics registers the metrics. Their buckets reach beyond answerTime, the bound of a request.
 func newMetrics(r prometheus.Registerer) metrics {
 	m := metrics{
 		requests: prometheus.NewHistogramVec(prometheus.HistogramOpts{
@@ -47,6 +48,8 @@ func (e *exchange) startSpan(ctx context.Context) context.Context {
 	return ctx
 }
 
+// endSpan ends the span with the status of the answer. By the OpenTelemetry conventions for HTTP servers only a 5xx
+// makes it an error.
 func (e *exchange) endSpan(status int) {
 	if !e.span.IsRecording() {
 		return

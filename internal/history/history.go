@@ -23,11 +23,13 @@ import (
 
 // Options say with what a history is opened.
 type Options struct {
-	Keys    *keyring.Keyring
-	Foreign *foreign.Reader // nil: payloads of other tools stay as they are
+	Keys *keyring.Keyring
+	// Nil: payloads of other tools stay as they are.
+	Foreign *foreign.Reader
 	// Namespace in which the history is opened. "": each payload in the namespace that its envelope names.
 	Namespace string
-	Realm     string // of the config: it stands before the namespace in envelopes
+	// Of the config: it stands before the namespace in envelopes.
+	Realm string
 }
 
 // Open returns a JSON document with every payload and text opened that is sealed, wherever it stands, how
@@ -38,14 +40,19 @@ func Open(ctx context.Context, document any, o Options) (plain any, opened int, 
 	return plain, h.opened, h.problems
 }
 
+// opener walks one document. It changes maps and lists in place, since callers have no use for the sealed
+// document.
 type opener struct {
-	ctx      context.Context
-	options  Options
-	foreign  *foreign.Namespace // formats that are read in the namespace
+	ctx     context.Context
+	options Options
+	// Formats that are read in the namespace.
+	foreign  *foreign.Namespace
 	opened   int
 	problems []string
 }
 
+// value returns a part of the document with everything in it opened. path is its place for messages, such as
+// $.events[3].
 func (h *opener) value(v any, path string) any {
 	switch v := v.(type) {
 	case []any:
@@ -95,6 +102,7 @@ func payloadOf(v map[string]any) (*commonpb.Payload, bool) {
 	return p, ok
 }
 
+// fromBase64 decodes a JSON text in base64, and reports whether it is one.
 func fromBase64(v any) ([]byte, bool) {
 	text, ok := v.(string)
 	if !ok {
@@ -104,6 +112,8 @@ func fromBase64(v any) ([]byte, bool) {
 	return b, err == nil
 }
 
+// payload opens a payload that stands in the document as the object as, and returns what takes its place: the JSON
+// value that it holds, or else its metadata as texts and its data in base64.
 func (h *opener) payload(p *commonpb.Payload, as map[string]any, path string) any {
 	raw, err := proto.Marshal(p)
 	if err != nil {
@@ -155,6 +165,7 @@ func (h *opener) openPayload(raw []byte) (out []byte, marked bool, err error) {
 	return out, true, err
 }
 
+// text opens a sealed text, such as the message of a failure. Other texts stay as they are.
 func (h *opener) text(v, path string) any {
 	if !strings.HasPrefix(v, envelope.TextPrefix) {
 		return v
@@ -174,6 +185,8 @@ func (h *opener) text(v, path string) any {
 	return string(plain)
 }
 
+// open opens an envelope. Without a namespace in the options it takes the one that the envelope names, so that
+// envelopes of every namespace open.
 func (h *opener) open(s *envelope.Sealed) ([]byte, error) {
 	namespace := h.options.Namespace
 	if namespace == "" {
@@ -186,6 +199,7 @@ func (h *opener) open(s *envelope.Sealed) ([]byte, error) {
 	return plain, err
 }
 
+// problem notes why something cannot be opened, and returns it unchanged to stay in the document.
 func (h *opener) problem(as any, path string, err error) any {
 	h.problems = append(h.problems, strings.TrimPrefix(path, "$.")+": "+err.Error())
 	return as

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
@@ -17,32 +18,46 @@ type Report struct {
 
 // Namespace counts what one namespace holds.
 type Namespace struct {
-	Walked  map[string]int `json:"walked"`            // workflows, schedules and so on
-	Sealed  []*Envelopes   `json:"sealed"`            // by key
-	Clear   map[string]int `json:"clear,omitempty"`   // payloads that are not sealed, by kind
-	Foreign map[string]int `json:"foreign,omitempty"` // sealed by other tools, by their encoding
-	Unread  int            `json:"unread"`            // what could not be read
-	Reasons []string       `json:"reasons,omitempty"` // the causes of the first of them
-	Done    bool           `json:"done"`
+	// Workflows, schedules and so on.
+	Walked map[string]int `json:"walked"`
+	// By key.
+	Sealed []*Envelopes `json:"sealed"`
+	// Payloads that are not sealed, by kind.
+	Clear map[string]int `json:"clear,omitempty"`
+	// Sealed by other tools, by their encoding.
+	Foreign map[string]int `json:"foreign,omitempty"`
+	// What could not be read.
+	Unread int `json:"unread"`
+	// The causes of the first of them.
+	Reasons []string `json:"reasons,omitempty"`
+	Done    bool     `json:"done"`
 }
 
 // Envelopes are those of one key in one namespace. A payload that the server holds in two places counts
 // twice.
 type Envelopes struct {
-	Key       string         `json:"key"`        // its name in the config
-	SealedFor string         `json:"sealed_for"` // the namespace that the envelopes name, with its realm
-	KEK       string         `json:"kek"`        // reference of the key encryption key
-	Count     int            `json:"count"`
-	DataKeys  map[string]int `json:"data_keys"`         // by id, as revoked_data_keys takes it
-	Example   string         `json:"example,omitempty"` // where one stands
+	// Its name in the config.
+	Key string `json:"key"`
+	// The namespace that the envelopes name, with its realm.
+	SealedFor string `json:"sealed_for"`
+	// Reference of the key encryption key.
+	KEK   string `json:"kek"`
+	Count int    `json:"count"`
+	// By id, as revoked_data_keys takes it.
+	DataKeys map[string]int `json:"data_keys"`
+	// Where one stands.
+	Example string `json:"example,omitempty"`
 }
 
+// maxReasons bounds the report: one field that this release does not know makes every workflow unread.
 const maxReasons = 20
 
+// newNamespace returns a count of nothing, with all maps made.
 func newNamespace() *Namespace {
 	return &Namespace{Walked: map[string]int{}, Clear: map[string]int{}, Foreign: map[string]int{}}
 }
 
+// unread counts something that could not be read, and keeps the reason unless there are many already.
 func (n *Namespace) unread(reason string) {
 	n.Unread++
 	if len(n.Reasons) < maxReasons {
@@ -50,12 +65,14 @@ func (n *Namespace) unread(reason string) {
 	}
 }
 
+// sealed counts one envelope under its key. The texts are copied: those of the header are part of the server's
+// answer, which would stay in memory as a whole.
 func (n *Namespace) sealed(h *envelope.Header, where string) {
 	kek := h.KEK.String()
 	i := slices.IndexFunc(n.Sealed, func(e *Envelopes) bool { return e.Key == h.Key && e.SealedFor == h.Namespace && e.KEK == kek })
 	if i < 0 {
 		i = len(n.Sealed)
-		n.Sealed = append(n.Sealed, &Envelopes{Key: string([]byte(h.Key)), SealedFor: string([]byte(h.Namespace)), KEK: kek,
+		n.Sealed = append(n.Sealed, &Envelopes{Key: strings.Clone(h.Key), SealedFor: strings.Clone(h.Namespace), KEK: kek,
 			DataKeys: map[string]int{}, Example: where})
 	}
 	n.Sealed[i].Count++

@@ -109,8 +109,10 @@ func (s *Scanner) Run(ctx context.Context, conn grpc.ClientConnInterface, namesp
 }
 
 const (
+	// callTimeout bounds one call. The largest answer is a page of a history.
 	callTimeout = 30 * time.Second
-	tries       = 6
+	// tries bounds the calls for one answer. The pauses between them come to 6 s.
+	tries = 6
 )
 
 // call makes one call within the rate, and repeats it after errors that may pass.
@@ -137,6 +139,7 @@ func call[Q, A any](ctx context.Context, w *walk, f func(context.Context, Q, ...
 	}
 }
 
+// errorText returns the status and message of a gRPC error, without the words that gRPC puts in front.
 func errorText(err error) string {
 	if st, ok := status.FromError(err); ok {
 		return st.Code().String() + ": " + st.Message()

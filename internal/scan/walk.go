@@ -13,6 +13,8 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
+// pageSize is the number of things on a page of a list. Servers allow 1000 by default; an interrupted scan repeats
+// at most one page.
 const pageSize = 200
 
 // walk asks the server for all that it holds for one namespace. Its methods for lists take the token of a
@@ -34,6 +36,7 @@ func (w *walk) settings(ctx context.Context, _ []byte) ([]byte, error) {
 	return nil, err
 }
 
+// workflows walks the workflows that users started, open and closed ones.
 func (w *walk) workflows(ctx context.Context, token []byte) ([]byte, error) {
 	return w.listWorkflows(ctx, "workflows", "", token)
 }
@@ -46,6 +49,8 @@ func (w *walk) systemWorkflows(ctx context.Context, token []byte) ([]byte, error
 	return w.listWorkflows(ctx, "system workflows", "TemporalNamespaceDivision IS NOT NULL", token)
 }
 
+// listWorkflows walks a page of the workflows that a visibility query matches. A run that an earlier page had
+// already is left out: workflows change their place in the list when they close.
 func (w *walk) listWorkflows(ctx context.Context, what, query string, token []byte) ([]byte, error) {
 	page, err := call(ctx, w, w.client.ListWorkflowExecutions, &workflowservice.ListWorkflowExecutionsRequest{
 		Namespace: w.namespace, PageSize: pageSize, Query: query, NextPageToken: token})
@@ -87,6 +92,7 @@ func (w *walk) workflow(ctx context.Context, run *commonpb.WorkflowExecution, wh
 	}
 }
 
+// schedules walks the definitions of schedules, which hold the input of the workflows that they start.
 func (w *walk) schedules(ctx context.Context, token []byte) ([]byte, error) {
 	page, err := call(ctx, w, w.client.ListSchedules, &workflowservice.ListSchedulesRequest{
 		Namespace: w.namespace, MaximumPageSize: pageSize, NextPageToken: token})
@@ -98,6 +104,7 @@ func (w *walk) schedules(ctx context.Context, token []byte) ([]byte, error) {
 	return page.GetNextPageToken(), cmp.Or(err, ctx.Err())
 }
 
+// activities walks standalone activities, which belong to no workflow.
 func (w *walk) activities(ctx context.Context, token []byte) ([]byte, error) {
 	page, err := call(ctx, w, w.client.ListActivityExecutions, &workflowservice.ListActivityExecutionsRequest{
 		Namespace: w.namespace, PageSize: pageSize, NextPageToken: token})
@@ -110,6 +117,7 @@ func (w *walk) activities(ctx context.Context, token []byte) ([]byte, error) {
 	return page.GetNextPageToken(), cmp.Or(err, ctx.Err())
 }
 
+// nexusOperations walks standalone Nexus operations, which belong to no workflow.
 func (w *walk) nexusOperations(ctx context.Context, token []byte) ([]byte, error) {
 	page, err := call(ctx, w, w.client.ListNexusOperationExecutions, &workflowservice.ListNexusOperationExecutionsRequest{
 		Namespace: w.namespace, PageSize: pageSize, NextPageToken: token})
