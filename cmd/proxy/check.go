@@ -72,8 +72,8 @@ Temporal server. The exit code is 1 if anything is wrong.`,
 	return cmd
 }
 
-// run checks and prints the result. In the JSON form an error is part of the document, so that a pipeline reads
-// one document in every case.
+// run checks and prints the result. In the JSON form an error is part of the document, so that a pipeline
+// reads one document in every case.
 func (o *checkOptions) run(ctx context.Context, stdout io.Writer) error {
 	s := newStyle(stdout)
 	if o.output.json() {
@@ -99,6 +99,7 @@ func (o *checkOptions) check(ctx context.Context, s *style) (result checked, err
 		return result, err
 	}
 	quiet := slog.New(slog.DiscardHandler)
+	// These read certificates, tokens and key sets, and open no listener and no connection.
 	_, ofListeners := app.Listeners(c, quiet)
 	_, ofUpstreams := app.Upstreams(c, quiet)
 	_, ofCodecServer := app.CodecServer(c, quiet)
@@ -120,11 +121,12 @@ func (o *checkOptions) check(ctx context.Context, s *style) (result checked, err
 	return result, o.checkPolicy(ctx, c, keys, s, &result)
 }
 
-// checkKeys sends a request to every key, as serve does at its start. For a local key file that serve would make
-// it uses a stand-in, since check leaves no file behind. The caller closes the keyring.
+// checkKeys sends a request to every key, as serve does at its start. For a local key file that serve would
+// make it uses a stand-in, since check leaves no file behind. The caller closes the keyring.
 func (o *checkOptions) checkKeys(
 	ctx context.Context, c *config.Config, s *style, result *checked,
 ) (*keyring.Keyring, error) {
+	// Each path counts once: several entries may name the same file.
 	missing := map[string]bool{}
 	keys, err := app.OpenKeys(ctx, c, o.timeout, func(ctx context.Context, uri string) (crypto.Provider, error) {
 		if path, ok := app.WouldMake(c, uri); ok {
@@ -157,8 +159,8 @@ func (o *checkOptions) checkKeys(
 	return keys, nil
 }
 
-// checkPolicy compiles the policy against the keys and runs its tests and cases. Faults of the policy are in the
-// result; the error is for what kept the check from running.
+// checkPolicy compiles the policy against the keys and runs its tests and cases. Faults of the policy are
+// in the result; the error is for what kept the check from running.
 func (o *checkOptions) checkPolicy(
 	ctx context.Context, c *config.Config, keys *keyring.Keyring, s *style, result *checked,
 ) error {
@@ -185,8 +187,8 @@ func (o *checkOptions) checkPolicy(
 	return nil
 }
 
-// servedNamespaces are those that listeners for anonymous callers name without a pattern. The policy check warns
-// of rules about other namespaces, and of these without rules.
+// servedNamespaces are those that listeners for anonymous callers name without a pattern. The policy check
+// warns of rules about other namespaces, and of these without rules.
 func servedNamespaces(c *config.Config) []string {
 	var names []string
 	for _, l := range c.Listeners {

@@ -8,8 +8,8 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/config"
 )
 
-// configCommand prints what package config derives from its own types. docs/configuration.md holds the output of
-// docs, and an editor completes keys with that of schema.
+// configCommand prints what package config derives from its own types. docs/configuration.md holds the
+// output of docs, and an editor completes keys with that of schema.
 func configCommand(stdout io.Writer) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "config",

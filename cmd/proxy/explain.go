@@ -72,8 +72,8 @@ type answered struct {
 	err error
 }
 
-// explain evaluates the policy for each question and prints the answers: in full for a single one, as a table for
-// several.
+// explain evaluates the policy for each question and prints the answers: in full for a single one, as a
+// table for several.
 func (o *explainOptions) explain(ctx context.Context, stdout io.Writer) error {
 	questions := []policy.Case{o.question.question()}
 	if o.input != "" {
@@ -90,6 +90,8 @@ func (o *explainOptions) explain(ctx context.Context, stdout io.Writer) error {
 	for i, q := range questions {
 		a := &answers[i]
 		a.title, a.question = cmp.Or(q.Name, fmt.Sprintf("payload %d", i+1)), q
+		// A question that cannot be asked ends the command, since it is a mistake in the input. An error of
+		// the policy is an answer.
 		direction, in, err := q.Question()
 		if err == nil {
 			err = checkCaller(q.Input.Caller)
@@ -128,6 +130,7 @@ func (o *explainOptions) policyAlone(ctx context.Context) (*policy.Policy, error
 		return nil, err
 	}
 	quiet := slog.New(slog.DiscardHandler)
+	// The keyring answers which key name outranks which; every URI gets a stand-in.
 	keys, err := keyring.NewKeyring(ctx, keyring.KeyringOptions{
 		Keys: c.KeyConfigs(), Grants: c.KeyGrants(), Realm: c.Realm, Log: quiet,
 		Open: func(_ context.Context, uri string) (crypto.Provider, error) { return standIn(uri), nil }})
@@ -183,8 +186,8 @@ func about(q *policy.Case) string {
 	return strings.Join(parts, "  ")
 }
 
-// print shows one decision: every rule with its verdicts, and the verdict that wins. A rule without verdicts does
-// not hold for the payload.
+// print shows one decision: every rule with its verdicts, and the verdict that wins. A rule without
+// verdicts does not hold for the payload.
 func (a *answered) print(s *style) {
 	s.line("%s", s.bold(a.title))
 	s.line("  %s", s.dim(about(&a.question)))
@@ -211,6 +214,7 @@ func (a *answered) print(s *style) {
 	}
 	e := &a.explanation
 	s.line("  %s  %s", s.bold("verdict"), s.bold(s.verdict(e.Verdict.String())))
+	// Unsure are the facts that a request does not contain. What a rule would let pass because of one is sealed.
 	if len(e.Unsure) > 0 {
 		s.line("  %s  %s", s.dim("unknown"), strings.Join(e.Unsure, ", ")+s.dim(": a pass over it becomes seal"))
 	}
@@ -247,9 +251,10 @@ func printTable(s *style, answers []answered) {
 	s.line("%s", s.dim("policy revision "+answers[0].explanation.Revision))
 }
 
-// explainJSON prints one element for each question. The names of the fields are part of the command's interface:
-// `remembered` means that the policy cache keeps the decision.
+// explainJSON prints one element for each question. The names of the fields are part of the command's
+// interface: `remembered` means that the policy cache keeps the decision.
 func explainJSON(w io.Writer, answers []answered) error {
+	// An error of the evaluation takes the place of action, key and verdict.
 	type decision struct {
 		Name     string                      `json:"name"`
 		Revision string                      `json:"policy_revision"`

@@ -82,11 +82,12 @@ func (q *questionFlags) add(cmd *cobra.Command) {
 	f.StringVar(&in.Sealed.Key, "sealed-key", "default", "responses: key that sealed the payload")
 }
 
-// question returns the payload that the flags describe. Policies see the envelope of a payload only in responses,
-// and its content only in requests, so the flags for the other direction are left out.
+// question returns the payload that the flags describe. Policies see the envelope of a payload only in
+// responses, and its content only in requests, so the flags for the other direction are left out.
 func (q *questionFlags) question() policy.Case {
 	out := q.asked
 	in := &out.Input
+	// A fact without a value is left out of the input, as the proxy leaves it out.
 	groups := map[string]map[string]string{"workflow": {}, "activity": {}}
 	for name, value := range q.facts {
 		if group, key, _ := strings.Cut(name, "."); *value != "" {

@@ -34,6 +34,7 @@ for health checks of containers, in whose image there is nothing else to run.`,
 			if err != nil {
 				return err
 			}
+			// A proxy can be alive and not ready, while a key does not answer or while it drains.
 			page := "/readyz"
 			if live {
 				page = "/healthz"
@@ -56,8 +57,8 @@ for health checks of containers, in whose image there is nothing else to run.`,
 	return cmd
 }
 
-// adminAddress returns the address at which a proxy with these settings answers on its own machine. A proxy that
-// listens on all interfaces answers on loopback too.
+// adminAddress returns the address at which a proxy with these settings answers on its own machine. A proxy
+// that listens on all interfaces answers on loopback too.
 func adminAddress(s *config.Flags) (string, error) {
 	address := s.Admin
 	if address == "" {
@@ -77,8 +78,8 @@ func adminAddress(s *config.Flags) (string, error) {
 	return net.JoinHostPort(host, port), nil
 }
 
-// ask gets a page of the admin server, and returns its text. Any status other than 200 is an error with the text
-// of the page, which names what is not ready.
+// ask gets a page of the admin server, and returns its text. Any status other than 200 is an error with the
+// text of the page, which names what is not ready.
 func ask(ctx context.Context, url string) (string, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {

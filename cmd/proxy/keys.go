@@ -12,8 +12,8 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/crypto/localkey"
 )
 
-// keysCommand groups what concerns key encryption keys. list and scan work with every kind of key; new and rotate
-// make local key files, whose form package localkey defines.
+// keysCommand groups what concerns key encryption keys. list and scan work with every kind of key; new and
+// rotate make local key files, whose form package localkey defines.
 func keysCommand(stdout, stderr io.Writer) *cobra.Command {
 	keys := &cobra.Command{
 		Use:   "keys",

@@ -76,8 +76,8 @@ type listedKey struct {
 	Error string `json:"error,omitempty"`
 }
 
-// configuredKeys lists the key encryption keys of every entry, the active one first, and sends a request to each.
-// A URI with {1} gets none: the names that policies use fill that place, and they are not known here.
+// configuredKeys lists the key encryption keys of every entry, the active one first, and sends a request to
+// each. A URI with {1} gets none: the names that policies use fill that place, and they are not known here.
 func configuredKeys(ctx context.Context, c *config.Config) []listedKey {
 	var all []listedKey
 	for _, k := range c.Keys {
@@ -86,6 +86,7 @@ func configuredKeys(ctx context.Context, c *config.Config) []listedKey {
 			if i == 0 {
 				l.Role = keyring.RoleActive
 			}
+			// An error is a row of the list and does not end it: the other keys may answer.
 			if strings.Contains(uri, "{1}") {
 				l.Error = "not asked: {1} stands for what a policy names"
 			} else if p, err := keyservice.Open(ctx, uri); err != nil {
@@ -99,8 +100,8 @@ func configuredKeys(ctx context.Context, c *config.Config) []listedKey {
 	return all
 }
 
-// listConfigured prints the keys of the config. It returns exit code 1 if an active key does not answer: nothing
-// can be sealed with its entry then.
+// listConfigured prints the keys of the config. It returns exit code 1 if an active key does not answer:
+// nothing can be sealed with its entry then.
 func (o *listKeysOptions) listConfigured(ctx context.Context, c *config.Config, stdout io.Writer) error {
 	all := configuredKeys(ctx, c)
 	var code error
@@ -125,8 +126,8 @@ func (o *listKeysOptions) listConfigured(ctx context.Context, c *config.Config, 
 	return cmp.Or(t.Flush(), code)
 }
 
-// listRunning gets /keys from the admin server of a running proxy and prints it. The JSON form is the document of
-// the admin server.
+// listRunning gets /keys from the admin server of a running proxy and prints it. The JSON form is the
+// document of the admin server.
 func (o *listKeysOptions) listRunning(ctx context.Context, address string, stdout io.Writer) error {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/keys", nil)
 	if err != nil {
@@ -137,6 +138,7 @@ func (o *listKeysOptions) listRunning(ctx context.Context, address string, stdou
 		return fmt.Errorf("no proxy answers on its admin address: %w; name another with --admin", err)
 	}
 	defer answer.Body.Close()
+	// A proxy may hold thousands of data keys, one for each namespace and key name.
 	var use app.KeysInUse
 	if answer.StatusCode != http.StatusOK {
 		return fmt.Errorf(
@@ -148,6 +150,7 @@ func (o *listKeysOptions) listRunning(ctx context.Context, address string, stdou
 	if o.output.json() {
 		return writeJSON(stdout, use)
 	}
+	// The document has two lists: keys by use, and the data keys that seal now.
 	t := newTable(stdout)
 	fmt.Fprintln(t, "KEY\tROLE\tKEK\tSEALED\tOPENED\tLAST OPENED")
 	for _, k := range use.Keys {

@@ -53,8 +53,8 @@ type scanOptions struct {
 	dataKeys bool
 }
 
-// scanKeysCommand counts what a Temporal server holds by the key that sealed it, so that operators know whether
-// they may retire a key.
+// scanKeysCommand counts what a Temporal server holds by the key that sealed it, so that operators know
+// whether they may retire a key.
 func scanKeysCommand(stdout, stderr io.Writer) *cobra.Command {
 	var o scanOptions
 	cmd := &cobra.Command{
@@ -103,6 +103,7 @@ func (o *scanOptions) scan(ctx context.Context, stdout, stderr io.Writer) error 
 	if err != nil {
 		return err
 	}
+	// An interrupt cancels the scan. The state file holds the last whole page then.
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	keys, err := o.knownKeys(ctx, c)
@@ -118,6 +119,7 @@ func (o *scanOptions) scan(ctx context.Context, stdout, stderr io.Writer) error 
 	if err != nil {
 		return err
 	}
+	// The server's own descriptors may know fields that this build does not: payloads in them count too.
 	upstream.Learn(ctx, upstreams, rewriter.Join, quiet)
 	state := new(scan.State)
 	var save func(*scan.State) error
@@ -127,6 +129,7 @@ func (o *scanOptions) scan(ctx context.Context, stdout, stderr io.Writer) error 
 		}
 		save = func(s *scan.State) error { return s.Save(o.state) }
 	}
+	// Not all servers let callers list namespaces. Naming them avoids that call.
 	if len(o.namespaces) == 0 {
 		if o.namespaces, err = allNamespaces(ctx, upstreams); err != nil {
 			if status.Code(errors.Unwrap(err)) == codes.Unavailable {
@@ -149,6 +152,7 @@ func (o *scanOptions) scan(ctx context.Context, stdout, stderr io.Writer) error 
 			return err
 		}
 	}
+	// The report comes first: an exit code other than 0 is part of the result.
 	if o.output.json() {
 		err = writeJSON(stdout, o.document(keys, &state.Report))
 	} else {
@@ -157,9 +161,12 @@ func (o *scanOptions) scan(ctx context.Context, stdout, stderr io.Writer) error 
 	return cmp.Or(err, o.verdict(keys, &state.Report))
 }
 
-// walk scans one namespace over the upstream that serves it, as the proxy would choose it. Each namespace has a
-// connection of its own, since upstreams may be addressed by namespace.
-func (o *scanOptions) walk(ctx context.Context, scanner *scan.Scanner, upstreams []upstream.Config, namespace string, state *scan.State) error {
+// walk scans one namespace over the upstream that serves it, as the proxy would choose it. Each namespace
+// has a connection of its own, since upstreams may be addressed by namespace.
+func (o *scanOptions) walk(
+	ctx context.Context, scanner *scan.Scanner, upstreams []upstream.Config, namespace string, state *scan.State,
+) error {
+	// The calls go to the server itself, and not through a proxy: they must return envelopes unopened.
 	router := upstream.NewRouter(upstreams, upstream.Options{})
 	defer router.Close()
 	conn, err := router.Route(namespace)
@@ -172,8 +179,8 @@ func (o *scanOptions) walk(ctx context.Context, scanner *scan.Scanner, upstreams
 	return err
 }
 
-// allNamespaces lists the namespaces of all upstreams, sorted. Of an upstream for certain namespaces it returns
-// only these.
+// allNamespaces lists the namespaces of all upstreams, sorted. Of an upstream for certain namespaces it
+// returns only these.
 func allNamespaces(ctx context.Context, upstreams []upstream.Config) ([]string, error) {
 	var names []string
 	for i := range upstreams {
@@ -207,14 +214,15 @@ type knownKeys struct {
 	asked *crypto.KEKRef
 }
 
-// knownKeys finds out the references of the configured keys and of the one that --key names. A key that does not
-// answer has no known reference; the report shows the bare reference then.
+// knownKeys finds out the references of the configured keys and of the one that --key names. A key that
+// does not answer has no known reference; the report shows the bare reference then.
 func (o *scanOptions) knownKeys(ctx context.Context, c *config.Config) (knownKeys, error) {
 	ctx, cancel := context.WithTimeout(ctx, o.timeout)
 	defer cancel()
 	known := knownKeys{byKEK: map[string][]listedKey{}}
 	if o.asked != "" {
 		known.asked = new(crypto.KEKRef)
+		// No URI is a reference: it has a colon, which is no hexadecimal digit.
 		if raw, err := hex.DecodeString(o.asked); err == nil && len(raw) == len(known.asked) {
 			copy(known.asked[:], raw)
 		} else if p, err := keyservice.Open(ctx, o.asked); err == nil {
@@ -224,6 +232,7 @@ func (o *scanOptions) knownKeys(ctx context.Context, c *config.Config) (knownKey
 				"see the KEK of `temporal-seal keys list` or of a scan", err)
 		}
 	}
+	// Several entries may share a key encryption key.
 	for _, l := range configuredKeys(ctx, c) { // without a config the key that serve would use
 		if l.KEK != "" {
 			known.byKEK[l.KEK] = append(known.byKEK[l.KEK], l)

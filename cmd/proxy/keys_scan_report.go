@@ -11,8 +11,8 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/scan"
 )
 
-// verdict returns the exit code of the scan. That of a key in use comes first: nothing that was not read could
-// change it.
+// verdict returns the exit code of the scan. That of a key in use comes first: nothing that was not read
+// could change it.
 func (o *scanOptions) verdict(keys knownKeys, r *scan.Report) error {
 	if keys.asked != nil {
 		if n, _ := r.Under(*keys.asked); n > 0 {
@@ -93,6 +93,7 @@ func (o *scanOptions) print(stdout io.Writer, keys knownKeys, r *scan.Report) er
 	if keys.asked == nil {
 		return s.err
 	}
+	// What was found decides even if something else could not be read.
 	found, example := r.Under(*keys.asked)
 	switch {
 	case found > 0:
@@ -106,7 +107,8 @@ func (o *scanOptions) print(stdout io.Writer, keys knownKeys, r *scan.Report) er
 	return s.err
 }
 
-// printSealed writes the table of a namespace: a row for each key, with its data keys below if they are asked for.
+// printSealed writes the table of a namespace: a row for each key, with its data keys below if they are
+// asked for.
 func (o *scanOptions) printSealed(stdout io.Writer, keys knownKeys, n *scan.Namespace) error {
 	if len(n.Sealed) == 0 {
 		return nil

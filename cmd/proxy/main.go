@@ -14,6 +14,7 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/app"
 )
 
+// main hardens the process before anything else. A failure of that is a warning: containers may forbid it.
 func main() {
 	if err := harden(); err != nil {
 		fmt.Fprintf(os.Stderr, "temporal-seal: warning: %v\n", err)
@@ -48,6 +49,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 // exitCode ends the program with a code, without another message.
 type exitCode int
 
+// Error is never printed: run turns the code into that of the process.
 func (e exitCode) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
 
 // rootCommand builds the command line. Serving is both the root command and a command of its own: a container

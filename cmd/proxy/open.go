@@ -27,8 +27,8 @@ type openOptions struct {
 	namespace string
 }
 
-// openCommand is for emergencies: it reads what the proxy sealed when neither a proxy nor a Temporal server runs.
-// Access to the keys is the only protection here.
+// openCommand is for emergencies: it reads what the proxy sealed when neither a proxy nor a Temporal server
+// runs. Access to the keys is the only protection here.
 func openCommand(stdout, stderr io.Writer) *cobra.Command {
 	var o openOptions
 	cmd := &cobra.Command{
@@ -56,8 +56,8 @@ The exit code is 1 if something could not be opened; it is printed as it was.`,
 	return cmd
 }
 
-// open reads a JSON document, opens every payload in it and prints the document. Problems with single payloads go
-// to stderr and lead to exit code 1, but do not end the command.
+// open reads a JSON document, opens every payload in it and prints the document. Problems with single
+// payloads go to stderr and lead to exit code 1, but do not end the command.
 func (o *openOptions) open(ctx context.Context, file string, stdout, stderr io.Writer) error {
 	c, err := o.flags.Load()
 	if err != nil {
@@ -69,6 +69,7 @@ func (o *openOptions) open(ctx context.Context, file string, stdout, stderr io.W
 	}
 	var document any
 	decoder := json.NewDecoder(bytes.NewReader(text))
+	// A float64 would change ids with more than 53 bits.
 	decoder.UseNumber()
 	if err := decoder.Decode(&document); err != nil {
 		where, what := file, "is not JSON: "+err.Error()
@@ -80,6 +81,7 @@ func (o *openOptions) open(ctx context.Context, file string, stdout, stderr io.W
 		}
 		return fmt.Errorf("%s %s; save a history with: temporal workflow show --output json", where, what)
 	}
+	// All keys are opened, active and open-only ones: a history may be older than the last rotation.
 	keys, err := app.OpenKeys(ctx, c, o.timeout, keyservice.Open, nil, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return err

@@ -15,7 +15,9 @@ import (
 type outputFormat string
 
 const (
+	// outputText is for people: tables, and colors on a terminal.
 	outputText outputFormat = "text"
+	// outputJSON is for programs: one indented document.
 	outputJSON outputFormat = "json"
 )
 
@@ -28,6 +30,7 @@ func (o *outputFormat) flag(cmd *cobra.Command) {
 		cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp))
 }
 
+// json reports whether the user chose JSON.
 func (o *outputFormat) json() bool { return *o == outputJSON }
 
 // String and the next two make it a flag's value.
@@ -60,10 +63,11 @@ type style struct {
 	err error
 }
 
-// newStyle returns a style for a terminal or a file. NO_COLOR (https://no-color.org) and TERM=dumb turn the colors
-// off.
+// newStyle returns a style for a terminal or a file. NO_COLOR (https://no-color.org) and TERM=dumb turn the
+// colors off.
 func newStyle(w io.Writer) *style {
 	s := &style{w: w}
+	// Only a character device can be a terminal; files and pipes get plain text.
 	if f, ok := w.(*os.File); ok && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb" {
 		info, err := f.Stat()
 		s.color = err == nil && info.Mode()&os.ModeCharDevice != 0
@@ -71,8 +75,8 @@ func newStyle(w io.Writer) *style {
 	return s
 }
 
-// line writes one formatted line without spaces at its end. After the first write error it does nothing; err holds
-// that error.
+// line writes one formatted line without spaces at its end. After the first write error it does nothing;
+// err holds that error.
 func (s *style) line(format string, args ...any) {
 	if s.err == nil {
 		_, s.err = fmt.Fprintln(s.w, strings.TrimRight(fmt.Sprintf(format, args...), " "))

@@ -76,8 +76,8 @@ func (l *line) encode(r *Record) error {
 	payloads := l.copied.Payloads[:0]
 	l.copied = *r
 	c := &l.copied
-	for _, text := range []*string{&c.Caller.Kind, &c.Caller.Subject, &c.Caller.Listener, &c.Namespace, &c.RPC, &c.Workflow.ID, &c.Workflow.Run,
-		&c.Workflow.Type, &c.Code, &c.Policy, &c.Trace} {
+	for _, text := range []*string{&c.Caller.Kind, &c.Caller.Subject, &c.Caller.Listener, &c.Namespace, &c.RPC,
+		&c.Workflow.ID, &c.Workflow.Run, &c.Workflow.Type, &c.Code, &c.Policy, &c.Trace} {
 		*text = clip(*text)
 	}
 	for _, p := range r.Payloads {

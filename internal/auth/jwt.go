@@ -154,8 +154,8 @@ func (c *JWT) namespaces(claims map[string]any) []string {
 	return names
 }
 
-// readTokenPart decodes the header (part 0) or the claims (part 1) of a token in the compact form of RFC 7515,
-// section 7.1, and verifies nothing.
+// readTokenPart decodes the header (part 0) or the claims (part 1) of a token in the compact form of RFC
+// 7515, section 7.1, and verifies nothing.
 func readTokenPart(token string, part int, v any) error {
 	parts := strings.Split(token, ".")
 	if len(parts) != 3 || len(token) > maxToken {

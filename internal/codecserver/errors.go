@@ -26,7 +26,8 @@ type refusal struct {
 
 func (r *refusal) Error() string { return r.text }
 
-// refuse returns an error with a status. Its text is for the caller, so no format may hold a payload or a token.
+// refuse returns an error with a status. Its text is for the caller, so no format may hold a payload or a
+// token.
 func refuse(status int, format string, args ...any) error {
 	return &refusal{status, fmt.Sprintf(format, args...)}
 }
@@ -47,7 +48,8 @@ func statusOf(err error) int {
 			return http.StatusServiceUnavailable
 		}
 		return http.StatusUnauthorized
-	case crypto.KindOf(err) == crypto.KindUnavailable, errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+	case crypto.KindOf(err) == crypto.KindUnavailable,
+		errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		return http.StatusServiceUnavailable
 	case errors.As(err, &rewriting):
 		return statusOfRewriting(rewriting.Kind)

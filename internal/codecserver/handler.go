@@ -153,8 +153,8 @@ func (e *exchange) rewriteBody(ctx context.Context, id *auth.Identity, namespace
 	return appendPayloads(nil, payloads)
 }
 
-// readBody reads the body up to maxBody. It returns what it has read beside an error too, so that the caller can
-// clear it.
+// readBody reads the body up to maxBody. It returns what it has read beside an error too, so that the
+// caller can clear it.
 func (e *exchange) readBody() ([]byte, error) {
 	body, err := io.ReadAll(http.MaxBytesReader(e.w, e.r.Body, maxBody))
 	var tooLong *http.MaxBytesError
@@ -168,7 +168,9 @@ func (e *exchange) readBody() ([]byte, error) {
 }
 
 // rewrite seals or opens a list of payloads as the policy says, and counts them.
-func (e *exchange) rewrite(ctx context.Context, session *rewrite.Session, list []*commonpb.Payload) ([]*commonpb.Payload, error) {
+func (e *exchange) rewrite(
+	ctx context.Context, session *rewrite.Session, list []*commonpb.Payload,
+) ([]*commonpb.Payload, error) {
 	direction, stats, run := policy.Request, session.RequestStats(), session.Request
 	if e.route == routeDecode {
 		direction, stats, run = policy.Response, session.ResponseStats(), session.Response
@@ -205,7 +207,8 @@ func (e *exchange) record(ctx context.Context, session *rewrite.Session, id *aut
 		Code:     "OK", Policy: session.Revision(),
 	}
 	for i, a := range account {
-		r.Payloads[i] = audit.Payloads{Kind: a.Kind, Namespace: a.Namespace, Key: a.Key, Verdict: string(a.Outcome), Count: a.Count}
+		r.Payloads[i] = audit.Payloads{
+			Kind: a.Kind, Namespace: a.Namespace, Key: a.Key, Verdict: string(a.Outcome), Count: a.Count}
 	}
 	if span := trace.SpanContextFromContext(ctx); span.HasTraceID() {
 		r.Trace = span.TraceID().String()

@@ -44,7 +44,9 @@ func appendPayloads(dst []byte, list []*commonpb.Payload) ([]byte, error) {
 }
 
 // rewriteList has a list sealed or opened by run, in the binary form of Payloads.
-func rewriteList(ctx context.Context, run func(context.Context, []byte) ([]byte, error), list []*commonpb.Payload) ([]*commonpb.Payload, error) {
+func rewriteList(
+	ctx context.Context, run func(context.Context, []byte) ([]byte, error), list []*commonpb.Payload,
+) ([]*commonpb.Payload, error) {
 	raw, err := proto.Marshal(&commonpb.Payloads{Payloads: list})
 	if err != nil {
 		return nil, refuse(http.StatusBadRequest, "the metadata of a payload is not UTF-8")

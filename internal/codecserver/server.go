@@ -69,13 +69,15 @@ type Server struct {
 
 // New returns a server that answers nothing yet.
 func New(o Options) *Server {
-	s := &Server{options: o, origins: map[string]bool{}, running: make(chan struct{}, maxAtOnce), metrics: newMetrics(o.Registry)}
+	s := &Server{options: o, origins: map[string]bool{}, running: make(chan struct{}, maxAtOnce),
+		metrics: newMetrics(o.Registry)}
 	for _, origin := range o.Origins {
 		s.origins[origin] = true
 	}
 	s.http = &http.Server{
 		Handler: s, TLSConfig: o.TLS, MaxHeaderBytes: 64 << 10,
-		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second, WriteTimeout: time.Minute, IdleTimeout: 2 * time.Minute,
+		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second,
+		WriteTimeout: time.Minute, IdleTimeout: 2 * time.Minute,
 		ErrorLog: slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug),
 	}
 	return s

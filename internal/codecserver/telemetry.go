@@ -48,8 +48,8 @@ func (e *exchange) startSpan(ctx context.Context) context.Context {
 	return ctx
 }
 
-// endSpan ends the span with the status of the answer. By the OpenTelemetry conventions for HTTP servers only a 5xx
-// makes it an error.
+// endSpan ends the span with the status of the answer. By the OpenTelemetry conventions for HTTP servers
+// only a 5xx makes it an error.
 func (e *exchange) endSpan(status int) {
 	if !e.span.IsRecording() {
 		return
@@ -72,6 +72,7 @@ func (e *exchange) describeSession(session *rewrite.Session) {
 // describeStats adds the sums of the payloads to the span.
 func (e *exchange) describeStats(d policy.Direction, stats *rewrite.Stats) {
 	if e.span.IsRecording() && stats.Payloads > 0 {
-		e.span.SetAttributes(attribute.Int("seal."+d.String()+".payloads", stats.Payloads), attribute.Int("seal."+d.String()+".bytes", stats.Bytes))
+		e.span.SetAttributes(attribute.Int("seal."+d.String()+".payloads", stats.Payloads),
+			attribute.Int("seal."+d.String()+".bytes", stats.Bytes))
 	}
 }

@@ -36,7 +36,8 @@ type Config struct {
 	RevokedDataKeys []string `yaml:"revoked_data_keys" otherwise:"none"`
 	// Age at which a data key stops sealing, and so how much one that leaked opens: 10s to 720h.
 	DataKeyLife time.Duration `yaml:"data_key_life" default:"24h"`
-	// Formats of codecs and other proxies that are opened in answers, so that workers can give up their codec.
+	// Formats of codecs and other proxies that are opened in answers, so that workers can give up their
+	// codec.
 	Foreign []Foreign `yaml:"foreign" otherwise:"none"`
 	// Source of the policy, as files or as a bundle.
 	Policy Policy `yaml:"policy"`

@@ -112,8 +112,8 @@ func fromBase64(v any) ([]byte, bool) {
 	return b, err == nil
 }
 
-// payload opens a payload that stands in the document as the object as, and returns what takes its place: the JSON
-// value that it holds, or else its metadata as texts and its data in base64.
+// payload opens a payload that stands in the document as the object as, and returns what takes its place:
+// the JSON value that it holds, or else its metadata as texts and its data in base64.
 func (h *opener) payload(p *commonpb.Payload, as map[string]any, path string) any {
 	raw, err := proto.Marshal(p)
 	if err != nil {
@@ -185,8 +185,8 @@ func (h *opener) text(v, path string) any {
 	return string(plain)
 }
 
-// open opens an envelope. Without a namespace in the options it takes the one that the envelope names, so that
-// envelopes of every namespace open.
+// open opens an envelope. Without a namespace in the options it takes the one that the envelope names, so
+// that envelopes of every namespace open.
 func (h *opener) open(s *envelope.Sealed) ([]byte, error) {
 	namespace := h.options.Namespace
 	if namespace == "" {

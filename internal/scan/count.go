@@ -44,8 +44,8 @@ func (w *walk) count(answer proto.Message, where string) {
 	}
 }
 
-// countMarkers counts what looks like the marker of a sealed payload or text. It finds them in any field, known or
-// not, because protobuf holds bytes and texts as they are.
+// countMarkers counts what looks like the marker of a sealed payload or text. It finds them in any field,
+// known or not, because protobuf holds bytes and texts as they are.
 func countMarkers(b []byte) int {
 	return bytes.Count(b, []byte("/sealed.v")) + bytes.Count(b, []byte(envelope.TextPrefix))
 }
@@ -110,8 +110,8 @@ func (n *Namespace) within(data []byte, where string) {
 // encodingInJSON is the encoding of a sealed payload in the JSON form of a payload.
 var encodingInJSON = base64.StdEncoding.EncodeToString([]byte(envelope.EncodingWhole))
 
-// inJSON counts the sealed payloads in a JSON document, at any depth. Such a payload has exactly the metadata that
-// sealing leaves: its encoding.
+// inJSON counts the sealed payloads in a JSON document, at any depth. Such a payload has exactly the
+// metadata that sealing leaves: its encoding.
 func (n *Namespace) inJSON(v any, where string) {
 	switch v := v.(type) {
 	case []any:
@@ -133,8 +133,8 @@ func (n *Namespace) inJSON(v any, where string) {
 	}
 }
 
-// sealedPayload counts one payload that was found within another one. rest is appended to it without changing the
-// bytes after payload, which may belong to the next one.
+// sealedPayload counts one payload that was found within another one. rest is appended to it without
+// changing the bytes after payload, which may belong to the next one.
 func (n *Namespace) sealedPayload(payload []byte, where string, rest ...byte) {
 	sealed, _, err := envelope.ParsePayload(append(payload[:len(payload):len(payload)], rest...))
 	if err != nil {

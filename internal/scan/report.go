@@ -65,15 +65,17 @@ func (n *Namespace) unread(reason string) {
 	}
 }
 
-// sealed counts one envelope under its key. The texts are copied: those of the header are part of the server's
-// answer, which would stay in memory as a whole.
+// sealed counts one envelope under its key. The texts are copied: those of the header are part of the
+// server's answer, which would stay in memory as a whole.
 func (n *Namespace) sealed(h *envelope.Header, where string) {
 	kek := h.KEK.String()
-	i := slices.IndexFunc(n.Sealed, func(e *Envelopes) bool { return e.Key == h.Key && e.SealedFor == h.Namespace && e.KEK == kek })
+	i := slices.IndexFunc(n.Sealed, func(e *Envelopes) bool {
+		return e.Key == h.Key && e.SealedFor == h.Namespace && e.KEK == kek
+	})
 	if i < 0 {
 		i = len(n.Sealed)
-		n.Sealed = append(n.Sealed, &Envelopes{Key: strings.Clone(h.Key), SealedFor: strings.Clone(h.Namespace), KEK: kek,
-			DataKeys: map[string]int{}, Example: where})
+		n.Sealed = append(n.Sealed, &Envelopes{Key: strings.Clone(h.Key), SealedFor: strings.Clone(h.Namespace),
+			KEK: kek, DataKeys: map[string]int{}, Example: where})
 	}
 	n.Sealed[i].Count++
 	n.Sealed[i].DataKeys[hex.EncodeToString(h.DataKeyID[:])]++

@@ -116,7 +116,9 @@ const (
 )
 
 // call makes one call within the rate, and repeats it after errors that may pass.
-func call[Q, A any](ctx context.Context, w *walk, f func(context.Context, Q, ...grpc.CallOption) (A, error), q Q) (a A, err error) {
+func call[Q, A any](
+	ctx context.Context, w *walk, f func(context.Context, Q, ...grpc.CallOption) (A, error), q Q,
+) (a A, err error) {
 	pause := backoff.Backoff{First: 200 * time.Millisecond, Max: time.Minute}
 	for try := 1; ; try++ {
 		if err = w.scanner.limit.Wait(ctx); err != nil {

@@ -13,8 +13,8 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// pageSize is the number of things on a page of a list. Servers allow 1000 by default; an interrupted scan repeats
-// at most one page.
+// pageSize is the number of things on a page of a list. Servers allow 1000 by default; an interrupted scan
+// repeats at most one page.
 const pageSize = 200
 
 // walk asks the server for all that it holds for one namespace. Its methods for lists take the token of a
