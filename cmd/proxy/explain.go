@@ -104,6 +104,7 @@ func (o *explainOptions) explain(ctx context.Context, stdout io.Writer) error {
 	if o.output.json() {
 		return explainJSON(stdout, answers)
 	}
+	// A trace belongs to the rules that it explains, so it needs the long form too.
 	s := newStyle(stdout)
 	if len(answers) == 1 || o.verbose || o.trace {
 		for _, a := range answers {

@@ -72,6 +72,7 @@ func adminAddress(s *config.Flags) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("the admin address %q is no host:port: %w", address, err)
 	}
+	// 0.0.0.0 and :: are addresses to listen on, and not to connect to.
 	if ip, err := netip.ParseAddr(host); host == "" || err == nil && ip.IsUnspecified() {
 		host = "localhost"
 	}

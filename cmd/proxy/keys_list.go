@@ -144,6 +144,7 @@ func (o *listKeysOptions) listRunning(ctx context.Context, address string, stdou
 		return fmt.Errorf(
 			"http://%s/keys: %s; is that the admin address of a proxy of this version?", address, answer.Status)
 	}
+	// 64 MiB bound what another server at this address can make the command hold.
 	if err := json.NewDecoder(io.LimitReader(answer.Body, 64<<20)).Decode(&use); err != nil {
 		return fmt.Errorf("http://%s/keys: not what a proxy answers: %w", address, err)
 	}

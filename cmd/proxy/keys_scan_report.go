@@ -115,6 +115,8 @@ func (o *scanOptions) printSealed(stdout io.Writer, keys knownKeys, n *scan.Name
 	}
 	t := newTable(stdout)
 	fmt.Fprintln(t, "  KEY\tSEALED FOR\tKEK\tENVELOPES\tDATA KEYS\tKEY ENCRYPTION KEY")
+	// Rows of one key name follow each other, so that the earlier key encryption keys stand beside the active
+	// one.
 	sorted := slices.Clone(n.Sealed)
 	slices.SortFunc(sorted, func(a, b *scan.Envelopes) int {
 		return cmp.Or(cmp.Compare(a.Key, b.Key), cmp.Compare(a.SealedFor, b.SealedFor), cmp.Compare(a.KEK, b.KEK))

@@ -29,6 +29,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
+	// No command runs with debugging on, not even help: the setting is a mistake wherever it is found.
 	err := refuseDebugging()
 	if err == nil {
 		err = root.Execute()

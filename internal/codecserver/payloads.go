@@ -74,6 +74,7 @@ func openTexts(ctx context.Context, session *rewrite.Session, in, out []*commonp
 		if json.Unmarshal(p.Data, &text) != nil {
 			continue
 		}
+		// A text that does not open stays as it is: the caller sees the envelope.
 		opened, ok := session.Text(ctx, []byte(text))
 		if !ok {
 			continue

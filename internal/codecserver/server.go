@@ -63,7 +63,8 @@ type Server struct {
 	options Options
 	origins map[string]bool
 	http    *http.Server
-	running chan struct{} // a place for each request that is rewritten
+	// running holds an element for each request that is rewritten now.
+	running chan struct{}
 	metrics metrics
 }
 
@@ -76,6 +77,7 @@ func New(o Options) *Server {
 	}
 	s.http = &http.Server{
 		Handler: s, TLSConfig: o.TLS, MaxHeaderBytes: 64 << 10,
+		// ReadTimeout is for a body of maxBody over a slow line; WriteTimeout has room for answerTime.
 		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second,
 		WriteTimeout: time.Minute, IdleTimeout: 2 * time.Minute,
 		ErrorLog: slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug),
