@@ -22,7 +22,7 @@ func TestPausesDouble(t *testing.T) {
 		t.Errorf("after Reset: %v", got)
 	}
 	b = backoff.Backoff{First: 100}
-	if b.Next() != 100 || b.Next() != 100 {
+	if first, second := b.Next(), b.Next(); first != 100 || second != 100 {
 		t.Error("without Max the pause grows")
 	}
 }
