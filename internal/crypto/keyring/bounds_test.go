@@ -74,6 +74,7 @@ func TestCachesAreBounded(t *testing.T) {
 
 // TestDroppedKeysAreCleared: the bytes of a data key are zero once nobody can use it any more.
 func TestDroppedKeysAreCleared(t *testing.T) {
+	t.Cleanup(stockGenerators)
 	k, _ := ring(t)
 	secret := func() *[envelope.DataKeySize]byte { return sealer(t, k, "ns", "default").dk.secret }()
 	if *secret == [envelope.DataKeySize]byte{} {

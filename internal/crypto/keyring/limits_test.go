@@ -165,6 +165,7 @@ func TestMadeUpNamespacesAreBounded(t *testing.T) {
 
 // TestMadeUpNamespacesTakeNoMemory: neither for sealing nor for opening does a name that nobody confirmed leave a trace.
 func TestMadeUpNamespacesTakeNoMemory(t *testing.T) {
+	t.Cleanup(stockGenerators)
 	k, _ := ring(t)
 	carrier := seal(t, k, "payload")
 	flood := func(from, to int) {
