@@ -89,8 +89,8 @@ const (
 	KindMarker          = "marker"
 	KindDetails         = "details"          // whatever a newer API calls otherwise
 	KindMetadata        = "metadata"         // summaries, labels and the like
-	KindSearchAttribute = "search_attribute" // pass and deny only; no verdict passes
-	KindReason          = "reason"           // pass, deny and redact only; no verdict passes
+	KindSearchAttribute = "search_attribute" // pass and deny only; passes without a verdict
+	KindReason          = "reason"           // pass, deny and redact only; passes without a verdict
 )
 
 // Input describes one payload. Its strings may alias the message: what is kept is copied.

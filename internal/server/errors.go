@@ -18,11 +18,15 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/x/fault"
 )
 
-// This file alone chooses status codes. SDKs decide by them what to do next:
+// This file chooses the status code for every error of the other packages. The codes of read.go, admission.go, toolarge.go
+// and forward.go are about their own step alone. SDKs decide by the code what to do next:
 //
 //   - Unavailable is retried by all of them. It stands for everything that may pass by itself.
-//   - InvalidArgument, PermissionDenied, Unauthenticated, Unimplemented and DataLoss are final. On a poll the first
-//     three end a worker, so a poll gets them only where the worker can never succeed.
+//   - ResourceExhausted is retried later, with a longer pause. It stands for limits.
+//   - InvalidArgument, PermissionDenied, Unauthenticated and Unimplemented are final. On a poll InvalidArgument,
+//     PermissionDenied and Unauthenticated end a worker, so a poll gets them only where the worker can never succeed.
+//   - DataLoss is final for the Go SDK; SDKs on the shared Rust core retry it.
+//   - Canceled and DeadlineExceeded are the caller's own: it left, or its time is over.
 //   - Internal is retried by some. It is a fault of the proxy's own.
 
 // from starts each message, so that a caller sees that it comes from the proxy and not from the Temporal server.

@@ -1,6 +1,6 @@
-// Package envelope owns the sealed envelope and the life of the keys behind it: it turns a serialized Temporal Payload
-// (or a text) into an envelope that only holders of the key can open, and back, byte for byte. Key encryption keys live
-// in a Provider (AWS KMS, a local key file); data keys live in a Keyring, in memory only.
+// Package envelope is the format of sealed envelopes: it turns a serialized Temporal Payload (or a text) into an envelope
+// that only holders of the key can open, and back, byte for byte. Package keyring owns the life of data keys; a key service
+// wraps them (package crypto). Which payloads and texts bear a marker, and so hold an envelope, is in parse.go.
 //
 // It never decides what is sealed, for whom, or with which key name; it knows no gRPC, no Temporal types and no
 // telemetry, and no byte of a payload or of a key ever reaches an error or a log line.
