@@ -10,7 +10,7 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 )
 
-// KeysInUse is what a running proxy tells of its keys. None of it is secret: envelopes hold the same.
+// KeysInUse is what a running proxy shows of its keys. None of it is secret: envelopes hold the same.
 type KeysInUse struct {
 	Keys     []usedKey    `json:"keys"`
 	DataKeys []workingKey `json:"data_keys"`

@@ -36,7 +36,7 @@ func makeLocalKeys(ctx context.Context, c *config.Config, log *slog.Logger) erro
 	return nil
 }
 
-// missingKeyFile tells if a URI names a key file that does not exist.
+// missingKeyFile reports whether a URI names a key file that does not exist.
 func missingKeyFile(uri string) (string, bool) {
 	path, err := localkey.Path(uri)
 	if err != nil {
@@ -46,7 +46,7 @@ func missingKeyFile(uri string) (string, bool) {
 	return path, errors.Is(err, fs.ErrNotExist)
 }
 
-// WouldMake tells if serve makes the key file that a URI names.
+// WouldMake reports whether serve makes the key file that a URI names.
 func WouldMake(c *config.Config, uri string) (string, bool) {
 	path, missing := missingKeyFile(uri)
 	return path, missing && c.Local() && slices.ContainsFunc(c.Keys, func(k config.Key) bool { return k.Active == uri })
