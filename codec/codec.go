@@ -90,14 +90,14 @@ func newCodec(ctx context.Context, o Options, open func(context.Context, string)
 	if o.Namespace == "" {
 		return nil, errors.New("codec: Options.Namespace is missing: envelopes name the namespace that they were sealed in")
 	}
-	ring := keyring.KeyringOptions{Open: open, Realm: o.Realm, RevokedDataKeys: o.RevokedDataKeys, Log: o.Log}
+	ring := keyring.Options{Open: open, Realm: o.Realm, RevokedDataKeys: o.RevokedDataKeys, Log: o.Log}
 	for _, k := range o.Keys {
 		ring.Keys = append(ring.Keys, keyring.KeyConfig{Name: k.Name, Namespaces: k.Namespaces, Active: k.Active, OpenOnly: k.OpenOnly})
 	}
 	for _, g := range o.Grants {
 		ring.Grants = append(ring.Grants, keyring.Grant{From: g.From, To: g.To})
 	}
-	keys, err := keyring.NewKeyring(ctx, ring)
+	keys, err := keyring.New(ctx, ring)
 	if err != nil {
 		return nil, fmt.Errorf("codec: %w", err)
 	}

@@ -132,7 +132,7 @@ func (o *explainOptions) policyAlone(ctx context.Context) (*policy.Policy, error
 	}
 	quiet := slog.New(slog.DiscardHandler)
 	// The keyring answers which key name outranks which; every URI gets a stand-in.
-	keys, err := keyring.NewKeyring(ctx, keyring.KeyringOptions{
+	keys, err := keyring.New(ctx, keyring.Options{
 		Keys: c.KeyConfigs(), Grants: c.KeyGrants(), Realm: c.Realm, Log: quiet,
 		Open: func(_ context.Context, uri string) (crypto.Provider, error) { return standIn(uri), nil }})
 	if err != nil {

@@ -162,7 +162,7 @@ func appendTo(ts *testscript.TestScript, _ bool, args []string) {
 // history KEYFILE FILE saves a history as the Temporal CLI does, with a payload and a text sealed in namespace clinic.
 func saveHistory(ts *testscript.TestScript, _ bool, args []string) {
 	ctx := context.Background()
-	keys, err := keyring.NewKeyring(ctx, keyring.KeyringOptions{Open: localkey.Open, Log: slog.New(slog.DiscardHandler),
+	keys, err := keyring.New(ctx, keyring.Options{Open: localkey.Open, Log: slog.New(slog.DiscardHandler),
 		Keys: []keyring.KeyConfig{{Name: "default", Active: "local:" + ts.MkAbs(args[0])}}})
 	ts.Check(err)
 	defer keys.Close()

@@ -238,7 +238,7 @@ func OpenKeys(
 ) (*keyring.Keyring, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	keys, err := keyring.NewKeyring(ctx, keyring.KeyringOptions{
+	keys, err := keyring.New(ctx, keyring.Options{
 		Keys: c.KeyConfigs(), Open: open, Grants: c.KeyGrants(), Realm: c.Realm, RevokedDataKeys: c.DataKeyIDs(),
 		DataKeyLife: c.DataKeyLife, Trace: trace, Log: log,
 	})

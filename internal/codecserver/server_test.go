@@ -66,7 +66,7 @@ func start(t *testing.T) *under {
 		t.Fatal(err)
 	}
 	var err error
-	if u.keys, err = keyring.NewKeyring(ctx, keyring.KeyringOptions{Keys: []keyring.KeyConfig{{Name: "default", Active: "local:" + file}}, Open: localkey.Open, Log: log}); err != nil {
+	if u.keys, err = keyring.New(ctx, keyring.Options{Keys: []keyring.KeyConfig{{Name: "default", Active: "local:" + file}}, Open: localkey.Open, Log: log}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(u.keys.Close)

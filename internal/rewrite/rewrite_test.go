@@ -46,7 +46,7 @@ func newRewriterWith(t testing.TB, rego, file string, open func(context.Context,
 	t.Helper()
 	ctx := context.Background()
 	quiet := slog.New(slog.NewTextHandler(io.Discard, nil))
-	keys, err := keyring.NewKeyring(ctx, keyring.KeyringOptions{
+	keys, err := keyring.New(ctx, keyring.Options{
 		Keys: []keyring.KeyConfig{{Name: "phi", Active: "local:" + file}, {Name: "default", Active: "local:" + file}},
 		Open: open,
 		Log:  quiet,

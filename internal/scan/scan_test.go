@@ -105,7 +105,7 @@ func sealedPayload(t *testing.T, text string) (*commonpb.Payload, crypto.KEKRef)
 	if err := localkey.Create(file, time.Now()); err != nil {
 		t.Fatal(err)
 	}
-	keys, err := keyring.NewKeyring(t.Context(), keyring.KeyringOptions{Keys: []keyring.KeyConfig{{Name: "default", Active: "local:" + file}}, Open: localkey.Open})
+	keys, err := keyring.New(t.Context(), keyring.Options{Keys: []keyring.KeyConfig{{Name: "default", Active: "local:" + file}}, Open: localkey.Open})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -163,7 +163,7 @@ func startProxy(t testing.TB, f *frontend, adjust ...func(*Options)) *proxied {
 	}
 	logged := new(lockedBuffer)
 	log := slog.New(slog.NewTextHandler(logged, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	keys, err := keyring.NewKeyring(ctx, keyring.KeyringOptions{
+	keys, err := keyring.New(ctx, keyring.Options{
 		Keys: []keyring.KeyConfig{{Name: "default", Active: "local:" + file}}, Open: localkey.Open, Log: log})
 	if err != nil {
 		t.Fatal(err)

@@ -54,7 +54,7 @@ func keyFile(t *testing.T) string {
 // switchable gives a proxy a key in a file that can be cut off.
 func switchable(t *testing.T, file string, off *atomic.Bool) func(*Options) {
 	return func(o *Options) {
-		keys, err := keyring.NewKeyring(t.Context(), keyring.KeyringOptions{Keys: []keyring.KeyConfig{{Name: "default", Active: "local:" + file}}, Log: o.Log,
+		keys, err := keyring.New(t.Context(), keyring.Options{Keys: []keyring.KeyConfig{{Name: "default", Active: "local:" + file}}, Log: o.Log,
 			Open: func(ctx context.Context, uri string) (crypto.Provider, error) {
 				p, err := localkey.Open(ctx, uri)
 				return switched{p, off}, err

@@ -109,7 +109,7 @@ func guard(t *testing.T, f workflowservice.WorkflowServiceServer, rules, file st
 	t.Helper()
 	logged := new(lockedBuffer)
 	log := slog.New(slog.NewTextHandler(logged, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	keys, err := keyring.NewKeyring(t.Context(), keyring.KeyringOptions{Keys: []keyring.KeyConfig{{Name: "default", Active: "local:" + file}}, Log: log,
+	keys, err := keyring.New(t.Context(), keyring.Options{Keys: []keyring.KeyConfig{{Name: "default", Active: "local:" + file}}, Log: log,
 		Open: func(ctx context.Context, uri string) (crypto.Provider, error) {
 			p, err := localkey.Open(ctx, uri)
 			return switched{p, off}, err

@@ -95,7 +95,7 @@ func TestCallsAreTraced(t *testing.T) {
 	type spanKey struct{}
 	var spans []string
 	s, p := defaultStore()
-	k := newKeyring(t, KeyringOptions{Keys: defaultKeys(), Open: s.open, Realm: "eu",
+	k := newKeyring(t, Options{Keys: defaultKeys(), Open: s.open, Realm: "eu",
 		Trace: func(ctx context.Context, op string, kc crypto.KeyContext) (context.Context, func(error)) {
 			parent, _ := ctx.Value(spanKey{}).(string)
 			return ctx, func(err error) {

@@ -27,11 +27,11 @@ func expect(t *testing.T, what string, err error, kind crypto.Kind) {
 func coldPayload(t *testing.T) ([]byte, *Keyring, *scripted) {
 	t.Helper()
 	s, p := defaultStore()
-	writer := newKeyring(t, KeyringOptions{Keys: defaultKeys(), Open: s.open})
+	writer := newKeyring(t, Options{Keys: defaultKeys(), Open: s.open})
 	writer.Confirm("ns")
 	carrier := seal(t, writer, "payload")
 	writer.Close()
-	reader := newKeyring(t, KeyringOptions{Keys: defaultKeys(), Open: s.open})
+	reader := newKeyring(t, Options{Keys: defaultKeys(), Open: s.open})
 	reader.Confirm("ns")
 	return carrier, reader, p
 }
@@ -268,7 +268,7 @@ func TestPlantedEnvelopesHarmNoGoodKey(t *testing.T) {
 func TestEverythingAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, second := newScripted("test:default"), newScripted("test:second")
-		k := newKeyring(t, KeyringOptions{Keys: defaultKeys(), Open: store{p.uri: p, second.uri: second}.open, DataKeyLife: 10 * time.Minute})
+		k := newKeyring(t, Options{Keys: defaultKeys(), Open: store{p.uri: p, second.uri: second}.open, DataKeyLife: 10 * time.Minute})
 		k.Confirm("ns")
 		end := time.Now().Add(3 * time.Hour)
 		var wg sync.WaitGroup

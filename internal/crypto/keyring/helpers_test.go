@@ -138,12 +138,12 @@ func defaultStore() (store, *scripted) {
 
 func defaultKeys() []KeyConfig { return []KeyConfig{{Name: "default", Active: "test:default"}} }
 
-func newKeyring(t testing.TB, opt KeyringOptions) *Keyring {
+func newKeyring(t testing.TB, opt Options) *Keyring {
 	t.Helper()
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
-	k, err := NewKeyring(t.Context(), opt)
+	k, err := New(t.Context(), opt)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -155,7 +155,7 @@ func newKeyring(t testing.TB, opt KeyringOptions) *Keyring {
 func ring(t testing.TB) (*Keyring, *scripted) {
 	t.Helper()
 	s, p := defaultStore()
-	k := newKeyring(t, KeyringOptions{Keys: defaultKeys(), Open: s.open})
+	k := newKeyring(t, Options{Keys: defaultKeys(), Open: s.open})
 	k.Confirm("ns")
 	return k, p
 }

@@ -17,8 +17,8 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyhealth"
 )
 
-// KeyringOptions configures a Keyring. Zero durations and counts mean the default.
-type KeyringOptions struct {
+// Options configures a Keyring. Zero durations and counts mean the default.
+type Options struct {
 	// Keys in order of rank: the most sensitive first.
 	Keys []KeyConfig
 	// Open returns the provider for a URI.
@@ -63,7 +63,7 @@ type Keyring struct {
 
 // core is what the parts of a Keyring share.
 type core struct {
-	opt     KeyringOptions
+	opt     Options
 	coarse  atomic.Int64        // Unix nanoseconds of the latest tick, for the paths that run per payload
 	set     atomic.Pointer[Set] // in force
 	service *service
@@ -77,8 +77,8 @@ type core struct {
 	work sync.WaitGroup
 }
 
-// NewKeyring opens the configured keys and checks that they answer; see Prepare.
-func NewKeyring(ctx context.Context, opt KeyringOptions) (*Keyring, error) {
+// New opens the configured keys and checks that they answer; see Prepare.
+func New(ctx context.Context, opt Options) (*Keyring, error) {
 	opt.setDefaults()
 	c := &core{opt: opt, slots: newSlots(), uses: uses{m: make(map[useID]*keyUse)},
 		tokens: rate.NewLimiter(unconfirmedRate, unconfirmedBurst)}
@@ -103,7 +103,7 @@ func NewKeyring(ctx context.Context, opt KeyringOptions) (*Keyring, error) {
 	return k, nil
 }
 
-func (o *KeyringOptions) setDefaults() {
+func (o *Options) setDefaults() {
 	def := func(d *time.Duration, v time.Duration) {
 		if *d <= 0 {
 			*d = v

@@ -19,7 +19,7 @@ func TestRankAndDefaultKey(t *testing.T) {
 	for _, u := range []string{"test:phi", "test:tenant", "test:pay", "test:default"} {
 		uris[u] = newScripted(u)
 	}
-	k := newKeyring(t, KeyringOptions{Open: uris.open, Keys: []KeyConfig{
+	k := newKeyring(t, Options{Open: uris.open, Keys: []KeyConfig{
 		{Name: "phi", Namespaces: []string{"clinic-*.a1b2c"}, Active: "test:phi"},
 		{Name: "tenant/*", Namespaces: []string{"saas.a1b2c"}, Active: "test:tenant-{1}"},
 		{Name: "pay", Namespaces: []string{"pay-*", "clinic-prod.a1b2c"}, Active: "test:pay"},
@@ -54,7 +54,7 @@ func TestWildcardKeysAreOpenedWhenNeeded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		acme := newScripted("test:tenant-acme")
 		var asked []string
-		k := newKeyring(t, KeyringOptions{
+		k := newKeyring(t, Options{
 			Keys: []KeyConfig{{Name: "tenant/*", Active: "test:tenant-{1}"}},
 			Open: func(ctx context.Context, uri string) (crypto.Provider, error) {
 				asked = append(asked, uri)
@@ -78,7 +78,7 @@ func TestWildcardKeysAreOpenedWhenNeeded(t *testing.T) {
 
 func TestStartReportsEveryKeyThatDoesNotAnswer(t *testing.T) {
 	s, _ := defaultStore()
-	_, err := NewKeyring(t.Context(), KeyringOptions{Open: s.open, Log: slog.New(slog.DiscardHandler), Keys: []KeyConfig{
+	_, err := New(t.Context(), Options{Open: s.open, Log: slog.New(slog.DiscardHandler), Keys: []KeyConfig{
 		{Name: "a", Active: "test:none-1"}, {Name: "b", Active: "test:default", OpenOnly: []string{"test:retired"}}, {Name: "c", Active: "test:none-2"}}})
 	if err == nil || !strings.Contains(err.Error(), `keys[0] "a"`) || !strings.Contains(err.Error(), `keys[2] "c"`) {
 		t.Errorf("error %v, want both keys named", err)
@@ -97,7 +97,7 @@ func TestStartReportsEveryKeyThatDoesNotAnswer(t *testing.T) {
 		"{1} without a star":    {KeyConfig{Name: "a", Active: "test:{1}"}, "has no *"},
 		"{1} in an earlier URI": {KeyConfig{Name: "a", Active: "test:default", OpenOnly: []string{"test:{1}"}}, "has no *"},
 	} {
-		_, err := NewKeyring(t.Context(), KeyringOptions{Open: s.open, Keys: []KeyConfig{c.key}})
+		_, err := New(t.Context(), Options{Open: s.open, Keys: []KeyConfig{c.key}})
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: error %v, want one with %q", name, err, c.want)
 		}
@@ -107,7 +107,7 @@ func TestStartReportsEveryKeyThatDoesNotAnswer(t *testing.T) {
 func TestNamespacesGrantsAndRealms(t *testing.T) {
 	p := newScripted("test:default")
 	with := func(realm string, grants ...Grant) *Keyring {
-		return newKeyring(t, KeyringOptions{Keys: defaultKeys(), Open: store{p.uri: p}.open, Realm: realm, Grants: grants})
+		return newKeyring(t, Options{Keys: defaultKeys(), Open: store{p.uri: p}.open, Realm: realm, Grants: grants})
 	}
 	sealIn := func(k *Keyring, namespace string) []byte {
 		t.Helper()
@@ -154,21 +154,21 @@ func TestNamespacesGrantsAndRealms(t *testing.T) {
 func TestOpenOnlyKeysAndUnknownOnes(t *testing.T) {
 	old, fresh := newScripted("test:old"), newScripted("test:new")
 	both := store{old.uri: old, fresh.uri: fresh}
-	before := newKeyring(t, KeyringOptions{Keys: []KeyConfig{{Name: "default", Active: "test:old"}}, Open: both.open})
+	before := newKeyring(t, Options{Keys: []KeyConfig{{Name: "default", Active: "test:old"}}, Open: both.open})
 	carrier := seal(t, before, "payload")
-	after := newKeyring(t, KeyringOptions{Keys: []KeyConfig{{Name: "default", Active: "test:new", OpenOnly: []string{"test:old"}}}, Open: both.open})
+	after := newKeyring(t, Options{Keys: []KeyConfig{{Name: "default", Active: "test:new", OpenOnly: []string{"test:old"}}}, Open: both.open})
 	if got, err := open(after, carrier, "ns"); err != nil || got != "payload" {
 		t.Errorf("%q, %v", got, err)
 	}
 	if got := sealer(t, after, "ns", "default").header.KEK; got != fresh.ref {
 		t.Error("sealed with a key that is for opening only")
 	}
-	without := newKeyring(t, KeyringOptions{Keys: []KeyConfig{{Name: "default", Active: "test:new"}}, Open: both.open})
+	without := newKeyring(t, Options{Keys: []KeyConfig{{Name: "default", Active: "test:new"}}, Open: both.open})
 	_, err := open(without, carrier, "ns")
 	if wantKind(t, err, crypto.KindNotConfigured); err != nil && !strings.Contains(err.Error(), old.ref.String()) {
 		t.Errorf("the error does not name the key that is missing: %v", err)
 	}
-	other := newKeyring(t, KeyringOptions{Keys: []KeyConfig{{Name: "other", Active: "test:old"}}, Open: both.open})
+	other := newKeyring(t, Options{Keys: []KeyConfig{{Name: "other", Active: "test:old"}}, Open: both.open})
 	_, err = open(other, carrier, "ns")
 	wantKind(t, err, crypto.KindNotConfigured)
 }
@@ -179,9 +179,9 @@ func TestReplicasOfOneKey(t *testing.T) {
 		east, west := newScripted("test:east"), newScripted("test:west")
 		west.ref, west.blobs = east.ref, east.blobs
 		uris := store{east.uri: east, west.uri: west}
-		writer := newKeyring(t, KeyringOptions{Keys: []KeyConfig{{Name: "default", Active: "test:east"}}, Open: uris.open})
+		writer := newKeyring(t, Options{Keys: []KeyConfig{{Name: "default", Active: "test:east"}}, Open: uris.open})
 		carrier := seal(t, writer, "payload")
-		reader := newKeyring(t, KeyringOptions{Keys: []KeyConfig{{Name: "default", Active: "test:east", OpenOnly: []string{"test:west"}}}, Open: uris.open})
+		reader := newKeyring(t, Options{Keys: []KeyConfig{{Name: "default", Active: "test:east", OpenOnly: []string{"test:west"}}}, Open: uris.open})
 		east.answer(errors.New("the region is down"))
 		if got, err := open(reader, carrier, "ns"); err != nil || got != "payload" {
 			t.Errorf("%q, %v", got, err)
@@ -192,7 +192,7 @@ func TestReplicasOfOneKey(t *testing.T) {
 func TestReload(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		old, fresh := newScripted("test:old"), newScripted("test:new")
-		k := newKeyring(t, KeyringOptions{Keys: []KeyConfig{{Name: "default", Active: "test:old"}}, Open: store{old.uri: old, fresh.uri: fresh}.open})
+		k := newKeyring(t, Options{Keys: []KeyConfig{{Name: "default", Active: "test:old"}}, Open: store{old.uri: old, fresh.uri: fresh}.open})
 		k.Confirm("ns")
 		carrier := seal(t, k, "payload")
 		if err := change(k, t.Context(), []KeyConfig{{Name: "default", Active: "test:none"}}, nil, nil); err == nil {
@@ -242,7 +242,7 @@ func TestAliasThatMoved(t *testing.T) {
 		old, fresh := newScripted("test:default"), newScripted("test:default")
 		fresh.ref = crypto.NewKEKRef("test", "fresh")
 		alias := store{"test:default": old, "test:old": old}
-		k := newKeyring(t, KeyringOptions{Keys: defaultKeys(), Open: alias.open})
+		k := newKeyring(t, Options{Keys: defaultKeys(), Open: alias.open})
 		k.Confirm("ns")
 		carrier := seal(t, k, "payload")
 		alias["test:default"] = fresh
@@ -276,10 +276,10 @@ func TestAliasThatMoved(t *testing.T) {
 func TestRevokedDataKeys(t *testing.T) {
 	p := newScripted("test:default")
 	open1 := store{p.uri: p}.open
-	writer := newKeyring(t, KeyringOptions{Keys: defaultKeys(), Open: open1})
+	writer := newKeyring(t, Options{Keys: defaultKeys(), Open: open1})
 	carrier := seal(t, writer, "payload")
 	id := sealer(t, writer, "ns", "default").header.DataKeyID
-	reader := newKeyring(t, KeyringOptions{Keys: defaultKeys(), Open: open1, RevokedDataKeys: [][32]byte{id}})
+	reader := newKeyring(t, Options{Keys: defaultKeys(), Open: open1, RevokedDataKeys: [][32]byte{id}})
 	_, err := open(reader, carrier, "ns")
 	wantKind(t, err, crypto.KindRevoked)
 	// A wrong id in front of the same wrapped key gets the data key into memory, but not into use.

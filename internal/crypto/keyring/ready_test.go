@@ -12,7 +12,7 @@ import (
 func phiAndDefault(t *testing.T) (k *Keyring, phi, byDefault *scripted) {
 	t.Helper()
 	phi, byDefault = newScripted("test:phi"), newScripted("test:default")
-	k = newKeyring(t, KeyringOptions{Open: store{phi.uri: phi, byDefault.uri: byDefault}.open, Keys: []KeyConfig{
+	k = newKeyring(t, Options{Open: store{phi.uri: phi, byDefault.uri: byDefault}.open, Keys: []KeyConfig{
 		{Name: "phi", Active: phi.uri, Namespaces: []string{"ns", "clinic"}}, {Name: "default", Active: byDefault.uri}}})
 	for _, ns := range []string{"ns", "clinic", "billing"} {
 		k.Confirm(ns)
@@ -64,7 +64,7 @@ func TestReadyMindsTheKeysOfEnvelopes(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		other := newKeyring(t, KeyringOptions{Keys: k.core.opt.Keys, Open: store{phi.uri: phi, byDefault.uri: byDefault}.open})
+		other := newKeyring(t, Options{Keys: k.core.opt.Keys, Open: store{phi.uri: phi, byDefault.uri: byDefault}.open})
 		other.Confirm("ns")
 		phi.answer(timedOut)
 		ctx := t.Context()
@@ -128,7 +128,7 @@ func TestReadyFetchesWhatThePolicyNames(t *testing.T) {
 func TestATenantsKeyStopsNobodyElse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		byDefault, acme := newScripted("test:default"), newScripted("test:acme")
-		k := newKeyring(t, KeyringOptions{Open: store{byDefault.uri: byDefault, acme.uri: acme}.open, Keys: []KeyConfig{
+		k := newKeyring(t, Options{Open: store{byDefault.uri: byDefault, acme.uri: acme}.open, Keys: []KeyConfig{
 			{Name: "tenant-*", Active: "test:{1}"}, {Name: "default", Active: byDefault.uri}}})
 		k.Confirm("ns")
 		acme.answer(timedOut)

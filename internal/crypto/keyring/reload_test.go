@@ -19,10 +19,10 @@ import (
 func twoKeys(t *testing.T) (*Keyring, *scripted, *scripted, []byte) {
 	t.Helper()
 	old, fresh := newScripted("test:old"), newScripted("test:new")
-	k := newKeyring(t, KeyringOptions{Open: store{old.uri: old, fresh.uri: fresh}.open,
+	k := newKeyring(t, Options{Open: store{old.uri: old, fresh.uri: fresh}.open,
 		Keys: []KeyConfig{{Name: "default", Active: "test:new", OpenOnly: []string{"test:old"}}}})
 	k.Confirm("ns")
-	writer := newKeyring(t, KeyringOptions{Open: store{old.uri: old}.open, Keys: []KeyConfig{{Name: "default", Active: "test:old"}}})
+	writer := newKeyring(t, Options{Open: store{old.uri: old}.open, Keys: []KeyConfig{{Name: "default", Active: "test:old"}}})
 	carrier := seal(t, writer, "payload")
 	writer.Close()
 	if got, err := open(k, carrier, "ns"); err != nil || got != "payload" {
@@ -153,7 +153,7 @@ func TestReloadWhileADataKeyIsMade(t *testing.T) {
 	} {
 		bubble(t, name, func(t *testing.T) {
 			old, fresh := newScripted("test:old"), newScripted("test:new")
-			k := newKeyring(t, KeyringOptions{Open: store{old.uri: old, fresh.uri: fresh}.open, Keys: []KeyConfig{{Name: "default", Active: "test:old"}}})
+			k := newKeyring(t, Options{Open: store{old.uri: old, fresh.uri: fresh}.open, Keys: []KeyConfig{{Name: "default", Active: "test:old"}}})
 			k.Confirm("ns")
 			old.block = make(chan struct{})
 			done := make(chan error)
@@ -210,7 +210,7 @@ func TestReloadForgetsRefusals(t *testing.T) {
 func TestFormerKeysAreBounded(t *testing.T) {
 	p := newScripted("test:default")
 	alias := store{p.uri: p}
-	k := newKeyring(t, KeyringOptions{Keys: defaultKeys(), Open: alias.open})
+	k := newKeyring(t, Options{Keys: defaultKeys(), Open: alias.open})
 	for i := range 3 * maxFormer {
 		next := newScripted("test:default")
 		next.ref = crypto.NewKEKRef("test", fmt.Sprint(i))
@@ -254,7 +254,7 @@ func TestUsesAreCounted(t *testing.T) {
 // TestUsesAreBounded: key names that callers choose make no end of series.
 func TestUsesAreBounded(t *testing.T) {
 	s := make(store)
-	k := newKeyring(t, KeyringOptions{Keys: []KeyConfig{{Name: "tenant/*", Active: "test:{1}"}}, Open: s.open})
+	k := newKeyring(t, Options{Keys: []KeyConfig{{Name: "tenant/*", Active: "test:{1}"}}, Open: s.open})
 	k.Confirm("ns")
 	for i := range 3 * maxUses {
 		p := newScripted(fmt.Sprint("test:t", i))

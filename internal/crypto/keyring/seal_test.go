@@ -113,7 +113,7 @@ func goldenRing(t *testing.T, g golden) *Keyring {
 		kc.Namespace = g.Realm + "/" + g.Namespace
 	}
 	p.blobs["wrapped"] = blob{plain: [envelope.DataKeySize]byte(g.DataKey), kc: kc}
-	return newKeyring(t, KeyringOptions{Keys: []KeyConfig{{Name: g.Key, Active: p.uri}}, Open: store{p.uri: p}.open, Realm: g.Realm})
+	return newKeyring(t, Options{Keys: []KeyConfig{{Name: g.Key, Active: p.uri}}, Open: store{p.uri: p}.open, Realm: g.Realm})
 }
 
 func TestSealAndOpenAnything(t *testing.T) {

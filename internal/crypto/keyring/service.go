@@ -14,11 +14,11 @@ const maxCalls = 20 // to key services at once
 
 // service makes the calls to key services: only so many at once, each with a time limit and a span.
 type service struct {
-	opt   *KeyringOptions
+	opt   *Options
 	calls chan struct{} // a place per call under way
 }
 
-func newService(opt *KeyringOptions) *service {
+func newService(opt *Options) *service {
 	return &service{opt: opt, calls: make(chan struct{}, maxCalls)}
 }
 

@@ -97,7 +97,7 @@ func temperatures(t *testing.T, f func(t *testing.T, k *Keyring, attempt func(ca
 		t.Run(name, func(t *testing.T) {
 			p, other := newScripted("test:default"), newScripted("test:phi")
 			keys := []KeyConfig{{Name: "default", Active: p.uri}, {Name: "phi", Active: other.uri}}
-			k := newKeyring(t, KeyringOptions{Keys: keys, Open: store{p.uri: p, other.uri: other}.open})
+			k := newKeyring(t, Options{Keys: keys, Open: store{p.uri: p, other.uri: other}.open})
 			k.Confirm("ns")
 			k.Confirm("other")
 			f(t, k, func(carrier []byte, namespace string) ([]byte, bool, error) {

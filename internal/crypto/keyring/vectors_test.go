@@ -50,7 +50,7 @@ func vectorRing(t *testing.T, v vector) (k *Keyring, namespace string) {
 	p := newScripted("test:vector")
 	p.ref = h.KEK
 	p.blobs[string(h.Wrapped)] = blob{plain: [32]byte(v.DK), kc: crypto.KeyContext{Namespace: h.Namespace, Key: h.Key}}
-	k = newKeyring(t, KeyringOptions{Keys: []KeyConfig{{Name: h.Key, Active: p.uri}}, Open: store{p.uri: p}.open})
+	k = newKeyring(t, Options{Keys: []KeyConfig{{Name: h.Key, Active: p.uri}}, Open: store{p.uri: p}.open})
 	k.Confirm(h.Namespace)
 	return k, h.Namespace
 }
