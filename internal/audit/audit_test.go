@@ -15,6 +15,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 )
 
 func quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
@@ -23,7 +25,9 @@ func record(i int) *Record {
 	return &Record{
 		Time: time.Date(2030, 1, 2, 3, 4, 5, 6e6, time.UTC), Caller: Caller{"jwt", "alice", "people"}, Namespace: "clinic", RPC: "GetWorkflowExecutionHistory",
 		Workflow: Workflow{ID: fmt.Sprint("visit-", i), Run: "r1", Type: "Visit"}, Code: "OK", Policy: "abc", Trace: "0af7651916cd43dd8448eb211c80319c",
-		Payloads: []Payloads{{"input", "clinic", "phi", "opened", 2}, {"memo", "clinic", "default", "denied", 1}},
+		Payloads: []rewrite.Handled{
+			{Kind: "input", Namespace: "clinic", Key: "phi", Outcome: rewrite.Opened, Count: 2},
+			{Kind: "memo", Namespace: "clinic", Key: "default", Outcome: rewrite.Denied, Count: 1}},
 	}
 }
 

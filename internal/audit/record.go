@@ -2,9 +2,15 @@ package audit
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"time"
 	"unicode/utf8"
+
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/temporal-seal/temporal-seal/internal/policy"
+	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 )
 
 // Record is what one call had opened, or tried to. It becomes one line of JSON. No field has room for the
@@ -14,9 +20,9 @@ type Record struct {
 	Caller    Caller    `json:"caller"`
 	Namespace string    `json:"namespace,omitempty"`
 	// RPC is a method's name, or "codec-server/decode".
-	RPC      string     `json:"rpc"`
-	Workflow Workflow   `json:"workflow,omitzero"`
-	Payloads []Payloads `json:"payloads"`
+	RPC      string            `json:"rpc"`
+	Workflow Workflow          `json:"workflow,omitzero"`
+	Payloads []rewrite.Handled `json:"payloads"`
 	// Code is the status of the answer. With any other than OK, the caller got nothing of what was opened.
 	Code   string `json:"code"`
 	Policy string `json:"policy"`
@@ -37,16 +43,21 @@ type Workflow struct {
 	Type string `json:"type,omitempty"`
 }
 
-// Payloads counts the payloads of one kind that were sealed with one key and had one verdict.
-type Payloads struct {
-	Kind string `json:"kind"`
-	// Namespace is the one that sealed the payloads.
-	Namespace string `json:"sealed_in"`
-	Key       string `json:"key"`
-	// Verdict is opened, redacted, kept or denied; or failed, if the policy allows it and the envelope does
-	// not open.
-	Verdict string `json:"verdict"`
-	Count   int    `json:"count"`
+// Of returns the record of what a session has opened for a caller in the call of ctx. RPC and Code are left to
+// set.
+func Of(ctx context.Context, session *rewrite.Session, caller *policy.Caller) Record {
+	r := Record{
+		Time:      time.Now(),
+		Caller:    Caller{caller.Kind, caller.Subject, caller.Listener},
+		Namespace: session.Namespace(),
+		Workflow:  Workflow{session.WorkflowID(), session.WorkflowRun(), session.WorkflowType()},
+		Payloads:  session.Account(),
+		Policy:    session.Revision(),
+	}
+	if span := trace.SpanContextFromContext(ctx); span.HasTraceID() {
+		r.Trace = span.TraceID().String()
+	}
+	return r
 }
 
 // maxText bounds each text of a record in bytes. Callers choose some: ids, subjects, names in envelopes.

@@ -195,24 +195,11 @@ func (e *exchange) rewrite(
 
 // record writes an audit record of what was opened. After an error the answer must not leave.
 func (e *exchange) record(ctx context.Context, session *rewrite.Session, id *auth.Identity) error {
-	account := session.Account()
-	if e.server.options.Audit == nil || len(account) == 0 {
+	r := audit.Of(ctx, session, id.Caller)
+	if len(r.Payloads) == 0 {
 		return nil
 	}
-	r := audit.Record{
-		Time:      time.Now(),
-		Caller:    audit.Caller{Kind: id.Caller.Kind, Subject: id.Caller.Subject, Listener: id.Caller.Listener},
-		Namespace: session.Namespace(), RPC: "codec-server/decode",
-		Payloads: make([]audit.Payloads, len(account)),
-		Code:     "OK", Policy: session.Revision(),
-	}
-	for i, a := range account {
-		r.Payloads[i] = audit.Payloads{
-			Kind: a.Kind, Namespace: a.Namespace, Key: a.Key, Verdict: string(a.Outcome), Count: a.Count}
-	}
-	if span := trace.SpanContextFromContext(ctx); span.HasTraceID() {
-		r.Trace = span.TraceID().String()
-	}
+	r.RPC, r.Code = "codec-server/decode", "OK"
 	if err := e.server.options.Audit.Write(ctx, &r); err != nil {
 		return refuse(http.StatusServiceUnavailable, "%v", err)
 	}

@@ -68,11 +68,13 @@ const (
 )
 
 // Handled counts the payloads of one kind in a response that were sealed with one key and had the same
-// outcome. Namespace and Key are those in the envelopes.
+// outcome. Namespace and Key are those in the envelopes. The JSON is that of audit records.
 type Handled struct {
-	Kind, Namespace, Key string
-	Outcome              Outcome
-	Count                int
+	Kind      string  `json:"kind"`
+	Namespace string  `json:"sealed_in"`
+	Key       string  `json:"key"`
+	Outcome   Outcome `json:"verdict"`
+	Count     int     `json:"count"`
 }
 
 // maxHandled bounds the entries of an account, since a response may hold planted envelopes with any names.

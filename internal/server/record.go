@@ -2,9 +2,7 @@ package server
 
 import (
 	"slices"
-	"time"
 
-	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc/codes"
 
 	"github.com/temporal-seal/temporal-seal/internal/audit"
@@ -35,20 +33,8 @@ func (c *call) record(code codes.Code) error {
 	if len(account) == 0 {
 		return nil
 	}
-	r := audit.Record{
-		Time:      time.Now(),
-		Caller:    audit.Caller{Kind: c.id.Caller.Kind, Subject: c.id.Caller.Subject, Listener: c.id.Caller.Listener},
-		Namespace: c.session.Namespace(), RPC: c.method.rewrite.Name(),
-		Workflow: audit.Workflow{ID: c.session.WorkflowID(), Run: c.session.WorkflowRun(), Type: c.session.WorkflowType()},
-		Payloads: make([]audit.Payloads, len(account)),
-		Code:     codeName(code), Policy: c.session.Revision(),
-	}
-	for i, a := range account {
-		r.Payloads[i] = audit.Payloads{Kind: a.Kind, Namespace: a.Namespace, Key: a.Key, Verdict: string(a.Outcome), Count: a.Count}
-	}
-	if span := trace.SpanContextFromContext(c.ctx); span.HasTraceID() {
-		r.Trace = span.TraceID().String()
-	}
+	r := audit.Of(c.ctx, c.session, c.id.Caller)
+	r.RPC, r.Code, r.Payloads = c.method.rewrite.Name(), codeName(code), account
 	return c.server.audit.Write(c.ctx, &r)
 }
 

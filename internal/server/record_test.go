@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/temporal-seal/temporal-seal/internal/audit"
+	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 )
 
 // book is a sink that a test reads, and that can be made to fail.
@@ -115,7 +116,7 @@ func TestOneRecordPerReading(t *testing.T) {
 	if len(got) != 2 {
 		t.Fatalf("%d records for two calls: %+v", len(got), got)
 	}
-	opened := audit.Payloads{Kind: "input", Namespace: "clinic", Key: "default", Verdict: "opened", Count: 1}
+	opened := rewrite.Handled{Kind: "input", Namespace: "clinic", Key: "default", Outcome: "opened", Count: 1}
 	for i, want := range []audit.Record{
 		{RPC: "GetWorkflowExecutionHistory", Workflow: audit.Workflow{ID: "w-1", Run: "run-1"}},
 		{RPC: "PollActivityTaskQueue", Workflow: audit.Workflow{ID: "w-9", Type: "Visit"}},
@@ -154,7 +155,7 @@ func TestUnopenedIsOnRecord(t *testing.T) {
 		t.Fatalf("%+v", got)
 	}
 	for _, r := range got {
-		if len(r.Payloads) != 1 || r.Payloads[0].Verdict != "failed" {
+		if len(r.Payloads) != 1 || r.Payloads[0].Outcome != "failed" {
 			t.Errorf("%+v", r)
 		}
 	}
