@@ -104,12 +104,12 @@ func (a *applier) apply(ctx context.Context, hangup bool) {
 	defer a.mu.Unlock()
 	before := a.state.Load()
 	text, unread := a.read(hangup)
-	changed := hangup || unread != nil || !bytes.Equal(text, a.text)
+	changed := hangup || !bytes.Equal(text, a.text)
 	modules, err := a.engine.Read(ctx)
 	if err != nil {
 		return // ctx has ended
 	}
-	keysToo := changed || len(before.problems) > 0
+	keysToo := changed || unread != nil || len(before.problems) > 0
 	if !keysToo && before.policy.Err() == nil && modules.Revision() == before.policy.Revision() {
 		return
 	}
@@ -122,7 +122,7 @@ func (a *applier) apply(ctx context.Context, hangup bool) {
 	} else {
 		now = a.preparePolicy(ctx, before, modules)
 	}
-	if !changed && errorText(now.problems) == errorText(before.problems) && now.policy.Same(before.policy) {
+	if !changed && sameCause(now.problems, before.problems) && now.policy.Same(before.policy) {
 		return // tried again, with the same outcome
 	}
 	a.commit(before, now)

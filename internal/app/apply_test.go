@@ -5,9 +5,12 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -189,5 +192,63 @@ func TestAKeptKeyKeepsItsRank(t *testing.T) {
 	}
 	if _, ok := now.set.Rank("other", "phi"); ok {
 		t.Error("the key is still there for other namespaces")
+	}
+}
+
+// A config file that is away is reported once, and not at every look.
+func TestAMissingConfigIsCountedOnce(t *testing.T) {
+	c := newChanging(t, oneKey, map[string]string{"policy.rego": "package temporal\n"})
+	if err := os.Remove(filepath.Join(c.dir, "config.yaml")); err != nil {
+		t.Fatal(err)
+	}
+	c.awaySince = time.Now().Add(-time.Minute)
+	for range 3 {
+		c.apply(t.Context(), false)
+	}
+	if n := c.count("temporal_seal_config_reloads_total", "error"); n != 1 {
+		t.Errorf("a missing config was counted %v times:\n%s", n, &c.log)
+	}
+	c.apply(t.Context(), true)
+	if n := c.count("temporal_seal_config_reloads_total", "error"); n != 2 {
+		t.Errorf("with a SIGHUP a missing config was counted %v times", n)
+	}
+	c.write("config.yaml", oneKey)
+	c.apply(t.Context(), false)
+	if n := c.count("temporal_seal_config_reloads_total", "ok"); n != 1 || len(c.state.Load().problems) != 0 {
+		t.Errorf("the config put back was counted %v times: %v", n, c.state.Load().problems)
+	}
+}
+
+// A new key that does not answer is counted once, although each try has another request id, and again when
+// the reason changes.
+func TestAFailingKeyIsCountedOnce(t *testing.T) {
+	t.Setenv("AWS_ACCESS_KEY_ID", "id")
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "secret")
+	t.Setenv("AWS_MAX_ATTEMPTS", "1")
+	var status, requests atomic.Int64
+	status.Store(http.StatusServiceUnavailable)
+	kms := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("X-Amzn-Requestid", fmt.Sprintf("8c3b1f0a-0000-4000-8000-%012d", requests.Add(1)))
+		http.Error(w, "no JSON", int(status.Load()))
+	}))
+	defer kms.Close()
+	c := newChanging(t, oneKey, map[string]string{"policy.rego": "package temporal\n"})
+	c.timeout = time.Second
+	c.write("config.yaml", "keys:\n  - {name: new, active: \"awskms://alias/x?region=eu-central-1&endpoint="+kms.URL+"\"}\n"+
+		strings.TrimPrefix(oneKey, "keys:\n"))
+	for range 3 {
+		c.apply(t.Context(), false)
+	}
+	if n := c.count("temporal_seal_config_reloads_total", "error"); n != 1 || requests.Load() < 3 {
+		t.Errorf("after %d requests a key that does not answer was counted %v times:\n%s", requests.Load(), n, &c.log)
+	}
+	status.Store(http.StatusForbidden)
+	for range 20 { // the key is asked again after a while only
+		if c.apply(t.Context(), false); c.count("temporal_seal_config_reloads_total", "error") > 1 {
+			break
+		}
+	}
+	if n := c.count("temporal_seal_config_reloads_total", "error"); n != 2 {
+		t.Errorf("with another reason a key that does not answer was counted %v times:\n%s", n, &c.log)
 	}
 }

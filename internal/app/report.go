@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -39,7 +40,7 @@ func newReport(file string, registry prometheus.Registerer, log *slog.Logger) *r
 
 // applied reports a change. What is tried again and again without success is reported once.
 func (r *report) applied(before, now *state, configChanged bool) {
-	if configChanged || errorText(before.problems) != errorText(now.problems) {
+	if configChanged || !sameCause(before.problems, now.problems) {
 		r.config(now, configChanged)
 	}
 	r.policy(before.policy, now.policy)
@@ -98,7 +99,14 @@ func (r *report) inForce(p *policy.Policy) {
 	r.revision.WithLabelValues(p.Revision()).Set(1)
 }
 
-func errorText(errs []error) string { return fmt.Sprint(errs) }
+// passing matches what differs between two tries that fail for the same reason: the ids that AWS gives to requests, and
+// the local ports of broken connections.
+var passing = regexp.MustCompile(`RequestID: [^,\s]*|:\d+->`)
+
+// sameCause reports whether the sources differ from what is in force for the same reasons as before.
+func sameCause(before, now []error) bool {
+	return passing.ReplaceAllString(fmt.Sprint(before), "") == passing.ReplaceAllString(fmt.Sprint(now), "")
+}
 
 // describe writes what is in force and why the sources differ from it, for people who look at /readyz.
 func (s *state) describe(w io.Writer, file string) {
