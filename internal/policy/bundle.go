@@ -47,64 +47,55 @@ const (
 	bundleMaxSize = 64 << 20
 )
 
-// bundles follows a bundle by OPA's own plugin, which fetches, verifies and persists it. Its store is
-// gated: a bundle that does not load as a policy is not activated, and so neither persisted nor taken for
-// the newest.
+// bundles follows a bundle by OPA's own plugin, which fetches, verifies and persists it. Its store checks
+// every commit: a bundle that does not load as a policy is not activated, and so neither persisted nor taken
+// for the newest.
 type bundles struct {
 	manager *plugins.Manager
-	plugin  *bundle.Plugin
+	report  func(error)
+	first   chan struct{} // closed when a bundle is in force
 
-	mu    sync.Mutex
-	files Sources // of the bundle in force
-	err   error   // why the newest is not, if so
-	first chan struct{}
-	once  sync.Once
+	mu      sync.Mutex
+	failure error // why the newest bundle is not in force, if so
 }
 
 // startBundles begins to follow a bundle. take receives each new one and refuses it by returning an error.
-// report receives every failure, and nil when a failure is over. Both may be called until stop returns.
+// report receives every other failure when it begins, and nil when there is none any more. Both may be called until
+// stop returns.
 func startBundles(
 	ctx context.Context, b Bundle, take func(context.Context, Sources) error, report func(error),
 ) (*bundles, error) {
 	raw, err := b.config()
 	if err != nil {
-		return nil, badSource("%w", err)
+		return nil, badSource("", "%w", err)
 	}
-	s := &bundles{first: make(chan struct{})}
-	store := &gatedStore{Store: inmem.New(), gate: func(ctx context.Context, files Sources) error {
-		if err := take(ctx, files); err != nil {
-			s.fail(err, report)
-			return err
-		}
+	s := &bundles{report: report, first: make(chan struct{})}
+	started := sync.OnceFunc(func() { close(s.first) })
+	store := &checkedStore{Store: inmem.New(), check: func(ctx context.Context, files Sources) error {
+		err := take(ctx, files)
 		s.mu.Lock()
-		s.files, s.err = files, nil
-		s.mu.Unlock()
-		s.once.Do(func() { close(s.first) })
-		return nil
+		defer s.mu.Unlock()
+		if s.failure = err; err == nil {
+			started()
+		}
+		return err
 	}}
 	s.manager, err = plugins.New(raw, "temporal-seal", store,
 		plugins.Logger(logging.NewNoOpLogger()), plugins.ConsoleLogger(logging.NewNoOpLogger()),
 		plugins.WithParserOptions(ast.ParserOptions{RegoVersion: ast.RegoV1}), plugins.WithEnableVersionCheck(false))
 	if err != nil {
-		return nil, badSource("policy.bundle: %w", err)
+		return nil, badSource("", "policy.bundle: %w", err)
 	}
 	parsed, err := bundle.NewConfigBuilder().WithBytes(s.manager.GetConfig().Bundles).WithServices(s.manager.Services()).
 		WithKeyConfigs(s.manager.PublicKeys()).Parse()
 	if err != nil {
-		return nil, badSource("policy.bundle: %w", err)
+		return nil, badSource("", "policy.bundle: %w", err)
 	}
-	s.plugin = bundle.New(parsed, s.manager)
-	s.plugin.Register(bundleName, func(st bundle.Status) {
-		switch {
-		case st.Code == "":
-			report(nil) // the newest is in force, maybe again
-		case !s.failed(st.Message):
-			s.fail(statusError(b, st), report)
-		}
-	})
-	s.manager.Register(bundle.Name, s.plugin)
+	plugin := bundle.New(parsed, s.manager)
+	plugin.Register(bundleName, func(st bundle.Status) { s.status(b.URL, st) })
+	s.manager.Register(bundle.Name, plugin)
 	if err := s.manager.Start(ctx); err != nil {
-		return nil, badSource("policy.bundle: %w", err)
+		return nil, badSource("", "policy.bundle: %w", err)
 	}
 	return s, nil
 }
@@ -125,10 +116,10 @@ func (s *bundles) wait(ctx context.Context, b Bundle) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.err != nil {
-		return s.err
+	if s.failure != nil {
+		return s.failure
 	}
-	return badSource("no bundle came from %s within %v, and none is kept in policy.bundle.folder",
+	return badSource("", "no bundle came from %s within %v, and none is kept in policy.bundle.folder",
 		b.URL, cmp.Or(b.Wait, bundleWait))
 }
 
@@ -179,42 +170,44 @@ func loopback(host string) bool {
 	return host == "localhost" || (ip != nil && ip.IsLoopback())
 }
 
-// fail notes why the newest bundle is not in force.
-func (s *bundles) fail(err error, report func(error)) {
-	s.mu.Lock()
-	s.err = err
-	s.mu.Unlock()
-	report(err)
-}
-
-// failed reports whether a failure was noted already: the plugin repeats what the gate refused, as text.
-func (s *bundles) failed(text string) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.err != nil && s.err.Error() == text
-}
-
-// statusError makes an error of a failure that the plugin reports.
-func statusError(b Bundle, st bundle.Status) error {
-	text := st.Message
-	for _, err := range st.Errors {
-		text += "; " + err.Error()
+// status receives the outcome of each poll and reports what has changed since the one before.
+func (s *bundles) status(from string, st bundle.Status) {
+	var err error
+	if st.Code != "" {
+		text := st.Message
+		for _, err := range st.Errors {
+			text += "; " + err.Error()
+		}
+		err = badSource("", "the bundle from %s: %s", from, text)
 	}
-	return badSource("the bundle from %s: %s", b.URL, text)
+	s.mu.Lock()
+	before := s.failure
+	known := before == nil && err == nil
+	if before != nil && err != nil {
+		// The plugin repeats what take refused as its message.
+		known = before.Error() == st.Message || before.Error() == err.Error()
+	}
+	if !known {
+		s.failure = err
+	}
+	s.mu.Unlock()
+	if !known {
+		s.report(err)
+	}
 }
 
-// gatedStore is the plugin's store. A bundle is written in one transaction, whose commit fails if the gate
+// checkedStore is the plugin's store. A bundle is written in one transaction, whose commit fails if the check
 // refuses what the store would then hold.
-type gatedStore struct {
+type checkedStore struct {
 	storage.Store
-	gate func(context.Context, Sources) error
+	check func(context.Context, Sources) error
 }
 
-// Commit calls the gate before anything is activated.
-func (s *gatedStore) Commit(ctx context.Context, txn storage.Transaction) error {
+// Commit checks before anything is activated.
+func (s *checkedStore) Commit(ctx context.Context, txn storage.Transaction) error {
 	files, err := s.policies(ctx, txn)
 	if err == nil && len(files) > 0 {
-		err = s.gate(ctx, files)
+		err = s.check(ctx, files)
 	}
 	if err != nil {
 		s.Abort(ctx, txn)
@@ -224,7 +217,7 @@ func (s *gatedStore) Commit(ctx context.Context, txn storage.Transaction) error 
 }
 
 // policies reads the modules of a transaction and sorts them by owner.
-func (s *gatedStore) policies(ctx context.Context, txn storage.Transaction) (Sources, error) {
+func (s *checkedStore) policies(ctx context.Context, txn storage.Transaction) (Sources, error) {
 	names, err := s.ListPolicies(ctx, txn)
 	if err != nil {
 		return nil, err
@@ -252,9 +245,7 @@ func (s *gatedStore) policies(ctx context.Context, txn storage.Transaction) (Sou
 func (s Sources) byOwner() (Sources, error) {
 	var errs []error
 	fail := func(m *ast.Module, format string, args ...any) {
-		err := badSource(format, args...)
-		err.Location = location(m.Package.Location)
-		errs = append(errs, err)
+		errs = append(errs, badSource(location(m.Package.Location), format, args...))
 	}
 	platform := -1
 	owners := map[string]string{}
@@ -280,7 +271,7 @@ func (s Sources) byOwner() (Sources, error) {
 		owners[path.String()] = s[i].name
 	}
 	if platform < 0 && len(errs) == 0 {
-		errs = append(errs, badSource("the bundle has no package temporal, which holds the platform's rules"))
+		errs = append(errs, badSource("", "the bundle has no package temporal, which holds the platform's rules"))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err

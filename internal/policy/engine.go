@@ -22,7 +22,6 @@ type Engine struct {
 	mu      sync.Mutex                      // guards what the bundle's follower and its user share
 	newest  Sources                         // of the bundle that came last
 	fault   error                           // why there is no newer one
-	refused error                           // why the newest was refused
 	offered func(ctx context.Context) error // takes the newest over, or says why not
 }
 
@@ -45,7 +44,11 @@ func NewEngine(ctx context.Context, opts Options) (*Engine, error) {
 // follow starts with a bundle and waits for the first that makes a policy.
 func (e *Engine) follow(ctx context.Context) error {
 	// The following outlives ctx, which may be that of the start alone.
-	b, err := startBundles(context.WithoutCancel(ctx), *e.opts.Bundle, e.take, e.told)
+	b, err := startBundles(context.WithoutCancel(ctx), *e.opts.Bundle, e.take, func(err error) {
+		if e.current.Load() != nil {
+			_ = e.offer(context.Background(), nil, err) // whoever takes it over reports it
+		}
+	})
 	if err != nil {
 		return err
 	}
@@ -66,32 +69,17 @@ func (e *Engine) take(ctx context.Context, files Sources) error {
 		}
 		return err
 	}
-	e.mu.Lock()
-	e.newest, e.fault = files, nil
-	offered := e.offered
-	e.mu.Unlock()
-	err := offered(ctx)
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.refused = err
-	return err
+	return e.offer(ctx, files, nil)
 }
 
-// told notes why the newest bundle could not be fetched; nil: it is in force, maybe again.
-func (e *Engine) told(err error) {
+// offer has the newest bundle taken over, or the failure to fetch one reported.
+func (e *Engine) offer(ctx context.Context, newest Sources, fault error) error {
 	e.mu.Lock()
-	known := err == nil && e.fault == nil && e.refused == nil || err != nil && (sameText(err, e.fault) || sameText(err, e.refused))
-	if !known {
-		e.newest, e.fault, e.refused = nil, err, nil
-	}
+	e.newest, e.fault = newest, fault
 	offered := e.offered
 	e.mu.Unlock()
-	if !known && e.current.Load() != nil {
-		_ = offered(context.Background()) // it reports by itself
-	}
+	return offered(ctx)
 }
-
-func sameText(a, b error) bool { return b != nil && a.Error() == b.Error() }
 
 // takeAlone takes the newest sources over by the keys of the start.
 func (e *Engine) takeAlone(ctx context.Context) error {

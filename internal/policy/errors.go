@@ -53,7 +53,7 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return e.Err }
 
-// badSource returns an error about sources as a whole, not about a place in one.
-func badSource(format string, args ...any) *Error {
-	return &Error{Kind: BadSource, Err: fmt.Errorf(format, args...)}
+// badSource returns an error about the line of a policy, file:line, or with "" about sources as a whole.
+func badSource(line, format string, args ...any) *Error {
+	return &Error{Kind: BadSource, Location: line, Err: fmt.Errorf(format, args...)}
 }

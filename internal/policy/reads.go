@@ -134,9 +134,8 @@ func (a *analysis) input(ref ast.Ref) {
 			}
 		}
 		if readable == 0 {
-			a.errs = append(a.errs, &Error{Kind: BadSource, Location: location(t.Location, ref[0].Location),
-				Err: fmt.Errorf("%s is not part of the input, so this rule could never hold; "+
-					"see the list in docs/policy.md", ref[:i+2])})
+			a.errs = append(a.errs, badSource(location(t.Location, ref[0].Location),
+				"%s is not part of the input, so this rule could never hold; see the list in docs/policy.md", ref[:i+2]))
 			return
 		}
 		if whole {

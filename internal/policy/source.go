@@ -69,7 +69,7 @@ func readSources(opts Options, before []string) Sources {
 	}
 	entries, err := os.ReadDir(opts.Namespaces) // sorted by name
 	if err != nil {
-		err = &Error{Kind: BadSource, Err: fmt.Errorf("cannot read the folder of the namespaces' policies: %w", err)}
+		err = badSource("", "cannot read the folder of the namespaces' policies: %w", err)
 		if len(before) == 0 {
 			all[0].err = errors.Join(all[0].err, err)
 		}
@@ -95,7 +95,7 @@ func readSource(name, namespace, what string) source {
 	s := source{name: name, namespace: namespace}
 	var err error
 	if s.text, err = os.ReadFile(name); err != nil {
-		s.err = &Error{Kind: BadSource, Err: fmt.Errorf("cannot read %s: %w", what, err)}
+		s.err = badSource("", "cannot read %s: %w", what, err)
 	}
 	return s
 }
@@ -145,11 +145,11 @@ func parseModule(name string, text []byte) (*ast.Module, error) {
 func sourceErrors(err error) []error {
 	var list ast.Errors
 	if !errors.As(err, &list) {
-		return []error{&Error{Kind: BadSource, Err: err}}
+		return []error{badSource("", "%w", err)}
 	}
 	var out []error
 	for _, e := range list {
-		out = append(out, &Error{Kind: BadSource, Location: location(e.Location), Err: errors.New(e.Message)})
+		out = append(out, badSource(location(e.Location), "%s", e.Message))
 	}
 	return out
 }
@@ -170,7 +170,7 @@ func packageName(m *ast.Module) string {
 func owned(s *source) []error {
 	var errs []error
 	fail := func(loc *ast.Location, format string, args ...any) {
-		errs = append(errs, &Error{Kind: BadSource, Location: location(loc, s.module.Package.Location), Err: fmt.Errorf(format, args...)})
+		errs = append(errs, badSource(location(loc, s.module.Package.Location), format, args...))
 	}
 	want := platformPath
 	if s.namespace != "" {
@@ -216,8 +216,8 @@ func confined(m *ast.Module, namespace string) []error {
 			if namespace != "" {
 				allowed += " and " + own.String()
 			}
-			errs = append(errs, &Error{Kind: BadSource, Location: location(ref[0].Location, m.Package.Location),
-				Err: fmt.Errorf("%s is out of reach here; this package may refer to %s only", ref, allowed)})
+			errs = append(errs, badSource(location(ref[0].Location, m.Package.Location),
+				"%s is out of reach here; this package may refer to %s only", ref, allowed))
 		}
 		return false
 	}
