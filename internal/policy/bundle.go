@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"net/url"
 	"os"
 	"slices"
@@ -20,6 +19,8 @@ import (
 	"github.com/open-policy-agent/opa/v1/plugins/bundle"
 	"github.com/open-policy-agent/opa/v1/storage"
 	"github.com/open-policy-agent/opa/v1/storage/inmem"
+
+	"github.com/temporal-seal/temporal-seal/internal/x/loopback"
 )
 
 // Bundle is a policy that is fetched as an OPA bundle over HTTP. It holds the whole
@@ -129,7 +130,7 @@ func (b Bundle) config() ([]byte, error) {
 	if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
 		return nil, fmt.Errorf("policy.bundle.url %q is no http or https URL", b.URL)
 	}
-	if u.Scheme == "http" && b.PublicKey == "" && !loopback(u.Hostname()) {
+	if u.Scheme == "http" && b.PublicKey == "" && !loopback.Host(u.Hostname()) {
 		return nil, fmt.Errorf("policy.bundle.url %q is not encrypted and the bundle is not signed, "+
 			"so anybody on the way could write the policy: use https, or set policy.bundle.public_key_file", b.URL)
 	}
@@ -161,13 +162,6 @@ func (b Bundle) config() ([]byte, error) {
 		config["persistence_directory"] = b.Folder
 	}
 	return json.Marshal(config)
-}
-
-// loopback reports whether a bundle's server is this machine, so that nobody can change the bundle on its
-// way.
-func loopback(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || (ip != nil && ip.IsLoopback())
 }
 
 // status receives the outcome of each poll and reports what has changed since the one before.

@@ -10,7 +10,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"net"
 	"net/url"
 	"strings"
 	"sync"
@@ -25,6 +24,7 @@ import (
 	"github.com/aws/smithy-go/logging"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/x/loopback"
 )
 
 // Scheme starts the URIs of this provider.
@@ -255,15 +255,10 @@ func checkEndpoint(endpoint string) error {
 	switch {
 	case err != nil || u.Host == "" || u.User != nil || (u.Scheme != "https" && u.Scheme != "http"):
 		return errors.New("endpoint: write https://<host>[:port], with no user and password")
-	case u.Scheme == "http" && !loopback(u.Hostname()):
+	case u.Scheme == "http" && !loopback.Host(u.Hostname()):
 		return fmt.Errorf("endpoint %s: plain http would show data keys to the network; use https (http is allowed to this host only)", endpoint)
 	}
 	return nil
-}
-
-func loopback(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 func isKeyARN(key string) bool {

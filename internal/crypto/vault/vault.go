@@ -18,12 +18,12 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"net/url"
 	"strings"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/x/loopback"
 )
 
 // Scheme starts the URIs of this provider.
@@ -216,7 +216,7 @@ func parseURI(uri string) (loc location, err error) {
 			if v != "off" {
 				return wrong("tls can only be off")
 			}
-			if !loopback(u.Hostname()) {
+			if !loopback.Host(u.Hostname()) {
 				return wrong("plain http would show data keys and the token to the network; tls=off is for this host only")
 			}
 			loc.base = "http://" + u.Host
@@ -225,9 +225,4 @@ func parseURI(uri string) (loc location, err error) {
 		}
 	}
 	return loc, nil
-}
-
-func loopback(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
