@@ -9,25 +9,15 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"os"
-	"os/signal"
 	"strings"
-	"sync"
-	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
-	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 
-	temporalseal "github.com/temporal-seal/temporal-seal"
-	"github.com/temporal-seal/temporal-seal/internal/audit"
 	"github.com/temporal-seal/temporal-seal/internal/codecserver"
 	"github.com/temporal-seal/temporal-seal/internal/config"
-	"github.com/temporal-seal/temporal-seal/internal/crypto"
-	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyservice"
-	"github.com/temporal-seal/temporal-seal/internal/policy"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 	"github.com/temporal-seal/temporal-seal/internal/server"
 	"github.com/temporal-seal/temporal-seal/internal/upstream"
@@ -174,162 +164,6 @@ func (e *ends) listen(c *config.Config) ([]string, error) {
 	return addresses, listenCodecServer(c, e.codec)
 }
 
-// running is what serves, and what ends with it.
-type running struct {
-	server  *server.Server
-	codec   *codecserver.Server // nil: none
-	admin   *admin
-	records *audit.Log
-	spans   *sdktrace.TracerProvider
-	log     *slog.Logger
-}
-
-// untilSignal serves until a signal, and then drains. It calls ready once all listeners serve.
-func (r *running) untilSignal(by config.Drain, ready func()) error {
-	signals := make(chan os.Signal, 2) // from here on a signal means a drain
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
-	served := make(chan error, 2)
-	listeners := 1
-	go func() { served <- r.server.Serve() }()
-	if r.codec != nil {
-		listeners++
-		go func() { served <- r.codec.Serve() }()
-	}
-	r.server.SetReady(true)
-	ready()
-	select {
-	case err := <-served:
-		return fmt.Errorf("a listener failed: %w", err)
-	case got := <-signals:
-		r.admin.shut()
-		go dieAtSecond(signals, r.log)
-		drain(r.server, r.codec, by, got, r.log)
-	}
-	for range listeners {
-		if err := <-served; err != nil {
-			r.log.Error("a listener failed while shutting down", "error", err)
-		}
-	}
-	var last sync.WaitGroup // each may take its full time where the other side hangs
-	last.Go(func() { closeAudit(r.records, r.log) })
-	flush(r.spans, r.log)
-	last.Wait()
-	r.log.Info("stopped")
-	return nil
-}
-
-// flush exports the last traces, if there are any and somebody takes them.
-func flush(spans *sdktrace.TracerProvider, log *slog.Logger) {
-	if spans == nil {
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-	defer cancel()
-	if err := spans.Shutdown(ctx); err != nil {
-		log.Warn("the last traces could not be exported", "error", err)
-	}
-}
-
-// OpenKeys opens the configured keys and checks that they answer.
-func OpenKeys(
-	ctx context.Context, c *config.Config, timeout time.Duration,
-	open func(context.Context, string) (crypto.Provider, error),
-	trace func(context.Context, string, crypto.KeyContext) (context.Context, func(error)), log *slog.Logger,
-) (*keyring.Keyring, error) {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	keys, err := keyring.New(ctx, keyring.Options{
-		Keys: c.KeyConfigs(), Open: open, Grants: c.KeyGrants(), Realm: c.Realm, RevokedDataKeys: c.DataKeyIDs(),
-		DataKeyLife: c.DataKeyLife, Trace: trace, Log: log,
-	})
-	if err != nil {
-		return nil, PrefixLines("keys", err)
-	}
-	return keys, nil
-}
-
-// PolicyOptions say where the policy comes from. keys nil: without knowing which keys there are.
-func PolicyOptions(c *config.Config, keys *keyring.Keyring) (policy.Options, error) {
-	o := policy.Options{File: c.Policy.File, Namespaces: c.Policy.Namespaces, Shipped: temporalseal.ShippedPolicy}
-	if keys != nil {
-		o.KeyRank, o.DefaultKey = keys.Rank, keys.DefaultKey
-	}
-	b := c.Policy.Bundle
-	if b == nil {
-		return o, nil
-	}
-	o.Bundle = &policy.Bundle{URL: b.URL, TokenFile: b.TokenFile, Algorithm: b.Algorithm, Scope: b.Scope, Folder: b.Folder, Poll: b.Poll}
-	if b.PublicKeyFile != "" {
-		key, err := os.ReadFile(b.PublicKeyFile)
-		if err != nil {
-			return o, fmt.Errorf("policy.bundle.public_key_file: %w", err)
-		}
-		o.Bundle.PublicKey = string(key)
-	}
-	return o, nil
-}
-
-func newEngine(ctx context.Context, c *config.Config, keys *keyring.Keyring, registry prometheus.Registerer) (*policy.Engine, error) {
-	options, err := PolicyOptions(c, keys)
-	if err != nil {
-		return nil, err
-	}
-	engine, err := policy.NewEngine(ctx, options)
-	if err != nil {
-		return nil, PolicyError(err)
-	}
-	registry.MustRegister(
-		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "temporal_seal_policy_evaluations_total", Help: "Decisions that had to be evaluated, since the memo held none for them."},
-			func() float64 { all, _ := engine.Evaluations(); return float64(all) }),
-		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "temporal_seal_policy_content_evaluations_total", Help: "Of those, decisions that hung on a payload's content, so that the memo never holds them."},
-			func() float64 { _, withContent := engine.Evaluations(); return float64(withContent) }))
-	return engine, nil
-}
-
-// tryPolicy loads the policy without keys, if it is in files.
-func tryPolicy(ctx context.Context, c *config.Config) error {
-	if c.Policy.Bundle != nil {
-		return nil
-	}
-	options, err := PolicyOptions(c, nil)
-	if err != nil {
-		return err
-	}
-	_, err = policy.Load(ctx, options)
-	return PolicyError(err)
-}
-
-// PolicyError tells one fault per place: the compiler often finds several in one typing mistake.
-func PolicyError(err error) error {
-	if err == nil {
-		return nil
-	}
-	var lines []string
-	told := map[string]bool{}
-	for line := range strings.SplitSeq(strings.TrimRight(PrefixLines("policy: ", err).Error(), "\n"), "\n") {
-		if parts := strings.SplitN(line, ":", 4); len(parts) == 4 {
-			place := parts[1] + ":" + parts[2]
-			if told[place] {
-				continue
-			}
-			told[place] = true
-		}
-		lines = append(lines, line)
-	}
-	return errors.New(strings.Join(lines, "\n"))
-}
-
-// PrefixLines says of each of several joined errors where it belongs.
-func PrefixLines(prefix string, err error) error {
-	lines := strings.Split(strings.TrimRight(err.Error(), "\n"), "\n")
-	for i, line := range lines {
-		if !strings.HasPrefix(line, prefix) {
-			lines[i] = prefix + line
-		}
-	}
-	return errors.New(strings.Join(lines, "\n"))
-}
-
 func (o *Options) probe(ctx context.Context, upstreams []upstream.Config) error {
 	ctx, cancel := context.WithTimeout(ctx, o.StartTimeout)
 	defer cancel()
@@ -380,28 +214,4 @@ func upstreamList(c *config.Config) string {
 		addresses[i] = u.Address
 	}
 	return strings.Join(addresses, ",")
-}
-
-// drain stops serving without losing a call: see Server.Drain.
-func drain(server *server.Server, codec *codecserver.Server, c config.Drain, got os.Signal, log *slog.Logger) {
-	log.Info("shutting down", "signal", got.String(), "connections", server.Connections(), "time", c.Time.String())
-	ctx, cancel := context.WithTimeout(context.Background(), c.Delay+c.Time)
-	defer cancel()
-	server.SetReady(false)
-	if c.After == "worker" {
-		server.WaitForCallers(ctx)
-	}
-	time.Sleep(c.Delay) // load balancers need time to see that this one is not ready
-	cut := make(chan error, 1)
-	go func() { cut <- codec.Shutdown(ctx) }()
-	ended := server.Drain(ctx)
-	if err := <-cut; err != nil || !ended {
-		log.Warn("calls were still running after the drain time and were cut", "time", c.Time.String())
-	}
-}
-
-func dieAtSecond(signals <-chan os.Signal, log *slog.Logger) {
-	got := <-signals
-	log.Warn("second signal: stopping at once, running calls are cut", "signal", got.String())
-	os.Exit(1)
 }

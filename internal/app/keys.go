@@ -11,8 +11,28 @@ import (
 	"time"
 
 	"github.com/temporal-seal/temporal-seal/internal/config"
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/localkey"
 )
+
+// OpenKeys opens the configured keys and checks that they answer.
+func OpenKeys(
+	ctx context.Context, c *config.Config, timeout time.Duration,
+	open func(context.Context, string) (crypto.Provider, error),
+	trace func(context.Context, string, crypto.KeyContext) (context.Context, func(error)), log *slog.Logger,
+) (*keyring.Keyring, error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	keys, err := keyring.New(ctx, keyring.Options{
+		Keys: c.KeyConfigs(), Open: open, Grants: c.KeyGrants(), Realm: c.Realm, RevokedDataKeys: c.DataKeyIDs(),
+		DataKeyLife: c.DataKeyLife, Trace: trace, Log: log,
+	})
+	if err != nil {
+		return nil, PrefixLines("keys", err)
+	}
+	return keys, nil
+}
 
 // makeLocalKeys makes the key files that are missing, if this is one machine talking to itself. Anywhere else a missing
 // file is an error: a container that invents a key loses, with its file system, all that it sealed.
