@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/temporal-seal/temporal-seal/internal/audit"
+	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 )
 
 // logCollector takes OTLP logs over HTTP.
@@ -66,7 +67,7 @@ func startLogCollector(t *testing.T) *logCollector {
 func auditRecord(id string) *audit.Record {
 	return &audit.Record{Time: time.Unix(1_900_000_000, 5e6), Caller: audit.Caller{Kind: "jwt", Subject: "alice"}, Namespace: "clinic", RPC: "QueryWorkflow",
 		Workflow: audit.Workflow{ID: id}, Code: "OK", Policy: "abc", Trace: "0af7651916cd43dd8448eb211c80319c",
-		Payloads: []audit.Payloads{{Kind: "query", Namespace: "clinic", Key: "phi", Verdict: "opened", Count: 3}}}
+		Payloads: []rewrite.Handled{{Kind: "query", Namespace: "clinic", Key: "phi", Outcome: "opened", Count: 3}}}
 }
 
 func quietLog() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
