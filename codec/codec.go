@@ -144,7 +144,7 @@ func (c *Codec) Decode(payloads []*commonpb.Payload) ([]*commonpb.Payload, error
 		if err != nil || !marked {
 			return nil, err
 		}
-		out, _, err := c.keys.OpenNext(context.Background(), []byte{}, &sealed, c.namespace, &run)
+		out, _, err := c.keys.Open(context.Background(), []byte{}, &sealed, c.namespace, &run)
 		return out, err
 	})
 }
@@ -182,7 +182,7 @@ func (c *Codec) OpenText(ctx context.Context, text string) (string, error) {
 	if !marked {
 		return text, nil
 	}
-	out, _, err := c.keys.Open(ctx, nil, &sealed, c.namespace)
+	out, _, err := c.keys.Open(ctx, nil, &sealed, c.namespace, new(keyring.Run))
 	if err != nil {
 		return "", fmt.Errorf("codec: %w", err)
 	}

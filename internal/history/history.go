@@ -195,7 +195,7 @@ func (h *opener) open(s *envelope.Sealed) ([]byte, error) {
 			namespace = strings.TrimPrefix(namespace, h.options.Realm+"/")
 		}
 	}
-	plain, _, err := h.options.Keys.Open(h.ctx, nil, s, namespace)
+	plain, _, err := h.options.Keys.Open(h.ctx, nil, s, namespace, new(keyring.Run))
 	return plain, err
 }
 

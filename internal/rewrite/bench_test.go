@@ -22,6 +22,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 )
 
 const service = "/temporal.api.workflowservice.v1.WorkflowService/"
@@ -182,7 +183,7 @@ func (bc *benchCase) visitor(tb testing.TB, r *Rewriter, plain []byte) func() {
 			if err != nil {
 				return nil, err
 			}
-			raw, _, err = r.state.Load().Keys.Open(ctx, nil, &s, testNamespace)
+			raw, _, err = r.state.Load().Keys.Open(ctx, nil, &s, testNamespace, new(keyring.Run))
 			if err != nil {
 				return nil, err
 			}

@@ -8,6 +8,7 @@ import (
 	"unsafe"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 	"github.com/temporal-seal/temporal-seal/internal/x/wire"
 )
@@ -292,7 +293,7 @@ func (s *sealer) acceptable(ctx context.Context, value []byte) bool {
 	if !marked {
 		return s.acceptableForeign(ctx, value)
 	}
-	opened, _, err := c.state.Keys.Open(ctx, s.message.arena[:0], &sealed, c.namespace)
+	opened, _, err := c.state.Keys.Open(ctx, s.message.arena[:0], &sealed, c.namespace, new(keyring.Run))
 	if err != nil {
 		return false
 	}

@@ -306,7 +306,7 @@ func (p *printer) payload(name string, m protoreflect.Message) {
 
 // describe tells of an envelope what does not change from run to run.
 func (p *printer) describe(s *envelope.Sealed) string {
-	clear, _, err := p.keys.Open(context.Background(), nil, s, testNamespace)
+	clear, _, err := p.keys.Open(context.Background(), nil, s, testNamespace, new(keyring.Run))
 	if err != nil {
 		p.t.Fatal(err)
 	}

@@ -279,7 +279,7 @@ func (o *opener) put(ctx context.Context, e *edit) (bool, error) {
 		size = it.size // the result is at most the readable document and the sealed part
 	}
 	room := out.reserve(size)
-	plain, hit, err := o.call.state.Keys.OpenNext(ctx, room, &it.sealed, o.call.namespace, &o.run)
+	plain, hit, err := o.call.state.Keys.Open(ctx, room, &it.sealed, o.call.namespace, &o.run)
 	o.enterItem(it, err)
 	if err != nil {
 		return false, o.unopened(o.call.fail(KindOpening, o.slot(it).f.path, err))
@@ -323,5 +323,5 @@ func (o *opener) openSealed(ctx context.Context, it *openItem) (out []byte, hit 
 	if it.foreign != nil {
 		return o.foreign.Open(ctx, o.message.arena, it.foreign, &o.foreignRun)
 	}
-	return o.call.state.Keys.OpenNext(ctx, o.message.arena, &it.sealed, o.call.namespace, &o.run)
+	return o.call.state.Keys.Open(ctx, o.message.arena, &it.sealed, o.call.namespace, &o.run)
 }

@@ -53,7 +53,7 @@ func BenchmarkOpen(b *testing.B) {
 				if err != nil {
 					b.Fatal(err)
 				}
-				if _, _, err := k.Open(context.Background(), dst, &s, "ns"); err != nil {
+				if _, _, err := k.Open(context.Background(), dst, &s, "ns", new(Run)); err != nil {
 					b.Fatal(err)
 				}
 			}
@@ -102,13 +102,11 @@ func BenchmarkColdSalts(b *testing.B) {
 	dst := make([]byte, 0, 64)
 	b.ReportAllocs()
 	for b.Loop() {
-		for _, shard := range k.opening.cache.openers {
-			shard.Purge()
-		}
+		k.opening.cache.openers.Purge()
 		for _, c := range carriers {
 			sealed, _, err := envelope.ParsePayload(c)
 			if err == nil {
-				_, _, err = k.Open(context.Background(), dst, &sealed, "ns")
+				_, _, err = k.Open(context.Background(), dst, &sealed, "ns", new(Run))
 			}
 			if err != nil {
 				b.Fatal(err)

@@ -14,13 +14,6 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 )
 
-func (o *openedKeys) openersInMemory() (n int) {
-	for _, shard := range o.openers {
-		n += shard.Len()
-	}
-	return n
-}
-
 // TestInventedSaltsPushNothingOut: anybody can put salts into envelopes; only a right tag gets one remembered.
 func TestInventedSaltsPushNothingOut(t *testing.T) {
 	k, _ := ring(t)
@@ -39,7 +32,7 @@ func TestInventedSaltsPushNothingOut(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if n := k.opening.cache.openersInMemory(); n != 1 {
+	if n := k.opening.cache.openers.Len(); n != 1 {
 		t.Errorf("%d payload keys in memory, want the good one alone", n)
 	}
 }
@@ -47,13 +40,13 @@ func TestInventedSaltsPushNothingOut(t *testing.T) {
 func TestCachesAreBounded(t *testing.T) {
 	k, p := ring(t)
 	s := sealer(t, k, "ns", "default")
-	for range 2 * openerShards * openersInShard {
+	for range 2 * maxOpeners {
 		s.current.Store(nil)
 		if _, err := open(k, seal(t, k, "x"), "ns"); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if n, limit := k.opening.cache.openersInMemory(), openerShards*openersInShard; n > limit {
+	if n, limit := k.opening.cache.openers.Len(), maxOpeners; n > limit {
 		t.Errorf("%d payload keys in memory, want at most %d", n, limit)
 	}
 	kk := s.dk.kek

@@ -3,7 +3,6 @@ package keyring
 import (
 	"bytes"
 	"hash/maphash"
-	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
 
@@ -11,19 +10,17 @@ import (
 )
 
 const (
-	maxDataKeys    = 4096
-	maxRefusals    = 4096
-	openerShards   = 16
-	openersInShard = 256
+	maxDataKeys = 4096
+	maxOpeners  = 4096
+	maxRefusals = 4096
 )
 
-// openedKeys remembers what opening needs: data keys by their wrapped form, AEADs by their whole header, and for a
-// short while the wrapped keys that were refused. All three are bounded.
+// openedKeys remembers what opening needs: data keys by their wrapped form, and AEADs by the hash of their whole header.
+// Both are bounded.
 type openedKeys struct {
-	seed     maphash.Seed
-	openers  [openerShards]*lru.Cache[uint64, *opener]
-	keys     *lru.Cache[wrapID, *dataKey]
-	refusals *lru.Cache[wrapID, refusal]
+	seed    maphash.Seed
+	openers *lru.Cache[uint64, *opener]
+	keys    *lru.Cache[wrapID, *dataKey]
 }
 
 // opener is an AEAD that has opened an envelope with this header, which goes from the lengths to the wrapped key.
@@ -36,17 +33,14 @@ type opener struct {
 	set    *Set
 }
 
-type refusal struct {
-	err   error
-	until time.Time
+// fits reports whether the AEAD may open envelopes with a header now, by the rules of a set.
+func (op *opener) fits(header []byte, set *Set) bool {
+	return op != nil && op.set == set && op.dk.usable() && bytes.Equal(op.header, header)
 }
 
 func newOpenedKeys() *openedKeys {
-	o := &openedKeys{seed: maphash.MakeSeed(), keys: newLRU[wrapID, *dataKey](maxDataKeys), refusals: newLRU[wrapID, refusal](maxRefusals)}
-	for i := range o.openers {
-		o.openers[i] = newLRU[uint64, *opener](openersInShard)
-	}
-	return o
+	return &openedKeys{seed: maphash.MakeSeed(), keys: newLRU[wrapID, *dataKey](maxDataKeys),
+		openers: newLRU[uint64, *opener](maxOpeners)}
 }
 
 func newLRU[K comparable, V any](size int) *lru.Cache[K, V] {
@@ -57,27 +51,24 @@ func newLRU[K comparable, V any](size int) *lru.Cache[K, V] {
 	return c
 }
 
-// opener finds the AEAD for an envelope. The hash only finds: the header itself is compared.
-func (o *openedKeys) opener(header []byte) *opener {
-	h := maphash.Bytes(o.seed, header)
-	if op, ok := o.openers[h%openerShards].Get(h); ok && bytes.Equal(op.header, header) {
+// opener returns the AEAD for a header: one that the run has noted, or else one from the cache; nil if there is none.
+func (o *openedKeys) opener(header []byte, set *Set, run *Run) *opener {
+	for _, op := range run.recent {
+		if op.fits(header, set) {
+			return op
+		}
+	}
+	if op, _ := o.openers.Get(maphash.Bytes(o.seed, header)); op.fits(header, set) {
 		return op
 	}
 	return nil
 }
 
-func (o *openedKeys) addOpener(header []byte, c envelope.Cipher, dk *dataKey, set *Set) *opener {
-	h := maphash.Bytes(o.seed, header)
-	op := &opener{header: bytes.Clone(header), cipher: c, dk: dk, set: set}
-	o.openers[h%openerShards].Add(h, op)
-	return op
-}
+func (o *openedKeys) addOpener(op *opener) { o.openers.Add(maphash.Bytes(o.seed, op.header), op) }
 
 func (o *openedKeys) add(dk *dataKey) {
 	h := envelope.Header{Key: dk.context.Key, Namespace: dk.context.Namespace, KEK: dk.kek.Ref(), Wrapped: dk.wrapped}
-	id := wrapIDOf(&h)
-	o.keys.Add(id, dk)
-	o.refusals.Remove(id)
+	o.keys.Add(wrapIDOf(&h), dk)
 }
 
 // drop forgets the data keys that match, and the AEADs derived from them.
@@ -88,12 +79,10 @@ func (o *openedKeys) drop(match func(*dataKey) bool) {
 			o.keys.Remove(id)
 		}
 	}
-	for _, shard := range o.openers {
-		for _, h := range shard.Keys() {
-			if op, ok := shard.Peek(h); ok && match(op.dk) {
-				op.dk.drop()
-				shard.Remove(h)
-			}
+	for _, h := range o.openers.Keys() {
+		if op, ok := o.openers.Peek(h); ok && match(op.dk) {
+			op.dk.drop()
+			o.openers.Remove(h)
 		}
 	}
 }

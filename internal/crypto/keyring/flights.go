@@ -5,6 +5,8 @@ import (
 	"sync"
 	"time"
 
+	lru "github.com/hashicorp/golang-lru/v2"
+
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/x/backoff"
 )
@@ -12,11 +14,17 @@ import (
 // flights lets callers that need the same thing wait for one piece of work. The work belongs to none of them: it goes
 // on when the first caller leaves, and stops trying again once the last one has left.
 type flights[K comparable, V any] struct {
-	base context.Context // ends all work
-	wg   *sync.WaitGroup
+	core     *core
+	refusals *lru.Cache[K, refusal]
 
 	mu sync.Mutex
 	m  map[K]*flight[V]
+}
+
+// refusal is a permanent error that is the answer for a while.
+type refusal struct {
+	err   error
+	until time.Time
 }
 
 type flight[V any] struct {
@@ -29,14 +37,30 @@ type flight[V any] struct {
 	err   error
 }
 
-func newFlights[K comparable, V any](base context.Context, wg *sync.WaitGroup) *flights[K, V] {
-	return &flights[K, V]{base: base, wg: wg, m: make(map[K]*flight[V])}
+func newFlights[K comparable, V any](c *core) *flights[K, V] {
+	return &flights[K, V]{core: c, refusals: newLRU[K, refusal](maxRefusals), m: make(map[K]*flight[V])}
+}
+
+// refused returns the permanent error that work for key ended with lately.
+func (g *flights[K, V]) refused(key K) error {
+	if r, ok := g.refusals.Get(key); ok && g.core.opt.Now().Before(r.until) {
+		return r.err
+	}
+	return nil
+}
+
+// refuse notes and returns an error of work for key, unless it is a transient one.
+func (g *flights[K, V]) refuse(key K, err error) error {
+	if !crypto.KindOf(err).Transient() {
+		g.refusals.Add(key, refusal{err: err, until: g.core.opt.Now().Add(refusalLife)})
+	}
+	return err
 }
 
 // do returns the outcome of work for key, starting it unless it is under way. Transient errors are tried again, with
 // growing pauses, as long as somebody waits. A caller whose ctx ends gets the error of the latest try.
 func (g *flights[K, V]) do(ctx context.Context, key K, work func(ctx context.Context) (V, error)) (V, error) {
-	if err := g.base.Err(); err != nil {
+	if err := g.core.base.Err(); err != nil {
 		var none V
 		return none, crypto.Errorf(crypto.KindUnavailable, "wait for a key", "the proxy is shutting down: %w", err)
 	}
@@ -46,8 +70,7 @@ func (g *flights[K, V]) do(ctx context.Context, key K, work func(ctx context.Con
 		f = &flight[V]{mu: &g.mu, done: make(chan struct{})}
 		g.m[key] = f
 		// The values of the first caller's context stay, so that its trace shows the call; its end does not.
-		g.wg.Add(1)
-		go g.run(context.WithoutCancel(ctx), key, f, work)
+		g.core.work.Go(func() { g.run(context.WithoutCancel(ctx), key, f, work) })
 	}
 	f.waiting++
 	g.mu.Unlock()
@@ -71,15 +94,14 @@ func (g *flights[K, V]) do(ctx context.Context, key K, work func(ctx context.Con
 }
 
 func (g *flights[K, V]) run(ctx context.Context, key K, f *flight[V], work func(ctx context.Context) (V, error)) {
-	defer g.wg.Done()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer context.AfterFunc(g.base, cancel)()
+	defer context.AfterFunc(g.core.base, cancel)()
 	pause := backoff.Backoff{First: firstPause, Max: longestPause, Jitter: 0.5}
 	for {
 		v, err := work(ctx)
 		g.mu.Lock()
-		again := crypto.WorthWaiting(err) && f.waiting > 0 && g.base.Err() == nil
+		again := crypto.WorthWaiting(err) && f.waiting > 0 && g.core.base.Err() == nil
 		if !again {
 			delete(g.m, key)
 			f.value, f.err = v, err
@@ -89,7 +111,7 @@ func (g *flights[K, V]) run(ctx context.Context, key K, f *flight[V], work func(
 		}
 		f.last = err
 		g.mu.Unlock()
-		_ = pause.Wait(g.base) // if it ends, the next try is the last
+		_ = pause.Wait(g.core.base) // if it ends, the next try is the last
 	}
 }
 

@@ -190,7 +190,7 @@ func openIn(ctx context.Context, k *Keyring, carrier []byte, namespace string) (
 	if !marked {
 		return "", errors.New("the carrier is not marked")
 	}
-	out, _, err := k.Open(ctx, nil, &s, namespace)
+	out, _, err := k.Open(ctx, nil, &s, namespace, new(Run))
 	return string(out), err
 }
 

@@ -6,8 +6,6 @@ import (
 	"slices"
 	"sync"
 
-	lru "github.com/hashicorp/golang-lru/v2"
-
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyhealth"
 )
@@ -18,8 +16,7 @@ const maxFormer = 64 // keys that an alias meant before
 type keks struct {
 	core    *core
 	health  keyhealth.Options
-	flights *flights[string, *keyhealth.Key]
-	refused *lru.Cache[string, refusal] // by URI
+	flights *flights[string, *keyhealth.Key] // by URI
 
 	mu     sync.Mutex
 	byURI  map[string]*keyhealth.Key
@@ -27,8 +24,8 @@ type keks struct {
 }
 
 func newKEKs(c *core, health keyhealth.Options) *keks {
-	return &keks{core: c, health: health, flights: newFlights[string, *keyhealth.Key](c.base, &c.work),
-		refused: newLRU[string, refusal](maxRefusals), byURI: make(map[string]*keyhealth.Key)}
+	return &keks{core: c, health: health, flights: newFlights[string, *keyhealth.Key](c),
+		byURI: make(map[string]*keyhealth.Key)}
 }
 
 func (s *keks) get(uri string) *keyhealth.Key {
@@ -55,20 +52,17 @@ func (s *keks) open(ctx context.Context, uri string) (*keyhealth.Key, error) {
 	if key := s.get(uri); key != nil {
 		return key, nil
 	}
-	if r, ok := s.refused.Get(uri); ok && s.core.opt.Now().Before(r.until) {
-		return nil, r.err
+	if err := s.flights.refused(uri); err != nil {
+		return nil, err
 	}
 	ctx, cancel := s.core.within(ctx)
 	defer cancel()
 	key, err := s.flights.do(ctx, uri, func(ctx context.Context) (*keyhealth.Key, error) {
 		key, err := s.openNew(ctx, uri)
-		switch {
-		case err == nil:
-			return s.keep(uri, key), nil
-		case crypto.KindOf(err) != crypto.KindUnavailable:
-			s.refused.Add(uri, s.core.refusal(err))
+		if err != nil {
+			return nil, s.flights.refuse(uri, err)
 		}
-		return nil, err
+		return s.keep(uri, key), nil
 	})
 	if err != nil {
 		return nil, err
@@ -149,17 +143,15 @@ func (s *keks) forgetUnlisted(set *Set) map[*keyhealth.Key]bool {
 		}
 		return unlisted[key]
 	})
-	s.refused.Purge() // what was refused may be allowed now
 	return unlisted
 }
 
 // candidates returns the open keys of an entry that an envelope's reference may mean, and the URIs of those that are not
 // open. Replicas of a multi-Region key share their reference.
-func (s *keks) candidates(e *keyEntry, value string, ref crypto.KEKRef) (found []*keyhealth.Key, closed []string) {
+func (s *keks) candidates(m match, ref crypto.KEKRef) (found []*keyhealth.Key, closed []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, uri := range e.uris() {
-		uri = fillIn(uri, value)
+	for _, uri := range m.uris() {
 		if key := s.byURI[uri]; key == nil {
 			closed = append(closed, uri)
 		} else if key.Ref() == ref {

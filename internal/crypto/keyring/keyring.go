@@ -13,7 +13,6 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
-	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyhealth"
 )
 
@@ -68,7 +67,7 @@ type core struct {
 	set     atomic.Pointer[Set] // in force
 	service *service
 	keys    *keks
-	slots   *slots
+	slots   slots
 	uses    uses
 	tokens  *rate.Limiter
 
@@ -80,7 +79,7 @@ type core struct {
 // New opens the configured keys and checks that they answer; see Prepare.
 func New(ctx context.Context, opt Options) (*Keyring, error) {
 	opt.setDefaults()
-	c := &core{opt: opt, slots: newSlots(), uses: uses{m: make(map[useID]*keyUse)},
+	c := &core{opt: opt, slots: slots{unconfirmed: newLRU[slotKey, *slot](maxUnconfirmed)}, uses: uses{m: make(map[useID]*keyUse)},
 		tokens: rate.NewLimiter(unconfirmedRate, unconfirmedBurst)}
 	c.base, c.stop = context.WithCancel(context.Background())
 	c.service = newService(&c.opt)
@@ -88,8 +87,8 @@ func New(ctx context.Context, opt Options) (*Keyring, error) {
 	k := &Keyring{core: c}
 	c.keys = newKEKs(c, keyhealth.Options{Grace: opt.Grace, ProbeInterval: opt.ProbeInterval, ProbeRetry: opt.ProbeRetry,
 		Now: opt.Now, Log: opt.Log, Unwrap: c.service.probe, Withdrawn: k.withdraw})
-	k.opening = opening{core: c, cache: newOpenedKeys(), missed: k.sealing.missed, flights: newFlights[wrapID, *dataKey](c.base, &c.work)}
-	k.sealing = sealing{core: c, flights: newFlights[slotKey, *Sealer](c.base, &c.work), made: k.opening.cache.add}
+	k.opening = opening{core: c, cache: newOpenedKeys(), missed: k.sealing.missed, flights: newFlights[wrapID, *dataKey](c)}
+	k.sealing = sealing{core: c, flights: newFlights[slotKey, *Sealer](c), made: k.opening.cache.add}
 	set, err := k.Prepare(ctx, opt.Keys, opt.Grants, opt.RevokedDataKeys)
 	if err == nil {
 		err = set.allAnswer()
@@ -173,7 +172,8 @@ func (k *Keyring) Commit(set *Set) {
 	k.core.set.Store(set)
 	unlisted := k.core.keys.forgetUnlisted(set)
 	k.drop(func(dk *dataKey) bool { return set.revoked[dk.id] || unlisted[dk.kek] })
-	k.opening.cache.refusals.Purge() // what was refused may be allowed now
+	k.opening.flights.refusals.Purge() // what was refused may be allowed now
+	k.core.keys.flights.refusals.Purge()
 	k.sealing.obey(set)
 }
 
@@ -185,48 +185,12 @@ func (k *Keyring) DefaultKey(namespace string) (string, bool) {
 	return k.Current().DefaultKey(namespace)
 }
 
-// Sealer returns the working sealer of a namespace and key name, as the configuration allows. hit reports whether it was
-// there already; then nothing is allocated. Without one it waits for the key service, as long as ctx and MaxWait allow.
-func (k *Keyring) Sealer(ctx context.Context, namespace, key string) (s *Sealer, hit bool, err error) {
-	return k.sealing.sealer(ctx, namespace, key)
-}
-
-// Open appends to dst what s holds: the original serialized Payload (forms 0 and 1) or the text (form 2). namespace is
-// that of the call; the envelope opens if it was sealed there or if a grant allows it. hit reports whether no key service
-// had to be asked. dst must not overlap s. If an error is returned, dst is as it was.
-func (k *Keyring) Open(ctx context.Context, dst []byte, s *envelope.Sealed, namespace string) (out []byte, hit bool, err error) {
-	return k.OpenNext(ctx, dst, s, namespace, new(Run))
-}
-
-// OpenNext is Open for an envelope in a run. What it needed is noted there, and tried first for the next envelope with the
-// same header, before any cache.
-func (k *Keyring) OpenNext(ctx context.Context, dst []byte, s *envelope.Sealed, namespace string, run *Run) (out []byte, hit bool, err error) {
-	return k.opening.open(ctx, dst, s, namespace, run)
-}
-
-// Ready makes sure, before a task is asked for, that the keys are at hand that its answer may need: the result of a task
-// that cannot be sealed would be lost. These are the namespace's default key, and those that it has used lately. Keys in
-// named, which the namespace's policy can ask for, are fetched ahead, and waited for a little.
-//
-// Keys whose names have a wildcard are left out: mostly each belongs to one tenant, and what happens to it must not stop
-// the others.
-func (k *Keyring) Ready(ctx context.Context, namespace string, named []string) error {
-	return k.sealing.ready(ctx, namespace, named)
-}
-
 // Confirm notes that a namespace exists: the upstream answered successfully for it, or an authenticated caller was
 // granted it. Namespaces that are only claimed share a small cache and few calls to the key service.
 func (k *Keyring) Confirm(namespace string) { k.core.slots.confirm(namespace) }
 
 // Confirmed reports whether a namespace is known to exist; see Confirm.
 func (k *Keyring) Confirmed(namespace string) bool { return k.core.slots.exists(namespace) }
-
-// Uses lists the key encryption keys of all entries, those that were not used yet included as soon as they are open.
-// It is bounded: the entries of the configuration, and maxUses for all wildcards together.
-func (k *Keyring) Uses() []KeyUse { return k.core.uses.list(k.Current(), k.core.keys.named()) }
-
-// WorkingKeys lists the data keys that seal now.
-func (k *Keyring) WorkingKeys() []WorkingKey { return k.sealing.working() }
 
 // Close stops what runs in the background and forgets all keys. Nothing is sealed or opened after it.
 func (k *Keyring) Close() {
@@ -285,15 +249,7 @@ func (c *core) touch(used *atomic.Int64) {
 // use notes a use of a data key's key encryption key.
 func (c *core) use(dk *dataKey) { dk.kek.Use(c.coarse.Load()) }
 
-// count has the uses of a new data key counted.
-func (c *core) count(dk *dataKey) { dk.use = c.uses.of(c.set.Load(), dk.kek, dk.context) }
-
 // mayCall reports whether n calls to a key service may be made for a namespace, which few may if it is only claimed.
 func (c *core) mayCall(namespace string, n int) bool {
 	return c.slots.exists(namespace) || c.tokens.AllowN(c.opt.Now(), n)
-}
-
-// refusal is a permanent error that is the answer for a while.
-func (c *core) refusal(err error) refusal {
-	return refusal{err: err, until: c.opt.Now().Add(refusalLife)}
 }

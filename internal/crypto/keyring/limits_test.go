@@ -222,13 +222,13 @@ func TestUnwrapsPerMessageAreCapped(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, _, err = k.OpenNext(t.Context(), nil, &s, "ns", &run)
+		_, _, err = k.Open(t.Context(), nil, &s, "ns", &run)
 		kinds[crypto.KindOf(err)]++
 	}
 	if n := p.count() - before; n != maxUnwraps || kinds[crypto.KindRejected] != maxUnwraps || kinds[crypto.KindUnavailable] != maxUnwraps {
 		t.Errorf("%d calls, answers %v; want %d calls, as many rejected, and as many told to come back", n, kinds, maxUnwraps)
 	}
-	if got, _, err := k.OpenNext(t.Context(), nil, &sealed, "ns", &run); err != nil || string(got) != "payload" {
+	if got, _, err := k.Open(t.Context(), nil, &sealed, "ns", &run); err != nil || string(got) != "payload" {
 		t.Errorf("a known data key: %q, %v", got, err)
 	}
 }

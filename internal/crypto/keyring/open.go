@@ -22,16 +22,6 @@ type Run struct {
 	next    int
 }
 
-// opener returns the noted opener of a header.
-func (r *Run) opener(header []byte, set *Set) *opener {
-	for _, op := range r.recent {
-		if op != nil && op.set == set && bytes.Equal(op.header, header) {
-			return op
-		}
-	}
-	return nil
-}
-
 func (r *Run) note(op *opener) {
 	if !slices.Contains(r.recent[:], op) {
 		r.recent[r.next%len(r.recent)] = op
@@ -51,46 +41,53 @@ type opening struct {
 	missed  func(namespace, key string) // is called when the key service did not answer
 }
 
-// open is Keyring.OpenNext.
-func (o *opening) open(ctx context.Context, dst []byte, s *envelope.Sealed, namespace string, run *Run) (out []byte, hit bool, err error) {
-	set := o.core.set.Load()
+// Open appends to dst what s holds: the original serialized Payload (forms 0 and 1) or the text (form 2). namespace is
+// that of the call; the envelope opens if it was sealed there or if a grant allows it. What it needed is noted in the
+// run, and tried first for the next envelope with the same header. hit reports whether no key service had to be asked.
+// dst must not overlap s. If an error is returned, dst is as it was.
+func (k *Keyring) Open(ctx context.Context, dst []byte, s *envelope.Sealed, namespace string, run *Run) (out []byte, hit bool, err error) {
+	set := k.Current()
 	if !set.opens(s.Header.Namespace, namespace) {
 		return dst, false, s.Header.Errorf(crypto.KindForeign, "open",
 			"sealed in another namespace than %q; a grant in the configuration would allow it", namespace)
 	}
-	header := s.KeyHeader()
-	op := run.opener(header, set)
-	if op == nil {
-		op = o.cache.opener(header)
-	}
-	if op != nil && op.set == set && op.dk.usable() {
-		run.note(op)
-		o.core.use(op.dk)
-		if out, err = op.cipher.Open(dst, s); err == nil {
-			op.dk.use.countOpened(&o.core.coarse)
+	op, hit := k.opening.cache.opener(s.KeyHeader(), set, run), true
+	known := op != nil
+	if !known {
+		if op, hit, err = k.opening.opener(ctx, s, set, namespace, run); err != nil {
+			return dst, hit, err
 		}
-		return out, true, err
 	}
+	k.core.use(op.dk)
+	if out, err = op.cipher.Open(dst, s); err != nil {
+		return dst, hit, err
+	}
+	op.dk.use.opened.Add(1)
+	k.core.touch(&op.dk.use.openedAt)
+	run.note(op)
+	if !known {
+		k.opening.cache.addOpener(op)
+	}
+	return out, hit, nil
+}
+
+// opener makes the AEAD for an envelope's header.
+func (o *opening) opener(ctx context.Context, s *envelope.Sealed, set *Set, namespace string, run *Run) (op *opener, hit bool, err error) {
 	dk, hit, err := o.dataKey(ctx, s.Header, set, namespace, run)
 	if err != nil {
 		if crypto.KindOf(err) == crypto.KindUnavailable {
 			o.missed(namespace, s.Header.Key)
 		}
-		return dst, false, err
+		return nil, false, err
 	}
-	o.core.use(dk)
 	if subtle.ConstantTimeCompare(dk.id[:], s.Header.DataKeyID[:]) != 1 {
-		return dst, hit, s.Header.Tampered("the data-key id is not that of the wrapped key")
+		return nil, hit, s.Header.Tampered("the data-key id is not that of the wrapped key")
 	}
 	c, err := dk.cipher(&s.Header.Salt)
 	if err != nil {
-		return dst, hit, s.Header.Errorf(crypto.KindUnavailable, "open", "derive a payload key: %w", err)
+		return nil, hit, s.Header.Errorf(crypto.KindUnavailable, "open", "derive a payload key: %w", err)
 	}
-	if out, err = c.Open(dst, s); err == nil {
-		dk.use.countOpened(&o.core.coarse)
-		run.note(o.cache.addOpener(header, c, dk, set))
-	}
-	return out, hit, err
+	return &opener{header: bytes.Clone(s.KeyHeader()), cipher: c, dk: dk, set: set}, hit, nil
 }
 
 // dataKey returns the data key that an envelope names, from memory or from the key service.
@@ -99,22 +96,21 @@ func (o *opening) dataKey(ctx context.Context, header *envelope.Header, set *Set
 		return nil, false, header.Errorf(crypto.KindRevoked, "open", "its data key %s... stands in revoked_data_keys",
 			hex.EncodeToString(header.DataKeyID[:4]))
 	}
-	e, value, _, ok := set.find(set.local(header.Namespace), header.Key)
+	m, ok := set.find(set.local(header.Namespace), header.Key)
 	if !ok {
 		return nil, false, header.Errorf(crypto.KindNotConfigured, "open",
 			"no entry of `keys` in the configuration has this name and serves this namespace")
 	}
 	id := wrapIDOf(header)
-	if dk, ok := o.cache.keys.Get(id); ok && dk.usable() && e.names(value, dk.kek.URI()) {
+	if dk, ok := o.cache.keys.Get(id); ok && dk.usable() && slices.Contains(m.uris(), dk.kek.URI()) {
 		return dk, true, nil
 	}
-	if err := o.refused(id); err != nil {
+	if err := o.flights.refused(id); err != nil {
 		return nil, false, err
 	}
 	// The flight and its error outlive the message that the header may alias.
 	h := &envelope.Header{Key: strings.Clone(header.Key), Namespace: strings.Clone(header.Namespace), KEK: header.KEK,
 		DataKeyID: header.DataKeyID, Wrapped: bytes.Clone(header.Wrapped)}
-	value = strings.Clone(value)
 	if err := o.mayAsk(h, namespace, run); err != nil {
 		return nil, false, err
 	}
@@ -124,26 +120,18 @@ func (o *opening) dataKey(ctx context.Context, header *envelope.Header, set *Set
 	}
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
-	candidates, err := o.candidates(ctx, e, value, h)
+	candidates, err := o.candidates(ctx, m, h)
 	if err != nil {
 		return nil, false, err
 	}
-	dk, err = o.flights.do(ctx, id, func(ctx context.Context) (*dataKey, error) { return o.ask(ctx, id, h, candidates) })
+	dk, err = o.flights.do(ctx, id, func(ctx context.Context) (*dataKey, error) { return o.ask(ctx, m.entry, h, candidates) })
 	return dk, false, err
-}
-
-// refused returns the error that a wrapped key got lately.
-func (o *opening) refused(id wrapID) error {
-	if r, ok := o.cache.refusals.Get(id); ok && o.core.opt.Now().Before(r.until) {
-		return r.err
-	}
-	return nil
 }
 
 // candidates returns the key encryption keys of an entry that the envelope's reference may mean, mostly one. Keys that
 // were not needed so far are opened only if none else fits.
-func (o *opening) candidates(ctx context.Context, e *keyEntry, value string, h *envelope.Header) (found []*keyhealth.Key, err error) {
-	found, closed := o.core.keys.candidates(e, value, h.KEK)
+func (o *opening) candidates(ctx context.Context, m match, h *envelope.Header) (found []*keyhealth.Key, err error) {
+	found, closed := o.core.keys.candidates(m, h.KEK)
 	if len(found) > 0 {
 		return found, nil
 	}
@@ -164,12 +152,13 @@ func (o *opening) candidates(ctx context.Context, e *keyEntry, value string, h *
 }
 
 // ask has the data key unwrapped by the first of the candidates that answers.
-func (o *opening) ask(ctx context.Context, id wrapID, h *envelope.Header, candidates []*keyhealth.Key) (*dataKey, error) {
+func (o *opening) ask(ctx context.Context, e *keyEntry, h *envelope.Header, candidates []*keyhealth.Key) (*dataKey, error) {
+	id := wrapIDOf(h)
 	// Another flight may have landed between this caller's look at the cache and its departure.
 	if dk, ok := o.cache.keys.Get(id); ok && dk.usable() && slices.Contains(candidates, dk.kek) {
 		return dk, nil
 	}
-	if err := o.refused(id); err != nil {
+	if err := o.flights.refused(id); err != nil {
 		return nil, err
 	}
 	kc := crypto.KeyContext{Namespace: h.Namespace, Key: h.Key}
@@ -177,7 +166,7 @@ func (o *opening) ask(ctx context.Context, id wrapID, h *envelope.Header, candid
 	for _, key := range candidates {
 		var dk *dataKey
 		if dk, err = o.core.service.unwrap(ctx, key, kc, h.Wrapped); err == nil {
-			o.core.count(dk)
+			dk.use = o.core.uses.of(e, key)
 			key.Answered(kc, h.Wrapped, dk.id)
 			o.cache.add(dk)
 			return dk, nil
@@ -186,10 +175,7 @@ func (o *opening) ask(ctx context.Context, id wrapID, h *envelope.Header, candid
 			break
 		}
 	}
-	if crypto.KindOf(err) != crypto.KindUnavailable {
-		o.cache.refusals.Add(id, o.core.refusal(err))
-	}
-	return nil, err
+	return nil, o.flights.refuse(id, err)
 }
 
 // explain finds out whether an error concerns this envelope alone. Every writer to the server can plant a wrapped

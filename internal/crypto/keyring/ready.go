@@ -13,9 +13,14 @@ import (
 // key that is not needed stop a namespace.
 const namedPatience = time.Minute
 
-// ready is Keyring.Ready.
-func (p *sealing) ready(ctx context.Context, namespace string, named []string) error {
-	set := p.core.set.Load()
+// Ready makes sure, before a task is asked for, that the keys are at hand that its answer may need: the result of a task
+// that cannot be sealed would be lost. These are the namespace's default key, and those that it has used lately. Keys in
+// named, which the namespace's policy can ask for, are fetched ahead, and waited for a little.
+//
+// Keys whose names have a wildcard are left out: mostly each belongs to one tenant, and what happens to it must not stop
+// the others.
+func (k *Keyring) Ready(ctx context.Context, namespace string, named []string) error {
+	set, p := k.Current(), &k.sealing
 	byDefault, ok := set.DefaultKey(namespace)
 	if !ok {
 		return crypto.Errorf(crypto.KindNotConfigured, "seal",
@@ -24,18 +29,14 @@ func (p *sealing) ready(ctx context.Context, namespace string, named []string) e
 	if err := p.atHand(ctx, namespace, byDefault); err != nil {
 		return err
 	}
-	if !p.core.slots.exists(namespace) {
+	if !k.Confirmed(namespace) {
 		return nil // what is only claimed has used nothing, and gets few calls to the key service
 	}
-	for i := range set.entries {
-		e := &set.entries[i]
-		if e.wildcard || e.Name == byDefault {
+	for key := range set.plainKeys(namespace) {
+		if key == byDefault {
 			continue
 		}
-		if _, ok := e.serves(namespace, e.Name); !ok {
-			continue
-		}
-		if err := p.furtherKey(ctx, namespace, e.Name, slices.Contains(named, e.Name)); err != nil {
+		if err := p.furtherKey(ctx, namespace, key, slices.Contains(named, key)); err != nil {
 			return err
 		}
 	}
@@ -93,21 +94,16 @@ func (p *sealing) patient(sl *slot) bool {
 }
 
 // atHand makes sure of a key that seals, and unwraps what it sealed. It counts as an interest in the key, not as a use.
-func (p *sealing) atHand(ctx context.Context, namespace, key string) (err error) {
-	sl := p.core.slots.find(namespace, key)
-	if sl == nil {
-		if sl, err = p.newSlot(namespace, key); err != nil {
-			return err
-		}
+func (p *sealing) atHand(ctx context.Context, namespace, key string) error {
+	sl, err := p.slot(namespace, key)
+	if err != nil {
+		return err
 	}
 	p.core.touch(&sl.asked)
-	s := sl.usable()
-	if s == nil {
-		if s, err = p.await(ctx, sl); err != nil {
-			return err
-		}
+	s, _, err := p.sealer(ctx, sl)
+	if err != nil {
+		return err
 	}
-	p.core.use(s.dk)
 	if kc := s.dk.context; s.dk.kek.Suspect(kc) {
 		return kc.Errorf(crypto.KindUnavailable, "seal", "%s refused a wrapped key that is known to be good; it is being asked again",
 			s.dk.kek.URI()).Internal()
@@ -121,12 +117,7 @@ func (p *sealing) missed(namespace, key string) {
 	if !p.core.slots.exists(namespace) {
 		return
 	}
-	sl := p.core.slots.find(namespace, key)
-	if sl == nil {
-		var err error
-		if sl, err = p.newSlot(namespace, key); err != nil {
-			return
-		}
+	if sl, err := p.slot(namespace, key); err == nil {
+		p.core.touch(&sl.missed)
 	}
-	p.core.touch(&sl.missed)
 }

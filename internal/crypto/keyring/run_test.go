@@ -16,13 +16,13 @@ func TestNotedOpenerIsNotTrustedAfterReload(t *testing.T) {
 		t.Fatal(err)
 	}
 	var run Run
-	if _, _, err := k.OpenNext(t.Context(), nil, &first, "ns", &run); err != nil || run.recent[0] == nil {
+	if _, _, err := k.Open(t.Context(), nil, &first, "ns", &run); err != nil || run.recent[0] == nil {
 		t.Fatalf("opener %v, error %v", run.recent[0], err)
 	}
 	revoking := *k.core.set.Load()
 	revoking.revoked = map[[envelope.IDSize]byte]bool{first.Header.DataKeyID: true}
 	k.core.set.Store(&revoking)
-	if _, _, err := k.OpenNext(t.Context(), nil, &first, "ns", &run); crypto.KindOf(err) != crypto.KindRevoked {
+	if _, _, err := k.Open(t.Context(), nil, &first, "ns", &run); crypto.KindOf(err) != crypto.KindRevoked {
 		t.Errorf("opened after its data key was revoked: %v", err)
 	}
 }

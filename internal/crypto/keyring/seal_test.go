@@ -142,7 +142,7 @@ func TestSealAndOpenAnything(t *testing.T) {
 		if err != nil || !marked {
 			t.Fatalf("marked %v, error %v", marked, err)
 		}
-		if got, _, err := k.Open(context.Background(), nil, &parsed, "ns"); err != nil || string(got) != text {
+		if got, _, err := k.Open(context.Background(), nil, &parsed, "ns", new(Run)); err != nil || string(got) != text {
 			t.Fatalf("%q, %v; want %q", got, err, text)
 		}
 	})
@@ -175,7 +175,7 @@ func TestWarmPathsAllocateNothing(t *testing.T) {
 		check("Open", func() {
 			reader.Reset()
 			sealed, _, _ := reader.ParsePayload(carrier)
-			if _, hit, err := k.Open(context.Background(), dst, &sealed, "ns"); err != nil || !hit {
+			if _, hit, err := k.Open(context.Background(), dst, &sealed, "ns", new(Run)); err != nil || !hit {
 				t.Errorf("hit %v, error %v", hit, err)
 			}
 		})

@@ -19,40 +19,40 @@ type sealing struct {
 	made    func(*dataKey) // is called with each new data key
 }
 
-// sealer is Keyring.Sealer.
-func (p *sealing) sealer(ctx context.Context, namespace, key string) (s *Sealer, hit bool, err error) {
-	sl := p.core.slots.find(namespace, key)
-	if sl != nil {
-		if s := sl.usable(); s != nil {
-			p.core.touch(&sl.used)
-			p.core.use(s.dk)
-			return s, true, nil
-		}
+// Sealer returns the working sealer of a namespace and key name, as the configuration allows. hit reports whether it was
+// there already; then nothing is allocated. Without one it waits for the key service, as long as ctx and MaxWait allow.
+func (k *Keyring) Sealer(ctx context.Context, namespace, key string) (s *Sealer, hit bool, err error) {
+	sl, err := k.sealing.slot(namespace, key)
+	if err != nil {
+		return nil, false, err
 	}
-	if sl == nil {
-		if sl, err = p.newSlot(namespace, key); err != nil {
-			return nil, false, err
-		}
-	}
-	p.core.touch(&sl.used)
-	s, err = p.await(ctx, sl)
-	return s, false, err
+	k.core.touch(&sl.used)
+	return k.sealing.sealer(ctx, sl)
 }
 
-// await waits for a slot's working key, as long as ctx and MaxWait allow.
-func (p *sealing) await(ctx context.Context, sl *slot) (*Sealer, error) {
+// sealer returns a slot's working sealer, and waits for it as long as ctx and MaxWait allow.
+func (p *sealing) sealer(ctx context.Context, sl *slot) (s *Sealer, hit bool, err error) {
+	if s := sl.usable(); s != nil {
+		p.core.use(s.dk)
+		return s, true, nil
+	}
 	wait := p.core.opt.MaxWait
 	if deadline, ok := ctx.Deadline(); ok {
 		wait = min(wait, beforeItEnds(time.Until(deadline)))
 	}
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
-	return p.flights.do(ctx, sl.slotKey, func(ctx context.Context) (*Sealer, error) { return p.fill(ctx, sl) })
+	s, err = p.flights.do(ctx, sl.slotKey, func(ctx context.Context) (*Sealer, error) { return p.fill(ctx, sl) })
+	return s, false, err
 }
 
-func (p *sealing) newSlot(namespace, key string) (*slot, error) {
+// slot returns the slot of a namespace and key name that the configuration allows.
+func (p *sealing) slot(namespace, key string) (*slot, error) {
+	if sl := p.core.slots.find(namespace, key); sl != nil {
+		return sl, nil
+	}
 	set := p.core.set.Load()
-	if _, _, _, ok := set.find(namespace, key); !ok {
+	if _, ok := set.find(namespace, key); !ok {
 		return nil, crypto.Errorf(crypto.KindNotConfigured, "seal",
 			"no entry of `keys` in the configuration has this name and serves this namespace").In(strings.Clone(key), strings.Clone(namespace))
 	}
@@ -84,12 +84,12 @@ func (p *sealing) fill(ctx context.Context, sl *slot) (*Sealer, error) {
 // renew puts a fresh data key into a slot. If it can't be had, what is in the slot stays, unless it was revoked.
 func (p *sealing) renew(ctx context.Context, sl *slot) (*Sealer, error) {
 	set := p.core.set.Load()
-	e, value, _, ok := set.find(sl.namespace, sl.key)
+	m, ok := set.find(sl.namespace, sl.key)
 	if !ok {
 		return nil, crypto.Errorf(crypto.KindNotConfigured, "seal",
 			"the key is no longer in the configuration for this namespace").In(sl.key, sl.namespace)
 	}
-	key, err := p.core.keys.open(ctx, fillIn(e.Active, value))
+	key, err := p.core.keys.open(ctx, m.active())
 	if err != nil {
 		return nil, p.refuse(sl, err)
 	}
@@ -98,7 +98,7 @@ func (p *sealing) renew(ctx context.Context, sl *slot) (*Sealer, error) {
 	if err != nil {
 		return nil, p.refuse(sl, p.explain(ctx, sl, key, kc, err))
 	}
-	p.core.count(dk)
+	dk.use = p.core.uses.of(m.entry, key)
 	s := &Sealer{dk: dk, clock: &p.core.coarse, header: envelope.Header{Key: kc.Key, Namespace: kc.Namespace, KEK: key.Ref(),
 		DataKeyID: dk.id, Wrapped: dk.wrapped}}
 	p.made(dk)
@@ -109,8 +109,8 @@ func (p *sealing) renew(ctx context.Context, sl *slot) (*Sealer, error) {
 	sl.made = now
 	if changed := p.core.set.Load(); changed != set {
 		// A change that was under way has not seen this key.
-		e, value, _, ok := changed.find(sl.namespace, sl.key)
-		if !ok || !e.names(value, key.URI()) {
+		m, ok := changed.find(sl.namespace, sl.key)
+		if !ok || !slices.Contains(m.uris(), key.URI()) {
 			dk.drop()
 			return nil, crypto.Errorf(crypto.KindUnavailable, "seal",
 				"the configuration of keys changed while a data key was made; try again").In(sl.key, sl.namespace)
@@ -157,9 +157,10 @@ func (p *sealing) refuse(sl *slot, err error) error {
 
 // tend renews and retires working keys. It runs every second.
 func (p *sealing) tend(now time.Time) {
-	confirmed, _ := p.core.slots.all()
-	for _, sl := range confirmed {
-		p.tendSlot(sl, now)
+	for _, sl := range p.core.slots.all() {
+		if p.core.slots.exists(sl.namespace) {
+			p.tendSlot(sl, now)
+		}
 	}
 }
 
@@ -207,37 +208,36 @@ func (p *sealing) renewEarly(sl *slot) {
 
 // reachable reports whether the latest probe of the key encryption key that a slot is to be renewed with got an answer.
 func (p *sealing) reachable(sl *slot) bool {
-	e, value, _, ok := p.core.set.Load().find(sl.namespace, sl.key)
+	m, ok := p.core.set.Load().find(sl.namespace, sl.key)
 	if !ok {
 		return true
 	}
-	key := p.core.keys.get(fillIn(e.Active, value))
+	key := p.core.keys.get(m.active())
 	return key == nil || key.Reachable()
 }
 
 // drop takes out the working keys that match.
 func (p *sealing) drop(match func(*dataKey) bool) {
-	confirmed, unconfirmed := p.core.slots.all()
-	for _, sl := range slices.Concat(confirmed, unconfirmed) {
+	for _, sl := range p.core.slots.all() {
 		sl.drop(match)
 	}
 }
 
 // obey adapts the slots to a set that is in force now.
 func (p *sealing) obey(set *Set) {
-	confirmed, unconfirmed := p.core.slots.all()
-	for _, sl := range unconfirmed {
-		sl.mu.Lock()
-		sl.current.Store(nil) // few and cheap to make anew
-		sl.mu.Unlock()
-	}
-	for _, sl := range confirmed {
-		e, value, _, ok := set.find(sl.namespace, sl.key)
+	for _, sl := range p.core.slots.all() {
+		if !p.core.slots.exists(sl.namespace) {
+			sl.mu.Lock()
+			sl.current.Store(nil) // few and cheap to make anew
+			sl.mu.Unlock()
+			continue
+		}
+		m, ok := set.find(sl.namespace, sl.key)
 		if !ok {
 			p.core.slots.confirmed.Delete(sl.slotKey)
 			continue
 		}
-		active := p.core.keys.get(fillIn(e.Active, value))
+		active := p.core.keys.get(m.active())
 		sl.mu.Lock()
 		switch s := sl.current.Load(); {
 		case s == nil:
@@ -249,10 +249,9 @@ func (p *sealing) obey(set *Set) {
 	}
 }
 
-// working lists the data keys that seal now.
-func (p *sealing) working() (all []WorkingKey) {
-	confirmed, unconfirmed := p.core.slots.all()
-	for _, sl := range slices.Concat(confirmed, unconfirmed) {
+// WorkingKeys lists the data keys that seal now.
+func (k *Keyring) WorkingKeys() (all []WorkingKey) {
+	for _, sl := range k.core.slots.all() {
 		sl.mu.Lock()
 		if s := sl.usable(); s != nil {
 			all = append(all, WorkingKey{sl.namespace, sl.key, s.dk.kek.Ref(), s.dk.id, sl.made})

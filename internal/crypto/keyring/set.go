@@ -3,6 +3,7 @@ package keyring
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 	"strings"
 
@@ -146,40 +147,63 @@ func (s *Set) names(uri string) bool {
 	})
 }
 
-// names reports whether the entry has the URI where its star stands for value.
-func (e *keyEntry) names(value, uri string) bool {
-	return slices.ContainsFunc(e.uris(), func(u string) bool { return fillIn(u, value) == uri })
+// match is the entry that serves a key name in a namespace.
+type match struct {
+	entry *keyEntry
+	rank  int    // the entry's place in the configuration
+	star  string // what the star in the entry's name stands for
+}
+
+// active returns the URI of the key encryption key to seal with.
+func (m match) active() string { return fillIn(m.entry.Active, m.star) }
+
+// uris returns the URIs of all key encryption keys, the active one first.
+func (m match) uris() []string {
+	uris := m.entry.uris()
+	for i := range uris {
+		uris[i] = fillIn(uris[i], m.star)
+	}
+	return uris
 }
 
 // find returns the first entry that serves a key name in a namespace.
-func (s *Set) find(namespace, key string) (e *keyEntry, value string, rank int, ok bool) {
+func (s *Set) find(namespace, key string) (m match, ok bool) {
 	for i := range s.entries {
-		if value, ok := s.entries[i].serves(namespace, key); ok {
-			return &s.entries[i], value, i, true
+		if star, ok := s.entries[i].serves(namespace, key); ok {
+			return match{&s.entries[i], i, star}, true
 		}
 	}
-	return nil, "", 0, false
+	return m, false
 }
 
 // Rank returns the place in the configuration of the entry that serves key in namespace; false: none does.
 func (s *Set) Rank(namespace, key string) (int, bool) {
-	_, _, rank, ok := s.find(namespace, key)
-	return rank, ok
+	m, ok := s.find(namespace, key)
+	return m.rank, ok
 }
 
-// DefaultKey returns "default" if an entry of this name serves the namespace, else the first that does and has no wildcard.
+// DefaultKey returns "default" if an entry of this name serves the namespace, else the first that does and has no
+// wildcard.
 func (s *Set) DefaultKey(namespace string) (string, bool) {
-	if e, _, _, ok := s.find(namespace, "default"); ok && !e.wildcard {
+	if m, ok := s.find(namespace, "default"); ok && !m.entry.wildcard {
 		return "default", true
 	}
-	for i := range s.entries {
-		if e := &s.entries[i]; !e.wildcard {
-			if _, ok := e.serves(namespace, e.Name); ok {
-				return e.Name, true
+	for name := range s.plainKeys(namespace) {
+		return name, true
+	}
+	return "", false
+}
+
+// plainKeys yields the names without a wildcard of the entries that serve a namespace.
+func (s *Set) plainKeys(namespace string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for i := range s.entries {
+			e := &s.entries[i]
+			if _, ok := e.serves(namespace, e.Name); ok && !e.wildcard && !yield(e.Name) {
+				return
 			}
 		}
 	}
-	return "", false
 }
 
 // bound is the name that envelopes of a namespace bear.
@@ -187,10 +211,7 @@ func (s *Set) bound(namespace string) string { return s.realm + namespace }
 
 // local is bound's inverse. Names of another realm stay as they are: only a grant can name them.
 func (s *Set) local(bound string) string {
-	if local, ok := strings.CutPrefix(bound, s.realm); ok {
-		return local
-	}
-	return bound
+	return strings.TrimPrefix(bound, s.realm)
 }
 
 // opens reports whether an envelope of the namespace bound may be opened for a call in namespace.

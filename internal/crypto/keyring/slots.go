@@ -6,7 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/hashicorp/golang-lru/v2/simplelru"
+	lru "github.com/hashicorp/golang-lru/v2"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 )
@@ -93,16 +93,8 @@ type slots struct {
 	confirmed sync.Map // slotKey -> *slot, of confirmed namespaces
 	exist     sync.Map // namespace -> struct{}: those that are confirmed
 
-	mu          sync.Mutex
-	unconfirmed *simplelru.LRU[slotKey, *slot]
-}
-
-func newSlots() *slots {
-	lru, err := simplelru.NewLRU[slotKey, *slot](maxUnconfirmed, nil)
-	if err != nil {
-		panic("a cache of a constant size: " + err.Error())
-	}
-	return &slots{unconfirmed: lru}
+	mu          sync.Mutex // held while a slot is added or moved
+	unconfirmed *lru.Cache[slotKey, *slot]
 }
 
 func (s *slots) find(namespace, key string) *slot {
@@ -110,8 +102,6 @@ func (s *slots) find(namespace, key string) *slot {
 	if v, ok := s.confirmed.Load(sk); ok {
 		return v.(*slot)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	sl, _ := s.unconfirmed.Get(sk)
 	return sl
 }
@@ -159,13 +149,13 @@ func (s *slots) confirm(namespace string) {
 	}
 }
 
-// all returns the slots of confirmed namespaces and those of the others.
-func (s *slots) all() (confirmed, unconfirmed []*slot) {
-	s.confirmed.Range(func(_, sl any) bool {
-		confirmed = append(confirmed, sl.(*slot))
-		return true
-	})
+// all returns the slots of all namespaces.
+func (s *slots) all() []*slot {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return confirmed, s.unconfirmed.Values()
+	all := s.unconfirmed.Values()
+	for _, sl := range s.confirmed.Range {
+		all = append(all, sl.(*slot))
+	}
+	return all
 }

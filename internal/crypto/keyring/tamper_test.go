@@ -81,7 +81,7 @@ func tryOpen(t *testing.T, k *Keyring, carrier []byte, namespace string) (out []
 	// Behind the part in use there is room in which a failed attempt could leave plaintext.
 	room := make([]byte, 3, 4096)
 	copy(room, "dst")
-	out, _, err = k.Open(t.Context(), room, &sealed, namespace)
+	out, _, err = k.Open(t.Context(), room, &sealed, namespace, new(Run))
 	if err != nil {
 		if string(out) != "dst" || bytes.Contains(room[:cap(room)], []byte("CANARY")) {
 			t.Fatalf("a failed attempt left something: %q", room[:cap(room)])
@@ -113,10 +113,8 @@ func temperatures(t *testing.T, f func(t *testing.T, k *Keyring, attempt func(ca
 // forget empties what a Keyring remembers for opening.
 func forget(k *Keyring) {
 	k.opening.cache.keys.Purge()
-	k.opening.cache.refusals.Purge()
-	for _, shard := range k.opening.cache.openers {
-		shard.Purge()
-	}
+	k.opening.flights.refusals.Purge()
+	k.opening.cache.openers.Purge()
 }
 
 func TestEveryBitFlipped(t *testing.T) {

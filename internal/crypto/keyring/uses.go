@@ -26,16 +26,8 @@ type useID struct {
 
 // keyUse counts the envelopes of one entry of `keys` under one key encryption key.
 type keyUse struct {
-	useID
 	sealed, opened atomic.Uint64
 	openedAt       atomic.Int64 // coarse time
-}
-
-func (u *keyUse) countOpened(now *atomic.Int64) {
-	u.opened.Add(1)
-	if t := now.Load(); u.openedAt.Load() != t {
-		u.openedAt.Store(t)
-	}
 }
 
 // uses counts the envelopes of all keys.
@@ -44,20 +36,16 @@ type uses struct {
 	m  map[useID]*keyUse
 }
 
-// of returns the counters for data keys of a context.
-func (u *uses) of(set *Set, key *keyhealth.Key, kc crypto.KeyContext) *keyUse {
-	e, _, _, ok := set.find(set.local(kc.Namespace), kc.Key)
+// of returns the counters of an entry for a key encryption key.
+func (u *uses) of(e *keyEntry, key *keyhealth.Key) *keyUse {
+	id := useID{e.Name, key.Ref()}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	id := useID{entry: OtherUses}
-	if ok {
-		id = useID{e.Name, key.Ref()}
-	}
-	if u.m[id] == nil && ok && e.wildcard && len(u.m) >= maxUses {
+	if u.m[id] == nil && e.wildcard && len(u.m) >= maxUses {
 		id = useID{entry: OtherUses}
 	}
 	if u.m[id] == nil {
-		u.m[id] = &keyUse{useID: id}
+		u.m[id] = new(keyUse)
 	}
 	return u.m[id]
 }
@@ -83,55 +71,39 @@ type KeyUse struct {
 	LastOpened     time.Time // to the second; zero: never
 }
 
-// roles returns what the open keys are for in the entries of a set. A URI with a star stands for all that it may name.
-func (s *Set) roles(open map[string]*keyhealth.Key) map[useID]Role {
-	roles := make(map[useID]Role)
-	for i := range s.entries {
-		e := &s.entries[i]
-		for j, pattern := range e.uris() {
-			role := RoleOpenOnly
-			if j == 0 {
-				role = RoleActive
-			}
-			for uri, key := range open {
-				if !nameURI(pattern, uri) {
-					continue
-				}
-				if id := (useID{e.Name, key.Ref()}); roles[id] == "" {
-					roles[id] = role
-				}
-			}
-		}
-	}
-	return roles
-}
-
-// list returns what was counted, with the keys of a set that were not used yet.
-func (u *uses) list(set *Set, open map[string]*keyhealth.Key) []KeyUse {
-	roles := set.roles(open)
+// Uses lists the key encryption keys of all entries, those that were not used yet included as soon as they are open. It
+// is bounded: the entries of the configuration, and maxUses for all wildcards together.
+func (k *Keyring) Uses() []KeyUse {
+	open, u := k.core.keys.named(), &k.core.uses
+	all := make(map[useID]KeyUse)
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	var uses []KeyUse
-	for id, u := range u.m {
-		use := KeyUse{Entry: id.entry, KEK: id.ref, Role: cmp.Or(roles[id], RoleFormer), Sealed: u.sealed.Load(), Opened: u.opened.Load()}
-		if at := u.openedAt.Load(); at != 0 {
+	for id, n := range u.m {
+		use := KeyUse{Entry: id.entry, KEK: id.ref, Role: RoleFormer, Sealed: n.sealed.Load(), Opened: n.opened.Load()}
+		if at := n.openedAt.Load(); at != 0 {
 			use.LastOpened = time.Unix(0, at)
 		}
-		uses = append(uses, use)
-		delete(roles, id)
+		all[id] = use
 	}
-	for i := range set.entries {
-		if e := &set.entries[i]; e.wildcard { // its keys are listed once they are used, which bounds them
-			maps.DeleteFunc(roles, func(id useID, _ Role) bool { return id.entry == e.Name })
+	for _, e := range k.Current().entries {
+		role := RoleActive
+		for _, pattern := range e.uris() {
+			for uri, key := range open {
+				id := useID{e.Name, key.Ref()}
+				use, used := all[id]
+				// The keys of a wildcard are listed once they are used, which bounds them.
+				if !nameURI(pattern, uri) || e.wildcard && !used || used && use.Role != RoleFormer {
+					continue
+				}
+				use.Entry, use.KEK, use.Role = id.entry, id.ref, role
+				all[id] = use
+			}
+			role = RoleOpenOnly
 		}
 	}
-	for id, role := range roles {
-		uses = append(uses, KeyUse{Entry: id.entry, KEK: id.ref, Role: role})
-	}
-	slices.SortFunc(uses, func(a, b KeyUse) int {
+	return slices.SortedFunc(maps.Values(all), func(a, b KeyUse) int {
 		return cmp.Or(cmp.Compare(a.Entry, b.Entry), cmp.Compare(a.Role, b.Role), slices.Compare(a.KEK[:], b.KEK[:]))
 	})
-	return uses
 }
 
 // WorkingKey is a data key that seals now.
