@@ -317,6 +317,27 @@ func TestDeniedAnswersFailTheirTask(t *testing.T) {
 	}
 }
 
+// A denied answer that names no task fails none: nothing is sent that the server could take for an answer to a task.
+func TestDeniedAnswersWithoutATaskFailNone(t *testing.T) {
+	t.Parallel()
+	r := ruled(t)
+	complete := &commandpb.Command{CommandType: enumspb.COMMAND_TYPE_COMPLETE_WORKFLOW_EXECUTION,
+		Attributes: &commandpb.Command_CompleteWorkflowExecutionCommandAttributes{
+			CompleteWorkflowExecutionCommandAttributes: &commandpb.CompleteWorkflowExecutionCommandAttributes{Result: list(text("CANARY"))}}}
+	for method, answer := range map[string]proto.Message{
+		"RespondWorkflowTaskCompleted":     &workflowservice.RespondWorkflowTaskCompletedRequest{Namespace: "results", Commands: []*commandpb.Command{complete}},
+		"RespondActivityTaskCompleted":     &workflowservice.RespondActivityTaskCompletedRequest{Namespace: "results", Result: list(text("CANARY"))},
+		"RespondActivityTaskCompletedById": &workflowservice.RespondActivityTaskCompletedByIdRequest{Namespace: "results", WorkflowId: "w", Result: list(text("CANARY"))},
+		"RespondQueryTaskCompleted":        &workflowservice.RespondQueryTaskCompletedRequest{Namespace: "results", QueryResult: list(text("CANARY"))},
+		"RespondNexusTaskCompleted": &workflowservice.RespondNexusTaskCompletedRequest{Namespace: "results", Response: &nexuspb.Response{
+			Variant: &nexuspb.Response_StartOperation{StartOperation: &nexuspb.StartOperationResponse{
+				Variant: &nexuspb.StartOperationResponse_SyncSuccess{
+					SyncSuccess: &nexuspb.StartOperationResponse_Sync{Payload: text("CANARY")}}}}}},
+	} {
+		r.send(t, method, answer).refused(t, "PermissionDenied")
+	}
+}
+
 // A task's answer is for the namespace that the task is of.
 func TestTaskTokensOfAnotherNamespaceAreRefused(t *testing.T) {
 	t.Parallel()

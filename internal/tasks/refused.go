@@ -58,28 +58,25 @@ func refusedAnswer(call Call, kind rewrite.Kind, cause error) (s *standIn, ok bo
 	case "RespondActivityTaskFailedById":
 		return failedActivityByID(read(new(workflowservice.RespondActivityTaskFailedByIdRequest), in), failure)
 	case "RespondWorkflowTaskCompleted":
-		q := new(workflowservice.RespondWorkflowTaskCompletedRequest)
-		if proto.Unmarshal(in, q) != nil {
-			return nil, false
-		}
+		q := read(new(workflowservice.RespondWorkflowTaskCompletedRequest), in)
 		if attemptOf(q.GetTaskToken()) > 1 {
 			return nil, true // for the reason that failWorkflowTask gives
 		}
 		return &standIn{"RespondWorkflowTaskFailed", &workflowservice.RespondWorkflowTaskFailedRequest{
 			TaskToken: q.GetTaskToken(), Identity: q.GetIdentity(), Cause: why, Failure: failure,
-			DeploymentOptions: q.GetDeploymentOptions()}}, true
+			DeploymentOptions: q.GetDeploymentOptions()}}, len(q.GetTaskToken()) > 0
 	case "RespondQueryTaskCompleted":
 		q := read(new(workflowservice.RespondQueryTaskCompletedRequest), in)
 		return &standIn{"RespondQueryTaskCompleted", &workflowservice.RespondQueryTaskCompletedRequest{
 			TaskToken: q.GetTaskToken(), PollerGroupId: q.GetPollerGroupId(),
 			CompletedType: enumspb.QUERY_RESULT_TYPE_FAILED, ErrorMessage: text, Failure: failure, Cause: why,
-		}}, q.GetTaskToken() != nil
+		}}, len(q.GetTaskToken()) > 0
 	case "RespondNexusTaskCompleted":
 		q := read(new(workflowservice.RespondNexusTaskCompletedRequest), in)
 		return &standIn{"RespondNexusTaskFailed", &workflowservice.RespondNexusTaskFailedRequest{
 			TaskToken: q.GetTaskToken(), Identity: identity, PollerGroupId: q.GetPollerGroupId(),
 			Error: &nexuspb.HandlerError{ErrorType: "INTERNAL", Failure: &nexuspb.Failure{Message: text},
-				RetryBehavior: enumspb.NEXUS_HANDLER_ERROR_RETRY_BEHAVIOR_NON_RETRYABLE}}}, q.GetTaskToken() != nil
+				RetryBehavior: enumspb.NEXUS_HANDLER_ERROR_RETRY_BEHAVIOR_NON_RETRYABLE}}}, len(q.GetTaskToken()) > 0
 	}
 	return nil, false
 }
@@ -98,7 +95,7 @@ func failedActivity(q interface {
 	GetIdentity() string
 }, f *failurepb.Failure) (*standIn, bool) {
 	return &standIn{"RespondActivityTaskFailed", &workflowservice.RespondActivityTaskFailedRequest{
-		TaskToken: q.GetTaskToken(), Identity: q.GetIdentity(), Failure: f}}, q.GetTaskToken() != nil
+		TaskToken: q.GetTaskToken(), Identity: q.GetIdentity(), Failure: f}}, len(q.GetTaskToken()) > 0
 }
 
 func failedActivityByID(q interface {
