@@ -135,13 +135,12 @@ func Errorf(kind Kind, op, format string, args ...any) *Error {
 
 // Unavailable makes the error of a key service that failed for a reason that may pass.
 func Unavailable(op string, kc KeyContext, err error) *Error {
-	return (&Error{Kind: KindUnavailable, Op: op, Err: err}).In(kc.Key, kc.Namespace)
+	return kc.Internalf(KindUnavailable, op, "%w", err)
 }
 
-// Internal marks an error whose text names the key encryption key by its URI.
-func (e *Error) Internal() *Error {
-	e.ours = false
-	return e
+// Internalf makes an error whose text is for the operator's log alone: it may name a place where keys are kept.
+func Internalf(kind Kind, op, format string, args ...any) *Error {
+	return &Error{Kind: kind, Op: op, Err: fmt.Errorf(format, args...)}
 }
 
 // In completes the error with the key and the namespace that it is about.

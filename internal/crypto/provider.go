@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"maps"
 	"slices"
+	"strings"
 )
 
 // KEKRef names a key encryption key in an envelope's header. It only chooses among the configured ones.
@@ -68,27 +69,18 @@ func (kc KeyContext) Errorf(kind Kind, op, format string, args ...any) *Error {
 	return Errorf(kind, op, format, args...).In(kc.Key, kc.Namespace)
 }
 
+// Internalf makes an error about the context; see the function Internalf.
+func (kc KeyContext) Internalf(kind Kind, op, format string, args ...any) *Error {
+	return Internalf(kind, op, format, args...).In(kc.Key, kc.Namespace)
+}
+
 // contextValue keeps plain names readable and hashes the others, which KMS would refuse or an IAM condition mistake.
 func contextValue(s string) string {
-	plain := len(s) >= 1 && len(s) <= 256
-	for i := 0; plain && i < len(s); i++ {
-		plain = plainByte(s[i])
-	}
-	if plain {
+	if len(s) >= 1 && len(s) <= 256 && strings.Trim(s, plainBytes) == "" {
 		return s
 	}
 	sum := sha256.Sum256([]byte(s))
 	return "sha256:" + hex.EncodeToString(sum[:])
 }
 
-func plainByte(c byte) bool {
-	switch {
-	case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9':
-		return true
-	}
-	switch c {
-	case '.', '_', ':', '/', '@', '=', '+', '-':
-		return true
-	}
-	return false
-}
+const plainBytes = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._:/@=+-"

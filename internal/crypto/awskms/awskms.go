@@ -30,6 +30,8 @@ import (
 // Scheme starts the URIs of this provider.
 const Scheme = "awskms"
 
+const opOpen = "open KMS key" // in errors
+
 // The Keyring gives a call two seconds in all, so the SDK's retries have to be quick ones.
 const (
 	attempts   = 3
@@ -58,30 +60,28 @@ func Open(ctx context.Context, uri string) (crypto.Provider, error) {
 func OpenKey(ctx context.Context, uri string) (*Provider, error) {
 	loc, err := parseURI(uri)
 	if err != nil {
-		return nil, &crypto.Error{Kind: crypto.KindNotConfigured, Op: "open KMS key", Err: err}
+		return nil, crypto.Internalf(crypto.KindNotConfigured, opOpen, "%w", err)
 	}
 	client, err := newClient(ctx, loc)
 	if err != nil {
-		return nil, &crypto.Error{Kind: crypto.KindUnavailable, Op: "open KMS key", Err: fmt.Errorf("%s: %w", uri, err)}
+		return nil, crypto.Internalf(crypto.KindUnavailable, opOpen, "%s: %w", uri, err)
 	}
 	p := &Provider{uri: uri, keyARN: loc.key, client: client}
 	meta, err := p.describe(ctx)
-	switch {
-	case err == nil:
+	if err == nil {
 		p.keyARN = aws.ToString(meta.Arn)
-		if err := usable(meta); err != nil {
-			err.Err = fmt.Errorf("%s: %w", uri, err.Err)
-			return nil, err
-		}
-	case isKeyARN(loc.key) && crypto.KindOf(err) == crypto.KindDenied:
-	default:
+		err = p.usable(meta)
+	} else if _, whole := stableID(loc.key); whole && crypto.KindOf(err) == crypto.KindDenied {
+		err = nil
+	}
+	if err != nil {
 		return nil, err
 	}
-	account, id, err := splitKeyARN(p.keyARN)
-	if err != nil {
-		return nil, &crypto.Error{Kind: crypto.KindNotConfigured, Op: "open KMS key", Err: fmt.Errorf("%s: %w", uri, err)}
+	id, ok := stableID(p.keyARN)
+	if !ok {
+		return nil, crypto.Internalf(crypto.KindNotConfigured, opOpen, "%s: %q is not the ARN of a key", uri, p.keyARN)
 	}
-	p.ref = crypto.NewKEKRef(Scheme, account+":"+id)
+	p.ref = crypto.NewKEKRef(Scheme, id)
 	return p, nil
 }
 
@@ -181,26 +181,26 @@ func (p *Provider) decrypt(ctx context.Context, wrapped []byte, kc crypto.KeyCon
 func (p *Provider) describe(ctx context.Context) (*types.KeyMetadata, error) {
 	out, err := p.client.DescribeKey(ctx, &kms.DescribeKeyInput{KeyId: aws.String(p.keyARN)})
 	if err != nil {
-		return nil, &crypto.Error{Kind: kindOf(err), Op: "kms.describe_key", Err: fmt.Errorf("%s: %w", p.uri, brief(err))}
+		return nil, crypto.Internalf(kindOf(err), "kms.describe_key", "%s: %w", p.uri, brief(err))
 	}
 	if out.KeyMetadata == nil {
-		return nil, &crypto.Error{Kind: crypto.KindUnavailable, Op: "kms.describe_key",
-			Err: fmt.Errorf("%s: the answer describes no key; is the endpoint a KMS?", p.uri)}
+		return nil, crypto.Internalf(crypto.KindUnavailable, "kms.describe_key",
+			"%s: the answer describes no key; is the endpoint a KMS?", p.uri)
 	}
 	return out.KeyMetadata, nil
 }
 
 // usable reports what is wrong with a key that can't make and unwrap data keys. The API documents usage and spec as
 // members that an answer may lack; then the first data key shows it.
-func usable(meta *types.KeyMetadata) *crypto.Error {
+func (p *Provider) usable(meta *types.KeyMetadata) error {
 	if (meta.KeyUsage != "" && meta.KeyUsage != types.KeyUsageTypeEncryptDecrypt) ||
 		(meta.KeySpec != "" && meta.KeySpec != types.KeySpecSymmetricDefault) {
-		return &crypto.Error{Kind: crypto.KindNotConfigured, Op: "open KMS key",
-			Err: fmt.Errorf("a %s key for %s can't wrap data keys; name a symmetric key for encryption", meta.KeySpec, meta.KeyUsage)}
+		return crypto.Internalf(crypto.KindNotConfigured, opOpen,
+			"%s: a %s key for %s can't wrap data keys; name a symmetric key for encryption", p.uri, meta.KeySpec, meta.KeyUsage)
 	}
 	if withdrawn(meta.KeyState) {
-		return &crypto.Error{Kind: crypto.KindRevoked, Op: "open KMS key",
-			Err: fmt.Errorf("the key's state is %s; enable it, or take it out of the configuration", meta.KeyState)}
+		return crypto.Internalf(crypto.KindRevoked, opOpen,
+			"%s: the key's state is %s; enable it, or take it out of the configuration", p.uri, meta.KeyState)
 	}
 	return nil
 }
@@ -261,18 +261,12 @@ func checkEndpoint(endpoint string) error {
 	return nil
 }
 
-func isKeyARN(key string) bool {
-	_, _, err := splitKeyARN(key)
-	return err == nil
-}
-
-// splitKeyARN takes arn:aws:kms:<region>:<account>:key/<id> apart.
-func splitKeyARN(arn string) (account, id string, err error) {
+// stableID returns <account>:<id> of arn:aws:kms:<region>:<account>:key/<id>. Replicas of a multi-Region key share it.
+func stableID(arn string) (id string, ok bool) {
 	parts := strings.Split(arn, ":")
-	if len(parts) == 6 && parts[0] == "arn" && parts[2] == "kms" && parts[4] != "" {
-		if id, ok := strings.CutPrefix(parts[5], "key/"); ok && id != "" {
-			return parts[4], id, nil
-		}
+	if len(parts) != 6 || parts[0] != "arn" || parts[2] != "kms" || parts[4] == "" {
+		return "", false
 	}
-	return "", "", fmt.Errorf("%q is not the ARN of a key", arn)
+	id, ok = strings.CutPrefix(parts[5], "key/")
+	return parts[4] + ":" + id, ok && id != ""
 }

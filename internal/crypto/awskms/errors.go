@@ -3,7 +3,6 @@ package awskms
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"github.com/aws/smithy-go"
 
@@ -22,7 +21,7 @@ func (p *Provider) failed(ctx context.Context, op string, kc crypto.KeyContext, 
 	if op == "kms.generate_data_key" && kind == crypto.KindRejected {
 		kind = crypto.KindNotConfigured
 	}
-	return &crypto.Error{Kind: kind, Op: op, Key: kc.Key, Namespace: kc.Namespace, Err: fmt.Errorf("%s: %w", p.uri, brief(err))}
+	return kc.Internalf(kind, op, "%s: %w", p.uri, brief(err))
 }
 
 // kindOf sorts AWS's errors. What is not known counts as unavailable: no key is dropped and no payload given up for a

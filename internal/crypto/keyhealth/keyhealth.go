@@ -169,7 +169,7 @@ func (k *Key) Probe(ctx context.Context, kc crypto.KeyContext) error {
 	case crypto.KindUnavailable:
 	default:
 		// A service that calls its own good blob invalid is broken, or not the one that made it. That drops no key.
-		err = kc.Errorf(crypto.KindUnavailable, "probe", "%s does not unwrap what it wrapped: %v", k.URI(), err).Internal()
+		err = kc.Internalf(crypto.KindUnavailable, "probe", "%s does not unwrap what it wrapped: %v", k.URI(), err)
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -310,7 +310,7 @@ func (o *Options) Passing(now, first time.Time) bool { return now.Sub(first) < o
 
 // Revoked makes the error of a key that its service refuses to use.
 func (k *Key) Revoked(kc crypto.KeyContext, err error) error {
-	return kc.Errorf(crypto.KindRevoked, "use key",
+	return kc.Internalf(crypto.KindRevoked, "use key",
 		"%s is disabled, deleted or no longer allowed; restore it, or name another key in the configuration: %w",
-		k.URI(), err).Internal()
+		k.URI(), err)
 }

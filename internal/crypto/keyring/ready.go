@@ -105,8 +105,8 @@ func (p *sealing) atHand(ctx context.Context, namespace, key string) error {
 		return err
 	}
 	if kc := s.dk.context; s.dk.kek.Suspect(kc) {
-		return kc.Errorf(crypto.KindUnavailable, "seal", "%s refused a wrapped key that is known to be good; it is being asked again",
-			s.dk.kek.URI()).Internal()
+		return kc.Internalf(crypto.KindUnavailable, "seal",
+			"%s refused a wrapped key that is known to be good; it is being asked again", s.dk.kek.URI())
 	}
 	return nil
 }

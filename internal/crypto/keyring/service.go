@@ -61,12 +61,12 @@ func (s *service) open(ctx context.Context, uri string) (p crypto.Provider, err 
 	err = s.limited(ctx, "open key", crypto.KeyContext{}, s.opt.MaxWait, func(ctx context.Context) (err error) {
 		p, err = s.opt.Open(ctx, uri)
 		if err != nil && crypto.KindOf(err) == crypto.KindUnknown && ctx.Err() == nil {
-			err = &crypto.Error{Kind: crypto.KindNotConfigured, Op: "open key", Err: err}
+			err = crypto.Internalf(crypto.KindNotConfigured, "open key", "%w", err)
 		}
 		return err
 	})
 	if crypto.KindOf(err) == crypto.KindDenied {
-		err = &crypto.Error{Kind: crypto.KindRevoked, Op: "open key", Err: err}
+		err = crypto.Internalf(crypto.KindRevoked, "open key", "%w", err)
 	}
 	return p, err
 }
@@ -83,9 +83,9 @@ func (s *service) generate(ctx context.Context, key *keyhealth.Key, kc crypto.Ke
 	}
 	defer clear(plain)
 	if len(plain) != envelope.DataKeySize || len(wrapped) > envelope.MaxWrapped {
-		return nil, kc.Errorf(crypto.KindNotConfigured, "kms.generate_data_key",
+		return nil, kc.Internalf(crypto.KindNotConfigured, "kms.generate_data_key",
 			"%s gave a data key of %d bytes wrapped in %d; 32 in at most %d were asked for",
-			key.URI(), len(plain), len(wrapped), envelope.MaxWrapped).Internal()
+			key.URI(), len(plain), len(wrapped), envelope.MaxWrapped)
 	}
 	made, err := newDataKey(key, kc, plain, wrapped)
 	if err != nil {
@@ -96,8 +96,8 @@ func (s *service) generate(ctx context.Context, key *keyhealth.Key, kc crypto.Ke
 		return nil, err
 	}
 	if again.id != made.id {
-		return nil, kc.Errorf(crypto.KindNotConfigured, "kms.decrypt",
-			"%s unwraps to another data key than it wrapped; nothing is sealed with it", key.URI()).Internal()
+		return nil, kc.Internalf(crypto.KindNotConfigured, "kms.decrypt",
+			"%s unwraps to another data key than it wrapped; nothing is sealed with it", key.URI())
 	}
 	key.Answered(kc, wrapped, made.id)
 	return made, nil

@@ -50,10 +50,8 @@ type Provider struct {
 
 	mu   sync.Mutex
 	seen fs.FileInfo
-	keys []wrapper // the last one wraps
+	keys []cipher.AEAD // the last one wraps
 }
-
-type wrapper struct{ gcm cipher.AEAD }
 
 // Path returns the file that a URI of this scheme names.
 func Path(uri string) (string, error) {
@@ -68,64 +66,64 @@ func Path(uri string) (string, error) {
 func Open(_ context.Context, uri string) (crypto.Provider, error) {
 	path, err := Path(uri)
 	if err != nil {
-		return nil, &crypto.Error{Kind: crypto.KindNotConfigured, Op: "open key file", Err: err}
+		return nil, crypto.Internalf(crypto.KindNotConfigured, "open key file", "%w", err)
 	}
-	f, info, err := read(path)
-	if err != nil {
+	p := &Provider{uri: uri, path: path}
+	if err := p.load(); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			err = fmt.Errorf("%w; make it once with: temporal-seal keys new %s", err, path)
 		}
-		return nil, &crypto.Error{Kind: crypto.KindNotConfigured, Op: "open key file", Err: err}
+		return nil, crypto.Internalf(crypto.KindNotConfigured, "open key file", "%w", err)
 	}
-	p := &Provider{uri: uri, path: path, id: f.id, ref: crypto.NewKEKRef(Scheme, f.id), seen: info}
-	if p.keys, err = wrappers(f); err != nil {
-		return nil, &crypto.Error{Kind: crypto.KindNotConfigured, Op: "open key file", Err: fmt.Errorf("%s: %w", path, err)}
-	}
+	p.ref = crypto.NewKEKRef(Scheme, p.id)
 	return p, nil
 }
 
-func wrappers(f keyFile) (all []wrapper, err error) {
+// load takes the keys in the file. A file with another id is another key, and no rotation of this one.
+func (p *Provider) load() error {
+	f, info, err := read(p.path)
+	if err != nil {
+		return err
+	}
+	var keys []cipher.AEAD
 	for _, k := range f.keys {
-		w, err := newWrapper(k.secret)
+		gcm, err := newGCM(k.secret)
 		clear(k.secret)
 		if err != nil {
-			return nil, fmt.Errorf("key %s: %w", k.name, err)
+			return fmt.Errorf("%s: key %s: %w", p.path, k.name, err)
 		}
-		all = append(all, w)
+		keys = append(keys, gcm)
 	}
-	return all, nil
+	if p.id == "" || p.id == f.id {
+		p.id, p.keys, p.seen = f.id, keys, info
+	}
+	return nil
 }
 
-// current returns the keys in the file as it is now. A file with another id is another key, and no rotation of this one.
-func (p *Provider) current() []wrapper {
+// current returns the keys in the file as it is now. If it cannot be read, the earlier ones go on.
+func (p *Provider) current() []cipher.AEAD {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	info, err := os.Stat(p.path)
-	if err != nil || os.SameFile(info, p.seen) && info.ModTime().Equal(p.seen.ModTime()) {
-		return p.keys
-	}
-	if f, info, err := read(p.path); err == nil && f.id == p.id {
-		if keys, err := wrappers(f); err == nil {
-			p.keys, p.seen = keys, info
-		}
+	if err == nil && !(os.SameFile(info, p.seen) && info.ModTime().Equal(p.seen.ModTime())) {
+		_ = p.load()
 	}
 	return p.keys
 }
 
-func (p *Provider) loaded() []wrapper {
+func (p *Provider) loaded() []cipher.AEAD {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.keys
 }
 
-// newWrapper uses GCM with nonces drawn by the cryptographic module itself: the same bytes, and approved for FIPS 140.
-func newWrapper(secret []byte) (wrapper, error) {
+// newGCM makes a GCM with nonces drawn by the cryptographic module itself: the same bytes, and approved for FIPS 140.
+func newGCM(secret []byte) (cipher.AEAD, error) {
 	block, err := aes.NewCipher(secret)
 	if err != nil {
-		return wrapper{}, err
+		return nil, err
 	}
-	gcm, err := cipher.NewGCMWithRandomNonce(block)
-	return wrapper{gcm}, err
+	return cipher.NewGCMWithRandomNonce(block)
 }
 
 // Ref is derived from the id in the file.
@@ -139,7 +137,7 @@ func (p *Provider) GenerateDataKey(_ context.Context, kc crypto.KeyContext) (pla
 	plain = make([]byte, dataKeySize)
 	rand.Read(plain)
 	keys := p.current()
-	return plain, keys[len(keys)-1].gcm.Seal(nil, nil, plain, kc.AssociatedData(label)), nil
+	return plain, keys[len(keys)-1].Seal(nil, nil, plain, kc.AssociatedData(label)), nil
 }
 
 // UnwrapDataKey tries the file's keys, latest first: there are few, and a wrong one fails its tag.
@@ -151,16 +149,16 @@ func (p *Provider) UnwrapDataKey(_ context.Context, wrapped []byte, kc crypto.Ke
 	if plain, ok := unwrap(p.current(), wrapped, aad); ok {
 		return plain, nil
 	}
-	return nil, &crypto.Error{Kind: crypto.KindRejected, Op: "unwrap data key", Key: kc.Key, Namespace: kc.Namespace,
-		Err: fmt.Errorf("no key in %s opens it: it was wrapped elsewhere, for another namespace or key name, or changed", p.uri)}
+	return nil, kc.Internalf(crypto.KindRejected, "unwrap data key",
+		"no key in %s opens it: it was wrapped elsewhere, for another namespace or key name, or changed", p.uri)
 }
 
-func unwrap(keys []wrapper, wrapped, aad []byte) ([]byte, bool) {
+func unwrap(keys []cipher.AEAD, wrapped, aad []byte) ([]byte, bool) {
 	if len(wrapped) != wrappedSize {
 		return nil, false
 	}
-	for _, w := range slices.Backward(keys) {
-		if plain, err := w.gcm.Open(nil, nil, wrapped, aad); err == nil {
+	for _, gcm := range slices.Backward(keys) {
+		if plain, err := gcm.Open(nil, nil, wrapped, aad); err == nil {
 			return plain, true
 		}
 	}

@@ -21,9 +21,7 @@ import (
 )
 
 const (
-	// The Keyring gives a call two seconds in all, so another try has to come quickly.
 	attempts  = 3
-	pause     = 150 * time.Millisecond
 	maxAnswer = 1 << 20
 )
 
@@ -72,26 +70,21 @@ func (a *answer) Error() string { return a.text }
 
 // call asks one of the transit engine's endpoints about the key, and again if what is in the way may pass.
 func (p *Provider) call(ctx context.Context, method, endpoint string, in, out any) error {
-	path := "/v1/" + escape(p.loc.mount) + "/" + endpoint + "/" + url.PathEscape(p.loc.key)
+	// The Keyring gives a call two seconds in all, so another try has to come quickly.
+	pause := backoff.Backoff{First: 150 * time.Millisecond, Max: 300 * time.Millisecond}
 	for try := 1; ; try++ {
-		err := p.ask(ctx, method, path, in, out)
+		err := p.ask(ctx, method, p.path(endpoint), in, out)
 		var a *answer
-		if err == nil || try == attempts || errors.As(err, &a) && !a.passes() {
-			return err
-		}
-		if backoff.Sleep(ctx, time.Duration(try)*pause) != nil {
+		if err == nil || try == attempts || errors.As(err, &a) && !a.passes() || pause.Wait(ctx) != nil {
 			return err
 		}
 	}
 }
 
-// escape keeps the slashes of a mount's path.
-func escape(mount string) string {
-	parts := strings.Split(mount, "/")
-	for i := range parts {
-		parts[i] = url.PathEscape(parts[i])
-	}
-	return strings.Join(parts, "/")
+// path returns the path of an endpoint of the transit engine for the key. The slashes of a mount's path stay.
+func (p *Provider) path(endpoint string) string {
+	mount := strings.ReplaceAll(url.PathEscape(p.loc.mount), "%2F", "/")
+	return "/v1/" + mount + "/" + endpoint + "/" + url.PathEscape(p.loc.key)
 }
 
 // passes reports whether the same call may succeed in a moment.
@@ -159,7 +152,7 @@ func refusal(status int, raw []byte) error {
 
 // failed turns a refusal into one of our errors.
 func (p *Provider) failed(ctx context.Context, op string, kc crypto.KeyContext, err error) error {
-	return &crypto.Error{Kind: p.kindOf(ctx, op, err), Op: op, Key: kc.Key, Namespace: kc.Namespace, Err: fmt.Errorf("%s: %w", p.uri, err)}
+	return kc.Internalf(p.kindOf(ctx, op, err), op, "%s: %w", p.uri, err)
 }
 
 // kindOf sorts Vault's answers. What is not known counts as unavailable: no key is dropped and no payload given up for a
@@ -184,7 +177,7 @@ func (p *Provider) kindOf(ctx context.Context, op string, err error) crypto.Kind
 		// The key is gone, or the ciphertext is not one of its own.
 		k := properties{}
 		var missing *answer
-		err := p.ask(ctx, http.MethodGet, "/v1/"+escape(p.loc.mount)+"/keys/"+url.PathEscape(p.loc.key), nil, &k)
+		err := p.ask(ctx, http.MethodGet, p.path("keys"), nil, &k)
 		if errors.As(err, &missing) && missing.status == http.StatusNotFound || err == nil && k.SoftDeleted {
 			return crypto.KindRevoked
 		}

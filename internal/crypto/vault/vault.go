@@ -32,7 +32,10 @@ const Scheme = "vault"
 // label starts the associated data of wrapped data keys.
 const label = "temporal-seal/v1/vault\x00"
 
-const dataKeySize = 32
+const (
+	dataKeySize = 32
+	opOpen      = "open vault key" // in errors
+)
 
 // Provider is one transit key.
 type Provider struct {
@@ -45,31 +48,20 @@ type Provider struct {
 // Open looks at the key, if the token may, and checks that the server binds associated data: old ones ignore what they do
 // not know.
 func Open(ctx context.Context, uri string) (crypto.Provider, error) {
-	const op = "open vault key"
 	loc, err := parseURI(uri)
 	if err != nil {
-		return nil, &crypto.Error{Kind: crypto.KindNotConfigured, Op: op, Err: err}
+		return nil, crypto.Internalf(crypto.KindNotConfigured, opOpen, "%w", err)
 	}
 	p := &Provider{uri: uri, loc: loc, ref: crypto.NewKEKRef(Scheme, loc.name+":"+loc.mount+"/"+loc.key)}
 	if p.client, err = loc.httpClient(); err != nil {
-		return nil, &crypto.Error{Kind: crypto.KindNotConfigured, Op: op, Err: fmt.Errorf("%s: %w", uri, err)}
+		return nil, crypto.Internalf(crypto.KindNotConfigured, opOpen, "%s: %w", uri, err)
 	}
-	k, err := p.describe(ctx)
-	switch crypto.KindOf(err) {
-	case crypto.KindUnknown: // no error
-		err = k.usable()
-	case crypto.KindDenied: // reading a key's properties needs a permission of its own
-		err = nil
+	// Reading a key's properties needs a permission of its own.
+	if err := p.checkProperties(ctx); err != nil && crypto.KindOf(err) != crypto.KindDenied {
+		return nil, err
 	}
-	if err == nil {
-		err = p.checkBinding(ctx)
-	}
-	if err != nil {
-		var e *crypto.Error
-		if !errors.As(err, &e) {
-			e = &crypto.Error{Kind: crypto.KindNotConfigured, Op: op, Err: fmt.Errorf("%s: %w", uri, err)}
-		}
-		return nil, e
+	if err := p.checkBinding(ctx); err != nil {
+		return nil, err
 	}
 	return p, nil
 }
@@ -128,16 +120,16 @@ func (p *Provider) decrypt(ctx context.Context, wrapped, aad []byte) ([]byte, er
 // checkBinding has something encrypted and tries to open it under other associated data. A token that may only decrypt is
 // for a key that opens only.
 func (p *Provider) checkBinding(ctx context.Context) error {
-	const op = "open vault key"
 	wrapped, err := p.encrypt(ctx, make([]byte, dataKeySize), []byte("one"))
 	if err != nil {
-		if err := p.failed(ctx, op, crypto.KeyContext{}, err); crypto.KindOf(err) != crypto.KindDenied {
+		if err := p.failed(ctx, opOpen, crypto.KeyContext{}, err); crypto.KindOf(err) != crypto.KindDenied {
 			return err
 		}
 		return nil
 	}
 	if _, err := p.decrypt(ctx, wrapped, []byte("another")); err == nil {
-		return errors.New("the server ignores associated_data, so data keys would not be bound to a namespace; use Vault 1.10 or OpenBao, or later")
+		return crypto.Internalf(crypto.KindNotConfigured, opOpen, "%s: the server ignores associated_data, so data keys "+
+			"would not be bound to a namespace; use Vault 1.10 or OpenBao, or later", p.uri)
 	}
 	return nil
 }
@@ -149,29 +141,30 @@ type properties struct {
 	SoftDeleted bool   `json:"soft_deleted"`
 }
 
-func (p *Provider) describe(ctx context.Context) (k properties, err error) {
-	if err = p.call(ctx, http.MethodGet, "keys", nil, &k); err != nil {
+// checkProperties reports what is wrong with a key that can't encrypt data keys with associated data.
+func (p *Provider) checkProperties(ctx context.Context) error {
+	var k properties
+	if err := p.call(ctx, http.MethodGet, "keys", nil, &k); err != nil {
 		err = p.failed(ctx, "vault.read_key", crypto.KeyContext{}, err)
 		if crypto.KindOf(err) == crypto.KindNotConfigured {
-			err = &crypto.Error{Kind: crypto.KindNotConfigured, Op: "vault.read_key",
-				Err: fmt.Errorf("%s: there is no such key; make it once with: vault write -f %s/keys/%s", p.uri, p.loc.mount, p.loc.key)}
+			err = crypto.Internalf(crypto.KindNotConfigured, "vault.read_key",
+				"%s: there is no such key; make it once with: vault write -f %s/keys/%s", p.uri, p.loc.mount, p.loc.key)
 		}
+		return err
 	}
-	return k, err
-}
-
-// usable reports what is wrong with a key that can't encrypt data keys with associated data.
-func (k properties) usable() error {
 	switch k.Type {
 	case "aes128-gcm96", "aes256-gcm96", "chacha20-poly1305", "xchacha20-poly1305":
 	default:
-		return fmt.Errorf("a %s key does not encrypt with associated data; make one of type aes256-gcm96", k.Type)
+		return crypto.Internalf(crypto.KindNotConfigured, opOpen,
+			"%s: a %s key does not encrypt with associated data; make one of type aes256-gcm96", p.uri, k.Type)
 	}
 	switch {
 	case k.Derived:
-		return errors.New("the key is a derived one; make one without derivation: what it encrypts is bound by associated data")
+		return crypto.Internalf(crypto.KindNotConfigured, opOpen, "%s: the key is a derived one; make one without "+
+			"derivation: what it encrypts is bound by associated data", p.uri)
 	case k.SoftDeleted:
-		return &crypto.Error{Kind: crypto.KindRevoked, Op: "open vault key", Err: errors.New("the key is deleted; restore it, or take it out of the configuration")}
+		return crypto.Internalf(crypto.KindRevoked, opOpen,
+			"the key is deleted; restore it, or take it out of the configuration")
 	}
 	return nil
 }
