@@ -2,7 +2,6 @@ package rewrite
 
 import (
 	"crypto/sha256"
-	"math/bits"
 	"strings"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -23,9 +22,6 @@ func (t *task) set(fact policy.FactSet, value string) {
 	t.values[bitOf(fact)] = value
 	t.known |= fact
 }
-
-// bitOf returns the number of the first fact in a set.
-func bitOf(facts policy.FactSet) int { return bits.TrailingZeros8(uint8(facts)) }
 
 // taskMemory remembers the tasks that workers got, since the requests that answer
 // them hold little more than a token. It is bounded; a fact of a forgotten task is

@@ -3,6 +3,7 @@ package rewrite
 import (
 	"bytes"
 	"fmt"
+	"math/bits"
 
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
@@ -77,6 +78,9 @@ func (s *scope) set(fact policy.FactSet, v span) {
 	s.known |= fact
 	s.facts[bitOf(fact)] = v
 }
+
+// bitOf returns the number of the first fact in a set.
+func bitOf(facts policy.FactSet) int { return bits.TrailingZeros8(uint8(facts)) }
 
 // failureParts is where the parts of one failure are.
 type failureParts struct {
