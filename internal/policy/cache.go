@@ -87,14 +87,15 @@ func (q *query) appendKey(b []byte, in *Input) ([]byte, error) {
 	if q.namespace == "" {
 		r |= readNamespace // its default key and the keys' ranks depend on it
 	}
+	missing := in.unknown()
 	for i := range members {
 		m := &members[i]
 		switch {
 		case r&m.read == 0 || m.text == nil:
-		case in.NotApplicable&m.fact != 0 && in.Known&m.fact == 0:
-			b = append(b, notApplicable)
-		case m.fact != 0 && in.Known&m.fact == 0:
+		case missing&m.read != 0:
 			b = append(b, unknown)
+		case AllFacts&^in.Known&m.read != 0:
+			b = append(b, notApplicable)
 		default:
 			b = appendText(append(b, known), *m.text(in))
 		}

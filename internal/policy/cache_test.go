@@ -171,20 +171,20 @@ func TestMemoDecidesAsEvaluation(t *testing.T) {
 // did not notice, it would prove nothing.
 func TestMemoKeyHasTeeth(t *testing.T) {
 	plain := mustLoad(t, sensitive, sensitiveKeys)
-	var all readSet
+	var all MemberSet
 	for _, namespace := range []string{"", "a", "b"} {
 		for _, q := range plain.queries(namespace) {
 			all |= q.reads.bits
 		}
 	}
 	if missing := readEverything &^ all; missing != 0 {
-		t.Fatalf("the policy of this test does not read %v", reads{bits: missing}.names())
+		t.Fatalf("the policy of this test does not read %v", missing.Names())
 	}
-	for bit := readSet(1); bit < readEverything; bit <<= 1 {
+	for bit := MemberSet(1); bit < readEverything; bit <<= 1 {
 		if bit&readContent != 0 {
 			continue // never part of a key
 		}
-		name := reads{bits: bit}.names()[0]
+		name := "input." + bit.Names()[0]
 		t.Run(name, func(t *testing.T) {
 			p := mustLoad(t, sensitive, sensitiveKeys)
 			for _, namespace := range []string{"", "a", "b"} {

@@ -296,19 +296,19 @@ func (c *Case) setFacts(in *Input) error {
 	}
 	unknown := slices.Clone(c.Unknown)
 	for _, m := range members {
-		if m.fact == 0 {
+		if m.read&AllFacts == 0 {
 			continue
 		}
-		value, ok := given[m.path()]
-		delete(given, m.path())
-		switch i := slices.Index(unknown, m.path()); {
+		value, ok := given[m.path]
+		delete(given, m.path)
+		switch i := slices.Index(unknown, m.path); {
 		case ok:
-			in.Known |= m.fact
+			in.Known |= m.read
 			*m.text(in) = value
 		case i >= 0:
 			unknown = slices.Delete(unknown, i, i+1)
 		default:
-			in.NotApplicable |= m.fact
+			in.NotApplicable |= m.read
 		}
 	}
 	for name := range given {

@@ -98,6 +98,15 @@ func (q *query) trace(ctx context.Context, in *Input) ([]string, error) {
 
 // keyNames lists the references that make the cache's key, which leaves content out.
 func (r reads) keyNames() []string {
-	r.bits &^= readContent
-	return r.names()
+	names := (r.bits &^ readContent).Names()
+	if r.bits&readCallerClaims == 0 {
+		for _, claim := range r.claims {
+			names = append(names, "caller.claims."+claim)
+		}
+	}
+	for i := range names {
+		names[i] = "input." + names[i]
+	}
+	slices.Sort(names)
+	return names
 }

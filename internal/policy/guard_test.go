@@ -163,7 +163,7 @@ func TestPassHoldsWhateverIsUnknown(t *testing.T) {
 			told.WorkflowID, told.WorkflowType = pick(r, "w1", "acme/1"), pick(r, "Pay", "Ship", "Admission")
 			told.TaskQueue, told.ActivityID, told.ActivityType = pick(r, "q1", "other"), pick(r, "7", "8"), pick(r, "Scan", "Mail")
 			for _, m := range members { // what was known stays
-				if in.Known&m.fact != 0 {
+				if in.Known&m.read != 0 {
 					*m.text(&told) = *m.text(in)
 				}
 			}

@@ -2,25 +2,31 @@ package policy
 
 import (
 	"encoding/json"
+	"strings"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 )
 
-// readSet is a set of the members of `input`.
-type readSet uint32
+// MemberSet is a set of the members of `input`.
+type MemberSet uint32
 
+// FactSet is a set of facts: members about the workflow or activity that a payload belongs to. In a request,
+// some of them are known, some do not apply, and the others are unknown.
+type FactSet = MemberSet
+
+// The facts, and behind them the members that every call has.
 const (
-	readNamespace readSet = 1 << iota
+	FactWorkflowID FactSet = 1 << iota
+	FactWorkflowType
+	FactTaskQueue
+	FactActivityID
+	FactActivityType
+	readNamespace
 	readRPC
 	readCallerKind
 	readCallerSubject
 	readCallerListener
 	readCallerClaims // all of them; single claims are listed apart
-	readWorkflowID
-	readWorkflowType
-	readTaskQueue
-	readActivityID
-	readActivityType
 	readKind
 	readName
 	readPath
@@ -31,50 +37,42 @@ const (
 	readContentJSON
 	readContentSize
 
-	readEverything readSet = 1<<iota - 1
-	readContent            = readContentJSON | readContentSize
+	readEverything MemberSet = 1<<iota - 1
+	readContent              = readContentJSON | readContentSize
+	AllFacts                 = readNamespace - 1
 )
 
-// member is one value in `input`: input.<group>.<name>, or input.<name> without a group.
+// member is one value in `input`.
 type member struct {
-	group, name string
-	read        readSet
-	fact        FactSet              // 0: none, so every call has it
-	text        func(*Input) *string // nil: it is no text, and document adds it
+	path string               // as a policy writes it behind `input.`
+	read MemberSet            // the set of this member alone
+	text func(*Input) *string // nil: it is no text, and document adds it
 }
 
 // members is the whole of `input`: all that rules can read, that a key of the policy cache holds, and that
 // a case can set. A reference to anything else is refused when a policy is loaded: it would be undefined,
 // so its rule would never hold.
 var members = [...]member{
-	{"", "namespace", readNamespace, 0, func(in *Input) *string { return &in.Namespace }},
-	{"", "rpc", readRPC, 0, func(in *Input) *string { return &in.RPC }},
-	{"caller", "kind", readCallerKind, 0, func(in *Input) *string { return &in.caller().Kind }},
-	{"caller", "subject", readCallerSubject, 0, func(in *Input) *string { return &in.caller().Subject }},
-	{"caller", "listener", readCallerListener, 0, func(in *Input) *string { return &in.caller().Listener }},
-	{"caller", "claims", readCallerClaims, 0, nil},
-	{"workflow", "id", readWorkflowID, FactWorkflowID, func(in *Input) *string { return &in.WorkflowID }},
-	{"workflow", "type", readWorkflowType, FactWorkflowType, func(in *Input) *string { return &in.WorkflowType }},
-	{"workflow", "task_queue", readTaskQueue, FactTaskQueue, func(in *Input) *string { return &in.TaskQueue }},
-	{"activity", "id", readActivityID, FactActivityID, func(in *Input) *string { return &in.ActivityID }},
-	{"activity", "type", readActivityType, FactActivityType, func(in *Input) *string { return &in.ActivityType }},
-	{"payload", "kind", readKind, 0, func(in *Input) *string { return &in.Kind }},
-	{"payload", "name", readName, 0, func(in *Input) *string { return &in.Name }},
-	{"payload", "path", readPath, 0, func(in *Input) *string { return &in.Path }},
-	{"payload", "encoding", readEncoding, 0, func(in *Input) *string { return &in.Encoding }},
-	{"payload", "type", readType, 0, func(in *Input) *string { return &in.Type }},
-	{"content", "json", readContentJSON, 0, nil},
-	{"content", "size", readContentSize, 0, nil},
-	{"sealed", "namespace", readSealedNamespace, 0, func(in *Input) *string { return &in.SealedNamespace }},
-	{"sealed", "key", readSealedKey, 0, func(in *Input) *string { return &in.SealedKey }},
-}
-
-// path is the member as a policy writes it behind `input.`.
-func (m *member) path() string {
-	if m.group == "" {
-		return m.name
-	}
-	return m.group + "." + m.name
+	{"namespace", readNamespace, func(in *Input) *string { return &in.Namespace }},
+	{"rpc", readRPC, func(in *Input) *string { return &in.RPC }},
+	{"caller.kind", readCallerKind, func(in *Input) *string { return &in.caller().Kind }},
+	{"caller.subject", readCallerSubject, func(in *Input) *string { return &in.caller().Subject }},
+	{"caller.listener", readCallerListener, func(in *Input) *string { return &in.caller().Listener }},
+	{"caller.claims", readCallerClaims, nil},
+	{"workflow.id", FactWorkflowID, func(in *Input) *string { return &in.WorkflowID }},
+	{"workflow.type", FactWorkflowType, func(in *Input) *string { return &in.WorkflowType }},
+	{"workflow.task_queue", FactTaskQueue, func(in *Input) *string { return &in.TaskQueue }},
+	{"activity.id", FactActivityID, func(in *Input) *string { return &in.ActivityID }},
+	{"activity.type", FactActivityType, func(in *Input) *string { return &in.ActivityType }},
+	{"payload.kind", readKind, func(in *Input) *string { return &in.Kind }},
+	{"payload.name", readName, func(in *Input) *string { return &in.Name }},
+	{"payload.path", readPath, func(in *Input) *string { return &in.Path }},
+	{"payload.encoding", readEncoding, func(in *Input) *string { return &in.Encoding }},
+	{"payload.type", readType, func(in *Input) *string { return &in.Type }},
+	{"content.json", readContentJSON, nil},
+	{"content.size", readContentSize, nil},
+	{"sealed.namespace", readSealedNamespace, func(in *Input) *string { return &in.SealedNamespace }},
+	{"sealed.key", readSealedKey, func(in *Input) *string { return &in.SealedKey }},
 }
 
 // caller returns the caller, never nil.
@@ -85,19 +83,26 @@ func (in *Input) caller() *Caller {
 	return in.Caller
 }
 
-// Names lists the facts of the set as a policy writes them behind `input.`.
-func (f FactSet) Names() []string {
+// Names lists the members of the set as a policy writes them behind `input.`.
+func (s MemberSet) Names() []string {
 	var names []string
 	for i := range members {
-		if m := &members[i]; f&m.fact != 0 {
-			names = append(names, m.path())
+		if m := &members[i]; s&m.read != 0 {
+			names = append(names, m.path)
 		}
 	}
 	return names
 }
 
-// unknown returns the facts that are neither known nor not applicable.
-func (in *Input) unknown() FactSet { return AllFacts &^ in.Known &^ in.NotApplicable }
+// unknown returns the facts that are neither known nor not applicable, and for a payload apart from any message its name
+// and path.
+func (in *Input) unknown() MemberSet {
+	unknown := AllFacts &^ in.Known &^ in.NotApplicable
+	if in.Apart {
+		unknown |= readName | readPath
+	}
+	return unknown
+}
 
 // touched records which missing things an evaluation tried to read. A verdict to leave something readable
 // is not taken from rules that read something missing: they might decide otherwise if they knew it.
@@ -122,23 +127,23 @@ func (e *evaluation) document(d Direction, r reads) *ast.Term {
 	} else {
 		doc["content"] = e.content(r)
 	}
-	missing := in.unknown() & r.facts()
+	missing := in.unknown() & r.bits
 	for i := range members {
 		m := &members[i]
-		switch group := groups[m.group]; {
+		fact := m.read&AllFacts != 0
+		name, within, _ := strings.Cut(m.path, ".")
+		switch group := groups[name]; {
 		case m.text == nil:
-		case missing&m.fact != 0: // the whole group reports when it is looked into
-			doc[m.group] = hook(func() any { t.unknown = true; return group })
-		case m.fact != 0 && in.Known&m.fact == 0:
-		case m.group == "":
-			doc[m.name] = *m.text(in)
+		case missing&m.read != 0 && fact: // the whole group reports when it is looked into
+			doc[name] = hook(func() any { t.unknown = true; return group })
+		case missing&m.read != 0:
+			group[within] = hook(func() any { t.unknown = true; return "" })
+		case fact && in.Known&m.read == 0:
+		case within == "":
+			doc[name] = *m.text(in)
 		case group != nil:
-			group[m.name] = *m.text(in)
+			group[within] = *m.text(in)
 		}
-	}
-	if in.Apart {
-		unknown := hook(func() any { t.unknown = true; return "" })
-		groups["payload"]["name"], groups["payload"]["path"] = unknown, unknown
 	}
 	for name, group := range groups {
 		if doc[name] == nil {

@@ -167,8 +167,7 @@ func (q *query) run(ctx context.Context, body ast.Body, e *evaluation, each func
 
 // watches reports whether an evaluation has to notice what its rules reach for.
 func (q *query) watches(in *Input) bool {
-	return q.reads.bits&readContent != 0 || in.unknown()&q.reads.facts() != 0 ||
-		in.Apart && q.reads.bits&(readName|readPath) != 0
+	return q.reads.bits&(readContent|in.unknown()) != 0
 }
 
 // failed returns an error of an evaluation. Its text must not hold what a rule computed.

@@ -10,37 +10,12 @@ import (
 
 // reads is what a query can read of `input`, over all its branches.
 type reads struct {
-	bits   readSet
+	bits   MemberSet
 	claims []string // top-level claims read by name, sorted; moot with readCallerClaims
 }
 
 // facts returns the facts among the members.
-func (r reads) facts() FactSet {
-	var facts FactSet
-	for i := range members {
-		if m := &members[i]; r.bits&m.read != 0 {
-			facts |= m.fact
-		}
-	}
-	return facts
-}
-
-// names lists the references as a policy writes them.
-func (r reads) names() []string {
-	var names []string
-	for i := range members {
-		if m := &members[i]; r.bits&m.read != 0 {
-			names = append(names, "input."+m.path())
-		}
-	}
-	if r.bits&readCallerClaims == 0 {
-		for _, c := range r.claims {
-			names = append(names, "input.caller.claims."+c)
-		}
-	}
-	slices.Sort(names)
-	return names
-}
+func (r reads) facts() FactSet { return r.bits & AllFacts }
 
 // analysis collects what the rules reached from a set of entry points read.
 type analysis struct {
@@ -128,9 +103,9 @@ func (a *analysis) input(ref ast.Ref) {
 		whole := false
 		for j := range members {
 			m := &members[j]
-			if m.path() == path || m.group == path {
+			if m.path == path || strings.HasPrefix(m.path, path+".") {
 				readable |= m.read
-				whole = whole || m.path() == path
+				whole = whole || m.path == path
 			}
 		}
 		if readable == 0 {

@@ -9,7 +9,8 @@ import (
 // TestWhatAQueryCanRead holds the analysis to each way in which a rule may reach into input.
 func TestWhatAQueryCanRead(t *testing.T) {
 	all := func(prefix string) (names []string) {
-		for _, name := range (reads{bits: readEverything &^ readContent}).names() {
+		for _, name := range (readEverything &^ readContent).Names() {
+			name = "input." + name
 			if strings.HasPrefix(name, prefix) {
 				names = append(names, name)
 			}

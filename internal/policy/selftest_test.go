@@ -11,7 +11,7 @@ func TestSelfTest(t *testing.T) {
 	if err := selfTest(); err != nil {
 		t.Fatal(err)
 	}
-	for name, watched := range map[string]readSet{
+	for name, watched := range map[string]MemberSet{
 		"a fact that is unknown":        readContent | readKind | readName | readPath,
 		"content that the rule refuses": readEverything &^ readContentJSON,
 	} {

@@ -60,21 +60,6 @@ func (a Action) String() string {
 	return "invalid"
 }
 
-// FactSet is a set of facts about the workflow or activity that a payload belongs to.
-type FactSet uint8
-
-// The facts. Some of them are known in a request, some do not apply to it, and the others are unknown. A
-// `pass` of rules that read an unknown fact becomes a `seal`.
-const (
-	FactWorkflowID FactSet = 1 << iota
-	FactWorkflowType
-	FactTaskQueue
-	FactActivityID
-	FactActivityType
-
-	AllFacts = FactWorkflowID | FactWorkflowType | FactTaskQueue | FactActivityID | FactActivityType
-)
-
 // Kinds of payload, as a policy reads them in input.payload.kind.
 const (
 	KindInput           = "input"
