@@ -41,12 +41,8 @@ func (p *Policy) stricter(d Direction, namespace string, a, b Verdict) Verdict {
 	if strictness(b.Action, d) > strictness(a.Action, d) {
 		a, b = b, a
 	}
-	if a.Action == b.Action && a.Key != b.Key {
-		first, _ := p.keys.rank(namespace, a.Key)
-		second, _ := p.keys.rank(namespace, b.Key)
-		if second < first || second == first && b.Key < a.Key {
-			a.Key = b.Key
-		}
+	if a.Action == b.Action {
+		a.Key = p.keys.stricter(namespace, a.Key, b.Key)
 	}
 	if a.Action == Seal && b.Action == Seal {
 		a.Compress = a.Compress && b.Compress

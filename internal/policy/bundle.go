@@ -246,7 +246,7 @@ func (s Sources) byOwner() (Sources, error) {
 	for i := range s {
 		m, err := parseModule(s[i].name, s[i].text)
 		if err != nil {
-			errs = append(errs, sourceErrors(err)...)
+			errs = append(errs, sourceError(err))
 			continue
 		}
 		path := m.Package.Path

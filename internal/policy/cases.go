@@ -147,7 +147,9 @@ func ParseQuestions(text []byte) ([]Case, error) {
 // are used.
 func (f caseFile) run(ctx context.Context, p *Policy, file string, configured bool) []CaseResult {
 	if !configured && len(f.Keys) > 0 {
-		p = p.withKeys(f.keyTable())
+		other := *p
+		other.keys, other.cache = f.keyTable(), newCache(1<<10)
+		p = &other
 	}
 	var out []CaseResult
 	for i, c := range f.Cases {
@@ -322,7 +324,7 @@ func (c *Case) setFacts(in *Input) error {
 
 // keyTable ranks the file's keys by their order. The default key is the one named "default", or else the
 // last.
-func (f caseFile) keyTable() (KeyRank, DefaultKey) {
+func (f caseFile) keyTable() keys {
 	fallback := f.Keys[len(f.Keys)-1]
 	if slices.Contains(f.Keys, "default") {
 		fallback = "default"
@@ -334,5 +336,5 @@ func (f caseFile) keyTable() (KeyRank, DefaultKey) {
 		})
 		return i, i >= 0
 	}
-	return rank, func(string) (string, bool) { return fallback, true }
+	return keys{rank, func(string) (string, bool) { return fallback, true }}
 }

@@ -84,33 +84,24 @@ func Check(ctx context.Context, opts CheckOptions) Report {
 			return r
 		}
 	}
-	for _, err := range flatten(err) {
-		var e *Error
-		if errors.As(err, &e) && e.Location != "" {
-			where := e.Location
-			bare := *e
-			bare.Location = ""
-			r.add(Fault, where, "%s", strings.TrimPrefix(bare.Error(), "policy: "))
-			continue
-		}
-		r.add(Fault, "", "%s", strings.TrimPrefix(err.Error(), "policy: "))
-	}
+	r.addErrors(err)
 	return r
 }
 
-// flatten takes joined errors apart.
-func flatten(err error) []error {
+// addErrors adds each of joined errors as a fault.
+func (r *Report) addErrors(err error) {
 	if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // the join itself is wanted, not an error within
-		var out []error
-		for _, e := range joined.Unwrap() {
-			out = append(out, flatten(e)...)
+		for _, err := range joined.Unwrap() {
+			r.addErrors(err)
 		}
-		return out
+		return
 	}
-	if err == nil {
-		return nil
+	where := ""
+	if e, ok := errors.AsType[*Error](err); ok {
+		bare := *e
+		where, bare.Location, err = e.Location, "", &bare
 	}
-	return []error{err}
+	r.add(Fault, where, "%s", strings.TrimPrefix(err.Error(), "policy: "))
 }
 
 // runCases decides the cases of the given files and of those beside the policies.
@@ -125,8 +116,7 @@ func (r *Report) runCases(ctx context.Context, opts CheckOptions, p *Policy) {
 			names = append(names, found...)
 		}
 	}
-	slices.Sort(names)
-	for _, name := range slices.Compact(names) {
+	for _, name := range unique(names) {
 		f, err := readCases(name)
 		if err != nil {
 			r.add(Fault, "", "%v", err)
@@ -151,8 +141,7 @@ func caseFolders(opts Options) []string {
 		clean := filepath.Clean(opts.Namespaces)
 		folders = append(folders, clean, filepath.Dir(clean))
 	}
-	slices.Sort(folders)
-	return slices.Compact(folders)
+	return unique(folders)
 }
 
 // testFiles are the Rego tests that belong to the policies: the platform's beside its

@@ -16,9 +16,7 @@ func Kinds() []string {
 func dryRun(ctx context.Context, namespace string, queries [2]*query) error {
 	// Every key counts as configured here: which keys are depends on the namespace, and the platform's
 	// rules are tried in one that does not exist.
-	trial := new(Policy).withKeys(
-		func(string, string) (int, bool) { return 0, true },
-		func(string) (string, bool) { return "default", true })
+	trial := &Policy{keys: newKeys(nil, nil)}
 	var errs []error
 	seen := map[string]bool{}
 	for d, q := range queries {

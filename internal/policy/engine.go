@@ -16,20 +16,16 @@ type Engine struct {
 	current atomic.Pointer[Policy]
 	bundles *bundles // nil: the sources are files
 
-	// retired counts the evaluations of policies that are no longer in force.
-	retired, retiredContent atomic.Uint64
-
 	mu      sync.Mutex                      // guards what the bundle's follower and its user share
 	newest  Sources                         // of the bundle that came last
 	fault   error                           // why there is no newer one
-	offered func(ctx context.Context) error // takes the newest over, or says why not
+	offered func(ctx context.Context) error // takes the newest over, or returns why not; nil until Offer
 }
 
 // NewEngine loads the first policy; without one there is no engine. An engine that takes
 // its policy from a bundle follows it from here on, until Close.
 func NewEngine(ctx context.Context, opts Options) (*Engine, error) {
 	e := &Engine{opts: opts}
-	e.offered = e.takeAlone
 	if opts.Bundle != nil {
 		return e, e.follow(ctx)
 	}
@@ -45,8 +41,8 @@ func NewEngine(ctx context.Context, opts Options) (*Engine, error) {
 func (e *Engine) follow(ctx context.Context) error {
 	// The following outlives ctx, which may be that of the start alone.
 	b, err := startBundles(context.WithoutCancel(ctx), *e.opts.Bundle, e.take, func(err error) {
-		if e.current.Load() != nil {
-			_ = e.offer(context.Background(), nil, err) // whoever takes it over reports it
+		if offered := e.note(nil, err); offered != nil {
+			_ = offered(context.Background()) // whoever takes the newest over reports it
 		}
 	})
 	if err != nil {
@@ -60,41 +56,24 @@ func (e *Engine) follow(ctx context.Context) error {
 	return nil
 }
 
-// take puts a bundle into force, or refuses it with an error.
+// take offers a new bundle, and returns an error if it is refused. Until Offer, it is put into force here.
 func (e *Engine) take(ctx context.Context, files Sources) error {
-	if e.current.Load() == nil {
-		p, err := prepare(ctx, e.opts, files, nil)
-		if err == nil {
-			e.current.Store(p)
-		}
-		return err
+	if offered := e.note(files, nil); offered != nil {
+		return offered(ctx)
 	}
-	return e.offer(ctx, files, nil)
+	p, err := prepare(ctx, e.opts, files, nil)
+	if err == nil {
+		e.current.Store(p)
+	}
+	return err
 }
 
-// offer has the newest bundle taken over, or the failure to fetch one reported.
-func (e *Engine) offer(ctx context.Context, newest Sources, fault error) error {
+// note records the newest bundle, or why there is none, and returns what takes it over.
+func (e *Engine) note(newest Sources, fault error) (offered func(context.Context) error) {
 	e.mu.Lock()
+	defer e.mu.Unlock()
 	e.newest, e.fault = newest, fault
-	offered := e.offered
-	e.mu.Unlock()
-	return offered(ctx)
-}
-
-// takeAlone takes the newest sources over by the keys of the start.
-func (e *Engine) takeAlone(ctx context.Context) error {
-	files, err := e.Read(ctx)
-	if err != nil {
-		return err
-	}
-	p, err := e.Prepare(ctx, files, e.opts.KeyRank, e.opts.DefaultKey)
-	if err != nil {
-		return err
-	}
-	if len(p.missing) == 0 {
-		e.Commit(p)
-	}
-	return p.Err()
+	return e.offered
 }
 
 // Offer has each new bundle taken over by offered, which returns why it is not in force. Of files it does nothing.
@@ -115,12 +94,6 @@ func (e *Engine) Close() {
 // decides all of its payloads.
 func (e *Engine) Current() *Policy { return e.current.Load() }
 
-// Status returns the revision in force, and why the newest sources are not, if so.
-func (e *Engine) Status() (revision string, stale error) {
-	p := e.Current()
-	return p.Revision(), p.Err()
-}
-
 // Err joins the reasons why newest sources are not in force.
 func (p *Policy) Err() error {
 	var errs []error
@@ -131,10 +104,10 @@ func (p *Policy) Err() error {
 }
 
 // Evaluations counts the decisions since the start that the cache did not answer, and how
-// many of them hung on the payload's content, so that it never could.
+// many of them depended on the payload's content, so that it never could.
 func (e *Engine) Evaluations() (all, withContent uint64) {
-	all, withContent = e.Current().Evaluations()
-	return all + e.retired.Load(), withContent + e.retiredContent.Load()
+	c := e.Current().counts
+	return c.all.Load(), c.withContent.Load()
 }
 
 // Prepare makes a policy of sources and the given keys. Nothing that is in force changes.
@@ -154,12 +127,7 @@ func (e *Engine) Prepare(ctx context.Context, files Sources, rank KeyRank, fallb
 }
 
 // Commit puts a prepared policy into force. It cannot fail.
-func (e *Engine) Commit(p *Policy) {
-	before := e.current.Swap(p)
-	all, withContent := before.Evaluations() // calls in flight may still add a few, which are not counted
-	e.retired.Add(all)
-	e.retiredContent.Add(withContent)
-}
+func (e *Engine) Commit(p *Policy) { e.current.Store(p) }
 
 // Same reports whether two policies were made of the same sources, with the same ones out of force for the same reasons.
 func (p *Policy) Same(other *Policy) bool {

@@ -28,6 +28,7 @@ func watched(t *testing.T, opts Options, outcome ...func(error)) *Engine {
 	if err != nil {
 		t.Fatal(err)
 	}
+	e.Offer(e.takeAlone)
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		defer e.Close()
@@ -54,6 +55,28 @@ func watched(t *testing.T, opts Options, outcome ...func(error)) *Engine {
 	})
 	t.Cleanup(func() { cancel(); wg.Wait() })
 	return e
+}
+
+// takeAlone takes the newest sources over by the keys of the start.
+func (e *Engine) takeAlone(ctx context.Context) error {
+	files, err := e.Read(ctx)
+	if err != nil {
+		return err
+	}
+	p, err := e.Prepare(ctx, files, e.opts.KeyRank, e.opts.DefaultKey)
+	if err != nil {
+		return err
+	}
+	if len(p.missing) == 0 {
+		e.Commit(p)
+	}
+	return p.Err()
+}
+
+// Status returns the revision in force, and why the newest sources are not, if so.
+func (e *Engine) Status() (revision string, stale error) {
+	p := e.Current()
+	return p.Revision(), p.Err()
 }
 
 func (e *Engine) action(t *testing.T) Action {

@@ -71,13 +71,11 @@ func (q *query) explainPart(ctx context.Context, p part, in *Input) (PackageExpl
 		for _, v := range a.verdicts {
 			r.Verdicts = append(r.Verdicts, v.String())
 		}
-		slices.Sort(r.Verdicts)
-		r.Verdicts = slices.Compact(r.Verdicts)
+		r.Verdicts = unique(r.Verdicts)
 		out.Rules = append(out.Rules, r)
 		out.Set = append(out.Set, r.Verdicts...)
 	}
-	slices.Sort(out.Set)
-	out.Set = slices.Compact(out.Set)
+	out.Set = unique(out.Set)
 	return out, err
 }
 

@@ -10,9 +10,7 @@ import (
 
 // lint looks for rules that compile but do not do what they seem to.
 func (r *Report) lint(opts CheckOptions, p *Policy) {
-	known := slices.Concat(p.Namespaces(), opts.Served)
-	slices.Sort(known)
-	known = slices.Compact(known)
+	known := unique(slices.Concat(p.Namespaces(), opts.Served))
 	for _, namespace := range append([]string{""}, p.Namespaces()...) {
 		for _, q := range p.queries(namespace) {
 			for _, part := range q.parts {
@@ -57,7 +55,7 @@ func (r *Report) lintRule(q *query, rule *ast.Rule, opts CheckOptions, known []s
 	}
 	var without []string
 	for _, namespace := range known {
-		if _, _, err := p.keys.resolve(namespace, key); err != nil {
+		if _, err := p.keys.resolve(namespace, key); err != nil {
 			without = append(without, namespace)
 		}
 	}
@@ -82,8 +80,7 @@ func unknownIn(table []CallFacts, rule *ast.Rule, facts FactSet) []string {
 		}
 		out = append(out, fmt.Sprintf("%s (%s: %s%s)", t.RPC, t.Kind, strings.Join(unknown.Names(), ", "), how))
 	}
-	slices.Sort(out)
-	return slices.Compact(out)
+	return unique(out)
 }
 
 // literalKinds returns the kinds to which a rule's first guard on input.payload.kind

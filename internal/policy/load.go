@@ -9,6 +9,11 @@ import (
 	"time"
 )
 
+const (
+	defaultCacheSize   = 1 << 15
+	defaultEvalTimeout = 2 * time.Second // of the wall clock: a starved machine must not fail calls
+)
+
 // Stale is a module whose newest source is not in force.
 type Stale struct {
 	Namespace string // "" for the platform's module
@@ -18,9 +23,25 @@ type Stale struct {
 // Stale lists the modules whose newest source is not in force: the platform's first, then by namespace.
 func (p *Policy) Stale() []Stale { return p.stale }
 
+// MissingKey is a key that a namespace's module names and that is not configured for the namespace.
+type MissingKey struct {
+	Namespace, Key string
+	Location       string // file:line of the rule
+	err            error
+}
+
 // MissingKeys are the keys that modules in force name and that are not configured for their namespaces. A policy that has
 // any may not be put into force: its keys have to be kept.
 func (p *Policy) MissingKeys() []MissingKey { return p.missing }
+
+// Load reads, compiles and tries out a policy. Every fault that it finds is in the error.
+func Load(ctx context.Context, opts Options) (*Policy, error) {
+	files, err := allSources(ctx, opts)
+	if err != nil {
+		return nil, err
+	}
+	return prepare(ctx, opts, files, nil)
+}
 
 // prepare makes a policy of sources that have been read. before is the policy in force: whatever of the sources does not
 // load is replaced by what decides now, in its namespace alone. Without one everything has to load.
@@ -34,47 +55,36 @@ func prepare(ctx context.Context, opts Options, files Sources, before *Policy) (
 // assemble is prepare without the test of OPA.
 func assemble(ctx context.Context, opts Options, files Sources, before *Policy) (*Policy, error) {
 	p := &Policy{
-		teams:  map[string][2]*query{},
-		loaded: map[string]Sources{},
-		keys:   keys{rank: opts.KeyRank, fallback: opts.DefaultKey},
+		units:  map[string]unit{},
+		keys:   newKeys(opts.KeyRank, opts.DefaultKey),
 		cache:  newCache(cmp.Or(opts.CacheSize, defaultCacheSize)),
+		counts: new(counts),
 	}
-	if p.keys.rank == nil {
-		p.keys.rank = func(string, string) (int, bool) { return 0, true }
-	}
-	if p.keys.fallback == nil {
-		p.keys.fallback = func(string) (string, bool) { return "default", true }
+	if before != nil {
+		p.counts = before.counts
 	}
 	l := loader{ctx: ctx, policy: p, before: before, limit: cmp.Or(opts.EvalTimeout, defaultEvalTimeout)}
 	faults := files.parse()
 	if err := errors.Join(faults...); err != nil && before == nil {
 		return nil, err
 	}
-	var older []Sources
-	if before != nil {
-		older = append(older, before.loaded[""])
-	}
-	queries, err := l.choose("", faults[0], files[:1], older...)
-	if err != nil {
-		return nil, err // every namespace's would fail for the same reasons
-	}
-	p.platform = queries
-	p.sources = slices.Clone(p.loaded[""])
 	var errs []error
-	for i, team := range files[1:] {
-		if err := l.team(team, faults[i+1]); err != nil {
+	for i, f := range files {
+		newest := Sources{f}
+		if i > 0 {
+			newest = Sources{p.sources[0], f}
+		}
+		if err := l.choose(f.namespace, faults[i], newest); err != nil {
 			errs = append(errs, err)
+			if i == 0 {
+				break // every namespace's would fail for the same reasons
+			}
 		}
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
 	p.revision = p.revisionOf()
-	for i, namespace := range append([]string{""}, p.Namespaces()...) {
-		for d, q := range p.queries(namespace) {
-			q.id = uint32(2*i + d)
-		}
-	}
 	return p, nil
 }
 
@@ -82,7 +92,7 @@ func assemble(ctx context.Context, opts Options, files Sources, before *Policy) 
 func (p *Policy) revisionOf() string {
 	named := slices.Clone(p.sources)
 	for _, team := range p.sources[1:] {
-		if platform := p.loaded[team.namespace][0]; string(platform.text) != string(p.sources[0].text) {
+		if platform := p.units[team.namespace].modules[0]; string(platform.text) != string(p.sources[0].text) {
 			named = append(named, source{namespace: fmt.Sprintf("%q's platform", team.namespace), text: platform.text})
 		}
 	}
@@ -97,66 +107,103 @@ type loader struct {
 	limit  time.Duration
 }
 
-// team loads what decides in a namespace with a module of its own.
-func (l *loader) team(newest source, fault error) error {
-	platform := l.policy.loaded[""][0]
-	var older []Sources
-	if l.before != nil {
-		if kept := l.before.loaded[newest.namespace]; kept != nil {
-			older = []Sources{{platform, kept[1]}, kept}
-		}
-	}
-	queries, err := l.choose(newest.namespace, fault, Sources{platform, newest}, older...)
-	if err != nil || queries == [2]*query{} {
-		return err
-	}
-	l.policy.teams[newest.namespace] = queries
-	l.policy.sources = append(l.policy.sources, l.policy.loaded[newest.namespace][1])
-	return nil
-}
-
-// choose takes the newest sources if they load, else the first of the older ones that do, and notes what it took. The
-// last of these are in force, so that only a key can be missing. No queries: nothing loads, and nothing was in force.
-func (l *loader) choose(namespace string, fault error, newest Sources, older ...Sources) ([2]*query, error) {
-	p := l.policy
+// choose takes a namespace's newest modules if they load, else the first of the older ones that do. Of these, the last are
+// in force, so that only a key can be missing. Where nothing loads and nothing was in force, the platform decides alone.
+func (l *loader) choose(namespace string, fault error, newest Sources) error {
 	if fault == nil {
-		queries, missing, err := l.try(namespace, newest)
+		u, missing, err := l.try(namespace, newest)
 		for _, m := range missing {
 			err = errors.Join(err, m.err)
 		}
 		if err == nil {
-			p.loaded[namespace] = newest
-			return queries, nil
+			l.keep(namespace, u)
+			return nil
 		}
 		fault = err
 	}
 	if l.before == nil {
-		return [2]*query{}, fault
+		return fault
 	}
-	p.stale = append(p.stale, Stale{namespace, fault})
+	l.policy.stale = append(l.policy.stale, Stale{namespace, fault})
+	var older []Sources
+	if kept := l.before.units[namespace].modules; kept != nil {
+		if namespace != "" {
+			older = append(older, Sources{newest[0], kept[1]})
+		}
+		older = append(older, kept)
+	}
 	for i, files := range older {
 		last := i == len(older)-1
 		files = slices.Clone(files)
 		if err := errors.Join(files.parse()...); err != nil { // parsed anew: the old ones are in use
-			return [2]*query{}, err
+			return err
 		}
-		queries, missing, err := l.try(namespace, files)
+		u, missing, err := l.try(namespace, files)
 		if err == nil && (last || len(missing) == 0) {
-			p.loaded[namespace], p.missing = files, append(p.missing, missing...)
-			return queries, nil
+			l.policy.missing = append(l.policy.missing, missing...)
+			l.keep(namespace, u)
+			return nil
 		}
 		if last {
-			return [2]*query{}, err
+			return err
 		}
 	}
-	return [2]*query{}, nil
+	return nil
 }
 
-// try compiles sources and tries them out.
-func (l *loader) try(namespace string, files Sources) ([2]*query, []MissingKey, error) {
-	queries, missing, errs := l.policy.compile(files, l.limit)
-	if len(errs) > 0 {
-		return queries, missing, errors.Join(errs...)
+// keep adds a unit to the policy.
+func (l *loader) keep(namespace string, u unit) {
+	p := l.policy
+	for d, q := range u.queries {
+		q.id = uint32(2*len(p.units) + d)
 	}
-	return queries, missing, dryRun(l.ctx, namespace, queries)
+	p.units[namespace] = u
+	p.sources = append(p.sources, u.modules[len(u.modules)-1])
+}
+
+// try compiles the platform's module and at most one namespace's, and tries them out. Each namespace is compiled alone,
+// so that it cannot even see another's rules.
+func (l *loader) try(namespace string, files Sources) (u unit, missing []MissingKey, err error) {
+	u.modules = files
+	c := newCompiler()
+	if c.Compile(files.modules()); c.Failed() {
+		return u, nil, sourceError(c.Errors)
+	}
+	team := files[len(files)-1]
+	errs := confined(c.Modules[team.name], namespace)
+	for d := range u.queries {
+		q, err := newQuery(c, Direction(d), files, l.limit)
+		u.queries[d] = q
+		errs = append(errs, err)
+		if namespace != "" {
+			missing = append(missing, l.policy.missingKeys(q, team)...)
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return u, missing, err
+	}
+	return u, missing, dryRun(l.ctx, namespace, u.queries)
+}
+
+// missingKeys finds keys that a namespace's rules spell out and may not use, so that
+// the fault shows when the file is loaded and not when the rule first holds.
+func (p *Policy) missingKeys(q *query, team source) []MissingKey {
+	var all []MissingKey
+	for _, part := range q.parts {
+		if part.file != team.name {
+			continue
+		}
+		for _, r := range part.rules {
+			key, ok := literalMember(r, "key")
+			if !ok {
+				continue
+			}
+			if _, err := p.keys.resolve(team.namespace, key); err != nil {
+				bad := badSource(location(r.Location), "%w", err)
+				bad.Package = part.pkg
+				all = append(all, MissingKey{team.namespace, key, bad.Location, bad})
+			}
+		}
+	}
+	return all
 }

@@ -2,7 +2,6 @@ package policy
 
 import (
 	"context"
-	"errors"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/topdown"
@@ -37,49 +36,26 @@ func (q *query) byRule(ctx context.Context, p part, in *Input) ([]ruleAnswer, er
 	return out, nil
 }
 
-// locateVerdict returns the error of a verdict that is not valid, with the place of its rule.
-func (q *query) locateVerdict(ctx context.Context, p part, in *Input, cause error) error {
-	return q.locate(ctx, p, in, cause, func(v ast.Value) error {
-		_, err := parseProposal(v, q.direction, in.Kind)
-		return err
-	})
-}
-
-// locateKey returns the error of a key that cannot be used, with the place of the rule that names it.
-func (p *Policy) locateKey(ctx context.Context, q *query, in *Input, cause error) error {
-	for _, part := range q.parts {
-		err := q.locate(ctx, part, in, cause, func(v ast.Value) error {
-			pr, err := parseProposal(v, q.direction, in.Kind)
-			if err == nil && pr.action == Seal {
-				if _, _, err = p.keys.resolve(in.Namespace, pr.key); err != nil {
-					return cause // worded with regard to where the name came from
+// locate returns the cause with the place of the first rule in these parts whose verdict is not valid, or bad.
+func (q *query) locate(ctx context.Context, parts []part, in *Input, cause *Error, bad func(proposal) bool) error {
+	for _, p := range parts {
+		answers, err := q.byRule(ctx, p, in)
+		if err != nil {
+			continue // the cause stands without its place
+		}
+		for _, a := range answers {
+			for _, v := range a.verdicts {
+				pr, err := parseProposal(v, q.direction, in.Kind)
+				if err == nil && !bad(pr) {
+					continue
 				}
-			}
-			return err
-		})
-		var e *Error
-		if errors.As(err, &e) && e.Location != "" {
-			return err
-		}
-	}
-	return &Error{Kind: BadVerdict, Namespace: in.Namespace, Err: cause}
-}
-
-// locate returns cause as an error with the place of the first rule of the package whose verdict fails the
-// check.
-func (q *query) locate(ctx context.Context, p part, in *Input, cause error, check func(ast.Value) error) error {
-	out := &Error{Kind: BadVerdict, Namespace: in.Namespace, Package: p.pkg, Err: cause}
-	answers, err := q.byRule(ctx, p, in)
-	if err != nil {
-		return out // the cause stands without its place
-	}
-	for _, a := range answers {
-		for _, v := range a.verdicts {
-			if err := check(v); err != nil {
-				out.Location, out.Err = location(a.rule.Location), err
-				return out
+				cause.Package, cause.Location = p.pkg, location(a.rule.Location)
+				if err != nil {
+					cause.Err = err
+				}
+				return cause
 			}
 		}
 	}
-	return out
+	return cause
 }

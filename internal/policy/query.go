@@ -45,8 +45,8 @@ var (
 )
 
 // newQuery prepares the query over those packages which have rules for the direction.
-func newQuery(c *ast.Compiler, d Direction, namespace string, packages []source, limit time.Duration) (*query, []error) {
-	q := &query{direction: d, namespace: namespace, compiler: c, limit: limit, literals: map[string]bool{}}
+func newQuery(c *ast.Compiler, d Direction, packages Sources, limit time.Duration) (*query, error) {
+	q := &query{direction: d, namespace: packages[len(packages)-1].namespace, compiler: c, limit: limit, literals: map[string]bool{}}
 	var body ast.Body
 	var entries []*ast.Rule
 	for i, s := range packages {
@@ -63,18 +63,16 @@ func newQuery(c *ast.Compiler, d Direction, namespace string, packages []source,
 	if len(entries) == 0 {
 		return q, nil
 	}
-	compiled, err := c.QueryCompiler().Compile(body)
-	if err != nil {
-		return nil, []error{&Error{Kind: BadSource, Namespace: namespace, Err: err}}
+	var err error
+	if q.body, err = c.QueryCompiler().Compile(body); err != nil {
+		return q, &Error{Kind: BadSource, Namespace: q.namespace, Err: err}
 	}
-	q.body = compiled
 	for _, r := range entries {
 		if key, ok := literalMember(r, "key"); ok && !slices.Contains(q.named, key) {
 			q.named = append(q.named, key)
 		}
 	}
-	var errs []error
-	q.reads, errs = analyse(c, entries)
+	q.reads, err = analyse(c, entries)
 	for _, s := range packages {
 		ast.WalkTerms(s.module, func(t *ast.Term) bool {
 			if text, ok := t.Value.(ast.String); ok {
@@ -83,7 +81,19 @@ func newQuery(c *ast.Compiler, d Direction, namespace string, packages []source,
 			return false
 		})
 	}
-	return q, errs
+	return q, err
+}
+
+// literalMember returns a member of a verdict that a rule's head spells out.
+func literalMember(r *ast.Rule, name string) (string, bool) {
+	if r.Head.Key == nil {
+		return "", false
+	}
+	obj, ok := r.Head.Key.Value.(ast.Object)
+	if !ok {
+		return "", false
+	}
+	return stringMember(obj, name)
 }
 
 // evaluation is one run of rules over one payload.

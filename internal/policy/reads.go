@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -28,14 +29,13 @@ type analysis struct {
 // analyse walks from the entry rules through every rule and function that they can
 // reach. It over-approximates: a key with one reference too many costs memory, a
 // key with one too few would hand out another payload's verdict.
-func analyse(c *ast.Compiler, entries []*ast.Rule) (reads, []error) {
+func analyse(c *ast.Compiler, entries []*ast.Rule) (reads, error) {
 	a := &analysis{compiler: c, seen: map[*ast.Rule]bool{}}
 	for _, r := range entries {
 		a.rule(r)
 	}
-	slices.Sort(a.out.claims)
-	a.out.claims = slices.Compact(a.out.claims)
-	return a.out, a.errs
+	a.out.claims = unique(a.out.claims)
+	return a.out, errors.Join(a.errs...)
 }
 
 // rule adds what a rule and its else branches read. Each rule is looked at once, so recursion through
@@ -134,4 +134,10 @@ func location(locs ...*ast.Location) string {
 		}
 	}
 	return ""
+}
+
+// unique sorts strings and keeps each once.
+func unique(all []string) []string {
+	slices.Sort(all)
+	return slices.Compact(all)
 }

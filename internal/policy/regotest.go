@@ -2,10 +2,8 @@ package policy
 
 import (
 	"context"
-	"errors"
 	"os"
 
-	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/tester"
 )
 
@@ -16,10 +14,7 @@ func (r *Report) runTests(ctx context.Context, opts Options, files Sources) {
 		r.add(Fault, "", "cannot look for tests: %v", err)
 		return
 	}
-	modules := map[string]*ast.Module{}
-	for _, f := range files {
-		modules[f.name] = f.module
-	}
+	modules := files.modules()
 	for _, name := range names {
 		text, err := os.ReadFile(name)
 		if err != nil {
@@ -28,15 +23,14 @@ func (r *Report) runTests(ctx context.Context, opts Options, files Sources) {
 		}
 		m, err := parseModule(name, text)
 		if err != nil {
-			r.addErrors(err)
+			r.addErrors(sourceError(err))
 			continue
 		}
 		modules[name] = m
 	}
-	compiler := ast.NewCompiler().WithStrict(true).WithCapabilities(capabilities)
-	results, err := tester.NewRunner().SetCompiler(compiler).Run(ctx, modules)
+	results, err := tester.NewRunner().SetCompiler(newCompiler()).Run(ctx, modules)
 	if err != nil {
-		r.addErrors(err)
+		r.addErrors(sourceError(err))
 		return
 	}
 	for result := range results {
@@ -49,16 +43,6 @@ func (r *Report) runTests(ctx context.Context, opts Options, files Sources) {
 			r.add(Fault, where, "test %s fails", result.Name)
 		case result.Skip:
 			r.add(Note, where, "test %s is skipped", result.Name)
-		}
-	}
-}
-
-// addErrors adds OPA's errors as faults.
-func (r *Report) addErrors(err error) {
-	for _, err := range sourceErrors(err) {
-		var e *Error
-		if errors.As(err, &e) {
-			r.add(Fault, e.Location, "%v", e.Err)
 		}
 	}
 }

@@ -19,7 +19,7 @@ func TestSelfTest(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		p.platform[Request].reads.bits = watched
+		p.queries("")[Request].reads.bits = watched
 		err = p.selfTest()
 		if err == nil || !strings.Contains(err.Error(), name) || !strings.Contains(err.Error(), "OPA 1.") {
 			t.Errorf("%s goes unnoticed: %v", name, err)

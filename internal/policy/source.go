@@ -128,7 +128,7 @@ func (s Sources) parse() []error {
 		}
 		m, err := parseModule(s[i].name, s[i].text)
 		if err != nil {
-			faults[i] = errors.Join(sourceErrors(err)...)
+			faults[i] = sourceError(err)
 			continue
 		}
 		s[i].module = m
@@ -137,21 +137,35 @@ func (s Sources) parse() []error {
 	return faults
 }
 
+// newCompiler makes a compiler of what a policy may use of OPA.
+func newCompiler() *ast.Compiler {
+	return ast.NewCompiler().WithStrict(true).WithCapabilities(capabilities)
+}
+
+// modules returns the parsed modules by the names of their files.
+func (s Sources) modules() map[string]*ast.Module {
+	all := map[string]*ast.Module{}
+	for _, f := range s {
+		all[f.name] = f.module
+	}
+	return all
+}
+
 func parseModule(name string, text []byte) (*ast.Module, error) {
 	return ast.ParseModuleWithOpts(name, string(text), ast.ParserOptions{RegoVersion: ast.RegoV1, Capabilities: capabilities})
 }
 
-// sourceErrors turns OPA's list of errors into ours, with their places.
-func sourceErrors(err error) []error {
+// sourceError turns OPA's list of errors into ours, with their places.
+func sourceError(err error) error {
 	var list ast.Errors
 	if !errors.As(err, &list) {
-		return []error{badSource("", "%w", err)}
+		return badSource("", "%w", err)
 	}
 	var out []error
 	for _, e := range list {
 		out = append(out, badSource(location(e.Location), "%s", e.Message))
 	}
-	return out
+	return errors.Join(out...)
 }
 
 var (

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -119,8 +120,7 @@ func pointers(v ast.Value) ([]string, bool) {
 	if whole {
 		out = nil
 	}
-	slices.Sort(out)
-	return slices.Compact(out), ok
+	return unique(out), ok
 }
 
 // badEscape reports whether a JSON pointer has a ~ that is not part of ~0 or ~1 (RFC 6901).
@@ -165,21 +165,44 @@ type keys struct {
 	fallback DefaultKey
 }
 
-// resolve returns the key that a verdict names, or the default key, and its rank.
-func (k keys) resolve(namespace, name string) (string, int, error) {
+// newKeys fills in what is nil, as [Options] says.
+func newKeys(rank KeyRank, fallback DefaultKey) keys {
+	if rank == nil {
+		rank = func(string, string) (int, bool) { return 0, true }
+	}
+	if fallback == nil {
+		fallback = func(string) (string, bool) { return "default", true }
+	}
+	return keys{rank, fallback}
+}
+
+// resolve returns the key that a verdict names, or the default key.
+func (k keys) resolve(namespace, name string) (string, error) {
 	if name == "" {
 		var ok bool
 		if name, ok = k.fallback(namespace); !ok {
-			return "", 0, fmt.Errorf("no default key serves namespace %q; "+
+			return "", fmt.Errorf("no default key serves namespace %q; "+
 				"add it to the `namespaces` of an entry in `keys`", namespace)
 		}
 	}
-	rank, ok := k.rank(namespace, name)
-	if !ok {
-		return "", 0, fmt.Errorf("key %q is not configured for namespace %q; "+
+	if _, ok := k.rank(namespace, name); !ok {
+		return "", fmt.Errorf("key %q is not configured for namespace %q; "+
 			"add it to `keys`, or the namespace to its `namespaces`", name, namespace)
 	}
-	return name, rank, nil
+	return name, nil
+}
+
+// stricter returns the key that the configuration names first, or of two with one rank the first by name. "" is no key.
+func (k keys) stricter(namespace, a, b string) string {
+	if a == "" || b == "" {
+		return cmp.Or(a, b)
+	}
+	first, _ := k.rank(namespace, a)
+	second, _ := k.rank(namespace, b)
+	if second < first || second == first && b < a {
+		return b
+	}
+	return a
 }
 
 // unite joins the proposals of all packages: the strictest action wins, among keys the one named first in
@@ -223,33 +246,27 @@ func unite(d Direction, in *Input, proposals []proposal, k keys, unsure bool) (V
 }
 
 // seal fills in the key and the parts to seal.
-func (v *Verdict) seal(namespace string, proposals []proposal, k keys) error {
-	best, seen := 0, false
-	compress := true
+func (v *Verdict) seal(namespace string, proposals []proposal, k keys) (err error) {
+	v.Compress = true
 	for _, p := range proposals {
 		if p.action != Seal {
 			continue
 		}
-		key, rank, err := k.resolve(namespace, p.key)
+		key, err := k.resolve(namespace, p.key)
 		if err != nil {
 			return p.keyError(err)
 		}
-		if !seen || rank < best || (rank == best && key < v.Key) {
-			v.Key, best = key, rank
-		}
-		seen = true
-		compress = compress && p.compress
+		v.Key = k.stricter(namespace, v.Key, key)
+		// Compressed lengths reveal something about the content, so one rule cannot ask for compression where
+		// another seals the same payload without.
+		v.Compress = v.Compress && p.compress
 	}
-	if !seen {
-		key, _, err := k.resolve(namespace, "")
-		v.Key = key
-		return err
+	if v.Key == "" { // no rule seals
+		v.Compress = false
+		v.Key, err = k.resolve(namespace, "")
 	}
-	// Compressed lengths reveal something about the content, so one rule cannot ask
-	// for it where another seals the same payload without.
-	v.Compress = compress
 	v.Fields, v.Clear = parts(proposals)
-	return nil
+	return err
 }
 
 // keyError keeps the name of a key that a rule computed from the payload out of errors.
@@ -281,8 +298,7 @@ func parts(proposals []proposal) (fields, clear []string) {
 	if (len(fields) > 0 && !first) || (len(fields) == 0 && len(clear) == 0) {
 		return nil, nil
 	}
-	slices.Sort(fields)
-	return slices.Compact(fields), clear
+	return unique(fields), clear
 }
 
 // reasons joins the reasons of all that deny, each once and in a fixed order.
@@ -296,6 +312,5 @@ func reasons(proposals []proposal) string {
 	if len(all) == 0 {
 		return "denied by policy"
 	}
-	slices.Sort(all)
-	return strings.Join(slices.Compact(all), "; ")
+	return strings.Join(unique(all), "; ")
 }
