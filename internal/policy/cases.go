@@ -14,85 +14,62 @@ import (
 	"github.com/goccy/go-yaml"
 )
 
-// caseFile holds inputs and the final verdicts expected for them. A test in Rego sees the verdicts of one
-// package, while a case checks the union of all packages.
+// caseFile holds inputs and the final verdicts expected for them, by the names of these fields in lower case. A
+// test in Rego sees the verdicts of one package, while a case checks the union of all packages.
 type caseFile struct {
-	Keys     []string     `yaml:"keys"` // the most sensitive first, as in the configuration
-	Defaults caseDefaults `yaml:"defaults"`
-	Cases    []Case       `yaml:"cases"`
-}
-
-type caseDefaults struct {
-	Namespace string      `yaml:"namespace"`
-	Caller    *CaseCaller `yaml:"caller"`
+	Keys     []string // the most sensitive first, as in the configuration
+	Defaults struct {
+		Namespace string
+		Caller    *CaseCaller
+	}
+	Cases []Case
 }
 
 // Case is one payload to decide about, and the verdict expected for it.
 type Case struct {
-	Name      string    `yaml:"name"`
-	Direction string    `yaml:"direction"` // request unless said otherwise
-	Input     CaseInput `yaml:"input"`
-	Unknown   []string  `yaml:"unknown"` // facts that are unknown; those neither here nor given do not apply
-	Want      caseWant  `yaml:"want"`
+	Name      string
+	Direction string // request unless said otherwise
+	Input     CaseInput
+	Unknown   []string // facts that are unknown; those neither here nor given do not apply
+	Want      caseWant
 }
 
 // CaseInput is a payload and its call, written as policies see them in `input`.
 type CaseInput struct {
-	Namespace string            `yaml:"namespace"`
-	RPC       string            `yaml:"rpc"`
-	Caller    *CaseCaller       `yaml:"caller"`
-	Workflow  map[string]string `yaml:"workflow"`
-	Activity  map[string]string `yaml:"activity"`
-	Payload   CasePayload       `yaml:"payload"`
-	Content   *CaseContent      `yaml:"content"`
-	Sealed    CaseSealed        `yaml:"sealed"`
+	Namespace, RPC     string
+	Caller             *CaseCaller
+	Workflow, Activity map[string]string
+	Payload            CasePayload
+	Content            *CaseContent
+	Sealed             CaseSealed
 }
 
 // CaseCaller is the caller of a case.
 type CaseCaller struct {
-	Kind     string         `yaml:"kind"`
-	Subject  string         `yaml:"subject"`
-	Listener string         `yaml:"listener"`
-	Claims   map[string]any `yaml:"claims"`
+	Kind, Subject, Listener string
+	Claims                  map[string]any
 }
 
 // CasePayload is where the payload is found, and what it is.
 type CasePayload struct {
-	Kind     string `yaml:"kind"`
-	Name     string `yaml:"name"`
-	Path     string `yaml:"path"`
-	Encoding string `yaml:"encoding"`
-	Type     string `yaml:"type"`
+	Kind, Name, Path, Encoding, Type string
 }
 
 // CaseContent is the payload's data.
 type CaseContent struct {
-	JSON any    `yaml:"json"`
-	Raw  string `yaml:"raw"` // the payload's bytes as they are, instead of json
+	JSON any
+	Raw  string // the payload's bytes as they are, instead of json
 }
 
 // CaseSealed is the envelope's namespace and key, for responses.
-type CaseSealed struct {
-	Namespace string `yaml:"namespace"`
-	Key       string `yaml:"key"`
-}
+type CaseSealed struct{ Namespace, Key string }
 
 // caseWant is an expected verdict. Members that a case leaves out are not compared.
 type caseWant struct {
-	Action   string   `yaml:"action"`
-	Key      string   `yaml:"key"`
-	Fields   []string `yaml:"fields"`
-	Clear    []string `yaml:"clear"`
-	Compress *bool    `yaml:"compress"`
-	Reason   string   `yaml:"reason"`
-	Weakened *bool    `yaml:"weakened"`
-	Error    string   `yaml:"error"` // part of the error's text, instead of a verdict
-}
-
-// CaseResult is the outcome of one case.
-type CaseResult struct {
-	File, Name string
-	Problem    string // empty if the verdict is the expected one
+	Action, Key, Reason string
+	Fields, Clear       []string
+	Compress, Weakened  *bool
+	Error               string // part of the error's text, instead of a verdict
 }
 
 // readCases reads a case file. A file without cases is an error, since it checks nothing.
@@ -143,30 +120,8 @@ func ParseQuestions(text []byte) ([]Case, error) {
 	return f.Cases, nil
 }
 
-// run decides every case. If the policy was loaded without a configuration, the keys that the file lists
-// are used.
-func (f caseFile) run(ctx context.Context, p *Policy, file string, configured bool) []CaseResult {
-	if !configured && len(f.Keys) > 0 {
-		other := *p
-		other.keys, other.cache = f.keyTable(), newCache(1<<10)
-		p = &other
-	}
-	var out []CaseResult
-	for i, c := range f.Cases {
-		r := CaseResult{File: file, Name: c.Name}
-		if r.Name == "" {
-			r.Name = fmt.Sprintf("case %d", i+1)
-		}
-		if err := f.try(ctx, p, c); err != nil {
-			r.Problem = err.Error()
-		}
-		out = append(out, r)
-	}
-	return out
-}
-
 // try returns why the verdict for a case is not the expected one, or nil.
-func (f caseFile) try(ctx context.Context, p *Policy, c Case) error {
+func (c *Case) try(ctx context.Context, p *Policy) error {
 	d, in, err := c.Question()
 	if err != nil {
 		return err
@@ -236,9 +191,9 @@ func (v Verdict) describe(action string) string {
 	return s
 }
 
-// Question returns the input that the proxy itself would evaluate.
-func (c *Case) Question() (Direction, *Input, error) {
-	d := Request
+// Question returns the input that the proxy itself would evaluate. Its content is JSON of encoding json/plain unless
+// the case says otherwise.
+func (c *Case) Question() (d Direction, in *Input, err error) {
 	switch c.Direction {
 	case "", "request":
 	case "response":
@@ -246,44 +201,33 @@ func (c *Case) Question() (Direction, *Input, error) {
 	default:
 		return d, nil, fmt.Errorf("unknown direction %q; it is request or response", c.Direction)
 	}
-	in, err := c.input()
-	return d, in, err
-}
-
-// input converts a case. Its content is JSON of encoding json/plain unless the case says otherwise.
-func (c *Case) input() (*Input, error) {
 	p := c.Input.Payload
-	in := &Input{
+	in = &Input{
 		Namespace: c.Input.Namespace, RPC: c.Input.RPC,
 		Kind: p.Kind, Name: p.Name, Path: p.Path, Encoding: p.Encoding, Type: p.Type,
 		SealedNamespace: c.Input.Sealed.Namespace, SealedKey: c.Input.Sealed.Key,
 	}
 	if in.Kind == "" {
-		return nil, errors.New("the case needs `input.payload.kind`")
+		return d, nil, errors.New("the case needs `input.payload.kind`")
 	}
 	if !slices.Contains(Kinds(), in.Kind) {
-		return nil, fmt.Errorf("`input.payload.kind`: %q is none of %s", in.Kind, strings.Join(Kinds(), ", "))
+		return d, nil, fmt.Errorf("`input.payload.kind`: %q is none of %s", in.Kind, strings.Join(Kinds(), ", "))
 	}
 	if caller := c.Input.Caller; caller != nil {
 		in.Caller = NewCaller(caller.Kind, caller.Subject, caller.Listener, caller.Claims)
 	}
 	if err := c.setFacts(in); err != nil {
-		return nil, err
+		return d, nil, err
 	}
 	if content := c.Input.Content; content != nil {
-		in.Data = []byte(content.Raw)
-		if content.Raw == "" {
-			data, err := json.Marshal(content.JSON)
-			if err != nil {
-				return nil, fmt.Errorf("`content.json` is no JSON value: %w", err)
+		in.Encoding = cmp.Or(in.Encoding, "json/plain")
+		if in.Data = []byte(content.Raw); content.Raw == "" {
+			if in.Data, err = json.Marshal(content.JSON); err != nil {
+				return d, nil, fmt.Errorf("`content.json` is no JSON value: %w", err)
 			}
-			in.Data = data
-		}
-		if in.Encoding == "" {
-			in.Encoding = "json/plain"
 		}
 	}
-	return in, nil
+	return d, in, nil
 }
 
 // setFacts sets the facts of an input. A fact that the case neither gives nor calls unknown does not apply,
@@ -322,9 +266,12 @@ func (c *Case) setFacts(in *Input) error {
 	return nil
 }
 
-// keyTable ranks the file's keys by their order. The default key is the one named "default", or else the
-// last.
-func (f caseFile) keyTable() keys {
+// policy returns the policy with the file's keys, the most sensitive first. The default key is the one named "default",
+// or else the last. A policy that was loaded by a configuration, or a file without keys, keeps the policy's own.
+func (f *caseFile) policy(p *Policy, configured bool) *Policy {
+	if configured || len(f.Keys) == 0 {
+		return p
+	}
 	fallback := f.Keys[len(f.Keys)-1]
 	if slices.Contains(f.Keys, "default") {
 		fallback = "default"
@@ -336,5 +283,8 @@ func (f caseFile) keyTable() keys {
 		})
 		return i, i >= 0
 	}
-	return keys{rank, func(string) (string, bool) { return fallback, true }}
+	other := *p
+	other.keys = keys{rank, func(string) (string, bool) { return fallback, true }}
+	other.cache = newCache(1 << 10)
+	return &other
 }

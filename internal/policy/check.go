@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -122,10 +123,11 @@ func (r *Report) runCases(ctx context.Context, opts CheckOptions, p *Policy) {
 			r.add(Fault, "", "%v", err)
 			continue
 		}
-		for _, c := range f.run(ctx, p, name, opts.KeyRank != nil) {
+		p := f.policy(p, opts.KeyRank != nil)
+		for i, c := range f.Cases {
 			r.Cases++
-			if c.Problem != "" {
-				r.add(Fault, name, "case %q: %s", c.Name, c.Problem)
+			if err := c.try(ctx, p); err != nil {
+				r.add(Fault, name, "case %q: %v", cmp.Or(c.Name, fmt.Sprintf("case %d", i+1)), err)
 			}
 		}
 	}
