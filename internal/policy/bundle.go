@@ -101,6 +101,21 @@ func startBundles(
 	return s, nil
 }
 
+// fetchOnce returns the sources of a bundle without following it.
+func fetchOnce(ctx context.Context, b Bundle) (Sources, error) {
+	b.Folder = "" // what was not tried out must not become the last good one
+	var files Sources
+	s, err := startBundles(ctx, b, func(_ context.Context, f Sources) error { files = f; return nil }, func(error) {})
+	if err != nil {
+		return nil, err
+	}
+	defer s.stop()
+	if err := s.wait(ctx, b); err != nil {
+		return nil, err
+	}
+	return files, nil
+}
+
 // stop ends the polling.
 func (s *bundles) stop() { s.manager.Stop(context.Background()) }
 
@@ -238,40 +253,30 @@ func (s *checkedStore) policies(ctx context.Context, txn storage.Transaction) (S
 // clause. In a bundle the package decides, not the file's name.
 func (s Sources) byOwner() (Sources, error) {
 	var errs []error
-	fail := func(m *ast.Module, format string, args ...any) {
-		errs = append(errs, badSource(location(m.Package.Location), format, args...))
-	}
-	platform := -1
-	owners := map[string]string{}
+	owners := map[string]string{} // files by package
 	for i := range s {
 		m, err := parseModule(s[i].name, s[i].text)
 		if err != nil {
 			errs = append(errs, sourceError(err))
 			continue
 		}
-		path := m.Package.Path
-		switch {
-		case path.Equal(platformPath):
-			platform = i
-		case len(path) == len(namespacesPath)+1 && path.HasPrefix(namespacesPath):
+		line, path, name := location(m.Package.Location), m.Package.Path, packageName(m)
+		if len(path) == len(namespacesPath)+1 && path.HasPrefix(namespacesPath) {
 			s[i].namespace = string(path[len(path)-1].Value.(ast.String))
-		default:
-			fail(m, "a bundle holds package temporal and packages temporal.namespaces[\"<namespace>\"], and this is %s", packageName(m))
+		} else if !path.Equal(platformPath) {
+			errs = append(errs, badSource(line,
+				"a bundle holds package temporal and packages temporal.namespaces[\"<namespace>\"], and this is %s", name))
 			continue
 		}
-		if other, taken := owners[path.String()]; taken {
-			fail(m, "package %s is in %s already; each package is one file, so that it has one owner", packageName(m), other)
+		if other, taken := owners[name]; taken {
+			errs = append(errs, badSource(line,
+				"package %s is in %s already; each package is one file, so that it has one owner", name, other))
 		}
-		owners[path.String()] = s[i].name
+		owners[name] = s[i].name
 	}
-	if platform < 0 && len(errs) == 0 {
+	if owners["temporal"] == "" && len(errs) == 0 {
 		errs = append(errs, badSource("", "the bundle has no package temporal, which holds the platform's rules"))
 	}
-	if err := errors.Join(errs...); err != nil {
-		return nil, err
-	}
-	out := Sources{s[platform]}
-	rest := slices.Delete(slices.Clone(s), platform, platform+1)
-	slices.SortFunc(rest, func(a, b source) int { return strings.Compare(a.namespace, b.namespace) })
-	return append(out, rest...), nil
+	slices.SortStableFunc(s, func(a, b source) int { return cmp.Compare(a.namespace, b.namespace) })
+	return s, errors.Join(errs...)
 }

@@ -47,23 +47,22 @@ var anonymous = NewCaller("anonymous", "", "", nil)
 func (c *Caller) prepare() error {
 	c.once.Do(func() {
 		c.claims = make(map[string][sha256.Size]byte, len(c.Claims))
-		all := sha256.New()
 		for _, name := range slices.Sorted(maps.Keys(c.Claims)) {
-			// encoding/json sorts the names within, so equal claims give equal bytes.
-			text, err := json.Marshal(c.Claims[name])
-			if err != nil {
-				c.err = fmt.Errorf("claim %q of the caller is no JSON value: %w", name, err)
+			c.claims[name], c.err = hash(c.Claims[name])
+			if c.err != nil {
+				c.err = fmt.Errorf("claim %q of the caller is no JSON value: %w", name, c.err)
 				return
 			}
-			sum := sha256.Sum256(text)
-			c.claims[name] = sum
-			nameSum := sha256.Sum256([]byte(name))
-			all.Write(nameSum[:])
-			all.Write(sum[:])
 		}
-		all.Sum(c.allClaims[:0])
+		c.allClaims, c.err = hash(c.Claims)
 	})
 	return c.err
+}
+
+// hash returns a hash of a JSON value. encoding/json sorts the names within, so that equal values have one hash.
+func hash(value any) ([sha256.Size]byte, error) {
+	text, err := json.Marshal(value)
+	return sha256.Sum256(text), err
 }
 
 // authenticated reports whether the caller has proved who it is.

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -74,18 +73,15 @@ func (r *Report) add(l Level, where, format string, args ...any) {
 // restarting.
 func Check(ctx context.Context, opts CheckOptions) Report {
 	var r Report
-	files, err := allSources(ctx, opts.Options)
-	if err == nil {
-		var p *Policy
-		if p, err = prepare(ctx, opts.Options, files, nil); err == nil {
-			r.Revision = p.Revision()
-			r.runTests(ctx, opts.Options, files)
-			r.runCases(ctx, opts, p)
-			r.lint(opts, p)
-			return r
-		}
+	p, err := Load(ctx, opts.Options)
+	if err != nil {
+		r.addErrors(err)
+		return r
 	}
-	r.addErrors(err)
+	r.Revision = p.Revision()
+	r.runTests(ctx, opts.Options, p.sources)
+	r.runCases(ctx, opts, p)
+	r.lint(opts, p)
 	return r
 }
 
@@ -108,7 +104,15 @@ func (r *Report) addErrors(err error) {
 // runCases decides the cases of the given files and of those beside the policies.
 func (r *Report) runCases(ctx context.Context, opts CheckOptions, p *Policy) {
 	names := slices.Clone(opts.Cases)
-	for _, folder := range caseFolders(opts.Options) {
+	var folders []string
+	if opts.File != "" {
+		folders = append(folders, filepath.Dir(opts.File))
+	}
+	if opts.Namespaces != "" {
+		clean := filepath.Clean(opts.Namespaces)
+		folders = append(folders, clean, filepath.Dir(clean))
+	}
+	for _, folder := range unique(folders) {
 		for _, pattern := range []string{"cases.yaml", "*_cases.yaml"} {
 			found, err := filepath.Glob(filepath.Join(folder, pattern))
 			if err != nil {
@@ -131,37 +135,4 @@ func (r *Report) runCases(ctx context.Context, opts CheckOptions, p *Policy) {
 			}
 		}
 	}
-}
-
-// caseFolders are where cases lie next to policies.
-func caseFolders(opts Options) []string {
-	var folders []string
-	if opts.File != "" {
-		folders = append(folders, filepath.Dir(opts.File))
-	}
-	if opts.Namespaces != "" {
-		clean := filepath.Clean(opts.Namespaces)
-		folders = append(folders, clean, filepath.Dir(clean))
-	}
-	return unique(folders)
-}
-
-// testFiles are the Rego tests that belong to the policies: the platform's beside its
-// file, the namespaces' in their folder.
-func testFiles(opts Options) ([]string, error) {
-	var names []string
-	if opts.File != "" {
-		name := strings.TrimSuffix(opts.File, regoSuffix) + testSuffix
-		if _, err := os.Stat(name); err == nil {
-			names = append(names, name)
-		}
-	}
-	if opts.Namespaces != "" {
-		found, err := filepath.Glob(filepath.Join(opts.Namespaces, "*"+testSuffix))
-		if err != nil {
-			return nil, err
-		}
-		names = append(names, found...)
-	}
-	return names, nil
 }

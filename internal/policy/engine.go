@@ -181,12 +181,7 @@ func (e *Engine) Read(ctx context.Context) (Sources, error) {
 
 // lack reports whether a source cannot be read, or a namespace has none any more.
 func (s Sources) lack(namespaces []string) bool {
-	there := map[string]bool{}
-	for _, f := range s {
-		if f.err != nil {
-			return true
-		}
-		there[f.namespace] = true
-	}
-	return slices.ContainsFunc(namespaces, func(name string) bool { return !there[name] })
+	there := s.namespaces()
+	return slices.ContainsFunc(s, func(f source) bool { return f.err != nil }) ||
+		slices.ContainsFunc(namespaces, func(name string) bool { return !slices.Contains(there, name) })
 }

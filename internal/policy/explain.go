@@ -11,11 +11,9 @@ import (
 // Explanation says how a decision came about. Unlike everything else in this package, it may hold what a
 // rule computed from the payload: it is for a person who entered an input of their own, not for a log.
 type Explanation struct {
-	Revision  string
-	Direction Direction
-	Namespace string
-	Packages  []PackageExplanation
-	Verdict   Verdict // the winner of all packages' verdicts
+	Revision string
+	Packages []PackageExplanation
+	Verdict  Verdict // the winner of all packages' verdicts
 	// CacheKey lists the references of input that the rules can read in any of their branches. Payloads
 	// that differ in none of them share a verdict in the policy cache.
 	CacheKey []string
@@ -45,8 +43,7 @@ type RuleExplanation struct {
 // before.
 func (p *Policy) Explain(ctx context.Context, d Direction, in *Input) (Explanation, error) {
 	q := p.queries(in.Namespace)[d&1]
-	e := Explanation{Revision: p.revision, Direction: d, Namespace: in.Namespace, CacheKey: q.reads.keyNames()}
-	e.Unsure = (in.unknown() & q.reads.facts()).Names()
+	e := Explanation{Revision: p.revision, CacheKey: q.reads.keyNames(), Unsure: (in.unknown() & q.reads.facts()).Names()}
 	for _, part := range q.parts {
 		explained, err := q.explainPart(ctx, part, in)
 		e.Packages = append(e.Packages, explained)

@@ -36,7 +36,10 @@ func (p *Policy) MissingKeys() []MissingKey { return p.missing }
 
 // Load reads, compiles and tries out a policy. Every fault that it finds is in the error.
 func Load(ctx context.Context, opts Options) (*Policy, error) {
-	files, err := allSources(ctx, opts)
+	if opts.Bundle == nil {
+		return prepare(ctx, opts, readSources(opts, nil), nil)
+	}
+	files, err := fetchOnce(ctx, *opts.Bundle)
 	if err != nil {
 		return nil, err
 	}

@@ -119,7 +119,7 @@ func (q *query) evaluate(ctx context.Context, e *evaluation) (sets []ast.Value, 
 		}
 	})
 	if err == nil && len(sets) != len(q.parts) {
-		err = q.failed(Failed, errors.New("the rules gave no set"))
+		err = q.failed(Failed, "the rules gave no set")
 	}
 	return sets, err
 }
@@ -144,7 +144,7 @@ func (q *query) run(ctx context.Context, body ast.Body, e *evaluation, each func
 		// A builtin that panics must not take the proxy down. The panic's value may
 		// quote what the builtin was given, so it is not repeated.
 		if r := recover(); r != nil {
-			err = q.failed(Failed, errors.New("the evaluation panicked; a builtin cannot handle what a rule gave it"))
+			err = q.failed(Failed, "the evaluation panicked; a builtin cannot handle what a rule gave it")
 		}
 	}()
 
@@ -167,10 +167,9 @@ func (q *query) run(ctx context.Context, body ast.Body, e *evaluation, each func
 	case err == nil:
 		return nil
 	case ctx.Err() != nil:
-		return q.failed(TimedOut, fmt.Errorf("the call ended while its policy was evaluated: %w", context.Cause(ctx)))
+		return q.failed(TimedOut, "the call ended while its policy was evaluated: %w", context.Cause(ctx))
 	case topdown.IsCancel(err):
-		return q.failed(TimedOut, fmt.Errorf("the rules took longer than %v on one payload; "+
-			"look for walks over large documents", allowed))
+		return q.failed(TimedOut, "the rules took longer than %v on one payload; look for walks over large documents", allowed)
 	}
 	return q.failedAt(err)
 }
@@ -181,21 +180,21 @@ func (q *query) watches(in *Input) bool {
 }
 
 // failed returns an error of an evaluation. Its text must not hold what a rule computed.
-func (q *query) failed(kind ErrorKind, err error) error {
-	return &Error{Kind: kind, Namespace: q.namespace, Err: err}
+func (q *query) failed(kind ErrorKind, format string, args ...any) *Error {
+	return &Error{Kind: kind, Namespace: q.namespace, Err: fmt.Errorf(format, args...)}
 }
 
 // failedAt returns an error with the place and the code of OPA's error. OPA's message is left out, since it
 // may quote values.
-func (q *query) failedAt(err error) error {
-	out := &Error{Kind: Failed, Namespace: q.namespace, Err: errors.New("the evaluation failed")}
-	var te *topdown.Error
-	if errors.As(err, &te) {
-		out.Location = location(te.Location)
-		out.Err = fmt.Errorf("the evaluation failed with %s", te.Code)
-		if te.Code == topdown.ConflictErr {
-			out.Err = fmt.Errorf("a rule or function has two different values at once (%s)", te.Code)
-		}
+func (q *query) failedAt(err error) *Error {
+	te, ok := errors.AsType[*topdown.Error](err)
+	if !ok {
+		return q.failed(Failed, "the evaluation failed")
 	}
+	out := q.failed(Failed, "the evaluation failed with %s", te.Code)
+	if te.Code == topdown.ConflictErr {
+		out = q.failed(Failed, "a rule or function has two different values at once (%s)", te.Code)
+	}
+	out.Location = location(te.Location)
 	return out
 }

@@ -3,16 +3,29 @@ package policy
 import (
 	"context"
 	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/open-policy-agent/opa/v1/tester"
 )
 
-// runTests runs the `_test.rego` files by OPA's own runner, as `opa test` would.
+// runTests runs the Rego tests that belong to the policies by OPA's own runner, as `opa test` would: the platform's beside
+// its file, the namespaces' in their folder.
 func (r *Report) runTests(ctx context.Context, opts Options, files Sources) {
-	names, err := testFiles(opts)
-	if err != nil {
-		r.add(Fault, "", "cannot look for tests: %v", err)
-		return
+	var names []string
+	if opts.Namespaces != "" {
+		var err error
+		if names, err = filepath.Glob(filepath.Join(opts.Namespaces, "*"+testSuffix)); err != nil {
+			r.add(Fault, "", "cannot look for tests: %v", err)
+			return
+		}
+	}
+	if opts.File != "" {
+		name := strings.TrimSuffix(opts.File, regoSuffix) + testSuffix
+		if _, err := os.Stat(name); err == nil {
+			names = slices.Insert(names, 0, name)
+		}
 	}
 	modules := files.modules()
 	for _, name := range names {

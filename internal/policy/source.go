@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -34,25 +33,6 @@ const (
 	regoSuffix = ".rego"
 	testSuffix = "_test.rego"
 )
-
-// allSources reads the files, or fetches the bundle once.
-func allSources(ctx context.Context, opts Options) (Sources, error) {
-	if opts.Bundle == nil {
-		return readSources(opts, nil), nil
-	}
-	once := *opts.Bundle
-	once.Folder = "" // what was not tried out must not become the last good one
-	var files Sources
-	s, err := startBundles(ctx, once, func(_ context.Context, f Sources) error { files = f; return nil }, func(error) {})
-	if err != nil {
-		return nil, err
-	}
-	defer s.stop()
-	if err := s.wait(ctx, once); err != nil {
-		return nil, err
-	}
-	return files, nil
-}
 
 // readSources reads the platform's file and <namespace>.rego in the folder. Tests
 // are left out: a failing test must not keep a proxy from starting. What cannot be
@@ -161,11 +141,11 @@ func sourceError(err error) error {
 	if !errors.As(err, &list) {
 		return badSource("", "%w", err)
 	}
-	var out []error
+	var out error
 	for _, e := range list {
-		out = append(out, badSource(location(e.Location), "%s", e.Message))
+		out = errors.Join(out, badSource(location(e.Location), "%s", e.Message))
 	}
-	return errors.Join(out...)
+	return out
 }
 
 var (
@@ -196,12 +176,7 @@ func owned(s *source) []error {
 		return errs
 	}
 	for _, r := range s.module.Rules {
-		name := string(r.Head.Name)
-		if name == "" && len(r.Head.Reference) > 0 {
-			if v, ok := r.Head.Reference[0].Value.(ast.Var); ok {
-				name = string(v)
-			}
-		}
+		name, _ := r.Head.Ref()[0].Value.(ast.Var)
 		switch {
 		case name == "request" || name == "response":
 			if r.Default || r.Head.RuleKind() != ast.MultiValue || len(r.Head.Reference) != 1 {
