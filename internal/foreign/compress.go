@@ -5,6 +5,7 @@ import (
 	"compress/gzip"
 	"compress/zlib"
 	"errors"
+	"fmt"
 	"io"
 
 	"github.com/klauspost/compress/snappy"
@@ -19,56 +20,29 @@ const (
 
 var errTooLarge = errors.New("it holds more than is expanded here; a small payload that holds much is mostly an attack")
 
-// expand decompresses, up to limit bytes.
-func expand(f Format, data []byte, limit int) ([]byte, error) {
-	switch f {
-	case Snappy:
-		return expandSnappy(data, limit)
-	case Gzip:
-		r, err := gzip.NewReader(bytes.NewReader(data))
-		if err != nil {
-			return nil, errors.New("it is not the gzip stream that its encoding names")
-		}
-		return readAll(r, limit)
-	default:
-		r, err := zlib.NewReader(bytes.NewReader(data))
-		if err != nil {
-			return nil, errors.New("it is not the zlib stream that its encoding names")
-		}
-		return readAll(r, limit)
-	}
-}
-
 // framedSnappy starts a stream of snappy blocks, which the samples for Python write; those for Go and Java write one block.
 const framedSnappy = "\xff\x06\x00\x00sNaPpY"
 
-func expandSnappy(data []byte, limit int) ([]byte, error) {
-	if bytes.HasPrefix(data, []byte(framedSnappy)) {
-		return readAll(io.NopCloser(snappy.NewReader(bytes.NewReader(data))), limit)
+// expand decompresses, up to limit bytes.
+func expand(f Format, data []byte, limit int) ([]byte, error) {
+	var stream io.Reader
+	var err error
+	in := bytes.NewReader(data)
+	switch {
+	case f == Gzip:
+		stream, err = gzip.NewReader(in)
+	case f == Zlib:
+		stream, err = zlib.NewReader(in)
+	case bytes.HasPrefix(data, []byte(framedSnappy)):
+		stream = snappy.NewReader(in)
+	default:
+		return expandBlock(data, limit)
 	}
-	size, err := snappy.DecodedLen(data)
 	if err != nil {
-		return nil, errors.New("it is not the snappy block that its encoding names")
+		return nil, fmt.Errorf("it is not the %s stream that its encoding names", f)
 	}
-	if size > limit {
-		return nil, errTooLarge
-	}
-	// A block says beforehand what it holds, and one byte of it makes at most 64/3: what promises more is refused before
-	// anything is allocated.
-	if size > 64*len(data) {
-		return nil, errors.New("it is a snappy block that promises more than it can hold")
-	}
-	out, err := snappy.Decode(nil, data)
-	if err != nil {
-		return nil, errors.New("it is a broken snappy block")
-	}
-	return out, nil
-}
-
-func readAll(r io.ReadCloser, limit int) ([]byte, error) {
-	defer func() { _ = r.Close() }()
 	var out bytes.Buffer
-	n, err := io.Copy(&out, io.LimitReader(r, int64(limit)+1))
+	n, err := io.Copy(&out, io.LimitReader(stream, int64(limit)+1))
 	switch {
 	case err != nil:
 		return nil, errors.New("it is a broken stream: it was cut off or changed")
@@ -76,4 +50,23 @@ func readAll(r io.ReadCloser, limit int) ([]byte, error) {
 		return nil, errTooLarge
 	}
 	return out.Bytes(), nil
+}
+
+// expandBlock decompresses a block of snappy. It says beforehand what it holds, and one byte of it makes at most 64/3: what
+// promises more is refused before anything is allocated.
+func expandBlock(data []byte, limit int) ([]byte, error) {
+	size, err := snappy.DecodedLen(data)
+	switch {
+	case err != nil:
+		return nil, errors.New("it is not the snappy block that its encoding names")
+	case size > limit:
+		return nil, errTooLarge
+	case size > 64*len(data):
+		return nil, errors.New("it is a snappy block that promises more than it can hold")
+	}
+	out, err := snappy.Decode(nil, data)
+	if err != nil {
+		return nil, errors.New("it is a broken snappy block")
+	}
+	return out, nil
 }

@@ -2,10 +2,9 @@ package foreign
 
 import (
 	"context"
+	"crypto/cipher"
 	"crypto/sha256"
-	"encoding/binary"
-	"errors"
-	"maps"
+	"fmt"
 	"slices"
 	"time"
 
@@ -43,7 +42,7 @@ type dataKeys struct {
 type keyID [sha256.Size]byte
 
 type dataKey struct {
-	aead aead
+	aead cipher.AEAD
 	good time.Time // when the key service last unwrapped it
 }
 
@@ -53,33 +52,18 @@ type refusal struct {
 }
 
 func newDataKeys(now func() time.Time) *dataKeys {
-	k := &dataKeys{now: now, calls: make(chan struct{}, maxCalls)}
-	var err1, err2 error
-	k.opened, err1 = lru.New[keyID, dataKey](maxDataKeys)
-	k.refusals, err2 = lru.New[keyID, refusal](maxRefusals)
-	if err := errors.Join(err1, err2); err != nil {
-		panic("caches of constant size: " + err.Error())
-	}
-	return k
+	opened, _ := lru.New[keyID, dataKey](maxDataKeys) // an error is possible for sizes below 1 only
+	refusals, _ := lru.New[keyID, refusal](maxRefusals)
+	return &dataKeys{now: now, calls: make(chan struct{}, maxCalls), opened: opened, refusals: refusals}
 }
 
+// idOf quotes what it hashes, so that different parts never give the same text.
 func idOf(src *source, wrapped []byte, bound map[string]string) keyID {
-	h := sha256.New()
-	write := func(s string) {
-		_ = binary.Write(h, binary.BigEndian, uint64(len(s)))
-		h.Write([]byte(s))
-	}
-	write(src.key)
-	write(string(wrapped))
-	for _, name := range slices.Sorted(maps.Keys(bound)) {
-		write(name)
-		write(bound[name])
-	}
-	return keyID(h.Sum(nil))
+	return sha256.Sum256(fmt.Appendf(nil, "%q %q %q", src.key, wrapped, bound)) // a map is written in the order of its keys
 }
 
 // get returns the data key from memory, or has it unwrapped.
-func (k *dataKeys) get(ctx context.Context, src *source, wrapped []byte, bound map[string]string, run *Run) (a aead, hit bool, err error) {
+func (k *dataKeys) get(ctx context.Context, src *source, wrapped []byte, bound map[string]string, run *Run) (a cipher.AEAD, hit bool, err error) {
 	id := idOf(src, wrapped, bound)
 	known, have := k.opened.Get(id)
 	if have && k.now().Sub(known.good) < dataKeyLife {
@@ -92,13 +76,10 @@ func (k *dataKeys) get(ctx context.Context, src *source, wrapped []byte, bound m
 		return a, false, r.err
 	}
 	if run.unwraps >= maxUnwraps {
-		return a, false, fail(crypto.KindUnavailable, "", "", "one message holds more than %d unknown data keys; try again, those before this one are known by then", maxUnwraps)
+		return a, false, crypto.Internalf(crypto.KindUnavailable, "open", "one message holds more than %d unknown data keys; try again, those before this one are known by then", maxUnwraps)
 	}
 	run.unwraps++
-	fresh, err := k.ask(ctx, id, src, slices.Clone(wrapped), bound)
-	if err == nil {
-		return fresh.aead, false, nil
-	}
+	a, err = k.ask(ctx, id, src, slices.Clone(wrapped), bound)
 	if have && crypto.KindOf(err) == crypto.KindUnavailable && k.now().Sub(known.good) < grace {
 		k.refusals.Add(id, refusal{err: err, until: k.now().Add(refusalLife)})
 		return known.aead, true, nil
@@ -107,7 +88,7 @@ func (k *dataKeys) get(ctx context.Context, src *source, wrapped []byte, bound m
 }
 
 // ask has one flight per data key, which outlives the caller that was first.
-func (k *dataKeys) ask(ctx context.Context, id keyID, src *source, wrapped []byte, bound map[string]string) (dataKey, error) {
+func (k *dataKeys) ask(ctx context.Context, id keyID, src *source, wrapped []byte, bound map[string]string) (cipher.AEAD, error) {
 	ctx, cancel := context.WithTimeout(ctx, maxWait)
 	defer cancel()
 	landed := k.flights.DoChan(string(id[:]), func() (any, error) {
@@ -117,25 +98,24 @@ func (k *dataKeys) ask(ctx context.Context, id keyID, src *source, wrapped []byt
 		defer cancel()
 		plain, err := src.Unwrap(ctx, wrapped, bound)
 		if err != nil {
-			return dataKey{}, k.refused(id, err)
+			return nil, k.refused(id, err)
 		}
 		defer clear(plain)
 		a, err := newAEAD(plain)
 		if err != nil || len(plain) != 32 {
-			return dataKey{}, fail(crypto.KindRejected, "", "", "the key service unwrapped something that is no 256-bit data key")
+			return nil, crypto.Internalf(crypto.KindRejected, "open", "the key service unwrapped something that is no 256-bit data key")
 		}
-		dk := dataKey{aead: a, good: k.now()}
-		k.opened.Add(id, dk)
-		return dk, nil
+		k.opened.Add(id, dataKey{aead: a, good: k.now()})
+		return a, nil
 	})
 	select {
 	case r := <-landed:
 		if r.Err != nil {
-			return dataKey{}, r.Err
+			return nil, r.Err
 		}
-		return r.Val.(dataKey), nil
+		return r.Val.(cipher.AEAD), nil
 	case <-ctx.Done():
-		return dataKey{}, fail(crypto.KindUnavailable, "", "", "the key service did not answer in time: %w", ctx.Err())
+		return nil, crypto.Internalf(crypto.KindUnavailable, "open", "the key service did not answer in time: %w", ctx.Err())
 	}
 }
 
@@ -144,11 +124,11 @@ func (k *dataKeys) ask(ctx context.Context, id keyID, src *source, wrapped []byt
 func (k *dataKeys) refused(id keyID, err error) error {
 	switch kind := crypto.KindOf(err); kind {
 	case crypto.KindUnknown, crypto.KindUnavailable:
-		return fail(crypto.KindUnavailable, "", "", "unwrap the data key: %w", err)
+		return crypto.Internalf(crypto.KindUnavailable, "open", "unwrap the data key: %w", err)
 	case crypto.KindDenied:
-		err = fail(crypto.KindRejected, "", "", "the key service refuses the wrapped key: it was made elsewhere, or the proxy's permissions do not cover it: %w", err)
+		err = crypto.Internalf(crypto.KindRejected, "open", "the key service refuses the wrapped key: it was made elsewhere, or the proxy's permissions do not cover it: %w", err)
 	default:
-		err = fail(kind, "", "", "unwrap the data key: %w", err)
+		err = crypto.Internalf(kind, "open", "unwrap the data key: %w", err)
 	}
 	k.opened.Remove(id)
 	k.refusals.Add(id, refusal{err: err, until: k.now().Add(refusalLife)})

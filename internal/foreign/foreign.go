@@ -8,8 +8,10 @@ package foreign
 
 import (
 	"context"
+	"crypto/cipher"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -39,16 +41,14 @@ const (
 // KeyPrefix starts what policies see as the key of a foreign payload. No key of the product's own may be named so.
 const KeyPrefix = "foreign:"
 
-// The encodings by which the formats are recognized.
-const (
-	encodingEncrypted = "binary/encrypted"
-	encodingZlib      = "binary/zlib"
-	encodingSnappy    = "binary/snappy"
-	encodingGzip      = "binary/gzip"
-)
+// encodingEncrypted marks the encrypted formats.
+const encodingEncrypted = "binary/encrypted"
 
-var encodings = map[Format]string{Samples: encodingEncrypted, TemporalSA: encodingEncrypted, TemporalProxy: encodingEncrypted,
-	Zlib: encodingZlib, Snappy: encodingSnappy, Gzip: encodingGzip}
+// encodings are those by which the formats are recognized.
+var encodings = map[Format]string{
+	Samples: encodingEncrypted, TemporalSA: encodingEncrypted, TemporalProxy: encodingEncrypted,
+	Zlib: "binary/zlib", Snappy: "binary/snappy", Gzip: "binary/gzip",
+}
 
 // Known reports whether there is such a format.
 func (f Format) Known() bool { return encodings[f] != "" }
@@ -88,7 +88,7 @@ type Reader struct {
 type source struct {
 	Source
 	key  string // as policies see it
-	aead map[string]aead
+	aead map[string]cipher.AEAD
 }
 
 // New checks the sources.
@@ -111,7 +111,7 @@ func newSource(from Source) (s source, err error) {
 	if from.Name == "" {
 		from.Name = string(from.Format)
 	}
-	s = source{Source: from, key: KeyPrefix + from.Name, aead: make(map[string]aead)}
+	s = source{Source: from, key: KeyPrefix + from.Name, aead: map[string]cipher.AEAD{}}
 	switch {
 	case !from.Format.Known():
 		return s, fmt.Errorf("%q is not a format that is read here", from.Format)
@@ -144,7 +144,7 @@ func (r *Reader) For(namespace string) *Namespace {
 	var n *Namespace
 	for i := range r.sources {
 		s := &r.sources[i]
-		if !s.serves(namespace) {
+		if !glob.MatchAny(s.Namespaces, namespace) {
 			continue
 		}
 		if n == nil {
@@ -155,25 +155,14 @@ func (r *Reader) For(namespace string) *Namespace {
 	return n
 }
 
-func (s *source) serves(namespace string) bool {
-	return glob.MatchAny(s.Namespaces, namespace)
-}
-
 // Marked reports whether a serialized Payload could be opened as a foreign one in any namespace: payloads travel between
 // namespaces, so which one's formats count is not known when they are sent. Whatever Parse recognizes is marked, and so is
 // what holds one of the encodings in a form that not everyone reads alike.
 func (r *Reader) Marked(payload []byte) bool {
-	if r == nil || len(r.known) == 0 {
-		return false
-	}
-	for _, encoding := range r.known {
-		if hasEncoding(payload, encoding) {
-			return true
-		}
-	}
-	return false
+	return r != nil && slices.ContainsFunc(r.known, func(encoding string) bool { return hasEncoding(payload, encoding) })
 }
 
-func fail(kind crypto.Kind, key, namespace, format string, args ...any) *crypto.Error {
-	return &crypto.Error{Kind: kind, Op: "open", Key: key, Namespace: namespace, Err: fmt.Errorf(format, args...)}
+// fail returns an error about a payload of this namespace.
+func (n *Namespace) fail(kind crypto.Kind, key, format string, args ...any) error {
+	return crypto.KeyContext{Key: key, Namespace: n.name}.Internalf(kind, "open", format, args...)
 }

@@ -229,7 +229,7 @@ func TestLayers(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return made(map[string]string{"encoding": "binary/encrypted", "encryption-key-id": "k"}, a.gcm.Seal(nil, nil, p, nil))
+		return made(map[string]string{"encoding": "binary/encrypted", "encryption-key-id": "k"}, a.Seal(nil, nil, p, nil))
 	}
 	for _, c := range []struct {
 		name     string
@@ -245,8 +245,7 @@ func TestLayers(t *testing.T) {
 	} {
 		got, err := open(n, c.in)
 		if c.name == "encrypted twice" && err == nil { // the inner nonce is random
-			p, ok := readPayload(got)
-			if v, _ := p.get("encoding"); !ok || string(v) != "binary/encrypted" {
+			if v := readPayload(got).metadata["encoding"]; string(v) != "binary/encrypted" {
 				t.Errorf("%s: opened to %q", c.name, got)
 			}
 			continue
@@ -262,8 +261,8 @@ func TestBombs(t *testing.T) {
 	const size = 1 << 16
 	content := bytes.Repeat([]byte("bomb"), size/4)
 	data := func(payload []byte) []byte {
-		p, ok := readPayload(payload)
-		if !ok {
+		p := readPayload(payload)
+		if p.metadata == nil {
 			t.Fatal("no payload")
 		}
 		return p.data
@@ -283,15 +282,15 @@ func TestBombs(t *testing.T) {
 		t.Errorf("a snappy block that promises %d bytes and holds none: %d", maxPayload, len(out))
 	}
 	for expanded, want := range map[int]int{0: maxPayload, maxMessage - maxPayload: maxPayload, maxMessage - 7: 7, maxMessage: 0} {
-		if got := (&Run{expanded: expanded}).room(); got != want {
-			t.Errorf("after %d bytes there is room for %d, want %d", expanded, got, want)
+		if got := (&Run{expanded: expanded}).limit(); got != want {
+			t.Errorf("after %d bytes the limit is %d, want %d", expanded, got, want)
 		}
 	}
 	n := reader(t, Source{Namespaces: []string{"ns"}, Format: Zlib}).For("ns")
 	p := zlibbed(made(map[string]string{"encoding": "binary/plain"}, content))
 	run := Run{expanded: maxMessage - 2*size}
 	if _, err := n.Parse(p, &run); err != nil {
-		t.Errorf("the last that there is room for: %v", err)
+		t.Errorf("the last below the limit: %v", err)
 	}
 	if s, err := n.Parse(p, &run); crypto.KindOf(err) != crypto.KindMalformed || s != nil {
 		t.Errorf("one more: %v, %v", s, err)

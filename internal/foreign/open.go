@@ -29,22 +29,19 @@ const (
 	tagSize   = 16
 )
 
-// aead is AES-GCM over nonce, ciphertext and tag in this order, which is what all of these formats write.
-type aead struct{ gcm cipher.AEAD }
-
-// newAEAD uses the GCM that keeps the nonce before the ciphertext: the same layout, and approved for FIPS 140.
-func newAEAD(key []byte) (aead, error) {
+// newAEAD returns AES-GCM over nonce, ciphertext and tag in this order, which is what all of these formats write: the
+// GCM that keeps the nonce before the ciphertext is the one that is approved for FIPS 140.
+func newAEAD(key []byte) (cipher.AEAD, error) {
 	switch len(key) {
 	case 16, 24, 32:
 	default:
-		return aead{}, fmt.Errorf("it has %d bytes; AES takes 16, 24 or 32", len(key))
+		return nil, fmt.Errorf("it has %d bytes; AES takes 16, 24 or 32", len(key))
 	}
 	block, err := aes.NewCipher(key)
 	if err != nil {
-		return aead{}, err
+		return nil, err
 	}
-	gcm, err := cipher.NewGCMWithRandomNonce(block)
-	return aead{gcm}, err
+	return cipher.NewGCMWithRandomNonce(block)
 }
 
 // Sealed is a foreign payload, recognized but not opened.
@@ -61,7 +58,8 @@ type Sealed struct {
 // Run is what the payloads of one message share: limits. The zero value is ready.
 type Run struct{ expanded, unwraps int }
 
-func (r *Run) room() int { return min(maxPayload, maxMessage-r.expanded) }
+// limit returns how many bytes the next compressed payload may hold.
+func (r *Run) limit() int { return min(maxPayload, maxMessage-r.expanded) }
 
 // Parse recognizes a foreign payload; nil if it is none that is read in this namespace, which is to be left as it is. An
 // error means that it is one and can't be opened. An outer compression is taken off here, since only what is below it shows
@@ -70,54 +68,38 @@ func (n *Namespace) Parse(b []byte, run *Run) (*Sealed, error) {
 	if n == nil {
 		return nil, nil
 	}
-	p, ok := readPayload(b)
-	if !ok {
-		return nil, nil
-	}
-	if s, err := n.encryption(&p); s != nil || err != nil {
+	p := readPayload(b)
+	if s, err := n.encryption(p); s != nil || err != nil {
 		return s, err
 	}
-	c := n.compression(&p)
-	if c == nil {
-		return nil, nil
-	}
-	inner, err := n.expand(c, p.data, run)
-	if err != nil {
+	c, inner, err := n.compressed(p, run)
+	if c == nil || err != nil {
 		return nil, err
 	}
-	if p, ok := readPayload(inner); ok {
-		if s, err := n.encryption(&p); s != nil || err != nil {
-			return s, err
-		}
+	if s, err := n.encryption(readPayload(inner)); s != nil || err != nil {
+		return s, err
 	}
 	return &Sealed{Key: c.key, data: inner}, nil
 }
 
 // encryption recognizes an encrypted payload by its metadata. Of an encoding that several tools use, what fits none of the
 // configured ones is not theirs.
-func (n *Namespace) encryption(p *payload) (*Sealed, error) {
-	if v, _ := p.get(metaEncoding); string(v) != encodingEncrypted {
+func (n *Namespace) encryption(p payload) (*Sealed, error) {
+	if string(p.metadata[metaEncoding]) != encodingEncrypted {
 		return nil, nil
 	}
-	id, _ := p.get(metaKeyID)
-	s := &Sealed{keyID: string(id), data: p.data}
+	s := &Sealed{keyID: string(p.metadata[metaKeyID]), data: p.data}
 	var format Format
 	switch {
-	case p.has(metaEncoding, metaKeyID):
-		format = Samples
-	case p.has(metaEncoding, metaKeyID, metaCipher):
-		if v, _ := p.get(metaCipher); string(v) != javaCipher {
-			return nil, nil
-		}
+	case p.has(metaEncoding, metaKeyID),
+		p.has(metaEncoding, metaKeyID, metaCipher) && string(p.metadata[metaCipher]) == javaCipher:
 		format = Samples
 	case p.has(metaEncoding, metaKeyID, metaWrappedSA):
-		format = TemporalSA
-		s.wrapped, _ = p.get(metaWrappedSA)
+		format, s.wrapped = TemporalSA, p.metadata[metaWrappedSA]
 	case p.has(metaEncoding, metaKeyID, metaWrappedOwn):
 		format = TemporalProxy
-		text, _ := p.get(metaWrappedOwn)
 		var err error
-		if s.wrapped, err = base64.StdEncoding.DecodeString(string(text)); err != nil {
+		if s.wrapped, err = base64.StdEncoding.DecodeString(string(p.metadata[metaWrappedOwn])); err != nil {
 			return nil, nil
 		}
 	default:
@@ -135,35 +117,33 @@ func (n *Namespace) encryption(p *payload) (*Sealed, error) {
 		}
 	}
 	if configured {
-		return nil, fail(crypto.KindNotConfigured, "", n.name,
-			"the payload was encrypted by a codec under a key id that no entry of `foreign` names for this namespace; add it to its keys")
+		return nil, n.fail(crypto.KindNotConfigured, "", "the payload was encrypted by a codec under a key id that no entry of "+
+			"`foreign` names for this namespace; add it to its keys")
 	}
 	return nil, nil
 }
 
-func (n *Namespace) compression(p *payload) *source {
-	v, _ := p.get(metaEncoding)
+// compressed returns what a compressed payload holds and the source that reads it, or nil if the payload is none.
+func (n *Namespace) compressed(p payload, run *Run) (*source, []byte, error) {
 	if !p.has(metaEncoding) {
-		return nil
+		return nil, nil, nil
 	}
-	for _, src := range n.sources {
-		if src.Format != Samples && !src.Format.Wrapped() && encodings[src.Format] == string(v) {
-			return src
-		}
+	i := slices.IndexFunc(n.sources, func(src *source) bool {
+		return encodings[src.Format] != encodingEncrypted && encodings[src.Format] == string(p.metadata[metaEncoding])
+	})
+	if i < 0 {
+		return nil, nil, nil
 	}
-	return nil
-}
-
-func (n *Namespace) expand(src *source, data []byte, run *Run) ([]byte, error) {
-	out, err := expand(src.Format, data, run.room())
+	src := n.sources[i]
+	out, err := expand(src.Format, p.data, run.limit())
 	if err != nil {
-		return nil, fail(crypto.KindMalformed, src.key, n.name, "decompress: %w", err)
+		return nil, nil, n.fail(crypto.KindMalformed, src.key, "decompress: %w", err)
 	}
 	run.expanded += len(out)
 	if !wellFormed(out) {
-		return nil, fail(crypto.KindMalformed, src.key, n.name, "what is compressed in it is not a Payload")
+		return nil, nil, n.fail(crypto.KindMalformed, src.key, "what is compressed in it is not a Payload")
 	}
-	return out, nil
+	return src, out, nil
 }
 
 // Open appends to dst the Payload that a codec was given. hit reports whether no key service had to be asked. If an error is
@@ -177,28 +157,23 @@ func (n *Namespace) Open(ctx context.Context, dst []byte, s *Sealed, run *Run) (
 		return dst, hit, err
 	}
 	if len(s.data) < nonceSize+tagSize {
-		return dst, hit, fail(crypto.KindMalformed, s.Key, n.name, "the ciphertext is too short: it was cut off")
+		return dst, hit, n.fail(crypto.KindMalformed, s.Key, "the ciphertext is too short: it was cut off")
 	}
 	start := len(dst)
 	dst = slices.Grow(dst, len(s.data)-nonceSize-tagSize)
-	out, err = a.gcm.Open(dst, nil, s.data, aad)
+	out, err = a.Open(dst, nil, s.data, aad)
 	if err != nil {
-		return dst, hit, fail(crypto.KindTampered, s.Key, n.name, "the payload was not encrypted with this key, or was changed: its tag is wrong")
+		return dst, hit, n.fail(crypto.KindTampered, s.Key, "the payload was not encrypted with this key, or was changed: its tag is wrong")
 	}
 	plain := out[start:]
 	if !wellFormed(plain) {
 		clear(plain)
-		return dst, hit, fail(crypto.KindMalformed, s.Key, n.name, "what is encrypted in it is not a Payload")
+		return dst, hit, n.fail(crypto.KindMalformed, s.Key, "what is encrypted in it is not a Payload")
 	}
-	p, ok := readPayload(plain)
-	if !ok {
+	c, inner, err := n.compressed(readPayload(plain), run)
+	if c == nil && err == nil {
 		return out, hit, nil
 	}
-	c := n.compression(&p)
-	if c == nil {
-		return out, hit, nil
-	}
-	inner, err := n.expand(c, p.data, run)
 	clear(plain)
 	if err != nil {
 		return dst, hit, err
@@ -209,7 +184,7 @@ func (n *Namespace) Open(ctx context.Context, dst []byte, s *Sealed, run *Run) (
 }
 
 // keyOf returns what opens an encrypted payload.
-func (n *Namespace) keyOf(ctx context.Context, s *Sealed, run *Run) (a aead, aad []byte, hit bool, err error) {
+func (n *Namespace) keyOf(ctx context.Context, s *Sealed, run *Run) (a cipher.AEAD, aad []byte, hit bool, err error) {
 	src := s.encrypted
 	var bound map[string]string
 	switch src.Format {
@@ -224,7 +199,7 @@ func (n *Namespace) keyOf(ctx context.Context, s *Sealed, run *Run) (a aead, aad
 		bound = map[string]string{"purpose": "encryption-key-auth", "encryptionKeyID": s.keyID, "namespace": namespace}
 		aad, err = json.Marshal(map[string]string{"purpose": "payload-auth", "encryptionKeyID": s.keyID, "namespace": namespace})
 		if err != nil {
-			return a, nil, false, fail(crypto.KindMalformed, s.Key, n.name, "its key id can't be written as JSON")
+			return a, nil, false, n.fail(crypto.KindMalformed, s.Key, "its key id can't be written as JSON")
 		}
 	}
 	a, hit, err = n.reader.keys.get(ctx, src, s.wrapped, bound, run)

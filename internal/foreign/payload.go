@@ -11,66 +11,56 @@ import (
 
 // payload is a Payload of the plain kind that codecs write: metadata, each entry once, and data.
 type payload struct {
-	metadata []entry
+	metadata map[string][]byte
 	data     []byte
 }
 
-type entry struct{ key, value []byte }
-
-func (p *payload) get(key string) (value []byte, ok bool) {
-	for _, e := range p.metadata {
-		if string(e.key) == key {
-			return e.value, true
-		}
-	}
-	return nil, false
-}
-
 // has reports whether the metadata holds exactly these keys.
-func (p *payload) has(keys ...string) bool {
+func (p payload) has(keys ...string) bool {
 	for _, key := range keys {
-		if _, ok := p.get(key); !ok {
+		if _, ok := p.metadata[key]; !ok {
 			return false
 		}
 	}
 	return len(p.metadata) == len(keys)
 }
 
-// readPayload reads a Payload; ok is false for one that holds anything else, or anything twice: no codec writes that.
-func readPayload(b []byte) (p payload, ok bool) {
+// readPayload reads a Payload. It returns an empty one for one that holds anything else, or anything twice: no codec
+// writes that.
+func readPayload(b []byte) payload {
+	p := payload{metadata: map[string][]byte{}}
 	r := wire.Read(b)
 	for r.Next() {
 		switch {
-		case !r.Bytes():
-			return p, false
-		case r.Number() == 1:
-			e, ok := readEntry(r.Value())
-			if _, twice := p.get(string(e.key)); !ok || twice {
-				return p, false
+		case r.Number() == 1 && r.Bytes():
+			key, value, ok := readEntry(r.Value())
+			if _, twice := p.metadata[key]; !ok || twice {
+				return payload{}
 			}
-			p.metadata = append(p.metadata, e)
-		case r.Number() == 2 && p.data == nil:
+			p.metadata[key] = value
+		case r.Number() == 2 && r.Bytes() && p.data == nil:
 			p.data = r.Value()
 		default:
-			return p, false
+			return payload{}
 		}
 	}
-	return p, r.Err() == nil
+	if r.Err() != nil {
+		return payload{}
+	}
+	return p
 }
 
-func readEntry(b []byte) (e entry, ok bool) {
+func readEntry(b []byte) (key string, value []byte, ok bool) {
+	var fields [3][]byte
 	r := wire.Read(b)
 	for r.Next() {
-		switch {
-		case r.Number() == 1 && r.Bytes() && e.key == nil && utf8.Valid(r.Value()):
-			e.key = r.Value()
-		case r.Number() == 2 && r.Bytes() && e.value == nil:
-			e.value = r.Value()
-		default:
-			return e, false
+		n := r.Number()
+		if n > 2 || !r.Bytes() || fields[n] != nil {
+			return "", nil, false
 		}
+		fields[n] = r.Value()
 	}
-	return e, r.Err() == nil
+	return string(fields[1]), fields[2], r.Err() == nil && utf8.Valid(fields[1])
 }
 
 // wellFormed reports whether every decoder takes the bytes for a Payload. What is opened takes its place in a message, and
