@@ -92,77 +92,103 @@ func (c *compiler) bit(bits map[string]uint8, fd protoreflect.FieldDescriptor) u
 
 // field compiles one field. kind is that of the payloads of a list.
 func (c *compiler) field(n *node, fd protoreflect.FieldDescriptor, path, kind string) field {
-	f := field{op: opMessage, wire: wireType(fd), path: join(path, fd)}
+	f := field{op: c.opOf(fd), wire: wireType(fd), path: join(path, fd), fact: factOf(fd)}
 	f.packable = fd.IsList() && f.wire != protowire.BytesType
-	switch {
-	case fd.IsMap():
-		c.mapField(&f, fd)
-	case fd.Message() == nil:
-		c.scalar(&f, n, fd)
-	case fd.Message().FullName() == msgPayload:
-		if n.name == msgPayloads {
-			f.path = path // the path of the list is enough
-		} else {
-			kind = kindOf(fd)
-		}
-		c.site(&f, c.payloadOp(n, fd), kind)
-		f.system = takesSystemInput(fd)
+	if n.name != msgPayloads {
+		kind = kindOf(fd)
+	}
+	d := messageOf(fd)
+	switch f.op {
+	case opPayload:
+		f.system = systemInputs[siteName(fd)]
 		f.summary = siteName(fd) == "UserMetadata.summary" && limitedSummaries[c.method]
-	default:
-		c.messageField(&f, fd)
+	case opFailure:
+		kind = policy.KindFailure
+		f.child = c.message(d, f.path, kind)
+	case opNexusFailure:
+		kind = policy.KindFailure
+	case opReason:
+		kind = policy.KindReason
+	case opHistoryBlob:
+		history, err := c.plan.messageType(msgHistory)
+		if err != nil {
+			c.err = cmp.Or(c.err, err)
+			return f
+		}
+		f.child = c.message(history, f.path, "")
+	case opMessage:
+		if !c.reaches(d) {
+			f.op = opSkipMessage
+			break
+		}
+		f.child = c.message(d, f.path, kind)
+	}
+	if f.op.isSite() {
+		f.kind, f.na = kind, notApplicable(c.method, f.path, kind)
+	}
+	if fd.IsMap() && d != nil {
+		return c.entry(fd, f)
 	}
 	return f
 }
 
-// site makes a field one to decide about.
-func (c *compiler) site(f *field, op op, kind string) {
-	f.op, f.kind, f.na = op, kind, c.notApplicable(f.path, kind)
+// entry compiles the entry message of a map to messages, whose plan is value.
+func (c *compiler) entry(fd protoreflect.FieldDescriptor, value field) field {
+	if value.op == opSkip || value.op == opSkipMessage {
+		return field{op: opSkipMessage, wire: value.wire, path: value.path}
+	}
+	value.once = 2
+	entry := &node{name: fd.Message().FullName(), desc: fd.Message(), sites: true,
+		memo: strings.HasSuffix(value.path, "upserted_memo")}
+	entry.fields = []field{1: {op: opSkip, wire: wireType(fd.MapKey()), once: 1}, 2: value}
+	return field{op: opMapEntry, wire: value.wire, path: value.path, child: entry}
 }
 
-// messageField compiles a field with a message other than a Payload.
-func (c *compiler) messageField(f *field, fd protoreflect.FieldDescriptor) {
-	switch fd.Message().FullName() {
-	case msgPayloads:
-		f.child = c.message(fd.Message(), f.path, kindOf(fd))
+// messageOf returns the type of the message in a field or in the values of a map; nil for scalars.
+func messageOf(fd protoreflect.FieldDescriptor) protoreflect.MessageDescriptor {
+	if fd.IsMap() {
+		fd = fd.MapValue()
+	}
+	return fd.Message()
+}
+
+// opOf returns what to do with a field, or with the values of a map, by its name and type. A message without
+// rules of its own may still lead nowhere: see reaches.
+func (c *compiler) opOf(fd protoreflect.FieldDescriptor) op {
+	d := messageOf(fd)
+	if d == nil {
+		return c.opOfScalar(fd)
+	}
+	switch d.FullName() {
+	case msgPayload:
+		return c.opOfPayload(fd)
 	case msgFailure:
-		c.site(f, opFailure, policy.KindFailure)
-		f.child = c.message(fd.Message(), f.path, policy.KindFailure)
+		return opFailure
 	case msgNexusFailure:
-		f.op = opSkipMessage
-		if !c.response {
-			c.site(f, opNexusFailure, policy.KindFailure)
+		if c.response {
+			return opSkipMessage
 		}
+		return opNexusFailure
 	case msgAny:
-		f.op = opAny
+		return opAny
 	case msgDataBlob:
-		history, err := c.plan.messageType(msgHistory)
-		if err != nil {
-			c.err = cmp.Or(c.err, err)
-			return
-		}
-		f.op = opHistoryBlob
-		f.child = c.message(history, f.path, "")
-	default:
-		if fact := factOf(fd); fact != 0 {
-			f.op, f.fact = opFactName, fact
-		} else if c.reaches(fd.Message()) {
-			f.child = c.message(fd.Message(), f.path, "")
-		} else {
-			f.op = opSkipMessage
-		}
+		return opHistoryBlob
 	}
+	if factOf(fd) != 0 {
+		return opFactName
+	}
+	return opMessage
 }
 
-// payloadOp returns what to do with a field that holds a Payload.
-func (c *compiler) payloadOp(n *node, fd protoreflect.FieldDescriptor) op {
+// opOfPayload is opOf for a field that holds a Payload.
+func (c *compiler) opOfPayload(fd protoreflect.FieldDescriptor) op {
 	site := siteName(fd)
-	if n.name == msgFailure && fd.Name() == "encoded_attributes" {
-		return opFailAttributes
-	}
-	if _, exempt := exemptions[site]; !exempt {
-		return opPayload
-	}
+	_, exempt := exemptions[site]
 	switch {
+	case site == "Failure.encoded_attributes":
+		return opFailAttributes
+	case !exempt:
+		return opPayload
 	case c.response:
 		return opSkip
 	case site == "SearchAttributes.indexed_fields":
@@ -171,35 +197,29 @@ func (c *compiler) payloadOp(n *node, fd protoreflect.FieldDescriptor) op {
 	return opExempt
 }
 
-// mapField compiles the entry message of a map. Only maps to messages can
-// lead to a payload.
-func (c *compiler) mapField(f *field, fd protoreflect.FieldDescriptor) {
-	value := fd.MapValue()
-	if value.Message() == nil {
-		f.op = opSkip
-		return
+// opOfScalar is opOf for a field that holds no message.
+func (c *compiler) opOfScalar(fd protoreflect.FieldDescriptor) op {
+	site, text := siteName(fd), fd.Kind() == protoreflect.StringKind
+	switch {
+	case fd.IsList(), fd.IsMap():
+	case site == "Failure.message":
+		return opFailMessage
+	case site == "Failure.stack_trace":
+		return opFailStack
+	case textSites[site] && !c.response:
+		return opText
+	case isReason(fd) && !c.response:
+		return opReason
+	case fd.Name() == "task_token" && fd.Kind() == protoreflect.BytesKind:
+		return opToken
+	case fd.Name() == "endpoint" && text:
+		return opEndpoint
+	case fd.Name() == "namespace" && text:
+		return opNamespace
+	case factOf(fd) != 0:
+		return opFact
 	}
-	switch fd.ContainingMessage().FullName() {
-	case msgHeader, msgMemo, msgSearchAttributes:
-		f.path = strings.TrimSuffix(f.path, "."+string(fd.Name()))
-	}
-	entry := &node{name: fd.Message().FullName(), desc: fd.Message(), fields: make([]field, 3)}
-	entry.fields[1] = field{op: opSkip, wire: wireType(fd.MapKey()), once: 1}
-	v := &entry.fields[2]
-	*v = field{op: opMessage, wire: protowire.BytesType, path: f.path, once: 2}
-	if value.Message().FullName() == msgPayload {
-		c.site(v, c.payloadOp(entry, fd), kindOf(fd))
-		entry.memo = strings.HasSuffix(f.path, "upserted_memo")
-		entry.sites = v.op != opSkip
-	} else if c.reaches(value.Message()) {
-		v.child = c.message(value.Message(), f.path, kindOf(fd))
-		entry.sites = true
-	}
-	if entry.sites {
-		f.op, f.child = opMapEntry, entry
-	} else {
-		f.op = opSkipMessage
-	}
+	return opSkip
 }
 
 // reaches reports whether a message of this type can hold a site, at any depth.
@@ -216,61 +236,24 @@ func (c *compiler) reachesUnseen(d protoreflect.MessageDescriptor, seen map[prot
 	switch d.FullName() {
 	case msgFailure, msgAny, msgDataBlob:
 		return true
-	case msgNexusFailure:
-		return !c.response
 	}
 	fields := d.Fields()
 	for i := range fields.Len() {
-		fd := fields.Get(i)
-		value := fd
-		if fd.IsMap() {
-			value = fd.MapValue()
-		}
-		switch {
-		case value.Message() == nil:
-			if !c.response && (textSites[siteName(fd)] || isReason(fd)) {
-				return true
-			}
-		case value.Message().FullName() == msgPayload:
-			if _, exempt := exemptions[siteName(fd)]; !exempt || !c.response {
-				return true
-			}
-		case c.reachesUnseen(value.Message(), seen):
+		op := c.opOf(fields.Get(i))
+		if op.isSite() || op == opMessage && c.reachesUnseen(messageOf(fields.Get(i)), seen) {
 			return true
 		}
 	}
 	return false
 }
 
-// scalar compiles a field that holds no message.
-func (c *compiler) scalar(f *field, n *node, fd protoreflect.FieldDescriptor) {
-	f.op = opSkip
-	if fd.IsList() {
-		return
-	}
-	text := fd.Kind() == protoreflect.StringKind
-	switch {
-	case n.name == msgFailure && fd.Name() == "message":
-		f.op = opFailMessage
-	case n.name == msgFailure && fd.Name() == "stack_trace":
-		f.op = opFailStack
-	case textSites[siteName(fd)] && !c.response:
-		c.site(f, opText, kindOf(fd))
-	case isReason(fd) && !c.response:
-		c.site(f, opReason, policy.KindReason)
-	case fd.Name() == "task_token" && fd.Kind() == protoreflect.BytesKind:
-		f.op = opToken
-	case fd.Name() == "endpoint" && text:
-		f.op = opEndpoint
-	case fd.Name() == "namespace" && text:
-		f.op = opNamespace
-	case text && factOf(fd) != 0:
-		f.op, f.fact = opFact, factOf(fd)
-	}
-}
-
-// join appends the name of a field to a path.
+// join appends the name of a field to a path. Lists of payloads and maps to payloads have a path of their own
+// already.
 func join(path string, fd protoreflect.FieldDescriptor) string {
+	switch fd.ContainingMessage().FullName() {
+	case msgPayloads, msgHeader, msgMemo, msgSearchAttributes:
+		return path
+	}
 	if path == "" {
 		return string(fd.Name())
 	}
@@ -292,71 +275,40 @@ func wireType(fd protoreflect.FieldDescriptor) protowire.Type {
 	return protowire.VarintType
 }
 
-// takesSystemInput reports whether a field is the input of a Nexus operation, whose message also names the
-// endpoint.
-func takesSystemInput(fd protoreflect.FieldDescriptor) bool {
-	switch siteName(fd) {
-	case "ScheduleNexusOperationCommandAttributes.input", "NexusOperationScheduledEventAttributes.input":
-		return true
-	}
-	return false
-}
-
 // factOf returns the fact that a field holds: as a string, or as a message whose first field is the name. 0
 // means none.
 func factOf(fd protoreflect.FieldDescriptor) policy.FactSet {
 	if fd.IsList() || fd.IsMap() {
 		return 0
 	}
-	if fd.Message() == nil {
-		switch fd.Name() {
-		case "workflow_id":
-			return policy.FactWorkflowID
-		case "activity_id":
-			return policy.FactActivityID
-		}
-		return 0
-	}
-	switch fd.Message().Name() {
-	case "WorkflowExecution":
-		if fd.Name() == "workflow_execution" || fd.Name() == "execution" {
-			return policy.FactWorkflowID
-		}
-	case "WorkflowType":
-		if fd.Name() == "workflow_type" || fd.Name() == "type" {
-			return policy.FactWorkflowType
-		}
-	case "ActivityType":
-		if fd.Name() == "activity_type" {
-			return policy.FactActivityType
-		}
-	case "TaskQueue":
-		if fd.Name() == "task_queue" || fd.Name() == "workflow_execution_task_queue" {
-			return policy.FactTaskQueue
-		}
+	switch d := fd.Message(); {
+	case d != nil:
+		return factFields[[2]protoreflect.Name{d.Name(), fd.Name()}]
+	case fd.Kind() == protoreflect.StringKind:
+		return factFields[[2]protoreflect.Name{"", fd.Name()}]
 	}
 	return 0
 }
 
 // notApplicable returns the facts that a payload at this path cannot have. Facts in neither set are
 // unknown: the message does not contain them.
-func (c *compiler) notApplicable(path, kind string) policy.FactSet {
+func notApplicable(method, path, kind string) policy.FactSet {
 	const workflow = policy.FactWorkflowID | policy.FactWorkflowType | policy.FactTaskQueue
 	const activity = policy.FactActivityID | policy.FactActivityType
 	var na policy.FactSet
 	switch {
-	case strings.Contains(c.method, "ActivityTask"), strings.Contains(c.method, "ActivityExecution"),
+	case strings.Contains(method, "ActivityTask"), strings.Contains(method, "ActivityExecution"),
 		strings.Contains(path, "schedule_activity_task"), strings.Contains(path, "activity_tasks"):
 	case kind == policy.KindMarker: // the result of a local activity is in a marker without its type
 	default:
 		na |= activity
 	}
 	switch {
-	case strings.Contains(c.method, "ActivityExecution"), strings.Contains(c.method, "NexusOperationExecution"):
+	case strings.Contains(method, "ActivityExecution"), strings.Contains(method, "NexusOperationExecution"):
 		na |= policy.FactWorkflowID | policy.FactWorkflowType
-	case strings.Contains(c.method, "Nexus"), strings.Contains(c.method, "Deployment"):
+	case strings.Contains(method, "Nexus"), strings.Contains(method, "Deployment"):
 		na |= workflow
-	case strings.Contains(c.method, "Schedule") && !strings.Contains(path, "start_workflow"):
+	case strings.Contains(method, "Schedule") && !strings.Contains(path, "start_workflow"):
 		na |= workflow
 	}
 	return na

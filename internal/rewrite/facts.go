@@ -66,7 +66,7 @@ func (c *factCollector) walk(n *node, known policy.FactSet) {
 			c.add(f.kind, known, f.na)
 		case opAny:
 			// Requests carry the bodies of updates there. Their plan is compiled when the walk finds one.
-			c.add(policy.KindUpdate, known, (&compiler{method: c.method.name}).notApplicable(f.path, policy.KindUpdate))
+			c.add(policy.KindUpdate, known, notApplicable(c.method.name, f.path, policy.KindUpdate))
 		}
 		if f.child != nil && f.op != opFailure {
 			c.walk(f.child, known)

@@ -46,6 +46,9 @@ const (
 	opFailAttributes            // Failure.encoded_attributes
 )
 
+// isSite reports whether there is something to decide about in a field, or to look for.
+func (o op) isSite() bool { return o >= opPayload && o <= opReason }
+
 // field is the plan for one field of one message at one path.
 type field struct {
 	op       op

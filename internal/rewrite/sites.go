@@ -116,6 +116,25 @@ var textSites = map[string]bool{
 	"WorkflowQueryResult.error_message":              true,
 }
 
+// systemInputs are the inputs of Nexus operations, whose messages also name the endpoint.
+var systemInputs = map[string]bool{
+	"ScheduleNexusOperationCommandAttributes.input": true,
+	"NexusOperationScheduledEventAttributes.input":  true,
+}
+
+// factFields are the fields that hold a fact, by the message type and the name of the field. Strings have no type.
+var factFields = map[[2]protoreflect.Name]policy.FactSet{
+	{"", "workflow_id"}:                            policy.FactWorkflowID,
+	{"WorkflowExecution", "workflow_execution"}:    policy.FactWorkflowID,
+	{"WorkflowExecution", "execution"}:             policy.FactWorkflowID,
+	{"WorkflowType", "workflow_type"}:              policy.FactWorkflowType,
+	{"WorkflowType", "type"}:                       policy.FactWorkflowType,
+	{"TaskQueue", "task_queue"}:                    policy.FactTaskQueue,
+	{"TaskQueue", "workflow_execution_task_queue"}: policy.FactTaskQueue,
+	{"", "activity_id"}:                            policy.FactActivityID,
+	{"ActivityType", "activity_type"}:              policy.FactActivityType,
+}
+
 // siteName returns a field's name without the package: "Memo.fields".
 func siteName(f protoreflect.FieldDescriptor) string {
 	m := f.ContainingMessage()
@@ -144,5 +163,5 @@ func kindOf(f protoreflect.FieldDescriptor) string {
 // server keeps. It cannot be sealed, since the server and its pages show it as it is;
 // the policy may refuse or redact it.
 func isReason(f protoreflect.FieldDescriptor) bool {
-	return f.Kind() == protoreflect.StringKind && !f.IsMap() && (f.Name() == "reason" || f.Name() == "notes")
+	return f.Kind() == protoreflect.StringKind && (f.Name() == "reason" || f.Name() == "notes")
 }
