@@ -102,7 +102,7 @@ func BenchmarkColdSalts(b *testing.B) {
 	dst := make([]byte, 0, 64)
 	b.ReportAllocs()
 	for b.Loop() {
-		k.opening.cache.openers.Purge()
+		k.opening.openers.Purge()
 		for _, c := range carriers {
 			sealed, _, err := envelope.ParsePayload(c)
 			if err == nil {

@@ -32,7 +32,7 @@ func TestInventedSaltsPushNothingOut(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if n := k.opening.cache.openers.Len(); n != 1 {
+	if n := k.opening.openers.Len(); n != 1 {
 		t.Errorf("%d payload keys in memory, want the good one alone", n)
 	}
 }
@@ -46,7 +46,7 @@ func TestCachesAreBounded(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if n, limit := k.opening.cache.openers.Len(), maxOpeners; n > limit {
+	if n, limit := k.opening.openers.Len(), maxOpeners; n > limit {
 		t.Errorf("%d payload keys in memory, want at most %d", n, limit)
 	}
 	kk := s.dk.kek
@@ -55,9 +55,9 @@ func TestCachesAreBounded(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		k.opening.cache.add(dk)
+		k.opening.add(dk)
 	}
-	if n := k.opening.cache.keys.Len(); n != maxDataKeys {
+	if n := k.opening.keys.Len(); n != maxDataKeys {
 		t.Errorf("%d data keys in memory, want %d", n, maxDataKeys)
 	}
 	if p.count() != 2 {

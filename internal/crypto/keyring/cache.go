@@ -15,14 +15,6 @@ const (
 	maxRefusals = 4096
 )
 
-// openedKeys remembers what opening needs: data keys by their wrapped form, and AEADs by the hash of their whole header.
-// Both are bounded.
-type openedKeys struct {
-	seed    maphash.Seed
-	openers *lru.Cache[uint64, *opener]
-	keys    *lru.Cache[wrapID, *dataKey]
-}
-
 // opener is an AEAD that has opened an envelope with this header, which goes from the lengths to the wrapped key.
 // Only a right tag makes one, so envelopes with invented salts can't push the good ones out. It serves for as long as
 // the configuration by which the envelope was allowed to be opened.
@@ -38,11 +30,6 @@ func (op *opener) fits(header []byte, set *Set) bool {
 	return op != nil && op.set == set && op.dk.usable() && bytes.Equal(op.header, header)
 }
 
-func newOpenedKeys() *openedKeys {
-	return &openedKeys{seed: maphash.MakeSeed(), keys: newLRU[wrapID, *dataKey](maxDataKeys),
-		openers: newLRU[uint64, *opener](maxOpeners)}
-}
-
 func newLRU[K comparable, V any](size int) *lru.Cache[K, V] {
 	c, err := lru.New[K, V](size)
 	if err != nil {
@@ -51,8 +38,8 @@ func newLRU[K comparable, V any](size int) *lru.Cache[K, V] {
 	return c
 }
 
-// opener returns the AEAD for a header: one that the run has noted, or else one from the cache; nil if there is none.
-func (o *openedKeys) opener(header []byte, set *Set, run *Run) *opener {
+// known returns the AEAD for a header: one that the run has noted, or else one from the cache; nil if there is none.
+func (o *opening) known(header []byte, set *Set, run *Run) *opener {
 	for _, op := range run.recent {
 		if op.fits(header, set) {
 			return op
@@ -64,15 +51,15 @@ func (o *openedKeys) opener(header []byte, set *Set, run *Run) *opener {
 	return nil
 }
 
-func (o *openedKeys) addOpener(op *opener) { o.openers.Add(maphash.Bytes(o.seed, op.header), op) }
+func (o *opening) addOpener(op *opener) { o.openers.Add(maphash.Bytes(o.seed, op.header), op) }
 
-func (o *openedKeys) add(dk *dataKey) {
-	h := envelope.Header{Key: dk.context.Key, Namespace: dk.context.Namespace, KEK: dk.kek.Ref(), Wrapped: dk.wrapped}
+func (o *opening) add(dk *dataKey) {
+	h := dk.header()
 	o.keys.Add(wrapIDOf(&h), dk)
 }
 
 // drop forgets the data keys that match, and the AEADs derived from them.
-func (o *openedKeys) drop(match func(*dataKey) bool) {
+func (o *opening) drop(match func(*dataKey) bool) {
 	for _, id := range o.keys.Keys() {
 		if dk, ok := o.keys.Peek(id); ok && match(dk) {
 			dk.drop()

@@ -34,10 +34,16 @@ func newDataKey(key *keyhealth.Key, kc crypto.KeyContext, plain, wrapped []byte)
 	if err != nil {
 		return nil, kc.Errorf(crypto.KindUnavailable, "derive data-key id", "%w", err)
 	}
-	dk := &dataKey{secret: (*[envelope.DataKeySize]byte)(append([]byte(nil), plain...)), id: id, kek: key, context: kc, wrapped: wrapped,
-		use: new(keyUse)}
+	secret := [envelope.DataKeySize]byte(plain)
+	dk := &dataKey{secret: &secret, id: id, kek: key, context: kc, wrapped: wrapped, use: new(keyUse)}
 	runtime.AddCleanup(dk, func(secret *[envelope.DataKeySize]byte) { clear(secret[:]) }, dk.secret)
 	return dk, nil
+}
+
+// header returns the header of envelopes under the key, without a salt.
+func (dk *dataKey) header() envelope.Header {
+	return envelope.Header{Key: dk.context.Key, Namespace: dk.context.Namespace, KEK: dk.kek.Ref(), DataKeyID: dk.id,
+		Wrapped: dk.wrapped}
 }
 
 // usable reports whether the key may serve now. It is asked for every payload.

@@ -121,7 +121,7 @@ func TestRevocationIsSeenWithinTheProbeInterval(t *testing.T) {
 		wantKind(t, err, crypto.KindRevoked)
 		_, err = held.AppendPayload(nil, []byte("x"), false)
 		wantKind(t, err, crypto.KindRevoked)
-		if n := k.opening.cache.keys.Len(); n != 0 {
+		if n := k.opening.keys.Len(); n != 0 {
 			t.Errorf("%d data keys still in memory", n)
 		}
 		if k.core.slots.find("ns", "default").current.Load() != nil {

@@ -1,6 +1,7 @@
 package keyring
 
 import (
+	"cmp"
 	"context"
 	"sync"
 	"time"
@@ -14,8 +15,9 @@ import (
 // flights lets callers that need the same thing wait for one piece of work. The work belongs to none of them: it goes
 // on when the first caller leaves, and stops trying again once the last one has left.
 type flights[K comparable, V any] struct {
-	core     *core
-	refusals *lru.Cache[K, refusal]
+	core        *core
+	refusals    *lru.Cache[K, refusal]
+	refusalLife time.Duration
 
 	mu sync.Mutex
 	m  map[K]*flight[V]
@@ -37,8 +39,9 @@ type flight[V any] struct {
 	err   error
 }
 
-func newFlights[K comparable, V any](c *core) *flights[K, V] {
-	return &flights[K, V]{core: c, refusals: newLRU[K, refusal](maxRefusals), m: make(map[K]*flight[V])}
+func newFlights[K comparable, V any](c *core, refusalLife time.Duration) *flights[K, V] {
+	return &flights[K, V]{core: c, refusals: newLRU[K, refusal](maxRefusals), refusalLife: refusalLife,
+		m: make(map[K]*flight[V])}
 }
 
 // refused returns the permanent error that work for key ended with lately.
@@ -52,16 +55,15 @@ func (g *flights[K, V]) refused(key K) error {
 // refuse notes and returns an error of work for key, unless it is a transient one.
 func (g *flights[K, V]) refuse(key K, err error) error {
 	if !crypto.KindOf(err).Transient() {
-		g.refusals.Add(key, refusal{err: err, until: g.core.opt.Now().Add(refusalLife)})
+		g.refusals.Add(key, refusal{err: err, until: g.core.opt.Now().Add(g.refusalLife)})
 	}
 	return err
 }
 
 // do returns the outcome of work for key, starting it unless it is under way. Transient errors are tried again, with
 // growing pauses, as long as somebody waits. A caller whose ctx ends gets the error of the latest try.
-func (g *flights[K, V]) do(ctx context.Context, key K, work func(ctx context.Context) (V, error)) (V, error) {
+func (g *flights[K, V]) do(ctx context.Context, key K, work func(ctx context.Context) (V, error)) (none V, err error) {
 	if err := g.core.base.Err(); err != nil {
-		var none V
 		return none, crypto.Errorf(crypto.KindUnavailable, "wait for a key", "the proxy is shutting down: %w", err)
 	}
 	g.mu.Lock()
@@ -82,11 +84,7 @@ func (g *flights[K, V]) do(ctx context.Context, key K, work func(ctx context.Con
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	f.waiting--
-	var none V
-	cause := f.last
-	if cause == nil {
-		cause = context.Cause(ctx)
-	}
+	cause := cmp.Or(f.last, context.Cause(ctx))
 	if crypto.KindOf(cause) == crypto.KindUnavailable {
 		return none, cause
 	}
@@ -119,7 +117,3 @@ const (
 	firstPause   = 50 * time.Millisecond
 	longestPause = 2 * time.Second
 )
-
-// beforeItEnds returns how much of a caller's remaining time may be spent on waiting, so that the caller still receives the
-// cause: many deadlines are just MaxWait.
-func beforeItEnds(left time.Duration) time.Duration { return left - min(left/10, 500*time.Millisecond) }

@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyhealth"
 )
 
@@ -24,7 +25,7 @@ type keks struct {
 }
 
 func newKEKs(c *core, health keyhealth.Options) *keks {
-	return &keks{core: c, health: health, flights: newFlights[string, *keyhealth.Key](c),
+	return &keks{core: c, health: health, flights: newFlights[string, *keyhealth.Key](c, refusalLife),
 		byURI: make(map[string]*keyhealth.Key)}
 }
 
@@ -146,17 +147,32 @@ func (s *keks) forgetUnlisted(set *Set) map[*keyhealth.Key]bool {
 	return unlisted
 }
 
-// candidates returns the open keys of an entry that an envelope's reference may mean, and the URIs of those that are not
-// open. Replicas of a multi-Region key share their reference.
-func (s *keks) candidates(m match, ref crypto.KEKRef) (found []*keyhealth.Key, closed []string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+// candidates returns the keys of an entry that an envelope's reference may mean, mostly one: replicas of a multi-Region key
+// share their reference. Keys that were not needed so far are opened only if none else fits.
+func (s *keks) candidates(ctx context.Context, m match, h *envelope.Header) (found []*keyhealth.Key, err error) {
+	var closed []string
 	for _, uri := range m.uris() {
-		if key := s.byURI[uri]; key == nil {
+		if key := s.get(uri); key == nil {
 			closed = append(closed, uri)
-		} else if key.Ref() == ref {
+		} else if key.Ref() == h.KEK {
 			found = append(found, key)
 		}
 	}
-	return found, closed
+	if len(found) > 0 {
+		return found, nil
+	}
+	for _, uri := range closed {
+		key, failed := s.open(ctx, uri)
+		switch {
+		case failed != nil:
+			err = failed
+		case key.Ref() == h.KEK:
+			return []*keyhealth.Key{key}, nil
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return nil, h.Errorf(crypto.KindNotConfigured, "open",
+		"it was sealed under a key encryption key (reference %s) that is not configured; add its URI to open_only of this entry", h.KEK)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"log/slog"
 	"strings"
 	"sync"
@@ -87,8 +88,9 @@ func New(ctx context.Context, opt Options) (*Keyring, error) {
 	k := &Keyring{core: c}
 	c.keys = newKEKs(c, keyhealth.Options{Grace: opt.Grace, ProbeInterval: opt.ProbeInterval, ProbeRetry: opt.ProbeRetry,
 		Now: opt.Now, Log: opt.Log, Unwrap: c.service.probe, Withdrawn: k.withdraw})
-	k.opening = opening{core: c, cache: newOpenedKeys(), missed: k.sealing.missed, flights: newFlights[wrapID, *dataKey](c)}
-	k.sealing = sealing{core: c, flights: newFlights[slotKey, *Sealer](c), made: k.opening.cache.add}
+	k.opening = opening{core: c, missed: k.sealing.missed, flights: newFlights[wrapID, *dataKey](c, refusalLife),
+		seed: maphash.MakeSeed(), keys: newLRU[wrapID, *dataKey](maxDataKeys), openers: newLRU[uint64, *opener](maxOpeners)}
+	k.sealing = sealing{core: c, made: k.opening.add, flights: newFlights[slotKey, *Sealer](c, opt.ProbeRetry)}
 	set, err := k.Prepare(ctx, opt.Keys, opt.Grants, opt.RevokedDataKeys)
 	if err == nil {
 		err = set.allAnswer()
@@ -172,8 +174,10 @@ func (k *Keyring) Commit(set *Set) {
 	k.core.set.Store(set)
 	unlisted := k.core.keys.forgetUnlisted(set)
 	k.drop(func(dk *dataKey) bool { return set.revoked[dk.id] || unlisted[dk.kek] })
-	k.opening.flights.refusals.Purge() // what was refused may be allowed now
+	// What was refused may be allowed now.
 	k.core.keys.flights.refusals.Purge()
+	k.sealing.flights.refusals.Purge()
+	k.opening.flights.refusals.Purge()
 	k.sealing.obey(set)
 }
 
@@ -202,7 +206,7 @@ func (k *Keyring) Close() {
 // drop forgets the data keys that match, for sealing and for opening.
 func (k *Keyring) drop(match func(*dataKey) bool) {
 	k.sealing.drop(match)
-	k.opening.cache.drop(match)
+	k.opening.drop(match)
 }
 
 // withdraw forgets the data keys under a key encryption key: in one context, or in all.
@@ -249,7 +253,22 @@ func (c *core) touch(used *atomic.Int64) {
 // use notes a use of a data key's key encryption key.
 func (c *core) use(dk *dataKey) { dk.kek.Use(c.coarse.Load()) }
 
-// mayCall reports whether n calls to a key service may be made for a namespace, which few may if it is only claimed.
-func (c *core) mayCall(namespace string, n int) bool {
-	return c.slots.exists(namespace) || c.tokens.AllowN(c.opt.Now(), n)
+// patience returns how long a caller may wait for a key. It is a little less than its remaining time, so that the caller
+// still receives the cause: many deadlines are just MaxWait.
+func (c *core) patience(ctx context.Context) time.Duration {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return c.opt.MaxWait
+	}
+	left := time.Until(deadline)
+	return left - min(left/10, 500*time.Millisecond)
+}
+
+// mayCall returns an error if n calls to a key service are too many for a namespace that is only claimed.
+func (c *core) mayCall(op, namespace string, n int) *crypto.Error {
+	if c.slots.exists(namespace) || c.tokens.AllowN(c.opt.Now(), n) {
+		return nil
+	}
+	return crypto.Errorf(crypto.KindUnavailable, op,
+		"too many namespaces at once that the upstream has not confirmed; try again").AtOnce()
 }

@@ -5,9 +5,11 @@ import (
 	"context"
 	"crypto/subtle"
 	"encoding/hex"
+	"hash/maphash"
 	"slices"
 	"strings"
-	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
@@ -36,9 +38,12 @@ const maxUnwraps = 256
 // opening opens envelopes, and unwraps the data keys that it takes.
 type opening struct {
 	core    *core
-	cache   *openedKeys
 	flights *flights[wrapID, *dataKey]
 	missed  func(namespace, key string) // is called when the key service did not answer
+
+	keys    *lru.Cache[wrapID, *dataKey] // by their wrapped form
+	openers *lru.Cache[uint64, *opener]  // by the hash of their header
+	seed    maphash.Seed
 }
 
 // Open appends to dst what s holds: the original serialized Payload (forms 0 and 1) or the text (form 2). namespace is
@@ -51,7 +56,7 @@ func (k *Keyring) Open(ctx context.Context, dst []byte, s *envelope.Sealed, name
 		return dst, false, s.Header.Errorf(crypto.KindForeign, "open",
 			"sealed in another namespace than %q; a grant in the configuration would allow it", namespace)
 	}
-	op, hit := k.opening.cache.opener(s.KeyHeader(), set, run), true
+	op, hit := k.opening.known(s.KeyHeader(), set, run), true
 	known := op != nil
 	if !known {
 		if op, hit, err = k.opening.opener(ctx, s, set, namespace, run); err != nil {
@@ -66,7 +71,7 @@ func (k *Keyring) Open(ctx context.Context, dst []byte, s *envelope.Sealed, name
 	k.core.touch(&op.dk.use.openedAt)
 	run.note(op)
 	if !known {
-		k.opening.cache.addOpener(op)
+		k.opening.addOpener(op)
 	}
 	return out, hit, nil
 }
@@ -102,7 +107,7 @@ func (o *opening) dataKey(ctx context.Context, header *envelope.Header, set *Set
 			"no entry of `keys` in the configuration has this name and serves this namespace")
 	}
 	id := wrapIDOf(header)
-	if dk, ok := o.cache.keys.Get(id); ok && dk.usable() && slices.Contains(m.uris(), dk.kek.URI()) {
+	if dk, ok := o.keys.Get(id); ok && dk.usable() && slices.Contains(m.uris(), dk.kek.URI()) {
 		return dk, true, nil
 	}
 	if err := o.flights.refused(id); err != nil {
@@ -114,13 +119,9 @@ func (o *opening) dataKey(ctx context.Context, header *envelope.Header, set *Set
 	if err := o.mayAsk(h, namespace, run); err != nil {
 		return nil, false, err
 	}
-	wait := o.core.opt.MaxWait
-	if deadline, ok := ctx.Deadline(); ok {
-		wait = beforeItEnds(time.Until(deadline))
-	}
-	ctx, cancel := context.WithTimeout(ctx, wait)
+	ctx, cancel := context.WithTimeout(ctx, o.core.patience(ctx))
 	defer cancel()
-	candidates, err := o.candidates(ctx, m, h)
+	candidates, err := o.core.keys.candidates(ctx, m, h)
 	if err != nil {
 		return nil, false, err
 	}
@@ -128,34 +129,11 @@ func (o *opening) dataKey(ctx context.Context, header *envelope.Header, set *Set
 	return dk, false, err
 }
 
-// candidates returns the key encryption keys of an entry that the envelope's reference may mean, mostly one. Keys that
-// were not needed so far are opened only if none else fits.
-func (o *opening) candidates(ctx context.Context, m match, h *envelope.Header) (found []*keyhealth.Key, err error) {
-	found, closed := o.core.keys.candidates(m, h.KEK)
-	if len(found) > 0 {
-		return found, nil
-	}
-	for _, uri := range closed {
-		key, failed := o.core.keys.open(ctx, uri)
-		switch {
-		case failed != nil:
-			err = failed
-		case key.Ref() == h.KEK:
-			return []*keyhealth.Key{key}, nil
-		}
-	}
-	if err != nil {
-		return nil, err
-	}
-	return nil, h.Errorf(crypto.KindNotConfigured, "open",
-		"it was sealed under a key encryption key (reference %s) that is not configured; add its URI to open_only of this entry", h.KEK)
-}
-
 // ask has the data key unwrapped by the first of the candidates that answers.
 func (o *opening) ask(ctx context.Context, e *keyEntry, h *envelope.Header, candidates []*keyhealth.Key) (*dataKey, error) {
 	id := wrapIDOf(h)
 	// Another flight may have landed between this caller's look at the cache and its departure.
-	if dk, ok := o.cache.keys.Get(id); ok && dk.usable() && slices.Contains(candidates, dk.kek) {
+	if dk, ok := o.keys.Get(id); ok && dk.usable() && slices.Contains(candidates, dk.kek) {
 		return dk, nil
 	}
 	if err := o.flights.refused(id); err != nil {
@@ -168,7 +146,7 @@ func (o *opening) ask(ctx context.Context, e *keyEntry, h *envelope.Header, cand
 		if dk, err = o.core.service.unwrap(ctx, key, kc, h.Wrapped); err == nil {
 			dk.use = o.core.uses.of(e, key)
 			key.Answered(kc, h.Wrapped, dk.id)
-			o.cache.add(dk)
+			o.add(dk)
 			return dk, nil
 		}
 		if err = o.explain(ctx, key, kc, err); crypto.KindOf(err) != crypto.KindUnavailable {
@@ -202,8 +180,8 @@ func (o *opening) mayAsk(h *envelope.Header, namespace string, run *Run) error {
 			"one message holds more than %d unknown data keys; try again, those before this one are known by then", maxUnwraps)
 	}
 	run.unwraps++
-	if !o.core.mayCall(namespace, 1) {
-		return tooManyUnconfirmed("open", h.Key, h.Namespace)
+	if err := o.core.mayCall("open", namespace, 1); err != nil {
+		return err.In(h.Key, h.Namespace)
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode/utf8"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
@@ -31,7 +32,6 @@ func (s *Sealer) AppendPayload(dst, payload []byte, compress bool) ([]byte, erro
 	if err != nil {
 		return dst, err
 	}
-	s.dk.use.sealed.Add(1)
 	return w.AppendPayload(dst, payload, compress), nil
 }
 
@@ -41,36 +41,31 @@ func (s *Sealer) AppendView(dst, payload []byte, sel envelope.Selection) ([]byte
 	if err != nil {
 		return dst, err
 	}
-	s.dk.use.sealed.Add(1)
 	return w.AppendView(dst, payload, sel), nil
 }
 
-// AppendText is the Writer's.
+// AppendText is the Writer's, of a text that turns out to be UTF-8.
 func (s *Sealer) AppendText(dst, text []byte) ([]byte, error) {
+	if !utf8.Valid(text) {
+		return dst, s.header.Errorf(crypto.KindMalformed, "seal", "the text is not UTF-8")
+	}
 	w, err := s.writer()
 	if err != nil {
 		return dst, err
 	}
-	out, err := w.AppendText(dst, text)
-	if err != nil {
-		return dst, s.header.Errorf(crypto.KindOf(err), "seal", "%v", errors.Unwrap(err))
-	}
-	s.dk.use.sealed.Add(1)
-	return out, nil
+	return w.AppendText(dst, text), nil
 }
 
-// writer returns the Writer to seal one envelope with.
+// writer returns the Writer to seal one envelope with, and counts that.
 func (s *Sealer) writer() (*envelope.Writer, error) {
-	if s.dk.dropped.Load() {
-		return nil, s.header.Errorf(crypto.KindRevoked, "seal", "%v", errDropped)
-	}
 	salt, err := s.salt()
-	if errors.Is(err, errDropped) {
-		return nil, s.header.Errorf(crypto.KindRevoked, "seal", "%v", errDropped)
-	}
-	if err != nil {
+	switch {
+	case errors.Is(err, errDropped):
+		return nil, s.header.Errorf(crypto.KindRevoked, "seal", "%v", err)
+	case err != nil:
 		return nil, s.header.Errorf(crypto.KindUnavailable, "seal", "derive a payload key: %w", err)
 	}
+	s.dk.use.sealed.Add(1)
 	return salt.writer, nil
 }
 
@@ -89,6 +84,9 @@ type payloadSalt struct {
 // salt returns the payload key to seal one envelope with. It is renewed after 2^20 payloads or ten minutes, so that an
 // opener meets few salts and no payload key sees enough nonces to make two alike.
 func (s *Sealer) salt() (*payloadSalt, error) {
+	if s.dk.dropped.Load() {
+		return nil, errDropped
+	}
 	now := time.Unix(0, s.clock.Load())
 	if p := s.current.Load(); p.fresh(now) {
 		return p, nil

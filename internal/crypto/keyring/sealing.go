@@ -36,11 +36,7 @@ func (p *sealing) sealer(ctx context.Context, sl *slot) (s *Sealer, hit bool, er
 		p.core.use(s.dk)
 		return s, true, nil
 	}
-	wait := p.core.opt.MaxWait
-	if deadline, ok := ctx.Deadline(); ok {
-		wait = min(wait, beforeItEnds(time.Until(deadline)))
-	}
-	ctx, cancel := context.WithTimeout(ctx, wait)
+	ctx, cancel := context.WithTimeout(ctx, min(p.core.patience(ctx), p.core.opt.MaxWait))
 	defer cancel()
 	s, err = p.flights.do(ctx, sl.slotKey, func(ctx context.Context) (*Sealer, error) { return p.fill(ctx, sl) })
 	return s, false, err
@@ -68,11 +64,11 @@ func (p *sealing) fill(ctx context.Context, sl *slot) (*Sealer, error) {
 	if s := sl.usable(); s != nil {
 		return s, nil
 	}
-	if err := sl.refused(p.core.opt.Now()); err != nil {
+	if err := p.flights.refused(sl.slotKey); err != nil {
 		return nil, err
 	}
-	if !p.core.mayCall(sl.namespace, 2) {
-		return nil, tooManyUnconfirmed("seal", sl.key, sl.namespace)
+	if err := p.core.mayCall("seal", sl.namespace, 2); err != nil {
+		return nil, err.In(sl.key, sl.namespace)
 	}
 	s, err := p.renew(ctx, sl)
 	if err == nil {
@@ -99,8 +95,7 @@ func (p *sealing) renew(ctx context.Context, sl *slot) (*Sealer, error) {
 		return nil, p.refuse(sl, p.explain(ctx, sl, key, kc, err))
 	}
 	dk.use = p.core.uses.of(m.entry, key)
-	s := &Sealer{dk: dk, clock: &p.core.coarse, header: envelope.Header{Key: kc.Key, Namespace: kc.Namespace, KEK: key.Ref(),
-		DataKeyID: dk.id, Wrapped: dk.wrapped}}
+	s := &Sealer{dk: dk, clock: &p.core.coarse, header: dk.header()}
 	p.made(dk)
 	now := p.core.opt.Now()
 	renewAt := now.Add(backoff.Jitter(p.core.opt.DataKeyLife*17/20, 0.15))
@@ -150,9 +145,16 @@ func (p *sealing) explain(ctx context.Context, sl *slot, key *keyhealth.Key, kc 
 	return key.Revoked(kc, err)
 }
 
+// refuse notes that no data key could be had, so that each payload does not ask the key service again.
 func (p *sealing) refuse(sl *slot, err error) error {
 	now := p.core.opt.Now()
-	return sl.refuse(err, now, now.Add(backoff.Jitter(p.core.opt.ProbeRetry, 0.1)))
+	sl.mu.Lock()
+	defer sl.mu.Unlock()
+	sl.retryAt = now.Add(backoff.Jitter(p.core.opt.ProbeRetry, 0.1))
+	if sl.failing.IsZero() {
+		sl.failing = now
+	}
+	return p.flights.refuse(sl.slotKey, err)
 }
 
 // tend renews and retires working keys. It runs every second.
@@ -241,7 +243,7 @@ func (p *sealing) obey(set *Set) {
 		sl.mu.Lock()
 		switch s := sl.current.Load(); {
 		case s == nil:
-			sl.retryAt, sl.refusal = time.Time{}, nil
+			sl.retryAt = time.Time{}
 		case s.dk.kek != active:
 			sl.renewAt, sl.retryAt = p.core.opt.Now(), time.Time{}
 		}
@@ -259,9 +261,4 @@ func (k *Keyring) WorkingKeys() (all []WorkingKey) {
 		sl.mu.Unlock()
 	}
 	return all
-}
-
-func tooManyUnconfirmed(op, key, namespace string) error {
-	return crypto.Errorf(crypto.KindUnavailable, op, "too many namespaces at once that the upstream has not confirmed; try again").
-		In(key, namespace).AtOnce()
 }

@@ -7,8 +7,6 @@ import (
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
-
-	"github.com/temporal-seal/temporal-seal/internal/crypto"
 )
 
 const maxUnconfirmed = 64 // slots of namespaces that are only claimed
@@ -34,8 +32,7 @@ type slot struct {
 	renewing bool
 	warned   bool      // the log has a line that renewal fails
 	optional bool      // the log has a line that polls do not wait for the key any more
-	retryAt  time.Time // no attempt before this; until then refusal is the answer
-	refusal  error
+	retryAt  time.Time // no renewal before this
 }
 
 // usable returns the working sealer, if there is one that may serve now.
@@ -46,34 +43,9 @@ func (sl *slot) usable() *Sealer {
 	return nil
 }
 
-// refused returns the permanent error that is the answer until the next attempt.
-func (sl *slot) refused(now time.Time) error {
-	sl.mu.Lock()
-	defer sl.mu.Unlock()
-	if now.Before(sl.retryAt) {
-		return sl.refusal
-	}
-	return nil
-}
-
-// refuse notes that no data key could be had, so that each payload does not ask the key service again.
-func (sl *slot) refuse(err error, now, retryAt time.Time) error {
-	sl.mu.Lock()
-	defer sl.mu.Unlock()
-	sl.retryAt = retryAt
-	if sl.failing.IsZero() {
-		sl.failing = now
-	}
-	sl.refusal = nil
-	if crypto.KindOf(err) != crypto.KindUnavailable {
-		sl.refusal = err
-	}
-	return err
-}
-
 // put makes a sealer the working one. The caller holds the lock.
 func (sl *slot) put(s *Sealer, renewAt time.Time) {
-	sl.denied, sl.retryAt, sl.failing, sl.refusal = time.Time{}, time.Time{}, time.Time{}, nil
+	sl.denied, sl.retryAt, sl.failing = time.Time{}, time.Time{}, time.Time{}
 	sl.warned, sl.optional, sl.renewAt = false, false, renewAt
 	sl.current.Store(s)
 }

@@ -112,9 +112,9 @@ func temperatures(t *testing.T, f func(t *testing.T, k *Keyring, attempt func(ca
 
 // forget empties what a Keyring remembers for opening.
 func forget(k *Keyring) {
-	k.opening.cache.keys.Purge()
+	k.opening.keys.Purge()
 	k.opening.flights.refusals.Purge()
-	k.opening.cache.openers.Purge()
+	k.opening.openers.Purge()
 }
 
 func TestEveryBitFlipped(t *testing.T) {
