@@ -15,14 +15,23 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/x/backoff"
 )
 
+const (
+	// Grace is how long a key goes on serving while its service does not answer.
+	Grace = 6 * time.Hour
+	// ProbeRetry is the pause between probes of a key after an error.
+	ProbeRetry = 10 * time.Second
+
+	probeInterval = time.Minute // between probes of a key in use
+	idleInterval  = Grace / 12  // and of one that was not used for the time of idleAfter
+	idleAfter     = time.Hour
+
+	maxContexts = 4096
+	verifyTrust = time.Second // how long Verify trusts an answer
+)
+
 // Options are what the keys of one keyring share. All fields are required.
 type Options struct {
-	// Grace is how long a key goes on serving while its service does not answer.
-	Grace time.Duration
-	// ProbeInterval is the pause between probes of a key in use, ProbeRetry that after an error.
-	ProbeInterval, ProbeRetry time.Duration
-	Now                       func() time.Time
-	Log                       *slog.Logger
+	Log *slog.Logger
 	// Unwrap has a key's service unwrap a data key, and returns the id of the data key.
 	Unwrap func(ctx context.Context, k *Key, kc crypto.KeyContext, wrapped []byte) (id [32]byte, err error)
 	// Withdrawn is called when nothing may be sealed or opened any more with a key: in one context, or in all (nil).
@@ -66,15 +75,9 @@ type access struct {
 	refusal error     // once it counts as withdrawn
 }
 
-const (
-	maxContexts = 4096
-	verifyTrust = time.Second
-	idleAfter   = time.Hour
-)
-
 // New returns the key of a provider that has just answered.
 func New(p crypto.Provider, opt *Options) *Key {
-	now := opt.Now()
+	now := time.Now()
 	k := &Key{provider: p, ref: p.Ref(), opt: opt, lastGood: now, contexts: make(map[crypto.KeyContext]*access)}
 	k.used.Store(now.UnixNano())
 	return k
@@ -101,7 +104,7 @@ func (k *Key) Use(now int64) {
 
 // Answered notes that the service did its work, and a wrapped key that is good beyond doubt.
 func (k *Key) Answered(kc crypto.KeyContext, wrapped []byte, id [32]byte) {
-	now := k.opt.Now()
+	now := time.Now()
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.lastGood, k.failing, k.refusal = now, false, nil
@@ -185,7 +188,7 @@ func (k *Key) Verify(ctx context.Context, kc crypto.KeyContext) error {
 		kc = k.order[k.turn%len(k.order)]
 		a = k.contexts[kc]
 	}
-	if a == nil || a.denied.IsZero() && k.refusal == nil && k.opt.Now().Sub(a.checked) < verifyTrust {
+	if a == nil || a.denied.IsZero() && k.refusal == nil && time.Since(a.checked) < verifyTrust {
 		k.mu.Unlock()
 		return nil
 	}
@@ -200,13 +203,13 @@ func (k *Key) Verify(ctx context.Context, kc crypto.KeyContext) error {
 // Watch ends the use of a key whose service has not answered for the whole grace period, and returns the contexts to
 // probe now. A key that is not used is asked seldom, but often enough that it is not mistaken for one that does not answer.
 func (k *Key) Watch(now time.Time) []crypto.KeyContext {
-	interval := k.opt.ProbeInterval
+	interval := probeInterval
 	if now.Sub(time.Unix(0, k.used.Load())) > idleAfter {
-		interval = max(interval, k.opt.Grace/12)
+		interval = idleInterval
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if now.Sub(k.lastGood) > k.opt.Grace && k.state.CompareAndSwap(serving, stale) {
+	if now.Sub(k.lastGood) > Grace && k.state.CompareAndSwap(serving, stale) {
 		k.opt.Log.Error("the key service has not answered for the whole grace period: nothing is sealed or opened until it does", "kek", k.URI())
 	}
 	return k.due(now, interval)
@@ -242,26 +245,26 @@ func (k *Key) due(now time.Time, interval time.Duration) (contexts []crypto.KeyC
 
 // ProbeAll probes what Watch returned, one after the other.
 func (k *Key) ProbeAll(ctx context.Context, contexts []crypto.KeyContext) {
-	next := backoff.Jitter(k.opt.ProbeInterval, 0.05)
+	next := backoff.Jitter(probeInterval, 0.05)
 	for _, kc := range contexts {
 		if k.Probe(ctx, kc) != nil {
-			next = k.retry()
+			next = retry()
 		}
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.probing = false
-	k.nextProbe = k.opt.Now().Add(next)
+	k.nextProbe = time.Now().Add(next)
 }
 
-func (k *Key) retry() time.Duration { return backoff.Jitter(k.opt.ProbeRetry, 0.1) }
+func retry() time.Duration { return backoff.Jitter(ProbeRetry, 0.1) }
 
 // Revoke stops the use of a key that was disabled or deleted.
 func (k *Key) Revoke(kc crypto.KeyContext, err error) error {
 	refusal := k.Revoked(kc, err)
 	k.mu.Lock()
 	first := k.refusal == nil
-	k.refusal, k.nextProbe = refusal, k.opt.Now().Add(k.retry())
+	k.refusal, k.nextProbe = refusal, time.Now().Add(retry())
 	k.state.Store(revoked)
 	k.mu.Unlock()
 	k.opt.Withdrawn(k, nil)
@@ -274,9 +277,9 @@ func (k *Key) Revoke(kc crypto.KeyContext, err error) error {
 // deny stops the use of a key in one context once the service has refused it twice.
 func (k *Key) deny(kc crypto.KeyContext, err error) error {
 	refusal := k.Revoked(kc, err)
-	now := k.opt.Now()
+	now := time.Now()
 	k.mu.Lock()
-	k.nextProbe = now.Add(k.retry())
+	k.nextProbe = now.Add(retry())
 	a := k.contexts[kc]
 	if a == nil {
 		k.mu.Unlock()
@@ -285,7 +288,7 @@ func (k *Key) deny(kc crypto.KeyContext, err error) error {
 	if a.denied.IsZero() {
 		a.denied = now
 	}
-	wait := k.opt.Passing(now, a.denied)
+	wait := Passing(a.denied)
 	first := !wait && a.refusal == nil
 	a.tried = now
 	if !wait {
@@ -306,7 +309,7 @@ func (k *Key) deny(kc crypto.KeyContext, err error) error {
 }
 
 // Passing reports whether a refusal that was first seen at a time may still be one that passes.
-func (o *Options) Passing(now, first time.Time) bool { return now.Sub(first) < o.ProbeRetry/2 }
+func Passing(first time.Time) bool { return time.Since(first) < ProbeRetry/2 }
 
 // Revoked makes the error of a key that its service refuses to use.
 func (k *Key) Revoked(kc crypto.KeyContext, err error) error {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"testing"
-	"time"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 )
@@ -22,7 +21,7 @@ func (silent) UnwrapDataKey(context.Context, []byte, crypto.KeyContext) ([]byte,
 }
 
 func TestContextsAreBounded(t *testing.T) {
-	k := New(silent{}, &Options{Grace: time.Hour, ProbeInterval: time.Minute, Now: time.Now, Log: slog.New(slog.DiscardHandler)})
+	k := New(silent{}, &Options{Log: slog.New(slog.DiscardHandler)})
 	for i := range 2 * maxContexts {
 		k.Answered(crypto.KeyContext{Namespace: fmt.Sprint("ns", i), Key: "default"}, []byte("w"), [32]byte{})
 	}

@@ -2,7 +2,6 @@ package keyring
 
 import (
 	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"runtime"
 	"sync"
@@ -71,17 +70,7 @@ func (dk *dataKey) cipher(salt *[envelope.SaltSize]byte) (envelope.Cipher, error
 // a planted envelope can neither use nor block the data key of a good one.
 type wrapID [sha256.Size]byte
 
-func wrapIDOf(h *envelope.Header) (id wrapID) {
-	var lengths [6]byte
-	binary.BigEndian.PutUint16(lengths[0:], uint16(len(h.Key)))
-	binary.BigEndian.PutUint16(lengths[2:], uint16(len(h.Namespace)))
-	binary.BigEndian.PutUint16(lengths[4:], uint16(len(h.Wrapped)))
-	d := sha256.New()
-	d.Write(lengths[:])
-	d.Write(h.KEK[:])
-	d.Write([]byte(h.Key))
-	d.Write([]byte(h.Namespace))
-	d.Write(h.Wrapped)
-	d.Sum(id[:0])
-	return id
+func wrapIDOf(h *envelope.Header) wrapID {
+	return sha256.Sum256(envelope.AppendHeader(nil,
+		&envelope.Header{KEK: h.KEK, Key: h.Key, Namespace: h.Namespace, Wrapped: h.Wrapped}))
 }

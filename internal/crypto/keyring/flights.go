@@ -30,7 +30,6 @@ type refusal struct {
 }
 
 type flight[V any] struct {
-	mu      *sync.Mutex // of the flights
 	waiting int
 	last    error // of the latest try, while there are more
 
@@ -46,7 +45,7 @@ func newFlights[K comparable, V any](c *core, refusalLife time.Duration) *flight
 
 // refused returns the permanent error that work for key ended with lately.
 func (g *flights[K, V]) refused(key K) error {
-	if r, ok := g.refusals.Get(key); ok && g.core.opt.Now().Before(r.until) {
+	if r, ok := g.refusals.Get(key); ok && time.Now().Before(r.until) {
 		return r.err
 	}
 	return nil
@@ -55,7 +54,7 @@ func (g *flights[K, V]) refused(key K) error {
 // refuse notes and returns an error of work for key, unless it is a transient one.
 func (g *flights[K, V]) refuse(key K, err error) error {
 	if !crypto.KindOf(err).Transient() {
-		g.refusals.Add(key, refusal{err: err, until: g.core.opt.Now().Add(g.refusalLife)})
+		g.refusals.Add(key, refusal{err: err, until: time.Now().Add(g.refusalLife)})
 	}
 	return err
 }
@@ -69,7 +68,7 @@ func (g *flights[K, V]) do(ctx context.Context, key K, work func(ctx context.Con
 	g.mu.Lock()
 	f := g.m[key]
 	if f == nil {
-		f = &flight[V]{mu: &g.mu, done: make(chan struct{})}
+		f = &flight[V]{done: make(chan struct{})}
 		g.m[key] = f
 		// The values of the first caller's context stay, so that its trace shows the call; its end does not.
 		g.core.work.Go(func() { g.run(context.WithoutCancel(ctx), key, f, work) })

@@ -312,7 +312,7 @@ func lengthPrefixed(s string) string {
 const waitForTick = 2 * time.Second
 
 func testHealth() *keyhealth.Options {
-	return &keyhealth.Options{Grace: time.Hour, ProbeInterval: time.Minute, ProbeRetry: time.Second, Now: time.Now, Log: slog.New(slog.DiscardHandler)}
+	return &keyhealth.Options{Log: slog.New(slog.DiscardHandler)}
 }
 
 // change prepares and commits other keys, if all active ones answer.

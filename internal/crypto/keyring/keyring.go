@@ -1,6 +1,7 @@
 package keyring
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,7 +18,7 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyhealth"
 )
 
-// Options configures a Keyring. Zero durations and counts mean the default.
+// Options configures a Keyring. Keys and Open are required.
 type Options struct {
 	// Keys in order of rank: the most sensitive first.
 	Keys []KeyConfig
@@ -31,19 +32,9 @@ type Options struct {
 	RevokedDataKeys [][32]byte
 	// Trace, where set, is called around each call to a key service.
 	Trace func(ctx context.Context, op string, kc crypto.KeyContext) (context.Context, func(err error))
-	Log   *slog.Logger     // nil: slog.Default()
-	Now   func() time.Time // nil: time.Now
-
-	// DataKeyLife is the age at which a data key is to be out of use for sealing (24 h). It is renewed before that.
+	Log   *slog.Logger // nil: slog.Default()
+	// DataKeyLife is the age at which a data key is to be out of use for sealing; 0: 24 h. It is renewed before that.
 	DataKeyLife time.Duration
-	// Grace is how long keys in memory go on serving while the key service does not answer (6 h).
-	Grace time.Duration
-	// ProbeInterval is how often a key encryption key is asked whether it still answers (60 s), ProbeRetry how soon
-	// after an error (10 s).
-	ProbeInterval, ProbeRetry time.Duration
-	// CallTimeout limits one call to a key service (2 s), MaxWait how long sealing waits for a key, and opening if its
-	// call has no deadline (10 s).
-	CallTimeout, MaxWait time.Duration
 }
 
 const (
@@ -51,6 +42,9 @@ const (
 	unconfirmedRate  = 2
 	refusalLife      = 30 * time.Second
 	tickInterval     = time.Second
+
+	callTimeout = 2 * time.Second  // of one call to a key service
+	maxWait     = 10 * time.Second // of sealing for a key, and of opening if its call has no deadline
 )
 
 // Keyring holds the data keys: one for sealing per (key name, namespace), and those of opened envelopes. It is safe
@@ -79,18 +73,18 @@ type core struct {
 
 // New opens the configured keys and checks that they answer; see Prepare.
 func New(ctx context.Context, opt Options) (*Keyring, error) {
-	opt.setDefaults()
+	opt.DataKeyLife = cmp.Or(opt.DataKeyLife, 24*time.Hour)
+	opt.Log = cmp.Or(opt.Log, slog.Default())
 	c := &core{opt: opt, slots: slots{unconfirmed: newLRU[slotKey, *slot](maxUnconfirmed)}, uses: uses{m: make(map[useID]*keyUse)},
 		tokens: rate.NewLimiter(unconfirmedRate, unconfirmedBurst)}
 	c.base, c.stop = context.WithCancel(context.Background())
 	c.service = newService(&c.opt)
-	c.coarse.Store(opt.Now().UnixNano())
+	c.coarse.Store(time.Now().UnixNano())
 	k := &Keyring{core: c}
-	c.keys = newKEKs(c, keyhealth.Options{Grace: opt.Grace, ProbeInterval: opt.ProbeInterval, ProbeRetry: opt.ProbeRetry,
-		Now: opt.Now, Log: opt.Log, Unwrap: c.service.probe, Withdrawn: k.withdraw})
+	c.keys = newKEKs(c, keyhealth.Options{Log: opt.Log, Unwrap: c.service.probe, Withdrawn: k.withdraw})
 	k.opening = opening{core: c, missed: k.sealing.missed, flights: newFlights[wrapID, *dataKey](c, refusalLife),
 		seed: maphash.MakeSeed(), keys: newLRU[wrapID, *dataKey](maxDataKeys), openers: newLRU[uint64, *opener](maxOpeners)}
-	k.sealing = sealing{core: c, made: k.opening.add, flights: newFlights[slotKey, *Sealer](c, opt.ProbeRetry)}
+	k.sealing = sealing{core: c, made: k.opening.add, flights: newFlights[slotKey, *Sealer](c, keyhealth.ProbeRetry)}
 	set, err := k.Prepare(ctx, opt.Keys, opt.Grants, opt.RevokedDataKeys)
 	if err == nil {
 		err = set.allAnswer()
@@ -102,26 +96,6 @@ func New(ctx context.Context, opt Options) (*Keyring, error) {
 	k.Commit(set)
 	c.work.Go(k.tick)
 	return k, nil
-}
-
-func (o *Options) setDefaults() {
-	def := func(d *time.Duration, v time.Duration) {
-		if *d <= 0 {
-			*d = v
-		}
-	}
-	def(&o.DataKeyLife, 24*time.Hour)
-	def(&o.Grace, 6*time.Hour)
-	def(&o.ProbeInterval, time.Minute)
-	def(&o.ProbeRetry, 10*time.Second)
-	def(&o.CallTimeout, 2*time.Second)
-	def(&o.MaxWait, 10*time.Second)
-	if o.Now == nil {
-		o.Now = time.Now
-	}
-	if o.Log == nil {
-		o.Log = slog.Default()
-	}
 }
 
 // allAnswer returns the errors of all active keys that do not answer.
@@ -224,7 +198,7 @@ func (k *Keyring) tick() {
 			return
 		case <-t.C:
 		}
-		now := k.core.opt.Now()
+		now := time.Now()
 		k.core.coarse.Store(now.UnixNano())
 		k.sealing.tend(now)
 		for _, key := range k.core.keys.all() {
@@ -240,7 +214,7 @@ func (c *core) within(ctx context.Context) (context.Context, context.CancelFunc)
 	if _, ok := ctx.Deadline(); ok {
 		return ctx, func() {}
 	}
-	return context.WithTimeout(ctx, c.opt.MaxWait)
+	return context.WithTimeout(ctx, maxWait)
 }
 
 // touch notes a use, to the second, without writing to shared memory each time.
@@ -254,11 +228,11 @@ func (c *core) touch(used *atomic.Int64) {
 func (c *core) use(dk *dataKey) { dk.kek.Use(c.coarse.Load()) }
 
 // patience returns how long a caller may wait for a key. It is a little less than its remaining time, so that the caller
-// still receives the cause: many deadlines are just MaxWait.
+// still receives the cause: many deadlines are just maxWait.
 func (c *core) patience(ctx context.Context) time.Duration {
 	deadline, ok := ctx.Deadline()
 	if !ok {
-		return c.opt.MaxWait
+		return maxWait
 	}
 	left := time.Until(deadline)
 	return left - min(left/10, 500*time.Millisecond)
@@ -266,7 +240,7 @@ func (c *core) patience(ctx context.Context) time.Duration {
 
 // mayCall returns an error if n calls to a key service are too many for a namespace that is only claimed.
 func (c *core) mayCall(op, namespace string, n int) *crypto.Error {
-	if c.slots.exists(namespace) || c.tokens.AllowN(c.opt.Now(), n) {
+	if c.slots.exists(namespace) || c.tokens.AllowN(time.Now(), n) {
 		return nil
 	}
 	return crypto.Errorf(crypto.KindUnavailable, op,

@@ -70,8 +70,11 @@ func TestCallsAreLimited(t *testing.T) {
 }
 
 func TestColdOpensAreCoalesced(t *testing.T) {
+	synctest.Test(t, testColdOpensAreCoalesced) // however slow the machine is
+}
+
+func testColdOpensAreCoalesced(t *testing.T) {
 	carrier, k, p := coldPayload(t)
-	k.core.opt.CallTimeout, k.core.opt.MaxWait = time.Minute, time.Minute // however slow the machine is
 	before := p.count()
 	p.block = make(chan struct{})
 	var wg sync.WaitGroup

@@ -75,7 +75,7 @@ func (p *sealing) patient(sl *slot) bool {
 	if sl == nil || sl.usable() != nil {
 		return true
 	}
-	now := p.core.opt.Now()
+	now := time.Now()
 	sl.mu.Lock()
 	defer sl.mu.Unlock()
 	switch {

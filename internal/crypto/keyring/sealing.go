@@ -20,7 +20,7 @@ type sealing struct {
 }
 
 // Sealer returns the working sealer of a namespace and key name, as the configuration allows. hit reports whether it was
-// there already; then nothing is allocated. Without one it waits for the key service, as long as ctx and MaxWait allow.
+// there already; then nothing is allocated. Without one it waits for the key service, as long as ctx and maxWait allow.
 func (k *Keyring) Sealer(ctx context.Context, namespace, key string) (s *Sealer, hit bool, err error) {
 	sl, err := k.sealing.slot(namespace, key)
 	if err != nil {
@@ -30,13 +30,13 @@ func (k *Keyring) Sealer(ctx context.Context, namespace, key string) (s *Sealer,
 	return k.sealing.sealer(ctx, sl)
 }
 
-// sealer returns a slot's working sealer, and waits for it as long as ctx and MaxWait allow.
+// sealer returns a slot's working sealer, and waits for it as long as ctx and maxWait allow.
 func (p *sealing) sealer(ctx context.Context, sl *slot) (s *Sealer, hit bool, err error) {
 	if s := sl.usable(); s != nil {
 		p.core.use(s.dk)
 		return s, true, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, min(p.core.patience(ctx), p.core.opt.MaxWait))
+	ctx, cancel := context.WithTimeout(ctx, min(p.core.patience(ctx), maxWait))
 	defer cancel()
 	s, err = p.flights.do(ctx, sl.slotKey, func(ctx context.Context) (*Sealer, error) { return p.fill(ctx, sl) })
 	return s, false, err
@@ -97,7 +97,7 @@ func (p *sealing) renew(ctx context.Context, sl *slot) (*Sealer, error) {
 	dk.use = p.core.uses.of(m.entry, key)
 	s := &Sealer{dk: dk, clock: &p.core.coarse, header: dk.header()}
 	p.made(dk)
-	now := p.core.opt.Now()
+	now := time.Now()
 	renewAt := now.Add(backoff.Jitter(p.core.opt.DataKeyLife*17/20, 0.15))
 	sl.mu.Lock()
 	defer sl.mu.Unlock()
@@ -132,13 +132,12 @@ func (p *sealing) explain(ctx context.Context, sl *slot, key *keyhealth.Key, kc 
 	if probed := key.Probe(ctx, kc); probed != nil {
 		return probed
 	}
-	now := p.core.opt.Now()
 	sl.mu.Lock()
 	defer sl.mu.Unlock()
 	if sl.denied.IsZero() {
-		sl.denied = now
+		sl.denied = time.Now()
 	}
-	if p.core.keys.health.Passing(now, sl.denied) {
+	if keyhealth.Passing(sl.denied) {
 		return crypto.Unavailable("kms.generate_data_key", kc, err)
 	}
 	sl.current.Store(nil)
@@ -147,10 +146,10 @@ func (p *sealing) explain(ctx context.Context, sl *slot, key *keyhealth.Key, kc 
 
 // refuse notes that no data key could be had, so that each payload does not ask the key service again.
 func (p *sealing) refuse(sl *slot, err error) error {
-	now := p.core.opt.Now()
+	now := time.Now()
 	sl.mu.Lock()
 	defer sl.mu.Unlock()
-	sl.retryAt = now.Add(backoff.Jitter(p.core.opt.ProbeRetry, 0.1))
+	sl.retryAt = now.Add(backoff.Jitter(keyhealth.ProbeRetry, 0.1))
 	if sl.failing.IsZero() {
 		sl.failing = now
 	}
@@ -178,7 +177,7 @@ func (p *sealing) tendSlot(sl *slot, now time.Time) {
 		if unused > life {
 			p.core.slots.confirmed.Delete(sl.slotKey)
 		}
-	case age > life+p.core.opt.Grace, age > life && unused > life:
+	case age > life+keyhealth.Grace, age > life && unused > life:
 		sl.current.Store(nil)
 		p.core.slots.confirmed.Delete(sl.slotKey)
 	case unused <= life && !now.Before(sl.renewAt) && !now.Before(sl.retryAt) && s.dk.usable():
@@ -245,7 +244,7 @@ func (p *sealing) obey(set *Set) {
 		case s == nil:
 			sl.retryAt = time.Time{}
 		case s.dk.kek != active:
-			sl.renewAt, sl.retryAt = p.core.opt.Now(), time.Time{}
+			sl.renewAt, sl.retryAt = time.Now(), time.Time{}
 		}
 		sl.mu.Unlock()
 	}

@@ -24,7 +24,7 @@ func newService(opt *Options) *service {
 
 // call makes one call with its span.
 func (s *service) call(ctx context.Context, op string, kc crypto.KeyContext, f func(ctx context.Context) error) error {
-	return s.limited(ctx, op, kc, s.opt.CallTimeout, func(ctx context.Context) error {
+	return s.limited(ctx, op, kc, callTimeout, func(ctx context.Context) error {
 		end := func(error) {}
 		if s.opt.Trace != nil {
 			ctx, end = s.opt.Trace(ctx, op, kc)
@@ -58,7 +58,7 @@ func classified(op string, kc crypto.KeyContext, err error) error {
 
 // open has a key opened. That may take several calls, and longer than one does: it may need credentials.
 func (s *service) open(ctx context.Context, uri string) (p crypto.Provider, err error) {
-	err = s.limited(ctx, "open key", crypto.KeyContext{}, s.opt.MaxWait, func(ctx context.Context) (err error) {
+	err = s.limited(ctx, "open key", crypto.KeyContext{}, maxWait, func(ctx context.Context) (err error) {
 		p, err = s.opt.Open(ctx, uri)
 		if err != nil && crypto.KindOf(err) == crypto.KindUnknown && ctx.Err() == nil {
 			err = crypto.Internalf(crypto.KindNotConfigured, "open key", "%w", err)

@@ -102,38 +102,21 @@ func (e *keyEntry) uris() []string { return append([]string{e.Active}, e.OpenOnl
 
 // serves reports whether the entry is meant for a key name in a namespace, and what the star in the name stands for.
 func (e *keyEntry) serves(namespace, key string) (value string, ok bool) {
-	if e.wildcard {
-		if len(key) < len(e.prefix)+len(e.suffix) || !strings.HasPrefix(key, e.prefix) || !strings.HasSuffix(key, e.suffix) {
-			return "", false
-		}
-		value = key[len(e.prefix) : len(key)-len(e.suffix)]
-		if !safeStar(value) {
-			return "", false
-		}
-	} else if key != e.Name {
+	value, starts := strings.CutPrefix(key, e.prefix)
+	value, ends := strings.CutSuffix(value, e.suffix)
+	if !starts || !ends || e.wildcard && !safeStar(value) || !e.wildcard && value != "" {
 		return "", false
 	}
-	if len(e.Namespaces) == 0 {
-		return value, true
-	}
-	return value, glob.MatchAny(e.Namespaces, namespace)
+	return value, len(e.Namespaces) == 0 || glob.MatchAny(e.Namespaces, namespace)
 }
 
 // safeStar keeps a policy's or an envelope's key name from writing URIs: what the star stands for can't add a parameter,
 // leave a folder or name another host.
 func safeStar(s string) bool {
-	if len(s) == 0 || len(s) > 64 || s[0] == '.' {
-		return false
-	}
-	for i := 0; i < len(s); i++ {
-		switch c := s[i]; {
-		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', c == '-', c == '_', c == '.':
-		default:
-			return false
-		}
-	}
-	return true
+	return len(s) >= 1 && len(s) <= 64 && s[0] != '.' && strings.Trim(s, safeBytes) == ""
 }
+
+const safeBytes = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_."
 
 // nameURI reports whether a URI of an entry is this one, with whatever its star stands for.
 func nameURI(pattern, uri string) bool {
@@ -216,13 +199,9 @@ func (s *Set) local(bound string) string {
 
 // opens reports whether an envelope of the namespace bound may be opened for a call in namespace.
 func (s *Set) opens(bound, namespace string) bool {
-	if local, ok := strings.CutPrefix(bound, s.realm); ok {
-		if local == namespace {
-			return true
-		}
-		if s.grants[Grant{From: local, To: namespace}] {
-			return true
-		}
+	local, ours := strings.CutPrefix(bound, s.realm)
+	if ours && (local == namespace || s.grants[Grant{From: local, To: namespace}]) {
+		return true
 	}
 	// With a realm set, a bare name in a grant means this realm; another realm has to be named.
 	return strings.Contains(bound, "/") && s.grants[Grant{From: bound, To: namespace}]
