@@ -74,10 +74,11 @@ func checkFrame(b []byte) (int, error) {
 	if err := h.Decode(b); err != nil || h.Skippable || !h.HasFCS || h.DictionaryID != 0 {
 		return 0, errFrame
 	}
-	if h.FrameContentSize > maxPlaintext || h.FrameContentSize > uint64(maxRatio*len(b)) {
-		return 0, errFrame
+	window := h.WindowSize
+	if h.SingleSegment {
+		window = h.FrameContentSize
 	}
-	if !h.SingleSegment && h.WindowSize > maxWindow || h.SingleSegment && h.FrameContentSize > maxWindow {
+	if h.FrameContentSize > min(maxPlaintext, uint64(maxRatio*len(b))) || window > maxWindow {
 		return 0, errFrame
 	}
 	rest := b[h.HeaderSize:]

@@ -26,15 +26,7 @@ const (
 
 // String names the form.
 func (f Form) String() string {
-	switch f {
-	case FormPayload:
-		return "payload"
-	case FormView:
-		return "view"
-	case FormText:
-		return "text"
-	}
-	return "unknown"
+	return [...]string{"payload", "view", "text", "unknown"}[min(f, 3)]
 }
 
 const (
@@ -145,10 +137,8 @@ func (h *Header) PayloadSize(n int) int {
 // DeriveDataKeyID derives the id by which envelopes name a data key.
 func DeriveDataKeyID(dataKey []byte) (id [IDSize]byte, err error) {
 	out, err := expand(dataKey, infoDataKeyID, IDSize)
-	if err != nil {
-		return id, err
-	}
-	return [IDSize]byte(out), nil
+	copy(id[:], out)
+	return id, err
 }
 
 func derivePayloadKey(dataKey []byte, salt *[SaltSize]byte) ([]byte, error) {

@@ -14,7 +14,7 @@ func (c Cipher) Open(dst []byte, s *Sealed) ([]byte, error) {
 	}
 	start := len(dst)
 	if s.Form != FormView && h.Flags&flagZstd == 0 {
-		out, err := c.open(dst, s.envelope[n:], aad)
+		out, err := c.gcm.Open(dst, nil, s.envelope[n:], aad)
 		if err != nil {
 			return dst, h.Tampered("its tag is wrong")
 		}
@@ -28,7 +28,7 @@ func (c Cipher) Open(dst []byte, s *Sealed) ([]byte, error) {
 		}
 		return out[:start+len(body)], nil
 	}
-	body, err := c.open(nil, s.envelope[n:], aad)
+	body, err := c.gcm.Open(nil, nil, s.envelope[n:], aad)
 	if err != nil {
 		return dst, h.Tampered("its tag is wrong")
 	}

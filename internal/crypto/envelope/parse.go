@@ -11,13 +11,7 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/x/wire"
 )
 
-// What the server, the Web UI and other proxies see of an envelope is exactly this, each metadata entry once:
-//
-//	form 0  Payload{metadata{"encoding": "binary/sealed.v1"}, data: envelope}
-//	form 1  Payload{metadata{"encoding": "json/sealed.v1", "sealed.v1": envelope}, data: view}
-//	form 2  "sealed.v1:" || base64url without padding(envelope)
-//
-// Whatever has the marker and is anything else cannot be opened, for good.
+// The names that make the forms; see the package comment.
 const (
 	// EncodingWhole is the `encoding` of a Payload that holds an envelope and nothing else.
 	EncodingWhole = "binary/sealed.v1"
@@ -44,7 +38,8 @@ const (
 	tagData     = 0x12
 )
 
-// Sealed is a payload or text with an envelope, parsed but neither authenticated nor opened. It aliases the bytes it was parsed from.
+// Sealed is a payload or text with an envelope, parsed but neither authenticated nor opened. It aliases the bytes that it
+// was parsed from.
 type Sealed struct {
 	Form     Form
 	Header   *Header // never nil where a marker was found; empty in one that could not be read
@@ -126,25 +121,25 @@ func textVersionEnd(s []byte) int {
 	return i + 1
 }
 
-// ParsePayload reads a Payload with an envelope (form 0 or 1). marked is false for a Payload that is not ours; an error means that it
-// has the marker and yet is not exactly of one of the forms, which is permanent.
+// ParsePayload reads a Payload with an envelope (form 0 or 1). marked is false for a Payload without the marker. An error
+// means that it has the marker and yet is not exactly of one of the forms, which is permanent.
 func ParsePayload(payload []byte) (s Sealed, marked bool, err error) {
-	if env, ok := plainEnvelope(payload); ok {
-		s, err = withHeader(Sealed{Form: FormPayload, envelope: env}, new(Header))
-		return s, true, err
+	env, plain := plainEnvelope(payload)
+	if !plain && !Marked(payload) {
+		return s, false, nil
 	}
-	if !Marked(payload) {
-		return Sealed{}, false, nil
+	s = Sealed{Form: FormPayload, Header: new(Header), envelope: env}
+	if !plain {
+		err = s.parseExact(payload)
 	}
-	s, err = exactPayload(payload)
-	if s.Header == nil {
-		s.Header = new(Header)
+	if err == nil {
+		err = s.parseHeader()
 	}
 	return s, true, err
 }
 
-// Reader reads the payloads of one message. Their envelopes mostly share their header or a few of them: each is parsed once. What
-// it returns lives until Reset. The zero value is ready; it is not safe for concurrent use.
+// Reader reads the payloads of one message. Their envelopes mostly share their header or a few of them: each is parsed
+// once. What it returns lives until Reset. The zero value is ready; it is not safe for concurrent use.
 type Reader struct {
 	headers []Header
 	recent  [4]struct {
@@ -154,7 +149,7 @@ type Reader struct {
 	next int
 }
 
-// Reset forgets what was read, and keeps the room that it took.
+// Reset forgets what was read, and keeps the memory that it took.
 func (c *Reader) Reset() {
 	clear(c.headers)
 	*c = Reader{headers: c.headers[:0]}
@@ -176,91 +171,78 @@ func (c *Reader) ParsePayload(payload []byte) (s Sealed, marked bool, err error)
 		c.headers = make([]Header, 0, max(4, min(2*cap(c.headers), 1<<10))) // those before it stay where they are
 	}
 	c.headers = append(c.headers, Header{})
-	s, err = withHeader(Sealed{Form: FormPayload, envelope: env}, &c.headers[len(c.headers)-1])
-	if err == nil {
-		r := &c.recent[c.next%len(c.recent)]
-		r.header, r.bytes = s.Header, env[:s.Header.Size()]
-		c.next++
+	s = Sealed{Form: FormPayload, Header: &c.headers[len(c.headers)-1], envelope: env}
+	if err := s.parseHeader(); err != nil {
+		return s, true, err
 	}
-	return s, true, err
+	r := &c.recent[c.next%len(c.recent)]
+	r.header, r.bytes = s.Header, env[:s.Header.Size()]
+	c.next++
+	return s, true, nil
 }
 
-// exactPayload reads a Payload that has the marker and is not written as AppendPayload writes it.
-func exactPayload(payload []byte) (s Sealed, err error) {
+// parseExact reads a Payload that has the marker and is not written as AppendPayload writes it.
+func (s *Sealed) parseExact(payload []byte) error {
 	var encoding, envelope, data []byte
 	r := wire.Read(payload)
 	for r.Next() && r.Bytes() {
 		switch {
 		case r.Number() == 1:
 			key, value, err := readEntry(r.Value())
-			if err != nil {
-				return Sealed{}, err
-			}
 			switch {
+			case err != nil:
+				return err
 			case string(key) == "encoding" && encoding == nil:
 				encoding = value
 			case string(key) == ViewMetadataKey && envelope == nil:
 				envelope = value
 			case bytes.HasPrefix(key, []byte("sealed.v")) && string(key) != ViewMetadataKey:
-				return Sealed{}, newerPayload()
+				return newerPayload()
 			default:
-				return Sealed{}, notExact("its metadata holds something else or an entry twice")
+				return notExact("its metadata holds something else or an entry twice")
 			}
 		case r.Number() == 2 && data == nil:
 			data = r.Value()
 		default:
-			return Sealed{}, notExact("it holds a field besides metadata and data")
+			return notExact("it holds a field besides metadata and data")
 		}
 	}
-	if r.Err() != nil || len(payload) > 0 && !r.Bytes() {
-		return Sealed{}, notExact("it is no well-formed Payload")
+	switch {
+	case r.Err() != nil || len(payload) > 0 && !r.Bytes():
+		return notExact("it is no well-formed Payload")
+	case string(encoding) == EncodingWhole && (envelope != nil || data == nil):
+		return notExact("data is missing or the metadata holds an envelope as well")
+	case string(encoding) == EncodingWhole:
+		s.envelope = data
+	case string(encoding) == EncodingView && (envelope == nil || data == nil):
+		return notExact("the envelope or the readable document is missing")
+	case string(encoding) == EncodingView:
+		s.Form, s.envelope, s.view = FormView, envelope, data
+	case bytes.Index(encoding, []byte("/sealed.v")) > 0 && !bytes.HasSuffix(encoding, []byte("/sealed.v1")):
+		return newerPayload()
+	default:
+		return notExact("its encoding is not one of a sealed payload")
 	}
-	return exactForm(encoding, envelope, data)
+	return nil
 }
 
 // plainEnvelope recognizes a Payload of form 0 as AppendPayload writes it, which is what most payloads are.
 func plainEnvelope(payload []byte) (envelope []byte, ok bool) {
-	if len(payload) < len(wholePrefix) || string(payload[:len(wholePrefix)]) != wholePrefix {
-		return nil, false
-	}
-	rest := payload[len(wholePrefix):]
+	rest, ok := bytes.CutPrefix(payload, []byte(wholePrefix))
 	size, n := binary.Uvarint(rest)
-	if n <= 0 || size != uint64(len(rest)-n) {
+	if !ok || n <= 0 || size != uint64(len(rest)-n) {
 		return nil, false
 	}
 	return rest[n:], true
 }
 
-// withHeader parses the header of s into h.
-func withHeader(s Sealed, h *Header) (Sealed, error) {
-	var err error
-	*h, err = ParseHeader(s.envelope)
-	if err == nil && h.Form() != s.Form {
+// parseHeader reads the header of the envelope.
+func (s *Sealed) parseHeader() (err error) {
+	*s.Header, err = ParseHeader(s.envelope)
+	if err == nil && s.Header.Form() != s.Form {
 		err = notExact("the envelope inside is of another form")
 	}
-	s.Header = h
-	return s, err
-}
-
-func exactForm(encoding, envelope, data []byte) (s Sealed, err error) {
-	switch string(encoding) {
-	case EncodingWhole:
-		if envelope != nil || data == nil {
-			return Sealed{}, notExact("data is missing or the metadata holds an envelope as well")
-		}
-		s = Sealed{Form: FormPayload, envelope: data}
-	case EncodingView:
-		if envelope == nil || data == nil {
-			return Sealed{}, notExact("the envelope or the readable document is missing")
-		}
-		s = Sealed{Form: FormView, envelope: envelope, view: data}
-	default:
-		if i := bytes.Index(encoding, []byte("/sealed.v")); i > 0 && !bytes.HasSuffix(encoding, []byte("/sealed.v1")) {
-			return Sealed{}, newerPayload()
-		}
-		return Sealed{}, notExact("its encoding is not one of a sealed payload")
-	}
-	return withHeader(s, new(Header))
+	return err
 }
 
 func readEntry(entry []byte) (key, value []byte, err error) {
@@ -272,36 +254,39 @@ func readEntry(entry []byte) (key, value []byte, err error) {
 		case r.Bytes() && r.Number() == 2 && value == nil:
 			value = r.Value()
 		default:
-			return nil, nil, notExact("a metadata entry is not just a key and a value")
+			return nil, nil, notExact(notKeyAndValue)
 		}
 	}
-	if r.Err() != nil {
-		return nil, nil, notExact("a metadata entry is not just a key and a value")
+	switch {
+	case r.Err() != nil:
+		err = notExact(notKeyAndValue)
+	case key == nil || value == nil:
+		err = notExact("a metadata entry lacks its key or value")
 	}
-	if key == nil || value == nil {
-		return nil, nil, notExact("a metadata entry lacks its key or value")
-	}
-	return key, value, nil
+	return key, value, err
 }
 
 // ParseText reads a text with an envelope (form 2); see ParsePayload.
 func ParseText(text []byte) (s Sealed, marked bool, err error) {
 	if !MarkedText(text) {
-		return Sealed{}, false, nil
+		return s, false, nil
 	}
-	if !bytes.HasPrefix(text, []byte(TextPrefix)) {
-		return Sealed{Header: new(Header)}, true, newerPayload()
+	s.Header = new(Header)
+	encoded, ours := bytes.CutPrefix(text, []byte(TextPrefix))
+	if !ours {
+		return s, true, newerPayload()
 	}
-	encoded := text[len(TextPrefix):]
 	env := make([]byte, base64.RawURLEncoding.DecodedLen(len(encoded)))
 	// Strict: else the unused bits of the last letter and line breaks could vary without being noticed.
 	n, err := base64.RawURLEncoding.Strict().Decode(env, encoded)
 	if err != nil || bytes.ContainsAny(encoded, "\r\n") {
-		return Sealed{Header: new(Header)}, true, notExact("what follows the prefix is not base64url; it was cut off or changed")
+		return s, true, notExact("what follows the prefix is not base64url; it was cut off or changed")
 	}
-	s, err = withHeader(Sealed{Form: FormText, envelope: env[:n]}, new(Header))
-	return s, true, err
+	s.Form, s.envelope = FormText, env[:n]
+	return s, true, s.parseHeader()
 }
+
+const notKeyAndValue = "a metadata entry is not just a key and a value"
 
 func notExact(why string) *crypto.Error {
 	return crypto.Errorf(crypto.KindMalformed, "read carrier", "the value bears the mark of a sealed one but cannot be opened: %s", why)

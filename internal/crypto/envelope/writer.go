@@ -81,7 +81,10 @@ func (w *Writer) appendEnvelope(dst, body []byte, flags byte, viewHash []byte) [
 		aad = append(append(make([]byte, 0, len(aad)+len(viewHash)), aad...), viewHash...)
 	}
 	if flags&flagPadded == 0 {
-		return w.cipher.seal(dst, body, aad)
+		return w.cipher.gcm.Seal(dst, nil, body, aad)
 	}
-	return w.cipher.sealPadded(dst, body, aad)
+	n := len(dst) // the padded body stands where its ciphertext will
+	dst = append(append(dst, body...), 0x80)
+	dst = append(dst, make([]byte, paddedSize(len(body))-len(body)-1)...)
+	return w.cipher.gcm.Seal(dst[:n], nil, dst[n:], aad)
 }
