@@ -1,5 +1,13 @@
 // Package crypto defines what a key service is: the Provider interface, the context that a data key is bound to, and the
 // kinds of errors that decide what happens to a payload. It knows no envelope and no particular key service.
+//
+// The packages below it:
+//
+//	envelope    the format of what is sealed
+//	keyring     the life of data keys: made, renewed, looked up, dropped
+//	keyhealth   whether a key encryption key may be used while its service is away or refuses
+//	keyservice  the list of key services; its comment says where a new one goes
+//	awskms, vault, localkey  the key services
 package crypto
 
 import (

@@ -24,11 +24,6 @@ type keks struct {
 	former []*keyhealth.Key // that a URI meant before; data keys from them are in use still
 }
 
-func newKEKs(c *core, health keyhealth.Options) *keks {
-	return &keks{core: c, health: health, flights: newFlights[string, *keyhealth.Key](c, refusalLife),
-		byURI: make(map[string]*keyhealth.Key)}
-}
-
 func (s *keks) get(uri string) *keyhealth.Key {
 	s.mu.Lock()
 	defer s.mu.Unlock()

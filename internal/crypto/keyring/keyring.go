@@ -78,10 +78,11 @@ func New(ctx context.Context, opt Options) (*Keyring, error) {
 	c := &core{opt: opt, slots: slots{unconfirmed: newLRU[slotKey, *slot](maxUnconfirmed)}, uses: uses{m: make(map[useID]*keyUse)},
 		tokens: rate.NewLimiter(unconfirmedRate, unconfirmedBurst)}
 	c.base, c.stop = context.WithCancel(context.Background())
-	c.service = newService(&c.opt)
+	c.service = &service{opt: &c.opt, calls: make(chan struct{}, maxCalls)}
 	c.coarse.Store(time.Now().UnixNano())
 	k := &Keyring{core: c}
-	c.keys = newKEKs(c, keyhealth.Options{Log: opt.Log, Unwrap: c.service.probe, Withdrawn: k.withdraw})
+	c.keys = &keks{core: c, flights: newFlights[string, *keyhealth.Key](c, refusalLife), byURI: make(map[string]*keyhealth.Key),
+		health: keyhealth.Options{Log: opt.Log, Unwrap: c.service.probe, Withdrawn: k.withdraw}}
 	k.opening = opening{core: c, missed: k.sealing.missed, flights: newFlights[wrapID, *dataKey](c, refusalLife),
 		seed: maphash.MakeSeed(), keys: newLRU[wrapID, *dataKey](maxDataKeys), openers: newLRU[uint64, *opener](maxOpeners)}
 	k.sealing = sealing{core: c, made: k.opening.add, flights: newFlights[slotKey, *Sealer](c, keyhealth.ProbeRetry)}

@@ -18,10 +18,6 @@ type service struct {
 	calls chan struct{} // a place per call under way
 }
 
-func newService(opt *Options) *service {
-	return &service{opt: opt, calls: make(chan struct{}, maxCalls)}
-}
-
 // call makes one call with its span.
 func (s *service) call(ctx context.Context, op string, kc crypto.KeyContext, f func(ctx context.Context) error) error {
 	return s.limited(ctx, op, kc, callTimeout, func(ctx context.Context) error {

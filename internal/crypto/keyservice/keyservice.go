@@ -1,5 +1,12 @@
-// Package keyservice lists the key services that the proxy can use, by the scheme of a key's URI. To add one, write a
-// package beside this one that implements crypto.Provider, and give it a line in services.
+// Package keyservice lists the key services that the proxy can use, by the scheme of a key's URI.
+//
+// Where does a new key service go?
+//
+//  1. internal/crypto/<name>/<name>.go: Scheme, Open and a Provider (internal/crypto/provider.go says what it has to do).
+//     Sort the service's errors into the kinds of internal/crypto/errors.go; awskms/errors.go is an example.
+//  2. internal/crypto/keyservice/keyservice.go, this file: a line in services, and the URI in NoKeyURI.
+//  3. imports_test.go: what the package may import, and codec/codec.go if Go programs may use it without the proxy.
+//  4. docs/keys.md for operators, and e2e/<name>/ for a test against a real service, as e2e/vault has it.
 package keyservice
 
 import (

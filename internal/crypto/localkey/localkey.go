@@ -143,24 +143,13 @@ func (p *Provider) GenerateDataKey(_ context.Context, kc crypto.KeyContext) (pla
 // UnwrapDataKey tries the file's keys, latest first: there are few, and a wrong one fails its tag.
 func (p *Provider) UnwrapDataKey(_ context.Context, wrapped []byte, kc crypto.KeyContext) ([]byte, error) {
 	aad := kc.AssociatedData(label)
-	if plain, ok := unwrap(p.loaded(), wrapped, aad); ok {
-		return plain, nil
-	}
-	if plain, ok := unwrap(p.current(), wrapped, aad); ok {
-		return plain, nil
+	for _, keys := range [...]func() []cipher.AEAD{p.loaded, p.current} {
+		for _, gcm := range slices.Backward(keys()) {
+			if plain, err := gcm.Open(nil, nil, wrapped, aad); err == nil && len(wrapped) == wrappedSize {
+				return plain, nil
+			}
+		}
 	}
 	return nil, kc.Internalf(crypto.KindRejected, "unwrap data key",
 		"no key in %s opens it: it was wrapped elsewhere, for another namespace or key name, or changed", p.uri)
-}
-
-func unwrap(keys []cipher.AEAD, wrapped, aad []byte) ([]byte, bool) {
-	if len(wrapped) != wrappedSize {
-		return nil, false
-	}
-	for _, gcm := range slices.Backward(keys) {
-		if plain, err := gcm.Open(nil, nil, wrapped, aad); err == nil {
-			return plain, true
-		}
-	}
-	return nil, false
 }

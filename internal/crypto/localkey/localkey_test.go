@@ -94,7 +94,7 @@ func TestRotateKeepsTheReferenceAndOldKeys(t *testing.T) {
 		t.Fatal(err)
 	}
 	aad := kc.AssociatedData(label)
-	if _, ok := unwrap(after.(*Provider).loaded()[:1], fresh, aad); ok {
+	if _, err := after.(*Provider).loaded()[0].Open(nil, nil, fresh, aad); err == nil {
 		t.Error("the earlier key unwraps what came after the rotation: it still wraps")
 	}
 	if _, err := before.UnwrapDataKey(t.Context(), fresh, kc); err != nil {
@@ -104,7 +104,7 @@ func TestRotateKeepsTheReferenceAndOldKeys(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, ok := unwrap(after.(*Provider).loaded()[1:], next, aad); !ok {
+	if _, err := after.(*Provider).loaded()[1].Open(nil, nil, next, aad); err != nil {
 		t.Error("a proxy that was running during the rotation still wraps with the earlier key")
 	}
 	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
@@ -132,7 +132,8 @@ func TestFileGoneOrReplaced(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, ok := unwrap(p.(*Provider).loaded(), fresh, kc.AssociatedData(label)); !ok || len(p.(*Provider).loaded()) != 1 {
+		keys := p.(*Provider).loaded()
+		if _, err := keys[0].Open(nil, nil, fresh, kc.AssociatedData(label)); err != nil || len(keys) != 1 {
 			t.Errorf("%s: the keys are others now", name)
 		}
 	}

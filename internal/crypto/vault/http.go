@@ -112,10 +112,10 @@ func (p *Provider) ask(ctx context.Context, method, path string, in, out any) er
 		if err != nil {
 			return fmt.Errorf("token_file: %w", err)
 		}
-		if len(bytes.TrimSpace(token)) == 0 {
+		if token = bytes.TrimSpace(token); len(token) == 0 {
 			return fmt.Errorf("token_file: %s is empty", p.loc.tokenFile)
 		}
-		req.Header.Set("X-Vault-Token", string(bytes.TrimSpace(token)))
+		req.Header.Set("X-Vault-Token", string(token))
 	}
 	resp, err := p.client.Do(req)
 	if err != nil {
@@ -175,10 +175,9 @@ func (p *Provider) kindOf(ctx context.Context, op string, err error) crypto.Kind
 		}
 	case http.StatusBadRequest:
 		// The key is gone, or the ciphertext is not one of its own.
-		k := properties{}
-		var missing *answer
+		var k properties
 		err := p.ask(ctx, http.MethodGet, p.path("keys"), nil, &k)
-		if errors.As(err, &missing) && missing.status == http.StatusNotFound || err == nil && k.SoftDeleted {
+		if errors.As(err, &a) && a.status == http.StatusNotFound || err == nil && k.SoftDeleted {
 			return crypto.KindRevoked
 		}
 		if op == "vault.decrypt" {

@@ -15,7 +15,6 @@ package vault
 import (
 	"context"
 	"crypto/rand"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"net/http"
@@ -93,12 +92,12 @@ func (p *Provider) UnwrapDataKey(ctx context.Context, wrapped []byte, kc crypto.
 	return plain, nil
 }
 
+// encrypt and decrypt are the endpoints of these names. In JSON, bytes are base64, as Vault has them.
 func (p *Provider) encrypt(ctx context.Context, plain, aad []byte) ([]byte, error) {
 	var out struct {
 		Ciphertext string `json:"ciphertext"`
 	}
-	err := p.call(ctx, http.MethodPost, "encrypt", map[string]string{
-		"plaintext": base64.StdEncoding.EncodeToString(plain), "associated_data": base64.StdEncoding.EncodeToString(aad)}, &out)
+	err := p.call(ctx, http.MethodPost, "encrypt", map[string]any{"plaintext": plain, "associated_data": aad}, &out)
 	if err == nil && out.Ciphertext == "" {
 		err = &answer{text: "the answer holds no ciphertext; is the address a Vault?"}
 	}
@@ -109,8 +108,8 @@ func (p *Provider) decrypt(ctx context.Context, wrapped, aad []byte) ([]byte, er
 	var out struct {
 		Plaintext []byte `json:"plaintext"`
 	}
-	err := p.call(ctx, http.MethodPost, "decrypt", map[string]string{
-		"ciphertext": string(wrapped), "associated_data": base64.StdEncoding.EncodeToString(aad)}, &out)
+	err := p.call(ctx, http.MethodPost, "decrypt",
+		map[string]any{"ciphertext": string(wrapped), "associated_data": aad}, &out)
 	if err == nil && len(out.Plaintext) != dataKeySize {
 		err = &answer{status: http.StatusBadRequest, text: "the plaintext is no data key"}
 	}
@@ -192,29 +191,23 @@ func parseURI(uri string) (loc location, err error) {
 		return wrong("names no key: write vault://<host>[:port]/<mount>/<key>")
 	}
 	loc = location{base: "https://" + u.Host, mount: path[:i], key: path[i+1:], name: u.Host}
+	texts := map[string]*string{"token_file": &loc.tokenFile, "ca_file": &loc.authority, "namespace": &loc.namespace,
+		"name": &loc.name}
 	for name, values := range u.Query() {
-		if len(values) != 1 || values[0] == "" {
+		text := texts[name]
+		switch {
+		case len(values) != 1 || values[0] == "":
 			return wrong("parameter %q wants one value", name)
-		}
-		switch v := values[0]; name {
-		case "token_file":
-			loc.tokenFile = v
-		case "ca_file":
-			loc.authority = v
-		case "namespace":
-			loc.namespace = v
-		case "name":
-			loc.name = v
-		case "tls":
-			if v != "off" {
-				return wrong("tls can only be off")
-			}
-			if !loopback.Host(u.Hostname()) {
-				return wrong("plain http would show data keys and the token to the network; tls=off is for this host only")
-			}
-			loc.base = "http://" + u.Host
-		default:
+		case text != nil:
+			*text = values[0]
+		case name != "tls":
 			return wrong("unknown parameter %q; token_file, ca_file, namespace, name and tls are known", name)
+		case values[0] != "off":
+			return wrong("tls can only be off")
+		case !loopback.Host(u.Hostname()):
+			return wrong("plain http would show data keys and the token to the network; tls=off is for this host only")
+		default:
+			loc.base = "http://" + u.Host
 		}
 	}
 	return loc, nil

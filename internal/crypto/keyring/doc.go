@@ -1,0 +1,35 @@
+// Package keyring owns the life of data keys: it has them made and unwrapped by key services, keeps them in memory,
+// renews them, and drops them when their key is revoked or leaves the configuration. It hands out Sealers and opens envelopes.
+//
+// It must never seal with a data key that its service has not proved to unwrap, never open in a namespace that is
+// neither the envelope's own nor granted, and never let what a stranger can send (made-up namespaces, planted wrapped
+// keys) push out or block the keys of others.
+//
+// Its words:
+//
+//	data key            32 random bytes that seal payloads of one namespace under one key name
+//	key encryption key  a key in a key service that wraps data keys; an entry of `keys` names it by a URI
+//	set                 the entries, grants and revoked data keys of one configuration; one set is in force
+//	slot                the place of the data key that seals now for one (namespace, key name)
+//	confirmed           of a namespace: known to exist, so that its slots are neither few nor evicted
+//	flight              one call to a key service that several callers wait for
+//	refusal             a permanent error that is the answer for a while, without another call
+//	opener              a cipher that has opened an envelope, kept for envelopes with the same header
+//	run                 the envelopes of one message, which mostly share an opener
+//
+// Files:
+//
+//	keyring.go   Keyring, its options, Prepare and Commit of a changed configuration, the tick of every second
+//	set.go       which entry serves which key name; grants
+//	sealing.go   slots are filled, renewed, retired
+//	slots.go     the table of slots
+//	ready.go     whether a poll may ask for a task: the keys of its answer are at hand
+//	sealer.go    sealing with one data key
+//	open.go      opening: grants, data key, cipher
+//	cache.go     what opening remembers
+//	datakeys.go  a data key in memory
+//	keks.go      the key encryption keys that are open
+//	service.go   calls to key services, limited
+//	flights.go   calls that are shared and tried again
+//	uses.go      counts per key encryption key
+package keyring
