@@ -99,11 +99,7 @@ func (o *checkOptions) check(ctx context.Context, s *style) (result checked, err
 		return result, err
 	}
 	quiet := slog.New(slog.DiscardHandler)
-	// These read certificates, tokens and key sets, and open no listener and no connection.
-	_, ofListeners := app.Listeners(c, quiet)
-	_, ofUpstreams := app.Upstreams(c, quiet)
-	_, ofCodecServer := app.CodecServer(c, quiet)
-	if err := cmp.Or(ofListeners, ofUpstreams, ofCodecServer); err != nil {
+	if _, err := app.OpenEnds(c, quiet); err != nil {
 		return result, err
 	}
 	result.Listeners, result.Upstreams = len(c.Listeners), len(c.Upstreams)

@@ -16,7 +16,6 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/app"
 	"github.com/temporal-seal/temporal-seal/internal/config"
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
-	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 )
 
@@ -130,21 +129,14 @@ func (o *explainOptions) policyAlone(ctx context.Context) (*policy.Policy, error
 	if err != nil {
 		return nil, err
 	}
-	quiet := slog.New(slog.DiscardHandler)
 	// The keyring answers which key name outranks which; every URI gets a stand-in.
-	keys, err := keyring.New(ctx, keyring.Options{
-		Keys: c.KeyConfigs(), Grants: c.KeyGrants(), Realm: c.Realm, Log: quiet,
-		Open: func(_ context.Context, uri string) (crypto.Provider, error) { return standIn(uri), nil }})
-	if err != nil {
-		return nil, app.PrefixLines("keys", err)
-	}
-	defer keys.Close()
-	options, err := app.PolicyOptions(c, keys)
+	open := func(_ context.Context, uri string) (crypto.Provider, error) { return standIn(uri), nil }
+	keys, err := app.OpenKeys(ctx, c, defaultStartTimeout, open, nil, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return nil, err
 	}
-	p, err := policy.Load(ctx, options)
-	return p, app.PolicyError(err)
+	defer keys.Close()
+	return app.LoadPolicy(ctx, c, keys)
 }
 
 // standIn takes a key's place where only its name counts.

@@ -11,7 +11,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
@@ -26,23 +25,23 @@ type admin struct {
 	log     *slog.Logger
 }
 
-func newAdmin(address string, registry *prometheus.Registry, log *slog.Logger) (*admin, error) {
-	n, err := net.Listen("tcp", address)
+func newAdmin(address string, t *telemetry) (*admin, error) {
+	n, err := listen("admin:", address)
 	if err != nil {
-		return nil, fmt.Errorf("admin: cannot listen on %s: %w; stop what holds that address, or choose another with --admin", address, errors.Unwrap(err))
+		return nil, fmt.Errorf("%w with --admin", err)
 	}
-	a := &admin{net: n, log: log}
+	a := &admin{net: n, log: t.log}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", a.readyz)
 	mux.HandleFunc("GET /keys", a.listKeys)
-	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{EnableOpenMetrics: true}))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(t.registry, promhttp.HandlerOpts{EnableOpenMetrics: true}))
 	a.server = &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, IdleTimeout: time.Minute,
-		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
+		ErrorLog: slog.NewLogLogger(t.log.Handler(), slog.LevelDebug)}
 	return a, nil
 }
 
-// open tells load balancers that calls may come; shut that they should go elsewhere.
+// open has /readyz answer that calls may come; shut that they should go elsewhere.
 func (a *admin) open(changes *applier) { a.changes.Store(changes) }
 func (a *admin) shut()                 { a.changes.Store(nil) }
 
@@ -59,7 +58,7 @@ func (a *admin) readyz(w http.ResponseWriter, _ *http.Request) {
 	changes.state.Load().describe(w, changes.flags.File)
 }
 
-// listKeys tells which keys are in use: names, references, ids and counts. Envelopes hold the same, in the clear.
+// listKeys answers which keys are in use: names, references, ids and counts. Envelopes hold the same, in the clear.
 func (a *admin) listKeys(w http.ResponseWriter, _ *http.Request) {
 	keys := a.keys.Load()
 	if keys == nil {

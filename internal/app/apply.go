@@ -14,10 +14,32 @@ import (
 
 	"github.com/temporal-seal/temporal-seal/internal/config"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyservice"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 	"github.com/temporal-seal/temporal-seal/internal/x/filewatch"
 )
+
+// What applies while the proxy runs, and what needs a restart.
+//
+// These apply at once, to new calls and where it is said to calls under way:
+//
+//   - `keys`, `grants` and `revoked_data_keys` of the config file, also for calls under way
+//   - `foreign` of the config file, with the keys in its files
+//   - the platform's policy file, the namespaces' policy files, and the content of a policy bundle
+//
+// Beside them these files are read again by their users when they change: certificates, authorities, tokens, API keys, key
+// sets of JWT issuers, and local key files. They are no part of a state, so none of them waits for another.
+//
+// Everything else in the config file needs a restart, the place of the policy (`policy`) included. Until then
+// temporal_seal_config_stale is 1 and /readyz names the keys that have changed.
+//
+// A call uses one policy, and one reader of other tools' formats, from its start to its end: two payloads of one message
+// are never decided by two revisions. Keys are always those of the newest set, so that a revoked data key, a removed key or
+// a removed grant stops opening for calls under way too. The known consequence: a call whose policy names a key that the
+// newest set does not have gets Unavailable. That is a call under way when a key and the rules that name it are removed
+// together, or one that begins between the commit of the keys and the rewriter's swap. Its caller tries again, and the next
+// try uses the new policy.
 
 const (
 	// sourcesQuiet is how long the config file and the policy files must rest before they are read.
@@ -44,12 +66,39 @@ type applier struct {
 	awaySince time.Time  // since when there is no config file
 }
 
-// begin notes what the start has put into force.
-func (a *applier) begin(w wanted) {
-	now := &state{wanted: w, set: a.keys.Current(), policy: a.engine.Current()}
-	a.rewriter.Apply(rewrite.State{Keys: a.keys, Policy: now.policy, Foreign: w.foreign})
-	a.state.Store(now)
-	a.report.inForce(now.policy)
+// open opens the keys and the policy of the started config, and notes them as the state in force. accounts is whether calls
+// keep account of what they open. The caller closes the applier after an error too.
+func (a *applier) open(ctx context.Context, t *telemetry, admin *admin, accounts bool) (err error) {
+	c := a.started
+	if err = makeLocalKeys(ctx, c, t.log); err != nil {
+		return err
+	}
+	if a.keys, err = OpenKeys(ctx, c, a.timeout, keyservice.Open, newKMSWatch(t.registry).around, t.log); err != nil {
+		return err
+	}
+	others, err := ForeignReader(ctx, c, a.timeout)
+	if err != nil {
+		return err
+	}
+	admin.keys.Store(a.keys)
+	if a.engine, err = newEngine(ctx, c, a.keys, t); err != nil {
+		return err
+	}
+	a.rewriter, err = rewrite.New(rewrite.Options{Keys: a.keys, Policy: a.engine, Foreign: others,
+		UnknownFields: c.UnknownFields, Shadow: c.Shadow, Accounts: accounts, Log: t.log})
+	if err != nil {
+		return err
+	}
+	a.state.Store(&state{wanted: wantedBy(c, others), set: a.keys.Current(), policy: a.engine.Current()})
+	a.report = newReport(a, t)
+	return nil
+}
+
+// close removes the keys from memory.
+func (a *applier) close() {
+	if a.keys != nil {
+		a.keys.Close()
+	}
 }
 
 // follow applies every change until ctx ends.
@@ -98,7 +147,8 @@ func (a *applier) sources(log *slog.Logger) filewatch.Options {
 	return watch
 }
 
-// apply reads the sources and puts into force what can be. hangup: a person asked for it.
+// apply reads the sources and puts into force what can be. hangup is whether an operator has asked for it, so that the
+// outcome is reported even if it is the same as before.
 func (a *applier) apply(ctx context.Context, hangup bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -145,7 +195,7 @@ func (a *applier) read(hangup bool) ([]byte, error) {
 	return a.text, nil
 }
 
-// commit puts a prepared state into force, which cannot fail.
+// commit puts a prepared state into force, which cannot fail. Keys come first: what the new policy names has to be there.
 func (a *applier) commit(before, now *state) {
 	if now.set != before.set {
 		a.keys.Commit(now.set)

@@ -17,10 +17,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/temporal-seal/temporal-seal/internal/config"
-	"github.com/temporal-seal/temporal-seal/internal/crypto/keyservice"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/localkey"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
-	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 )
 
 // changing is an applier over files in a folder.
@@ -58,22 +56,11 @@ func newChanging(t *testing.T, configText string, files map[string]string) *chan
 	}
 	log, registry := slog.New(slog.NewTextHandler(&c.log, nil)), prometheus.NewRegistry()
 	c.metrics = registry
-	keys, err := OpenKeys(t.Context(), parsed, time.Second, keyservice.Open, nil, log)
-	if err != nil {
+	c.applier = &applier{flags: flags, started: parsed, timeout: 5 * time.Second, text: text}
+	t.Cleanup(func() { c.close() })
+	if err := c.open(t.Context(), &telemetry{log: log, registry: registry}, new(admin), false); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(keys.Close)
-	engine, err := newEngine(t.Context(), parsed, keys, registry)
-	if err != nil {
-		t.Fatal(err)
-	}
-	rewriter, err := rewrite.New(rewrite.Options{Keys: keys, Policy: engine, Log: log})
-	if err != nil {
-		t.Fatal(err)
-	}
-	c.applier = &applier{flags: flags, started: parsed, timeout: 5 * time.Second, keys: keys, engine: engine, rewriter: rewriter,
-		report: newReport(flags.File, registry, log), text: text}
-	c.begin(wantedBy(parsed, nil))
 	return c
 }
 

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"time"
 
@@ -20,12 +19,8 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/config"
 )
 
-// auditClose is how long the last audit records may take at the end.
-const auditClose = 5 * time.Second
-
-// newAudit opens the place where records go; nil if the config wants none.
-func newAudit(ctx context.Context, c *config.Config, version string, registry prometheus.Registerer, logger *slog.Logger) (*audit.Log, error) {
-	a := c.Audit
+// newAudit opens the place where records go. Without a config it returns nil, which stores nothing.
+func newAudit(ctx context.Context, a *config.Audit, version string, t *telemetry) (*audit.Log, error) {
 	if a == nil {
 		return nil, nil
 	}
@@ -34,32 +29,22 @@ func newAudit(ctx context.Context, c *config.Config, version string, registry pr
 	if a.OTLP {
 		sink, err = newOTLPSink(ctx, version)
 	} else {
-		sink, err = audit.OpenFile(a.File, logger)
+		sink, err = audit.OpenFile(a.File, t.log)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("audit: records cannot be kept: %w", err)
 	}
-	records := audit.New(audit.Options{Sink: sink, Required: a.Required, Wait: a.Wait, Log: logger})
+	records := audit.New(audit.Options{Sink: sink, Required: a.Required, Wait: a.Wait, Log: t.log})
 	for outcome, count := range map[string]func() uint64{
 		"kept":    func() uint64 { n, _, _ := records.Counts(); return n },
 		"dropped": func() uint64 { _, n, _ := records.Counts(); return n },
 		"refused": func() uint64 { _, _, n := records.Counts(); return n },
 	} {
-		registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
-			Name: "temporal_seal_audit_records_total", ConstLabels: prometheus.Labels{"outcome": outcome},
-			Help: "Audit records by outcome: kept, dropped since they could not be kept, refused with their call for that reason.",
-		}, func() float64 { return float64(count()) }))
+		t.count("temporal_seal_audit_records_total",
+			"Audit records by outcome: kept, dropped since they could not be kept, refused with their call for that reason.",
+			prometheus.Labels{"outcome": outcome}, count)
 	}
 	return records, nil
-}
-
-// closeAudit keeps the last records.
-func closeAudit(records *audit.Log, logger *slog.Logger) {
-	ctx, cancel := context.WithTimeout(context.Background(), auditClose)
-	defer cancel()
-	if err := records.Close(ctx); err != nil {
-		logger.Error("not all audit records were kept", "error", err)
-	}
 }
 
 // otlpSink sends records as OpenTelemetry log records, with the exporter that the OTEL_* variables choose. The SDK's own

@@ -16,7 +16,8 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/crypto/localkey"
 )
 
-// OpenKeys opens the configured keys and checks that they answer.
+// OpenKeys opens the configured keys with open and checks that they answer. timeout is for all of them together; trace, where
+// set, is called around each call to a key service.
 func OpenKeys(
 	ctx context.Context, c *config.Config, timeout time.Duration,
 	open func(context.Context, string) (crypto.Provider, error),
@@ -29,7 +30,7 @@ func OpenKeys(
 		DataKeyLife: c.DataKeyLife, Trace: trace, Log: log,
 	})
 	if err != nil {
-		return nil, PrefixLines("keys", err)
+		return nil, prefixLines("keys", err)
 	}
 	return keys, nil
 }
@@ -40,18 +41,22 @@ func makeLocalKeys(ctx context.Context, c *config.Config, log *slog.Logger) erro
 	for i, k := range c.Keys {
 		path, missing := missingKeyFile(k.Active)
 		if !missing {
-			continue // or Open tells what is wrong with it
+			continue // what is wrong with a file that exists, opening it finds out
 		}
 		if !c.Local() {
-			return fmt.Errorf("keys[%d].active: the key file %s does not exist; make it once with `temporal-seal keys new %s` and keep it (it is made by itself only where the proxy listens on loopback for a server on loopback)", i, path, path)
+			return fmt.Errorf("keys[%d].active: the key file %s does not exist; make it once with `temporal-seal keys new %s` and keep it "+
+				"(it is made by itself only where the proxy listens on loopback for a server on loopback)", i, path, path)
 		}
-		if err := tryPolicy(ctx, c); err != nil {
-			return err // before anything is left behind
+		if c.Policy.Bundle == nil {
+			if _, err := LoadPolicy(ctx, c, nil); err != nil {
+				return err // before anything is left behind
+			}
 		}
 		if err := localkey.Create(path, time.Now()); err != nil {
 			return fmt.Errorf("keys[%d].active: the key file %s cannot be made: %w", i, path, err)
 		}
-		log.Warn("MADE A NEW KEY FILE. Everything sealed from now on opens with this file and nothing else: back it up. For anything but development use a key service (--key awskms://...)", "file", path, "key", k.Name)
+		log.Warn("MADE A NEW KEY FILE. Everything sealed from now on opens with this file and nothing else: back it up. "+
+			"For anything but development use a key service (--key awskms://...)", "file", path, "key", k.Name)
 	}
 	return nil
 }

@@ -1,9 +1,9 @@
 package app
 
 import (
+	"cmp"
 	"log/slog"
 	"math"
-	"time"
 
 	"github.com/KimMachineGun/automemlimit/memlimit"
 
@@ -11,46 +11,30 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/server"
 )
 
-const (
-	// unknownMemory is reckoned with where nothing tells how much there is.
-	unknownMemory = 1 << 30
-	// defaultConnectionAge evens out callers over replicas that were added, and costs them two new connections an hour.
-	defaultConnectionAge = 30 * time.Minute
-)
+// unknownMemory is assumed where neither a limit nor the system shows how much memory there is.
+const unknownMemory = 1 << 30
 
-// limits lays what the config says over what fits into the memory.
+// serverLimits returns the limits of the config, and for those that it leaves out what fits into the memory.
 func serverLimits(l *config.Limits, memory int64) server.Limits {
-	limits := server.LimitsFor(memory)
-	limits.ConnectionAge = defaultConnectionAge
+	fits := server.LimitsFor(memory)
 	if files := maxFiles(); files > 0 {
 		// The rest is for upstreams, keys and files.
-		limits.Connections = min(limits.Connections, max(files*3/4, 1))
+		fits.Connections = min(fits.Connections, max(files*3/4, 1))
 	}
-	for _, set := range []struct {
-		to    *int
-		value int
-	}{{&limits.Connections, l.Connections}, {&limits.Calls, l.Calls}, {&limits.LongPolls, l.LongPolls}} {
-		if set.value != 0 {
-			*set.to = set.value
-		}
+	return server.Limits{
+		Connections: cmp.Or(l.Connections, fits.Connections), Calls: cmp.Or(l.Calls, fits.Calls),
+		LongPolls: cmp.Or(l.LongPolls, fits.LongPolls), Bytes: cmp.Or(int64(l.Bytes), fits.Bytes),
+		ConnectionAge: l.ConnectionAge,
 	}
-	if l.Bytes != 0 {
-		limits.Bytes = int64(l.Bytes)
-	}
-	if l.ConnectionAge != 0 {
-		limits.ConnectionAge = l.ConnectionAge
-	}
-	return limits
 }
 
-// limitMemory tells the Go runtime how much memory there is, so that it collects garbage in time: what GOMEMLIMIT says,
-// else nine tenths of what the container may have. It gives the bytes to reckon with.
+// limitMemory has the Go runtime collect garbage in time for the memory that there is: what GOMEMLIMIT says, else nine
+// tenths of what the container may have. It returns the bytes to plan with.
 func limitMemory(log *slog.Logger) int64 {
 	limit, err := memlimit.Set()
 	if err != nil {
 		log.Warn("the container's memory limit cannot be read; set GOMEMLIMIT if there is one", "error", err)
-	}
-	if err == nil && limit != math.MaxInt64 {
+	} else if limit != math.MaxInt64 {
 		return limit
 	}
 	if system, err := memlimit.FromSystem(); err == nil && system > 0 && system < math.MaxInt64 {

@@ -5,9 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
-
-	"github.com/prometheus/client_golang/prometheus"
 
 	temporalseal "github.com/temporal-seal/temporal-seal"
 	"github.com/temporal-seal/temporal-seal/internal/config"
@@ -15,7 +14,7 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 )
 
-// PolicyOptions say where the policy comes from. keys nil: without knowing which keys there are.
+// PolicyOptions returns where the policy comes from, and which keys it may name. keys nil: any.
 func PolicyOptions(c *config.Config, keys *keyring.Keyring) (policy.Options, error) {
 	o := policy.Options{File: c.Policy.File, Namespaces: c.Policy.Namespaces, Shipped: temporalseal.ShippedPolicy}
 	if keys != nil {
@@ -36,58 +35,56 @@ func PolicyOptions(c *config.Config, keys *keyring.Keyring) (policy.Options, err
 	return o, nil
 }
 
-func newEngine(ctx context.Context, c *config.Config, keys *keyring.Keyring, registry prometheus.Registerer) (*policy.Engine, error) {
+// newEngine loads the policy against the keys.
+func newEngine(ctx context.Context, c *config.Config, keys *keyring.Keyring, t *telemetry) (*policy.Engine, error) {
 	options, err := PolicyOptions(c, keys)
 	if err != nil {
 		return nil, err
 	}
 	engine, err := policy.NewEngine(ctx, options)
 	if err != nil {
-		return nil, PolicyError(err)
+		return nil, policyError(err)
 	}
-	registry.MustRegister(
-		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "temporal_seal_policy_evaluations_total", Help: "Decisions that had to be evaluated, since the memo held none for them."},
-			func() float64 { all, _ := engine.Evaluations(); return float64(all) }),
-		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "temporal_seal_policy_content_evaluations_total", Help: "Of those, decisions that hung on a payload's content, so that the memo never holds them."},
-			func() float64 { _, withContent := engine.Evaluations(); return float64(withContent) }))
+	t.count("temporal_seal_policy_evaluations_total", "Decisions that had to be evaluated, since the memo held none for them.", nil,
+		func() uint64 { all, _ := engine.Evaluations(); return all })
+	t.count("temporal_seal_policy_content_evaluations_total",
+		"Of those, decisions that hung on a payload's content, so that the memo never holds them.", nil,
+		func() uint64 { _, withContent := engine.Evaluations(); return withContent })
 	return engine, nil
 }
 
-// tryPolicy loads the policy without keys, if it is in files.
-func tryPolicy(ctx context.Context, c *config.Config) error {
-	if c.Policy.Bundle != nil {
-		return nil
-	}
-	options, err := PolicyOptions(c, nil)
+// LoadPolicy loads the policy once. keys nil: without knowing which keys there are.
+func LoadPolicy(ctx context.Context, c *config.Config, keys *keyring.Keyring) (*policy.Policy, error) {
+	options, err := PolicyOptions(c, keys)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	_, err = policy.Load(ctx, options)
-	return PolicyError(err)
+	p, err := policy.Load(ctx, options)
+	return p, policyError(err)
 }
 
-// PolicyError tells one fault per place: the compiler often finds several in one typing mistake.
-func PolicyError(err error) error {
+// policyError keeps one fault for each place: the compiler often finds several in one typing mistake.
+func policyError(err error) error {
 	if err == nil {
 		return nil
 	}
-	var lines []string
-	told := map[string]bool{}
-	for line := range strings.SplitSeq(strings.TrimRight(PrefixLines("policy: ", err).Error(), "\n"), "\n") {
-		if parts := strings.SplitN(line, ":", 4); len(parts) == 4 {
-			place := parts[1] + ":" + parts[2]
-			if told[place] {
-				continue
-			}
-			told[place] = true
+	seen := map[string]bool{}
+	lines := strings.Split(prefixLines("policy: ", err).Error(), "\n")
+	lines = slices.DeleteFunc(lines, func(line string) bool {
+		parts := strings.SplitN(line, ":", 4) // policy: <file>:<line>: <fault>
+		if len(parts) < 4 {
+			return false
 		}
-		lines = append(lines, line)
-	}
+		place := parts[1] + ":" + parts[2]
+		again := seen[place]
+		seen[place] = true
+		return again
+	})
 	return errors.New(strings.Join(lines, "\n"))
 }
 
-// PrefixLines says of each of several joined errors where it belongs.
-func PrefixLines(prefix string, err error) error {
+// prefixLines puts a prefix before each of several joined errors that has none.
+func prefixLines(prefix string, err error) error {
 	lines := strings.Split(strings.TrimRight(err.Error(), "\n"), "\n")
 	for i, line := range lines {
 		if !strings.HasPrefix(line, prefix) {

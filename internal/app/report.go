@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -14,27 +15,27 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 )
 
-// report says in the log and in metrics what became of changed sources.
+// report logs and counts what became of changed sources, and shows what is in force.
 type report struct {
 	log               *slog.Logger
 	file              string // of the config
 	configs, policies *prometheus.CounterVec
-	revision          *prometheus.GaugeVec
 }
 
-func newReport(file string, registry prometheus.Registerer, log *slog.Logger) *report {
-	r := &report{log: log, file: file,
-		configs: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "temporal_seal_config_reloads_total",
-			Help: "Attempts to take up keys, grants and revoked data keys from the config, by outcome."}, []string{"outcome"}),
-		policies: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "temporal_seal_policy_reloads_total",
-			Help: "Attempts to load changed policy files, by outcome."}, []string{"outcome"}),
-		revision: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "temporal_seal_policy_info", Help: "1 for the policy revision in force."}, []string{"revision"}),
+func newReport(a *applier, t *telemetry) *report {
+	outcomes := func(name, help string) *prometheus.CounterVec {
+		v := prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, []string{"outcome"})
+		for _, outcome := range []string{"ok", "error"} { // an alert needs the zero before the first failure
+			v.WithLabelValues(outcome)
+		}
+		return v
 	}
-	registry.MustRegister(r.configs, r.policies, r.revision)
-	for _, outcome := range []string{"ok", "error"} { // an alert needs the zero before the first failure
-		r.configs.WithLabelValues(outcome)
-		r.policies.WithLabelValues(outcome)
+	r := &report{log: t.log, file: a.flags.File,
+		configs: outcomes("temporal_seal_config_reloads_total",
+			"Attempts to take up keys, grants and revoked data keys from the config, by outcome."),
+		policies: outcomes("temporal_seal_policy_reloads_total", "Attempts to load changed policy files, by outcome."),
 	}
+	t.registry.MustRegister(r.configs, r.policies, keyMetrics{a.keys}, stateMetrics{a.state.Load})
 	return r
 }
 
@@ -81,22 +82,12 @@ func (r *report) policy(before, now *policy.Policy) {
 	switch {
 	case now.Revision() != before.Revision():
 		r.log.Info("policy reloaded", "policy_revision", now.Revision(), "before", before.Revision(), "namespaces", len(now.Namespaces()))
-		r.loaded(now)
 	case now.Err() == nil && before.Err() != nil:
 		r.log.Info("policy sources are again those in force", "policy_revision", now.Revision())
-		r.loaded(now)
+	default:
+		return
 	}
-}
-
-func (r *report) loaded(p *policy.Policy) {
 	r.policies.WithLabelValues("ok").Inc()
-	r.inForce(p)
-}
-
-// inForce shows the revision.
-func (r *report) inForce(p *policy.Policy) {
-	r.revision.Reset()
-	r.revision.WithLabelValues(p.Revision()).Set(1)
 }
 
 // passing matches what differs between two tries that fail for the same reason: the ids that AWS gives to requests, and
@@ -131,41 +122,37 @@ func (s *state) describe(w io.Writer, file string) {
 	}
 }
 
-// staleMetrics shows whether the sources differ from what is in force. Its labels are the namespaces that have policy files.
-type staleMetrics struct{ state func() *state }
+// stateMetrics shows the policy's revision, and whether the sources differ from what is in force. Its labels are that
+// revision and the namespaces that have policy files.
+type stateMetrics struct{ state func() *state }
 
 var (
 	configStale = prometheus.NewDesc("temporal_seal_config_stale",
 		"1 if the config file, or a part of it, is not in force; /readyz says why.", nil, nil)
 	policyStale = prometheus.NewDesc("temporal_seal_policy_stale",
 		"1 if the newest policy file of a namespace is not in force, * for the platform's; /readyz says why.", []string{"namespace"}, nil)
+	policyInfo = prometheus.NewDesc("temporal_seal_policy_info", "1 for the policy revision in force.", []string{"revision"}, nil)
 )
 
 // Describe is part of prometheus.Collector.
-func (m staleMetrics) Describe(ch chan<- *prometheus.Desc) {
-	ch <- configStale
-	ch <- policyStale
-}
+func (m stateMetrics) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCollect(m, ch) }
 
 // Collect is part of prometheus.Collector.
-func (m staleMetrics) Collect(ch chan<- prometheus.Metric) {
+func (m stateMetrics) Collect(ch chan<- prometheus.Metric) {
 	s := m.state()
-	stale := 0.0
-	if len(s.problems)+len(s.restart) > 0 {
-		stale = 1
+	gauge := func(desc *prometheus.Desc, value float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, labels...)
 	}
-	ch <- prometheus.MustNewConstMetric(configStale, prometheus.GaugeValue, stale)
-	modules := map[string]float64{"*": 0}
+	stale := map[string]float64{"*": 0}
 	for _, namespace := range s.policy.Namespaces() {
-		modules[namespace] = 0
+		stale[namespace] = 0
 	}
 	for _, m := range s.policy.Stale() {
-		if m.Namespace == "" {
-			m.Namespace = "*"
-		}
-		modules[m.Namespace] = 1
+		stale[cmp.Or(m.Namespace, "*")] = 1
 	}
-	for namespace, value := range modules {
-		ch <- prometheus.MustNewConstMetric(policyStale, prometheus.GaugeValue, value, namespace)
+	for namespace, value := range stale {
+		gauge(policyStale, value, namespace)
 	}
+	gauge(policyInfo, 1, s.policy.Revision())
+	gauge(configStale, float64(min(len(s.problems)+len(s.restart), 1)))
 }

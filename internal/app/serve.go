@@ -1,32 +1,37 @@
-// Package app is the running proxy: it assembles all parts from a config, serves, takes over changed configs, and drains.
-// Commands use parts of the assembly to check a config or to open its keys.
+// Package app is the running proxy: it assembles all parts from a config, serves, applies changed configs and policies, and
+// drains. Commands use parts of the assembly to check a config or to open its keys. It decides nothing about a call or a
+// payload.
+//
+// Its words:
+//
+//   - sources: the config file and the policy, whose changes apply while the proxy runs
+//   - state: what is in force of the sources, and why they differ from it
+//   - ends: what callers and Temporal frontends reach the proxy by
+//
+// What is where:
+//
+//   - serve.go: the order of the start
+//   - run.go: from the first call to the end of the drain
+//   - apply.go: which changes apply when; state.go: how a new state is prepared; report.go: what operators see of it
+//   - keys.go, foreign.go, policy.go: keys, formats of other tools and the policy, from the config
+//   - wiring.go: listeners, upstreams and the codec server, from the config
+//   - limits.go, collector.go: what fits into the memory
+//   - admin.go, keyuse.go: the admin listener; telemetry.go, spans.go, audit.go: logs, traces and audit records
 package app
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"strings"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
-
-	"github.com/temporal-seal/temporal-seal/internal/codecserver"
 	"github.com/temporal-seal/temporal-seal/internal/config"
-	"github.com/temporal-seal/temporal-seal/internal/crypto/keyservice"
-	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 	"github.com/temporal-seal/temporal-seal/internal/server"
 	"github.com/temporal-seal/temporal-seal/internal/upstream"
 )
 
-// pollsEndAlone is the drain time from which on polls need no shortening: they take 60 s at most, and answering a bit.
-const pollsEndAlone = 65 * time.Second
-
-// Options are what the command line says of a proxy that serves.
+// Options are the command line of a proxy that serves. All fields are required, except where config.Flags says otherwise.
 type Options struct {
 	config.Flags
 	LogFormat, LogLevel string
@@ -34,13 +39,18 @@ type Options struct {
 	Version             string
 }
 
-// Serve wires everything, from top to bottom, and runs it until a signal.
+// Serve assembles the proxy and runs it until a signal. The order matters: what fails without asking anybody comes first,
+// and the admin listener answers while the rest starts, so that a probe sees a proxy that is alive and not ready.
 func (o *Options) Serve(ctx context.Context, stderr io.Writer) error {
 	log, err := newLogger(stderr, o.LogFormat, o.LogLevel)
 	if err != nil {
 		return err
 	}
-	c, text, err := o.config()
+	text, err := o.Read()
+	if err != nil {
+		return err
+	}
+	c, err := o.Parse(text)
 	if err != nil {
 		return err
 	}
@@ -48,159 +58,83 @@ func (o *Options) Serve(ctx context.Context, stderr io.Writer) error {
 	defer stop()
 	memory := limitMemory(log)
 	paceCollector(memory)
-	limits := serverLimits(&c.Limits, memory)
-	e, err := openEnds(c, log)
+	e, err := OpenEnds(c, log)
 	if err != nil {
 		return err
 	}
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	tracing, spans, err := newTracing(ctx, o.Version, registry, log)
+	t, err := newTelemetry(ctx, o.Version, log)
 	if err != nil {
 		return err
 	}
-	addresses, err := e.listen(c)
-	if err != nil {
+	if err := e.listen(c); err != nil {
 		return err
 	}
-	admin, err := newAdmin(c.Admin, registry, log)
+	admin, err := newAdmin(c.Admin, t)
 	if err != nil {
 		return err
 	}
 	defer admin.close()
 	go admin.serve()
-	records, err := newAudit(ctx, c, o.Version, registry, log)
+	records, err := newAudit(ctx, c.Audit, o.Version, t)
 	if err != nil {
 		return err
 	}
 	if err := o.probe(ctx, e.upstreams); err != nil {
 		return err
 	}
-	if err := makeLocalKeys(ctx, c, log); err != nil {
+	changes := &applier{flags: o.Flags, started: c, timeout: o.StartTimeout, text: text}
+	defer changes.close()
+	if err := changes.open(ctx, t, admin, records != nil); err != nil {
 		return err
 	}
-	keys, err := OpenKeys(ctx, c, o.StartTimeout, keyservice.Open, newKMSWatch(registry).around, log)
-	if err != nil {
-		return err
-	}
-	defer keys.Close()
-	others, err := ForeignReader(ctx, c, o.StartTimeout)
-	if err != nil {
-		return err
-	}
-	admin.keys.Store(keys)
-	engine, err := newEngine(ctx, c, keys, registry)
-	if err != nil {
-		return err
-	}
-	rewriter, err := rewrite.New(rewrite.Options{Keys: keys, Policy: engine, Foreign: others, UnknownFields: c.UnknownFields, Shadow: c.Shadow, Accounts: records != nil, Log: log})
-	if err != nil {
-		return err
-	}
-	changes := &applier{flags: o.Flags, started: c, timeout: o.StartTimeout, keys: keys, engine: engine, rewriter: rewriter,
-		report: newReport(o.File, registry, log), text: text}
-	registry.MustRegister(keyMetrics{keys}, staleMetrics{changes.state.Load})
-	changes.begin(wantedBy(c, others))
 	go changes.follow(ctx, log)
-	upstream.Learn(ctx, e.upstreams, rewriter.Join, log)
-	go upstream.LearnAgain(ctx, e.upstreams, rewriter.Join, log)
-	metrics := server.NewMetrics(registry)
-	server, err := server.New(server.Options{
+	upstream.Learn(ctx, e.upstreams, changes.rewriter.Join, log)
+	go upstream.LearnAgain(ctx, e.upstreams, changes.rewriter.Join, log)
+	options := server.Options{
 		Listeners: e.listeners, Upstreams: e.upstreams, Services: c.Services,
-		Rewriter: rewriter, Keys: keys, Audit: records, PollLimit: pollLimit(c), Limits: limits,
-		Metrics: metrics, Registry: registry, Tracing: tracing, Log: log,
-	})
+		Rewriter: changes.rewriter, Keys: changes.keys, Audit: records,
+		PollLimit: pollLimit(c), Limits: serverLimits(&c.Limits, memory),
+		Metrics: server.NewMetrics(t.registry), Registry: t.registry, Tracing: t.tracing, Log: log,
+	}
+	grpc, err := server.New(options)
 	if err != nil {
 		return err
 	}
-	codec := newCodecServer(e.codec, rewriter, records, metrics, registry, tracing)
-	r := running{server: server, codec: codec, admin: admin, records: records, spans: spans, log: log}
+	codec := newCodecServer(e.codec, &options)
+	r := running{server: grpc, codec: codec, admin: admin, records: records, spans: t.spans, log: log}
 	return r.untilSignal(c.Drain, func() {
 		admin.open(changes)
 		warnAtStart(c, log)
-		log.Info("serving", "listen", strings.Join(addresses, ","), "admin", admin.net.Addr().String(),
-			codecAddress(codec), "upstream", upstreamList(c),
-			"policy_revision", changes.state.Load().policy.Revision(), "version", o.Version)
-		log.Info("limits", "connections", limits.Connections, "calls", limits.Calls, "long_polls", limits.LongPolls,
-			"bytes", limits.Bytes, "connection_age", limits.ConnectionAge.String())
+		r.announce(c, &options, "policy_revision", changes.state.Load().policy.Revision(), "version", o.Version)
 	})
 }
 
-// config reads the config, and returns its text too.
-func (o *Options) config() (*config.Config, []byte, error) {
-	text, err := o.Read()
-	if err != nil {
-		return nil, nil, err
-	}
-	c, err := o.Parse(text)
-	return c, text, err
-}
-
-// ends are what callers and Temporal frontends are reached by.
-type ends struct {
-	listeners []server.Listener
-	upstreams []upstream.Config
-	codec     *codecserver.Options // nil: no codec server
-}
-
-// openEnds reads the files of all ends.
-func openEnds(c *config.Config, log *slog.Logger) (e ends, err error) {
-	if e.listeners, err = Listeners(c, log); err != nil {
-		return e, err
-	}
-	if e.upstreams, err = Upstreams(c, log); err != nil {
-		return e, err
-	}
-	e.codec, err = CodecServer(c, log)
-	return e, err
-}
-
-// listen takes all addresses, and returns those of the listeners.
-func (e *ends) listen(c *config.Config) ([]string, error) {
-	addresses, err := listen(c, e.listeners)
-	if err != nil {
-		return nil, err
-	}
-	return addresses, listenCodecServer(c, e.codec)
-}
-
+// probe checks that all upstreams answer.
 func (o *Options) probe(ctx context.Context, upstreams []upstream.Config) error {
 	ctx, cancel := context.WithTimeout(ctx, o.StartTimeout)
 	defer cancel()
 	return upstream.Probe(ctx, upstreams)
 }
 
-// listen takes the listeners' addresses and gives them as they are: a port 0 is chosen now.
-func listen(c *config.Config, listeners []server.Listener) ([]string, error) {
-	var addresses []string
-	for i := range listeners {
-		l := &listeners[i]
-		n, err := net.Listen("tcp", c.Listeners[i].Address)
-		if err != nil {
-			return nil, fmt.Errorf("listener %q cannot listen on %s: %w; stop what holds that address, or choose another", l.Name, c.Listeners[i].Address, errors.Unwrap(err))
-		}
-		l.Net = n
-		addresses = append(addresses, n.Addr().String())
-	}
-	return addresses, nil
-}
-
 // pollLimit is how long a poll may be held so that all of them end by themselves while the proxy drains.
 func pollLimit(c *config.Config) time.Duration {
-	if c.Drain.Time >= pollsEndAlone {
+	// From this drain time on polls need no shortening: they take 60 s at most, and answering a bit.
+	if c.Drain.Time >= 65*time.Second {
 		return 0
 	}
 	return max(c.Drain.Time-5*time.Second, 5*time.Second)
 }
 
-// warn says at start what an operator should not overlook.
+// warnAtStart logs what an operator should not overlook.
 func warnAtStart(c *config.Config, log *slog.Logger) {
 	for _, l := range c.Listeners {
 		if l.IsAnonymous() && !config.IsLoopback(l.Address) {
-			log.Warn("ANYONE WHO REACHES THIS LISTENER reads and writes these namespaces in clear. Let a network policy say who does", "listener", l.Name, "address", l.Address, "namespaces", strings.Join(l.AnonymousNamespaces(), ","))
+			log.Warn("ANYONE WHO REACHES THIS LISTENER reads and writes these namespaces in clear. Let a network policy say who does",
+				"listener", l.Name, "address", l.Address, "namespaces", strings.Join(l.AnonymousNamespaces(), ","))
 		}
 		if l.TLS == nil && !config.IsLoopback(l.Address) {
-			log.Warn("callers of this listener talk to it without TLS: clear payloads cross the network", "listener", l.Name, "address", l.Address)
+			log.Warn("callers of this listener talk to it without TLS: clear payloads cross the network",
+				"listener", l.Name, "address", l.Address)
 		}
 	}
 	if c.Shadow {
@@ -208,10 +142,20 @@ func warnAtStart(c *config.Config, log *slog.Logger) {
 	}
 }
 
-func upstreamList(c *config.Config) string {
-	addresses := make([]string, len(c.Upstreams))
-	for i, u := range c.Upstreams {
-		addresses[i] = u.Address
+// announce logs the addresses and the limits. The last fields of the first line are the caller's.
+func (r *running) announce(c *config.Config, o *server.Options, last ...any) {
+	var listen, upstreams []string
+	for _, l := range o.Listeners {
+		listen = append(listen, l.Net.Addr().String()) // for a port 0, the one that was chosen
 	}
-	return strings.Join(addresses, ",")
+	for _, u := range c.Upstreams {
+		upstreams = append(upstreams, u.Address)
+	}
+	fields := []any{"listen", strings.Join(listen, ","), "admin", r.admin.net.Addr().String()}
+	if r.codec != nil {
+		fields = append(fields, "codec_server", r.codec.Addr().String())
+	}
+	r.log.Info("serving", append(append(fields, "upstream", strings.Join(upstreams, ",")), last...)...)
+	r.log.Info("limits", "connections", o.Limits.Connections, "calls", o.Limits.Calls, "long_polls", o.Limits.LongPolls,
+		"bytes", o.Limits.Bytes, "connection_age", o.Limits.ConnectionAge.String())
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
-	"strings"
 
 	"github.com/temporal-seal/temporal-seal/internal/config"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
@@ -24,7 +23,7 @@ type state struct {
 	restart  []string // keys at the config's top level that have changed since the start and that only a start takes over
 }
 
-// wanted is what a config wants of keys and formats.
+// wanted is what a config contains of keys and formats.
 type wanted struct {
 	keys    []keyring.KeyConfig
 	grants  []keyring.Grant
@@ -47,7 +46,7 @@ func (a *applier) prepare(ctx context.Context, before *state, text []byte, unrea
 		var others *foreign.Reader
 		if others, err = ForeignReader(ctx, c, a.timeout); err == nil {
 			var now *state
-			if now, err = a.lay(ctx, before, wantedBy(c, others), modules); err == nil {
+			if now, err = a.build(ctx, before, wantedBy(c, others), modules); err == nil {
 				now.restart = changedSince(a.started, c)
 				return now
 			}
@@ -60,7 +59,7 @@ func (a *applier) prepare(ctx context.Context, before *state, text []byte, unrea
 		slices.SortFunc(old.revoked, func(a, b [32]byte) int { return slices.Compare(a[:], b[:]) })
 		old.revoked = slices.Compact(old.revoked)
 	}
-	now, failed := a.lay(ctx, before, old, modules)
+	now, failed := a.build(ctx, before, old, modules)
 	if failed != nil {
 		kept := *before
 		now, err = &kept, errors.Join(err, failed)
@@ -79,33 +78,23 @@ func (a *applier) preparePolicy(ctx context.Context, before *state, modules poli
 	return &now
 }
 
-// lay makes a state of wanted keys and the policies. Where a key's new URI does not answer, its old one stays, and keys that
-// policies in force name are kept although they are not wanted.
-func (a *applier) lay(ctx context.Context, before *state, w wanted, modules policy.Sources) (*state, error) {
+// build makes a state of a config's keys and the policies. Where a key's new URI does not answer, its old one stays, and keys
+// that policies in force name are kept although the config does not contain them any more.
+func (a *applier) build(ctx context.Context, before *state, w wanted, modules policy.Sources) (*state, error) {
 	now := &state{wanted: w}
 	now.keys = slices.Clone(w.keys)
-	if err := a.layKeys(ctx, now); err != nil {
+	if err := a.load(ctx, now, modules); err != nil {
 		return nil, err
 	}
 	for _, u := range now.set.Unanswered() {
-		now.problems = append(now.problems, PrefixLines("keys", u.Err))
+		now.problems = append(now.problems, prefixLines("keys", u.Err))
 	}
-	if now.keepURIs(before) {
-		if err := a.layKeys(ctx, now); err != nil {
-			return nil, err
-		}
-	}
-	if err := a.layPolicy(ctx, now, modules); err != nil {
+	kept, missing := now.keepURIs(before), now.policy.MissingKeys()
+	if err := now.keepNamed(before, missing); err != nil {
 		return nil, err
 	}
-	if missing := now.policy.MissingKeys(); len(missing) > 0 {
-		if err := now.keepNamed(before, missing); err != nil {
-			return nil, err
-		}
-		if err := a.layKeys(ctx, now); err != nil {
-			return nil, err
-		}
-		if err := a.layPolicy(ctx, now, modules); err != nil {
+	if kept || len(missing) > 0 {
+		if err := a.load(ctx, now, modules); err != nil {
 			return nil, err
 		}
 	}
@@ -115,16 +104,13 @@ func (a *applier) lay(ctx context.Context, before *state, w wanted, modules poli
 	return now, nil
 }
 
-func (a *applier) layKeys(ctx context.Context, now *state) (err error) {
+// load prepares the keys of a state, and the policies against them.
+func (a *applier) load(ctx context.Context, now *state, modules policy.Sources) (err error) {
 	if now.set, err = a.keys.Prepare(ctx, now.keys, now.grants, now.revoked); err != nil {
-		return PrefixLines("keys", err)
+		return prefixLines("keys", err)
 	}
-	return nil
-}
-
-func (a *applier) layPolicy(ctx context.Context, now *state, modules policy.Sources) (err error) {
 	if now.policy, err = a.engine.Prepare(ctx, modules, now.set.Rank, now.set.DefaultKey); err != nil {
-		return PrefixLines("policy", err)
+		return prefixLines("policy", err)
 	}
 	return nil
 }
@@ -168,17 +154,15 @@ func (s *state) keepNamed(before *state, missing []policy.MissingKey) error {
 	return nil
 }
 
+// applied are the keys at the config's top level that apply while the proxy runs.
+var applied = []string{"keys", "grants", "revoked_data_keys", "foreign"}
+
 // changedSince lists the keys at the config's top level that differ and that only a start takes over.
-func changedSince(started, now *config.Config) []string {
-	var names []string
+func changedSince(started, now *config.Config) (names []string) {
 	a, b := reflect.ValueOf(started).Elem(), reflect.ValueOf(now).Elem()
 	for i := range a.NumField() {
-		name, _, _ := strings.Cut(a.Type().Field(i).Tag.Get("yaml"), ",")
-		switch name {
-		case "keys", "grants", "revoked_data_keys", "foreign":
-			continue
-		}
-		if !reflect.DeepEqual(a.Field(i).Interface(), b.Field(i).Interface()) {
+		name := a.Type().Field(i).Tag.Get("yaml")
+		if !slices.Contains(applied, name) && !reflect.DeepEqual(a.Field(i).Interface(), b.Field(i).Interface()) {
 			names = append(names, name)
 		}
 	}

@@ -7,10 +7,10 @@ import (
 	"log/slog"
 	"os"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 	"go.opentelemetry.io/contrib/exporters/autoexport"
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
@@ -22,6 +22,7 @@ import (
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/server"
+	"github.com/temporal-seal/temporal-seal/internal/x/lograte"
 )
 
 func newLogger(w io.Writer, format, level string) (*slog.Logger, error) {
@@ -39,8 +40,8 @@ func newLogger(w io.Writer, format, level string) (*slog.Logger, error) {
 	return nil, fmt.Errorf("--log-format: %q is not one of text, json", format)
 }
 
-// exporterChosen tells if the OTEL_* variables ask for traces at all. Without any the specification's default would try
-// to reach a collector on this machine for ever.
+// exporterChosen reports whether the OTEL_* variables ask for traces at all. Without any the specification's default would
+// try to reach a collector on this machine for ever.
 func exporterChosen() bool {
 	if strings.EqualFold(os.Getenv("OTEL_SDK_DISABLED"), "true") {
 		return false
@@ -54,25 +55,41 @@ func exporterChosen() bool {
 	return true
 }
 
-// newTracing sets up traces as the OTEL_* variables say. Both results are nil where no exporter is chosen. Spans wait
-// for their export in a bounded queue: a collector that is down costs spans, never a call.
-func newTracing(ctx context.Context, version string, r prometheus.Registerer, log *slog.Logger) (*server.Tracing, *sdktrace.TracerProvider, error) {
+// telemetry is by what the parts of the proxy report what they do.
+type telemetry struct {
+	log      *slog.Logger
+	registry *prometheus.Registry
+	tracing  *server.Tracing          // nil: no exporter is chosen
+	spans    *sdktrace.TracerProvider // the provider of tracing
+}
+
+// newTelemetry sets up metrics, and traces as the OTEL_* variables say. Spans wait for their export in a bounded queue: a
+// collector that is down costs spans, never a call.
+func newTelemetry(ctx context.Context, version string, log *slog.Logger) (*telemetry, error) {
+	t := &telemetry{log: log, registry: prometheus.NewRegistry()}
+	t.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	if !exporterChosen() {
-		return nil, nil, nil
+		return t, nil
 	}
 	exporter, err := autoexport.NewSpanExporter(ctx)
 	if err != nil {
-		return nil, nil, fmt.Errorf("traces cannot be set up: %w; check the OTEL_* variables, or set OTEL_TRACES_EXPORTER=none", err)
+		return nil, fmt.Errorf("traces cannot be set up: %w; check the OTEL_* variables, or set OTEL_TRACES_EXPORTER=none", err)
 	}
 	about, err := aboutProxy(ctx, version)
 	if err != nil {
-		return nil, nil, fmt.Errorf("traces cannot be set up: %w", err)
+		return nil, fmt.Errorf("traces cannot be set up: %w", err)
 	}
-	otel.SetErrorHandler(otel.ErrorHandlerFunc(rarely(log)))
-	provider := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(newSpanQueue(exporter, r)), sdktrace.WithResource(about))
-	otel.SetTracerProvider(provider) // rewrite makes its spans with the global one
-	otel.SetTextMapPropagator(propagation.TraceContext{})
-	return &server.Tracing{Provider: provider, Propagator: propagation.TraceContext{}}, provider, nil
+	var failures lograte.Limiter // a collector that is down fails every batch
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) {
+		if failures.Allow("") {
+			log.Warn("traces cannot be exported; calls are not affected", "error", err)
+		}
+	}))
+	t.spans = sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(newSpanQueue(exporter, t.registry)), sdktrace.WithResource(about))
+	otel.SetTracerProvider(t.spans) // rewrite makes its spans with the global one
+	t.tracing = &server.Tracing{Provider: t.spans, Propagator: propagation.TraceContext{}}
+	otel.SetTextMapPropagator(t.tracing.Propagator)
+	return t, nil
 }
 
 // aboutProxy says of this process what spans and audit records are sent with.
@@ -86,15 +103,10 @@ func aboutProxy(ctx context.Context, version string) (*resource.Resource, error)
 	return about, nil
 }
 
-// rarely logs at most one error of the exporter a minute: a collector that is down fails every batch.
-func rarely(log *slog.Logger) func(error) {
-	var last atomic.Int64
-	return func(err error) {
-		now := time.Now().Unix()
-		if before := last.Load(); now-before >= 60 && last.CompareAndSwap(before, now) {
-			log.Warn("traces cannot be exported; calls are not affected", "error", err)
-		}
-	}
+// count registers a counter whose value another part keeps.
+func (t *telemetry) count(name, help string, labels prometheus.Labels, value func() uint64) {
+	t.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help, ConstLabels: labels},
+		func() float64 { return float64(value()) }))
 }
 
 // kmsWatch counts and traces the calls to key services.

@@ -2,127 +2,162 @@ package app
 
 import (
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 
 	"github.com/temporal-seal/temporal-seal/internal/auth"
+	"github.com/temporal-seal/temporal-seal/internal/codecserver"
 	"github.com/temporal-seal/temporal-seal/internal/config"
 	"github.com/temporal-seal/temporal-seal/internal/files"
 	"github.com/temporal-seal/temporal-seal/internal/server"
 	"github.com/temporal-seal/temporal-seal/internal/upstream"
 )
 
-// Listeners turns the config's listeners into the proxy's, reading their files.
-func Listeners(c *config.Config, log *slog.Logger) ([]server.Listener, error) {
-	var listeners []server.Listener
-	for i, l := range c.Listeners {
-		made, err := proxyListener(&l, log)
-		if err != nil {
+// Ends are what callers and Temporal frontends are reached by.
+type Ends struct {
+	listeners []server.Listener
+	upstreams []upstream.Config
+	codec     *codecserver.Options // nil: no codec server
+}
+
+// OpenEnds reads the certificates, tokens and key sets of all ends. It opens no listener and no connection.
+func OpenEnds(c *config.Config, log *slog.Logger) (*Ends, error) {
+	e := &Ends{listeners: make([]server.Listener, len(c.Listeners))}
+	for i := range c.Listeners {
+		l, made := &c.Listeners[i], &e.listeners[i]
+		made.Name = l.Name
+		if l.Callers != nil && l.Callers.Token != nil {
+			made.Credential = l.Callers.Token.Header
+		} else if l.Callers != nil && l.Callers.JWT != nil {
+			made.Credential = l.Callers.JWT.Header
+		}
+		var err error
+		if made.TLS, made.Identify, err = callersOf(l, log, "h2"); err != nil {
 			return nil, fmt.Errorf("listeners[%d]: %w", i, err)
 		}
-		listeners = append(listeners, made)
 	}
-	return listeners, nil
-}
-
-func proxyListener(l *config.Listener, log *slog.Logger) (server.Listener, error) {
-	made := server.Listener{Name: l.Name}
 	var err error
-	if made.TLS, err = serverTLS(l, log, "h2"); err != nil {
-		return made, err
+	if e.upstreams, err = Upstreams(c, log); err != nil {
+		return nil, err
 	}
-	switch {
-	case l.Callers == nil:
-	case l.Callers.Token != nil:
-		made.Credential = l.Callers.Token.Header
-	case l.Callers.JWT != nil:
-		made.Credential = l.Callers.JWT.Header
+	if cs := c.CodecServer; cs != nil {
+		e.codec = &codecserver.Options{Origins: cs.AllowedOrigins, Log: log}
+		if e.codec.TLS, e.codec.Identify, err = callersOf(cs.Listener(), log, "h2", "http/1.1"); err != nil {
+			return nil, fmt.Errorf("codec_server: %w", err)
+		}
 	}
-	made.Identify, err = identify(l, log)
-	return made, err
+	return e, nil
 }
 
-// serverTLS is nil for a listener without.
-func serverTLS(l *config.Listener, log *slog.Logger, protocols ...string) (*tls.Config, error) {
-	if l.TLS == nil {
-		return nil, nil
+// listen takes all addresses.
+func (e *Ends) listen(c *config.Config) (err error) {
+	for i := range e.listeners {
+		l := &e.listeners[i]
+		if l.Net, err = listen(fmt.Sprintf("listener %q", l.Name), c.Listeners[i].Address); err != nil {
+			return err
+		}
 	}
-	authority := ""
-	if l.Callers != nil && l.Callers.MTLS != nil {
-		authority = l.Callers.MTLS.CAFile
+	if e.codec != nil {
+		e.codec.Net, err = listen("codec_server:", c.CodecServer.Address)
 	}
-	made, err := files.ServerTLS(log, l.TLS.CertFile, l.TLS.KeyFile, authority, protocols...)
+	return err
+}
+
+// listen takes an address. The error starts with who needs it.
+func listen(who, address string) (net.Listener, error) {
+	n, err := net.Listen("tcp", address)
 	if err != nil {
-		return nil, fmt.Errorf("tls: %w", err)
+		return nil, fmt.Errorf("%s cannot listen on %s: %w; stop what holds that address, or choose another",
+			who, address, errors.Unwrap(err))
 	}
-	return made, nil
+	return n, nil
 }
 
-// identify is how this listener knows its callers.
+// newCodecServer makes the codec server, with what the gRPC server works with too; nil if the config has none.
+func newCodecServer(o *codecserver.Options, with *server.Options) *codecserver.Server {
+	if o == nil {
+		return nil
+	}
+	o.Rewriter, o.Audit, o.Registry = with.Rewriter, with.Audit, with.Registry
+	o.Rewritten, o.Failed = with.Metrics.Rewritten, with.Metrics.Failed
+	if t := with.Tracing; t != nil {
+		o.Tracer, o.Traces = t.Provider.Tracer("github.com/temporal-seal/temporal-seal/internal/codecserver"), t.Propagator
+	}
+	return codecserver.New(*o)
+}
+
+// callersOf returns the TLS of a listener, nil without one, and how it identifies its callers.
+func callersOf(l *config.Listener, log *slog.Logger, protocols ...string) (made *tls.Config, by auth.Identify, err error) {
+	if l.TLS != nil {
+		authority := ""
+		if l.Callers != nil && l.Callers.MTLS != nil {
+			authority = l.Callers.MTLS.CAFile
+		}
+		if made, err = files.ServerTLS(log, l.TLS.CertFile, l.TLS.KeyFile, authority, protocols...); err != nil {
+			return nil, nil, fmt.Errorf("tls: %w", err)
+		}
+	}
+	by, err = identify(l, log)
+	return made, by, err
+}
+
+// identify returns how a listener identifies its callers.
 func identify(l *config.Listener, log *slog.Logger) (auth.Identify, error) {
 	switch {
 	case l.IsAnonymous():
 		return auth.Anonymous(l.Name, l.AnonymousNamespaces()), nil
 	case l.Callers.MTLS != nil:
-		var known []auth.Certificate
-		for _, n := range l.Callers.MTLS.Names {
-			known = append(known, auth.Certificate{Name: n.Name, Namespaces: n.Namespaces})
+		known := make([]auth.Certificate, len(l.Callers.MTLS.Names))
+		for i, n := range l.Callers.MTLS.Names {
+			known[i] = auth.Certificate(n)
 		}
 		return auth.Certificates(l.Name, known), nil
 	case l.Callers.Token != nil:
-		return identifyTokens(l.Callers.Token, l.Name, log)
-	}
-	identify, err := identifyJWT(l.Callers.JWT, l.Name, log)
-	if err != nil {
-		return nil, fmt.Errorf("callers.jwt: %w", err)
-	}
-	return identify, nil
-}
-
-func identifyTokens(t *config.Tokens, listener string, log *slog.Logger) (auth.Identify, error) {
-	var tokens []auth.Token
-	for i, e := range t.Tokens {
-		value, err := files.Token(log, e.File)
-		if err != nil {
-			return nil, fmt.Errorf("callers.token.tokens[%d]: %w", i, err)
+		tokens := make([]auth.Token, len(l.Callers.Token.Tokens))
+		for i, t := range l.Callers.Token.Tokens {
+			value, err := files.Token(log, t.File)
+			if err != nil {
+				return nil, fmt.Errorf("callers.token.tokens[%d]: %w", i, err)
+			}
+			tokens[i] = auth.Token{Subject: t.Subject, Namespaces: t.Namespaces, Value: value}
 		}
-		tokens = append(tokens, auth.Token{Subject: e.Subject, Namespaces: e.Namespaces, Value: value})
+		return auth.Tokens(l.Name, l.Callers.Token.Header, tokens), nil
 	}
-	return auth.Tokens(listener, t.Header, tokens), nil
-}
-
-func identifyJWT(j *config.JWT, listener string, log *slog.Logger) (auth.Identify, error) {
+	j := l.Callers.JWT
 	keys := auth.KeySetFromURL(log, j.JWKSURL)
 	if j.JWKSFile != "" {
 		var err error
 		if keys, err = auth.KeySetFromFile(log, j.JWKSFile); err != nil {
-			return nil, fmt.Errorf("jwks_file: %w", err)
+			return nil, fmt.Errorf("callers.jwt: jwks_file: %w", err)
 		}
 	}
-	return auth.JWTs(listener, auth.JWT{Issuer: j.Issuer, Audience: j.Audience, Header: j.Header,
+	by, err := auth.JWTs(l.Name, auth.JWT{Issuer: j.Issuer, Audience: j.Audience, Header: j.Header,
 		NamespacesClaim: j.NamespacesClaim, Namespaces: j.Namespaces, Algorithms: j.Algorithms, Keys: keys})
+	if err != nil {
+		return nil, fmt.Errorf("callers.jwt: %w", err)
+	}
+	return by, nil
 }
 
-// Upstreams turns the config's upstreams into the proxy's, reading their files.
+// Upstreams reads the certificates and API keys of the config's upstreams.
 func Upstreams(c *config.Config, log *slog.Logger) ([]upstream.Config, error) {
-	var upstreams []upstream.Config
+	upstreams := make([]upstream.Config, len(c.Upstreams))
 	for i, u := range c.Upstreams {
-		made := upstream.Config{Namespaces: u.Namespaces, Address: u.Address, PassCredential: u.PassCredential}
+		made := &upstreams[i]
+		*made = upstream.Config{Namespaces: u.Namespaces, Address: u.Address, PassCredential: u.PassCredential}
 		var err error
 		if u.TLS != nil {
-			files := upstream.TLS{CertFile: u.TLS.CertFile, KeyFile: u.TLS.KeyFile, CAFile: u.TLS.CAFile, ServerName: u.TLS.ServerName}
-			if made.TLS, err = files.Credentials(log); err != nil {
+			if made.TLS, err = upstream.TLS(*u.TLS).Credentials(log); err != nil {
 				return nil, fmt.Errorf("upstreams[%d].tls: %w", i, err)
 			}
 		}
 		if u.APIKeyFile != "" {
-			key, err := upstream.NewAPIKey(log, u.APIKeyFile)
-			if err != nil {
+			if made.APIKey, err = upstream.NewAPIKey(log, u.APIKeyFile); err != nil {
 				return nil, fmt.Errorf("upstreams[%d].api_key_file: %w", i, err)
 			}
-			made.APIKey = key
 		}
-		upstreams = append(upstreams, made)
 	}
 	return upstreams, nil
 }
