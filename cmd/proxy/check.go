@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"io"
-	"log/slog"
 	"maps"
 	"slices"
 	"strings"
@@ -52,7 +51,7 @@ type checked struct {
 
 // checkCommand is for pipelines and pre-commit hooks: it finds what would keep serve from starting, and what
 // the policy's authors would see only in production.
-func checkCommand(stdout io.Writer) *cobra.Command {
+func checkCommand() *cobra.Command {
 	var o checkOptions
 	cmd := &cobra.Command{
 		Use:   "check",
@@ -61,25 +60,24 @@ func checkCommand(stdout io.Writer) *cobra.Command {
 cases that lie beside it and looks for rules that will not do what they seem to. It makes no key file and talks to no
 Temporal server. The exit code is 1 if anything is wrong.`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return o.run(cmd.Context(), stdout)
-		},
+		RunE: o.run,
 	}
 	addFlags(&o.flags, cmd)
 	cmd.Flags().StringSliceVar(&o.cases, "cases", nil, "case files, beside those that lie next to the policy")
-	cmd.Flags().DurationVar(&o.timeout, "timeout", defaultStartTimeout, "how long the keys may take to answer")
+	addTimeout(&o.timeout, cmd)
 	o.output.flag(cmd)
 	return cmd
 }
 
 // run checks and prints the result. In the JSON form an error is part of the document, so that a pipeline
 // reads one document in every case.
-func (o *checkOptions) run(ctx context.Context, stdout io.Writer) error {
+func (o *checkOptions) run(cmd *cobra.Command, _ []string) error {
+	stdout := cmd.OutOrStdout()
 	s := newStyle(stdout)
 	if o.output.json() {
 		s = newStyle(io.Discard)
 	}
-	result, err := o.check(ctx, s)
+	result, err := o.check(cmd.Context(), s)
 	if o.output.json() {
 		if err != nil {
 			result.OK, result.Errors = false, strings.Split(err.Error(), "\n")
@@ -98,7 +96,6 @@ func (o *checkOptions) check(ctx context.Context, s *style) (result checked, err
 	if err != nil {
 		return result, err
 	}
-	quiet := slog.New(slog.DiscardHandler)
 	if _, err := app.OpenEnds(c, quiet); err != nil {
 		return result, err
 	}
@@ -130,7 +127,7 @@ func (o *checkOptions) checkKeys(
 			return standIn(uri), nil
 		}
 		return keyservice.Open(ctx, uri)
-	}, nil, slog.New(slog.DiscardHandler))
+	}, nil, quiet)
 	if err != nil {
 		return nil, err
 	}

@@ -6,7 +6,6 @@ import (
 	"crypto/rand"
 	"fmt"
 	"io"
-	"log/slog"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -35,7 +34,7 @@ type explainOptions struct {
 
 // explainCommand is for the authors of a policy: it evaluates the policy for payloads that they describe, and
 // prints what every rule contributed.
-func explainCommand(stdout io.Writer) *cobra.Command {
+func explainCommand() *cobra.Command {
 	var o explainOptions
 	cmd := &cobra.Command{
 		Use:   "explain",
@@ -47,9 +46,7 @@ or with several cases. No key is used and nothing is sent anywhere.`,
   temporal-seal explain --config config.yaml --namespace clinic-prod --activity-type FetchLabResults --kind result
   temporal-seal explain --config examples/clinic/config.yaml --input examples/clinic/cases.yaml`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return o.explain(cmd.Context(), stdout)
-		},
+		RunE: o.explain,
 	}
 	addFlags(&o.flags, cmd)
 	o.question.add(cmd)
@@ -73,7 +70,8 @@ type answered struct {
 
 // explain evaluates the policy for each question and prints the answers: in full for a single one, as a
 // table for several.
-func (o *explainOptions) explain(ctx context.Context, stdout io.Writer) error {
+func (o *explainOptions) explain(cmd *cobra.Command, _ []string) error {
+	ctx, stdout := cmd.Context(), cmd.OutOrStdout()
 	questions := []policy.Case{o.question.question()}
 	if o.input != "" {
 		var err error
@@ -131,7 +129,7 @@ func (o *explainOptions) policyAlone(ctx context.Context) (*policy.Policy, error
 	}
 	// The keyring answers which key name outranks which; every URI gets a stand-in.
 	open := func(_ context.Context, uri string) (crypto.Provider, error) { return standIn(uri), nil }
-	keys, err := app.OpenKeys(ctx, c, defaultStartTimeout, open, nil, slog.New(slog.DiscardHandler))
+	keys, err := app.OpenKeys(ctx, c, defaultStartTimeout, open, nil, quiet)
 	if err != nil {
 		return nil, err
 	}

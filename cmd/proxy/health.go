@@ -17,7 +17,7 @@ import (
 
 // healthCommand reports whether a running proxy is ready. A container image without a shell can run it as its
 // health check.
-func healthCommand(stdout io.Writer) *cobra.Command {
+func healthCommand() *cobra.Command {
 	var s config.Flags
 	var live bool
 	var timeout time.Duration
@@ -45,7 +45,7 @@ for health checks of containers, in whose image there is nothing else to run.`,
 			if err != nil {
 				return err
 			}
-			_, err = io.WriteString(stdout, text)
+			_, err = io.WriteString(cmd.OutOrStdout(), text)
 			return err
 		},
 	}

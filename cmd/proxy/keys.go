@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"time"
 
@@ -14,43 +13,43 @@ import (
 
 // keysCommand groups what concerns key encryption keys. list and scan work with every kind of key; new and
 // rotate make local key files, whose form package localkey defines.
-func keysCommand(stdout, stderr io.Writer) *cobra.Command {
-	keys := &cobra.Command{
-		Use:   "keys",
-		Short: "List keys, find out what they sealed, make and rotate local key files",
-		Long: `list and scan are for all keys. new and rotate make local key files, for development and for sites without a key service;
+func keysCommand() *cobra.Command {
+	return group("keys", "List keys, find out what they sealed, make and rotate local key files",
+		`list and scan are for all keys. new and rotate make local key files, for development and for sites without a key service;
 keys in a key service are made and rotated there.`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-	}
-	keys.AddCommand(newKeyCommand(stdout), &cobra.Command{
+		newKeyCommand(), rotateKeyCommand(), listKeysCommand(), scanKeysCommand())
+}
+
+// rotateKeyCommand adds a key to a local key file.
+func rotateKeyCommand() *cobra.Command {
+	return &cobra.Command{
 		Use:   "rotate FILE",
 		Short: "Add a fresh key to a key file; the earlier ones still open",
 		Args:  cobra.ExactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := localkey.Rotate(args[0], time.Now()); errors.Is(err, fs.ErrNotExist) {
 				return fmt.Errorf("%w; make one with: temporal-seal keys new %s", err, args[0])
 			} else if err != nil {
 				return err
 			}
-			fmt.Fprintf(stdout,
+			fmt.Fprintf(cmd.OutOrStdout(),
 				"added a key to %s\nA proxy that reads this file notices. Give it to every other proxy that uses the "+
 					"key: what is sealed anew opens only with it.\n", args[0])
 			return nil
 		},
-	}, listKeysCommand(stdout), scanKeysCommand(stdout, stderr))
-	return keys
+	}
 }
 
 // newKeyCommand makes a local key file with one key. --if-missing is for scripts and init containers that run
 // again and again.
-func newKeyCommand(stdout io.Writer) *cobra.Command {
+func newKeyCommand() *cobra.Command {
 	var ifMissing bool
 	cmd := &cobra.Command{
 		Use:   "new FILE",
 		Short: "Make a key file, readable by you alone; never overwrites one",
 		Args:  cobra.ExactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
+			stdout := cmd.OutOrStdout()
 			err := localkey.Create(args[0], time.Now())
 			if ifMissing && errors.Is(err, fs.ErrExist) {
 				fmt.Fprintf(stdout, "%s is there already, and stays as it is\n", args[0])

@@ -31,7 +31,7 @@ type listKeysOptions struct {
 
 // listKeysCommand lists the keys that a config names, or with --running those that a proxy has used since its
 // start.
-func listKeysCommand(stdout io.Writer) *cobra.Command {
+func listKeysCommand() *cobra.Command {
 	var o listKeysOptions
 	cmd := &cobra.Command{
 		Use:   "list",
@@ -49,9 +49,9 @@ revoked_data_keys takes them. The exit code is 1 if an active key does not answe
 			ctx, cancel := context.WithTimeout(cmd.Context(), o.timeout)
 			defer cancel()
 			if o.running {
-				return o.listRunning(ctx, cmp.Or(o.admin, c.Admin), stdout)
+				return o.listRunning(ctx, cmp.Or(o.admin, c.Admin), cmd.OutOrStdout())
 			}
-			return o.listConfigured(ctx, c, stdout)
+			return o.listConfigured(ctx, c, cmd.OutOrStdout())
 		},
 	}
 	addFlags(&o.flags, cmd)
@@ -59,7 +59,7 @@ revoked_data_keys takes them. The exit code is 1 if an active key does not answe
 	o.output.flag(cmd)
 	f.BoolVar(&o.running, "running", false, "ask the running proxy what it uses")
 	f.StringVar(&o.admin, "admin", "", "address to ask with --running (default: the config's)")
-	f.DurationVar(&o.timeout, "timeout", defaultStartTimeout, "how long the keys may take to answer")
+	addTimeout(&o.timeout, cmd)
 	return cmd
 }
 

@@ -6,8 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
-	"log/slog"
 	"os"
 	"os/signal"
 	"slices"
@@ -55,7 +53,7 @@ type scanOptions struct {
 
 // scanKeysCommand counts what a Temporal server holds by the key that sealed it, so that operators know
 // whether they may retire a key.
-func scanKeysCommand(stdout, stderr io.Writer) *cobra.Command {
+func scanKeysCommand() *cobra.Command {
 	var o scanOptions
 	cmd := &cobra.Command{
 		Use:   "scan",
@@ -72,9 +70,7 @@ use, 3 if it is, and 4 if something could not be read, so that nobody knows. It 
   temporal-seal keys scan --config config.yaml --key 'awskms://alias/temporal-phi-2025?region=eu-central-1'
   temporal-seal keys scan --upstream temporal:7233 --rate 5 --state scan.json --output json`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return o.scan(cmd.Context(), stdout, stderr)
-		},
+		RunE: o.scan,
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.flags.File, "config", "",
@@ -89,13 +85,13 @@ use, 3 if it is, and 4 if something could not be read, so that nobody knows. It 
 		"file to save the state in after each page, and to go on from if it is there")
 	f.Float64Var(&o.rate, "rate", 50, "calls a second to the server, at most")
 	f.BoolVar(&o.dataKeys, "data-keys", false, "list the ids of data keys, as revoked_data_keys takes them")
-	f.DurationVar(&o.timeout, "timeout", defaultStartTimeout, "how long the keys may take to answer")
+	addTimeout(&o.timeout, cmd)
 	return cmd
 }
 
 // scan walks the namespaces one after the other, prints the report, and returns an exit code as its error if
 // --key names a key that may not be retired. An interrupt ends the scan; a state file lets it go on later.
-func (o *scanOptions) scan(ctx context.Context, stdout, stderr io.Writer) error {
+func (o *scanOptions) scan(cmd *cobra.Command, _ []string) error {
 	if o.rate <= 0 {
 		return errors.New("--rate: write a number above 0")
 	}
@@ -104,13 +100,12 @@ func (o *scanOptions) scan(ctx context.Context, stdout, stderr io.Writer) error 
 		return err
 	}
 	// An interrupt cancels the scan. The state file holds the last whole page then.
-	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	keys, err := o.knownKeys(ctx, c)
+	names, asked, err := o.knownKeys(ctx, c)
 	if err != nil {
 		return err
 	}
-	quiet := slog.New(slog.DiscardHandler)
 	upstreams, err := app.Upstreams(c, quiet)
 	if err != nil {
 		return err
@@ -144,7 +139,7 @@ func (o *scanOptions) scan(ctx context.Context, stdout, stderr io.Writer) error 
 			for _, e := range n.Sealed {
 				envelopes += e.Count
 			}
-			fmt.Fprintf(stderr, "%s: %s: %s, %d sealed, %d unread\n",
+			fmt.Fprintf(cmd.ErrOrStderr(), "%s: %s: %s, %d sealed, %d unread\n",
 				namespace, what, walkedText(n), envelopes, n.Unread)
 		}})
 	for _, namespace := range o.namespaces {
@@ -152,13 +147,14 @@ func (o *scanOptions) scan(ctx context.Context, stdout, stderr io.Writer) error 
 			return err
 		}
 	}
+	result := o.result(&state.Report, names, asked)
 	// The report comes first: an exit code other than 0 is part of the result.
 	if o.output.json() {
-		err = writeJSON(stdout, o.document(keys, &state.Report))
+		err = writeJSON(cmd.OutOrStdout(), result)
 	} else {
-		err = o.print(stdout, keys, &state.Report)
+		err = o.print(cmd.OutOrStdout(), result)
 	}
-	return cmp.Or(err, o.verdict(keys, &state.Report))
+	return cmp.Or(err, result.verdict())
 }
 
 // walk scans one namespace over the upstream that serves it, as the proxy would choose it. Each namespace
@@ -206,47 +202,37 @@ func allNamespaces(ctx context.Context, upstreams []upstream.Config) ([]string, 
 	return slices.Compact(names), nil
 }
 
-// knownKeys are the keys that a scan can name.
-type knownKeys struct {
-	// By the reference, in hexadecimal digits.
-	byKEK map[string][]listedKey
-	// The key of --key; nil: none.
-	asked *crypto.KEKRef
-}
-
-// knownKeys finds out the references of the configured keys and of the one that --key names. A key that
-// does not answer has no known reference; the report shows the bare reference then.
-func (o *scanOptions) knownKeys(ctx context.Context, c *config.Config) (knownKeys, error) {
+// knownKeys finds out the references of the configured keys, and of the one that --key names; without it asked is nil. names
+// are the URIs and roles by reference, in hexadecimal digits. A key that does not answer has no known reference; the
+// report shows the bare reference then.
+func (o *scanOptions) knownKeys(
+	ctx context.Context, c *config.Config,
+) (names map[string]string, asked *crypto.KEKRef, err error) {
 	ctx, cancel := context.WithTimeout(ctx, o.timeout)
 	defer cancel()
-	known := knownKeys{byKEK: map[string][]listedKey{}}
 	if o.asked != "" {
-		known.asked = new(crypto.KEKRef)
+		asked = new(crypto.KEKRef)
 		// No URI is a reference: it has a colon, which is no hexadecimal digit.
-		if raw, err := hex.DecodeString(o.asked); err == nil && len(raw) == len(known.asked) {
-			copy(known.asked[:], raw)
+		if raw, err := hex.DecodeString(o.asked); err == nil && len(raw) == len(asked) {
+			copy(asked[:], raw)
 		} else if p, err := keyservice.Open(ctx, o.asked); err == nil {
-			*known.asked = p.Ref()
+			*asked = p.Ref()
 		} else {
-			return known, fmt.Errorf("--key: %w; a key that does not answer any more can be named by its reference: "+
+			return nil, nil, fmt.Errorf("--key: %w; a key that does not answer any more can be named by its reference: "+
 				"see the KEK of `temporal-seal keys list` or of a scan", err)
 		}
 	}
 	// Several entries may share a key encryption key.
+	byKEK := map[string][]string{}
 	for _, l := range configuredKeys(ctx, c) { // without a config the key that serve would use
 		if l.KEK != "" {
-			known.byKEK[l.KEK] = append(known.byKEK[l.KEK], l)
+			byKEK[l.KEK] = append(byKEK[l.KEK], fmt.Sprintf("%s (%s)", l.URI, l.Role))
 		}
 	}
-	return known, nil
-}
-
-// name returns the URIs and roles that a reference stands for in the config.
-func (k knownKeys) name(kek string) string {
-	var names []string
-	for _, l := range k.byKEK[kek] {
-		names = append(names, fmt.Sprintf("%s (%s)", l.URI, l.Role))
+	names = map[string]string{}
+	for kek, uris := range byKEK {
+		slices.Sort(uris)
+		names[kek] = strings.Join(slices.Compact(uris), ", ")
 	}
-	slices.Sort(names)
-	return cmp.Or(strings.Join(slices.Compact(names), ", "), "not in the config")
+	return names, asked, nil
 }

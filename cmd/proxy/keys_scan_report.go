@@ -8,29 +8,18 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/scan"
 )
 
-// verdict returns the exit code of the scan. That of a key in use comes first: nothing that was not read
-// could change it.
-func (o *scanOptions) verdict(keys knownKeys, r *scan.Report) error {
-	if keys.asked != nil {
-		if n, _ := r.Under(*keys.asked); n > 0 {
-			return keyInUse
-		}
-	}
-	if r.Unread() > 0 {
-		return notAllWasRead
-	}
-	return nil
-}
-
-// scanned is what a scan prints as JSON.
+// scanned is the result of a scan, as --output json shows it.
 type scanned struct {
 	Namespaces map[string]*scan.Namespace `json:"namespaces"`
 	// What the references mean.
 	Keys  map[string]string `json:"keys"`
 	Asked *askedKey         `json:"asked,omitempty"`
+	// How many places could not be read.
+	unread int
 }
 
 // askedKey is the answer for the key of --key.
@@ -42,20 +31,30 @@ type askedKey struct {
 	Envelopes int    `json:"envelopes"`
 	// MayRetire means that everything was read, and that nothing in it is sealed with the key.
 	MayRetire bool `json:"may_be_retired"`
+	// Where one of the envelopes is.
+	example string
 }
 
-// document builds the JSON form of the report.
-func (o *scanOptions) document(keys knownKeys, r *scan.Report) scanned {
-	d := scanned{Namespaces: r.Namespaces, Keys: map[string]string{}}
-	for kek := range keys.byKEK {
-		d.Keys[kek] = keys.name(kek)
-	}
-	if keys.asked != nil {
-		n, _ := r.Under(*keys.asked)
-		d.Asked = &askedKey{Key: o.asked, KEK: keys.asked.String(), Envelopes: n,
-			MayRetire: n == 0 && r.Unread() == 0}
+// result joins a report with the names of the keys and the answer for the asked one.
+func (o *scanOptions) result(r *scan.Report, names map[string]string, asked *crypto.KEKRef) *scanned {
+	d := &scanned{Namespaces: r.Namespaces, Keys: names, unread: r.Unread()}
+	if asked != nil {
+		n, example := r.Under(*asked)
+		d.Asked = &askedKey{Key: o.asked, KEK: asked.String(), Envelopes: n, MayRetire: n == 0 && d.unread == 0, example: example}
 	}
 	return d
+}
+
+// verdict returns the exit code of the scan. That of a key in use comes first: nothing that was not read
+// could change it.
+func (d *scanned) verdict() error {
+	switch {
+	case d.Asked != nil && d.Asked.Envelopes > 0:
+		return keyInUse
+	case d.unread > 0:
+		return notAllWasRead
+	}
+	return nil
 }
 
 // walkedText lists how many things of each kind have been walked, such as "3 schedules, 12 workflows".
@@ -69,12 +68,12 @@ func walkedText(n *scan.Namespace) string {
 
 // print writes the report as text: for each namespace what it holds, and at the end the answer for the key of
 // --key.
-func (o *scanOptions) print(stdout io.Writer, keys knownKeys, r *scan.Report) error {
+func (o *scanOptions) print(stdout io.Writer, d *scanned) error {
 	s := newStyle(stdout)
-	for _, name := range slices.Sorted(maps.Keys(r.Namespaces)) {
-		n := r.Namespaces[name]
+	for _, name := range slices.Sorted(maps.Keys(d.Namespaces)) {
+		n := d.Namespaces[name]
 		s.line("%s  %s", s.bold("namespace "+name), walkedText(n))
-		if err := o.printSealed(stdout, keys, n); err != nil {
+		if err := o.printSealed(stdout, d.Keys, n); err != nil {
 			return err
 		}
 		for _, encoding := range slices.Sorted(maps.Keys(n.Foreign)) {
@@ -90,26 +89,25 @@ func (o *scanOptions) print(stdout io.Writer, keys knownKeys, r *scan.Report) er
 			s.line("  and %d more that could not be read", more)
 		}
 	}
-	if keys.asked == nil {
+	if d.Asked == nil {
 		return s.err
 	}
 	// What was found decides even if something else could not be read.
-	found, example := r.Under(*keys.asked)
 	switch {
-	case found > 0:
-		s.line("%s: %d envelopes, such as in %s: %s", o.asked, found, example, s.red("IN USE"))
-	case r.Unread() > 0:
-		s.line("%s: not found, and %d places could not be read: %s", o.asked, r.Unread(), s.yellow("NOT KNOWN"))
+	case d.Asked.Envelopes > 0:
+		s.line("%s: %d envelopes, such as in %s: %s", o.asked, d.Asked.Envelopes, d.Asked.example, s.red("IN USE"))
+	case d.unread > 0:
+		s.line("%s: not found, and %d places could not be read: %s", o.asked, d.unread, s.yellow("NOT KNOWN"))
 	default:
 		s.line("%s: no envelope in %s: %s",
-			o.asked, count(len(r.Namespaces), "namespace"), s.green("it may be retired"))
+			o.asked, count(len(d.Namespaces), "namespace"), s.green("it may be retired"))
 	}
 	return s.err
 }
 
 // printSealed writes the table of a namespace: a row for each key, with its data keys below if they are
 // asked for.
-func (o *scanOptions) printSealed(stdout io.Writer, keys knownKeys, n *scan.Namespace) error {
+func (o *scanOptions) printSealed(stdout io.Writer, names map[string]string, n *scan.Namespace) error {
 	if len(n.Sealed) == 0 {
 		return nil
 	}
@@ -123,7 +121,7 @@ func (o *scanOptions) printSealed(stdout io.Writer, keys knownKeys, n *scan.Name
 	})
 	for _, e := range sorted {
 		fmt.Fprintf(t, "  %s\t%s\t%s\t%d\t%d\t%s\n",
-			e.Key, e.SealedFor, e.KEK, e.Count, len(e.DataKeys), keys.name(e.KEK))
+			e.Key, e.SealedFor, e.KEK, e.Count, len(e.DataKeys), cmp.Or(names[e.KEK], "not in the config"))
 		if o.dataKeys {
 			for _, id := range slices.Sorted(maps.Keys(e.DataKeys)) {
 				fmt.Fprintf(t, "    data key %s\t\t\t%d\t\t\n", id, e.DataKeys[id])

@@ -25,7 +25,7 @@ func main() {
 // run executes the command line and returns the exit code. It writes errors to stderr, each line with the
 // program's name in front.
 func run(args []string, stdout, stderr io.Writer) int {
-	root := rootCommand(stdout, stderr)
+	root := rootCommand()
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
@@ -55,7 +55,7 @@ func (e exitCode) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
 
 // rootCommand builds the command line. Serving is both the root command and a command of its own: a container
 // image needs no arguments, and scripts may spell it out.
-func rootCommand(stdout, stderr io.Writer) *cobra.Command {
+func rootCommand() *cobra.Command {
 	var o app.Options
 	o.Version = versionText()
 	root := &cobra.Command{
@@ -74,7 +74,7 @@ Without a command it serves: on 127.0.0.1:7333, for the Temporal server on 127.0
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return o.Serve(cmd.Context(), stderr)
+			return o.Serve(cmd.Context(), cmd.ErrOrStderr())
 		},
 	}
 	addServeFlags(&o, root)
@@ -88,7 +88,7 @@ Without a command it serves: on 127.0.0.1:7333, for the Temporal server on 127.0
 		RunE:  root.RunE,
 	}
 	addServeFlags(&o, serve)
-	root.AddCommand(serve, checkCommand(stdout), configCommand(stdout), explainCommand(stdout), healthCommand(stdout),
-		keysCommand(stdout, stderr), openCommand(stdout, stderr), versionCommand(stdout))
+	root.AddCommand(serve, checkCommand(), configCommand(), explainCommand(), healthCommand(), keysCommand(),
+		openCommand(), versionCommand())
 	return root
 }

@@ -2,12 +2,10 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -29,7 +27,7 @@ type openOptions struct {
 
 // openCommand is for emergencies: it reads what the proxy sealed when neither a proxy nor a Temporal server
 // runs. Access to the keys is the only protection here.
-func openCommand(stdout, stderr io.Writer) *cobra.Command {
+func openCommand() *cobra.Command {
 	var o openOptions
 	cmd := &cobra.Command{
 		Use:   "open [FILE]",
@@ -40,25 +38,23 @@ The exit code is 1 if something could not be opened; it is printed as it was.`,
 		Example: `  temporal workflow show --workflow-id w --output json > history.json
   temporal-seal open --config config.yaml history.json`,
 		Args: cobra.MaximumNArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			file := "-"
-			if len(args) == 1 {
-				file = args[0]
-			}
-			return o.open(cmd.Context(), file, stdout, stderr)
-		},
+		RunE: o.open,
 	}
 	addFlags(&o.flags, cmd)
 	cmd.Flags().StringVar(&o.namespace, "namespace", "",
 		"open what was sealed for this namespace (and granted to it) only, and other tools' payloads as it "+
 			"reads them; default: what any namespace sealed")
-	cmd.Flags().DurationVar(&o.timeout, "timeout", defaultStartTimeout, "how long the keys may take to answer")
+	addTimeout(&o.timeout, cmd)
 	return cmd
 }
 
 // open reads a JSON document, opens every payload in it and prints the document. Problems with single
 // payloads go to stderr and lead to exit code 1, but do not end the command.
-func (o *openOptions) open(ctx context.Context, file string, stdout, stderr io.Writer) error {
+func (o *openOptions) open(cmd *cobra.Command, args []string) error {
+	ctx, stderr, file := cmd.Context(), cmd.ErrOrStderr(), "-"
+	if len(args) == 1 {
+		file = args[0]
+	}
 	c, err := o.flags.Load()
 	if err != nil {
 		return err
@@ -82,7 +78,7 @@ func (o *openOptions) open(ctx context.Context, file string, stdout, stderr io.W
 		return fmt.Errorf("%s %s; save a history with: temporal workflow show --output json", where, what)
 	}
 	// All keys are opened, active and open-only ones: a history may be older than the last rotation.
-	keys, err := app.OpenKeys(ctx, c, o.timeout, keyservice.Open, nil, slog.New(slog.DiscardHandler))
+	keys, err := app.OpenKeys(ctx, c, o.timeout, keyservice.Open, nil, quiet)
 	if err != nil {
 		return err
 	}
@@ -93,7 +89,7 @@ func (o *openOptions) open(ctx context.Context, file string, stdout, stderr io.W
 	}
 	document, opened, problems := history.Open(ctx, document, history.Options{
 		Keys: keys, Foreign: others, Namespace: o.namespace, Realm: c.Realm})
-	if err := writeJSON(stdout, document); err != nil {
+	if err := writeJSON(cmd.OutOrStdout(), document); err != nil {
 		return err
 	}
 	for _, problem := range problems {

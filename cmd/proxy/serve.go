@@ -1,6 +1,7 @@
 package main
 
 import (
+	"log/slog"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -30,6 +31,9 @@ func addServeFlags(o *app.Options, cmd *cobra.Command) {
 // standard is the config without a file and flags, for the defaults that the help shows.
 var standard = config.Default()
 
+// quiet is the log of commands that print their result and nothing else.
+var quiet = slog.New(slog.DiscardHandler)
+
 // addFlags adds the flags that serve, check and explain share.
 func addFlags(s *config.Flags, cmd *cobra.Command) {
 	f := cmd.Flags()
@@ -37,4 +41,17 @@ func addFlags(s *config.Flags, cmd *cobra.Command) {
 	f.StringVar(&s.Policy, "policy", "", "the platform's policy in Rego (default: the one that ships)")
 	f.StringVar(&s.Key, "key", "",
 		"URI of the default key: awskms://..., vault://... or local:FILE (default "+standard.Keys[0].Active+")")
+}
+
+// addTimeout adds --timeout, for all keys together.
+func addTimeout(timeout *time.Duration, cmd *cobra.Command) {
+	cmd.Flags().DurationVar(timeout, "timeout", defaultStartTimeout, "how long the keys may take to answer")
+}
+
+// group makes a command that only has others below it, and prints its help.
+func group(use, short, long string, below ...*cobra.Command) *cobra.Command {
+	cmd := &cobra.Command{Use: use, Short: short, Long: long, Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
+	cmd.AddCommand(below...)
+	return cmd
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"fmt"
-	"io"
 	"runtime"
 	"runtime/debug"
 
@@ -24,18 +23,18 @@ func versionText() string {
 
 // versionCommand prints the release and the platform that it was built for. The JSON form is for scripts that
 // compare versions.
-func versionCommand(stdout io.Writer) *cobra.Command {
+func versionCommand() *cobra.Command {
 	var output outputFormat
 	cmd := &cobra.Command{
 		Use:   "version",
 		Short: "Print the version",
 		Args:  cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) error {
 			if output.json() {
-				return writeJSON(stdout, map[string]string{
+				return writeJSON(cmd.OutOrStdout(), map[string]string{
 					"version": versionText(), "go": runtime.Version(), "os": runtime.GOOS, "arch": runtime.GOARCH})
 			}
-			_, err := fmt.Fprintf(stdout, "temporal-seal %s (%s, %s/%s)\n",
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "temporal-seal %s (%s, %s/%s)\n",
 				versionText(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 			return err
 		},
