@@ -1,6 +1,7 @@
 package codecserver
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -41,35 +42,30 @@ func statusOf(err error) int {
 	case errors.As(err, &refused):
 		return refused.status
 	case errors.As(err, &unknown):
-		switch unknown.Kind {
-		case auth.Forbidden:
-			return http.StatusForbidden
-		case auth.Unavailable:
-			return http.StatusServiceUnavailable
-		}
-		return http.StatusUnauthorized
+		return cmp.Or(statusOfRefusal[unknown.Kind], http.StatusUnauthorized)
 	case crypto.KindOf(err) == crypto.KindUnavailable,
 		errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		return http.StatusServiceUnavailable
 	case errors.As(err, &rewriting):
-		return statusOfRewriting(rewriting.Kind)
+		return cmp.Or(statusOfRewriting[rewriting.Kind], http.StatusInternalServerError)
 	}
 	return http.StatusInternalServerError
 }
 
-// statusOfRewriting returns the status for a kind of error of the rewriter.
-func statusOfRewriting(k rewrite.Kind) int {
-	switch k {
-	case rewrite.KindMalformed, rewrite.KindUnknownField:
-		return http.StatusBadRequest
-	case rewrite.KindTooLarge:
-		return http.StatusRequestEntityTooLarge
-	case rewrite.KindDenied:
-		return http.StatusForbidden
-	case rewrite.KindPolicy, rewrite.KindSealing:
-		return http.StatusServiceUnavailable
-	}
-	return http.StatusInternalServerError
+// statusOfRefusal holds the status for a caller whom package auth refuses, if that is not 401.
+var statusOfRefusal = map[auth.Kind]int{
+	auth.Forbidden:   http.StatusForbidden,
+	auth.Unavailable: http.StatusServiceUnavailable,
+}
+
+// statusOfRewriting holds the status for kinds of errors of the rewriter. Others are faults of the proxy.
+var statusOfRewriting = map[rewrite.Kind]int{
+	rewrite.KindMalformed:    http.StatusBadRequest,
+	rewrite.KindUnknownField: http.StatusBadRequest,
+	rewrite.KindTooLarge:     http.StatusRequestEntityTooLarge,
+	rewrite.KindDenied:       http.StatusForbidden,
+	rewrite.KindPolicy:       http.StatusServiceUnavailable,
+	rewrite.KindSealing:      http.StatusServiceUnavailable,
 }
 
 // writeError answers with a JSON document, and returns the status. Its text holds no payload, since no error

@@ -150,7 +150,7 @@ func (e *exchange) rewriteBody(ctx context.Context, id *auth.Identity, namespace
 	if err != nil {
 		return nil, err
 	}
-	return appendPayloads(nil, payloads)
+	return writePayloads(payloads)
 }
 
 // readBody reads the body up to maxBody. It returns what it has read beside an error too, so that the

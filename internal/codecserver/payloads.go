@@ -28,19 +28,18 @@ func readPayloads(body []byte, rpc string) (*commonpb.Payloads, error) {
 	return list, nil
 }
 
-// appendPayloads appends the JSON form, which has the list even if it is empty.
-func appendPayloads(dst []byte, list []*commonpb.Payload) ([]byte, error) {
-	dst = append(dst, `{"payloads":[`...)
+// writePayloads returns the JSON form, which has the list even if it is empty.
+func writePayloads(list []*commonpb.Payload) (text []byte, err error) {
+	text = append(text, `{"payloads":[`...)
 	for i, p := range list {
 		if i > 0 {
-			dst = append(dst, ',')
+			text = append(text, ',')
 		}
-		var err error
-		if dst, err = (protojson.MarshalOptions{}).MarshalAppend(dst, p); err != nil {
+		if text, err = (protojson.MarshalOptions{}).MarshalAppend(text, p); err != nil {
 			return nil, refuse(http.StatusInternalServerError, "payload %d cannot be written as JSON", i)
 		}
 	}
-	return append(dst, `]}`...), nil
+	return append(text, `]}`...), nil
 }
 
 // rewriteList has a list sealed or opened by run, in the binary form of Payloads.

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/url"
 	"strings"
+
+	"github.com/temporal-seal/temporal-seal/internal/x/loopback"
 )
 
 // Callers identifies callers in exactly one way.
@@ -145,5 +147,5 @@ func isSafeURL(text string) bool {
 	if err != nil || u.Scheme == "https" {
 		return err == nil
 	}
-	return u.Scheme == "http" && (IsLoopback(u.Host) || IsLoopback(u.Host+":0"))
+	return u.Scheme == "http" && loopback.Host(u.Hostname())
 }

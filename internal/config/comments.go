@@ -70,3 +70,15 @@ func keysOf(t reflect.Type) []key {
 	}
 	return all
 }
+
+// mapping returns the struct of the mappings that the key holds, one or a list of them; nil for other values.
+func (k *key) mapping() reflect.Type {
+	t := k.typ
+	if t.Kind() == reflect.Slice {
+		t = t.Elem()
+	}
+	if t.Kind() != reflect.Struct {
+		return nil
+	}
+	return t
+}

@@ -1,7 +1,6 @@
 package config
 
 import (
-	"cmp"
 	"fmt"
 	"os"
 	"reflect"
@@ -45,68 +44,56 @@ func (f *Flags) Parse(text []byte) (*Config, error) {
 			return c, d.err() // what could not be decoded would make valid parts fail too
 		}
 	}
-	if err := f.override(c); err != nil {
+	if err := f.override(c, d); err != nil {
 		return nil, err
 	}
-	d.flags = f.byPath()
 	c.setDefaults()
 	c.validate(d)
 	return c, d.err()
 }
 
-func (f *Flags) override(c *Config) error {
+// override sets what flags give, and notes their names for the paths of these values.
+func (f *Flags) override(c *Config, d *document) error {
+	d.flags = map[string]string{}
+	for _, o := range []struct {
+		flag, value, path string
+		several           string // what the error calls a list of several elements, and what to change there
+		target            func() *string
+	}{
+		{"--listen", f.Listen, "$.listeners[0].address", "listeners; change the address",
+			only(&c.Listeners, Listener{}, func(l *Listener) *string { return &l.Address })},
+		{"--upstream", f.Upstream, "$.upstreams[0].address", "upstreams; change the address",
+			only(&c.Upstreams, Upstream{}, func(u *Upstream) *string { return &u.Address })},
+		{"--key", f.Key, "$.keys[0].active", "keys; change the URI",
+			only(&c.Keys, Key{Name: "default"}, func(k *Key) *string { return &k.Active })},
+		{"--policy", f.Policy, "$.policy.file", "", func() *string { return &c.Policy.File }},
+		{"--admin", f.Admin, "$.admin", "", func() *string { return &c.Admin }},
+	} {
+		if o.value == "" {
+			continue
+		}
+		target := o.target()
+		if target == nil {
+			return fmt.Errorf("%s: the config file names several %s there", o.flag, o.several)
+		}
+		*target, d.flags[o.path] = o.value, o.flag
+	}
 	if f.Listen != "" {
-		l, err := single(&c.Listeners, "--listen", "listeners; change the address")
-		if err != nil {
-			return err
-		}
-		l.Address = f.Listen
+		d.flags["$.listeners[0]"] = "--listen" // problems with the whole listener come from its address
 	}
-	if f.Upstream != "" {
-		u, err := single(&c.Upstreams, "--upstream", "upstreams; change the address")
-		if err != nil {
-			return err
-		}
-		u.Address = f.Upstream
-	}
-	if f.Key != "" {
-		if len(c.Keys) == 0 {
-			c.Keys = []Key{{Name: "default"}}
-		}
-		k, err := single(&c.Keys, "--key", "keys; change the URI")
-		if err != nil {
-			return err
-		}
-		k.Active = f.Key
-	}
-	c.Policy.File = cmp.Or(f.Policy, c.Policy.File)
-	c.Admin = cmp.Or(f.Admin, c.Admin)
 	return nil
 }
 
-// single returns the only element of a list, which gets an empty one if it has none. A flag cannot change one
-// of several: the error names what to change in the file.
-func single[T any](list *[]T, flag, several string) (*T, error) {
-	if len(*list) > 1 {
-		return nil, fmt.Errorf("%s: the config file names several %s there", flag, several)
-	}
-	if len(*list) == 0 {
-		*list = make([]T, 1)
-	}
-	return &(*list)[0], nil
-}
-
-// byPath maps the YAML paths of values that flags gave to the flags' names.
-func (f *Flags) byPath() map[string]string {
-	paths := map[string]string{}
-	for _, row := range []struct{ value, flag, path string }{
-		{f.Listen, "--listen", "$.listeners[0]"}, {f.Listen, "--listen", "$.listeners[0].address"},
-		{f.Upstream, "--upstream", "$.upstreams[0].address"}, {f.Key, "--key", "$.keys[0].active"},
-		{f.Policy, "--policy", "$.policy.file"}, {f.Admin, "--admin", "$.admin"},
-	} {
-		if row.value != "" {
-			paths[row.path] = row.flag
+// only returns a function that finds a field of the only element of a list; missing becomes the element of an empty list. A
+// flag cannot change one of several elements: the function returns nil for them.
+func only[T any](list *[]T, missing T, field func(*T) *string) func() *string {
+	return func() *string {
+		if len(*list) == 0 {
+			*list = []T{missing}
 		}
+		if len(*list) > 1 {
+			return nil
+		}
+		return field(&(*list)[0])
 	}
-	return paths
 }

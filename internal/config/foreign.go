@@ -1,6 +1,7 @@
 package config
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
@@ -108,7 +109,7 @@ func (k *ForeignKey) Read() ([]byte, error) {
 	switch k.Encoding {
 	case "":
 		if key = []byte(text); len(raw) == 16 || len(raw) == 24 || len(raw) == 32 {
-			key = append([]byte(nil), raw...)
+			key = bytes.Clone(raw)
 		}
 	case "base64":
 		key, err = base64.StdEncoding.DecodeString(text)

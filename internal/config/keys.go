@@ -77,9 +77,7 @@ func (c *Config) KeyGrants() []keyring.Grant {
 func (c *Config) DataKeyIDs() [][32]byte {
 	ids := make([][32]byte, len(c.RevokedDataKeys))
 	for i, text := range c.RevokedDataKeys {
-		if id, ok := dataKeyID(text); ok {
-			ids[i] = id
-		}
+		ids[i], _ = dataKeyID(text)
 	}
 	return ids
 }

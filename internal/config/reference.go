@@ -48,11 +48,11 @@ func sectionsOf(all []*section, t reflect.Type, path string) []*section {
 	all[i].paths = append(all[i].paths, path)
 	for _, k := range keysOf(t) {
 		below := strings.TrimPrefix(path+"."+k.name, ".")
-		switch {
-		case k.typ.Kind() == reflect.Struct:
-			all = sectionsOf(all, k.typ, below)
-		case k.typ.Kind() == reflect.Slice && k.typ.Elem().Kind() == reflect.Struct:
-			all = sectionsOf(all, k.typ.Elem(), below+"[]")
+		if k.typ.Kind() == reflect.Slice {
+			below += "[]"
+		}
+		if m := k.mapping(); m != nil {
+			all = sectionsOf(all, m, below)
 		}
 	}
 	return all
@@ -74,10 +74,7 @@ func (s *section) anchor() string {
 
 // typeName describes the type of a key's values, with a link to the section of a mapping.
 func (k *key) typeName(sections []*section) string {
-	link := func(text string, t reflect.Type) string {
-		i := slices.IndexFunc(sections, func(s *section) bool { return s.typ == t })
-		return fmt.Sprintf("[%s](#%s)", text, sections[i].anchor())
-	}
+	text := "text"
 	switch {
 	case k.values != nil:
 		return "`" + strings.Join(k.values, "`, `") + "`"
@@ -87,12 +84,15 @@ func (k *key) typeName(sections []*section) string {
 		return "true or false"
 	case k.typ.Kind() == reflect.Int:
 		return "number of " + k.unit
-	case k.typ.Kind() == reflect.Struct:
-		return link("mapping", k.typ)
-	case k.typ.Kind() == reflect.Slice && k.typ.Elem().Kind() == reflect.Struct:
-		return link("list of mappings", k.typ.Elem())
-	case k.typ.Kind() == reflect.Slice:
-		return "list of texts"
+	case k.mapping() != nil:
+		text = "mapping"
 	}
-	return "text"
+	if k.typ.Kind() == reflect.Slice {
+		text = "list of " + text + "s"
+	}
+	if m := k.mapping(); m != nil {
+		i := slices.IndexFunc(sections, func(s *section) bool { return s.typ == m })
+		return fmt.Sprintf("[%s](#%s)", text, sections[i].anchor())
+	}
+	return text
 }

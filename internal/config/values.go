@@ -4,21 +4,15 @@ import (
 	"errors"
 	"io/fs"
 	"net"
-	"net/netip"
 	"os"
+
+	"github.com/temporal-seal/temporal-seal/internal/x/loopback"
 )
 
 // IsLoopback reports whether an address can be reached from this machine only.
 func IsLoopback(address string) bool {
 	host, _, err := net.SplitHostPort(address)
-	if err != nil {
-		return false
-	}
-	if host == "localhost" {
-		return true
-	}
-	ip, err := netip.ParseAddr(host)
-	return err == nil && ip.IsLoopback()
+	return err == nil && loopback.Host(host)
 }
 
 // validateAddress reports whether an address is a host and a port, and adds a problem if not.
