@@ -26,14 +26,13 @@ func TestImports(t *testing.T) {
 		"internal/scan":              {"internal/rewrite", "internal/crypto"},
 		"internal/config":            {"internal/crypto", "internal/foreign", "internal/server", "internal/codecserver"},
 		"internal/history":           {"internal/crypto", "internal/foreign"},
-		"internal/files":             {},
 		"internal/audit":             {"=internal/rewrite", "=internal/policy"},
-		"internal/auth":              {"internal/files", "internal/policy"},
-		"internal/upstream":          {"internal/files"},
+		"internal/auth":              {"internal/policy"},
+		"internal/upstream":          {},
 		"internal/tasks":             {"internal/audit", "internal/rewrite", "internal/policy", "internal/crypto"},
-		"internal/server":            {"internal/tasks", "internal/upstream", "internal/audit", "internal/auth", "internal/files", "internal/rewrite", "internal/policy", "internal/crypto"},
+		"internal/server":            {"internal/tasks", "internal/upstream", "internal/audit", "internal/auth", "internal/rewrite", "internal/policy", "internal/crypto"},
 		"internal/app":               {"", "internal"},
-		"internal/codecserver":       {"internal/audit", "internal/auth", "internal/files", "internal/rewrite", "internal/policy", "internal/crypto"},
+		"internal/codecserver":       {"internal/audit", "internal/auth", "internal/rewrite", "internal/policy", "internal/crypto"},
 	}
 	homes := map[string]struct {
 		only []string

@@ -10,9 +10,9 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/auth"
 	"github.com/temporal-seal/temporal-seal/internal/codecserver"
 	"github.com/temporal-seal/temporal-seal/internal/config"
-	"github.com/temporal-seal/temporal-seal/internal/files"
 	"github.com/temporal-seal/temporal-seal/internal/server"
 	"github.com/temporal-seal/temporal-seal/internal/upstream"
+	"github.com/temporal-seal/temporal-seal/internal/x/filewatch"
 )
 
 // Ends are what callers and Temporal frontends are reached by.
@@ -95,7 +95,7 @@ func callersOf(l *config.Listener, log *slog.Logger, protocols ...string) (made 
 		if l.Callers != nil && l.Callers.MTLS != nil {
 			authority = l.Callers.MTLS.CAFile
 		}
-		if made, err = files.ServerTLS(log, l.TLS.CertFile, l.TLS.KeyFile, authority, protocols...); err != nil {
+		if made, err = filewatch.ServerTLS(log, l.TLS.CertFile, l.TLS.KeyFile, authority, protocols...); err != nil {
 			return nil, nil, fmt.Errorf("tls: %w", err)
 		}
 	}
@@ -117,7 +117,7 @@ func identify(l *config.Listener, log *slog.Logger) (auth.Identify, error) {
 	case l.Callers.Token != nil:
 		tokens := make([]auth.Token, len(l.Callers.Token.Tokens))
 		for i, t := range l.Callers.Token.Tokens {
-			value, err := files.Token(log, t.File)
+			value, err := filewatch.Token(log, t.File)
 			if err != nil {
 				return nil, fmt.Errorf("callers.token.tokens[%d]: %w", i, err)
 			}

@@ -21,7 +21,7 @@ import (
 	"github.com/lestrrat-go/jwx/v3/jws"
 	"github.com/lestrrat-go/jwx/v3/jwt"
 
-	"github.com/temporal-seal/temporal-seal/internal/files"
+	"github.com/temporal-seal/temporal-seal/internal/x/filewatch"
 )
 
 func writeFile(t *testing.T, file, text string) {
@@ -180,7 +180,7 @@ func TestJWTs(t *testing.T) {
 
 	next := newSigner(t, "k2")
 	writeFile(t, file, string(keySetOf(t, next)))
-	time.Sleep(2*files.Recheck + 100*time.Millisecond)
+	time.Sleep(2*filewatch.Recheck + 100*time.Millisecond)
 	if _, text, ok := reach(identify, next.token(t, nil)); !ok {
 		t.Errorf("the rotated key: %s", text)
 	}

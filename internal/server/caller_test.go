@@ -26,8 +26,8 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/temporal-seal/temporal-seal/internal/auth"
-	"github.com/temporal-seal/temporal-seal/internal/files"
 	"github.com/temporal-seal/temporal-seal/internal/upstream"
+	"github.com/temporal-seal/temporal-seal/internal/x/filewatch"
 )
 
 func describeIn(ctx context.Context, c workflowservice.WorkflowServiceClient, namespace string) codes.Code {
@@ -63,7 +63,7 @@ func TestTokens(t *testing.T) {
 	startFrontend(t, f)
 	file := filepath.Join(t.TempDir(), "token")
 	writeFile(t, file, "first-token\n")
-	value, err := files.Token(slog.New(slog.DiscardHandler), file)
+	value, err := filewatch.Token(slog.New(slog.DiscardHandler), file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,7 +97,7 @@ func TestTokens(t *testing.T) {
 		t.Error("the token is in the log")
 	}
 	writeFile(t, file, "second-token-longer")
-	time.Sleep(files.Recheck + 50*time.Millisecond)
+	time.Sleep(filewatch.Recheck + 50*time.Millisecond)
 	if got := describeIn(callWith(ctx, "authorization", "second-token-longer"), c, "one"); got != codes.OK {
 		t.Errorf("the rotated token: got %v", got)
 	}
@@ -116,7 +116,7 @@ func TestClientCertificates(t *testing.T) {
 	newAuthority(t).issue(t, dir, "forged", "", "spiffe://cluster/ns/billing")
 	f := &frontend{}
 	startFrontend(t, f)
-	config, err := files.ServerTLS(slog.New(slog.DiscardHandler), filepath.Join(dir, "server.crt"), filepath.Join(dir, "server.key"), filepath.Join(dir, "ca.crt"), "h2")
+	config, err := filewatch.ServerTLS(slog.New(slog.DiscardHandler), filepath.Join(dir, "server.crt"), filepath.Join(dir, "server.key"), filepath.Join(dir, "ca.crt"), "h2")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -153,7 +153,7 @@ func TestUpstreamTLSWithAPIKey(t *testing.T) {
 	ca.issue(t, dir, "server", "localhost", "")
 	writeFile(t, filepath.Join(dir, "key"), "the-api-key")
 	log := slog.New(slog.DiscardHandler)
-	server, err := files.ServerTLS(log, filepath.Join(dir, "server.crt"), filepath.Join(dir, "server.key"), "", "h2")
+	server, err := filewatch.ServerTLS(log, filepath.Join(dir, "server.crt"), filepath.Join(dir, "server.key"), "", "h2")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -191,7 +191,7 @@ func TestRotatedServerCertificate(t *testing.T) {
 	dir := t.TempDir()
 	first, second := newAuthority(t), newAuthority(t)
 	first.issue(t, dir, "server", "localhost", "")
-	config, err := files.ServerTLS(slog.New(slog.DiscardHandler), filepath.Join(dir, "server.crt"), filepath.Join(dir, "server.key"), "", "h2")
+	config, err := filewatch.ServerTLS(slog.New(slog.DiscardHandler), filepath.Join(dir, "server.crt"), filepath.Join(dir, "server.key"), "", "h2")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -205,12 +205,12 @@ func TestRotatedServerCertificate(t *testing.T) {
 		t.Fatalf("before: got %v", got)
 	}
 	second.issue(t, dir, "server", "localhost", "")
-	time.Sleep(files.Recheck + 50*time.Millisecond)
+	time.Sleep(filewatch.Recheck + 50*time.Millisecond)
 	if got := trusting(second); got != codes.OK {
 		t.Errorf("after: got %v", got)
 	}
 	writeFile(t, filepath.Join(dir, "server.crt"), "half written")
-	time.Sleep(files.Recheck + 50*time.Millisecond)
+	time.Sleep(filewatch.Recheck + 50*time.Millisecond)
 	if got := trusting(second); got != codes.OK {
 		t.Errorf("with a broken file: got %v, want the last good certificate", got)
 	}

@@ -18,8 +18,8 @@ import (
 	"google.golang.org/grpc/peer"
 
 	"github.com/temporal-seal/temporal-seal/internal/auth"
-	"github.com/temporal-seal/temporal-seal/internal/files"
 	"github.com/temporal-seal/temporal-seal/internal/upstream"
+	"github.com/temporal-seal/temporal-seal/internal/x/filewatch"
 )
 
 // shownTo gives what an upstream has seen, ever, of credentials and of the header that routes.
@@ -44,7 +44,7 @@ func TestCredentialsStayWithTheirUpstream(t *testing.T) {
 	writeFile(t, filepath.Join(dir, "key"), "the-api-key")
 	writeFile(t, filepath.Join(dir, "token"), "callers-token")
 	log := slog.New(slog.DiscardHandler)
-	server, err := files.ServerTLS(log, filepath.Join(dir, "server.crt"), filepath.Join(dir, "server.key"), "", "h2")
+	server, err := filewatch.ServerTLS(log, filepath.Join(dir, "server.crt"), filepath.Join(dir, "server.key"), "", "h2")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,7 +56,7 @@ func TestCredentialsStayWithTheirUpstream(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	token, err := files.Token(log, filepath.Join(dir, "token"))
+	token, err := filewatch.Token(log, filepath.Join(dir, "token"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,7 +106,7 @@ func TestCredentialsStayWithTheirUpstream(t *testing.T) {
 	}
 
 	writeFile(t, filepath.Join(dir, "key"), "the-next-api-key")
-	time.Sleep(files.Recheck + 50*time.Millisecond)
+	time.Sleep(filewatch.Recheck + 50*time.Millisecond)
 	if got := describeIn(ctx, c, "keyed"); got != codes.OK || strings.Join(keyed.lastMetadata(t)["authorization"], "|") != "Bearer the-next-api-key" {
 		t.Errorf("after the key was rotated: %v, %v", got, keyed.lastMetadata(t)["authorization"])
 	}
@@ -119,7 +119,7 @@ func TestUpstreamClientCertificate(t *testing.T) {
 	ca.write(t, filepath.Join(dir, "ca.crt"))
 	ca.issue(t, dir, "server", "localhost", "")
 	log := slog.New(slog.DiscardHandler)
-	server, err := files.ServerTLS(log, filepath.Join(dir, "server.crt"), filepath.Join(dir, "server.key"), filepath.Join(dir, "ca.crt"), "h2")
+	server, err := filewatch.ServerTLS(log, filepath.Join(dir, "server.crt"), filepath.Join(dir, "server.key"), filepath.Join(dir, "ca.crt"), "h2")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -153,7 +153,7 @@ func TestUpstreamClientCertificate(t *testing.T) {
 		}
 	}
 	ca.issue(t, dir, "one", "", "spiffe://cluster/next")
-	time.Sleep(files.Recheck + 50*time.Millisecond)
+	time.Sleep(filewatch.Recheck + 50*time.Millisecond)
 	if got := describeIn(testContext(t), through(), "one"); got != codes.OK { // a connection made after the change
 		t.Fatal(got)
 	}
@@ -167,7 +167,7 @@ func TestTLSVersions(t *testing.T) {
 	dir := t.TempDir()
 	ca := newAuthority(t)
 	ca.issue(t, dir, "server", "localhost", "")
-	server, err := files.ServerTLS(slog.New(slog.DiscardHandler), filepath.Join(dir, "server.crt"), filepath.Join(dir, "server.key"), "", "h2")
+	server, err := filewatch.ServerTLS(slog.New(slog.DiscardHandler), filepath.Join(dir, "server.crt"), filepath.Join(dir, "server.key"), "", "h2")
 	if err != nil {
 		t.Fatal(err)
 	}

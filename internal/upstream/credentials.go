@@ -9,7 +9,6 @@ import (
 
 	"google.golang.org/grpc/credentials"
 
-	"github.com/temporal-seal/temporal-seal/internal/files"
 	"github.com/temporal-seal/temporal-seal/internal/x/filewatch"
 )
 
@@ -24,7 +23,7 @@ type TLS struct {
 func (t TLS) Credentials(log *slog.Logger) (credentials.TransportCredentials, error) {
 	config := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: t.ServerName}
 	if t.CertFile != "" {
-		pair, err := files.Pair(log, t.CertFile, t.KeyFile)
+		pair, err := filewatch.Pair(log, t.CertFile, t.KeyFile)
 		if err != nil {
 			return nil, err
 		}
@@ -33,7 +32,7 @@ func (t TLS) Credentials(log *slog.Logger) (credentials.TransportCredentials, er
 	if t.CAFile == "" {
 		return credentials.NewTLS(config), nil
 	}
-	authorities, err := files.Authorities(log, t.CAFile)
+	authorities, err := filewatch.Authorities(log, t.CAFile)
 	if err != nil {
 		return nil, err
 	}
@@ -66,7 +65,7 @@ type APIKey struct {
 
 // NewAPIKey reads the file.
 func NewAPIKey(log *slog.Logger, file string) (*APIKey, error) {
-	token, err := files.Token(log, file)
+	token, err := filewatch.Token(log, file)
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,9 @@
 // Package filewatch notices when files change: Notify for what follows files all the time, Value for what
 // is made from files and needed now and then. Both see through links, so that the swap of a Kubernetes
-// ConfigMap or Secret is a change.
+// ConfigMap or Secret is a change. It never decides whom a certificate or a token stands for.
+//
+// filewatch.go: Notify. value.go: Value. secrets.go: the values that listeners and upstreams need, such as
+// certificates and tokens.
 package filewatch
 
 import (

@@ -1,6 +1,4 @@
-// Package files keeps what a listener or an upstream needs of secrets and certificates, read from files and read again
-// when they change. It never decides whom a certificate or token stands for.
-package files
+package filewatch
 
 import (
 	"crypto/tls"
@@ -8,16 +6,11 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
-
-	"github.com/temporal-seal/temporal-seal/internal/x/filewatch"
 )
 
-// Recheck is how often files are looked at, at most.
-const Recheck = filewatch.Recheck
-
-// Pair watches a certificate and its key.
-func Pair(log *slog.Logger, certFile, keyFile string) (*filewatch.Value[*tls.Certificate], error) {
-	return filewatch.NewValue(log, func(contents [][]byte) (*tls.Certificate, error) {
+// Pair is a certificate and its key, in PEM files.
+func Pair(log *slog.Logger, certFile, keyFile string) (*Value[*tls.Certificate], error) {
+	return NewValue(log, func(contents [][]byte) (*tls.Certificate, error) {
 		pair, err := tls.X509KeyPair(contents[0], contents[1])
 		if err != nil {
 			return nil, fmt.Errorf("%s and %s are no certificate and its key: %w", certFile, keyFile, err)
@@ -26,9 +19,9 @@ func Pair(log *slog.Logger, certFile, keyFile string) (*filewatch.Value[*tls.Cer
 	}, certFile, keyFile)
 }
 
-// Authorities watches the certificates of authorities.
-func Authorities(log *slog.Logger, file string) (*filewatch.Value[*x509.CertPool], error) {
-	return filewatch.NewValue(log, func(contents [][]byte) (*x509.CertPool, error) {
+// Authorities are the certificates of authorities, in a PEM file.
+func Authorities(log *slog.Logger, file string) (*Value[*x509.CertPool], error) {
+	return NewValue(log, func(contents [][]byte) (*x509.CertPool, error) {
 		pool := x509.NewCertPool()
 		if !pool.AppendCertsFromPEM(contents[0]) {
 			return nil, fmt.Errorf("%s holds no certificate in PEM form", file)
@@ -37,8 +30,8 @@ func Authorities(log *slog.Logger, file string) (*filewatch.Value[*x509.CertPool
 	}, file)
 }
 
-// ServerTLS is the TLS of a listener. With a clientCAFile callers must present a certificate that it signed. protocols are
-// those that the listener speaks.
+// ServerTLS is the TLS of a listener. With a clientCAFile callers must present a certificate that one of its
+// authorities signed. protocols are those that the listener speaks, for ALPN.
 func ServerTLS(log *slog.Logger, certFile, keyFile, clientCAFile string, protocols ...string) (*tls.Config, error) {
 	pair, err := Pair(log, certFile, keyFile)
 	if err != nil {
@@ -63,9 +56,9 @@ func ServerTLS(log *slog.Logger, certFile, keyFile, clientCAFile string, protoco
 	return config, nil
 }
 
-// Token gives the token in a file, as it is now.
+// Token returns a function that returns the token in a file as it is now. White space around it does not count.
 func Token(log *slog.Logger, file string) (func() string, error) {
-	w, err := filewatch.NewValue(log, func(contents [][]byte) (string, error) {
+	w, err := NewValue(log, func(contents [][]byte) (string, error) {
 		token := strings.TrimSpace(string(contents[0]))
 		if token == "" || strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) {
 			return "", fmt.Errorf("%s does not hold one token", file)
