@@ -47,20 +47,34 @@ func newAudit(ctx context.Context, a *config.Audit, version string, t *telemetry
 	return records, nil
 }
 
-// otlpSink sends records as OpenTelemetry log records, with the exporter that the OTEL_* variables choose. The SDK's own
-// batching would drop records without a word.
+// otlpSink sends records as OpenTelemetry log records, with the exporter that the OTEL_* variables choose. The SDK makes a
+// record only for a processor, and its own batching would drop records without a word: so each record goes through the
+// SDK into batch, and Write exports the batch and returns its error.
 type otlpSink struct {
-	exporter sdklog.Exporter
 	provider *sdklog.LoggerProvider
 	logger   log.Logger
-	batch    []sdklog.Record
+	batch    batch
+}
+
+// batch takes records in place of the exporter, until Write exports them.
+type batch struct {
+	sdklog.Exporter
+	records []sdklog.Record
+}
+
+// Export is part of sdklog.Exporter. The caller uses its records again, so they are copied.
+func (b *batch) Export(_ context.Context, records []sdklog.Record) error {
+	for i := range records {
+		b.records = append(b.records, records[i].Clone())
+	}
+	return nil
 }
 
 // exportTimeout bounds one try: a collector that hangs is tried again.
 const exportTimeout = 10 * time.Second
 
 func newOTLPSink(ctx context.Context, version string) (*otlpSink, error) {
-	if os.Getenv("OTEL_LOGS_EXPORTER") == "" && os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT") == "" && os.Getenv("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT") == "" {
+	if os.Getenv("OTEL_LOGS_EXPORTER") == "" && !endpointSet("LOGS") {
 		return nil, errors.New("otlp: nothing says where to: set OTEL_EXPORTER_OTLP_ENDPOINT, or OTEL_EXPORTER_OTLP_LOGS_ENDPOINT")
 	}
 	exporter, err := autoexport.NewLogExporter(ctx)
@@ -74,15 +88,15 @@ func newOTLPSink(ctx context.Context, version string) (*otlpSink, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &otlpSink{exporter: exporter}
-	s.provider = sdklog.NewLoggerProvider(sdklog.WithProcessor(s), sdklog.WithResource(about))
+	s := &otlpSink{batch: batch{Exporter: exporter}}
+	s.provider = sdklog.NewLoggerProvider(sdklog.WithProcessor(sdklog.NewSimpleProcessor(&s.batch)), sdklog.WithResource(about))
 	s.logger = s.provider.Logger("github.com/temporal-seal/temporal-seal/audit")
 	return s, nil
 }
 
 // Write sends the lines as one batch. The collector takes all of it, or none.
 func (s *otlpSink) Write(ctx context.Context, lines [][]byte) (int, error) {
-	s.batch = s.batch[:0]
+	s.batch.records = s.batch.records[:0]
 	for _, text := range lines {
 		if err := s.add(ctx, text); err != nil {
 			return 0, err
@@ -90,7 +104,7 @@ func (s *otlpSink) Write(ctx context.Context, lines [][]byte) (int, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, exportTimeout)
 	defer cancel()
-	if err := s.exporter.Export(ctx, s.batch); err != nil {
+	if err := s.batch.Exporter.Export(ctx, s.batch.records); err != nil {
 		return 0, err
 	}
 	return len(lines), nil
@@ -120,7 +134,7 @@ func (s *otlpSink) add(ctx context.Context, text []byte) error {
 	return nil
 }
 
-// logValue is a JSON value as OpenTelemetry has it.
+// logValue is a JSON value in the form of OpenTelemetry.
 func logValue(v any) attribute.Value {
 	switch v := v.(type) {
 	case map[string]any:
@@ -142,21 +156,6 @@ func logValue(v any) attribute.Value {
 	}
 	return attribute.Value{}
 }
-
-// Enabled is part of sdklog.Processor: every record is wanted.
-func (s *otlpSink) Enabled(context.Context, sdklog.EnabledParameters) bool { return true }
-
-// OnEmit takes a finished record into the batch.
-func (s *otlpSink) OnEmit(_ context.Context, r *sdklog.Record) error {
-	s.batch = append(s.batch, r.Clone())
-	return nil
-}
-
-// ForceFlush has nothing to do: Write sends.
-func (s *otlpSink) ForceFlush(context.Context) error { return nil }
-
-// Shutdown ends the exporter.
-func (s *otlpSink) Shutdown(ctx context.Context) error { return s.exporter.Shutdown(ctx) }
 
 // Close ends the exporter with its provider.
 func (s *otlpSink) Close() error {

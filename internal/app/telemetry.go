@@ -48,11 +48,16 @@ func exporterChosen() bool {
 	}
 	switch os.Getenv("OTEL_TRACES_EXPORTER") {
 	case "":
-		return os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT") != "" || os.Getenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") != ""
+		return endpointSet("TRACES")
 	case "none":
 		return false
 	}
 	return true
+}
+
+// endpointSet reports whether a variable names the collector of a signal, LOGS or TRACES.
+func endpointSet(signal string) bool {
+	return os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT") != "" || os.Getenv("OTEL_EXPORTER_OTLP_"+signal+"_ENDPOINT") != ""
 }
 
 // telemetry is by what the parts of the proxy report what they do.
