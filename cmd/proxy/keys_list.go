@@ -156,7 +156,7 @@ func (o *listKeysOptions) listRunning(ctx context.Context, address string, stdou
 	fmt.Fprintln(t, "KEY\tROLE\tKEK\tSEALED\tOPENED\tLAST OPENED")
 	for _, k := range use.Keys {
 		last := "-"
-		if k.LastOpened != nil {
+		if !k.LastOpened.IsZero() {
 			last = k.LastOpened.UTC().Format(time.RFC3339)
 		}
 		fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%d\t%s\n", k.Name, k.Role, k.KEK, k.Sealed, k.Opened, last)

@@ -10,21 +10,23 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 )
 
-// KeysInUse is what a running proxy shows of its keys. None of it is secret: envelopes hold the same.
+// KeysInUse is the document of the admin listener's /keys. None of it is secret: envelopes hold the same.
 type KeysInUse struct {
 	Keys     []usedKey    `json:"keys"`
 	DataKeys []workingKey `json:"data_keys"`
 }
 
+// usedKey is a key encryption key of an entry of the config, with what was done with it since the start.
 type usedKey struct {
 	Name       string       `json:"name"`
 	Role       keyring.Role `json:"role"`
 	KEK        string       `json:"kek"`
 	Sealed     uint64       `json:"sealed"`
 	Opened     uint64       `json:"opened"`
-	LastOpened *time.Time   `json:"last_opened,omitempty"`
+	LastOpened time.Time    `json:"last_opened,omitzero"`
 }
 
+// workingKey is a data key that seals now. Its ID is what revoked_data_keys takes.
 type workingKey struct {
 	Namespace string    `json:"namespace"`
 	Key       string    `json:"key"`
@@ -33,26 +35,25 @@ type workingKey struct {
 	Made      time.Time `json:"made"`
 }
 
-func inUse(keys *keyring.Keyring) KeysInUse {
-	var all KeysInUse
+// usedKeys lists the keys with their uses. Those beyond the bounded set are summed up, without a reference.
+func usedKeys(keys *keyring.Keyring) (all []usedKey) {
 	for _, u := range keys.Uses() {
-		k := usedKey{Name: u.Entry, Role: u.Role, KEK: kekLabel(u), Sealed: u.Sealed, Opened: u.Opened}
-		if !u.LastOpened.IsZero() {
-			k.LastOpened = &u.LastOpened
+		kek := keyring.OtherUses
+		if u.KEK != (crypto.KEKRef{}) {
+			kek = u.KEK.String()
 		}
-		all.Keys = append(all.Keys, k)
-	}
-	for _, w := range keys.WorkingKeys() {
-		all.DataKeys = append(all.DataKeys, workingKey{w.Namespace, w.Key, w.KEK.String(), hex.EncodeToString(w.DataKeyID[:]), w.Made})
+		all = append(all, usedKey{u.Entry, u.Role, kek, u.Sealed, u.Opened, u.LastOpened})
 	}
 	return all
 }
 
-func kekLabel(u keyring.KeyUse) string {
-	if u.KEK == (crypto.KEKRef{}) {
-		return keyring.OtherUses
+// inUse lists what the admin listener shows.
+func inUse(keys *keyring.Keyring) KeysInUse {
+	all := KeysInUse{Keys: usedKeys(keys)}
+	for _, w := range keys.WorkingKeys() {
+		all.DataKeys = append(all.DataKeys, workingKey{w.Namespace, w.Key, w.KEK.String(), hex.EncodeToString(w.DataKeyID[:]), w.Made})
 	}
-	return u.KEK.String()
+	return all
 }
 
 // keyMetrics shows what was sealed and opened with each key encryption key. Its labels come from the config, and for
@@ -61,27 +62,30 @@ type keyMetrics struct{ keys *keyring.Keyring }
 
 var (
 	keyPayloads = prometheus.NewDesc("temporal_seal_key_payloads_total",
-		"Envelopes sealed and opened, by the key's name in the config and the reference of its key encryption key.", []string{"key", "kek", "action"}, nil)
+		"Envelopes sealed and opened, by the key's name in the config and the reference of its key encryption key.",
+		[]string{"key", "kek", "action"}, nil)
 	keyInfo = prometheus.NewDesc("temporal_seal_key_info",
-		"1 for each key encryption key, with its role: active, open_only, or former where the config names it no more.", []string{"key", "kek", "role"}, nil)
+		"1 for each key encryption key, with its role: active, open_only, or former where the config names it no more.",
+		[]string{"key", "kek", "role"}, nil)
 	keyLastOpened = prometheus.NewDesc("temporal_seal_key_last_opened_timestamp_seconds",
 		"When an envelope of the key was last opened here.", []string{"key", "kek"}, nil)
 )
 
+// Describe is part of prometheus.Collector.
 func (m keyMetrics) Describe(ch chan<- *prometheus.Desc) {
 	ch <- keyPayloads
 	ch <- keyInfo
 	ch <- keyLastOpened
 }
 
+// Collect is part of prometheus.Collector.
 func (m keyMetrics) Collect(ch chan<- prometheus.Metric) {
-	for _, u := range m.keys.Uses() {
-		kek := kekLabel(u)
-		ch <- prometheus.MustNewConstMetric(keyPayloads, prometheus.CounterValue, float64(u.Sealed), u.Entry, kek, "sealed")
-		ch <- prometheus.MustNewConstMetric(keyPayloads, prometheus.CounterValue, float64(u.Opened), u.Entry, kek, "opened")
-		ch <- prometheus.MustNewConstMetric(keyInfo, prometheus.GaugeValue, 1, u.Entry, kek, string(u.Role))
+	for _, u := range usedKeys(m.keys) {
+		ch <- prometheus.MustNewConstMetric(keyPayloads, prometheus.CounterValue, float64(u.Sealed), u.Name, u.KEK, "sealed")
+		ch <- prometheus.MustNewConstMetric(keyPayloads, prometheus.CounterValue, float64(u.Opened), u.Name, u.KEK, "opened")
+		ch <- prometheus.MustNewConstMetric(keyInfo, prometheus.GaugeValue, 1, u.Name, u.KEK, string(u.Role))
 		if !u.LastOpened.IsZero() {
-			ch <- prometheus.MustNewConstMetric(keyLastOpened, prometheus.GaugeValue, float64(u.LastOpened.Unix()), u.Entry, kek)
+			ch <- prometheus.MustNewConstMetric(keyLastOpened, prometheus.GaugeValue, float64(u.LastOpened.Unix()), u.Name, u.KEK)
 		}
 	}
 }
