@@ -205,7 +205,8 @@ func (a *answered) print(s *style) {
 	}
 	e := &a.explanation
 	s.line("  %s  %s", s.bold("verdict"), s.bold(s.verdict(e.Verdict.String())))
-	// Unsure are the facts that a request does not contain. What a rule would let pass because of one is sealed.
+	// Unsure are the facts that a request does not contain. What a rule would let pass because of one
+	// is sealed.
 	if len(e.Unsure) > 0 {
 		s.line("  %s  %s", s.dim("unknown"), strings.Join(e.Unsure, ", ")+s.dim(": a pass over it becomes seal"))
 	}

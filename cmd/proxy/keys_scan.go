@@ -202,9 +202,9 @@ func allNamespaces(ctx context.Context, upstreams []upstream.Config) ([]string, 
 	return slices.Compact(names), nil
 }
 
-// knownKeys finds out the references of the configured keys, and of the one that --key names; without it asked is nil. names
-// are the URIs and roles by reference, in hexadecimal digits. A key that does not answer has no known reference; the
-// report shows the bare reference then.
+// knownKeys finds out the references of the configured keys, and of the one that --key names; without
+// it asked is nil. names are the URIs and roles by reference, in hexadecimal digits. A key that does
+// not answer has no known reference; the report shows the bare reference then.
 func (o *scanOptions) knownKeys(
 	ctx context.Context, c *config.Config,
 ) (names map[string]string, asked *crypto.KEKRef, err error) {

@@ -45,8 +45,8 @@ func newAdmin(address string, t *telemetry) (*admin, error) {
 func (a *admin) open(changes *applier) { a.changes.Store(changes) }
 func (a *admin) shut()                 { a.changes.Store(nil) }
 
-// readyz reports whether calls should come here, and what an operator should know. Sources that are not in force do not
-// take the proxy out: what was in force before them still holds.
+// readyz reports whether calls should come here, and what an operator should know. Sources that are not
+// in force do not take the proxy out: what was in force before them still holds.
 func (a *admin) readyz(w http.ResponseWriter, _ *http.Request) {
 	changes := a.changes.Load()
 	if changes == nil {
@@ -58,7 +58,8 @@ func (a *admin) readyz(w http.ResponseWriter, _ *http.Request) {
 	changes.state.Load().describe(w, changes.flags.File)
 }
 
-// listKeys answers which keys are in use: names, references, ids and counts. Envelopes hold the same, in the clear.
+// listKeys answers which keys are in use: names, references, ids and counts. Envelopes hold the same,
+// in the clear.
 func (a *admin) listKeys(w http.ResponseWriter, _ *http.Request) {
 	keys := a.keys.Load()
 	if keys == nil {

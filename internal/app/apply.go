@@ -28,29 +28,32 @@ import (
 //   - `foreign` of the config file, with the keys in its files
 //   - the platform's policy file, the namespaces' policy files, and the content of a policy bundle
 //
-// Beside them these files are read again by their users when they change: certificates, authorities, tokens, API keys, key
-// sets of JWT issuers, and local key files. They are no part of a state, so none of them waits for another.
+// Beside them these files are read again by their users when they change: certificates, authorities,
+// tokens, API keys, key sets of JWT issuers, and local key files. They are no part of a state, so none
+// of them waits for another.
 //
 // Everything else in the config file needs a restart, the place of the policy (`policy`) included. Until then
 // temporal_seal_config_stale is 1 and /readyz names the keys that have changed.
 //
-// A call uses one policy, and one reader of other tools' formats, from its start to its end: two payloads of one message
-// are never decided by two revisions. Keys are always those of the newest set, so that a revoked data key, a removed key or
-// a removed grant stops opening for calls under way too. The known consequence: a call whose policy names a key that the
-// newest set does not have gets Unavailable. That is a call under way when a key and the rules that name it are removed
-// together, or one that begins between the commit of the keys and the rewriter's swap. Its caller tries again, and the next
-// try uses the new policy.
+// A call uses one policy, and one reader of other tools' formats, from its start to its end: two
+// payloads of one message are never decided by two revisions. Keys are always those of the newest set,
+// so that a revoked data key, a removed key or a removed grant stops opening for calls under way too.
+// The known consequence: a call whose policy names a key that the newest set does not have gets
+// Unavailable. That is a call under way when a key and the rules that name it are removed together, or
+// one that begins between the commit of the keys and the rewriter's swap. Its caller tries again, and
+// the next try uses the new policy.
 
 const (
 	// sourcesQuiet is how long the config file and the policy files must rest before they are read.
 	sourcesQuiet = 200 * time.Millisecond
-	// replaceTime is how long the config file may be away: editors and copy tools take a file away when they replace it.
+	// replaceTime is how long the config file may be away: editors and copy tools take a file away when
+	// they replace it.
 	replaceTime = 10 * time.Second
 )
 
-// applier puts changed configs and policies into force. It prepares everything that the new state needs, and only then
-// replaces the old one. What could not be applied is tried again when any source changes, on SIGHUP and every 30 seconds,
-// so that files may arrive in any order.
+// applier puts changed configs and policies into force. It prepares everything that the new state
+// needs, and only then replaces the old one. What could not be applied is tried again when any source
+// changes, on SIGHUP and every 30 seconds, so that files may arrive in any order.
 type applier struct {
 	flags    config.Flags
 	started  *config.Config // by which everything runs that only a start takes over
@@ -66,8 +69,9 @@ type applier struct {
 	awaySince time.Time  // since when there is no config file
 }
 
-// open opens the keys and the policy of the started config, and notes them as the state in force. accounts is whether calls
-// keep account of what they open. The caller closes the applier after an error too.
+// open opens the keys and the policy of the started config, and notes them as the state in force.
+// accounts is whether calls keep account of what they open. The caller closes the applier after an
+// error too.
 func (a *applier) open(ctx context.Context, t *telemetry, admin *admin, accounts bool) (err error) {
 	c := a.started
 	if err = makeLocalKeys(ctx, c, t.log); err != nil {
@@ -147,8 +151,8 @@ func (a *applier) sources(log *slog.Logger) filewatch.Options {
 	return watch
 }
 
-// apply reads the sources and puts into force what can be. hangup is whether an operator has asked for it, so that the
-// outcome is reported even if it is the same as before.
+// apply reads the sources and puts into force what can be. hangup is whether an operator has asked for
+// it, so that the outcome is reported even if it is the same as before.
 func (a *applier) apply(ctx context.Context, hangup bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -195,7 +199,8 @@ func (a *applier) read(hangup bool) ([]byte, error) {
 	return a.text, nil
 }
 
-// commit puts a prepared state into force, which cannot fail. Keys come first: what the new policy names has to be there.
+// commit puts a prepared state into force, which cannot fail. Keys come first: what the new policy
+// names has to be there.
 func (a *applier) commit(before, now *state) {
 	if now.set != before.set {
 		a.keys.Commit(now.set)

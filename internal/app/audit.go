@@ -47,9 +47,10 @@ func newAudit(ctx context.Context, a *config.Audit, version string, t *telemetry
 	return records, nil
 }
 
-// otlpSink sends records as OpenTelemetry log records, with the exporter that the OTEL_* variables choose. The SDK makes a
-// record only for a processor, and its own batching would drop records without a word: so each record goes through the
-// SDK into batch, and Write exports the batch and returns its error.
+// otlpSink sends records as OpenTelemetry log records, with the exporter that the OTEL_* variables
+// choose. The SDK makes a record only for a processor, and its own batching would drop records without
+// a word: so each record goes through the SDK into batch, and Write exports the batch and returns its
+// error.
 type otlpSink struct {
 	provider *sdklog.LoggerProvider
 	logger   log.Logger

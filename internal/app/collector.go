@@ -8,9 +8,10 @@ import (
 )
 
 const (
-	// heapFloor is what the heap may grow to before garbage is collected. A proxy keeps little and throws away much: at
-	// Go's default, twice what is kept, it would collect dozens of times a second for the sake of a few megabytes. That is
-	// a tenth of a small call's CPU time. Where much is kept, as for thousands of held polls, the default holds.
+	// heapFloor is what the heap may grow to before garbage is collected. A proxy keeps little and
+	// throws away much: at Go's default, twice what is kept, it would collect dozens of times a second
+	// for the sake of a few megabytes. That is a tenth of a small call's CPU time. Where much is kept,
+	// as for thousands of held polls, the default holds.
 	heapFloor = 64 << 20
 	// floorShare is the most of the memory there is that the floor may take.
 	floorShare = 4
@@ -18,8 +19,8 @@ const (
 	defaultPercent = 100
 )
 
-// paceCollector sets the garbage collector's pace after each collection, by what is kept then. GOGC, where it is set,
-// holds instead.
+// paceCollector sets the garbage collector's pace after each collection, by what is kept then. GOGC,
+// where it is set, holds instead.
 func paceCollector(memory int64) {
 	if os.Getenv("GOGC") != "" {
 		return
@@ -35,8 +36,8 @@ type pacer struct {
 	live    []metrics.Sample
 }
 
-// collected is garbage from the start: its end tells that a collection was made. It is not of the size of what the
-// runtime keeps in one block with others.
+// collected is garbage from the start: its end tells that a collection was made. It is not of the size
+// of what the runtime keeps in one block with others.
 type collected struct{ _ [64]byte }
 
 func (p *pacer) pace() {
@@ -48,7 +49,8 @@ func (p *pacer) pace() {
 	runtime.AddCleanup(new(collected), func(p *pacer) { p.pace() }, p)
 }
 
-// percentFor is by how much the heap may grow from what is kept, so that it is collected at the floor or later.
+// percentFor is by how much the heap may grow from what is kept, so that it is collected at the floor
+// or later.
 func percentFor(live, floor uint64) int {
 	if live == 0 || floor <= 2*live {
 		return defaultPercent

@@ -4,7 +4,8 @@ package app
 
 import "syscall"
 
-// maxFiles is how many files and connections the process may have open. The Go runtime has raised it as far as allowed.
+// maxFiles is how many files and connections the process may have open. The Go runtime has raised it as
+// far as allowed.
 func maxFiles() int {
 	var limit syscall.Rlimit
 	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit) != nil {

@@ -11,7 +11,8 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/foreign"
 )
 
-// ForeignReader reads the keys, and asks the KMS keys for an answer. It is nil if nothing foreign is configured.
+// ForeignReader reads the keys, and asks the KMS keys for an answer. It is nil if nothing foreign is
+// configured.
 func ForeignReader(ctx context.Context, c *config.Config, timeout time.Duration) (*foreign.Reader, error) {
 	if len(c.Foreign) == 0 {
 		return nil, nil

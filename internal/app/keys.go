@@ -16,8 +16,8 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/crypto/localkey"
 )
 
-// OpenKeys opens the configured keys with open and checks that they answer. timeout is for all of them together; trace, where
-// set, is called around each call to a key service.
+// OpenKeys opens the configured keys with open and checks that they answer. timeout is for all of them
+// together; trace, where set, is called around each call to a key service.
 func OpenKeys(
 	ctx context.Context, c *config.Config, timeout time.Duration,
 	open func(context.Context, string) (crypto.Provider, error),
@@ -35,8 +35,9 @@ func OpenKeys(
 	return keys, nil
 }
 
-// makeLocalKeys makes the key files that are missing, if this is one machine talking to itself. Anywhere else a missing
-// file is an error: a container that invents a key loses, with its file system, all that it sealed.
+// makeLocalKeys makes the key files that are missing, if this is one machine talking to itself.
+// Anywhere else a missing file is an error: a container that invents a key loses, with its file system,
+// all that it sealed.
 func makeLocalKeys(ctx context.Context, c *config.Config, log *slog.Logger) error {
 	for i, k := range c.Keys {
 		path, missing := missingKeyFile(k.Active)

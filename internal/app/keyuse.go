@@ -56,8 +56,8 @@ func inUse(keys *keyring.Keyring) KeysInUse {
 	return all
 }
 
-// keyMetrics shows what was sealed and opened with each key encryption key. Its labels come from the config, and for
-// wildcard names from a bounded set, never from a namespace.
+// keyMetrics shows what was sealed and opened with each key encryption key. Its labels come from the
+// config, and for wildcard names from a bounded set, never from a namespace.
 type keyMetrics struct{ keys *keyring.Keyring }
 
 var (

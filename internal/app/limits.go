@@ -28,8 +28,8 @@ func serverLimits(l *config.Limits, memory int64) server.Limits {
 	}
 }
 
-// limitMemory has the Go runtime collect garbage in time for the memory that there is: what GOMEMLIMIT says, else nine
-// tenths of what the container may have. It returns the bytes to plan with.
+// limitMemory has the Go runtime collect garbage in time for the memory that there is: what GOMEMLIMIT
+// says, else nine tenths of what the container may have. It returns the bytes to plan with.
 func limitMemory(log *slog.Logger) int64 {
 	limit, err := memlimit.Set()
 	if err != nil {

@@ -90,8 +90,8 @@ func (r *report) policy(before, now *policy.Policy) {
 	r.policies.WithLabelValues("ok").Inc()
 }
 
-// passing matches what differs between two tries that fail for the same reason: the ids that AWS gives to requests, and
-// the local ports of broken connections.
+// passing matches what differs between two tries that fail for the same reason: the ids that AWS gives
+// to requests, and the local ports of broken connections.
 var passing = regexp.MustCompile(`RequestID: [^,\s]*|:\d+->`)
 
 // sameCause reports whether the sources differ from what is in force for the same reasons as before.
@@ -122,8 +122,8 @@ func (s *state) describe(w io.Writer, file string) {
 	}
 }
 
-// stateMetrics shows the policy's revision, and whether the sources differ from what is in force. Its labels are that
-// revision and the namespaces that have policy files.
+// stateMetrics shows the policy's revision, and whether the sources differ from what is in force. Its
+// labels are that revision and the namespaces that have policy files.
 type stateMetrics struct{ state func() *state }
 
 var (

@@ -31,8 +31,8 @@ type running struct {
 	log     *slog.Logger
 }
 
-// untilSignal serves until a signal, and then drains. It calls ready once all listeners serve. A second signal ends the
-// process at once.
+// untilSignal serves until a signal, and then drains. It calls ready once all listeners serve. A second
+// signal ends the process at once.
 func (r *running) untilSignal(by config.Drain, ready func()) error {
 	signals := make(chan os.Signal, 2) // from here on a signal means a drain
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
@@ -81,8 +81,8 @@ func (r *running) untilSignal(by config.Drain, ready func()) error {
 	return nil
 }
 
-// drain stops serving without losing a call: see Server.Drain. First it waits for what the config names, a sidecar's worker or
-// the load balancers.
+// drain stops serving without losing a call: see Server.Drain. First it waits for what the config
+// names, a sidecar's worker or the load balancers.
 func (r *running) drain(c config.Drain, got os.Signal) {
 	r.log.Info("shutting down", "signal", got.String(), "connections", r.server.Connections(), "time", c.Time.String())
 	ctx, cancel := context.WithTimeout(context.Background(), c.Delay+c.Time)

@@ -1,6 +1,6 @@
-// Package app is the running proxy: it assembles all parts from a config, serves, applies changed configs and policies, and
-// drains. Commands use parts of the assembly to check a config or to open its keys. It decides nothing about a call or a
-// payload.
+// Package app is the running proxy: it assembles all parts from a config, serves, applies changed
+// configs and policies, and drains. Commands use parts of the assembly to check a config or to open its
+// keys. It decides nothing about a call or a payload.
 //
 // Its words:
 //
@@ -31,7 +31,8 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/upstream"
 )
 
-// Options are the command line of a proxy that serves. All fields are required, except where config.Flags says otherwise.
+// Options are the command line of a proxy that serves. All fields are required, except where
+// config.Flags says otherwise.
 type Options struct {
 	config.Flags
 	LogFormat, LogLevel string
@@ -39,8 +40,9 @@ type Options struct {
 	Version             string
 }
 
-// Serve assembles the proxy and runs it until a signal. The order matters: what fails without asking anybody comes first,
-// and the admin listener answers while the rest starts, so that a probe sees a proxy that is alive and not ready.
+// Serve assembles the proxy and runs it until a signal. The order matters: what fails without asking
+// anybody comes first, and the admin listener answers while the rest starts, so that a probe sees a
+// proxy that is alive and not ready.
 func (o *Options) Serve(ctx context.Context, stderr io.Writer) error {
 	log, err := newLogger(stderr, o.LogFormat, o.LogLevel)
 	if err != nil {

@@ -10,8 +10,9 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 )
 
-// spanQueue stands before the SDK's own queue of spans and counts what becomes of them, which the SDK does not tell: it lets no
-// more in than that one holds, so that none is lost there unseen. Nobody ever waits for room.
+// spanQueue stands before the SDK's own queue of spans and counts what becomes of them, which the SDK
+// does not tell: it lets no more in than that one holds, so that none is lost there unseen. Nobody ever
+// waits for room.
 type spanQueue struct {
 	sdktrace.SpanProcessor
 	waiting                   atomic.Int64

@@ -13,7 +13,8 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 )
 
-// state is what is in force of the config and the policies, and why the sources differ from it. It is immutable.
+// state is what is in force of the config and the policies, and why the sources differ from it. It is
+// immutable.
 type state struct {
 	wanted
 	set      *keyring.Set
@@ -35,7 +36,8 @@ func wantedBy(c *config.Config, others *foreign.Reader) wanted {
 	return wanted{keys: c.KeyConfigs(), grants: c.KeyGrants(), revoked: c.DataKeyIDs(), foreign: others}
 }
 
-// prepare makes the state that the sources describe, as far as it can be had. Nothing that is in force changes.
+// prepare makes the state that the sources describe, as far as it can be had. Nothing that is in force
+// changes.
 func (a *applier) prepare(ctx context.Context, before *state, text []byte, unread error, modules policy.Sources) *state {
 	var c *config.Config
 	err := unread
@@ -52,7 +54,8 @@ func (a *applier) prepare(ctx context.Context, before *state, text []byte, unrea
 			}
 		}
 	}
-	// The config is refused. Its revoked data keys hold all the same, and the policies are tried with the keys in force.
+	// The config is refused. Its revoked data keys hold all the same, and the policies are tried with
+	// the keys in force.
 	old := before.wanted
 	if c != nil {
 		old.revoked = append(slices.Clone(old.revoked), c.DataKeyIDs()...)
@@ -78,8 +81,9 @@ func (a *applier) preparePolicy(ctx context.Context, before *state, modules poli
 	return &now
 }
 
-// build makes a state of a config's keys and the policies. Where a key's new URI does not answer, its old one stays, and keys
-// that policies in force name are kept although the config does not contain them any more.
+// build makes a state of a config's keys and the policies. Where a key's new URI does not answer, its
+// old one stays, and keys that policies in force name are kept although the config does not contain
+// them any more.
 func (a *applier) build(ctx context.Context, before *state, w wanted, modules policy.Sources) (*state, error) {
 	now := &state{wanted: w}
 	now.keys = slices.Clone(w.keys)
@@ -115,7 +119,8 @@ func (a *applier) load(ctx context.Context, now *state, modules policy.Sources) 
 	return nil
 }
 
-// keepURIs gives keys whose active URI does not answer the URIs that they have in force, and reports whether there are any.
+// keepURIs gives keys whose active URI does not answer the URIs that they have in force, and reports
+// whether there are any.
 func (s *state) keepURIs(before *state) bool {
 	kept := false
 	for _, u := range s.set.Unanswered() {
@@ -129,7 +134,8 @@ func (s *state) keepURIs(before *state) bool {
 	return kept
 }
 
-// keepNamed adds the entries by which policies in force use keys now, each for its namespace alone and at its old rank.
+// keepNamed adds the entries by which policies in force use keys now, each for its namespace alone and
+// at its old rank.
 func (s *state) keepNamed(before *state, missing []policy.MissingKey) error {
 	for i, m := range missing {
 		if slices.ContainsFunc(missing[:i], func(o policy.MissingKey) bool { return o.Namespace == m.Namespace && o.Key == m.Key }) {

@@ -40,8 +40,8 @@ func newLogger(w io.Writer, format, level string) (*slog.Logger, error) {
 	return nil, fmt.Errorf("--log-format: %q is not one of text, json", format)
 }
 
-// exporterChosen reports whether the OTEL_* variables ask for traces at all. Without any the specification's default would
-// try to reach a collector on this machine for ever.
+// exporterChosen reports whether the OTEL_* variables ask for traces at all. Without any the
+// specification's default would try to reach a collector on this machine for ever.
 func exporterChosen() bool {
 	if strings.EqualFold(os.Getenv("OTEL_SDK_DISABLED"), "true") {
 		return false
@@ -68,8 +68,8 @@ type telemetry struct {
 	spans    *sdktrace.TracerProvider // the provider of tracing
 }
 
-// newTelemetry sets up metrics, and traces as the OTEL_* variables say. Spans wait for their export in a bounded queue: a
-// collector that is down costs spans, never a call.
+// newTelemetry sets up metrics, and traces as the OTEL_* variables say. Spans wait for their export in
+// a bounded queue: a collector that is down costs spans, never a call.
 func newTelemetry(ctx context.Context, version string, log *slog.Logger) (*telemetry, error) {
 	t := &telemetry{log: log, registry: prometheus.NewRegistry()}
 	t.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))

@@ -75,7 +75,8 @@ func listen(who, address string) (net.Listener, error) {
 	return n, nil
 }
 
-// newCodecServer makes the codec server, with what the gRPC server works with too; nil if the config has none.
+// newCodecServer makes the codec server, with what the gRPC server works with too; nil if the config
+// has none.
 func newCodecServer(o *codecserver.Options, with *server.Options) *codecserver.Server {
 	if o == nil {
 		return nil

@@ -43,8 +43,8 @@ type Workflow struct {
 	Type string `json:"type,omitempty"`
 }
 
-// Of returns the record of what a session has opened for a caller in the call of ctx. RPC and Code are left to
-// set.
+// Of returns the record of what a session has opened for a caller in the call of ctx. RPC and Code are
+// left to set.
 func Of(ctx context.Context, session *rewrite.Session, caller *policy.Caller) Record {
 	r := Record{
 		Time:      time.Now(),

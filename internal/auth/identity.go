@@ -1,6 +1,7 @@
-// Package auth finds out who makes a call and which namespaces they reach: by client certificate, JWT or
-// static token. It serves gRPC and HTTP alike, and decides nothing about payloads: the policy does. A listener has exactly
-// one kind of credential, chosen by its config, so there is no order among them, and other credentials are ignored.
+// Package auth finds out who makes a call and which namespaces they reach: by client certificate, JWT
+// or static token. It serves gRPC and HTTP alike, and decides nothing about payloads: the policy does.
+// A listener has exactly one kind of credential, chosen by its config, so there is no order among them,
+// and other credentials are ignored.
 package auth
 
 import (

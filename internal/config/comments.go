@@ -46,7 +46,8 @@ type key struct {
 	typ      reflect.Type // without a pointer
 	comment  string
 	required bool
-	// standard is the YAML that stands for a key that is left out, otherwise a description of what happens then.
+	// standard is the YAML that stands for a key that is left out, otherwise a description of what
+	// happens then.
 	standard, otherwise string
 	values              []string // all that there are; nil: any
 	unit                string

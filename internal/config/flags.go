@@ -84,8 +84,8 @@ func (f *Flags) override(c *Config, d *document) error {
 	return nil
 }
 
-// only returns a function that finds a field of the only element of a list; missing becomes the element of an empty list. A
-// flag cannot change one of several elements: the function returns nil for them.
+// only returns a function that finds a field of the only element of a list; missing becomes the element
+// of an empty list. A flag cannot change one of several elements: the function returns nil for them.
 func only[T any](list *[]T, missing T, field func(*T) *string) func() *string {
 	return func() *string {
 		if len(*list) == 0 {

@@ -56,7 +56,8 @@ func ServerTLS(log *slog.Logger, certFile, keyFile, clientCAFile string, protoco
 	return config, nil
 }
 
-// Token returns a function that returns the token in a file as it is now. White space around it does not count.
+// Token returns a function that returns the token in a file as it is now. White space around it does
+// not count.
 func Token(log *slog.Logger, file string) (func() string, error) {
 	w, err := NewValue(log, func(contents [][]byte) (string, error) {
 		token := strings.TrimSpace(string(contents[0]))
