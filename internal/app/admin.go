@@ -20,11 +20,12 @@ import (
 type admin struct {
 	server  *http.Server
 	net     net.Listener
-	changes atomic.Pointer[applier] // set while calls should come here
-	keys    atomic.Pointer[keyring.Keyring]
+	changes atomic.Pointer[applier]         // set while calls should come here
+	keys    atomic.Pointer[keyring.Keyring] // set once they are open
 	log     *slog.Logger
 }
 
+// newAdmin takes the address. Until open is called, /readyz answers that the proxy is not ready.
 func newAdmin(address string, t *telemetry) (*admin, error) {
 	n, err := listen("admin:", address)
 	if err != nil {
@@ -71,15 +72,17 @@ func (a *admin) listKeys(w http.ResponseWriter, _ *http.Request) {
 	e := json.NewEncoder(w)
 	e.SetIndent("", "  ")
 	e.SetEscapeHTML(false)
-	_ = e.Encode(inUse(keys)) // whoever asked may be gone
+	_ = e.Encode(inUse(keys)) // the caller may be gone
 }
 
+// serve answers until close.
 func (a *admin) serve() {
 	if err := a.server.Serve(a.net); !errors.Is(err, http.ErrServerClosed) {
 		a.log.Error("the admin listener failed; probes and metrics are gone", "error", err)
 	}
 }
 
+// close ends the listener. A scrape that runs has a second to end.
 func (a *admin) close() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()

@@ -22,7 +22,7 @@ import (
 
 // What applies while the proxy runs, and what needs a restart.
 //
-// These apply at once, to new calls and where it is said to calls under way:
+// These apply at once, to new calls and where noted to calls under way:
 //
 //   - `keys`, `grants` and `revoked_data_keys` of the config file, also for calls under way
 //   - `foreign` of the config file, with the keys in its files
@@ -93,7 +93,7 @@ func (a *applier) open(ctx context.Context, t *telemetry, admin *admin, accounts
 	if err != nil {
 		return err
 	}
-	a.state.Store(&state{wanted: wantedBy(c, others), set: a.keys.Current(), policy: a.engine.Current()})
+	a.state.Store(&state{configured: configuredBy(c, others), set: a.keys.Current(), policy: a.engine.Current()})
 	a.report = newReport(a, t)
 	return nil
 }
@@ -132,7 +132,7 @@ func (a *applier) follow(ctx context.Context, log *slog.Logger) {
 func (a *applier) sources(log *slog.Logger) filewatch.Options {
 	watch := filewatch.Options{Quiet: sourcesQuiet, Unwatched: func(folder string, err error) {
 		switch {
-		case folder == "":
+		case folder == "": // none of the folders
 			log.Warn("policy files cannot be watched, so they are read every half minute", "error", err)
 		case a.flags.File != "" && folder == filepath.Dir(a.flags.File):
 			log.Warn("the config's folder cannot be watched, so the file is read every half minute", "error", err)
@@ -163,9 +163,10 @@ func (a *applier) apply(ctx context.Context, hangup bool) {
 	if err != nil {
 		return // ctx has ended
 	}
+	// Keys are looked at again too while some of them are not as the config has them: they may answer now.
 	keysToo := changed || unread != nil || len(before.problems) > 0
 	if !keysToo && before.policy.Err() == nil && modules.Revision() == before.policy.Revision() {
-		return
+		return // nothing has changed, and everything is in force
 	}
 	a.text = text
 	ctx, cancel := context.WithTimeout(ctx, a.timeout)

@@ -152,7 +152,7 @@ func TestARefusedConfigLeavesTheState(t *testing.T) {
 		c.apply(t.Context(), false)
 		now := c.state.Load()
 		if !now.refused || len(now.grants) != 0 || len(now.keys) != 1 || fmt.Sprint(now.keys) != fmt.Sprint(before.keys) {
-			t.Errorf("after try %d: %+v", i, now.wanted)
+			t.Errorf("after try %d: %+v", i, now.configured)
 		}
 	}
 	if n := c.count("temporal_seal_config_reloads_total", "error"); n != 1 {

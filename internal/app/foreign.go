@@ -34,8 +34,10 @@ func ForeignReader(ctx context.Context, c *config.Config, timeout time.Duration)
 	return foreign.New(sources)
 }
 
+// foreignSource reads the keys of one entry.
 func foreignSource(ctx context.Context, f *config.Foreign) (foreign.Source, error) {
-	s := foreign.Source{Name: f.EntryName(), Namespaces: f.Namespaces, Format: foreign.Format(f.Format), SealedAs: f.SealedAs}
+	s := foreign.Source{Name: f.EntryName(), Namespaces: f.Namespaces, Format: foreign.Format(f.Format),
+		SealedAs: f.SealedAs}
 	if f.KMS != "" {
 		key, err := awskms.OpenKey(ctx, f.KMS)
 		if err != nil {

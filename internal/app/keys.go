@@ -45,8 +45,8 @@ func makeLocalKeys(ctx context.Context, c *config.Config, log *slog.Logger) erro
 			continue // what is wrong with a file that exists, opening it finds out
 		}
 		if !c.Local() {
-			return fmt.Errorf("keys[%d].active: the key file %s does not exist; make it once with `temporal-seal keys new %s` and keep it "+
-				"(it is made by itself only where the proxy listens on loopback for a server on loopback)", i, path, path)
+			return fmt.Errorf("keys[%d].active: the key file %s does not exist; make it once with "+
+				"`temporal-seal keys new %s` and keep it (it is made by itself only where the proxy listens on loopback for a server on loopback)", i, path, path)
 		}
 		if c.Policy.Bundle == nil {
 			if _, err := LoadPolicy(ctx, c, nil); err != nil {

@@ -51,7 +51,8 @@ func usedKeys(keys *keyring.Keyring) (all []usedKey) {
 func inUse(keys *keyring.Keyring) KeysInUse {
 	all := KeysInUse{Keys: usedKeys(keys)}
 	for _, w := range keys.WorkingKeys() {
-		all.DataKeys = append(all.DataKeys, workingKey{w.Namespace, w.Key, w.KEK.String(), hex.EncodeToString(w.DataKeyID[:]), w.Made})
+		id := hex.EncodeToString(w.DataKeyID[:])
+		all.DataKeys = append(all.DataKeys, workingKey{w.Namespace, w.Key, w.KEK.String(), id, w.Made})
 	}
 	return all
 }
@@ -80,12 +81,15 @@ func (m keyMetrics) Describe(ch chan<- *prometheus.Desc) {
 
 // Collect is part of prometheus.Collector.
 func (m keyMetrics) Collect(ch chan<- prometheus.Metric) {
+	send := func(desc *prometheus.Desc, kind prometheus.ValueType, value float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(desc, kind, value, labels...)
+	}
 	for _, u := range usedKeys(m.keys) {
-		ch <- prometheus.MustNewConstMetric(keyPayloads, prometheus.CounterValue, float64(u.Sealed), u.Name, u.KEK, "sealed")
-		ch <- prometheus.MustNewConstMetric(keyPayloads, prometheus.CounterValue, float64(u.Opened), u.Name, u.KEK, "opened")
-		ch <- prometheus.MustNewConstMetric(keyInfo, prometheus.GaugeValue, 1, u.Name, u.KEK, string(u.Role))
+		send(keyPayloads, prometheus.CounterValue, float64(u.Sealed), u.Name, u.KEK, "sealed")
+		send(keyPayloads, prometheus.CounterValue, float64(u.Opened), u.Name, u.KEK, "opened")
+		send(keyInfo, prometheus.GaugeValue, 1, u.Name, u.KEK, string(u.Role))
 		if !u.LastOpened.IsZero() {
-			ch <- prometheus.MustNewConstMetric(keyLastOpened, prometheus.GaugeValue, float64(u.LastOpened.Unix()), u.Name, u.KEK)
+			send(keyLastOpened, prometheus.GaugeValue, float64(u.LastOpened.Unix()), u.Name, u.KEK)
 		}
 	}
 }

@@ -24,7 +24,8 @@ func PolicyOptions(c *config.Config, keys *keyring.Keyring) (policy.Options, err
 	if b == nil {
 		return o, nil
 	}
-	o.Bundle = &policy.Bundle{URL: b.URL, TokenFile: b.TokenFile, Algorithm: b.Algorithm, Scope: b.Scope, Folder: b.Folder, Poll: b.Poll}
+	o.Bundle = &policy.Bundle{URL: b.URL, TokenFile: b.TokenFile, Algorithm: b.Algorithm, Scope: b.Scope,
+		Folder: b.Folder, Poll: b.Poll}
 	if b.PublicKeyFile != "" {
 		key, err := os.ReadFile(b.PublicKeyFile)
 		if err != nil {
@@ -36,7 +37,9 @@ func PolicyOptions(c *config.Config, keys *keyring.Keyring) (policy.Options, err
 }
 
 // newEngine loads the policy against the keys.
-func newEngine(ctx context.Context, c *config.Config, keys *keyring.Keyring, t *telemetry) (*policy.Engine, error) {
+func newEngine(
+	ctx context.Context, c *config.Config, keys *keyring.Keyring, t *telemetry,
+) (*policy.Engine, error) {
 	options, err := PolicyOptions(c, keys)
 	if err != nil {
 		return nil, err
@@ -45,7 +48,8 @@ func newEngine(ctx context.Context, c *config.Config, keys *keyring.Keyring, t *
 	if err != nil {
 		return nil, policyError(err)
 	}
-	t.count("temporal_seal_policy_evaluations_total", "Decisions that had to be evaluated, since the memo held none for them.", nil,
+	t.count("temporal_seal_policy_evaluations_total",
+		"Decisions that had to be evaluated, since the memo held none for them.", nil,
 		func() uint64 { all, _ := engine.Evaluations(); return all })
 	t.count("temporal_seal_policy_content_evaluations_total",
 		"Of those, decisions that hung on a payload's content, so that the memo never holds them.", nil,

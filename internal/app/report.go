@@ -22,6 +22,7 @@ type report struct {
 	configs, policies *prometheus.CounterVec
 }
 
+// newReport registers the metrics of the sources and of what is in force.
 func newReport(a *applier, t *telemetry) *report {
 	outcomes := func(name, help string) *prometheus.CounterVec {
 		v := prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, []string{"outcome"})
@@ -47,6 +48,8 @@ func (r *report) applied(before, now *state, configChanged bool) {
 	r.policy(before.policy, now.policy)
 }
 
+// config reports the outcome for the config file. An outcome with problems counts as an error, also where a
+// part of the file is in force.
 func (r *report) config(now *state, changed bool) {
 	if len(now.problems) > 0 {
 		r.configs.WithLabelValues("error").Inc()
@@ -59,12 +62,16 @@ func (r *report) config(now *state, changed bool) {
 		return
 	}
 	r.configs.WithLabelValues("ok").Inc()
-	r.log.Info("keys and grants taken from the config", "keys", len(now.keys), "grants", len(now.grants), "revoked_data_keys", len(now.revoked))
+	r.log.Info("keys and grants taken from the config",
+		"keys", len(now.keys), "grants", len(now.grants), "revoked_data_keys", len(now.revoked))
 	if changed && len(now.restart) > 0 {
-		r.log.Warn("the config has changed in more than keys, grants, revoked_data_keys and foreign: that takes effect at the next start", "file", r.file)
+		r.log.Warn("the config has changed in more than keys, grants, revoked_data_keys and foreign: "+
+			"that takes effect at the next start", "file", r.file)
 	}
 }
 
+// policy reports modules that do not load, unless they failed in the same way before, and a policy that
+// is new in force.
 func (r *report) policy(before, now *policy.Policy) {
 	for _, s := range now.Stale() {
 		if slices.ContainsFunc(before.Stale(), func(old policy.Stale) bool {
@@ -81,7 +88,8 @@ func (r *report) policy(before, now *policy.Policy) {
 	}
 	switch {
 	case now.Revision() != before.Revision():
-		r.log.Info("policy reloaded", "policy_revision", now.Revision(), "before", before.Revision(), "namespaces", len(now.Namespaces()))
+		r.log.Info("policy reloaded",
+			"policy_revision", now.Revision(), "before", before.Revision(), "namespaces", len(now.Namespaces()))
 	case now.Err() == nil && before.Err() != nil:
 		r.log.Info("policy sources are again those in force", "policy_revision", now.Revision())
 	default:
@@ -108,7 +116,8 @@ func (s *state) describe(w io.Writer, file string) {
 			fmt.Fprintf(w, "policy: changed files do not load, revision %s stays in force: %v\n", revision, stale.Err)
 			continue
 		}
-		fmt.Fprintf(w, "policy of namespace %q: its changed file does not load, the rules before it stay in force: %v\n", stale.Namespace, stale.Err)
+		fmt.Fprintf(w, "policy of namespace %q: its changed file does not load, the rules before it stay in force: %v\n",
+			stale.Namespace, stale.Err)
 	}
 	for _, err := range s.problems {
 		if s.refused {
@@ -130,8 +139,10 @@ var (
 	configStale = prometheus.NewDesc("temporal_seal_config_stale",
 		"1 if the config file, or a part of it, is not in force; /readyz says why.", nil, nil)
 	policyStale = prometheus.NewDesc("temporal_seal_policy_stale",
-		"1 if the newest policy file of a namespace is not in force, * for the platform's; /readyz says why.", []string{"namespace"}, nil)
-	policyInfo = prometheus.NewDesc("temporal_seal_policy_info", "1 for the policy revision in force.", []string{"revision"}, nil)
+		"1 if the newest policy file of a namespace is not in force, * for the platform's; /readyz says why.",
+		[]string{"namespace"}, nil)
+	policyInfo = prometheus.NewDesc("temporal_seal_policy_info",
+		"1 for the policy revision in force.", []string{"revision"}, nil)
 )
 
 // Describe is part of prometheus.Collector.

@@ -16,29 +16,34 @@ import (
 // state is what is in force of the config and the policies, and why the sources differ from it. It is
 // immutable.
 type state struct {
-	wanted
+	configured
 	set      *keyring.Set
 	policy   *policy.Policy
-	refused  bool     // nothing of the config file is in force but its revoked data keys
-	problems []error  // why the config file is not in force, or parts of it
-	restart  []string // keys at the config's top level that have changed since the start and that only a start takes over
+	refused  bool    // nothing of the config file is in force but its revoked data keys
+	problems []error // why the config file is not in force, or parts of it
+	// restart are the keys at the config's top level that have changed since the start and that only a start
+	// takes over.
+	restart []string
 }
 
-// wanted is what a config contains of keys and formats.
-type wanted struct {
+// configured is what a config contains of keys and formats.
+type configured struct {
 	keys    []keyring.KeyConfig
 	grants  []keyring.Grant
 	revoked [][32]byte
 	foreign *foreign.Reader
 }
 
-func wantedBy(c *config.Config, others *foreign.Reader) wanted {
-	return wanted{keys: c.KeyConfigs(), grants: c.KeyGrants(), revoked: c.DataKeyIDs(), foreign: others}
+func configuredBy(c *config.Config, others *foreign.Reader) configured {
+	return configured{keys: c.KeyConfigs(), grants: c.KeyGrants(), revoked: c.DataKeyIDs(), foreign: others}
 }
 
-// prepare makes the state that the sources describe, as far as it can be had. Nothing that is in force
-// changes.
-func (a *applier) prepare(ctx context.Context, before *state, text []byte, unread error, modules policy.Sources) *state {
+// prepare makes the state that the sources describe, as far as possible. Nothing that is in force changes.
+// text is that of the config file. unread is the reason why it could not be read; text is the one read last
+// then.
+func (a *applier) prepare(
+	ctx context.Context, before *state, text []byte, unread error, modules policy.Sources,
+) *state {
 	var c *config.Config
 	err := unread
 	if err == nil {
@@ -48,7 +53,7 @@ func (a *applier) prepare(ctx context.Context, before *state, text []byte, unrea
 		var others *foreign.Reader
 		if others, err = ForeignReader(ctx, c, a.timeout); err == nil {
 			var now *state
-			if now, err = a.build(ctx, before, wantedBy(c, others), modules); err == nil {
+			if now, err = a.build(ctx, before, configuredBy(c, others), modules); err == nil {
 				now.restart = changedSince(a.started, c)
 				return now
 			}
@@ -56,7 +61,7 @@ func (a *applier) prepare(ctx context.Context, before *state, text []byte, unrea
 	}
 	// The config is refused. Its revoked data keys hold all the same, and the policies are tried with
 	// the keys in force.
-	old := before.wanted
+	old := before.configured
 	if c != nil {
 		old.revoked = append(slices.Clone(old.revoked), c.DataKeyIDs()...)
 		slices.SortFunc(old.revoked, func(a, b [32]byte) int { return slices.Compare(a[:], b[:]) })
@@ -84,8 +89,8 @@ func (a *applier) preparePolicy(ctx context.Context, before *state, modules poli
 // build makes a state of a config's keys and the policies. Where a key's new URI does not answer, its
 // old one stays, and keys that policies in force name are kept although the config does not contain
 // them any more.
-func (a *applier) build(ctx context.Context, before *state, w wanted, modules policy.Sources) (*state, error) {
-	now := &state{wanted: w}
+func (a *applier) build(ctx context.Context, before *state, w configured, modules policy.Sources) (*state, error) {
+	now := &state{configured: w}
 	now.keys = slices.Clone(w.keys)
 	if err := a.load(ctx, now, modules); err != nil {
 		return nil, err
@@ -138,8 +143,10 @@ func (s *state) keepURIs(before *state) bool {
 // at its old rank.
 func (s *state) keepNamed(before *state, missing []policy.MissingKey) error {
 	for i, m := range missing {
-		if slices.ContainsFunc(missing[:i], func(o policy.MissingKey) bool { return o.Namespace == m.Namespace && o.Key == m.Key }) {
-			continue
+		if slices.ContainsFunc(missing[:i], func(o policy.MissingKey) bool {
+			return o.Namespace == m.Namespace && o.Key == m.Key
+		}) {
+			continue // several rules may name the same key
 		}
 		rank, ok := before.set.Rank(m.Namespace, m.Key)
 		if !ok {
@@ -147,14 +154,15 @@ func (s *state) keepNamed(before *state, missing []policy.MissingKey) error {
 		}
 		kept := before.keys[rank]
 		kept.Namespaces = []string{m.Namespace}
-		at := len(s.keys)
+		at := len(s.keys) // before the first entry that stood below it
 		for _, later := range slices.Backward(before.keys[rank+1:]) {
 			if i := slices.IndexFunc(s.keys, func(k keyring.KeyConfig) bool { return k.Name == later.Name }); i >= 0 {
 				at = i
 			}
 		}
 		s.keys = slices.Insert(s.keys, at, kept)
-		s.problems = append(s.problems, fmt.Errorf("keys: %q stays configured for namespace %q: its policy in force names the key (%s)",
+		s.problems = append(s.problems, fmt.Errorf(
+			"keys: %q stays configured for namespace %q: its policy in force names the key (%s)",
 			m.Key, m.Namespace, m.Location))
 	}
 	return nil

@@ -25,6 +25,7 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/x/lograte"
 )
 
+// newLogger returns a logger for the flags --log-format and --log-level.
 func newLogger(w io.Writer, format, level string) (*slog.Logger, error) {
 	var least slog.Level
 	if err := least.UnmarshalText([]byte(level)); err != nil {
@@ -72,7 +73,8 @@ type telemetry struct {
 // a bounded queue: a collector that is down costs spans, never a call.
 func newTelemetry(ctx context.Context, version string, log *slog.Logger) (*telemetry, error) {
 	t := &telemetry{log: log, registry: prometheus.NewRegistry()}
-	t.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	t.registry.MustRegister(
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	if !exporterChosen() {
 		return t, nil
 	}
@@ -90,17 +92,19 @@ func newTelemetry(ctx context.Context, version string, log *slog.Logger) (*telem
 			log.Warn("traces cannot be exported; calls are not affected", "error", err)
 		}
 	}))
-	t.spans = sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(newSpanQueue(exporter, t.registry)), sdktrace.WithResource(about))
+	t.spans = sdktrace.NewTracerProvider(
+		sdktrace.WithSpanProcessor(newSpanQueue(exporter, t.registry)), sdktrace.WithResource(about))
 	otel.SetTracerProvider(t.spans) // rewrite makes its spans with the global one
 	t.tracing = &server.Tracing{Provider: t.spans, Propagator: propagation.TraceContext{}}
 	otel.SetTextMapPropagator(t.tracing.Propagator)
 	return t, nil
 }
 
-// aboutProxy says of this process what spans and audit records are sent with.
+// aboutProxy describes this process in what spans and audit records are sent with.
 func aboutProxy(ctx context.Context, version string) (*resource.Resource, error) {
 	about, err := resource.New(ctx,
-		resource.WithAttributes(attribute.String("service.name", "temporal-seal"), attribute.String("service.version", version)),
+		resource.WithAttributes(
+			attribute.String("service.name", "temporal-seal"), attribute.String("service.version", version)),
 		resource.WithTelemetrySDK(), resource.WithFromEnv())
 	if err != nil {
 		return nil, fmt.Errorf("%w; check OTEL_RESOURCE_ATTRIBUTES", err)
@@ -120,6 +124,7 @@ type kmsWatch struct {
 	duration *prometheus.HistogramVec
 }
 
+// newKMSWatch registers the metric. Spans go to the provider that newTelemetry has set.
 func newKMSWatch(r prometheus.Registerer) *kmsWatch {
 	w := &kmsWatch{
 		tracer: otel.Tracer("github.com/temporal-seal/temporal-seal/cmd/proxy"),
@@ -144,7 +149,9 @@ func (w *kmsWatch) around(ctx context.Context, op string, kc crypto.KeyContext) 
 	var span trace.Span
 	if trace.SpanFromContext(ctx).IsRecording() {
 		ctx, span = w.tracer.Start(ctx, op, trace.WithSpanKind(trace.SpanKindClient),
-			trace.WithAttributes(attribute.String("temporal.namespace", strings.Clone(kc.Namespace)), attribute.String("seal.key", strings.Clone(kc.Key))))
+			trace.WithAttributes( // the texts may be parts of a message, which would stay in memory
+				attribute.String("temporal.namespace", strings.Clone(kc.Namespace)),
+				attribute.String("seal.key", strings.Clone(kc.Key))))
 	}
 	return ctx, func(err error) {
 		outcome := "ok"
@@ -156,7 +163,8 @@ func (w *kmsWatch) around(ctx context.Context, op string, kc crypto.KeyContext) 
 			o.Observe(took)
 			return
 		}
-		o.(prometheus.ExemplarObserver).ObserveWithExemplar(took, prometheus.Labels{"trace_id": span.SpanContext().TraceID().String()})
+		o.(prometheus.ExemplarObserver).ObserveWithExemplar(took,
+			prometheus.Labels{"trace_id": span.SpanContext().TraceID().String()})
 		if err != nil {
 			span.SetStatus(otelcodes.Error, outcome)
 		}

@@ -38,6 +38,7 @@ func OpenEnds(c *config.Config, log *slog.Logger) (*Ends, error) {
 			return nil, fmt.Errorf("listeners[%d]: %w", i, err)
 		}
 	}
+	// The order of these checks is that of the errors that operators see first.
 	var err error
 	if e.upstreams, err = Upstreams(c, log); err != nil {
 		return nil, err
@@ -65,12 +66,12 @@ func (e *Ends) listen(c *config.Config) (err error) {
 	return err
 }
 
-// listen takes an address. The error starts with who needs it.
-func listen(who, address string) (net.Listener, error) {
+// listen takes an address. Its error starts with the name of what needs the address.
+func listen(what, address string) (net.Listener, error) {
 	n, err := net.Listen("tcp", address)
 	if err != nil {
 		return nil, fmt.Errorf("%s cannot listen on %s: %w; stop what holds that address, or choose another",
-			who, address, errors.Unwrap(err))
+			what, address, errors.Unwrap(err))
 	}
 	return n, nil
 }
@@ -90,9 +91,11 @@ func newCodecServer(o *codecserver.Options, with *server.Options) *codecserver.S
 }
 
 // callersOf returns the TLS of a listener, nil without one, and how it identifies its callers.
-func callersOf(l *config.Listener, log *slog.Logger, protocols ...string) (made *tls.Config, by auth.Identify, err error) {
+func callersOf(
+	l *config.Listener, log *slog.Logger, protocols ...string,
+) (made *tls.Config, by auth.Identify, err error) {
 	if l.TLS != nil {
-		authority := ""
+		authority := "" // no client certificate is asked for
 		if l.Callers != nil && l.Callers.MTLS != nil {
 			authority = l.Callers.MTLS.CAFile
 		}
