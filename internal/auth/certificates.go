@@ -36,17 +36,20 @@ func Certificates(listener string, known []Certificate) Identify {
 		if id, ok := seen.Get(cert); ok {
 			return id, nil
 		}
-		names := certificateNames(cert)
+		names, uris := certificateNames(cert)
 		for _, k := range known {
-			for _, name := range names {
-				if name.matches(k.Name) {
-					id := &Identity{Caller: policy.NewCaller("mtls", name.text, listener, nil), Namespaces: k.Namespaces}
+			for i, name := range names {
+				// A pattern for a URI, such as a SPIFFE id, matches URIs alone: authorities control
+				// these, and let people choose a common name.
+				if glob.Match(k.Name, name) && (i < uris || !strings.Contains(k.Name, "://")) {
+					id := &Identity{Caller: policy.NewCaller("mtls", name, listener, nil), Namespaces: k.Namespaces}
 					seen.Add(cert, id)
 					return id, nil
 				}
 			}
 		}
-		return nil, &Refusal{Forbidden, fmt.Sprintf("listener %q knows none of the names in the client certificate: %s", listener, quoteNames(names))}
+		return nil, &Refusal{Forbidden, fmt.Sprintf("listener %q knows none of the names in the client certificate: %s",
+			listener, quoteAll(names))}
 	}
 }
 
@@ -58,37 +61,15 @@ func (c Credentials) certificate() *x509.Certificate {
 	return c.TLS.VerifiedChains[0][0]
 }
 
-// certificateName is a name of a certificate's owner.
-type certificateName struct {
-	text string
-	uri  bool
-}
-
-// matches reports whether a pattern matches. A pattern for a URI, such as a SPIFFE id, matches URIs alone:
-// authorities control these, and let people choose a common name.
-func (n certificateName) matches(pattern string) bool {
-	return glob.Match(pattern, n.text) && (n.uri || !strings.Contains(pattern, "://"))
-}
-
-// certificateNames returns the names of a certificate's owner, the most specific first.
-func certificateNames(cert *x509.Certificate) []certificateName {
-	var names []certificateName
+// certificateNames returns the names of a certificate's owner, the most specific first. The first ones
+// are URIs, as many as uris.
+func certificateNames(cert *x509.Certificate) (names []string, uris int) {
 	for _, u := range cert.URIs {
-		names = append(names, certificateName{u.String(), true})
+		names = append(names, u.String())
 	}
-	for _, text := range slices.Concat(cert.DNSNames, cert.EmailAddresses) {
-		names = append(names, certificateName{text: text})
-	}
+	names = slices.Concat(names, cert.DNSNames, cert.EmailAddresses)
 	if cert.Subject.CommonName != "" {
-		names = append(names, certificateName{text: cert.Subject.CommonName})
+		names = append(names, cert.Subject.CommonName)
 	}
-	return names
-}
-
-func quoteNames(names []certificateName) string {
-	texts := make([]string, len(names))
-	for i, n := range names {
-		texts[i] = n.text
-	}
-	return quoteAll(texts)
+	return names, len(cert.URIs)
 }
