@@ -1,5 +1,9 @@
 // Command proxy stands between Temporal's SDKs and a Temporal frontend. It seals payloads on their way to
 // the server and opens them on the way back.
+//
+// Each command has a file, with its flags, its run and its output: serve.go, check.go, config.go, explain.go,
+// health.go, keys.go (with keys_list.go and keys_scan.go), open.go, version.go. Package app does the work of
+// serving. harden.go keeps the process's memory from leaving it; output.go is how commands print.
 package main
 
 import (

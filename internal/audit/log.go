@@ -1,6 +1,15 @@
 // Package audit records who had which payloads opened. It owns the form of a record, the queue between calls
 // and the sink that stores records, and what happens when the sink fails. It never holds a payload, and
 // bounds how long a call waits.
+//
+// Its words: a record is what one call had opened; the sink is where records go, a file or a collector; a record
+// is required if its call must fail when it cannot be stored.
+//
+// What is where:
+//
+//   - record.go: the form of a record, and how it becomes a line of JSON
+//   - log.go: the queue, and what happens when the sink fails
+//   - file.go: the sink that appends to a file
 package audit
 
 import (

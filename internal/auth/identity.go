@@ -2,6 +2,12 @@
 // or static token. It serves gRPC and HTTP alike, and decides nothing about payloads: the policy does.
 // A listener has exactly one kind of credential, chosen by its config, so there is no order among them,
 // and other credentials are ignored.
+//
+// What is where:
+//
+//   - identity.go: identities, refusals, anonymous callers
+//   - certificates.go, tokens.go, jwt.go: one kind of credential each
+//   - keyset.go: the public keys that verify JWTs, and when they are fetched again
 package auth
 
 import (

@@ -6,6 +6,15 @@
 // print. Tags hold the rest: `default` is YAML that stands for a key that is left out; `otherwise` describes
 // what happens then in words; `required` marks keys without which their mapping is refused; `enum` lists all
 // values, `unit` names what a number counts.
+//
+// What is where:
+//
+//   - config.go: the whole file; listeners.go, callers.go, upstreams.go, keys.go, ...: one section each, with its
+//     validation
+//   - flags.go: reading the file, and the flags that override it
+//   - yaml.go: strict decoding, and problems with their lines; defaults.go: what is left out
+//   - values.go: checks of addresses and files that several sections need
+//   - comments.go, reference.go, schema.go: the keys as documents
 package config
 
 import (
