@@ -131,8 +131,8 @@ func hops(path string) []string {
 	return all
 }
 
-// Same reports whether two looks at a path found the same file with the same content, as far as its size
+// same reports whether two looks at a path found the same file with the same content, as far as its size
 // and time tell.
-func Same(a, b fs.FileInfo) bool {
+func same(a, b fs.FileInfo) bool {
 	return os.SameFile(a, b) && a.ModTime().Equal(b.ModTime()) && a.Size() == b.Size()
 }

@@ -47,7 +47,7 @@ func (v *Value[T]) Get() T {
 	v.checked = time.Now()
 	now, err := v.stat()
 	if err == nil {
-		if slices.EqualFunc(now, v.seen, Same) {
+		if slices.EqualFunc(now, v.seen, same) {
 			return v.value
 		}
 		var next T
