@@ -75,7 +75,8 @@ func (b *batch) Export(_ context.Context, records []sdklog.Record) error {
 const exportTimeout = 10 * time.Second
 
 func newOTLPSink(ctx context.Context, version string) (*otlpSink, error) {
-	if os.Getenv("OTEL_LOGS_EXPORTER") == "" && !endpointSet("LOGS") {
+	if os.Getenv("OTEL_LOGS_EXPORTER") == "" && os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT") == "" &&
+		os.Getenv("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT") == "" {
 		return nil, errors.New("otlp: nothing says where to: set OTEL_EXPORTER_OTLP_ENDPOINT, or OTEL_EXPORTER_OTLP_LOGS_ENDPOINT")
 	}
 	exporter, err := autoexport.NewLogExporter(ctx)

@@ -49,16 +49,11 @@ func exporterChosen() bool {
 	}
 	switch os.Getenv("OTEL_TRACES_EXPORTER") {
 	case "":
-		return endpointSet("TRACES")
+		return os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT") != "" || os.Getenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") != ""
 	case "none":
 		return false
 	}
 	return true
-}
-
-// endpointSet reports whether a variable names the collector of a signal, LOGS or TRACES.
-func endpointSet(signal string) bool {
-	return os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT") != "" || os.Getenv("OTEL_EXPORTER_OTLP_"+signal+"_ENDPOINT") != ""
 }
 
 // telemetry is by what the parts of the proxy report what they do.
