@@ -29,29 +29,18 @@ func (d *decider) begin() {
 // message and, where it has none, from the task that the request answers.
 func (d *decider) facts(s *slot) {
 	w, in := &d.message.walk, &d.input
-	values := [...]*string{&in.WorkflowID, &in.WorkflowType, &in.TaskQueue, &in.ActivityID, &in.ActivityType}
-	in.Known, in.NotApplicable = 0, s.f.na
-	for i := s.scope; i >= 0; i = w.scopes[i].parent {
-		sc := &w.scopes[i]
-		for fresh := sc.known &^ in.Known; fresh != 0; fresh &= fresh - 1 {
-			*values[bitOf(fresh)] = alias(sc.facts[bitOf(fresh)].of(w.buf))
-		}
-		in.Known |= sc.known
-	}
-	t := d.call.task
-	if root := &w.scopes[0]; t == nil && !root.token.empty() && !w.response {
-		if _, fromToken, ok := readToken(root.token.of(w.buf)); ok {
-			t = &fromToken
+	f := w.facts(s.scope)
+	f.na = s.f.na
+	if d.call.task != nil {
+		f.add(&d.call.task.facts)
+	} else if token := w.scopes[0].token; !token.empty() && !w.response {
+		if _, fromToken, ok := readToken(token.of(w.buf)); ok {
+			f.add(&fromToken)
 		}
 	}
-	if t != nil {
-		for fresh := t.known &^ in.Known; fresh != 0; fresh &= fresh - 1 {
-			*values[bitOf(fresh)] = t.values[bitOf(fresh)]
-		}
-		in.Known |= t.known
-		in.NotApplicable |= t.na
-	}
-	in.NotApplicable &^= in.Known
+	in.WorkflowID, in.WorkflowType, in.TaskQueue = f.values[workflowID], f.values[workflowType], f.values[taskQueue]
+	in.ActivityID, in.ActivityType = f.values[activityID], f.values[activityType]
+	in.Known, in.NotApplicable = f.known, f.na&^f.known
 }
 
 // evaluate evaluates the policy for one slot.
@@ -155,7 +144,7 @@ func (s *sealer) decide(ctx context.Context) (err error) {
 		if i == 0 || sl.scope != slots[i-1].scope || sl.f.na != slots[i-1].f.na {
 			s.decider.facts(sl)
 		}
-		s.items = append(s.items, sealItem{slot: int32(i)})
+		s.items = append(s.items, sealItem{slot: sl})
 		v := &s.items[len(s.items)-1].verdict
 		if err := s.decideSlot(ctx, sl, v); err != nil {
 			return err
@@ -187,10 +176,14 @@ func (s *sealer) decideSlot(ctx context.Context, sl *slot, v *policy.Verdict) (e
 		h.data = value
 		marked = envelope.MarkedText(value)
 	case opFailure:
-		if !s.message.hasTexts(sl) {
+		chain, has := s.message.failures(sl), false
+		for i := range chain {
+			has = has || chain[i].hasTexts()
+			marked = marked || s.call.markedFailure(&chain[i], s.message.walk.buf)
+		}
+		if !has {
 			return nil
 		}
-		marked = s.call.markedFailure(s.message.failures(sl), s.message.walk.buf)
 	default:
 		if h, marked, err = s.call.readHead(value); err != nil {
 			return s.call.fail(KindMalformed, sl.f.path, err)
@@ -335,7 +328,7 @@ func (o *opener) decide(ctx context.Context) (err error) {
 			it.action = asked[j].action
 			continue
 		}
-		s := o.slot(it)
+		s := it.slot
 		v, err := o.decider.evaluateSealed(ctx, s, it.sealed.Header)
 		if err != nil {
 			return err
@@ -361,7 +354,7 @@ func (o *opener) decide(ctx context.Context) (err error) {
 // sameInput reports whether the policy would get the same input for both. facts
 // reports whether it can read facts, which depend on the scope.
 func (o *opener) sameInput(a, b *openItem, facts bool) bool {
-	s, t := o.slot(a), o.slot(b)
+	s, t := a.slot, b.slot
 	h, k := a.sealed.Header, b.sealed.Header
 	return s.f == t.f && (s.scope == t.scope || !facts) && s.name == t.name && a.action != policy.Deny &&
 		(h == k || h.Key == k.Key && h.Namespace == k.Namespace)

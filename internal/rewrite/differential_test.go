@@ -84,7 +84,7 @@ func TestVisitsWhatTheAPIsVisitorVisits(t *testing.T) {
 				}
 			}
 			for i := range w.failures {
-				for _, c := range canaryPattern.FindAllString(string(w.failures[i].attributes.value.of(in)), -1) {
+				for _, c := range canaryPattern.FindAllString(string(w.failures[i].parts[failAttributes].value.of(in)), -1) {
 					ours[c] = true
 				}
 			}

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"unicode/utf8"
 
 	commonpb "go.temporal.io/api/common/v1"
@@ -27,17 +26,19 @@ const (
 	failureTextsKey  = "failure-texts"   // metadata that only our documents have
 	failureTextsForm = "v1"
 
-	numFailureMessage    = 1
 	numFailureStackTrace = 3
 	numFailureAttributes = 20
 )
+
+// partNumbers are the numbers of the fields that are parts of a failure.
+var partNumbers = [...]protowire.Number{failMessage: 1, failStack: numFailureStackTrace, failAttributes: numFailureAttributes}
 
 // failureTexts is what is hidden of one failure. EncodedAttributes is a serialized
 // Payload; it may be present and empty.
 type failureTexts struct {
 	Message           string         `json:"message"`
 	StackTrace        string         `json:"stack_trace"`
-	EncodedAttributes *[]byte        `json:"encoded_attributes,omitempty"`
+	EncodedAttributes []byte         `json:"encoded_attributes,omitzero"`
 	Causes            []failureTexts `json:"causes,omitempty"`
 }
 
@@ -46,24 +47,23 @@ func (t *failureTexts) empty() bool {
 	return t.Message == "" && t.StackTrace == "" && t.EncodedAttributes == nil
 }
 
-// hasTexts reports whether a chain holds anything to hide.
-func (m *Message) hasTexts(s *slot) bool {
-	return slices.ContainsFunc(m.failures(s), func(f failureParts) bool {
-		return !f.message.value.empty() || !f.stack.value.empty() || !f.attributes.field.empty()
-	})
+// hasTexts reports whether a failure holds anything to hide.
+func (f *failureParts) hasTexts() bool {
+	p := &f.parts
+	return !p[failMessage].value.empty() || !p[failStack].value.empty() || !p[failAttributes].field.empty()
 }
 
-// markedFailure reports whether a failure of a chain has the marker of a sealed
-// value.
-func (c *call) markedFailure(chain []failureParts, buf []byte) bool {
-	for i := range chain {
-		f := &chain[i]
-		if !f.attributes.field.empty() && c.marked(f.attributes.value.of(buf)) ||
-			envelope.MarkedText(f.message.value.of(buf)) || envelope.MarkedText(f.stack.value.of(buf)) {
-			return true
-		}
-	}
-	return false
+// markedFailure reports whether a failure has the marker of a sealed value.
+func (c *call) markedFailure(f *failureParts, buf []byte) bool {
+	p := &f.parts
+	return c.markedAttributes(f, buf) ||
+		envelope.MarkedText(p[failMessage].value.of(buf)) || envelope.MarkedText(p[failStack].value.of(buf))
+}
+
+// markedAttributes reports whether a failure has encoded_attributes that would be opened in a response.
+func (c *call) markedAttributes(f *failureParts, buf []byte) bool {
+	p := &f.parts[failAttributes]
+	return !p.field.empty() && c.marked(p.value.of(buf))
 }
 
 // sealFailure seals the texts of a whole chain as one payload. It always includes
@@ -83,37 +83,27 @@ func (s *sealer) sealFailure(sl *slot, key *keyring.Sealer) error {
 	if err != nil {
 		return err
 	}
-	s.message.hideTexts(sl, sealed)
-	return nil
-}
-
-// hideTexts plans the edits that replace the texts of a whole chain by a sealed
-// payload.
-func (m *Message) hideTexts(s *slot, sealed []byte) {
-	chain := m.failures(s)
+	chain := s.message.failures(sl)
 	for i := range chain {
 		f := &chain[i]
-		if !f.message.value.empty() {
-			m.putText(f, f.message.field, numFailureMessage, []byte(encodedFailure))
+		if !f.parts[failMessage].value.empty() {
+			s.message.putPart(f, failMessage, []byte(encodedFailure))
 		}
-		m.putText(f, f.stack.field, numFailureStackTrace, nil)
-		if i == 0 {
-			m.putText(f, f.attributesSpan(), numFailureAttributes, sealed)
-		} else {
-			m.putText(f, f.attributes.field, numFailureAttributes, nil)
-		}
+		s.message.putPart(f, failStack, nil)
+		s.message.putPart(f, failAttributes, sealed)
+		sealed = nil // the first failure holds the texts of all
 	}
+	return nil
 }
 
 // readTexts returns the document with the texts of a whole chain.
 func readTexts(chain []failureParts, buf []byte) ([]byte, error) {
 	texts := make([]failureTexts, len(chain))
 	for i := range chain {
-		f, t := &chain[i], &texts[i]
-		t.Message, t.StackTrace = string(f.message.value.of(buf)), string(f.stack.value.of(buf))
-		if !f.attributes.field.empty() {
-			value := f.attributes.value.of(buf)
-			t.EncodedAttributes = &value
+		p, t := &chain[i].parts, &texts[i]
+		t.Message, t.StackTrace = string(p[failMessage].value.of(buf)), string(p[failStack].value.of(buf))
+		if !p[failAttributes].field.empty() {
+			t.EncodedAttributes = p[failAttributes].value.of(buf)
 		}
 		if !utf8.ValidString(t.Message) || !utf8.ValidString(t.StackTrace) {
 			return nil, errors.New("a failure's message or stack trace is not UTF-8, which protobuf requires of a string")
@@ -131,25 +121,16 @@ func readTexts(chain []failureParts, buf []byte) ([]byte, error) {
 	return doc, nil
 }
 
-// putText plans to write a field of a failure at a place. If the value is nil, it
-// removes what is there.
-func (m *Message) putText(f *failureParts, at span, num protowire.Number, value []byte) {
-	switch {
-	case value != nil:
-		m.edit(at, f.box, m.storeField(num, value))
-	case !at.empty():
-		m.edit(at, f.box, span{})
+// putPart plans to write a part of a failure where it is, or where it belongs. If the value is nil, it removes the
+// part.
+func (m *Message) putPart(f *failureParts, i int, value []byte) {
+	p := &f.parts[i]
+	if value != nil {
+		m.edit(p.field.or(p.place), f.box, m.storeField(partNumbers[i], value))
+	} else if !p.field.empty() {
+		m.edit(p.field, f.box, span{})
 	}
 }
-
-// messageSpan returns where the message of a failure is, or belongs.
-func (f *failureParts) messageSpan() span { return f.message.field.or(f.content.from) }
-
-// stackSpan returns where the stack trace of a failure is, or belongs.
-func (f *failureParts) stackSpan() span { return f.stack.field.or(f.stackPlace) }
-
-// attributesSpan returns where encoded_attributes is, or belongs.
-func (f *failureParts) attributesSpan() span { return f.attributes.field.or(f.attributesPlace) }
 
 // readFailureTexts returns the document in an opened payload. ok is false for a
 // payload of the codec of an SDK.
@@ -185,13 +166,13 @@ func readFailureTexts(payload []byte) (t failureTexts, ok bool, err error) {
 // causes, from what was opened into the arena behind `from`. Where the server or a
 // worker wrapped the failure in another one, the envelope is in one of the causes.
 func (o *opener) openFailure(it *openItem, from int) error {
-	m, s := &o.message, o.slot(it)
+	m, s := &o.message, it.slot
 	chain := m.failures(s)[it.failure:]
 	f := &chain[0]
 	if it.action == policy.Redact {
 		m.arena = m.arena[:from]
-		m.putText(f, f.attributes.field, numFailureAttributes, nil)
-		m.putText(f, f.messageSpan(), numFailureMessage, []byte(redactedText))
+		m.putPart(f, failAttributes, nil)
+		m.putPart(f, failMessage, []byte(redactedText))
 		return nil
 	}
 	opened := m.arena[from:]
@@ -205,35 +186,31 @@ func (o *opener) openFailure(it *openItem, from int) error {
 		return o.call.fail(KindOpening, s.f.path, err)
 	}
 	if !ok { // the codec of an SDK encoded it: restore the payload that it made
-		m.putText(f, f.attributes.field, numFailureAttributes, bytes.Clone(opened))
+		m.putPart(f, failAttributes, bytes.Clone(opened))
 		return nil
 	}
 	clear(opened)
 	m.arena = m.arena[:from]
 	m.restoreTexts(f, &texts)
 	for i := 1; i < len(chain) && i <= len(texts.Causes); i++ {
-		cause := &chain[i]
-		if !cause.attributes.field.empty() && o.call.marked(cause.attributes.value.of(m.walk.buf)) {
+		if o.call.markedAttributes(&chain[i], m.walk.buf) {
 			break // another envelope holds the texts from here on
 		}
-		m.restoreTexts(cause, &texts.Causes[i-1])
+		m.restoreTexts(&chain[i], &texts.Causes[i-1])
 	}
 	return nil
 }
 
 // restoreTexts plans the edits that restore the texts of one failure.
 func (m *Message) restoreTexts(f *failureParts, t *failureTexts) {
-	var message, stack, attributes []byte
+	texts := [...][]byte{failStack: nil, failAttributes: t.EncodedAttributes}
 	if t.Message != "" {
-		message = []byte(t.Message)
+		texts[failMessage] = []byte(t.Message)
 	}
 	if t.StackTrace != "" {
-		stack = []byte(t.StackTrace)
+		texts[failStack] = []byte(t.StackTrace)
 	}
-	if t.EncodedAttributes != nil {
-		attributes = *t.EncodedAttributes
+	for i, text := range texts {
+		m.putPart(f, i, text)
 	}
-	m.putText(f, f.messageSpan(), numFailureMessage, message)
-	m.putText(f, f.stackSpan(), numFailureStackTrace, stack)
-	m.putText(f, f.attributesSpan(), numFailureAttributes, attributes)
 }

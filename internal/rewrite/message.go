@@ -75,6 +75,29 @@ func (m *Message) failures(s *slot) []failureParts {
 	return m.walk.failures[s.failure.from:s.failure.to]
 }
 
+// payloads calls do for each payload of a response that may be sealed, until it returns an error. failure is the
+// index in a chain of failures.
+func (m *Message) payloads(do func(s *slot, failure int, payload []byte) error) error {
+	for i := range m.walk.slots {
+		s := &m.walk.slots[i]
+		var err error
+		switch s.f.op {
+		case opPayload:
+			err = do(s, 0, m.content(s))
+		case opFailure:
+			for j, f := range m.failures(s) {
+				if p := &f.parts[failAttributes]; err == nil && !p.field.empty() {
+					err = do(s, j, p.value.of(m.walk.buf))
+				}
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // clearEdits drops all planned edits.
 func (m *Message) clearEdits() { m.edits, m.arena, m.unsorted = m.edits[:0], m.arena[:0], false }
 

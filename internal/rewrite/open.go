@@ -29,7 +29,7 @@ type opener struct {
 	decider decider
 	whole   bool // everything has to open, or the response fails
 	items   []openItem
-	systems []int32         // slots with inputs of operations that the server runs itself
+	systems []*slot         // slots with inputs of operations that the server runs itself
 	headers envelope.Reader // of the envelopes of items
 	run     keyring.Run
 	// foreign reads payloads of other tools in the namespace of the call; nil: there are none.
@@ -41,7 +41,7 @@ type opener struct {
 
 // openItem is one sealed payload of a response, and what was decided about it.
 type openItem struct {
-	slot    int32
+	slot    *slot
 	failure int32 // in a chain of failures: the index of the one with the envelope
 	action  policy.Action
 	size    int // of the sealed payload; its content is shorter, unless it is compressed
@@ -53,6 +53,7 @@ type openItem struct {
 func (o *opener) reset() {
 	o.message.reset(false)
 	clear(o.items)
+	clear(o.systems)
 	o.items, o.systems = boundedList(o.items), boundedList(o.systems)
 	o.headers.Reset()
 	o.decider.input, o.run = policy.Input{}, keyring.Run{}
@@ -130,48 +131,26 @@ func (o *opener) open(ctx context.Context, root *node, in []byte, whole bool) ([
 	return o.openItems(ctx)
 }
 
-// slot returns the slot of an item.
-func (o *opener) slot(it *openItem) *slot { return &o.message.walk.slots[it.slot] }
-
 // findSealed fills o.items with the payloads that have the marker of a sealed one.
 func (o *opener) findSealed() error {
-	m := &o.message
 	o.items, o.systems = o.items[:0], o.systems[:0]
 	o.headers.Reset()
 	o.foreign, o.foreignRun = o.call.state.Foreign.For(o.call.namespace), foreign.Run{}
-	for i := range m.walk.slots {
-		s := &m.walk.slots[i]
-		switch s.f.op {
-		case opPayload:
-			if m.isSystem(s) && !envelope.Marked(m.content(s)) {
-				o.systems = append(o.systems, int32(i))
-				continue
-			}
-			if err := o.addSealed(i, 0, m.content(s)); err != nil {
-				return err
-			}
-		case opFailure:
-			for j, f := range m.failures(s) {
-				if f.attributes.field.empty() {
-					continue
-				}
-				if err := o.addSealed(i, j, f.attributes.value.of(m.walk.buf)); err != nil {
-					return err
-				}
-			}
-		}
-	}
-	return nil
+	return o.message.payloads(o.addSealed)
 }
 
 // addSealed adds a payload to the items, if it has the marker. failure is the index
 // in a chain of failures.
-func (o *opener) addSealed(slot, failure int, value []byte) error {
+func (o *opener) addSealed(s *slot, failure int, value []byte) error {
+	if o.message.isSystem(s) && !envelope.Marked(value) {
+		o.systems = append(o.systems, s)
+		return nil
+	}
 	if _, plain := readPlain(value); plain && o.foreign == nil {
 		o.stats.Passed++
 		return nil
 	}
-	o.items = append(o.items, openItem{slot: int32(slot), failure: int32(failure), size: len(value)})
+	o.items = append(o.items, openItem{slot: s, failure: int32(failure), size: len(value)})
 	it := &o.items[len(o.items)-1]
 	var marked bool
 	var err error
@@ -188,14 +167,13 @@ func (o *opener) addSealed(slot, failure int, value []byte) error {
 	if sealed == nil { // payload of another tool whose key cannot be read
 		sealed = new(envelope.Header)
 	}
-	f := o.slot(it).f
 	o.items = o.items[:len(o.items)-1]
 	if err == nil {
 		o.stats.Passed++
 		return nil
 	}
-	o.enter(f.kind, sealed, Failed)
-	return o.unopened(o.call.fail(KindOpening, f.path, err))
+	o.enter(s.f.kind, sealed, Failed)
+	return o.unopened(o.call.fail(KindOpening, s.f.path, err))
 }
 
 // unopened counts a payload that stays sealed, or returns the error if that is not
@@ -229,7 +207,7 @@ func (o *opener) openItems(ctx context.Context) (out []byte, err error) {
 	for i := range o.items {
 		it := &o.items[i]
 		if o.inPlace(it) {
-			m.editItem(o.slot(it), i, 0)
+			m.editItem(it.slot, i, 0)
 			continue
 		}
 		err := o.openToArena(ctx, it)
@@ -240,8 +218,8 @@ func (o *opener) openItems(ctx context.Context) (out []byte, err error) {
 			}
 		}
 	}
-	for _, i := range o.systems {
-		err := o.openSystem(ctx, &m.walk.slots[i])
+	for _, s := range o.systems {
+		err := o.openSystem(ctx, s)
 		var e *Error
 		if errors.As(err, &e) {
 			if err := o.unopened(e); err != nil {
@@ -267,7 +245,7 @@ func (o *opener) openItems(ctx context.Context) (out []byte, err error) {
 
 // inPlace reports whether the content of a payload just replaces its envelope.
 func (o *opener) inPlace(it *openItem) bool {
-	return o.slot(it).f.op == opPayload && it.foreign == nil && it.action == policy.Open
+	return it.slot.f.op == opPayload && it.foreign == nil && it.action == policy.Open
 }
 
 // put opens one of our payloads to the output, as splice requires. If it does not
@@ -282,7 +260,7 @@ func (o *opener) put(ctx context.Context, e *edit) (bool, error) {
 	plain, hit, err := o.call.state.Keys.Open(ctx, room, &it.sealed, o.call.namespace, &o.run)
 	o.enterItem(it, err)
 	if err != nil {
-		return false, o.unopened(o.call.fail(KindOpening, o.slot(it).f.path, err))
+		return false, o.unopened(o.call.fail(KindOpening, it.slot.f.path, err))
 	}
 	out.prepend(plain)
 	if cap(plain) != cap(room) { // it was compressed, and outgrew the reserved bytes
@@ -295,7 +273,7 @@ func (o *opener) put(ctx context.Context, e *edit) (bool, error) {
 // openToArena plans the edits for a sealed payload whose content does not just
 // replace the envelope. A payload that is kept, or denied to a reader, stays sealed.
 func (o *opener) openToArena(ctx context.Context, it *openItem) error {
-	m, s := &o.message, o.slot(it)
+	m, s := &o.message, it.slot
 	from := len(m.arena)
 	switch it.action {
 	case policy.Open:

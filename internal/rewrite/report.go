@@ -133,7 +133,7 @@ func (o *opener) enterItem(it *openItem, err error) {
 	if err != nil {
 		outcome = Failed
 	}
-	o.enter(o.slot(it).f.kind, it.sealed.Header, outcome)
+	o.enter(it.slot.f.kind, it.sealed.Header, outcome)
 }
 
 // outcomes are those of payloads that open, by the verdict.

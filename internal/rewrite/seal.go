@@ -30,7 +30,7 @@ type sealer struct {
 // sealItem is one slot of a request that changes, and what was decided about it:
 // Seal, or Redact for a reason.
 type sealItem struct {
-	slot    int32
+	slot    *slot
 	verdict policy.Verdict
 	key     *keyring.Sealer
 }
@@ -97,7 +97,7 @@ func (s *sealer) shadow(ctx context.Context, in []byte) {
 	}
 	for i := range s.items {
 		if it := &s.items[i]; it.verdict.Key != "" {
-			s.stats.used(it.verdict.Key, len(s.message.content(s.slot(it))), true)
+			s.stats.used(it.verdict.Key, len(s.message.content(it.slot)), true)
 		}
 	}
 }
@@ -119,9 +119,6 @@ func (s *sealer) withinReach() error {
 	}
 	return nil
 }
-
-// slot returns the slot of an item.
-func (s *sealer) slot(it *sealItem) *slot { return &s.message.walk.slots[it.slot] }
 
 // seal seals every decided slot or none: the first failure ends the call.
 func (s *sealer) seal(ctx context.Context) (out []byte, err error) {
@@ -177,7 +174,7 @@ func (s *sealer) planEdits(ctx context.Context) (err error) {
 	var last *sealItem
 	for i := range s.items {
 		it := &s.items[i]
-		sl := s.slot(it)
+		sl := it.slot
 		switch {
 		case it.verdict.Action == policy.Redact:
 			m.replace(sl, []byte(redactedReason))
@@ -206,7 +203,7 @@ const redactedReason = "[redacted]"
 // whose key is reused if it is the same.
 func (s *sealer) planSeal(ctx context.Context, item int, last *sealItem) (err error) {
 	m, it := &s.message, &s.items[item]
-	sl, v := s.slot(it), &it.verdict
+	sl, v := it.slot, &it.verdict
 	hit := true
 	if last != nil && last.verdict.Key == v.Key {
 		it.key = last.key
@@ -249,7 +246,7 @@ func (s *sealer) compressWhatCrosses(growth int) bool {
 	found := false
 	for i := range s.items {
 		it := &s.items[i]
-		if whole || s.message.crossing(s.slot(it)) != nil {
+		if whole || s.message.crossing(it.slot) != nil {
 			it.verdict.Compress, found = true, true
 		}
 	}

@@ -121,10 +121,10 @@ type call struct {
 	caller   *policy.Caller
 	reaches  func(namespace string) bool // nil: every namespace
 
-	namespace, workflowID, workflowType, taskQueue string
-
-	run  string // that the request names, if accounts are kept
-	task *task  // the remembered task that a request answers
+	namespace string
+	facts     [5]string // that the request itself contains, indexed by bitOf
+	run       string    // that the request names, if accounts are kept
+	task      *task     // the remembered task that a request answers
 }
 
 // newSession returns an empty session for the pool.
@@ -169,10 +169,10 @@ func (s *Session) Namespace() string { return s.call.namespace }
 
 // WorkflowID returns that of the request, if it has one, or that of the task which
 // answered a poll.
-func (s *Session) WorkflowID() string { return s.call.workflowID }
+func (s *Session) WorkflowID() string { return s.call.facts[workflowID] }
 
 // WorkflowType is like WorkflowID.
-func (s *Session) WorkflowType() string { return s.call.workflowType }
+func (s *Session) WorkflowType() string { return s.call.facts[workflowType] }
 
 // WorkflowRun returns the run that the request names, if accounts are kept.
 func (s *Session) WorkflowRun() string { return s.call.run }
@@ -240,12 +240,12 @@ func (c *call) identify(in []byte) error {
 		case opToken:
 			token = r.Value()
 		case opFact:
-			c.setFact(f.fact, r.Value())
+			c.facts[bitOf(f.fact)] = string(r.Value())
 		case opFactName:
 			from, to := r.Bounds()
 			from, to, err := wire.FirstString(in, from, to)
 			failed = cmp.Or(err, failed)
-			c.setFact(f.fact, in[from:to])
+			c.facts[bitOf(f.fact)] = string(in[from:to])
 			if c.rewriter.accounts && f.fact == policy.FactWorkflowID {
 				c.run = runOf(r.Value())
 			}
@@ -255,18 +255,6 @@ func (c *call) identify(in []byte) error {
 		return c.fail(KindMalformed, "", fmt.Errorf("the request is not a %s: %w", root.name.Name(), err))
 	}
 	return c.identifyTask(token)
-}
-
-// setFact records a fact that the request itself contains.
-func (c *call) setFact(fact policy.FactSet, value []byte) {
-	switch fact {
-	case policy.FactWorkflowID:
-		c.workflowID = string(value)
-	case policy.FactWorkflowType:
-		c.workflowType = string(value)
-	case policy.FactTaskQueue:
-		c.taskQueue = string(value)
-	}
 }
 
 // identifyTask looks up the task that a request answers. A request that names another
@@ -279,11 +267,8 @@ func (c *call) identifyTask(token []byte) error {
 	owner := ""
 	if c.task = c.rewriter.tasks.recall(token); c.task != nil {
 		owner = c.task.namespace
-		if c.workflowID == "" {
-			c.workflowID = c.task.values[0]
-		}
-		if c.workflowType == "" {
-			c.workflowType = c.task.values[1]
+		for _, i := range [...]int{workflowID, workflowType} {
+			c.facts[i] = cmp.Or(c.facts[i], c.task.facts.values[i])
 		}
 	} else {
 		owner = c.rewriter.tasks.namespaceOf(token)

@@ -52,7 +52,7 @@ func (s *sealer) tooLarge(growth int) error {
 			"and the server takes %d; send less at once", plain, plain+growth, maxMessage))
 	}
 	for i := range s.items {
-		sl := s.slot(&s.items[i])
+		sl := s.items[i].slot
 		if b := s.message.crossing(sl); b != nil {
 			plain := b.end - b.start
 			return s.call.fail(KindTooLarge, sl.f.path, fmt.Errorf("the field has %d bytes in clear and %d sealed and compressed, "+

@@ -13,14 +13,7 @@ import (
 // task is what was known when a worker got a task.
 type task struct {
 	namespace string
-	values    [5]string // indexed by bitOf
-	known, na policy.FactSet
-}
-
-// set records a fact.
-func (t *task) set(fact policy.FactSet, value string) {
-	t.values[bitOf(fact)] = value
-	t.known |= fact
+	facts     facts
 }
 
 // taskMemory remembers the tasks that workers got, since the requests that answer
@@ -70,7 +63,7 @@ func (m *taskMemory) namespaceOf(token []byte) string {
 // Their format (temporal.server.api.token.v1.Task) is internal to the server, so the
 // facts only count where the message and the memory have none. The values alias the
 // token.
-func readToken(b []byte) (namespaceID []byte, t task, ok bool) {
+func readToken(b []byte) (namespaceID []byte, f facts, ok bool) {
 	numbered := false // tokens of queries and Nexus tasks have other fields of the same numbers, but no event number
 	r := wire.Read(b)
 	for r.Next() {
@@ -82,21 +75,21 @@ func readToken(b []byte) (namespaceID []byte, t task, ok bool) {
 		case 1:
 			namespaceID = r.Value()
 		case 2:
-			t.values[bitOf(policy.FactWorkflowID)] = alias(r.Value())
+			f.values[workflowID] = alias(r.Value())
 		case 6:
-			t.values[bitOf(policy.FactActivityID)] = alias(r.Value())
+			f.values[activityID] = alias(r.Value())
 		case 7: // servers up to 1.32 leave it empty
-			t.values[bitOf(policy.FactWorkflowType)] = alias(r.Value())
+			f.values[workflowType] = alias(r.Value())
 		case 8:
-			t.values[bitOf(policy.FactActivityType)] = alias(r.Value())
+			f.values[activityType] = alias(r.Value())
 		}
 	}
-	for bit, v := range t.values {
+	for bit, v := range f.values {
 		if numbered && v != "" {
-			t.known |= 1 << bit
+			f.known |= 1 << bit
 		}
 	}
-	return namespaceID, t, r.Err() == nil && len(namespaceID) == 36 // a UUID as text
+	return namespaceID, f, r.Err() == nil && len(namespaceID) == 36 // a UUID as text
 }
 
 // rememberTasks stores what is known of the tasks in a response, for the requests
@@ -107,23 +100,20 @@ func (c *call) rememberTasks(w *walk) {
 		if !sc.task || sc.token.empty() {
 			continue
 		}
-		t := &task{namespace: strings.Clone(c.namespace)}
-		for j := int32(i); j >= 0; j = w.scopes[j].parent {
-			s := &w.scopes[j]
-			for fresh := s.known &^ t.known; fresh != 0; fresh &= fresh - 1 {
-				t.values[bitOf(fresh)] = string(s.facts[bitOf(fresh)].of(w.buf))
-			}
-			t.known |= s.known
+		t := &task{namespace: c.namespace, facts: w.facts(int32(i))}
+		f := &t.facts
+		for j := range f.values {
+			f.values[j] = strings.Clone(f.values[j])
 		}
-		if t.known&policy.FactTaskQueue == 0 && c.taskQueue != "" && c.method.poll {
-			t.set(policy.FactTaskQueue, c.taskQueue)
+		if f.known&policy.FactTaskQueue == 0 && c.facts[taskQueue] != "" && c.method.poll {
+			f.set(policy.FactTaskQueue, c.facts[taskQueue])
 		}
-		if t.known&policy.FactWorkflowID == 0 || t.values[0] == "" { // a standalone activity
-			t.na = policy.FactWorkflowID | policy.FactWorkflowType
-			t.known &^= t.na
+		if f.known&policy.FactWorkflowID == 0 || f.values[workflowID] == "" { // a standalone activity
+			f.na = policy.FactWorkflowID | policy.FactWorkflowType
+			f.known &^= f.na
 		}
 		if c.method.poll { // a poll names no workflow; the span of the call shows this one
-			c.workflowID, c.workflowType = t.values[0], t.values[1]
+			c.facts[workflowID], c.facts[workflowType] = f.values[workflowID], f.values[workflowType]
 		}
 		c.rewriter.tasks.remember(sc.token.of(w.buf), t)
 	}

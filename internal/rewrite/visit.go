@@ -21,30 +21,14 @@ type Found struct {
 // none. What visit gets aliases the response.
 func (r *Rewriter) Visit(m *Method, answer []byte, visit func(Found)) error {
 	m = m.latest()
-	w := walk{plan: m.plan, method: m.name, response: true}
-	if err := w.runRegular(m.response, answer); err != nil {
+	message := Message{walk: walk{plan: m.plan, method: m.name, response: true}}
+	if err := message.walk.runRegular(m.response, answer); err != nil {
 		return fmt.Errorf("%s: the bytes are not a %s: %w", m.name, m.response.name.Name(), err)
 	}
-	for i := range w.slots {
-		s := &w.slots[i]
-		switch s.f.op {
-		case opPayload:
-			b := &w.boxes[s.box]
-			visit(found(s.f, w.buf[b.start:b.end]))
-		case opFailure:
-			for _, f := range w.failures[s.failure.from:s.failure.to] {
-				if !f.attributes.field.empty() {
-					visit(found(s.f, f.attributes.value.of(w.buf)))
-				}
-			}
-		}
-	}
-	return nil
-}
-
-// found parses a payload at a site.
-func found(f *field, payload []byte) Found {
-	v := Found{Kind: f.kind, Path: f.path, Payload: payload}
-	v.Sealed, v.Marked, v.Err = envelope.ParsePayload(payload)
-	return v
+	return message.payloads(func(s *slot, _ int, payload []byte) error {
+		v := Found{Kind: s.f.kind, Path: s.f.path, Payload: payload}
+		v.Sealed, v.Marked, v.Err = envelope.ParsePayload(payload)
+		visit(v)
+		return nil
+	})
 }

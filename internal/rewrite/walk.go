@@ -79,32 +79,82 @@ func (s *scope) set(fact policy.FactSet, v span) {
 	s.facts[bitOf(fact)] = v
 }
 
+// facts returns what the message contains about a scope, which has the facts of the scopes around it too. The values
+// alias the message.
+func (w *walk) facts(i int32) (f facts) {
+	for ; i >= 0; i = w.scopes[i].parent {
+		s := &w.scopes[i]
+		for fresh := s.known &^ f.known; fresh != 0; fresh &= fresh - 1 {
+			f.values[bitOf(fresh)] = alias(s.facts[bitOf(fresh)].of(w.buf))
+		}
+		f.known |= s.known
+	}
+	return f
+}
+
+// facts are what is known of the workflow or activity to which payloads belong.
+type facts struct {
+	values    [5]string // indexed by bitOf
+	known, na policy.FactSet
+}
+
+// set records a fact.
+func (f *facts) set(fact policy.FactSet, value string) {
+	f.values[bitOf(fact)] = value
+	f.known |= fact
+}
+
+// add adds the facts that f lacks.
+func (f *facts) add(o *facts) {
+	for fresh := o.known &^ f.known; fresh != 0; fresh &= fresh - 1 {
+		f.values[bitOf(fresh)] = o.values[bitOf(fresh)]
+	}
+	f.known |= o.known
+	f.na |= o.na
+}
+
+// The numbers of facts: see bitOf.
+const (
+	workflowID = iota
+	workflowType
+	taskQueue
+	activityID
+	activityType
+)
+
 // bitOf returns the number of the first fact in a set.
 func bitOf(facts policy.FactSet) int { return bits.TrailingZeros8(uint8(facts)) }
 
-// failureParts is where the parts of one failure are.
+// failureParts is where the parts of one failure are: its message, its stack trace and its encoded_attributes.
 type failureParts struct {
-	box                        int32
-	message, stack, attributes part
-	content                    span
-	// Where a stack trace and encoded_attributes belong in the order of Go's encoder,
-	// and so of the server: by number, but the members of the oneof failure_info
-	// (5 to 19) last.
-	stackPlace, attributesPlace int32
+	box   int32
+	parts [3]part
+}
+
+// Indexes into failureParts.parts, in the order of opFailMessage and those after it.
+const (
+	failMessage = iota
+	failStack
+	failAttributes
+)
+
+// part is a field of a failure: all of it with tag and length, and its value. place is where it belongs if it is
+// missing, in the order of Go's encoder and so of the server: by number, but the members of the oneof failure_info
+// (5 to 19) last.
+type part struct {
+	field, value span
+	place        int32
 }
 
 // place notes a field that comes after the stack trace.
 func (f *failureParts) place(num protowire.Number, at, end int32) {
-	if f.stackPlace == end {
-		f.stackPlace = at
+	if stack := &f.parts[failStack]; stack.place == end {
+		stack.place = at
 	}
-	if f.attributesPlace == end && num >= 5 && num < numFailureAttributes {
-		f.attributesPlace = at
+	if a := &f.parts[failAttributes]; a.place == end && num >= 5 && num < numFailureAttributes {
+		a.place = at
 	}
 }
-
-// part is a field of a failure: all of it with tag and length, and its value.
-type part struct{ field, value span }
 
 // walk is one pass over the bytes of one message, and what it found.
 type walk struct {
@@ -193,8 +243,8 @@ func (w *walk) message(fr frame, start, end int) error {
 	}
 	if n.failure {
 		fr.failure = len(w.failures)
-		w.failures = append(w.failures, failureParts{box: fr.box, content: spanOf(start, end),
-			stackPlace: int32(end), attributesPlace: int32(end)})
+		w.failures = append(w.failures, failureParts{box: fr.box, parts: [...]part{
+			failMessage: {place: int32(start)}, failStack: {place: int32(end)}, failAttributes: {place: int32(end)}}})
 	}
 	var seen uint64
 	var r wire.Reader
@@ -254,12 +304,12 @@ func (w *walk) handle(fr *frame, f *field, r *wire.Reader) error {
 	case opEndpoint:
 		w.scopes[fr.scope].endpoint = content
 		return nil
-	case opFailMessage:
-		w.failures[fr.failure].message = part{spanOf(r.At(), to), content}
-		return nil
-	case opFailStack:
-		w.failures[fr.failure].stack = part{spanOf(r.At(), to), content}
-		return nil
+	case opFailMessage, opFailStack, opFailAttributes:
+		p := &w.failures[fr.failure].parts[f.op-opFailMessage]
+		p.field, p.value = spanOf(r.At(), to), content
+		if f.op != opFailAttributes {
+			return nil
+		}
 	}
 
 	slots, boxes := len(w.slots), len(w.boxes)
@@ -280,7 +330,6 @@ func (w *walk) handle(fr *frame, f *field, r *wire.Reader) error {
 		}
 		w.name = outer
 	case opFailAttributes:
-		w.failures[fr.failure].attributes = part{spanOf(r.At(), to), content}
 		return nil // the box stays, since the slot of the chain may change it
 	case opFailure:
 		return w.failure(fr, f, content, own)
