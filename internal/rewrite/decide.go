@@ -136,7 +136,7 @@ func (d *decider) stricter(own, theirs policy.Verdict, target string, s *slot) (
 func (s *sealer) decide(ctx context.Context) (err error) {
 	ctx, traced := s.call.startSpan(ctx, "policy.decide")
 	defer func() { s.decider.endSpan(traced, err) }()
-	s.items, s.last.f = s.items[:0], nil
+	s.items, s.last = s.items[:0], lastVerdict{}
 	s.decider.begin()
 	slots := s.message.walk.slots
 	for i := range slots {
@@ -199,33 +199,33 @@ func (s *sealer) decideSlot(ctx context.Context, sl *slot, v *policy.Verdict) (e
 	if sl.f.op == opExempt {
 		return nil
 	}
-	if name := s.message.name(sl); s.last.answers(sl, &h, name) {
+	q := question{sl.f, sl.scope, s.message.name(sl), h.encoding, h.messageType}
+	if s.last.verdict.Hit && s.last.question == q {
 		*v = s.last.verdict
 	} else {
 		if *v, err = s.decider.evaluateBoth(ctx, sl, h); err != nil {
 			return err
 		}
 		if len(s.message.walk.slots) > 1 {
-			s.last = lastVerdict{sl.f, sl.scope, name, h.encoding, h.messageType, *v}
+			s.last = lastVerdict{q, *v}
 		}
 	}
 	return s.apply(ctx, sl, v, value, marked)
 }
 
-// lastVerdict is the last verdict of a message with its input. Neighbors in histories
-// and lists often have the same input.
-type lastVerdict struct {
+// question is what the policy sees of a slot within one message, apart from the content of the payload.
+type question struct {
 	f                           *field
 	scope                       int32
 	name, encoding, messageType string
-	verdict                     policy.Verdict
 }
 
-// answers reports whether the policy would get the same input again. A verdict from
-// the policy cache does not depend on the content of a payload.
-func (l *lastVerdict) answers(s *slot, h *head, name string) bool {
-	return l.verdict.Hit && l.f == s.f && l.scope == s.scope && l.name == name &&
-		l.encoding == h.encoding && l.messageType == h.messageType
+// lastVerdict is the last verdict of a message. Neighbors in histories and lists often
+// are the same question, and a verdict from the policy cache does not depend on the
+// content of a payload.
+type lastVerdict struct {
+	question question
+	verdict  policy.Verdict
 }
 
 // apply turns the policy's verdict on a slot into what is done: Seal, Redact or Pass.
@@ -283,28 +283,17 @@ func (s *sealer) acceptable(ctx context.Context, value []byte) bool {
 	if err != nil {
 		return false
 	}
-	if !marked {
-		return s.acceptableForeign(ctx, value)
+	var opened []byte
+	if marked {
+		opened, _, err = c.state.Keys.Open(ctx, s.message.arena[:0], &sealed, c.namespace, new(keyring.Run))
+	} else {
+		others := c.state.Foreign.For(c.namespace)
+		encoded, unreadable := others.Parse(value, &s.foreignRun)
+		if encoded == nil || unreadable != nil {
+			return false
+		}
+		opened, _, err = others.Open(ctx, s.message.arena[:0], encoded, &s.foreignRun)
 	}
-	opened, _, err := c.state.Keys.Open(ctx, s.message.arena[:0], &sealed, c.namespace, new(keyring.Run))
-	if err != nil {
-		return false
-	}
-	clear(opened)
-	return true
-}
-
-// acceptableForeign is acceptable for payloads of another tool.
-func (s *sealer) acceptableForeign(ctx context.Context, value []byte) bool {
-	n := s.call.state.Foreign.For(s.call.namespace)
-	if n == nil {
-		return false
-	}
-	sealed, err := n.Parse(value, &s.foreignRun)
-	if sealed == nil || err != nil {
-		return false
-	}
-	opened, _, err := n.Open(ctx, s.message.arena[:0], sealed, &s.foreignRun)
 	if err != nil {
 		return false
 	}
@@ -364,6 +353,7 @@ func (o *opener) sameInput(a, b *openItem, facts bool) bool {
 type head struct {
 	encoding, messageType string
 	data                  []byte
+	failureTexts          string // the form of a document with the texts of failures
 }
 
 // plainHead is the start of the JSON payloads that SDKs write: the metadata, and the
@@ -388,12 +378,20 @@ func (c *call) marked(payload []byte) bool {
 	return envelope.Marked(payload) || c.state.Foreign.Marked(payload)
 }
 
-// readHead reads a serialized Payload and reports whether it has a marker. The last
-// of repeated entries counts, as in every decoder.
+// readHead reads a serialized Payload and reports whether it has a marker.
 func (c *call) readHead(payload []byte) (h head, marked bool, err error) {
 	if h, ok := readPlain(payload); ok {
 		return h, false, nil
 	}
+	if h, err = parseHead(payload); err != nil {
+		return h, false, fmt.Errorf("the bytes are not a Payload: %w", err)
+	}
+	return h, c.marked(payload), nil
+}
+
+// parseHead reads any serialized Payload. The last of repeated entries counts, as in
+// every decoder.
+func parseHead(payload []byte) (h head, err error) {
 	r := wire.Read(payload)
 	for r.Next() {
 		switch {
@@ -407,13 +405,12 @@ func (c *call) readHead(payload []byte) (h head, marked bool, err error) {
 				h.encoding = alias(value)
 			case "messageType":
 				h.messageType = alias(value)
+			case failureTextsKey:
+				h.failureTexts = alias(value)
 			}
 		}
 	}
-	if r.Err() != nil {
-		return h, false, fmt.Errorf("the bytes are not a Payload: %w", r.Err())
-	}
-	return h, c.marked(payload), nil
+	return h, r.Err()
 }
 
 // readEntry reads an entry of a map of strings or bytes. It ignores errors: the

@@ -1,10 +1,34 @@
 // Package rewrite finds the payloads in the bytes of a Temporal RPC, has the
 // policy decide about each of them, and replaces each by its sealed or opened form.
+// It must never forward a payload that the policy wants sealed, never give a worker
+// ciphertext in the place of a value, and never change another byte than those of
+// payloads and of the lengths around them. It connects to nothing: the keys belong to
+// the keyring, the verdicts to the policy.
 //
-// It works on the wire format. A plan that is compiled from the protobuf
-// descriptors holds which fields lead to a payload; the walk finds them by it.
-// Every byte that is neither part of a payload nor of the length of something
-// around one is kept. A [Session] takes one RPC through three steps in each
-// direction: find, decide, and seal or open. The keys belong to the keyring,
-// the verdicts to the policy; this package connects to nothing.
+// A [Session] takes one RPC through three steps in each direction: find, decide, and
+// seal or open. The plan, which is compiled once from the protobuf descriptors, holds
+// which fields lead to a payload; the walk over the bytes finds them by it.
+//
+// The words of this package:
+//
+//   - site: a field of a message type that may hold a payload or a text, written
+//     "Memo.fields"; some are exempt, which means that they stay readable
+//   - op: what the walk does with a field, such as opSkip, opPayload, opFailure
+//   - slot: one payload, text or chain of failures in a message, about which the
+//     policy decides
+//   - box: a length-delimited field around slots; if they grow, its length is written anew
+//   - scope: the facts of one message (workflow id, type, ...), which apply to all
+//     payloads below it
+//   - whole: of a response, that everything has to open, or the response fails
+//   - regular form: the bytes of a message in which a field that counts once comes once
+//
+// Where to look:
+//
+//   - session.go: the Rewriter, its State, and the Session; report.go: counts, accounts, spans
+//   - sites.go, compile.go, plan.go: what the fields are, and the plan; join.go: fields of newer servers
+//   - walk.go: one pass over the bytes; message.go: what it found, and the edits to make
+//   - decide.go, seal.go, open.go: the steps of requests and responses; size.go: limits of the server
+//   - failure.go, nexus.go, embedded.go, text.go: failures, and what payloads and texts hold within
+//   - tasks.go: tasks that workers got; facts.go: the table for policy authors
+//   - codec.go: payloads without a message; visit.go: finding without opening
 package rewrite

@@ -21,7 +21,7 @@ import (
 const systemEndpoint = "__temporal_system"
 
 // nestedRewriter seals or opens a message that a payload holds, as a message of its
-// own.
+// own: the bytes from a session that began for it.
 type nestedRewriter func(ctx context.Context, s *slot, d protoreflect.MessageDescriptor, raw []byte) (
 	out []byte, changed bool, err error)
 

@@ -14,7 +14,6 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
-	"github.com/temporal-seal/temporal-seal/internal/x/wire"
 )
 
 // The texts of a chain of failures are sealed as one payload, which becomes the
@@ -135,28 +134,15 @@ func (m *Message) putPart(f *failureParts, i int, value []byte) {
 // readFailureTexts returns the document in an opened payload. ok is false for a
 // payload of the codec of an SDK.
 func readFailureTexts(payload []byte) (t failureTexts, ok bool, err error) {
-	form := ""
-	var doc []byte
-	r := wire.Read(payload)
-	for r.Next() {
-		switch {
-		case !r.Bytes():
-		case r.Number() == 2:
-			doc = r.Value()
-		case r.Number() == 1:
-			if key, value := readEntry(r.Value()); string(key) == failureTextsKey {
-				form = string(value)
-			}
-		}
+	h, err := parseHead(payload)
+	if err != nil || h.failureTexts == "" {
+		return t, false, err
 	}
-	if r.Err() != nil || form == "" {
-		return t, false, r.Err()
-	}
-	if form != failureTextsForm {
+	if h.failureTexts != failureTextsForm {
 		return t, false, fmt.Errorf("the texts of this failure have the form %q, which a newer release wrote; "+
-			"upgrade this proxy", form)
+			"upgrade this proxy", h.failureTexts)
 	}
-	if err := json.Unmarshal(doc, &t); err != nil {
+	if err := json.Unmarshal(h.data, &t); err != nil {
 		return t, false, errors.New("the texts of this failure are no JSON document")
 	}
 	return t, true, nil

@@ -339,23 +339,19 @@ func (t *tail) reserve(n int) []byte {
 
 // prepend writes b before what the buffer holds. b may be in the reserved bytes.
 func (t *tail) prepend(b []byte) {
-	if len(b) > t.at {
-		t.reserve(len(b))
-	}
-	t.at -= len(b)
-	t.low = min(t.low, t.at)
-	copy(t.buf[t.at:], b)
+	copy(t.take(len(b)), b)
+}
+
+// take returns the n bytes before what was written, which count as written from now on.
+func (t *tail) take(n int) []byte {
+	t.reserve(n)
+	t.at -= n
+	return t.buf[t.at:]
 }
 
 // prependVarint writes a varint before what the buffer holds.
 func (t *tail) prependVarint(v uint32) {
-	n := int(varintSize(v))
-	if n > t.at {
-		t.reserve(n)
-	}
-	t.at -= n
-	t.low = min(t.low, t.at)
-	binary.PutUvarint(t.buf[t.at:], uint64(v))
+	binary.PutUvarint(t.take(int(varintSize(v))), uint64(v))
 }
 
 // varintSize returns the number of bytes of a varint.

@@ -34,17 +34,22 @@ func (s *Stats) used(key string, size int, hit bool) {
 	s.Payloads++
 	s.Bytes += size
 	s.CacheHit = s.CacheHit && hit
-	for _, k := range s.Keys {
-		if k == key {
-			return
-		}
-	}
-	// The memory of a session serves later ones, and usually holds the same name already.
-	if n := len(s.Keys); n < cap(s.Keys) && s.Keys[:n+1][n] == key {
-		s.Keys = s.Keys[:n+1]
+	if slices.Contains(s.Keys, key) {
 		return
 	}
-	s.Keys = append(s.Keys, strings.Clone(key))
+	s.Keys = again(s.Keys)
+	if k := &s.Keys[len(s.Keys)-1]; *k != key {
+		*k = strings.Clone(key)
+	}
+}
+
+// again returns a list with one more element: that which an earlier session left in its memory, whose names serve
+// again, or an empty one.
+func again[T any](list []T) []T {
+	if len(list) < cap(list) {
+		return list[:len(list)+1]
+	}
+	return append(list, *new(T))
 }
 
 // add adds the counts of a nested message.
@@ -98,18 +103,16 @@ func (a *account) enter(h Handled) {
 			return
 		}
 	}
-	n := len(*a)
-	if n >= maxHandled && h.Kind != "other" {
+	if len(*a) >= maxHandled && h.Kind != "other" {
 		a.enter(Handled{Kind: "other", Outcome: h.Outcome, Count: h.Count})
 		return
 	}
-	// The names alias the response, so they are copied unless an earlier session left the same ones here.
-	if n < cap(*a) && (*a)[:n+1][n].Key == h.Key && (*a)[:n+1][n].Namespace == h.Namespace {
-		h.Namespace, h.Key = (*a)[:n+1][n].Namespace, (*a)[:n+1][n].Key
-	} else {
-		h.Namespace, h.Key = strings.Clone(h.Namespace), strings.Clone(h.Key)
+	*a = again(*a)
+	e := &(*a)[len(*a)-1]
+	if e.Key != h.Key || e.Namespace != h.Namespace { // the names alias the response
+		e.Namespace, e.Key = strings.Clone(h.Namespace), strings.Clone(h.Key)
 	}
-	*a = append(*a, h)
+	e.Kind, e.Outcome, e.Count = h.Kind, h.Outcome, h.Count
 }
 
 // withhold removes the payloads that the caller does not get, since the response as a whole failed.

@@ -43,9 +43,7 @@ func (s *sealer) reset() {
 	s.message.reset(s.stats.Passed == 0 && s.stats.Payloads > 0)
 	clear(s.items)
 	s.items = boundedList(s.items)
-	if s.last.f != nil {
-		s.last = lastVerdict{}
-	}
+	s.last = lastVerdict{}
 	s.decider.input, s.foreignRun = policy.Input{}, foreign.Run{}
 }
 
