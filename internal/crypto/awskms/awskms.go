@@ -3,6 +3,9 @@
 //
 // A key is named by awskms://<key>?region=<region>&endpoint=<url>, where <key> is a key id, a key ARN, alias/<name> or
 // an alias ARN, and both parameters may be left out.
+//
+//	awskms.go  the provider, the checks of a key when it is opened, URIs
+//	errors.go  the kinds of KMS's errors
 package awskms
 
 import (
@@ -12,7 +15,6 @@ import (
 	"fmt"
 	"net/url"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -38,7 +40,7 @@ const (
 	maxBackoff = 400 * time.Millisecond
 )
 
-// Provider is one KMS key.
+// Provider is one KMS key. It is safe for concurrent use.
 type Provider struct {
 	uri    string
 	ref    crypto.KEKRef
@@ -85,6 +87,7 @@ func OpenKey(ctx context.Context, uri string) (*Provider, error) {
 	return p, nil
 }
 
+// newClient makes a client with the SDK's default chain of credentials. It sends nothing yet.
 func newClient(ctx context.Context, loc location) (*kms.Client, error) {
 	// The SDK's own log goes to standard error in a format of its own, and has nothing that its errors lack.
 	options := []func(*config.LoadOptions) error{config.WithLogger(logging.Nop{})}
@@ -109,16 +112,9 @@ func newClient(ctx context.Context, loc location) (*kms.Client, error) {
 	}), nil
 }
 
-// ofAll has the connections of all keys. Each reload of the config opens its keys anew: connections of their own would
-// stay behind for a minute and a half each time.
-var ofAll struct {
-	sync.Mutex
-	client      aws.HTTPClient
-	authorities *x509.CertPool
-}
+var ofAll crypto.Shared[aws.HTTPClient]
 
-// shared returns ofAll in the place of a client that trusts the same authorities. Those may change from one reload to the
-// next, and then new connections are made.
+// shared returns the client of all keys in the place of one that trusts the same authorities.
 func shared(c aws.HTTPClient) aws.HTTPClient {
 	own, ok := c.(*awshttp.BuildableClient)
 	if !ok {
@@ -128,13 +124,7 @@ func shared(c aws.HTTPClient) aws.HTTPClient {
 	if t := own.GetTransport().TLSClientConfig; t != nil {
 		authorities = t.RootCAs
 	}
-	ofAll.Lock()
-	defer ofAll.Unlock()
-	if ofAll.client == nil || !authorities.Equal(ofAll.authorities) {
-		// Frozen, since a service's client makes a copy of any other.
-		ofAll.client, ofAll.authorities = own.Freeze(), authorities
-	}
-	return ofAll.client
+	return ofAll.Client(authorities, own.Freeze) // frozen, since a service's client makes a copy of any other
 }
 
 // Ref is derived from account and key id, so that replicas of a multi-Region key share it.
@@ -205,7 +195,7 @@ func (p *Provider) usable(meta *types.KeyMetadata) error {
 	return nil
 }
 
-// withdrawn reports the states that somebody chose from those that pass by themselves.
+// withdrawn reports whether a state was chosen, and does not pass by itself.
 func withdrawn(state types.KeyState) bool {
 	switch state {
 	case types.KeyStateDisabled, types.KeyStatePendingDeletion, types.KeyStatePendingReplicaDeletion, types.KeyStatePendingImport:
@@ -217,6 +207,8 @@ func withdrawn(state types.KeyState) bool {
 // location is a parsed URI.
 type location struct{ key, region, endpoint string }
 
+// parseURI reads a URI. Without a region in it the region is that of a key named by its ARN, or else the one of the
+// SDK's configuration.
 func parseURI(uri string) (location, error) {
 	rest, ok := strings.CutPrefix(uri, Scheme+"://")
 	key, query, _ := strings.Cut(rest, "?")

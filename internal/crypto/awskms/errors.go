@@ -9,7 +9,7 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 )
 
-// failed turns an SDK error into one of ours. KMSInvalidStateException covers states that somebody chose (disabled,
+// failed turns an SDK error into one of ours. KMSInvalidStateException covers states that were chosen (disabled,
 // pending deletion) and states that pass (creating, key store disconnected): DescribeKey shows which it is.
 func (p *Provider) failed(ctx context.Context, op string, kc crypto.KeyContext, err error) error {
 	kind := kindOf(err)

@@ -22,8 +22,8 @@
 // A payload is marked if its encoding has the form */sealed.* or a metadata key begins with "sealed."; a text is marked if it
 // begins with sealed.v<digits>:. What is not marked was never sealed here, and is passed on or sealed as it is. What is
 // marked and is not exactly one of the forms cannot be opened, for good: it was damaged or made up (KindMalformed), or a
-// newer release wrote it (KindNewer). Nobody can forge a marked payload that opens, since that takes the data key; what a
-// user marked by hand is sealed once more as a whole, so that opening gives it back.
+// newer release wrote it (KindNewer). A marked payload that opens cannot be forged without the data key. A payload that
+// callers marked themselves is sealed once more as a whole, so that opening gives it back.
 //
 // # Envelope, version 1
 //

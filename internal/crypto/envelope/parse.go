@@ -59,8 +59,8 @@ func (s *Sealed) View() []byte { return s.view }
 // KeyHeader is the part of the header that chooses the payload key: all of it but version, suite and flags.
 func (s *Sealed) KeyHeader() []byte { return s.envelope[3:s.Header.Size()] }
 
-// marks is what every marker contains.
-var marks = []byte("sealed.")
+// markerStart is what every marker contains.
+var markerStart = []byte("sealed.")
 
 // Marked reports whether a serialized Payload has the marker: an encoding `*/sealed.*` or a metadata key `sealed.*`.
 // Whatever ParsePayload would try to open is marked, and bytes that are no well-formed Payload are marked as soon as
@@ -72,7 +72,7 @@ func Marked(payload []byte) bool {
 			return true
 		}
 	}
-	return !atEnd(&r) && bytes.Contains(payload, marks)
+	return !atEnd(&r) && bytes.Contains(payload, markerStart)
 }
 
 // entryMarked looks at one entry of the metadata map. Where a key or value is there twice, any of them counts.
@@ -82,7 +82,7 @@ func entryMarked(entry []byte) bool {
 	for r.Next() && r.Type() != protowire.StartGroupType {
 		switch val := fieldBytes(&r); r.Number() {
 		case 1:
-			if bytes.HasPrefix(val, marks) {
+			if bytes.HasPrefix(val, markerStart) {
 				return true
 			}
 			key = key || string(val) == "encoding"
@@ -90,7 +90,7 @@ func entryMarked(entry []byte) bool {
 			value = value || bytes.Contains(val, []byte("/sealed."))
 		}
 	}
-	return key && value || !atEnd(&r) && bytes.Contains(entry, marks)
+	return key && value || !atEnd(&r) && bytes.Contains(entry, markerStart)
 }
 
 // fieldBytes returns the content of a length-delimited field, and nil for any other.

@@ -39,8 +39,8 @@ func paddedSize(n int) int { return (n/padBlock + 1) * padBlock }
 
 func envelopeSize(header, body int) int { return header + nonceSize + body + tagSize }
 
-// AppendPayload appends to dst a serialized Payload that holds the sealed payload (form 0). compress asks for zstd, which
-// is used where it helps. dst must not overlap payload. Without compression it allocates nothing if dst has room for
+// AppendPayload appends to dst a serialized Payload that holds the sealed payload (form 0). With compress it is
+// compressed by zstd where that helps. dst must not overlap payload. Without compression it allocates nothing if dst has room for
 // Header.PayloadSize bytes.
 func (w *Writer) AppendPayload(dst, payload []byte, compress bool) []byte {
 	flags := byte(FormPayload) << formShift

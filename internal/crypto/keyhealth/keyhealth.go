@@ -1,5 +1,9 @@
-// Package keyhealth knows whether a key encryption key may be used: whether its service answers, how long it may serve
+// Package keyhealth keeps whether a key encryption key may be used: whether its service answers, how long it may serve
 // while it does not, and in which contexts its use was withdrawn. It holds no data key.
+//
+// A key is serving; or stale, after a whole grace period without an answer; or revoked, once the service has said that it
+// is disabled or deleted. A context (namespace and key name) can be denied by itself, by access rules. Answers end each of
+// these states. Timeouts never revoke a key: an outage must not look like a decision.
 package keyhealth
 
 import (
@@ -52,7 +56,7 @@ type Key struct {
 	failing   bool // the latest probe got no answer
 	nextProbe time.Time
 	probing   bool
-	sweep     bool // the next probe asks for every context
+	sweep     bool // the next probe tries every context
 	contexts  map[crypto.KeyContext]*access
 	order     []crypto.KeyContext // of contexts, which take turns at being probed
 	turn      int
@@ -147,7 +151,7 @@ func (k *Key) Reachable() bool {
 	return !k.failing
 }
 
-// Probe asks whether the key still unwraps a blob that it is known to have wrapped, and draws the consequences. Disabled
+// Probe tries whether the key still unwraps a blob that it is known to have wrapped, and draws the consequences. Disabled
 // or deleted counts at once. A refusal by access rules counts when it is repeated: a single one may pass, and a result
 // that a worker is about to send must not be lost to it.
 func (k *Key) Probe(ctx context.Context, kc crypto.KeyContext) error {

@@ -60,7 +60,7 @@ func (g *flights[K, V]) refuse(key K, err error) error {
 }
 
 // do returns the outcome of work for key, starting it unless it is under way. Transient errors are tried again, with
-// growing pauses, as long as somebody waits. A caller whose ctx ends gets the error of the latest try.
+// growing pauses, as long as a caller waits. A caller whose ctx ends gets the error of the latest try.
 func (g *flights[K, V]) do(ctx context.Context, key K, work func(ctx context.Context) (V, error)) (none V, err error) {
 	if err := g.core.base.Err(); err != nil {
 		return none, crypto.Errorf(crypto.KindUnavailable, "wait for a key", "the proxy is shutting down: %w", err)

@@ -32,7 +32,7 @@ func (r *Run) note(op *opener) {
 }
 
 // maxUnwraps is how many envelopes of one run are taken to a key service: a message can hold any number of envelopes
-// that somebody made up. What was unwrapped stays in memory, so the next try gets further.
+// that were made up. What was unwrapped stays in memory, so the next try gets further.
 const maxUnwraps = 256
 
 // opening opens envelopes, and unwraps the data keys that it takes.

@@ -39,7 +39,7 @@ type Set struct {
 	unanswered []Unanswered
 }
 
-// Unanswered is an entry whose active key did not answer when the set was prepared. Every call that needs it asks it again;
+// Unanswered is an entry whose active key did not answer when the set was prepared. Every call that needs it tries it again;
 // if it was open already, it goes on as in an outage.
 type Unanswered struct {
 	Entry int // its place in the configuration
@@ -189,7 +189,7 @@ func (s *Set) plainKeys(namespace string) iter.Seq[string] {
 	}
 }
 
-// bound is the name that envelopes of a namespace bear.
+// bound returns the name of a namespace in envelopes.
 func (s *Set) bound(namespace string) string { return s.realm + namespace }
 
 // local is bound's inverse. Names of another realm stay as they are: only a grant can name them.

@@ -20,7 +20,7 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/crypto/vault"
 )
 
-// services open the key that a URI names. Opening checks the URI and makes a client; it asks the service nothing.
+// services open the key that a URI names. Opening checks the URI and makes a client, and may look the key up.
 var services = map[string]func(ctx context.Context, uri string) (crypto.Provider, error){
 	awskms.Scheme:   awskms.Open,
 	localkey.Scheme: localkey.Open,

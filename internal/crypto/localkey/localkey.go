@@ -12,6 +12,9 @@
 // The id is what envelopes name the file by; it stays when a key is added. The last key wraps new data keys, the
 // earlier ones only unwrap. A wrapped data key is 60 bytes: a random 12-byte nonce and AES-256-GCM over the 32-byte
 // data key, with the encryption context as associated data.
+//
+//	localkey.go  the provider: wraps and unwraps data keys, takes up a rotated file
+//	file.go      the key file: created, rotated, read and written
 package localkey
 
 import (
@@ -111,6 +114,7 @@ func (p *Provider) current() []cipher.AEAD {
 	return p.keys
 }
 
+// loaded returns the keys as they were last read.
 func (p *Provider) loaded() []cipher.AEAD {
 	p.mu.Lock()
 	defer p.mu.Unlock()

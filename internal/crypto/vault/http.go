@@ -13,7 +13,6 @@ import (
 	"net/url"
 	"os"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
@@ -25,16 +24,9 @@ const (
 	maxAnswer = 1 << 20
 )
 
-// ofAll has the connections of all keys. Each reload of the config opens its keys anew: connections of their own would
-// stay behind for a minute and a half each time.
-var ofAll struct {
-	sync.Mutex
-	client      *http.Client
-	authorities *x509.CertPool
-}
+var ofAll crypto.Shared[*http.Client]
 
-// httpClient returns ofAll, made anew where this location trusts other authorities than the one before it: the file may
-// hold others at each reload.
+// httpClient returns the client of all keys, which trusts the authorities of this location.
 func (l location) httpClient() (*http.Client, error) {
 	var authorities *x509.CertPool
 	if l.authority != "" {
@@ -47,17 +39,13 @@ func (l location) httpClient() (*http.Client, error) {
 			return nil, fmt.Errorf("ca_file: %s holds no certificate in PEM", l.authority)
 		}
 	}
-	ofAll.Lock()
-	defer ofAll.Unlock()
-	if ofAll.client == nil || !authorities.Equal(ofAll.authorities) {
+	return ofAll.Client(authorities, func() *http.Client {
 		t := http.DefaultTransport.(*http.Transport).Clone()
 		t.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: authorities}
-		ofAll.authorities = authorities
-		ofAll.client = &http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error {
+		return &http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error {
 			return http.ErrUseLastResponse // the token is for the host that the configuration names
 		}}
-	}
-	return ofAll.client, nil
+	}), nil
 }
 
 // answer is a refusal, or an answer that is none of Vault's. Its text is the server's own: Vault puts no plaintext there.
@@ -68,7 +56,7 @@ type answer struct {
 
 func (a *answer) Error() string { return a.text }
 
-// call asks one of the transit engine's endpoints about the key, and again if what is in the way may pass.
+// call calls one of the transit engine's endpoints for the key, and again after an error that may pass.
 func (p *Provider) call(ctx context.Context, method, endpoint string, in, out any) error {
 	// The Keyring gives a call two seconds in all, so another try has to come quickly.
 	pause := backoff.Backoff{First: 150 * time.Millisecond, Max: 300 * time.Millisecond}

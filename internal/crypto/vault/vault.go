@@ -1,5 +1,5 @@
 // Package vault makes the transit engine of HashiCorp Vault, or of OpenBao, a key provider. It speaks to three endpoints
-// of its HTTP API, and holds no token: that lies in a file that somebody else keeps fresh, such as the Vault Agent.
+// of its HTTP API, and holds no token: that lies in a file that another program keeps fresh, such as the Vault Agent.
 //
 // A key is named by vault://<host>[:port]/<mount>/<key>?token_file=<path>, with these parameters, all optional:
 //
@@ -9,7 +9,11 @@
 //	name        stands for the host in what envelopes name the key by, so that the host may change
 //	tls=off     plain http, to this host only
 //
-// Data keys are drawn here and encrypted there, with namespace and key name as associated data.
+// Data keys are drawn here and encrypted there, with namespace and key name as associated data. No plaintext of a data
+// key and no token ever reaches an error.
+//
+//	vault.go  the provider, the checks of a key when it is opened, URIs
+//	http.go   calls to the server and the kinds of its errors
 package vault
 
 import (
@@ -36,7 +40,7 @@ const (
 	opOpen      = "open vault key" // in errors
 )
 
-// Provider is one transit key.
+// Provider is one transit key. It is safe for concurrent use.
 type Provider struct {
 	uri    string
 	ref    crypto.KEKRef
