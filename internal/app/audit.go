@@ -151,7 +151,7 @@ func logValue(v any) attribute.Value {
 			items[i] = logValue(item)
 		}
 		return attribute.SliceValue(items...)
-	case float64:
+	case float64: // as encoding/json reads numbers
 		return attribute.Int64Value(int64(v)) // records hold counts only
 	case string:
 		return attribute.StringValue(v)

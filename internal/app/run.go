@@ -50,6 +50,7 @@ func (r *running) untilSignal(by config.Drain, ready func()) error {
 	case err := <-served:
 		return fmt.Errorf("a listener failed: %w", err)
 	case got := <-signals:
+		// /readyz turns first, so that load balancers send nothing new while calls end.
 		r.admin.shut()
 		go func() {
 			got := <-signals
@@ -92,6 +93,7 @@ func (r *running) drain(c config.Drain, got os.Signal) {
 		r.server.WaitForCallers(ctx)
 	}
 	time.Sleep(c.Delay) // load balancers need time to see that this one is not ready
+	// Both kinds of listeners drain at the same time, within one limit.
 	cut := make(chan error, 1)
 	go func() { cut <- r.codec.Shutdown(ctx) }()
 	ended := r.server.Drain(ctx)

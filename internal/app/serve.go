@@ -58,6 +58,7 @@ func (o *Options) Serve(ctx context.Context, stderr io.Writer) error {
 	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
+	// Limits follow from the memory, and so does the pace of the garbage collector.
 	memory := limitMemory(log)
 	paceCollector(memory)
 	e, err := OpenEnds(c, log)
@@ -90,6 +91,7 @@ func (o *Options) Serve(ctx context.Context, stderr io.Writer) error {
 		return err
 	}
 	go changes.follow(ctx, log)
+	// Newer servers may have fields that this build does not know: their descriptors complete the plan.
 	upstream.Learn(ctx, e.upstreams, changes.rewriter.Join, log)
 	go upstream.LearnAgain(ctx, e.upstreams, changes.rewriter.Join, log)
 	options := server.Options{

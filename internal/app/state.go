@@ -28,6 +28,8 @@ type state struct {
 
 // configured is what a config contains of keys and formats.
 type configured struct {
+	// keys are in the order of rank, the first one the most sensitive. build may change their URIs and
+	// add entries.
 	keys    []keyring.KeyConfig
 	grants  []keyring.Grant
 	revoked [][32]byte
@@ -78,6 +80,7 @@ func (a *applier) prepare(
 
 // preparePolicy is prepare where only policies have changed.
 func (a *applier) preparePolicy(ctx context.Context, before *state, modules policy.Sources) *state {
+	// Keys are not prepared again: a policy has to load while no key answers.
 	now := *before
 	p, err := a.engine.Prepare(ctx, modules, before.set.Rank, before.set.DefaultKey)
 	if err == nil && len(p.MissingKeys()) == 0 {
@@ -98,6 +101,8 @@ func (a *applier) build(ctx context.Context, before *state, w configured, module
 	for _, u := range now.set.Unanswered() {
 		now.problems = append(now.problems, prefixLines("keys", u.Err))
 	}
+	// What the policy needs depends on names alone, so one more preparation is enough for URIs and for
+	// entries that are kept.
 	kept, missing := now.keepURIs(before), now.policy.MissingKeys()
 	if err := now.keepNamed(before, missing); err != nil {
 		return nil, err

@@ -82,6 +82,7 @@ func newCodecServer(o *codecserver.Options, with *server.Options) *codecserver.S
 	if o == nil {
 		return nil
 	}
+	// Payloads count in the same metrics, whichever way they come.
 	o.Rewriter, o.Audit, o.Registry = with.Rewriter, with.Audit, with.Registry
 	o.Rewritten, o.Failed = with.Metrics.Rewritten, with.Metrics.Failed
 	if t := with.Tracing; t != nil {
@@ -129,6 +130,8 @@ func identify(l *config.Listener, log *slog.Logger) (auth.Identify, error) {
 		}
 		return auth.Tokens(l.Name, l.Callers.Token.Header, tokens), nil
 	}
+	// The validation of the config leaves no other kind. A file of keys has to be there now; keys from
+	// a URL are fetched with the first token, so that the proxy starts while their issuer is down.
 	j := l.Callers.JWT
 	keys := auth.KeySetFromURL(log, j.JWKSURL)
 	if j.JWKSFile != "" {
