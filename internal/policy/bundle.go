@@ -52,6 +52,7 @@ const (
 // every commit: a bundle that does not load as a policy is not activated, and so neither persisted nor taken
 // for the newest.
 type bundles struct {
+	source  Bundle
 	manager *plugins.Manager
 	report  func(error)
 	first   chan struct{} // closed when a bundle is in force
@@ -66,11 +67,12 @@ type bundles struct {
 func startBundles(
 	ctx context.Context, b Bundle, take func(context.Context, Sources) error, report func(error),
 ) (*bundles, error) {
+	b.Wait = cmp.Or(b.Wait, bundleWait)
 	raw, err := b.config()
 	if err != nil {
 		return nil, badSource("", "%w", err)
 	}
-	s := &bundles{report: report, first: make(chan struct{})}
+	s := &bundles{source: b, report: report, first: make(chan struct{})}
 	started := sync.OnceFunc(func() { close(s.first) })
 	store := &checkedStore{Store: inmem.New(), check: func(ctx context.Context, files Sources) error {
 		err := take(ctx, files)
@@ -93,7 +95,7 @@ func startBundles(
 		return nil, badSource("", "policy.bundle: %w", err)
 	}
 	plugin := bundle.New(parsed, s.manager)
-	plugin.Register(bundleName, func(st bundle.Status) { s.status(b.URL, st) })
+	plugin.Register(bundleName, s.status)
 	s.manager.Register(bundle.Name, plugin)
 	if err := s.manager.Start(ctx); err != nil {
 		return nil, badSource("", "policy.bundle: %w", err)
@@ -110,7 +112,7 @@ func fetchOnce(ctx context.Context, b Bundle) (Sources, error) {
 		return nil, err
 	}
 	defer s.stop()
-	if err := s.wait(ctx, b); err != nil {
+	if err := s.wait(ctx); err != nil {
 		return nil, err
 	}
 	return files, nil
@@ -120,8 +122,8 @@ func fetchOnce(ctx context.Context, b Bundle) (Sources, error) {
 func (s *bundles) stop() { s.manager.Stop(context.Background()) }
 
 // wait returns nil once a first bundle is in force, or the reason why there is none in time.
-func (s *bundles) wait(ctx context.Context, b Bundle) error {
-	limit := time.NewTimer(cmp.Or(b.Wait, bundleWait))
+func (s *bundles) wait(ctx context.Context) error {
+	limit := time.NewTimer(s.source.Wait)
 	defer limit.Stop()
 	select {
 	case <-s.first:
@@ -136,7 +138,7 @@ func (s *bundles) wait(ctx context.Context, b Bundle) error {
 		return s.failure
 	}
 	return badSource("", "no bundle came from %s within %v, and none is kept in policy.bundle.folder",
-		b.URL, cmp.Or(b.Wait, bundleWait))
+		s.source.URL, s.source.Wait)
 }
 
 // config returns the configuration of OPA's plugin manager, as JSON.
@@ -180,22 +182,18 @@ func (b Bundle) config() ([]byte, error) {
 }
 
 // status receives the outcome of each poll and reports what has changed since the one before.
-func (s *bundles) status(from string, st bundle.Status) {
+func (s *bundles) status(st bundle.Status) {
 	var err error
 	if st.Code != "" {
 		text := st.Message
 		for _, err := range st.Errors {
 			text += "; " + err.Error()
 		}
-		err = badSource("", "the bundle from %s: %s", from, text)
+		err = badSource("", "the bundle from %s: %s", s.source.URL, text)
 	}
 	s.mu.Lock()
-	before := s.failure
-	known := before == nil && err == nil
-	if before != nil && err != nil {
-		// The plugin repeats what take refused as its message.
-		known = before.Error() == st.Message || before.Error() == err.Error()
-	}
+	before := fmt.Sprint(s.failure)
+	known := before == fmt.Sprint(err) || before == st.Message // the plugin repeats what take refused
 	if !known {
 		s.failure = err
 	}

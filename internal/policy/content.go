@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -66,33 +67,24 @@ func nextValue(d *jsontext.Decoder) (ast.Value, error) {
 	if err != nil {
 		return nil, err
 	}
-	switch t.Kind() {
-	case '{':
-		var members [][2]*ast.Term
-		for d.PeekKind() != '}' {
-			name, err := nextValue(d)
-			if err != nil {
-				return nil, err
-			}
-			value, err := nextValue(d)
-			if err != nil {
-				return nil, err
-			}
-			members = append(members, [2]*ast.Term{ast.NewTerm(name), ast.NewTerm(value)})
-		}
-		_, err := d.ReadToken()
-		return ast.NewObject(members...), err
-	case '[':
-		var elems []*ast.Term
-		for d.PeekKind() != ']' {
+	switch kind := t.Kind(); kind {
+	case '{', '[':
+		var elems []*ast.Term // of an object, names and values in turn
+		for next := d.PeekKind(); next != '}' && next != ']'; next = d.PeekKind() {
 			elem, err := nextValue(d)
 			if err != nil {
 				return nil, err
 			}
 			elems = append(elems, ast.NewTerm(elem))
 		}
-		_, err := d.ReadToken()
-		return ast.NewArray(elems...), err
+		if _, err := d.ReadToken(); err != nil || kind == '[' {
+			return ast.NewArray(elems...), err
+		}
+		object := ast.NewObjectWithCapacity(len(elems) / 2)
+		for pair := range slices.Chunk(elems, 2) {
+			object.Insert(pair[0], pair[1])
+		}
+		return object, nil
 	case '"':
 		return ast.String(t.String()), nil
 	case '0':

@@ -48,7 +48,7 @@ func (e *Engine) follow(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := b.wait(ctx, *e.opts.Bundle); err != nil {
+	if err := b.wait(ctx); err != nil {
 		b.stop()
 		return err
 	}

@@ -32,12 +32,11 @@ type Error struct {
 }
 
 func (e *Error) Error() string {
-	var b strings.Builder
-	b.WriteString("policy: ")
+	text := "policy: "
 	if e.Location != "" {
-		b.WriteString(e.Location + ": ")
+		text += e.Location + ": "
 	}
-	b.WriteString(e.Err.Error())
+	text += e.Err.Error()
 	var where []string
 	if e.Package != "" {
 		where = append(where, "package "+e.Package)
@@ -46,9 +45,9 @@ func (e *Error) Error() string {
 		where = append(where, "namespace "+e.Namespace)
 	}
 	if len(where) > 0 {
-		b.WriteString(" (" + strings.Join(where, ", ") + ")")
+		text += " (" + strings.Join(where, ", ") + ")"
 	}
-	return b.String()
+	return text
 }
 
 func (e *Error) Unwrap() error { return e.Err }

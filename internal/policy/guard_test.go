@@ -66,7 +66,8 @@ request contains {"action": "seal", "fields": [input.content.json]} if input.pay
 `
 
 func TestFailingRules(t *testing.T) {
-	p := mustLoad(t, map[string]string{"policy.rego": guarded}, ranked("default"), func(o *Options) { o.EvalTimeout = 50 * time.Millisecond })
+	p := mustLoad(t, map[string]string{"policy.rego": guarded}, ranked("default"))
+	p.queries("n")[Request].limit = 50 * time.Millisecond
 	for name, want := range map[string]struct {
 		kind ErrorKind
 		text string

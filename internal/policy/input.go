@@ -104,20 +104,11 @@ func (in *Input) unknown() MemberSet {
 	return unknown
 }
 
-// touched records which missing things an evaluation tried to read. A verdict to leave something readable
-// is not taken from rules that read something missing: they might decide otherwise if they knew it.
-type touched struct {
-	content bool // the payload's content, not yet decoded
-	blind   bool // input.content.json of a payload that cannot be decoded
-	unknown bool // an object in which a fact is missing that the rules can read
-	abort   func()
-}
-
 // document builds `input`. OPA converts a lazy object's members when a rule first reaches them, and a
 // member that is no plain Go value by way of its MarshalJSON: that is where an evaluation is seen to touch
 // something.
 func (e *evaluation) document(d Direction, r reads) *ast.Term {
-	in, t := e.in, &e.touched
+	in := e.in
 	doc := map[string]any{}
 	groups := map[string]map[string]any{
 		"caller": {"claims": in.caller().Claims}, "workflow": {}, "activity": {}, "payload": {},
@@ -135,9 +126,9 @@ func (e *evaluation) document(d Direction, r reads) *ast.Term {
 		switch group := groups[name]; {
 		case m.text == nil:
 		case missing&m.read != 0 && fact: // the whole group reports when it is looked into
-			doc[name] = hook(func() any { t.unknown = true; return group })
+			doc[name] = hook(func() any { e.missed = true; return group })
 		case missing&m.read != 0:
-			group[within] = hook(func() any { t.unknown = true; return "" })
+			group[within] = hook(func() any { e.missed = true; return "" })
 		case fact && in.Known&m.read == 0:
 		case within == "":
 			doc[name] = *m.text(in)
@@ -156,13 +147,11 @@ func (e *evaluation) document(d Direction, r reads) *ast.Term {
 // content returns input.content. Before it is decoded, it is a member that ends the evaluation when a rule
 // reaches it: most rules never do, and their verdicts can be cached.
 func (e *evaluation) content(r reads) any {
-	in, t := e.in, &e.touched
+	in := e.in
 	if !e.full {
 		return hook(func() any {
-			t.content = true
-			if t.abort != nil {
-				t.abort()
-			}
+			e.touchedContent = true
+			e.cancel.Cancel()
 			return map[string]any{}
 		})
 	}
@@ -174,7 +163,7 @@ func (e *evaluation) content(r reads) any {
 		content["json"] = v
 		return content
 	}
-	return hook(func() any { t.blind = true; return content })
+	return hook(func() any { e.missed = true; return content })
 }
 
 // hook is a member of a lazy object that runs when it is reached.

@@ -104,12 +104,9 @@ func literalKinds(rule *ast.Rule) []string {
 		}
 		if set, ok := b.(ast.Set); ok && op == ast.Member.Name {
 			var kinds []string
-			set.Foreach(func(t *ast.Term) {
-				if text, ok := t.Value.(ast.String); ok {
-					kinds = append(kinds, string(text))
-				}
-			})
-			return kinds
+			if err := ast.As(set, &kinds); err == nil {
+				return kinds
+			}
 		}
 	}
 	return nil

@@ -10,8 +10,9 @@ import (
 )
 
 const (
-	defaultCacheSize   = 1 << 15
-	defaultEvalTimeout = 2 * time.Second // of the wall clock: a starved machine must not fail calls
+	defaultCacheSize = 1 << 15
+	// evalTimeout is of the wall clock: a starved machine must not fail calls. It grows with the content.
+	evalTimeout = 2 * time.Second
 )
 
 // Stale is a module whose newest source is not in force.
@@ -66,7 +67,7 @@ func assemble(ctx context.Context, opts Options, files Sources, before *Policy) 
 	if before != nil {
 		p.counts = before.counts
 	}
-	l := loader{ctx: ctx, policy: p, before: before, limit: cmp.Or(opts.EvalTimeout, defaultEvalTimeout)}
+	l := loader{ctx: ctx, policy: p, before: before}
 	faults := files.parse()
 	if err := errors.Join(faults...); err != nil && before == nil {
 		return nil, err
@@ -107,7 +108,6 @@ type loader struct {
 	ctx    context.Context
 	policy *Policy
 	before *Policy // nil: nothing is in force yet
-	limit  time.Duration
 }
 
 // choose takes a namespace's newest modules if they load, else the first of the older ones that do. Of these, the last are
@@ -175,7 +175,7 @@ func (l *loader) try(namespace string, files Sources) (u unit, missing []Missing
 	team := files[len(files)-1]
 	errs := confined(c.Modules[team.name], namespace)
 	for d := range u.queries {
-		q, err := newQuery(c, Direction(d), files, l.limit)
+		q, err := newQuery(c, Direction(d), files)
 		u.queries[d] = q
 		errs = append(errs, err)
 		if namespace != "" {

@@ -37,7 +37,7 @@ func (q *query) byRule(ctx context.Context, p part, in *Input) ([]ruleAnswer, er
 }
 
 // locate returns the cause with the place of the first rule in these parts whose verdict is not valid, or bad.
-func (q *query) locate(ctx context.Context, parts []part, in *Input, cause *Error, bad func(proposal) bool) error {
+func (q *query) locate(ctx context.Context, parts []part, in *Input, cause *Error, bad func(Verdict) bool) error {
 	for _, p := range parts {
 		answers, err := q.byRule(ctx, p, in)
 		if err != nil {

@@ -119,41 +119,41 @@ func (p *Policy) evaluate(
 
 // decideFrom parses the sets and unites them.
 func (p *Policy) decideFrom(ctx context.Context, q *query, e *evaluation, sets []ast.Value) (Verdict, error) {
-	var proposals []proposal
+	var proposals []Verdict
 	for i, set := range sets {
 		parsed, err := q.parse(set, e.in, e.full)
 		if err != nil {
 			cause := &Error{Kind: BadVerdict, Package: q.parts[i].pkg, Err: err}
-			return Verdict{}, q.locate(ctx, q.parts[i:i+1], e.in, cause, func(proposal) bool { return false })
+			return Verdict{}, q.locate(ctx, q.parts[i:i+1], e.in, cause, func(Verdict) bool { return false })
 		}
 		proposals = append(proposals, parsed...)
 	}
-	v, err := unite(q.direction, e.in, proposals, p.keys, e.touched.unknown || e.touched.blind)
+	v, err := unite(q.direction, e.in, proposals, p.keys, e.missed)
 	if err != nil {
-		return Verdict{}, q.locate(ctx, q.parts, e.in, &Error{Kind: BadVerdict, Err: err}, func(pr proposal) bool {
-			_, err := p.keys.resolve(e.in.Namespace, pr.key)
-			return pr.action == Seal && err != nil
+		return Verdict{}, q.locate(ctx, q.parts, e.in, &Error{Kind: BadVerdict, Err: err}, func(pr Verdict) bool {
+			_, err := p.keys.resolve(e.in.Namespace, pr.Key)
+			return pr.Action == Seal && err != nil
 		})
 	}
 	return v, nil
 }
 
 // parse reads all verdicts of a set.
-func (q *query) parse(v ast.Value, in *Input, sawContent bool) ([]proposal, error) {
+func (q *query) parse(v ast.Value, in *Input, sawContent bool) ([]Verdict, error) {
 	set, ok := v.(ast.Set)
 	if !ok {
 		return nil, fmt.Errorf("%s is not a set", q.direction)
 	}
-	var out []proposal
+	var out []Verdict
 	for _, t := range set.Slice() {
 		pr, err := parseProposal(t.Value, q.direction, in.Kind)
 		if err != nil {
 			return nil, err
 		}
-		if sawContent && pr.reason != "" && !q.literals[pr.reason] {
-			pr.reason = "denied by policy (its reason was computed from the payload, so it is not repeated here)"
+		if sawContent && pr.Reason != "" && !q.literals[pr.Reason] {
+			pr.Reason = "denied by policy (its reason was computed from the payload, so it is not repeated here)"
 		}
-		pr.computedKey = sawContent && pr.key != "" && !q.literals[pr.key]
+		pr.computedKey = sawContent && pr.Key != "" && !q.literals[pr.Key]
 		out = append(out, pr)
 	}
 	return out, nil

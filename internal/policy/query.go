@@ -25,8 +25,8 @@ type query struct {
 	// literals are the strings that stand in the rules. A reason that a rule computed
 	// from a payload is not among them and is not repeated anywhere.
 	literals map[string]bool
-	named    []string // the keys that rules spell out
-	limit    time.Duration
+	named    []string      // the keys that rules spell out
+	limit    time.Duration // of an evaluation
 }
 
 // part is one package's set.
@@ -45,8 +45,8 @@ var (
 )
 
 // newQuery prepares the query over those packages which have rules for the direction.
-func newQuery(c *ast.Compiler, d Direction, packages Sources, limit time.Duration) (*query, error) {
-	q := &query{direction: d, namespace: packages[len(packages)-1].namespace, compiler: c, limit: limit, literals: map[string]bool{}}
+func newQuery(c *ast.Compiler, d Direction, packages Sources) (*query, error) {
+	q := &query{direction: d, namespace: packages[len(packages)-1].namespace, compiler: c, limit: evalTimeout, literals: map[string]bool{}}
 	var body ast.Body
 	var entries []*ast.Rule
 	for i, s := range packages {
@@ -98,11 +98,15 @@ func literalMember(r *ast.Rule, name string) (string, bool) {
 
 // evaluation is one run of rules over one payload.
 type evaluation struct {
-	in   *Input
-	full bool // the content is decoded before
-	// tracer, where set, notes each step.
-	tracer  topdown.QueryTracer
-	touched touched
+	in     *Input
+	full   bool                // the content is decoded before
+	tracer topdown.QueryTracer // where set, notes each step
+	cancel topdown.Cancel
+
+	touchedContent bool // a rule reached the content, which was not decoded yet
+	// missed reports that a rule reached a fact that is unknown, or content that cannot be decoded. A verdict to leave
+	// something readable is not taken from such rules: they might decide otherwise if they could read it.
+	missed bool
 }
 
 // errTouchedContent ends an evaluation that reached content before it was decoded.
@@ -128,6 +132,7 @@ func (q *query) evaluate(ctx context.Context, e *evaluation) (sets []ast.Value, 
 // it ends with errTouchedContent as soon as a rule reaches for the content.
 func (q *query) run(ctx context.Context, body ast.Body, e *evaluation, each func(topdown.QueryResult)) (err error) {
 	cancel := topdown.NewCancel()
+	e.cancel = cancel
 	allowed := q.limit
 	if e.full {
 		// Large documents take their time: 0.1 to 0.5 us per byte where a rule walks them.
@@ -139,7 +144,6 @@ func (q *query) run(ctx context.Context, body ast.Body, e *evaluation, each func
 		stop := context.AfterFunc(ctx, cancel.Cancel)
 		defer stop()
 	}
-	e.touched.abort = cancel.Cancel
 	defer func() {
 		// A builtin that panics must not take the proxy down. The panic's value may
 		// quote what the builtin was given, so it is not repeated.
@@ -162,7 +166,7 @@ func (q *query) run(ctx context.Context, body ast.Body, e *evaluation, each func
 	}
 	err = tq.Iter(ctx, func(r topdown.QueryResult) error { each(r); return nil })
 	switch {
-	case e.touched.content && !e.full:
+	case e.touchedContent:
 		return errTouchedContent
 	case err == nil:
 		return nil

@@ -6,8 +6,6 @@
 // for the next one when its sources change.
 package policy
 
-import "time"
-
 // Direction is the way that a payload goes. Each has its own rules.
 type Direction uint8
 
@@ -96,7 +94,7 @@ type Input struct {
 	SealedNamespace, SealedKey string // responses: what the envelope says, authenticated
 }
 
-// Verdict is the decision for one payload.
+// Verdict is the decision for one payload: what one rule proposes, and what all of them come to together.
 type Verdict struct {
 	Action        Action
 	Key           string   // never empty for Seal and Accept
@@ -108,6 +106,8 @@ type Verdict struct {
 	// `keep`.
 	Weakened bool
 	Hit      bool // answered by the cache
+
+	computedKey bool // of a proposal: the key's name may hold a part of the payload
 }
 
 // KeyRank returns the place of a key in the configuration, the most sensitive
@@ -127,6 +127,5 @@ type Options struct {
 	KeyRank    KeyRank    // nil: every key counts as configured, all of one rank
 	DefaultKey DefaultKey // nil: "default" everywhere
 
-	CacheSize   int           // verdicts kept; 0 means 32768, less than 0 none
-	EvalTimeout time.Duration // 0 means two seconds; twice as much more per MiB of content
+	CacheSize int // verdicts kept; 0 means 32768, less than 0 none
 }

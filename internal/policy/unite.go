@@ -10,18 +10,6 @@ import (
 	"github.com/open-policy-agent/opa/v1/ast"
 )
 
-// proposal is one rule's verdict, parsed.
-type proposal struct {
-	action   Action
-	key      string
-	fields   []string
-	clear    []string
-	compress bool
-	reason   string
-	// computedKey reports that the key's name may hold a part of the payload.
-	computedKey bool
-}
-
 // actions are those of each direction, the strictest last.
 var actions = [...][]Action{
 	Request:  {Pass, Accept, Seal, Redact, Deny},
@@ -33,8 +21,8 @@ func strictness(a Action, d Direction) int { return slices.Index(actions[d], a) 
 
 // parseProposal reads one element of a set. The errors name members, not values:
 // a value may have come from a payload.
-func parseProposal(v ast.Value, d Direction, kind string) (proposal, error) {
-	var p proposal
+func parseProposal(v ast.Value, d Direction, kind string) (Verdict, error) {
+	var p Verdict
 	obj, ok := v.(ast.Object)
 	if !ok {
 		return p, fmt.Errorf("a verdict is an object like {\"action\": \"deny\"}, this one is %s", article(ast.ValueName(v)))
@@ -47,8 +35,8 @@ func parseProposal(v ast.Value, d Direction, kind string) (proposal, error) {
 	if i < 0 {
 		return p, fmt.Errorf("unknown action in a %s; it knows %s", d, knownActions(d))
 	}
-	p.action = actions[d][i]
-	if p.action == Redact && d == Request && kind != KindReason {
+	p.Action = actions[d][i]
+	if p.Action == Redact && d == Request && kind != KindReason {
 		return p, fmt.Errorf("redact in a request is for payload.kind %q only", KindReason)
 	}
 	if err := p.members(obj); err != nil {
@@ -59,34 +47,34 @@ func parseProposal(v ast.Value, d Direction, kind string) (proposal, error) {
 
 // members reads a verdict's other members. Each belongs to one action, and an unknown one is an error: a
 // misspelled "key" must not seal with the default key.
-func (p *proposal) members(obj ast.Object) error {
+func (p *Verdict) members(obj ast.Object) error {
 	var fields, clear bool
 	err := obj.Iter(func(k, v *ast.Term) error {
 		name, _ := k.Value.(ast.String)
-		seal, deny := p.action == Seal, p.action == Deny
+		seal, deny := p.Action == Seal, p.Action == Deny
 		ok := true
 		switch {
 		case name == "action":
 		case name == "key" && seal:
-			p.key, ok = stringMember(obj, "key")
-			ok = ok && p.key != ""
+			p.Key, ok = stringMember(obj, "key")
+			ok = ok && p.Key != ""
 		case name == "reason" && deny:
-			p.reason, ok = stringMember(obj, "reason")
+			p.Reason, ok = stringMember(obj, "reason")
 		case name == "compress" && seal:
 			var b ast.Boolean
 			b, ok = v.Value.(ast.Boolean)
-			p.compress = bool(b)
+			p.Compress = bool(b)
 		case name == "fields" && seal:
 			fields = true
-			p.fields, ok = pointers(v.Value)
+			p.Fields, ok = pointers(v.Value)
 		case name == "clear" && seal:
 			clear = true
-			p.clear, ok = pointers(v.Value)
+			p.Clear, ok = pointers(v.Value)
 		default:
-			return fmt.Errorf("action %s knows no member %s", p.action, name)
+			return fmt.Errorf("action %s knows no member %s", p.Action, name)
 		}
 		if !ok {
-			return fmt.Errorf("member %s of action %s has a value that it cannot have", name, p.action)
+			return fmt.Errorf("member %s of action %s has a value that it cannot have", name, p.Action)
 		}
 		return nil
 	})
@@ -208,15 +196,15 @@ func (k keys) stricter(namespace, a, b string) string {
 // unite joins the proposals of all packages: the strictest action wins, among keys the one named first in
 // the configuration, the whole payload before parts of it. unsure reports that the rules read something
 // that is unknown in this call, so that nothing may stay readable on their word.
-func unite(d Direction, in *Input, proposals []proposal, k keys, unsure bool) (Verdict, error) {
+func unite(d Direction, in *Input, proposals []Verdict, k keys, unsure bool) (Verdict, error) {
 	inClear := in.Kind == KindSearchAttribute || in.Kind == KindReason
 	var v Verdict
 	for _, p := range proposals {
-		if d == Request && inClear && (p.action == Seal || p.action == Accept) {
+		if d == Request && inClear && (p.Action == Seal || p.Action == Accept) {
 			continue // the server indexes or prints these, so they cannot be sealed
 		}
-		if v.Action == NoAction || strictness(p.action, d) > strictness(v.Action, d) {
-			v.Action = p.action
+		if v.Action == NoAction || strictness(p.Action, d) > strictness(v.Action, d) {
+			v.Action = p.Action
 		}
 	}
 	switch {
@@ -246,20 +234,24 @@ func unite(d Direction, in *Input, proposals []proposal, k keys, unsure bool) (V
 }
 
 // seal fills in the key and the parts to seal.
-func (v *Verdict) seal(namespace string, proposals []proposal, k keys) (err error) {
+func (v *Verdict) seal(namespace string, proposals []Verdict, k keys) (err error) {
 	v.Compress = true
 	for _, p := range proposals {
-		if p.action != Seal {
+		if p.Action != Seal {
 			continue
 		}
-		key, err := k.resolve(namespace, p.key)
+		key, err := k.resolve(namespace, p.Key)
+		if err != nil && p.computedKey {
+			return errors.New("a rule computed the name of a key from the payload, and no such key is configured; " +
+				"add it, or a pattern for it, to `keys`")
+		}
 		if err != nil {
-			return p.keyError(err)
+			return err
 		}
 		v.Key = k.stricter(namespace, v.Key, key)
 		// Compressed lengths reveal something about the content, so one rule cannot ask for compression where
 		// another seals the same payload without.
-		v.Compress = v.Compress && p.compress
+		v.Compress = v.Compress && p.Compress
 	}
 	if v.Key == "" { // no rule seals
 		v.Compress = false
@@ -269,30 +261,21 @@ func (v *Verdict) seal(namespace string, proposals []proposal, k keys) (err erro
 	return err
 }
 
-// keyError keeps the name of a key that a rule computed from the payload out of errors.
-func (p proposal) keyError(err error) error {
-	if !p.computedKey {
-		return err
-	}
-	return errors.New("a rule computed the name of a key from the payload, and no such key is configured; " +
-		"add it, or a pattern for it, to `keys`")
-}
-
 // parts joins what is to be sealed within a document: all fields that any rule
 // names; or, of what rules leave readable, only that on which they agree. Where
 // both ways of saying it meet, the document is sealed whole. A verdict that says
 // neither leaves nothing readable, and so neither does the union.
-func parts(proposals []proposal) (fields, clear []string) {
+func parts(proposals []Verdict) (fields, clear []string) {
 	first := true
 	for _, p := range proposals {
 		switch {
-		case p.action != Seal:
-		case p.fields != nil:
-			fields = append(fields, p.fields...)
+		case p.Action != Seal:
+		case p.Fields != nil:
+			fields = append(fields, p.Fields...)
 		case first:
-			clear, first = slices.Clone(p.clear), false
+			clear, first = slices.Clone(p.Clear), false
 		default:
-			clear = slices.DeleteFunc(clear, func(s string) bool { return !slices.Contains(p.clear, s) })
+			clear = slices.DeleteFunc(clear, func(s string) bool { return !slices.Contains(p.Clear, s) })
 		}
 	}
 	if (len(fields) > 0 && !first) || (len(fields) == 0 && len(clear) == 0) {
@@ -302,11 +285,11 @@ func parts(proposals []proposal) (fields, clear []string) {
 }
 
 // reasons joins the reasons of all that deny, each once and in a fixed order.
-func reasons(proposals []proposal) string {
+func reasons(proposals []Verdict) string {
 	var all []string
 	for _, p := range proposals {
-		if p.action == Deny && p.reason != "" {
-			all = append(all, p.reason)
+		if p.Action == Deny && p.Reason != "" {
+			all = append(all, p.Reason)
 		}
 	}
 	if len(all) == 0 {
