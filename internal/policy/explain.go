@@ -64,7 +64,7 @@ func (q *query) explainPart(ctx context.Context, p part, in *Input) (PackageExpl
 	out := PackageExplanation{Package: p.pkg, File: p.file}
 	answers, err := q.byRule(ctx, p, in)
 	for _, a := range answers {
-		r := RuleExplanation{Location: location(a.rule.Location)}
+		r := RuleExplanation{Location: a.line}
 		for _, v := range a.verdicts {
 			r.Verdicts = append(r.Verdicts, v.String())
 		}

@@ -68,21 +68,18 @@ request contains {"action": "seal", "fields": [input.content.json]} if input.pay
 func TestFailingRules(t *testing.T) {
 	p := mustLoad(t, map[string]string{"policy.rego": guarded}, ranked("default"))
 	p.queries("n")[Request].limit = 50 * time.Millisecond
-	for name, want := range map[string]struct {
-		kind ErrorKind
-		text string
-	}{
-		"panic":    {Failed, "panicked"},
-		"slow":     {TimedOut, "longer than 50"},
-		"conflict": {Failed, "two different values"},
-		"key":      {BadVerdict, "computed the name of a key from the payload"},
-		"fields":   {BadVerdict, `member "fields"`},
+	for name, want := range map[string]string{
+		"panic":    "the evaluation panicked",
+		"slow":     "the rules took longer than 50",
+		"conflict": "two different values",
+		"key":      "computed the name of a key from the payload",
+		"fields":   `member "fields"`,
 	} {
 		in := &Input{Namespace: "n", Kind: KindMemo, Name: name, Encoding: "json/plain", Data: []byte(`"` + secret + `"`)}
 		start := time.Now()
 		_, err := p.Decide(context.Background(), Request, in)
 		var e *Error
-		if !errors.As(err, &e) || e.Kind != want.kind || !strings.Contains(err.Error(), want.text) || e.Namespace != "n" {
+		if !errors.As(err, &e) || !strings.Contains(err.Error(), want) || e.Namespace != "n" {
 			t.Errorf("%s: got %v", name, err)
 		}
 		if strings.Contains(fmt.Sprint(err), secret) {
@@ -113,7 +110,7 @@ func TestEndedCall(t *testing.T) {
 	cancel(errors.New("caller went away"))
 	_, err := p.Decide(ctx, Request, &Input{Namespace: "n", Kind: KindMemo, Name: "slow"})
 	var e *Error
-	if !errors.As(err, &e) || e.Kind != TimedOut || !strings.Contains(err.Error(), "caller went away") {
+	if !errors.As(err, &e) || !strings.Contains(err.Error(), "the call ended while its policy was evaluated: caller went away") {
 		t.Errorf("got %v", err)
 	}
 	// An evaluation that broke off must not have left anything in the cache.
@@ -126,7 +123,7 @@ func TestBadClaims(t *testing.T) {
 	p := mustLoad(t, map[string]string{"policy.rego": "package temporal\n\nrequest contains {\"action\": \"pass\"} if input.caller.claims.team == \"x\"\n"})
 	in := &Input{Namespace: "n", Kind: KindMemo, Caller: NewCaller("jwt", "s", "", map[string]any{"f": func() {}})}
 	var e *Error
-	if _, err := p.Decide(context.Background(), Request, in); !errors.As(err, &e) || e.Kind != BadInput {
+	if _, err := p.Decide(context.Background(), Request, in); !errors.As(err, &e) || !strings.Contains(err.Error(), `claim "f" of the caller is no JSON value`) {
 		t.Errorf("got %v", err)
 	}
 }

@@ -31,16 +31,16 @@ func (r *Report) lint(opts CheckOptions, p *Policy) {
 }
 
 // lintRule looks at one rule. known are the namespaces with a policy and those that the configuration names.
-func (r *Report) lintRule(q *query, rule *ast.Rule, opts CheckOptions, known []string, p *Policy) {
-	where := location(rule.Location)
-	read, _ := analyse(q.compiler, []*ast.Rule{rule})
+func (r *Report) lintRule(q *query, rule rule, opts CheckOptions, known []string, p *Policy) {
+	where := rule.line
+	read, _ := analyse(q.compiler, []*ast.Rule{rule.rule})
 	if q.direction == Response && read.bits&readContent != 0 && read.bits != readEverything {
 		r.add(Warning, where, "a response rule reads input.content, which only requests have: it never holds")
 	}
 	if q.direction == Request && read.bits&(readSealedNamespace|readSealedKey) != 0 && read.bits != readEverything {
 		r.add(Warning, where, "a request rule reads input.sealed, which only responses have: it never holds")
 	}
-	if in := unknownIn(opts.Facts, rule, read.facts()); len(in) > 0 {
+	if in := unknownIn(opts.Facts, rule.rule, read.facts()); len(in) > 0 {
 		text := fmt.Sprintf("this rule reads %s, which some calls do not tell", strings.Join(read.facts().Names(), " and "))
 		if q.direction == Request {
 			text += "; where it looks at one there, a pass becomes seal"
@@ -49,19 +49,18 @@ func (r *Report) lintRule(q *query, rule *ast.Rule, opts CheckOptions, known []s
 		}
 		r.add(Note, where, "%s: %s", text, listed(in, 6))
 	}
-	key, ok := literalMember(rule, "key")
-	if !ok || q.namespace != "" || opts.KeyRank == nil {
+	if rule.key == "" || q.namespace != "" || opts.KeyRank == nil {
 		return // a namespace's own keys were checked when it was loaded
 	}
 	var without []string
 	for _, namespace := range known {
-		if _, err := p.keys.resolve(namespace, key); err != nil {
+		if _, err := p.keys.resolve(namespace, rule.key); err != nil {
 			without = append(without, namespace)
 		}
 	}
 	if len(without) > 0 {
 		r.add(Warning, where, "key %q is not configured for %s: where this rule holds there, the call is refused",
-			key, listed(without, 6))
+			rule.key, listed(without, 6))
 	}
 }
 

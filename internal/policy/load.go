@@ -197,14 +197,8 @@ func (p *Policy) missingKeys(q *query, team source) []MissingKey {
 			continue
 		}
 		for _, r := range part.rules {
-			key, ok := literalMember(r, "key")
-			if !ok {
-				continue
-			}
-			if _, err := p.keys.resolve(team.namespace, key); err != nil {
-				bad := badSource(location(r.Location), "%w", err)
-				bad.Package = part.pkg
-				all = append(all, MissingKey{team.namespace, key, bad.Location, bad})
+			if _, err := p.keys.resolve(team.namespace, r.key); err != nil && r.key != "" {
+				all = append(all, MissingKey{team.namespace, r.key, r.line, &Error{Package: part.pkg, Location: r.line, Err: err}})
 			}
 		}
 	}

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"context"
+	"slices"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/topdown"
@@ -9,7 +10,7 @@ import (
 
 // ruleAnswer holds the verdicts of one rule.
 type ruleAnswer struct {
-	rule     *ast.Rule
+	line     string // file:line of the rule
 	verdicts []ast.Value
 }
 
@@ -21,10 +22,9 @@ const single = ast.Var("verdict_of_this_rule")
 func (q *query) byRule(ctx context.Context, p part, in *Input) ([]ruleAnswer, error) {
 	var out []ruleAnswer
 	for _, r := range p.rules {
-		body := make(ast.Body, 0, len(r.Body)+1)
-		body = append(body, r.Body...)
-		body.Append(ast.Equality.Expr(ast.NewTerm(single), r.Head.Key))
-		answer := ruleAnswer{rule: r}
+		body := slices.Clone(r.rule.Body)
+		body.Append(ast.Equality.Expr(ast.NewTerm(single), r.rule.Head.Key))
+		answer := ruleAnswer{line: r.line}
 		err := q.run(ctx, body, &evaluation{in: in, full: true}, func(res topdown.QueryResult) {
 			answer.verdicts = append(answer.verdicts, res[single].Value)
 		})
@@ -49,7 +49,7 @@ func (q *query) locate(ctx context.Context, parts []part, in *Input, cause *Erro
 				if err == nil && !bad(pr) {
 					continue
 				}
-				cause.Package, cause.Location = p.pkg, location(a.rule.Location)
+				cause.Package, cause.Location = p.pkg, a.line
 				if err != nil {
 					cause.Err = err
 				}

@@ -63,7 +63,7 @@ func (p *Policy) Decide(ctx context.Context, d Direction, in *Input) (Verdict, e
 	var space [512]byte
 	key, err := q.appendKey(space[:0], in)
 	if err != nil {
-		return Verdict{}, &Error{Kind: BadInput, Namespace: in.Namespace, Err: err}
+		return Verdict{}, &Error{Namespace: in.Namespace, Err: err}
 	}
 	entry, hash := p.cache.get(key)
 	if entry != nil && !entry.content {
@@ -123,14 +123,14 @@ func (p *Policy) decideFrom(ctx context.Context, q *query, e *evaluation, sets [
 	for i, set := range sets {
 		parsed, err := q.parse(set, e.in, e.full)
 		if err != nil {
-			cause := &Error{Kind: BadVerdict, Package: q.parts[i].pkg, Err: err}
+			cause := &Error{Package: q.parts[i].pkg, Err: err}
 			return Verdict{}, q.locate(ctx, q.parts[i:i+1], e.in, cause, func(Verdict) bool { return false })
 		}
 		proposals = append(proposals, parsed...)
 	}
 	v, err := unite(q.direction, e.in, proposals, p.keys, e.missed)
 	if err != nil {
-		return Verdict{}, q.locate(ctx, q.parts, e.in, &Error{Kind: BadVerdict, Err: err}, func(pr Verdict) bool {
+		return Verdict{}, q.locate(ctx, q.parts, e.in, &Error{Err: err}, func(pr Verdict) bool {
 			_, err := p.keys.resolve(e.in.Namespace, pr.Key)
 			return pr.Action == Seal && err != nil
 		})

@@ -34,7 +34,14 @@ type part struct {
 	pkg   string // as a policy writes it
 	file  string
 	v     ast.Var
-	rules []*ast.Rule
+	rules []rule
+}
+
+// rule is one rule that adds to a set.
+type rule struct {
+	rule *ast.Rule
+	line string // file:line
+	key  string // that its verdict spells out, or ""
 }
 
 // noData is what OPA's `data` holds besides rules: nothing. Since nothing ever writes to it, one
@@ -57,7 +64,15 @@ func newQuery(c *ast.Compiler, d Direction, packages Sources) (*query, error) {
 		}
 		v := ast.Var(fmt.Sprintf("verdicts%d", i))
 		body.Append(ast.Equality.Expr(ast.NewTerm(v), ast.NewTerm(ref)))
-		q.parts = append(q.parts, part{pkg: packageName(s.module), file: s.name, v: v, rules: rules})
+		p := part{pkg: packageName(s.module), file: s.name, v: v}
+		for _, r := range rules {
+			r := newRule(r)
+			p.rules = append(p.rules, r)
+			if r.key != "" && !slices.Contains(q.named, r.key) {
+				q.named = append(q.named, r.key)
+			}
+		}
+		q.parts = append(q.parts, p)
 		entries = append(entries, rules...)
 	}
 	if len(entries) == 0 {
@@ -65,12 +80,7 @@ func newQuery(c *ast.Compiler, d Direction, packages Sources) (*query, error) {
 	}
 	var err error
 	if q.body, err = c.QueryCompiler().Compile(body); err != nil {
-		return q, &Error{Kind: BadSource, Namespace: q.namespace, Err: err}
-	}
-	for _, r := range entries {
-		if key, ok := literalMember(r, "key"); ok && !slices.Contains(q.named, key) {
-			q.named = append(q.named, key)
-		}
+		return q, &Error{Namespace: q.namespace, Err: err}
 	}
 	q.reads, err = analyse(c, entries)
 	for _, s := range packages {
@@ -84,16 +94,15 @@ func newQuery(c *ast.Compiler, d Direction, packages Sources) (*query, error) {
 	return q, err
 }
 
-// literalMember returns a member of a verdict that a rule's head spells out.
-func literalMember(r *ast.Rule, name string) (string, bool) {
-	if r.Head.Key == nil {
-		return "", false
+// newRule looks at a rule's head.
+func newRule(r *ast.Rule) rule {
+	out := rule{rule: r, line: location(r.Location)}
+	if r.Head.Key != nil {
+		if verdict, ok := r.Head.Key.Value.(ast.Object); ok {
+			out.key, _ = stringMember(verdict, "key")
+		}
 	}
-	obj, ok := r.Head.Key.Value.(ast.Object)
-	if !ok {
-		return "", false
-	}
-	return stringMember(obj, name)
+	return out
 }
 
 // evaluation is one run of rules over one payload.
@@ -123,7 +132,7 @@ func (q *query) evaluate(ctx context.Context, e *evaluation) (sets []ast.Value, 
 		}
 	})
 	if err == nil && len(sets) != len(q.parts) {
-		err = q.failed(Failed, "the rules gave no set")
+		err = q.failed("the rules gave no set")
 	}
 	return sets, err
 }
@@ -148,7 +157,7 @@ func (q *query) run(ctx context.Context, body ast.Body, e *evaluation, each func
 		// A builtin that panics must not take the proxy down. The panic's value may
 		// quote what the builtin was given, so it is not repeated.
 		if r := recover(); r != nil {
-			err = q.failed(Failed, "the evaluation panicked; a builtin cannot handle what a rule gave it")
+			err = q.failed("the evaluation panicked; a builtin cannot handle what a rule gave it")
 		}
 	}()
 
@@ -171,9 +180,9 @@ func (q *query) run(ctx context.Context, body ast.Body, e *evaluation, each func
 	case err == nil:
 		return nil
 	case ctx.Err() != nil:
-		return q.failed(TimedOut, "the call ended while its policy was evaluated: %w", context.Cause(ctx))
+		return q.failed("the call ended while its policy was evaluated: %w", context.Cause(ctx))
 	case topdown.IsCancel(err):
-		return q.failed(TimedOut, "the rules took longer than %v on one payload; look for walks over large documents", allowed)
+		return q.failed("the rules took longer than %v on one payload; look for walks over large documents", allowed)
 	}
 	return q.failedAt(err)
 }
@@ -184,8 +193,8 @@ func (q *query) watches(in *Input) bool {
 }
 
 // failed returns an error of an evaluation. Its text must not hold what a rule computed.
-func (q *query) failed(kind ErrorKind, format string, args ...any) *Error {
-	return &Error{Kind: kind, Namespace: q.namespace, Err: fmt.Errorf(format, args...)}
+func (q *query) failed(format string, args ...any) *Error {
+	return &Error{Namespace: q.namespace, Err: fmt.Errorf(format, args...)}
 }
 
 // failedAt returns an error with the place and the code of OPA's error. OPA's message is left out, since it
@@ -193,11 +202,11 @@ func (q *query) failed(kind ErrorKind, format string, args ...any) *Error {
 func (q *query) failedAt(err error) *Error {
 	te, ok := errors.AsType[*topdown.Error](err)
 	if !ok {
-		return q.failed(Failed, "the evaluation failed")
+		return q.failed("the evaluation failed")
 	}
-	out := q.failed(Failed, "the evaluation failed with %s", te.Code)
+	out := q.failed("the evaluation failed with %s", te.Code)
 	if te.Code == topdown.ConflictErr {
-		out = q.failed(Failed, "a rule or function has two different values at once (%s)", te.Code)
+		out = q.failed("a rule or function has two different values at once (%s)", te.Code)
 	}
 	out.Location = location(te.Location)
 	return out

@@ -72,7 +72,7 @@ func (p *Policy) selfTest() error {
 		if err == nil && v.Action == c.want && v.Weakened == c.weakened && v.Hit == c.hit {
 			continue
 		}
-		return &Error{Kind: Failed, Err: fmt.Errorf("self-test: %s: got %s (weakened %v, from the cache %v, error %v), "+
+		return &Error{Err: fmt.Errorf("self-test: %s: got %s (weakened %v, from the cache %v, error %v), "+
 			"want %s (weakened %v, from the cache %v). OPA %s evaluates input in another way than this proxy relies on, "+
 			"so rules could read an unknown fact without being noticed. Nothing is served; run a published release, or build with the version of OPA that its go.mod names",
 			c.name, v.Action, v.Weakened, v.Hit, err, c.want, c.weakened, c.hit, version.Version)}
