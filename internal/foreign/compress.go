@@ -12,15 +12,16 @@ import (
 )
 
 const (
-	// maxPayload is what one compressed payload may hold, and maxMessage what those of one message may hold together: an
-	// SDK receives no message above 128 MiB, and few bytes of a bomb make many.
+	// maxPayload is what one compressed payload may hold, and maxMessage what those of one message may hold
+	// together: an SDK receives no message above 128 MiB, and few bytes of a bomb make many.
 	maxPayload = 64 << 20
 	maxMessage = 128 << 20
 )
 
 var errTooLarge = errors.New("it holds more than is expanded here; a small payload that holds much is mostly an attack")
 
-// framedSnappy starts a stream of snappy blocks, which the samples for Python write; those for Go and Java write one block.
+// framedSnappy starts a stream of snappy blocks, which the samples for Python write; those for Go and Java
+// write one block.
 const framedSnappy = "\xff\x06\x00\x00sNaPpY"
 
 // expand decompresses, up to limit bytes.
@@ -52,8 +53,8 @@ func expand(f Format, data []byte, limit int) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// expandBlock decompresses a block of snappy. It says beforehand what it holds, and one byte of it makes at most 64/3: what
-// promises more is refused before anything is allocated.
+// expandBlock decompresses a block of snappy. It says beforehand what it holds, and one byte of it makes at
+// most 64/3: what promises more is refused before anything is allocated.
 func expandBlock(data []byte, limit int) ([]byte, error) {
 	size, err := snappy.DecodedLen(data)
 	switch {

@@ -20,8 +20,9 @@ const (
 	maxCalls    = 8   // to key services at once
 	maxUnwraps  = 256 // per message: it can hold any number of wrapped keys that somebody made up
 
-	// dataKeyLife is how long a data key serves before the key service is asked again, so that a key that is taken away is
-	// not used for much longer; grace is how long it serves while the service does not answer.
+	// dataKeyLife is how long a data key serves before the key service is asked again, so that a key that
+	// is taken away is not used for much longer; grace is how long it serves while the service does not
+	// answer.
 	dataKeyLife = 10 * time.Minute
 	grace       = 6 * time.Hour
 	refusalLife = 30 * time.Second
@@ -38,7 +39,8 @@ type dataKeys struct {
 	refusals *lru.Cache[keyID, refusal]
 }
 
-// keyID is a hash of the source, the wrapped key and its context, so that a wrapped key in another context is another one.
+// keyID is a hash of the source, the wrapped key and its context, so that a wrapped key in another context
+// is another one.
 type keyID [sha256.Size]byte
 
 type dataKey struct {
@@ -59,11 +61,14 @@ func newDataKeys(now func() time.Time) *dataKeys {
 
 // idOf quotes what it hashes, so that different parts never give the same text.
 func idOf(src *source, wrapped []byte, bound map[string]string) keyID {
-	return sha256.Sum256(fmt.Appendf(nil, "%q %q %q", src.key, wrapped, bound)) // a map is written in the order of its keys
+	// A map is written in the order of its keys.
+	return sha256.Sum256(fmt.Appendf(nil, "%q %q %q", src.key, wrapped, bound))
 }
 
 // get returns the data key from memory, or has it unwrapped.
-func (k *dataKeys) get(ctx context.Context, src *source, wrapped []byte, bound map[string]string, run *Run) (a cipher.AEAD, hit bool, err error) {
+func (k *dataKeys) get(
+	ctx context.Context, src *source, wrapped []byte, bound map[string]string, run *Run,
+) (a cipher.AEAD, hit bool, err error) {
 	id := idOf(src, wrapped, bound)
 	known, have := k.opened.Get(id)
 	if have && k.now().Sub(known.good) < dataKeyLife {
@@ -76,7 +81,8 @@ func (k *dataKeys) get(ctx context.Context, src *source, wrapped []byte, bound m
 		return a, false, r.err
 	}
 	if run.unwraps >= maxUnwraps {
-		return a, false, crypto.Internalf(crypto.KindUnavailable, "open", "one message holds more than %d unknown data keys; try again, those before this one are known by then", maxUnwraps)
+		return a, false, crypto.Internalf(crypto.KindUnavailable, "open", "one message holds more than %d "+
+			"unknown data keys; try again, those before this one are known by then", maxUnwraps)
 	}
 	run.unwraps++
 	a, err = k.ask(ctx, id, src, slices.Clone(wrapped), bound)
@@ -88,7 +94,9 @@ func (k *dataKeys) get(ctx context.Context, src *source, wrapped []byte, bound m
 }
 
 // ask has one flight per data key, which outlives the caller that was first.
-func (k *dataKeys) ask(ctx context.Context, id keyID, src *source, wrapped []byte, bound map[string]string) (cipher.AEAD, error) {
+func (k *dataKeys) ask(
+	ctx context.Context, id keyID, src *source, wrapped []byte, bound map[string]string,
+) (cipher.AEAD, error) {
 	ctx, cancel := context.WithTimeout(ctx, maxWait)
 	defer cancel()
 	landed := k.flights.DoChan(string(id[:]), func() (any, error) {
@@ -103,7 +111,8 @@ func (k *dataKeys) ask(ctx context.Context, id keyID, src *source, wrapped []byt
 		defer clear(plain)
 		a, err := newAEAD(plain)
 		if err != nil || len(plain) != 32 {
-			return nil, crypto.Internalf(crypto.KindRejected, "open", "the key service unwrapped something that is no 256-bit data key")
+			return nil, crypto.Internalf(crypto.KindRejected, "open",
+				"the key service unwrapped something that is no 256-bit data key")
 		}
 		k.opened.Add(id, dataKey{aead: a, good: k.now()})
 		return a, nil
@@ -119,14 +128,15 @@ func (k *dataKeys) ask(ctx context.Context, id keyID, src *source, wrapped []byt
 	}
 }
 
-// refused classifies a key service's error. An error about a wrapped key that came in a payload concerns that payload alone:
-// every writer to the server can plant one.
+// refused classifies a key service's error. An error about a wrapped key that came in a payload concerns
+// that payload alone: every writer to the server can plant one.
 func (k *dataKeys) refused(id keyID, err error) error {
 	switch kind := crypto.KindOf(err); kind {
 	case crypto.KindUnknown, crypto.KindUnavailable:
 		return crypto.Internalf(crypto.KindUnavailable, "open", "unwrap the data key: %w", err)
 	case crypto.KindDenied:
-		err = crypto.Internalf(crypto.KindRejected, "open", "the key service refuses the wrapped key: it was made elsewhere, or the proxy's permissions do not cover it: %w", err)
+		err = crypto.Internalf(crypto.KindRejected, "open", "the key service refuses the wrapped key: "+
+			"it was made elsewhere, or the proxy's permissions do not cover it: %w", err)
 	default:
 		err = crypto.Internalf(kind, "open", "unwrap the data key: %w", err)
 	}

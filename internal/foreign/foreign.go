@@ -1,9 +1,26 @@
-// Package foreign reads payloads that other tools encoded before this proxy stood in front of a namespace: the format of
-// Temporal's encryption samples, of temporal-sa's cloud proxy and of Temporal's own proxy, and compressed payloads. It
-// never writes any of them, and it never looks into an envelope of this product's.
+// Package foreign reads payloads that other tools encoded before this proxy stood in front of a namespace:
+// the format of Temporal's encryption samples, of temporal-sa's cloud proxy and of Temporal's own proxy,
+// and compressed payloads. It never writes any of them, and it never looks into an envelope of this
+// product's.
 //
-// What these tools make is a chain of codecs, and exactly such a chain is taken off: at most one compression, then at
-// most one encryption, then at most one compression. Whatever stands below comes out as it is.
+// What these tools make is a chain of codecs, and exactly such a chain is taken off: at most one
+// compression, then at most one encryption, then at most one compression. Whatever stands below comes out
+// as it is.
+//
+// # Words
+//
+//   - [Format]: what a tool writes. [Source]: a format with its keys and namespaces, an entry of `foreign` in the config.
+//   - [Namespace]: the sources that serve one namespace. Its Parse recognizes a payload, its Open decrypts it.
+//   - [Run]: what one message has used of the limits on expanded bytes and on calls to key services.
+//   - data key: the key of one or more payloads, which a key service has to unwrap. It is kept for a while.
+//
+// # Files
+//
+//	foreign.go   formats, sources, and which of them a namespace reads
+//	open.go      Parse and Open: the chain of codecs
+//	payload.go   payloads on the wire: reading metadata, and what is well-formed
+//	compress.go  decompression within limits
+//	datakeys.go  data keys: unwrapping, caching, outages
 package foreign
 
 import (
@@ -23,8 +40,8 @@ import (
 type Format string
 
 const (
-	// Samples is what the encryption samples of the Go, Python, TypeScript, .NET, Ruby and Java SDKs write, and codecs
-	// made after them: AES-GCM over the serialized Payload, without associated data.
+	// Samples is what the encryption samples of the Go, Python, TypeScript, .NET, Ruby and Java SDKs write,
+	// and codecs made after them: AES-GCM over the serialized Payload, without associated data.
 	Samples Format = "samples"
 	// TemporalSA is temporal-sa/temporal-cloud-proxy: a data key from AWS KMS, and associated data in JSON.
 	TemporalSA Format = "temporal-sa"
@@ -38,7 +55,8 @@ const (
 	Gzip Format = "gzip"
 )
 
-// KeyPrefix starts what policies see as the key of a foreign payload. No key of the product's own may be named so.
+// KeyPrefix starts what policies see as the key of a foreign payload. No key of the product's own may be
+// named so.
 const KeyPrefix = "foreign:"
 
 // encodingEncrypted marks the encrypted formats.
@@ -59,8 +77,8 @@ func (f Format) Keyed() bool { return f == Samples }
 // Wrapped reports whether each payload brings its data key, wrapped by a key service.
 func (f Format) Wrapped() bool { return f == TemporalSA || f == TemporalProxy }
 
-// Unwrap has a key service decrypt a wrapped data key under an encryption context. Its errors are as those of a
-// crypto.Provider.
+// Unwrap has a key service decrypt a wrapped data key under an encryption context. Its errors are as those
+// of a crypto.Provider.
 type Unwrap func(ctx context.Context, wrapped []byte, encryptionContext map[string]string) ([]byte, error)
 
 // Source is one entry of `foreign` in the configuration.
@@ -155,9 +173,9 @@ func (r *Reader) For(namespace string) *Namespace {
 	return n
 }
 
-// Marked reports whether a serialized Payload could be opened as a foreign one in any namespace: payloads travel between
-// namespaces, so which one's formats count is not known when they are sent. Whatever Parse recognizes is marked, and so is
-// what holds one of the encodings in a form that not everyone reads alike.
+// Marked reports whether a serialized Payload could be opened as a foreign one in any namespace: payloads
+// travel between namespaces, so which one's formats count is not known when they are sent. Whatever Parse
+// recognizes is marked, and so is what holds one of the encodings in a form that not everyone reads alike.
 func (r *Reader) Marked(payload []byte) bool {
 	return r != nil && slices.ContainsFunc(r.known, func(encoding string) bool { return hasEncoding(payload, encoding) })
 }

@@ -324,7 +324,8 @@ func TestSourcesAreChecked(t *testing.T) {
 	}
 }
 
-// FuzzMarked: whatever the reader would try to open is marked, or a copy of it in a request would come back in clear.
+// FuzzMarked: whatever the reader would try to open is marked, or a copy of it in a request would come back
+// in clear.
 func FuzzMarked(f *testing.F) {
 	var sources []Source
 	for _, v := range vectors(f) {

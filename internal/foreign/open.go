@@ -29,8 +29,8 @@ const (
 	tagSize   = 16
 )
 
-// newAEAD returns AES-GCM over nonce, ciphertext and tag in this order, which is what all of these formats write: the
-// GCM that keeps the nonce before the ciphertext is the one that is approved for FIPS 140.
+// newAEAD returns AES-GCM over nonce, ciphertext and tag in this order, which is what all of these formats
+// write: the GCM that keeps the nonce before the ciphertext is the one that is approved for FIPS 140.
 func newAEAD(key []byte) (cipher.AEAD, error) {
 	switch len(key) {
 	case 16, 24, 32:
@@ -46,7 +46,8 @@ func newAEAD(key []byte) (cipher.AEAD, error) {
 
 // Sealed is a foreign payload, recognized but not opened.
 type Sealed struct {
-	// Key is what policies see as its key: KeyPrefix and the source's name. Nothing vouches for it before Open.
+	// Key is what policies see as its key: KeyPrefix and the source's name. Nothing vouches for it before
+	// Open.
 	Key string
 
 	encrypted *source // nil: compressed only
@@ -61,9 +62,9 @@ type Run struct{ expanded, unwraps int }
 // limit returns how many bytes the next compressed payload may hold.
 func (r *Run) limit() int { return min(maxPayload, maxMessage-r.expanded) }
 
-// Parse recognizes a foreign payload; nil if it is none that is read in this namespace, which is to be left as it is. An
-// error means that it is one and can't be opened. An outer compression is taken off here, since only what is below it shows
-// which key is needed.
+// Parse recognizes a foreign payload; nil if it is none that is read in this namespace, which is to be left
+// as it is. An error means that it is one and can't be opened. An outer compression is taken off here,
+// since only what is below it shows which key is needed.
 func (n *Namespace) Parse(b []byte, run *Run) (*Sealed, error) {
 	if n == nil {
 		return nil, nil
@@ -82,8 +83,8 @@ func (n *Namespace) Parse(b []byte, run *Run) (*Sealed, error) {
 	return &Sealed{Key: c.key, data: inner}, nil
 }
 
-// encryption recognizes an encrypted payload by its metadata. Of an encoding that several tools use, what fits none of the
-// configured ones is not theirs.
+// encryption recognizes an encrypted payload by its metadata. Of an encoding that several tools use, what
+// fits none of the configured ones is not theirs.
 func (n *Namespace) encryption(p payload) (*Sealed, error) {
 	if string(p.metadata[metaEncoding]) != encodingEncrypted {
 		return nil, nil
@@ -123,7 +124,8 @@ func (n *Namespace) encryption(p payload) (*Sealed, error) {
 	return nil, nil
 }
 
-// compressed returns what a compressed payload holds and the source that reads it, or nil if the payload is none.
+// compressed returns what a compressed payload holds and the source that reads it, or nil if the payload is
+// none.
 func (n *Namespace) compressed(p payload, run *Run) (*source, []byte, error) {
 	if !p.has(metaEncoding) {
 		return nil, nil, nil
@@ -146,8 +148,8 @@ func (n *Namespace) compressed(p payload, run *Run) (*source, []byte, error) {
 	return src, out, nil
 }
 
-// Open appends to dst the Payload that a codec was given. hit reports whether no key service had to be asked. If an error is
-// returned, dst is as it was.
+// Open appends to dst the Payload that a codec was given. hit reports whether no key service had to be
+// asked. If an error is returned, dst is as it was.
 func (n *Namespace) Open(ctx context.Context, dst []byte, s *Sealed, run *Run) (out []byte, hit bool, err error) {
 	if s.encrypted == nil {
 		return append(dst, s.data...), true, nil
@@ -163,7 +165,8 @@ func (n *Namespace) Open(ctx context.Context, dst []byte, s *Sealed, run *Run) (
 	dst = slices.Grow(dst, len(s.data)-nonceSize-tagSize)
 	out, err = a.Open(dst, nil, s.data, aad)
 	if err != nil {
-		return dst, hit, n.fail(crypto.KindTampered, s.Key, "the payload was not encrypted with this key, or was changed: its tag is wrong")
+		return dst, hit, n.fail(crypto.KindTampered, s.Key,
+			"the payload was not encrypted with this key, or was changed: its tag is wrong")
 	}
 	plain := out[start:]
 	if !wellFormed(plain) {
@@ -195,7 +198,8 @@ func (n *Namespace) keyOf(ctx context.Context, s *Sealed, run *Run) (a cipher.AE
 		if namespace == "" {
 			namespace = n.name
 		}
-		// Both contexts as temporal-sa's codec makes them. encoding/json sorts the keys of a map and escapes as it did there.
+		// Both contexts as temporal-sa's codec makes them. encoding/json sorts the keys of a map and
+		// escapes as it did there.
 		bound = map[string]string{"purpose": "encryption-key-auth", "encryptionKeyID": s.keyID, "namespace": namespace}
 		aad, err = json.Marshal(map[string]string{"purpose": "payload-auth", "encryptionKeyID": s.keyID, "namespace": namespace})
 		if err != nil {

@@ -25,8 +25,8 @@ func (p payload) has(keys ...string) bool {
 	return len(p.metadata) == len(keys)
 }
 
-// readPayload reads a Payload. It returns an empty one for one that holds anything else, or anything twice: no codec
-// writes that.
+// readPayload reads a Payload. It returns an empty one for one that holds anything else, or anything twice:
+// no codec writes that.
 func readPayload(b []byte) payload {
 	p := payload{metadata: map[string][]byte{}}
 	r := wire.Read(b)
@@ -63,8 +63,8 @@ func readEntry(b []byte) (key string, value []byte, ok bool) {
 	return string(fields[1]), fields[2], r.Err() == nil && utf8.Valid(fields[1])
 }
 
-// wellFormed reports whether every decoder takes the bytes for a Payload. What is opened takes its place in a message, and
-// would break the whole message if it were none.
+// wellFormed reports whether every decoder takes the bytes for a Payload. What is opened takes its place in
+// a message, and would break the whole message if it were none.
 func wellFormed(b []byte) bool {
 	return eachField(b, func(r *wire.Reader) bool {
 		switch r.Number() {
@@ -96,8 +96,9 @@ func eachField(b []byte, ok func(*wire.Reader) bool) bool {
 	return r.Err() == nil
 }
 
-// hasEncoding reports whether any decoder could find the encoding in a Payload's metadata: where an entry, or a key or value
-// in it, is there twice, any of them counts. So does any occurrence of the encoding in what is malformed.
+// hasEncoding reports whether any decoder could find the encoding in a Payload's metadata: where an entry,
+// or a key or value in it, is there twice, any of them counts. So does any occurrence of the encoding in
+// what is malformed.
 func hasEncoding(payload []byte, encoding string) bool {
 	if !bytes.Contains(payload, []byte(encoding)) {
 		return false // most payloads

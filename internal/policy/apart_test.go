@@ -6,7 +6,8 @@ import (
 	"testing"
 )
 
-// TestDecideApart: nothing tells what the payload is, so the strictest verdict for anything that it may be counts.
+// TestDecideApart: nothing tells what the payload is, so the strictest verdict for anything that it may be
+// counts.
 func TestDecideApart(t *testing.T) {
 	const open = "\nresponse contains {\"action\": \"open\"}\n"
 	for name, tt := range map[string]struct {
@@ -60,7 +61,8 @@ func TestDecideApart(t *testing.T) {
 	}
 }
 
-// TestApartIsRememberedApart: a verdict for a payload in its message is not one for the same payload on its own.
+// TestApartIsRememberedApart: a verdict for a payload in its message is not one for the same payload on its
+// own.
 func TestApartIsRememberedApart(t *testing.T) {
 	ctx := context.Background()
 	p, err := Load(ctx, Options{Shipped: []byte("package temporal\n\nresponse contains {\"action\": \"open\"}\n\nresponse contains {\"action\": \"deny\"} if input.workflow.type == \"A\"\n")})

@@ -62,8 +62,8 @@ type bundles struct {
 }
 
 // startBundles begins to follow a bundle. take receives each new one and refuses it by returning an error.
-// report receives every other failure when it begins, and nil when there is none any more. Both may be called until
-// stop returns.
+// report receives every other failure when it begins, and nil when there is none any more. Both may be
+// called until stop returns.
 func startBundles(
 	ctx context.Context, b Bundle, take func(context.Context, Sources) error, report func(error),
 ) (*bundles, error) {

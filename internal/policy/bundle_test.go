@@ -131,7 +131,7 @@ func TestBundle(t *testing.T) {
 		"reads another's rules": {"policy.rego": passing, "a.rego": "package temporal.namespaces.a\n\nrequest contains v if some v in data.temporal.namespaces.b.request\n"},
 	} {
 		s.publish(t, files)
-		eventually(t, name+" is told", func() bool { _, err := e.Status(); return err != nil })
+		eventually(t, name+" is reported", func() bool { _, err := e.Status(); return err != nil })
 		if revision, err := e.Status(); revision != second || e.action(t) != Deny {
 			t.Errorf("%s: revision %s is in force, error %v", name, revision, err)
 		}
@@ -139,12 +139,12 @@ func TestBundle(t *testing.T) {
 		eventually(t, "all is well again after: "+name, func() bool { _, err := e.Status(); return err == nil })
 	}
 	s.publish(t, map[string]string{"policy.rego": "package temporal\n\nrequest contains {\"action\": \"encrypt\"}\n"})
-	eventually(t, "a rule's fault is told with its place", func() bool {
+	eventually(t, "a rule's fault is reported with its place", func() bool {
 		_, err := e.Status()
 		return err != nil && strings.Contains(err.Error(), "policy.rego:3: unknown action")
 	})
 	s.answer(http.StatusServiceUnavailable)
-	eventually(t, "a failing server is told", func() bool {
+	eventually(t, "a failing server is reported", func() bool {
 		_, err := e.Status()
 		return err != nil && strings.Contains(err.Error(), "Service Unavailable")
 	})
@@ -199,7 +199,7 @@ func TestBundleSignature(t *testing.T) {
 	}
 	s.signWith = stranger
 	s.publish(t, map[string]string{"policy.rego": denying})
-	eventually(t, "a stranger's bundle is told", func() bool { _, err := e.Status(); return err != nil })
+	eventually(t, "a stranger's bundle is reported", func() bool { _, err := e.Status(); return err != nil })
 	if a := e.action(t); a != Pass {
 		t.Errorf("a stranger's bundle is in force: %s", a)
 	}

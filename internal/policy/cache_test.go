@@ -139,7 +139,7 @@ func differences(t *testing.T, remembering, plain *Policy, n, enough int) (diffe
 		if fmt.Sprint(gotErr) != fmt.Sprint(wantErr) || !reflect.DeepEqual(got, want) {
 			different++
 			if different == 1 && enough > 1 {
-				t.Logf("%s %+v: memo %+v %v, evaluation %+v %v", d, in, got, gotErr, want, wantErr)
+				t.Logf("%s %+v: cached %+v %v, evaluation %+v %v", d, in, got, gotErr, want, wantErr)
 			}
 			if different == enough {
 				break

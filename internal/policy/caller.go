@@ -59,7 +59,8 @@ func (c *Caller) prepare() error {
 	return c.err
 }
 
-// hash returns a hash of a JSON value. encoding/json sorts the names within, so that equal values have one hash.
+// hash returns a hash of a JSON value. encoding/json sorts the names within, so that equal values have one
+// hash.
 func hash(value any) ([sha256.Size]byte, error) {
 	text, err := json.Marshal(value)
 	return sha256.Sum256(text), err

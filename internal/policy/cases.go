@@ -14,8 +14,8 @@ import (
 	"github.com/goccy/go-yaml"
 )
 
-// caseFile holds inputs and the final verdicts expected for them, by the names of these fields in lower case. A
-// test in Rego sees the verdicts of one package, while a case checks the union of all packages.
+// caseFile holds inputs and the final verdicts expected for them, by the names of these fields in lower
+// case. A test in Rego sees the verdicts of one package, while a case checks the union of all packages.
 type caseFile struct {
 	Keys     []string // the most sensitive first, as in the configuration
 	Defaults struct {
@@ -191,8 +191,8 @@ func (v Verdict) describe(action string) string {
 	return s
 }
 
-// Question returns the input that the proxy itself would evaluate. Its content is JSON of encoding json/plain unless
-// the case says otherwise.
+// Question returns the input that the proxy itself would evaluate. Its content is JSON of encoding
+// json/plain unless the case says otherwise.
 func (c *Case) Question() (d Direction, in *Input, err error) {
 	switch c.Direction {
 	case "", "request":
@@ -261,13 +261,15 @@ func (c *Case) setFacts(in *Input) error {
 		unknown = append(unknown, name)
 	}
 	if len(unknown) > 0 {
-		return fmt.Errorf("%s is no fact, or is both given and unknown; the facts are %s", unknown[0], strings.Join(AllFacts.Names(), ", "))
+		return fmt.Errorf("%s is no fact, or is both given and unknown; the facts are %s",
+			unknown[0], strings.Join(AllFacts.Names(), ", "))
 	}
 	return nil
 }
 
-// policy returns the policy with the file's keys, the most sensitive first. The default key is the one named "default",
-// or else the last. A policy that was loaded by a configuration, or a file without keys, keeps the policy's own.
+// policy returns the policy with the file's keys, the most sensitive first. The default key is the one
+// named "default", or else the last. A policy that was loaded by a configuration, or a file without keys,
+// keeps the policy's own.
 func (f *caseFile) policy(p *Policy, configured bool) *Policy {
 	if configured || len(f.Keys) == 0 {
 		return p

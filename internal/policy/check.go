@@ -87,7 +87,8 @@ func Check(ctx context.Context, opts CheckOptions) Report {
 
 // addErrors adds each of joined errors as a fault.
 func (r *Report) addErrors(err error) {
-	if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // the join itself is wanted, not an error within
+	//nolint:errorlint // the join itself is meant, not an error within
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		for _, err := range joined.Unwrap() {
 			r.addErrors(err)
 		}

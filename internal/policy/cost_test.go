@@ -17,8 +17,8 @@ var measureCost = flag.Bool("measure-cost", false, "measure decisions; `make ben
 // least is how many times cheaper a cached verdict has to be than the evaluation that it saves.
 const least = 20
 
-// TestCost measures a cached verdict and, beside it, the evaluation that it saves. It prints a line per case, and fails
-// where a cached verdict allocates or is not 20 times cheaper.
+// TestCost measures a cached verdict and, beside it, the evaluation that it saves. It prints a line per
+// case, and fails where a cached verdict allocates or is not 20 times cheaper.
 func TestCost(t *testing.T) {
 	if !*measureCost {
 		t.Skip("run by make bench-policy")

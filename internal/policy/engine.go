@@ -76,7 +76,8 @@ func (e *Engine) note(newest Sources, fault error) (offered func(context.Context
 	return e.offered
 }
 
-// Offer has each new bundle taken over by offered, which returns why it is not in force. Of files it does nothing.
+// Offer has each new bundle taken over by offered, which returns why it is not in force. Of files it does
+// nothing.
 func (e *Engine) Offer(offered func(ctx context.Context) error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -110,8 +111,8 @@ func (e *Engine) Evaluations() (all, withContent uint64) {
 	return c.all.Load(), c.withContent.Load()
 }
 
-// Prepare makes a policy of sources and the given keys. Nothing that is in force changes.
-// Modules that do not load are replaced by those in force, each in its namespace: see [Policy.Stale]. Of a bundle, all
+// Prepare makes a policy of sources and the given keys. Nothing that is in force changes. Modules that do
+// not load are replaced by those in force, each in its namespace: see [Policy.Stale]. Of a bundle, all
 // modules load or none is taken.
 func (e *Engine) Prepare(ctx context.Context, files Sources, rank KeyRank, fallback DefaultKey) (*Policy, error) {
 	before := e.Current()
@@ -129,7 +130,8 @@ func (e *Engine) Prepare(ctx context.Context, files Sources, rank KeyRank, fallb
 // Commit puts a prepared policy into force. It cannot fail.
 func (e *Engine) Commit(p *Policy) { e.current.Store(p) }
 
-// Same reports whether two policies were made of the same sources, with the same ones out of force for the same reasons.
+// Same reports whether two policies were made of the same sources, with the same ones out of force for the
+// same reasons.
 func (p *Policy) Same(other *Policy) bool {
 	return p.revision == other.revision && slices.EqualFunc(p.stale, other.stale, func(a, b Stale) bool {
 		return a.Namespace == b.Namespace && a.Err.Error() == b.Err.Error()

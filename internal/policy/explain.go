@@ -43,7 +43,11 @@ type RuleExplanation struct {
 // before.
 func (p *Policy) Explain(ctx context.Context, d Direction, in *Input) (Explanation, error) {
 	q := p.queries(in.Namespace)[d&1]
-	e := Explanation{Revision: p.revision, CacheKey: q.reads.keyNames(), Unsure: (in.unknown() & q.reads.facts()).Names()}
+	e := Explanation{
+		Revision: p.revision,
+		CacheKey: q.reads.keyNames(),
+		Unsure:   (in.unknown() & q.reads.facts()).Names(),
+	}
 	for _, part := range q.parts {
 		explained, err := q.explainPart(ctx, part, in)
 		e.Packages = append(e.Packages, explained)

@@ -94,8 +94,8 @@ func (s MemberSet) Names() []string {
 	return names
 }
 
-// unknown returns the facts that are neither known nor not applicable, and for a payload apart from any message its name
-// and path.
+// unknown returns the facts that are neither known nor not applicable, and for a payload apart from any
+// message its name and path.
 func (in *Input) unknown() MemberSet {
 	unknown := AllFacts &^ in.Known &^ in.NotApplicable
 	if in.Apart {

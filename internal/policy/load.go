@@ -31,8 +31,8 @@ type MissingKey struct {
 	err            error
 }
 
-// MissingKeys are the keys that modules in force name and that are not configured for their namespaces. A policy that has
-// any may not be put into force: its keys have to be kept.
+// MissingKeys are the keys that modules in force name and that are not configured for their namespaces. A
+// policy that has any may not be put into force: its keys have to be kept.
 func (p *Policy) MissingKeys() []MissingKey { return p.missing }
 
 // Load reads, compiles and tries out a policy. Every fault that it finds is in the error.
@@ -47,8 +47,9 @@ func Load(ctx context.Context, opts Options) (*Policy, error) {
 	return prepare(ctx, opts, files, nil)
 }
 
-// prepare makes a policy of sources that have been read. before is the policy in force: whatever of the sources does not
-// load is replaced by what decides now, in its namespace alone. Without one everything has to load.
+// prepare makes a policy of sources that have been read. before is the policy in force: whatever of the
+// sources does not load is replaced by what decides now, in its namespace alone. Without one everything has
+// to load.
 func prepare(ctx context.Context, opts Options, files Sources, before *Policy) (*Policy, error) {
 	if err := selfTest(); err != nil {
 		return nil, err
@@ -92,7 +93,8 @@ func assemble(ctx context.Context, opts Options, files Sources, before *Policy) 
 	return p, nil
 }
 
-// revisionOf names the sources in force. A namespace that has kept an older platform module makes a difference.
+// revisionOf names the sources in force. A namespace that has kept an older platform module makes a
+// difference.
 func (p *Policy) revisionOf() string {
 	named := slices.Clone(p.sources)
 	for _, team := range p.sources[1:] {
@@ -110,8 +112,9 @@ type loader struct {
 	before *Policy // nil: nothing is in force yet
 }
 
-// choose takes a namespace's newest modules if they load, else the first of the older ones that do. Of these, the last are
-// in force, so that only a key can be missing. Where nothing loads and nothing was in force, the platform decides alone.
+// choose takes a namespace's newest modules if they load, else the first of the older ones that do. Of
+// these, the last are in force, so that only a key can be missing. Where nothing loads and nothing was in
+// force, the platform decides alone.
 func (l *loader) choose(namespace string, fault error, newest Sources) error {
 	if fault == nil {
 		u, missing, err := l.try(namespace, newest)
@@ -164,8 +167,8 @@ func (l *loader) keep(namespace string, u unit) {
 	p.sources = append(p.sources, u.modules[len(u.modules)-1])
 }
 
-// try compiles the platform's module and at most one namespace's, and tries them out. Each namespace is compiled alone,
-// so that it cannot even see another's rules.
+// try compiles the platform's module and at most one namespace's, and tries them out. Each namespace is
+// compiled alone, so that it cannot even see another's rules.
 func (l *loader) try(namespace string, files Sources) (u unit, missing []MissingKey, err error) {
 	u.modules = files
 	c := newCompiler()
@@ -198,7 +201,8 @@ func (p *Policy) missingKeys(q *query, team source) []MissingKey {
 		}
 		for _, r := range part.rules {
 			if _, err := p.keys.resolve(team.namespace, r.key); err != nil && r.key != "" {
-				all = append(all, MissingKey{team.namespace, r.key, r.line, &Error{Package: part.pkg, Location: r.line, Err: err}})
+				err := &Error{Package: part.pkg, Location: r.line, Err: err}
+				all = append(all, MissingKey{team.namespace, r.key, r.line, err})
 			}
 		}
 	}

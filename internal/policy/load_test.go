@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// TestRefusedSources are files that may not become a policy, with what their author is told.
+// TestRefusedSources are files that may not become a policy, with the errors that their authors read.
 func TestRefusedSources(t *testing.T) {
 	const good = "package temporal\n\nrequest contains {\"action\": \"pass\"}\n"
 	for name, tt := range map[string]struct {

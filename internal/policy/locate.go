@@ -36,7 +36,8 @@ func (q *query) byRule(ctx context.Context, p part, in *Input) ([]ruleAnswer, er
 	return out, nil
 }
 
-// locate returns the cause with the place of the first rule in these parts whose verdict is not valid, or bad.
+// locate returns the cause with the place of the first rule in these parts whose verdict is not valid, or
+// bad.
 func (q *query) locate(ctx context.Context, parts []part, in *Input, cause *Error, bad func(Verdict) bool) error {
 	for _, p := range parts {
 		answers, err := q.byRule(ctx, p, in)

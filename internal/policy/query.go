@@ -53,7 +53,8 @@ var (
 
 // newQuery prepares the query over those packages which have rules for the direction.
 func newQuery(c *ast.Compiler, d Direction, packages Sources) (*query, error) {
-	q := &query{direction: d, namespace: packages[len(packages)-1].namespace, compiler: c, limit: evalTimeout, literals: map[string]bool{}}
+	namespace := packages[len(packages)-1].namespace
+	q := &query{direction: d, namespace: namespace, compiler: c, limit: evalTimeout, literals: map[string]bool{}}
 	var body ast.Body
 	var entries []*ast.Rule
 	for i, s := range packages {
@@ -113,8 +114,9 @@ type evaluation struct {
 	cancel topdown.Cancel
 
 	touchedContent bool // a rule reached the content, which was not decoded yet
-	// missed reports that a rule reached a fact that is unknown, or content that cannot be decoded. A verdict to leave
-	// something readable is not taken from such rules: they might decide otherwise if they could read it.
+	// missed reports that a rule reached a fact that is unknown, or content that cannot be decoded. A
+	// verdict to leave something readable is not taken from such rules: they might decide otherwise if they
+	// could read it.
 	missed bool
 }
 

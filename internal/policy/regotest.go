@@ -10,8 +10,8 @@ import (
 	"github.com/open-policy-agent/opa/v1/tester"
 )
 
-// runTests runs the Rego tests that belong to the policies by OPA's own runner, as `opa test` would: the platform's beside
-// its file, the namespaces' in their folder.
+// runTests runs the Rego tests that belong to the policies by OPA's own runner, as `opa test` would: the
+// platform's beside its file, the namespaces' in their folder.
 func (r *Report) runTests(ctx context.Context, opts Options, files Sources) {
 	var names []string
 	if opts.Namespaces != "" {

@@ -74,7 +74,8 @@ func (p *Policy) selfTest() error {
 		}
 		return &Error{Err: fmt.Errorf("self-test: %s: got %s (weakened %v, from the cache %v, error %v), "+
 			"want %s (weakened %v, from the cache %v). OPA %s evaluates input in another way than this proxy relies on, "+
-			"so rules could read an unknown fact without being noticed. Nothing is served; run a published release, or build with the version of OPA that its go.mod names",
+			"so rules could read an unknown fact without being noticed. Nothing is served; "+
+			"run a published release, or build with the version of OPA that its go.mod names",
 			c.name, v.Action, v.Weakened, v.Hit, err, c.want, c.weakened, c.hit, version.Version)}
 	}
 	return nil

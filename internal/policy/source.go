@@ -54,7 +54,8 @@ func readSources(opts Options, before []string) Sources {
 			all[0].err = errors.Join(all[0].err, err)
 		}
 		for _, namespace := range before {
-			all = append(all, source{name: filepath.Join(opts.Namespaces, namespace+regoSuffix), namespace: namespace, err: err})
+			name := filepath.Join(opts.Namespaces, namespace+regoSuffix)
+			all = append(all, source{name: name, namespace: namespace, err: err})
 		}
 		return all
 	}
@@ -132,7 +133,8 @@ func (s Sources) modules() map[string]*ast.Module {
 }
 
 func parseModule(name string, text []byte) (*ast.Module, error) {
-	return ast.ParseModuleWithOpts(name, string(text), ast.ParserOptions{RegoVersion: ast.RegoV1, Capabilities: capabilities})
+	options := ast.ParserOptions{RegoVersion: ast.RegoV1, Capabilities: capabilities}
+	return ast.ParseModuleWithOpts(name, string(text), options)
 }
 
 // sourceError turns OPA's list of errors into ours, with their places.
@@ -199,7 +201,8 @@ func confined(m *ast.Module, namespace string) []error {
 			return false
 		}
 		own := namespacesPath.Append(ast.StringTerm(namespace))
-		helper := len(ref) > 2 && ref.HasPrefix(platformPath) && ast.IsConstant(ref[2].Value) && !ref.HasPrefix(namespacesPath)
+		helper := len(ref) > 2 && ref.HasPrefix(platformPath) && ast.IsConstant(ref[2].Value) &&
+			!ref.HasPrefix(namespacesPath)
 		if !helper && (namespace == "" || !ref.HasPrefix(own)) {
 			allowed := "data.temporal.<rule>"
 			if namespace != "" {

@@ -1,9 +1,3 @@
-// Package policy decides what happens to each payload: it loads the platform's
-// and the namespaces' Rego, unites their verdicts and remembers the answers.
-//
-// It owns everything about OPA and never sees a key, a gRPC type or a protobuf
-// message. A decision is made by one immutable [Policy]; an [Engine] swaps it
-// for the next one when its sources change.
 package policy
 
 // Direction is the way that a payload goes. Each has its own rules.
@@ -86,7 +80,8 @@ type Input struct {
 	Known, NotApplicable FactSet
 
 	Kind, Name, Path, Encoding, Type string
-	// Apart is set by [Policy.DecideApart]: name and path are unknown as well.
+	// Apart: the payload comes without its message, so that its name and path are unknown too.
+	// [Policy.DecideApart] sets it and tries every kind.
 	Apart bool
 	// Data is the payload's data. It is decoded only when a rule reads input.content.
 	Data []byte

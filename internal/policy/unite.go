@@ -180,7 +180,8 @@ func (k keys) resolve(namespace, name string) (string, error) {
 	return name, nil
 }
 
-// stricter returns the key that the configuration names first, or of two with one rank the first by name. "" is no key.
+// stricter returns the key that the configuration names first, or of two with one rank the first by name.
+// "" is no key.
 func (k keys) stricter(namespace, a, b string) string {
 	if a == "" || b == "" {
 		return cmp.Or(a, b)

@@ -1,0 +1,69 @@
+// Package policy decides what happens to each payload. It loads the Rego of the platform and of the
+// namespaces, evaluates it, unites the verdicts of its rules and caches the outcome.
+//
+// It owns everything about OPA. It never sees a key, a gRPC type or a protobuf message, and none of its
+// errors may hold what a rule computed from a payload: see [Error].
+//
+// # Words
+//
+//   - module: one Rego file. Package temporal is the platform's; each namespace may have one of its own.
+//   - unit: the modules that decide in a namespace, compiled together: the platform's, and the namespace's own.
+//   - query: what a unit answers in one direction: the sets `request` or `response` of its packages, its parts.
+//   - proposal: the verdict of one rule. unite makes the [Verdict] of all proposals: the strictest action wins.
+//   - member: one value in `input`, like payload.kind. A [MemberSet] holds the members that rules can read.
+//   - fact: a member about the workflow or activity. In a request it is known, not applicable, or unknown.
+//   - apart: a payload that comes without its message, as to the codec server ([Policy.DecideApart]).
+//   - policy cache: verdicts by all members that the rules can read. A verdict that depended on the payload's
+//     content is not kept.
+//   - stale: of a module, that its newest source does not load, so that the one before stays in force.
+//
+// # What happens when
+//
+//	                                 request                          response
+//	no rule holds                    seal with the default key,       deny
+//	                                 pass (search attribute, reason)
+//	several rules hold               the strictest: deny, redact      the strictest: deny, redact,
+//	                                 (reasons only), seal, accept,    keep, open
+//	                                 pass
+//	a rule fails                     error, no verdict                error, no verdict
+//	a rule names a key that is not   error, no verdict                does not apply
+//	configured
+//	a rule reads an unknown fact,    pass becomes seal, parts of a    it is undefined for the rule
+//	or content that is not readable  document become the whole
+//	the payload is apart             strictest verdict of all kinds   strictest verdict of all kinds;
+//	                                                                  over something unknown, open
+//	                                                                  becomes keep
+//	accept, caller not identified    seal                             does not apply
+//
+// A call whose decision is an error is not forwarded.
+//
+// # How a source comes into force
+//
+// [Load] and [Engine.Prepare] parse the sources, check who may write what, compile each unit alone, analyze
+// which members its rules can read, and try it out on made-up payloads. What passes is a [Policy], which never
+// changes. An [Engine] holds the policy in force: [Engine.Read] reads the sources, Prepare makes the next
+// policy and replaces modules that do not load by those in force, and [Engine.Commit] swaps it in.
+//
+// # Files
+//
+//	types.go     Direction, Action, Input, Verdict, Options
+//	policy.go    Policy and Decide: the path of one decision
+//	query.go     evaluation of the rules by OPA, with its limits
+//	input.go     the members of `input`, and the document that rules see
+//	content.go   input.content.json: the payload's data as OPA's values
+//	unite.go     parsing of proposals, their union, key names
+//	apart.go     decisions about payloads without a message
+//	cache.go     the policy cache and its keys
+//	caller.go    callers and their claims
+//	source.go    files, parsing, and what each module may hold and refer to
+//	bundle.go    sources that are fetched as an OPA bundle
+//	load.go      from sources to a Policy
+//	reads.go     analysis: what rules can read of `input`
+//	dryrun.go    trial of each unit before it is used
+//	selftest.go  check that OPA reports what rules reach, before any policy serves
+//	engine.go    the policy in force and the next one
+//	locate.go    evaluation of single rules, to find the one that failed
+//	explain.go   how a decision came about, for a person
+//	check.go     the check command's report; cases.go, regotest.go and lint.go are its parts
+//	errors.go    Error
+package policy
