@@ -18,7 +18,7 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 )
 
-// vector is a payload that another tool wrote; testdata/make_vectors.py tells how.
+// vector is a payload that another tool wrote; testdata/make_vectors.py shows how.
 type vector struct {
 	Name      string            `json:"name"`
 	MadeBy    string            `json:"made_by"`

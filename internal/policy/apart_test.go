@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// TestDecideApart: nothing tells what the payload is, so the strictest verdict for anything that it may be
+// TestDecideApart: nothing shows what the payload is, so the strictest verdict for anything that it may be
 // counts.
 func TestDecideApart(t *testing.T) {
 	const open = "\nresponse contains {\"action\": \"open\"}\n"
