@@ -33,7 +33,7 @@ func (r *Report) lint(opts CheckOptions, p *Policy) {
 // lintRule looks at one rule. known are the namespaces with a policy and those that the configuration names.
 func (r *Report) lintRule(q *query, rule rule, opts CheckOptions, known []string, p *Policy) {
 	where := rule.line
-	read, _ := analyse(q.compiler, []*ast.Rule{rule.rule})
+	read, _ := analyze(q.compiler, []*ast.Rule{rule.rule})
 	if q.direction == Response && read.bits&readContent != 0 && read.bits != readEverything {
 		r.add(Warning, where, "a response rule reads input.content, which only requests have: it never holds")
 	}

@@ -83,7 +83,7 @@ func newQuery(c *ast.Compiler, d Direction, packages Sources) (*query, error) {
 	if q.body, err = c.QueryCompiler().Compile(body); err != nil {
 		return q, &Error{Namespace: q.namespace, Err: err}
 	}
-	q.reads, err = analyse(c, entries)
+	q.reads, err = analyze(c, entries)
 	for _, s := range packages {
 		ast.WalkTerms(s.module, func(t *ast.Term) bool {
 			if text, ok := t.Value.(ast.String); ok {

@@ -26,10 +26,10 @@ type analysis struct {
 	errs     []error
 }
 
-// analyse walks from the entry rules through every rule and function that they can
+// analyze walks from the entry rules through every rule and function that they can
 // reach. It over-approximates: a key with one reference too many costs memory, a
 // key with one too few would hand out another payload's verdict.
-func analyse(c *ast.Compiler, entries []*ast.Rule) (reads, error) {
+func analyze(c *ast.Compiler, entries []*ast.Rule) (reads, error) {
 	a := &analysis{compiler: c, seen: map[*ast.Rule]bool{}}
 	for _, r := range entries {
 		a.rule(r)
