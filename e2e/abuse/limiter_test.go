@@ -1,0 +1,111 @@
+package abuse
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// memoryLimit is what the proxy's process may hold, in bytes, as in a container of 512 MiB.
+const memoryLimit = 512 << 20
+
+// limiter ends a process that takes more memory than it may.
+type limiter struct {
+	name string // as the last line prints it
+	dir  string // of the cgroup; empty for prlimit
+	v2   bool
+}
+
+// newLimiter makes a memory cgroup, of version 2 or 1. Where neither can be made, it falls back to a limit of the data segment.
+func newLimiter() (*limiter, error) {
+	name := fmt.Sprintf("temporal-seal-abuse-%d", os.Getpid())
+	for _, l := range []*limiter{
+		{name: "cgroup v2", dir: filepath.Join("/sys/fs/cgroup", name), v2: true},
+		{name: "cgroup v1", dir: filepath.Join("/sys/fs/cgroup/memory", name)},
+	} {
+		if l.create() == nil {
+			return l, nil
+		}
+		_ = os.Remove(l.dir)
+	}
+	if _, err := exec.LookPath("prlimit"); err != nil {
+		return nil, fmt.Errorf("neither a memory cgroup can be made nor prlimit be found: %w", err)
+	}
+	return &limiter{name: "prlimit --data"}, nil
+}
+
+func (l *limiter) create() error {
+	if _, err := os.Stat(filepath.Join(filepath.Dir(l.dir), map[bool]string{true: "cgroup.controllers", false: "memory.limit_in_bytes"}[l.v2])); err != nil {
+		return err
+	}
+	if err := os.Mkdir(l.dir, 0o755); err != nil {
+		return err
+	}
+	files := map[string]string{"memory.limit_in_bytes": strconv.Itoa(memoryLimit)}
+	if l.v2 {
+		files = map[string]string{"memory.max": strconv.Itoa(memoryLimit), "memory.swap.max": "0"}
+	}
+	for file, text := range files {
+		if err := os.WriteFile(filepath.Join(l.dir, file), []byte(text), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// wrap returns a command that runs the program under the limit.
+func (l *limiter) wrap(program string) (path string, args []string) {
+	if l.dir == "" {
+		return "prlimit", []string{fmt.Sprintf("--data=%d", memoryLimit), program}
+	}
+	return "sh", []string{"-c", `echo $$ >"$0" && exec "$@"`, filepath.Join(l.dir, "cgroup.procs"), program}
+}
+
+// kills is how often the limit ended a process.
+func (l *limiter) kills() int {
+	file := "memory.oom_control"
+	if l.v2 {
+		file = "memory.events"
+	}
+	text, _ := os.ReadFile(filepath.Join(l.dir, file))
+	for line := range strings.Lines(string(text)) {
+		if name, value, _ := strings.Cut(strings.TrimSpace(line), " "); name == "oom_kill" {
+			n, _ := strconv.Atoi(value)
+			return n
+		}
+	}
+	return 0
+}
+
+func (l *limiter) remove() {
+	if l.dir != "" {
+		_ = os.Remove(l.dir)
+	}
+}
+
+// resident is the peak resident memory of a process since its start or the last reset, and what it holds now, in bytes.
+func resident(pid int) (peak, now int64) {
+	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	for line := range strings.Lines(string(text)) {
+		fields := strings.Fields(line)
+		if len(fields) < 2 {
+			continue
+		}
+		n, _ := strconv.ParseInt(fields[1], 10, 64)
+		switch fields[0] {
+		case "VmHWM:":
+			peak = n << 10
+		case "VmRSS:":
+			now = n << 10
+		}
+	}
+	return peak, now
+}
+
+// resetPeak makes the peak start again from what the process holds now.
+func resetPeak(pid int) {
+	_ = os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", pid), []byte("5"), 0o644)
+}
