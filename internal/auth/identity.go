@@ -12,6 +12,7 @@ package auth
 
 import (
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -89,9 +90,15 @@ type Credentials struct {
 	// Headers are keyed by their names in lower case, as gRPC has them.
 	Headers map[string][]string
 	TLS     *tls.ConnectionState // nil: plaintext
+	// Wait allows to fetch the issuer's keys again, for a token that names one which is not known. Without it
+	// the error is [ErrWait].
+	Wait bool
 }
 
-// Identify returns who makes a call. It keeps no reference to the headers. Its errors are of type [*Refusal].
+// ErrWait is the error for credentials that cannot be checked before the issuer's keys are fetched.
+var ErrWait = errors.New("the keys of the token's issuer have to be fetched first")
+
+// Identify returns who makes a call. It keeps no reference to the headers. Its errors are of type [*Refusal], or [ErrWait].
 type Identify func(Credentials) (*Identity, error)
 
 // Anonymous returns one identity for every call. Namespaces nil: all.

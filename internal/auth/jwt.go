@@ -72,7 +72,7 @@ func JWTs(listener string, config JWT) (Identify, error) {
 		if v, ok := seen.Get(hash); ok && time.Now().Before(v.until) && config.Keys.holds(v.generation) {
 			return v.id, nil
 		}
-		v, err := config.verify(listener, token)
+		v, err := config.verify(listener, token, c.Wait)
 		if err != nil {
 			return nil, err
 		}
@@ -81,8 +81,8 @@ func JWTs(listener string, config JWT) (Identify, error) {
 	}, nil
 }
 
-// verify checks a token and returns what it proves.
-func (c *JWT) verify(listener, token string) (verified, error) {
+// verify checks a token and returns what it proves. Without wait it does not fetch keys, and may return [ErrWait].
+func (c *JWT) verify(listener, token string, wait bool) (verified, error) {
 	refuse := func(why string) (verified, error) {
 		return verified{}, &Refusal{Unauthenticated, fmt.Sprintf("listener %q does not take this token: %s", listener, why)}
 	}
@@ -96,7 +96,10 @@ func (c *JWT) verify(listener, token string) (verified, error) {
 	case !slices.Contains(c.Algorithms, head.Algorithm):
 		return refuse(fmt.Sprintf("it is signed with an algorithm that is not allowed here; allowed are %s", strings.Join(c.Algorithms, ", ")))
 	}
-	keys, err := c.Keys.with(head.KeyID)
+	keys, err := c.Keys.with(head.KeyID, wait)
+	if errors.Is(err, ErrWait) {
+		return verified{}, err
+	}
 	if err != nil {
 		return verified{}, &Refusal{Unavailable, fmt.Sprintf("listener %q cannot check tokens: %v", listener, err)}
 	}

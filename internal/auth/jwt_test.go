@@ -106,7 +106,7 @@ func identifier(t *testing.T, keys *KeySet) func(token string) (*Identity, error
 		t.Fatal(err)
 	}
 	return func(token string) (*Identity, error) {
-		return identify(Credentials{Headers: map[string][]string{"authorization": {"Bearer " + token}}})
+		return identify(Credentials{Headers: map[string][]string{"authorization": {"Bearer " + token}}, Wait: true})
 	}
 }
 
@@ -206,7 +206,7 @@ func TestJWKSByURL(t *testing.T) {
 	}
 	again := func() {
 		keys.mu.Lock()
-		keys.tried = time.Time{}
+		keys.tried.Store(0)
 		keys.mu.Unlock()
 	}
 	body.Store(keySetOf(t, first))

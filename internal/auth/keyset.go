@@ -25,8 +25,8 @@ type KeySet struct {
 
 	current atomic.Pointer[keySet]
 
-	mu    sync.Mutex // one fetch at a time
-	tried time.Time
+	mu    sync.Mutex   // one fetch at a time
+	tried atomic.Int64 // when the last fetch ended, in Unix nanoseconds
 }
 
 type keySet struct {
@@ -91,14 +91,21 @@ func (k *KeySet) holds(generation uint64) bool {
 }
 
 // with returns the keys. Old ones serve while they are fetched again, but a key id that they lack waits for
-// the fetch.
-func (k *KeySet) with(keyID string) (*keySet, error) {
+// the fetch; where it must not wait, the error is [ErrWait].
+func (k *KeySet) with(keyID string, wait bool) (*keySet, error) {
 	now := k.current.Load()
 	switch {
 	case now == nil || !now.has(keyID):
-		k.refresh()
-	case time.Since(now.fetched) >= k.age:
-		go k.refresh()
+		if wait {
+			k.refresh()
+		} else if k.due() {
+			return nil, ErrWait
+		}
+	case time.Since(now.fetched) >= k.age && k.due() && k.mu.TryLock():
+		go func() {
+			defer k.mu.Unlock()
+			k.refreshLocked()
+		}()
 	}
 	if now = k.current.Load(); now == nil {
 		return nil, errors.New("the keys of their issuer could not be fetched yet; see the proxy's log")
@@ -119,13 +126,23 @@ func (k *keySet) has(keyID string) bool {
 func (k *KeySet) refresh() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if time.Since(k.tried) < min(keySetRetry, k.age) {
+	k.refreshLocked()
+}
+
+// refreshLocked is refresh for a caller that holds the lock.
+func (k *KeySet) refreshLocked() {
+	if !k.due() {
 		return
 	}
-	k.tried = time.Now()
 	if err := k.fetch(); err != nil {
 		k.log.Warn("the keys of the tokens' issuer cannot be fetched; going on with those at hand", "error", err)
 	}
+	k.tried.Store(time.Now().UnixNano()) // at the end: those who wait for this fetch have its result
+}
+
+// due reports whether the last fetch, if there was one, is long enough ago for another.
+func (k *KeySet) due() bool {
+	return time.Since(time.Unix(0, k.tried.Load())) >= min(keySetRetry, k.age)
 }
 
 // fetch reads the keys and puts them in force. Their generation changes only if their text does.

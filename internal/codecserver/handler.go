@@ -109,7 +109,7 @@ func (e *exchange) authenticate() (*auth.Identity, string, error) {
 	for name, values := range e.r.Header {
 		headers[strings.ToLower(name)] = values
 	}
-	id, err := e.server.options.Identify(auth.Credentials{Headers: headers, TLS: e.r.TLS})
+	id, err := e.server.options.Identify(auth.Credentials{Headers: headers, TLS: e.r.TLS, Wait: true})
 	if err != nil {
 		return nil, "", err
 	}

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"container/list"
 	"context"
 	"fmt"
 	"log/slog"
@@ -80,6 +81,7 @@ type admission struct {
 
 	mu          sync.Mutex
 	connections int
+	unknown     list.List // the connections, oldest first, on which no caller has proved an identity
 	total       account
 	callers     map[callerKey]*account
 	waiting     []*waiter // for bytes, in the order in which they came
@@ -126,24 +128,57 @@ func (a *admission) newAccount() *account {
 // largest is how large a request may be.
 func (a *admission) largest() int64 { return min(upstream.MaxMessage, a.limits.Bytes) }
 
-// connect counts a connection in. It reports false if it is one too many.
+// connect counts a connection in. It reports false if it is one too many. Where the limit is reached, or where most of it is
+// taken by connections on which nobody has proved an identity, the oldest of these is closed.
 func (a *admission) connect() bool {
 	a.mu.Lock()
 	full := a.connections >= a.limits.Connections
+	var oldest *connection
+	if first := a.unknown.Front(); first != nil && (full || a.unknown.Len() >= max(a.limits.Connections/2, 1)) {
+		oldest = a.unknown.Remove(first).(*connection)
+		oldest.place = nil
+		full = false
+	}
 	if !full {
 		a.connections++
 	}
 	a.mu.Unlock()
-	if full {
+	if oldest != nil {
+		_ = oldest.Close()
+	}
+	if full || oldest != nil {
 		a.overLimit("connections")
 	}
 	return !full
 }
 
-// disconnect counts a connection out.
-func (a *admission) disconnect() {
+// unproved notes a connection on which nobody has proved an identity yet.
+func (a *admission) unproved(c *connection) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	c.place = a.unknown.PushBack(c)
+}
+
+// proved notes that a caller of the connection has proved an identity.
+func (a *admission) proved(c *connection) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.unlist(c)
+}
+
+// unlist removes a connection from the list of those without an identity. The caller holds the lock.
+func (a *admission) unlist(c *connection) {
+	if c.place != nil {
+		a.unknown.Remove(c.place)
+		c.place = nil
+	}
+}
+
+// disconnect counts a connection out.
+func (a *admission) disconnect(c *connection) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.unlist(c)
 	a.connections--
 }
 

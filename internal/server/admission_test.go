@@ -3,8 +3,11 @@ package server
 import (
 	"bytes"
 	"context"
+	"errors"
+	"io"
 	"log/slog"
 	"net"
+	"os"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -257,26 +260,54 @@ func TestRequestsAreReadFromTheWire(t *testing.T) {
 	}
 }
 
+// Callers keep their connections. Those who say nothing lose theirs, the oldest first, and never have more than half.
 func TestConnectionsBeyondTheLimitAreClosed(t *testing.T) {
 	f := &frontend{}
 	startFrontend(t, f)
-	p := startProxy(t, f, limited(Limits{Connections: 2, Calls: 10, LongPolls: 10, Bytes: MinBytes}))
-	first, second := p.raw(t, nil), p.raw(t, nil)
-	first.awaitSettings(t)
-	second.awaitSettings(t)
-	third, err := net.Dial("tcp", p.address)
-	if err != nil {
-		t.Fatal(err)
+	p := startProxy(t, f, limited(Limits{Connections: 4, Calls: 10, LongPolls: 10, Bytes: MinBytes}))
+	var callers []workflowservice.WorkflowServiceClient
+	caller := func() workflowservice.WorkflowServiceClient {
+		c := p.client(t)
+		if got := describeIn(testContext(t), c, "clinic"); got != codes.OK {
+			t.Fatal(got)
+		}
+		callers = append(callers, c)
+		return c
 	}
-	defer third.Close()
-	_ = third.SetReadDeadline(time.Now().Add(5 * time.Second)) // a loopback connection
-	if n, err := third.Read(make([]byte, 1)); n != 0 || err == nil {
-		t.Errorf("a third connection got %d bytes, %v", n, err)
+	silent := func() net.Conn {
+		c, err := net.Dial("tcp", p.address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		return c
 	}
-	first.Close()
-	eventually(t, func() bool { return p.Connections() == 1 })
-	if got := describeIn(testContext(t), p.client(t), "clinic"); got != codes.OK {
-		t.Error(got)
+	ended := func(c net.Conn) bool {
+		_ = c.SetReadDeadline(time.Now().Add(5 * time.Second)) // a loopback connection
+		_, err := io.ReadAll(c)
+		return err == nil || !errors.Is(err, os.ErrDeadlineExceeded)
+	}
+	caller()
+	first, second, third := silent(), silent(), silent()
+	if !ended(first) {
+		t.Error("three of four connections are silent, and all of them stay")
+	}
+	caller()
+	caller()
+	if !ended(second) {
+		t.Error("a caller did not get the place of a silent connection")
+	}
+	caller()
+	if !ended(third) {
+		t.Error("a caller did not get the place of the last silent connection")
+	}
+	if !ended(silent()) {
+		t.Error("a silent connection took the place of a caller")
+	}
+	for i, c := range callers {
+		if got := describeIn(testContext(t), c, "clinic"); got != codes.OK {
+			t.Errorf("caller %d lost its connection: %v", i, got)
+		}
 	}
 }
 

@@ -3,25 +3,92 @@ package server
 import (
 	"context"
 	"crypto/tls"
+	"errors"
+	"fmt"
 	"net"
 
+	"go.opentelemetry.io/otel/trace"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/tap"
 
 	"github.com/temporal-seal/temporal-seal/internal/auth"
 )
 
+// Callers are identified in gRPC's tap, which runs on the goroutine that reads the
+// connection, before there is a stream. So a caller who proves no identity costs a header block and an answer of one frame,
+// of which gRPC queues a few for each connection and then stops reading. One credential cannot be checked there: a JWT that
+// names a key of its issuer that has to be fetched first. It is checked in the handler, a few at a time.
+
+const (
+	// mostWaiting is how many calls wait for an issuer's keys at once. Each keeps its headers in memory.
+	mostWaiting = 64
+	// mostRefused is how many calls of a connection may be refused in a row for their credentials. Then the connection is
+	// closed: a worker whose token has expired connects anew, and a flood has to begin again with a handshake.
+	mostRefused = 1000
+)
+
+// identityKey is the context key of the identity that the tap found.
+type identityKey struct{}
+
+// tap identifies the caller before a stream exists. Its error ends the call.
+func (s *Server) tap(l *listener) tap.ServerInHandle {
+	return func(ctx context.Context, info *tap.Info) (_ context.Context, err error) {
+		defer func() {
+			if p := recover(); p != nil { // gRPC would let it end the process
+				err = s.panicked(info.FullMethodName, p)
+			}
+		}()
+		if serviceOf(info.FullMethodName) == healthService {
+			return ctx, nil // its own answer is for everybody; see healthCall
+		}
+		id, err := l.identify(ctx, info.Header, false)
+		conn := connectionOf(ctx)
+		switch {
+		case err == nil:
+			conn.known(true)
+			return context.WithValue(ctx, identityKey{}, id), nil
+		case errors.Is(err, auth.ErrWait):
+			return ctx, nil
+		}
+		st := answerFor(err)
+		s.logRefusal(info.FullMethodName, l, st, err)
+		if m := s.methods[info.FullMethodName]; m != nil {
+			m.metrics.observe(st.Code(), 0, trace.SpanFromContext(ctx))
+		}
+		conn.known(false)
+		return ctx, st.Err()
+	}
+}
+
 // authenticate finds out who calls, before a byte of the request is waited for.
 func (c *call) authenticate() (err error) {
 	c.headers, _ = metadata.FromIncomingContext(c.ctx)
-	c.id, err = c.listener.authenticate(c.ctx, c.headers)
+	c.id, err = c.server.identityOf(c.ctx, c.listener, c.headers)
 	return err
 }
 
-// authenticate identifies the caller by the connection and the headers alone.
-func (l *listener) authenticate(ctx context.Context, headers metadata.MD) (*auth.Identity, error) {
-	return l.Identify(auth.Credentials{Headers: headers, TLS: infoOf(ctx).tls})
+// identityOf returns the identity that the tap found. Where it could find none without waiting, this waits.
+func (s *Server) identityOf(ctx context.Context, l *listener, headers metadata.MD) (*auth.Identity, error) {
+	if id, ok := ctx.Value(identityKey{}).(*auth.Identity); ok {
+		return id, nil
+	}
+	select {
+	case s.waiting <- struct{}{}:
+		defer func() { <-s.waiting }()
+	default:
+		return nil, &refusal{codes.Unavailable, fmt.Sprintf("%d calls wait for the keys of the tokens' issuer already", mostWaiting)}
+	}
+	id, err := l.identify(ctx, headers, true)
+	connectionOf(ctx).known(err == nil)
+	return id, err
+}
+
+// identify identifies the caller by the connection and the headers alone.
+func (l *listener) identify(ctx context.Context, headers metadata.MD, wait bool) (*auth.Identity, error) {
+	return l.Identify(auth.Credentials{Headers: headers, TLS: infoOf(ctx).tls, Wait: wait})
 }
 
 // connectionInfo is what gRPC hands from a connection to its calls.

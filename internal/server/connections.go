@@ -1,6 +1,7 @@
 package server
 
 import (
+	"container/list"
 	"log/slog"
 	"net"
 	"sync"
@@ -33,7 +34,8 @@ type connections struct {
 	all map[*connection]struct{}
 }
 
-// Accept returns the next connection that there is room for.
+// Accept returns the next connection that the limit allows. Where it is reached, the oldest connection ends on which nobody
+// has proved an identity: connections that say nothing do not keep callers out.
 func (s *connections) Accept() (net.Conn, error) {
 	for {
 		conn, err := s.Listener.Accept()
@@ -53,6 +55,7 @@ func (s *connections) add(conn net.Conn) *connection {
 	defer s.mu.Unlock()
 	c := &connection{Conn: conn, of: s, account: s.admission.newAccount()}
 	s.all[c] = struct{}{}
+	s.admission.unproved(c)
 	s.metrics.open.Inc()
 	return c
 }
@@ -63,7 +66,7 @@ func (s *connections) remove(c *connection) {
 	defer s.mu.Unlock()
 	delete(s.all, c)
 	s.metrics.open.Dec()
-	s.admission.disconnect()
+	s.admission.disconnect(c)
 }
 
 // closeUnread closes connections whose callers leave answers unread.
@@ -90,10 +93,32 @@ type connection struct {
 	once    sync.Once
 	// deadline is when the time limit of writes was set last, in Unix nanoseconds.
 	deadline atomic.Int64
+	// proved is set once a caller has proved an identity, and refused counts the calls since that were refused.
+	proved  atomic.Bool
+	refused atomic.Int32
+	// place in the admission's list of those without an identity; nil: not in it. The admission's lock guards it.
+	place *list.Element
 
 	mu      sync.Mutex
 	answers *lease // that are on their way out, in no order
 	closed  bool
+}
+
+// known notes whether a call has proved an identity. It closes a connection that makes nothing but calls that prove none. A nil
+// connection is one that no listener of the proxy accepted.
+func (c *connection) known(proved bool) {
+	switch {
+	case c == nil:
+	case !proved:
+		if c.refused.Add(1) == mostRefused {
+			_ = c.Close()
+		}
+	case c.refused.Load() > 0 || !c.proved.Load():
+		c.refused.Store(0)
+		if !c.proved.Swap(true) {
+			c.of.admission.proved(c)
+		}
+	}
 }
 
 // Write gives each write a time limit, which is set anew only now and then.

@@ -6,7 +6,10 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"strings"
+	"sync/atomic"
 
+	"golang.org/x/time/rate"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -46,7 +49,7 @@ func answerFor(err error) *status.Status {
 	if err == nil {
 		return nil
 	}
-	return status.New(codeOf(err), from+crypto.ForCaller(err))
+	return status.New(codeOf(err), from+cut(crypto.ForCaller(err)))
 }
 
 // codeOf chooses the status code of an error of the proxy's own. The order of the cases matters where errors wrap others.
@@ -142,11 +145,11 @@ func (c *call) refuse(err error) error {
 		upstreamSpoke(c.ctx)
 	case interface{ GRPCStatus() *status.Status }: // of the steps admit and read
 		if st = e.GRPCStatus(); st.Code() != codes.ResourceExhausted { // admission logs those, once a minute
-			c.server.logRefusal(c.method.full, c.listener.Name, st, err)
+			c.server.logRefusal(c.method.full, c.listener, st, err)
 		}
 	default:
 		st = answerFor(err)
-		c.server.logRefusal(c.method.full, c.listener.Name, st, err)
+		c.server.logRefusal(c.method.full, c.listener, st, err)
 	}
 	c.end(st.Code())
 	return st.Err()
@@ -159,11 +162,45 @@ func (s *Server) panicked(full string, value any) error {
 	return status.Error(codes.Internal, from+"a fault in the proxy ended this call: its log holds the place")
 }
 
+// maxText bounds what an answer or a log line quotes, in bytes: names in it may be a caller's, and as long as a request.
+const maxText = 1 << 10
+
+// cut shortens a text that is too long.
+func cut(text string) string {
+	if len(text) <= maxText {
+		return text
+	}
+	return strings.ToValidUTF8(text[:maxText], "") + fmt.Sprintf("... (%d bytes)", len(text))
+}
+
+const (
+	// refusalsPerSecond and refusalBurst bound the lines about refused calls, for each listener.
+	refusalsPerSecond = 20
+	refusalBurst      = 200
+)
+
+// refusals bounds the log lines about refused calls of one listener.
+type refusals struct {
+	lines   *rate.Limiter
+	leftOut atomic.Int64
+}
+
 // logRefusal logs a call that the proxy itself refused, with more of the reason than the caller gets.
-func (s *Server) logRefusal(full, listener string, st *status.Status, err error) {
+func (s *Server) logRefusal(full string, l *listener, st *status.Status, err error) {
 	level := slog.LevelWarn
 	if st.Code() == codes.Canceled || st.Code() == codes.DeadlineExceeded {
 		level = slog.LevelDebug
 	}
-	s.log.Log(context.Background(), level, "call refused", "rpc", full, "listener", listener, "code", codeName(st.Code()), "reason", err.Error())
+	if !s.log.Enabled(context.Background(), level) {
+		return
+	}
+	if !l.refusals.lines.Allow() {
+		l.refusals.leftOut.Add(1)
+		return
+	}
+	attributes := []any{"rpc", cut(full), "listener", l.Name, "code", codeName(st.Code()), "reason", cut(err.Error())}
+	if n := l.refusals.leftOut.Swap(0); n > 0 {
+		attributes = append(attributes, "lines_left_out", n)
+	}
+	s.log.Log(context.Background(), level, "call refused", attributes...)
 }

@@ -86,6 +86,7 @@ type Server struct {
 
 	admission   *admission
 	requestTime time.Duration // that a request may take to arrive
+	waiting     chan struct{} // calls that wait for an issuer's keys
 }
 
 // listener is a [Listener] that is served.
@@ -93,6 +94,7 @@ type listener struct {
 	Listener
 	server      *grpc.Server
 	connections *connections
+	refusals    refusals
 }
 
 // rewritten are the services whose messages carry payloads.
@@ -105,7 +107,7 @@ func New(o Options) (*Server, error) {
 	}
 	s := &Server{rewriter: o.Rewriter, keys: o.Keys, audit: o.Audit, pollLimit: o.PollLimit, metrics: o.Metrics, log: o.Log,
 		tracing: o.Tracing, methods: map[string]*method{}, passed: map[string]bool{},
-		health: newHealth(), admission: newAdmission(o.Limits, o.Metrics, o.Log), requestTime: requestTime}
+		health: newHealth(), admission: newAdmission(o.Limits, o.Metrics, o.Log), requestTime: requestTime, waiting: make(chan struct{}, mostWaiting)}
 	for _, service := range append(alwaysPassed, o.Services...) {
 		s.passed[service] = true
 	}
@@ -144,6 +146,8 @@ const (
 	// streamsPerCaller is how many calls a connection may have at once. Many workers may share one behind a proxy of
 	// their own; without a limit one connection could have calls without end that it never reads the answers of.
 	streamsPerCaller = 10_000
+	// maxHeaders bounds the headers of a call, in bytes as HTTP/2 counts them: 32 more than its name and value for each.
+	maxHeaders = 64 << 10
 	// connectionIdle is when a connection without calls is closed. Those of workers always have polls.
 	connectionIdle = 15 * time.Minute
 	// connectionGrace is how long the calls of a connection that is closed for its age may take: longer than any poll,
@@ -180,7 +184,8 @@ func (s *Server) isLongPoll(full string) bool {
 // newListener prepares the gRPC server of one listener. Its limits hold for each connection.
 func (s *Server) newListener(config Listener, stats stats.Handler) *listener {
 	l := &listener{Listener: config, connections: &connections{Listener: config.Net, name: config.Name,
-		admission: s.admission, metrics: s.metrics, all: map[*connection]struct{}{}}}
+		admission: s.admission, metrics: s.metrics, all: map[*connection]struct{}{}},
+		refusals: refusals{lines: rate.NewLimiter(refusalsPerSecond, refusalBurst)}}
 	protection := insecure.NewCredentials()
 	if config.TLS != nil {
 		protection = credentials.NewTLS(config.TLS)
@@ -205,7 +210,8 @@ func (s *Server) newListener(config Listener, stats stats.Handler) *listener {
 			MaxConnectionAgeGrace: connectionGrace,
 		}),
 		grpc.ConnectionTimeout(20 * time.Second),
-		grpc.MaxHeaderListSize(1 << 20),
+		grpc.MaxHeaderListSize(maxHeaders),
+		grpc.InTapHandle(s.tap(l)),
 		grpc.UnknownServiceHandler(func(_ any, stream grpc.ServerStream) error { return s.other(l, stream) }),
 	}
 	if stats != nil {

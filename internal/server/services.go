@@ -56,7 +56,7 @@ func (s *Server) other(l *listener, stream grpc.ServerStream) (err error) {
 		}
 	}
 	headers, _ := metadata.FromIncomingContext(stream.Context())
-	id, err := l.authenticate(stream.Context(), headers)
+	id, err := s.identityOf(stream.Context(), l, headers)
 	switch {
 	case err != nil:
 	case isRewritten:
@@ -93,7 +93,7 @@ func (s *Server) learnedMethod(full string) *method {
 // refuse answers a call that is not rewritten with an error of the proxy's own.
 func (s *Server) refuse(l *listener, full string, err error) error {
 	st := answerFor(err)
-	s.logRefusal(full, l.Name, st, err)
+	s.logRefusal(full, l, st, err)
 	return st.Err()
 }
 
@@ -137,7 +137,7 @@ func (s *Server) healthCall(l *listener, full string, stream grpc.ServerStream) 
 		return s.health.answer(full, &request, stream)
 	}
 	headers, _ := metadata.FromIncomingContext(stream.Context())
-	if _, err := l.authenticate(stream.Context(), headers); err != nil {
+	if _, err := s.identityOf(stream.Context(), l, headers); err != nil {
 		first.free()
 		return s.refuse(l, full, err)
 	}
