@@ -24,6 +24,7 @@ func serverLimits(l *config.Limits, memory int64) server.Limits {
 	return server.Limits{
 		Connections: cmp.Or(l.Connections, fits.Connections), Calls: cmp.Or(l.Calls, fits.Calls),
 		LongPolls: cmp.Or(l.LongPolls, fits.LongPolls), Bytes: cmp.Or(int64(l.Bytes), fits.Bytes),
+		RequestBytes:  int64(l.RequestBytes),
 		ConnectionAge: l.ConnectionAge,
 	}
 }

@@ -161,5 +161,5 @@ func (r *running) announce(c *config.Config, o *server.Options, last ...any) {
 	}
 	r.log.Info("serving", append(append(fields, "upstream", strings.Join(upstreams, ",")), last...)...)
 	r.log.Info("limits", "connections", o.Limits.Connections, "calls", o.Limits.Calls, "long_polls", o.Limits.LongPolls,
-		"bytes", o.Limits.Bytes, "connection_age", o.Limits.ConnectionAge.String())
+		"bytes", o.Limits.Bytes, "request_bytes", o.Limits.RequestBytes, "connection_age", o.Limits.ConnectionAge.String())
 }

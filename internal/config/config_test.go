@@ -23,7 +23,7 @@ func TestDefault(t *testing.T) {
 		t.Errorf("keys: %+v", c.Keys)
 	}
 	if c.Admin != "127.0.0.1:7334" || c.UnknownFields != "lenient" || c.DataKeyLife != 24*time.Hour ||
-		c.Drain != (config.Drain{Time: 25 * time.Second}) || c.Limits != (config.Limits{ConnectionAge: 30 * time.Minute}) {
+		c.Drain != (config.Drain{Time: 25 * time.Second}) || c.Limits != (config.Limits{RequestBytes: 8 << 20, ConnectionAge: 30 * time.Minute}) {
 		t.Errorf("%+v", c)
 	}
 	if !c.Local() || c.CodecServer != nil || c.Audit != nil {

@@ -18,6 +18,9 @@ type Limits struct {
 	LongPolls int `yaml:"long_polls" unit:"calls" otherwise:"memory / 72 KiB"`
 	// Messages in memory, each counted once. At least 16777216.
 	Bytes int `yaml:"bytes" unit:"bytes" otherwise:"memory / 16, and at least 16 MiB"`
+	// Size of one request, as it arrives and decompressed. Temporal frontends take 4 MiB by default. At least
+	// 4194304.
+	RequestBytes int `yaml:"request_bytes" unit:"bytes" default:"8388608"`
 	// Age at which callers' connections are replaced, so that callers spread over new replicas. At least 6m.
 	ConnectionAge time.Duration `yaml:"connection_age" default:"30m"`
 }
@@ -25,6 +28,8 @@ type Limits struct {
 func (l *Limits) validate(d *document) {
 	d.refuse(l.Bytes != 0 && l.Bytes < server.MinBytes, "$.limits.bytes",
 		"is too small for the messages that Temporal takes: at least %d", server.MinBytes)
+	d.refuse(l.RequestBytes < server.MinRequestBytes, "$.limits.request_bytes",
+		"is too small for the requests that Temporal takes: at least %d", server.MinRequestBytes)
 	d.refuse(l.ConnectionAge < server.MinConnectionAge, "$.limits.connection_age",
 		"is too short: polls take a minute, and each end costs callers a new connection; at least %s", server.MinConnectionAge)
 }

@@ -11,9 +11,9 @@ import (
 	"time"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 
 	"github.com/temporal-seal/temporal-seal/internal/policy"
-	"github.com/temporal-seal/temporal-seal/internal/upstream"
 	"github.com/temporal-seal/temporal-seal/internal/x/lograte"
 )
 
@@ -28,6 +28,8 @@ type Limits struct {
 	// Bytes of messages in memory, each counted once. One message needs up to three times its size: as it came, in one
 	// piece, and sealed or opened.
 	Bytes int64
+	// RequestBytes is how large one request may be, as it arrives and decompressed.
+	RequestBytes int64
 	// ConnectionAge is how long a connection of a caller gets new calls, more or less. 0: for ever.
 	ConnectionAge time.Duration
 }
@@ -39,6 +41,8 @@ func LimitsFor(memory int64) Limits {
 		Calls:       int(min(max(memory/4/perCall, 100), mostLimit)),
 		LongPolls:   int(min(max(memory/3/perLongPoll, 1000), mostLimit)),
 		Bytes:       max(memory/perByte, MinBytes),
+
+		RequestBytes: DefaultRequestBytes,
 	}
 }
 
@@ -56,12 +60,21 @@ const (
 	// MinBytes is enough for the largest message that a Temporal frontend accepts by default, beside others.
 	MinBytes = 16 << 20
 
+	// DefaultRequestBytes is twice the most that Temporal frontends take by default.
+	DefaultRequestBytes = 8 << 20
+
+	// MinRequestBytes is the most that Temporal frontends take by default.
+	MinRequestBytes = 4 << 20
+
 	// MinConnectionAge is the least age at which callers' connections may be closed: every such end costs SDKs a new
 	// connection, and a load balancer that moves polls more often than they end only makes work.
 	MinConnectionAge = 6 * time.Minute
 
 	// unreserved is the size up to which a message never waits: the limit of calls bounds such messages well enough.
 	unreserved = 16 << 10
+	// freeHeaders is the size of headers that the limit of calls allows for, and headerCost what each takes beside its bytes.
+	freeHeaders = 4 << 10
+	headerCost  = 64
 	// bytesWait is how long a request waits for the limit of bytes before it is refused. An answer waits answerTries times
 	// as long, since it has cost the server work.
 	bytesWait   = time.Second
@@ -85,17 +98,28 @@ type admission struct {
 	total       account
 	callers     map[callerKey]*account
 	waiting     []*waiter // for bytes, in the order in which they came
+	reading     list.List // of *reader: those whose request has not arrived yet, in the order in which they began
 }
 
-// account counts what one connection or one caller has, or all of them have, and what they may have.
+// account counts what one connection or one caller has, or all of them have.
 type account struct {
-	calls, polls, bytes             int64
-	mostCalls, mostPolls, mostBytes int64
+	calls, polls, bytes int64
 
 	key callerKey // of a caller's account
 }
 
-// callerKey identifies a caller across connections and tokens.
+// shareOfFree is how many times what is left of a limit one connection, or one caller, may have of it. So one alone gets three
+// quarters of a limit, two get three sevenths each, and whoever comes next always finds something (dynamic queue length
+// thresholds: Choudhury and Hahne, IEEE/ACM Transactions on Networking 6(2), 1998).
+const shareOfFree = 3
+
+// allows reports whether a limit allows n more, where all of it and mine of it are taken by all and by one.
+func allows(limit, all, mine, n int64) bool {
+	free := limit - all - n
+	return free >= 0 && mine+n <= shareOfFree*free
+}
+
+// callerKey identifies a caller across connections and tokens. The subject of an anonymous one is its address without the port.
 type callerKey struct{ kind, subject, listener string }
 
 // place is what one call takes of the limits. Its bytes may outlast it: they are given back when the answer is written.
@@ -110,23 +134,14 @@ type place struct {
 type waiter struct {
 	place  *place
 	n      int64
+	reader *reader // of the request that needs them; nil: an answer
 	served chan struct{}
 }
 
 // newAdmission returns an admission that nothing counts in yet.
 func newAdmission(l Limits, m *Metrics, log *slog.Logger) *admission {
-	return &admission{limits: l, metrics: m, log: log, callers: map[callerKey]*account{},
-		total: account{mostCalls: int64(l.Calls), mostPolls: int64(l.LongPolls), mostBytes: l.Bytes}}
+	return &admission{limits: l, metrics: m, log: log, callers: map[callerKey]*account{}}
 }
-
-// newAccount returns the account of one connection or one caller. A sixteenth of each limit stays for the others.
-func (a *admission) newAccount() *account {
-	share := func(limit int64) int64 { return limit - limit/16 }
-	return &account{mostCalls: share(a.total.mostCalls), mostPolls: share(a.total.mostPolls), mostBytes: share(a.total.mostBytes)}
-}
-
-// largest is how large a request may be.
-func (a *admission) largest() int64 { return min(upstream.MaxMessage, a.limits.Bytes) }
 
 // connect counts a connection in. It reports false if it is one too many. Where the limit is reached, or where most of it is
 // taken by connections on which nobody has proved an identity, the oldest of these is closed.
@@ -189,13 +204,34 @@ func (a *admission) connected() int {
 	return a.connections
 }
 
-// admit counts the call in, or refuses it where it is one too many.
+// admit counts the call in with its headers, or refuses it where it is one too many.
 func (c *call) admit() error {
 	place, err := c.server.admission.enter(connectionOf(c.ctx), c.id.Caller, c.method.longPoll)
-	if err == nil {
-		c.lease = newLease(place)
+	if err != nil {
+		return err
 	}
-	return err
+	c.lease = newLease(place)
+	return c.lease.place.countHeaders(c.headers)
+}
+
+// countHeaders counts what a call's headers take, if that is more than the limit of calls has in mind.
+func (p *place) countHeaders(headers metadata.MD) error {
+	n := int64(0)
+	for name, values := range headers {
+		for _, v := range values {
+			n += int64(len(name) + len(v) + headerCost)
+		}
+	}
+	if n <= freeHeaders {
+		return nil
+	}
+	p.in.mu.Lock()
+	defer p.in.mu.Unlock()
+	if !p.in.fits(&waiter{place: p, n: n}) {
+		return answerFor(p.in.noBytes("the headers of a call", n)).Err()
+	}
+	p.take(n)
+	return nil
 }
 
 // enter counts a call in. The call has to leave when it ends. conn and caller may be nil. The error is the status to
@@ -210,10 +246,10 @@ func (a *admission) enter(conn *connection, caller *policy.Caller, longPoll bool
 		p.accounts[1] = conn.account
 	}
 	a.mu.Lock()
-	p.accounts[2] = a.accountOf(caller)
+	p.accounts[2] = a.accountOf(caller, conn)
 	full := false
 	for _, acc := range p.accounts {
-		full = full || acc != nil && acc.full(longPoll)
+		full = full || acc != nil && !acc.allows(&a.total, int64(limit), longPoll)
 	}
 	if full {
 		a.forget(&p)
@@ -228,19 +264,28 @@ func (a *admission) enter(conn *connection, caller *policy.Caller, longPoll bool
 	return p, nil
 }
 
-// accountOf returns a caller's account. Anonymous callers have none, since they cannot be told apart.
-func (a *admission) accountOf(caller *policy.Caller) *account {
-	if caller == nil || caller.Kind == "anonymous" {
-		return nil
+// accountOf returns a caller's account. An anonymous one is told apart by its address. Nil: none.
+func (a *admission) accountOf(caller *policy.Caller, conn *connection) *account {
+	key := callerKey{kind: anonymous}
+	if caller != nil {
+		key = callerKey{caller.Kind, caller.Subject, caller.Listener}
 	}
-	if acc := a.callers[callerKey{caller.Kind, caller.Subject, caller.Listener}]; acc != nil {
+	if key.kind == anonymous {
+		if conn == nil {
+			return nil
+		}
+		key.subject = conn.host
+	}
+	if acc := a.callers[key]; acc != nil {
 		return acc
 	}
-	acc := a.newAccount()
-	acc.key = callerKey{strings.Clone(caller.Kind), strings.Clone(caller.Subject), strings.Clone(caller.Listener)}
+	acc := &account{key: callerKey{strings.Clone(key.kind), strings.Clone(key.subject), strings.Clone(key.listener)}}
 	a.callers[acc.key] = acc
 	return acc
 }
+
+// anonymous is the kind of callers without an identity.
+const anonymous = "anonymous"
 
 // forget removes the account of a call's caller, if there are many and nothing counts in this one any more.
 func (a *admission) forget(p *place) {
@@ -250,12 +295,15 @@ func (a *admission) forget(p *place) {
 	}
 }
 
-// full reports whether one more call would be too many.
-func (acc *account) full(longPoll bool) bool {
-	if longPoll {
-		return acc.polls >= acc.mostPolls
+// allows reports whether the account may have one call more.
+func (acc *account) allows(total *account, limit int64, longPoll bool) bool {
+	if acc == total {
+		return longPoll && acc.polls < limit || !longPoll && acc.calls < limit
 	}
-	return acc.calls >= acc.mostCalls
+	if longPoll {
+		return allows(limit+1, total.polls, acc.polls, 1) // so that one alone gets the whole of a very small limit
+	}
+	return allows(limit+1, total.calls, acc.calls, 1)
 }
 
 // add counts n calls more, or less.
@@ -280,37 +328,81 @@ func (p *place) leave() {
 }
 
 // reserve waits until the limits allow n bytes more, and reports false if that takes too long. A small message never
-// waits. One that is larger than a limit takes all of it: taken is how much was reserved.
-func (p *place) reserve(ctx context.Context, n int64, wait time.Duration) (taken int64, ok bool) {
-	if n <= unreserved {
+// waits. One that is larger than a limit takes all of it: taken is how much was reserved. r reads the request that needs the bytes;
+// it is nil for an answer.
+func (p *place) reserve(ctx context.Context, n int64, wait time.Duration, r *reader) (taken int64, ok bool) {
+	if n <= unreserved && (r == nil || r.arrived.Load() <= unreserved) {
 		p.count(n)
 		return n, true
 	}
-	for _, acc := range p.accounts {
-		if acc != nil {
-			n = min(n, acc.mostBytes)
-		}
-	}
 	a := p.in
+	n = min(n, a.limits.Bytes/2)
+	w := &waiter{p, n, r, make(chan struct{})}
 	a.mu.Lock()
-	if len(a.waiting) == 0 && fits(n, p.accounts[:]) {
+	if len(a.waiting) == 0 && a.fits(w) {
 		p.take(n)
 		a.mu.Unlock()
 		return n, true
 	}
-	w := &waiter{p, n, make(chan struct{})}
 	a.waiting = append(a.waiting, w)
 	a.serve()
 	a.mu.Unlock()
-	timer := time.NewTimer(wait)
+	timer, tick := time.NewTimer(wait), time.NewTicker(stalledTime/4)
 	defer timer.Stop()
-	select {
-	case <-w.served:
-		return n, true
-	case <-timer.C:
-	case <-ctx.Done():
+	defer tick.Stop()
+	for {
+		select {
+		case <-w.served:
+			return n, true
+		case now := <-tick.C:
+			a.cutStalled(now)
+			continue
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+		return n, a.giveUp(w)
 	}
-	return n, a.giveUp(w)
+}
+
+// reads notes that a request begins to be read.
+func (a *admission) reads(r *reader) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	r.turn = a.reading.PushBack(r)
+}
+
+// hasRead notes that a request was read, or will not be.
+func (a *admission) hasRead(r *reader) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.reading.Remove(r.turn)
+	if len(a.waiting) > 0 {
+		a.serve() // another one is the oldest now
+	}
+}
+
+// cutStalled ends the calls whose requests do not arrive, because others wait for what they take.
+func (a *admission) cutStalled(now time.Time) {
+	var stalled []*reader
+	a.mu.Lock()
+	for e := a.reading.Front(); e != nil; e = e.Next() {
+		r := e.Value.(*reader)
+		if now.Sub(r.started) < stalledTime {
+			break // so are all behind it
+		}
+		if r.lag(now) >= stalledTime && !r.waits(a) {
+			stalled = append(stalled, r)
+		}
+	}
+	a.mu.Unlock()
+	for _, r := range stalled {
+		r.cut(tooSlow())
+	}
+}
+
+// waits reports whether the request does not arrive because it is not read. The caller holds the lock.
+func (r *reader) waits(a *admission) bool {
+	return slices.ContainsFunc(a.waiting, func(w *waiter) bool { return w.reader == r })
 }
 
 // giveUp takes a waiter out of the queue. It reports true if the waiter was served just now.
@@ -353,15 +445,16 @@ func (p *place) take(n int64) {
 	}
 }
 
-// serve admits waiting messages in turn. It passes over one whose own connection or caller has too much. It stops at one
-// that the limit for all does not allow, or small messages would keep a large one out for ever.
+// serve admits waiting messages in turn. It passes over one whose own connection or caller has too much. Behind one that the
+// limit for all does not allow it serves only requests of which a part is in memory already: small messages would keep a large
+// one out for ever, and half a request in memory helps nobody.
 func (a *admission) serve() {
+	full := false
 	for i := 0; i < len(a.waiting); {
 		w := a.waiting[i]
-		if !fits(w.n, w.place.accounts[:1]) {
-			return
-		}
-		if !fits(w.n, w.place.accounts[1:]) {
+		begun := w.reader != nil && w.reader.arrived.Load() > readChunk
+		if full && !begun || !a.fits(w) {
+			full = full || a.total.bytes+w.n > a.limits.Bytes
 			i++
 			continue
 		}
@@ -371,9 +464,19 @@ func (a *admission) serve() {
 	}
 }
 
-// fits reports whether all of the accounts may have n bytes more.
-func fits(n int64, accounts []*account) bool {
-	return !slices.ContainsFunc(accounts, func(acc *account) bool { return acc != nil && acc.bytes+n > acc.mostBytes })
+// fits reports whether the limits allow what a waiter waits for. Requests that are read take bytes step by step; so that they
+// do not all stop half way, a request's size of bytes is kept for the oldest of them. The caller holds the lock.
+func (a *admission) fits(w *waiter) bool {
+	limit := a.limits.Bytes
+	if oldest := a.reading.Front(); oldest != nil && w.reader != nil && oldest.Value != w.reader {
+		limit -= min(a.limits.RequestBytes, limit/2)
+	}
+	for _, acc := range w.place.accounts[1:] {
+		if acc != nil && !allows(limit, a.total.bytes, acc.bytes, w.n) {
+			return false
+		}
+	}
+	return a.total.bytes+w.n <= limit
 }
 
 // inUse is how many bytes of messages are in memory.
@@ -408,6 +511,11 @@ func longPoll(full string) bool {
 // tooManyCalls names the limit that a caller met, so that an operator can raise it.
 func tooManyCalls(kind string, limit int) error {
 	return &refusal{codes.ResourceExhausted, fmt.Sprintf("%d calls are being answered, all that `limits.%s` of the proxy's config allows: try again later, give the proxy more memory, or run more of them", limit, kind)}
+}
+
+// tooSlow is the answer to a request that does not arrive while others wait.
+func tooSlow() error {
+	return &refusal{codes.ResourceExhausted, "the request arrives too slowly while others wait: try again later"}
 }
 
 // noBytes counts a message that the limit of bytes does not allow, and returns the error to answer with.

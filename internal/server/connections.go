@@ -53,11 +53,20 @@ func (s *connections) Accept() (net.Conn, error) {
 func (s *connections) add(conn net.Conn) *connection {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c := &connection{Conn: conn, of: s, account: s.admission.newAccount()}
+	c := &connection{Conn: conn, of: s, account: new(account), host: hostOf(conn.RemoteAddr())}
 	s.all[c] = struct{}{}
 	s.admission.unproved(c)
 	s.metrics.open.Inc()
 	return c
+}
+
+// hostOf is an address without its port.
+func hostOf(a net.Addr) string {
+	host, _, err := net.SplitHostPort(a.String())
+	if err != nil {
+		return a.String()
+	}
+	return host
 }
 
 // remove ends it.
@@ -90,6 +99,7 @@ type connection struct {
 	net.Conn
 	of      *connections
 	account *account
+	host    string // the caller's address without the port
 	once    sync.Once
 	// deadline is when the time limit of writes was set last, in Unix nanoseconds.
 	deadline atomic.Int64

@@ -153,7 +153,7 @@ func (c *call) reserveAnswer(ctx context.Context) (reserved int64, err error) {
 		case expected == 0:
 			expected = unknownAnswer
 		}
-		if taken, ok := c.lease.place.reserve(ctx, expected, bytesWait); ok {
+		if taken, ok := c.lease.place.reserve(ctx, expected, bytesWait, nil); ok {
 			return taken, nil
 		}
 		if ctx.Err() != nil {

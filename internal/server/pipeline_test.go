@@ -252,7 +252,9 @@ func TestLargeMessagesPass(t *testing.T) {
 	f := &frontend{}
 	echoHistory(f)
 	startFrontend(t, f)
-	c := startProxy(t, f).client(t)
+	limits := LimitsFor(1 << 30)
+	limits.RequestBytes = 32 << 20
+	c := startProxy(t, f, limited(limits)).client(t)
 	ctx := testContext(t)
 	data := bytes.Repeat([]byte("0123456789abcdef"), 20<<20/16)
 	if _, err := c.StartWorkflowExecution(ctx, startRequest(data)); err != nil {

@@ -1,11 +1,13 @@
 package server
 
 import (
+	"container/list"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -16,7 +18,7 @@ import (
 )
 
 // gRPC's own way to receive a message reads it whole, however large it is and however long that takes. So this file reads
-// requests below gRPC's API: first the length, then, once the limit of bytes allows it, the rest.
+// requests below gRPC's API: first the length, then the rest as it arrives and as the limit of bytes allows.
 
 // wire is gRPC's transport stream, which handlers find in their context. Its methods are not promised to stay: where a later
 // gRPC has another stream, TestRequestsAreReadFromTheWire fails, and so does every call.
@@ -29,9 +31,13 @@ type wire interface {
 
 const (
 	messageHeader = 5
-	// requestTime is how long a request may take to arrive, and slowestRate how much longer it may take for its size.
-	requestTime = 30 * time.Second
+	// requestTime is how long a request may take to arrive, and slowestRate how much longer for what has arrived: who stops
+	// sending is cut off after requestTime. While others wait for a limit, who is stalledTime behind is cut off as well.
+	requestTime = 10 * time.Second
+	stalledTime = time.Second
 	slowestRate = 64 << 10 // bytes a second
+	// readChunk is how much of a request is read, and counted, at once.
+	readChunk = 64 << 10
 )
 
 var (
@@ -46,7 +52,7 @@ func (c *call) read() (err error) {
 	if err := grpc.SetSendCompressor(c.ctx, "identity"); err != nil {
 		return status.Error(codes.Internal, from+err.Error())
 	}
-	r, err := newReader(c.ctx, c.lease, c.server.admission.largest(), c.server.requestTime)
+	r, err := newReader(c.ctx, c.lease, c.server.admission.limits.RequestBytes, c.server.requestTime)
 	if err != nil {
 		return err
 	}
@@ -59,11 +65,14 @@ func (c *call) read() (err error) {
 
 // reader reads a request from the wire.
 type reader struct {
-	wire  wire
-	lease *lease
-	limit int64         // bytes of a message
-	time  time.Duration // that a small message may take to arrive
-	late  *time.Timer   // ends the call, and with it the reading
+	wire    wire
+	lease   *lease
+	limit   int64         // bytes of a message
+	time    time.Duration // that a message may lag behind
+	late    *time.Timer   // ends the call, and with it the reading
+	started time.Time
+	arrived atomic.Int64  // bytes of the message
+	turn    *list.Element // in the order of those who read; the admission's lock guards it
 }
 
 // newReader returns the reader of a call, which has to be closed.
@@ -72,11 +81,24 @@ func newReader(ctx context.Context, l *lease, limit int64, within time.Duration)
 	if !ok {
 		return nil, errNoWire
 	}
-	late := time.AfterFunc(within, func() { _ = stream.WriteStatus(answerFor(tooLate(within))) })
-	return &reader{stream, l, limit, within, late}, nil
+	r := &reader{wire: stream, lease: l, limit: limit, time: within, started: time.Now()}
+	r.late = time.AfterFunc(within, func() { r.cut(tooLate(within)) })
+	l.place.in.reads(r)
+	return r, nil
 }
 
-func (r *reader) close() { r.late.Stop() }
+func (r *reader) close() {
+	r.late.Stop()
+	r.lease.place.in.hasRead(r)
+}
+
+// cut ends the call with an error. Reading from the wire fails from then on.
+func (r *reader) cut(err error) { _ = r.wire.WriteStatus(answerFor(err)) }
+
+// lag is how far the request is behind the slowest rate.
+func (r *reader) lag(now time.Time) time.Duration {
+	return now.Sub(r.started) - time.Duration(r.arrived.Load())*time.Second/slowestRate
+}
 
 // message reads one message.
 func (r *reader) message(ctx context.Context) (mem.BufferSlice, error) {
@@ -87,21 +109,47 @@ func (r *reader) message(ctx context.Context) (mem.BufferSlice, error) {
 		}
 		return nil, err
 	}
+	return r.rest(ctx, header)
+}
+
+// rest reads a message behind its header.
+func (r *reader) rest(ctx context.Context, header [messageHeader]byte) (mem.BufferSlice, error) {
 	length := int64(binary.BigEndian.Uint32(header[1:]))
 	if length > r.limit {
 		return nil, tooLong(length, r.limit)
 	}
-	if err := r.reserve(ctx, length, length); err != nil {
-		return nil, err
-	}
-	if length > unreserved {
-		r.late.Reset(r.time + time.Duration(length/slowestRate)*time.Second)
-	}
-	data, err := r.wire.Read(int(length))
+	data, err := r.body(ctx, length)
 	if err != nil || header[0]&1 == 0 {
 		return data, err
 	}
 	return r.decompress(ctx, data)
+}
+
+// body reads the bytes of a message, and reserves them as they arrive: a length is quickly said.
+func (r *reader) body(ctx context.Context, length int64) (mem.BufferSlice, error) {
+	if length <= readChunk {
+		data, err := r.wire.Read(int(length))
+		if err == nil {
+			err = r.reserve(ctx, length, length)
+		}
+		return data, err
+	}
+	var data mem.BufferSlice
+	for length > r.arrived.Load() {
+		part, err := r.wire.Read(int(min(length-r.arrived.Load(), readChunk)))
+		data = append(data, part...)
+		n := int64(part.Len())
+		if err == nil {
+			arrived := r.arrived.Add(n)
+			r.late.Reset(r.time - r.lag(time.Now()))
+			err = r.reserve(ctx, n, arrived)
+		}
+		if err != nil {
+			data.Free()
+			return nil, err
+		}
+	}
+	return data, nil
 }
 
 // end makes sure that nothing follows the message.
@@ -119,7 +167,7 @@ func (r *reader) end() error {
 
 // reserve reserves n bytes of a message that has length bytes so far.
 func (r *reader) reserve(ctx context.Context, n, length int64) error {
-	if _, ok := r.lease.place.reserve(ctx, n, bytesWait); ok {
+	if _, ok := r.lease.place.reserve(ctx, n, bytesWait, r); ok {
 		return nil
 	}
 	return r.lease.place.in.noBytes("a request", length)

@@ -103,7 +103,7 @@ var rewritten = []*grpc.ServiceDesc{&workflowservice.WorkflowService_ServiceDesc
 
 // New builds a server. It answers nothing yet.
 func New(o Options) (*Server, error) {
-	if o.Limits.Connections <= 0 || o.Limits.Calls <= 0 || o.Limits.LongPolls <= 0 || o.Limits.Bytes < MinBytes {
+	if o.Limits.Connections <= 0 || o.Limits.Calls <= 0 || o.Limits.LongPolls <= 0 || o.Limits.Bytes < MinBytes || o.Limits.RequestBytes < MinRequestBytes {
 		return nil, fmt.Errorf("limits: %+v would refuse every call", o.Limits)
 	}
 	s := &Server{rewriter: o.Rewriter, keys: o.Keys, audit: o.Audit, pollLimit: o.PollLimit, metrics: o.Metrics, log: o.Log,
@@ -197,7 +197,7 @@ func (s *Server) newListener(config Listener, stats stats.Handler) *listener {
 		experimental.BufferPool(buffers),
 		grpc.WriteBufferSize(upstream.WriteBuffer),
 		grpc.SharedWriteBuffer(true),
-		grpc.MaxRecvMsgSize(int(s.admission.largest())),
+		grpc.MaxRecvMsgSize(int(s.admission.limits.RequestBytes)),
 		grpc.MaxConcurrentStreams(streamsPerCaller),
 		// No more of a request arrives before the limit of bytes allows it.
 		grpc.StaticStreamWindowSize(upstream.StreamWindow),

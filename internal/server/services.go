@@ -25,6 +25,8 @@ const (
 	// healthLimit and healthTime bound a health request, which is read before its caller is known.
 	healthLimit = 4 << 10
 	healthTime  = 5 * time.Second
+	// smallRequest bounds requests of the services that are always passed: a name or two.
+	smallRequest = 64 << 10
 )
 
 // alwaysPassed are the services that load balancers and command lines look at. They hold no payload.
@@ -74,7 +76,13 @@ func (s *Server) other(l *listener, stream grpc.ServerStream) (err error) {
 		return err
 	}
 	defer place.leave()
-	return s.pass(l, full, headers, stream)
+	limit := s.admission.limits.RequestBytes
+	if slices.Contains(alwaysPassed, service) {
+		limit = smallRequest
+	}
+	counted := &countedStream{ServerStream: stream, lease: newLease(place), limit: limit}
+	defer counted.lease.giveBack()
+	return s.pass(l, full, headers, counted)
 }
 
 // learnedMethod returns a method that only the upstream's reflection describes, or nil.
@@ -141,21 +149,51 @@ func (s *Server) healthCall(l *listener, full string, stream grpc.ServerStream) 
 		first.free()
 		return s.refuse(l, full, err)
 	}
-	return s.pass(l, full, headers, &replayed{ServerStream: stream, first: first})
+	return s.pass(l, full, headers, &countedStream{ServerStream: stream, lease: held, limit: smallRequest, first: first})
 }
 
-// replayed is a stream whose first message was read already.
-type replayed struct {
+// countedStream is a stream whose messages are read within the limit of bytes. The bytes of a message count until the next one
+// is read: by then it was forwarded.
+type countedStream struct {
 	grpc.ServerStream
-	first *frame
+	lease *lease
+	limit int64
+	first *frame // was read already; nil: none
 }
 
-func (r *replayed) RecvMsg(m any) error {
-	if r.first == nil {
-		return r.ServerStream.RecvMsg(m)
+// RecvMsg reads one message.
+func (c *countedStream) RecvMsg(m any) error {
+	data := c.first
+	if data == nil {
+		c.lease.giveBack()
+		var err error
+		if data, err = c.receive(); err != nil {
+			return err
+		}
 	}
-	defer func() { r.first.free(); r.first = nil }()
-	return rawCodec{}.Unmarshal(r.first.data, m)
+	c.first = nil
+	defer data.free()
+	return rawCodec{}.Unmarshal(data.data, m)
+}
+
+// receive waits for a message as long as its caller likes, and then for its bytes as long as those of any request.
+func (c *countedStream) receive() (*frame, error) {
+	ctx := c.Context()
+	stream, ok := grpc.ServerTransportStreamFromContext(ctx).(wire)
+	if !ok {
+		return nil, errNoWire
+	}
+	var header [messageHeader]byte
+	if err := stream.ReadMessageHeader(header[:]); err != nil {
+		return nil, err // io.EOF: the caller sends no more
+	}
+	r, err := newReader(ctx, c.lease, c.limit, requestTime)
+	if err != nil {
+		return nil, err
+	}
+	defer r.close()
+	data, err := r.rest(ctx, header)
+	return &frame{data: data}, statusOf(err)
 }
 
 // health is what the proxy reports of itself.
