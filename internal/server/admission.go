@@ -226,11 +226,14 @@ func (p *place) countHeaders(headers metadata.MD) error {
 		return nil
 	}
 	p.in.mu.Lock()
-	defer p.in.mu.Unlock()
-	if !p.in.fits(&waiter{place: p, n: n}) {
+	fits := p.in.fits(&waiter{place: p, n: n})
+	if fits {
+		p.take(n)
+	}
+	p.in.mu.Unlock()
+	if !fits {
 		return answerFor(p.in.noBytes("the headers of a call", n)).Err()
 	}
-	p.take(n)
 	return nil
 }
 

@@ -361,18 +361,30 @@ func (r *raw) awaitSettings(t *testing.T) {
 }
 
 // call begins a call, and sends so much of its request.
-func (r *raw) call(t *testing.T, stream uint32, method string, request []byte, end bool) {
+func (r *raw) call(t *testing.T, stream uint32, method string, request []byte, end bool, more ...string) {
 	t.Helper()
 	var block bytes.Buffer
 	enc := hpack.NewEncoder(&block)
-	for _, h := range [][2]string{{":method", "POST"}, {":scheme", "http"}, {":path", method}, {":authority", "proxy"},
-		{"content-type", "application/grpc"}, {"te", "trailers"}} {
-		if err := enc.WriteField(hpack.HeaderField{Name: h[0], Value: h[1]}); err != nil {
+	headers := append([]string{":method", "POST", ":scheme", "http", ":path", method, ":authority", "proxy",
+		"content-type", "application/grpc", "te", "trailers"}, more...)
+	for i := 0; i < len(headers); i += 2 {
+		if err := enc.WriteField(hpack.HeaderField{Name: headers[i], Value: headers[i+1]}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := r.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: block.Bytes(), EndHeaders: true}); err != nil {
-		t.Fatal(err)
+	const most = 16 << 10 // bytes of a frame
+	for rest, first := block.Bytes(), true; first || len(rest) > 0; first = false {
+		part := rest[:min(len(rest), most)]
+		rest = rest[len(part):]
+		var err error
+		if first {
+			err = r.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: part, EndHeaders: len(rest) == 0})
+		} else {
+			err = r.WriteContinuation(stream, len(rest) == 0, part)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
 	if err := r.WriteData(stream, end, request); err != nil {
 		t.Fatal(err)
@@ -522,4 +534,28 @@ func TestConnectionAgeCutsNoCall(t *testing.T) {
 	}
 	close(h.release)
 	wait()
+}
+
+// Headers beyond what the limit of calls allows for count as bytes, and end calls like any other.
+func TestLargeHeadersCount(t *testing.T) {
+	f := &frontend{}
+	startFrontend(t, f)
+	p := startProxy(t, f, limited(Limits{Connections: 10, Calls: 10_000, LongPolls: 10, Bytes: MinBytes, RequestBytes: DefaultRequestBytes}))
+	var more []string
+	for i := range 19 {
+		more = append(more, "x-"+strconv.Itoa(i), strings.Repeat("z", 3000))
+	}
+	r := p.raw(t, nil)
+	for i := range uint32(400) { // 24 MB of headers, before the limit of 16
+		r.call(t, 2*i+1, describeMethod, nil, false, more...)
+	}
+	eventually(t, func() bool { return p.inside(false) > 0 && p.admission.inUse() > MinBytes/2 })
+	if code, message := r.status(t); code != "8" || !strings.Contains(message, "headers") {
+		t.Errorf("status %s %s", code, message)
+	}
+	if n := p.admission.inUse(); n > MinBytes {
+		t.Errorf("%d bytes", n)
+	}
+	r.Close()
+	eventually(t, func() bool { return p.admission.inUse() == 0 })
 }
