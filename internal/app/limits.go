@@ -29,10 +29,14 @@ func serverLimits(l *config.Limits, memory int64) server.Limits {
 	}
 }
 
-// limitMemory has the Go runtime collect garbage in time for the memory that there is: what GOMEMLIMIT
-// says, else nine tenths of what the container may have. It returns the bytes to plan with.
+// goShare is the Go runtime's share of the container's memory. The rest is for the program itself, some 60 MB, and for what the
+// kernel keeps for connections.
+const goShare = 0.8
+
+// limitMemory sets the Go runtime's memory limit, so that it collects garbage in time: to what GOMEMLIMIT says, else to
+// [goShare] of what the container may have. It returns the bytes that limits follow from.
 func limitMemory(log *slog.Logger) int64 {
-	limit, err := memlimit.Set()
+	limit, err := memlimit.Set(memlimit.WithRatio(goShare))
 	if err != nil {
 		log.Warn("the container's memory limit cannot be read; set GOMEMLIMIT if there is one", "error", err)
 	} else if limit != math.MaxInt64 {
