@@ -105,7 +105,7 @@ func (s *sealer) sealNested(
 		return nil, false, err
 	}
 	defer inner.Done()
-	out, err = inner.sealer.request(ctx, raw)
+	out, err = inner.Request(ctx, raw)
 	s.stats.add(&inner.sealer.stats)
 	return bytes.Clone(out), inner.sealer.stats.Payloads > 0, err
 }

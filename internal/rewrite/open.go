@@ -60,8 +60,10 @@ func (o *opener) reset() {
 	o.foreign, o.foreignRun = nil, foreign.Run{}
 }
 
-// response is Session.Response.
-func (o *opener) response(ctx context.Context, in []byte) ([]byte, error) {
+// Response opens what the policy allows this caller to read. It returns `in` itself
+// if nothing changed; otherwise the bytes are valid until Done.
+func (s *Session) Response(ctx context.Context, in []byte) ([]byte, error) {
+	o := &s.opener
 	o.account = o.account[:0]
 	m := o.call.method
 	if m.limits {
@@ -74,9 +76,11 @@ func (o *opener) response(ctx context.Context, in []byte) ([]byte, error) {
 	return out, err
 }
 
-// status is Session.Status.
-func (o *opener) status(ctx context.Context, st *spb.Status) *spb.Status {
-	out := st
+// Status opens what an error response holds: failures in the details of queries and
+// multi-operations, and the sealed message of a failed query. What does not open
+// stays as it is, since nothing may replace the real error.
+func (s *Session) Status(ctx context.Context, st *spb.Status) *spb.Status {
+	o, out := &s.opener, st
 	if len(st.GetDetails()) > 0 {
 		if raw, err := proto.Marshal(st); err == nil {
 			if changed, err := o.open(ctx, o.call.method.plan.status, raw, false); err == nil {

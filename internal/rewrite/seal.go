@@ -47,32 +47,34 @@ func (s *sealer) reset() {
 	s.decider.input, s.foreignRun = policy.Input{}, foreign.Run{}
 }
 
-// request is Session.Request.
-func (s *sealer) request(ctx context.Context, in []byte) ([]byte, error) {
-	if s.call.rewriter.shadow {
-		s.shadow(ctx, in)
-		return in, s.withinReach()
+// Request seals what the policy requires. It returns `in` itself if nothing changed;
+// otherwise the bytes are valid until Done. After an error nothing may be forwarded.
+func (s *Session) Request(ctx context.Context, in []byte) ([]byte, error) {
+	sealer := &s.sealer
+	if sealer.call.rewriter.shadow {
+		sealer.shadow(ctx, in)
+		return in, sealer.withinReach()
 	}
-	if err := s.find(in); err != nil {
+	if err := sealer.find(in); err != nil {
 		return nil, err
 	}
-	if err := s.withinReach(); err != nil {
+	if err := sealer.withinReach(); err != nil {
 		return nil, err
 	}
-	w := &s.message.walk
+	w := &sealer.message.walk
 	if w.unknown > 0 {
-		s.call.rewriter.logUnknown(s.call.method.name, w.unknown)
+		sealer.call.rewriter.logUnknown(sealer.call.method.name, w.unknown)
 	}
 	if len(w.slots) == 0 {
 		return w.buf, nil
 	}
-	if err := s.decide(ctx); err != nil {
+	if err := sealer.decide(ctx); err != nil {
 		return nil, err
 	}
-	if len(s.items) == 0 {
+	if len(sealer.items) == 0 {
 		return w.buf, nil
 	}
-	return s.seal(ctx)
+	return sealer.seal(ctx)
 }
 
 // find walks the request.

@@ -2,14 +2,12 @@ package rewrite
 
 import (
 	"cmp"
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
 	"sync/atomic"
 
-	spb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/protobuf/reflect/protoregistry"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
@@ -194,38 +192,16 @@ func (s *Session) ResponseStats() *Stats { return &s.opener.stats }
 // opened. It is valid until Done.
 func (s *Session) Account() []Handled { return s.opener.account }
 
-// Identify reads the namespace and what the request contains about the workflow. As
-// in every decoder, the last of repeated fields counts.
-func (s *Session) Identify(in []byte) error { return s.call.identify(in) }
-
 // Restrict has Request refuse whatever acts in another namespace than that of the
 // call, unless reaches returns true for it: a child started there, a signal or a
 // cancellation sent there, an operation within a multi-operation. The server would
 // act with rights of its own.
 func (s *Session) Restrict(reaches func(namespace string) bool) { s.call.reaches = reaches }
 
-// Request seals what the policy requires. It returns `in` itself if nothing changed;
-// otherwise the bytes are valid until Done. After an error nothing may be forwarded.
-func (s *Session) Request(ctx context.Context, in []byte) ([]byte, error) {
-	return s.sealer.request(ctx, in)
-}
-
-// Response opens what the policy allows this caller to read. It returns `in` itself
-// if nothing changed; otherwise the bytes are valid until Done.
-func (s *Session) Response(ctx context.Context, in []byte) ([]byte, error) {
-	return s.opener.response(ctx, in)
-}
-
-// Status opens what an error response holds: failures in the details of queries and
-// multi-operations, and the sealed message of a failed query. What does not open
-// stays as it is, since nothing may replace the real error.
-func (s *Session) Status(ctx context.Context, st *spb.Status) *spb.Status {
-	return s.opener.status(ctx, st)
-}
-
-// identify is Session.Identify.
-func (c *call) identify(in []byte) error {
-	root := c.method.request
+// Identify reads the namespace and what the request contains about the workflow. As
+// in every decoder, the last of repeated fields counts.
+func (s *Session) Identify(in []byte) error {
+	c, root := &s.call, s.call.method.request
 	var token []byte
 	var failed error
 	r := wire.Read(in)
