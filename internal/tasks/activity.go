@@ -44,7 +44,7 @@ func (o *opening) failActivity(ctx context.Context, t *activityTask, cause error
 	}
 	q := &workflowservice.RespondActivityTaskFailedRequest{TaskToken: t.GetTaskToken(), Identity: identity,
 		Failure: unopenedFailure(unopenedText(cause, handedOutAgain), delay)}
-	o.answer(ctx, "activity", e, &standIn{"RespondActivityTaskFailed", q}, cause)
+	o.answer(ctx, "activity", e, q, cause)
 	switch {
 	case already:
 		o.watch(ctx, key, t)

@@ -2,6 +2,7 @@ package tasks
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	commonpb "go.temporal.io/api/common/v1"
@@ -23,38 +24,40 @@ const (
 	handedOutAgain = "it is handed out again"
 )
 
-// standIn is an answer to a task in its worker's place: a method of WorkflowService and its request.
-type standIn struct {
-	method  string
-	request proto.Message
+// A stand-in answer is the request of a method of WorkflowService, by which the method is known.
+
+// methodOf returns the method of a request.
+func methodOf(request proto.Message) string {
+	return strings.TrimSuffix(string(request.ProtoReflect().Descriptor().Name()), "Request")
 }
 
-// inNamespace sets the namespace of the answer.
-func (s *standIn) inNamespace(namespace string) {
-	m := s.request.ProtoReflect()
+// setNamespace sets the namespace of a request.
+func setNamespace(request proto.Message, namespace string) {
+	m := request.ProtoReflect()
 	m.Set(m.Descriptor().Fields().ByName("namespace"), protoreflect.ValueOfString(namespace))
 }
 
 // answer answers a task that did not open, and logs it. A nil stand-in leaves the task to its timeout. The
 // texts are the proxy's own and contain no payload, so they stay readable for whoever operates the server.
-func (o *opening) answer(ctx context.Context, kind string, e *commonpb.WorkflowExecution, s *standIn, cause error) {
-	answered := s != nil && o.tasks.deliver(ctx, o.call, s, cause) == nil
+func (o *opening) answer(ctx context.Context, kind string, e *commonpb.WorkflowExecution, standIn proto.Message, cause error) {
+	answered := standIn != nil && o.tasks.deliver(ctx, o.call, standIn, cause) == nil
 	o.tasks.options.Log.Error("a task could not be opened; its worker gets none", "task", kind, "rpc", o.call.rpc(),
 		"namespace", o.call.namespace(), "workflow_id", e.GetWorkflowId(), "run_id", e.GetRunId(),
 		"answered", answered, "held", time.Since(o.arrived).Round(time.Millisecond), "error", cause)
 }
 
 // deliver sends an answer with the caller's credentials, though the caller may be gone.
-func (t *Tasks) deliver(out context.Context, call Call, s *standIn, cause error) error {
-	s.inNamespace(call.namespace())
+func (t *Tasks) deliver(out context.Context, call Call, standIn proto.Message, cause error) error {
+	setNamespace(standIn, call.namespace())
+	method := methodOf(standIn)
 	ctx, cancel := outlasting(out)
 	defer cancel()
-	if err := call.Upstream.Invoke(ctx, service+s.method, s.request, new(emptypb.Empty)); err != nil {
+	if err := call.Upstream.Invoke(ctx, service+method, standIn, new(emptypb.Empty)); err != nil {
 		t.options.Log.Error("a task could not be answered in its worker's stead; it is left to its timeout",
-			"rpc", s.method, "namespace", call.namespace(), "error", err, "cause", cause)
+			"rpc", method, "namespace", call.namespace(), "error", err, "cause", cause)
 		return err
 	}
-	t.options.Answered(s.method)
+	t.options.Answered(method)
 	return nil
 }
 

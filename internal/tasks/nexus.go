@@ -32,7 +32,7 @@ func (o *opening) nexusTask(ctx context.Context, t *nexusTask) bool {
 	} else {
 		q.Error = &nexuspb.HandlerError{ErrorType: kind, RetryBehavior: retry, Failure: &nexuspb.Failure{Message: text}}
 	}
-	o.answer(ctx, "nexus", nil, &standIn{"RespondNexusTaskFailed", q}, err)
+	o.answer(ctx, "nexus", nil, q, err)
 	return false
 }
 

@@ -44,7 +44,7 @@ func (t *Tasks) Open(ctx context.Context, call Call, u Unopened) ([]byte, error)
 	case "StartWorkflowExecution":
 		return o.eagerTask(ctx, u)
 	}
-	answer := call.emptyAnswer()
+	_, answer := call.poll()
 	if proto.Unmarshal(u.Sealed, answer) != nil {
 		// This is no message at all. The worker gets no task, since an error could end it.
 		t.options.Log.Error("the server's answer to a poll cannot be read; its worker gets no task",

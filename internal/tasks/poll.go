@@ -45,7 +45,8 @@ func (t *Tasks) AwaitKeys(ctx, out context.Context, call Call) (ready bool, err 
 		t.options.Log.Error("polls are held and end empty, since results could not be sealed: "+
 			"the tasks wait at the server until the key is back", "namespace", call.namespace(), "error", err)
 	}
-	held, release := t.polls.hold(ctx, call.pollRequest())
+	request, _ := call.poll()
+	held, release := t.polls.hold(ctx, request)
 	defer release()
 	t.suggestsPollers(out, call) // the empty answer depends on it, and is made in a hurry
 	for mayComeBack(err) {
@@ -82,8 +83,11 @@ func mayComeBack(err error) bool {
 // isControlPoll reports whether the poll is for commands of the server to the worker itself. Nothing in the
 // answers to them is sealed, so they need no key.
 func (c Call) isControlPoll() bool {
-	return c.Method.Name() == "PollNexusTaskQueue" &&
-		strings.HasPrefix(strings.TrimPrefix(c.pollRequest().GetTaskQueue().GetName(), "/"), controlQueues)
+	if c.Method.Name() != "PollNexusTaskQueue" {
+		return false
+	}
+	request, _ := c.poll()
+	return strings.HasPrefix(strings.TrimPrefix(request.GetTaskQueue().GetName(), "/"), controlQueues)
 }
 
 // pollRequest is what the requests of all polls have in common.
@@ -96,37 +100,27 @@ type pollRequest interface {
 	GetPollerGroupId() string
 }
 
-// pollRequest parses the call's request. One that cannot be parsed is empty.
-func (c Call) pollRequest() pollRequest {
+// poll parses the call's request, and returns an answer to it with no task. A request that cannot be parsed
+// is empty.
+func (c Call) poll() (request pollRequest, empty task) {
 	switch c.Method.Name() {
 	case "PollWorkflowTaskQueue":
-		return read(new(workflowservice.PollWorkflowTaskQueueRequest), c.Request)
+		request, empty = new(workflowservice.PollWorkflowTaskQueueRequest), new(workflowTask)
 	case "PollNexusTaskQueue":
-		return read(new(workflowservice.PollNexusTaskQueueRequest), c.Request)
+		request, empty = new(workflowservice.PollNexusTaskQueueRequest), new(nexusTask)
 	default:
-		return read(new(workflowservice.PollActivityTaskQueueRequest), c.Request)
+		request, empty = new(workflowservice.PollActivityTaskQueueRequest), new(activityTask)
 	}
-}
-
-// emptyAnswer returns an answer to the poll with no task in it.
-func (c Call) emptyAnswer() task {
-	switch c.Method.Name() {
-	case "PollWorkflowTaskQueue":
-		return new(workflowTask)
-	case "PollNexusTaskQueue":
-		return new(nexusTask)
-	default:
-		return new(activityTask)
-	}
+	return read(request, c.Request), empty
 }
 
 // EmptyPoll returns the answer to a poll that ends without a task by the proxy's decision. out has the
 // metadata to ask the server with.
 func (t *Tasks) EmptyPoll(out context.Context, call Call) ([]byte, error) {
-	answer := call.emptyAnswer()
+	request, answer := call.poll()
 	m := answer.ProtoReflect()
 	if group := m.Descriptor().Fields().ByName("poller_group_id"); group != nil { // activities have none
-		m.Set(group, protoreflect.ValueOfString(call.pollRequest().GetPollerGroupId()))
+		m.Set(group, protoreflect.ValueOfString(request.GetPollerGroupId()))
 	}
 	t.keepPollers(out, call, m)
 	return proto.Marshal(answer)

@@ -10,6 +10,7 @@ import (
 	"go.temporal.io/api/workflowservice/v1"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 	"github.com/temporal-seal/temporal-seal/internal/x/wire"
@@ -23,23 +24,23 @@ func (t *Tasks) FailRefused(out context.Context, call Call, cause error) bool {
 	if !ok || e.Kind != rewrite.KindDenied && e.Kind != rewrite.KindTooLarge {
 		return false
 	}
-	s, ok := refusedAnswer(call, e.Kind, cause)
-	if !ok || s == nil {
+	standIn, ok := refusedAnswer(call, e.Kind, cause)
+	if !ok || standIn == nil {
 		return ok
 	}
-	if err := t.seal(out, call, s); err != nil {
+	if err := t.seal(out, call, standIn); err != nil {
 		// A rule may build its reason from the payload, so without a seal it stays here.
 		t.options.Log.Warn("the reason for a refused answer could not be sealed, so the server is not told",
-			"rpc", s.method, "error", err, "cause", cause)
-		s, _ = refusedAnswer(call, e.Kind, &rewrite.Error{Kind: e.Kind, RPC: e.RPC, Path: e.Path,
+			"rpc", methodOf(standIn), "error", err, "cause", cause)
+		standIn, _ = refusedAnswer(call, e.Kind, &rewrite.Error{Kind: e.Kind, RPC: e.RPC, Path: e.Path,
 			Err: errors.New("the reason is in the log of the proxy")})
 	}
-	return t.deliver(out, call, s, cause) == nil
+	return t.deliver(out, call, standIn, cause) == nil
 }
 
 // refusedAnswer returns the failure that takes the place of a worker's answer. ok reports whether the call
 // answers a task that is to fail; the failure is nil where the task is left to its timeout.
-func refusedAnswer(call Call, kind rewrite.Kind, cause error) (s *standIn, ok bool) {
+func refusedAnswer(call Call, kind rewrite.Kind, cause error) (standIn proto.Message, ok bool) {
 	text := from + "the worker's answer was not sent to the server: " + cause.Error()
 	info := &failurepb.ApplicationFailureInfo{Type: "PolicyDenied", NonRetryable: true}
 	why := enumspb.WORKFLOW_TASK_FAILED_CAUSE_WORKFLOW_WORKER_UNHANDLED_FAILURE
@@ -47,38 +48,57 @@ func refusedAnswer(call Call, kind rewrite.Kind, cause error) (s *standIn, ok bo
 		info.Type, why = "PayloadsTooLarge", enumspb.WORKFLOW_TASK_FAILED_CAUSE_PAYLOADS_TOO_LARGE
 	}
 	failure := applicationFailure(text, info)
-	in := call.Request
+	var answer proto.Message
 	switch call.Method.Name() {
 	case "RespondActivityTaskCompleted":
-		return failedActivity(read(new(workflowservice.RespondActivityTaskCompletedRequest), in), failure)
+		answer = new(workflowservice.RespondActivityTaskCompletedRequest)
+		standIn = &workflowservice.RespondActivityTaskFailedRequest{Failure: failure}
 	case "RespondActivityTaskFailed":
-		return failedActivity(read(new(workflowservice.RespondActivityTaskFailedRequest), in), failure)
+		answer = new(workflowservice.RespondActivityTaskFailedRequest)
+		standIn = &workflowservice.RespondActivityTaskFailedRequest{Failure: failure}
 	case "RespondActivityTaskCompletedById":
-		return failedActivityByID(read(new(workflowservice.RespondActivityTaskCompletedByIdRequest), in), failure)
+		answer = new(workflowservice.RespondActivityTaskCompletedByIdRequest)
+		standIn = &workflowservice.RespondActivityTaskFailedByIdRequest{Failure: failure}
 	case "RespondActivityTaskFailedById":
-		return failedActivityByID(read(new(workflowservice.RespondActivityTaskFailedByIdRequest), in), failure)
+		answer = new(workflowservice.RespondActivityTaskFailedByIdRequest)
+		standIn = &workflowservice.RespondActivityTaskFailedByIdRequest{Failure: failure}
 	case "RespondWorkflowTaskCompleted":
-		q := read(new(workflowservice.RespondWorkflowTaskCompletedRequest), in)
+		q := read(new(workflowservice.RespondWorkflowTaskCompletedRequest), call.Request)
 		if attemptOf(q.GetTaskToken()) > 1 {
 			return nil, true // for the reason that failWorkflowTask gives
 		}
-		return &standIn{"RespondWorkflowTaskFailed", &workflowservice.RespondWorkflowTaskFailedRequest{
-			TaskToken: q.GetTaskToken(), Identity: q.GetIdentity(), Cause: why, Failure: failure,
-			DeploymentOptions: q.GetDeploymentOptions()}}, len(q.GetTaskToken()) > 0
+		answer = q
+		standIn = &workflowservice.RespondWorkflowTaskFailedRequest{
+			Cause: why, Failure: failure, DeploymentOptions: q.GetDeploymentOptions()}
 	case "RespondQueryTaskCompleted":
-		q := read(new(workflowservice.RespondQueryTaskCompletedRequest), in)
-		return &standIn{"RespondQueryTaskCompleted", &workflowservice.RespondQueryTaskCompletedRequest{
-			TaskToken: q.GetTaskToken(), PollerGroupId: q.GetPollerGroupId(),
-			CompletedType: enumspb.QUERY_RESULT_TYPE_FAILED, ErrorMessage: text, Failure: failure, Cause: why,
-		}}, len(q.GetTaskToken()) > 0
+		answer = new(workflowservice.RespondQueryTaskCompletedRequest)
+		standIn = &workflowservice.RespondQueryTaskCompletedRequest{
+			CompletedType: enumspb.QUERY_RESULT_TYPE_FAILED, ErrorMessage: text, Failure: failure, Cause: why}
 	case "RespondNexusTaskCompleted":
-		q := read(new(workflowservice.RespondNexusTaskCompletedRequest), in)
-		return &standIn{"RespondNexusTaskFailed", &workflowservice.RespondNexusTaskFailedRequest{
-			TaskToken: q.GetTaskToken(), Identity: identity, PollerGroupId: q.GetPollerGroupId(),
+		answer = new(workflowservice.RespondNexusTaskCompletedRequest)
+		standIn = &workflowservice.RespondNexusTaskFailedRequest{Identity: identity,
 			Error: &nexuspb.HandlerError{ErrorType: "INTERNAL", Failure: &nexuspb.Failure{Message: text},
-				RetryBehavior: enumspb.NEXUS_HANDLER_ERROR_RETRY_BEHAVIOR_NON_RETRYABLE}}}, len(q.GetTaskToken()) > 0
+				RetryBehavior: enumspb.NEXUS_HANDLER_ERROR_RETRY_BEHAVIOR_NON_RETRYABLE}}
+	default:
+		return nil, false
 	}
-	return nil, false
+	return standIn, copyTask(standIn, read(answer, call.Request))
+}
+
+// taskFields are the fields of answers that name the task and its worker.
+var taskFields = []protoreflect.Name{"task_token", "workflow_id", "run_id", "activity_id", "identity", "poller_group_id"}
+
+// copyTask sets the task fields of to that are empty to those of from, and reports whether they name a task.
+func copyTask(to, from proto.Message) (named bool) {
+	a, b := to.ProtoReflect(), from.ProtoReflect()
+	for _, name := range taskFields {
+		source, field := b.Descriptor().Fields().ByName(name), a.Descriptor().Fields().ByName(name)
+		if source != nil && field != nil && b.Has(source) && !a.Has(field) {
+			a.Set(field, b.Get(source))
+			named = named || name == "task_token" || name == "activity_id"
+		}
+	}
+	return named
 }
 
 // read parses a message that the rewriter has walked. One that cannot be parsed stays empty, and then has
@@ -88,26 +108,6 @@ func read[M proto.Message](m M, in []byte) M {
 		proto.Reset(m)
 	}
 	return m
-}
-
-func failedActivity(q interface {
-	GetTaskToken() []byte
-	GetIdentity() string
-}, f *failurepb.Failure) (*standIn, bool) {
-	return &standIn{"RespondActivityTaskFailed", &workflowservice.RespondActivityTaskFailedRequest{
-		TaskToken: q.GetTaskToken(), Identity: q.GetIdentity(), Failure: f}}, len(q.GetTaskToken()) > 0
-}
-
-func failedActivityByID(q interface {
-	GetWorkflowId() string
-	GetRunId() string
-	GetActivityId() string
-	GetIdentity() string
-}, f *failurepb.Failure) (*standIn, bool) {
-	return &standIn{"RespondActivityTaskFailedById", &workflowservice.RespondActivityTaskFailedByIdRequest{
-		WorkflowId: q.GetWorkflowId(), RunId: q.GetRunId(), ActivityId: q.GetActivityId(),
-		Identity: q.GetIdentity(), Failure: f,
-	}}, q.GetActivityId() != ""
 }
 
 // attemptOf returns the attempt that a task token names. The token is internal to the server: where it
@@ -124,13 +124,13 @@ func attemptOf(token []byte) uint64 {
 }
 
 // seal seals the texts of an answer as those of any worker.
-func (t *Tasks) seal(ctx context.Context, call Call, s *standIn) error {
-	s.inNamespace(call.namespace())
-	in, err := proto.Marshal(s.request)
+func (t *Tasks) seal(ctx context.Context, call Call, standIn proto.Message) error {
+	setNamespace(standIn, call.namespace())
+	in, err := proto.Marshal(standIn)
 	if err != nil {
 		return err
 	}
-	session := t.options.Rewriter.Begin(t.options.Rewriter.Method(service+s.method), call.Caller)
+	session := t.options.Rewriter.Begin(t.options.Rewriter.Method(service+methodOf(standIn)), call.Caller)
 	defer session.Done()
 	if err := session.Identify(in); err != nil {
 		return err
@@ -139,5 +139,5 @@ func (t *Tasks) seal(ctx context.Context, call Call, s *standIn) error {
 	if err != nil {
 		return err
 	}
-	return proto.Unmarshal(sealed, s.request)
+	return proto.Unmarshal(sealed, standIn)
 }

@@ -39,7 +39,7 @@ type pausedActivity struct {
 	worker  worker // the server lets the worker whose poll it was do this
 	method  *rewrite.Method
 	request []byte
-	sealed  []byte // the answer; nil if there was no room: then it goes on when another one of its namespace does
+	sealed  []byte // the answer; nil if it was one too many: then it goes on when another one of its namespace does
 	found   bool   // at the server: the worker may be another one than its own
 	pause   backoff.Backoff
 	due     time.Time
@@ -184,7 +184,7 @@ func (t *Tasks) resume(p *pausedActivity) {
 	err := p.stillPaused(ctx)
 	if err == nil {
 		ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-		err = unpause(ctx, p.worker.client(), k)
+		err = unpause(ctx, p.worker.client, k)
 		cancel()
 	}
 	log := t.options.Log.With("namespace", k.namespace, "workflow_id", k.workflow, "run_id", k.run,
@@ -217,7 +217,7 @@ var errNotOurs = errors.New("somebody else has let it go on, or paused it again"
 func (p *pausedActivity) stillPaused(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	d, err := p.worker.client().DescribeWorkflowExecution(ctx, &workflowservice.DescribeWorkflowExecutionRequest{
+	d, err := p.worker.client.DescribeWorkflowExecution(ctx, &workflowservice.DescribeWorkflowExecutionRequest{
 		Namespace: p.key.namespace, Execution: p.key.execution()})
 	if err != nil {
 		return err

@@ -83,8 +83,8 @@ type search struct {
 
 // paced is a connection for requests that can wait.
 type paced struct {
-	upstream grpc.ClientConnInterface
-	limit    *rate.Limiter
+	grpc.ClientConnInterface // for streams, of which WorkflowService has none
+	limit                    *rate.Limiter
 }
 
 // Invoke makes a request once its turn has come.
@@ -94,14 +94,7 @@ func (p paced) Invoke(ctx context.Context, method string, in, out any, options .
 	}
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	return p.upstream.Invoke(ctx, method, in, out, options...)
-}
-
-// NewStream is there for the interface: no method of WorkflowService is a stream.
-func (p paced) NewStream(
-	ctx context.Context, d *grpc.StreamDesc, method string, options ...grpc.CallOption,
-) (grpc.ClientStream, error) {
-	return p.upstream.NewStream(ctx, d, method, options...)
+	return p.ClientConnInterface.Invoke(ctx, method, in, out, options...)
 }
 
 // FindPaused searches the call's namespace, now and then, for activities that were paused by a proxy which
@@ -112,9 +105,8 @@ func (t *Tasks) FindPaused(out context.Context, call Call) {
 	if t.ctx.Err() != nil || !t.options.Keys.Confirmed(namespace) || !t.searches.begin(namespace, time.Now()) {
 		return
 	}
-	w := call.worker(out)
-	s := &search{tasks: t, worker: w, namespace: strings.Clone(namespace),
-		server: workflowservice.NewWorkflowServiceClient(paced{w.upstream, rate.NewLimiter(searchRate, 1)})}
+	s := &search{tasks: t, worker: call.worker(out), namespace: strings.Clone(namespace),
+		server: workflowservice.NewWorkflowServiceClient(paced{call.Upstream, rate.NewLimiter(searchRate, 1)})}
 	go func() {
 		ctx, cancel := context.WithTimeout(s.worker.context(t.ctx), searchLimit)
 		defer cancel()

@@ -58,7 +58,7 @@ func TestShutdownEndsHeldPolls(t *testing.T) {
 	}
 }
 
-func TestWhosePollItIs(t *testing.T) {
+func TestPolledBy(t *testing.T) {
 	p := &workflowservice.PollWorkflowTaskQueueRequest{Namespace: "n", WorkerInstanceKey: "k", Identity: "i", TaskQueue: &taskqueuepb.TaskQueue{Name: "q"}}
 	sticky := &workflowservice.PollWorkflowTaskQueueRequest{Namespace: "n", Identity: "i", TaskQueue: &taskqueuepb.TaskQueue{Name: "host:uuid", NormalName: "q"}}
 	for name, c := range map[string]struct {

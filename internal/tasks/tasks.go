@@ -1,7 +1,20 @@
 // Package tasks keeps the tasks of workers from being lost when they cannot be opened or answered: it holds
 // them while the cause may pass, and then answers them in the worker's place or pauses them; it also holds
-// polls while keys do not answer. It never decides what is sealed, and reaches the Temporal server only
-// through the connection that each call brings.
+// polls while keys do not answer. It never decides what is sealed, never hands over a task that is still
+// sealed, and reaches the Temporal server only through the connection that each call brings.
+//
+// Its words: to hold a task is to keep it from its worker and try again to open it; to hold a poll is not to
+// forward it yet. A stand-in answer is sent in a worker's place. A paused activity waits at the server until
+// a proxy resumes it.
+//
+//	tasks.go     Tasks, Call, worker; start and end
+//	open.go      answers with tasks that did not open at first; hold.go: how long such a task is held
+//	workflow.go  activity.go  nexus.go   what becomes of one of each kind
+//	answer.go    stand-in answers and their texts
+//	refused.go   workers' answers that can never be forwarded
+//	poll.go      polls that wait for a key, and empty answers; scaling.go: what they say of numbers of pollers
+//	shutdown.go  the end of the held polls of a worker that shuts down
+//	resume.go    paused activities that go on; search.go: those that a proxy before this one has paused
 package tasks
 
 import (
@@ -115,7 +128,7 @@ func (c Call) client() workflowservice.WorkflowServiceClient {
 
 // worker makes requests to the server as the worker would whose call gave its credentials.
 type worker struct {
-	upstream    grpc.ClientConnInterface
+	client      workflowservice.WorkflowServiceClient
 	credentials metadata.MD
 	caller      *policy.Caller
 }
@@ -124,15 +137,11 @@ type worker struct {
 // forwarded with.
 func (c Call) worker(out context.Context) worker {
 	md, _ := metadata.FromOutgoingContext(out)
-	return worker{c.Upstream, md, c.Caller}
+	return worker{c.client(), md, c.Caller}
 }
 
 func (w worker) context(parent context.Context) context.Context {
 	return metadata.NewOutgoingContext(parent, w.credentials)
-}
-
-func (w worker) client() workflowservice.WorkflowServiceClient {
-	return workflowservice.NewWorkflowServiceClient(w.upstream)
 }
 
 // outlasting returns a context for a request that has to reach the server though the caller may be gone.

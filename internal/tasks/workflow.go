@@ -9,6 +9,7 @@ import (
 	protocolpb "go.temporal.io/api/protocol/v1"
 	querypb "go.temporal.io/api/query/v1"
 	"go.temporal.io/api/workflowservice/v1"
+	"google.golang.org/protobuf/proto"
 )
 
 // workflowTask reports whether the task opens, if need be without some of its updates and queries.
@@ -80,14 +81,14 @@ func (o *opening) withoutBadEntries(ctx context.Context, t *workflowTask, cause 
 // failWorkflowTask fails a workflow task once: the server hands a failed one out again at once, so later
 // attempts are left to their timeout.
 func (o *opening) failWorkflowTask(ctx context.Context, t *workflowTask, cause error) {
-	var s *standIn
+	var standIn proto.Message
 	if t.GetAttempt() <= 1 {
-		s = &standIn{"RespondWorkflowTaskFailed", &workflowservice.RespondWorkflowTaskFailedRequest{
+		standIn = &workflowservice.RespondWorkflowTaskFailedRequest{
 			TaskToken: t.GetTaskToken(), Identity: identity,
 			Cause:   enumspb.WORKFLOW_TASK_FAILED_CAUSE_WORKFLOW_WORKER_UNHANDLED_FAILURE,
-			Failure: unopenedFailure(unopenedText(cause, handedOutAgain), 0)}}
+			Failure: unopenedFailure(unopenedText(cause, handedOutAgain), 0)}
 	}
-	o.answer(ctx, "workflow", t.GetWorkflowExecution(), s, cause)
+	o.answer(ctx, "workflow", t.GetWorkflowExecution(), standIn, cause)
 }
 
 func (o *opening) failQuery(ctx context.Context, t *workflowTask, cause error) {
@@ -95,5 +96,5 @@ func (o *opening) failQuery(ctx context.Context, t *workflowTask, cause error) {
 	q := &workflowservice.RespondQueryTaskCompletedRequest{
 		TaskToken: t.GetTaskToken(), PollerGroupId: t.GetPollerGroupId(),
 		CompletedType: enumspb.QUERY_RESULT_TYPE_FAILED, ErrorMessage: text, Failure: unopenedFailure(text, 0)}
-	o.answer(ctx, "query", t.GetWorkflowExecution(), &standIn{"RespondQueryTaskCompleted", q}, cause)
+	o.answer(ctx, "query", t.GetWorkflowExecution(), q, cause)
 }
