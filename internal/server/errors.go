@@ -21,16 +21,29 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/x/fault"
 )
 
-// This file chooses the status code for every error of the other packages. The codes of read.go, admission.go, toolarge.go
-// and forward.go are about their own step alone. SDKs decide by the code what to do next:
+// This file chooses the status code for every error of the other packages; those of read.go, admission.go,
+// toolarge.go and forward.go are about their own step alone. SDKs decide by the code what to do next. Those
+// on the shared Rust core are Python, TypeScript, .NET and Ruby.
 //
-//   - Unavailable is retried by all of them. It stands for everything that may pass by itself.
-//   - ResourceExhausted is retried later, with a longer pause. It stands for limits.
-//   - InvalidArgument, PermissionDenied, Unauthenticated and Unimplemented are final. On a poll InvalidArgument,
-//     PermissionDenied and Unauthenticated end a worker, so a poll gets them only where the worker can never succeed.
-//   - DataLoss is final for the Go SDK; SDKs on the shared Rust core retry it.
-//   - Canceled and DeadlineExceeded are the caller's own: it left, or its time is over.
-//   - Internal is retried by some. It is a fault of the proxy's own.
+//	code               stands for                                    Go       Rust core               Java
+//	Unavailable        what may pass by itself: keys, JWKS or        retries  retries                 retries
+//	                   policies that do not answer, records that
+//	                   cannot be kept, shutting down
+//	ResourceExhausted  a limit                                       retries, with a longer pause, all of them
+//	Internal           a fault of the proxy, or an upstream whose    final    retries                 final
+//	                   answer cannot be read
+//	InvalidArgument    a malformed, unknown or too large message     ends a   ends a worker whose     final
+//	                                                                 worker   polls get it for 60 s
+//	PermissionDenied   a policy's deny; namespaces and services out  final    ends a worker whose     final
+//	                   of the caller's reach; no upstream                     polls get it for 60 s
+//	Unauthenticated    no credential, or one that does not hold      final    the same                final
+//	Unimplemented      a method or service that is not forwarded     final    final                   final
+//	NotFound           a task that was failed in its worker's place  final    final                   final
+//	DataLoss           an envelope that will never open              final    retries                 not known
+//	Canceled, DeadlineExceeded  the caller left, or its time is over
+//
+// So a poll gets InvalidArgument, PermissionDenied or Unauthenticated only where its worker can never
+// succeed.
 
 // from starts each message, so that a caller sees that it comes from the proxy and not from the Temporal server.
 const from = "temporal-seal: "

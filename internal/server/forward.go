@@ -15,6 +15,13 @@ import (
 	"google.golang.org/grpc/status"
 )
 
+// Timeouts towards upstreams: there is none of the proxy's own. A call has the time that its caller gave it:
+// the deadline and the cancellation of the caller's context go along. Only polls are shortened, to
+// Options.PollLimit, and only where drain.time of the config is shorter than a poll: the app derives it
+// (pollLimit in app/serve.go). What the proxy asks for by itself has its timeouts where it is asked:
+// confirm.go, reflection.go and probe.go of upstream, tasks.go of tasks. Those of connecting and of keepalive
+// are in upstream/pool.go.
+
 // route finds the upstream of the namespace, and makes the metadata for it. What is refused here was not forwarded.
 func (c *call) route() (err error) {
 	if c.upstream, err = c.server.upstreams.Route(c.session.Namespace()); err != nil {
@@ -42,9 +49,9 @@ func (c *call) confirm() {
 	}
 }
 
-// hold holds a poll until the result of its task could be sealed, or ends it without a task. It ends the polls that are
-// held for a worker that shuts down.
-func (c *call) hold() error {
+// awaitKeys has a poll wait until the result of its task could be sealed, or ends it without a task. For a worker that
+// shuts down it ends the polls that wait.
+func (c *call) awaitKeys() error {
 	tasks := c.server.tasks
 	if c.method.full == workflowservice.WorkflowService_ShutdownWorker_FullMethodName {
 		tasks.EndPolls(c.in.bytes())
@@ -135,6 +142,8 @@ func (c *call) invoke(ctx context.Context, header, trailer *metadata.MD) (err er
 	}
 	n := int64(c.answer.data.Len())
 	if err == nil {
+		// One small answer among large ones must not have the next large one arrive without a reservation. So the
+		// expected size falls by a sixteenth with each: after 11 small answers it is half.
 		m.answer.Store(max(n, m.answer.Load()/16*15, 1))
 	}
 	c.lease.place.count(n - reserved)

@@ -27,7 +27,7 @@ var steps = [...]func(*call) error{
 	(*call).identify,     // authorize.go: the namespace and the names that the request is about
 	(*call).authorize,    // authorize.go: whether the caller reaches the namespace
 	(*call).route,        // forward.go: the upstream, and the metadata for it
-	(*call).hold,         // forward.go: polls are held until a key is at hand
+	(*call).awaitKeys,    // forward.go: polls wait until a result of their task could be sealed
 	(*call).seal,         // seal.go
 	(*call).forward,      // forward.go: the request goes to the upstream, its answer comes back
 	(*call).open,         // open.go, record.go
