@@ -40,19 +40,6 @@ var byID = map[string]func(in []byte) (id string, err error){
 	},
 }
 
-// identify finds out which namespace the call is for, and what else policies, spans and records name.
-func (c *call) identify() error {
-	c.session = c.server.rewriter.Begin(c.method.rewrite, c.id.Caller)
-	c.lease.session = c.session
-	m := c.method.rewrite
-	if m.RequestTouched() || m.ResponseTouched() || m.IsPoll() ||
-		c.id.Namespaces != nil || c.server.upstreams.ByNamespace() || c.span.IsRecording() {
-		c.request = c.in.bytes()
-		return c.session.Identify(c.request)
-	}
-	return nil
-}
-
 // authorize decides whether the caller may make this call.
 func (c *call) authorize() error {
 	if c.id.Namespaces == nil || publicMethods[c.method.full] || c.method.full == listNamespaces {

@@ -5,12 +5,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/temporal-seal/temporal-seal/internal/tasks"
-	"github.com/temporal-seal/temporal-seal/internal/upstream"
-	"go.temporal.io/api/workflowservice/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 )
@@ -21,69 +17,6 @@ import (
 // (pollLimit in app/serve.go). What the proxy asks for by itself has its timeouts where it is asked:
 // confirm.go, reflection.go and probe.go of upstream, tasks.go of tasks. Those of connecting and of keepalive
 // are in upstream/pool.go.
-
-// route finds the upstream of the namespace, and makes the metadata for it. What is refused here was not forwarded.
-func (c *call) route() (err error) {
-	if c.upstream, err = c.server.upstreams.Route(c.session.Namespace()); err != nil {
-		return err
-	}
-	if c.server.audit != nil {
-		if err := recordable(c.server.audit, c.method.rewrite); err != nil {
-			return err
-		}
-	}
-	if c.span.IsRecording() {
-		describeSpan(c.span, c.session)
-	}
-	c.out = outgoing(c.ctx, c.headers, c.listener.Credential, c.upstream.Config(), c.session.Namespace())
-	if c.method.rewrite.IsPoll() || c.method.rewrite.RequestTouched() {
-		c.confirm()
-	}
-	return nil
-}
-
-// confirm asks the upstream whether the call's namespace exists, unless that is known.
-func (c *call) confirm() {
-	if namespace := c.session.Namespace(); namespace != "" && !c.server.keys.Confirmed(namespace) {
-		c.server.confirmations.Confirm(c.ctx, c.out, c.upstream, namespace)
-	}
-}
-
-// awaitKeys has a poll wait until the result of its task could be sealed, or ends it without a task. For a worker that
-// shuts down it ends the polls that wait.
-func (c *call) awaitKeys() error {
-	tasks := c.server.tasks
-	if c.method.full == workflowservice.WorkflowService_ShutdownWorker_FullMethodName {
-		tasks.EndPolls(c.in.bytes())
-	}
-	if !c.method.rewrite.IsPoll() {
-		return nil
-	}
-	ready, err := tasks.AwaitKeys(c.ctx, c.out, c.taskCall())
-	if err != nil {
-		return err
-	}
-	if !ready {
-		return c.endPoll()
-	}
-	tasks.FindPaused(c.out, c.taskCall())
-	return nil
-}
-
-// taskCall is what tasks needs of the call.
-func (c *call) taskCall() tasks.Call {
-	return tasks.Call{Method: c.method.rewrite, Caller: c.id.Caller, Request: c.request, Session: c.session, Upstream: c.upstream}
-}
-
-// endPoll answers a poll that ends without a task by the proxy's decision.
-func (c *call) endPoll() error {
-	answer, err := c.server.tasks.EmptyPoll(c.out, c.taskCall())
-	if err != nil {
-		return err
-	}
-	c.answer = frame{data: mem.BufferSlice{mem.SliceBuffer(answer)}}
-	return errAnswered
-}
 
 // forward sends the request and takes in the answer.
 func (c *call) forward() error {
@@ -201,34 +134,6 @@ func emptyPoll(answer *frame) bool {
 		}
 	}
 	return true
-}
-
-// hopHeaders belong to one connection, or are made anew by gRPC on the next. Everything else is forwarded as it came.
-var hopHeaders = []string{":authority", "content-type", "user-agent", "grpc-accept-encoding", "grpc-encoding", "grpc-timeout", "te"}
-
-const namespaceHeader = "temporal-namespace"
-
-// outgoing turns what the caller sent into what the upstream gets.
-func outgoing(ctx context.Context, incoming metadata.MD, credential string, c *upstream.Config, namespace string) context.Context {
-	for _, h := range hopHeaders {
-		delete(incoming, h)
-	}
-	if credential != "" && !c.PassCredential {
-		delete(incoming, credential) // it was meant for the proxy
-	}
-	if c.APIKey != nil {
-		delete(incoming, "authorization")
-		delete(incoming, "authorization-extras")
-	}
-	if len(incoming[namespaceHeader]) > 0 || c.APIKey != nil {
-		// Temporal Cloud routes API keys by it, so it names the namespace that was checked, whatever the caller put there.
-		delete(incoming, namespaceHeader)
-		if namespace != "" {
-			// Headers are written after this returns, the request's bytes may be gone by then.
-			incoming[namespaceHeader] = []string{strings.Clone(namespace)}
-		}
-	}
-	return metadata.NewOutgoingContext(ctx, incoming)
 }
 
 // answered strips from an answer's headers or trailers what gRPC writes itself.

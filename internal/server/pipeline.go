@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"go.opentelemetry.io/otel/trace"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 
@@ -24,13 +25,13 @@ var steps = [...]func(*call) error{
 	(*call).authenticate, // authenticate.go: who calls, by the connection and the headers alone
 	(*call).admit,        // admission.go: limits of calls, per connection, per caller and in all
 	(*call).read,         // read.go: the request, within the limits of bytes
-	(*call).identify,     // authorize.go: the namespace and the names that the request is about
+	(*call).identify,     // identify.go: the namespace and the names that the request is about
 	(*call).authorize,    // authorize.go: whether the caller reaches the namespace
-	(*call).route,        // forward.go: the upstream, and the metadata for it
-	(*call).awaitKeys,    // forward.go: polls wait until a result of their task could be sealed
+	(*call).route,        // route.go: the upstream, and the metadata for it
+	(*call).awaitKeys,    // route.go: polls wait until a result of their task could be sealed
 	(*call).seal,         // seal.go
 	(*call).forward,      // forward.go: the request goes to the upstream, its answer comes back
-	(*call).open,         // open.go, record.go
+	(*call).open,         // open.go: the answer for the caller, on record before it leaves
 	(*call).send,         // send.go: the answer goes to gRPC, its memory is given back when it is written
 }
 
@@ -73,6 +74,22 @@ type method struct {
 	// answer is the size that its answers had lately, or more. 0: there was none.
 	answer atomic.Int64
 	first  atomic.Bool // an answer was admitted to find out the size of others
+}
+
+// handlers describes a service to gRPC with one handler behind all of its methods.
+func (s *Server) handlers(desc *grpc.ServiceDesc, l *listener) *grpc.ServiceDesc {
+	raw := &grpc.ServiceDesc{ServiceName: desc.ServiceName, HandlerType: (*any)(nil)}
+	for _, md := range desc.Methods {
+		m, ok := s.methods["/"+desc.ServiceName+"/"+md.MethodName]
+		if !ok {
+			continue // falls to other, which refuses it
+		}
+		raw.Methods = append(raw.Methods, grpc.MethodDesc{MethodName: md.MethodName,
+			Handler: func(_ any, ctx context.Context, _ func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+				return s.answer(ctx, l, m)
+			}})
+	}
+	return raw
 }
 
 // answer runs one call through the steps. A panic ends this call alone.

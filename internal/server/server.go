@@ -225,22 +225,6 @@ func (s *Server) newListener(config Listener, stats stats.Handler) *listener {
 	return l
 }
 
-// handlers describes a service to gRPC with one handler behind all of its methods.
-func (s *Server) handlers(desc *grpc.ServiceDesc, l *listener) *grpc.ServiceDesc {
-	raw := &grpc.ServiceDesc{ServiceName: desc.ServiceName, HandlerType: (*any)(nil)}
-	for _, md := range desc.Methods {
-		m, ok := s.methods["/"+desc.ServiceName+"/"+md.MethodName]
-		if !ok {
-			continue // falls to other, which refuses it
-		}
-		raw.Methods = append(raw.Methods, grpc.MethodDesc{MethodName: md.MethodName,
-			Handler: func(_ any, ctx context.Context, _ func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
-				return s.answer(ctx, l, m)
-			}})
-	}
-	return raw
-}
-
 // Serve answers calls until Drain has ended, or a listener fails.
 func (s *Server) Serve() error {
 	failed := make(chan error, len(s.listeners))
