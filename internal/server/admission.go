@@ -240,20 +240,13 @@ func (p *place) countHeaders(headers metadata.MD) error {
 // enter counts a call in. The call has to leave when it ends. conn and caller may be nil. The error is the status to
 // answer with.
 func (a *admission) enter(conn *connection, caller *policy.Caller, longPoll bool) (place, error) {
-	kind, limit := "calls", a.limits.Calls
-	if longPoll {
-		kind, limit = "long_polls", a.limits.LongPolls
-	}
 	p := place{in: a, longPoll: longPoll, accounts: [3]*account{&a.total}}
 	if conn != nil {
 		p.accounts[1] = conn.account
 	}
 	a.mu.Lock()
 	p.accounts[2] = a.accountOf(caller, conn)
-	full := false
-	for _, acc := range p.accounts {
-		full = full || acc != nil && !acc.allows(&a.total, int64(limit), longPoll)
-	}
+	full := a.full(&p)
 	if full {
 		a.forget(&p)
 	} else {
@@ -261,23 +254,69 @@ func (a *admission) enter(conn *connection, caller *policy.Caller, longPoll bool
 	}
 	a.mu.Unlock()
 	if full {
-		a.overLimit(kind)
-		return place{}, answerFor(tooManyCalls(kind, limit)).Err()
+		return place{}, a.tooManyCalls(longPoll)
 	}
 	return p, nil
 }
 
-// accountOf returns a caller's account. An anonymous one is told apart by its address. Nil: none.
-func (a *admission) accountOf(caller *policy.Caller, conn *connection) *account {
+// check returns the error of enter where it would refuse a call now, and counts nothing in. It costs a call that is refused
+// neither a stream nor a goroutine.
+func (a *admission) check(conn *connection, caller *policy.Caller, longPoll bool) error {
+	p := place{in: a, longPoll: longPoll, accounts: [3]*account{&a.total}}
+	if conn != nil {
+		p.accounts[1] = conn.account
+	}
+	a.mu.Lock()
+	p.accounts[2] = a.callers[keyOf(caller, conn)]
+	full := a.full(&p)
+	a.mu.Unlock()
+	if full {
+		return a.tooManyCalls(longPoll)
+	}
+	return nil
+}
+
+// full reports whether one call more would be too many. The caller holds the lock.
+func (a *admission) full(p *place) bool {
+	limit := int64(a.limits.Calls)
+	if p.longPoll {
+		limit = int64(a.limits.LongPolls)
+	}
+	return slices.ContainsFunc(p.accounts[:], func(acc *account) bool {
+		return acc != nil && !acc.allows(&a.total, limit, p.longPoll)
+	})
+}
+
+// tooManyCalls counts a call that is refused, and returns the status to answer with.
+func (a *admission) tooManyCalls(longPoll bool) error {
+	kind, limit := "calls", a.limits.Calls
+	if longPoll {
+		kind, limit = "long_polls", a.limits.LongPolls
+	}
+	a.overLimit(kind)
+	return answerFor(tooManyCalls(kind, limit)).Err()
+}
+
+// keyOf identifies a caller. The zero key stands for none.
+func keyOf(caller *policy.Caller, conn *connection) callerKey {
 	key := callerKey{kind: anonymous}
 	if caller != nil {
 		key = callerKey{caller.Kind, caller.Subject, caller.Listener}
 	}
 	if key.kind == anonymous {
 		if conn == nil {
-			return nil
+			return callerKey{}
 		}
 		key.subject = conn.host
+	}
+	return key
+}
+
+// accountOf returns a caller's account. Nil: none.
+func (a *admission) accountOf(caller *policy.Caller, conn *connection) *account {
+	key := keyOf(caller, conn)
+	if key == (callerKey{}) {
+		return nil
 	}
 	if acc := a.callers[key]; acc != nil {
 		return acc

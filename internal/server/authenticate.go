@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/tap"
 
 	"github.com/temporal-seal/temporal-seal/internal/auth"
@@ -41,25 +42,27 @@ func (s *Server) tap(l *listener) tap.ServerInHandle {
 				err = s.panicked(info.FullMethodName, p)
 			}
 		}()
-		if serviceOf(info.FullMethodName) == healthService {
-			return ctx, nil // its own answer is for everybody; see healthCall
+		full, conn := info.FullMethodName, connectionOf(ctx)
+		if serviceOf(full) == healthService { // its own answer is for everybody; see healthCall
+			return ctx, s.admission.check(conn, nil, true)
 		}
 		id, err := l.identify(ctx, info.Header, false)
-		conn := connectionOf(ctx)
-		switch {
-		case err == nil:
-			conn.known(true)
-			return context.WithValue(ctx, identityKey{}, id), nil
-		case errors.Is(err, auth.ErrWait):
+		if errors.Is(err, auth.ErrWait) {
 			return ctx, nil
 		}
-		st := answerFor(err)
-		s.logRefusal(info.FullMethodName, l, st, err)
-		if m := s.methods[info.FullMethodName]; m != nil {
-			m.metrics.observe(st.Code(), 0, trace.SpanFromContext(ctx))
+		conn.known(err == nil)
+		if err == nil {
+			ctx = context.WithValue(ctx, identityKey{}, id)
+			err = s.admission.check(conn, id.Caller, s.isLongPoll(full))
+		} else {
+			st := answerFor(err)
+			s.logRefusal(full, l, st, err)
+			err = st.Err()
 		}
-		conn.known(false)
-		return ctx, st.Err()
+		if m := s.methods[full]; m != nil && err != nil {
+			m.metrics.observe(status.Code(err), 0, trace.SpanFromContext(ctx))
+		}
+		return ctx, err
 	}
 }
 
