@@ -121,6 +121,11 @@ test-attacks: build ## Attacks on a real server: stolen, pasted and foreign enve
 	@cd e2e && $(GO) test -c -o ../bin/attacks.test ./attacks
 	cd e2e/attacks && SEAL_PROXY_BIN='$(PROXY)' ../../bin/attacks.test -test.timeout 10m
 
+.PHONY: test-abuse
+test-abuse: build ## Requests that cost more than they cost their sender, under an enforced 512 MiB (SHORT=1: four minutes; ONLY=name: one); ends with `abuse: N shapes, N survived, ...`
+	@cd e2e && $(GO) test -c -o ../bin/abuse.test ./abuse
+	cd e2e/abuse && SEAL_ABUSE_ONLY='$(ONLY)' SEAL_PROXY_BIN='$(PROXY)' ../../bin/abuse.test -test.timeout 30m $(if $(SHORT),-test.short) -test.v
+
 .PHONY: test-readers
 test-readers: build ## Who reads what by gRPC, codec server, CLI and in a browser's Web UI (needs chromium); ends with `readers: N cases, N as the policy says`
 	@cd e2e && $(GO) test -c -o ../bin/readers.test ./readers

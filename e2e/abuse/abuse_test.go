@@ -97,7 +97,7 @@ const (
 func TestAbuse(t *testing.T) {
 	each, perSecond, quiet := 7*time.Second, 30, 20*time.Second
 	if testing.Short() {
-		each, quiet = 1500*time.Millisecond, 5*time.Second
+		each, quiet = time.Second, 5*time.Second
 	}
 	s := newSite(t)
 	crowd, err := startCrowd(s.target.Token, s.good)
