@@ -72,7 +72,7 @@ snapshots: build ## Compare metrics, config keys, flags, exit codes and so on wi
 	cd e2e/snapshots && SEAL_PROXY_BIN='$(PROXY)' ../../bin/snapshots.test -test.timeout 5m
 
 # Packages of e2e that have their own targets: they need more than Go, much time, or an idle machine.
-E2E_ALONE := deploy|docs|polls|readers|rescue|sdks|snapshots|soak
+E2E_ALONE := abuse|deploy|docs|polls|readers|rescue|sdks|snapshots|soak
 
 # SEAL_PROXY_BIN: the tests run the binary that users get. Go's test cache does not notice when it changes, hence -count=1.
 .PHONY: test-e2e
