@@ -154,6 +154,7 @@ func TestJWTs(t *testing.T) {
 		"good again":       {good, 0, ""},
 		"no token":         {"", Unauthenticated, "wants one token"},
 		"no JWT":           {"abc", Unauthenticated, "no JWT"},
+		"too long":         {strings.Repeat("a", 20<<10), Unauthenticated, "longer"},
 		"forged":           {forger.token(t, nil), Unauthenticated, "signature"},
 		"changed":          {parts[0] + "." + parts[1][:len(parts[1])-4] + "AAAA." + parts[2], Unauthenticated, "signature"},
 		"alg none":         {"eyJhbGciOiJub25lIn0." + parts[1] + ".", Unauthenticated, "algorithm"},
