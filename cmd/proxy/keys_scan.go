@@ -163,7 +163,7 @@ func (o *scanOptions) walk(
 	ctx context.Context, scanner *scan.Scanner, upstreams []upstream.Config, namespace string, state *scan.State,
 ) error {
 	// The calls go to the server itself, and not through a proxy: they must return envelopes unopened.
-	router := upstream.NewRouter(upstreams, upstream.Options{})
+	router := upstream.NewRouter(upstreams, nil)
 	defer router.Close()
 	conn, err := router.Route(namespace)
 	if err != nil {
@@ -182,7 +182,7 @@ func allNamespaces(ctx context.Context, upstreams []upstream.Config) ([]string, 
 	for i := range upstreams {
 		one := upstreams[i]
 		one.Namespaces = nil // what it lists is what it has, not what the config sends there
-		router := upstream.NewRouter([]upstream.Config{one}, upstream.Options{})
+		router := upstream.NewRouter([]upstream.Config{one}, nil)
 		var listed []string
 		conn, err := router.Route("")
 		if err == nil {

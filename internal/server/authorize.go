@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/temporal-seal/temporal-seal/internal/auth"
+	"github.com/temporal-seal/temporal-seal/internal/x/frame"
 )
 
 // A caller may reach certain namespaces only. Then each call has to name one of them, in the field that requests have for
@@ -62,17 +63,17 @@ func (c *call) authorize() error {
 
 // onlyReached leaves out of an answer, a list of namespaces, those that the caller does not reach. Pages may come out empty;
 // the token for the next stays.
-func onlyReached(answer *frame, id *auth.Identity) error {
+func onlyReached(answer *frame.Frame, id *auth.Identity) error {
 	var list workflowservice.ListNamespacesResponse
-	if err := proto.Unmarshal(answer.bytes(), &list); err != nil {
+	if err := proto.Unmarshal(answer.Bytes(), &list); err != nil {
 		return &refusal{codes.Internal, "the server's list of namespaces cannot be read"}
 	}
 	list.Namespaces = slices.DeleteFunc(list.Namespaces, func(n *workflowservice.DescribeNamespaceResponse) bool {
 		return !id.Reaches(n.GetNamespaceInfo().GetName())
 	})
 	reached, err := proto.Marshal(&list)
-	answer.free()
-	answer.data = mem.BufferSlice{mem.SliceBuffer(reached)}
+	answer.Free()
+	*answer = frame.New(mem.SliceBuffer(reached))
 	return err
 }
 

@@ -9,6 +9,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+
+	"github.com/temporal-seal/temporal-seal/internal/x/frame"
 )
 
 // Timeouts towards upstreams: there is none of the proxy's own. A call has the time that its caller gave it:
@@ -27,10 +29,10 @@ func (c *call) forward() error {
 		defer cancel()
 	}
 	var header, trailer metadata.MD
-	c.sent = c.sealed.data.Len()
+	c.sent = c.sealed.Len()
 	sent := time.Now()
 	err := c.invoke(out, &header, &trailer)
-	c.sealed.free() // a call that never got as far as a connection leaves it unsent
+	c.sealed.Free() // a call that never got as far as a connection leaves it unsent
 	if e := grpc.SetHeader(c.ctx, answered(header)); e != nil && err == nil {
 		err = status.Error(codes.Internal, from+"the upstream's headers cannot be forwarded: "+e.Error())
 	}
@@ -38,7 +40,7 @@ func (c *call) forward() error {
 		err = status.Error(codes.Internal, from+"the upstream's trailers cannot be forwarded: "+e.Error())
 	}
 	if err != nil {
-		c.answer.free()
+		c.answer.Free()
 		if isPoll && status.Code(err) == codes.DeadlineExceeded && c.ctx.Err() == nil && shortened(c.ctx, out) {
 			return c.endPoll() // the proxy shortened it
 		}
@@ -73,7 +75,7 @@ func (c *call) invoke(ctx context.Context, header, trailer *metadata.MD) (err er
 			return err
 		})
 	}
-	n := int64(c.answer.data.Len())
+	n := int64(c.answer.Len())
 	if err == nil {
 		// One small answer among large ones must not have the next large one arrive without a reservation. So the
 		// expected size falls by a sixteenth with each: after 11 small answers it is half.
@@ -127,13 +129,9 @@ func (m *method) reads() bool {
 
 // emptyPoll reports whether the answer to a poll contains no task. Each kind of task has its token as first field, and answers
 // without one may still hold hints for autoscaling.
-func emptyPoll(answer *frame) bool {
-	for _, b := range answer.data {
-		if data := b.ReadOnlyData(); len(data) > 0 {
-			return data[0] != 0x0a
-		}
-	}
-	return true
+func emptyPoll(answer *frame.Frame) bool {
+	data := answer.BytesIn(frame.Sealed)
+	return len(data) == 0 || data[0] != 0x0a
 }
 
 // answered strips from an answer's headers or trailers what gRPC writes itself.

@@ -7,7 +7,7 @@ func (c *call) identify() error {
 	m := c.method.rewrite
 	if m.RequestTouched() || m.ResponseTouched() || m.IsPoll() ||
 		c.id.Namespaces != nil || c.server.upstreams.ByNamespace() || c.span.IsRecording() {
-		c.request = c.in.bytes()
+		c.request = c.in.Bytes()
 		return c.session.Identify(c.request)
 	}
 	return nil

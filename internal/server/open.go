@@ -14,6 +14,7 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/audit"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 	"github.com/temporal-seal/temporal-seal/internal/tasks"
+	"github.com/temporal-seal/temporal-seal/internal/x/frame"
 )
 
 // open makes the answer to send: the one that came, if nothing in it changes.
@@ -27,10 +28,10 @@ func (c *call) open() error {
 		return nil
 	}
 	start := time.Now()
-	sealed := c.answer.bytesIn(upstreamBuffers)
+	sealed := c.answer.BytesIn(frame.Sealed)
 	plain, err := c.openAnswer(sealed)
 	if err != nil {
-		c.answer.free()
+		c.answer.Free()
 		if !errors.Is(err, audit.ErrUnrecorded) {
 			_ = c.record(codeOf(err)) // the caller gets an error anyway
 		}
@@ -38,7 +39,7 @@ func (c *call) open() error {
 	}
 	c.rewritten(directionResponse, c.session.ResponseStats(), start, trace.SpanFromContext(c.ctx))
 	if !same(plain, sealed) {
-		c.answer.free()
+		c.answer.Free()
 		c.answer = c.lease.lendAnswer(plain)
 	}
 	return nil

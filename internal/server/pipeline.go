@@ -16,6 +16,7 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 	"github.com/temporal-seal/temporal-seal/internal/upstream"
+	"github.com/temporal-seal/temporal-seal/internal/x/frame"
 )
 
 // steps are what each call to a rewritten service goes through, in this order. Package rewrite finds the payloads of the
@@ -53,11 +54,11 @@ type call struct {
 	session  *rewrite.Session
 	lease    *lease
 
-	in       frame  // the request as it came
-	request  []byte // the bytes of in; nil where they need not be read
-	sealed   frame  // the request as it is forwarded
-	sent     int    // its bytes
-	answer   frame
+	in       frame.Frame // the request as it came
+	request  []byte      // the bytes of in; nil where they need not be read
+	sealed   frame.Frame // the request as it is forwarded
+	sent     int         // its bytes
+	answer   frame.Frame
 	withheld []rewrite.Handled // what could not be opened of the tasks in the answer
 
 	span trace.Span // the server span that gRPC's stats handler began; polls have none
@@ -123,7 +124,7 @@ func (s *Server) answer(ctx context.Context, l *listener, m *method) (answer any
 
 // leave gives up what the call holds. What a panic left behind is not used again.
 func (c *call) leave(failed, panicked bool) {
-	c.in.free()
+	c.in.Free()
 	if c.lease == nil {
 		return
 	}

@@ -25,6 +25,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/temporal-seal/temporal-seal/internal/auth"
+	"github.com/temporal-seal/temporal-seal/internal/x/frame"
 )
 
 // echoHistory keeps the input of the last start and tells it as the history's first event.
@@ -290,13 +291,13 @@ func TestTextOfTooLargeMessages(t *testing.T) {
 func TestNotProtobufIsRefusedBeforeForwarding(t *testing.T) {
 	f := &frontend{}
 	startFrontend(t, f)
-	cc := startProxy(t, f).dial(t, grpc.WithDefaultCallOptions(grpc.ForceCodecV2(rawCodec{})))
+	cc := startProxy(t, f).dial(t, grpc.WithDefaultCallOptions(grpc.ForceCodecV2(frame.Codec{})))
 	for name, in := range map[string][]byte{
 		"garbage":   {0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff},
 		"truncated": {0x0a, 0x7f, 'c'},
 	} {
-		q := &frame{data: mem.BufferSlice{mem.SliceBuffer(in)}}
-		err := cc.Invoke(testContext(t), workflowservice.WorkflowService_StartWorkflowExecution_FullMethodName, q, new(frame))
+		q := new(frame.New(mem.SliceBuffer(in)))
+		err := cc.Invoke(testContext(t), workflowservice.WorkflowService_StartWorkflowExecution_FullMethodName, q, new(frame.Frame))
 		if status.Code(err) != codes.InvalidArgument {
 			t.Errorf("%s: got %v", name, err)
 		}

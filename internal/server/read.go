@@ -15,6 +15,8 @@ import (
 	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/status"
+
+	"github.com/temporal-seal/temporal-seal/internal/x/frame"
 )
 
 // gRPC's own way to receive a message reads it whole, however large it is and however long that takes. So this file reads
@@ -57,7 +59,9 @@ func (c *call) read() (err error) {
 		return err
 	}
 	defer r.close()
-	if c.in.data, err = r.message(c.ctx); err == nil {
+	data, err := r.message(c.ctx)
+	c.in = frame.New(data...)
+	if err == nil {
 		err = r.end()
 	}
 	return statusOf(err)
@@ -199,10 +203,10 @@ func (r *reader) decompress(ctx context.Context, compressed mem.BufferSlice) (me
 	var out mem.BufferSlice
 	var length int64
 	for chunk := min(max(4*compressed.Len(), leastChunk), mostChunk); ; chunk = mostChunk {
-		buf := buffers.Get(chunk)
+		buf := frame.Clear.Get(chunk)
 		n, err := fill(plain, *buf)
 		*buf = (*buf)[:n]
-		out = append(out, mem.NewBuffer(buf, buffers))
+		out = append(out, mem.NewBuffer(buf, frame.Clear))
 		length += int64(n)
 		switch {
 		case err == io.EOF:

@@ -4,11 +4,13 @@ import (
 	"context"
 	"strings"
 
-	"github.com/temporal-seal/temporal-seal/internal/tasks"
-	"github.com/temporal-seal/temporal-seal/internal/upstream"
 	"go.temporal.io/api/workflowservice/v1"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/metadata"
+
+	"github.com/temporal-seal/temporal-seal/internal/tasks"
+	"github.com/temporal-seal/temporal-seal/internal/upstream"
+	"github.com/temporal-seal/temporal-seal/internal/x/frame"
 )
 
 // route finds the upstream of the namespace, and makes the metadata for it. What is refused here was not forwarded.
@@ -43,7 +45,7 @@ func (c *call) confirm() {
 func (c *call) awaitKeys() error {
 	tasks := c.server.tasks
 	if c.method.full == workflowservice.WorkflowService_ShutdownWorker_FullMethodName {
-		tasks.EndPolls(c.in.bytes())
+		tasks.EndPolls(c.in.Bytes())
 	}
 	if !c.method.rewrite.IsPoll() {
 		return nil
@@ -70,7 +72,7 @@ func (c *call) endPoll() error {
 	if err != nil {
 		return err
 	}
-	c.answer = frame{data: mem.BufferSlice{mem.SliceBuffer(answer)}}
+	c.answer = frame.New(mem.SliceBuffer(answer))
 	return errAnswered
 }
 

@@ -21,8 +21,7 @@ func (c *call) seal() error {
 			return nil
 		}
 	}
-	c.in.data.Ref() // one reference goes to gRPC, the other stays until the call's end: names alias the request
-	c.sealed = c.in
+	c.sealed = c.in.Share() // c.in stays until the call's end: names alias the request
 	return nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/mem"
 
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
+	"github.com/temporal-seal/temporal-seal/internal/x/frame"
 )
 
 // gRPC does not report when a message has been written, and goes on using the message's buffers until then, after the call
@@ -20,16 +21,16 @@ import (
 func (c *call) send() error {
 	c.end(codes.OK)
 	l := c.lease
-	if !l.answers && c.answer.data.Len() > unreserved { // it goes out as it came
-		l.kept, c.answer = c.answer, frame{}
-		c.answer = l.lendAnswer(l.kept.bytes())
+	if !l.answers && c.answer.Len() > unreserved { // it goes out as it came
+		l.kept, c.answer = c.answer, frame.Frame{}
+		c.answer = l.lendAnswer(l.kept.Bytes())
 	}
 	conn := connectionOf(c.ctx)
 	if conn == nil || !l.answers {
 		l.giveBack()
 		return nil
 	}
-	n := c.answer.data.Len()
+	n := c.answer.Len()
 	l.conn, l.late = conn, time.Now().Add(answerTime+time.Duration(n/slowestAnswer)*time.Second)
 	conn.sends(l)
 	return nil
@@ -41,7 +42,7 @@ type lease struct {
 	place   place
 	holders atomic.Int32
 	session *rewrite.Session // whose buffers are lent
-	kept    frame            // an answer that is sent as it came
+	kept    frame.Frame      // an answer that is sent as it came
 
 	// Of an answer that is on its way out:
 	answers      bool
@@ -58,22 +59,22 @@ func newLease(p place) *lease {
 }
 
 // lend wraps bytes that belong to the call as a frame.
-func (l *lease) lend(b []byte) frame { return l.lendTo(b, lent{l}) }
+func (l *lease) lend(b []byte) frame.Frame { return l.lendTo(b, lent{l}) }
 
 // lendAnswer is lend for what the caller gets.
-func (l *lease) lendAnswer(b []byte) frame {
+func (l *lease) lendAnswer(b []byte) frame.Frame {
 	l.answers = !mem.IsBelowBufferPoolingThreshold(cap(b))
 	return l.lendTo(b, lentAnswer{l})
 }
 
 // lendTo wraps bytes as a frame whose buffer gRPC gives back to the pool.
-func (l *lease) lendTo(b []byte, pool mem.BufferPool) frame {
+func (l *lease) lendTo(b []byte, pool mem.BufferPool) frame.Frame {
 	if mem.IsBelowBufferPoolingThreshold(cap(b)) {
 		// gRPC does not count references to small buffers: give it a copy of its own.
-		return frame{data: mem.BufferSlice{mem.SliceBuffer(bytes.Clone(b))}}
+		return frame.New(mem.SliceBuffer(bytes.Clone(b)))
 	}
 	l.holders.Add(1)
-	return frame{data: mem.BufferSlice{mem.NewBuffer(&b, pool)}}
+	return frame.New(mem.NewBuffer(&b, pool))
 }
 
 // drop gives up the lease of the call, or of a buffer. The last one ends it.
@@ -81,7 +82,7 @@ func (l *lease) drop() {
 	if l.holders.Add(-1) > 0 {
 		return
 	}
-	l.kept.free()
+	l.kept.Free()
 	if l.session != nil {
 		l.session.Done()
 	}
@@ -94,13 +95,13 @@ func (l *lease) giveBack() { l.place.giveBack() }
 // lent is the pool to which gRPC returns a lent buffer.
 type lent struct{ lease *lease }
 
-func (p lent) Get(length int) *[]byte { return buffers.Get(length) }
+func (p lent) Get(length int) *[]byte { return frame.Clear.Get(length) }
 func (p lent) Put(*[]byte)            { p.lease.drop() }
 
 // lentAnswer is the same for an answer.
 type lentAnswer struct{ lease *lease }
 
-func (p lentAnswer) Get(length int) *[]byte { return buffers.Get(length) }
+func (p lentAnswer) Get(length int) *[]byte { return frame.Clear.Get(length) }
 
 func (p lentAnswer) Put(*[]byte) {
 	if p.lease.conn != nil {

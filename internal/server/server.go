@@ -28,6 +28,7 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 	"github.com/temporal-seal/temporal-seal/internal/tasks"
 	"github.com/temporal-seal/temporal-seal/internal/upstream"
+	"github.com/temporal-seal/temporal-seal/internal/x/frame"
 )
 
 // Options are all that a Server is made of.
@@ -127,7 +128,7 @@ func New(o Options) (*Server, error) {
 		return nil, fmt.Errorf("services: %s reads and writes the server's own state past every check, it is never forwarded", adminService)
 	}
 	server, client := o.Tracing.handlers(s.untraced, s.isLongPoll)
-	s.upstreams = upstream.NewRouter(o.Upstreams, upstream.Options{Stats: client, Codec: rawCodec{}, Buffers: upstreamBuffers})
+	s.upstreams = upstream.NewRouter(o.Upstreams, client)
 	o.Metrics.watch(o.Registry, s.upstreams.Count, s.admission.inUse)
 	for _, l := range o.Listeners {
 		s.listeners = append(s.listeners, s.newListener(l, server))
@@ -193,8 +194,8 @@ func (s *Server) newListener(config Listener, stats stats.Handler) *listener {
 	}
 	options := []grpc.ServerOption{
 		grpc.Creds(connectionCredentials{protection}),
-		grpc.ForceServerCodecV2(rawCodec{}),
-		experimental.BufferPool(buffers),
+		grpc.ForceServerCodecV2(frame.Codec{}),
+		experimental.BufferPool(frame.Clear),
 		grpc.WriteBufferSize(upstream.WriteBuffer),
 		grpc.SharedWriteBuffer(true),
 		grpc.MaxRecvMsgSize(int(s.admission.limits.RequestBytes)),

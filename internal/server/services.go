@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/temporal-seal/temporal-seal/internal/upstream"
+	"github.com/temporal-seal/temporal-seal/internal/x/frame"
 )
 
 const (
@@ -129,27 +130,27 @@ func (s *Server) healthCall(l *listener, full string, stream grpc.ServerStream) 
 	defer place.leave()
 	held := newLease(place)
 	defer held.giveBack()
-	first := new(frame)
 	r, err := newReader(stream.Context(), held, healthLimit, healthTime)
 	if err != nil {
 		return err
 	}
-	first.data, err = r.message(stream.Context())
+	data, err := r.message(stream.Context())
 	r.close()
 	if err != nil {
 		return statusOf(err)
 	}
+	first := frame.New(data...)
 	var request healthpb.HealthCheckRequest
-	if proto.Unmarshal(first.bytes(), &request) == nil && request.GetService() == "" {
-		first.free()
+	if proto.Unmarshal(first.Bytes(), &request) == nil && request.GetService() == "" {
+		first.Free()
 		return s.health.answer(full, &request, stream)
 	}
 	headers, _ := metadata.FromIncomingContext(stream.Context())
 	if _, err := s.identityOf(stream.Context(), l, headers); err != nil {
-		first.free()
+		first.Free()
 		return s.refuse(l, full, err)
 	}
-	return s.pass(l, full, headers, &countedStream{ServerStream: stream, lease: held, limit: smallRequest, first: first})
+	return s.pass(l, full, headers, &countedStream{ServerStream: stream, lease: held, limit: smallRequest, first: &first})
 }
 
 // countedStream is a stream whose messages are read within the limit of bytes. The bytes of a message count until the next one
@@ -158,7 +159,7 @@ type countedStream struct {
 	grpc.ServerStream
 	lease *lease
 	limit int64
-	first *frame // was read already; nil: none
+	first *frame.Frame // was read already; nil: none
 }
 
 // RecvMsg reads one message.
@@ -172,12 +173,12 @@ func (c *countedStream) RecvMsg(m any) error {
 		}
 	}
 	c.first = nil
-	defer data.free()
-	return rawCodec{}.Unmarshal(data.data, m)
+	defer data.Free()
+	return proto.Unmarshal(data.Bytes(), m.(proto.Message))
 }
 
 // receive waits for a message as long as its caller likes, and then for its bytes as long as those of any request.
-func (c *countedStream) receive() (*frame, error) {
+func (c *countedStream) receive() (*frame.Frame, error) {
 	ctx := c.Context()
 	stream, ok := grpc.ServerTransportStreamFromContext(ctx).(wire)
 	if !ok {
@@ -193,7 +194,8 @@ func (c *countedStream) receive() (*frame, error) {
 	}
 	defer r.close()
 	data, err := r.rest(ctx, header)
-	return &frame{data: data}, statusOf(err)
+	message := frame.New(data...)
+	return &message, statusOf(err)
 }
 
 // health is what the proxy reports of itself.

@@ -8,13 +8,15 @@ import (
 	"testing"
 	"time"
 
-	"github.com/temporal-seal/temporal-seal/internal/auth"
 	"go.temporal.io/api/workflowservice/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	reflectionpb "google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/grpc/status"
+
+	"github.com/temporal-seal/temporal-seal/internal/auth"
+	"github.com/temporal-seal/temporal-seal/internal/x/frame"
 )
 
 func TestHealthWithoutServiceIsTheProxysOwn(t *testing.T) {
@@ -109,7 +111,7 @@ func TestWhatIsNotKnownIsNotForwarded(t *testing.T) {
 	f := &frontend{}
 	startFrontend(t, f)
 	p := startProxy(t, f, func(o *Options) { o.Services = []string{"acme.Extra"} })
-	cc := p.dial(t, grpc.WithDefaultCallOptions(grpc.ForceCodecV2(rawCodec{})))
+	cc := p.dial(t, grpc.WithDefaultCallOptions(grpc.ForceCodecV2(frame.Codec{})))
 	for method, want := range map[string]string{
 		"/temporal.api.workflowservice.v1.WorkflowService/NotYetInvented":        "upgrade the proxy",
 		"/temporal.api.operatorservice.v1.OperatorService/NotYetInvented":        "upgrade the proxy",
@@ -117,7 +119,7 @@ func TestWhatIsNotKnownIsNotForwarded(t *testing.T) {
 		"/acme.Other/Method":                    "`services`",
 		"/grpc.health.v1.Health/NotYetInvented": "upgrade the proxy",
 	} {
-		err := cc.Invoke(testContext(t), method, new(frame), new(frame))
+		err := cc.Invoke(testContext(t), method, new(frame.Frame), new(frame.Frame))
 		if status.Code(err) != codes.Unimplemented || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v", method, err)
 		}
@@ -125,7 +127,7 @@ func TestWhatIsNotKnownIsNotForwarded(t *testing.T) {
 	if calls := f.calls(); len(calls) > 0 {
 		t.Errorf("forwarded: %v", calls)
 	}
-	err := cc.Invoke(testContext(t), "/acme.Extra/Method", new(frame), new(frame))
+	err := cc.Invoke(testContext(t), "/acme.Extra/Method", new(frame.Frame), new(frame.Frame))
 	if status.Code(err) != codes.Unimplemented || strings.Contains(err.Error(), from) {
 		t.Errorf("a service that the config names: got %v, want the upstream's answer", err)
 	}

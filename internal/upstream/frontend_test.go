@@ -61,7 +61,7 @@ func startFrontend(t testing.TB, f *frontend, options ...grpc.ServerOption) {
 // poolTo gives the pool of a router that has one upstream.
 func poolTo(t testing.TB, f *frontend) *Pool {
 	t.Helper()
-	router := NewRouter([]Config{{Address: f.address}}, Options{})
+	router := NewRouter([]Config{{Address: f.address}}, nil)
 	t.Cleanup(router.Close)
 	pool, err := router.Route("clinic")
 	if err != nil {

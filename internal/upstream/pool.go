@@ -14,6 +14,9 @@ import (
 	"google.golang.org/grpc/experimental"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/stats"
+
+	"github.com/temporal-seal/temporal-seal/internal/x/frame"
 )
 
 const (
@@ -62,9 +65,9 @@ type connection struct {
 	calls atomic.Int32
 }
 
-func newPool(address string, c *Config, o Options) (*Pool, error) {
+func newPool(address string, c *Config, stats stats.Handler) (*Pool, error) {
 	p := &Pool{config: c, address: address}
-	p.options = p.dialOptions(o)
+	p.options = p.dialOptions(stats)
 	first, err := p.dial()
 	if err != nil {
 		return nil, err
@@ -76,7 +79,7 @@ func newPool(address string, c *Config, o Options) (*Pool, error) {
 // Config returns where the calls go and what they show there.
 func (p *Pool) Config() *Config { return p.config }
 
-func (p *Pool) dialOptions(o Options) []grpc.DialOption {
+func (p *Pool) dialOptions(stats stats.Handler) []grpc.DialOption {
 	creds := p.config.TLS
 	if creds == nil {
 		creds = insecure.NewCredentials()
@@ -87,7 +90,9 @@ func (p *Pool) dialOptions(o Options) []grpc.DialOption {
 			grpc.MaxCallRecvMsgSize(MaxMessage),
 			// Sealed bytes do not compress, and the answer goes out uncompressed: ask for nothing else.
 			experimental.AcceptCompressors(),
+			grpc.ForceCodecV2(frame.Codec{}),
 		),
+		experimental.WithBufferPool(frame.Sealed),
 		grpc.WithWriteBufferSize(WriteBuffer),
 		grpc.WithSharedWriteBuffer(true),
 		// Whether a call may be sent twice is for the SDK to decide. gRPC still repeats what never reached
@@ -107,14 +112,8 @@ func (p *Pool) dialOptions(o Options) []grpc.DialOption {
 	if p.config.APIKey != nil {
 		options = append(options, grpc.WithPerRPCCredentials(p.config.APIKey))
 	}
-	if o.Codec != nil {
-		options = append(options, grpc.WithDefaultCallOptions(grpc.ForceCodecV2(o.Codec)))
-	}
-	if o.Buffers != nil {
-		options = append(options, experimental.WithBufferPool(o.Buffers))
-	}
-	if o.Stats != nil {
-		options = append(options, grpc.WithStatsHandler(o.Stats))
+	if stats != nil {
+		options = append(options, grpc.WithStatsHandler(stats))
 	}
 	return options
 }

@@ -168,7 +168,7 @@ func TestPoolKeepsCallsWhenAFrontendEndsConnections(t *testing.T) {
 func resolved(t *testing.T, addresses *manual.Resolver, options ...grpc.DialOption) *Pool {
 	t.Helper()
 	pool := &Pool{address: "test:///frontend", config: new(Config)}
-	pool.options = append(append(pool.dialOptions(Options{}), grpc.WithResolvers(addresses)), options...)
+	pool.options = append(append(pool.dialOptions(nil), grpc.WithResolvers(addresses)), options...)
 	first, err := pool.dial()
 	if err != nil {
 		t.Fatal(err)

@@ -15,7 +15,7 @@ import (
 
 // Probe waits until each upstream with a fixed address has answered GetSystemInfo.
 func Probe(ctx context.Context, configs []Config) error {
-	router := NewRouter(configs, Options{})
+	router := NewRouter(configs, nil)
 	defer router.Close()
 	pools, err := router.fixed()
 	if err != nil {

@@ -33,7 +33,7 @@ type Join func([]*descriptorpb.FileDescriptorProto) (bool, error)
 // and passes them to join. So what a newer server knows is sealed like the rest before the proxy itself is
 // upgraded. An upstream that does not answer, or has no reflection, changes nothing.
 func Learn(ctx context.Context, configs []Config, join Join, log *slog.Logger) {
-	router := NewRouter(configs, Options{})
+	router := NewRouter(configs, nil)
 	defer router.Close()
 	pools, err := router.fixed()
 	if err != nil {

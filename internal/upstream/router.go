@@ -7,8 +7,6 @@ import (
 	"sync"
 
 	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/encoding"
-	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/stats"
 
 	"github.com/temporal-seal/temporal-seal/internal/x/glob"
@@ -63,17 +61,10 @@ func (c *Config) serves(namespace string) bool {
 	return glob.MatchAny(c.Namespaces, namespace)
 }
 
-// Options apply to all connections. The zero value is for typed messages.
-type Options struct {
-	Stats   stats.Handler    // nil: none
-	Codec   encoding.CodecV2 // nil: gRPC's own
-	Buffers mem.BufferPool   // nil: gRPC's own
-}
-
 // Router finds the upstream of a call by its namespace, and has a pool of connections to each address.
 type Router struct {
 	configs []Config
-	options Options
+	stats   stats.Handler // of all connections; nil: none
 
 	mu     sync.Mutex
 	pools  map[target]*Pool
@@ -87,9 +78,9 @@ type target struct {
 }
 
 // NewRouter makes a router for the upstreams, of which the first that serves a namespace gets its calls. It
-// opens no connection: calls do.
-func NewRouter(configs []Config, o Options) *Router {
-	return &Router{configs: configs, options: o, pools: map[target]*Pool{}}
+// opens no connection: calls do. stats may be nil.
+func NewRouter(configs []Config, stats stats.Handler) *Router {
+	return &Router{configs: configs, stats: stats, pools: map[target]*Pool{}}
 }
 
 // ByNamespace reports whether the namespace of a call decides where it goes.
@@ -150,7 +141,7 @@ func (r *Router) pool(config int, address string) (*Pool, error) {
 	case len(r.pools) >= maxTargets:
 		return nil, ErrTooMany
 	}
-	pool, err := newPool(address, &r.configs[config], r.options)
+	pool, err := newPool(address, &r.configs[config], r.stats)
 	if err == nil {
 		r.pools[t] = pool
 	}

@@ -38,7 +38,7 @@ func TestAddressesFromNamespaces(t *testing.T) {
 }
 
 func TestRouterLimitsItsAddresses(t *testing.T) {
-	router := NewRouter([]Config{{Namespaces: []string{"n*"}, Address: "{namespace}:1"}, {Namespaces: []string{}, Address: "127.0.0.1:1"}}, Options{})
+	router := NewRouter([]Config{{Namespaces: []string{"n*"}, Address: "{namespace}:1"}, {Namespaces: []string{}, Address: "127.0.0.1:1"}}, nil)
 	first, err := router.Route("n0")
 	if err != nil || !router.ByNamespace() {
 		t.Fatal(err)

@@ -1,4 +1,6 @@
-package server
+// Package frame has gRPC messages as bytes: the frame that a call passes on unparsed, the codec that lets gRPC send and
+// receive it, and the pools of buffers. It never looks into a message.
+package frame
 
 import (
 	"math/bits"
@@ -9,18 +11,21 @@ import (
 	"google.golang.org/grpc/mem"
 )
 
-// frame is one gRPC message as it came from the wire, unparsed. It holds one reference to each of its buffers, which
-// goes to gRPC when the frame is sent, or to free.
-type frame struct {
+// Frame is one gRPC message as it came from the wire, unparsed. It holds one reference to each of its buffers, which
+// goes to gRPC when the frame is sent, or to Free.
+type Frame struct {
 	data mem.BufferSlice
 }
 
-// bytes gives the message as one slice, which stays valid until free. Messages up to one HTTP/2 data frame are not
-// copied.
-func (f *frame) bytes() []byte { return f.bytesIn(buffers) }
+// New returns the frame of a message in these buffers, whose references it takes over.
+func New(data ...mem.Buffer) Frame { return Frame{data} }
 
-// bytesIn is bytes with a buffer of that pool, if it takes one.
-func (f *frame) bytesIn(pool mem.BufferPool) []byte {
+// Bytes gives the message as one slice, which stays valid until Free. Messages up to one HTTP/2 data frame are not
+// copied.
+func (f *Frame) Bytes() []byte { return f.BytesIn(Clear) }
+
+// BytesIn is Bytes with a buffer of that pool, if it takes one.
+func (f *Frame) BytesIn(pool mem.BufferPool) []byte {
 	switch len(f.data) {
 	case 0:
 		return nil
@@ -33,26 +38,35 @@ func (f *frame) bytesIn(pool mem.BufferPool) []byte {
 	return joined.ReadOnlyData()
 }
 
-// free gives up the references to the buffers, if they were not sent.
-func (f *frame) free() {
+// Len is the size of the message.
+func (f *Frame) Len() int { return f.data.Len() }
+
+// Share returns a second frame with references of its own to the same buffers.
+func (f *Frame) Share() Frame {
+	f.data.Ref()
+	return *f
+}
+
+// Free gives up the references to the buffers, if they were not sent.
+func (f *Frame) Free() {
 	f.data.Free()
 	f.data = nil
 }
 
-// rawCodec passes frames on as they are. All other messages get the codec that gRPC would use, so health, reflection and
+// Codec passes frames on as they are. All other messages get the codec that gRPC would use, so health, reflection and
 // generated clients of the upstream are ordinary gRPC.
-type rawCodec struct{}
+type Codec struct{}
 
 var typedCodec = encoding.GetCodecV2(proto.Name)
 
-var _ encoding.CodecV2 = rawCodec{}
+var _ encoding.CodecV2 = Codec{}
 
 // Name is part of the content type, which has to be the one that Temporal expects.
-func (rawCodec) Name() string { return proto.Name }
+func (Codec) Name() string { return proto.Name }
 
 // Marshal hands a frame's references over to gRPC.
-func (rawCodec) Marshal(v any) (mem.BufferSlice, error) {
-	if f, ok := v.(*frame); ok {
+func (Codec) Marshal(v any) (mem.BufferSlice, error) {
+	if f, ok := v.(*Frame); ok {
 		data := f.data
 		f.data = nil
 		return data, nil
@@ -61,8 +75,8 @@ func (rawCodec) Marshal(v any) (mem.BufferSlice, error) {
 }
 
 // Unmarshal takes a reference to each buffer for the frame.
-func (rawCodec) Unmarshal(data mem.BufferSlice, v any) error {
-	if f, ok := v.(*frame); ok {
+func (Codec) Unmarshal(data mem.BufferSlice, v any) error {
+	if f, ok := v.(*Frame); ok {
 		f.data.Free()
 		data.Ref()
 		f.data = data
@@ -85,10 +99,10 @@ type bufferPool struct {
 }
 
 var (
-	// buffers are for what goes to and comes from callers: it may be a user's clear text and must not linger.
-	buffers mem.BufferPool = &bufferPool{clears: true}
-	// upstreamBuffers are for what is read from and written to the upstream, which sees it just so.
-	upstreamBuffers mem.BufferPool = new(bufferPool)
+	// Clear are for what goes to and comes from callers: it may be a user's clear text and must not linger.
+	Clear mem.BufferPool = &bufferPool{clears: true}
+	// Sealed are for what is read from and written to the upstream, which sees it just so.
+	Sealed mem.BufferPool = new(bufferPool)
 )
 
 // Get returns a buffer of that length. Its content is not specified.
