@@ -15,8 +15,8 @@ func FuzzDecodeJSON(f *testing.F) {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		got, ok := decodeJSON(data)
-		if !ok {
+		got, err := decodeJSON(data, nil)
+		if err != nil {
 			return
 		}
 		var plain any

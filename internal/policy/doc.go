@@ -48,6 +48,7 @@
 //
 //	types.go     Direction, Action, Input, Verdict, Options
 //	policy.go    Policy and Decide: the path of one decision
+//	call.go      what the decisions of one call share
 //	query.go     evaluation of the rules by OPA, with its limits
 //	input.go     the members of `input`, and the document that rules see
 //	content.go   input.content.json: the payload's data as OPA's values

@@ -159,11 +159,18 @@ func (e *evaluation) content(r reads) any {
 	if r.bits&readContentJSON == 0 {
 		return content
 	}
-	if v, ok := decode(in); ok {
+	v, err := decode(in)
+	switch {
+	case err == nil:
 		content["json"] = v
 		return content
+	case err != errUnreadable && err != errTooLarge:
+		e.refused = err
 	}
-	return hook(func() any { e.missed = true; return content })
+	return hook(func() any {
+		e.missed, e.tooLarge = true, err == errTooLarge
+		return content
+	})
 }
 
 // hook is a member of a lazy object that runs when it is reached.

@@ -128,6 +128,10 @@ func (p *Policy) decideFrom(ctx context.Context, q *query, e *evaluation, sets [
 		}
 		proposals = append(proposals, parsed...)
 	}
+	if inClear := kindClass(e.in.Kind) != 0; inClear && e.tooLarge && q.direction == Request {
+		// It cannot be sealed, and no rule has looked into it.
+		proposals = append(proposals, Verdict{Action: Deny, Reason: "its content cannot be checked: " + errTooLarge.Error()})
+	}
 	v, err := unite(q.direction, e.in, proposals, p.keys, e.missed)
 	if err != nil {
 		return Verdict{}, q.locate(ctx, q.parts, e.in, &Error{Err: err}, func(pr Verdict) bool {

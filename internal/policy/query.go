@@ -117,7 +117,9 @@ type evaluation struct {
 	// missed reports that a rule reached a fact that is unknown, or content that cannot be decoded. A
 	// verdict to leave something readable is not taken from such rules: they might decide otherwise if they
 	// could read it.
-	missed bool
+	missed   bool
+	tooLarge bool  // what was missed is content that is too large to be decoded
+	refused  error // the call may not have the memory that its content takes
 }
 
 // errTouchedContent ends an evaluation that reached content before it was decoded.
@@ -163,12 +165,16 @@ func (q *query) run(ctx context.Context, body ast.Body, e *evaluation, each func
 		}
 	}()
 
+	document := e.document(q.direction, q.reads)
+	if e.refused != nil {
+		return q.failed("the payload's content: %w", e.refused)
+	}
 	tq := topdown.NewQuery(body).
 		WithCompiler(q.compiler).
 		WithStore(noData).
 		WithTransaction(reading).
 		WithCancel(cancel).
-		WithInput(e.document(q.direction, q.reads)).
+		WithInput(document).
 		// OPA's rule index reads every reference that it holds before the conditions of a rule are
 		// evaluated. That would count as touched what the rule never reaches.
 		WithIndexing(!q.watches(e.in))

@@ -87,6 +87,8 @@ type Input struct {
 	Data []byte
 
 	SealedNamespace, SealedKey string // responses: what the envelope says, authenticated
+
+	Call *Call // what the decisions of one call share; nil: they share nothing and have no limit in all
 }
 
 // Verdict is the decision for one payload: what one rule proposes, and what all of them come to together.

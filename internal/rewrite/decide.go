@@ -18,11 +18,13 @@ type decider struct {
 	call    *call
 	message *Message
 	input   policy.Input
+	shared  policy.Call // by the decisions about this message
 }
 
 // begin starts the decisions about a message.
 func (d *decider) begin() {
-	d.input = policy.Input{Namespace: d.call.namespace, RPC: d.call.method.name, Caller: d.call.caller}
+	d.shared = policy.Call{}
+	d.input = policy.Input{Namespace: d.call.namespace, RPC: d.call.method.name, Caller: d.call.caller, Call: &d.shared}
 }
 
 // facts sets the input's facts for the payloads of a slot's scope. They come from the
@@ -54,7 +56,7 @@ func (d *decider) evaluate(ctx context.Context, direction policy.Direction, s *s
 	}
 	v, err := decide(ctx, direction, in)
 	if err != nil {
-		return v, d.call.fail(KindPolicy, s.f.path, err)
+		return v, d.call.asError(KindPolicy, s.f.path, err)
 	}
 	return v, nil
 }
