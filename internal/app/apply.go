@@ -33,7 +33,10 @@ import (
 // of them waits for another.
 //
 // Everything else in the config file needs a restart, the place of the policy (`policy`) included. Until then
-// temporal_seal_config_stale is 1 and /readyz names the keys that have changed.
+// temporal_seal_config_stale is 1 and /readyz names the changed keys of the config file.
+//
+// A config file that is not valid changes nothing, and calls go on with what is in force; its `revoked_data_keys`
+// hold all the same if they can be read (state.go). It is tried again as described below.
 //
 // A call uses one policy, and one reader of other tools' formats, from its start to its end: two
 // payloads of one message are never decided by two revisions. Keys are always those of the newest set,

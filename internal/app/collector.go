@@ -36,8 +36,8 @@ type pacer struct {
 	live    []metrics.Sample
 }
 
-// collected is garbage from the start: its end tells that a collection was made. It is not of the size
-// of what the runtime keeps in one block with others.
+// collected is never used: when the runtime frees it, a collection was made. It is large enough not to share a block
+// with other small values, which would keep it alive (the tiny allocator of Go's runtime, below 16 bytes).
 type collected struct{ _ [64]byte }
 
 func (p *pacer) pace() {

@@ -4,9 +4,10 @@
 //
 // Its words:
 //
-//   - sources: the config file and the policy, whose changes apply while the proxy runs
+//   - sources: the config file and the policy. Of the policy every change applies while the proxy runs, of the
+//     config file those that apply.go names
 //   - state: what is in force of the sources, and why they differ from it
-//   - ends: what callers and Temporal frontends reach the proxy by
+//   - ends: the listeners for callers, for the codec server and for operators
 //
 // What is where:
 //

@@ -89,7 +89,7 @@ func newTelemetry(ctx context.Context, version string, log *slog.Logger) (*telem
 	}))
 	t.spans = sdktrace.NewTracerProvider(
 		sdktrace.WithSpanProcessor(newSpanQueue(exporter, t.registry)), sdktrace.WithResource(about))
-	otel.SetTracerProvider(t.spans) // rewrite makes its spans with the global one
+	otel.SetTracerProvider(t.spans) // for libraries that look for it
 	t.tracing = &server.Tracing{Provider: t.spans, Propagator: propagation.TraceContext{}}
 	otel.SetTextMapPropagator(t.tracing.Propagator)
 	return t, nil

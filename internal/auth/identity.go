@@ -1,7 +1,8 @@
 // Package auth finds out who makes a call and which namespaces they reach: by client certificate, JWT
 // or static token. It serves gRPC and HTTP alike, and decides nothing about payloads: the policy does.
-// A listener has exactly one kind of credential, chosen by its config, so there is no order among them,
-// and other credentials are ignored.
+// A listener has exactly one kind of credential, or none for anonymous callers, chosen by its config (app/wiring.go).
+// So there is no order among kinds. Other credentials prove nothing here and go to the upstream like any header. A
+// credential that is sent twice counts as none; in a certificate the first entry of the config that matches counts.
 //
 // What is where:
 //

@@ -14,7 +14,8 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 )
 
-// This file alone chooses HTTP status codes. The Web UI retries after a 5xx and gives up after a 4xx.
+// This file chooses the HTTP status code for every error of other packages; handler.go and payloads.go choose those of
+// requests that they refuse themselves. The Web UI retries after a 5xx and gives up after a 4xx.
 
 // from starts each message, so that a reader sees where it comes from.
 const from = "temporal-seal: "

@@ -1,13 +1,15 @@
 // Package codecserver answers /encode and /decode over HTTP for Temporal's Web UI and command line. It owns
 // the HTTP side: origins, limits, status codes, the JSON form of payloads. Package auth finds out who calls,
-// and the policy decides about each payload as it does for gRPC; this package never sees a key.
+// and the policy decides about each payload, which here comes without its message: see policy/apart.go. This package
+// never sees a key. Answers are on record where `audit` is set and something sealed was in them; a request that is
+// refused leaves a line in the log and no record.
 //
 // What is where:
 //
 //   - server.go: what it consists of, its bounds, how it starts and ends
 //   - handler.go: the steps of one request
 //   - payloads.go: the JSON form of payloads, and sealing or opening a list of them
-//   - errors.go: every status code; cors.go: which web pages may call; telemetry.go: metrics and spans
+//   - errors.go: the status of every error of other packages; cors.go: which web pages may call; telemetry.go: metrics and spans
 package codecserver
 
 import (

@@ -73,7 +73,7 @@ func (c *Config) KeyGrants() []keyring.Grant {
 	return grants
 }
 
-// DataKeyIDs are the ids of RevokedDataKeys, which are valid.
+// DataKeyIDs returns the ids of RevokedDataKeys. Of a config that was refused, those that are no ids are zero.
 func (c *Config) DataKeyIDs() [][32]byte {
 	ids := make([][32]byte, len(c.RevokedDataKeys))
 	for i, text := range c.RevokedDataKeys {

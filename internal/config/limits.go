@@ -11,7 +11,7 @@ import (
 type Limits struct {
 	// Connections of callers.
 	Connections int `yaml:"connections" unit:"connections" otherwise:"memory / 256 KiB, and at most 3/4 of the open files"`
-	// Calls that are answered at once.
+	// Calls under way at the same time, other than long polls.
 	Calls int `yaml:"calls" unit:"calls" otherwise:"memory / 512 KiB"`
 	// Calls that wait at the server: polls for tasks, and calls that wait for the end of a workflow or an
 	// update. Streams of other services count here too.

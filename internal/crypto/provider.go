@@ -33,9 +33,10 @@ func NewKEKRef(scheme, stableID string) KEKRef {
 // String is the reference in hex.
 func (r KEKRef) String() string { return hex.EncodeToString(r[:]) }
 
-// Provider is one key encryption key in some key service. Its methods return *Error with the kinds KindUnavailable,
-// KindRevoked, KindDenied or KindRejected; any other error counts as unavailable, since nothing is dropped or lost for
-// a reason that is not understood. Implementations are safe for concurrent use.
+// Provider is one key encryption key in some key service. Its methods return *Error with a [Kind]:
+// KindUnavailable for what may pass by itself; KindRevoked, KindDenied, KindRejected and KindNotConfigured for what stays
+// until somebody changes something. Any other error counts as unavailable, since nothing is dropped or lost for a reason
+// that is not understood. Implementations are safe for concurrent use.
 type Provider interface {
 	// Ref is what envelopes name this key by.
 	Ref() KEKRef

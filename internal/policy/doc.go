@@ -35,7 +35,10 @@
 //	                                                                  becomes keep
 //	accept, caller not identified    seal                             does not apply
 //
-// A call whose decision is an error is not forwarded.
+// A call whose decision is an error is not forwarded; it gets Unavailable (package server). In a response deny
+// leaves the payload as it is, sealed.
+//
+// What rules can read is listed in input.go: every member of `input`, with its key.
 //
 // # How a source comes into force
 //

@@ -14,7 +14,7 @@ type MemberSet uint32
 // some of them are known, some do not apply, and the others are unknown.
 type FactSet = MemberSet
 
-// The facts, and behind them the members that every call has.
+// The facts, and behind them the other members. Those of content are in requests alone, those of sealed in responses.
 const (
 	FactWorkflowID FactSet = 1 << iota
 	FactWorkflowType

@@ -112,8 +112,8 @@ type loader struct {
 	before *Policy // nil: nothing is in force yet
 }
 
-// choose takes a namespace's newest modules if they load, else the first of the older ones that do. Of
-// these, the last are in force, so that only a key can be missing. Where nothing loads and nothing was in
+// choose takes a namespace's newest modules if they load, else the first of the older ones that do. The
+// last of them are the modules in force, which compiled before, so that they can fail only for a key that is gone. Where nothing loads and nothing was in
 // force, the platform decides alone.
 func (l *loader) choose(namespace string, fault error, newest Sources) error {
 	if fault == nil {

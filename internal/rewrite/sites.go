@@ -25,7 +25,7 @@ const (
 	msgStatus           = "google.rpc.Status"
 )
 
-// Kinds that the policy package does not name, since it has no rules about them.
+// Kinds that rules do not name: they are sealed or passed with what they belong to.
 const (
 	kindDetails  = "details"
 	kindMetadata = "metadata"

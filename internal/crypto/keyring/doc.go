@@ -11,7 +11,7 @@
 //	key encryption key  a key in a key service that wraps data keys; an entry of `keys` names it by a URI
 //	set                 the entries, grants and revoked data keys of one configuration; one set is in force
 //	slot                the place of the data key that seals now for one (namespace, key name)
-//	confirmed           of a namespace: known to exist, so that its slots are neither few nor evicted
+//	confirmed           of a namespace: known to exist. Slots of other namespaces share a small cache that evicts
 //	flight              one call to a key service that several callers wait for
 //	refusal             a permanent error that is the answer for a while, without another call
 //	opener              a cipher that has opened an envelope, kept for envelopes with the same header

@@ -164,8 +164,7 @@ func (k *Keyring) DefaultKey(namespace string) (string, bool) {
 	return k.Current().DefaultKey(namespace)
 }
 
-// Confirm notes that a namespace exists: the upstream answered successfully for it, or an authenticated caller was
-// granted it. Namespaces that are only claimed share a small cache and few calls to the key service.
+// Confirm notes that a namespace exists: the upstream answered successfully for it. Namespaces that are only claimed share a small cache and few calls to the key service.
 func (k *Keyring) Confirm(namespace string) { k.core.slots.confirm(namespace) }
 
 // Confirmed reports whether a namespace is known to exist; see Confirm.

@@ -1,5 +1,5 @@
 // Package vault makes the transit engine of HashiCorp Vault, or of OpenBao, a key provider. It speaks to three endpoints
-// of its HTTP API, and holds no token: that lies in a file that another program keeps fresh, such as the Vault Agent.
+// of the engine and to one about its own token, and holds no token: that lies in a file that another program keeps fresh, such as the Vault Agent.
 //
 // A key is named by vault://<host>[:port]/<mount>/<key>?token_file=<path>, with these parameters, all optional:
 //

@@ -1,6 +1,6 @@
-// Package wire reads the fields of serialized protobuf messages in place. It allocates nothing, and it
-// refuses whatever protobuf-go refuses, so that a message that passes here is the same message for every
-// other reader.
+// Package wire reads the fields of serialized protobuf messages in place. It allocates nothing but for nested groups, and it
+// refuses what protobuf-go refuses of the encoding, so that a message that passes here has the same fields for every
+// other reader. It does not check that strings are UTF-8.
 package wire
 
 import (
