@@ -4,6 +4,15 @@
 // So there is no order among kinds. Other credentials prove nothing here and go to the upstream like any header. A
 // credential that is sent twice counts as none; in a certificate the first entry of the config that matches counts.
 //
+// How a caller becomes an [Identity], which names them for policies and lists the namespaces that they reach:
+//
+//	certificate  verified by TLS; its URIs, DNS names, e-mail addresses and common name are compared with the entries of
+//	             `names`, in the order of the config; the subject is the name that matched
+//	token        compared in constant time with every token of the listener; the entry has subject and namespaces
+//	JWT          signature by the issuer's keys, algorithm, issuer, audience, expiry; the subject is `sub`, policies see the
+//	             claims, and the namespaces are the config's or those of one claim, without patterns
+//	none         one identity for the whole listener, with the namespaces of the config
+//
 // What is where:
 //
 //   - identity.go: identities, refusals, anonymous callers

@@ -71,6 +71,11 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	status = e.send(text, err)
 }
 
+// What is accepted: POST of application/json to a path that ends in /encode or /decode, from no web page or an allowed
+// one, with one X-Namespace header, by a caller whom the listener identifies and who reaches that namespace. Whether a payload is
+// opened for them is the policy's decision, by the rules for payloads without a message. A decode that opened, or kept,
+// something sealed is on record where `audit` is set; one that is refused or fails is a line in the log.
+
 // answer checks the request as far as that needs no look at the payloads, and returns the text of the answer.
 // The answer to a preflight has none.
 func (e *exchange) answer(ctx context.Context) ([]byte, error) {

@@ -38,7 +38,9 @@
 // A call whose decision is an error is not forwarded; it gets Unavailable (package server). In a response deny
 // leaves the payload as it is, sealed.
 //
-// What rules can read is listed in input.go: every member of `input`, with its key.
+// What rules can read (the table in input.go): namespace, rpc; caller.kind, .subject, .listener, .claims; workflow.id,
+// .type, .task_queue; activity.id, .type; payload.kind, .name, .path, .encoding, .type; in requests content.json and .size, in
+// responses sealed.namespace and .key.
 //
 // # How a source comes into force
 //

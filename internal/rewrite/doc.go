@@ -2,12 +2,19 @@
 // policy decide about each of them, and replaces each by its sealed or opened form.
 // It must never forward a payload that the policy wants sealed, never give a worker
 // ciphertext in the place of a value, and never change another byte than those of
-// payloads and of the lengths around them. It connects to nothing: the keys belong to
+// payloads and of the lengths around them; but for messages that are not in the regular form (below), and for the limits in an
+// answer to DescribeNamespace (size.go). It connects to nothing: the keys belong to
 // the keyring, the verdicts to the policy.
 //
 // A [Session] takes one RPC through three steps in each direction: find, decide, and
 // seal or open. The plan, which is compiled once from the protobuf descriptors, holds
 // which fields lead to a payload; the walk over the bytes finds them by it.
+//
+// How payloads are found: newPlan (plan.go) compiles a node for each message type that leads to a payload; compile.go
+// decides for each of its fields by type and name (sites.go) what the walk does there. The walk (walk.go) goes over the
+// bytes once and descends where a node says so. Three things need more than a node: a message in a google.protobuf.Any,
+// whose node is compiled when its type is met (anyNode); a page of history in a DataBlob (historyBlob); and messages that
+// are themselves the data of a payload, for operations of the server's own (embedded.go).
 //
 // The words of this package:
 //

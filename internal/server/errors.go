@@ -21,15 +21,17 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/x/fault"
 )
 
-// This file chooses the status code for every error of the other packages; those of read.go, admission.go,
-// toolarge.go and forward.go are about their own step alone. SDKs decide by the code what to do next. Those
-// on the shared Rust core are Python, TypeScript, .NET and Ruby.
+// This file chooses the status code for every error of the other packages. Where a step refuses a call itself, the
+// refusal has its code there; the table holds for all of them. SDKs decide by the code what to do next. Those on the
+// shared Rust core are Python, TypeScript, .NET and Ruby.
 //
 //	code               stands for                                    Go       Rust core               Java
 //	Unavailable        what may pass by itself: keys, JWKS or        retries  retries                 retries
 //	                   policies that do not answer, records that
 //	                   cannot be kept, shutting down
-//	ResourceExhausted  a limit                                       retries, with a longer pause, all of them
+//	ResourceExhausted  a limit, of calls, bytes or the size of a     retries, with a longer pause, all of them
+//	                   request (in gRPC's own words, which end a
+//	                   workflow task that is too large for good)
 //	Internal           a fault of the proxy, or an upstream whose    final    retries                 final
 //	                   answer cannot be read
 //	InvalidArgument    a malformed, unknown or too large message     ends a   ends a worker whose     final
@@ -40,7 +42,9 @@ import (
 //	Unimplemented      a method or service that is not forwarded     final    final                   final
 //	NotFound           a task that was failed in its worker's place  final    final                   final
 //	DataLoss           an envelope that will never open              final    retries                 not known
-//	Canceled, DeadlineExceeded  the caller left, or its time is over
+//	Canceled           the caller left                               final    final                   final
+//	DeadlineExceeded   its time is over, or its request does not     retries where a call has time left
+//	                   arrive
 //
 // So a poll gets InvalidArgument, PermissionDenied or Unauthenticated only where its worker can never
 // succeed.

@@ -45,7 +45,20 @@ func (c *call) open() error {
 	return nil
 }
 
-// openAnswer opens an answer. Tasks in it that cannot be opened are answered in their workers' place and left out.
+// What happens when an answer does not open depends on what it is:
+//
+//   - a task for a worker (tasks.HandsOut): it is held while its key may still answer. One that never opens is answered in
+//     the worker's place and left out of the answer. internal/tasks/open.go decides that; its files have a kind of task each.
+//   - a history that a worker replays or a client reads as a whole: the call fails.
+//   - an answer that its caller waits for, such as a result: the call fails if the cause may pass by itself, as when a key
+//     service does not answer. Else the payload stays sealed.
+//   - every other answer, such as a list: the payload stays sealed, and the call succeeds.
+//
+// The last three are decided in rewrite/open.go (unopened), by the properties of the method in rewrite/plan.go. A payload that
+// the policy denies, or keeps, stays sealed without an error, other than in a task. The status of a call that fails is in
+// errors.go.
+
+// openAnswer opens an answer, and has tasks in it that do not open answered in their workers' place.
 func (c *call) openAnswer(sealed []byte) ([]byte, error) {
 	if !tasks.HandsOut(c.method.rewrite) {
 		plain, err := c.session.Response(c.ctx, sealed)
