@@ -42,9 +42,9 @@ import (
 //	Unimplemented      a method or service that is not forwarded     final    final                   final
 //	NotFound           a task that was failed in its worker's place  final    final                   final
 //	DataLoss           an envelope that will never open              final    retries                 not known
-//	Canceled           the caller left                               final    final                   final
-//	DeadlineExceeded   its time is over, or its request does not     retries where a call has time left
-//	                   arrive
+//	Canceled           the caller left
+//	DeadlineExceeded   the caller's time is over, or its request     final    not known               not known
+//	                   does not arrive
 //
 // So a poll gets InvalidArgument, PermissionDenied or Unauthenticated only where its worker can never
 // succeed.
