@@ -226,7 +226,7 @@ func (p *place) countHeaders(headers metadata.MD) error {
 		return nil
 	}
 	p.in.mu.Lock()
-	fits := p.in.fits(&waiter{place: p, n: n})
+	fits := p.in.fits(p, n, nil)
 	if fits {
 		p.take(n)
 	}
@@ -379,13 +379,13 @@ func (p *place) reserve(ctx context.Context, n int64, wait time.Duration, r *rea
 	}
 	a := p.in
 	n = min(n, a.limits.Bytes/2)
-	w := &waiter{p, n, r, make(chan struct{})}
 	a.mu.Lock()
-	if len(a.waiting) == 0 && a.fits(w) {
+	if len(a.waiting) == 0 && a.fits(p, n, r) {
 		p.take(n)
 		a.mu.Unlock()
 		return n, true
 	}
+	w := &waiter{p, n, r, make(chan struct{})}
 	a.waiting = append(a.waiting, w)
 	a.serve()
 	a.mu.Unlock()
@@ -495,7 +495,7 @@ func (a *admission) serve() {
 	for i := 0; i < len(a.waiting); {
 		w := a.waiting[i]
 		begun := w.reader != nil && w.reader.arrived.Load() > readChunk
-		if full && !begun || !a.fits(w) {
+		if full && !begun || !a.fits(w.place, w.n, w.reader) {
 			full = full || a.total.bytes+w.n > a.limits.Bytes
 			i++
 			continue
@@ -506,19 +506,19 @@ func (a *admission) serve() {
 	}
 }
 
-// fits reports whether the limits allow what a waiter waits for. Requests that are read take bytes step by step; so that they
+// fits reports whether the limits allow n bytes more, of the request that r reads or of an answer. Requests that are read take bytes step by step; so that they
 // do not all stop half way, a request's size of bytes is kept for the oldest of them. The caller holds the lock.
-func (a *admission) fits(w *waiter) bool {
+func (a *admission) fits(p *place, n int64, r *reader) bool {
 	limit := a.limits.Bytes
-	if oldest := a.reading.Front(); oldest != nil && w.reader != nil && oldest.Value != w.reader {
+	if oldest := a.reading.Front(); oldest != nil && r != nil && oldest.Value != r {
 		limit -= min(a.limits.RequestBytes, limit/2)
 	}
-	for _, acc := range w.place.accounts[1:] {
-		if acc != nil && !allows(limit, a.total.bytes, acc.bytes, w.n) {
+	for _, acc := range p.accounts[1:] {
+		if acc != nil && !allows(limit, a.total.bytes, acc.bytes, n) {
 			return false
 		}
 	}
-	return a.total.bytes+w.n <= limit
+	return a.total.bytes+n <= limit
 }
 
 // inUse is how many bytes of messages are in memory.

@@ -31,8 +31,23 @@ const (
 	mostRefused = 1000
 )
 
-// identityKey is the context key of the identity that the tap found.
-type identityKey struct{}
+// identified is the context of a call whose caller the tap has identified. It has the headers that gRPC keeps for the call,
+// whose copying costs more than all the rest of this step.
+type identified struct {
+	context.Context
+	id      *auth.Identity
+	headers metadata.MD
+}
+
+type identifiedKey struct{}
+
+// Value returns the identified itself for its own key.
+func (i *identified) Value(key any) any {
+	if key == (identifiedKey{}) {
+		return i
+	}
+	return i.Context.Value(key)
+}
 
 // tap identifies the caller before a stream exists. Its error ends the call.
 func (s *Server) tap(l *listener) tap.ServerInHandle {
@@ -52,7 +67,7 @@ func (s *Server) tap(l *listener) tap.ServerInHandle {
 		}
 		conn.known(err == nil)
 		if err == nil {
-			ctx = context.WithValue(ctx, identityKey{}, id)
+			ctx = &identified{ctx, id, info.Header}
 			err = s.admission.check(conn, id.Caller, s.isLongPoll(full))
 		} else {
 			st := answerFor(err)
@@ -68,25 +83,26 @@ func (s *Server) tap(l *listener) tap.ServerInHandle {
 
 // authenticate finds out who calls, before a byte of the request is waited for.
 func (c *call) authenticate() (err error) {
-	c.headers, _ = metadata.FromIncomingContext(c.ctx)
-	c.id, err = c.server.identityOf(c.ctx, c.listener, c.headers)
+	c.id, c.headers, err = c.server.identityOf(c.ctx, c.listener)
 	return err
 }
 
-// identityOf returns the identity that the tap found. Where it could find none without waiting, this waits.
-func (s *Server) identityOf(ctx context.Context, l *listener, headers metadata.MD) (*auth.Identity, error) {
-	if id, ok := ctx.Value(identityKey{}).(*auth.Identity); ok {
-		return id, nil
+// identityOf returns the identity that the tap found, and the headers of the call, which may be changed. Where
+// the tap could find none without waiting, this waits.
+func (s *Server) identityOf(ctx context.Context, l *listener) (*auth.Identity, metadata.MD, error) {
+	if i, ok := ctx.Value(identifiedKey{}).(*identified); ok {
+		return i.id, i.headers, nil
 	}
 	select {
 	case s.waiting <- struct{}{}:
 		defer func() { <-s.waiting }()
 	default:
-		return nil, &refusal{codes.Unavailable, fmt.Sprintf("%d calls wait for the keys of the tokens' issuer already", mostWaiting)}
+		return nil, nil, &refusal{codes.Unavailable, fmt.Sprintf("%d calls wait for the keys of the tokens' issuer already", mostWaiting)}
 	}
+	headers, _ := metadata.FromIncomingContext(ctx)
 	id, err := l.identify(ctx, headers, true)
 	connectionOf(ctx).known(err == nil)
-	return id, err
+	return id, headers, err
 }
 
 // identify identifies the caller by the connection and the headers alone.

@@ -28,15 +28,13 @@ func (c *call) forward() error {
 		out, cancel = context.WithTimeout(out, c.server.pollLimit)
 		defer cancel()
 	}
-	var header, trailer metadata.MD
-	c.sent = c.sealed.Len()
-	sent := time.Now()
-	err := c.invoke(out, &header, &trailer)
+	size, sent := c.sealed.Len(), time.Now()
+	err := c.invoke(out)
 	c.sealed.Free() // a call that never got as far as a connection leaves it unsent
-	if e := grpc.SetHeader(c.ctx, answered(header)); e != nil && err == nil {
+	if e := grpc.SetHeader(c.ctx, answered(c.header)); e != nil && err == nil {
 		err = status.Error(codes.Internal, from+"the upstream's headers cannot be forwarded: "+e.Error())
 	}
-	if e := grpc.SetTrailer(c.ctx, answered(trailer)); e != nil && err == nil {
+	if e := grpc.SetTrailer(c.ctx, answered(c.trailer)); e != nil && err == nil {
 		err = status.Error(codes.Internal, from+"the upstream's trailers cannot be forwarded: "+e.Error())
 	}
 	if err != nil {
@@ -44,7 +42,7 @@ func (c *call) forward() error {
 		if isPoll && status.Code(err) == codes.DeadlineExceeded && c.ctx.Err() == nil && shortened(c.ctx, out) {
 			return c.endPoll() // the proxy shortened it
 		}
-		return c.openStatus(err)
+		return c.openStatus(err, size)
 	}
 	if namespace := c.session.Namespace(); namespace != "" {
 		c.server.keys.Confirm(namespace)
@@ -64,13 +62,13 @@ func shortened(ctx, out context.Context) bool {
 
 // invoke makes the call. An answer that may be large, as those before it were, is read once the limit of bytes allows it.
 // A task never waits: it would be lost if the worker's time ran out.
-func (c *call) invoke(ctx context.Context, header, trailer *metadata.MD) (err error) {
+func (c *call) invoke(ctx context.Context) (err error) {
 	m := c.method
 	reserved := int64(0)
 	if size := m.answer.Load(); size > 0 && size < largeAnswer || m.rewrite.IsPoll() {
-		err = c.upstream.Invoke(ctx, m.full, &c.sealed, &c.answer, grpc.Header(header), grpc.Trailer(trailer))
+		err = c.upstream.Invoke(ctx, m.full, &c.sealed, &c.answer, grpc.Header(&c.header), grpc.Trailer(&c.trailer))
 	} else {
-		*header, *trailer, err = c.upstream.InvokeGated(ctx, m.full, &c.sealed, &c.answer, func() (err error) {
+		c.header, c.trailer, err = c.upstream.InvokeGated(ctx, m.full, &c.sealed, &c.answer, func() (err error) {
 			reserved, err = c.reserveAnswer(ctx)
 			return err
 		})

@@ -89,10 +89,11 @@ func (c *call) openAnswer(sealed []byte) ([]byte, error) {
 	return plain, c.record(codes.OK)
 }
 
-// openStatus makes the answer from an error that came from the upstream or from the way there.
-func (c *call) openStatus(err error) error {
+// openStatus makes the answer from an error that came from the upstream or from the way there. sent is the size of the
+// request as it was forwarded.
+func (c *call) openStatus(err error, sent int) error {
 	st := status.Convert(err).Proto()
-	if other, grown := grownTooLarge(st, len(c.request), c.sent); grown {
+	if other, grown := grownTooLarge(st, len(c.request), sent); grown {
 		st = other
 	} else if c.method.rewrite.StatusTouched() {
 		opened := c.session.Status(c.ctx, st)

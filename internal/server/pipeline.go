@@ -57,8 +57,9 @@ type call struct {
 	in       frame.Frame // the request as it came
 	request  []byte      // the bytes of in; nil where they need not be read
 	sealed   frame.Frame // the request as it is forwarded
-	sent     int         // its bytes
 	answer   frame.Frame
+	header   metadata.MD // came with the answer, as did trailer
+	trailer  metadata.MD
 	withheld []rewrite.Handled // what could not be opened of the tasks in the answer
 
 	span trace.Span // the server span that gRPC's stats handler began; polls have none

@@ -77,6 +77,7 @@ type reader struct {
 	started time.Time
 	arrived atomic.Int64  // bytes of the message
 	turn    *list.Element // in the order of those who read; the admission's lock guards it
+	header  [messageHeader]byte
 }
 
 // newReader returns the reader of a call, which has to be closed.
@@ -106,24 +107,23 @@ func (r *reader) lag(now time.Time) time.Duration {
 
 // message reads one message.
 func (r *reader) message(ctx context.Context) (mem.BufferSlice, error) {
-	var header [messageHeader]byte
-	if err := r.wire.ReadMessageHeader(header[:]); err != nil {
+	if err := r.wire.ReadMessageHeader(r.header[:]); err != nil {
 		if errors.Is(err, io.EOF) {
 			return nil, errNone
 		}
 		return nil, err
 	}
-	return r.rest(ctx, header)
+	return r.rest(ctx)
 }
 
 // rest reads a message behind its header.
-func (r *reader) rest(ctx context.Context, header [messageHeader]byte) (mem.BufferSlice, error) {
-	length := int64(binary.BigEndian.Uint32(header[1:]))
+func (r *reader) rest(ctx context.Context) (mem.BufferSlice, error) {
+	length := int64(binary.BigEndian.Uint32(r.header[1:]))
 	if length > r.limit {
 		return nil, tooLong(length, r.limit)
 	}
 	data, err := r.body(ctx, length)
-	if err != nil || header[0]&1 == 0 {
+	if err != nil || r.header[0]&1 == 0 {
 		return data, err
 	}
 	return r.decompress(ctx, data)
@@ -158,8 +158,7 @@ func (r *reader) body(ctx context.Context, length int64) (mem.BufferSlice, error
 
 // end makes sure that nothing follows the message.
 func (r *reader) end() error {
-	var header [messageHeader]byte
-	switch err := r.wire.ReadMessageHeader(header[:]); {
+	switch err := r.wire.ReadMessageHeader(r.header[:]); {
 	case err == nil:
 		return errMore
 	case errors.Is(err, io.EOF):

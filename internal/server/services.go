@@ -58,8 +58,7 @@ func (s *Server) other(l *listener, stream grpc.ServerStream) (err error) {
 			return stream.SendMsg(answer)
 		}
 	}
-	headers, _ := metadata.FromIncomingContext(stream.Context())
-	id, err := s.identityOf(stream.Context(), l, headers)
+	id, headers, err := s.identityOf(stream.Context(), l)
 	switch {
 	case err != nil:
 	case isRewritten:
@@ -145,8 +144,8 @@ func (s *Server) healthCall(l *listener, full string, stream grpc.ServerStream) 
 		first.Free()
 		return s.health.answer(full, &request, stream)
 	}
-	headers, _ := metadata.FromIncomingContext(stream.Context())
-	if _, err := s.identityOf(stream.Context(), l, headers); err != nil {
+	_, headers, err := s.identityOf(stream.Context(), l)
+	if err != nil {
 		first.Free()
 		return s.refuse(l, full, err)
 	}
@@ -160,6 +159,8 @@ type countedStream struct {
 	lease *lease
 	limit int64
 	first *frame.Frame // was read already; nil: none
+
+	header [messageHeader]byte // of the message that is read
 }
 
 // RecvMsg reads one message.
@@ -184,8 +185,7 @@ func (c *countedStream) receive() (*frame.Frame, error) {
 	if !ok {
 		return nil, errNoWire
 	}
-	var header [messageHeader]byte
-	if err := stream.ReadMessageHeader(header[:]); err != nil {
+	if err := stream.ReadMessageHeader(c.header[:]); err != nil {
 		return nil, err // io.EOF: the caller sends no more
 	}
 	r, err := newReader(ctx, c.lease, c.limit, requestTime)
@@ -193,7 +193,8 @@ func (c *countedStream) receive() (*frame.Frame, error) {
 		return nil, err
 	}
 	defer r.close()
-	data, err := r.rest(ctx, header)
+	r.header = c.header
+	data, err := r.rest(ctx)
 	message := frame.New(data...)
 	return &message, statusOf(err)
 }
