@@ -99,13 +99,13 @@ func (o *Options) Serve(ctx context.Context, stderr io.Writer) error {
 		Listeners: e.listeners, Upstreams: e.upstreams, Services: c.Services,
 		Rewriter: changes.rewriter, Keys: changes.keys, Audit: records,
 		PollLimit: pollLimit(c), Limits: serverLimits(&c.Limits, memory),
-		Metrics: server.NewMetrics(t.registry), Registry: t.registry, Tracing: t.tracing, Log: log,
+		Metrics: server.NewMetrics(t.registry), Tracing: t.tracing, Log: log,
 	}
 	grpc, err := server.New(options)
 	if err != nil {
 		return err
 	}
-	codec := newCodecServer(e.codec, &options)
+	codec := newCodecServer(e.codec, &options, t.registry)
 	r := running{server: grpc, codec: codec, admin: admin, records: records, spans: t.spans, log: log}
 	return r.untilSignal(c.Drain, func() {
 		admin.open(changes)

@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"net"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/temporal-seal/temporal-seal/internal/auth"
 	"github.com/temporal-seal/temporal-seal/internal/codecserver"
 	"github.com/temporal-seal/temporal-seal/internal/config"
@@ -78,12 +80,14 @@ func listen(what, address string) (net.Listener, error) {
 
 // newCodecServer makes the codec server, with what the gRPC server works with too; nil if the config
 // has none.
-func newCodecServer(o *codecserver.Options, with *server.Options) *codecserver.Server {
+func newCodecServer(
+	o *codecserver.Options, with *server.Options, registry prometheus.Registerer,
+) *codecserver.Server {
 	if o == nil {
 		return nil
 	}
 	// Payloads count in the same metrics, whichever way they come.
-	o.Rewriter, o.Audit, o.Registry = with.Rewriter, with.Audit, with.Registry
+	o.Rewriter, o.Audit, o.Registry = with.Rewriter, with.Audit, registry
 	o.Rewritten, o.Failed = with.Metrics.Rewritten, with.Metrics.Failed
 	if t := with.Tracing; t != nil {
 		o.Tracer, o.Traces = t.Provider.Tracer("github.com/temporal-seal/temporal-seal/internal/codecserver"), t.Propagator

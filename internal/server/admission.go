@@ -3,7 +3,6 @@ package server
 import (
 	"container/list"
 	"context"
-	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
@@ -552,16 +551,16 @@ func longPoll(full string) bool {
 
 // tooManyCalls names the limit that a caller met, so that an operator can raise it.
 func tooManyCalls(kind string, limit int) error {
-	return &refusal{codes.ResourceExhausted, fmt.Sprintf("%d calls are being answered, all that `limits.%s` of the proxy's config allows: try again later, give the proxy more memory, or run more of them", limit, kind)}
+	return newRefusal(codes.ResourceExhausted, "%d calls are being answered, all that `limits.%s` of the proxy's config allows: try again later, give the proxy more memory, or run more of them", limit, kind)
 }
 
 // tooSlow is the answer to a request that does not arrive while others wait.
 func tooSlow() error {
-	return &refusal{codes.ResourceExhausted, "the request arrives too slowly while others wait: try again later"}
+	return newRefusal(codes.ResourceExhausted, "the request arrives too slowly while others wait: try again later")
 }
 
 // noBytes counts a message that the limit of bytes does not allow, and returns the error to answer with.
 func (a *admission) noBytes(what string, n int64) error {
 	a.overLimit("bytes")
-	return &refusal{codes.ResourceExhausted, fmt.Sprintf("there is no room for %s of %d bytes beside the others: `limits.bytes` of the proxy's config allows %d; try again later, give the proxy more memory, or run more of them", what, n, a.limits.Bytes)}
+	return newRefusal(codes.ResourceExhausted, "there is no room for %s of %d bytes beside the others: `limits.bytes` of the proxy's config allows %d; try again later, give the proxy more memory, or run more of them", what, n, a.limits.Bytes)
 }

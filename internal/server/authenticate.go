@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"net"
 
 	"go.opentelemetry.io/otel/trace"
@@ -97,7 +96,7 @@ func (s *Server) identityOf(ctx context.Context, l *listener) (*auth.Identity, m
 	case s.waiting <- struct{}{}:
 		defer func() { <-s.waiting }()
 	default:
-		return nil, nil, &refusal{codes.Unavailable, fmt.Sprintf("%d calls wait for the keys of the tokens' issuer already", mostWaiting)}
+		return nil, nil, newRefusal(codes.Unavailable, "%d calls wait for the keys of the tokens' issuer already", mostWaiting)
 	}
 	headers, _ := metadata.FromIncomingContext(ctx)
 	id, err := l.identify(ctx, headers, true)

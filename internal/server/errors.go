@@ -60,6 +60,11 @@ type refusal struct {
 
 func (r *refusal) Error() string { return r.text }
 
+// newRefusal returns a refusal with a text that says what the caller can do about it.
+func newRefusal(code codes.Code, format string, values ...any) error {
+	return &refusal{code, fmt.Sprintf(format, values...)}
+}
+
 // answerFor maps an error of the proxy's own to what the caller gets. Its text contains no payload, since none of the
 // errors does. It names keys by their names alone: where they are kept stays in the log.
 func answerFor(err error) *status.Status {
@@ -130,12 +135,12 @@ func codeOfRewriting(e *rewrite.Error) codes.Code {
 
 // unknownMethod refuses a method of a rewritten service that neither this build nor the upstream describes.
 func unknownMethod(fullMethod string) error {
-	return &refusal{codes.Unimplemented, fmt.Sprintf("%s is not known to this version of the proxy. It might carry payloads, so it is not forwarded: upgrade the proxy", fullMethod)}
+	return newRefusal(codes.Unimplemented, "%s is not known to this version of the proxy. It might carry payloads, so it is not forwarded: upgrade the proxy", fullMethod)
 }
 
 // forbiddenService refuses a service that the config does not name.
 func forbiddenService(service string) error {
-	return &refusal{codes.Unimplemented, fmt.Sprintf("the service %s is not forwarded: name it in `services` of the proxy's config if it carries no payloads", service)}
+	return newRefusal(codes.Unimplemented, "the service %s is not forwarded: name it in `services` of the proxy's config if it carries no payloads", service)
 }
 
 // ofAnswer maps the error of an answer that could not be opened. What would be the caller's fault in a request is the
@@ -143,7 +148,7 @@ func forbiddenService(service string) error {
 func ofAnswer(err error) error {
 	var rewriting *rewrite.Error
 	if errors.As(err, &rewriting) && (rewriting.Kind == rewrite.KindMalformed || rewriting.Kind == rewrite.KindUnknownField) {
-		return &refusal{codes.Internal, "the upstream's answer cannot be read: " + err.Error()}
+		return newRefusal(codes.Internal, "the upstream's answer cannot be read: %v", err)
 	}
 	return err
 }

@@ -186,7 +186,7 @@ func startProxy(t testing.TB, f *frontend, adjust ...func(*Options)) *proxied {
 		Listeners: []Listener{{Name: "default", Net: l, Identify: auth.Anonymous("default", nil)}},
 		Upstreams: []upstream.Config{{Address: f.address}},
 		Limits:    LimitsFor(1 << 30),
-		Rewriter:  rewriter, Keys: keys, Metrics: NewMetrics(registry), Registry: registry, Log: log,
+		Rewriter:  rewriter, Keys: keys, Metrics: NewMetrics(registry), Log: log,
 	}
 	for _, a := range adjust {
 		a(&o)

@@ -1,11 +1,14 @@
 package server
 
 import (
+	"cmp"
 	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 	"go.opentelemetry.io/otel/trace"
+	rpccode "google.golang.org/genproto/googleapis/rpc/code"
 	"google.golang.org/grpc/codes"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
@@ -13,9 +16,10 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 )
 
-// Metrics counts what the proxy does. Labels come from closed sets (methods, codes, actions, kinds of error), never
-// from a call's content, so that no caller can make new series.
+// Metrics counts what the proxy does. Labels come from closed sets (methods, codes, actions, kinds of error),
+// never from a call's content, so that no caller can make new series.
 type Metrics struct {
+	registry promauto.Factory
 	calls    *prometheus.HistogramVec
 	inFlight prometheus.Gauge
 	payloads *prometheus.CounterVec
@@ -37,41 +41,49 @@ type directionMetrics struct {
 	rewrite         prometheus.Observer
 }
 
-const (
-	directionRequest  = policy.Request
-	directionResponse = policy.Response
-)
-
-var fine = []float64{1e-6, 2.5e-6, 5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 5e-2, 0.25, 1, 5}
-
 // NewMetrics registers the proxy's metrics.
 func NewMetrics(r prometheus.Registerer) *Metrics {
+	f := promauto.With(r)
+	counters := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return f.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
+	}
 	m := &Metrics{
-		calls: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "rpc_server_call_duration_seconds", Help: "Time from a call's arrival to its answer, by method and gRPC status code.",
+		registry: f,
+		calls: f.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "rpc_server_call_duration_seconds",
+			Help:    "Time from a call's arrival to its answer, by method and gRPC status code.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 70},
 		}, []string{"rpc_method", "rpc_response_status_code"}),
-		inFlight: prometheus.NewGauge(prometheus.GaugeOpts{Name: "temporal_seal_calls_in_flight", Help: "Calls being answered now, held polls included."}),
-		payloads: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "temporal_seal_payloads_total", Help: "Payloads by what happened to them: sealed, opened, passed."}, []string{"action"}),
-		bytes:    prometheus.NewCounterVec(prometheus.CounterOpts{Name: "temporal_seal_payload_bytes_total", Help: "Clear bytes of payloads sealed and opened."}, []string{"action"}),
-		failures: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "temporal_seal_failures_total", Help: "Messages that could not be rewritten, by direction and reason."}, []string{"direction", "reason"}),
-		rewrite: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "temporal_seal_rewrite_duration_seconds", Help: "Time to find, decide, seal or open, and splice one message.", Buckets: fine,
+		inFlight: f.NewGauge(prometheus.GaugeOpts{
+			Name: "temporal_seal_calls_in_flight", Help: "Calls being answered now, held polls included."}),
+		payloads: counters("temporal_seal_payloads_total",
+			"Payloads by what happened to them: sealed, opened, passed.", "action"),
+		bytes: counters("temporal_seal_payload_bytes_total", "Clear bytes of payloads sealed and opened.", "action"),
+		failures: counters("temporal_seal_failures_total",
+			"Messages that could not be rewritten, by direction and reason.", "direction", "reason"),
+		rewrite: f.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "temporal_seal_rewrite_duration_seconds",
+			Help:    "Time to find, decide, seal or open, and splice one message.",
+			Buckets: []float64{1e-6, 2.5e-6, 5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 5e-2, 0.25, 1, 5},
 		}, []string{"direction"}),
-		standIns: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "temporal_seal_tasks_answered_total", Help: "Tasks answered in their worker's stead, since they could not be opened or their answer could not be sent, by method."}, []string{"rpc_method"}),
-		panics:   prometheus.NewCounter(prometheus.CounterOpts{Name: "temporal_seal_panics_total", Help: "Calls that a fault in the proxy ended. Please report them."}),
-		open:     prometheus.NewGauge(prometheus.GaugeOpts{Name: "temporal_seal_connections", Help: "Open connections of callers."}),
-		refused:  prometheus.NewCounterVec(prometheus.CounterOpts{Name: "temporal_seal_refused_total", Help: "Calls and connections refused for a limit of the config, by limit."}, []string{"limit"}),
+		standIns: counters("temporal_seal_tasks_answered_total", "Tasks answered in their worker's stead, "+
+			"since they could not be opened or their answer could not be sent, by method.", "rpc_method"),
+		panics: f.NewCounter(prometheus.CounterOpts{
+			Name: "temporal_seal_panics_total", Help: "Calls that a fault in the proxy ended. Please report them."}),
+		open: f.NewGauge(prometheus.GaugeOpts{
+			Name: "temporal_seal_connections", Help: "Open connections of callers."}),
+		refused: counters("temporal_seal_refused_total",
+			"Calls and connections refused for a limit of the config, by limit.", "limit"),
 	}
-	r.MustRegister(m.calls, m.inFlight, m.payloads, m.bytes, m.failures, m.rewrite, m.standIns, m.panics, m.open, m.refused)
 	m.directions = [2]directionMetrics{m.direction("request", "sealed"), m.direction("response", "opened")}
 	m.begin()
 	return m
 }
 
-// begin makes the series that alerts watch. A series that first appears with its first count never seems to grow.
+// begin makes the series that alerts watch. A series that first appears with its first count never seems to
+// grow.
 func (m *Metrics) begin() {
-	for _, d := range []policy.Direction{directionRequest, directionResponse} {
+	for _, d := range []policy.Direction{policy.Request, policy.Response} {
 		for _, kind := range crypto.Kinds() {
 			m.failures.WithLabelValues(d.String(), kind.String())
 		}
@@ -94,15 +106,17 @@ func (m *Metrics) direction(name, action string) directionMetrics {
 }
 
 // watch adds gauges for the connections to upstreams, and for the bytes of messages in memory.
-func (m *Metrics) watch(r prometheus.Registerer, connections func() int, bytes func() int64) {
-	r.MustRegister(
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "temporal_seal_upstream_connections", Help: "Connections to upstreams."},
-			func() float64 { return float64(connections()) }),
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "temporal_seal_bytes_in_flight", Help: "Bytes of messages in memory, each counted once."},
-			func() float64 { return float64(bytes()) }))
+func (m *Metrics) watch(connections func() int, bytes func() int64) {
+	m.registry.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "temporal_seal_upstream_connections", Help: "Connections to upstreams."},
+		func() float64 { return float64(connections()) })
+	m.registry.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "temporal_seal_bytes_in_flight", Help: "Bytes of messages in memory, each counted once."},
+		func() float64 { return float64(bytes()) })
 }
 
-// observe counts a duration. The trace of a sampled call goes with it, so that a slow bucket leads to an example.
+// observe counts a duration. The trace of a sampled call goes with it, so that a slow bucket leads to an
+// example.
 func observe(o prometheus.Observer, took time.Duration, span trace.Span) {
 	if sc := span.SpanContext(); sc.IsSampled() {
 		if with, ok := o.(prometheus.ExemplarObserver); ok {
@@ -169,12 +183,5 @@ func (m *methodMetrics) observe(code codes.Code, took time.Duration, span trace.
 
 // codeName is a code as the semantic conventions of OpenTelemetry write it.
 func codeName(code codes.Code) string {
-	if int(code) < len(codeNames) {
-		return codeNames[code]
-	}
-	return "UNKNOWN"
+	return cmp.Or(rpccode.Code_name[int32(code)], "UNKNOWN")
 }
-
-var codeNames = [...]string{"OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS",
-	"PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED", "INTERNAL",
-	"UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED"}

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/temporal-seal/temporal-seal/internal/audit"
+	"github.com/temporal-seal/temporal-seal/internal/policy"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 	"github.com/temporal-seal/temporal-seal/internal/tasks"
 	"github.com/temporal-seal/temporal-seal/internal/x/frame"
@@ -37,7 +38,7 @@ func (c *call) open() error {
 		}
 		return ofAnswer(err)
 	}
-	c.rewritten(directionResponse, c.session.ResponseStats(), start, trace.SpanFromContext(c.ctx))
+	c.rewritten(policy.Response, c.session.ResponseStats(), start, trace.SpanFromContext(c.ctx))
 	if !same(plain, sealed) {
 		c.answer.Free()
 		c.answer = c.lease.lendAnswer(plain)
@@ -63,7 +64,7 @@ func (c *call) openAnswer(sealed []byte) ([]byte, error) {
 	if !tasks.HandsOut(c.method.rewrite) {
 		plain, err := c.session.Response(c.ctx, sealed)
 		if err != nil {
-			c.server.metrics.Failed(directionResponse, err)
+			c.server.metrics.Failed(policy.Response, err)
 			return nil, err
 		}
 		return plain, c.record(codes.OK)
@@ -77,7 +78,7 @@ func (c *call) openAnswer(sealed []byte) ([]byte, error) {
 			return plain, nil
 		}
 	}
-	c.server.metrics.Failed(directionResponse, err)
+	c.server.metrics.Failed(policy.Response, err)
 	if c.server.audit != nil {
 		c.withheld = unopened(c.session.Account()) // the account is gone once what is left is opened
 	}

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"io"
 	"sync/atomic"
 	"time"
@@ -178,7 +177,7 @@ func (r *reader) reserve(ctx context.Context, n, length int64) error {
 
 // tooLate is the answer to a request that took too long to arrive.
 func tooLate(within time.Duration) error {
-	return &refusal{codes.DeadlineExceeded, fmt.Sprintf("the request did not arrive within %s: something on the way is too slow, or the caller stopped sending", within)}
+	return newRefusal(codes.DeadlineExceeded, "the request did not arrive within %s: something on the way is too slow, or the caller stopped sending", within)
 }
 
 const (

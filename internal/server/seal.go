@@ -4,6 +4,8 @@ import (
 	"time"
 
 	"google.golang.org/grpc/codes"
+
+	"github.com/temporal-seal/temporal-seal/internal/policy"
 )
 
 // seal makes the request to forward: the one that came, if nothing in it changes.
@@ -12,10 +14,10 @@ func (c *call) seal() error {
 		start := time.Now()
 		sealed, err := c.session.Request(c.ctx, c.request)
 		if err != nil {
-			c.server.metrics.Failed(directionRequest, err)
+			c.server.metrics.Failed(policy.Request, err)
 			return c.failRefused(err)
 		}
-		c.rewritten(directionRequest, c.session.RequestStats(), start, c.span)
+		c.rewritten(policy.Request, c.session.RequestStats(), start, c.span)
 		if !same(sealed, c.request) {
 			c.sealed = c.lease.lend(sealed)
 			return nil
@@ -31,7 +33,7 @@ func (c *call) failRefused(cause error) error {
 	if !c.server.tasks.FailRefused(c.out, c.taskCall(), cause) {
 		return cause
 	}
-	return &refusal{codes.NotFound, "the task was failed in the worker's stead: " + cause.Error()}
+	return newRefusal(codes.NotFound, "the task was failed in the worker's stead: %v", cause)
 }
 
 // same reports whether two slices are the same bytes in memory.

@@ -10,7 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"go.temporal.io/api/operatorservice/v1"
 	"go.temporal.io/api/workflowservice/v1"
 	"golang.org/x/time/rate"
@@ -50,10 +49,9 @@ type Options struct {
 
 	Limits Limits
 
-	Metrics  *Metrics
-	Registry prometheus.Registerer
-	Tracing  *Tracing // nil: no spans
-	Log      *slog.Logger
+	Metrics *Metrics
+	Tracing *Tracing // nil: no spans
+	Log     *slog.Logger
 }
 
 // Listener is one address and the callers it is for.
@@ -129,7 +127,7 @@ func New(o Options) (*Server, error) {
 	}
 	server, client := o.Tracing.handlers(s.untraced, s.isLongPoll)
 	s.upstreams = upstream.NewRouter(o.Upstreams, client)
-	o.Metrics.watch(o.Registry, s.upstreams.Count, s.admission.inUse)
+	o.Metrics.watch(s.upstreams.Count, s.admission.inUse)
 	for _, l := range o.Listeners {
 		s.listeners = append(s.listeners, s.newListener(l, server))
 	}

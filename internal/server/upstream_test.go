@@ -72,7 +72,7 @@ func TestPingsDoNotCloseIdleConnections(t *testing.T) {
 func TestAnswerFor(t *testing.T) {
 	for err, want := range map[error]codes.Code{
 		context.Canceled: codes.Canceled, context.DeadlineExceeded: codes.DeadlineExceeded, upstream.ErrNoUpstream: codes.PermissionDenied,
-		upstream.ErrTooMany: codes.ResourceExhausted, upstream.ErrClosed: codes.Unavailable, &refusal{codes.Unauthenticated, "who?"}: codes.Unauthenticated,
+		upstream.ErrTooMany: codes.ResourceExhausted, upstream.ErrClosed: codes.Unavailable, newRefusal(codes.Unauthenticated, "who?"): codes.Unauthenticated,
 	} {
 		st := answerFor(err)
 		if st.Code() != want || !strings.HasPrefix(st.Message(), from) {
