@@ -143,8 +143,14 @@ func (s *sealer) decide(ctx context.Context) (err error) {
 	slots := s.message.walk.slots
 	for i := range slots {
 		sl := &slots[i]
+		if err := s.call.stillWanted(ctx, i); err != nil {
+			return err
+		}
 		if i == 0 || sl.scope != slots[i-1].scope || sl.f.na != slots[i-1].f.na {
 			s.decider.facts(sl)
+		}
+		if err := s.call.meter.take(sealCost); err != nil {
+			return err
 		}
 		s.items = append(s.items, sealItem{slot: sl})
 		v := &s.items[len(s.items)-1].verdict

@@ -50,7 +50,7 @@ func (o *opener) openSystem(ctx context.Context, s *slot) error {
 // rewriteSystem plans the edit for an input of the system endpoint. Its message is
 // rewritten and encoded as it was before.
 func (m *Message) rewriteSystem(ctx context.Context, s *slot, h head, rewrite nestedRewriter) error {
-	in, err := m.walk.plan.decodeSystem(h)
+	in, err := m.walk.plan.decodeSystem(h, m.walk.meter)
 	if err != nil {
 		return err
 	}
@@ -75,11 +75,19 @@ func (m *Message) rewriteSystem(ctx context.Context, s *slot, h head, rewrite ne
 }
 
 // decodeSystem decodes the message in an input of the system endpoint.
-func (p *plan) decodeSystem(h head) (*dynamicpb.Message, error) {
+func (p *plan) decodeSystem(h head, meter *meter) (*dynamicpb.Message, error) {
 	md, err := p.messageType(protoreflect.FullName(h.messageType))
 	if err != nil {
 		return nil, fmt.Errorf("the input for the endpoint %s is a message that this release does not know, "+
 			"so its payloads can't be found; upgrade the proxy before the SDK", systemEndpoint)
+	}
+	if h.encoding == "binary/protobuf" {
+		err = meter.takeDecoded(md, h.data, 0)
+	} else {
+		err = meter.takeJSON(h.data)
+	}
+	if err != nil {
+		return nil, err
 	}
 	m := dynamicpb.NewMessage(md)
 	switch h.encoding {

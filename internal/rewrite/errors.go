@@ -37,11 +37,13 @@ const (
 	// KindOpening means that a sealed value could not be opened. The crypto.Kind of
 	// Err decides whether a later attempt may succeed.
 	KindOpening
+	// KindMemory means that others use the memory that the message takes.
+	KindMemory
 )
 
 // kindNames are the names of kinds in metric labels.
 var kindNames = [...]string{KindMalformed: "malformed", KindUnknownField: "unknown field", KindDenied: "denied",
-	KindPolicy: "policy", KindSealing: "sealing", KindTooLarge: "too large", KindOpening: "opening"}
+	KindPolicy: "policy", KindSealing: "sealing", KindTooLarge: "too large", KindOpening: "opening", KindMemory: "memory"}
 
 // String names the kind for metric labels.
 func (k Kind) String() string {
@@ -73,7 +75,7 @@ func (e *Error) Unwrap() error { return e.Err }
 // Transient reports whether the same call may succeed later although nothing changed.
 func (e *Error) Transient() bool {
 	switch e.Kind {
-	case KindPolicy, KindSealing:
+	case KindPolicy, KindSealing, KindMemory:
 		return true
 	case KindOpening:
 		return crypto.KindOf(e.Err).Transient()

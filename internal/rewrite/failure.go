@@ -69,8 +69,14 @@ func (c *call) markedAttributes(f *failureParts, buf []byte) bool {
 // encoded_attributes: if failures that look encoded were left alone, clear text could
 // pass.
 func (s *sealer) sealFailure(sl *slot, key *keyring.Sealer) error {
+	if err := s.call.meter.take(textsCost * len(s.message.failures(sl))); err != nil {
+		return err
+	}
 	doc, err := readTexts(s.message.failures(sl), s.message.walk.buf)
 	if err != nil {
+		return err
+	}
+	if err := s.call.meter.take(6 * len(doc)); err != nil { // three copies are made, after those that it is made of
 		return err
 	}
 	payload, err := proto.MarshalOptions{Deterministic: true}.Marshal(&commonpb.Payload{Data: doc,
@@ -166,6 +172,9 @@ func (o *opener) openFailure(it *openItem, from int) error {
 	var ok bool
 	var err error
 	if it.foreign == nil {
+		if err := o.call.meter.take(8 * len(opened)); err != nil { // the least failure has 33 bytes in JSON
+			return err
+		}
 		texts, ok, err = readFailureTexts(opened)
 	}
 	if err != nil {

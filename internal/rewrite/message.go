@@ -35,6 +35,8 @@ func (m *Message) find(method *Method, root *node, in []byte, response, strict b
 	m.clearEdits()
 	if err := w.runRegular(root, in); errors.Is(err, errSlots) {
 		return w.fail(KindTooLarge, "", fmt.Errorf("%w; split it", err))
+	} else if e, ok := errors.AsType[*Error](err); ok {
+		return e
 	} else if err != nil {
 		return w.fail(KindMalformed, "", fmt.Errorf("the bytes are not a %s: %w", root.name.Name(), err))
 	}

@@ -30,6 +30,9 @@ const (
 // failure like any other.
 func (s *sealer) sealNexusFailure(ctx context.Context, sl *slot) error {
 	in := new(nexuspb.Failure)
+	if err := s.call.meter.takeDecoded(in.ProtoReflect().Descriptor(), s.message.content(sl), 0); err != nil {
+		return err
+	}
 	if err := proto.Unmarshal(s.message.content(sl), in); err != nil {
 		return fmt.Errorf("the bytes are not a Nexus failure: %w", err)
 	}

@@ -66,6 +66,7 @@ func (s *Session) Response(ctx context.Context, in []byte) ([]byte, error) {
 	o := &s.opener
 	o.account = o.account[:0]
 	m := o.call.method
+	s.meter.begin(m.name, len(in))
 	if m.limits {
 		return o.call.lowerLimits(ctx, in)
 	}
@@ -154,6 +155,9 @@ func (o *opener) addSealed(s *slot, failure int, value []byte) error {
 		o.stats.Passed++
 		return nil
 	}
+	if err := o.call.meter.take(openCost); err != nil {
+		return err
+	}
 	o.items = append(o.items, openItem{slot: s, failure: int32(failure), size: len(value)})
 	it := &o.items[len(o.items)-1]
 	var marked bool
@@ -185,6 +189,9 @@ func (o *opener) addSealed(s *slot, failure int, value []byte) error {
 func (o *opener) unopened(err error) error {
 	var e *Error
 	later := errors.As(err, &e) && e.Transient()
+	if e != nil && (e.Kind == KindMemory || e.Kind == KindTooLarge) {
+		return err // whoever reads it is to read all of it, or to try again
+	}
 	if o.whole || later && o.call.method.result {
 		return err
 	}

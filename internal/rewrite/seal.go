@@ -51,6 +51,7 @@ func (s *sealer) reset() {
 // otherwise the bytes are valid until Done. After an error nothing may be forwarded.
 func (s *Session) Request(ctx context.Context, in []byte) ([]byte, error) {
 	sealer := &s.sealer
+	s.meter.begin(s.call.method.name, len(in))
 	if sealer.call.rewriter.shadow {
 		sealer.shadow(ctx, in)
 		return in, sealer.withinReach()
@@ -145,6 +146,9 @@ func (s *sealer) seal(ctx context.Context) (out []byte, err error) {
 			return nil, err
 		}
 	}
+	if err := s.call.meter.take(max(growth, 0)); err != nil {
+		return nil, err
+	}
 	m.out.reset(len(m.walk.buf) + growth)
 	if _, err = m.splice(true, s.put); err != nil {
 		return nil, err
@@ -173,6 +177,9 @@ func (s *sealer) planEdits(ctx context.Context) (err error) {
 	s.stats.Payloads, s.stats.Bytes, s.stats.Passed = 0, 0, len(m.walk.slots)-len(s.items)
 	var last *sealItem
 	for i := range s.items {
+		if err := s.call.stillWanted(ctx, i); err != nil {
+			return err
+		}
 		it := &s.items[i]
 		sl := it.slot
 		switch {
@@ -185,7 +192,7 @@ func (s *sealer) planEdits(ctx context.Context) (err error) {
 			err = s.sealSystem(ctx, sl)
 		default:
 			if err := s.planSeal(ctx, i, last); err != nil {
-				return s.call.fail(KindSealing, sl.f.path, err)
+				return s.call.asError(KindSealing, sl.f.path, err)
 			}
 			last = it
 		}
@@ -222,6 +229,9 @@ func (s *sealer) planSeal(ctx context.Context, item int, last *sealItem) (err er
 		return nil
 	}
 	from := len(m.arena)
+	if err := s.call.meter.take(4 * it.key.PayloadSize(len(plain))); err != nil {
+		return err
+	}
 	m.arena = slices.Grow(m.arena, 2*it.key.PayloadSize(len(plain))) // in growing steps, unlike the keyring
 	switch {
 	case sl.f.op == opText:

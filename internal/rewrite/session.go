@@ -2,6 +2,7 @@ package rewrite
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -108,6 +109,7 @@ type Session struct {
 	call   call
 	sealer sealer
 	opener opener
+	meter  meter
 }
 
 // call is what is known of an RPC besides its payloads.
@@ -118,6 +120,7 @@ type call struct {
 	method   *Method
 	caller   *policy.Caller
 	reaches  func(namespace string) bool // nil: every namespace
+	meter    *meter                      // of the session, or of the one around it
 
 	namespace string
 	facts     [5]string // that the request itself contains, indexed by bitOf
@@ -145,6 +148,10 @@ func (r *Rewriter) Begin(m *Method, caller *policy.Caller) *Session {
 func (r *Rewriter) begin(c call) *Session {
 	s := r.sessions.Get().(*Session)
 	s.call = c
+	if c.meter == nil {
+		s.call.meter = &s.meter
+	}
+	s.sealer.message.walk.meter, s.opener.message.walk.meter = s.call.meter, s.call.meter
 	s.sealer.stats.reset()
 	s.opener.stats.reset()
 	s.opener.account = s.opener.account[:0]
@@ -155,7 +162,7 @@ func (r *Rewriter) begin(c call) *Session {
 // may be used any more.
 func (s *Session) Done() {
 	r := s.call.rewriter
-	s.call = call{}
+	s.call, s.meter = call{}, meter{}
 	s.sealer.reset()
 	s.opener.reset()
 	r.sessions.Put(s)
@@ -272,6 +279,15 @@ func runOf(execution []byte) (run string) {
 // fail returns an error about a path of the message; "" stands for the whole.
 func (c *call) fail(kind Kind, path string, err error) *Error {
 	return &Error{Kind: kind, RPC: c.method.name, Path: path, Err: err}
+}
+
+// stillWanted returns an error if the caller has left. It looks now and then: i counts the
+// payloads of a request.
+func (c *call) stillWanted(ctx context.Context, i int) error {
+	if i%256 == 255 && ctx.Err() != nil {
+		return c.fail(KindSealing, "", ctx.Err())
+	}
+	return nil
 }
 
 // asError returns an error that has a kind as it is, and gives others this kind.

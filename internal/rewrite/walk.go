@@ -162,6 +162,7 @@ type walk struct {
 	method   string
 	response bool
 	strict   bool // refuse every unknown field
+	meter    *meter
 
 	buf      []byte
 	boxes    []box
@@ -195,6 +196,9 @@ func (w *walk) fail(kind Kind, path string, err error) *Error {
 func (w *walk) runRegular(n *node, in []byte) error {
 	w.reset(in)
 	if err := w.run(n); err != nil || !w.irregular || w.refused != nil {
+		return err
+	}
+	if err := w.meter.takeDecoded(n.desc, in, 0); err != nil {
 		return err
 	}
 	regular, err := regularForm(n.desc, in)
@@ -239,9 +243,15 @@ func (w *walk) message(fr frame, start, end int) error {
 		return wire.ErrDepth
 	}
 	if n.scope && fr.box >= 0 { // the root has its own already
+		if err := w.meter.take(scopeCost); err != nil {
+			return err
+		}
 		fr.scope = w.scope(n, fr.scope)
 	}
 	if n.failure {
+		if err := w.meter.take(failureCost); err != nil {
+			return err
+		}
 		fr.failure = len(w.failures)
 		w.failures = append(w.failures, failureParts{box: fr.box, parts: [...]part{
 			failMessage: {place: int32(start)}, failStack: {place: int32(end)}, failAttributes: {place: int32(end)}}})
@@ -269,7 +279,9 @@ func (w *walk) message(fr frame, start, end int) error {
 			seen |= bit
 		}
 		if (f.op == opSkipMessage || f.op == opFactName) && !w.response {
-			w.skippedMessage(n, num, r.Value())
+			if err := w.skippedMessage(n, num, r.Value()); err != nil {
+				return err
+			}
 		}
 		if f.op == opSkipMessage {
 			continue
@@ -330,7 +342,7 @@ func (w *walk) handle(fr *frame, f *field, r *wire.Reader) error {
 		}
 		w.name = outer
 	case opFailAttributes:
-		return nil // the box stays, since the slot of the chain may change it
+		return w.meter.take(boxCost) // the box stays, since the slot of the chain may change it
 	case opFailure:
 		return w.failure(fr, f, content, own)
 	case opAny:
@@ -342,6 +354,8 @@ func (w *walk) handle(fr *frame, f *field, r *wire.Reader) error {
 	}
 	if len(w.slots) == slots {
 		w.boxes = w.boxes[:boxes] // nothing in there can change
+	} else if err == nil {
+		err = w.meter.take(boxCost)
 	}
 	return err
 }
@@ -351,6 +365,9 @@ func (w *walk) slot(fr *frame, f *field, own int32) error {
 	n := len(w.slots)
 	if n == maxSlots {
 		return errSlots
+	}
+	if err := w.meter.take(slotCost); err != nil {
+		return err
 	}
 	w.slots = append(w.slots, slot{})
 	s := &w.slots[n]
@@ -465,16 +482,19 @@ func (w *walk) unknownField(n *node, num protowire.Number, raw []byte) {
 
 // skippedMessage handles a message that cannot hold a payload by the descriptors of
 // this build. Those of a newer SDK may have added one.
-func (w *walk) skippedMessage(n *node, num protowire.Number, raw []byte) {
+func (w *walk) skippedMessage(n *node, num protowire.Number, raw []byte) error {
 	if !w.strict && !bytes.Contains(raw, encodingEntry) {
-		return
+		return nil
 	}
 	fd := n.desc.Fields().ByNumber(num)
+	if err := w.meter.takeDecoded(fd.Message(), raw, 0); err != nil {
+		return err
+	}
 	m := dynamicpb.NewMessage(fd.Message())
 	if proto.Unmarshal(raw, m) != nil {
-		return // the server will not read it either
+		return nil // the server will not read it either
 	}
-	_ = protorange.Range(m, func(p protopath.Values) error {
+	return protorange.Range(m, func(p protopath.Values) error {
 		if at := p.Index(-1); at.Step.Kind() == protopath.UnknownAccessStep {
 			unknown := at.Value.Bytes()
 			num, _, _ := protowire.ConsumeTag(unknown)

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	"github.com/temporal-seal/temporal-seal/internal/policy"
+	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 	"github.com/temporal-seal/temporal-seal/internal/x/lograte"
 )
 
@@ -68,6 +69,9 @@ const (
 	// MinConnectionAge is the least age at which callers' connections may be closed: every such end costs SDKs a new
 	// connection, and a load balancer that moves polls more often than they end only makes work.
 	MinConnectionAge = 6 * time.Minute
+
+	// copies is how many a message has at most: as it came, in one piece, and sealed or opened.
+	copies = 3
 
 	// unreserved is the size up to which a message never waits: the limit of calls bounds such messages well enough.
 	unreserved = 16 << 10
@@ -474,6 +478,30 @@ func (p *place) giveBack() {
 	p.take(-p.bytes)
 	p.in.forget(p)
 	p.in.serve()
+}
+
+// charge counts n bytes of memory that a call's messages take beside their own bytes, if the limits allow it. A negative n gives
+// them back. A byte of a message stands for all of its copies, so as many bytes of memory count as one.
+func (p *place) charge(n int64) error {
+	a := p.in
+	n /= copies
+	a.mu.Lock()
+	fits := n <= 0 || a.fits(&waiter{place: p, n: n})
+	if fits {
+		p.take(n)
+	}
+	if n < 0 {
+		a.serve()
+	}
+	alone := p.bytes + n
+	a.mu.Unlock()
+	switch {
+	case fits:
+		return nil
+	case !allows(a.limits.Bytes, alone, alone, 0): // it would not fit without the others either
+		return rewrite.ErrTooMuch
+	}
+	return a.noBytes("what a message is made of or opens to", n)
 }
 
 // take adds n bytes to the accounts. The caller has to hold the lock.

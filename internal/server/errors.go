@@ -124,6 +124,8 @@ func codeOfRewriting(e *rewrite.Error) codes.Code {
 		return codes.PermissionDenied
 	case rewrite.KindPolicy, rewrite.KindSealing:
 		return codes.Unavailable
+	case rewrite.KindMemory:
+		return codes.ResourceExhausted
 	case rewrite.KindOpening:
 		if crypto.KindOf(e) == crypto.KindUnavailable {
 			return codes.Unavailable
@@ -147,6 +149,9 @@ func forbiddenService(service string) error {
 // upstream's in an answer.
 func ofAnswer(err error) error {
 	var rewriting *rewrite.Error
+	if errors.Is(err, rewrite.ErrTooMuch) {
+		return tooLong(rewrite.MaxOpened+1, rewrite.MaxOpened) // SDKs know these words
+	}
 	if errors.As(err, &rewriting) && (rewriting.Kind == rewrite.KindMalformed || rewriting.Kind == rewrite.KindUnknownField) {
 		return newRefusal(codes.Internal, "the upstream's answer cannot be read: %v", err)
 	}

@@ -4,6 +4,7 @@ package server
 func (c *call) identify() error {
 	c.session = c.server.rewriter.Begin(c.method.rewrite, c.id.Caller)
 	c.lease.session = c.session
+	c.session.CountIn(c.lease)
 	m := c.method.rewrite
 	if m.RequestTouched() || m.ResponseTouched() || m.IsPoll() ||
 		c.id.Namespaces != nil || c.server.upstreams.ByNamespace() || c.span.IsRecording() {

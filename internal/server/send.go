@@ -88,6 +88,9 @@ func (l *lease) drop() {
 	}
 }
 
+// Charge counts memory that the rewriting of the call's messages takes. It is a rewrite.Memory.
+func (l *lease) Charge(n int64) error { return l.place.charge(n) }
+
 // giveBack ends what the call takes of the limit of bytes. gRPC never frees what it could not write to a connection that
 // broke: then the garbage collector gets it, and the limit must not wait for that.
 func (l *lease) giveBack() { l.place.giveBack() }

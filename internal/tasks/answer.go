@@ -69,6 +69,8 @@ func unopenedText(cause error, next string) string {
 	switch {
 	case cause == errCallerLeft:
 		advice = "; " + next
+	case beyondMemory(cause):
+		advice = "; " + next + ": it opens once the proxy has the memory"
 	case transient(cause):
 		advice = "; " + next + ": it opens once the proxy reaches its keys"
 	}

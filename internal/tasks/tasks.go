@@ -154,3 +154,9 @@ func transient(err error) bool {
 	e, ok := errors.AsType[*rewrite.Error](err)
 	return ok && e.Transient() || errors.Is(err, audit.ErrUnrecorded)
 }
+
+// beyondMemory reports whether a task does not open because others use the memory that it takes.
+func beyondMemory(err error) bool {
+	e, ok := errors.AsType[*rewrite.Error](err)
+	return ok && e.Kind == rewrite.KindMemory
+}
