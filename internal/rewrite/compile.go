@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"strings"
+	"unsafe"
 
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -18,6 +19,7 @@ type compiler struct {
 	response bool
 	open     []*node // from the root to here; a recursive type leads back to its node
 	err      error   // the first failure
+	size     int     // bytes that the nodes take
 }
 
 // compile compiles a message type at a path of a request or response. kind is that of the payloads, if the
@@ -27,6 +29,11 @@ func (p *plan) compile(method string, response bool, d protoreflect.MessageDescr
 	n := c.message(d, path, kind)
 	return n, c.err
 }
+
+const (
+	nodeSize  = 2 * int(unsafe.Sizeof(node{}))
+	fieldSize = int(unsafe.Sizeof(field{}))
+)
 
 // message compiles a message type at a path. The payloads of a list get their kind
 // from the field that holds the list.
@@ -49,6 +56,7 @@ func (c *compiler) message(d protoreflect.MessageDescriptor, path, kind string) 
 		}
 	}
 	n.fields = make([]field, highest+1)
+	c.size += nodeSize + len(n.fields)*fieldSize
 	bits := make(map[string]uint8)
 	facts, system := false, false
 	for i := range fields.Len() {
@@ -64,6 +72,7 @@ func (c *compiler) message(d protoreflect.MessageDescriptor, path, kind string) 
 				n.high = make(map[protowire.Number]*field)
 			}
 			n.high[fd.Number()] = &f
+			c.size += 2 * fieldSize
 		}
 		facts = facts || f.op == opFact || f.op == opFactName || f.op == opNamespace
 		system = system || f.system
@@ -93,6 +102,7 @@ func (c *compiler) bit(bits map[string]uint8, fd protoreflect.FieldDescriptor) u
 // field compiles one field. kind is that of the payloads of a list.
 func (c *compiler) field(n *node, fd protoreflect.FieldDescriptor, path, kind string) field {
 	f := field{op: c.opOf(fd), wire: wireType(fd), path: join(path, fd), fact: factOf(fd)}
+	c.size += len(f.path)
 	f.packable = fd.IsList() && f.wire != protowire.BytesType
 	if n.name != msgPayloads {
 		kind = kindOf(fd)
@@ -140,6 +150,7 @@ func (c *compiler) entry(fd protoreflect.FieldDescriptor, value field) field {
 	value.once = 2
 	entry := &node{name: fd.Message().FullName(), desc: fd.Message(), sites: true,
 		memo: strings.HasSuffix(value.path, "upserted_memo")}
+	c.size += nodeSize + 3*fieldSize
 	entry.fields = []field{1: {op: opSkip, wire: wireType(fd.MapKey()), once: 1}, 2: value}
 	return field{op: opMapEntry, wire: value.wire, path: value.path, child: entry}
 }

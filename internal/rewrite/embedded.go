@@ -137,9 +137,13 @@ func (o *opener) openNested(
 
 // nested begins a session for a message that a payload of this call holds.
 func (c *call) nested(d protoreflect.MessageDescriptor, s *slot, response bool) (*Session, error) {
-	root, err := c.method.plan.compile(c.method.name, response, d, s.f.path, "")
+	key := nestedKey{method: c.method.name, path: s.f.path, name: string(d.FullName()), response: response}
+	root, err := c.method.plan.nestedNode(d, key, c.meter)
 	if err != nil {
 		return nil, err
+	}
+	if root == nil {
+		return nil, fmt.Errorf("plan: %s has more singular fields than a plan has room for", d.FullName())
 	}
 	method := *c.method
 	method.next = nil // no later plan replaces it

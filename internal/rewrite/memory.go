@@ -91,7 +91,7 @@ const (
 	boxCost     = 2 * int(unsafe.Sizeof(box{}))
 	slotCost    = 2*int(unsafe.Sizeof(slot{})) + boxCost
 	scopeCost   = 2 * int(unsafe.Sizeof(scope{}))
-	failureCost = 2*int(unsafe.Sizeof(failureParts{}))
+	failureCost = 2 * int(unsafe.Sizeof(failureParts{}))
 	editCost    = 2 * int(unsafe.Sizeof(edit{}))
 	sealCost    = 2*int(unsafe.Sizeof(sealItem{})) + editCost
 	textsCost   = 2*int(unsafe.Sizeof(failureTexts{})) + 3*editCost

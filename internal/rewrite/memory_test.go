@@ -4,8 +4,11 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"runtime"
 	"testing"
 
+	nexuspb "go.temporal.io/api/nexus/v1"
 	workflowpb "go.temporal.io/api/workflowservice/v1"
 	"google.golang.org/protobuf/encoding/protowire"
 )
@@ -113,5 +116,110 @@ func TestTooMuchForOneMessage(t *testing.T) {
 	in := append(bytes.Repeat(numbered(9, []byte(testNamespace)), 2), bytes.Repeat([]byte{0x12, 0}, 2_000_000)...)
 	if kind, err := counted(t, r, "RespondWorkflowTaskCompleted", in, nil, false); kind != KindTooLarge || !errors.Is(err, ErrTooMuch) {
 		t.Errorf("%v %v", kind, err)
+	}
+}
+
+// nexusChain is the answer of a Nexus handler that failed, with so many causes.
+func nexusChain(t testing.TB, depth int) []byte {
+	t.Helper()
+	var f *nexuspb.Failure
+	for range depth {
+		f = &nexuspb.Failure{Metadata: map[string]string{"k": "v"}, Cause: f}
+	}
+	return bytesOf(t, &workflowpb.RespondNexusTaskFailedRequest{Namespace: testNamespace, TaskToken: []byte("t"),
+		Error: &nexuspb.HandlerError{ErrorType: "INTERNAL", Failure: f}})
+}
+
+// allocated returns how many bytes a function allocates.
+func allocated(fn func()) int64 {
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	fn()
+	runtime.ReadMemStats(&after)
+	return int64(after.TotalAlloc - before.TotalAlloc)
+}
+
+// TestLongChainsAreLinear: a chain of causes twice as long takes twice the memory.
+func TestLongChainsAreLinear(t *testing.T) {
+	r := newRewriter(t, sealAll)
+	cost := func(depth int) int64 {
+		in := nexusChain(t, depth)
+		return allocated(func() {
+			if _, err := counted(t, r, "RespondNexusTaskFailed", in, nil, false); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+	cost(1000) // caches
+	one, two := cost(500), cost(1000)
+	if two > one*22/10 {
+		t.Errorf("%d bytes for 500 causes, %d for 1000", one, two)
+	}
+}
+
+// anyOf nests messages in google.protobuf.Any, depth times. Each bit of k chooses the type at one depth.
+func anyOf(depth, k int) []byte {
+	var inner []byte
+	for i := range depth {
+		name, number := "/google.rpc.Status", protowire.Number(3)
+		if k>>i&1 == 1 {
+			name, number = "/temporal.api.protocol.v1.Message", 5
+		}
+		var body []byte
+		if inner != nil {
+			body = numbered(number, inner)
+		}
+		inner = append(numbered(1, []byte(name)), numbered(2, body)...)
+	}
+	number := (&workflowpb.RespondWorkflowTaskCompletedRequest{}).ProtoReflect().Descriptor().Fields().ByName("messages").Number()
+	return numbered(number, numbered(5, inner))
+}
+
+// TestPlansForAnyAreBounded: ever new types within others leave a bounded number of plans, and nesting ends.
+func TestPlansForAnyAreBounded(t *testing.T) {
+	r := newRewriter(t, sealAll)
+	for k := range 2 * nestedPlans {
+		if kind, err := counted(t, r, "RespondWorkflowTaskCompleted", anyOf(12, k), nil, false); err != nil {
+			t.Fatal(kind, err)
+		}
+	}
+	if entries, size := r.plan.Load().nested.size(); entries > nestedPlans || size > nestedPlansSize || entries < nestedPlans/2 {
+		t.Errorf("%d plans of %d bytes are kept", entries, size)
+	}
+	if kind, err := counted(t, r, "RespondWorkflowTaskCompleted", anyOf(maxAnys, 0), nil, false); err != nil {
+		t.Error(kind, err)
+	}
+	if kind, err := counted(t, r, "RespondWorkflowTaskCompleted", anyOf(maxAnys+2, 0), nil, false); kind != KindMalformed {
+		t.Error(kind, err)
+	}
+}
+
+// TestPlansOfOneMessageAreCounted: a message cannot have any number of plans compiled.
+func TestPlansOfOneMessageAreCounted(t *testing.T) {
+	r := newRewriter(t, sealAll)
+	var in []byte
+	for k := range 2000 {
+		in = append(in, anyOf(12, k)...)
+	}
+	all := &counter{limit: 1 << 40}
+	if _, err := counted(t, r, "RespondWorkflowTaskCompleted", in, all, false); err != nil || all.most < 512<<10 {
+		t.Errorf("%d bytes are counted: %v", all.most, err)
+	}
+}
+
+// TestTaskMemoryIsBounded: tasks with long names take a bounded number of bytes.
+func TestTaskMemoryIsBounded(t *testing.T) {
+	m := newTaskMemory()
+	long := string(bytes.Repeat([]byte("n"), 1000))
+	for i := range 60_000 {
+		known := &task{namespace: long}
+		known.facts.values = [5]string{long, long, long, long, long}
+		m.remember(fmt.Append(nil, i), known)
+	}
+	if entries, size := m.tasks.size(); size > rememberedTaskBytes || entries < 1000 {
+		t.Errorf("%d tasks of %d bytes are kept", entries, size)
+	}
+	if m.recall([]byte("59999")) == nil || m.recall([]byte("0")) != nil {
+		t.Error("the oldest is kept, or the newest is not")
 	}
 }

@@ -36,7 +36,7 @@ func (s *sealer) sealNexusFailure(ctx context.Context, sl *slot) error {
 	if err := proto.Unmarshal(s.message.content(sl), in); err != nil {
 		return fmt.Errorf("the bytes are not a Nexus failure: %w", err)
 	}
-	failure, err := temporalFailure(in)
+	failure, err := temporalFailure(in, s.call.meter)
 	if err != nil {
 		return err
 	}
@@ -77,17 +77,24 @@ type nexusFailureJSON struct {
 	Cause      *nexusFailureJSON `json:"cause,omitempty"`
 }
 
-// nexusJSON converts a Nexus failure to its JSON form.
-func nexusJSON(f *nexuspb.Failure) *nexusFailureJSON {
-	if f == nil {
+// shownCauses is how many causes of a failure its JSON form holds. Each of them has a JSON
+// form of its own, so without a limit a chain would grow by its square.
+const shownCauses = 16
+
+// nexusJSON converts a Nexus failure to its JSON form, with so many causes.
+func nexusJSON(f *nexuspb.Failure, causes int) *nexusFailureJSON {
+	if f == nil || causes < 0 {
 		return nil
 	}
 	return &nexusFailureJSON{Message: f.Message, StackTrace: f.StackTrace,
-		Metadata: f.Metadata, Details: f.Details, Cause: nexusJSON(f.Cause)}
+		Metadata: f.Metadata, Details: f.Details, Cause: nexusJSON(f.Cause, causes-1)}
 }
 
 // temporalFailure converts a Nexus failure to a Temporal failure as the server does.
-func temporalFailure(in *nexuspb.Failure) (*failurepb.Failure, error) {
+func temporalFailure(in *nexuspb.Failure, m *meter) (*failurepb.Failure, error) {
+	if err := m.takeJSON(in.Details); err != nil {
+		return nil, err
+	}
 	f := new(failurepb.Failure)
 	var err error
 	switch kind := in.Metadata["type"]; {
@@ -98,7 +105,10 @@ func temporalFailure(in *nexuspb.Failure) (*failurepb.Failure, error) {
 	case kind == nexusTypeHandler:
 		err = handlerFailure(in, f)
 	case in.Metadata != nil || len(in.Details) > 0:
-		err = otherFailure(in, f)
+		err = otherFailure(in, f, m)
+	}
+	if e, ok := errors.AsType[*Error](err); ok {
+		return nil, e
 	}
 	if err != nil {
 		// A JSON error may quote the document.
@@ -106,7 +116,7 @@ func temporalFailure(in *nexuspb.Failure) (*failurepb.Failure, error) {
 	}
 	f.Message, f.StackTrace = in.Message, in.StackTrace
 	if in.Cause != nil {
-		if f.Cause, err = temporalFailure(in.Cause); err != nil {
+		if f.Cause, err = temporalFailure(in.Cause, m); err != nil {
 			return nil, err
 		}
 	}
@@ -132,14 +142,17 @@ func operationFailure(in *nexuspb.Failure, f *failurepb.Failure) error {
 
 // otherFailure converts a failure of a type that the server does not know. Its JSON
 // form becomes the details.
-func otherFailure(in *nexuspb.Failure, f *failurepb.Failure) error {
+func otherFailure(in *nexuspb.Failure, f *failurepb.Failure, m *meter) error {
 	if len(in.Details) > 0 && !json.Valid(in.Details) {
 		return errors.New("not JSON")
 	}
-	shown := nexusJSON(in)
+	shown := nexusJSON(in, shownCauses)
 	shown.Message, shown.StackTrace = "", ""
 	data, err := json.Marshal(shown)
 	if err != nil {
+		return err
+	}
+	if err := m.take(6 * len(data)); err != nil { // it is copied whenever the failure is encoded or sealed
 		return err
 	}
 	payload := &commonpb.Payload{Metadata: map[string][]byte{"encoding": []byte("json/plain")}, Data: data}

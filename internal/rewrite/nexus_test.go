@@ -46,7 +46,7 @@ func TestNexusFailures(t *testing.T) {
 			if err := proto.Unmarshal(out, sent); err != nil {
 				t.Fatal(err)
 			}
-			stored, err := temporalFailure(sent.Error.Failure)
+			stored, err := temporalFailure(sent.Error.Failure, nil)
 			if err != nil {
 				t.Fatalf("the server would refuse the details: %v", err)
 			}
@@ -59,7 +59,7 @@ func TestNexusFailures(t *testing.T) {
 			if err := proto.Unmarshal(back, got); err != nil {
 				t.Fatal(err)
 			}
-			want, err := temporalFailure(f)
+			want, err := temporalFailure(f, nil)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -2,7 +2,7 @@ package rewrite
 
 import (
 	"fmt"
-	"sync"
+	"strings"
 	"sync/atomic"
 
 	// Registers the descriptors that the plan is compiled from.
@@ -146,13 +146,20 @@ type plan struct {
 	methods map[string]*Method
 	status  *node
 	files   *protoregistry.Files
-	anys    sync.Map // anyKey -> *node: plans for messages found within an Any
+	nested  *cache[nestedKey, *node] // plans for messages that an Any or a payload holds
 }
 
-type anyKey struct {
+// nestedKey is what such a plan depends on. Its path and name are up to callers, since
+// one Any may hold another.
+type nestedKey struct {
 	method, path, name string
 	response           bool
 }
+
+const (
+	nestedPlans     = 1000
+	nestedPlansSize = 16 << 20
+)
 
 // rewritten are the services whose every RPC is looked at.
 var rewritten = []protoreflect.FullName{
@@ -163,7 +170,8 @@ var rewritten = []protoreflect.FullName{
 // newPlan compiles the plan of all rewritten services from descriptors. It returns an
 // error if they do not fit, and never panics: an upstream may send any.
 func newPlan(files *protoregistry.Files) (*plan, error) {
-	p := &plan{methods: make(map[string]*Method), files: files}
+	p := &plan{methods: make(map[string]*Method), files: files,
+		nested: newCache[nestedKey, *node](nestedPlans, nestedPlansSize)}
 	for _, name := range rewritten {
 		d, err := files.FindDescriptorByName(name)
 		if err != nil {
@@ -230,21 +238,29 @@ func (p *plan) addMethod(d protoreflect.MethodDescriptor) (err error) {
 
 // anyNode returns the plan for a message of this name within an Any at this path; nil
 // if the name is unknown or its type does not compile.
-func (p *plan) anyNode(f *field, name []byte, response bool, method string) *node {
-	key := anyKey{method: method, path: f.path, name: string(name), response: response}
-	if n, ok := p.anys.Load(key); ok {
-		return n.(*node)
-	}
-	d, err := p.messageType(protoreflect.FullName(key.name))
+func (p *plan) anyNode(f *field, name string, response bool, w *walk) (*node, error) {
+	d, err := p.messageType(protoreflect.FullName(name))
 	if err != nil {
-		return nil
+		return nil, nil
 	}
-	compiled, err := p.compile(method, response, d, f.path, "")
-	if err != nil {
-		return nil
+	return p.nestedNode(d, nestedKey{method: w.method, path: f.path, name: name, response: response}, w.meter)
+}
+
+// nestedNode returns the plan for a message that something in another message holds;
+// nil if its type does not compile. The error is that of the meter.
+func (p *plan) nestedNode(d protoreflect.MessageDescriptor, key nestedKey, m *meter) (*node, error) {
+	if n, ok := p.nested.get(key); ok {
+		return n, nil
 	}
-	n, _ := p.anys.LoadOrStore(key, compiled)
-	return n.(*node)
+	c := compiler{plan: p, method: strings.Clone(key.method), response: key.response}
+	n := c.message(d, key.path, "")
+	if c.err != nil {
+		return nil, nil
+	}
+	key.name = strings.Clone(key.name)
+	size := c.size + len(key.name) + len(key.path)
+	p.nested.add(key, n, size)
+	return n, m.take(size)
 }
 
 // Method returns the plan of an RPC by its full name; nil if this build does not know

@@ -3,8 +3,7 @@ package rewrite
 import (
 	"crypto/sha256"
 	"strings"
-
-	lru "github.com/hashicorp/golang-lru/v2"
+	"unsafe"
 
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 	"github.com/temporal-seal/temporal-seal/internal/x/wire"
@@ -20,40 +19,49 @@ type task struct {
 // them hold little more than a token. It is bounded; a fact of a forgotten task is
 // unknown.
 type taskMemory struct {
-	tasks      *lru.Cache[[sha256.Size]byte, *task]
-	namespaces *lru.Cache[string, string] // by id: names, as seen in polls
+	tasks      *cache[[sha256.Size]byte, *task]
+	namespaces *cache[string, string] // by id: names, as seen in polls
 }
 
 const (
 	rememberedTasks      = 100_000
 	rememberedNamespaces = 10_000
+	// What a task is remembered with is up to callers, and each name may have 1,000 bytes.
+	rememberedTaskBytes      = 48 << 20
+	rememberedNamespaceBytes = 2 << 20
 )
+
+// taskSize is what a task takes beside its texts, with its place in the memory.
+const taskSize = int(unsafe.Sizeof(task{})) + 200
 
 // newTaskMemory returns an empty memory.
 func newTaskMemory() *taskMemory {
-	tasks, _ := lru.New[[sha256.Size]byte, *task](rememberedTasks) // an error is possible for sizes below 1 only
-	namespaces, _ := lru.New[string, string](rememberedNamespaces)
-	return &taskMemory{tasks: tasks, namespaces: namespaces}
+	return &taskMemory{tasks: newCache[[sha256.Size]byte, *task](rememberedTasks, rememberedTaskBytes),
+		namespaces: newCache[string, string](rememberedNamespaces, rememberedNamespaceBytes)}
 }
 
 // remember stores a task by its token.
 func (m *taskMemory) remember(token []byte, t *task) {
-	m.tasks.Add(sha256.Sum256(token), t)
+	size := taskSize + len(t.namespace)
+	for _, v := range t.facts.values {
+		size += len(v)
+	}
+	m.tasks.add(sha256.Sum256(token), t, size)
 	if id, _, ok := readToken(token); ok {
-		m.namespaces.Add(string(id), t.namespace)
+		m.namespaces.add(string(id), t.namespace, len(id)+len(t.namespace))
 	}
 }
 
 // recall returns the task of a token; nil if it is unknown.
 func (m *taskMemory) recall(token []byte) *task {
-	t, _ := m.tasks.Get(sha256.Sum256(token))
+	t, _ := m.tasks.get(sha256.Sum256(token))
 	return t
 }
 
 // namespaceOf returns the namespace of a token; "" if no poll showed it.
 func (m *taskMemory) namespaceOf(token []byte) string {
 	if id, _, ok := readToken(token); ok {
-		name, _ := m.namespaces.Get(string(id))
+		name, _ := m.namespaces.get(string(id))
 		return name
 	}
 	return ""

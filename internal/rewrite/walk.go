@@ -20,6 +20,12 @@ import (
 // 51,200 events (limit.historyCount.error).
 const maxSlots = 1 << 18
 
+// maxAnys is how deep messages may nest by google.protobuf.Any: each level has a plan of
+// its own. Temporal's messages nest two deep.
+const maxAnys = 16
+
+var errAnys = fmt.Errorf("more than %d messages of the type google.protobuf.Any are nested", maxAnys)
+
 var errSlots = fmt.Errorf("it holds more than %d payloads and texts", maxSlots)
 
 // span is a piece of the message: the offsets of its first byte and of the byte
@@ -175,6 +181,7 @@ type walk struct {
 	// anything is decided.
 	irregular bool
 	tasks     bool // the response holds a task for a worker
+	anys      int  // around what is being walked
 	unknown   int  // fields that this build does not know
 	refused   error
 }
@@ -183,7 +190,7 @@ type walk struct {
 func (w *walk) reset(buf []byte) {
 	w.buf = buf
 	w.boxes, w.slots, w.scopes, w.failures = w.boxes[:0], w.slots[:0], w.scopes[:0], w.failures[:0]
-	w.name, w.irregular, w.tasks, w.unknown, w.refused = span{}, false, false, 0, nil
+	w.name, w.irregular, w.tasks, w.anys, w.unknown, w.refused = span{}, false, false, 0, 0, nil
 }
 
 // fail returns an error about a path of the message; "" stands for the whole.
@@ -413,7 +420,10 @@ func (w *walk) anyMessage(fr *frame, f *field, content span, own int32) error {
 	if i := bytes.LastIndexByte(full, '/'); i >= 0 {
 		full = full[i+1:]
 	}
-	child := w.plan.anyNode(f, full, w.response, w.method)
+	child, err := w.plan.anyNode(f, alias(full), w.response, w)
+	if err != nil {
+		return err
+	}
 	if child == nil {
 		w.unknownField(fr.node, 2, w.buf[value.start:value.end])
 		return nil
@@ -421,7 +431,12 @@ func (w *walk) anyMessage(fr *frame, f *field, content span, own int32) error {
 	if !child.sites {
 		return nil
 	}
-	return w.boxed(fr, child, value)
+	if w.anys++; w.anys > maxAnys {
+		return errAnys
+	}
+	err = w.boxed(fr, child, value)
+	w.anys--
+	return err
 }
 
 // historyBlob walks a DataBlob with a serialized history. Only the protobuf encoding

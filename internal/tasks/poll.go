@@ -112,7 +112,7 @@ func (c Call) poll() (request pollRequest, empty task) {
 	default:
 		request, empty = new(workflowservice.PollActivityTaskQueueRequest), new(activityTask)
 	}
-	return read(request, c.Request), empty
+	return readHead(request, c.Request), empty
 }
 
 // EmptyPoll returns the answer to a poll that ends without a task by the proxy's decision. out has the

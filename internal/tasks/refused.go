@@ -63,7 +63,7 @@ func refusedAnswer(call Call, kind rewrite.Kind, cause error) (standIn proto.Mes
 		answer = new(workflowservice.RespondActivityTaskFailedByIdRequest)
 		standIn = &workflowservice.RespondActivityTaskFailedByIdRequest{Failure: failure}
 	case "RespondWorkflowTaskCompleted":
-		q := read(new(workflowservice.RespondWorkflowTaskCompletedRequest), call.Request)
+		q := readHead(new(workflowservice.RespondWorkflowTaskCompletedRequest), call.Request)
 		if attemptOf(q.GetTaskToken()) > 1 {
 			return nil, true // for the reason that failWorkflowTask gives
 		}
@@ -82,7 +82,7 @@ func refusedAnswer(call Call, kind rewrite.Kind, cause error) (standIn proto.Mes
 	default:
 		return nil, false
 	}
-	return standIn, copyTask(standIn, read(answer, call.Request))
+	return standIn, copyTask(standIn, readHead(answer, call.Request))
 }
 
 // taskFields are the fields of answers that name the task and its worker.
@@ -99,6 +99,24 @@ func copyTask(to, from proto.Message) (named bool) {
 		}
 	}
 	return named
+}
+
+// readHead parses of a request what it says of itself: single values, the task queue and the deployment. Lists may have any
+// number of elements, which take far more memory than their bytes.
+func readHead[M proto.Message](m M, in []byte) M {
+	fields := m.ProtoReflect().Descriptor().Fields()
+	var head []byte
+	for r := wire.Read(in); r.Next(); {
+		fd := fields.ByNumber(r.Number())
+		if fd == nil || fd.IsList() || fd.IsMap() {
+			continue
+		}
+		if fd.Message() == nil || fd.Name() == "task_queue" || fd.Name() == "deployment_options" {
+			_, to := r.Bounds()
+			head = append(head, in[r.At():to]...)
+		}
+	}
+	return read(m, head)
 }
 
 // read parses a message that the rewriter has walked. One that cannot be parsed stays empty, and then has

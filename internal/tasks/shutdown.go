@@ -19,7 +19,7 @@ const (
 // EndPolls ends the polls that the proxy holds of a worker, by its ShutdownWorker request. The worker waits
 // for the end of its polls; the server ends those that it knows.
 func (t *Tasks) EndPolls(request []byte) {
-	t.polls.release(read(new(workflowservice.ShutdownWorkerRequest), request))
+	t.polls.release(readHead(new(workflowservice.ShutdownWorkerRequest), request))
 }
 
 // heldPolls are the polls that wait for a key.
