@@ -486,7 +486,7 @@ func (p *place) charge(n int64) error {
 	a := p.in
 	n /= copies
 	a.mu.Lock()
-	fits := n <= 0 || a.fits(&waiter{place: p, n: n})
+	fits := n <= 0 || a.fits(p, n, nil)
 	if fits {
 		p.take(n)
 	}
