@@ -95,18 +95,32 @@ type admission struct {
 	log     *slog.Logger
 	logged  lograte.Limiter
 
-	mu          sync.Mutex
-	connections int
-	unknown     list.List // the connections, oldest first, on which no caller has proved an identity
-	total       account
-	callers     map[callerKey]*account
-	waiting     []*waiter // for bytes, in the order in which they came
-	reading     list.List // of *reader: those whose request has not arrived yet, in the order in which they began
+	most [len(limitNames)]int64 // limits, by what they are about
+
+	mu      sync.Mutex
+	unknown list.List // the connections, oldest first, on which no caller has proved an identity
+	total   account
+	callers map[callerKey]*account
+	waiting []*waiter // for bytes, in the order in which they came
+	reading list.List // of *reader: those whose request has not arrived yet, in the order in which they began
 }
+
+// resource is what a limit is about.
+type resource int
+
+const (
+	calls resource = iota
+	longPolls
+	bytesHeld
+	connected // counts in the account of all alone
+)
+
+// limitNames are the limits of the config, below `limits`, and the values of the label of refusals.
+var limitNames = [...]string{calls: "calls", longPolls: "long_polls", bytesHeld: "bytes", connected: "connections"}
 
 // account counts what one connection or one caller has, or all of them have.
 type account struct {
-	calls, polls, bytes int64
+	used [len(limitNames)]int64
 
 	key callerKey // of a caller's account
 }
@@ -129,7 +143,7 @@ type callerKey struct{ kind, subject, listener string }
 type place struct {
 	in       *admission
 	accounts [3]*account // of all, of the connection, and of the caller; nil where there is none
-	longPoll bool
+	kind     resource    // of the call: calls or longPolls
 	bytes    int64
 }
 
@@ -143,14 +157,15 @@ type waiter struct {
 
 // newAdmission returns an admission that nothing counts in yet.
 func newAdmission(l Limits, m *Metrics, log *slog.Logger) *admission {
-	return &admission{limits: l, metrics: m, log: log, callers: map[callerKey]*account{}}
+	return &admission{limits: l, metrics: m, log: log, callers: map[callerKey]*account{},
+		most: [...]int64{calls: int64(l.Calls), longPolls: int64(l.LongPolls), bytesHeld: l.Bytes, connected: int64(l.Connections)}}
 }
 
 // connect counts a connection in. It reports false if it is one too many. Where the limit is reached, or where most of it is
 // taken by connections on which nobody has proved an identity, the oldest of these is closed.
 func (a *admission) connect() bool {
 	a.mu.Lock()
-	full := a.connections >= a.limits.Connections
+	full := a.total.used[connected] >= a.most[connected]
 	var oldest *connection
 	if first := a.unknown.Front(); first != nil && (full || a.unknown.Len() >= max(a.limits.Connections/2, 1)) {
 		oldest = a.unknown.Remove(first).(*connection)
@@ -158,14 +173,14 @@ func (a *admission) connect() bool {
 		full = false
 	}
 	if !full {
-		a.connections++
+		a.total.used[connected]++
 	}
 	a.mu.Unlock()
 	if oldest != nil {
 		_ = oldest.Close()
 	}
 	if full || oldest != nil {
-		a.overLimit("connections")
+		a.overLimit(connected)
 	}
 	return !full
 }
@@ -197,14 +212,14 @@ func (a *admission) disconnect(c *connection) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.unlist(c)
-	a.connections--
+	a.total.used[connected]--
 }
 
 // connected is the number of connections.
-func (a *admission) connected() int {
+func (a *admission) connections() int {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.connections
+	return int(a.total.used[connected])
 }
 
 // admit counts the call in with its headers, or refuses it where it is one too many.
@@ -243,21 +258,18 @@ func (p *place) countHeaders(headers metadata.MD) error {
 // enter counts a call in. The call has to leave when it ends. conn and caller may be nil. The error is the status to
 // answer with.
 func (a *admission) enter(conn *connection, caller *policy.Caller, longPoll bool) (place, error) {
-	p := place{in: a, longPoll: longPoll, accounts: [3]*account{&a.total}}
-	if conn != nil {
-		p.accounts[1] = conn.account
-	}
+	p := a.place(conn, longPoll)
 	a.mu.Lock()
 	p.accounts[2] = a.accountOf(caller, conn)
-	full := a.full(&p)
+	full := p.full()
 	if full {
 		a.forget(&p)
 	} else {
-		p.add(1)
+		p.add(p.kind, 1)
 	}
 	a.mu.Unlock()
 	if full {
-		return place{}, a.tooManyCalls(longPoll)
+		return place{}, a.tooManyCalls(p.kind)
 	}
 	return p, nil
 }
@@ -265,39 +277,50 @@ func (a *admission) enter(conn *connection, caller *policy.Caller, longPoll bool
 // check returns the error of enter where it would refuse a call now, and counts nothing in. It costs a call that is refused
 // neither a stream nor a goroutine.
 func (a *admission) check(conn *connection, caller *policy.Caller, longPoll bool) error {
-	p := place{in: a, longPoll: longPoll, accounts: [3]*account{&a.total}}
-	if conn != nil {
-		p.accounts[1] = conn.account
-	}
+	p := a.place(conn, longPoll)
 	a.mu.Lock()
 	p.accounts[2] = a.callers[keyOf(caller, conn)]
-	full := a.full(&p)
+	full := p.full()
 	a.mu.Unlock()
 	if full {
-		return a.tooManyCalls(longPoll)
+		return a.tooManyCalls(p.kind)
 	}
 	return nil
 }
 
-// full reports whether one call more would be too many. The caller holds the lock.
-func (a *admission) full(p *place) bool {
-	limit := int64(a.limits.Calls)
-	if p.longPoll {
-		limit = int64(a.limits.LongPolls)
+// place returns the place of a call that does not count yet, without the account of its caller.
+func (a *admission) place(conn *connection, longPoll bool) place {
+	p := place{in: a, accounts: [3]*account{&a.total}}
+	if longPoll {
+		p.kind = longPolls
 	}
-	return slices.ContainsFunc(p.accounts[:], func(acc *account) bool {
-		return acc != nil && !acc.allows(&a.total, limit, p.longPoll)
+	if conn != nil {
+		p.accounts[1] = conn.account
+	}
+	return p
+}
+
+// full reports whether one call more would be too many. The caller holds the lock.
+func (p *place) full() bool {
+	limit := p.in.most[p.kind]
+	// One more than the limit, so that one alone gets the whole of a very small limit.
+	return p.in.total.used[p.kind] >= limit || !p.shares(p.kind, limit+1, 1)
+}
+
+// shares reports whether the call's connection and its caller may each have n more of a resource, where the limit for all
+// is limit. The caller holds the lock.
+func (p *place) shares(r resource, limit, n int64) bool {
+	return !slices.ContainsFunc(p.accounts[1:], func(acc *account) bool {
+		return acc != nil && !allows(limit, p.in.total.used[r], acc.used[r], n)
 	})
 }
 
-// tooManyCalls counts a call that is refused, and returns the status to answer with.
-func (a *admission) tooManyCalls(longPoll bool) error {
-	kind, limit := "calls", a.limits.Calls
-	if longPoll {
-		kind, limit = "long_polls", a.limits.LongPolls
-	}
+// tooManyCalls counts a call that is refused, and returns the status to answer with. It names the limit that the caller met,
+// so that an operator can raise it.
+func (a *admission) tooManyCalls(kind resource) error {
 	a.overLimit(kind)
-	return answerFor(tooManyCalls(kind, limit)).Err()
+	return answerFor(newRefusal(codes.ResourceExhausted, "%d calls are being answered, all that `limits.%s` of the proxy's "+
+		"config allows: try again later, give the proxy more memory, or run more of them", a.most[kind], limitNames[kind])).Err()
 }
 
 // keyOf identifies a caller. The zero key stands for none.
@@ -335,31 +358,16 @@ const anonymous = "anonymous"
 // forget removes the account of a call's caller, if there are many and nothing counts in this one any more.
 func (a *admission) forget(p *place) {
 	acc := p.accounts[2]
-	if acc != nil && len(a.callers) > keptAccounts && acc.calls == 0 && acc.polls == 0 && acc.bytes == 0 {
+	if acc != nil && len(a.callers) > keptAccounts && acc.used == [len(limitNames)]int64{} {
 		delete(a.callers, acc.key)
 	}
 }
 
-// allows reports whether the account may have one call more.
-func (acc *account) allows(total *account, limit int64, longPoll bool) bool {
-	if acc == total {
-		return longPoll && acc.polls < limit || !longPoll && acc.calls < limit
-	}
-	if longPoll {
-		return allows(limit+1, total.polls, acc.polls, 1) // so that one alone gets the whole of a very small limit
-	}
-	return allows(limit+1, total.calls, acc.calls, 1)
-}
-
-// add counts n calls more, or less.
-func (p *place) add(n int64) {
+// add counts n more of a resource, or less, in each of the call's accounts. The caller holds the lock.
+func (p *place) add(r resource, n int64) {
 	for _, acc := range p.accounts {
-		switch {
-		case acc == nil:
-		case p.longPoll:
-			acc.polls += n
-		default:
-			acc.calls += n
+		if acc != nil {
+			acc.used[r] += n
 		}
 	}
 }
@@ -368,7 +376,7 @@ func (p *place) add(n int64) {
 func (p *place) leave() {
 	p.in.mu.Lock()
 	defer p.in.mu.Unlock()
-	p.add(-1)
+	p.add(p.kind, -1)
 	p.in.forget(p)
 }
 
@@ -504,14 +512,10 @@ func (p *place) charge(n int64) error {
 	return a.noBytes("what a message is made of or opens to", n)
 }
 
-// take adds n bytes to the accounts. The caller has to hold the lock.
+// take counts n bytes more. The caller holds the lock.
 func (p *place) take(n int64) {
 	p.bytes += n
-	for _, acc := range p.accounts {
-		if acc != nil {
-			acc.bytes += n
-		}
-	}
+	p.add(bytesHeld, n)
 }
 
 // serve admits waiting messages in turn. It passes over one whose own connection or caller has too much. Behind one that the
@@ -523,7 +527,7 @@ func (a *admission) serve() {
 		w := a.waiting[i]
 		begun := w.reader != nil && w.reader.arrived.Load() > readChunk
 		if full && !begun || !a.fits(w.place, w.n, w.reader) {
-			full = full || a.total.bytes+w.n > a.limits.Bytes
+			full = full || a.total.used[bytesHeld]+w.n > a.limits.Bytes
 			i++
 			continue
 		}
@@ -540,31 +544,28 @@ func (a *admission) fits(p *place, n int64, r *reader) bool {
 	if oldest := a.reading.Front(); oldest != nil && r != nil && oldest.Value != r {
 		limit -= min(a.limits.RequestBytes, limit/2)
 	}
-	for _, acc := range p.accounts[1:] {
-		if acc != nil && !allows(limit, a.total.bytes, acc.bytes, n) {
-			return false
-		}
-	}
-	return a.total.bytes+n <= limit
+	return a.total.used[bytesHeld]+n <= limit && p.shares(bytesHeld, limit, n)
 }
 
 // inUse is how many bytes of messages are in memory.
 func (a *admission) inUse() int64 {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.total.bytes
+	return a.total.used[bytesHeld]
 }
 
 // overLimit counts a refusal, and logs it once a minute for each limit.
-func (a *admission) overLimit(limit string) {
-	a.metrics.refused.WithLabelValues(limit).Inc()
-	if !a.logged.Allow(limit) {
+func (a *admission) overLimit(r resource) {
+	name := limitNames[r]
+	a.metrics.refused.WithLabelValues(name).Inc()
+	if !a.logged.Allow(name) {
 		return
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.log.Warn("callers are refused, since there is more to do than the limit allows", "limit", "limits."+limit, "connections", a.connections,
-		"calls", a.total.calls, "long_polls", a.total.polls, "bytes", a.total.bytes)
+	used := a.total.used
+	a.log.Warn("callers are refused, since there is more to do than the limit allows", "limit", "limits."+name,
+		"connections", used[connected], "calls", used[calls], "long_polls", used[longPolls], "bytes", used[bytesHeld])
 }
 
 // longPoll reports whether calls to a method wait at the server, other than those for tasks.
@@ -577,11 +578,6 @@ func longPoll(full string) bool {
 	}
 }
 
-// tooManyCalls names the limit that a caller met, so that an operator can raise it.
-func tooManyCalls(kind string, limit int) error {
-	return newRefusal(codes.ResourceExhausted, "%d calls are being answered, all that `limits.%s` of the proxy's config allows: try again later, give the proxy more memory, or run more of them", limit, kind)
-}
-
 // tooSlow is the answer to a request that does not arrive while others wait.
 func tooSlow() error {
 	return newRefusal(codes.ResourceExhausted, "the request arrives too slowly while others wait: try again later")
@@ -589,6 +585,6 @@ func tooSlow() error {
 
 // noBytes counts a message that the limit of bytes does not allow, and returns the error to answer with.
 func (a *admission) noBytes(what string, n int64) error {
-	a.overLimit("bytes")
+	a.overLimit(bytesHeld)
 	return newRefusal(codes.ResourceExhausted, "there is no room for %s of %d bytes beside the others: `limits.bytes` of the proxy's config allows %d; try again later, give the proxy more memory, or run more of them", what, n, a.limits.Bytes)
 }

@@ -110,8 +110,8 @@ func TestOthersFindRoomBesideAGreedyCaller(t *testing.T) {
 			p.leave()
 		}
 	}
-	if a.inUse() != 0 || a.total.calls != 0 {
-		t.Errorf("%d bytes and %d calls are left", a.inUse(), a.total.calls)
+	if a.inUse() != 0 || a.total.used[calls] != 0 {
+		t.Errorf("%d bytes and %d calls are left", a.inUse(), a.total.used[calls])
 	}
 }
 
@@ -317,9 +317,9 @@ func (p *proxied) inside(polls bool) int64 {
 	p.admission.mu.Lock()
 	defer p.admission.mu.Unlock()
 	if polls {
-		return p.admission.total.polls
+		return p.admission.total.used[longPolls]
 	}
-	return p.admission.total.calls
+	return p.admission.total.used[calls]
 }
 
 func (p *proxied) closeUnreadAt(now time.Time) {

@@ -53,7 +53,8 @@ func (s *connections) Accept() (net.Conn, error) {
 func (s *connections) add(conn net.Conn) *connection {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c := &connection{Conn: conn, of: s, account: new(account), host: hostOf(conn.RemoteAddr())}
+	c := &connection{Conn: conn, of: s, account: new(account), host: hostOf(conn.RemoteAddr()),
+		answers: map[*lease]struct{}{}}
 	s.all[c] = struct{}{}
 	s.admission.unproved(c)
 	s.metrics.open.Inc()
@@ -110,7 +111,7 @@ type connection struct {
 	place *list.Element
 
 	mu      sync.Mutex
-	answers *lease // that are on their way out, in no order
+	answers map[*lease]struct{} // that are on their way out
 	closed  bool
 }
 
@@ -160,29 +161,15 @@ func (c *connection) sends(l *lease) {
 		l.giveBack()
 		return
 	}
-	if l.next = c.answers; l.next != nil {
-		l.next.before = l
-	}
-	c.answers = l
+	c.answers[l] = struct{}{}
 }
 
-// written takes an answer off the list.
+// written notes that an answer is out.
 func (c *connection) written(l *lease) {
 	l.giveBack()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closed {
-		return
-	}
-	if l.before != nil {
-		l.before.next = l.next
-	} else {
-		c.answers = l.next
-	}
-	if l.next != nil {
-		l.next.before = l.before
-	}
-	l.next, l.before = nil, nil
+	delete(c.answers, l)
 }
 
 // drop ends the account of the answers that were not written.
@@ -190,7 +177,7 @@ func (c *connection) drop() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.closed = true
-	for l := c.answers; l != nil; l = l.next {
+	for l := range c.answers {
 		l.giveBack()
 	}
 	c.answers = nil
@@ -200,7 +187,7 @@ func (c *connection) drop() {
 func (c *connection) unread(now time.Time) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for l := c.answers; l != nil; l = l.next {
+	for l := range c.answers {
 		if now.After(l.late) {
 			return true
 		}

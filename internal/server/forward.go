@@ -31,10 +31,10 @@ func (c *call) forward() error {
 	size, sent := c.sealed.Len(), time.Now()
 	err := c.invoke(out)
 	c.sealed.Free() // a call that never got as far as a connection leaves it unsent
-	if e := grpc.SetHeader(c.ctx, answered(c.header)); e != nil && err == nil {
+	if e := grpc.SetHeader(c.ctx, answered(c.arrived.header)); e != nil && err == nil {
 		err = status.Error(codes.Internal, from+"the upstream's headers cannot be forwarded: "+e.Error())
 	}
-	if e := grpc.SetTrailer(c.ctx, answered(c.trailer)); e != nil && err == nil {
+	if e := grpc.SetTrailer(c.ctx, answered(c.arrived.trailer)); e != nil && err == nil {
 		err = status.Error(codes.Internal, from+"the upstream's trailers cannot be forwarded: "+e.Error())
 	}
 	if err != nil {
@@ -66,9 +66,9 @@ func (c *call) invoke(ctx context.Context) (err error) {
 	m := c.method
 	reserved := int64(0)
 	if size := m.answer.Load(); size > 0 && size < largeAnswer || m.rewrite.IsPoll() {
-		err = c.upstream.Invoke(ctx, m.full, &c.sealed, &c.answer, grpc.Header(&c.header), grpc.Trailer(&c.trailer))
+		err = c.upstream.Invoke(ctx, m.full, &c.sealed, &c.answer, grpc.Header(&c.arrived.header), grpc.Trailer(&c.arrived.trailer))
 	} else {
-		c.header, c.trailer, err = c.upstream.InvokeGated(ctx, m.full, &c.sealed, &c.answer, func() (err error) {
+		c.arrived.header, c.arrived.trailer, err = c.upstream.InvokeGated(ctx, m.full, &c.sealed, &c.answer, func() (err error) {
 			reserved, err = c.reserveAnswer(ctx)
 			return err
 		})

@@ -58,13 +58,15 @@ type call struct {
 	request  []byte      // the bytes of in; nil where they need not be read
 	sealed   frame.Frame // the request as it is forwarded
 	answer   frame.Frame
-	header   metadata.MD // came with the answer, as did trailer
-	trailer  metadata.MD
+	arrived  arrived           // with the answer
 	withheld []rewrite.Handled // what could not be opened of the tasks in the answer
 
 	span trace.Span // the server span that gRPC's stats handler began; polls have none
 	task trace.Span // the server span of a poll that brought a task
 }
+
+// arrived is what comes with an answer.
+type arrived struct{ header, trailer metadata.MD }
 
 // method is one method of a rewritten service.
 type method struct {

@@ -45,10 +45,9 @@ type lease struct {
 	kept    frame.Frame      // an answer that is sent as it came
 
 	// Of an answer that is on its way out:
-	answers      bool
-	conn         *connection
-	late         time.Time // when conn is closed if it is not written
-	next, before *lease    // in conn's list
+	answers bool
+	conn    *connection
+	late    time.Time // when conn is closed if it is not written
 }
 
 // newLease returns the lease of a call, which the call has to drop.

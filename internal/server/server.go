@@ -285,7 +285,7 @@ func (s *Server) WaitForCallers(ctx context.Context) {
 }
 
 // Connections is the number of callers' connections that are open now.
-func (s *Server) Connections() int { return s.admission.connected() }
+func (s *Server) Connections() int { return s.admission.connections() }
 
 // closeUnread closes connections whose callers leave answers unread, until done is closed.
 func (s *Server) closeUnread(done <-chan struct{}) {
