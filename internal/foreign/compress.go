@@ -24,8 +24,9 @@ var errTooLarge = errors.New("it holds more than is expanded here; a small paylo
 // write one block.
 const framedSnappy = "\xff\x06\x00\x00sNaPpY"
 
-// expand decompresses, up to limit bytes.
-func expand(f Format, data []byte, limit int) ([]byte, error) {
+// expand decompresses, up to the limit of the run.
+func expand(f Format, data []byte, run *Run) ([]byte, error) {
+	limit := run.limit()
 	var stream io.Reader
 	var err error
 	in := bytes.NewReader(data)
@@ -37,14 +38,17 @@ func expand(f Format, data []byte, limit int) ([]byte, error) {
 	case bytes.HasPrefix(data, []byte(framedSnappy)):
 		stream = snappy.NewReader(in)
 	default:
-		return expandBlock(data, limit)
+		return expandBlock(data, limit, run.grow)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("it is not the %s stream that its encoding names", f)
 	}
 	var out bytes.Buffer
-	n, err := io.Copy(&out, io.LimitReader(stream, int64(limit)+1))
+	counted := &asking{Reader: stream, grow: run.grow}
+	n, err := io.Copy(&out, io.LimitReader(counted, int64(limit)+1))
 	switch {
+	case counted.refused != nil:
+		return nil, counted.refused
 	case err != nil:
 		return nil, errors.New("it is a broken stream: it was cut off or changed")
 	case n > int64(limit):
@@ -53,9 +57,27 @@ func expand(f Format, data []byte, limit int) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
+// asking asks for each piece of a stream whether it may be kept. The buffer behind it doubles.
+type asking struct {
+	io.Reader
+	grow    func(n int) error
+	refused error
+}
+
+// Read reads from the stream.
+func (a *asking) Read(b []byte) (n int, err error) {
+	n, err = a.Reader.Read(b)
+	if a.grow != nil && n > 0 {
+		if a.refused = a.grow(2 * n); a.refused != nil {
+			return 0, a.refused
+		}
+	}
+	return n, err
+}
+
 // expandBlock decompresses a block of snappy. It says beforehand what it holds, and one byte of it makes at
 // most 64/3: what promises more is refused before anything is allocated.
-func expandBlock(data []byte, limit int) ([]byte, error) {
+func expandBlock(data []byte, limit int, grow func(n int) error) ([]byte, error) {
 	size, err := snappy.DecodedLen(data)
 	switch {
 	case err != nil:
@@ -64,6 +86,11 @@ func expandBlock(data []byte, limit int) ([]byte, error) {
 		return nil, errTooLarge
 	case size > 64*len(data):
 		return nil, errors.New("it is a snappy block that promises more than it can hold")
+	}
+	if grow != nil {
+		if err := grow(size); err != nil {
+			return nil, err
+		}
 	}
 	out, err := snappy.Decode(nil, data)
 	if err != nil {

@@ -271,14 +271,28 @@ func TestBombs(t *testing.T) {
 		format Format
 		data   []byte
 	}{{Zlib, data(zlibbed(content))}, {Gzip, data(gzipped(content))}, {Snappy, snappy.Encode(nil, content)}, {Snappy, framed(content)}} {
-		if out, err := expand(c.format, c.data, size); err != nil || !bytes.Equal(out, content) {
+		if out, err := expand(c.format, c.data, &Run{expanded: maxMessage - size}); err != nil || !bytes.Equal(out, content) {
 			t.Errorf("%s at its limit: %d bytes, %v", c.format, len(out), err)
 		}
-		if out, err := expand(c.format, c.data, size-1); !errors.Is(err, errTooLarge) || out != nil {
+		if out, err := expand(c.format, c.data, &Run{expanded: maxMessage - size + 1}); !errors.Is(err, errTooLarge) || out != nil {
 			t.Errorf("%s above its limit: %d bytes, %v", c.format, len(out), err)
 		}
 	}
-	if out, err := expand(Snappy, binary.AppendUvarint(nil, maxPayload), maxPayload); err == nil {
+	full := errors.New("no room")
+	for _, c := range []Format{Zlib, Gzip} { // what may not be kept is not decompressed
+		asked := 0
+		in := map[Format][]byte{Zlib: data(zlibbed(content)), Gzip: data(gzipped(content))}[c]
+		run := NewRun(func(n int) error {
+			if asked += n; asked > size/2 {
+				return full
+			}
+			return nil
+		})
+		if out, err := expand(c, in, &run); !errors.Is(err, full) || out != nil {
+			t.Errorf("%s without room: %d bytes, %v", c, len(out), err)
+		}
+	}
+	if out, err := expand(Snappy, binary.AppendUvarint(nil, maxPayload), new(Run)); err == nil {
 		t.Errorf("a snappy block that promises %d bytes and holds none: %d", maxPayload, len(out))
 	}
 	for expanded, want := range map[int]int{0: maxPayload, maxMessage - maxPayload: maxPayload, maxMessage - 7: 7, maxMessage: 0} {

@@ -57,7 +57,13 @@ type Sealed struct {
 }
 
 // Run is what the payloads of one message share: limits. The zero value is ready.
-type Run struct{ expanded, unwraps int }
+type Run struct {
+	expanded, unwraps int
+	grow              func(n int) error
+}
+
+// NewRun returns a Run that calls grow before n bytes are decompressed. Its error ends that.
+func NewRun(grow func(n int) error) Run { return Run{grow: grow} }
 
 // limit returns how many bytes the next compressed payload may hold.
 func (r *Run) limit() int { return min(maxPayload, maxMessage-r.expanded) }
@@ -137,7 +143,7 @@ func (n *Namespace) compressed(p payload, run *Run) (*source, []byte, error) {
 		return nil, nil, nil
 	}
 	src := n.sources[i]
-	out, err := expand(src.Format, p.data, run.limit())
+	out, err := expand(src.Format, p.data, run)
 	if err != nil {
 		return nil, nil, n.fail(crypto.KindMalformed, src.key, "decompress: %w", err)
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
+	"github.com/temporal-seal/temporal-seal/internal/foreign"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 	"github.com/temporal-seal/temporal-seal/internal/x/wire"
 )
@@ -251,9 +252,14 @@ func (s *sealer) apply(ctx context.Context, sl *slot, v *policy.Verdict, value [
 			return nil
 		}
 	case policy.Accept:
-		if sl.f.op == opPayload && s.acceptable(ctx, value) {
-			v.Action = policy.Pass
-			return nil
+		if sl.f.op == opPayload {
+			ok, err := s.acceptable(ctx, value)
+			if ok {
+				v.Action = policy.Pass
+			}
+			if ok || err != nil {
+				return err
+			}
 		}
 		v.Action = policy.Seal
 	}
@@ -281,32 +287,41 @@ func (s *sealer) sealMarked(sl *slot, v *policy.Verdict) error {
 
 // acceptable reports whether an identified caller sealed a payload itself, for this
 // namespace and with a key that opens here, or encoded it with another tool before it
-// moved to this one.
-func (s *sealer) acceptable(ctx context.Context, value []byte) bool {
+// moved to this one. The error is that of the meter.
+func (s *sealer) acceptable(ctx context.Context, value []byte) (bool, error) {
 	c := s.call
 	if c.caller == nil || c.caller.Kind == "anonymous" {
-		return false
+		return false, nil
 	}
 	sealed, marked, err := envelope.ParsePayload(value)
 	if err != nil {
-		return false
+		return false, nil
 	}
 	var opened []byte
 	if marked {
+		sealed.Ask(s.opened)
 		opened, _, err = c.state.Keys.Open(ctx, s.message.arena[:0], &sealed, c.namespace, new(keyring.Run))
 	} else {
 		others := c.state.Foreign.For(c.namespace)
-		encoded, unreadable := others.Parse(value, &s.foreignRun)
-		if encoded == nil || unreadable != nil {
-			return false
+		var encoded *foreign.Sealed
+		if encoded, err = others.Parse(value, &s.foreignRun); encoded == nil || err != nil {
+			return false, refused(err)
 		}
 		opened, _, err = others.Open(ctx, s.message.arena[:0], encoded, &s.foreignRun)
 	}
 	if err != nil {
-		return false
+		return false, refused(err)
 	}
 	clear(opened)
-	return true
+	return true, nil
+}
+
+// refused returns the error of the meter, if err is one.
+func refused(err error) error {
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e
+	}
+	return nil
 }
 
 // decide evaluates the policy for every sealed payload of a response. Payloads with

@@ -39,6 +39,9 @@ type meter struct {
 	charged int64
 }
 
+// opens counts n bytes before they are decompressed: there and in the message.
+func (s *Session) opens(n int) error { return s.call.meter.take(2 * n) }
+
 // CountIn has what the session's messages take counted there.
 func (s *Session) CountIn(m Memory) { s.meter.memory = m }
 

@@ -8,9 +8,11 @@ import (
 	"runtime"
 	"testing"
 
+	commonpb "go.temporal.io/api/common/v1"
 	nexuspb "go.temporal.io/api/nexus/v1"
 	workflowpb "go.temporal.io/api/workflowservice/v1"
 	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
 )
 
 // counter is a Memory with a limit.
@@ -221,5 +223,50 @@ func TestTaskMemoryIsBounded(t *testing.T) {
 	}
 	if m.recall([]byte("59999")) == nil || m.recall([]byte("0")) != nil {
 		t.Error("the oldest is kept, or the newest is not")
+	}
+}
+
+// TestWhatOpensIsCountedBefore: payloads that open to more than is free are not decompressed, and a message that opens to
+// more than one may is refused for good.
+func TestWhatOpensIsCountedBefore(t *testing.T) {
+	r := newRewriter(t, sealAll)
+	seal, _, err := r.state.Load().Keys.Sealer(context.Background(), testNamespace, "default")
+	if err != nil {
+		t.Fatal(err)
+	}
+	data := make([]byte, 2_000_000)
+	for i := 0; i < len(data); i += 260 {
+		data[i] = noise(1)[0]
+	}
+	sealed, err := seal.AppendPayload(nil, bytesOf(t, &commonpb.Payload{Data: data}), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	page := func(n int) []byte {
+		one := new(commonpb.Payload)
+		if err := proto.Unmarshal(sealed, one); err != nil {
+			t.Fatal(err)
+		}
+		input := &commonpb.Payloads{}
+		for range n {
+			input.Payloads = append(input.Payloads, one)
+		}
+		return bytesOf(t, &workflowpb.PollActivityTaskQueueResponse{TaskToken: []byte("t"), Input: input})
+	}
+	all := &counter{limit: 1 << 40}
+	if _, err := counted(t, r, "PollActivityTaskQueue", page(10), all, true); err != nil || all.most < 20_000_000 {
+		t.Errorf("%d bytes are counted: %v", all.most, err)
+	}
+	in, little := page(60), &counter{limit: 8 << 20}
+	took := allocated(func() {
+		if kind, err := counted(t, r, "PollActivityTaskQueue", in, little, true); kind != KindMemory || !errors.Is(err, errFull) {
+			t.Error(kind, err)
+		}
+	})
+	if took > 40<<20 {
+		t.Errorf("%d bytes are allocated where 8 MiB are free", took)
+	}
+	if kind, err := counted(t, r, "PollActivityTaskQueue", page(80), nil, true); kind != KindTooLarge || !errors.Is(err, ErrTooMuch) {
+		t.Error(kind, err)
 	}
 }

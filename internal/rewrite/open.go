@@ -35,6 +35,7 @@ type opener struct {
 	// foreign reads payloads of other tools in the namespace of the call; nil: there are none.
 	foreign    *foreign.Namespace
 	foreignRun foreign.Run
+	opened     func(n int) error // counts what is decompressed; it outlasts the session
 	stats      Stats
 	account    account
 }
@@ -140,7 +141,7 @@ func (o *opener) open(ctx context.Context, root *node, in []byte, whole bool) ([
 func (o *opener) findSealed() error {
 	o.items, o.systems = o.items[:0], o.systems[:0]
 	o.headers.Reset()
-	o.foreign, o.foreignRun = o.call.state.Foreign.For(o.call.namespace), foreign.Run{}
+	o.foreign, o.foreignRun = o.call.state.Foreign.For(o.call.namespace), foreign.NewRun(o.opened)
 	return o.message.payloads(o.addSealed)
 }
 
@@ -181,7 +182,7 @@ func (o *opener) addSealed(s *slot, failure int, value []byte) error {
 		return nil
 	}
 	o.enter(s.f.kind, sealed, Failed)
-	return o.unopened(o.call.fail(KindOpening, s.f.path, err))
+	return o.unopened(o.call.asError(KindOpening, s.f.path, err))
 }
 
 // unopened counts a payload that stays sealed, or returns the error if that is not
@@ -268,10 +269,11 @@ func (o *opener) put(ctx context.Context, e *edit) (bool, error) {
 		size = it.size // the result is at most the readable document and the sealed part
 	}
 	room := out.reserve(size)
+	it.sealed.Ask(o.opened)
 	plain, hit, err := o.call.state.Keys.Open(ctx, room, &it.sealed, o.call.namespace, &o.run)
 	o.enterItem(it, err)
 	if err != nil {
-		return false, o.unopened(o.call.fail(KindOpening, it.slot.f.path, err))
+		return false, o.unopened(o.call.asError(KindOpening, it.slot.f.path, err))
 	}
 	out.prepend(plain)
 	if cap(plain) != cap(room) { // it was compressed, and outgrew the reserved bytes
@@ -290,7 +292,7 @@ func (o *opener) openToArena(ctx context.Context, it *openItem) error {
 	case policy.Open:
 		arena, hit, err := o.openSealed(ctx, it)
 		if err != nil {
-			return o.call.fail(KindOpening, s.f.path, err)
+			return o.call.asError(KindOpening, s.f.path, err)
 		}
 		m.arena = arena
 		o.stats.used(it.sealed.Header.Key, len(arena)-from, hit)
@@ -312,5 +314,6 @@ func (o *opener) openSealed(ctx context.Context, it *openItem) (out []byte, hit 
 	if it.foreign != nil {
 		return o.foreign.Open(ctx, o.message.arena, it.foreign, &o.foreignRun)
 	}
+	it.sealed.Ask(o.opened)
 	return o.call.state.Keys.Open(ctx, o.message.arena, &it.sealed, o.call.namespace, &o.run)
 }

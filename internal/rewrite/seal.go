@@ -24,6 +24,7 @@ type sealer struct {
 	last       lastVerdict
 	items      []sealItem
 	foreignRun foreign.Run
+	opened     func(n int) error // counts what is decompressed; it outlasts the session
 	stats      Stats
 }
 
@@ -44,7 +45,7 @@ func (s *sealer) reset() {
 	clear(s.items)
 	s.items = boundedList(s.items)
 	s.last = lastVerdict{}
-	s.decider.input, s.foreignRun = policy.Input{}, foreign.Run{}
+	s.decider.input, s.foreignRun = policy.Input{}, foreign.NewRun(s.opened)
 }
 
 // Request seals what the policy requires. It returns `in` itself if nothing changed;

@@ -135,6 +135,8 @@ func newSession(r *Rewriter) *Session {
 	s.sealer.decider = decider{call: &s.call, message: &s.sealer.message}
 	s.opener.decider = decider{call: &s.call, message: &s.opener.message}
 	s.sealer.call, s.opener.call = &s.call, &s.call
+	s.sealer.opened, s.opener.opened = s.opens, s.opens
+	s.sealer.foreignRun = foreign.NewRun(s.opens)
 	return s
 }
 

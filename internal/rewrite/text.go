@@ -50,6 +50,7 @@ func (o *opener) wholeText(ctx context.Context, text []byte) ([]byte, bool) {
 		o.enter(textField.kind, sealed.Header, outcome)
 		return nil, false
 	}
+	sealed.Ask(o.opened)
 	opened, hit, err := o.call.state.Keys.Open(ctx, nil, &sealed, o.call.namespace, &o.run)
 	if err != nil {
 		o.stats.Unopened++

@@ -52,9 +52,13 @@ func compressBody(body []byte) ([]byte, bool) {
 
 var errFrame = errors.New("the compressed part is not one zstd frame of an allowed size")
 
-// appendDecompressed appends what a frame holds. The frame is checked against its limits before anything is allocated.
-func appendDecompressed(dst, frame []byte) ([]byte, error) {
+// appendDecompressed appends what a frame holds. The frame is checked against its limits, and grow is asked, before anything is
+// allocated. grow may be nil.
+func appendDecompressed(dst, frame []byte, grow func(n int) error) ([]byte, error) {
 	size, err := checkFrame(frame)
+	if err == nil && grow != nil {
+		err = grow(size)
+	}
 	if err != nil {
 		return dst, err
 	}

@@ -46,8 +46,10 @@ func (c Cipher) Open(dst []byte, s *Sealed) ([]byte, error) {
 		clear(dst[start:cap(dst)])
 		return dst, h.Tampered("the sealed part does not fit the readable document")
 	}
-	out, err := appendDecompressed(dst, body)
-	if err != nil {
+	out, err := appendDecompressed(dst, body, s.grow)
+	if err != nil && err != errFrame {
+		return dst, err
+	} else if err != nil {
 		return dst, h.Tampered(err.Error())
 	}
 	return out, nil

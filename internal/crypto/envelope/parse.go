@@ -45,7 +45,11 @@ type Sealed struct {
 	Header   *Header // never nil where a marker was found; empty in one that could not be read
 	envelope []byte
 	view     []byte
+	grow     func(n int) error
 }
+
+// Ask has Open call grow before it decompresses n bytes. The error of grow is then that of Open.
+func (s *Sealed) Ask(grow func(n int) error) { s.grow = grow }
 
 // PlainSize is the length of what s holds, with its padding; of what is compressed or a view that of its sealed part.
 func (s *Sealed) PlainSize() int { return len(s.envelope) - s.Header.Size() - nonceSize - tagSize }
