@@ -17,16 +17,41 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/x/lograte"
 )
 
-// Limits bound what callers can make the proxy hold at once. What is over a limit is refused with RESOURCE_EXHAUSTED before
-// anything of it was forwarded, which SDKs take as a sign to try again later.
+// This file bounds what callers can make the proxy hold at once. The limits (`limits` of the config), and
+// what happens to what is over one:
+//
+//	connections  callers' connections    The oldest on which no caller has proved an identity is closed. Where all
+//	                                     have, the new one is.
+//	calls        calls that the server   RESOURCE_EXHAUSTED at once, as a rule before there is a stream.
+//	             answers at once
+//	long_polls   polls, other calls      the same
+//	             that wait, streams
+//	bytes        messages in memory, a   A request waits for bytesWait, then gets RESOURCE_EXHAUSTED. An answer waits
+//	             call's long headers,    answerTries times as long; then only that of a method that reads is refused,
+//	             and what rewriting      since the others have changed something. Small messages never wait.
+//	             takes beside them
+//
+// The refused caller gets the name of the limit and its value, and that it may try again later. Each refusal
+// counts in temporal_seal_refused_total, and the log has one line a minute for each limit.
+//
+// Each limit holds for all together, and one connection or one caller gets a share of what is left of it
+// (allows). A caller without an identity is the address that it calls from.
+//
+// There is no limit of rates: what is answered gives its place back, and how often a caller may call is for
+// the Temporal server to say. Elsewhere: read.go bounds the size of one message and the time that it takes to
+// arrive; server.go the streams and the headers; authenticate.go the calls that wait for an issuer's keys,
+// and those that prove no identity; connections.go the answers that are not read.
+
+// Limits bound what callers can make the proxy hold at once. What is over a limit is refused with
+// RESOURCE_EXHAUSTED before anything of it was forwarded, which SDKs take as a sign to try again later.
 type Limits struct {
 	// Connections of callers. One more is closed as soon as it is accepted.
 	Connections int
-	// Calls are those that the server answers at once. LongPolls wait at the server: for tasks, and for the end of a
-	// workflow or an update. They last a minute and need little, so they are counted on their own.
+	// Calls are those that the server answers at once. LongPolls wait at the server: for tasks, and for the
+	// end of a workflow or an update. They last a minute and need little, so they are counted on their own.
 	Calls, LongPolls int
-	// Bytes of messages in memory, each counted once. One message needs up to three times its size: as it came, in one
-	// piece, and sealed or opened.
+	// Bytes of messages in memory, each counted once. One message needs up to three times its size: as it
+	// came, in one piece, and sealed or opened.
 	Bytes int64
 	// RequestBytes is how large one request may be, as it arrives and decompressed.
 	RequestBytes int64
@@ -47,9 +72,9 @@ func LimitsFor(memory int64) Limits {
 }
 
 const (
-	// Upper bounds of the memory that each takes: the buffers and goroutines of a connection; a request's first window
-	// and its copies; a long poll; and a byte of a message, of which there are up to three copies, with those that the
-	// garbage collector has not found yet, in a third of the memory.
+	// Upper bounds of the memory that each takes: the buffers and goroutines of a connection; a request's
+	// first window and its copies; a long poll; and a byte of a message, of which there are up to three
+	// copies, with those that the garbage collector has not found yet, in a third of the memory.
 	perConnection = 64 << 10
 	perCall       = 128 << 10
 	perLongPoll   = 24 << 10
@@ -66,20 +91,22 @@ const (
 	// MinRequestBytes is the most that Temporal frontends take by default.
 	MinRequestBytes = 4 << 20
 
-	// MinConnectionAge is the least age at which callers' connections may be closed: every such end costs SDKs a new
-	// connection, and a load balancer that moves polls more often than they end only makes work.
+	// MinConnectionAge is the least age at which callers' connections may be closed: every such end costs
+	// SDKs a new connection, and a load balancer that moves polls more often than they end only makes work.
 	MinConnectionAge = 6 * time.Minute
 
 	// copies is how many a message has at most: as it came, in one piece, and sealed or opened.
 	copies = 3
 
-	// unreserved is the size up to which a message never waits: the limit of calls bounds such messages well enough.
+	// unreserved is the size up to which a message never waits: the limit of calls bounds such messages well
+	// enough.
 	unreserved = 16 << 10
-	// freeHeaders is the size of headers that the limit of calls allows for, and headerCost what each takes beside its bytes.
+	// freeHeaders is the size of headers that the limit of calls allows for, and headerCost what each takes
+	// beside its bytes.
 	freeHeaders = 4 << 10
 	headerCost  = 64
-	// bytesWait is how long a request waits for the limit of bytes before it is refused. An answer waits answerTries times
-	// as long, since it has cost the server work.
+	// bytesWait is how long a request waits for the limit of bytes before it is refused. An answer waits
+	// answerTries times as long, since it has cost the server work.
 	bytesWait   = time.Second
 	answerTries = 5
 
@@ -87,8 +114,8 @@ const (
 	keptAccounts = 1000
 )
 
-// admission shares what the proxy may hold at once among connections, callers, and in all. Each call, and each byte of its
-// messages, counts in three accounts.
+// admission shares what the proxy may hold at once among connections, callers, and in all. Each call, and
+// each byte of its messages, counts in three accounts.
 type admission struct {
 	limits  Limits
 	metrics *Metrics
@@ -125,9 +152,10 @@ type account struct {
 	key callerKey // of a caller's account
 }
 
-// shareOfFree is how many times what is left of a limit one connection, or one caller, may have of it. So one alone gets three
-// quarters of a limit, two get three sevenths each, and whoever comes next always finds something (dynamic queue length
-// thresholds: Choudhury and Hahne, IEEE/ACM Transactions on Networking 6(2), 1998).
+// shareOfFree is how many times what is left of a limit one connection, or one caller, may have of it. So one
+// alone gets three quarters of a limit, two get three sevenths each, and whoever comes next always finds
+// something (dynamic queue length thresholds: Choudhury and Hahne, IEEE/ACM Transactions on Networking 6(2),
+// 1998).
 const shareOfFree = 3
 
 // allows reports whether a limit allows n more, where all of it and mine of it are taken by all and by one.
@@ -136,10 +164,12 @@ func allows(limit, all, mine, n int64) bool {
 	return free >= 0 && mine+n <= shareOfFree*free
 }
 
-// callerKey identifies a caller across connections and tokens. The subject of an anonymous one is its address without the port.
+// callerKey identifies a caller across connections and tokens. The subject of an anonymous one is its address
+// without the port.
 type callerKey struct{ kind, subject, listener string }
 
-// place is what one call takes of the limits. Its bytes may outlast it: they are given back when the answer is written.
+// place is what one call takes of the limits. Its bytes may outlast it: they are given back when the answer
+// is written.
 type place struct {
 	in       *admission
 	accounts [3]*account // of all, of the connection, and of the caller; nil where there is none
@@ -158,11 +188,13 @@ type waiter struct {
 // newAdmission returns an admission that nothing counts in yet.
 func newAdmission(l Limits, m *Metrics, log *slog.Logger) *admission {
 	return &admission{limits: l, metrics: m, log: log, callers: map[callerKey]*account{},
-		most: [...]int64{calls: int64(l.Calls), longPolls: int64(l.LongPolls), bytesHeld: l.Bytes, connected: int64(l.Connections)}}
+		most: [...]int64{calls: int64(l.Calls), longPolls: int64(l.LongPolls),
+			bytesHeld: l.Bytes, connected: int64(l.Connections)}}
 }
 
-// connect counts a connection in. It reports false if it is one too many. Where the limit is reached, or where most of it is
-// taken by connections on which nobody has proved an identity, the oldest of these is closed.
+// connect counts a connection in. It reports false if it is one too many. Where the limit is reached, or
+// where most of it is taken by connections on which no caller has proved an identity, the oldest of these
+// is closed.
 func (a *admission) connect() bool {
 	a.mu.Lock()
 	full := a.total.used[connected] >= a.most[connected]
@@ -185,7 +217,7 @@ func (a *admission) connect() bool {
 	return !full
 }
 
-// unproved notes a connection on which nobody has proved an identity yet.
+// unproved notes a connection on which no caller has proved an identity yet.
 func (a *admission) unproved(c *connection) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -255,8 +287,8 @@ func (p *place) countHeaders(headers metadata.MD) error {
 	return nil
 }
 
-// enter counts a call in. The call has to leave when it ends. conn and caller may be nil. The error is the status to
-// answer with.
+// enter counts a call in. The call has to leave when it ends. conn and caller may be nil. The error is the
+// status to answer with.
 func (a *admission) enter(conn *connection, caller *policy.Caller, longPoll bool) (place, error) {
 	p := a.place(conn, longPoll)
 	a.mu.Lock()
@@ -274,8 +306,8 @@ func (a *admission) enter(conn *connection, caller *policy.Caller, longPoll bool
 	return p, nil
 }
 
-// check returns the error of enter where it would refuse a call now, and counts nothing in. It costs a call that is refused
-// neither a stream nor a goroutine.
+// check returns the error of enter where it would refuse a call now, and counts nothing in. It costs a call
+// that is refused neither a stream nor a goroutine.
 func (a *admission) check(conn *connection, caller *policy.Caller, longPoll bool) error {
 	p := a.place(conn, longPoll)
 	a.mu.Lock()
@@ -307,20 +339,21 @@ func (p *place) full() bool {
 	return p.in.total.used[p.kind] >= limit || !p.shares(p.kind, limit+1, 1)
 }
 
-// shares reports whether the call's connection and its caller may each have n more of a resource, where the limit for all
-// is limit. The caller holds the lock.
+// shares reports whether the call's connection and its caller may each have n more of a resource, where the
+// limit for all is limit. The caller holds the lock.
 func (p *place) shares(r resource, limit, n int64) bool {
 	return !slices.ContainsFunc(p.accounts[1:], func(acc *account) bool {
 		return acc != nil && !allows(limit, p.in.total.used[r], acc.used[r], n)
 	})
 }
 
-// tooManyCalls counts a call that is refused, and returns the status to answer with. It names the limit that the caller met,
-// so that an operator can raise it.
+// tooManyCalls counts a call that is refused, and returns the status to answer with. It names the limit that
+// the caller met, so that an operator can raise it.
 func (a *admission) tooManyCalls(kind resource) error {
 	a.overLimit(kind)
-	return answerFor(newRefusal(codes.ResourceExhausted, "%d calls are being answered, all that `limits.%s` of the proxy's "+
-		"config allows: try again later, give the proxy more memory, or run more of them", a.most[kind], limitNames[kind])).Err()
+	return answerFor(newRefusal(codes.ResourceExhausted, "%d calls are being answered, all that "+
+		"`limits.%s` of the proxy's config allows: try again later, give the proxy more memory, or run more of them",
+		a.most[kind], limitNames[kind])).Err()
 }
 
 // keyOf identifies a caller. The zero key stands for none.
@@ -380,9 +413,9 @@ func (p *place) leave() {
 	p.in.forget(p)
 }
 
-// reserve waits until the limits allow n bytes more, and reports false if that takes too long. A small message never
-// waits. One that is larger than a limit takes all of it: taken is how much was reserved. r reads the request that needs the bytes;
-// it is nil for an answer.
+// reserve waits until the limits allow n bytes more, and reports false if that takes too long. A small
+// message never waits. One that is larger than a limit takes all of it: taken is how much was reserved. r
+// reads the request that needs the bytes; it is nil for an answer.
 func (p *place) reserve(ctx context.Context, n int64, wait time.Duration, r *reader) (taken int64, ok bool) {
 	if n <= unreserved && (r == nil || r.arrived.Load() <= unreserved) {
 		p.count(n)
@@ -471,7 +504,8 @@ func (a *admission) giveUp(w *waiter) bool {
 	return false
 }
 
-// count adds n bytes whatever the limits are, since they are in memory already. A negative n gives bytes back.
+// count adds n bytes whatever the limits are, since they are in memory already. A negative n gives bytes
+// back.
 func (p *place) count(n int64) {
 	p.in.mu.Lock()
 	defer p.in.mu.Unlock()
@@ -488,8 +522,9 @@ func (p *place) giveBack() {
 	p.in.serve()
 }
 
-// charge counts n bytes of memory that a call's messages take beside their own bytes, if the limits allow it. A negative n gives
-// them back. A byte of a message stands for all of its copies, so as many bytes of memory count as one.
+// charge counts n bytes of memory that a call's messages take beside their own bytes, if the limits allow it.
+// A negative n gives them back. A byte of a message stands for all of its copies, so as many bytes of memory
+// count as one.
 func (p *place) charge(n int64) error {
 	a := p.in
 	n /= copies
@@ -518,9 +553,9 @@ func (p *place) take(n int64) {
 	p.add(bytesHeld, n)
 }
 
-// serve admits waiting messages in turn. It passes over one whose own connection or caller has too much. Behind one that the
-// limit for all does not allow it serves only requests of which a part is in memory already: small messages would keep a large
-// one out for ever, and half a request in memory helps nobody.
+// serve admits waiting messages in turn. It passes over one whose own connection or caller has too much.
+// Behind one that the limit for all does not allow it serves only requests of which a part is in memory
+// already: small messages would keep a large one out for ever, and half a request in memory is of no use.
 func (a *admission) serve() {
 	full := false
 	for i := 0; i < len(a.waiting); {
@@ -537,8 +572,9 @@ func (a *admission) serve() {
 	}
 }
 
-// fits reports whether the limits allow n bytes more, of the request that r reads or of an answer. Requests that are read take bytes step by step; so that they
-// do not all stop half way, a request's size of bytes is kept for the oldest of them. The caller holds the lock.
+// fits reports whether the limits allow n bytes more, of the request that r reads or of an answer. Requests
+// that are read take bytes step by step; so that they do not all stop half way, a request's size of bytes is
+// kept for the oldest of them. The caller holds the lock.
 func (a *admission) fits(p *place, n int64, r *reader) bool {
 	limit := a.limits.Bytes
 	if oldest := a.reading.Front(); oldest != nil && r != nil && oldest.Value != r {
@@ -571,7 +607,8 @@ func (a *admission) overLimit(r resource) {
 // longPoll reports whether calls to a method wait at the server, other than those for tasks.
 func longPoll(full string) bool {
 	switch name := full[strings.LastIndexByte(full, '/')+1:]; name {
-	case "GetWorkflowExecutionHistory", "UpdateWorkflowExecution", "ExecuteMultiOperation", "DescribeActivityExecution", "DescribeNexusOperationExecution":
+	case "GetWorkflowExecutionHistory", "UpdateWorkflowExecution", "ExecuteMultiOperation",
+		"DescribeActivityExecution", "DescribeNexusOperationExecution":
 		return true
 	default:
 		return strings.HasPrefix(name, "Poll")
@@ -586,5 +623,7 @@ func tooSlow() error {
 // noBytes counts a message that the limit of bytes does not allow, and returns the error to answer with.
 func (a *admission) noBytes(what string, n int64) error {
 	a.overLimit(bytesHeld)
-	return newRefusal(codes.ResourceExhausted, "there is no room for %s of %d bytes beside the others: `limits.bytes` of the proxy's config allows %d; try again later, give the proxy more memory, or run more of them", what, n, a.limits.Bytes)
+	return newRefusal(codes.ResourceExhausted, "there is no room for %s of %d bytes beside the others: "+
+		"`limits.bytes` of the proxy's config allows %d; try again later, give the proxy more memory, or run more of them",
+		what, n, a.limits.Bytes)
 }

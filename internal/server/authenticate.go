@@ -17,21 +17,23 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/auth"
 )
 
-// Callers are identified in gRPC's tap, which runs on the goroutine that reads the
-// connection, before there is a stream. So a caller who proves no identity costs a header block and an answer of one frame,
-// of which gRPC queues a few for each connection and then stops reading. One credential cannot be checked there: a JWT that
-// names a key of its issuer that has to be fetched first. It is checked in the handler, a few at a time.
+// Callers are identified in gRPC's tap, which runs on the goroutine that reads the connection, before there
+// is a stream. So a caller who proves no identity costs a header block and an answer of one frame, of which
+// gRPC queues a few for each connection and then stops reading. One credential cannot be checked there: a JWT
+// that names a key of its issuer that has to be fetched first. It is checked in the handler, a few at a time.
 
 const (
 	// mostWaiting is how many calls wait for an issuer's keys at once. Each keeps its headers in memory.
 	mostWaiting = 64
-	// mostRefused is how many calls of a connection may be refused in a row for their credentials. Then the connection is
-	// closed: a worker whose token has expired connects anew, and a flood has to begin again with a handshake.
+	// mostRefused is how many calls of a connection may be refused in a row for their credentials. Then the
+	// connection is closed: a worker whose token has expired connects anew, and a flood has to begin again
+	// with a handshake.
 	mostRefused = 1000
 )
 
-// identified is the context of a call whose caller the tap has identified. It has the headers that gRPC keeps for the call,
-// whose copying costs more than all the rest of this step.
+// identified is the context of a call whose caller the tap has identified. It has the headers that gRPC made
+// for the call, which nothing else reads by the time that a step changes them: a copy would cost an
+// allocation for each.
 type identified struct {
 	context.Context
 	id      *auth.Identity
@@ -86,8 +88,8 @@ func (c *call) authenticate() (err error) {
 	return err
 }
 
-// identityOf returns the identity that the tap found, and the headers of the call, which may be changed. Where
-// the tap could find none without waiting, this waits.
+// identityOf returns the identity that the tap found, and the headers of the call, which may be changed.
+// Where the tap could find none without waiting, this waits.
 func (s *Server) identityOf(ctx context.Context, l *listener) (*auth.Identity, metadata.MD, error) {
 	if i, ok := ctx.Value(identifiedKey{}).(*identified); ok {
 		return i.id, i.headers, nil

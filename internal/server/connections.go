@@ -14,7 +14,8 @@ import (
 const (
 	// writeTime is how long a caller's end of the connection may take nothing at all.
 	writeTime = time.Minute
-	// answerTime is how long a caller may leave an answer unread, and slowestAnswer what it may take longer for its size.
+	// answerTime is how long a caller may leave an answer unread, and slowestAnswer what it may take longer
+	// for its size.
 	answerTime    = time.Minute
 	slowestAnswer = 16 << 10 // bytes a second
 	// unreadEvery is how often connections with unread answers are looked for.
@@ -34,8 +35,8 @@ type connections struct {
 	all map[*connection]struct{}
 }
 
-// Accept returns the next connection that the limit allows. Where it is reached, the oldest connection ends on which nobody
-// has proved an identity: connections that say nothing do not keep callers out.
+// Accept returns the next connection that the limit allows. Where it is reached, the oldest connection ends
+// on which no caller has proved an identity: connections that say nothing do not keep callers out.
 func (s *connections) Accept() (net.Conn, error) {
 	for {
 		conn, err := s.Listener.Accept()
@@ -90,7 +91,8 @@ func (s *connections) closeUnread(now time.Time, log *slog.Logger) {
 	}
 	s.mu.Unlock()
 	for _, c := range unread {
-		log.Warn("a caller does not read its answers; its connection is closed", "listener", s.name, "address", c.RemoteAddr().String())
+		log.Warn("a caller does not read its answers; its connection is closed",
+			"listener", s.name, "address", c.RemoteAddr().String())
 		_ = c.Close() // what is still to be written cannot be
 	}
 }
@@ -104,10 +106,12 @@ type connection struct {
 	once    sync.Once
 	// deadline is when the time limit of writes was set last, in Unix nanoseconds.
 	deadline atomic.Int64
-	// proved is set once a caller has proved an identity, and refused counts the calls since that were refused.
+	// proved is set once a caller has proved an identity, and refused counts the calls since that were
+	// refused.
 	proved  atomic.Bool
 	refused atomic.Int32
-	// place in the admission's list of those without an identity; nil: not in it. The admission's lock guards it.
+	// place in the admission's list of those without an identity; nil: not in it. The admission's lock guards
+	// it.
 	place *list.Element
 
 	mu      sync.Mutex
@@ -115,8 +119,8 @@ type connection struct {
 	closed  bool
 }
 
-// known notes whether a call has proved an identity. It closes a connection that makes nothing but calls that prove none. A nil
-// connection is one that no listener of the proxy accepted.
+// known notes whether a call has proved an identity. It closes a connection that makes nothing but calls that
+// prove none. A nil connection is one that no listener of the proxy accepted.
 func (c *connection) known(proved bool) {
 	switch {
 	case c == nil:

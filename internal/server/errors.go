@@ -21,9 +21,9 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/x/fault"
 )
 
-// This file chooses the status code for every error of the other packages. Where a step refuses a call itself, the
-// refusal has its code there; the table holds for all of them. SDKs decide by the code what to do next. Those on the
-// shared Rust core are Python, TypeScript, .NET and Ruby.
+// This file chooses the status code for every error of the other packages. Where a step refuses a call
+// itself, the refusal has its code there; the table holds for all of them. SDKs decide by the code what to do
+// next. Those on the shared Rust core are Python, TypeScript, .NET and Ruby.
 //
 //	code               stands for                                    Go       Rust core               Java
 //	Unavailable        what may pass by itself: keys, JWKS or        retries  retries                 retries
@@ -49,7 +49,8 @@ import (
 // So a poll gets InvalidArgument, PermissionDenied or Unauthenticated only where its worker can never
 // succeed.
 
-// from starts each message, so that a caller sees that it comes from the proxy and not from the Temporal server.
+// from starts each message, so that a caller sees that it comes from the proxy and not from the Temporal
+// server.
 const from = "temporal-seal: "
 
 // refusal is an answer of the proxy's own with a text made for the caller.
@@ -65,8 +66,8 @@ func newRefusal(code codes.Code, format string, values ...any) error {
 	return &refusal{code, fmt.Sprintf(format, values...)}
 }
 
-// answerFor maps an error of the proxy's own to what the caller gets. Its text contains no payload, since none of the
-// errors does. It names keys by their names alone: where they are kept stays in the log.
+// answerFor maps an error of the proxy's own to what the caller gets. Its text contains no payload, since
+// none of the errors does. It names keys by their names alone: where they are kept stays in the log.
 func answerFor(err error) *status.Status {
 	if err == nil {
 		return nil
@@ -74,14 +75,16 @@ func answerFor(err error) *status.Status {
 	return status.New(codeOf(err), from+cut(crypto.ForCaller(err)))
 }
 
-// codeOf chooses the status code of an error of the proxy's own. The order of the cases matters where errors wrap others.
+// codeOf chooses the status code of an error of the proxy's own. The order of the cases matters where errors
+// wrap others.
 func codeOf(err error) codes.Code {
 	var refused *refusal
 	var unknown *auth.Refusal
 	var rewriting *rewrite.Error
 	switch {
 	case crypto.KindOf(err) == crypto.KindUnavailable:
-		// Before the context's errors: a call to the key service has a time limit of its own, which is not the caller's.
+		// Before the context's errors: a call to the key service has a time limit of its own, which is not
+		// the caller's.
 		return codes.Unavailable
 	case errors.Is(err, context.Canceled):
 		return codes.Canceled
@@ -137,16 +140,18 @@ func codeOfRewriting(e *rewrite.Error) codes.Code {
 
 // unknownMethod refuses a method of a rewritten service that neither this build nor the upstream describes.
 func unknownMethod(fullMethod string) error {
-	return newRefusal(codes.Unimplemented, "%s is not known to this version of the proxy. It might carry payloads, so it is not forwarded: upgrade the proxy", fullMethod)
+	return newRefusal(codes.Unimplemented, "%s is not known to this version of the proxy. It might carry payloads, "+
+		"so it is not forwarded: upgrade the proxy", fullMethod)
 }
 
 // forbiddenService refuses a service that the config does not name.
 func forbiddenService(service string) error {
-	return newRefusal(codes.Unimplemented, "the service %s is not forwarded: name it in `services` of the proxy's config if it carries no payloads", service)
+	return newRefusal(codes.Unimplemented, "the service %s is not forwarded: name it in `services` of the proxy's config "+
+		"if it carries no payloads", service)
 }
 
-// ofAnswer maps the error of an answer that could not be opened. What would be the caller's fault in a request is the
-// upstream's in an answer.
+// ofAnswer maps the error of an answer that could not be opened. What would be the caller's fault in a
+// request is the upstream's in an answer.
 func ofAnswer(err error) error {
 	var rewriting *rewrite.Error
 	if errors.Is(err, rewrite.ErrTooMuch) {
@@ -185,11 +190,13 @@ func (c *call) refuse(err error) error {
 // panicked answers a call that a fault in the proxy ended. It logs the stack, which holds no values.
 func (s *Server) panicked(full string, value any) error {
 	s.metrics.panics.Inc()
-	s.log.Error("a fault in the proxy ended a call; please report it", "rpc", full, "panic", fault.Describe(value), "stack", string(debug.Stack()))
+	s.log.Error("a fault in the proxy ended a call; please report it",
+		"rpc", full, "panic", fault.Describe(value), "stack", string(debug.Stack()))
 	return status.Error(codes.Internal, from+"a fault in the proxy ended this call: its log holds the place")
 }
 
-// maxText bounds what an answer or a log line quotes, in bytes: names in it may be a caller's, and as long as a request.
+// maxText bounds what an answer or a log line quotes, in bytes: names in it may be a caller's, and as long as
+// a request.
 const maxText = 1 << 10
 
 // cut shortens a text that is too long.

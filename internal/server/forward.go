@@ -60,30 +60,31 @@ func shortened(ctx, out context.Context) bool {
 	return !limit.IsZero() && (!limited || limit.Before(deadline))
 }
 
-// invoke makes the call. An answer that may be large, as those before it were, is read once the limit of bytes allows it.
-// A task never waits: it would be lost if the worker's time ran out.
+// invoke makes the call. An answer that may be large, as those before it were, is read once the limit of
+// bytes allows it. A task never waits: it would be lost if the worker's time ran out.
 func (c *call) invoke(ctx context.Context) (err error) {
-	m := c.method
+	m, with := c.method, &c.arrived
 	reserved := int64(0)
 	if size := m.answer.Load(); size > 0 && size < largeAnswer || m.rewrite.IsPoll() {
-		err = c.upstream.Invoke(ctx, m.full, &c.sealed, &c.answer, grpc.Header(&c.arrived.header), grpc.Trailer(&c.arrived.trailer))
+		err = c.upstream.Invoke(ctx, m.full, &c.sealed, &c.answer, grpc.Header(&with.header), grpc.Trailer(&with.trailer))
 	} else {
-		c.arrived.header, c.arrived.trailer, err = c.upstream.InvokeGated(ctx, m.full, &c.sealed, &c.answer, func() (err error) {
+		with.header, with.trailer, err = c.upstream.InvokeGated(ctx, m.full, &c.sealed, &c.answer, func() (err error) {
 			reserved, err = c.reserveAnswer(ctx)
 			return err
 		})
 	}
 	n := int64(c.answer.Len())
 	if err == nil {
-		// One small answer among large ones must not have the next large one arrive without a reservation. So the
-		// expected size falls by a sixteenth with each: after 11 small answers it is half.
+		// One small answer among large ones must not have the next large one arrive without a reservation. So
+		// the expected size falls by a sixteenth with each: after 11 small answers it is half.
 		m.answer.Store(max(n, m.answer.Load()/16*15, 1))
 	}
 	c.lease.place.count(n - reserved)
 	return err
 }
 
-// reserveAnswer reserves as many bytes as the method's answers had lately. The first answer of all shows how many that is.
+// reserveAnswer reserves as many bytes as the method's answers had lately. The first answer of all shows how
+// many that is.
 func (c *call) reserveAnswer(ctx context.Context) (reserved int64, err error) {
 	m := c.method
 	expected := int64(0)
@@ -125,8 +126,8 @@ func (m *method) reads() bool {
 	return false
 }
 
-// emptyPoll reports whether the answer to a poll contains no task. Each kind of task has its token as first field, and answers
-// without one may still hold hints for autoscaling.
+// emptyPoll reports whether the answer to a poll contains no task. Each kind of task has its token as first
+// field, and answers without one may still hold hints for autoscaling.
 func emptyPoll(answer *frame.Frame) bool {
 	data := answer.BytesIn(frame.Sealed)
 	return len(data) == 0 || data[0] != 0x0a

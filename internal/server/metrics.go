@@ -62,9 +62,10 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		failures: counters("temporal_seal_failures_total",
 			"Messages that could not be rewritten, by direction and reason.", "direction", "reason"),
 		rewrite: f.NewHistogramVec(prometheus.HistogramOpts{
-			Name:    "temporal_seal_rewrite_duration_seconds",
-			Help:    "Time to find, decide, seal or open, and splice one message.",
-			Buckets: []float64{1e-6, 2.5e-6, 5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 5e-2, 0.25, 1, 5},
+			Name: "temporal_seal_rewrite_duration_seconds",
+			Help: "Time to find, decide, seal or open, and splice one message.",
+			Buckets: []float64{1e-6, 2.5e-6, 5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 5e-2,
+				0.25, 1, 5},
 		}, []string{"direction"}),
 		standIns: counters("temporal_seal_tasks_answered_total", "Tasks answered in their worker's stead, "+
 			"since they could not be opened or their answer could not be sent, by method.", "rpc_method"),
@@ -87,7 +88,9 @@ func (m *Metrics) begin() {
 		for _, kind := range crypto.Kinds() {
 			m.failures.WithLabelValues(d.String(), kind.String())
 		}
-		for _, code := range []codes.Code{codes.InvalidArgument, codes.PermissionDenied, codes.Unavailable, codes.DataLoss, codes.Internal} {
+		for _, code := range []codes.Code{
+			codes.InvalidArgument, codes.PermissionDenied, codes.Unavailable, codes.DataLoss, codes.Internal,
+		} {
 			m.failures.WithLabelValues(d.String(), codeName(code))
 		}
 	}

@@ -55,9 +55,9 @@ func (c *call) open() error {
 //     service does not answer. Else the payload stays sealed.
 //   - every other answer, such as a list: the payload stays sealed, and the call succeeds.
 //
-// The last three are decided in rewrite/open.go (unopened), by the properties of the method in rewrite/plan.go. A payload that
-// the policy denies, or keeps, stays sealed without an error, other than in a task. The status of a call that fails is in
-// errors.go.
+// The last three are decided in rewrite/open.go (unopened), by the properties of the method in
+// rewrite/plan.go. A payload that the policy denies, or keeps, stays sealed without an error, other than in a
+// task. The status of a call that fails is in errors.go.
 
 // openAnswer opens an answer, and has tasks in it that do not open answered in their workers' place.
 func (c *call) openAnswer(sealed []byte) ([]byte, error) {
@@ -83,15 +83,16 @@ func (c *call) openAnswer(sealed []byte) ([]byte, error) {
 		c.withheld = unopened(c.session.Account()) // the account is gone once what is left is opened
 	}
 	md, _ := metadata.FromOutgoingContext(c.out)
-	plain, err = c.server.tasks.Open(metadata.NewOutgoingContext(c.ctx, md), c.taskCall(), tasks.Unopened{Sealed: sealed, Arrived: arrived, Cause: err})
+	plain, err = c.server.tasks.Open(metadata.NewOutgoingContext(c.ctx, md), c.taskCall(),
+		tasks.Unopened{Sealed: sealed, Arrived: arrived, Cause: err})
 	if err != nil {
 		return nil, err
 	}
 	return plain, c.record(codes.OK)
 }
 
-// openStatus makes the answer from an error that came from the upstream or from the way there. sent is the size of the
-// request as it was forwarded.
+// openStatus makes the answer from an error that came from the upstream or from the way there. sent is the
+// size of the request as it was forwarded.
 func (c *call) openStatus(err error, sent int) error {
 	st := status.Convert(err).Proto()
 	if other, grown := grownTooLarge(st, len(c.request), sent); grown {
@@ -108,8 +109,9 @@ func (c *call) openStatus(err error, sent int) error {
 
 // There is one audit record for each call that had something opened, written before its answer leaves.
 
-// recordable refuses a call, before anything is forwarded, whose record is required and could not be kept now. Results of
-// tasks are forwarded: their work is done, and a task that comes back with them can still be answered in the worker's place.
+// recordable refuses a call, before anything is forwarded, whose record is required and could not be kept
+// now. Results of tasks are forwarded: their work is done, and a task that comes back with them can still be
+// answered in the worker's place.
 func recordable(log *audit.Log, m *rewrite.Method) error {
 	if !m.AnswerSealed() || tasks.HandsOut(m) && !m.IsPoll() {
 		return nil

@@ -19,9 +19,9 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/x/frame"
 )
 
-// steps are what each call to a rewritten service goes through, in this order. Package rewrite finds the payloads of the
-// request and the answer, decides about each, and seals or opens it, in the steps seal and open. open records what it
-// opened, before the answer leaves.
+// steps are what each call to a rewritten service goes through, in this order. Package rewrite finds the
+// payloads of the request and the answer, decides about each, and seals or opens it, in the steps seal and
+// open. open records what it opened, before the answer leaves.
 var steps = [...]func(*call) error{
 	(*call).authenticate, // authenticate.go: who calls, by the connection and the headers alone
 	(*call).admit,        // admission.go: limits of calls, per connection, per caller and in all
@@ -161,9 +161,9 @@ func (c *call) end(code codes.Code) {
 // stackNeeded is about how deep the stack of a call gets in its handler and in gRPC below it.
 const stackNeeded = 10 << 10
 
-// deepen makes the stack of a call's goroutine large enough at once. It starts with 2 KiB and is doubled whenever it is
-// full, which moves all of its frames: deep in a handler that is a tenth of a small call's CPU time, at its start there
-// are few. Long polls keep the stack that they need: there are thousands of them.
+// deepen makes the stack of a call's goroutine large enough at once. It starts with 2 KiB and is doubled
+// whenever it is full, which moves all of its frames: deep in a handler that is a tenth of a small call's CPU
+// time, at its start there are few. Long polls keep the stack that they need: there are thousands of them.
 //
 //go:noinline
 func deepen(n int) byte {

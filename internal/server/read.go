@@ -18,11 +18,12 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/x/frame"
 )
 
-// gRPC's own way to receive a message reads it whole, however large it is and however long that takes. So this file reads
-// requests below gRPC's API: first the length, then the rest as it arrives and as the limit of bytes allows.
+// gRPC's own way to receive a message reads it whole, however large it is and however long that takes. So
+// this file reads requests below gRPC's API: first the length, then the rest as it arrives and as the limit
+// of bytes allows.
 
-// wire is gRPC's transport stream, which handlers find in their context. Its methods are not promised to stay: where a later
-// gRPC has another stream, TestRequestsAreReadFromTheWire fails, and so does every call.
+// wire is gRPC's transport stream, which handlers find in their context. Its methods are not promised to
+// stay: where a later gRPC has another stream, TestRequestsAreReadFromTheWire fails, and so does every call.
 type wire interface {
 	ReadMessageHeader(header []byte) error
 	Read(n int) (mem.BufferSlice, error)
@@ -32,8 +33,9 @@ type wire interface {
 
 const (
 	messageHeader = 5
-	// requestTime is how long a request may take to arrive, and slowestRate how much longer for what has arrived: who stops
-	// sending is cut off after requestTime. While others wait for a limit, who is stalledTime behind is cut off as well.
+	// requestTime is how long a request may take to arrive, and slowestRate how much longer for what has
+	// arrived: a caller that stops sending is cut off after requestTime. While others wait for a limit, one that
+	// is stalledTime behind is cut off as well.
 	requestTime = 10 * time.Second
 	stalledTime = time.Second
 	slowestRate = 64 << 10 // bytes a second
@@ -177,7 +179,8 @@ func (r *reader) reserve(ctx context.Context, n, length int64) error {
 
 // tooLate is the answer to a request that took too long to arrive.
 func tooLate(within time.Duration) error {
-	return newRefusal(codes.DeadlineExceeded, "the request did not arrive within %s: something on the way is too slow, or the caller stopped sending", within)
+	return newRefusal(codes.DeadlineExceeded, "the request did not arrive within %s: something on the way is too slow, "+
+		"or the caller stopped sending", within)
 }
 
 const (

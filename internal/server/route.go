@@ -13,7 +13,8 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/x/frame"
 )
 
-// route finds the upstream of the namespace, and makes the metadata for it. What is refused here was not forwarded.
+// route finds the upstream of the namespace, and makes the metadata for it. What is refused here was not
+// forwarded.
 func (c *call) route() (err error) {
 	if c.upstream, err = c.server.upstreams.Route(c.session.Namespace()); err != nil {
 		return err
@@ -40,8 +41,8 @@ func (c *call) confirm() {
 	}
 }
 
-// awaitKeys has a poll wait until the result of its task could be sealed, or ends it without a task. For a worker that
-// shuts down it ends the polls that wait.
+// awaitKeys has a poll wait until the result of its task could be sealed, or ends it without a task. For a
+// worker that shuts down it ends the polls that wait.
 func (c *call) awaitKeys() error {
 	tasks := c.server.tasks
 	if c.method.full == workflowservice.WorkflowService_ShutdownWorker_FullMethodName {
@@ -63,7 +64,8 @@ func (c *call) awaitKeys() error {
 
 // taskCall is what tasks needs of the call.
 func (c *call) taskCall() tasks.Call {
-	return tasks.Call{Method: c.method.rewrite, Caller: c.id.Caller, Request: c.request, Session: c.session, Upstream: c.upstream}
+	return tasks.Call{
+		Method: c.method.rewrite, Caller: c.id.Caller, Request: c.request, Session: c.session, Upstream: c.upstream}
 }
 
 // endPoll answers a poll that ends without a task by the proxy's decision.
@@ -76,13 +78,17 @@ func (c *call) endPoll() error {
 	return errAnswered
 }
 
-// hopHeaders belong to one connection, or are made anew by gRPC on the next. Everything else is forwarded as it came.
-var hopHeaders = []string{":authority", "content-type", "user-agent", "grpc-accept-encoding", "grpc-encoding", "grpc-timeout", "te"}
+// hopHeaders belong to one connection, or are made anew by gRPC on the next. Everything else is forwarded as
+// it came.
+var hopHeaders = []string{":authority", "content-type", "user-agent", "grpc-accept-encoding", "grpc-encoding",
+	"grpc-timeout", "te"}
 
 const namespaceHeader = "temporal-namespace"
 
 // outgoing turns what the caller sent into what the upstream gets.
-func outgoing(ctx context.Context, incoming metadata.MD, credential string, c *upstream.Config, namespace string) context.Context {
+func outgoing(
+	ctx context.Context, incoming metadata.MD, credential string, c *upstream.Config, namespace string,
+) context.Context {
 	for _, h := range hopHeaders {
 		delete(incoming, h)
 	}
@@ -94,7 +100,8 @@ func outgoing(ctx context.Context, incoming metadata.MD, credential string, c *u
 		delete(incoming, "authorization-extras")
 	}
 	if len(incoming[namespaceHeader]) > 0 || c.APIKey != nil {
-		// Temporal Cloud routes API keys by it, so it names the namespace that was checked, whatever the caller put there.
+		// Temporal Cloud routes API keys by it, so it names the namespace that was checked, whatever the
+		// caller put there.
 		delete(incoming, namespaceHeader)
 		if namespace != "" {
 			// Headers are written after this returns, the request's bytes may be gone by then.

@@ -27,8 +27,8 @@ func (c *call) seal() error {
 	return nil
 }
 
-// failRefused fails the task whose answer the proxy had to refuse, and gives the worker what it expects of a task that is
-// over. cause is returned where there is no task to fail.
+// failRefused fails the task whose answer the proxy had to refuse, and gives the worker what it expects of a
+// task that is over. cause is returned where there is no task to fail.
 func (c *call) failRefused(cause error) error {
 	if !c.server.tasks.FailRefused(c.out, c.taskCall(), cause) {
 		return cause

@@ -12,10 +12,10 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/x/frame"
 )
 
-// gRPC does not report when a message has been written, and goes on using the message's buffers until then, after the call
-// has ended. It reports it only to the pool that a buffer came from, by giving the buffer back. So the buffers of sealed
-// requests and of answers go to gRPC with a pool that notes their return. TestACallerThatDoesNotReadIsCutOff fails where a
-// later gRPC copies messages or frees buffers earlier.
+// gRPC does not report when a message has been written, and goes on using the message's buffers until then,
+// after the call has ended. It reports it only to the pool that a buffer came from, by giving the buffer
+// back. So the buffers of sealed requests and of answers go to gRPC with a pool that notes their return.
+// TestACallerThatDoesNotReadIsCutOff fails where a later gRPC copies messages or frees buffers earlier.
 
 // send hands the answer over to gRPC. Its bytes are given back once it is written, or cannot be any more.
 func (c *call) send() error {
@@ -36,8 +36,8 @@ func (c *call) send() error {
 	return nil
 }
 
-// lease keeps what a call has in memory. It ends when the call has ended and gRPC has given back all of the buffers that
-// were lent to it.
+// lease keeps what a call has in memory. It ends when the call has ended and gRPC has given back all of the
+// buffers that were lent to it.
 type lease struct {
 	place   place
 	holders atomic.Int32
@@ -90,8 +90,8 @@ func (l *lease) drop() {
 // Charge counts memory that the rewriting of the call's messages takes. It is a rewrite.Memory.
 func (l *lease) Charge(n int64) error { return l.place.charge(n) }
 
-// giveBack ends what the call takes of the limit of bytes. gRPC never frees what it could not write to a connection that
-// broke: then the garbage collector gets it, and the limit must not wait for that.
+// giveBack ends what the call takes of the limit of bytes. gRPC never frees what it could not write to a
+// connection that broke: then the garbage collector gets it, and the limit must not wait for that.
 func (l *lease) giveBack() { l.place.giveBack() }
 
 // lent is the pool to which gRPC returns a lent buffer.

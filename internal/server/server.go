@@ -43,8 +43,8 @@ type Options struct {
 	// Audit keeps record of what is opened. Nil: no record.
 	Audit *audit.Log
 
-	// PollLimit shortens the polls that are forwarded, so that all of them end by themselves within a short drain.
-	// 0: as long as the caller allows.
+	// PollLimit shortens the polls that are forwarded, so that all of them end by themselves within a short
+	// drain. 0: as long as the caller allows.
 	PollLimit time.Duration
 
 	Limits Limits
@@ -98,22 +98,26 @@ type listener struct {
 }
 
 // rewritten are the services whose messages carry payloads.
-var rewritten = []*grpc.ServiceDesc{&workflowservice.WorkflowService_ServiceDesc, &operatorservice.OperatorService_ServiceDesc}
+var rewritten = []*grpc.ServiceDesc{
+	&workflowservice.WorkflowService_ServiceDesc, &operatorservice.OperatorService_ServiceDesc}
 
 // New builds a server. It answers nothing yet.
 func New(o Options) (*Server, error) {
-	if o.Limits.Connections <= 0 || o.Limits.Calls <= 0 || o.Limits.LongPolls <= 0 || o.Limits.Bytes < MinBytes || o.Limits.RequestBytes < MinRequestBytes {
+	if o.Limits.Connections <= 0 || o.Limits.Calls <= 0 || o.Limits.LongPolls <= 0 ||
+		o.Limits.Bytes < MinBytes || o.Limits.RequestBytes < MinRequestBytes {
 		return nil, fmt.Errorf("limits: %+v would refuse every call", o.Limits)
 	}
 	s := &Server{rewriter: o.Rewriter, keys: o.Keys, audit: o.Audit, pollLimit: o.PollLimit, metrics: o.Metrics, log: o.Log,
 		tracing: o.Tracing, methods: map[string]*method{}, passed: map[string]bool{},
-		health: newHealth(), admission: newAdmission(o.Limits, o.Metrics, o.Log), requestTime: requestTime, waiting: make(chan struct{}, mostWaiting)}
+		health: newHealth(), admission: newAdmission(o.Limits, o.Metrics, o.Log),
+		requestTime: requestTime, waiting: make(chan struct{}, mostWaiting)}
 	for _, service := range append(alwaysPassed, o.Services...) {
 		s.passed[service] = true
 	}
 	for _, desc := range rewritten {
 		if s.passed[desc.ServiceName] {
-			return nil, fmt.Errorf("services: %s carries payloads, it is always rewritten and cannot be passed on as it is", desc.ServiceName)
+			return nil, fmt.Errorf("services: %s carries payloads, it is always rewritten and cannot be passed on as it is",
+				desc.ServiceName)
 		}
 		for _, md := range desc.Methods {
 			full := "/" + desc.ServiceName + "/" + md.MethodName
@@ -123,7 +127,8 @@ func New(o Options) (*Server, error) {
 		}
 	}
 	if s.passed[adminService] {
-		return nil, fmt.Errorf("services: %s reads and writes the server's own state past every check, it is never forwarded", adminService)
+		return nil, fmt.Errorf("services: %s reads and writes the server's own state past every check, it is never forwarded",
+			adminService)
 	}
 	server, client := o.Tracing.handlers(s.untraced, s.isLongPoll)
 	s.upstreams = upstream.NewRouter(o.Upstreams, client)
@@ -135,7 +140,8 @@ func New(o Options) (*Server, error) {
 	if s.confirmations, err = upstream.NewConfirmations(o.Keys.Confirm, o.Log); err != nil {
 		return nil, err
 	}
-	s.tasks, err = tasks.New(tasks.Options{Rewriter: o.Rewriter, Keys: o.Keys, Audit: o.Audit, Answered: o.Metrics.answered, Panicked: s.panicked, Log: o.Log})
+	s.tasks, err = tasks.New(tasks.Options{Rewriter: o.Rewriter, Keys: o.Keys, Audit: o.Audit,
+		Answered: o.Metrics.answered, Panicked: s.panicked, Log: o.Log})
 	if err != nil {
 		return nil, err
 	}
@@ -143,15 +149,17 @@ func New(o Options) (*Server, error) {
 }
 
 const (
-	// streamsPerCaller is how many calls a connection may have at once. Many workers may share one behind a proxy of
-	// their own; without a limit one connection could have calls without end that it never reads the answers of.
+	// streamsPerCaller is how many calls a connection may have at once. Many workers may share one behind a
+	// proxy of their own; without a limit one connection could have calls without end that it never reads the
+	// answers of.
 	streamsPerCaller = 10_000
-	// maxHeaders bounds the headers of a call, in bytes as HTTP/2 counts them: 32 more than its name and value for each.
+	// maxHeaders bounds the headers of a call, in bytes as HTTP/2 counts them: 32 more than its name and
+	// value for each.
 	maxHeaders = 64 << 10
 	// connectionIdle is when a connection without calls is closed. Those of workers always have polls.
 	connectionIdle = 15 * time.Minute
-	// connectionGrace is how long the calls of a connection that is closed for its age may take: longer than any poll,
-	// and not for ever, as the watch of a health check might.
+	// connectionGrace is how long the calls of a connection that is closed for its age may take: longer than
+	// any poll, and not for ever, as the watch of a health check might.
 	connectionGrace = 5 * time.Minute
 )
 
@@ -248,8 +256,9 @@ func (s *Server) Serve() error {
 // SetReady changes what health checks report.
 func (s *Server) SetReady(ready bool) { s.health.set(ready) }
 
-// Drain has all callers leave, and gives their calls the time left in ctx. Polls end by themselves: a poll that is
-// cut just when its task arrives loses the task. It reports whether all calls have ended by themselves.
+// Drain has all callers leave, and gives their calls the time left in ctx. Polls end by themselves: a poll
+// that is cut just when its task arrives loses the task. It reports whether all calls have ended by
+// themselves.
 func (s *Server) Drain(ctx context.Context) bool {
 	s.health.drain()
 	done := make(chan struct{})

@@ -119,8 +119,9 @@ func (s *Server) pass(l *listener, full string, headers metadata.MD, stream grpc
 	})(nil, stream)
 }
 
-// healthCall answers a health request that names no service, for the proxy itself and to everybody: were it forwarded, a
-// frontend that is down would have every proxy taken out of service. Other health requests are passed.
+// healthCall answers a health request that names no service, for the proxy itself and to everybody: were it
+// forwarded, a frontend that is down would have every proxy taken out of service. Other health requests are
+// passed.
 func (s *Server) healthCall(l *listener, full string, stream grpc.ServerStream) error {
 	place, err := s.admission.enter(connectionOf(stream.Context()), nil, true)
 	if err != nil {
@@ -152,8 +153,8 @@ func (s *Server) healthCall(l *listener, full string, stream grpc.ServerStream) 
 	return s.pass(l, full, headers, &countedStream{ServerStream: stream, lease: held, limit: smallRequest, first: &first})
 }
 
-// countedStream is a stream whose messages are read within the limit of bytes. The bytes of a message count until the next one
-// is read: by then it was forwarded.
+// countedStream is a stream whose messages are read within the limit of bytes. The bytes of a message count
+// until the next one is read: by then it was forwarded.
 type countedStream struct {
 	grpc.ServerStream
 	lease *lease
@@ -178,7 +179,8 @@ func (c *countedStream) RecvMsg(m any) error {
 	return proto.Unmarshal(data.Bytes(), m.(proto.Message))
 }
 
-// receive waits for a message as long as its caller likes, and then for its bytes as long as those of any request.
+// receive waits for a message as long as its caller likes, and then for its bytes as long as those of any
+// request.
 func (c *countedStream) receive() (*frame.Frame, error) {
 	ctx := c.Context()
 	stream, ok := grpc.ServerTransportStreamFromContext(ctx).(wire)

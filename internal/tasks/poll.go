@@ -16,8 +16,8 @@ import (
 )
 
 const (
-	// longestPoll is how long a poll is held at most, whatever its caller's deadline. A drain does not end it, so it may
-	// outlast a short `drain.time`; it has no task that could be lost.
+	// longestPoll is how long a poll is held at most, whatever its caller's deadline. A drain does not end
+	// it, so it may outlast a short `drain.time`; it has no task that could be lost.
 	longestPoll = time.Minute
 	// pollMargin is the part of a caller's time that is kept for the empty answer.
 	pollMargin = time.Second

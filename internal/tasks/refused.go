@@ -101,8 +101,8 @@ func copyTask(to, from proto.Message) (named bool) {
 	return named
 }
 
-// readHead parses of a request what it says of itself: single values, the task queue and the deployment. Lists may have any
-// number of elements, which take far more memory than their bytes.
+// readHead parses of a request what it says of itself: single values, the task queue and the deployment.
+// Lists may have any number of elements, which take far more memory than their bytes.
 func readHead[M proto.Message](m M, in []byte) M {
 	fields := m.ProtoReflect().Descriptor().Fields()
 	var head []byte

@@ -47,7 +47,9 @@ type watchedCredentials struct {
 	authorities *filewatch.Value[*x509.CertPool]
 }
 
-func (w watchedCredentials) ClientHandshake(ctx context.Context, authority string, conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
+func (w watchedCredentials) ClientHandshake(
+	ctx context.Context, authority string, conn net.Conn,
+) (net.Conn, credentials.AuthInfo, error) {
 	config := w.config.Clone()
 	config.RootCAs = w.authorities.Get()
 	return credentials.NewTLS(config).ClientHandshake(ctx, authority, conn)

@@ -102,9 +102,11 @@ func (p *Pool) dialOptions(stats stats.Handler) []grpc.DialOption {
 		grpc.WithDefaultServiceConfig(`{"loadBalancingConfig":[{"pick_first":{"shuffleAddressList":true}}]}`),
 		grpc.WithStaticStreamWindowSize(StreamWindow),
 		grpc.WithStaticConnWindowSize(ConnWindow),
-		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 30 * time.Second, Timeout: 15 * time.Second, PermitWithoutStream: true}),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{
+			Time: 30 * time.Second, Timeout: 15 * time.Second, PermitWithoutStream: true}),
 		grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff:           backoff.Config{BaseDelay: 200 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 5 * time.Second},
+			Backoff: backoff.Config{
+				BaseDelay: 200 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 5 * time.Second},
 			MinConnectTimeout: 10 * time.Second,
 		}),
 		grpc.WithIdleTimeout(5 * time.Minute),
@@ -241,14 +243,18 @@ func (p *Pool) Invoke(ctx context.Context, method string, in, out any, options .
 }
 
 // NewStream begins a call that ends with ctx at the latest.
-func (p *Pool) NewStream(ctx context.Context, desc *grpc.StreamDesc, method string, options ...grpc.CallOption) (grpc.ClientStream, error) {
+func (p *Pool) NewStream(
+	ctx context.Context, desc *grpc.StreamDesc, method string, options ...grpc.CallOption,
+) (grpc.ClientStream, error) {
 	return p.Conn(ctx).NewStream(ctx, desc, method, options...)
 }
 
 // InvokeGated is Invoke for an answer that may be large: admit is called when the answer begins to arrive,
 // and may make it wait. The variables of grpc.Header and grpc.Trailer may still be written after a call was
 // given up, so this reads header and trailer from the stream.
-func (p *Pool) InvokeGated(ctx context.Context, method string, in, out any, admit func() error) (header, trailer metadata.MD, err error) {
+func (p *Pool) InvokeGated(
+	ctx context.Context, method string, in, out any, admit func() error,
+) (header, trailer metadata.MD, err error) {
 	conn := p.take(ctx)
 	defer conn.done()
 	ctx, cancel := context.WithCancel(ctx)

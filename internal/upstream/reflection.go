@@ -81,7 +81,9 @@ func (p *Pool) describe(ctx context.Context) ([]*descriptorpb.FileDescriptorProt
 		return nil, err
 	}
 	d := descriptors{stream: stream, known: map[string]bool{}}
-	for _, service := range []string{workflowservice.WorkflowService_ServiceDesc.ServiceName, operatorservice.OperatorService_ServiceDesc.ServiceName} {
+	for _, service := range []string{
+		workflowservice.WorkflowService_ServiceDesc.ServiceName, operatorservice.OperatorService_ServiceDesc.ServiceName,
+	} {
 		err := d.fetch(&reflectionpb.ServerReflectionRequest{MessageRequest: &reflectionpb.ServerReflectionRequest_FileContainingSymbol{
 			FileContainingSymbol: service}})
 		if err != nil && status.Code(err) != codes.NotFound { // not every server has both

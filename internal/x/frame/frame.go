@@ -1,5 +1,5 @@
-// Package frame has gRPC messages as bytes: the frame that a call passes on unparsed, the codec that lets gRPC send and
-// receive it, and the pools of buffers. It never looks into a message.
+// Package frame has gRPC messages as bytes: the frame that a call passes on unparsed, the codec that lets
+// gRPC send and receive it, and the pools of buffers. It never looks into a message.
 package frame
 
 import (
@@ -11,8 +11,8 @@ import (
 	"google.golang.org/grpc/mem"
 )
 
-// Frame is one gRPC message as it came from the wire, unparsed. It holds one reference to each of its buffers, which
-// goes to gRPC when the frame is sent, or to Free.
+// Frame is one gRPC message as it came from the wire, unparsed. It holds one reference to each of its
+// buffers, which goes to gRPC when the frame is sent, or to Free.
 type Frame struct {
 	data mem.BufferSlice
 }
@@ -20,8 +20,8 @@ type Frame struct {
 // New returns the frame of a message in these buffers, whose references it takes over.
 func New(data ...mem.Buffer) Frame { return Frame{data} }
 
-// Bytes gives the message as one slice, which stays valid until Free. Messages up to one HTTP/2 data frame are not
-// copied.
+// Bytes gives the message as one slice, which stays valid until Free. Messages up to one HTTP/2 data frame
+// are not copied.
 func (f *Frame) Bytes() []byte { return f.BytesIn(Clear) }
 
 // BytesIn is Bytes with a buffer of that pool, if it takes one.
@@ -53,8 +53,8 @@ func (f *Frame) Free() {
 	f.data = nil
 }
 
-// Codec passes frames on as they are. All other messages get the codec that gRPC would use, so health, reflection and
-// generated clients of the upstream are ordinary gRPC.
+// Codec passes frames on as they are. All other messages get the codec that gRPC would use, so health,
+// reflection and generated clients of the upstream are ordinary gRPC.
 type Codec struct{}
 
 var typedCodec = encoding.GetCodecV2(proto.Name)
@@ -90,9 +90,9 @@ const (
 	maxBufferExp = 24 // 16 MiB: what is larger is rare enough to leave to the garbage collector
 )
 
-// bufferPool is a mem.BufferPool with one sync.Pool per power of two. gRPC's own pool has no tier between 32 KiB and
-// 1 MiB and clears a whole buffer each time it hands one out, which is a third of the CPU time at 100 KB. This one
-// clears what was used when it comes back, where it has to.
+// bufferPool is a mem.BufferPool with one sync.Pool per power of two. gRPC's own pool has no tier between 32
+// KiB and 1 MiB and clears a whole buffer each time it hands one out, which is a third of the CPU time at 100
+// KB. This one clears what was used when it comes back, where it has to.
 type bufferPool struct {
 	tiers  [maxBufferExp + 1]sync.Pool
 	clears bool
