@@ -80,6 +80,29 @@ type method struct {
 	first  atomic.Bool // an answer was admitted to find out the size of others
 }
 
+// newMethod returns nil where the rewriter has no such method.
+func (s *Server) newMethod(full string) *method {
+	m := s.rewriter.Method(full)
+	if m == nil {
+		return nil
+	}
+	return &method{full: full, rewrite: m, longPoll: m.IsPoll() || longPoll(full), metrics: s.metrics.method(full)}
+}
+
+// untraced reports whether calls get no span from gRPC's stats handler.
+func (s *Server) untraced(full string) bool {
+	if m, ok := s.methods[full]; ok {
+		return m.rewrite.IsPoll()
+	}
+	return serviceOf(full) == healthService
+}
+
+// isLongPoll reports whether calls may wait for long.
+func (s *Server) isLongPoll(full string) bool {
+	m, ok := s.methods[full]
+	return !ok || m.longPoll
+}
+
 // handlers describes a service to gRPC with one handler behind all of its methods.
 func (s *Server) handlers(desc *grpc.ServiceDesc, l *listener) *grpc.ServiceDesc {
 	raw := &grpc.ServiceDesc{ServiceName: desc.ServiceName, HandlerType: (*any)(nil)}

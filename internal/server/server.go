@@ -166,29 +166,6 @@ const (
 // connectionAge makes up for gRPC's jitter, which takes a tenth off or adds it.
 func connectionAge(age time.Duration) time.Duration { return age + age/9 }
 
-// newMethod returns nil where the rewriter has no such method.
-func (s *Server) newMethod(full string) *method {
-	m := s.rewriter.Method(full)
-	if m == nil {
-		return nil
-	}
-	return &method{full: full, rewrite: m, longPoll: m.IsPoll() || longPoll(full), metrics: s.metrics.method(full)}
-}
-
-// untraced reports whether calls get no span from gRPC's stats handler.
-func (s *Server) untraced(full string) bool {
-	if m, ok := s.methods[full]; ok {
-		return m.rewrite.IsPoll()
-	}
-	return serviceOf(full) == healthService
-}
-
-// isLongPoll reports whether calls may wait for long.
-func (s *Server) isLongPoll(full string) bool {
-	m, ok := s.methods[full]
-	return !ok || m.longPoll
-}
-
 // newListener prepares the gRPC server of one listener. Its limits hold for each connection.
 func (s *Server) newListener(config Listener, stats stats.Handler) *listener {
 	l := &listener{Listener: config, connections: &connections{Listener: config.Net, name: config.Name,
