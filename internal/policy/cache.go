@@ -74,16 +74,16 @@ func (m *cache) put(e *cacheEntry) {
 	m.slot[set+e.hash>>60%cacheWays].Store(e)
 }
 
-// appendKey appends all that the query can read of the input, apart from content: two payloads with the
-// same key get the same verdict. It fails if the caller's claims are not JSON values.
-func (q *query) appendKey(b []byte, in *Input) ([]byte, error) {
+// appendKey appends all that the query reads of the input, apart from content: two payloads with the
+// same key get the same verdict. r is what it can read, or has read. It fails if the caller's claims are not
+// JSON values.
+func (q *query) appendKey(b []byte, in *Input, r MemberSet) ([]byte, error) {
 	b = binary.LittleEndian.AppendUint32(b, q.id)
 	class := kindClass(in.Kind)
 	if in.Apart {
 		class = apartClass
 	}
 	b = append(b, class)
-	r := q.reads.bits
 	if q.namespace == "" {
 		r |= readNamespace // its default key and the keys' ranks depend on it
 	}

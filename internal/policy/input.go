@@ -3,6 +3,7 @@ package policy
 import (
 	"encoding/json"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 )
@@ -119,6 +120,7 @@ func (e *evaluation) document(d Direction, r reads) *ast.Term {
 		doc["content"] = e.content(r)
 	}
 	missing := in.unknown() & r.bits
+	e.read = allTraced
 	for i := range members {
 		m := &members[i]
 		fact := m.read&AllFacts != 0
@@ -129,6 +131,9 @@ func (e *evaluation) document(d Direction, r reads) *ast.Term {
 			doc[name] = hook(func() any { e.missed = true; return group })
 		case missing&m.read != 0:
 			group[within] = hook(func() any { e.missed = true; return "" })
+		case m.read&allTraced&r.bits != 0 && in.Call != nil && utf8.ValidString(*m.text(in)): // JSON has no other texts
+			e.read &^= m.read
+			group[within] = hook(func() any { e.read |= m.read; return *m.text(in) })
 		case fact && in.Known&m.read == 0:
 		case within == "":
 			doc[name] = *m.text(in)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"time"
 )
@@ -160,8 +161,13 @@ func (l *loader) choose(namespace string, fault error, newest Sources) error {
 // keep adds a unit to the policy.
 func (l *loader) keep(namespace string, u unit) {
 	p := l.policy
+	var running chan struct{}
+	if namespace != "" {
+		// A namespace whose rules take long must leave CPUs to the others.
+		running = make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))
+	}
 	for d, q := range u.queries {
-		q.id = uint32(2*len(p.units) + d)
+		q.id, q.running = uint32(2*len(p.units)+d), running
 	}
 	p.units[namespace] = u
 	p.sources = append(p.sources, u.modules[len(u.modules)-1])

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync/atomic"
+	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 )
@@ -61,7 +62,7 @@ func (p *Policy) ReadsFacts(d Direction, namespace string) bool {
 func (p *Policy) Decide(ctx context.Context, d Direction, in *Input) (Verdict, error) {
 	q := p.queries(in.Namespace)[d&1]
 	var space [512]byte
-	key, err := q.appendKey(space[:0], in)
+	key, err := q.appendKey(space[:0], in, q.reads.bits)
 	if err != nil {
 		return Verdict{}, &Error{Namespace: in.Namespace, Err: err}
 	}
@@ -98,18 +99,37 @@ func (v Verdict) forCaller(in *Input) Verdict {
 	return v
 }
 
-// evaluate evaluates the rules. knownToTouch skips the attempt to do without the content.
+// evaluate evaluates the rules, unless the call has the verdict. knownToTouch skips the attempt to do
+// without the content.
 func (p *Policy) evaluate(
 	ctx context.Context, q *query, in *Input, knownToTouch bool,
 ) (v Verdict, touchedContent bool, err error) {
+	if d := in.Call.find(q, in, knownToTouch); d != nil {
+		if !d.content {
+			return d.verdict, d.withContent, nil
+		}
+		knownToTouch = true
+	}
+	if err := in.Call.begin(q.direction); err != nil {
+		return Verdict{}, false, &Error{Namespace: in.Namespace, Err: err}
+	}
+	if err := q.enter(ctx); err != nil {
+		return Verdict{}, false, err
+	}
+	defer q.leave()
+	defer in.Call.spend(time.Now())
 	e := evaluation{in: in, full: knownToTouch}
 	sets, err := q.evaluate(ctx, &e)
 	if errors.Is(err, errTouchedContent) {
+		in.Call.keep(q, in, e.read, decision{content: true})
 		e = evaluation{in: in, full: true}
 		sets, err = q.evaluate(ctx, &e)
 	}
 	if err == nil {
 		v, err = p.decideFrom(ctx, q, &e, sets)
+	}
+	if err == nil {
+		in.Call.keep(q, in, e.read, decision{verdict: v, withContent: e.full})
 	}
 	if failed, ok := errors.AsType[*Error](err); ok {
 		failed.Namespace = in.Namespace

@@ -27,6 +27,7 @@ type query struct {
 	literals map[string]bool
 	named    []string      // the keys that rules spell out
 	limit    time.Duration // of an evaluation
+	running  chan struct{} // holds an element for each evaluation that runs; nil: any number may
 }
 
 // part is one package's set.
@@ -118,8 +119,9 @@ type evaluation struct {
 	// verdict to leave something readable is not taken from such rules: they might decide otherwise if they
 	// could read it.
 	missed   bool
-	tooLarge bool  // what was missed is content that is too large to be decoded
-	refused  error // the call may not have the memory that its content takes
+	tooLarge bool      // what was missed is content that is too large to be decoded
+	refused  error     // the call may not have the memory that its content takes
+	read     MemberSet // the traced members that a rule has read
 }
 
 // errTouchedContent ends an evaluation that reached content before it was decoded.
@@ -151,6 +153,7 @@ func (q *query) run(ctx context.Context, body ast.Body, e *evaluation, each func
 		// Large documents take their time: 0.1 to 0.5 us per byte where a rule walks them.
 		allowed += 2 * q.limit * time.Duration(min(len(e.in.Data), maxContent)) / (1 << 20)
 	}
+	allowed = min(allowed, e.in.Call.left())
 	limit := time.AfterFunc(allowed, cancel.Cancel)
 	defer limit.Stop()
 	if ctx.Done() != nil {
@@ -188,11 +191,40 @@ func (q *query) run(ctx context.Context, body ast.Body, e *evaluation, each func
 	case err == nil:
 		return nil
 	case ctx.Err() != nil:
-		return q.failed("the call ended while its policy was evaluated: %w", context.Cause(ctx))
+		return q.ended(ctx)
 	case topdown.IsCancel(err):
+		if e.in.Call.left() == allowed {
+			return q.failed("the rules took longer than %v on the payloads of one message; look for walks over large "+
+				"documents, or split the message", maxSpent)
+		}
 		return q.failed("the rules took longer than %v on one payload; look for walks over large documents", allowed)
 	}
 	return q.failedAt(err)
+}
+
+// enter waits until an evaluation may run. It has to leave.
+func (q *query) enter(ctx context.Context) error {
+	if q.running == nil {
+		return nil
+	}
+	select {
+	case q.running <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return q.ended(ctx)
+	}
+}
+
+// leave lets the next evaluation run.
+func (q *query) leave() {
+	if q.running != nil {
+		<-q.running
+	}
+}
+
+// ended returns the error of an evaluation whose call has ended.
+func (q *query) ended(ctx context.Context) *Error {
+	return q.failed("the call ended while its policy was evaluated: %w", context.Cause(ctx))
 }
 
 // watches reports whether an evaluation has to notice what its rules reach for.

@@ -57,7 +57,11 @@ func (d *decider) evaluate(ctx context.Context, direction policy.Direction, s *s
 	}
 	v, err := decide(ctx, direction, in)
 	if err != nil {
-		return v, d.call.asError(KindPolicy, s.f.path, err)
+		kind := KindPolicy
+		if errors.Is(err, policy.ErrTooMany) {
+			kind = KindTooLarge
+		}
+		return v, d.call.asError(kind, s.f.path, err)
 	}
 	return v, nil
 }

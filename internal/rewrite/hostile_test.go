@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -316,5 +317,21 @@ func TestTooManyPayloads(t *testing.T) {
 	c.reset(list(maxSlots))
 	if err := c.run(r.Method(service + "StartWorkflowExecution").request); err != nil || len(c.slots) != maxSlots {
 		t.Errorf("%d payloads: %d found, %v", maxSlots, len(c.slots), err)
+	}
+}
+
+// TestTooManyEvaluations: a request whose payloads have to be looked into one by one is refused when they are too many,
+// and in words that say so.
+func TestTooManyEvaluations(t *testing.T) {
+	r := newRewriter(t, "package temporal\n\nrequest contains {\"action\": \"pass\"} if input.content.json == 1\n")
+	list := &workflowpb.StartWorkflowExecutionRequest{Namespace: testNamespace, WorkflowId: "w", Input: &commonpb.Payloads{}}
+	for i := range 10_001 {
+		list.Input.Payloads = append(list.Input.Payloads, &commonpb.Payload{
+			Metadata: map[string][]byte{"encoding": []byte("json/plain")}, Data: fmt.Append(nil, i)})
+	}
+	_, err := request(t, r, "StartWorkflowExecution", bytesOf(t, list))
+	var e *Error
+	if !errors.As(err, &e) || e.Kind != KindTooLarge || !strings.Contains(err.Error(), "split it") {
+		t.Errorf("got %v", err)
 	}
 }
