@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"hash/maphash"
 	"sync/atomic"
+	"unsafe"
 )
 
 const (
@@ -11,16 +12,24 @@ const (
 	// maxCacheKey bounds the memory that long names of callers can take up in the cache. A longer key is
 	// not kept.
 	maxCacheKey = 1 << 10
+	// maxCacheBytes is what all entries may take, some 500 bytes each. maxEntry is what one may: verdicts
+	// can hold texts that rules make of a caller's.
+	maxCacheBytes = 16 << 20
+	maxEntry      = maxCacheBytes / 256
+	entryOverhead = 160
 )
 
 // cache is the policy cache: verdicts by all that the rules can read of a payload and its call. It is a
 // table of fixed size in which an entry has four places: lookups take no lock and allocate nothing, and a
-// new entry replaces one of four. It belongs to one Policy, so a verdict cannot outlive the revision that
+// new entry replaces one of four, and more where all of them take too many bytes. It belongs to one Policy, so a verdict cannot outlive the revision that
 // gave it.
 type cache struct {
 	seed maphash.Seed
 	mask uint64
 	slot []atomic.Pointer[cacheEntry]
+
+	bytes atomic.Int64
+	hand  atomic.Uint64 // the slot that was emptied last for want of bytes
 }
 
 // cacheEntry is one verdict. It is immutable.
@@ -59,19 +68,44 @@ func (m *cache) get(key []byte) (*cacheEntry, uint64) {
 	return nil, h
 }
 
-// put keeps an entry. Its strings must be its own.
+// put keeps an entry, unless it is too large. Its strings must be its own.
 func (m *cache) put(e *cacheEntry) {
-	if m == nil {
+	if m == nil || len(e.key) > maxCacheKey || e.size() > maxEntry {
 		return
 	}
 	set := (e.hash & m.mask) * cacheWays
+	place := set + e.hash>>60%cacheWays
 	for i := range uint64(cacheWays) {
 		if old := m.slot[set+i].Load(); old == nil || (old.hash == e.hash && old.key == e.key) {
-			m.slot[set+i].Store(e)
-			return
+			place = set + i
+			break
 		}
 	}
-	m.slot[set+e.hash>>60%cacheWays].Store(e)
+	m.replace(place, e)
+	for m.bytes.Load() > maxCacheBytes {
+		m.replace(m.hand.Add(1)%uint64(len(m.slot)), nil)
+	}
+}
+
+// replace puts an entry, or nil, in the place of another.
+func (m *cache) replace(i uint64, e *cacheEntry) {
+	old := m.slot[i].Swap(e)
+	m.bytes.Add(e.size() - old.size())
+}
+
+// size is what an entry takes, or nil, in bytes.
+func (e *cacheEntry) size() int64 {
+	if e == nil {
+		return 0
+	}
+	v := &e.verdict
+	n := entryOverhead + len(e.key) + len(v.Key) + len(v.Reason)
+	for _, pointers := range [][]string{v.Fields, v.Clear} {
+		for _, p := range pointers {
+			n += len(p) + int(unsafe.Sizeof(p))
+		}
+	}
+	return int64(n)
 }
 
 // appendKey appends all that the query reads of the input, apart from content: two payloads with the

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"reflect"
+	"runtime"
+	"strings"
 	"testing"
 )
 
@@ -298,5 +300,44 @@ func TestMemoKeyIsUnambiguous(t *testing.T) {
 		if v := decide(t, p, Request, &in); v.Key != in.Name+"|"+in.Path {
 			t.Errorf("%q and %q got %q", in.Name, in.Path, v.Key)
 		}
+	}
+}
+
+// TestMadeUpNamesAreBounded: however many long names callers make up, the policy cache takes no more than its share.
+func TestMadeUpNamesAreBounded(t *testing.T) {
+	heap := func() int64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	before := heap()
+	c := newCache(defaultCacheSize)
+	name := []byte(strings.Repeat("x", 1000))
+	for i := range 1_000_000 {
+		copy(name, fmt.Sprintf("%08d", i))
+		e := &cacheEntry{key: string(name)}
+		if i%4 == 0 {
+			e.verdict = Verdict{Action: Deny, Reason: "no " + string(name[:i%1000])}
+		}
+		_, e.hash = c.get(name)
+		c.put(e)
+	}
+	if found, _ := c.get(name); found == nil {
+		t.Error("the last entry is not kept")
+	}
+	if grown := heap() - before; grown > maxCacheBytes*3/2 || c.bytes.Load() > maxCacheBytes {
+		t.Errorf("grown by %d bytes, %d by the cache's own account", grown, c.bytes.Load())
+	}
+	_, hash := c.get([]byte("large"))
+	c.put(&cacheEntry{hash: hash, key: "large", verdict: Verdict{Reason: strings.Repeat("x", maxEntry)}})
+	if e, _ := c.get([]byte("large")); e != nil {
+		t.Error("an entry is kept that takes as much as hundreds")
+	}
+	for i := range c.slot {
+		c.replace(uint64(i), nil)
+	}
+	if n := c.bytes.Load(); n != 0 {
+		t.Errorf("%d bytes in an empty cache", n)
 	}
 }

@@ -80,7 +80,7 @@ func (p *Policy) Decide(ctx context.Context, d Direction, in *Input) (Verdict, e
 	if touchedContent {
 		p.counts.withContent.Add(1)
 	}
-	if entry == nil && len(key) <= maxCacheKey {
+	if entry == nil && p.cache != nil && len(key) <= maxCacheKey {
 		e := &cacheEntry{hash: hash, key: string(key), content: touchedContent}
 		if !touchedContent {
 			e.verdict = v
