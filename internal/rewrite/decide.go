@@ -24,7 +24,7 @@ type decider struct {
 
 // begin starts the decisions about a message.
 func (d *decider) begin() {
-	d.shared = policy.Call{}
+	d.shared = policy.Call{Memory: d.call.meter}
 	d.input = policy.Input{Namespace: d.call.namespace, RPC: d.call.method.name, Caller: d.call.caller, Call: &d.shared}
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"strings"
 	"testing"
 
 	commonpb "go.temporal.io/api/common/v1"
@@ -268,5 +269,19 @@ func TestWhatOpensIsCountedBefore(t *testing.T) {
 	}
 	if kind, err := counted(t, r, "PollActivityTaskQueue", page(80), nil, true); kind != KindTooLarge || !errors.Is(err, ErrTooMuch) {
 		t.Error(kind, err)
+	}
+}
+
+// TestContentIsCounted: the JSON values that rules look into count against the call.
+func TestContentIsCounted(t *testing.T) {
+	r := newRewriter(t, "package temporal\n\nrequest contains {\"action\": \"pass\"} if input.content.json[0] == 1\n")
+	in := bytesOf(t, &workflowpb.StartWorkflowExecutionRequest{Namespace: testNamespace, Input: &commonpb.Payloads{Payloads: []*commonpb.Payload{{
+		Metadata: map[string][]byte{"encoding": []byte("json/plain")}, Data: []byte("[1" + strings.Repeat(",0", 50_000) + "]")}}}})
+	memory := &counter{limit: 8 << 20}
+	if _, err := counted(t, r, "StartWorkflowExecution", in, memory, false); err != nil || memory.most < 4<<20 {
+		t.Errorf("%d bytes charged, %v", memory.most, err)
+	}
+	if kind, err := counted(t, r, "StartWorkflowExecution", in, &counter{limit: 1 << 20}, false); kind != KindMemory {
+		t.Errorf("others use the memory: %v", err)
 	}
 }
