@@ -2,8 +2,9 @@ package rewrite
 
 import (
 	"bytes"
-	"context"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
@@ -31,13 +32,16 @@ func fuzzSeeds(f *testing.F, r *Rewriter, response bool) {
 
 // FuzzRequest gives the sealing arbitrary bytes. Whatever it lets through must
 // be free of canaries where the server would read a payload, and must mean the
-// same when it is opened again.
+// same when it is opened again. It must not take more memory than the table in
+// docs/operations.md allows.
 func FuzzRequest(f *testing.F) {
 	r := newRewriter(f, sealAll)
 	fuzzSeeds(f, r, false)
+	factor := slices.Max(slices.Collect(maps.Values(memoryFactors(f))))
 	f.Fuzz(func(t *testing.T, method uint8, in []byte) {
 		m := r.Method(service + fuzzMethods[int(method)%len(fuzzMethods)])
 		before := bytes.Clone(in)
+		checkMemory(t, r, factor, m.name, in, false)
 		out, err := request(t, r, m.name, in)
 		if !bytes.Equal(in, before) {
 			t.Fatal("the message was changed in place")
@@ -72,14 +76,14 @@ func FuzzRequest(f *testing.F) {
 	})
 }
 
-// FuzzResponse gives the opening arbitrary bytes.
+// FuzzResponse gives the opening arbitrary bytes. They must not take more memory than
+// the table allows.
 func FuzzResponse(f *testing.F) {
 	r := newRewriter(f, sealAll)
 	fuzzSeeds(f, r, true)
+	factor := memoryFactors(f)["an answer"]
 	f.Fuzz(func(t *testing.T, method uint8, in []byte) {
-		c := r.call(r.Method(service + fuzzMethods[int(method)%len(fuzzMethods)]))
-		defer c.Done()
-		_, _ = c.Response(context.Background(), in)
+		checkMemory(t, r, factor, fuzzMethods[int(method)%len(fuzzMethods)], in, true)
 	})
 }
 

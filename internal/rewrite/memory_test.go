@@ -5,7 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"regexp"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -284,4 +287,69 @@ func TestContentIsCounted(t *testing.T) {
 	if kind, err := counted(t, r, "StartWorkflowExecution", in, &counter{limit: 1 << 20}, false); kind != KindMemory {
 		t.Errorf("others use the memory: %v", err)
 	}
+}
+
+// memoryFactors reads the table in docs/operations.md: how many bytes may be allocated for each byte of a message and each byte
+// that is counted for it.
+func memoryFactors(t testing.TB) map[string]int64 {
+	t.Helper()
+	text, err := os.ReadFile("../../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	factors := map[string]int64{}
+	for _, row := range regexp.MustCompile(`(?m)^\| (.+?) \| (\d+) times`).FindAllStringSubmatch(string(text), -1) {
+		if factors[row[1]], err = strconv.ParseInt(row[2], 10, 64); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return factors
+}
+
+// constantMemory is what a message may take beside that: pooled memory that was collected, and plans.
+const constantMemory = 2 << 20
+
+// checkMemory fails if rewriting a message allocates more than the table allows.
+func checkMemory(t testing.TB, r *Rewriter, factor int64, method string, in []byte, response bool) {
+	t.Helper()
+	all := &counter{limit: 1 << 40}
+	took := allocated(func() { _, _ = counted(t, r, method, in, all, response) })
+	if most := factor*(int64(len(in))+all.most) + constantMemory; took > most {
+		t.Errorf("%s: %d bytes are allocated for a message of %d bytes and %d that are counted; at most %d may be", method, took, len(in), all.most, most)
+	}
+}
+
+// TestMemoryFactors: the table in docs/operations.md holds.
+func TestMemoryFactors(t *testing.T) {
+	r := newRewriter(t, sealAll)
+	factors := memoryFactors(t)
+	parts := manyParts()
+	start := &workflowpb.StartWorkflowExecutionRequest{Namespace: testNamespace, Input: jsonNoise(100 << 10), Memo: &commonpb.Memo{Fields: map[string]*commonpb.Payload{}}}
+	for i := range 20_000 {
+		start.Memo.Fields[fmt.Sprint(i)] = &commonpb.Payload{Data: []byte("1")}
+	}
+	for class, tests := range map[string][]string{
+		"a request with many parts":                                 {"empty payloads", "commands with empty attributes"},
+		"a request in which a field comes twice that may come once": {"empty commands after a repeated field"},
+		"failures with many causes":                                 {"chains of failures", "chains of failures with messages"},
+		"a Nexus failure with many causes":                          nil,
+		"any other request":                                         nil,
+		"an answer":                                                 nil,
+	} {
+		if factors[class] == 0 {
+			t.Errorf("the table has no row for %q", class)
+		}
+		for _, name := range tests {
+			checkMemory(t, r, factors[class], parts[name].method, parts[name].in, false)
+		}
+	}
+	checkMemory(t, r, factors["a Nexus failure with many causes"], "RespondNexusTaskFailed", nexusChain(t, 1000), false)
+	checkMemory(t, r, factors["any other request"], "StartWorkflowExecution", bytesOf(t, start), false)
+	history := bytesOf(t, &workflowpb.GetWorkflowExecutionHistoryResponse{History: historyOf(3000, 200)})
+	m := r.Method(service + "GetWorkflowExecutionHistory")
+	out, err := sealed(t, r, m, m.response.desc, history)
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkMemory(t, r, factors["an answer"], "GetWorkflowExecutionHistory", out, true)
 }

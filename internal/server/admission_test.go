@@ -25,10 +25,47 @@ import (
 
 	"github.com/temporal-seal/temporal-seal/internal/auth"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
+	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 	"github.com/temporal-seal/temporal-seal/internal/upstream"
 )
 
 func limited(l Limits) func(*Options) { return func(o *Options) { o.Limits = l } }
+
+// TestMemoryOfAMessageIsCharged: what a message is made of counts among bytes as long as they last. What would not fit by itself is
+// too much for good, and what others use is not.
+func TestMemoryOfAMessageIsCharged(t *testing.T) {
+	const unit = 64 << 10
+	a := newAdmission(Limits{Calls: 10, Bytes: 20 * unit, RequestBytes: 2 * unit}, NewMetrics(prometheus.NewRegistry()), slog.New(slog.DiscardHandler))
+	var leases [2]*lease
+	for i := range leases {
+		p, err := a.enter(nil, &policy.Caller{Kind: "token", Subject: strconv.Itoa(i)}, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		leases[i] = newLease(p)
+	}
+	if err := leases[0].Charge(10 * copies * unit); err != nil || a.inUse() != 10*unit {
+		t.Errorf("%d bytes are in use: %v", a.inUse(), err)
+	}
+	if err := leases[1].Charge(10 * copies * unit); status.Code(statusOf(err)) != codes.ResourceExhausted || errors.Is(err, rewrite.ErrTooMuch) {
+		t.Errorf("what others use: %v", err)
+	}
+	if err := leases[1].Charge(16 * copies * unit); !errors.Is(err, rewrite.ErrTooMuch) {
+		t.Errorf("what does not fit by itself: %v", err)
+	}
+	if err := leases[0].Charge(-4 * copies * unit); err != nil || a.inUse() != 6*unit {
+		t.Errorf("%d bytes are in use: %v", a.inUse(), err)
+	}
+	if leases[0].giveBack(); a.inUse() != 0 {
+		t.Errorf("%d bytes are left", a.inUse())
+	}
+	if code := codeOf(&rewrite.Error{Kind: rewrite.KindMemory, Err: errors.New("others use it")}); code != codes.ResourceExhausted {
+		t.Error(code)
+	}
+	if err := ofAnswer(&rewrite.Error{Kind: rewrite.KindTooLarge, Err: rewrite.ErrTooMuch}); !tooLarge.MatchString(err.Error()) {
+		t.Error(err)
+	}
+}
 
 func TestRoomIsGivenInTurn(t *testing.T) {
 	const unit = 64 << 10 // more than what is let in anyway

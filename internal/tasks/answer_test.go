@@ -1,7 +1,9 @@
 package tasks
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -246,5 +248,45 @@ func TestReasonThatCannotBeSealed(t *testing.T) {
 	}
 	if text := f.activity[0].GetFailure().GetMessage(); strings.Contains(text, errCut.Error()) || !strings.Contains(text, "the reason is in the log of the proxy") {
 		t.Errorf("the server reads %q", text)
+	}
+}
+
+// scarce is a Memory that refuses a number of times.
+type scarce struct{ refusals int }
+
+func (s *scarce) Charge(int64) error {
+	if s.refusals > 0 {
+		s.refusals--
+		return errors.New("others use it")
+	}
+	return nil
+}
+
+// TestATaskWaitsForMemory: a task that takes memory which others use is held until it is free, and is neither failed nor paused.
+func TestATaskWaitsForMemory(t *testing.T) {
+	t.Parallel()
+	f := new(recorder)
+	g := guard(t, f, opensAll, keyFile(t), new(atomic.Bool))
+	call := g.call(t, "PollActivityTaskQueue", &workflowservice.PollActivityTaskQueueRequest{Namespace: "clinic"})
+	call.Session.CountIn(&scarce{refusals: 3})
+	input := new(commonpb.Payloads)
+	for range 20_000 {
+		input.Payloads = append(input.Payloads, new(commonpb.Payload))
+	}
+	task := &workflowservice.PollActivityTaskQueueResponse{TaskToken: []byte("token"), ActivityId: "a", Input: input,
+		WorkflowExecution: &commonpb.WorkflowExecution{WorkflowId: "w", RunId: "r"}}
+	got := open(t, t.Context(), g, call, task, new(workflowservice.PollActivityTaskQueueResponse))
+	if !proto.Equal(got, task) {
+		t.Errorf("the worker got a task with the token %q and %d payloads", got.GetTaskToken(), len(got.GetInput().GetPayloads()))
+	}
+}
+
+// TestHeadsOfRequests: of a refused answer no list is decoded, which may have any number of elements.
+func TestHeadsOfRequests(t *testing.T) {
+	in := []byte("\x0a\x05token")
+	in = append(in, bytes.Repeat([]byte{0x12, 0}, 1000)...) // commands
+	q := readHead(new(workflowservice.RespondWorkflowTaskCompletedRequest), in)
+	if string(q.GetTaskToken()) != "token" || len(q.GetCommands()) > 0 {
+		t.Errorf("token %q and %d commands", q.GetTaskToken(), len(q.GetCommands()))
 	}
 }
