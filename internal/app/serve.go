@@ -105,7 +105,7 @@ func (o *Options) Serve(ctx context.Context, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	codec := newCodecServer(e.codec, &options, t.registry)
+	codec := newCodecServer(e.codec, &options, grpc, t.registry)
 	r := running{server: grpc, codec: codec, admin: admin, records: records, spans: t.spans, log: log}
 	return r.untilSignal(c.Drain, func() {
 		admin.open(changes)

@@ -81,7 +81,7 @@ func listen(what, address string) (net.Listener, error) {
 // newCodecServer makes the codec server, with what the gRPC server works with too; nil if the config
 // has none.
 func newCodecServer(
-	o *codecserver.Options, with *server.Options, registry prometheus.Registerer,
+	o *codecserver.Options, with *server.Options, beside *server.Server, registry prometheus.Registerer,
 ) *codecserver.Server {
 	if o == nil {
 		return nil
@@ -89,6 +89,7 @@ func newCodecServer(
 	// Payloads count in the same metrics, whichever way they come.
 	o.Rewriter, o.Audit, o.Registry = with.Rewriter, with.Audit, registry
 	o.Rewritten, o.Failed = with.Metrics.Rewritten, with.Metrics.Failed
+	o.Enter, o.RequestBytes = beside.Enter, with.Limits.RequestBytes
 	if t := with.Tracing; t != nil {
 		o.Tracer, o.Traces = t.Provider.Tracer("github.com/temporal-seal/temporal-seal/internal/codecserver"), t.Propagator
 	}

@@ -1,10 +1,11 @@
 package codecserver
 
 import (
+	"bytes"
 	"context"
-	"errors"
 	"io"
 	"mime"
+	"net"
 	"net/http"
 	"runtime/debug"
 	"strconv"
@@ -47,6 +48,8 @@ type exchange struct {
 	r      *http.Request
 	route  string
 	span   trace.Span
+	take   func(n int64) error // counts n bytes more
+	leave  func()              // nil: not counted in
 }
 
 // ServeHTTP answers one request. A panic ends this request alone.
@@ -64,9 +67,14 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 				"stack", string(debug.Stack())) // a stack holds no values
 			status = writeError(w, refuse(http.StatusInternalServerError, "a fault in the proxy ended this call: its log holds the place"))
 		}
+		if e.leave != nil {
+			e.leave()
+		}
 		e.endSpan(status)
 		s.metrics.requests.WithLabelValues(e.route, strconv.Itoa(status)).Observe(time.Since(start).Seconds())
 	}()
+	// Before it answers, net/http waits for the rest of a body that nobody reads.
+	_ = http.NewResponseController(w).SetReadDeadline(start.Add(s.bodyTime))
 	text, err := e.answer(ctx)
 	status = e.send(text, err)
 }
@@ -105,6 +113,12 @@ func (e *exchange) answer(ctx context.Context) ([]byte, error) {
 		// 404 and not 501, after which the Web UI would ask twice again.
 		return nil, refuse(http.StatusNotFound, "this codec server keeps no payloads in an external storage, so there is nothing to download")
 	}
+	host, _, _ := net.SplitHostPort(r.RemoteAddr) // net/http wrote it
+	take, leave, err := e.server.options.Enter(id.Caller, host)
+	if err != nil {
+		return nil, refuse(http.StatusServiceUnavailable, "%v", err)
+	}
+	e.take, e.leave = take, leave
 	return e.rewriteBody(ctx, id, namespace)
 }
 
@@ -127,8 +141,11 @@ func (e *exchange) authenticate() (*auth.Identity, string, error) {
 
 // rewriteBody seals or opens the payloads in the body, and returns the text of the answer.
 func (e *exchange) rewriteBody(ctx context.Context, id *auth.Identity, namespace string) ([]byte, error) {
-	body, err := e.readBody()
+	body, err := e.readBody(ctx)
 	defer clear(body)
+	if err == nil {
+		err = e.countElements(body)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -158,18 +175,56 @@ func (e *exchange) rewriteBody(ctx context.Context, id *auth.Identity, namespace
 	return writePayloads(payloads)
 }
 
-// readBody reads the body up to maxBody. It returns what it has read beside an error too, so that the
-// caller can clear it.
-func (e *exchange) readBody() ([]byte, error) {
-	body, err := io.ReadAll(http.MaxBytesReader(e.w, e.r.Body, maxBody))
-	var tooLong *http.MaxBytesError
-	switch {
-	case errors.As(err, &tooLong):
-		return body, refuse(http.StatusRequestEntityTooLarge, "the body has more than %d bytes: send the payloads in several requests", maxBody)
-	case err != nil:
-		return body, refuse(http.StatusBadRequest, "the body did not arrive whole")
+// readBody reads the body, up to the limit. It returns what it has read beside an error too, so that the caller can
+// clear it. Memory is counted before it is used.
+func (e *exchange) readBody(ctx context.Context) (body []byte, err error) {
+	limit, control, start := e.server.options.RequestBytes, http.NewResponseController(e.w), time.Now()
+	last, _ := ctx.Deadline()
+	e.w.Header().Set("Connection", "close") // until all of the body is read
+	for in := io.LimitReader(e.r.Body, limit+1); ; {
+		if len(body) == cap(body) {
+			more := min(max(int64(len(body)), bodyChunk), limit+1)
+			if err := e.take(bodyCost * more); err != nil {
+				return body, refuse(http.StatusServiceUnavailable, "%v", err)
+			}
+			grown := append(make([]byte, 0, int64(len(body))+more), body...)
+			clear(body)
+			body = grown
+		}
+		late := start.Add(e.server.bodyTime + time.Duration(len(body))*time.Second/slowestRate)
+		if late.After(last) {
+			late = last
+		}
+		_ = control.SetReadDeadline(late) // every connection has one
+		n, err := in.Read(body[len(body):cap(body)])
+		body = body[:len(body)+n]
+		switch {
+		case int64(len(body)) > limit:
+			return body, refuse(http.StatusRequestEntityTooLarge, "the body has more than %d bytes: send the payloads in several requests", limit)
+		case err == io.EOF:
+			e.w.Header().Del("Connection")
+			_ = control.SetReadDeadline(time.Time{}) // what follows is bounded by answerTime
+			return body, nil
+		case err != nil:
+			return body, refuse(http.StatusBadRequest, "the body did not arrive whole")
+		}
 	}
-	return body, nil
+}
+
+// bodyChunk is what the first bytes of a body are read into.
+const bodyChunk = 32 << 10
+
+// countElements counts what the objects in a body take in memory beside its bytes. Most of the commas and braces that are no
+// element stand in texts, which are base64 and have none.
+func (e *exchange) countElements(body []byte) error {
+	n := bytes.Count(body, []byte("{")) + bytes.Count(body, []byte(","))
+	if n > maxElements {
+		return refuse(http.StatusRequestEntityTooLarge, "the body has more than %d elements: send the payloads in several requests", maxElements)
+	}
+	if err := e.take(int64(n) * elementCost); err != nil {
+		return refuse(http.StatusServiceUnavailable, "%v", err)
+	}
+	return nil
 }
 
 // rewrite seals or opens a list of payloads as the policy says, and counts them.

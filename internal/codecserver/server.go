@@ -24,6 +24,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
+	"golang.org/x/net/netutil"
 
 	"github.com/temporal-seal/temporal-seal/internal/audit"
 	"github.com/temporal-seal/temporal-seal/internal/auth"
@@ -32,9 +33,16 @@ import (
 )
 
 const (
-	// maxBody bounds a request in bytes. The Web UI sends the payloads of one field at once, and the server
-	// takes 2 MiB.
-	maxBody = 8 << 20
+	// bodyTime is how long a body may stop arriving, and slowestRate how much longer for what has arrived.
+	bodyTime    = 5 * time.Second
+	slowestRate = 64 << 10 // bytes a second
+	// bodyCost is how often a body's bytes count: there are twice as many copies of them as of a gRPC message's.
+	bodyCost = 2
+	// maxElements bounds the objects and members in a body, and elementCost is what each takes in memory.
+	maxElements = 64 * maxPayloads
+	elementCost = 200
+	// maxConnections bounds the connections. One more waits until another one ends.
+	maxConnections = 512
 	// maxPayloads bounds the decisions that one request costs.
 	maxPayloads = 1000
 	// maxAtOnce bounds the requests that are rewritten at the same time, and so the memory that they take.
@@ -52,6 +60,11 @@ type Options struct {
 	TLS *tls.Config // nil: plaintext
 	// Identify finds out who calls.
 	Identify auth.Identify
+	// Enter counts a request of a caller at this host in, before its body is read. take counts n bytes more, or returns why there
+	// is no room for them. leave ends both.
+	Enter func(caller *policy.Caller, host string) (take func(n int64) error, leave func(), err error)
+	// RequestBytes bounds a body.
+	RequestBytes int64
 	// Origins are those of the web pages that may call, as browsers name them: "https://ui.example.com".
 	// Empty: none.
 	Origins []string
@@ -73,22 +86,25 @@ type Server struct {
 	origins map[string]bool
 	http    *http.Server
 	// running holds an element for each request that is rewritten now.
-	running chan struct{}
-	metrics metrics
+	running  chan struct{}
+	bodyTime time.Duration
+	metrics  metrics
 }
 
 // New returns a server that answers nothing yet.
 func New(o Options) *Server {
 	s := &Server{options: o, origins: map[string]bool{}, running: make(chan struct{}, maxAtOnce),
-		metrics: newMetrics(o.Registry)}
+		bodyTime: bodyTime, metrics: newMetrics(o.Registry)}
 	for _, origin := range o.Origins {
 		s.origins[origin] = true
 	}
 	s.http = &http.Server{
 		Handler: s, TLSConfig: o.TLS, MaxHeaderBytes: 64 << 10,
-		// ReadTimeout is for a body of maxBody over a slow line; WriteTimeout has room for answerTime.
+		// What a connection receives before it is read is not counted, so it is little. A body has time limits of its own;
+		// WriteTimeout has room for answerTime.
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: 32, MaxReceiveBufferPerConnection: 128 << 10, MaxReceiveBufferPerStream: 64 << 10},
 		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second,
-		WriteTimeout: time.Minute, IdleTimeout: 2 * time.Minute,
+		WriteTimeout: time.Minute, IdleTimeout: time.Minute,
 		ErrorLog: slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug),
 	}
 	return s
@@ -103,7 +119,7 @@ func (s *Server) Serve() error {
 	if s.options.TLS != nil {
 		serve = func(l net.Listener) error { return s.http.ServeTLS(l, "", "") }
 	}
-	if err := serve(s.options.Net); !errors.Is(err, http.ErrServerClosed) {
+	if err := serve(netutil.LimitListener(s.options.Net, maxConnections)); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
 	return nil

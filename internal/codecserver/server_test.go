@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -11,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -54,12 +57,18 @@ type under struct {
 	url  string
 	log  *lockedBuffer
 	book *lockedBuffer
+
+	counted atomic.Int64 // bytes that requests took
+	entered atomic.Int64 // requests that entered and have not left
+	full    atomic.Bool  // no request may enter
+	room    atomic.Int64 // bytes that requests may take
 }
 
 func start(t *testing.T) *under {
 	t.Helper()
 	ctx := context.Background()
 	u := &under{log: new(lockedBuffer), book: new(lockedBuffer)}
+	u.room.Store(1 << 30)
 	log := slog.New(slog.NewTextHandler(u.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	file := filepath.Join(t.TempDir(), "seal.key")
 	if err := localkey.Create(file, time.Now()); err != nil {
@@ -89,6 +98,7 @@ func start(t *testing.T) *under {
 	records := audit.New(audit.Options{Sink: sink{u.book}, Required: true, Wait: 10 * time.Second, Log: log})
 	t.Cleanup(func() { _ = records.Close(ctx) })
 	u.Server = New(Options{Net: l, Identify: auth.Tokens(Name, "authorization", tokens), Origins: []string{page}, Rewriter: rewriter, Audit: records,
+		Enter: u.enter, RequestBytes: requestBytes,
 		Rewritten: func(policy.Direction, *rewrite.Stats, time.Duration, trace.Span) {}, Failed: func(policy.Direction, error) {}, Registry: prometheus.NewRegistry(), Log: log})
 	u.url = "http://" + l.Addr().String()
 	served := make(chan error, 1)
@@ -102,6 +112,27 @@ func start(t *testing.T) *under {
 		}
 	})
 	return u
+}
+
+// requestBytes bounds a body.
+const requestBytes = 8 << 20
+
+// enter counts, and refuses where the test says so.
+func (u *under) enter(caller *policy.Caller, host string) (func(int64) error, func(), error) {
+	if caller == nil || host != "127.0.0.1" {
+		return nil, nil, fmt.Errorf("a caller %v at %q", caller, host)
+	}
+	if u.full.Load() {
+		return nil, nil, errors.New("no place")
+	}
+	u.entered.Add(1)
+	take := func(n int64) error {
+		if u.counted.Add(n) > u.room.Load() {
+			return errors.New("no room")
+		}
+		return nil
+	}
+	return take, func() { u.entered.Add(-1) }, nil
 }
 
 type sink struct{ to *lockedBuffer }
@@ -303,7 +334,7 @@ func TestRefusals(t *testing.T) {
 		"not base64":            {body: `{"payloads":[{"data":"` + canary + `~"}]}`, want: 400},
 		"a null":                {body: `{"payloads":[null]}`, want: 400},
 		"too many":              {body: many, want: 413, text: "1000"},
-		"too long":              {body: `{"payloads":[{"data":"` + strings.Repeat("A", maxBody) + `"}]}`, want: 413},
+		"too long":              {body: `{"payloads":[{"data":"` + strings.Repeat("A", requestBytes) + `"}]}`, want: 413},
 		"denied":                {path: "/encode", subject: "nowrite", body: good, want: 403, text: "not today"},
 		"lossy to encode":       {path: "/encode", body: `{"payloads":[{"fromTheFuture":1}]}`, want: 400},
 	} {

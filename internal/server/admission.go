@@ -3,6 +3,7 @@ package server
 import (
 	"container/list"
 	"context"
+	"errors"
 	"log/slog"
 	"slices"
 	"strings"
@@ -11,6 +12,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
@@ -275,20 +277,42 @@ func (p *place) countHeaders(headers metadata.MD) error {
 	if n <= freeHeaders {
 		return nil
 	}
-	p.in.mu.Lock()
-	fits := p.in.fits(p, n, nil)
-	if fits {
-		p.take(n)
-	}
-	p.in.mu.Unlock()
-	if !fits {
+	if !p.takeIfFree(n, nil) {
 		return answerFor(p.in.noBytes("the headers of a call", n)).Err()
 	}
 	return nil
 }
 
-// enter counts a call in. The call has to leave when it ends. conn and caller may be nil. The error is the
-// status to answer with.
+// takeIfFree takes n bytes, if the limits allow them now.
+func (p *place) takeIfFree(n int64, r *reader) bool {
+	p.in.mu.Lock()
+	defer p.in.mu.Unlock()
+	fits := p.in.fits(p, n, r)
+	if fits {
+		p.take(n)
+	}
+	return fits
+}
+
+// Enter counts a request to the codec server in like a call of the caller at this host. take counts n bytes more. It does not
+// wait, since calls would wait behind it. The request has to leave once it is answered.
+func (s *Server) Enter(caller *policy.Caller, host string) (take func(n int64) error, leave func(), err error) {
+	p, err := s.admission.enter(&connection{account: new(account), host: host}, caller, false)
+	if err != nil {
+		return nil, nil, errors.New(status.Convert(err).Message())
+	}
+	body := new(reader) // calls go before it
+	take = func(n int64) error {
+		if !p.takeIfFree(n, body) {
+			return s.admission.noBytes("a request", n)
+		}
+		return nil
+	}
+	return take, func() { p.leave(); p.giveBack() }, nil
+}
+
+// enter counts a call in. The call has to leave when it ends. conn and caller may be nil. The error is the status to
+// answer with.
 func (a *admission) enter(conn *connection, caller *policy.Caller, longPoll bool) (place, error) {
 	p := a.place(conn, longPoll)
 	a.mu.Lock()
