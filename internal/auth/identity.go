@@ -57,6 +57,9 @@ type Identity struct {
 	Namespaces []string
 }
 
+// MaxNamespace is how long the name of a namespace may be, in bytes. Temporal's own limit is not higher by default.
+const MaxNamespace = 1000
+
 // Authorize returns a Refusal if the caller does not reach the namespace. A call that names none concerns the
 // whole cluster.
 func (id *Identity) Authorize(namespace string) error {

@@ -136,6 +136,9 @@ func (e *exchange) authenticate() (*auth.Identity, string, error) {
 	if len(namespaces) != 1 || namespaces[0] == "" {
 		return nil, "", refuse(http.StatusBadRequest, "the header X-Namespace has to name the namespace of the payloads: the Web UI and the command line send it by themselves")
 	}
+	if n := len(namespaces[0]); n > auth.MaxNamespace {
+		return nil, "", refuse(http.StatusBadRequest, "the name of the namespace has %d bytes, and %d are the most", n, auth.MaxNamespace)
+	}
 	return id, namespaces[0], id.Authorize(namespaces[0])
 }
 

@@ -335,6 +335,7 @@ func TestRefusals(t *testing.T) {
 		"a null":                {body: `{"payloads":[null]}`, want: 400},
 		"too many":              {body: many, want: 413, text: "1000"},
 		"too long":              {body: `{"payloads":[{"data":"` + strings.Repeat("A", requestBytes) + `"}]}`, want: 413},
+		"long namespace":        {body: good, pairs: []string{"X-Namespace", strings.Repeat("n", auth.MaxNamespace+1)}, want: 400, text: "bytes"},
 		"denied":                {path: "/encode", subject: "nowrite", body: good, want: 403, text: "not today"},
 		"lossy to encode":       {path: "/encode", body: `{"payloads":[{"fromTheFuture":1}]}`, want: 400},
 	} {

@@ -195,6 +195,22 @@ func TestNamespacesByID(t *testing.T) {
 	}
 }
 
+// TestLongNamespaces: a name that no namespace can have is refused before anything else of the proxy holds it.
+func TestLongNamespaces(t *testing.T) {
+	f := &frontend{}
+	startFrontend(t, f)
+	client := workflowservice.NewWorkflowServiceClient(restricted(t, f))
+	for n, want := range map[int]codes.Code{auth.MaxNamespace: codes.PermissionDenied, auth.MaxNamespace + 1: codes.InvalidArgument, 1_000_000: codes.InvalidArgument} {
+		_, err := client.DescribeTaskQueue(testContext(t), &workflowservice.DescribeTaskQueueRequest{Namespace: strings.Repeat("n", n)})
+		if status.Code(err) != want || want == codes.InvalidArgument && len(err.Error()) > 200 {
+			t.Errorf("%d bytes: %.300v", n, err)
+		}
+	}
+	if n := len(f.calls()); n != 0 {
+		t.Errorf("%d calls were forwarded", n)
+	}
+}
+
 // TestOtherNamespacesWithinARequest: no call in a namespace of the caller's acts in one that it does not reach.
 func TestOtherNamespacesWithinARequest(t *testing.T) {
 	f := &frontend{}

@@ -1,5 +1,11 @@
 package server
 
+import (
+	"google.golang.org/grpc/codes"
+
+	"github.com/temporal-seal/temporal-seal/internal/auth"
+)
+
 // identify finds out which namespace the call is for, and what else policies, spans and records name.
 func (c *call) identify() error {
 	c.session = c.server.rewriter.Begin(c.method.rewrite, c.id.Caller)
@@ -9,7 +15,12 @@ func (c *call) identify() error {
 	if m.RequestTouched() || m.ResponseTouched() || m.IsPoll() ||
 		c.id.Namespaces != nil || c.server.upstreams.ByNamespace() || c.span.IsRecording() {
 		c.request = c.in.Bytes()
-		return c.session.Identify(c.request)
+		if err := c.session.Identify(c.request); err != nil {
+			return err
+		}
+		if n := len(c.session.Namespace()); n > auth.MaxNamespace { // before it reaches a log, a cache or a policy
+			return newRefusal(codes.InvalidArgument, "the name of the namespace has %d bytes, and %d are the most", n, auth.MaxNamespace)
+		}
 	}
 	return nil
 }

@@ -30,6 +30,7 @@ type Metrics struct {
 	panics   prometheus.Counter
 	open     prometheus.Gauge
 	refused  *prometheus.CounterVec
+	limits   *prometheus.GaugeVec
 
 	directions [2]directionMetrics
 }
@@ -75,6 +76,8 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 			Name: "temporal_seal_connections", Help: "Open connections of callers."}),
 		refused: counters("temporal_seal_refused_total",
 			"Calls and connections refused for a limit of the config, by limit.", "limit"),
+		limits: f.NewGaugeVec(prometheus.GaugeOpts{Name: "temporal_seal_limit",
+			Help: "The limits that hold, from the config or from the memory, by the key of the config."}, []string{"limit"}),
 	}
 	m.directions = [2]directionMetrics{m.direction("request", "sealed"), m.direction("response", "opened")}
 	m.begin()
@@ -94,6 +97,9 @@ func (m *Metrics) begin() {
 			m.failures.WithLabelValues(d.String(), codeName(code))
 		}
 	}
+	for _, limit := range []string{"connections", "calls", "long_polls", "bytes"} {
+		m.refused.WithLabelValues(limit)
+	}
 	for _, method := range []string{"RespondWorkflowTaskFailed", "RespondActivityTaskFailed", "RespondActivityTaskFailedById",
 		"RespondQueryTaskCompleted", "RespondNexusTaskFailed", "PauseActivity"} {
 		m.standIns.WithLabelValues(method)
@@ -105,6 +111,14 @@ func (m *Metrics) direction(name, action string) directionMetrics {
 		changed: m.payloads.WithLabelValues(action), passed: m.payloads.WithLabelValues("passed_" + name),
 		bytes:   m.bytes.WithLabelValues(action),
 		rewrite: m.rewrite.WithLabelValues(name),
+	}
+}
+
+// hold notes the limits that hold.
+func (m *Metrics) hold(l *Limits) {
+	for limit, n := range map[string]int64{"connections": int64(l.Connections), "calls": int64(l.Calls), "long_polls": int64(l.LongPolls),
+		"bytes": l.Bytes, "request_bytes": l.RequestBytes} {
+		m.limits.WithLabelValues(limit).Set(float64(n))
 	}
 }
 

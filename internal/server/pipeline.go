@@ -151,6 +151,9 @@ func (s *Server) answer(ctx context.Context, l *listener, m *method) (answer any
 // leave gives up what the call holds. What a panic left behind is not used again.
 func (c *call) leave(failed, panicked bool) {
 	c.in.Free()
+	if c.upstream != nil {
+		c.upstream.Release()
+	}
 	if c.lease == nil {
 		return
 	}

@@ -83,6 +83,10 @@ func (c *call) endPoll() error {
 var hopHeaders = []string{":authority", "content-type", "user-agent", "grpc-accept-encoding", "grpc-encoding",
 	"grpc-timeout", "te"}
 
+// serverHeaders are those by which the parts of a Temporal server know each other. A frontend takes them from anybody, and gives
+// an operator's calls priority over all others: callers don't send them.
+var serverHeaders = []string{"caller-type", "caller-name", "call-initiation", "temporal-principal-type", "temporal-principal-name"}
+
 const namespaceHeader = "temporal-namespace"
 
 // outgoing turns what the caller sent into what the upstream gets.
@@ -90,6 +94,9 @@ func outgoing(
 	ctx context.Context, incoming metadata.MD, credential string, c *upstream.Config, namespace string,
 ) context.Context {
 	for _, h := range hopHeaders {
+		delete(incoming, h)
+	}
+	for _, h := range serverHeaders {
 		delete(incoming, h)
 	}
 	if credential != "" && !c.PassCredential {

@@ -132,6 +132,7 @@ func New(o Options) (*Server, error) {
 	}
 	server, client := o.Tracing.handlers(s.untraced, s.isLongPoll)
 	s.upstreams = upstream.NewRouter(o.Upstreams, client)
+	o.Metrics.hold(&o.Limits)
 	o.Metrics.watch(s.upstreams.Count, s.admission.inUse)
 	for _, l := range o.Listeners {
 		s.listeners = append(s.listeners, s.newListener(l, server))

@@ -51,8 +51,10 @@ type Pool struct {
 	options []grpc.DialOption
 	streams streamLimit
 	calls   atomic.Int32
+	held    atomic.Int32 // by calls that were routed here and have not ended
+	used    uint64       // the router's count of calls when the last one was routed here; the router's lock guards it
 
-	all atomic.Pointer[[]*connection] // never empty
+	all atomic.Pointer[[]*connection] // empty once it was disconnected
 
 	mu     sync.Mutex // held to change all, and for:
 	closed bool
@@ -75,6 +77,9 @@ func newPool(address string, c *Config, stats stats.Handler) (*Pool, error) {
 	p.all.Store(&[]*connection{first})
 	return p, nil
 }
+
+// Release ends what [Router.Route] began.
+func (p *Pool) Release() { p.held.Add(-1) }
 
 // Config returns where the calls go and what they show there.
 func (p *Pool) Config() *Config { return p.config }
@@ -128,7 +133,7 @@ func (p *Pool) dial() (*connection, error) {
 // take returns the connection for one call, which ends with done.
 func (p *Pool) take(ctx context.Context) *connection {
 	if !p.streams.known() {
-		(*p.all.Load())[0].connect(ctx) // the call would wait for that anyway
+		p.first(1)[0].connect(ctx) // the call would wait for that anyway
 	}
 	p.calls.Add(1)
 	for {
@@ -216,6 +221,15 @@ func (p *Pool) open() (n int) {
 		}
 	}
 	return n
+}
+
+// disconnect closes the connections, none of which has a call. A call that is made later all the same opens new ones.
+func (p *Pool) disconnect() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, conn := range *p.all.Swap(new([]*connection)) {
+		_ = conn.cc.Close() // it fails only if it is closed already
+	}
 }
 
 // close ends all calls.

@@ -221,3 +221,20 @@ func TestNoCallIsLostToAClosingConnection(t *testing.T) {
 	}
 	callers.Wait()
 }
+
+// TestADisconnectedPoolConnectsAnew: what is done for a worker after its call finds the upstream, also if the router has given
+// the pool's place to another one.
+func TestADisconnectedPoolConnectsAnew(t *testing.T) {
+	f := new(frontend)
+	startFrontend(t, f)
+	pool := poolTo(t, f)
+	for range 2 {
+		if err := systemInfo(pool); err != nil {
+			t.Fatal(err)
+		}
+		pool.disconnect()
+		if n := pool.open(); n != 0 {
+			t.Errorf("%d connections are open", n)
+		}
+	}
+}

@@ -17,7 +17,8 @@ const (
 	// history does not get through.
 	MaxMessage = 128 << 20
 
-	// maxTargets bounds how many addresses a {namespace} template may expand to.
+	// maxTargets bounds how many addresses a {namespace} template may expand to. One more takes the place of the one without
+	// calls that was used longest ago.
 	maxTargets = 1024
 
 	namespaceVariable = "{namespace}"
@@ -68,6 +69,7 @@ type Router struct {
 
 	mu     sync.Mutex
 	pools  map[target]*Pool
+	routed uint64 // calls
 	closed bool
 }
 
@@ -89,7 +91,7 @@ func (r *Router) ByNamespace() bool {
 	return c.Namespaces != nil || strings.Contains(c.Address, namespaceVariable)
 }
 
-// Route returns the pool for a call that names this namespace, or none if it is "".
+// Route returns the pool for a call that names this namespace, or none if it is "". The call has to release it.
 func (r *Router) Route(namespace string) (*Pool, error) {
 	for i, c := range r.configs {
 		if !c.serves(namespace) {
@@ -132,20 +134,42 @@ func notInHostNames(r rune) bool {
 func (r *Router) pool(config int, address string) (*Pool, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.routed++
 	t := target{config, address}
 	switch pool := r.pools[t]; {
 	case pool != nil:
+		pool.used = r.routed
+		pool.held.Add(1)
 		return pool, nil
 	case r.closed:
 		return nil, ErrClosed
-	case len(r.pools) >= maxTargets:
+	case len(r.pools) >= maxTargets && !r.evict():
 		return nil, ErrTooMany
 	}
 	pool, err := newPool(address, &r.configs[config], r.stats)
 	if err == nil {
+		pool.used = r.routed
+		pool.held.Add(1)
 		r.pools[t] = pool
 	}
 	return pool, err
+}
+
+// evict removes the pool that no call needs and that was used longest ago. It reports false where there is none. The caller
+// holds the lock.
+func (r *Router) evict() bool {
+	var oldest target
+	var found *Pool
+	for t, pool := range r.pools {
+		if pool.held.Load() == 0 && pool.calls.Load() == 0 && (found == nil || pool.used < found.used) {
+			oldest, found = t, pool
+		}
+	}
+	if found != nil {
+		delete(r.pools, oldest)
+		found.disconnect()
+	}
+	return found != nil
 }
 
 // fixed returns the pools whose address does not depend on a namespace: calls of the proxy's own can go

@@ -51,6 +51,27 @@ func TestRouterLimitsItsAddresses(t *testing.T) {
 	if _, err := router.Route("new"); !errors.Is(err, ErrTooMany) {
 		t.Errorf("one address too many: %v", err)
 	}
+	// An address that no call needs gives way, the one that was used longest ago first.
+	for _, namespace := range []string{"n5", "n3", "n4"} {
+		pool, err := router.Route(namespace)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pool.Release()
+		if namespace != "n4" { // a call holds that one
+			pool.Release()
+		}
+	}
+	for _, namespace := range []string{"new1", "new2"} {
+		if _, err := router.Route(namespace); err != nil {
+			t.Errorf("%s, where others are idle: %v", namespace, err)
+		}
+	}
+	for _, namespace := range []string{"new3", "n3", "n5"} {
+		if _, err := router.Route(namespace); !errors.Is(err, ErrTooMany) {
+			t.Errorf("%s, where none is idle: %v", namespace, err)
+		}
+	}
 	if again, err := router.Route("n0"); again != first || err != nil {
 		t.Errorf("an address in use: %v", err)
 	}
