@@ -2,6 +2,7 @@ package rewrite
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"strings"
 	"unsafe"
@@ -18,14 +19,34 @@ type compiler struct {
 	method   string
 	response bool
 	open     []*node // from the root to here; a recursive type leads back to its node
+	work     *int    // done so far, see maxWork
 	err      error   // the first failure
 	size     int     // bytes that the nodes take
+}
+
+const (
+	// maxWork bounds what compiling a plan takes, or one message type later, in bytes of nodes and paths and in fields that are
+	// looked at. The plan of this release takes a tenth of it.
+	maxWork   = 32 << 20
+	fieldWork = 128 // bytes of a field's entry
+)
+
+// did counts work, and reports false once it is too much.
+func (c *compiler) did(n int) bool {
+	if c.work == nil { // one type alone is compiled
+		c.work = new(int)
+	}
+	*c.work += n
+	if *c.work > maxWork && c.err == nil {
+		c.err = errors.New("plan: the types of the messages hold too much")
+	}
+	return c.err == nil
 }
 
 // compile compiles a message type at a path of a request or response. kind is that of the payloads, if the
 // type is a list of payloads.
 func (p *plan) compile(method string, response bool, d protoreflect.MessageDescriptor, path, kind string) (*node, error) {
-	c := compiler{plan: p, method: method, response: response}
+	c := compiler{plan: p, method: method, response: response, work: p.work}
 	n := c.message(d, path, kind)
 	return n, c.err
 }
@@ -55,12 +76,18 @@ func (c *compiler) message(d protoreflect.MessageDescriptor, path, kind string) 
 			highest = max(highest, num)
 		}
 	}
+	if !c.did((int(highest) + 1) * fieldWork) {
+		return n
+	}
 	n.fields = make([]field, highest+1)
 	c.size += nodeSize + len(n.fields)*fieldSize
 	bits := make(map[string]uint8)
 	facts, system := false, false
 	for i := range fields.Len() {
 		fd := fields.Get(i)
+		if !c.did(len(path) + len(fd.Name())) {
+			return n
+		}
 		f := c.field(n, fd, path, kind)
 		if f.op != opSkip && f.op != opSkipMessage && !fd.IsList() && !fd.IsMap() {
 			f.once = c.bit(bits, fd)
@@ -249,6 +276,9 @@ func (c *compiler) reachesUnseen(d protoreflect.MessageDescriptor, seen map[prot
 		return true
 	}
 	fields := d.Fields()
+	if !c.did(100 + fields.Len()) {
+		return false
+	}
 	for i := range fields.Len() {
 		op := c.opOf(fields.Get(i))
 		if op.isSite() || op == opMessage && c.reachesUnseen(messageOf(fields.Get(i)), seen) {

@@ -1,6 +1,7 @@
 package rewrite
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 
@@ -9,18 +10,29 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/descriptorpb"
+
+	"github.com/temporal-seal/temporal-seal/internal/x/fault"
 )
 
 // Join adds the RPCs, messages and fields of a newer server to the plan, from its
 // descriptors. It never removes or changes what this build knows, so wrong
 // descriptors can only make the plan look at more. Sessions that began before keep
-// their plan. Join reports whether anything was new.
-func (r *Rewriter) Join(upstream []*descriptorpb.FileDescriptorProto) (bool, error) {
+// their plan. Join reports whether anything was new. Whatever the descriptors hold, it neither panics nor takes more memory than
+// a few times that of the plan.
+func (r *Rewriter) Join(upstream []*descriptorpb.FileDescriptorProto) (changed bool, err error) {
 	r.joining.Lock()
 	defer r.joining.Unlock()
+	defer func() {
+		if p := recover(); p != nil {
+			changed, err = false, fmt.Errorf("the upstream's descriptors cannot be read: %s", fault.Describe(p))
+		}
+	}()
+	if !fits(upstream) {
+		return false, errors.New("the upstream describes more than any release of Temporal")
+	}
 	old := r.plan.Load()
-	files, changed, err := joinFiles(old.files, upstream)
-	if err != nil || !changed {
+	files, isNew, err := joinFiles(old.files, upstream)
+	if err != nil || !isNew {
 		return false, err
 	}
 	p, err := newPlan(files)
@@ -32,6 +44,43 @@ func (r *Rewriter) Join(upstream []*descriptorpb.FileDescriptorProto) (bool, err
 	}
 	r.plan.Store(p)
 	return true, nil
+}
+
+// These bound the descriptors of an upstream. Those of this release are some 10,000 elements: messages, fields, options and so on.
+const (
+	maxElements = 50_000
+	maxInList   = 5000 // elements of one list
+	maxNesting  = 10
+	maxName     = 200 // bytes; a full name holds those of all that surround it
+)
+
+// fits reports whether descriptors are within the bounds.
+func fits(files []*descriptorpb.FileDescriptorProto) bool {
+	left := maxElements
+	return !slices.ContainsFunc(files, func(f *descriptorpb.FileDescriptorProto) bool { return !within(f.ProtoReflect(), 0, &left) })
+}
+
+// within reports whether a part of the descriptors is within the bounds, of which left is what elements are left.
+func within(m protoreflect.Message, depth int, left *int) bool {
+	ok := depth <= maxNesting
+	part := func(v protoreflect.Value) { ok = ok && within(v.Message(), depth+1, left) }
+	m.Range(func(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		switch {
+		case fd.IsList():
+			n := v.List().Len()
+			*left -= n
+			ok = ok && n <= maxInList && *left >= 0
+			for i := 0; ok && fd.Message() != nil && i < n; i++ {
+				part(v.List().Get(i))
+			}
+		case fd.Message() != nil:
+			part(v)
+		case fd.Name() == "name" || fd.Name() == "package":
+			ok = ok && len(v.String()) <= maxName
+		}
+		return ok
+	})
+	return ok
 }
 
 // joinFiles unites two sets of descriptors. Where they differ about a field, the

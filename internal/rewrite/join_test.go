@@ -3,12 +3,14 @@ package rewrite
 import (
 	"bytes"
 	"fmt"
+	"strings"
 	"testing"
 
 	workflowpb "go.temporal.io/api/workflowservice/v1"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protodesc"
+	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/descriptorpb"
 )
 
@@ -126,6 +128,84 @@ func TestDescriptorsThatDoNotFit(t *testing.T) {
 			t.Errorf("%s: changed %v, %v", name, changed, err)
 		}
 	}
+}
+
+// TestHostileDescriptors: an upstream's descriptors cost no more than those of a release, and are refused where they would.
+func TestHostileDescriptors(t *testing.T) {
+	file := func(name string, messages ...*descriptorpb.DescriptorProto) *descriptorpb.FileDescriptorProto {
+		return &descriptorpb.FileDescriptorProto{Name: &name, Package: proto.String("hostile"), Syntax: proto.String("proto3"), MessageType: messages}
+	}
+	named := func(name string) *descriptorpb.DescriptorProto { return &descriptorpb.DescriptorProto{Name: &name} }
+	field := func(name string, number int32, of string) *descriptorpb.FieldDescriptorProto {
+		return &descriptorpb.FieldDescriptorProto{Name: &name, JsonName: &name, Number: &number, TypeName: &of,
+			Type: descriptorpb.FieldDescriptorProto_TYPE_MESSAGE.Enum(), Label: descriptorpb.FieldDescriptorProto_LABEL_OPTIONAL.Enum()}
+	}
+	many := func(n int) (all []*descriptorpb.DescriptorProto) {
+		for i := range n {
+			all = append(all, named(fmt.Sprint("M", i)))
+		}
+		return all
+	}
+	deep := named("Innermost")
+	for range 5000 {
+		outer := named("M")
+		outer.NestedType = append(outer.NestedType, deep)
+		deep = outer
+	}
+	// Two fields of each type lead to the next one: 2 to the power of 40 paths.
+	doubling := many(40)
+	for i, m := range doubling {
+		next := fmt.Sprint(".hostile.M", i+1)
+		if i == len(doubling)-1 {
+			next = ".temporal.api.common.v1.Payloads"
+		}
+		m.Field = append(m.Field, field("a", 1, next), field("b", 2, next))
+	}
+	paths := file("paths.proto", doubling...)
+	paths.Dependency = []string{"temporal/api/common/v1/message.proto"}
+	start := protodesc.ToFileDescriptorProto(workflowpb.File_temporal_api_workflowservice_v1_request_response_proto)
+	start.Dependency = append(start.Dependency, "paths.proto")
+	for _, m := range start.MessageType {
+		if m.GetName() == "StartWorkflowExecutionRequest" {
+			m.Field = append(m.Field, field("hostile", newField, ".hostile.M0"))
+		}
+	}
+	one, two := file("one.proto", named("One")), file("two.proto", named("Two"))
+	one.Dependency, two.Dependency = []string{"two.proto"}, []string{"one.proto"}
+	var files []*descriptorpb.FileDescriptorProto
+	for i := range 20 {
+		messages := many(5000)
+		for _, m := range messages {
+			m.Name = proto.String(fmt.Sprint(m.GetName(), "_", i))
+		}
+		files = append(files, file(fmt.Sprint(i), messages...))
+	}
+	self := named("S")
+	self.Field = append(self.Field, field("s", -1, ".hostile.S"))
+	for name, upstream := range map[string][]*descriptorpb.FileDescriptorProto{
+		"100,000 messages in a file":      {file("many.proto", many(100_000)...)},
+		"100,000 messages":                files,
+		"messages within messages":        {file("deep.proto", deep)},
+		"a name of a megabyte":            {file("long.proto", named(strings.Repeat("M", 1<<20)))},
+		"imports in a circle":             {one, two},
+		"more paths than memory":          {paths, start},
+		"a message that is nothing":       {file("nil.proto", nil, nil)},
+		"a field without a proper number": {file("self.proto", self)},
+	} {
+		r := newRewriter(t, sealAll)
+		before := r.plan.Load()
+		if changed, err := r.Join(upstream); err == nil || changed || r.plan.Load() != before || len(err.Error()) > 1000 {
+			t.Errorf("%s: changed %v, %.300v", name, changed, err)
+		}
+	}
+	// The bounds leave room for what later releases have.
+	left := maxElements / 3
+	newRewriter(t, sealAll).plan.Load().files.RangeFiles(func(f protoreflect.FileDescriptor) bool {
+		if !within(protodesc.ToFileDescriptorProto(f).ProtoReflect(), 2, &left) {
+			t.Errorf("%s, of this release, is not within a third of the bounds", f.Path())
+		}
+		return true
+	})
 }
 
 // TestOneofThatIsNotDeclared: a field of a oneof that its message does not declare counts as one outside of oneofs.

@@ -147,6 +147,7 @@ type plan struct {
 	status  *node
 	files   *protoregistry.Files
 	nested  *cache[nestedKey, *node] // plans for messages that an Any or a payload holds
+	work    *int                     // of compiling it; nil once it is built
 }
 
 // nestedKey is what such a plan depends on. Its path and name are up to callers, since
@@ -170,8 +171,9 @@ var rewritten = []protoreflect.FullName{
 // newPlan compiles the plan of all rewritten services from descriptors. It returns an
 // error if they do not fit, and never panics: an upstream may send any.
 func newPlan(files *protoregistry.Files) (*plan, error) {
-	p := &plan{methods: make(map[string]*Method), files: files,
+	p := &plan{methods: make(map[string]*Method), files: files, work: new(int),
 		nested: newCache[nestedKey, *node](nestedPlans, nestedPlansSize)}
+	defer func() { p.work = nil }() // what is compiled later has a budget of its own
 	for _, name := range rewritten {
 		d, err := files.FindDescriptorByName(name)
 		if err != nil {

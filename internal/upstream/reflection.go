@@ -23,7 +23,9 @@ import (
 const (
 	learnTimeout = 5 * time.Second
 	learnAgain   = 10 * time.Minute // a server may be upgraded under a running proxy
-	maxFiles     = 1000             // bounds the memory that a hostile upstream can fill
+	// These bound the memory that a hostile upstream can fill.
+	maxFiles = 1000
+	maxBytes = 8 << 20 // of descriptors; those of a release have 300 KB
 )
 
 // Join takes the descriptors of an upstream, and reports whether they contain anything new.
@@ -76,7 +78,7 @@ func (p *Pool) learn(ctx context.Context, join Join, log *slog.Logger) {
 func (p *Pool) describe(ctx context.Context) ([]*descriptorpb.FileDescriptorProto, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	stream, err := reflectionpb.NewServerReflectionClient(p).ServerReflectionInfo(ctx)
+	stream, err := reflectionpb.NewServerReflectionClient(p).ServerReflectionInfo(ctx, grpc.MaxCallRecvMsgSize(maxBytes))
 	if err != nil {
 		return nil, err
 	}
@@ -99,6 +101,7 @@ type descriptors struct {
 	stream grpc.BidiStreamingClient[reflectionpb.ServerReflectionRequest, reflectionpb.ServerReflectionResponse]
 	files  []*descriptorpb.FileDescriptorProto
 	known  map[string]bool // by name
+	bytes  int
 }
 
 func (d *descriptors) fetch(request *reflectionpb.ServerReflectionRequest) error {
@@ -114,12 +117,16 @@ func (d *descriptors) fetch(request *reflectionpb.ServerReflectionRequest) error
 		return status.Error(codes.Code(e.GetErrorCode()), e.GetErrorMessage())
 	}
 	for _, raw := range answer.GetFileDescriptorResponse().GetFileDescriptorProto() {
+		if d.bytes += len(raw); d.bytes > maxBytes || len(d.files) > maxFiles {
+			return fmt.Errorf("the upstream describes more than %d bytes or %d files", maxBytes, maxFiles)
+		}
 		f := new(descriptorpb.FileDescriptorProto)
 		if err := proto.Unmarshal(raw, f); err != nil {
 			return fmt.Errorf("a file descriptor of the upstream's: %w", err)
 		}
 		if !d.known[f.GetName()] {
 			d.known[f.GetName()] = true
+			f.SourceCodeInfo = nil // comments and places
 			d.files = append(d.files, f)
 		}
 	}
@@ -132,9 +139,6 @@ func (d *descriptors) fetchImports() error {
 		for _, name := range d.files[i].GetDependency() {
 			if d.known[name] {
 				continue
-			}
-			if len(d.files) > maxFiles {
-				return fmt.Errorf("the upstream describes more than %d files", maxFiles)
 			}
 			err := d.fetch(&reflectionpb.ServerReflectionRequest{MessageRequest: &reflectionpb.ServerReflectionRequest_FileByFilename{
 				FileByFilename: name}})
