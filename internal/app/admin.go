@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/net/netutil"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 )
@@ -25,19 +26,27 @@ type admin struct {
 	log     *slog.Logger
 }
 
+const (
+	// adminConnections bounds the connections. One more waits until another one ends.
+	adminConnections = 256
+	// scrapes bounds those that run at once. One more gets a 503; probes are answered all the same.
+	scrapes = 4
+)
+
 // newAdmin takes the address. Until open is called, /readyz answers that the proxy is not ready.
 func newAdmin(address string, t *telemetry) (*admin, error) {
 	n, err := listen("admin:", address)
 	if err != nil {
 		return nil, fmt.Errorf("%w with --admin", err)
 	}
-	a := &admin{net: n, log: t.log}
+	a := &admin{net: netutil.LimitListener(n, adminConnections), log: t.log}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", a.readyz)
 	mux.HandleFunc("GET /keys", a.listKeys)
-	mux.Handle("GET /metrics", promhttp.HandlerFor(t.registry, promhttp.HandlerOpts{EnableOpenMetrics: true}))
-	a.server = &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, IdleTimeout: time.Minute,
+	mux.Handle("GET /metrics", promhttp.HandlerFor(t.registry, promhttp.HandlerOpts{EnableOpenMetrics: true, MaxRequestsInFlight: scrapes}))
+	a.server = &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,
+		WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 64 << 10,
 		ErrorLog: slog.NewLogLogger(t.log.Handler(), slog.LevelDebug)}
 	return a, nil
 }

@@ -1,0 +1,65 @@
+package app
+
+import (
+	"log/slog"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// TestScrapesAtOnce: a flood of scrapes is refused beyond a few, and keeps no probe out.
+func TestScrapesAtOnce(t *testing.T) {
+	registry := prometheus.NewRegistry()
+	begun, end := make(chan struct{}, 2*scrapes), make(chan struct{})
+	registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "slow", Help: "Waits."}, func() float64 {
+		begun <- struct{}{}
+		<-end
+		return 0
+	}))
+	a, err := newAdmin("127.0.0.1:0", &telemetry{log: slog.New(slog.DiscardHandler), registry: registry})
+	if err != nil {
+		t.Fatal(err)
+	}
+	go a.serve()
+	t.Cleanup(a.close)
+	client := http.Client{Timeout: 10 * time.Second}
+	get := func(path, header string) int {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+a.net.Addr().String()+path, nil)
+		if err != nil {
+			t.Error(err)
+			return 0
+		}
+		r.Header.Set("X-Filler", header)
+		answer, err := client.Do(r)
+		if err != nil {
+			t.Error(err)
+			return 0
+		}
+		_ = answer.Body.Close()
+		return answer.StatusCode
+	}
+	done := make(chan int, scrapes)
+	for range scrapes {
+		go func() { done <- get("/metrics", "") }()
+	}
+	for range scrapes {
+		<-begun
+	}
+	for path, want := range map[string]int{"/metrics": 503, "/healthz": 200, "/readyz": 503, "/keys": 503} {
+		if got := get(path, ""); got != want {
+			t.Errorf("%s: %d, want %d", path, got, want)
+		}
+	}
+	close(end)
+	for range scrapes {
+		if got := <-done; got != http.StatusOK {
+			t.Errorf("a scrape: %d", got)
+		}
+	}
+	if got := get("/healthz", strings.Repeat("x", 100<<10)); got != http.StatusRequestHeaderFieldsTooLarge {
+		t.Errorf("headers of 100 KiB: %d", got)
+	}
+}
