@@ -170,8 +170,8 @@ func exerciseLimits(t *testing.T, u *upstream) map[string]*family {
 			t.Fatalf("a call over limits.%s: %v, want %s", limit, err, want)
 		}
 	}
-	occupy(func() error { return starts(hangingWorkflow, 10<<20) })
-	refused("bytes", codes.ResourceExhausted, func() error { return starts("good", 10<<20) })
+	occupy(func() error { return starts(hangingWorkflow, 7<<20) })
+	refused("bytes", codes.ResourceExhausted, func() error { return starts("good", 7<<20) })
 	occupy(func() error { return starts(hangingWorkflow, 1) })
 	refused("calls", codes.ResourceExhausted, func() error { return starts("good", 1) })
 	occupy(poll)
