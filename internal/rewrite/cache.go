@@ -40,7 +40,9 @@ func (c *cache[K, V]) get(key K) (v V, ok bool) {
 func (c *cache[K, V]) add(key K, v V, size int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.entries.Remove(key)
+	if old, ok := c.entries.Peek(key); ok {
+		c.bytes -= old.size
+	}
 	c.bytes += size
 	c.entries.Add(key, cached[V]{v, size})
 	for c.bytes > c.most {
