@@ -161,7 +161,7 @@ func TestLongChainsAreLinear(t *testing.T) {
 		}
 		return least
 	}
-	cost(1000) // caches
+	cost(1000)                                          // caches
 	if one, two := cost(500), cost(1000); two > 3*one { // what repeats the causes below each takes four times as much
 		t.Errorf("%d bytes for 500 causes, %d for 1000", one, two)
 	}
