@@ -154,6 +154,7 @@ func TestJWTs(t *testing.T) {
 		"good again":       {good, 0, ""},
 		"no token":         {"", Unauthenticated, "wants one token"},
 		"no JWT":           {"abc", Unauthenticated, "no JWT"},
+		"no base64":        {"!!.e30.c2ln", Unauthenticated, "no JWT"},
 		"too long":         {strings.Repeat("a", 20<<10), Unauthenticated, "longer"},
 		"forged":           {forger.token(t, nil), Unauthenticated, "signature"},
 		"changed":          {parts[0] + "." + parts[1][:len(parts[1])-4] + "AAAA." + parts[2], Unauthenticated, "signature"},
@@ -233,6 +234,62 @@ func TestJWTAlgorithms(t *testing.T) {
 	for _, a := range []string{"HS256", "none", "RS1"} {
 		if _, err := JWTs("x", JWT{Algorithms: []string{a}}); err == nil {
 			t.Errorf("%s is allowed", a)
+		}
+	}
+}
+
+// TestWithoutWaiting: where nothing may be waited for, a token that needs a fetch is left to whoever may wait, and others
+// are decided at once.
+func TestWithoutWaiting(t *testing.T) {
+	issuer := newSigner(t, "k1")
+	var body atomic.Value
+	body.Store(keySetOf(t, issuer))
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Write(body.Load().([]byte))
+	}))
+	defer server.Close()
+	keys := KeySetFromURL(slog.New(slog.DiscardHandler), server.URL)
+	identify, err := JWTs("tokens", JWT{Issuer: testIssuer, Audience: testAudience, Header: "authorization", NamespacesClaim: "ns", Keys: keys})
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := func(token string, wait bool) error {
+		_, err := identify(Credentials{Headers: map[string][]string{"authorization": {"Bearer " + token}}, Wait: wait})
+		return err
+	}
+	good, unknown := issuer.token(t, nil), newSigner(t, "made-up").token(t, nil)
+	if err := now(good, false); !errors.Is(err, ErrWait) {
+		t.Errorf("before the keys are fetched: %v", err)
+	}
+	if err := now(good, true); err != nil {
+		t.Error(err)
+	}
+	if err := now(good, false); err != nil {
+		t.Errorf("the keys are there: %v", err)
+	}
+	var refused *Refusal
+	if err := now(unknown, false); !errors.As(err, &refused) {
+		t.Errorf("an unknown key just after a fetch: %v", err)
+	}
+	keys.tried.Store(0)
+	if err := now(unknown, false); !errors.Is(err, ErrWait) {
+		t.Errorf("an unknown key, and a fetch is due: %v", err)
+	}
+
+	// Old keys are fetched again behind the scenes, and a large token is verified each time.
+	large := issuer.token(t, map[string]any{"note": strings.Repeat("x", largeToken)})
+	keys.age = time.Millisecond
+	time.Sleep(2 * keys.age)
+	before := keys.current.Load().fetched
+	keys.tried.Store(0)
+	for range 2 {
+		if err := now(large, false); err != nil {
+			t.Error(err)
+		}
+	}
+	for end := time.Now().Add(5 * time.Second); !keys.current.Load().fetched.After(before); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("old keys are not fetched again")
 		}
 	}
 }
