@@ -31,8 +31,6 @@ type frontend struct {
 	address string
 	server  *grpc.Server
 	leaks   atomic.Int64
-	// callerTypes are the values of the header caller-type that arrived.
-	callerTypes sync.Map
 
 	mu      sync.Mutex
 	signals map[string][]*commonpb.Payloads // by workflow id

@@ -1,8 +1,6 @@
 package abuse
 
 import (
-	"bytes"
-	"compress/gzip"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -167,15 +165,6 @@ func marshal(m proto.Message) []byte {
 		panic(err) // the shape is wrong
 	}
 	return b
-}
-
-// zipped is gzip's form.
-func zipped(b []byte) []byte {
-	var out bytes.Buffer
-	w := gzip.NewWriter(&out)
-	_, _ = w.Write(b)
-	_ = w.Close()
-	return out.Bytes()
 }
 
 // filler is a text without meaning.

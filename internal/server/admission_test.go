@@ -390,13 +390,6 @@ func (p *proxied) raw(t *testing.T, settings []http2.Setting) *raw {
 	return r
 }
 
-func (r *raw) awaitSettings(t *testing.T) {
-	t.Helper()
-	if f, err := r.ReadFrame(); err != nil || f.Header().Type != http2.FrameSettings {
-		t.Fatalf("%v, %v instead of settings", f, err)
-	}
-}
-
 // call begins a call, and sends so much of its request.
 func (r *raw) call(t *testing.T, stream uint32, method string, request []byte, end bool, more ...string) {
 	t.Helper()
