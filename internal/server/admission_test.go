@@ -589,3 +589,27 @@ func TestLargeHeadersCount(t *testing.T) {
 	r.Close()
 	eventually(t, func() bool { return p.admission.inUse() == 0 })
 }
+
+// A flood of calls without an identity ends its own connection, and none on which a caller has proved one: behind a balancer
+// that one may carry the polls of others.
+func TestRefusedCallsEndTheirOwnConnection(t *testing.T) {
+	s := &connections{admission: newAdmission(LimitsFor(1<<30), NewMetrics(prometheus.NewRegistry()), slog.New(slog.DiscardHandler)),
+		metrics: NewMetrics(prometheus.NewRegistry()), all: map[*connection]struct{}{}}
+	open := func() *connection {
+		ours, theirs := net.Pipe()
+		t.Cleanup(func() { theirs.Close() })
+		return s.add(ours)
+	}
+	flood, shared := open(), open()
+	shared.known(true)
+	for range mostRefused {
+		flood.known(false)
+		shared.known(false)
+	}
+	if _, stays := s.all[flood]; stays {
+		t.Error("a connection that proves no identity stays")
+	}
+	if _, stays := s.all[shared]; !stays {
+		t.Error("a connection with callers was closed because of others' calls")
+	}
+}

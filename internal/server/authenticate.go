@@ -25,9 +25,8 @@ import (
 const (
 	// mostWaiting is how many calls wait for an issuer's keys at once. Each keeps its headers in memory.
 	mostWaiting = 64
-	// mostRefused is how many calls of a connection may be refused in a row for their credentials. Then the
-	// connection is closed: a worker whose token has expired connects anew, and a flood has to begin again
-	// with a handshake.
+	// mostRefused is how many calls of a connection may be refused for their credentials before one is not.
+	// Then the connection is closed, and a flood has to begin again with a handshake.
 	mostRefused = 1000
 )
 

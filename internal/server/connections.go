@@ -106,7 +106,7 @@ type connection struct {
 	once    sync.Once
 	// deadline is when the time limit of writes was set last, in Unix nanoseconds.
 	deadline atomic.Int64
-	// proved is set once a caller has proved an identity, and refused counts the calls since that were
+	// proved is set once a caller has proved an identity, and refused counts the calls before that were
 	// refused.
 	proved  atomic.Bool
 	refused atomic.Int32
@@ -120,19 +120,18 @@ type connection struct {
 }
 
 // known notes whether a call has proved an identity. It closes a connection that makes nothing but calls that
-// prove none. A nil connection is one that no listener of the proxy accepted.
+// prove none. One on which a caller has proved an identity stays: behind a balancer it may carry the polls of
+// others, and a poll that is cut may lose its task. A nil connection is one that no listener of the proxy
+// accepted.
 func (c *connection) known(proved bool) {
 	switch {
-	case c == nil:
-	case !proved:
-		if c.refused.Add(1) == mostRefused {
-			_ = c.Close()
-		}
-	case c.refused.Load() > 0 || !c.proved.Load():
-		c.refused.Store(0)
+	case c == nil || c.proved.Load():
+	case proved:
 		if !c.proved.Swap(true) {
 			c.of.admission.proved(c)
 		}
+	case c.refused.Add(1) == mostRefused:
+		_ = c.Close()
 	}
 }
 
