@@ -29,10 +29,12 @@ func (u *under) post(t *testing.T, subject string, body io.Reader) int {
 	return got.StatusCode
 }
 
-// endless is the beginning of a body of which no more comes.
+// endless is the beginning of a body of which no more comes. It breaks off after 5 seconds: a server that waits for more
+// fails the test then, where the client would wait for its body forever.
 func endless(t *testing.T, text string) io.Reader {
 	more, w := io.Pipe()
-	t.Cleanup(func() { _ = w.Close() })
+	end := time.AfterFunc(5*time.Second, func() { _ = w.CloseWithError(io.ErrUnexpectedEOF) })
+	t.Cleanup(func() { end.Stop(); _ = w.Close() })
 	return io.MultiReader(strings.NewReader(text), more)
 }
 
