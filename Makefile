@@ -72,7 +72,7 @@ snapshots: build ## Compare metrics, config keys, flags, exit codes and so on wi
 	cd e2e/snapshots && SEAL_PROXY_BIN='$(PROXY)' ../../bin/snapshots.test -test.timeout 5m
 
 # Packages of e2e that have their own targets: they need more than Go, much time, or an idle machine.
-E2E_ALONE := abuse|deploy|docs|polls|readers|rescue|sdks|snapshots|soak
+E2E_ALONE := abuse|deploy|docs|operator|polls|readers|rescue|sdks|snapshots|soak
 
 # SEAL_PROXY_BIN: the tests run the binary that users get. Go's test cache does not notice when it changes, hence -count=1.
 .PHONY: test-e2e
@@ -125,6 +125,11 @@ test-attacks: build ## Attacks on a real server: stolen, pasted and foreign enve
 test-abuse: build ## Requests that cost more than they cost their sender, under an enforced 512 MiB (SHORT=1: four minutes; ONLY=name: one); ends with `abuse: N shapes, N survived, ...`
 	@cd e2e && $(GO) test -c -o ../bin/abuse.test ./abuse
 	cd e2e/abuse && SEAL_ABUSE_ONLY='$(ONLY)' SEAL_PROXY_BIN='$(PROXY)' ../../bin/abuse.test -test.timeout 30m $(if $(SHORT),-test.short) -test.v
+
+.PHONY: test-operator
+test-operator: build ## What operators change is what happens, on a real server with the KMS stub (SHORT=1: four minutes; ONLY=4.3: one sentence; STRICT=1: none without a scenario); ends with `operator: N sentences, N scenarios, N hold`
+	@cd e2e && $(GO) test -c -o ../bin/operator.test ./operator
+	cd e2e/operator && SEAL_OPERATOR_ONLY='$(ONLY)' SEAL_OPERATOR_STRICT='$(STRICT)' SEAL_PROXY_BIN='$(PROXY)' ../../bin/operator.test -test.timeout 20m $(if $(SHORT),-test.short)
 
 .PHONY: test-readers
 test-readers: build ## Who reads what by gRPC, codec server, CLI and in a browser's Web UI (needs chromium); ends with `readers: N cases, N as the policy says`
