@@ -2,20 +2,16 @@ package server
 
 import (
 	"container/list"
-	"context"
 	"errors"
 	"log/slog"
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	"github.com/temporal-seal/temporal-seal/internal/policy"
-	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 	"github.com/temporal-seal/temporal-seal/internal/x/lograte"
 )
 
@@ -43,78 +39,6 @@ import (
 // the Temporal server to say. Elsewhere: read.go bounds the size of one message and the time that it takes to
 // arrive; server.go the streams and the headers; authenticate.go the calls that wait for an issuer's keys,
 // and those that prove no identity; connections.go the answers that are not read.
-
-// Limits bound what callers can make the proxy hold at once. What is over a limit is refused with
-// RESOURCE_EXHAUSTED before anything of it was forwarded, which SDKs take as a sign to try again later.
-type Limits struct {
-	// Connections of callers. One more is closed as soon as it is accepted.
-	Connections int
-	// Calls are those that the server answers at once. LongPolls wait at the server: for tasks, and for the
-	// end of a workflow or an update. They last a minute and need little, so they are counted on their own.
-	Calls, LongPolls int
-	// Bytes of messages in memory, each counted once. One message needs up to three times its size: as it
-	// came, in one piece, and sealed or opened.
-	Bytes int64
-	// RequestBytes is how large one request may be, as it arrives and decompressed.
-	RequestBytes int64
-	// ConnectionAge is how long a connection of a caller gets new calls, more or less. 0: for ever.
-	ConnectionAge time.Duration
-}
-
-// LimitsFor returns the limits that fit into so many bytes of memory.
-func LimitsFor(memory int64) Limits {
-	return Limits{
-		Connections: int(min(max(memory/4/perConnection, 100), mostLimit)),
-		Calls:       int(min(max(memory/4/perCall, 100), mostLimit)),
-		LongPolls:   int(min(max(memory/3/perLongPoll, 1000), mostLimit)),
-		Bytes:       max(memory/perByte, MinBytes),
-
-		RequestBytes: DefaultRequestBytes,
-	}
-}
-
-const (
-	// Upper bounds of the memory that each takes: the buffers and goroutines of a connection; a request's
-	// first window and its copies; a long poll; and a byte of a message, of which there are up to three
-	// copies, with those that the garbage collector has not found yet, in a third of the memory.
-	perConnection = 64 << 10
-	perCall       = 128 << 10
-	perLongPoll   = 24 << 10
-	perByte       = 16
-
-	mostLimit = 1_000_000
-
-	// MinBytes is enough for the largest message that a Temporal frontend accepts by default, beside others.
-	MinBytes = 16 << 20
-
-	// DefaultRequestBytes is twice the most that Temporal frontends take by default.
-	DefaultRequestBytes = 8 << 20
-
-	// MinRequestBytes is the most that Temporal frontends take by default.
-	MinRequestBytes = 4 << 20
-
-	// MinConnectionAge is the least age at which callers' connections may be closed: every such end costs
-	// SDKs a new connection, and a load balancer that moves polls more often than they end only makes work.
-	MinConnectionAge = 6 * time.Minute
-
-	// copies is how many a message has at most: as it came, in one piece, and sealed or opened.
-	copies = 3
-
-	// unreserved is the size up to which a message never waits: the limit of calls bounds such messages well
-	// enough.
-	unreserved = 16 << 10
-	// freeHeaders is the size of headers that the limit of calls allows for, and headerCost what each takes
-	// beside its bytes.
-	freeHeaders = 4 << 10
-	headerCost  = 64
-	// bytesWait is how long a request waits for the limit of bytes before it is refused. An answer waits
-	// answerTries times as long, since it has cost the server work.
-	bytesWait   = time.Second
-	answerTries = 5
-
-	// keptAccounts is how many accounts of callers are kept that nothing counts in any more.
-	keptAccounts = 1000
-)
 
 // admission shares what the proxy may hold at once among connections, callers, and in all. Each call, and
 // each byte of its messages, counts in three accounts.
@@ -179,81 +103,11 @@ type place struct {
 	bytes    int64
 }
 
-// waiter is a message that waits for n bytes.
-type waiter struct {
-	place  *place
-	n      int64
-	reader *reader // of the request that needs them; nil: an answer
-	served chan struct{}
-}
-
 // newAdmission returns an admission that nothing counts in yet.
 func newAdmission(l Limits, m *Metrics, log *slog.Logger) *admission {
 	return &admission{limits: l, metrics: m, log: log, callers: map[callerKey]*account{},
 		most: [...]int64{calls: int64(l.Calls), longPolls: int64(l.LongPolls),
 			bytesHeld: l.Bytes, connected: int64(l.Connections)}}
-}
-
-// connect counts a connection in. It reports false if it is one too many. Where the limit is reached, or
-// where most of it is taken by connections on which no caller has proved an identity, the oldest of these
-// is closed.
-func (a *admission) connect() bool {
-	a.mu.Lock()
-	full := a.total.used[connected] >= a.most[connected]
-	var oldest *connection
-	if first := a.unknown.Front(); first != nil && (full || a.unknown.Len() >= max(a.limits.Connections/2, 1)) {
-		oldest = a.unknown.Remove(first).(*connection)
-		oldest.place = nil
-		full = false
-	}
-	if !full {
-		a.total.used[connected]++
-	}
-	a.mu.Unlock()
-	if oldest != nil {
-		_ = oldest.Close()
-	}
-	if full || oldest != nil {
-		a.overLimit(connected)
-	}
-	return !full
-}
-
-// unproved notes a connection on which no caller has proved an identity yet.
-func (a *admission) unproved(c *connection) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	c.place = a.unknown.PushBack(c)
-}
-
-// proved notes that a caller of the connection has proved an identity.
-func (a *admission) proved(c *connection) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.unlist(c)
-}
-
-// unlist removes a connection from the list of those without an identity. The caller holds the lock.
-func (a *admission) unlist(c *connection) {
-	if c.place != nil {
-		a.unknown.Remove(c.place)
-		c.place = nil
-	}
-}
-
-// disconnect counts a connection out.
-func (a *admission) disconnect(c *connection) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.unlist(c)
-	a.total.used[connected]--
-}
-
-// connected is the number of connections.
-func (a *admission) connections() int {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return int(a.total.used[connected])
 }
 
 // admit counts the call in with its headers, or refuses it where it is one too many.
@@ -264,34 +118,6 @@ func (c *call) admit() error {
 	}
 	c.lease = newLease(place)
 	return c.lease.place.countHeaders(c.headers)
-}
-
-// countHeaders counts what a call's headers take, if that is more than the limit of calls has in mind.
-func (p *place) countHeaders(headers metadata.MD) error {
-	n := int64(0)
-	for name, values := range headers {
-		for _, v := range values {
-			n += int64(len(name) + len(v) + headerCost)
-		}
-	}
-	if n <= freeHeaders {
-		return nil
-	}
-	if !p.takeIfFree(n, nil) {
-		return answerFor(p.in.noBytes("the headers of a call", n)).Err()
-	}
-	return nil
-}
-
-// takeIfFree takes n bytes, if the limits allow them now.
-func (p *place) takeIfFree(n int64, r *reader) bool {
-	p.in.mu.Lock()
-	defer p.in.mu.Unlock()
-	fits := p.in.fits(p, n, r)
-	if fits {
-		p.take(n)
-	}
-	return fits
 }
 
 // Enter counts a request to the codec server in like a call of the caller at this host. take counts n bytes more. It does not
@@ -437,183 +263,6 @@ func (p *place) leave() {
 	p.in.forget(p)
 }
 
-// reserve waits until the limits allow n bytes more, and reports false if that takes too long. A small
-// message never waits. One that is larger than a limit takes all of it: taken is how much was reserved. r
-// reads the request that needs the bytes; it is nil for an answer.
-func (p *place) reserve(ctx context.Context, n int64, wait time.Duration, r *reader) (taken int64, ok bool) {
-	if n <= unreserved && (r == nil || r.arrived.Load() <= unreserved) {
-		p.count(n)
-		return n, true
-	}
-	a := p.in
-	n = min(n, a.limits.Bytes/2)
-	a.mu.Lock()
-	if len(a.waiting) == 0 && a.fits(p, n, r) {
-		p.take(n)
-		a.mu.Unlock()
-		return n, true
-	}
-	w := &waiter{p, n, r, make(chan struct{})}
-	a.waiting = append(a.waiting, w)
-	a.serve()
-	a.mu.Unlock()
-	timer, tick := time.NewTimer(wait), time.NewTicker(stalledTime/4)
-	defer timer.Stop()
-	defer tick.Stop()
-	for {
-		select {
-		case <-w.served:
-			return n, true
-		case now := <-tick.C:
-			a.cutStalled(now)
-			continue
-		case <-timer.C:
-		case <-ctx.Done():
-		}
-		return n, a.giveUp(w)
-	}
-}
-
-// reads notes that a request begins to be read.
-func (a *admission) reads(r *reader) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	r.turn = a.reading.PushBack(r)
-}
-
-// hasRead notes that a request was read, or will not be.
-func (a *admission) hasRead(r *reader) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.reading.Remove(r.turn)
-	if len(a.waiting) > 0 {
-		a.serve() // another one is the oldest now
-	}
-}
-
-// cutStalled ends the calls whose requests do not arrive, because others wait for what they take.
-func (a *admission) cutStalled(now time.Time) {
-	var stalled []*reader
-	a.mu.Lock()
-	for e := a.reading.Front(); e != nil; e = e.Next() {
-		r := e.Value.(*reader)
-		if now.Sub(r.started) < stalledTime {
-			break // so are all behind it
-		}
-		if r.lag(now) >= stalledTime && !r.waits(a) {
-			stalled = append(stalled, r)
-		}
-	}
-	a.mu.Unlock()
-	for _, r := range stalled {
-		r.cut(tooSlow())
-	}
-}
-
-// waits reports whether the request does not arrive because it is not read. The caller holds the lock.
-func (r *reader) waits(a *admission) bool {
-	return slices.ContainsFunc(a.waiting, func(w *waiter) bool { return w.reader == r })
-}
-
-// giveUp takes a waiter out of the queue. It reports true if the waiter was served just now.
-func (a *admission) giveUp(w *waiter) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	i := slices.Index(a.waiting, w)
-	if i < 0 {
-		return true
-	}
-	a.waiting = slices.Delete(a.waiting, i, i+1)
-	a.serve() // those behind may be smaller
-	return false
-}
-
-// count adds n bytes whatever the limits are, since they are in memory already. A negative n gives bytes
-// back.
-func (p *place) count(n int64) {
-	p.in.mu.Lock()
-	defer p.in.mu.Unlock()
-	p.take(n)
-	p.in.serve()
-}
-
-// giveBack gives back all bytes.
-func (p *place) giveBack() {
-	p.in.mu.Lock()
-	defer p.in.mu.Unlock()
-	p.take(-p.bytes)
-	p.in.forget(p)
-	p.in.serve()
-}
-
-// charge counts n bytes of memory that a call's messages take beside their own bytes, if the limits allow it.
-// A negative n gives them back. A byte of a message stands for all of its copies, so as many bytes of memory
-// count as one.
-func (p *place) charge(n int64) error {
-	a := p.in
-	n /= copies
-	a.mu.Lock()
-	fits := n <= 0 || a.fits(p, n, nil)
-	if fits {
-		p.take(n)
-	}
-	if n < 0 {
-		a.serve()
-	}
-	alone := p.bytes + n
-	a.mu.Unlock()
-	switch {
-	case fits:
-		return nil
-	case !allows(a.limits.Bytes, alone, alone, 0): // it would not fit without the others either
-		return rewrite.ErrTooMuch
-	}
-	return a.noBytes("what a message is made of or opens to", n)
-}
-
-// take counts n bytes more. The caller holds the lock.
-func (p *place) take(n int64) {
-	p.bytes += n
-	p.add(bytesHeld, n)
-}
-
-// serve admits waiting messages in turn. It passes over one whose own connection or caller has too much.
-// Behind one that the limit for all does not allow it serves only requests of which a part is in memory
-// already: small messages would keep a large one out for ever, and half a request in memory is of no use.
-func (a *admission) serve() {
-	full := false
-	for i := 0; i < len(a.waiting); {
-		w := a.waiting[i]
-		begun := w.reader != nil && w.reader.arrived.Load() > readChunk
-		if full && !begun || !a.fits(w.place, w.n, w.reader) {
-			full = full || a.total.used[bytesHeld]+w.n > a.limits.Bytes
-			i++
-			continue
-		}
-		a.waiting = slices.Delete(a.waiting, i, i+1)
-		w.place.take(w.n)
-		close(w.served)
-	}
-}
-
-// fits reports whether the limits allow n bytes more, of the request that r reads or of an answer. Requests
-// that are read take bytes step by step; so that they do not all stop half way, a request's size of bytes is
-// kept for the oldest of them. The caller holds the lock.
-func (a *admission) fits(p *place, n int64, r *reader) bool {
-	limit := a.limits.Bytes
-	if oldest := a.reading.Front(); oldest != nil && r != nil && oldest.Value != r {
-		limit -= min(a.limits.RequestBytes, limit/2)
-	}
-	return a.total.used[bytesHeld]+n <= limit && p.shares(bytesHeld, limit, n)
-}
-
-// inUse is how many bytes of messages are in memory.
-func (a *admission) inUse() int64 {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.total.used[bytesHeld]
-}
-
 // overLimit counts a refusal, and logs it once a minute for each limit.
 func (a *admission) overLimit(r resource) {
 	name := limitNames[r]
@@ -637,17 +286,4 @@ func longPoll(full string) bool {
 	default:
 		return strings.HasPrefix(name, "Poll")
 	}
-}
-
-// tooSlow is the answer to a request that does not arrive while others wait.
-func tooSlow() error {
-	return newRefusal(codes.ResourceExhausted, "the request arrives too slowly while others wait: try again later")
-}
-
-// noBytes counts a message that the limit of bytes does not allow, and returns the error to answer with.
-func (a *admission) noBytes(what string, n int64) error {
-	a.overLimit(bytesHeld)
-	return newRefusal(codes.ResourceExhausted, "there is no room for %s of %d bytes beside the others: "+
-		"`limits.bytes` of the proxy's config allows %d; try again later, give the proxy more memory, or run more of them",
-		what, n, a.limits.Bytes)
 }

@@ -97,6 +97,68 @@ func (s *connections) closeUnread(now time.Time, log *slog.Logger) {
 	}
 }
 
+// connect counts a connection in. It reports false if it is one too many. Where the limit is reached, or
+// where most of it is taken by connections on which no caller has proved an identity, the oldest of these
+// is closed.
+func (a *admission) connect() bool {
+	a.mu.Lock()
+	full := a.total.used[connected] >= a.most[connected]
+	var oldest *connection
+	if first := a.unknown.Front(); first != nil && (full || a.unknown.Len() >= max(a.limits.Connections/2, 1)) {
+		oldest = a.unknown.Remove(first).(*connection)
+		oldest.place = nil
+		full = false
+	}
+	if !full {
+		a.total.used[connected]++
+	}
+	a.mu.Unlock()
+	if oldest != nil {
+		_ = oldest.Close()
+	}
+	if full || oldest != nil {
+		a.overLimit(connected)
+	}
+	return !full
+}
+
+// unproved notes a connection on which no caller has proved an identity yet.
+func (a *admission) unproved(c *connection) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	c.place = a.unknown.PushBack(c)
+}
+
+// proved notes that a caller of the connection has proved an identity.
+func (a *admission) proved(c *connection) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.unlist(c)
+}
+
+// unlist removes a connection from the list of those without an identity. The caller holds the lock.
+func (a *admission) unlist(c *connection) {
+	if c.place != nil {
+		a.unknown.Remove(c.place)
+		c.place = nil
+	}
+}
+
+// disconnect counts a connection out.
+func (a *admission) disconnect(c *connection) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.unlist(c)
+	a.total.used[connected]--
+}
+
+// connected is the number of connections.
+func (a *admission) connections() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return int(a.total.used[connected])
+}
+
 // connection is one of a caller.
 type connection struct {
 	net.Conn

@@ -14,11 +14,11 @@
 //	pipeline.go      the list of the steps, with the file of each; one call on its way through them
 //	authenticate.go  the step of that name, most of it before there is a stream
 //	identify.go, authorize.go, route.go, seal.go, forward.go, open.go, send.go: the step of that name
-//	admission.go     the step admit: limits of connections, calls and bytes
+//	admission.go     the step admit: limits of calls and their shares; bytes.go: of bytes; limits.go: the values
 //	read.go          the step read: a request from the wire, its size and its time
 //	services.go      what is not rewritten: health, reflection, services that the config names
 //	server.go        options, listeners, start and end
-//	connections.go   the connections of callers, and those that leave answers unread
+//	connections.go   the connections of callers, their limit, and those that leave answers unread
 //	errors.go        status codes, refusals and their lines in the log
 //	toolarge.go      messages that only sealing made too large
 //	metrics.go       counters and histograms

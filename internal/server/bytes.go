@@ -1,0 +1,238 @@
+package server
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+
+	"github.com/temporal-seal/temporal-seal/internal/rewrite"
+)
+
+// waiter is a message that waits for n bytes.
+type waiter struct {
+	place  *place
+	n      int64
+	reader *reader // of the request that needs them; nil: an answer
+	served chan struct{}
+}
+
+// countHeaders counts what a call's headers take, if that is more than the limit of calls has in mind.
+func (p *place) countHeaders(headers metadata.MD) error {
+	n := int64(0)
+	for name, values := range headers {
+		for _, v := range values {
+			n += int64(len(name) + len(v) + headerCost)
+		}
+	}
+	if n <= freeHeaders {
+		return nil
+	}
+	if !p.takeIfFree(n, nil) {
+		return answerFor(p.in.noBytes("the headers of a call", n)).Err()
+	}
+	return nil
+}
+
+// takeIfFree takes n bytes, if the limits allow them now.
+func (p *place) takeIfFree(n int64, r *reader) bool {
+	p.in.mu.Lock()
+	defer p.in.mu.Unlock()
+	fits := p.in.fits(p, n, r)
+	if fits {
+		p.take(n)
+	}
+	return fits
+}
+
+// reserve waits until the limits allow n bytes more, and reports false if that takes too long. A small
+// message never waits. One that is larger than a limit takes all of it: taken is how much was reserved. r
+// reads the request that needs the bytes; it is nil for an answer.
+func (p *place) reserve(ctx context.Context, n int64, wait time.Duration, r *reader) (taken int64, ok bool) {
+	if n <= unreserved && (r == nil || r.arrived.Load() <= unreserved) {
+		p.count(n)
+		return n, true
+	}
+	a := p.in
+	n = min(n, a.limits.Bytes/2)
+	a.mu.Lock()
+	if len(a.waiting) == 0 && a.fits(p, n, r) {
+		p.take(n)
+		a.mu.Unlock()
+		return n, true
+	}
+	w := &waiter{p, n, r, make(chan struct{})}
+	a.waiting = append(a.waiting, w)
+	a.serve()
+	a.mu.Unlock()
+	timer, tick := time.NewTimer(wait), time.NewTicker(stalledTime/4)
+	defer timer.Stop()
+	defer tick.Stop()
+	for {
+		select {
+		case <-w.served:
+			return n, true
+		case now := <-tick.C:
+			a.cutStalled(now)
+			continue
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+		return n, a.giveUp(w)
+	}
+}
+
+// reads notes that a request begins to be read.
+func (a *admission) reads(r *reader) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	r.turn = a.reading.PushBack(r)
+}
+
+// hasRead notes that a request was read, or will not be.
+func (a *admission) hasRead(r *reader) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.reading.Remove(r.turn)
+	if len(a.waiting) > 0 {
+		a.serve() // another one is the oldest now
+	}
+}
+
+// cutStalled ends the calls whose requests do not arrive, because others wait for what they take.
+func (a *admission) cutStalled(now time.Time) {
+	var stalled []*reader
+	a.mu.Lock()
+	for e := a.reading.Front(); e != nil; e = e.Next() {
+		r := e.Value.(*reader)
+		if now.Sub(r.started) < stalledTime {
+			break // so are all behind it
+		}
+		if r.lag(now) >= stalledTime && !r.waits(a) {
+			stalled = append(stalled, r)
+		}
+	}
+	a.mu.Unlock()
+	for _, r := range stalled {
+		r.cut(tooSlow())
+	}
+}
+
+// waits reports whether the request does not arrive because it is not read. The caller holds the lock.
+func (r *reader) waits(a *admission) bool {
+	return slices.ContainsFunc(a.waiting, func(w *waiter) bool { return w.reader == r })
+}
+
+// giveUp takes a waiter out of the queue. It reports true if the waiter was served just now.
+func (a *admission) giveUp(w *waiter) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	i := slices.Index(a.waiting, w)
+	if i < 0 {
+		return true
+	}
+	a.waiting = slices.Delete(a.waiting, i, i+1)
+	a.serve() // those behind may be smaller
+	return false
+}
+
+// count adds n bytes whatever the limits are, since they are in memory already. A negative n gives bytes
+// back.
+func (p *place) count(n int64) {
+	p.in.mu.Lock()
+	defer p.in.mu.Unlock()
+	p.take(n)
+	p.in.serve()
+}
+
+// giveBack gives back all bytes.
+func (p *place) giveBack() {
+	p.in.mu.Lock()
+	defer p.in.mu.Unlock()
+	p.take(-p.bytes)
+	p.in.forget(p)
+	p.in.serve()
+}
+
+// charge counts n bytes of memory that a call's messages take beside their own bytes, if the limits allow it.
+// A negative n gives them back. A byte of a message stands for all of its copies, so as many bytes of memory
+// count as one.
+func (p *place) charge(n int64) error {
+	a := p.in
+	n /= copies
+	a.mu.Lock()
+	fits := n <= 0 || a.fits(p, n, nil)
+	if fits {
+		p.take(n)
+	}
+	if n < 0 {
+		a.serve()
+	}
+	alone := p.bytes + n
+	a.mu.Unlock()
+	switch {
+	case fits:
+		return nil
+	case !allows(a.limits.Bytes, alone, alone, 0): // it would not fit without the others either
+		return rewrite.ErrTooMuch
+	}
+	return a.noBytes("what a message is made of or opens to", n)
+}
+
+// take counts n bytes more. The caller holds the lock.
+func (p *place) take(n int64) {
+	p.bytes += n
+	p.add(bytesHeld, n)
+}
+
+// serve admits waiting messages in turn. It passes over one whose own connection or caller has too much.
+// Behind one that the limit for all does not allow it serves only requests of which a part is in memory
+// already: small messages would keep a large one out for ever, and half a request in memory is of no use.
+func (a *admission) serve() {
+	full := false
+	for i := 0; i < len(a.waiting); {
+		w := a.waiting[i]
+		begun := w.reader != nil && w.reader.arrived.Load() > readChunk
+		if full && !begun || !a.fits(w.place, w.n, w.reader) {
+			full = full || a.total.used[bytesHeld]+w.n > a.limits.Bytes
+			i++
+			continue
+		}
+		a.waiting = slices.Delete(a.waiting, i, i+1)
+		w.place.take(w.n)
+		close(w.served)
+	}
+}
+
+// fits reports whether the limits allow n bytes more, of the request that r reads or of an answer. Requests
+// that are read take bytes step by step; so that they do not all stop half way, a request's size of bytes is
+// kept for the oldest of them. The caller holds the lock.
+func (a *admission) fits(p *place, n int64, r *reader) bool {
+	limit := a.limits.Bytes
+	if oldest := a.reading.Front(); oldest != nil && r != nil && oldest.Value != r {
+		limit -= min(a.limits.RequestBytes, limit/2)
+	}
+	return a.total.used[bytesHeld]+n <= limit && p.shares(bytesHeld, limit, n)
+}
+
+// inUse is how many bytes of messages are in memory.
+func (a *admission) inUse() int64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.total.used[bytesHeld]
+}
+
+// tooSlow is the answer to a request that does not arrive while others wait.
+func tooSlow() error {
+	return newRefusal(codes.ResourceExhausted, "the request arrives too slowly while others wait: try again later")
+}
+
+// noBytes counts a message that the limit of bytes does not allow, and returns the error to answer with.
+func (a *admission) noBytes(what string, n int64) error {
+	a.overLimit(bytesHeld)
+	return newRefusal(codes.ResourceExhausted, "there is no room for %s of %d bytes beside the others: "+
+		"`limits.bytes` of the proxy's config allows %d; try again later, give the proxy more memory, or run more of them",
+		what, n, a.limits.Bytes)
+}
