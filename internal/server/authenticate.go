@@ -88,19 +88,22 @@ func (c *call) authenticate() (err error) {
 }
 
 // identityOf returns the identity that the tap found, and the headers of the call, which may be changed.
-// Where the tap could find none without waiting, this waits.
+// Where the tap has looked for none, or could find none without waiting, this does.
 func (s *Server) identityOf(ctx context.Context, l *listener) (*auth.Identity, metadata.MD, error) {
 	if i, ok := ctx.Value(identifiedKey{}).(*identified); ok {
 		return i.id, i.headers, nil
 	}
-	select {
-	case s.waiting <- struct{}{}:
-		defer func() { <-s.waiting }()
-	default:
-		return nil, nil, newRefusal(codes.Unavailable, "%d calls wait for the keys of the tokens' issuer already", mostWaiting)
-	}
 	headers, _ := metadata.FromIncomingContext(ctx)
-	id, err := l.identify(ctx, headers, true)
+	id, err := l.identify(ctx, headers, false)
+	if errors.Is(err, auth.ErrWait) {
+		select {
+		case s.waiting <- struct{}{}:
+			defer func() { <-s.waiting }()
+		default:
+			return nil, nil, newRefusal(codes.Unavailable, "%d calls wait for the keys of the tokens' issuer already", mostWaiting)
+		}
+		id, err = l.identify(ctx, headers, true)
+	}
 	connectionOf(ctx).known(err == nil)
 	return id, headers, err
 }

@@ -79,6 +79,21 @@ func TestHealthOfNamedServicesIsTheUpstreams(t *testing.T) {
 	}
 }
 
+// Calls that wait for an issuer's keys are no reason to refuse those that need not wait.
+func TestHealthOfNamedServicesWaitsForNoKeys(t *testing.T) {
+	f := &frontend{}
+	startFrontend(t, f)
+	f.health.SetServingStatus("some.Service", healthpb.HealthCheckResponse_SERVING)
+	p := startProxy(t, f)
+	for range mostWaiting {
+		p.waiting <- struct{}{}
+	}
+	c := healthpb.NewHealthClient(p.dial(t))
+	if got, err := c.Check(testContext(t), &healthpb.HealthCheckRequest{Service: "some.Service"}); err != nil || got.GetStatus() != healthpb.HealthCheckResponse_SERVING {
+		t.Errorf("got %v, %v", got, err)
+	}
+}
+
 func TestReflectionStreamsPass(t *testing.T) {
 	f := &frontend{}
 	startFrontend(t, f)
