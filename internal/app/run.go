@@ -83,7 +83,7 @@ func (r *running) untilSignal(by config.Drain, ready func()) error {
 }
 
 // drain stops serving without losing a call: see Server.Drain. First it waits for what the config
-// names, a sidecar's worker or the load balancers.
+// names, a sidecar's worker or the load balancers. Both kinds of listeners accept connections until the end.
 func (r *running) drain(c config.Drain, got os.Signal) {
 	r.log.Info("shutting down", "signal", got.String(), "connections", r.server.Connections(), "time", c.Time.String())
 	ctx, cancel := context.WithTimeout(context.Background(), c.Delay+c.Time)
@@ -93,11 +93,11 @@ func (r *running) drain(c config.Drain, got os.Signal) {
 		r.server.WaitForCallers(ctx)
 	}
 	time.Sleep(c.Delay) // load balancers need time to see that this one is not ready
-	// Both kinds of listeners drain at the same time, within one limit.
-	cut := make(chan error, 1)
-	go func() { cut <- r.codec.Shutdown(ctx) }()
+	r.codec.Leave()
 	ended := r.server.Drain(ctx)
-	if err := <-cut; err != nil || !ended {
+	last, cancel := context.WithTimeout(context.Background(), server.LastCalls)
+	defer cancel()
+	if err := r.codec.Shutdown(last); err != nil || !ended {
 		r.log.Warn("calls were still running after the drain time and were cut", "time", c.Time.String())
 	}
 }

@@ -125,6 +125,14 @@ func (s *Server) Serve() error {
 	return nil
 }
 
+// Leave has callers make a connection anew for each request, so that they reach replicas that stay. It does nothing for a
+// nil *Server.
+func (s *Server) Leave() {
+	if s != nil {
+		s.http.SetKeepAlivesEnabled(false)
+	}
+}
+
 // Shutdown accepts no more requests and waits for those that run, which end with ctx at the latest. It does
 // nothing for a nil *Server.
 func (s *Server) Shutdown(ctx context.Context) error {

@@ -4,10 +4,12 @@ import "time"
 
 // Drain is how the proxy shuts down.
 type Drain struct {
-	// How long running calls may take to end. The default fits into the 30 s that Kubernetes gives a pod by
-	// default. Below 65s long polls are kept shorter all along, so that they end in time.
+	// How long the proxy goes on serving callers that do not leave, and running calls may take to end. It ends before
+	// where no caller is left. The default fits into the 30 s that Kubernetes gives a pod by default. Below 65s long
+	// polls are kept shorter all along, so that they end in time.
 	Time time.Duration `yaml:"time" default:"25s"`
-	// How long the proxy goes on serving after `/readyz` has turned, so that load balancers notice.
+	// How long the proxy goes on serving after `/readyz` has turned before it tells its callers to leave, so that load
+	// balancers notice.
 	Delay time.Duration `yaml:"delay" default:"0s"`
 	// `worker` waits first until no caller is connected, for a sidecar that has to outlive its worker.
 	After string `yaml:"after" otherwise:"nothing" enum:"worker"`

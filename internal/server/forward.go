@@ -14,19 +14,21 @@ import (
 )
 
 // Timeouts towards upstreams: there is none of the proxy's own. A call has the time that its caller gave it:
-// the deadline and the cancellation of the caller's context go along. Only polls are shortened, to
-// Options.PollLimit, and only where drain.time of the config is shorter than a poll: the app derives it
-// (pollLimit in app/serve.go). What the proxy asks for by itself has its timeouts where it is asked:
+// the deadline and the cancellation of the caller's context go along. Only polls are shortened: to
+// Options.PollLimit where drain.time of the config is shorter than a poll (the app derives it: pollLimit in
+// app/serve.go), and during a drain (drain.go). What the proxy asks for by itself has its timeouts where it is asked:
 // confirm.go, reflection.go and probe.go of upstream, tasks.go of tasks. Those of connecting and of keepalive
 // are in upstream/pool.go.
 
 // forward sends the request and takes in the answer.
 func (c *call) forward() error {
 	out, isPoll := c.out, c.method.rewrite.IsPoll()
-	if isPoll && c.server.pollLimit > 0 {
-		var cancel context.CancelFunc
-		out, cancel = context.WithTimeout(out, c.server.pollLimit)
-		defer cancel()
+	if isPoll {
+		if limit, _ := c.server.drain.poll(c.server.pollLimit); limit > 0 {
+			var cancel context.CancelFunc
+			out, cancel = context.WithTimeout(out, limit)
+			defer cancel()
+		}
 	}
 	size, sent := c.sealed.Len(), time.Now()
 	err := c.invoke(out)

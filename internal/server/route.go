@@ -10,6 +10,7 @@ import (
 
 	"github.com/temporal-seal/temporal-seal/internal/tasks"
 	"github.com/temporal-seal/temporal-seal/internal/upstream"
+	"github.com/temporal-seal/temporal-seal/internal/x/backoff"
 	"github.com/temporal-seal/temporal-seal/internal/x/frame"
 )
 
@@ -41,8 +42,8 @@ func (c *call) confirm() {
 	}
 }
 
-// awaitKeys has a poll wait until the result of its task could be sealed, or ends it without a task. For a
-// worker that shuts down it ends the polls that wait.
+// awaitKeys has a poll wait until the result of its task could be sealed, or ends it without a task, as it does where a
+// drain leaves too little time. For a worker that shuts down it ends the polls that wait.
 func (c *call) awaitKeys() error {
 	tasks := c.server.tasks
 	if c.method.full == workflowservice.WorkflowService_ShutdownWorker_FullMethodName {
@@ -56,6 +57,12 @@ func (c *call) awaitKeys() error {
 		return err
 	}
 	if !ready {
+		return c.endPoll()
+	}
+	if _, forward := c.server.drain.poll(c.server.pollLimit); !forward {
+		if err := backoff.Sleep(c.ctx, latePoll); err != nil {
+			return err
+		}
 		return c.endPoll()
 	}
 	tasks.FindPaused(c.out, c.taskCall())

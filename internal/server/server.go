@@ -1,7 +1,6 @@
 package server
 
 import (
-	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -87,12 +86,15 @@ type Server struct {
 	admission   *admission
 	requestTime time.Duration // that a request may take to arrive
 	waiting     chan struct{} // calls that wait for an issuer's keys
+	drain       drain
 }
 
 // listener is a [Listener] that is served.
 type listener struct {
 	Listener
 	server      *grpc.Server
+	late        *grpc.Server // of callers that connect during a drain; see drain.go
+	intake      *intake
 	connections *connections
 	refusals    refusals
 }
@@ -167,14 +169,23 @@ const (
 // connectionAge makes up for gRPC's jitter, which takes a tenth off or adds it.
 func connectionAge(age time.Duration) time.Duration { return age + age/9 }
 
-// newListener prepares the gRPC server of one listener. Its limits hold for each connection.
+// newListener prepares the gRPC servers of one listener.
 func (s *Server) newListener(config Listener, stats stats.Handler) *listener {
 	l := &listener{Listener: config, connections: &connections{Listener: config.Net, name: config.Name,
 		admission: s.admission, metrics: s.metrics, all: map[*connection]struct{}{}},
 		refusals: refusals{lines: rate.NewLimiter(refusalsPerSecond, refusalBurst)}}
+	l.intake = newIntake(l.connections)
+	l.server = s.newServer(l, stats, s.admission.limits.ConnectionAge)
+	l.late = s.newServer(l, stats, drainAge)
+	return l
+}
+
+// newServer returns a gRPC server for a listener, whose connections get new calls up to an age. Its limits hold for
+// each connection.
+func (s *Server) newServer(l *listener, stats stats.Handler, age time.Duration) *grpc.Server {
 	protection := insecure.NewCredentials()
-	if config.TLS != nil {
-		protection = credentials.NewTLS(config.TLS)
+	if l.TLS != nil {
+		protection = credentials.NewTLS(l.TLS)
 	}
 	options := []grpc.ServerOption{
 		grpc.Creds(connectionCredentials{protection}),
@@ -192,7 +203,7 @@ func (s *Server) newListener(config Listener, stats stats.Handler) *listener {
 		grpc.KeepaliveParams(keepalive.ServerParameters{
 			Time: time.Minute, Timeout: 20 * time.Second,
 			MaxConnectionIdle:     connectionIdle,
-			MaxConnectionAge:      connectionAge(s.admission.limits.ConnectionAge),
+			MaxConnectionAge:      connectionAge(age),
 			MaxConnectionAgeGrace: connectionGrace,
 		}),
 		grpc.ConnectionTimeout(20 * time.Second),
@@ -203,24 +214,26 @@ func (s *Server) newListener(config Listener, stats stats.Handler) *listener {
 	if stats != nil {
 		options = append(options, grpc.StatsHandler(stats))
 	}
-	l.server = grpc.NewServer(options...)
+	server := grpc.NewServer(options...)
 	for _, desc := range rewritten {
-		l.server.RegisterService(s.handlers(desc, l), s)
+		server.RegisterService(s.handlers(desc, l), s)
 	}
-	return l
+	return server
 }
 
 // Serve answers calls until Drain has ended, or a listener fails.
 func (s *Server) Serve() error {
-	failed := make(chan error, len(s.listeners))
+	failed := make(chan error, 2*len(s.listeners))
 	for _, l := range s.listeners {
-		go func() { failed <- l.server.Serve(l.connections) }()
+		go func() { failed <- l.server.Serve(l.intake.first) }()
+		go func() { failed <- l.late.Serve(l.intake.second) }()
+		go l.intake.run()
 	}
 	done := make(chan struct{})
 	defer close(done)
 	go s.closeUnread(done)
 	var first error
-	for range s.listeners {
+	for range cap(failed) {
 		if err := <-failed; err != nil && !errors.Is(err, grpc.ErrServerStopped) && first == nil {
 			first = err
 			s.stop()
@@ -233,43 +246,6 @@ func (s *Server) Serve() error {
 
 // SetReady changes what health checks report.
 func (s *Server) SetReady(ready bool) { s.health.set(ready) }
-
-// Drain has all callers leave, and gives their calls the time left in ctx. Polls end by themselves: a poll
-// that is cut just when its task arrives loses the task. It reports whether all calls have ended by
-// themselves.
-func (s *Server) Drain(ctx context.Context) bool {
-	s.health.drain()
-	done := make(chan struct{})
-	go func() {
-		var all sync.WaitGroup
-		for _, l := range s.listeners {
-			all.Go(l.server.GracefulStop)
-		}
-		all.Wait()
-		close(done)
-	}()
-	select {
-	case <-done:
-		return true
-	case <-ctx.Done():
-		s.stop()
-		<-done
-		return false
-	}
-}
-
-// WaitForCallers waits until no caller is connected: a sidecar ends after its worker.
-func (s *Server) WaitForCallers(ctx context.Context) {
-	tick := time.NewTicker(200 * time.Millisecond)
-	defer tick.Stop()
-	for s.Connections() > 0 {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return
-		}
-	}
-}
 
 // Connections is the number of callers' connections that are open now.
 func (s *Server) Connections() int { return s.admission.connections() }
@@ -287,12 +263,5 @@ func (s *Server) closeUnread(done <-chan struct{}) {
 				l.connections.closeUnread(now, s.log)
 			}
 		}
-	}
-}
-
-// stop cuts all calls.
-func (s *Server) stop() {
-	for _, l := range s.listeners {
-		l.server.Stop()
 	}
 }

@@ -16,8 +16,7 @@ import (
 )
 
 const (
-	// longestPoll is how long a poll is held at most, whatever its caller's deadline. A drain does not end
-	// it, so it may outlast a short `drain.time`; it has no task that could be lost.
+	// longestPoll is how long a poll is held at most, whatever its caller's deadline.
 	longestPoll = time.Minute
 	// pollMargin is the part of a caller's time that is kept for the empty answer.
 	pollMargin = time.Second
@@ -62,7 +61,7 @@ func (t *Tasks) AwaitKeys(ctx, out context.Context, call Call) (ready bool, err 
 		case err == nil:
 			return true, nil
 		case held.Err() != nil:
-			return false, ctx.Err() // nil if its worker shuts down
+			return false, ctx.Err() // nil if its worker or the proxy shuts down
 		}
 	}
 	return false, err

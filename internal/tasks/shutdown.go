@@ -22,9 +22,22 @@ func (t *Tasks) EndPolls(request []byte) {
 	t.polls.release(readHead(new(workflowservice.ShutdownWorkerRequest), request))
 }
 
+// EndAllPolls ends all polls that the proxy holds, since it shuts down: their workers poll again, and may reach a replica
+// that stays. Polls are held no longer than most from then on.
+func (t *Tasks) EndAllPolls(most time.Duration) {
+	h := t.polls
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.most = most
+	for p := range h.polls {
+		p.end()
+	}
+}
+
 // heldPolls are the polls that wait for a key.
 type heldPolls struct {
 	mu    sync.Mutex
+	most  time.Duration // how long each is held
 	polls map[*heldPoll]struct{}
 	gone  *simplelru.LRU[goneWorker, time.Time] // when they shut down
 }
@@ -38,16 +51,16 @@ type goneWorker struct{ namespace, instance string }
 
 func newHeldPolls() (*heldPolls, error) {
 	gone, err := simplelru.NewLRU[goneWorker, time.Time](maxGone, nil)
-	return &heldPolls{polls: map[*heldPoll]struct{}{}, gone: gone}, err
+	return &heldPolls{most: longestPoll, polls: map[*heldPoll]struct{}{}, gone: gone}, err
 }
 
-// hold returns a context that ends when the poll's worker shuts down. The poll is held until release is
+// hold returns a context that ends when the poll's worker or the proxy shuts down. The poll is held until release is
 // called.
 func (h *heldPolls) hold(ctx context.Context, q pollRequest) (held context.Context, release func()) {
-	held, cancel := context.WithCancel(ctx)
-	poll := &heldPoll{q, cancel}
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	held, cancel := context.WithTimeout(ctx, h.most)
+	poll := &heldPoll{q, cancel}
 	worker := goneWorker{q.GetNamespace(), q.GetWorkerInstanceKey()}
 	if since, ok := h.gone.Get(worker); ok && time.Since(since) < goneFor {
 		cancel()
