@@ -41,7 +41,7 @@ func explainCommand() *cobra.Command {
 		Short: "Show what the policy decides about a payload, and why",
 		Long: `explain asks the policy about a payload as the proxy would, and shows what each rule said, what they come to
 together and which verdict wins. The payload is described by flags, or by a file with an input document as rules see it
-or with several cases. No key is used and nothing is sent anywhere.`,
+or with several cases. No key is used and nothing is sent anywhere. The exit code is 1 if an evaluation ends in an error.`,
 		Example: `  temporal-seal explain --policy policy.rego --kind header --name authorization
   temporal-seal explain --config config.yaml --namespace clinic-prod --activity-type FetchLabResults --kind result
   temporal-seal explain --config examples/clinic/config.yaml --input examples/clinic/cases.yaml`,
@@ -89,18 +89,26 @@ func (o *explainOptions) explain(cmd *cobra.Command, _ []string) error {
 		a.title, a.question = cmp.Or(q.Name, fmt.Sprintf("payload %d", i+1)), q
 		// A question that cannot be asked ends the command, since it is a mistake in the input. An error of
 		// the policy is an answer.
-		direction, in, err := q.Question()
-		if err == nil {
-			err = checkCaller(q.Input.Caller)
-		}
+		direction, in, err := p.Question(&q)
 		if err != nil {
 			return fmt.Errorf("%s: %w", a.title, err)
 		}
 		a.explanation, a.err = p.Explain(ctx, direction, in)
 	}
+	failed := slices.ContainsFunc(answers, func(a answered) bool { return a.err != nil })
 	if o.output.json() {
-		return explainJSON(stdout, answers)
+		err = explainJSON(stdout, answers)
+	} else {
+		err = o.explainText(stdout, answers)
 	}
+	if err == nil && failed {
+		err = exitCode(1)
+	}
+	return err
+}
+
+// explainText prints the answers for people.
+func (o *explainOptions) explainText(stdout io.Writer, answers []answered) error {
 	// A trace belongs to the rules that it explains, so it needs the long form too.
 	s := newStyle(stdout)
 	if len(answers) == 1 || o.verbose || o.trace {

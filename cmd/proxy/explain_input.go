@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -32,15 +31,6 @@ func readFileOrStdin(file string) ([]byte, error) {
 		return io.ReadAll(os.Stdin)
 	}
 	return os.ReadFile(file)
-}
-
-// checkCaller refuses kinds of callers that there are not, which no rule would ever see.
-func checkCaller(c *policy.CaseCaller) error {
-	kinds := []string{"anonymous", "mtls", "token", "jwt"}
-	if c == nil || c.Kind == "" || slices.Contains(kinds, c.Kind) {
-		return nil
-	}
-	return fmt.Errorf("caller.kind: %q is none of %s", c.Kind, strings.Join(kinds, ", "))
 }
 
 // questionFlags describe one payload on the command line.

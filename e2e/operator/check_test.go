@@ -7,7 +7,9 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"fmt"
 	"math/big"
+	"strings"
 	"testing"
 	"time"
 )
@@ -47,5 +49,81 @@ keys: [{name: default, active: "${key}"}]
 `)
 		s.want(got.code == 1, "exit code %d", got.code)
 		s.contains("check", got.all(), "listeners[0]", "tls", "private key does not match")
+	})
+}
+
+// small is a config that lacks nothing.
+const small = `
+listeners: [{address: "127.0.0.1:0"}]
+upstreams: [{address: "${frontend}"}]
+admin: 127.0.0.1:0
+keys: [{name: default, active: "${key}"}]
+policy: {file: "${dir}/policy.rego"}
+`
+
+// misspelled are rules of a platform's policy, each with a name that does not exist, on line 5, and the one that it means.
+var misspelled = map[string][3]string{
+	"kind":                  {`request contains {"action": "pass"} if input.payload.kind == "resutl"`, "resutl", "result"},
+	"kind in a negated set": {`request contains {"action": "pass"} if not input.payload.kind in {"heder", "memo"}`, "heder", "header"},
+	"method":                {`request contains {"action": "pass"} if input.rpc == "StartWorkflowExectuion"`, "StartWorkflowExectuion", "StartWorkflowExecution"},
+	"kind of caller":        {`response contains {"action": "redact"} if input.caller.kind != "mtsl"`, "mtsl", "mtls"},
+	"action":                {`request contains {"action": "seel"} if input.payload.kind == "result"`, "seel", "seal"},
+}
+
+const opening = "package temporal\n\nresponse contains {\"action\": \"open\"} if input.sealed.namespace == input.namespace\n\n"
+
+func TestNames(t *testing.T) {
+	t.Parallel()
+	for what, rule := range misspelled {
+		scenario(t, "4.11", what, func(s *site) {
+			s.write("policy.rego", opening+rule[0]+"\n")
+			got := s.checked(small)
+			s.want(got.code == 1, "exit code %d", got.code)
+			s.contains("check", got.all(), `policy.rego:5: "`+rule[1]+`" is no `, `did you mean "`+rule[2]+`"?`)
+		})
+		scenario(t, "4.12", what, func(s *site) {
+			s.write("policy.rego", opening+rule[0]+"\n")
+			p := s.launch(small)
+			<-p.Done()
+			s.want(p.ExitCode() == 1, "exit code %d", p.ExitCode())
+			s.contains("serve", p.log.String(), `policy.rego:5: "`+rule[1]+`" is no `, `did you mean "`+rule[2]+`"?`)
+		})
+	}
+	scenario(t, "4.12", "a changed policy with such a name is not taken", func(s *site) {
+		s.write("policy.rego", opening)
+		p := s.serve(small)
+		s.write("policy.rego", opening+misspelled["kind"][0]+"\n")
+		s.eventually(func() error {
+			if code, body := p.get("/readyz"); !strings.Contains(body, `"resutl" is no kind of payload`) {
+				return fmt.Errorf("/readyz: %d %s", code, body)
+			}
+			return nil
+		})
+	})
+	scenario(t, "4.11", "names in cases", func(s *site) {
+		s.write("policy.rego", opening)
+		s.write("cases.yaml", "cases:\n  - {name: c, input: {namespace: a, rpc: StartWorkflow, payload: {kind: input}}, want: {action: seal}}\n")
+		got := s.checked(small)
+		s.want(got.code == 1, "exit code %d", got.code)
+		s.contains("check", got.all(), `input.rpc`+"`"+`: "StartWorkflow" is no method`)
+	})
+}
+
+func TestExplain(t *testing.T) {
+	t.Parallel()
+	scenario(t, "4.20", "a rule with two values at once", func(s *site) {
+		s.write("policy.rego", opening+`request contains {"action": "seal", "compress": both(input.payload.name)} if input.payload.kind == "memo"
+
+both(x) := true if x != "trial"
+
+both(_) := false
+`)
+		for _, output := range []string{"text", "json"} {
+			got := s.run("explain", "--policy", "policy.rego", "--kind", "memo", "--output", output)
+			s.want(got.code == 1, "exit code %d", got.code)
+			s.contains("explain", got.stdout, "two different values at once")
+		}
+		got := s.run("explain", "--policy", "policy.rego", "--kind", "input")
+		s.want(got.code == 0, "exit code %d for a payload without error: %s", got.code, got.all())
 	})
 }

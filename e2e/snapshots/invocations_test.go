@@ -56,13 +56,13 @@ codec_server: {}
   - {name: "tenant/*", namespaces: [saas], active: "local:{1}.key"}
   - {name: default, active: "local:seal.key"}
 `,
-	"passes.yaml": `cases: [{name: c, input: {namespace: a, rpc: R, payload: {kind: input}}, want: {action: seal}}]
+	"passes.yaml": `cases: [{name: c, input: {namespace: a, rpc: StartWorkflowExecution, payload: {kind: input}}, want: {action: seal}}]
 `,
-	"fails.yaml": `cases: [{name: c, input: {namespace: a, rpc: R, payload: {kind: input}}, want: {action: pass}}]
+	"fails.yaml": `cases: [{name: c, input: {namespace: a, rpc: StartWorkflowExecution, payload: {kind: input}}, want: {action: pass}}]
 `,
 	"several.yaml": `cases:
-  - {name: a, input: {namespace: a, rpc: R, payload: {kind: input}}}
-  - {name: b, input: {namespace: a, rpc: R, payload: {kind: memo}}}
+  - {name: a, input: {namespace: a, rpc: StartWorkflowExecution, payload: {kind: input}}}
+  - {name: b, input: {namespace: a, rpc: StartWorkflowExecution, payload: {kind: memo}}}
 `,
 	"not.json":   "{",
 	"clear.json": `{"a": [1, true, null, "text"]}`,

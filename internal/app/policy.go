@@ -12,11 +12,13 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/config"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
+	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 )
 
 // PolicyOptions returns where the policy comes from, and which keys it may name. keys nil: any.
 func PolicyOptions(c *config.Config, keys *keyring.Keyring) (policy.Options, error) {
-	o := policy.Options{File: c.Policy.File, Namespaces: c.Policy.Namespaces, Shipped: temporalseal.ShippedPolicy}
+	o := policy.Options{File: c.Policy.File, Namespaces: c.Policy.Namespaces, Shipped: temporalseal.ShippedPolicy,
+		RPCs: rewrite.RPCs()}
 	if keys != nil {
 		o.KeyRank, o.DefaultKey = keys.Rank, keys.DefaultKey
 	}

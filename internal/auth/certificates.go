@@ -42,7 +42,7 @@ func Certificates(listener string, known []Certificate) Identify {
 				// A pattern for a URI, such as a SPIFFE id, matches URIs alone: authorities control
 				// these, and let people choose a common name.
 				if glob.Match(k.Name, name) && (i < uris || !strings.Contains(k.Name, "://")) {
-					id := &Identity{Caller: policy.NewCaller("mtls", name, listener, nil), Namespaces: k.Namespaces}
+					id := &Identity{Caller: policy.NewCaller(policy.CallerMTLS, name, listener, nil), Namespaces: k.Namespaces}
 					seen.Add(cert, id)
 					return id, nil
 				}

@@ -116,6 +116,6 @@ type Identify func(Credentials) (*Identity, error)
 
 // Anonymous returns one identity for every call. Namespaces nil: all.
 func Anonymous(listener string, namespaces []string) Identify {
-	id := &Identity{Caller: policy.NewCaller("anonymous", "", listener, nil), Namespaces: namespaces}
+	id := &Identity{Caller: policy.NewCaller(policy.CallerAnonymous, "", listener, nil), Namespaces: namespaces}
 	return func(Credentials) (*Identity, error) { return id, nil }
 }

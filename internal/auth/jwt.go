@@ -123,7 +123,7 @@ func (c *JWT) verify(listener, token string, wait bool) (verified, error) {
 	subject, _ := parsed.Subject()
 	expires, _ := parsed.Expiration()
 	return verified{
-		id:         &Identity{Caller: policy.NewCaller("jwt", subject, listener, claims), Namespaces: c.namespaces(claims)},
+		id:         &Identity{Caller: policy.NewCaller(policy.CallerJWT, subject, listener, claims), Namespaces: c.namespaces(claims)},
 		until:      expires.Add(clockSkew),
 		generation: keys.generation,
 	}, nil

@@ -21,7 +21,7 @@ type Token struct {
 func Tokens(listener, header string, tokens []Token) Identify {
 	ids := make([]*Identity, len(tokens))
 	for i, t := range tokens {
-		ids[i] = &Identity{Caller: policy.NewCaller("token", t.Subject, listener, nil), Namespaces: t.Namespaces}
+		ids[i] = &Identity{Caller: policy.NewCaller(policy.CallerToken, t.Subject, listener, nil), Namespaces: t.Namespaces}
 	}
 	return func(c Credentials) (*Identity, error) {
 		given := sha256.Sum256([]byte(bearer(c.Headers, header)))

@@ -141,7 +141,7 @@ func TestBundle(t *testing.T) {
 	s.publish(t, map[string]string{"policy.rego": "package temporal\n\nrequest contains {\"action\": \"encrypt\"}\n"})
 	eventually(t, "a rule's fault is reported with its place", func() bool {
 		_, err := e.Status()
-		return err != nil && strings.Contains(err.Error(), "policy.rego:3: unknown action")
+		return err != nil && strings.Contains(err.Error(), "policy.rego:3: \"encrypt\" is no action")
 	})
 	s.answer(http.StatusServiceUnavailable)
 	eventually(t, "a failing server is reported", func() bool {

@@ -40,7 +40,7 @@ func NewCaller(kind, subject, listener string, claims map[string]any) *Caller {
 }
 
 // anonymous is the caller of a call without an identity.
-var anonymous = NewCaller("anonymous", "", "", nil)
+var anonymous = NewCaller(CallerAnonymous, "", "", nil)
 
 // prepare hashes the claims, once. The cache's keys hold the hashes, since claims can be large and are the
 // same for every payload of a connection.
@@ -68,5 +68,5 @@ func hash(value any) ([sha256.Size]byte, error) {
 
 // authenticated reports whether the caller has proved who it is.
 func (c *Caller) authenticated() bool {
-	return c.Kind == "mtls" || c.Kind == "jwt" || c.Kind == "token"
+	return c.Kind == CallerMTLS || c.Kind == CallerJWT || c.Kind == CallerToken
 }

@@ -122,7 +122,7 @@ func ParseQuestions(text []byte) ([]Case, error) {
 
 // try returns why the verdict for a case is not the expected one, or nil.
 func (c *Case) try(ctx context.Context, p *Policy) error {
-	d, in, err := c.Question()
+	d, in, err := p.Question(c)
 	if err != nil {
 		return err
 	}
@@ -191,9 +191,9 @@ func (v Verdict) describe(action string) string {
 	return s
 }
 
-// Question returns the input that the proxy itself would evaluate. Its content is JSON of encoding
-// json/plain unless the case says otherwise.
-func (c *Case) Question() (d Direction, in *Input, err error) {
+// Question returns the input that the proxy itself would evaluate for a case. Its content is JSON of encoding json/plain
+// unless the case says otherwise. Names that no call has are an error.
+func (p *Policy) Question(c *Case) (d Direction, in *Input, err error) {
 	switch c.Direction {
 	case "", "request":
 	case "response":
@@ -201,20 +201,20 @@ func (c *Case) Question() (d Direction, in *Input, err error) {
 	default:
 		return d, nil, fmt.Errorf("unknown direction %q; it is request or response", c.Direction)
 	}
-	p := c.Input.Payload
+	given := c.Input.Payload
 	in = &Input{
 		Namespace: c.Input.Namespace, RPC: c.Input.RPC,
-		Kind: p.Kind, Name: p.Name, Path: p.Path, Encoding: p.Encoding, Type: p.Type,
+		Kind: given.Kind, Name: given.Name, Path: given.Path, Encoding: given.Encoding, Type: given.Type,
 		SealedNamespace: c.Input.Sealed.Namespace, SealedKey: c.Input.Sealed.Key,
 	}
 	if in.Kind == "" {
 		return d, nil, errors.New("the case needs `input.payload.kind`")
 	}
-	if !slices.Contains(Kinds(), in.Kind) {
-		return d, nil, fmt.Errorf("`input.payload.kind`: %q is none of %s", in.Kind, strings.Join(Kinds(), ", "))
-	}
 	if caller := c.Input.Caller; caller != nil {
 		in.Caller = NewCaller(caller.Kind, caller.Subject, caller.Listener, caller.Claims)
+	}
+	if err := p.names.checkInput(in); err != nil {
+		return d, nil, err
 	}
 	if err := c.setFacts(in); err != nil {
 		return d, nil, err

@@ -63,6 +63,7 @@ func assemble(ctx context.Context, opts Options, files Sources, before *Policy) 
 	p := &Policy{
 		units:  map[string]unit{},
 		keys:   newKeys(opts.KeyRank, opts.DefaultKey),
+		names:  newNames(opts.RPCs),
 		cache:  newCache(cmp.Or(opts.CacheSize, defaultCacheSize)),
 		counts: new(counts),
 	}
@@ -182,7 +183,7 @@ func (l *loader) try(namespace string, files Sources) (u unit, missing []Missing
 		return u, nil, sourceError(c.Errors)
 	}
 	team := files[len(files)-1]
-	errs := confined(c.Modules[team.name], namespace)
+	errs := append(confined(c.Modules[team.name], namespace), misnamed(c, team.name, l.policy.names)...)
 	for d := range u.queries {
 		q, err := newQuery(c, Direction(d), files)
 		u.queries[d] = q

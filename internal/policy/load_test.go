@@ -38,7 +38,7 @@ func TestRefusedSources(t *testing.T) {
 		"chance":                     {platform: "package temporal\n\nrequest contains {\"action\": \"pass\"} if rand.intn(\"x\", 2) == 0\n", want: []string{"policy.rego:3", "rand.intn"}},
 		"token against the clock":    {platform: "package temporal\n\nrequest contains {\"action\": \"pass\"} if io.jwt.decode_verify(\"x\", {})[0]\n", want: []string{"policy.rego:3", "io.jwt.decode_verify"}},
 		"name resolution":            {platform: "package temporal\n\nrequest contains {\"action\": \"pass\"} if net.lookup_ip_addr(\"x\")\n", want: []string{"policy.rego:3", "net.lookup_ip_addr"}},
-		"a verdict of no kind":       {team: "package temporal.namespaces.team\n\nrequest contains {\"action\": \"encrypt\"}\n", want: []string{"team.rego:3", "unknown action"}},
+		"a verdict of no kind":       {team: "package temporal.namespaces.team\n\nrequest contains {\"action\": \"encrypt\"}\n", want: []string{"team.rego:3", `"encrypt" is no action of a request`}},
 		"a rule that breaks off":     {platform: "package temporal\n\nf(x) := 1 if x\nf(x) := 2 if x\n\nrequest contains {\"action\": \"pass\"} if f(true) == 1\n", want: []string{"policy.rego:", "two different values"}},
 		"a key it may not use":       {team: "package temporal.namespaces.team\n\nrequest contains {\"action\": \"seal\", \"key\": \"phi\"} if input.payload.name == \"x\"\n", want: []string{"team.rego:3", `key "phi" is not configured`}},
 		"all faults at once":         {platform: "package temporal\n\nrequest := 1\n", team: "package other\n", want: []string{"policy.rego:3", "team.rego:1"}},

@@ -18,6 +18,7 @@ type Policy struct {
 	stale    []Stale
 	missing  []MissingKey
 	keys     keys
+	names    names // of what cases are held to, as rules are
 	cache    *cache
 	counts   *counts
 }

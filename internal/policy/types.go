@@ -123,6 +123,7 @@ type Options struct {
 
 	KeyRank    KeyRank    // nil: every key counts as configured, all of one rank
 	DefaultKey DefaultKey // nil: "default" everywhere
+	RPCs       []string   // all values of input.rpc; nil: any. A rule that compares with another is refused.
 
 	CacheSize int // verdicts kept; 0 means 32768, less than 0 none
 }

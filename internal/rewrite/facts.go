@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"slices"
 
+	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
 
 	"github.com/temporal-seal/temporal-seal/internal/policy"
@@ -18,6 +19,22 @@ func Facts() ([]policy.CallFacts, error) {
 		return nil, err
 	}
 	return p.facts(), nil
+}
+
+// RPCs lists the values that policies see in input.rpc: the methods of the rewritten services, and the names for payloads
+// that come without a message.
+func RPCs() []string {
+	names := []string{RPCEncode, RPCDecode}
+	for _, service := range rewritten {
+		d, err := protoregistry.GlobalFiles.FindDescriptorByName(service)
+		if s, ok := d.(protoreflect.ServiceDescriptor); ok && err == nil {
+			for i := range s.Methods().Len() {
+				names = append(names, string(s.Methods().Get(i).Name()))
+			}
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 // facts returns the rows of the table, sorted and without duplicates.
