@@ -63,7 +63,7 @@ func (m *Message) rewriteSystem(ctx context.Context, s *slot, h head, rewrite ne
 		return err
 	}
 	if strings.HasPrefix(h.encoding, "json/") {
-		if err := proto.Unmarshal(out, in.Interface()); err != nil {
+		if in, err = decodeDynamic(in.Descriptor(), out); err != nil {
 			return fmt.Errorf("read the rewritten input: %w", err)
 		}
 		if out, err = protojson.Marshal(in.Interface()); err != nil {
@@ -92,7 +92,7 @@ func (p *plan) decodeSystem(h head, meter *meter) (*dynamicpb.Message, error) {
 	m := dynamicpb.NewMessage(md)
 	switch h.encoding {
 	case "binary/protobuf":
-		err = proto.Unmarshal(h.data, m)
+		m, err = decodeDynamic(md, h.data)
 	case "json/protobuf":
 		err = protojson.UnmarshalOptions{DiscardUnknown: false}.Unmarshal(h.data, m)
 	default:

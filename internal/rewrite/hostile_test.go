@@ -6,15 +6,18 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
 	commonpb "go.temporal.io/api/common/v1"
 	failurepb "go.temporal.io/api/failure/v1"
+	namespacepb "go.temporal.io/api/namespace/v1"
 	taskqueuepb "go.temporal.io/api/taskqueue/v1"
 	workflowpb "go.temporal.io/api/workflowservice/v1"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/temporal-seal/temporal-seal/internal/x/wire"
 )
@@ -153,6 +156,35 @@ func TestWrongWireTypes(t *testing.T) {
 	harmless := append([]byte{0x2b, 0x08, 0x01}, 0x2c)
 	if out, err := request(t, r, "StartWorkflowExecution", harmless); err != nil || !bytes.Equal(out, harmless) {
 		t.Errorf("a harmless group: %v", err)
+	}
+}
+
+// TestKeysOfAnotherType: a key of a map that comes a second time with another wire type ends no call by a panic, and hides no
+// field that this build does not know.
+func TestKeysOfAnotherType(t *testing.T) {
+	r := newRewriter(t, sealAll)
+	number := func(m proto.Message, name protoreflect.Name) protowire.Number {
+		return m.ProtoReflect().Descriptor().Fields().ByName(name).Number()
+	}
+	twice := slices.Concat(wireField(1, []byte("encoding")), wireField(2, []byte("json/plain")), protowire.AppendVarint(protowire.AppendTag(nil, 1, protowire.VarintType), 7))
+	namespace, payload := wireField(1, []byte(testNamespace)), wireField(1, twice)
+	input := wireField(inputField, wireField(1, payload))
+	system := nexusCommand(systemEndpoint, systemInput(t, "binary/protobuf"))
+	system.Commands[0].GetScheduleNexusOperationCommandAttributes().Input.Data = slices.Concat(namespace,
+		wireField(number(&workflowpb.SignalWithStartWorkflowExecutionRequest{}, "input"), wireField(1, payload)))
+	info := slices.Concat(wireField(number(&namespacepb.UpdateNamespaceInfo{}, "data"), twice), wireField(1999, payload))
+	for name, test := range map[string]struct {
+		method string
+		in     []byte
+	}{
+		"in the regular form":      {"StartWorkflowExecution", slices.Concat(namespace, input, input)},
+		"in a system's input":      {"RespondWorkflowTaskCompleted", bytesOf(t, system)},
+		"beside what is not known": {"UpdateNamespace", slices.Concat(namespace, wireField(number(&workflowpb.UpdateNamespaceRequest{}, "update_info"), info))},
+	} {
+		var e *Error
+		if _, err := request(t, r, test.method, test.in); !errors.As(err, &e) || e.Kind != KindMalformed && e.Kind != KindUnknownField {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 

@@ -53,11 +53,26 @@ func (m *Message) find(method *Method, root *node, in []byte, response, strict b
 // fields are merged, and of a oneof the last member stays, as in every decoder.
 // Unknown fields are kept.
 func regularForm(d protoreflect.MessageDescriptor, in []byte) ([]byte, error) {
-	m := dynamicpb.NewMessage(d)
-	if err := (proto.UnmarshalOptions{RecursionLimit: wire.MaxDepth}).Unmarshal(in, m); err != nil {
+	m, err := decodeDynamic(d, in)
+	if err != nil {
 		return nil, err
 	}
 	return proto.MarshalOptions{Deterministic: true}.Marshal(m)
+}
+
+// errKey means that the key of a map entry comes a second time with another wire type.
+// Other decoders ignore that one.
+var errKey = errors.New("a key of a map comes a second time, with another wire type")
+
+// decodeDynamic decodes a message that its descriptor alone describes.
+func decodeDynamic(d protoreflect.MessageDescriptor, in []byte) (m *dynamicpb.Message, err error) {
+	defer func() {
+		if p := recover(); p != nil { // in unmarshalMap of protobuf-go 1.36
+			m, err = nil, errKey
+		}
+	}()
+	m = dynamicpb.NewMessage(d)
+	return m, proto.UnmarshalOptions{RecursionLimit: wire.MaxDepth}.Unmarshal(in, m)
 }
 
 // place returns the bounds of a slot's content.

@@ -2,14 +2,13 @@ package rewrite
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"math/bits"
 
 	"google.golang.org/protobuf/encoding/protowire"
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protopath"
 	"google.golang.org/protobuf/reflect/protorange"
-	"google.golang.org/protobuf/types/dynamicpb"
 
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 	"github.com/temporal-seal/temporal-seal/internal/x/wire"
@@ -505,8 +504,11 @@ func (w *walk) skippedMessage(n *node, num protowire.Number, raw []byte) error {
 	if err := w.meter.takeDecoded(fd.Message(), raw, 0); err != nil {
 		return err
 	}
-	m := dynamicpb.NewMessage(fd.Message())
-	if proto.Unmarshal(raw, m) != nil {
+	m, err := decodeDynamic(fd.Message(), raw)
+	switch {
+	case errors.Is(err, errKey):
+		return err
+	case err != nil:
 		return nil // the server will not read it either
 	}
 	return protorange.Range(m, func(p protopath.Values) error {
