@@ -69,6 +69,23 @@ func manyHeaders(address func(target) string, method string) func(target) error 
 	}
 }
 
+// withTime makes calls that are refused, whose deadlines are centuries away. They may have a header.
+func withTime(address func(target) string, method string, header ...string) func(target) error {
+	return func(t target) error {
+		more := []string{"grpc-timeout", "99999999H"}
+		for _, h := range header {
+			more = append(more, "x-more", h)
+		}
+		return t.flood(4, address(t), 65535, func(r *raw) error {
+			for {
+				if _, err := r.open(method, "", more...); err != nil || t.over() {
+					return err
+				}
+			}
+		})
+	}
+}
+
 // unfinished opens streams and sends so many bytes of a message that announces more.
 func unfinished(address func(target) string, method string, connections, streams, announced, sent int) func(target) error {
 	return func(t target) error {
@@ -233,6 +250,8 @@ func init() {
 			return nil
 		})
 	})
+	add(beforeAuth, "refused calls whose callers have much time, no token", withTime(toToken, start))
+	add(beforeAuth, "refused calls whose callers have much time, anonymous", withTime(toOpen, poll, strings.Repeat("h", 40_000)))
 	add(beforeAuth, "large JWTs", func(t target) error {
 		part := base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"RS256","kid":"k","x":"` + filler(30_000) + `"}`))
 		return t.repeatHeader(t.JWT, part+"."+part+".c2ln")

@@ -66,6 +66,8 @@ const (
 	longPolls
 	bytesHeld
 	connected // counts in the account of all alone
+
+	none resource = -1
 )
 
 // limitNames are the limits of the config, below `limits`, and the values of the label of refusals.
@@ -112,18 +114,17 @@ func newAdmission(l Limits, m *Metrics, log *slog.Logger) *admission {
 
 // admit counts the call in with its headers, or refuses it where it is one too many.
 func (c *call) admit() error {
-	place, err := c.server.admission.enter(connectionOf(c.ctx), c.id.Caller, c.method.longPoll)
-	if err != nil {
-		return err
+	place, err := c.server.admission.enter(connectionOf(c.ctx), c.id.Caller, c.method.longPoll, headersSize(c.headers))
+	if err == nil {
+		c.lease = newLease(place)
 	}
-	c.lease = newLease(place)
-	return c.lease.place.countHeaders(c.headers)
+	return err
 }
 
 // Enter counts a request to the codec server in like a call of the caller at this host. take counts n bytes more. It does not
 // wait, since calls would wait behind it. The request has to leave once it is answered.
 func (s *Server) Enter(caller *policy.Caller, host string) (take func(n int64) error, leave func(), err error) {
-	p, err := s.admission.enter(&connection{account: new(account), host: host}, caller, false)
+	p, err := s.admission.enter(&connection{account: new(account), host: host}, caller, false, 0)
 	if err != nil {
 		return nil, nil, errors.New(status.Convert(err).Message())
 	}
@@ -137,37 +138,54 @@ func (s *Server) Enter(caller *policy.Caller, host string) (take func(n int64) e
 	return take, func() { p.leave(); p.giveBack() }, nil
 }
 
-// enter counts a call in. The call has to leave when it ends. conn and caller may be nil. The error is the status to
-// answer with.
-func (a *admission) enter(conn *connection, caller *policy.Caller, longPoll bool) (place, error) {
+// enter counts a call in, with what its headers take. The call has to leave when it ends. conn and caller may be nil. The error
+// is the status to answer with.
+func (a *admission) enter(conn *connection, caller *policy.Caller, longPoll bool, headers int64) (place, error) {
 	p := a.place(conn, longPoll)
 	a.mu.Lock()
 	p.accounts[2] = a.accountOf(caller, conn)
-	full := p.full()
-	if full {
-		a.forget(&p)
-	} else {
+	over := p.over(headers)
+	if over == none {
 		p.add(p.kind, 1)
+		p.take(headers)
+	} else {
+		a.forget(&p)
 	}
 	a.mu.Unlock()
-	if full {
-		return place{}, a.tooManyCalls(p.kind)
-	}
-	return p, nil
+	return p, a.refuse(over, headers)
 }
 
 // check returns the error of enter where it would refuse a call now, and counts nothing in. It costs a call
 // that is refused neither a stream nor a goroutine.
-func (a *admission) check(conn *connection, caller *policy.Caller, longPoll bool) error {
+func (a *admission) check(conn *connection, caller *policy.Caller, longPoll bool, headers int64) error {
 	p := a.place(conn, longPoll)
 	a.mu.Lock()
 	p.accounts[2] = a.callers[keyOf(caller, conn)]
-	full := p.full()
+	over := p.over(headers)
 	a.mu.Unlock()
-	if full {
-		return a.tooManyCalls(p.kind)
+	return a.refuse(over, headers)
+}
+
+// over returns the limit that one call more would exceed, with what its headers take. The caller holds the lock.
+func (p *place) over(headers int64) resource {
+	switch {
+	case p.full():
+		return p.kind
+	case headers > 0 && !p.in.fits(p, headers, nil):
+		return bytesHeld
 	}
-	return nil
+	return none
+}
+
+// refuse counts a call that is over a limit, and returns the status to answer with.
+func (a *admission) refuse(over resource, headers int64) error {
+	switch over {
+	case none:
+		return nil
+	case bytesHeld:
+		return answerFor(a.noBytes("the headers of a call", headers)).Err()
+	}
+	return a.tooManyCalls(over)
 }
 
 // place returns the place of a call that does not count yet, without the account of its caller.

@@ -21,7 +21,11 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
+	reflectionpb "google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/tap"
 
 	"github.com/temporal-seal/temporal-seal/internal/auth"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
@@ -38,7 +42,7 @@ func TestMemoryOfAMessageIsCharged(t *testing.T) {
 	a := newAdmission(Limits{Calls: 10, Bytes: 20 * unit, RequestBytes: 2 * unit}, NewMetrics(prometheus.NewRegistry()), slog.New(slog.DiscardHandler))
 	var leases [2]*lease
 	for i := range leases {
-		p, err := a.enter(nil, &policy.Caller{Kind: "token", Subject: strconv.Itoa(i)}, false)
+		p, err := a.enter(nil, &policy.Caller{Kind: "token", Subject: strconv.Itoa(i)}, false, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -70,7 +74,7 @@ func TestMemoryOfAMessageIsCharged(t *testing.T) {
 func TestRoomIsGivenInTurn(t *testing.T) {
 	const unit = 64 << 10 // more than what is let in anyway
 	a := newAdmission(Limits{Calls: 10, Bytes: 20 * unit, RequestBytes: 2 * unit}, nil, nil)
-	p, err := a.enter(nil, nil, false)
+	p, err := a.enter(nil, nil, false, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -121,7 +125,7 @@ func TestOthersFindRoomBesideAGreedyCaller(t *testing.T) {
 	} {
 		var places []*place
 		for i := range l.Calls {
-			p, err := a.enter(c.conn(i), c.caller, false)
+			p, err := a.enter(c.conn(i), c.caller, false, 0)
 			if err != nil {
 				break
 			}
@@ -135,7 +139,7 @@ func TestOthersFindRoomBesideAGreedyCaller(t *testing.T) {
 		if _, more := places[2].reserve(t.Context(), l.Bytes/32, 0, nil); !half || !quarter || more {
 			t.Errorf("%s: half of the bytes: %v, a quarter: %v, more: %v", name, half, quarter, more)
 		}
-		p, err := a.enter(&connection{account: new(account)}, other, false)
+		p, err := a.enter(&connection{account: new(account)}, other, false, 0)
 		if err != nil {
 			t.Fatalf("%s: another caller: %v", name, err)
 		}
@@ -156,7 +160,7 @@ func TestOthersFindRoomBesideAGreedyCaller(t *testing.T) {
 func TestAccountsOfCallersAreBounded(t *testing.T) {
 	a := newAdmission(LimitsFor(1<<30), nil, nil)
 	for i := range 3 * keptAccounts {
-		p, err := a.enter(nil, policy.NewCaller("jwt", strconv.Itoa(i), "default", nil), true)
+		p, err := a.enter(nil, policy.NewCaller("jwt", strconv.Itoa(i), "default", nil), true, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -612,4 +616,142 @@ func TestRefusedCallsEndTheirOwnConnection(t *testing.T) {
 	if _, stays := s.all[shared]; !stays {
 		t.Error("a connection with callers was closed because of others' calls")
 	}
+}
+
+// tapped gives a call on a connection to the tap of a listener, and returns what the handler would get.
+func (p *proxied) tapped(t *testing.T, c *connection, method string, headers metadata.MD, left time.Duration) (context.Context, error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(peer.NewContext(t.Context(), &peer.Peer{AuthInfo: connectionInfo{conn: c}}), left)
+	t.Cleanup(cancel)
+	return p.tap(p.listeners[0])(ctx, &tap.Info{FullMethodName: method, Header: headers})
+}
+
+// What the tap refuses takes no stream, and its connection is read more slowly. gRPC keeps the timer of such a call, so one that
+// would be kept for long gets its refusal in the handler.
+func TestTheTapRefusesWhatIsOverALimit(t *testing.T) {
+	f := &frontend{}
+	startFrontend(t, f)
+	p := startProxy(t, f, limited(Limits{Connections: 10, Calls: 100, LongPolls: 100, Bytes: MinBytes, RequestBytes: DefaultRequestBytes}))
+	large := metadata.MD{"x": {strings.Repeat("z", 50_000)}}
+	c := &connection{account: new(account), host: "127.0.0.1"}
+	c.proved.Store(true)
+	for _, method := range []string{describeMethod, healthpb.Health_Check_FullMethodName, "/acme.Extra/Method"} {
+		if _, err := p.tapped(t, c, method, large, time.Second); err != nil || c.pause.Load() > 0 {
+			t.Fatalf("%s: %v, and a pause of %d", method, err, c.pause.Load())
+		}
+	}
+	full, err := p.admission.enter(c, nil, false, MinBytes*3/4-50_000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer full.giveBack()
+	for _, method := range []string{describeMethod, healthpb.Health_Check_FullMethodName, "/acme.Extra/Method"} {
+		c.pause.Store(0)
+		if _, err := p.tapped(t, c, method, large, refusedTime-time.Second); status.Code(err) != codes.ResourceExhausted {
+			t.Errorf("%s: %v", method, err)
+		}
+		if least := int64(refusedPause + 50_000*headerPause); c.pause.Load() < least {
+			t.Errorf("%s: a pause of %d, and %d is the least", method, c.pause.Load(), least)
+		}
+		ctx, err := p.tapped(t, c, method, large, time.Hour)
+		if err != nil || status.Code(refusedBefore(ctx)) != codes.ResourceExhausted {
+			t.Errorf("%s: the tap ends a call whose timer would stay: %v, %v", method, err, refusedBefore(ctx))
+		}
+		if _, err := p.tapped(t, c, method, nil, time.Second); err != nil {
+			t.Errorf("%s without headers: %v", method, err)
+		}
+	}
+	full.count(MinBytes - 10_000 - full.bytes) // for everybody
+	r := p.raw(t, nil)
+	var more []string
+	for i := range 10 {
+		more = append(more, "x-"+strconv.Itoa(i), strings.Repeat("z", 5000))
+	}
+	for i, timeout := range []string{"5S", "1H", "99999999H"} {
+		for j, method := range []string{describeMethod, healthpb.Health_Check_FullMethodName, "/acme.Extra/Method"} {
+			r.call(t, uint32(2*(3*i+j)+1), method, nil, false, append(more, "grpc-timeout", timeout)...)
+			if code, message := r.status(t); code != "8" || !strings.Contains(message, "headers") {
+				t.Errorf("%s with %s: status %s %s", method, timeout, code, message)
+			}
+		}
+	}
+}
+
+// A caller that takes no answers makes gRPC queue statuses without end: its connection is closed. Each write begins anew.
+func TestStatusesThatNobodyTakesEndTheirConnection(t *testing.T) {
+	s := &connections{admission: newAdmission(LimitsFor(1<<30), NewMetrics(prometheus.NewRegistry()), slog.New(slog.DiscardHandler)),
+		metrics: NewMetrics(prometheus.NewRegistry()), all: map[*connection]struct{}{}}
+	ours, theirs := net.Pipe()
+	defer theirs.Close()
+	go io.Copy(io.Discard, theirs)
+	c := s.add(ours)
+	for range 3 {
+		for range mostStatuses - 1 {
+			c.answersStatus()
+		}
+		if _, err := c.Write([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range mostStatuses {
+		c.answersStatus()
+	}
+	if _, stays := s.all[c]; stays {
+		t.Error("the connection stays")
+	}
+}
+
+// A connection is read later for what was refused on it.
+func TestRefusedCallsSlowTheirConnection(t *testing.T) {
+	ours, theirs := net.Pipe()
+	defer theirs.Close()
+	go func() { _, _ = theirs.Write([]byte("xy")) }()
+	c := &connection{Conn: ours}
+	c.slow(30 * time.Millisecond)
+	c.slow(30 * time.Millisecond)
+	start := time.Now()
+	if _, err := c.Read(make([]byte, 1)); err != nil || time.Since(start) < 60*time.Millisecond {
+		t.Errorf("read after %v: %v", time.Since(start), err)
+	}
+	if c.pause.Load() != 0 {
+		t.Error("the pause is not over")
+	}
+}
+
+// The headers of a stream count as long as it lasts, whatever it receives.
+func TestHeadersOfStreamsCount(t *testing.T) {
+	f := &frontend{}
+	startFrontend(t, f)
+	p := startProxy(t, f)
+	large := strings.Repeat("z", 50_000)
+	ctx := metadata.AppendToOutgoingContext(testContext(t), "x", large)
+	conn := p.dial(t)
+	stream, err := reflectionpb.NewServerReflectionClient(conn).ServerReflectionInfo(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	list := &reflectionpb.ServerReflectionRequest{MessageRequest: &reflectionpb.ServerReflectionRequest_ListServices{}}
+	for range 3 {
+		if err := stream.Send(list); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := stream.Recv(); err != nil {
+			t.Fatal(err)
+		}
+		if n := p.admission.inUse(); n < 50_000 || n > 60_000 {
+			t.Errorf("%d bytes count", n)
+		}
+	}
+	watch, err := healthpb.NewHealthClient(conn).Watch(ctx, &healthpb.HealthCheckRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := watch.Recv(); err != nil {
+		t.Fatal(err)
+	}
+	if n := p.admission.inUse(); n < 100_000 {
+		t.Errorf("%d bytes count", n)
+	}
+	_ = conn.Close()
+	eventually(t, func() bool { return p.admission.inUse() == 0 })
 }

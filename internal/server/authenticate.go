@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
+	"time"
 
 	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc/codes"
@@ -21,6 +22,9 @@ import (
 // is a stream. So a caller who proves no identity costs a header block and an answer of one frame, of which
 // gRPC queues a few for each connection and then stops reading. One credential cannot be checked there: a JWT
 // that names a key of its issuer that has to be fetched first. It is checked in the handler, a few at a time.
+//
+// What gRPC spends on headers before the tap cannot be saved, so a connection whose calls are refused there is
+// read more slowly, and others get the time.
 
 const (
 	// mostWaiting is how many calls wait for an issuer's keys at once. Each keeps its headers in memory.
@@ -28,6 +32,13 @@ const (
 	// mostRefused is how many calls of a connection may be refused for their credentials before one is not.
 	// Then the connection is closed, and a flood has to begin again with a handshake.
 	mostRefused = 1000
+	// refusedPause is how much later the next frames of a connection are read for each call that was refused,
+	// and headerPause what each byte of its headers adds: some ten times what gRPC takes for them.
+	refusedPause = 250 * time.Microsecond
+	headerPause  = 64 * time.Nanosecond
+	// refusedTime is how much time the caller of a call may have left that the tap refuses: gRPC keeps the
+	// timer of such a call until then. Others are refused in their handler.
+	refusedTime = 10 * time.Second
 )
 
 // identified is the context of a call whose caller the tap has identified. It has the headers that gRPC made
@@ -37,6 +48,7 @@ type identified struct {
 	context.Context
 	id      *auth.Identity
 	headers metadata.MD
+	refused error // is the answer to the call; nil: it goes on
 }
 
 type identifiedKey struct{}
@@ -57,28 +69,50 @@ func (s *Server) tap(l *listener) tap.ServerInHandle {
 				err = s.panicked(info.FullMethodName, p)
 			}
 		}()
-		full, conn := info.FullMethodName, connectionOf(ctx)
-		if serviceOf(full) == healthService { // its own answer is for everybody; see healthCall
-			return ctx, s.admission.check(conn, nil, true)
-		}
-		id, err := l.identify(ctx, info.Header, false)
-		if errors.Is(err, auth.ErrWait) {
+		conn := connectionOf(ctx)
+		ctx, err = s.beforeStream(ctx, l, info, conn)
+		if err == nil {
 			return ctx, nil
 		}
-		conn.known(err == nil)
-		if err == nil {
-			ctx = &identified{ctx, id, info.Header}
-			err = s.admission.check(conn, id.Caller, s.isLongPoll(full))
-		} else {
-			st := answerFor(err)
-			s.logRefusal(full, l, st, err)
-			err = st.Err()
-		}
-		if m := s.methods[full]; m != nil && err != nil {
-			m.metrics.observe(status.Code(err), 0, trace.SpanFromContext(ctx))
+		conn.slow(refusedPause + time.Duration(headersSize(info.Header))*headerPause)
+		if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) > refusedTime {
+			return &identified{Context: ctx, refused: err}, nil
 		}
 		return ctx, err
 	}
+}
+
+// beforeStream identifies the caller, and returns the status to answer a call with that is refused.
+func (s *Server) beforeStream(ctx context.Context, l *listener, info *tap.Info, conn *connection) (context.Context, error) {
+	full, headers := info.FullMethodName, headersSize(info.Header)
+	if serviceOf(full) == healthService { // its own answer is for everybody; see healthCall
+		return ctx, s.admission.check(conn, nil, true, headers)
+	}
+	id, err := l.identify(ctx, info.Header, false)
+	if errors.Is(err, auth.ErrWait) {
+		return ctx, nil
+	}
+	conn.known(err == nil)
+	if err == nil {
+		ctx = &identified{Context: ctx, id: id, headers: info.Header}
+		err = s.admission.check(conn, id.Caller, s.isLongPoll(full), headers)
+	} else {
+		st := answerFor(err)
+		s.logRefusal(full, l, st, err)
+		err = st.Err()
+	}
+	if m := s.methods[full]; m != nil && err != nil {
+		m.metrics.observe(status.Code(err), 0, trace.SpanFromContext(ctx))
+	}
+	return ctx, err
+}
+
+// refusedBefore returns the answer to a call that the tap has refused and left to its handler.
+func refusedBefore(ctx context.Context) error {
+	if i, ok := ctx.Value(identifiedKey{}).(*identified); ok {
+		return i.refused
+	}
+	return nil
 }
 
 // authenticate finds out who calls, before a byte of the request is waited for.

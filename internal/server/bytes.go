@@ -19,8 +19,8 @@ type waiter struct {
 	served chan struct{}
 }
 
-// countHeaders counts what a call's headers take, if that is more than the limit of calls has in mind.
-func (p *place) countHeaders(headers metadata.MD) error {
+// headersSize is what a call's headers take, if that is more than the limit of calls allows for.
+func headersSize(headers metadata.MD) int64 {
 	n := int64(0)
 	for name, values := range headers {
 		for _, v := range values {
@@ -28,12 +28,9 @@ func (p *place) countHeaders(headers metadata.MD) error {
 		}
 	}
 	if n <= freeHeaders {
-		return nil
+		return 0
 	}
-	if !p.takeIfFree(n, nil) {
-		return answerFor(p.in.noBytes("the headers of a call", n)).Err()
-	}
-	return nil
+	return n
 }
 
 // takeIfFree takes n bytes, if the limits allow them now.
@@ -148,10 +145,13 @@ func (p *place) count(n int64) {
 }
 
 // giveBack gives back all bytes.
-func (p *place) giveBack() {
+func (p *place) giveBack() { p.giveBackTo(0) }
+
+// giveBackTo gives back all bytes but so many.
+func (p *place) giveBackTo(left int64) {
 	p.in.mu.Lock()
 	defer p.in.mu.Unlock()
-	p.take(-p.bytes)
+	p.take(left - p.bytes)
 	p.in.forget(p)
 	p.in.serve()
 }

@@ -22,6 +22,11 @@ const (
 	unreadEvery = 5 * time.Second
 	// deadlineStep saves setting the time limit of each write anew.
 	deadlineStep = writeTime / 10
+	// mostStatuses is how many answers that are a status alone may wait for a write. HTTP/2 does not hold them
+	// back for a caller that reads nothing, and gRPC queues any number.
+	mostStatuses = streamsPerCaller
+	// longestPause bounds how long nothing is read for calls that were refused.
+	longestPause = 500 * time.Millisecond
 )
 
 // connections are those of the callers of one listener.
@@ -172,6 +177,9 @@ type connection struct {
 	// refused.
 	proved  atomic.Bool
 	refused atomic.Int32
+	// statuses counts answers since the last write, and pause is how long the next read waits, in nanoseconds.
+	statuses atomic.Int32
+	pause    atomic.Int64
 	// place in the admission's list of those without an identity; nil: not in it. The admission's lock guards
 	// it.
 	place *list.Element
@@ -197,6 +205,28 @@ func (c *connection) known(proved bool) {
 	}
 }
 
+// slow has the connection read later by d, so that calls that are refused leave the time to others.
+func (c *connection) slow(d time.Duration) {
+	if c != nil {
+		c.pause.Add(int64(d))
+	}
+}
+
+// answersStatus notes that a call is answered by a status alone. It closes a connection that does not take them.
+func (c *connection) answersStatus() {
+	if c != nil && c.statuses.Add(1) == mostStatuses {
+		_ = c.Close()
+	}
+}
+
+// Read waits for what was refused before.
+func (c *connection) Read(b []byte) (int, error) {
+	if c.pause.Load() > 0 {
+		time.Sleep(min(time.Duration(c.pause.Swap(0)), longestPause))
+	}
+	return c.Conn.Read(b)
+}
+
 // Write gives each write a time limit, which is set anew only now and then.
 func (c *connection) Write(b []byte) (int, error) {
 	now := time.Now()
@@ -206,7 +236,11 @@ func (c *connection) Write(b []byte) (int, error) {
 			return 0, err
 		}
 	}
-	return c.Conn.Write(b)
+	n, err := c.Conn.Write(b)
+	if err == nil {
+		c.statuses.Store(0)
+	}
+	return n, err
 }
 
 // Close also ends the account of what the caller has not read. gRPC may close a connection twice.

@@ -121,6 +121,10 @@ func (s *Server) handlers(desc *grpc.ServiceDesc, l *listener) *grpc.ServiceDesc
 
 // answer runs one call through the steps. A panic ends this call alone.
 func (s *Server) answer(ctx context.Context, l *listener, m *method) (answer any, err error) {
+	if err := refusedBefore(ctx); err != nil {
+		connectionOf(ctx).answersStatus()
+		return nil, err
+	}
 	s.metrics.inFlight.Inc()
 	c := &call{server: s, listener: l, method: m, start: time.Now(), ctx: ctx, span: trace.SpanFromContext(ctx)}
 	defer func() {
@@ -129,6 +133,9 @@ func (s *Server) answer(ctx context.Context, l *listener, m *method) (answer any
 			answer, err = nil, s.panicked(m.full, p)
 		}
 		c.leave(err != nil, p != nil)
+		if err != nil {
+			connectionOf(ctx).answersStatus()
+		}
 		s.metrics.inFlight.Dec()
 	}()
 	if !m.longPoll {

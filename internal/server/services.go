@@ -43,7 +43,13 @@ func (s *Server) other(l *listener, stream grpc.ServerStream) (err error) {
 		if p := recover(); p != nil {
 			err = s.panicked(full, p)
 		}
+		if err != nil {
+			connectionOf(stream.Context()).answersStatus()
+		}
 	}()
+	if err := refusedBefore(stream.Context()); err != nil {
+		return err
+	}
 	service := serviceOf(full)
 	if service == healthService {
 		return s.healthCall(l, full, stream)
@@ -71,7 +77,8 @@ func (s *Server) other(l *listener, stream grpc.ServerStream) (err error) {
 	if err != nil {
 		return s.refuse(l, full, err)
 	}
-	place, err := s.admission.enter(connectionOf(stream.Context()), id.Caller, true) // streams may last
+	headersSize := headersSize(headers)
+	place, err := s.admission.enter(connectionOf(stream.Context()), id.Caller, true, headersSize) // streams may last
 	if err != nil {
 		return err
 	}
@@ -80,7 +87,7 @@ func (s *Server) other(l *listener, stream grpc.ServerStream) (err error) {
 	if slices.Contains(alwaysPassed, service) {
 		limit = smallRequest
 	}
-	counted := &countedStream{ServerStream: stream, lease: newLease(place), limit: limit}
+	counted := &countedStream{ServerStream: stream, lease: newLease(place), headers: headersSize, limit: limit}
 	defer counted.lease.giveBack()
 	return s.pass(l, full, headers, counted)
 }
@@ -123,7 +130,9 @@ func (s *Server) pass(l *listener, full string, headers metadata.MD, stream grpc
 // forwarded, a frontend that is down would have every proxy taken out of service. Other health requests are
 // passed.
 func (s *Server) healthCall(l *listener, full string, stream grpc.ServerStream) error {
-	place, err := s.admission.enter(connectionOf(stream.Context()), nil, true)
+	received, _ := metadata.FromIncomingContext(stream.Context())
+	size := headersSize(received)
+	place, err := s.admission.enter(connectionOf(stream.Context()), nil, true, size)
 	if err != nil {
 		return err
 	}
@@ -150,16 +159,17 @@ func (s *Server) healthCall(l *listener, full string, stream grpc.ServerStream) 
 		first.Free()
 		return s.refuse(l, full, err)
 	}
-	return s.pass(l, full, headers, &countedStream{ServerStream: stream, lease: held, limit: smallRequest, first: &first})
+	return s.pass(l, full, headers, &countedStream{ServerStream: stream, lease: held, headers: size, limit: smallRequest, first: &first})
 }
 
 // countedStream is a stream whose messages are read within the limit of bytes. The bytes of a message count
 // until the next one is read: by then it was forwarded.
 type countedStream struct {
 	grpc.ServerStream
-	lease *lease
-	limit int64
-	first *frame.Frame // was read already; nil: none
+	lease   *lease
+	headers int64 // that the lease counts as long as the stream lasts
+	limit   int64
+	first   *frame.Frame // was read already; nil: none
 
 	header [messageHeader]byte // of the message that is read
 }
@@ -168,7 +178,7 @@ type countedStream struct {
 func (c *countedStream) RecvMsg(m any) error {
 	data := c.first
 	if data == nil {
-		c.lease.giveBack()
+		c.lease.place.giveBackTo(c.headers)
 		var err error
 		if data, err = c.receive(); err != nil {
 			return err
