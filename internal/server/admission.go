@@ -55,7 +55,8 @@ type admission struct {
 	total   account
 	callers map[callerKey]*account
 	waiting []*waiter // for bytes, in the order in which they came
-	reading list.List // of *reader: those whose request has not arrived yet, in the order in which they began
+	reading list.List // of *reader: those whose request has not arrived yet, in the order in which they came
+	begun   list.List // of *reader: those of them of whose request a part is in memory
 }
 
 // resource is what a limit is about.

@@ -626,6 +626,39 @@ func (p *proxied) tapped(t *testing.T, c *connection, method string, headers met
 	return p.tap(p.listeners[0])(ctx, &tap.Info{FullMethodName: method, Header: headers})
 }
 
+// Bytes are kept for the oldest request of which a part is in memory, and no more than it may still need: who sends headers and then
+// nothing keeps none from others.
+func TestBytesAreKeptForRequestsThatArrive(t *testing.T) {
+	const unit = 1 << 20
+	a := newAdmission(Limits{Calls: 10, Bytes: 20 * unit, RequestBytes: 8 * unit}, NewMetrics(prometheus.NewRegistry()), slog.New(slog.DiscardHandler))
+	enter := func(name string, headers int64) (*place, *reader) {
+		p, err := a.enter(nil, policy.NewCaller("token", name, "default", nil), false, headers)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := &reader{lease: newLease(p), started: time.Now()}
+		a.reads(r)
+		return &r.lease.place, r
+	}
+	fits := func(p *place, n int64, r *reader) bool { a.mu.Lock(); defer a.mu.Unlock(); return a.fits(p, n*unit, r) }
+	_, silent := enter("silent", 9*unit)
+	p, r := enter("good", 0)
+	if !fits(p, 8, r) {
+		t.Error("a silent caller keeps bytes from others")
+	}
+	silent.begins(5 * unit)
+	if fits(p, 5, r) || !fits(p, 4, r) {
+		t.Error("what the oldest request needs is not kept for it, or more than that")
+	}
+	silent.arrived.Store(4 * unit)
+	if !fits(p, 7, r) || fits(p, 8, r) {
+		t.Error("what has arrived is still kept")
+	}
+	if a.hasRead(silent); !fits(p, 8, r) {
+		t.Error("what was read keeps bytes")
+	}
+}
+
 // What the tap refuses takes no stream, and its connection is read more slowly. gRPC keeps the timer of such a call, so one that
 // would be kept for long gets its refusal in the handler.
 func TestTheTapRefusesWhatIsOverALimit(t *testing.T) {

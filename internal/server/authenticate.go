@@ -33,9 +33,9 @@ const (
 	// Then the connection is closed, and a flood has to begin again with a handshake.
 	mostRefused = 1000
 	// refusedPause is how much later the next frames of a connection are read for each call that was refused,
-	// and headerPause what each byte of its headers adds: some ten times what gRPC takes for them.
+	// and headerPause what each byte of its headers adds: some thirty times what gRPC takes for them.
 	refusedPause = 250 * time.Microsecond
-	headerPause  = 64 * time.Nanosecond
+	headerPause  = 256 * time.Nanosecond
 	// refusedTime is how much time the caller of a call may have left that the tap refuses: gRPC keeps the
 	// timer of such a call until then. Others are refused in their handler.
 	refusedTime = 10 * time.Second

@@ -88,11 +88,25 @@ func (a *admission) reads(r *reader) {
 	r.turn = a.reading.PushBack(r)
 }
 
+// begins notes that a part of the request is in memory, and that it may have so many bytes in all.
+func (r *reader) begins(most int64) {
+	a := r.lease.place.in
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	r.most = most
+	if r.begun == nil {
+		r.begun = a.begun.PushBack(r)
+	}
+}
+
 // hasRead notes that a request was read, or will not be.
 func (a *admission) hasRead(r *reader) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.reading.Remove(r.turn)
+	if r.begun != nil {
+		a.begun.Remove(r.begun)
+	}
 	if len(a.waiting) > 0 {
 		a.serve() // another one is the oldest now
 	}
@@ -207,12 +221,13 @@ func (a *admission) serve() {
 }
 
 // fits reports whether the limits allow n bytes more, of the request that r reads or of an answer. Requests
-// that are read take bytes step by step; so that they do not all stop half way, a request's size of bytes is
-// kept for the oldest of them. The caller holds the lock.
+// that are read take bytes step by step; so that they do not all stop half way, what the oldest of those may
+// still need of which a part is in memory is kept for it. The caller holds the lock.
 func (a *admission) fits(p *place, n int64, r *reader) bool {
 	limit := a.limits.Bytes
-	if oldest := a.reading.Front(); oldest != nil && r != nil && oldest.Value != r {
-		limit -= min(a.limits.RequestBytes, limit/2)
+	if first := a.begun.Front(); first != nil && r != nil && first.Value != r {
+		oldest := first.Value.(*reader)
+		limit -= min(max(oldest.most-oldest.arrived.Load(), 0), a.limits.RequestBytes, limit/2)
 	}
 	return a.total.used[bytesHeld]+n <= limit && p.shares(bytesHeld, limit, n)
 }

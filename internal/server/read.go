@@ -76,9 +76,13 @@ type reader struct {
 	time    time.Duration // that a message may lag behind
 	late    *time.Timer   // ends the call, and with it the reading
 	started time.Time
-	arrived atomic.Int64  // bytes of the message
-	turn    *list.Element // in the order of those who read; the admission's lock guards it
+	arrived atomic.Int64 // bytes of the message
 	header  [messageHeader]byte
+
+	// The admission's lock guards these: places in the orders of those who read, and of those of whom a part
+	// is in memory; how many bytes it may have.
+	turn, begun *list.Element
+	most        int64
 }
 
 // newReader returns the reader of a call, which has to be closed.
@@ -147,6 +151,7 @@ func (r *reader) body(ctx context.Context, length int64) (mem.BufferSlice, error
 		if err == nil {
 			arrived := r.arrived.Add(n)
 			r.late.Reset(r.time - r.lag(time.Now()))
+			r.begins(length)
 			err = r.reserve(ctx, n, arrived)
 		}
 		if err != nil {
@@ -203,6 +208,7 @@ func (r *reader) decompress(ctx context.Context, compressed mem.BufferSlice) (me
 	}
 	var out mem.BufferSlice
 	var length int64
+	r.begins(r.arrived.Load() + r.limit)
 	for chunk := min(max(4*compressed.Len(), leastChunk), mostChunk); ; chunk = mostChunk {
 		buf := frame.Clear.Get(chunk)
 		n, err := fill(plain, *buf)
