@@ -376,6 +376,12 @@ payload-paths: ## Every path on which an RPC can carry a payload; ends with `pat
 	@out=$$(cd internal/rewrite && PAYLOAD_PATHS=1 ../../bin/rewrite.test -test.run '^TestPayloadPaths$$') || { echo "$$out"; exit 1; }; \
 		echo "$$out" | grep -v '^PASS$$'
 
+.PHONY: census
+census: ## Who can read each text of Temporal's API: writes the table of docs/fields.md; ends with `fields: N total, ...; 0 unclassified`
+	@$(GO) test -count=1 ./internal/rewrite -run '^TestFieldTable$$' -update-docs >/dev/null
+	@$(GO) test -count=1 ./internal/rewrite -run '^TestCensus' >/dev/null || { $(GO) test -count=1 ./internal/rewrite -run '^TestCensus'; exit 1; }
+	@cd e2e && $(GO) test -count=1 -v ./census | grep -vE '^(=== |--- PASS|PASS$$|ok )' || { $(GO) test -count=1 ./census; exit 1; }
+
 ##@ Keep it in shape
 
 .PHONY: lint

@@ -25,21 +25,37 @@ request contains {"action": "seal"} if {
 	lower(input.payload.name) in credential_headers
 }
 
-# The server indexes search attributes, so they are stored as they come. A token has no place there.
+# The server indexes search attributes, so they are stored in clear. A token has no place there.
 request contains {"action": "deny", "reason": "a search attribute holds a token, and search attributes are stored in clear"} if {
 	input.payload.kind == "search_attribute"
 	some text in strings(input.content.json)
-	is_token(text)
+	has_token(text)
+}
+
+# The headers of Nexus operations are stored in clear, in the caller's history. A credential has no place there.
+request contains {"action": "deny", "reason": "a header of a Nexus operation holds a credential, and these headers are stored in clear"} if {
+	nexus_header
+	lower(input.payload.name) in credential_headers
+}
+
+request contains {"action": "deny", "reason": "a header of a Nexus operation holds a token, and these headers are stored in clear"} if {
+	nexus_header
+	has_token(input.content.json)
+}
+
+nexus_header if {
+	input.payload.kind == "text"
+	endswith(input.payload.path, "nexus_header")
 }
 
 # Whoever was let into a namespace reads what was sealed in it.
 response contains {"action": "open"} if input.sealed.namespace == input.namespace
 
-# data.temporal.is_token(x): x is a string that is a JWT, or a JWT behind the word Bearer.
-is_token(x) if {
-	is_string(x)
-	regex.match(`^(?i:bearer\s+)?eyJ[A-Za-z0-9_-]+\.eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*$`, x)
-}
+# data.temporal.is_token(x): x is a string that is a JSON Web Token, or one behind a word like Bearer.
+is_token(x) if temporal.is_token(x)
+
+# data.temporal.has_token(x): x is a string that holds a JSON Web Token somewhere, as a URL or a header line does.
+has_token(x) if temporal.has_token(x)
 
 # data.temporal.strings(doc): every string in a JSON document, however deep.
 strings(doc) := {text |

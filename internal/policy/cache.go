@@ -173,7 +173,7 @@ func kindClass(kind string) byte {
 	switch kind {
 	case KindSearchAttribute:
 		return 1
-	case KindReason:
+	case KindReason, KindText:
 		return 2
 	}
 	return 0

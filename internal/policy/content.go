@@ -42,7 +42,7 @@ const (
 // decode returns input.content.json. The error is errUnreadable, errTooLarge, or that of the call's memory.
 func decode(in *Input) (ast.Value, error) {
 	switch {
-	case in.Kind == KindReason:
+	case readable(in.Kind):
 		switch {
 		case len(in.Data) > maxContent:
 			return nil, errTooLarge

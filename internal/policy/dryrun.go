@@ -8,7 +8,7 @@ import (
 // Kinds lists every kind of payload that the contract names.
 func Kinds() []string {
 	return []string{KindInput, KindResult, KindMemo, KindHeader, KindSignal, KindQuery, KindUpdate,
-		KindHeartbeat, KindFailure, KindMarker, KindDetails, KindMetadata, KindSearchAttribute, KindReason}
+		KindHeartbeat, KindFailure, KindMarker, KindDetails, KindMetadata, KindSearchAttribute, KindReason, KindText}
 }
 
 // dryRun evaluates both queries of a namespace once per kind of payload before they are used, on inputs

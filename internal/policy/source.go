@@ -233,6 +233,11 @@ var capabilities = func() *ast.Capabilities {
 	c.Builtins = slices.DeleteFunc(c.Builtins, func(b *ast.Builtin) bool {
 		return b.Nondeterministic || slices.Contains(unavailable, b.Name)
 	})
+	for _, b := range tokenBuiltins {
+		if !slices.Contains(c.Builtins, b) { // OPA's list may have been made before they were registered
+			c.Builtins = append(c.Builtins, b)
+		}
+	}
 	c.AllowNet = []string{} // no schema is fetched either
 	return c
 }()

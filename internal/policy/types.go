@@ -37,7 +37,7 @@ const (
 	Open
 	// Keep hands out the ciphertext (response).
 	Keep
-	// Redact puts a placeholder in the payload's place (response, and kind reason in a request).
+	// Redact puts a placeholder in the payload's place (response, and kinds reason and text in a request).
 	Redact
 )
 
@@ -68,7 +68,11 @@ const (
 	KindMetadata        = "metadata"         // summaries, labels and the like
 	KindSearchAttribute = "search_attribute" // pass and deny only; passes without a verdict
 	KindReason          = "reason"           // pass, deny and redact only; passes without a verdict
+	KindText            = "text"             // like KindReason: texts that are no notes, as headers of Nexus operations
 )
+
+// readable reports whether a text of this kind stays readable at the server: it passes, is denied, or is redacted.
+func readable(kind string) bool { return kind == KindReason || kind == KindText }
 
 // Input describes one payload. Its strings may alias the message: what is kept is copied.
 type Input struct {

@@ -36,8 +36,8 @@ func parseProposal(v ast.Value, d Direction, kind string) (Verdict, error) {
 		return p, fmt.Errorf("unknown action in a %s; it knows %s", d, knownActions(d))
 	}
 	p.Action = actions[d][i]
-	if p.Action == Redact && d == Request && kind != KindReason {
-		return p, fmt.Errorf("redact in a request is for payload.kind %q only", KindReason)
+	if p.Action == Redact && d == Request && !readable(kind) {
+		return p, fmt.Errorf("redact in a request is for payload.kind %q and %q only", KindReason, KindText)
 	}
 	if err := p.members(obj); err != nil {
 		return p, err
@@ -198,7 +198,7 @@ func (k keys) stricter(namespace, a, b string) string {
 // the configuration, the whole payload before parts of it. unsure reports that the rules read something
 // that is unknown in this call, so that nothing may stay readable on their word.
 func unite(d Direction, in *Input, proposals []Verdict, k keys, unsure bool) (Verdict, error) {
-	inClear := in.Kind == KindSearchAttribute || in.Kind == KindReason
+	inClear := in.Kind == KindSearchAttribute || readable(in.Kind)
 	var v Verdict
 	for _, p := range proposals {
 		if d == Request && inClear && (p.Action == Seal || p.Action == Accept) {

@@ -79,6 +79,7 @@ func TestUnionOfVerdicts(t *testing.T) {
 		"response without rules":              {d: Response, want: Verdict{Action: Deny, Reason: "no rule opens it"}},
 		"open":                                {d: Response, platform: []string{open}, want: Verdict{Action: Open}},
 		"keep over open":                      {d: Response, platform: []string{open}, team: []string{keep}, want: Verdict{Action: Keep}},
+		"a text redacted":                     {kind: KindText, platform: []string{`{"action": "redact"} if input.payload.kind == "text"`}, team: []string{pass}, want: Verdict{Action: Redact}},
 		"redact over keep":                    {d: Response, platform: []string{gone}, team: []string{keep, open}, want: Verdict{Action: Redact}},
 		"deny over redact":                    {d: Response, platform: []string{open, gone}, team: []string{deny}, want: Verdict{Action: Deny, Reason: "no"}},
 	} {
@@ -133,7 +134,7 @@ func TestBadVerdicts(t *testing.T) {
 	for verdict, want := range map[string]string{
 		`{"action": concat("", ["encr", "ypt"])}`:               "unknown action in a request; it knows accept, deny, pass, redact, seal",
 		`{"action": concat("", ["op", "en"])}`:                  "unknown action",
-		`{"action": "redact"}`:                                  `redact in a request is for payload.kind "reason" only`,
+		`{"action": "redact"}`:                                  `redact in a request is for payload.kind "reason" and "text" only`,
 		`{"action": 7}`:                                         `needs an "action"`,
 		`{"verdict": "seal"}`:                                   `needs an "action"`,
 		`"seal"`:                                                "this one is a string",

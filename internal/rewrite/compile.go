@@ -144,8 +144,8 @@ func (c *compiler) field(n *node, fd protoreflect.FieldDescriptor, path, kind st
 		f.child = c.message(d, f.path, kind)
 	case opNexusFailure:
 		kind = policy.KindFailure
-	case opReason:
-		kind = policy.KindReason
+	case opReadable:
+		kind = readableKind(fd)
 	case opHistoryBlob:
 		history, err := c.plan.messageType(msgHistory)
 		if err != nil {
@@ -163,13 +163,13 @@ func (c *compiler) field(n *node, fd protoreflect.FieldDescriptor, path, kind st
 	if f.op.isSite() {
 		f.kind, f.na = kind, notApplicable(c.method, f.path, kind)
 	}
-	if fd.IsMap() && d != nil {
+	if fd.IsMap() && (d != nil || f.op == opReadable) {
 		return c.entry(fd, f)
 	}
 	return f
 }
 
-// entry compiles the entry message of a map to messages, whose plan is value.
+// entry compiles the entry message of a map to messages or texts, whose plan is value.
 func (c *compiler) entry(fd protoreflect.FieldDescriptor, value field) field {
 	if value.op == opSkip || value.op == opSkipMessage {
 		return field{op: opSkipMessage, wire: value.wire, path: value.path}
@@ -239,6 +239,8 @@ func (c *compiler) opOfPayload(fd protoreflect.FieldDescriptor) op {
 func (c *compiler) opOfScalar(fd protoreflect.FieldDescriptor) op {
 	site, text := siteName(fd), fd.Kind() == protoreflect.StringKind
 	switch {
+	case !c.response && readableKind(fd) != "":
+		return opReadable
 	case fd.IsList(), fd.IsMap():
 	case site == "Failure.message":
 		return opFailMessage
@@ -246,8 +248,6 @@ func (c *compiler) opOfScalar(fd protoreflect.FieldDescriptor) op {
 		return opFailStack
 	case textSites[site] && !c.response:
 		return opText
-	case isReason(fd) && !c.response:
-		return opReason
 	case fd.Name() == "task_token" && fd.Kind() == protoreflect.BytesKind:
 		return opToken
 	case fd.Name() == "endpoint" && text:

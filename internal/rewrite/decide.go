@@ -182,7 +182,7 @@ func (s *sealer) decideSlot(ctx context.Context, sl *slot, v *policy.Verdict) (e
 		return nil
 	}
 	switch sl.f.op {
-	case opText, opReason:
+	case opText, opReadable:
 		if len(value) == 0 {
 			return nil
 		}
@@ -205,7 +205,7 @@ func (s *sealer) decideSlot(ctx context.Context, sl *slot, v *policy.Verdict) (e
 			return nil
 		}
 	}
-	if marked && (sl.f.op == opExempt || sl.f.op == opSearchAttribute || sl.f.op == opReason) {
+	if marked && (sl.f.op == opExempt || sl.f.op == opSearchAttribute || sl.f.op == opReadable) {
 		return s.call.fail(KindDenied, sl.f.path,
 			errors.New("a sealed value is not accepted in a field that stays readable"))
 	}
@@ -252,7 +252,7 @@ func (s *sealer) apply(ctx context.Context, sl *slot, v *policy.Verdict, value [
 		}
 		return nil
 	case policy.Redact:
-		if sl.f.op == opReason {
+		if sl.f.op == opReadable {
 			return nil
 		}
 	case policy.Accept:
@@ -267,7 +267,7 @@ func (s *sealer) apply(ctx context.Context, sl *slot, v *policy.Verdict, value [
 		}
 		v.Action = policy.Seal
 	}
-	if v.Action != policy.Seal || sl.f.op == opSearchAttribute || sl.f.op == opReason {
+	if v.Action != policy.Seal || sl.f.op == opSearchAttribute || sl.f.op == opReadable {
 		return s.call.fail(KindPolicy, sl.f.path,
 			fmt.Errorf("the verdict %s is not one for a %s in a request", v.Action, sl.f.kind))
 	}

@@ -79,7 +79,7 @@ func (c *factCollector) walk(n *node, known policy.FactSet) {
 	for i := range n.fields {
 		f := &n.fields[i]
 		switch f.op {
-		case opPayload, opSearchAttribute, opText, opReason, opFailure:
+		case opPayload, opSearchAttribute, opText, opReadable, opFailure:
 			c.add(f.kind, known, f.na)
 		case opAny:
 			// Requests carry the bodies of updates there. Their plan is compiled when the walk finds one.

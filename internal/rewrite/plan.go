@@ -35,7 +35,7 @@ const (
 	opAny                       // a google.protobuf.Any
 	opHistoryBlob               // a DataBlob that holds a serialized history
 	opText                      // a string that is sealed as text
-	opReason                    // a string that may be refused or redacted
+	opReadable                  // a string that stays readable but may be refused or redacted
 	opFact                      // a string that is a fact
 	opFactName                  // a message whose field 1 is a fact
 	opToken                     // a task token
@@ -47,7 +47,7 @@ const (
 )
 
 // isSite reports whether there is something to decide about in a field, or to look for.
-func (o op) isSite() bool { return o >= opPayload && o <= opReason }
+func (o op) isSite() bool { return o >= opPayload && o <= opReadable }
 
 // field is the plan for one field of one message at one path.
 type field struct {

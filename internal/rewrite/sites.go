@@ -158,10 +158,3 @@ func kindOf(f protoreflect.FieldDescriptor) string {
 	}
 	return kindDetails
 }
-
-// isReason reports whether a request's string is a note that people write and the
-// server keeps. It cannot be sealed, since the server and its pages show it as it is;
-// the policy may refuse or redact it.
-func isReason(f protoreflect.FieldDescriptor) bool {
-	return f.Kind() == protoreflect.StringKind && (f.Name() == "reason" || f.Name() == "notes")
-}
