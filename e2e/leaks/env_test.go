@@ -183,6 +183,7 @@ func (b *bench) addSearchAttributes(t *testing.T) {
 		Namespace: namespace,
 		SearchAttributes: map[string]enumspb.IndexedValueType{
 			"Region": enumspb.INDEXED_VALUE_TYPE_KEYWORD, "Amount": enumspb.INDEXED_VALUE_TYPE_INT,
+			"Owner": enumspb.INDEXED_VALUE_TYPE_KEYWORD,
 		},
 	})
 	if err != nil {
@@ -190,7 +191,7 @@ func (b *bench) addSearchAttributes(t *testing.T) {
 	}
 	// Frontends learn of them from a cache that is refreshed in the background.
 	for range 200 {
-		_, err = b.client.CountWorkflow(t.Context(), &workflowservice.CountWorkflowExecutionsRequest{Query: `Region = "x" AND Amount = 1`})
+		_, err = b.client.CountWorkflow(t.Context(), &workflowservice.CountWorkflowExecutionsRequest{Query: `Region = "x" AND Amount = 1 AND Owner = "x"`})
 		if err == nil {
 			return
 		}

@@ -151,12 +151,15 @@ func (b *bench) stopServer(t *testing.T) {
 
 func (b *bench) startProxy(t *testing.T) {
 	t.Helper()
-	var err error
+	shipped, err := os.ReadFile("../../policy.rego")
+	if err != nil {
+		t.Fatal(err)
+	}
 	if b.collector, err = harness.StartCollector(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(b.collector.Stop)
-	opts := harness.ProxyOptions{Dir: t.TempDir(), Upstream: b.server.Address, Env: b.collector.Env(), Args: []string{"--log-level", "debug"}}
+	opts := harness.ProxyOptions{Policy: string(shipped) + readableTexts, Dir: t.TempDir(), Upstream: b.server.Address, Env: b.collector.Env(), Args: []string{"--log-level", "debug"}}
 	if b.kms {
 		b.kmsStub = kmsstub.New(kmsstub.Options{})
 		b.kmsStub.SetAlias("alias/temporal", b.kmsStub.CreateKey(false))

@@ -39,10 +39,12 @@ const (
 	Keep
 	// Redact puts a placeholder in the payload's place (response, and kinds reason and text in a request).
 	Redact
+	// Drop removes the value of a search attribute (request).
+	Drop
 )
 
 var actionNames = [...]string{NoAction: "none", Seal: "seal", Pass: "pass", Deny: "deny", Accept: "accept",
-	Open: "open", Keep: "keep", Redact: "redact"}
+	Open: "open", Keep: "keep", Redact: "redact", Drop: "drop"}
 
 // String returns the word that a policy writes for the action.
 func (a Action) String() string {
@@ -66,7 +68,7 @@ const (
 	KindMarker          = "marker"
 	KindDetails         = "details"          // whatever a newer API calls otherwise
 	KindMetadata        = "metadata"         // summaries, labels and the like
-	KindSearchAttribute = "search_attribute" // pass and deny only; passes without a verdict
+	KindSearchAttribute = "search_attribute" // pass, drop and deny only; passes without a verdict
 	KindReason          = "reason"           // pass, deny and redact only; passes without a verdict
 	KindText            = "text"             // like KindReason: texts that are no notes, as headers of Nexus operations
 )

@@ -12,7 +12,7 @@ import (
 
 // actions are those of each direction, the strictest last.
 var actions = [...][]Action{
-	Request:  {Pass, Accept, Seal, Redact, Deny},
+	Request:  {Pass, Accept, Seal, Redact, Drop, Deny},
 	Response: {Open, Keep, Redact, Deny},
 }
 
@@ -38,6 +38,9 @@ func parseProposal(v ast.Value, d Direction, kind string) (Verdict, error) {
 	p.Action = actions[d][i]
 	if p.Action == Redact && d == Request && !readable(kind) {
 		return p, fmt.Errorf("redact in a request is for payload.kind %q and %q only", KindReason, KindText)
+	}
+	if p.Action == Drop && kind != KindSearchAttribute {
+		return p, fmt.Errorf("drop is for payload.kind %q only", KindSearchAttribute)
 	}
 	if err := p.members(obj); err != nil {
 		return p, err

