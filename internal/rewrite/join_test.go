@@ -260,3 +260,25 @@ func TestNewOneof(t *testing.T) {
 		t.Error("a lost its presence")
 	}
 }
+
+// TestTextsOfNewerServers: a text of a field that this release does not know comes before the policy, once the server
+// describes it.
+func TestTextsOfNewerServers(t *testing.T) {
+	r := newRewriter(t, sealAll+"\nrequest contains {\"action\": \"redact\"} if input.payload.kind == \"text\"\n")
+	messages := protodesc.ToFileDescriptorProto(workflowpb.File_temporal_api_workflowservice_v1_request_response_proto)
+	for _, m := range messages.MessageType {
+		if m.GetName() == "DescribeTaskQueueRequest" {
+			m.Field = append(m.Field, &descriptorpb.FieldDescriptorProto{Name: proto.String("remark"), JsonName: proto.String("remark"),
+				Number: proto.Int32(newField), Label: descriptorpb.FieldDescriptorProto_LABEL_OPTIONAL.Enum(),
+				Type: descriptorpb.FieldDescriptorProto_TYPE_STRING.Enum()})
+		}
+	}
+	if changed, err := r.Join([]*descriptorpb.FileDescriptorProto{messages}); err != nil || !changed {
+		t.Fatalf("join: %v, %v", changed, err)
+	}
+	in := append(bytesOf(t, &workflowpb.DescribeTaskQueueRequest{Namespace: testNamespace}), wireField(newField, []byte("CANARY-remark"))...)
+	out, err := request(t, r, "DescribeTaskQueue", in)
+	if err != nil || !bytes.Contains(out, []byte(redactedReason)) || bytes.Contains(out, []byte(canaryMark)) {
+		t.Errorf("the text of a new field is not redacted: %q, %v", out, err)
+	}
+}
