@@ -288,6 +288,9 @@ func TestEveryReadableText(t *testing.T) {
 			if err != nil || bytes.Contains(out, []byte(canaryMark)) || !bytes.Contains(out, []byte(redactedReason)) && !bytes.Contains(out, []byte(encodedFailure)) {
 				t.Errorf("%s: %s is not redacted: %v", md.Name(), last, err)
 			}
+			if err := proto.Unmarshal(out, dynamicpb.NewMessage(md.Input())); err != nil {
+				t.Errorf("%s: with %s redacted, it cannot be read: %v", md.Name(), last, err)
+			}
 			var e *Error
 			if _, err := request(t, denying, string(md.Name()), in); !errors.As(err, &e) || e.Kind != KindDenied {
 				t.Errorf("%s: %s is not denied: %v", md.Name(), last, err)
