@@ -233,7 +233,7 @@ func (b *bench) readCLI(namespace, workflow, token string) outcome {
 func (b *bench) codecRefusals() int {
 	n := 0
 	for _, line := range b.proxy.Log.Lines() {
-		if line["msg"] == "call refused" && line["rpc"] == "/decode" {
+		if line["msg"] == "call refused" && line["method"] == "codec-server/decode" {
 			n++
 		}
 	}

@@ -101,7 +101,7 @@ func eagerActivity(s *site) string {
 	s.paused()
 	s.eventually(func() error {
 		for _, line := range s.proxy.Log.Lines() {
-			if line["workflow_id"] == s.id && line["task"] == "activity" && line["rpc"] == workflowservice.WorkflowService_RespondWorkflowTaskCompleted_FullMethodName {
+			if line["workflow_id"] == s.id && line["task"] == "activity" && line["method"] == workflowservice.WorkflowService_RespondWorkflowTaskCompleted_FullMethodName[1:] {
 				return nil
 			}
 		}

@@ -198,7 +198,7 @@ var (
 )
 
 // openLabels have values of the user's: names of keys, references, revisions.
-var openLabels = []string{"key", "kek", "revision"}
+var openLabels = []string{"key", "kek", "revision", "version", "commit"}
 
 // scrape reads the metrics. Those of the Go runtime and of the process become one entry each.
 func scrape(t *testing.T, proxy *harness.Proxy) map[string]*family {

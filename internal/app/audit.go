@@ -44,6 +44,9 @@ func newAudit(ctx context.Context, a *config.Audit, version string, t *telemetry
 			"Audit records by outcome: kept, dropped since they could not be kept, refused with their call for that reason.",
 			prometheus.Labels{"outcome": outcome}, count)
 	}
+	t.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "temporal_seal_audit_failing",
+		Help: "1 while audit records cannot be kept; they wait in a queue, and are dropped, or their calls refused, once it is full."},
+		func() float64 { return oneIf(records.Failing()) }))
 	return records, nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyhealth"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 )
 
@@ -24,6 +25,8 @@ type usedKey struct {
 	Sealed     uint64       `json:"sealed"`
 	Opened     uint64       `json:"opened"`
 	LastOpened time.Time    `json:"last_opened,omitzero"`
+
+	health keyhealth.Health
 }
 
 // workingKey is a data key that seals now. Its ID is what revoked_data_keys takes.
@@ -42,7 +45,7 @@ func usedKeys(keys *keyring.Keyring) (all []usedKey) {
 		if u.KEK != (crypto.KEKRef{}) {
 			kek = u.KEK.String()
 		}
-		all = append(all, usedKey{u.Entry, u.Role, kek, u.Sealed, u.Opened, u.LastOpened})
+		all = append(all, usedKey{u.Entry, u.Role, kek, u.Sealed, u.Opened, u.LastOpened, u.Health})
 	}
 	return all
 }
@@ -70,6 +73,11 @@ var (
 		[]string{"key", "kek", "role"}, nil)
 	keyLastOpened = prometheus.NewDesc("temporal_seal_key_last_opened_timestamp_seconds",
 		"When an envelope of the key was last opened here.", []string{"key", "kek"}, nil)
+	keyRevoked = prometheus.NewDesc("temporal_seal_key_revoked",
+		"1 while the key service refuses the key: it is disabled, deleted, or access to it is withdrawn.",
+		[]string{"key", "kek"}, nil)
+	keyUnavailable = prometheus.NewDesc("temporal_seal_key_unavailable",
+		"1 while the key service does not answer for the key.", []string{"key", "kek"}, nil)
 )
 
 // Describe is part of prometheus.Collector.
@@ -77,6 +85,8 @@ func (m keyMetrics) Describe(ch chan<- *prometheus.Desc) {
 	ch <- keyPayloads
 	ch <- keyInfo
 	ch <- keyLastOpened
+	ch <- keyRevoked
+	ch <- keyUnavailable
 }
 
 // Collect is part of prometheus.Collector.
@@ -84,12 +94,33 @@ func (m keyMetrics) Collect(ch chan<- prometheus.Metric) {
 	send := func(desc *prometheus.Desc, kind prometheus.ValueType, value float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(desc, kind, value, labels...)
 	}
+	// Keys that could not be opened are not in use yet, and have no reference.
+	for entry, err := range m.keys.Unopened() {
+		revoked := crypto.KindOf(err) == crypto.KindRevoked
+		send(keyRevoked, prometheus.GaugeValue, oneIf(revoked), entry, keyNotOpen)
+		send(keyUnavailable, prometheus.GaugeValue, oneIf(!revoked), entry, keyNotOpen)
+	}
 	for _, u := range usedKeys(m.keys) {
 		send(keyPayloads, prometheus.CounterValue, float64(u.Sealed), u.Name, u.KEK, "sealed")
 		send(keyPayloads, prometheus.CounterValue, float64(u.Opened), u.Name, u.KEK, "opened")
+		if u.KEK != keyring.OtherUses {
+			send(keyRevoked, prometheus.GaugeValue, oneIf(u.health.Revoked), u.Name, u.KEK)
+			send(keyUnavailable, prometheus.GaugeValue, oneIf(u.health.Unavailable), u.Name, u.KEK)
+		}
 		send(keyInfo, prometheus.GaugeValue, 1, u.Name, u.KEK, string(u.Role))
 		if !u.LastOpened.IsZero() {
 			send(keyLastOpened, prometheus.GaugeValue, float64(u.LastOpened.Unix()), u.Name, u.KEK)
 		}
 	}
+}
+
+// keyNotOpen is in the place of the reference of a key that is not open.
+const keyNotOpen = "not open"
+
+// oneIf is the value of a gauge for a state.
+func oneIf(holds bool) float64 {
+	if holds {
+		return 1
+	}
+	return 0
 }

@@ -42,6 +42,9 @@ func newReport(a *applier, t *telemetry) *report {
 
 // applied reports a change. What is tried again and again without success is reported once.
 func (r *report) applied(before, now *state, configChanged bool) {
+	if !slices.Equal(before.restart, now.restart) {
+		r.restart(now.restart)
+	}
 	if configChanged || !sameCause(before.problems, now.problems) {
 		r.config(now, configChanged)
 	}
@@ -64,10 +67,16 @@ func (r *report) config(now *state, changed bool) {
 	r.configs.WithLabelValues("ok").Inc()
 	r.log.Info("keys and grants taken from the config",
 		"keys", len(now.keys), "grants", len(now.grants), "revoked_data_keys", len(now.revoked))
-	if changed && len(now.restart) > 0 {
-		r.log.Warn("the config has changed in more than keys, grants, revoked_data_keys and foreign: "+
-			"that takes effect at the next start", "file", r.file)
+}
+
+// restart reports which sections of the config wait for a restart.
+func (r *report) restart(sections []string) {
+	if len(sections) == 0 {
+		r.log.Info("the config file is again as it was at the start; no restart is needed", "file", r.file)
+		return
 	}
+	r.log.Warn("sections of the config have changed that take effect at the next start: restart the proxy",
+		"sections", strings.Join(sections, ","), "file", r.file)
 }
 
 // policy reports modules that do not load, unless they failed in the same way before, and a policy that
@@ -131,13 +140,16 @@ func (s *state) describe(w io.Writer, file string) {
 	}
 }
 
-// stateMetrics shows the policy's revision, and whether the sources differ from what is in force. Its
+// stateMetrics shows the policy's revision, which sections of the config wait for a restart, and whether the sources differ from what is in force. Its
 // labels are that revision and the namespaces that have policy files.
 type stateMetrics struct{ state func() *state }
 
 var (
 	configStale = prometheus.NewDesc("temporal_seal_config_stale",
-		"1 if the config file, or a part of it, is not in force; /readyz says why.", nil, nil)
+		"1 while the config file, or a part of it, is refused; /readyz says why.", nil, nil)
+	restartPending = prometheus.NewDesc("temporal_seal_restart_pending",
+		"1 while a section of the config file differs from what is in force and takes effect at the next start.",
+		[]string{"section"}, nil)
 	policyStale = prometheus.NewDesc("temporal_seal_policy_stale",
 		"1 if the newest policy file of a namespace is not in force, * for the platform's; /readyz says why.",
 		[]string{"namespace"}, nil)
@@ -165,5 +177,8 @@ func (m stateMetrics) Collect(ch chan<- prometheus.Metric) {
 		gauge(policyStale, value, namespace)
 	}
 	gauge(policyInfo, 1, s.policy.Revision())
-	gauge(configStale, float64(min(len(s.problems)+len(s.restart), 1)))
+	gauge(configStale, oneIf(len(s.problems) > 0))
+	for _, section := range restartSections {
+		gauge(restartPending, oneIf(slices.Contains(s.restart, section)), section)
+	}
 }

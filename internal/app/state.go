@@ -176,6 +176,16 @@ func (s *state) keepNamed(before *state, missing []policy.MissingKey) error {
 // applied are the keys at the config's top level that apply while the proxy runs.
 var applied = []string{"keys", "grants", "revoked_data_keys", "foreign"}
 
+// restartSections are the keys at the config's top level that only a start takes over.
+var restartSections = func() (names []string) {
+	for field := range reflect.TypeFor[config.Config]().Fields() {
+		if name := field.Tag.Get("yaml"); name != "" && !slices.Contains(applied, name) {
+			names = append(names, name)
+		}
+	}
+	return names
+}()
+
 // changedSince lists the keys at the config's top level that differ and that only a start takes over.
 func changedSince(started, now *config.Config) (names []string) {
 	a, b := reflect.ValueOf(started).Elem(), reflect.ValueOf(now).Elem()

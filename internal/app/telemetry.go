@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -70,6 +71,7 @@ func newTelemetry(ctx context.Context, version string, log *slog.Logger) (*telem
 	t := &telemetry{log: log, registry: prometheus.NewRegistry()}
 	t.registry.MustRegister(
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	t.registry.MustRegister(buildInfo(version))
 	if !exporterChosen() {
 		return t, nil
 	}
@@ -93,6 +95,22 @@ func newTelemetry(ctx context.Context, version string, log *slog.Logger) (*telem
 	t.tracing = &server.Tracing{Provider: t.spans, Propagator: propagation.TraceContext{}}
 	otel.SetTextMapPropagator(t.tracing.Propagator)
 	return t, nil
+}
+
+// buildInfo is the metric that shows which build runs. The Go toolchain notes the commit, where the build had a repository.
+func buildInfo(version string) prometheus.Collector {
+	commit := "unknown"
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" {
+				commit = s.Value
+			}
+		}
+	}
+	g := prometheus.NewGauge(prometheus.GaugeOpts{Name: "temporal_seal_build_info", Help: "1 for the build that runs.",
+		ConstLabels: prometheus.Labels{"version": version, "commit": commit}})
+	g.Set(1)
+	return g
 }
 
 // aboutProxy describes this process in what spans and audit records are sent with.

@@ -184,6 +184,9 @@ func (l *Log) Counts() (kept, dropped, refused uint64) {
 	return l.kept.Load(), l.dropped.Load(), l.refused.Load()
 }
 
+// Failing reports whether the latest try to store records failed.
+func (l *Log) Failing() bool { return l.failing.Load() }
+
 // Close writes the queue and closes the sink. Records that are not stored when ctx ends are dropped and
 // counted.
 func (l *Log) Close(ctx context.Context) error {

@@ -3,6 +3,7 @@ package codecserver
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"mime"
 	"net"
@@ -50,6 +51,9 @@ type exchange struct {
 	span   trace.Span
 	take   func(n int64) error // counts n bytes more
 	leave  func()              // nil: not counted in
+	// What is known of the caller, for the log.
+	caller    *policy.Caller
+	namespace string
 }
 
 // ServeHTTP answers one request. A panic ends this request alone.
@@ -63,7 +67,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer func() {
 		if p := recover(); p != nil {
 			s.metrics.panics.Inc()
-			s.options.Log.Error("a fault in the proxy ended a call; please report it", "rpc", e.route, "panic", fault.Describe(p),
+			s.options.Log.Error("a fault in the proxy ended a call; please report it", "method", e.method(), "panic", fault.Describe(p),
 				"stack", string(debug.Stack())) // a stack holds no values
 			status = writeError(w, refuse(http.StatusInternalServerError, "a fault in the proxy ended this call: its log holds the place"))
 		}
@@ -76,7 +80,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	// Before it answers, net/http waits for the rest of a body that nobody reads.
 	_ = http.NewResponseController(w).SetReadDeadline(start.Add(s.bodyTime))
 	text, err := e.answer(ctx)
-	status = e.send(text, err)
+	status = e.send(ctx, text, err)
 }
 
 // What is accepted: POST of application/json to a path that ends in /encode or /decode, from no web page or an allowed
@@ -106,6 +110,9 @@ func (e *exchange) answer(ctx context.Context) ([]byte, error) {
 		return nil, refuse(http.StatusUnsupportedMediaType, "the body has to be application/json")
 	}
 	id, namespace, err := e.authenticate()
+	if id != nil {
+		e.caller, e.namespace = id.Caller, namespace
+	}
 	switch {
 	case err != nil:
 		return nil, err
@@ -243,11 +250,13 @@ func (e *exchange) rewrite(
 	payloads, err := rewriteList(ctx, run, list)
 	if err != nil {
 		e.server.options.Failed(direction, err)
+		e.server.options.Unopened(ctx, session)
 		return nil, err
 	}
 	if e.route == routeDecode {
 		openTexts(ctx, session, list, payloads)
 	}
+	e.server.options.Unopened(ctx, session)
 	e.server.options.Rewritten(direction, stats, time.Since(start), e.span)
 	e.describeStats(direction, stats)
 	if stats.Later > 0 && stats.Payloads == 0 {
@@ -271,11 +280,11 @@ func (e *exchange) record(ctx context.Context, session *rewrite.Session, id *aut
 
 // send writes the answer and returns its status. A caller that has left needs no answer, so write errors are
 // ignored.
-func (e *exchange) send(text []byte, err error) (status int) {
+func (e *exchange) send(ctx context.Context, text []byte, err error) (status int) {
 	switch {
 	case err != nil:
 		status = writeError(e.w, err)
-		e.server.options.Log.Warn("call refused", "rpc", e.route, "listener", Name, "code", status, "reason", err.Error())
+		e.logRefusal(ctx, status, err)
 	case text == nil:
 		status = http.StatusNoContent
 		e.w.WriteHeader(status)
@@ -287,4 +296,33 @@ func (e *exchange) send(text []byte, err error) (status int) {
 		_, _ = e.w.Write(text)
 	}
 	return status
+}
+
+// method names the route as audit records and metrics of calls do.
+func (e *exchange) method() string { return "codec-server/" + strings.TrimPrefix(e.route, "/") }
+
+// logRefusal logs a request that was not answered as its caller wished: one line a minute for each caller, route, namespace
+// and status.
+func (e *exchange) logRefusal(ctx context.Context, status int, err error) {
+	address, _, _ := net.SplitHostPort(e.r.RemoteAddr) // net/http wrote it
+	caller := ""
+	if e.caller != nil {
+		caller = e.caller.String()
+	}
+	leftOut, ok := e.server.refusals.Next(fmt.Sprint(caller, "\x00", address, "\x00", e.route, "\x00", e.namespace, "\x00", status))
+	if !ok {
+		return
+	}
+	fields := []any{"method", e.method(), "listener", Name, "address", address}
+	if e.caller != nil {
+		fields = append(fields, "caller", caller, "namespace", e.namespace)
+	}
+	if span := trace.SpanContextFromContext(ctx); span.HasTraceID() {
+		fields = append(fields, "trace_id", span.TraceID().String())
+	}
+	fields = append(fields, "code", status, "error", err.Error())
+	if leftOut > 0 {
+		fields = append(fields, "lines_left_out", leftOut)
+	}
+	e.server.options.Log.Warn("call refused", fields...)
 }

@@ -30,6 +30,7 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/auth"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
+	"github.com/temporal-seal/temporal-seal/internal/x/lograte"
 )
 
 const (
@@ -74,10 +75,12 @@ type Options struct {
 	// Rewritten and Failed count what happened to a list of payloads.
 	Rewritten func(policy.Direction, *rewrite.Stats, time.Duration, trace.Span)
 	Failed    func(policy.Direction, error)
-	Registry  prometheus.Registerer
-	Tracer    trace.Tracer                  // nil: no spans
-	Traces    propagation.TextMapPropagator // required with Tracer
-	Log       *slog.Logger
+	// Unopened reports the sealed values of a session's answer that did not open.
+	Unopened func(context.Context, *rewrite.Session)
+	Registry prometheus.Registerer
+	Tracer   trace.Tracer                  // nil: no spans
+	Traces   propagation.TextMapPropagator // required with Tracer
+	Log      *slog.Logger
 }
 
 // Server answers requests. Its methods may be called concurrently.
@@ -89,6 +92,7 @@ type Server struct {
 	running  chan struct{}
 	bodyTime time.Duration
 	metrics  metrics
+	refusals lograte.Limiter // of lines about refused requests
 }
 
 // New returns a server that answers nothing yet.

@@ -99,7 +99,8 @@ func start(t *testing.T) *under {
 	t.Cleanup(func() { _ = records.Close(ctx) })
 	u.Server = New(Options{Net: l, Identify: auth.Tokens(Name, "authorization", tokens), Origins: []string{page}, Rewriter: rewriter, Audit: records,
 		Enter: u.enter, RequestBytes: requestBytes,
-		Rewritten: func(policy.Direction, *rewrite.Stats, time.Duration, trace.Span) {}, Failed: func(policy.Direction, error) {}, Registry: prometheus.NewRegistry(), Log: log})
+		Rewritten: func(policy.Direction, *rewrite.Stats, time.Duration, trace.Span) {}, Failed: func(policy.Direction, error) {},
+		Unopened: func(context.Context, *rewrite.Session) {}, Registry: prometheus.NewRegistry(), Log: log})
 	u.url = "http://" + l.Addr().String()
 	served := make(chan error, 1)
 	go func() { served <- u.Serve() }()

@@ -36,7 +36,7 @@ const (
 )
 
 var kindNames = [...]string{"unknown", "unavailable", "revoked", "rejected", "tampered", "newer", "foreign",
-	"not configured", "malformed", "denied"}
+	"not_configured", "malformed", "denied"}
 
 // String names the kind for logs and metric labels.
 func (k Kind) String() string {

@@ -39,6 +39,14 @@ func NewCaller(kind, subject, listener string, claims map[string]any) *Caller {
 	return &Caller{Kind: kind, Subject: subject, Listener: listener, Claims: kept}
 }
 
+// String names the caller in log lines: its kind, and its subject if it has one.
+func (c *Caller) String() string {
+	if c.Subject == "" {
+		return c.Kind
+	}
+	return c.Kind + ":" + c.Subject
+}
+
 // anonymous is the caller of a call without an identity.
 var anonymous = NewCaller(CallerAnonymous, "", "", nil)
 

@@ -1,6 +1,8 @@
 package rewrite
 
 import (
+	"strings"
+
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 )
 
@@ -31,7 +33,7 @@ func codecMethods(p *plan) (map[string]*Method, error) {
 		for i := range n.fields {
 			n.fields[i].na = 0 // which facts apply is unknown, too
 		}
-		methods[name] = &Method{plan: p, name: name, full: name, request: n, response: n, codec: true}
+		methods[name] = &Method{plan: p, name: name, full: "/codec-server/" + strings.ToLower(name), request: n, response: n, codec: true}
 	}
 	return methods, nil
 }

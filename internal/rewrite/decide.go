@@ -360,7 +360,7 @@ func (o *opener) decide(ctx context.Context) (err error) {
 			if o.whole {
 				o.enter(s.f.kind, it.sealed.Header, Denied)
 			}
-			if err := o.unopened(o.call.fail(KindDenied, s.f.path, &DeniedError{Reason: v.Reason})); err != nil {
+			if err := o.keepSealed(o.call.fail(KindDenied, s.f.path, &DeniedError{Reason: v.Reason})); err != nil {
 				return err
 			}
 		}

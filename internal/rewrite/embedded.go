@@ -132,6 +132,11 @@ func (o *opener) openNested(
 	for _, h := range inner.opener.account {
 		o.account.enter(h)
 	}
+	if err == nil { // else the message counts as one value
+		for _, u := range inner.opener.unopened {
+			o.noteUnopened(u.Err, u.Count)
+		}
+	}
 	return bytes.Clone(out), inner.opener.stats.Payloads > 0, err
 }
 

@@ -1,7 +1,10 @@
 package rewrite
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 )
@@ -42,8 +45,8 @@ const (
 )
 
 // kindNames are the names of kinds in metric labels.
-var kindNames = [...]string{KindMalformed: "malformed", KindUnknownField: "unknown field", KindDenied: "denied",
-	KindPolicy: "policy", KindSealing: "sealing", KindTooLarge: "too large", KindOpening: "opening", KindMemory: "memory"}
+var kindNames = [...]string{KindMalformed: "malformed", KindUnknownField: "unknown_field", KindDenied: "denied",
+	KindPolicy: "policy", KindSealing: "sealing", KindTooLarge: "too_large", KindOpening: "opening", KindMemory: "memory"}
 
 // String names the kind for metric labels.
 func (k Kind) String() string {
@@ -51,6 +54,42 @@ func (k Kind) String() string {
 		return kindNames[k]
 	}
 	return "unknown"
+}
+
+// Reasons of errors that have no kind.
+const (
+	reasonCanceled = "canceled"
+	reasonDeadline = "deadline_exceeded"
+	// ReasonOther is that of an error which the log alone explains.
+	ReasonOther = "other"
+)
+
+// Reason returns why a message was not rewritten, or why a value did not open, in one word of a closed list: the kind of
+// the key's error, else that of the rewriter's. Metrics, log lines and spans all use these words.
+func Reason(err error) string {
+	var e *Error
+	switch kind := crypto.KindOf(err); {
+	case kind != crypto.KindUnknown:
+		return kind.String()
+	case errors.Is(err, context.Canceled):
+		return reasonCanceled
+	case errors.Is(err, context.DeadlineExceeded):
+		return reasonDeadline
+	case errors.As(err, &e):
+		return e.Kind.String()
+	}
+	return ReasonOther
+}
+
+// Reasons returns the closed list of Reason's results.
+func Reasons() []string {
+	all := []string{reasonCanceled, reasonDeadline, ReasonOther}
+	for _, kind := range crypto.Kinds() {
+		all = append(all, kind.String())
+	}
+	all = append(all, kindNames[KindMalformed:]...)
+	slices.Sort(all)
+	return slices.Compact(all) // both kinds of errors have "malformed"
 }
 
 // Error is why a message was not rewritten, and where. It holds no byte of a payload.

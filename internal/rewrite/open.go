@@ -38,6 +38,7 @@ type opener struct {
 	opened     func(n int) error // counts what is decompressed; it outlasts the session
 	stats      Stats
 	account    account
+	unopened   []Unopened // values, by reason
 }
 
 // openItem is one sealed payload of a response, and what was decided about it.
@@ -59,13 +60,15 @@ func (o *opener) reset() {
 	o.headers.Reset()
 	o.decider.input, o.run = policy.Input{}, keyring.Run{}
 	o.foreign, o.foreignRun = nil, foreign.Run{}
+	clear(o.unopened)
+	o.unopened = o.unopened[:0]
 }
 
 // Response opens what the policy allows this caller to read. It returns `in` itself
 // if nothing changed; otherwise the bytes are valid until Done.
 func (s *Session) Response(ctx context.Context, in []byte) ([]byte, error) {
 	o := &s.opener
-	o.account = o.account[:0]
+	o.account, o.unopened = o.account[:0], o.unopened[:0]
 	m := o.call.method
 	s.meter.begin(m.name, len(in))
 	if m.limits {
@@ -85,11 +88,14 @@ func (s *Session) Status(ctx context.Context, st *spb.Status) *spb.Status {
 	o, out := &s.opener, st
 	if len(st.GetDetails()) > 0 {
 		if raw, err := proto.Marshal(st); err == nil {
-			if changed, err := o.open(ctx, o.call.method.plan.status, raw, false); err == nil {
+			changed, err := o.open(ctx, o.call.method.plan.status, raw, false)
+			if err == nil {
 				opened := new(spb.Status)
 				if proto.Unmarshal(changed, opened) == nil {
 					out = opened
 				}
+			} else if len(o.unopened) == 0 { // a message or a policy that fails as a whole
+				o.noteUnopened(err, 1)
 			}
 			if out == st {
 				o.account.withhold()
@@ -182,12 +188,13 @@ func (o *opener) addSealed(s *slot, failure int, value []byte) error {
 		return nil
 	}
 	o.enter(s.f.kind, sealed, Failed)
-	return o.unopened(o.call.asError(KindOpening, s.f.path, err))
+	return o.keepSealed(o.call.asError(KindOpening, s.f.path, err))
 }
 
-// unopened counts a payload that stays sealed, or returns the error if that is not
-// allowed.
-func (o *opener) unopened(err error) error {
+// keepSealed counts a value that does not open. It returns the error if the value may not
+// stay sealed.
+func (o *opener) keepSealed(err error) error {
+	o.noteUnopened(err, 1)
 	var e *Error
 	later := errors.As(err, &e) && e.Transient()
 	if e != nil && (e.Kind == KindMemory || e.Kind == KindTooLarge) {
@@ -225,7 +232,7 @@ func (o *opener) openItems(ctx context.Context) (out []byte, err error) {
 		err := o.openToArena(ctx, it)
 		o.enterItem(it, err)
 		if err != nil {
-			if err := o.unopened(err); err != nil {
+			if err := o.keepSealed(err); err != nil {
 				return nil, err
 			}
 		}
@@ -234,7 +241,7 @@ func (o *opener) openItems(ctx context.Context) (out []byte, err error) {
 		err := o.openSystem(ctx, s)
 		var e *Error
 		if errors.As(err, &e) {
-			if err := o.unopened(e); err != nil {
+			if err := o.keepSealed(e); err != nil {
 				return nil, err
 			}
 		} else if err != nil {
@@ -273,7 +280,7 @@ func (o *opener) put(ctx context.Context, e *edit) (bool, error) {
 	plain, hit, err := o.call.state.Keys.Open(ctx, room, &it.sealed, o.call.namespace, &o.run)
 	o.enterItem(it, err)
 	if err != nil {
-		return false, o.unopened(o.call.asError(KindOpening, it.slot.f.path, err))
+		return false, o.keepSealed(o.call.asError(KindOpening, it.slot.f.path, err))
 	}
 	out.prepend(plain)
 	if cap(plain) != cap(room) { // it was compressed, and outgrew the reserved bytes

@@ -2,7 +2,6 @@ package rewrite
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"strings"
 
@@ -63,6 +62,60 @@ func (s *Stats) add(o *Stats) {
 	s.Passed += o.Passed
 	s.Unopened += o.Unopened
 	s.Later += o.Later
+}
+
+// Unopened counts the sealed values of a response that did not open for one reason. Values that the policy denies count too,
+// with the reason "denied".
+type Unopened struct {
+	Reason string // one of Reasons
+	Count  int
+	Err    error // why the first of them did not open
+}
+
+// noteUnopened counts n sealed values that do not open.
+func (o *opener) noteUnopened(err error, n int) {
+	reason := Reason(err)
+	for i := range o.unopened {
+		if u := &o.unopened[i]; u.Reason == reason {
+			u.Count += n
+			return
+		}
+	}
+	o.unopened = append(o.unopened, Unopened{reason, n, err})
+}
+
+// Unopened returns the sealed values of the response that did not open, by reason. It is valid until Done.
+func (s *Session) Unopened() []Unopened { return s.opener.unopened }
+
+// LogFields returns what each log line about the session's call says of it, as far as it is known: namespace, method,
+// caller, listener, workflow_id and trace_id. The texts are those of callers, so they are cut.
+func (s *Session) LogFields(ctx context.Context) []any {
+	fields := []any{"method", s.Method()}
+	add := func(name, value string) {
+		if value != "" {
+			fields = append(fields, name, cutText(value))
+		}
+	}
+	add("namespace", s.call.namespace)
+	if c := s.call.caller; c != nil {
+		add("caller", c.String())
+		add("listener", c.Listener)
+	}
+	add("workflow_id", s.WorkflowID())
+	if span := trace.SpanContextFromContext(ctx); span.HasTraceID() {
+		add("trace_id", span.TraceID().String())
+	}
+	return fields
+}
+
+// maxLogged bounds a text of a caller in a log line, in bytes.
+const maxLogged = 1 << 10
+
+func cutText(text string) string {
+	if len(text) <= maxLogged {
+		return text
+	}
+	return strings.ToValidUTF8(text[:maxLogged], "") + "..."
 }
 
 // Outcome is what happened to a sealed payload of a response.
@@ -186,16 +239,11 @@ func endSpan(s trace.Span, err error, stats *Stats) {
 	finish(s, err)
 }
 
-// finish records the kind of an error only. Its text may quote what a rule says about
+// finish records the reason of an error only. Its text may quote what a rule says about
 // a caller, and belongs in the log.
 func finish(s trace.Span, err error) {
 	if err != nil {
-		kind := "failed"
-		var e *Error
-		if errors.As(err, &e) {
-			kind = e.Kind.String()
-		}
-		s.SetStatus(codes.Error, kind)
+		s.SetStatus(codes.Error, Reason(err))
 	}
 	s.End()
 }

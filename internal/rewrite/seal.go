@@ -66,7 +66,7 @@ func (s *Session) Request(ctx context.Context, in []byte) ([]byte, error) {
 	}
 	w := &sealer.message.walk
 	if w.unknown > 0 {
-		sealer.call.rewriter.logUnknown(sealer.call.method.name, w.unknown)
+		sealer.call.rewriter.logUnknown(sealer.call.method.full[1:], w.unknown)
 	}
 	if len(w.slots) == 0 {
 		return w.buf, nil

@@ -96,10 +96,10 @@ func (r *Rewriter) Apply(s State) { r.state.Store(&s) }
 
 // logUnknown logs once per RPC that requests hold fields which this build does not
 // know.
-func (r *Rewriter) logUnknown(rpc string, n int) {
-	if _, seen := r.warned.LoadOrStore(rpc, true); !seen {
+func (r *Rewriter) logUnknown(method string, n int) {
+	if _, seen := r.warned.LoadOrStore(method, true); !seen {
 		r.log.Warn("requests hold fields that this release does not know; they cannot hold a payload and pass; upgrade the proxy",
-			slog.String("rpc", rpc), slog.Int("fields", n))
+			slog.String("method", method), slog.Int("fields", n))
 	}
 }
 
@@ -173,6 +173,9 @@ func (s *Session) Done() {
 // Namespace returns the namespace that the request names, or that of its task; "" if
 // neither is known.
 func (s *Session) Namespace() string { return s.call.namespace }
+
+// Method returns the method as metrics and log lines name it: "temporal.api.workflowservice.v1.WorkflowService/...".
+func (s *Session) Method() string { return s.call.method.full[1:] }
 
 // WorkflowID returns that of the request, if it has one, or that of the task which
 // answered a poll.

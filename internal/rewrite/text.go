@@ -32,7 +32,11 @@ const base64URL = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz012345678
 // wholeText opens a text that is sealed from start to end, if the policy allows it.
 func (o *opener) wholeText(ctx context.Context, text []byte) ([]byte, bool) {
 	sealed, marked, err := envelope.ParseText(text)
-	if !marked || err != nil {
+	if !marked {
+		return nil, false
+	}
+	if err != nil {
+		o.noteUnopened(o.call.asError(KindOpening, textField.path, err), 1)
 		return nil, false
 	}
 	o.message.walk.reset(nil)
@@ -40,12 +44,14 @@ func (o *opener) wholeText(ctx context.Context, text []byte) ([]byte, bool) {
 	o.decider.begin()
 	v, err := o.decider.evaluateSealed(ctx, &slot{f: &textField}, sealed.Header)
 	if err != nil {
+		o.noteUnopened(err, 1)
 		return nil, false
 	}
 	if v.Action != policy.Open {
 		outcome := Kept // a text is not replaced by a placeholder
 		if v.Action == policy.Deny {
 			outcome = Denied
+			o.noteUnopened(o.call.fail(KindDenied, textField.path, &DeniedError{Reason: v.Reason}), 1)
 		}
 		o.enter(textField.kind, sealed.Header, outcome)
 		return nil, false
@@ -53,6 +59,7 @@ func (o *opener) wholeText(ctx context.Context, text []byte) ([]byte, bool) {
 	sealed.Ask(o.opened)
 	opened, hit, err := o.call.state.Keys.Open(ctx, nil, &sealed, o.call.namespace, &o.run)
 	if err != nil {
+		o.noteUnopened(o.call.asError(KindOpening, textField.path, err), 1)
 		o.stats.Unopened++
 		o.enter(textField.kind, sealed.Header, Failed)
 		return nil, false

@@ -7,15 +7,15 @@ import (
 	"log/slog"
 	"runtime/debug"
 	"strings"
-	"sync/atomic"
 
-	"golang.org/x/time/rate"
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	"github.com/temporal-seal/temporal-seal/internal/audit"
 	"github.com/temporal-seal/temporal-seal/internal/auth"
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/policy"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 	"github.com/temporal-seal/temporal-seal/internal/upstream"
 	"github.com/temporal-seal/temporal-seal/internal/x/fault"
@@ -177,21 +177,34 @@ func (c *call) refuse(err error) error {
 		upstreamSpoke(c.ctx)
 	case interface{ GRPCStatus() *status.Status }: // of the steps admit and read
 		if st = e.GRPCStatus(); st.Code() != codes.ResourceExhausted { // admission logs those, once a minute
-			c.server.logRefusal(c.method.full, c.listener, st, err)
+			c.server.logRefusal(c.ctx, c.refused(), st, err)
 		}
 	default:
 		st = answerFor(err)
-		c.server.logRefusal(c.method.full, c.listener, st, err)
+		c.server.logRefusal(c.ctx, c.refused(), st, err)
 	}
 	c.end(st.Code())
 	return st.Err()
+}
+
+// refused is what is known of the call by now.
+func (c *call) refused() refusedCall {
+	return refusedCall{method: c.method.full, listener: c.listener, caller: callerOf(c.id), session: c.session}
+}
+
+// callerOf is nil where a caller has proved no identity.
+func callerOf(id *auth.Identity) *policy.Caller {
+	if id == nil {
+		return nil
+	}
+	return id.Caller
 }
 
 // panicked answers a call that a fault in the proxy ended. It logs the stack, which holds no values.
 func (s *Server) panicked(full string, value any) error {
 	s.metrics.panics.Inc()
 	s.log.Error("a fault in the proxy ended a call; please report it",
-		"rpc", full, "panic", fault.Describe(value), "stack", string(debug.Stack()))
+		"method", cut(strings.TrimPrefix(full, "/")), "panic", fault.Describe(value), "stack", string(debug.Stack()))
 	return status.Error(codes.Internal, from+"a fault in the proxy ended this call: its log holds the place")
 }
 
@@ -207,34 +220,71 @@ func cut(text string) string {
 	return strings.ToValidUTF8(text[:maxText], "") + fmt.Sprintf("... (%d bytes)", len(text))
 }
 
-const (
-	// refusalsPerSecond and refusalBurst bound the lines about refused calls, for each listener.
-	refusalsPerSecond = 20
-	refusalBurst      = 200
-)
-
-// refusals bounds the log lines about refused calls of one listener.
-type refusals struct {
-	lines   *rate.Limiter
-	leftOut atomic.Int64
+// refusedCall is what is known of a call that the proxy refuses.
+type refusedCall struct {
+	method   string // its full name, which may be the caller's invention
+	listener *listener
+	caller   *policy.Caller   // nil: not known
+	session  *rewrite.Session // nil: the call did not get so far
 }
 
-// logRefusal logs a call that the proxy itself refused, with more of the reason than the caller gets.
-func (s *Server) logRefusal(full string, l *listener, st *status.Status, err error) {
+// fields are those of the log line about the call.
+func (r *refusedCall) fields(ctx context.Context) (fields []any) {
+	if r.session != nil {
+		fields = r.session.LogFields(ctx)
+	} else {
+		fields = []any{"method", cut(strings.TrimPrefix(r.method, "/")), "listener", r.listener.Name}
+		if r.caller != nil {
+			fields = append(fields, "caller", cut(r.caller.String()))
+		}
+		if span := trace.SpanContextFromContext(ctx); span.HasTraceID() {
+			fields = append(fields, "trace_id", span.TraceID().String())
+		}
+	}
+	return append(fields, "address", r.address(ctx))
+}
+
+func (r *refusedCall) address(ctx context.Context) string {
+	if conn := connectionOf(ctx); conn != nil {
+		return conn.host
+	}
+	return ""
+}
+
+// key tells repetitions of the line apart: by the caller, the method, the namespace and why. Callers without an identity
+// are told apart by their address, and methods that do not exist not at all.
+func (r *refusedCall) key(ctx context.Context, s *Server, why string) string {
+	namespace, method, caller := "", "", r.address(ctx)
+	if s.methods[r.method] != nil {
+		method = r.method
+	}
+	if r.session != nil {
+		namespace = r.session.Namespace()
+	}
+	if r.caller != nil && r.caller.Subject != "" {
+		caller = r.caller.String()
+	}
+	return strings.Join([]string{caller, method, namespace, why}, "\x00")
+}
+
+// logRefusal logs a call that the proxy itself refused, with more of the reason than the caller gets: one line a minute for
+// each caller, method, namespace and reason.
+func (s *Server) logRefusal(ctx context.Context, r refusedCall, st *status.Status, err error) {
 	level := slog.LevelWarn
 	if st.Code() == codes.Canceled || st.Code() == codes.DeadlineExceeded {
 		level = slog.LevelDebug
 	}
-	if !s.log.Enabled(context.Background(), level) {
+	if !s.log.Enabled(ctx, level) {
 		return
 	}
-	if !l.refusals.lines.Allow() {
-		l.refusals.leftOut.Add(1)
+	why, code := reason(err), codeName(st.Code())
+	leftOut, ok := r.listener.refusals.Next(r.key(ctx, s, code+why))
+	if !ok {
 		return
 	}
-	attributes := []any{"rpc", cut(full), "listener", l.Name, "code", codeName(st.Code()), "reason", cut(err.Error())}
-	if n := l.refusals.leftOut.Swap(0); n > 0 {
-		attributes = append(attributes, "lines_left_out", n)
+	fields := append(r.fields(ctx), "code", code)
+	if why != rewrite.ReasonOther {
+		fields = append(fields, "reason", why)
 	}
-	s.log.Log(context.Background(), level, "call refused", attributes...)
+	s.log.Log(ctx, level, "call refused", withLeftOut(append(fields, "error", cut(err.Error())), leftOut)...)
 }

@@ -2,6 +2,7 @@ package server
 
 import (
 	"cmp"
+	"errors"
 	"sync"
 	"time"
 
@@ -11,7 +12,7 @@ import (
 	rpccode "google.golang.org/genproto/googleapis/rpc/code"
 	"google.golang.org/grpc/codes"
 
-	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/audit"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 )
@@ -25,6 +26,7 @@ type Metrics struct {
 	payloads *prometheus.CounterVec
 	bytes    *prometheus.CounterVec
 	failures *prometheus.CounterVec
+	unopened *prometheus.CounterVec
 	rewrite  *prometheus.HistogramVec
 	standIns *prometheus.CounterVec
 	panics   prometheus.Counter
@@ -62,13 +64,15 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		bytes: counters("temporal_seal_payload_bytes_total", "Clear bytes of payloads sealed and opened.", "action"),
 		failures: counters("temporal_seal_failures_total",
 			"Messages that could not be rewritten, by direction and reason.", "direction", "reason"),
+		unopened: counters("temporal_seal_unopened_total",
+			"Sealed values of answers that did not open, by reason. They stayed sealed, or failed their call or task.", "reason"),
 		rewrite: f.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "temporal_seal_rewrite_duration_seconds",
 			Help: "Time to find, decide, seal or open, and splice one message.",
 			Buckets: []float64{1e-6, 2.5e-6, 5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 5e-2,
 				0.25, 1, 5},
 		}, []string{"direction"}),
-		standIns: counters("temporal_seal_tasks_answered_total", "Tasks answered in their worker's stead, "+
+		standIns: counters("temporal_seal_tasks_answered_total", "Tasks answered in their worker's place, "+
 			"since they could not be opened or their answer could not be sent, by method.", "rpc_method"),
 		panics: f.NewCounter(prometheus.CounterOpts{
 			Name: "temporal_seal_panics_total", Help: "Calls that a fault in the proxy ended. Please report them."}),
@@ -88,20 +92,18 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 // grow.
 func (m *Metrics) begin() {
 	for _, d := range []policy.Direction{policy.Request, policy.Response} {
-		for _, kind := range crypto.Kinds() {
-			m.failures.WithLabelValues(d.String(), kind.String())
+		for _, reason := range append(rewrite.Reasons(), reasonUnrecorded) {
+			m.failures.WithLabelValues(d.String(), reason)
 		}
-		for _, code := range []codes.Code{
-			codes.InvalidArgument, codes.PermissionDenied, codes.Unavailable, codes.DataLoss, codes.Internal,
-		} {
-			m.failures.WithLabelValues(d.String(), codeName(code))
-		}
+	}
+	for _, reason := range rewrite.Reasons() {
+		m.unopened.WithLabelValues(reason)
 	}
 	for _, limit := range []string{"connections", "calls", "long_polls", "bytes"} {
 		m.refused.WithLabelValues(limit)
 	}
 	for _, method := range []string{"RespondWorkflowTaskFailed", "RespondActivityTaskFailed", "RespondActivityTaskFailedById",
-		"RespondQueryTaskCompleted", "RespondNexusTaskFailed", "PauseActivity"} {
+		"RespondQueryTaskCompleted", "RespondNexusTaskFailed", "PauseActivity", "UnpauseActivity"} {
 		m.standIns.WithLabelValues(method)
 	}
 }
@@ -122,14 +124,17 @@ func (m *Metrics) hold(l *Limits) {
 	}
 }
 
-// watch adds gauges for the connections to upstreams, and for the bytes of messages in memory.
-func (m *Metrics) watch(connections func() int, bytes func() int64) {
+// watch adds gauges for the connections to upstreams, the bytes of messages in memory, and the polls that are held.
+func (m *Metrics) watch(connections func() int, bytes func() int64, held func() int) {
 	m.registry.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "temporal_seal_upstream_connections", Help: "Connections to upstreams."},
 		func() float64 { return float64(connections()) })
 	m.registry.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "temporal_seal_bytes_in_flight", Help: "Bytes of messages in memory, each counted once."},
 		func() float64 { return float64(bytes()) })
+	m.registry.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "temporal_seal_polls_held", Help: "Polls that wait for keys that do not answer. Their tasks wait at the server."},
+		func() float64 { return float64(held()) })
 }
 
 // observe counts a duration. The trace of a sampled call goes with it, so that a slow bucket leads to an
@@ -162,12 +167,15 @@ func (m *Metrics) Failed(d policy.Direction, err error) {
 	m.failures.WithLabelValues(d.String(), reason(err)).Inc()
 }
 
-// reason is the label of a failure: the kind of the key service's error, or a status code.
+// reasonUnrecorded is the reason of answers whose audit records are required and could not be kept.
+const reasonUnrecorded = "unrecorded"
+
+// reason returns why a message failed, in one word of a closed list.
 func reason(err error) string {
-	if kind := crypto.KindOf(err); kind != crypto.KindUnknown {
-		return kind.String()
+	if errors.Is(err, audit.ErrUnrecorded) {
+		return reasonUnrecorded
 	}
-	return codeName(codeOf(err))
+	return rewrite.Reason(err)
 }
 
 // answered counts a task that was answered in its worker's place.

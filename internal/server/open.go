@@ -63,6 +63,7 @@ func (c *call) open() error {
 func (c *call) openAnswer(sealed []byte) ([]byte, error) {
 	if !tasks.HandsOut(c.method.rewrite) {
 		plain, err := c.session.Response(c.ctx, sealed)
+		c.server.ReportUnopened(c.ctx, c.session)
 		if err != nil {
 			c.server.metrics.Failed(policy.Response, err)
 			return nil, err
@@ -80,7 +81,7 @@ func (c *call) openAnswer(sealed []byte) ([]byte, error) {
 	}
 	c.server.metrics.Failed(policy.Response, err)
 	if c.server.audit != nil {
-		c.withheld = unopened(c.session.Account()) // the account is gone once what is left is opened
+		c.withheld = notOpened(c.session.Account()) // the account is gone once what is left is opened
 	}
 	md, _ := metadata.FromOutgoingContext(c.out)
 	plain, err = c.server.tasks.Open(metadata.NewOutgoingContext(c.ctx, md), c.taskCall(),
@@ -99,6 +100,7 @@ func (c *call) openStatus(err error, sent int) error {
 		st = other
 	} else if c.method.rewrite.StatusTouched() {
 		opened := c.session.Status(c.ctx, st)
+		c.server.ReportUnopened(c.ctx, c.session)
 		if refused := c.record(codes.Code(st.GetCode())); refused != nil {
 			return refused
 		}
@@ -136,8 +138,8 @@ func (c *call) record(code codes.Code) error {
 	return c.server.audit.Write(c.ctx, &r)
 }
 
-// unopened are the entries of an account that could not be opened.
-func unopened(account []rewrite.Handled) []rewrite.Handled {
+// notOpened are the entries of an account that could not be opened.
+func notOpened(account []rewrite.Handled) []rewrite.Handled {
 	return slices.DeleteFunc(slices.Clone(account), func(a rewrite.Handled) bool {
 		return a.Outcome != rewrite.Denied && a.Outcome != rewrite.Failed
 	})

@@ -33,7 +33,7 @@ func (c *call) failRefused(cause error) error {
 	if !c.server.tasks.FailRefused(c.out, c.taskCall(), cause) {
 		return cause
 	}
-	return newRefusal(codes.NotFound, "the task was failed in the worker's stead: %v", cause)
+	return newRefusal(codes.NotFound, "the task was failed in the worker's place: %v", cause)
 }
 
 // same reports whether two slices are the same bytes in memory.

@@ -11,7 +11,6 @@ import (
 
 	"go.temporal.io/api/operatorservice/v1"
 	"go.temporal.io/api/workflowservice/v1"
-	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
@@ -27,6 +26,7 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/tasks"
 	"github.com/temporal-seal/temporal-seal/internal/upstream"
 	"github.com/temporal-seal/temporal-seal/internal/x/frame"
+	"github.com/temporal-seal/temporal-seal/internal/x/lograte"
 )
 
 // Options are all that a Server is made of.
@@ -82,6 +82,7 @@ type Server struct {
 	tasks     *tasks.Tasks
 
 	confirmations *upstream.Confirmations
+	unopened      *unopened
 
 	admission   *admission
 	requestTime time.Duration // that a request may take to arrive
@@ -96,7 +97,7 @@ type listener struct {
 	late        *grpc.Server // of callers that connect during a drain; see drain.go
 	intake      *intake
 	connections *connections
-	refusals    refusals
+	refusals    lograte.Limiter
 }
 
 // rewritten are the services whose messages carry payloads.
@@ -135,19 +136,20 @@ func New(o Options) (*Server, error) {
 	server, client := o.Tracing.handlers(s.untraced, s.isLongPoll)
 	s.upstreams = upstream.NewRouter(o.Upstreams, client)
 	o.Metrics.hold(&o.Limits)
-	o.Metrics.watch(s.upstreams.Count, s.admission.inUse)
 	for _, l := range o.Listeners {
 		s.listeners = append(s.listeners, s.newListener(l, server))
 	}
+	s.unopened = &unopened{counts: o.Metrics.unopened, log: o.Log}
 	var err error
 	if s.confirmations, err = upstream.NewConfirmations(o.Keys.Confirm, o.Log); err != nil {
 		return nil, err
 	}
 	s.tasks, err = tasks.New(tasks.Options{Rewriter: o.Rewriter, Keys: o.Keys, Audit: o.Audit,
-		Answered: o.Metrics.answered, Panicked: s.panicked, Log: o.Log})
+		Answered: o.Metrics.answered, Unopened: s.unopened.task, Panicked: s.panicked, Log: o.Log})
 	if err != nil {
 		return nil, err
 	}
+	o.Metrics.watch(s.upstreams.Count, s.admission.inUse, s.tasks.PollsHeld)
 	return s, nil
 }
 
@@ -172,8 +174,7 @@ func connectionAge(age time.Duration) time.Duration { return age + age/9 }
 // newListener prepares the gRPC servers of one listener.
 func (s *Server) newListener(config Listener, stats stats.Handler) *listener {
 	l := &listener{Listener: config, connections: &connections{Listener: config.Net, name: config.Name,
-		admission: s.admission, metrics: s.metrics, all: map[*connection]struct{}{}},
-		refusals: refusals{lines: rate.NewLimiter(refusalsPerSecond, refusalBurst)}}
+		admission: s.admission, metrics: s.metrics, all: map[*connection]struct{}{}}}
 	l.intake = newIntake(l.connections)
 	l.server = s.newServer(l, stats, s.admission.limits.ConnectionAge)
 	l.late = s.newServer(l, stats, drainAge)

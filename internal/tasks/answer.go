@@ -2,6 +2,7 @@ package tasks
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 )
 
 const (
@@ -40,10 +42,17 @@ func setNamespace(request proto.Message, namespace string) {
 // answer answers a task that did not open, and logs it. A nil stand-in leaves the task to its timeout. The
 // texts are the proxy's own and contain no payload, so they stay readable for whoever operates the server.
 func (o *opening) answer(ctx context.Context, kind string, e *commonpb.WorkflowExecution, standIn proto.Message, cause error) {
+	o.report(ctx, e, 1, cause)
 	answered := standIn != nil && o.tasks.deliver(ctx, o.call, standIn, cause) == nil
-	o.tasks.options.Log.Error("a task could not be opened; its worker gets none", "task", kind, "rpc", o.call.rpc(),
-		"namespace", o.call.namespace(), "workflow_id", e.GetWorkflowId(), "run_id", e.GetRunId(),
-		"answered", answered, "held", time.Since(o.arrived).Round(time.Millisecond), "error", cause)
+	o.tasks.options.Log.Error("a task could not be opened; its worker gets none", append(o.call.fields(ctx, e),
+		"task", kind, "answered", answered, "held", time.Since(o.arrived).Round(time.Millisecond), "error", cause)...)
+}
+
+// report reports n values that do not open. A worker that hung up, and a record that cannot be kept, say nothing about them.
+func (o *opening) report(ctx context.Context, e *commonpb.WorkflowExecution, n int, cause error) {
+	if _, ok := errors.AsType[*rewrite.Error](cause); ok && n > 0 {
+		o.tasks.options.Unopened(ctx, o.call, e.GetWorkflowId(), n, cause)
+	}
 }
 
 // deliver sends an answer with the caller's credentials, though the caller may be gone.
@@ -53,8 +62,8 @@ func (t *Tasks) deliver(out context.Context, call Call, standIn proto.Message, c
 	ctx, cancel := outlasting(out)
 	defer cancel()
 	if err := call.Upstream.Invoke(ctx, service+method, standIn, new(emptypb.Empty)); err != nil {
-		t.options.Log.Error("a task could not be answered in its worker's stead; it is left to its timeout",
-			"rpc", method, "namespace", call.namespace(), "error", err, "cause", cause)
+		t.options.Log.Error("a task could not be answered in its worker's place; it is left to its timeout",
+			append(call.fields(out, nil), "answer", method, "error", err, "cause", cause)...)
 		return err
 	}
 	t.options.Answered(method)

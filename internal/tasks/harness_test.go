@@ -128,6 +128,7 @@ func guard(t *testing.T, f workflowservice.WorkflowServiceServer, rules, file st
 	}
 	g := &guarded{keys: keys, rewriter: rewriter, upstream: local{f}, log: logged, answered: make(chan string, 100)}
 	g.Tasks, err = New(Options{Rewriter: rewriter, Keys: keys, Answered: func(m string) { g.answered <- m }, Log: log,
+		Unopened: func(context.Context, Call, string, int, error) {},
 		Panicked: func(what string, value any) error { return status.Errorf(codes.Internal, "%s: %v", what, value) }})
 	if err != nil {
 		t.Fatal(err)

@@ -48,7 +48,7 @@ func (t *Tasks) Open(ctx context.Context, call Call, u Unopened) ([]byte, error)
 	if proto.Unmarshal(u.Sealed, answer) != nil {
 		// This is no message at all. The worker gets no task, since an error could end it.
 		t.options.Log.Error("the server's answer to a poll cannot be read; its worker gets no task",
-			"rpc", call.rpc(), "namespace", call.namespace(), "error", u.Cause)
+			append(call.fields(ctx, nil), "error", u.Cause)...)
 		return nil, nil
 	}
 	o.keepTask(ctx, answer)

@@ -27,6 +27,9 @@ const (
 	controlQueues = "temporal-sys/worker-commands/"
 )
 
+// PollsHeld returns how many polls wait for a key.
+func (t *Tasks) PollsHeld() int { return t.polls.count() }
+
 // AwaitKeys waits until the result of a task could be sealed. A task that is handed out before that is
 // lost. ready is false when the poll is to end empty, as if there were no task: workers poll again at once
 // then, while some give up after a minute of errors. out is ctx with the metadata to send.
@@ -43,7 +46,7 @@ func (t *Tasks) AwaitKeys(ctx, out context.Context, call Call) (ready bool, err 
 	}
 	if t.heldLog.Allow(call.namespace()) {
 		t.options.Log.Error("polls are held and end empty, since results could not be sealed: "+
-			"the tasks wait at the server until the key is back", "namespace", call.namespace(), "error", err)
+			"the tasks wait at the server until the key is back", append(call.fields(ctx, nil), "error", err)...)
 	}
 	request, _ := call.poll()
 	held, release := t.polls.hold(ctx, request)

@@ -74,6 +74,13 @@ func (h *heldPolls) hold(ctx context.Context, q pollRequest) (held context.Conte
 	}
 }
 
+// count returns how many polls are held.
+func (h *heldPolls) count() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.polls)
+}
+
 // release ends the polls of a worker that shuts down.
 func (h *heldPolls) release(q *workflowservice.ShutdownWorkerRequest) {
 	h.mu.Lock()

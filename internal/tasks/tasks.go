@@ -24,6 +24,7 @@ import (
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
+	commonpb "go.temporal.io/api/common/v1"
 	"go.temporal.io/api/workflowservice/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
@@ -59,6 +60,8 @@ type Options struct {
 	Audit    *audit.Log // nil: no record is kept
 	// Answered counts an answer in a worker's place, by its method.
 	Answered func(method string)
+	// Unopened reports n values of a call's task that do not open.
+	Unopened func(ctx context.Context, call Call, workflowID string, n int, cause error)
 	// Panicked logs a panic in the background and returns it as an error.
 	Panicked func(what string, value any) error
 	Log      *slog.Logger
@@ -120,7 +123,17 @@ type Call struct {
 
 func (c Call) namespace() string { return c.Session.Namespace() }
 
-func (c Call) rpc() string { return service + c.Method.Name() }
+// fields are those of log lines about the call, and about a workflow if e is not nil.
+func (c Call) fields(ctx context.Context, e *commonpb.WorkflowExecution) []any {
+	fields := c.Session.LogFields(ctx)
+	if id := e.GetWorkflowId(); id != "" && c.Session.WorkflowID() == "" {
+		fields = append(fields, "workflow_id", id)
+	}
+	if run := e.GetRunId(); run != "" {
+		fields = append(fields, "run_id", run)
+	}
+	return fields
+}
 
 func (c Call) client() workflowservice.WorkflowServiceClient {
 	return workflowservice.NewWorkflowServiceClient(c.Upstream)

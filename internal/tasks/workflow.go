@@ -71,10 +71,11 @@ func (o *opening) withoutBadEntries(ctx context.Context, t *workflowTask, cause 
 			t.Queries[id] = q
 		}
 	}
+	updates, lost := len(messages)-len(t.Messages), len(queries)-len(t.Queries)
+	o.report(ctx, t.GetWorkflowExecution(), updates+lost, cause)
 	o.tasks.options.Log.Error("updates or queries of a workflow task cannot be opened; "+
-		"its worker gets the task without them", "rpc", o.call.rpc(), "namespace", o.call.namespace(),
-		"workflow_id", t.GetWorkflowExecution().GetWorkflowId(),
-		"updates", len(messages)-len(t.Messages), "queries", len(queries)-len(t.Queries), "error", cause)
+		"its worker gets the task without them",
+		append(o.call.fields(ctx, t.GetWorkflowExecution()), "updates", updates, "queries", lost, "error", cause)...)
 	return true
 }
 

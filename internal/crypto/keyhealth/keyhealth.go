@@ -29,6 +29,8 @@ const (
 	idleInterval  = Grace / 12  // and of one that was not used for the time of idleAfter
 	idleAfter     = time.Hour
 
+	failureLife = 2 * time.Minute // how long Health shows the failure of a call, if no later one succeeds
+
 	maxContexts = 4096
 	verifyTrust = time.Second // how long Verify trusts an answer
 )
@@ -61,6 +63,8 @@ type Key struct {
 	order     []crypto.KeyContext // of contexts, which take turns at being probed
 	turn      int
 	refusal   error // why it is revoked
+	failure   crypto.Kind
+	failed    time.Time // when a call failed, in the way of failure
 }
 
 const (
@@ -111,7 +115,7 @@ func (k *Key) Answered(kc crypto.KeyContext, wrapped []byte, id [32]byte) {
 	now := time.Now()
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.lastGood, k.failing, k.refusal = now, false, nil
+	k.lastGood, k.failing, k.refusal, k.failure = now, false, nil, crypto.KindUnknown
 	k.state.Store(serving)
 	a := k.contexts[kc]
 	if a == nil {
@@ -127,6 +131,39 @@ func (k *Key) Answered(kc crypto.KeyContext, wrapped []byte, id [32]byte) {
 	}
 	a.wrapped, a.id, a.checked = bytes.Clone(wrapped), id, now
 	a.denied, a.refusal = time.Time{}, nil
+}
+
+// Failed notes that a call to the service failed. It draws no consequences, since probes do: Health shows it, also of a key
+// that was never used and so has nothing to be probed with.
+func (k *Key) Failed(err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.failure, k.failed = crypto.KindOf(err), time.Now()
+}
+
+// Health is what operators see of a key.
+type Health struct {
+	Revoked     bool // the service refuses it: in all contexts, or in one
+	Unavailable bool // the service does not answer
+}
+
+// Health returns what is known of the key now.
+func (k *Key) Health() Health {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	h := Health{Revoked: k.refusal != nil, Unavailable: k.failing || k.state.Load() == stale}
+	for _, a := range k.contexts {
+		h.Revoked = h.Revoked || a.refusal != nil
+	}
+	if time.Since(k.failed) < failureLife {
+		switch k.failure {
+		case crypto.KindUnavailable:
+			h.Unavailable = true
+		case crypto.KindRevoked, crypto.KindDenied:
+			h.Revoked = true
+		}
+	}
+	return h
 }
 
 // Known reports whether there is a good blob for the context to ask the service with.

@@ -152,6 +152,7 @@ func (o *opening) ask(ctx context.Context, e *keyEntry, h *envelope.Header, cand
 		if err = o.explain(ctx, key, kc, err); crypto.KindOf(err) != crypto.KindUnavailable {
 			break
 		}
+		key.Failed(err)
 	}
 	return nil, o.flights.refuse(id, err)
 }

@@ -75,6 +75,7 @@ func (s *service) generate(ctx context.Context, key *keyhealth.Key, kc crypto.Ke
 		return err
 	})
 	if err != nil {
+		key.Failed(err)
 		return nil, err
 	}
 	defer clear(plain)

@@ -69,6 +69,7 @@ type KeyUse struct {
 	Role           Role
 	Sealed, Opened uint64    // envelopes
 	LastOpened     time.Time // to the second; zero: never
+	Health         keyhealth.Health
 }
 
 // Uses lists the key encryption keys of all entries, those that were not used yet included as soon as they are open. It
@@ -95,7 +96,7 @@ func (k *Keyring) Uses() []KeyUse {
 				if !nameURI(pattern, uri) || e.wildcard && !used || used && use.Role != RoleFormer {
 					continue
 				}
-				use.Entry, use.KEK, use.Role = id.entry, id.ref, role
+				use.Entry, use.KEK, use.Role, use.Health = id.entry, id.ref, role, key.Health()
 				all[id] = use
 			}
 			role = RoleOpenOnly
@@ -104,6 +105,17 @@ func (k *Keyring) Uses() []KeyUse {
 	return slices.SortedFunc(maps.Values(all), func(a, b KeyUse) int {
 		return cmp.Or(cmp.Compare(a.Entry, b.Entry), cmp.Compare(a.Role, b.Role), slices.Compare(a.KEK[:], b.KEK[:]))
 	})
+}
+
+// Unopened returns why active keys are not open, by the names of their entries. Calls that need them fail until they are.
+func (k *Keyring) Unopened() map[string]error {
+	set, unopened := k.Current(), map[string]error{}
+	for _, u := range set.unanswered {
+		if e := &set.entries[u.Entry]; k.core.keys.get(e.Active) == nil {
+			unopened[e.Name] = u.Err
+		}
+	}
+	return unopened
 }
 
 // WorkingKey is a data key that seals now.

@@ -19,33 +19,54 @@ const (
 // Limiter decides for one log line. The zero value is ready, and it is safe for concurrent use.
 type Limiter struct {
 	mu     sync.Mutex
-	logged map[string]time.Time
+	logged map[string]line
 	swept  time.Time // when old keys were last removed, which takes a look at all of them
+	beyond int       // lines left out since there are too many keys
+}
+
+// line is what is known of the lines with one key.
+type line struct {
+	last    time.Time
+	leftOut int // since then
 }
 
 // Allow reports whether the line should be logged now. The key is what tells repetitions apart, such as a
 // namespace.
 func (l *Limiter) Allow(key string) bool {
+	_, ok := l.Next(key)
+	return ok
+}
+
+// Next is Allow, and returns how many lines were left out since the last one with this key. Lines left out since
+// there were too many keys are in the number of the next line with a new key.
+func (l *Limiter) Next(key string) (leftOut int, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
-	if last, ok := l.logged[key]; ok && now.Sub(last) < Every {
-		return false
+	known, seen := l.logged[key]
+	if seen && now.Sub(known.last) < Every {
+		known.leftOut++
+		l.logged[key] = known
+		return 0, false
 	}
 	if len(l.logged) >= Keys && now.Sub(l.swept) >= time.Second {
 		l.swept = now
-		for k, last := range l.logged {
-			if now.Sub(last) >= Every {
+		for k, old := range l.logged {
+			if now.Sub(old.last) >= Every {
 				delete(l.logged, k)
 			}
 		}
 	}
-	if _, known := l.logged[key]; !known && len(l.logged) >= Keys {
-		return false
+	if !seen {
+		if len(l.logged) >= Keys {
+			l.beyond++
+			return 0, false
+		}
+		known.leftOut, l.beyond = l.beyond, 0
 	}
 	if l.logged == nil {
-		l.logged = make(map[string]time.Time)
+		l.logged = make(map[string]line)
 	}
-	l.logged[strings.Clone(key)] = now // the key may be a part of a message, which would stay in memory
-	return true
+	l.logged[strings.Clone(key)] = line{last: now} // the key may be a part of a message, which would stay in memory
+	return known.leftOut, true
 }

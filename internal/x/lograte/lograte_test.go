@@ -49,6 +49,30 @@ func TestBounds(t *testing.T) {
 	})
 }
 
+// TestLeftOut shows that no line is left out without a later line that says so.
+func TestLeftOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var l lograte.Limiter
+		expect := func(key string, want int) {
+			t.Helper()
+			if got, ok := l.Next(key); !ok || got != want {
+				t.Errorf("%q: got %d, %v", key, got, ok)
+			}
+		}
+		expect("a", 0)
+		for range 3 {
+			l.Allow("a")
+		}
+		time.Sleep(lograte.Every)
+		expect("a", 3)
+		for i := range lograte.Keys + 5 {
+			l.Allow(strconv.Itoa(i))
+		}
+		time.Sleep(lograte.Every)
+		expect("new", 6) // "a" took one place
+	})
+}
+
 func TestAllocations(t *testing.T) {
 	var l lograte.Limiter
 	l.Allow("key")
