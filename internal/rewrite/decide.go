@@ -202,6 +202,9 @@ func (s *sealer) decideSlot(ctx context.Context, sl *slot, v *policy.Verdict) (e
 			return s.call.fail(KindMalformed, sl.f.path, err)
 		}
 		if sl.memo && h.deletes() && !marked {
+			if !deletion(value) {
+				v.Action = policy.Drop
+			}
 			return nil
 		}
 	}
@@ -467,6 +470,26 @@ func (h *head) deletes() bool {
 		return true
 	}
 	return false
+}
+
+// deletion reports whether a payload that deletes a memo's key holds nothing else: one metadata entry, for an encoding
+// that SDKs use for empty values, and the empty value.
+func deletion(payload []byte) bool {
+	entries := 0
+	r := wire.Read(payload)
+	for r.Next() {
+		if r.Number() == 2 && r.Bytes() {
+			continue
+		}
+		key, value := readEntry(r.Value())
+		known := string(value) == "binary/null" || string(value) == "json/plain"
+		exact := len(r.Value()) == len(key)+len(value)+4 // two tags and two short lengths
+		if r.Number() != 1 || !r.Bytes() || string(key) != "encoding" || !known || !exact {
+			return false
+		}
+		entries++
+	}
+	return r.Err() == nil && entries <= 1
 }
 
 // alias returns a string over the bytes of a message, without a copy.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	commandpb "go.temporal.io/api/command/v1"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -194,6 +195,10 @@ func TestUnknownFields(t *testing.T) {
 	r := newRewriter(t, sealAll)
 	payloads := bytesOf(t, secret("CANARY-1"))
 	newer := wireField(3000, []byte("a text of some newer release"))
+	bare := wireField(2, []byte("CANARY-1"))
+	// The length of the key takes two bytes where one is enough, which every decoder accepts.
+	entry := slices.Concat([]byte{0x0a, 0x88, 0x00}, []byte("encoding"), wireField(2, []byte("json/plain")))
+	long := slices.Concat(wireField(1, entry), bare)
 	queue := func(extra []byte) []byte {
 		return append(bytesOf(t, &workflowpb.StartWorkflowExecutionRequest{Namespace: testNamespace}),
 			wireField(4, append(bytesOf(t, &taskqueuepb.TaskQueue{Name: "q"}), extra...))...)
@@ -206,6 +211,14 @@ func TestUnknownFields(t *testing.T) {
 		"a payload":                         {wireField(3000, payloads), false},
 		"harmless in a message below":       {queue(newer), true},
 		"a payload in a message below":      {queue(wireField(3000, payloads)), false},
+		"a payload without metadata":        {wireField(3000, bare), false},
+		"and in a list in a message":        {queue(wireField(3000, wireField(7, wireField(1, bare)))), false},
+		"a payload with a long length":      {wireField(3000, long), false},
+		"and in a message below":            {queue(wireField(3000, long)), false},
+		"a payload with metadata only":      {wireField(3000, wireField(1, slices.Concat(wireField(1, []byte("k")), wireField(2, []byte("CANARY-1"))))), false},
+		"numbers and a name":                {wireField(3000, slices.Concat([]byte{0x08, 0x07}, wireField(2, []byte("a name")))), true},
+		"a workflow's id and run":           {wireField(3000, bytesOf(t, &commonpb.WorkflowExecution{WorkflowId: "an-id", RunId: "a-run"})), true},
+		"numbers in a message below":        {queue(wireField(3000, []byte{0x08, 0x07, 0x10, 0x09})), true},
 		"a payload's bytes in a known text": {queue(wireField(1, payloads)), true},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -365,5 +378,43 @@ func TestTooManyEvaluations(t *testing.T) {
 	var e *Error
 	if !errors.As(err, &e) || e.Kind != KindTooLarge || !strings.Contains(err.Error(), "split it") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestMemoDeletions: a value that deletes a field of the memo reaches the server in clear, and nothing else with it.
+func TestMemoDeletions(t *testing.T) {
+	r := newRewriter(t, sealAll)
+	upsert := func(p *commonpb.Payload) *commonpb.Payload {
+		t.Helper()
+		out, err := request(t, r, "RespondWorkflowTaskCompleted", bytesOf(t, &workflowpb.RespondWorkflowTaskCompletedRequest{Namespace: testNamespace,
+			Commands: []*commandpb.Command{{Attributes: &commandpb.Command_ModifyWorkflowPropertiesCommandAttributes{
+				ModifyWorkflowPropertiesCommandAttributes: &commandpb.ModifyWorkflowPropertiesCommandAttributes{
+					UpsertedMemo: &commonpb.Memo{Fields: map[string]*commonpb.Payload{"k": p}}}}}}}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := new(workflowpb.RespondWorkflowTaskCompletedRequest)
+		if err := proto.Unmarshal(out, got); err != nil || bytes.Contains(out, []byte(canaryMark)) {
+			t.Fatalf("%v, or clear text in %q", err, out)
+		}
+		return got.Commands[0].GetModifyWorkflowPropertiesCommandAttributes().UpsertedMemo.Fields["k"]
+	}
+	encoded := func(encoding, data string) *commonpb.Payload {
+		return &commonpb.Payload{Metadata: map[string][]byte{"encoding": []byte(encoding)}, Data: []byte(data)}
+	}
+	null := encoded("binary/null", "")
+	for _, p := range []*commonpb.Payload{null, encoded("json/plain", "null"), encoded("json/plain", "[]"), {}} {
+		if got := upsert(p); !proto.Equal(got, p) {
+			t.Errorf("%v became %v", p, got)
+		}
+	}
+	more := encoded("binary/null", "")
+	more.Metadata["note"] = []byte("CANARY-1")
+	external := encoded("binary/null", "")
+	external.ExternalPayloads = []*commonpb.Payload_ExternalPayloadDetails{{SizeBytes: 7}}
+	for _, p := range []*commonpb.Payload{more, external, encoded("CANARY-1", ""), encoded("CANARY-1", "[]")} {
+		if got := upsert(p); !proto.Equal(got, null) {
+			t.Errorf("%v became %v, not the empty value", p, got)
+		}
 	}
 }

@@ -30,7 +30,7 @@ type sealer struct {
 }
 
 // sealItem is one slot of a request that changes, and what was decided about it:
-// Seal, Redact for a readable text, or Drop for a search attribute.
+// Seal, Redact for a readable text, or Drop for a search attribute or a memo's field that is deleted.
 type sealItem struct {
 	slot    *slot
 	verdict policy.Verdict
@@ -189,7 +189,7 @@ func (s *sealer) planEdits(ctx context.Context) (err error) {
 			m.replace(sl, []byte(redactedReason))
 			continue
 		case it.verdict.Action == policy.Drop:
-			m.replace(sl, unset(m.content(sl)))
+			m.replace(sl, s.empty(sl))
 			continue
 		case sl.f.op == opNexusFailure:
 			err = s.sealNexusFailure(ctx, sl)
@@ -211,10 +211,15 @@ func (s *sealer) planEdits(ctx context.Context) (err error) {
 // redactedReason replaces a reason that the policy redacts.
 const redactedReason = "[redacted]"
 
-// unset returns the search attribute without its value, as SDKs write one that they remove (binary/null). The entry stays:
-// the server refuses an upsert without one. Its type stays too.
-func unset(payload []byte) []byte {
+// empty returns a payload without its value, as SDKs write it to delete a field of the memo or a search attribute
+// (binary/null). The entry itself stays: it is what deletes, and the server refuses an upsert without one. The type of a
+// search attribute stays too.
+func (s *sealer) empty(sl *slot) []byte {
 	out := []byte("\x0a\x17\x0a\x08encoding\x12\x0bbinary/null")
+	payload := s.message.content(sl)
+	if sl.f.op != opSearchAttribute {
+		return out
+	}
 	for r := wire.Read(payload); r.Next(); {
 		if r.Number() != 1 || !r.Bytes() {
 			continue

@@ -472,10 +472,6 @@ func (w *walk) boxed(fr *frame, n *node, b box) error {
 	return w.message(fr.within(n, int32(len(w.boxes)-1)), int(b.start), int(b.end))
 }
 
-// encodingEntry is the start of the metadata entry for `encoding` in every payload
-// that an SDK writes. Bytes without it hold no such payload.
-var encodingEntry = []byte("\x0a\x08encoding\x12")
-
 // unknownField handles a field that the descriptors of this build do not have. In
 // responses it passes. In requests it passes if its bytes cannot hold a payload,
 // since SDKs newer than this build send such fields all the time.
@@ -484,7 +480,7 @@ func (w *walk) unknownField(n *node, num protowire.Number, raw []byte) {
 	if w.response || w.refused != nil {
 		return
 	}
-	if w.strict || bytes.Contains(raw, encodingEntry) {
+	if w.strict || mayHoldPayload(raw) {
 		why := "might hold a payload"
 		if w.strict {
 			why = "is refused by unknown_fields: strict"
@@ -497,7 +493,7 @@ func (w *walk) unknownField(n *node, num protowire.Number, raw []byte) {
 // skippedMessage handles a message that cannot hold a payload by the descriptors of
 // this build. Those of a newer SDK may have added one.
 func (w *walk) skippedMessage(n *node, num protowire.Number, raw []byte) error {
-	if !w.strict && !bytes.Contains(raw, encodingEntry) {
+	if !w.strict && !mayHoldPayload(raw) {
 		return nil
 	}
 	fd := n.desc.Fields().ByNumber(num)
