@@ -54,7 +54,7 @@ type Options struct {
 	// Grants are the proxy's `grants`.
 	Grants []Grant
 	// RevokedDataKeys are the proxy's `revoked_data_keys`.
-	RevokedDataKeys [][32]byte
+	RevokedDataKeys [][16]byte
 	// Log reports of keys that stop answering. Nil: slog.Default().
 	Log *slog.Logger
 }
@@ -90,7 +90,10 @@ func newCodec(ctx context.Context, o Options, open func(context.Context, string)
 	if o.Namespace == "" {
 		return nil, errors.New("codec: Options.Namespace is missing: envelopes name the namespace that they were sealed in")
 	}
-	ring := keyring.Options{Open: open, Realm: o.Realm, RevokedDataKeys: o.RevokedDataKeys, Log: o.Log}
+	ring := keyring.Options{Open: open, Realm: o.Realm, Log: o.Log}
+	for _, id := range o.RevokedDataKeys {
+		ring.RevokedDataKeys = append(ring.RevokedDataKeys, id)
+	}
 	for _, k := range o.Keys {
 		ring.Keys = append(ring.Keys, keyring.KeyConfig{Name: k.Name, Namespaces: k.Namespaces, Active: k.Active, OpenOnly: k.OpenOnly})
 	}
@@ -132,7 +135,10 @@ func (c *Codec) Encode(payloads []*commonpb.Payload) ([]*commonpb.Payload, error
 	if err != nil {
 		return payloads, fmt.Errorf("codec: %w", err)
 	}
-	return each(payloads, func(in []byte) ([]byte, error) { return sealer.AppendPayload(nil, in, false) })
+	var nonces envelope.Nonces
+	nonces.Expect(len(payloads))
+	defer nonces.Reset()
+	return each(payloads, func(in []byte) ([]byte, error) { return sealer.AppendPayload(nil, in, false, &nonces) })
 }
 
 // Decode opens what is sealed for the namespace, or granted to it, and leaves everything else as it is. It is called by

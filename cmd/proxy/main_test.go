@@ -22,6 +22,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/localkey"
 )
@@ -170,9 +171,9 @@ func saveHistory(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	clear, err := proto.Marshal(&commonpb.Payload{Metadata: map[string][]byte{"encoding": []byte("json/plain")}, Data: []byte(`{"patient":"P-1"}`)})
 	ts.Check(err)
-	raw, err := sealer.AppendPayload(nil, clear, false)
+	raw, err := sealer.AppendPayload(nil, clear, false, new(envelope.Nonces))
 	ts.Check(err)
-	text, err := sealer.AppendText(nil, []byte("by the ward's wish"))
+	text, err := sealer.AppendText(nil, []byte("by the ward's wish"), new(envelope.Nonces))
 	ts.Check(err)
 	sealed := new(commonpb.Payload)
 	ts.Check(proto.Unmarshal(raw, sealed))

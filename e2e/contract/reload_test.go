@@ -184,7 +184,7 @@ func TestChangedKeysAndGrantsAreTakenUp(t *testing.T) {
 	equal(t, "what the new key sealed", r.open(t, "giving", again)[0], clear)
 }
 
-var dataKeyID = regexp.MustCompile(`[0-9a-f]{64}`)
+var dataKeyID = regexp.MustCompile(`[0-9a-f]{32}`)
 
 // dataKeys are the ids of the data keys that seal now.
 func (r *rig) dataKeys(t *testing.T) []string {

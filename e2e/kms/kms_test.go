@@ -245,24 +245,24 @@ type envelope struct {
 	header             []byte
 	flags              byte
 	keyName, namespace string
-	salt, dataKeyID    []byte
+	keyID              []byte
 	wrapped            []byte
 	nonce, ciphertext  []byte
 }
 
 func parse(t *testing.T, b []byte) envelope {
 	t.Helper()
-	if len(b) < 64+12+16 || b[0] != 1 || b[1] != 1 {
-		t.Fatalf("not an envelope of version 1 and suite 1: % x...", b[:min(len(b), 8)])
+	if len(b) < 31+12+16 || b[0] != 1 || b[1]&0x30 != 0 {
+		t.Fatalf("not a self-contained envelope of version 1: % x...", b[:min(len(b), 8)])
 	}
-	l1, l2, l3 := int(b[3]), int(binary.BigEndian.Uint16(b[4:])), int(binary.BigEndian.Uint16(b[6:]))
-	h := 64 + l1 + l2 + l3
+	l1, l2, l3 := int(b[26]), int(binary.BigEndian.Uint16(b[27:])), int(binary.BigEndian.Uint16(b[29:]))
+	h := 31 + l1 + l2 + l3
 	if len(b) < h+12+16 {
 		t.Fatalf("an envelope of %d bytes, whose header alone takes %d", len(b), h)
 	}
 	return envelope{
-		header: b[:h], flags: b[2], salt: b[16:32], dataKeyID: b[32:64],
-		keyName: string(b[64 : 64+l1]), namespace: string(b[64+l1 : 64+l1+l2]), wrapped: b[64+l1+l2 : h],
+		header: b[:h], flags: b[1], keyID: b[2:18],
+		keyName: string(b[31 : 31+l1]), namespace: string(b[31+l1 : 31+l1+l2]), wrapped: b[31+l1+l2 : h],
 		nonce: b[h : h+12], ciphertext: b[h+12:],
 	}
 }
@@ -270,11 +270,13 @@ func parse(t *testing.T, b []byte) envelope {
 // open opens an envelope of form 0 with an unwrapped data key.
 func (e envelope) open(t *testing.T, dataKey []byte) *commonpb.Payload {
 	t.Helper()
-	id, err := hkdf.Expand(sha256.New, dataKey, "temporal-seal/v1/data-key-id", 32)
-	if err != nil || !bytes.Equal(id, e.dataKeyID) {
+	use := "\x00" + string([]byte{byte(len(e.keyName))}) + e.keyName +
+		string(binary.BigEndian.AppendUint16(nil, uint16(len(e.namespace)))) + e.namespace
+	id, err := hkdf.Expand(sha256.New, dataKey, "temporal-seal/v1/id\x00"+use, 16)
+	if err != nil || !bytes.Equal(id, e.keyID) {
 		t.Fatalf("the data key is not the one that the envelope names: %v", err)
 	}
-	key, err := hkdf.Expand(sha256.New, dataKey, "temporal-seal/v1/suite1/payload-key"+string(e.salt), 32)
+	key, err := hkdf.Expand(sha256.New, dataKey, "temporal-seal/v1/seal\x00"+use, 32)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -290,7 +292,7 @@ func (e envelope) open(t *testing.T, dataKey []byte) *commonpb.Payload {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if e.flags&2 != 0 { // padded
+	if e.flags&8 != 0 { // padded
 		text = bytes.TrimRight(text, "\x00")
 		text = text[:len(text)-1]
 	}
@@ -425,7 +427,7 @@ func TestTamperedEnvelope(t *testing.T) {
 	good := stored(t, direct(t), "default", t.Name())
 	e := sealed(t, good)
 	for what, offset := range map[string]int{
-		"kek": 8, "salt": 16, "data-key id": 32, "key name": 64, "wrapped key": len(e.header) - 1,
+		"key id": 2, "kek": 18, "key name": 31, "wrapped key": len(e.header) - 1,
 		"nonce": len(e.header), "ciphertext": len(e.header) + 12, "tag": len(good.Data) - 1,
 	} {
 		bad := proto.Clone(good).(*commonpb.Payload)
@@ -471,9 +473,9 @@ func TestManyAtOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	first := sealed(t, stored(t, direct(t), "default", t.Name()+"0")).dataKeyID
+	first := sealed(t, stored(t, direct(t), "default", t.Name()+"0")).keyID
 	for i := range calls {
-		if !bytes.Equal(sealed(t, stored(t, direct(t), "default", fmt.Sprint(t.Name(), i))).dataKeyID, first) {
+		if !bytes.Equal(sealed(t, stored(t, direct(t), "default", fmt.Sprint(t.Name(), i))).keyID, first) {
 			t.Fatal("two data keys for one namespace and key")
 		}
 	}

@@ -31,18 +31,20 @@ type normal struct {
 	ctx  context.Context
 	side *side
 	deep int // sealed values around this one
-	out  strings.Builder
-	err  error
+	// envelopes counts the sealed values.
+	envelopes int
+	out       strings.Builder
+	err       error
 }
 
 // maxLayers bounds how often a value may have been sealed: a case seals twice at most, and pastes once.
 const maxLayers = 4
 
 // normalize returns the comparable form of a message, a line a field.
-func (s *side) normalize(ctx context.Context, b []byte, d protoreflect.MessageDescriptor) (string, error) {
+func (s *side) normalize(ctx context.Context, b []byte, d protoreflect.MessageDescriptor) (*normal, error) {
 	n := &normal{ctx: ctx, side: s}
 	n.message("", b, d)
-	return n.out.String(), n.err
+	return n, n.err
 }
 
 // normalizeStatus is normalize for a status.
@@ -164,6 +166,7 @@ func (n *normal) failureTexts(path string, b []byte) bool {
 func (n *normal) text(path, text string) {
 	text = strings.ReplaceAll(text, n.side.own, "DIR")
 	if i := strings.Index(text, sealedText); i >= 0 && !strings.HasSuffix(text, sealedText+"AAAA") {
+		n.envelopes++
 		n.line(path, fmt.Sprintf("%q sealed %q", text[:i], n.side.openText(n.ctx, text[i:])))
 		return
 	}
@@ -188,6 +191,7 @@ func (n *normal) payload(path string, b []byte) bool {
 
 // opened describes a sealed payload by what it opens to, layer by layer.
 func (n *normal) opened(p *commonpb.Payload) string {
+	n.envelopes++
 	o, err := n.side.open(n.ctx, p)
 	if err != nil {
 		n.err = err
@@ -197,6 +201,7 @@ func (n *normal) opened(p *commonpb.Payload) string {
 	}
 	inner := &normal{ctx: n.ctx, side: n.side, deep: n.deep + 1}
 	inner.message("", o.payload, p.ProtoReflect().Descriptor())
+	n.envelopes += inner.envelopes
 	if inner.err != nil {
 		n.err = inner.err
 	}

@@ -87,9 +87,11 @@ func (s *side) call(ctx context.Context, c testCase, request []byte, o observati
 	if o["status"], err = s.normalizeStatus(ctx, got.Status); err != nil {
 		return err
 	}
-	if o["answer"], err = s.normalize(ctx, got.Body, c.out); err != nil {
+	sent, err := s.normalize(ctx, got.Body, c.out)
+	if err != nil {
 		return err
 	}
+	o["answer"] = sent.out.String()
 	if handsOut(c.method) {
 		o["answer"] = sortedLines(o["answer"])
 	}
@@ -103,8 +105,9 @@ func (s *side) call(ctx context.Context, c testCase, request []byte, o observati
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(&forwarded, "%s, time left %t\n%s%s", r.Method, r.Deadline > callTimeout/2, headers(r.Metadata, call), body)
-		fmt.Fprintf(&sizes, "%s %d bytes\n", r.Name(), len(r.Body))
+		fmt.Fprintf(&forwarded, "%s, time left %t\n%s%s", r.Method, r.Deadline > callTimeout/2, headers(r.Metadata, call), body.out.String())
+		// Formats of the envelope differ by a constant, which counts for neither side.
+		fmt.Fprintf(&sizes, "%s %d bytes %d sealed\n", r.Name(), len(r.Body)-body.envelopes*s.sealedSize, body.envelopes)
 	}
 	o["forwarded"], o["size"] = forwarded.String(), sizes.String()
 	return nil

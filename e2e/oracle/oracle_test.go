@@ -80,8 +80,11 @@ func TestCompareCountsWhatIsNotAccepted(t *testing.T) {
 		{"status", "was a\nsame", "is b\nother", 1},
 		{"answer", "was a", "is b", 1},
 		{"answer", "a\nb", "b\na", 1},
-		{"size", "Start 100 bytes\n", "Start 130 bytes\n", 0},
-		{"size", "Start 100 bytes\n", "Start 300 bytes\n", 1},
+		{"size", "Start 100 bytes 0 sealed\n", "Start 130 bytes 0 sealed\n", 0},
+		{"size", "Start 100 bytes 0 sealed\n", "Start 300 bytes 0 sealed\n", 1},
+		{"size", "Start 100 bytes 9 sealed\n", "Start 300 bytes 9 sealed\n", 0},
+		{"size", "Start 100 bytes 9 sealed\n", "Start 400 bytes 9 sealed\n", 1},
+		{"size", "Start 100 bytes 1 sealed\n", "Start 100 bytes 2 sealed\n", 1},
 	} {
 		f, err := readAccepted(path)
 		if err != nil {

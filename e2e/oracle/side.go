@@ -47,6 +47,7 @@ type side struct {
 	opened     map[string]opening // by the sealed payload's bytes
 	openedText map[string]string
 	sealedNow  [][]byte // data of the payloads that were sealed for the case at work
+	sealedSize int      // bytes of a sealed payload that is short
 }
 
 // proxy is a running binary.
@@ -111,6 +112,11 @@ func startSide(ctx context.Context, name, binary, own string, f *profile) (*side
 			return s, err
 		}
 	}
+	short, err := s.seal(ctx, namespaces[0], hints[0], []*commonpb.Payload{{Data: []byte("short")}})
+	if err != nil {
+		return s, err
+	}
+	s.sealedSize = proto.Size(short[0])
 	return s, nil
 }
 

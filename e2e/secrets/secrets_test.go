@@ -130,8 +130,8 @@ func (w *world) readKeyFile() {
 func (w *world) dataKey(namespace string, p *commonpb.Payload) {
 	w.Helper()
 	client := kms.New(kms.Options{BaseEndpoint: aws.String(w.kms.URL), Region: "eu-central-1", Credentials: credentials.NewStaticCredentialsProvider("AKIATEST", "x", "")})
-	l1, l2, l3 := int(p.Data[3]), int(binary.BigEndian.Uint16(p.Data[4:])), int(binary.BigEndian.Uint16(p.Data[6:]))
-	wrapped := p.Data[64+l1+l2 : 64+l1+l2+l3]
+	l1, l2, l3 := int(p.Data[26]), int(binary.BigEndian.Uint16(p.Data[27:])), int(binary.BigEndian.Uint16(p.Data[29:]))
+	wrapped := p.Data[31+l1+l2 : 31+l1+l2+l3]
 	out, err := client.Decrypt(w.Context(), &kms.DecryptInput{CiphertextBlob: wrapped,
 		EncryptionContext: map[string]string{"temporal-seal:namespace": namespace, "temporal-seal:key": "default"}})
 	if err != nil {
@@ -182,7 +182,7 @@ func TestNothingTellsSecrets(t *testing.T) {
 	}
 
 	// Envelopes that were changed, or brought from elsewhere.
-	for name, offset := range map[string]int{"kek": 8, "data key id": 32, "wrapped key": 64 + 7 + 7 + 20, "tag": len(input(stored).Data) - 1} {
+	for name, offset := range map[string]int{"kek": 18, "key id": 2, "wrapped key": 31 + 7 + 7 + 20, "tag": len(input(stored).Data) - 1} {
 		bad := proto.CloneOf(input(stored))
 		bad.Data[offset] ^= 1
 		if err := start(t.Context(), w.direct, "default", name, bad, bad); err != nil {

@@ -1,7 +1,6 @@
 package app
 
 import (
-	"encoding/hex"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -54,8 +53,7 @@ func usedKeys(keys *keyring.Keyring) (all []usedKey) {
 func inUse(keys *keyring.Keyring) KeysInUse {
 	all := KeysInUse{Keys: usedKeys(keys)}
 	for _, w := range keys.WorkingKeys() {
-		id := hex.EncodeToString(w.DataKeyID[:])
-		all.DataKeys = append(all.DataKeys, workingKey{w.Namespace, w.Key, w.KEK.String(), id, w.Made})
+		all.DataKeys = append(all.DataKeys, workingKey{w.Namespace, w.Key, w.KEK.String(), w.ID.String(), w.Made})
 	}
 	return all
 }

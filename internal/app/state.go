@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/temporal-seal/temporal-seal/internal/config"
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/foreign"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
@@ -32,7 +33,7 @@ type configured struct {
 	// add entries.
 	keys    []keyring.KeyConfig
 	grants  []keyring.Grant
-	revoked [][32]byte
+	revoked []crypto.KeyID
 	foreign *foreign.Reader
 }
 
@@ -66,7 +67,7 @@ func (a *applier) prepare(
 	old := before.configured
 	if c != nil {
 		old.revoked = append(slices.Clone(old.revoked), c.DataKeyIDs()...)
-		slices.SortFunc(old.revoked, func(a, b [32]byte) int { return slices.Compare(a[:], b[:]) })
+		slices.SortFunc(old.revoked, func(a, b crypto.KeyID) int { return slices.Compare(a[:], b[:]) })
 		old.revoked = slices.Compact(old.revoked)
 	}
 	now, failed := a.build(ctx, before, old, modules)

@@ -290,7 +290,7 @@ func TestForms(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	text, err := sealer.AppendText(nil, []byte("no <bed> for "+canary))
+	text, err := sealer.AppendText(nil, []byte("no <bed> for "+canary), new(envelope.Nonces))
 	if err != nil {
 		t.Fatal(err)
 	}

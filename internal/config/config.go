@@ -41,7 +41,7 @@ type Config struct {
 	// Name that tells apart namespaces of the same name in two clusters: envelopes are bound to
 	// `<realm>/<namespace>`. At most 64 bytes, without a slash.
 	Realm string `yaml:"realm" otherwise:"none"`
-	// Ids of data keys that leaked, 64 hex digits each. Nothing opens with them any more.
+	// Ids of data keys that leaked, 32 hex digits each. Nothing opens with them any more.
 	RevokedDataKeys []string `yaml:"revoked_data_keys" otherwise:"none"`
 	// Age at which a data key stops sealing, and so how much one that leaked opens: 10s to 720h.
 	DataKeyLife time.Duration `yaml:"data_key_life" default:"24h"`
@@ -98,7 +98,7 @@ func (c *Config) validate(d *document) {
 		"has at most 64 bytes and no /, which ends it in envelopes: else a namespace with a / could pass for one of another realm")
 	for i, id := range c.RevokedDataKeys {
 		if _, ok := dataKeyID(id); !ok {
-			d.add(fmt.Sprintf("$.revoked_data_keys[%d]", i), "is no data-key id: 64 hex digits")
+			d.add(fmt.Sprintf("$.revoked_data_keys[%d]", i), "is no data-key id: 32 hex digits")
 		}
 	}
 	if life := c.DataKeyLife; life != 0 && (life < 10*time.Second || life > 30*24*time.Hour) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyservice"
 	"github.com/temporal-seal/temporal-seal/internal/foreign"
@@ -74,18 +75,18 @@ func (c *Config) KeyGrants() []keyring.Grant {
 }
 
 // DataKeyIDs returns the ids of RevokedDataKeys. Of a config that was refused, those that are no ids are zero.
-func (c *Config) DataKeyIDs() [][32]byte {
-	ids := make([][32]byte, len(c.RevokedDataKeys))
+func (c *Config) DataKeyIDs() []crypto.KeyID {
+	ids := make([]crypto.KeyID, len(c.RevokedDataKeys))
 	for i, text := range c.RevokedDataKeys {
 		ids[i], _ = dataKeyID(text)
 	}
 	return ids
 }
 
-func dataKeyID(text string) (id [32]byte, ok bool) {
+func dataKeyID(text string) (id crypto.KeyID, ok bool) {
 	raw, err := hex.DecodeString(text)
 	if err != nil || len(raw) != len(id) {
 		return id, false
 	}
-	return [32]byte(raw), true
+	return crypto.KeyID(raw), true
 }

@@ -81,7 +81,7 @@ func TestProblems(t *testing.T) {
 		"keys: [{name: a, active: x, open_only: [y]}]":                       "c.yaml:1: keys[0].active: is no key URI: awskms://<key id, ARN or alias>?region=<region>, ",
 		"grants: [{from: a}]":               "c.yaml:1: grants[0]: wants both: from, the namespace that sealed, and to, the one that may open",
 		"realm: a/b":                        "c.yaml:1: realm: has at most 64 bytes and no /, ",
-		"revoked_data_keys: [ab]":           "c.yaml:1: revoked_data_keys[0]: is no data-key id: 64 hex digits",
+		"revoked_data_keys: [ab]":           "c.yaml:1: revoked_data_keys[0]: is no data-key id: 32 hex digits",
 		"data_key_life: 1s":                 "c.yaml:1: data_key_life: is 10s to 720h, not 1s; a day is the default",
 		"foreign: [{namespaces: [a]}]":      `c.yaml:1: foreign[0].format: wants one of samples, temporal-sa, temporal-proxy, zlib, snappy or gzip, not ""`,
 		"foreign: [{format: zlib, kms: a}]": "c.yaml:1: foreign[0]: wants namespaces: those in which payloads of this format are opened\nc.yaml:1: foreign[0].kms: belongs to the formats temporal-sa and temporal-proxy: ",

@@ -33,6 +33,13 @@ func NewKEKRef(scheme, stableID string) KEKRef {
 // String is the reference in hex.
 func (r KEKRef) String() string { return hex.EncodeToString(r[:]) }
 
+// KeyID names a data key in envelopes and wherever one is revoked. It is derived from the key and from what the key is
+// for, so that a key which was moved or renamed does not match its id.
+type KeyID [16]byte
+
+// String is the id in hex.
+func (id KeyID) String() string { return hex.EncodeToString(id[:]) }
+
 // Provider is one key encryption key in some key service. Its methods return *Error with a [Kind]:
 // KindUnavailable for what may pass by itself; KindRevoked, KindDenied, KindRejected and KindNotConfigured for what stays
 // until somebody changes something. Any other error counts as unavailable, since nothing is dropped or lost for a reason

@@ -192,7 +192,7 @@ func (bc *benchCase) visitor(tb testing.TB, r *Rewriter, plain []byte) func() {
 			if err != nil {
 				return nil, err
 			}
-			if raw, err = s.AppendPayload(nil, raw, false); err != nil {
+			if raw, err = s.AppendPayload(nil, raw, false, new(envelope.Nonces)); err != nil {
 				return nil, err
 			}
 		}

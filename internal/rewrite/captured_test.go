@@ -11,6 +11,8 @@ import (
 	workflowpb "go.temporal.io/api/workflowservice/v1"
 	spb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 )
 
 const recorded = "../../testdata/rpc"
@@ -145,7 +147,7 @@ func sealedStatus(t *testing.T, r *Rewriter, m *Method, st *spb.Status) *spb.Sta
 	if err != nil {
 		t.Fatal(err)
 	}
-	text, err := sealer.AppendText(nil, []byte(st.Message))
+	text, err := sealer.AppendText(nil, []byte(st.Message), new(envelope.Nonces))
 	if err != nil {
 		t.Fatal(err)
 	}

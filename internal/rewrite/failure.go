@@ -84,7 +84,7 @@ func (s *sealer) sealFailure(sl *slot, key *keyring.Sealer) error {
 	if err != nil {
 		return fmt.Errorf("write the failure's texts: %w", err)
 	}
-	sealed, err := key.AppendPayload(nil, payload, true)
+	sealed, err := key.AppendPayload(nil, payload, true, &s.nonces)
 	if err != nil {
 		return err
 	}

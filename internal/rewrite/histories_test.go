@@ -127,15 +127,15 @@ func (m *historyMaker) payload() (held, read *commonpb.Payload) {
 	case 0:
 		return read, read
 	case 1:
-		carrier, err = m.sealer.AppendPayload(nil, raw, true)
+		carrier, err = m.sealer.AppendPayload(nil, raw, true, new(envelope.Nonces))
 	case 2:
-		carrier, err = m.sealer.AppendView(nil, raw, envelope.Selection{Fields: []string{"/a", "/b/2"}})
+		carrier, err = m.sealer.AppendView(nil, raw, envelope.Selection{Fields: []string{"/a", "/b/2"}}, new(envelope.Nonces))
 	case 3: // broken: it stays as it is
-		carrier, err = m.sealer.AppendPayload(nil, raw, false)
+		carrier, err = m.sealer.AppendPayload(nil, raw, false, new(envelope.Nonces))
 		carrier[len(carrier)-1-m.IntN(40)] ^= 1
 		read = nil
 	default:
-		carrier, err = m.sealer.AppendPayload(nil, raw, false)
+		carrier, err = m.sealer.AppendPayload(nil, raw, false, new(envelope.Nonces))
 	}
 	held = new(commonpb.Payload)
 	if err != nil || proto.Unmarshal(carrier, held) != nil {

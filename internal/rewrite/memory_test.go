@@ -18,6 +18,8 @@ import (
 	workflowpb "go.temporal.io/api/workflowservice/v1"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 )
 
 // counter is a Memory with a limit.
@@ -246,7 +248,7 @@ func TestWhatOpensIsCountedBefore(t *testing.T) {
 	for i := 0; i < len(data); i += 260 {
 		data[i] = noise(1)[0]
 	}
-	sealed, err := seal.AppendPayload(nil, bytesOf(t, &commonpb.Payload{Data: data}), true)
+	sealed, err := seal.AppendPayload(nil, bytesOf(t, &commonpb.Payload{Data: data}), true, new(envelope.Nonces))
 	if err != nil {
 		t.Fatal(err)
 	}

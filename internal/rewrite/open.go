@@ -3,6 +3,7 @@ package rewrite
 import (
 	"context"
 	"errors"
+	"iter"
 	"slices"
 
 	spb "google.golang.org/genproto/googleapis/rpc/status"
@@ -32,6 +33,7 @@ type opener struct {
 	systems []*slot         // slots with inputs of operations that the server runs itself
 	headers envelope.Reader // of the envelopes of items
 	run     keyring.Run
+	ahead   iter.Seq[*envelope.Sealed] // toOpen
 	// foreign reads payloads of other tools in the namespace of the call; nil: there are none.
 	foreign    *foreign.Namespace
 	foreignRun foreign.Run
@@ -216,6 +218,10 @@ func (o *opener) openItems(ctx context.Context) (out []byte, err error) {
 	defer func() { endSpan(traced, err, &o.stats) }()
 	m := &o.message
 	o.run = keyring.Run{}
+	if o.ahead == nil {
+		o.ahead = o.toOpen // made once, since it allocates
+	}
+	o.run.Ahead(o.ahead)
 	size := 0
 	for i := range o.items {
 		if it := &o.items[i]; !o.inPlace(it) {
@@ -260,6 +266,15 @@ func (o *opener) openItems(ctx context.Context) (out []byte, err error) {
 		return m.walk.buf, nil
 	}
 	return m.out.bytes(), nil
+}
+
+// toOpen yields the envelopes that are going to be opened.
+func (o *opener) toOpen(yield func(*envelope.Sealed) bool) {
+	for i := range o.items {
+		if it := &o.items[i]; it.foreign == nil && it.action == policy.Open && !yield(&it.sealed) {
+			return
+		}
+	}
 }
 
 // inPlace reports whether the content of a payload just replaces its envelope.

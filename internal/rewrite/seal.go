@@ -24,6 +24,7 @@ type sealer struct {
 	decider    decider
 	last       lastVerdict
 	items      []sealItem
+	nonces     envelope.Nonces // of this message alone
 	foreignRun foreign.Run
 	opened     func(n int) error // counts what is decompressed; it outlasts the session
 	stats      Stats
@@ -45,6 +46,7 @@ func (s *sealer) reset() {
 	s.message.reset(s.stats.Passed == 0 && s.stats.Payloads > 0)
 	clear(s.items)
 	s.items = boundedList(s.items)
+	s.nonces.Reset()
 	s.last = lastVerdict{}
 	s.decider.input, s.foreignRun = policy.Input{}, foreign.NewRun(s.opened)
 }
@@ -132,6 +134,7 @@ func (s *sealer) seal(ctx context.Context) (out []byte, err error) {
 	ctx, traced := s.call.startSpan(ctx, "payload.seal")
 	defer func() { endSpan(traced, err, &s.stats) }()
 	m := &s.message
+	s.nonces.Expect(len(s.items))
 	if err := s.planEdits(ctx); err != nil {
 		return nil, err
 	}
@@ -161,7 +164,7 @@ func (s *sealer) seal(ctx context.Context) (out []byte, err error) {
 // put seals a payload to the output, as splice requires.
 func (s *sealer) put(e *edit) (bool, error) {
 	out, size := &s.message.out, int(e.size)
-	b, err := s.items[e.item].key.AppendPayload(out.reserve(size), e.at.of(s.message.walk.buf), false)
+	b, err := s.items[e.item].key.AppendPayload(out.reserve(size), e.at.of(s.message.walk.buf), false, &s.nonces)
 	if err != nil {
 		return false, s.call.fail(KindSealing, "", err)
 	}
@@ -264,11 +267,11 @@ func (s *sealer) planSeal(ctx context.Context, item int, last *sealItem) (err er
 		if !utf8.Valid(plain) {
 			return errors.New("the text is not UTF-8, which protobuf requires of a string")
 		}
-		m.arena, err = it.key.AppendText(m.arena, plain)
+		m.arena, err = it.key.AppendText(m.arena, plain, &s.nonces)
 	case v.Compress:
-		m.arena, err = it.key.AppendPayload(m.arena, plain, true)
+		m.arena, err = it.key.AppendPayload(m.arena, plain, true, &s.nonces)
 	default:
-		m.arena, err = it.key.AppendView(m.arena, plain, envelope.Selection{Fields: v.Fields, Clear: v.Clear})
+		m.arena, err = it.key.AppendView(m.arena, plain, envelope.Selection{Fields: v.Fields, Clear: v.Clear}, &s.nonces)
 	}
 	m.edit(m.place(sl), sl.box, m.added(from))
 	return err

@@ -33,7 +33,7 @@ var limitedSummaries = map[string]bool{"StartActivityExecution": true, "StartNex
 func (s *sealer) sealSummary(sl *slot, key *keyring.Sealer) (err error) {
 	m := &s.message
 	from := len(m.arena)
-	if m.arena, err = key.AppendPayload(m.arena, m.content(sl), true); err != nil {
+	if m.arena, err = key.AppendPayload(m.arena, m.content(sl), true, &s.nonces); err != nil {
 		return err
 	}
 	if len(m.arena)-from > maxSummary {

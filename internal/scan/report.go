@@ -2,7 +2,6 @@ package scan
 
 import (
 	"cmp"
-	"encoding/hex"
 	"maps"
 	"slices"
 	"strings"
@@ -78,7 +77,7 @@ func (n *Namespace) sealed(h *envelope.Header, where string) {
 			KEK: kek, DataKeys: map[string]int{}, Example: where})
 	}
 	n.Sealed[i].Count++
-	n.Sealed[i].DataKeys[hex.EncodeToString(h.DataKeyID[:])]++
+	n.Sealed[i].DataKeys[h.ID.String()]++
 }
 
 // Under counts the envelopes under a key encryption key, over all namespaces.

@@ -26,6 +26,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/localkey"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
@@ -114,7 +115,7 @@ func sealedPayload(t *testing.T, text string) (*commonpb.Payload, crypto.KEKRef)
 	if err != nil {
 		t.Fatal(err)
 	}
-	raw, err := sealer.AppendPayload(nil, []byte(text), false)
+	raw, err := sealer.AppendPayload(nil, []byte(text), false, new(envelope.Nonces))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -31,37 +31,47 @@
 //
 //	offset  size        field
 //	0       1           version = 1
-//	1       1           suite = 1: AES-256-GCM, HKDF-SHA256
-//	2       1           flags: bit 0 zstd, bit 1 padded, bits 2-3 form (0 payload, 1 view, 2 text), bits 4-7 zero
-//	3       1           L1, length of the key name, 1..128
-//	4       2           L2, length of the namespace, 1..1000
-//	6       2           L3, length of the wrapped data key, 0..1024
-//	8       8           KEK reference: which key encryption key wrapped the data key
-//	16      16          salt, random
-//	32      32          data-key id
-//	64      L1+L2+L3    key name, namespace, wrapped data key
-//	H       12          nonce, random                        (H = 64+L1+L2+L3)
-//	H+12    n           ciphertext
+//	1       1           flags: bits 0-1 form (0 payload, 1 view, 2 text), bit 2 zstd, bit 3 padded, bit 4 reference,
+//	                    bit 5 subject (only with bit 4), bits 6-7 zero
+//	2       16          key id
+//
+//	Only in a self-contained envelope, where bit 4 is zero:
+//	18      8           KEK reference: which key encryption key wrapped the data key
+//	26      1           L1, length of the key name, 1..128
+//	27      2           L2, length of the namespace, 1..1000
+//	29      2           L3, length of the wrapped data key, 1..1024
+//	31      L1+L2+L3    key name, namespace, wrapped data key
+//
+//	H       12          nonce, random                        (H = 18 by reference, or else 31+L1+L2+L3)
+//	H+12    n           ciphertext: AES-256-GCM under the sealing key
 //	H+12+n  16          tag
 //
-//	data-key id = HKDF-Expand-SHA256(data key, "temporal-seal/v1/data-key-id", 32)
-//	payload key = HKDF-Expand-SHA256(data key, "temporal-seal/v1/suite1/payload-key" || salt, 32)
+//	context     = kind || u8 L1 || key name || u16 L2 || namespace || subject tag
+//	              kind: u8, 0 data, 1 subject; the tag has 32 bytes and is there for kind 1 alone
+//	key id      = HKDF-Expand-SHA256(data key, "temporal-seal/v1/id"   || 0 || context, 16)
+//	sealing key = HKDF-Expand-SHA256(data key, "temporal-seal/v1/seal" || 0 || context, 32)
 //	AAD         = bytes [0, H), and for a view also SHA-256(view)
 //
-// The wrapped data key is whatever the key service returned for the 32 random bytes of the data key; the envelope thereby
-// carries all that it takes to open it, apart from the key encryption key.
+// The wrapped data key is whatever the key service returned for the 32 random bytes of the data key. A self-contained
+// envelope thereby carries all that it takes to open it, apart from the key encryption key; its context is of kind 0 and
+// comes from its header. An envelope by reference has no more than the key id: wrapped key and context are looked up.
+//
+// Each data key is derived from once, not per payload. It seals 2^31 envelopes at most: NIST SP 800-38D allows 2^32 with
+// random nonces.
 //
 // The plaintext is compressed (zstd) only where the caller asks for it, and then padded: 0x80 and zeros up to a
-// multiple of 32 bytes, if it is shorter than 256 bytes or a patch, so that true and false have the same length.
+// multiple of 32 bytes, if it is shorter than 256 bytes or a patch, so that true and false have the same length. Readers
+// accept any number of zeros.
 //
 // The header is authenticated as a whole, and the view by its hash. The KEK reference only helps to find the key
-// encryption key; nothing rests on it. Namespace and key name are also bound into the wrapped data key by the key service
+// encryption key; nothing rests on it. Namespace and key name are bound by the key id, and also by the key service
 // (crypto.KeyContext), so that an envelope that is moved to another namespace does not open there.
 //
 // # Files
 //
-//	header.go    the header's fields, limits and lengths; derivation of the data-key id and the payload key
-//	cipher.go    AES-256-GCM under a payload key
+//	header.go    the header's fields, limits and lengths
+//	derive.go    the key id and the sealing key of a data key
+//	cipher.go    AES-256-GCM, and the nonces of a call
 //	writer.go    payload or text to envelope
 //	view.go      payload to view and envelope, and the patch that undoes it
 //	holes.go     which parts of a JSON document a policy's JSON pointers select

@@ -9,33 +9,45 @@ import (
 	"testing"
 )
 
-// pair seals and opens under one payload key.
+// pair seals and opens under one data key.
 type pair struct {
-	*Writer
-	Cipher
+	writer *Writer
+	cipher *Cipher
+	header Header
 }
 
-func newPair(t testing.TB) pair {
+func newPair(t testing.TB) pair { return pairOf(t, false) }
+
+func pairOf(t testing.TB, reference bool) pair {
 	t.Helper()
 	h := Header{Namespace: "ns", Key: "default", Wrapped: make([]byte, 60)}
+	if reference {
+		h.Flags = flagReference
+	}
 	dataKey := make([]byte, DataKeySize)
 	rand.Read(dataKey)
 	rand.Read(h.Wrapped)
-	rand.Read(h.Salt[:])
-	c, err := NewCipher(dataKey, &h.Salt)
+	id, c, err := Derive(dataKey, &Context{Key: h.Key, Namespace: h.Namespace})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return pair{NewWriter(c, &h), c}
+	h.ID = id
+	return pair{NewWriter(c, &h), c, h}
 }
 
-func (p pair) size(n int) int {
-	h, err := ParseHeader(append(p.header[:len(p.header):len(p.header)], make([]byte, nonceSize+tagSize)...))
-	if err != nil {
-		panic(err)
-	}
-	return h.PayloadSize(n)
+func (p pair) AppendPayload(dst, payload []byte, compress bool) []byte {
+	return p.writer.AppendPayload(dst, payload, compress, new(Nonces))
 }
+
+func (p pair) AppendView(dst, payload []byte, sel Selection) []byte {
+	return p.writer.AppendView(dst, payload, sel, new(Nonces))
+}
+
+func (p pair) AppendText(dst, text []byte) []byte { return p.writer.AppendText(dst, text, new(Nonces)) }
+
+func (p pair) Open(dst []byte, s *Sealed) ([]byte, error) { return p.cipher.Open(dst, s) }
+
+func (p pair) size(n int) int { return p.header.PayloadSize(n) }
 
 // open opens a payload as the server would send it.
 func (p pair) open(payload []byte) (string, error) {
@@ -50,10 +62,26 @@ func (p pair) open(payload []byte) (string, error) {
 	return string(out), err
 }
 
-// vector is one entry of testdata/envelope/vectors.json.
+// vector is one envelope of testdata/envelope/vectors.json.
 type vector struct {
-	Name                                                         string
-	DK, Header, Nonce, View, Plaintext, Envelope, ID, PayloadKey hexBytes
+	Name       string   `json:"name"`
+	DataKey    hexBytes `json:"data_key"`
+	Kind       Kind     `json:"kind"`
+	KeyName    string   `json:"key_name"`
+	Namespace  string   `json:"namespace"`
+	SubjectTag hexBytes `json:"subject_tag"`
+	ID         hexBytes `json:"id"`
+	Header     hexBytes `json:"header"`
+	Nonce      hexBytes `json:"nonce"`
+	View       hexBytes `json:"view"`
+	Plaintext  hexBytes `json:"plaintext"`
+	Envelope   hexBytes `json:"envelope"`
+	Overhead   int      `json:"overhead"`
+}
+
+// context is what the vector's data key is for.
+func (v *vector) context() *Context {
+	return &Context{Kind: v.Kind, Key: v.KeyName, Namespace: v.Namespace, SubjectTag: v.SubjectTag}
 }
 
 type hexBytes []byte
@@ -66,16 +94,19 @@ func (h *hexBytes) UnmarshalJSON(b []byte) error {
 	return decodeHex(h, s)
 }
 
-func vectors(t testing.TB) (vs []vector) {
+func vectors(t testing.TB) []vector {
 	t.Helper()
+	var file struct {
+		Envelopes []vector `json:"envelopes"`
+	}
 	b, err := os.ReadFile("../../../testdata/envelope/vectors.json")
 	if err == nil {
-		err = json.Unmarshal(b, &vs)
+		err = json.Unmarshal(b, &file)
 	}
-	if err != nil || len(vs) == 0 {
-		t.Fatalf("%d vectors, error %v", len(vs), err)
+	if err != nil || len(file.Envelopes) == 0 {
+		t.Fatalf("%d vectors, error %v", len(file.Envelopes), err)
 	}
-	return vs
+	return file.Envelopes
 }
 
 // payloadOf writes a Payload as SDKs do.

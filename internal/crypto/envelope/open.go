@@ -1,10 +1,13 @@
 package envelope
 
-import "crypto/sha256"
+import (
+	"bytes"
+	"crypto/sha256"
+)
 
 // Open appends to dst what s holds: the original serialized Payload (forms 0 and 1) or the text (form 2). dst must not
 // overlap s. If an error is returned, dst is as it was.
-func (c Cipher) Open(dst []byte, s *Sealed) ([]byte, error) {
+func (c *Cipher) Open(dst []byte, s *Sealed) ([]byte, error) {
 	h := s.Header
 	n := h.Size()
 	aad := s.envelope[:n:n]
@@ -14,7 +17,7 @@ func (c Cipher) Open(dst []byte, s *Sealed) ([]byte, error) {
 	}
 	start := len(dst)
 	if s.Form != FormView && h.Flags&flagZstd == 0 {
-		out, err := c.gcm.Open(dst, nil, s.envelope[n:], aad)
+		out, err := c.open(dst, s.envelope[n:], aad)
 		if err != nil {
 			return dst, h.Tampered("its tag is wrong")
 		}
@@ -28,7 +31,7 @@ func (c Cipher) Open(dst []byte, s *Sealed) ([]byte, error) {
 		}
 		return out[:start+len(body)], nil
 	}
-	body, err := c.gcm.Open(nil, nil, s.envelope[n:], aad)
+	body, err := c.open(nil, s.envelope[n:], aad)
 	if err != nil {
 		return dst, h.Tampered("its tag is wrong")
 	}
@@ -55,19 +58,8 @@ func (c Cipher) Open(dst []byte, s *Sealed) ([]byte, error) {
 	return out, nil
 }
 
-// unpad takes off 0x80 and the zeros after it.
+// unpad takes off the padding: 0x80 and any number of zeros after it.
 func unpad(b []byte) ([]byte, bool) {
-	if len(b)%padBlock != 0 {
-		return nil, false
-	}
-	for i := len(b) - 1; i >= 0 && i >= len(b)-padBlock; i-- {
-		switch b[i] {
-		case 0:
-		case 0x80:
-			return b[:i], true
-		default:
-			return nil, false
-		}
-	}
-	return nil, false
+	b = bytes.TrimRight(b, "\x00")
+	return bytes.CutSuffix(b, []byte{0x80})
 }

@@ -60,8 +60,8 @@ func (s *Sealed) Envelope() []byte { return s.envelope }
 // View is the readable document of a view.
 func (s *Sealed) View() []byte { return s.view }
 
-// KeyHeader is the part of the header that chooses the payload key: all of it but version, suite and flags.
-func (s *Sealed) KeyHeader() []byte { return s.envelope[3:s.Header.Size()] }
+// KeyHeader is the part of the header that chooses the data key: all of it but version and flags.
+func (s *Sealed) KeyHeader() []byte { return s.envelope[idOffset:s.Header.Size()] }
 
 // markerStart is what every marker contains.
 var markerStart = []byte("sealed.")

@@ -131,7 +131,7 @@ func checkMark(t interface {
 
 func FuzzMarked(f *testing.F) {
 	for _, v := range vectors(f) {
-		f.Add(payloadWith(v))
+		f.Add(carrierOf(&v))
 	}
 	f.Add([]byte(payloadOf("json/plain", "x")))
 	f.Add([]byte("\x0b" + payloadOf(EncodingWhole, "x") + "\x0c"))

@@ -21,15 +21,15 @@ const viewHole = `"[sealed]"`
 // AppendView appends a Payload of form 1: the JSON document of payload, readable but for the selected values, which are
 // sealed (form 1). What can't be cut safely is sealed whole (form 0): another encoding than json/plain and
 // json/protobuf, a document that two readers might read differently, a payload with the marker.
-func (w *Writer) AppendView(dst, payload []byte, sel Selection) []byte {
+func (w *Writer) AppendView(dst, payload []byte, sel Selection, nonces *Nonces) []byte {
 	start, end, ok := jsonData(payload)
 	if !ok || Marked(payload) {
-		return w.AppendPayload(dst, payload, false)
+		return w.AppendPayload(dst, payload, false, nonces)
 	}
 	data := payload[start:end]
 	holes, ok := selectHoles(data, sel)
 	if !ok {
-		return w.AppendPayload(dst, payload, false)
+		return w.AppendPayload(dst, payload, false, nonces)
 	}
 	view, patch := cut(data, holes, payload[:start], payload[end:])
 	defer clear(patch)
@@ -42,7 +42,7 @@ func (w *Writer) AppendView(dst, payload []byte, sel Selection) []byte {
 	dst = binary.AppendUvarint(dst, uint64(entry))
 	dst = append(dst, viewEntryPrefix...)
 	dst = binary.AppendUvarint(dst, uint64(env))
-	dst = w.appendEnvelope(dst, patch, byte(FormView)<<formShift, sum[:])
+	dst = w.appendEnvelope(dst, patch, byte(FormView), sum[:], nonces)
 	dst = append(dst, tagData)
 	return protowire.AppendBytes(dst, view)
 }

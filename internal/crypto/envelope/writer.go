@@ -13,19 +13,15 @@ const (
 	padBlock = 32
 )
 
-// Writer writes envelopes under one payload key. It is immutable.
+// Writer writes envelopes under one data key. It is immutable.
 type Writer struct {
-	cipher Cipher
-	header []byte // of all its envelopes, flags apart
+	cipher *Cipher
+	header []byte // of all its envelopes; the flags of each are added
 }
 
-// NewWriter returns the Writer for a header, whose lengths and salt the caller has checked and chosen. Its version, suite
-// and flags are not used.
-func NewWriter(c Cipher, h *Header) *Writer {
-	written := *h
-	written.Version, written.Suite, written.Flags = version1, suite1, 0
-	return &Writer{cipher: c, header: AppendHeader(nil, &written)}
-}
+// NewWriter returns the Writer for a header, whose lengths the caller has checked. Of its flags, only that of a reference
+// and that of a subject may be set.
+func NewWriter(c *Cipher, h *Header) *Writer { return &Writer{cipher: c, header: AppendHeader(nil, h)} }
 
 // bodySize is the length of a plaintext of n bytes that is padded if it is short.
 func bodySize(n int) int {
@@ -42,8 +38,8 @@ func envelopeSize(header, body int) int { return header + nonceSize + body + tag
 // AppendPayload appends to dst a serialized Payload that holds the sealed payload (form 0). With compress it is
 // compressed by zstd where that helps. dst must not overlap payload. Without compression it allocates nothing if dst has room for
 // Header.PayloadSize bytes.
-func (w *Writer) AppendPayload(dst, payload []byte, compress bool) []byte {
-	flags := byte(FormPayload) << formShift
+func (w *Writer) AppendPayload(dst, payload []byte, compress bool, nonces *Nonces) []byte {
+	flags := byte(FormPayload)
 	body := payload
 	if compress {
 		packed, ok := compressBody(payload)
@@ -55,13 +51,13 @@ func (w *Writer) AppendPayload(dst, payload []byte, compress bool) []byte {
 	dst = slices.Grow(dst, len(wholePrefix)+protowire.SizeBytes(env))
 	dst = append(dst, wholePrefix...)
 	dst = binary.AppendUvarint(dst, uint64(env))
-	return w.appendEnvelope(dst, body, flags, nil)
+	return w.appendEnvelope(dst, body, flags, nil, nonces)
 }
 
 // AppendText appends the sealed text (form 2). The caller has checked that the text is UTF-8.
-func (w *Writer) AppendText(dst, text []byte) []byte {
+func (w *Writer) AppendText(dst, text []byte, nonces *Nonces) []byte {
 	env := make([]byte, 0, envelopeSize(len(w.header), bodySize(len(text))))
-	env = w.appendEnvelope(env, text, byte(FormText)<<formShift, nil)
+	env = w.appendEnvelope(env, text, byte(FormText), nil, nonces)
 	dst = slices.Grow(dst, len(TextPrefix)+base64.RawURLEncoding.EncodedLen(len(env)))
 	dst = append(dst, TextPrefix...)
 	return base64.RawURLEncoding.AppendEncode(dst, env)
@@ -69,22 +65,25 @@ func (w *Writer) AppendText(dst, text []byte) []byte {
 
 // appendEnvelope seals body into dst: header, nonce, ciphertext and tag, each written straight where it stays.
 // viewHash goes into the AAD after the header.
-func (w *Writer) appendEnvelope(dst, body []byte, flags byte, viewHash []byte) []byte {
+func (w *Writer) appendEnvelope(dst, body []byte, flags byte, viewHash []byte, nonces *Nonces) []byte {
 	if len(body) < padUnder || viewHash != nil {
 		flags |= flagPadded
 	}
 	start := len(dst)
 	dst = append(dst, w.header...)
-	dst[start+2] = flags
+	dst[start+flagsOffset] |= flags
 	aad := dst[start:]
 	if viewHash != nil {
 		aad = append(append(make([]byte, 0, len(aad)+len(viewHash)), aad...), viewHash...)
 	}
+	gcm := w.cipher.gcm
+	nonce := nonces.take(gcm.NonceSize())
+	dst = append(dst, nonce...)
 	if flags&flagPadded == 0 {
-		return w.cipher.gcm.Seal(dst, nil, body, aad)
+		return gcm.Seal(dst, nonce, body, aad)
 	}
 	n := len(dst) // the padded body stands where its ciphertext will
 	dst = append(append(dst, body...), 0x80)
 	dst = append(dst, make([]byte, paddedSize(len(body))-len(body)-1)...)
-	return w.cipher.gcm.Seal(dst[:n], nil, dst[n:], aad)
+	return gcm.Seal(dst[:n], nonce, dst[n:], aad)
 }

@@ -39,7 +39,7 @@ const (
 type Options struct {
 	Log *slog.Logger
 	// Unwrap has a key's service unwrap a data key, and returns the id of the data key.
-	Unwrap func(ctx context.Context, k *Key, kc crypto.KeyContext, wrapped []byte) (id [32]byte, err error)
+	Unwrap func(ctx context.Context, k *Key, kc crypto.KeyContext, wrapped []byte) (id crypto.KeyID, err error)
 	// Withdrawn is called when nothing may be sealed or opened any more with a key: in one context, or in all (nil).
 	Withdrawn func(k *Key, kc *crypto.KeyContext)
 }
@@ -76,7 +76,7 @@ const (
 // access is what is known about one encryption context of a key: IAM conditions may withdraw one and leave the others.
 type access struct {
 	wrapped []byte // known to be good; nil until there is one
-	id      [32]byte
+	id      crypto.KeyID
 	checked time.Time // when it last proved to be good
 	denied  time.Time // when the service first refused the good blob; zero: it did not
 	tried   time.Time // when it was last refused
@@ -111,7 +111,7 @@ func (k *Key) Use(now int64) {
 }
 
 // Answered notes that the service did its work, and a wrapped key that is good beyond doubt.
-func (k *Key) Answered(kc crypto.KeyContext, wrapped []byte, id [32]byte) {
+func (k *Key) Answered(kc crypto.KeyContext, wrapped []byte, id crypto.KeyID) {
 	now := time.Now()
 	k.mu.Lock()
 	defer k.mu.Unlock()

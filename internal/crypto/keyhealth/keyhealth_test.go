@@ -23,7 +23,7 @@ func (silent) UnwrapDataKey(context.Context, []byte, crypto.KeyContext) ([]byte,
 func TestContextsAreBounded(t *testing.T) {
 	k := New(silent{}, &Options{Log: slog.New(slog.DiscardHandler)})
 	for i := range 2 * maxContexts {
-		k.Answered(crypto.KeyContext{Namespace: fmt.Sprint("ns", i), Key: "default"}, []byte("w"), [32]byte{})
+		k.Answered(crypto.KeyContext{Namespace: fmt.Sprint("ns", i), Key: "default"}, []byte("w"), crypto.KeyID{})
 	}
 	if len(k.contexts) != maxContexts || len(k.order) != maxContexts {
 		t.Errorf("%d contexts, %d in order; want %d", len(k.contexts), len(k.order), maxContexts)

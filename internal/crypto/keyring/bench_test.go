@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 )
 
@@ -21,8 +22,10 @@ func BenchmarkSeal(b *testing.B) {
 			dst := make([]byte, 0, s.PayloadSize(n))
 			b.SetBytes(int64(n))
 			b.ReportAllocs()
+			var nonces envelope.Nonces
 			for b.Loop() {
-				if _, err := s.AppendPayload(dst, payload, false); err != nil {
+				nonces.Expect(1)
+				if _, err := s.AppendPayload(dst, payload, false, &nonces); err != nil {
 					b.Fatal(err)
 				}
 			}
@@ -87,30 +90,63 @@ func BenchmarkSealer(b *testing.B) {
 	})
 }
 
-// BenchmarkColdSalts opens a history of 1,000 payloads that 333 processes sealed, so that each third needs a payload key
-// of its own to be derived.
-func BenchmarkColdSalts(b *testing.B) {
-	k, _ := ring(b)
-	s := sealer(b, k, "ns", "default")
-	var carriers [][]byte
-	for range 333 {
-		s.current.Store(nil)
-		for range 3 {
-			carriers = append(carriers, seal(b, k, "payload"))
+// BenchmarkManyKeys opens a message of 1,000 payloads that 333 processes sealed, with all data keys in memory.
+func BenchmarkManyKeys(b *testing.B) {
+	k, p := ring(b)
+	kc := crypto.KeyContext{Namespace: "ns", Key: "default"}
+	kek := sealer(b, k, "ns", "default").dk.kek
+	sealers := make([]*Sealer, 333)
+	for i := range sealers {
+		plain, wrapped, err := p.GenerateDataKey(b.Context(), kc)
+		if err != nil {
+			b.Fatal(err)
 		}
+		dk, err := newDataKey(kek, kc, plain, wrapped)
+		if err != nil {
+			b.Fatal(err)
+		}
+		k.opening.keys.add(dk)
+		dk.use = new(keyUse)
+		sealers[i] = newSealer(dk)
 	}
-	dst := make([]byte, 0, 64)
-	b.ReportAllocs()
-	for b.Loop() {
-		k.opening.openers.Purge()
-		for _, c := range carriers {
-			sealed, _, err := envelope.ParsePayload(c)
-			if err == nil {
-				_, _, err = k.Open(context.Background(), dst, &sealed, "ns", new(Run))
-			}
+	for keys := range map[int]bool{1: true, 333: true} {
+		var carriers [][]byte
+		for i := range 1000 {
+			carrier, err := sealers[i%keys].appendPayload(nil, bytes.Repeat([]byte("x"), 200), false)
 			if err != nil {
 				b.Fatal(err)
 			}
+			carriers = append(carriers, carrier)
 		}
+		message := func(reader *envelope.Reader, dst []byte) {
+			var run Run
+			reader.Reset()
+			for _, c := range carriers {
+				sealed, _, err := reader.ParsePayload(c)
+				if err == nil {
+					_, _, err = k.Open(context.Background(), dst, &sealed, "ns", &run)
+				}
+				if err != nil {
+					b.Fatal(err)
+				}
+			}
+		}
+		b.Run(fmt.Sprintf("%d", keys), func(b *testing.B) {
+			var reader envelope.Reader
+			dst := make([]byte, 0, 512)
+			b.ReportAllocs()
+			for b.Loop() {
+				message(&reader, dst)
+			}
+		})
+		b.Run(fmt.Sprintf("%d/parallel", keys), func(b *testing.B) {
+			b.RunParallel(func(pb *testing.PB) {
+				var reader envelope.Reader
+				dst := make([]byte, 0, 512)
+				for pb.Next() {
+					message(&reader, dst)
+				}
+			})
+		})
 	}
 }

@@ -1,10 +1,9 @@
 package keyring
 
 import (
-	"crypto/sha256"
+	"bytes"
+	"crypto/subtle"
 	"errors"
-	"runtime"
-	"sync"
 	"sync/atomic"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
@@ -12,65 +11,49 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyhealth"
 )
 
-// dataKey is an unwrapped data key and what it is bound to. Its bytes are cleared when it is dropped, and of one that
-// only fell out of a cache when no call can use it any more.
+// dataKey is what an unwrapped data key does: its sealing key and its id. The data key itself is not kept.
 type dataKey struct {
-	id      [envelope.IDSize]byte
+	id      crypto.KeyID
 	kek     *keyhealth.Key
 	context crypto.KeyContext
 	wrapped []byte
+	header  []byte // the part of its envelopes' headers that names it; see envelope.Sealed.KeyHeader
 	use     *keyUse
-	dropped atomic.Bool
 
-	mu     sync.RWMutex // held for reading while a key is derived: from half a cleared secret it would be a wrong one
-	secret *[envelope.DataKeySize]byte
+	cipher  atomic.Pointer[envelope.Cipher] // nil once the key was dropped
+	seals   atomic.Int64                    // envelopes that were sealed with it
+	used    atomic.Int64                    // coarse time of the last look at it
+	allowed atomic.Pointer[Set]             // by which envelopes of the key may be opened; see opening.allows
 }
 
 var errDropped = errors.New("the data key was dropped while the call was under way; try again")
 
 func newDataKey(key *keyhealth.Key, kc crypto.KeyContext, plain, wrapped []byte) (*dataKey, error) {
-	id, err := envelope.DeriveDataKeyID(plain)
+	id, cipher, err := envelope.Derive(plain, &envelope.Context{Kind: envelope.KindData, Key: kc.Key, Namespace: kc.Namespace})
 	if err != nil {
-		return nil, kc.Errorf(crypto.KindUnavailable, "derive data-key id", "%w", err)
+		return nil, kc.Errorf(crypto.KindUnavailable, "derive a sealing key", "%w", err)
 	}
-	secret := [envelope.DataKeySize]byte(plain)
-	dk := &dataKey{secret: &secret, id: id, kek: key, context: kc, wrapped: wrapped, use: new(keyUse)}
-	runtime.AddCleanup(dk, func(secret *[envelope.DataKeySize]byte) { clear(secret[:]) }, dk.secret)
+	dk := &dataKey{id: id, kek: key, context: kc, wrapped: wrapped, use: new(keyUse)}
+	dk.header = dk.envelopeHeader().KeyHeader()
+	dk.cipher.Store(cipher)
 	return dk, nil
 }
 
-// header returns the header of envelopes under the key, without a salt.
-func (dk *dataKey) header() envelope.Header {
-	return envelope.Header{Key: dk.context.Key, Namespace: dk.context.Namespace, KEK: dk.kek.Ref(), DataKeyID: dk.id,
-		Wrapped: dk.wrapped}
+// envelopeHeader returns the header of self-contained envelopes under the key.
+func (dk *dataKey) envelopeHeader() *envelope.Header {
+	return &envelope.Header{Key: dk.context.Key, Namespace: dk.context.Namespace, KEK: dk.kek.Ref(), ID: dk.id, Wrapped: dk.wrapped}
 }
 
 // usable reports whether the key may serve now. It is asked for every payload.
-func (dk *dataKey) usable() bool { return dk.kek.Usable() && !dk.dropped.Load() }
+func (dk *dataKey) usable() bool { return dk.kek.Usable() && dk.cipher.Load() != nil }
 
-// drop ends the use of the key and clears its bytes.
-func (dk *dataKey) drop() {
-	dk.dropped.Store(true)
-	dk.mu.Lock()
-	defer dk.mu.Unlock()
-	clear(dk.secret[:])
-}
+// opens reports whether the key may serve now and is the one of envelopes with a header. All of the header has to be the
+// same, so that what is known about one wrapped key says nothing about another: a planted envelope neither uses nor
+// blocks the data key of a good one.
+func (dk *dataKey) opens(header []byte) bool { return dk.usable() && bytes.Equal(dk.header, header) }
 
-func (dk *dataKey) cipher(salt *[envelope.SaltSize]byte) (envelope.Cipher, error) {
-	dk.mu.RLock()
-	defer dk.mu.RUnlock()
-	if dk.dropped.Load() {
-		return envelope.Cipher{}, errDropped
-	}
-	defer runtime.KeepAlive(dk)
-	return envelope.NewCipher(dk.secret[:], salt)
-}
+// is reports whether the key has an id.
+func (dk *dataKey) is(id crypto.KeyID) bool { return subtle.ConstantTimeCompare(dk.id[:], id[:]) == 1 }
 
-// wrapID stands for a wrapped key and all that it is bound to. What is known about one says nothing about another, so
-// a planted envelope can neither use nor block the data key of a good one.
-type wrapID [sha256.Size]byte
-
-func wrapIDOf(h *envelope.Header) wrapID {
-	return sha256.Sum256(envelope.AppendHeader(nil,
-		&envelope.Header{KEK: h.KEK, Key: h.Key, Namespace: h.Namespace, Wrapped: h.Wrapped}))
-}
+// drop ends the use of the key.
+func (dk *dataKey) drop() { dk.cipher.Store(nil) }

@@ -14,8 +14,7 @@
 //	confirmed           of a namespace: known to exist. Slots of other namespaces share a small cache that evicts
 //	flight              one call to a key service that several callers wait for
 //	refusal             a permanent error that is the answer for a while, without another call
-//	opener              a cipher that has opened an envelope, kept for envelopes with the same header
-//	run                 the envelopes of one message, which mostly share an opener
+//	run                 the envelopes of one message, which mostly share a data key
 //
 // Files:
 //
@@ -25,8 +24,8 @@
 //	slots.go     the table of slots
 //	ready.go     whether a poll may ask for a task: the keys of its answer are at hand
 //	sealer.go    sealing with one data key
-//	open.go      opening: grants, data key, cipher
-//	cache.go     what opening remembers
+//	open.go      opening: grants, data keys, many at once if they are not in memory
+//	cache.go     the data keys that opening remembers
 //	datakeys.go  a data key in memory
 //	keks.go      the key encryption keys that are open
 //	service.go   calls to key services, limited

@@ -63,7 +63,7 @@ func TestRenewalKeepsTheWorkingKey(t *testing.T) {
 		k, p := ring(t)
 		carrier := seal(t, k, "payload")
 		first := sealer(t, k, "ns", "default")
-		seen := map[[32]byte]bool{}
+		seen := map[crypto.KeyID]bool{}
 		for range 80 {
 			use(t, k, carrier, time.Hour)
 			seen[sealer(t, k, "ns", "default").dk.id] = true
@@ -71,7 +71,7 @@ func TestRenewalKeepsTheWorkingKey(t *testing.T) {
 		if n := len(seen); n < 3 || n > 6 {
 			t.Errorf("%d data keys in 80 hours, want one per 17 to 24 hours", n)
 		}
-		if old, err := first.AppendPayload(nil, []byte("late"), false); err != nil {
+		if old, err := first.appendPayload(nil, []byte("late"), false); err != nil {
 			t.Errorf("a call that took the sealer before the renewal: %v", err)
 		} else if got, err := open(k, old, "ns"); err != nil || got != "late" {
 			t.Errorf("%q, %v", got, err)
@@ -119,9 +119,9 @@ func TestRevocationIsSeenWithinTheProbeInterval(t *testing.T) {
 		time.Sleep(65 * time.Second)
 		_, err := open(k, carrier, "ns")
 		wantKind(t, err, crypto.KindRevoked)
-		_, err = held.AppendPayload(nil, []byte("x"), false)
+		_, err = held.appendPayload(nil, []byte("x"), false)
 		wantKind(t, err, crypto.KindRevoked)
-		if n := k.opening.keys.Len(); n != 0 {
+		if n := len(k.opening.keys.m); n != 0 {
 			t.Errorf("%d data keys still in memory", n)
 		}
 		if k.core.slots.find("ns", "default").current.Load() != nil {
@@ -281,7 +281,7 @@ func TestEverythingAtOnce(t *testing.T) {
 					s, _, err := k.Sealer(t.Context(), "ns", "default")
 					if err == nil {
 						var carrier []byte
-						if carrier, err = s.AppendPayload(nil, []byte("payload"), false); err == nil {
+						if carrier, err = s.appendPayload(nil, []byte("payload"), false); err == nil {
 							mu.Lock()
 							carriers = append(carriers, carrier)
 							mu.Unlock()

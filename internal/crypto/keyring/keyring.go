@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/maphash"
 	"log/slog"
 	"strings"
 	"sync"
@@ -29,7 +28,7 @@ type Options struct {
 	// Realm, where set, is bound into envelopes before the namespace, so that two clusters' `default` differ.
 	Realm string
 	// RevokedDataKeys are ids of data keys that leaked: nothing is opened with them any more.
-	RevokedDataKeys [][32]byte
+	RevokedDataKeys []crypto.KeyID
 	// Trace, where set, is called around each call to a key service.
 	Trace func(ctx context.Context, op string, kc crypto.KeyContext) (context.Context, func(err error))
 	Log   *slog.Logger // nil: slog.Default()
@@ -83,9 +82,9 @@ func New(ctx context.Context, opt Options) (*Keyring, error) {
 	k := &Keyring{core: c}
 	c.keys = &keks{core: c, flights: newFlights[string, *keyhealth.Key](c, refusalLife), byURI: make(map[string]*keyhealth.Key),
 		health: keyhealth.Options{Log: opt.Log, Unwrap: c.service.probe, Withdrawn: k.withdraw}}
-	k.opening = opening{core: c, missed: k.sealing.missed, flights: newFlights[wrapID, *dataKey](c, refusalLife),
-		seed: maphash.MakeSeed(), keys: newLRU[wrapID, *dataKey](maxDataKeys), openers: newLRU[uint64, *opener](maxOpeners)}
-	k.sealing = sealing{core: c, made: k.opening.add, flights: newFlights[slotKey, *Sealer](c, keyhealth.ProbeRetry)}
+	k.opening = opening{core: c, missed: k.sealing.missed, flights: newFlights[headerID, *dataKey](c, refusalLife),
+		keys: dataKeys{core: c, m: make(map[crypto.KeyID]*dataKey)}}
+	k.sealing = sealing{core: c, made: k.opening.keys.add, flights: newFlights[slotKey, *Sealer](c, keyhealth.ProbeRetry)}
 	set, err := k.Prepare(ctx, opt.Keys, opt.Grants, opt.RevokedDataKeys)
 	if err == nil {
 		err = set.allAnswer()
@@ -116,7 +115,7 @@ func (k *Keyring) Current() *Set { return k.core.set.Load() }
 // a policy to be known. Nothing that is in force changes. Active keys that do not answer are noted in the set, unless they
 // are open already and their service is only unavailable: see Set.Unanswered. One for opening only that does not answer is
 // logged: it may have been retired for good, and it is looked for again when an envelope needs it.
-func (k *Keyring) Prepare(ctx context.Context, keys []KeyConfig, grants []Grant, revokedDataKeys [][32]byte) (*Set, error) {
+func (k *Keyring) Prepare(ctx context.Context, keys []KeyConfig, grants []Grant, revokedDataKeys []crypto.KeyID) (*Set, error) {
 	set, err := newSet(k.core.opt.Realm, keys, grants, revokedDataKeys)
 	if err != nil {
 		return nil, err
@@ -180,7 +179,7 @@ func (k *Keyring) Close() {
 // drop forgets the data keys that match, for sealing and for opening.
 func (k *Keyring) drop(match func(*dataKey) bool) {
 	k.sealing.drop(match)
-	k.opening.drop(match)
+	k.opening.keys.drop(match)
 }
 
 // withdraw forgets the data keys under a key encryption key: in one context, or in all.

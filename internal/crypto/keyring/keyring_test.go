@@ -111,7 +111,7 @@ func TestNamespacesGrantsAndRealms(t *testing.T) {
 	}
 	sealIn := func(k *Keyring, namespace string) []byte {
 		t.Helper()
-		carrier, err := sealer(t, k, namespace, "default").AppendPayload(nil, []byte("payload"), false)
+		carrier, err := sealer(t, k, namespace, "default").appendPayload(nil, []byte("payload"), false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -217,15 +217,15 @@ func TestReload(t *testing.T) {
 			t.Errorf("what the earlier key sealed: %q, %v", got, err)
 		}
 		// A leaked data key: nothing is opened with it any more, and a working one is replaced.
-		if err := change(k, t.Context(), rotated, []Grant{{From: "x", To: "y"}}, [][32]byte{s.header.DataKeyID}); err != nil {
+		if err := change(k, t.Context(), rotated, []Grant{{From: "x", To: "y"}}, []crypto.KeyID{s.header.ID}); err != nil {
 			t.Fatal(err)
 		}
-		leaked, err := s.AppendPayload(nil, []byte("forged"), false)
+		leaked, err := s.appendPayload(nil, []byte("forged"), false)
 		wantKind(t, err, crypto.KindRevoked)
 		if len(leaked) != 0 {
 			t.Error("sealed with a revoked data key")
 		}
-		if next := sealer(t, k, "ns", "default"); next.header.DataKeyID == s.header.DataKeyID {
+		if next := sealer(t, k, "ns", "default"); next.header.ID == s.header.ID {
 			t.Error("the leaked data key is still in use")
 		}
 		if err := change(k, t.Context(), []KeyConfig{{Name: "other", Active: "test:new"}}, nil, nil); err != nil {
@@ -278,8 +278,8 @@ func TestRevokedDataKeys(t *testing.T) {
 	open1 := store{p.uri: p}.open
 	writer := newKeyring(t, Options{Keys: defaultKeys(), Open: open1})
 	carrier := seal(t, writer, "payload")
-	id := sealer(t, writer, "ns", "default").header.DataKeyID
-	reader := newKeyring(t, Options{Keys: defaultKeys(), Open: open1, RevokedDataKeys: [][32]byte{id}})
+	id := sealer(t, writer, "ns", "default").header.ID
+	reader := newKeyring(t, Options{Keys: defaultKeys(), Open: open1, RevokedDataKeys: []crypto.KeyID{id}})
 	_, err := open(reader, carrier, "ns")
 	wantKind(t, err, crypto.KindRevoked)
 	// A wrong id in front of the same wrapped key gets the data key into memory, but not into use.
@@ -337,7 +337,7 @@ func TestCloseEndsEverything(t *testing.T) {
 func TestErrorsTellNoSecret(t *testing.T) {
 	k, p := ring(t)
 	carrier := seal(t, k, "CANARY payload")
-	s := sealer(t, k, "ns", "default")
+	h, dataKey := headerOf(t, k, p)
 	p.answer(apiError(crypto.KindDenied, "AccessDeniedException"))
 	sealed, _, err := envelope.ParsePayload(carrier)
 	if err != nil {
@@ -350,7 +350,7 @@ func TestErrorsTellNoSecret(t *testing.T) {
 		if err == nil {
 			t.Fatalf("byte %d changed and it opens", i)
 		}
-		for name, secret := range map[string]string{"payload": "CANARY", "data key": string(s.dk.secret[:8]), "wrapped key": string(s.header.Wrapped[:8])} {
+		for name, secret := range map[string]string{"payload": "CANARY", "data key": string(dataKey[:8]), "wrapped key": string(h.Wrapped[:8])} {
 			if strings.Contains(err.Error(), secret) {
 				t.Fatalf("the error holds bytes of the %s: %v", name, err)
 			}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -208,30 +209,124 @@ func heap() int64 {
 	return int64(m.HeapAlloc)
 }
 
-func TestUnwrapsPerMessageAreCapped(t *testing.T) {
-	k, p := ring(t)
-	carrier := seal(t, k, "payload")
-	sealed, _, err := envelope.ParsePayload(carrier)
-	if err != nil {
-		t.Fatal(err)
-	}
-	before := p.count()
-	var run Run
-	kinds := map[crypto.Kind]int{}
-	for i := range 2 * maxUnwraps {
-		planted := bytes.Clone(sealed.Envelope())
-		copy(planted[sealed.Header.Size()-60:], fmt.Sprintf("planted %03d", i))
-		s, _, err := envelope.ParsePayload([]byte(payloadOf(envelope.EncodingWhole, string(planted))))
+// foreignKeys are payloads that other processes sealed with many data keys, and the service that unwraps these.
+func foreignKeys(t *testing.T, n int) (k *Keyring, p *scripted, carriers [][]byte) {
+	t.Helper()
+	k, p = ring(t)
+	kc := crypto.KeyContext{Namespace: "ns", Key: "default"}
+	kek := sealer(t, k, "ns", "default").dk.kek
+	for range n {
+		plain, wrapped, err := p.GenerateDataKey(t.Context(), kc)
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, _, err = k.Open(t.Context(), nil, &s, "ns", &run)
-		kinds[crypto.KindOf(err)]++
+		dk, err := newDataKey(kek, kc, plain, wrapped)
+		if err != nil {
+			t.Fatal(err)
+		}
+		carrier, err := newSealer(dk).appendPayload(nil, []byte("payload"), false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		carriers = append(carriers, carrier)
 	}
-	if n := p.count() - before; n != maxUnwraps || kinds[crypto.KindRejected] != maxUnwraps || kinds[crypto.KindUnavailable] != maxUnwraps {
-		t.Errorf("%d calls, answers %v; want %d calls, as many rejected, and as many told to come back", n, kinds, maxUnwraps)
+	return k, p, carriers
+}
+
+// openAll opens the payloads of one message, from the last to the first, as rewriting does.
+func openAll(ctx context.Context, k *Keyring, carriers [][]byte, run *Run) (opened int, errs map[crypto.Kind]int) {
+	var reader envelope.Reader
+	sealed := make([]envelope.Sealed, len(carriers))
+	for i, c := range carriers {
+		sealed[i], _, _ = reader.ParsePayload(c)
 	}
-	if got, _, err := k.Open(t.Context(), nil, &sealed, "ns", &run); err != nil || string(got) != "payload" {
+	run.Ahead(func(yield func(*envelope.Sealed) bool) {
+		for i := range sealed {
+			if !yield(&sealed[i]) {
+				return
+			}
+		}
+	})
+	errs = make(map[crypto.Kind]int)
+	for i := range slices.Backward(sealed) {
+		if _, _, err := k.Open(ctx, nil, &sealed[i], "ns", run); err != nil {
+			errs[crypto.KindOf(err)]++
+		} else {
+			opened++
+		}
+	}
+	return opened, errs
+}
+
+// TestManyUnknownKeys: the data keys of a message are unwrapped many at once, however many there are.
+func TestManyUnknownKeys(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k, p, carriers := foreignKeys(t, 300)
+		busy, busiest := 0, 0
+		p.unwrap = func([]byte, crypto.KeyContext) error {
+			busy++
+			busiest = max(busiest, busy)
+			p.mu.Unlock()
+			time.Sleep(20 * time.Millisecond)
+			p.mu.Lock()
+			busy--
+			return nil
+		}
+		start, before := time.Now(), p.count()
+		if opened, errs := openAll(t.Context(), k, carriers, new(Run)); opened != 300 {
+			t.Errorf("%d of 300 opened, errors %v", opened, errs)
+		}
+		if took, calls := time.Since(start), p.count()-before; took > 400*time.Millisecond || calls != 300 || busiest != maxAsking {
+			t.Errorf("%d calls in %v, %d at once; want 300 in 19 rounds of 20 ms, %d at once", calls, took, busiest, maxAsking)
+		}
+		start = time.Now()
+		if opened, errs := openAll(t.Context(), k, carriers, new(Run)); opened != 300 || p.count()-before != 300 || time.Since(start) != 0 {
+			t.Errorf("again: %d of 300 opened, errors %v, %d calls in all", opened, errs, p.count()-before)
+		}
+	})
+}
+
+// TestUnknownKeysInAnOutage: the keys of a message wait together, not one after the other.
+func TestUnknownKeysInAnOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k, p, carriers := foreignKeys(t, 300)
+		p.answer(errors.New("no answer"))
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		start := time.Now()
+		_, errs := openAll(ctx, k, carriers, new(Run))
+		if took := time.Since(start); errs[crypto.KindUnavailable] != 300 || took > 5*time.Second {
+			t.Errorf("%v in %v; want all of them unavailable within the deadline", errs, took)
+		}
+	})
+}
+
+// TestRefusedUnwrapsAreBudgeted: a message can hold any number of wrapped keys that were made up. They cost few calls, and
+// the good ones beside them open.
+func TestRefusedUnwrapsAreBudgeted(t *testing.T) {
+	k, p, good := foreignKeys(t, 40)
+	sealed, _, err := envelope.ParsePayload(good[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	planted := make([][]byte, 500)
+	for i := range planted {
+		env := bytes.Clone(sealed.Envelope())
+		copy(env[sealed.Header.Size()-60:], fmt.Sprintf("planted %03d", i))
+		planted[i] = []byte(payloadOf(envelope.EncodingWhole, string(env)))
+	}
+	before := p.count()
+	opened, errs := openAll(t.Context(), k, slices.Concat(good[:20], planted[:50], good[20:]), new(Run))
+	if calls := p.count() - before; opened != 40 || errs[crypto.KindRejected] != 50 || calls != 90 {
+		t.Errorf("%d of 40 opened beside 50 that were made up, errors %v, %d calls", opened, errs, calls)
+	}
+	before = p.count()
+	_, errs = openAll(t.Context(), k, planted[50:], new(Run))
+	calls := p.count() - before
+	if calls < maxRefused || calls >= maxRefused+maxAsking || errs[crypto.KindRejected] != calls || errs[crypto.KindUnavailable] != 450-calls {
+		t.Errorf("%d calls for 450 that were made up, errors %v; want %d or a few more", calls, errs, maxRefused)
+	}
+	if got, err := open(k, good[0], "ns"); err != nil || got != "payload" {
 		t.Errorf("a known data key: %q, %v", got, err)
 	}
 }

@@ -3,13 +3,12 @@ package keyring
 import (
 	"bytes"
 	"context"
-	"crypto/subtle"
-	"encoding/hex"
-	"hash/maphash"
+	"crypto/sha256"
+	"iter"
 	"slices"
 	"strings"
-
-	lru "github.com/hashicorp/golang-lru/v2"
+	"sync"
+	"sync/atomic"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
@@ -19,31 +18,59 @@ import (
 // Run is a run of envelopes that are opened one after the other, as those of one message are. The zero value is ready; it
 // is not safe for concurrent use.
 type Run struct {
-	unwraps int
-	recent  [4]*opener // messages mostly hold envelopes with one header or a few
+	ahead   iter.Seq[*envelope.Sealed]
+	asked   map[headerID]answer // data keys that were not in memory
+	refused int32               // of these, by key services
+	recent  [4]*dataKey         // messages mostly hold envelopes of one data key or a few
 	next    int
 }
 
-func (r *Run) note(op *opener) {
-	if !slices.Contains(r.recent[:], op) {
-		r.recent[r.next%len(r.recent)] = op
+// headerID stands for the part of a header that names a data key.
+type headerID [sha256.Size]byte
+
+func idOf(keyHeader []byte) headerID { return sha256.Sum256(keyHeader) }
+
+// answer is what came of asking for a data key.
+type answer struct {
+	dk  *dataKey
+	err error
+}
+
+// Ahead names the envelopes that are going to be opened in the run. As soon as the data key of one is not in memory, those
+// of all of them are asked for, many at once.
+func (r *Run) Ahead(envelopes iter.Seq[*envelope.Sealed]) { r.ahead = envelopes }
+
+// known returns a data key that the run has used.
+func (r *Run) known(keyHeader []byte) *dataKey {
+	for _, dk := range r.recent {
+		if dk != nil && dk.opens(keyHeader) {
+			return dk
+		}
+	}
+	return nil
+}
+
+func (r *Run) note(dk *dataKey) {
+	if !slices.Contains(r.recent[:], dk) {
+		r.recent[r.next%len(r.recent)] = dk
 		r.next++
 	}
 }
 
-// maxUnwraps is how many envelopes of one run are taken to a key service: a message can hold any number of envelopes
-// that were made up. What was unwrapped stays in memory, so the next try gets further.
-const maxUnwraps = 256
+const (
+	// maxAsking is how many data keys of one run are asked for at once.
+	maxAsking = 16
+	// maxRefused is how many envelopes of one run may name a data key that the key service refuses, or another one than it
+	// has: a message can hold any number of envelopes that were made up. Good ones are bounded by time alone.
+	maxRefused = 64
+)
 
 // opening opens envelopes, and unwraps the data keys that it takes.
 type opening struct {
 	core    *core
-	flights *flights[wrapID, *dataKey]
+	flights *flights[headerID, *dataKey]
 	missed  func(namespace, key string) // is called when the key service did not answer
-
-	keys    *lru.Cache[wrapID, *dataKey] // by their wrapped form
-	openers *lru.Cache[uint64, *opener]  // by the hash of their header
-	seed    maphash.Seed
+	keys    dataKeys
 }
 
 // Open appends to dst what s holds: the original serialized Payload (forms 0 and 1) or the text (form 2). namespace is
@@ -52,88 +79,174 @@ type opening struct {
 // dst must not overlap s. If an error is returned, dst is as it was.
 func (k *Keyring) Open(ctx context.Context, dst []byte, s *envelope.Sealed, namespace string, run *Run) (out []byte, hit bool, err error) {
 	set := k.Current()
-	if !set.opens(s.Header.Namespace, namespace) {
-		return dst, false, s.Header.Errorf(crypto.KindForeign, "open",
-			"sealed in another namespace than %q; a grant in the configuration would allow it", namespace)
+	dk, hit, err := k.opening.dataKey(ctx, s, set, namespace, run)
+	if err != nil {
+		return dst, false, err
 	}
-	op, hit := k.opening.known(s.KeyHeader(), set, run), true
-	known := op != nil
-	if !known {
-		if op, hit, err = k.opening.opener(ctx, s, set, namespace, run); err != nil {
-			return dst, hit, err
-		}
+	cipher := dk.cipher.Load()
+	if cipher == nil {
+		return dst, hit, s.Header.Errorf(crypto.KindUnavailable, "open", "%w", errDropped)
 	}
-	k.core.use(op.dk)
-	if out, err = op.cipher.Open(dst, s); err != nil {
+	k.core.use(dk)
+	if out, err = cipher.Open(dst, s); err != nil {
 		return dst, hit, err
 	}
-	op.dk.use.opened.Add(1)
-	k.core.touch(&op.dk.use.openedAt)
-	run.note(op)
-	if !known {
-		k.opening.addOpener(op)
-	}
+	dk.use.opened.Add(1)
+	k.core.touch(&dk.use.openedAt)
+	run.note(dk)
 	return out, hit, nil
 }
 
-// opener makes the AEAD for an envelope's header.
-func (o *opening) opener(ctx context.Context, s *envelope.Sealed, set *Set, namespace string, run *Run) (op *opener, hit bool, err error) {
-	dk, hit, err := o.dataKey(ctx, s.Header, set, namespace, run)
-	if err != nil {
-		if crypto.KindOf(err) == crypto.KindUnavailable {
-			o.missed(namespace, s.Header.Key)
-		}
+// dataKey returns the data key of an envelope, from memory or from the key service.
+func (o *opening) dataKey(ctx context.Context, s *envelope.Sealed, set *Set, namespace string, run *Run) (dk *dataKey, hit bool, err error) {
+	if err := readable(s, set, namespace); err != nil {
 		return nil, false, err
 	}
-	if subtle.ConstantTimeCompare(dk.id[:], s.Header.DataKeyID[:]) != 1 {
-		return nil, hit, s.Header.Tampered("the data-key id is not that of the wrapped key")
+	keyHeader := s.KeyHeader()
+	if dk = run.known(keyHeader); dk == nil {
+		dk = o.keys.find(s)
 	}
-	c, err := dk.cipher(&s.Header.Salt)
-	if err != nil {
-		return nil, hit, s.Header.Errorf(crypto.KindUnavailable, "open", "derive a payload key: %w", err)
-	}
-	return &opener{header: bytes.Clone(s.KeyHeader()), cipher: c, dk: dk, set: set}, hit, nil
-}
-
-// dataKey returns the data key that an envelope names, from memory or from the key service.
-func (o *opening) dataKey(ctx context.Context, header *envelope.Header, set *Set, namespace string, run *Run) (dk *dataKey, hit bool, err error) {
-	if set.revoked[header.DataKeyID] {
-		return nil, false, header.Errorf(crypto.KindRevoked, "open", "its data key %s... stands in revoked_data_keys",
-			hex.EncodeToString(header.DataKeyID[:4]))
-	}
-	m, ok := set.find(set.local(header.Namespace), header.Key)
-	if !ok {
-		return nil, false, header.Errorf(crypto.KindNotConfigured, "open",
-			"no entry of `keys` in the configuration has this name and serves this namespace")
-	}
-	id := wrapIDOf(header)
-	if dk, ok := o.keys.Get(id); ok && dk.usable() && slices.Contains(m.uris(), dk.kek.URI()) {
+	if dk != nil && o.allows(set, dk) {
 		return dk, true, nil
 	}
-	if err := o.flights.refused(id); err != nil {
-		return nil, false, err
+	id := idOf(keyHeader)
+	if _, asked := run.asked[id]; !asked {
+		o.askAll(ctx, s, set, namespace, run)
 	}
-	// The flight and its error outlive the message that the header may alias.
-	h := &envelope.Header{Key: strings.Clone(header.Key), Namespace: strings.Clone(header.Namespace), KEK: header.KEK,
-		DataKeyID: header.DataKeyID, Wrapped: bytes.Clone(header.Wrapped)}
-	if err := o.mayAsk(h, namespace, run); err != nil {
-		return nil, false, err
+	a := run.asked[id]
+	if crypto.KindOf(a.err) == crypto.KindUnavailable {
+		o.missed(namespace, s.Header.Key)
 	}
-	ctx, cancel := context.WithTimeout(ctx, o.core.patience(ctx))
-	defer cancel()
-	candidates, err := o.core.keys.candidates(ctx, m, h)
-	if err != nil {
-		return nil, false, err
-	}
-	dk, err = o.flights.do(ctx, id, func(ctx context.Context) (*dataKey, error) { return o.ask(ctx, m.entry, h, candidates) })
-	return dk, false, err
+	return a.dk, false, a.err
 }
 
-// ask has the data key unwrapped by the first of the candidates that answers.
-func (o *opening) ask(ctx context.Context, e *keyEntry, h *envelope.Header, candidates []*keyhealth.Key) (*dataKey, error) {
-	id := wrapIDOf(h)
+// readable returns an error for an envelope that may not be opened for a call in a namespace, whatever its key is.
+func readable(s *envelope.Sealed, set *Set, namespace string) error {
+	h := s.Header
+	switch {
+	case h.Reference():
+		return h.Errorf(crypto.KindNotConfigured, "open", "it was sealed by reference to a key store, and this proxy has none")
+	case !set.opens(h.Namespace, namespace):
+		return h.Errorf(crypto.KindForeign, "open",
+			"sealed in another namespace than %q; a grant in the configuration would allow it", namespace)
+	}
+	return nil
+}
+
+// allows reports whether a set lets envelopes of a data key in memory be opened.
+func (o *opening) allows(set *Set, dk *dataKey) bool {
+	if dk.allowed.Load() == set {
+		return true
+	}
+	m, ok := set.find(set.local(dk.context.Namespace), dk.context.Key)
+	if set.revoked[dk.id] || !ok || !slices.Contains(m.uris(), dk.kek.URI()) {
+		return false
+	}
+	dk.allowed.Store(set)
+	return true
+}
+
+// asking is what workers share that ask for the data keys of one run.
+type asking struct {
+	set       *Set
+	namespace string
+	refused   atomic.Int32 // by key services
+}
+
+// askAll asks for the data key of an envelope and for those of the ones ahead in the run, unless they are in memory. It
+// puts what came of it into the run.
+func (o *opening) askAll(ctx context.Context, first *envelope.Sealed, set *Set, namespace string, run *Run) {
+	ctx, cancel := context.WithTimeout(ctx, o.core.patience(ctx))
+	defer cancel()
+	wanted, ids := o.unknown(first, set, namespace, run)
+	answers := make([]answer, len(wanted))
+	a := &asking{set: set, namespace: namespace}
+	a.refused.Store(run.refused)
+	var next atomic.Int32
+	var workers sync.WaitGroup
+	for range min(maxAsking, len(wanted)) {
+		workers.Go(func() {
+			for i := next.Add(1) - 1; int(i) < len(wanted); i = next.Add(1) - 1 {
+				answers[i].dk, answers[i].err = o.ask(ctx, &wanted[i], ids[i], a)
+			}
+		})
+	}
+	workers.Wait()
+	run.refused = a.refused.Load()
+	if run.asked == nil {
+		run.asked = make(map[headerID]answer, len(wanted))
+	}
+	for i, id := range ids {
+		run.asked[id] = answers[i]
+	}
+}
+
+// unknown returns the envelope, and one of each data key ahead in the run that is not in memory.
+func (o *opening) unknown(first *envelope.Sealed, set *Set, namespace string, run *Run) (wanted []envelope.Sealed, ids []headerID) {
+	asked, seen := run.asked, make(map[headerID]bool)
+	add := func(s *envelope.Sealed) {
+		id := idOf(s.KeyHeader())
+		if _, known := asked[id]; !known && !seen[id] {
+			seen[id] = true
+			wanted, ids = append(wanted, *s), append(ids, id)
+		}
+	}
+	add(first)
+	if run.ahead == nil {
+		return wanted, ids
+	}
+	last := first.Header
+	for s := range run.ahead {
+		if s.Header == last {
+			continue // parsed from the same bytes
+		}
+		last = s.Header
+		if readable(s, set, namespace) == nil && o.keys.find(s) == nil {
+			add(s)
+		}
+	}
+	run.ahead = nil
+	return wanted, ids
+}
+
+// ask has the data key of an envelope unwrapped, if the configuration allows that.
+func (o *opening) ask(ctx context.Context, s *envelope.Sealed, id headerID, a *asking) (*dataKey, error) {
+	if a.set.revoked[s.Header.ID] {
+		return nil, s.Header.Errorf(crypto.KindRevoked, "open", "its data key %s... stands in revoked_data_keys", s.Header.ID.String()[:8])
+	}
+	m, ok := a.set.find(a.set.local(s.Header.Namespace), s.Header.Key)
+	if !ok {
+		return nil, s.Header.Errorf(crypto.KindNotConfigured, "open",
+			"no entry of `keys` in the configuration has this name and serves this namespace")
+	}
+	if err := o.flights.refused(id); err != nil {
+		return nil, err
+	}
+	// The flight and its error outlive the message that the header may alias.
+	h := &envelope.Header{Key: strings.Clone(s.Header.Key), Namespace: strings.Clone(s.Header.Namespace), KEK: s.Header.KEK,
+		ID: s.Header.ID, Wrapped: bytes.Clone(s.Header.Wrapped)}
+	if a.refused.Load() >= maxRefused {
+		return nil, h.Errorf(crypto.KindUnavailable, "open",
+			"one message holds more than %d envelopes whose data keys the key service refuses; try again, the rest is tried then", maxRefused)
+	}
+	if err := o.core.mayCall("open", a.namespace, 1); err != nil {
+		return nil, err.In(h.Key, h.Namespace)
+	}
+	candidates, err := o.core.keys.candidates(ctx, m, h)
+	if err != nil {
+		return nil, err
+	}
+	dk, err := o.flights.do(ctx, id, func(ctx context.Context) (*dataKey, error) { return o.unwrap(ctx, m.entry, id, h, candidates) })
+	if err != nil && !crypto.KindOf(err).Transient() {
+		a.refused.Add(1)
+	}
+	return dk, err
+}
+
+// unwrap has the data key unwrapped by the first of the candidates that answers.
+func (o *opening) unwrap(ctx context.Context, e *keyEntry, id headerID, h *envelope.Header, candidates []*keyhealth.Key) (*dataKey, error) {
 	// Another flight may have landed between this caller's look at the cache and its departure.
-	if dk, ok := o.keys.Get(id); ok && dk.usable() && slices.Contains(candidates, dk.kek) {
+	if dk := o.keys.get(h.ID); dk != nil && dk.opens(h.KeyHeader()) && slices.Contains(candidates, dk.kek) {
 		return dk, nil
 	}
 	if err := o.flights.refused(id); err != nil {
@@ -143,10 +256,13 @@ func (o *opening) ask(ctx context.Context, e *keyEntry, h *envelope.Header, cand
 	var err error
 	for _, key := range candidates {
 		var dk *dataKey
-		if dk, err = o.core.service.unwrap(ctx, key, kc, h.Wrapped); err == nil {
+		if dk, err = o.core.service.unwrap(ctx, key, kc, h.Wrapped); err == nil && !dk.is(h.ID) {
+			err = h.Tampered("the key id is not that of the wrapped key")
+		}
+		if err == nil {
 			dk.use = o.core.uses.of(e, key)
 			key.Answered(kc, h.Wrapped, dk.id)
-			o.add(dk)
+			o.keys.add(dk)
 			return dk, nil
 		}
 		if err = o.explain(ctx, key, kc, err); crypto.KindOf(err) != crypto.KindUnavailable {
@@ -172,17 +288,4 @@ func (o *opening) explain(ctx context.Context, key *keyhealth.Key, kc crypto.Key
 	}
 	return kc.Errorf(crypto.KindRejected, "open",
 		"the key service refuses this envelope's wrapped key: it was made elsewhere, or the proxy's permissions do not cover it: %w", err)
-}
-
-// mayAsk checks what limits calls to the key service.
-func (o *opening) mayAsk(h *envelope.Header, namespace string, run *Run) error {
-	if run.unwraps == maxUnwraps {
-		return h.Errorf(crypto.KindUnavailable, "open",
-			"one message holds more than %d unknown data keys; try again, those before this one are known by then", maxUnwraps)
-	}
-	run.unwraps++
-	if err := o.core.mayCall("open", namespace, 1); err != nil {
-		return err.In(h.Key, h.Namespace)
-	}
-	return nil
 }

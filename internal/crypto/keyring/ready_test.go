@@ -60,7 +60,7 @@ func TestReadyMindsTheKeysInUse(t *testing.T) {
 func TestReadyMindsTheKeysOfEnvelopes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k, phi, byDefault := phiAndDefault(t)
-		carrier, err := sealer(t, k, "ns", "phi").AppendPayload(nil, []byte("payload"), false)
+		carrier, err := sealer(t, k, "ns", "phi").appendPayload(nil, []byte("payload"), false)
 		if err != nil {
 			t.Fatal(err)
 		}

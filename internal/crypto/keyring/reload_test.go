@@ -123,13 +123,13 @@ func TestReloadWhileAKeyIsUnwrapped(t *testing.T) {
 				_, _ = open(k, carrier, "ns") // it began when it was allowed, so it may go either way
 			}()
 			synctest.Wait()
-			var ids [][32]byte
+			var ids []crypto.KeyID
 			if c.revoked {
 				s, _, err := envelope.ParsePayload(carrier)
 				if err != nil {
 					t.Fatal(err)
 				}
-				ids = append(ids, s.Header.DataKeyID)
+				ids = append(ids, s.Header.ID)
 			}
 			if err := change(k, t.Context(), c.keys, nil, ids); err != nil {
 				t.Fatal(err)
@@ -242,7 +242,7 @@ func TestUsesAreCounted(t *testing.T) {
 		}
 	}
 	w := k.WorkingKeys()
-	if len(w) != 1 || w[0].DataKeyID != sealer(t, k, "ns", "default").dk.id || w[0].KEK != fresh.ref {
+	if len(w) != 1 || w[0].ID != sealer(t, k, "ns", "default").dk.id || w[0].KEK != fresh.ref {
 		t.Errorf("working keys %+v", w)
 	}
 	reload(t, k, KeyConfig{Name: "default", Active: "test:new"})
@@ -259,7 +259,7 @@ func TestUsesAreBounded(t *testing.T) {
 	for i := range 3 * maxUses {
 		p := newScripted(fmt.Sprint("test:t", i))
 		s[p.uri] = p
-		sealed, err := sealer(t, k, "ns", fmt.Sprint("tenant/t", i)).AppendPayload(nil, []byte("x"), false)
+		sealed, err := sealer(t, k, "ns", fmt.Sprint("tenant/t", i)).appendPayload(nil, []byte("x"), false)
 		if err != nil {
 			t.Fatal(err)
 		}

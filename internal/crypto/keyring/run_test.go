@@ -20,7 +20,7 @@ func TestNotedOpenerIsNotTrustedAfterReload(t *testing.T) {
 		t.Fatalf("opener %v, error %v", run.recent[0], err)
 	}
 	revoking := *k.core.set.Load()
-	revoking.revoked = map[[envelope.IDSize]byte]bool{first.Header.DataKeyID: true}
+	revoking.revoked = map[crypto.KeyID]bool{first.Header.ID: true}
 	k.core.set.Store(&revoking)
 	if _, _, err := k.Open(t.Context(), nil, &first, "ns", &run); crypto.KindOf(err) != crypto.KindRevoked {
 		t.Errorf("opened after its data key was revoked: %v", err)

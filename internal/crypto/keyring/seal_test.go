@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"os"
 	"strings"
@@ -89,15 +90,14 @@ func sealGolden(t *testing.T, g golden) golden {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s = &Sealer{dk: dk, clock: &k.core.coarse, header: s.header}
-	s.header.DataKeyID, s.header.Wrapped = dk.id, dk.wrapped
+	s = newSealer(dk)
 	switch g.Name {
 	case "view":
-		g.Carrier, err = s.AppendView(nil, g.Plain, fields("/jwt", "/list/*/ssn"))
+		g.Carrier, err = s.appendView(g.Plain, fields("/jwt", "/list/*/ssn"))
 	case "text":
-		g.Carrier, err = s.AppendText(nil, g.Plain)
+		g.Carrier, err = s.appendText(g.Plain)
 	default:
-		g.Carrier, err = s.AppendPayload(nil, g.Plain, g.Name == "payload, compressed")
+		g.Carrier, err = s.appendPayload(nil, g.Plain, g.Name == "payload, compressed")
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -122,7 +122,7 @@ func TestSealAndOpenAnything(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		payload := rapid.SliceOfN(rapid.Byte(), 0, 700).Draw(t, "payload")
 		compress := rapid.Bool().Draw(t, "compress")
-		carrier, err := s.AppendPayload([]byte("dst"), payload, compress)
+		carrier, err := s.appendPayload([]byte("dst"), payload, compress)
 		if err != nil || !bytes.HasPrefix(carrier, []byte("dst")) {
 			t.Fatalf("error %v", err)
 		}
@@ -134,7 +134,7 @@ func TestSealAndOpenAnything(t *testing.T) {
 			t.Fatalf("%q, %v; want %q", got, err, payload)
 		}
 		text := rapid.String().Draw(t, "text")
-		sealed, err := s.AppendText(nil, []byte(text))
+		sealed, err := s.appendText([]byte(text))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -150,7 +150,7 @@ func TestSealAndOpenAnything(t *testing.T) {
 
 func TestTextHasToBeUTF8(t *testing.T) {
 	k, _ := ring(t)
-	_, err := sealer(t, k, "ns", "default").AppendText(nil, []byte("\xff"))
+	_, err := sealer(t, k, "ns", "default").appendText([]byte("\xff"))
 	wantKind(t, err, crypto.KindMalformed)
 }
 
@@ -168,7 +168,11 @@ func TestWarmPathsAllocateNothing(t *testing.T) {
 			}
 		}
 		check("Sealer", func() { k.Sealer(t.Context(), "ns", "default") })
-		check("AppendPayload", func() { s.AppendPayload(dst, payload, false) })
+		var nonces envelope.Nonces
+		check("AppendPayload", func() {
+			nonces.Expect(1)
+			_, _ = s.AppendPayload(dst, payload, false, &nonces)
+		})
 		check("Marked", func() { envelope.Marked(payload); envelope.Marked(carrier) })
 		check("Confirm", func() { k.Confirm("ns") })
 		var reader envelope.Reader
@@ -182,33 +186,38 @@ func TestWarmPathsAllocateNothing(t *testing.T) {
 	}
 }
 
-func TestSaltIsRenewed(t *testing.T) {
+// TestSealsAreLimited: a data key is renewed long before it has sealed all that it may, and seals nothing beyond that.
+func TestSealsAreLimited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		k, _ := ring(t)
+		k, p := ring(t)
 		s := sealer(t, k, "ns", "default")
-		saltOf := func() [envelope.SaltSize]byte {
-			sealed, _, err := envelope.ParsePayload(seal(t, k, "x"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			return sealed.Header.Salt
-		}
-		first := saltOf()
-		time.Sleep(9 * time.Minute)
-		if saltOf() != first {
+		s.dk.seals.Store(renewSeals - 1)
+		time.Sleep(waitForTick)
+		if sealer(t, k, "ns", "default") != s {
 			t.Error("renewed too early")
 		}
-		time.Sleep(2 * time.Minute)
-		second := saltOf()
-		if second == first {
-			t.Error("not renewed after ten minutes")
+		seal(t, k, "x")
+		time.Sleep(waitForTick)
+		next := sealer(t, k, "ns", "default")
+		if next == s || next.dk.id == s.dk.id {
+			t.Error("not renewed after half of what it may seal")
 		}
-		s.current.Load().used.Store(saltPayloads - 1)
-		if saltOf() != second {
-			t.Error("the last of 2^20 payloads has another salt")
+
+		p.answer(errors.New("no answer"))
+		next.dk.seals.Store(maxSeals - 1)
+		if _, err := next.appendPayload(nil, []byte("x"), false); err != nil {
+			t.Errorf("the last envelope: %v", err)
 		}
-		if saltOf() == second {
-			t.Error("not renewed after 2^20 payloads")
+		for range 3 {
+			_, err := next.appendPayload(nil, []byte("x"), false)
+			wantKind(t, err, crypto.KindUnavailable)
+		}
+		_, _, err := k.Sealer(t.Context(), "ns", "default")
+		wantKind(t, err, crypto.KindUnavailable)
+		p.answer(nil)
+		time.Sleep(15 * time.Second)
+		if last := sealer(t, k, "ns", "default"); last.dk.id == next.dk.id {
+			t.Error("a data key that has sealed all that it may still serves")
 		}
 	})
 }

@@ -95,7 +95,7 @@ func (p *sealing) renew(ctx context.Context, sl *slot) (*Sealer, error) {
 		return nil, p.refuse(sl, p.explain(ctx, sl, key, kc, err))
 	}
 	dk.use = p.core.uses.of(m.entry, key)
-	s := &Sealer{dk: dk, clock: &p.core.coarse, header: dk.header()}
+	s := newSealer(dk)
 	p.made(dk)
 	now := time.Now()
 	renewAt := now.Add(backoff.Jitter(p.core.opt.DataKeyLife*17/20, 0.15))
@@ -180,7 +180,7 @@ func (p *sealing) tendSlot(sl *slot, now time.Time) {
 	case age > life+keyhealth.Grace, age > life && unused > life:
 		sl.current.Store(nil)
 		p.core.slots.confirmed.Delete(sl.slotKey)
-	case unused <= life && !now.Before(sl.renewAt) && !now.Before(sl.retryAt) && s.dk.usable():
+	case unused <= life && sl.due(s, now) && !now.Before(sl.retryAt) && s.dk.usable():
 		p.renewEarly(sl)
 	}
 }

@@ -92,7 +92,7 @@ func (s *service) generate(ctx context.Context, key *keyhealth.Key, kc crypto.Ke
 	if err != nil {
 		return nil, err
 	}
-	if again.id != made.id {
+	if !again.is(made.id) {
 		return nil, kc.Internalf(crypto.KindNotConfigured, "kms.decrypt",
 			"%s unwraps to another data key than it wrapped; nothing is sealed with it", key.URI())
 	}
@@ -117,7 +117,7 @@ func (s *service) unwrap(ctx context.Context, key *keyhealth.Key, kc crypto.KeyC
 }
 
 // probe unwraps a data key to see whether the service does.
-func (s *service) probe(ctx context.Context, key *keyhealth.Key, kc crypto.KeyContext, wrapped []byte) (id [32]byte, err error) {
+func (s *service) probe(ctx context.Context, key *keyhealth.Key, kc crypto.KeyContext, wrapped []byte) (id crypto.KeyID, err error) {
 	dk, err := s.unwrap(ctx, key, kc, wrapped)
 	if err != nil {
 		return id, err

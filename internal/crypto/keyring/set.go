@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyhealth"
 	"github.com/temporal-seal/temporal-seal/internal/x/glob"
@@ -32,9 +33,9 @@ type Grant struct{ From, To string }
 type Set struct {
 	entries []keyEntry
 	grants  map[Grant]bool
-	revoked map[[envelope.IDSize]byte]bool // data-key ids
-	realm   string                         // "" or ends in "/"
-	found   map[string]*keyhealth.Key      // by URI: the key encryption keys that Prepare looked up
+	revoked map[crypto.KeyID]bool
+	realm   string                    // "" or ends in "/"
+	found   map[string]*keyhealth.Key // by URI: the key encryption keys that Prepare looked up
 
 	unanswered []Unanswered
 }
@@ -55,8 +56,8 @@ type keyEntry struct {
 	wildcard       bool
 }
 
-func newSet(realm string, keys []KeyConfig, grants []Grant, revokedDataKeys [][32]byte) (*Set, error) {
-	t := &Set{grants: make(map[Grant]bool), revoked: make(map[[envelope.IDSize]byte]bool), found: make(map[string]*keyhealth.Key)}
+func newSet(realm string, keys []KeyConfig, grants []Grant, revokedDataKeys []crypto.KeyID) (*Set, error) {
+	t := &Set{grants: make(map[Grant]bool), revoked: make(map[crypto.KeyID]bool), found: make(map[string]*keyhealth.Key)}
 	if realm != "" {
 		t.realm = realm + "/"
 	}

@@ -37,10 +37,15 @@ type slot struct {
 
 // usable returns the working sealer, if there is one that may serve now.
 func (sl *slot) usable() *Sealer {
-	if s := sl.current.Load(); s != nil && s.dk.usable() {
+	if s := sl.current.Load(); s != nil && s.usable() {
 		return s
 	}
 	return nil
+}
+
+// due reports whether the working sealer needs a successor, by its age or by what it has sealed. The caller holds the lock.
+func (sl *slot) due(s *Sealer, now time.Time) bool {
+	return !now.Before(sl.renewAt) || s.dk.seals.Load() >= renewSeals
 }
 
 // put makes a sealer the working one. The caller holds the lock.

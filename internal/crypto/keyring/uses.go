@@ -122,6 +122,6 @@ func (k *Keyring) Unopened() map[string]error {
 type WorkingKey struct {
 	Namespace, Key string
 	KEK            crypto.KEKRef
-	DataKeyID      [32]byte // as in envelopes, and as the configuration takes it to revoke the key
+	ID             crypto.KeyID // as in envelopes, and as the configuration takes it to revoke the key
 	Made           time.Time
 }
