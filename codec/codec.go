@@ -45,6 +45,8 @@ import (
 type Options struct {
 	// Namespace is the one that the client works in, as the server knows it.
 	Namespace string
+	// SealedAs is what the proxy's `namespaces` has as `sealed_as` for Namespace. Empty: its own name.
+	SealedAs string
 	// Realm is the proxy's `realm`.
 	Realm string
 	// Keys are the proxy's `keys`.
@@ -91,6 +93,9 @@ func newCodec(ctx context.Context, o Options, open func(context.Context, string)
 		return nil, errors.New("codec: Options.Namespace is missing: envelopes name the namespace that they were sealed in")
 	}
 	ring := keyring.Options{Open: open, Realm: o.Realm, Log: o.Log}
+	if o.SealedAs != "" {
+		ring.SealedAs = map[string]string{o.Namespace: o.SealedAs}
+	}
 	for _, id := range o.RevokedDataKeys {
 		ring.RevokedDataKeys = append(ring.RevokedDataKeys, id)
 	}

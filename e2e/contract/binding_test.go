@@ -41,7 +41,7 @@ request contains {"action": "seal", "key": input.workflow.id} if startswith(inpu
 
 request contains {"action": "seal", "key": "scoped"} if input.workflow.id == "scoped"
 `,
-		extra: "grants: [{from: writer, to: reader}]\n",
+		extra: "grants: [{from: writer, to: reader}]\nnamespaces: [{name: renamed, sealed_as: writer}]\n",
 	}, nil
 })
 
@@ -85,6 +85,24 @@ func TestEnvelopesAreBoundToTheirNamespace(t *testing.T) {
 			)
 		}
 	}
+}
+
+// A namespace that was renamed opens what was sealed under its old name, and is bound to that name from then on.
+func TestRenamedNamespacesKeepTheirPayloads(t *testing.T) {
+	t.Parallel()
+	r := granting(t)
+	clear := text("CANARY")
+	before, after := r.seal(t, "writer", clear)[0], r.seal(t, "renamed", clear)[0]
+	for _, sealed := range []*commonpb.Payload{before, after} {
+		for range 2 { // the second time from whatever is remembered
+			for _, namespace := range []string{"writer", "renamed", "reader"} {
+				equal(t, "read in "+namespace, r.open(t, namespace, sealed)[0], clear)
+			}
+			equal(t, "read in another namespace", r.open(t, "other", sealed)[0], sealed)
+		}
+	}
+	strange := r.seal(t, "other", clear)[0]
+	equal(t, "of another namespace, read in the renamed one", r.open(t, "renamed", strange)[0], strange)
 }
 
 // flips changes every byte of a payload in one bit each, and cuts it at several lengths: metadata and data. Nothing is

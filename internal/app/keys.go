@@ -26,8 +26,8 @@ func OpenKeys(
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	keys, err := keyring.New(ctx, keyring.Options{
-		Keys: c.KeyConfigs(), Open: open, Grants: c.KeyGrants(), Realm: c.Realm, RevokedDataKeys: c.DataKeyIDs(),
-		DataKeyLife: c.DataKeyLife, Trace: trace, Log: log,
+		Keys: c.KeyConfigs(), Open: open, Grants: c.KeyGrants(), Realm: c.Realm, SealedAs: c.SealedAs(),
+		RevokedDataKeys: c.DataKeyIDs(), DataKeyLife: c.DataKeyLife, Trace: trace, Log: log,
 	})
 	if err != nil {
 		return nil, prefixLines("keys", err)

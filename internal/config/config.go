@@ -41,6 +41,8 @@ type Config struct {
 	// Name that tells apart namespaces of the same name in two clusters: envelopes are bound to
 	// `<realm>/<namespace>`. At most 64 bytes, without a slash.
 	Realm string `yaml:"realm" otherwise:"none"`
+	// Namespaces whose envelopes have another name than the server has.
+	Namespaces []Namespace `yaml:"namespaces" otherwise:"none"`
 	// Ids of data keys that leaked, 32 hex digits each. Nothing opens with them any more.
 	RevokedDataKeys []string `yaml:"revoked_data_keys" otherwise:"none"`
 	// Age at which a data key stops sealing, and so how much one that leaked opens: 10s to 720h.
@@ -96,6 +98,7 @@ func (c *Config) validate(d *document) {
 	}
 	d.refuse(strings.Contains(c.Realm, "/") || len(c.Realm) > 64, "$.realm",
 		"has at most 64 bytes and no /, which ends it in envelopes: else a namespace with a / could pass for one of another realm")
+	validateNamespaces(d, c.Namespaces)
 	for i, id := range c.RevokedDataKeys {
 		if _, ok := dataKeyID(id); !ok {
 			d.add(fmt.Sprintf("$.revoked_data_keys[%d]", i), "is no data-key id: 32 hex digits")

@@ -32,6 +32,39 @@ type Grant struct {
 	To string `yaml:"to" required:"true"`
 }
 
+// Namespace is one whose envelopes have another name, such as the one that it had before it was renamed or moved to
+// another server.
+type Namespace struct {
+	// Name that callers use and that the server knows.
+	Name string `yaml:"name" required:"true"`
+	// Name to which its envelopes are bound. Namespaces with one such name open each other's payloads.
+	SealedAs string `yaml:"sealed_as" required:"true"`
+}
+
+func validateNamespaces(d *document, list []Namespace) {
+	names := map[string]bool{}
+	for i, n := range list {
+		path := fmt.Sprintf("$.namespaces[%d]", i)
+		d.refuse(n.Name == "" || n.SealedAs == "", path,
+			"name, which callers use, and sealed_as, which envelopes have, are required")
+		d.refuse(names[n.Name], path+".name", "%q has an entry above: a namespace has one", n.Name)
+		names[n.Name] = true
+		d.refuse(strings.ContainsAny(n.Name, "*") || strings.ContainsAny(n.SealedAs, "*"), path,
+			"names one namespace: a * stands for nothing here")
+		d.refuse(strings.Contains(n.SealedAs, "/"), path+".sealed_as",
+			"has no /, which ends a realm in envelopes: else it could pass for a namespace of another realm")
+	}
+}
+
+// SealedAs returns the names that envelopes of namespaces have, where these are not their own.
+func (c *Config) SealedAs() map[string]string {
+	names := make(map[string]string, len(c.Namespaces))
+	for _, n := range c.Namespaces {
+		names[n.Name] = n.SealedAs
+	}
+	return names
+}
+
 func validateKeys(d *document, list []Key) {
 	names := map[string]bool{}
 	for i, k := range list {

@@ -69,7 +69,7 @@ func (d *decider) evaluate(ctx context.Context, direction policy.Direction, s *s
 // evaluateSealed evaluates the policy for a sealed value of a response.
 func (d *decider) evaluateSealed(ctx context.Context, s *slot, h *envelope.Header) (policy.Verdict, error) {
 	d.facts(s)
-	d.input.SealedNamespace, d.input.SealedKey = h.Namespace, h.Key
+	d.input.SealedNamespace, d.input.SealedKey = d.call.state.Keys.SealedIn(h.Namespace, d.call.namespace), h.Key
 	return d.evaluate(ctx, policy.Response, s, head{})
 }
 

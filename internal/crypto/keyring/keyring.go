@@ -27,6 +27,8 @@ type Options struct {
 	Grants []Grant
 	// Realm, where set, is bound into envelopes before the namespace, so that two clusters' `default` differ.
 	Realm string
+	// SealedAs are the names to which envelopes of namespaces are bound, where these are not their own.
+	SealedAs map[string]string
 	// RevokedDataKeys are ids of data keys that leaked: nothing is opened with them any more.
 	RevokedDataKeys []crypto.KeyID
 	// Trace, where set, is called around each call to a key service.
@@ -116,7 +118,7 @@ func (k *Keyring) Current() *Set { return k.core.set.Load() }
 // are open already and their service is only unavailable: see Set.Unanswered. One for opening only that does not answer is
 // logged: it may have been retired for good, and it is looked for again when an envelope needs it.
 func (k *Keyring) Prepare(ctx context.Context, keys []KeyConfig, grants []Grant, revokedDataKeys []crypto.KeyID) (*Set, error) {
-	set, err := newSet(k.core.opt.Realm, keys, grants, revokedDataKeys)
+	set, err := newSet(&k.core.opt, keys, grants, revokedDataKeys)
 	if err != nil {
 		return nil, err
 	}
@@ -157,6 +159,10 @@ func (k *Keyring) Commit(set *Set) {
 
 // Rank is that of the set in force.
 func (k *Keyring) Rank(namespace, key string) (int, bool) { return k.Current().Rank(namespace, key) }
+
+// SealedIn returns the namespace of an envelope as callers in a namespace know it: an envelope that is bound to the name
+// by which their own is sealed has their own name.
+func (k *Keyring) SealedIn(bound, namespace string) string { return k.Current().sealedIn(bound, namespace) }
 
 // DefaultKey is that of the set in force.
 func (k *Keyring) DefaultKey(namespace string) (string, bool) {

@@ -151,6 +151,47 @@ func TestNamespacesGrantsAndRealms(t *testing.T) {
 	}
 }
 
+// TestRenamedNamespaces: a namespace under a new name opens and goes on with what was sealed under the old one.
+func TestRenamedNamespaces(t *testing.T) {
+	s, p := defaultStore()
+	before := newKeyring(t, Options{Keys: defaultKeys(), Open: s.open, Realm: "eu"})
+	seal := func(k *Keyring, namespace string) []byte {
+		carrier, err := sealer(t, k, namespace, "default").appendPayload(nil, []byte("payload"), false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return carrier
+	}
+	opens := func(k *Keyring, carrier []byte, namespace string, want crypto.Kind) {
+		t.Helper()
+		for range 2 { // the second time from memory
+			if got, err := open(k, carrier, namespace); err != nil && crypto.KindOf(err) != want || err == nil && (want != crypto.KindUnknown || got != "payload") {
+				t.Errorf("opened in %s: %q, error %v; want kind %v", namespace, got, err, want)
+			}
+		}
+	}
+	old, other := seal(before, "old"), seal(before, "other")
+	after := newKeyring(t, Options{Keys: []KeyConfig{{Name: "default", Active: p.uri, Namespaces: []string{"new", "reader", "other"}}},
+		Open: s.open, Realm: "eu", SealedAs: map[string]string{"new": "old"}, Grants: []Grant{{From: "new", To: "reader"}}})
+	opens(after, old, "new", crypto.KindUnknown)
+	opens(after, old, "reader", crypto.KindUnknown)
+	opens(after, old, "other", crypto.KindForeign)
+	opens(after, other, "new", crypto.KindForeign)
+	opens(after, other, "other", crypto.KindUnknown)
+	fresh := seal(after, "new")
+	opens(after, fresh, "new", crypto.KindUnknown)
+	opens(before, fresh, "old", crypto.KindUnknown)
+	opens(before, fresh, "new", crypto.KindForeign)
+	for bound, want := range map[string]string{"eu/old": "eu/new", "eu/other": "eu/other", "us/old": "us/old"} {
+		if got := after.SealedIn(bound, "new"); got != want {
+			t.Errorf("%s is called %s in the namespace new, want %s", bound, got, want)
+		}
+	}
+	if got := after.SealedIn("eu/old", "reader"); got != "eu/old" {
+		t.Errorf("eu/old is called %s in the namespace reader", got)
+	}
+}
+
 func TestOpenOnlyKeysAndUnknownOnes(t *testing.T) {
 	old, fresh := newScripted("test:old"), newScripted("test:new")
 	both := store{old.uri: old, fresh.uri: fresh}

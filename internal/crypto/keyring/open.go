@@ -138,7 +138,7 @@ func (o *opening) allows(set *Set, dk *dataKey) bool {
 	if dk.allowed.Load() == set {
 		return true
 	}
-	m, ok := set.find(set.local(dk.context.Namespace), dk.context.Key)
+	m, ok := set.findSealed(dk.context.Namespace, dk.context.Key)
 	if set.revoked[dk.id] || !ok || !slices.Contains(m.uris(), dk.kek.URI()) {
 		return false
 	}
@@ -214,7 +214,7 @@ func (o *opening) ask(ctx context.Context, s *envelope.Sealed, id headerID, a *a
 	if a.set.revoked[s.Header.ID] {
 		return nil, s.Header.Errorf(crypto.KindRevoked, "open", "its data key %s... stands in revoked_data_keys", s.Header.ID.String()[:8])
 	}
-	m, ok := a.set.find(a.set.local(s.Header.Namespace), s.Header.Key)
+	m, ok := a.set.findSealed(s.Header.Namespace, s.Header.Key)
 	if !ok {
 		return nil, s.Header.Errorf(crypto.KindNotConfigured, "open",
 			"no entry of `keys` in the configuration has this name and serves this namespace")

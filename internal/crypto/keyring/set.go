@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"slices"
 	"strings"
 
@@ -35,6 +36,8 @@ type Set struct {
 	grants  map[Grant]bool
 	revoked map[crypto.KeyID]bool
 	realm   string                    // "" or ends in "/"
+	bounds  map[string]string         // of namespaces with another name in envelopes: that name
+	locals  map[string][]string       // of such a name: the namespaces
 	found   map[string]*keyhealth.Key // by URI: the key encryption keys that Prepare looked up
 
 	unanswered []Unanswered
@@ -56,10 +59,15 @@ type keyEntry struct {
 	wildcard       bool
 }
 
-func newSet(realm string, keys []KeyConfig, grants []Grant, revokedDataKeys []crypto.KeyID) (*Set, error) {
-	t := &Set{grants: make(map[Grant]bool), revoked: make(map[crypto.KeyID]bool), found: make(map[string]*keyhealth.Key)}
-	if realm != "" {
-		t.realm = realm + "/"
+func newSet(opt *Options, keys []KeyConfig, grants []Grant, revokedDataKeys []crypto.KeyID) (*Set, error) {
+	t := &Set{grants: make(map[Grant]bool), revoked: make(map[crypto.KeyID]bool), found: make(map[string]*keyhealth.Key),
+		bounds: opt.SealedAs, locals: make(map[string][]string)}
+	if opt.Realm != "" {
+		t.realm = opt.Realm + "/"
+	}
+	for _, local := range slices.Sorted(maps.Keys(opt.SealedAs)) {
+		name := opt.SealedAs[local]
+		t.locals[name] = append(t.locals[name], local)
 	}
 	var errs []error
 	for i, c := range keys {
@@ -71,6 +79,9 @@ func newSet(realm string, keys []KeyConfig, grants []Grant, revokedDataKeys []cr
 		t.entries = append(t.entries, e)
 	}
 	for _, g := range grants {
+		if name, ok := t.bounds[g.From]; ok {
+			g.From = name
+		}
 		t.grants[g] = true
 	}
 	for _, id := range revokedDataKeys {
@@ -190,8 +201,29 @@ func (s *Set) plainKeys(namespace string) iter.Seq[string] {
 	}
 }
 
+// findSealed returns the first entry that serves a key name in the namespace of an envelope, or in one that is sealed under
+// that name.
+func (s *Set) findSealed(bound, key string) (m match, ok bool) {
+	local := s.local(bound)
+	locals := s.locals[local]
+	if len(locals) == 0 {
+		return s.find(local, key)
+	}
+	for _, namespace := range append([]string{local}, locals...) {
+		if next, serves := s.find(namespace, key); serves && (!ok || next.rank < m.rank) {
+			m, ok = next, true
+		}
+	}
+	return m, ok
+}
+
 // bound returns the name of a namespace in envelopes.
-func (s *Set) bound(namespace string) string { return s.realm + namespace }
+func (s *Set) bound(namespace string) string {
+	if name, ok := s.bounds[namespace]; ok {
+		return s.realm + name
+	}
+	return s.realm + namespace
+}
 
 // local is bound's inverse. Names of another realm stay as they are: only a grant can name them.
 func (s *Set) local(bound string) string {
@@ -201,9 +233,25 @@ func (s *Set) local(bound string) string {
 // opens reports whether an envelope of the namespace bound may be opened for a call in namespace.
 func (s *Set) opens(bound, namespace string) bool {
 	local, ours := strings.CutPrefix(bound, s.realm)
-	if ours && (local == namespace || s.grants[Grant{From: local, To: namespace}]) {
+	if ours && (s.isBound(local, namespace) || s.grants[Grant{From: local, To: namespace}]) {
 		return true
 	}
 	// With a realm set, a bare name in a grant means this realm; another realm has to be named.
 	return strings.Contains(bound, "/") && s.grants[Grant{From: bound, To: namespace}]
+}
+
+// isBound reports whether envelopes of a namespace have a name.
+func (s *Set) isBound(name, namespace string) bool {
+	if other, ok := s.bounds[namespace]; ok {
+		return name == other
+	}
+	return name == namespace
+}
+
+// sealedIn is Keyring.SealedIn.
+func (s *Set) sealedIn(bound, namespace string) string {
+	if name, ok := s.bounds[namespace]; ok && bound == s.realm+name {
+		return s.realm + namespace
+	}
+	return bound
 }
