@@ -103,8 +103,8 @@ func TestVectorsNeedTheirContext(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if id == s.Header.ID {
-				t.Errorf("%s: another %s, and the same id", v.Name, what)
+			if own, _, err := Derive(v.DataKey, v.context()); err != nil || own != s.Header.ID || id == own {
+				t.Errorf("%s: with its %s it has the id %s, with another one %s; error %v; the envelope names %s", v.Name, what, own, id, err, s.Header.ID)
 			}
 			if _, err := c.Open(nil, &s); crypto.KindOf(err) != crypto.KindTampered {
 				t.Errorf("%s: another %s: %v", v.Name, what, err)
