@@ -45,6 +45,11 @@ test_own_namespace_opens if opened({"namespace": "a", "sealed": {"namespace": "a
 
 test_foreign_namespace_has_no_verdict if opened({"namespace": "a", "sealed": {"namespace": "b"}}) == set()
 
+test_a_grant_opens if {
+	opened({"namespace": "a", "sealed": {"namespace": "b", "granted": true}}) == {{"action": "open"}}
+	opened({"namespace": "a", "sealed": {"namespace": "b", "granted": false}}) == set()
+}
+
 test_tokens if {
 	temporal.is_token(token)
 	temporal.is_token(concat(" ", ["Bearer", token]))

@@ -217,7 +217,8 @@ type proxy struct {
 	admin     string
 }
 
-// launch starts a proxy with a config, and does not wait for it to serve. Its addresses are known after awaitServing.
+// launch starts a proxy with a config, "" for none, and does not wait for it to serve. Its addresses are known after
+// awaitServing.
 func (s *site) launch(config string, args ...string) *proxy {
 	s.Helper()
 	bin, err := harness.BuildProxy()
@@ -226,8 +227,15 @@ func (s *site) launch(config string, args ...string) *proxy {
 	files, err := os.ReadDir(filepath.Join(s.dir, "proxies"))
 	s.ok(err)
 	p := &proxy{site: s, log: harness.NewLog()}
-	p.config = s.write(fmt.Sprintf("proxies/%d.yaml", len(files)), config)
-	cmd := exec.Command(bin, append([]string{"serve", "--config", p.config, "--log-format", "json"}, args...)...)
+	command := []string{"serve", "--log-format", "json"}
+	if config != "" {
+		p.config = s.write(fmt.Sprintf("proxies/%d.yaml", len(files)), config)
+		command = append(command, "--config", p.config)
+	}
+	for _, arg := range args {
+		command = append(command, s.expand(arg))
+	}
+	cmd := exec.Command(bin, command...)
 	cmd.Dir = s.dir
 	cmd.Env = append(os.Environ(), credentials...)
 	p.Process, err = peers.Start("proxy", cmd, p.log)

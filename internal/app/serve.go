@@ -49,6 +49,7 @@ func (o *Options) Serve(ctx context.Context, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
+	o.OneDomain = true
 	text, err := o.Read()
 	if err != nil {
 		return err
@@ -110,6 +111,9 @@ func (o *Options) Serve(ctx context.Context, stderr io.Writer) error {
 	return r.untilSignal(c.Drain, func() {
 		admin.open(changes)
 		warnAtStart(c, log)
+		if o.File == "" && len(c.Grants) > 0 {
+			log.Info("without a config file, on loopback, every namespace opens what another one sealed")
+		}
 		r.announce(c, &options, "policy_revision", changes.state.Load().policy.Revision(), "version", o.Version)
 	})
 }

@@ -36,7 +36,8 @@ type Config struct {
 	// Keys that seal, the most sensitive first: where two rules name different keys, the first one in this
 	// list wins.
 	Keys []Key `yaml:"keys" default:"[{name: default, active: 'local:./temporal-seal.key'}]"`
-	// Permissions to open in one namespace what another one sealed.
+	// Permissions to open in one namespace what another one sealed. The policy that ships opens by them. Without a config
+	// file, where callers and server are on loopback, every namespace opens what another one sealed.
 	Grants []Grant `yaml:"grants" otherwise:"none"`
 	// Name that tells apart namespaces of the same name in two clusters: envelopes are bound to
 	// `<realm>/<namespace>`. At most 64 bytes, without a slash.

@@ -24,11 +24,12 @@ type Key struct {
 	OpenOnly []string `yaml:"open_only" otherwise:"none"`
 }
 
-// Grant lets a namespace open what another one sealed.
+// Grant lets a namespace open what another one sealed. The policy that ships reads it; a platform policy of your own needs a
+// rule with the condition `input.sealed.granted`.
 type Grant struct {
-	// Namespace that sealed; of another realm: `<realm>/<namespace>`.
+	// Namespace that sealed, with `*` for any run of characters; of another realm: `<realm>/<namespace>`.
 	From string `yaml:"from" required:"true"`
-	// Namespace that may open.
+	// Namespace that may open, with `*` for any run of characters.
 	To string `yaml:"to" required:"true"`
 }
 

@@ -45,6 +45,8 @@ request contains {"action": "seal", "fields": ["/a"]} if {
 
 response contains {"action": "open"} if input.sealed.namespace == input.namespace
 
+response contains {"action": "open"} if input.sealed.granted
+
 response contains {"action": "redact"} if {
 	input.sealed.key == "phi"
 	not "doctor" in input.caller.claims.groups
@@ -115,6 +117,7 @@ func randomInput(r *rand.Rand) (Direction, *Input) {
 			`{"deny":`, `{"deny":true,"deny":false}`, ``)),
 		SealedNamespace: pick(r, "a", "b", "c"),
 		SealedKey:       pick(r, "phi", "default"),
+		SealedGranted:   r.IntN(2) == 0,
 	}
 	in.NotApplicable = FactSet(r.IntN(int(AllFacts)+1)) &^ in.Known
 	if kindClass(in.Kind) == 0 && r.IntN(4) == 0 {

@@ -61,8 +61,11 @@ type CaseContent struct {
 	Raw  string // the payload's bytes as they are, instead of json
 }
 
-// CaseSealed is the envelope's namespace and key, for responses.
-type CaseSealed struct{ Namespace, Key string }
+// CaseSealed is the envelope's namespace and key, and whether a grant lets the call's namespace open it, for responses.
+type CaseSealed struct {
+	Namespace, Key string
+	Granted        bool
+}
 
 // caseWant is an expected verdict. Members that a case leaves out are not compared.
 type caseWant struct {
@@ -206,6 +209,7 @@ func (p *Policy) Question(c *Case) (d Direction, in *Input, err error) {
 		Namespace: c.Input.Namespace, RPC: c.Input.RPC,
 		Kind: given.Kind, Name: given.Name, Path: given.Path, Encoding: given.Encoding, Type: given.Type,
 		SealedNamespace: c.Input.Sealed.Namespace, SealedKey: c.Input.Sealed.Key,
+		SealedGranted: c.Input.Sealed.Granted,
 	}
 	if in.Kind == "" {
 		return d, nil, errors.New("the case needs `input.payload.kind`")

@@ -35,6 +35,7 @@ const (
 	readType
 	readSealedNamespace
 	readSealedKey
+	readSealedGranted
 	readContentJSON
 	readContentSize
 
@@ -74,7 +75,18 @@ var members = [...]member{
 	{"content.size", readContentSize, nil},
 	{"sealed.namespace", readSealedNamespace, func(in *Input) *string { return &in.SealedNamespace }},
 	{"sealed.key", readSealedKey, func(in *Input) *string { return &in.SealedKey }},
+	{"sealed.granted", readSealedGranted, func(in *Input) *string { return grantedText(in) }},
 }
+
+// grantedText stands for SealedGranted in keys of the policy cache.
+func grantedText(in *Input) *string {
+	if in.SealedGranted {
+		return &granted
+	}
+	return &notGranted
+}
+
+var granted, notGranted = "true", "false"
 
 // caller returns the caller, never nil.
 func (in *Input) caller() *Caller {
@@ -135,6 +147,10 @@ func (e *evaluation) document(d Direction, r reads) *ast.Term {
 			e.read &^= m.read
 			group[within] = hook(func() any { e.read |= m.read; return *m.text(in) })
 		case fact && in.Known&m.read == 0:
+		case m.read == readSealedGranted:
+			if group != nil {
+				group[within] = in.SealedGranted
+			}
 		case within == "":
 			doc[name] = *m.text(in)
 		case group != nil:

@@ -93,6 +93,7 @@ type Input struct {
 	Data []byte
 
 	SealedNamespace, SealedKey string // responses: what the envelope says, authenticated
+	SealedGranted              bool   // responses: a grant of the config lets Namespace open it
 
 	Call *Call // what the decisions of one call share; nil: they share nothing and have no limit in all
 }

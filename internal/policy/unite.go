@@ -10,6 +10,9 @@ import (
 	"github.com/open-policy-agent/opa/v1/ast"
 )
 
+// NoRuleOpens is the reason of a deny where no rule has a verdict for a sealed payload.
+const NoRuleOpens = "no rule opens it"
+
 // actions are those of each direction, the strictest last.
 var actions = [...][]Action{
 	Request:  {Pass, Accept, Seal, Redact, Drop, Deny},
@@ -213,7 +216,7 @@ func unite(d Direction, in *Input, proposals []Verdict, k keys, unsure bool) (Ve
 	}
 	switch {
 	case v.Action == NoAction && d == Response:
-		return Verdict{Action: Deny, Reason: "no rule opens it"}, nil
+		return Verdict{Action: Deny, Reason: NoRuleOpens}, nil
 	case v.Action == NoAction && inClear:
 		v.Action = Pass
 	case v.Action == NoAction:

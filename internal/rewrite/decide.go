@@ -1,6 +1,7 @@
 package rewrite
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -69,7 +70,9 @@ func (d *decider) evaluate(ctx context.Context, direction policy.Direction, s *s
 // evaluateSealed evaluates the policy for a sealed value of a response.
 func (d *decider) evaluateSealed(ctx context.Context, s *slot, h *envelope.Header) (policy.Verdict, error) {
 	d.facts(s)
-	d.input.SealedNamespace, d.input.SealedKey = d.call.state.Keys.SealedIn(h.Namespace, d.call.namespace), h.Key
+	keys := d.call.state.Keys.Current()
+	d.input.SealedNamespace, d.input.SealedKey = keys.SealedIn(h.Namespace, d.call.namespace), h.Key
+	d.input.SealedGranted = keys.Granted(h.Namespace, d.call.namespace)
 	return d.evaluate(ctx, policy.Response, s, head{})
 }
 
@@ -360,10 +363,11 @@ func (o *opener) decide(ctx context.Context) (err error) {
 			v.Action = policy.Deny // a worker must get the value or nothing
 		}
 		if v.Action == policy.Deny {
+			denied := o.denied(it, v.Reason)
 			if o.whole {
-				o.enter(s.f.kind, it.sealed.Header, Denied)
+				o.enterMissing(s.f.kind, it.sealed.Header, Denied, it.missing)
 			}
-			if err := o.keepSealed(o.call.fail(KindDenied, s.f.path, &DeniedError{Reason: v.Reason})); err != nil {
+			if err := o.keepSealed(o.call.fail(KindDenied, s.f.path, denied)); err != nil {
 				return err
 			}
 		}
@@ -372,6 +376,26 @@ func (o *opener) decide(ctx context.Context) (err error) {
 		next++
 	}
 	return nil
+}
+
+// denied returns the error of a payload that the policy denies. It names the namespace that sealed the payload, where that
+// is another one, and notes which permission is missing.
+func (o *opener) denied(it *openItem, reason string) error {
+	h, keys := it.sealed.Header, o.call.state.Keys.Current()
+	from := keys.SealedIn(h.Namespace, o.call.namespace)
+	if from == o.call.namespace || it.foreign != nil {
+		return &DeniedError{Reason: reason}
+	}
+	if reason != policy.NoRuleOpens {
+		return &DeniedError{Reason: fmt.Sprintf("%s (it was sealed in namespace %q)", cmp.Or(reason, "a rule"), from)}
+	}
+	if err := keys.MayOpen(h, o.call.namespace); err != nil {
+		it.missing = missingGrant
+		return err
+	}
+	it.missing = missingRule
+	return &DeniedError{Reason: fmt.Sprintf("it was sealed in namespace %q; a grant lets namespace %q open it, but no rule of the "+
+		"policy does: add one with the condition input.sealed.granted", from, o.call.namespace)}
 }
 
 // sameInput reports whether the policy would get the same input for both. facts

@@ -48,7 +48,8 @@ type openItem struct {
 	slot    *slot
 	failure int32 // in a chain of failures: the index of the one with the envelope
 	action  policy.Action
-	size    int // of the sealed payload; its content is shorter, unless it is compressed
+	missing string // to open it, if the policy denies it and its namespace is another one
+	size    int    // of the sealed payload; its content is shorter, unless it is compressed
 	sealed  envelope.Sealed
 	foreign *foreign.Sealed // payload of another tool; sealed then holds only what the policy reads
 }

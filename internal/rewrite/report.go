@@ -9,6 +9,7 @@ import (
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 )
@@ -139,7 +140,15 @@ type Handled struct {
 	Key       string  `json:"key"`
 	Outcome   Outcome `json:"verdict"`
 	Count     int     `json:"count"`
+	// Missing is what the caller's namespace lacks to open another one's payloads: "grant" or "rule".
+	Missing string `json:"missing,omitempty"`
 }
+
+// What may be missing.
+const (
+	missingGrant = "grant" // of the config
+	missingRule  = "rule"  // of the policy
+)
 
 // maxHandled bounds the entries of an account, since a response may hold planted envelopes with any names.
 // Further payloads are counted under the kind "other", by outcome.
@@ -151,7 +160,8 @@ type account []Handled
 // enter adds to the entry for the same kind, key and outcome, or makes one.
 func (a *account) enter(h Handled) {
 	for i := range *a {
-		if e := &(*a)[i]; e.Kind == h.Kind && e.Outcome == h.Outcome && e.Key == h.Key && e.Namespace == h.Namespace {
+		if e := &(*a)[i]; e.Kind == h.Kind && e.Outcome == h.Outcome && e.Key == h.Key && e.Namespace == h.Namespace &&
+			e.Missing == h.Missing {
 			e.Count += h.Count
 			return
 		}
@@ -165,7 +175,7 @@ func (a *account) enter(h Handled) {
 	if e.Key != h.Key || e.Namespace != h.Namespace { // the names alias the response
 		e.Namespace, e.Key = strings.Clone(h.Namespace), strings.Clone(h.Key)
 	}
-	e.Kind, e.Outcome, e.Count = h.Kind, h.Outcome, h.Count
+	e.Kind, e.Outcome, e.Count, e.Missing = h.Kind, h.Outcome, h.Count, h.Missing
 }
 
 // withhold removes the payloads that the caller does not get, since the response as a whole failed.
@@ -175,8 +185,13 @@ func (a *account) withhold() {
 
 // enter enters one payload into the account, if accounts are kept.
 func (o *opener) enter(kind string, h *envelope.Header, outcome Outcome) {
+	o.enterMissing(kind, h, outcome, "")
+}
+
+// enterMissing is enter for a payload of another namespace, with what is missing to open it.
+func (o *opener) enterMissing(kind string, h *envelope.Header, outcome Outcome, missing string) {
 	if o.call.rewriter.accounts {
-		o.account.enter(Handled{kind, h.Namespace, h.Key, outcome, 1})
+		o.account.enter(Handled{kind, h.Namespace, h.Key, outcome, 1, missing})
 	}
 }
 
@@ -188,8 +203,11 @@ func (o *opener) enterItem(it *openItem, err error) {
 	outcome := outcomes[it.action]
 	if err != nil {
 		outcome = Failed
+		if crypto.KindOf(err) == crypto.KindForeign {
+			it.missing = missingGrant
+		}
 	}
-	o.enter(it.slot.f.kind, it.sealed.Header, outcome)
+	o.enterMissing(it.slot.f.kind, it.sealed.Header, outcome, it.missing)
 }
 
 // outcomes are those of payloads that open, by the verdict.

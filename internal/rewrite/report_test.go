@@ -68,8 +68,8 @@ func TestAccountOfAList(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	all := []Handled{{"memo", testNamespace, "phi", Denied, 1}, {"memo", testNamespace, "phi", Kept, 1},
-		{"memo", testNamespace, "phi", Opened, 3}, {"memo", testNamespace, "phi", Redacted, 1}}
+	all := []Handled{{"memo", testNamespace, "phi", Denied, 1, ""}, {"memo", testNamespace, "phi", Kept, 1, ""},
+		{"memo", testNamespace, "phi", Opened, 3, ""}, {"memo", testNamespace, "phi", Redacted, 1, ""}}
 	wantAccount(t, c, all...)
 	c.Done()
 	for range 2 { // a call's buffers serve the next one
@@ -92,7 +92,7 @@ func TestAccountOfAFailure(t *testing.T) {
 	if !isDenied(err) {
 		t.Fatal(err)
 	}
-	wantAccount(t, c, Handled{"memo", testNamespace, "phi", Denied, 1})
+	wantAccount(t, c, Handled{"memo", testNamespace, "phi", Denied, 1, ""})
 	c.Done()
 }
 
@@ -112,7 +112,7 @@ func TestAccountOfWhatFails(t *testing.T) {
 	if err != nil || !bytes.Equal(out, raw) {
 		t.Fatalf("%v, changed %v", err, !bytes.Equal(out, raw))
 	}
-	wantAccount(t, c, Handled{"memo", testNamespace, "phi", Failed, 1})
+	wantAccount(t, c, Handled{"memo", testNamespace, "phi", Failed, 1, "grant"})
 	c.Done()
 }
 
@@ -123,7 +123,7 @@ func TestAccountIsBounded(t *testing.T) {
 	c := r.call(r.Method(service + "ListWorkflowExecutions"))
 	defer c.Done()
 	for i := range 10_000 {
-		c.opener.account.enter(Handled{"memo", testNamespace, fmt.Sprint("key ", i), Kept, 1})
+		c.opener.account.enter(Handled{"memo", testNamespace, fmt.Sprint("key ", i), Kept, 1, ""})
 	}
 	total := 0
 	for _, a := range c.Account() {

@@ -82,6 +82,8 @@ func unopenedText(cause error, next string) string {
 		advice = "; " + next + ": it opens once the proxy has the memory"
 	case transient(cause):
 		advice = "; " + next + ": it opens once the proxy reaches its keys"
+	case denied(cause):
+		advice = "; change what it says, or terminate the workflow"
 	}
 	return from + "the worker was not given this task: " + crypto.ForCaller(cause) + advice
 }

@@ -31,6 +31,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/temporal-seal/temporal-seal/internal/audit"
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
@@ -172,4 +173,10 @@ func transient(err error) bool {
 func beyondMemory(err error) bool {
 	e, ok := errors.AsType[*rewrite.Error](err)
 	return ok && e.Kind == rewrite.KindMemory
+}
+
+// denied reports whether a task does not open by the policy, or for want of a grant.
+func denied(err error) bool {
+	e, ok := errors.AsType[*rewrite.Error](err)
+	return ok && (e.Kind == rewrite.KindDenied || crypto.KindOf(err) == crypto.KindForeign)
 }

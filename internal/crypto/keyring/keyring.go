@@ -160,12 +160,6 @@ func (k *Keyring) Commit(set *Set) {
 // Rank is that of the set in force.
 func (k *Keyring) Rank(namespace, key string) (int, bool) { return k.Current().Rank(namespace, key) }
 
-// SealedIn returns the namespace of an envelope as callers in a namespace know it: an envelope that is bound to the name
-// by which their own is sealed has their own name.
-func (k *Keyring) SealedIn(bound, namespace string) string {
-	return k.Current().sealedIn(bound, namespace)
-}
-
 // DefaultKey is that of the set in force.
 func (k *Keyring) DefaultKey(namespace string) (string, bool) {
 	return k.Current().DefaultKey(namespace)

@@ -119,6 +119,7 @@ func TestNamespacesGrantsAndRealms(t *testing.T) {
 	}
 	plain, eu, us := with(""), with("eu"), with("us")
 	granted := with("", Grant{From: "a", To: "b"}, Grant{From: "eu/a", To: "b"})
+	starred, euStarred := with("", Grant{From: "*", To: "b*"}), with("eu", Grant{From: "*", To: "b"}, Grant{From: "us/*", To: "c"})
 	euGranted := with("eu", Grant{From: "a", To: "b"}, Grant{From: "us/a", To: "b"})
 	for name, c := range map[string]struct {
 		sealed    []byte
@@ -140,6 +141,14 @@ func TestNamespacesGrantsAndRealms(t *testing.T) {
 		"granted across realms":             {sealIn(us, "a"), euGranted, "b", true},
 		"a grant for this realm is no more": {sealIn(plain, "a"), euGranted, "b", false},
 		"a realm granted to one without":    {sealIn(eu, "a"), granted, "b", true},
+		"granted by a star":                 {sealIn(plain, "a"), starred, "bc", true},
+		"not granted by the star":           {sealIn(plain, "a"), starred, "cb", false},
+		"a star means no other realm":       {sealIn(eu, "a"), starred, "b", false},
+		"a star within the realm":           {sealIn(eu, "a"), euStarred, "b", true},
+		"a star, and no realm":              {sealIn(plain, "a"), euStarred, "b", false},
+		"a star, and another realm":         {sealIn(us, "a"), euStarred, "b", false},
+		"a star in another realm":           {sealIn(us, "a"), euStarred, "c", true},
+		"this realm by another's star":      {sealIn(eu, "a"), euStarred, "c", false},
 	} {
 		got, err := open(c.by, c.sealed, c.namespace)
 		if c.opens && (err != nil || got != "payload") {
@@ -182,12 +191,12 @@ func TestRenamedNamespaces(t *testing.T) {
 	opens(after, fresh, "new", crypto.KindUnknown)
 	opens(before, fresh, "old", crypto.KindUnknown)
 	opens(before, fresh, "new", crypto.KindForeign)
-	for bound, want := range map[string]string{"eu/old": "eu/new", "eu/other": "eu/other", "us/old": "us/old"} {
-		if got := after.SealedIn(bound, "new"); got != want {
+	for bound, want := range map[string]string{"eu/old": "new", "eu/other": "other", "us/old": "us/old"} {
+		if got := after.Current().SealedIn(bound, "new"); got != want {
 			t.Errorf("%s is called %s in the namespace new, want %s", bound, got, want)
 		}
 	}
-	if got := after.SealedIn("eu/old", "reader"); got != "eu/old" {
+	if got := after.Current().SealedIn("eu/old", "reader"); got != "old" {
 		t.Errorf("eu/old is called %s in the namespace reader", got)
 	}
 }

@@ -123,14 +123,10 @@ func (o *opening) dataKey(ctx context.Context, s *envelope.Sealed, set *Set, nam
 // readable returns an error for an envelope that may not be opened for a call in a namespace, whatever its key is.
 func readable(s *envelope.Sealed, set *Set, namespace string) error {
 	h := s.Header
-	switch {
-	case h.Reference():
+	if h.Reference() {
 		return h.Errorf(crypto.KindNotConfigured, "open", "it was sealed by reference to a key store, and this proxy has none")
-	case !set.opens(h.Namespace, namespace):
-		return h.Errorf(crypto.KindForeign, "open",
-			"sealed in another namespace than %q; a grant in the configuration would allow it", namespace)
 	}
-	return nil
+	return set.MayOpen(h, namespace)
 }
 
 // allows reports whether a set lets envelopes of a data key in memory be opened.

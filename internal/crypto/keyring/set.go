@@ -26,14 +26,16 @@ type KeyConfig struct {
 	OpenOnly []string
 }
 
-// Grant lets what was sealed in From be opened for a call in To. From may also name another realm: "realm/namespace".
+// Grant lets what was sealed in From be opened for a call in To, with `*` for any run of characters in both. From may also
+// name another realm: "realm/namespace". Without a slash it names namespaces of this realm alone.
 type Grant struct{ From, To string }
 
 // Set is the keys, grants and revoked data keys of one configuration, checked and ready to look up in. It is immutable:
 // Keyring.Prepare makes it, and Keyring.Commit puts it in force.
 type Set struct {
 	entries []keyEntry
-	grants  map[Grant]bool
+	grants  map[Grant]bool // without a star
+	starred []Grant
 	revoked map[crypto.KeyID]bool
 	realm   string                    // "" or ends in "/"
 	bounds  map[string]string         // of namespaces with another name in envelopes: that name
@@ -79,6 +81,10 @@ func newSet(opt *Options, keys []KeyConfig, grants []Grant, revokedDataKeys []cr
 		t.entries = append(t.entries, e)
 	}
 	for _, g := range grants {
+		if strings.Contains(g.From+g.To, "*") {
+			t.starred = append(t.starred, g)
+			continue
+		}
 		if name, ok := t.bounds[g.From]; ok {
 			g.From = name
 		}
@@ -230,14 +236,31 @@ func (s *Set) local(bound string) string {
 	return strings.TrimPrefix(bound, s.realm)
 }
 
-// opens reports whether an envelope of the namespace bound may be opened for a call in namespace.
-func (s *Set) opens(bound, namespace string) bool {
+// Granted reports whether a grant lets an envelope of the namespace bound be opened for a call in namespace. With a realm
+// set, a bare name in a grant means this realm; another realm has to be named.
+func (s *Set) Granted(bound, namespace string) bool {
 	local, ours := strings.CutPrefix(bound, s.realm)
-	if ours && (s.isBound(local, namespace) || s.grants[Grant{From: local, To: namespace}]) {
-		return true
+	return ours && s.granted(local, namespace) || strings.Contains(bound, "/") && s.granted(bound, namespace)
+}
+
+func (s *Set) granted(from, to string) bool {
+	return s.grants[Grant{From: from, To: to}] || slices.ContainsFunc(s.starred, func(g Grant) bool {
+		matches := func(name string) bool {
+			return strings.Contains(g.From, "/") == strings.Contains(name, "/") && glob.Match(g.From, name)
+		}
+		return glob.Match(g.To, to) && (matches(from) || slices.ContainsFunc(s.locals[from], matches))
+	})
+}
+
+// MayOpen returns an error unless an envelope may be opened for a call in namespace: it was sealed there, or a grant
+// allows it.
+func (s *Set) MayOpen(h *envelope.Header, namespace string) error {
+	if local, ours := strings.CutPrefix(h.Namespace, s.realm); ours && s.isBound(local, namespace) || s.Granted(h.Namespace, namespace) {
+		return nil
 	}
-	// With a realm set, a bare name in a grant means this realm; another realm has to be named.
-	return strings.Contains(bound, "/") && s.grants[Grant{From: bound, To: namespace}]
+	from := s.local(h.Namespace)
+	return h.Errorf(crypto.KindForeign, "open", "it was sealed in namespace %q, which namespace %q may not open: "+
+		"add {from: %[1]q, to: %[2]q} to `grants` in the proxy's config if it may", from, namespace)
 }
 
 // isBound reports whether envelopes of a namespace have a name.
@@ -248,10 +271,12 @@ func (s *Set) isBound(name, namespace string) bool {
 	return name == namespace
 }
 
-// sealedIn is Keyring.SealedIn.
-func (s *Set) sealedIn(bound, namespace string) string {
-	if name, ok := s.bounds[namespace]; ok && bound == s.realm+name {
-		return s.realm + namespace
+// SealedIn returns the namespace of an envelope as callers in a namespace know it: without this realm, and with their own
+// name if the envelope is bound to the name by which their namespace is sealed. Names of another realm stay as they are.
+func (s *Set) SealedIn(bound, namespace string) string {
+	local, ours := strings.CutPrefix(bound, s.realm)
+	if ours && s.isBound(local, namespace) {
+		return namespace
 	}
-	return bound
+	return local
 }
