@@ -72,7 +72,7 @@ snapshots: build ## Compare metrics, config keys, flags, exit codes and so on wi
 	cd e2e/snapshots && SEAL_PROXY_BIN='$(PROXY)' ../../bin/snapshots.test -test.timeout 5m
 
 # Packages of e2e that have their own targets: they need more than Go, much time, or an idle machine.
-E2E_ALONE := abuse|deploy|docs|operator|polls|readers|rescue|sdks|snapshots|soak
+E2E_ALONE := abuse|alerts|deploy|docs|operator|polls|readers|rescue|sdks|snapshots|soak
 
 # SEAL_PROXY_BIN: the tests run the binary that users get. Go's test cache does not notice when it changes, hence -count=1.
 .PHONY: test-e2e
@@ -94,6 +94,11 @@ named-faults: ## Break one safety rule at a time and require that a test fails; 
 .PHONY: test-deploy
 test-deploy: build ## The Helm chart, and dashboard and alerts against a Prometheus that scrapes the proxy (needs prometheus)
 	cd e2e && SEAL_PROXY_BIN='$(PROXY)' $(GO) test -count=1 -timeout 20m -skip Image ./deploy
+
+.PHONY: test-alerts
+test-alerts: build ## Each alert fires in its state, stops after it, and is silent under healthy load of 5 minutes (SHORT=1: of one; needs prometheus); ends with `alerts: N, N fire, stop and stay silent as described`
+	@cd e2e && $(GO) test -c -o ../bin/alerts.test ./alerts
+	cd e2e/alerts && SEAL_PROXY_BIN='$(PROXY)' ../../bin/alerts.test -test.timeout 15m $(if $(SHORT),-test.short)
 
 .PHONY: test-docs
 test-docs: build ## Run the commands, configs and links of the documents

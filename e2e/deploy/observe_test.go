@@ -3,13 +3,10 @@ package deploy
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
-	"io"
-	"net"
-	"net/http"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -28,87 +25,31 @@ import (
 )
 
 // prometheus is a real one that scrapes a real proxy.
-type prometheus struct {
-	*peers.Process
-	url string
-}
+type prometheus struct{ *harness.Prometheus }
 
-func startPrometheus(t *testing.T, target string) *prometheus {
+func startPrometheus(t *testing.T, target string) prometheus {
 	t.Helper()
-	bin, err := exec.LookPath("prometheus")
-	if err != nil {
-		t.Skip("no prometheus on this machine; Debian has it as the package prometheus")
-	}
-	dir := t.TempDir()
 	alerts := filepath.Join(harness.Root(), "deploy", "prometheus", "alerts.yaml")
 	config := fmt.Sprintf("global: {scrape_interval: 1s, evaluation_interval: 1s}\nrule_files: [%q]\nscrape_configs:\n  - job_name: temporal-seal\n    static_configs: [{targets: [%q]}]\n", alerts, target)
-	file := filepath.Join(dir, "prometheus.yml")
-	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
-		t.Fatal(err)
+	p, err := harness.StartPrometheus(t.Context(), t.TempDir(), config)
+	if errors.Is(err, harness.ErrNoPrometheus) {
+		t.Skip(err)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	address := l.Addr().String() // Prometheus cannot be told to choose a port
-	_ = l.Close()
-	log := harness.NewLog()
-	process, err := peers.Start("prometheus", exec.Command(bin, "--config.file="+file, "--storage.tsdb.path="+filepath.Join(dir, "data"),
-		"--web.listen-address="+address, "--log.level=warn", "--enable-feature=exemplar-storage"), log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(process.Kill)
-	p := &prometheus{process, "http://" + address}
-	for range 200 {
-		if answer, err := http.Get(p.url + "/-/ready"); err == nil {
-			_ = answer.Body.Close()
-			if answer.StatusCode == http.StatusOK {
-				return p
-			}
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
-	t.Fatalf("prometheus is not ready: %s", log)
-	return nil
-}
-
-// ask puts the answer's data into v.
-func (p *prometheus) ask(ctx context.Context, path string, query url.Values, v any) error {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, p.url+path+"?"+query.Encode(), nil)
-	if err != nil {
-		return err
-	}
-	answer, err := http.DefaultClient.Do(request)
-	if err != nil {
-		return err
-	}
-	defer answer.Body.Close()
-	body, err := io.ReadAll(answer.Body)
-	if err != nil {
-		return err
-	}
-	var said struct {
-		Status, Error string
-		Data          json.RawMessage
-	}
-	if err := json.Unmarshal(body, &said); err != nil {
-		return fmt.Errorf("%w: %s", err, body)
-	}
-	if said.Status != "success" {
-		return fmt.Errorf("%s", said.Error)
-	}
-	return json.Unmarshal(said.Data, v)
+	t.Cleanup(p.Kill)
+	return prometheus{p}
 }
 
 var metricName = regexp.MustCompile(`\b(?:temporal_seal|rpc_server|process|go)_[a-z0-9_]+`)
 
 // check evaluates an expression, and looks for every series that it names among those that were scraped.
-func (p *prometheus) check(ctx context.Context, t *testing.T, where, expr string) {
+func (p prometheus) check(ctx context.Context, t *testing.T, where, expr string) {
 	t.Helper()
 	expr = strings.NewReplacer("$__rate_interval", "1m", "$instance", ".*").Replace(expr)
 	var result json.RawMessage
-	if err := p.ask(ctx, "/api/v1/query", url.Values{"query": {expr}}, &result); err != nil {
+	if err := p.Ask(ctx, "/api/v1/query", url.Values{"query": {expr}}, &result); err != nil {
 		t.Errorf("%s: %v\n%s", where, err, expr)
 	}
 	names := metricName.FindAllString(expr, -1)
@@ -117,7 +58,7 @@ func (p *prometheus) check(ctx context.Context, t *testing.T, where, expr string
 	}
 	for _, selector := range selectors(expr) {
 		var series []any
-		if err := p.ask(ctx, "/api/v1/series", url.Values{"match[]": {selector}}, &series); err != nil {
+		if err := p.Ask(ctx, "/api/v1/series", url.Values{"match[]": {selector}}, &series); err != nil {
 			t.Errorf("%s: %s: %v", where, selector, err)
 		} else if len(series) == 0 {
 			t.Errorf("%s: the proxy exports no %s", where, selector)
@@ -155,7 +96,7 @@ func TestDashboardAndAlerts(t *testing.T) {
 	}
 	t.Cleanup(collector.Stop)
 	proxy, err := harness.StartProxy(ctx, harness.ProxyOptions{Dir: t.TempDir(), Upstream: server.Address, Env: collector.Env(),
-		Extra: fmt.Sprintf("audit: {file: %q}\n", filepath.Join(t.TempDir(), "audit.jsonl"))})
+		Extra: fmt.Sprintf("audit: {file: %q}\ncodec_server: {address: \"127.0.0.1:0\"}\n", filepath.Join(t.TempDir(), "audit.jsonl"))})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -164,7 +105,7 @@ func TestDashboardAndAlerts(t *testing.T) {
 	p := startPrometheus(t, proxy.Admin)
 	for range 100 {
 		var series []any
-		if p.ask(ctx, "/api/v1/series", url.Values{"match[]": {"temporal_seal_policy_info"}}, &series) == nil && len(series) > 0 {
+		if p.Ask(ctx, "/api/v1/series", url.Values{"match[]": {"temporal_seal_policy_info"}}, &series) == nil && len(series) > 0 {
 			break
 		}
 		time.Sleep(100 * time.Millisecond)
@@ -219,7 +160,7 @@ func TestDashboardAndAlerts(t *testing.T) {
 		Exemplars []struct{ Labels map[string]string }
 	}
 	now := time.Now()
-	if err := p.ask(ctx, "/api/v1/query_exemplars", url.Values{"query": {"rpc_server_call_duration_seconds_bucket"},
+	if err := p.Ask(ctx, "/api/v1/query_exemplars", url.Values{"query": {"rpc_server_call_duration_seconds_bucket"},
 		"start": {fmt.Sprint(now.Add(-time.Minute).Unix())}, "end": {fmt.Sprint(now.Add(time.Minute).Unix())}}, &exemplars); err != nil {
 		t.Error(err)
 	}
@@ -230,7 +171,7 @@ func TestDashboardAndAlerts(t *testing.T) {
 	var firing struct {
 		Alerts []struct{ Labels map[string]string }
 	}
-	if err := p.ask(ctx, "/api/v1/alerts", nil, &firing); err != nil {
+	if err := p.Ask(ctx, "/api/v1/alerts", nil, &firing); err != nil {
 		t.Fatal(err)
 	}
 	for _, a := range firing.Alerts {

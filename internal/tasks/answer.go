@@ -45,7 +45,7 @@ func (o *opening) answer(ctx context.Context, kind string, e *commonpb.WorkflowE
 	o.report(ctx, e, 1, cause)
 	answered := standIn != nil && o.tasks.deliver(ctx, o.call, standIn, cause) == nil
 	o.tasks.options.Log.Error("a task could not be opened; its worker gets none", append(o.call.fields(ctx, e),
-		"task", kind, "answered", answered, "held", time.Since(o.arrived).Round(time.Millisecond), "error", cause)...)
+		"task", kind, "answered", answered, "held", time.Since(o.arrived).Round(time.Millisecond).String(), "error", cause)...)
 }
 
 // report reports n values that do not open. A worker that hung up, and a record that cannot be kept, say nothing about them.

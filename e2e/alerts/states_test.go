@@ -1,0 +1,220 @@
+package alerts
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	commonpb "go.temporal.io/api/common/v1"
+	"go.temporal.io/api/workflowservice/v1"
+	spb "google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/temporal-seal/temporal-seal/e2e/blackbox"
+	"github.com/temporal-seal/temporal-seal/e2e/harness"
+	"github.com/temporal-seal/temporal-seal/e2e/kmsstub"
+)
+
+// state is what an alert is about, and how it is made on a proxy.
+type state struct {
+	alert string
+	also  []string // alerts that the same state raises
+	extra string   // of the proxy's config
+	// prepare changes the options of the proxy, or starts further ones. nil: nothing to do; so for the others.
+	prepare    func(*site) error
+	begin, end func(*site) error
+	calls      func(*site) // are made all the time; s.holds says whether the state is to hold
+}
+
+// openAll leaves it to the keys what opens.
+const openAll = "package temporal\nresponse contains {\"action\": \"open\"}\n"
+
+// whileHolds makes calls in the state alone.
+func whileHolds(call func(*site)) func(*site) {
+	return func(s *site) {
+		if s.holds.Load() {
+			call(s)
+		}
+	}
+}
+
+// changed returns a payload with one byte changed.
+func changed(p *commonpb.Payload) *commonpb.Payload {
+	p = proto.CloneOf(p)
+	p.Data[len(p.Data)-1] ^= 1
+	return p
+}
+
+// keyFails seals all the time, in ever new namespaces, and polls for the tasks of one.
+func keyFails(fail func(*site)) (begin, end func(*site) error, calls func(*site)) {
+	begin = func(s *site) error { fail(s); return nil }
+	end = func(s *site) error {
+		s.kms.Heal()
+		s.kms.SetState(s.key, kmsstub.Enabled)
+		return nil
+	}
+	return begin, end, (*site).sealElsewhere
+}
+
+// rewritten replaces the proxy's config or policy.
+func rewritten(change func(*harness.ProxyOptions)) func(*site) error {
+	return func(s *site) error {
+		o := s.options
+		change(&o)
+		_, err := harness.WriteConfig(o)
+		return err
+	}
+}
+
+var asBefore = rewritten(func(*harness.ProxyOptions) {})
+
+var states = makeStates()
+
+func makeStates() []state {
+	revoke, restore, sealing := keyFails(func(s *site) { s.kms.SetState(s.key, kmsstub.Disabled) })
+	break_, heal, _ := keyFails(func(s *site) { s.kms.Always("", kmsstub.Fault{Error: "KMSInternalException"}) })
+	return []state{
+		{alert: "SealedValueTampered", calls: whileHolds(func(s *site) {
+			if p, err := s.seal("orders"); err == nil {
+				s.query(changed(p))
+			}
+		})},
+		{alert: "PayloadsNotOpened", calls: whileHolds(func(s *site) {
+			if p, err := s.seal("billing"); err == nil {
+				s.query(p)
+			}
+		})},
+		{alert: "KeyRevoked", also: []string{"CallsFail"}, begin: revoke, end: restore, calls: sealing},
+		{alert: "KeyServiceOutOfReach", also: []string{"CallsFail"}, begin: break_, end: heal, calls: sealing},
+		{alert: "PollsHeld", also: []string{"KeyServiceOutOfReach"}, begin: break_, end: heal, calls: func(s *site) {
+			if !s.begun.Load() {
+				return // with a key at hand polls would not be held
+			}
+			s.does("PollActivityTaskQueue", &workflowservice.PollActivityTaskQueueRequest{Namespace: "orders"},
+				blackbox.Message(&workflowservice.PollActivityTaskQueueResponse{}))
+		}},
+		{alert: "TasksAnsweredInWorkersPlace", also: []string{"PayloadsNotOpened"}, calls: whileHolds(func(s *site) {
+			if p, err := s.seal("billing"); err == nil {
+				s.does("PollActivityTaskQueue", &workflowservice.PollActivityTaskQueueRequest{Namespace: "orders"},
+					blackbox.Message(&workflowservice.PollActivityTaskQueueResponse{TaskToken: []byte("t"), ActivityId: "1",
+						WorkflowExecution: &commonpb.WorkflowExecution{WorkflowId: "w", RunId: "r"},
+						Input:             &commonpb.Payloads{Payloads: []*commonpb.Payload{p}}}))
+			}
+		})},
+		{alert: "PolicyFails", also: []string{"CallsFail"}, prepare: func(s *site) error {
+			s.options.Policy = openAll + "request contains {\"action\": \"seal\", \"key\": sprintf(\"missing-%s\", [input.namespace])} if input.namespace == \"faulty\"\n"
+			return nil
+		}, calls: whileHolds(func(s *site) { _, _ = s.seal("faulty") })},
+		{alert: "PolicyStale", begin: rewritten(func(o *harness.ProxyOptions) { o.Policy = "package temporal\nthis is no rule\n" }), end: asBefore},
+		{alert: "ConfigStale", begin: rewritten(func(o *harness.ProxyOptions) { o.Extra = "unheard_of: true\n" }), end: asBefore},
+		{alert: "RestartPending", begin: rewritten(func(o *harness.ProxyOptions) { o.Extra = "data_key_life: 12h\n" }), end: asBefore},
+		twoReplicas("PolicyRevisionsDiffer",
+			rewrittenSecond(func(o *harness.ProxyOptions) { o.Policy = openAll + "# another revision\n" }),
+			rewrittenSecond(func(*harness.ProxyOptions) {})),
+		buildsDiffer(),
+		{alert: "ProxyPanicked", also: []string{"CallsFail"}, prepare: func(s *site) (err error) {
+			s.options.Binary, err = buildFaulty()
+			return err
+		}, calls: whileHolds(func(s *site) {
+			s.does("GetClusterInfo", &workflowservice.GetClusterInfoRequest{}, blackbox.Answer{})
+		})},
+		{alert: "CallsFail", calls: func(s *site) {
+			a := blackbox.Answer{}
+			if s.holds.Load() {
+				a.Status = &spb.Status{Code: int32(codes.Unavailable), Message: "the server is down"}
+			}
+			s.does("GetWorkflowExecutionHistory", &workflowservice.GetWorkflowExecutionHistoryRequest{Namespace: "orders"}, a)
+		}},
+		{alert: "LimitReached", also: []string{"CallsFail"}, extra: "limits: {long_polls: 2}\n", calls: whileHolds(func(s *site) {
+			var polls sync.WaitGroup
+			for range 6 {
+				polls.Go(func() {
+					s.does("PollActivityTaskQueue", &workflowservice.PollActivityTaskQueueRequest{Namespace: "orders"},
+						blackbox.Answer{Delay: time.Second})
+				})
+			}
+			polls.Wait()
+		})},
+		auditFails(),
+	}
+}
+
+// twoReplicas is a state of the second of two proxies.
+func twoReplicas(alert string, begin, end func(*site) error) state {
+	return state{alert: alert, begin: begin, end: end, prepare: func(s *site) error { return s.add(s.second()) }}
+}
+
+// second are the options of the second replica.
+func (s *site) second() harness.ProxyOptions {
+	o := s.options
+	o.Dir = filepath.Join(s.dir, "second")
+	if err := os.MkdirAll(o.Dir, 0o755); err != nil {
+		s.t.Error(err)
+	}
+	return o
+}
+
+func rewrittenSecond(change func(*harness.ProxyOptions)) func(*site) error {
+	return func(s *site) error {
+		o := s.second()
+		change(&o)
+		_, err := harness.WriteConfig(o)
+		return err
+	}
+}
+
+// buildsDiffer has a replica of another version join and leave. Its address is known from the start, since Prometheus has to
+// know it: it is started to find that out.
+func buildsDiffer() state {
+	var other harness.ProxyOptions
+	return state{alert: "BuildsDiffer", prepare: func(s *site) error {
+		other = s.second()
+		return s.add(other)
+	}, begin: func(s *site) (err error) {
+		return s.replaceSecond(&other, buildFaulty)
+	}, end: func(s *site) error {
+		return s.replaceSecond(&other, harness.BuildProxy)
+	}}
+}
+
+// replaceSecond starts the second replica anew with another binary, at the same admin address.
+func (s *site) replaceSecond(o *harness.ProxyOptions, build func() (string, error)) (err error) {
+	old := s.proxies[0]
+	if err := old.Stop(); err != nil {
+		return err
+	}
+	if o.Binary, err = build(); err != nil {
+		return err
+	}
+	o.Args = []string{"--admin", old.Admin}
+	p, err := harness.StartProxy(s.t.Context(), *o)
+	if err != nil {
+		return err
+	}
+	s.t.Cleanup(p.Kill)
+	s.proxies[0] = p
+	return nil
+}
+
+// auditFails has the audit file lead to a full device.
+func auditFails() state {
+	file := func(s *site) string { return filepath.Join(s.dir, "audit.jsonl") }
+	return state{alert: "AuditIncomplete", prepare: func(s *site) error {
+		s.options.Extra = fmt.Sprintf("audit: {file: %q}\n", file(s))
+		return nil
+	}, begin: func(s *site) error {
+		if err := os.Rename(file(s), file(s)+".old"); err != nil && !os.IsNotExist(err) {
+			return err
+		}
+		return os.Symlink("/dev/full", file(s))
+	}, end: func(s *site) error {
+		return os.Remove(file(s))
+	}, calls: func(s *site) {
+		if p, err := s.seal("orders"); err == nil {
+			s.query(p)
+		}
+	}}
+}
