@@ -59,7 +59,7 @@ request contains {"action": "seal", "key": id} if {
 	startswith(id, "key-")
 }
 
-request contains {"action": "unheard-of"} if input.workflow.id == "action"
+request contains {"action": concat("-", ["unheard", "of"])} if input.workflow.id == "action"
 
 request contains {"action": "pass"}
 `,
