@@ -58,7 +58,7 @@ func (n *Namespace) payload(f rewrite.Found, where string, system bool) {
 		n.unread(where + ": " + f.Path + ": " + f.Err.Error())
 		return
 	case f.Marked:
-		n.sealed(f.Sealed.Header, where)
+		n.envelope(f.Sealed.Header, where)
 		return
 	}
 	var p commonpb.Payload
@@ -141,5 +141,14 @@ func (n *Namespace) sealedPayload(payload []byte, where string, rest ...byte) {
 		n.unread(where + ": within a payload: " + strings.TrimPrefix(err.Error(), "read "))
 		return
 	}
-	n.sealed(sealed.Header, where)
+	n.envelope(sealed.Header, where)
+}
+
+// envelope counts one envelope. What key one by reference depends on stands in a key store, so it leaves the count open.
+func (n *Namespace) envelope(h *envelope.Header, where string) {
+	if h.Reference() {
+		n.unread(where + ": an envelope by reference names no key; its key store does, which this release does not read")
+		return
+	}
+	n.sealed(h, where)
 }
