@@ -109,6 +109,10 @@ func newCodec(ctx context.Context, o Options, open func(context.Context, string)
 	if err != nil {
 		return nil, fmt.Errorf("codec: %w", err)
 	}
+	if err := keys.Current().AllAnswer(); err != nil {
+		keys.Close()
+		return nil, fmt.Errorf("codec: %w", err)
+	}
 	c := &Codec{keys: keys, namespace: o.Namespace, key: o.Key}
 	if c.key == "" {
 		c.key, _ = keys.DefaultKey(o.Namespace)

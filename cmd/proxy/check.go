@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -121,13 +122,16 @@ func (o *checkOptions) checkKeys(
 ) (*keyring.Keyring, error) {
 	// Each path counts once: several entries may name the same file.
 	missing := map[string]bool{}
-	keys, err := app.OpenKeys(ctx, c, o.timeout, func(ctx context.Context, uri string) (crypto.Provider, error) {
+	var mu sync.Mutex // keys are opened at once
+	keys, err := app.OpenAllKeys(ctx, c, app.KeyOptions{Timeout: o.timeout, Log: quiet, Open: func(ctx context.Context, uri string) (crypto.Provider, error) {
 		if path, ok := app.WouldMake(c, uri); ok {
+			mu.Lock()
 			missing[path] = true
+			mu.Unlock()
 			return standIn(uri), nil
 		}
 		return keyservice.Open(ctx, uri)
-	}, nil, quiet)
+	}})
 	if err != nil {
 		return nil, err
 	}

@@ -137,7 +137,7 @@ func (o *explainOptions) policyAlone(ctx context.Context) (*policy.Policy, error
 	}
 	// The keyring answers which key name outranks which; every URI gets a stand-in.
 	open := func(_ context.Context, uri string) (crypto.Provider, error) { return standIn(uri), nil }
-	keys, err := app.OpenKeys(ctx, c, defaultStartTimeout, open, nil, quiet)
+	keys, err := app.OpenAllKeys(ctx, c, app.KeyOptions{Timeout: defaultStartTimeout, Open: open, Log: quiet})
 	if err != nil {
 		return nil, err
 	}

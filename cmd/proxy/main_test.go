@@ -88,13 +88,13 @@ func occupy(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Setenv(args[0], l.Addr().String())
 }
 
-// get URL TEXT waits until the URL answers 200 with a body that holds the text; ! get, until it answers otherwise or not
-// at all.
+// get URL TEXT waits until the URL answers 200 with a body that holds the text; ! get, until it answers otherwise, with a body
+// that holds the text, or, without a text, not at all.
 func get(ts *testscript.TestScript, neg bool, args []string) {
 	var last string
 	for range 300 {
 		body, ok := fetch(args[0])
-		if ok && !neg && (len(args) < 2 || strings.Contains(body, args[1])) || !ok && neg {
+		if ok != neg && (len(args) < 2 || strings.Contains(body, args[1])) {
 			return
 		}
 		last = body

@@ -78,7 +78,7 @@ func (o *openOptions) open(cmd *cobra.Command, args []string) error {
 		return fmt.Errorf("%s %s; save a history with: temporal workflow show --output json", where, what)
 	}
 	// All keys are opened, active and open-only ones: a history may be older than the last rotation.
-	keys, err := app.OpenKeys(ctx, c, o.timeout, keyservice.Open, nil, quiet)
+	keys, err := app.OpenAllKeys(ctx, c, app.KeyOptions{Timeout: o.timeout, Open: keyservice.Open, Log: quiet})
 	if err != nil {
 		return err
 	}

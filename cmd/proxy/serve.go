@@ -25,7 +25,7 @@ func addServeFlags(o *app.Options, cmd *cobra.Command) {
 	f.StringVar(&o.LogFormat, "log-format", "text", "text or json")
 	f.StringVar(&o.LogLevel, "log-level", "info", "debug, info, warn or error")
 	f.DurationVar(&o.StartTimeout, "start-timeout", defaultStartTimeout,
-		"how long keys and upstream may take to answer at start")
+		"how long keys, upstreams and key sets may take to answer before the proxy starts without them")
 }
 
 // standard is the config without a file and flags, for the defaults that the help shows.

@@ -332,3 +332,72 @@ func TestNothingIsSealedThatCannotBeUnwrapped(t *testing.T) {
 		return err
 	})
 }
+
+// A namespace whose policy does not load at the start is held: the platform's rules alone could pass in clear what the
+// namespace wants sealed. Others go on, and a change of other files changes nothing about it.
+func TestANamespaceWithoutItsPolicyIsHeld(t *testing.T) {
+	t.Parallel()
+	broken := setup{policy: "package temporal\n\n" + passRule, namespaces: map[string]string{"shop": "request contains {"}}
+	r := start(t, broken)
+	signal := func(namespace string) exchange {
+		return r.send(t, "SignalWorkflowExecution", &workflowservice.SignalWorkflowExecutionRequest{
+			Namespace: namespace, SignalName: "s", Input: list(text("CANARY"))})
+	}
+	held := func() {
+		t.Helper()
+		signal("shop").refused(t, "Unavailable")
+		e := r.do(t, blackbox.Request{Method: "PollWorkflowTaskQueue", Timeout: 3 * time.Second,
+			Body: blackbox.Marshal(&workflowservice.PollWorkflowTaskQueueRequest{Namespace: "shop"})})
+		e.empty(t)
+		e.wantNames(t, "")
+	}
+	held()
+	signal("orders").want(t, "OK")
+	broken.policy += "\n# changed\n"
+	r.reconfigure(t, broken)
+	eventually(t, 10*time.Second, func() error {
+		for _, line := range r.proxy.Log.Lines() {
+			if line["msg"] == "policy reloaded" {
+				return nil
+			}
+		}
+		return fmt.Errorf("the platform's new policy is not in force")
+	})
+	held()
+	broken.namespaces["shop"] = passRule
+	r.reconfigure(t, broken)
+	eventually(t, 10*time.Second, func() error {
+		if e := signal("shop"); e.Code() != "OK" {
+			return fmt.Errorf("the corrected policy is not in force: %s", e.Status.GetMessage())
+		}
+		return nil
+	})
+}
+
+// A key that the policy of a namespace names and that has not answered since the start holds the namespace's polls: nobody
+// knows whether a task can be answered without it.
+func TestPollsWaitForANamedKeyFromTheStart(t *testing.T) {
+	t.Parallel()
+	stub := kmsstub.New(kmsstub.Options{})
+	if err := stub.Start("127.0.0.1:0"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(stub.Close)
+	for _, name := range keyNames {
+		id := stub.CreateKey(false)
+		stub.SetAlias("alias/"+name, id)
+		if name == "first" {
+			stub.SetState(id, kmsstub.Disabled)
+		}
+	}
+	k := startOn(t, stub, setup{namespaces: map[string]string{"shop": `request contains {"action": "seal", "key": "first"}`}})
+	poll := func(namespace string) exchange {
+		return k.do(t, blackbox.Request{Method: "PollWorkflowTaskQueue", Timeout: 3 * time.Second,
+			Body: blackbox.Marshal(&workflowservice.PollWorkflowTaskQueueRequest{Namespace: namespace})},
+			reply("DescribeNamespace", &workflowservice.DescribeNamespaceResponse{}))
+	}
+	e := poll("shop")
+	e.empty(t)
+	e.wantNames(t, "")
+	poll("orders").wantNames(t, "PollWorkflowTaskQueue")
+}

@@ -64,8 +64,15 @@ func (a *admin) readyz(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprintln(w, "not ready: starting or shutting down")
 		return
 	}
-	fmt.Fprintln(w, "ready")
-	changes.state.Load().describe(w, changes.flags.File)
+	state := changes.state.Load()
+	if nothing := changes.worksNot(state); nothing != "" {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		fmt.Fprintln(w, "not ready: "+nothing)
+	} else {
+		fmt.Fprintln(w, "ready")
+	}
+	changes.dependencies.describe(w)
+	state.describe(w, changes.flags.File)
 }
 
 // listKeys answers which keys are in use: names, references, ids and counts. Envelopes hold the same,

@@ -17,6 +17,7 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyservice"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
+	"github.com/temporal-seal/temporal-seal/internal/x/backoff"
 	"github.com/temporal-seal/temporal-seal/internal/x/filewatch"
 )
 
@@ -67,27 +68,36 @@ type applier struct {
 	report   *report
 	state    atomic.Pointer[state]
 
+	dependencies *dependencies
+
 	mu        sync.Mutex // one change at a time
 	text      []byte     // of the config file, when it was last read
 	awaySince time.Time  // since when there is no config file
 }
 
 // open opens the keys and the policy of the started config, and notes them as the state in force.
-// accounts is whether calls keep account of what they open. The caller closes the applier after an
-// error too.
-func (a *applier) open(ctx context.Context, t *telemetry, admin *admin, accounts bool) (err error) {
+// accounts is whether calls keep account of what they open. Keys that do not answer disable only what needs them. The caller
+// closes the applier after an error too.
+func (a *applier) open(ctx context.Context, t *telemetry, w *waits, admin *admin, accounts bool) (err error) {
 	c := a.started
 	if err = makeLocalKeys(ctx, c, t.log); err != nil {
 		return err
 	}
-	if a.keys, err = OpenKeys(ctx, c, a.timeout, keyservice.Open, newKMSWatch(t.registry).around, t.log); err != nil {
+	if a.keys, err = OpenKeys(ctx, c, KeyOptions{Timeout: a.timeout, Open: keyservice.Open, Log: t.log,
+		Trace: newKMSWatch(t.registry).around, Asking: func(uri string) func() { return w.begin("key", uri) }}); err != nil {
 		return err
 	}
-	others, err := ForeignReader(ctx, c, a.timeout)
+	if err = unusable(a.keys.Current()); err != nil {
+		return err
+	}
+	others, missing, err := foreignReader(ctx, c, a.timeout)
 	if err != nil {
 		return err
 	}
 	admin.keys.Store(a.keys)
+	if c.Policy.Bundle != nil {
+		defer w.begin("policy bundle", c.Policy.Bundle.URL)()
+	}
 	if a.engine, err = newEngine(ctx, c, a.keys, t); err != nil {
 		return err
 	}
@@ -96,9 +106,22 @@ func (a *applier) open(ctx context.Context, t *telemetry, admin *admin, accounts
 	if err != nil {
 		return err
 	}
-	a.state.Store(&state{configured: configuredBy(c, others), set: a.keys.Current(), policy: a.engine.Current()})
+	now := &state{configured: configuredBy(c, others, missing), set: a.keys.Current(), policy: a.engine.Current()}
+	a.state.Store(now)
 	a.report = newReport(a, t)
+	a.report.started(now)
 	return nil
+}
+
+// worksNot says why no call that carries a payload can succeed; "" if some can.
+func (a *applier) worksNot(now *state) string {
+	switch {
+	case now.noKey():
+		return "no key answers"
+	case a.dependencies.noUpstream():
+		return "no upstream has answered yet"
+	}
+	return ""
 }
 
 // close removes the keys from memory.
@@ -119,8 +142,17 @@ func (a *applier) follow(ctx context.Context, log *slog.Logger) {
 	})
 	defer a.engine.Close()
 	changes := filewatch.Notify(ctx, a.sources(log))
+	again := backoff.Backoff{First: firstRetry, Max: slowestRetry, Jitter: 0.1}
 	for {
+		var retry <-chan time.Time // of what does not answer, sooner at first than changes looks by itself
+		if len(a.state.Load().unanswered()) == 0 {
+			again.Reset()
+		} else {
+			retry = time.After(again.Next())
+		}
 		select {
+		case <-retry:
+			a.apply(ctx, false)
 		case <-ctx.Done():
 			return
 		case <-hangups:
@@ -167,20 +199,18 @@ func (a *applier) apply(ctx context.Context, hangup bool) {
 		return // ctx has ended
 	}
 	// Keys are looked at again too while some of them are not as the config has them: they may answer now.
-	keysToo := changed || unread != nil || len(before.problems) > 0
+	keysToo := changed || unread != nil || len(before.causes()) > 0
 	if !keysToo && before.policy.Err() == nil && modules.Revision() == before.policy.Revision() {
 		return // nothing has changed, and everything is in force
 	}
 	a.text = text
-	ctx, cancel := context.WithTimeout(ctx, a.timeout)
-	defer cancel()
 	var now *state
 	if keysToo {
 		now = a.prepare(ctx, before, text, unread, modules)
 	} else {
 		now = a.preparePolicy(ctx, before, modules)
 	}
-	if !changed && sameCause(now.problems, before.problems) && now.policy.Same(before.policy) {
+	if !changed && sameCause(now.causes(), before.causes()) && now.policy.Same(before.policy) {
 		return // tried again, with the same outcome
 	}
 	a.commit(before, now)

@@ -58,7 +58,7 @@ func newChanging(t *testing.T, configText string, files map[string]string) *chan
 	c.metrics = registry
 	c.applier = &applier{flags: flags, started: parsed, timeout: 5 * time.Second, text: text}
 	t.Cleanup(func() { c.close() })
-	if err := c.open(t.Context(), &telemetry{log: log, registry: registry}, new(admin), false); err != nil {
+	if err := c.open(t.Context(), &telemetry{log: log, registry: registry}, &waits{t.Context(), log}, new(admin), false); err != nil {
 		t.Fatal(err)
 	}
 	return c

@@ -14,25 +14,61 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/localkey"
+	"github.com/temporal-seal/temporal-seal/internal/policy"
 )
 
-// OpenKeys opens the configured keys with open and checks that they answer. timeout is for all of them
-// together; trace, where set, is called around each call to a key service.
-func OpenKeys(
-	ctx context.Context, c *config.Config, timeout time.Duration,
-	open func(context.Context, string) (crypto.Provider, error),
-	trace func(context.Context, string, crypto.KeyContext) (context.Context, func(error)), log *slog.Logger,
-) (*keyring.Keyring, error) {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
+// KeyOptions say how OpenKeys asks for keys. Timeout, Open and Log are required.
+type KeyOptions struct {
+	// Timeout is how long each key may take to answer.
+	Timeout time.Duration
+	// Open returns the key that a URI names.
+	Open func(ctx context.Context, uri string) (crypto.Provider, error)
+	// Trace is called around each call to a key service.
+	Trace func(context.Context, string, crypto.KeyContext) (context.Context, func(error))
+	// Asking is called when a key is asked for an answer, and what it returns once that has come or failed.
+	Asking func(uri string) (done func())
+	Log    *slog.Logger
+}
+
+// OpenKeys opens the configured keys. The set in force lists those that do not answer.
+func OpenKeys(ctx context.Context, c *config.Config, o KeyOptions) (*keyring.Keyring, error) {
+	ctx, cancel := context.WithTimeout(ctx, o.Timeout)
 	defer cancel()
 	keys, err := keyring.New(ctx, keyring.Options{
-		Keys: c.KeyConfigs(), Open: open, Grants: c.KeyGrants(), Realm: c.Realm, SealedAs: c.SealedAs(),
-		RevokedDataKeys: c.DataKeyIDs(), DataKeyLife: c.DataKeyLife, Trace: trace, Log: log,
+		Keys: c.KeyConfigs(), Open: o.Open, Grants: c.KeyGrants(), Realm: c.Realm, SealedAs: c.SealedAs(),
+		RevokedDataKeys: c.DataKeyIDs(), DataKeyLife: c.DataKeyLife, Trace: o.Trace, Asking: o.Asking, Log: o.Log,
 	})
 	if err != nil {
 		return nil, prefixLines("keys", err)
 	}
 	return keys, nil
+}
+
+// OpenAllKeys is OpenKeys for commands that cannot do without a key: each one that does not answer is an error.
+func OpenAllKeys(ctx context.Context, c *config.Config, o KeyOptions) (*keyring.Keyring, error) {
+	keys, err := OpenKeys(ctx, c, o)
+	if err != nil {
+		return nil, err
+	}
+	if err := keys.Current().AllAnswer(); err != nil {
+		keys.Close()
+		return nil, prefixLines("keys", err)
+	}
+	return keys, nil
+}
+
+// unusable returns the errors of keys that no wait can help: their URIs cannot be read, or name something that is no such key.
+func unusable(set *keyring.Set) error {
+	var errs []error
+	for _, u := range set.Unanswered() {
+		if crypto.KindOf(u.Err) == crypto.KindNotConfigured {
+			errs = append(errs, u.Err)
+		}
+	}
+	if len(errs) == 0 {
+		return nil
+	}
+	return prefixLines("keys", errors.Join(errs...))
 }
 
 // makeLocalKeys makes the key files that are missing, if this is one machine talking to itself.
@@ -49,8 +85,12 @@ func makeLocalKeys(ctx context.Context, c *config.Config, log *slog.Logger) erro
 				"`temporal-seal keys new %s` and keep it (it is made by itself only where the proxy listens on loopback for a server on loopback)", i, path, path)
 		}
 		if c.Policy.Bundle == nil {
-			if _, err := LoadPolicy(ctx, c, nil); err != nil {
-				return err // before anything is left behind
+			options, err := PolicyOptions(c, nil)
+			if err != nil {
+				return err
+			}
+			if _, err := policy.NewEngine(ctx, options); err != nil {
+				return policyError(err) // before anything is left behind
 			}
 		}
 		if err := localkey.Create(path, time.Now()); err != nil {

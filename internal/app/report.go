@@ -40,12 +40,25 @@ func newReport(a *applier, t *telemetry) *report {
 	return r
 }
 
+// started logs what is disabled from the start.
+func (r *report) started(now *state) {
+	for _, err := range now.unanswered() {
+		r.log.Error("a key does not answer: what needs it is disabled, and polls that need it are held, until it answers",
+			"error", err)
+	}
+	for _, s := range now.policy.Stale() {
+		r.policies.WithLabelValues("error").Inc()
+		r.log.Error("a namespace's policy does not load: the namespace is held until its file is corrected",
+			"namespace", s.Namespace, "error", s.Err)
+	}
+}
+
 // applied reports a change. What is tried again and again without success is reported once.
 func (r *report) applied(before, now *state, configChanged bool) {
 	if !slices.Equal(before.restart, now.restart) {
 		r.restart(now.restart)
 	}
-	if configChanged || !sameCause(before.problems, now.problems) {
+	if configChanged || !sameCause(before.causes(), now.causes()) {
 		r.config(now, configChanged)
 	}
 	r.policy(before.policy, now.policy)
@@ -54,9 +67,9 @@ func (r *report) applied(before, now *state, configChanged bool) {
 // config reports the outcome for the config file. An outcome with problems counts as an error, also where a
 // part of the file is in force.
 func (r *report) config(now *state, changed bool) {
-	if len(now.problems) > 0 {
+	if causes := now.causes(); len(causes) > 0 {
 		r.configs.WithLabelValues("error").Inc()
-		err := errors.Join(now.problems...)
+		err := errors.Join(causes...)
 		if now.refused {
 			r.log.Error("the changed config is refused, the keys and grants before it stay in force", "error", err)
 		} else {
@@ -120,7 +133,16 @@ func sameCause(before, now []error) bool {
 func (s *state) describe(w io.Writer, file string) {
 	revision := s.policy.Revision()
 	fmt.Fprintf(w, "policy: revision %s\n", revision)
+	for _, err := range s.unanswered() {
+		fmt.Fprintf(w, "key does not answer: %v; what needs it gets Unavailable, and polls that need it are held; "+
+			"it is asked again within %v\n", err, slowestRetry)
+	}
 	for _, stale := range s.policy.Stale() {
+		if stale.Held {
+			fmt.Fprintf(w, "policy of namespace %q: it does not load, so the namespace is held until the file is corrected: %v\n",
+				stale.Namespace, stale.Err)
+			continue
+		}
 		if stale.Namespace == "" {
 			fmt.Fprintf(w, "policy: changed files do not load, revision %s stays in force: %v\n", revision, stale.Err)
 			continue
@@ -177,7 +199,7 @@ func (m stateMetrics) Collect(ch chan<- prometheus.Metric) {
 		gauge(policyStale, value, namespace)
 	}
 	gauge(policyInfo, 1, s.policy.Revision())
-	gauge(configStale, oneIf(len(s.problems) > 0))
+	gauge(configStale, oneIf(len(s.causes()) > 0))
 	for _, section := range restartSections {
 		gauge(restartPending, oneIf(slices.Contains(s.restart, section)), section)
 	}

@@ -13,6 +13,7 @@
 //
 //   - serve.go: the order of the start
 //   - run.go: from the first call to the end of the drain
+//   - dependencies.go: upstreams and key sets that have to answer, and what the start waits for
 //   - apply.go: which changes apply when; state.go: how a new state is prepared; report.go: what operators see of it
 //   - keys.go, foreign.go, policy.go: keys, formats of other tools and the policy, from the config
 //   - wiring.go: listeners, upstreams and the codec server, from the config
@@ -37,7 +38,7 @@ import (
 type Options struct {
 	config.Flags
 	LogFormat, LogLevel string
-	StartTimeout        time.Duration // how long keys and upstream may take to answer at start
+	StartTimeout        time.Duration // how long keys, upstreams and key sets may take before the proxy starts without them
 	Version             string
 }
 
@@ -84,17 +85,17 @@ func (o *Options) Serve(ctx context.Context, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if err := o.probe(ctx, e.upstreams); err != nil {
-		return err
-	}
-	changes := &applier{flags: o.Flags, started: c, timeout: o.StartTimeout, text: text}
+	changes := &applier{flags: o.Flags, started: c, timeout: o.StartTimeout, text: text, dependencies: newDependencies(e, log)}
 	defer changes.close()
-	if err := changes.open(ctx, t, admin, records != nil); err != nil {
+	if err := o.await(ctx, changes, func(w *waits) error {
+		return changes.open(ctx, t, w, admin, records != nil)
+	}); err != nil {
 		return err
 	}
 	go changes.follow(ctx, log)
 	// Newer servers may have fields that this build does not know: their descriptors complete the plan.
-	upstream.Learn(ctx, e.upstreams, changes.rewriter.Join, log)
+	changes.dependencies.learn(ctx, e, changes.rewriter.Join)
+	changes.dependencies.follow(ctx)
 	go upstream.LearnAgain(ctx, e.upstreams, changes.rewriter.Join, log)
 	options := server.Options{
 		Listeners: e.listeners, Upstreams: e.upstreams, Services: c.Services,
@@ -118,11 +119,24 @@ func (o *Options) Serve(ctx context.Context, stderr io.Writer) error {
 	})
 }
 
-// probe checks that all upstreams answer.
-func (o *Options) probe(ctx context.Context, upstreams []upstream.Config) error {
-	ctx, cancel := context.WithTimeout(ctx, o.StartTimeout)
+// await asks the dependencies while open asks the keys, and logs what takes long. What does not answer in time is asked again
+// later.
+func (o *Options) await(ctx context.Context, changes *applier, open func(*waits) error) error {
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	return upstream.Probe(ctx, upstreams)
+	w := &waits{ctx, changes.dependencies.log}
+	asked := make(chan struct{})
+	go func() {
+		defer close(asked)
+		limited, cancel := context.WithTimeout(ctx, o.StartTimeout)
+		defer cancel()
+		changes.dependencies.await(limited, w)
+	}()
+	if err := open(w); err != nil {
+		return err // nobody needs the dependencies any more
+	}
+	<-asked
+	return nil
 }
 
 // pollLimit is how long a poll may be held so that all of them end by themselves while the proxy drains.

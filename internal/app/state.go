@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"strings"
 
 	"github.com/temporal-seal/temporal-seal/internal/config"
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
@@ -35,11 +36,29 @@ type configured struct {
 	grants  []keyring.Grant
 	revoked []crypto.KeyID
 	foreign *foreign.Reader
+	// foreignMissing are the errors of foreign keys that do not answer.
+	foreignMissing []error
 }
 
-func configuredBy(c *config.Config, others *foreign.Reader) configured {
-	return configured{keys: c.KeyConfigs(), grants: c.KeyGrants(), revoked: c.DataKeyIDs(), foreign: others}
+func configuredBy(c *config.Config, others *foreign.Reader, missing []error) configured {
+	return configured{keys: c.KeyConfigs(), grants: c.KeyGrants(), revoked: c.DataKeyIDs(),
+		foreign: others, foreignMissing: missing}
 }
+
+// unanswered are the errors of the keys that do not answer. What needs them is disabled.
+func (s *state) unanswered() []error {
+	errs := slices.Clone(s.foreignMissing)
+	for _, u := range s.set.Unanswered() {
+		errs = append(errs, prefixLines("keys", u.Err))
+	}
+	return errs
+}
+
+// causes are all reasons why the config file is not wholly in force, other than keys that only a start takes over.
+func (s *state) causes() []error { return append(slices.Clone(s.problems), s.unanswered()...) }
+
+// noKey reports whether no configured key answers.
+func (s *state) noKey() bool { return len(s.keys) > 0 && len(s.set.Unanswered()) == len(s.keys) }
 
 // prepare makes the state that the sources describe, as far as possible. Nothing that is in force changes.
 // text is that of the config file. unread is the reason why it could not be read; text is the one read last
@@ -54,9 +73,10 @@ func (a *applier) prepare(
 	}
 	if err == nil {
 		var others *foreign.Reader
-		if others, err = ForeignReader(ctx, c, a.timeout); err == nil {
+		var missing []error
+		if others, missing, err = a.changedForeign(ctx, before, c); err == nil {
 			var now *state
-			if now, err = a.build(ctx, before, configuredBy(c, others), modules); err == nil {
+			if now, err = a.build(ctx, before, configuredBy(c, others, missing), modules); err == nil {
 				now.restart = changedSince(a.started, c)
 				return now
 			}
@@ -79,6 +99,18 @@ func (a *applier) prepare(
 	return now
 }
 
+// changedForeign returns the reader for a changed config. A reader whose keys have answered stays in force as long as they do
+// not answer again.
+func (a *applier) changedForeign(
+	ctx context.Context, before *state, c *config.Config,
+) (r *foreign.Reader, missing []error, err error) {
+	r, missing, err = foreignReader(ctx, c, a.timeout)
+	if err == nil && len(missing) > 0 && len(before.foreignMissing) == 0 && before.foreign != nil {
+		return nil, nil, errors.Join(missing...)
+	}
+	return r, missing, err
+}
+
 // preparePolicy is prepare where only policies have changed.
 func (a *applier) preparePolicy(ctx context.Context, before *state, modules policy.Sources) *state {
 	// Keys are not prepared again: a policy has to load while no key answers.
@@ -99,9 +131,7 @@ func (a *applier) build(ctx context.Context, before *state, w configured, module
 	if err := a.load(ctx, now, modules); err != nil {
 		return nil, err
 	}
-	for _, u := range now.set.Unanswered() {
-		now.problems = append(now.problems, prefixLines("keys", u.Err))
-	}
+	refused := now.unanswered()
 	// What the policy needs depends on names alone, so one more preparation is enough for URIs and for
 	// entries that are kept.
 	kept, missing := now.keepURIs(before), now.policy.MissingKeys()
@@ -116,12 +146,21 @@ func (a *applier) build(ctx context.Context, before *state, w configured, module
 	if len(now.policy.MissingKeys()) > 0 {
 		return nil, errors.New("policy: keys that it names are not configured")
 	}
+	// A key that is unanswered still is disabled. The others have kept the URIs before, which the file does not have.
+	disabled := fmt.Sprint(now.unanswered())
+	for _, err := range refused {
+		if !strings.Contains(disabled, err.Error()) {
+			now.problems = append(now.problems, err)
+		}
+	}
 	return now, nil
 }
 
 // load prepares the keys of a state, and the policies against them.
 func (a *applier) load(ctx context.Context, now *state, modules policy.Sources) (err error) {
-	if now.set, err = a.keys.Prepare(ctx, now.keys, now.grants, now.revoked); err != nil {
+	asking, cancel := context.WithTimeout(ctx, a.timeout)
+	defer cancel() // a key that does not answer leaves the policy its time
+	if now.set, err = a.keys.Prepare(asking, now.keys, now.grants, now.revoked); err != nil {
 		return prefixLines("keys", err)
 	}
 	if now.policy, err = a.engine.Prepare(ctx, modules, now.set.Rank, now.set.DefaultKey); err != nil {

@@ -22,6 +22,13 @@ type Ends struct {
 	listeners []server.Listener
 	upstreams []upstream.Config
 	codec     *codecserver.Options // nil: no codec server
+	keySets   []keySet
+}
+
+// keySet is the public keys of a JWT issuer, which are fetched from a URL.
+type keySet struct {
+	listener, url string
+	fetch         func() error
 }
 
 // OpenEnds reads the certificates, tokens and key sets of all ends. It opens no listener and no connection.
@@ -36,7 +43,7 @@ func OpenEnds(c *config.Config, log *slog.Logger) (*Ends, error) {
 			made.Credential = l.Callers.JWT.Header
 		}
 		var err error
-		if made.TLS, made.Identify, err = callersOf(l, log, "h2"); err != nil {
+		if made.TLS, made.Identify, err = e.callersOf(l, log, "h2"); err != nil {
 			return nil, fmt.Errorf("listeners[%d]: %w", i, err)
 		}
 	}
@@ -47,7 +54,7 @@ func OpenEnds(c *config.Config, log *slog.Logger) (*Ends, error) {
 	}
 	if cs := c.CodecServer; cs != nil {
 		e.codec = &codecserver.Options{Origins: cs.AllowedOrigins, Log: log}
-		if e.codec.TLS, e.codec.Identify, err = callersOf(cs.Listener(), log, "h2", "http/1.1"); err != nil {
+		if e.codec.TLS, e.codec.Identify, err = e.callersOf(cs.Listener(), log, "h2", "http/1.1"); err != nil {
 			return nil, fmt.Errorf("codec_server: %w", err)
 		}
 	}
@@ -98,7 +105,7 @@ func newCodecServer(
 }
 
 // callersOf returns the TLS of a listener, nil without one, and how it identifies its callers.
-func callersOf(
+func (e *Ends) callersOf(
 	l *config.Listener, log *slog.Logger, protocols ...string,
 ) (made *tls.Config, by auth.Identify, err error) {
 	if l.TLS != nil {
@@ -110,12 +117,12 @@ func callersOf(
 			return nil, nil, fmt.Errorf("tls: %w", err)
 		}
 	}
-	by, err = identify(l, log)
+	by, err = e.identify(l, log)
 	return made, by, err
 }
 
 // identify returns how a listener identifies its callers.
-func identify(l *config.Listener, log *slog.Logger) (auth.Identify, error) {
+func (e *Ends) identify(l *config.Listener, log *slog.Logger) (auth.Identify, error) {
 	switch {
 	case l.IsAnonymous():
 		return auth.Anonymous(l.Name, l.AnonymousNamespaces()), nil
@@ -137,10 +144,12 @@ func identify(l *config.Listener, log *slog.Logger) (auth.Identify, error) {
 		return auth.Tokens(l.Name, l.Callers.Token.Header, tokens), nil
 	}
 	// The validation of the config leaves no other kind. A file of keys has to be there now; keys from
-	// a URL are fetched with the first token, so that the proxy starts while their issuer is down.
+	// a URL are fetched by the start, which does not depend on them.
 	j := l.Callers.JWT
 	keys := auth.KeySetFromURL(log, j.JWKSURL)
-	if j.JWKSFile != "" {
+	if j.JWKSFile == "" {
+		e.keySets = append(e.keySets, keySet{l.Name, j.JWKSURL, keys.Fetch})
+	} else {
 		var err error
 		if keys, err = auth.KeySetFromFile(log, j.JWKSFile); err != nil {
 			return nil, fmt.Errorf("callers.jwt: jwks_file: %w", err)

@@ -71,6 +71,17 @@ func KeySetFromFile(log *slog.Logger, file string) (*KeySet, error) {
 	return &KeySet{log: log, age: filewatch.Recheck, read: func() ([]byte, error) { return w.Get(), nil }}, nil
 }
 
+// Fetch fetches the keys unless they are there, and returns why they are still not.
+func (k *KeySet) Fetch() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.current.Load() != nil {
+		return nil
+	}
+	defer func() { k.tried.Store(time.Now().UnixNano()) }()
+	return k.fetch()
+}
+
 // parseKeys reads a JSON Web Key Set (RFC 7517). An empty one is an error: it would refuse every token.
 func parseKeys(text []byte) (jwk.Set, error) {
 	set, err := jwk.Parse(text)

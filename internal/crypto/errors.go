@@ -149,6 +149,16 @@ func (e *Error) In(key, namespace string) *Error {
 	return e
 }
 
+// About completes an error of this package that names no key with the key and the namespace that failed for it.
+func About(err error, key, namespace string) error {
+	e, ok := err.(*Error)
+	if !ok || e.Key != "" {
+		return err
+	}
+	completed := *e // others may have got the same error
+	return completed.In(key, namespace)
+}
+
 // AtOnce marks a transient error that callers receive at once: trying again within their call would not help.
 func (e *Error) AtOnce() *Error {
 	e.atOnce = true

@@ -22,14 +22,15 @@ type Engine struct {
 	offered func(ctx context.Context) error // takes the newest over, or returns why not; nil until Offer
 }
 
-// NewEngine loads the first policy; without one there is no engine. An engine that takes
-// its policy from a bundle follows it from here on, until Close.
+// NewEngine loads the first policy; without the platform's module there is no engine. A namespace whose module does not load
+// is held: see [Policy.Held]. An engine that takes its policy from a bundle follows it from here on, until Close; of a bundle,
+// all modules load or none is taken.
 func NewEngine(ctx context.Context, opts Options) (*Engine, error) {
 	e := &Engine{opts: opts}
 	if opts.Bundle != nil {
 		return e, e.follow(ctx)
 	}
-	p, err := Load(ctx, opts)
+	p, err := prepare(ctx, opts, readSources(opts, nil), atStart)
 	if err != nil {
 		return nil, err
 	}
@@ -159,7 +160,7 @@ func (e *Engine) Read(ctx context.Context) (Sources, error) {
 		files[0].err = e.fault
 		return files, nil
 	}
-	before := e.Current().Namespaces()
+	before := e.Current().owners()
 	files := readSources(e.opts, before)
 	deadline := time.Now().Add(vanishWait)
 	for {

@@ -20,6 +20,7 @@ const (
 type Stale struct {
 	Namespace string // "" for the platform's module
 	Err       error  // why it does not load
+	Held      bool   // no earlier module is in force, so nothing is decided in the namespace
 }
 
 // Stale lists the modules whose newest source is not in force: the platform's first, then by namespace.
@@ -49,8 +50,8 @@ func Load(ctx context.Context, opts Options) (*Policy, error) {
 }
 
 // prepare makes a policy of sources that have been read. before is the policy in force: whatever of the
-// sources does not load is replaced by what decides now, in its namespace alone. Without one everything has
-// to load.
+// sources does not load is replaced by what decides now, in its namespace alone. If that is atStart, the namespace is held.
+// If before is nil, everything has to load.
 func prepare(ctx context.Context, opts Options, files Sources, before *Policy) (*Policy, error) {
 	if err := selfTest(); err != nil {
 		return nil, err
@@ -58,21 +59,25 @@ func prepare(ctx context.Context, opts Options, files Sources, before *Policy) (
 	return assemble(ctx, opts, files, before)
 }
 
+// atStart stands for the policy in force before there is any.
+var atStart = new(Policy)
+
 // assemble is prepare without the test of OPA.
 func assemble(ctx context.Context, opts Options, files Sources, before *Policy) (*Policy, error) {
 	p := &Policy{
 		units:  map[string]unit{},
+		held:   map[string]error{},
 		keys:   newKeys(opts.KeyRank, opts.DefaultKey),
 		names:  newNames(opts.RPCs),
 		cache:  newCache(cmp.Or(opts.CacheSize, defaultCacheSize)),
 		counts: new(counts),
 	}
-	if before != nil {
+	if before != nil && before != atStart {
 		p.counts = before.counts
 	}
 	l := loader{ctx: ctx, policy: p, before: before}
 	faults := files.parse()
-	if err := errors.Join(faults...); err != nil && before == nil {
+	if err := errors.Join(faults...); err != nil && (before == nil || before == atStart && faults[0] != nil) {
 		return nil, err
 	}
 	var errs []error
@@ -115,8 +120,9 @@ type loader struct {
 }
 
 // choose takes a namespace's newest modules if they load, else the first of the older ones that do. The
-// last of them are the modules in force, which compiled before, so that they can fail only for a key that is gone. Where nothing loads and nothing was in
-// force, the platform decides alone.
+// last of them are the modules in force, which compiled before, so that they can fail only for a key that is gone. Where
+// nothing loads and nothing was in force, the platform decides alone, as it did before the file came. At the start nobody
+// knows what was in force, so the namespace is held, and stays so until its file loads or is gone.
 func (l *loader) choose(namespace string, fault error, newest Sources) error {
 	if fault == nil {
 		u, missing, err := l.try(namespace, newest)
@@ -129,10 +135,15 @@ func (l *loader) choose(namespace string, fault error, newest Sources) error {
 		}
 		fault = err
 	}
-	if l.before == nil {
+	if l.before == nil || l.before == atStart && namespace == "" {
 		return fault
 	}
-	l.policy.stale = append(l.policy.stale, Stale{namespace, fault})
+	held := l.before == atStart || l.before.held[namespace] != nil
+	l.policy.stale = append(l.policy.stale, Stale{namespace, fault, held})
+	if held {
+		l.policy.held[namespace] = fault
+		return nil
+	}
 	var older []Sources
 	if kept := l.before.units[namespace].modules; kept != nil {
 		if namespace != "" {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -16,6 +18,7 @@ type Policy struct {
 	sources  Sources         // in force
 	units    map[string]unit // by namespace; "" decides for those without a module
 	stale    []Stale
+	held     map[string]error // by namespace: why nothing is decided there
 	missing  []MissingKey
 	keys     keys
 	names    names // of what cases are held to, as rules are
@@ -37,6 +40,22 @@ func (p *Policy) Revision() string { return p.revision }
 
 // Namespaces lists the namespaces that have rules of their own.
 func (p *Policy) Namespaces() []string { return p.sources.namespaces() }
+
+// Held returns why nothing is decided in a namespace: the module that it had at the start does not load, and no earlier one
+// was in force. The error says what to do. It is nil where the policy decides.
+func (p *Policy) Held(namespace string) error {
+	if len(p.held) == 0 || p.held[namespace] == nil {
+		return nil
+	}
+	return &Error{Namespace: namespace, Err: errHeld}
+}
+
+// errHeld stands for the fault itself in what callers receive: that names files of the operator's.
+var errHeld = errors.New("the namespace's policy does not load, so nothing is sealed, opened or passed on there " +
+	"until its file is corrected (the proxy's log and /readyz say what is wrong)")
+
+// owners lists the namespaces that have files: those with rules in force, and those that are held.
+func (p *Policy) owners() []string { return slices.AppendSeq(p.Namespaces(), maps.Keys(p.held)) }
 
 // NamedKeys are the keys that the rules for a namespace's requests spell out. Those that a rule computes
 // are not among them. The slice is shared: do not change it.
@@ -61,6 +80,9 @@ func (p *Policy) ReadsFacts(d Direction, namespace string) bool {
 
 // Decide answers for one payload. The slices of the verdict are shared: do not change them.
 func (p *Policy) Decide(ctx context.Context, d Direction, in *Input) (Verdict, error) {
+	if err := p.Held(in.Namespace); err != nil {
+		return Verdict{}, err
+	}
 	q := p.queries(in.Namespace)[d&1]
 	var space [512]byte
 	key, err := q.appendKey(space[:0], in, q.reads.bits)

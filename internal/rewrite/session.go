@@ -193,6 +193,17 @@ func (s *Session) Revision() string { return s.call.policy.Revision() }
 // NamedKeys returns the keys that the policy names for the call's namespace.
 func (s *Session) NamedKeys() []string { return s.call.policy.NamedKeys(s.call.namespace) }
 
+// Undecided returns why the policy decides nothing in the call's namespace; nil if it does.
+func (s *Session) Undecided() error {
+	if err := s.call.policy.Held(s.call.namespace); err != nil {
+		return s.call.fail(KindPolicy, "", err)
+	}
+	return nil
+}
+
+// Superseded reports whether another policy has come into force since the call began.
+func (s *Session) Superseded() bool { return s.call.rewriter.state.Load() != s.call.state }
+
 // RequestStats returns counts that are complete after Request.
 func (s *Session) RequestStats() *Stats { return &s.sealer.stats }
 

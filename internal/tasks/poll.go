@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 	"github.com/temporal-seal/temporal-seal/internal/x/backoff"
 )
 
@@ -44,18 +45,15 @@ func (t *Tasks) AwaitKeys(ctx, out context.Context, call Call) (ready bool, err 
 	if err = t.tryKeys(ctx, call); err == nil || !mayComeBack(err) {
 		return err == nil, err
 	}
-	if t.heldLog.Allow(call.namespace()) {
-		t.options.Log.Error("polls are held and end empty, since results could not be sealed: "+
-			"the tasks wait at the server until the key is back", append(call.fields(ctx, nil), "error", err)...)
-	}
+	t.logHeld(ctx, call, err)
 	request, _ := call.poll()
 	held, release := t.polls.hold(ctx, request)
 	defer release()
 	t.suggestsPollers(out, call) // the empty answer depends on it, and is made in a hurry
 	for mayComeBack(err) {
 		wait := min(keysRetry, time.Until(limit))
-		if wait <= 0 {
-			return false, nil
+		if wait <= 0 || call.Session.Superseded() && call.Session.Undecided() != nil {
+			return false, nil // the next poll is decided by the newer policy
 		}
 		if backoff.Sleep(held, wait) == nil {
 			err = t.tryKeys(held, call)
@@ -70,15 +68,36 @@ func (t *Tasks) AwaitKeys(ctx, out context.Context, call Call) (ready bool, err 
 	return false, err
 }
 
-// tryKeys tries the keys for a short while: the worker may hang up or shut down meanwhile.
+// logHeld logs why polls of a namespace are held, once a minute.
+func (t *Tasks) logHeld(ctx context.Context, call Call, err error) {
+	if !t.heldLog.Allow(call.namespace()) {
+		return
+	}
+	text := "polls are held and end empty, since results could not be sealed: the tasks wait at the server until the key is back"
+	if call.Session.Undecided() != nil {
+		text = "polls are held and end empty, since the namespace's policy does not load: " +
+			"the tasks wait at the server until its file is corrected"
+	}
+	t.options.Log.Error(text, append(call.fields(ctx, nil), "error", err)...)
+}
+
+// tryKeys tries the keys for a short while: the worker may hang up or shut down meanwhile. Where the policy decides nothing,
+// no key helps.
 func (t *Tasks) tryKeys(ctx context.Context, call Call) error {
+	if err := call.Session.Undecided(); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(ctx, FirstTry)
 	defer cancel()
 	return t.options.Keys.Ready(ctx, call.namespace(), call.Session.NamedKeys())
 }
 
-// mayComeBack reports whether keys may answer again without a change of the configuration.
+// mayComeBack reports whether results can perhaps be sealed later, without a restart: keys may answer again, and a policy may
+// be corrected.
 func mayComeBack(err error) bool {
+	if e, ok := errors.AsType[*rewrite.Error](err); ok && e.Kind == rewrite.KindPolicy {
+		return true
+	}
 	kind := crypto.KindOf(err)
 	return kind == crypto.KindUnavailable || kind == crypto.KindRevoked || errors.Is(err, context.DeadlineExceeded)
 }

@@ -52,6 +52,9 @@ var (
 	ErrClosed = errors.New("the proxy is shutting down")
 )
 
+// Fixed reports whether the address is the same for all namespaces.
+func (c *Config) Fixed() bool { return !strings.Contains(c.Address, namespaceVariable) }
+
 func (c *Config) serves(namespace string) bool {
 	if c.Namespaces == nil {
 		return true
@@ -176,7 +179,7 @@ func (r *Router) evict() bool {
 // there.
 func (r *Router) fixed() (pools []*Pool, err error) {
 	for i, c := range r.configs {
-		if strings.Contains(c.Address, namespaceVariable) {
+		if !c.Fixed() {
 			continue
 		}
 		pool, err := r.pool(i, c.Address)

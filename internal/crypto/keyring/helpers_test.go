@@ -347,7 +347,7 @@ func testHealth() *keyhealth.Options {
 func change(k *Keyring, ctx context.Context, keys []KeyConfig, grants []Grant, revoked []crypto.KeyID) error {
 	set, err := k.Prepare(ctx, keys, grants, revoked)
 	if err == nil {
-		err = set.allAnswer()
+		err = set.AllAnswer()
 	}
 	if err == nil {
 		k.Commit(set)

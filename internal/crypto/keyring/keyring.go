@@ -33,7 +33,9 @@ type Options struct {
 	RevokedDataKeys []crypto.KeyID
 	// Trace, where set, is called around each call to a key service.
 	Trace func(ctx context.Context, op string, kc crypto.KeyContext) (context.Context, func(err error))
-	Log   *slog.Logger // nil: slog.Default()
+	// Asking, where set, is called when Prepare asks for a key; it returns what is called when that has answered or failed.
+	Asking func(uri string) (done func())
+	Log    *slog.Logger // nil: slog.Default()
 	// DataKeyLife is the age at which a data key is to be out of use for sealing; 0: 24 h. It is renewed before that.
 	DataKeyLife time.Duration
 }
@@ -72,14 +74,15 @@ type core struct {
 	work sync.WaitGroup
 }
 
-// New opens the configured keys and checks that they answer; see Prepare.
+// New opens the configured keys. Active keys that do not answer are noted in the set in force, as by Prepare: what needs them
+// fails until they answer. A caller that cannot do without them asks Set.AllAnswer.
 func New(ctx context.Context, opt Options) (*Keyring, error) {
 	opt.DataKeyLife = cmp.Or(opt.DataKeyLife, 24*time.Hour)
 	opt.Log = cmp.Or(opt.Log, slog.Default())
 	c := &core{opt: opt, slots: slots{unconfirmed: newLRU[slotKey, *slot](maxUnconfirmed)}, uses: uses{m: make(map[useID]*keyUse)},
 		tokens: rate.NewLimiter(unconfirmedRate, unconfirmedBurst)}
 	c.base, c.stop = context.WithCancel(context.Background())
-	c.service = &service{opt: &c.opt, calls: make(chan struct{}, maxCalls)}
+	c.service = &service{opt: &c.opt, calls: make(chan struct{}, maxCalls), opens: make(chan struct{}, maxOpens)}
 	c.coarse.Store(time.Now().UnixNano())
 	k := &Keyring{core: c}
 	c.keys = &keks{core: c, flights: newFlights[string, *keyhealth.Key](c, refusalLife), byURI: make(map[string]*keyhealth.Key),
@@ -88,9 +91,6 @@ func New(ctx context.Context, opt Options) (*Keyring, error) {
 		keys: dataKeys{core: c, m: make(map[crypto.KeyID]*dataKey)}}
 	k.sealing = sealing{core: c, made: k.opening.keys.add, flights: newFlights[slotKey, *Sealer](c, keyhealth.ProbeRetry)}
 	set, err := k.Prepare(ctx, opt.Keys, opt.Grants, opt.RevokedDataKeys)
-	if err == nil {
-		err = set.allAnswer()
-	}
 	if err != nil {
 		k.Close()
 		return nil, err
@@ -100,8 +100,8 @@ func New(ctx context.Context, opt Options) (*Keyring, error) {
 	return k, nil
 }
 
-// allAnswer returns the errors of all active keys that do not answer.
-func (s *Set) allAnswer() error {
+// AllAnswer returns the errors of all active keys that did not answer when the set was prepared.
+func (s *Set) AllAnswer() error {
 	var errs []error
 	for _, u := range s.unanswered {
 		errs = append(errs, u.Err)
@@ -117,6 +117,8 @@ func (k *Keyring) Current() *Set { return k.core.set.Load() }
 // a policy to be known. Nothing that is in force changes. Active keys that do not answer are noted in the set, unless they
 // are open already and their service is only unavailable: see Set.Unanswered. One for opening only that does not answer is
 // logged: it may have been retired for good, and it is looked for again when an envelope needs it.
+//
+// All keys are looked up at once, each until ctx ends, so that one that does not answer takes no time from the others.
 func (k *Keyring) Prepare(ctx context.Context, keys []KeyConfig, grants []Grant, revokedDataKeys []crypto.KeyID) (*Set, error) {
 	set, err := newSet(&k.core.opt, keys, grants, revokedDataKeys)
 	if err != nil {
@@ -124,16 +126,13 @@ func (k *Keyring) Prepare(ctx context.Context, keys []KeyConfig, grants []Grant,
 	}
 	ctx, cancel := k.core.within(ctx)
 	defer cancel()
+	failed := k.lookUpAll(ctx, set)
 	for i, e := range set.entries {
-		for _, uri := range e.uris() {
-			if e.wildcard && strings.Contains(uri, star) {
-				continue
-			}
-			key, err := k.core.keys.lookUp(ctx, uri)
+		for j, uri := range e.uris() {
+			err := failed[uri]
 			switch {
 			case err == nil:
-				set.found[uri] = key
-			case uri == e.Active:
+			case j == 0:
 				set.unanswered = append(set.unanswered, Unanswered{i, fmt.Errorf("keys[%d] %q: %w", i, e.Name, err)})
 			default:
 				k.core.opt.Log.Warn("a key for opening only does not answer; what it sealed can't be opened", "key", e.Name, "kek", uri, "error", err)
@@ -141,6 +140,40 @@ func (k *Keyring) Prepare(ctx context.Context, keys []KeyConfig, grants []Grant,
 		}
 	}
 	return set, nil
+}
+
+// lookUpAll looks up every URI of a set that is whole, notes the keys in the set, and returns the errors of the others.
+func (k *Keyring) lookUpAll(ctx context.Context, set *Set) map[string]error {
+	failed := make(map[string]error)
+	var mu sync.Mutex
+	var all sync.WaitGroup
+	asked := make(map[string]bool)
+	for _, e := range set.entries {
+		for _, uri := range e.uris() {
+			if strings.Contains(uri, star) || asked[uri] {
+				continue
+			}
+			asked[uri] = true
+			all.Go(func() {
+				if k.core.opt.Asking != nil {
+					defer k.core.opt.Asking(uri)()
+				}
+				key, err := k.core.keys.lookUp(ctx, uri)
+				mu.Lock()
+				defer mu.Unlock()
+				if err != nil {
+					if !strings.Contains(err.Error(), uri) {
+						err = fmt.Errorf("%s: %w", uri, err)
+					}
+					failed[uri] = err
+					return
+				}
+				set.found[uri] = key
+			})
+		}
+	}
+	all.Wait()
+	return failed
 }
 
 // Commit puts a prepared set in force, with nothing lost on the way: where the active key changed, or an alias names

@@ -78,8 +78,16 @@ func TestWildcardKeysAreOpenedWhenNeeded(t *testing.T) {
 
 func TestStartReportsEveryKeyThatDoesNotAnswer(t *testing.T) {
 	s, _ := defaultStore()
-	_, err := New(t.Context(), Options{Open: s.open, Log: slog.New(slog.DiscardHandler), Keys: []KeyConfig{
+	k, err := New(t.Context(), Options{Open: s.open, Log: slog.New(slog.DiscardHandler), Keys: []KeyConfig{
 		{Name: "a", Active: "test:none-1"}, {Name: "b", Active: "test:default", OpenOnly: []string{"test:retired"}}, {Name: "c", Active: "test:none-2"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(k.Close)
+	if _, _, err := k.Sealer(t.Context(), "ns", "b"); err != nil {
+		t.Errorf("a key that answers does not seal: %v", err)
+	}
+	err = k.Current().AllAnswer()
 	if err == nil || !strings.Contains(err.Error(), `keys[0] "a"`) || !strings.Contains(err.Error(), `keys[2] "c"`) {
 		t.Errorf("error %v, want both keys named", err)
 	}

@@ -15,7 +15,8 @@ const namedPatience = time.Minute
 
 // Ready makes sure, before a task is asked for, that the keys are at hand that its answer may need: the result of a task
 // that cannot be sealed would be lost. These are the namespace's default key, and those that it has used lately. Keys in
-// named, which the namespace's policy can ask for, are fetched ahead, and waited for a little.
+// named, which the namespace's policy can ask for, are fetched ahead, and waited for a little; one that has not answered
+// since it was configured is waited for until it does, since nobody knows whether the namespace can do without it.
 //
 // Keys whose names have a wildcard are left out: mostly each belongs to one tenant, and what happens to it must not stop
 // the others.
@@ -49,7 +50,8 @@ func (p *sealing) furtherKey(ctx context.Context, namespace, key string, named b
 	sl := p.core.slots.find(namespace, key)
 	sealed := sl != nil && p.lately(sl.used.Load())
 	opened := sl != nil && p.lately(sl.missed.Load())
-	if !sealed && !opened && !(named && p.patient(sl)) {
+	unknown := named && !p.everAnswered(namespace, key)
+	if !sealed && !opened && !unknown && !(named && p.patient(sl)) {
 		return nil
 	}
 	err := p.atHand(ctx, namespace, key)
@@ -57,11 +59,17 @@ func (p *sealing) furtherKey(ctx context.Context, namespace, key string, named b
 	case crypto.KindUnavailable:
 		return err
 	case crypto.KindRevoked:
-		if sealed { // otherwise the proxy may have the permission to open with it, and not to seal
+		if sealed || unknown { // otherwise the proxy may have the permission to open with it, and not to seal
 			return err
 		}
 	}
 	return nil
+}
+
+// everAnswered reports whether the key service has answered for an entry's active key since it was configured.
+func (p *sealing) everAnswered(namespace, key string) bool {
+	m, ok := p.core.set.Load().find(namespace, key)
+	return !ok || p.core.keys.get(m.active()) != nil
 }
 
 // lately reports whether a use is so recent that it may happen again.

@@ -87,7 +87,7 @@ func (p *sealing) renew(ctx context.Context, sl *slot) (*Sealer, error) {
 	}
 	key, err := p.core.keys.open(ctx, m.active())
 	if err != nil {
-		return nil, p.refuse(sl, err)
+		return nil, p.refuse(sl, crypto.About(err, sl.key, sl.namespace))
 	}
 	kc := crypto.KeyContext{Namespace: set.bound(sl.namespace), Key: sl.key}
 	dk, err := p.core.service.generate(ctx, key, kc)

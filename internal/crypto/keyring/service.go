@@ -10,17 +10,21 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyhealth"
 )
 
-const maxCalls = 20 // to key services at once
+const (
+	maxCalls = 20  // to key services at once
+	maxOpens = 100 // keys that are opened at once: those of a service that is away must not keep the others waiting
+)
 
 // service makes the calls to key services: only so many at once, each with a time limit and a span.
 type service struct {
 	opt   *Options
 	calls chan struct{} // a place per call under way
+	opens chan struct{} // and one per key that is being opened
 }
 
 // call makes one call with its span.
 func (s *service) call(ctx context.Context, op string, kc crypto.KeyContext, f func(ctx context.Context) error) error {
-	return s.limited(ctx, op, kc, callTimeout, func(ctx context.Context) error {
+	return limited(ctx, s.calls, op, kc, callTimeout, func(ctx context.Context) error {
 		end := func(error) {}
 		if s.opt.Trace != nil {
 			ctx, end = s.opt.Trace(ctx, op, kc)
@@ -31,13 +35,16 @@ func (s *service) call(ctx context.Context, op string, kc crypto.KeyContext, f f
 	})
 }
 
-func (s *service) limited(ctx context.Context, op string, kc crypto.KeyContext, timeout time.Duration, f func(ctx context.Context) error) error {
+// limited calls f once there is a place.
+func limited(
+	ctx context.Context, places chan struct{}, op string, kc crypto.KeyContext, timeout time.Duration, f func(ctx context.Context) error,
+) error {
 	select {
-	case s.calls <- struct{}{}:
+	case places <- struct{}{}:
 	case <-ctx.Done():
 		return crypto.Unavailable(op, kc, ctx.Err())
 	}
-	defer func() { <-s.calls }()
+	defer func() { <-places }()
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	return classified(op, kc, f(ctx))
@@ -54,7 +61,7 @@ func classified(op string, kc crypto.KeyContext, err error) error {
 
 // open has a key opened. That may take several calls, and longer than one does: it may need credentials.
 func (s *service) open(ctx context.Context, uri string) (p crypto.Provider, err error) {
-	err = s.limited(ctx, "open key", crypto.KeyContext{}, maxWait, func(ctx context.Context) (err error) {
+	err = limited(ctx, s.opens, "open key", crypto.KeyContext{}, maxWait, func(ctx context.Context) (err error) {
 		p, err = s.opt.Open(ctx, uri)
 		if err != nil && crypto.KindOf(err) == crypto.KindUnknown && ctx.Err() == nil {
 			err = crypto.Internalf(crypto.KindNotConfigured, "open key", "%w", err)

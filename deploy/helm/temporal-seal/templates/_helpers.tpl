@@ -129,7 +129,7 @@ seccompProfile: {type: RuntimeDefault}
 
 {{- define "temporal-seal.probes" -}}
 startupProbe:
-  httpGet: {path: /readyz, port: admin}
+  httpGet: {path: /healthz, port: admin}
   periodSeconds: 2
   failureThreshold: 30
 readinessProbe:
