@@ -15,6 +15,7 @@ import (
 	"golang.org/x/net/netutil"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
+	"github.com/temporal-seal/temporal-seal/internal/x/handshake"
 )
 
 // admin answers probes and scrapes. It shows no payload and takes no command.
@@ -34,12 +35,12 @@ const (
 )
 
 // newAdmin takes the address. Until open is called, /readyz answers that the proxy is not ready.
-func newAdmin(address string, t *telemetry) (*admin, error) {
+func newAdmin(address string, t *telemetry, failed handshake.Failed) (*admin, error) {
 	n, err := listen("admin:", address)
 	if err != nil {
 		return nil, fmt.Errorf("%w with --admin", err)
 	}
-	a := &admin{net: netutil.LimitListener(n, adminConnections), log: t.log}
+	a := &admin{net: netutil.LimitListener(handshake.Plain(n, failed), adminConnections), log: t.log}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", a.readyz)

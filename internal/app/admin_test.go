@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/temporal-seal/temporal-seal/internal/x/handshake"
 )
 
 // TestScrapesAtOnce: a flood of scrapes is refused beyond a few, and keeps no probe out.
@@ -19,7 +21,7 @@ func TestScrapesAtOnce(t *testing.T) {
 		<-end
 		return 0
 	}))
-	a, err := newAdmin("127.0.0.1:0", &telemetry{log: slog.New(slog.DiscardHandler), registry: registry})
+	a, err := newAdmin("127.0.0.1:0", &telemetry{log: slog.New(slog.DiscardHandler), registry: registry}, func(string, handshake.Cause) {})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -75,7 +75,10 @@ func (o *Options) Serve(ctx context.Context, stderr io.Writer) error {
 	if err := e.listen(c); err != nil {
 		return err
 	}
-	admin, err := newAdmin(c.Admin, t)
+	failed := newHandshakes(c, t)
+	e.watch(failed)
+	t.registry.MustRegister(certificateMetrics(e.certificates()))
+	admin, err := newAdmin(c.Admin, t, failed.of(adminName))
 	if err != nil {
 		return err
 	}

@@ -171,9 +171,11 @@ func Upstreams(c *config.Config, log *slog.Logger) ([]upstream.Config, error) {
 		*made = upstream.Config{Namespaces: u.Namespaces, Address: u.Address, PassCredential: u.PassCredential}
 		var err error
 		if u.TLS != nil {
-			if made.TLS, err = upstream.TLS(*u.TLS).Credentials(log); err != nil {
+			with, err := upstream.TLS(*u.TLS).Credentials(log)
+			if err != nil {
 				return nil, fmt.Errorf("upstreams[%d].tls: %w", i, err)
 			}
+			made.TLS = with
 		}
 		if u.APIKeyFile != "" {
 			if made.APIKey, err = upstream.NewAPIKey(log, u.APIKeyFile); err != nil {

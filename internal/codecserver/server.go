@@ -30,6 +30,7 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/auth"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
+	"github.com/temporal-seal/temporal-seal/internal/x/handshake"
 	"github.com/temporal-seal/temporal-seal/internal/x/lograte"
 )
 
@@ -80,7 +81,9 @@ type Options struct {
 	Registry prometheus.Registerer
 	Tracer   trace.Tracer                  // nil: no spans
 	Traces   propagation.TextMapPropagator // required with Tracer
-	Log      *slog.Logger
+	// HandshakeFailed is called for each TLS handshake that fails; nil: nothing is.
+	HandshakeFailed handshake.Failed
+	Log             *slog.Logger
 }
 
 // Server answers requests. Its methods may be called concurrently.
@@ -110,6 +113,14 @@ func New(o Options) *Server {
 		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second,
 		WriteTimeout: time.Minute, IdleTimeout: time.Minute,
 		ErrorLog: slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug),
+	}
+	if o.HandshakeFailed == nil {
+		return s
+	}
+	if o.TLS == nil {
+		s.options.Net = handshake.Plain(o.Net, o.HandshakeFailed)
+	} else {
+		s.http.ErrorLog = handshake.ErrorLog(o.HandshakeFailed, s.http.ErrorLog)
 	}
 	return s
 }

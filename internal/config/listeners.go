@@ -22,7 +22,7 @@ type Listener struct {
 type ServerTLS struct {
 	// PEM file with the certificate and its chain. It is read again when it changes.
 	CertFile string `yaml:"cert_file" required:"true"`
-	// PEM file with the certificate's private key.
+	// PEM file with the certificate's private key. One that everybody on the machine can read is refused.
 	KeyFile string `yaml:"key_file" required:"true"`
 }
 

@@ -21,7 +21,7 @@ type Upstream struct {
 type ClientTLS struct {
 	// PEM file with the proxy's certificate and its chain, for mTLS. It is read again when it changes.
 	CertFile string `yaml:"cert_file"`
-	// PEM file with the private key of that certificate.
+	// PEM file with the private key of that certificate. One that everybody can read is refused.
 	KeyFile string `yaml:"key_file"`
 	// PEM file with the authorities that sign the frontend's certificate.
 	CAFile string `yaml:"ca_file" otherwise:"those of the system"`

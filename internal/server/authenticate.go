@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/tap"
 
 	"github.com/temporal-seal/temporal-seal/internal/auth"
+	"github.com/temporal-seal/temporal-seal/internal/x/handshake"
 )
 
 // Callers are identified in gRPC's tap, which runs on the goroutine that reads the connection, before there
@@ -157,24 +158,28 @@ type connectionInfo struct {
 // connectionCredentials are TLS, or none, whose calls find the connection that they came on.
 type connectionCredentials struct {
 	credentials.TransportCredentials
+	failed handshake.Failed
 }
 
 // ServerHandshake begins to use a connection that [connections] accepted.
 func (c connectionCredentials) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	conn, auth, err := c.TransportCredentials.ServerHandshake(raw)
 	if err != nil {
+		c.failed(raw.RemoteAddr().String(), handshake.CauseOf(err))
 		return nil, nil, err
 	}
 	info := connectionInfo{AuthInfo: auth, conn: raw.(*connection)}
 	if protected, ok := auth.(credentials.TLSInfo); ok {
 		info.tls = &protected.State
+	} else {
+		conn = handshake.PlainConn(conn, c.failed)
 	}
 	return conn, info, nil
 }
 
 // Clone is part of the interface.
 func (c connectionCredentials) Clone() credentials.TransportCredentials {
-	return connectionCredentials{c.TransportCredentials.Clone()}
+	return connectionCredentials{c.TransportCredentials.Clone(), c.failed}
 }
 
 // infoOf is empty for a call whose connection was not accepted by [connections].

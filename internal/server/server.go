@@ -26,6 +26,7 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/tasks"
 	"github.com/temporal-seal/temporal-seal/internal/upstream"
 	"github.com/temporal-seal/temporal-seal/internal/x/frame"
+	"github.com/temporal-seal/temporal-seal/internal/x/handshake"
 	"github.com/temporal-seal/temporal-seal/internal/x/lograte"
 )
 
@@ -61,6 +62,8 @@ type Listener struct {
 	Identify auth.Identify
 	// Credential is the header that Identify reads, which is not forwarded. "": none.
 	Credential string
+	// HandshakeFailed is called for each TLS handshake that fails; nil: nothing is.
+	HandshakeFailed handshake.Failed
 }
 
 // Server forwards calls. Its methods may be used by several goroutines.
@@ -173,6 +176,9 @@ func connectionAge(age time.Duration) time.Duration { return age + age/9 }
 
 // newListener prepares the gRPC servers of one listener.
 func (s *Server) newListener(config Listener, stats stats.Handler) *listener {
+	if config.HandshakeFailed == nil {
+		config.HandshakeFailed = func(string, handshake.Cause) {}
+	}
 	l := &listener{Listener: config, connections: &connections{Listener: config.Net, name: config.Name,
 		admission: s.admission, metrics: s.metrics, all: map[*connection]struct{}{}}}
 	l.intake = newIntake(l.connections)
@@ -189,7 +195,7 @@ func (s *Server) newServer(l *listener, stats stats.Handler, age time.Duration) 
 		protection = credentials.NewTLS(l.TLS)
 	}
 	options := []grpc.ServerOption{
-		grpc.Creds(connectionCredentials{protection}),
+		grpc.Creds(connectionCredentials{protection, l.HandshakeFailed}),
 		grpc.ForceServerCodecV2(frame.Codec{}),
 		experimental.BufferPool(frame.Clear),
 		grpc.WriteBufferSize(upstream.WriteBuffer),

@@ -5,18 +5,36 @@ import (
 	"crypto/x509"
 	"fmt"
 	"log/slog"
+	"os"
 	"strings"
 )
 
-// Pair is a certificate and its key, in PEM files.
+// Pair is a certificate and its key, in PEM files. A key that everybody on the machine can read is refused.
 func Pair(log *slog.Logger, certFile, keyFile string) (*Value[*tls.Certificate], error) {
 	return NewValue(log, func(contents [][]byte) (*tls.Certificate, error) {
+		if err := private(keyFile); err != nil {
+			return nil, err
+		}
 		pair, err := tls.X509KeyPair(contents[0], contents[1])
 		if err != nil {
 			return nil, fmt.Errorf("%s and %s are no certificate and its key: %w", certFile, keyFile, err)
 		}
 		return &pair, nil
 	}, certFile, keyFile)
+}
+
+// private refuses a file that others than its owner and group can read or change. The group may: a Secret that Kubernetes mounts
+// belongs to root, and the proxy is in the group.
+func private(file string) error {
+	info, err := os.Stat(file)
+	if err != nil {
+		return err
+	}
+	if mode := info.Mode().Perm(); mode&0o007 != 0 {
+		return fmt.Errorf("%s can be read by everybody (mode %#o); run: chmod o= %s, or give the volume of a Secret defaultMode: 0440",
+			file, mode, file)
+	}
+	return nil
 }
 
 // Authorities are the certificates of authorities, in a PEM file.
