@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"log/slog"
 	"strings"
 	"time"
 
@@ -28,7 +29,7 @@ func (o *opening) activityTask(ctx context.Context, t *activityTask) bool {
 // the server does not retry a paused one and does not let it run out of attempts. If that is not possible,
 // the next attempt is put off.
 func (o *opening) failActivity(ctx context.Context, t *activityTask, cause error) {
-	log, e := o.tasks.options.Log, t.GetWorkflowExecution()
+	e := t.GetWorkflowExecution()
 	key := activityKey{strings.Clone(o.call.namespace()), e.GetWorkflowId(), e.GetRunId(), t.GetActivityId()}
 	pausing := o.pause(ctx, key, cause)
 	already := status.Code(pausing) == codes.FailedPrecondition // perhaps by a person: then it stays paused
@@ -38,8 +39,8 @@ func (o *opening) failActivity(ctx context.Context, t *activityTask, cause error
 	}
 	delay := time.Duration(0)
 	if pausing != nil && !already {
-		log.Warn("an activity could not be paused, so the next try costs one of its attempts",
-			append(key.attrs(), "error", pausing)...)
+		o.tasks.log(ctx, slog.LevelWarn, o.call, e, "an activity could not be paused, so the next try costs one of its attempts",
+			"activity_id", key.activity, "error", pausing)
 		delay = retryTask
 	}
 	q := &workflowservice.RespondActivityTaskFailedRequest{TaskToken: t.GetTaskToken(), Identity: identity,
@@ -53,9 +54,8 @@ func (o *opening) failActivity(ctx context.Context, t *activityTask, cause error
 		ctx, cancel := outlasting(ctx)
 		defer cancel()
 		if err := unpause(ctx, o.call.client(), key); err != nil {
-			log.Error("an activity was paused for a worker that hung up, and could not be told to go on: "+
-				"unpause it by hand",
-				append(key.attrs(), "error", err)...)
+			o.tasks.log(ctx, slog.LevelError, o.call, e, "an activity was paused for a worker that hung up, and could not be told to go on: "+
+				"unpause it by hand", "activity_id", key.activity, "error", err)
 		}
 	default:
 		o.watch(ctx, key, t)
@@ -95,8 +95,8 @@ func (o *opening) watch(ctx context.Context, key activityKey, t *activityTask) {
 	p := &pausedActivity{key: key, worker: o.call.worker(ctx), method: o.call.Method,
 		request: bytes.Clone(o.call.Request), sealed: sealed}
 	if err != nil || !o.tasks.watch(p) {
-		o.tasks.options.Log.Error("too many activities are paused to look after this one: "+
-			"unpause it by hand once it can be opened", key.attrs()...)
+		o.tasks.log(ctx, slog.LevelError, o.call, key.execution(), "too many activities are paused to look after this one: "+
+			"unpause it by hand once it can be opened", "activity_id", key.activity)
 	}
 }
 
@@ -105,9 +105,4 @@ type activityKey struct{ namespace, workflow, run, activity string }
 
 func (k activityKey) execution() *commonpb.WorkflowExecution {
 	return &commonpb.WorkflowExecution{WorkflowId: k.workflow, RunId: k.run}
-}
-
-// attrs are fields of log lines about the activity.
-func (k activityKey) attrs() []any {
-	return []any{"namespace", k.namespace, "workflow_id", k.workflow, "activity_id", k.activity}
 }

@@ -3,6 +3,7 @@ package tasks
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"strings"
 	"time"
 
@@ -44,8 +45,8 @@ func setNamespace(request proto.Message, namespace string) {
 func (o *opening) answer(ctx context.Context, kind string, e *commonpb.WorkflowExecution, standIn proto.Message, cause error) {
 	o.report(ctx, e, 1, cause)
 	answered := standIn != nil && o.tasks.deliver(ctx, o.call, standIn, cause) == nil
-	o.tasks.options.Log.Error("a task could not be opened; its worker gets none", append(o.call.fields(ctx, e),
-		"task", kind, "answered", answered, "held", time.Since(o.arrived).Round(time.Millisecond).String(), "error", cause)...)
+	o.tasks.log(ctx, slog.LevelError, o.call, e, "a task could not be opened; its worker gets none",
+		"task", kind, "answered", answered, "held", time.Since(o.arrived).Round(time.Millisecond).String(), "error", cause)
 }
 
 // report reports n values that do not open. A worker that hung up, and a record that cannot be kept, say nothing about them.
@@ -62,8 +63,8 @@ func (t *Tasks) deliver(out context.Context, call Call, standIn proto.Message, c
 	ctx, cancel := outlasting(out)
 	defer cancel()
 	if err := call.Upstream.Invoke(ctx, service+method, standIn, new(emptypb.Empty)); err != nil {
-		t.options.Log.Error("a task could not be answered in its worker's place; it is left to its timeout",
-			append(call.fields(out, nil), "answer", method, "error", err, "cause", cause)...)
+		t.log(out, slog.LevelError, call, nil, "a task could not be answered in its worker's place; it is left to its timeout",
+			"answer", method, "error", err, "cause", cause)
 		return err
 	}
 	t.options.Answered(method)

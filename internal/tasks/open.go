@@ -2,6 +2,7 @@ package tasks
 
 import (
 	"context"
+	"log/slog"
 	"slices"
 	"strings"
 	"time"
@@ -47,8 +48,7 @@ func (t *Tasks) Open(ctx context.Context, call Call, u Unopened) ([]byte, error)
 	_, answer := call.poll()
 	if proto.Unmarshal(u.Sealed, answer) != nil {
 		// This is no message at all. The worker gets no task, since an error could end it.
-		t.options.Log.Error("the server's answer to a poll cannot be read; its worker gets no task",
-			append(call.fields(ctx, nil), "error", u.Cause)...)
+		t.log(ctx, slog.LevelError, call, nil, "the server's answer to a poll cannot be read; its worker gets no task", "error", u.Cause)
 		return nil, nil
 	}
 	o.keepTask(ctx, answer)

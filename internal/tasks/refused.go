@@ -3,6 +3,7 @@ package tasks
 import (
 	"context"
 	"errors"
+	"log/slog"
 
 	enumspb "go.temporal.io/api/enums/v1"
 	failurepb "go.temporal.io/api/failure/v1"
@@ -30,8 +31,8 @@ func (t *Tasks) FailRefused(out context.Context, call Call, cause error) bool {
 	}
 	if err := t.seal(out, call, standIn); err != nil {
 		// A rule may build its reason from the payload, so without a seal it stays here.
-		t.options.Log.Warn("the reason for a refused answer could not be sealed, so the server is not told",
-			append(call.fields(out, nil), "answer", methodOf(standIn), "error", err, "cause", cause)...)
+		t.log(out, slog.LevelWarn, call, nil, "the reason for a refused answer could not be sealed, so the server is not told",
+			"answer", methodOf(standIn), "error", err, "cause", cause)
 		standIn, _ = refusedAnswer(call, e.Kind, &rewrite.Error{Kind: e.Kind, RPC: e.RPC, Path: e.Path,
 			Err: errors.New("the reason is in the log of the proxy")})
 	}

@@ -21,6 +21,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strings"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -78,6 +79,7 @@ type Tasks struct {
 	searches *searches
 	scaling  *lru.Cache[string, bool] // namespaces in which the server suggests numbers of pollers
 	heldLog  lograte.Limiter          // by namespace: thousands of polls may be held
+	logged   lograte.Limiter          // of lines about tasks, see log
 }
 
 // New returns a Tasks that looks after no activity yet.
@@ -134,6 +136,24 @@ func (c Call) fields(ctx context.Context, e *commonpb.WorkflowExecution) []any {
 		fields = append(fields, "run_id", run)
 	}
 	return fields
+}
+
+// log logs a line about a task: one a minute for each message, caller and workflow, since a task that fails comes again.
+func (t *Tasks) log(
+	ctx context.Context, level slog.Level, call Call, e *commonpb.WorkflowExecution, message string, fields ...any,
+) {
+	caller := ""
+	if call.Caller != nil {
+		caller = call.Caller.String()
+	}
+	leftOut, ok := t.logged.Next(strings.Join([]string{message, caller, call.namespace(), e.GetWorkflowId()}, "\x00"))
+	if !ok {
+		return
+	}
+	if leftOut > 0 {
+		fields = append(fields, "lines_left_out", leftOut)
+	}
+	t.options.Log.Log(ctx, level, message, append(call.fields(ctx, e), fields...)...)
 }
 
 func (c Call) client() workflowservice.WorkflowServiceClient {

@@ -2,6 +2,7 @@ package tasks
 
 import (
 	"context"
+	"log/slog"
 	"time"
 
 	enumspb "go.temporal.io/api/enums/v1"
@@ -73,9 +74,9 @@ func (o *opening) withoutBadEntries(ctx context.Context, t *workflowTask, cause 
 	}
 	updates, lost := len(messages)-len(t.Messages), len(queries)-len(t.Queries)
 	o.report(ctx, t.GetWorkflowExecution(), updates+lost, cause)
-	o.tasks.options.Log.Error("updates or queries of a workflow task cannot be opened; "+
-		"its worker gets the task without them",
-		append(o.call.fields(ctx, t.GetWorkflowExecution()), "updates", updates, "queries", lost, "error", cause)...)
+	o.tasks.log(ctx, slog.LevelError, o.call, t.GetWorkflowExecution(),
+		"updates or queries of a workflow task cannot be opened; its worker gets the task without them",
+		"updates", updates, "queries", lost, "error", cause)
 	return true
 }
 
