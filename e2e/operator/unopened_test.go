@@ -69,10 +69,13 @@ func newUnopenable(s *site) *unopenable {
 // seal returns a payload as the proxy seals it in a namespace.
 func (u *unopenable) seal(namespace string) *commonpb.Payload {
 	u.Helper()
-	clear := &commonpb.Payload{Metadata: map[string][]byte{"encoding": []byte("json/plain")}, Data: []byte(`"clear text"`)}
-	sealed, err := u.frontend().Seal(u.Context(), u.caller, namespace, "", []*commonpb.Payload{clear})
+	sealed, err := u.frontend().Seal(u.Context(), u.caller, namespace, "", []*commonpb.Payload{clearPayload()})
 	u.ok(err)
 	return sealed[0]
+}
+
+func clearPayload() *commonpb.Payload {
+	return &commonpb.Payload{Metadata: map[string][]byte{"encoding": []byte("json/plain")}, Data: []byte(`"clear text"`)}
 }
 
 // does makes a call to which the frontend answers with a message.

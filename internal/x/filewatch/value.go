@@ -8,6 +8,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/temporal-seal/temporal-seal/internal/x/lograte"
 )
 
 // Recheck is how often a Value looks at its files, at most.
@@ -19,6 +21,8 @@ type Value[T any] struct {
 	files []string
 	parse func(contents [][]byte) (T, error)
 	log   *slog.Logger
+
+	failures lograte.Limiter // of lines about files that cannot be used
 
 	mu      sync.Mutex
 	checked time.Time
@@ -57,7 +61,9 @@ func (v *Value[T]) Get() T {
 			return v.value
 		}
 	}
-	v.log.Error("changed files cannot be used; going on with what they held before", "files", strings.Join(v.files, ","), "error", err)
+	if v.failures.Allow("") {
+		v.log.Error("changed files cannot be used; going on with what they held before", "files", strings.Join(v.files, ","), "error", err)
+	}
 	return v.value
 }
 
