@@ -61,7 +61,7 @@ func (v *Value[T]) Get() T {
 			return v.value
 		}
 	}
-	if v.failures.Allow("") {
+	if v.failures.Allow(err.Error()) {
 		v.log.Error("changed files cannot be used; going on with what they held before", "files", strings.Join(v.files, ","), "error", err)
 	}
 	return v.value
