@@ -65,6 +65,7 @@ var statusOfRewriting = map[rewrite.Kind]int{
 	rewrite.KindUnknownField: http.StatusBadRequest,
 	rewrite.KindTooLarge:     http.StatusRequestEntityTooLarge,
 	rewrite.KindDenied:       http.StatusForbidden,
+	rewrite.KindMemory:       http.StatusServiceUnavailable,
 	rewrite.KindPolicy:       http.StatusServiceUnavailable,
 	rewrite.KindSealing:      http.StatusServiceUnavailable,
 }

@@ -50,6 +50,7 @@ type exchange struct {
 	route  string
 	span   trace.Span
 	take   func(n int64) error // counts n bytes more
+	memory rewrite.Memory      // counts what rewriting takes
 	leave  func()              // nil: not counted in
 	// What is known of the caller, for the log.
 	caller    *policy.Caller
@@ -121,11 +122,11 @@ func (e *exchange) answer(ctx context.Context) ([]byte, error) {
 		return nil, refuse(http.StatusNotFound, "this codec server keeps no payloads in an external storage, so there is nothing to download")
 	}
 	host, _, _ := net.SplitHostPort(r.RemoteAddr) // net/http wrote it
-	take, leave, err := e.server.options.Enter(id.Caller, host)
+	take, memory, leave, err := e.server.options.Enter(id.Caller, host)
 	if err != nil {
 		return nil, refuse(http.StatusServiceUnavailable, "%v", err)
 	}
-	e.take, e.leave = take, leave
+	e.take, e.memory, e.leave = take, memory, leave
 	return e.rewriteBody(ctx, id, namespace)
 }
 
@@ -174,6 +175,7 @@ func (e *exchange) rewriteBody(ctx context.Context, id *auth.Identity, namespace
 		return nil, err
 	}
 	session := e.server.options.Rewriter.BeginCodec(rpc, namespace, id.Caller)
+	session.CountIn(e.memory)
 	payloads, err := e.rewrite(ctx, session, list.Payloads)
 	if err == nil {
 		err = e.record(ctx, session, id)
@@ -237,6 +239,14 @@ func (e *exchange) countElements(body []byte) error {
 	return nil
 }
 
+// countAnswer counts what the answer takes for n bytes that it has more than the request: decoded and as base64.
+func (e *exchange) countAnswer(n int64) error {
+	if err := e.take(bodyCost * n); err != nil {
+		return refuse(http.StatusServiceUnavailable, "%v", err)
+	}
+	return nil
+}
+
 // rewrite seals or opens a list of payloads as the policy says, and counts them.
 func (e *exchange) rewrite(
 	ctx context.Context, session *rewrite.Session, list []*commonpb.Payload,
@@ -247,7 +257,13 @@ func (e *exchange) rewrite(
 	}
 	e.describeSession(session)
 	start := time.Now()
-	payloads, err := rewriteList(ctx, run, list)
+	payloads, err := rewriteList(ctx, func(ctx context.Context, in []byte) ([]byte, error) {
+		out, err := run(ctx, in)
+		if more := len(out) - len(in); err == nil && more > 0 {
+			err = e.countAnswer(int64(more))
+		}
+		return out, err
+	}, list)
 	if err != nil {
 		e.server.options.Failed(direction, err)
 		e.server.options.Unopened(ctx, session)

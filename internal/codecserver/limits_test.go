@@ -1,12 +1,17 @@
 package codecserver
 
 import (
+	"bytes"
 	"context"
 	"io"
 	"net/http"
 	"strings"
 	"testing"
 	"time"
+
+	commonpb "go.temporal.io/api/common/v1"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
 )
 
 // post sends a body that may never end, and returns the status.
@@ -105,6 +110,44 @@ func TestABodyThatStopsEnds(t *testing.T) {
 	u.bodyTime = 50 * time.Millisecond
 	if got := u.post(t, "open", endless(t, `{"payloads":[`)); got != http.StatusBadRequest {
 		t.Errorf("a body that stops: %d", got)
+	}
+	u.allLeave(t)
+}
+
+// TestWhatOpensCounts: what payloads open to counts before it takes memory, and beside it the answer that holds it.
+func TestWhatOpensCounts(t *testing.T) {
+	u := start(t)
+	sealer, _, err := u.keys.Sealer(t.Context(), namespace, "default")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const size = 2_000_000
+	plain, err := proto.Marshal(&commonpb.Payload{Metadata: map[string][]byte{"encoding": []byte("binary/plain")},
+		Data: bytes.Repeat([]byte("0123456789abcdef0123456789abcdef"), size/32)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sealed, err := sealer.AppendPayload(nil, plain, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	payload := new(commonpb.Payload)
+	if err := proto.Unmarshal(sealed, payload); err != nil {
+		t.Fatal(err)
+	}
+	body, err := protojson.Marshal(&commonpb.Payloads{Payloads: []*commonpb.Payload{payload}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := u.post(t, "open", bytes.NewReader(body)); got != http.StatusOK {
+		t.Fatal(got)
+	}
+	if n := u.counted.Swap(0); n < 3*size {
+		t.Errorf("a body of %d bytes that opens to %d counts %d", len(body), size, n)
+	}
+	u.room.Store(size)
+	if got := u.post(t, "open", bytes.NewReader(body)); got != http.StatusServiceUnavailable {
+		t.Errorf("without room for what it opens to: %d", got)
 	}
 	u.allLeave(t)
 }

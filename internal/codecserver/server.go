@@ -63,8 +63,8 @@ type Options struct {
 	// Identify finds out who calls.
 	Identify auth.Identify
 	// Enter counts a request of a caller at this host in, before its body is read. take counts n bytes more, or returns why there
-	// is no room for them. leave ends both.
-	Enter func(caller *policy.Caller, host string) (take func(n int64) error, leave func(), err error)
+	// is no room for them, and memory what rewriting takes. leave ends all three.
+	Enter func(caller *policy.Caller, host string) (take func(n int64) error, memory rewrite.Memory, leave func(), err error)
 	// RequestBytes bounds a body.
 	RequestBytes int64
 	// Origins are those of the web pages that may call, as browsers name them: "https://ui.example.com".

@@ -119,12 +119,12 @@ func start(t *testing.T) *under {
 const requestBytes = 8 << 20
 
 // enter counts, and refuses where the test says so.
-func (u *under) enter(caller *policy.Caller, host string) (func(int64) error, func(), error) {
+func (u *under) enter(caller *policy.Caller, host string) (func(int64) error, rewrite.Memory, func(), error) {
 	if caller == nil || host != "127.0.0.1" {
-		return nil, nil, fmt.Errorf("a caller %v at %q", caller, host)
+		return nil, nil, nil, fmt.Errorf("a caller %v at %q", caller, host)
 	}
 	if u.full.Load() {
-		return nil, nil, errors.New("no place")
+		return nil, nil, nil, errors.New("no place")
 	}
 	u.entered.Add(1)
 	take := func(n int64) error {
@@ -133,8 +133,13 @@ func (u *under) enter(caller *policy.Caller, host string) (func(int64) error, fu
 		}
 		return nil
 	}
-	return take, func() { u.entered.Add(-1) }, nil
+	return take, memory(take), func() { u.entered.Add(-1) }, nil
 }
+
+// memory counts like the bytes of a request.
+type memory func(n int64) error
+
+func (m memory) Charge(n int64) error { return m(n) }
 
 type sink struct{ to *lockedBuffer }
 

@@ -45,6 +45,18 @@ func (s *Session) opens(n int) error { return s.call.meter.take(2 * n) }
 // CountIn has what the session's messages take counted there.
 func (s *Session) CountIn(m Memory) { s.meter.memory = m }
 
+// Decodes counts what a message takes that is about to be decoded, until done is called.
+// It is counted apart from what the session seals or opens meanwhile.
+func (s *Session) Decodes(d protoreflect.MessageDescriptor, in []byte) (done func(), err error) {
+	s.meter.begin(s.call.method.name, 0) // what it has opened before is of no use
+	m := &meter{memory: s.meter.memory}
+	m.begin(s.call.method.name, len(in))
+	if err = m.takeDecoded(d, in, 0); err != nil {
+		m.begin("", 0)
+	}
+	return func() { m.begin("", 0) }, err
+}
+
 // begin starts a message of that size. What was charged for the one before is given back.
 func (m *meter) begin(rpc string, size int) {
 	if m.charged > 0 && m.memory != nil {

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/reflect/protopath"
 	"google.golang.org/protobuf/reflect/protorange"
 
+	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 	"github.com/temporal-seal/temporal-seal/internal/x/wire"
 )
@@ -317,6 +318,9 @@ func (w *walk) handle(fr *frame, f *field, r *wire.Reader) error {
 		w.scopes[fr.scope].token = content
 		return nil
 	case opNamespace:
+		if n := to - from; n > envelope.MaxNamespace && !w.response { // that of the call is checked before
+			w.refused = w.fail(KindTooLarge, "namespace", fmt.Errorf("the name of the namespace has %d bytes, and %d are the most", n, envelope.MaxNamespace))
+		}
 		w.scopes[fr.scope].namespace = content
 		return nil
 	case opEndpoint:

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/temporal-seal/temporal-seal/internal/policy"
+	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 	"github.com/temporal-seal/temporal-seal/internal/x/lograte"
 )
 
@@ -53,6 +54,7 @@ type admission struct {
 	mu      sync.Mutex
 	unknown list.List // the connections, oldest first, on which no caller has proved an identity
 	total   account
+	own     account // of what the proxy does by itself
 	callers map[callerKey]*account
 	waiting []*waiter // for bytes, in the order in which they came
 	reading list.List // of *reader: those whose request has not arrived yet, in the order in which they came
@@ -122,21 +124,21 @@ func (c *call) admit() error {
 	return err
 }
 
-// Enter counts a request to the codec server in like a call of the caller at this host. take counts n bytes more. It does not
-// wait, since calls would wait behind it. The request has to leave once it is answered.
-func (s *Server) Enter(caller *policy.Caller, host string) (take func(n int64) error, leave func(), err error) {
+// Enter counts a request to the codec server in like a call of the caller at this host. take counts n bytes more, and memory what
+// rewriting takes. Neither waits, since calls would wait behind it. The request has to leave once it is answered.
+func (s *Server) Enter(caller *policy.Caller, host string) (take func(n int64) error, memory rewrite.Memory, leave func(), err error) {
 	p, err := s.admission.enter(&connection{account: new(account), host: host}, caller, false, 0)
 	if err != nil {
-		return nil, nil, errors.New(status.Convert(err).Message())
+		return nil, nil, nil, errors.New(status.Convert(err).Message())
 	}
-	body := new(reader) // calls go before it
+	l, body := newLease(p), new(reader) // calls go before it
 	take = func(n int64) error {
-		if !p.takeIfFree(n, body) {
+		if !l.place.takeIfFree(n, body) {
 			return s.admission.noBytes("a request", n)
 		}
 		return nil
 	}
-	return take, func() { p.leave(); p.giveBack() }, nil
+	return take, l, func() { l.place.leave(); l.giveBack() }, nil
 }
 
 // enter counts a call in, with what its headers take. The call has to leave when it ends. conn and caller may be nil. The error

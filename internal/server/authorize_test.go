@@ -255,7 +255,8 @@ func TestOtherNamespacesWithinARequest(t *testing.T) {
 		"the server's own endpoint": func(n string) (string, proto.Message) { return completed(system(n)) },
 		"a multi-operation":         multi,
 	} {
-		for namespace, want := range map[string]codes.Code{"mine": codes.Unimplemented, "mine-too": codes.Unimplemented, "": codes.Unimplemented, "theirs": codes.PermissionDenied} {
+		for namespace, want := range map[string]codes.Code{"mine": codes.Unimplemented, "mine-too": codes.Unimplemented, "": codes.Unimplemented, "theirs": codes.PermissionDenied,
+			strings.Repeat("n", auth.MaxNamespace+1): codes.InvalidArgument} {
 			method, q := make(namespace)
 			before := len(f.calls())
 			err := cc.Invoke(ctx, service+method, q, new(workflowservice.GetSystemInfoResponse))

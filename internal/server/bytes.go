@@ -195,6 +195,12 @@ func (p *place) charge(n int64) error {
 	return a.noBytes("what a message is made of or opens to", n)
 }
 
+// background counts what the proxy does by itself, like a caller of its own, until done is called.
+func (a *admission) background() (memory rewrite.Memory, done func()) {
+	l := newLease(place{in: a, accounts: [3]*account{&a.total, nil, &a.own}})
+	return l, l.giveBack
+}
+
 // take counts n bytes more. The caller holds the lock.
 func (p *place) take(n int64) {
 	p.bytes += n

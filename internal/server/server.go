@@ -148,7 +148,7 @@ func New(o Options) (*Server, error) {
 		return nil, err
 	}
 	s.tasks, err = tasks.New(tasks.Options{Rewriter: o.Rewriter, Keys: o.Keys, Audit: o.Audit,
-		Answered: o.Metrics.answered, Unopened: s.unopened.task, Panicked: s.panicked, Log: o.Log})
+		Answered: o.Metrics.answered, Unopened: s.unopened.task, Memory: s.admission.background, Panicked: s.panicked, Log: o.Log})
 	if err != nil {
 		return nil, err
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	commonpb "go.temporal.io/api/common/v1"
+	failurepb "go.temporal.io/api/failure/v1"
 	"go.temporal.io/api/workflowservice/v1"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -25,11 +26,16 @@ func (o *opening) activityTask(ctx context.Context, t *activityTask) bool {
 	return err == nil
 }
 
-// failActivity fails an activity's attempt in a way that loses nothing: it pauses the activity before, and
+// failActivity fails an activity's attempt in a way that loses nothing, unless it is too large for good: it pauses the activity before, and
 // the server does not retry a paused one and does not let it run out of attempts. If that is not possible,
 // the next attempt is put off.
 func (o *opening) failActivity(ctx context.Context, t *activityTask, cause error) {
 	e := t.GetWorkflowExecution()
+	if tooLarge(cause) { // it would be paused again after each retry
+		o.answer(ctx, "activity", e, &workflowservice.RespondActivityTaskFailedRequest{TaskToken: t.GetTaskToken(), Identity: identity,
+			Failure: applicationFailure(unopenedText(cause, ""), &failurepb.ApplicationFailureInfo{Type: tooLargeType, NonRetryable: true})}, cause)
+		return
+	}
 	key := activityKey{strings.Clone(o.call.namespace()), e.GetWorkflowId(), e.GetRunId(), t.GetActivityId()}
 	pausing := o.pause(ctx, key, cause)
 	already := status.Code(pausing) == codes.FailedPrecondition // perhaps by a person: then it stays paused

@@ -21,6 +21,8 @@ import (
 const (
 	// unopened is the type of failures of tasks that could not be opened.
 	unopened = "TaskUnopened"
+	// tooLargeType is the type of failures of messages that are too large for good.
+	tooLargeType = "PayloadsTooLarge"
 	// retryTask is the delay before the server hands out again an activity whose failure may pass.
 	retryTask = 30 * time.Second
 	// handedOutAgain is what happens to most tasks next.
@@ -77,6 +79,8 @@ func unopenedText(cause error, next string) string {
 	advice := "; find the cause in the proxy's log, and restore the key or the permission to use it, " +
 		"or terminate the workflow"
 	switch {
+	case tooLarge(cause):
+		advice = "; make its payloads smaller, raise `limits.bytes` of the proxy's config, or give the proxy more memory"
 	case cause == errCallerLeft:
 		advice = "; " + next
 	case beyondMemory(cause):

@@ -11,6 +11,7 @@ import (
 
 	commonpb "go.temporal.io/api/common/v1"
 	enumspb "go.temporal.io/api/enums/v1"
+	historypb "go.temporal.io/api/history/v1"
 	nexuspb "go.temporal.io/api/nexus/v1"
 	"go.temporal.io/api/workflowservice/v1"
 	"google.golang.org/grpc/codes"
@@ -252,9 +253,15 @@ func TestReasonThatCannotBeSealed(t *testing.T) {
 }
 
 // scarce is a Memory that refuses a number of times.
-type scarce struct{ refusals int }
+type scarce struct {
+	refusals int
+	tooMuch  bool
+}
 
-func (s *scarce) Charge(int64) error {
+func (s *scarce) Charge(n int64) error {
+	if s.tooMuch && n > 0 {
+		return rewrite.ErrTooMuch
+	}
 	if s.refusals > 0 {
 		s.refusals--
 		return errors.New("others use it")
@@ -278,6 +285,53 @@ func TestATaskWaitsForMemory(t *testing.T) {
 	got := open(t, t.Context(), g, call, task, new(workflowservice.PollActivityTaskQueueResponse))
 	if !proto.Equal(got, task) {
 		t.Errorf("the worker got a task with the token %q and %d payloads", got.GetTaskToken(), len(got.GetInput().GetPayloads()))
+	}
+}
+
+// TestATooLargeTaskFailsForGood: an activity that takes more memory than there is for one would be paused again after each
+// retry, so it fails once and says why. Nothing of it is decoded but its head.
+func TestATooLargeTaskFailsForGood(t *testing.T) {
+	t.Parallel()
+	input := &commonpb.Payloads{Payloads: []*commonpb.Payload{damaged()}}
+	for range 20_000 {
+		input.Payloads = append(input.Payloads, new(commonpb.Payload))
+	}
+	execution := &commonpb.WorkflowExecution{WorkflowId: "w", RunId: "r"}
+	f := new(recorder)
+	g := guard(t, f, opensAll, keyFile(t), new(atomic.Bool))
+	ctx := metadata.NewOutgoingContext(t.Context(), metadata.MD{})
+	call := g.call(t, "PollActivityTaskQueue", &workflowservice.PollActivityTaskQueueRequest{Namespace: "clinic"})
+	call.Session.CountIn(&scarce{tooMuch: true})
+	task := &workflowservice.PollActivityTaskQueueResponse{TaskToken: []byte("token"), ActivityId: "a", Input: input, WorkflowExecution: execution}
+	if got := open(t, ctx, g, call, task, new(workflowservice.PollActivityTaskQueueResponse)); len(got.GetTaskToken()) > 0 || got.GetInput() != nil {
+		t.Errorf("the worker got a task with the token %q", got.GetTaskToken())
+	}
+	if len(f.activity) != 1 {
+		t.Fatalf("failed %d times", len(f.activity))
+	}
+	info := f.activity[0].GetFailure().GetApplicationFailureInfo()
+	if !info.GetNonRetryable() || info.GetType() != tooLargeType || string(f.activity[0].GetTaskToken()) != "token" ||
+		!strings.Contains(f.activity[0].GetFailure().GetMessage(), "limits.bytes") {
+		t.Errorf("failed with %v", f.activity[0])
+	}
+	if len(g.answered) != 1 || g.paused.has(activityKey{"clinic", "w", "r", "a"}) {
+		t.Errorf("it is paused, or watched")
+	}
+	events := &historypb.History{Events: []*historypb.HistoryEvent{{Attributes: &historypb.HistoryEvent_WorkflowExecutionSignaledEventAttributes{
+		WorkflowExecutionSignaledEventAttributes: &historypb.WorkflowExecutionSignaledEventAttributes{Input: input}}}}}
+	call = g.call(t, "PollWorkflowTaskQueue", &workflowservice.PollWorkflowTaskQueueRequest{Namespace: "clinic"})
+	call.Session.CountIn(&scarce{tooMuch: true})
+	open(t, ctx, g, call, &workflowservice.PollWorkflowTaskQueueResponse{TaskToken: []byte("token"), WorkflowExecution: execution, History: events},
+		new(workflowservice.PollWorkflowTaskQueueResponse))
+	if len(f.workflow) != 1 || !strings.Contains(f.workflow[0].GetFailure().GetMessage(), "limits.bytes") {
+		t.Errorf("workflow tasks failed: %v", f.workflow)
+	}
+	call = g.call(t, "RespondWorkflowTaskCompleted", &workflowservice.RespondWorkflowTaskCompletedRequest{Namespace: "clinic"})
+	call.Session.CountIn(&scarce{tooMuch: true})
+	got := open(t, ctx, g, call, &workflowservice.RespondWorkflowTaskCompletedResponse{ResetHistoryEventId: 7,
+		ActivityTasks: []*workflowservice.PollActivityTaskQueueResponse{task}}, new(workflowservice.RespondWorkflowTaskCompletedResponse))
+	if got.GetResetHistoryEventId() != 7 || len(got.GetActivityTasks()) > 0 {
+		t.Errorf("the answer to a completed task is %v", got)
 	}
 }
 

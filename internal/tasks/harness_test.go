@@ -97,6 +97,7 @@ type guarded struct {
 	upstream local
 	log      *lockedBuffer
 	answered chan string
+	memory   rewrite.Memory // of what goes on in the background; nil: any amount
 }
 
 const opensAll = `package temporal
@@ -129,6 +130,7 @@ func guard(t *testing.T, f workflowservice.WorkflowServiceServer, rules, file st
 	g := &guarded{keys: keys, rewriter: rewriter, upstream: local{f}, log: logged, answered: make(chan string, 100)}
 	g.Tasks, err = New(Options{Rewriter: rewriter, Keys: keys, Answered: func(m string) { g.answered <- m }, Log: log,
 		Unopened: func(context.Context, Call, string, int, error) {},
+		Memory:   func() (rewrite.Memory, func()) { return g.memory, func() {} },
 		Panicked: func(what string, value any) error { return status.Errorf(codes.Internal, "%s: %v", what, value) }})
 	if err != nil {
 		t.Fatal(err)

@@ -10,14 +10,18 @@ import (
 	"go.temporal.io/api/workflowservice/v1"
 )
 
-// nexusTask reports whether the task opens. Otherwise it is failed: with a final answer where a later try
-// would fail too, since a few answers that ask for another try open the endpoint's circuit breaker for all
-// operations of that caller.
+// nexusTask reports whether the task opens. Otherwise it is failed.
 func (o *opening) nexusTask(ctx context.Context, t *nexusTask) bool {
 	err := o.hold(ctx, t, nexusTimeout(t.GetRequest()))
-	if err == nil {
-		return true
+	if err != nil {
+		o.failNexusTask(ctx, t, err)
 	}
+	return err == nil
+}
+
+// failNexusTask fails a task with a final answer where a later try would fail too, since a few answers that
+// ask for another try open the endpoint's circuit breaker for all operations of that caller.
+func (o *opening) failNexusTask(ctx context.Context, t *nexusTask, err error) {
 	kind, retry := "INTERNAL", enumspb.NEXUS_HANDLER_ERROR_RETRY_BEHAVIOR_NON_RETRYABLE
 	if transient(err) || err == errCallerLeft {
 		kind, retry = "UNAVAILABLE", enumspb.NEXUS_HANDLER_ERROR_RETRY_BEHAVIOR_RETRYABLE
@@ -33,7 +37,6 @@ func (o *opening) nexusTask(ctx context.Context, t *nexusTask) bool {
 		q.Error = &nexuspb.HandlerError{ErrorType: kind, RetryBehavior: retry, Failure: &nexuspb.Failure{Message: text}}
 	}
 	o.answer(ctx, "nexus", nil, q, err)
-	return false
 }
 
 // nexusTimeout is how long the server waits for the answer to a Nexus task.

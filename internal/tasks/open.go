@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
+	"github.com/temporal-seal/temporal-seal/internal/x/backoff"
 )
 
 // HandsOut reports whether the answer to a method may contain tasks.
@@ -46,23 +47,68 @@ func (t *Tasks) Open(ctx context.Context, call Call, u Unopened) ([]byte, error)
 		return o.eagerTask(ctx, u)
 	}
 	_, answer := call.poll()
-	if proto.Unmarshal(u.Sealed, answer) != nil {
+	done, err := o.decode(ctx, answer, u.Sealed)
+	defer done()
+	switch {
+	case err == nil:
+		o.keepTask(ctx, answer)
+	case beyondMemory(err) || tooLarge(err):
+		head := readHead(answer, u.Sealed)
+		o.fail(ctx, head, err)
+		o.clear(ctx, head)
+	default:
 		// This is no message at all. The worker gets no task, since an error could end it.
 		t.log(ctx, slog.LevelError, call, nil, "the server's answer to a poll cannot be read; its worker gets no task", "error", u.Cause)
 		return nil, nil
 	}
-	o.keepTask(ctx, answer)
 	return o.finish(ctx, answer)
+}
+
+// decode decodes an answer once there is memory for it, and waits for that as long as a task is held. Its
+// memory counts until done is called. Without an error the answer is whole.
+func (o *opening) decode(ctx context.Context, answer proto.Message, sealed []byte) (done func(), err error) {
+	limit := o.holdUntil(ctx, []time.Duration{unknownTimeout})
+	pause := backoff.Backoff{First: 100 * time.Millisecond, Max: time.Second}
+	for {
+		done, err = o.call.Session.Decodes(answer.ProtoReflect().Descriptor(), sealed)
+		wait := pause.Next()
+		if !beyondMemory(err) || ctx.Err() != nil || !time.Now().Add(wait).Before(limit) {
+			break
+		}
+		_ = backoff.Sleep(ctx, wait) // the next attempt finds out that the caller has left
+	}
+	if err == nil {
+		err = proto.Unmarshal(sealed, answer)
+	}
+	return done, err
+}
+
+// lacksMemory reports whether there is no memory to decode an answer whose tasks are returned beside what
+// the caller has done. It must arrive all the same: head is made what it says beside them, and they are left
+// to their timeouts.
+func (o *opening) lacksMemory(head proto.Message, sealed []byte, err error) bool {
+	if !beyondMemory(err) && !tooLarge(err) {
+		return false
+	}
+	readHead(head, sealed)
+	o.tasks.options.Log.Error("returned tasks take more memory than there is; they are left to their timeouts",
+		"rpc", o.call.rpc(), "namespace", o.call.namespace(), "error", err)
+	return true
 }
 
 // returnedTasks leaves out of the answer to a completed workflow task the tasks that do not open. The
 // answer itself must arrive: the server has accepted the worker's commands.
 func (o *opening) returnedTasks(ctx context.Context, u Unopened) ([]byte, error) {
 	a := new(workflowservice.RespondWorkflowTaskCompletedResponse)
-	if proto.Unmarshal(u.Sealed, a) != nil {
+	o.longest = longestHoldReturned
+	done, err := o.decode(ctx, a, u.Sealed)
+	defer done()
+	switch {
+	case o.lacksMemory(a, u.Sealed, err):
+		return proto.Marshal(a)
+	case err != nil:
 		return nil, u.Cause
 	}
-	o.longest = longestHoldReturned
 	if a.WorkflowTask != nil && !o.keepTask(ctx, a.WorkflowTask) {
 		a.WorkflowTask = nil
 	}
@@ -74,10 +120,15 @@ func (o *opening) returnedTasks(ctx context.Context, u Unopened) ([]byte, error)
 // server hands it to another worker.
 func (o *opening) eagerTask(ctx context.Context, u Unopened) ([]byte, error) {
 	a := new(workflowservice.StartWorkflowExecutionResponse)
-	if proto.Unmarshal(u.Sealed, a) != nil || a.EagerWorkflowTask == nil {
+	o.longest = longestHoldReturned
+	done, err := o.decode(ctx, a, u.Sealed)
+	defer done()
+	switch {
+	case o.lacksMemory(a, u.Sealed, err):
+		return proto.Marshal(a)
+	case err != nil || a.EagerWorkflowTask == nil:
 		return nil, u.Cause
 	}
-	o.longest = longestHoldReturned
 	if !o.keepTask(ctx, a.EagerWorkflowTask) {
 		a.EagerWorkflowTask = nil
 	}
@@ -97,17 +148,34 @@ func (o *opening) keepTask(ctx context.Context, task task) bool {
 		opens = o.nexusTask(ctx, t)
 	}
 	if !opens {
-		m := task.ProtoReflect()
-		m.SetUnknown(nil)
-		m.Range(func(f protoreflect.FieldDescriptor, _ protoreflect.Value) bool {
-			if !strings.HasPrefix(string(f.Name()), "poller_") {
-				m.Clear(f)
-			}
-			return true
-		})
-		o.tasks.keepPollers(ctx, o.call, m)
+		o.clear(ctx, task)
 	}
 	return len(task.GetTaskToken()) > 0
+}
+
+// fail answers a task in its worker's place without another try to open it.
+func (o *opening) fail(ctx context.Context, task task, cause error) {
+	switch t := task.(type) {
+	case *workflowTask:
+		o.failWorkflowTask(ctx, t, cause)
+	case *activityTask:
+		o.failActivity(ctx, t, cause)
+	case *nexusTask:
+		o.failNexusTask(ctx, t, cause)
+	}
+}
+
+// clear leaves of a task what is for its poller.
+func (o *opening) clear(ctx context.Context, task task) {
+	m := task.ProtoReflect()
+	m.SetUnknown(nil)
+	m.Range(func(f protoreflect.FieldDescriptor, _ protoreflect.Value) bool {
+		if !strings.HasPrefix(string(f.Name()), "poller_") {
+			m.Clear(f)
+		}
+		return true
+	})
+	o.tasks.keepPollers(ctx, o.call, m)
 }
 
 // answerWith returns an answer to the call with nothing but this task in it.

@@ -46,7 +46,7 @@ func refusedAnswer(call Call, kind rewrite.Kind, cause error) (standIn proto.Mes
 	info := &failurepb.ApplicationFailureInfo{Type: "PolicyDenied", NonRetryable: true}
 	why := enumspb.WORKFLOW_TASK_FAILED_CAUSE_WORKFLOW_WORKER_UNHANDLED_FAILURE
 	if kind == rewrite.KindTooLarge {
-		info.Type, why = "PayloadsTooLarge", enumspb.WORKFLOW_TASK_FAILED_CAUSE_PAYLOADS_TOO_LARGE
+		info.Type, why = tooLargeType, enumspb.WORKFLOW_TASK_FAILED_CAUSE_PAYLOADS_TOO_LARGE
 	}
 	failure := applicationFailure(text, info)
 	var answer proto.Message
@@ -102,8 +102,8 @@ func copyTask(to, from proto.Message) (named bool) {
 	return named
 }
 
-// readHead parses of a request what it says of itself: single values, the task queue and the deployment.
-// Lists may have any number of elements, which take far more memory than their bytes.
+// readHead parses of a request, or of an answer with a task, what it says of itself: single values, and the
+// messages of headFields. Lists may have any number of elements, which take far more memory than their bytes.
 func readHead[M proto.Message](m M, in []byte) M {
 	fields := m.ProtoReflect().Descriptor().Fields()
 	var head []byte
@@ -112,13 +112,19 @@ func readHead[M proto.Message](m M, in []byte) M {
 		if fd == nil || fd.IsList() || fd.IsMap() {
 			continue
 		}
-		if fd.Message() == nil || fd.Name() == "task_queue" || fd.Name() == "deployment_options" {
-			_, to := r.Bounds()
+		_, to := r.Bounds()
+		switch {
+		case fd.Message() == nil || headFields[fd.Name()]:
 			head = append(head, in[r.At():to]...)
+		case fd.Name() == "query": // that there is one
+			head = protowire.AppendBytes(protowire.AppendTag(head, fd.Number(), protowire.BytesType), nil)
 		}
 	}
 	return read(m, head)
 }
+
+// headFields are messages with a few values each.
+var headFields = map[protoreflect.Name]bool{"task_queue": true, "deployment_options": true, "workflow_execution": true, "poller_scaling_decision": true}
 
 // read parses a message that the rewriter has walked. One that cannot be parsed stays empty, and then has
 // no task token.

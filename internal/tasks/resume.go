@@ -19,9 +19,12 @@ const (
 	longestRetry = time.Minute
 	// maxFailures is how many activities of one namespace are tried in a row while its keys do not answer.
 	maxFailures = 3
-	// maxPaused bounds the activities that are watched, maxSealed the bytes that are kept of them to try.
-	maxPaused = 10_000
-	maxSealed = 64 << 20
+	// maxPaused bounds the activities that are watched, maxSealed the bytes that are kept of them to try, and
+	// maxPausedBytes all that is kept of them.
+	maxPaused      = 10_000
+	maxSealed      = 48 << 20
+	maxPausedBytes = 64 << 20
+	pausedCost     = 512 // of each, beside its bytes
 )
 
 // pausedActivities are the activities that were paused since they could not be opened. Each waits without
@@ -29,7 +32,7 @@ const (
 type pausedActivities struct {
 	mu       sync.Mutex
 	waiting  map[activityKey]*pausedActivity
-	bytes    int  // of all sealed
+	bytes    int  // of all
 	retrying bool // in the background
 }
 
@@ -40,6 +43,7 @@ type pausedActivity struct {
 	method  *rewrite.Method
 	request []byte
 	sealed  []byte // the answer; nil if it was one too many: then it goes on when another one of its namespace does
+	size    int    // that counts
 	found   bool   // at the server: the worker may be another one than its own
 	pause   backoff.Backoff
 	due     time.Time
@@ -53,21 +57,37 @@ func (a *pausedActivities) add(p *pausedActivity, retry func()) bool {
 	if len(a.waiting) >= maxPaused {
 		return false
 	}
+	others := a.bytes
 	if old := a.waiting[p.key]; old != nil {
-		a.bytes -= len(old.sealed)
+		others -= old.size
 	}
-	if a.bytes+len(p.sealed) > maxSealed {
-		p.sealed = nil
+	if others+len(p.sealed)+len(p.request) > maxSealed {
+		p.sealed, p.request = nil, nil
 	}
+	if p.size = p.bytes(); others+p.size > maxPausedBytes {
+		return false
+	}
+	a.bytes = others + p.size
 	p.pause = backoff.Backoff{First: firstRetry, Max: longestRetry}
 	p.due = time.Now().Add(p.pause.Next())
-	a.bytes += len(p.sealed)
 	a.waiting[p.key] = p
 	if !a.retrying {
 		a.retrying = true
 		go retry()
 	}
 	return true
+}
+
+// bytes is what an activity takes. Callers choose the size of all of it.
+func (p *pausedActivity) bytes() int {
+	k := &p.key
+	n := pausedCost + len(p.sealed) + len(p.request) + len(k.namespace) + len(k.workflow) + len(k.run) + len(k.activity)
+	for name, values := range p.worker.credentials {
+		for _, v := range values {
+			n += len(name) + len(v)
+		}
+	}
+	return n
 }
 
 // has reports whether an activity is watched.
@@ -97,7 +117,7 @@ func (a *pausedActivities) remove(p *pausedActivity) {
 	defer a.mu.Unlock()
 	if a.waiting[p.key] == p {
 		delete(a.waiting, p.key)
-		a.bytes -= len(p.sealed)
+		a.bytes -= p.size
 	}
 }
 
@@ -171,6 +191,9 @@ func (t *Tasks) tryOpen(p *pausedActivity) (err error) {
 		}
 	}()
 	session := t.options.Rewriter.Begin(p.method, p.worker.caller)
+	memory, done := t.options.Memory()
+	defer done()
+	session.CountIn(memory)
 	if err = session.Identify(p.request); err == nil {
 		_, err = session.Response(ctx, p.sealed)
 	}

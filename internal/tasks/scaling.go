@@ -10,11 +10,8 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
-const (
-	// scalingTimeout bounds the question whether the server suggests numbers of pollers.
-	scalingTimeout = 2 * time.Second
-	maxScaling     = 10_000 // namespaces for which the answer is remembered
-)
+// scalingTimeout bounds the question whether the server suggests numbers of pollers.
+const scalingTimeout = 2 * time.Second
 
 // keepPollers adds to an answer without a task the suggestion to leave the number of pollers as it is,
 // unless the server suggests one itself. Autoscaled workers take an empty answer for a sign that there are

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hashicorp/golang-lru/v2/simplelru"
 	commonpb "go.temporal.io/api/common/v1"
 	historypb "go.temporal.io/api/history/v1"
 	taskqueuepb "go.temporal.io/api/taskqueue/v1"
@@ -38,19 +39,24 @@ const (
 // searches are the times at which each namespace is searched next.
 type searches struct {
 	mu      sync.Mutex
-	next    map[string]time.Time
+	next    *simplelru.LRU[string, time.Time] // a namespace that it has forgotten is searched early
 	running int
+}
+
+func newSearches() (*searches, error) {
+	next, err := simplelru.NewLRU[string, time.Time](maxNamespaces, nil)
+	return &searches{next: next}, err
 }
 
 // begin reports whether the namespace is to be searched now. If so, the caller has to call end.
 func (s *searches) begin(namespace string, now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.running >= maxSearches || now.Before(s.next[namespace]) {
+	if next, ok := s.next.Get(namespace); s.running >= maxSearches || ok && now.Before(next) {
 		return false
 	}
 	s.running++
-	s.next[strings.Clone(namespace)] = now.Add(searchLimit)
+	s.next.Add(strings.Clone(namespace), now.Add(searchLimit))
 	return true
 }
 
@@ -58,16 +64,16 @@ func (s *searches) end(namespace string, again time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.running--
-	s.next[namespace] = time.Now().Add(again + time.Duration(rand.Int64N(int64(again/5))))
+	s.next.Add(namespace, time.Now().Add(again+time.Duration(rand.Int64N(int64(again/5)))))
 }
 
 // hasten has a namespace searched again before its time.
 func (s *searches) hasten(namespace string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if next, ok := s.next[namespace]; ok {
+	if next, ok := s.next.Get(namespace); ok {
 		if soon := time.Now().Add(longestRetry); soon.Before(next) {
-			s.next[namespace] = soon
+			s.next.Add(namespace, soon)
 		}
 	}
 }

@@ -108,7 +108,7 @@ func TestPausedActivitiesAreFoundAgain(t *testing.T) {
 	g.poll(t, "others")
 	eventually(t, func() bool { return strings.Contains(g.log.String(), "unpause by hand") })
 	g.searches.mu.Lock()
-	g.searches.next["clinic"] = time.Time{} // as if the time until the next search were over
+	g.searches.next.Add("clinic", time.Time{}) // as if the time until the next search were over
 	g.searches.mu.Unlock()
 	for range 3 {
 		g.poll(t, "workers")

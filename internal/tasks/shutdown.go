@@ -2,6 +2,8 @@ package tasks
 
 import (
 	"context"
+	"crypto/sha256"
+	"fmt"
 	"sync"
 	"time"
 
@@ -39,7 +41,7 @@ type heldPolls struct {
 	mu    sync.Mutex
 	most  time.Duration // how long each is held
 	polls map[*heldPoll]struct{}
-	gone  *simplelru.LRU[goneWorker, time.Time] // when they shut down
+	gone  *simplelru.LRU[goneWorker, time.Time] // when they shut down; evicts
 }
 
 type heldPoll struct {
@@ -47,7 +49,12 @@ type heldPoll struct {
 	end     context.CancelFunc
 }
 
-type goneWorker struct{ namespace, instance string }
+// goneWorker is the hash of a worker's namespace and instance key, which may be of any length.
+type goneWorker [sha256.Size]byte
+
+func goneWorkerOf(namespace, instance string) goneWorker {
+	return sha256.Sum256(fmt.Appendf(nil, "%q %q", namespace, instance))
+}
 
 func newHeldPolls() (*heldPolls, error) {
 	gone, err := simplelru.NewLRU[goneWorker, time.Time](maxGone, nil)
@@ -61,7 +68,7 @@ func (h *heldPolls) hold(ctx context.Context, q pollRequest) (held context.Conte
 	defer h.mu.Unlock()
 	held, cancel := context.WithTimeout(ctx, h.most)
 	poll := &heldPoll{q, cancel}
-	worker := goneWorker{q.GetNamespace(), q.GetWorkerInstanceKey()}
+	worker := goneWorkerOf(q.GetNamespace(), q.GetWorkerInstanceKey())
 	if since, ok := h.gone.Get(worker); ok && time.Since(since) < goneFor {
 		cancel()
 	}
@@ -86,7 +93,7 @@ func (h *heldPolls) release(q *workflowservice.ShutdownWorkerRequest) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if q.GetWorkerInstanceKey() != "" {
-		h.gone.Add(goneWorker{q.GetNamespace(), q.GetWorkerInstanceKey()}, time.Now())
+		h.gone.Add(goneWorkerOf(q.GetNamespace(), q.GetWorkerInstanceKey()), time.Now())
 	}
 	for p := range h.polls {
 		if polledBy(p.request, q) {

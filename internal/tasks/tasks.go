@@ -53,6 +53,9 @@ const (
 	FirstTry = time.Second
 	// requestTimeout bounds a request that the proxy makes by itself.
 	requestTimeout = 10 * time.Second
+
+	// maxNamespaces is of how many namespaces something is remembered. Their names have at most 1,000 bytes.
+	maxNamespaces = 5_000
 )
 
 // Options are the parts of the proxy that Tasks works with. All but Audit are required.
@@ -64,6 +67,8 @@ type Options struct {
 	Answered func(method string)
 	// Unopened reports n values of a call's task that do not open.
 	Unopened func(ctx context.Context, call Call, workflowID string, n int, cause error)
+	// Memory counts what opening a task in the background takes, until done is called.
+	Memory func() (memory rewrite.Memory, done func())
 	// Panicked logs a panic in the background and returns it as an error.
 	Panicked func(what string, value any) error
 	Log      *slog.Logger
@@ -88,13 +93,17 @@ func New(o Options) (*Tasks, error) {
 	if err != nil {
 		return nil, err
 	}
-	scaling, err := lru.New[string, bool](maxScaling)
+	scaling, err := lru.New[string, bool](maxNamespaces)
+	if err != nil {
+		return nil, err
+	}
+	searches, err := newSearches()
 	if err != nil {
 		return nil, err
 	}
 	t := &Tasks{options: o, polls: polls, scaling: scaling,
 		paused:   &pausedActivities{waiting: map[activityKey]*pausedActivity{}},
-		searches: &searches{next: map[string]time.Time{}}}
+		searches: searches}
 	t.ctx, t.stop = context.WithCancel(context.Background())
 	return t, nil
 }
@@ -187,6 +196,12 @@ func outlasting(out context.Context) (context.Context, context.CancelFunc) {
 func transient(err error) bool {
 	e, ok := errors.AsType[*rewrite.Error](err)
 	return ok && e.Transient() || errors.Is(err, audit.ErrUnrecorded)
+}
+
+// tooLarge reports whether a task takes more memory than one may, whatever others use.
+func tooLarge(err error) bool {
+	e, ok := errors.AsType[*rewrite.Error](err)
+	return ok && e.Kind == rewrite.KindTooLarge
 }
 
 // beyondMemory reports whether a task does not open because others use the memory that it takes.

@@ -24,11 +24,7 @@ func (o *opening) workflowTask(ctx context.Context, t *workflowTask) bool {
 	if err == nil || o.withoutBadEntries(ctx, t, err) {
 		return true
 	}
-	if t.GetQuery() != nil {
-		o.failQuery(ctx, t, err)
-	} else {
-		o.failWorkflowTask(ctx, t, err)
-	}
+	o.failWorkflowTask(ctx, t, err)
 	return false
 }
 
@@ -83,6 +79,10 @@ func (o *opening) withoutBadEntries(ctx context.Context, t *workflowTask, cause 
 // failWorkflowTask fails a workflow task once: the server hands a failed one out again at once, so later
 // attempts are left to their timeout.
 func (o *opening) failWorkflowTask(ctx context.Context, t *workflowTask, cause error) {
+	if t.GetQuery() != nil {
+		o.failQuery(ctx, t, cause)
+		return
+	}
 	var standIn proto.Message
 	if t.GetAttempt() <= 1 {
 		standIn = &workflowservice.RespondWorkflowTaskFailedRequest{
