@@ -23,8 +23,7 @@ var ErrTooMuch = errors.New("it takes more memory than one message may, by the n
 const (
 	// chargeStep is how much is charged at once, and what each message has free beside its size.
 	chargeStep = 64 << 10
-	// maxMemory is what the parts of one message may take: a message that opens to
-	// maxOpened, twice.
+	// maxMemory is what the parts of one message may take.
 	maxMemory = 2 * MaxOpened
 	// MaxOpened is the size that a message may open to. SDKs receive no larger ones.
 	MaxOpened = 128 << 20
@@ -37,10 +36,17 @@ type meter struct {
 	rpc     string
 	free    int // may be taken before more is charged
 	charged int64
+	opened  int64 // is what was decompressed
 }
 
-// opens counts n bytes before they are decompressed: there and in the message.
-func (s *Session) opens(n int) error { return s.call.meter.take(2 * n) }
+// opens counts n bytes before they are decompressed.
+func (s *Session) opens(n int) error {
+	m := s.call.meter
+	if m.opened += int64(n); m.opened > MaxOpened {
+		return m.fail(ErrTooMuch)
+	}
+	return m.take(n)
+}
 
 // CountIn has what the session's messages take counted there.
 func (s *Session) CountIn(m Memory) { s.meter.memory = m }
@@ -62,7 +68,7 @@ func (m *meter) begin(rpc string, size int) {
 	if m.charged > 0 && m.memory != nil {
 		_ = m.memory.Charge(-m.charged) // cannot fail
 	}
-	m.rpc, m.free, m.charged = rpc, chargeStep+size, 0
+	m.rpc, m.free, m.charged, m.opened = rpc, chargeStep+size, 0, 0
 }
 
 // take counts n bytes. An error is one of this package.
@@ -94,6 +100,11 @@ func (m *meter) charge() error {
 		m.free += int(n)
 		return nil
 	}
+	return m.fail(err)
+}
+
+// fail returns the error of a message that does not get what it takes.
+func (m *meter) fail(err error) error {
 	kind := KindMemory
 	if errors.Is(err, ErrTooMuch) {
 		kind = KindTooLarge

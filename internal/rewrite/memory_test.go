@@ -264,9 +264,10 @@ func TestWhatOpensIsCountedBefore(t *testing.T) {
 		return bytesOf(t, &workflowpb.PollActivityTaskQueueResponse{TaskToken: []byte("t"), Input: input})
 	}
 	all := &counter{limit: 1 << 40}
-	if _, err := counted(t, r, "PollActivityTaskQueue", page(10), all, true); err != nil || all.most < 20_000_000 {
+	if _, err := counted(t, r, "PollActivityTaskQueue", page(10), all, true); err != nil || all.most < 19_000_000 || all.most > 25_000_000 {
 		t.Errorf("%d bytes are counted: %v", all.most, err)
 	}
+	checkMemory(t, r, memoryFactors(t)["an answer"], "PollActivityTaskQueue", page(10), true)
 	in, little := page(60), &counter{limit: 8 << 20}
 	took := allocated(func() {
 		if kind, err := counted(t, r, "PollActivityTaskQueue", in, little, true); kind != KindMemory || !errors.Is(err, errFull) {
