@@ -31,6 +31,7 @@ func main() {
 func run(args []string, stdout, stderr io.Writer) int {
 	root := rootCommand()
 	root.SetArgs(args)
+	stdout, stderr = visible{to: stdout}, visible{to: stderr}
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	// No command runs with debugging on, not even help: the setting is a mistake wherever it is found.
@@ -78,7 +79,7 @@ Without a command it serves: on 127.0.0.1:7333, for the Temporal server on 127.0
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return o.Serve(cmd.Context(), cmd.ErrOrStderr())
+			return o.Serve(cmd.Context(), cmd.ErrOrStderr().(visible).to) // the log escapes by itself
 		},
 	}
 	addServeFlags(&o, root)

@@ -67,10 +67,12 @@ type style struct {
 // colors off.
 func newStyle(w io.Writer) *style {
 	s := &style{w: w}
+	v, _ := w.(visible)
 	// Only a character device can be a terminal; files and pipes get plain text.
-	if f, ok := w.(*os.File); ok && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb" {
+	if f, ok := v.to.(*os.File); ok && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb" {
 		info, err := f.Stat()
-		s.color = err == nil && info.Mode()&os.ModeCharDevice != 0
+		v.color = err == nil && info.Mode()&os.ModeCharDevice != 0
+		s.w, s.color = v, v.color
 	}
 	return s
 }
