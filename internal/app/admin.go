@@ -1,10 +1,12 @@
 package app
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -24,6 +26,7 @@ type admin struct {
 	net     net.Listener
 	changes atomic.Pointer[applier]         // set while calls should come here
 	keys    atomic.Pointer[keyring.Keyring] // set once they are open
+	making  chan struct{}                   // an element for each text that is being made
 	log     *slog.Logger
 }
 
@@ -32,6 +35,8 @@ const (
 	adminConnections = 256
 	// scrapes bounds those that run at once. One more gets a 503; probes are answered all the same.
 	scrapes = 4
+	// texts bounds how many answers of /readyz and /keys are made at once. One more waits for its turn.
+	texts = 4
 )
 
 // newAdmin takes the address. Until open is called, /readyz answers that the proxy is not ready.
@@ -40,16 +45,33 @@ func newAdmin(address string, t *telemetry, failed handshake.Failed) (*admin, er
 	if err != nil {
 		return nil, fmt.Errorf("%w with --admin", err)
 	}
-	a := &admin{net: netutil.LimitListener(handshake.Plain(n, failed), adminConnections), log: t.log}
+	a := &admin{net: netutil.LimitListener(handshake.Plain(n, failed), adminConnections), making: make(chan struct{}, texts), log: t.log}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
-	mux.HandleFunc("GET /readyz", a.readyz)
-	mux.HandleFunc("GET /keys", a.listKeys)
+	mux.HandleFunc("GET /readyz", a.inTurn(a.readyz))
+	mux.HandleFunc("GET /keys", a.inTurn(a.listKeys))
 	mux.Handle("GET /metrics", promhttp.HandlerFor(t.registry, promhttp.HandlerOpts{EnableOpenMetrics: true, MaxRequestsInFlight: scrapes}))
 	a.server = &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,
 		WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 64 << 10,
 		ErrorLog: slog.NewLogLogger(t.log.Handler(), slog.LevelDebug)}
 	return a, nil
+}
+
+// inTurn answers with a text that is made a few at a time, and sent after that: who reads slowly keeps nobody
+// waiting.
+func (a *admin) inTurn(text func(h http.Header, w io.Writer) (status int)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case a.making <- struct{}{}:
+		case <-r.Context().Done():
+			return
+		}
+		var b bytes.Buffer
+		status := text(w.Header(), &b)
+		<-a.making
+		w.WriteHeader(status)
+		_, _ = b.WriteTo(w) // the caller may be gone
+	}
 }
 
 // open has /readyz answer that calls may come; shut that they should go elsewhere.
@@ -58,38 +80,41 @@ func (a *admin) shut()                 { a.changes.Store(nil) }
 
 // readyz reports whether calls should come here, and what an operator should know. Sources that are not
 // in force do not take the proxy out: what was in force before them still holds.
-func (a *admin) readyz(w http.ResponseWriter, _ *http.Request) {
+func (a *admin) readyz(_ http.Header, w io.Writer) (status int) {
 	changes := a.changes.Load()
 	if changes == nil {
-		w.WriteHeader(http.StatusServiceUnavailable)
 		fmt.Fprintln(w, "not ready: starting or shutting down")
-		return
+		return http.StatusServiceUnavailable
 	}
 	state := changes.state.Load()
+	status = http.StatusOK
 	if nothing := changes.worksNot(state); nothing != "" {
-		w.WriteHeader(http.StatusServiceUnavailable)
+		status = http.StatusServiceUnavailable
 		fmt.Fprintln(w, "not ready: "+nothing)
 	} else {
 		fmt.Fprintln(w, "ready")
 	}
 	changes.dependencies.describe(w)
 	state.describe(w, changes.flags.File)
+	return status
 }
 
 // listKeys answers which keys are in use: names, references, ids and counts. Envelopes hold the same,
 // in the clear.
-func (a *admin) listKeys(w http.ResponseWriter, _ *http.Request) {
+func (a *admin) listKeys(h http.Header, w io.Writer) (status int) {
 	keys := a.keys.Load()
 	if keys == nil {
-		w.WriteHeader(http.StatusServiceUnavailable)
 		fmt.Fprintln(w, "the keys are not open yet")
-		return
+		return http.StatusServiceUnavailable
 	}
-	w.Header().Set("Content-Type", "application/json")
+	h.Set("Content-Type", "application/json")
 	e := json.NewEncoder(w)
 	e.SetIndent("", "  ")
 	e.SetEscapeHTML(false)
-	_ = e.Encode(inUse(keys)) // the caller may be gone
+	if err := e.Encode(inUse(keys)); err != nil {
+		return http.StatusInternalServerError
+	}
+	return http.StatusOK
 }
 
 // serve answers until close.

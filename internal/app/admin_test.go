@@ -1,8 +1,10 @@
 package app
 
 import (
+	"context"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -63,5 +65,44 @@ func TestScrapesAtOnce(t *testing.T) {
 	}
 	if got := get("/healthz", strings.Repeat("x", 100<<10)); got != http.StatusRequestHeaderFieldsTooLarge {
 		t.Errorf("headers of 100 KiB: %d", got)
+	}
+}
+
+// TestTextsInTurn: answers of /readyz and /keys are made a few at a time, others wait, and who leaves makes room.
+func TestTextsInTurn(t *testing.T) {
+	a, err := newAdmin("127.0.0.1:0", &telemetry{log: slog.New(slog.DiscardHandler), registry: prometheus.NewRegistry()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(a.close)
+	for range texts {
+		a.making <- struct{}{}
+	}
+	for _, path := range []string{"/readyz", "/keys"} {
+		ctx, cancel := context.WithCancel(t.Context())
+		ask := func(ctx context.Context, to *httptest.ResponseRecorder) <-chan struct{} {
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				a.server.Handler.ServeHTTP(to, httptest.NewRequestWithContext(ctx, http.MethodGet, path, nil))
+			}()
+			return done
+		}
+		left, waits := httptest.NewRecorder(), httptest.NewRecorder()
+		leaves, waiting := ask(ctx, left), ask(t.Context(), waits)
+		select {
+		case <-leaves:
+			t.Errorf("%s: made beyond the bound", path)
+		case <-waiting:
+			t.Errorf("%s: made beyond the bound", path)
+		case <-time.After(50 * time.Millisecond):
+		}
+		cancel()
+		<-leaves
+		<-a.making
+		if <-waiting; waits.Code != http.StatusServiceUnavailable || waits.Body.Len() == 0 { // the proxy has not started
+			t.Errorf("%s: %d %q", path, waits.Code, waits.Body)
+		}
+		a.making <- struct{}{}
 	}
 }
