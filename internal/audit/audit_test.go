@@ -376,3 +376,39 @@ func BenchmarkWrite(b *testing.B) {
 	}
 	_ = l.Close(b.Context())
 }
+
+// TestQueuedBytesAreBounded: records of any length take a bounded part of the memory while the sink hangs. What does not fit is
+// counted as dropped, or refused where records are required, and none is dropped once the sink takes them again.
+func TestQueuedBytesAreBounded(t *testing.T) {
+	long := record(1)
+	for i := range 2000 {
+		long.Payloads = append(long.Payloads, rewrite.Handled{Kind: "input", Namespace: fmt.Sprint("n", i), Key: "default", Outcome: rewrite.Failed, Count: 1})
+	}
+	for _, required := range []bool{false, true} {
+		hung := make(chan struct{})
+		l := start(t, Options{Sink: waits(hung), Required: required, Wait: time.Minute})
+		var calls sync.WaitGroup
+		for range 300 {
+			calls.Go(func() { _ = l.Write(t.Context(), long) })
+		}
+		gone := func() uint64 { _, dropped, refused := l.Counts(); return dropped + refused }
+		for deadline := time.Now().Add(10 * time.Second); gone() == 0 && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		}
+		if n := l.bytes.Load(); gone() == 0 || n > queuedBytes+1<<20 || n < queuedBytes/2 {
+			t.Errorf("required %v: %d bytes are queued, and %d are dropped or refused", required, n, gone())
+		}
+		close(hung)
+		calls.Wait()
+		for deadline := time.Now().Add(10 * time.Second); l.bytes.Load() > 0 && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		}
+		if kept, dropped, refused := l.Counts(); kept+dropped+refused != 300 || l.bytes.Load() != 0 {
+			t.Errorf("required %v: %d kept, %d dropped, %d refused; %d bytes are left", required, kept, dropped, refused, l.bytes.Load())
+		}
+	}
+}
+
+// waits is a sink that takes nothing until it is closed.
+type waits chan struct{}
+
+func (w waits) Write(_ context.Context, lines [][]byte) (int, error) { <-w; return len(lines), nil }
+func (w waits) Close() error                                         { return nil }

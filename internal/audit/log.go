@@ -47,8 +47,12 @@ const (
 	// DefaultWait is the bound for calls whose record is required.
 	DefaultWait = time.Second
 
-	queued   = 16384 // records that wait for the sink, about 10 MB
-	maxBatch = 256   // records written at once
+	queued = 16384 // records that wait for the sink, about 10 MB
+	// queuedBytes is what they may take: what a record lists is up to callers. keptBuffer is the largest
+	// buffer that is used again.
+	queuedBytes = 16 << 20
+	keptBuffer  = 64 << 10
+	maxBatch    = 256 // records written at once
 )
 
 // ErrUnrecorded is the error of a call whose required record cannot be stored.
@@ -60,6 +64,7 @@ type Log struct {
 	options Options
 	queue   chan *line
 	lines   sync.Pool
+	bytes   atomic.Int64 // of the lines that are queued or being written
 	retry   time.Duration
 	closing chan struct{}
 	ended   chan struct{}
@@ -95,6 +100,13 @@ func (l *Log) Write(ctx context.Context, r *Record) error {
 		return l.lost(fmt.Errorf("a record cannot be written as JSON: %w", err))
 	}
 	n.state <- struct{}{}
+	if size := int64(n.text.Len()); l.bytes.Add(size) > queuedBytes && l.bytes.Load() > size {
+		l.giveBack(n)
+		if l.options.Required {
+			return l.refuse()
+		}
+		return l.lost(errFlood)
+	}
 	if l.options.Required {
 		return l.writeRequired(ctx, n)
 	}
@@ -107,9 +119,23 @@ func (l *Log) Write(ctx context.Context, r *Record) error {
 		default:
 		}
 	}
-	<-n.state
-	l.lines.Put(n)
-	return l.lost(errors.New("records come faster than they can be kept"))
+	l.giveBack(n)
+	return l.lost(errFlood)
+}
+
+// errFlood is why a record is dropped.
+var errFlood = errors.New("records come faster than they can be kept")
+
+// giveBack ends a line that no call waits for.
+func (l *Log) giveBack(n *line) {
+	l.bytes.Add(-int64(n.text.Len()))
+	select {
+	case <-n.state:
+	default: // abandoned
+	}
+	if n.text.Cap() <= keptBuffer {
+		l.lines.Put(n)
+	}
 }
 
 // writeRequired waits for room in the queue and then until the record is stored, together no longer than the
@@ -287,15 +313,16 @@ func (l *Log) keep(ctx context.Context, batch []*line, texts [][]byte) {
 
 // settle passes the outcome of a record to the call that waits for it, if one does.
 func (l *Log) settle(n *line, err error) {
-	select {
-	case <-n.state:
-		if l.options.Required {
+	if l.options.Required {
+		select {
+		case <-n.state:
+			l.bytes.Add(-int64(n.text.Len()))
 			n.written <- err // the waiting call has the line now; it is not used again
 			return
+		default: // abandoned
 		}
-	default: // abandoned
 	}
-	l.lines.Put(n)
+	l.giveBack(n)
 }
 
 // drop gives up a record that cannot be stored before the log closes.
@@ -315,7 +342,7 @@ func (l *Log) withoutAbandoned(batch []*line) []*line {
 			n.state <- struct{}{}
 			left = append(left, n)
 		default:
-			l.lines.Put(n)
+			l.giveBack(n)
 		}
 	}
 	return left
