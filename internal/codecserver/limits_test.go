@@ -12,6 +12,8 @@ import (
 	commonpb "go.temporal.io/api/common/v1"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 )
 
 // post sends a body that may never end, and returns the status.
@@ -127,7 +129,7 @@ func TestWhatOpensCounts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	sealed, err := sealer.AppendPayload(nil, plain, true)
+	sealed, err := sealer.AppendPayload(nil, plain, true, new(envelope.Nonces))
 	if err != nil {
 		t.Fatal(err)
 	}

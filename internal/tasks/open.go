@@ -86,13 +86,13 @@ func (o *opening) decode(ctx context.Context, answer proto.Message, sealed []byt
 // lacksMemory reports whether there is no memory to decode an answer whose tasks are returned beside what
 // the caller has done. It must arrive all the same: head is made what it says beside them, and they are left
 // to their timeouts.
-func (o *opening) lacksMemory(head proto.Message, sealed []byte, err error) bool {
+func (o *opening) lacksMemory(ctx context.Context, head proto.Message, sealed []byte, err error) bool {
 	if !beyondMemory(err) && !tooLarge(err) {
 		return false
 	}
 	readHead(head, sealed)
 	o.tasks.options.Log.Error("returned tasks take more memory than there is; they are left to their timeouts",
-		"rpc", o.call.rpc(), "namespace", o.call.namespace(), "error", err)
+		append(o.call.fields(ctx, nil), "error", err)...)
 	return true
 }
 
@@ -104,7 +104,7 @@ func (o *opening) returnedTasks(ctx context.Context, u Unopened) ([]byte, error)
 	done, err := o.decode(ctx, a, u.Sealed)
 	defer done()
 	switch {
-	case o.lacksMemory(a, u.Sealed, err):
+	case o.lacksMemory(ctx, a, u.Sealed, err):
 		return proto.Marshal(a)
 	case err != nil:
 		return nil, u.Cause
@@ -124,7 +124,7 @@ func (o *opening) eagerTask(ctx context.Context, u Unopened) ([]byte, error) {
 	done, err := o.decode(ctx, a, u.Sealed)
 	defer done()
 	switch {
-	case o.lacksMemory(a, u.Sealed, err):
+	case o.lacksMemory(ctx, a, u.Sealed, err):
 		return proto.Marshal(a)
 	case err != nil || a.EagerWorkflowTask == nil:
 		return nil, u.Cause
