@@ -31,6 +31,8 @@ const (
 	shapeVariable  = "SEAL_ABUSE_SHAPE"
 	targetVariable = "SEAL_ABUSE_TARGET"
 	timeVariable   = "SEAL_ABUSE_TIME"
+	// limiterVariable chooses the limiter by its name: see newLimiter.
+	limiterVariable = "SEAL_ABUSE_LIMITER"
 	// onlyVariable runs the shapes alone whose names contain this text.
 	onlyVariable = "SEAL_ABUSE_ONLY"
 )
@@ -59,7 +61,7 @@ func child(name string) int {
 	var cancel context.CancelFunc
 	t.ctx, cancel = context.WithTimeout(context.Background(), d)
 	defer cancel()
-	time.AfterFunc(d+5*time.Second, func() { os.Exit(0) }) // a shape that hangs in a write
+	time.AfterFunc(d+min(d, 5*time.Second), func() { os.Exit(0) }) // a shape that hangs in a write
 	for _, s := range shapes {
 		if s.name == name {
 			if err := s.run(t); err != nil {
@@ -174,7 +176,8 @@ func TestAbuse(t *testing.T) {
 	if !testing.Short() && os.Getenv(onlyVariable) == "" && all.calls < leastCalls {
 		t.Errorf("%d good calls, fewer than %d", all.calls, leastCalls)
 	}
-	if all.p99 > mostP99 || factor > p99Factor {
+	// A short form runs on machines that do other things as well: it prints the latency, and does not judge it.
+	if !testing.Short() && (all.p99 > mostP99 || factor > p99Factor) {
 		t.Errorf("p99 of good calls is %v, %.1f times that without an attack", all.p99, factor)
 	}
 	polls, kept := crowd.polls.Load(), crowd.pollsKept.Load()
@@ -281,6 +284,7 @@ admin: "ADMIN"
 	if s.proxy, err = peers.Start("proxy", cmd, s.log); err != nil {
 		t.Fatal(err)
 	}
+	s.limiter.watch(s.proxy.PID(), s.proxy.Done())
 	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
 	defer cancel()
 	if _, err = s.log.Await(ctx, s.proxy.Done(), func(line map[string]any) bool { return line["msg"] == "serving" }); err != nil {

@@ -7,6 +7,9 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
 )
 
 // memoryLimit is what the proxy's process may hold, in bytes, as in a container of 512 MiB.
@@ -17,10 +20,29 @@ type limiter struct {
 	name string // as the last line prints it
 	dir  string // of the cgroup; empty for prlimit
 	v2   bool
+
+	watched bool // this process ends the proxy
+	ended   atomic.Int32
 }
 
-// newLimiter makes a memory cgroup, of version 2 or 1. Where neither can be made, it falls back to a limit of the data segment.
+const (
+	prlimit = "prlimit --data"
+	watched = "watched resident memory"
+)
+
+// newLimiter makes a memory cgroup, of version 2 or 1. Where neither can be made, it falls back to a limit of the data segment,
+// and where that cannot be set to a look at the resident memory every few milliseconds. SEAL_ABUSE_LIMITER chooses
+// one of the latter two.
 func newLimiter() (*limiter, error) {
+	switch only := os.Getenv(limiterVariable); only {
+	case prlimit:
+		return &limiter{name: prlimit}, nil
+	case watched:
+		return &limiter{name: watched, watched: true}, nil
+	case "":
+	default:
+		return nil, fmt.Errorf("%s: %q is neither %q nor %q", limiterVariable, only, prlimit, watched)
+	}
 	name := fmt.Sprintf("temporal-seal-abuse-%d", os.Getpid())
 	for _, l := range []*limiter{
 		{name: "cgroup v2", dir: filepath.Join("/sys/fs/cgroup", name), v2: true},
@@ -32,9 +54,33 @@ func newLimiter() (*limiter, error) {
 		_ = os.Remove(l.dir)
 	}
 	if _, err := exec.LookPath("prlimit"); err != nil {
-		return nil, fmt.Errorf("neither a memory cgroup can be made nor prlimit be found: %w", err)
+		return &limiter{name: watched, watched: true}, nil
 	}
-	return &limiter{name: "prlimit --data"}, nil
+	return &limiter{name: prlimit}, nil
+}
+
+// watch ends a process that goes beyond the limit, where nothing else does. The kernel ends one that is in a cgroup, and gives one
+// with prlimit no more memory.
+func (l *limiter) watch(pid int, done <-chan struct{}) {
+	if !l.watched {
+		return
+	}
+	go func() {
+		tick := time.NewTicker(5 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-done:
+				return
+			case <-tick.C:
+			}
+			if _, now := resident(pid); now > memoryLimit {
+				l.ended.Add(1)
+				_ = syscall.Kill(pid, syscall.SIGKILL)
+				return
+			}
+		}
+	}()
 }
 
 func (l *limiter) create() error {
@@ -58,7 +104,10 @@ func (l *limiter) create() error {
 
 // wrap returns a command that runs the program under the limit.
 func (l *limiter) wrap(program string) (path string, args []string) {
-	if l.dir == "" {
+	switch {
+	case l.watched:
+		return program, nil
+	case l.dir == "":
 		return "prlimit", []string{fmt.Sprintf("--data=%d", memoryLimit), program}
 	}
 	return "sh", []string{"-c", `echo $$ >"$0" && exec "$@"`, filepath.Join(l.dir, "cgroup.procs"), program}
@@ -66,6 +115,9 @@ func (l *limiter) wrap(program string) (path string, args []string) {
 
 // kills is how often the limit ended a process.
 func (l *limiter) kills() int {
+	if l.dir == "" {
+		return int(l.ended.Load())
+	}
 	file := "memory.oom_control"
 	if l.v2 {
 		file = "memory.events"
