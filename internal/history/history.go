@@ -35,7 +35,7 @@ type Options struct {
 // Open returns a JSON document with every payload and text opened that is sealed, wherever it stands, how
 // many these are, and a line for each that cannot be opened, which stays as it is.
 func Open(ctx context.Context, document any, o Options) (plain any, opened int, problems []string) {
-	h := &opener{ctx: ctx, options: o, foreign: o.Foreign.For(o.Namespace)}
+	h := &opener{ctx: ctx, options: o, foreign: o.Foreign.For(o.Namespace), left: maxOpened}
 	plain = h.value(document, "$")
 	return plain, h.opened, h.problems
 }
@@ -49,6 +49,35 @@ type opener struct {
 	foreign  *foreign.Namespace
 	opened   int
 	problems []string
+	left     int // bytes that what is compressed may still open to
+}
+
+const (
+	// maxOpened is what the compressed payloads of one document may open to together.
+	maxOpened = 1 << 30
+	// maxPath is the length from which on a place is shortened: a document may have long names, each around many.
+	maxPath = 500
+)
+
+// grow counts n bytes before they are decompressed.
+func (h *opener) grow(n int) error {
+	if n > h.left {
+		return fmt.Errorf("what is compressed in the file opens to more than %d MiB: split the file", maxOpened>>20)
+	}
+	h.left -= n
+	return nil
+}
+
+// within returns the place of a part of what is at path.
+func within(path, part string) string {
+	const more = "..."
+	switch {
+	case strings.HasSuffix(path, more):
+		return path
+	case len(path)+len(part) > maxPath:
+		return path + more
+	}
+	return path + part
 }
 
 // value returns a part of the document with everything in it opened. path is its place for messages, such as
@@ -57,14 +86,14 @@ func (h *opener) value(v any, path string) any {
 	switch v := v.(type) {
 	case []any:
 		for i := range v {
-			v[i] = h.value(v[i], fmt.Sprintf("%s[%d]", path, i))
+			v[i] = h.value(v[i], within(path, fmt.Sprintf("[%d]", i)))
 		}
 	case map[string]any:
 		if p, ok := payloadOf(v); ok {
 			return h.payload(p, v, path)
 		}
 		for _, k := range slices.Sorted(maps.Keys(v)) {
-			v[k] = h.value(v[k], path+"."+k)
+			v[k] = h.value(v[k], within(path, "."+k))
 		}
 	case string:
 		return h.text(v, path)
@@ -156,7 +185,7 @@ func (h *opener) openPayload(raw []byte) (out []byte, marked bool, err error) {
 		return nil, true, errors.New(
 			"another tool encoded it, and does not say for which namespace: add --namespace")
 	}
-	var run foreign.Run // a file is no message: there is no limit to what its payloads hold together
+	run := foreign.NewRun(h.grow)
 	encoded, err := h.foreign.Parse(raw, &run)
 	if err != nil || encoded == nil {
 		return nil, false, err
@@ -195,6 +224,7 @@ func (h *opener) open(s *envelope.Sealed) ([]byte, error) {
 			namespace = strings.TrimPrefix(namespace, h.options.Realm+"/")
 		}
 	}
+	s.Ask(h.grow)
 	plain, _, err := h.options.Keys.Open(h.ctx, nil, s, namespace, new(keyring.Run))
 	return plain, err
 }
