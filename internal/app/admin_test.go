@@ -70,7 +70,7 @@ func TestScrapesAtOnce(t *testing.T) {
 
 // TestTextsInTurn: answers of /readyz and /keys are made a few at a time, others wait, and who leaves makes room.
 func TestTextsInTurn(t *testing.T) {
-	a, err := newAdmin("127.0.0.1:0", &telemetry{log: slog.New(slog.DiscardHandler), registry: prometheus.NewRegistry()})
+	a, err := newAdmin("127.0.0.1:0", &telemetry{log: slog.New(slog.DiscardHandler), registry: prometheus.NewRegistry()}, func(string, handshake.Cause) {})
 	if err != nil {
 		t.Fatal(err)
 	}
