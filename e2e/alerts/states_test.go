@@ -115,6 +115,7 @@ func makeStates() []state {
 			rewrittenSecond(func(o *harness.ProxyOptions) { o.Policy = openAll + "# another revision\n" }),
 			rewrittenSecond(func(*harness.ProxyOptions) {})),
 		buildsDiffer(),
+		certificateExpires(),
 		{alert: "ProxyPanicked", also: []string{"CallsFail"}, prepare: func(s *site) (err error) {
 			s.options.Binary, err = buildFaulty()
 			return err
@@ -197,6 +198,20 @@ func (s *site) replaceSecond(o *harness.ProxyOptions, build func() (string, erro
 	s.t.Cleanup(p.Kill)
 	s.proxies[0] = p
 	return nil
+}
+
+// certificateExpires has the codec server's certificate expire within a day, and renews it.
+func certificateExpires() state {
+	days := func(n int) func(*site) error {
+		return func(s *site) error {
+			return harness.WriteCertificate(s.dir, "codec", time.Now().Add(-time.Hour), time.Now().Add(time.Duration(n)*24*time.Hour))
+		}
+	}
+	return state{alert: "CertificateExpires", prepare: func(s *site) error {
+		file := filepath.Join(s.dir, "codec")
+		s.options.Extra = fmt.Sprintf("codec_server: {address: \"127.0.0.1:0\", tls: {cert_file: %q, key_file: %q}}\n", file+".crt", file+".key")
+		return days(90)(s)
+	}, begin: days(1), end: days(90)}
 }
 
 // auditFails has the audit file lead to a full device.

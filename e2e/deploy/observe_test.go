@@ -95,8 +95,13 @@ func TestDashboardAndAlerts(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(collector.Stop)
+	certificate := filepath.Join(t.TempDir(), "codec")
+	if err := harness.WriteCertificate(filepath.Dir(certificate), "codec", time.Now(), time.Now().Add(90*24*time.Hour)); err != nil {
+		t.Fatal(err)
+	}
 	proxy, err := harness.StartProxy(ctx, harness.ProxyOptions{Dir: t.TempDir(), Upstream: server.Address, Env: collector.Env(),
-		Extra: fmt.Sprintf("audit: {file: %q}\ncodec_server: {address: \"127.0.0.1:0\"}\n", filepath.Join(t.TempDir(), "audit.jsonl"))})
+		Extra: fmt.Sprintf("audit: {file: %q}\ncodec_server: {address: \"127.0.0.1:0\", tls: {cert_file: %q, key_file: %q}}\n",
+			filepath.Join(t.TempDir(), "audit.jsonl"), certificate+".crt", certificate+".key")})
 	if err != nil {
 		t.Fatal(err)
 	}

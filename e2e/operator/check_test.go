@@ -1,34 +1,18 @@
 package operator
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"fmt"
-	"math/big"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/temporal-seal/temporal-seal/e2e/harness"
 )
 
 // certificate writes a self-signed certificate for localhost and its key into the scenario's folder: name.crt and name.key.
 func (s *site) certificate(name string, from, until time.Time) {
 	s.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	s.ok(err)
-	serial, err := rand.Int(rand.Reader, big.NewInt(1<<62))
-	s.ok(err)
-	template := &x509.Certificate{SerialNumber: serial, Subject: pkix.Name{CommonName: name}, NotBefore: from, NotAfter: until,
-		DNSNames: []string{"localhost", name}, IsCA: true, BasicConstraintsValid: true}
-	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	s.ok(err)
-	private, err := x509.MarshalPKCS8PrivateKey(key)
-	s.ok(err)
-	s.write(name+".crt", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert})))
-	s.write(name+".key", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})))
+	s.ok(harness.WriteCertificate(s.dir, name, from, until))
 }
 
 // checked runs check with a config that is written first.

@@ -132,6 +132,11 @@ func TestGauges(t *testing.T) {
 		s.contains("the test of the rules", repositoryFile(s, "deploy/prometheus/alerts_test.yaml"), "alerts about states hold as long as these")
 		s.contains("CI", repositoryFile(s, ".ci/run"), "make test-alerts")
 	})
+	scenario(t, "6.4", "the rule, which make test-alerts has fire", func(s *site) {
+		rule, ok := cutOut(repositoryFile(s, "deploy/prometheus/alerts.yaml"), "- alert: CertificateExpires", "- alert:")
+		s.want(ok && strings.Contains(rule, "temporal_seal_cert_expiry_seconds) <"), "the rule does not read the gauge: %s", rule)
+		s.contains("make test-alerts", repositoryFile(s, "e2e/alerts/states_test.go"), `alert: "CertificateExpires"`)
+	})
 	scenario(t, "8.10", "panels", func(s *site) {
 		s.contains("the dashboard", repositoryFile(s, "deploy/grafana/temporal-seal.json"), "temporal_seal_key_revoked", "temporal_seal_key_payloads_total",
 			"temporal_seal_limit", "temporal_seal_refused_total", "temporal_seal_config_stale", "temporal_seal_policy_stale", "temporal_seal_spans_total")
