@@ -94,6 +94,9 @@ func (a *admin) readyz(_ http.Header, w io.Writer) (status int) {
 	} else {
 		fmt.Fprintln(w, "ready")
 	}
+	if changes.started.Shadow {
+		fmt.Fprintln(w, "shadow: nothing new is sealed, payloads pass in clear")
+	}
 	changes.dependencies.describe(w)
 	state.describe(w, changes.flags.File)
 	return status

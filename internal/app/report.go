@@ -36,7 +36,7 @@ func newReport(a *applier, t *telemetry) *report {
 			"Attempts to take up keys, grants and revoked data keys from the config, by outcome."),
 		policies: outcomes("temporal_seal_policy_reloads_total", "Attempts to load changed policy files, by outcome."),
 	}
-	t.registry.MustRegister(r.configs, r.policies, keyMetrics{a.keys}, stateMetrics{a.state.Load})
+	t.registry.MustRegister(r.configs, r.policies, keyMetrics{a.keys}, stateMetrics{a.state.Load, a.started.Shadow})
 	return r
 }
 
@@ -164,11 +164,15 @@ func (s *state) describe(w io.Writer, file string) {
 
 // stateMetrics shows the policy's revision, which sections of the config wait for a restart, and whether the sources differ from what is in force. Its
 // labels are that revision and the namespaces that have policy files.
-type stateMetrics struct{ state func() *state }
+type stateMetrics struct {
+	state  func() *state
+	shadow bool // the proxy runs in shadow mode
+}
 
 var (
 	configStale = prometheus.NewDesc("temporal_seal_config_stale",
 		"1 while the config file, or a part of it, is refused; /readyz says why.", nil, nil)
+	shadowMode     = prometheus.NewDesc("temporal_seal_shadow", "1 in shadow mode, in which nothing new is sealed.", nil, nil)
 	restartPending = prometheus.NewDesc("temporal_seal_restart_pending",
 		"1 while a section of the config file differs from what is in force and takes effect at the next start.",
 		[]string{"section"}, nil)
@@ -200,6 +204,7 @@ func (m stateMetrics) Collect(ch chan<- prometheus.Metric) {
 	}
 	gauge(policyInfo, 1, s.policy.Revision())
 	gauge(configStale, oneIf(len(s.causes()) > 0))
+	gauge(shadowMode, oneIf(m.shadow))
 	for _, section := range restartSections {
 		gauge(restartPending, oneIf(slices.Contains(s.restart, section)), section)
 	}

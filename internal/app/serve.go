@@ -164,7 +164,7 @@ func warnAtStart(c *config.Config, log *slog.Logger) {
 		}
 	}
 	if c.Shadow {
-		log.Warn("SHADOW MODE: payloads are counted and pass in clear, nothing is sealed")
+		log.Warn("SHADOW MODE: nothing new is sealed, payloads pass in clear and the policy's verdicts are counted")
 	}
 }
 

@@ -56,7 +56,8 @@ type Config struct {
 	// What happens to request fields that this build does not know: `lenient` lets them pass if they cannot
 	// hold a payload, `strict` refuses the call.
 	UnknownFields string `yaml:"unknown_fields" default:"lenient" enum:"lenient,strict"`
-	// Decide, count and trace, but change nothing: payloads pass in clear, also those that the policy denies.
+	// Seal nothing new: what requests hold passes in clear, also what the policy denies, and its verdicts are counted. What
+	// was sealed before is opened as always.
 	Shadow bool `yaml:"shadow" default:"false"`
 	// Host and port of `/healthz`, `/readyz`, `/keys` and `/metrics`.
 	Admin string `yaml:"admin" default:"127.0.0.1:7334"`

@@ -162,8 +162,17 @@ func (s *sealer) decide(ctx context.Context) (err error) {
 		}
 		s.items = append(s.items, sealItem{slot: sl})
 		v := &s.items[len(s.items)-1].verdict
-		if err := s.decideSlot(ctx, sl, v); err != nil {
+		err := s.decideSlot(ctx, sl, v)
+		shadowed := s.stats.Shadow
+		if s.call.rewriter.shadow {
+			err = s.inShadow(sl, v, err)
+		}
+		if err != nil {
 			return err
+		}
+		if s.stats.Shadow > shadowed {
+			s.items = s.items[:len(s.items)-1]
+			continue
 		}
 		if v.Action == policy.Pass {
 			s.stats.Passed++

@@ -140,9 +140,6 @@ func (o *opener) open(ctx context.Context, root *node, in []byte, whole bool) ([
 	if err := o.decide(ctx); err != nil {
 		return nil, err
 	}
-	if o.call.rewriter.shadow {
-		return m.walk.buf, nil
-	}
 	return o.openItems(ctx)
 }
 

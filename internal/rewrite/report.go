@@ -19,6 +19,7 @@ type Stats struct {
 	Payloads int      // payloads sealed or opened
 	Bytes    int      // size of these before sealing or opening
 	Passed   int      // left unchanged
+	Shadow   int      // requests in shadow mode: left unchanged, though the policy does not let them pass
 	Unopened int      // answers: could not be opened and stay sealed
 	Later    int      // of these, by a cause that may pass by itself
 	Keys     []string // the keys used, each once
@@ -61,6 +62,7 @@ func (s *Stats) add(o *Stats) {
 	s.Payloads += o.Payloads
 	s.Bytes += o.Bytes
 	s.Passed += o.Passed
+	s.Shadow += o.Shadow
 	s.Unopened += o.Unopened
 	s.Later += o.Later
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -56,12 +55,8 @@ func (s *sealer) reset() {
 func (s *Session) Request(ctx context.Context, in []byte) ([]byte, error) {
 	sealer := &s.sealer
 	s.meter.begin(s.call.method.name, len(in))
-	if sealer.call.rewriter.shadow {
-		sealer.shadow(ctx, in)
-		return in, sealer.withinReach()
-	}
 	if err := sealer.find(in); err != nil {
-		return nil, err
+		return sealer.unfound(in, err)
 	}
 	if err := sealer.withinReach(); err != nil {
 		return nil, err
@@ -86,25 +81,6 @@ func (s *Session) Request(ctx context.Context, in []byte) ([]byte, error) {
 func (s *sealer) find(in []byte) error {
 	m := s.call.method
 	return s.message.find(m, m.request, in, false, s.call.rewriter.strict)
-}
-
-// shadow decides and counts, but changes and refuses nothing. It logs what would have
-// been refused; the rest of such a message is not decided.
-func (s *sealer) shadow(ctx context.Context, in []byte) {
-	err := s.find(in)
-	if err == nil && len(s.message.walk.slots) > 0 {
-		err = s.decide(ctx)
-	}
-	if err != nil {
-		s.call.rewriter.log.Warn("shadow mode: this request would be refused",
-			slog.String("namespace", s.call.namespace), slog.String("error", err.Error()))
-		return
-	}
-	for i := range s.items {
-		if it := &s.items[i]; it.verdict.Key != "" {
-			s.stats.used(it.verdict.Key, len(s.message.content(it.slot)), true)
-		}
-	}
 }
 
 // withinReach checks each namespace in which the request acts. Messages that only
@@ -179,7 +155,7 @@ func (s *sealer) put(e *edit) (bool, error) {
 func (s *sealer) planEdits(ctx context.Context) (err error) {
 	m := &s.message
 	m.clearEdits()
-	s.stats.Payloads, s.stats.Bytes, s.stats.Passed = 0, 0, len(m.walk.slots)-len(s.items)
+	s.stats.Payloads, s.stats.Bytes, s.stats.Passed = 0, 0, len(m.walk.slots)-len(s.items)-s.stats.Shadow
 	var last *sealItem
 	for i := range s.items {
 		if err := s.call.stillWanted(ctx, i); err != nil {

@@ -14,6 +14,7 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/foreign"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
+	"github.com/temporal-seal/temporal-seal/internal/x/lograte"
 	"github.com/temporal-seal/temporal-seal/internal/x/wire"
 )
 
@@ -28,7 +29,7 @@ type Options struct {
 	// every request field that this build does not know; a lenient one refuses those
 	// that might hold a payload.
 	UnknownFields string
-	// Shadow decides and counts, but changes nothing. The default is false.
+	// Shadow opens answers, and decides about requests but changes nothing in them. The default is false.
 	Shadow bool
 	// Accounts has each session keep account of what it opens, for audit records: see
 	// Session.Account. The default is false.
@@ -52,6 +53,7 @@ type Rewriter struct {
 	codec    map[string]*Method // by RPCEncode and RPCDecode
 	strict   bool
 	shadow   bool
+	refusals lograte.Limiter // of shadow mode, by namespace
 	accounts bool
 	log      *slog.Logger
 	tasks    *taskMemory

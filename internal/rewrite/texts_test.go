@@ -185,25 +185,45 @@ func TestHistoriesForReaders(t *testing.T) {
 	}
 }
 
-// TestShadow: shadow mode counts what would be sealed, and neither changes
-// nor refuses anything.
+// TestShadow: shadow mode counts what would be sealed apart, and neither changes nor refuses anything, but for what bears the
+// marker. It opens answers.
 func TestShadow(t *testing.T) {
-	r := newRewriter(t, sealAll+"\nrequest contains {\"action\": \"deny\"} if input.payload.kind == \"memo\"\n")
+	r := newRewriter(t, sealAll+"\nrequest contains {\"action\": \"deny\"} if input.payload.kind == \"memo\"\n"+
+		"request contains {\"action\": \"pass\"} if input.payload.kind == \"header\"\n")
+	raw, err := request(t, r, "StartWorkflowExecution", bytesOf(t, &workflowpb.StartWorkflowExecutionRequest{Namespace: testNamespace, Input: secret("stolen")}))
+	sent := new(workflowpb.StartWorkflowExecutionRequest)
+	if err != nil || proto.Unmarshal(raw, sent) != nil {
+		t.Fatal(err)
+	}
+	sealed := sent.Input.Payloads[0]
 	r.shadow = true
-	for name, m := range map[string]*workflowpb.StartWorkflowExecutionRequest{
-		"sealed": {Namespace: testNamespace, Input: secret("x")},
-		"denied": {Namespace: testNamespace, Memo: &commonpb.Memo{Fields: map[string]*commonpb.Payload{"m": secret("y").Payloads[0]}}},
+	for name, c := range map[string]struct {
+		request *workflowpb.StartWorkflowExecutionRequest
+		want    Stats
+	}{
+		"sealed": {&workflowpb.StartWorkflowExecutionRequest{Namespace: testNamespace, Input: secret("x")}, Stats{Shadow: 1}},
+		"denied": {&workflowpb.StartWorkflowExecutionRequest{Namespace: testNamespace, Input: secret("x"),
+			Memo: &commonpb.Memo{Fields: map[string]*commonpb.Payload{"m": secret("y").Payloads[0]}}}, Stats{Shadow: 2}},
+		"marked": {&workflowpb.StartWorkflowExecutionRequest{Namespace: testNamespace, Identity: "clear",
+			Input: &commonpb.Payloads{Payloads: []*commonpb.Payload{sealed, secret("x").Payloads[0]}}}, Stats{Shadow: 1, Payloads: 1}},
 	} {
-		c := r.call(r.Method(service + "StartWorkflowExecution"))
-		in := bytesOf(t, m)
-		out, err := c.Request(context.Background(), in)
-		if err != nil || !bytes.Equal(out, in) {
-			t.Errorf("%s: changed or refused: %v", name, err)
+		call := r.call(r.Method(service + "StartWorkflowExecution"))
+		in := bytesOf(t, c.request)
+		out, err := call.Request(context.Background(), in)
+		if err != nil || bytes.Equal(out, in) != (c.want.Payloads == 0) {
+			t.Errorf("%s: %v, changed %v", name, err, !bytes.Equal(out, in))
 		}
-		if n := c.RequestStats().Payloads; name == "sealed" && n != 1 {
-			t.Errorf("%d payloads counted, want 1", n)
+		if got := call.RequestStats(); got.Shadow != c.want.Shadow || got.Payloads != c.want.Payloads || got.Passed != 0 {
+			t.Errorf("%s: counted %+v", name, *got)
 		}
-		c.Done()
+		call.Done()
+	}
+	got := new(workflowpb.GetWorkflowExecutionHistoryResponse)
+	if err := answerTo(t, r, nil, "GetWorkflowExecutionHistory", history(sealed, nil), got); err != nil {
+		t.Fatal(err)
+	}
+	if text := got.String(); !strings.Contains(text, "stolen") {
+		t.Errorf("the answer was not opened: %s", text)
 	}
 }
 

@@ -35,6 +35,7 @@ type Metrics struct {
 	limits   *prometheus.GaugeVec
 
 	directions [2]directionMetrics
+	shadow     prometheus.Counter
 }
 
 // directionMetrics are looked up once: a lookup by label costs more than the count.
@@ -60,7 +61,8 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		inFlight: f.NewGauge(prometheus.GaugeOpts{
 			Name: "temporal_seal_calls_in_flight", Help: "Calls being answered now, held polls included."}),
 		payloads: counters("temporal_seal_payloads_total",
-			"Payloads by what happened to them: sealed, opened, passed.", "action"),
+			"Payloads by what happened to them: sealed, opened, passed; passed_shadow are those that the policy does not let "+
+				"pass and that shadow mode left in clear.", "action"),
 		bytes: counters("temporal_seal_payload_bytes_total", "Clear bytes of payloads sealed and opened.", "action"),
 		failures: counters("temporal_seal_failures_total",
 			"Messages that could not be rewritten, by direction and reason.", "direction", "reason"),
@@ -84,6 +86,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 			Help: "The limits that hold, from the config or from the memory, by the key of the config."}, []string{"limit"}),
 	}
 	m.directions = [2]directionMetrics{m.direction("request", "sealed"), m.direction("response", "opened")}
+	m.shadow = m.payloads.WithLabelValues("passed_shadow")
 	m.begin()
 	return m
 }
@@ -154,6 +157,9 @@ func (m *Metrics) Rewritten(d policy.Direction, s *rewrite.Stats, took time.Dura
 	to := &m.directions[d]
 	if s.Passed > 0 {
 		to.passed.Add(float64(s.Passed))
+	}
+	if s.Shadow > 0 {
+		m.shadow.Add(float64(s.Shadow))
 	}
 	observe(to.rewrite, took, span)
 	if s.Payloads > 0 {
