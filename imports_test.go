@@ -32,6 +32,7 @@ func TestImports(t *testing.T) {
 		"internal/tasks":             {"internal/audit", "internal/rewrite", "internal/policy", "internal/crypto"},
 		"internal/server":            {"internal/tasks", "internal/upstream", "internal/audit", "internal/auth", "internal/rewrite", "internal/policy", "internal/crypto"},
 		"internal/app":               {"", "internal"},
+		"internal/check":             {"", "internal"},
 		"internal/codecserver":       {"internal/audit", "internal/auth", "internal/rewrite", "internal/policy", "internal/crypto"},
 	}
 	homes := map[string]struct {

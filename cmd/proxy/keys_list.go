@@ -77,7 +77,7 @@ type listedKey struct {
 }
 
 // configuredKeys lists the key encryption keys of every entry, the active one first, and sends a request to
-// each. A URI with {1} gets none: the names that policies use fill that place, and they are not known here.
+// each. A URI with {1} or {namespace} gets none: what fills that place is not known here.
 func configuredKeys(ctx context.Context, c *config.Config) []listedKey {
 	var all []listedKey
 	for _, k := range c.Keys {
@@ -87,8 +87,8 @@ func configuredKeys(ctx context.Context, c *config.Config) []listedKey {
 				l.Role = keyring.RoleActive
 			}
 			// An error is a row of the list and does not end it: the other keys may answer.
-			if strings.Contains(uri, "{1}") {
-				l.Error = "not asked: {1} stands for what a policy names"
+			if strings.ContainsAny(uri, "{}") {
+				l.Error = "not asked: its placeholders stand for what policies and callers name"
 			} else if p, err := keyservice.Open(ctx, uri); err != nil {
 				l.Error = err.Error()
 			} else {
@@ -106,7 +106,7 @@ func (o *listKeysOptions) listConfigured(ctx context.Context, c *config.Config, 
 	all := configuredKeys(ctx, c)
 	var code error
 	for _, l := range all {
-		if l.Role == keyring.RoleActive && !l.Answers && !strings.Contains(l.URI, "{1}") {
+		if l.Role == keyring.RoleActive && !l.Answers && !strings.ContainsAny(l.URI, "{}") {
 			code = exitCode(1)
 		}
 	}

@@ -98,10 +98,13 @@ type configCheck struct {
 }
 
 // try gives the program the document with changed lines. It returns the complaints by line, from 0, and all output.
-func (c configCheck) try(t *testing.T, changes map[int]string) (complaints map[int]string, r result) {
+func (c configCheck) try(t *testing.T, changes map[int]string, flags ...string) (complaints map[int]string, r result) {
 	t.Helper()
 	c.write(t, configName, c.change(t, changes))
-	r = c.run(t, "check", "--config", configName, "--timeout", "2s")
+	if c.document > 0 {
+		flags = append(flags, "--offline") // the services of these documents do not answer
+	}
+	r = c.run(t, append([]string{"check", "--config", configName, "--timeout", "2s"}, flags...)...)
 	complaints = map[int]string{}
 	for line := range strings.Lines(r.said()) {
 		_, rest, found := strings.Cut(line, configName+":")
@@ -167,11 +170,11 @@ func (c configCheck) closedSet(t *testing.T, k exampleKey) {
 	t.Helper()
 	for _, v := range k.note.values {
 		v = strings.TrimSuffix(v, "...") // of the form of a URI
-		complaints, r := c.try(t, map[int]string{k.line: fmt.Sprintf("%s: %q", k.name, v+uriRest(v))})
+		complaints, r := c.try(t, map[int]string{k.line: fmt.Sprintf("%s: %q", k.name, v+uriRest(v))}, "--offline")
 		if complaints[k.line] != "" {
 			t.Errorf("%s: %q is refused: %s", k.path, v, r.said())
 		}
-		complaints, r = c.try(t, map[int]string{k.line: fmt.Sprintf("%s: %q", k.name, "x"+v)})
+		complaints, r = c.try(t, map[int]string{k.line: fmt.Sprintf("%s: %q", k.name, "x"+v)}, "--offline")
 		if r.code == 0 || complaints[k.line] == "" && !strings.Contains(r.said(), `"x`+v) {
 			t.Errorf("%s: %q is not refused: %s", k.path, "x"+v, r.said())
 		}
@@ -245,7 +248,8 @@ request contains {"action": "seal", "key": "missing"} if input.payload.kind == "
 
 response contains {"action": "deny", "reason": "not for you"}
 `)
-	p.write(t, "config.yaml", `keys: [{name: phi, active: "local:seal.key"}, {name: default, active: "local:seal.key"}]
+	p.write(t, "config.yaml", `keys: [{name: phi, active: "local:seal.key"}, {name: default, active: "local:seal.key"},
+  {name: missing, active: "local:seal.key", namespaces: [elsewhere]}]
 policy: {file: policy.rego}
 `)
 	if r := p.run(t, "keys", "new", "seal.key"); r.code != 0 {
@@ -287,7 +291,7 @@ func certificate(t *testing.T, p program) {
 		t.Fatal(err)
 	}
 	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "seal"},
-		NotAfter: time.Now().Add(time.Hour), DNSNames: []string{"localhost"},
+		NotAfter: time.Now().Add(100*24*time.Hour), DNSNames: []string{"localhost"},
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 	if err != nil {

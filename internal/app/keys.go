@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/temporal-seal/temporal-seal/internal/config"
@@ -105,8 +106,8 @@ func makeLocalKeys(ctx context.Context, c *config.Config, log *slog.Logger) erro
 // missingKeyFile reports whether a URI names a key file that does not exist.
 func missingKeyFile(uri string) (string, bool) {
 	path, err := localkey.Path(uri)
-	if err != nil {
-		return "", false // another scheme
+	if err != nil || strings.ContainsAny(path, "{}") {
+		return "", false // another scheme, or a pattern for many files
 	}
 	_, err = os.Stat(path)
 	return path, errors.Is(err, fs.ErrNotExist)

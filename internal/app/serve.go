@@ -163,6 +163,10 @@ func warnAtStart(c *config.Config, log *slog.Logger) {
 				"listener", l.Name, "address", l.Address)
 		}
 	}
+	for _, namespace := range c.WithoutDefaultKey() {
+		log.Warn("a namespace that callers reach has no default key: its workers get no tasks; add it to an entry in keys",
+			"namespace", namespace)
+	}
 	if c.Shadow {
 		log.Warn("SHADOW MODE: nothing new is sealed, payloads pass in clear and the policy's verdicts are counted")
 	}

@@ -2,6 +2,7 @@ package auth
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -46,17 +47,35 @@ const (
 // Unavailable.
 func KeySetFromURL(log *slog.Logger, url string) *KeySet {
 	client := &http.Client{Timeout: 5 * time.Second}
-	return &KeySet{log: log, age: keySetAge, read: func() ([]byte, error) {
-		answer, err := client.Get(url)
-		if err != nil {
-			return nil, err
+	return &KeySet{log: log, age: keySetAge, read: func() ([]byte, error) { return get(context.Background(), client, url) }}
+}
+
+// get fetches the text of a key set.
+func get(ctx context.Context, client *http.Client, url string) ([]byte, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return nil, err
+	}
+	answer, err := client.Do(request)
+	if err != nil {
+		return nil, err
+	}
+	defer answer.Body.Close()
+	if answer.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("%s answers %s", url, answer.Status)
+	}
+	return io.ReadAll(io.LimitReader(answer.Body, maxKeySet))
+}
+
+// FetchKeys fetches an issuer's keys once, and returns why they cannot serve.
+func FetchKeys(ctx context.Context, url string) error {
+	text, err := get(ctx, new(http.Client), url)
+	if err == nil {
+		if _, err = parseKeys(text); err != nil {
+			err = fmt.Errorf("%s: %w; is this the URL of the issuer's keys?", url, err)
 		}
-		defer answer.Body.Close()
-		if answer.StatusCode != http.StatusOK {
-			return nil, fmt.Errorf("%s answers %s", url, answer.Status)
-		}
-		return io.ReadAll(io.LimitReader(answer.Body, maxKeySet))
-	}}
+	}
+	return err
 }
 
 // KeySetFromFile reads keys from a file, which is watched.

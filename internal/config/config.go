@@ -13,6 +13,7 @@
 //     validation
 //   - flags.go: reading the file, and the flags that override it
 //   - yaml.go: strict decoding, and problems with their lines; defaults.go: what is left out
+//   - review.go: what is valid and yet does not work, for `check`
 //   - values.go: checks of addresses and files that several sections need
 //   - comments.go, reference.go, schema.go: the keys as documents
 package config
@@ -23,6 +24,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/temporal-seal/temporal-seal/internal/server"
 )
 
 // Config is the config file. Its zero value is not valid: Parse fills in what a file leaves out.
@@ -92,6 +95,11 @@ func (c *Config) validate(d *document) {
 	validateListeners(d, c.Listeners)
 	for i := range c.Upstreams {
 		c.Upstreams[i].validate(d, fmt.Sprintf("$.upstreams[%d]", i))
+	}
+	for i, name := range c.Services {
+		if err := server.CheckService(name); err != nil {
+			d.add(fmt.Sprintf("$.services[%d]", i), "%v", err)
+		}
 	}
 	validateKeys(d, c.Keys)
 	for i, g := range c.Grants {

@@ -39,23 +39,33 @@ func (f *Flags) Read() ([]byte, error) {
 // Parse decodes the text of the config file, overrides it by the flags, completes it with defaults and
 // validates the whole. Beside an error it returns what could be decoded, if anything.
 func (f *Flags) Parse(text []byte) (*Config, error) {
+	c, d, err := f.parse(text)
+	if err != nil {
+		return nil, err
+	}
+	return c, d.err()
+}
+
+// parse is Parse with the problems by their places.
+func (f *Flags) parse(text []byte) (*Config, *document, error) {
 	c := new(Config)
 	d := &document{file: "flags"}
 	if f.File != "" {
 		d = decode(f.File, text, reflect.ValueOf(c).Elem())
 		if len(d.problems) > 0 {
-			return c, d.err() // what could not be decoded would make valid parts fail too
+			return c, d, nil // what could not be decoded would make valid parts fail too
 		}
 	}
 	if err := f.override(c, d); err != nil {
-		return nil, err
+		return c, d, err
 	}
 	c.setDefaults()
 	if f.OneDomain && f.File == "" && c.Local() {
 		c.Grants = []Grant{{From: "*", To: "*"}}
 	}
 	c.validate(d)
-	return c, d.err()
+	d.decoded = true
+	return c, d, nil
 }
 
 // override sets what flags give, and notes their names for the paths of these values.

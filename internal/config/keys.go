@@ -13,12 +13,14 @@ import (
 
 // Key is a name that policies use, and the key encryption keys behind it.
 type Key struct {
-	// Name that policies use. It may hold one `*`; what the star stands for is `{1}` in the URIs. `default`
-	// seals where a rule names no key.
+	// Name that policies use. It may hold one `*`; what the star stands for is `{1}` in the URIs. Where a rule
+	// names no key, the default key seals. The default key of a namespace is the entry named `default` that
+	// serves it, or else the first entry that serves it and has no `*` in its name.
 	Name string `yaml:"name" required:"true"`
 	// Namespaces that may use the key, `*` for any run of characters.
 	Namespaces []string `yaml:"namespaces" otherwise:"all"`
-	// URI of the key encryption key that seals: `awskms://...`, `vault://...` or `local:...`.
+	// URI of the key encryption key that seals: `awskms://...`, `vault://...` or `local:...`. `{namespace}` in it stands
+	// for the namespace, if that is 1 to 64 letters, digits, `-`, `_` and `.`, and does not start with `.`.
 	Active string `yaml:"active" required:"true"`
 	// URIs of earlier key encryption keys, which still open what they sealed.
 	OpenOnly []string `yaml:"open_only" otherwise:"none"`

@@ -21,6 +21,7 @@ type document struct {
 	lines    map[string]int    // YAML path -> line
 	flags    map[string]string // YAML path -> flag that gave the value instead
 	problems []problem
+	decoded  bool // all of it, so that defaults could be filled in
 }
 
 type problem struct {
@@ -45,8 +46,10 @@ func decode(file string, text []byte, v reflect.Value) *document {
 		return d
 	}
 	d.refuse(len(parsed.Docs) > 1, "$", "holds several YAML documents: one is wanted")
-	if len(parsed.Docs) == 1 && parsed.Docs[0].Body != nil {
+	if len(parsed.Docs) == 1 && parsed.Docs[0].Body != nil && !isComment(parsed.Docs[0].Body) {
 		d.value(parsed.Docs[0].Body, v, "$")
+	} else if len(parsed.Docs) <= 1 {
+		d.add("$", "the file is empty, and a proxy with it would use local defaults: write the config, or leave --config out")
 	}
 	return d
 }
@@ -74,18 +77,31 @@ func (d *document) line(path string) int {
 	return 0
 }
 
-// err joins the problems in the order of the file, one line each.
-func (d *document) err() error {
-	if len(d.problems) == 0 {
-		return nil
-	}
+// beside returns a document about the same file, for other problems.
+func (d *document) beside() *document {
+	return &document{file: d.file, lines: d.lines, flags: d.flags}
+}
+
+// texts lists the problems in the order of the file.
+func (d *document) texts() []string {
 	slices.SortStableFunc(d.problems, func(a, b problem) int { return a.line - b.line })
 	lines := make([]string, len(d.problems))
 	for i, p := range d.problems {
 		lines[i] = d.place(p) + ": " + p.text
 	}
-	return errors.New(strings.Join(lines, "\n"))
+	return lines
 }
+
+// err joins the problems, one line each.
+func (d *document) err() error {
+	if len(d.problems) == 0 {
+		return nil
+	}
+	return errors.New(strings.Join(d.texts(), "\n"))
+}
+
+// at names where the value at a YAML path comes from.
+func (d *document) at(path string) string { return d.place(problem{line: d.line(path), path: path}) }
 
 // place names where a value comes from: a flag, or file, line and path.
 func (d *document) place(p problem) string {
@@ -188,6 +204,12 @@ func (d *document) scalar(n ast.Node, v reflect.Value, path string) {
 		d.refuse(text == "", path, "is empty: give a value, or remove the key")
 		v.SetString(text)
 	}
+}
+
+// isComment reports whether a node is nothing but comments.
+func isComment(n ast.Node) bool {
+	_, ok := n.(*ast.CommentGroupNode)
+	return ok
 }
 
 func textOf(n ast.Node) (string, bool) {

@@ -49,6 +49,10 @@ type CheckOptions struct {
 	Facts []CallFacts
 	// Served lists the namespaces that the configuration names without a pattern.
 	Served []string
+	// Serves reports whether calls may name a namespace; nil: all.
+	Serves func(namespace string) bool
+	// KnownKey reports whether a key is configured for any namespace; nil: all are.
+	KnownKey func(name string) bool
 }
 
 // Report is what a check found.
@@ -57,7 +61,12 @@ type Report struct {
 	Tests    int       `json:"tests"`    // Rego tests that ran
 	Cases    int       `json:"cases"`    // cases that ran
 	Findings []Finding `json:"findings,omitempty"`
+	// Keys are those that rules spell out, for the namespaces in which they are looked at.
+	Keys []NamedKey `json:"-"`
 }
+
+// NamedKey is a key that a rule spells out. Namespace "" is each without a policy of its own.
+type NamedKey struct{ Namespace, Key string }
 
 // OK reports whether the policy may be used.
 func (r Report) OK() bool {
@@ -82,6 +91,7 @@ func Check(ctx context.Context, opts CheckOptions) Report {
 	r.runTests(ctx, opts.Options, p.sources)
 	r.runCases(ctx, opts, p)
 	r.lint(opts, p)
+	r.lintFiles(opts)
 	return r
 }
 
@@ -102,6 +112,9 @@ func (r *Report) addErrors(err error) {
 	r.add(Fault, where, "%s", strings.TrimPrefix(err.Error(), "policy: "))
 }
 
+// casesName is what files with cases are called, or end in behind a _.
+const casesName = "cases.yaml"
+
 // runCases decides the cases of the given files and of those beside the policies.
 func (r *Report) runCases(ctx context.Context, opts CheckOptions, p *Policy) {
 	names := slices.Clone(opts.Cases)
@@ -114,7 +127,7 @@ func (r *Report) runCases(ctx context.Context, opts CheckOptions, p *Policy) {
 		folders = append(folders, clean, filepath.Dir(clean))
 	}
 	for _, folder := range unique(folders) {
-		for _, pattern := range []string{"cases.yaml", "*_cases.yaml"} {
+		for _, pattern := range []string{casesName, "*_" + casesName} {
 			found, err := filepath.Glob(filepath.Join(folder, pattern))
 			if err != nil {
 				r.add(Fault, folder, "cannot look for cases: %v", err)

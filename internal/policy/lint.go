@@ -2,6 +2,8 @@ package policy
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -11,8 +13,12 @@ import (
 // lint looks for rules that compile but do not do what they seem to.
 func (r *Report) lint(opts CheckOptions, p *Policy) {
 	known := unique(slices.Concat(p.Namespaces(), opts.Served))
+	r.lintResponses(p)
 	for _, namespace := range append([]string{""}, p.Namespaces()...) {
 		for _, q := range p.queries(namespace) {
+			for _, key := range q.named {
+				r.Keys = append(r.Keys, NamedKey{namespace, key})
+			}
 			for _, part := range q.parts {
 				if namespace != "" && part.pkg == packageName(p.sources[0].module) {
 					continue // the platform's rules are looked at once, on their own
@@ -26,6 +32,53 @@ func (r *Report) lint(opts CheckOptions, p *Policy) {
 	for _, namespace := range opts.Served {
 		if !slices.Contains(p.Namespaces(), namespace) {
 			r.add(Note, namespace, "the namespace has no policy of its own; the platform's rules alone decide for it")
+		}
+	}
+	for _, s := range p.sources[1:] {
+		if opts.Serves != nil && !opts.Serves(s.namespace) {
+			r.add(Warning, s.name, "nothing serves namespace %s: no listener lets callers reach it, or no upstream has it; "+
+				"is the name of the file right?", s.namespace)
+		}
+	}
+}
+
+// lintResponses looks for namespaces in which no rule opens anything for anyone.
+func (r *Report) lintResponses(p *Policy) {
+	opens := func(namespace string) bool { return p.queries(namespace)[Response].body != nil }
+	if opens("") {
+		return
+	}
+	where := p.sources[0].name
+	with := slices.DeleteFunc(p.Namespaces(), func(namespace string) bool { return !opens(namespace) })
+	if len(with) > 0 {
+		r.add(Warning, where, "the platform's policy has no response rule, so nothing opens for anyone but in %s, whose own policies have "+
+			"some", listed(with, 6))
+		return
+	}
+	r.add(Fault, where, "no policy has a response rule, so nothing opens for anyone, workers included: add one, such as "+
+		"`response contains {\"action\": \"open\"} if input.sealed.namespace == input.namespace`; if this is meant, say so with the "+
+		"action \"keep\"")
+}
+
+// lintFiles looks for what lies in the namespaces' folder and is not read.
+func (r *Report) lintFiles(opts CheckOptions) {
+	if opts.Namespaces == "" || opts.Bundle != nil {
+		return
+	}
+	entries, err := os.ReadDir(opts.Namespaces)
+	if err != nil {
+		return // loading has reported it
+	}
+	for _, e := range entries {
+		name := e.Name()
+		read := strings.HasSuffix(name, regoSuffix) || name == casesName || strings.HasSuffix(name, "_"+casesName) || strings.HasSuffix(name, ".md")
+		switch where := filepath.Join(opts.Namespaces, name); {
+		case strings.HasPrefix(name, "."): // where Kubernetes keeps the files of a ConfigMap, among others
+		case e.IsDir():
+			r.add(Warning, where, "this folder is ignored: a namespace's policy is a file <namespace>.rego directly in %s", opts.Namespaces)
+		case !read:
+			r.add(Warning, where, "this file is ignored: a namespace's policy is <namespace>.rego, its tests <name>_test.rego, and cases %s or <name>_%s",
+				casesName, casesName)
 		}
 	}
 }
@@ -49,8 +102,17 @@ func (r *Report) lintRule(q *query, rule rule, opts CheckOptions, known []string
 		}
 		r.add(Note, where, "%s: %s", text, listed(in, 6))
 	}
+	r.lintKey(q, rule, opts, known, p)
+}
+
+// lintKey looks at the key that a rule of the platform spells out. A namespace's own keys were checked when it was loaded.
+func (r *Report) lintKey(q *query, rule rule, opts CheckOptions, known []string, p *Policy) {
 	if rule.key == "" || q.namespace != "" || opts.KeyRank == nil {
-		return // a namespace's own keys were checked when it was loaded
+		return
+	}
+	if opts.KnownKey != nil && !opts.KnownKey(rule.key) {
+		r.add(Fault, rule.line, "key %q is not configured: each call in which this rule holds is refused; add it to `keys`, or correct the name", rule.key)
+		return
 	}
 	var without []string
 	for _, namespace := range known {
@@ -58,10 +120,20 @@ func (r *Report) lintRule(q *query, rule rule, opts CheckOptions, known []string
 			without = append(without, namespace)
 		}
 	}
-	if len(without) > 0 {
-		r.add(Warning, where, "key %q is not configured for %s: where this rule holds there, the call is refused",
+	switch {
+	case len(without) == 0:
+	case always(rule.rule):
+		r.add(Fault, rule.line, "key %q is not configured for %s, where this rule always holds: every call with a payload is refused there",
+			rule.key, listed(without, 6))
+	default:
+		r.add(Warning, rule.line, "key %q is not configured for %s: where this rule holds there, the call is refused",
 			rule.key, listed(without, 6))
 	}
+}
+
+// always reports whether a rule has no condition.
+func always(rule *ast.Rule) bool {
+	return len(rule.Body) == 0 || len(rule.Body) == 1 && rule.Body[0].Equal(ast.NewExpr(ast.BooleanTerm(true)))
 }
 
 // unknownIn lists the calls in which a fact is unknown that the rule reads.

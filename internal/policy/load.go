@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -77,27 +78,51 @@ func assemble(ctx context.Context, opts Options, files Sources, before *Policy) 
 	}
 	l := loader{ctx: ctx, policy: p, before: before}
 	faults := files.parse()
-	if err := errors.Join(faults...); err != nil && (before == nil || before == atStart && faults[0] != nil) {
-		return nil, err
-	}
-	var errs []error
-	for i, f := range files {
-		newest := Sources{f}
-		if i > 0 {
-			newest = Sources{p.sources[0], f}
-		}
-		if err := l.choose(f.namespace, faults[i], newest); err != nil {
-			errs = append(errs, err)
-			if i == 0 {
-				break // every namespace's would fail for the same reasons
-			}
-		}
-	}
-	if err := errors.Join(errs...); err != nil {
+	if err := l.chooseAll(files, faults); err != nil {
 		return nil, err
 	}
 	p.revision = p.revisionOf()
 	return p, nil
+}
+
+// chooseAll takes what loads of every file. While nothing is in force, the error has the faults of all files.
+func (l *loader) chooseAll(files Sources, faults []error) error {
+	var errs []error
+	failed := false // the platform's module
+	for i, f := range files {
+		switch {
+		case i == 0:
+			err := l.choose("", faults[0], Sources{f})
+			if failed = err != nil; failed && (l.before != nil || faults[0] != nil) {
+				if l.before == nil || l.before == atStart {
+					errs = append(errs, faults[1:]...) // without the platform's module no other can be compiled
+				}
+				return errors.Join(append([]error{err}, errs...)...)
+			}
+			errs = append(errs, err)
+		case failed:
+			errs = append(errs, within(l.choose(f.namespace, faults[i], Sources{files[0], f}), f.name))
+		default:
+			errs = append(errs, l.choose(f.namespace, faults[i], Sources{l.policy.sources[0], f}))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// within returns those of joined errors that are about lines of a file: the platform's faults show in every namespace.
+func within(err error, file string) error {
+	//nolint:errorlint // the join itself is meant, not an error within
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		var errs []error
+		for _, err := range joined.Unwrap() {
+			errs = append(errs, within(err, file))
+		}
+		return errors.Join(errs...)
+	}
+	if e, ok := errors.AsType[*Error](err); ok && strings.HasPrefix(e.Location, file+":") {
+		return err
+	}
+	return nil
 }
 
 // revisionOf names the sources in force. A namespace that has kept an older platform module makes a

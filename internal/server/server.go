@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"strings"
 	"sync"
 	"time"
 
@@ -107,6 +108,22 @@ type listener struct {
 var rewritten = []*grpc.ServiceDesc{
 	&workflowservice.WorkflowService_ServiceDesc, &operatorservice.OperatorService_ServiceDesc}
 
+// CheckService returns an error if a service may not be forwarded unread, or if its name is not written in full.
+func CheckService(name string) error {
+	for _, desc := range rewritten {
+		if name == desc.ServiceName {
+			return fmt.Errorf("%s carries payloads, it is always rewritten and cannot be passed on as it is", name)
+		}
+	}
+	if name == adminService {
+		return fmt.Errorf("%s reads and writes the server's own state past every check, it is never forwarded", name)
+	}
+	if !strings.Contains(name, ".") || strings.ContainsAny(name, "/*: ") {
+		return fmt.Errorf("%q is no full name of a gRPC service, such as temporal.api.cloud.cloudservice.v1.CloudService", name)
+	}
+	return nil
+}
+
 // New builds a server. It answers nothing yet.
 func New(o Options) (*Server, error) {
 	if o.Limits.Connections <= 0 || o.Limits.Calls <= 0 || o.Limits.LongPolls <= 0 ||
@@ -117,24 +134,21 @@ func New(o Options) (*Server, error) {
 		tracing: o.Tracing, methods: map[string]*method{}, passed: map[string]bool{},
 		health: newHealth(), admission: newAdmission(o.Limits, o.Metrics, o.Log),
 		requestTime: requestTime, waiting: make(chan struct{}, mostWaiting)}
+	for _, service := range o.Services {
+		if err := CheckService(service); err != nil {
+			return nil, fmt.Errorf("services: %w", err)
+		}
+	}
 	for _, service := range append(alwaysPassed, o.Services...) {
 		s.passed[service] = true
 	}
 	for _, desc := range rewritten {
-		if s.passed[desc.ServiceName] {
-			return nil, fmt.Errorf("services: %s carries payloads, it is always rewritten and cannot be passed on as it is",
-				desc.ServiceName)
-		}
 		for _, md := range desc.Methods {
 			full := "/" + desc.ServiceName + "/" + md.MethodName
 			if m := s.newMethod(full); m != nil {
 				s.methods[full] = m
 			}
 		}
-	}
-	if s.passed[adminService] {
-		return nil, fmt.Errorf("services: %s reads and writes the server's own state past every check, it is never forwarded",
-			adminService)
 	}
 	server, client := o.Tracing.handlers(s.untraced, s.isLongPoll)
 	s.upstreams = upstream.NewRouter(o.Upstreams, client)

@@ -55,7 +55,9 @@ var (
 // Fixed reports whether the address is the same for all namespaces.
 func (c *Config) Fixed() bool { return !strings.Contains(c.Address, namespaceVariable) }
 
-func (c *Config) serves(namespace string) bool {
+// Serves reports whether the calls of a namespace go to the upstream, unless an earlier one serves it; "" is that of calls
+// which name none.
+func (c *Config) Serves(namespace string) bool {
 	if c.Namespaces == nil {
 		return true
 	}
@@ -97,7 +99,7 @@ func (r *Router) ByNamespace() bool {
 // Route returns the pool for a call that names this namespace, or none if it is "". The call has to release it.
 func (r *Router) Route(namespace string) (*Pool, error) {
 	for i, c := range r.configs {
-		if !c.serves(namespace) {
+		if !c.Serves(namespace) {
 			continue
 		}
 		address := c.Address

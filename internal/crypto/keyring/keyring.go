@@ -150,7 +150,7 @@ func (k *Keyring) lookUpAll(ctx context.Context, set *Set) map[string]error {
 	asked := make(map[string]bool)
 	for _, e := range set.entries {
 		for _, uri := range e.uris() {
-			if strings.Contains(uri, star) || asked[uri] {
+			if isPattern(uri) || asked[uri] {
 				continue
 			}
 			asked[uri] = true

@@ -16,7 +16,8 @@ import (
 
 // KeyConfig is one entry of `keys` in the configuration.
 type KeyConfig struct {
-	// Name is what policies say. It may hold one `*`; what the star stands for is {1} in the URIs.
+	// Name is what policies say. It may hold one `*`; what the star stands for is {1} in the URIs. In these, {namespace} is
+	// the namespace that seals, or that sealed.
 	Name string
 	// Namespaces that may use the key, with `*` for any run of characters. Empty: all.
 	Namespaces []string
@@ -59,6 +60,7 @@ type keyEntry struct {
 	KeyConfig
 	prefix, suffix string // around the star of a wildcard name
 	wildcard       bool
+	perNamespace   bool // a URI has the placeholder of the namespace
 }
 
 func newSet(opt *Options, keys []KeyConfig, grants []Grant, revokedDataKeys []crypto.KeyID) (*Set, error) {
@@ -75,6 +77,7 @@ func newSet(opt *Options, keys []KeyConfig, grants []Grant, revokedDataKeys []cr
 	for i, c := range keys {
 		e := keyEntry{KeyConfig: c}
 		e.prefix, e.suffix, e.wildcard = strings.Cut(c.Name, "*")
+		e.perNamespace = slices.ContainsFunc(e.uris(), func(uri string) bool { return strings.Contains(uri, ofNamespace) })
 		if err := e.check(); err != nil {
 			errs = append(errs, fmt.Errorf("keys[%d] %q: %w", i, c.Name, err))
 		}
@@ -111,10 +114,16 @@ func (e *keyEntry) check() error {
 	return nil
 }
 
-// star stands in URIs for what the * in the name stands for.
-const star = "{1}"
+// Placeholders in URIs.
+const (
+	star        = "{1}"         // what the * in the name stands for
+	ofNamespace = "{namespace}" // the namespace that seals, or that sealed
+)
 
-func fillIn(uri, value string) string { return strings.ReplaceAll(uri, star, value) }
+// isPattern reports whether a URI has a placeholder.
+func isPattern(uri string) bool {
+	return strings.Contains(uri, star) || strings.Contains(uri, ofNamespace)
+}
 
 func (e *keyEntry) uris() []string { return append([]string{e.Active}, e.OpenOnly...) }
 
@@ -125,20 +134,23 @@ func (e *keyEntry) serves(namespace, key string) (value string, ok bool) {
 	if !starts || !ends || e.wildcard && !safeStar(value) || !e.wildcard && value != "" {
 		return "", false
 	}
+	if e.perNamespace && !safeStar(namespace) {
+		return "", false
+	}
 	return value, len(e.Namespaces) == 0 || glob.MatchAny(e.Namespaces, namespace)
 }
 
-// safeStar keeps a policy's or an envelope's key name from writing URIs: what the star stands for can't add a parameter,
-// leave a folder or name another host.
+// safeStar keeps the names of keys and namespaces, which come from policies, callers and envelopes, from writing URIs: what a
+// placeholder stands for can't add a parameter, leave a folder or name another host.
 func safeStar(s string) bool {
 	return len(s) >= 1 && len(s) <= 64 && s[0] != '.' && strings.Trim(s, safeBytes) == ""
 }
 
 const safeBytes = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_."
 
-// nameURI reports whether a URI of an entry is this one, with whatever its star stands for.
+// nameURI reports whether a URI of an entry is this one, with whatever its placeholders stand for.
 func nameURI(pattern, uri string) bool {
-	return pattern == uri || strings.Contains(pattern, star) && glob.Match(strings.ReplaceAll(pattern, star, "*"), uri)
+	return pattern == uri || isPattern(pattern) && glob.Match(strings.NewReplacer(star, "*", ofNamespace, "*").Replace(pattern), uri)
 }
 
 // names reports whether any entry has the URI.
@@ -151,18 +163,24 @@ func (s *Set) names(uri string) bool {
 // match is the entry that serves a key name in a namespace.
 type match struct {
 	entry *keyEntry
-	rank  int    // the entry's place in the configuration
-	star  string // what the star in the entry's name stands for
+	rank  int // the entry's place in the configuration
+	// What the placeholders in the URIs stand for.
+	star, namespace string
 }
 
 // active returns the URI of the key encryption key to seal with.
-func (m match) active() string { return fillIn(m.entry.Active, m.star) }
+func (m match) active() string { return m.filled(m.entry.Active) }
+
+// filled returns a URI with what its placeholders stand for.
+func (m match) filled(uri string) string {
+	return strings.ReplaceAll(strings.ReplaceAll(uri, star, m.star), ofNamespace, m.namespace)
+}
 
 // uris returns the URIs of all key encryption keys, the active one first.
 func (m match) uris() []string {
 	uris := m.entry.uris()
 	for i := range uris {
-		uris[i] = fillIn(uris[i], m.star)
+		uris[i] = m.filled(uris[i])
 	}
 	return uris
 }
@@ -171,7 +189,7 @@ func (m match) uris() []string {
 func (s *Set) find(namespace, key string) (m match, ok bool) {
 	for i := range s.entries {
 		if star, ok := s.entries[i].serves(namespace, key); ok {
-			return match{&s.entries[i], i, star}, true
+			return match{&s.entries[i], i, star, namespace}, true
 		}
 	}
 	return m, false

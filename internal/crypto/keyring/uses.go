@@ -41,7 +41,7 @@ func (u *uses) of(e *keyEntry, key *keyhealth.Key) *keyUse {
 	id := useID{e.Name, key.Ref()}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.m[id] == nil && e.wildcard && len(u.m) >= maxUses {
+	if u.m[id] == nil && (e.wildcard || e.perNamespace) && len(u.m) >= maxUses {
 		id = useID{entry: OtherUses}
 	}
 	if u.m[id] == nil {
@@ -92,8 +92,8 @@ func (k *Keyring) Uses() []KeyUse {
 			for uri, key := range open {
 				id := useID{e.Name, key.Ref()}
 				use, used := all[id]
-				// The keys of a wildcard are listed once they are used, which bounds them.
-				if !nameURI(pattern, uri) || e.wildcard && !used || used && use.Role != RoleFormer {
+				// The keys of an entry with placeholders are listed once they are used, which bounds them.
+				if !nameURI(pattern, uri) || isPattern(pattern) && !used || used && use.Role != RoleFormer {
 					continue
 				}
 				use.Entry, use.KEK, use.Role, use.Health = id.entry, id.ref, role, key.Health()
