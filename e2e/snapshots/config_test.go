@@ -291,7 +291,7 @@ func certificate(t *testing.T, p program) {
 		t.Fatal(err)
 	}
 	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "seal"},
-		NotAfter: time.Now().Add(100*24*time.Hour), DNSNames: []string{"localhost"},
+		NotAfter: time.Now().Add(100 * 24 * time.Hour), DNSNames: []string{"localhost"},
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 	if err != nil {

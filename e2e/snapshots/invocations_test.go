@@ -375,10 +375,10 @@ func takeJSON(t *testing.T) []string {
 		open    []string // objects with members that the user names
 		lines   []string // what follows the command
 	}{
-		{"check --output json", nil, []string{
+		{"check --output json", []string{"default_keys"}, []string{
 			"--config good.yaml", "--config foreign.yaml", "--key local:new.key", "--config typo.yaml",
 			"--config good.yaml --policy broken.rego", "--config good.yaml --cases fails.yaml",
-			"--config good.yaml --policy lint.rego"}},
+			"--config good.yaml --policy lint.rego", "--config no-key.yaml"}},
 		{"explain --output json", nil, []string{
 			"--config good.yaml", "--config good.yaml --input several.yaml", "--config good.yaml --policy unknown.rego",
 			"--config good.yaml --policy fact.rego --unknown workflow.type", "--config good.yaml --direction response"}},

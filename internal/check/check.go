@@ -159,7 +159,7 @@ func (r *run) nameKeys() {
 	if len(c.Keys) == 0 || r.options.Offline && r.options.Flags.File == "" && r.options.Flags.Key == "" {
 		return // the default config's key says nothing about the installation
 	}
-	set, err := keyring.NewSet(c.Realm, c.KeyConfigs(), c.KeyGrants())
+	set, err := keyring.NewSet(&keyring.Options{Keys: c.KeyConfigs(), Grants: c.KeyGrants(), Realm: c.Realm, SealedAs: c.SealedAs()})
 	if err != nil {
 		if r.review.Decoded && len(r.review.Errors) == 0 {
 			r.fail("%v", err)
@@ -177,7 +177,7 @@ func (r *run) nameKeys() {
 	if ok {
 		r.result.DefaultKeys["*"] = others
 	}
-	for _, namespace := range c.Namespaces() {
+	for _, namespace := range c.NamedNamespaces() {
 		if key, ok := set.DefaultKey(namespace); ok && key != others {
 			r.result.DefaultKeys[namespace] = key
 		}

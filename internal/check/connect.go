@@ -66,7 +66,7 @@ func (r *run) addresses(u upstream.Config) (all []upstream.Config) {
 	if !strings.Contains(u.Address, "{namespace}") {
 		return []upstream.Config{u}
 	}
-	for _, namespace := range r.config.Namespaces() {
+	for _, namespace := range r.config.NamedNamespaces() {
 		if u.Serves(namespace) {
 			one := u
 			one.Address = strings.ReplaceAll(u.Address, "{namespace}", namespace)

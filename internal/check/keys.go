@@ -106,7 +106,7 @@ func (r *run) uses() (all []use) {
 	if r.set == nil || !r.review.Decoded {
 		return nil
 	}
-	namespaces := r.config.Namespaces()
+	namespaces := r.config.NamedNamespaces()
 	for _, k := range r.result.Policy.Keys {
 		if k.Namespace != "" {
 			namespaces = append(namespaces, k.Namespace)

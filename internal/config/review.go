@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -89,9 +90,9 @@ func (c *Config) reaches() (all []reach) {
 // isPattern reports whether a text stands for several names.
 func isPattern(text string) bool { return strings.Contains(text, "*") }
 
-// Namespaces lists the namespaces that the config names without a `*`: where it says what callers reach, which
+// NamedNamespaces lists the namespaces that the config names without a `*`: where it says what callers reach, which
 // upstream serves a namespace, and which key.
-func (c *Config) Namespaces() []string {
+func (c *Config) NamedNamespaces() []string {
 	var names []string
 	for _, r := range c.reaches() {
 		names = append(names, r.patterns...)
@@ -125,11 +126,12 @@ func (c *Config) routes(pattern string) bool {
 
 // hasDefaultKey reports whether a namespace, or each that a pattern stands for, has a default key.
 func (c *Config) hasDefaultKey(pattern string) bool {
+	sealedAs := c.SealedAs()
 	return slices.ContainsFunc(c.Keys, func(k Key) bool {
 		perNamespace := slices.ContainsFunc(append(k.OpenOnly[:len(k.OpenOnly):len(k.OpenOnly)], k.Active),
 			func(uri string) bool { return strings.Contains(uri, "{namespace}") })
 		return !isPattern(k.Name) && (len(k.Namespaces) == 0 || covers(k.Namespaces, pattern)) &&
-			(!perNamespace || isPattern(pattern) || keyring.FitsURI(pattern))
+			(!perNamespace || isPattern(pattern) || keyring.FitsURI(cmp.Or(sealedAs[pattern], pattern)))
 	})
 }
 

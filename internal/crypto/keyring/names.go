@@ -2,9 +2,7 @@ package keyring
 
 // NewSet returns the set of a configuration by its names alone, for checks: no key service is asked, and no keyring can use
 // it.
-func NewSet(realm string, keys []KeyConfig, grants []Grant) (*Set, error) {
-	return newSet(realm, keys, grants, nil)
-}
+func NewSet(opt *Options) (*Set, error) { return newSet(opt, opt.Keys, opt.Grants, nil) }
 
 // FitsURI reports whether a namespace's name may stand in the URI of a key.
 func FitsURI(namespace string) bool { return safeStar(namespace) }
@@ -13,7 +11,7 @@ func FitsURI(namespace string) bool { return safeStar(namespace) }
 func (s *Set) Names(key string) bool {
 	for i := range s.entries {
 		e := s.entries[i]
-		e.Namespaces, e.perNamespace = nil, false
+		e.Namespaces = nil
 		if _, ok := e.serves("", key); ok {
 			return true
 		}

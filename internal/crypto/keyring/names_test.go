@@ -7,11 +7,11 @@ import (
 
 // TestPlaceholders fills the URIs of entries: what stands in them comes from policies, callers and envelopes.
 func TestPlaceholders(t *testing.T) {
-	set, err := NewSet("", []KeyConfig{
+	set, err := NewSet(&Options{SealedAs: map[string]string{"orders-new": "orders", "odd": "a/b"}, Keys: []KeyConfig{
 		{Name: "tenant/*", Active: "awskms://alias/{namespace}-{1}", OpenOnly: []string{"awskms://alias/old-{1}"}},
 		{Name: "default", Active: "local:keys/{namespace}.key"},
 		{Name: "plain", Active: "local:plain.key"},
-	}, nil)
+	}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -22,6 +22,8 @@ func TestPlaceholders(t *testing.T) {
 		{"orders", "default", []string{"local:keys/orders.key"}},
 		{"orders.eu", "tenant/acme", []string{"awskms://alias/orders.eu-acme", "awskms://alias/old-acme"}},
 		{"orders", "plain", []string{"local:plain.key"}},
+		{"orders-new", "default", []string{"local:keys/orders.key"}},
+		{"odd", "default", nil},
 		{"a/../b", "plain", []string{"local:plain.key"}},
 		{"a/../b", "default", nil},
 		{"../b", "default", nil},

@@ -134,9 +134,6 @@ func (e *keyEntry) serves(namespace, key string) (value string, ok bool) {
 	if !starts || !ends || e.wildcard && !safeStar(value) || !e.wildcard && value != "" {
 		return "", false
 	}
-	if e.perNamespace && !safeStar(namespace) {
-		return "", false
-	}
 	return value, len(e.Namespaces) == 0 || glob.MatchAny(e.Namespaces, namespace)
 }
 
@@ -188,11 +185,22 @@ func (m match) uris() []string {
 // find returns the first entry that serves a key name in a namespace.
 func (s *Set) find(namespace, key string) (m match, ok bool) {
 	for i := range s.entries {
-		if star, ok := s.entries[i].serves(namespace, key); ok {
-			return match{&s.entries[i], i, star, namespace}, true
+		if m, ok := s.match(i, namespace, key); ok {
+			return m, true
 		}
 	}
 	return m, false
+}
+
+// match returns an entry if it serves a key name in a namespace. Its URIs get the name that envelopes have of the namespace, so
+// that one which is renamed keeps its keys.
+func (s *Set) match(i int, namespace, key string) (m match, ok bool) {
+	e, name := &s.entries[i], s.canonical(namespace)
+	star, ok := e.serves(namespace, key)
+	if !ok || e.perNamespace && !safeStar(name) {
+		return m, false
+	}
+	return match{e, i, star, name}, true
 }
 
 // Rank returns the place in the configuration of the entry that serves key in namespace; false: none does.
@@ -218,7 +226,7 @@ func (s *Set) plainKeys(namespace string) iter.Seq[string] {
 	return func(yield func(string) bool) {
 		for i := range s.entries {
 			e := &s.entries[i]
-			if _, ok := e.serves(namespace, e.Name); ok && !e.wildcard && !yield(e.Name) {
+			if _, ok := s.match(i, namespace, e.Name); ok && !e.wildcard && !yield(e.Name) {
 				return
 			}
 		}
@@ -242,11 +250,14 @@ func (s *Set) findSealed(bound, key string) (m match, ok bool) {
 }
 
 // bound returns the name of a namespace in envelopes.
-func (s *Set) bound(namespace string) string {
+func (s *Set) bound(namespace string) string { return s.realm + s.canonical(namespace) }
+
+// canonical is bound without the realm.
+func (s *Set) canonical(namespace string) string {
 	if name, ok := s.bounds[namespace]; ok {
-		return s.realm + name
+		return name
 	}
-	return s.realm + namespace
+	return namespace
 }
 
 // local is bound's inverse. Names of another realm stay as they are: only a grant can name them.
