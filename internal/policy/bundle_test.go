@@ -227,7 +227,7 @@ func TestBundleAtStart(t *testing.T) {
 			t.Errorf("%s: got %v", name, err)
 		}
 	}
-	s.publish(t, map[string]string{"policy.rego": passing})
+	s.publish(t, map[string]string{"policy.rego": passing + "\nresponse contains {\"action\": \"keep\"}\n"})
 	if r := Check(context.Background(), CheckOptions{Options: opts}); !r.OK() || r.Revision == "" {
 		t.Errorf("check of a bundle: %v", r.Findings)
 	}
