@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"unicode/utf8"
 
 	commonpb "go.temporal.io/api/common/v1"
@@ -68,27 +69,27 @@ func (c *call) markedAttributes(f *failureParts, buf []byte) bool {
 // sealFailure seals the texts of a whole chain as one payload. It always includes
 // encoded_attributes: if failures that look encoded were left alone, clear text could
 // pass.
-func (s *sealer) sealFailure(sl *slot, key *keyring.Sealer) error {
-	if err := s.call.meter.take(textsCost * len(s.message.failures(sl))); err != nil {
-		return err
-	}
-	doc, err := readTexts(s.message.failures(sl), s.message.walk.buf)
-	if err != nil {
-		return err
-	}
-	if err := s.call.meter.take(6 * len(doc)); err != nil { // three copies are made, after those that it is made of
-		return err
-	}
-	payload, err := proto.MarshalOptions{Deterministic: true}.Marshal(&commonpb.Payload{Data: doc,
-		Metadata: map[string][]byte{"encoding": []byte("json/plain"), failureTextsKey: []byte(failureTextsForm)}})
-	if err != nil {
-		return fmt.Errorf("write the failure's texts: %w", err)
-	}
-	sealed, err := key.AppendPayload(nil, payload, true, &s.nonces)
-	if err != nil {
-		return err
-	}
+func (s *sealer) sealFailure(item int) error {
+	sl, key := s.items[item].slot, s.items[item].key
 	chain := s.message.failures(sl)
+	if err := s.call.meter.take(textsCost * len(chain)); err != nil {
+		return err
+	}
+	texts, err := readTexts(chain, s.message.walk.buf)
+	if err != nil {
+		return err
+	}
+	payload, err := textsPayload(texts)
+	if err != nil {
+		return err
+	}
+	if err := s.call.meter.take(6 * len(payload)); err != nil { // three copies are made, after those that it is made of
+		return err
+	}
+	sealed, err := s.sealTexts(texts, payload, s.failureLimit(item), key)
+	if err != nil {
+		return err
+	}
 	for i := range chain {
 		f := &chain[i]
 		if !f.parts[failMessage].value.empty() {
@@ -101,8 +102,101 @@ func (s *sealer) sealFailure(sl *slot, key *keyring.Sealer) error {
 	return nil
 }
 
-// readTexts returns the document with the texts of a whole chain.
-func readTexts(chain []failureParts, buf []byte) ([]byte, error) {
+// failureLimit returns how many bytes the sealed texts of a chain of failures may take so that the server keeps them; 0 if
+// there is no such limit. It depends on the sizes of what stays readable and of other payloads, and not on the texts.
+func (s *sealer) failureLimit(item int) int {
+	it, m := &s.items[item], &s.message
+	size, limit := len(m.content(it.slot)), maxAttemptFailure
+	switch {
+	case it.fit:
+		limit = size
+	case !retriedFailures[s.call.method.name]:
+		return 0
+	}
+	chain := m.failures(it.slot)
+	rest := size
+	for i := range chain {
+		for _, p := range chain[i].parts {
+			rest -= int(p.field.to - p.field.from)
+		}
+		rest += len(encodedFailure) + fieldRoom
+	}
+	bounds := m.place(it.slot)
+	for i := item + 1; i < len(s.items) && m.place(s.items[i].slot).from < bounds.to; i++ {
+		plain := len(m.content(s.items[i].slot))
+		rest += it.key.PayloadSize(plain) - plain + fieldRoom*len(chain)
+	}
+	return max(limit-rest-fieldRoom, 1)
+}
+
+// fieldRoom is what the tag and the length of a field take at most, in bytes, and by how much a length around it may grow.
+const fieldRoom = 8
+
+// sealTexts seals the texts of a chain of failures. Texts are not compressed, since the length would show what they
+// repeat, unless they do not fit a limit (0: there is none). Then they are shortened until they do, and padded to it.
+func (s *sealer) sealTexts(texts []failureTexts, payload []byte, limit int, key *keyring.Sealer) (sealed []byte, err error) {
+	if limit == 0 || key.PayloadSize(len(payload)) <= limit {
+		return key.AppendPayload(nil, payload, false, &s.nonces)
+	}
+	for fitting := payload; ; {
+		sealed, ok, err := key.AppendWithin(nil, fitting, limit, &s.nonces)
+		if ok || err != nil {
+			return sealed, err
+		}
+		if !shorten(texts) { // what an SDK encoded itself cannot be cut
+			return key.AppendPayload(nil, payload, false, &s.nonces)
+		}
+		if fitting, err = textsPayload(texts); err != nil {
+			return nil, err
+		}
+	}
+}
+
+const (
+	shortenedText = "\n[shortened: the server keeps 4 KB of the failure of an attempt]"
+	leastText     = 200 // shorter ones are not shortened, in bytes
+)
+
+// shorten cuts the longest stack trace in half, or else the longest message. It returns false if all are short.
+func shorten(texts []failureTexts) bool {
+	var longest *string
+	for _, of := range []func(*failureTexts) *string{func(t *failureTexts) *string { return &t.StackTrace }, func(t *failureTexts) *string { return &t.Message }} {
+		for i := range texts {
+			if text := of(&texts[i]); len(*text) > leastText && (longest == nil || len(*text) > len(*longest)) {
+				longest = text
+			}
+		}
+		if longest != nil {
+			half := strings.TrimSuffix(*longest, shortenedText)
+			*longest = strings.ToValidUTF8(half[:len(half)/2], "") + shortenedText
+			return true
+		}
+	}
+	return false
+}
+
+// textsPayload returns the Payload that holds the texts of a whole chain.
+func textsPayload(texts []failureTexts) ([]byte, error) {
+	first := texts[0]
+	last := len(texts)
+	for last > 1 && texts[last-1].empty() {
+		last--
+	}
+	first.Causes = texts[1:last]
+	doc, err := json.Marshal(&first)
+	if err != nil {
+		return nil, fmt.Errorf("write the failure's texts: %w", err)
+	}
+	payload, err := proto.MarshalOptions{Deterministic: true}.Marshal(&commonpb.Payload{Data: doc,
+		Metadata: map[string][]byte{"encoding": []byte("json/plain"), failureTextsKey: []byte(failureTextsForm)}})
+	if err != nil {
+		return nil, fmt.Errorf("write the failure's texts: %w", err)
+	}
+	return payload, nil
+}
+
+// readTexts returns the texts of a whole chain.
+func readTexts(chain []failureParts, buf []byte) ([]failureTexts, error) {
 	texts := make([]failureTexts, len(chain))
 	for i := range chain {
 		p, t := &chain[i].parts, &texts[i]
@@ -114,16 +208,7 @@ func readTexts(chain []failureParts, buf []byte) ([]byte, error) {
 			return nil, errors.New("a failure's message or stack trace is not UTF-8, which protobuf requires of a string")
 		}
 	}
-	last := len(texts)
-	for last > 1 && texts[last-1].empty() {
-		last--
-	}
-	texts[0].Causes = texts[1:last]
-	doc, err := json.Marshal(&texts[0])
-	if err != nil {
-		return nil, fmt.Errorf("write the failure's texts: %w", err)
-	}
-	return doc, nil
+	return texts, nil
 }
 
 // putPart plans to write a part of a failure where it is, or where it belongs. If the value is nil, it removes the

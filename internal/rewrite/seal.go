@@ -35,6 +35,7 @@ type sealItem struct {
 	slot    *slot
 	verdict policy.Verdict
 	key     *keyring.Sealer
+	fit     bool // it has to fit where it is in clear, since the server would refuse it otherwise
 }
 
 var errNoNamespace = errors.New("the request holds a payload but names no namespace, so no key can be chosen; " +
@@ -118,7 +119,7 @@ func (s *sealer) seal(ctx context.Context) (out []byte, err error) {
 		return m.walk.buf, nil
 	}
 	growth := m.measure()
-	if s.compressWhatCrosses(growth) {
+	if s.fitWhatCrosses(growth) {
 		if err := s.planEdits(ctx); err != nil {
 			return nil, err
 		}
@@ -226,10 +227,10 @@ func (s *sealer) planSeal(ctx context.Context, item int, last *sealItem) (err er
 	s.stats.used(v.Key, len(plain), hit)
 	switch {
 	case sl.f.op == opFailure:
-		return s.sealFailure(sl, it.key)
+		return s.sealFailure(item)
 	case sl.f.summary && len(plain) <= maxSummary && it.key.PayloadSize(len(plain)) > maxSummary:
 		return s.sealSummary(sl, it.key)
-	case sl.f.op == opPayload && !v.Compress && len(v.Fields)+len(v.Clear) == 0:
+	case sl.f.op == opPayload && !v.Compress && !it.fit && len(v.Fields)+len(v.Clear) == 0:
 		m.editItem(sl, item, it.key.PayloadSize(len(plain)))
 		return nil
 	}
@@ -244,6 +245,8 @@ func (s *sealer) planSeal(ctx context.Context, item int, last *sealItem) (err er
 			return errors.New("the text is not UTF-8, which protobuf requires of a string")
 		}
 		m.arena, err = it.key.AppendText(m.arena, plain, &s.nonces)
+	case it.fit:
+		m.arena, err = s.sealWithin(m.arena, plain, len(plain), it.key)
 	case v.Compress:
 		m.arena, err = it.key.AppendPayload(m.arena, plain, true, &s.nonces)
 	default:
@@ -253,16 +256,27 @@ func (s *sealer) planSeal(ctx context.Context, item int, last *sealItem) (err er
 	return err
 }
 
-// compressWhatCrosses has items compressed that make a field or the message exceed a
-// limit which it keeps in clear. It reports whether there are any. The server would
-// terminate a workflow for a message that passes without the proxy.
-func (s *sealer) compressWhatCrosses(growth int) bool {
+// sealWithin appends a payload, sealed and not longer than size: compressed, and padded to that size, so that its length
+// shows nothing of its content. If that is not possible, it is not compressed.
+func (s *sealer) sealWithin(dst, payload []byte, size int, key *keyring.Sealer) ([]byte, error) {
+	dst, ok, err := key.AppendWithin(dst, payload, size, &s.nonces)
+	if ok || err != nil {
+		return dst, err
+	}
+	return key.AppendPayload(dst, payload, false, &s.nonces)
+}
+
+// fitWhatCrosses marks items that make a field or the message exceed a limit which it
+// keeps in clear. They are compressed to the size that they have in clear. It reports
+// whether there are any. The server would terminate a workflow for a message that
+// passes without the proxy.
+func (s *sealer) fitWhatCrosses(growth int) bool {
 	whole := s.message.crosses(growth)
 	found := false
 	for i := range s.items {
 		it := &s.items[i]
 		if whole || s.message.crossing(it.slot) != nil {
-			it.verdict.Compress, found = true, true
+			it.fit, found = true, true
 		}
 	}
 	return found

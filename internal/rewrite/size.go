@@ -21,6 +21,13 @@ const (
 	maxSummary = 400
 )
 
+// maxAttemptFailure is the size of the failure of an attempt that is retried. The server cuts a larger one, and drops its
+// encoded_attributes (limit.mutableStateActivityFailureSize.error; common/failure.Truncate in its source).
+const maxAttemptFailure = 4 << 10
+
+// retriedFailures are the RPCs whose failure is limited to maxAttemptFailure if the activity is retried.
+var retriedFailures = map[string]bool{"RespondActivityTaskFailed": true, "RespondActivityTaskFailedById": true}
+
 // summaryPlaceholder replaces a summary that does not fit once it is sealed. The Web
 // UI loses it, but the call succeeds.
 const summaryPlaceholder = redactedPayload
@@ -28,16 +35,17 @@ const summaryPlaceholder = redactedPayload
 // limitedSummaries are the RPCs whose user metadata is limited to maxSummary.
 var limitedSummaries = map[string]bool{"StartActivityExecution": true, "StartNexusOperationExecution": true}
 
-// sealSummary seals a summary within its limit: compressed, or replaced by a
-// placeholder if that does not fit.
+// sealSummary seals a summary within its limit: compressed and padded to the limit, or
+// replaced by a placeholder if that does not fit.
 func (s *sealer) sealSummary(sl *slot, key *keyring.Sealer) (err error) {
 	m := &s.message
 	from := len(m.arena)
-	if m.arena, err = key.AppendPayload(m.arena, m.content(sl), true, &s.nonces); err != nil {
+	var ok bool
+	if m.arena, ok, err = key.AppendWithin(m.arena, m.content(sl), maxSummary, &s.nonces); err != nil {
 		return err
 	}
-	if len(m.arena)-from > maxSummary {
-		m.arena = append(m.arena[:from], summaryPlaceholder...)
+	if !ok {
+		m.arena = append(m.arena, summaryPlaceholder...)
 	}
 	m.edit(m.place(sl), sl.box, m.added(from))
 	return nil

@@ -40,22 +40,31 @@ func compressBody(body []byte) ([]byte, bool) {
 		return nil, false
 	}
 	packed := zstdEncoder().EncodeAll(body, make([]byte, 0, len(body)/2+64))
-	if len(packed) >= len(body) {
+	return packed, len(packed) < len(body) && opens(packed, len(body), len(packed))
+}
+
+// compressTo compresses a body that is padded to the size of more than limit bytes afterwards.
+func compressTo(body []byte, limit int) ([]byte, bool) {
+	if len(body) > maxPlaintext || limit <= 0 {
 		return nil, false
 	}
-	// The encoder leaves the content size out of short frames, and those would not open.
-	if size, err := checkFrame(packed); err != nil || size != len(body) {
-		return nil, false
-	}
-	return packed, true
+	packed := zstdEncoder().EncodeAll(body, make([]byte, 0, min(len(body), limit)+64))
+	return packed, len(packed) <= limit && opens(packed, len(body), limit)
+}
+
+// opens reports whether every opener takes a frame for a body of a length, in an envelope of a size. The encoder leaves the
+// content size out of short frames, and those would not open.
+func opens(frame []byte, body, envelope int) bool {
+	size, err := checkFrame(frame, envelope)
+	return err == nil && size == body
 }
 
 var errFrame = errors.New("the compressed part is not one zstd frame of an allowed size")
 
-// appendDecompressed appends what a frame holds. The frame is checked against its limits, and grow is asked, before anything is
-// allocated. grow may be nil.
-func appendDecompressed(dst, frame []byte, grow func(n int) error) ([]byte, error) {
-	size, err := checkFrame(frame)
+// appendDecompressed appends what a frame holds, from an envelope of a size. The frame is checked against its limits, and
+// grow is asked, before anything is allocated. grow may be nil.
+func appendDecompressed(dst, frame []byte, envelope int, grow func(n int) error) ([]byte, error) {
+	size, err := checkFrame(frame, envelope)
 	if err == nil && grow != nil {
 		err = grow(size)
 	}
@@ -72,8 +81,9 @@ func appendDecompressed(dst, frame []byte, grow func(n int) error) ([]byte, erro
 	return out, nil
 }
 
-// checkFrame returns the size of the content of a frame that fills b, if it is within the limits.
-func checkFrame(b []byte) (int, error) {
+// checkFrame returns the size of the content of a frame that fills b, if it is within the limits: an envelope opens to at
+// most maxRatio times its size.
+func checkFrame(b []byte, envelope int) (int, error) {
 	var h zstd.Header
 	if err := h.Decode(b); err != nil || h.Skippable || !h.HasFCS || h.DictionaryID != 0 {
 		return 0, errFrame
@@ -82,7 +92,7 @@ func checkFrame(b []byte) (int, error) {
 	if h.SingleSegment {
 		window = h.FrameContentSize
 	}
-	if h.FrameContentSize > min(maxPlaintext, uint64(maxRatio*len(b))) || window > maxWindow {
+	if h.FrameContentSize > min(maxPlaintext, uint64(maxRatio*envelope)) || window > maxWindow {
 		return 0, errFrame
 	}
 	rest := b[h.HeaderSize:]

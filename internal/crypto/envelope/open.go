@@ -49,7 +49,7 @@ func (c *Cipher) Open(dst []byte, s *Sealed) ([]byte, error) {
 		clear(dst[start:cap(dst)])
 		return dst, h.Tampered("the sealed part does not fit the readable document")
 	}
-	out, err := appendDecompressed(dst, body, s.grow)
+	out, err := appendDecompressed(dst, body, len(s.envelope), s.grow)
 	if err != nil && err != errFrame {
 		return dst, err
 	} else if err != nil {

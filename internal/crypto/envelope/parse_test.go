@@ -211,7 +211,7 @@ func FuzzDecompress(f *testing.F) {
 	}
 	f.Add([]byte("\x28\xb5\x2f\xfd\xa0\xff\xff\xff\xff\x01\x00\x00"))
 	f.Fuzz(func(t *testing.T, frame []byte) {
-		out, err := appendDecompressed([]byte("dst"), frame, nil)
+		out, err := appendDecompressed([]byte("dst"), frame, len(frame), nil)
 		if err != nil && string(out) != "dst" {
 			t.Errorf("a failed attempt gave %q", out)
 		}

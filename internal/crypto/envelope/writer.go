@@ -54,6 +54,32 @@ func (w *Writer) AppendPayload(dst, payload []byte, compress bool, nonces *Nonce
 	return w.appendEnvelope(dst, body, flags, nil, nonces)
 }
 
+// AppendWithin appends a Payload like AppendPayload, compressed and then padded, so that its size is the largest that is not
+// above size: it depends on size alone, and not on what the payload holds. ok is false, and dst as it was, if the payload
+// does not fit even when it is compressed.
+func (w *Writer) AppendWithin(dst, payload []byte, size int, nonces *Nonces) (_ []byte, ok bool) {
+	body := w.bodyWithin(size)
+	packed, ok := compressTo(payload, body-1)
+	if !ok {
+		return dst, false
+	}
+	env := envelopeSize(len(w.header), body)
+	dst = slices.Grow(dst, len(wholePrefix)+protowire.SizeBytes(env))
+	dst = append(dst, wholePrefix...)
+	dst = binary.AppendUvarint(dst, uint64(env))
+	return w.appendSealed(dst, packed, body, byte(FormPayload)|flagZstd, nil, nonces), true
+}
+
+// bodyWithin returns the length of the longest body with which a Payload has at most that size; it may be negative.
+func (w *Writer) bodyWithin(size int) int {
+	rest := size - len(wholePrefix) - envelopeSize(len(w.header), 0)
+	for body := rest - 1; ; body-- {
+		if protowire.SizeBytes(envelopeSize(len(w.header), max(body, 0)))+len(wholePrefix) <= size || body < 0 {
+			return body
+		}
+	}
+}
+
 // AppendText appends the sealed text (form 2). The caller has checked that the text is UTF-8.
 func (w *Writer) AppendText(dst, text []byte, nonces *Nonces) []byte {
 	env := make([]byte, 0, envelopeSize(len(w.header), bodySize(len(text))))
@@ -66,7 +92,16 @@ func (w *Writer) AppendText(dst, text []byte, nonces *Nonces) []byte {
 // appendEnvelope seals body into dst: header, nonce, ciphertext and tag, each written straight where it stays.
 // viewHash goes into the AAD after the header.
 func (w *Writer) appendEnvelope(dst, body []byte, flags byte, viewHash []byte, nonces *Nonces) []byte {
+	padded := len(body)
 	if len(body) < padUnder || viewHash != nil {
+		padded = paddedSize(len(body))
+	}
+	return w.appendSealed(dst, body, padded, flags, viewHash, nonces)
+}
+
+// appendSealed is appendEnvelope with the length to which the body is padded: its own for no padding.
+func (w *Writer) appendSealed(dst, body []byte, padded int, flags byte, viewHash []byte, nonces *Nonces) []byte {
+	if padded > len(body) {
 		flags |= flagPadded
 	}
 	start := len(dst)
@@ -84,6 +119,6 @@ func (w *Writer) appendEnvelope(dst, body []byte, flags byte, viewHash []byte, n
 	}
 	n := len(dst) // the padded body stands where its ciphertext will
 	dst = append(append(dst, body...), 0x80)
-	dst = append(dst, make([]byte, paddedSize(len(body))-len(body)-1)...)
+	dst = append(dst, make([]byte, padded-len(body)-1)...)
 	return gcm.Seal(dst[:n], nonce, dst[n:], aad)
 }

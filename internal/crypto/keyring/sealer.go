@@ -41,6 +41,15 @@ func (s *Sealer) AppendPayload(dst, payload []byte, compress bool, nonces *envel
 	return s.writer.AppendPayload(dst, payload, compress, nonces), nil
 }
 
+// AppendWithin is the Writer's.
+func (s *Sealer) AppendWithin(dst, payload []byte, size int, nonces *envelope.Nonces) (_ []byte, ok bool, err error) {
+	if err := s.count(); err != nil {
+		return dst, false, err
+	}
+	dst, ok = s.writer.AppendWithin(dst, payload, size, nonces)
+	return dst, ok, nil
+}
+
 // AppendView is the Writer's.
 func (s *Sealer) AppendView(dst, payload []byte, sel envelope.Selection, nonces *envelope.Nonces) ([]byte, error) {
 	if err := s.count(); err != nil {
