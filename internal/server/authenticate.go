@@ -99,7 +99,7 @@ func (s *Server) beforeStream(ctx context.Context, l *listener, info *tap.Info, 
 		err = s.admission.check(conn, id.Caller, s.isLongPoll(full), headers)
 	} else {
 		st := answerFor(err)
-		s.logRefusal(ctx, refusedCall{method: full, listener: l}, st, err)
+		(&refusedCall{method: full, listener: l}).log(ctx, s, st, err)
 		err = st.Err()
 	}
 	if m := s.methods[full]; m != nil && err != nil {

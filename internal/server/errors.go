@@ -177,19 +177,19 @@ func (c *call) refuse(err error) error {
 		upstreamSpoke(c.ctx)
 	case interface{ GRPCStatus() *status.Status }: // of the steps admit and read
 		if st = e.GRPCStatus(); st.Code() != codes.ResourceExhausted { // admission logs those, once a minute
-			c.server.logRefusal(c.ctx, c.refused(), st, err)
+			refusalOf(c).log(c.ctx, c.server, st, err)
 		}
 	default:
 		st = answerFor(err)
-		c.server.logRefusal(c.ctx, c.refused(), st, err)
+		refusalOf(c).log(c.ctx, c.server, st, err)
 	}
 	c.end(st.Code())
 	return st.Err()
 }
 
-// refused is what is known of the call by now.
-func (c *call) refused() refusedCall {
-	return refusedCall{method: c.method.full, listener: c.listener, caller: callerOf(c.id), session: c.session}
+// refusalOf is what is known of a call by now.
+func refusalOf(c *call) *refusedCall {
+	return &refusedCall{method: c.method.full, listener: c.listener, caller: callerOf(c.id), session: c.session}
 }
 
 // callerOf is nil where a caller has proved no identity.
@@ -267,9 +267,9 @@ func (r *refusedCall) key(ctx context.Context, s *Server, why string) string {
 	return strings.Join([]string{caller, method, namespace, why}, "\x00")
 }
 
-// logRefusal logs a call that the proxy itself refused, with more of the reason than the caller gets: one line a minute for
+// log logs the call, with more of the reason than the caller gets: one line a minute for
 // each caller, method, namespace and reason.
-func (s *Server) logRefusal(ctx context.Context, r refusedCall, st *status.Status, err error) {
+func (r *refusedCall) log(ctx context.Context, s *Server, st *status.Status, err error) {
 	level := slog.LevelWarn
 	if st.Code() == codes.Canceled || st.Code() == codes.DeadlineExceeded {
 		level = slog.LevelDebug

@@ -75,7 +75,7 @@ func (s *Server) other(l *listener, stream grpc.ServerStream) (err error) {
 		err = authorizePassed(id, service)
 	}
 	if err != nil {
-		return s.refuse(stream.Context(), refusedCall{method: full, listener: l, caller: callerOf(id)}, err)
+		return (&refusedCall{method: full, listener: l, caller: callerOf(id)}).refuse(stream.Context(), s, err)
 	}
 	headersSize := headersSize(headers)
 	place, err := s.admission.enter(connectionOf(stream.Context()), id.Caller, true, headersSize) // streams may last
@@ -106,9 +106,9 @@ func (s *Server) learnedMethod(full string) *method {
 }
 
 // refuse answers a call that is not rewritten with an error of the proxy's own.
-func (s *Server) refuse(ctx context.Context, r refusedCall, err error) error {
+func (r *refusedCall) refuse(ctx context.Context, s *Server, err error) error {
 	st := answerFor(err)
-	s.logRefusal(ctx, r, st, err)
+	r.log(ctx, s, st, err)
 	return st.Err()
 }
 
@@ -117,7 +117,7 @@ func (s *Server) pass(l *listener, full string, headers metadata.MD, stream grpc
 	return mwitkow.TransparentHandler(func(ctx context.Context, _ string) (context.Context, *grpc.ClientConn, error) {
 		route, err := s.upstreams.Route("")
 		if err != nil {
-			return nil, nil, s.refuse(ctx, refusedCall{method: full, listener: l}, err)
+			return nil, nil, (&refusedCall{method: full, listener: l}).refuse(ctx, s, err)
 		}
 		if err := grpc.SetSendCompressor(ctx, "identity"); err != nil {
 			return nil, nil, status.Error(codes.Internal, from+err.Error())
@@ -157,7 +157,7 @@ func (s *Server) healthCall(l *listener, full string, stream grpc.ServerStream) 
 	_, headers, err := s.identityOf(stream.Context(), l)
 	if err != nil {
 		first.Free()
-		return s.refuse(stream.Context(), refusedCall{method: full, listener: l}, err)
+		return (&refusedCall{method: full, listener: l}).refuse(stream.Context(), s, err)
 	}
 	return s.pass(l, full, headers, &countedStream{ServerStream: stream, lease: held, headers: size, limit: smallRequest, first: &first})
 }
