@@ -15,9 +15,9 @@ import (
 // rotate make local key files, whose form package localkey defines.
 func keysCommand() *cobra.Command {
 	return group("keys", "List keys, find out what they sealed, make and rotate local key files",
-		`list and scan are for all keys. new and rotate make local key files, for development and for sites without a key service;
+		`list, scan and reference are for all keys. new and rotate make local key files, for development and for sites without a key service;
 keys in a key service are made and rotated there.`,
-		newKeyCommand(), rotateKeyCommand(), listKeysCommand(), scanKeysCommand())
+		newKeyCommand(), rotateKeyCommand(), listKeysCommand(), scanKeysCommand(), referenceCommand())
 }
 
 // rotateKeyCommand adds a key to a local key file.

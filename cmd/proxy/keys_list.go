@@ -14,6 +14,7 @@ import (
 
 	"github.com/temporal-seal/temporal-seal/internal/app"
 	"github.com/temporal-seal/temporal-seal/internal/config"
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyservice"
 )
@@ -70,7 +71,9 @@ type listedKey struct {
 	Role       keyring.Role `json:"role"`
 	URI        string       `json:"uri"`
 	// Its reference in envelopes and metrics; "": not known.
-	KEK     string `json:"kek,omitempty"`
+	KEK string `json:"kek,omitempty"`
+	// Of awskms: the ARN of the key that the URI means now, also where that names an alias.
+	ARN     string `json:"arn,omitempty"`
 	Answers bool   `json:"answers"`
 	// Why it does not answer.
 	Error string `json:"error,omitempty"`
@@ -92,7 +95,7 @@ func configuredKeys(ctx context.Context, c *config.Config) []listedKey {
 			} else if p, err := keyservice.Open(ctx, uri); err != nil {
 				l.Error = err.Error()
 			} else {
-				l.KEK, l.Answers = p.Ref().String(), true
+				l.KEK, l.ARN, l.Answers = p.Ref().String(), crypto.ARNOf(p), true
 			}
 			all = append(all, l)
 		}
@@ -114,14 +117,15 @@ func (o *listKeysOptions) listConfigured(ctx context.Context, c *config.Config, 
 		return cmp.Or(writeJSON(stdout, all), code)
 	}
 	t := newTable(stdout)
-	fmt.Fprintln(t, "KEY\tNAMESPACES\tROLE\tKEK\tURI\tANSWERS")
+	fmt.Fprintln(t, "KEY\tNAMESPACES\tROLE\tKEK\tURI\tMEANS\tANSWERS")
 	for _, l := range all {
 		answers := "yes"
 		if !l.Answers {
 			answers = "no: " + l.Error
 		}
 		namespaces := cmp.Or(strings.Join(l.Namespaces, ","), "all")
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", l.Name, namespaces, l.Role, cmp.Or(l.KEK, "-"), l.URI, answers)
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n",
+			l.Name, namespaces, l.Role, cmp.Or(l.KEK, "-"), l.URI, cmp.Or(l.ARN, "-"), answers)
 	}
 	return cmp.Or(t.Flush(), code)
 }
@@ -153,13 +157,13 @@ func (o *listKeysOptions) listRunning(ctx context.Context, address string, stdou
 	}
 	// The document has two lists: keys by use, and the data keys that seal now.
 	t := newTable(stdout)
-	fmt.Fprintln(t, "KEY\tROLE\tKEK\tSEALED\tOPENED\tLAST OPENED")
+	fmt.Fprintln(t, "KEY\tROLE\tKEK\tMEANS\tSEALED\tOPENED\tLAST OPENED")
 	for _, k := range use.Keys {
 		last := "-"
 		if !k.LastOpened.IsZero() {
 			last = k.LastOpened.UTC().Format(time.RFC3339)
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%d\t%s\n", k.Name, k.Role, k.KEK, k.Sealed, k.Opened, last)
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%d\t%s\n", k.Name, k.Role, k.KEK, cmp.Or(k.ARN, "-"), k.Sealed, k.Opened, last)
 	}
 	fmt.Fprintln(t, "\nNAMESPACE\tKEY\tKEK\tMADE\tDATA KEY")
 	for _, d := range use.DataKeys {

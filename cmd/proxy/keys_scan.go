@@ -20,6 +20,7 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/app"
 	"github.com/temporal-seal/temporal-seal/internal/config"
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyservice"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 	"github.com/temporal-seal/temporal-seal/internal/scan"
@@ -65,9 +66,10 @@ which is which. It goes to the server directly, with the TLS and the API key of 
 
 Without --namespace it walks all namespaces of the server, and it has to: what one namespace sealed may be held by another.
 A key may be retired when nothing is sealed with it any more: ask with --key. The exit code is then 0 if it is not in
-use, 3 if it is, and 4 if something could not be read, so that nobody knows. It is 1 if the scan itself failed.`,
+use, 3 if it is, and 4 if nobody knows, since something could not be read, or envelopes name keys that the config does not
+have: an alias may have named one of them before. It is 1 if the scan itself failed.`,
 		Example: `  temporal-seal keys scan --config config.yaml --namespace clinic-prod
-  temporal-seal keys scan --config config.yaml --key 'awskms://alias/temporal-phi-2025?region=eu-central-1'
+  temporal-seal keys scan --config config.yaml --key 'awskms://arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab'
   temporal-seal keys scan --upstream temporal:7233 --rate 5 --state scan.json --output json`,
 		Args: cobra.NoArgs,
 		RunE: o.scan,
@@ -146,6 +148,9 @@ func (o *scanOptions) scan(cmd *cobra.Command, _ []string) error {
 		if err := o.walk(ctx, scanner, upstreams, namespace, state); err != nil {
 			return err
 		}
+	}
+	if err := o.wildcardKeys(ctx, c, &state.Report, names); err != nil {
+		return err
 	}
 	result := o.result(&state.Report, names, asked)
 	// The report comes first: an exit code other than 0 is part of the result.
@@ -226,7 +231,7 @@ func (o *scanOptions) knownKeys(
 	byKEK := map[string][]string{}
 	for _, l := range configuredKeys(ctx, c) { // without a config the key that serve would use
 		if l.KEK != "" {
-			byKEK[l.KEK] = append(byKEK[l.KEK], fmt.Sprintf("%s (%s)", l.URI, l.Role))
+			byKEK[l.KEK] = append(byKEK[l.KEK], describeKey(l.URI, l.ARN, l.Role))
 		}
 	}
 	names = map[string]string{}
@@ -235,4 +240,52 @@ func (o *scanOptions) knownKeys(
 		names[kek] = strings.Join(slices.Compact(uris), ", ")
 	}
 	return names, asked, nil
+}
+
+// describeKey names a key encryption key by its URI, by what that means now, and by its role.
+func describeKey(uri, arn string, role keyring.Role) string {
+	if strings.Contains(uri, arn) { // also "", for keys that have none
+		return fmt.Sprintf("%s (%s)", uri, role)
+	}
+	return fmt.Sprintf("%s = %s (%s)", uri, arn, role)
+}
+
+// maxWildcardKeys bounds the keys of wildcard entries that a scan asks.
+const maxWildcardKeys = 1000
+
+// wildcardKeys adds to names the keys of wildcard entries, by the key names that the envelopes have.
+func (o *scanOptions) wildcardKeys(ctx context.Context, c *config.Config, r *scan.Report, names map[string]string) error {
+	set, err := keyring.NewSet(&keyring.Options{Keys: c.KeyConfigs(), Grants: c.KeyGrants(), Realm: c.Realm, SealedAs: c.SealedAs()})
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, o.timeout)
+	defer cancel()
+	asked := map[string]bool{}
+	for _, n := range r.Namespaces {
+		for _, e := range n.Sealed {
+			if names[e.KEK] != "" {
+				continue
+			}
+			_, uris, _ := set.URIs(strings.TrimPrefix(e.SealedFor, c.Realm+"/"), e.Key)
+			for i, uri := range uris {
+				if asked[uri] || len(asked) == maxWildcardKeys {
+					continue
+				}
+				asked[uri] = true
+				p, err := keyservice.Open(ctx, uri)
+				if err != nil {
+					continue // it stays unknown, which the verdict says
+				}
+				role := keyring.RoleOpenOnly
+				if i == 0 {
+					role = keyring.RoleActive
+				}
+				if names[p.Ref().String()] == "" {
+					names[p.Ref().String()] = describeKey(uri, crypto.ARNOf(p), role)
+				}
+			}
+		}
+	}
+	return nil
 }

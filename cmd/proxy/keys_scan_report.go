@@ -29,7 +29,10 @@ type askedKey struct {
 	// Its reference in envelopes.
 	KEK       string `json:"kek"`
 	Envelopes int    `json:"envelopes"`
-	// MayRetire means that everything was read, and that nothing in it is sealed with the key.
+	// Unknown are the references of other keys that envelopes name and the config does not: an alias may have named one of them
+	// before, so nobody knows which key the question is about.
+	Unknown []string `json:"unknown_keys,omitempty"`
+	// MayRetire means that everything was read, that nothing in it is sealed with the key, and that all keys in it are known.
 	MayRetire bool `json:"may_be_retired"`
 	// Where one of the envelopes is.
 	example string
@@ -40,9 +43,24 @@ func (o *scanOptions) result(r *scan.Report, names map[string]string, asked *cry
 	d := &scanned{Namespaces: r.Namespaces, Keys: names, unread: r.Unread()}
 	if asked != nil {
 		n, example := r.Under(*asked)
-		d.Asked = &askedKey{Key: o.asked, KEK: asked.String(), Envelopes: n, MayRetire: n == 0 && d.unread == 0, example: example}
+		unknown := unknownKeys(r, names, asked.String())
+		d.Asked = &askedKey{Key: o.asked, KEK: asked.String(), Envelopes: n, Unknown: unknown,
+			MayRetire: n == 0 && d.unread == 0 && len(unknown) == 0, example: example}
 	}
 	return d
+}
+
+// unknownKeys lists the references that envelopes name and names does not have, but for the one asked about.
+func unknownKeys(r *scan.Report, names map[string]string, asked string) (unknown []string) {
+	for _, n := range r.Namespaces {
+		for _, e := range n.Sealed {
+			if names[e.KEK] == "" && e.KEK != asked {
+				unknown = append(unknown, e.KEK)
+			}
+		}
+	}
+	slices.Sort(unknown)
+	return slices.Compact(unknown)
 }
 
 // verdict returns the exit code of the scan. That of a key in use comes first: nothing that was not read
@@ -51,7 +69,7 @@ func (d *scanned) verdict() error {
 	switch {
 	case d.Asked != nil && d.Asked.Envelopes > 0:
 		return keyInUse
-	case d.unread > 0:
+	case d.unread > 0, d.Asked != nil && len(d.Asked.Unknown) > 0:
 		return notAllWasRead
 	}
 	return nil
@@ -98,6 +116,10 @@ func (o *scanOptions) print(stdout io.Writer, d *scanned) error {
 		s.line("%s: %d envelopes, such as in %s: %s", o.asked, d.Asked.Envelopes, d.Asked.example, s.red("IN USE"))
 	case d.unread > 0:
 		s.line("%s: not found, and %d places could not be read: %s", o.asked, d.unread, s.yellow("NOT KNOWN"))
+	case len(d.Asked.Unknown) > 0:
+		s.line("%s (reference %s): no envelope, but others name keys that the config does not have (references %s): %s. "+
+			"If an alias has moved, one of them may be the key that you mean: ask for its ARN, or with its reference, and see "+
+			"`temporal-seal keys reference`", o.asked, d.Asked.KEK, strings.Join(d.Asked.Unknown, ", "), s.yellow("NOT KNOWN"))
 	default:
 		s.line("%s: no envelope in %s: %s",
 			o.asked, count(len(d.Namespaces), "namespace"), s.green("it may be retired"))

@@ -98,6 +98,7 @@ func (a *admin) readyz(_ http.Header, w io.Writer) (status int) {
 		fmt.Fprintln(w, "shadow: nothing new is sealed, payloads pass in clear")
 	}
 	changes.dependencies.describe(w)
+	describeKeys(w, changes.keys)
 	state.describe(w, changes.flags.File)
 	return status
 }

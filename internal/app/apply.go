@@ -53,6 +53,8 @@ const (
 	// replaceTime is how long the config file may be away: editors and copy tools take a file away when
 	// they replace it.
 	replaceTime = 10 * time.Second
+	// aliasInterval is how often keys are looked up although nothing has changed here: an alias may name another key.
+	aliasInterval = 5 * time.Minute
 )
 
 // applier puts changed configs and policies into force. It prepares everything that the new state
@@ -73,6 +75,7 @@ type applier struct {
 	mu        sync.Mutex // one change at a time
 	text      []byte     // of the config file, when it was last read
 	awaySince time.Time  // since when there is no config file
+	asked     time.Time  // when the keys were last looked up
 }
 
 // open opens the keys and the policy of the started config, and notes them as the state in force.
@@ -108,6 +111,7 @@ func (a *applier) open(ctx context.Context, t *telemetry, w *waits, admin *admin
 	}
 	now := &state{configured: configuredBy(c, others, missing), set: a.keys.Current(), policy: a.engine.Current()}
 	a.state.Store(now)
+	a.asked = time.Now()
 	a.report = newReport(a, t)
 	a.report.started(now)
 	return nil
@@ -199,22 +203,25 @@ func (a *applier) apply(ctx context.Context, hangup bool) {
 		return // ctx has ended
 	}
 	// Keys are looked at again too while some of them are not as the config has them: they may answer now.
-	keysToo := changed || unread != nil || len(before.causes()) > 0
+	keysToo := changed || unread != nil || len(before.causes()) > 0 || time.Since(a.asked) > aliasInterval
 	if !keysToo && before.policy.Err() == nil && modules.Revision() == before.policy.Revision() {
 		return // nothing has changed, and everything is in force
 	}
 	a.text = text
 	var now *state
 	if keysToo {
+		a.asked = time.Now()
 		now = a.prepare(ctx, before, text, unread, modules)
 	} else {
 		now = a.preparePolicy(ctx, before, modules)
 	}
-	if !changed && sameCause(now.causes(), before.causes()) && now.policy.Same(before.policy) {
+	if !changed && sameCause(now.causes(), before.causes()) && now.policy.Same(before.policy) && !a.keys.Moves(now.set) {
 		return // tried again, with the same outcome
 	}
+	moved := a.keys.Moved()
 	a.commit(before, now)
 	a.report.applied(before, now, changed)
+	a.report.moved(moved, a.keys.Moved())
 }
 
 // read returns the text of the config file. While the file is away, that is the text read last.

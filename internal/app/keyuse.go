@@ -21,6 +21,7 @@ type usedKey struct {
 	Name       string       `json:"name"`
 	Role       keyring.Role `json:"role"`
 	KEK        string       `json:"kek"`
+	ARN        string       `json:"arn,omitempty"`
 	Sealed     uint64       `json:"sealed"`
 	Opened     uint64       `json:"opened"`
 	LastOpened time.Time    `json:"last_opened,omitzero"`
@@ -44,7 +45,7 @@ func usedKeys(keys *keyring.Keyring) (all []usedKey) {
 		if u.KEK != (crypto.KEKRef{}) {
 			kek = u.KEK.String()
 		}
-		all = append(all, usedKey{u.Entry, u.Role, kek, u.Sealed, u.Opened, u.LastOpened, u.Health})
+		all = append(all, usedKey{u.Entry, u.Role, kek, u.ARN, u.Sealed, u.Opened, u.LastOpened, u.Health})
 	}
 	return all
 }
@@ -68,7 +69,10 @@ var (
 		[]string{"key", "kek", "action"}, nil)
 	keyInfo = prometheus.NewDesc("temporal_seal_key_info",
 		"1 for each key encryption key, with its role: active, open_only, or former where the config names it no more.",
-		[]string{"key", "kek", "role"}, nil)
+		[]string{"key", "kek", "role", "arn"}, nil)
+	aliasMoved = prometheus.NewDesc("temporal_seal_key_alias_moved",
+		"How many keys an alias of the entry named before, since the start, that the entry does not name in another way; /readyz lists them.",
+		[]string{"key"}, nil)
 	keyLastOpened = prometheus.NewDesc("temporal_seal_key_last_opened_timestamp_seconds",
 		"When an envelope of the key was last opened here.", []string{"key", "kek"}, nil)
 	keyRevoked = prometheus.NewDesc("temporal_seal_key_revoked",
@@ -82,6 +86,7 @@ var (
 func (m keyMetrics) Describe(ch chan<- *prometheus.Desc) {
 	ch <- keyPayloads
 	ch <- keyInfo
+	ch <- aliasMoved
 	ch <- keyLastOpened
 	ch <- keyRevoked
 	ch <- keyUnavailable
@@ -98,17 +103,27 @@ func (m keyMetrics) Collect(ch chan<- prometheus.Metric) {
 		send(keyRevoked, prometheus.GaugeValue, oneIf(revoked), entry, keyNotOpen)
 		send(keyUnavailable, prometheus.GaugeValue, oneIf(!revoked), entry, keyNotOpen)
 	}
+	moved := map[string]int{}
+	for _, key := range m.keys.Moved() {
+		moved[key.Entry]++
+	}
 	for _, u := range usedKeys(m.keys) {
+		if _, ok := moved[u.Name]; !ok && u.Name != keyring.OtherUses {
+			moved[u.Name] = 0
+		}
 		send(keyPayloads, prometheus.CounterValue, float64(u.Sealed), u.Name, u.KEK, "sealed")
 		send(keyPayloads, prometheus.CounterValue, float64(u.Opened), u.Name, u.KEK, "opened")
 		if u.KEK != keyring.OtherUses {
 			send(keyRevoked, prometheus.GaugeValue, oneIf(u.health.Revoked), u.Name, u.KEK)
 			send(keyUnavailable, prometheus.GaugeValue, oneIf(u.health.Unavailable), u.Name, u.KEK)
 		}
-		send(keyInfo, prometheus.GaugeValue, 1, u.Name, u.KEK, string(u.Role))
+		send(keyInfo, prometheus.GaugeValue, 1, u.Name, u.KEK, string(u.Role), u.ARN)
 		if !u.LastOpened.IsZero() {
 			send(keyLastOpened, prometheus.GaugeValue, float64(u.LastOpened.Unix()), u.Name, u.KEK)
 		}
+	}
+	for entry, n := range moved {
+		send(aliasMoved, prometheus.GaugeValue, float64(n), entry)
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 )
 
@@ -62,6 +63,29 @@ func (r *report) applied(before, now *state, configChanged bool) {
 		r.config(now, configChanged)
 	}
 	r.policy(before.policy, now.policy)
+}
+
+// moved logs aliases that name other keys now.
+func (r *report) moved(before, now []keyring.MovedKey) {
+	for _, m := range now {
+		if !slices.Contains(before, m) {
+			r.log.Error("an alias names another key now: a replica that starts later does not open what the earlier key sealed. "+
+				"Add the earlier key's ARN to open_only of the entry", "key", m.Entry, "uri", m.URI, "before", m.Before, "now", m.Now)
+		}
+	}
+}
+
+// describeKeys writes which keys the URIs mean, and which aliases have moved, for people who look at /readyz.
+func describeKeys(w io.Writer, keys *keyring.Keyring) {
+	for _, u := range keys.Uses() {
+		if u.ARN != "" && u.Role != keyring.RoleFormer {
+			fmt.Fprintf(w, "key %q: %s %s, reference %s\n", u.Entry, u.Role, u.ARN, u.KEK)
+		}
+	}
+	for _, m := range keys.Moved() {
+		fmt.Fprintf(w, "key %q: alias moved: %s names %s now, and named %s before; add the ARN before to open_only of the entry: "+
+			"a replica that starts later does not open what that key sealed\n", m.Entry, m.URI, m.Now, m.Before)
+	}
 }
 
 // config reports the outcome for the config file. An outcome with problems counts as an error, also where a

@@ -25,6 +25,7 @@ type asked struct {
 	where string // file:line and path
 	for_  string // the key's name and namespace, where the config has a placeholder
 	seals bool   // active; else for opening only
+	arn   string
 	err   error
 }
 
@@ -45,12 +46,14 @@ func (r *run) checkKeys(ctx context.Context) (string, bool) {
 		places <- struct{}{}
 		all.Go(func() {
 			defer func() { <-places }()
-			keys[i].err = r.ask(ctx, keys[i].uri)
+			keys[i].arn, keys[i].err = r.ask(ctx, keys[i].uri)
 		})
 	}
 	all.Wait()
 	for _, k := range keys {
 		switch {
+		case k.err == nil && !strings.Contains(k.uri, k.arn): // also "", of a key service without ARNs
+			r.note("%s: %s%s is %s", k.where, k.for_, k.uri, k.arn)
 		case k.err == nil:
 		case k.seals:
 			r.fail("%s: %s%v", k.where, k.for_, k.err)
@@ -126,19 +129,27 @@ func (r *run) uses() (all []use) {
 	return all
 }
 
-// ask opens a key, which asks its service for it.
-func (r *run) ask(ctx context.Context, uri string) error {
+// ask opens a key, which asks its service for it, and returns its ARN if it has one.
+func (r *run) ask(ctx context.Context, uri string) (arn string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, r.options.Timeout)
 	defer cancel()
-	done := make(chan error, 1)
+	type answer struct {
+		arn string
+		err error
+	}
+	answered := make(chan answer, 1)
 	go func() { // a service's client may overlook the end of its time
-		_, err := keyservice.Open(ctx, uri)
-		done <- err
+		p, err := keyservice.Open(ctx, uri)
+		if err != nil {
+			answered <- answer{err: err}
+			return
+		}
+		answered <- answer{arn: crypto.ARNOf(p)}
 	}()
 	select {
-	case err := <-done:
-		return err
+	case a := <-answered:
+		return a.arn, a.err
 	case <-ctx.Done():
-		return crypto.Internalf(crypto.KindUnavailable, "open key", "%s did not answer within %s", uri, r.options.Timeout)
+		return "", crypto.Internalf(crypto.KindUnavailable, "open key", "%s did not answer within %s", uri, r.options.Timeout)
 	}
 }

@@ -55,6 +55,15 @@ type Provider interface {
 	UnwrapDataKey(ctx context.Context, wrapped []byte, kc KeyContext) ([]byte, error)
 }
 
+// ARNOf returns the ARN of the key that a provider's URI means, also where the URI names an alias, which may mean another key
+// later. It is "" for key services that have no ARNs.
+func ARNOf(p Provider) string {
+	if named, ok := p.(interface{ ARN() string }); ok {
+		return named.ARN()
+	}
+	return ""
+}
+
 // KeyContext is what a data key is bound to: the namespace as envelopes name it (with its realm) and the key name.
 type KeyContext struct{ Namespace, Key string }
 

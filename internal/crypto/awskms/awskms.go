@@ -130,6 +130,20 @@ func shared(c aws.HTTPClient) aws.HTTPClient {
 // Ref is derived from account and key id, so that replicas of a multi-Region key share it.
 func (p *Provider) Ref() crypto.KEKRef { return p.ref }
 
+// ARN is that of the key itself, also where the URI names an alias.
+func (p *Provider) ARN() string { return p.keyARN }
+
+// Reference returns the reference of a key that is named by its whole ARN, which needs no answer of KMS. ok is false for every
+// other name.
+func Reference(uri string) (ref crypto.KEKRef, arn string, ok bool) {
+	loc, err := parseURI(uri)
+	if err != nil {
+		return ref, "", false
+	}
+	id, ok := stableID(loc.key)
+	return crypto.NewKEKRef(Scheme, id), loc.key, ok
+}
+
 // URI is the one that the key was opened by.
 func (p *Provider) URI() string { return p.uri }
 

@@ -100,6 +100,9 @@ func (k *Key) Ref() crypto.KEKRef { return k.ref }
 // URI names the key in logs and errors.
 func (k *Key) URI() string { return k.provider.URI() }
 
+// ARN is that of the key: see crypto.ARNOf.
+func (k *Key) ARN() string { return crypto.ARNOf(k.provider) }
+
 // Usable reports whether the key may serve now.
 func (k *Key) Usable() bool { return k.state.Load() == serving }
 

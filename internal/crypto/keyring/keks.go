@@ -36,6 +36,13 @@ func (s *keks) all() []*keyhealth.Key {
 	return slices.AppendSeq(slices.Clone(s.former), maps.Values(s.byURI))
 }
 
+// moved returns the keys that URIs meant before.
+func (s *keks) moved() []*keyhealth.Key {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.former)
+}
+
 // named returns the open keys by URI.
 func (s *keks) named() map[string]*keyhealth.Key {
 	s.mu.Lock()
@@ -169,5 +176,7 @@ func (s *keks) candidates(ctx context.Context, m match, h *envelope.Header) (fou
 		return nil, err
 	}
 	return nil, h.Errorf(crypto.KindNotConfigured, "open",
-		"it was sealed under a key encryption key (reference %s) that is not configured; add its URI to open_only of this entry", h.KEK)
+		"it was sealed under a key encryption key (reference %s) that is not configured; "+
+			"add its URI to open_only of this entry. If an alias has moved, that is the ARN of the key that it named before, "+
+			"which /keys of a replica that has run since then lists, and CloudTrail with UpdateAlias", h.KEK)
 }

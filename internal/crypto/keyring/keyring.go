@@ -176,6 +176,16 @@ func (k *Keyring) lookUpAll(ctx context.Context, set *Set) map[string]error {
 	return failed
 }
 
+// Moves reports whether a prepared set has found other keys than those that are open: new ones, or where an alias has moved.
+func (k *Keyring) Moves(set *Set) bool {
+	for uri, key := range set.found {
+		if open := k.core.keys.get(uri); open == nil || open.Ref() != key.Ref() {
+			return true
+		}
+	}
+	return false
+}
+
 // Commit puts a prepared set in force, with nothing lost on the way: where the active key changed, or an alias names
 // another key now, the working data key goes on until its successor is there. It cannot fail.
 func (k *Keyring) Commit(set *Set) {

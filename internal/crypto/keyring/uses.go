@@ -66,6 +66,7 @@ const (
 type KeyUse struct {
 	Entry          string // the entry's name, its star as it stands there; or OtherUses
 	KEK            crypto.KEKRef
+	ARN            string // of the key encryption key; "": it has none, or is not open
 	Role           Role
 	Sealed, Opened uint64    // envelopes
 	LastOpened     time.Time // to the second; zero: never
@@ -76,11 +77,14 @@ type KeyUse struct {
 // is bounded: the entries of the configuration, and maxUses for all wildcards together.
 func (k *Keyring) Uses() []KeyUse {
 	open, u := k.core.keys.named(), &k.core.uses
-	all := make(map[useID]KeyUse)
+	all, former := make(map[useID]KeyUse), make(map[crypto.KEKRef]string)
+	for _, key := range k.core.keys.moved() {
+		former[key.Ref()] = key.ARN()
+	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	for id, n := range u.m {
-		use := KeyUse{Entry: id.entry, KEK: id.ref, Role: RoleFormer, Sealed: n.sealed.Load(), Opened: n.opened.Load()}
+		use := KeyUse{Entry: id.entry, KEK: id.ref, ARN: former[id.ref], Role: RoleFormer, Sealed: n.sealed.Load(), Opened: n.opened.Load()}
 		if at := n.openedAt.Load(); at != 0 {
 			use.LastOpened = time.Unix(0, at)
 		}
@@ -96,7 +100,7 @@ func (k *Keyring) Uses() []KeyUse {
 				if !nameURI(pattern, uri) || isPattern(pattern) && !used || used && use.Role != RoleFormer {
 					continue
 				}
-				use.Entry, use.KEK, use.Role, use.Health = id.entry, id.ref, role, key.Health()
+				use.Entry, use.KEK, use.Role, use.Health, use.ARN = id.entry, id.ref, role, key.Health(), key.ARN()
 				all[id] = use
 			}
 			role = RoleOpenOnly
@@ -116,6 +120,46 @@ func (k *Keyring) Unopened() map[string]error {
 		}
 	}
 	return unopened
+}
+
+// MovedKey is a key encryption key that an alias meant before and that its entry does not name in another way. This keyring still
+// opens what it sealed; one that starts now does not.
+type MovedKey struct {
+	Entry, URI  string // of `keys`, and the alias
+	Before, Now string // ARNs
+}
+
+// Moved lists the keys that aliases meant before, of entries that would not open with them after a restart.
+func (k *Keyring) Moved() (moved []MovedKey) {
+	open, set := k.core.keys.named(), k.Current()
+	for _, former := range k.core.keys.moved() {
+		if former.ARN() == "" {
+			continue // the key service has no aliases
+		}
+		for _, e := range set.entries {
+			if !slices.ContainsFunc(e.uris(), func(u string) bool { return nameURI(u, former.URI()) }) || e.opensWith(open, former.Ref()) {
+				continue
+			}
+			m := MovedKey{Entry: e.Name, URI: former.URI(), Before: former.ARN()}
+			if now := open[former.URI()]; now != nil {
+				m.Now = now.ARN()
+			}
+			if !slices.Contains(moved, m) {
+				moved = append(moved, m)
+			}
+		}
+	}
+	return moved
+}
+
+// opensWith reports whether one of the open keys that the entry names has a reference.
+func (e *keyEntry) opensWith(open map[string]*keyhealth.Key, ref crypto.KEKRef) bool {
+	for uri, key := range open {
+		if key.Ref() == ref && slices.ContainsFunc(e.uris(), func(u string) bool { return nameURI(u, uri) }) {
+			return true
+		}
+	}
+	return false
 }
 
 // WorkingKey is a data key that seals now.
