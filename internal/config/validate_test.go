@@ -31,6 +31,9 @@ func TestProblems(t *testing.T) {
 		// Decoding.
 		"listeners: [":                          "c.yaml:1: not valid YAML: ",
 		"---\nrealm: a\n---\nrealm: b":          "c.yaml: holds several YAML documents: one is wanted",
+		"":                                      "c.yaml: the file is empty, and a proxy with it would use local defaults",
+		"# realm: a":                            "c.yaml: the file is empty",
+		"services: [AdminService]":              `c.yaml:1: services[0]: "AdminService" is no full name of a gRPC service`,
 		"- realm":                               "c.yaml:1: wants a mapping (key: value), not a list",
 		"relm: a":                               "c.yaml:1: relm: unknown key; here the keys are listeners, upstreams, ",
 		"realm:":                                "c.yaml:1: realm: has no value: give one, or remove the key",

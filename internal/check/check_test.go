@@ -1,0 +1,102 @@
+package check_test
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"math/big"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/temporal-seal/temporal-seal/internal/check"
+	"github.com/temporal-seal/temporal-seal/internal/config"
+)
+
+// folder is where a test writes the files of a config.
+type folder struct {
+	*testing.T
+	dir string
+}
+
+func (f folder) write(name, text string) {
+	f.Helper()
+	if err := os.WriteFile(filepath.Join(f.dir, name), []byte(text), 0o600); err != nil {
+		f.Fatal(err)
+	}
+}
+
+// certificate writes name.crt, self-signed, and name.key.
+func (f folder) certificate(name string, from, until time.Duration) {
+	f.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		f.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name},
+		NotBefore: time.Now().Add(from), NotAfter: time.Now().Add(until)}
+	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		f.Fatal(err)
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.write(name+".crt", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert})))
+	f.write(name+".key", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})))
+}
+
+// TestCertificates checks what is said about certificates by their dates and keys.
+func TestCertificates(t *testing.T) {
+	const day = 24 * time.Hour
+	f := folder{t, t.TempDir()}
+	f.certificate("old", -2*day, -day)
+	f.certificate("soon", -day, 2*day)
+	f.certificate("young", day, 90*day)
+	f.certificate("good", -day, 90*day)
+	old, err := os.ReadFile(filepath.Join(f.dir, "old.crt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	good, err := os.ReadFile(filepath.Join(f.dir, "good.crt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.write("both.crt", string(old)+string(good))
+	for name, tt := range map[string]struct {
+		cert, key, authority string
+		err, warning         string // part of it; "": none
+	}{
+		"good":                   {"good", "good", "good", "", ""},
+		"expired":                {"old", "old", "good", "listeners[0].tls.cert_file: DIR/old.crt: the certificate expired on ", ""},
+		"not valid yet":          {"young", "young", "good", "the certificate is not valid before ", ""},
+		"expires soon":           {"soon", "soon", "good", "", "the certificate expires on "},
+		"another's key":          {"good", "old", "good", "listeners[0].tls: DIR/good.crt and DIR/old.key do not fit together", ""},
+		"an expired authority":   {"good", "good", "old", "callers.mtls.ca_file: DIR/old.crt: the authority CN=old expired on ", ""},
+		"one beside a valid one": {"good", "good", "both", "", "authority CN=old expired on "},
+	} {
+		f.write("config.yaml", strings.NewReplacer("DIR", f.dir, "CERT", tt.cert, "KEY", tt.key, "CA", tt.authority).Replace(`
+listeners:
+  - address: 127.0.0.1:7333
+    tls: {cert_file: DIR/CERT.crt, key_file: DIR/KEY.key}
+    callers: {mtls: {ca_file: DIR/CA.crt, names: [{name: worker}]}}
+keys: [{name: default, active: "awskms://alias/x?region=eu-central-1"}]
+`))
+		got := check.Run(t.Context(), check.Options{Flags: config.Flags{File: filepath.Join(f.dir, "config.yaml")}, Offline: true})
+		for what, one := range map[string]struct {
+			want string
+			got  []string
+		}{"errors": {tt.err, got.Errors}, "warnings": {tt.warning, got.Warnings}} {
+			text, want := strings.Join(one.got, "\n"), strings.ReplaceAll(one.want, "DIR", f.dir)
+			if (want == "") != (text == "") || !strings.Contains(text, want) {
+				t.Errorf("%s: the %s are %q, want %q", name, what, text, want)
+			}
+		}
+	}
+}
