@@ -97,10 +97,14 @@ func (c *JWT) verify(listener, token string, wait bool) (verified, error) {
 	var head struct {
 		Algorithm string `json:"alg"`
 		KeyID     string `json:"kid"`
+		// Critical names extensions without which the token must be refused (RFC 7515, section 4.1.11). None is known here.
+		Critical json.RawMessage `json:"crit"`
 	}
 	switch err := readTokenPart(token, 0, &head); {
 	case err != nil:
 		return refuse(err.Error())
+	case head.Critical != nil:
+		return refuse("its header crit asks for extensions that are not known here")
 	case !slices.Contains(c.Algorithms, head.Algorithm):
 		return refuse(fmt.Sprintf("it is signed with an algorithm that is not allowed here; allowed are %s", strings.Join(c.Algorithms, ", ")))
 	}

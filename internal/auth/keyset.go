@@ -2,12 +2,15 @@ package auth
 
 import (
 	"bytes"
+	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -71,7 +74,7 @@ func get(ctx context.Context, client *http.Client, url string) ([]byte, error) {
 func FetchKeys(ctx context.Context, url string) error {
 	text, err := get(ctx, new(http.Client), url)
 	if err == nil {
-		if _, err = parseKeys(text); err != nil {
+		if _, _, err = parseKeys(text); err != nil {
 			err = fmt.Errorf("%s: %w; is this the URL of the issuer's keys?", url, err)
 		}
 	}
@@ -81,7 +84,7 @@ func FetchKeys(ctx context.Context, url string) error {
 // KeySetFromFile reads keys from a file, which is watched.
 func KeySetFromFile(log *slog.Logger, file string) (*KeySet, error) {
 	w, err := filewatch.NewValue(log, func(contents [][]byte) ([]byte, error) {
-		_, err := parseKeys(contents[0])
+		_, _, err := parseKeys(contents[0])
 		return contents[0], err
 	}, file)
 	if err != nil {
@@ -101,16 +104,34 @@ func (k *KeySet) Fetch() error {
 	return k.fetch()
 }
 
-// parseKeys reads a JSON Web Key Set (RFC 7517). An empty one is an error: it would refuse every token.
-func parseKeys(text []byte) (jwk.Set, error) {
-	set, err := jwk.Parse(text)
-	if err != nil {
-		return nil, fmt.Errorf("not a JSON Web Key Set: %w", err)
+// parseKeys reads a JSON Web Key Set (RFC 7517). Keys that this build does not understand are left out, as section 5 asks, and
+// ignored describes them. A set without any other is an error: it would refuse every token.
+func parseKeys(text []byte) (set jwk.Set, ignored []string, err error) {
+	var list struct {
+		Keys []json.RawMessage `json:"keys"`
+	}
+	if err := json.Unmarshal(text, &list); err != nil {
+		return nil, nil, errors.New("not a JSON Web Key Set: it is no JSON object with keys")
+	}
+	if list.Keys == nil {
+		return nil, nil, errors.New("not a JSON Web Key Set: it has no member keys")
+	}
+	set = jwk.NewSet()
+	for i, raw := range list.Keys {
+		key, err := jwk.ParseKey(raw)
+		if err == nil {
+			err = set.AddKey(key)
+		}
+		if err != nil {
+			var of struct{ KTY, KID string }
+			_ = json.Unmarshal(raw, &of) // what cannot be read is left out of the text
+			ignored = append(ignored, fmt.Sprintf("keys[%d] (kty %.20q, kid %.80q)", i, of.KTY, of.KID))
+		}
 	}
 	if set.Len() == 0 {
-		return nil, errors.New("the JSON Web Key Set is empty")
+		return nil, nil, fmt.Errorf("the JSON Web Key Set has no key that can be used; ignored: %s", cmp.Or(strings.Join(ignored, ", "), "none"))
 	}
-	return set, nil
+	return set, ignored, nil
 }
 
 // holds reports whether keys of this generation are still those of the issuer: a key that was withdrawn must
@@ -181,7 +202,7 @@ func (k *KeySet) fetch() error {
 	if err != nil {
 		return err
 	}
-	set, err := parseKeys(text)
+	set, ignored, err := parseKeys(text)
 	if err != nil {
 		return err
 	}
@@ -191,6 +212,9 @@ func (k *KeySet) fetch() error {
 		if !bytes.Equal(before.text, text) {
 			next.generation++
 		}
+	}
+	if before := k.current.Load(); len(ignored) > 0 && (before == nil || before.generation != next.generation) {
+		k.log.Warn("keys of a key set are ignored: their type is not known here, or they are not valid", "keys", strings.Join(ignored, ", "))
 	}
 	k.current.Store(next)
 	return nil

@@ -2,6 +2,7 @@ package codecserver
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -130,6 +131,10 @@ func (e *exchange) answer(ctx context.Context) ([]byte, error) {
 	return e.rewriteBody(ctx, id, namespace)
 }
 
+// unnamedNamespace is what an empty X-Namespace means: Temporal's command line up to 1.5 sends that where it is called
+// without --namespace.
+const unnamedNamespace = "default"
+
 // authenticate finds out who calls, and checks that they reach the namespace.
 func (e *exchange) authenticate() (*auth.Identity, string, error) {
 	headers := make(map[string][]string, len(e.r.Header))
@@ -141,13 +146,14 @@ func (e *exchange) authenticate() (*auth.Identity, string, error) {
 		return nil, "", err
 	}
 	namespaces := headers["x-namespace"]
-	if len(namespaces) != 1 || namespaces[0] == "" {
+	if len(namespaces) != 1 {
 		return nil, "", refuse(http.StatusBadRequest, "the header X-Namespace has to name the namespace of the payloads: the Web UI and the command line send it by themselves")
 	}
-	if n := len(namespaces[0]); n > auth.MaxNamespace {
+	namespace := cmp.Or(namespaces[0], unnamedNamespace)
+	if n := len(namespace); n > auth.MaxNamespace {
 		return nil, "", refuse(http.StatusBadRequest, "the name of the namespace has %d bytes, and %d are the most", n, auth.MaxNamespace)
 	}
-	return id, namespaces[0], id.Authorize(namespaces[0])
+	return id, namespace, id.Authorize(namespace)
 }
 
 // rewriteBody seals or opens the payloads in the body, and returns the text of the answer.

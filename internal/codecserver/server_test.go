@@ -330,7 +330,7 @@ func TestRefusals(t *testing.T) {
 		"no token":              {body: good, pairs: []string{"Authorization", "-"}, want: 401, text: "wants a token"},
 		"another token":         {body: good, pairs: []string{"Authorization", "Bearer x"}, want: 401},
 		"no namespace":          {body: good, pairs: []string{"X-Namespace", "-"}, want: 400, text: "X-Namespace"},
-		"an empty namespace":    {body: good, pairs: []string{"X-Namespace", ""}, want: 400},
+		"an empty namespace":    {body: good, pairs: []string{"X-Namespace", ""}, want: 403, text: "default"},
 		"a foreign namespace":   {body: good, pairs: []string{"X-Namespace", "payroll"}, want: 403, text: "does not reach"},
 		"GET":                   {method: "GET", want: 405},
 		"elsewhere":             {path: "/", body: good, want: 404},

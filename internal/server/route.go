@@ -8,6 +8,7 @@ import (
 	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/metadata"
 
+	"github.com/temporal-seal/temporal-seal/internal/auth"
 	"github.com/temporal-seal/temporal-seal/internal/tasks"
 	"github.com/temporal-seal/temporal-seal/internal/upstream"
 	"github.com/temporal-seal/temporal-seal/internal/x/backoff"
@@ -17,7 +18,12 @@ import (
 // route finds the upstream of the namespace, and makes the metadata for it. What is refused here was not
 // forwarded.
 func (c *call) route() (err error) {
-	if c.upstream, err = c.server.upstreams.Route(c.session.Namespace()); err != nil {
+	if publicMethods[c.method.full] {
+		c.upstream, err = c.server.upstreams.RoutePublic(c.hintedNamespace())
+	} else {
+		c.upstream, err = c.server.upstreams.Route(c.session.Namespace())
+	}
+	if err != nil {
 		return err
 	}
 	if c.server.audit != nil {
@@ -33,6 +39,15 @@ func (c *call) route() (err error) {
 		c.confirm()
 	}
 	return nil
+}
+
+// hintedNamespace returns the namespace for which newer SDKs ask about the server, if the caller reaches it; else "".
+func (c *call) hintedNamespace() string {
+	names := c.headers[namespaceHeader]
+	if len(names) != 1 || len(names[0]) > auth.MaxNamespace || !c.id.Reaches(names[0]) {
+		return ""
+	}
+	return names[0]
 }
 
 // confirm asks the upstream whether the call's namespace exists, unless that is known.

@@ -67,6 +67,18 @@ func (c *Config) Serves(namespace string) bool {
 	return glob.MatchAny(c.Namespaces, namespace)
 }
 
+// errUnnamed is ErrNoUpstream for a call that names no namespace.
+type errUnnamed struct{}
+
+// Error says what to change.
+func (errUnnamed) Error() string {
+	return "the call names no namespace, and every upstream of the proxy's config serves certain namespaces only: " +
+		"name one in the call, or add an upstream without `namespaces`"
+}
+
+// Is reports that it is an ErrNoUpstream.
+func (errUnnamed) Is(target error) bool { return target == ErrNoUpstream }
+
 // Router finds the upstream of a call by its namespace, and has a pool of connections to each address.
 type Router struct {
 	configs []Config
@@ -110,6 +122,25 @@ func (r *Router) Route(namespace string) (*Pool, error) {
 			address = strings.ReplaceAll(address, namespaceVariable, namespace)
 		}
 		return r.pool(i, address)
+	}
+	if namespace == "" {
+		return nil, errUnnamed{}
+	}
+	return nil, ErrNoUpstream
+}
+
+// RoutePublic is Route for a call that is about no namespace and that every upstream answers. It goes where a namespace that
+// the caller hints at is served, else where calls without a namespace are, else to the first upstream.
+func (r *Router) RoutePublic(hint string) (*Pool, error) {
+	for _, namespace := range []string{hint, ""} {
+		if pool, err := r.Route(namespace); !errors.Is(err, ErrNoUpstream) {
+			return pool, err
+		}
+	}
+	for i, c := range r.configs {
+		if c.Fixed() {
+			return r.pool(i, c.Address)
+		}
 	}
 	return nil, ErrNoUpstream
 }

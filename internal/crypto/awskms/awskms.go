@@ -226,6 +226,7 @@ type location struct{ key, region, endpoint string }
 func parseURI(uri string) (location, error) {
 	rest, ok := strings.CutPrefix(uri, Scheme+"://")
 	key, query, _ := strings.Cut(rest, "?")
+	key = strings.TrimPrefix(key, "/") // other tools write awskms:///arn:aws:kms:...
 	if !ok || key == "" {
 		return location{}, fmt.Errorf("%q names no KMS key; write awskms://<key id, ARN or alias/name>?region=...", uri)
 	}

@@ -17,10 +17,12 @@ import (
 )
 
 const (
-	magic     = "temporal-seal-key-file 1"
-	warning   = "# Everything sealed with this file can be opened with it, and with nothing else. Back it up; never commit it.\n"
-	maxSize   = 64 << 10
-	forOthers = 0o077
+	magic   = "temporal-seal-key-file 1"
+	warning = "# Everything sealed with this file can be opened with it, and with nothing else. Back it up; never commit it.\n"
+	maxSize = 64 << 10
+	// forOthers are the permissions of everybody. The group may read: a Secret that Kubernetes mounts belongs to root and to the
+	// group of the pod.
+	forOthers = 0o007
 )
 
 type keyFile struct {
@@ -139,7 +141,7 @@ func read(path string) (f keyFile, info fs.FileInfo, err error) {
 	case !info.Mode().IsRegular() || info.Size() > maxSize:
 		return f, nil, fmt.Errorf("%s is no key file", path)
 	case info.Mode().Perm()&forOthers != 0:
-		return f, nil, fmt.Errorf("%s can be read by others (mode %#o); run: chmod 600 %s", path, info.Mode().Perm(), path)
+		return f, nil, fmt.Errorf("%s can be read or changed by everybody (mode %#o); run: chmod 600 %s", path, info.Mode().Perm(), path)
 	}
 	content := make([]byte, info.Size())
 	defer clear(content)

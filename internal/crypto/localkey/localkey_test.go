@@ -196,15 +196,15 @@ func TestOpenRefuses(t *testing.T) {
 		mode    os.FileMode
 		want    string
 	}{
-		"readable by the group": {content, 0o640, "chmod 600"},
-		"readable by all":       {content, 0o604, "chmod 600"},
-		"empty":                 {nil, 0o600, "missing"},
-		"a later version":       {edit("file 1", "file 2"), 0o600, "version 1"},
-		"no keys":               {content[:bytes.Index(content, []byte("key k1"))], 0o600, "missing"},
-		"a short key":           {edit(secret, secret[:40]), 0o600, "line 4"},
-		"an unknown line":       {append(bytes.Clone(content), "wrap k1\n"...), 0o600, "line 5"},
-		"two ids":               {append(bytes.Clone(content), "id 00\n"...), 0o600, "line 5"},
-		"a huge file":           {make([]byte, maxSize+1), 0o600, "no key file"},
+		"writable by all": {content, 0o602, "chmod 600"},
+		"readable by all": {content, 0o604, "chmod 600"},
+		"empty":           {nil, 0o600, "missing"},
+		"a later version": {edit("file 1", "file 2"), 0o600, "version 1"},
+		"no keys":         {content[:bytes.Index(content, []byte("key k1"))], 0o600, "missing"},
+		"a short key":     {edit(secret, secret[:40]), 0o600, "line 4"},
+		"an unknown line": {append(bytes.Clone(content), "wrap k1\n"...), 0o600, "line 5"},
+		"two ids":         {append(bytes.Clone(content), "id 00\n"...), 0o600, "line 5"},
+		"a huge file":     {make([]byte, maxSize+1), 0o600, "no key file"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "seal.key")
