@@ -96,7 +96,7 @@ func (s *Server) beforeStream(ctx context.Context, l *listener, info *tap.Info, 
 	conn.known(err == nil)
 	if err == nil {
 		ctx = &identified{Context: ctx, id: id, headers: info.Header}
-		err = s.admission.check(conn, id.Caller, s.isLongPoll(full), headers)
+		err = s.admission.check(conn, id.Caller, s.methods.isLongPoll(full), headers)
 	} else {
 		st := answerFor(err)
 		(&refusedCall{method: full, listener: l}).log(ctx, s, st, err)

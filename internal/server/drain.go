@@ -41,7 +41,8 @@ const (
 
 // drain is the state of a server's end.
 type drain struct {
-	ends atomic.Int64 // when, in Unix nanoseconds; 0: it has not begun
+	ends      atomic.Int64  // when, in Unix nanoseconds; 0: it has not begun
+	pollLimit time.Duration // that holds without a drain too; see Options.PollLimit
 }
 
 // begin notes when the drain's time is over. Without a deadline it is never over.
@@ -53,16 +54,16 @@ func (d *drain) begin(ctx context.Context) {
 	d.ends.Store(end.UnixNano())
 }
 
-// poll returns how long a poll may take that is forwarded now, where limit holds without a drain; 0: as long as its
-// caller allows. forward reports whether that is long enough to forward it.
-func (d *drain) poll(limit time.Duration) (_ time.Duration, forward bool) {
+// poll returns how long a poll may take that is forwarded now; 0: as long as its caller allows. forward reports whether
+// that is long enough to forward it.
+func (d *drain) poll() (_ time.Duration, forward bool) {
 	ends := d.ends.Load()
 	if ends == 0 {
-		return limit, true
+		return d.pollLimit, true
 	}
 	left := min(time.Until(time.Unix(0, ends))-drainMargin, drainPoll)
-	if limit > 0 {
-		left = min(left, limit)
+	if d.pollLimit > 0 {
+		left = min(left, d.pollLimit)
 	}
 	return max(left, 1), left >= shortestPoll
 }

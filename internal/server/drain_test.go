@@ -20,14 +20,14 @@ func TestPollTimeDuringADrain(t *testing.T) {
 		"too little time is left":       {left: 2 * time.Second, most: 2 * time.Second},
 		"the time is over":              {left: -time.Second, most: 1},
 	} {
-		var d drain
-		if got, forward := d.poll(c.limit); got != c.limit || !forward {
+		d := drain{pollLimit: c.limit}
+		if got, forward := d.poll(); got != c.limit || !forward {
 			t.Errorf("%s: before the drain a poll gets %s, %t", name, got, forward)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), c.left)
 		d.begin(ctx)
 		cancel()
-		got, forward := d.poll(c.limit)
+		got, forward := d.poll()
 		if forward != c.forward || got > c.most || got <= 0 || c.forward && got < c.most-100*time.Millisecond {
 			t.Errorf("%s: a poll gets %s, %t; want %s, %t", name, got, forward, c.most, c.forward)
 		}

@@ -24,7 +24,7 @@ import (
 func (c *call) forward() error {
 	out, isPoll := c.out, c.method.rewrite.IsPoll()
 	if isPoll {
-		if limit, _ := c.server.drain.poll(c.server.pollLimit); limit > 0 {
+		if limit, _ := c.server.drain.poll(); limit > 0 {
 			var cancel context.CancelFunc
 			out, cancel = context.WithTimeout(out, limit)
 			defer cancel()

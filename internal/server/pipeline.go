@@ -89,17 +89,20 @@ func (s *Server) newMethod(full string) *method {
 	return &method{full: full, rewrite: m, longPoll: m.IsPoll() || longPoll(full), metrics: s.metrics.method(full)}
 }
 
+// methods are those of the services that are rewritten, by their full names.
+type methods map[string]*method
+
 // untraced reports whether calls get no span from gRPC's stats handler.
-func (s *Server) untraced(full string) bool {
-	if m, ok := s.methods[full]; ok {
+func (all methods) untraced(full string) bool {
+	if m, ok := all[full]; ok {
 		return m.rewrite.IsPoll()
 	}
 	return serviceOf(full) == healthService
 }
 
 // isLongPoll reports whether calls may wait for long.
-func (s *Server) isLongPoll(full string) bool {
-	m, ok := s.methods[full]
+func (all methods) isLongPoll(full string) bool {
+	m, ok := all[full]
 	return !ok || m.longPoll
 }
 

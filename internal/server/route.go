@@ -74,7 +74,7 @@ func (c *call) awaitKeys() error {
 	if !ready {
 		return c.endPoll()
 	}
-	if _, forward := c.server.drain.poll(c.server.pollLimit); !forward {
+	if _, forward := c.server.drain.poll(); !forward {
 		if err := backoff.Sleep(c.ctx, latePoll); err != nil {
 			return err
 		}

@@ -69,17 +69,16 @@ type Listener struct {
 
 // Server forwards calls. Its methods may be used by several goroutines.
 type Server struct {
-	rewriter  *rewrite.Rewriter
-	keys      *keyring.Keyring
-	audit     *audit.Log
-	pollLimit time.Duration
-	metrics   *Metrics
-	log       *slog.Logger
+	rewriter *rewrite.Rewriter
+	keys     *keyring.Keyring
+	audit    *audit.Log
+	metrics  *Metrics
+	log      *slog.Logger
 
 	listeners []*listener
 	upstreams *upstream.Router
 	tracing   *Tracing
-	methods   map[string]*method
+	methods   methods
 	learned   sync.Map // full name -> *method, for those that only the upstream's reflection describes
 	passed    map[string]bool
 	health    *health
@@ -130,7 +129,7 @@ func New(o Options) (*Server, error) {
 		o.Limits.Bytes < MinBytes || o.Limits.RequestBytes < MinRequestBytes {
 		return nil, fmt.Errorf("limits: %+v would refuse every call", o.Limits)
 	}
-	s := &Server{rewriter: o.Rewriter, keys: o.Keys, audit: o.Audit, pollLimit: o.PollLimit, metrics: o.Metrics, log: o.Log,
+	s := &Server{rewriter: o.Rewriter, keys: o.Keys, audit: o.Audit, drain: drain{pollLimit: o.PollLimit}, metrics: o.Metrics, log: o.Log,
 		tracing: o.Tracing, methods: map[string]*method{}, passed: map[string]bool{},
 		health: newHealth(), admission: newAdmission(o.Limits, o.Metrics, o.Log),
 		requestTime: requestTime, waiting: make(chan struct{}, mostWaiting)}
@@ -150,7 +149,7 @@ func New(o Options) (*Server, error) {
 			}
 		}
 	}
-	server, client := o.Tracing.handlers(s.untraced, s.isLongPoll)
+	server, client := o.Tracing.handlers(s.methods.untraced, s.methods.isLongPoll)
 	s.upstreams = upstream.NewRouter(o.Upstreams, client)
 	o.Metrics.hold(&o.Limits)
 	for _, l := range o.Listeners {
