@@ -384,6 +384,7 @@ func takeJSON(t *testing.T) []string {
 			"--config good.yaml --policy fact.rego --unknown workflow.type", "--config good.yaml --direction response"}},
 		{"keys list --output json", nil, []string{"--config good.yaml", "--config no-key.yaml", "--config wildcard.yaml"}},
 		{"keys list --running --output json", nil, []string{"--admin $ADMIN", "--admin $DRAINING"}},
+		{"keys reference --output json", nil, []string{"local:seal.key", "arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"}},
 		{"keys scan --output json", append([]string{"keys"}, scanned...), []string{
 			"--config good.yaml --upstream $UPSTREAM", "--config good.yaml --upstream $UPSTREAM --key local:seal.key",
 			"--config good.yaml --upstream $UPSTREAM --namespace unreadable"}},
