@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -115,8 +116,8 @@ func (d *dependencies) await(ctx context.Context, w *waits) {
 			for err != nil && pause.Wait(ctx) == nil {
 				err = d.all[i].ask(ctx)
 			}
-			if err == nil {
-				return
+			if err == nil || errors.Is(ctx.Err(), context.Canceled) {
+				return // it answers, or the start has failed for another reason
 			}
 			d.note(i, err)
 			d.log.Error("the proxy starts without an answer of a dependency, and asks it again",
