@@ -77,7 +77,9 @@ type site struct {
 
 func newSite(t *testing.T) site {
 	t.Helper()
-	s := site{program: newProgram(t)}
+	stub := startKMS(t)
+	s := site{program: newProgram(t, stub.env...)}
+	s.write(t, "kms.yaml", fmt.Sprintf("keys: [{name: default, active: %q}]\n", stub.uri))
 	for name, text := range files {
 		s.write(t, name, text)
 	}
@@ -107,6 +109,7 @@ func newSite(t *testing.T) site {
 	}
 	s.write(t, "history.json", protojson.Format(sealed))
 	unsealed(t, u)
+	ofKMS, _ := start(t, harness.ProxyOptions{Upstream: u.address, Env: stub.env, Keys: []harness.KeyOption{{Name: "default", Active: stub.uri}}})
 	drainer, _ := start(t, harness.ProxyOptions{Upstream: u.address, Extra: "drain: {delay: 60s}\n"})
 	if err := syscall.Kill(drainer.PID(), syscall.SIGTERM); err != nil {
 		t.Fatal(err)
@@ -117,7 +120,7 @@ func newSite(t *testing.T) site {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = taken.Close() }) // nobody speaks to it
-	s.upstream, s.variables = u, []string{"$UPSTREAM", u.address, "$ADMIN", proxy.Admin, "$DRAINING", drainer.Admin,
+	s.upstream, s.variables = u, []string{"$UPSTREAM", u.address, "$ADMIN", proxy.Admin, "$DRAINING", drainer.Admin, "$OFKMS", ofKMS.Admin, "$KMSKEY", stub.uri,
 		"$TAKEN", taken.Addr().String(), "$NOBODY", "127.0.0.1:1",
 		"$VAULT", "vault://127.0.0.1:1/transit/seal"}
 	return s
@@ -382,12 +385,13 @@ func takeJSON(t *testing.T) []string {
 		{"explain --output json", nil, []string{
 			"--config good.yaml", "--config good.yaml --input several.yaml", "--config good.yaml --policy unknown.rego",
 			"--config good.yaml --policy fact.rego --unknown workflow.type", "--config good.yaml --direction response"}},
-		{"keys list --output json", nil, []string{"--config good.yaml", "--config no-key.yaml", "--config wildcard.yaml"}},
-		{"keys list --running --output json", nil, []string{"--admin $ADMIN", "--admin $DRAINING"}},
+		{"keys list --output json", nil, []string{"--config good.yaml", "--config no-key.yaml", "--config wildcard.yaml", "--config kms.yaml"}},
+		{"keys list --running --output json", nil, []string{"--admin $ADMIN", "--admin $DRAINING", "--admin $OFKMS"}},
 		{"keys reference --output json", nil, []string{"local:seal.key", "arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"}},
 		{"keys scan --output json", append([]string{"keys"}, scanned...), []string{
 			"--config good.yaml --upstream $UPSTREAM", "--config good.yaml --upstream $UPSTREAM --key local:seal.key",
-			"--config good.yaml --upstream $UPSTREAM --namespace unreadable"}},
+			"--config good.yaml --upstream $UPSTREAM --namespace unreadable",
+			"--config kms.yaml --upstream $UPSTREAM --key $KMSKEY"}},
 		{"open", nil, []string{"--config good.yaml history.json", "--key local:other.key history.json"}},
 		{"version --output json", nil, []string{""}},
 	} {

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
@@ -71,7 +72,7 @@ func takeMetrics(t *testing.T) []string {
 	before := scrape(t, proxy)
 	exercise(t, conn, codec)
 	scrapes := rotate(t, proxy, o)
-	scrapes = append(scrapes, exerciseLimits(t, u))
+	scrapes = append(scrapes, exerciseLimits(t, u), exerciseTLS(t, u))
 
 	var lines []string
 	for _, scraped := range scrapes {
@@ -184,6 +185,18 @@ func exerciseLimits(t *testing.T, u *upstream) map[string]*family {
 	return scrape(t, proxy)
 }
 
+// exerciseTLS scrapes a proxy that has a certificate.
+func exerciseTLS(t *testing.T, u *upstream) map[string]*family {
+	t.Helper()
+	dir := t.TempDir()
+	if err := harness.WriteCertificate(dir, "server", time.Now(), time.Now().Add(time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	proxy, _ := start(t, harness.ProxyOptions{Dir: dir, Upstream: u.address,
+		Extra: fmt.Sprintf("codec_server: {address: %q, tls: {cert_file: server.crt, key_file: server.key}}\n", freeAddress(t))})
+	return scrape(t, proxy)
+}
+
 // family is a metric as a scrape shows it.
 type family struct {
 	kind, help string
@@ -198,7 +211,7 @@ var (
 )
 
 // openLabels have values of the user's: names of keys, references, revisions.
-var openLabels = []string{"key", "kek", "revision", "version", "commit"}
+var openLabels = []string{"key", "kek", "arn", "revision", "version", "commit"}
 
 // scrape reads the metrics. Those of the Go runtime and of the process become one entry each.
 func scrape(t *testing.T, proxy *harness.Proxy) map[string]*family {
