@@ -46,7 +46,7 @@ func TestDecideApart(t *testing.T) {
 			for _, hit := range []bool{false, true} {
 				in := &Input{Namespace: "team", RPC: "Encode", Encoding: "json/plain", Data: []byte(`{}`)}
 				if tt.d == Response {
-					in = &Input{Namespace: "team", RPC: "Decode", SealedNamespace: "team", SealedKey: "phi"}
+					in = &Input{Namespace: "team", RPC: "Decode", Sealed: Sealed{Namespace: "team", Key: "phi"}}
 				}
 				got, err := p.DecideApart(context.Background(), tt.d, in)
 				if err != nil {
@@ -69,7 +69,7 @@ func TestApartIsRememberedApart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	in := Input{Namespace: "team", Kind: KindInput, SealedNamespace: "team", SealedKey: "phi"}
+	in := Input{Namespace: "team", Kind: KindInput, Sealed: Sealed{Namespace: "team", Key: "phi"}}
 	for range 2 {
 		within, alone := in, in
 		if v, err := p.Decide(ctx, Response, &within); err != nil || v.Action != Open {

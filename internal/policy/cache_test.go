@@ -115,9 +115,7 @@ func randomInput(r *rand.Rand) (Direction, *Input) {
 		Type:         pick(r, "", "T"),
 		Data: []byte(pick(r, `{"deny":true}`, `{"deny":false}`, `{}`, `{"a":"0123456789","b":"0123456789"}`,
 			`{"deny":`, `{"deny":true,"deny":false}`, ``)),
-		SealedNamespace: pick(r, "a", "b", "c"),
-		SealedKey:       pick(r, "phi", "default"),
-		SealedGranted:   r.IntN(2) == 0,
+		Sealed: Sealed{Namespace: pick(r, "a", "b", "c"), Key: pick(r, "phi", "default"), Granted: r.IntN(2) == 0},
 	}
 	in.NotApplicable = FactSet(r.IntN(int(AllFacts)+1)) &^ in.Known
 	if kindClass(in.Kind) == 0 && r.IntN(4) == 0 {
@@ -229,7 +227,7 @@ func TestMemoHitAllocatesNothing(t *testing.T) {
 	} {
 		p := mustLoad(t, tt.files, sensitiveKeys)
 		in := &Input{Namespace: tt.namespace, RPC: "StartWorkflowExecution", Caller: someCallers[4], WorkflowID: "acme/1", WorkflowType: "Ship",
-			TaskQueue: "x", Known: AllFacts, Kind: KindInput, Encoding: "json/plain", SealedNamespace: tt.namespace, SealedKey: "phi"}
+			TaskQueue: "x", Known: AllFacts, Kind: KindInput, Encoding: "json/plain", Sealed: Sealed{Namespace: tt.namespace, Key: "phi"}}
 		decide(t, p, tt.direction, in)
 		var v Verdict
 		allocs := testing.AllocsPerRun(1000, func() { v, _ = p.Decide(ctx, tt.direction, in) })
@@ -248,7 +246,7 @@ func TestMemoIsBounded(t *testing.T) {
 	if len(p.cache.slot) != 64 {
 		t.Errorf("the cache has %d places, not 64", len(p.cache.slot))
 	}
-	long := &Input{Namespace: "x", SealedNamespace: string(make([]byte, maxCacheKey)), Kind: KindInput}
+	long := &Input{Namespace: "x", Sealed: Sealed{Namespace: string(make([]byte, maxCacheKey))}, Kind: KindInput}
 	for range 2 {
 		if v := decide(t, p, Response, long); v.Hit {
 			t.Error("a key over the limit was remembered")

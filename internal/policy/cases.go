@@ -208,8 +208,7 @@ func (p *Policy) Question(c *Case) (d Direction, in *Input, err error) {
 	in = &Input{
 		Namespace: c.Input.Namespace, RPC: c.Input.RPC,
 		Kind: given.Kind, Name: given.Name, Path: given.Path, Encoding: given.Encoding, Type: given.Type,
-		SealedNamespace: c.Input.Sealed.Namespace, SealedKey: c.Input.Sealed.Key,
-		SealedGranted: c.Input.Sealed.Granted,
+		Sealed: Sealed{Namespace: c.Input.Sealed.Namespace, Key: c.Input.Sealed.Key, Granted: c.Input.Sealed.Granted},
 	}
 	if in.Kind == "" {
 		return d, nil, errors.New("the case needs `input.payload.kind`")

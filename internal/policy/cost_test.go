@@ -43,10 +43,10 @@ func subjects() []subject {
 		WorkflowID: "admission-4711", WorkflowType: "Admission", TaskQueue: "admissions", ActivityID: "7", ActivityType: "FetchLabResults",
 		Known: policy.AllFacts,
 		Kind:  policy.KindResult, Path: "result", Encoding: "json/plain", Data: document(),
-		SealedNamespace: "clinic-prod", SealedKey: "phi",
+		Sealed: policy.Sealed{Namespace: "clinic-prod", Key: "phi"},
 	}
 	platform := activity
-	platform.Namespace, platform.SealedNamespace = "somewhere", "somewhere"
+	platform.Namespace, platform.Sealed.Namespace = "somewhere", "somewhere"
 	header := activity
 	header.Kind, header.Name, header.Path = policy.KindHeader, "Authorization", "header"
 	start := activity

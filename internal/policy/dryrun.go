@@ -44,7 +44,7 @@ func trialInput(namespace, kind string, d Direction) *Input {
 		Data: []byte(`{"trial":["text",1,true,null]}`),
 	}
 	if d == Response {
-		in.SealedNamespace, in.SealedKey = namespace, "default"
+		in.Sealed.Namespace, in.Sealed.Key = namespace, "default"
 	}
 	return in
 }

@@ -73,14 +73,14 @@ var members = [...]member{
 	{"payload.type", readType, func(in *Input) *string { return &in.Type }},
 	{"content.json", readContentJSON, nil},
 	{"content.size", readContentSize, nil},
-	{"sealed.namespace", readSealedNamespace, func(in *Input) *string { return &in.SealedNamespace }},
-	{"sealed.key", readSealedKey, func(in *Input) *string { return &in.SealedKey }},
+	{"sealed.namespace", readSealedNamespace, func(in *Input) *string { return &in.Sealed.Namespace }},
+	{"sealed.key", readSealedKey, func(in *Input) *string { return &in.Sealed.Key }},
 	{"sealed.granted", readSealedGranted, func(in *Input) *string { return grantedText(in) }},
 }
 
 // grantedText stands for SealedGranted in keys of the policy cache.
 func grantedText(in *Input) *string {
-	if in.SealedGranted {
+	if in.Sealed.Granted {
 		return &granted
 	}
 	return &notGranted
@@ -149,7 +149,7 @@ func (e *evaluation) document(d Direction, r reads) *ast.Term {
 		case fact && in.Known&m.read == 0:
 		case m.read == readSealedGranted:
 			if group != nil {
-				group[within] = in.SealedGranted
+				group[within] = in.Sealed.Granted
 			}
 		case within == "":
 			doc[name] = *m.text(in)

@@ -119,11 +119,11 @@ func TestShippedPolicy(t *testing.T) {
 		if v := decide(t, p, Request, in); v.Action != want || v.Weakened {
 			t.Errorf("%s: %s", kind, v)
 		}
-		in.SealedNamespace = "n"
+		in.Sealed.Namespace = "n"
 		if v := decide(t, p, Response, in); v.Action != Open {
 			t.Errorf("response %s: %s", kind, v)
 		}
-		in.SealedNamespace = "m"
+		in.Sealed.Namespace = "m"
 		if v := decide(t, p, Response, in); v.Action != Deny {
 			t.Errorf("response %s of another namespace: %s", kind, v)
 		}

@@ -92,10 +92,15 @@ type Input struct {
 	// Data is the payload's data. It is decoded only when a rule reads input.content.
 	Data []byte
 
-	SealedNamespace, SealedKey string // responses: what the envelope says, authenticated
-	SealedGranted              bool   // responses: a grant of the config lets Namespace open it
+	Sealed Sealed // responses
 
 	Call *Call // what the decisions of one call share; nil: they share nothing and have no limit in all
+}
+
+// Sealed is what a policy can read of a sealed payload.
+type Sealed struct {
+	Namespace, Key string // what the envelope says, authenticated
+	Granted        bool   // a grant of the config lets Input.Namespace open it
 }
 
 // Verdict is the decision for one payload: what one rule proposes, and what all of them come to together.

@@ -71,8 +71,8 @@ func (d *decider) evaluate(ctx context.Context, direction policy.Direction, s *s
 func (d *decider) evaluateSealed(ctx context.Context, s *slot, h *envelope.Header) (policy.Verdict, error) {
 	d.facts(s)
 	keys := d.call.state.Keys.Current()
-	d.input.SealedNamespace, d.input.SealedKey = keys.SealedIn(h.Namespace, d.call.namespace), h.Key
-	d.input.SealedGranted = keys.Granted(h.Namespace, d.call.namespace)
+	d.input.Sealed.Namespace, d.input.Sealed.Key = keys.SealedIn(h.Namespace, d.call.namespace), h.Key
+	d.input.Sealed.Granted = keys.Granted(h.Namespace, d.call.namespace)
 	return d.evaluate(ctx, policy.Response, s, head{})
 }
 

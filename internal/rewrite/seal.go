@@ -169,7 +169,7 @@ func (s *sealer) planEdits(ctx context.Context) (err error) {
 			m.replace(sl, []byte(redactedReason))
 			continue
 		case it.verdict.Action == policy.Drop:
-			m.replace(sl, s.empty(sl))
+			m.replace(sl, emptied(sl, m.content(sl)))
 			continue
 		case sl.f.op == opNexusFailure:
 			err = s.sealNexusFailure(ctx, sl)
@@ -191,12 +191,11 @@ func (s *sealer) planEdits(ctx context.Context) (err error) {
 // redactedReason replaces a reason that the policy redacts.
 const redactedReason = "[redacted]"
 
-// empty returns a payload without its value, as SDKs write it to delete a field of the memo or a search attribute
+// emptied returns a payload without its value, as SDKs write it to delete a field of the memo or a search attribute
 // (binary/null). The entry itself stays: it is what deletes, and the server refuses an upsert without one. The type of a
 // search attribute stays too.
-func (s *sealer) empty(sl *slot) []byte {
+func emptied(sl *slot, payload []byte) []byte {
 	out := []byte("\x0a\x17\x0a\x08encoding\x12\x0bbinary/null")
-	payload := s.message.content(sl)
 	if sl.f.op != opSearchAttribute {
 		return out
 	}
@@ -246,7 +245,7 @@ func (s *sealer) planSeal(ctx context.Context, item int, last *sealItem) (err er
 		}
 		m.arena, err = it.key.AppendText(m.arena, plain, &s.nonces)
 	case it.fit:
-		m.arena, err = s.sealWithin(m.arena, plain, len(plain), it.key)
+		m.arena, err = appendFitting(m.arena, plain, it.key, &s.nonces)
 	case v.Compress:
 		m.arena, err = it.key.AppendPayload(m.arena, plain, true, &s.nonces)
 	default:
@@ -256,14 +255,14 @@ func (s *sealer) planSeal(ctx context.Context, item int, last *sealItem) (err er
 	return err
 }
 
-// sealWithin appends a payload, sealed and not longer than size: compressed, and padded to that size, so that its length
-// shows nothing of its content. If that is not possible, it is not compressed.
-func (s *sealer) sealWithin(dst, payload []byte, size int, key *keyring.Sealer) ([]byte, error) {
-	dst, ok, err := key.AppendWithin(dst, payload, size, &s.nonces)
+// appendFitting appends a payload, sealed and not longer than it is in clear: compressed, and padded to that size, so that
+// its length shows nothing of its content. If that is not possible, it is not compressed.
+func appendFitting(dst, payload []byte, key *keyring.Sealer, nonces *envelope.Nonces) ([]byte, error) {
+	dst, ok, err := key.AppendWithin(dst, payload, len(payload), nonces)
 	if ok || err != nil {
 		return dst, err
 	}
-	return key.AppendPayload(dst, payload, false, &s.nonces)
+	return key.AppendPayload(dst, payload, false, nonces)
 }
 
 // fitWhatCrosses marks items that make a field or the message exceed a limit which it
