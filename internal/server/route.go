@@ -19,7 +19,7 @@ import (
 // forwarded.
 func (c *call) route() (err error) {
 	if publicMethods[c.method.full] {
-		c.upstream, err = c.server.upstreams.RoutePublic(c.hintedNamespace())
+		c.upstream, err = c.server.upstreams.RoutePublic(hintedNamespace(c.headers, c.id))
 	} else {
 		c.upstream, err = c.server.upstreams.Route(c.session.Namespace())
 	}
@@ -42,9 +42,9 @@ func (c *call) route() (err error) {
 }
 
 // hintedNamespace returns the namespace for which newer SDKs ask about the server, if the caller reaches it; else "".
-func (c *call) hintedNamespace() string {
-	names := c.headers[namespaceHeader]
-	if len(names) != 1 || len(names[0]) > auth.MaxNamespace || !c.id.Reaches(names[0]) {
+func hintedNamespace(headers metadata.MD, id *auth.Identity) string {
+	names := headers[namespaceHeader]
+	if len(names) != 1 || len(names[0]) > auth.MaxNamespace || !id.Reaches(names[0]) {
 		return ""
 	}
 	return names[0]
