@@ -45,7 +45,7 @@ func TestGauges(t *testing.T) {
 		p := s.measured()
 		_, page := p.get("/metrics")
 		version := strings.Fields(s.run("version").stdout)[1]
-		s.contains("/metrics", page, fmt.Sprintf(`temporal_seal_build_info{commit="`), fmt.Sprintf(`version=%q`, version))
+		s.contains("/metrics", page, `temporal_seal_build_info{commit="`, fmt.Sprintf(`version=%q`, version))
 	})
 	scenario(t, "8.3", "a config with a mistake, and its correction", func(s *site) {
 		p := s.measured()
