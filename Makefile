@@ -18,7 +18,7 @@ GOVULNCHECK  := golang.org/x/vuln/cmd/govulncheck@v1.8.0
 RACE = $(if $(filter 1,$(shell $(GO) env CGO_ENABLED)),-race)
 
 # Tests that count allocations or seconds, both of which the race detector increases, or that run for weeks on a fake clock.
-COUNTING := ^(TestAllocations|TestDecodingIsLinear|TestFailureTable)$$
+COUNTING := ^(TestAllocations|TestDecodingIsLinear|TestFailureTable|TestMemoryOfWhatOpens)$$
 
 ##@ Use it
 

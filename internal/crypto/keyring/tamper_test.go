@@ -112,7 +112,9 @@ func temperatures(t *testing.T, f func(t *testing.T, k *Keyring, attempt func(ca
 
 // forget empties what a Keyring remembers for opening.
 func forget(k *Keyring) {
+	k.opening.keys.mu.Lock()
 	clear(k.opening.keys.m)
+	k.opening.keys.mu.Unlock()
 	k.opening.flights.refusals.Purge()
 }
 
