@@ -108,8 +108,8 @@ func (s *sealer) failureLimit(item int) int {
 	it, m := &s.items[item], &s.message
 	size, limit := len(m.content(it.slot)), maxAttemptFailure
 	switch {
-	case it.fit:
-		limit = size
+	case it.size > 0:
+		limit = it.size
 	case !retriedFailures[s.call.method.name]:
 		return 0
 	}

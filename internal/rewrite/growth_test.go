@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/rand"
 	"encoding/base64"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"testing"
@@ -85,5 +86,35 @@ func TestTooLargeEvenCompressed(t *testing.T) {
 	if _, err := request(t, r, "RespondActivityTaskCompleted", bytesOf(t, &workflowpb.RespondActivityTaskCompletedRequest{Namespace: testNamespace,
 		Result: &commonpb.Payloads{Payloads: []*commonpb.Payload{{Data: noise(maxField + 50)}}}})); err != nil {
 		t.Errorf("refused by the proxy: %v", err)
+	}
+}
+
+// TestManySmallPayloadsBesideLargeOnes: what the envelopes of small payloads add is taken from large ones that compress. The
+// length of a payload shows nothing of what it holds.
+func TestManySmallPayloadsBesideLargeOnes(t *testing.T) {
+	r := newRewriter(t, sealAll)
+	sizes := map[int]bool{}
+	for _, of := range []func(int) []byte{func(n int) []byte { return fmt.Appendf(nil, "%q", hex.EncodeToString(noise(n/2))) }, func(n int) []byte { return fmt.Appendf(nil, "%q", bytes.Repeat([]byte("a"), n)) }} {
+		task := &workflowpb.RespondWorkflowTaskCompletedRequest{Namespace: testNamespace}
+		for i := range 1400 {
+			task.Commands = append(task.Commands, &commandpb.Command{CommandType: enumspb.COMMAND_TYPE_RECORD_MARKER,
+				Attributes: &commandpb.Command_RecordMarkerCommandAttributes{RecordMarkerCommandAttributes: &commandpb.RecordMarkerCommandAttributes{
+					MarkerName: "SideEffect", Details: map[string]*commonpb.Payloads{
+						"side-effect-id": {Payloads: []*commonpb.Payload{{Metadata: map[string][]byte{"encoding": []byte("json/plain")}, Data: fmt.Appendf(nil, "%04d", i)}}},
+						"data":           {Payloads: []*commonpb.Payload{{Metadata: map[string][]byte{"encoding": []byte("json/plain")}, Data: of(2780)}}}}}}})
+		}
+		in := bytesOf(t, task)
+		out, err := request(t, r, "RespondWorkflowTaskCompleted", in)
+		if err != nil || len(in) > maxMessage || len(out) > maxMessage || len(out) < maxMessage-(16<<10) {
+			t.Fatalf("%d bytes became %d: %v", len(in), len(out), err)
+		}
+		sizes[len(out)] = true
+		plan := r.Method(service + "RespondWorkflowTaskCompleted")
+		if back, err := unsealed(t, r, plan, plan.request.desc, out); err != nil || !bytes.Equal(back, in) {
+			t.Errorf("not restored: %v", err)
+		}
+	}
+	if len(sizes) != 1 {
+		t.Errorf("messages of one size became %v", sizes)
 	}
 }

@@ -35,7 +35,7 @@ type sealItem struct {
 	slot    *slot
 	verdict policy.Verdict
 	key     *keyring.Sealer
-	fit     bool // it has to fit where it is in clear, since the server would refuse it otherwise
+	size    int // that it has to fit, since the server would refuse the message otherwise; 0: any
 }
 
 var errNoNamespace = errors.New("the request holds a payload but names no namespace, so no key can be chosen; " +
@@ -229,7 +229,7 @@ func (s *sealer) planSeal(ctx context.Context, item int, last *sealItem) (err er
 		return s.sealFailure(item)
 	case sl.f.summary && len(plain) <= maxSummary && it.key.PayloadSize(len(plain)) > maxSummary:
 		return s.sealSummary(sl, it.key)
-	case sl.f.op == opPayload && !v.Compress && !it.fit && len(v.Fields)+len(v.Clear) == 0:
+	case sl.f.op == opPayload && !v.Compress && it.size == 0 && len(v.Fields)+len(v.Clear) == 0:
 		m.editItem(sl, item, it.key.PayloadSize(len(plain)))
 		return nil
 	}
@@ -244,8 +244,8 @@ func (s *sealer) planSeal(ctx context.Context, item int, last *sealItem) (err er
 			return errors.New("the text is not UTF-8, which protobuf requires of a string")
 		}
 		m.arena, err = it.key.AppendText(m.arena, plain, &s.nonces)
-	case it.fit:
-		m.arena, err = appendFitting(m.arena, plain, it.key, &s.nonces)
+	case it.size > 0:
+		m.arena, err = appendFitting(m.arena, plain, it.size, it.key, &s.nonces)
 	case v.Compress:
 		m.arena, err = it.key.AppendPayload(m.arena, plain, true, &s.nonces)
 	default:
@@ -255,28 +255,63 @@ func (s *sealer) planSeal(ctx context.Context, item int, last *sealItem) (err er
 	return err
 }
 
-// appendFitting appends a payload, sealed and not longer than it is in clear: compressed, and padded to that size, so that
-// its length shows nothing of its content. If that is not possible, it is not compressed.
-func appendFitting(dst, payload []byte, key *keyring.Sealer, nonces *envelope.Nonces) ([]byte, error) {
-	dst, ok, err := key.AppendWithin(dst, payload, len(payload), nonces)
+// appendFitting appends a payload, sealed and not longer than size: compressed, and padded to that size, so that its length
+// shows nothing of its content. If that is not possible, it is not compressed.
+func appendFitting(dst, payload []byte, size int, key *keyring.Sealer, nonces *envelope.Nonces) ([]byte, error) {
+	dst, ok, err := key.AppendWithin(dst, payload, size, nonces)
 	if ok || err != nil {
 		return dst, err
 	}
 	return key.AppendPayload(dst, payload, false, nonces)
 }
 
-// fitWhatCrosses marks items that make a field or the message exceed a limit which it
-// keeps in clear. They are compressed to the size that they have in clear. It reports
-// whether there are any. The server would terminate a workflow for a message that
-// passes without the proxy.
+// leastFitted is the size of the smallest payload that is compressed to fit a limit, in bytes. A smaller one would not
+// become shorter than it is in clear.
+const leastFitted = 1 << 10
+
+// fitWhatCrosses gives sizes to items that make a field or the message exceed a limit which
+// it keeps in clear. They are compressed and padded to these sizes. It reports whether
+// there are any. The server would terminate a workflow for a message that passes
+// without the proxy.
 func (s *sealer) fitWhatCrosses(growth int) bool {
-	whole := s.message.crosses(growth)
-	found := false
+	m, fitted := &s.message, false
+	if m.crosses(growth) {
+		fitted = s.fit(growth, maxMessage-len(m.walk.buf), func(*slot) bool { return true })
+	}
+	for i := range m.walk.boxes {
+		if b := &m.walk.boxes[i]; b.crosses() {
+			fitted = s.fit(int(b.delta), maxField-int(b.end-b.start), func(sl *slot) bool { return m.crossing(sl) == b }) || fitted
+		}
+	}
+	return fitted
+}
+
+// fit gives sizes to the items that are within a field or the message, so that it grows by no more than room, where it
+// grows by growth if nothing is compressed. What the small items need is taken from the large ones, in proportion. The
+// sizes depend on the sizes in clear alone.
+func (s *sealer) fit(growth, room int, within func(*slot) bool) bool {
+	const margin = 64 // a length may take a byte more
+	large, overhead, found := 0, 0, false
 	for i := range s.items {
 		it := &s.items[i]
-		if whole || s.message.crossing(it.slot) != nil {
-			it.fit, found = true, true
+		if n := len(s.message.content(it.slot)); within(it.slot) && it.fits(n) {
+			large, overhead = large+n, overhead+it.key.PayloadSize(n)-n
+		}
+	}
+	missing := max(growth-room-overhead+margin, 0)
+	for i := range s.items {
+		it := &s.items[i]
+		if n := len(s.message.content(it.slot)); within(it.slot) && it.fits(n) {
+			size := max(n-int(int64(missing)*int64(n)/int64(large))-1, 1)
+			if it.size == 0 || size < it.size {
+				it.size, found = size, true
+			}
 		}
 	}
 	return found
+}
+
+// fits reports whether an item of n bytes in clear can be compressed to fit.
+func (it *sealItem) fits(n int) bool {
+	return it.verdict.Action == policy.Seal && it.key != nil && n >= leastFitted && (it.slot.f.op == opPayload || it.slot.f.op == opFailure)
 }
