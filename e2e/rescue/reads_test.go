@@ -19,7 +19,7 @@ func historyWhole(s *site) string {
 	s.start(s.client, "Asking", "good")
 	s.ok(s.direct.SignalWorkflow(s.Context(), s.id, "", "end", s.bad()))
 	_, err := s.raw(s.proxy.Address).GetWorkflowExecutionHistory(s.Context(), &workflowservice.GetWorkflowExecutionHistoryRequest{Namespace: namespace, Execution: &commonpb.WorkflowExecution{WorkflowId: s.id}})
-	s.want(err != nil && strings.Contains(err.Error(), "temporal-seal: ") && strings.Contains(err.Error(), "sealed in another namespace"), "the history: %v", err)
+	s.want(err != nil && strings.Contains(err.Error(), "temporal-seal: ") && strings.Contains(err.Error(), "it was sealed in namespace \"other\""), "the history: %v", err)
 	return "the caller gets an error with the reason: workers replay histories, so they are whole or not there"
 }
 
