@@ -13,7 +13,6 @@ import (
 
 	commonpb "go.temporal.io/api/common/v1"
 	failurepb "go.temporal.io/api/failure/v1"
-	namespacepb "go.temporal.io/api/namespace/v1"
 	taskqueuepb "go.temporal.io/api/taskqueue/v1"
 	workflowpb "go.temporal.io/api/workflowservice/v1"
 	"google.golang.org/protobuf/encoding/protowire"
@@ -173,14 +172,15 @@ func TestKeysOfAnotherType(t *testing.T) {
 	system := nexusCommand(systemEndpoint, systemInput(t, "binary/protobuf"))
 	system.Commands[0].GetScheduleNexusOperationCommandAttributes().Input.Data = slices.Concat(namespace,
 		wireField(number(&workflowpb.SignalWithStartWorkflowExecutionRequest{}, "input"), wireField(1, payload)))
-	info := slices.Concat(wireField(number(&namespacepb.UpdateNamespaceInfo{}, "data"), twice), wireField(1999, payload))
+	info := slices.Concat(wireField(number(&commonpb.Callback_Nexus{}, "header"), twice), wireField(1999, payload))
 	for name, test := range map[string]struct {
 		method string
 		in     []byte
 	}{
-		"in the regular form":      {"StartWorkflowExecution", slices.Concat(namespace, input, input)},
-		"in a system's input":      {"RespondWorkflowTaskCompleted", bytesOf(t, system)},
-		"beside what is not known": {"UpdateNamespace", slices.Concat(namespace, wireField(number(&workflowpb.UpdateNamespaceRequest{}, "update_info"), info))},
+		"in the regular form": {"StartWorkflowExecution", slices.Concat(namespace, input, input)},
+		"in a system's input": {"RespondWorkflowTaskCompleted", bytesOf(t, system)},
+		"beside what is not known": {"StartWorkflowExecution", slices.Concat(namespace,
+			wireField(number(&workflowpb.StartWorkflowExecutionRequest{}, "completion_callbacks"), wireField(number(&commonpb.Callback{}, "nexus"), info)))},
 	} {
 		var e *Error
 		if _, err := request(t, r, test.method, test.in); !errors.As(err, &e) || e.Kind != KindMalformed && e.Kind != KindUnknownField {
