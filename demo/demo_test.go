@@ -25,7 +25,7 @@ func payload(encoding, data string) *commonpb.Payload {
 // envelope is a header as the wire format draws it, and some ciphertext.
 func envelope(key, namespace string) string {
 	b := make([]byte, headerSize)
-	b[0], b[1], b[3], b[5], b[7] = 1, 1, byte(len(key)), byte(len(namespace)), 4
+	b[0], b[26], b[28], b[30] = 1, byte(len(key)), byte(len(namespace)), 4
 	return string(b) + key + namespace + "WRAP" + strings.Repeat("\xa5", 60)
 }
 

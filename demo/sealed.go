@@ -15,7 +15,8 @@ import (
 const (
 	encodingWhole = "binary/sealed.v1"
 	encodingView  = "json/sealed.v1"
-	headerSize    = 64
+	headerSize    = 31 // before the names, where the envelope carries its data key
+	byReference   = 1 << 4
 )
 
 // token finds JSON Web Tokens, which are too long to be shown whole.
@@ -49,11 +50,11 @@ func lookAt(s slot) stored {
 // sealedBytes reads the header's names.
 func sealedBytes(encoding string, envelope []byte) stored {
 	out := stored{verdict: "seal", key: "?", size: len(envelope), text: base64.StdEncoding.EncodeToString(envelope)}
-	if len(envelope) < headerSize || envelope[0] != 1 {
+	if len(envelope) < headerSize || envelope[0] != 1 || envelope[1]&byReference != 0 {
 		return out
 	}
-	keyLen, nsLen := int(envelope[3]), int(binary.BigEndian.Uint16(envelope[4:]))
-	wrappedLen := int(binary.BigEndian.Uint16(envelope[6:]))
+	keyLen, nsLen := int(envelope[26]), int(binary.BigEndian.Uint16(envelope[27:]))
+	wrappedLen := int(binary.BigEndian.Uint16(envelope[29:]))
 	if body := headerSize + keyLen + nsLen + wrappedLen; len(envelope) > body {
 		out.key = string(envelope[headerSize : headerSize+keyLen])
 		// The header is the same for all payloads of a key; what stands after it is the ciphertext.

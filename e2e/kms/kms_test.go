@@ -13,6 +13,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -245,7 +246,7 @@ type envelope struct {
 	header             []byte
 	flags              byte
 	keyName, namespace string
-	keyID              []byte
+	keyID, kek         []byte
 	wrapped            []byte
 	nonce, ciphertext  []byte
 }
@@ -261,7 +262,7 @@ func parse(t *testing.T, b []byte) envelope {
 		t.Fatalf("an envelope of %d bytes, whose header alone takes %d", len(b), h)
 	}
 	return envelope{
-		header: b[:h], flags: b[1], keyID: b[2:18],
+		header: b[:h], flags: b[1], keyID: b[2:18], kek: b[18:26],
 		keyName: string(b[31 : 31+l1]), namespace: string(b[31+l1 : 31+l1+l2]), wrapped: b[31+l1+l2 : h],
 		nonce: b[h : h+12], ciphertext: b[h+12:],
 	}
@@ -441,16 +442,53 @@ func TestTamperedEnvelope(t *testing.T) {
 	}
 }
 
-// TestUnknownKeyAtStart: a key that is not there is one clear line, and no start.
+// TestUnknownKeyAtStart: a key that is not there does not keep the proxy from its start, but disables what needs it.
 func TestUnknownKeyAtStart(t *testing.T) {
 	p := startPeer(t)
-	_, err := harness.StartProxy(t.Context(), p.proxyOptions(t, harness.KeyOption{Name: "default", Active: p.uri("alias/nothing-here")}))
-	if err == nil {
-		t.Fatal("the proxy started without its key")
+	c := p.proxy(t, harness.KeyOption{Name: "default", Active: p.uri("alias/nothing-here")})
+	disabled(t, c, "alias/nothing-here", "NotFoundException")
+}
+
+// disabled checks that a proxy whose only key does not answer is not ready, names the key and the cause on /readyz and in
+// its log, and neither seals nor forwards anything.
+func disabled(t *testing.T, c frontend, key, cause string) {
+	t.Helper()
+	code, page, err := c.proxy.Get("/readyz")
+	if err != nil || code != http.StatusServiceUnavailable {
+		t.Errorf("/readyz answers %d, %v, want 503: %s", code, err, page)
 	}
-	if text := err.Error(); !strings.Contains(text, "alias/nothing-here") || strings.Contains(text, "goroutine") {
-		t.Errorf("the error does not name the key, or is a crash: %v", err)
+	logged := ""
+	for _, line := range c.proxy.Log.Lines() {
+		if text, _ := line["msg"].(string); strings.HasPrefix(text, "a key does not answer") && line["level"] == "ERROR" {
+			logged = fmt.Sprint(line["error"])
+		}
 	}
+	for where, text := range map[string]string{"/readyz": page, "the log": logged} {
+		if !strings.Contains(text, key) || !strings.Contains(text, cause) || strings.Contains(text, "goroutine") {
+			t.Errorf("%s does not tell of %s and %s, or of a crash: %q", where, key, cause, text)
+		}
+	}
+	id := strings.ReplaceAll(t.Name(), "/", "-") + "-disabled"
+	if err := start(t.Context(), c, "default", id, plain("never")); status.Code(err) != codes.Unavailable {
+		t.Errorf("sealing with a key that does not answer: %v, want Unavailable", err)
+	}
+	notForwarded(t, id)
+}
+
+// worksAgain checks that a proxy takes up its key when it answers.
+func worksAgain(t *testing.T, c frontend) {
+	t.Helper()
+	id := strings.ReplaceAll(t.Name(), "/", "-") + "-again"
+	eventually(t, "sealing with the key that answers again", func() error { return start(t.Context(), c, "default", id, plain("again")) })
+	sealed(t, stored(t, direct(t), "default", id))
+	opens(t, c, "default", id, plain("again"))
+	eventually(t, "the proxy is ready", func() error {
+		code, page, err := c.proxy.Get("/readyz")
+		if err == nil && code != http.StatusOK {
+			err = fmt.Errorf("/readyz answers %d: %s", code, page)
+		}
+		return err
+	})
 }
 
 // TestManyAtOnce: calls that come together share one data key.

@@ -254,11 +254,11 @@ func form(p *commonpb.Payload) string {
 	default:
 		return "clear"
 	}
-	// The key's name stands behind 64 bytes of header; the fourth tells its length.
-	if len(envelope) < 64 || len(envelope) < 64+int(envelope[3]) {
+	// The key's name stands behind 31 bytes of header; the byte at 26 tells its length.
+	if len(envelope) < 31 || envelope[0] != 1 || len(envelope) < 31+int(envelope[26]) {
 		return "a broken envelope"
 	}
-	return how + string(envelope[64:64+int(envelope[3])])
+	return how + string(envelope[31:31+int(envelope[26])])
 }
 
 // is compares how a payload is stored, and that it comes back as it was.
