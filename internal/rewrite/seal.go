@@ -276,20 +276,21 @@ const leastFitted = 1 << 10
 func (s *sealer) fitWhatCrosses(growth int) bool {
 	m, fitted := &s.message, false
 	if m.crosses(growth) {
-		fitted = s.fit(growth, maxMessage-len(m.walk.buf), func(*slot) bool { return true })
+		fitted = s.fit(growth, func(*slot) bool { return true })
 	}
 	for i := range m.walk.boxes {
 		if b := &m.walk.boxes[i]; b.crosses() {
-			fitted = s.fit(int(b.delta), maxField-int(b.end-b.start), func(sl *slot) bool { return m.crossing(sl) == b }) || fitted
+			fitted = s.fit(int(b.delta), func(sl *slot) bool { return m.crossing(sl) == b }) || fitted
 		}
 	}
 	return fitted
 }
 
-// fit gives sizes to the items that are within a field or the message, so that it grows by no more than room, where it
-// grows by growth if nothing is compressed. What the small items need is taken from the large ones, in proportion. The
-// sizes depend on the sizes in clear alone.
-func (s *sealer) fit(growth, room int, within func(*slot) bool) bool {
+// fit gives sizes to the items that are within a field or the message, which grows by growth if nothing is compressed, so
+// that it becomes no longer than it is in clear: of a message just below the limit the server makes events just below
+// another limit. What the small items need is taken from the large ones, in proportion. The sizes depend on the sizes in
+// clear alone.
+func (s *sealer) fit(growth int, within func(*slot) bool) bool {
 	const margin = 64 // a length may take a byte more
 	large, overhead, found := 0, 0, false
 	for i := range s.items {
@@ -298,7 +299,7 @@ func (s *sealer) fit(growth, room int, within func(*slot) bool) bool {
 			large, overhead = large+n, overhead+it.key.PayloadSize(n)-n
 		}
 	}
-	missing := max(growth-room-overhead+margin, 0)
+	missing := max(growth-overhead+margin, 0)
 	for i := range s.items {
 		it := &s.items[i]
 		if n := len(s.message.content(it.slot)); within(it.slot) && it.fits(n) {
