@@ -82,12 +82,12 @@ func generated(f *profile, m protoreflect.MethodDescriptor, seed, index uint64) 
 	}
 	pasted, spoiled, spoiledAnswer, failing := r.IntN(8) == 0, r.IntN(4) == 0, r.IntN(7) == 0, r.IntN(8) == 0
 	c.request = func(ctx context.Context, s *side) ([]byte, error) {
-		g := &generator{r: numbers(1), left: 60, namespace: namespace}
+		g := &generator{r: numbers(1), left: 60, namespace: namespace, sealed: pasted}
 		b, err := s.made(ctx, g.message(m.Input(), 6), namespace, numbers(2), pasted)
 		return maybeSpoil(b, m.Input(), numbers(3), spoiled), err
 	}
 	c.answer = func(ctx context.Context, s *side) (blackbox.Answer, error) {
-		g := &generator{r: numbers(4), left: 90, namespace: namespace}
+		g := &generator{r: numbers(4), left: 90, namespace: namespace, sealed: true}
 		if failing {
 			return s.failing(ctx, g, namespace, numbers(5))
 		}

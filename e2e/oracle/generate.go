@@ -22,6 +22,8 @@ type generator struct {
 	left int // fields that may still be set, so that no message becomes huge
 	// namespace is what fields of this name get in most cases.
 	namespace string
+	// sealed says that the companion will seal the message's failures.
+	sealed bool
 }
 
 // message makes a message of a type. deep is how many levels of messages may follow.
@@ -120,9 +122,12 @@ func (g *generator) mapKey(f protoreflect.FieldDescriptor) protoreflect.MapKey {
 	return g.scalar(f.MapKey()).MapKey()
 }
 
+// markedText looks like a text that a proxy sealed.
+const markedText = "sealed.v1:AAAA"
+
 var texts = []string{"", "Admission", "FetchLabResults", "Open", "w-1", "queue", "größe",
 	"grpc: received message larger than max (5 vs. 4)",
-	"sealed.v1:AAAA", "__temporal_system", "a/b/c", "type.googleapis.com/x", strings.Repeat("long ", 60)}
+	markedText, "__temporal_system", "a/b/c", "type.googleapis.com/x", strings.Repeat("long ", 60)}
 
 func (g *generator) scalar(f protoreflect.FieldDescriptor) protoreflect.Value {
 	r := g.r
@@ -131,7 +136,11 @@ func (g *generator) scalar(f protoreflect.FieldDescriptor) protoreflect.Value {
 		if f.Name() == "namespace" {
 			return protoreflect.ValueOfString(g.someNamespace())
 		}
-		return protoreflect.ValueOfString(texts[r.IntN(len(texts))])
+		text := texts[r.IntN(len(texts))]
+		if g.sealed && text == markedText && f.FullName() == "temporal.api.failure.v1.Failure.source" {
+			text = "" // this field stays readable, so the companion refuses a text there that looks sealed
+		}
+		return protoreflect.ValueOfString(text)
 	case protoreflect.BytesKind:
 		if f.Name() == "task_token" {
 			return protoreflect.ValueOfBytes(g.token())
