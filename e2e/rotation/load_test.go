@@ -189,6 +189,7 @@ func taken(t *testing.T, p *harness.Proxy, times int) {
 // TestRotationUnderLoad changes everything that can be changed about keys below running workers on two proxies: data keys
 // by age, the KMS key's material, and the KMS key, step by step as docs/keys.md says.
 func TestRotationUnderLoad(t *testing.T) {
+	startServer(t, "load")
 	s := startKMS(t)
 	beforeID, before := kmsKey(s, "before")
 	afterID, after := kmsKey(s, "after")
@@ -246,6 +247,7 @@ func TestRotationUnderLoad(t *testing.T) {
 // what the other sealed, while both work on the same workflows.
 func TestReleasesMixed(t *testing.T) {
 	previous := previousProxy(t)
+	startServer(t, "mixed")
 	s := startKMS(t)
 	_, uri := kmsKey(s, "shared")
 	l := startLoad(t, "mixed", startProxy(t, harness.ProxyOptions{Keys: keys(uri)}), startProxy(t, harness.ProxyOptions{Keys: keys(uri), Binary: previous}))
@@ -260,6 +262,7 @@ func TestReleasesMixed(t *testing.T) {
 // TestDataKeyIsRevoked names a data key in the config of a running proxy: what it sealed stays shut from then on, and
 // sealing goes on with another.
 func TestDataKeyIsRevoked(t *testing.T) {
+	startServer(t, "revoke")
 	s := startKMS(t)
 	_, uri := kmsKey(s, "revoked")
 	p := startProxy(t, harness.ProxyOptions{Keys: keys(uri)})

@@ -24,6 +24,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/temporal-seal/temporal-seal/e2e/harness"
+	"github.com/temporal-seal/temporal-seal/e2e/kmsstub"
 )
 
 // scanned is what `temporal-seal keys scan --output json` prints.
@@ -44,7 +45,8 @@ type scanned struct {
 	Asked *struct {
 		KEK       string
 		Envelopes int
-		MayRetire bool `json:"may_be_retired"`
+		Unknown   []string `json:"unknown_keys"`
+		MayRetire bool     `json:"may_be_retired"`
 	}
 }
 
@@ -131,6 +133,7 @@ func heartbeat(t *testing.T, c workflowservice.WorkflowServiceClient, id string)
 // TestScanFindsEveryPlace: each place is sealed with a key of its own, so a place that the scan does not know would show
 // as a key that may be retired.
 func TestScanFindsEveryPlace(t *testing.T) {
+	startServer(t, "scan")
 	files := map[string]string{}
 	var all []string
 	for place := range places {
@@ -174,6 +177,7 @@ func TestScanFindsEveryPlace(t *testing.T) {
 // TestScanTellsWhenAKeyMayGo: after a rotation both keys are in use; when the workflows of the old one are deleted, it is
 // not, which is seen in all namespaces.
 func TestScanTellsWhenAKeyMayGo(t *testing.T) {
+	startServer(t, "resume", "moved")
 	kms := startKMS(t)
 	_, before := kmsKey(kms, "before")
 	_, after := kmsKey(kms, "after")
@@ -204,6 +208,7 @@ func TestScanTellsWhenAKeyMayGo(t *testing.T) {
 		}
 		return nil
 	})
+	t.Run("a key that the config lacks leaves it open", func(t *testing.T) { unknownKey(t, kms, p, before) })
 	if _, code := scan(t, p, "--key", after); code != 3 {
 		t.Errorf("the new key: exit code %d, want 3", code)
 	}
@@ -212,6 +217,43 @@ func TestScanTellsWhenAKeyMayGo(t *testing.T) {
 	if code != 1 || !strings.Contains(stderr, "resume") {
 		t.Errorf("without a server: exit code %d, %s", code, stderr)
 	}
+}
+
+// unknownKey seals in another namespace with a key that the config lacks. It might be what the name of the asked key
+// stood for before, so nobody knows whether that one may go, until the envelope is gone or the config has its key.
+func unknownKey(t *testing.T, kms *kmsstub.Server, p *harness.Proxy, asked string) {
+	_, lacking := kmsKey(kms, "lacking")
+	other := startProxy(t, harness.ProxyOptions{Keys: keys(lacking)})
+	c := connect(t, other.Address)
+	store(t, c, "moved", "unknown")
+	eventually(t, "the unknown key is seen", func() error {
+		s, code := scan(t, p, "--key", asked)
+		if code != 4 || s.Asked.MayRetire || s.Asked.Envelopes != 0 || len(s.Asked.Unknown) != 1 {
+			return fmt.Errorf("exit code %d, %+v", code, s.Asked)
+		}
+		if reference := s.Namespaces["moved"].Sealed[0].KEK; s.Asked.Unknown[0] != reference {
+			return fmt.Errorf("unknown is %s, want %s", s.Asked.Unknown[0], reference)
+		}
+		return nil
+	})
+	stdout, _, code := run(t, "", "keys", "scan", "--config", p.Config, "--rate", "2000", "--key", asked)
+	if code != 4 || !strings.Contains(stdout, "NOT KNOWN") || strings.Contains(stdout, "may be retired") {
+		t.Errorf("exit code %d: %s", code, stdout)
+	}
+	// Who has all keys in the config gets an answer.
+	whole := startProxy(t, harness.ProxyOptions{Keys: keys(lacking, asked)})
+	s, code := scan(t, whole, "--namespace", "moved", "--key", asked)
+	if code != 0 || !s.Asked.MayRetire {
+		t.Errorf("with the key in the config: exit code %d, %+v", code, s.Asked)
+	}
+	must(t)(c.DeleteWorkflowExecution(t.Context(), &workflowservice.DeleteWorkflowExecutionRequest{Namespace: "moved",
+		WorkflowExecution: &commonpb.WorkflowExecution{WorkflowId: "unknown"}}))
+	eventually(t, "the unknown key is gone", func() error {
+		if s, code := scan(t, p, "--key", asked); code != 0 || !s.Asked.MayRetire {
+			return fmt.Errorf("exit code %d, %+v", code, s.Asked)
+		}
+		return nil
+	})
 }
 
 func resumes(t *testing.T, p *harness.Proxy) {

@@ -4,9 +4,7 @@ package rotation
 
 import (
 	"bytes"
-	"context"
 	"errors"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -26,24 +24,27 @@ import (
 
 const region = "eu-central-1"
 
-// upstream is the server that all tests share. Each has a namespace of its own.
+// upstream is the server of the test that runs: keys of other tests, which no config of its own has, would keep a scan
+// of all namespaces from a verdict.
 var upstream string
 
-var namespaces = []string{"scan", "resume", "load", "mixed", "revoke"}
-
 func TestMain(m *testing.M) {
-	server, err := harness.StartTemporal(context.Background(), peers.TemporalOptions{Namespaces: namespaces, DynamicConfig: map[string]any{
+	code := m.Run()
+	harness.RemoveProxy()
+	os.Exit(code)
+}
+
+// startServer starts the server of a test.
+func startServer(t *testing.T, namespaces ...string) {
+	t.Helper()
+	server, err := harness.StartTemporal(t.Context(), peers.TemporalOptions{Namespaces: namespaces, DynamicConfig: map[string]any{
 		"frontend.rps": 10000, "frontend.namespaceRPS": 10000, "frontend.namespaceCount": 10000,
 	}})
 	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
+		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = server.Stop() }) // it is not what is tested here
 	upstream = server.Address
-	code := m.Run()
-	_ = server.Stop() // it is not what is tested here
-	harness.RemoveProxy()
-	os.Exit(code)
 }
 
 func startKMS(t *testing.T) *kmsstub.Server {
