@@ -41,13 +41,16 @@ func (s *Sealer) AppendPayload(dst, payload []byte, compress bool, nonces *envel
 	return s.writer.AppendPayload(dst, payload, compress, nonces), nil
 }
 
-// AppendWithin is the Writer's.
+// AppendWithin is the Writer's. What does not fit seals nothing, and does not count.
 func (s *Sealer) AppendWithin(dst, payload []byte, size int, nonces *envelope.Nonces) (_ []byte, ok bool, err error) {
+	out, ok := s.writer.AppendWithin(dst, payload, size, nonces)
+	if !ok {
+		return dst, false, nil
+	}
 	if err := s.count(); err != nil {
 		return dst, false, err
 	}
-	dst, ok = s.writer.AppendWithin(dst, payload, size, nonces)
-	return dst, ok, nil
+	return out, true, nil
 }
 
 // AppendView is the Writer's.
