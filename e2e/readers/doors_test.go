@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"regexp"
+	"strconv"
 	"strings"
 	"time"
 
@@ -229,13 +231,22 @@ func (b *bench) readCLI(namespace, workflow, token string) outcome {
 	return mixed
 }
 
-// codecRefusals counts what the codec server has refused so far.
-func (b *bench) codecRefusals() int {
-	n := 0
-	for _, line := range b.proxy.Log.Lines() {
-		if line["msg"] == "call refused" && line["method"] == "codec-server/decode" {
-			n++
+// refusedDecodes matches the count of the codec server's answers 401 and 403 to a request for values.
+var refusedDecodes = regexp.MustCompile(`(?m)^http_server_request_duration_seconds_count\{http_response_status_code="40[13]",http_route="/decode"\} (\d+)$`)
+
+// codecRefusals counts what the codec server has refused so far. The log would not do: it leaves repeated lines out.
+func (b *bench) codecRefusals() (n int) {
+	b.Helper()
+	_, page, err := b.proxy.Get("/metrics")
+	if err != nil {
+		b.Fatal(err)
+	}
+	for _, m := range refusedDecodes.FindAllStringSubmatch(page, -1) {
+		count, err := strconv.Atoi(m[1])
+		if err != nil {
+			b.Fatal(err)
 		}
+		n += count
 	}
 	return n
 }
