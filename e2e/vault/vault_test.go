@@ -195,7 +195,7 @@ func TestBoundInVault(t *testing.T) {
 	}
 	data := sealed[0].Data
 	at := bytes.Index(data, []byte("vault:v1:"))
-	size := int(data[6])<<8 | int(data[7]) // of the wrapped key: docs/design.md
+	size := int(data[29])<<8 | int(data[30]) // of the wrapped key: docs/design.md
 	wrapped := string(data[at : at+size])
 	for name, aad := range map[string][]byte{"nothing": nil, "another namespace": []byte("temporal-seal/v1/vault\x00other")} {
 		err := v.Call(t.Context(), http.MethodPost, "transit/decrypt/seal", map[string]string{"ciphertext": wrapped,
