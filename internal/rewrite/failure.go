@@ -86,7 +86,7 @@ func (s *sealer) sealFailure(item int) error {
 	if err := s.call.meter.take(6 * len(payload)); err != nil { // three copies are made, after those that it is made of
 		return err
 	}
-	sealed, err := s.sealTexts(texts, payload, s.failureLimit(item), key)
+	sealed, err := sealTexts(texts, payload, s.failureLimit(item), key, &s.nonces)
 	if err != nil {
 		return err
 	}
@@ -134,17 +134,17 @@ const fieldRoom = 8
 
 // sealTexts seals the texts of a chain of failures. Texts are not compressed, since the length would show what they
 // repeat, unless they do not fit a limit (0: there is none). Then they are shortened until they do, and padded to it.
-func (s *sealer) sealTexts(texts []failureTexts, payload []byte, limit int, key *keyring.Sealer) (sealed []byte, err error) {
+func sealTexts(texts []failureTexts, payload []byte, limit int, key *keyring.Sealer, nonces *envelope.Nonces) (sealed []byte, err error) {
 	if limit == 0 || key.PayloadSize(len(payload)) <= limit {
-		return key.AppendPayload(nil, payload, false, &s.nonces)
+		return key.AppendPayload(nil, payload, false, nonces)
 	}
 	for fitting := payload; ; {
-		sealed, ok, err := key.AppendWithin(nil, fitting, limit, &s.nonces)
+		sealed, ok, err := key.AppendWithin(nil, fitting, limit, nonces)
 		if ok || err != nil {
 			return sealed, err
 		}
 		if !shorten(texts) { // what an SDK encoded itself cannot be cut
-			return key.AppendPayload(nil, payload, false, &s.nonces)
+			return key.AppendPayload(nil, payload, false, nonces)
 		}
 		if fitting, err = textsPayload(texts); err != nil {
 			return nil, err
