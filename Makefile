@@ -237,7 +237,7 @@ test-rolling: bin/soak ## A rolling restart behind a TCP balancer, beside the sa
 # OLD is the proxy to compare with: a commit, which is built once, or the path of a binary. When the envelope's format
 # changes on purpose, proxies before and after it cannot read each other's payloads: set OLD to the first commit with the
 # new format. Until that commit exists, test-old-beside-new fails.
-OLD ?= 92df256
+OLD ?= 6fec16c
 OLD_PROXY = $$(if [ -x '$(OLD)' ]; then echo '$(abspath $(OLD))'; else GO='$(GO)' LDFLAGS='$(LDFLAGS)' scripts/build-at '$(OLD)'; fi)
 
 .PHONY: test-old-beside-new
