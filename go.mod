@@ -2,6 +2,8 @@ module github.com/temporal-seal/temporal-seal
 
 go 1.26.0
 
+ignore ./bin
+
 require (
 	github.com/KimMachineGun/automemlimit v1.0.1
 	github.com/aws/aws-sdk-go-v2 v1.47.7

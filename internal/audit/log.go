@@ -225,9 +225,7 @@ func (l *Log) Close(ctx context.Context) error {
 	select {
 	case <-l.ended:
 	case <-ctx.Done():
-		select { // a sink that hangs in the kernel does not heed its context
-		case <-l.ended:
-		case <-time.After(100 * time.Millisecond):
+		if !l.settled() {
 			return fmt.Errorf("audit: what keeps the records hangs; up to %d of the last ones are lost", len(l.queue)+maxBatch)
 		}
 	}
@@ -235,6 +233,24 @@ func (l *Log) Close(ctx context.Context) error {
 		return fmt.Errorf("audit: %d records were dropped since the start", dropped)
 	}
 	return nil
+}
+
+// settled waits until each queued record is kept or dropped, and reports whether it came to that: a sink that hangs in the
+// kernel does not heed its context, and is given up when nothing has moved for a while.
+func (l *Log) settled() bool {
+	const patience = 250 * time.Millisecond
+	for moved := ^uint64(0); ; {
+		select {
+		case <-l.ended:
+			return true
+		case <-time.After(patience):
+		}
+		kept, dropped, refused := l.Counts()
+		if moved == kept+dropped+refused {
+			return false
+		}
+		moved = kept + dropped + refused
+	}
 }
 
 // run is the one goroutine that writes.
