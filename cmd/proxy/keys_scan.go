@@ -66,7 +66,7 @@ which is which. It goes to the server directly, with the TLS and the API key of 
 
 Without --namespace it walks all namespaces of the server, and it has to: what one namespace sealed may be held by another.
 A key may be retired when nothing is sealed with it any more: ask with --key. The exit code is then 0 if it is not in
-use, 3 if it is, and 4 if nobody knows, since something could not be read, or envelopes name keys that the config does not
+use, 3 if it is, and 4 if that cannot be told, since something could not be read, or envelopes name keys that the config does not
 have: an alias may have named one of them before. It is 1 if the scan itself failed.`,
 		Example: `  temporal-seal keys scan --config config.yaml --namespace clinic-prod
   temporal-seal keys scan --config config.yaml --key 'awskms://arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab'

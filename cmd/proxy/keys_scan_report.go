@@ -30,7 +30,7 @@ type askedKey struct {
 	KEK       string `json:"kek"`
 	Envelopes int    `json:"envelopes"`
 	// Unknown are the references of other keys that envelopes name and the config does not: an alias may have named one of them
-	// before, so nobody knows which key the question is about.
+	// before, so it is unclear which key the question is about.
 	Unknown []string `json:"unknown_keys,omitempty"`
 	// MayRetire means that everything was read, that nothing in it is sealed with the key, and that all keys in it are known.
 	MayRetire bool `json:"may_be_retired"`

@@ -33,7 +33,7 @@ type Report struct {
 	Who     string `json:"who"`
 	What    string `json:"what"`
 	Attempt int    `json:"attempt,omitempty"`
-	Got     any    `json:"got,omitempty"` // as it came from the SDK
+	Got     any    `json:"got,omitempty"` // as the SDK gave it
 	Text    string `json:"text"`
 }
 

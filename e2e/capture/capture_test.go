@@ -85,7 +85,7 @@ func connect(t *testing.T, r *recorder) client.Client {
 	})
 	c, err := client.DialContext(t.Context(), client.Options{
 		HostPort: server.Address, Namespace: namespace, Identity: identity,
-		WorkerHeartbeatInterval: -1, // they tell of the host
+		WorkerHeartbeatInterval: -1, // they describe the host
 		ContextPropagators:      []workflow.ContextPropagator{patientPropagator{}},
 		ConnectionOptions:       client.ConnectionOptions{DialOptions: []grpc.DialOption{grpc.WithChainUnaryInterceptor(r.intercept)}},
 		Logger:                  sdklog.NewStructuredLogger(slog.New(slog.DiscardHandler)),

@@ -130,7 +130,7 @@ func TestDrain(t *testing.T) {
 		t.Errorf("exit code %d\n%s", code, p.Log)
 	}
 	if log := p.Log.String(); strings.Contains(log, "were cut") || !strings.Contains(log, `"msg":"stopped"`) {
-		t.Errorf("the log tells of calls that were cut, or not of the end:\n%s", log)
+		t.Errorf("the log reports calls that were cut, or does not report the end:\n%s", log)
 	}
 	if !strings.Contains(strings.Join(names(spans), " "), "StartWorkflowExecution") {
 		t.Errorf("the last call's span was not exported: %v", names(spans))

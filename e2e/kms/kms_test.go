@@ -465,7 +465,7 @@ func disabled(t *testing.T, c frontend, key, cause string) {
 	}
 	for where, text := range map[string]string{"/readyz": page, "the log": logged} {
 		if !strings.Contains(text, key) || !strings.Contains(text, cause) || strings.Contains(text, "goroutine") {
-			t.Errorf("%s does not tell of %s and %s, or of a crash: %q", where, key, cause, text)
+			t.Errorf("%s does not name %s and %s, or reports a crash: %q", where, key, cause, text)
 		}
 	}
 	id := strings.ReplaceAll(t.Name(), "/", "-") + "-disabled"

@@ -87,7 +87,7 @@ func TestReloadUnderLoad(t *testing.T) {
 		}
 	}
 	if !strings.Contains(p.Log.String(), "new policy refused") {
-		t.Error("the log does not tell of the bad policy")
+		t.Error("the log does not report the bad policy")
 	}
 	swap(t, file, sealing)
 	e.eventually("a good policy is taken again", func() bool { return e.revision() != inForce })

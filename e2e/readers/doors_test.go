@@ -206,7 +206,7 @@ func (b *bench) readCLI(namespace, workflow, token string) outcome {
 	ctx, cancel := b.context()
 	defer cancel()
 	before := b.codecRefusals()
-	// Refused, the CLI tries again until its time is up, and then tells of that alone: so it gets little time at first.
+	// Refused, the CLI tries again until its time is up, and then reports that alone: so it gets little time at first.
 	var out string
 	failed := true
 	for _, limit := range []string{"2s", "25s"} {

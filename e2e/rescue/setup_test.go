@@ -1,4 +1,4 @@
-// Package rescue shows what becomes of tasks that the proxy cannot open, or whose answers it must not send: on real
+// Package rescue shows what happens to tasks that the proxy cannot open, or whose answers it must not send: on real
 // Temporal servers, a present and an older one, with a KMS that fails as it is told. It holds the table of
 // docs/operations.md.
 package rescue

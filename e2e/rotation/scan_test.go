@@ -220,7 +220,7 @@ func TestScanTellsWhenAKeyMayGo(t *testing.T) {
 }
 
 // unknownKey seals in another namespace with a key that the config lacks. It might be what the name of the asked key
-// stood for before, so nobody knows whether that one may go, until the envelope is gone or the config has its key.
+// stood for before, so it is unclear whether that one may go, until the envelope is gone or the config has its key.
 func unknownKey(t *testing.T, kms *kmsstub.Server, p *harness.Proxy, asked string) {
 	_, lacking := kmsKey(kms, "lacking")
 	other := startProxy(t, harness.ProxyOptions{Keys: keys(lacking)})

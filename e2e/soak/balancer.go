@@ -14,7 +14,7 @@ import (
 // lookEvery is how often the balancer asks its backends if they are ready.
 const lookEvery = 200 * time.Millisecond
 
-// balancer hands TCP connections to backends in turn, as a load balancer of layer 4 does: it knows nothing of what they
+// balancer hands TCP connections to backends in turn, as a load balancer of layer 4 does: it does not know what they
 // carry. A backend that is not ready gets no new ones, and keeps those it has.
 type balancer struct {
 	listener net.Listener

@@ -140,7 +140,7 @@ func together(ctx context.Context, faults ...fault) error {
 	return nil
 }
 
-// play plays faults in turns until stop is closed, and tells of each. What is under way then is played to its end.
+// play plays faults in turns until stop is closed, and reports each. What is under way then is played to its end.
 func (s *soak) play(ctx context.Context, faults []fault, pause func(context.Context), stop <-chan struct{}) (played map[string]int, err error) {
 	played = map[string]int{}
 	for i := 0; ; i++ {

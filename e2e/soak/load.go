@@ -32,7 +32,7 @@ type job struct {
 	trouble      error // the last error after which the client tried again
 }
 
-// tally counts, and tells of what failed.
+// tally counts, and reports what failed.
 type tally struct {
 	tell func(format string, args ...any)
 

@@ -46,7 +46,7 @@ func (t *tally) judge() verdict {
 	return v
 }
 
-// explain tells of jobs that failed what the server shows, past the proxy.
+// explain reports, for jobs that failed, what the server shows, past the proxy.
 func (s *soak) explain(ctx context.Context, direct client.Client, t *tally) {
 	const most = 20
 	for _, j := range t.failed[:min(len(t.failed), most)] {

@@ -10,7 +10,7 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 )
 
-// spanQueue stands before the SDK's own queue of spans and counts what becomes of them, which the SDK does
+// spanQueue stands before the SDK's own queue of spans and counts what happens to them, which the SDK does
 // not report: it lets no more in than that one holds, so that none is lost there unseen. No call ever waits
 // for it.
 type spanQueue struct {

@@ -148,7 +148,7 @@ func TestBurst(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	_ = l.Close(t.Context()) // tells of dropped ones
+	_ = l.Close(t.Context()) // reports dropped ones
 	kept, dropped, _ := l.Counts()
 	text, err := os.ReadFile(path)
 	if err != nil {

@@ -402,7 +402,7 @@ func TestPreflight(t *testing.T) {
 	}
 }
 
-// TestPanic: a fault ends one request, and says nothing of what it was about.
+// TestPanic: a fault ends one request, and its error does not say what it was about.
 func TestPanic(t *testing.T) {
 	u := start(t)
 	identify := u.options.Identify

@@ -123,7 +123,7 @@ func (t *Tokens) validate(d *document, path string, readable bool) {
 	for i, e := range t.Tokens {
 		at := fmt.Sprintf("%s.tokens[%d]", path, i)
 		d.refuse(e.Subject == "" || e.File == "", at,
-			"wants both: subject, who the token stands for, and file, which holds it")
+			"both are required: subject, who the token stands for, and file, which holds it")
 		validateReadable(d, at+".file", e.File)
 	}
 }
@@ -131,7 +131,7 @@ func (t *Tokens) validate(d *document, path string, readable bool) {
 func (j *JWT) validate(d *document, path string, readable bool) {
 	validateCredential(d, path, j.Header, readable)
 	d.refuse(j.Issuer == "" || j.Audience == "", path,
-		"wants both: issuer and audience, as they stand in the tokens")
+		"both are required: issuer and audience, as they stand in the tokens")
 	d.refuse((j.JWKSURL == "") == (j.JWKSFile == ""), path,
 		"wants one of jwks_url and jwks_file: where the issuer's public keys are")
 	d.refuse(j.JWKSURL != "" && !isSafeURL(j.JWKSURL), path+".jwks_url",

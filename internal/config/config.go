@@ -104,7 +104,7 @@ func (c *Config) validate(d *document) {
 	validateKeys(d, c.Keys)
 	for i, g := range c.Grants {
 		d.refuse(g.From == "" || g.To == "", fmt.Sprintf("$.grants[%d]", i),
-			"wants both: from, the namespace that sealed, and to, the one that may open")
+			"both are required: from, the namespace that sealed, and to, the one that may open")
 	}
 	d.refuse(strings.Contains(c.Realm, "/") || len(c.Realm) > 64, "$.realm",
 		"has at most 64 bytes and no /, which ends it in envelopes: else a namespace with a / could pass for one of another realm")

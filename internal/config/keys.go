@@ -74,7 +74,7 @@ func validateKeys(d *document, list []Key) {
 	for i, k := range list {
 		path := fmt.Sprintf("$.keys[%d]", i)
 		if k.Name == "" || k.Active == "" {
-			d.add(path, "wants both: name, and active, the URI of the key that seals")
+			d.add(path, "both are required: name, and active, the URI of the key that seals")
 			continue
 		}
 		d.refuse(names[k.Name], path+".name",

@@ -54,7 +54,7 @@ func TestProblems(t *testing.T) {
 		"listeners: [{name: a, address: 127.0.0.1:1}, {name: a, address: 127.0.0.1:1}]": `c.yaml:1: listeners[1].name: "a" is the name of another listener too` +
 			"\nc.yaml:1: listeners[1].address: 127.0.0.1:1 is the address of another listener too",
 		"listeners: [{address: localhost}]":                                                                           `c.yaml:1: listeners[0].address: "localhost" is no address: write host:port`,
-		"listeners: [{address: 127.0.0.1:0, tls: {cert_file: x}}]":                                                    "c.yaml:1: listeners[0].tls: wants both: cert_file and key_file",
+		"listeners: [{address: 127.0.0.1:0, tls: {cert_file: x}}]":                                                    "c.yaml:1: listeners[0].tls: both are required: cert_file and key_file",
 		"listeners: [{address: 127.0.0.1:0, tls: {cert_file: x, key_file: y}}]":                                       "c.yaml:1: listeners[0].tls.key_file: y cannot be read: no such file or directory",
 		"listeners: [{address: 127.0.0.1:0, callers: {}}]":                                                            "c.yaml:1: listeners[0].callers: wants exactly one of anonymous, mtls, token, jwt",
 		"listeners: [{address: 127.0.0.1:0, callers: {anonymous: {}, mtls: {}}}]":                                     "c.yaml:1: listeners[0].callers: wants exactly one of anonymous, mtls, token, jwt",
@@ -64,25 +64,25 @@ func TestProblems(t *testing.T) {
 		"listeners: [{address: 127.0.0.1:0, " + tls + ", callers: {mtls: {ca_file: x, names: [{namespaces: [a]}]}}}]": "c.yaml:1: listeners[0].callers.mtls.names[0]: wants name: ",
 		"listeners: [{address: '0.0.0.0:0', callers: {token: {tokens: [{subject: a, file: x}]}}}]":                    "c.yaml:1: listeners[0].callers.token: tokens would cross the network readable: ",
 		"listeners: [{address: 127.0.0.1:0, callers: {token: {header: X, tokens: [{file: x}]}}}]": "c.yaml:1: listeners[0].callers.token.header: is written in lower case, as gRPC and HTTP/2 have it\n" +
-			"c.yaml:1: listeners[0].callers.token.tokens[0]: wants both: subject, ",
+			"c.yaml:1: listeners[0].callers.token.tokens[0]: both are required: subject, ",
 		"listeners: [{address: 127.0.0.1:0, callers: {token: {}}}]": "c.yaml:1: listeners[0].callers.token: wants tokens: ",
-		"listeners: [{address: 127.0.0.1:0, callers: {jwt: {}}}]": "c.yaml:1: listeners[0].callers.jwt: wants both: issuer and audience, as they stand in the tokens\n" +
+		"listeners: [{address: 127.0.0.1:0, callers: {jwt: {}}}]": "c.yaml:1: listeners[0].callers.jwt: both are required: issuer and audience, as they stand in the tokens\n" +
 			"c.yaml:1: listeners[0].callers.jwt: wants one of jwks_url and jwks_file: where the issuer's public keys are\n" +
 			"c.yaml:1: listeners[0].callers.jwt: wants one of namespaces_claim, ",
 		"listeners: [{address: 127.0.0.1:0, callers: {jwt: {issuer: a, audience: b, namespaces_claim: c, jwks_url: 'http://example.com/'}}}]": "c.yaml:1: listeners[0].callers.jwt.jwks_url: wants an https URL: ",
 		// Upstreams.
 		"upstreams: [{namespaces: [a]}]":                                                 "c.yaml:1: upstreams[0]: wants address: the Temporal frontend's host:port",
 		"upstreams: [{address: a}]":                                                      `c.yaml:1: upstreams[0].address: "a" is no address: write host:port`,
-		"upstreams: [{address: '127.0.0.1:1', tls: {cert_file: x}}]":                     "c.yaml:1: upstreams[0].tls: wants both: cert_file and key_file",
+		"upstreams: [{address: '127.0.0.1:1', tls: {cert_file: x}}]":                     "c.yaml:1: upstreams[0].tls: both are required: cert_file and key_file",
 		"upstreams: [{address: 'a:1', pass_credential: true}]":                           "c.yaml:1: upstreams[0].pass_credential: callers' tokens would cross the network readable: add tls: {}",
 		"upstreams: [{address: 'a:1', tls: {}, pass_credential: true, api_key_file: x}]": "c.yaml:1: upstreams[0].pass_credential: an API key takes the place of what callers send: remove one of them",
 		"upstreams: [{address: '127.0.0.1:1', api_key_file: x}]":                         "c.yaml:1: upstreams[0].api_key_file: an API key is never sent without TLS: add tls: {}",
 		// Keys.
-		"keys: [{name: a}]": "c.yaml:1: keys[0]: wants both: name, and active, the URI of the key that seals",
+		"keys: [{name: a}]": "c.yaml:1: keys[0]: both are required: name, and active, the URI of the key that seals",
 		"keys: [{name: a, active: 'local:x'}, {name: a, active: 'local:x'}]": `c.yaml:1: keys[1].name: "a" is the name of another key too: `,
 		"keys: [{name: 'foreign:a', active: 'local:x'}]":                     "c.yaml:1: keys[0].name: may not start with foreign: or a *: ",
 		"keys: [{name: a, active: x, open_only: [y]}]":                       "c.yaml:1: keys[0].active: is no key URI: awskms://<key id, ARN or alias>?region=<region>, ",
-		"grants: [{from: a}]":                     "c.yaml:1: grants[0]: wants both: from, the namespace that sealed, and to, the one that may open",
+		"grants: [{from: a}]":                     "c.yaml:1: grants[0]: both are required: from, the namespace that sealed, and to, the one that may open",
 		"realm: a/b":                              "c.yaml:1: realm: has at most 64 bytes and no /, ",
 		"namespaces: [{name: a}]":                 "c.yaml:1: namespaces[0]",
 		"namespaces: [{name: a, sealed_as: b/c}]": "c.yaml:1: namespaces[0].sealed_as: has no /, which ends a realm",

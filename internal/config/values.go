@@ -45,7 +45,7 @@ func validateReadable(d *document, path, file string) {
 // validatePair checks a certificate and its key: both or, unless they are required, none.
 func validatePair(d *document, path, cert, key string, required bool) {
 	d.refuse(required && (cert == "" || key == "") || (cert == "") != (key == ""), path,
-		"wants both: cert_file and key_file")
+		"both are required: cert_file and key_file")
 	validateReadable(d, path+".cert_file", cert)
 	validateReadable(d, path+".key_file", key)
 }

@@ -33,10 +33,10 @@ var updateGolden = flag.Bool("update-golden", false, "write the outputs in testd
 
 const goldenDir = "testdata/golden"
 
-// TestGolden compares what becomes of messages with files that a person can
+// TestGolden compares what is made of messages with files that a person can
 // read. CASE.txt is a message as an application sends it, or as a caller is to
 // get it, in protobuf's text form and written by hand; CASE.sealed.txt is what
-// the server gets or holds; and CASE.opened.txt what becomes of that in an
+// the server gets or holds; and CASE.opened.txt what is made of that in an
 // answer, under the rules of policy.rego beside them. -update-golden writes
 // the outputs; a change in them is a change of what is sealed.
 func TestGolden(t *testing.T) {
@@ -304,7 +304,7 @@ func (p *printer) payload(name string, m protoreflect.Message) {
 	}
 }
 
-// describe tells of an envelope what does not change from run to run.
+// describe returns of an envelope what does not change from run to run.
 func (p *printer) describe(s *envelope.Sealed) string {
 	clear, _, err := p.keys.Open(context.Background(), nil, s, testNamespace, new(keyring.Run))
 	if err != nil {

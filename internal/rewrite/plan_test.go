@@ -17,7 +17,7 @@ import (
 const pathCount = 1116
 
 // paths lists every path on which a message of a type can hold a payload, an
-// Any or a serialised history. It knows nothing of the plan. A path is cut
+// Any or a serialised history. It does not use the plan. A path is cut
 // where a message type comes again that it has been through already.
 func paths(d protoreflect.MessageDescriptor, prefix string, through map[protoreflect.FullName]bool, emit func(path string, leaf protoreflect.FieldDescriptor)) {
 	if through[d.FullName()] {

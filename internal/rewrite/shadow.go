@@ -29,7 +29,7 @@ func (s *sealer) inShadow(sl *slot, v *policy.Verdict, err error) error {
 	return nil
 }
 
-// unfound returns what becomes of a request that cannot be walked: in shadow mode it passes, unless it might act where its
+// unfound returns what happens to a request that cannot be walked: in shadow mode it passes, unless it might act where its
 // caller does not reach.
 func (s *sealer) unfound(in []byte, err error) ([]byte, error) {
 	if e, ok := err.(*Error); !s.call.rewriter.shadow || s.call.reaches != nil || !ok || e.Kind == KindMemory {

@@ -57,8 +57,8 @@ request contains {"action": "deny", "reason": "a token in a note"} if {
 }
 
 // TestErrorsOfQueries: the text of a failed query comes back to the caller as
-// the status message, and its failure in the details; a detail of a type that
-// nobody knows changes nothing.
+// the status message, and its failure in the details; a detail whose type
+// is not known changes nothing.
 func TestErrorsOfQueries(t *testing.T) {
 	r := newRewriter(t, sealAll)
 	ctx := context.Background()

@@ -25,7 +25,7 @@ import (
 
 const service = "/temporal.api.workflowservice.v1.WorkflowService/"
 
-// clusterWide are the methods that name no namespace, with what becomes of them for callers that reach certain ones only.
+// clusterWide are the methods that name no namespace, with what happens to them for callers that reach certain ones only.
 // One that a new API version brings has to be put here, by somebody who has thought about it.
 var clusterWide = map[string]codes.Code{
 	"GetSystemInfo":  codes.OK,
@@ -44,7 +44,7 @@ var clusterWide = map[string]codes.Code{
 }
 
 // otherNames are fields of requests, at any depth, that name a namespace beside the one that is checked. Those that act
-// there are checked too; the others only tell of it.
+// there are checked too; the others only report it.
 var otherNames = map[string]string{
 	"DescribeNamespaceRequest.id":                                       "refused: TestNamespacesByID",
 	"DeleteNamespaceRequest.namespace_id":                               "refused: TestNamespacesByID",

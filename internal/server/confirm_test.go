@@ -96,7 +96,7 @@ func TestANamespaceThatIsNotConfirmedIsNotAskedForEachCall(t *testing.T) {
 			t.Errorf("got %v, want the upstream's own answer to the call", err)
 		}
 	}
-	// What one caller may not know says nothing of another.
+	// What one caller may not know does not describe another.
 	if got, want := r.questions(), []string{"none[a]", "none[b]"}; !slices.Equal(got, want) {
 		t.Errorf("asked %v, want %v", got, want)
 	}

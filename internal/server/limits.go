@@ -57,7 +57,7 @@ const (
 	// SDKs a new connection, and a load balancer that moves polls more often than they end only makes work.
 	MinConnectionAge = 6 * time.Minute
 
-	// copies is how many a message has at most: as it came, in one piece, and sealed or opened.
+	// copies is how many a message has at most: as received, in one piece, and sealed or opened.
 	copies = 3
 
 	// unreserved is the size up to which a message never waits: the limit of calls bounds such messages well

@@ -54,7 +54,7 @@ type call struct {
 	session  *rewrite.Session
 	lease    *lease
 
-	in       frame.Frame // the request as it came
+	in       frame.Frame // the request as received
 	request  []byte      // the bytes of in; nil where they need not be read
 	sealed   frame.Frame // the request as it is forwarded
 	answer   frame.Frame

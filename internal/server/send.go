@@ -21,7 +21,7 @@ import (
 func (c *call) send() error {
 	c.end(codes.OK)
 	l := c.lease
-	if !l.answers && c.answer.Len() > unreserved { // it goes out as it came
+	if !l.answers && c.answer.Len() > unreserved { // it goes out unchanged
 		l.kept, c.answer = c.answer, frame.Frame{}
 		c.answer = l.lendAnswer(l.kept.Bytes())
 	}
@@ -42,7 +42,7 @@ type lease struct {
 	place   place
 	holders atomic.Int32
 	session *rewrite.Session // whose buffers are lent
-	kept    frame.Frame      // an answer that is sent as it came
+	kept    frame.Frame      // an answer that is sent unchanged
 
 	// Of an answer that is on its way out:
 	answers bool

@@ -9,7 +9,7 @@
 //
 //	tasks.go     Tasks, Call, worker; start and end
 //	open.go      answers with tasks that did not open at first; hold.go: how long such a task is held
-//	workflow.go  activity.go  nexus.go   what becomes of one of each kind
+//	workflow.go  activity.go  nexus.go   what happens to one of each kind
 //	answer.go    stand-in answers and their texts
 //	refused.go   workers' answers that can never be forwarded
 //	poll.go      polls that wait for a key, and empty answers; scaling.go: what they say of numbers of pollers
@@ -128,7 +128,7 @@ type (
 type Call struct {
 	Method   *rewrite.Method
 	Caller   *policy.Caller
-	Request  []byte           // as it came
+	Request  []byte           // as received
 	Session  *rewrite.Session // seals the call's request and opens its answer
 	Upstream grpc.ClientConnInterface
 }

@@ -1,4 +1,4 @@
-// Command go is a worker and a client of the Go SDK as anybody would write them: it knows nothing of encryption, and all
+// Command go is a worker and a client of the Go SDK as anybody would write them: it does not know about encryption, and all
 // that it is told of the way to the server is an address. It runs the scenarios that it is told to on standard input and
 // prints what an application saw of each.
 //

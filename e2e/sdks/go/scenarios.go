@@ -358,7 +358,7 @@ func (r *run) async(ctx context.Context) error {
 	return err
 }
 
-// replay has a workflow go on with another worker, which knows nothing of it but its history.
+// replay has a workflow go on with another worker, which has nothing of it but its history.
 func (r *run) replay(ctx context.Context) error {
 	w, err := r.start(ctx, client.StartWorkflowOptions{}, "Replayed")
 	if err != nil {

@@ -1,4 +1,4 @@
-# The clinic's worker was written years ago and knows nothing of encryption. Most of what
+# The clinic's worker was written years ago and does not know about encryption. Most of what
 # it sends is about beds and appointments and stays readable. Sealed are: whatever the
 # lab's activities get and give, whatever carries a user's token, and the texts of errors.
 package temporal.namespaces["clinic-prod"]

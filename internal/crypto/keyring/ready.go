@@ -16,7 +16,7 @@ const namedPatience = time.Minute
 // Ready makes sure, before a task is asked for, that the keys are at hand that its answer may need: the result of a task
 // that cannot be sealed would be lost. These are the namespace's default key, and those that it has used lately. Keys in
 // named, which the namespace's policy can ask for, are fetched ahead, and waited for a little; one that has not answered
-// since it was configured is waited for until it does, since nobody knows whether the namespace can do without it.
+// since it was configured is waited for until it does, since it is unknown whether the namespace can do without it.
 //
 // Keys whose names have a wildcard are left out: mostly each belongs to one tenant, and what happens to it must not stop
 // the others.

@@ -11,7 +11,7 @@ import (
 	"google.golang.org/grpc/mem"
 )
 
-// Frame is one gRPC message as it came from the wire, unparsed. It holds one reference to each of its
+// Frame is one gRPC message as read from the wire, unparsed. It holds one reference to each of its
 // buffers, which goes to gRPC when the frame is sent, or to Free.
 type Frame struct {
 	data mem.BufferSlice
