@@ -24,6 +24,7 @@ func TestImports(t *testing.T) {
 		"internal/policy":            {},
 		"internal/rewrite":           {"internal/policy", "internal/crypto", "internal/foreign"},
 		"internal/scan":              {"internal/rewrite", "internal/crypto"},
+		"internal/survey/detect":     {"=internal/policy"},
 		"internal/config":            {"internal/crypto", "internal/foreign", "internal/server", "internal/codecserver"},
 		"internal/history":           {"internal/crypto", "internal/foreign"},
 		"internal/audit":             {"=internal/rewrite", "=internal/policy"},

@@ -23,8 +23,8 @@ func isToken(text string) bool {
 	return false
 }
 
-// hasToken reports whether a text holds a JSON Web Token anywhere: in a URL, a header line, an assignment.
-func hasToken(text string) bool {
+// HasToken reports whether a text holds a JSON Web Token anywhere: in a URL, a header line, an assignment.
+func HasToken(text string) bool {
 	if strings.Contains(text, "=.") { // parts that are padded, against RFC 7515
 		text = strings.ReplaceAll(strings.ReplaceAll(text, "==.", "."), "=.", ".")
 	}
@@ -95,7 +95,7 @@ func scheme(word string) bool {
 // tokenBuiltins are the functions that this package adds to OPA's.
 var tokenBuiltins = []*ast.Builtin{
 	textBuiltin("temporal.is_token", "reports whether x is a JSON Web Token", isToken),
-	textBuiltin("temporal.has_token", "reports whether x is a text that holds a JSON Web Token", hasToken),
+	textBuiltin("temporal.has_token", "reports whether x is a text that holds a JSON Web Token", HasToken),
 }
 
 // textBuiltin registers a function that reports something about a text. Of any other value it reports false.

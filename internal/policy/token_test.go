@@ -30,13 +30,13 @@ func TestTokens(t *testing.T) {
 			continue
 		}
 		for _, around := range []string{"%", "token=%", "https://a.example/x?token=%&y=1", "Authorization: Bearer %\r\n", `{"t":"%"}`, "user@host:%"} {
-			if text := strings.ReplaceAll(around, "%", strings.TrimSpace(c.Text)); !hasToken(text) {
+			if text := strings.ReplaceAll(around, "%", strings.TrimSpace(c.Text)); !HasToken(text) {
 				t.Errorf("%s: not found in %s", c.Name, around)
 			}
 		}
 	}
 	for _, text := range []string{"", ".", "..", "a.b.c", "1.2.3", "eyJack.eyJill.hill", "www.example.com", "file.tar.gz", strings.Repeat("e.", 100_000)} {
-		if hasToken(text) {
+		if HasToken(text) {
 			t.Errorf("%.20q holds no token", text)
 		}
 	}
