@@ -256,7 +256,7 @@ func TestRefusals(t *testing.T) {
 // TestSidecar renders a team's own chart that has this one as a dependency.
 func TestSidecar(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "worker")
-	if err := os.CopyFS(dir, os.DirFS("testdata/worker")); err != nil {
+	if err := os.CopyFS(dir, os.DirFS(filepath.Join(harness.Root(), "deploy", "helm", "examples", "sidecar"))); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.CopyFS(filepath.Join(dir, "charts", "temporal-seal"), os.DirFS(chart())); err != nil {
