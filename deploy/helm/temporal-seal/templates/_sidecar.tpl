@@ -1,27 +1,29 @@
 {{/*
-The proxy in a worker's pod. A chart that has this one as a dependency, with mode: sidecar, writes in its Deployment:
+The proxy in a worker's pod. The worker's chart has this chart as a dependency, with mode: sidecar, and writes in its
+Deployment, where $seal is (index .Subcharts "temporal-seal"):
 
   spec:
-    terminationGracePeriodSeconds: {{ include "temporal-seal.grace" .Subcharts.temporal-seal }}
+    terminationGracePeriodSeconds: include "temporal-seal.grace" $seal
+    securityContext: {fsGroup: 65532}     # makes the mounted Secrets readable for the proxy; not on OpenShift
     initContainers:
-      {{- include "temporal-seal.sidecar" (index .Subcharts "temporal-seal") | nindent 6 }}
+      include "temporal-seal.sidecar" $seal | nindent 6
     volumes:
-      {{- include "temporal-seal.volumes" (index .Subcharts "temporal-seal") | nindent 6 }}
+      include "temporal-seal.volumes" $seal | nindent 6
 
-It is an init container that never ends (restartPolicy: Always, Kubernetes 1.29): it serves before the worker starts, and
-is told to end after the worker has.
+deploy/helm/examples/sidecar is a whole chart that does this. The proxy is an init container that keeps running
+(restartPolicy: Always, Kubernetes 1.29 and later): it serves before the worker starts, and ends after the worker.
 */}}
 {{- define "temporal-seal.sidecar" -}}
 - name: temporal-seal
   image: {{ include "temporal-seal.image" . }}
   imagePullPolicy: {{ .Values.image.pullPolicy }}
   restartPolicy: Always
-  args: [serve, --config, /etc/temporal-seal/config/config.yaml, --log-format, json]
-  {{- with include "temporal-seal.env" . }}
-  env: {{- . | trim | nindent 4 }}
+  {{- include "temporal-seal.args" . | nindent 2 }}
+  {{- with include "temporal-seal.env" . | trim }}
+  {{- . | nindent 2 }}
   {{- end }}
   ports:
-    - {name: admin, containerPort: 7334}
+    - {name: admin, containerPort: {{ include "temporal-seal.adminPort" . }}}
   {{- include "temporal-seal.probes" . | nindent 2 }}
   resources: {{- toYaml .Values.resources | nindent 4 }}
   securityContext: {{- include "temporal-seal.securityContext" . | nindent 4 }}
