@@ -163,6 +163,9 @@ func (c *compiler) field(n *node, fd protoreflect.FieldDescriptor, path, kind st
 	if f.op.isSite() {
 		f.kind, f.na = kind, notApplicable(c.method, f.path, kind)
 	}
+	if !c.response && (f.op == opSkipMessage || f.op == opFactName) {
+		f.known = c.knownOf(fd.Message())
+	}
 	if fd.IsMap() && (d != nil || f.op == opReadable) {
 		return c.entry(fd, f)
 	}
@@ -172,7 +175,7 @@ func (c *compiler) field(n *node, fd protoreflect.FieldDescriptor, path, kind st
 // entry compiles the entry message of a map to messages or texts, whose plan is value.
 func (c *compiler) entry(fd protoreflect.FieldDescriptor, value field) field {
 	if value.op == opSkip || value.op == opSkipMessage {
-		return field{op: opSkipMessage, wire: value.wire, path: value.path}
+		return field{op: opSkipMessage, wire: value.wire, path: value.path, known: value.known}
 	}
 	value.once = 2
 	entry := &node{name: fd.Message().FullName(), desc: fd.Message(), sites: true,

@@ -3,6 +3,7 @@ package rewrite
 import (
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	// Registers the descriptors that the plan is compiled from.
@@ -60,8 +61,9 @@ type field struct {
 	path     string
 	na       policy.FactSet // facts that do not apply to a payload at this place
 	child    *node
-	summary  bool // a summary that the server accepts only if it is short
-	system   bool // an input that the server reads itself, if its endpoint is the system endpoint
+	known    *known // the fields of a message in a request that leads to no payload; nil in others
+	summary  bool   // a summary that the server accepts only if it is short
+	system   bool   // an input that the server reads itself, if its endpoint is the system endpoint
 }
 
 // node is the plan for one message type at one path of a request or response.
@@ -148,6 +150,9 @@ type plan struct {
 	files   *protoregistry.Files
 	nested  *cache[nestedKey, *node] // plans for messages that an Any or a payload holds
 	work    *int                     // of compiling it; nil once it is built
+
+	knownLock sync.Mutex
+	known     map[protoreflect.FullName]*known // by message type, for all places
 }
 
 // nestedKey is what such a plan depends on. Its path and name are up to callers, since
@@ -172,7 +177,7 @@ var rewritten = []protoreflect.FullName{
 // error if they do not fit, and never panics: an upstream may send any.
 func newPlan(files *protoregistry.Files) (*plan, error) {
 	p := &plan{methods: make(map[string]*Method), files: files, work: new(int),
-		nested: newCache[nestedKey, *node](nestedPlans, nestedPlansSize)}
+		known: make(map[protoreflect.FullName]*known), nested: newCache[nestedKey, *node](nestedPlans, nestedPlansSize)}
 	defer func() { p.work = nil }() // what is compiled later has a budget of its own
 	for _, name := range rewritten {
 		d, err := files.FindDescriptorByName(name)

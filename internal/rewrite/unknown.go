@@ -4,6 +4,7 @@ import (
 	"bytes"
 
 	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/temporal-seal/temporal-seal/internal/x/wire"
 )
@@ -72,4 +73,94 @@ func isEntry(b []byte) bool {
 		key = key || r.Number() == 1
 	}
 	return r.Err() == nil && key
+}
+
+// known has the fields of a message type that cannot hold a payload by the descriptors of this build. A newer SDK may have
+// added one that does.
+type known struct {
+	name   protoreflect.FullName
+	fields []knownField // by number
+	high   map[protowire.Number]knownField
+}
+
+// knownField is one of them. There is no field 0.
+type knownField struct {
+	exists, packable bool // packable: a repeated scalar may also come packed
+	wire             protowire.Type
+	message          *known // nil for scalars, and for maps of scalars
+}
+
+// field returns a field by its number.
+func (k *known) field(num protowire.Number) knownField {
+	if int(num) < len(k.fields) {
+		return k.fields[num]
+	}
+	return k.high[num]
+}
+
+// knownOf returns the fields of a message type, and of all below it.
+func (c *compiler) knownOf(d protoreflect.MessageDescriptor) *known {
+	c.plan.knownLock.Lock()
+	defer c.plan.knownLock.Unlock()
+	k := c.knownLocked(d)
+	if c.err != nil {
+		clear(c.plan.known) // some have not all their fields
+	}
+	return k
+}
+
+func (c *compiler) knownLocked(d protoreflect.MessageDescriptor) *known {
+	if k := c.plan.known[d.FullName()]; k != nil {
+		return k
+	}
+	k := &known{name: d.FullName()}
+	fields := d.Fields()
+	for i := range fields.Len() {
+		if num := fields.Get(i).Number(); num < maxDense && int(num) >= len(k.fields) {
+			k.fields = make([]knownField, num+1)
+		}
+	}
+	if !c.did(fieldWork * (1 + len(k.fields) + fields.Len())) {
+		return k
+	}
+	c.plan.known[d.FullName()] = k // before its fields, which may lead back to it
+	for i := range fields.Len() {
+		fd := fields.Get(i)
+		f := knownField{exists: true, wire: wireType(fd)}
+		f.packable = fd.IsList() && f.wire != protowire.BytesType
+		if fd.Kind() == protoreflect.MessageKind && messageOf(fd) != nil {
+			f.message = c.knownLocked(fd.Message())
+		}
+		if int(fd.Number()) < len(k.fields) {
+			k.fields[fd.Number()] = f
+			continue
+		}
+		if k.high == nil {
+			k.high = make(map[protowire.Number]knownField)
+		}
+		k.high[fd.Number()] = f
+	}
+	return k
+}
+
+// knownMessage looks for unknown fields in a message that cannot hold a payload otherwise.
+func (w *walk) knownMessage(k *known, from, to, depth int) error {
+	if depth > wire.MaxDepth {
+		return wire.ErrDepth
+	}
+	var r wire.Reader
+	r.Start(w.buf, from, to, depth)
+	for r.Next() {
+		f := k.field(r.Number())
+		from, to := r.Bounds()
+		switch {
+		case !f.exists, f.wire != r.Type() && !(f.packable && r.Bytes()):
+			w.unknownField(k.name, r.Number(), w.buf[r.At():to])
+		case f.message != nil:
+			if err := w.knownMessage(f.message, from, to, depth+1); err != nil {
+				return err
+			}
+		}
+	}
+	return r.Err()
 }

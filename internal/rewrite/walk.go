@@ -2,13 +2,11 @@ package rewrite
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"math/bits"
 
 	"google.golang.org/protobuf/encoding/protowire"
-	"google.golang.org/protobuf/reflect/protopath"
-	"google.golang.org/protobuf/reflect/protorange"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
@@ -274,7 +272,7 @@ func (w *walk) message(fr frame, start, end int) error {
 		f := n.field(num)
 		if f == nil || f.op == opUnknown || f.wire != r.Type() && !(f.packable && r.Bytes()) {
 			_, to := r.Bounds()
-			w.unknownField(n, num, w.buf[r.At():to])
+			w.unknownField(n.name, num, w.buf[r.At():to])
 			continue
 		}
 		if f.op == opSkip {
@@ -285,8 +283,9 @@ func (w *walk) message(fr frame, start, end int) error {
 			w.irregular = w.irregular || seen&bit != 0
 			seen |= bit
 		}
-		if (f.op == opSkipMessage || f.op == opFactName) && !w.response {
-			if err := w.skippedMessage(n, num, r.Value()); err != nil {
+		if f.known != nil && !w.response {
+			from, to := r.Bounds()
+			if err := w.knownMessage(f.known, from, to, fr.depth+1); err != nil {
 				return err
 			}
 		}
@@ -428,7 +427,7 @@ func (w *walk) anyMessage(fr *frame, f *field, content span, own int32) error {
 		return err
 	}
 	if child == nil {
-		w.unknownField(fr.node, 2, w.buf[value.start:value.end])
+		w.unknownField(fr.node.name, 2, w.buf[value.start:value.end])
 		return nil
 	}
 	if !child.sites {
@@ -479,7 +478,7 @@ func (w *walk) boxed(fr *frame, n *node, b box) error {
 // unknownField handles a field that the descriptors of this build do not have. In
 // responses it passes. In requests it passes if its bytes cannot hold a payload,
 // since SDKs newer than this build send such fields all the time.
-func (w *walk) unknownField(n *node, num protowire.Number, raw []byte) {
+func (w *walk) unknownField(message protoreflect.FullName, num protowire.Number, raw []byte) {
 	w.unknown++
 	if w.response || w.refused != nil {
 		return
@@ -489,34 +488,7 @@ func (w *walk) unknownField(n *node, num protowire.Number, raw []byte) {
 		if w.strict {
 			why = "is refused by unknown_fields: strict"
 		}
-		w.refused = w.fail(KindUnknownField, string(n.name),
+		w.refused = w.fail(KindUnknownField, string(message),
 			fmt.Errorf("field %d is not known to this release and %s; upgrade the proxy before the SDK", num, why))
 	}
-}
-
-// skippedMessage handles a message that cannot hold a payload by the descriptors of
-// this build. Those of a newer SDK may have added one.
-func (w *walk) skippedMessage(n *node, num protowire.Number, raw []byte) error {
-	if !w.strict && !mayHoldPayload(raw) {
-		return nil
-	}
-	fd := n.desc.Fields().ByNumber(num)
-	if err := w.meter.takeDecoded(fd.Message(), raw, 0); err != nil {
-		return err
-	}
-	m, err := decodeDynamic(fd.Message(), raw)
-	switch {
-	case errors.Is(err, errKey):
-		return err
-	case err != nil:
-		return nil // the server will not read it either
-	}
-	return protorange.Range(m, func(p protopath.Values) error {
-		if at := p.Index(-1); at.Step.Kind() == protopath.UnknownAccessStep {
-			unknown := at.Value.Bytes()
-			num, _, _ := protowire.ConsumeTag(unknown)
-			w.unknownField(&node{name: p.Index(-2).Value.Message().Descriptor().FullName()}, num, unknown)
-		}
-		return nil
-	})
 }
