@@ -18,6 +18,7 @@ func TestImports(t *testing.T) {
 		"internal/crypto/keyring":    {"=internal/crypto", "internal/crypto/envelope", "internal/crypto/keyhealth"},
 		"internal/crypto/awskms":     {"=internal/crypto"},
 		"internal/crypto/localkey":   {"=internal/crypto"},
+		"internal/crypto/keystore":   {"=internal/crypto"},
 		"internal/crypto/vault":      {"=internal/crypto"},
 		"internal/crypto/keyservice": {"=internal/crypto", "internal/crypto/awskms", "internal/crypto/localkey", "internal/crypto/vault"},
 		"internal/foreign":           {"=internal/crypto"},
@@ -41,6 +42,8 @@ func TestImports(t *testing.T) {
 		why  string
 	}{
 		"github.com/aws/":                {[]string{"internal/crypto/awskms"}, "a key service is one file's concern"},
+		"github.com/jackc/pgx/":          {[]string{"internal/crypto/keystore"}, "a key store is one package's concern, and Go programs with the codec need none"},
+		"modernc.org/sqlite":             {[]string{"internal/crypto/keystore"}, "the same"},
 		"github.com/open-policy-agent/":  {[]string{"internal/policy"}, "nobody else may depend on how policies are evaluated"},
 		"google.golang.org/grpc":         {[]string{"internal/server", "internal/tasks", "internal/upstream", "internal/scan", "internal/x/frame", "cmd/proxy"}, "the rewriter works on bytes, whoever carries them"},
 		"go.opentelemetry.io/":           {[]string{"internal/rewrite", "internal/server", "internal/upstream", "internal/codecserver", "internal/audit", "internal/app"}, "keys and verdicts are traced by their callers"},

@@ -2,7 +2,7 @@
 // the server and opens them on the way back.
 //
 // Each command has a file, with its flags, its run and its output: serve.go, check.go, config.go, explain.go,
-// health.go, keys.go (with keys_list.go and keys_scan.go), open.go, version.go. Package app does the work of
+// health.go, keys.go (with keys_list.go and keys_scan.go), keystore.go, open.go, version.go. Package app does the work of
 // serving. harden.go keeps the process's memory from leaving it; output.go is how commands print.
 package main
 
@@ -94,6 +94,6 @@ Without a command it serves: on 127.0.0.1:7333, for the Temporal server on 127.0
 	}
 	addServeFlags(&o, serve)
 	root.AddCommand(serve, checkCommand(), configCommand(), explainCommand(), healthCommand(), keysCommand(),
-		openCommand(), versionCommand())
+		keystoreCommand(), openCommand(), versionCommand())
 	return root
 }

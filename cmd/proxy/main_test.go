@@ -44,6 +44,7 @@ func TestScripts(t *testing.T) {
 			"get":      get,
 			"post":     post,
 			"envfile":  envFile,
+			"variable": variable,
 			"append":   appendTo,
 			"hangup":   hangUp,
 			"history":  saveHistory,
@@ -144,6 +145,11 @@ func envFile(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(text), 0o600))
 }
 
+// variable NAME FILE sets a variable to what a file has, without the end of its line. FILE may be stdout.
+func variable(ts *testscript.TestScript, _ bool, args []string) {
+	ts.Setenv(args[0], strings.TrimSpace(ts.ReadFile(args[1])))
+}
+
 // hangup sends SIGHUP to what runs in the background.
 func hangUp(ts *testscript.TestScript, _ bool, _ []string) {
 	for _, cmd := range ts.BackgroundCmds() {
@@ -173,7 +179,7 @@ func saveHistory(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	raw, err := sealer.AppendPayload(nil, clear, false, new(envelope.Nonces))
 	ts.Check(err)
-	text, err := sealer.AppendText(nil, []byte("by the ward's wish"), new(envelope.Nonces))
+	text, err := sealer.Envelope().AppendText(nil, []byte("by the ward's wish"), new(envelope.Nonces))
 	ts.Check(err)
 	sealed := new(commonpb.Payload)
 	ts.Check(proto.Unmarshal(raw, sealed))

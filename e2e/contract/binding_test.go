@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	commonpb "go.temporal.io/api/common/v1"
 	querypb "go.temporal.io/api/query/v1"
@@ -103,6 +104,61 @@ func TestRenamedNamespacesKeepTheirPayloads(t *testing.T) {
 	}
 	strange := r.seal(t, "other", clear)[0]
 	equal(t, "of another namespace, read in the renamed one", r.open(t, "renamed", strange)[0], strange)
+}
+
+// referring seals by reference to a key store.
+var referring = shared(func(dir string) (setup, error) {
+	bin, err := harness.BuildProxy()
+	if err != nil {
+		return setup{}, err
+	}
+	store := "sqlite:" + filepath.Join(dir, "keys.db")
+	id, err := exec.Command(bin, "keystore", "init", store).Output()
+	if err != nil {
+		return setup{}, fmt.Errorf("make a key store: %w", err)
+	}
+	return setup{
+		keys: fmt.Sprintf("  - {name: default, active: %q, envelope: reference}\n", "local:"+filepath.Join(dir, "default.key")),
+		policy: `package temporal
+
+response contains {"action": "open"} if input.sealed.key == "default"
+`,
+		extra: fmt.Sprintf("key_store: {url: %q, id: %q}\ngrants: [{from: writer, to: reader}]\n", store, strings.TrimSpace(string(id))),
+	}, nil
+})
+
+// byReference seals a value until its envelope is one by reference, which is the shortest.
+func (r *rig) byReference(t *testing.T, namespace string, clear *commonpb.Payload) *commonpb.Payload {
+	t.Helper()
+	longest := 0
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		sealed := r.seal(t, namespace, clear)[0]
+		if longest = max(longest, len(sealed.Data)); len(sealed.Data) < longest {
+			return sealed
+		}
+	}
+	t.Fatal("no envelope is by reference")
+	return nil
+}
+
+// An envelope by reference opens where its key belongs, and in no bit changed.
+func TestEnvelopesByReference(t *testing.T) {
+	t.Parallel()
+	r := referring(t)
+	clear := text("CANARY")
+	sealed := r.byReference(t, "writer", clear)
+	for _, namespace := range []string{"writer", "reader"} {
+		equal(t, "read in "+namespace, r.open(t, namespace, sealed)[0], clear)
+	}
+	equal(t, "read in another namespace", r.open(t, "other", sealed)[0], sealed)
+	strange := r.byReference(t, "other", clear)
+	equal(t, "of another namespace", r.open(t, "writer", strange)[0], strange)
+	// With another key id it is Unavailable for a while, since a row that is not there may come.
+	changed := slices.DeleteFunc(flips(sealed), func(p *commonpb.Payload) bool {
+		return len(p.Data) > 18 && !bytes.Equal(p.Data[2:18], sealed.Data[2:18])
+	})
+	r.opensToNothingElse(t, "writer", changed)
+	equal(t, "read without the key store", plain(t).open(t, "writer", sealed)[0], sealed)
 }
 
 // flips changes every byte of a payload in one bit each, and cuts it at several lengths: metadata and data. Nothing is

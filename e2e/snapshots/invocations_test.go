@@ -92,6 +92,13 @@ func newSite(t *testing.T) site {
 	if err := os.Chmod(filepath.Join(s.dir, "open.key"), 0o644); err != nil {
 		t.Fatal(err)
 	}
+	store := s.run(t, "keystore", "init", "sqlite:keys.db")
+	if store.code != 0 {
+		t.Fatal(store.said())
+	}
+	for name, id := range map[string]string{"stored.yaml": strings.TrimSpace(store.stdout), "other-store.yaml": strings.Repeat("0", 32)} {
+		s.write(t, name, fmt.Sprintf("keys: [{name: default, active: 'local:seal.key', envelope: reference}]\nkey_store: {url: 'sqlite:keys.db', id: %q}\n", id))
+	}
 	u := startUpstream(t)
 	// The config is written in a folder of its own: the file names of this one are part of the snapshot.
 	proxy, conn := start(t, harness.ProxyOptions{Upstream: u.address,
@@ -263,6 +270,17 @@ var invocations = []invocation{
 	{"keys scan --config good.yaml --upstream $NOBODY", "no server answers"},
 	{"keys scan --rate 0", "bad value"},
 	{"keys scan --config typo.yaml", "unknown key"},
+
+	{"keystore", "shows its help"},
+	{"keystore init sqlite:made.db", ""},
+	{"keystore init sqlite:made.db", "it exists"},
+	{"keystore init sqlite:no-folder/made.db", "no such folder"},
+	{"keystore init mysql://localhost", "not a key store"},
+	{"keystore init", "no key store named"},
+	{"keystore check --config stored.yaml", ""},
+	{"keystore check --config other-store.yaml", "not the store of the config"},
+	{"keystore check --config good.yaml", "no key store"},
+	{"keystore check --config typo.yaml", "unknown key"},
 
 	{"open --config good.yaml history.json", ""},
 	{"open --config good.yaml clear.json", "nothing is sealed"},

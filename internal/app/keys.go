@@ -14,6 +14,7 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/config"
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keystore"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/localkey"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 )
@@ -35,8 +36,13 @@ type KeyOptions struct {
 func OpenKeys(ctx context.Context, c *config.Config, o KeyOptions) (*keyring.Keyring, error) {
 	ctx, cancel := context.WithTimeout(ctx, o.Timeout)
 	defer cancel()
+	store, err := openStore(ctx, c, o.Log)
+	if err != nil {
+		return nil, fmt.Errorf("key_store: %w", err)
+	}
 	keys, err := keyring.New(ctx, keyring.Options{
-		Keys: c.KeyConfigs(), Open: o.Open, Grants: c.KeyGrants(), Realm: c.Realm, SealedAs: c.SealedAs(),
+		Store: store,
+		Keys:  c.KeyConfigs(), Open: o.Open, Grants: c.KeyGrants(), Realm: c.Realm, SealedAs: c.SealedAs(),
 		RevokedDataKeys: c.DataKeyIDs(), DataKeyLife: c.DataKeyLife, Trace: o.Trace, Asking: o.Asking, Log: o.Log,
 	})
 	if err != nil {
@@ -70,6 +76,32 @@ func unusable(set *keyring.Set) error {
 		return nil
 	}
 	return prefixLines("keys", errors.Join(errs...))
+}
+
+// storeTimeout is how long a start waits for the key store, which it can do without.
+const storeTimeout = 3 * time.Second
+
+// openStore returns the key store of a config; nil if it has none. One that does not answer is used as soon as it does: until then
+// envelopes carry their keys. A database that is not the store fails.
+func openStore(ctx context.Context, c *config.Config, log *slog.Logger) (crypto.KeyStore, error) {
+	if c.KeyStore == nil {
+		return nil, nil
+	}
+	store, err := keystore.New(c.KeyStore.URL, c.KeyStore.ID)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	err = store.Check(ctx)
+	if crypto.KindOf(err) == crypto.KindUnavailable {
+		log.Warn("the key store does not answer: envelopes by reference do not open, and payloads carry their keys until it does", "error", err)
+		err = nil
+	}
+	if err != nil {
+		return nil, errors.Join(err, store.Close())
+	}
+	return store, nil
 }
 
 // makeLocalKeys makes the key files that are missing, if this is one machine talking to itself.

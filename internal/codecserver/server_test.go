@@ -295,7 +295,7 @@ func TestForms(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	text, err := sealer.AppendText(nil, []byte("no <bed> for "+canary), new(envelope.Nonces))
+	text, err := sealer.Envelope().AppendText(nil, []byte("no <bed> for "+canary), new(envelope.Nonces))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -45,6 +45,8 @@ type Config struct {
 	// Name that tells apart namespaces of the same name in two clusters: envelopes are bound to
 	// `<realm>/<namespace>`. At most 64 bytes, without a slash.
 	Realm string `yaml:"realm" otherwise:"none"`
+	// Database for wrapped data keys, to which envelopes by reference refer.
+	KeyStore *KeyStore `yaml:"key_store" otherwise:"none"`
 	// Namespaces whose envelopes have another name than the server has.
 	Namespaces []Namespace `yaml:"namespaces" otherwise:"none"`
 	// Ids of data keys that leaked, 32 hex digits each. Nothing opens with them any more.
@@ -101,7 +103,8 @@ func (c *Config) validate(d *document) {
 			d.add(fmt.Sprintf("$.services[%d]", i), "%v", err)
 		}
 	}
-	validateKeys(d, c.Keys)
+	validateKeys(d, c.Keys, c.KeyStore)
+	c.KeyStore.validate(d)
 	for i, g := range c.Grants {
 		d.refuse(g.From == "" || g.To == "", fmt.Sprintf("$.grants[%d]", i),
 			"both are required: from, the namespace that sealed, and to, the one that may open")

@@ -8,6 +8,7 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyservice"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keystore"
 	"github.com/temporal-seal/temporal-seal/internal/foreign"
 )
 
@@ -25,6 +26,25 @@ type Key struct {
 	Active string `yaml:"active" required:"true"`
 	// URIs of earlier key encryption keys, which still open what they sealed.
 	OpenOnly []string `yaml:"open_only" otherwise:"none"`
+	// What envelopes have of their data key: `self-contained` ones carry it, and those by `reference` name its row in the
+	// key store in 16 bytes.
+	Envelope string `yaml:"envelope" default:"self-contained" enum:"self-contained,reference"`
+}
+
+// KeyStore is a database with wrapped data keys.
+type KeyStore struct {
+	// `sqlite:<file>`, for one proxy on one machine, or `postgres://<user>@<host>/<database>?sslmode=verify-full`.
+	URL string `yaml:"url" required:"true"`
+	// The id that `temporal-seal keystore init` printed, 32 hex digits.
+	ID string `yaml:"id" required:"true"`
+}
+
+func (s *KeyStore) validate(d *document) {
+	if s == nil {
+		return
+	}
+	d.refuse(!keystore.Known(s.URL), "$.key_store.url", keystore.NoStoreURI)
+	d.refuse(!keystore.IsID(s.ID), "$.key_store.id", "is no id of a key store: 32 hex digits, as `temporal-seal keystore init` prints them")
 }
 
 // Grant lets a namespace open what another one sealed. The policy that ships reads it; a platform policy of your own needs a
@@ -69,7 +89,10 @@ func (c *Config) SealedAs() map[string]string {
 	return names
 }
 
-func validateKeys(d *document, list []Key) {
+// envelopeReference is the form of envelopes that need a key store.
+const envelopeReference = "reference"
+
+func validateKeys(d *document, list []Key, store *KeyStore) {
 	names := map[string]bool{}
 	for i, k := range list {
 		path := fmt.Sprintf("$.keys[%d]", i)
@@ -82,6 +105,10 @@ func validateKeys(d *document, list []Key) {
 		names[k.Name] = true
 		d.refuse(strings.HasPrefix(k.Name, foreign.KeyPrefix) || strings.HasPrefix(k.Name, "*"), path+".name",
 			"may not start with %s or a *: what starts so is what policies read as the key of another tool's payload", foreign.KeyPrefix)
+		d.refuse(k.Envelope != "self-contained" && k.Envelope != envelopeReference, path+".envelope",
+			"is self-contained or reference, not %q", k.Envelope)
+		d.refuse(k.Envelope == envelopeReference && store == nil, path+".envelope",
+			"needs a key store for what envelopes refer to: configure key_store")
 		validateKeyURI(d, path+".active", k.Active)
 		for j, uri := range k.OpenOnly {
 			validateKeyURI(d, fmt.Sprintf("%s.open_only[%d]", path, j), uri)
@@ -97,7 +124,8 @@ func validateKeyURI(d *document, path, uri string) {
 func (c *Config) KeyConfigs() []keyring.KeyConfig {
 	keys := make([]keyring.KeyConfig, len(c.Keys))
 	for i, k := range c.Keys {
-		keys[i] = keyring.KeyConfig(k)
+		keys[i] = keyring.KeyConfig{Name: k.Name, Namespaces: k.Namespaces, Active: k.Active, OpenOnly: k.OpenOnly,
+			Reference: k.Envelope == envelopeReference}
 	}
 	return keys
 }

@@ -147,7 +147,7 @@ func sealedStatus(t *testing.T, r *Rewriter, m *Method, st *spb.Status) *spb.Sta
 	if err != nil {
 		t.Fatal(err)
 	}
-	text, err := sealer.AppendText(nil, []byte(st.Message), new(envelope.Nonces))
+	text, err := sealer.Envelope().AppendText(nil, []byte(st.Message), new(envelope.Nonces))
 	if err != nil {
 		t.Fatal(err)
 	}

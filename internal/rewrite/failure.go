@@ -70,7 +70,7 @@ func (c *call) markedAttributes(f *failureParts, buf []byte) bool {
 // encoded_attributes: if failures that look encoded were left alone, clear text could
 // pass.
 func (s *sealer) sealFailure(item int) error {
-	sl, key := s.items[item].slot, s.items[item].key
+	sl, key := s.items[item].slot, s.items[item].seal
 	chain := s.message.failures(sl)
 	if err := s.call.meter.take(textsCost * len(chain)); err != nil {
 		return err
@@ -134,7 +134,7 @@ const fieldRoom = 8
 
 // sealTexts seals the texts of a chain of failures. Texts are not compressed, since the length would show what they
 // repeat, unless they do not fit a limit (0: there is none). Then they are shortened until they do, and padded to it.
-func sealTexts(texts []failureTexts, payload []byte, limit int, key *keyring.Sealer, nonces *envelope.Nonces) (sealed []byte, err error) {
+func sealTexts(texts []failureTexts, payload []byte, limit int, key keyring.Envelope, nonces *envelope.Nonces) (sealed []byte, err error) {
 	if limit == 0 || key.PayloadSize(len(payload)) <= limit {
 		return key.AppendPayload(nil, payload, false, nonces)
 	}

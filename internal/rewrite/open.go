@@ -134,6 +134,9 @@ func (o *opener) open(ctx context.Context, root *node, in []byte, whole bool) ([
 	if err := o.findSealed(); err != nil {
 		return nil, err
 	}
+	if err := o.resolve(ctx); err != nil {
+		return nil, err
+	}
 	if len(o.items)+len(o.systems) == 0 {
 		return m.walk.buf, nil
 	}
@@ -149,6 +152,41 @@ func (o *opener) findSealed() error {
 	o.headers.Reset()
 	o.foreign, o.foreignRun = o.call.state.Foreign.For(o.call.namespace), foreign.NewRun(o.opened)
 	return o.message.payloads(o.addSealed)
+}
+
+// resolve has the names of envelopes by reference looked up, which the policy reads. Those that are not found stay sealed, or
+// fail the response: without its names, no rule could tell whether a payload may be opened.
+func (o *opener) resolve(ctx context.Context) error {
+	o.run = keyring.Run{}
+	byReference := func(it *openItem) bool { return it.foreign == nil && it.sealed.Header.Reference() }
+	if !slices.ContainsFunc(o.items, func(it openItem) bool { return byReference(&it) }) {
+		return nil
+	}
+	keys := o.call.state.Keys
+	keys.Resolve(ctx, func(yield func(*envelope.Sealed) bool) {
+		for i := range o.items {
+			if it := &o.items[i]; byReference(it) && !yield(&it.sealed) {
+				return
+			}
+		}
+	}, &o.run)
+	found := o.items[:0]
+	for i := range o.items {
+		it := &o.items[i]
+		if byReference(it) {
+			if err := keys.Resolved(ctx, &it.sealed, &o.run); err != nil {
+				o.enter(it.slot.f.kind, it.sealed.Header, Failed)
+				if err := o.keepSealed(o.call.asError(KindOpening, it.slot.f.path, err)); err != nil {
+					return err
+				}
+				continue
+			}
+		}
+		found = append(found, *it)
+	}
+	clear(o.items[len(found):])
+	o.items = found
+	return nil
 }
 
 // addSealed adds a payload to the items, if it has the marker. failure is the index
@@ -215,7 +253,6 @@ func (o *opener) openItems(ctx context.Context) (out []byte, err error) {
 	ctx, traced := o.call.startSpan(ctx, "payload.open")
 	defer func() { endSpan(traced, err, &o.stats) }()
 	m := &o.message
-	o.run = keyring.Run{}
 	if o.ahead == nil {
 		o.ahead = o.toOpen // made once, since it allocates
 	}

@@ -35,6 +35,7 @@ type sealItem struct {
 	slot    *slot
 	verdict policy.Verdict
 	key     *keyring.Sealer
+	seal    keyring.Envelope
 	size    int // that it has to fit, since the server would refuse the message otherwise; 0: any
 }
 
@@ -141,7 +142,7 @@ func (s *sealer) seal(ctx context.Context) (out []byte, err error) {
 // put seals a payload to the output, as splice requires.
 func (s *sealer) put(e *edit) (bool, error) {
 	out, size := &s.message.out, int(e.size)
-	b, err := s.items[e.item].key.AppendPayload(out.reserve(size), e.at.of(s.message.walk.buf), false, &s.nonces)
+	b, err := s.items[e.item].seal.AppendPayload(out.reserve(size), e.at.of(s.message.walk.buf), false, &s.nonces)
 	if err != nil {
 		return false, s.call.fail(KindSealing, "", err)
 	}
@@ -222,34 +223,37 @@ func (s *sealer) planSeal(ctx context.Context, item int, last *sealItem) (err er
 	} else if it.key, hit, err = s.call.state.Keys.Sealer(ctx, s.call.namespace, v.Key); err != nil {
 		return err
 	}
+	if !it.seal.Of(it.key) { // a second plan keeps the form of the first
+		it.seal = it.key.Envelope()
+	}
 	plain := m.content(sl)
 	s.stats.used(v.Key, len(plain), hit)
 	switch {
 	case sl.f.op == opFailure:
 		return s.sealFailure(item)
-	case sl.f.summary && len(plain) <= maxSummary && it.key.PayloadSize(len(plain)) > maxSummary:
-		return s.sealSummary(sl, it.key)
+	case sl.f.summary && len(plain) <= maxSummary && it.seal.PayloadSize(len(plain)) > maxSummary:
+		return s.sealSummary(sl, it.seal)
 	case sl.f.op == opPayload && !v.Compress && it.size == 0 && len(v.Fields)+len(v.Clear) == 0:
-		m.editItem(sl, item, it.key.PayloadSize(len(plain)))
+		m.editItem(sl, item, it.seal.PayloadSize(len(plain)))
 		return nil
 	}
 	from := len(m.arena)
-	if err := s.call.meter.take(4 * it.key.PayloadSize(len(plain))); err != nil {
+	if err := s.call.meter.take(4 * it.seal.PayloadSize(len(plain))); err != nil {
 		return err
 	}
-	m.arena = slices.Grow(m.arena, 2*it.key.PayloadSize(len(plain))) // in growing steps, unlike the keyring
+	m.arena = slices.Grow(m.arena, 2*it.seal.PayloadSize(len(plain))) // in growing steps, unlike the keyring
 	switch {
 	case sl.f.op == opText:
 		if !utf8.Valid(plain) {
 			return errors.New("the text is not UTF-8, which protobuf requires of a string")
 		}
-		m.arena, err = it.key.AppendText(m.arena, plain, &s.nonces)
+		m.arena, err = it.seal.AppendText(m.arena, plain, &s.nonces)
 	case it.size > 0:
-		m.arena, err = appendFitting(m.arena, plain, it.size, it.key, &s.nonces)
+		m.arena, err = appendFitting(m.arena, plain, it.size, it.seal, &s.nonces)
 	case v.Compress:
-		m.arena, err = it.key.AppendPayload(m.arena, plain, true, &s.nonces)
+		m.arena, err = it.seal.AppendPayload(m.arena, plain, true, &s.nonces)
 	default:
-		m.arena, err = it.key.AppendView(m.arena, plain, envelope.Selection{Fields: v.Fields, Clear: v.Clear}, &s.nonces)
+		m.arena, err = it.seal.AppendView(m.arena, plain, envelope.Selection{Fields: v.Fields, Clear: v.Clear}, &s.nonces)
 	}
 	m.edit(m.place(sl), sl.box, m.added(from))
 	return err
@@ -257,7 +261,7 @@ func (s *sealer) planSeal(ctx context.Context, item int, last *sealItem) (err er
 
 // appendFitting appends a payload, sealed and not longer than size: compressed, and padded to that size, so that its length
 // shows nothing of its content. If that is not possible, it is not compressed.
-func appendFitting(dst, payload []byte, size int, key *keyring.Sealer, nonces *envelope.Nonces) ([]byte, error) {
+func appendFitting(dst, payload []byte, size int, key keyring.Envelope, nonces *envelope.Nonces) ([]byte, error) {
 	dst, ok, err := key.AppendWithin(dst, payload, size, nonces)
 	if ok || err != nil {
 		return dst, err
@@ -296,7 +300,7 @@ func (s *sealer) fit(growth int, within func(*slot) bool) bool {
 	for i := range s.items {
 		it := &s.items[i]
 		if n := len(s.message.content(it.slot)); within(it.slot) && it.fits(n) {
-			large, overhead = large+n, overhead+it.key.PayloadSize(n)-n
+			large, overhead = large+n, overhead+it.seal.PayloadSize(n)-n
 		}
 	}
 	missing := max(growth-overhead+margin, 0)

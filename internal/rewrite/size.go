@@ -37,7 +37,7 @@ var limitedSummaries = map[string]bool{"StartActivityExecution": true, "StartNex
 
 // sealSummary seals a summary within its limit: compressed and padded to the limit, or
 // replaced by a placeholder if that does not fit.
-func (s *sealer) sealSummary(sl *slot, key *keyring.Sealer) (err error) {
+func (s *sealer) sealSummary(sl *slot, key keyring.Envelope) (err error) {
 	m := &s.message
 	from := len(m.arena)
 	var ok bool

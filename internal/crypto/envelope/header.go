@@ -129,6 +129,9 @@ func AppendHeader(dst []byte, h *Header) []byte {
 	return append(dst, h.Wrapped...)
 }
 
+// ReferenceTo returns the header of envelopes by reference under the data key of a self-contained one.
+func ReferenceTo(h *Header) *Header { return &Header{Flags: flagReference, ID: h.ID} }
+
 // KeyHeader is what Sealed.KeyHeader returns for envelopes with this header.
 func (h *Header) KeyHeader() []byte { return AppendHeader(nil, h)[idOffset:] }
 

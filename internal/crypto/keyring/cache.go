@@ -30,7 +30,7 @@ type dataKeys struct {
 // find returns the data key of an envelope, if it is there and may serve now.
 func (d *dataKeys) find(s *envelope.Sealed) *dataKey {
 	dk := d.get(s.Header.ID)
-	if dk == nil || !dk.opens(s.KeyHeader()) {
+	if dk == nil || !dk.opens(s) {
 		return nil
 	}
 	d.core.touch(&dk.used)

@@ -22,7 +22,9 @@ type dataKey struct {
 
 	cipher  atomic.Pointer[envelope.Cipher] // nil once the key was dropped
 	seals   atomic.Int64                    // envelopes that were sealed with it
+	chosen  atomic.Int64                    // envelopes whose form was chosen
 	used    atomic.Int64                    // coarse time of the last look at it
+	stored  atomic.Bool                     // the key store has its row
 	allowed atomic.Pointer[Set]             // by which envelopes of the key may be opened; see opening.allows
 }
 
@@ -47,10 +49,20 @@ func (dk *dataKey) envelopeHeader() *envelope.Header {
 // usable reports whether the key may serve now. It is asked for every payload.
 func (dk *dataKey) usable() bool { return dk.kek.Usable() && dk.cipher.Load() != nil }
 
-// opens reports whether the key may serve now and is the one of envelopes with a header. All of the header has to be the
+// opens reports whether the key may serve now and is that of an envelope. In a self-contained one all of the header has to be the
 // same, so that what is known about one wrapped key says nothing about another: a planted envelope neither uses nor
 // blocks the data key of a good one.
-func (dk *dataKey) opens(header []byte) bool { return dk.usable() && bytes.Equal(dk.header, header) }
+func (dk *dataKey) opens(s *envelope.Sealed) bool {
+	if s.Header.Reference() {
+		return dk.is(s.Header.ID) && dk.usable()
+	}
+	return dk.usable() && bytes.Equal(dk.header, s.KeyHeader())
+}
+
+// row returns what the key store has of the key.
+func (dk *dataKey) row() crypto.KeyRow {
+	return crypto.KeyRow{ID: dk.id, Context: dk.context, KEK: dk.kek.Ref(), KEKURI: dk.kek.URI(), Wrapped: dk.wrapped}
+}
 
 // is reports whether the key has an id.
 func (dk *dataKey) is(id crypto.KeyID) bool { return subtle.ConstantTimeCompare(dk.id[:], id[:]) == 1 }

@@ -281,11 +281,11 @@ func (s *Sealer) appendPayload(dst, payload []byte, compress bool) ([]byte, erro
 }
 
 func (s *Sealer) appendView(payload []byte, sel envelope.Selection) ([]byte, error) {
-	return s.AppendView(nil, payload, sel, new(envelope.Nonces))
+	return s.Envelope().AppendView(nil, payload, sel, new(envelope.Nonces))
 }
 
 func (s *Sealer) appendText(text []byte) ([]byte, error) {
-	return s.AppendText(nil, text, new(envelope.Nonces))
+	return s.Envelope().AppendText(nil, text, new(envelope.Nonces))
 }
 
 // forge writes an envelope under a data key, with any header and body, as somebody who knows the data key can. The

@@ -29,6 +29,8 @@ type Options struct {
 	Realm string
 	// SealedAs are the names to which envelopes of namespaces are bound, where these are not their own.
 	SealedAs map[string]string
+	// Store, where set, has the data keys that envelopes by reference name. The Keyring closes it.
+	Store crypto.KeyStore
 	// RevokedDataKeys are ids of data keys that leaked: nothing is opened with them any more.
 	RevokedDataKeys []crypto.KeyID
 	// Trace, where set, is called around each call to a key service.
@@ -88,7 +90,7 @@ func New(ctx context.Context, opt Options) (*Keyring, error) {
 	c.keys = &keks{core: c, flights: newFlights[string, *keyhealth.Key](c, refusalLife), byURI: make(map[string]*keyhealth.Key),
 		health: keyhealth.Options{Log: opt.Log, Unwrap: c.service.probe, Withdrawn: k.withdraw}}
 	k.opening = opening{core: c, missed: k.sealing.missed, flights: newFlights[headerID, *dataKey](c, refusalLife),
-		keys: dataKeys{core: c, m: make(map[crypto.KeyID]*dataKey)}}
+		keys: dataKeys{core: c, m: make(map[crypto.KeyID]*dataKey)}, missing: newLRU[crypto.KeyID, missing](maxRefusals)}
 	k.sealing = sealing{core: c, made: k.opening.keys.add, flights: newFlights[slotKey, *Sealer](c, keyhealth.ProbeRetry)}
 	set, err := k.Prepare(ctx, opt.Keys, opt.Grants, opt.RevokedDataKeys)
 	if err != nil {
@@ -208,8 +210,13 @@ func (k *Keyring) DefaultKey(namespace string) (string, bool) {
 	return k.Current().DefaultKey(namespace)
 }
 
-// Confirm notes that a namespace exists: the upstream answered successfully for it. Namespaces that are only claimed share a small cache and few calls to the key service.
-func (k *Keyring) Confirm(namespace string) { k.core.slots.confirm(namespace) }
+// Confirm notes that a namespace exists: the upstream answered successfully for it. Namespaces that are only claimed share a
+// small cache and few calls to the key service, and none of their keys gets into the key store.
+func (k *Keyring) Confirm(namespace string) {
+	if k.core.slots.confirm(namespace) {
+		k.sealing.rowsAt.Store(0) // its keys have no rows yet
+	}
+}
 
 // Confirmed reports whether a namespace is known to exist; see Confirm.
 func (k *Keyring) Confirmed(namespace string) bool { return k.core.slots.exists(namespace) }
@@ -218,6 +225,9 @@ func (k *Keyring) Confirmed(namespace string) bool { return k.core.slots.exists(
 func (k *Keyring) Close() {
 	k.core.stop()
 	k.core.work.Wait()
+	if store := k.core.opt.Store; store != nil {
+		_ = store.Close()
+	}
 	k.drop(func(*dataKey) bool { return true })
 }
 

@@ -218,7 +218,7 @@ func TestOpenOnlyKeysAndUnknownOnes(t *testing.T) {
 	if got, err := open(after, carrier, "ns"); err != nil || got != "payload" {
 		t.Errorf("%q, %v", got, err)
 	}
-	if got := sealer(t, after, "ns", "default").header.KEK; got != fresh.ref {
+	if got := sealer(t, after, "ns", "default").carrying.header.KEK; got != fresh.ref {
 		t.Error("sealed with a key that is for opening only")
 	}
 	without := newKeyring(t, Options{Keys: []KeyConfig{{Name: "default", Active: "test:new"}}, Open: both.open})
@@ -262,20 +262,20 @@ func TestReload(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(5 * time.Second)
-		if s, hit, err := k.Sealer(t.Context(), "ns", "default"); err != nil || !hit || s.header.KEK != old.ref {
+		if s, hit, err := k.Sealer(t.Context(), "ns", "default"); err != nil || !hit || s.carrying.header.KEK != old.ref {
 			t.Errorf("hit %v, error %v; want the working key until its successor is there", hit, err)
 		}
 		fresh.answer(nil)
 		time.Sleep(15 * time.Second)
 		s, hit, err := k.Sealer(t.Context(), "ns", "default")
-		if err != nil || !hit || s.header.KEK != fresh.ref {
+		if err != nil || !hit || s.carrying.header.KEK != fresh.ref {
 			t.Errorf("hit %v, error %v; want the successor, made in the background", hit, err)
 		}
 		if got, err := open(k, carrier, "ns"); err != nil || got != "payload" {
 			t.Errorf("what the earlier key sealed: %q, %v", got, err)
 		}
 		// A leaked data key: nothing is opened with it any more, and a working one is replaced.
-		if err := change(k, t.Context(), rotated, []Grant{{From: "x", To: "y"}}, []crypto.KeyID{s.header.ID}); err != nil {
+		if err := change(k, t.Context(), rotated, []Grant{{From: "x", To: "y"}}, []crypto.KeyID{s.carrying.header.ID}); err != nil {
 			t.Fatal(err)
 		}
 		leaked, err := s.appendPayload(nil, []byte("forged"), false)
@@ -283,7 +283,7 @@ func TestReload(t *testing.T) {
 		if len(leaked) != 0 {
 			t.Error("sealed with a revoked data key")
 		}
-		if next := sealer(t, k, "ns", "default"); next.header.ID == s.header.ID {
+		if next := sealer(t, k, "ns", "default"); next.carrying.header.ID == s.carrying.header.ID {
 			t.Error("the leaked data key is still in use")
 		}
 		if err := change(k, t.Context(), []KeyConfig{{Name: "other", Active: "test:new"}}, nil, nil); err != nil {
@@ -309,7 +309,7 @@ func TestAliasThatMoved(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(waitForTick)
-		if s, hit, err := k.Sealer(t.Context(), "ns", "default"); err != nil || !hit || s.header.KEK != fresh.ref {
+		if s, hit, err := k.Sealer(t.Context(), "ns", "default"); err != nil || !hit || s.carrying.header.KEK != fresh.ref {
 			t.Errorf("hit %v, error %v; want it sealed under the key that the alias names now", hit, err)
 		}
 		if got, err := open(k, carrier, "ns"); err != nil || got != "payload" {
@@ -336,7 +336,7 @@ func TestRevokedDataKeys(t *testing.T) {
 	open1 := store{p.uri: p}.open
 	writer := newKeyring(t, Options{Keys: defaultKeys(), Open: open1})
 	carrier := seal(t, writer, "payload")
-	id := sealer(t, writer, "ns", "default").header.ID
+	id := sealer(t, writer, "ns", "default").carrying.header.ID
 	reader := newKeyring(t, Options{Keys: defaultKeys(), Open: open1, RevokedDataKeys: []crypto.KeyID{id}})
 	_, err := open(reader, carrier, "ns")
 	wantKind(t, err, crypto.KindRevoked)

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 
+	lru "github.com/hashicorp/golang-lru/v2"
+
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyhealth"
@@ -20,15 +22,24 @@ import (
 type Run struct {
 	ahead   iter.Seq[*envelope.Sealed]
 	asked   map[headerID]answer // data keys that were not in memory
+	failed  error               // of the key store
 	refused int32               // of these, by key services
 	recent  [4]*dataKey         // messages mostly hold envelopes of one data key or a few
 	next    int
 }
 
-// headerID stands for the part of a header that names a data key.
+// headerID stands for a wrapped data key with all that it is bound to.
 type headerID [sha256.Size]byte
 
-func idOf(keyHeader []byte) headerID { return sha256.Sum256(keyHeader) }
+// idOf returns the same for an envelope by reference as for a self-contained one under the same wrapped key.
+func idOf(s *envelope.Sealed) headerID {
+	if !s.Header.Reference() {
+		return sha256.Sum256(s.KeyHeader())
+	}
+	h := *s.Header
+	h.Flags = 0
+	return sha256.Sum256(h.KeyHeader())
+}
 
 // answer is what came of asking for a data key.
 type answer struct {
@@ -41,9 +52,9 @@ type answer struct {
 func (r *Run) Ahead(envelopes iter.Seq[*envelope.Sealed]) { r.ahead = envelopes }
 
 // known returns a data key that the run has used.
-func (r *Run) known(keyHeader []byte) *dataKey {
+func (r *Run) known(s *envelope.Sealed) *dataKey {
 	for _, dk := range r.recent {
-		if dk != nil && dk.opens(keyHeader) {
+		if dk != nil && dk.opens(s) {
 			return dk
 		}
 	}
@@ -71,6 +82,7 @@ type opening struct {
 	flights *flights[headerID, *dataKey]
 	missed  func(namespace, key string) // is called when the key service did not answer
 	keys    dataKeys
+	missing *lru.Cache[crypto.KeyID, missing] // rows that the key store did not have
 }
 
 // Open appends to dst what s holds: the original serialized Payload (forms 0 and 1) or the text (form 2). namespace is
@@ -99,17 +111,19 @@ func (k *Keyring) Open(ctx context.Context, dst []byte, s *envelope.Sealed, name
 
 // dataKey returns the data key of an envelope, from memory or from the key service.
 func (o *opening) dataKey(ctx context.Context, s *envelope.Sealed, set *Set, namespace string, run *Run) (dk *dataKey, hit bool, err error) {
+	if err := o.resolveOne(ctx, s, run); err != nil {
+		return nil, false, err
+	}
 	if err := readable(s, set, namespace); err != nil {
 		return nil, false, err
 	}
-	keyHeader := s.KeyHeader()
-	if dk = run.known(keyHeader); dk == nil {
+	if dk = run.known(s); dk == nil {
 		dk = o.keys.find(s)
 	}
 	if dk != nil && o.allows(set, dk) {
 		return dk, true, nil
 	}
-	id := idOf(keyHeader)
+	id := idOf(s)
 	if _, asked := run.asked[id]; !asked {
 		o.askAll(ctx, s, set, namespace, run)
 	}
@@ -120,13 +134,10 @@ func (o *opening) dataKey(ctx context.Context, s *envelope.Sealed, set *Set, nam
 	return a.dk, false, a.err
 }
 
-// readable returns an error for an envelope that may not be opened for a call in a namespace, whatever its key is.
+// readable returns an error for an envelope that may not be opened for a call in a namespace, whatever its key is. The names of an
+// envelope by reference are those of its row, or those that its data key in memory was unwrapped for.
 func readable(s *envelope.Sealed, set *Set, namespace string) error {
-	h := s.Header
-	if h.Reference() {
-		return h.Errorf(crypto.KindNotConfigured, "open", "it was sealed by reference to a key store, and this proxy has none")
-	}
-	return set.MayOpen(h, namespace)
+	return set.MayOpen(s.Header, namespace)
 }
 
 // allows reports whether a set lets envelopes of a data key in memory be opened.
@@ -181,7 +192,7 @@ func (o *opening) askAll(ctx context.Context, first *envelope.Sealed, set *Set, 
 func (o *opening) unknown(first *envelope.Sealed, set *Set, namespace string, run *Run) (wanted []envelope.Sealed, ids []headerID) {
 	asked, seen := run.asked, make(map[headerID]bool)
 	add := func(s *envelope.Sealed) {
-		id := idOf(s.KeyHeader())
+		id := idOf(s)
 		if _, known := asked[id]; !known && !seen[id] {
 			seen[id] = true
 			wanted, ids = append(wanted, *s), append(ids, id)
@@ -197,7 +208,7 @@ func (o *opening) unknown(first *envelope.Sealed, set *Set, namespace string, ru
 			continue // parsed from the same bytes
 		}
 		last = s.Header
-		if readable(s, set, namespace) == nil && o.keys.find(s) == nil {
+		if s.Header.Namespace != "" && readable(s, set, namespace) == nil && o.keys.find(s) == nil {
 			add(s)
 		}
 	}
@@ -242,7 +253,7 @@ func (o *opening) ask(ctx context.Context, s *envelope.Sealed, id headerID, a *a
 // unwrap has the data key unwrapped by the first of the candidates that answers.
 func (o *opening) unwrap(ctx context.Context, e *keyEntry, id headerID, h *envelope.Header, candidates []*keyhealth.Key) (*dataKey, error) {
 	// Another flight may have landed between this caller's look at the cache and its departure.
-	if dk := o.keys.get(h.ID); dk != nil && dk.opens(h.KeyHeader()) && slices.Contains(candidates, dk.kek) {
+	if dk := o.keys.get(h.ID); dk != nil && dk.usable() && bytes.Equal(dk.header, h.KeyHeader()) && slices.Contains(candidates, dk.kek) {
 		return dk, nil
 	}
 	if err := o.flights.refused(id); err != nil {

@@ -67,7 +67,7 @@ func TestPrepareChangesNothing(t *testing.T) {
 		t.Error("the set in force has a key of the prepared one")
 	}
 	k.Commit(set)
-	if s := sealer(t, k, "ns", "phi"); k.Current() != set || s.header.KEK != fresh.ref || old.ref == fresh.ref {
+	if s := sealer(t, k, "ns", "phi"); k.Current() != set || s.carrying.header.KEK != fresh.ref || old.ref == fresh.ref {
 		t.Error("committing did not put the set in force")
 	}
 }
@@ -168,7 +168,7 @@ func TestReloadWhileADataKeyIsMade(t *testing.T) {
 				t.Error(err)
 			}
 			time.Sleep(waitForTick)
-			if s := sealer(t, k, "ns", "default"); s.header.KEK != fresh.ref {
+			if s := sealer(t, k, "ns", "default"); s.carrying.header.KEK != fresh.ref {
 				t.Error("still sealed under the key of the configuration before")
 			}
 		})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
@@ -17,6 +18,9 @@ type sealing struct {
 	core    *core
 	flights *flights[slotKey, *Sealer]
 	made    func(*dataKey) // is called with each new data key
+
+	rowsAt   atomic.Int64 // when rows were last checked, in Unix nanoseconds
+	checking atomic.Bool  // a check of rows is under way
 }
 
 // Sealer returns the working sealer of a namespace and key name, as the configuration allows. hit reports whether it was
@@ -96,6 +100,12 @@ func (p *sealing) renew(ctx context.Context, sl *slot) (*Sealer, error) {
 	}
 	dk.use = p.core.uses.of(m.entry, key)
 	s := newSealer(dk)
+	if m.entry.Reference && p.core.opt.Store != nil && p.core.slots.exists(sl.namespace) {
+		if err := p.store(ctx, dk); err != nil {
+			p.core.opt.Log.Error("the key store does not take the row of a new data key; its payloads carry it until the store does",
+				"key", sl.key, "namespace", sl.namespace, "error", err)
+		}
+	}
 	p.made(dk)
 	now := time.Now()
 	renewAt := now.Add(backoff.Jitter(p.core.opt.DataKeyLife*17/20, 0.15))
@@ -158,6 +168,7 @@ func (p *sealing) refuse(sl *slot, err error) error {
 
 // tend renews and retires working keys. It runs every second.
 func (p *sealing) tend(now time.Time) {
+	p.tendRows(now)
 	for _, sl := range p.core.slots.all() {
 		if p.core.slots.exists(sl.namespace) {
 			p.tendSlot(sl, now)
@@ -226,6 +237,7 @@ func (p *sealing) drop(match func(*dataKey) bool) {
 
 // obey adapts the slots to a set that is in force now.
 func (p *sealing) obey(set *Set) {
+	p.rowsAt.Store(0) // an entry may say another form of envelopes
 	for _, sl := range p.core.slots.all() {
 		if !p.core.slots.exists(sl.namespace) {
 			sl.mu.Lock()

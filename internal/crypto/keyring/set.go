@@ -25,6 +25,8 @@ type KeyConfig struct {
 	Active string
 	// OpenOnly are URIs of earlier ones, which still open what they sealed.
 	OpenOnly []string
+	// Reference has envelopes name a row of the key store instead of carrying their data key.
+	Reference bool
 }
 
 // Grant lets what was sealed in From be opened for a call in To, with `*` for any run of characters in both. From may also

@@ -109,9 +109,10 @@ func (s *slots) exists(namespace string) bool {
 	return ok
 }
 
-func (s *slots) confirm(namespace string) {
+// confirm notes that a namespace exists, and reports whether that is news.
+func (s *slots) confirm(namespace string) bool {
 	if s.exists(namespace) {
-		return
+		return false
 	}
 	namespace = strings.Clone(namespace)
 	s.mu.Lock()
@@ -124,6 +125,7 @@ func (s *slots) confirm(namespace string) {
 			s.unconfirmed.Remove(sk)
 		}
 	}
+	return true
 }
 
 // all returns the slots of all namespaces.

@@ -1,0 +1,222 @@
+package keyring
+
+import (
+	"context"
+	"crypto/sha256"
+	"iter"
+	"slices"
+	"time"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyhealth"
+)
+
+const (
+	// missTrust is how long a row that the key store did not have is not asked for again.
+	missTrust = time.Second
+	// missLimit is after how long a row that is still not there counts as lost. Until then it may come from a writer that the
+	// database has not caught up with, or from a backup that is being restored.
+	missLimit = 10 * time.Minute
+	// rowsInterval is the pause between checks that the rows of the keys that seal are there.
+	rowsInterval = time.Minute
+)
+
+// missing is a row that the key store did not have.
+type missing struct{ first, last time.Time }
+
+// Resolve looks up the names in envelopes by reference, which have none: with one question to the key store for all whose
+// data keys are not in memory. It fills in their headers. An envelope whose row is not found keeps empty names; opening it
+// tells why.
+func (k *Keyring) Resolve(ctx context.Context, envelopes iter.Seq[*envelope.Sealed], run *Run) {
+	var unknown []*envelope.Header
+	for s := range envelopes {
+		if h := s.Header; h.Reference() && h.Namespace == "" && !k.opening.fillFromMemory(h) {
+			unknown = append(unknown, h)
+		}
+	}
+	if len(unknown) > 0 {
+		run.failed = k.opening.fillFromStore(ctx, unknown)
+	}
+}
+
+// Resolved returns why an envelope by reference has no names after Resolve.
+func (k *Keyring) Resolved(ctx context.Context, s *envelope.Sealed, run *Run) error {
+	return k.opening.resolveOne(ctx, s, run)
+}
+
+// resolveOne is Resolve for an envelope that is opened, and returns why it has no names.
+func (o *opening) resolveOne(ctx context.Context, s *envelope.Sealed, run *Run) error {
+	h := s.Header
+	if !h.Reference() || h.Namespace != "" || o.fillFromMemory(h) {
+		return nil
+	}
+	if run.failed != nil {
+		return run.failed
+	}
+	if m, known := o.missing.Get(h.ID); !known || time.Since(m.last) >= missTrust {
+		if err := o.fillFromStore(ctx, []*envelope.Header{h}); err != nil {
+			run.failed = err
+			return err
+		}
+	}
+	if h.Namespace != "" {
+		return nil
+	}
+	m, _ := o.missing.Get(h.ID)
+	if time.Since(m.first) < missLimit {
+		return crypto.Errorf(crypto.KindUnavailable, "open", "the key store has no row for its key id %s... yet", h.ID.String()[:8])
+	}
+	return crypto.Errorf(crypto.KindNotConfigured, "open",
+		"the key store has no row for its key id %s...: it was lost, or is that of another store", h.ID.String()[:8])
+}
+
+// fillFromMemory fills a header by its data key, if that is in memory.
+func (o *opening) fillFromMemory(h *envelope.Header) bool {
+	dk := o.keys.get(h.ID)
+	if dk == nil || !dk.usable() {
+		return false
+	}
+	fill(h, dk.row())
+	return true
+}
+
+func fill(h *envelope.Header, row crypto.KeyRow) {
+	h.Namespace, h.Key, h.KEK, h.Wrapped = row.Context.Namespace, row.Context.Key, row.KEK, row.Wrapped
+}
+
+// fillFromStore fills headers by their rows.
+func (o *opening) fillFromStore(ctx context.Context, headers []*envelope.Header) error {
+	store := o.core.opt.Store
+	if store == nil {
+		return crypto.Errorf(crypto.KindNotConfigured, "open", "it was sealed by reference to a key store, and none is configured here")
+	}
+	now := time.Now()
+	var ids []crypto.KeyID
+	asked := make(map[crypto.KeyID]bool)
+	for _, h := range headers {
+		if m, known := o.missing.Get(h.ID); !asked[h.ID] && (!known || now.Sub(m.last) >= missTrust) {
+			asked[h.ID] = true
+			ids = append(ids, h.ID)
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, min(callTimeout, o.core.patience(ctx)))
+	defer cancel()
+	rows, err := store.Get(ctx, ids)
+	if err != nil {
+		return classified("keystore.get", crypto.KeyContext{}, err)
+	}
+	found := make(map[crypto.KeyID]crypto.KeyRow, len(rows))
+	open := o.core.keys.all()
+	for _, row := range rows {
+		_, twice := found[row.ID]
+		serves := slices.ContainsFunc(open, func(key *keyhealth.Key) bool { return key.Ref() == row.KEK })
+		if valid(&row) && (!twice || serves) { // of several wraps, one by a key that is open
+			found[row.ID] = row
+		}
+	}
+	for _, h := range headers {
+		if row, ok := found[h.ID]; ok {
+			fill(h, row)
+			o.missing.Remove(h.ID)
+		} else if asked[h.ID] {
+			m, known := o.missing.Get(h.ID)
+			if m.last = now; !known {
+				m.first = now
+			}
+			o.missing.Add(h.ID, m)
+		}
+	}
+	return nil
+}
+
+// valid reports whether a row could be in an envelope's header.
+func valid(row *crypto.KeyRow) bool {
+	ns, key, wrapped := len(row.Context.Namespace), len(row.Context.Key), len(row.Wrapped)
+	return ns >= 1 && ns <= envelope.MaxNamespace && key >= 1 && key <= envelope.MaxKeyName && wrapped >= 1 && wrapped <= envelope.MaxWrapped
+}
+
+// VerifyRows unwraps every row of the key store, and calls failed for each that does not unwrap to the data key that its id
+// names.
+func (k *Keyring) VerifyRows(ctx context.Context, failed func(crypto.KeyRow, error)) (rows int, err error) {
+	if k.core.opt.Store == nil {
+		return 0, crypto.Errorf(crypto.KindNotConfigured, "verify rows", "no key store is configured")
+	}
+	err = k.core.opt.Store.All(ctx, func(row crypto.KeyRow) error {
+		rows++
+		if err := k.verify(ctx, row); err != nil {
+			failed(row, err)
+		}
+		return ctx.Err()
+	})
+	return rows, err
+}
+
+func (k *Keyring) verify(ctx context.Context, row crypto.KeyRow) error {
+	h := &envelope.Header{ID: row.ID}
+	fill(h, row)
+	if !valid(&row) {
+		return h.Errorf(crypto.KindMalformed, "verify a row", "its names or its wrapped key are too long, or empty")
+	}
+	s := &envelope.Sealed{Header: h}
+	k.Confirm(k.Current().local(h.Namespace)) // the store vouches for it
+	_, err := k.opening.ask(ctx, s, sha256.Sum256(h.KeyHeader()), &asking{set: k.Current(), namespace: k.Current().local(h.Namespace)})
+	return err
+}
+
+// store makes sure that the key store has the row of a data key that is going to seal by reference.
+func (p *sealing) store(ctx context.Context, dk *dataKey) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	err := p.core.opt.Store.Put(ctx, dk.row())
+	if err == nil {
+		dk.stored.Store(true)
+	} else if crypto.KindOf(err) == crypto.KindTampered {
+		dk.stored.Store(false)
+	}
+	return err
+}
+
+// tendRows checks, once a minute and after changes, that the rows of the keys that seal by reference are in the key store, and inserts
+// those that are missing. A row that could not be written when its key was made is written now; until then the key's
+// envelopes are self-contained.
+func (p *sealing) tendRows(now time.Time) {
+	if p.core.opt.Store == nil || now.UnixNano()-p.rowsAt.Load() < int64(rowsInterval) {
+		return
+	}
+	p.rowsAt.Store(now.UnixNano())
+	set := p.core.set.Load()
+	var due []*slot
+	for _, sl := range p.core.slots.all() {
+		s := sl.usable()
+		m, ok := set.find(sl.namespace, sl.key)
+		switch {
+		case s == nil || !ok || !p.core.slots.exists(sl.namespace):
+		case m.entry.Reference:
+			due = append(due, sl)
+		default:
+			s.dk.stored.Store(false)
+		}
+	}
+	if len(due) == 0 || !p.checking.CompareAndSwap(false, true) {
+		return
+	}
+	p.core.work.Go(func() {
+		defer p.checking.Store(false)
+		for _, sl := range due {
+			s := sl.usable()
+			if s == nil {
+				continue
+			}
+			err := p.store(p.core.base, s.dk)
+			if err == nil {
+				continue
+			}
+			p.core.opt.Log.Error("the key store does not take the row of a data key; payloads carry their keys until it does, unless the row is there already",
+				"key", sl.key, "namespace", sl.namespace, "error", err)
+			if crypto.KindOf(err) != crypto.KindTampered {
+				return // it is the store, and not this row
+			}
+		}
+	})
+}

@@ -1,0 +1,292 @@
+package keystore
+
+import (
+	"context"
+	"crypto/rand"
+	"database/sql"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
+)
+
+// stores are the databases that each test runs on, by name. A PostgreSQL that is not installed is left out, and a line says so.
+func stores(t *testing.T, test func(t *testing.T, uri string)) {
+	t.Run("sqlite", func(t *testing.T) { test(t, "sqlite:"+filepath.Join(t.TempDir(), "keys.db")) })
+	t.Run("postgres", func(t *testing.T) { test(t, postgres(t)) })
+}
+
+// server is one PostgreSQL for all tests, started when the first needs it.
+var server = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "keystore")
+	if err != nil {
+		return "", err
+	}
+	stop = append(stop, func() { os.RemoveAll(dir) })
+	if os.Getuid() == 0 {
+		_ = os.Chown(dir, nobody, nobody)
+	}
+	if out, err := asUser(exec.Command("initdb", "-D", filepath.Join(dir, "data"), "-U", "seal", "--auth=trust", "-N")).CombinedOutput(); err != nil {
+		return "", fmt.Errorf("initdb: %w: %s", err, out)
+	}
+	cmd := asUser(exec.Command("postgres", "-D", filepath.Join(dir, "data"), "-k", dir, "-c", "listen_addresses=", "-c", "fsync=off"))
+	if err := cmd.Start(); err != nil {
+		return "", err
+	}
+	stop = append(stop, func() { _ = cmd.Process.Signal(os.Interrupt); _ = cmd.Wait() })
+	uri := "postgres:///postgres?user=seal&host=" + dir
+	for range 100 {
+		var db *sql.DB
+		if db, err = sql.Open("pgx", uri); err == nil {
+			if err = db.Ping(); err == nil {
+				return dir, db.Close()
+			}
+			db.Close()
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	return "", fmt.Errorf("postgres does not answer: %w", err)
+})
+
+var stop []func()
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	for _, f := range slices.Backward(stop) {
+		f()
+	}
+	os.Exit(code)
+}
+
+// postgres returns the URI of a database that is empty.
+func postgres(t *testing.T) string {
+	t.Helper()
+	for _, program := range []string{"initdb", "postgres"} {
+		if _, err := exec.LookPath(program); err != nil {
+			t.Skipf("%s is not installed", program)
+		}
+	}
+	dir, err := server()
+	if err != nil {
+		t.Fatal(err)
+	}
+	db, err := sql.Open("pgx", "postgres:///postgres?user=seal&host="+dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	name := "db" + strings.ToLower(rand.Text())
+	if _, err := db.Exec("CREATE DATABASE " + name); err != nil {
+		t.Fatal(err)
+	}
+	return "postgres:///" + name + "?user=seal&host=" + dir
+}
+
+// asUser has a program run by another user where tests run as root, as whom PostgreSQL refuses to run.
+func asUser(cmd *exec.Cmd) *exec.Cmd {
+	if os.Getuid() == 0 {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	}
+	return cmd
+}
+
+const nobody = 65534
+
+func newStore(t *testing.T, uri string) *Store {
+	t.Helper()
+	id, made, err := Init(t.Context(), uri)
+	if err != nil || !made {
+		t.Fatalf("made %v, error %v", made, err)
+	}
+	return openStore(t, uri, id)
+}
+
+func openStore(t *testing.T, uri, id string) *Store {
+	t.Helper()
+	s, err := New(uri, id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+func row(n int) crypto.KeyRow {
+	return crypto.KeyRow{ID: crypto.KeyID{0: byte(n >> 8), 1: byte(n), 15: 1}, Context: crypto.KeyContext{Namespace: "eu/clinic", Key: "phi"},
+		KEK: crypto.KEKRef{7, 7}, KEKURI: "local:seal.key", Wrapped: fmt.Appendf(nil, "wrapped %d", n)}
+}
+
+func TestWhatIsPutIsThere(t *testing.T) {
+	stores(t, func(t *testing.T, uri string) {
+		s := newStore(t, uri)
+		var ids []crypto.KeyID
+		for i := range 1200 { // more than one query or page has
+			r := row(i)
+			ids = append(ids, r.ID)
+			if i < 3 { // the rest at once, which is fast
+				if err := s.Put(t.Context(), r); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if err := putAll(t.Context(), s, 3, 1200); err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, crypto.KeyID{9, 9, 9}) // not there
+		rows, err := s.Get(t.Context(), ids)
+		if err != nil || len(rows) != 1200 {
+			t.Fatalf("%d rows, error %v", len(rows), err)
+		}
+		seen := map[crypto.KeyID]bool{}
+		for _, r := range rows {
+			want := row(int(r.ID[0])<<8 | int(r.ID[1]))
+			if seen[r.ID] = true; !reflect.DeepEqual(r, want) {
+				t.Fatalf("%+v, want %+v", r, want)
+			}
+		}
+		n := 0
+		if err := s.All(t.Context(), func(r crypto.KeyRow) error {
+			if n++; r.ID != ids[n-1] {
+				t.Errorf("row %d has the id %s, want %s", n, r.ID, ids[n-1])
+			}
+			return nil
+		}); err != nil || n != 1200 || len(seen) != 1200 {
+			t.Errorf("%d rows in all, %d different, error %v", n, len(seen), err)
+		}
+		if rows, err := s.Get(t.Context(), nil); err != nil || len(rows) != 0 {
+			t.Errorf("no ids: %v, error %v", rows, err)
+		}
+	})
+}
+
+// putAll puts rows in one transaction.
+func putAll(ctx context.Context, s *Store, from, to int) error {
+	tx, err := s.database.db.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	for i := from; i < to; i++ {
+		r := row(i)
+		if err := insertInto(ctx, tx, &r); err != nil {
+			return err
+		}
+	}
+	return tx.Commit()
+}
+
+// TestPutTwice: a writer that does not know what came of its first try tries again with the same row.
+func TestPutTwice(t *testing.T) {
+	stores(t, func(t *testing.T, uri string) {
+		s := newStore(t, uri)
+		r := row(1)
+		var wg sync.WaitGroup
+		for range 10 {
+			wg.Go(func() {
+				if err := s.Put(t.Context(), r); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		for what, change := range map[string]func(r *crypto.KeyRow){
+			"namespace":   func(r *crypto.KeyRow) { r.Context.Namespace = "other" },
+			"key name":    func(r *crypto.KeyRow) { r.Context.Key = "other" },
+			"wrapped key": func(r *crypto.KeyRow) { r.Wrapped = []byte("other") },
+		} {
+			changed := r
+			change(&changed)
+			if err := s.Put(t.Context(), changed); crypto.KindOf(err) != crypto.KindTampered {
+				t.Errorf("the same id with another %s: %v", what, err)
+			}
+		}
+		second := r
+		second.KEK, second.Wrapped = crypto.KEKRef{8}, []byte("by another key encryption key")
+		if err := s.Put(t.Context(), second); err != nil {
+			t.Error(err)
+		}
+		if rows, err := s.Get(t.Context(), []crypto.KeyID{r.ID}); err != nil || len(rows) != 2 {
+			t.Errorf("%d rows of a key that was wrapped twice, error %v", len(rows), err)
+		}
+	})
+}
+
+// TestOnlyThePinnedStore: an empty database, or another store in its place, is used for nothing.
+func TestOnlyThePinnedStore(t *testing.T) {
+	stores(t, func(t *testing.T, uri string) {
+		if path, ok := strings.CutPrefix(uri, "sqlite:"); ok {
+			if err := os.WriteFile(path, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		empty := openStore(t, uri, strings.Repeat("0", 32))
+		if err := empty.Put(t.Context(), row(1)); crypto.KindOf(err) != crypto.KindNotConfigured {
+			t.Errorf("an empty database: %v", err)
+		}
+		empty.Close()
+		id, made, err := Init(t.Context(), uri)
+		if err != nil || !made || !IsID(id) {
+			t.Fatalf("id %s, made %v, error %v", id, made, err)
+		}
+		if again, made, err := Init(t.Context(), uri); err != nil || made || again != id {
+			t.Errorf("once more: id %s, made %v, error %v; want it left as it is", again, made, err)
+		}
+		other := openStore(t, uri, strings.Repeat("0", 32))
+		if err := other.Put(t.Context(), row(1)); crypto.KindOf(err) != crypto.KindNotConfigured {
+			t.Errorf("another store, put: %v", err)
+		}
+		if _, err := other.Get(t.Context(), []crypto.KeyID{row(1).ID}); crypto.KindOf(err) != crypto.KindUnavailable || !strings.Contains(err.Error(), id) {
+			t.Errorf("another store, get: %v", err)
+		}
+		other.Close()
+		right := openStore(t, uri, id)
+		if err := right.Put(t.Context(), row(1)); err != nil {
+			t.Error(err)
+		}
+		if _, err := right.database.db.Exec("UPDATE temporal_seal_meta SET store_id = 'another'"); err != nil {
+			t.Fatal(err)
+		}
+		if err := right.Put(t.Context(), row(2)); crypto.KindOf(err) != crypto.KindNotConfigured {
+			t.Errorf("replaced by another store while it was in use, put: %v", err)
+		}
+		if _, err := right.Get(t.Context(), []crypto.KeyID{row(3).ID}); crypto.KindOf(err) != crypto.KindUnavailable || !strings.Contains(err.Error(), "another") {
+			t.Errorf("replaced by another store while it was in use, get of a row that it does not have: %v", err)
+		}
+	})
+}
+
+func TestStoreThatIsAway(t *testing.T) {
+	for _, uri := range []string{"postgres://seal:hunter2@127.0.0.1:1/seal?sslmode=disable&connect_timeout=2"} {
+		s := openStore(t, uri, strings.Repeat("0", 32))
+		_, err := s.Get(t.Context(), []crypto.KeyID{row(1).ID})
+		if crypto.KindOf(err) != crypto.KindUnavailable || strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("%v", err)
+		}
+	}
+	for _, uri := range []string{"mysql://x", "sqlite:", "sqlite:" + filepath.Join(t.TempDir(), "no", "folder"), "postgres://a:hunter2@h:port/x"} {
+		if _, err := New(uri, ""); err == nil || strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("%s: error %v", uri, err)
+		}
+	}
+}
+
+// TestSQLiteIsForOneProcess: its locks do not hold on the file systems that replicas would share.
+func TestSQLiteIsForOneProcess(t *testing.T) {
+	uri := "sqlite:" + filepath.Join(t.TempDir(), "keys.db")
+	first := newStore(t, uri)
+	if err := first.Put(t.Context(), row(1)); err != nil {
+		t.Fatal(err)
+	}
+	second := openStore(t, uri, first.id)
+	if _, err := second.Get(t.Context(), []crypto.KeyID{row(1).ID}); crypto.KindOf(err) != crypto.KindUnavailable {
+		t.Errorf("beside another process: %v", err)
+	}
+}

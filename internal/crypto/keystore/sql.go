@@ -1,0 +1,259 @@
+package keystore
+
+import (
+	"context"
+	"crypto/rand"
+	"database/sql"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/stdlib"
+	_ "modernc.org/sqlite" // the driver "sqlite"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
+)
+
+const (
+	schemaVersion = 1
+	maxConns      = 8
+	// perQuery is how many ids stand in one query: drivers limit the number of parameters.
+	perQuery = 500
+	pageSize = 1000
+)
+
+// database is a SQL database. Its statements are the same for PostgreSQL and SQLite, apart from the tables.
+type database struct {
+	db     *sql.DB
+	tables string
+}
+
+// postgresTables and sqliteTables differ in the names of types alone. The kind is that of an envelope's context.
+const (
+	postgresTables = `
+CREATE TABLE IF NOT EXISTS temporal_seal_meta (one int PRIMARY KEY CHECK (one = 1), store_id text NOT NULL, schema int NOT NULL);
+CREATE TABLE IF NOT EXISTS temporal_seal_keys (id bytea PRIMARY KEY, kind smallint NOT NULL, namespace text NOT NULL, key_name text NOT NULL,
+	created_at timestamptz NOT NULL DEFAULT now());
+CREATE TABLE IF NOT EXISTS temporal_seal_wraps (id bytea NOT NULL, kek_ref bytea NOT NULL, kek_uri text NOT NULL, wrapped bytea NOT NULL,
+	PRIMARY KEY (id, kek_ref))`
+	sqliteTables = `
+CREATE TABLE IF NOT EXISTS temporal_seal_meta (one int PRIMARY KEY CHECK (one = 1), store_id text NOT NULL, schema int NOT NULL);
+CREATE TABLE IF NOT EXISTS temporal_seal_keys (id blob PRIMARY KEY, kind int NOT NULL, namespace text NOT NULL, key_name text NOT NULL,
+	created_at text NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')));
+CREATE TABLE IF NOT EXISTS temporal_seal_wraps (id blob NOT NULL, kek_ref blob NOT NULL, kek_uri text NOT NULL, wrapped blob NOT NULL,
+	PRIMARY KEY (id, kek_ref))`
+)
+
+// open returns the database of a URI. It does not connect yet. create is whether a file is made that does not exist.
+func open(uri string, create bool) (database, error) {
+	scheme, rest, _ := strings.Cut(uri, ":")
+	switch scheme {
+	case SchemeSQLite:
+		return openSQLite(rest, create)
+	case SchemePostgres:
+		c, err := pgx.ParseConfig(uri)
+		if err != nil {
+			return database{}, notConfigured("the postgres URI cannot be parsed") // the driver's text may hold the password
+		}
+		db := stdlib.OpenDB(*c)
+		db.SetMaxOpenConns(maxConns)
+		db.SetMaxIdleConns(maxConns)
+		return database{db, postgresTables}, nil
+	}
+	return database{}, notConfigured("the URI %s", NoStoreURI)
+}
+
+// openSQLite opens a file for this process alone: SQLite's locks do not hold on the network file systems that replicas would
+// share.
+func openSQLite(path string, create bool) (database, error) {
+	if path == "" || strings.ContainsAny(path, "?#") {
+		return database{}, notConfigured("the URI %s", NoStoreURI)
+	}
+	flags := os.O_RDWR
+	if create {
+		flags |= os.O_CREATE
+	}
+	f, err := os.OpenFile(path, flags, 0o600)
+	if err != nil {
+		return database{}, notConfigured("sqlite: %w", err)
+	}
+	f.Close()
+	pragmas := url.Values{"_pragma": {"busy_timeout(2000)", "locking_mode(EXCLUSIVE)", "journal_mode(WAL)", "synchronous(FULL)", "secure_delete(ON)"},
+		"_txlock": {"immediate"}}
+	db, err := sql.Open("sqlite", "file:"+path+"?"+pragmas.Encode())
+	if err != nil {
+		return database{}, notConfigured("sqlite: %w", err)
+	}
+	db.SetMaxOpenConns(1) // it holds the lock
+	db.SetMaxIdleConns(1)
+	db.SetConnMaxIdleTime(0)
+	return database{db, sqliteTables}, nil
+}
+
+// querier is a database or a transaction.
+type querier interface {
+	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+}
+
+// storeID returns the store's id.
+func storeID(ctx context.Context, q querier) (string, error) {
+	var id string
+	var schema int
+	if err := q.QueryRowContext(ctx, `SELECT store_id, schema FROM temporal_seal_meta`).Scan(&id, &schema); err != nil {
+		return "", err
+	}
+	if schema > schemaVersion {
+		return "", crypto.Internalf(crypto.KindNewer, "open key store", "a newer release made this key store; upgrade this proxy")
+	}
+	return id, nil
+}
+
+// expect checks that the store has an id.
+func expect(ctx context.Context, q querier, want string) error {
+	got, err := storeID(ctx, q)
+	switch {
+	case crypto.KindOf(err) == crypto.KindNewer:
+		return err
+	case errors.Is(err, sql.ErrNoRows) || isMissingTable(err):
+		return notConfigured("the database has no key store; make one with: temporal-seal keystore init")
+	case err != nil:
+		return unavailable("open key store", err)
+	case got != want:
+		return notConfigured("the database holds the key store %s, and key_store.id is %s: envelopes refer to keys that this one does not have", got, want)
+	}
+	return nil
+}
+
+// isMissingTable reports whether a statement failed because the tables were never made.
+func isMissingTable(err error) bool {
+	if err == nil {
+		return false
+	}
+	text := err.Error()
+	return strings.Contains(text, "42P01") || strings.Contains(text, "no such table")
+}
+
+func (d database) init(ctx context.Context) (id string, made bool, err error) {
+	if _, err := d.db.ExecContext(ctx, d.tables); err != nil {
+		return "", false, unavailable("make key store", err)
+	}
+	fresh := make([]byte, 16)
+	rand.Read(fresh)
+	done, err := d.db.ExecContext(ctx, `INSERT INTO temporal_seal_meta (one, store_id, schema) VALUES (1, $1, $2) ON CONFLICT DO NOTHING`,
+		hex.EncodeToString(fresh), schemaVersion)
+	if err != nil {
+		return "", false, unavailable("make key store", err)
+	}
+	n, err := done.RowsAffected()
+	if err == nil {
+		id, err = storeID(ctx, d.db)
+	}
+	if err != nil {
+		return "", false, unavailable("make key store", err)
+	}
+	return id, n == 1, nil
+}
+
+const selectRows = `SELECT k.id, k.namespace, k.key_name, w.kek_ref, w.kek_uri, w.wrapped
+FROM temporal_seal_keys k JOIN temporal_seal_wraps w ON w.id = k.id WHERE k.kind = 0 AND `
+
+// get returns the rows of some ids.
+func (d database) get(ctx context.Context, ids []crypto.KeyID) (rows []crypto.KeyRow, err error) {
+	for len(ids) > 0 {
+		n := min(len(ids), perQuery)
+		marks, args := make([]string, n), make([]any, n)
+		for i, id := range ids[:n] {
+			marks[i], args[i] = fmt.Sprintf("$%d", i+1), id[:]
+		}
+		if rows, err = d.query(ctx, rows, selectRows+`k.id IN (`+strings.Join(marks, ", ")+`)`, args...); err != nil {
+			return nil, unavailable("keystore.get", err)
+		}
+		ids = ids[n:]
+	}
+	return rows, nil
+}
+
+// query appends the rows that a statement selects.
+func (d database) query(ctx context.Context, rows []crypto.KeyRow, statement string, args ...any) ([]crypto.KeyRow, error) {
+	found, err := d.db.QueryContext(ctx, statement, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer found.Close()
+	for found.Next() {
+		var r crypto.KeyRow
+		var id, ref []byte
+		if err := found.Scan(&id, &r.Context.Namespace, &r.Context.Key, &ref, &r.KEKURI, &r.Wrapped); err != nil {
+			return nil, err
+		}
+		if len(id) != len(r.ID) || len(ref) != len(r.KEK) {
+			return nil, fmt.Errorf("a row has an id of %d bytes and a reference of %d", len(id), len(ref))
+		}
+		r.ID, r.KEK = crypto.KeyID(id), crypto.KEKRef(ref)
+		rows = append(rows, r)
+	}
+	return rows, found.Err()
+}
+
+// durable has a commit wait until it is on disk, where the database's default is not to wait. It weakens no stronger default.
+const durable = `SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') IN ('off', 'local')`
+
+// insert writes the row in one transaction, unless it is there. The transaction checks the store's id: another database may answer
+// now than when the process started.
+func (d database) insert(ctx context.Context, row *crypto.KeyRow, store string) error {
+	tx, err := d.db.BeginTx(ctx, nil)
+	if err != nil {
+		return unavailable("keystore.put", err)
+	}
+	defer tx.Rollback() // without effect after the commit
+	if err := expect(ctx, tx, store); err != nil {
+		return err
+	}
+	if d.tables == postgresTables {
+		if _, err := tx.ExecContext(ctx, durable); err != nil {
+			return unavailable("keystore.put", err)
+		}
+	}
+	if err = insertInto(ctx, tx, row); err == nil {
+		err = tx.Commit()
+	}
+	if err != nil {
+		return unavailable("keystore.put", err)
+	}
+	return nil
+}
+
+func insertInto(ctx context.Context, tx *sql.Tx, row *crypto.KeyRow) error {
+	if _, err := tx.ExecContext(ctx, `INSERT INTO temporal_seal_keys (id, kind, namespace, key_name) VALUES ($1, 0, $2, $3) ON CONFLICT DO NOTHING`,
+		row.ID[:], row.Context.Namespace, row.Context.Key); err != nil {
+		return err
+	}
+	_, err := tx.ExecContext(ctx, `INSERT INTO temporal_seal_wraps (id, kek_ref, kek_uri, wrapped) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING`,
+		row.ID[:], row.KEK[:], row.KEKURI, row.Wrapped)
+	return err
+}
+
+// all calls visit for every row, in the order of ids.
+func (d database) all(ctx context.Context, visit func(crypto.KeyRow) error) error {
+	after := []byte{}
+	for {
+		rows, err := d.query(ctx, nil, selectRows+fmt.Sprintf(`k.id IN (SELECT id FROM temporal_seal_keys WHERE id > $1 ORDER BY id LIMIT %d) ORDER BY k.id, w.kek_ref`, pageSize), after)
+		if err != nil {
+			return unavailable("keystore.all", err)
+		}
+		if len(rows) == 0 {
+			return nil
+		}
+		for _, r := range rows {
+			if err := visit(r); err != nil {
+				return err
+			}
+		}
+		last := rows[len(rows)-1].ID
+		after = last[:]
+	}
+}

@@ -1,0 +1,27 @@
+package crypto
+
+import "context"
+
+// KeyRow is a data key as a key store has it: what it is for, and its wrapped form under one key encryption key.
+type KeyRow struct {
+	ID      KeyID
+	Context KeyContext
+	KEK     KEKRef
+	KEKURI  string // for people
+	Wrapped []byte
+}
+
+// KeyStore is a database with wrapped data keys, which envelopes by reference name. Its errors are *Error: KindUnavailable for what may
+// pass by itself, KindNotConfigured for a database that is not the store that the configuration names, KindTampered for a
+// row that is not what it should be. Implementations are safe for concurrent use.
+type KeyStore interface {
+	// Get returns the rows of some ids, one for each key encryption key that wrapped them. Ids that the store does not have
+	// are left out. It asks once for all of them.
+	Get(ctx context.Context, ids []KeyID) ([]KeyRow, error)
+	// Put makes sure that the store has a row.
+	Put(ctx context.Context, row KeyRow) error
+	// All calls visit for every row, in the order of ids, until it returns an error.
+	All(ctx context.Context, visit func(KeyRow) error) error
+	// Close ends the use of the database.
+	Close() error
+}
