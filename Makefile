@@ -268,7 +268,7 @@ bin/oracle:
 test-kms: build ## The KMS tests against moto, an independent implementation (needs python3 and PyPI)
 	cd e2e && SEAL_KMS_PEER=moto SEAL_PROXY_BIN='$(PROXY)' $(GO) test -count=1 -timeout 15m -v ./kms
 
-# PostgreSQL is Debian's (initdb and postgres on the PATH); without it, those cases are left out.
+# PostgreSQL is that of the system, in Debian's folder or on the PATH; without it, its cases are left out.
 .PHONY: test-keystore
 test-keystore: ## Key stores on SQLite and a real PostgreSQL, and what the keyring makes of their failures; ends with `keystore: N cases, N pass`
 	@out=$$($(GO) test -count=1 -timeout 5m -v ./internal/crypto/keystore && \

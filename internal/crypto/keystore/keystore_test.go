@@ -35,10 +35,10 @@ var server = sync.OnceValues(func() (string, error) {
 	if os.Getuid() == 0 {
 		_ = os.Chown(dir, nobody, nobody)
 	}
-	if out, err := asUser(exec.Command("initdb", "-D", filepath.Join(dir, "data"), "-U", "seal", "--auth=trust", "-N")).CombinedOutput(); err != nil {
+	if out, err := asUser(exec.Command(program("initdb"), "-D", filepath.Join(dir, "data"), "-U", "seal", "--auth=trust", "-N")).CombinedOutput(); err != nil {
 		return "", fmt.Errorf("initdb: %w: %s", err, out)
 	}
-	cmd := asUser(exec.Command("postgres", "-D", filepath.Join(dir, "data"), "-k", dir, "-c", "listen_addresses=", "-c", "fsync=off"))
+	cmd := asUser(exec.Command(program("postgres"), "-D", filepath.Join(dir, "data"), "-k", dir, "-c", "listen_addresses=", "-c", "fsync=off"))
 	if err := cmd.Start(); err != nil {
 		return "", err
 	}
@@ -70,9 +70,9 @@ func TestMain(m *testing.M) {
 // postgres returns the URI of a database that is empty.
 func postgres(t *testing.T) string {
 	t.Helper()
-	for _, program := range []string{"initdb", "postgres"} {
-		if _, err := exec.LookPath(program); err != nil {
-			t.Skipf("%s is not installed", program)
+	for _, name := range []string{"initdb", "postgres"} {
+		if _, err := exec.LookPath(program(name)); err != nil {
+			t.Skipf("%s is not installed", name)
 		}
 	}
 	dir, err := server()
@@ -89,6 +89,15 @@ func postgres(t *testing.T) string {
 		t.Fatal(err)
 	}
 	return "postgres:///" + name + "?user=seal&host=" + dir
+}
+
+// program returns the path of one of PostgreSQL's programs, which Debian installs outside of the PATH.
+func program(name string) string {
+	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/" + name)
+	if len(found) == 0 {
+		return name
+	}
+	return found[len(found)-1]
 }
 
 // asUser has a program run by another user where tests run as root, as whom PostgreSQL refuses to run.
