@@ -34,7 +34,7 @@ import (
 // of them waits for another.
 //
 // Everything else in the config file needs a restart, the place of the policy (`policy`) included. Until then
-// temporal_seal_config_stale is 1 and /readyz names the changed keys of the config file.
+// temporal_seal_restart_pending is 1 and /readyz names the changed keys of the config file.
 //
 // A config file that is not valid changes nothing, and calls go on with what is in force; its `revoked_data_keys`
 // hold all the same if they can be read (state.go). It is tried again as described below.

@@ -22,9 +22,10 @@
 //	                                 request                          response
 //	no rule holds                    seal with the default key,       deny
 //	                                 pass (search attribute, reason)
-//	several rules hold               the strictest: deny, redact      the strictest: deny, redact,
-//	                                 (reasons only), seal, accept,    keep, open
-//	                                 pass
+//	several rules hold               the strictest: deny, drop        the strictest: deny, redact,
+//	                                 (search attributes only),        keep, open
+//	                                 redact (reasons and texts only),
+//	                                 seal, accept, pass
 //	a rule fails                     error, no verdict                error, no verdict
 //	a rule names a key that is not   error, no verdict                does not apply
 //	configured

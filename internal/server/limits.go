@@ -4,8 +4,9 @@ import (
 	"time"
 )
 
-// Limits bound what callers can make the proxy hold at once. What is over a limit is refused with
-// RESOURCE_EXHAUSTED before anything of it was forwarded, which SDKs take as a sign to try again later.
+// Limits bound what callers can make the proxy hold at once. A call over a limit is refused with
+// RESOURCE_EXHAUSTED, which SDKs take as a sign to try again later: requests before they are forwarded, and answers of
+// reads before they are opened.
 type Limits struct {
 	// Connections of callers. One more is closed as soon as it is accepted.
 	Connections int

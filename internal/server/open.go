@@ -55,7 +55,7 @@ func (c *call) open() error {
 //     service does not answer. Else the payload stays sealed.
 //   - every other answer, such as a list: the payload stays sealed, and the call succeeds.
 //
-// The last three are decided in rewrite/open.go (unopened), by the properties of the method in
+// The last three are decided in rewrite/open.go (keepSealed), by the properties of the method in
 // rewrite/plan.go. A payload that the policy denies, or keeps, stays sealed without an error, other than in a
 // task. The status of a call that fails is in errors.go.
 
