@@ -34,6 +34,7 @@ type exampleKey struct {
 type note struct {
 	standard string   // the default
 	values   []string // a closed set
+	names    bool     // the keys below it are names of the user's choice: "# names: of endpoints"
 }
 
 // Kinds of values.
@@ -43,6 +44,7 @@ const (
 	kindNumber   = "number"
 	kindDuration = "duration"
 	kindMapping  = "mapping"
+	kindNames    = "mapping of names to texts"
 	kindTexts    = "list of texts"
 	kindMappings = "list of mappings"
 )
@@ -78,6 +80,11 @@ func (e *example) walk(t *testing.T, n ast.Node, path string, depth int) {
 			k.note = readNote(e.lines[k.line])
 			if slices.ContainsFunc(e.keys, func(other exampleKey) bool { return other.line == k.line }) {
 				t.Fatalf("%q: write one key a line", e.lines[k.line])
+			}
+			if k.note.names {
+				k.kind = kindNames
+				e.keys = append(e.keys, k)
+				continue
 			}
 			e.keys = append(e.keys, k)
 			e.walk(t, entry.Value, k.path, depth+1)
@@ -121,6 +128,7 @@ func readNote(line string) (n note) {
 		if text, ok := strings.CutPrefix(part, "default: "); ok {
 			n.standard = text
 		}
+		n.names = n.names || strings.HasPrefix(part, "names: ")
 		if text, ok := strings.CutPrefix(part, "one of: "); ok {
 			n.values = strings.Split(text, ", ")
 		}
@@ -135,6 +143,7 @@ var wrongValues = map[string][]string{
 	kindNumber:   {"many", "true", "[x]"},
 	kindDuration: {"soon", "7", "[x]"},
 	kindMapping:  {"x", "[x]", "7"},
+	kindNames:    {"x", "[x]", "{x: [y]}"},
 	kindTexts:    {"x", "[[x]]", "[{x: y}]"},
 	kindMappings: {"x", "[x]", "7"},
 }

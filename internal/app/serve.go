@@ -101,7 +101,7 @@ func (o *Options) Serve(ctx context.Context, stderr io.Writer) error {
 	changes.dependencies.follow(ctx)
 	go upstream.LearnAgain(ctx, e.upstreams, changes.rewriter.Join, log)
 	options := server.Options{
-		Listeners: e.listeners, Upstreams: e.upstreams, Services: c.Services,
+		Listeners: e.listeners, Upstreams: e.upstreams, Services: c.Services, NexusEndpoints: c.NexusEndpoints,
 		Rewriter: changes.rewriter, Keys: changes.keys, Audit: records,
 		PollLimit: pollLimit(c), Limits: serverLimits(&c.Limits, memory),
 		Metrics: server.NewMetrics(t.registry), Tracing: t.tracing, Log: log,

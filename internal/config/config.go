@@ -34,6 +34,10 @@ type Config struct {
 	Listeners []Listener `yaml:"listeners" default:"[{name: default, address: 127.0.0.1:7333}]"`
 	// Temporal frontends to which calls are forwarded. The first one that serves a call's namespace counts.
 	Upstreams []Upstream `yaml:"upstreams" default:"[{address: 127.0.0.1:7233}]"`
+	// Namespaces to which Nexus endpoints lead, by the names of the endpoints: for those that the upstream does not let callers
+	// list, and those that lead to a URL. Without one, inputs for such an endpoint never pass in clear, and callers with
+	// `namespaces` may not call it.
+	NexusEndpoints map[string]string `yaml:"nexus_endpoints" otherwise:"none"`
 	// Full names of further gRPC services that are forwarded unread, besides health and reflection.
 	Services []string `yaml:"services" otherwise:"none"`
 	// Keys that seal, the most sensitive first: where two rules name different keys, the first one in this
@@ -102,6 +106,9 @@ func (c *Config) validate(d *document) {
 		if err := server.CheckService(name); err != nil {
 			d.add(fmt.Sprintf("$.services[%d]", i), "%v", err)
 		}
+	}
+	for endpoint, namespace := range c.NexusEndpoints {
+		d.refuse(strings.Contains(namespace, "*"), "$.nexus_endpoints."+endpoint, "names one namespace: a * stands for nothing here")
 	}
 	validateKeys(d, c.Keys, c.KeyStore)
 	c.KeyStore.validate(d)

@@ -84,6 +84,8 @@ func (k *key) typeName(sections []*section) string {
 		return "true or false"
 	case k.typ.Kind() == reflect.Int:
 		return "number of " + k.unit
+	case k.typ.Kind() == reflect.Map:
+		return "mapping of names to texts"
 	case k.mapping() != nil:
 		text = "mapping"
 	}

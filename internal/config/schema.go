@@ -57,6 +57,8 @@ func typeSchema(t reflect.Type, definitions map[string]any) map[string]any {
 		return map[string]any{"type": "integer", "minimum": 1}
 	case t.Kind() == reflect.Slice:
 		return map[string]any{"type": "array", "items": typeSchema(t.Elem(), definitions)}
+	case t.Kind() == reflect.Map:
+		return map[string]any{"type": "object", "additionalProperties": typeSchema(t.Elem(), definitions)}
 	case t.Kind() == reflect.Struct:
 		if definitions[t.Name()] == nil {
 			definitions[t.Name()] = mappingSchema(t, definitions)

@@ -49,6 +49,12 @@ func TestProblems(t *testing.T) {
 		"drain: {time: -1s}":                    "c.yaml:1: drain.time: wants a duration such as 70s or 5m, not this text",
 		"limits: {calls: 0}":                    "c.yaml:1: limits.calls: wants a whole number above 0",
 		"limits: {calls: 99999999999999999999}": "c.yaml:1: limits.calls: wants a whole number above 0",
+		// Nexus endpoints.
+		"nexus_endpoints: [a]":       "c.yaml:1: nexus_endpoints: wants a mapping (name: value), not a list",
+		"nexus_endpoints: {a: [b]}":  "c.yaml:1: nexus_endpoints.a: wants a text, not a list",
+		"nexus_endpoints: {a: ''}":   "c.yaml:1: nexus_endpoints.a: is empty: give a value, or remove the key",
+		"nexus_endpoints: {'': b}":   "c.yaml:1: nexus_endpoints.: is a name without a text: give one, or remove the entry",
+		"nexus_endpoints: {a: 'b*'}": "c.yaml:1: nexus_endpoints.a: names one namespace: a * stands for nothing here",
 		// Listeners and callers.
 		"listeners: [{address: 127.0.0.1:0}, {name: a, address: 127.0.0.1:0}]": "c.yaml:1: listeners[0]: has no name: each of several listeners needs one",
 		"listeners: [{name: a, address: 127.0.0.1:1}, {name: a, address: 127.0.0.1:1}]": `c.yaml:1: listeners[1].name: "a" is the name of another listener too` +

@@ -130,6 +130,8 @@ func (d *document) value(n ast.Node, v reflect.Value, path string) {
 		d.mapping(n, v, path)
 	case v.Kind() == reflect.Slice:
 		d.sequence(n, v, path)
+	case v.Kind() == reflect.Map:
+		d.names(n, v, path)
 	default:
 		d.scalar(n, v, path)
 	}
@@ -159,6 +161,24 @@ func (d *document) mapping(n ast.Node, v reflect.Value, path string) {
 			continue
 		}
 		d.value(entry.Value, v.Field(i), at)
+	}
+}
+
+// names decodes a mapping whose keys are names of the user's choice, and whose values are texts.
+func (d *document) names(n ast.Node, v reflect.Value, path string) {
+	m, ok := n.(*ast.MappingNode)
+	if !ok {
+		d.add(path, "wants a mapping (name: value), not %s", describeNode(n))
+		return
+	}
+	v.Set(reflect.MakeMap(v.Type()))
+	for _, entry := range m.Values {
+		name, at := entry.Key.GetToken().Value, path+"."+entry.Key.GetToken().Value
+		value := reflect.New(v.Type().Elem()).Elem()
+		d.lines[at] = entry.Key.GetToken().Position.Line
+		d.refuse(name == "", at, "is a name without a text: give one, or remove the entry")
+		d.value(entry.Value, value, at)
+		v.SetMapIndex(reflect.ValueOf(name), value)
 	}
 }
 

@@ -104,7 +104,7 @@ func (c *compiler) message(d protoreflect.MessageDescriptor, path, kind string) 
 		facts = facts || f.op == opFact || f.op == opFactName || f.op == opNamespace
 		system = system || f.system
 	}
-	n.scope = facts && n.sites || system
+	n.scope, n.system = facts && n.sites || system, system
 	return n
 }
 

@@ -78,15 +78,18 @@ func (d *decider) evaluateSealed(ctx context.Context, s *slot, h *envelope.Heade
 
 // evaluateBoth evaluates the policy for a slot of a request: that of the request's
 // namespace, and that of the namespace to which a command addresses the payload. A
-// workflow may start a child or signal a workflow in another namespace. The server
-// copies the payload there, so both policies apply. The key is one of the namespace
+// workflow may start a child or signal a workflow in another namespace, or call a Nexus
+// operation there. The server copies the payload there, so both policies apply. The key is one of the namespace
 // that the payload comes from.
 func (d *decider) evaluateBoth(ctx context.Context, s *slot, h head) (policy.Verdict, error) {
 	own, err := d.evaluate(ctx, policy.Request, s, h)
 	if err != nil || own.Action == policy.Deny {
 		return own, err
 	}
-	target := d.addressed(s)
+	target, known := d.addressed(ctx, s)
+	if !known {
+		return d.unknownTarget(own, s)
+	}
 	if target == "" {
 		return own, nil
 	}
@@ -100,18 +103,25 @@ func (d *decider) evaluateBoth(ctx context.Context, s *slot, h head) (policy.Ver
 }
 
 // addressed returns the namespace to which a command addresses a slot's payload; ""
-// if it is the request's own.
-func (d *decider) addressed(s *slot) string {
+// if it is the request's own. known is false for a Nexus endpoint that leads to a
+// namespace which is not known.
+func (d *decider) addressed(ctx context.Context, s *slot) (target string, known bool) {
 	w := &d.message.walk
+	if sc := &w.scopes[s.scope]; sc.calls(w.buf) && (s.f.kind == policy.KindInput || s.f.kind == policy.KindText) {
+		if target, known = d.call.endpoint(ctx, sc.endpoint.of(w.buf)); target == d.call.namespace {
+			target = ""
+		}
+		return target, known
+	}
 	for i := s.scope; i >= 0; i = w.scopes[i].parent {
 		if at := w.scopes[i].namespace; !at.empty() {
 			if name := alias(at.of(w.buf)); name != d.call.namespace {
-				return name
+				return name, true
 			}
-			return ""
+			return "", true
 		}
 	}
-	return ""
+	return "", true
 }
 
 // stricter returns the stricter of two verdicts. Whatever is sealed is sealed with a

@@ -77,6 +77,7 @@ type node struct {
 	memo   bool                        // an entry of a map in which an empty value deletes a key of the memo
 
 	failure bool // it is a Failure
+	system  bool // it calls a Nexus operation, which the server may run itself
 	task    bool // it is a workflow's or an activity's task
 }
 

@@ -60,7 +60,7 @@ func (s *Session) Request(ctx context.Context, in []byte) ([]byte, error) {
 	if err := sealer.find(in); err != nil {
 		return sealer.unfound(in, err)
 	}
-	if err := sealer.withinReach(); err != nil {
+	if err := sealer.withinReach(ctx); err != nil {
 		return nil, err
 	}
 	w := &sealer.message.walk
@@ -88,12 +88,15 @@ func (s *sealer) find(in []byte) error {
 // withinReach checks each namespace in which the request acts. Messages that only
 // mention another namespace, such as links, hold nothing to seal and are not among
 // the scopes.
-func (s *sealer) withinReach() error {
+func (s *sealer) withinReach(ctx context.Context) error {
 	if s.call.reaches == nil {
 		return nil
 	}
 	w := &s.message.walk
 	for i := range w.scopes {
+		if err := s.call.reachesEndpoint(ctx, w, &w.scopes[i]); err != nil {
+			return err
+		}
 		name := alias(w.scopes[i].namespace.of(w.buf))
 		if name == "" || name == s.call.namespace || s.call.reaches(strings.Clone(name)) {
 			continue

@@ -122,6 +122,7 @@ type call struct {
 	method   *Method
 	caller   *policy.Caller
 	reaches  func(namespace string) bool // nil: every namespace
+	leadsTo  Endpoints                   // nil: it is not known of any endpoint
 	meter    *meter                      // of the session, or of the one around it
 
 	namespace string
@@ -222,6 +223,10 @@ func (s *Session) Account() []Handled { return s.opener.account }
 // cancellation sent there, an operation within a multi-operation. The server would
 // act with rights of its own.
 func (s *Session) Restrict(reaches func(namespace string) bool) { s.call.reaches = reaches }
+
+// ResolveEndpoints has Request find out to which namespaces Nexus endpoints lead: the server copies the input of an operation
+// there. Without it, none is known.
+func (s *Session) ResolveEndpoints(e Endpoints) { s.call.leadsTo = e }
 
 // Identify reads the namespace and what the request contains about the workflow. As
 // in every decoder, the last of repeated fields counts.

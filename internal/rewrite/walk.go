@@ -75,12 +75,18 @@ type scope struct {
 	// and endpoint that of a Nexus operation.
 	namespace, token, endpoint span
 	task                       bool // the message is a task for a worker
+	system                     bool // systemEndpoint is the server's own here
 }
 
 // set records where a fact is.
 func (s *scope) set(fact policy.FactSet, v span) {
 	s.known |= fact
 	s.facts[bitOf(fact)] = v
+}
+
+// calls reports whether the message of the scope calls a Nexus operation that the server does not run itself.
+func (s *scope) calls(message []byte) bool {
+	return !s.endpoint.empty() && !(s.system && string(s.endpoint.of(message)) == systemEndpoint)
 }
 
 // facts returns what the message contains about a scope, which has the facts of the scopes around it too. The values
@@ -223,7 +229,7 @@ func (w *walk) run(n *node) error {
 func (w *walk) scope(n *node, parent int32) int32 {
 	task := w.response && n.task
 	w.tasks = w.tasks || task
-	w.scopes = append(w.scopes, scope{parent: parent, task: task})
+	w.scopes = append(w.scopes, scope{parent: parent, task: task, system: n.system})
 	return int32(len(w.scopes) - 1)
 }
 

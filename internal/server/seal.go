@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -12,6 +13,9 @@ import (
 func (c *call) seal() error {
 	if c.method.rewrite.RequestTouched() {
 		start := time.Now()
+		c.session.ResolveEndpoints(func(ctx context.Context, endpoint string) (namespace string, known bool) {
+			return c.server.endpoints.Namespace(ctx, c.out, c.upstream, endpoint)
+		})
 		sealed, err := c.session.Request(c.ctx, c.request)
 		if err != nil {
 			c.server.metrics.Failed(policy.Request, err)

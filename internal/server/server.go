@@ -37,6 +37,8 @@ type Options struct {
 	Upstreams []upstream.Config
 	// Services are forwarded without being looked at, besides health and reflection.
 	Services []string
+	// NexusEndpoints are the namespaces to which Nexus endpoints lead that their upstream does not list.
+	NexusEndpoints map[string]string
 
 	Rewriter *rewrite.Rewriter
 	Keys     *keyring.Keyring
@@ -85,6 +87,7 @@ type Server struct {
 	tasks     *tasks.Tasks
 
 	confirmations *upstream.Confirmations
+	endpoints     *upstream.Endpoints
 	unopened      *unopened
 
 	admission   *admission
@@ -158,6 +161,9 @@ func New(o Options) (*Server, error) {
 	s.unopened = &unopened{counts: o.Metrics.unopened, log: o.Log}
 	var err error
 	if s.confirmations, err = upstream.NewConfirmations(o.Keys.Confirm, o.Log); err != nil {
+		return nil, err
+	}
+	if s.endpoints, err = upstream.NewEndpoints(o.NexusEndpoints, o.Log); err != nil {
 		return nil, err
 	}
 	s.tasks, err = tasks.New(tasks.Options{Rewriter: o.Rewriter, Keys: o.Keys, Audit: o.Audit,

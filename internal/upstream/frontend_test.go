@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"go.temporal.io/api/operatorservice/v1"
 	"go.temporal.io/api/workflowservice/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/reflection"
@@ -15,8 +16,9 @@ import (
 // frontend is an upstream that counts its calls. poll, if it is not nil, answers polls.
 type frontend struct {
 	workflowservice.UnimplementedWorkflowServiceServer
-	address string
-	poll    func(context.Context, *workflowservice.PollActivityTaskQueueRequest) (*workflowservice.PollActivityTaskQueueResponse, error)
+	operator operatorservice.OperatorServiceServer // nil: none
+	address  string
+	poll     func(context.Context, *workflowservice.PollActivityTaskQueueRequest) (*workflowservice.PollActivityTaskQueueResponse, error)
 
 	mu   sync.Mutex
 	seen []string // methods called
@@ -48,6 +50,9 @@ func startFrontend(t testing.TB, f *frontend, options ...grpc.ServerOption) {
 		}),
 	}, options...)...)
 	workflowservice.RegisterWorkflowServiceServer(server, f)
+	if f.operator != nil {
+		operatorservice.RegisterOperatorServiceServer(server, f.operator)
+	}
 	reflection.Register(server)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
