@@ -28,7 +28,8 @@ var rules = map[string]string{
 	"wideopen": `request contains {"action": "pass"}`,
 	"foreign":  `request contains {"action": "pass"}`,
 	"sealing":  `request contains {"action": "seal"}`,
-	"parts":    `request contains {"action": "seal", "fields": ["/token", "/items/*/token"]}`,
+	"parts":    `request contains {"action": "seal", "fields": ["/token", "/items/*/token"], "missing": "pass"}`,
+	"required": `request contains {"action": "seal", "fields": ["/token", "/items/*/token"]}`,
 	"clearing": `request contains {"action": "seal", "clear": ["/ward"]}`,
 	"strictest": `request contains {"action": "pass"}
 
@@ -256,6 +257,41 @@ func TestPartsOfDocuments(t *testing.T) {
 	for _, whole := range []*commonpb.Payload{document(`{"token":"CANARY"`), {Data: []byte("CANARY A7")}} {
 		r.isSealed(t, "what is no document", "parts", startedWith(t, r.startWorkflow(t, "parts", "w", "W", whole)), whole)
 		r.isSealed(t, "what is no document", "clearing", startedWith(t, r.startWorkflow(t, "clearing", "w", "W", whole)), whole)
+	}
+}
+
+// What a rule names and a document lacks may stand there under another name.
+func TestDocumentsWithoutTheFieldsAreSealedWhole(t *testing.T) {
+	t.Parallel()
+	r := ruled(t)
+	fits := document(`{"token":"CANARY","ward":"A7","items":[{"token":"CANARY"},{"n":1}]}`)
+	if got := startedWith(t, r.startWorkflow(t, "required", "w", "W", fits)); bytes.Contains(got.Data, []byte("CANARY")) ||
+		!bytes.Contains(got.Data, []byte("A7")) {
+		t.Errorf("a document with the fields is %s", got.Data)
+	}
+	count := func(reason string) (n int) {
+		_, page := r.admin(t, "/metrics")
+		_, after, _ := strings.Cut(page, fmt.Sprintf("temporal_seal_fields_unmatched_total{reason=%q} ", reason))
+		if _, err := fmt.Sscan(after, &n); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	notFound, notAnArray := count("not_found"), count("not_an_array")
+	for _, other := range []string{`{"Token":"CANARY","items":[{"token":"CANARY"}]}`, `{"token":"CANARY","entries":[{"token":"CANARY"}]}`,
+		`{"token":"CANARY","items":[]}`, `{"token":"CANARY","items":[{"tokens":["CANARY"]}]}`, `"CANARY"`} {
+		whole := document(other)
+		r.isSealed(t, "a document that lacks a field, "+other, "required", startedWith(t, r.startWorkflow(t, "required", "w", "W", whole)), whole)
+	}
+	whole := document(`{"token":"CANARY","items":{"first":{"token":"CANARY"}}}`)
+	r.isSealed(t, "an object for an array", "required", startedWith(t, r.startWorkflow(t, "required", "w", "W", whole)), whole)
+	if n, m := count("not_found")-notFound, count("not_an_array")-notAnArray; n != 5 || m != 1 {
+		t.Errorf("%d documents without a field and %d without an array are counted, want 5 and 1", n, m)
+	}
+	// With "missing": "pass" what is there is sealed, and the rest stays readable.
+	got := startedWith(t, r.startWorkflow(t, "parts", "w", "W", document(`{"token":"CANARY","ward":"A7"}`)))
+	if bytes.Contains(got.Data, []byte("CANARY")) || !bytes.Contains(got.Data, []byte("A7")) {
+		t.Errorf("a document without a field that may be missing is %s", got.Data)
 	}
 }
 

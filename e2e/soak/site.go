@@ -39,7 +39,12 @@ drain: {time: 25s, delay: 1s}
 var policies = []string{
 	`request contains {"action": "seal"}`,
 	`request contains {"action": "seal", "key": "side"} if input.payload.kind in {"input", "result", "signal"}`,
-	`request contains {"action": "seal", "fields": ["/secret", "/fill"]} if input.payload.kind in {"input", "result", "memo"}`,
+	`request contains {"action": "seal", "fields": ["/secret"]} if input.payload.kind in {"input", "result", "memo"}
+
+request contains {"action": "seal", "fields": ["/fill"]} if {
+	input.payload.kind in {"input", "result", "memo"}
+	input.content.json.fill
+}`,
 }
 
 // site is all that the load runs on: a Temporal server with its database in a file, a KMS in a process of its own, and

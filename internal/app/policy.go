@@ -10,6 +10,7 @@ import (
 
 	temporalseal "github.com/temporal-seal/temporal-seal"
 	"github.com/temporal-seal/temporal-seal/internal/config"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
@@ -18,7 +19,7 @@ import (
 // PolicyOptions returns where the policy comes from, and which keys it may name. keys nil: any.
 func PolicyOptions(c *config.Config, keys *keyring.Keyring) (policy.Options, error) {
 	o := policy.Options{File: c.Policy.File, Namespaces: c.Policy.Namespaces, Shipped: temporalseal.ShippedPolicy,
-		RPCs: rewrite.RPCs()}
+		RPCs: rewrite.RPCs(), Unmatched: envelope.Unmatched}
 	if keys != nil {
 		o.KeyRank, o.DefaultKey = keys.Rank, keys.DefaultKey
 	}

@@ -47,7 +47,10 @@ func (p *Policy) stricter(d Direction, namespace string, a, b Verdict) Verdict {
 	if a.Action == Seal && b.Action == Seal {
 		a.Compress = a.Compress && b.Compress
 		if !slices.Equal(a.Fields, b.Fields) || !slices.Equal(a.Clear, b.Clear) {
-			a.Fields, a.Clear = nil, nil // two choices of members: the whole payload satisfies both
+			a.Whole() // it satisfies two choices of members
+		}
+		if !slices.Equal(a.Optional, b.Optional) {
+			a.Optional = nil
 		}
 	}
 	a.Hit, a.Weakened = hit, weakened

@@ -100,7 +100,7 @@ func (e *cacheEntry) size() int64 {
 	}
 	v := &e.verdict
 	n := entryOverhead + len(e.key) + len(v.Key) + len(v.Reason)
-	for _, pointers := range [][]string{v.Fields, v.Clear} {
+	for _, pointers := range [][]string{v.Fields, v.Clear, v.Optional} {
 		for _, p := range pointers {
 			n += len(p) + int(unsafe.Sizeof(p))
 		}

@@ -69,10 +69,11 @@ type CaseSealed struct {
 
 // caseWant is an expected verdict. Members that a case leaves out are not compared.
 type caseWant struct {
-	Action, Key, Reason string
-	Fields, Clear       []string
-	Compress, Weakened  *bool
-	Error               string // part of the error's text, instead of a verdict
+	Action, Key, Reason     string
+	Fields, Optional, Clear []string
+	Compress, Weakened      *bool
+	Unmatched               *bool  // whether the whole payload is sealed since it lacks one of the fields
+	Error                   string // part of the error's text, instead of a verdict
 }
 
 // readCases reads a case file. A file without cases is an error, since it checks nothing.
@@ -142,7 +143,18 @@ func (c *Case) try(ctx context.Context, p *Policy) error {
 	if err != nil {
 		return err
 	}
-	return c.Want.compare(v)
+	return c.Want.compare(p.within(v, in))
+}
+
+// within returns a verdict as it turns out for a document: if it lacks a field, the whole payload is sealed.
+func (p *Policy) within(v Verdict, in *Input) Verdict {
+	if p.unmatched == nil || len(v.Fields) == 0 || len(in.Data) == 0 {
+		return v
+	}
+	if v.Unmatched = p.unmatched(in.Encoding, in.Data, v.Fields, v.Optional); v.Unmatched != "" {
+		v.Whole()
+	}
+	return v
 }
 
 func (w caseWant) compare(v Verdict) error {
@@ -153,18 +165,23 @@ func (w caseWant) compare(v Verdict) error {
 		(w.Key != "" && w.Key != v.Key) ||
 		(w.Reason != "" && w.Reason != v.Reason) ||
 		(w.Fields != nil && !slices.Equal(w.Fields, v.Fields)) ||
+		(w.Optional != nil && !slices.Equal(w.Optional, v.Optional)) ||
 		(w.Clear != nil && !slices.Equal(w.Clear, v.Clear)) ||
 		(w.Compress != nil && *w.Compress != v.Compress) ||
-		(w.Weakened != nil && *w.Weakened != v.Weakened) {
+		(w.Weakened != nil && *w.Weakened != v.Weakened) ||
+		(w.Unmatched != nil && *w.Unmatched != (v.Unmatched != "")) {
 		return fmt.Errorf("wanted %s, got %s", w, v)
 	}
 	return nil
 }
 
 func (w caseWant) String() string {
-	v := Verdict{Key: w.Key, Fields: w.Fields, Clear: w.Clear, Reason: w.Reason}
+	v := Verdict{Key: w.Key, Fields: w.Fields, Optional: w.Optional, Clear: w.Clear, Reason: w.Reason}
 	v.Compress = w.Compress != nil && *w.Compress
 	v.Weakened = w.Weakened != nil && *w.Weakened
+	if w.Unmatched != nil && *w.Unmatched {
+		v.Unmatched = "the document lacks a field"
+	}
 	return v.describe(w.Action)
 }
 
@@ -179,6 +196,9 @@ func (v Verdict) describe(action string) string {
 	if v.Fields != nil {
 		s += " fields " + strings.Join(v.Fields, " ")
 	}
+	if v.Optional != nil {
+		s += " (if there: " + strings.Join(v.Optional, " ") + ")"
+	}
 	if v.Clear != nil {
 		s += " all but " + strings.Join(v.Clear, " ")
 	}
@@ -187,6 +207,9 @@ func (v Verdict) describe(action string) string {
 	}
 	if v.Reason != "" {
 		s += ": " + v.Reason
+	}
+	if v.Unmatched != "" {
+		s += " (the whole payload: " + v.Unmatched + ")"
 	}
 	if v.Weakened {
 		s += " (a pass was not honoured: a rule asked for what this request does not tell)"

@@ -136,6 +136,43 @@ request contains {"action": "seal"} if input.workflow.task_queue == "q"
 	}
 }
 
+// TestCasesLookIntoDocuments: a case whose document lacks a field that a rule names is about a payload that is sealed whole.
+func TestCasesLookIntoDocuments(t *testing.T) {
+	opts := options(t, map[string]string{"policy.rego": `package temporal
+
+request contains {"action": "seal", "fields": ["/a"]} if input.payload.kind == "input"
+
+request contains {"action": "seal", "fields": ["/a"], "missing": "pass"} if input.payload.kind == "memo"
+
+request contains {"action": "seal", "feilds": ["/a"]} if input.payload.name == "never"
+
+response contains {"action": "open"}
+`})
+	opts.Unmatched = func(_ string, document []byte, fields, optional []string) string {
+		if string(document) == `{"b":1}` && len(optional) < len(fields) {
+			return "no " + fields[0]
+		}
+		return ""
+	}
+	write(t, filepath.Join(filepath.Dir(opts.File), "cases.yaml"), `
+defaults: {namespace: team}
+cases:
+  - {name: there, input: {payload: {kind: input}, content: {json: {a: 1}}}, want: {action: seal, fields: [/a], unmatched: false}}
+  - {name: not there, input: {payload: {kind: input}, content: {json: {b: 1}}}, want: {action: seal, fields: [], unmatched: true}}
+  - {name: may be missing, input: {payload: {kind: memo}, content: {json: {b: 1}}}, want: {action: seal, fields: [/a], optional: [/a]}}
+  - {name: believed, input: {payload: {kind: input}, content: {json: {b: 1}}}, want: {action: seal, fields: [/a]}}
+  - {name: feared, input: {payload: {kind: memo}, content: {json: {b: 1}}}, want: {action: seal, optional: [], unmatched: true}}
+`)
+	r, text := reported(t, CheckOptions{Options: opts})
+	if len(r.Findings) != 3 || r.Cases != 5 {
+		t.Errorf("%d cases, and findings:\n%s", r.Cases, text)
+	}
+	wantLines(t, text,
+		`case "believed": wanted seal fields /a, got seal with key default (the whole payload: no /a)`,
+		`case "feared": wanted seal (if there: ) (the whole payload: the document lacks a field), got seal with key default fields /a (if there: /a)`,
+		`error: policy.rego:7: each call in which this rule holds is refused: action seal knows no member "feilds"`)
+}
+
 // TestCheckOfShipped is what `temporal-seal check` says without any file.
 func TestCheckOfShipped(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join(root, "policy.rego"))

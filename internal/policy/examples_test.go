@@ -10,6 +10,8 @@ import (
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/format"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 )
 
 const root = "../.."
@@ -38,7 +40,9 @@ func TestExamples(t *testing.T) {
 	for _, folder := range folders {
 		t.Run(filepath.Base(folder), func(t *testing.T) {
 			cases := filepath.Join(folder, "cases.yaml")
-			r := Check(context.Background(), CheckOptions{Options: exampleOptions(t, folder), Cases: []string{cases}})
+			opts := exampleOptions(t, folder)
+			opts.Unmatched = envelope.Unmatched
+			r := Check(context.Background(), CheckOptions{Options: opts, Cases: []string{cases}})
 			for _, f := range r.Findings {
 				t.Error(f)
 			}

@@ -59,7 +59,7 @@ func (p *Policy) Explain(ctx context.Context, d Direction, in *Input) (Explanati
 	if err != nil {
 		return e, err
 	}
-	e.Verdict, e.Cached = v.forCaller(in), !touchedContent
+	e.Verdict, e.Cached = p.within(v.forCaller(in), in), !touchedContent
 	e.Trace, err = q.trace(ctx, in)
 	return e, err
 }

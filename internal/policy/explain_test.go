@@ -37,6 +37,14 @@ func TestExplain(t *testing.T) {
 	if len(e.Trace) == 0 || e.Verdict.String() != "seal with key jwt" {
 		t.Errorf("trace of %d lines, verdict: %s", len(e.Trace), e.Verdict)
 	}
+	p.unmatched = func(string, []byte, []string, []string) string { return "nothing there" }
+	if v := p.within(Verdict{Action: Seal, Key: "jwt", Fields: []string{"/t"}, Optional: []string{}}, in); v.Fields != nil || v.Optional != nil ||
+		v.String() != "seal with key jwt (the whole payload: nothing there)" {
+		t.Errorf("a document without the field: %s", v)
+	}
+	if v := p.within(Verdict{Action: Seal, Key: "jwt", Fields: []string{"/t"}}, &Input{}); v.String() != "seal with key jwt fields /t" {
+		t.Errorf("a payload without content: %s", v)
+	}
 	in.WorkflowType = "Mail"
 	if e, err = p.Explain(context.Background(), Request, in); err != nil || !e.Cached {
 		t.Errorf("a decision without content counts as not remembered: %v", err)

@@ -102,7 +102,28 @@ func (r *Report) lintRule(q *query, rule rule, opts CheckOptions, known []string
 		}
 		r.add(Note, where, "%s: %s", text, listed(in, 6))
 	}
+	if err := misspelt(rule.rule, q.direction); err != nil {
+		r.add(Fault, where, "each call in which this rule holds is refused: %v", err)
+	}
 	r.lintKey(q, rule, opts, known, p)
+}
+
+// misspelt returns what is wrong with the members of a verdict that a rule spells out.
+func misspelt(rule *ast.Rule, d Direction) error {
+	if rule.Head.Key == nil || !rule.Head.Key.IsGround() {
+		return nil
+	}
+	obj, ok := rule.Head.Key.Value.(ast.Object)
+	if !ok {
+		return nil
+	}
+	action, _ := stringMember(obj, "action")
+	i := slices.IndexFunc(actions[d], func(a Action) bool { return a.String() == action })
+	if i < 0 {
+		return nil // names of actions are checked when the rule is loaded
+	}
+	p := Verdict{Action: actions[d][i]}
+	return p.members(obj)
 }
 
 // lintKey looks at the key that a rule of the platform spells out. A namespace's own keys were checked when it was loaded.

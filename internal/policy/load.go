@@ -66,10 +66,10 @@ var atStart = new(Policy)
 // assemble is prepare without the test of OPA.
 func assemble(ctx context.Context, opts Options, files Sources, before *Policy) (*Policy, error) {
 	p := &Policy{
-		units:  map[string]unit{},
-		held:   map[string]error{},
-		keys:   newKeys(opts.KeyRank, opts.DefaultKey),
-		names:  newNames(opts.RPCs),
+		units: map[string]unit{},
+		held:  map[string]error{},
+		keys:  newKeys(opts.KeyRank, opts.DefaultKey),
+		names: newNames(opts.RPCs), unmatched: opts.Unmatched,
 		cache:  newCache(cmp.Or(opts.CacheSize, defaultCacheSize)),
 		counts: new(counts),
 	}

@@ -22,8 +22,11 @@ type Policy struct {
 	missing  []MissingKey
 	keys     keys
 	names    names // of what cases are held to, as rules are
-	cache    *cache
-	counts   *counts
+
+	unmatched Unmatched // see Options
+
+	cache  *cache
+	counts *counts
 }
 
 // unit is what decides in a namespace.

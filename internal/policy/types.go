@@ -108,13 +108,19 @@ type Verdict struct {
 	Action        Action
 	Key           string   // never empty for Seal and Accept
 	Fields, Clear []string // JSON pointers; neither: the whole payload
-	Compress      bool
-	Reason        string
+	// Optional are those of Fields that a document need not have ("missing": "pass"). Without any other one the
+	// whole payload is sealed.
+	Optional []string
+	Compress bool
+	Reason   string
 	// Weakened reports that a `pass` became a `seal`, since the rules read a fact or a content that is
 	// unknown in this request. For a payload apart from any message, an `open` may also have become a
 	// `keep`.
 	Weakened bool
 	Hit      bool // answered by the cache
+	// Unmatched says why the whole payload is sealed in place of Fields. Only cases and explanations look into the
+	// document for that; in calls the sealer does.
+	Unmatched string
 
 	computedKey bool // of a proposal: the key's name may hold a part of the payload
 }
@@ -126,6 +132,9 @@ type KeyRank func(namespace, key string) (rank int, ok bool)
 // DefaultKey returns the key of a verdict that names none.
 type DefaultKey func(namespace string) (string, bool)
 
+// Unmatched returns why a document of an encoding is sealed whole though rules name fields of it; "" if they fit.
+type Unmatched func(encoding string, document []byte, fields, optional []string) string
+
 // Options say where a policy comes from and what it may lean on.
 type Options struct {
 	File       string // the platform's policy; "" means Shipped
@@ -135,6 +144,7 @@ type Options struct {
 
 	KeyRank    KeyRank    // nil: every key counts as configured, all of one rank
 	DefaultKey DefaultKey // nil: "default" everywhere
+	Unmatched  Unmatched  // nil: cases and explanations take every document for one that has the fields
 	RPCs       []string   // all values of input.rpc; nil: any. A rule that compares with another is refused.
 
 	CacheSize int // verdicts kept; 0 means 32768, less than 0 none

@@ -54,7 +54,7 @@ func parseProposal(v ast.Value, d Direction, kind string) (Verdict, error) {
 // members reads a verdict's other members. Each belongs to one action, and an unknown one is an error: a
 // misspelled "key" must not seal with the default key.
 func (p *Verdict) members(obj ast.Object) error {
-	var fields, clear bool
+	var fields, clear, missing bool
 	err := obj.Iter(func(k, v *ast.Term) error {
 		name, _ := k.Value.(ast.String)
 		seal, deny := p.Action == Seal, p.Action == Deny
@@ -76,6 +76,9 @@ func (p *Verdict) members(obj ast.Object) error {
 		case name == "clear" && seal:
 			clear = true
 			p.Clear, ok = pointers(v.Value)
+		case name == "missing" && seal:
+			missing = true
+			ok = v.Value.Compare(ast.String("pass")) == 0
 		default:
 			return fmt.Errorf("action %s knows no member %s", p.Action, name)
 		}
@@ -84,10 +87,17 @@ func (p *Verdict) members(obj ast.Object) error {
 		}
 		return nil
 	})
-	if err == nil && fields && clear {
-		return fmt.Errorf("a verdict has \"fields\" or \"clear\", not both")
+	switch {
+	case err != nil:
+		return err
+	case fields && clear:
+		return errors.New("a verdict has \"fields\" or \"clear\", not both")
+	case missing && !fields:
+		return errors.New("member \"missing\" belongs to \"fields\"")
+	case missing:
+		p.Optional = p.Fields
 	}
-	return err
+	return nil
 }
 
 // pointers reads an array or set of JSON pointers. The pointer to the whole
@@ -234,11 +244,15 @@ func unite(d Direction, in *Input, proposals []Verdict, k keys, unsure bool) (Ve
 			return Verdict{}, err
 		}
 		if unsure && (v.Fields != nil || v.Clear != nil) {
-			v.Fields, v.Clear, v.Weakened = nil, nil, true
+			v.Whole()
+			v.Weakened = true
 		}
 	}
 	return v, nil
 }
+
+// Whole has the whole payload sealed instead of parts of it.
+func (v *Verdict) Whole() { v.Fields, v.Optional, v.Clear = nil, nil, nil }
 
 // seal fills in the key and the parts to seal.
 func (v *Verdict) seal(namespace string, proposals []Verdict, k keys) (err error) {
@@ -265,6 +279,7 @@ func (v *Verdict) seal(namespace string, proposals []Verdict, k keys) (err error
 		v.Key, err = k.resolve(namespace, "")
 	}
 	v.Fields, v.Clear = parts(proposals)
+	v.Optional = optional(v.Fields, proposals)
 	return err
 }
 
@@ -289,6 +304,19 @@ func parts(proposals []Verdict) (fields, clear []string) {
 		return nil, nil
 	}
 	return unique(fields), clear
+}
+
+// optional returns the fields that a document need not have: those that no rule names without saying so.
+func optional(fields []string, proposals []Verdict) (out []string) {
+	for _, field := range fields {
+		required := func(p Verdict) bool {
+			return slices.Contains(p.Fields, field) && !slices.Contains(p.Optional, field)
+		}
+		if !slices.ContainsFunc(proposals, required) {
+			out = append(out, field)
+		}
+	}
+	return out
 }
 
 // reasons joins the reasons of all that deny, each once and in a fixed order.

@@ -40,6 +40,8 @@ func TestUnionOfVerdicts(t *testing.T) {
 		butC  = `{"action": "seal", "clear": ["/c"]}`
 		none  = `{"action": "seal", "fields": []}`
 		root  = `{"action": "seal", "fields": ["/a", ""]}`
+		mayA  = `{"action": "seal", "fields": ["/a", "/c"], "missing": "pass"}`
+		mayB  = `{"action": "seal", "fields": ["/c"], "missing": "pass"}`
 	)
 	mtls := NewCaller("mtls", "w", "", nil)
 	for name, tt := range map[string]struct {
@@ -65,6 +67,10 @@ func TestUnionOfVerdicts(t *testing.T) {
 		"fields and clear":                    {platform: []string{partA}, team: []string{butA}, want: Verdict{Action: Seal, Key: "phi"}},
 		"no fields at all":                    {team: []string{none, pass}, want: Verdict{Action: Seal, Key: "default"}},
 		"the whole document as a field":       {team: []string{root}, want: Verdict{Action: Seal, Key: "default"}},
+		"fields that may be missing":          {team: []string{mayA}, want: Verdict{Action: Seal, Key: "default", Fields: []string{"/a", "/c"}, Optional: []string{"/a", "/c"}}},
+		"one that another rule requires":      {platform: []string{partA}, team: []string{mayA}, want: Verdict{Action: Seal, Key: "phi", Fields: []string{"/a", "/c"}, Optional: []string{"/c"}}},
+		"two that may be missing":             {platform: []string{mayA}, team: []string{mayB}, want: Verdict{Action: Seal, Key: "default", Fields: []string{"/a", "/c"}, Optional: []string{"/a", "/c"}}},
+		"whole before what may be missing":    {platform: []string{seal}, team: []string{mayA}, want: Verdict{Action: Seal, Key: "default"}},
 		"compress":                            {team: []string{small, pass}, want: Verdict{Action: Seal, Key: "default", Compress: true}},
 		"compress only if all agree":          {platform: []string{seal}, team: []string{small}, want: Verdict{Action: Seal, Key: "default"}},
 		"accept over pass":                    {caller: mtls, team: []string{self, pass}, want: Verdict{Action: Accept, Key: "default"}},
@@ -132,24 +138,28 @@ request contains {"action": "seal", "key": "phi"} if input.payload.kind == "memo
 // TestBadVerdicts are rules that hold for one input only, so no dry run meets them.
 func TestBadVerdicts(t *testing.T) {
 	for verdict, want := range map[string]string{
-		`{"action": concat("", ["encr", "ypt"])}`:               "unknown action in a request; it knows accept, deny, drop, pass, redact, seal",
-		`{"action": concat("", ["op", "en"])}`:                  "unknown action",
-		`{"action": "redact"}`:                                  `redact in a request is for payload.kind "reason" and "text" only`,
-		`{"action": 7}`:                                         `needs an "action"`,
-		`{"verdict": "seal"}`:                                   `needs an "action"`,
-		`"seal"`:                                                "this one is a string",
-		`["seal"]`:                                              "this one is an array",
-		`{"action": "seal", "kye": "phi"}`:                      `action seal knows no member "kye"`,
-		`{"action": "seal", "key": 1}`:                          `member "key"`,
-		`{"action": "seal", "key": ""}`:                         `member "key"`,
-		`{"action": "pass", "key": "phi"}`:                      `action pass knows no member "key"`,
-		`{"action": "seal", "fields": "/a"}`:                    `member "fields"`,
-		`{"action": "seal", "fields": {"a": "/a"}}`:             `member "fields"`,
-		`{"action": "seal", "fields": ["a"]}`:                   `member "fields"`,
-		`{"action": "seal", "fields": ["/a~2"]}`:                `member "fields"`,
-		`{"action": "seal", "fields": ["/a"], "clear": ["/b"]}`: "not both",
-		`{"action": "deny", "reason": ["x"]}`:                   `member "reason"`,
-		`{"action": "seal", "compress": "yes"}`:                 `member "compress"`,
+		`{"action": concat("", ["encr", "ypt"])}`:                 "unknown action in a request; it knows accept, deny, drop, pass, redact, seal",
+		`{"action": concat("", ["op", "en"])}`:                    "unknown action",
+		`{"action": "redact"}`:                                    `redact in a request is for payload.kind "reason" and "text" only`,
+		`{"action": 7}`:                                           `needs an "action"`,
+		`{"verdict": "seal"}`:                                     `needs an "action"`,
+		`"seal"`:                                                  "this one is a string",
+		`["seal"]`:                                                "this one is an array",
+		`{"action": "seal", "kye": "phi"}`:                        `action seal knows no member "kye"`,
+		`{"action": "seal", "key": 1}`:                            `member "key"`,
+		`{"action": "seal", "key": ""}`:                           `member "key"`,
+		`{"action": "pass", "key": "phi"}`:                        `action pass knows no member "key"`,
+		`{"action": "seal", "fields": "/a"}`:                      `member "fields"`,
+		`{"action": "seal", "fields": {"a": "/a"}}`:               `member "fields"`,
+		`{"action": "seal", "fields": ["a"]}`:                     `member "fields"`,
+		`{"action": "seal", "fields": ["/a~2"]}`:                  `member "fields"`,
+		`{"action": "seal", "fields": ["/a"], "clear": ["/b"]}`:   "not both",
+		`{"action": "deny", "reason": ["x"]}`:                     `member "reason"`,
+		`{"action": "seal", "missing": "pass"}`:                   `member "missing" belongs to "fields"`,
+		`{"action": "seal", "clear": ["/a"], "missing": "pass"}`:  `member "missing" belongs to "fields"`,
+		`{"action": "seal", "fields": ["/a"], "missing": "deny"}`: `member "missing"`,
+		`{"action": "pass", "missing": "pass"}`:                   `action pass knows no member "missing"`,
+		`{"action": "seal", "compress": "yes"}`:                   `member "compress"`,
 	} {
 		p := mustLoad(t, map[string]string{"policy.rego": "package temporal\n\nrequest contains {\"action\": \"pass\"}\n\nrequest contains " + verdict + ` if input.payload.name == "bad"`})
 		_, err := p.Decide(context.Background(), Request, &Input{Namespace: "n", Kind: KindMemo, Name: "bad"})

@@ -145,7 +145,10 @@ func (d *decider) stricter(own, theirs policy.Verdict, target string, s *slot) (
 	case theirs.Action == policy.Seal && own.Action == policy.Seal:
 		own.Compress = own.Compress && theirs.Compress // compression reveals more by lengths, so both have to allow it
 		if !slices.Equal(own.Fields, theirs.Fields) || !slices.Equal(own.Clear, theirs.Clear) {
-			own.Fields, own.Clear = nil, nil // the whole payload satisfies both choices of members
+			own.Whole() // it satisfies both choices of members
+		}
+		if !slices.Equal(own.Optional, theirs.Optional) {
+			own.Optional = nil
 		}
 	}
 	own.Hit = hit
@@ -301,7 +304,7 @@ func (s *sealer) apply(ctx context.Context, sl *slot, v *policy.Verdict, value [
 			fmt.Errorf("the verdict %s is not one for a %s in a request", v.Action, sl.f.kind))
 	}
 	if marked {
-		v.Fields, v.Clear = nil, nil // sealed whole, so that opening removes one layer
+		v.Whole() // so that opening removes one layer
 	}
 	return nil
 }

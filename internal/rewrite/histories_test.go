@@ -129,7 +129,7 @@ func (m *historyMaker) payload() (held, read *commonpb.Payload) {
 	case 1:
 		carrier, err = m.sealer.AppendPayload(nil, raw, true, new(envelope.Nonces))
 	case 2:
-		carrier, err = m.sealer.Envelope().AppendView(nil, raw, envelope.Selection{Fields: []string{"/a", "/b/2"}}, new(envelope.Nonces))
+		carrier, _, err = m.sealer.Envelope().AppendView(nil, raw, envelope.Selection{Fields: []string{"/a", "/b/2"}}, new(envelope.Nonces))
 	case 3: // broken: it stays as it is
 		carrier, err = m.sealer.AppendPayload(nil, raw, false, new(envelope.Nonces))
 		carrier[len(carrier)-1-m.IntN(40)] ^= 1

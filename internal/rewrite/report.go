@@ -16,10 +16,14 @@ import (
 
 // Stats counts what happened to the payloads of one message.
 type Stats struct {
-	Payloads int      // payloads sealed or opened
-	Bytes    int      // size of these before sealing or opening
-	Passed   int      // left unchanged
-	Shadow   int      // requests in shadow mode: left unchanged, though the policy does not let them pass
+	Payloads int // payloads sealed or opened
+	Bytes    int // size of these before sealing or opening
+	Passed   int // left unchanged
+	Shadow   int // requests in shadow mode: left unchanged, though the policy does not let them pass
+	// NotFound and NotAnArray are payloads that were sealed whole, though rules name fields of them: a field leads to
+	// nothing, or wants elements of something that is no array.
+	NotFound, NotAnArray int
+
 	Unopened int      // answers: could not be opened and stay sealed
 	Later    int      // of these, by a cause that may pass by itself
 	Keys     []string // the keys used, each once
@@ -44,6 +48,16 @@ func (s *Stats) used(key string, size int, hit bool) {
 	}
 }
 
+// unmatched counts a payload that was sealed whole, if there is a reason for that.
+func (s *Stats) unmatched(why envelope.Mismatch) {
+	switch why {
+	case envelope.NotFound:
+		s.NotFound++
+	case envelope.NotAnArray:
+		s.NotAnArray++
+	}
+}
+
 // again returns a list with one more element: that which an earlier session left in its memory, whose names serve
 // again, or an empty one.
 func again[T any](list []T) []T {
@@ -63,6 +77,8 @@ func (s *Stats) add(o *Stats) {
 	s.Bytes += o.Bytes
 	s.Passed += o.Passed
 	s.Shadow += o.Shadow
+	s.NotFound += o.NotFound
+	s.NotAnArray += o.NotAnArray
 	s.Unopened += o.Unopened
 	s.Later += o.Later
 }

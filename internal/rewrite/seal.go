@@ -161,6 +161,7 @@ func (s *sealer) planEdits(ctx context.Context) (err error) {
 	m := &s.message
 	m.clearEdits()
 	s.stats.Payloads, s.stats.Bytes, s.stats.Passed = 0, 0, len(m.walk.slots)-len(s.items)-s.stats.Shadow
+	s.stats.NotFound, s.stats.NotAnArray = 0, 0
 	var last *sealItem
 	for i := range s.items {
 		if err := s.call.stillWanted(ctx, i); err != nil {
@@ -256,7 +257,10 @@ func (s *sealer) planSeal(ctx context.Context, item int, last *sealItem) (err er
 	case v.Compress:
 		m.arena, err = it.seal.AppendPayload(m.arena, plain, true, &s.nonces)
 	default:
-		m.arena, err = it.seal.AppendView(m.arena, plain, envelope.Selection{Fields: v.Fields, Clear: v.Clear}, &s.nonces)
+		var why envelope.Mismatch
+		m.arena, why, err = it.seal.AppendView(m.arena, plain,
+			envelope.Selection{Fields: v.Fields, Optional: v.Optional, Clear: v.Clear}, &s.nonces)
+		s.stats.unmatched(why)
 	}
 	m.edit(m.place(sl), sl.box, m.added(from))
 	return err

@@ -36,6 +36,8 @@ type Metrics struct {
 
 	directions [2]directionMetrics
 	shadow     prometheus.Counter
+
+	notFound, notAnArray prometheus.Counter
 }
 
 // directionMetrics are looked up once: a lookup by label costs more than the count.
@@ -87,6 +89,9 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	}
 	m.directions = [2]directionMetrics{m.direction("request", "sealed"), m.direction("response", "opened")}
 	m.shadow = m.payloads.WithLabelValues("passed_shadow")
+	unmatched := counters("temporal_seal_fields_unmatched_total", "Payloads sealed whole, since a field that a rule names was not "+
+		"found, or its `*` met something else than an array, by reason.", "reason")
+	m.notFound, m.notAnArray = unmatched.WithLabelValues("not_found"), unmatched.WithLabelValues("not_an_array")
 	m.begin()
 	return m
 }
@@ -160,6 +165,10 @@ func (m *Metrics) Rewritten(d policy.Direction, s *rewrite.Stats, took time.Dura
 	}
 	if s.Shadow > 0 {
 		m.shadow.Add(float64(s.Shadow))
+	}
+	if s.NotFound+s.NotAnArray > 0 {
+		m.notFound.Add(float64(s.NotFound))
+		m.notAnArray.Add(float64(s.NotAnArray))
 	}
 	observe(to.rewrite, took, span)
 	if s.Payloads > 0 {

@@ -40,7 +40,8 @@ func (p pair) AppendPayload(dst, payload []byte, compress bool) []byte {
 }
 
 func (p pair) AppendView(dst, payload []byte, sel Selection) []byte {
-	return p.writer.AppendView(dst, payload, sel, new(Nonces))
+	dst, _ = p.writer.AppendView(dst, payload, sel, new(Nonces))
+	return dst
 }
 
 func (p pair) AppendText(dst, text []byte) []byte { return p.writer.AppendText(dst, text, new(Nonces)) }

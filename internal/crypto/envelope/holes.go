@@ -17,29 +17,63 @@ const maxDepth = 64
 // span is a part of a document, from start up to end.
 type span struct{ start, end int }
 
+// Mismatch says why a document is sealed whole although a selection names fields of it.
+type Mismatch uint8
+
+const (
+	// Matched: every field that has to be there was found, or the document is sealed whole for another reason.
+	Matched Mismatch = iota
+	// NotFound: a pointer leads to no value.
+	NotFound
+	// NotAnArray: a pointer has `*` where the document has something else than an array, or null.
+	NotAnArray
+)
+
+// Unmatched returns why a document of an encoding is sealed whole though a selection names fields of it; "" if they fit, or if
+// it is sealed whole for another reason. Optional fields fit any document. The text is for who wrote the selection: it quotes it.
+func Unmatched(encoding string, document []byte, fields, optional []string) string {
+	if !jsonEncoding(encoding) {
+		return ""
+	}
+	switch _, at, why, _ := selectHoles(document, Selection{Fields: fields, Optional: optional}); why {
+	case NotFound:
+		return fields[at] + " leads to nothing in this document"
+	case NotAnArray:
+		return fields[at] + " has * where this document has no array"
+	}
+	return ""
+}
+
+// jsonEncoding reports whether the data of a Payload with the encoding is a document that may be sealed in part.
+func jsonEncoding(encoding string) bool {
+	return encoding == "json/plain" || encoding == "json/protobuf"
+}
+
 // selectHoles finds the values of a JSON document that a selection seals, outermost and in order. ok is false if the
 // document has to be sealed whole: it is not strictly RFC 8259 and UTF-8, an object has a name twice, it is nested too
-// deeply, or the selection itself means all of it or can't be read.
-func selectHoles(data []byte, sel Selection) (holes []span, ok bool) {
+// deeply, the selection itself means all of it or can't be read, or one of its fields does not fit the document. In the last
+// case at is the index of the field, and why the reason.
+func selectHoles(data []byte, sel Selection) (holes []span, at int, why Mismatch, ok bool) {
 	f := finder{invert: len(sel.Clear) > 0}
 	pointers := sel.Fields
 	if f.invert {
 		if len(sel.Fields) > 0 {
-			return nil, false
+			return nil, 0, Matched, false
 		}
 		pointers = sel.Clear
 	}
-	var active [][]string
-	for _, p := range pointers {
+	var active []pointer
+	for i, p := range pointers {
 		tokens, ok := splitPointer(p)
 		if !ok {
-			return nil, false
+			return nil, 0, Matched, false
 		}
-		active = append(active, tokens)
+		active = append(active, pointer{tokens, i})
 	}
 	if len(active) == 0 {
-		return nil, false
+		return nil, 0, Matched, false
 	}
+	f.fits = make([]fit, len(active))
 	// By default the decoder refuses names that are there twice, invalid UTF-8 and half surrogate pairs.
 	f.decoder = decoders.Get().(*jsontext.Decoder)
 	f.decoder.Reset(bytes.NewBuffer(data))
@@ -49,10 +83,23 @@ func selectHoles(data []byte, sel Selection) (holes []span, ok bool) {
 	}()
 	found, ok := f.value(active)
 	if !ok || f.invert && !found {
-		return nil, false
+		return nil, 0, Matched, false
 	}
-	_, err := f.decoder.ReadToken()
-	return f.holes, err == io.EOF
+	if _, err := f.decoder.ReadToken(); err != io.EOF {
+		return nil, 0, Matched, false
+	}
+	for i, fits := range f.fits {
+		if f.invert || slices.Contains(sel.Optional, pointers[i]) {
+			continue
+		}
+		switch {
+		case fits.notArray:
+			return nil, i, NotAnArray, false
+		case !fits.found:
+			return nil, i, NotFound, false
+		}
+	}
+	return f.holes, 0, Matched, true
 }
 
 var decoders = sync.Pool{New: func() any { return new(jsontext.Decoder) }}
@@ -71,19 +118,35 @@ func splitPointer(p string) (tokens []string, ok bool) {
 	return tokens, true
 }
 
+// pointer is what is still to go of a pointer of the selection.
+type pointer struct {
+	tokens []string
+	index  int // of the pointer in the selection
+}
+
+// fit is what a document has for a pointer.
+type fit struct {
+	found    bool // a value, or one around it that is sealed as well
+	notArray bool // something else than an array where the pointer has `*`
+}
+
 // finder reads a document once.
 type finder struct {
 	decoder *jsontext.Decoder
 	invert  bool // the pointers name what stays in clear
 	holes   []span
+	fits    []fit
 }
 
 // value reads a value. active holds, of the pointers that led here, the tokens still to go. found reports whether one of
 // them ended here or further down.
-func (f *finder) value(active [][]string) (found, ok bool) {
+func (f *finder) value(active []pointer) (found, ok bool) {
 	before := len(f.holes)
-	target := slices.ContainsFunc(active, func(tokens []string) bool { return len(tokens) == 0 })
+	target := slices.ContainsFunc(active, func(p pointer) bool { return len(p.tokens) == 0 })
 	if target {
+		for _, p := range active {
+			f.fits[p.index].found = true
+		}
 		active = nil // the outermost counts
 	}
 	var start int64
@@ -102,6 +165,9 @@ func (f *finder) value(active [][]string) (found, ok bool) {
 			return false, false
 		}
 		start = f.decoder.InputOffset() - int64(len(value))
+		if kind != 'n' { // null stands for an array without elements in some languages
+			f.noArray(active)
+		}
 	}
 	// What is sealed: the target, or when the pointers name the clear parts, whatever holds none of them.
 	if f.invert != target && !found {
@@ -112,17 +178,28 @@ func (f *finder) value(active [][]string) (found, ok bool) {
 	return found || target, true
 }
 
+// noArray notes which of the pointers want elements of an array where there is none.
+func (f *finder) noArray(active []pointer) {
+	for _, p := range active {
+		if p.tokens[0] == "*" {
+			f.fits[p.index].notArray = true
+		}
+	}
+}
+
 // members reads the rest of an object or an array.
-func (f *finder) members(kind jsontext.Kind, active [][]string) (found, ok bool) {
+func (f *finder) members(kind jsontext.Kind, active []pointer) (found, ok bool) {
+	star := false                                     // a member that is called so
 	for i := 0; f.decoder.PeekKind() != kind+2; i++ { // '}' and ']' stand two after '{' and '['
-		var below [][]string
+		var below []pointer
 		if kind == '{' {
 			name, err := f.decoder.ReadToken()
 			if err != nil {
 				return false, false
 			}
 			if len(active) > 0 {
-				below = follow(active, name.String(), "")
+				text := name.String()
+				below, star = follow(active, text, ""), star || text == "*"
 			}
 		} else if len(active) > 0 {
 			below = follow(active, strconv.Itoa(i), "*")
@@ -133,15 +210,18 @@ func (f *finder) members(kind jsontext.Kind, active [][]string) (found, ok bool)
 		}
 		found = found || under
 	}
+	if kind == '{' && !star {
+		f.noArray(active)
+	}
 	_, err := f.decoder.ReadToken()
 	return found, err == nil
 }
 
 // follow takes the pointers that name a member one token further. any stands for every member; "" stands for none.
-func follow(active [][]string, name, any string) (next [][]string) {
-	for _, tokens := range active {
-		if tokens[0] == name || any != "" && tokens[0] == any {
-			next = append(next, tokens[1:])
+func follow(active []pointer, name, any string) (next []pointer) {
+	for _, p := range active {
+		if p.tokens[0] == name || any != "" && p.tokens[0] == any {
+			next = append(next, pointer{p.tokens[1:], p.index})
 		}
 	}
 	return next

@@ -13,23 +13,28 @@ import (
 
 // Selection says which members of a JSON document are sealed: Fields names them, Clear names those that are not.
 // Both hold JSON pointers (RFC 6901) in which `*` stands for every element of an array. One of the two is empty.
-type Selection struct{ Fields, Clear []string }
+type Selection struct {
+	Fields, Clear []string
+	// Optional are those of Fields that a document need not have. Without any other one the document is sealed whole.
+	Optional []string
+}
 
 // viewHole stands in a view where a value was cut out.
 const viewHole = `"[sealed]"`
 
 // AppendView appends a Payload of form 1: the JSON document of payload, readable but for the selected values, which are
 // sealed (form 1). What can't be cut safely is sealed whole (form 0): another encoding than json/plain and
-// json/protobuf, a document that two readers might read differently, a payload with the marker.
-func (w *Writer) AppendView(dst, payload []byte, sel Selection, nonces *Nonces) []byte {
+// json/protobuf, a document that two readers might read differently, a payload with the marker. So is a document that lacks
+// a field of the selection, and why says so.
+func (w *Writer) AppendView(dst, payload []byte, sel Selection, nonces *Nonces) (_ []byte, why Mismatch) {
 	start, end, ok := jsonData(payload)
 	if !ok || Marked(payload) {
-		return w.AppendPayload(dst, payload, false, nonces)
+		return w.AppendPayload(dst, payload, false, nonces), Matched
 	}
 	data := payload[start:end]
-	holes, ok := selectHoles(data, sel)
+	holes, _, why, ok := selectHoles(data, sel)
 	if !ok {
-		return w.AppendPayload(dst, payload, false, nonces)
+		return w.AppendPayload(dst, payload, false, nonces), why
 	}
 	view, patch := cut(data, holes, payload[:start], payload[end:])
 	defer clear(patch)
@@ -44,7 +49,7 @@ func (w *Writer) AppendView(dst, payload []byte, sel Selection, nonces *Nonces) 
 	dst = binary.AppendUvarint(dst, uint64(env))
 	dst = w.appendEnvelope(dst, patch, byte(FormView), sum[:], nonces)
 	dst = append(dst, tagData)
-	return protowire.AppendBytes(dst, view)
+	return protowire.AppendBytes(dst, view), Matched
 }
 
 // jsonData finds the document in a Payload: its data, there once, of an encoding that is there once and is JSON.
@@ -59,7 +64,7 @@ func jsonData(payload []byte) (start, end int, ok bool) {
 				return 0, 0, false
 			}
 			if string(key) == "encoding" {
-				if string(value) != "json/plain" && string(value) != "json/protobuf" {
+				if !jsonEncoding(string(value)) {
 					return 0, 0, false
 				}
 				encodings++

@@ -16,21 +16,24 @@ func TestViewSealsTheSelectedValues(t *testing.T) {
 		sel  Selection
 		view string
 	}{
-		"one member":                 {`{"id": 7, "jwt":"abc"}`, fields("/jwt"), `{"id": 7, "jwt":"[sealed]"}`},
-		"nested and spaced":          {` { "u" : { "jwt" : "x" } , "n" : 1.0e2 } `, fields("/u/jwt"), ` { "u" : { "jwt" : "[sealed]" } , "n" : 1.0e2 } `},
-		"an object":                  {`{"a":{"b":[1,2]},"c":3}`, fields("/a"), `{"a":"[sealed]","c":3}`},
-		"an index":                   {`[10,11,12]`, fields("/1"), `[10,"[sealed]",12]`},
-		"every element":              {`{"l":[{"p":1},{"p":2,"q":3},4]}`, fields("/l/*/p"), `{"l":[{"p":"[sealed]"},{"p":"[sealed]","q":3},4]}`},
-		"a star is a name elsewhere": {`{"*":1,"a":2}`, fields("/*"), `{"*":"[sealed]","a":2}`},
-		"escaped tokens":             {`{"a/b":1,"m~n":2,"c":3}`, fields("/a~1b", "/m~0n"), `{"a/b":"[sealed]","m~n":"[sealed]","c":3}`},
-		"an escaped name":            {`{"jwt":1,"\ud83d\ude00":2}`, fields("/jwt", "/😀"), `{"jwt":"[sealed]","\ud83d\ude00":"[sealed]"}`},
-		"case counts":                {`{"JWT":1,"jwt":2}`, fields("/jwt"), `{"JWT":1,"jwt":"[sealed]"}`},
-		"no normalisation":           {"{\"e\\u0301\":1,\"\u00e9\":2}", fields("/\u00e9"), "{\"e\\u0301\":1,\"\u00e9\":\"[sealed]\"}"},
-		"the outermost counts":       {`{"a":{"b":1}}`, fields("/a/b", "/a"), `{"a":"[sealed]"}`},
-		"nothing there":              {`{"a":1}`, fields("/b", "/a/x", "/0"), `{"a":1}`},
-		"no leading zero":            {`[1,2]`, fields("/01"), `[1,2]`},
-		"a value that looks sealed":  {`{"a":"[sealed]","b":1}`, fields("/b"), `{"a":"[sealed]","b":"[sealed]"}`},
-		"empty name":                 {`{"":1,"a":2}`, fields("/"), `{"":"[sealed]","a":2}`},
+		"one member":                    {`{"id": 7, "jwt":"abc"}`, fields("/jwt"), `{"id": 7, "jwt":"[sealed]"}`},
+		"nested and spaced":             {` { "u" : { "jwt" : "x" } , "n" : 1.0e2 } `, fields("/u/jwt"), ` { "u" : { "jwt" : "[sealed]" } , "n" : 1.0e2 } `},
+		"an object":                     {`{"a":{"b":[1,2]},"c":3}`, fields("/a"), `{"a":"[sealed]","c":3}`},
+		"an index":                      {`[10,11,12]`, fields("/1"), `[10,"[sealed]",12]`},
+		"every element":                 {`{"l":[{"p":1},{"p":2,"q":3},4]}`, fields("/l/*/p"), `{"l":[{"p":"[sealed]"},{"p":"[sealed]","q":3},4]}`},
+		"a star is a name elsewhere":    {`{"*":1,"a":2}`, fields("/*"), `{"*":"[sealed]","a":2}`},
+		"escaped tokens":                {`{"a/b":1,"m~n":2,"c":3}`, fields("/a~1b", "/m~0n"), `{"a/b":"[sealed]","m~n":"[sealed]","c":3}`},
+		"an escaped name":               {`{"jwt":1,"\ud83d\ude00":2}`, fields("/jwt", "/😀"), `{"jwt":"[sealed]","\ud83d\ude00":"[sealed]"}`},
+		"case counts":                   {`{"JWT":1,"jwt":2}`, fields("/jwt"), `{"JWT":1,"jwt":"[sealed]"}`},
+		"no normalisation":              {"{\"e\\u0301\":1,\"\u00e9\":2}", fields("/\u00e9"), "{\"e\\u0301\":1,\"\u00e9\":\"[sealed]\"}"},
+		"the outermost counts":          {`{"a":{"b":1}}`, fields("/a/b", "/a"), `{"a":"[sealed]"}`},
+		"nothing there":                 {`{"a":1}`, optional("/b", "/a/x", "/0"), `{"a":1}`},
+		"no leading zero":               {`[1,2]`, optional("/01"), `[1,2]`},
+		"an element without":            {`[{"p":1},null,{"q":{}}]`, fields("/*/p"), `[{"p":"[sealed]"},null,{"q":{}}]`},
+		"null where others have a list": {`[{"l":[1]},{"l":null}]`, fields("/*/l/*"), `[{"l":["[sealed]"]},{"l":null}]`},
+		"no list, optional":             {`{"a":{"b":1},"c":2}`, Selection{Fields: []string{"/a/*", "/c"}, Optional: []string{"/a/*"}}, `{"a":{"b":1},"c":"[sealed]"}`},
+		"a value that looks sealed":     {`{"a":"[sealed]","b":1}`, fields("/b"), `{"a":"[sealed]","b":"[sealed]"}`},
+		"empty name":                    {`{"":1,"a":2}`, fields("/"), `{"":"[sealed]","a":2}`},
 
 		"all but one":            {`{"id":7,"a":1,"b":{"c":2}}`, clear_("/id"), `{"id":7,"a":"[sealed]","b":"[sealed]"}`},
 		"all but a nested one":   {`{"b":{"c":2,"d":[1]},"e":[]}`, clear_("/b/c"), `{"b":{"c":2,"d":"[sealed]"},"e":"[sealed]"}`},
@@ -57,6 +60,9 @@ func TestViewSealsTheSelectedValues(t *testing.T) {
 
 func fields(p ...string) Selection { return Selection{Fields: p} }
 func clear_(p ...string) Selection { return Selection{Clear: p} }
+
+// optional is a selection of fields that a document need not have.
+func optional(p ...string) Selection { return Selection{Fields: p, Optional: p} }
 
 func TestViewFallsBackToTheWhole(t *testing.T) {
 	p := newPair(t)
@@ -110,6 +116,57 @@ func TestViewFallsBackToTheWhole(t *testing.T) {
 	}
 }
 
+// TestFieldsThatDoNotFitSealTheWhole: a rule that names a member means to protect it. Where it finds none, the document may
+// have it under another name.
+func TestFieldsThatDoNotFitSealTheWhole(t *testing.T) {
+	p := newPair(t)
+	for name, c := range map[string]struct {
+		doc  string
+		sel  Selection
+		text string
+		why  Mismatch
+	}{
+		"no such member":              {`{"a":1}`, fields("/b"), "/b", NotFound},
+		"one of two":                  {`{"a":1}`, fields("/a", "/b"), "/b", NotFound},
+		"an optional one and another": {`{"a":1}`, Selection{Fields: []string{"/c", "/b"}, Optional: []string{"/c"}}, "/b", NotFound},
+		"another case":                {`{"Token":1}`, fields("/token"), "/token", NotFound},
+		"deeper":                      {`{"a":{"c":1}}`, fields("/a/b"), "/a/b", NotFound},
+		"below a number":              {`{"a":1}`, fields("/a/b"), "/a/b", NotFound},
+		"below null":                  {`{"a":null}`, fields("/a/*"), "/a/*", NotFound},
+		"no elements":                 {`{"a":[]}`, fields("/a/*"), "/a/*", NotFound},
+		"in no element":               {`[{"q":1},{}]`, fields("/*/p"), "/*/p", NotFound},
+		"an index too high":           {`[1]`, fields("/1"), "/1", NotFound},
+		"an object for a list":        {`{"a":{"x":{"b":1}}}`, fields("/a/*/b"), "/a/*/b", NotAnArray},
+		"a text for a list":           {`{"a":"x"}`, fields("/a/*"), "/a/*", NotAnArray},
+		"an object in one of two":     {`[{"l":[1]},{"l":{"k":2}}]`, fields("/*/l/*"), "/*/l/*", NotAnArray},
+		"the whole is an object":      {`{"a":1}`, fields("/*"), "/*", NotAnArray},
+		"the whole is a number":       {`7`, fields("/a"), "/a", NotFound},
+	} {
+		t.Run(name, func(t *testing.T) {
+			want := c.text + map[Mismatch]string{NotFound: " leads to nothing in this document", NotAnArray: " has * where this document has no array"}[c.why]
+			if text := Unmatched("json/protobuf", []byte(c.doc), c.sel.Fields, c.sel.Optional); text != want {
+				t.Errorf("%q, want %q", text, want)
+			}
+			payload := payloadOf("json/plain", c.doc)
+			carrier, why := p.writer.AppendView(nil, []byte(payload), c.sel, new(Nonces))
+			if parsed, _, err := ParsePayload(carrier); err != nil || parsed.Form != FormPayload || why != c.why {
+				t.Fatalf("form %v, reason %d, error %v; want it sealed whole", parsed.Form, why, err)
+			}
+			if got, err := p.open(carrier); err != nil || got != payload {
+				t.Errorf("opened %q, error %v; want %q", got, err, payload)
+			}
+		})
+	}
+	for _, fits := range []Selection{fields("/a"), optional("/b")} {
+		if text := Unmatched("json/plain", []byte(`{"a":1}`), fits.Fields, fits.Optional); text != "" {
+			t.Errorf("%v: %q", fits, text)
+		}
+	}
+	if text := Unmatched("binary/plain", []byte(`{"a":1}`), []string{"/b"}, nil); text != "" {
+		t.Errorf("what is no document: %q", text)
+	}
+}
+
 // FuzzSelectHoles: what the scanner takes is JSON. (The reverse does not hold: it refuses names that are
 // there twice, deep nesting and half surrogate pairs.)
 func FuzzSelectHoles(f *testing.F) {
@@ -121,8 +178,10 @@ func FuzzSelectHoles(f *testing.F) {
 		sel := fields(pointer)
 		if invert {
 			sel = clear_(pointer)
+		} else {
+			sel.Optional = sel.Fields
 		}
-		holes, ok := selectHoles(doc, sel)
+		holes, _, _, ok := selectHoles(doc, sel)
 		if !ok {
 			return
 		}

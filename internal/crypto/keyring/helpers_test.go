@@ -281,7 +281,8 @@ func (s *Sealer) appendPayload(dst, payload []byte, compress bool) ([]byte, erro
 }
 
 func (s *Sealer) appendView(payload []byte, sel envelope.Selection) ([]byte, error) {
-	return s.Envelope().AppendView(nil, payload, sel, new(envelope.Nonces))
+	view, _, err := s.Envelope().AppendView(nil, payload, sel, new(envelope.Nonces))
+	return view, err
 }
 
 func (s *Sealer) appendText(text []byte) ([]byte, error) {

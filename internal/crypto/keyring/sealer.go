@@ -93,11 +93,14 @@ func (e Envelope) AppendWithin(dst, payload []byte, size int, nonces *envelope.N
 }
 
 // AppendView is the Writer's.
-func (e Envelope) AppendView(dst, payload []byte, sel envelope.Selection, nonces *envelope.Nonces) ([]byte, error) {
+func (e Envelope) AppendView(
+	dst, payload []byte, sel envelope.Selection, nonces *envelope.Nonces,
+) (_ []byte, why envelope.Mismatch, err error) {
 	if err := e.sealer.count(); err != nil {
-		return dst, err
+		return dst, envelope.Matched, err
 	}
-	return e.form.writer.AppendView(dst, payload, sel, nonces), nil
+	dst, why = e.form.writer.AppendView(dst, payload, sel, nonces)
+	return dst, why, nil
 }
 
 // AppendText is the Writer's, of a text that turns out to be UTF-8.
