@@ -218,6 +218,9 @@ func (a *answered) print(s *style) {
 	if len(e.Unsure) > 0 {
 		s.line("  %s  %s", s.dim("unknown"), strings.Join(e.Unsure, ", ")+s.dim(": a pass over it becomes seal"))
 	}
+	for _, note := range e.Notes {
+		s.line("  %s  %s", s.dim("note   "), s.dim(note))
+	}
 	cached := "kept"
 	if !e.Cached {
 		cached = "asked again each time, since the content counts"
@@ -264,13 +267,14 @@ func explainJSON(w io.Writer, answers []answered) error {
 		Verdict  string                      `json:"verdict,omitempty"`
 		Memo     bool                        `json:"remembered"`
 		Unknown  []string                    `json:"unknown,omitempty"`
+		Notes    []string                    `json:"notes,omitempty"`
 		Error    string                      `json:"error,omitempty"`
 	}
 	out := make([]decision, len(answers))
 	for i, a := range answers {
 		e := &a.explanation
 		out[i] = decision{Name: a.title, Revision: e.Revision, Packages: e.Packages,
-			Memo: e.Cached, Unknown: e.Unsure}
+			Memo: e.Cached, Unknown: e.Unsure, Notes: e.Notes}
 		if a.err != nil {
 			out[i].Error = a.err.Error()
 			continue

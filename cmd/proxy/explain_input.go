@@ -51,8 +51,10 @@ func (q *questionFlags) add(cmd *cobra.Command) {
 	f.StringVar(&in.RPC, "rpc", "StartWorkflowExecution", "method that carries the payload")
 	f.StringVar(&q.asked.Direction, "direction", "request", "request or response")
 	f.StringVar(&in.Payload.Kind, "kind", "input",
-		"kind of payload: input, result, header, memo, signal, failure, ...")
+		"kind of payload: input, result, header, memo, signal, failure, text, ...")
 	f.StringVar(&in.Payload.Name, "name", "", "name of a header, memo or search attribute")
+	f.StringVar(&in.Payload.Path, "path", "", "the payload's place in the message, e.g. nexus_header")
+	f.StringVar(&in.Payload.Type, "type", "", "the payload's messageType")
 	f.StringVar(&in.Payload.Encoding, "encoding", "json/plain", "the payload's encoding")
 	f.StringVar(&q.data, "data", "", "the payload's data, e.g. a JSON document")
 	q.facts = map[string]*string{
@@ -77,6 +79,9 @@ func (q *questionFlags) add(cmd *cobra.Command) {
 func (q *questionFlags) question() policy.Case {
 	out := q.asked
 	in := &out.Input
+	if in.Payload.Kind == policy.KindText || in.Payload.Kind == policy.KindReason {
+		in.Payload.Encoding = "" // texts have none
+	}
 	// A fact without a value is left out of the input, as the proxy leaves it out.
 	groups := map[string]map[string]string{"workflow": {}, "activity": {}}
 	for name, value := range q.facts {

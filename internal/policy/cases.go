@@ -245,15 +245,37 @@ func (p *Policy) Question(c *Case) (d Direction, in *Input, err error) {
 	if err := c.setFacts(in); err != nil {
 		return d, nil, err
 	}
-	if content := c.Input.Content; content != nil {
+	return d, in, c.setContent(in)
+}
+
+// setContent sets the data of an input, and its encoding where the case leaves it out. A text has no encoding: its data is the
+// text itself.
+func (c *Case) setContent(in *Input) (err error) {
+	text := readable(in.Kind)
+	if text {
+		in.Encoding = ""
+	}
+	content := c.Input.Content
+	if content == nil {
+		return nil
+	}
+	if in.Data = []byte(content.Raw); content.Raw == "" && text {
+		s, ok := content.JSON.(string)
+		if !ok && content.JSON != nil {
+			return fmt.Errorf("`content.json` has to be a string for payload.kind %q", in.Kind)
+		}
+		in.Data = []byte(s)
+		return nil
+	}
+	if !text {
 		in.Encoding = cmp.Or(in.Encoding, "json/plain")
-		if in.Data = []byte(content.Raw); content.Raw == "" {
-			if in.Data, err = json.Marshal(content.JSON); err != nil {
-				return d, nil, fmt.Errorf("`content.json` is no JSON value: %w", err)
-			}
+	}
+	if content.Raw == "" {
+		if in.Data, err = json.Marshal(content.JSON); err != nil {
+			return fmt.Errorf("`content.json` is no JSON value: %w", err)
 		}
 	}
-	return d, in, nil
+	return nil
 }
 
 // setFacts sets the facts of an input. A fact that the case neither gives nor calls unknown does not apply,

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -22,6 +23,8 @@ type Explanation struct {
 	Cached bool
 	// Unsure lists the facts that the rules can read and that are unknown for this input.
 	Unsure []string
+	// Notes say what there is to know about payloads of this kind.
+	Notes []string
 	// Trace is OPA's trace of the evaluation, a line per step.
 	Trace []string
 }
@@ -47,6 +50,7 @@ func (p *Policy) Explain(ctx context.Context, d Direction, in *Input) (Explanati
 		Revision: p.revision,
 		CacheKey: q.reads.keyNames(),
 		Unsure:   (in.unknown() & q.reads.facts()).Names(),
+		Notes:    q.notes(in),
 	}
 	for _, part := range q.parts {
 		explained, err := q.explainPart(ctx, part, in)
@@ -62,6 +66,23 @@ func (p *Policy) Explain(ctx context.Context, d Direction, in *Input) (Explanati
 	e.Verdict, e.Cached = p.within(v.forCaller(in), in), !touchedContent
 	e.Trace, err = q.trace(ctx, in)
 	return e, err
+}
+
+// notes says what a kind that stays readable at the server means for the verdicts about it.
+func (q *query) notes(in *Input) (notes []string) {
+	others := map[string]string{KindSearchAttribute: "drop", KindReason: "redact", KindText: "redact"}[in.Kind]
+	switch {
+	case others == "":
+		return nil
+	case q.direction == Response:
+		return []string{fmt.Sprintf("payloads of kind %q are not sealed, so response rules are not asked about them", in.Kind)}
+	}
+	notes = append(notes, fmt.Sprintf("payloads of kind %q stay readable at the server: pass, %s and deny count, seal and accept do not",
+		in.Kind, others))
+	if readable(in.Kind) && in.Path == "" && q.reads.bits&readPath != 0 {
+		notes = append(notes, "a rule reads input.payload.path, and this input has none: docs/fields.md lists the places of texts")
+	}
+	return notes
 }
 
 func (q *query) explainPart(ctx context.Context, p part, in *Input) (PackageExplanation, error) {
