@@ -27,7 +27,7 @@ func TestImports(t *testing.T) {
 		"internal/scan":              {"internal/rewrite", "internal/crypto"},
 		"internal/survey/detect":     {"=internal/policy"},
 		"internal/config":            {"internal/crypto", "internal/foreign", "internal/server", "internal/codecserver"},
-		"internal/history":           {"internal/crypto", "internal/foreign"},
+		"internal/history":           {"internal/crypto", "internal/foreign", "internal/rewrite"},
 		"internal/audit":             {"=internal/rewrite", "=internal/policy"},
 		"internal/auth":              {"internal/policy"},
 		"internal/upstream":          {},

@@ -238,7 +238,7 @@ func (w *world) commands(opened *workflowservice.GetWorkflowExecutionHistoryResp
 		if secret := strings.Trim(string(input(opened).Data), `"`); !strings.Contains(stdout, secret) {
 			w.Errorf("temporal-seal open does not open: %s", stdout)
 		}
-	}, "open", "--config", w.proxy.Config, file)
+	}, "open", "--readable", "--config", w.proxy.Config, file)
 }
 
 func (w *world) pages() {

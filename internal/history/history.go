@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	commonpb "go.temporal.io/api/common/v1"
+	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
@@ -30,6 +31,9 @@ type Options struct {
 	Namespace string
 	// Of the config: it stands before the namespace in envelopes.
 	Realm string
+	// Readable has JSON payloads opened to the values that they hold. Otherwise they keep the form in which they were
+	// read, with all metadata, so that SDKs can replay the history. The default is false.
+	Readable bool
 }
 
 // Open returns a JSON document with every payload and text opened that is sealed, wherever it stands, how
@@ -89,12 +93,14 @@ func (h *opener) value(v any, path string) any {
 			v[i] = h.value(v[i], within(path, fmt.Sprintf("[%d]", i)))
 		}
 	case map[string]any:
-		if p, ok := payloadOf(v); ok {
-			return h.payload(p, v, path)
+		if p, texts, ok := payloadOf(v); ok {
+			return h.payload(p, texts, v, path)
 		}
+		restore := h.failure(v, path)
 		for _, k := range slices.Sorted(maps.Keys(v)) {
 			v[k] = h.value(v[k], within(path, "."+k))
 		}
+		restore()
 	case string:
 		return h.text(v, path)
 	}
@@ -106,29 +112,30 @@ var encodingText = regexp.MustCompile(`^[a-z]+/[a-z0-9.+_-]+$`)
 
 // payloadOf reads the JSON form of a payload: metadata and data in base64. The Web UI exports what it has
 // decoded with the metadata as texts; an envelope among them is in base64 still.
-func payloadOf(v map[string]any) (*commonpb.Payload, bool) {
-	metadata, ok := v["metadata"].(map[string]any)
+func payloadOf(v any) (p *commonpb.Payload, texts, ok bool) {
+	object, _ := v.(map[string]any)
+	metadata, ok := object["metadata"].(map[string]any)
 	if !ok || metadata["encoding"] == nil {
-		return nil, false
+		return nil, false, false
 	}
 	encoding, _ := metadata["encoding"].(string)
-	texts := encodingText.MatchString(encoding)
+	texts = encodingText.MatchString(encoding)
 	if name, ok := fromBase64(encoding); ok && encodingText.Match(name) {
 		texts = false
 	}
-	p := &commonpb.Payload{Metadata: map[string][]byte{}}
+	p = &commonpb.Payload{Metadata: map[string][]byte{}}
 	for k, value := range metadata {
 		text, isText := value.(string)
 		if texts && isText && k != envelope.ViewMetadataKey {
 			p.Metadata[k] = []byte(text)
 		} else if p.Metadata[k], ok = fromBase64(value); !ok {
-			return nil, false
+			return nil, false, false
 		}
 	}
-	if data, given := v["data"]; given {
+	if data, given := object["data"]; given {
 		p.Data, ok = fromBase64(data)
 	}
-	return p, ok
+	return p, texts, ok
 }
 
 // fromBase64 decodes a JSON text in base64, and reports whether it is one.
@@ -141,39 +148,58 @@ func fromBase64(v any) ([]byte, bool) {
 	return b, err == nil
 }
 
-// payload opens a payload that stands in the document as the object as, and returns what takes its place:
-// the JSON value that it holds, or else its metadata as texts and its data in base64.
-func (h *opener) payload(p *commonpb.Payload, as map[string]any, path string) any {
-	raw, err := proto.Marshal(p)
-	if err != nil {
-		return h.problem(as, path, err)
-	}
-	raw, marked, err := h.openPayload(raw)
+// payload opens a payload that stands in the document as the object as, and returns what takes its place. texts is whether
+// its metadata are texts.
+func (h *opener) payload(p *commonpb.Payload, texts bool, as map[string]any, path string) any {
+	raw, marked, err := h.openPayload(p)
 	if err == nil && !marked {
 		return as
 	}
-	var plain commonpb.Payload
+	var plain any
 	if err == nil {
-		err = proto.Unmarshal(raw, &plain)
+		plain, err = h.written(raw, texts)
 	}
 	if err != nil {
 		return h.problem(as, path, err)
 	}
 	h.opened++
-	document := json.RawMessage(plain.GetData())
-	if string(plain.GetMetadata()["encoding"]) == "json/plain" && json.Valid(document) {
-		return document // as it is: numbers keep their digits, objects their order
+	return plain
+}
+
+// written returns the JSON form of an opened payload: that in which sealed ones stand in the document, or of a readable
+// document the value that it holds.
+func (h *opener) written(raw []byte, texts bool) (any, error) {
+	var plain commonpb.Payload
+	if err := proto.Unmarshal(raw, &plain); err != nil {
+		return nil, err
 	}
-	metadata := map[string]any{}
-	for k, v := range plain.GetMetadata() {
-		metadata[k] = string(v)
+	value := json.RawMessage(plain.GetData())
+	if h.options.Readable && string(plain.GetMetadata()["encoding"]) == "json/plain" && json.Valid(value) {
+		return value, nil // as it is: numbers keep their digits, objects their order
 	}
-	return map[string]any{"metadata": metadata, "data": plain.GetData()}
+	text, err := protojson.Marshal(&plain)
+	if err != nil {
+		return nil, err
+	}
+	var object map[string]any
+	if err := json.Unmarshal(text, &object); err != nil {
+		return nil, err
+	}
+	if metadata, ok := object["metadata"].(map[string]any); ok && (texts || h.options.Readable) {
+		for k, v := range plain.GetMetadata() {
+			metadata[k] = string(v)
+		}
+	}
+	return object, nil
 }
 
 // openPayload opens one layer: this product's own, or the codecs of another tool. marked is false for what
 // is neither.
-func (h *opener) openPayload(raw []byte) (out []byte, marked bool, err error) {
+func (h *opener) openPayload(p *commonpb.Payload) (out []byte, marked bool, err error) {
+	raw, err := proto.Marshal(p)
+	if err != nil {
+		return nil, true, err
+	}
 	sealed, marked, err := envelope.ParsePayload(raw)
 	if err != nil || marked {
 		if err == nil {

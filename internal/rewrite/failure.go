@@ -239,6 +239,14 @@ func readFailureTexts(payload []byte) (t failureTexts, ok bool, err error) {
 	return t, true, nil
 }
 
+// FailureTexts is what is hidden of a failure and its causes.
+type FailureTexts = failureTexts
+
+// OpenedFailure returns the texts that an opened payload holds of a chain of failures; ok is false if it holds something else.
+func OpenedFailure(payload []byte) (t FailureTexts, ok bool, err error) {
+	return readFailureTexts(payload)
+}
+
 // openFailure plans the edits that restore the failure that had the envelope, and its
 // causes, from what was opened into the arena behind `from`. Where the server or a
 // worker wrapped the failure in another one, the envelope is in one of the causes.
