@@ -132,9 +132,9 @@ test-abuse: build ## Requests that cost more than they cost their sender, under 
 	cd e2e/abuse && SEAL_ABUSE_ONLY='$(ONLY)' SEAL_PROXY_BIN='$(PROXY)' ../../bin/abuse.test -test.timeout 30m $(if $(SHORT),-test.short) -test.v
 
 .PHONY: test-operator
-test-operator: build ## What operators change is what happens, on a real server with the KMS stub (SHORT=1: four minutes; ONLY=4.3: one sentence; STRICT=1: none without a scenario); ends with `operator: N sentences, N scenarios, N hold`
+test-operator: build ## What operators change is what happens, on a real server with the KMS stub (SHORT=1: four minutes; ONLY=4.3: one sentence); ends with `operator: N sentences, N scenarios, N hold`
 	@cd e2e && $(GO) test -c -o ../bin/operator.test ./operator
-	cd e2e/operator && SEAL_OPERATOR_ONLY='$(ONLY)' SEAL_OPERATOR_STRICT='$(STRICT)' SEAL_PROXY_BIN='$(PROXY)' ../../bin/operator.test -test.timeout 20m $(if $(SHORT),-test.short)
+	cd e2e/operator && SEAL_OPERATOR_ONLY='$(ONLY)' SEAL_PROXY_BIN='$(PROXY)' ../../bin/operator.test -test.timeout 20m $(if $(SHORT),-test.short)
 
 .PHONY: test-readers
 test-readers: build ## Who reads what by gRPC, codec server, CLI and in a browser's Web UI (needs chromium); ends with `readers: N cases, N as the policy says`

@@ -65,10 +65,12 @@ type ProxyOptions struct {
 	Upstream string
 	Keys     []KeyOption // none: one key "default" in a local file in Dir
 	Policy   string      // text of the policy; empty: the shipped one
-	Extra    string      // further YAML, at the top level of the config
-	Env      []string    // NAME=value
-	Args     []string    // further flags
-	Binary   string      // another one than BuildProxy's
+	// Candidate is the text of a candidate policy; empty: none.
+	Candidate string
+	Extra     string   // further YAML, at the top level of the config
+	Env       []string // NAME=value
+	Args      []string // further flags
+	Binary    string   // another one than BuildProxy's
 }
 
 // KeyOption is an entry of the config's keys.
@@ -137,12 +139,8 @@ func WriteConfig(o ProxyOptions) (string, error) {
 			fmt.Fprintf(&b, "    open_only: %s\n", flow(k.OpenOnly))
 		}
 	}
-	if o.Policy != "" {
-		path := filepath.Join(o.Dir, "policy.rego")
-		if err := ReplaceFile(path, o.Policy); err != nil {
-			return "", fmt.Errorf("write the policy: %w", err)
-		}
-		fmt.Fprintf(&b, "policy: {file: %q}\n", path)
+	if err := writePolicies(&b, o); err != nil {
+		return "", fmt.Errorf("write the policy: %w", err)
 	}
 	b.WriteString(o.Extra)
 	path := filepath.Join(o.Dir, "proxy.yaml")
@@ -150,6 +148,27 @@ func WriteConfig(o ProxyOptions) (string, error) {
 		return "", fmt.Errorf("write the config: %w", err)
 	}
 	return path, nil
+}
+
+// writePolicies writes the policies, and the section of the config that names them.
+func writePolicies(config *strings.Builder, o ProxyOptions) error {
+	if o.Policy == "" && o.Candidate == "" {
+		return nil
+	}
+	config.WriteString("policy:\n")
+	for _, p := range []struct{ text, name, line string }{
+		{o.Policy, "policy.rego", "  file: %q\n"}, {o.Candidate, "candidate.rego", "  candidate: {file: %q}\n"},
+	} {
+		if p.text == "" {
+			continue
+		}
+		path := filepath.Join(o.Dir, p.name)
+		if err := ReplaceFile(path, p.text); err != nil {
+			return err
+		}
+		fmt.Fprintf(config, p.line, path)
+	}
+	return nil
 }
 
 // ReplaceFile puts a file in the place of another, as deployment tools do.

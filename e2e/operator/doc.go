@@ -1,6 +1,6 @@
 // Package operator shows that what operators change is what happens: the built binary, a real Temporal server and the KMS
 // stub, in the states of an ordinary day. `make test-operator` prints a line for each sentence of sentences_test.go with
-// the scenarios that show it, and fails where a scenario fails. STRICT=1 also fails where a sentence has no scenario.
+// the scenarios that show it, and fails where a scenario fails or a sentence has none.
 //
 // To add a scenario, write a test in the file of its subject:
 //

@@ -52,8 +52,8 @@ func startsSealed(s *site) (p *proxy, run client.WorkflowRun) {
 	return s.serve(shadowed + "shadow: true\n"), run
 }
 
-// finishes has the workflow go on and end by a proxy.
-func finishes(s *site, p *proxy, run client.WorkflowRun) {
+// finishes has the workflow, which got this input, go on and end by a proxy.
+func finishes(s *site, p *proxy, run client.WorkflowRun, in string) {
 	s.Helper()
 	c := s.client(p.address, "default")
 	s.work(c, func(r worker.Registry) {
@@ -62,13 +62,13 @@ func finishes(s *site, p *proxy, run client.WorkflowRun) {
 	s.ok(c.SignalWorkflow(s.Context(), run.GetID(), "", "go", "CANARY-SHADOW"))
 	var out string
 	s.ok(c.GetWorkflow(s.Context(), run.GetID(), "").Get(s.Context(), &out))
-	s.want(out == "CANARY-BEFORE CANARY-SHADOW", "the workflow returned %q", out)
+	s.want(out == in+" CANARY-SHADOW", "the workflow returned %q", out)
 }
 
 func shadowOpens(s *site) {
 	p, run := startsSealed(s)
 	s.contains("the history by the proxy in shadow mode", fmt.Sprint(s.history(p.address, "default", run.GetID())), "CANARY-BEFORE")
-	finishes(s, p, run)
+	finishes(s, p, run, "CANARY-BEFORE")
 	if n, _ := p.metric("temporal_seal_payloads_total", "action", "opened"); n == 0 {
 		s.Error("no payload counts as opened")
 	}
@@ -76,7 +76,7 @@ func shadowOpens(s *site) {
 
 func shadowSealsNothing(s *site) {
 	p, run := startsSealed(s)
-	finishes(s, p, run)
+	finishes(s, p, run, "CANARY-BEFORE")
 	stored := fmt.Sprint(s.history(s.expand("${temporal}"), "default", run.GetID()))
 	s.contains("the history at the server", stored, `"CANARY-SHADOW\"`, `"CANARY-BEFORE CANARY-SHADOW\"`)
 	s.want(strings.Count(stored, "CANARY-BEFORE") == 1, "the input is stored in clear:\n%s", stored)
@@ -84,7 +84,7 @@ func shadowSealsNothing(s *site) {
 
 func shadowMetrics(s *site) {
 	p, run := startsSealed(s)
-	finishes(s, p, run)
+	finishes(s, p, run, "CANARY-BEFORE")
 	for metric, labels := range map[string][]string{
 		"temporal_seal_payloads_total": {"action", "sealed"}, "temporal_seal_payload_bytes_total": {"action", "sealed"},
 		"temporal_seal_key_payloads_total": {"action", "sealed"},

@@ -15,7 +15,7 @@ import (
 )
 
 // endpoints of the admin listener, in every state of the proxy.
-var endpoints = []string{"/healthz", "/readyz", "/keys", "/metrics", "/nothing"}
+var endpoints = []string{"/healthz", "/readyz", "/keys", "/candidate", "/metrics", "/nothing"}
 
 // takeAdmin asks for each page while the proxy starts, serves, and drains.
 func takeAdmin(t *testing.T) []string {
@@ -31,7 +31,7 @@ func takeAdmin(t *testing.T) []string {
 	starting.Kill()
 
 	codec := freeAddress(t)
-	proxy, _ := start(t, harness.ProxyOptions{Upstream: u.address, Policy: policy,
+	proxy, _ := start(t, harness.ProxyOptions{Upstream: u.address, Policy: policy, Candidate: candidate,
 		Extra: fmt.Sprintf("codec_server: {address: %q}\ndrain: {delay: 20s}\n", codec)})
 	lines = append(lines, pages(t, proxy.Admin, "serving")...)
 	for _, path := range endpoints {

@@ -2,6 +2,7 @@ package snapshots
 
 import (
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -101,7 +102,7 @@ func newSite(t *testing.T) site {
 	}
 	u := startUpstream(t)
 	// The config is written in a folder of its own: the file names of this one are part of the snapshot.
-	proxy, conn := start(t, harness.ProxyOptions{Upstream: u.address,
+	proxy, conn := start(t, harness.ProxyOptions{Upstream: u.address, Candidate: candidate,
 		Keys: []harness.KeyOption{{Name: "default", Active: "local:" + filepath.Join(s.dir, "seal.key")}}})
 	client := workflowservice.NewWorkflowServiceClient(conn)
 	if _, err := client.StartWorkflowExecution(t.Context(), startRequest("default", "good")); err != nil {
@@ -383,6 +384,21 @@ func exitCode(t *testing.T, p *peers.Process) int {
 	}
 }
 
+// candidate returns what a proxy with a candidate policy lists.
+func (s *site) candidate(t *testing.T) string {
+	t.Helper()
+	a, err := http.Get("http://" + s.variables[slices.Index(s.variables, "$ADMIN")+1] + "/candidate")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Body.Close()
+	text, err := io.ReadAll(a.Body)
+	if err != nil || a.StatusCode != http.StatusOK {
+		t.Fatalf("/candidate: %d, %v", a.StatusCode, err)
+	}
+	return string(text)
+}
+
 // scanned are the objects of a scan's report whose members the user names.
 var scanned = []string{"namespaces", "namespaces{}.walked", "namespaces{}.clear", "namespaces{}.foreign",
 	"namespaces{}.sealed[].data_keys"}
@@ -424,6 +440,9 @@ func takeJSON(t *testing.T) []string {
 	state := newShape(scanned...)
 	state.add(t, readFile(t, filepath.Join(s.dir, "state.json")))
 	lines = append(lines, state.facts("the file of temporal-seal keys scan --state")...)
+	listed := newShape()
+	listed.add(t, s.candidate(t))
+	lines = append(lines, listed.facts("GET /candidate of the admin listener")...)
 	everyJSONCommand(t, lines)
 	slices.Sort(lines)
 	return lines

@@ -46,6 +46,16 @@ response contains {"action": "keep"} if input.payload.name == "keep"
 response contains {"action": "deny", "reason": "not for you"} if input.payload.name == "deny"
 `
 
+// candidate differs from policy in clear memos, and from the shipped policy in inputs.
+const candidate = `package temporal
+
+request contains {"action": "deny", "reason": "none"} if input.payload.kind == "memo"
+
+request contains {"action": "seal", "fields": ["/member"]} if input.payload.kind == "input"
+
+response contains {"action": "open"}
+`
+
 // takeMetrics scrapes proxies before and after they have done all that they count.
 func takeMetrics(t *testing.T) []string {
 	u := startUpstream(t)
@@ -62,7 +72,7 @@ func takeMetrics(t *testing.T) []string {
 			t.Fatal(r.said())
 		}
 	}
-	o := harness.ProxyOptions{Dir: dir, Upstream: u.address, Policy: policy,
+	o := harness.ProxyOptions{Dir: dir, Upstream: u.address, Policy: policy, Candidate: candidate,
 		Keys: []harness.KeyOption{
 			{Name: "kms", Namespaces: []string{"clinic"}, Active: stub.uri},
 			{Name: "default", Active: "local:first.key"}},

@@ -50,6 +50,7 @@ func newAdmin(address string, t *telemetry, failed handshake.Failed) (*admin, er
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", a.inTurn(a.readyz))
 	mux.HandleFunc("GET /keys", a.inTurn(a.listKeys))
+	mux.HandleFunc("GET /candidate", onLoopback(a.inTurn(a.compared)))
 	mux.Handle("GET /metrics", promhttp.HandlerFor(t.registry, promhttp.HandlerOpts{EnableOpenMetrics: true, MaxRequestsInFlight: scrapes}))
 	a.server = &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,
 		WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 64 << 10,
@@ -99,6 +100,7 @@ func (a *admin) readyz(_ http.Header, w io.Writer) (status int) {
 	}
 	changes.dependencies.describe(w)
 	describeKeys(w, changes.keys)
+	changes.candidate.describe(w)
 	state.describe(w, changes.flags.File)
 	return status
 }

@@ -71,6 +71,7 @@ type applier struct {
 	state    atomic.Pointer[state]
 
 	dependencies *dependencies
+	candidate    *candidate // nil: no policy is on trial
 
 	mu        sync.Mutex // one change at a time
 	text      []byte     // of the config file, when it was last read
@@ -104,8 +105,9 @@ func (a *applier) open(ctx context.Context, t *telemetry, w *waits, admin *admin
 	if a.engine, err = newEngine(ctx, c, a.keys, t); err != nil {
 		return err
 	}
+	a.candidate = newCandidate(ctx, c, a.keys, t)
 	a.rewriter, err = rewrite.New(rewrite.Options{Keys: a.keys, Policy: a.engine, Foreign: others,
-		UnknownFields: c.UnknownFields, Shadow: c.Shadow, Accounts: accounts, Log: t.log})
+		UnknownFields: c.UnknownFields, Shadow: c.Shadow, Accounts: accounts, Trial: a.candidate.onTrial(), Log: t.log})
 	if err != nil {
 		return err
 	}

@@ -96,6 +96,9 @@ func (o *Options) Serve(ctx context.Context, stderr io.Writer) error {
 		return err
 	}
 	go changes.follow(ctx, log)
+	if changes.candidate != nil {
+		go changes.candidate.follow(ctx)
+	}
 	// Newer servers may have fields that this build does not know: their descriptors complete the plan.
 	changes.dependencies.learn(ctx, e, changes.rewriter.Join)
 	changes.dependencies.follow(ctx)

@@ -212,9 +212,29 @@ func (r *run) checkPolicy(ctx context.Context) Section {
 		o.Served, o.Serves = served(r.config), r.config.Serves
 	}
 	*r.result.Policy = policy.Check(ctx, o)
+	r.checkCandidate(ctx)
 	section.OK = r.result.Policy.OK()
 	section.Text = fmt.Sprintf("revision %s, %s and %s passed", r.result.Policy.Revision, count(r.result.Policy.Tests, "test"), count(r.result.Policy.Cases, "case"))
 	return section
+}
+
+// checkCandidate loads the policy on trial against the names of the keys.
+func (r *run) checkCandidate(ctx context.Context) {
+	o, ok := app.CandidateOptions(r.config, nil)
+	if !ok {
+		return
+	}
+	if r.set != nil {
+		o.KeyRank, o.DefaultKey = r.set.Rank, r.set.DefaultKey
+	}
+	p, err := policy.Load(ctx, o)
+	if err != nil {
+		for line := range strings.Lines(err.Error()) {
+			r.fail("policy.candidate: %s", strings.TrimPrefix(strings.TrimSpace(line), "policy: "))
+		}
+		return
+	}
+	r.note("policy.candidate: revision %s is compared with the policy in force, and decides nothing", p.Revision())
 }
 
 // served are the namespaces that listeners for anonymous callers name without a pattern. The check of the policy warns of

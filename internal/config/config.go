@@ -68,7 +68,7 @@ type Config struct {
 	// Seal nothing new: what requests hold passes in clear, also what the policy denies, and its verdicts are counted. What
 	// was sealed before is opened as always.
 	Shadow bool `yaml:"shadow" default:"false"`
-	// Host and port of `/healthz`, `/readyz`, `/keys` and `/metrics`.
+	// Host and port of `/healthz`, `/readyz`, `/keys`, `/candidate` and `/metrics`.
 	Admin string `yaml:"admin" default:"127.0.0.1:7334"`
 	// How the proxy shuts down.
 	Drain Drain `yaml:"drain"`

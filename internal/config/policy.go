@@ -10,6 +10,17 @@ type Policy struct {
 	Namespaces string `yaml:"namespaces" otherwise:"none"`
 	// The whole policy as an OPA bundle, instead of files.
 	Bundle *Bundle `yaml:"bundle" otherwise:"none"`
+	// A policy that is tried out beside the one in force: it is evaluated for the same payloads, and differences are counted,
+	// listed and logged. It decides nothing.
+	Candidate *Candidate `yaml:"candidate" otherwise:"none"`
+}
+
+// Candidate is a policy on trial. What it leaves out is as in the policy in force.
+type Candidate struct {
+	// Rego file with the platform's policy on trial.
+	File string `yaml:"file" otherwise:"policy.file"`
+	// Folder with the namespaces' policies on trial: `<namespace>.rego`.
+	Namespaces string `yaml:"namespaces" otherwise:"policy.namespaces"`
 }
 
 // Bundle is a policy that comes as an OPA bundle over HTTP.
@@ -34,6 +45,12 @@ type Bundle struct {
 func (p *Policy) validate(d *document) {
 	validateReadable(d, "$.policy.file", p.File)
 	validateReadable(d, "$.policy.namespaces", p.Namespaces)
+	if c := p.Candidate; c != nil {
+		validateReadable(d, "$.policy.candidate.file", c.File)
+		validateReadable(d, "$.policy.candidate.namespaces", c.Namespaces)
+		d.refuse(c.File == "" && (c.Namespaces == "" || p.Bundle != nil), "$.policy.candidate",
+			"it has no file, and so nothing to try: add file, or namespaces where the policy in force comes from files")
+	}
 	b := p.Bundle
 	if b == nil {
 		return

@@ -57,6 +57,9 @@ func (d *decider) evaluate(ctx context.Context, direction policy.Direction, s *s
 		decide = d.call.policy.DecideApart
 	}
 	v, err := decide(ctx, direction, in)
+	if !d.call.method.codec { // what the codec server gets has no kind
+		d.call.rewriter.trial.Compare(ctx, d.call.policy, direction, in, v, err)
+	}
 	if err != nil {
 		kind := KindPolicy
 		if errors.Is(err, policy.ErrTooMany) {
@@ -241,7 +244,7 @@ func (s *sealer) decideSlot(ctx context.Context, sl *slot, v *policy.Verdict) (e
 		return nil
 	}
 	q := question{sl.f, sl.scope, s.message.name(sl), h.encoding, h.messageType}
-	if s.last.verdict.Hit && s.last.question == q {
+	if s.last.verdict.Hit && s.last.question == q && !s.call.rewriter.trial.Active() {
 		*v = s.last.verdict
 	} else {
 		if *v, err = s.decider.evaluateBoth(ctx, sl, h); err != nil {
@@ -367,11 +370,12 @@ func (o *opener) decide(ctx context.Context) (err error) {
 	defer func() { o.decider.endSpan(traced, err) }()
 	o.decider.begin()
 	facts := o.call.policy.ReadsFacts(policy.Response, o.call.namespace)
-	var asked [4]*openItem // a history holds a few kinds of events by turns
+	trial := o.call.rewriter.trial.Active() // then each payload is decided about by itself
+	var asked [4]*openItem                  // a history holds a few kinds of events by turns
 	next := 0
 	for i := range o.items {
 		it := &o.items[i]
-		same := func(last *openItem) bool { return last != nil && o.sameInput(last, it, facts) }
+		same := func(last *openItem) bool { return last != nil && !trial && o.sameInput(last, it, facts) }
 		if j := slices.IndexFunc(asked[:], same); j >= 0 {
 			it.action = asked[j].action
 			continue

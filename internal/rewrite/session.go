@@ -34,7 +34,9 @@ type Options struct {
 	// Accounts has each session keep account of what it opens, for audit records: see
 	// Session.Account. The default is false.
 	Accounts bool
-	Log      *slog.Logger // nil: slog.Default
+	// Trial compares a candidate policy with the one in force; nil: there is none.
+	Trial *policy.Trial
+	Log   *slog.Logger // nil: slog.Default
 }
 
 // State is what decides about payloads, seals and opens them. It is immutable. A
@@ -55,6 +57,7 @@ type Rewriter struct {
 	shadow   bool
 	refusals lograte.Limiter // of shadow mode, by namespace
 	accounts bool
+	trial    *policy.Trial // nil: none
 	log      *slog.Logger
 	tasks    *taskMemory
 	sessions sync.Pool
@@ -83,7 +86,7 @@ func New(o Options) (*Rewriter, error) {
 		o.Log = slog.Default()
 	}
 	r := &Rewriter{codec: codec, strict: o.UnknownFields == "strict", shadow: o.Shadow, accounts: o.Accounts,
-		log: o.Log, tasks: newTaskMemory()}
+		trial: o.Trial, log: o.Log, tasks: newTaskMemory()}
 	r.plan.Store(p)
 	r.Apply(State{Keys: o.Keys, Foreign: o.Foreign})
 	if o.Policy != nil {
