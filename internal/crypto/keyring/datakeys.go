@@ -51,10 +51,11 @@ func (dk *dataKey) usable() bool { return dk.kek.Usable() && dk.cipher.Load() !=
 
 // opens reports whether the key may serve now and is that of an envelope. In a self-contained one all of the header has to be the
 // same, so that what is known about one wrapped key says nothing about another: a planted envelope neither uses nor
-// blocks the data key of a good one.
+// blocks the data key of a good one. The names of one by reference may come from a row that nobody has verified, and what may be
+// opened was decided by them, so they have to be those that the key was unwrapped for.
 func (dk *dataKey) opens(s *envelope.Sealed) bool {
-	if s.Header.Reference() {
-		return dk.is(s.Header.ID) && dk.usable()
+	if h := s.Header; h.Reference() {
+		return dk.is(h.ID) && h.Namespace == dk.context.Namespace && h.Key == dk.context.Key && dk.usable()
 	}
 	return dk.usable() && bytes.Equal(dk.header, s.KeyHeader())
 }

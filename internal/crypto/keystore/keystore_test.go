@@ -299,3 +299,58 @@ func TestSQLiteIsForOneProcess(t *testing.T) {
 		t.Errorf("beside another process: %v", err)
 	}
 }
+
+// TestServersProveTheirName: a connection to another machine is verified, or there is none.
+func TestServersProveTheirName(t *testing.T) {
+	for uri, ok := range map[string]bool{
+		"postgres://seal@db.example/seal":                                              false,
+		"postgres://seal@db.example/seal?sslmode=disable":                              false,
+		"postgres://seal@db.example/seal?sslmode=prefer":                               false,
+		"postgres://seal@db.example/seal?sslmode=require":                              false,
+		"postgres://seal@127.0.0.1,db.example/seal?sslmode=disable":                    false,
+		"postgres://seal@db.example/seal?sslmode=verify-full":                          true,
+		"postgres://seal@db.example,standby.example/seal?sslmode=verify-full":          true,
+		"postgres://seal@127.0.0.1/seal?sslmode=disable":                               true,
+		"postgres://seal@localhost/seal":                                               true,
+		"postgres:///seal?user=seal&host=" + t.TempDir() + "&sslmode=disable":          true,
+		"postgres://seal@db.example/seal?sslmode=verify-full&target_session_attrs=any": true,
+	} {
+		s, err := New(uri, strings.Repeat("0", 32))
+		if (err == nil) != ok {
+			t.Errorf("%s: error %v", uri, err)
+		}
+		if err == nil {
+			s.Close()
+		} else if crypto.KindOf(err) != crypto.KindNotConfigured || !strings.Contains(err.Error(), "sslmode=verify-full") {
+			t.Errorf("%s: error %v does not say what to do", uri, err)
+		}
+	}
+}
+
+// TestKeysWithoutWraps: a key whose wraps are gone is visited as well, so that a check finds it.
+func TestKeysWithoutWraps(t *testing.T) {
+	stores(t, func(t *testing.T, uri string) {
+		s := newStore(t, uri)
+		if err := putAll(t.Context(), s, 0, 10); err != nil {
+			t.Fatal(err)
+		}
+		for i, deleted := range []string{"DELETE FROM temporal_seal_wraps WHERE id = (SELECT id FROM temporal_seal_wraps ORDER BY id LIMIT 1)", "DELETE FROM temporal_seal_wraps"} {
+			if _, err := s.database.db.Exec(deleted); err != nil {
+				t.Fatal(err)
+			}
+			rows, without := 0, 0
+			if err := s.All(t.Context(), func(r crypto.KeyRow) error {
+				rows++
+				if len(r.Wrapped) == 0 {
+					without++
+				}
+				return nil
+			}); err != nil {
+				t.Fatal(err)
+			}
+			if want := []int{1, 10}[i]; rows != 10 || without != want {
+				t.Errorf("%d keys, %d without a wrap; want 10 and %d", rows, without, want)
+			}
+		}
+	})
+}

@@ -12,10 +12,12 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
 	_ "modernc.org/sqlite" // the driver "sqlite"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/x/loopback"
 )
 
 const (
@@ -59,12 +61,31 @@ func open(uri string, create bool) (database, error) {
 		if err != nil {
 			return database{}, notConfigured("the postgres URI cannot be parsed") // the driver's text may hold the password
 		}
+		if err := verified(c); err != nil {
+			return database{}, err
+		}
+		if c.ValidateConnect == nil { // a standby lags behind, and takes no rows
+			c.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
+		}
 		db := stdlib.OpenDB(*c)
 		db.SetMaxOpenConns(maxConns)
 		db.SetMaxIdleConns(maxConns)
 		return database{db, postgresTables}, nil
 	}
 	return database{}, notConfigured("the URI %s", NoStoreURI)
+}
+
+// verified returns an error if a server on another machine need not prove who it is: whoever stands in its place could confirm
+// rows that are never stored.
+func verified(c *pgx.ConnConfig) error {
+	ends := []*pgconn.FallbackConfig{{Host: c.Host, TLSConfig: c.TLSConfig}}
+	for _, end := range append(ends, c.Fallbacks...) {
+		local := strings.HasPrefix(end.Host, "/") || loopback.Host(end.Host)
+		if !local && (end.TLSConfig == nil || end.TLSConfig.InsecureSkipVerify) {
+			return notConfigured("the server %s does not have to prove its name; add sslmode=verify-full to the postgres URI", end.Host)
+		}
+	}
+	return nil
 }
 
 // openSQLite opens a file for this process alone: SQLite's locks do not hold on the network file systems that replicas would
@@ -190,10 +211,11 @@ func (d database) query(ctx context.Context, rows []crypto.KeyRow, statement str
 		if err := found.Scan(&id, &r.Context.Namespace, &r.Context.Key, &ref, &r.KEKURI, &r.Wrapped); err != nil {
 			return nil, err
 		}
-		if len(id) != len(r.ID) || len(ref) != len(r.KEK) {
+		if len(id) != len(r.ID) || len(ref) != len(r.KEK) && ref != nil {
 			return nil, fmt.Errorf("a row has an id of %d bytes and a reference of %d", len(id), len(ref))
 		}
-		r.ID, r.KEK = crypto.KeyID(id), crypto.KEKRef(ref)
+		r.ID = crypto.KeyID(id)
+		copy(r.KEK[:], ref)
 		rows = append(rows, r)
 	}
 	return rows, found.Err()
@@ -237,11 +259,16 @@ func insertInto(ctx context.Context, tx *sql.Tx, row *crypto.KeyRow) error {
 	return err
 }
 
-// all calls visit for every row, in the order of ids.
+// selectPage selects a page of keys with their wraps, and keys that have none.
+var selectPage = fmt.Sprintf(`SELECT k.id, k.namespace, k.key_name, w.kek_ref, COALESCE(w.kek_uri, ''), w.wrapped
+FROM temporal_seal_keys k LEFT JOIN temporal_seal_wraps w ON w.id = k.id
+WHERE k.id IN (SELECT id FROM temporal_seal_keys WHERE kind = 0 AND id > $1 ORDER BY id LIMIT %d) ORDER BY k.id, w.kek_ref`, pageSize)
+
+// all calls visit for every row, in the order of ids. A key without a wrap makes a row without one.
 func (d database) all(ctx context.Context, visit func(crypto.KeyRow) error) error {
 	after := []byte{}
 	for {
-		rows, err := d.query(ctx, nil, selectRows+fmt.Sprintf(`k.id IN (SELECT id FROM temporal_seal_keys WHERE id > $1 ORDER BY id LIMIT %d) ORDER BY k.id, w.kek_ref`, pageSize), after)
+		rows, err := d.query(ctx, nil, selectPage, after)
 		if err != nil {
 			return unavailable("keystore.all", err)
 		}
