@@ -244,14 +244,18 @@ func (h *opener) text(v, path string) any {
 // that envelopes of every namespace open.
 func (h *opener) open(s *envelope.Sealed) ([]byte, error) {
 	namespace := h.options.Namespace
+	run := new(keyring.Run)
 	if namespace == "" {
+		if err := h.options.Keys.Resolved(h.ctx, s, run); err != nil {
+			return nil, err
+		}
 		namespace = s.Header.Namespace
 		if h.options.Realm != "" {
 			namespace = strings.TrimPrefix(namespace, h.options.Realm+"/")
 		}
 	}
 	s.Ask(h.grow)
-	plain, _, err := h.options.Keys.Open(h.ctx, nil, s, namespace, new(keyring.Run))
+	plain, _, err := h.options.Keys.Open(h.ctx, nil, s, namespace, run)
 	return plain, err
 }
 
