@@ -13,6 +13,10 @@ export SEAL_BROWSER
 FUZZPACKAGES = $(sort $(patsubst %/,./%,$(dir $(shell grep -rl --include='*_test.go' '^func Fuzz' cmd internal))))
 STATICCHECK  := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK  := golang.org/x/vuln/cmd/govulncheck@v1.8.0
+# The newest goreleaser that Go 1.26 builds.
+GORELEASER   := github.com/goreleaser/goreleaser/v2@v2.15.1
+CYCLONEDX    := github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0
+ACTIONLINT   := github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 
 # The race detector needs a C compiler. Where there is none, unit tests run without it.
 RACE = $(if $(filter 1,$(shell $(GO) env CGO_ENABLED)),-race)
@@ -330,6 +334,42 @@ house: ## How much code there is, how large types and functions are, how many fi
 fuzz-corpora: ## Check that no fuzz target, seed or input of testdata/fuzz-corpora.txt is missing (RECORD=1 writes it)
 	@cd e2e && $(GO) build -o ../bin/corpora ./cmd/corpora
 	@bin/corpora $(if $(RECORD),-write)
+
+##@ Release it
+
+# What a release has beside the binary. goreleaser makes this first.
+.PHONY: release-files
+release-files: build ## Write manual pages, completions and third-party licenses into bin/release
+	@cd e2e && $(GO) build -o ../bin/manpages ./cmd/manpages
+	@bin/manpages -proxy bin/temporal-seal -out bin/release
+	@$(GO) run scripts/licenses.go ./cmd/proxy >bin/release/THIRD-PARTY-LICENSES
+
+RELEASE_TOOLS := $(abspath bin/release-tools)
+
+.PHONY: release-tools
+release-tools:
+	@mkdir -p '$(RELEASE_TOOLS)'
+	@set -e; for tool in $(GORELEASER) $(CYCLONEDX) $(ACTIONLINT); do GOBIN='$(RELEASE_TOOLS)' GOFLAGS= $(GO) install -ldflags='-s -w' $$tool; done
+
+.PHONY: release-lint
+release-lint: ## Check the workflows with actionlint (part of CI)
+	@mkdir -p '$(RELEASE_TOOLS)'; GOBIN='$(RELEASE_TOOLS)' GOFLAGS= $(GO) install $(ACTIONLINT)
+	'$(RELEASE_TOOLS)/actionlint' -shellcheck= -pyflakes=
+
+# SHORT=1 builds for this system alone and once.
+GORELEASE = PATH='$(RELEASE_TOOLS)':"$$PATH" goreleaser
+.PHONY: release-snapshot
+release-snapshot: release-tools release-lint ## Build a release twice without publishing it and inspect it (SHORT=1: this system's binary alone); ends with `release: N files, N checked, N untried here`
+	@$(GORELEASE) check
+ifdef SHORT
+	$(GORELEASE) build --snapshot --clean --single-target
+else
+	$(GORELEASE) release --snapshot --clean --skip=sign
+	@rm -rf bin/dist-again && mv bin/dist bin/dist-again
+	$(GORELEASE) release --snapshot --clean --skip=sign
+	@cd e2e && $(GO) build -o ../bin/releasecheck ./cmd/releasecheck
+	@bin/releasecheck -dist bin/dist -again bin/dist-again
+endif
 
 ##@ Measure it
 

@@ -112,7 +112,7 @@ func base(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	found := regexp.MustCompile(`(?m)^FROM (\S+) AS build$`).FindSubmatch(file)
+	found := regexp.MustCompile(`(?m)^FROM (?:--platform=\S+ )?(\S+) AS build$`).FindSubmatch(file)
 	if found == nil {
 		t.Fatal("the Dockerfile has no stage that builds")
 	}
@@ -162,13 +162,17 @@ func TestImage(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, e := range entries {
-		if name := filepath.Base(e); name != "temporal-seal" && name != "etc" {
+		if name := filepath.Base(e); !slices.Contains([]string{"temporal-seal", "etc", "licenses"}, name) {
 			t.Errorf("the image holds %s, which nothing in it needs", name)
 		}
 	}
+	licenses, err := os.ReadFile(filepath.Join(filepath.Dir(first), "licenses", "THIRD-PARTY-LICENSES"))
+	if err != nil || !bytes.Contains(licenses, []byte("\ngo.temporal.io/api v")) {
+		t.Errorf("the image lacks the licenses of what is compiled into it: %v", err)
+	}
 	static(t, first)
 	out, err := exec.CommandContext(t.Context(), first, "version").Output()
-	if err != nil || !strings.HasPrefix(string(out), "proxy v1.2.3 ") {
+	if err != nil || !strings.HasPrefix(string(out), "temporal-seal v1.2.3 ") {
 		t.Errorf("%v: %s", err, out)
 	}
 	second, _ := s.build("localhost/seal:2", "VERSION=v1.2.3")
