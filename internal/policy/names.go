@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"github.com/open-policy-agent/opa/v1/ast"
+
+	"github.com/temporal-seal/temporal-seal/internal/x/spell"
 )
 
 // Kinds of callers, as a policy reads them in input.caller.kind.
@@ -67,7 +69,7 @@ func (l *nameList) check(name string) error {
 		return nil
 	}
 	text := strconv.Quote(name) + " is no " + l.what
-	if near := nearest(name, l.values); near != "" {
+	if near := spell.Nearest(name, l.values); near != "" {
 		return errors.New(text + "; did you mean " + strconv.Quote(near) + "?")
 	}
 	if len(l.values) <= 20 {
@@ -89,37 +91,6 @@ func (t *names) checkInput(in *Input) error {
 		}
 	}
 	return nil
-}
-
-// nearest returns the name of a list that differs least from a name, or "" if all differ in more than a third.
-func nearest(name string, list []string) string {
-	best, least := "", len(name)/3+2
-	for _, candidate := range list {
-		if d := distance(strings.ToLower(name), strings.ToLower(candidate)); d < least {
-			best, least = candidate, d
-		}
-	}
-	return best
-}
-
-// distance counts the bytes to insert, delete or replace to turn a into b.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			d := diagonal
-			if a[i] != b[j] {
-				d = 1 + min(diagonal, row[j], row[j+1])
-			}
-			diagonal, row[j+1] = row[j+1], d
-		}
-	}
-	return row[len(b)]
 }
 
 // meaning is what a term can stand for: bits of lists, of the term itself and of what it holds.
