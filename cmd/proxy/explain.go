@@ -72,12 +72,9 @@ type answered struct {
 // table for several.
 func (o *explainOptions) explain(cmd *cobra.Command, _ []string) error {
 	ctx, stdout := cmd.Context(), cmd.OutOrStdout()
-	questions := []policy.Case{o.question.question()}
-	if o.input != "" {
-		var err error
-		if questions, err = readQuestions(o.input); err != nil {
-			return fmt.Errorf("--input: %w", err)
-		}
+	questions, err := o.questions()
+	if err != nil {
+		return err
 	}
 	p, err := o.policyAlone(ctx)
 	if err != nil {
@@ -105,6 +102,19 @@ func (o *explainOptions) explain(cmd *cobra.Command, _ []string) error {
 		err = exitCode(1)
 	}
 	return err
+}
+
+// questions reads the payloads of --input, or the one that the flags describe.
+func (o *explainOptions) questions() ([]policy.Case, error) {
+	if o.input == "" {
+		q, err := o.question.question()
+		return []policy.Case{q}, err
+	}
+	questions, err := readQuestions(o.input)
+	if err != nil {
+		return nil, fmt.Errorf("--input: %w", err)
+	}
+	return questions, nil
 }
 
 // explainText prints the answers for people.
@@ -194,12 +204,12 @@ func (a *answered) print(s *style) {
 		s.line("")
 		s.line("  %s  %s", s.bold(p.Package), s.dim(p.File))
 		for _, r := range p.Rules {
+			s.line("    %-12s %s", lineOf(r.Location), s.dim(oneLine(r.Text)))
 			if len(r.Verdicts) == 0 {
-				s.line("    %s", s.dim(fmt.Sprintf("%-12s does not hold", lineOf(r.Location))))
-				continue
+				s.line("    %-12s %s", "", s.dim("does not hold"))
 			}
 			for _, v := range r.Verdicts {
-				s.line("    %-12s %s", lineOf(r.Location), s.verdict(v))
+				s.line("    %-12s %s", "", s.verdict(v))
 			}
 		}
 		if len(p.Rules) == 0 {
@@ -227,7 +237,20 @@ func (a *answered) print(s *style) {
 	} else if len(e.CacheKey) > 0 {
 		cached = "kept for payloads alike in " + strings.Join(e.CacheKey, ", ")
 	}
-	s.line("  %s  %s\n", s.dim("memo   "), s.dim(cached))
+	s.line("  %s  %s\n", s.dim("cache  "), s.dim(cached))
+}
+
+// oneLine writes the lines of a rule behind each other, in 100 characters at most.
+func oneLine(text string) string {
+	lines := strings.Split(text, "\n")
+	for i := range lines {
+		lines[i] = strings.TrimSpace(lines[i])
+	}
+	line := []rune(strings.NewReplacer("{; ", "{ ", "; }", " }").Replace(strings.Join(lines, "; ")))
+	if len(line) > 100 {
+		line = append(line[:97], []rune("...")...)
+	}
+	return string(line)
 }
 
 // lineOf shortens file:line to the line: the file stands above.
@@ -255,7 +278,7 @@ func printTable(s *style, answers []answered) {
 }
 
 // explainJSON prints one element for each question. The names of the fields are part of the command's
-// interface: `remembered` means that the policy cache keeps the decision.
+// interface: `cached` means that the policy cache keeps the decision.
 func explainJSON(w io.Writer, answers []answered) error {
 	// An error of the evaluation takes the place of action, key and verdict.
 	type decision struct {
@@ -265,7 +288,7 @@ func explainJSON(w io.Writer, answers []answered) error {
 		Action   string                      `json:"action,omitempty"`
 		Key      string                      `json:"key,omitempty"`
 		Verdict  string                      `json:"verdict,omitempty"`
-		Memo     bool                        `json:"remembered"`
+		Cached   bool                        `json:"cached"`
 		Unknown  []string                    `json:"unknown,omitempty"`
 		Notes    []string                    `json:"notes,omitempty"`
 		Error    string                      `json:"error,omitempty"`
@@ -274,7 +297,7 @@ func explainJSON(w io.Writer, answers []answered) error {
 	for i, a := range answers {
 		e := &a.explanation
 		out[i] = decision{Name: a.title, Revision: e.Revision, Packages: e.Packages,
-			Memo: e.Cached, Unknown: e.Unsure, Notes: e.Notes}
+			Cached: e.Cached, Unknown: e.Unsure, Notes: e.Notes}
 		if a.err != nil {
 			out[i].Error = a.err.Error()
 			continue

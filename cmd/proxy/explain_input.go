@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -38,6 +39,8 @@ type questionFlags struct {
 	asked policy.Case
 	// The payload's content, for rules that look at it.
 	data string
+	// Of the caller's token, each as name=value.
+	claims []string
 	// By the names that policies use.
 	facts map[string]*string
 }
@@ -68,6 +71,8 @@ func (q *questionFlags) add(cmd *cobra.Command) {
 		"facts that the request does not tell, e.g. activity.type")
 	f.StringVar(&in.Caller.Kind, "caller", "anonymous", "kind of caller: anonymous, mtls, token, jwt")
 	f.StringVar(&in.Caller.Subject, "subject", "", "the caller's subject")
+	f.StringArrayVar(&q.claims, "claim", nil,
+		"claim of the caller's token as name=value, once for each; a value in JSON, such as [\"a\",\"b\"], is read as JSON")
 	f.StringVar(&in.Caller.Listener, "listener", "default", "listener that the caller uses")
 	f.StringVar(&in.Sealed.Namespace, "sealed-namespace", "",
 		"responses: namespace that sealed the payload (default: that of the call)")
@@ -76,11 +81,21 @@ func (q *questionFlags) add(cmd *cobra.Command) {
 
 // question returns the payload that the flags describe. Policies see the envelope of a payload only in
 // responses, and its content only in requests, so the flags for the other direction are left out.
-func (q *questionFlags) question() policy.Case {
+func (q *questionFlags) question() (policy.Case, error) {
 	out := q.asked
 	in := &out.Input
 	if in.Payload.Kind == policy.KindText || in.Payload.Kind == policy.KindReason {
 		in.Payload.Encoding = "" // texts have none
+	}
+	for _, text := range q.claims {
+		name, value, ok := strings.Cut(text, "=")
+		if !ok || name == "" {
+			return out, fmt.Errorf("--claim %s: write name=value, for example --claim team=billing", text)
+		}
+		if in.Caller.Claims == nil {
+			in.Caller.Claims = map[string]any{}
+		}
+		in.Caller.Claims[name] = claimValue(value)
 	}
 	// A fact without a value is left out of the input, as the proxy leaves it out.
 	groups := map[string]map[string]string{"workflow": {}, "activity": {}}
@@ -95,5 +110,14 @@ func (q *questionFlags) question() policy.Case {
 	} else {
 		in.Sealed, in.Content = policy.CaseSealed{}, &policy.CaseContent{Raw: q.data}
 	}
-	return out
+	return out, nil
+}
+
+// claimValue reads a value that is JSON as such, and any other as a text.
+func claimValue(text string) any {
+	var value any
+	if json.Unmarshal([]byte(text), &value) != nil {
+		return text
+	}
+	return value
 }

@@ -21,6 +21,7 @@ func healthCommand() *cobra.Command {
 	var s config.Flags
 	var live bool
 	var timeout time.Duration
+	var output outputFormat
 	cmd := &cobra.Command{
 		Use:   "health",
 		Short: "Ask a running proxy on this machine if it is ready",
@@ -42,6 +43,9 @@ for health checks of containers, in whose image there is nothing else to run.`,
 			ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
 			defer cancel()
 			text, err := ask(ctx, "http://"+address+page)
+			if output.json() {
+				return healthJSON(cmd.OutOrStdout(), text, err)
+			}
 			if err != nil {
 				return err
 			}
@@ -54,7 +58,24 @@ for health checks of containers, in whose image there is nothing else to run.`,
 	f.StringVar(&s.Admin, "admin", "", "its admin address (default "+standard.Admin+")")
 	f.BoolVar(&live, "live", false, "ask only if it is alive, not if it is ready")
 	f.DurationVar(&timeout, "timeout", 3*time.Second, "how long it may take to answer")
+	output.flag(cmd)
 	return cmd
+}
+
+// healthJSON prints the page, or why there is none, and ends with the same exit code as the text form.
+func healthJSON(w io.Writer, text string, failed error) error {
+	document := struct {
+		OK    bool   `json:"ok"`
+		Text  string `json:"text,omitempty"`
+		Error string `json:"error,omitempty"`
+	}{OK: failed == nil, Text: text}
+	if failed != nil {
+		document.Error = failed.Error()
+	}
+	if err := writeJSON(w, document); err != nil || failed == nil {
+		return err
+	}
+	return exitCode(1)
 }
 
 // adminAddress returns the address at which a proxy with these settings answers on its own machine. A proxy

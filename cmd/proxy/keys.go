@@ -22,7 +22,8 @@ keys in a key service are made and rotated there.`,
 
 // rotateKeyCommand adds a key to a local key file.
 func rotateKeyCommand() *cobra.Command {
-	return &cobra.Command{
+	var output outputFormat
+	cmd := &cobra.Command{
 		Use:   "rotate FILE",
 		Short: "Add a fresh key to a key file; the earlier ones still open",
 		Args:  cobra.ExactArgs(1),
@@ -32,18 +33,31 @@ func rotateKeyCommand() *cobra.Command {
 			} else if err != nil {
 				return err
 			}
+			if output.json() {
+				return writeJSON(cmd.OutOrStdout(), keyFile{File: args[0], Changed: true})
+			}
 			fmt.Fprintf(cmd.OutOrStdout(),
 				"added a key to %s\nA proxy that reads this file notices. Give it to every other proxy that uses the "+
 					"key: what is sealed anew opens only with it.\n", args[0])
 			return nil
 		},
 	}
+	output.flag(cmd)
+	return cmd
+}
+
+// keyFile is what new and rotate print in JSON.
+type keyFile struct {
+	File string `json:"file"`
+	// Changed is false where new finds the file and leaves it.
+	Changed bool `json:"changed"`
 }
 
 // newKeyCommand makes a local key file with one key. --if-missing is for scripts and init containers that run
 // again and again.
 func newKeyCommand() *cobra.Command {
 	var ifMissing bool
+	var output outputFormat
 	cmd := &cobra.Command{
 		Use:   "new FILE",
 		Short: "Make a key file, readable by you alone; never overwrites one",
@@ -51,7 +65,11 @@ func newKeyCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			stdout := cmd.OutOrStdout()
 			err := localkey.Create(args[0], time.Now())
-			if ifMissing && errors.Is(err, fs.ErrExist) {
+			exists := ifMissing && errors.Is(err, fs.ErrExist)
+			if output.json() && (err == nil || exists) {
+				return writeJSON(stdout, keyFile{File: args[0], Changed: !exists})
+			}
+			if exists {
 				fmt.Fprintf(stdout, "%s is there already, and stays as it is\n", args[0])
 				return nil
 			}
@@ -66,5 +84,6 @@ func newKeyCommand() *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&ifMissing, "if-missing", false,
 		"a file that is there already is no error, for scripts that run again")
+	output.flag(cmd)
 	return cmd
 }

@@ -2,7 +2,7 @@
 // the server and opens them on the way back.
 //
 // Each command has a file, with its flags, its run and its output: serve.go, check.go, config.go, explain.go,
-// health.go, keys.go (with keys_list.go and keys_scan.go), keystore.go, open.go, version.go. Package app does the work of
+// health.go, init.go, keys.go (with keys_list.go and keys_scan.go), keystore.go, open.go, version.go. Package app does the work of
 // serving. harden.go keeps the process's memory from leaving it; output.go is how commands print.
 package main
 
@@ -14,8 +14,10 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/temporal-seal/temporal-seal/internal/app"
+	"github.com/temporal-seal/temporal-seal/internal/x/spell"
 )
 
 // main hardens the process before anything else. A failure of that is a warning: containers may forbid it.
@@ -69,13 +71,12 @@ func rootCommand() *cobra.Command {
 		Long: `temporal-seal stands between Temporal workers and clients and a Temporal frontend. It seals every payload on its way
 to the server and opens it on the way back. Workers change nothing but their HostPort.
 
-Without a command it serves: on 127.0.0.1:7333, for the Temporal server on 127.0.0.1:7233, with a key in a local file.`,
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return fmt.Errorf("unknown command %q; see temporal-seal --help", args[0])
-			}
-			return nil
-		},
+Without a command it serves: on 127.0.0.1:7333, for the Temporal server on 127.0.0.1:7233, with a key in a local file.
+
+The exit code is 0 for success and 1 for a failure, which includes what a command finds: a check with an error, an evaluation that
+fails, a key that does not answer. keys scan also ends with 3 (the key is in use) and 4 (not everything could be read).`,
+		Version:       versionText(),
+		Args:          noCommand,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -83,9 +84,8 @@ Without a command it serves: on 127.0.0.1:7333, for the Temporal server on 127.0
 		},
 	}
 	addServeFlags(&o, root)
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return fmt.Errorf("%w; see %s --help", err, cmd.CommandPath())
-	})
+	root.SetVersionTemplate(versionLine())
+	root.SetFlagErrorFunc(flagError)
 	serve := &cobra.Command{
 		Use:   "serve",
 		Short: "Serve (the default)",
@@ -93,7 +93,40 @@ Without a command it serves: on 127.0.0.1:7333, for the Temporal server on 127.0
 		RunE:  root.RunE,
 	}
 	addServeFlags(&o, serve)
-	root.AddCommand(serve, checkCommand(), configCommand(), explainCommand(), healthCommand(), keysCommand(),
+	root.AddCommand(serve, checkCommand(), configCommand(), explainCommand(), healthCommand(), initCommand(), keysCommand(),
 		keystoreCommand(), openCommand(), versionCommand())
 	return root
+}
+
+// noCommand refuses arguments of a command that only has commands below it.
+func noCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	var names []string
+	for _, below := range cmd.Commands() {
+		names = append(names, below.Name())
+	}
+	return fmt.Errorf("unknown command %q%s", args[0], hint(cmd, spell.Nearest(args[0], names)))
+}
+
+// flagError says where the flags are listed, and which one was meant if one is like an unknown one.
+func flagError(cmd *cobra.Command, err error) error {
+	near := ""
+	if unknown := new(pflag.NotExistError); errors.As(err, &unknown) && unknown.GetSpecifiedShortnames() == "" {
+		var names []string
+		cmd.Flags().VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
+		if near = spell.Nearest(unknown.GetSpecifiedName(), names); near != "" {
+			near = "--" + near
+		}
+	}
+	return fmt.Errorf("%w%s", err, hint(cmd, near))
+}
+
+// hint ends a message about a word that a command does not know: near is the one that was meant, or "".
+func hint(cmd *cobra.Command, near string) string {
+	if near == "" {
+		return "; see " + cmd.CommandPath() + " --help"
+	}
+	return "; did you mean " + near + "? See " + cmd.CommandPath() + " --help"
 }

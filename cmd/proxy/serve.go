@@ -50,7 +50,7 @@ func addTimeout(timeout *time.Duration, cmd *cobra.Command) {
 
 // group makes a command that only has others below it, and prints its help.
 func group(use, short, long string, below ...*cobra.Command) *cobra.Command {
-	cmd := &cobra.Command{Use: use, Short: short, Long: long, Args: cobra.NoArgs,
+	cmd := &cobra.Command{Use: use, Short: short, Long: long, Args: noCommand,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
 	cmd.AddCommand(below...)
 	return cmd

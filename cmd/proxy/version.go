@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"fmt"
+	"io"
 	"runtime"
 	"runtime/debug"
 
@@ -21,6 +22,11 @@ func versionText() string {
 	return cmp.Or(version, info.Main.Version, "unknown")
 }
 
+// versionLine is what version and --version print.
+func versionLine() string {
+	return fmt.Sprintf("temporal-seal %s (%s, %s/%s)\n", versionText(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+}
+
 // versionCommand prints the release and the platform that it was built for. The JSON form is for scripts that
 // compare versions.
 func versionCommand() *cobra.Command {
@@ -34,8 +40,7 @@ func versionCommand() *cobra.Command {
 				return writeJSON(cmd.OutOrStdout(), map[string]string{
 					"version": versionText(), "go": runtime.Version(), "os": runtime.GOOS, "arch": runtime.GOARCH})
 			}
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "temporal-seal %s (%s, %s/%s)\n",
-				versionText(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			_, err := io.WriteString(cmd.OutOrStdout(), versionLine())
 			return err
 		},
 	}

@@ -195,6 +195,7 @@ type invocation struct{ line, why string }
 // invocations run one after the other in the same folder.
 var invocations = []invocation{
 	{"--help", ""},
+	{"--version", ""},
 	{"nothing", "unknown command"},
 	{"--nothing", "unknown flag"},
 	{"GODEBUG=http2debug=1 version", "would print payloads"},
@@ -242,7 +243,13 @@ var invocations = []invocation{
 	{"explain --config good.yaml --input gone.yaml", "no such file"},
 	{"explain --config good.yaml --input typo.yaml", "unknown key"},
 	{"explain --config typo.yaml", "unknown key"},
+	{"explain --claim team", "not name=value"},
 	{"explain --nothing", "unknown flag"},
+
+	{"init site --namespace a", ""},
+	{"init site", "they exist"},
+	{"init other --listen 0.0.0.0:7333", "no namespace named"},
+	{"check --offline --config site/config.yaml", "what init wrote"},
 
 	{"keys", "shows its help"},
 	{"keys nothing", "unknown command"},
@@ -298,6 +305,7 @@ var invocations = []invocation{
 	{"health --admin $DRAINING --live", "it drains"},
 	{"health --admin $NOBODY", "no proxy answers"},
 	{"health --admin nowhere", "bad value"},
+	{"health --admin $NOBODY --output json", "no proxy answers"},
 
 	{"config schema", ""},
 	{"config docs", ""},
@@ -428,6 +436,9 @@ func takeJSON(t *testing.T) []string {
 			"--config good.yaml --upstream $UPSTREAM --namespace unreadable",
 			"--config kms.yaml --upstream $UPSTREAM --key $KMSKEY"}},
 		{"open", nil, []string{"--config good.yaml history.json", "--key local:other.key history.json"}},
+		{"health --output json", nil, []string{"--admin $ADMIN", "--admin $DRAINING"}},
+		{"keys new --output json", nil, []string{"json.key", "json.key --if-missing"}},
+		{"keys rotate --output json", nil, []string{"json.key"}},
 		{"version --output json", nil, []string{""}},
 	} {
 		shape := newShape(what.open...)

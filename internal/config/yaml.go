@@ -12,6 +12,8 @@ import (
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
+
+	"github.com/temporal-seal/temporal-seal/internal/x/spell"
 )
 
 // document is a config file that is decoded strictly: every key has to be known and every value of its type.
@@ -153,7 +155,7 @@ func (d *document) mapping(n ast.Node, v reflect.Value, path string) {
 		d.lines[at] = entry.Key.GetToken().Position.Line
 		i := slices.Index(names, key)
 		if i < 0 {
-			d.add(at, "unknown key; here the keys are %s", strings.Join(names, ", "))
+			d.add(at, "%s", unknownKey(key, names))
 			continue
 		}
 		if _, empty := entry.Value.(*ast.NullNode); empty {
@@ -180,6 +182,15 @@ func (d *document) names(n ast.Node, v reflect.Value, path string) {
 		d.value(entry.Value, value, at)
 		v.SetMapIndex(reflect.ValueOf(name), value)
 	}
+}
+
+// unknownKey names the key that was meant, if one is like it, and all that there are.
+func unknownKey(key string, names []string) string {
+	text := "unknown key; here the keys are " + strings.Join(names, ", ")
+	if near := spell.Nearest(key, names); near != "" {
+		text = fmt.Sprintf("unknown key; did you mean %s? Here the keys are %s", near, strings.Join(names, ", "))
+	}
+	return text
 }
 
 func (d *document) sequence(n ast.Node, v reflect.Value, path string) {

@@ -31,15 +31,17 @@ type Explanation struct {
 
 // PackageExplanation is the part of one package in a decision.
 type PackageExplanation struct {
-	Package, File string
-	Rules         []RuleExplanation
-	Set           []string // the verdicts together, as JSON
+	Package string            `json:"package"`
+	File    string            `json:"file"`
+	Rules   []RuleExplanation `json:"rules"`
+	Set     []string          `json:"verdicts"` // all together, as JSON
 }
 
 // RuleExplanation is the part of one rule in a decision.
 type RuleExplanation struct {
-	Location string
-	Verdicts []string // as JSON; none: the rule did not hold
+	Location string   `json:"location"` // file:line
+	Text     string   `json:"text"`     // as it stands in the file
+	Verdicts []string `json:"verdicts"` // as JSON; none: the rule did not hold
 }
 
 // Explain decides without the cache and says how. If the policy fails, the explanation holds what was found
@@ -48,6 +50,7 @@ func (p *Policy) Explain(ctx context.Context, d Direction, in *Input) (Explanati
 	q := p.queries(in.Namespace)[d&1]
 	e := Explanation{
 		Revision: p.revision,
+		Packages: []PackageExplanation{},
 		CacheKey: q.reads.keyNames(),
 		Unsure:   (in.unknown() & q.reads.facts()).Names(),
 		Notes:    q.notes(in),
@@ -86,10 +89,10 @@ func (q *query) notes(in *Input) (notes []string) {
 }
 
 func (q *query) explainPart(ctx context.Context, p part, in *Input) (PackageExplanation, error) {
-	out := PackageExplanation{Package: p.pkg, File: p.file}
+	out := PackageExplanation{Package: p.pkg, File: p.file, Rules: []RuleExplanation{}, Set: []string{}}
 	answers, err := q.byRule(ctx, p, in)
 	for _, a := range answers {
-		r := RuleExplanation{Location: a.line}
+		r := RuleExplanation{Location: a.line, Text: a.text, Verdicts: []string{}}
 		for _, v := range a.verdicts {
 			r.Verdicts = append(r.Verdicts, v.String())
 		}

@@ -11,6 +11,7 @@ import (
 // ruleAnswer holds the verdicts of one rule.
 type ruleAnswer struct {
 	line     string // file:line of the rule
+	text     string // of the rule
 	verdicts []ast.Value
 }
 
@@ -24,7 +25,7 @@ func (q *query) byRule(ctx context.Context, p part, in *Input) ([]ruleAnswer, er
 	for _, r := range p.rules {
 		body := slices.Clone(r.rule.Body)
 		body.Append(ast.Equality.Expr(ast.NewTerm(single), r.rule.Head.Key))
-		answer := ruleAnswer{line: r.line}
+		answer := ruleAnswer{line: r.line, text: string(r.rule.Location.Text)}
 		err := q.run(ctx, body, &evaluation{in: in, full: true}, func(res topdown.QueryResult) {
 			answer.verdicts = append(answer.verdicts, res[single].Value)
 		})
