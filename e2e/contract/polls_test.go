@@ -1,13 +1,16 @@
 package contract
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	commonpb "go.temporal.io/api/common/v1"
+	historypb "go.temporal.io/api/history/v1"
 	taskqueuepb "go.temporal.io/api/taskqueue/v1"
 	workflowpb "go.temporal.io/api/workflow/v1"
 	"go.temporal.io/api/workflowservice/v1"
@@ -272,6 +275,55 @@ func TestPausedActivitiesGoOn(t *testing.T) {
 	time.Sleep(time.Second)
 	if names := (exchange{call: theirs, rig: two.rig}).names(); strings.Contains(names, "UnpauseActivity") {
 		t.Errorf("an activity that a person has paused was let go on: %s", names)
+	}
+}
+
+// TestPausedActivitiesAreSearchedFor: a proxy finds what one before it has paused, in the workflows that fit into its memory.
+func TestPausedActivitiesAreSearchedFor(t *testing.T) {
+	t.Parallel()
+	r := start(t, setup{extra: "limits: {bytes: 16777216}\n"})
+	search := func(namespace string, events int) (call string) {
+		call = r.NewCall()
+		scheduled := &historypb.ActivityTaskScheduledEventAttributes{ActivityId: "a", Input: &commonpb.Payloads{Payloads: r.seal(t, namespace, text("CANARY"))}}
+		history := &historypb.History{Events: []*historypb.HistoryEvent{{
+			Attributes: &historypb.HistoryEvent_ActivityTaskScheduledEventAttributes{ActivityTaskScheduledEventAttributes: scheduled}}}}
+		for range events {
+			history.Events = append(history.Events, new(historypb.HistoryEvent))
+		}
+		manual := &workflowpb.PendingActivityInfo_PauseInfo_Manual{Identity: "temporal-seal", Reason: "temporal-seal: no key"}
+		for method, answer := range map[string]proto.Message{
+			"ListWorkflowExecutions": &workflowservice.ListWorkflowExecutionsResponse{Executions: []*workflowpb.WorkflowExecutionInfo{
+				{Execution: &commonpb.WorkflowExecution{WorkflowId: namespace, RunId: "run"}}}},
+			"DescribeWorkflowExecution": &workflowservice.DescribeWorkflowExecutionResponse{PendingActivities: []*workflowpb.PendingActivityInfo{
+				{ActivityId: "a", Paused: true, PauseInfo: &workflowpb.PendingActivityInfo_PauseInfo{
+					PausedBy: &workflowpb.PendingActivityInfo_PauseInfo_Manual_{Manual: manual}}}}},
+			"GetWorkflowExecutionHistory": &workflowservice.GetWorkflowExecutionHistoryResponse{History: history},
+		} {
+			r.Set(call, method, blackbox.Message(answer))
+		}
+		a := r.client.Do(t.Context(), blackbox.Request{Call: call, Method: "PollActivityTaskQueue", Timeout: 30 * time.Second,
+			Body: blackbox.Marshal(&workflowservice.PollActivityTaskQueueRequest{Namespace: namespace})})
+		exchange{a, call, r}.empty(t)
+		return call
+	}
+	small, large := search("searched-small", 10), search("searched-large", 100_000) // 200 KB on the wire
+	goesOn := func(call string) bool {
+		return strings.Contains(exchange{call: call, rig: r}.names(), "UnpauseActivity")
+	}
+	leftOut := func() bool {
+		return slices.ContainsFunc(r.proxy.Log.Lines(), func(line map[string]any) bool {
+			msg, _ := line["msg"].(string)
+			return line["namespace"] == "searched-large" && strings.Contains(msg, "takes more memory than one message may")
+		})
+	}
+	eventually(t, 30*time.Second, func() error {
+		if !goesOn(small) || !goesOn(large) && !leftOut() {
+			return errors.New("the searches go on")
+		}
+		return nil
+	})
+	if goesOn(large) {
+		t.Error("a history was decoded that takes more memory than there is")
 	}
 }
 

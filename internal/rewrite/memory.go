@@ -57,6 +57,28 @@ func (s *Session) Decodes(d protoreflect.MessageDescriptor, in []byte) (done fun
 	s.meter.begin(s.call.method.name, 0) // what it has opened before is of no use
 	m := &meter{memory: s.meter.memory}
 	m.begin(s.call.method.name, len(in))
+	return m.decodes(d, in)
+}
+
+// CountAnswer counts an answer to a request of the proxy's own that is about to be decoded, until done is
+// called: unlike those of a call, its bytes are counted nowhere else.
+func CountAnswer(
+	memory Memory, method string, d protoreflect.MessageDescriptor, in []byte,
+) (done func(), err error) {
+	m := &meter{memory: memory}
+	m.begin(method, 0)
+	if err := m.take(arrivingCopies * len(in)); err != nil {
+		return nil, err
+	}
+	return m.decodes(d, in)
+}
+
+// arrivingCopies is how often the bytes of an answer are in memory at most before it is decoded: as they came,
+// and in one piece.
+const arrivingCopies = 2
+
+// decodes is Decodes for a message that was begun.
+func (m *meter) decodes(d protoreflect.MessageDescriptor, in []byte) (done func(), err error) {
 	if err = m.takeDecoded(d, in, 0); err != nil {
 		m.begin("", 0)
 	}

@@ -2,6 +2,7 @@ package tasks
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -16,6 +17,7 @@ import (
 	"go.temporal.io/api/workflowservice/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
@@ -25,6 +27,7 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/crypto/localkey"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
+	"github.com/temporal-seal/temporal-seal/internal/x/frame"
 )
 
 // switched is a key service that can be cut off.
@@ -80,7 +83,7 @@ func (l local) Invoke(ctx context.Context, method string, request, reply any, _ 
 		if err != nil {
 			return err
 		}
-		return proto.Unmarshal(b, reply.(proto.Message))
+		return frame.Codec{}.Unmarshal(mem.BufferSlice{mem.SliceBuffer(b)}, reply)
 	}
 	return status.Error(codes.Unimplemented, method)
 }
@@ -130,7 +133,7 @@ func guard(t *testing.T, f workflowservice.WorkflowServiceServer, rules, file st
 	g := &guarded{keys: keys, rewriter: rewriter, upstream: local{f}, log: logged, answered: make(chan string, 100)}
 	g.Tasks, err = New(Options{Rewriter: rewriter, Keys: keys, Answered: func(m string) { g.answered <- m }, Log: log,
 		Unopened: func(context.Context, Call, string, int, error) {},
-		Memory:   func() (rewrite.Memory, func()) { return g.memory, func() {} },
+		Memory:   func() (rewrite.Memory, func()) { return cmp.Or[rewrite.Memory](g.memory, new(scarce)), func() {} },
 		Panicked: func(what string, value any) error { return status.Errorf(codes.Internal, "%s: %v", what, value) }})
 	if err != nil {
 		t.Fatal(err)

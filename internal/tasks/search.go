@@ -3,6 +3,7 @@ package tasks
 import (
 	"context"
 	"math/rand/v2"
+	"path"
 	"strings"
 	"sync"
 	"time"
@@ -18,6 +19,9 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/temporal-seal/temporal-seal/internal/rewrite"
+	"github.com/temporal-seal/temporal-seal/internal/x/frame"
 )
 
 const (
@@ -82,25 +86,11 @@ func (s *searches) hasten(namespace string) {
 type search struct {
 	tasks     *Tasks
 	worker    worker
-	server    workflowservice.WorkflowServiceClient // paced
+	upstream  grpc.ClientConnInterface
+	limit     *rate.Limiter  // of requests, which can wait
+	memory    rewrite.Memory // counts what the answers take
 	namespace string
 	found     int
-}
-
-// paced is a connection for requests that can wait.
-type paced struct {
-	grpc.ClientConnInterface // for streams, of which WorkflowService has none
-	limit                    *rate.Limiter
-}
-
-// Invoke makes a request once its turn has come.
-func (p paced) Invoke(ctx context.Context, method string, in, out any, options ...grpc.CallOption) error {
-	if err := p.limit.Wait(ctx); err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	return p.ClientConnInterface.Invoke(ctx, method, in, out, options...)
 }
 
 // FindPaused searches the call's namespace, now and then, for activities that were paused by a proxy which
@@ -111,30 +101,55 @@ func (t *Tasks) FindPaused(out context.Context, call Call) {
 	if t.ctx.Err() != nil || !t.options.Keys.Confirmed(namespace) || !t.searches.begin(namespace, time.Now()) {
 		return
 	}
-	s := &search{tasks: t, worker: call.worker(out), namespace: strings.Clone(namespace),
-		server: workflowservice.NewWorkflowServiceClient(paced{call.Upstream, rate.NewLimiter(searchRate, 1)})}
+	s := &search{tasks: t, worker: call.worker(out), upstream: call.Upstream,
+		limit: rate.NewLimiter(searchRate, 1), namespace: strings.Clone(namespace)}
 	go func() {
 		ctx, cancel := context.WithTimeout(s.worker.context(t.ctx), searchLimit)
 		defer cancel()
+		memory, done := t.options.Memory()
+		defer done()
+		s.memory = memory
 		t.searches.end(s.namespace, s.run(ctx))
 	}()
+}
+
+// ask makes a request once its turn has come. What its answer takes counts until done is called.
+func (s *search) ask(ctx context.Context, method string, request, answer proto.Message) (done func(), err error) {
+	if err := s.limit.Wait(ctx); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	var raw frame.Frame
+	if err := s.upstream.Invoke(ctx, method, request, &raw); err != nil {
+		return nil, err
+	}
+	defer raw.Free()
+	return s.decode(path.Base(method), raw.BytesIn(frame.Sealed), answer)
+}
+
+// decode decodes what a method has answered, which counts until done is called.
+func (s *search) decode(method string, in []byte, message proto.Message) (done func(), err error) {
+	done, err = rewrite.CountAnswer(s.memory, method, message.ProtoReflect().Descriptor(), in)
+	if err != nil {
+		return nil, err
+	}
+	if err := proto.Unmarshal(in, message); err != nil {
+		done()
+		return nil, err
+	}
+	return done, nil
 }
 
 // run searches the namespace, and returns when to do so again.
 func (s *search) run(ctx context.Context) (again time.Duration) {
 	q := &workflowservice.ListWorkflowExecutionsRequest{Namespace: s.namespace, Query: pausedQuery, PageSize: 100}
 	for seen := 0; seen < maxFound; {
-		page, err := s.server.ListWorkflowExecutions(ctx, q)
+		n, err := s.page(ctx, q)
 		if err != nil {
 			return s.failed(err)
 		}
-		for _, w := range page.GetExecutions() {
-			if err := s.workflow(ctx, w.GetExecution()); err != nil && status.Code(err) != codes.NotFound {
-				return s.failed(err)
-			}
-		}
-		seen += len(page.GetExecutions())
-		if q.NextPageToken = page.GetNextPageToken(); len(q.NextPageToken) == 0 {
+		if seen += n; len(q.NextPageToken) == 0 {
 			break
 		}
 	}
@@ -145,9 +160,38 @@ func (s *search) run(ctx context.Context) (again time.Duration) {
 	return searchEvery
 }
 
+// page searches one page of the list of workflows, and makes q the request for the next one.
+func (s *search) page(ctx context.Context, q *workflowservice.ListWorkflowExecutionsRequest) (workflows int, err error) {
+	page := new(workflowservice.ListWorkflowExecutionsResponse)
+	done, err := s.ask(ctx, workflowservice.WorkflowService_ListWorkflowExecutions_FullMethodName, q, page)
+	if err != nil {
+		return 0, err
+	}
+	defer done()
+	for _, w := range page.GetExecutions() {
+		err := s.workflow(ctx, w.GetExecution())
+		switch {
+		case err == nil || status.Code(err) == codes.NotFound:
+		case tooLarge(err):
+			s.tasks.options.Log.Warn("a workflow takes more memory than one message may; what a proxy has paused in it "+
+				"is not found: unpause it by hand", "namespace", s.namespace,
+				"workflow_id", w.GetExecution().GetWorkflowId(), "run_id", w.GetExecution().GetRunId(), "error", err)
+		default:
+			return 0, err
+		}
+	}
+	q.NextPageToken = page.GetNextPageToken()
+	return len(page.GetExecutions()), nil
+}
+
 // failed logs why a search ended early, and returns when to search again.
 func (s *search) failed(err error) (again time.Duration) {
 	log := s.tasks.options.Log
+	if beyondMemory(err) {
+		log.Warn("the search for paused activities waits, since others use the memory that it takes",
+			"namespace", s.namespace, "error", err)
+		return longestRetry
+	}
 	switch status.Code(err) {
 	case codes.InvalidArgument, codes.Unimplemented:
 		log.Debug("the server cannot be asked for paused activities", "namespace", s.namespace, "error", err)
@@ -164,11 +208,13 @@ func (s *search) failed(err error) (again time.Duration) {
 
 // workflow watches the activities of one run that a proxy has paused.
 func (s *search) workflow(ctx context.Context, w *commonpb.WorkflowExecution) error {
-	d, err := s.server.DescribeWorkflowExecution(ctx, &workflowservice.DescribeWorkflowExecutionRequest{
-		Namespace: s.namespace, Execution: w})
+	d := new(workflowservice.DescribeWorkflowExecutionResponse)
+	done, err := s.ask(ctx, workflowservice.WorkflowService_DescribeWorkflowExecution_FullMethodName,
+		&workflowservice.DescribeWorkflowExecutionRequest{Namespace: s.namespace, Execution: w}, d)
 	if err != nil {
 		return err
 	}
+	defer done()
 	ours := map[string]*workflowpb.PendingActivityInfo{}
 	for _, a := range d.GetPendingActivities() {
 		if pausedByProxy(a) && !s.tasks.paused.has(s.key(w, a.GetActivityId())) {
@@ -209,29 +255,51 @@ func (s *search) scheduled(ctx context.Context, w *commonpb.WorkflowExecution, e
 	q := &workflowservice.GetWorkflowExecutionHistoryRequest{
 		Namespace: s.namespace, Execution: w, MaximumPageSize: 1000}
 	for {
-		page, err := s.server.GetWorkflowExecutionHistory(ctx, q)
+		page := new(workflowservice.GetWorkflowExecutionHistoryResponse)
+		done, err := s.ask(ctx, historyMethod, q, page)
 		if err != nil {
 			return err
 		}
-		events := page.GetHistory().GetEvents()
-		for _, blob := range page.GetRawHistory() {
-			h := new(historypb.History)
-			if err := proto.Unmarshal(blob.GetData(), h); err != nil {
-				return err
-			}
-			events = append(events, h.GetEvents()...)
-		}
-		for _, e := range events {
-			if a := e.GetActivityTaskScheduledEventAttributes(); a != nil {
-				if err := each(a); err != nil {
-					return err
-				}
-			}
-		}
-		if q.NextPageToken = page.GetNextPageToken(); len(q.NextPageToken) == 0 {
-			return nil
+		err = s.events(page, each)
+		q.NextPageToken = page.GetNextPageToken()
+		done()
+		if err != nil || len(q.NextPageToken) == 0 {
+			return err
 		}
 	}
+}
+
+const historyMethod = workflowservice.WorkflowService_GetWorkflowExecutionHistory_FullMethodName
+
+// events calls each for every activity in a page of a history, which may come as it is stored.
+func (s *search) events(page *workflowservice.GetWorkflowExecutionHistoryResponse, each func(*scheduledEvent) error) error {
+	if err := inHistory(page.GetHistory(), each); err != nil {
+		return err
+	}
+	for _, blob := range page.GetRawHistory() {
+		h := new(historypb.History)
+		done, err := s.decode(path.Base(historyMethod), blob.GetData(), h)
+		if err != nil {
+			return err
+		}
+		err = inHistory(h, each)
+		done()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func inHistory(h *historypb.History, each func(*scheduledEvent) error) error {
+	for _, e := range h.GetEvents() {
+		if a := e.GetActivityTaskScheduledEventAttributes(); a != nil {
+			if err := each(a); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // watch has an activity go on once it opens. task is put together from what the server shows, to try

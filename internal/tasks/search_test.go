@@ -2,6 +2,7 @@ package tasks
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"sync"
@@ -14,16 +15,20 @@ import (
 	historypb "go.temporal.io/api/history/v1"
 	workflowpb "go.temporal.io/api/workflow/v1"
 	"go.temporal.io/api/workflowservice/v1"
+	"golang.org/x/time/rate"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 )
 
 // pausedFrontend has a workflow with paused activities.
 type pausedFrontend struct {
 	workflowservice.UnimplementedWorkflowServiceServer
-	input *commonpb.Payloads // of all of them
+	input *commonpb.Payloads                                   // of all of them
+	page  *workflowservice.GetWorkflowExecutionHistoryResponse // the whole history; nil: made from pending
 
 	mu       sync.Mutex
 	pending  []*workflowpb.PendingActivityInfo
@@ -55,6 +60,9 @@ func (f *pausedFrontend) DescribeWorkflowExecution(context.Context, *workflowser
 }
 
 func (f *pausedFrontend) GetWorkflowExecutionHistory(_ context.Context, q *workflowservice.GetWorkflowExecutionHistoryRequest) (*workflowservice.GetWorkflowExecutionHistoryResponse, error) {
+	if f.page != nil {
+		return f.page, nil
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	h := new(historypb.History)
@@ -163,5 +171,85 @@ func TestWhatOneWorkerMayNotOpenIsFoundForAnother(t *testing.T) {
 	eventually(t, func() bool { return !g.paused.has(key) })
 	if got := f.goneOn(); len(got) > 0 {
 		t.Errorf("let go on: %v", got)
+	}
+}
+
+// spacious is a Memory that notes the most that was taken at once. It refuses what goes beyond a limit.
+type spacious struct {
+	mu             sync.Mutex
+	n, most, limit int64 // limit 0: none
+	tooMuch        bool  // what it refuses is refused for good
+}
+
+func (s *spacious) Charge(n int64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case n <= 0 || s.limit == 0 || s.n+n <= s.limit:
+	case s.tooMuch:
+		return rewrite.ErrTooMuch
+	default:
+		return errors.New("others use it")
+	}
+	s.n += n
+	s.most = max(s.most, s.n)
+	return nil
+}
+
+func (s *spacious) figures() (left, most int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.n, s.most
+}
+
+// manyEvents is a page of a history that takes far more memory than it has bytes.
+func manyEvents(id string, input *commonpb.Payloads) *historypb.History {
+	h := &historypb.History{Events: []*historypb.HistoryEvent{{
+		Attributes: &historypb.HistoryEvent_ActivityTaskScheduledEventAttributes{
+			ActivityTaskScheduledEventAttributes: &historypb.ActivityTaskScheduledEventAttributes{ActivityId: id, Input: input}}}}}
+	for range 20_000 {
+		h.Events = append(h.Events, new(historypb.HistoryEvent))
+	}
+	return h
+}
+
+// TestSearchesAreCounted: what the search for paused activities decodes counts before it takes memory, in whatever form
+// a server sends histories, and no longer than it is in use.
+func TestSearchesAreCounted(t *testing.T) {
+	t.Parallel()
+	file := keyFile(t)
+	h := manyEvents("a", seal(t, file))
+	raw, err := proto.Marshal(h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for form, page := range map[string]*workflowservice.GetWorkflowExecutionHistoryResponse{
+		"decoded": {History: h},
+		"stored":  {RawHistory: []*commonpb.DataBlob{{Data: raw}}},
+	} {
+		search := func(memory *spacious) (g *guarded, again time.Duration) {
+			f := &pausedFrontend{pending: []*workflowpb.PendingActivityInfo{pausedBy("a", identity, from+"no key")}, page: page}
+			g = guard(t, f, opensAll, file, new(atomic.Bool))
+			s := &search{tasks: g.Tasks, worker: worker{client: workflowservice.NewWorkflowServiceClient(g.upstream)},
+				upstream: g.upstream, limit: rate.NewLimiter(rate.Inf, 1), memory: memory, namespace: "clinic"}
+			return g, s.run(t.Context())
+		}
+		watched := func(g *guarded) bool { return g.paused.has(activityKey{"clinic", "w", "r", "a"}) }
+		all := new(spacious)
+		g, again := search(all)
+		left, most := all.figures()
+		if left != 0 || most < 4*int64(len(raw)) || again != searchEvery || !watched(g) {
+			t.Errorf("%s: a page of %d bytes takes %d, %d are left, searched again after %s: %s", form, len(raw), most, left, again, g.log)
+		}
+		little := &spacious{limit: most / 2}
+		g, again = search(little)
+		if left, _ := little.figures(); left != 0 || again != longestRetry || watched(g) || !strings.Contains(g.log.String(), "others use the memory") {
+			t.Errorf("%s: with half of it: %d left, searched again after %s: %s", form, left, again, g.log)
+		}
+		never := &spacious{limit: most / 2, tooMuch: true}
+		g, again = search(never) // the other workflows are searched all the same
+		if left, _ := never.figures(); left != 0 || again != searchEvery || watched(g) || !strings.Contains(g.log.String(), "unpause it by hand") {
+			t.Errorf("%s: more than one message may take: %d left, searched again after %s: %s", form, left, again, g.log)
+		}
 	}
 }
