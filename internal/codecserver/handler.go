@@ -68,9 +68,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	status := http.StatusInternalServerError
 	defer func() {
 		if p := recover(); p != nil {
-			s.metrics.panics.Inc()
-			s.options.Log.Error("a fault in the proxy ended a call; please report it", "method", e.method(), "panic", fault.Describe(p),
-				"stack", string(debug.Stack())) // a stack holds no values
+			e.logFault(p)
 			status = writeError(w, refuse(http.StatusInternalServerError, "a fault in the proxy ended this call: its log holds the place"))
 		}
 		if e.leave != nil {
@@ -322,6 +320,20 @@ func (e *exchange) send(ctx context.Context, text []byte, err error) (status int
 
 // method names the route as audit records and metrics of calls do.
 func (e *exchange) method() string { return "codec-server/" + strings.TrimPrefix(e.route, "/") }
+
+// logFault counts a panic, and logs it with its stack, which holds no values: one line a minute for each route.
+func (e *exchange) logFault(value any) {
+	e.server.metrics.panics.Inc()
+	leftOut, ok := e.server.faults.Next(e.route)
+	if !ok {
+		return
+	}
+	fields := []any{"method", e.method(), "panic", fault.Describe(value), "stack", string(debug.Stack())}
+	if leftOut > 0 {
+		fields = append(fields, "lines_left_out", leftOut)
+	}
+	e.server.options.Log.Error("a fault in the proxy ended a call; please report it", fields...)
+}
 
 // logRefusal logs a request that was not answered as its caller wished: one line a minute for each caller, route, namespace
 // and status.

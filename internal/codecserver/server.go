@@ -96,6 +96,7 @@ type Server struct {
 	bodyTime time.Duration
 	metrics  metrics
 	refusals lograte.Limiter // of lines about refused requests
+	faults   lograte.Limiter // of lines about panics, by route
 }
 
 // New returns a server that answers nothing yet.

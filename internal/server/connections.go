@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/temporal-seal/temporal-seal/internal/x/lograte"
 )
 
 // A caller that stops reading must not keep memory for ever, and a silent one must not keep a connection.
@@ -35,6 +37,7 @@ type connections struct {
 	name      string // of the listener
 	admission *admission
 	metrics   *Metrics
+	unread    lograte.Limiter // of lines about answers that are not read, by host
 
 	mu  sync.Mutex
 	all map[*connection]struct{}
@@ -96,9 +99,11 @@ func (s *connections) closeUnread(now time.Time, log *slog.Logger) {
 	}
 	s.mu.Unlock()
 	for _, c := range unread {
-		log.Warn("a caller does not read its answers; its connection is closed",
-			"listener", s.name, "address", c.RemoteAddr().String())
 		_ = c.Close() // what is still to be written cannot be
+		if leftOut, ok := s.unread.Next(c.host); ok {
+			log.Warn("a caller does not read its answers; its connection is closed",
+				withLeftOut([]any{"listener", s.name, "address", c.RemoteAddr().String()}, leftOut)...)
+		}
 	}
 }
 

@@ -200,11 +200,19 @@ func callerOf(id *auth.Identity) *policy.Caller {
 	return id.Caller
 }
 
-// panicked answers a call that a fault in the proxy ended. It logs the stack, which holds no values.
+// panicked answers a call that a fault in the proxy ended. It logs the stack, which holds no values: one line a
+// minute for each method, since a caller may repeat what it is.
 func (s *Server) panicked(full string, value any) error {
 	s.metrics.panics.Inc()
-	s.log.Error("a fault in the proxy ended a call; please report it",
-		"method", cut(strings.TrimPrefix(full, "/")), "panic", fault.Describe(value), "stack", string(debug.Stack()))
+	method := cut(strings.TrimPrefix(full, "/"))
+	key := ""
+	if s.methods[full] != nil { // others may be a caller's invention
+		key = method
+	}
+	if leftOut, ok := s.metrics.panicLines.Next(key); ok {
+		s.log.Error("a fault in the proxy ended a call; please report it", withLeftOut([]any{
+			"method", method, "panic", fault.Describe(value), "stack", string(debug.Stack())}, leftOut)...)
+	}
 	return status.Error(codes.Internal, from+"a fault in the proxy ended this call: its log holds the place")
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/audit"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
+	"github.com/temporal-seal/temporal-seal/internal/x/lograte"
 )
 
 // Metrics counts what the proxy does. Labels come from closed sets (methods, codes, actions, kinds of error),
@@ -33,6 +34,8 @@ type Metrics struct {
 	open     prometheus.Gauge
 	refused  *prometheus.CounterVec
 	limits   *prometheus.GaugeVec
+
+	panicLines lograte.Limiter // of the log lines about panics, by method
 
 	directions [2]directionMetrics
 	shadow     prometheus.Counter

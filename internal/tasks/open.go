@@ -91,8 +91,8 @@ func (o *opening) lacksMemory(ctx context.Context, head proto.Message, sealed []
 		return false
 	}
 	readHead(head, sealed)
-	o.tasks.options.Log.Error("returned tasks take more memory than there is; they are left to their timeouts",
-		append(o.call.fields(ctx, nil), "error", err)...)
+	o.tasks.log(ctx, slog.LevelError, o.call, nil,
+		"returned tasks take more memory than there is; they are left to their timeouts", "error", err)
 	return true
 }
 
