@@ -166,7 +166,7 @@ func (m *Message) reset(sealed bool) {
 		m.out.wipe()
 	}
 	m.out.buf = bounded(m.out.buf)
-	m.out.low = len(m.out.buf)
+	m.out.at, m.out.low = len(m.out.buf), len(m.out.buf)
 	clear(m.arena)
 	m.arena, m.edits = bounded(m.arena)[:0], boundedList(m.edits)
 	w := &m.walk
@@ -321,7 +321,7 @@ func (m *Message) splice(measured bool, put func(e *edit) (bool, error)) (change
 type tail struct {
 	buf []byte
 	at  int // start of what was written
-	low int // nothing before was ever written
+	low int // nothing before it and at was ever written
 }
 
 // reset empties the buffer and makes it large enough for a message of that size. A
@@ -335,7 +335,7 @@ func (t *tail) reset(size int) {
 }
 
 // wipe clears what was written.
-func (t *tail) wipe() { clear(t.buf[t.low:]) }
+func (t *tail) wipe() { clear(t.buf[min(t.low, t.at):]) }
 
 // bytes returns what was written.
 func (t *tail) bytes() []byte { return t.buf[t.at:] }
@@ -344,31 +344,42 @@ func (t *tail) bytes() []byte { return t.buf[t.at:] }
 // fills it moves t.at.
 func (t *tail) reserve(n int) []byte {
 	if n > t.at {
-		grown := make([]byte, 2*len(t.buf)+n)
-		at := len(grown) - len(t.bytes())
-		copy(grown[at:], t.bytes())
-		t.wipe()
-		t.buf, t.at, t.low = grown, at, at
+		t.grow(n)
 	}
 	t.low = min(t.low, t.at-n)
 	return t.buf[t.at-n : t.at-n : t.at]
 }
 
-// prepend writes b before what the buffer holds. b may be in the reserved bytes.
-func (t *tail) prepend(b []byte) {
-	copy(t.take(len(b)), b)
+// grow makes room for n bytes more.
+func (t *tail) grow(n int) {
+	grown := make([]byte, 2*len(t.buf)+n)
+	at := len(grown) - len(t.bytes())
+	copy(grown[at:], t.bytes())
+	t.wipe()
+	t.buf, t.at, t.low = grown, at, at
 }
 
-// take returns the n bytes before what was written, which count as written from now on.
-func (t *tail) take(n int) []byte {
-	t.reserve(n)
-	t.at -= n
-	return t.buf[t.at:]
+// prepend writes b before what the buffer holds. b may be in the reserved bytes.
+func (t *tail) prepend(b []byte) {
+	if len(b) > t.at {
+		t.grow(len(b))
+	}
+	t.at -= len(b)
+	copy(t.buf[t.at:], b)
 }
 
 // prependVarint writes a varint before what the buffer holds.
 func (t *tail) prependVarint(v uint32) {
-	binary.PutUvarint(t.take(int(varintSize(v))), uint64(v))
+	n := int(varintSize(v))
+	if n > t.at {
+		t.grow(n)
+	}
+	t.at -= n
+	if v < 0x80 {
+		t.buf[t.at] = byte(v)
+		return
+	}
+	binary.PutUvarint(t.buf[t.at:], uint64(v))
 }
 
 // varintSize returns the number of bytes of a varint.

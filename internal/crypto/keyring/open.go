@@ -26,6 +26,15 @@ type Run struct {
 	refused int32               // of these, by key services
 	recent  [4]*dataKey         // messages mostly hold envelopes of one data key or a few
 	next    int
+	last    opened
+}
+
+// opened is what the envelope that was opened last needed. Others that share its header have the same bytes there.
+type opened struct {
+	header    *envelope.Header
+	namespace string // of the call
+	set       *Set   // allowed it
+	dk        *dataKey
 }
 
 // headerID stands for a wrapped data key with all that it is bound to.
@@ -91,9 +100,11 @@ type opening struct {
 // dst must not overlap s. If an error is returned, dst is as it was.
 func (k *Keyring) Open(ctx context.Context, dst []byte, s *envelope.Sealed, namespace string, run *Run) (out []byte, hit bool, err error) {
 	set := k.Current()
-	dk, hit, err := k.opening.dataKey(ctx, s, set, namespace, run)
-	if err != nil {
-		return dst, false, err
+	dk, hit := run.last.dk, true
+	if last := &run.last; last.header != s.Header || last.set != set || last.namespace != namespace || !dk.usable() {
+		if dk, hit, err = k.opening.dataKey(ctx, s, set, namespace, run); err != nil {
+			return dst, false, err
+		}
 	}
 	cipher := dk.cipher.Load()
 	if cipher == nil {
@@ -106,6 +117,7 @@ func (k *Keyring) Open(ctx context.Context, dst []byte, s *envelope.Sealed, name
 	dk.use.opened.Add(1)
 	k.core.touch(&dk.use.openedAt)
 	run.note(dk)
+	run.last = opened{s.Header, namespace, set, dk}
 	return out, hit, nil
 }
 

@@ -79,13 +79,29 @@ func (r *Reader) Length() int { return r.length }
 // Err returns why Next returned false before the end of the message.
 func (r *Reader) Err() error { return r.err }
 
-// Next reads a field. It returns false at the end of the message and at a malformed field. Numbers below
-// 128, which is most tags and lengths, are read without a call: this is the hottest loop of the product.
+// Next reads a field. It returns false at the end of the message and at a malformed field. This is the hottest
+// loop of the product: a field with a number below 16 and a length below 128, which is most of them, takes the
+// shortest way.
 func (r *Reader) Next() bool {
 	buf, i, end := r.buf, r.to, r.end
 	if i >= end || r.err != nil {
 		return false
 	}
+	if tag := buf[i]; tag&0x87 == byte(protowire.BytesType) && tag>>3 != 0 && end-i > 1 && buf[i+1] < 0x80 {
+		size := int(buf[i+1])
+		if size > end-i-2 {
+			return r.fail(ErrTruncated)
+		}
+		r.at, r.number, r.kind = i, protowire.Number(tag>>3), protowire.BytesType
+		r.length, r.from, r.to = i+1, i+2, i+2+size
+		return true
+	}
+	return r.next()
+}
+
+// next is Next for any field.
+func (r *Reader) next() bool {
+	buf, i, end := r.buf, r.to, r.end
 	r.at = i
 	tag := uint64(buf[i])
 	if i++; tag >= 0x80 {
