@@ -76,7 +76,7 @@ snapshots: build ## Compare metrics, config keys, flags, exit codes and so on wi
 	cd e2e/snapshots && SEAL_PROXY_BIN='$(PROXY)' ../../bin/snapshots.test -test.timeout 5m
 
 # Packages of e2e that have their own targets: they need more than Go, much time, or an idle machine.
-E2E_ALONE := abuse|alerts|deploy|docs|operator|polls|readers|rescue|sdks|snapshots|soak
+E2E_ALONE := abuse|alerts|deploy|docs|operator|polls|readers|rescue|sdks|snapshots|soak|survey
 
 # SEAL_PROXY_BIN: the tests run the binary that users get. Go's test cache does not notice when it changes, hence -count=1.
 .PHONY: test-e2e
@@ -124,6 +124,11 @@ test-tasks: build ## Task behavior during key outages, by task and cause, on two
 .PHONY: task-matrix
 task-matrix: build ## The same, and writes the table into docs/operations.md
 	cd e2e && SEAL_TASK_MATRIX=write SEAL_PROXY_BIN='$(PROXY)' $(GO) test -count=1 -timeout 10m -run '^TestMatrix$$' -v ./rescue | grep -v '^=== '
+
+.PHONY: test-survey
+test-survey: build ## The survey finds and never shows what is planted in a few of WORKFLOWS=5000 workflows on a real server, and its policy seals it; ends with `survey: N places planted, ...`
+	@cd e2e && $(GO) test -c -o ../bin/survey.test ./survey
+	cd e2e/survey && WORKFLOWS='$(or $(WORKFLOWS),5000)' SEAL_PROXY_BIN='$(PROXY)' ../../bin/survey.test -test.timeout 20m
 
 .PHONY: test-attacks
 test-attacks: build ## Attacks on a real server: stolen, pasted and foreign envelopes; ends with `attacks: N tried, 0 succeeded`

@@ -145,6 +145,11 @@ func (o *explainOptions) policyAlone(ctx context.Context) (*policy.Policy, error
 	if err != nil {
 		return nil, err
 	}
+	return policyWithoutKeys(ctx, c)
+}
+
+// policyWithoutKeys loads the policy of a config without its keys.
+func policyWithoutKeys(ctx context.Context, c *config.Config) (*policy.Policy, error) {
 	// The keyring answers which key name outranks which; every URI gets a stand-in.
 	open := func(_ context.Context, uri string) (crypto.Provider, error) { return standIn(uri), nil }
 	keys, err := app.OpenAllKeys(ctx, c, app.KeyOptions{Timeout: defaultStartTimeout, Open: open, Log: quiet})

@@ -2,7 +2,7 @@
 // the server and opens them on the way back.
 //
 // Each command has a file, with its flags, its run and its output: serve.go, check.go, config.go, explain.go,
-// health.go, init.go, keys.go (with keys_list.go and keys_scan.go), keystore.go, open.go, version.go. Package app does the work of
+// health.go, init.go, keys.go (with keys_list.go and keys_scan.go), keystore.go, open.go, survey.go, version.go. Package app does the work of
 // serving. harden.go keeps the process's memory from leaving it; output.go is how commands print.
 package main
 
@@ -94,7 +94,7 @@ fails, a key that does not answer. keys scan also ends with 3 (the key is in use
 	}
 	addServeFlags(&o, serve)
 	root.AddCommand(serve, checkCommand(), configCommand(), explainCommand(), healthCommand(), initCommand(), keysCommand(),
-		keystoreCommand(), openCommand(), versionCommand())
+		keystoreCommand(), openCommand(), surveyCommand(), versionCommand())
 	return root
 }
 

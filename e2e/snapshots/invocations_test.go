@@ -65,7 +65,14 @@ codec_server: {}
   - {name: a, input: {namespace: a, rpc: StartWorkflowExecution, payload: {kind: input}}}
   - {name: b, input: {namespace: a, rpc: StartWorkflowExecution, payload: {kind: memo}}}
 `,
-	"not.json":   "{",
+	"not.json": "{",
+	"plain.json": `{"events": [{"eventId": "1", "eventType": "EVENT_TYPE_WORKFLOW_EXECUTION_STARTED", "workflowExecutionStartedEventAttributes": {
+		"workflowType": {"name": "A"}, "identity": "jane@example.org", "memo": {"fields": {"mail": {"metadata": {"encoding": "anNvbi9wbGFpbg=="}, "data": "IngiCg=="}}},
+		"searchAttributes": {"indexedFields": {"Mail": {"metadata": {"encoding": "anNvbi9wbGFpbg=="}, "data": "ImphbmVAZXhhbXBsZS5vcmciCg=="}}},
+		"input": {"payloads": [{"metadata": {"encoding": "anNvbi9wbGFpbg=="}, "data": "eyJqYW5lQGV4YW1wbGUub3JnIjp7InBhc3N3b3JkIjoieCJ9fQo="}]}}},
+		{"eventId": "5", "eventType": "EVENT_TYPE_ACTIVITY_TASK_SCHEDULED", "activityTaskScheduledEventAttributes": {"activityId": "5", "activityType": {"name": "B"},
+		"input": {"payloads": [{"metadata": {"encoding": "anNvbi9wbGFpbg=="}, "data": "InRleHQi"}]}}}]}`,
+	"rules.yaml": "rules: [{what: ward, names: [ward]}]\n",
 	"clear.json": `{"a": [1, true, null, "text"]}`,
 }
 
@@ -134,7 +141,7 @@ func newSite(t *testing.T) site {
 	return s
 }
 
-// unsealed starts workflows past the proxy, in clear and with what another codec encoded.
+// unsealed starts workflows past the proxy: in clear, with what another codec encoded, and with a document.
 func unsealed(t *testing.T, u *upstream) {
 	t.Helper()
 	client := workflowservice.NewWorkflowServiceClient(dial(t, u.address))
@@ -144,6 +151,12 @@ func unsealed(t *testing.T, u *upstream) {
 		if _, err := client.StartWorkflowExecution(t.Context(), r); err != nil {
 			t.Fatal(err)
 		}
+	}
+	r := startRequest("default", "document")
+	r.Input.Payloads[0].Metadata["encoding"] = []byte("json/plain")
+	r.Input.Payloads[0].Data = []byte(`{"jane@example.org":[{"a":1}],"b":"text"}`)
+	if _, err := client.StartWorkflowExecution(t.Context(), r); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -311,6 +324,19 @@ var invocations = []invocation{
 	{"config docs", ""},
 	{"config schema extra", "an argument"},
 
+	{"survey plain.json", ""},
+	{"survey --config good.yaml --policy good.rego --rules rules.yaml --html report.html --write-policy written plain.json", ""},
+	{"survey --write-policy written plain.json", "the folder is not empty"},
+	{"survey --upstream $UPSTREAM --list-rate 100", ""},
+	{"survey --upstream $UPSTREAM --namespace unreadable --list-rate 100", "not everything can be read"},
+	{"survey --upstream $NOBODY", "no server answers"},
+	{"survey --since yesterday --upstream $UPSTREAM", "bad value"},
+	{"survey --rate 0", "bad value"},
+	{"survey not.json", "no history"},
+	{"survey --rules gone.yaml plain.json", "no such file"},
+	{"survey --policy gone.rego plain.json", "no such file"},
+	{"survey --config typo.yaml", "unknown key"},
+
 	{"version", ""},
 	{"version extra", "an argument"},
 	{"completion bash", ""},
@@ -439,6 +465,9 @@ func takeJSON(t *testing.T) []string {
 		{"health --output json", nil, []string{"--admin $ADMIN", "--admin $DRAINING"}},
 		{"keys new --output json", nil, []string{"json.key", "json.key --if-missing"}},
 		{"keys rotate --output json", nil, []string{"json.key"}},
+		{"survey --output json", []string{"sources[].walked", "rows[].in_force", "rows[].candidate"}, []string{
+			"plain.json", "--config good.yaml --policy good.rego plain.json", "--upstream $UPSTREAM --list-rate 100", "--samples 1 plain.json plain.json",
+			"--upstream $UPSTREAM --namespace unreadable --list-rate 100"}},
 		{"version --output json", nil, []string{""}},
 	} {
 		shape := newShape(what.open...)
@@ -454,6 +483,11 @@ func takeJSON(t *testing.T) []string {
 	listed := newShape()
 	listed.add(t, s.candidate(t))
 	lines = append(lines, listed.facts("GET /candidate of the admin listener")...)
+	s.do(t, "survey --config good.yaml --policy good.rego --upstream $UPSTREAM --list-rate 100 --state survey.json")
+	state = newShape("scan.namespaces", "scan.namespaces{}.walked", "survey.strata[].in_force", "survey.strata[].candidate", "survey.unread",
+		"survey.strata[].root.members", "survey.strata[].root.any.elements.members")
+	state.add(t, readFile(t, filepath.Join(s.dir, "survey.json")))
+	lines = append(lines, state.facts("the file of temporal-seal survey --state")...)
 	everyJSONCommand(t, lines)
 	slices.Sort(lines)
 	return lines

@@ -5,11 +5,14 @@ import (
 	"fmt"
 	"time"
 
+	workflowpb "go.temporal.io/api/workflow/v1"
 	"go.temporal.io/api/workflowservice/v1"
 	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 	"github.com/temporal-seal/temporal-seal/internal/x/backoff"
@@ -24,6 +27,28 @@ type Options struct {
 	Save func(*State) error
 	// Progress is called after each page. Nil: it is not.
 	Progress func(namespace, what string, n *Namespace)
+
+	// Look gets the answers in place of the count of envelopes, and with it the walk leaves out the server's own workflows.
+	// Nil: envelopes are counted.
+	Look func(a *Answer)
+	// Want reports whether a workflow is looked at. Nil: all are.
+	Want func(namespace string, e *workflowpb.WorkflowExecutionInfo) bool
+	// Query narrows the workflows to those that a visibility query matches. "": all.
+	Query string
+	// ListRate bounds the calls per second that ask the visibility store, within Rate. 0: Rate alone bounds them.
+	ListRate float64
+	// Gentle asks the server to serve others first.
+	Gentle bool
+}
+
+// Answer is an answer of the server about one thing that it holds.
+type Answer struct {
+	Namespace string
+	// Where names the thing for reports.
+	Where   string
+	Message proto.Message
+	// Workflow is that to which the answer belongs, as the list of workflows has it. Nil: it belongs to none.
+	Workflow *workflowpb.WorkflowExecutionInfo
 }
 
 // State is how far a scan has come, so that it can be resumed.
@@ -39,12 +64,17 @@ type State struct {
 type Scanner struct {
 	options Options
 	limit   *rate.Limiter
+	lists   *rate.Limiter   // of calls to the visibility store
 	seen    map[string]bool // runs: a workflow that closes moves to another page of the list
 }
 
 // New returns a scanner.
 func New(o Options) *Scanner {
-	return &Scanner{options: o, limit: rate.NewLimiter(rate.Limit(o.Rate), max(1, int(o.Rate)))}
+	s := &Scanner{options: o, limit: rate.NewLimiter(rate.Limit(o.Rate), max(1, int(o.Rate))), lists: rate.NewLimiter(rate.Inf, 1)}
+	if o.ListRate > 0 {
+		s.lists.SetLimit(rate.Limit(o.ListRate))
+	}
+	return s
 }
 
 // steps are the kinds of things that a namespace holds.
@@ -115,6 +145,18 @@ const (
 	tries = 6
 )
 
+// list is call for a page of a list, which the visibility store serves.
+func list[Q, A any](
+	ctx context.Context, w *walk, f func(context.Context, Q, ...grpc.CallOption) (A, error), q Q,
+) (a A, err error) {
+	return call(ctx, w, func(ctx context.Context, q Q, o ...grpc.CallOption) (a A, err error) {
+		if err := w.scanner.lists.Wait(ctx); err != nil {
+			return a, err
+		}
+		return f(ctx, q, o...)
+	}, q)
+}
+
 // call makes one call within the rate, and repeats it after errors that may pass.
 func call[Q, A any](
 	ctx context.Context, w *walk, f func(context.Context, Q, ...grpc.CallOption) (A, error), q Q,
@@ -125,6 +167,10 @@ func call[Q, A any](
 			return a, err
 		}
 		limited, cancel := context.WithTimeout(ctx, callTimeout)
+		if w.scanner.options.Gentle {
+			// A server under load delays and refuses preemptable calls first.
+			limited = metadata.AppendToOutgoingContext(limited, "caller-type", "preemptable")
+		}
 		a, err = f(limited, q)
 		cancel()
 		switch status.Code(err) {

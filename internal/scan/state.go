@@ -36,6 +36,13 @@ func (s *State) Save(file string) error {
 	return os.Rename(file+".new", file)
 }
 
+// Count returns how many workflows of a namespace a visibility query matches.
+func Count(ctx context.Context, conn grpc.ClientConnInterface, namespace, query string) (int64, error) {
+	client := workflowservice.NewWorkflowServiceClient(conn)
+	answer, err := client.CountWorkflowExecutions(ctx, &workflowservice.CountWorkflowExecutionsRequest{Namespace: namespace, Query: query})
+	return answer.GetCount(), err
+}
+
 // Namespaces lists the namespaces of a server, apart from its own.
 func Namespaces(ctx context.Context, conn grpc.ClientConnInterface) (names []string, err error) {
 	client := workflowservice.NewWorkflowServiceClient(conn)

@@ -7,6 +7,7 @@ import (
 
 	commonpb "go.temporal.io/api/common/v1"
 	enumspb "go.temporal.io/api/enums/v1"
+	workflowpb "go.temporal.io/api/workflow/v1"
 	"go.temporal.io/api/workflowservice/v1"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -24,7 +25,8 @@ type walk struct {
 	client    workflowservice.WorkflowServiceClient
 	namespace string
 	found     *Namespace
-	system    bool // the workflows that are looked at now are the server's own
+	system    bool                              // the workflows that are looked at now are the server's own
+	execution *workflowpb.WorkflowExecutionInfo // that is looked at now; nil: what is looked at is no workflow
 }
 
 // settings finds out what no list shows.
@@ -38,12 +40,15 @@ func (w *walk) settings(ctx context.Context, _ []byte) ([]byte, error) {
 
 // workflows walks the workflows that users started, open and closed ones.
 func (w *walk) workflows(ctx context.Context, token []byte) ([]byte, error) {
-	return w.listWorkflows(ctx, "workflows", "", token)
+	return w.listWorkflows(ctx, "workflows", w.scanner.options.Query, token)
 }
 
 // systemWorkflows are those that the server runs for schedules, batches and deployments. The list of
 // workflows leaves them out.
 func (w *walk) systemWorkflows(ctx context.Context, token []byte) ([]byte, error) {
+	if w.scanner.options.Look != nil {
+		return nil, nil // what they hold of users' values is in the schedules
+	}
 	w.system = true
 	defer func() { w.system = false }()
 	return w.listWorkflows(ctx, "system workflows", "TemporalNamespaceDivision IS NOT NULL", token)
@@ -52,7 +57,7 @@ func (w *walk) systemWorkflows(ctx context.Context, token []byte) ([]byte, error
 // listWorkflows walks a page of the workflows that a visibility query matches. A run that an earlier page had
 // already is left out: workflows change their place in the list when they close.
 func (w *walk) listWorkflows(ctx context.Context, what, query string, token []byte) ([]byte, error) {
-	page, err := call(ctx, w, w.client.ListWorkflowExecutions, &workflowservice.ListWorkflowExecutionsRequest{
+	page, err := list(ctx, w, w.client.ListWorkflowExecutions, &workflowservice.ListWorkflowExecutionsRequest{
 		Namespace: w.namespace, PageSize: pageSize, Query: query, NextPageToken: token})
 	for _, e := range page.GetExecutions() {
 		run := e.GetExecution()
@@ -60,8 +65,13 @@ func (w *walk) listWorkflows(ctx context.Context, what, query string, token []by
 			continue
 		}
 		w.scanner.seen[run.GetRunId()] = true
+		if want := w.scanner.options.Want; want != nil && !want(w.namespace, e) {
+			continue
+		}
+		w.execution = e
 		where := fmt.Sprintf("workflow %s run %s", run.GetWorkflowId(), run.GetRunId())
 		err := w.workflow(ctx, run, where)
+		w.execution = nil
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
@@ -78,14 +88,14 @@ func (w *walk) workflow(ctx context.Context, run *commonpb.WorkflowExecution, wh
 	if err != nil {
 		return err
 	}
-	w.count(d, where)
+	w.look(d, where)
 	for token := []byte(nil); ; {
 		h, err := call(ctx, w, w.client.GetWorkflowExecutionHistory, &workflowservice.GetWorkflowExecutionHistoryRequest{
 			Namespace: w.namespace, Execution: run, NextPageToken: token})
 		if err != nil {
 			return err
 		}
-		w.count(h, where)
+		w.look(h, where)
 		if token = h.GetNextPageToken(); len(token) == 0 {
 			return nil
 		}
@@ -94,7 +104,7 @@ func (w *walk) workflow(ctx context.Context, run *commonpb.WorkflowExecution, wh
 
 // schedules walks the definitions of schedules, which hold the input of the workflows that they start.
 func (w *walk) schedules(ctx context.Context, token []byte) ([]byte, error) {
-	page, err := call(ctx, w, w.client.ListSchedules, &workflowservice.ListSchedulesRequest{
+	page, err := list(ctx, w, w.client.ListSchedules, &workflowservice.ListSchedulesRequest{
 		Namespace: w.namespace, MaximumPageSize: pageSize, NextPageToken: token})
 	for _, e := range page.GetSchedules() {
 		d, err := call(ctx, w, w.client.DescribeSchedule, &workflowservice.DescribeScheduleRequest{
@@ -106,7 +116,7 @@ func (w *walk) schedules(ctx context.Context, token []byte) ([]byte, error) {
 
 // activities walks standalone activities, which belong to no workflow.
 func (w *walk) activities(ctx context.Context, token []byte) ([]byte, error) {
-	page, err := call(ctx, w, w.client.ListActivityExecutions, &workflowservice.ListActivityExecutionsRequest{
+	page, err := list(ctx, w, w.client.ListActivityExecutions, &workflowservice.ListActivityExecutionsRequest{
 		Namespace: w.namespace, PageSize: pageSize, NextPageToken: token})
 	for _, e := range page.GetExecutions() {
 		d, err := call(ctx, w, w.client.DescribeActivityExecution, &workflowservice.DescribeActivityExecutionRequest{
@@ -119,7 +129,7 @@ func (w *walk) activities(ctx context.Context, token []byte) ([]byte, error) {
 
 // nexusOperations walks standalone Nexus operations, which belong to no workflow.
 func (w *walk) nexusOperations(ctx context.Context, token []byte) ([]byte, error) {
-	page, err := call(ctx, w, w.client.ListNexusOperationExecutions, &workflowservice.ListNexusOperationExecutionsRequest{
+	page, err := list(ctx, w, w.client.ListNexusOperationExecutions, &workflowservice.ListNexusOperationExecutionsRequest{
 		Namespace: w.namespace, PageSize: pageSize, NextPageToken: token})
 	for _, e := range page.GetOperations() {
 		d, err := call(ctx, w, w.client.DescribeNexusOperationExecution, &workflowservice.DescribeNexusOperationExecutionRequest{
@@ -150,7 +160,7 @@ func (w *walk) deployments(ctx context.Context, token []byte) ([]byte, error) {
 // described counts a thing of a list, and the payloads in what the server answered about it.
 func (w *walk) described(what, where string, answer proto.Message, err error) {
 	if err == nil {
-		w.count(answer, where)
+		w.look(answer, where)
 	}
 	w.done(what, where, err)
 }
@@ -161,7 +171,20 @@ func (w *walk) done(what, where string, err error) {
 		return
 	}
 	w.found.Walked[what]++
-	if err != nil {
+	switch {
+	case err == nil:
+	case w.scanner.options.Look != nil: // ids may be data, and messages of the server name them
+		w.found.unread("one of the " + what + ": " + status.Code(err).String())
+	default:
 		w.found.unread(where + ": " + errorText(err))
 	}
+}
+
+// look hands an answer to who looks at it: by default the count of envelopes.
+func (w *walk) look(answer proto.Message, where string) {
+	if look := w.scanner.options.Look; look != nil {
+		look(&Answer{Namespace: w.namespace, Where: where, Message: answer, Workflow: w.execution})
+		return
+	}
+	w.count(answer, where)
 }
