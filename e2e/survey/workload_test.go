@@ -30,14 +30,14 @@ type workload struct {
 	each   int // workflows of each type
 }
 
-// run makes all workflows, and returns how many places got something planted.
+// run makes all workflows.
 func (w *workload) run(ctx context.Context) error {
-	group, ctx := errgroup.WithContext(ctx)
+	group, making := errgroup.WithContext(ctx)
 	group.SetLimit(atOnce)
 	for i := range w.each {
 		for _, kind := range workflowTypes {
 			if kind != worked {
-				group.Go(func() error { return w.simple(ctx, kind, i) })
+				group.Go(func() error { return w.simple(making, kind, i) })
 			}
 		}
 	}

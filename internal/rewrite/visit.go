@@ -52,9 +52,9 @@ type Text struct {
 
 // Texts calls visit for each text of a message, and in what it holds, that users may have written and that is no payload:
 // texts of failures, which are sealed, and what stays readable at the server, such as ids and search attributes.
-func Texts(m proto.Message, visit func(Text)) { texts(m.ProtoReflect(), visit) }
+func Texts(m proto.Message, visit func(Text)) { eachText(m.ProtoReflect(), visit) }
 
-func texts(m protoreflect.Message, visit func(Text)) {
+func eachText(m protoreflect.Message, visit func(Text)) {
 	switch m.Descriptor().FullName() {
 	case msgPayload, msgMemo, msgHeader, msgAny, msgDataBlob:
 		return
@@ -70,25 +70,25 @@ func texts(m protoreflect.Message, visit func(Text)) {
 		switch {
 		case fd.IsMap():
 			v.Map().Range(func(k protoreflect.MapKey, v protoreflect.Value) bool {
-				text(fd, fd.MapValue(), k.String(), v, visit)
+				textOf(fd, fd.MapValue(), k.String(), v, visit)
 				return true
 			})
 		case fd.IsList():
 			for i := range v.List().Len() {
-				text(fd, fd, "", v.List().Get(i), visit)
+				textOf(fd, fd, "", v.List().Get(i), visit)
 			}
 		default:
-			text(fd, fd, "", v, visit)
+			textOf(fd, fd, "", v, visit)
 		}
 		return true
 	})
 }
 
-// text visits one value of a field. of is the field, or of a map its value.
-func text(fd, of protoreflect.FieldDescriptor, name string, v protoreflect.Value, visit func(Text)) {
+// textOf visits one value of a field. of is the field, or of a map its value.
+func textOf(fd, of protoreflect.FieldDescriptor, name string, v protoreflect.Value, visit func(Text)) {
 	switch of.Kind() {
 	case protoreflect.MessageKind, protoreflect.GroupKind:
-		texts(v.Message(), visit)
+		eachText(v.Message(), visit)
 	case protoreflect.StringKind:
 		kind := ""
 		switch classOf(fd) {
