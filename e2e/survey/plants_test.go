@@ -52,7 +52,7 @@ func plants(random func() string) []plant {
 		of("Export", "/bucket/id", "key of AWS", aws, member("bucket", map[string]any{"id": aws})),
 		of("Export", "/repository", "key of GitHub", github, member("repository", "clone with "+github)),
 		of("Forecast", "/database", "password in a URL", dsn, member("database", "postgres://app:"+dsn+"@db/forecast")),
-		of("Import", "/record", "FHIR resource", fhir, member("record", map[string]any{"resourceType": "Patient", "text": fhir})),
+		of("Import", "/record", "FHIR resource", fhir, member("record", map[string]any{"resourceType": "Patient", "text": "seen by " + fhir})),
 		of("Import", "/message", "HL7 message", hl7, member("message", "MSH|^~\\&|LAB|"+hl7+"|EHR")),
 		of("Nightly", "/certificate", "private key", pem, member("certificate", "-----BEGIN PRIVATE KEY-----\n"+pem)),
 		of("Onboarding", "/vorname", "name of a person", name, member("vorname", name)),
