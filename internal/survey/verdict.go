@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 )
 
@@ -27,6 +28,9 @@ func (s *Survey) verdicts(ctx context.Context, stratum *Stratum, in *policy.Inpu
 		if err != nil {
 			counts["error"]++ // the call is refused
 			return verdict{all: true}
+		}
+		if len(v.Fields) > 0 && envelope.Unmatched(in.Encoding, in.Data, v.Fields, v.Optional) != "" {
+			v.Fields = nil // it lacks one of them, and is sealed whole
 		}
 		counts[describe(v)]++
 		return verdictOf(v)

@@ -28,6 +28,7 @@ type ruling struct {
 	at       Place
 	searched int
 	fields   []string // JSON pointers to seal; nil: nothing was found
+	optional []string // of these, those that some documents lack
 	whole    bool     // sealed whole
 	comments []string
 }
@@ -85,7 +86,23 @@ func (s *Stratum) ruling() (r ruling, ruled bool) {
 		}
 	}
 	r.fields = least
+	for _, pointer := range least {
+		if !s.everywhere(pointer) {
+			r.optional = append(r.optional, pointer)
+		}
+	}
 	return r, len(r.fields) > 0 || !r.whole
+}
+
+// everywhere reports whether all payloads that were searched have a value at a pointer.
+func (s *Stratum) everywhere(pointer string) bool {
+	n := s.Root
+	for _, step := range strings.Split(pointer, "/")[1:] {
+		if n = n.Members[strings.ReplaceAll(strings.ReplaceAll(step, "~1", "/"), "~0", "~")]; n == nil || n.Count < s.Searched {
+			return false // elements of arrays are no members: an array may be empty
+		}
+	}
+	return true
 }
 
 // within reports whether a pointer leads into what one of others points to.
@@ -135,15 +152,22 @@ func quoteAll(texts []string) string {
 	return strings.Join(quoted, ", ")
 }
 
-// verdict returns what a rule says.
-func (r *ruling) verdict() string {
+// verdicts returns what the rules for a place say.
+func (r *ruling) verdicts() (all []string) {
 	switch {
 	case r.whole:
-		return `{"action": "seal"}`
-	case len(r.fields) > 0:
-		return fmt.Sprintf(`{"action": "seal", "fields": [%s]}`, quoteAll(r.fields))
+		return []string{`{"action": "seal"}`}
+	case len(r.fields) == 0:
+		return []string{`{"action": "pass"}`}
 	}
-	return `{"action": "pass"}`
+	always := slices.DeleteFunc(slices.Clone(r.fields), func(f string) bool { return slices.Contains(r.optional, f) })
+	if len(always) > 0 {
+		all = append(all, fmt.Sprintf(`{"action": "seal", "fields": [%s]}`, quoteAll(always)))
+	}
+	if len(r.optional) > 0 {
+		all = append(all, fmt.Sprintf(`{"action": "seal", "fields": [%s], "missing": "pass"}`, quoteAll(r.optional)))
+	}
+	return all
 }
 
 // rego writes the policy of a namespace, and returns how many rules it has.
@@ -158,7 +182,6 @@ package temporal.namespaces[%s]
 		if len(r.fields) == 0 {
 			continue
 		}
-		rules++
 		b.WriteString("\n")
 		slices.Sort(r.comments)
 		for _, comment := range slices.Compact(r.comments) {
@@ -167,13 +190,18 @@ package temporal.namespaces[%s]
 		if r.whole && !slices.Contains(r.fields, "") {
 			fmt.Fprintf(&b, "# Only %d payloads were searched, so all of them is sealed.\n", r.searched)
 		}
-		fmt.Fprintf(&b, "request contains %s if {\n%s}\n", r.verdict(), r.at.conditions())
+		for i, verdict := range r.verdicts() {
+			if rules++; i > 0 {
+				b.WriteString("\n")
+			}
+			fmt.Fprintf(&b, "request contains %s if {\n%s}\n", verdict, r.at.conditions())
+		}
 	}
 	b.WriteString("\n# Places without findings: they stay readable.\n")
 	for _, r := range all {
 		if len(r.fields) == 0 {
 			rules++
-			fmt.Fprintf(&b, "\n# %d payloads were searched.\nrequest contains %s if {\n%s}\n", r.searched, r.verdict(), r.at.conditions())
+			fmt.Fprintf(&b, "\n# %d payloads were searched.\nrequest contains %s if {\n%s}\n", r.searched, r.verdicts()[0], r.at.conditions())
 		}
 	}
 	return b.String(), rules
@@ -214,7 +242,7 @@ func cases(namespace string, all []ruling) string {
 		case r.whole:
 			want = "{action: seal}"
 		case len(r.fields) > 0:
-			want = fmt.Sprintf("{action: seal, fields: [%s]}", quoteAll(r.fields))
+			want = fmt.Sprintf("{action: seal, fields: [%s], optional: [%s]}", quoteAll(r.fields), quoteAll(r.optional))
 		}
 		fmt.Fprintf(&b, "  - name: %s\n    input: {rpc: %s, workflow: {id: \"1\", type: %s}%s, payload: {kind: %s, name: %s, encoding: json/plain}}\n    want: %s\n",
 			quote(r.at.String()), rpc, quote(r.at.WorkflowType), activity, r.at.Kind, quote(r.at.Name), want)
