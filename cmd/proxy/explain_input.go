@@ -58,6 +58,7 @@ func (q *questionFlags) add(cmd *cobra.Command) {
 	f.StringVar(&in.Payload.Name, "name", "", "name of a header, memo or search attribute")
 	f.StringVar(&in.Payload.Path, "path", "", "the payload's place in the message, e.g. nexus_header")
 	f.StringVar(&in.Payload.Type, "type", "", "the payload's messageType")
+	f.BoolVar(&in.Payload.External, "external", false, "the payload refers to external storage of an SDK")
 	f.StringVar(&in.Payload.Encoding, "encoding", "json/plain", "the payload's encoding")
 	f.StringVar(&q.data, "data", "", "the payload's data, e.g. a JSON document")
 	q.facts = map[string]*string{

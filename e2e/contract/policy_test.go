@@ -95,6 +95,11 @@ request contains {"action": "deny", "reason": "RULE-REASON"} if {
 	contains(input.content.json, "forbidden")
 }
 `,
+	"references": `request contains {"action": "deny", "reason": "RULE-REASON"} if {
+	input.payload.external
+	input.workflow.id == "deny"
+}
+`,
 	"accepting": `request contains {"action": "accept"}`,
 	"guarded":   `request contains {"action": "deny", "reason": "RULE-REASON"} if input.payload.kind in {"input", "signal"}`,
 	"reading":   `response contains {"action": "keep"} if input.workflow.type == "Secret"`,

@@ -31,6 +31,11 @@ request contains {"action": "seal", "key": "k-enc"} if {
 	input.payload.type == "T"
 }
 
+request contains {"action": "seal", "key": "k-ext"} if {
+	input.payload.external
+	input.payload.kind != "result"
+}
+
 request contains {"action": "accept"} if input.caller.subject == "self"
 
 request contains {"action": "deny", "reason": "content"} if {
@@ -84,7 +89,7 @@ request contains {"action": "seal", "key": "k-id"} if facts.id == "7"
 `,
 }
 
-var sensitiveKeys = ranked("tenant/*", "k-rpc", "k-name", "k-path", "k-enc", "k-wf", "k-queue", "k-act", "k-id", "phi", "default")
+var sensitiveKeys = ranked("tenant/*", "k-ext", "k-rpc", "k-name", "k-path", "k-enc", "k-wf", "k-queue", "k-act", "k-id", "phi", "default")
 
 func pick[T any](r *rand.Rand, of ...T) T { return of[r.IntN(len(of))] }
 
@@ -113,6 +118,7 @@ func randomInput(r *rand.Rand) (Direction, *Input) {
 		Path:         pick(r, "a.b", "a.c"),
 		Encoding:     pick(r, "json/plain", "json/plain", "binary/plain", "binary/null"),
 		Type:         pick(r, "", "T"),
+		External:     r.IntN(4) == 0,
 		Data: []byte(pick(r, `{"deny":true}`, `{"deny":false}`, `{}`, `{"a":"0123456789","b":"0123456789"}`,
 			`{"deny":`, `{"deny":true,"deny":false}`, ``)),
 		Sealed: Sealed{Namespace: pick(r, "a", "b", "c"), Key: pick(r, "phi", "default"), Granted: r.IntN(2) == 0},

@@ -53,6 +53,7 @@ type CaseCaller struct {
 // CasePayload is where the payload is found, and what it is.
 type CasePayload struct {
 	Kind, Name, Path, Encoding, Type string
+	External                         bool
 }
 
 // CaseContent is the payload's data.
@@ -230,7 +231,7 @@ func (p *Policy) Question(c *Case) (d Direction, in *Input, err error) {
 	given := c.Input.Payload
 	in = &Input{
 		Namespace: c.Input.Namespace, RPC: c.Input.RPC,
-		Kind: given.Kind, Name: given.Name, Path: given.Path, Encoding: given.Encoding, Type: given.Type,
+		Kind: given.Kind, Name: given.Name, Path: given.Path, Encoding: given.Encoding, Type: given.Type, External: given.External,
 		Sealed: Sealed{Namespace: c.Input.Sealed.Namespace, Key: c.Input.Sealed.Key, Granted: c.Input.Sealed.Granted},
 	}
 	if in.Kind == "" {

@@ -128,6 +128,7 @@ request contains {"action": "seal"} if input.workflow.task_queue == "q"
 		"note: namespaces/a.rego:5: this rule reads activity.type, which some calls do not tell; where it looks at one there, a pass becomes seal: "+
 			"RespondActivityTaskCompleted (result: activity.type, unless the task tells), RespondActivityTaskCompletedById (result: activity.type)",
 		"note: namespaces/a.rego:12: this rule reads workflow.task_queue",
+		"note: policy.rego: no rule reads input.payload.external",
 		"note: b: the namespace has no policy of its own",
 		"note: c: the namespace has no policy of its own",
 	)
@@ -164,7 +165,7 @@ cases:
   - {name: feared, input: {payload: {kind: memo}, content: {json: {b: 1}}}, want: {action: seal, optional: [], unmatched: true}}
 `)
 	r, text := reported(t, CheckOptions{Options: opts})
-	if len(r.Findings) != 3 || r.Cases != 5 {
+	if len(r.Findings) != 4 || r.Cases != 5 {
 		t.Errorf("%d cases, and findings:\n%s", r.Cases, text)
 	}
 	wantLines(t, text,
@@ -180,7 +181,7 @@ func TestCheckOfShipped(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := Check(context.Background(), CheckOptions{Options: Options{Shipped: text}})
-	if !r.OK() || len(r.Findings) != 0 {
+	if !r.OK() || len(r.Findings) != 1 || !strings.Contains(r.Findings[0].Text, "input.payload.external") {
 		t.Errorf("findings: %v", fmt.Sprint(r.Findings))
 	}
 }

@@ -33,6 +33,7 @@ const (
 	readPath
 	readEncoding
 	readType
+	readExternal
 	readSealedNamespace
 	readSealedKey
 	readSealedGranted
@@ -49,44 +50,48 @@ type member struct {
 	path string               // as a policy writes it behind `input.`
 	read MemberSet            // the set of this member alone
 	text func(*Input) *string // nil: it is no text, and document adds it
+	flag func(*Input) bool    // of a member that is true or false; text then stands for it in keys of the policy cache
 }
 
 // members is the whole of `input`: all that rules can read, that a key of the policy cache holds, and that
 // a case can set. A reference to anything else is refused when a policy is loaded: it would be undefined,
 // so its rule would never hold.
 var members = [...]member{
-	{"namespace", readNamespace, func(in *Input) *string { return &in.Namespace }},
-	{"rpc", readRPC, func(in *Input) *string { return &in.RPC }},
-	{"caller.kind", readCallerKind, func(in *Input) *string { return &in.caller().Kind }},
-	{"caller.subject", readCallerSubject, func(in *Input) *string { return &in.caller().Subject }},
-	{"caller.listener", readCallerListener, func(in *Input) *string { return &in.caller().Listener }},
-	{"caller.claims", readCallerClaims, nil},
-	{"workflow.id", FactWorkflowID, func(in *Input) *string { return &in.WorkflowID }},
-	{"workflow.type", FactWorkflowType, func(in *Input) *string { return &in.WorkflowType }},
-	{"workflow.task_queue", FactTaskQueue, func(in *Input) *string { return &in.TaskQueue }},
-	{"activity.id", FactActivityID, func(in *Input) *string { return &in.ActivityID }},
-	{"activity.type", FactActivityType, func(in *Input) *string { return &in.ActivityType }},
-	{"payload.kind", readKind, func(in *Input) *string { return &in.Kind }},
-	{"payload.name", readName, func(in *Input) *string { return &in.Name }},
-	{"payload.path", readPath, func(in *Input) *string { return &in.Path }},
-	{"payload.encoding", readEncoding, func(in *Input) *string { return &in.Encoding }},
-	{"payload.type", readType, func(in *Input) *string { return &in.Type }},
-	{"content.json", readContentJSON, nil},
-	{"content.size", readContentSize, nil},
-	{"sealed.namespace", readSealedNamespace, func(in *Input) *string { return &in.Sealed.Namespace }},
-	{"sealed.key", readSealedKey, func(in *Input) *string { return &in.Sealed.Key }},
-	{"sealed.granted", readSealedGranted, func(in *Input) *string { return grantedText(in) }},
+	{"namespace", readNamespace, func(in *Input) *string { return &in.Namespace }, nil},
+	{"rpc", readRPC, func(in *Input) *string { return &in.RPC }, nil},
+	{"caller.kind", readCallerKind, func(in *Input) *string { return &in.caller().Kind }, nil},
+	{"caller.subject", readCallerSubject, func(in *Input) *string { return &in.caller().Subject }, nil},
+	{"caller.listener", readCallerListener, func(in *Input) *string { return &in.caller().Listener }, nil},
+	{"caller.claims", readCallerClaims, nil, nil},
+	{"workflow.id", FactWorkflowID, func(in *Input) *string { return &in.WorkflowID }, nil},
+	{"workflow.type", FactWorkflowType, func(in *Input) *string { return &in.WorkflowType }, nil},
+	{"workflow.task_queue", FactTaskQueue, func(in *Input) *string { return &in.TaskQueue }, nil},
+	{"activity.id", FactActivityID, func(in *Input) *string { return &in.ActivityID }, nil},
+	{"activity.type", FactActivityType, func(in *Input) *string { return &in.ActivityType }, nil},
+	{"payload.kind", readKind, func(in *Input) *string { return &in.Kind }, nil},
+	{"payload.name", readName, func(in *Input) *string { return &in.Name }, nil},
+	{"payload.path", readPath, func(in *Input) *string { return &in.Path }, nil},
+	{"payload.encoding", readEncoding, func(in *Input) *string { return &in.Encoding }, nil},
+	{"payload.type", readType, func(in *Input) *string { return &in.Type }, nil},
+	{"payload.external", readExternal, func(in *Input) *string { return flagText(in.External) },
+		func(in *Input) bool { return in.External }},
+	{"content.json", readContentJSON, nil, nil},
+	{"content.size", readContentSize, nil, nil},
+	{"sealed.namespace", readSealedNamespace, func(in *Input) *string { return &in.Sealed.Namespace }, nil},
+	{"sealed.key", readSealedKey, func(in *Input) *string { return &in.Sealed.Key }, nil},
+	{"sealed.granted", readSealedGranted, func(in *Input) *string { return flagText(in.Sealed.Granted) },
+		func(in *Input) bool { return in.Sealed.Granted }},
 }
 
-// grantedText stands for SealedGranted in keys of the policy cache.
-func grantedText(in *Input) *string {
-	if in.Sealed.Granted {
-		return &granted
+// flagText stands for a flag in keys of the policy cache.
+func flagText(flag bool) *string {
+	if flag {
+		return &flagTrue
 	}
-	return &notGranted
+	return &flagFalse
 }
 
-var granted, notGranted = "true", "false"
+var flagTrue, flagFalse = "true", "false"
 
 // caller returns the caller, never nil.
 func (in *Input) caller() *Caller {
@@ -147,9 +152,9 @@ func (e *evaluation) document(d Direction, r reads) *ast.Term {
 			e.read &^= m.read
 			group[within] = hook(func() any { e.read |= m.read; return *m.text(in) })
 		case fact && in.Known&m.read == 0:
-		case m.read == readSealedGranted:
+		case m.flag != nil:
 			if group != nil {
-				group[within] = in.Sealed.Granted
+				group[within] = m.flag(in)
 			}
 		case within == "":
 			doc[name] = *m.text(in)

@@ -29,6 +29,10 @@ func (r *Report) lint(opts CheckOptions, p *Policy) {
 			}
 		}
 	}
+	if where := p.sources[0].name; !p.readsExternal() {
+		r.add(Note, where, "no rule reads input.payload.external: if workers use external storage of their SDK, only references to the values pass "+
+			"the proxy, which encrypts nothing in that storage; see docs/threat-model.md")
+	}
 	for _, namespace := range opts.Served {
 		if !slices.Contains(p.Namespaces(), namespace) {
 			r.add(Note, namespace, "the namespace has no policy of its own; the platform's rules alone decide for it")
@@ -40,6 +44,16 @@ func (r *Report) lint(opts CheckOptions, p *Policy) {
 				"is the name of the file right?", s.namespace)
 		}
 	}
+}
+
+// readsExternal reports whether any rule for requests goes by whether a payload is a reference to external storage.
+func (p *Policy) readsExternal() bool {
+	for _, u := range p.units {
+		if reads := u.queries[Request].reads; reads.bits&readExternal != 0 && reads.bits != readEverything {
+			return true
+		}
+	}
+	return false
 }
 
 // lintResponses looks for namespaces in which no rule opens anything for anyone.
@@ -89,6 +103,9 @@ func (r *Report) lintRule(q *query, rule rule, opts CheckOptions, known []string
 	read, _ := analyze(q.compiler, []*ast.Rule{rule.rule})
 	if q.direction == Response && read.bits&readContent != 0 && read.bits != readEverything {
 		r.add(Warning, where, "a response rule reads input.content, which only requests have: it never holds")
+	}
+	if q.direction == Response && read.bits&readExternal != 0 && read.bits != readEverything {
+		r.add(Warning, where, "a response rule reads input.payload.external, which is true in requests alone: it never holds")
 	}
 	if q.direction == Request && read.bits&(readSealedNamespace|readSealedKey) != 0 && read.bits != readEverything {
 		r.add(Warning, where, "a request rule reads input.sealed, which only responses have: it never holds")

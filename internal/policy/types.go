@@ -86,6 +86,8 @@ type Input struct {
 	Known, NotApplicable FactSet
 
 	Kind, Name, Path, Encoding, Type string
+	// External: the payload is a reference to a value that the worker's SDK has put into external storage (requests).
+	External bool
 	// Apart: the payload comes without its message, so that its name and path are unknown too.
 	// [Policy.DecideApart] sets it and tries every kind.
 	Apart bool

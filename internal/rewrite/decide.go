@@ -51,7 +51,7 @@ func (d *decider) facts(s *slot) {
 func (d *decider) evaluate(ctx context.Context, direction policy.Direction, s *slot, h head) (policy.Verdict, error) {
 	in := &d.input
 	in.Kind, in.Path, in.Name = s.f.kind, s.f.path, d.message.name(s)
-	in.Encoding, in.Type, in.Data = h.encoding, h.messageType, h.data
+	in.Encoding, in.Type, in.External, in.Data = h.encoding, h.messageType, h.external, h.data
 	decide := d.call.policy.Decide
 	if d.call.method.codec {
 		decide = d.call.policy.DecideApart
@@ -243,7 +243,10 @@ func (s *sealer) decideSlot(ctx context.Context, sl *slot, v *policy.Verdict) (e
 	if sl.f.op == opExempt {
 		return nil
 	}
-	q := question{sl.f, sl.scope, s.message.name(sl), h.encoding, h.messageType}
+	if h.external {
+		s.stats.External++
+	}
+	q := question{sl.f, sl.scope, s.message.name(sl), h.encoding, h.messageType, h.external}
 	if s.last.verdict.Hit && s.last.question == q && !s.call.rewriter.trial.Active() {
 		*v = s.last.verdict
 	} else {
@@ -262,6 +265,7 @@ type question struct {
 	f                           *field
 	scope                       int32
 	name, encoding, messageType string
+	external                    bool
 }
 
 // lastVerdict is the last verdict of a message. Neighbors in histories and lists often
@@ -436,6 +440,7 @@ func (o *opener) sameInput(a, b *openItem, facts bool) bool {
 // head is what a policy can read of a payload.
 type head struct {
 	encoding, messageType string
+	external              bool // a reference to a value in external storage of an SDK
 	data                  []byte
 	failureTexts          string // the form of a document with the texts of failures
 }
@@ -482,6 +487,8 @@ func parseHead(payload []byte) (h head, err error) {
 		case !r.Bytes():
 		case r.Number() == 2:
 			h.data = r.Value()
+		case r.Number() == 3:
+			h.external = true
 		case r.Number() == 1:
 			key, value := readEntry(r.Value())
 			switch string(key) {
@@ -494,6 +501,8 @@ func parseHead(payload []byte) (h head, err error) {
 			}
 		}
 	}
+	h.external = h.external || h.encoding == "json/external-storage-reference" ||
+		h.encoding == "json/protobuf" && h.messageType == "temporal.api.sdk.v1.ExternalStorageReference"
 	return h, r.Err()
 }
 

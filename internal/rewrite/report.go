@@ -23,6 +23,7 @@ type Stats struct {
 	// NotFound and NotAnArray are payloads that were sealed whole, though rules name fields of them: a field leads to
 	// nothing, or wants elements of something that is no array.
 	NotFound, NotAnArray int
+	External             int // requests: references to values in external storage of SDKs, whatever became of them
 
 	Unopened int      // answers: could not be opened and stay sealed
 	Later    int      // of these, by a cause that may pass by itself
@@ -79,6 +80,7 @@ func (s *Stats) add(o *Stats) {
 	s.Shadow += o.Shadow
 	s.NotFound += o.NotFound
 	s.NotAnArray += o.NotAnArray
+	s.External += o.External
 	s.Unopened += o.Unopened
 	s.Later += o.Later
 }

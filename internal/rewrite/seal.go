@@ -116,6 +116,7 @@ func (s *sealer) seal(ctx context.Context) (out []byte, err error) {
 	defer func() { endSpan(traced, err, &s.stats) }()
 	m := &s.message
 	s.nonces.Expect(len(s.items))
+	external := s.stats.External
 	if err := s.planEdits(ctx); err != nil {
 		return nil, err
 	}
@@ -124,6 +125,7 @@ func (s *sealer) seal(ctx context.Context) (out []byte, err error) {
 	}
 	growth := m.measure()
 	if s.fitWhatCrosses(growth) {
+		s.stats.External = external
 		if err := s.planEdits(ctx); err != nil {
 			return nil, err
 		}
@@ -232,12 +234,16 @@ func (s *sealer) planSeal(ctx context.Context, item int, last *sealItem) (err er
 	}
 	plain := m.content(sl)
 	s.stats.used(v.Key, len(plain), hit)
+	var external []byte // stays readable behind the envelope
+	if sl.f.op == opPayload {
+		external = externalOf(plain)
+	}
 	switch {
 	case sl.f.op == opFailure:
 		return s.sealFailure(item)
 	case sl.f.summary && len(plain) <= maxSummary && it.seal.PayloadSize(len(plain)) > maxSummary:
 		return s.sealSummary(sl, it.seal)
-	case sl.f.op == opPayload && !v.Compress && it.size == 0 && len(v.Fields)+len(v.Clear) == 0:
+	case sl.f.op == opPayload && !v.Compress && it.size == 0 && len(v.Fields)+len(v.Clear)+len(external) == 0:
 		m.editItem(sl, item, it.seal.PayloadSize(len(plain)))
 		return nil
 	}
@@ -253,7 +259,7 @@ func (s *sealer) planSeal(ctx context.Context, item int, last *sealItem) (err er
 		}
 		m.arena, err = it.seal.AppendText(m.arena, plain, &s.nonces)
 	case it.size > 0:
-		m.arena, err = appendFitting(m.arena, plain, it.size, it.seal, &s.nonces)
+		m.arena, err = appendFitting(m.arena, plain, it.size-len(external), it.seal, &s.nonces)
 	case v.Compress:
 		m.arena, err = it.seal.AppendPayload(m.arena, plain, true, &s.nonces)
 	default:
@@ -262,6 +268,7 @@ func (s *sealer) planSeal(ctx context.Context, item int, last *sealItem) (err er
 			envelope.Selection{Fields: v.Fields, Optional: v.Optional, Clear: v.Clear}, &s.nonces)
 		s.stats.unmatched(why)
 	}
+	m.arena = append(m.arena, external...)
 	m.edit(m.place(sl), sl.box, m.added(from))
 	return err
 }

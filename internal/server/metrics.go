@@ -41,6 +41,7 @@ type Metrics struct {
 	shadow     prometheus.Counter
 
 	notFound, notAnArray prometheus.Counter
+	external             prometheus.Counter
 }
 
 // directionMetrics are looked up once: a lookup by label costs more than the count.
@@ -92,6 +93,8 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	}
 	m.directions = [2]directionMetrics{m.direction("request", "sealed"), m.direction("response", "opened")}
 	m.shadow = m.payloads.WithLabelValues("passed_shadow")
+	m.external = f.NewCounter(prometheus.CounterOpts{Name: "temporal_seal_external_payloads_total",
+		Help: "Payloads of requests that are references to external storage of an SDK, where the proxy encrypts nothing."})
 	unmatched := counters("temporal_seal_fields_unmatched_total", "Payloads sealed whole, since a field that a rule names was not "+
 		"found, or its `*` met something else than an array, by reason.", "reason")
 	m.notFound, m.notAnArray = unmatched.WithLabelValues("not_found"), unmatched.WithLabelValues("not_an_array")
@@ -169,6 +172,9 @@ func (m *Metrics) Rewritten(d policy.Direction, s *rewrite.Stats, took time.Dura
 	if s.Shadow > 0 {
 		m.shadow.Add(float64(s.Shadow))
 	}
+	if s.External > 0 {
+		m.external.Add(float64(s.External))
+	}
 	if s.NotFound+s.NotAnArray > 0 {
 		m.notFound.Add(float64(s.NotFound))
 		m.notAnArray.Add(float64(s.NotAnArray))
@@ -183,6 +189,12 @@ func (m *Metrics) Rewritten(d policy.Direction, s *rewrite.Stats, took time.Dura
 // Failed counts one message that could not be rewritten.
 func (m *Metrics) Failed(d policy.Direction, err error) {
 	m.failures.WithLabelValues(d.String(), reason(err)).Inc()
+}
+
+// refusedRequest counts one request that could not be rewritten.
+func (m *Metrics) refusedRequest(s *rewrite.Stats, err error) {
+	m.Failed(policy.Request, err)
+	m.external.Add(float64(s.External))
 }
 
 // reasonUnrecorded is the reason of answers whose audit records are required and could not be kept.

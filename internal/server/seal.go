@@ -18,7 +18,7 @@ func (c *call) seal() error {
 		})
 		sealed, err := c.session.Request(c.ctx, c.request)
 		if err != nil {
-			c.server.metrics.Failed(policy.Request, err)
+			c.server.metrics.refusedRequest(c.session.RequestStats(), err)
 			return c.failRefused(err)
 		}
 		c.rewritten(policy.Request, c.session.RequestStats(), start, c.span)

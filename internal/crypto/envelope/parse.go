@@ -207,8 +207,10 @@ func (s *Sealed) parseExact(payload []byte) error {
 			}
 		case r.Number() == 2 && data == nil:
 			data = r.Value()
+		case r.Number() == externalPayloads && sizeAlone(r.Value()):
+			// It repeats what the sealed payload has, for the server: nobody vouches for it, and what opens does not have it.
 		default:
-			return notExact("it holds a field besides metadata and data")
+			return notExact("it holds a field besides metadata, data and the sizes of external payloads")
 		}
 	}
 	switch {
@@ -228,6 +230,22 @@ func (s *Sealed) parseExact(payload []byte) error {
 		return notExact("its encoding is not one of a sealed payload")
 	}
 	return nil
+}
+
+// externalPayloads is the field of a Payload with the sizes of values that SDKs keep in external storage. The server counts
+// them, so they stand on a sealed payload too.
+const externalPayloads = 3
+
+// sizeAlone reports whether an entry of that field holds a size and nothing else.
+func sizeAlone(entry []byte) bool {
+	n := 0
+	r := wire.Read(entry)
+	for ; r.Next(); n++ {
+		if r.Number() != 1 || r.Type() != protowire.VarintType {
+			return false
+		}
+	}
+	return r.Err() == nil && n <= 1
 }
 
 // plainEnvelope recognizes a Payload of form 0 as AppendPayload writes it, which is what most payloads are.

@@ -71,7 +71,9 @@ func TestMarkedButNoEnvelope(t *testing.T) {
 		"data twice":                  string(good) + "\x12" + lengthPrefixed(env),
 		"no data":                     entry("encoding", EncodingWhole),
 		"data that is a number":       entry("encoding", EncodingWhole) + "\x10\x01",
-		"an external reference":       string(good) + "\x1a\x02\x08\x01",
+		"an external text":            string(good) + "\x1a\x03\x0a\x01x",
+		"an external size twice":      string(good) + "\x1a\x04\x08\x01\x08\x01",
+		"an external number":          string(good) + "\x18\x01",
 		"an unknown field":            string(good) + "\x20\x01",
 		"a third field in an entry":   "\x0a" + lengthPrefixed("\x0a\x08encoding\x12\x10"+EncodingWhole+"\x18\x01") + "\x12" + lengthPrefixed(env),
 		"a whole with a view's entry": string(good) + entry("sealed.v1", env),
@@ -94,6 +96,11 @@ func TestMarkedButNoEnvelope(t *testing.T) {
 	} {
 		if _, marked, err := ParseText([]byte(text)); !marked || crypto.KindOf(err) != crypto.KindMalformed {
 			t.Errorf("%s: marked %v, error %v; want it marked and malformed", name, marked, err)
+		}
+	}
+	for name, payload := range map[string]string{"one": string(good) + "\x1a\x02\x08\x01", "two, one of them empty": string(good) + "\x1a\x00\x1a\x03\x08\x80\x01"} {
+		if got, err := p.open([]byte(payload)); err != nil || got != "payload" {
+			t.Errorf("sizes of external payloads, %s: %q, %v", name, got, err)
 		}
 	}
 	reordered := "\x12" + lengthPrefixed(env) + entry("encoding", EncodingWhole)
