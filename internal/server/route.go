@@ -87,7 +87,8 @@ func (c *call) awaitKeys() error {
 // taskCall is what tasks needs of the call.
 func (c *call) taskCall() tasks.Call {
 	return tasks.Call{
-		Method: c.method.rewrite, Caller: c.id.Caller, Request: c.request, Session: c.session, Upstream: c.upstream}
+		Method: c.method.rewrite, Caller: c.id.Caller, Request: c.request, Session: c.session, Upstream: c.upstream,
+		Credential: c.listener.Credential}
 }
 
 // endPoll answers a poll that ends without a task by the proxy's decision.

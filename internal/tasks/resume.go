@@ -58,7 +58,8 @@ func (a *pausedActivities) add(p *pausedActivity, retry func()) bool {
 		return false
 	}
 	others := a.bytes
-	if old := a.waiting[p.key]; old != nil {
+	old := a.waiting[p.key]
+	if old != nil {
 		others -= old.size
 	}
 	if others+len(p.sealed)+len(p.request) > maxSealed {
@@ -66,6 +67,9 @@ func (a *pausedActivities) add(p *pausedActivity, retry func()) bool {
 	}
 	if p.size = p.bytes(); others+p.size > maxPausedBytes {
 		return false
+	}
+	if old != nil {
+		old.worker.credentials.clear()
 	}
 	a.bytes = others + p.size
 	p.pause = backoff.Backoff{First: firstRetry, Max: longestRetry}
@@ -81,13 +85,8 @@ func (a *pausedActivities) add(p *pausedActivity, retry func()) bool {
 // bytes is what an activity takes. Callers choose the size of all of it.
 func (p *pausedActivity) bytes() int {
 	k := &p.key
-	n := pausedCost + len(p.sealed) + len(p.request) + len(k.namespace) + len(k.workflow) + len(k.run) + len(k.activity)
-	for name, values := range p.worker.credentials {
-		for _, v := range values {
-			n += len(name) + len(v)
-		}
-	}
-	return n
+	return pausedCost + len(p.sealed) + len(p.request) + len(k.namespace) + len(k.workflow) + len(k.run) + len(k.activity) +
+		p.worker.credentials.size()
 }
 
 // has reports whether an activity is watched.
@@ -118,6 +117,16 @@ func (a *pausedActivities) remove(p *pausedActivity) {
 	if a.waiting[p.key] == p {
 		delete(a.waiting, p.key)
 		a.bytes -= p.size
+		p.worker.credentials.clear()
+	}
+}
+
+// clear clears the credentials of all, at the end.
+func (a *pausedActivities) clear() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, p := range a.waiting {
+		p.worker.credentials.clear()
 	}
 }
 
@@ -135,7 +144,11 @@ func (a *pausedActivities) withoutSealed(namespace string) (list []*pausedActivi
 
 // watch has an activity go on once it opens. It returns false if the proxy cannot do that.
 func (t *Tasks) watch(p *pausedActivity) bool {
-	return t.ctx.Err() == nil && t.paused.add(p, t.retryUntilNoneWaits)
+	if t.ctx.Err() == nil && t.paused.add(p, t.retryUntilNoneWaits) {
+		return true
+	}
+	p.worker.credentials.clear()
+	return false
 }
 
 func (t *Tasks) retryUntilNoneWaits() {
@@ -203,7 +216,11 @@ func (t *Tasks) tryOpen(p *pausedActivity) (err error) {
 
 // resume unpauses an activity that a proxy has paused.
 func (t *Tasks) resume(p *pausedActivity) {
-	k, ctx := p.key, p.worker.context(context.Background())
+	k := p.key
+	ctx, ok := p.worker.credentials.context(context.Background())
+	if !ok {
+		return // it was paused again, and waits anew
+	}
 	err := p.stillPaused(ctx)
 	if err == nil {
 		ctx, cancel := context.WithTimeout(ctx, requestTimeout)

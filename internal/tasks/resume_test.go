@@ -2,6 +2,7 @@ package tasks
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"strings"
 	"sync/atomic"
@@ -51,12 +52,13 @@ func TestPausedActivitiesAreBounded(t *testing.T) {
 	for name, p := range map[string]pausedActivity{
 		"answers":     {sealed: make([]byte, 100_000)},
 		"requests":    {request: make([]byte, 100_000)},
-		"credentials": {worker: worker{credentials: metadata.MD{"authorization": {strings.Repeat("x", 60_000)}}}},
+		"credentials": {worker: worker{credentials: keepCredentials(metadata.MD{"authorization": {strings.Repeat("x", 60_000)}}, "")}},
 		"ids":         {key: activityKey{namespace: long, workflow: long, run: long}},
 	} {
 		a := &pausedActivities{waiting: map[activityKey]*pausedActivity{}, retrying: true}
 		for i := range 2000 {
 			one := p
+			one.worker.credentials = cmp.Or(one.worker.credentials, new(credentials)).clone()
 			one.sealed, one.request = bytes.Clone(p.sealed), bytes.Clone(p.request)
 			one.key.activity = fmt.Sprint(i % 1900) // some come again
 			a.add(&one, nil)

@@ -104,7 +104,9 @@ func (t *Tasks) FindPaused(out context.Context, call Call) {
 	s := &search{tasks: t, worker: call.worker(out), upstream: call.Upstream,
 		limit: rate.NewLimiter(searchRate, 1), namespace: strings.Clone(namespace)}
 	go func() {
-		ctx, cancel := context.WithTimeout(s.worker.context(t.ctx), searchLimit)
+		defer s.worker.credentials.clear()
+		ctx, _ := s.worker.credentials.context(t.ctx)
+		ctx, cancel := context.WithTimeout(ctx, searchLimit)
 		defer cancel()
 		memory, done := t.options.Memory()
 		defer done()
@@ -314,7 +316,9 @@ func (s *search) watch(task *activityTask, queue string) error {
 	if err != nil {
 		return err
 	}
-	p := &pausedActivity{key: s.key(task.GetWorkflowExecution(), task.GetActivityId()), worker: s.worker,
+	own := s.worker // is cleared on its own
+	own.credentials = own.credentials.clone()
+	p := &pausedActivity{key: s.key(task.GetWorkflowExecution(), task.GetActivityId()), worker: own,
 		method:  s.tasks.options.Rewriter.Method(workflowservice.WorkflowService_PollActivityTaskQueue_FullMethodName),
 		request: request, sealed: sealed, found: true}
 	if s.tasks.watch(p) {

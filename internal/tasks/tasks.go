@@ -14,6 +14,7 @@
 //	refused.go   workers' answers that can never be forwarded
 //	poll.go      polls that wait for a key, and empty answers; scaling.go: what they say of numbers of pollers
 //	shutdown.go  the end of the held polls of a worker that shuts down
+//	credentials.go  those of workers that are kept for that
 //	resume.go    paused activities that go on; search.go: those that a proxy before this one has paused
 package tasks
 
@@ -110,7 +111,10 @@ func New(o Options) (*Tasks, error) {
 
 // Close ends what goes on in the background. Activities that are still paused are found again by a proxy
 // that starts later.
-func (t *Tasks) Close() { t.stop() }
+func (t *Tasks) Close() {
+	t.stop()
+	t.paused.clear()
+}
 
 // The kinds of tasks, each in the answer to its poll. An answer without a token has no task.
 type (
@@ -131,6 +135,8 @@ type Call struct {
 	Request  []byte           // as received
 	Session  *rewrite.Session // seals the call's request and opens its answer
 	Upstream grpc.ClientConnInterface
+	// Credential is the header in which the listener takes credentials; "": none.
+	Credential string
 }
 
 func (c Call) namespace() string { return c.Session.Namespace() }
@@ -172,7 +178,7 @@ func (c Call) client() workflowservice.WorkflowServiceClient {
 // worker makes requests to the server as the worker would whose call gave its credentials.
 type worker struct {
 	client      workflowservice.WorkflowServiceClient
-	credentials metadata.MD
+	credentials *credentials
 	caller      *policy.Caller
 }
 
@@ -180,11 +186,7 @@ type worker struct {
 // forwarded with.
 func (c Call) worker(out context.Context) worker {
 	md, _ := metadata.FromOutgoingContext(out)
-	return worker{c.client(), md, c.Caller}
-}
-
-func (w worker) context(parent context.Context) context.Context {
-	return metadata.NewOutgoingContext(parent, w.credentials)
+	return worker{c.client(), keepCredentials(md, c.Credential), c.Caller}
 }
 
 // outlasting returns a context for a request that has to reach the server though the caller may be gone.
