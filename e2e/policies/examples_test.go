@@ -24,7 +24,7 @@ func TestExamples(t *testing.T) {
 	server, err := harness.StartTemporal(t.Context(), peers.TemporalOptions{
 		DBFile: filepath.Join(t.TempDir(), "temporal.db"),
 		Namespaces: []string{"seal-all", "only-headers", "billing", "portal", "hospital", "saas", "search-attributes",
-			"vault", "claims", "rebel", "clinic-prod"},
+			"vault", "claims", "rebel", "clinic-prod", "orders"},
 		SearchAttributes: map[string]string{"Note": "Keyword", "Ward": "Keyword"},
 	})
 	if err != nil {
@@ -44,6 +44,7 @@ func TestExamples(t *testing.T) {
 		{"phi-by-pointer", "hospital", []string{"phi", "default"}, phiByPointer},
 		{"per-tenant", "saas", []string{"tenant/*", "default"}, perTenant},
 		{"search-attributes", "search-attributes", []string{"default"}, searchAttributes},
+		{"external-storage", "orders", []string{"default"}, externalStorage},
 		{"floor", "rebel", []string{"floor", "default", "loose"}, floor},
 		{"clinic", "clinic-prod", []string{"phi", "jwt", "default"}, clinic},
 	} {
@@ -63,6 +64,41 @@ func sealAll(e *example) {
 	e.is("the input", stored.input, "sealed with default", read.input, input)
 	e.is("the activity's input", stored.activityInput, "sealed with default", got, given)
 	e.is("the result", stored.result, "sealed with default", read.result, result)
+
+	// The server counts values in external storage, of a sealed reference too.
+	reference := externalReference()
+	e.start("external", "Any", reference)
+	e.is("a reference", e.stored("external").input, "sealed with default", e.read("external").input, reference)
+	d, err := e.direct.DescribeWorkflowExecution(e.context(), &workflowservice.DescribeWorkflowExecutionRequest{
+		Namespace: e.namespace, Execution: &commonpb.WorkflowExecution{WorkflowId: "external"}})
+	if err != nil {
+		e.Fatal(err)
+	}
+	if i := d.GetWorkflowExecutionInfo(); i.GetExternalPayloadCount() != 1 || i.GetExternalPayloadSizeBytes() != 300_000 {
+		e.Errorf("the server counts %d external values of %d bytes, want 1 of 300000", i.GetExternalPayloadCount(), i.GetExternalPayloadSizeBytes())
+	}
+}
+
+// externalReference is what an SDK sends of a value that it has put into a bucket.
+func externalReference() *commonpb.Payload {
+	return &commonpb.Payload{
+		Metadata:         map[string][]byte{"encoding": []byte("json/protobuf"), "messageType": []byte("temporal.api.sdk.v1.ExternalStorageReference")},
+		Data:             []byte(`{"driverName":"s3","claimData":{"bucket":"orders","key":"7"}}`),
+		ExternalPayloads: []*commonpb.Payload_ExternalPayloadDetails{{SizeBytes: 300_000}},
+	}
+}
+
+func externalStorage(e *example) {
+	_, err := e.through.StartWorkflowExecution(e.context(), e.request("external", "Any", externalReference()))
+	if status.Code(err) != codes.PermissionDenied || !strings.Contains(err.Error(), "values in external storage are not encrypted") {
+		e.Errorf("a reference: %v", err)
+	}
+	if _, err := e.history(e.direct, e.context(), "external"); status.Code(err) != codes.NotFound {
+		e.Errorf("a denied reference reached the server: %v", err)
+	}
+	in := value("order")
+	e.start("small", "Any", in)
+	e.is("a value that is small", e.stored("small").input, "sealed with default", e.read("small").input, in)
 }
 
 func onlyHeaders(e *example) {

@@ -453,7 +453,7 @@ func takeJSON(t *testing.T) []string {
 		{"explain --output json", nil, []string{
 			"--config good.yaml", "--config good.yaml --input several.yaml", "--config good.yaml --policy unknown.rego",
 			"--config good.yaml --policy fact.rego --unknown workflow.type", "--config good.yaml --direction response",
-			"--config good.yaml --kind text"}},
+			"--config good.yaml --kind text", "--config good.yaml --external"}},
 		{"keys list --output json", nil, []string{"--config good.yaml", "--config no-key.yaml", "--config wildcard.yaml", "--config kms.yaml"}},
 		{"keys list --running --output json", nil, []string{"--admin $ADMIN", "--admin $DRAINING", "--admin $OFKMS"}},
 		{"keys reference --output json", nil, []string{"local:seal.key", "arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"}},
