@@ -19,8 +19,9 @@ import (
 )
 
 // CallHeader is the metadata key by which a frontend knows which call of the test a request belongs to. The proxy
-// forwards it as any header of a caller, also on calls that it makes because of the caller's.
-const CallHeader = "x-blackbox-call"
+// forwards it as any header of a caller, also on calls that it makes because of the caller's. Its name is that of a credential:
+// the proxy keeps no other headers for calls that it makes after the caller's has ended.
+const CallHeader = "x-blackbox-call-token"
 
 // maxMessage is the size up to which SDKs receive messages, in bytes.
 const maxMessage = 128 << 20

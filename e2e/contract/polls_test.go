@@ -14,6 +14,7 @@ import (
 	taskqueuepb "go.temporal.io/api/taskqueue/v1"
 	workflowpb "go.temporal.io/api/workflow/v1"
 	"go.temporal.io/api/workflowservice/v1"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
@@ -251,7 +252,8 @@ func TestPausedActivitiesGoOn(t *testing.T) {
 			),
 		)
 		r := two.client.Do(t.Context(), blackbox.Request{Call: call, Method: "PollActivityTaskQueue", Timeout: 30 * time.Second,
-			Body: blackbox.Marshal(&workflowservice.PollActivityTaskQueueRequest{Namespace: "pausing"})})
+			Metadata: metadata.Pairs("authorization", "Bearer of the worker", "baggage", "user=ann"),
+			Body:     blackbox.Marshal(&workflowservice.PollActivityTaskQueueRequest{Namespace: "pausing"})})
 		e := exchange{r, call, two.rig}
 		e.empty(t)
 		e.wantNames(t, "PollActivityTaskQueue PauseActivity RespondActivityTaskFailed")
@@ -271,6 +273,10 @@ func TestPausedActivitiesGoOn(t *testing.T) {
 	q := forwardedAs(t, exchange{call: ours, rig: two.rig}, "UnpauseActivity", new(workflowservice.UnpauseActivityRequest))
 	if q.Namespace != "pausing" || q.GetId() != "ours" || !q.ResetAttempts {
 		t.Errorf("the activity was let go on by %v", q)
+	}
+	md := exchange{call: ours, rig: two.rig}.forwarded(t, "UnpauseActivity").Metadata
+	if fmt.Sprint(md.Get("authorization")) != "[Bearer of the worker]" || len(md.Get("baggage")) > 0 {
+		t.Errorf("the activity was let go on with the headers %v, want the worker's credentials and nothing else of it", md)
 	}
 	time.Sleep(time.Second)
 	if names := (exchange{call: theirs, rig: two.rig}).names(); strings.Contains(names, "UnpauseActivity") {

@@ -216,7 +216,7 @@ func sameDecision(a Verdict, aErr error, b Verdict, bErr error) bool {
 		return aErr != nil && bErr != nil
 	}
 	return a.Action == b.Action && a.Key == b.Key && a.Compress == b.Compress &&
-		slices.Equal(a.Fields, b.Fields) && slices.Equal(a.Clear, b.Clear)
+		slices.Equal(a.Fields, b.Fields) && slices.Equal(a.Optional, b.Optional) && slices.Equal(a.Clear, b.Clear)
 }
 
 // decided describes a verdict. Which members are sealed is left out: a rule may have computed their names.
