@@ -40,7 +40,7 @@ server. The exit code is 1 if there is an error.`,
 	f.StringVar(&o.options.Namespaces, "namespaces", "", "folder of namespaces' policies, in place of the config's")
 	f.StringSliceVar(&o.options.Cases, "cases", nil, "case files, beside those that lie next to the policy")
 	f.BoolVar(&o.options.Offline, "offline", false, "ask no key service and fetch no policy bundle")
-	f.BoolVar(&o.options.Connect, "connect", false, "ask upstreams and the issuers of tokens for an answer too")
+	f.BoolVar(&o.options.Connect, "connect", false, "ask upstreams and the issuers of tokens for an answer too, and each key that seals for a data key")
 	f.BoolVar(&o.options.Strict, "strict", false, "take warnings for errors")
 	f.DurationVar(&o.options.Timeout, "timeout", defaultStartTimeout, "how long each key, upstream and key set may take to answer")
 	cmd.MarkFlagsMutuallyExclusive("offline", "connect")

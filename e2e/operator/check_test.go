@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/temporal-seal/temporal-seal/e2e/harness"
+
+	"github.com/temporal-seal/temporal-seal/e2e/kmsstub"
 )
 
 // certificate writes a self-signed certificate for localhost and its key into the scenario's folder: name.crt and name.key.
@@ -109,5 +111,27 @@ both(_) := false
 		}
 		got := s.run("explain", "--policy", "policy.rego", "--kind", "input")
 		s.want(got.code == 0, "exit code %d for a payload without error: %s", got.code, got.all())
+	})
+}
+
+func TestCheckDataKeys(t *testing.T) {
+	t.Parallel()
+	scenario(t, "4.21", "a permission to make data keys that is missing, and one to open them", func(s *site) {
+		config := s.write("config.yaml", `
+upstreams: [{address: "${temporal}"}]
+keys: [{name: default, active: "${key}"}]
+`)
+		p := s.run("check", "--config", config, "--connect")
+		s.want(p.code == 0, "check --connect with all permissions ends with %d: %s", p.code, p.all())
+		for operation, text := range map[string]string{
+			"GenerateDataKey": "it makes no data key: ", "Decrypt": "it does not open the data key that it has made: "} {
+			s.kms.Always(operation, kmsstub.Fault{Error: "AccessDeniedException"})
+			p = s.run("check", "--config", config)
+			s.want(p.code == 0, "check without --connect ends with %d: %s", p.code, p.all())
+			p = s.run("check", "--config", config, "--connect")
+			s.want(p.code == 1, "check --connect ends with %d", p.code)
+			s.contains("check --connect", p.all(), "config.yaml:3", text, "AccessDenied")
+			s.kms.Heal()
+		}
 	})
 }

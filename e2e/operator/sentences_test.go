@@ -54,6 +54,7 @@ var sentences = []sentence{
 	{"4.18", "check reports a rule without conditions that names a key that is not configured"},
 	{"4.19", "check refuses services that carry payloads which the proxy would forward unread, or that do not exist by that name"},
 	{"4.20", "explain exits with 1 when the evaluation ends in an error"},
+	{"4.21", "check --connect reports a key that makes no data key"},
 
 	{"5.1", "check and the documents say which key is the default"},
 	{"5.2", "{namespace} in the URI of a key names a key for each namespace, for every key service"},

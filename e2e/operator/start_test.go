@@ -17,6 +17,9 @@ import (
 	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/worker"
 	"go.temporal.io/sdk/workflow"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/temporal-seal/temporal-seal/e2e/blackbox"
@@ -114,6 +117,22 @@ func (s *site) reached(method, namespace string) bool {
 	return false
 }
 
+// healthIs checks what the proxy's gRPC health reports.
+func (s *site) healthIs(p *proxy, want healthpb.HealthCheckResponse_ServingStatus) func() error {
+	return func() error {
+		conn, err := grpc.NewClient(p.address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		got, err := healthpb.NewHealthClient(conn).Check(s.Context(), &healthpb.HealthCheckRequest{})
+		if err == nil && got.Status != want {
+			err = fmt.Errorf("gRPC health is %s, want %s", got.Status, want)
+		}
+		return err
+	}
+}
+
 const oneClinicKey = `
 listeners: [{address: "127.0.0.1:0"}]
 upstreams: [{address: "${frontend}"}]
@@ -160,7 +179,9 @@ func TestStartWithoutAKey(t *testing.T) {
 		code, page := p.get("/readyz")
 		s.want(code == 503, "/readyz: %d", code)
 		s.contains("/readyz", page, "not ready: no key answers", `keys[0] "clinic"`, `keys[1] "default"`)
+		s.eventually(s.healthIs(p, healthpb.HealthCheckResponse_NOT_SERVING))
 		s.kms.Heal()
+		s.eventually(s.healthIs(p, healthpb.HealthCheckResponse_SERVING))
 		s.eventually(func() error {
 			if code, page := p.get("/readyz"); code != 200 || strings.Contains(page, `keys[1] "default"`) {
 				return fmt.Errorf("/readyz: %d %s", code, page)
@@ -264,6 +285,26 @@ keys: [{name: default, active: "${key}"}]
 		code, page := p.get("/readyz")
 		s.want(code == 200, "/readyz: %d", code)
 		s.contains("/readyz", page, "upstream "+address+" has not answered since the start", "connection refused")
+	})
+	scenario(t, "3.4", "polls for the namespace of a dead upstream are held, and go on once it is there", func(s *site) {
+		address, listen := s.dead()
+		p := s.serve(fmt.Sprintf(`
+listeners: [{address: "127.0.0.1:0"}]
+upstreams: [{namespaces: [clinic], address: "%s"}, {address: "${temporal}"}]
+admin: 127.0.0.1:0
+keys: [{name: default, active: "${key}"}]
+`, address), "--start-timeout", "1s")
+		began := time.Now()
+		s.noTask(s.poll(p, "clinic", 5*time.Second))
+		s.want(time.Since(began) > 2*time.Second, "the poll was held for %v alone", time.Since(began))
+		p.awaitLog("polls are held and end empty, since their upstream cannot be reached: they go on once it can", "namespace", "clinic")
+		relay(listen(), s.frontend().Address)
+		s.eventually(func() error {
+			if s.poll(p, "clinic", 4*time.Second); !s.reached("PollWorkflowTaskQueue", "clinic") {
+				return fmt.Errorf("the poll does not reach the upstream")
+			}
+			return nil
+		})
 	})
 	scenario(t, "3.6", "an upstream that comes later", func(s *site) {
 		address, listen := s.dead()

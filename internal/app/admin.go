@@ -79,6 +79,12 @@ func (a *admin) inTurn(text func(h http.Header, w io.Writer) (status int)) http.
 func (a *admin) open(changes *applier) { a.changes.Store(changes) }
 func (a *admin) shut()                 { a.changes.Store(nil) }
 
+// works reports whether calls should come here.
+func (a *admin) works() bool {
+	changes := a.changes.Load()
+	return changes != nil && changes.worksNot(changes.state.Load()) == ""
+}
+
 // readyz reports whether calls should come here, and what an operator should know. Sources that are not
 // in force do not take the proxy out: what was in force before them still holds.
 func (a *admin) readyz(_ http.Header, w io.Writer) (status int) {

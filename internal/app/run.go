@@ -21,6 +21,9 @@ import (
 // closeTime is how long the last audit records and traces may take at the end.
 const closeTime = 5 * time.Second
 
+// healthInterval is how often gRPC health is brought up to date with /readyz.
+const healthInterval = time.Second
+
 // running is what serves, and what ends with it.
 type running struct {
 	server  *server.Server
@@ -44,21 +47,19 @@ func (r *running) untilSignal(by config.Drain, ready func()) error {
 	for _, f := range serve {
 		go func() { served <- f() }()
 	}
-	r.server.SetReady(true)
 	ready()
-	select {
-	case err := <-served:
-		return fmt.Errorf("a listener failed: %w", err)
-	case got := <-signals:
-		// /readyz turns first, so that load balancers send nothing new while calls end.
-		r.admin.shut()
-		go func() {
-			got := <-signals
-			r.log.Warn("second signal: stopping at once, running calls are cut", "signal", got.String())
-			os.Exit(1)
-		}()
-		r.drain(by, got)
+	got, err := r.untilTold(signals, served)
+	if err != nil {
+		return err
 	}
+	// /readyz turns first, so that load balancers send nothing new while calls end.
+	r.admin.shut()
+	go func() {
+		got := <-signals
+		r.log.Warn("second signal: stopping at once, running calls are cut", "signal", got.String())
+		os.Exit(1)
+	}()
+	r.drain(by, got)
 	for range serve {
 		if err := <-served; err != nil {
 			r.log.Error("a listener failed while shutting down", "error", err)
@@ -80,6 +81,22 @@ func (r *running) untilSignal(by config.Drain, ready func()) error {
 	last.Wait()
 	r.log.Info("stopped")
 	return nil
+}
+
+// untilTold waits for a signal, or the error of a listener that ends before. gRPC health reports meanwhile what /readyz does.
+func (r *running) untilTold(signals <-chan os.Signal, served <-chan error) (os.Signal, error) {
+	look := time.NewTicker(healthInterval)
+	defer look.Stop()
+	for {
+		r.server.SetReady(r.admin.works())
+		select {
+		case err := <-served:
+			return nil, fmt.Errorf("a listener failed: %w", err)
+		case got := <-signals:
+			return got, nil
+		case <-look.C:
+		}
+	}
 }
 
 // drain stops serving without losing a call: see Server.Drain. First it waits for what the config

@@ -117,6 +117,7 @@ func (o *Options) Serve(ctx context.Context, stderr io.Writer) error {
 	r := running{server: grpc, codec: codec, admin: admin, records: records, spans: t.spans, log: log}
 	return r.untilSignal(c.Drain, func() {
 		admin.open(changes)
+		grpc.SetReady(admin.works()) // before a line says that it serves
 		warnAtStart(c, log)
 		if o.File == "" && len(c.Grants) > 0 {
 			log.Info("without a config file, on loopback, every namespace opens what another one sealed")

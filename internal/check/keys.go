@@ -22,9 +22,10 @@ const mostAsked = 8
 // asked is one key encryption key and what it answers.
 type asked struct {
 	uri   string
-	where string // file:line and path
-	for_  string // the key's name and namespace, where the config has a placeholder
-	seals bool   // active; else for opening only
+	where string            // file:line and path
+	for_  string            // the key's name and namespace, where the config has a placeholder
+	seals bool              // active; else for opening only
+	bound crypto.KeyContext // of the data key that is made; without a name none is
 	arn   string
 	err   error
 }
@@ -46,7 +47,7 @@ func (r *run) checkKeys(ctx context.Context) (string, bool) {
 		places <- struct{}{}
 		all.Go(func() {
 			defer func() { <-places }()
-			keys[i].arn, keys[i].err = r.ask(ctx, keys[i].uri)
+			keys[i].arn, keys[i].err = r.ask(ctx, &keys[i])
 		})
 	}
 	all.Wait()
@@ -72,7 +73,8 @@ func (r *run) checkKeys(ctx context.Context) (string, bool) {
 func (r *run) keysToAsk() []asked {
 	var list []asked
 	missing, seen := map[string]bool{}, map[string]bool{}
-	add := func(entry int, uris []string, for_ string) {
+	uses := r.uses()
+	add := func(entry int, uris []string, for_ string, bound crypto.KeyContext) {
 		for j, uri := range uris {
 			if strings.ContainsAny(uri, "{}") || seen[uri] || !keyservice.Known(uri) {
 				continue // a pattern, or an error of the config
@@ -86,19 +88,34 @@ func (r *run) keysToAsk() []asked {
 			if j > 0 {
 				path = fmt.Sprintf("$.keys[%d].open_only[%d]", entry, j-1)
 			}
-			list = append(list, asked{uri: uri, where: r.review.Place(path), for_: for_, seals: j == 0})
+			list = append(list, asked{uri: uri, where: r.review.Place(path), for_: for_, seals: j == 0, bound: bound})
 		}
 	}
 	for i, k := range r.config.Keys {
-		add(i, append([]string{k.Active}, k.OpenOnly...), "")
+		add(i, append([]string{k.Active}, k.OpenOnly...), "", r.boundBy(i, uses))
 	}
-	for _, use := range r.uses() {
+	for _, use := range uses {
 		if entry, uris, ok := r.set.URIs(use.namespace, use.key); ok {
-			add(entry, uris, fmt.Sprintf("key %s of namespace %s: ", use.key, use.namespace))
+			add(entry, uris, fmt.Sprintf("key %s of namespace %s: ", use.key, use.namespace), r.set.KeyContext(use.namespace, use.key))
 		}
 	}
 	r.result.MissingKeys = slices.Sorted(maps.Keys(missing))
 	return list
+}
+
+// boundBy returns what a data key of an entry is bound to: a namespace that needs the key, since a permission may be for those
+// alone, or any if none is known by name. It is empty for an entry whose key has no name of its own.
+func (r *run) boundBy(entry int, uses []use) crypto.KeyContext {
+	name := r.config.Keys[entry].Name
+	if r.set == nil || name == "" || strings.Contains(name, "*") {
+		return crypto.KeyContext{}
+	}
+	for _, use := range uses {
+		if i, _, ok := r.set.URIs(use.namespace, use.key); ok && i == entry && use.key == name {
+			return r.set.KeyContext(use.namespace, name)
+		}
+	}
+	return r.set.KeyContext("default", name)
 }
 
 // use is a key that a namespace needs.
@@ -129,8 +146,9 @@ func (r *run) uses() (all []use) {
 	return all
 }
 
-// ask opens a key, which asks its service for it, and returns its ARN if it has one.
-func (r *run) ask(ctx context.Context, uri string) (arn string, err error) {
+// ask opens a key, which asks its service for it, and returns its ARN if it has one. With Options.Connect, a key that seals makes
+// a data key and opens it, which shows that the permissions are there.
+func (r *run) ask(ctx context.Context, k *asked) (arn string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, r.options.Timeout)
 	defer cancel()
 	type answer struct {
@@ -139,7 +157,10 @@ func (r *run) ask(ctx context.Context, uri string) (arn string, err error) {
 	}
 	answered := make(chan answer, 1)
 	go func() { // a service's client may overlook the end of its time
-		p, err := keyservice.Open(ctx, uri)
+		p, err := keyservice.Open(ctx, k.uri)
+		if err == nil && r.options.Connect && k.seals && k.bound.Key != "" {
+			err = makesDataKey(ctx, p, k.bound)
+		}
 		if err != nil {
 			answered <- answer{err: err}
 			return
@@ -150,6 +171,21 @@ func (r *run) ask(ctx context.Context, uri string) (arn string, err error) {
 	case a := <-answered:
 		return a.arn, a.err
 	case <-ctx.Done():
-		return "", crypto.Internalf(crypto.KindUnavailable, "open key", "%s did not answer within %s", uri, r.options.Timeout)
+		return "", crypto.Internalf(crypto.KindUnavailable, "open key", "%s did not answer within %s", k.uri, r.options.Timeout)
 	}
+}
+
+// makesDataKey makes a data key, opens it, and forgets it.
+func makesDataKey(ctx context.Context, p crypto.Provider, bound crypto.KeyContext) error {
+	plain, wrapped, err := p.GenerateDataKey(ctx, bound)
+	clear(plain)
+	if err != nil {
+		return fmt.Errorf("it makes no data key: %w", err)
+	}
+	opened, err := p.UnwrapDataKey(ctx, wrapped, bound)
+	clear(opened)
+	if err != nil {
+		return fmt.Errorf("it does not open the data key that it has made: %w", err)
+	}
+	return nil
 }

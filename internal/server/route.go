@@ -88,7 +88,7 @@ func (c *call) awaitKeys() error {
 func (c *call) taskCall() tasks.Call {
 	return tasks.Call{
 		Method: c.method.rewrite, Caller: c.id.Caller, Request: c.request, Session: c.session, Upstream: c.upstream,
-		Credential: c.listener.Credential}
+		Credential: c.listener.Credential, Reach: c.upstream.Reach}
 }
 
 // endPoll answers a poll that ends without a task by the proxy's decision.

@@ -87,8 +87,10 @@ func unopenedText(cause error, next string) string {
 		advice = "; " + next + ": it opens once the proxy has the memory"
 	case transient(cause):
 		advice = "; " + next + ": it opens once the proxy reaches its keys"
+	case crypto.KindOf(cause) == crypto.KindForeign: // the cause says which grant is missing
+		advice = "; or terminate the workflow"
 	case denied(cause):
-		advice = "; change what it says, or terminate the workflow"
+		advice = "; change the policy, or terminate the workflow"
 	}
 	return from + "the worker was not given this task: " + crypto.ForCaller(cause) + advice
 }

@@ -3,6 +3,7 @@ package tasks
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"time"
 
@@ -31,8 +32,8 @@ const (
 // PollsHeld returns how many polls wait for a key.
 func (t *Tasks) PollsHeld() int { return t.polls.count() }
 
-// AwaitKeys waits until the result of a task could be sealed. A task that is handed out before that is
-// lost. ready is false when the poll is to end empty, as if there were no task: workers poll again at once
+// AwaitKeys waits until the upstream can be reached, and the result of a task could be sealed. A task that is handed out before
+// that is lost. ready is false when the poll is to end empty, as if there were no task: workers poll again at once
 // then, while some give up after a minute of errors. out is ctx with the metadata to send.
 func (t *Tasks) AwaitKeys(ctx, out context.Context, call Call) (ready bool, err error) {
 	if call.isControlPoll() {
@@ -74,6 +75,9 @@ func (t *Tasks) logHeld(ctx context.Context, call Call, err error) {
 		return
 	}
 	text := "polls are held and end empty, since results could not be sealed: the tasks wait at the server until the key is back"
+	if errors.Is(err, errOutOfReach) {
+		text = "polls are held and end empty, since their upstream cannot be reached: they go on once it can"
+	}
 	if call.Session.Undecided() != nil {
 		text = "polls are held and end empty, since the namespace's policy does not load: " +
 			"the tasks wait at the server until its file is corrected"
@@ -81,14 +85,22 @@ func (t *Tasks) logHeld(ctx context.Context, call Call, err error) {
 	t.options.Log.Error(text, append(call.fields(ctx, nil), "error", err)...)
 }
 
-// tryKeys tries the keys for a short while: the worker may hang up or shut down meanwhile. Where the policy decides nothing,
-// no key helps.
+// errOutOfReach means that a poll's upstream has no connection.
+var errOutOfReach = errors.New("the upstream cannot be reached")
+
+// tryKeys tries the upstream and the keys for a short while: the worker may hang up or shut down meanwhile. Where the policy
+// decides nothing, no key helps.
 func (t *Tasks) tryKeys(ctx context.Context, call Call) error {
 	if err := call.Session.Undecided(); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, FirstTry)
 	defer cancel()
+	if call.Reach != nil {
+		if err := call.Reach(ctx); err != nil {
+			return fmt.Errorf("%w: %w", errOutOfReach, err)
+		}
+	}
 	return t.options.Keys.Ready(ctx, call.namespace(), call.Session.NamedKeys())
 }
 
@@ -99,7 +111,7 @@ func mayComeBack(err error) bool {
 		return true
 	}
 	kind := crypto.KindOf(err)
-	return kind == crypto.KindUnavailable || kind == crypto.KindRevoked || errors.Is(err, context.DeadlineExceeded)
+	return errors.Is(err, errOutOfReach) || kind == crypto.KindUnavailable || kind == crypto.KindRevoked || errors.Is(err, context.DeadlineExceeded)
 }
 
 // isControlPoll reports whether the poll is for commands of the server to the worker itself. Nothing in the

@@ -137,6 +137,8 @@ type Call struct {
 	Upstream grpc.ClientConnInterface
 	// Credential is the header in which the listener takes credentials; "": none.
 	Credential string
+	// Reach returns why no connection to the upstream comes up until ctx ends; nil: that is not asked.
+	Reach func(ctx context.Context) error
 }
 
 func (c Call) namespace() string { return c.Session.Namespace() }

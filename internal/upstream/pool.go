@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -211,6 +212,23 @@ func (c *connection) connect(ctx context.Context) {
 			}
 		}
 	}
+}
+
+// Reach returns nil once calls have a connection, or why there is none when ctx ends or connecting has failed.
+func (p *Pool) Reach(ctx context.Context) error {
+	all := *p.all.Load()
+	if slices.ContainsFunc(all, (*connection).ready) {
+		return nil
+	}
+	first := p.first(1)
+	if len(first) == 0 {
+		return ErrClosed
+	}
+	first[0].connect(ctx)
+	if !first[0].ready() {
+		return fmt.Errorf("no connection to %s", p.address)
+	}
+	return nil
 }
 
 // open returns the number of connections that are not idle.

@@ -251,6 +251,11 @@ func (s *Set) findSealed(bound, key string) (m match, ok bool) {
 	return m, ok
 }
 
+// KeyContext is what data keys are bound to that seal with a key in a namespace.
+func (s *Set) KeyContext(namespace, key string) crypto.KeyContext {
+	return crypto.KeyContext{Namespace: s.bound(namespace), Key: key}
+}
+
 // bound returns the name of a namespace in envelopes.
 func (s *Set) bound(namespace string) string { return s.realm + s.canonical(namespace) }
 
@@ -290,6 +295,9 @@ func (s *Set) MayOpen(h *envelope.Header, namespace string) error {
 		return nil
 	}
 	from := s.local(h.Namespace)
+	if namespace == "" { // no grant would name it
+		return h.Errorf(crypto.KindForeign, "open", "it was sealed in namespace %q, and the call names no namespace: name one that may open it", from)
+	}
 	return h.Errorf(crypto.KindForeign, "open", "it was sealed in namespace %q, which namespace %q may not open: "+
 		"add {from: %[1]q, to: %[2]q} to `grants` in the proxy's config if it may", from, namespace)
 }
