@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -115,6 +116,11 @@ func makeStates() []state {
 			rewrittenSecond(func(o *harness.ProxyOptions) { o.Policy = openAll + "# another revision\n" }),
 			rewrittenSecond(func(*harness.ProxyOptions) {})),
 		buildsDiffer(),
+		startedSo("ShadowStays", "shadow: true\n"),
+		startedSo("DependencyMissing", "codec_server: {address: \"127.0.0.1:0\", callers: {jwt: {issuer: \"https://issuer.example\", "+
+			"audience: temporal, namespaces: [orders], jwks_url: \"http://127.0.0.1:1/keys\"}}}\n"),
+		{alert: "CandidateStale", prepare: func(s *site) error { s.options.Candidate = openAll; return nil },
+			begin: rewritten(func(o *harness.ProxyOptions) { o.Candidate = "package temporal\nthis is no rule\n" }), end: asBefore},
 		certificateExpires(),
 		{alert: "ProxyPanicked", also: []string{"CallsFail"}, prepare: func(s *site) (err error) {
 			s.options.Binary, err = buildFaulty()
@@ -181,6 +187,21 @@ func buildsDiffer() state {
 	}}
 }
 
+// startedSo has a second replica run with further config for a while.
+func startedSo(alert, extra string) state {
+	var other harness.ProxyOptions
+	return state{alert: alert, prepare: func(s *site) error {
+		other = s.second()
+		return s.add(other)
+	}, begin: func(s *site) error {
+		other.Extra += extra
+		return s.replaceSecond(&other, harness.BuildProxy)
+	}, end: func(s *site) error {
+		other.Extra = strings.TrimSuffix(other.Extra, extra)
+		return s.replaceSecond(&other, harness.BuildProxy)
+	}}
+}
+
 // replaceSecond starts the second replica anew with another binary, at the same admin address.
 func (s *site) replaceSecond(o *harness.ProxyOptions, build func() (string, error)) (err error) {
 	old := s.proxies[0]
@@ -190,7 +211,7 @@ func (s *site) replaceSecond(o *harness.ProxyOptions, build func() (string, erro
 	if o.Binary, err = build(); err != nil {
 		return err
 	}
-	o.Args = []string{"--admin", old.Admin}
+	o.Args = []string{"--admin", old.Admin, "--start-timeout", "2s"}
 	p, err := harness.StartProxy(s.t.Context(), *o)
 	if err != nil {
 		return err

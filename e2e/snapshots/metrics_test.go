@@ -221,7 +221,7 @@ var (
 )
 
 // openLabels have values of the user's: names of keys, references, revisions.
-var openLabels = []string{"key", "kek", "arn", "revision", "version", "commit"}
+var openLabels = []string{"key", "kek", "arn", "revision", "version", "commit", "address"}
 
 // scrape reads the metrics. Those of the Go runtime and of the process become one entry each.
 func scrape(t *testing.T, proxy *harness.Proxy) map[string]*family {

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/temporal-seal/temporal-seal/internal/upstream"
 	"github.com/temporal-seal/temporal-seal/internal/x/backoff"
 )
@@ -166,6 +168,24 @@ func (d *dependencies) errors() map[int]error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return maps.Clone(d.missing)
+}
+
+var dependencyMissing = prometheus.NewDesc("temporal_seal_dependency_missing",
+	"1 while an upstream or a key set has not answered since the start; what needs it is disabled.", []string{"dependency", "address"}, nil)
+
+// Describe is part of prometheus.Collector.
+func (d *dependencies) Describe(ch chan<- *prometheus.Desc) { ch <- dependencyMissing }
+
+// Collect is part of prometheus.Collector. Entries of the config may share an address.
+func (d *dependencies) Collect(ch chan<- prometheus.Metric) {
+	missing, values := d.errors(), map[[2]string]float64{}
+	for i, one := range d.all {
+		labels := [2]string{one.what, one.name}
+		values[labels] = max(values[labels], oneIf(missing[i] != nil))
+	}
+	for labels, value := range values {
+		ch <- prometheus.MustNewConstMetric(dependencyMissing, prometheus.GaugeValue, value, labels[0], labels[1])
+	}
 }
 
 // noUpstream reports whether no upstream has answered yet.

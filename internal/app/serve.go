@@ -90,6 +90,7 @@ func (o *Options) Serve(ctx context.Context, stderr io.Writer) error {
 	}
 	changes := &applier{flags: o.Flags, started: c, timeout: o.StartTimeout, text: text, dependencies: newDependencies(e, log)}
 	defer changes.close()
+	t.registry.MustRegister(changes.dependencies)
 	if err := o.await(ctx, changes, func(w *waits) error {
 		return changes.open(ctx, t, w, admin, records != nil)
 	}); err != nil {

@@ -66,7 +66,8 @@ type Config struct {
 	// hold a payload, `strict` refuses the call.
 	UnknownFields string `yaml:"unknown_fields" default:"lenient" enum:"lenient,strict"`
 	// Seal nothing new: what requests hold passes in clear, also what the policy denies, and its verdicts are counted. What
-	// was sealed before is opened as always.
+	// was sealed before is opened as always. What bears the marker of a sealed value is sealed once more all the same, and is refused
+	// in a field that stays readable.
 	Shadow bool `yaml:"shadow" default:"false"`
 	// Host and port of `/healthz`, `/readyz`, `/keys`, `/candidate` and `/metrics`.
 	Admin string `yaml:"admin" default:"127.0.0.1:7334"`

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"testing"
 
+	"go.opentelemetry.io/otel/trace"
 	commonpb "go.temporal.io/api/common/v1"
 	historypb "go.temporal.io/api/history/v1"
 	workflowpb "go.temporal.io/api/workflow/v1"
@@ -141,4 +142,21 @@ func TestNoAccountUnlessWanted(t *testing.T) {
 		t.Errorf("%v, %+v", err, c.Account())
 	}
 	c.Done()
+}
+
+// TestLogFieldsNameTheTrace: by its trace a log line is found in the collector.
+func TestLogFieldsNameTheTrace(t *testing.T) {
+	r := newRewriter(t, sealAll)
+	s := r.call(r.Method(service + "StartWorkflowExecution"))
+	defer s.Done()
+	if fields := s.LogFields(t.Context()); slices.Contains(fields, any("trace_id")) {
+		t.Errorf("a call without a trace has one: %v", fields)
+	}
+	id := trace.TraceID{0: 0xab, 15: 1}
+	ctx := trace.ContextWithSpanContext(t.Context(), trace.NewSpanContext(trace.SpanContextConfig{TraceID: id}))
+	fields := s.LogFields(ctx)
+	i := slices.Index(fields, any("trace_id"))
+	if i < 0 || fields[i+1] != "ab000000000000000000000000000001" {
+		t.Errorf("the trace is missing: %v", fields)
+	}
 }
