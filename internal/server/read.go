@@ -215,22 +215,26 @@ func (r *reader) decompress(ctx context.Context, compressed mem.BufferSlice) (me
 		*buf = (*buf)[:n]
 		out = append(out, mem.NewBuffer(buf, frame.Clear))
 		length += int64(n)
+		ended := err == io.EOF
 		switch {
-		case err == io.EOF:
-			if closer, ok := plain.(io.Closer); ok {
-				_ = closer.Close() // gives a pooled reader back, and cannot fail
-			}
-			return out, nil
-		case err != nil:
+		case err != nil && !ended:
 			err = status.Errorf(codes.Internal, "%sthe request cannot be decompressed: %v", from, err)
 		case length > r.limit:
 			err = tooLong(length, r.limit)
-		default:
+		case n > 0:
 			err = r.reserve(ctx, int64(n), length)
+		default:
+			err = nil
 		}
 		if err != nil {
 			out.Free()
 			return nil, err
+		}
+		if ended {
+			if closer, ok := plain.(io.Closer); ok {
+				_ = closer.Close() // gives a pooled reader back, and cannot fail
+			}
+			return out, nil
 		}
 	}
 }
