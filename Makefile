@@ -76,7 +76,7 @@ snapshots: build ## Compare metrics, config keys, flags, exit codes and so on wi
 	cd e2e/snapshots && SEAL_PROXY_BIN='$(PROXY)' ../../bin/snapshots.test -test.timeout 5m
 
 # Packages of e2e that have their own targets: they need more than Go, much time, or an idle machine.
-E2E_ALONE := abuse|alerts|deploy|docs|operator|polls|readers|rescue|sdks|snapshots|soak|survey
+E2E_ALONE := abuse|alerts|deploy|docs|mistakes|operator|polls|readers|rescue|sdks|snapshots|soak|survey
 
 # SEAL_PROXY_BIN: the tests run the binary that users get. Go's test cache does not notice when it changes, hence -count=1.
 .PHONY: test-e2e
@@ -103,6 +103,11 @@ test-deploy: build ## The Helm chart, and dashboard and alerts against a Prometh
 test-alerts: build ## Each alert fires in its state, stops after it, and is silent under healthy load of 5 minutes (SHORT=1: of one; needs prometheus); ends with `alerts: N, N fire, stop and stay silent as described`
 	@cd e2e && $(GO) test -c -o ../bin/alerts.test ./alerts
 	cd e2e/alerts && SEAL_PROXY_BIN='$(PROXY)' ../../bin/alerts.test -test.timeout 15m $(if $(SHORT),-test.short)
+
+.PHONY: test-mistakes
+test-mistakes: build ## Wrong inputs and their exact messages (WRITE=1 writes them as they are now); ends with `mistakes: N wrong inputs, N answered as the collection has it`
+	@cd e2e && $(GO) test -c -o ../bin/mistakes.test ./mistakes
+	cd e2e/mistakes && SEAL_PROXY_BIN='$(PROXY)' ../../bin/mistakes.test $(if $(WRITE),-write)
 
 .PHONY: test-docs
 test-docs: build ## Run the commands, configs and links of the documents
@@ -361,19 +366,19 @@ release-lint: ## Check the workflows with actionlint (part of CI)
 	@mkdir -p '$(RELEASE_TOOLS)'; GOBIN='$(RELEASE_TOOLS)' GOFLAGS= $(GO) install $(ACTIONLINT)
 	'$(RELEASE_TOOLS)/actionlint' -shellcheck= -pyflakes=
 
+# Of the commit that is checked out, in two clones: goreleaser takes versions and times from git, which needs a remote.
 # SHORT=1 builds for this system alone and once.
-GORELEASE = PATH='$(RELEASE_TOOLS)':"$$PATH" goreleaser
+SNAPSHOT = rm -rf bin/$1 && git clone --quiet . bin/$1 && cd bin/$1 && PATH='$(RELEASE_TOOLS)':"$$PATH" goreleaser
 .PHONY: release-snapshot
 release-snapshot: release-tools release-lint ## Build a release twice without publishing it and inspect it (SHORT=1: this system's binary alone); ends with `release: N files, N checked, N untried here`
-	@$(GORELEASE) check
+	@'$(RELEASE_TOOLS)/goreleaser' check
 ifdef SHORT
-	$(GORELEASE) build --snapshot --clean --single-target
+	$(call SNAPSHOT,release-src) build --snapshot --clean --single-target
 else
-	$(GORELEASE) release --snapshot --clean --skip=sign
-	@rm -rf bin/dist-again && mv bin/dist bin/dist-again
-	$(GORELEASE) release --snapshot --clean --skip=sign
+	$(call SNAPSHOT,release-src) release --snapshot --clean --skip=sign
+	$(call SNAPSHOT,release-again) release --snapshot --clean --skip=sign
 	@cd e2e && $(GO) build -o ../bin/releasecheck ./cmd/releasecheck
-	@bin/releasecheck -dist bin/dist -again bin/dist-again
+	@bin/releasecheck -dist bin/release-src/bin/dist -again bin/release-again/bin/dist
 endif
 
 ##@ Measure it

@@ -30,9 +30,13 @@ type ClientTLS struct {
 }
 
 func (u *Upstream) validate(d *document, path string) {
-	if u.Address == "" {
+	scheme, _, hasScheme := strings.Cut(u.Address, "://")
+	switch {
+	case u.Address == "":
 		d.add(path, "wants address: the Temporal frontend's host:port")
-	} else if !strings.Contains(u.Address, "://") {
+	case scheme == "http", scheme == "https":
+		d.add(path+".address", "%q is a URL: write host:port; tls: {} turns TLS on", u.Address)
+	case !hasScheme:
 		validateAddress(d, path+".address", u.Address)
 	}
 	if t := u.TLS; t != nil {

@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"strings"
 
 	"github.com/temporal-seal/temporal-seal/internal/x/loopback"
 )
@@ -21,7 +22,15 @@ func validateAddress(d *document, path, address string) bool {
 	if err == nil {
 		_, err = net.LookupPort("tcp", port)
 	}
-	d.refuse(err != nil, path, "%q is no address: write host:port", address)
+	switch {
+	case err == nil:
+	case strings.Contains(address, "${"):
+		d.add(path, "%q holds a variable, and none is replaced here: write host:port, or render the file first", address)
+	case strings.Contains(address, "://"):
+		d.add(path, "%q is no address: write host:port, without ://", address)
+	default:
+		d.add(path, "%q is no address: write host:port", address)
+	}
 	return err == nil
 }
 

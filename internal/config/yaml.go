@@ -1,6 +1,7 @@
 package config
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"math"
@@ -8,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
@@ -37,6 +39,11 @@ var durationType = reflect.TypeFor[time.Duration]()
 // decode fills v from YAML. A struct's fields are the keys that their yaml tags name.
 func decode(file string, text []byte, v reflect.Value) *document {
 	d := &document{file: file, lines: map[string]int{}}
+	if problem := encodingProblem(text); problem != "" {
+		d.lines["$"] = 1
+		d.add("$", "%s", problem)
+		return d
+	}
 	parsed, err := parser.ParseBytes(text, 0)
 	if err != nil {
 		message := err.Error()
@@ -44,7 +51,7 @@ func decode(file string, text []byte, v reflect.Value) *document {
 		if errors.As(err, &located) {
 			d.lines["$"], message = located.GetToken().Position.Line, located.GetMessage()
 		}
-		d.add("$", "not valid YAML: %s", message)
+		d.add("$", "not valid YAML: %s%s", message, remedy(text, d.lines["$"]))
 		return d
 	}
 	d.refuse(len(parsed.Docs) > 1, "$", "holds several YAML documents: one is wanted")
@@ -54,6 +61,34 @@ func decode(file string, text []byte, v reflect.Value) *document {
 		d.add("$", "the file is empty, and a proxy with it would use local defaults: write the config, or leave --config out")
 	}
 	return d
+}
+
+// encodingProblem says what keeps a text from being read as YAML, or returns "".
+func encodingProblem(text []byte) string {
+	switch {
+	case bytes.HasPrefix(text, []byte("\xef\xbb\xbf")):
+		return "the file begins with a byte order mark: save it as UTF-8 without one"
+	case !utf8.Valid(text):
+		return "the file is not UTF-8: save it in this encoding"
+	case bytes.IndexByte(text, 0) >= 0:
+		return "the file holds a zero byte: save it as UTF-8 text"
+	}
+	return ""
+}
+
+// remedy returns what to do about a line that is not valid YAML, where the line shows it.
+func remedy(text []byte, line int) string {
+	lines := strings.Split(string(text), "\n")
+	if line < 1 || line > len(lines) {
+		return ""
+	}
+	switch bad := lines[line-1]; {
+	case strings.Contains(bad, "{{"):
+		return "; the line holds {{, as templates do: render the file first"
+	case strings.HasPrefix(strings.TrimLeft(bad, " "), "\t"):
+		return "; indent with spaces in place of tabs"
+	}
+	return ""
 }
 
 // add notes a problem at a YAML path.
