@@ -33,7 +33,7 @@ const (
 	thiefs  = "elsewhere" // the thief's own namespace
 )
 
-// policy opens everything for the worker. The other three have all they write passed in clear, which is the most that a policy can
+// policy opens everything for the worker. The liar's results pass but for those of one type of activity. The other three have all they write passed in clear, which is the most that a policy can
 // do for them. The clerk is opened what was sealed with the default key; the forger and the thief are opened everything, wherever
 // they can have it: they must not have it by asking the proxy to open what they hold sealed.
 const policy = `package temporal
@@ -57,7 +57,13 @@ request contains {"action": "seal", "key": "phi"} if {
 	not input.content.json.name
 }
 
-request contains {"action": "pass"} if input.caller.subject in {"clerk", "forger", "thief"}
+request contains {"action": "pass"} if input.caller.subject in {"clerk", "forger", "thief", "liar"}
+
+request contains {"action": "seal", "key": "phi"} if {
+	input.caller.subject == "liar"
+	input.payload.kind == "result"
+	input.activity.type == "Secret"
+}
 
 response contains {"action": "open"} if input.caller.subject in {"worker", "forger", "thief"}
 
@@ -122,7 +128,7 @@ func (b *bench) startProxy() {
 	b.records = filepath.Join(b.dir, "audit.jsonl")
 	var config strings.Builder
 	config.WriteString("listeners:\n  - name: everybody\n    address: 127.0.0.1:0\n    callers:\n      token:\n        tokens:\n")
-	for subject, namespaces := range map[string]string{"worker": victims, "clerk": victims, "forger": victims, "stranger": victims, "thief": thiefs} {
+	for subject, namespaces := range map[string]string{"worker": victims, "clerk": victims, "forger": victims, "stranger": victims, "thief": thiefs, "liar": thiefs} {
 		file := filepath.Join(b.dir, subject+".token")
 		b.write(file, tokenOf(subject))
 		fmt.Fprintf(&config, "          - {subject: %s, file: %q, namespaces: [%s]}\n", subject, file, namespaces)
@@ -242,6 +248,8 @@ func TestAttacks(t *testing.T) {
 	b := newBench(t, nil)
 	b.robVictim(t)
 	t.Run("Pasting", func(t *testing.T) { pasting(t, b) })
+	t.Run("Lying", func(t *testing.T) { lying(t, b) })
+	t.Run("Leading", func(t *testing.T) { leading(t, b) })
 	t.Run("Reading", func(t *testing.T) { reading(t, b) })
 	t.Run("HonestPartyReads", func(t *testing.T) { honest(t, b) })
 	t.Run("Records", func(t *testing.T) { recordsHoldNothing(t, b) })

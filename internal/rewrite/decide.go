@@ -31,14 +31,14 @@ func (d *decider) begin() {
 
 // facts sets the input's facts for the payloads of a slot's scope. They come from the
 // message and, where it has none, from the task that the request answers.
-func (d *decider) facts(s *slot) {
+func (d *decider) facts(ctx context.Context, s *slot) {
 	w, in := &d.message.walk, &d.input
 	f := w.facts(s.scope)
 	f.na = s.f.na
 	if d.call.task != nil {
 		f.add(&d.call.task.facts)
 	} else if token := w.scopes[0].token; !token.empty() && !w.response {
-		if _, fromToken, ok := readToken(token.of(w.buf)); ok {
+		if _, fromToken, ok := readToken(token.of(w.buf)); ok && d.call.vouched(ctx, token.of(w.buf)) {
 			f.add(&fromToken)
 		}
 	}
@@ -72,7 +72,7 @@ func (d *decider) evaluate(ctx context.Context, direction policy.Direction, s *s
 
 // evaluateSealed evaluates the policy for a sealed value of a response.
 func (d *decider) evaluateSealed(ctx context.Context, s *slot, h *envelope.Header) (policy.Verdict, error) {
-	d.facts(s)
+	d.facts(ctx, s)
 	keys := d.call.state.Keys.Current()
 	d.input.Sealed.Namespace, d.input.Sealed.Key = keys.SealedIn(h.Namespace, d.call.namespace), h.Key
 	d.input.Sealed.Granted = keys.Granted(h.Namespace, d.call.namespace)
@@ -171,7 +171,7 @@ func (s *sealer) decide(ctx context.Context) (err error) {
 			return err
 		}
 		if i == 0 || sl.scope != slots[i-1].scope || sl.f.na != slots[i-1].f.na {
-			s.decider.facts(sl)
+			s.decider.facts(ctx, sl)
 		}
 		if err := s.call.meter.take(sealCost); err != nil {
 			return err

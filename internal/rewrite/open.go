@@ -137,7 +137,10 @@ func (o *opener) open(ctx context.Context, root *node, in []byte, whole bool) ([
 	if err := o.resolve(ctx); err != nil {
 		return nil, err
 	}
-	if len(o.items)+len(o.systems) == 0 {
+	if m.walk.tokens > 0 {
+		o.authenticateTokens()
+	}
+	if len(o.items)+len(o.systems)+len(m.edits) == 0 {
 		return m.walk.buf, nil
 	}
 	if err := o.decide(ctx); err != nil {

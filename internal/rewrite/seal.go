@@ -57,6 +57,12 @@ func (s *sealer) reset() {
 func (s *Session) Request(ctx context.Context, in []byte) ([]byte, error) {
 	sealer := &s.sealer
 	s.meter.begin(s.call.method.name, len(in))
+	if s.call.mac != nil {
+		var err error
+		if in, err = takeOffMAC(s, in); err != nil {
+			return nil, err
+		}
+	}
 	if err := sealer.find(in); err != nil {
 		return sealer.unfound(in, err)
 	}

@@ -115,6 +115,8 @@ type Session struct {
 	sealer sealer
 	opener opener
 	meter  meter
+	// bare is the request without the MAC of its task token.
+	bare []byte
 }
 
 // call is what is known of an RPC besides its payloads.
@@ -132,6 +134,9 @@ type call struct {
 	facts     [5]string // that the request itself contains, indexed by bitOf
 	run       string    // that the request names, if accounts are kept
 	task      *task     // the remembered task that a request answers
+	mac       []byte    // of the task token of a request; see vouched
+	checked   bool      // the MAC was verified: whether it is genuine
+	genuine   bool
 }
 
 // newSession returns an empty session for the pool.
@@ -173,6 +178,8 @@ func (s *Session) Done() {
 	s.call, s.meter = call{}, meter{}
 	s.sealer.reset()
 	s.opener.reset()
+	clear(s.bare)
+	s.bare = bounded(s.bare)[:0]
 	r.sessions.Put(s)
 }
 
@@ -273,6 +280,7 @@ func (c *call) identifyTask(token []byte) error {
 	if len(token) == 0 {
 		return nil
 	}
+	token, c.mac = splitToken(token)
 	owner := ""
 	if c.task = c.rewriter.tasks.recall(token); c.task != nil {
 		owner = c.task.namespace

@@ -56,6 +56,9 @@ type box struct {
 	delta      int32 // by how much the content grows
 }
 
+// content is where the content of the box is.
+func (b *box) content() span { return span{b.start, b.end} }
+
 // slot is one thing to decide about. The op of its field is what it is.
 type slot struct {
 	f       *field
@@ -74,8 +77,9 @@ type scope struct {
 	// namespace is that in which a command acts, token that of the task in this scope,
 	// and endpoint that of a Nexus operation.
 	namespace, token, endpoint span
-	task                       bool // the message is a task for a worker
-	system                     bool // systemEndpoint is the server's own here
+	tokenBox                   int32 // of the token in a response
+	task                       bool  // the message is a task for a worker
+	system                     bool  // systemEndpoint is the server's own here
 }
 
 // set records where a fact is.
@@ -185,6 +189,7 @@ type walk struct {
 	// anything is decided.
 	irregular bool
 	tasks     bool // the response holds a task for a worker
+	tokens    int  // of tasks, in a response
 	anys      int  // around what is being walked
 	unknown   int  // fields that this build does not know
 	refused   error
@@ -194,7 +199,7 @@ type walk struct {
 func (w *walk) reset(buf []byte) {
 	w.buf = buf
 	w.boxes, w.slots, w.scopes, w.failures = w.boxes[:0], w.slots[:0], w.scopes[:0], w.failures[:0]
-	w.name, w.irregular, w.tasks, w.anys, w.unknown, w.refused = span{}, false, false, 0, 0, nil
+	w.name, w.irregular, w.tasks, w.tokens, w.anys, w.unknown, w.refused = span{}, false, false, 0, 0, 0, nil
 }
 
 // fail returns an error about a path of the message; "" stands for the whole.
@@ -320,8 +325,7 @@ func (w *walk) handle(fr *frame, f *field, r *wire.Reader) error {
 		}
 		return err
 	case opToken:
-		w.scopes[fr.scope].token = content
-		return nil
+		return w.taskToken(fr, r)
 	case opNamespace:
 		if n := to - from; n > envelope.MaxNamespace && !w.response { // that of the call is checked before
 			w.refused = w.fail(KindTooLarge, "namespace", fmt.Errorf("the name of the namespace has %d bytes, and %d are the most", n, envelope.MaxNamespace))
@@ -339,7 +343,7 @@ func (w *walk) handle(fr *frame, f *field, r *wire.Reader) error {
 		}
 	}
 
-	slots, boxes := len(w.slots), len(w.boxes)
+	slots, tokens, boxes := len(w.slots), w.tokens, len(w.boxes)
 	own := int32(boxes)
 	w.boxes = append(w.boxes, box{}) // filled in place, since a copy of fresh fields makes the CPU wait
 	b := &w.boxes[boxes]
@@ -367,12 +371,27 @@ func (w *walk) handle(fr *frame, f *field, r *wire.Reader) error {
 	default:
 		err = w.slot(fr, f, own)
 	}
-	if len(w.slots) == slots {
+	if len(w.slots) == slots && w.tokens == tokens {
 		w.boxes = w.boxes[:boxes] // nothing in there can change
 	} else if err == nil {
 		err = w.meter.take(boxCost)
 	}
 	return err
+}
+
+// taskToken notes the token of a task, without its MAC. One in a response gets a MAC.
+func (w *walk) taskToken(fr *frame, r *wire.Reader) error {
+	from, to := r.Bounds()
+	token, _ := splitToken(w.buf[from:to])
+	sc := &w.scopes[fr.scope]
+	sc.token = spanOf(from, from+len(token))
+	if !w.response {
+		return nil
+	}
+	sc.tokenBox = int32(len(w.boxes))
+	w.tokens++
+	w.boxes = append(w.boxes, box{lenPos: int32(r.Length()), start: int32(from), end: int32(to), parent: fr.box})
+	return w.meter.take(boxCost)
 }
 
 // slot adds a slot.

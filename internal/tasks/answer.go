@@ -42,6 +42,14 @@ func setNamespace(request proto.Message, namespace string) {
 	m.Set(m.Descriptor().Fields().ByName("namespace"), protoreflect.ValueOfString(namespace))
 }
 
+// takeOffMAC takes the MAC off the task token of a request.
+func takeOffMAC(request proto.Message) {
+	m := request.ProtoReflect()
+	if f := m.Descriptor().Fields().ByName("task_token"); f != nil && m.Has(f) {
+		m.Set(f, protoreflect.ValueOfBytes(rewrite.WithoutMAC(m.Get(f).Bytes())))
+	}
+}
+
 // answer answers a task that did not open, and logs it. A nil stand-in leaves the task to its timeout. The
 // texts are the proxy's own and contain no payload, so they stay readable for whoever operates the server.
 func (o *opening) answer(ctx context.Context, kind string, e *commonpb.WorkflowExecution, standIn proto.Message, cause error) {
@@ -61,6 +69,7 @@ func (o *opening) report(ctx context.Context, e *commonpb.WorkflowExecution, n i
 // deliver sends an answer with the caller's credentials, though the caller may be gone.
 func (t *Tasks) deliver(out context.Context, call Call, standIn proto.Message, cause error) error {
 	setNamespace(standIn, call.namespace())
+	takeOffMAC(standIn)
 	method := methodOf(standIn)
 	ctx, cancel := outlasting(out)
 	defer cancel()

@@ -21,6 +21,7 @@ type dataKey struct {
 	use     *keyUse
 
 	cipher  atomic.Pointer[envelope.Cipher] // nil once the key was dropped
+	macKey  atomic.Pointer[[]byte]          // of MACs; nil once the key was dropped
 	seals   atomic.Int64                    // envelopes that were sealed with it
 	chosen  atomic.Int64                    // envelopes whose form was chosen
 	used    atomic.Int64                    // coarse time of the last look at it
@@ -31,13 +32,19 @@ type dataKey struct {
 var errDropped = errors.New("the data key was dropped while the call was under way; try again")
 
 func newDataKey(key *keyhealth.Key, kc crypto.KeyContext, plain, wrapped []byte) (*dataKey, error) {
-	id, cipher, err := envelope.Derive(plain, &envelope.Context{Kind: envelope.KindData, Key: kc.Key, Namespace: kc.Namespace})
+	derived := &envelope.Context{Kind: envelope.KindData, Key: kc.Key, Namespace: kc.Namespace}
+	id, cipher, err := envelope.Derive(plain, derived)
+	if err != nil {
+		return nil, kc.Errorf(crypto.KindUnavailable, "derive a sealing key", "%w", err)
+	}
+	macKey, err := envelope.DeriveMACKey(plain, derived)
 	if err != nil {
 		return nil, kc.Errorf(crypto.KindUnavailable, "derive a sealing key", "%w", err)
 	}
 	dk := &dataKey{id: id, kek: key, context: kc, wrapped: wrapped, use: new(keyUse)}
 	dk.header = dk.envelopeHeader().KeyHeader()
 	dk.cipher.Store(cipher)
+	dk.macKey.Store(&macKey)
 	return dk, nil
 }
 
@@ -69,4 +76,7 @@ func (dk *dataKey) row() crypto.KeyRow {
 func (dk *dataKey) is(id crypto.KeyID) bool { return subtle.ConstantTimeCompare(dk.id[:], id[:]) == 1 }
 
 // drop ends the use of the key.
-func (dk *dataKey) drop() { dk.cipher.Store(nil) }
+func (dk *dataKey) drop() {
+	dk.cipher.Store(nil)
+	dk.macKey.Store(nil)
+}
