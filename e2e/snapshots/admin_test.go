@@ -62,12 +62,12 @@ func startingProxy(t *testing.T) (admin string, process *peers.Process) {
 		t.Fatal(err)
 	}
 	t.Cleanup(process.Kill)
-	until(t, "the admin listener is there", func() bool {
-		a, err := http.Get("http://" + admin + "/healthz")
+	until(t, "the keys are open", func() bool {
+		a, err := http.Get("http://" + admin + "/keys")
 		if err != nil {
 			return false
 		}
-		return a.Body.Close() == nil
+		return a.Body.Close() == nil && a.StatusCode == http.StatusOK
 	})
 	return admin, process
 }
