@@ -50,6 +50,8 @@ type scanOptions struct {
 	rate float64
 	// List the ids of data keys.
 	dataKeys bool
+	// Opened when the first envelope by reference is found.
+	store crypto.KeyStore
 }
 
 // scanKeysCommand counts what a Temporal server holds by the key that sealed it, so that operators know
@@ -62,7 +64,7 @@ func scanKeysCommand() *cobra.Command {
 		Long: `scan walks what the server holds (workflows open and closed with their histories, memos and pending activities, schedules,
 standalone activities and Nexus operations, worker deployments) and counts envelopes by key name, namespace and key
 encryption key, and what nobody sealed. It reads headers only: it opens nothing and needs no key, except to learn
-which is which. It goes to the server directly, with the TLS and the API key of the config's upstreams.
+which is which. Envelopes by reference count by their rows in the config's key store, and one without a row as unread. It goes to the server directly, with the TLS and the API key of the config's upstreams.
 
 Without --namespace it walks all namespaces of the server, and it has to: what one namespace sealed may be held by another.
 A key may be retired when nothing is sealed with it any more: ask with --key. The exit code is then 0 if it is not in
@@ -108,46 +110,20 @@ func (o *scanOptions) scan(cmd *cobra.Command, _ []string) error {
 	if err != nil {
 		return err
 	}
-	upstreams, err := app.Upstreams(c, quiet)
-	if err != nil {
-		return err
-	}
-	rewriter, err := rewrite.New(rewrite.Options{Log: quiet})
-	if err != nil {
-		return err
-	}
-	// The server's own descriptors may know fields that this build does not: payloads in them count too.
-	upstream.Learn(ctx, upstreams, rewriter.Join, quiet)
 	state := new(scan.State)
-	var save func(*scan.State) error
+	options := scan.Options{Rows: o.rows(c, names, asked)}
 	if o.state != "" {
 		if state, err = scan.ReadState(o.state); err != nil {
 			return fmt.Errorf("--state: %w; remove the file to start anew", err)
 		}
-		save = func(s *scan.State) error { return s.Save(o.state) }
+		options.Save = func(s *scan.State) error { return s.Save(o.state) }
 	}
-	// Not all servers let callers list namespaces. Naming them avoids that call.
-	if len(o.namespaces) == 0 {
-		if o.namespaces, err = allNamespaces(ctx, upstreams); err != nil {
-			if status.Code(errors.Unwrap(err)) == codes.Unavailable {
-				return fmt.Errorf("the server is out of reach: %w; check --upstream, or the config's upstreams", err)
-			}
-			return fmt.Errorf("the server does not list its namespaces: %w; name them with --namespace", err)
-		}
+	err = o.walkAll(ctx, cmd, c, state, options)
+	if o.store != nil {
+		err = errors.Join(err, o.store.Close())
 	}
-	scanner := scan.New(scan.Options{Rewriter: rewriter, Rate: o.rate, Save: save,
-		Progress: func(namespace, what string, n *scan.Namespace) {
-			envelopes := 0
-			for _, e := range n.Sealed {
-				envelopes += e.Count
-			}
-			fmt.Fprintf(cmd.ErrOrStderr(), "%s: %s: %s, %d sealed, %d unread\n",
-				namespace, what, walkedText(n), envelopes, n.Unread)
-		}})
-	for _, namespace := range o.namespaces {
-		if err := o.walk(ctx, scanner, upstreams, namespace, state); err != nil {
-			return err
-		}
+	if err != nil {
+		return err
 	}
 	if err := o.wildcardKeys(ctx, c, &state.Report, names); err != nil {
 		return err
@@ -160,6 +136,78 @@ func (o *scanOptions) scan(cmd *cobra.Command, _ []string) error {
 		err = o.print(cmd.OutOrStdout(), result)
 	}
 	return cmp.Or(err, result.verdict())
+}
+
+// walkAll scans the namespaces that were asked for, one after the other.
+func (o *scanOptions) walkAll(ctx context.Context, cmd *cobra.Command, c *config.Config, state *scan.State, options scan.Options) error {
+	upstreams, err := app.Upstreams(c, quiet)
+	if err != nil {
+		return err
+	}
+	if options.Rewriter, err = rewrite.New(rewrite.Options{Log: quiet}); err != nil {
+		return err
+	}
+	// The server's own descriptors may know fields that this build does not: payloads in them count too.
+	upstream.Learn(ctx, upstreams, options.Rewriter.Join, quiet)
+	// Not all servers let callers list namespaces. Naming them avoids that call.
+	if len(o.namespaces) == 0 {
+		if o.namespaces, err = allNamespaces(ctx, upstreams); err != nil {
+			if status.Code(errors.Unwrap(err)) == codes.Unavailable {
+				return fmt.Errorf("the server is out of reach: %w; check --upstream, or the config's upstreams", err)
+			}
+			return fmt.Errorf("the server does not list its namespaces: %w; name them with --namespace", err)
+		}
+	}
+	options.Rate = o.rate
+	options.Progress = func(namespace, what string, n *scan.Namespace) {
+		envelopes := 0
+		for _, e := range n.Sealed {
+			envelopes += e.Count
+		}
+		fmt.Fprintf(cmd.ErrOrStderr(), "%s: %s: %s, %d sealed, %d unread\n",
+			namespace, what, walkedText(n), envelopes, n.Unread)
+	}
+	scanner := scan.New(options)
+	for _, namespace := range o.namespaces {
+		if err := o.walk(ctx, scanner, upstreams, namespace, state); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// rows returns what looks rows up in the config's key store; nil if it has none. Of a data key that several key encryption
+// keys have wrapped, it returns a row of one that the config has, and that is not the one asked about.
+func (o *scanOptions) rows(c *config.Config, names map[string]string, asked *crypto.KEKRef) func(context.Context, []crypto.KeyID) (map[crypto.KeyID]crypto.KeyRow, error) {
+	if c.KeyStore == nil {
+		return nil
+	}
+	rank := func(r crypto.KeyRow) (n int) {
+		if names[r.KEK.String()] != "" {
+			n++
+		}
+		if asked == nil || r.KEK != *asked {
+			n += 2
+		}
+		return n
+	}
+	return func(ctx context.Context, ids []crypto.KeyID) (map[crypto.KeyID]crypto.KeyRow, error) {
+		if o.store == nil {
+			store, err := app.OpenStore(ctx, c)
+			if err != nil {
+				return nil, err
+			}
+			o.store = store
+		}
+		found, err := o.store.Get(ctx, ids)
+		rows := make(map[crypto.KeyID]crypto.KeyRow, len(found))
+		for _, r := range found {
+			if other, twice := rows[r.ID]; !twice || rank(r) > rank(other) {
+				rows[r.ID] = r
+			}
+		}
+		return rows, err
+	}
 }
 
 // walk scans one namespace over the upstream that serves it, as the proxy would choose it. Each namespace

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -11,16 +12,17 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/app"
 	"github.com/temporal-seal/temporal-seal/internal/config"
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyservice"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keystore"
 )
 
 // keystoreCommand groups what concerns the database with wrapped data keys.
 func keystoreCommand() *cobra.Command {
-	return group("keystore", "Make and check the database with wrapped data keys",
+	return group("keystore", "Look after the database with wrapped data keys",
 		`A key store lets envelopes name their data key in 16 bytes instead of carrying it. It holds wrapped keys alone, and what was sealed
 by reference opens only while its row is there.`,
-		initStoreCommand(), checkStoreCommand())
+		initStoreCommand(), checkStoreCommand(), recoverStoreCommand(), rewrapStoreCommand(), exportStoreCommand(), importStoreCommand())
 }
 
 // initStoreCommand makes the tables of a key store.
@@ -63,20 +65,13 @@ func checkStoreCommand() *cobra.Command {
 reference opens. The exit code is 1 if a row does not unwrap to the key that its id names.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := flags.Load()
-			if err != nil {
-				return err
-			}
-			if c.KeyStore == nil {
-				return errors.New("the config has no key_store")
-			}
-			keys, err := app.OpenAllKeys(cmd.Context(), c, app.KeyOptions{Timeout: timeout, Open: keyservice.Open, Log: quiet})
+			keys, err := openStoredKeys(cmd, &flags, timeout)
 			if err != nil {
 				return err
 			}
 			defer keys.Close()
 			bad := 0
-			rows, err := keys.VerifyRows(cmd.Context(), func(row crypto.KeyRow, err error) {
+			rows, err := keys.Rows().Verify(cmd.Context(), func(row crypto.KeyRow, err error) {
 				bad++
 				fmt.Fprintf(cmd.OutOrStdout(), "%s: %v\n", row.ID, err)
 			})
@@ -93,4 +88,124 @@ reference opens. The exit code is 1 if a row does not unwrap to the key that its
 	addFlags(&flags, cmd)
 	addTimeout(&timeout, cmd)
 	return cmd
+}
+
+// openStoredKeys opens the keys of a config that has a key store.
+func openStoredKeys(cmd *cobra.Command, flags *config.Flags, timeout time.Duration) (*keyring.Keyring, error) {
+	c, err := flags.Load()
+	if err != nil {
+		return nil, err
+	}
+	if c.KeyStore == nil {
+		return nil, errors.New("the config has no key_store")
+	}
+	return app.OpenAllKeys(cmd.Context(), c, app.KeyOptions{Timeout: timeout, Open: keyservice.Open, Log: quiet})
+}
+
+// rewrapStoreCommand moves the rows of a key store to the active key encryption keys.
+func rewrapStoreCommand() *cobra.Command {
+	var flags config.Flags
+	var timeout time.Duration
+	cmd := &cobra.Command{
+		Use:   "rewrap",
+		Short: "Wrap every key in the key store by the active key encryption key of its entry",
+		Long: `rewrap adds a row to each data key in the key store that the active key encryption key of its entry has not wrapped. Then
+what was sealed by reference opens without the key encryption keys in open_only, and no payload is touched. It adds rows
+and removes none. With AWS KMS it needs kms:Encrypt for the new key. The exit code is 1 if a data key could not be wrapped.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			keys, err := openStoredKeys(cmd, &flags, timeout)
+			if err != nil {
+				return err
+			}
+			defer keys.Close()
+			bad := 0
+			n, added, err := keys.Rows().Rewrap(cmd.Context(), func(row crypto.KeyRow, err error) {
+				bad++
+				fmt.Fprintf(cmd.OutOrStdout(), "%s: %v\n", row.ID, err)
+			})
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "%s, %d wrapped anew, %d failed\n", count(n, "data key"), added, bad)
+			if bad > 0 {
+				return exitCode(1)
+			}
+			return nil
+		},
+	}
+	addFlags(&flags, cmd)
+	addTimeout(&timeout, cmd)
+	return cmd
+}
+
+// exportStoreCommand writes the rows of a key store to a file.
+func exportStoreCommand() *cobra.Command {
+	var flags config.Flags
+	cmd := &cobra.Command{
+		Use:   "export FILE",
+		Short: "Write all rows of the key store of a config to a file",
+		Long: `export writes every row of the config's key store to a new file, as lines of JSON that import reads: to move to another
+database, or to keep a copy. The rows are wrapped keys; whoever has the file can open nothing without the key service.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return withStore(cmd, &flags, func(store crypto.KeyStore) (err error) {
+				f, err := os.OpenFile(args[0], os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+				if err != nil {
+					return err
+				}
+				n, err := keystore.Export(cmd.Context(), store, f)
+				if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+					return err
+				}
+				fmt.Fprintf(cmd.OutOrStdout(), "%s written\n", count(n, "row"))
+				return nil
+			})
+		},
+	}
+	addFlags(&flags, cmd)
+	return cmd
+}
+
+// importStoreCommand puts the rows of a file into a key store.
+func importStoreCommand() *cobra.Command {
+	var flags config.Flags
+	cmd := &cobra.Command{
+		Use:   "import FILE",
+		Short: "Put the rows of an export into the key store of a config",
+		Long: `import puts the rows that export wrote into the config's key store. Rows that are there stay as they are, and one that differs
+ends it. A file that is not complete changes nothing. Run check afterwards.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			f, err := os.Open(args[0])
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			return withStore(cmd, &flags, func(store crypto.KeyStore) error {
+				n, err := keystore.Import(cmd.Context(), store, f)
+				if err != nil {
+					return fmt.Errorf("%s: after %s: %w", args[0], count(n, "row"), err)
+				}
+				fmt.Fprintf(cmd.OutOrStdout(), "in the store now: %s\n", count(n, "row"))
+				return nil
+			})
+		},
+	}
+	addFlags(&flags, cmd)
+	return cmd
+}
+
+// withStore calls do with the key store of a config.
+func withStore(cmd *cobra.Command, flags *config.Flags, do func(crypto.KeyStore) error) error {
+	c, err := flags.Load()
+	if err != nil {
+		return err
+	}
+	store, err := app.OpenStore(cmd.Context(), c)
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	return do(store)
 }

@@ -24,6 +24,7 @@ import (
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keystore"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/localkey"
 )
 
@@ -166,15 +167,26 @@ func appendTo(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(f.Close())
 }
 
-// history KEYFILE FILE saves a history as the Temporal CLI does, with a payload and a text sealed in namespace clinic.
+// history KEYFILE FILE [STORE ID] saves a history as the Temporal CLI does, with a payload and a text sealed in namespace clinic;
+// by reference, if a SQLite file is named.
 func saveHistory(ts *testscript.TestScript, _ bool, args []string) {
 	ctx := context.Background()
-	keys, err := keyring.New(ctx, keyring.Options{Open: localkey.Open, Log: slog.New(slog.DiscardHandler),
-		Keys: []keyring.KeyConfig{{Name: "default", Active: "local:" + ts.MkAbs(args[0])}}})
+	options := keyring.Options{Open: localkey.Open, Log: slog.New(slog.DiscardHandler),
+		Keys: []keyring.KeyConfig{{Name: "default", Active: "local:" + ts.MkAbs(args[0])}}}
+	if len(args) > 2 {
+		store, err := keystore.New("sqlite:"+ts.MkAbs(args[2]), args[3])
+		ts.Check(err)
+		options.Store, options.Keys[0].Reference = store, true
+	}
+	keys, err := keyring.New(ctx, options)
 	ts.Check(err)
 	defer keys.Close()
+	keys.Confirm("clinic")
 	sealer, _, err := keys.Sealer(ctx, "clinic", "default")
 	ts.Check(err)
+	for range 4 * (len(args) / 4) { // the first ones of a data key are self-contained
+		_ = sealer.Envelope()
+	}
 	clear, err := proto.Marshal(&commonpb.Payload{Metadata: map[string][]byte{"encoding": []byte("json/plain")}, Data: []byte(`{"patient":"P-1"}`)})
 	ts.Check(err)
 	raw, err := sealer.AppendPayload(nil, clear, false, new(envelope.Nonces))

@@ -36,9 +36,13 @@ type KeyOptions struct {
 func OpenKeys(ctx context.Context, c *config.Config, o KeyOptions) (*keyring.Keyring, error) {
 	ctx, cancel := context.WithTimeout(ctx, o.Timeout)
 	defer cancel()
-	store, err := openStore(ctx, c, o.Log)
+	store, err := openStore(ctx, c)
+	if store != nil && crypto.KindOf(err) == crypto.KindUnavailable {
+		o.Log.Warn("the key store does not answer: envelopes by reference do not open, and payloads carry their keys until it does", "error", err)
+		err = nil
+	}
 	if err != nil {
-		return nil, fmt.Errorf("key_store: %w", err)
+		return nil, err
 	}
 	keys, err := keyring.New(ctx, keyring.Options{
 		Store: store,
@@ -81,27 +85,38 @@ func unusable(set *keyring.Set) error {
 // storeTimeout is how long a start waits for the key store, which it can do without.
 const storeTimeout = 3 * time.Second
 
-// openStore returns the key store of a config; nil if it has none. One that does not answer is used as soon as it does: until then
-// envelopes carry their keys. A database that is not the store fails.
-func openStore(ctx context.Context, c *config.Config, log *slog.Logger) (crypto.KeyStore, error) {
+// OpenStore returns the key store of a config, for commands that cannot do without it.
+func OpenStore(ctx context.Context, c *config.Config) (crypto.KeyStore, error) {
+	if c.KeyStore == nil {
+		return nil, errors.New("the config has no key_store")
+	}
+	store, err := openStore(ctx, c)
+	if err != nil && store != nil {
+		_ = store.Close()
+		store = nil
+	}
+	return store, err
+}
+
+// openStore returns the key store of a config; nil if it has none. One that does not answer comes with its error: it can be used
+// as soon as it does. A database that is not the store fails.
+func openStore(ctx context.Context, c *config.Config) (crypto.KeyStore, error) {
 	if c.KeyStore == nil {
 		return nil, nil
 	}
 	store, err := keystore.New(c.KeyStore.URL, c.KeyStore.ID)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("key_store: %w", err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
-	err = store.Check(ctx)
-	if crypto.KindOf(err) == crypto.KindUnavailable {
-		log.Warn("the key store does not answer: envelopes by reference do not open, and payloads carry their keys until it does", "error", err)
-		err = nil
+	switch err = store.Check(ctx); {
+	case err == nil:
+		return store, nil
+	case crypto.KindOf(err) == crypto.KindUnavailable:
+		return store, fmt.Errorf("key_store: %w", err)
 	}
-	if err != nil {
-		return nil, errors.Join(err, store.Close())
-	}
-	return store, nil
+	return nil, errors.Join(fmt.Errorf("key_store: %w", err), store.Close())
 }
 
 // makeLocalKeys makes the key files that are missing, if this is one machine talking to itself.

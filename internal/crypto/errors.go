@@ -33,10 +33,12 @@ const (
 	// as well as for a withdrawn permission, so only the Keyring finds out which it is: it returns KindRevoked or
 	// KindRejected, never this.
 	KindDenied
+	// KindRowMissing means that the key store has not had the row that an envelope refers to, for longer than a row is on its way.
+	KindRowMissing
 )
 
 var kindNames = [...]string{"unknown", "unavailable", "revoked", "rejected", "tampered", "newer", "foreign",
-	"not_configured", "malformed", "denied"}
+	"not_configured", "malformed", "denied", "row_missing"}
 
 // String names the kind for logs and metric labels.
 func (k Kind) String() string {
@@ -48,7 +50,7 @@ func (k Kind) String() string {
 
 // Kinds are all that an error of the Keyring can have, in the order of their numbers.
 func Kinds() []Kind {
-	return []Kind{KindUnavailable, KindRevoked, KindRejected, KindTampered, KindNewer, KindForeign, KindNotConfigured, KindMalformed}
+	return []Kind{KindUnavailable, KindRevoked, KindRejected, KindTampered, KindNewer, KindForeign, KindNotConfigured, KindMalformed, KindRowMissing}
 }
 
 // Transient reports whether the same call may succeed later with nothing changed but time.
@@ -100,6 +102,7 @@ var callerTexts = map[Kind]string{
 	KindForeign:       "it was sealed in another namespace",
 	KindNotConfigured: "the key encryption key is missing or can't be used (the proxy's log says which)",
 	KindMalformed:     "it is no envelope",
+	KindRowMissing:    "the key store has no row for it: the row was lost, or is in another store",
 	KindDenied:        "the key service refuses access (the proxy's log says to what)",
 }
 

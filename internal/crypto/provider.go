@@ -55,6 +55,12 @@ type Provider interface {
 	UnwrapDataKey(ctx context.Context, wrapped []byte, kc KeyContext) ([]byte, error)
 }
 
+// Wrapper is a Provider that wraps a data key which exists, so that a data key can be moved to another key encryption key.
+type Wrapper interface {
+	// WrapDataKey wraps a 32-byte data key, bound to kc, as GenerateDataKey does.
+	WrapDataKey(ctx context.Context, plain []byte, kc KeyContext) (wrapped []byte, err error)
+}
+
 // ARNOf returns the ARN of the key that a provider's URI means, also where the URI names an alias, which may mean another key
 // later. It is "" for key services that have no ARNs.
 func ARNOf(p Provider) string {

@@ -2,6 +2,7 @@ package scan
 
 import (
 	"bytes"
+	"context"
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
@@ -11,9 +12,18 @@ import (
 	commonpb "go.temporal.io/api/common/v1"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 )
+
+// counter counts the envelopes in answers of the server.
+type counter struct {
+	options    *Options
+	found      *Namespace
+	system     bool        // the workflows that are looked at now are the server's own
+	references []reference // of the page that is walked
+}
 
 // count counts the payloads in an answer of the server. Where this build does not know the place of an
 // envelope, its marker still shows in the bytes: then the count is not complete, and the report has that.
@@ -34,7 +44,7 @@ func (w *walk) count(answer proto.Message, where string) {
 	markers := countMarkers(raw)
 	if err := rewriter.Visit(m, raw, func(f rewrite.Found) {
 		markers -= countMarkers(f.Payload)
-		n.payload(f, where, w.system)
+		w.counter.payload(f, where)
 	}); err != nil {
 		n.unread(where + ": " + err.Error())
 		return
@@ -52,13 +62,14 @@ func countMarkers(b []byte) int {
 
 // payload counts one payload. Those of the server's own workflows are never sealed, and do not count as
 // clear.
-func (n *Namespace) payload(f rewrite.Found, where string, system bool) {
+func (c *counter) payload(f rewrite.Found, where string) {
+	n := c.found
 	switch {
 	case f.Err != nil:
 		n.unread(where + ": " + f.Path + ": " + f.Err.Error())
 		return
 	case f.Marked:
-		n.envelope(f.Sealed.Header, where)
+		c.envelope(f.Sealed.Header, where)
 		return
 	}
 	var p commonpb.Payload
@@ -71,10 +82,10 @@ func (n *Namespace) payload(f rewrite.Found, where string, system bool) {
 		n.Foreign[encoding]++
 		return
 	}
-	if !system {
+	if !c.system {
 		n.Clear[f.Kind]++
 	}
-	n.within(p.GetData(), where)
+	c.within(p.GetData(), where)
 }
 
 // sealedStart is how a sealed payload starts on the wire, up to the length of its envelope.
@@ -82,7 +93,7 @@ const sealedStart = "\x0a\x1c\x0a\x08encoding\x12\x10" + envelope.EncodingWhole 
 
 // within counts the sealed payloads in a clear one. The payloads of the server's own workflows, which run
 // schedules and batches, and of its own operations hold requests, as protobuf or as JSON.
-func (n *Namespace) within(data []byte, where string) {
+func (c *counter) within(data []byte, where string) {
 	for rest := data; ; {
 		i := bytes.Index(rest, []byte(sealedStart))
 		if i < 0 {
@@ -92,10 +103,10 @@ func (n *Namespace) within(data []byte, where string) {
 		size, used := binary.Uvarint(rest[len(sealedStart):])
 		end := len(sealedStart) + used + int(min(size, uint64(len(rest))))
 		if used <= 0 || end > len(rest) {
-			n.unread(where + ": a sealed payload within a payload is cut off")
+			c.found.unread(where + ": a sealed payload within a payload is cut off")
 			return
 		}
-		n.sealedPayload(rest[:end], where)
+		c.sealedPayload(rest[:end], where)
 		rest = rest[end:]
 	}
 	if !bytes.Contains(data, []byte(encodingInJSON)) {
@@ -103,7 +114,7 @@ func (n *Namespace) within(data []byte, where string) {
 	}
 	var document any
 	if json.Unmarshal(data, &document) == nil {
-		n.inJSON(document, where)
+		c.inJSON(document, where)
 	}
 }
 
@@ -112,43 +123,87 @@ var encodingInJSON = base64.StdEncoding.EncodeToString([]byte(envelope.EncodingW
 
 // inJSON counts the sealed payloads in a JSON document, at any depth. Such a payload has exactly the
 // metadata that sealing leaves: its encoding.
-func (n *Namespace) inJSON(v any, where string) {
+func (c *counter) inJSON(v any, where string) {
 	switch v := v.(type) {
 	case []any:
 		for _, member := range v {
-			n.inJSON(member, where)
+			c.inJSON(member, where)
 		}
 	case map[string]any:
 		metadata, _ := v["metadata"].(map[string]any)
 		data, _ := v["data"].(string)
 		if metadata["encoding"] == encodingInJSON && len(metadata) == 1 {
 			if envelope, err := base64.StdEncoding.DecodeString(data); err == nil {
-				n.sealedPayload(binary.AppendUvarint([]byte(sealedStart), uint64(len(envelope))), where, envelope...)
+				c.sealedPayload(binary.AppendUvarint([]byte(sealedStart), uint64(len(envelope))), where, envelope...)
 				return
 			}
 		}
 		for _, member := range v {
-			n.inJSON(member, where)
+			c.inJSON(member, where)
 		}
 	}
 }
 
 // sealedPayload counts one payload that was found within another one. rest is appended to it without
 // changing the bytes after payload, which may belong to the next one.
-func (n *Namespace) sealedPayload(payload []byte, where string, rest ...byte) {
+func (c *counter) sealedPayload(payload []byte, where string, rest ...byte) {
 	sealed, _, err := envelope.ParsePayload(append(payload[:len(payload):len(payload)], rest...))
 	if err != nil {
-		n.unread(where + ": within a payload: " + strings.TrimPrefix(err.Error(), "read "))
+		c.found.unread(where + ": within a payload: " + strings.TrimPrefix(err.Error(), "read "))
 		return
 	}
-	n.envelope(sealed.Header, where)
+	c.envelope(sealed.Header, where)
 }
 
-// envelope counts one envelope. What key one by reference depends on stands in a key store, so it leaves the count open.
-func (n *Namespace) envelope(h *envelope.Header, where string) {
+// reference is an envelope by reference, and where it stands.
+type reference struct {
+	id    crypto.KeyID
+	where string
+}
+
+// envelope counts one envelope. What key one by reference depends on stands in its row, which is looked up at the end of the page.
+func (c *counter) envelope(h *envelope.Header, where string) {
+	if c.options.Found != nil {
+		c.options.Found(h, where)
+	}
 	if h.Reference() {
-		n.unread(where + ": an envelope by reference names no key; its key store does, which this release does not read")
+		c.references = append(c.references, reference{h.ID, where})
 		return
 	}
-	n.sealed(h, where)
+	c.found.sealed(h, where)
+}
+
+// resolve counts the envelopes by reference of a page by their rows in the key store.
+func (c *counter) resolve(ctx context.Context) {
+	references, n := c.references, c.found
+	c.references = nil
+	if len(references) == 0 {
+		return
+	}
+	if c.options.Rows == nil {
+		for _, r := range references {
+			n.unread(r.where + ": an envelope by reference names no key; its key store does: give the config that has key_store")
+		}
+		return
+	}
+	var ids []crypto.KeyID
+	asked := map[crypto.KeyID]bool{}
+	for _, r := range references {
+		if !asked[r.id] {
+			asked[r.id] = true
+			ids = append(ids, r.id)
+		}
+	}
+	rows, err := c.options.Rows(ctx, ids)
+	for _, r := range references {
+		row, found := rows[r.id]
+		switch {
+		case err != nil:
+			n.unread(r.where + ": " + err.Error())
+		case !found:
+			n.unread(fmt.Sprintf("%s: the key store has no row for the data key %s, so it does not open; see keystore recover", r.where, r.id))
+		default:
+			n.sealed(&envelope.Header{ID: r.id, KEK: row.KEK, Key: row.Context.Key, Namespace: row.Context.Namespace}, r.where)
+		}
+	}
 }

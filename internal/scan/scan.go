@@ -14,6 +14,8 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 	"github.com/temporal-seal/temporal-seal/internal/x/backoff"
 )
@@ -25,6 +27,11 @@ type Options struct {
 	Rate float64
 	// Save stores the state after each page of a list. Nil: it is not stored.
 	Save func(*State) error
+	// Rows returns rows of the key store by id, one for each, without those that it does not have. Nil: envelopes by reference
+	// count as not read.
+	Rows func(context.Context, []crypto.KeyID) (map[crypto.KeyID]crypto.KeyRow, error)
+	// Found is called for each envelope. Nil: it is not.
+	Found func(h *envelope.Header, where string)
 	// Progress is called after each page. Nil: it is not.
 	Progress func(namespace, what string, n *Namespace)
 
@@ -107,10 +114,12 @@ func (s *Scanner) Run(ctx context.Context, conn grpc.ClientConnInterface, namesp
 		return nil
 	}
 	s.seen = map[string]bool{}
-	w := &walk{scanner: s, client: workflowservice.NewWorkflowServiceClient(conn), namespace: namespace, found: n}
+	w := &walk{scanner: s, client: workflowservice.NewWorkflowServiceClient(conn), namespace: namespace, found: n,
+		counter: counter{options: &s.options, found: n}}
 	for state.Step < len(steps) {
 		step := steps[state.Step]
 		next, err := step.page(w, ctx, state.Page)
+		w.counter.resolve(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()

@@ -170,6 +170,42 @@ func TestEnvelopesByReferenceLeaveTheCountOpen(t *testing.T) {
 	}
 }
 
+// TestEnvelopesByReferenceCountByTheirRows: with the key store, they count under the key that wrapped them; one without a row does
+// not open, and the report says so.
+func TestEnvelopesByReferenceCountByTheirRows(t *testing.T) {
+	reference := func(id byte) *commonpb.Payload {
+		data := append([]byte{1, 0x10, id}, make([]byte, 15+12+16)...)
+		return &commonpb.Payload{Metadata: map[string][]byte{"encoding": []byte(envelope.EncodingWhole)}, Data: data}
+	}
+	here := crypto.KeyRow{ID: crypto.KeyID{1}, KEK: crypto.KEKRef{9}, Context: crypto.KeyContext{Namespace: "ns", Key: "phi"}}
+	var away error
+	asked, found := 0, 0
+	s := scanner(t, nil)
+	s.options.Rows = func(_ context.Context, ids []crypto.KeyID) (map[crypto.KeyID]crypto.KeyRow, error) {
+		asked += len(ids)
+		return map[crypto.KeyID]crypto.KeyRow{here.ID: here}, away
+	}
+	s.options.Found = func(*envelope.Header, string) { found++ }
+	walked := func() *Namespace {
+		var state State
+		if err := s.Run(t.Context(), script(map[string][]any{"GetWorkflowExecutionHistory": {historyOf(reference(1), reference(1), reference(2))}}), "ns", &state); err != nil {
+			t.Fatal(err)
+		}
+		return state.Namespaces["ns"]
+	}
+	n := walked()
+	if len(n.Sealed) != 1 || n.Sealed[0].Count != 2 || n.Sealed[0].KEK != here.KEK.String() || n.Sealed[0].Key != "phi" || n.Sealed[0].SealedFor != "ns" {
+		t.Errorf("%+v", n.Sealed)
+	}
+	if n.Unread != 1 || !strings.Contains(n.Reasons[0], "no row for the data key 02") || asked != 2 || found != 3 {
+		t.Errorf("unread %d %q, %d ids asked for, %d envelopes found", n.Unread, n.Reasons, asked, found)
+	}
+	away = errors.New("the key store does not answer")
+	if n := walked(); n.Unread != 3 || len(n.Sealed) != 0 || !strings.Contains(n.Reasons[0], "does not answer") {
+		t.Errorf("without an answer: %+v", n)
+	}
+}
+
 func TestWhatCannotBeReadIsTold(t *testing.T) {
 	p, _ := sealedPayload(t, "x")
 	broken := proto.CloneOf(p)

@@ -25,8 +25,8 @@ type walk struct {
 	client    workflowservice.WorkflowServiceClient
 	namespace string
 	found     *Namespace
-	system    bool                              // the workflows that are looked at now are the server's own
 	execution *workflowpb.WorkflowExecutionInfo // that is looked at now; nil: what is looked at is no workflow
+	counter   counter
 }
 
 // settings finds out what no list shows.
@@ -49,8 +49,8 @@ func (w *walk) systemWorkflows(ctx context.Context, token []byte) ([]byte, error
 	if w.scanner.options.Look != nil {
 		return nil, nil // what they hold of users' values is in the schedules
 	}
-	w.system = true
-	defer func() { w.system = false }()
+	w.counter.system = true
+	defer func() { w.counter.system = false }()
 	return w.listWorkflows(ctx, "system workflows", "TemporalNamespaceDivision IS NOT NULL", token)
 }
 

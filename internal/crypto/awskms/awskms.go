@@ -160,6 +160,15 @@ func (p *Provider) GenerateDataKey(ctx context.Context, kc crypto.KeyContext) (p
 	return out.Plaintext, out.CiphertextBlob, nil
 }
 
+// WrapDataKey is KMS's Encrypt, which needs a permission of its own.
+func (p *Provider) WrapDataKey(ctx context.Context, plain []byte, kc crypto.KeyContext) ([]byte, error) {
+	out, err := p.client.Encrypt(ctx, &kms.EncryptInput{KeyId: aws.String(p.keyARN), Plaintext: plain, EncryptionContext: kc.EncryptionContext()})
+	if err != nil {
+		return nil, p.failed(ctx, "kms.encrypt", kc, err)
+	}
+	return out.CiphertextBlob, nil
+}
+
 // UnwrapDataKey is KMS's Decrypt, pinned to this key: a blob of any other key is refused by KMS.
 func (p *Provider) UnwrapDataKey(ctx context.Context, wrapped []byte, kc crypto.KeyContext) ([]byte, error) {
 	return p.decrypt(ctx, wrapped, kc, kc.EncryptionContext())

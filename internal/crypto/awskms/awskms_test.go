@@ -53,6 +53,7 @@ type answer struct {
 type request struct {
 	KeyId, KeySpec    string
 	CiphertextBlob    []byte
+	Plaintext         []byte
 	EncryptionContext map[string]string
 }
 
@@ -133,6 +134,8 @@ func (s *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			"KeyUsage": "ENCRYPT_DECRYPT", "KeySpec": "SYMMETRIC_DEFAULT"}
 	case "GenerateDataKey":
 		reply = map[string]any{"KeyId": keyARN, "Plaintext": bytes.Repeat([]byte{7}, 32), "CiphertextBlob": []byte("wrapped")}
+	case "Encrypt":
+		reply = map[string]any{"KeyId": keyARN, "CiphertextBlob": append([]byte("wrapped "), req.Plaintext...)}
 	case "Decrypt":
 		reply = map[string]any{"KeyId": keyARN, "Plaintext": bytes.Repeat([]byte{7}, 32)}
 	}
@@ -159,8 +162,12 @@ func TestGenerateAndUnwrap(t *testing.T) {
 	if err != nil || !bytes.Equal(again, plain) {
 		t.Fatalf("unwrapped differs, error %v", err)
 	}
+	moved, err := p.(crypto.Wrapper).WrapDataKey(t.Context(), plain, kc)
+	if err != nil || string(moved) != "wrapped "+string(plain) {
+		t.Fatalf("wrapped: %q, error %v", moved, err)
+	}
 	want := map[string]string{"temporal-seal:namespace": "clinic-prod", "temporal-seal:key": "phi"}
-	for _, op := range []string{"GenerateDataKey", "Decrypt"} {
+	for _, op := range []string{"GenerateDataKey", "Decrypt", "Encrypt"} {
 		for _, r := range s.calls[op] {
 			if r.KeyId != keyARN || fmt.Sprint(r.EncryptionContext) != fmt.Sprint(want) {
 				t.Errorf("%s asked for key %q with context %v; want the resolved ARN and %v", op, r.KeyId, r.EncryptionContext, want)

@@ -2,7 +2,6 @@ package keyring
 
 import (
 	"context"
-	"crypto/sha256"
 	"iter"
 	"slices"
 	"time"
@@ -67,8 +66,9 @@ func (o *opening) resolveOne(ctx context.Context, s *envelope.Sealed, run *Run) 
 	if time.Since(m.first) < missLimit {
 		return crypto.Errorf(crypto.KindUnavailable, "open", "the key store has no row for its key id %s... yet", h.ID.String()[:8])
 	}
-	return crypto.Errorf(crypto.KindNotConfigured, "open",
-		"the key store has no row for its key id %s...: it was lost, or is that of another store", h.ID.String()[:8])
+	return crypto.Errorf(crypto.KindRowMissing, "open",
+		"the key store has had no row for its key id %s... for %v: the row was lost, or is in another store; see `temporal-seal keystore recover`",
+		h.ID.String()[:8], missLimit)
 }
 
 // fillFromMemory fills a header by its data key, if that is in memory.
@@ -134,34 +134,6 @@ func (o *opening) fillFromStore(ctx context.Context, headers []*envelope.Header)
 func valid(row *crypto.KeyRow) bool {
 	ns, key, wrapped := len(row.Context.Namespace), len(row.Context.Key), len(row.Wrapped)
 	return ns >= 1 && ns <= envelope.MaxNamespace && key >= 1 && key <= envelope.MaxKeyName && wrapped >= 1 && wrapped <= envelope.MaxWrapped
-}
-
-// VerifyRows unwraps every row of the key store, and calls failed for each that does not unwrap to the data key that its id
-// names.
-func (k *Keyring) VerifyRows(ctx context.Context, failed func(crypto.KeyRow, error)) (rows int, err error) {
-	if k.core.opt.Store == nil {
-		return 0, crypto.Errorf(crypto.KindNotConfigured, "verify rows", "no key store is configured")
-	}
-	err = k.core.opt.Store.All(ctx, func(row crypto.KeyRow) error {
-		rows++
-		if err := k.verify(ctx, row); err != nil {
-			failed(row, err)
-		}
-		return ctx.Err()
-	})
-	return rows, err
-}
-
-func (k *Keyring) verify(ctx context.Context, row crypto.KeyRow) error {
-	h := &envelope.Header{ID: row.ID}
-	fill(h, row)
-	if !valid(&row) {
-		return h.Errorf(crypto.KindMalformed, "verify a row", "its names or its wrapped key are too long, or empty")
-	}
-	s := &envelope.Sealed{Header: h}
-	k.Confirm(k.Current().local(h.Namespace)) // the store vouches for it
-	_, err := k.opening.ask(ctx, s, sha256.Sum256(h.KeyHeader()), &asking{set: k.Current(), namespace: k.Current().local(h.Namespace)})
-	return err
 }
 
 // store makes sure that the key store has the row of a data key that is going to seal by reference.

@@ -302,7 +302,7 @@ func TestMissingRows(t *testing.T) {
 		k.Close() // else it inserts the row again
 		time.Sleep(missLimit)
 		_, err = open(cold, carriers[5], "ns")
-		wantKind(t, err, crypto.KindNotConfigured)
+		wantKind(t, err, crypto.KindRowMissing)
 
 		again := referring(t, s, p, keys)
 		seal(t, again, "x")
@@ -360,7 +360,7 @@ func TestVerifyRows(t *testing.T) {
 	bad.ID[0] ^= 1
 	rows.rows[bad.ID] = bad
 	var failed []crypto.KeyID
-	n, err := referring(t, s, p, rows).VerifyRows(t.Context(), func(r crypto.KeyRow, err error) {
+	n, err := referring(t, s, p, rows).Rows().Verify(t.Context(), func(r crypto.KeyRow, err error) {
 		failed = append(failed, r.ID)
 		wantKind(t, err, crypto.KindTampered)
 	})

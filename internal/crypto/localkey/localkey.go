@@ -137,11 +137,17 @@ func (p *Provider) Ref() crypto.KEKRef { return p.ref }
 func (p *Provider) URI() string { return p.uri }
 
 // GenerateDataKey draws a data key and wraps it with the file's last key.
-func (p *Provider) GenerateDataKey(_ context.Context, kc crypto.KeyContext) (plain, wrapped []byte, err error) {
+func (p *Provider) GenerateDataKey(ctx context.Context, kc crypto.KeyContext) (plain, wrapped []byte, err error) {
 	plain = make([]byte, dataKeySize)
 	rand.Read(plain)
+	wrapped, err = p.WrapDataKey(ctx, plain, kc)
+	return plain, wrapped, err
+}
+
+// WrapDataKey wraps with the file's last key. It never fails.
+func (p *Provider) WrapDataKey(_ context.Context, plain []byte, kc crypto.KeyContext) ([]byte, error) {
 	keys := p.current()
-	return plain, keys[len(keys)-1].Seal(nil, nil, plain, kc.AssociatedData(label)), nil
+	return keys[len(keys)-1].Seal(nil, nil, plain, kc.AssociatedData(label)), nil
 }
 
 // UnwrapDataKey tries the file's keys, latest first: there are few, and a wrong one fails its tag.

@@ -79,12 +79,20 @@ func (p *Provider) URI() string { return p.uri }
 func (p *Provider) GenerateDataKey(ctx context.Context, kc crypto.KeyContext) (plain, wrapped []byte, err error) {
 	plain = make([]byte, dataKeySize)
 	rand.Read(plain) // never fails: the runtime ends the process if the system has no randomness
-	wrapped, err = p.encrypt(ctx, plain, kc.AssociatedData(label))
-	if err != nil {
+	if wrapped, err = p.WrapDataKey(ctx, plain, kc); err != nil {
 		clear(plain)
-		return nil, nil, p.failed(ctx, "vault.encrypt", kc, err)
+		return nil, nil, err
 	}
 	return plain, wrapped, nil
+}
+
+// WrapDataKey has a data key encrypted.
+func (p *Provider) WrapDataKey(ctx context.Context, plain []byte, kc crypto.KeyContext) ([]byte, error) {
+	wrapped, err := p.encrypt(ctx, plain, kc.AssociatedData(label))
+	if err != nil {
+		return nil, p.failed(ctx, "vault.encrypt", kc, err)
+	}
+	return wrapped, nil
 }
 
 // UnwrapDataKey has a data key decrypted.

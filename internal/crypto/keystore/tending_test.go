@@ -1,0 +1,241 @@
+package keystore
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/localkey"
+)
+
+// keyFile makes a key file and returns its URI.
+func keyFile(t *testing.T) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "seal.key")
+	if err := localkey.Create(file, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	return "local:" + file
+}
+
+// kept is a store that several keyrings use one after the other.
+type kept struct{ crypto.KeyStore }
+
+func (kept) Close() error { return nil }
+
+// keysWith opens a keyring that seals by reference, as a process does that starts now.
+func keysWith(t *testing.T, store crypto.KeyStore, log *slog.Logger, active string, openOnly ...string) *keyring.Keyring {
+	t.Helper()
+	k, err := keyring.New(t.Context(), keyring.Options{Store: kept{store}, Open: localkey.Open, Log: log,
+		Keys: []keyring.KeyConfig{{Name: "default", Active: active, OpenOnly: openOnly, Reference: true}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(k.Close)
+	k.Confirm("ns")
+	return k
+}
+
+var quiet = slog.New(slog.DiscardHandler)
+
+// sealed seals n payloads, and returns them and how many are by reference.
+func sealed(t *testing.T, k *keyring.Keyring, n int) (all []envelope.Sealed, references int) {
+	t.Helper()
+	for range n {
+		s, _, err := k.Sealer(t.Context(), "ns", "default")
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw, err := s.AppendPayload(nil, []byte("\x12\x06secret"), false, new(envelope.Nonces))
+		if err != nil {
+			t.Fatal(err)
+		}
+		one, _, err := envelope.ParsePayload(raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if one.Header.Reference() {
+			references++
+		}
+		all = append(all, one)
+	}
+	return all, references
+}
+
+// opens opens an envelope as a call would that holds it alone.
+func opens(ctx context.Context, k *keyring.Keyring, s envelope.Sealed) error {
+	header := *s.Header // opening fills in the names
+	s.Header = &header
+	out, _, err := k.Open(ctx, nil, &s, "ns", new(keyring.Run))
+	if err == nil && string(out) != "\x12\x06secret" {
+		return fmt.Errorf("opened %q", out)
+	}
+	return err
+}
+
+// TestRewrap: after it, a key encryption key can be taken out of the configuration although no payload was touched.
+func TestRewrap(t *testing.T) {
+	stores(t, func(t *testing.T, uri string) {
+		store := newStore(t, uri)
+		before, after := keyFile(t), keyFile(t)
+		envelopes, references := sealed(t, keysWith(t, store, quiet, before), 6)
+		if references != 2 {
+			t.Fatalf("%d of 6 envelopes are by reference", references)
+		}
+		mine := func(_ crypto.KeyRow, err error) { t.Error(err) }
+		both := keysWith(t, store, quiet, after, before)
+		if n, added, err := both.Rows().Rewrap(t.Context(), mine); n != 1 || added != 1 || err != nil {
+			t.Errorf("%d data keys, %d added, error %v", n, added, err)
+		}
+		if n, added, err := both.Rows().Rewrap(t.Context(), mine); n != 1 || added != 0 || err != nil {
+			t.Errorf("again: %d data keys, %d added, error %v", n, added, err)
+		}
+		alone := keysWith(t, store, quiet, after)
+		if err := opens(t.Context(), alone, envelopes[5]); err != nil {
+			t.Errorf("without the earlier key: %v", err)
+		}
+		if err := opens(t.Context(), alone, envelopes[0]); crypto.KindOf(err) != crypto.KindNotConfigured {
+			t.Errorf("a self-contained one, which rewrapping does not reach: %v", err)
+		}
+		if n, err := alone.Rows().Verify(t.Context(), mine); n != 2 || err != nil {
+			t.Errorf("check: %d rows, error %v", n, err)
+		}
+		// A row that holds another key than its id names is wrapped by nobody.
+		bad := crypto.KeyRow{ID: crypto.KeyID{1, 2, 3}, Context: crypto.KeyContext{Namespace: "ns", Key: "default"}}
+		if err := store.All(t.Context(), func(r crypto.KeyRow) error {
+			bad.KEK, bad.Wrapped = r.KEK, r.Wrapped
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if err := store.Put(t.Context(), bad); err != nil {
+			t.Fatal(err)
+		}
+		var failed []crypto.KeyRow
+		third := keysWith(t, store, quiet, keyFile(t), before, after)
+		if n, added, err := third.Rows().Rewrap(t.Context(), func(r crypto.KeyRow, err error) {
+			failed = append(failed, r)
+			if crypto.KindOf(err) != crypto.KindTampered {
+				t.Errorf("a row with another key: %v", err)
+			}
+		}); n != 2 || added != 1 || err != nil || len(failed) != 1 || failed[0].ID != bad.ID {
+			t.Errorf("%d data keys, %d added, failed %v, error %v", n, added, failed, err)
+		}
+	})
+}
+
+// TestRestore: an anchor makes a lost row again, and nothing else does.
+func TestRestore(t *testing.T) {
+	stores(t, func(t *testing.T, uri string) {
+		store := newStore(t, uri)
+		key := keyFile(t)
+		envelopes, _ := sealed(t, keysWith(t, store, quiet, key), 6)
+		lost, err := store.database.db.Exec("DELETE FROM temporal_seal_wraps")
+		if n, _ := lost.RowsAffected(); err != nil || n != 1 {
+			t.Fatalf("%d rows deleted, error %v", n, err)
+		}
+		cold := keysWith(t, store, quiet, key)
+		if err := opens(t.Context(), cold, envelopes[5]); crypto.KindOf(err) != crypto.KindUnavailable {
+			t.Errorf("without its row: %v", err)
+		}
+		planted := *envelopes[0].Header
+		planted.Wrapped = bytes.Repeat([]byte("x"), len(planted.Wrapped))
+		if err := cold.Rows().Restore(t.Context(), &planted); err == nil {
+			t.Error("restored from an anchor with another wrapped key")
+		}
+		if err := cold.Rows().Restore(t.Context(), envelopes[0].Header); err != nil {
+			t.Fatal(err)
+		}
+		if err := opens(t.Context(), keysWith(t, store, quiet, key), envelopes[5]); err != nil {
+			t.Errorf("after it was restored: %v", err)
+		}
+	})
+}
+
+// TestExport: what one store has moves to another, whole or not at all.
+func TestExport(t *testing.T) {
+	stores(t, func(t *testing.T, uri string) {
+		from := newStore(t, uri)
+		for i := range 3 {
+			if err := from.Put(t.Context(), row(i)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var out bytes.Buffer
+		if n, err := Export(t.Context(), from, &out); n != 3 || err != nil {
+			t.Fatalf("%d rows, error %v", n, err)
+		}
+		to := newStore(t, "sqlite:"+filepath.Join(t.TempDir(), "other.db"))
+		lines := strings.SplitAfter(out.String(), "\n")
+		for what, text := range map[string]string{
+			"nothing": "", "no export": "{}\n", "cut off": strings.Join(lines[:3], ""), "a row left out": lines[0] + strings.Join(lines[2:], ""),
+			"of a newer release": `{"temporal_seal_key_store":2}`, "with a broken row": lines[0] + strings.Replace(lines[1], `"id":"`, `"id":"0`, 1) + lines[4],
+		} {
+			if n, err := Import(t.Context(), to, strings.NewReader(text)); n != 0 || err == nil {
+				t.Errorf("%s: %d rows, error %v", what, n, err)
+			}
+		}
+		for range 2 {
+			if n, err := Import(t.Context(), to, strings.NewReader(out.String())); n != 3 || err != nil {
+				t.Fatalf("%d rows, error %v", n, err)
+			}
+		}
+		var again bytes.Buffer
+		if _, err := Export(t.Context(), to, &again); err != nil || again.String() != out.String() {
+			t.Errorf("error %v, exported again:\n%s\nwant\n%s", err, again.String(), out.String())
+		}
+		differs := strings.Replace(out.String(), `"namespace":"eu/clinic"`, `"namespace":"eu/other"`, 1)
+		if n, err := Import(t.Context(), to, strings.NewReader(differs)); n != 0 || crypto.KindOf(err) != crypto.KindTampered {
+			t.Errorf("a row that differs: %d rows, error %v", n, err)
+		}
+	})
+}
+
+// TestReplicasRace: ten replicas that start at once seal and open each other's envelopes.
+func TestReplicasRace(t *testing.T) {
+	uri := postgres(t)
+	first := newStore(t, uri)
+	key := keyFile(t)
+	var mu sync.Mutex
+	var all []envelope.Sealed
+	replicas := make([]*keyring.Keyring, 10)
+	for i := range replicas {
+		replicas[i] = keysWith(t, openStore(t, uri, first.id), quiet, key)
+	}
+	var wg sync.WaitGroup
+	for _, k := range replicas {
+		wg.Go(func() {
+			envelopes, references := sealed(t, k, 10)
+			if references != 6 {
+				t.Errorf("%d of 10 envelopes are by reference", references)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			all = append(all, envelopes...)
+		})
+	}
+	wg.Wait()
+	for _, k := range replicas {
+		wg.Go(func() {
+			for _, s := range all {
+				if err := opens(t.Context(), k, s); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if n, err := replicas[0].Rows().Verify(t.Context(), func(_ crypto.KeyRow, err error) { t.Error(err) }); n != 10 || err != nil {
+		t.Errorf("%d rows, error %v", n, err)
+	}
+}
