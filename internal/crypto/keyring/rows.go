@@ -62,8 +62,8 @@ func (o *opening) resolveOne(ctx context.Context, s *envelope.Sealed, run *Run) 
 	if h.Namespace != "" {
 		return nil
 	}
-	m, _ := o.missing.Get(h.ID)
-	if time.Since(m.first) < missLimit {
+	m, known := o.missing.Get(h.ID)
+	if !known || time.Since(m.first) < missLimit {
 		return crypto.Errorf(crypto.KindUnavailable, "open", "the key store has no row for its key id %s... yet", h.ID.String()[:8])
 	}
 	return crypto.Errorf(crypto.KindRowMissing, "open",
@@ -141,10 +141,16 @@ func (p *sealing) store(ctx context.Context, dk *dataKey) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	err := p.core.opt.Store.Put(ctx, dk.row())
-	if err == nil {
+	switch kind := crypto.KindOf(err); {
+	case err == nil:
 		dk.stored.Store(true)
-	} else if crypto.KindOf(err) == crypto.KindTampered {
+	case kind == crypto.KindTampered, kind == crypto.KindNotConfigured: // it is another row, or another store
 		dk.stored.Store(false)
+	case dk.stored.Load(): // a store that takes no rows may have lost this one
+		rows, failed := p.core.opt.Store.Get(ctx, []crypto.KeyID{dk.id})
+		if failed == nil && len(rows) == 0 {
+			dk.stored.Store(false)
+		}
 	}
 	return err
 }
@@ -180,14 +186,15 @@ func (p *sealing) tendRows(now time.Time) {
 			if s == nil {
 				continue
 			}
+			before := s.dk.stored.Load()
 			err := p.store(p.core.base, s.dk)
 			if err == nil {
 				continue
 			}
 			p.core.opt.Log.Error("the key store does not take the row of a data key; payloads carry their keys until it does, unless the row is there already",
 				"key", sl.key, "namespace", sl.namespace, "error", err)
-			if crypto.KindOf(err) != crypto.KindTampered {
-				return // it is the store, and not this row
+			if before == s.dk.stored.Load() && crypto.KindOf(err) == crypto.KindUnavailable {
+				return // the store is out of reach for the others too
 			}
 		}
 	})

@@ -269,6 +269,49 @@ func TestStoreOutage(t *testing.T) {
 	})
 }
 
+// takesNothing is a key store that has lost its rows and takes none.
+type takesNothing struct {
+	rowsInMemory
+	err error
+}
+
+func (s *takesNothing) Put(ctx context.Context, row crypto.KeyRow) error {
+	if s.err != nil {
+		return s.err
+	}
+	return s.rowsInMemory.Put(ctx, row)
+}
+
+// TestLostRowsAreNotReferredTo: where another store stands in the place of the one that had the row, or the row is gone and cannot be
+// written again, envelopes carry their keys.
+func TestLostRowsAreNotReferredTo(t *testing.T) {
+	for what, failure := range map[string]error{
+		"another store":         crypto.Errorf(crypto.KindNotConfigured, "keystore.put", "it is another one"),
+		"a store of no writing": crypto.Errorf(crypto.KindUnavailable, "keystore.put", "it is read-only"),
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			s, p := defaultStore()
+			keys := &takesNothing{rowsInMemory: rowsInMemory{rows: map[crypto.KeyID]crypto.KeyRow{}}}
+			k := referring(t, s, p, keys)
+			other := sealer(t, k, "other", "default")
+			if _, references := sealMany(t, k, 10); references != 10-firstAnchors {
+				t.Errorf("%s: %d of 10 envelopes by reference at first", what, references)
+			}
+			keys.mu.Lock()
+			keys.err = failure
+			clear(keys.rows)
+			keys.mu.Unlock()
+			time.Sleep(rowsInterval + waitForTick)
+			if _, references := sealMany(t, k, 10); references != 0 {
+				t.Errorf("%s: %d of 10 envelopes refer to a row that is not there", what, references)
+			}
+			if other.dk.stored.Load() {
+				t.Errorf("%s: the other namespace's key still counts as stored", what)
+			}
+		})
+	}
+}
+
 // TestMissingRows: a row that is not there may come; after a while it counts as lost. One of a key that seals is inserted again.
 func TestMissingRows(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
