@@ -11,14 +11,6 @@ import (
 // each value. The server counts those, so they stay readable on a sealed reference. Nothing else of that field does: a message
 // there could hold anything.
 
-// externalOf returns what appendExternal appends; nil for nearly all payloads.
-func externalOf(payload []byte) []byte {
-	if _, ok := readPlain(payload); ok {
-		return nil
-	}
-	return appendExternal(nil, payload)
-}
-
 // appendExternal appends the field external_payloads of a payload as it stays readable: of each entry the size.
 func appendExternal(dst, payload []byte) []byte {
 	const externalPayloads, sizeBytes = 3, 1

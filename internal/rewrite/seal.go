@@ -242,7 +242,9 @@ func (s *sealer) planSeal(ctx context.Context, item int, last *sealItem) (err er
 	s.stats.used(v.Key, len(plain), hit)
 	var external []byte // stays readable behind the envelope
 	if sl.f.op == opPayload {
-		external = externalOf(plain)
+		if _, ordinary := readPlain(plain); !ordinary {
+			external = appendExternal(nil, plain)
+		}
 	}
 	switch {
 	case sl.f.op == opFailure:
