@@ -138,7 +138,7 @@ func (t *Trial) Compare(ctx context.Context, inForce *Policy, d Direction, in *I
 	}
 	own := *in
 	own.Call = nil // what the candidate costs is not the call's
-	other, otherErr, outcome := t.decide(ctx, candidate, d, &own)
+	other, outcome, otherErr := t.decide(ctx, candidate, d, &own)
 	if ctx.Err() != nil {
 		return // the caller has left, which is an error of both
 	}
@@ -156,20 +156,20 @@ func (t *Trial) Compare(ctx context.Context, inForce *Policy, d Direction, in *I
 type sides struct{ inForce, candidate *Policy }
 
 // decide returns what the candidate decides. The outcome is ComparedSame if it has decided at all.
-func (t *Trial) decide(ctx context.Context, p *Policy, d Direction, in *Input) (Verdict, error, Compared) {
+func (t *Trial) decide(ctx context.Context, p *Policy, d Direction, in *Input) (Verdict, Compared, error) {
 	if v, ok := p.remembered(d, in); ok {
-		return v, nil, ComparedSame
+		return v, ComparedSame, nil
 	}
 	if !t.begin() {
-		return Verdict{}, nil, ComparedLeftOut
+		return Verdict{}, ComparedLeftOut, nil
 	}
 	began := time.Now()
 	defer t.end(began)
 	v, err := p.Decide(ctx, d, in)
 	if err != nil && time.Since(began) >= trialTimeout {
-		return v, nil, ComparedTooSlow
+		return v, ComparedTooSlow, nil
 	}
-	return v, err, ComparedSame
+	return v, ComparedSame, err
 }
 
 // remembered returns the verdict that the policy cache has for a payload.

@@ -203,14 +203,13 @@ func TestTrialReload(t *testing.T) {
 	if !tried || err != nil || trial.Candidate().Revision() != last {
 		t.Errorf("a corrected candidate: %v, %v", tried, err)
 	}
-	good := trial.Candidate()
 	if _, tried, err = trial.Reload(t.Context(), o, last, false); tried || err != nil {
 		t.Errorf("the same candidate: %v, %v", tried, err)
 	}
 	if _, tried, err = trial.Reload(t.Context(), o, last, true); !tried || err != nil {
 		t.Errorf("the same candidate for other keys: %v, %v", tried, err)
 	}
-	good = trial.Candidate()
+	good := trial.Candidate()
 	write("nonsense")
 	if _, _, err = trial.Reload(t.Context(), o, last, false); err == nil || trial.Candidate() != good {
 		t.Errorf("a candidate that does not compile any more: %v", err)
