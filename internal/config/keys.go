@@ -116,8 +116,24 @@ func validateKeys(d *document, list []Key, store *KeyStore) {
 	}
 }
 
+// validateKeyURI checks a URI as it is when something stands for its placeholders.
 func validateKeyURI(d *document, path, uri string) {
-	d.refuse(!keyservice.Known(uri), path, keyservice.NoKeyURI)
+	if !keyservice.Known(uri) {
+		d.add(path, keyservice.NoKeyURI)
+		return
+	}
+	if strings.Contains(uri, "${") {
+		d.add(path, "holds a variable, and none is replaced here: render the file first")
+		return
+	}
+	filled := strings.NewReplacer("{namespace}", "x", "{1}", "x").Replace(uri)
+	if i := strings.IndexAny(filled, "{}"); i >= 0 {
+		d.add(path, "has a placeholder that there is none of: {namespace} and {1}, what the * of the name stands for, are known")
+		return
+	}
+	if err := keyservice.Check(filled); err != nil {
+		d.add(path, "%s", err)
+	}
 }
 
 // KeyConfigs are the keys as the keyring takes them.

@@ -36,6 +36,8 @@ func (u *Upstream) validate(d *document, path string) {
 		d.add(path, "wants address: the Temporal frontend's host:port")
 	case scheme == "http", scheme == "https":
 		d.add(path+".address", "%q is a URL: write host:port; tls: {} turns TLS on", u.Address)
+	case !strings.Contains(u.Address, "${") && strings.ContainsAny(strings.ReplaceAll(u.Address, "{namespace}", ""), "{}"):
+		d.add(path+".address", "%q has a placeholder that there is none of: {namespace} is known", u.Address)
 	case !hasScheme:
 		validateAddress(d, path+".address", u.Address)
 	}

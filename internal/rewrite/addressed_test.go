@@ -90,7 +90,11 @@ func TestAddressedElsewhere(t *testing.T) {
 	})
 	t.Run("members here, the whole there", func(t *testing.T) {
 		rego := strings.Replace(passHere, `{"action": "pass"}`, `{"action": "seal", "key": "default", "fields": ["/v"]}`, 1)
-		child, signal, err := crossed(t, rego, crossing("billing", testNamespace))
+		in, object := crossing("billing", testNamespace), secret("CANARY-1")
+		object.Payloads[0].Data = []byte(`{"v": "CANARY-1"}`)
+		in.Commands[0].GetStartChildWorkflowExecutionCommandAttributes().Input = object
+		in.Commands[1].GetSignalExternalWorkflowExecutionCommandAttributes().Input = object
+		child, signal, err := crossed(t, rego, in)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -230,6 +230,12 @@ func withdrawn(state types.KeyState) bool {
 // location is a parsed URI.
 type location struct{ key, region, endpoint string }
 
+// Check returns what is wrong with a URI, without asking the service.
+func Check(uri string) error {
+	_, err := parseURI(uri)
+	return err
+}
+
 // parseURI reads a URI. Without a region in it the region is that of a key named by its ARN, or else the one of the
 // SDK's configuration.
 func parseURI(uri string) (location, error) {

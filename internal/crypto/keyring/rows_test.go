@@ -75,6 +75,8 @@ func (r *rowsInMemory) Put(_ context.Context, row crypto.KeyRow) error {
 }
 
 func (r *rowsInMemory) All(_ context.Context, visit func(crypto.KeyRow) error) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	for _, row := range r.rows {
 		if err := visit(row); err != nil {
 			return err
@@ -84,6 +86,22 @@ func (r *rowsInMemory) All(_ context.Context, visit func(crypto.KeyRow) error) e
 }
 
 func (r *rowsInMemory) Close() error { return nil }
+
+// take removes a row and returns it; ok is whether it was there.
+func (r *rowsInMemory) take(id crypto.KeyID) (row crypto.KeyRow, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	row, ok = r.rows[id]
+	delete(r.rows, id)
+	return row, ok
+}
+
+// give puts a row in the place of the one with its id.
+func (r *rowsInMemory) give(row crypto.KeyRow) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.rows[row.ID] = row
+}
 
 func sqliteStore(t *testing.T) *faulty {
 	t.Helper()
@@ -276,8 +294,11 @@ type takesNothing struct {
 }
 
 func (s *takesNothing) Put(ctx context.Context, row crypto.KeyRow) error {
-	if s.err != nil {
-		return s.err
+	s.mu.Lock()
+	err := s.err
+	s.mu.Unlock()
+	if err != nil {
+		return err
 	}
 	return s.rowsInMemory.Put(ctx, row)
 }
@@ -322,8 +343,7 @@ func TestMissingRows(t *testing.T) {
 		carriers, _ := sealMany(t, k, 6)
 		time.Sleep(waitForTick) // the first check of rows is over
 		id := sealer(t, k, "ns", "default").dk.id
-		row := rows.rows[id]
-		delete(rows.rows, id)
+		row, _ := rows.take(id)
 		cold := referring(t, s, p, keys)
 		before := keys.gets
 		for range 100 {
@@ -333,12 +353,12 @@ func TestMissingRows(t *testing.T) {
 		if n := keys.gets - before; n != 1 {
 			t.Errorf("%d questions for one missing row within a second", n)
 		}
-		rows.rows[id] = row
+		rows.give(row)
 		time.Sleep(missTrust)
 		if _, err := open(cold, carriers[5], "ns"); err != nil {
 			t.Errorf("the row has come: %v", err)
 		}
-		delete(rows.rows, id)
+		rows.take(id)
 		cold = referring(t, s, p, keys)
 		_, err := open(cold, carriers[5], "ns")
 		wantKind(t, err, crypto.KindUnavailable)
@@ -351,9 +371,9 @@ func TestMissingRows(t *testing.T) {
 		seal(t, again, "x")
 		time.Sleep(waitForTick)
 		id = sealer(t, again, "ns", "default").dk.id
-		delete(rows.rows, id)
+		rows.take(id)
 		time.Sleep(rowsInterval + waitForTick)
-		if _, ok := rows.rows[id]; !ok {
+		if _, ok := rows.take(id); !ok {
 			t.Error("the lost row of a key that seals was not inserted again")
 		}
 	})

@@ -20,11 +20,16 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/crypto/vault"
 )
 
-// services open the key that a URI names. Opening checks the URI and makes a client, and may look the key up.
-var services = map[string]func(ctx context.Context, uri string) (crypto.Provider, error){
-	awskms.Scheme:   awskms.Open,
-	localkey.Scheme: localkey.Open,
-	vault.Scheme:    vault.Open,
+// service is a key service.
+type service struct {
+	open  func(ctx context.Context, uri string) (crypto.Provider, error) // makes a client, and may look the key up
+	check func(uri string) error                                         // returns what is wrong with the URI itself
+}
+
+var services = map[string]service{
+	awskms.Scheme:   {awskms.Open, awskms.Check},
+	localkey.Scheme: {localkey.Open, localkey.Check},
+	vault.Scheme:    {vault.Open, vault.Check},
 }
 
 // NoKeyURI says what a key URI looks like.
@@ -37,11 +42,20 @@ func Known(uri string) bool {
 	return found && known
 }
 
+// Check returns what is wrong with a key URI, as far as the URI itself shows.
+func Check(uri string) error {
+	if !Known(uri) {
+		return errors.New(NoKeyURI)
+	}
+	scheme, _, _ := strings.Cut(uri, ":")
+	return services[scheme].check(uri)
+}
+
 // Open returns the key that a URI names, by its scheme. A URI of another scheme fails with NoKeyURI.
 func Open(ctx context.Context, uri string) (crypto.Provider, error) {
 	if !Known(uri) {
 		return nil, errors.New(NoKeyURI)
 	}
 	scheme, _, _ := strings.Cut(uri, ":")
-	return services[scheme](ctx, uri)
+	return services[scheme].open(ctx, uri)
 }

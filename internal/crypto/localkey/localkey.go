@@ -65,6 +65,12 @@ func Path(uri string) (string, error) {
 	return path, nil
 }
 
+// Check returns what is wrong with a URI, without reading the file.
+func Check(uri string) error {
+	_, err := Path(uri)
+	return err
+}
+
 // Open reads a key file. It never makes one; see Create.
 func Open(_ context.Context, uri string) (crypto.Provider, error) {
 	path, err := Path(uri)

@@ -188,6 +188,12 @@ type location struct {
 	namespace, name      string
 }
 
+// Check returns what is wrong with a URI, without asking the service.
+func Check(uri string) error {
+	_, err := parseURI(uri)
+	return err
+}
+
 func parseURI(uri string) (loc location, err error) {
 	wrong := func(format string, args ...any) (location, error) {
 		return location{}, fmt.Errorf("%s: "+format, append([]any{uri}, args...)...)
