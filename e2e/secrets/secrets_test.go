@@ -308,7 +308,7 @@ func TestWithoutCredentials(t *testing.T) {
 	if err == nil {
 		t.Fatal("no error")
 	}
-	own := regexp.MustCompile(`^(temporal-seal: |config |keys |policy |        the default key)`)
+	own := regexp.MustCompile(`^(temporal-seal: |note: policy.rego |config |keys |policy |        the default key)`)
 	for line := range strings.Lines(string(out)) {
 		if !own.MatchString(line) {
 			t.Errorf("a line that is not the proxy's: %s", line)
