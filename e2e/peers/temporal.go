@@ -68,15 +68,19 @@ func StartTemporal(ctx context.Context, opts TemporalOptions) (*Process, error) 
 	if name := strings.TrimSuffix(filepath.Base(opts.Binary), ".exe"); name == cli.name {
 		start = startCLI
 	}
-	p, err := start(ctx, opts)
-	if err != nil {
-		return nil, err
+	for try := 1; ; try++ {
+		p, err := start(ctx, opts)
+		if err == nil {
+			if err = p.await(ctx, func(ctx context.Context) error { return p.describe(ctx, opts.Namespaces) }); err == nil {
+				return p, nil
+			}
+			p.Stop()
+		}
+		// A server looks for free ports of its own, and others may take them before it listens.
+		if try == 3 || !strings.Contains(err.Error(), "address already in use") {
+			return nil, err
+		}
 	}
-	if err := p.await(ctx, func(ctx context.Context) error { return p.describe(ctx, opts.Namespaces) }); err != nil {
-		p.Stop()
-		return nil, err
-	}
-	return p, nil
 }
 
 // startOwn starts this repository's temporalserver, which tells its addresses when it is ready.
