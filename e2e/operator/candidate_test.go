@@ -87,8 +87,12 @@ func candidateThatFails(s *site) {
 
 	s.write("candidate.rego", candidateRules)
 	p.awaitLog("the candidate policy is compared with the policy in force")
-	n, _ = p.metric("temporal_seal_policy_candidate_stale")
-	s.want(n == 0, "temporal_seal_policy_candidate_stale is %v", n)
+	s.eventually(func() error {
+		if n, _ := p.metric("temporal_seal_policy_candidate_stale"); n != 0 {
+			return fmt.Errorf("temporal_seal_policy_candidate_stale is %v", n)
+		}
+		return nil
+	})
 	runsSealed(s, p, "-2")
 	if n, _ := p.metric("temporal_seal_policy_candidate_decisions_total", "outcome", "different"); n == 0 {
 		s.Error("no decision differs")

@@ -167,10 +167,15 @@ func TestStartWithoutAKey(t *testing.T) {
 	scenario(t, "3.1", "a key that cannot be one still stops the start, with all that is wrong", func(s *site) {
 		s.write("garbage.key", "not a key file")
 		got := s.run("serve", "--config", s.write("bad.yaml", oneClinicKey+`  - {name: garbage, namespaces: [team-a], active: "local:${dir}/garbage.key"}
-  - {name: none, namespaces: [team-b], active: "awskms://?${kms}"}
+  - {name: none, namespaces: [team-b], active: "local:${dir}/none.key"}
 `))
 		s.want(got.code == 1, "exit code %d", got.code)
 		s.contains("the error", got.stderr, `keys[2] "garbage"`, `keys[3] "none"`)
+		got = s.run("serve", "--config", s.write("worse.yaml", oneClinicKey+`  - {name: none, namespaces: [team-b], active: "awskms://?${kms}"}
+  - {name: garbage, namespaces: [team-a], active: "vault://vault.example"}
+`))
+		s.want(got.code == 1, "exit code %d", got.code)
+		s.contains("the error", got.stderr, "keys[2].active", "keys[3].active")
 	})
 	scenario(t, "3.5", "/readyz says not ready while no key answers", func(s *site) {
 		s.otherKey("clinic", kmsstub.Disabled)

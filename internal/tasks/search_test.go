@@ -230,7 +230,7 @@ func TestSearchesAreCounted(t *testing.T) {
 		search := func(memory *spacious) (g *guarded, again time.Duration) {
 			f := &pausedFrontend{pending: []*workflowpb.PendingActivityInfo{pausedBy("a", identity, from+"no key")}, page: page}
 			g = guard(t, f, opensAll, file, new(atomic.Bool))
-			s := &search{tasks: g.Tasks, worker: worker{client: workflowservice.NewWorkflowServiceClient(g.upstream)},
+			s := &search{tasks: g.Tasks, worker: worker{client: workflowservice.NewWorkflowServiceClient(g.upstream), credentials: new(credentials)},
 				upstream: g.upstream, limit: rate.NewLimiter(rate.Inf, 1), memory: memory, namespace: "clinic"}
 			return g, s.run(t.Context())
 		}
