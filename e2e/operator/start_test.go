@@ -166,6 +166,7 @@ func TestStartWithoutAKey(t *testing.T) {
 	})
 	scenario(t, "3.1", "a key that cannot be one still stops the start, with all that is wrong", func(s *site) {
 		s.write("garbage.key", "not a key file")
+		s.write("none.key", "neither")
 		got := s.run("serve", "--config", s.write("bad.yaml", oneClinicKey+`  - {name: garbage, namespaces: [team-a], active: "local:${dir}/garbage.key"}
   - {name: none, namespaces: [team-b], active: "local:${dir}/none.key"}
 `))
