@@ -100,3 +100,38 @@ keys: [{name: default, active: "awskms://alias/x?region=eu-central-1"}]
 		}
 	}
 }
+
+// TestCandidates: the policy on trial is loaded against the names of the keys, and what is wrong with it is an error of its own.
+func TestCandidates(t *testing.T) {
+	f := folder{t, t.TempDir()}
+	f.write("config.yaml", strings.ReplaceAll(`
+listeners: [{address: 127.0.0.1:7333}]
+keys: [{name: default, active: "awskms://alias/x?region=eu-central-1"}]
+policy: {candidate: {file: DIR/candidate.rego}}
+`, "DIR", f.dir))
+	for name, tt := range map[string]struct{ rego, err, note string }{
+		"good":             {"package temporal\n\nrequest contains {\"action\": \"seal\"}\n\nresponse contains {\"action\": \"open\"}\n", "", "policy.candidate: revision "},
+		"another's syntax": {"package temporal\n\nrequest contains {\n", "policy.candidate: ", ""},
+	} {
+		f.write("candidate.rego", tt.rego)
+		got := check.Run(t.Context(), check.Options{Flags: config.Flags{File: filepath.Join(f.dir, "config.yaml")}, Offline: true})
+		errs, notes := strings.Join(got.Errors, "\n"), strings.Join(got.Notes, "\n")
+		if (tt.err == "") != (errs == "") || !strings.Contains(errs, tt.err) || !strings.Contains(notes, tt.note) {
+			t.Errorf("%s: errors %q, notes %q", name, errs, notes)
+		}
+	}
+}
+
+// TestTemplatesAreAsked: of an upstream with a placeholder the addresses of the namespaces that the config names are asked.
+func TestTemplatesAreAsked(t *testing.T) {
+	f := folder{t, t.TempDir()}
+	f.write("config.yaml", `
+listeners: [{address: 127.0.0.1:7333, callers: {anonymous: {namespaces: [team-a]}}}]
+upstreams: [{address: "{namespace}.frontend.invalid:1"}]
+keys: [{name: default, active: "awskms://alias/x?region=eu-central-1&endpoint=http://127.0.0.1:1"}]
+`)
+	got := check.Run(t.Context(), check.Options{Flags: config.Flags{File: filepath.Join(f.dir, "config.yaml")}, Connect: true, Timeout: 2 * time.Second})
+	if text := strings.Join(got.Errors, "\n"); !strings.Contains(text, "team-a.frontend.invalid:1") {
+		t.Errorf("the errors are %q", text)
+	}
+}
