@@ -265,3 +265,34 @@ func isDenied(err error) bool {
 	var d *DeniedError
 	return errors.As(err, &d)
 }
+
+// TestShadowOfFailures: in shadow mode a failure passes in clear unless a part of it bears the marker, and bytes that are no message pass.
+func TestShadowOfFailures(t *testing.T) {
+	r := newRewriter(t, sealAll)
+	failed := func(f *failurepb.Failure) []byte {
+		return bytesOf(t, &workflowpb.RespondActivityTaskFailedRequest{Namespace: testNamespace, Failure: f})
+	}
+	whole, err := request(t, r, "RespondActivityTaskFailed", failed(&failurepb.Failure{Message: "CANARY-1"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stored workflowpb.RespondActivityTaskFailedRequest
+	if err := proto.Unmarshal(whole, &stored); err != nil {
+		t.Fatal(err)
+	}
+	r.shadow = true
+	for name, c := range map[string]struct {
+		in    []byte
+		clear bool
+	}{
+		"in clear":                   {failed(&failurepb.Failure{Message: "CANARY-2"}), true},
+		"sealed before":              {failed(stored.GetFailure()), false},
+		"the cause is sealed before": {failed(&failurepb.Failure{Message: "CANARY-2", Cause: stored.GetFailure()}), false},
+		"no message":                 {[]byte("CANARY-2"), true},
+	} {
+		out, err := request(t, r, "RespondActivityTaskFailed", c.in)
+		if err != nil || bytes.Equal(out, c.in) != c.clear || !c.clear && bytes.Contains(out, []byte("CANARY")) {
+			t.Errorf("%s: %q, %v", name, out, err)
+		}
+	}
+}
