@@ -55,6 +55,7 @@ func CandidateOptions(c *config.Config, keys *keyring.Keyring) (policy.Options, 
 func newCandidate(ctx context.Context, c *config.Config, keys *keyring.Keyring, t *telemetry) *candidate {
 	options, ok := CandidateOptions(c, keys)
 	if !ok {
+		t.registry.MustRegister((*candidate)(nil)) // alerts and dashboards find the gauge everywhere
 		return nil
 	}
 	n := &candidate{options: options, keys: keys, log: t.log,
@@ -215,6 +216,10 @@ func (n *candidate) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeBy
 
 // Collect is part of prometheus.Collector.
 func (n *candidate) Collect(ch chan<- prometheus.Metric) {
+	if n == nil {
+		ch <- prometheus.MustNewConstMetric(candidateStale, prometheus.GaugeValue, 0)
+		return
+	}
 	ch <- prometheus.MustNewConstMetric(candidateStale, prometheus.GaugeValue, oneIf(n.stale() != nil))
 	if p := n.trial.Candidate(); p != nil {
 		ch <- prometheus.MustNewConstMetric(candidateInfo, prometheus.GaugeValue, 1, p.Revision())
