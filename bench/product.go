@@ -30,6 +30,8 @@ type productOptions struct {
 	sampled  float64
 	audit    bool // to a file in dir
 	env      []string
+
+	endpoints map[string]string // Nexus endpoints and the namespaces to which they lead
 }
 
 // newKey makes a local key file and returns its URI.
@@ -48,10 +50,16 @@ func startProduct(ctx context.Context, o productOptions) (*product, error) {
 	}
 	args := []string{"serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--upstream", o.upstream,
 		"--policy", policy, "--key", o.key, "--log-format", "json"}
+	settings := map[string]any{}
 	if o.audit {
+		settings["audit"] = map[string]any{"file": filepath.Join(o.dir, o.name+".audit.jsonl")}
+	}
+	if len(o.endpoints) > 0 {
+		settings["nexus_endpoints"] = o.endpoints
+	}
+	if len(settings) > 0 {
 		config := filepath.Join(o.dir, o.name+".yaml")
-		file := filepath.Join(o.dir, o.name+".audit.jsonl")
-		b, err := json.Marshal(map[string]any{"audit": map[string]any{"file": file}}) // JSON is YAML
+		b, err := json.Marshal(settings) // JSON is YAML
 		if err != nil {
 			return nil, err
 		}
