@@ -292,6 +292,12 @@ func (l *Log) gather(batch []*line) []*line {
 // keep writes a batch to the sink, again and again if it fails. Meanwhile the queue fills.
 func (l *Log) keep(ctx context.Context, batch []*line, texts [][]byte) {
 	for len(batch) > 0 {
+		if ctx.Err() != nil { // given up: what is queued is only counted
+			for _, n := range batch {
+				l.drop(n)
+			}
+			break
+		}
 		texts = texts[:0]
 		for _, n := range batch {
 			texts = append(texts, n.text.Bytes())
@@ -315,10 +321,7 @@ func (l *Log) keep(ctx context.Context, batch []*line, texts [][]byte) {
 		select {
 		case <-time.After(l.retry):
 		case <-ctx.Done():
-			for _, n := range batch {
-				l.drop(n)
-			}
-			batch = nil
+			continue
 		}
 		if batch = l.withoutAbandoned(batch); len(batch) == 0 {
 			l.failing.Store(false) // the next call tries anew
