@@ -285,9 +285,10 @@ bin/oracle:
 test-kms: build ## The KMS tests against moto, an independent implementation (needs python3 and PyPI)
 	cd e2e && SEAL_KMS_PEER=moto SEAL_PROXY_BIN='$(PROXY)' $(GO) test -count=1 -timeout 15m -v ./kms
 
-# PostgreSQL is that of the system, in Debian's folder or on the PATH; without it, its cases are left out.
+# PostgreSQL is that of the system, in Debian's folder or on the PATH; without it, its cases are left out. DynamoDB is moto's.
 .PHONY: test-keystore
-test-keystore: ## Key stores on SQLite and a real PostgreSQL, and what the keyring makes of their failures; ends with `keystore: N cases, N pass`
+test-keystore: ## Key stores on SQLite, a real PostgreSQL and moto's DynamoDB, and what the keyring makes of their failures; ends with `keystore: N cases, N pass`
+	@cd e2e && $(GO) run ./cmd/peers moto
 	@out=$$($(GO) test -count=1 -timeout 5m -v ./internal/crypto/keystore && \
 		$(GO) test -count=1 -timeout 5m -v -run 'Reference|Store|Rows' ./internal/crypto/keyring) || { echo "$$out"; exit 1; }; \
 		echo "$$out" | grep -E '^ *--- '; echo "keystore: $$(echo "$$out" | grep -cE '^ *--- ') cases, $$(echo "$$out" | grep -cE '^ *--- PASS') pass"

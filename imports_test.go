@@ -16,9 +16,10 @@ func TestImports(t *testing.T) {
 		"internal/crypto/envelope":   {"=internal/crypto"},
 		"internal/crypto/keyhealth":  {"=internal/crypto"},
 		"internal/crypto/keyring":    {"=internal/crypto", "internal/crypto/envelope", "internal/crypto/keyhealth"},
-		"internal/crypto/awskms":     {"=internal/crypto"},
+		"internal/crypto/awsclient":  {"=internal/crypto"},
+		"internal/crypto/awskms":     {"=internal/crypto", "internal/crypto/awsclient"},
 		"internal/crypto/localkey":   {"=internal/crypto"},
-		"internal/crypto/keystore":   {"=internal/crypto"},
+		"internal/crypto/keystore":   {"=internal/crypto", "internal/crypto/awsclient"},
 		"internal/crypto/vault":      {"=internal/crypto"},
 		"internal/crypto/keyservice": {"=internal/crypto", "internal/crypto/awskms", "internal/crypto/localkey", "internal/crypto/vault"},
 		"internal/foreign":           {"=internal/crypto"},
@@ -42,7 +43,7 @@ func TestImports(t *testing.T) {
 		only []string
 		why  string
 	}{
-		"github.com/aws/":                {[]string{"internal/crypto/awskms"}, "a key service is one file's concern"},
+		"github.com/aws/":                {[]string{"internal/crypto/awsclient", "internal/crypto/awskms", "internal/crypto/keystore"}, "a key service is one package's concern, and so is a key store"},
 		"github.com/jackc/pgx/":          {[]string{"internal/crypto/keystore"}, "a key store is one package's concern, and Go programs with the codec need none"},
 		"modernc.org/sqlite":             {[]string{"internal/crypto/keystore"}, "the same"},
 		"github.com/open-policy-agent/":  {[]string{"internal/policy"}, "nobody else may depend on how policies are evaluated"},

@@ -32,9 +32,11 @@ func initStoreCommand() *cobra.Command {
 		Use:   "init URL",
 		Short: "Make the tables of a key store, and print its id",
 		Long: `init makes the tables in the database that URL names, if it has none, and prints the id of the store, which belongs into the
-config as key_store.id. It changes nothing in a database that is a key store already.`,
+config as key_store.id. It changes nothing in a database that is a key store already. The table of a dynamodb:// URL is made too,
+with on-demand capacity and protected from being deleted, unless it exists.`,
 		Example: `  temporal-seal keystore init sqlite:/var/lib/temporal-seal/keys.db
-  temporal-seal keystore init 'postgres://seal@db.example.com/seal?sslmode=verify-full'`,
+  temporal-seal keystore init 'postgres://seal@db.example.com/seal?sslmode=verify-full'
+  temporal-seal keystore init 'dynamodb://temporal-seal-keys?region=eu-central-1'`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, cancel := context.WithTimeout(cmd.Context(), timeout)

@@ -21,7 +21,7 @@ const motoVersion = "5.2.5"
 // StartMoto installs moto into a virtual environment in the user's cache folder, if it is not there yet, and starts
 // its server. It needs python3 and, the first time, PyPI.
 func StartMoto(ctx context.Context, progress io.Writer) (endpoint string, p *peers.Process, err error) {
-	bin, err := installMoto(ctx, progress)
+	bin, err := InstallMoto(ctx, progress)
 	if err != nil {
 		return "", nil, fmt.Errorf("moto: %w", err)
 	}
@@ -56,7 +56,8 @@ func StartMoto(ctx context.Context, progress io.Writer) (endpoint string, p *pee
 	}
 }
 
-func installMoto(ctx context.Context, progress io.Writer) (string, error) {
+// InstallMoto installs moto into the user's cache folder, if it is not there yet, and returns the path of its server.
+func InstallMoto(ctx context.Context, progress io.Writer) (string, error) {
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		return "", err

@@ -33,7 +33,8 @@ type Key struct {
 
 // KeyStore is a database with wrapped data keys.
 type KeyStore struct {
-	// `sqlite:<file>`, for one proxy on one machine, or `postgres://<user>@<host>/<database>?sslmode=verify-full`.
+	// `sqlite:<file>`, for one proxy on one machine, `postgres://<user>@<host>/<database>?sslmode=verify-full`, or
+	// `dynamodb://<table>?region=<region>`.
 	URL string `yaml:"url" required:"true"`
 	// The id that `temporal-seal keystore init` printed, 32 hex digits.
 	ID string `yaml:"id" required:"true"`

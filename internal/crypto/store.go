@@ -20,7 +20,7 @@ type KeyStore interface {
 	Get(ctx context.Context, ids []KeyID) ([]KeyRow, error)
 	// Put makes sure that the store has a row.
 	Put(ctx context.Context, row KeyRow) error
-	// All calls visit for every row, in the order of ids, until it returns an error.
+	// All calls visit for every row until it returns an error. The rows of an id come one after the other.
 	All(ctx context.Context, visit func(KeyRow) error) error
 	// Close ends the use of the database.
 	Close() error

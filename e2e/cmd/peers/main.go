@@ -1,7 +1,7 @@
 // Command peers builds the programs that tests run against into the user's cache folder: all of them, or those that are
 // named. A program that is there already costs nothing.
 //
-//	peers [temporal] [jaeger] [cli] [helm]
+//	peers [temporal] [jaeger] [cli] [helm] [moto]
 package main
 
 import (
@@ -15,11 +15,13 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/temporal-seal/temporal-seal/e2e/harness"
 	"github.com/temporal-seal/temporal-seal/e2e/peers"
 )
 
 var builds = map[string]func(context.Context, io.Writer) (string, error){
 	"temporal": peers.BuildTemporal, "jaeger": peers.BuildJaeger, "cli": peers.BuildCLI, "helm": peers.BuildHelm,
+	"moto": harness.InstallMoto,
 }
 
 func main() {

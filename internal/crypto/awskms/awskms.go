@@ -1,5 +1,4 @@
-// Package awskms makes AWS KMS a key provider. It alone imports the AWS SDK; credentials, role and proxy settings come
-// from the SDK's default chain.
+// Package awskms makes AWS KMS a key provider.
 //
 // A key is named by awskms://<key>?region=<region>&endpoint=<url>, where <key> is a key id, a key ARN, alias/<name> or
 // an alias ARN, and both parameters may be left out.
@@ -10,35 +9,21 @@ package awskms
 
 import (
 	"context"
-	"crypto/x509"
-	"errors"
 	"fmt"
-	"net/url"
 	"strings"
-	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/aws/retry"
-	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
-	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
-	"github.com/aws/smithy-go/logging"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
-	"github.com/temporal-seal/temporal-seal/internal/x/loopback"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/awsclient"
 )
 
 // Scheme starts the URIs of this provider.
 const Scheme = "awskms"
 
 const opOpen = "open KMS key" // in errors
-
-// The Keyring gives a call two seconds in all, so the SDK's retries have to be quick ones.
-const (
-	attempts   = 3
-	maxBackoff = 400 * time.Millisecond
-)
 
 // Provider is one KMS key. It is safe for concurrent use.
 type Provider struct {
@@ -89,42 +74,15 @@ func OpenKey(ctx context.Context, uri string) (*Provider, error) {
 
 // newClient makes a client with the SDK's default chain of credentials. It sends nothing yet.
 func newClient(ctx context.Context, loc location) (*kms.Client, error) {
-	// The SDK's own log goes to standard error in a format of its own, and has nothing that its errors lack.
-	options := []func(*config.LoadOptions) error{config.WithLogger(logging.Nop{})}
-	if loc.region != "" {
-		options = append(options, config.WithRegion(loc.region))
-	}
-	cfg, err := config.LoadDefaultConfig(ctx, options...)
+	cfg, err := awsclient.Load(ctx, loc.place.Region)
 	if err != nil {
-		return nil, fmt.Errorf("load the AWS configuration: %w", err)
+		return nil, err
 	}
-	if cfg.Region == "" {
-		return nil, errors.New("no region: add ?region=... to the key's URI or set AWS_REGION")
-	}
-	cfg.HTTPClient = shared(cfg.HTTPClient)
 	return kms.NewFromConfig(cfg, func(o *kms.Options) {
-		if loc.endpoint != "" {
-			o.BaseEndpoint = aws.String(loc.endpoint)
+		if loc.place.Endpoint != "" {
+			o.BaseEndpoint = aws.String(loc.place.Endpoint)
 		}
-		o.Retryer = retry.NewStandard(func(o *retry.StandardOptions) {
-			o.MaxAttempts, o.MaxBackoff = attempts, maxBackoff
-		})
 	}), nil
-}
-
-var ofAll crypto.Shared[aws.HTTPClient]
-
-// shared returns the client of all keys in the place of one that trusts the same authorities.
-func shared(c aws.HTTPClient) aws.HTTPClient {
-	own, ok := c.(*awshttp.BuildableClient)
-	if !ok {
-		return c
-	}
-	var authorities *x509.CertPool
-	if t := own.GetTransport().TLSClientConfig; t != nil {
-		authorities = t.RootCAs
-	}
-	return ofAll.Client(authorities, own.Freeze) // frozen, since a service's client makes a copy of any other
 }
 
 // Ref is derived from account and key id, so that replicas of a multi-Region key share it.
@@ -228,7 +186,10 @@ func withdrawn(state types.KeyState) bool {
 }
 
 // location is a parsed URI.
-type location struct{ key, region, endpoint string }
+type location struct {
+	key   string
+	place awsclient.Place
+}
 
 // Check returns what is wrong with a URI, without asking the service.
 func Check(uri string) error {
@@ -245,42 +206,14 @@ func parseURI(uri string) (location, error) {
 	if !ok || key == "" {
 		return location{}, fmt.Errorf("%q names no KMS key; write awskms://<key id, ARN or alias/name>?region=...", uri)
 	}
-	params, err := url.ParseQuery(query)
+	place, err := awsclient.ParsePlace(key, query)
 	if err != nil {
-		return location{}, fmt.Errorf("%s: what follows the ? can't be read: %w", key, err)
+		return location{}, err
 	}
-	loc := location{key: key}
-	for name, values := range params {
-		switch {
-		case len(values) != 1:
-			return location{}, fmt.Errorf("%s: parameter %q is there more than once", key, name)
-		case name == "region":
-			loc.region = values[0]
-		case name == "endpoint":
-			loc.endpoint = values[0]
-		default:
-			return location{}, fmt.Errorf("%s: unknown parameter %q; region and endpoint are known", key, name)
-		}
+	if arn := strings.Split(key, ":"); len(arn) == 6 && arn[0] == "arn" && place.Region == "" {
+		place.Region = arn[3]
 	}
-	if arn := strings.Split(key, ":"); len(arn) == 6 && arn[0] == "arn" && loc.region == "" {
-		loc.region = arn[3]
-	}
-	return loc, checkEndpoint(loc.endpoint)
-}
-
-// checkEndpoint refuses plain http off this host: data keys would cross the network in clear.
-func checkEndpoint(endpoint string) error {
-	if endpoint == "" {
-		return nil
-	}
-	u, err := url.Parse(endpoint)
-	switch {
-	case err != nil || u.Host == "" || u.User != nil || (u.Scheme != "https" && u.Scheme != "http"):
-		return errors.New("endpoint: write https://<host>[:port], with no user and password")
-	case u.Scheme == "http" && !loopback.Host(u.Hostname()):
-		return fmt.Errorf("endpoint %s: plain http would show data keys to the network; use https (http is allowed to this host only)", endpoint)
-	}
-	return nil
+	return location{key, place}, nil
 }
 
 // stableID returns <account>:<id> of arn:aws:kms:<region>:<account>:key/<id>. Replicas of a multi-Region key share it.

@@ -2,11 +2,9 @@ package awskms
 
 import (
 	"context"
-	"errors"
-
-	"github.com/aws/smithy-go"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/awsclient"
 )
 
 // failed turns an SDK error into one of ours. KMSInvalidStateException covers states that were chosen (disabled,
@@ -39,39 +37,9 @@ func kindOf(err error) crypto.Kind {
 	return crypto.KindUnavailable
 }
 
-// errorCode is the code that KMS answered with, or "" for everything else: no answer, and also an answer of another
-// service that was asked for credentials, whose AccessDenied says nothing about the key.
-func errorCode(err error) string {
-	for e := err; e != nil; {
-		var op *smithy.OperationError
-		if !errors.As(e, &op) {
-			break
-		}
-		if op.Service() != "KMS" {
-			return ""
-		}
-		e = op.Unwrap()
-	}
-	var api smithy.APIError
-	if errors.As(err, &api) {
-		return api.ErrorCode()
-	}
-	return ""
-}
+// serviceName is KMS's name in the SDK's errors.
+const serviceName = "KMS"
 
-// brief is KMS's answer without the SDK's account of request ids and attempts; the error below stays reachable.
-func brief(err error) error {
-	var api smithy.APIError
-	if code := errorCode(err); code != "" && errors.As(err, &api) {
-		return &answered{text: code + ": " + api.ErrorMessage(), err: err}
-	}
-	return err
-}
+func errorCode(err error) string { return awsclient.ErrorCode(serviceName, err) }
 
-type answered struct {
-	text string
-	err  error
-}
-
-func (a *answered) Error() string { return a.text }
-func (a *answered) Unwrap() error { return a.err }
+func brief(err error) error { return awsclient.Brief(serviceName, err) }

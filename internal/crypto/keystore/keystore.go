@@ -20,14 +20,19 @@ import (
 const (
 	SchemeSQLite   = "sqlite"
 	SchemePostgres = "postgres"
+	SchemeDynamoDB = "dynamodb"
 )
 
 // NoStoreURI says what the URI of a store looks like.
-const NoStoreURI = "is no key store: sqlite:<file>, or postgres://<user>@<host>/<database>?sslmode=verify-full"
+const NoStoreURI = "is no key store: sqlite:<file>, postgres://<user>@<host>/<database>?sslmode=verify-full, or dynamodb://<table>?region=<region>"
 
 // Known reports whether a URI has the scheme of a store.
 func Known(uri string) bool {
 	scheme, rest, found := strings.Cut(uri, ":")
+	if scheme == SchemeDynamoDB {
+		_, _, err := checkDynamoDB(rest)
+		return err == nil
+	}
 	return found && rest != "" && (scheme == SchemeSQLite || scheme == SchemePostgres)
 }
 
@@ -37,9 +42,25 @@ func IsID(text string) bool {
 	return err == nil && len(raw) == 16
 }
 
+// backend is what keeps the rows: a SQL database or a DynamoDB table.
+type backend interface {
+	// init makes the store where there is none, and returns its id.
+	init(ctx context.Context) (id string, made bool, err error)
+	// expect returns an error unless it is the store with an id.
+	expect(ctx context.Context, id string) error
+	// get returns the rows of some ids.
+	get(ctx context.Context, ids []crypto.KeyID) ([]crypto.KeyRow, error)
+	// insert writes a row, unless one with its id and key encryption key is there, and unless it is another store than the
+	// one with an id.
+	insert(ctx context.Context, row *crypto.KeyRow, store string) error
+	// all calls visit for every row, as crypto.KeyStore's All does.
+	all(ctx context.Context, visit func(crypto.KeyRow) error) error
+	close() error
+}
+
 // Store is a crypto.KeyStore. It is the one with its id, or does nothing.
 type Store struct {
-	database database
+	backend  backend
 	id       string
 	verified atomic.Bool
 }
@@ -47,8 +68,8 @@ type Store struct {
 // New returns the store of a URI. It does not connect yet: a store that is out of reach at the start is used as soon as it
 // answers.
 func New(uri, id string) (*Store, error) {
-	d, err := open(uri, false)
-	return &Store{database: d, id: id}, err
+	b, err := open(uri, false)
+	return &Store{backend: b, id: id}, err
 }
 
 // Check makes sure that the database is there and is the store with the id. It asks until it has found it once.
@@ -56,7 +77,7 @@ func (s *Store) Check(ctx context.Context) error {
 	if s.verified.Load() {
 		return nil
 	}
-	err := expect(ctx, s.database.db, s.id)
+	err := s.backend.expect(ctx, s.id)
 	s.verified.Store(err == nil)
 	return err
 }
@@ -66,14 +87,14 @@ func (s *Store) Get(ctx context.Context, ids []crypto.KeyID) ([]crypto.KeyRow, e
 	if err := s.Check(ctx); err != nil {
 		return nil, unavailable("keystore.get", err)
 	}
-	rows, err := s.database.get(ctx, ids)
+	rows, err := s.backend.get(ctx, ids)
 	found := make(map[crypto.KeyID]bool, len(rows))
 	for i := range rows {
 		found[rows[i].ID] = true
 	}
 	if err == nil && len(found) < len(ids) {
 		// Another database may answer now than when the process started.
-		if err = expect(ctx, s.database.db, s.id); err != nil {
+		if err = s.backend.expect(ctx, s.id); err != nil {
 			return nil, unavailable("keystore.get", err)
 		}
 	}
@@ -86,10 +107,10 @@ func (s *Store) Put(ctx context.Context, row crypto.KeyRow) error {
 	if err := s.Check(ctx); err != nil {
 		return err
 	}
-	if err := s.database.insert(ctx, &row, s.id); err != nil {
+	if err := s.backend.insert(ctx, &row, s.id); err != nil {
 		return err
 	}
-	rows, err := s.database.get(ctx, []crypto.KeyID{row.ID})
+	rows, err := s.backend.get(ctx, []crypto.KeyID{row.ID})
 	if err != nil {
 		return err
 	}
@@ -105,25 +126,25 @@ func (s *Store) Put(ctx context.Context, row crypto.KeyRow) error {
 	return unavailable("keystore.put", errors.New("a row that was written is not there"))
 }
 
-// All calls visit for every row, in the order of ids, until it returns an error.
+// All is part of crypto.KeyStore.
 func (s *Store) All(ctx context.Context, visit func(crypto.KeyRow) error) error {
 	if err := s.Check(ctx); err != nil {
 		return err
 	}
-	return s.database.all(ctx, visit)
+	return s.backend.all(ctx, visit)
 }
 
 // Close ends the use of the database.
-func (s *Store) Close() error { return s.database.db.Close() }
+func (s *Store) Close() error { return s.backend.close() }
 
-// Init makes the tables of a store in an empty database, and returns its id. One that has them stays as it is.
+// Init makes the tables of a store in an empty database, or a DynamoDB table, and returns its id. One that is a store stays as it is.
 func Init(ctx context.Context, uri string) (id string, made bool, err error) {
-	d, err := open(uri, true)
+	b, err := open(uri, true)
 	if err != nil {
 		return "", false, err
 	}
-	defer d.db.Close()
-	return d.init(ctx)
+	defer b.close()
+	return b.init(ctx)
 }
 
 // unavailable makes the error of a store that did not do what it was asked for. The texts of drivers name hosts, so it is
@@ -134,4 +155,19 @@ func unavailable(op string, err error) error {
 
 func notConfigured(format string, args ...any) error {
 	return crypto.Internalf(crypto.KindNotConfigured, "open key store", format, args...)
+}
+
+func errNoStore() error {
+	return notConfigured("the database has no key store; make one with: temporal-seal keystore init")
+}
+
+func errNewerSchema() error {
+	return crypto.Internalf(crypto.KindNewer, "open key store", "a newer release made this key store; upgrade this proxy")
+}
+
+func sameStore(got, want string) error {
+	if got == want {
+		return nil
+	}
+	return notConfigured("the database holds the key store %s, and key_store.id is %s: envelopes refer to keys that this one does not have", got, want)
 }

@@ -50,29 +50,35 @@ CREATE TABLE IF NOT EXISTS temporal_seal_wraps (id blob NOT NULL, kek_ref blob N
 	PRIMARY KEY (id, kek_ref))`
 )
 
-// open returns the database of a URI. It does not connect yet. create is whether a file is made that does not exist.
-func open(uri string, create bool) (database, error) {
+// open returns the backend of a URI. It does not connect yet. create is whether a file is made that does not exist.
+func open(uri string, create bool) (backend, error) {
 	scheme, rest, _ := strings.Cut(uri, ":")
 	switch scheme {
 	case SchemeSQLite:
 		return openSQLite(rest, create)
+	case SchemeDynamoDB:
+		return openDynamoDB(rest)
 	case SchemePostgres:
-		c, err := pgx.ParseConfig(uri)
-		if err != nil {
-			return database{}, notConfigured("the postgres URI cannot be parsed") // the driver's text may hold the password
-		}
-		if err := verified(c); err != nil {
-			return database{}, err
-		}
-		if c.ValidateConnect == nil { // a standby lags behind, and takes no rows
-			c.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
-		}
-		db := stdlib.OpenDB(*c)
-		db.SetMaxOpenConns(maxConns)
-		db.SetMaxIdleConns(maxConns)
-		return database{db, postgresTables}, nil
+		return openPostgres(uri)
 	}
-	return database{}, notConfigured("the URI %s", NoStoreURI)
+	return nil, notConfigured("the URI %s", NoStoreURI)
+}
+
+func openPostgres(uri string) (database, error) {
+	c, err := pgx.ParseConfig(uri)
+	if err != nil {
+		return database{}, notConfigured("the postgres URI cannot be parsed") // the driver's text may hold the password
+	}
+	if err := verified(c); err != nil {
+		return database{}, err
+	}
+	if c.ValidateConnect == nil { // a standby lags behind, and takes no rows
+		c.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
+	}
+	db := stdlib.OpenDB(*c)
+	db.SetMaxOpenConns(maxConns)
+	db.SetMaxIdleConns(maxConns)
+	return database{db, postgresTables}, nil
 }
 
 // verified returns an error if a server on another machine need not prove who it is: whoever stands in its place could confirm
@@ -128,10 +134,15 @@ func storeID(ctx context.Context, q querier) (string, error) {
 		return "", err
 	}
 	if schema > schemaVersion {
-		return "", crypto.Internalf(crypto.KindNewer, "open key store", "a newer release made this key store; upgrade this proxy")
+		return "", errNewerSchema()
 	}
 	return id, nil
 }
+
+func (d database) close() error { return d.db.Close() }
+
+// expect is part of backend.
+func (d database) expect(ctx context.Context, id string) error { return expect(ctx, d.db, id) }
 
 // expect checks that the store has an id.
 func expect(ctx context.Context, q querier, want string) error {
@@ -140,13 +151,11 @@ func expect(ctx context.Context, q querier, want string) error {
 	case crypto.KindOf(err) == crypto.KindNewer:
 		return err
 	case errors.Is(err, sql.ErrNoRows) || isMissingTable(err):
-		return notConfigured("the database has no key store; make one with: temporal-seal keystore init")
+		return errNoStore()
 	case err != nil:
 		return unavailable("open key store", err)
-	case got != want:
-		return notConfigured("the database holds the key store %s, and key_store.id is %s: envelopes refer to keys that this one does not have", got, want)
 	}
-	return nil
+	return sameStore(got, want)
 }
 
 // isMissingTable reports whether a statement failed because the tables were never made.
@@ -158,6 +167,7 @@ func isMissingTable(err error) bool {
 	return strings.Contains(text, "42P01") || strings.Contains(text, "no such table")
 }
 
+// init is part of backend.
 func (d database) init(ctx context.Context) (id string, made bool, err error) {
 	if _, err := d.db.ExecContext(ctx, d.tables); err != nil {
 		return "", false, unavailable("make key store", err)

@@ -1,0 +1,375 @@
+package keystore
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/awsclient"
+	"github.com/temporal-seal/temporal-seal/internal/x/backoff"
+)
+
+const (
+	// perBatch is how many items BatchGetItem returns at most.
+	perBatch = 100
+	// maxTries is how often a row is written that meets other transactions.
+	maxTries = 10
+	// tableWait is how long init waits for a table that it has made.
+	tableWait = 2 * time.Minute
+)
+
+// An item's key is metaItem or a keyItem followed by the id of a data key in hex. A data key and its wraps are one item, so
+// that one read returns all of them, and one conditional write makes both.
+const (
+	metaItem = "meta"
+	keyItem  = "k#"
+
+	attrPK        = "pk"
+	attrStore     = "store_id"
+	attrSchema    = "schema"
+	attrKind      = "kind"
+	attrNamespace = "namespace"
+	attrKey       = "key_name"
+	attrCreated   = "created_at"
+	attrWraps     = "wraps" // by the reference of the key encryption key in hex
+	attrKEKURI    = "kek_uri"
+	attrWrapped   = "wrapped"
+)
+
+// table is a DynamoDB table.
+type table struct {
+	client *dynamodb.Client
+	name   *string
+}
+
+type item = map[string]types.AttributeValue
+
+var tableNames = regexp.MustCompile(`^[A-Za-z0-9_.-]{3,255}$`)
+
+// checkDynamoDB returns what is wrong with what follows the scheme of a URI.
+func checkDynamoDB(rest string) (name string, place awsclient.Place, err error) {
+	rest, ok := strings.CutPrefix(rest, "//")
+	name, query, _ := strings.Cut(rest, "?")
+	if !ok || !tableNames.MatchString(name) {
+		return "", place, notConfigured("the URI %s", NoStoreURI)
+	}
+	if place, err = awsclient.ParsePlace("dynamodb://"+name, query); err != nil {
+		err = notConfigured("%w", err)
+	}
+	return name, place, err
+}
+
+// openDynamoDB returns the table of a URI. It sends nothing yet.
+func openDynamoDB(rest string) (*table, error) {
+	name, place, err := checkDynamoDB(rest)
+	if err != nil {
+		return nil, err
+	}
+	cfg, err := awsclient.Load(context.Background(), place.Region)
+	if err != nil {
+		return nil, notConfigured("dynamodb://%s: %w", name, err)
+	}
+	return &table{name: &name, client: dynamodb.NewFromConfig(cfg, func(o *dynamodb.Options) {
+		if place.Endpoint != "" {
+			o.BaseEndpoint = &place.Endpoint
+		}
+	})}, nil
+}
+
+func (*table) close() error { return nil } // connections are shared
+
+// failed makes the error of a call.
+func (t *table) failed(op string, err error) error {
+	if t.code(err) == "ResourceNotFoundException" {
+		return notConfigured("the table %s does not exist; make it with: temporal-seal keystore init", *t.name)
+	}
+	return unavailable(op, awsclient.Brief("DynamoDB", err))
+}
+
+func (*table) code(err error) string { return awsclient.ErrorCode("DynamoDB", err) }
+
+// storeID returns the store's id; "" where the table has none.
+func (t *table) storeID(ctx context.Context) (string, error) {
+	out, err := t.client.GetItem(ctx, &dynamodb.GetItemInput{TableName: t.name, Key: key(metaItem), ConsistentRead: aws.Bool(true)})
+	if err != nil {
+		return "", t.failed("open key store", err)
+	}
+	if schema, err := strconv.Atoi(number(out.Item[attrSchema])); err == nil && schema > schemaVersion {
+		return "", errNewerSchema()
+	}
+	return text(out.Item[attrStore]), nil
+}
+
+// expect is part of backend.
+func (t *table) expect(ctx context.Context, want string) error {
+	got, err := t.storeID(ctx)
+	switch {
+	case err != nil:
+		return err
+	case got == "":
+		return errNoStore()
+	}
+	return sameStore(got, want)
+}
+
+// init is part of backend. It makes the table, unless it is there, and protects it from being deleted.
+func (t *table) init(ctx context.Context) (id string, made bool, err error) {
+	if err := t.create(ctx); err != nil {
+		return "", false, err
+	}
+	fresh := make([]byte, 16)
+	rand.Read(fresh)
+	meta := key(metaItem)
+	meta[attrStore] = &types.AttributeValueMemberS{Value: hex.EncodeToString(fresh)}
+	meta[attrSchema] = &types.AttributeValueMemberN{Value: strconv.Itoa(schemaVersion)}
+	_, err = t.client.PutItem(ctx, &dynamodb.PutItemInput{TableName: t.name, Item: meta, ConditionExpression: aws.String("attribute_not_exists(pk)")})
+	if err != nil && t.code(err) != "ConditionalCheckFailedException" {
+		return "", false, t.failed("make key store", err)
+	}
+	made = err == nil
+	id, err = t.storeID(ctx)
+	return id, made, err
+}
+
+// create makes the table, unless it is there.
+func (t *table) create(ctx context.Context) error {
+	name := &dynamodb.DescribeTableInput{TableName: t.name}
+	out, err := t.client.DescribeTable(ctx, name)
+	switch {
+	case err == nil:
+		keys := out.Table.KeySchema
+		if len(keys) != 1 || aws.ToString(keys[0].AttributeName) != attrPK {
+			return notConfigured("the table %s has another key than the string pk alone; name another table", *t.name)
+		}
+	case t.code(err) != "ResourceNotFoundException":
+		return t.failed("make key store", err)
+	default:
+		if _, err = t.client.CreateTable(ctx, &dynamodb.CreateTableInput{TableName: t.name,
+			AttributeDefinitions: []types.AttributeDefinition{{AttributeName: aws.String(attrPK), AttributeType: types.ScalarAttributeTypeS}},
+			KeySchema:            []types.KeySchemaElement{{AttributeName: aws.String(attrPK), KeyType: types.KeyTypeHash}},
+			BillingMode:          types.BillingModePayPerRequest, DeletionProtectionEnabled: aws.Bool(true),
+		}); err != nil && t.code(err) != "ResourceInUseException" {
+			return t.failed("make key store", err)
+		}
+	}
+	if err := dynamodb.NewTableExistsWaiter(t.client).Wait(ctx, name, tableWait); err != nil {
+		return unavailable("make key store", fmt.Errorf("the table %s is not active: %w", *t.name, err))
+	}
+	return nil
+}
+
+// get is part of backend.
+func (t *table) get(ctx context.Context, ids []crypto.KeyID) (rows []crypto.KeyRow, err error) {
+	for batch := range slices.Chunk(ids, perBatch) {
+		keys := make([]item, len(batch))
+		for i, id := range batch {
+			keys[i] = keyOf(id)
+		}
+		if rows, err = t.getBatch(ctx, rows, keys); err != nil {
+			return nil, err
+		}
+	}
+	return rows, nil
+}
+
+// getBatch appends the rows of some items. DynamoDB returns as many as it can, and has to be asked again for the rest.
+func (t *table) getBatch(ctx context.Context, rows []crypto.KeyRow, keys []item) ([]crypto.KeyRow, error) {
+	pause := backoff.Backoff{First: 20 * time.Millisecond, Max: time.Second, Jitter: 0.5}
+	for {
+		out, err := t.client.BatchGetItem(ctx, &dynamodb.BatchGetItemInput{RequestItems: map[string]types.KeysAndAttributes{
+			*t.name: {Keys: keys, ConsistentRead: aws.Bool(true)}}})
+		if err != nil {
+			return nil, t.failed("keystore.get", err)
+		}
+		for _, it := range out.Responses[*t.name] {
+			of, err := rowsOf(it)
+			if err != nil {
+				return nil, unavailable("keystore.get", err)
+			}
+			rows = append(rows, slices.DeleteFunc(of, func(r crypto.KeyRow) bool { return r.Wrapped == nil })...)
+		}
+		if keys = out.UnprocessedKeys[*t.name].Keys; len(keys) == 0 {
+			return rows, nil
+		}
+		if err := pause.Wait(ctx); err != nil {
+			return nil, unavailable("keystore.get", fmt.Errorf("DynamoDB leaves %d of the items out: %w", len(keys), err))
+		}
+	}
+}
+
+// insert is part of backend. A row that is there is not written, since writes cost more than reads.
+func (t *table) insert(ctx context.Context, row *crypto.KeyRow, store string) error {
+	pause := backoff.Backoff{First: 20 * time.Millisecond, Max: time.Second, Jitter: 0.5}
+	for try := 1; ; try++ {
+		out, err := t.client.GetItem(ctx, &dynamodb.GetItemInput{TableName: t.name, Key: keyOf(row.ID), ConsistentRead: aws.Bool(true)})
+		if err != nil {
+			return t.failed("keystore.put", err)
+		}
+		if _, there := wrapsOf(out.Item)[row.KEK.String()]; there {
+			return t.expect(ctx, store)
+		}
+		if other := text(out.Item[attrNamespace]) != row.Context.Namespace || text(out.Item[attrKey]) != row.Context.Key; other && out.Item != nil {
+			return t.expect(ctx, store) // Put compares
+		}
+		err = t.write(ctx, row, out.Item, store)
+		if err == nil {
+			return nil
+		}
+		again, err := t.refused(ctx, err, store)
+		if !again || try == maxTries || pause.Wait(ctx) != nil {
+			return err
+		}
+	}
+}
+
+// write makes the item of a row, or adds a wrap to the one that is there, if the table is the store.
+func (t *table) write(ctx context.Context, row *crypto.KeyRow, there item, store string) error {
+	wrap := wrapOf(row)
+	do := types.TransactWriteItem{}
+	switch {
+	case there == nil:
+		do.Put = &types.Put{TableName: t.name, Item: itemOf(row), ConditionExpression: aws.String("attribute_not_exists(pk)")}
+	case there[attrWraps] == nil:
+		do.Update = &types.Update{TableName: t.name, Key: keyOf(row.ID), UpdateExpression: aws.String("SET wraps = :wraps"),
+			ConditionExpression:       aws.String("attribute_exists(pk) AND attribute_not_exists(wraps)"),
+			ExpressionAttributeValues: item{":wraps": &types.AttributeValueMemberM{Value: item{row.KEK.String(): wrap}}}}
+	default:
+		do.Update = &types.Update{TableName: t.name, Key: keyOf(row.ID), UpdateExpression: aws.String("SET wraps.#kek = :wrap"),
+			ConditionExpression:       aws.String("attribute_exists(pk) AND attribute_not_exists(wraps.#kek)"),
+			ExpressionAttributeNames:  map[string]string{"#kek": row.KEK.String()},
+			ExpressionAttributeValues: item{":wrap": wrap}}
+	}
+	_, err := t.client.TransactWriteItems(ctx, &dynamodb.TransactWriteItemsInput{TransactItems: []types.TransactWriteItem{
+		{ConditionCheck: &types.ConditionCheck{TableName: t.name, Key: key(metaItem), ConditionExpression: aws.String("store_id = :id"),
+			ExpressionAttributeValues: item{":id": &types.AttributeValueMemberS{Value: store}}}}, do}})
+	return err
+}
+
+// itemOf returns the item of a data key with one wrap.
+func itemOf(row *crypto.KeyRow) item {
+	made := keyOf(row.ID)
+	made[attrKind] = &types.AttributeValueMemberN{Value: "0"}
+	made[attrNamespace] = &types.AttributeValueMemberS{Value: row.Context.Namespace}
+	made[attrKey] = &types.AttributeValueMemberS{Value: row.Context.Key}
+	made[attrCreated] = &types.AttributeValueMemberS{Value: time.Now().UTC().Format(time.RFC3339)}
+	made[attrWraps] = &types.AttributeValueMemberM{Value: item{row.KEK.String(): wrapOf(row)}}
+	return made
+}
+
+func wrapOf(row *crypto.KeyRow) types.AttributeValue {
+	return &types.AttributeValueMemberM{Value: item{
+		attrKEKURI: &types.AttributeValueMemberS{Value: row.KEKURI}, attrWrapped: &types.AttributeValueMemberB{Value: row.Wrapped}}}
+}
+
+// refused returns the error of a transaction, and whether to try again: another one may have written the same item meanwhile, or
+// be under way.
+func (t *table) refused(ctx context.Context, err error, store string) (again bool, _ error) {
+	var canceled *types.TransactionCanceledException
+	if !errors.As(err, &canceled) {
+		return false, t.failed("keystore.put", err)
+	}
+	if err := t.expect(ctx, store); err != nil {
+		return false, err
+	}
+	for _, reason := range canceled.CancellationReasons {
+		switch aws.ToString(reason.Code) {
+		case "ConditionalCheckFailed", "TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded":
+			again = true
+		}
+	}
+	return again, t.failed("keystore.put", err)
+}
+
+// all is part of backend. The items come in no order.
+func (t *table) all(ctx context.Context, visit func(crypto.KeyRow) error) error {
+	pages := dynamodb.NewScanPaginator(t.client, &dynamodb.ScanInput{TableName: t.name, ConsistentRead: aws.Bool(true)})
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(ctx)
+		if err != nil {
+			return t.failed("keystore.all", err)
+		}
+		for _, it := range page.Items {
+			if !strings.HasPrefix(text(it[attrPK]), keyItem) || number(it[attrKind]) != "0" {
+				continue
+			}
+			rows, err := rowsOf(it)
+			if err != nil {
+				return unavailable("keystore.all", err)
+			}
+			for _, r := range rows {
+				if err := visit(r); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// rowsOf returns the rows of an item: one for each wrap, in the order of their references. A key without a wrap makes a row without one.
+func rowsOf(it item) (rows []crypto.KeyRow, err error) {
+	raw, err := hex.DecodeString(strings.TrimPrefix(text(it[attrPK]), keyItem))
+	if err != nil || len(raw) != len(crypto.KeyID{}) {
+		return nil, errors.New("the key of an item is not k# and the id of a data key")
+	}
+	row := crypto.KeyRow{ID: crypto.KeyID(raw), Context: crypto.KeyContext{Namespace: text(it[attrNamespace]), Key: text(it[attrKey])}}
+	wraps := wrapsOf(it)
+	for ref, of := range wraps {
+		raw, err := hex.DecodeString(ref)
+		wrap, ok := of.(*types.AttributeValueMemberM)
+		if err != nil || len(raw) != len(row.KEK) || !ok {
+			return nil, fmt.Errorf("the item of the data key %s... has a broken wrap", row.ID.String()[:8])
+		}
+		row.KEK, row.KEKURI, row.Wrapped = crypto.KEKRef(raw), text(wrap.Value[attrKEKURI]), bytesOf(wrap.Value[attrWrapped])
+		rows = append(rows, row)
+	}
+	if len(rows) == 0 {
+		return []crypto.KeyRow{row}, nil
+	}
+	slices.SortFunc(rows, func(a, b crypto.KeyRow) int { return strings.Compare(string(a.KEK[:]), string(b.KEK[:])) })
+	return rows, nil
+}
+
+func key(pk string) item { return item{attrPK: &types.AttributeValueMemberS{Value: pk}} }
+
+func keyOf(id crypto.KeyID) item { return key(keyItem + id.String()) }
+
+func wrapsOf(it item) item {
+	if m, ok := it[attrWraps].(*types.AttributeValueMemberM); ok {
+		return m.Value
+	}
+	return nil
+}
+
+func text(v types.AttributeValue) string {
+	if s, ok := v.(*types.AttributeValueMemberS); ok {
+		return s.Value
+	}
+	return ""
+}
+
+func number(v types.AttributeValue) string {
+	if n, ok := v.(*types.AttributeValueMemberN); ok {
+		return n.Value
+	}
+	return ""
+}
+
+func bytesOf(v types.AttributeValue) []byte {
+	if b, ok := v.(*types.AttributeValueMemberB); ok {
+		return b.Value
+	}
+	return nil
+}

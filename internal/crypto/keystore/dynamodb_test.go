@@ -1,0 +1,240 @@
+package keystore
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
+)
+
+// between stands between a client and moto. It passes calls on, unless answer returns an answer of its own, or nil.
+type between struct {
+	mu     sync.Mutex
+	calls  map[string]int
+	answer func(op string, call int, body map[string]any) (status int, answer any)
+}
+
+// dynamoDBWith returns the URI of a table of which a test answers some calls in DynamoDB's place: what moto never answers.
+func dynamoDBWith(t *testing.T) (uri string, b *between) {
+	t.Helper()
+	uri = dynamoDB(t)
+	endpoint, err := moto()
+	if err != nil {
+		t.Fatal(err)
+	}
+	behind, err := url.Parse(endpoint)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b = &between{calls: map[string]int{}}
+	pass := httputil.NewSingleHostReverseProxy(behind)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		raw, _ := io.ReadAll(r.Body)
+		r.Body = io.NopCloser(bytes.NewReader(raw))
+		var body map[string]any
+		_ = json.Unmarshal(raw, &body)
+		_, op, _ := strings.Cut(r.Header.Get("X-Amz-Target"), ".")
+		b.mu.Lock()
+		b.calls[op]++
+		call, answer := b.calls[op], b.answer
+		b.mu.Unlock()
+		if answer != nil {
+			if status, out := answer(op, call, body); out != nil {
+				w.Header().Set("Content-Type", "application/x-amz-json-1.0")
+				w.WriteHeader(status)
+				_ = json.NewEncoder(w).Encode(out)
+				return
+			}
+		}
+		pass.ServeHTTP(w, r)
+	}))
+	t.Cleanup(server.Close)
+	return strings.Replace(uri, endpoint, server.URL, 1), b
+}
+
+// answers has calls answered by a function from now on, and counts them anew.
+func (b *between) answers(answer func(op string, call int, body map[string]any) (int, any)) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	clear(b.calls)
+	b.answer = answer
+}
+
+func (b *between) count(op string) int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.calls[op]
+}
+
+// TestDynamoDBLeavesItemsOut: DynamoDB may return fewer items than it was asked for, and names those that are left.
+func TestDynamoDBLeavesItemsOut(t *testing.T) {
+	uri, b := dynamoDBWith(t)
+	s := newStore(t, uri)
+	if err := putAll(t.Context(), s, 0, 3); err != nil {
+		t.Fatal(err)
+	}
+	all := ids(t, s)
+	b.answers(func(op string, call int, body map[string]any) (int, any) {
+		if op != "BatchGetItem" {
+			return 0, nil
+		}
+		for _, of := range body["RequestItems"].(map[string]any) {
+			if of.(map[string]any)["ConsistentRead"] != true {
+				t.Error("a read that may be behind what was written")
+			}
+		}
+		if call == 1 {
+			return http.StatusOK, map[string]any{"Responses": map[string]any{}, "UnprocessedKeys": body["RequestItems"]}
+		}
+		return 0, nil
+	})
+	if rows, err := s.Get(t.Context(), all); err != nil || len(rows) != 3 || b.count("BatchGetItem") != 2 {
+		t.Errorf("%d rows after %d calls, error %v", len(rows), b.count("BatchGetItem"), err)
+	}
+	b.answers(func(op string, _ int, body map[string]any) (int, any) {
+		if op != "BatchGetItem" {
+			return 0, nil
+		}
+		return http.StatusOK, map[string]any{"Responses": map[string]any{}, "UnprocessedKeys": body["RequestItems"]}
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	if rows, err := s.Get(ctx, all); crypto.KindOf(err) != crypto.KindUnavailable {
+		t.Errorf("DynamoDB leaves all out for good: %d rows, error %v", len(rows), err)
+	}
+}
+
+// TestDynamoDBWritesOnce: a transaction that meets another one is tried again; one that the service refuses is not.
+func TestDynamoDBWritesOnce(t *testing.T) {
+	uri, b := dynamoDBWith(t)
+	s := newStore(t, uri)
+	canceled := func(code string) map[string]any {
+		return map[string]any{"__type": "com.amazonaws.dynamodb.v20120810#TransactionCanceledException", "Message": "canceled",
+			"CancellationReasons": []any{map[string]any{"Code": "None"}, map[string]any{"Code": code}}}
+	}
+	refuse := func(code string, times int) {
+		b.answers(func(op string, call int, _ map[string]any) (int, any) {
+			if op != "TransactWriteItems" || call > times {
+				return 0, nil
+			}
+			return http.StatusBadRequest, canceled(code)
+		})
+	}
+	refuse("TransactionConflict", 2)
+	if err := s.Put(t.Context(), row(1)); err != nil || b.count("TransactWriteItems") != 3 {
+		t.Errorf("two conflicts: %d tries, error %v", b.count("TransactWriteItems"), err)
+	}
+	refuse("ItemCollectionSizeLimitExceeded", 100)
+	if err := s.Put(t.Context(), row(2)); crypto.KindOf(err) != crypto.KindUnavailable || b.count("TransactWriteItems") != 1 {
+		t.Errorf("refused for good: %d tries, error %v", b.count("TransactWriteItems"), err)
+	}
+	refuse("TransactionConflict", 1000)
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	if err := s.Put(ctx, row(2)); crypto.KindOf(err) != crypto.KindUnavailable {
+		t.Errorf("conflicts without end: %v", err)
+	}
+	b.answers(nil)
+	if err := s.Put(t.Context(), row(1)); err != nil || b.count("TransactWriteItems") != 0 {
+		t.Errorf("a row that is there was written %d times, error %v", b.count("TransactWriteItems"), err)
+	}
+	for _, op := range []string{"GetItem", "TransactWriteItems", "Scan", "BatchGetItem"} {
+		b.answers(func(is string, _ int, _ map[string]any) (int, any) {
+			if is != op {
+				return 0, nil
+			}
+			return http.StatusBadRequest, map[string]any{"__type": "com.amazonaws.dynamodb.v20120810#AccessDeniedException", "message": "no"}
+		})
+		err := s.Put(t.Context(), row(3))
+		if op == "Scan" {
+			err = s.All(t.Context(), func(crypto.KeyRow) error { return nil })
+		}
+		if crypto.KindOf(err) != crypto.KindUnavailable || !strings.Contains(err.Error(), "AccessDenied") {
+			t.Errorf("%s is denied: %v", op, err)
+		}
+	}
+}
+
+// TestDynamoDBItems: what is no item of a store is refused, and nothing is taken for a row that is none.
+func TestDynamoDBItems(t *testing.T) {
+	uri := dynamoDB(t)
+	s := newStore(t, uri)
+	b := s.backend.(*table)
+	put := func(it item) {
+		t.Helper()
+		if _, err := b.client.PutItem(t.Context(), &dynamodb.PutItemInput{TableName: b.name, Item: it}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	subject := key("s#of a later release")
+	put(subject)
+	other := itemOf(new(row(7)))
+	other[attrKind] = &types.AttributeValueMemberN{Value: "2"}
+	put(other)
+	if n := ids(t, s); len(n) != 0 {
+		t.Errorf("items that are no data keys: %v", n)
+	}
+	for what, change := range map[string]func(it item){
+		"the id":        func(it item) { maps.Copy(it, key(keyItem+"00")) },
+		"the reference": func(it item) { it[attrWraps] = &types.AttributeValueMemberM{Value: item{"x": wrapOf(new(row(1)))}} },
+		"the wrap": func(it item) {
+			it[attrWraps] = &types.AttributeValueMemberM{Value: item{row(1).KEK.String(): it[attrKind]}}
+		},
+	} {
+		it := itemOf(new(row(1)))
+		change(it)
+		if rows, err := rowsOf(it); err == nil {
+			t.Errorf("%s is broken: %v", what, rows)
+		}
+	}
+	if _, err := b.client.CreateTable(t.Context(), &dynamodb.CreateTableInput{TableName: aws.String(*b.name + "-other"), BillingMode: types.BillingModePayPerRequest,
+		AttributeDefinitions: []types.AttributeDefinition{{AttributeName: aws.String("id"), AttributeType: types.ScalarAttributeTypeS}},
+		KeySchema:            []types.KeySchemaElement{{AttributeName: aws.String("id"), KeyType: types.KeyTypeHash}}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := Init(t.Context(), strings.Replace(uri, *b.name, *b.name+"-other", 1)); crypto.KindOf(err) != crypto.KindNotConfigured {
+		t.Errorf("a table with another key: %v", err)
+	}
+	meta := key(metaItem)
+	meta[attrSchema] = &types.AttributeValueMemberN{Value: "2"}
+	put(meta)
+	if err := s.Put(t.Context(), row(1)); crypto.KindOf(err) != crypto.KindNewer {
+		t.Errorf("a store that a newer release made: %v", err)
+	}
+}
+
+// TestDynamoDBChecksTheStoreWhileItWrites: the table may become another store between the check and the write.
+func TestDynamoDBChecksTheStoreWhileItWrites(t *testing.T) {
+	uri, b := dynamoDBWith(t)
+	s := newStore(t, uri)
+	b.answers(func(op string, _ int, _ map[string]any) (int, any) {
+		if op == "TransactWriteItems" {
+			direct := openStore(t, uri, s.id)
+			becomes(t, direct, "another")
+		}
+		return 0, nil
+	})
+	if err := s.Put(t.Context(), row(1)); crypto.KindOf(err) != crypto.KindNotConfigured {
+		t.Errorf("%v", err)
+	}
+	b.answers(nil)
+	becomes(t, s, s.id)
+	if n := ids(t, s); len(n) != 0 {
+		t.Errorf("the other store got a row")
+	}
+}
