@@ -69,6 +69,7 @@ func (c *compiler) message(d protoreflect.MessageDescriptor, path, kind string) 
 	c.open = append(c.open, n)
 	defer func() { c.open = c.open[:len(c.open)-1] }()
 
+	n.tasks = n.task
 	fields := d.Fields()
 	highest := protowire.Number(0)
 	for i := range fields.Len() {
@@ -101,6 +102,7 @@ func (c *compiler) message(d protoreflect.MessageDescriptor, path, kind string) 
 			n.high[fd.Number()] = &f
 			c.size += 2 * fieldSize
 		}
+		n.tasks = n.tasks || f.child != nil && f.child.tasks
 		facts = facts || f.op == opFact || f.op == opFactName || f.op == opNamespace
 		system = system || f.system
 	}
@@ -178,7 +180,7 @@ func (c *compiler) entry(fd protoreflect.FieldDescriptor, value field) field {
 		return field{op: opSkipMessage, wire: value.wire, path: value.path, known: value.known}
 	}
 	value.once = 2
-	entry := &node{name: fd.Message().FullName(), desc: fd.Message(), sites: true,
+	entry := &node{name: fd.Message().FullName(), desc: fd.Message(), sites: true, tasks: value.child != nil && value.child.tasks,
 		memo: strings.HasSuffix(value.path, "upserted_memo")}
 	c.size += nodeSize + 3*fieldSize
 	entry.fields = []field{1: {op: opSkip, wire: wireType(fd.MapKey()), once: 1}, 2: value}

@@ -124,7 +124,8 @@ func (s *Session) Status(ctx context.Context, st *spb.Status) *spb.Status {
 // fails if it does not open for now, since its caller tries again.
 func (o *opener) open(ctx context.Context, root *node, in []byte, whole bool) ([]byte, error) {
 	m := &o.message
-	o.whole = whole
+	o.whole, o.foreign = whole, o.call.state.Foreign.For(o.call.namespace)
+	m.walk.sparse = o.foreign == nil
 	if err := m.find(o.call.method, root, in, true, false); err != nil {
 		return nil, err
 	}
@@ -153,7 +154,7 @@ func (o *opener) open(ctx context.Context, root *node, in []byte, whole bool) ([
 func (o *opener) findSealed() error {
 	o.items, o.systems = o.items[:0], o.systems[:0]
 	o.headers.Reset()
-	o.foreign, o.foreignRun = o.call.state.Foreign.For(o.call.namespace), foreign.NewRun(o.opened)
+	o.foreignRun = foreign.NewRun(o.opened)
 	return o.message.payloads(o.addSealed)
 }
 
@@ -200,7 +201,6 @@ func (o *opener) addSealed(s *slot, failure int, value []byte) error {
 		return nil
 	}
 	if _, plain := readPlain(value); plain && o.foreign == nil {
-		o.stats.Passed++
 		return nil
 	}
 	if err := o.call.meter.take(openCost); err != nil {
@@ -225,7 +225,6 @@ func (o *opener) addSealed(s *slot, failure int, value []byte) error {
 	}
 	o.items = o.items[:len(o.items)-1]
 	if err == nil {
-		o.stats.Passed++
 		return nil
 	}
 	o.enter(s.f.kind, sealed, Failed)
@@ -288,9 +287,7 @@ func (o *opener) openItems(ctx context.Context) (out []byte, err error) {
 			if err := o.keepSealed(e); err != nil {
 				return nil, err
 			}
-		} else if err != nil {
-			o.stats.Passed++ // a message that this release cannot read holds nothing that it sealed
-		}
+		} // a message that this release cannot read holds nothing that it sealed
 	}
 	if len(m.edits) == 0 {
 		return m.walk.buf, nil
@@ -359,7 +356,7 @@ func (o *opener) openToArena(ctx context.Context, it *openItem) error {
 	case policy.Redact:
 		m.arena = append(m.arena, redactedPayload...)
 	default:
-		o.stats.Passed++
+		o.stats.Kept++
 		return nil
 	}
 	if s.f.op == opFailure {

@@ -79,6 +79,7 @@ type node struct {
 	failure bool // it is a Failure
 	system  bool // it calls a Nexus operation, which the server may run itself
 	task    bool // it is a workflow's or an activity's task
+	tasks   bool // it is a task, or holds one
 }
 
 // field returns the plan of a field by its number; nil if the descriptor has no such

@@ -18,7 +18,8 @@ import (
 type Stats struct {
 	Payloads int // payloads sealed or opened
 	Bytes    int // size of these before sealing or opening
-	Passed   int // left unchanged
+	Passed   int // requests: left unchanged
+	Kept     int // responses: left sealed, as the policy says
 	Shadow   int // requests in shadow mode: left unchanged, though the policy does not let them pass
 	// NotFound and NotAnArray are payloads that were sealed whole, though rules name fields of them: a field leads to
 	// nothing, or wants elements of something that is no array.
@@ -77,6 +78,7 @@ func (s *Stats) add(o *Stats) {
 	s.Payloads += o.Payloads
 	s.Bytes += o.Bytes
 	s.Passed += o.Passed
+	s.Kept += o.Kept
 	s.Shadow += o.Shadow
 	s.NotFound += o.NotFound
 	s.NotAnArray += o.NotAnArray

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/types/dynamicpb"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/localkey"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
@@ -125,6 +126,7 @@ type generator struct {
 	rand     *rand.Rand
 	canaries int
 	dense    bool // every field of every message is set, to a small depth
+	marked   int  // one payload in so many has our marker; 0: none
 }
 
 func (g *generator) canary() string {
@@ -181,7 +183,13 @@ func (g *generator) wants(fd protoreflect.FieldDescriptor, depth int) bool {
 func (g *generator) payload(m *dynamicpb.Message) {
 	fields := m.Descriptor().Fields()
 	md := m.Mutable(fields.ByName("metadata")).Map()
-	switch g.rand.IntN(8) {
+	kind := g.rand.IntN(8)
+	if g.marked > 0 && g.rand.IntN(g.marked) == 0 {
+		kind = -1
+	}
+	switch kind {
+	case -1:
+		md.Set(protoreflect.ValueOfString("encoding").MapKey(), protoreflect.ValueOfBytes([]byte(envelope.EncodingWhole)))
 	case 0: // an app's payload without metadata
 	case 1:
 		md.Set(protoreflect.ValueOfString("encoding").MapKey(), protoreflect.ValueOfBytes([]byte("my-encoding")))

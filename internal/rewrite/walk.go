@@ -176,6 +176,7 @@ type walk struct {
 	method   string
 	response bool
 	strict   bool // refuse every unknown field
+	sparse   bool // descend only where something may be sealed; that is no use where other tools' payloads are opened
 	meter    *meter
 
 	buf      []byte
@@ -184,6 +185,7 @@ type walk struct {
 	scopes   []scope
 	failures []failureParts
 	name     span
+	markers  markers // of a sparse walk
 	// irregular is set if a field that counts once comes twice. Such a message is legal,
 	// and every decoder merges the fields. It is brought into the regular form before
 	// anything is decided.
@@ -227,6 +229,10 @@ func (w *walk) runRegular(n *node, in []byte) error {
 
 // run walks a whole message.
 func (w *walk) run(n *node) error {
+	w.markers = markers{all: true}
+	if w.sparse {
+		w.markers = findMarkers(w.buf)
+	}
 	return w.message(frame{node: n, box: -1, scope: w.scope(n, -1), failure: -1}, 0, len(w.buf))
 }
 
@@ -341,6 +347,11 @@ func (w *walk) handle(fr *frame, f *field, r *wire.Reader) error {
 		if f.op != opFailAttributes {
 			return nil
 		}
+	}
+
+	// Within a failure all is read, since its texts may be restored from the envelope of the one around it.
+	if !w.markers.all && fr.failure < 0 && !w.markers.within(w.buf, from, to) && !(f.child != nil && f.child.tasks) {
+		return nil
 	}
 
 	slots, tokens, boxes := len(w.slots), w.tokens, len(w.boxes)

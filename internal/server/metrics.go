@@ -46,9 +46,9 @@ type Metrics struct {
 
 // directionMetrics are looked up once: a lookup by label costs more than the count.
 type directionMetrics struct {
-	changed, passed prometheus.Counter
-	bytes           prometheus.Counter
-	rewrite         prometheus.Observer
+	changed, left prometheus.Counter // left: as they were, as the policy says
+	bytes         prometheus.Counter
+	rewrite       prometheus.Observer
 }
 
 // NewMetrics registers the proxy's metrics.
@@ -67,8 +67,8 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		inFlight: f.NewGauge(prometheus.GaugeOpts{
 			Name: "temporal_seal_calls_in_flight", Help: "Calls being answered now, held polls included."}),
 		payloads: counters("temporal_seal_payloads_total",
-			"Payloads by what happened to them: sealed, opened, passed; passed_shadow are those that the policy does not let "+
-				"pass and that shadow mode left in clear.", "action"),
+			"Payloads by what happened to them: sealed and passed_request in requests, opened and kept (sealed) in responses; "+
+				"passed_shadow are those that the policy does not let pass and that shadow mode left in clear.", "action"),
 		bytes: counters("temporal_seal_payload_bytes_total", "Clear bytes of payloads sealed and opened.", "action"),
 		failures: counters("temporal_seal_failures_total",
 			"Messages that could not be rewritten, by direction and reason.", "direction", "reason"),
@@ -91,7 +91,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		limits: f.NewGaugeVec(prometheus.GaugeOpts{Name: "temporal_seal_limit",
 			Help: "The limits that hold, from the config or from the memory, by the key of the config."}, []string{"limit"}),
 	}
-	m.directions = [2]directionMetrics{m.direction("request", "sealed"), m.direction("response", "opened")}
+	m.directions = [2]directionMetrics{m.direction("request", "sealed", "passed_request"), m.direction("response", "opened", "kept")}
 	m.shadow = m.payloads.WithLabelValues("passed_shadow")
 	m.external = f.NewCounter(prometheus.CounterOpts{Name: "temporal_seal_external_payloads_total",
 		Help: "Payloads of requests that are references to external storage of an SDK, where the proxy encrypts nothing."})
@@ -122,9 +122,9 @@ func (m *Metrics) begin() {
 	}
 }
 
-func (m *Metrics) direction(name, action string) directionMetrics {
+func (m *Metrics) direction(name, action, left string) directionMetrics {
 	return directionMetrics{
-		changed: m.payloads.WithLabelValues(action), passed: m.payloads.WithLabelValues("passed_" + name),
+		changed: m.payloads.WithLabelValues(action), left: m.payloads.WithLabelValues(left),
 		bytes:   m.bytes.WithLabelValues(action),
 		rewrite: m.rewrite.WithLabelValues(name),
 	}
@@ -166,8 +166,8 @@ func observe(o prometheus.Observer, took time.Duration, span trace.Span) {
 // Rewritten counts one message whose payloads were sealed or opened.
 func (m *Metrics) Rewritten(d policy.Direction, s *rewrite.Stats, took time.Duration, span trace.Span) {
 	to := &m.directions[d]
-	if s.Passed > 0 {
-		to.passed.Add(float64(s.Passed))
+	if left := s.Passed + s.Kept; left > 0 { // one of them is 0
+		to.left.Add(float64(left))
 	}
 	if s.Shadow > 0 {
 		m.shadow.Add(float64(s.Shadow))
