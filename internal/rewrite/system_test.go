@@ -74,7 +74,19 @@ func TestSystemInputs(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if bytes.Count(back, []byte(canaryMark)) != 2 && encoding == "binary/protobuf" {
+			restored := new(workflowpb.RespondWorkflowTaskCompletedRequest)
+			if err := proto.Unmarshal(back, restored); err != nil {
+				t.Fatal(err)
+			}
+			data := restored.Commands[0].GetScheduleNexusOperationCommandAttributes().Input.Data
+			if encoding == "json/protobuf" { // its payloads are in base64
+				read := new(workflowpb.SignalWithStartWorkflowExecutionRequest)
+				if err := protojson.Unmarshal(data, read); err != nil {
+					t.Fatal(err)
+				}
+				data = bytesOf(t, read)
+			}
+			if bytes.Count(data, []byte(canaryMark)) != 2 {
 				t.Error("not restored")
 			}
 		})
