@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -115,8 +117,8 @@ func (l *looker) object(n *Node, members map[string]any, path []string) {
 			l.found(n, f, path, false)
 		}
 	}
-	for name, v := range members {
-		at := deeper(path, name)
+	for _, name := range slices.Sorted(maps.Keys(members)) { // what shares a node depends on the order
+		v, at := members[name], deeper(path, name)
 		child := n
 		if len(path) < maxDepth {
 			child = l.stratum.member(n, name, hides(l.detector, name))

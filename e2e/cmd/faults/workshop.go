@@ -54,7 +54,7 @@ func newWorkshop(ctx context.Context, root string) (*workshop, error) {
 		green: map[string]bool{},
 	}
 	for name := range strings.SplitSeq(string(list), "\x00") {
-		if name == "" || slices.Contains([]string{"docs", "demo", "bench", "deploy"}, strings.Split(name, "/")[0]) {
+		if name == "" || slices.Contains([]string{"demo", "bench", "deploy"}, strings.Split(name, "/")[0]) {
 			continue
 		}
 		if err := copyFile(filepath.Join(root, name), filepath.Join(dir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
