@@ -12,7 +12,7 @@
 //
 // How payloads are found: newPlan (plan.go) compiles a node for each message type that leads to a payload; compile.go
 // decides for each of its fields by type and name (sites.go) what the walk does there. The walk (walk.go) goes over the
-// bytes once and descends where a node says so; in a response, only where something may be sealed (markers.go). Three things need more than a node: a message in a google.protobuf.Any,
+// bytes once and descends where a node says so; in a response, only where something may be sealed. Three things need more than a node: a message in a google.protobuf.Any,
 // whose node is compiled when its type is met (anyNode); a page of history in a DataBlob (historyBlob); and messages that
 // are themselves the data of a payload, for operations of the server's own (embedded.go).
 //
@@ -33,7 +33,7 @@
 //
 //   - session.go: the Rewriter, its State, and the Session; report.go: counts, accounts, spans
 //   - sites.go, compile.go, plan.go: what the fields are, and the plan; join.go: fields of newer servers
-//   - walk.go: one pass over the bytes; markers.go: where it descends in a response; message.go: what it found, and the edits
+//   - walk.go: one pass over the bytes; message.go: what it found, and the edits to make
 //   - decide.go, seal.go, open.go: the steps of requests and responses; size.go: limits of the server
 //   - failure.go, nexus.go, embedded.go, text.go: failures, and what payloads and texts hold within
 //   - tasks.go: tasks that workers got; facts.go: the table for policy authors

@@ -176,16 +176,17 @@ type walk struct {
 	method   string
 	response bool
 	strict   bool // refuse every unknown field
-	sparse   bool // descend only where something may be sealed; that is no use where other tools' payloads are opened
+	sparse   bool // descend only where something may be sealed; no use where the payloads of other tools are opened
 	meter    *meter
 
-	buf      []byte
-	boxes    []box
-	slots    []slot
-	scopes   []scope
-	failures []failureParts
-	name     span
-	markers  markers // of a sparse walk
+	buf        []byte
+	boxes      []box
+	slots      []slot
+	scopes     []scope
+	failures   []failureParts
+	name       span
+	everywhere bool             // not only where markers are
+	markers    envelope.Markers // of a sparse walk
 	// irregular is set if a field that counts once comes twice. Such a message is legal,
 	// and every decoder merges the fields. It is brought into the regular form before
 	// anything is decided.
@@ -229,9 +230,10 @@ func (w *walk) runRegular(n *node, in []byte) error {
 
 // run walks a whole message.
 func (w *walk) run(n *node) error {
-	w.markers = markers{all: true}
-	if w.sparse {
-		w.markers = findMarkers(w.buf)
+	// The envelopes within the input of an operation that the server runs itself may be in base64.
+	w.everywhere = !w.sparse || bytes.Contains(w.buf, []byte(systemEndpoint))
+	if !w.everywhere {
+		w.markers = envelope.FindMarkers(w.buf)
 	}
 	return w.message(frame{node: n, box: -1, scope: w.scope(n, -1), failure: -1}, 0, len(w.buf))
 }
@@ -350,7 +352,7 @@ func (w *walk) handle(fr *frame, f *field, r *wire.Reader) error {
 	}
 
 	// Within a failure all is read, since its texts may be restored from the envelope of the one around it.
-	if !w.markers.all && fr.failure < 0 && !w.markers.within(w.buf, from, to) && !(f.child != nil && f.child.tasks) {
+	if !w.everywhere && fr.failure < 0 && !w.markers.Within(from, to) && !(f.child != nil && f.child.tasks) {
 		return nil
 	}
 
