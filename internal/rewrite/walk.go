@@ -202,6 +202,7 @@ type walk struct {
 func (w *walk) reset(buf []byte) {
 	w.buf = buf
 	w.boxes, w.slots, w.scopes, w.failures = w.boxes[:0], w.slots[:0], w.scopes[:0], w.failures[:0]
+	w.markers, w.everywhere = envelope.Markers{}, false
 	w.name, w.irregular, w.tasks, w.tokens, w.anys, w.unknown, w.refused = span{}, false, false, 0, 0, 0, nil
 }
 
