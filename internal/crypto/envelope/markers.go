@@ -11,7 +11,9 @@ type Markers struct {
 }
 
 // FindMarkers searches the bytes of a message. Whatever Marked reports in it holds a marker.
-func FindMarkers(message []byte) Markers { return Markers{message: message, next: nextMarker(message, 0)} }
+func FindMarkers(message []byte) Markers {
+	return Markers{message: message, next: nextMarker(message, 0)}
+}
 
 // Within reports whether a marker begins in message[from:to]. It is fastest if it is asked from the start to the end.
 func (m *Markers) Within(from, to int) bool {
