@@ -54,7 +54,7 @@ or with several cases. No key is used and nothing is sent anywhere. The exit cod
 		"file with an input document or with cases, JSON or YAML; - for standard input")
 	o.output.flag(cmd)
 	cmd.Flags().BoolVarP(&o.verbose, "verbose", "v", false, "for several payloads too, show each rule")
-	cmd.Flags().BoolVar(&o.trace, "trace", false, "show each step of the evaluation, as OPA tells it")
+	cmd.Flags().BoolVar(&o.trace, "trace", false, "show each step of the evaluation, as OPA prints it")
 	return cmd
 }
 
@@ -238,7 +238,7 @@ func (a *answered) print(s *style) {
 	}
 	cached := "kept"
 	if !e.Cached {
-		cached = "asked again each time, since the content counts"
+		cached = "evaluated again for each payload, since the content matters"
 	} else if len(e.CacheKey) > 0 {
 		cached = "kept for payloads alike in " + strings.Join(e.CacheKey, ", ")
 	}

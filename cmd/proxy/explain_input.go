@@ -69,7 +69,7 @@ func (q *questionFlags) add(cmd *cobra.Command) {
 		"activity.type":       f.String("activity-type", "", "activity type"),
 	}
 	f.StringSliceVar(&q.asked.Unknown, "unknown", nil,
-		"facts that the request does not tell, e.g. activity.type")
+		"facts that the request does not contain, e.g. activity.type")
 	f.StringVar(&in.Caller.Kind, "caller", "anonymous", "kind of caller: anonymous, mtls, token, jwt")
 	f.StringVar(&in.Caller.Subject, "subject", "", "the caller's subject")
 	f.StringArrayVar(&q.claims, "claim", nil,

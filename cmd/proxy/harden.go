@@ -13,7 +13,7 @@ import (
 // harden keeps memory from getting into core dumps, and other processes of the same user from reading it.
 func harden() error {
 	if err := errors.Join(noCoreDumps(), notDumpable()); err != nil {
-		return fmt.Errorf("core dumps cannot be switched off, and they hold keys and payloads: %w", err)
+		return fmt.Errorf("core dumps cannot be disabled, and they contain keys and payloads: %w", err)
 	}
 	return nil
 }

@@ -56,7 +56,7 @@ for health checks of containers, in whose image there is nothing else to run.`,
 	f := cmd.Flags()
 	f.StringVar(&s.File, "config", "", "config file of the proxy, for its admin address")
 	f.StringVar(&s.Admin, "admin", "", "its admin address (default "+standard.Admin+")")
-	f.BoolVar(&live, "live", false, "ask only if it is alive, not if it is ready")
+	f.BoolVar(&live, "live", false, "check that it is alive instead of that it is ready")
 	f.DurationVar(&timeout, "timeout", 3*time.Second, "how long it may take to answer")
 	output.flag(cmd)
 	return cmd
@@ -91,7 +91,7 @@ func adminAddress(s *config.Flags) (string, error) {
 	}
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
-		return "", fmt.Errorf("the admin address %q is no host:port: %w", address, err)
+		return "", fmt.Errorf("the admin address %q is not host:port: %w", address, err)
 	}
 	// 0.0.0.0 and :: are addresses to listen on, and not to connect to.
 	if ip, err := netip.ParseAddr(host); host == "" || err == nil && ip.IsUnspecified() {

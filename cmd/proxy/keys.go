@@ -83,7 +83,7 @@ func newKeyCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&ifMissing, "if-missing", false,
-		"a file that is there already is no error, for scripts that run again")
+		"an existing file is not an error, for scripts that run again")
 	output.flag(cmd)
 	return cmd
 }

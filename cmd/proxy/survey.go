@@ -63,7 +63,7 @@ from the findings with its cases. Names of persons and free text have no form: t
 		RunE: o.run,
 	}
 	f := cmd.Flags()
-	f.StringVar(&o.flags.File, "config", "", "config file in YAML: its upstreams are walked, and its policy is asked")
+	f.StringVar(&o.flags.File, "config", "", "config file in YAML: its upstreams are walked, and its policy is evaluated")
 	f.StringVar(&o.flags.Upstream, "upstream", "",
 		"address of the Temporal frontend (default: the config's, "+standard.Upstreams[0].Address+" without one)")
 	f.StringSliceVarP(&o.namespaces, "namespace", "n", nil, "namespaces to walk (default: all); of files: the one that they are from")

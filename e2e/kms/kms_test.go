@@ -392,7 +392,7 @@ func TestKeyIsReplaced(t *testing.T) {
 
 	without := p.proxy(t, harness.KeyOption{Name: "default", Active: fresh})
 	opens(t, without, "default", t.Name()+"2", plain("new"))
-	staysShut(t, without, "default", t.Name()+"1", codes.DataLoss)
+	staysShut(t, without, "default", t.Name()+"1", codes.FailedPrecondition)
 }
 
 // TestNamespacesAreApart: an envelope carried into another namespace is not opened there.

@@ -80,7 +80,7 @@ func TestNames(t *testing.T) {
 		p := s.serve(small)
 		s.write("policy.rego", opening+misspelled["kind"][0]+"\n")
 		s.eventually(func() error {
-			if code, body := p.get("/readyz"); !strings.Contains(body, `"resutl" is no kind of payload`) {
+			if code, body := p.get("/readyz"); !strings.Contains(body, `"resutl" is not a kind of payload`) {
 				return fmt.Errorf("/readyz: %d %s", code, body)
 			}
 			return nil
@@ -91,7 +91,7 @@ func TestNames(t *testing.T) {
 		s.write("cases.yaml", "cases:\n  - {name: c, input: {namespace: a, rpc: StartWorkflow, payload: {kind: input}}, want: {action: seal}}\n")
 		got := s.checked(small)
 		s.want(got.code == 1, "exit code %d", got.code)
-		s.contains("check", got.all(), `input.rpc`+"`"+`: "StartWorkflow" is no method`)
+		s.contains("check", got.all(), `input.rpc`+"`"+`: "StartWorkflow" is not a method`)
 	})
 }
 

@@ -229,13 +229,13 @@ policy: {file: "${dir}/policy.rego", namespaces: "${dir}/namespaces"}
 		s.want(got.code == 1, "exit code %d", got.code)
 		s.contains("check", got.all(), "proxy.yaml:2: upstreams[0].address: ", "proxy.yaml:3: unknown_fields: ",
 			"proxy.yaml:5: keys[0].active: ", "alias/gone", "proxy.yaml:6: keys[1].active: ", "alias/away",
-			`policy.rego:5: "resutl" is no kind of payload`, `orders.rego:3: key "fhi" is not configured for namespace "orders"`)
+			`policy.rego:5: "resutl" is not a kind of payload`, `orders.rego:3: key "fhi" is not configured for namespace "orders"`)
 	})
 	scenario(t, "4.13", "a key of the config that does not exist, beside a policy with an error", func(s *site) {
 		s.write("policy.rego", opening+misspelled["kind"][0]+"\n")
 		got := s.checked(small + "shadwo: true\n")
 		s.want(got.code == 1, "exit code %d", got.code)
-		s.contains("check", got.all(), "proxy.yaml:7: shadwo: unknown key", `policy.rego:5: "resutl" is no kind of payload`)
+		s.contains("check", got.all(), "proxy.yaml:7: shadwo: unknown key", `policy.rego:5: "resutl" is not a kind of payload`)
 	})
 	scenario(t, "4.13", "the same in JSON", func(s *site) {
 		s.write("policy.rego", opening+misspelled["kind"][0]+"\n")
@@ -318,7 +318,7 @@ func TestCheckNamespaces(t *testing.T) {
 		s.write("team/orders.rego", "package temporal.namespaces[\"orders\"]\n\nrequest contains {\"action\": \"pass\"} if input.payload.kind == \"memmo\"\n")
 		bad := s.run("check", "--offline", "--namespaces", "team")
 		s.want(bad.code == 1, "exit code %d", bad.code)
-		s.contains("check", bad.all(), `orders.rego:3: "memmo" is no kind of payload`)
+		s.contains("check", bad.all(), `orders.rego:3: "memmo" is not a kind of payload`)
 	})
 	scenario(t, "4.16", "a folder in place of the config's", func(s *site) {
 		s.write("policy.rego", opening)

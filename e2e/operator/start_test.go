@@ -438,6 +438,6 @@ keys:
 		}
 		s.want(p.logged(line) == 4, "%d lines", p.logged(line))
 		p.awaitLog("a key does not answer: what needs it is disabled, and polls that need it are held, until it answers")
-		p.awaitLog("the proxy starts without an answer of a dependency, and asks it again", "of", "upstream", "name", upstream)
+		p.awaitLog("the proxy starts without an answer of a dependency, and keeps trying", "of", "upstream", "name", upstream)
 	})
 }

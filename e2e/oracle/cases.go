@@ -286,7 +286,7 @@ func goldenMessage(method, part string, rawHistory bool, text []byte) ([]byte, e
 	return marshal(m), nil
 }
 
-// others are calls to what is no method of Temporal's two services.
+// others are calls to what is not a method of Temporal's two services.
 func others(f *profile) []testCase {
 	var cases []testCase
 	for _, method := range []string{

@@ -118,7 +118,7 @@ func exercise(t *testing.T, conn *grpc.ClientConn, codec string) {
 	starts("default", "faulty", codes.Unavailable)
 	reads("default", "good", codes.OK)
 	reads("clinic", "good-by-kms", codes.OK)
-	reads("stranger", "good", codes.DataLoss)
+	reads("stranger", "good", codes.FailedPrecondition)
 	reads("default", "nobody", codes.NotFound)
 	if _, err := client.DescribeTaskQueue(t.Context(), &workflowservice.DescribeTaskQueueRequest{Namespace: "default",
 		TaskQueue: &taskqueuepb.TaskQueue{Name: "q"}}); status.Code(err) != codes.Unimplemented {

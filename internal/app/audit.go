@@ -80,14 +80,14 @@ const exportTimeout = 10 * time.Second
 func newOTLPSink(ctx context.Context, version string) (*otlpSink, error) {
 	if os.Getenv("OTEL_LOGS_EXPORTER") == "" && os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT") == "" &&
 		os.Getenv("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT") == "" {
-		return nil, errors.New("otlp: nothing says where to: set OTEL_EXPORTER_OTLP_ENDPOINT, or OTEL_EXPORTER_OTLP_LOGS_ENDPOINT")
+		return nil, errors.New("otlp: no endpoint is set; set OTEL_EXPORTER_OTLP_ENDPOINT, or OTEL_EXPORTER_OTLP_LOGS_ENDPOINT")
 	}
 	exporter, err := autoexport.NewLogExporter(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("otlp: %w; check the OTEL_* variables", err)
 	}
 	if autoexport.IsNoneLogExporter(exporter) {
-		return nil, errors.New("otlp: OTEL_LOGS_EXPORTER=none would throw them away; remove it, or `audit`")
+		return nil, errors.New("otlp: OTEL_LOGS_EXPORTER=none would discard the records; remove it, or remove `audit`")
 	}
 	about, err := aboutProxy(ctx, version)
 	if err != nil {

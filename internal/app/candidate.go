@@ -168,7 +168,7 @@ type comparison struct {
 func (a *admin) compared(h http.Header, w io.Writer) (status int) {
 	changes := a.changes.Load()
 	if changes == nil || changes.candidate == nil {
-		fmt.Fprintln(w, "there is no candidate policy: policy.candidate in the config names one")
+		fmt.Fprintln(w, "no candidate policy is configured; set policy.candidate in the config")
 		return http.StatusNotFound
 	}
 	n, inForce := changes.candidate, changes.state.Load().policy

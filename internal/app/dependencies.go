@@ -122,7 +122,7 @@ func (d *dependencies) await(ctx context.Context, w *waits) {
 				return // it answers, or the start has failed for another reason
 			}
 			d.note(i, err)
-			d.log.Error("the proxy starts without an answer of a dependency, and asks it again",
+			d.log.Error("the proxy starts without an answer of a dependency, and keeps trying",
 				"of", d.all[i].what, "name", d.all[i].name, "disabled", d.all[i].disabled, "error", err)
 		})
 	}
@@ -203,7 +203,7 @@ func (d *dependencies) noUpstream() bool {
 func (d *dependencies) describe(w io.Writer) {
 	missing := d.errors()
 	for _, i := range slices.Sorted(maps.Keys(missing)) {
-		fmt.Fprintf(w, "%s %s has not answered since the start: %v; %s; it is asked again within %v\n",
+		fmt.Fprintf(w, "%s %s has not answered since the start: %v; %s; it is tried again within %v\n",
 			d.all[i].what, d.all[i].name, missing[i], d.all[i].disabled, slowestRetry)
 	}
 }

@@ -106,7 +106,7 @@ func openStore(ctx context.Context, c *config.Config) (crypto.KeyStore, error) {
 	}
 	store, err := keystore.New(c.KeyStore.URL, c.KeyStore.ID)
 	if err != nil {
-		return nil, fmt.Errorf("key_store: %w", err)
+		return nil, config.At("key_store", err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
@@ -114,9 +114,9 @@ func openStore(ctx context.Context, c *config.Config) (crypto.KeyStore, error) {
 	case err == nil:
 		return store, nil
 	case crypto.KindOf(err) == crypto.KindUnavailable:
-		return store, fmt.Errorf("key_store: %w", err)
+		return store, config.At("key_store", err)
 	}
-	return nil, errors.Join(fmt.Errorf("key_store: %w", err), store.Close())
+	return nil, errors.Join(config.At("key_store", err), store.Close())
 }
 
 // makeLocalKeys makes the key files that are missing, if this is one machine talking to itself.
@@ -129,8 +129,8 @@ func makeLocalKeys(ctx context.Context, c *config.Config, log *slog.Logger) erro
 			continue // what is wrong with a file that exists, opening it finds out
 		}
 		if !c.Local() {
-			return fmt.Errorf("keys[%d].active: the key file %s does not exist; make it once with "+
-				"`temporal-seal keys new %s` and keep it (it is made by itself only where the proxy listens on loopback for a server on loopback)", i, path, path)
+			return config.At(fmt.Sprintf("keys[%d].active", i), fmt.Errorf("the key file %s does not exist; make it once with "+
+				"`temporal-seal keys new %s` and keep it (the proxy makes one only where it listens on loopback for a server on loopback)", path, path))
 		}
 		if c.Policy.Bundle == nil {
 			options, err := PolicyOptions(c, nil)
@@ -142,7 +142,7 @@ func makeLocalKeys(ctx context.Context, c *config.Config, log *slog.Logger) erro
 			}
 		}
 		if err := localkey.Create(path, time.Now()); err != nil {
-			return fmt.Errorf("keys[%d].active: the key file %s cannot be made: %w", i, path, err)
+			return config.At(fmt.Sprintf("keys[%d].active", i), fmt.Errorf("the key file %s cannot be made: %w", path, err))
 		}
 		log.Warn("MADE A NEW KEY FILE. Everything sealed from now on opens with this file and nothing else: back it up. "+
 			"For anything but development use a key service (--key awskms://...)", "file", path, "key", k.Name)

@@ -55,7 +55,7 @@ func newEngine(
 		"Decisions that had to be evaluated, since the memo held none for them.", nil,
 		func() uint64 { all, _ := engine.Evaluations(); return all })
 	t.count("temporal_seal_policy_content_evaluations_total",
-		"Of those, decisions that hung on a payload's content, so that the memo never holds them.", nil,
+		"Of those, decisions that depended on a payload's content, which the policy cache never holds.", nil,
 		func() uint64 { _, withContent := engine.Evaluations(); return withContent })
 	return engine, nil
 }

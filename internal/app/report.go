@@ -159,7 +159,7 @@ func (s *state) describe(w io.Writer, file string) {
 	fmt.Fprintf(w, "policy: revision %s\n", revision)
 	for _, err := range s.unanswered() {
 		fmt.Fprintf(w, "key does not answer: %v; what needs it gets Unavailable, and polls that need it are held; "+
-			"it is asked again within %v\n", err, slowestRetry)
+			"it is tried again within %v\n", err, slowestRetry)
 	}
 	for _, stale := range s.policy.Stale() {
 		if stale.Held {

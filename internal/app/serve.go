@@ -66,7 +66,7 @@ func (o *Options) Serve(ctx context.Context, stderr io.Writer) error {
 	paceCollector(memory)
 	e, err := OpenEnds(c, log)
 	if err != nil {
-		return err
+		return o.Locate(text, err)
 	}
 	t, err := newTelemetry(ctx, o.Version, log)
 	if err != nil {
@@ -94,7 +94,7 @@ func (o *Options) Serve(ctx context.Context, stderr io.Writer) error {
 	if err := o.await(ctx, changes, func(w *waits) error {
 		return changes.open(ctx, t, w, admin, records != nil)
 	}); err != nil {
-		return err
+		return o.Locate(text, err)
 	}
 	go changes.follow(ctx, log)
 	if changes.candidate != nil {

@@ -24,7 +24,7 @@ type spanQueue struct {
 func newSpanQueue(exporter sdktrace.SpanExporter, r prometheus.Registerer) *spanQueue {
 	outcomes := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "temporal_seal_spans_total",
-		Help: "Ended spans by what became of them: exported, failed (the collector did not take them), " +
+		Help: "Ended spans by outcome: exported, failed (the collector did not accept them), " +
 			"dropped (no room to wait).",
 	}, []string{"outcome"})
 	r.MustRegister(outcomes)

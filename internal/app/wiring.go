@@ -44,7 +44,7 @@ func OpenEnds(c *config.Config, log *slog.Logger) (*Ends, error) {
 		}
 		var err error
 		if made.TLS, made.Identify, err = e.callersOf(l, log, "h2"); err != nil {
-			return nil, fmt.Errorf("listeners[%d]: %w", i, err)
+			return nil, config.At(fmt.Sprintf("listeners[%d]", i), err)
 		}
 	}
 	// The order of these checks is that of the errors that operators see first.
@@ -55,7 +55,7 @@ func OpenEnds(c *config.Config, log *slog.Logger) (*Ends, error) {
 	if cs := c.CodecServer; cs != nil {
 		e.codec = &codecserver.Options{Origins: cs.AllowedOrigins, Log: log}
 		if e.codec.TLS, e.codec.Identify, err = e.callersOf(cs.Listener(), log, "h2", "http/1.1"); err != nil {
-			return nil, fmt.Errorf("codec_server: %w", err)
+			return nil, config.At("codec_server", err)
 		}
 	}
 	return e, nil
@@ -114,7 +114,7 @@ func (e *Ends) callersOf(
 			authority = l.Callers.MTLS.CAFile
 		}
 		if made, err = filewatch.ServerTLS(log, l.TLS.CertFile, l.TLS.KeyFile, authority, protocols...); err != nil {
-			return nil, nil, fmt.Errorf("tls: %w", err)
+			return nil, nil, config.At("tls", err)
 		}
 	}
 	by, err = e.identify(l, log)
@@ -137,7 +137,7 @@ func (e *Ends) identify(l *config.Listener, log *slog.Logger) (auth.Identify, er
 		for i, t := range l.Callers.Token.Tokens {
 			value, err := filewatch.Token(log, t.File)
 			if err != nil {
-				return nil, fmt.Errorf("callers.token.tokens[%d]: %w", i, err)
+				return nil, config.At(fmt.Sprintf("callers.token.tokens[%d].file", i), err)
 			}
 			tokens[i] = auth.Token{Subject: t.Subject, Namespaces: t.Namespaces, Value: value}
 		}
@@ -152,13 +152,13 @@ func (e *Ends) identify(l *config.Listener, log *slog.Logger) (auth.Identify, er
 	} else {
 		var err error
 		if keys, err = auth.KeySetFromFile(log, j.JWKSFile); err != nil {
-			return nil, fmt.Errorf("callers.jwt: jwks_file: %w", err)
+			return nil, config.At("callers.jwt.jwks_file", err)
 		}
 	}
 	by, err := auth.JWTs(l.Name, auth.JWT{Issuer: j.Issuer, Audience: j.Audience, Header: j.Header,
 		NamespacesClaim: j.NamespacesClaim, Namespaces: j.Namespaces, Algorithms: j.Algorithms, Keys: keys})
 	if err != nil {
-		return nil, fmt.Errorf("callers.jwt: %w", err)
+		return nil, config.At("callers.jwt", err)
 	}
 	return by, nil
 }
@@ -173,13 +173,13 @@ func Upstreams(c *config.Config, log *slog.Logger) ([]upstream.Config, error) {
 		if u.TLS != nil {
 			with, err := upstream.TLS(*u.TLS).Credentials(log)
 			if err != nil {
-				return nil, fmt.Errorf("upstreams[%d].tls: %w", i, err)
+				return nil, config.At(fmt.Sprintf("upstreams[%d].tls", i), err)
 			}
 			made.TLS = with
 		}
 		if u.APIKeyFile != "" {
 			if made.APIKey, err = upstream.NewAPIKey(log, u.APIKeyFile); err != nil {
-				return nil, fmt.Errorf("upstreams[%d].api_key_file: %w", i, err)
+				return nil, config.At(fmt.Sprintf("upstreams[%d].api_key_file", i), err)
 			}
 		}
 	}

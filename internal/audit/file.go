@@ -40,7 +40,7 @@ func OpenFile(path string, log *slog.Logger) (*File, error) {
 	case err == nil && !info.Mode().IsRegular() && info.Mode()&fs.ModeCharDevice == 0:
 		return nil, fmt.Errorf("%s is neither a file nor %s", path, Stdout)
 	case err == nil && info.Mode().IsRegular() && info.Mode().Perm()&0o077 != 0:
-		log.Warn("the audit file tells who read what, and others may read it; chmod 0600 it", "file", path, "mode", info.Mode().Perm().String())
+		log.Warn("the audit file is readable for others; run chmod 600 on it", "file", path, "mode", info.Mode().Perm().String())
 	}
 	return f, f.open()
 }

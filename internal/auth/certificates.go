@@ -31,7 +31,7 @@ func Certificates(listener string, known []Certificate) Identify {
 	return func(c Credentials) (*Identity, error) {
 		cert := c.certificate()
 		if cert == nil {
-			return nil, &Refusal{Unauthenticated, fmt.Sprintf("listener %q wants a client certificate", listener)}
+			return nil, &Refusal{Unauthenticated, fmt.Sprintf("listener %q requires a client certificate", listener)}
 		}
 		if id, ok := seen.Get(cert); ok {
 			return id, nil
@@ -48,7 +48,7 @@ func Certificates(listener string, known []Certificate) Identify {
 				}
 			}
 		}
-		return nil, &Refusal{Forbidden, fmt.Sprintf("listener %q knows none of the names in the client certificate: %s",
+		return nil, &Refusal{Forbidden, fmt.Sprintf("listener %q accepts none of the names in the client certificate: %s",
 			listener, quoteAll(names))}
 	}
 }

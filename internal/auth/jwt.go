@@ -59,7 +59,7 @@ func JWTs(listener string, config JWT) (Identify, error) {
 	}
 	for _, a := range config.Algorithms {
 		if !slices.Contains(asymmetric, a) {
-			return nil, fmt.Errorf("%q is no algorithm with public keys; those are %s", a, strings.Join(asymmetric, ", "))
+			return nil, fmt.Errorf("%q is not an algorithm with public keys; use one of %s", a, strings.Join(asymmetric, ", "))
 		}
 	}
 	seen, err := lru.New[[sha256.Size]byte, verified](maxTokens)
@@ -69,10 +69,10 @@ func JWTs(listener string, config JWT) (Identify, error) {
 	return func(c Credentials) (*Identity, error) {
 		token := bearer(c.Headers, config.Header)
 		if token == "" {
-			return nil, &Refusal{Unauthenticated, fmt.Sprintf("listener %q wants one token in the header %q: Bearer <JWT>", listener, config.Header)}
+			return nil, &Refusal{Unauthenticated, fmt.Sprintf("listener %q requires one token in the header %q: Bearer <JWT>", listener, config.Header)}
 		}
 		if len(token) > maxToken {
-			return nil, &Refusal{Unauthenticated, fmt.Sprintf("listener %q does not take this token: it is longer than %d bytes", listener, maxToken)}
+			return nil, &Refusal{Unauthenticated, fmt.Sprintf("listener %q does not accept this token: it is longer than %d bytes", listener, maxToken)}
 		}
 		hash := sha256.Sum256([]byte(token))
 		if v, ok := seen.Get(hash); ok && time.Now().Before(v.until) && config.Keys.holds(v.generation) {
@@ -92,7 +92,7 @@ func JWTs(listener string, config JWT) (Identify, error) {
 // verify checks a token and returns what it proves. Without wait it does not fetch keys, and may return [ErrWait].
 func (c *JWT) verify(listener, token string, wait bool) (verified, error) {
 	refuse := func(why string) (verified, error) {
-		return verified{}, &Refusal{Unauthenticated, fmt.Sprintf("listener %q does not take this token: %s", listener, why)}
+		return verified{}, &Refusal{Unauthenticated, fmt.Sprintf("listener %q does not accept this token: %s", listener, why)}
 	}
 	var head struct {
 		Algorithm string `json:"alg"`
@@ -104,9 +104,9 @@ func (c *JWT) verify(listener, token string, wait bool) (verified, error) {
 	case err != nil:
 		return refuse(err.Error())
 	case head.Critical != nil:
-		return refuse("its header crit asks for extensions that are not known here")
+		return refuse("its header crit requires extensions that the proxy does not support")
 	case !slices.Contains(c.Algorithms, head.Algorithm):
-		return refuse(fmt.Sprintf("it is signed with an algorithm that is not allowed here; allowed are %s", strings.Join(c.Algorithms, ", ")))
+		return refuse(fmt.Sprintf("its algorithm is not allowed; sign it with one of %s", strings.Join(c.Algorithms, ", ")))
 	}
 	keys, err := c.Keys.with(head.KeyID, wait)
 	if errors.Is(err, ErrWait) {
@@ -141,13 +141,13 @@ func whyNot(err error) string {
 	case errors.Is(err, jwt.TokenNotYetValidError()), errors.Is(err, jwt.InvalidIssuedAtError()):
 		return "it is not valid yet; check the clocks"
 	case errors.Is(err, jwt.InvalidIssuerError()):
-		return "it is from another issuer"
+		return "its claim iss is not the configured issuer"
 	case errors.Is(err, jwt.InvalidAudienceError()):
-		return "it is for another audience"
+		return "its claim aud does not contain the configured audience"
 	case errors.Is(err, jwt.MissingRequiredClaimError()):
-		return "it has no expiry"
+		return "it has no claim exp; the issuer must set an expiry"
 	}
-	return "its signature does not verify with the issuer's keys"
+	return "its signature does not verify with the keys of the issuer"
 }
 
 // namespaces returns the names that the claim lists. A star in a claim grants nothing: only the config has
@@ -174,11 +174,11 @@ func (c *JWT) namespaces(claims map[string]any) []string {
 func readTokenPart(token string, part int, v any) error {
 	parts := strings.Split(token, ".")
 	if len(parts) != 3 {
-		return errors.New("it is no JWT")
+		return errors.New("it is not a JWT")
 	}
 	text, err := base64.RawURLEncoding.DecodeString(parts[part])
 	if err != nil || json.Unmarshal(text, v) != nil {
-		return errors.New("it is no JWT")
+		return errors.New("it is not a JWT")
 	}
 	return nil
 }

@@ -111,10 +111,10 @@ func parseKeys(text []byte) (set jwk.Set, ignored []string, err error) {
 		Keys []json.RawMessage `json:"keys"`
 	}
 	if err := json.Unmarshal(text, &list); err != nil {
-		return nil, nil, errors.New("not a JSON Web Key Set: it is no JSON object with keys")
+		return nil, nil, errors.New("it is not a JSON Web Key Set: a JSON object with a list `keys` is required")
 	}
 	if list.Keys == nil {
-		return nil, nil, errors.New("not a JSON Web Key Set: it has no member keys")
+		return nil, nil, errors.New("it is not a JSON Web Key Set: the list `keys` is missing")
 	}
 	set = jwk.NewSet()
 	for i, raw := range list.Keys {
@@ -129,7 +129,7 @@ func parseKeys(text []byte) (set jwk.Set, ignored []string, err error) {
 		}
 	}
 	if set.Len() == 0 {
-		return nil, nil, fmt.Errorf("the JSON Web Key Set has no key that can be used; ignored: %s", cmp.Or(strings.Join(ignored, ", "), "none"))
+		return nil, nil, fmt.Errorf("the JSON Web Key Set contains no usable key; ignored: %s", cmp.Or(strings.Join(ignored, ", "), "none"))
 	}
 	return set, ignored, nil
 }

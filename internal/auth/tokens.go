@@ -36,9 +36,9 @@ func Tokens(listener, header string, tokens []Token) Identify {
 		case found != nil:
 			return found, nil
 		case len(c.Headers[header]) == 0:
-			return nil, &Refusal{Unauthenticated, fmt.Sprintf("listener %q wants a token in the header %q", listener, header)}
+			return nil, &Refusal{Unauthenticated, fmt.Sprintf("listener %q requires a token in the header %q", listener, header)}
 		}
-		return nil, &Refusal{Unauthenticated, fmt.Sprintf("listener %q does not know the token in the header %q", listener, header)}
+		return nil, &Refusal{Unauthenticated, fmt.Sprintf("listener %q does not accept the token in the header %q", listener, header)}
 	}
 }
 

@@ -141,7 +141,7 @@ func (r *run) checkConfig() (string, bool) {
 	r.checkCertificates()
 	if len(r.result.Errors) == 0 {
 		if _, err := app.OpenEnds(c, quiet); err != nil {
-			r.fail("%v", err)
+			r.fail("%v", r.review.Locate(err))
 		}
 	}
 	r.result.Listeners, r.result.Upstreams, r.result.CodecServer = len(c.Listeners), len(c.Upstreams), c.CodecServer != nil

@@ -69,7 +69,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer func() {
 		if p := recover(); p != nil {
 			e.logFault(p)
-			status = writeError(w, refuse(http.StatusInternalServerError, "a fault in the proxy ended this call: its log holds the place"))
+			status = writeError(w, refuse(http.StatusInternalServerError, "a fault in the proxy ended this call; its log has the stack trace"))
 		}
 		if e.leave != nil {
 			e.leave()
@@ -103,7 +103,7 @@ func (e *exchange) answer(ctx context.Context) ([]byte, error) {
 		preflight(h, r)
 		return nil, nil
 	case r.Method != http.MethodPost:
-		return nil, refuse(http.StatusMethodNotAllowed, "a codec server is asked by POST")
+		return nil, refuse(http.StatusMethodNotAllowed, "a codec server accepts POST alone")
 	}
 	// A page can send other types without a preflight, forms among them.
 	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/json" {

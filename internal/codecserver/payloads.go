@@ -57,7 +57,7 @@ func rewriteList(
 	}
 	answer := new(commonpb.Payloads)
 	if err := proto.Unmarshal(out, answer); err != nil || len(answer.Payloads) != len(list) {
-		return nil, refuse(http.StatusInternalServerError, "what became of the payloads cannot be read; please report this")
+		return nil, refuse(http.StatusInternalServerError, "the result cannot be read; please report this")
 	}
 	return answer.Payloads, nil
 }

@@ -332,7 +332,7 @@ func TestRefusals(t *testing.T) {
 		"another page":          {body: good, pairs: []string{"Origin", "https://evil.example.com"}, want: 403, text: "allowed_origins"},
 		"no page in particular": {body: good, pairs: []string{"Origin", "null"}, want: 403},
 		"a form":                {body: good, pairs: []string{"Content-Type", "text/plain"}, want: 415},
-		"no token":              {body: good, pairs: []string{"Authorization", "-"}, want: 401, text: "wants a token"},
+		"no token":              {body: good, pairs: []string{"Authorization", "-"}, want: 401, text: "requires a token"},
 		"another token":         {body: good, pairs: []string{"Authorization", "Bearer x"}, want: 401},
 		"no namespace":          {body: good, pairs: []string{"X-Namespace", "-"}, want: 400, text: "X-Namespace"},
 		"an empty namespace":    {body: good, pairs: []string{"X-Namespace", ""}, want: 403, text: "default"},

@@ -28,15 +28,15 @@ func (a *Audit) validate(d *document) {
 		return
 	}
 	d.refuse((a.File == "") == !a.OTLP, "$.audit",
-		"wants one of file, a path or /dev/stdout, and otlp: true, to the collector that the OTEL_* variables name")
+		"set exactly one of file (a path or /dev/stdout) and otlp: true (the collector that the OTEL_* variables name)")
 	d.refuse(a.Wait > 0 && !a.Required, "$.audit.wait",
-		"is for required: true; records that are not required never hold up a call")
+		"applies to required: true alone; add that, or remove wait")
 	d.refuse(a.Wait > maxAuditWait, "$.audit.wait",
-		"is %v at most: a call waits that long for its record", maxAuditWait)
+		"must be at most %v, since a call waits that long for its record", maxAuditWait)
 	if a.File == "" {
 		return
 	}
 	if info, err := os.Stat(filepath.Dir(a.File)); err != nil || !info.IsDir() {
-		d.add("$.audit.file", "%s is no folder: make it first", filepath.Dir(a.File))
+		d.add("$.audit.file", "%s is not a directory; create it", filepath.Dir(a.File))
 	}
 }

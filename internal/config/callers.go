@@ -95,15 +95,15 @@ func (c *Callers) kinds() (n int) {
 }
 
 func (m *MTLS) validate(d *document, path string, tls bool) {
-	d.refuse(!tls, path, "wants tls on this listener: add tls: {cert_file: ..., key_file: ...}")
-	d.refuse(m.CAFile == "", path, "wants ca_file: the authority that signs the callers' certificates")
+	d.refuse(!tls, path, "mTLS requires TLS on this listener; add tls: {cert_file: ..., key_file: ...}")
+	d.refuse(m.CAFile == "", path, "ca_file is required: the authority that signs the callers' certificates")
 	validateReadable(d, path+".ca_file", m.CAFile)
 	d.refuse(len(m.Names) == 0, path,
-		"wants names: [{name: <pattern>, namespaces: [...]}] that say which certificates are let in")
+		"names is required: add names: [{name: <pattern>, namespaces: [...]}] for the certificates to accept")
 	for i, n := range m.Names {
 		if n.Name == "" {
 			d.add(fmt.Sprintf("%s.names[%d]", path, i),
-				`wants name: a pattern for a name in the certificate, "*" for any`)
+				`name is required: a pattern for a name in the certificate, "*" for any`)
 		}
 	}
 }
@@ -112,18 +112,18 @@ func (m *MTLS) validate(d *document, path string, tls bool) {
 // in clear.
 func validateCredential(d *document, path, header string, readable bool) {
 	d.refuse(readable, path,
-		"tokens would cross the network readable: add tls: {cert_file: ..., key_file: ...}, or listen on 127.0.0.1")
+		"tokens would cross the network in clear text; add tls: {cert_file: ..., key_file: ...}, or listen on 127.0.0.1")
 	d.refuse(header != strings.ToLower(header), path+".header",
-		"is written in lower case, as gRPC and HTTP/2 have it")
+		"must be in lower case, as HTTP/2 requires")
 }
 
 func (t *Tokens) validate(d *document, path string, readable bool) {
 	validateCredential(d, path, t.Header, readable)
-	d.refuse(len(t.Tokens) == 0, path, "wants tokens: [{subject: ..., file: ..., namespaces: [...]}]")
+	d.refuse(len(t.Tokens) == 0, path, "tokens is required: add tokens: [{subject: ..., file: ..., namespaces: [...]}]")
 	for i, e := range t.Tokens {
 		at := fmt.Sprintf("%s.tokens[%d]", path, i)
 		d.refuse(e.Subject == "" || e.File == "", at,
-			"both are required: subject, who the token stands for, and file, which holds it")
+			"subject (the caller's name) and file (which contains the token) are required")
 		validateReadable(d, at+".file", e.File)
 	}
 }
@@ -131,14 +131,14 @@ func (t *Tokens) validate(d *document, path string, readable bool) {
 func (j *JWT) validate(d *document, path string, readable bool) {
 	validateCredential(d, path, j.Header, readable)
 	d.refuse(j.Issuer == "" || j.Audience == "", path,
-		"both are required: issuer and audience, as they stand in the tokens")
+		"issuer and audience are required, as they appear in the tokens")
 	d.refuse((j.JWKSURL == "") == (j.JWKSFile == ""), path,
-		"wants one of jwks_url and jwks_file: where the issuer's public keys are")
+		"set exactly one of jwks_url and jwks_file, the source of the issuer's public keys")
 	d.refuse(j.JWKSURL != "" && !isSafeURL(j.JWKSURL), path+".jwks_url",
-		"wants an https URL: whoever changes the keys on their way lets anyone in")
+		"must be an https URL, since over http an attacker could replace the keys")
 	validateReadable(d, path+".jwks_file", j.JWKSFile)
 	d.refuse((j.NamespacesClaim == "") == (j.Namespaces == nil), path,
-		"wants one of namespaces_claim, the claim that lists a caller's namespaces, and namespaces, the same for all callers")
+		"set exactly one of namespaces_claim (the claim that lists a caller's namespaces) and namespaces (the same for all callers)")
 }
 
 // isSafeURL reports whether nobody can change what a URL returns: it is https, or http on this machine.

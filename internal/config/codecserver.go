@@ -42,12 +42,12 @@ func (cs *CodecServer) validate(d *document) {
 	const path = "$.codec_server"
 	for i, origin := range cs.AllowedOrigins {
 		d.refuse(!isOrigin(origin), fmt.Sprintf("%s.allowed_origins[%d]", path, i),
-			"is no origin as browsers write it: https://ui.example.com, with the port if it is not the usual one, without a path, and without *")
+			"is not an origin; write it as browsers do: https://ui.example.com, with the port unless it is the default one, without a path and without *")
 	}
 	l := cs.Listener()
 	if l.IsAnonymous() && !IsLoopback(cs.Address) && validateAddress(d, path+".address", cs.Address) {
 		d.add(path,
-			"%s is reachable from other machines: say who may read, with callers: {jwt: {...}}, token or mtls, or "+
+			"%s is reachable from other machines; restrict who may read with callers: {jwt: {...}}, token or mtls, or "+
 				"listen on 127.0.0.1", cs.Address)
 		return
 	}

@@ -109,29 +109,29 @@ func (c *Config) validate(d *document) {
 		}
 	}
 	for endpoint, namespace := range c.NexusEndpoints {
-		d.refuse(strings.Contains(namespace, "*"), "$.nexus_endpoints."+endpoint, "names one namespace: a * stands for nothing here")
+		d.refuse(strings.Contains(namespace, "*"), "$.nexus_endpoints."+endpoint, "must name one namespace; patterns with * are not allowed here")
 	}
 	validateKeys(d, c.Keys, c.KeyStore)
 	c.KeyStore.validate(d)
 	for i, g := range c.Grants {
 		d.refuse(g.From == "" || g.To == "", fmt.Sprintf("$.grants[%d]", i),
-			"both are required: from, the namespace that sealed, and to, the one that may open")
+			"from (the namespace that sealed) and to (the namespace that may open) are required")
 	}
 	d.refuse(strings.Contains(c.Realm, "/") || len(c.Realm) > 64, "$.realm",
-		"has at most 64 bytes and no /, which ends it in envelopes: else a namespace with a / could pass for one of another realm")
+		"must have at most 64 bytes and no /, which separates realm and namespace in envelopes")
 	validateNamespaces(d, c.Namespaces)
 	for i, id := range c.RevokedDataKeys {
 		if _, ok := dataKeyID(id); !ok {
-			d.add(fmt.Sprintf("$.revoked_data_keys[%d]", i), "is no data-key id: 32 hex digits")
+			d.add(fmt.Sprintf("$.revoked_data_keys[%d]", i), "is not the id of a data key; write 32 hex digits, as `temporal-seal keys list` prints them")
 		}
 	}
 	if life := c.DataKeyLife; life != 0 && (life < 10*time.Second || life > 30*24*time.Hour) {
-		d.add("$.data_key_life", "is 10s to 720h, not %s; a day is the default", life)
+		d.add("$.data_key_life", "must be from 10s to 720h, not %s; the default is 24h", life)
 	}
 	validateForeign(d, c.Foreign)
 	c.Policy.validate(d)
 	d.refuse(c.UnknownFields != "lenient" && c.UnknownFields != "strict", "$.unknown_fields",
-		"is lenient or strict, not %q", c.UnknownFields)
+		"must be lenient or strict, not %q", c.UnknownFields)
 	c.Audit.validate(d)
 	c.CodecServer.validate(d)
 	validateAddress(d, "$.admin", c.Admin)

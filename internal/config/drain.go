@@ -16,5 +16,5 @@ type Drain struct {
 }
 
 func (c *Drain) validate(d *document) {
-	d.refuse(c.After != "" && c.After != "worker", "$.drain.after", "can only be worker, not %q", c.After)
+	d.refuse(c.After != "" && c.After != "worker", "$.drain.after", "must be worker, not %q", c.After)
 }

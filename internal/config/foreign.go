@@ -47,27 +47,27 @@ func validateForeign(d *document, list []Foreign) {
 		f := &list[i]
 		format := foreign.Format(f.Format)
 		if !format.Known() {
-			d.add(path+".format", "wants one of %s, not %q", foreignFormats, f.Format)
+			d.add(path+".format", "must be one of %s, not %q", foreignFormats, f.Format)
 			continue
 		}
 		d.refuse(len(f.Namespaces) == 0, path,
-			"wants namespaces: those in which payloads of this format are opened")
+			"namespaces is required: those in which payloads of this format are opened")
 		if name := f.EntryName(); keyed[name] && (format.Keyed() || format.Wrapped()) {
-			d.add(path+".name", "another entry is called %q too: policies tell them apart by name", name)
+			d.add(path+".name", "%q is the name of another entry too; policies distinguish entries by name", name)
 		} else {
 			keyed[name] = true
 		}
 		d.refuse((len(f.Keys) > 0) != format.Keyed(), path+".keys",
-			"belong to the format samples: keys: [{id: <as in the payloads>, file: <path>}]")
+			"the format samples requires keys: [{id: <as in the payloads>, file: <path>}]; no other format has keys")
 		if (f.KMS != "") != format.Wrapped() {
 			d.add(path+".kms",
-				"belongs to the formats temporal-sa and temporal-proxy: the KMS key that wrapped their data keys, "+
+				"the formats temporal-sa and temporal-proxy require it, and no other format has it: the KMS key that wrapped their data keys, "+
 					"awskms://...")
 		} else if format.Wrapped() && !strings.HasPrefix(f.KMS, awskms.Scheme+"://") {
-			d.add(path+".kms", "is no KMS key: awskms://<key id, ARN or alias>?region=<region>")
+			d.add(path+".kms", "is not a KMS key; write awskms://<key id, ARN or alias>?region=<region>")
 		}
 		d.refuse(f.SealedAs != "" && format != foreign.TemporalSA, path+".sealed_as",
-			"belongs to the format temporal-sa, which binds a namespace; the others bind none")
+			"applies to the format temporal-sa alone; the other formats bind payloads to no namespace")
 		f.validateKeys(d, path)
 	}
 }
@@ -84,10 +84,10 @@ func (f *Foreign) validateKeys(d *document, path string) {
 	ids := map[string]bool{}
 	for i, k := range f.Keys {
 		at := fmt.Sprintf("%s.keys[%d]", path, i)
-		d.refuse(ids[k.ID], at+".id", "%q is the id of another key too", k.ID)
+		d.refuse(ids[k.ID], at+".id", "%q is the id of another key too; give each key its own", k.ID)
 		ids[k.ID] = true
 		if k.File == "" {
-			d.add(at, "wants file: the path of the file that holds the key")
+			d.add(at, "file is required: the path of the file that contains the key")
 			continue
 		}
 		if _, err := k.Read(); err != nil {

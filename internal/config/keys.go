@@ -45,7 +45,7 @@ func (s *KeyStore) validate(d *document) {
 		return
 	}
 	d.refuse(!keystore.Known(s.URL), "$.key_store.url", keystore.NoStoreURI)
-	d.refuse(!keystore.IsID(s.ID), "$.key_store.id", "is no id of a key store: 32 hex digits, as `temporal-seal keystore init` prints them")
+	d.refuse(!keystore.IsID(s.ID), "$.key_store.id", "is not the id of a key store; write the 32 hex digits that `temporal-seal keystore init` prints")
 }
 
 // Grant lets a namespace open what another one sealed. The policy that ships reads it; a platform policy of your own needs a
@@ -71,13 +71,13 @@ func validateNamespaces(d *document, list []Namespace) {
 	for i, n := range list {
 		path := fmt.Sprintf("$.namespaces[%d]", i)
 		d.refuse(n.Name == "" || n.SealedAs == "", path,
-			"name, which callers use, and sealed_as, which envelopes have, are required")
-		d.refuse(names[n.Name], path+".name", "%q has an entry above: a namespace has one", n.Name)
+			"name (which callers use) and sealed_as (which envelopes contain) are required")
+		d.refuse(names[n.Name], path+".name", "%q has another entry above; keep one of them", n.Name)
 		names[n.Name] = true
 		d.refuse(strings.ContainsAny(n.Name, "*") || strings.ContainsAny(n.SealedAs, "*"), path,
-			"names one namespace: a * stands for nothing here")
+			"must name one namespace; patterns with * are not allowed here")
 		d.refuse(strings.Contains(n.SealedAs, "/"), path+".sealed_as",
-			"has no /, which ends a realm in envelopes: else it could pass for a namespace of another realm")
+			"must not contain a /, which separates realm and namespace in envelopes")
 	}
 }
 
@@ -98,18 +98,18 @@ func validateKeys(d *document, list []Key, store *KeyStore) {
 	for i, k := range list {
 		path := fmt.Sprintf("$.keys[%d]", i)
 		if k.Name == "" || k.Active == "" {
-			d.add(path, "both are required: name, and active, the URI of the key that seals")
+			d.add(path, "name and active (the URI of the key that seals) are required")
 			continue
 		}
 		d.refuse(names[k.Name], path+".name",
-			"%q is the name of another key too: a key has one entry, with its earlier URIs under open_only", k.Name)
+			"%q is the name of another key too; write one entry, with its earlier URIs under open_only", k.Name)
 		names[k.Name] = true
 		d.refuse(strings.HasPrefix(k.Name, foreign.KeyPrefix) || strings.HasPrefix(k.Name, "*"), path+".name",
-			"may not start with %s or a *: what starts so is what policies read as the key of another tool's payload", foreign.KeyPrefix)
+			"must not start with %s or *; policies use such names for payloads of other tools", foreign.KeyPrefix)
 		d.refuse(k.Envelope != "self-contained" && k.Envelope != envelopeReference, path+".envelope",
-			"is self-contained or reference, not %q", k.Envelope)
+			"must be self-contained or reference, not %q", k.Envelope)
 		d.refuse(k.Envelope == envelopeReference && store == nil, path+".envelope",
-			"needs a key store for what envelopes refer to: configure key_store")
+			"envelopes by reference require a key store; configure key_store")
 		validateKeyURI(d, path+".active", k.Active)
 		for j, uri := range k.OpenOnly {
 			validateKeyURI(d, fmt.Sprintf("%s.open_only[%d]", path, j), uri)
@@ -124,12 +124,12 @@ func validateKeyURI(d *document, path, uri string) {
 		return
 	}
 	if strings.Contains(uri, "${") {
-		d.add(path, "holds a variable, and none is replaced here: render the file first")
+		d.add(path, "contains a variable, which the proxy does not replace; write the URI, or render the file first")
 		return
 	}
 	filled := strings.NewReplacer("{namespace}", "x", "{1}", "x").Replace(uri)
 	if i := strings.IndexAny(filled, "{}"); i >= 0 {
-		d.add(path, "has a placeholder that there is none of: {namespace} and {1}, what the * of the name stands for, are known")
+		d.add(path, "has an unknown placeholder; there are {namespace} and {1}, the text that * in the name matches")
 		return
 	}
 	if err := keyservice.Check(filled); err != nil {

@@ -27,9 +27,9 @@ type Limits struct {
 
 func (l *Limits) validate(d *document) {
 	d.refuse(l.Bytes != 0 && l.Bytes < server.MinBytes, "$.limits.bytes",
-		"is too small for the messages that Temporal takes: at least %d", server.MinBytes)
+		"must be at least %d, to hold the largest messages of Temporal", server.MinBytes)
 	d.refuse(l.RequestBytes < server.MinRequestBytes, "$.limits.request_bytes",
-		"is too small for the requests that Temporal takes: at least %d", server.MinRequestBytes)
+		"must be at least %d, to hold the largest requests of Temporal", server.MinRequestBytes)
 	d.refuse(l.ConnectionAge < server.MinConnectionAge, "$.limits.connection_age",
-		"is too short: polls take a minute, and each end costs callers a new connection; at least %s", server.MinConnectionAge)
+		"must be at least %s, since polls take a minute and callers have to connect anew after it", server.MinConnectionAge)
 }

@@ -32,12 +32,12 @@ func validateListeners(d *document, listeners []Listener) {
 		path := fmt.Sprintf("$.listeners[%d]", i)
 		l := &listeners[i]
 		if l.Name == "" {
-			d.add(path, "has no name: each of several listeners needs one, policies see it as input.caller.listener")
+			d.add(path, "name is required where there are several listeners; policies read it as input.caller.listener")
 		} else if names[l.Name] {
-			d.add(path+".name", "%q is the name of another listener too", l.Name)
+			d.add(path+".name", "%q is the name of another listener too; choose another", l.Name)
 		}
 		d.refuse(addresses[l.Address] && !strings.HasSuffix(l.Address, ":0"), path+".address",
-			"%s is the address of another listener too", l.Address)
+			"%s is the address of another listener too; choose another port", l.Address)
 		names[l.Name], addresses[l.Address] = true, true
 		l.validate(d, path)
 	}
@@ -51,14 +51,14 @@ func (l *Listener) validate(d *document, path string) {
 		validatePair(d, path+".tls", l.TLS.CertFile, l.TLS.KeyFile, true)
 	}
 	if l.Callers != nil && l.Callers.kinds() != 1 {
-		d.add(path+".callers", "wants exactly one of anonymous, mtls, token, jwt")
+		d.add(path+".callers", "set exactly one of anonymous, mtls, token and jwt")
 		return
 	}
 	readable := l.TLS == nil && !IsLoopback(l.Address) // by anyone on the network
 	switch {
 	case l.IsAnonymous():
 		d.refuse(l.AnonymousNamespaces() == nil && !IsLoopback(l.Address), path,
-			"%s is reachable from other machines and would serve anyone every namespace: add callers: {anonymous: {namespaces: [...]}} with those it is for, or another kind of callers, or listen on 127.0.0.1", l.Address)
+			"%s is reachable from other machines and would serve every namespace to anyone; add callers: {anonymous: {namespaces: [...]}} with the namespaces to serve, add another kind of callers, or listen on 127.0.0.1", l.Address)
 	case l.Callers.MTLS != nil:
 		l.Callers.MTLS.validate(d, path+".callers.mtls", l.TLS != nil)
 	case l.Callers.Token != nil:

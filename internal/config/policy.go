@@ -49,15 +49,15 @@ func (p *Policy) validate(d *document) {
 		validateReadable(d, "$.policy.candidate.file", c.File)
 		validateReadable(d, "$.policy.candidate.namespaces", c.Namespaces)
 		d.refuse(c.File == "" && (c.Namespaces == "" || p.Bundle != nil), "$.policy.candidate",
-			"it has no file, and so nothing to try: add file, or namespaces where the policy in force comes from files")
+			"file is required, or namespaces where the policy in force comes from files")
 	}
 	b := p.Bundle
 	if b == nil {
 		return
 	}
 	d.refuse(p.File != "" || p.Namespaces != "", "$.policy.bundle",
-		"a bundle is the whole policy: remove file and namespaces, or the bundle")
-	d.refuse(b.URL == "", "$.policy.bundle", "wants url: where the bundle is")
+		"a bundle contains the whole policy; remove file and namespaces, or remove the bundle")
+	d.refuse(b.URL == "", "$.policy.bundle", "url is required: the address of the bundle")
 	validateReadable(d, "$.policy.bundle.token_file", b.TokenFile)
 	validateReadable(d, "$.policy.bundle.public_key_file", b.PublicKeyFile)
 }

@@ -2,6 +2,7 @@ package config
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -45,6 +46,35 @@ func (f *Flags) Review(text []byte) *Review {
 
 // Place names where the value at a YAML path, such as $.keys[0].active, comes from.
 func (r *Review) Place(path string) string { return r.document.at(path) }
+
+// FieldError is a problem with the value at a path of the config that is found after its validation.
+type FieldError struct {
+	Path string // such as listeners[0].tls
+	Err  error
+}
+
+func (e *FieldError) Error() string { return e.Path + ": " + e.Err.Error() }
+
+func (e *FieldError) Unwrap() error { return e.Err }
+
+// At returns an error about a path of the config. Where the error is about a path below it, it joins the two.
+func At(path string, err error) *FieldError {
+	if below, ok := errors.AsType[*FieldError](err); ok {
+		return &FieldError{path + "." + below.Path, below.Err}
+	}
+	return &FieldError{path, err}
+}
+
+// Locate returns a FieldError with file and line, or the flag, in front of its path, and other errors as they are.
+func (r *Review) Locate(err error) error {
+	if field, ok := errors.AsType[*FieldError](err); ok {
+		return fmt.Errorf("%s: %w", r.Place("$."+field.Path), field.Err)
+	}
+	return err
+}
+
+// Locate is Review.Locate for the text of a config that has been parsed.
+func (f *Flags) Locate(text []byte, err error) error { return f.Review(text).Locate(err) }
 
 // reach is a list of namespaces that callers reach.
 type reach struct {
@@ -190,7 +220,7 @@ func (c *Config) reviewHidden(d *document) {
 			for k, before := range c.Upstreams[:i] {
 				if covers(before.Namespaces, p) && !strings.Contains(before.Address, "{namespace}") {
 					d.add(fmt.Sprintf("$.upstreams[%d].namespaces[%d]", i, j),
-						"%s goes to upstreams[%d], which comes first and serves it too: put the entry with the narrower pattern first", p, k)
+						"%s goes to upstreams[%d], which comes first and serves it too; put the entry with the narrower pattern first", p, k)
 					break
 				}
 			}

@@ -33,11 +33,11 @@ func (u *Upstream) validate(d *document, path string) {
 	scheme, _, hasScheme := strings.Cut(u.Address, "://")
 	switch {
 	case u.Address == "":
-		d.add(path, "wants address: the Temporal frontend's host:port")
+		d.add(path, "address is required: host:port of the Temporal frontend")
 	case scheme == "http", scheme == "https":
-		d.add(path+".address", "%q is a URL: write host:port; tls: {} turns TLS on", u.Address)
+		d.add(path+".address", "%q is a URL; write host:port, and tls: {} for TLS", u.Address)
 	case !strings.Contains(u.Address, "${") && strings.ContainsAny(strings.ReplaceAll(u.Address, "{namespace}", ""), "{}"):
-		d.add(path+".address", "%q has a placeholder that there is none of: {namespace} is known", u.Address)
+		d.add(path+".address", "%q has an unknown placeholder; there is {namespace} alone", u.Address)
 	case !hasScheme:
 		validateAddress(d, path+".address", u.Address)
 	}
@@ -46,11 +46,11 @@ func (u *Upstream) validate(d *document, path string) {
 		validateReadable(d, path+".tls.ca_file", t.CAFile)
 	}
 	d.refuse(u.PassCredential && u.APIKeyFile != "", path+".pass_credential",
-		"an API key takes the place of what callers send: remove one of them")
+		"api_key_file would replace the credentials of callers; remove one of the two")
 	d.refuse(u.PassCredential && u.TLS == nil && !IsLoopback(u.Address), path+".pass_credential",
-		"callers' tokens would cross the network readable: add tls: {}")
+		"callers' tokens would cross the network in clear text; add tls: {}")
 	if u.APIKeyFile != "" {
-		d.refuse(u.TLS == nil, path+".api_key_file", "an API key is never sent without TLS: add tls: {}")
+		d.refuse(u.TLS == nil, path+".api_key_file", "an API key requires TLS; add tls: {}")
 		validateReadable(d, path+".api_key_file", u.APIKeyFile)
 	}
 }

@@ -25,11 +25,11 @@ func validateAddress(d *document, path, address string) bool {
 	switch {
 	case err == nil:
 	case strings.Contains(address, "${"):
-		d.add(path, "%q holds a variable, and none is replaced here: write host:port, or render the file first", address)
+		d.add(path, "%q contains a variable, which the proxy does not replace; write host:port, or render the file first", address)
 	case strings.Contains(address, "://"):
-		d.add(path, "%q is no address: write host:port, without ://", address)
+		d.add(path, "%q is not an address; write host:port, without ://", address)
 	default:
-		d.add(path, "%q is no address: write host:port", address)
+		d.add(path, "%q is not an address; write host:port", address)
 	}
 	return err == nil
 }
@@ -54,7 +54,7 @@ func validateReadable(d *document, path, file string) {
 // validatePair checks a certificate and its key: both or, unless they are required, none.
 func validatePair(d *document, path, cert, key string, required bool) {
 	d.refuse(required && (cert == "" || key == "") || (cert == "") != (key == ""), path,
-		"both are required: cert_file and key_file")
+		"cert_file and key_file are required")
 	validateReadable(d, path+".cert_file", cert)
 	validateReadable(d, path+".key_file", key)
 }

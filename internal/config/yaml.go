@@ -54,11 +54,11 @@ func decode(file string, text []byte, v reflect.Value) *document {
 		d.add("$", "not valid YAML: %s%s", message, remedy(text, d.lines["$"]))
 		return d
 	}
-	d.refuse(len(parsed.Docs) > 1, "$", "holds several YAML documents: one is wanted")
+	d.refuse(len(parsed.Docs) > 1, "$", "the file contains several YAML documents; write one")
 	if len(parsed.Docs) == 1 && parsed.Docs[0].Body != nil && !isComment(parsed.Docs[0].Body) {
 		d.value(parsed.Docs[0].Body, v, "$")
 	} else if len(parsed.Docs) <= 1 {
-		d.add("$", "the file is empty, and a proxy with it would use local defaults: write the config, or leave --config out")
+		d.add("$", "the file is empty; write the config, or leave --config out to run with local defaults")
 	}
 	return d
 }
@@ -67,11 +67,11 @@ func decode(file string, text []byte, v reflect.Value) *document {
 func encodingProblem(text []byte) string {
 	switch {
 	case bytes.HasPrefix(text, []byte("\xef\xbb\xbf")):
-		return "the file begins with a byte order mark: save it as UTF-8 without one"
+		return "the file begins with a byte order mark; save it as UTF-8 without one"
 	case !utf8.Valid(text):
-		return "the file is not UTF-8: save it in this encoding"
+		return "the file is not UTF-8; save it in this encoding"
 	case bytes.IndexByte(text, 0) >= 0:
-		return "the file holds a zero byte: save it as UTF-8 text"
+		return "the file contains a zero byte; save it as UTF-8 text"
 	}
 	return ""
 }
@@ -84,7 +84,7 @@ func remedy(text []byte, line int) string {
 	}
 	switch bad := lines[line-1]; {
 	case strings.Contains(bad, "{{"):
-		return "; the line holds {{, as templates do: render the file first"
+		return "; the line contains {{, as templates do; render the file first"
 	case strings.HasPrefix(strings.TrimLeft(bad, " "), "\t"):
 		return "; indent with spaces in place of tabs"
 	}
@@ -177,7 +177,7 @@ func (d *document) value(n ast.Node, v reflect.Value, path string) {
 func (d *document) mapping(n ast.Node, v reflect.Value, path string) {
 	m, ok := n.(*ast.MappingNode)
 	if !ok {
-		d.add(path, "wants a mapping (key: value), not %s", describeNode(n))
+		d.add(path, "must be a mapping (key: value), not %s", describeNode(n))
 		return
 	}
 	names := make([]string, v.NumField())
@@ -194,7 +194,7 @@ func (d *document) mapping(n ast.Node, v reflect.Value, path string) {
 			continue
 		}
 		if _, empty := entry.Value.(*ast.NullNode); empty {
-			d.add(at, "has no value: give one, or remove the key")
+			d.add(at, "has no value; give one, or remove the key")
 			continue
 		}
 		d.value(entry.Value, v.Field(i), at)
@@ -205,7 +205,7 @@ func (d *document) mapping(n ast.Node, v reflect.Value, path string) {
 func (d *document) names(n ast.Node, v reflect.Value, path string) {
 	m, ok := n.(*ast.MappingNode)
 	if !ok {
-		d.add(path, "wants a mapping (name: value), not %s", describeNode(n))
+		d.add(path, "must be a mapping (name: value), not %s", describeNode(n))
 		return
 	}
 	v.Set(reflect.MakeMap(v.Type()))
@@ -213,7 +213,7 @@ func (d *document) names(n ast.Node, v reflect.Value, path string) {
 		name, at := entry.Key.GetToken().Value, path+"."+entry.Key.GetToken().Value
 		value := reflect.New(v.Type().Elem()).Elem()
 		d.lines[at] = entry.Key.GetToken().Position.Line
-		d.refuse(name == "", at, "is a name without a text: give one, or remove the entry")
+		d.refuse(name == "", at, "the name is empty; give one, or remove the entry")
 		d.value(entry.Value, value, at)
 		v.SetMapIndex(reflect.ValueOf(name), value)
 	}
@@ -231,7 +231,7 @@ func unknownKey(key string, names []string) string {
 func (d *document) sequence(n ast.Node, v reflect.Value, path string) {
 	s, ok := n.(*ast.SequenceNode)
 	if !ok {
-		d.add(path, "wants a list, not %s", describeNode(n))
+		d.add(path, "must be a list, not %s", describeNode(n))
 		return
 	}
 	v.Set(reflect.MakeSlice(v.Type(), len(s.Values), len(s.Values)))
@@ -242,12 +242,12 @@ func (d *document) sequence(n ast.Node, v reflect.Value, path string) {
 
 func (d *document) scalar(n ast.Node, v reflect.Value, path string) {
 	text, isText := textOf(n)
-	wants := func(wanted string) { d.add(path, "wants %s, not %s", wanted, describeNode(n)) }
+	must := func(be string) { d.add(path, "must be %s, not %s", be, describeNode(n)) }
 	switch {
 	case v.Type() == durationType:
 		took, err := time.ParseDuration(text)
 		if !isText || err != nil || took < 0 {
-			wants("a duration such as 70s or 5m")
+			must("a duration such as 70s or 5m")
 			return
 		}
 		v.SetInt(int64(took))
@@ -255,19 +255,19 @@ func (d *document) scalar(n ast.Node, v reflect.Value, path string) {
 		if b, ok := n.(*ast.BoolNode); ok {
 			v.SetBool(b.Value)
 		} else {
-			wants("true or false")
+			must("true or false")
 		}
 	case v.Kind() == reflect.Int:
 		var value uint64 // the parser gives negative numbers another type
 		if i, ok := n.(*ast.IntegerNode); ok {
 			value, _ = i.Value.(uint64)
 		}
-		d.refuse(value == 0 || value > math.MaxInt, path, "wants a whole number above 0")
+		d.refuse(value == 0 || value > math.MaxInt, path, "must be a whole number above 0")
 		v.SetInt(int64(value))
 	case !isText:
-		wants("a text")
+		must("a string")
 	default:
-		d.refuse(text == "", path, "is empty: give a value, or remove the key")
+		d.refuse(text == "", path, "is empty; give a value, or remove the key")
 		v.SetString(text)
 	}
 }
@@ -296,7 +296,7 @@ func describeNode(n ast.Node) string {
 	case *ast.SequenceNode:
 		return "a list"
 	case *ast.StringNode, *ast.LiteralNode:
-		return "this text"
+		return "a string"
 	case *ast.BoolNode:
 		return "true or false"
 	case *ast.IntegerNode, *ast.FloatNode, *ast.InfinityNode, *ast.NanNode:

@@ -93,7 +93,7 @@ func (e *Error) ForCaller() string {
 }
 
 var callerTexts = map[Kind]string{
-	KindUnknown:       "it failed; the proxy's log says why",
+	KindUnknown:       "it failed; the proxy's log has the reason",
 	KindUnavailable:   "the key service does not answer, or asks to come back later; try again (the proxy's log says which)",
 	KindRevoked:       "the key is disabled, deleted or no longer allowed (the proxy's log says which)",
 	KindRejected:      "the key service refuses this envelope's wrapped key: it was made elsewhere, or the proxy's permissions do not cover it",
@@ -101,7 +101,7 @@ var callerTexts = map[Kind]string{
 	KindNewer:         "a newer release sealed this; the proxy has to be upgraded",
 	KindForeign:       "it was sealed in another namespace",
 	KindNotConfigured: "the key encryption key is missing or can't be used (the proxy's log says which)",
-	KindMalformed:     "it is no envelope",
+	KindMalformed:     "it is not an envelope",
 	KindRowMissing:    "the key store has no row for it: the row was lost, or is in another store",
 	KindDenied:        "the key service refuses access (the proxy's log says to what)",
 }

@@ -18,7 +18,7 @@ const (
 	maxMessage = 128 << 20
 )
 
-var errTooLarge = errors.New("it holds more than is expanded here; a small payload that holds much is mostly an attack")
+var errTooLarge = errors.New("it expands to more than the limit, as an attack would")
 
 // framedSnappy starts a stream of snappy blocks, which the samples for Python write; those for Go and Java
 // write one block.

@@ -145,7 +145,7 @@ func (s *bundles) wait(ctx context.Context) error {
 func (b Bundle) config() ([]byte, error) {
 	u, err := url.Parse(b.URL)
 	if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
-		return nil, fmt.Errorf("policy.bundle.url %q is no http or https URL", b.URL)
+		return nil, fmt.Errorf("policy.bundle.url %q is not an http or https URL", b.URL)
 	}
 	if u.Scheme == "http" && b.PublicKey == "" && !loopback.Host(u.Hostname()) {
 		return nil, fmt.Errorf("policy.bundle.url %q is not encrypted and the bundle is not signed, "+
@@ -263,7 +263,7 @@ func (s Sources) byOwner() (Sources, error) {
 			s[i].namespace = string(path[len(path)-1].Value.(ast.String))
 		} else if !path.Equal(platformPath) {
 			errs = append(errs, badSource(line,
-				"a bundle holds package temporal and packages temporal.namespaces[\"<namespace>\"], and this is %s", name))
+				"a bundle contains package temporal and packages temporal.namespaces[\"<namespace>\"] alone, and this is %s", name))
 			continue
 		}
 		if other, taken := owners[name]; taken {
@@ -273,7 +273,7 @@ func (s Sources) byOwner() (Sources, error) {
 		owners[name] = s[i].name
 	}
 	if owners["temporal"] == "" && len(errs) == 0 {
-		errs = append(errs, badSource("", "the bundle has no package temporal, which holds the platform's rules"))
+		errs = append(errs, badSource("", "the bundle has no package temporal with the platform's rules"))
 	}
 	slices.SortStableFunc(s, func(a, b source) int { return cmp.Compare(a.namespace, b.namespace) })
 	return s, errors.Join(errs...)

@@ -141,7 +141,7 @@ func TestBundle(t *testing.T) {
 	s.publish(t, map[string]string{"policy.rego": "package temporal\n\nrequest contains {\"action\": \"encrypt\"}\n"})
 	eventually(t, "a rule's fault is reported with its place", func() bool {
 		_, err := e.Status()
-		return err != nil && strings.Contains(err.Error(), "policy.rego:3: \"encrypt\" is no action")
+		return err != nil && strings.Contains(err.Error(), "policy.rego:3: \"encrypt\" is not an action")
 	})
 	s.answer(http.StatusServiceUnavailable)
 	eventually(t, "a failing server is reported", func() bool {
@@ -215,7 +215,7 @@ func TestBundleAtStart(t *testing.T) {
 		want   string
 	}{
 		"no bundle there":   {func(*Bundle) {}, "Not Found"},
-		"no URL":            {func(b *Bundle) { b.URL = "policies" }, "no http or https URL"},
+		"no URL":            {func(b *Bundle) { b.URL = "policies" }, "not an http or https URL"},
 		"neither encrypted": {func(b *Bundle) { b.URL = "http://policies.example.com/b.tar.gz" }, "not encrypted and the bundle is not signed"},
 		"no such algorithm": {func(b *Bundle) { b.PublicKey, b.Algorithm = "k", "XX" }, "XX"},
 	} {

@@ -58,7 +58,7 @@ func (c *Caller) prepare() error {
 		for _, name := range slices.Sorted(maps.Keys(c.Claims)) {
 			c.claims[name], c.err = hash(c.Claims[name])
 			if c.err != nil {
-				c.err = fmt.Errorf("claim %q of the caller is no JSON value: %w", name, c.err)
+				c.err = fmt.Errorf("claim %q of the caller is not a JSON value: %w", name, c.err)
 				return
 			}
 		}

@@ -88,7 +88,7 @@ func readCases(name string) (caseFile, error) {
 		return f, fmt.Errorf("%s: %s", name, yaml.FormatError(err, false, false))
 	}
 	if len(f.Cases) == 0 {
-		return f, fmt.Errorf("%s: there are no `cases`", name)
+		return f, fmt.Errorf("%s: `cases` is missing", name)
 	}
 	return f, nil
 }
@@ -213,7 +213,7 @@ func (v Verdict) describe(action string) string {
 		s += " (the whole payload: " + v.Unmatched + ")"
 	}
 	if v.Weakened {
-		s += " (a pass was not honoured: a rule asked for what this request does not tell)"
+		s += " (a pass was not honored: a rule reads a fact that this request does not contain)"
 	}
 	return s
 }
@@ -273,7 +273,7 @@ func (c *Case) setContent(in *Input) (err error) {
 	}
 	if content.Raw == "" {
 		if in.Data, err = json.Marshal(content.JSON); err != nil {
-			return fmt.Errorf("`content.json` is no JSON value: %w", err)
+			return fmt.Errorf("`content.json` is not a JSON value: %w", err)
 		}
 	}
 	return nil
@@ -310,7 +310,7 @@ func (c *Case) setFacts(in *Input) error {
 		unknown = append(unknown, name)
 	}
 	if len(unknown) > 0 {
-		return fmt.Errorf("%s is no fact, or is both given and unknown; the facts are %s",
+		return fmt.Errorf("%s is not a fact, or is both given and unknown; the facts are %s",
 			unknown[0], strings.Join(AllFacts.Names(), ", "))
 	}
 	return nil

@@ -72,7 +72,7 @@ cases:
 		"error: namespaces/team_test.rego:",
 		`error: cases.yaml: case "wrong": wanted pass, got seal with key default`,
 		`case "case 3": `+"`want` needs an `action` or an `error`",
-		`case "no fact": workflow.kind is no fact`,
+		`case "no fact": workflow.kind is not a fact`,
 		`case "which way": unknown direction "sideways"`,
 		`case "no kind": the case needs`,
 		`case "no error": wanted an error with "boom", got seal`,
@@ -125,8 +125,8 @@ request contains {"action": "seal"} if input.workflow.task_queue == "q"
 		`warning: policy.rego:3: key "phi" is not configured for b, c`,
 		"warning: policy.rego:5: a request rule reads input.sealed",
 		"warning: policy.rego:7: a response rule reads input.content",
-		"note: namespaces/a.rego:5: this rule reads activity.type, which some calls do not tell; where it looks at one there, a pass becomes seal: "+
-			"RespondActivityTaskCompleted (result: activity.type, unless the task tells), RespondActivityTaskCompletedById (result: activity.type)",
+		"note: namespaces/a.rego:5: this rule reads activity.type, which some calls do not contain; where it looks at one there, a pass becomes seal: "+
+			"RespondActivityTaskCompleted (result: activity.type, unless the task token contains it), RespondActivityTaskCompletedById (result: activity.type)",
 		"note: namespaces/a.rego:12: this rule reads workflow.task_queue",
 		"note: policy.rego: no rule reads input.payload.external",
 		"note: b: the namespace has no policy of its own",
@@ -171,7 +171,7 @@ cases:
 	wantLines(t, text,
 		`case "believed": wanted seal fields /a, got seal with key default (the whole payload: no /a)`,
 		`case "feared": wanted seal (if there: ) (the whole payload: the document lacks a field), got seal with key default fields /a (if there: /a)`,
-		`error: policy.rego:7: each call in which this rule holds is refused: action seal knows no member "feilds"`)
+		`error: policy.rego:7: each call in which this rule holds is refused: action seal has no member "feilds"`)
 }
 
 // TestCheckOfShipped is what `temporal-seal check` says without any file.

@@ -78,7 +78,7 @@ func (q *query) notes(in *Input) (notes []string) {
 	case others == "":
 		return nil
 	case q.direction == Response:
-		return []string{fmt.Sprintf("payloads of kind %q are not sealed, so response rules are not asked about them", in.Kind)}
+		return []string{fmt.Sprintf("payloads of kind %q are not sealed, so response rules do not apply to them", in.Kind)}
 	}
 	notes = append(notes, fmt.Sprintf("payloads of kind %q stay readable at the server: pass, %s and deny count, seal and accept do not",
 		in.Kind, others))

@@ -123,7 +123,7 @@ func TestBadClaims(t *testing.T) {
 	p := mustLoad(t, map[string]string{"policy.rego": "package temporal\n\nrequest contains {\"action\": \"pass\"} if input.caller.claims.team == \"x\"\n"})
 	in := &Input{Namespace: "n", Kind: KindMemo, Caller: NewCaller("jwt", "s", "", map[string]any{"f": func() {}})}
 	var e *Error
-	if _, err := p.Decide(context.Background(), Request, in); !errors.As(err, &e) || !strings.Contains(err.Error(), `claim "f" of the caller is no JSON value`) {
+	if _, err := p.Decide(context.Background(), Request, in); !errors.As(err, &e) || !strings.Contains(err.Error(), `claim "f" of the caller is not a JSON value`) {
 		t.Errorf("got %v", err)
 	}
 }

@@ -111,7 +111,7 @@ func (r *Report) lintRule(q *query, rule rule, opts CheckOptions, known []string
 		r.add(Warning, where, "a request rule reads input.sealed, which only responses have: it never holds")
 	}
 	if in := unknownIn(opts.Facts, rule.rule, read.facts()); len(in) > 0 {
-		text := fmt.Sprintf("this rule reads %s, which some calls do not tell", strings.Join(read.facts().Names(), " and "))
+		text := fmt.Sprintf("this rule reads %s, which some calls do not contain", strings.Join(read.facts().Names(), " and "))
 		if q.direction == Request {
 			text += "; where it looks at one there, a pass becomes seal"
 		} else {
@@ -185,7 +185,7 @@ func unknownIn(table []CallFacts, rule *ast.Rule, facts FactSet) []string {
 		}
 		how := ""
 		if unknown&^t.ByTask == 0 {
-			how = ", unless the task tells"
+			how = ", unless the task token contains it"
 		}
 		out = append(out, fmt.Sprintf("%s (%s: %s%s)", t.RPC, t.Kind, strings.Join(unknown.Names(), ", "), how))
 	}

@@ -68,7 +68,7 @@ func (l *nameList) check(name string) error {
 	if len(l.values) == 0 || slices.Contains(l.values, name) {
 		return nil
 	}
-	text := strconv.Quote(name) + " is no " + l.what
+	text := strconv.Quote(name) + " is not " + article(l.what)
 	if near := spell.Nearest(name, l.values); near != "" {
 		return errors.New(text + "; did you mean " + strconv.Quote(near) + "?")
 	}

@@ -16,12 +16,12 @@ func TestNames(t *testing.T) {
 	t.Parallel()
 	const pass = `request contains {"action": "pass"} if `
 	for name, tt := range map[string]struct{ rules, want string }{
-		"equal":                 {pass + `input.payload.kind == "resutl"`, `policy.rego:3: "resutl" is no kind of payload; did you mean "result"?`},
+		"equal":                 {pass + `input.payload.kind == "resutl"`, `policy.rego:3: "resutl" is not a kind of payload; did you mean "result"?`},
 		"reversed":              {pass + `"resutl" == input.payload.kind`, `did you mean "result"?`},
-		"not equal":             {pass + `input.payload.kind != "heder"`, `"heder" is no kind of payload; did you mean "header"?`},
+		"not equal":             {pass + `input.payload.kind != "heder"`, `"heder" is not a kind of payload; did you mean "header"?`},
 		"negated":               {pass + `not input.payload.kind == "heder"`, `"heder"`},
 		"unified":               {pass + `input.payload.kind = "heder"`, `"heder"`},
-		"in a set":              {pass + `input.payload.kind in {"result", "inptu"}`, `"inptu" is no kind of payload; did you mean "input"?`},
+		"in a set":              {pass + `input.payload.kind in {"result", "inptu"}`, `"inptu" is not a kind of payload; did you mean "input"?`},
 		"in an array":           {pass + `not input.payload.kind in ["result", "inptu"]`, `"inptu"`},
 		"one of several":        {pass + "{\n\tsome k in [\"inptu\", \"result\"]\n\tinput.payload.kind == k\n}", `policy.rego:4: "inptu"`},
 		"every":                 {pass + `{ every k in {"inptu"} { input.payload.kind != k } }`, `"inptu"`},
@@ -41,14 +41,14 @@ func TestNames(t *testing.T) {
 		"a function's argument": {pass + "is(input.payload.kind, {\"inptu\"})\n\nis(x, list) if x in list", `policy.rego:3: "inptu"`},
 		"else":                  {pass + "ok\n\nok := true if input.payload.kind == \"memo\"\nelse := true if input.payload.kind == \"inptu\"", `"inptu"`},
 		"within comprehensions": {pass + "count([1 | input.payload.kind == \"inptu\"]) == 0", `"inptu"`},
-		"a method":              {pass + `input.rpc == "StartWorkflowExectuion"`, `"StartWorkflowExectuion" is no method; did you mean "StartWorkflowExecution"?`},
-		"a full method":         {pass + `input.rpc == "temporal.api.workflowservice.v1.WorkflowService/StartWorkflowExecution"`, `is no method`},
+		"a method":              {pass + `input.rpc == "StartWorkflowExectuion"`, `"StartWorkflowExectuion" is not a method; did you mean "StartWorkflowExecution"?`},
+		"a full method":         {pass + `input.rpc == "temporal.api.workflowservice.v1.WorkflowService/StartWorkflowExecution"`, `is not a method`},
 		"a prefix":              {pass + `startswith(input.rpc, "Pol1")`, `"Pol1" matches no method`},
 		"an expression":         {pass + `regex.match("^poll", input.rpc)`, `"^poll" matches no method`},
-		"a kind of caller":      {"response contains {\"action\": \"open\"} if input.caller.kind == \"mtsl\"", `"mtsl" is no kind of caller; did you mean "mtls"?`},
-		"an unlike kind":        {"response contains {\"action\": \"open\"} if input.caller.kind == \"certificate\"", `"certificate" is no kind of caller; there are anonymous, mtls, token, jwt`},
-		"an action":             {`request contains {"action": "pas"} if input.payload.kind == "memo"`, `"pas" is no action of a request; did you mean "pass"?`},
-		"the other direction's": {`request contains {"action": "open"} if input.payload.kind == "memo"`, `"open" is no action of a request`},
+		"a kind of caller":      {"response contains {\"action\": \"open\"} if input.caller.kind == \"mtsl\"", `"mtsl" is not a kind of caller; did you mean "mtls"?`},
+		"an unlike kind":        {"response contains {\"action\": \"open\"} if input.caller.kind == \"certificate\"", `"certificate" is not a kind of caller; there are anonymous, mtls, token, jwt`},
+		"an action":             {`request contains {"action": "pas"} if input.payload.kind == "memo"`, `"pas" is not an action of a request; did you mean "pass"?`},
+		"the other direction's": {`request contains {"action": "open"} if input.payload.kind == "memo"`, `"open" is not an action of a request`},
 		"an action by name":     {"request contains v if {\n\tinput.payload.kind == \"memo\"\n\tv := {\"action\": \"pas\"}\n}", `"pas"`},
 		"an action by variable": {"request contains {\"action\": a} if {\n\tinput.payload.kind == \"memo\"\n\tsome a in [\"pas\"]\n}", `"pas"`},
 		"two":                   {pass + `input.payload.kind in {"inptu", "memmo"}`, `"memmo"`},
@@ -81,7 +81,7 @@ func TestNamesOfNamespaces(t *testing.T) {
 		"policy.rego": "package temporal\n\nkinds := {\"memo\"}\n\nis(x) if x in {\"Order\"}\n",
 		"clinic.rego": "package temporal.namespaces[\"clinic\"]\n\nimport data.temporal\n\nrequest contains {\"action\": \"pass\"} if {\n\tinput.payload.kind == \"memmo\"\n\ttemporal.is(input.payload.kind)\n}\n",
 	}, testRPCs)
-	if err == nil || !strings.Contains(err.Error(), `clinic.rego:6: "memmo" is no kind of payload; did you mean "memo"?`) || strings.Contains(err.Error(), "Order") {
+	if err == nil || !strings.Contains(err.Error(), `clinic.rego:6: "memmo" is not a kind of payload; did you mean "memo"?`) || strings.Contains(err.Error(), "Order") {
 		t.Errorf("the error is %v", err)
 	}
 }

@@ -140,14 +140,38 @@ func parseModule(name string, text []byte) (*ast.Module, error) {
 // sourceError turns OPA's list of errors into ours, with their places.
 func sourceError(err error) error {
 	var list ast.Errors
-	if !errors.As(err, &list) {
+	if one, ok := errors.AsType[*ast.Error](err); ok {
+		list = ast.Errors{one}
+	} else if !errors.As(err, &list) {
 		return badSource("", "%w", err)
 	}
 	var out error
 	for _, e := range list {
-		out = errors.Join(out, badSource(location(e.Location), "%s", e.Message))
+		where := location(e.Location)
+		if e.Message == "empty module" { // OPA gives it no line
+			where = e.Location.File + ":1"
+		}
+		out = errors.Join(out, badSource(where, "%s%s", e.Message, advice(e.Message)))
 	}
 	return out
+}
+
+// advice returns what to do about an error of OPA, where its text does not say so.
+func advice(message string) string {
+	name, undefined := strings.CutPrefix(message, "undefined function ")
+	switch helper, shipped := strings.CutPrefix(name, "data.temporal."); {
+	case message == "empty module":
+		return "; the file needs at least a line such as `package temporal`"
+	case !undefined:
+		return ""
+	case shipped:
+		return "; policy.file replaces the shipped policy with its helpers: copy " + helper + " from the shipped policy into it"
+	case strings.HasPrefix(name, "temporal."):
+		return "; add the line `import data.temporal` below the package"
+	case slices.ContainsFunc(ast.CapabilitiesForThisVersion().Builtins, func(b *ast.Builtin) bool { return b.Name == name }):
+		return "; policies have no functions of time, chance, network or environment, since verdicts are cached"
+	}
+	return "; define it in this file, or correct the name"
 }
 
 var (
@@ -173,7 +197,7 @@ func owned(s *source) []error {
 		want = namespacesPath.Append(ast.StringTerm(s.namespace))
 	}
 	if !s.module.Package.Path.Equal(want) {
-		fail(s.module.Package.Location, "this file may hold only package %s, and it holds %s",
+		fail(s.module.Package.Location, "this file may contain package %s alone, and it contains package %s; correct the package, or rename the file",
 			strings.TrimPrefix(want.String(), "data."), packageName(s.module))
 		return errs
 	}

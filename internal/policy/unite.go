@@ -28,27 +28,37 @@ func parseProposal(v ast.Value, d Direction, kind string) (Verdict, error) {
 	var p Verdict
 	obj, ok := v.(ast.Object)
 	if !ok {
-		return p, fmt.Errorf("a verdict is an object like {\"action\": \"deny\"}, this one is %s", article(ast.ValueName(v)))
+		return p, fmt.Errorf("a verdict must be an object such as {\"action\": \"deny\"}, and this one is %s", article(ast.ValueName(v)))
 	}
 	action, ok := stringMember(obj, "action")
 	if !ok {
-		return p, fmt.Errorf("a verdict needs an \"action\", which is a string")
+		return p, fmt.Errorf("a verdict requires \"action\", a string")
 	}
 	i := slices.IndexFunc(actions[d], func(a Action) bool { return a.String() == action })
 	if i < 0 {
-		return p, fmt.Errorf("unknown action in a %s; it knows %s", d, knownActions(d))
+		return p, fmt.Errorf("unknown action; the actions of a %s are %s", d, knownActions(d))
 	}
 	p.Action = actions[d][i]
 	if p.Action == Redact && d == Request && !readable(kind) {
-		return p, fmt.Errorf("redact in a request is for payload.kind %q and %q only", KindReason, KindText)
+		return p, fmt.Errorf("the action redact in a request is for payload.kind %q and %q alone", KindReason, KindText)
 	}
 	if p.Action == Drop && kind != KindSearchAttribute {
-		return p, fmt.Errorf("drop is for payload.kind %q only", KindSearchAttribute)
+		return p, fmt.Errorf("the action drop is for payload.kind %q alone", KindSearchAttribute)
 	}
 	if err := p.members(obj); err != nil {
 		return p, err
 	}
 	return p, nil
+}
+
+// memberTypes describe the values of a verdict's members.
+var memberTypes = map[string]string{
+	"key":      "a string that is not empty",
+	"reason":   "a string",
+	"compress": "true or false",
+	"fields":   `an array or a set of JSON pointers such as "/patient_id"`,
+	"clear":    `an array or a set of JSON pointers such as "/patient_id"`,
+	"missing":  `"pass"`,
 }
 
 // members reads a verdict's other members. Each belongs to one action, and an unknown one is an error: a
@@ -80,10 +90,10 @@ func (p *Verdict) members(obj ast.Object) error {
 			missing = true
 			ok = v.Value.Compare(ast.String("pass")) == 0
 		default:
-			return fmt.Errorf("action %s knows no member %s", p.Action, name)
+			return fmt.Errorf("action %s has no member %s; remove it, or correct the name", p.Action, name)
 		}
 		if !ok {
-			return fmt.Errorf("member %s of action %s has a value that it cannot have", name, p.Action)
+			return fmt.Errorf("member %s of action %s must be %s", name, p.Action, memberTypes[string(name)])
 		}
 		return nil
 	})
@@ -91,9 +101,9 @@ func (p *Verdict) members(obj ast.Object) error {
 	case err != nil:
 		return err
 	case fields && clear:
-		return errors.New("a verdict has \"fields\" or \"clear\", not both")
+		return errors.New("a verdict must not have both \"fields\" and \"clear\"; remove one of them")
 	case missing && !fields:
-		return errors.New("member \"missing\" belongs to \"fields\"")
+		return errors.New("member \"missing\" requires \"fields\"")
 	case missing:
 		p.Optional = p.Fields
 	}

@@ -37,7 +37,7 @@ func TestCaptured(t *testing.T) {
 			part := strings.Split(name, ".")
 			m := r.Method(service + part[0])
 			if m == nil {
-				t.Fatalf("%s is no method of the workflow service", part[0])
+				t.Fatalf("%s is not a method of the workflow service", part[0])
 			}
 			switch part[2] {
 			case "request":

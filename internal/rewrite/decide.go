@@ -141,7 +141,7 @@ func (d *decider) stricter(own, theirs policy.Verdict, target string, s *slot) (
 		key, ok := d.call.state.Keys.DefaultKey(d.call.namespace)
 		if !ok {
 			return own, d.call.fail(KindDenied, s.f.path, fmt.Errorf("the policy of the namespace %q, to which it is "+
-				"addressed, wants it sealed, and no key serves the namespace %q", target, d.call.namespace))
+				"addressed, requires it sealed, and no key serves the namespace %q", target, d.call.namespace))
 		}
 		own = theirs
 		own.Key = key

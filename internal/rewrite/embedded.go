@@ -99,7 +99,7 @@ func (p *plan) decodeSystem(h head, meter *meter) (*dynamicpb.Message, error) {
 		err = errors.New("encoding")
 	}
 	if err != nil { // the text of the error may quote the input
-		return nil, fmt.Errorf("the input for the endpoint %s is not the %s that it says it is", systemEndpoint, md.Name())
+		return nil, fmt.Errorf("the input for the endpoint %s is not a %s", systemEndpoint, md.Name())
 	}
 	return m, nil
 }

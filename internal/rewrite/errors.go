@@ -26,7 +26,7 @@ type Kind uint8
 const (
 	// KindMalformed means that the bytes are not the message that the RPC has.
 	KindMalformed Kind = iota + 1
-	// KindUnknownField means that a field unknown to this build might hold a payload.
+	// KindUnknownField means that a field unknown to this build might contain a payload.
 	KindUnknownField
 	// KindDenied means that the policy, or a rule that no policy can change, refuses it.
 	KindDenied

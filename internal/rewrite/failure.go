@@ -234,7 +234,7 @@ func readFailureTexts(payload []byte) (t failureTexts, ok bool, err error) {
 			"upgrade this proxy", h.failureTexts)
 	}
 	if err := json.Unmarshal(h.data, &t); err != nil {
-		return t, false, errors.New("the texts of this failure are no JSON document")
+		return t, false, errors.New("the texts of this failure are not a JSON document")
 	}
 	return t, true, nil
 }

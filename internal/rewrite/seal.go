@@ -39,7 +39,7 @@ type sealItem struct {
 	size    int // that it has to fit, since the server would refuse the message otherwise; 0: any
 }
 
-var errNoNamespace = errors.New("the request holds a payload but names no namespace, so no key can be chosen; " +
+var errNoNamespace = errors.New("the request contains a payload but names no namespace, so no key can be chosen; " +
 	"set the namespace in the SDK's client options")
 
 // reset prepares the memory for the next session.

@@ -27,7 +27,7 @@ type Options struct {
 	Foreign *foreign.Reader
 	// UnknownFields is "lenient", the default, or "strict". A strict Rewriter refuses
 	// every request field that this build does not know; a lenient one refuses those
-	// that might hold a payload.
+	// that might contain a payload.
 	UnknownFields string
 	// Shadow opens answers, and decides about requests but changes nothing in them. The default is false.
 	Shadow bool
@@ -103,7 +103,7 @@ func (r *Rewriter) Apply(s State) { r.state.Store(&s) }
 // know.
 func (r *Rewriter) logUnknown(method string, n int) {
 	if _, seen := r.warned.LoadOrStore(method, true); !seen {
-		r.log.Warn("requests hold fields that this release does not know; they cannot hold a payload and pass; upgrade the proxy",
+		r.log.Warn("requests contain fields that this release does not know; they cannot contain a payload, and pass; upgrade the proxy",
 			slog.String("method", method), slog.Int("fields", n))
 	}
 }

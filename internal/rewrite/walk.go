@@ -24,7 +24,7 @@ const maxAnys = 16
 
 var errAnys = fmt.Errorf("more than %d messages of the type google.protobuf.Any are nested", maxAnys)
 
-var errSlots = fmt.Errorf("it holds more than %d payloads and texts", maxSlots)
+var errSlots = fmt.Errorf("it contains more than %d payloads and texts", maxSlots)
 
 // span is a piece of the message: the offsets of its first byte and of the byte
 // behind its last.
@@ -439,7 +439,7 @@ func (w *walk) failure(fr *frame, f *field, content span, own int32) error {
 }
 
 // anyMessage walks the message in a google.protobuf.Any. One of an unknown type is
-// left as it is, unless it might hold a payload.
+// left as it is, unless it might contain a payload.
 func (w *walk) anyMessage(fr *frame, f *field, content span, own int32) error {
 	var name span
 	value := box{parent: own}
@@ -523,7 +523,7 @@ func (w *walk) unknownField(message protoreflect.FullName, num protowire.Number,
 		return
 	}
 	if w.strict || mayHoldPayload(raw) {
-		why := "might hold a payload"
+		why := "might contain a payload"
 		if w.strict {
 			why = "is refused by unknown_fields: strict"
 		}

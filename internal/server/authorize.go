@@ -55,7 +55,7 @@ func (c *call) authorize() error {
 	case err != nil:
 		return newRefusal(codes.InvalidArgument, "the request cannot be read")
 	case id != "":
-		return newRefusal(codes.PermissionDenied, "listener %q serves certain namespaces only, so a namespace is told by its "+
+		return newRefusal(codes.PermissionDenied, "listener %q serves certain namespaces only, so a namespace is named by its "+
 			"name, not by its id", c.listener.Name)
 	}
 	c.session.Restrict(c.id.Reaches)
@@ -84,6 +84,6 @@ func authorizePassed(id *auth.Identity, service string) error {
 	if id.Namespaces == nil || slices.Contains(alwaysPassed, service) {
 		return nil
 	}
-	return newRefusal(codes.PermissionDenied, "listener %q serves certain namespaces only, and nobody here can tell "+
+	return newRefusal(codes.PermissionDenied, "listener %q serves certain namespaces only, and the proxy cannot determine "+
 		"which of them a call to %s is about: use a listener without `namespaces`", id.Caller.Listener, service)
 }

@@ -41,7 +41,11 @@ import (
 //	Unauthenticated    no credential, or one that does not hold      final    the same                final
 //	Unimplemented      a method or service that is not forwarded     final    final                   final
 //	NotFound           a task that was failed in its worker's place  final    final                   final
-//	DataLoss           an envelope that will never open              final    retries                 not known
+//	FailedPrecondition an envelope whose key, grant or release the   final    final                   not known
+//	                   proxy does not have; a change of its config
+//	                   opens it
+//	DataLoss           an envelope that was changed, or whose data   final    retries                 not known
+//	                   key is lost
 //	Canceled           the caller left
 //	DeadlineExceeded   the caller's time is over, or its request     final    not known               not known
 //	                   does not arrive
@@ -119,6 +123,17 @@ func codeOfCaller(k auth.Kind) codes.Code {
 	return codes.Unauthenticated
 }
 
+// codeOfOpening distinguishes what is lost from what opens again once somebody gives the proxy the key.
+func codeOfOpening(k crypto.Kind) codes.Code {
+	switch k {
+	case crypto.KindUnavailable:
+		return codes.Unavailable
+	case crypto.KindRevoked, crypto.KindNewer, crypto.KindForeign, crypto.KindNotConfigured:
+		return codes.FailedPrecondition
+	}
+	return codes.DataLoss
+}
+
 func codeOfRewriting(e *rewrite.Error) codes.Code {
 	switch e.Kind {
 	case rewrite.KindMalformed, rewrite.KindUnknownField, rewrite.KindTooLarge:
@@ -130,10 +145,7 @@ func codeOfRewriting(e *rewrite.Error) codes.Code {
 	case rewrite.KindMemory:
 		return codes.ResourceExhausted
 	case rewrite.KindOpening:
-		if crypto.KindOf(e) == crypto.KindUnavailable {
-			return codes.Unavailable
-		}
-		return codes.DataLoss
+		return codeOfOpening(crypto.KindOf(e))
 	}
 	return codes.Internal
 }
@@ -213,7 +225,7 @@ func (s *Server) panicked(full string, value any) error {
 		s.log.Error("a fault in the proxy ended a call; please report it", withLeftOut([]any{
 			"method", method, "panic", fault.Describe(value), "stack", string(debug.Stack())}, leftOut)...)
 	}
-	return status.Error(codes.Internal, from+"a fault in the proxy ended this call: its log holds the place")
+	return status.Error(codes.Internal, from+"a fault in the proxy ended this call; its log has the stack trace")
 }
 
 // maxText bounds what an answer or a log line quotes, in bytes: names in it may be a caller's, and as long as

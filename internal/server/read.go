@@ -44,9 +44,9 @@ const (
 )
 
 var (
-	errNone   = status.Error(codes.Internal, from+"the call holds no request message")
+	errNone   = status.Error(codes.Internal, from+"the call contains no request message")
 	errNoWire = status.Error(codes.Internal, from+"this version of gRPC has another stream below its handlers")
-	errMore   = status.Error(codes.Internal, from+"the call holds more than one request message")
+	errMore   = status.Error(codes.Internal, from+"the call contains more than one request message")
 )
 
 // read takes in the one request of the call.

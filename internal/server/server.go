@@ -121,7 +121,7 @@ func CheckService(name string) error {
 		return fmt.Errorf("%s reads and writes the server's own state past every check, it is never forwarded", name)
 	}
 	if !strings.Contains(name, ".") || strings.ContainsAny(name, "/*: ") {
-		return fmt.Errorf("%q is no full name of a gRPC service, such as temporal.api.cloud.cloudservice.v1.CloudService", name)
+		return fmt.Errorf("%q is not the full name of a gRPC service, such as temporal.api.cloud.cloudservice.v1.CloudService", name)
 	}
 	return nil
 }

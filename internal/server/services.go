@@ -33,11 +33,11 @@ const (
 // alwaysPassed are the services that load balancers and command lines look at. They hold no payload.
 var alwaysPassed = []string{healthService, "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"}
 
-// other answers everything that is no method of a rewritten service as this build knows it.
+// other answers everything that is not a method of a rewritten service as this build knows it.
 func (s *Server) other(l *listener, stream grpc.ServerStream) (err error) {
 	full, ok := grpc.MethodFromServerStream(stream)
 	if !ok {
-		return status.Error(codes.Internal, from+"gRPC does not tell the name of the called method")
+		return status.Error(codes.Internal, from+"gRPC does not report the name of the called method")
 	}
 	defer func() {
 		if p := recover(); p != nil {

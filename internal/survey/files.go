@@ -60,7 +60,7 @@ func readHistories(data []byte) ([]*historypb.History, error) {
 	options := temporalproto.CustomJSONUnmarshalOptions{DiscardUnknown: true}
 	var one historypb.History
 	if options.Unmarshal(trimmed, &one) != nil { // the parser's error may quote the document
-		return nil, errors.New("it is no history in JSON; save one with: temporal workflow show --output json")
+		return nil, errors.New("it is not a history in JSON; save one with: temporal workflow show --output json")
 	}
 	if len(one.GetEvents()) > 0 {
 		return []*historypb.History{&one}, nil

@@ -322,7 +322,7 @@ func TestFiles(t *testing.T) {
 		want int
 		err  string
 	}{{one, 1, ""}, {many, 2, ""}, {export(t, 3), 3, ""}, {nil, 0, "empty"}, {[]byte("no " + planted[0]), 0, "neither JSON nor"},
-		{[]byte(`{"events":"` + planted[0] + `"}`), 0, "no history in JSON"}, {[]byte(`{"other":1}`), 0, "no events"}} {
+		{[]byte(`{"events":"` + planted[0] + `"}`), 0, "not a history in JSON"}, {[]byte(`{"other":1}`), 0, "no events"}} {
 		all, err := readHistories(c.data)
 		if len(all) != c.want || (err == nil) != (c.err == "") || err != nil && (!strings.Contains(err.Error(), c.err) || strings.Contains(err.Error(), planted[0])) {
 			t.Errorf("%d histories, %v; want %d, %q", len(all), err, c.want, c.err)

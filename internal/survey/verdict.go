@@ -48,7 +48,7 @@ func describe(v policy.Verdict) string {
 		text += " all but fields"
 	}
 	if v.Weakened {
-		text += " (a pass is not honored: the request does not tell all facts)"
+		text += " (a pass is not honored: the request does not contain all facts)"
 	}
 	return text
 }

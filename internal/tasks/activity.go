@@ -60,7 +60,7 @@ func (o *opening) failActivity(ctx context.Context, t *activityTask, cause error
 		ctx, cancel := outlasting(ctx)
 		defer cancel()
 		if err := unpause(ctx, o.call.client(), key); err != nil {
-			o.tasks.log(ctx, slog.LevelError, o.call, e, "an activity was paused for a worker that hung up, and could not be told to go on: "+
+			o.tasks.log(ctx, slog.LevelError, o.call, e, "an activity was paused for a worker that hung up, and could not be resumed: "+
 				"unpause it by hand", "activity_id", key.activity, "error", err)
 		}
 	default:

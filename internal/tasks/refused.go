@@ -31,7 +31,7 @@ func (t *Tasks) FailRefused(out context.Context, call Call, cause error) bool {
 	}
 	if err := t.seal(out, call, standIn); err != nil {
 		// A rule may build its reason from the payload, so without a seal it stays here.
-		t.log(out, slog.LevelWarn, call, nil, "the reason for a refused answer could not be sealed, so the server is not told",
+		t.log(out, slog.LevelWarn, call, nil, "the reason for a refused answer could not be sealed, so the server does not get it",
 			"answer", methodOf(standIn), "error", err, "cause", cause)
 		standIn, _ = refusedAnswer(call, e.Kind, &rewrite.Error{Kind: e.Kind, RPC: e.RPC, Path: e.Path,
 			Err: errors.New("the reason is in the log of the proxy")})

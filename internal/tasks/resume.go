@@ -243,7 +243,7 @@ func (t *Tasks) resume(p *pausedActivity) {
 		log.Warn("an activity that was paused opens now, but the worker's credentials have expired "+
 			"or do not let it go on; it is tried again with those of a later poll", "error", err)
 	default:
-		log.Warn("an activity that was paused opens now, but could not be told to go on; it is tried again",
+		log.Warn("an activity that was paused opens now, but could not be resumed; it is tried again",
 			"error", err)
 		return
 	}

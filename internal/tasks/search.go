@@ -196,7 +196,7 @@ func (s *search) failed(err error) (again time.Duration) {
 	}
 	switch status.Code(err) {
 	case codes.InvalidArgument, codes.Unimplemented:
-		log.Debug("the server cannot be asked for paused activities", "namespace", s.namespace, "error", err)
+		log.Debug("the server does not list paused activities", "namespace", s.namespace, "error", err)
 		return searchSeldom
 	case codes.PermissionDenied, codes.Unauthenticated:
 		log.Warn("activities that a proxy has paused before it was restarted cannot be found "+

@@ -67,7 +67,7 @@ func (p *Pool) learn(ctx context.Context, join Join, log *slog.Logger) {
 	switch status.Code(err) {
 	case codes.OK:
 	case codes.Unimplemented, codes.PermissionDenied, codes.Unauthenticated:
-		log.Debug("the upstream does not tell its descriptors", "upstream", p.config.Address)
+		log.Debug("the upstream does not describe its API by reflection", "upstream", p.config.Address)
 	default:
 		log.Warn("the upstream's descriptors were not learnt; fields unknown to this release stay unknown",
 			"upstream", p.config.Address, "error", err)
@@ -146,7 +146,7 @@ func (d *descriptors) fetchImports() error {
 				return err
 			}
 			if !d.known[name] {
-				return fmt.Errorf("the upstream does not tell the file %s, which %s imports", name, d.files[i].GetName())
+				return fmt.Errorf("the upstream does not describe the file %s, which %s imports", name, d.files[i].GetName())
 			}
 		}
 	}

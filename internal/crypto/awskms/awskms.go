@@ -204,7 +204,7 @@ func parseURI(uri string) (location, error) {
 	key, query, _ := strings.Cut(rest, "?")
 	key = strings.TrimPrefix(key, "/") // other tools write awskms:///arn:aws:kms:...
 	if !ok || key == "" {
-		return location{}, fmt.Errorf("%q names no KMS key; write awskms://<key id, ARN or alias/name>?region=...", uri)
+		return location{}, fmt.Errorf("%q is not a KMS key; write awskms://<key id, ARN or alias/name>?region=...", uri)
 	}
 	place, err := awsclient.ParsePlace(key, query)
 	if err != nil {

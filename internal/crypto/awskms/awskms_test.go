@@ -374,16 +374,16 @@ func TestParseURI(t *testing.T) {
 		}
 	}
 	for uri, want := range map[string]string{
-		"local:x":                      "names no KMS key",
-		"awskms://":                    "names no KMS key",
-		"awskms://?region=x":           "names no KMS key",
+		"local:x":                      "is not a KMS key",
+		"awskms://":                    "is not a KMS key",
+		"awskms://?region=x":           "is not a KMS key",
 		"awskms://k?zone=x":            "unknown parameter",
 		"awskms://k?region=a&region=b": "more than once",
-		"awskms://k?region=%zz":        "can't be read",
+		"awskms://k?region=%zz":        "cannot be read",
 		"awskms://k?endpoint=http://kms.example.com":        "plain http",
 		"awskms://k?endpoint=http://10.0.0.1:80":            "plain http",
 		"awskms://k?endpoint=http://127.0.0.1.example.com":  "plain http",
-		"awskms://k?endpoint=http://127.0.0.1@evil.example": "no user and password",
+		"awskms://k?endpoint=http://127.0.0.1@evil.example": "without user and password",
 		"awskms://k?endpoint=ftp://127.0.0.1":               "write https",
 		"awskms://k?endpoint=kms":                           "write https",
 	} {

@@ -80,7 +80,7 @@ func (h *Header) Size() int {
 func ParseHeader(env []byte) (h Header, _ error) {
 	const op = "read envelope"
 	if len(env) < referenceSize+nonceSize+tagSize {
-		return h, crypto.Errorf(crypto.KindMalformed, op, "%d bytes are too few for an envelope; it was cut off or is no envelope", len(env))
+		return h, crypto.Errorf(crypto.KindMalformed, op, "%d bytes are too few for an envelope; it was cut off, or is not an envelope", len(env))
 	}
 	h.Flags, h.ID = env[flagsOffset], crypto.KeyID(env[idOffset:])
 	if env[0] != version1 || h.Flags&^knownFlags != 0 || h.Form() > FormText {

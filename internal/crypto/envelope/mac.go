@@ -28,7 +28,7 @@ func ParseMAC(mac []byte) (s Sealed, err error) {
 		return s, err
 	}
 	if h := s.Header; h.Flags != 0 || len(mac) != h.Size()+MACSize {
-		return s, crypto.Errorf(crypto.KindMalformed, "read a MAC", "%d bytes, flags %#02x: it was cut off, or is no MAC", len(mac), h.Flags)
+		return s, crypto.Errorf(crypto.KindMalformed, "read a MAC", "%d bytes, flags %#02x: it was cut off, or is not a MAC", len(mac), h.Flags)
 	}
 	return s, nil
 }

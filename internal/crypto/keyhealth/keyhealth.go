@@ -342,7 +342,7 @@ func (k *Key) deny(kc crypto.KeyContext, err error) error {
 	k.mu.Unlock()
 	log := k.opt.Log.With("kek", k.URI(), "key", kc.Key, "namespace", kc.Namespace, "error", err)
 	if wait {
-		log.Warn("the key service refuses a wrapped key that is known to be good; it is asked again")
+		log.Warn("the key service refuses a wrapped key that is known to be good; it is tried again")
 		return crypto.Unavailable("kms.decrypt", kc, err)
 	}
 	k.opt.Withdrawn(k, &kc)

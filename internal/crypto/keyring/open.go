@@ -246,7 +246,7 @@ func (o *opening) ask(ctx context.Context, s *envelope.Sealed, id headerID, a *a
 		ID: s.Header.ID, Wrapped: bytes.Clone(s.Header.Wrapped)}
 	if a.refused.Load() >= maxRefused {
 		return nil, h.Errorf(crypto.KindUnavailable, "open",
-			"one message holds more than %d envelopes whose data keys the key service refuses; try again, the rest is tried then", maxRefused)
+			"the message contains more than %d envelopes whose data keys the key service refuses; try again for the rest", maxRefused)
 	}
 	if err := o.core.mayCall("open", a.namespace, 1); err != nil {
 		return nil, err.In(h.Key, h.Namespace)

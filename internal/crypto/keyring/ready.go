@@ -94,7 +94,7 @@ func (p *sealing) patient(sl *slot) bool {
 	}
 	if !sl.optional {
 		sl.optional = true
-		p.core.opt.Log.Warn("a key that the policy names can't be had; tasks of its namespace are handed out without it, since nothing has used it so far",
+		p.core.opt.Log.Warn("a key that the policy names does not answer; tasks of its namespace are handed out, since nothing has used the key so far",
 			"key", sl.key, "namespace", sl.namespace)
 	}
 	p.renewEarly(sl)
@@ -114,7 +114,7 @@ func (p *sealing) atHand(ctx context.Context, namespace, key string) error {
 	}
 	if kc := s.dk.context; s.dk.kek.Suspect(kc) {
 		return kc.Internalf(crypto.KindUnavailable, "seal",
-			"%s refused a wrapped key that is known to be good; it is being asked again", s.dk.kek.URI())
+			"%s refused a wrapped key that is known to be good; it is being tried again", s.dk.kek.URI())
 	}
 	return nil
 }

@@ -118,7 +118,7 @@ func (s *service) unwrap(ctx context.Context, key *keyhealth.Key, kc crypto.KeyC
 	}
 	defer clear(plain)
 	if len(plain) != envelope.DataKeySize {
-		return nil, kc.Errorf(crypto.KindRejected, "kms.decrypt", "the wrapped key holds %d bytes and so no data key", len(plain))
+		return nil, kc.Errorf(crypto.KindRejected, "kms.decrypt", "the unwrapped key has %d bytes and is not a data key", len(plain))
 	}
 	return newDataKey(key, kc, plain, wrapped)
 }

@@ -68,7 +68,7 @@ func readExport(r io.Reader) (rows []crypto.KeyRow, err error) {
 	lines.DisallowUnknownFields()
 	var head exported
 	if err := lines.Decode(&head); err != nil || head.Format == 0 {
-		return nil, errors.New("the file is no export of a key store")
+		return nil, errors.New("the file is not an export of a key store")
 	}
 	if head.Format != exportFormat {
 		return nil, fmt.Errorf("a newer release wrote the export (format %d); upgrade this one", head.Format)
@@ -80,7 +80,7 @@ func readExport(r io.Reader) (rows []crypto.KeyRow, err error) {
 		}
 		if line.Rows != nil {
 			if *line.Rows != len(rows) {
-				return nil, fmt.Errorf("the export says that it has %d rows, and it has %d", *line.Rows, len(rows))
+				return nil, fmt.Errorf("the export announces %d rows, and contains %d", *line.Rows, len(rows))
 			}
 			return rows, nil
 		}

@@ -139,7 +139,7 @@ func read(path string) (f keyFile, info fs.FileInfo, err error) {
 	}
 	switch {
 	case !info.Mode().IsRegular() || info.Size() > maxSize:
-		return f, nil, fmt.Errorf("%s is no key file", path)
+		return f, nil, fmt.Errorf("%s is not a key file", path)
 	case info.Mode().Perm()&forOthers != 0:
 		return f, nil, fmt.Errorf("%s can be read or changed by everybody (mode %#o); run: chmod 600 %s", path, info.Mode().Perm(), path)
 	}

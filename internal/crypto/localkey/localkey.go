@@ -60,7 +60,7 @@ type Provider struct {
 func Path(uri string) (string, error) {
 	path, ok := strings.CutPrefix(uri, Scheme+":")
 	if !ok || path == "" {
-		return "", fmt.Errorf("%q is no key file URI; write local:<file>", uri)
+		return "", fmt.Errorf("%q is not the URI of a key file; write local:<file>", uri)
 	}
 	return path, nil
 }

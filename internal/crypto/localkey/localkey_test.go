@@ -204,7 +204,7 @@ func TestOpenRefuses(t *testing.T) {
 		"a short key":     {edit(secret, secret[:40]), 0o600, "line 4"},
 		"an unknown line": {append(bytes.Clone(content), "wrap k1\n"...), 0o600, "line 5"},
 		"two ids":         {append(bytes.Clone(content), "id 00\n"...), 0o600, "line 5"},
-		"a huge file":     {make([]byte, maxSize+1), 0o600, "no key file"},
+		"a huge file":     {make([]byte, maxSize+1), 0o600, "not a key file"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "seal.key")

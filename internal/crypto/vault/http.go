@@ -36,7 +36,7 @@ func (l location) httpClient() (*http.Client, error) {
 		}
 		authorities = x509.NewCertPool()
 		if !authorities.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("ca_file: %s holds no certificate in PEM", l.authority)
+			return nil, fmt.Errorf("ca_file: %s contains no certificate in PEM form", l.authority)
 		}
 	}
 	return ofAll.Client(authorities, func() *http.Client {

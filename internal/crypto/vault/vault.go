@@ -111,7 +111,7 @@ func (p *Provider) encrypt(ctx context.Context, plain, aad []byte) ([]byte, erro
 	}
 	err := p.call(ctx, http.MethodPost, "encrypt", map[string]any{"plaintext": plain, "associated_data": aad}, &out)
 	if err == nil && out.Ciphertext == "" {
-		err = &answer{text: "the answer holds no ciphertext; is the address a Vault?"}
+		err = &answer{text: "the answer contains no ciphertext; check that the address is a Vault server"}
 	}
 	return []byte(out.Ciphertext), err
 }
@@ -123,7 +123,7 @@ func (p *Provider) decrypt(ctx context.Context, wrapped, aad []byte) ([]byte, er
 	err := p.call(ctx, http.MethodPost, "decrypt",
 		map[string]any{"ciphertext": string(wrapped), "associated_data": aad}, &out)
 	if err == nil && len(out.Plaintext) != dataKeySize {
-		err = &answer{status: http.StatusBadRequest, text: "the plaintext is no data key"}
+		err = &answer{status: http.StatusBadRequest, text: "the plaintext is not a data key"}
 	}
 	return out.Plaintext, err
 }
@@ -159,7 +159,7 @@ func (p *Provider) checkProperties(ctx context.Context) error {
 		err = p.failed(ctx, "vault.read_key", crypto.KeyContext{}, err)
 		if crypto.KindOf(err) == crypto.KindNotConfigured {
 			err = crypto.Internalf(crypto.KindNotConfigured, "vault.read_key",
-				"%s: there is no such key; make it once with: vault write -f %s/keys/%s", p.uri, p.loc.mount, p.loc.key)
+				"%s: the key does not exist; create it with: vault write -f %s/keys/%s", p.uri, p.loc.mount, p.loc.key)
 		}
 		return err
 	}
@@ -201,12 +201,12 @@ func parseURI(uri string) (loc location, err error) {
 	u, err := url.Parse(uri)
 	if err != nil || u.Scheme != Scheme || u.Host == "" || u.User != nil || u.Fragment != "" {
 		// The URI may hold a password: it is not quoted.
-		return loc, errors.New("this is no Vault key: write vault://<host>[:port]/<mount>/<key>?token_file=<path>, with no user and password")
+		return loc, errors.New("this is not a Vault key; write vault://<host>[:port]/<mount>/<key>?token_file=<path>, with no user and password")
 	}
 	path := strings.Trim(u.Path, "/")
 	i := strings.LastIndexByte(path, '/')
 	if i < 1 || i == len(path)-1 || strings.Contains(path, "..") {
-		return wrong("names no key: write vault://<host>[:port]/<mount>/<key>")
+		return wrong("names no key; write vault://<host>[:port]/<mount>/<key>")
 	}
 	loc = location{base: "https://" + u.Host, mount: path[:i], key: path[i+1:], name: u.Host}
 	texts := map[string]*string{"token_file": &loc.tokenFile, "ca_file": &loc.authority, "namespace": &loc.namespace,
@@ -215,11 +215,11 @@ func parseURI(uri string) (loc location, err error) {
 		text := texts[name]
 		switch {
 		case len(values) != 1 || values[0] == "":
-			return wrong("parameter %q wants one value", name)
+			return wrong("parameter %q requires one value", name)
 		case text != nil:
 			*text = values[0]
 		case name != "tls":
-			return wrong("unknown parameter %q; token_file, ca_file, namespace, name and tls are known", name)
+			return wrong("unknown parameter %q; the parameters are token_file, ca_file, namespace, name and tls", name)
 		case values[0] != "off":
 			return wrong("tls can only be off")
 		case !loopback.Host(u.Hostname()):

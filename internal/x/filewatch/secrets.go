@@ -17,7 +17,7 @@ func Pair(log *slog.Logger, certFile, keyFile string) (*Value[*tls.Certificate],
 		}
 		pair, err := tls.X509KeyPair(contents[0], contents[1])
 		if err != nil {
-			return nil, fmt.Errorf("%s and %s are no certificate and its key: %w", certFile, keyFile, err)
+			return nil, fmt.Errorf("%s and %s are not a certificate and its key: %w", certFile, keyFile, err)
 		}
 		return &pair, nil
 	}, certFile, keyFile)
@@ -42,7 +42,7 @@ func Authorities(log *slog.Logger, file string) (*Value[*x509.CertPool], error) 
 	return NewValue(log, func(contents [][]byte) (*x509.CertPool, error) {
 		pool := x509.NewCertPool()
 		if !pool.AppendCertsFromPEM(contents[0]) {
-			return nil, fmt.Errorf("%s holds no certificate in PEM form", file)
+			return nil, fmt.Errorf("%s contains no certificate in PEM form", file)
 		}
 		return pool, nil
 	}, file)
@@ -80,7 +80,7 @@ func Token(log *slog.Logger, file string) (func() string, error) {
 	w, err := NewValue(log, func(contents [][]byte) (string, error) {
 		token := strings.TrimSpace(string(contents[0]))
 		if token == "" || strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) {
-			return "", fmt.Errorf("%s does not hold one token", file)
+			return "", fmt.Errorf("%s must contain one token and nothing else", file)
 		}
 		return token, nil
 	}, file)
