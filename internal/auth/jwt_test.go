@@ -153,7 +153,7 @@ func TestJWTs(t *testing.T) {
 		"good":             {good, 0, ""},
 		"good again":       {good, 0, ""},
 		"no token":         {"", Unauthenticated, "requires one token"},
-		"not a JWT":           {"abc", Unauthenticated, "not a JWT"},
+		"not a JWT":        {"abc", Unauthenticated, "not a JWT"},
 		"no base64":        {"!!.e30.c2ln", Unauthenticated, "not a JWT"},
 		"too long":         {strings.Repeat("a", 20<<10), Unauthenticated, "longer"},
 		"forged":           {forger.token(t, nil), Unauthenticated, "signature"},

@@ -23,8 +23,7 @@ func Probe(ctx context.Context, configs []Config) error {
 	}
 	for _, pool := range pools {
 		if err := pool.probe(ctx); err != nil {
-			return fmt.Errorf("upstream %s does not answer: %w; start the Temporal server, or correct the address or its TLS settings",
-				pool.config.Address, err)
+			return fmt.Errorf("upstream %s does not answer: %w; %s", pool.config.Address, err, advice(err.Error()))
 		}
 	}
 	return nil
@@ -42,6 +41,24 @@ func (p *Pool) probe(ctx context.Context) error {
 	default:
 		return errors.New(st.Message())
 	}
+}
+
+// advice returns what to do about an upstream that does not answer, by the text of gRPC and crypto/tls.
+// TestProbeAdvises fails if an upgrade changes one.
+func advice(text string) string {
+	for _, a := range []struct{ text, advice string }{
+		{"first record does not look like a TLS handshake", "the server speaks no TLS: remove tls from this upstream, or correct the address"},
+		{"certificate required", "the server requires a client certificate: set tls.cert_file and tls.key_file"},
+		{"error reading server preface", "the server ended the connection: if it requires TLS, add tls: {} to this upstream"},
+		{"unknown authority", "set tls.ca_file to the authority that signed the server's certificate"},
+		{"not valid for", "set tls.server_name to a name in the server's certificate"},
+		{"certificate is valid for", "set tls.server_name to a name in the server's certificate"},
+	} {
+		if strings.Contains(text, a.text) {
+			return a.advice
+		}
+	}
+	return "start the Temporal server, or correct the address or its TLS settings"
 }
 
 // connectionError shortens gRPC's text about a connection that failed to its cause. It returns a text of

@@ -152,11 +152,11 @@ func (p *Provider) decrypt(ctx context.Context, wrapped []byte, kc crypto.KeyCon
 func (p *Provider) describe(ctx context.Context) (*types.KeyMetadata, error) {
 	out, err := p.client.DescribeKey(ctx, &kms.DescribeKeyInput{KeyId: aws.String(p.keyARN)})
 	if err != nil {
-		return nil, crypto.Internalf(kindOf(err), "kms.describe_key", "%s: %w", p.uri, brief(err))
+		return nil, crypto.Internalf(kindOf(err), "kms.describe_key", "%s: %w%s", p.uri, brief(err), advice(err))
 	}
 	if out.KeyMetadata == nil {
 		return nil, crypto.Internalf(crypto.KindUnavailable, "kms.describe_key",
-			"%s: the answer describes no key; is the endpoint a KMS?", p.uri)
+			"%s: the answer describes no key; check that the endpoint is a KMS", p.uri)
 	}
 	return out.KeyMetadata, nil
 }

@@ -315,6 +315,26 @@ func TestNoAnswer(t *testing.T) {
 	})
 }
 
+// TestLookUpAdvises: a key that cannot be looked up comes with what to do.
+func TestLookUpAdvises(t *testing.T) {
+	environment(t)
+	for code, want := range map[string]string{"NotFoundException": "or create it", "AccessDeniedException": "allow kms:DescribeKey"} {
+		s := serve(t)
+		s.answer("DescribeKey", answer{status: 400, code: code})
+		if _, err := Open(t.Context(), s.uri("alias/gone")); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want %q", code, err, want)
+		}
+	}
+	s := serve(t)
+	for _, name := range []string{"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"} {
+		t.Setenv(name, "")
+	}
+	t.Setenv("AWS_EC2_METADATA_DISABLED", "true")
+	if _, err := Open(t.Context(), s.uri(keyID)); err == nil || !strings.Contains(err.Error(), "give the proxy AWS credentials") {
+		t.Errorf("without credentials: %v", err)
+	}
+}
+
 // TestSTSFailureSaysNothingAboutTheKey: STS refuses the role with AccessDenied too.
 func TestSTSFailureSaysNothingAboutTheKey(t *testing.T) {
 	s := start(t)

@@ -2,6 +2,7 @@ package awskms
 
 import (
 	"context"
+	"strings"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/awsclient"
@@ -43,3 +44,16 @@ const serviceName = "KMS"
 func errorCode(err error) string { return awsclient.ErrorCode(serviceName, err) }
 
 func brief(err error) error { return awsclient.Brief(serviceName, err) }
+
+// advice returns what to do about a key that cannot be looked up, where KMS's answer does not say so.
+func advice(err error) string {
+	switch code := errorCode(err); {
+	case code == "NotFoundException":
+		return "; correct the key or alias, its region and the account of the credentials, or create it"
+	case code == "AccessDeniedException":
+		return "; allow kms:DescribeKey, kms:GenerateDataKey and kms:Decrypt for this key, or name it by its ARN"
+	case code == "" && strings.Contains(err.Error(), "get identity"): // the SDK's step before it signs a request
+		return "; give the proxy AWS credentials: a role of the pod or machine, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+	}
+	return ""
+}
