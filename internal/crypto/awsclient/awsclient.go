@@ -38,7 +38,7 @@ func Load(ctx context.Context, region string) (cfg aws.Config, err error) {
 		return cfg, fmt.Errorf("load the AWS configuration: %w", err)
 	}
 	if cfg.Region == "" {
-		return cfg, errors.New("no region: add ?region=... to the URI or set AWS_REGION")
+		return cfg, errors.New("no region is set; add ?region=... to the URI, or set AWS_REGION")
 	}
 	cfg.HTTPClient = shared(cfg.HTTPClient)
 	cfg.Retryer = func() aws.Retryer {
@@ -71,7 +71,7 @@ type Place struct{ Region, Endpoint string }
 func ParsePlace(what, query string) (p Place, err error) {
 	params, err := url.ParseQuery(query)
 	if err != nil {
-		return p, fmt.Errorf("%s: what follows the ? can't be read: %w", what, err)
+		return p, fmt.Errorf("%s: the parameters behind ? cannot be read: %w", what, err)
 	}
 	for name, values := range params {
 		switch {
@@ -82,7 +82,7 @@ func ParsePlace(what, query string) (p Place, err error) {
 		case name == "endpoint":
 			p.Endpoint = values[0]
 		default:
-			return p, fmt.Errorf("%s: unknown parameter %q; region and endpoint are known", what, name)
+			return p, fmt.Errorf("%s: unknown parameter %q; the parameters are region and endpoint", what, name)
 		}
 	}
 	return p, checkEndpoint(p.Endpoint)
@@ -96,7 +96,7 @@ func checkEndpoint(endpoint string) error {
 	u, err := url.Parse(endpoint)
 	switch {
 	case err != nil || u.Host == "" || u.User != nil || (u.Scheme != "https" && u.Scheme != "http"):
-		return errors.New("endpoint: write https://<host>[:port], with no user and password")
+		return errors.New("endpoint is not a URL; write https://<host>[:port] without user and password")
 	case u.Scheme == "http" && !loopback.Host(u.Hostname()):
 		return fmt.Errorf("endpoint %s: plain http shows keys to the network; use https (http is allowed to this host only)", endpoint)
 	}

@@ -24,7 +24,7 @@ const (
 )
 
 // NoStoreURI says what the URI of a store looks like.
-const NoStoreURI = "is no key store: sqlite:<file>, postgres://<user>@<host>/<database>?sslmode=verify-full, or dynamodb://<table>?region=<region>"
+const NoStoreURI = "is not a key store; write sqlite:<file>, postgres://<user>@<host>/<database>?sslmode=verify-full, or dynamodb://<table>?region=<region>"
 
 // Known reports whether a URI has the scheme of a store.
 func Known(uri string) bool {
@@ -169,5 +169,5 @@ func sameStore(got, want string) error {
 	if got == want {
 		return nil
 	}
-	return notConfigured("the database holds the key store %s, and key_store.id is %s: envelopes refer to keys that this one does not have", got, want)
+	return notConfigured("the database contains the key store %s, and key_store.id is %s: envelopes refer to keys that this one does not have", got, want)
 }
