@@ -65,14 +65,14 @@ func TestNames(t *testing.T) {
 			s.write("policy.rego", opening+rule[0]+"\n")
 			got := s.checked(small)
 			s.want(got.code == 1, "exit code %d", got.code)
-			s.contains("check", got.all(), `policy.rego:5: "`+rule[1]+`" is no `, `did you mean "`+rule[2]+`"?`)
+			s.contains("check", got.all(), `policy.rego:5: "`+rule[1]+`" is not `, `did you mean "`+rule[2]+`"?`)
 		})
 		scenario(t, "4.12", what, func(s *site) {
 			s.write("policy.rego", opening+rule[0]+"\n")
 			p := s.launch(small)
 			<-p.Done()
 			s.want(p.ExitCode() == 1, "exit code %d", p.ExitCode())
-			s.contains("serve", p.log.String(), `policy.rego:5: "`+rule[1]+`" is no `, `did you mean "`+rule[2]+`"?`)
+			s.contains("serve", p.log.String(), `policy.rego:5: "`+rule[1]+`" is not `, `did you mean "`+rule[2]+`"?`)
 		})
 	}
 	scenario(t, "4.12", "a changed policy with such a name is not taken", func(s *site) {

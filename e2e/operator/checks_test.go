@@ -115,7 +115,7 @@ func TestCheckFindings(t *testing.T) {
 			"  - {name: phi, namespaces: [orders], active: \"${key}\"}\npolicy:", 1), files: map[string]string{
 			"policy.rego": opening + "request contains {\"action\": \"seal\", \"key\": \"phi\"}\n", "namespaces/orders.rego": fmt.Sprintf(team, "orders")},
 			want: []string{`policy.rego:5: key "phi" is not configured for billing, where this rule always holds`}},
-		{id: "4.19", name: "a name that is not full", config: small + "services: [AdminService]\n", want: []string{"proxy.yaml:7: services[0]: ", `"AdminService" is no full name`}},
+		{id: "4.19", name: "a name that is not full", config: small + "services: [AdminService]\n", want: []string{"proxy.yaml:7: services[0]: ", `"AdminService" is not the full name`}},
 		{id: "4.19", name: "the server's own service", config: small + "services: [temporal.server.api.adminservice.v1.AdminService]\n",
 			want: []string{"proxy.yaml:7: services[0]: ", "it is never forwarded"}},
 		{id: "4.19", name: "a service that is rewritten", config: small + "services: [temporal.api.workflowservice.v1.WorkflowService]\n",
