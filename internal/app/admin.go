@@ -3,13 +3,13 @@ package app
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -18,6 +18,7 @@ import (
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/x/handshake"
+	"github.com/temporal-seal/temporal-seal/internal/x/loopback"
 )
 
 // admin answers probes and scrapes. It shows no payload and takes no command.
@@ -26,6 +27,7 @@ type admin struct {
 	net     net.Listener
 	changes atomic.Pointer[applier]         // set while calls should come here
 	keys    atomic.Pointer[keyring.Keyring] // set once they are open
+	serving atomic.Pointer[serving]         // set once calls may come
 	making  chan struct{}                   // an element for each text that is being made
 	log     *slog.Logger
 }
@@ -35,7 +37,7 @@ const (
 	adminConnections = 256
 	// scrapes bounds those that run at once. One more gets a 503; probes are answered all the same.
 	scrapes = 4
-	// texts bounds how many answers of /readyz and /keys are made at once. One more waits for its turn.
+	// texts bounds how many answers, other than of /healthz and /metrics, are made at once. One more waits for its turn.
 	texts = 4
 )
 
@@ -50,6 +52,8 @@ func newAdmin(address string, t *telemetry, failed handshake.Failed) (*admin, er
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", a.inTurn(a.readyz))
 	mux.HandleFunc("GET /keys", a.inTurn(a.listKeys))
+	mux.HandleFunc("GET /{$}", onLoopback(a.inTurn(a.statusPage)))
+	mux.HandleFunc("GET /status", onLoopback(a.inTurn(a.statusJSON)))
 	mux.HandleFunc("GET /candidate", onLoopback(a.inTurn(a.compared)))
 	mux.Handle("GET /metrics", promhttp.HandlerFor(t.registry, promhttp.HandlerOpts{EnableOpenMetrics: true, MaxRequestsInFlight: scrapes}))
 	a.server = &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,
@@ -76,8 +80,12 @@ func (a *admin) inTurn(text func(h http.Header, w io.Writer) (status int)) http.
 }
 
 // open has /readyz answer that calls may come; shut that they should go elsewhere.
-func (a *admin) open(changes *applier) { a.changes.Store(changes) }
-func (a *admin) shut()                 { a.changes.Store(nil) }
+func (a *admin) open(s *serving) {
+	a.serving.Store(s)
+	a.changes.Store(s.changes)
+}
+
+func (a *admin) shut() { a.changes.Store(nil) }
 
 // works reports whether calls should come here.
 func (a *admin) works() bool {
@@ -119,14 +127,7 @@ func (a *admin) listKeys(h http.Header, w io.Writer) (status int) {
 		fmt.Fprintln(w, "the keys are not open yet")
 		return http.StatusServiceUnavailable
 	}
-	h.Set("Content-Type", "application/json")
-	e := json.NewEncoder(w)
-	e.SetIndent("", "  ")
-	e.SetEscapeHTML(false)
-	if err := e.Encode(inUse(keys)); err != nil {
-		return http.StatusInternalServerError
-	}
-	return http.StatusOK
+	return writeJSON(h, w, inUse(keys))
 }
 
 // serve answers until close.
@@ -141,4 +142,28 @@ func (a *admin) close() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	_ = a.server.Shutdown(ctx) // a scrape that takes longer is cut
+}
+
+// onLoopback refuses callers from other machines, which reach an admin listener that is open for probes and scrapes, and pages
+// of other sites whose name has been made to lead here.
+func onLoopback(next http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case !isLoopback(r.RemoteAddr):
+			http.Error(w, "only this machine may read the names in this list: use kubectl port-forward, or call it on loopback", http.StatusForbidden)
+		case !isLoopback(r.Host):
+			http.Error(w, "the admin listener is reached here as localhost or by its address alone", http.StatusForbidden)
+		default:
+			next(w, r)
+		}
+	}
+}
+
+// isLoopback reports whether a host, with or without a port, is this machine's loopback.
+func isLoopback(address string) bool {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		host = strings.Trim(address, "[]")
+	}
+	return loopback.Host(host)
 }

@@ -3,11 +3,9 @@ package app
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -171,8 +169,12 @@ func (a *admin) compared(h http.Header, w io.Writer) (status int) {
 		fmt.Fprintln(w, "no candidate policy is configured; set policy.candidate in the config")
 		return http.StatusNotFound
 	}
-	n, inForce := changes.candidate, changes.state.Load().policy
-	answer := comparison{PolicyRevision: inForce.Revision(), Decisions: map[string]uint64{}, Differences: n.trial.Differences(inForce)}
+	return writeJSON(h, w, changes.candidate.compare(changes.state.Load().policy))
+}
+
+// compare returns how the candidate differs from the policy in force.
+func (n *candidate) compare(inForce *policy.Policy) *comparison {
+	answer := &comparison{PolicyRevision: inForce.Revision(), Decisions: map[string]uint64{}, Differences: n.trial.Differences(inForce)}
 	if p := n.trial.Candidate(); p != nil {
 		answer.CandidateRevision = p.Revision()
 	}
@@ -182,26 +184,7 @@ func (a *admin) compared(h http.Header, w io.Writer) (status int) {
 	for _, outcome := range policy.ComparedOutcomes {
 		answer.Decisions[outcome.String()] = n.trial.Counted(outcome)
 	}
-	h.Set("Content-Type", "application/json")
-	e := json.NewEncoder(w)
-	e.SetIndent("", "  ")
-	e.SetEscapeHTML(false)
-	if err := e.Encode(answer); err != nil {
-		return http.StatusInternalServerError
-	}
-	return http.StatusOK
-}
-
-// onLoopback refuses callers from other machines, which reach an admin listener that is open for probes and scrapes.
-func onLoopback(next http.HandlerFunc) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		host, _, err := net.SplitHostPort(r.RemoteAddr)
-		if ip := net.ParseIP(host); err != nil || ip == nil || !ip.IsLoopback() {
-			http.Error(w, "only this machine may read the names in this list: use kubectl port-forward, or call it on loopback", http.StatusForbidden)
-			return
-		}
-		next(w, r)
-	}
+	return answer
 }
 
 var (

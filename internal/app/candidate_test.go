@@ -103,15 +103,23 @@ func gathered(t *testing.T, r *prometheus.Registry) map[string]float64 {
 	return sums
 }
 
-// TestCandidateListIsForThisMachine: names of workflows go to callers on loopback alone.
-func TestCandidateListIsForThisMachine(t *testing.T) {
+// TestNamesAreForThisMachine: names of workflows go to callers on loopback alone, and not to pages of sites whose name leads
+// here.
+func TestNamesAreForThisMachine(t *testing.T) {
 	a := &admin{making: make(chan struct{}, texts)}
 	list := onLoopback(a.inTurn(a.compared))
-	for from, want := range map[string]int{"127.0.0.1:5": 404, "[::1]:5": 404, "10.0.0.7:5": 403, "": 403} {
+	for _, c := range []struct {
+		from, host string
+		want       int
+	}{
+		{"127.0.0.1:5", "localhost:7334", 404}, {"[::1]:5", "[::1]:7334", 404}, {"[::1]:5", "[::1]", 404}, {"127.0.0.1:5", "127.0.0.1", 404},
+		{"10.0.0.7:5", "localhost:7334", 403}, {"", "localhost", 403},
+		{"127.0.0.1:5", "evil.example.com", 403}, {"127.0.0.1:5", "evil.example.com:7334", 403}, {"127.0.0.1:5", "", 403},
+	} {
 		r, w := httptest.NewRequest(http.MethodGet, "/candidate", nil), httptest.NewRecorder()
-		r.RemoteAddr = from
-		if list(w, r); w.Code != want {
-			t.Errorf("a caller at %q gets %d, want %d", from, w.Code, want)
+		r.RemoteAddr, r.Host = c.from, c.host
+		if list(w, r); w.Code != c.want {
+			t.Errorf("a caller at %q who asks for %q gets %d, want %d", c.from, c.host, w.Code, c.want)
 		}
 	}
 }

@@ -82,6 +82,11 @@ func describeKeys(w io.Writer, keys *keyring.Keyring) {
 			fmt.Fprintf(w, "key %q: %s %s, reference %s\n", u.Entry, u.Role, u.ARN, u.KEK)
 		}
 	}
+	describeMoved(w, keys)
+}
+
+// describeMoved writes which aliases name other keys now.
+func describeMoved(w io.Writer, keys *keyring.Keyring) {
 	for _, m := range keys.Moved() {
 		fmt.Fprintf(w, "key %q: alias moved: %s names %s now, and named %s before; add the ARN before to open_only of the entry: "+
 			"a replica that starts later does not open what that key sealed\n", m.Entry, m.URI, m.Now, m.Before)
@@ -155,8 +160,13 @@ func sameCause(before, now []error) bool {
 
 // describe writes what is in force and why the sources differ from it, for people who look at /readyz.
 func (s *state) describe(w io.Writer, file string) {
+	fmt.Fprintf(w, "policy: revision %s\n", s.policy.Revision())
+	s.differences(w, file)
+}
+
+// differences writes why the sources differ from what is in force.
+func (s *state) differences(w io.Writer, file string) {
 	revision := s.policy.Revision()
-	fmt.Fprintf(w, "policy: revision %s\n", revision)
 	for _, err := range s.unanswered() {
 		fmt.Fprintf(w, "key does not answer: %v; what needs it gets Unavailable, and polls that need it are held; "+
 			"it is tried again within %v\n", err, slowestRetry)

@@ -46,6 +46,7 @@ type Options struct {
 // anybody comes first, and the admin listener answers while the rest starts, so that a probe sees a
 // proxy that is alive and not ready.
 func (o *Options) Serve(ctx context.Context, stderr io.Writer) error {
+	begun := time.Now()
 	log, err := newLogger(stderr, o.LogFormat, o.LogLevel)
 	if err != nil {
 		return err
@@ -117,7 +118,8 @@ func (o *Options) Serve(ctx context.Context, stderr io.Writer) error {
 	codec := newCodecServer(e.codec, &options, grpc, t.registry)
 	r := running{server: grpc, codec: codec, admin: admin, records: records, spans: t.spans, log: log}
 	return r.untilSignal(c.Drain, func() {
-		admin.open(changes)
+		admin.open(&serving{changes: changes, version: o.Version, begun: begun, certificates: e.certificates(),
+			traffic: options.Metrics.Traffic, pollsHeld: grpc.PollsHeld})
 		grpc.SetReady(admin.works()) // before a line says that it serves
 		warnAtStart(c, log)
 		if o.File == "" && len(c.Grants) > 0 {

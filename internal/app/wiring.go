@@ -96,7 +96,7 @@ func newCodecServer(
 	// Payloads count in the same metrics, whichever way they come.
 	o.Rewriter, o.Audit, o.Registry = with.Rewriter, with.Audit, registry
 	o.Rewritten, o.Failed = with.Metrics.Rewritten, with.Metrics.Failed
-	o.Unopened = beside.ReportUnopened
+	o.Count, o.Unopened = with.Metrics.Traffic.Add, beside.ReportUnopened
 	o.Enter, o.RequestBytes = beside.Enter, with.Limits.RequestBytes
 	if t := with.Tracing; t != nil {
 		o.Tracer, o.Traces = t.Provider.Tracer("github.com/temporal-seal/temporal-seal/internal/codecserver"), t.Propagator

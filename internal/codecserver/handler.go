@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -184,11 +185,22 @@ func (e *exchange) rewriteBody(ctx context.Context, id *auth.Identity, namespace
 	if err == nil {
 		err = e.record(ctx, session, id)
 	}
+	e.count(session, id, err != nil)
 	session.Done() // not deferred: what a panic left behind is not used again
 	if err != nil {
 		return nil, err
 	}
 	return writePayloads(payloads)
+}
+
+// count counts what became of the payloads.
+func (e *exchange) count(session *rewrite.Session, id *auth.Identity, failed bool) {
+	for _, stats := range []*rewrite.Stats{session.RequestStats(), session.ResponseStats()} {
+		if failed {
+			stats.Outcomes.Withhold()
+		}
+		e.server.options.Count(session.Namespace(), "", stats.Outcomes, slices.Contains(id.Namespaces, session.Namespace()))
+	}
 }
 
 // readBody reads the body, up to the limit. It returns what it has read beside an error too, so that the caller can

@@ -76,6 +76,8 @@ type Options struct {
 	// Rewritten and Failed count what happened to a list of payloads.
 	Rewritten func(policy.Direction, *rewrite.Stats, time.Duration, trace.Span)
 	Failed    func(policy.Direction, error)
+	// Count counts what became of the payloads of a message in a namespace; known reports whether that is one of the config.
+	Count func(namespace, workflowType string, outcomes rewrite.Outcomes, known bool)
 	// Unopened reports the sealed values of a session's answer that did not open.
 	Unopened func(context.Context, *rewrite.Session)
 	Registry prometheus.Registerer

@@ -100,6 +100,7 @@ func start(t testing.TB) *under {
 	u.Server = New(Options{Net: l, Identify: auth.Tokens(Name, "authorization", tokens), Origins: []string{page}, Rewriter: rewriter, Audit: records,
 		Enter: u.enter, RequestBytes: requestBytes,
 		Rewritten: func(policy.Direction, *rewrite.Stats, time.Duration, trace.Span) {}, Failed: func(policy.Direction, error) {},
+		Count:    func(string, string, rewrite.Outcomes, bool) {},
 		Unopened: func(context.Context, *rewrite.Session) {}, Registry: prometheus.NewRegistry(), Log: log})
 	u.url = "http://" + l.Addr().String()
 	served := make(chan error, 1)

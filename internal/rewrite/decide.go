@@ -178,13 +178,18 @@ func (s *sealer) decide(ctx context.Context) (err error) {
 		}
 		s.items = append(s.items, sealItem{slot: sl})
 		v := &s.items[len(s.items)-1].verdict
+		s.asked = false
 		err := s.decideSlot(ctx, sl, v)
 		shadowed := s.stats.Shadow
 		if s.call.rewriter.shadow {
 			err = s.inShadow(sl, v, err)
 		}
 		if err != nil {
+			s.stats.Outcomes.refused(sl.f.kind, err)
 			return err
+		}
+		if s.asked || s.stats.Shadow > shadowed {
+			s.stats.Outcomes.decided(sl.f.kind, v.Action, s.stats.Shadow > shadowed)
 		}
 		if s.stats.Shadow > shadowed {
 			s.items = s.items[:len(s.items)-1]
@@ -195,6 +200,7 @@ func (s *sealer) decide(ctx context.Context) (err error) {
 			s.items = s.items[:len(s.items)-1]
 		}
 	}
+	s.decided = append(s.decided[:0], s.stats.Outcomes...)
 	return nil
 }
 
@@ -257,6 +263,7 @@ func (s *sealer) decideSlot(ctx context.Context, sl *slot, v *policy.Verdict) (e
 			s.last = lastVerdict{q, *v}
 		}
 	}
+	s.asked = true
 	return s.apply(ctx, sl, v, value, marked)
 }
 

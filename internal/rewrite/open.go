@@ -71,7 +71,7 @@ func (o *opener) reset() {
 // if nothing changed; otherwise the bytes are valid until Done.
 func (s *Session) Response(ctx context.Context, in []byte) ([]byte, error) {
 	o := &s.opener
-	o.account, o.unopened = o.account[:0], o.unopened[:0]
+	o.account, o.unopened, o.stats.Outcomes = o.account[:0], o.unopened[:0], o.stats.Outcomes[:0]
 	m := o.call.method
 	s.meter.begin(m.name, len(in))
 	if m.limits {
@@ -80,6 +80,7 @@ func (s *Session) Response(ctx context.Context, in []byte) ([]byte, error) {
 	out, err := o.open(ctx, m.response, in, m.whole)
 	if err != nil {
 		o.account.withhold()
+		o.stats.Outcomes.Withhold()
 	}
 	return out, err
 }

@@ -30,10 +30,11 @@ type Stats struct {
 	Later    int      // of these, by a cause that may pass by itself
 	Keys     []string // the keys used, each once
 	CacheHit bool     // every data key was at hand
+	Outcomes Outcomes // what became of each kind of payload
 }
 
-// reset empties the counts and keeps the memory for the names of keys.
-func (s *Stats) reset() { *s = Stats{Keys: s.Keys[:0], CacheHit: true} }
+// reset empties the counts and keeps the memory for the names of keys and the outcomes.
+func (s *Stats) reset() { *s = Stats{Keys: s.Keys[:0], CacheHit: true, Outcomes: s.Outcomes[:0]} }
 
 // used counts a payload of a size that was sealed or opened with a key. hit reports whether the data key
 // was cached.
@@ -85,6 +86,7 @@ func (s *Stats) add(o *Stats) {
 	s.External += o.External
 	s.Unopened += o.Unopened
 	s.Later += o.Later
+	s.Outcomes.addAll(o.Outcomes)
 }
 
 // Unopened counts the sealed values of a response that did not open for one reason. Values that the policy denies count too,
@@ -141,19 +143,6 @@ func cutText(text string) string {
 	return strings.ToValidUTF8(text[:maxLogged], "") + "..."
 }
 
-// Outcome is what happened to a sealed payload of a response.
-type Outcome string
-
-// Outcomes.
-const (
-	// Outcomes, as audit records name them.
-	Opened   Outcome = "opened"
-	Redacted Outcome = "redacted"
-	Kept     Outcome = "kept"
-	Denied   Outcome = "denied"
-	Failed   Outcome = "failed" // the policy allows opening, but the envelope or its key does not
-)
-
 // Handled counts the payloads of one kind in a response that were sealed with one key and had the same
 // outcome. Namespace and Key are those in the envelopes. The JSON is that of audit records.
 type Handled struct {
@@ -205,13 +194,14 @@ func (a *account) withhold() {
 	*a = slices.DeleteFunc(*a, func(h Handled) bool { return h.Outcome != Denied && h.Outcome != Failed })
 }
 
-// enter enters one payload into the account, if accounts are kept.
+// enter counts one payload, and enters it into the account, if accounts are kept.
 func (o *opener) enter(kind string, h *envelope.Header, outcome Outcome) {
 	o.enterMissing(kind, h, outcome, "")
 }
 
 // enterMissing is enter for a payload of another namespace, with what is missing to open it.
 func (o *opener) enterMissing(kind string, h *envelope.Header, outcome Outcome, missing string) {
+	o.stats.Outcomes.add(kind, outcome, 1)
 	if o.call.rewriter.accounts {
 		o.account.enter(Handled{kind, h.Namespace, h.Key, outcome, 1, missing})
 	}
@@ -219,9 +209,6 @@ func (o *opener) enterMissing(kind string, h *envelope.Header, outcome Outcome, 
 
 // enterItem enters a payload about which the policy has decided. err is why it did not open, if it did not.
 func (o *opener) enterItem(it *openItem, err error) {
-	if !o.call.rewriter.accounts {
-		return
-	}
 	outcome := outcomes[it.action]
 	if err != nil {
 		outcome = Failed

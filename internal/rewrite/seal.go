@@ -27,6 +27,8 @@ type sealer struct {
 	foreignRun foreign.Run
 	opened     func(n int) error // counts what is decompressed; it outlasts the session
 	stats      Stats
+	asked      bool     // the policy has decided about the slot
+	decided    Outcomes // of the slots, without those of nested messages
 }
 
 // sealItem is one slot of a request that changes, and what was decided about it:
@@ -170,6 +172,7 @@ func (s *sealer) planEdits(ctx context.Context) (err error) {
 	m.clearEdits()
 	s.stats.Payloads, s.stats.Bytes, s.stats.Passed = 0, 0, len(m.walk.slots)-len(s.items)-s.stats.Shadow
 	s.stats.NotFound, s.stats.NotAnArray = 0, 0
+	s.stats.Outcomes = append(s.stats.Outcomes[:0], s.decided...)
 	var last *sealItem
 	for i := range s.items {
 		if err := s.call.stillWanted(ctx, i); err != nil {

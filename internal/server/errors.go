@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"runtime/debug"
 	"strings"
+	"time"
 
 	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc/codes"
@@ -195,8 +196,21 @@ func (c *call) refuse(err error) error {
 		st = answerFor(err)
 		refusalOf(c).log(c.ctx, c.server, st, err)
 	}
+	noteRefusal(c, st.Code(), err)
 	c.end(st.Code())
 	return st.Err()
+}
+
+// noteRefusal notes a refusal of the proxy's own for the admin page. Callers who leave are none, nor is what the upstream answers.
+func noteRefusal(c *call, code codes.Code, err error) {
+	if _, upstreams := err.(*upstreamError); upstreams || code == codes.Canceled || code == codes.DeadlineExceeded {
+		return
+	}
+	namespace := ""
+	if c.session != nil {
+		namespace = c.session.Namespace()
+	}
+	c.server.metrics.Traffic.Refusals.Add(namespace, c.method.rewrite.Name(), codeName(code), reason(err), time.Now())
 }
 
 // refusalOf is what is known of a call by now.

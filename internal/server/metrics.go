@@ -15,12 +15,16 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/audit"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
+	"github.com/temporal-seal/temporal-seal/internal/traffic"
 	"github.com/temporal-seal/temporal-seal/internal/x/lograte"
 )
 
 // Metrics counts what the proxy does. Labels come from closed sets (methods, codes, actions, kinds of error),
 // never from a call's content, so that no caller can make new series.
 type Metrics struct {
+	// Traffic is for people: by names that callers choose, which it bounds.
+	Traffic *traffic.Table
+
 	registry promauto.Factory
 	calls    *prometheus.HistogramVec
 	inFlight prometheus.Gauge
@@ -58,7 +62,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		return f.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
 	}
 	m := &Metrics{
-		registry: f,
+		Traffic: traffic.New(), registry: f,
 		calls: f.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "rpc_server_call_duration_seconds",
 			Help:    "Time from a call's arrival to its answer, by method and gRPC status code.",

@@ -80,6 +80,9 @@ func (c *call) openAnswer(sealed []byte) ([]byte, error) {
 		}
 	}
 	c.server.metrics.Failed(policy.Response, err)
+	if failed, ok := errors.AsType[*rewrite.Error](err); ok && !failed.Transient() {
+		countOutcomes(c, c.session.ResponseStats(), false) // the counts are gone once what is left is opened
+	}
 	if c.server.audit != nil {
 		c.withheld = notOpened(c.session.Account()) // the account is gone once what is left is opened
 	}

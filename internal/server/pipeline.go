@@ -192,6 +192,19 @@ func (c *call) end(code codes.Code) {
 		endTask(c.task, c.session, code)
 	}
 	c.method.metrics.observe(code, time.Since(c.start), span)
+	if c.session != nil {
+		countOutcomes(c, c.session.RequestStats(), code == codes.OK)
+		countOutcomes(c, c.session.ResponseStats(), code == codes.OK)
+	}
+}
+
+// countOutcomes counts what became of the payloads of a message. What was sealed counts once the server has taken it, and what
+// was opened once the caller gets it.
+func countOutcomes(c *call, stats *rewrite.Stats, answered bool) {
+	if !answered {
+		stats.Outcomes.Withhold()
+	}
+	c.server.metrics.Traffic.Add(c.session.Namespace(), c.session.WorkflowType(), stats.Outcomes, answered)
 }
 
 // stackNeeded is about how deep the stack of a call gets in its handler and in gRPC below it.

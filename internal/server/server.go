@@ -273,6 +273,9 @@ func (s *Server) Serve() error {
 // SetReady changes what health checks report.
 func (s *Server) SetReady(ready bool) { s.health.set(ready) }
 
+// PollsHeld is the number of polls that wait for keys that do not answer.
+func (s *Server) PollsHeld() int { return s.tasks.PollsHeld() }
+
 // Connections is the number of callers' connections that are open now.
 func (s *Server) Connections() int { return s.admission.connections() }
 
