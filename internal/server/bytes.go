@@ -131,6 +131,21 @@ func (a *admission) cutStalled(now time.Time) {
 	}
 }
 
+// cutLate ends the calls whose requests have not arrived in time.
+func (a *admission) cutLate(now time.Time) {
+	var late []*reader
+	a.mu.Lock()
+	for e := a.reading.Front(); e != nil; e = e.Next() {
+		if r := e.Value.(*reader); r.lag(now) >= r.time {
+			late = append(late, r)
+		}
+	}
+	a.mu.Unlock()
+	for _, r := range late {
+		r.cut(tooLate(r.time))
+	}
+}
+
 // waits reports whether the request does not arrive because it is not read. The caller holds the lock.
 func (r *reader) waits(a *admission) bool {
 	return slices.ContainsFunc(a.waiting, func(w *waiter) bool { return w.reader == r })

@@ -38,7 +38,8 @@ const (
 	// is stalledTime behind is cut off as well.
 	requestTime = 10 * time.Second
 	stalledTime = time.Second
-	slowestRate = 64 << 10 // bytes a second
+	lateEvery   = time.Second // how often calls are looked for whose request is late
+	slowestRate = 64 << 10    // bytes a second
 	// readChunk is how much of a request is read, and counted, at once.
 	readChunk = 64 << 10
 )
@@ -65,6 +66,9 @@ func (c *call) read() (err error) {
 	if err == nil {
 		err = r.end()
 	}
+	if err == nil {
+		err = r.complete()
+	}
 	return statusOf(err)
 }
 
@@ -74,8 +78,8 @@ type reader struct {
 	lease   *lease
 	limit   int64         // bytes of a message
 	time    time.Duration // that a message may lag behind
-	late    *time.Timer   // ends the call, and with it the reading
 	started time.Time
+	state   atomic.Int32 // reading, hasArrived or cutOff
 	arrived atomic.Int64 // bytes of the message
 	header  [messageHeader]byte
 
@@ -92,18 +96,33 @@ func newReader(ctx context.Context, l *lease, limit int64, within time.Duration)
 		return nil, errNoWire
 	}
 	r := &reader{wire: stream, lease: l, limit: limit, time: within, started: time.Now()}
-	r.late = time.AfterFunc(within, func() { r.cut(tooLate(within)) })
 	l.place.in.reads(r)
 	return r, nil
 }
 
-func (r *reader) close() {
-	r.late.Stop()
-	r.lease.place.in.hasRead(r)
+func (r *reader) close() { r.lease.place.in.hasRead(r) }
+
+// States of a reader.
+const (
+	reading int32 = iota
+	hasArrived
+	cutOff
+)
+
+// cut ends the call with an error, unless its request has arrived. Reading from the wire fails from then on.
+func (r *reader) cut(err error) {
+	if r.state.CompareAndSwap(reading, cutOff) {
+		_ = r.wire.WriteStatus(answerFor(err))
+	}
 }
 
-// cut ends the call with an error. Reading from the wire fails from then on.
-func (r *reader) cut(err error) { _ = r.wire.WriteStatus(answerFor(err)) }
+// complete notes that the request has arrived. It returns an error if the call was ended before.
+func (r *reader) complete() error {
+	if !r.state.CompareAndSwap(reading, hasArrived) {
+		return answerFor(tooLate(r.time)).Err()
+	}
+	return nil
+}
 
 // lag is how far the request is behind the slowest rate.
 func (r *reader) lag(now time.Time) time.Duration {
@@ -150,7 +169,6 @@ func (r *reader) body(ctx context.Context, length int64) (mem.BufferSlice, error
 		n := int64(part.Len())
 		if err == nil {
 			arrived := r.arrived.Add(n)
-			r.late.Reset(r.time - r.lag(time.Now()))
 			r.begins(length)
 			err = r.reserve(ctx, n, arrived)
 		}

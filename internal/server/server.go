@@ -258,6 +258,7 @@ func (s *Server) Serve() error {
 	done := make(chan struct{})
 	defer close(done)
 	go s.closeUnread(done)
+	go s.cutLate(done)
 	var first error
 	for range cap(failed) {
 		if err := <-failed; err != nil && !errors.Is(err, grpc.ErrServerStopped) && first == nil {
@@ -278,6 +279,20 @@ func (s *Server) PollsHeld() int { return s.tasks.PollsHeld() }
 
 // Connections is the number of callers' connections that are open now.
 func (s *Server) Connections() int { return s.admission.connections() }
+
+// cutLate ends calls whose requests do not arrive, until done is closed. One timer for all saves one for each call.
+func (s *Server) cutLate(done <-chan struct{}) {
+	tick := time.NewTicker(min(s.requestTime/10, lateEvery))
+	defer tick.Stop()
+	for {
+		select {
+		case <-done:
+			return
+		case now := <-tick.C:
+			s.admission.cutLate(now)
+		}
+	}
+}
 
 // closeUnread closes connections whose callers leave answers unread, until done is closed.
 func (s *Server) closeUnread(done <-chan struct{}) {

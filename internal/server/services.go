@@ -144,6 +144,9 @@ func (s *Server) healthCall(l *listener, full string, stream grpc.ServerStream) 
 		return err
 	}
 	data, err := r.message(stream.Context())
+	if err == nil {
+		err = r.complete()
+	}
 	r.close()
 	if err != nil {
 		return statusOf(err)
@@ -207,6 +210,9 @@ func (c *countedStream) receive() (*frame.Frame, error) {
 	defer r.close()
 	r.header = c.header
 	data, err := r.rest(ctx)
+	if err == nil {
+		err = r.complete()
+	}
 	message := frame.New(data...)
 	return &message, statusOf(err)
 }
