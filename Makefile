@@ -76,7 +76,7 @@ snapshots: build ## Compare metrics, config keys, flags, exit codes and so on wi
 	cd e2e/snapshots && SEAL_PROXY_BIN='$(PROXY)' ../../bin/snapshots.test -test.timeout 5m
 
 # Packages of e2e that have their own targets: they need more than Go, much time, or an idle machine.
-E2E_ALONE := abuse|alerts|deploy|docs|mistakes|operator|polls|readers|rescue|sdks|snapshots|soak|survey
+E2E_ALONE := abuse|alerts|deploy|docs|mistakes|operator|polls|providers|readers|rescue|sdks|snapshots|soak|survey
 
 # SEAL_PROXY_BIN: the tests run the binary that users get. Go's test cache does not notice when it changes, hence -count=1.
 .PHONY: test-e2e
@@ -292,6 +292,11 @@ test-keystore: ## Key stores on SQLite, a real PostgreSQL and moto's DynamoDB, a
 	@out=$$($(GO) test -count=1 -timeout 5m -v ./internal/crypto/keystore && \
 		$(GO) test -count=1 -timeout 5m -v -run 'Reference|Store|Rows' ./internal/crypto/keyring) || { echo "$$out"; exit 1; }; \
 		echo "$$out" | grep -E '^ *--- '; echo "keystore: $$(echo "$$out" | grep -cE '^ *--- ') cases, $$(echo "$$out" | grep -cE '^ *--- PASS') pass"
+
+.PHONY: test-providers
+test-providers: ## One suite that every key service passes (SHORT=1: 1,000 callers at once in place of 10,000; WRITE=1 writes the table of docs/keys.md; needs python3 and PyPI); ends with `providers: N providers x N cases, N pass`
+	@cd e2e && $(GO) test -c -o ../bin/providers.test ./providers
+	cd e2e/providers && SEAL_PROVIDERS=all ../../bin/providers.test -test.timeout 15m $(if $(SHORT),-test.short) $(if $(WRITE),-write)
 
 .PHONY: test-vault
 test-vault: build ## The Vault provider against OpenBao, which has Vault's API (needs python3 and PyPI)

@@ -37,6 +37,7 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/localkey"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/plugin"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/vault"
 )
 
@@ -67,7 +68,8 @@ type Key struct {
 	Name string
 	// Namespaces that may use it, with * for any run of characters. Empty: all.
 	Namespaces []string
-	// Active is the URI of the key that new data keys are made with: awskms://..., vault://... or local:<file>.
+	// Active is the URI of the key that new data keys are made with: awskms://..., vault://..., plugin://...
+	// or local:<file>.
 	Active string
 	// OpenOnly are URIs of earlier ones.
 	OpenOnly []string
@@ -132,10 +134,13 @@ func open(ctx context.Context, uri string) (crypto.Provider, error) {
 		return localkey.Open(ctx, uri)
 	case awskms.Scheme:
 		return awskms.Open(ctx, uri)
+	case plugin.Scheme:
+		return plugin.Open(ctx, uri)
 	case vault.Scheme:
 		return vault.Open(ctx, uri)
 	}
-	return nil, errors.New("a key's URI is awskms://<key id, ARN or alias>?region=<region>, vault://<host>/<mount>/<key>?token_file=<path>, or local:<file>")
+	return nil, errors.New("a key's URI is awskms://<key id, ARN or alias>?region=<region>, vault://<host>/<mount>/<key>?token_file=<path>, " +
+		"plugin://<name>/<key>?address=<address>, or local:<file>")
 }
 
 // Encode seals every payload, also one that is sealed already: Decode takes off one layer. It is called by the SDK.

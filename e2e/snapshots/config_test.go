@@ -191,6 +191,8 @@ func uriRest(v string) string {
 		return "alias/seal?region=eu-central-1"
 	case "vault://":
 		return "127.0.0.1:1/transit/seal"
+	case "plugin://":
+		return "main/seal?address=127.0.0.1:1"
 	case "local:":
 		return "seal.key"
 	}

@@ -100,6 +100,9 @@ func addProfile(blocks map[string]block, profile io.Reader) error {
 		if err != nil {
 			return fmt.Errorf("line %d: %w", n, err)
 		}
+		if strings.Contains(fields[0], ".pb.go:") { // generated
+			continue
+		}
 		b := blocks[fields[0]]
 		blocks[fields[0]] = block{statements: statements, covered: b.covered || fields[2] != "0"}
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/awskms"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/localkey"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/plugin"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/vault"
 )
 
@@ -29,11 +30,12 @@ type service struct {
 var services = map[string]service{
 	awskms.Scheme:   {awskms.Open, awskms.Check},
 	localkey.Scheme: {localkey.Open, localkey.Check},
+	plugin.Scheme:   {plugin.Open, plugin.Check},
 	vault.Scheme:    {vault.Open, vault.Check},
 }
 
 // NoKeyURI says what a key URI looks like.
-const NoKeyURI = "is not a key URI; write awskms://<key id, ARN or alias>?region=<region>, vault://<host>/<mount>/<key>?token_file=<path>, or local:<file>"
+const NoKeyURI = "is not a key URI; write awskms://<key id, ARN or alias>?region=<region>, vault://<host>/<mount>/<key>?token_file=<path>, plugin://<name>/<key>?address=<address>, or local:<file>"
 
 // Known reports whether a URI has the scheme of a key service.
 func Known(uri string) bool {

@@ -1,0 +1,167 @@
+// Package plugin makes a gRPC server of the operator's a key provider, for key services that the product does not know.
+// It holds no key and no token: the token lies in a file that another program keeps fresh.
+//
+// A key is named by plugin://<name>/<key>?address=<address>. Name and key are what envelopes name the key by, so the
+// address may change. Parameters:
+//
+//	address     unix:<path of a socket>, or <host>:<port>, which is spoken to over TLS; required
+//	service     EncryptionService, that of Temporal's own proxy (the default), or KeyService, which has a context and keys
+//	token_file  where the bearer token is; it is read for each call. Without it no token is sent.
+//	ca_file     the authority that signed the server's certificate; without it the system's count
+//	tls=off     plain text, to this host only
+//
+// Data keys are drawn here and wrapped there. The text of a server's error never reaches an error of this package: it
+// could quote a key.
+//
+//	plugin.go   the provider, the checks of a server when a key is opened
+//	uri.go      URIs
+//	client.go   connections, calls, and the kinds of errors
+//	pluginpb/   the definitions of both services, and code that is generated from them
+package plugin
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+
+	"google.golang.org/grpc"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/plugin/pluginpb"
+)
+
+// Scheme starts the URIs of this provider.
+const Scheme = "plugin"
+
+const (
+	dataKeySize = 32
+
+	opOpen   = "open plug-in key" // in errors
+	opWrap   = "plugin.wrap"
+	opUnwrap = "plugin.unwrap"
+)
+
+// Provider is one key of a plug-in. It is safe for concurrent use.
+type Provider struct {
+	uri  string
+	ref  crypto.KEKRef
+	loc  location
+	conn grpc.ClientConnInterface
+}
+
+// Open checks that the server wraps data keys, unless it may only unwrap, and that it notices a change of what it wrapped.
+func Open(ctx context.Context, uri string) (crypto.Provider, error) {
+	loc, err := parseURI(uri)
+	if err != nil {
+		return nil, crypto.Internalf(crypto.KindNotConfigured, opOpen, "%w", err)
+	}
+	p := &Provider{uri: uri, loc: loc, ref: crypto.NewKEKRef(Scheme, loc.name+"/"+loc.key)}
+	if p.conn, err = loc.connection(); err != nil {
+		return nil, crypto.Internalf(crypto.KindNotConfigured, opOpen, "%s: %w", uri, err)
+	}
+	if err := p.checkAuthenticates(ctx); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// Ref is derived from the plug-in's name in the configuration and the key.
+func (p *Provider) Ref() crypto.KEKRef { return p.ref }
+
+// URI is the one that the key was opened by.
+func (p *Provider) URI() string { return p.uri }
+
+// GenerateDataKey draws a data key and has it wrapped.
+func (p *Provider) GenerateDataKey(ctx context.Context, kc crypto.KeyContext) (plain, wrapped []byte, err error) {
+	plain = make([]byte, dataKeySize)
+	rand.Read(plain) // never fails: the runtime ends the process if the system has no randomness
+	if wrapped, err = p.WrapDataKey(ctx, plain, kc); err != nil {
+		clear(plain)
+		return nil, nil, err
+	}
+	return plain, wrapped, nil
+}
+
+// WrapDataKey has a data key wrapped. EncryptionService learns the namespace and binds nothing to it.
+func (p *Provider) WrapDataKey(ctx context.Context, plain []byte, kc crypto.KeyContext) (wrapped []byte, err error) {
+	if ctx, err = p.authorized(ctx, opWrap, kc); err != nil {
+		return nil, err
+	}
+	if p.loc.withContext {
+		var out *pluginpb.WrapResponse
+		out, err = pluginpb.NewKeyServiceClient(p.conn).Wrap(ctx,
+			&pluginpb.WrapRequest{Key: p.loc.key, Context: contextOf(kc), Plaintext: plain})
+		wrapped = out.GetWrapped()
+	} else {
+		var out *pluginpb.EncryptResponse
+		out, err = pluginpb.NewEncryptionServiceClient(p.conn).Encrypt(ctx,
+			&pluginpb.EncryptRequest{Namespace: kc.Namespace, Plaintext: plain})
+		wrapped = out.GetCiphertext()
+	}
+	if err != nil {
+		return nil, p.failed(opWrap, kc, err)
+	}
+	if len(wrapped) == 0 || bytes.Contains(wrapped, plain) {
+		return nil, kc.Internalf(crypto.KindNotConfigured, opWrap,
+			"%s: the plug-in answered with no ciphertext, or with one that shows the data key; nothing is sealed with it", p.uri)
+	}
+	return wrapped, nil
+}
+
+// UnwrapDataKey has a data key unwrapped. What EncryptionService unwraps may be of any context: the id of the data key, which the
+// keyring derives and compares, shows which.
+func (p *Provider) UnwrapDataKey(ctx context.Context, wrapped []byte, kc crypto.KeyContext) (plain []byte, err error) {
+	if ctx, err = p.authorized(ctx, opUnwrap, kc); err != nil {
+		return nil, err
+	}
+	if p.loc.withContext {
+		var out *pluginpb.UnwrapResponse
+		out, err = pluginpb.NewKeyServiceClient(p.conn).Unwrap(ctx,
+			&pluginpb.UnwrapRequest{Key: p.loc.key, Context: contextOf(kc), Wrapped: wrapped})
+		plain = out.GetPlaintext()
+	} else {
+		var out *pluginpb.DecryptResponse
+		out, err = pluginpb.NewEncryptionServiceClient(p.conn).Decrypt(ctx,
+			&pluginpb.DecryptRequest{Ciphertext: wrapped})
+		plain = out.GetPlaintext()
+	}
+	if err != nil {
+		return nil, p.failed(opUnwrap, kc, err)
+	}
+	if len(plain) != dataKeySize {
+		clear(plain)
+		return nil, kc.Internalf(crypto.KindRejected, opUnwrap, "%s: what the plug-in unwrapped is no data key", p.uri)
+	}
+	return plain, nil
+}
+
+func contextOf(kc crypto.KeyContext) *pluginpb.KeyContext {
+	return &pluginpb.KeyContext{Namespace: kc.Namespace, KeyName: kc.Key}
+}
+
+// checkAuthenticates has a data key wrapped, and tries to unwrap it changed, and under another context where the service
+// has one. A server that lets either pass would open what somebody else put together. One that refuses to wrap is for a key that opens only.
+func (p *Provider) checkAuthenticates(ctx context.Context) error {
+	probe := crypto.KeyContext{Namespace: "temporal-seal-probe", Key: "probe"}
+	_, wrapped, err := p.GenerateDataKey(ctx, probe)
+	if err != nil {
+		if crypto.KindOf(err) == crypto.KindDenied {
+			return nil
+		}
+		return err
+	}
+	changed := bytes.Clone(wrapped)
+	changed[len(changed)-1] ^= 1
+	if _, err := p.UnwrapDataKey(ctx, changed, probe); err == nil {
+		return crypto.Internalf(crypto.KindNotConfigured, opOpen,
+			"%s: the plug-in unwraps a wrapped key that was changed; it has to authenticate what it decrypts, as AES-GCM does", p.uri)
+	}
+	if !p.loc.withContext {
+		return nil
+	}
+	if _, err := p.UnwrapDataKey(ctx, wrapped, crypto.KeyContext{Namespace: "temporal-seal-other", Key: "probe"}); err == nil {
+		return crypto.Internalf(crypto.KindNotConfigured, opOpen,
+			"%s: the plug-in ignores the context of KeyService; it has to authenticate namespace and key name with the data key", p.uri)
+	}
+	return nil
+}
