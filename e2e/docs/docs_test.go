@@ -23,9 +23,15 @@ import (
 	"github.com/temporal-seal/temporal-seal/e2e/peers"
 )
 
+// counted is what the tests have checked, for the last line.
+var counted struct{ commands, configs, messages, links int }
+
 func TestMain(m *testing.M) {
 	code := m.Run()
 	harness.RemoveProxy()
+	if n := &counted; code == 0 && n.commands > 0 && n.configs > 0 && n.messages > 0 && n.links > 0 {
+		fmt.Printf("docs: %d commands, %d configs, %d messages, %d links: all hold\n", n.commands, n.configs, n.messages, n.links)
+	}
 	os.Exit(code)
 }
 
@@ -57,11 +63,13 @@ func documents(t *testing.T) []document {
 	return all
 }
 
-// block is a fenced piece of a document.
+// block is a fenced piece of a document. One with a title is a file, which the commands after it read.
 type block struct {
-	where, language string
-	lines           []string
+	where, language, title string
+	lines                  []string
 }
+
+var title = regexp.MustCompile(`^(\S*) title="([^"]+)"$`)
 
 func (d *document) blocks() []block {
 	var all []block
@@ -70,6 +78,9 @@ func (d *document) blocks() []block {
 		switch language, fence := strings.CutPrefix(line, "```"); {
 		case fence && open == nil:
 			open = &block{where: fmt.Sprintf("%s:%d", d.name, i+1), language: language}
+			if m := title.FindStringSubmatch(language); m != nil {
+				open.language, open.title = m[1], m[2]
+			}
 		case fence:
 			all = append(all, *open)
 			open = nil
@@ -105,7 +116,7 @@ func (b *block) commands() []string {
 	return all
 }
 
-var inline = regexp.MustCompile("`((?:bin/)?proxy|make|temporal|helm) ([^`]+)`")
+var inline = regexp.MustCompile("`((?:bin/)?temporal-seal|make|temporal|helm) ([^`]+)`")
 
 // TestSentences holds commands within sentences against the programs.
 func TestSentences(t *testing.T) {
@@ -139,6 +150,7 @@ func TestSentences(t *testing.T) {
 	if n < 20 {
 		t.Errorf("only %d commands were found", n)
 	}
+	counted.commands += n
 }
 
 // helps checks that a program knows a command and the flags that come with it.
@@ -250,6 +262,7 @@ func TestLinks(t *testing.T) {
 			if strings.Contains(m[1], "://") {
 				continue
 			}
+			counted.links++
 			path, fragment, _ := strings.Cut(m[1], "#")
 			to := d.name
 			if path != "" {
@@ -279,7 +292,7 @@ func anchor(heading string) string {
 }
 
 // elsewhere are the problems of a config that only says what it would be elsewhere: files and services that are not here.
-var elsewhere = regexp.MustCompile(`no such file|cannot be read|does not exist|does not answer|do not answer|not answer|credentials|no EC2|lookup|dial tcp|is not set|is no folder`)
+var elsewhere = regexp.MustCompile(`no such file|cannot be read|does not exist|does not answer|do not answer|not answer|credentials|no EC2|lookup|dial tcp|is not set|is not a directory`)
 
 // TestConfigs gives every config in the documents to the proxy. Pieces are put into a config first.
 func TestConfigs(t *testing.T) {
@@ -321,4 +334,5 @@ func TestConfigs(t *testing.T) {
 	if n < 5 {
 		t.Errorf("only %d configs were found", n)
 	}
+	counted.configs = n
 }

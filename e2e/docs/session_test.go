@@ -3,6 +3,7 @@ package docs
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"fmt"
 	"net"
 	"os"
@@ -54,6 +55,11 @@ func TestBlocks(t *testing.T) {
 		t.Errorf("%v\n%s", err, out)
 	}
 	t.Logf("%s", out)
+	for _, d := range documents(t) {
+		for _, b := range d.blocks() {
+			counted.commands += len(b.commands())
+		}
+	}
 }
 
 // loopbackUp brings up the one interface that a new network namespace has.
@@ -100,6 +106,21 @@ var after = map[string]func(s *session, out string){
 			s.t.Errorf("the saved history is not sealed: %v", err)
 		}
 	},
+	"temporal workflow show --address 127.0.0.1:7233 --workflow-id visit-1 --output json": func(s *session, out string) {
+		if strings.Contains(out, "Holtby") || strings.Contains(out, base64.StdEncoding.EncodeToString([]byte(`{"patient"`))[:12]) {
+			s.t.Errorf("the server has the value in clear:\n%s", out)
+		}
+	},
+	"temporal workflow show --address 127.0.0.1:7333 --workflow-id visit-1 --output json": func(s *session, out string) {
+		if !strings.Contains(out, "Holtby") && !strings.Contains(out, base64.StdEncoding.EncodeToString([]byte(`{"patient"`))[:12]) {
+			s.t.Errorf("the value is not back through the proxy:\n%s", out)
+		}
+	},
+	"temporal workflow show --address 127.0.0.1:7233 --workflow-id visit-2 --output json": func(s *session, out string) {
+		if strings.Contains(out, "Holtby") || !strings.Contains(out, "json/sealed.v1") && !strings.Contains(out, "anNvbi9zZWFsZWQudjE") {
+			s.t.Errorf("not all but the ward is sealed:\n%s", out)
+		}
+	},
 	"temporal-seal open --config config.yaml history.json": func(s *session, out string) {
 		if !strings.Contains(out, "a secret") && !strings.Contains(out, "ImEgc2VjcmV0Ig==") {
 			s.t.Errorf("what was sealed is not in the opened history:\n%s", out)
@@ -114,6 +135,9 @@ func runBlocks(t *testing.T) {
 	for _, d := range documents(t) {
 		s := newSession(t)
 		for _, b := range d.blocks() {
+			if b.title != "" {
+				s.write(b.title, strings.Join(b.lines, "\n")+"\n")
+			}
 			for _, c := range b.commands() {
 				program, _, _ := strings.Cut(c, " ")
 				if why := others[program]; why != "" {
@@ -191,6 +215,9 @@ func newSession(t *testing.T) *session {
 }
 
 func (s *session) write(name, text string) {
+	if err := os.MkdirAll(filepath.Dir(filepath.Join(s.dir, name)), 0o755); err != nil {
+		s.t.Fatal(err)
+	}
 	if err := os.WriteFile(filepath.Join(s.dir, name), []byte(text), 0o600); err != nil {
 		s.t.Fatal(err)
 	}
