@@ -12,7 +12,8 @@ import (
 const (
 	maxDataKeys = 8192
 	maxRefusals = 4096
-	evictionTry = 16 // data keys among which the one that was not used for longest makes room
+	maxMissing  = 65536 // rows that the key store did not have; about 10 MB in all
+	evictionTry = 16    // data keys among which the one that was not used for longest makes room
 )
 
 func newLRU[K comparable, V any](size int) *lru.Cache[K, V] {

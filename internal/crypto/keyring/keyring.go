@@ -90,7 +90,7 @@ func New(ctx context.Context, opt Options) (*Keyring, error) {
 	c.keys = &keks{core: c, flights: newFlights[string, *keyhealth.Key](c, refusalLife), byURI: make(map[string]*keyhealth.Key),
 		health: keyhealth.Options{Log: opt.Log, Unwrap: c.service.probe, Withdrawn: k.withdraw}}
 	k.opening = opening{core: c, missed: k.sealing.missed, flights: newFlights[headerID, *dataKey](c, refusalLife),
-		keys: dataKeys{core: c, m: make(map[crypto.KeyID]*dataKey)}, missing: newLRU[crypto.KeyID, missing](maxRefusals)}
+		keys: dataKeys{core: c, m: make(map[crypto.KeyID]*dataKey)}, missing: newLRU[crypto.KeyID, missing](maxMissing), again: make(chan struct{}, maxAgain)}
 	k.sealing = sealing{core: c, made: k.opening.keys.add, flights: newFlights[slotKey, *Sealer](c, keyhealth.ProbeRetry)}
 	set, err := k.Prepare(ctx, opt.Keys, opt.Grants, opt.RevokedDataKeys)
 	if err != nil {

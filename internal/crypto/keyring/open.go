@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
 
@@ -21,10 +22,12 @@ import (
 // is not safe for concurrent use.
 type Run struct {
 	ahead   iter.Seq[*envelope.Sealed]
-	asked   map[headerID]answer // data keys that were not in memory
-	failed  error               // of the key store
-	refused int32               // of these, by key services
-	recent  [4]*dataKey         // messages mostly hold envelopes of one data key or a few
+	asked   map[headerID]answer              // data keys that were not in memory
+	failed  error                            // of the key store
+	rows    map[crypto.KeyID][]crypto.KeyRow // of data keys that were not in memory, in the order in which they are tried
+	lookups map[crypto.KeyID]bool            // whether the key store was asked; it is not for those that are too many for one message
+	refused int32                            // of these, by key services
+	recent  [4]*dataKey                      // messages mostly hold envelopes of one data key or a few
 	next    int
 	last    opened
 }
@@ -92,6 +95,7 @@ type opening struct {
 	missed  func(namespace, key string) // is called when the key service did not answer
 	keys    dataKeys
 	missing *lru.Cache[crypto.KeyID, missing] // rows that the key store did not have
+	again   chan struct{}                     // has a place for each call that asks for rows that were missing before
 }
 
 // Open appends to dst what s holds: the original serialized Payload (forms 0 and 1) or the text (form 2). namespace is
@@ -181,12 +185,13 @@ func (o *opening) askAll(ctx context.Context, first *envelope.Sealed, set *Set, 
 	answers := make([]answer, len(wanted))
 	a := &asking{set: set, namespace: namespace}
 	a.refused.Store(run.refused)
+	rows := run.rows // a run that workers hold would be allocated for each message
 	var next atomic.Int32
 	var workers sync.WaitGroup
 	for range min(maxAsking, len(wanted)) {
 		workers.Go(func() {
 			for i := next.Add(1) - 1; int(i) < len(wanted); i = next.Add(1) - 1 {
-				answers[i].dk, answers[i].err = o.ask(ctx, &wanted[i], ids[i], a)
+				answers[i].dk, answers[i].err = o.askRows(ctx, &wanted[i], rows[wanted[i].Header.ID], a)
 			}
 		})
 	}
@@ -226,6 +231,31 @@ func (o *opening) unknown(first *envelope.Sealed, set *Set, namespace string, ru
 	}
 	run.ahead = nil
 	return wanted, ids
+}
+
+// askRows is ask for an envelope, or for one by reference whose data key several key encryption keys have wrapped: one of them may
+// be gone, or away.
+func (o *opening) askRows(ctx context.Context, s *envelope.Sealed, rows []crypto.KeyRow, a *asking) (*dataKey, error) {
+	if !s.Header.Reference() || len(rows) < 2 {
+		return o.ask(ctx, s, idOf(s), a)
+	}
+	var err error
+	for i, row := range rows {
+		h := *s.Header
+		fill(&h, row)
+		other := *s
+		other.Header = &h
+		part, cancel := context.WithTimeout(ctx, o.core.patience(ctx)/time.Duration(len(rows)-i))
+		dk, failed := o.ask(part, &other, idOf(&other), a)
+		cancel()
+		if failed == nil {
+			return dk, nil
+		}
+		if err == nil || crypto.KindOf(failed).Transient() { // what may pass decides what becomes of the payload
+			err = failed
+		}
+	}
+	return nil, err
 }
 
 // ask has the data key of an envelope unwrapped, if the configuration allows that.

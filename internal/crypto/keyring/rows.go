@@ -8,7 +8,6 @@ import (
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
-	"github.com/temporal-seal/temporal-seal/internal/crypto/keyhealth"
 )
 
 const (
@@ -17,6 +16,10 @@ const (
 	// missLimit is after how long a row that is still not there counts as lost. Until then it may come from a writer that the
 	// database has not caught up with, or from a backup that is being restored.
 	missLimit = 10 * time.Minute
+	// maxLookups is how many rows the key store is asked for by one message.
+	maxLookups = 1024
+	// maxAgain is how many calls at a time ask for rows that were missing before.
+	maxAgain = 2
 	// rowsInterval is the pause between checks that the rows of the keys that seal are there.
 	rowsInterval = time.Minute
 )
@@ -35,7 +38,7 @@ func (k *Keyring) Resolve(ctx context.Context, envelopes iter.Seq[*envelope.Seal
 		}
 	}
 	if len(unknown) > 0 {
-		run.failed = k.opening.fillFromStore(ctx, unknown)
+		run.failed = k.opening.fillFromStore(ctx, unknown, run)
 	}
 }
 
@@ -44,7 +47,8 @@ func (k *Keyring) Resolved(ctx context.Context, s *envelope.Sealed, run *Run) er
 	return k.opening.resolveOne(ctx, s, run)
 }
 
-// resolveOne is Resolve for an envelope that is opened, and returns why it has no names.
+// resolveOne is Resolve for an envelope that is opened, and returns why it has no names. What Resolve has looked up in the run is
+// not asked for again: a message may name any number of rows that do not exist.
 func (o *opening) resolveOne(ctx context.Context, s *envelope.Sealed, run *Run) error {
 	h := s.Header
 	if !h.Reference() || h.Namespace != "" || o.fillFromMemory(h) {
@@ -53,17 +57,23 @@ func (o *opening) resolveOne(ctx context.Context, s *envelope.Sealed, run *Run) 
 	if run.failed != nil {
 		return run.failed
 	}
-	if m, known := o.missing.Get(h.ID); !known || time.Since(m.last) >= missTrust {
-		if err := o.fillFromStore(ctx, []*envelope.Header{h}); err != nil {
+	if _, done := run.lookups[h.ID]; !done && !o.missedLately(h.ID) {
+		if err := o.fillFromStore(ctx, []*envelope.Header{h}, run); err != nil {
 			run.failed = err
 			return err
 		}
 	}
-	if h.Namespace != "" {
+	if rows := run.rows[h.ID]; len(rows) > 0 {
+		fill(h, rows[0])
 		return nil
 	}
 	m, known := o.missing.Get(h.ID)
-	if !known || time.Since(m.first) < missLimit {
+	asked, done := run.lookups[h.ID]
+	switch {
+	case done && !asked:
+		return crypto.Errorf(crypto.KindUnavailable, "open",
+			"one message refers to more than %d data keys that are not in memory; try again, the rest is looked up then", maxLookups)
+	case !known || time.Since(m.first) < missLimit:
 		return crypto.Errorf(crypto.KindUnavailable, "open", "the key store has no row for its key id %s... yet", h.ID.String()[:8])
 	}
 	return crypto.Errorf(crypto.KindRowMissing, "open",
@@ -85,49 +95,129 @@ func fill(h *envelope.Header, row crypto.KeyRow) {
 	h.Namespace, h.Key, h.KEK, h.Wrapped = row.Context.Namespace, row.Context.Key, row.KEK, row.Wrapped
 }
 
-// fillFromStore fills headers by their rows.
-func (o *opening) fillFromStore(ctx context.Context, headers []*envelope.Header) error {
+// fillFromStore fills headers by their rows. Rows that were missing before are asked for after the others, and by few calls at a
+// time: whoever makes up ids takes neither the time nor the connections that rows need which are there.
+func (o *opening) fillFromStore(ctx context.Context, headers []*envelope.Header, run *Run) error {
 	store := o.core.opt.Store
 	if store == nil {
 		return crypto.Errorf(crypto.KindNotConfigured, "open", "it was sealed by reference to a key store, and none is configured here")
 	}
-	now := time.Now()
-	var ids []crypto.KeyID
-	asked := make(map[crypto.KeyID]bool)
-	for _, h := range headers {
-		if m, known := o.missing.Get(h.ID); !asked[h.ID] && (!known || now.Sub(m.last) >= missTrust) {
-			asked[h.ID] = true
-			ids = append(ids, h.ID)
-		}
-	}
 	ctx, cancel := context.WithTimeout(ctx, min(callTimeout, o.core.patience(ctx)))
 	defer cancel()
-	rows, err := store.Get(ctx, ids)
-	if err != nil {
-		return classified("keystore.get", crypto.KeyContext{}, err)
+	fresh, missed := o.lookups(headers, run)
+	if err := o.lookUp(ctx, fresh, run); err != nil {
+		return err
 	}
-	found := make(map[crypto.KeyID]crypto.KeyRow, len(rows))
-	open := o.core.keys.all()
-	for _, row := range rows {
-		_, twice := found[row.ID]
-		serves := slices.ContainsFunc(open, func(key *keyhealth.Key) bool { return key.Ref() == row.KEK })
-		if valid(&row) && (!twice || serves) { // of several wraps, one by a key that is open
-			found[row.ID] = row
+	if len(missed) > 0 {
+		select {
+		case o.again <- struct{}{}:
+			err := o.lookUp(ctx, missed, run)
+			<-o.again
+			if err != nil {
+				return err
+			}
+		default:
 		}
 	}
 	for _, h := range headers {
-		if row, ok := found[h.ID]; ok {
-			fill(h, row)
-			o.missing.Remove(h.ID)
-		} else if asked[h.ID] {
-			m, known := o.missing.Get(h.ID)
-			if m.last = now; !known {
-				m.first = now
-			}
-			o.missing.Add(h.ID, m)
+		if rows := run.rows[h.ID]; len(rows) > 0 {
+			fill(h, rows[0])
 		}
 	}
 	return nil
+}
+
+// lookups returns the ids that the store is asked for, those apart that it did not have before, and notes in the run what was looked up
+// and what is too much for one message.
+func (o *opening) lookups(headers []*envelope.Header, run *Run) (fresh, missed []crypto.KeyID) {
+	if run.lookups == nil {
+		run.lookups = make(map[crypto.KeyID]bool)
+	}
+	for _, h := range headers {
+		if _, done := run.lookups[h.ID]; done {
+			continue
+		}
+		run.lookups[h.ID] = true
+		if !o.missing.Contains(h.ID) {
+			fresh = append(fresh, h.ID)
+		} else if !o.missedLately(h.ID) {
+			missed = append(missed, h.ID)
+		}
+	}
+	n := min(len(fresh), maxLookups)
+	m := min(len(missed), maxLookups-n)
+	for _, id := range slices.Concat(fresh[n:], missed[m:]) {
+		run.lookups[id] = false
+	}
+	return fresh[:n], missed[:m]
+}
+
+// missedLately reports whether the key store did not have a row just now.
+func (o *opening) missedLately(id crypto.KeyID) bool {
+	m, known := o.missing.Get(id)
+	return known && time.Since(m.last) < missTrust
+}
+
+// lookUp puts the rows of some ids into the run, and notes which are missing.
+func (o *opening) lookUp(ctx context.Context, ids []crypto.KeyID, run *Run) error {
+	if len(ids) == 0 {
+		return nil
+	}
+	rows, err := o.core.opt.Store.Get(ctx, ids)
+	if err != nil {
+		return classified("keystore.get", crypto.KeyContext{}, err)
+	}
+	if run.rows == nil {
+		run.rows = make(map[crypto.KeyID][]crypto.KeyRow, len(rows))
+	}
+	for _, row := range rows {
+		if valid(&row) {
+			run.rows[row.ID] = append(run.rows[row.ID], row)
+		}
+	}
+	now := time.Now()
+	for _, id := range ids {
+		if of := run.rows[id]; len(of) > 0 {
+			o.prefer(of)
+			o.missing.Remove(id)
+			continue
+		}
+		m, known := o.missing.Get(id)
+		if m.last = now; !known {
+			m.first = now
+		}
+		o.missing.Add(id, m)
+	}
+	return nil
+}
+
+// prefer sorts the rows of a data key: that of the active key encryption key first, then those of keys that are open, and those
+// of keys last that do not answer.
+func (o *opening) prefer(rows []crypto.KeyRow) {
+	if len(rows) < 2 {
+		return
+	}
+	active := ""
+	if m, ok := o.core.set.Load().findSealed(rows[0].Context.Namespace, rows[0].Context.Key); ok {
+		active = m.active()
+	}
+	open := o.core.keys.all()
+	rank := func(row crypto.KeyRow) int {
+		rank := 2
+		for _, key := range open {
+			switch {
+			case key.Ref() != row.KEK:
+			case !key.Reachable():
+				rank = max(rank, 3)
+			case key.URI() == active:
+				return 0
+			default:
+				rank = min(rank, 1)
+			}
+		}
+		return rank
+	}
+	slices.SortStableFunc(rows, func(a, b crypto.KeyRow) int { return rank(a) - rank(b) })
 }
 
 // valid reports whether a row could be in an envelope's header.
