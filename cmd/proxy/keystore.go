@@ -22,7 +22,7 @@ func keystoreCommand() *cobra.Command {
 	return group("keystore", "Look after the database with wrapped data keys",
 		`A key store lets envelopes name their data key in 16 bytes instead of carrying it. It holds wrapped keys alone, and what was sealed
 by reference opens only while its row is there.`,
-		initStoreCommand(), checkStoreCommand(), recoverStoreCommand(), rewrapStoreCommand(), exportStoreCommand(), importStoreCommand())
+		initStoreCommand(), migrateStoreCommand(), checkStoreCommand(), recoverStoreCommand(), rewrapStoreCommand(), exportStoreCommand(), importStoreCommand())
 }
 
 // initStoreCommand makes the tables of a key store.
@@ -49,9 +49,57 @@ with on-demand capacity and protected from being deleted, unless it exists.`,
 				fmt.Fprintln(cmd.ErrOrStderr(), "the database is a key store already, and stays as it is")
 			}
 			fmt.Fprintln(cmd.OutOrStdout(), id)
+			store, err := keystore.New(args[0], id)
+			if err != nil {
+				return err
+			}
+			defer store.Close()
+			return warn(ctx, cmd, store)
+		},
+	}
+	addTimeout(&timeout, cmd)
+	return cmd
+}
+
+// warn writes the settings of a store's database by which rows can get lost.
+func warn(ctx context.Context, cmd *cobra.Command, store *keystore.Store) error {
+	warnings, err := store.Warnings(ctx)
+	for _, text := range warnings {
+		fmt.Fprintln(cmd.ErrOrStderr(), "warning:", text)
+	}
+	return err
+}
+
+// migrateStoreCommand brings a key store to the schema of this release.
+func migrateStoreCommand() *cobra.Command {
+	var flags config.Flags
+	var timeout time.Duration
+	cmd := &cobra.Command{
+		Use:   "migrate",
+		Short: "Bring the key store of a config to the schema of this release",
+		Long: `migrate changes the tables of the config's key store to the schema of this release, and changes no row. Upgrade every proxy first: earlier
+releases refuse a newer schema. It refuses a store that a newer release has made.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := flags.Load()
+			if err != nil {
+				return err
+			}
+			ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
+			defer cancel()
+			changed, err := app.MigrateStore(ctx, c)
+			if err != nil {
+				return err
+			}
+			if changed {
+				fmt.Fprintln(cmd.OutOrStdout(), "the key store has the schema of this release now")
+			} else {
+				fmt.Fprintln(cmd.OutOrStdout(), "the key store has the schema of this release already")
+			}
 			return nil
 		},
 	}
+	addFlags(&flags, cmd)
 	addTimeout(&timeout, cmd)
 	return cmd
 }
@@ -64,9 +112,13 @@ func checkStoreCommand() *cobra.Command {
 		Use:   "check",
 		Short: "Unwrap every key in the key store of a config",
 		Long: `check reads every row of the config's key store and has the key service unwrap it, which proves that what was sealed by
-reference opens. The exit code is 1 if a row does not unwrap to the key that its id names.`,
+reference opens. The exit code is 1 if a row does not unwrap to the key that its id names. It warns of settings of the
+database by which rows can get lost.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := withStore(cmd, &flags, func(store *keystore.Store) error { return warn(cmd.Context(), cmd, store) }); err != nil {
+				return err
+			}
 			keys, err := openStoredKeys(cmd, &flags, timeout)
 			if err != nil {
 				return err
@@ -151,7 +203,7 @@ func exportStoreCommand() *cobra.Command {
 database, or to keep a copy. The rows are wrapped keys; whoever has the file can open nothing without the key service.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return withStore(cmd, &flags, func(store crypto.KeyStore) (err error) {
+			return withStore(cmd, &flags, func(store *keystore.Store) (err error) {
 				f, err := os.OpenFile(args[0], os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 				if err != nil {
 					return err
@@ -184,7 +236,7 @@ ends it. A file that is not complete changes nothing. Run check afterwards.`,
 				return err
 			}
 			defer f.Close()
-			return withStore(cmd, &flags, func(store crypto.KeyStore) error {
+			return withStore(cmd, &flags, func(store *keystore.Store) error {
 				n, err := keystore.Import(cmd.Context(), store, f)
 				if err != nil {
 					return fmt.Errorf("%s: after %s: %w", args[0], count(n, "row"), err)
@@ -199,7 +251,7 @@ ends it. A file that is not complete changes nothing. Run check afterwards.`,
 }
 
 // withStore calls do with the key store of a config.
-func withStore(cmd *cobra.Command, flags *config.Flags, do func(crypto.KeyStore) error) error {
+func withStore(cmd *cobra.Command, flags *config.Flags, do func(*keystore.Store) error) error {
 	c, err := flags.Load()
 	if err != nil {
 		return err

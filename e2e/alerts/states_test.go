@@ -2,10 +2,13 @@ package alerts
 
 import (
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	commonpb "go.temporal.io/api/common/v1"
@@ -90,6 +93,7 @@ func makeStates() []state {
 		})},
 		{alert: "KeyRevoked", also: []string{"CallsFail"}, begin: revoke, end: restore, calls: sealing},
 		{alert: "KeyServiceOutOfReach", also: []string{"CallsFail"}, begin: break_, end: heal, calls: sealing},
+		keyStoreFails(),
 		{alert: "PollsHeld", also: []string{"KeyServiceOutOfReach"}, begin: break_, end: heal, calls: func(s *site) {
 			if !s.begun.Load() {
 				return // with a key at hand polls would not be held
@@ -252,5 +256,30 @@ func auditFails() state {
 		if p, err := s.seal("orders"); err == nil {
 			s.query(p)
 		}
+	}}
+}
+
+// keyStoreFails is a key store in DynamoDB whose service answers with errors for a while.
+func keyStoreFails() state {
+	const id = "00112233445566778899aabbccddeeff"
+	var broken atomic.Bool
+	return state{alert: "KeyStoreOutOfReach", prepare: func(s *site) error {
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "application/x-amz-json-1.0")
+			if broken.Load() {
+				w.WriteHeader(http.StatusInternalServerError)
+				return
+			}
+			_, _ = fmt.Fprintf(w, `{"Item": {"pk": {"S": "meta"}, "store_id": {"S": %q}, "schema": {"N": "1"}}}`, id)
+		}))
+		s.t.Cleanup(server.Close)
+		s.options.Extra += fmt.Sprintf("key_store: {id: %s, url: \"dynamodb://keys?region=eu-central-1&endpoint=%s\"}\n", id, server.URL)
+		return nil
+	}, begin: func(*site) error {
+		broken.Store(true)
+		return nil
+	}, end: func(*site) error {
+		broken.Store(false)
+		return nil
 	}}
 }

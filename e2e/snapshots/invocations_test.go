@@ -298,6 +298,8 @@ var invocations = []invocation{
 	{"keystore init sqlite:no-folder/made.db", "no such folder"},
 	{"keystore init mysql://localhost", "not a key store"},
 	{"keystore init", "no key store named"},
+	{"keystore migrate --config stored.yaml", ""},
+	{"keystore migrate --config good.yaml", "no key store"},
 	{"keystore check --config stored.yaml", ""},
 	{"keystore recover --config stored.yaml --upstream $UPSTREAM --namespace default", ""},
 	{"keystore recover --config stored.yaml --upstream $UPSTREAM --namespace unreadable", "not everything can be read"},

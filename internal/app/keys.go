@@ -44,11 +44,18 @@ func OpenKeys(ctx context.Context, c *config.Config, o KeyOptions) (*keyring.Key
 	if err != nil {
 		return nil, err
 	}
-	keys, err := keyring.New(ctx, keyring.Options{
-		Store: store,
-		Keys:  c.KeyConfigs(), Open: o.Open, Grants: c.KeyGrants(), Realm: c.Realm, SealedAs: c.SealedAs(),
+	options := keyring.Options{
+		Keys: c.KeyConfigs(), Open: o.Open, Grants: c.KeyGrants(), Realm: c.Realm, SealedAs: c.SealedAs(),
 		RevokedDataKeys: c.DataKeyIDs(), DataKeyLife: c.DataKeyLife, Trace: o.Trace, Asking: o.Asking, Log: o.Log,
-	})
+	}
+	if store != nil {
+		options.Store = store
+		warnings, _ := store.Warnings(ctx) // a store that does not answer is reported
+		for _, text := range warnings {
+			o.Log.Warn("the key store can lose rows", "cause", text)
+		}
+	}
+	keys, err := keyring.New(ctx, options)
 	if err != nil {
 		return nil, prefixLines("keys", err)
 	}
@@ -86,7 +93,7 @@ func unusable(set *keyring.Set) error {
 const storeTimeout = 3 * time.Second
 
 // OpenStore returns the key store of a config, for commands that cannot do without it.
-func OpenStore(ctx context.Context, c *config.Config) (crypto.KeyStore, error) {
+func OpenStore(ctx context.Context, c *config.Config) (*keystore.Store, error) {
 	if c.KeyStore == nil {
 		return nil, errors.New("the config has no key_store")
 	}
@@ -98,9 +105,22 @@ func OpenStore(ctx context.Context, c *config.Config) (crypto.KeyStore, error) {
 	return store, err
 }
 
+// MigrateStore brings the key store of a config to the schema of this release, and reports whether that changed anything.
+func MigrateStore(ctx context.Context, c *config.Config) (changed bool, err error) {
+	if c.KeyStore == nil {
+		return false, errors.New("the config has no key_store")
+	}
+	store, err := keystore.New(c.KeyStore.URL, c.KeyStore.ID)
+	if err != nil {
+		return false, fmt.Errorf("key_store: %w", err)
+	}
+	defer store.Close()
+	return store.Migrate(ctx)
+}
+
 // openStore returns the key store of a config; nil if it has none. One that does not answer comes with its error: it can be used
 // as soon as it does. A database that is not the store fails.
-func openStore(ctx context.Context, c *config.Config) (crypto.KeyStore, error) {
+func openStore(ctx context.Context, c *config.Config) (*keystore.Store, error) {
 	if c.KeyStore == nil {
 		return nil, nil
 	}

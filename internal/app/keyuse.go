@@ -80,6 +80,8 @@ var (
 		[]string{"key", "kek"}, nil)
 	keyUnavailable = prometheus.NewDesc("temporal_seal_key_unavailable",
 		"1 while the key service does not answer for the key.", []string{"key", "kek"}, nil)
+	keyStoreUp = prometheus.NewDesc("temporal_seal_key_store_up",
+		"0 while the key store does not answer, or is another one than the config names; 1 otherwise, also where none is configured.", nil, nil)
 )
 
 // Describe is part of prometheus.Collector.
@@ -90,6 +92,7 @@ func (m keyMetrics) Describe(ch chan<- *prometheus.Desc) {
 	ch <- keyLastOpened
 	ch <- keyRevoked
 	ch <- keyUnavailable
+	ch <- keyStoreUp
 }
 
 // Collect is part of prometheus.Collector.
@@ -97,6 +100,8 @@ func (m keyMetrics) Collect(ch chan<- prometheus.Metric) {
 	send := func(desc *prometheus.Desc, kind prometheus.ValueType, value float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(desc, kind, value, labels...)
 	}
+	_, err := m.keys.StoreHealth()
+	send(keyStoreUp, prometheus.GaugeValue, oneIf(err == nil))
 	// Keys that could not be opened are not in use yet, and have no reference.
 	for entry, err := range m.keys.Unopened() {
 		revoked := crypto.KindOf(err) == crypto.KindRevoked

@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -77,6 +78,10 @@ func (r *report) moved(before, now []keyring.MovedKey) {
 
 // describeKeys writes which keys the URIs mean, and which aliases have moved, for people who look at /readyz.
 func describeKeys(w io.Writer, keys *keyring.Keyring) {
+	if since, err := keys.StoreHealth(); err != nil {
+		fmt.Fprintf(w, "the key store has not answered as it should since %s: %v; new data keys seal self-contained envelopes until it does\n",
+			since.UTC().Format(time.RFC3339), err)
+	}
 	for _, u := range keys.Uses() {
 		if u.ARN != "" && u.Role != keyring.RoleFormer {
 			fmt.Fprintf(w, "key %q: %s %s, reference %s\n", u.Entry, u.Role, u.ARN, u.KEK)

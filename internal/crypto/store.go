@@ -22,6 +22,8 @@ type KeyStore interface {
 	Put(ctx context.Context, row KeyRow) error
 	// All calls visit for every row until it returns an error. The rows of an id come one after the other.
 	All(ctx context.Context, visit func(KeyRow) error) error
+	// Ping asks whether the database answers and is the store.
+	Ping(ctx context.Context) error
 	// Close ends the use of the database.
 	Close() error
 }

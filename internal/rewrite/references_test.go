@@ -47,6 +47,7 @@ func (r *rows) Put(_ context.Context, row crypto.KeyRow) error {
 }
 
 func (*rows) All(context.Context, func(crypto.KeyRow) error) error { return nil }
+func (*rows) Ping(context.Context) error                           { return nil }
 func (*rows) Close() error                                         { return nil }
 
 // referring returns a rewriter whose envelopes are by reference.

@@ -69,6 +69,7 @@ type core struct {
 	keys    *keks
 	slots   slots
 	uses    uses
+	store   storeHealth
 	tokens  *rate.Limiter
 
 	base context.Context // ends with Close
@@ -254,6 +255,7 @@ func (k *Keyring) tick() {
 		}
 		now := time.Now()
 		k.core.coarse.Store(now.UnixNano())
+		k.core.pingStore(now)
 		k.sealing.tend(now)
 		for _, key := range k.core.keys.all() {
 			if contexts := key.Watch(now); contexts != nil {

@@ -20,6 +20,8 @@ const (
 	maxLookups = 1024
 	// maxAgain is how many calls at a time ask for rows that were missing before.
 	maxAgain = 2
+	// pingInterval is the pause between questions whether the key store answers.
+	pingInterval = 10 * time.Second
 	// rowsInterval is the pause between checks that the rows of the keys that seal are there.
 	rowsInterval = time.Minute
 )

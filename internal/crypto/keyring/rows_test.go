@@ -40,6 +40,16 @@ func (f *faulty) Get(ctx context.Context, ids []crypto.KeyID) ([]crypto.KeyRow, 
 	return f.KeyStore.Get(ctx, ids)
 }
 
+func (f *faulty) Ping(ctx context.Context) error {
+	f.mu.Lock()
+	err := f.err
+	f.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	return f.KeyStore.Ping(ctx)
+}
+
 func (f *faulty) Put(ctx context.Context, row crypto.KeyRow) error {
 	f.mu.Lock()
 	err := f.err
@@ -84,6 +94,8 @@ func (r *rowsInMemory) All(_ context.Context, visit func(crypto.KeyRow) error) e
 	}
 	return nil
 }
+
+func (r *rowsInMemory) Ping(context.Context) error { return nil }
 
 func (r *rowsInMemory) Close() error { return nil }
 
@@ -261,7 +273,15 @@ func TestStoreOutage(t *testing.T) {
 		keys := &faulty{KeyStore: &rowsInMemory{rows: map[crypto.KeyID]crypto.KeyRow{}}}
 		k := referring(t, s, p, keys)
 		before, _ := sealMany(t, k, 10)
+		time.Sleep(waitForTick)
+		if _, err := k.StoreHealth(); err != nil {
+			t.Errorf("before the outage: %v", err)
+		}
 		keys.fail(errors.New("connection refused"))
+		time.Sleep(pingInterval + waitForTick)
+		if since, err := k.StoreHealth(); err == nil || time.Since(since) > pingInterval {
+			t.Errorf("during the outage: since %v, error %v", since, err)
+		}
 		if _, references := sealMany(t, k, 10); references != 10 {
 			t.Errorf("%d of 10 envelopes are by reference, whose row was stored before", references)
 		}
@@ -281,6 +301,9 @@ func TestStoreOutage(t *testing.T) {
 			t.Errorf("after the outage: %q, %v", got, err)
 		}
 		time.Sleep(rowsInterval + waitForTick)
+		if _, err := k.StoreHealth(); err != nil {
+			t.Errorf("after the outage: %v", err)
+		}
 		if _, references := sealMany(t, fresh, 10); references != 10 {
 			t.Errorf("%d of 10 envelopes are by reference a minute after the outage", references)
 		}

@@ -100,29 +100,64 @@ func (t *table) failed(op string, err error) error {
 
 func (*table) code(err error) string { return awsclient.ErrorCode("DynamoDB", err) }
 
-// storeID returns the store's id; "" where the table has none.
-func (t *table) storeID(ctx context.Context) (string, error) {
+// storeID returns the store's id, "" where the table has none, and the number of its schema.
+func (t *table) storeID(ctx context.Context) (id string, schema int, err error) {
 	out, err := t.client.GetItem(ctx, &dynamodb.GetItemInput{TableName: t.name, Key: key(metaItem), ConsistentRead: aws.Bool(true)})
 	if err != nil {
-		return "", t.failed("open key store", err)
+		return "", 0, t.failed("open key store", err)
 	}
-	if schema, err := strconv.Atoi(number(out.Item[attrSchema])); err == nil && schema > schemaVersion {
-		return "", errNewerSchema()
+	if id = text(out.Item[attrStore]); id == "" {
+		return "", 0, nil
 	}
-	return text(out.Item[attrStore]), nil
+	if schema, err = strconv.Atoi(number(out.Item[attrSchema])); err != nil {
+		return "", 0, notConfigured("the item meta of the table %s has no schema", *t.name)
+	}
+	if schema > schemaVersion {
+		return "", schema, errNewerSchema()
+	}
+	return id, schema, nil
 }
 
 // expect is part of backend.
 func (t *table) expect(ctx context.Context, want string) error {
-	got, err := t.storeID(ctx)
+	schema, err := t.isStore(ctx, want)
+	if err == nil && schema < schemaVersion {
+		return errOlderSchema()
+	}
+	return err
+}
+
+// isStore returns an error unless the table is the store with an id, in any schema that is not newer.
+func (t *table) isStore(ctx context.Context, want string) (schema int, err error) {
+	got, schema, err := t.storeID(ctx)
 	switch {
 	case err != nil:
-		return err
+		return 0, err
 	case got == "":
-		return errNoStore()
+		return 0, errNoStore()
 	}
-	return sameStore(got, want)
+	return schema, sameStore(got, want)
 }
+
+// migrate is part of backend.
+func (t *table) migrate(ctx context.Context, id string) (changed bool, err error) {
+	schema, err := t.isStore(ctx, id)
+	if err != nil || schema == schemaVersion {
+		return false, err
+	}
+	_, err = t.client.UpdateItem(ctx, &dynamodb.UpdateItemInput{TableName: t.name, Key: key(metaItem),
+		UpdateExpression: aws.String("SET #schema = :now"), ConditionExpression: aws.String("store_id = :id AND #schema < :now"),
+		ExpressionAttributeNames: map[string]string{"#schema": attrSchema},
+		ExpressionAttributeValues: item{":id": &types.AttributeValueMemberS{Value: id},
+			":now": &types.AttributeValueMemberN{Value: strconv.Itoa(schemaVersion)}}})
+	if err != nil {
+		return false, t.failed("migrate key store", err)
+	}
+	return true, nil
+}
+
+// warnings is part of backend. DynamoDB confirms a write once it is stored in several zones.
+func (*table) warnings(context.Context) ([]string, error) { return nil, nil }
 
 // init is part of backend. It makes the table, unless it is there, and protects it from being deleted.
 func (t *table) init(ctx context.Context) (id string, made bool, err error) {
@@ -139,7 +174,7 @@ func (t *table) init(ctx context.Context) (id string, made bool, err error) {
 		return "", false, t.failed("make key store", err)
 	}
 	made = err == nil
-	id, err = t.storeID(ctx)
+	id, _, err = t.storeID(ctx)
 	return id, made, err
 }
 

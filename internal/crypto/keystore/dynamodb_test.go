@@ -211,6 +211,7 @@ func TestDynamoDBItems(t *testing.T) {
 		t.Errorf("a table with another key: %v", err)
 	}
 	meta := key(metaItem)
+	meta[attrStore] = &types.AttributeValueMemberS{Value: s.id}
 	meta[attrSchema] = &types.AttributeValueMemberN{Value: "2"}
 	put(meta)
 	if err := s.Put(t.Context(), row(1)); crypto.KindOf(err) != crypto.KindNewer {

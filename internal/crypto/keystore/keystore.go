@@ -55,6 +55,10 @@ type backend interface {
 	insert(ctx context.Context, row *crypto.KeyRow, store string) error
 	// all calls visit for every row, as crypto.KeyStore's All does.
 	all(ctx context.Context, visit func(crypto.KeyRow) error) error
+	// migrate brings the store with an id to this release's schema.
+	migrate(ctx context.Context, id string) (changed bool, err error)
+	// warnings returns by what settings rows can get lost.
+	warnings(ctx context.Context) ([]string, error)
 	close() error
 }
 
@@ -134,6 +138,18 @@ func (s *Store) All(ctx context.Context, visit func(crypto.KeyRow) error) error 
 	return s.backend.all(ctx, visit)
 }
 
+// Ping is part of crypto.KeyStore.
+func (s *Store) Ping(ctx context.Context) error { return s.backend.expect(ctx, s.id) }
+
+// Migrate brings the store to the schema of this release, and reports whether that changed anything. It refuses a store that a newer
+// release has made.
+func (s *Store) Migrate(ctx context.Context) (changed bool, err error) {
+	return s.backend.migrate(ctx, s.id)
+}
+
+// Warnings returns the settings of the database by which rows can get lost that it has confirmed.
+func (s *Store) Warnings(ctx context.Context) ([]string, error) { return s.backend.warnings(ctx) }
+
 // Close ends the use of the database.
 func (s *Store) Close() error { return s.backend.close() }
 
@@ -159,6 +175,10 @@ func notConfigured(format string, args ...any) error {
 
 func errNoStore() error {
 	return notConfigured("the database has no key store; make one with: temporal-seal keystore init")
+}
+
+func errOlderSchema() error {
+	return notConfigured("an earlier release made this key store; run: temporal-seal keystore migrate --config <file>")
 }
 
 func errNewerSchema() error {

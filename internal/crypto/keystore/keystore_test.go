@@ -340,3 +340,92 @@ func TestKeysWithoutWraps(t *testing.T) {
 		}
 	})
 }
+
+// TestMigrate: a store with an older schema is used once it was migrated, and one with a newer schema is refused.
+func TestMigrate(t *testing.T) {
+	stores(t, func(t *testing.T, uri string) {
+		s := newStore(t, uri)
+		if err := s.Put(t.Context(), row(1)); err != nil {
+			t.Fatal(err)
+		}
+		if changed, err := s.Migrate(t.Context()); changed || err != nil {
+			t.Errorf("a store of this release: changed %v, error %v", changed, err)
+		}
+		hasSchema(t, s, schemaVersion-1)
+		if err := s.Ping(t.Context()); crypto.KindOf(err) != crypto.KindNotConfigured || !strings.Contains(err.Error(), "keystore migrate") {
+			t.Errorf("an older schema: %v", err)
+		}
+		other := Store{backend: s.backend, id: strings.Repeat("0", 32)}
+		if changed, err := other.Migrate(t.Context()); changed || crypto.KindOf(err) != crypto.KindNotConfigured {
+			t.Errorf("another store: changed %v, error %v", changed, err)
+		}
+		if changed, err := s.Migrate(t.Context()); !changed || err != nil {
+			t.Errorf("an older schema: changed %v, error %v", changed, err)
+		}
+		if rows, err := s.Get(t.Context(), []crypto.KeyID{row(1).ID}); err != nil || len(rows) != 1 {
+			t.Errorf("after it was migrated: %d rows, error %v", len(rows), err)
+		}
+		hasSchema(t, s, schemaVersion+1)
+		if changed, err := s.Migrate(t.Context()); changed || crypto.KindOf(err) != crypto.KindNewer {
+			t.Errorf("a newer schema: changed %v, error %v", changed, err)
+		}
+		if err := s.Put(t.Context(), row(2)); crypto.KindOf(err) != crypto.KindNewer {
+			t.Errorf("a newer schema, put: %v", err)
+		}
+	})
+	if _, err := (&Store{backend: mustOpen(t, "sqlite:"+filepath.Join(t.TempDir(), "empty.db"))}).Migrate(t.Context()); crypto.KindOf(err) != crypto.KindNotConfigured {
+		t.Errorf("an empty database: %v", err)
+	}
+}
+
+func mustOpen(t *testing.T, uri string) backend {
+	t.Helper()
+	b, err := open(uri, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { b.close() })
+	return b
+}
+
+// TestWarnings: what PostgreSQL may lose although it was confirmed is named, and rows are written safely all the same.
+func TestWarnings(t *testing.T) {
+	uri := postgres(t)
+	s := newStore(t, uri)
+	db := s.backend.(database).db
+	name := strings.TrimPrefix(uri[:strings.Index(uri, "?")], "postgres:///")
+	warned := func(want ...string) {
+		t.Helper()
+		again := openStore(t, uri, s.id)
+		defer again.Close()
+		got, err := again.Warnings(t.Context())
+		if err != nil || len(got) != len(want) {
+			t.Errorf("warnings %q, error %v; want %q", got, err, want)
+			return
+		}
+		for i := range want {
+			if !strings.Contains(got[i], want[i]) {
+				t.Errorf("warning %q, want one with %q", got[i], want[i])
+			}
+		}
+	}
+	warned("synchronous_standby_names is empty")
+	for _, value := range []string{"off", "local"} {
+		if _, err := db.Exec("ALTER DATABASE " + name + " SET synchronous_commit = " + value); err != nil {
+			t.Fatal(err)
+		}
+		warned("synchronous_commit is "+value, "synchronous_standby_names is empty")
+	}
+	unsafe := openStore(t, uri, s.id)
+	if err := unsafe.Put(t.Context(), row(1)); err != nil {
+		t.Error(err)
+	}
+	lite := newStore(t, "sqlite:"+filepath.Join(t.TempDir(), "keys.db"))
+	if got, err := lite.Warnings(t.Context()); len(got) != 0 || err != nil {
+		t.Errorf("SQLite: %q, error %v", got, err)
+	}
+	away := openStore(t, "postgres://seal@127.0.0.1:1/seal?sslmode=disable&connect_timeout=2", s.id)
+	if _, err := away.Warnings(t.Context()); crypto.KindOf(err) != crypto.KindUnavailable {
+		t.Errorf("a store that is away: %v", err)
+	}
+}

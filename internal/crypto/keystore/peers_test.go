@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -153,4 +154,20 @@ func ids(t *testing.T, s *Store) (all []crypto.KeyID) {
 		t.Fatal(err)
 	}
 	return all
+}
+
+// hasSchema changes the number of a store's schema.
+func hasSchema(t *testing.T, s *Store, schema int) {
+	t.Helper()
+	var err error
+	if b, ok := s.backend.(*table); ok {
+		_, err = b.client.UpdateItem(t.Context(), &dynamodb.UpdateItemInput{TableName: b.name, Key: key(metaItem),
+			UpdateExpression: aws.String("SET #schema = :n"), ExpressionAttributeNames: map[string]string{"#schema": attrSchema},
+			ExpressionAttributeValues: item{":n": &types.AttributeValueMemberN{Value: strconv.Itoa(schema)}}})
+	} else {
+		_, err = s.backend.(database).db.Exec("UPDATE temporal_seal_meta SET schema = $1", schema)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 }

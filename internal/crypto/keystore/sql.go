@@ -126,17 +126,15 @@ type querier interface {
 	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
 }
 
-// storeID returns the store's id.
-func storeID(ctx context.Context, q querier) (string, error) {
-	var id string
-	var schema int
-	if err := q.QueryRowContext(ctx, `SELECT store_id, schema FROM temporal_seal_meta`).Scan(&id, &schema); err != nil {
-		return "", err
+// storeID returns the store's id and the number of its schema.
+func storeID(ctx context.Context, q querier) (id string, schema int, err error) {
+	if err = q.QueryRowContext(ctx, `SELECT store_id, schema FROM temporal_seal_meta`).Scan(&id, &schema); err != nil {
+		return "", 0, err
 	}
 	if schema > schemaVersion {
-		return "", errNewerSchema()
+		return "", schema, errNewerSchema()
 	}
-	return id, nil
+	return id, schema, nil
 }
 
 func (d database) close() error { return d.db.Close() }
@@ -146,7 +144,7 @@ func (d database) expect(ctx context.Context, id string) error { return expect(c
 
 // expect checks that the store has an id.
 func expect(ctx context.Context, q querier, want string) error {
-	got, err := storeID(ctx, q)
+	got, schema, err := storeID(ctx, q)
 	switch {
 	case crypto.KindOf(err) == crypto.KindNewer:
 		return err
@@ -155,7 +153,54 @@ func expect(ctx context.Context, q querier, want string) error {
 	case err != nil:
 		return unavailable("open key store", err)
 	}
-	return sameStore(got, want)
+	if err := sameStore(got, want); err != nil || schema == schemaVersion {
+		return err
+	}
+	return errOlderSchema()
+}
+
+// migrate is part of backend.
+func (d database) migrate(ctx context.Context, id string) (changed bool, err error) {
+	got, schema, err := storeID(ctx, d.db)
+	switch {
+	case crypto.KindOf(err) == crypto.KindNewer:
+		return false, err
+	case errors.Is(err, sql.ErrNoRows) || isMissingTable(err):
+		return false, errNoStore()
+	case err != nil:
+		return false, unavailable("migrate key store", err)
+	}
+	if err := sameStore(got, id); err != nil || schema == schemaVersion {
+		return false, err
+	}
+	if _, err := d.db.ExecContext(ctx, d.tables); err != nil {
+		return false, unavailable("migrate key store", err)
+	}
+	if _, err := d.db.ExecContext(ctx, `UPDATE temporal_seal_meta SET schema = $1 WHERE schema < $1`, schemaVersion); err != nil {
+		return false, unavailable("migrate key store", err)
+	}
+	return true, nil
+}
+
+// warnings is part of backend.
+func (d database) warnings(ctx context.Context) (all []string, err error) {
+	if d.tables != postgresTables {
+		return nil, nil
+	}
+	var commit, standbys string
+	if err := d.db.QueryRowContext(ctx, `SELECT current_setting('synchronous_commit'), current_setting('synchronous_standby_names')`).
+		Scan(&commit, &standbys); err != nil {
+		return nil, unavailable("read settings", err)
+	}
+	if commit == "off" || commit == "local" {
+		all = append(all, fmt.Sprintf("synchronous_commit is %s: the proxy waits for the disk all the same when it writes a row, "+
+			"and what else writes to the database may lose it; set it to on", commit))
+	}
+	if standbys == "" {
+		all = append(all, "synchronous_standby_names is empty: a failover can lose the newest rows, and with them what was sealed by reference to them, "+
+			"unless the storage itself is replicated, as with Amazon RDS Multi-AZ or Aurora")
+	}
+	return all, nil
 }
 
 // isMissingTable reports whether a statement failed because the tables were never made.
@@ -181,7 +226,7 @@ func (d database) init(ctx context.Context) (id string, made bool, err error) {
 	}
 	n, err := done.RowsAffected()
 	if err == nil {
-		id, err = storeID(ctx, d.db)
+		id, _, err = storeID(ctx, d.db)
 	}
 	if err != nil {
 		return "", false, unavailable("make key store", err)
