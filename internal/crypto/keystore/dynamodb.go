@@ -286,9 +286,13 @@ func (t *table) write(ctx context.Context, row *crypto.KeyRow, there item, store
 			ExpressionAttributeNames:  map[string]string{"#kek": row.KEK.String()},
 			ExpressionAttributeValues: item{":wrap": wrap}}
 	}
-	_, err := t.client.TransactWriteItems(ctx, &dynamodb.TransactWriteItemsInput{TransactItems: []types.TransactWriteItem{
-		{ConditionCheck: &types.ConditionCheck{TableName: t.name, Key: key(metaItem), ConditionExpression: aws.String("store_id = :id"),
-			ExpressionAttributeValues: item{":id": &types.AttributeValueMemberS{Value: store}}}}, do}})
+	check := &types.ConditionCheck{TableName: t.name, Key: key(metaItem),
+		ConditionExpression:      aws.String("store_id = :id AND #schema = :schema"),
+		ExpressionAttributeNames: map[string]string{"#schema": attrSchema},
+		ExpressionAttributeValues: item{":id": &types.AttributeValueMemberS{Value: store},
+			":schema": &types.AttributeValueMemberN{Value: strconv.Itoa(schemaVersion)}}}
+	_, err := t.client.TransactWriteItems(ctx, &dynamodb.TransactWriteItemsInput{
+		TransactItems: []types.TransactWriteItem{{ConditionCheck: check}, do}})
 	return err
 }
 
