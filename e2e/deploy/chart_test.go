@@ -336,9 +336,19 @@ func TestRefusals(t *testing.T) {
 		"address without a port": {[]string{key, "config.listeners[0].address=0.0.0.0"}, `"0.0.0.0" is not an address: write host:port`},
 		"two ports of one name": {[]string{key, "config.listeners[0].address=0.0.0.0:1", "config.listeners[0].name=a", "config.listeners[1].address=0.0.0.0:2", "config.listeners[1].name=A"},
 			`two ports have the name "a"`},
-		"unknown ports":  {[]string{"existingConfigMap=mine"}, "ports is empty"},
-		"unknown drain":  {[]string{"existingConfigMap=mine", "ports[0].name=grpc,ports[0].port=7333"}, "terminationGracePeriodSeconds is required with existingConfigMap"},
-		"wrong duration": {[]string{key, "config.drain.time=soon"}, "drain"},
+		"unknown ports":             {[]string{"existingConfigMap=mine"}, "ports is empty"},
+		"unknown drain":             {[]string{"existingConfigMap=mine", "ports[0].name=grpc,ports[0].port=7333"}, "terminationGracePeriodSeconds is required with existingConfigMap"},
+		"wrong duration":            {[]string{key, "config.drain.time=soon"}, "drain"},
+		"key store without an id":   {[]string{key, "keyStore.url=postgres://seal@db/seal?sslmode=verify-full"}, "keyStore.id is empty"},
+		"unknown key store":         {[]string{key, "keyStore.url=mysql://db", storeID}, "keyStore"},
+		"two key stores":            {[]string{key, "keyStore.url=dynamodb://keys", storeID, "config.key_store.url=dynamodb://other"}, "are both set"},
+		"key store and a ConfigMap": {[]string{"existingConfigMap=mine", "ports[0].name=grpc,ports[0].port=7333", "terminationGracePeriodSeconds=90", "keyStore.url=dynamodb://keys", storeID}, "write key_store there"},
+		"SQLite and many replicas":  {[]string{key, "keyStore.url=sqlite:/keys/keys.db", storeID, claim}, "a key store in SQLite is for one process"},
+		"SQLite and two replicas":   {[]string{key, "config.key_store.url=sqlite:/keys/keys.db", "autoscaling.enabled=false", "replicas=2", claim}, "a key store in SQLite is for one process"},
+		"SQLite in sidecars":        {[]string{key, "keyStore.url=sqlite:/keys/keys.db", storeID, "mode=sidecar", claim}, "the chart cannot see how many workers"},
+		"SQLite in the pod":         {[]string{key, "keyStore.url=sqlite:/keys/keys.db", storeID, alone}, "is on no persistent volume"},
+		"SQLite in another folder":  {[]string{key, "keyStore.url=sqlite:/keys2/keys.db", storeID, alone, claim}, "is on no persistent volume"},
+		"SQLite in an empty volume": {[]string{key, "keyStore.url=sqlite:/keys/keys.db", storeID, alone, strings.Replace(claim, "persistentVolumeClaim.claimName=keys", "emptyDir.medium=Memory", 1)}, "is on no persistent volume"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var args []string
@@ -350,6 +360,33 @@ func TestRefusals(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Values of a key store in SQLite that serves.
+const (
+	storeID = "keyStore.id=00112233445566778899aabbccddeeff"
+	claim   = "extraVolumes[0].name=keys,extraVolumes[0].persistentVolumeClaim.claimName=keys,extraVolumeMounts[0].name=keys,extraVolumeMounts[0].mountPath=/keys"
+	alone   = "autoscaling.enabled=false,replicas=1"
+)
+
+// TestKeyStore: a key store gets into the config, its password from a Secret into the environment, and its port into the NetworkPolicy.
+func TestKeyStore(t *testing.T) {
+	objects := with(t, values, "keyStore.url=postgres://seal@db.example.com:6432/seal?sslmode=verify-full", storeID, "keyStore.existingSecret=db")
+	d := one(t, objects, "Deployment", "")
+	expect(t, d, map[string]any{"name": "PGPASSWORD", "valueFrom": map[string]any{"secretKeyRef": map[string]any{"name": "db", "key": "password"}}},
+		in(proxy, "env", 0)...)
+	expect(t, d, 1, "spec", "strategy", "rollingUpdate", "maxSurge")
+	expect(t, one(t, objects, "NetworkPolicy", ""), []map[string]any{{"port": 6432, "protocol": "TCP"}}, "spec", "egress", 1, "ports")
+	config := fmt.Sprint(one(t, objects, "ConfigMap", "seal-temporal-seal").at("data", "config.yaml"))
+	for _, want := range []string{"key_store:", "id: 00112233445566778899aabbccddeeff", "url: postgres://seal@db.example.com:6432/seal?sslmode=verify-full"} {
+		if !strings.Contains(config, want) {
+			t.Errorf("the config lacks %q:\n%s", want, config)
+		}
+	}
+	objects = with(t, values, "keyStore.url=postgres://seal@db/seal?sslmode=verify-full", storeID)
+	expect(t, one(t, objects, "NetworkPolicy", ""), []map[string]any{{"port": 5432, "protocol": "TCP"}}, "spec", "egress", 1, "ports")
+	objects = with(t, values, "keyStore.url=sqlite:/keys/keys.db", storeID, alone, claim)
+	expect(t, one(t, objects, "Deployment", ""), "Recreate", "spec", "strategy", "type")
 }
 
 // notes is a template that shows NOTES.txt, which Helm itself shows only where it can ask a cluster.
@@ -371,8 +408,9 @@ func TestNotes(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(dir, "templates", "notes.yaml"), []byte(notes), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		text := one(t, mustTemplate(t, dir, s.args...), "ConfigMap", "notes").at("data", "notes").(string)
-		for _, want := range []string{"rollout status deployment/seal-temporal-seal", "seal-temporal-seal.temporal.svc:7333", "docs/migration.md"} {
+		args := append(slices.Clone(s.args), "--set", "keyStore.url=postgres://seal@db/seal?sslmode=verify-full", "--set", storeID)
+		text := one(t, mustTemplate(t, dir, args...), "ConfigMap", "notes").at("data", "notes").(string)
+		for _, want := range []string{"rollout status deployment/seal-temporal-seal", "seal-temporal-seal.temporal.svc:7333", "docs/migration.md", "GRANT SELECT, INSERT ON temporal_seal_keys"} {
 			if !strings.Contains(text, want) {
 				t.Errorf("%s: the notes lack %q:\n%s", s.name, want, text)
 			}

@@ -61,6 +61,46 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- end -}}
 
+{{/* The URL of the key store, from keyStore or from the config; empty where there is none. */}}
+{{- define "temporal-seal.keyStoreURL" -}}
+{{- $own := (default dict (default dict .Values.config).key_store).url -}}
+{{- if and .Values.keyStore.url $own -}}
+{{- fail "keyStore.url and config.key_store are both set: keep one" -}}
+{{- end -}}
+{{- if and .Values.keyStore.url .Values.existingConfigMap -}}
+{{- fail "keyStore.url is set, and the config is in your ConfigMap: write key_store there" -}}
+{{- end -}}
+{{- if and .Values.keyStore.url (not .Values.keyStore.id) -}}
+{{- fail "keyStore.id is empty: write what `temporal-seal keystore init` printed" -}}
+{{- end -}}
+{{- $url := default $own .Values.keyStore.url | default "" -}}
+{{- if hasPrefix "sqlite:" $url -}}
+{{- include "temporal-seal.sqlite" (dict "Values" .Values "file" (trimPrefix "sqlite:" $url)) -}}
+{{- end -}}
+{{- $url -}}
+{{- end -}}
+
+{{/* Fails unless SQLite serves: for one replica, with a file that outlives the pod. */}}
+{{- define "temporal-seal.sqlite" -}}
+{{- if eq .Values.mode "sidecar" -}}
+{{- fail "a key store in SQLite is for one process, and the chart cannot see how many workers have a sidecar: use postgres:// or dynamodb://" -}}
+{{- end -}}
+{{- if or .Values.autoscaling.enabled (ne (int .Values.replicas) 1) -}}
+{{- fail "a key store in SQLite is for one process: set autoscaling.enabled to false and replicas to 1, or use postgres:// or dynamodb://" -}}
+{{- end -}}
+{{- $kept := list -}}
+{{- range .Values.extraVolumes -}}
+{{- if .persistentVolumeClaim -}}{{- $kept = append $kept .name -}}{{- end -}}
+{{- end -}}
+{{- $found := false -}}
+{{- range .Values.extraVolumeMounts -}}
+{{- if and (has .name $kept) (hasPrefix (printf "%s/" (trimSuffix "/" .mountPath)) $.file) -}}{{- $found = true -}}{{- end -}}
+{{- end -}}
+{{- if not $found -}}
+{{- fail (printf "the key store %s is on no persistent volume: with the pod's file system, everything that was sealed by reference is lost; add a volume with a persistentVolumeClaim to extraVolumes, and mount its folder by extraVolumeMounts" .file) -}}
+{{- end -}}
+{{- end -}}
+
 {{/* The config file: what the values say, and what the chart itself decides. */}}
 {{- define "temporal-seal.config" -}}
 {{- $config := deepCopy .Values.config -}}
@@ -92,6 +132,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- else if $config.codec_server -}}
 {{- fail "config.codec_server is set, and codecServer.enabled is false: set codecServer.enabled to true, or remove config.codec_server" -}}
+{{- end -}}
+{{- if and (include "temporal-seal.keyStoreURL" .) .Values.keyStore.url -}}
+{{- $_ := set $config "key_store" (dict "url" .Values.keyStore.url "id" .Values.keyStore.id) -}}
 {{- end -}}
 {{- toYaml $config -}}
 {{- end -}}
@@ -181,8 +224,13 @@ args:
 {{- end -}}
 
 {{- define "temporal-seal.env" -}}
-{{- if or .Values.tracing.endpoint .Values.env }}
+{{- if or .Values.tracing.endpoint .Values.env .Values.keyStore.existingSecret }}
 env:
+{{- with .Values.keyStore }}
+{{- if .existingSecret }}
+  - {name: PGPASSWORD, valueFrom: {secretKeyRef: {name: {{ .existingSecret }}, key: {{ .passwordKey }}}}}
+{{- end }}
+{{- end }}
 {{- if .Values.tracing.endpoint }}
   - {name: OTEL_EXPORTER_OTLP_ENDPOINT, value: {{ .Values.tracing.endpoint | quote }}}
   - {name: OTEL_EXPORTER_OTLP_PROTOCOL, value: {{ .Values.tracing.protocol | quote }}}
