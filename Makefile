@@ -390,6 +390,15 @@ else
 	@bin/releasecheck -dist bin/release-src/bin/dist -again bin/release-again/bin/dist
 endif
 
+SITE := $(abspath bin/site-tools)
+
+.PHONY: site
+site: ## Write the documents as a static site with search into bin/site (needs python3 and PyPI)
+	@test -x $(SITE)/bin/mkdocs || { python3 -m venv $(SITE) && $(SITE)/bin/pip install -q --disable-pip-version-check -r deploy/site/requirements.txt; }
+	@rm -rf bin/site-pages && mkdir -p bin/site-pages && cp -r docs/. bin/site-pages && cp README.md bin/site-pages/index.md
+	$(SITE)/bin/mkdocs build --strict --config-file deploy/site/mkdocs.yml
+	@echo "site: $$(find bin/site -name '*.html' | wc -l) pages in bin/site"
+
 ##@ Measure it
 
 .PHONY: bench-rewrite
