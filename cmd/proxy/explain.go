@@ -66,6 +66,8 @@ type answered struct {
 	explanation policy.Explanation
 	// Of the evaluation: the proxy would refuse the call.
 	err error
+	// The steps of the evaluation, with --trace.
+	trace []string
 }
 
 // explain evaluates the policy for each question and prints the answers: in full for a single one, as a
@@ -90,7 +92,9 @@ func (o *explainOptions) explain(cmd *cobra.Command, _ []string) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", a.title, err)
 		}
-		a.explanation, a.err = p.Explain(ctx, direction, in)
+		if a.explanation, a.err = p.Explain(ctx, direction, in); a.err == nil && o.trace {
+			a.trace, a.err = policy.Trace(ctx, p, direction, in)
+		}
 	}
 	failed := slices.ContainsFunc(answers, func(a answered) bool { return a.err != nil })
 	if o.output.json() {
@@ -125,7 +129,7 @@ func (o *explainOptions) explainText(stdout io.Writer, answers []answered) error
 		for _, a := range answers {
 			a.print(s)
 			if o.trace {
-				for _, step := range a.explanation.Trace {
+				for _, step := range a.trace {
 					s.line("  %s", s.dim(step))
 				}
 				s.line("")

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
+	"net/url"
 	"strings"
 	"testing"
 
@@ -110,7 +111,7 @@ response contains {"action": "keep"} if input.payload.kind == "input"
 // A page of another site whose name has been made to lead to the admin listener reads nothing of what is for people.
 func TestStatusIsForThisMachine(t *testing.T) {
 	r := start(t, setup{})
-	for _, path := range []string{"/", "/status", "/candidate"} {
+	for _, path := range []string{"/", "/status", "/explain", "/candidate"} {
 		for host, want := range map[string]int{"localhost:7334": 0, "evil.example.com": 403, "evil.example.com:7334": 403} {
 			q, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+r.proxy.Admin+path, nil)
 			if err != nil {
@@ -126,6 +127,55 @@ func TestStatusIsForThisMachine(t *testing.T) {
 			if want == 0 && a.StatusCode == http.StatusForbidden || want != 0 && a.StatusCode != want {
 				t.Errorf("%s as %s: %d %.200s", path, host, a.StatusCode, body)
 			}
+		}
+	}
+}
+
+// explain posts the form of explain, as a browser that shows a page of an origin would.
+func (r *rig) explain(t *testing.T, origin string, form url.Values) (int, string) {
+	t.Helper()
+	q, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+r.proxy.Admin+"/explain", strings.NewReader(form.Encode()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	q.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	if origin != "" {
+		q.Header.Set("Origin", origin)
+	}
+	a, err := http.DefaultClient.Do(q)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Body.Close()
+	body, err := io.ReadAll(a.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a.StatusCode, string(body)
+}
+
+// Explain shows what the policy in force decides, keeps nothing of what was entered, and takes no form from another site's page.
+func TestExplainInABrowser(t *testing.T) {
+	r := start(t, setup{policy: "package temporal\n\nrequest contains {\"action\": \"pass\"} if input.content.json.public == true\n"})
+	form := url.Values{"direction": {"request"}, "namespace": {"shop"}, "rpc": {"StartWorkflowExecution"}, "kind": {"input"}, "caller_kind": {"anonymous"},
+		"content": {`{"public": true, "name": "CANARY-explained"}`}}
+	code, page := r.explain(t, "http://"+r.proxy.Admin, form)
+	if code != http.StatusOK || !strings.Contains(page, "Verdict: pass") || !strings.Contains(page, "input.content.json.public") {
+		t.Errorf("%d\n%s", code, page)
+	}
+	if code, page = r.explain(t, "https://evil.example.com", form); code != http.StatusForbidden || strings.Contains(page, "Verdict") {
+		t.Errorf("from a page of another site: %d\n%s", code, page)
+	}
+	form.Set("content", strings.Repeat("CANARY ", 10_000))
+	if code, page = r.explain(t, "", form); code != http.StatusBadRequest {
+		t.Errorf("a form that is too long: %d\n%s", code, page)
+	}
+	if log := r.proxy.Log.String(); strings.Contains(log, "CANARY") {
+		t.Errorf("the log holds what was entered:\n%s", log)
+	}
+	for _, path := range []string{"/", "/status", "/explain", "/metrics", "/readyz"} {
+		if _, page := r.admin(t, path); strings.Contains(page, "CANARY") {
+			t.Errorf("%s holds what was entered", path)
 		}
 	}
 }

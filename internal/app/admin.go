@@ -21,7 +21,7 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/x/loopback"
 )
 
-// admin answers probes and scrapes. It shows no payload and takes no command.
+// admin answers probes, scrapes and people. It shows no payload and takes no command.
 type admin struct {
 	server  *http.Server
 	net     net.Listener
@@ -54,6 +54,8 @@ func newAdmin(address string, t *telemetry, failed handshake.Failed) (*admin, er
 	mux.HandleFunc("GET /keys", a.inTurn(a.listKeys))
 	mux.HandleFunc("GET /{$}", onLoopback(a.inTurn(a.statusPage)))
 	mux.HandleFunc("GET /status", onLoopback(a.inTurn(a.statusJSON)))
+	mux.HandleFunc("GET /explain", onLoopback(a.inTurn(a.explainForm)))
+	mux.Handle("POST /explain", onLoopback(http.NewCrossOriginProtection().Handler(http.HandlerFunc(a.explain)).ServeHTTP))
 	mux.HandleFunc("GET /candidate", onLoopback(a.inTurn(a.compared)))
 	mux.Handle("GET /metrics", promhttp.HandlerFor(t.registry, promhttp.HandlerOpts{EnableOpenMetrics: true, MaxRequestsInFlight: scrapes}))
 	a.server = &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,

@@ -3,6 +3,7 @@ package app
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -15,6 +16,7 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyhealth"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
+	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 	"github.com/temporal-seal/temporal-seal/internal/statuspage"
 	"github.com/temporal-seal/temporal-seal/internal/traffic"
 )
@@ -115,6 +117,44 @@ func (a *admin) statusJSON(h http.Header, w io.Writer) (status int) {
 		return notServing(w)
 	}
 	return writeJSON(h, w, a.describe(s))
+}
+
+// explainForm answers with the form of explain, and explain with what the policy in force decides about what was entered. The
+// form is read before its turn comes, and nothing of it is logged or kept.
+func (a *admin) explainForm(h http.Header, w io.Writer) (status int) {
+	return a.explained(h, w, statuspage.NewForm(), func(*statuspage.Explain, *policy.Policy) {})
+}
+
+func (a *admin) explain(w http.ResponseWriter, r *http.Request) {
+	r.Body = http.MaxBytesReader(w, r.Body, statuspage.MaxForm)
+	form, err := statuspage.ReadForm(r)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), explainTime)
+	defer cancel()
+	a.inTurn(func(h http.Header, w io.Writer) int {
+		return a.explained(h, w, form, func(e *statuspage.Explain, p *policy.Policy) { e.Ask(ctx, p) })
+	})(w, r)
+}
+
+// explainTime bounds a decision that is explained.
+const explainTime = 5 * time.Second
+
+func (a *admin) explained(h http.Header, w io.Writer, form statuspage.Form, ask func(*statuspage.Explain, *policy.Policy)) (status int) {
+	s := a.serving.Load()
+	if s == nil {
+		return notServing(w)
+	}
+	p := s.changes.state.Load().policy
+	e := &statuspage.Explain{Form: form, RPCs: rewrite.RPCs(), Namespaces: p.Namespaces(), Revision: p.Revision()}
+	ask(e, p)
+	statuspage.Headers(h)
+	if err := e.WriteHTML(w); err != nil {
+		return http.StatusInternalServerError
+	}
+	return http.StatusOK
 }
 
 func notServing(w io.Writer) (status int) {

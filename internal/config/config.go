@@ -69,8 +69,8 @@ type Config struct {
 	// was sealed before is opened as always. What bears the marker of a sealed value is sealed once more all the same, and is refused
 	// in a field that stays readable.
 	Shadow bool `yaml:"shadow" default:"false"`
-	// Host and port of `/healthz`, `/readyz`, `/keys` and `/metrics`, and for callers on loopback of the status page `/`, `/status`
-	// and `/candidate`.
+	// Host and port of `/healthz`, `/readyz`, `/keys` and `/metrics`, and for callers on loopback of the status page `/`, `/status`,
+	// `/explain` and `/candidate`.
 	Admin string `yaml:"admin" default:"127.0.0.1:7334"`
 	// How the proxy shuts down.
 	Drain Drain `yaml:"drain"`

@@ -25,8 +25,6 @@ type Explanation struct {
 	Unsure []string
 	// Notes say what there is to know about payloads of this kind.
 	Notes []string
-	// Trace is OPA's trace of the evaluation, a line per step.
-	Trace []string
 }
 
 // PackageExplanation is the part of one package in a decision.
@@ -67,8 +65,12 @@ func (p *Policy) Explain(ctx context.Context, d Direction, in *Input) (Explanati
 		return e, err
 	}
 	e.Verdict, e.Cached = p.within(v.forCaller(in), in), !touchedContent
-	e.Trace, err = q.trace(ctx, in)
-	return e, err
+	return e, nil
+}
+
+// Trace decides once more, and returns OPA's trace of the evaluation, a line per step.
+func Trace(ctx context.Context, p *Policy, d Direction, in *Input) ([]string, error) {
+	return p.queries(in.Namespace)[d&1].trace(ctx, in)
 }
 
 // notes says what a kind that stays readable at the server means for the verdicts about it.

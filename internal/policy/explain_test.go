@@ -34,8 +34,9 @@ func TestExplain(t *testing.T) {
 	if !slices.Equal(e.Unsure, []string{"activity.type"}) {
 		t.Errorf("unsure about %v", e.Unsure)
 	}
-	if len(e.Trace) == 0 || e.Verdict.String() != "seal with key jwt" {
-		t.Errorf("trace of %d lines, verdict: %s", len(e.Trace), e.Verdict)
+	trace, err := Trace(t.Context(), p, Request, in)
+	if err != nil || len(trace) == 0 || e.Verdict.String() != "seal with key jwt" {
+		t.Errorf("trace of %d lines, verdict: %s", len(trace), e.Verdict)
 	}
 	p.unmatched = func(string, []byte, []string, []string) string { return "nothing there" }
 	if v := p.within(Verdict{Action: Seal, Key: "jwt", Fields: []string{"/t"}, Optional: []string{}}, in); v.Fields != nil || v.Optional != nil ||

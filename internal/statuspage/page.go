@@ -23,7 +23,7 @@ var style string
 var pages = template.Must(template.New("").Funcs(template.FuncMap{
 	"style":    func() template.CSS { return template.CSS(style) }, //nolint:gosec // it is this package's own
 	"outcomes": func() []outcome { return outcomes },
-	"when":     when, "age": age, "text": outcomeText, "plural": plural,
+	"when":     when, "age": age, "text": outcomeText, "plural": plural, "list": func(values ...any) []any { return values },
 }).ParseFS(files, "*.html"))
 
 // Headers sets those of every page: no script, nothing from elsewhere, no frame around it, and no copy in a cache.
