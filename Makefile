@@ -64,9 +64,9 @@ test-unit: ## Unit tests of the product, with the race detector
 	cd bench && $(GO) test -timeout 5m ./...
 
 .PHONY: test-policy
-test-policy: build ## The shipped policy's Rego tests, and the clinic example's tests and cases
+test-policy: build ## The shipped policy's Rego tests, and the tests and cases of each example
 	bin/temporal-seal check --policy policy.rego
-	bin/temporal-seal check --config examples/clinic/config.yaml
+	@set -e; for config in examples/*/config.yaml; do echo "check $$config"; bin/temporal-seal check --offline --config "$$config" >/dev/null; done
 
 # ACCEPT is passed by the environment, since it is a sentence that the shell must not interpret.
 .PHONY: snapshots

@@ -49,8 +49,16 @@ func documents(t *testing.T) []document {
 	if err != nil || len(more) == 0 {
 		t.Fatalf("no documents: %v", err)
 	}
-	for _, path := range more {
-		names = append(names, filepath.Join("docs", filepath.Base(path)))
+	examples, err := filepath.Glob(filepath.Join(root, "examples", "*", "README.md"))
+	if err != nil || len(examples) == 0 {
+		t.Fatalf("no examples: %v", err)
+	}
+	for _, path := range append(more, examples...) {
+		name, err := filepath.Rel(root, path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		names = append(names, name)
 	}
 	var all []document
 	for _, name := range names {
