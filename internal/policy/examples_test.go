@@ -39,7 +39,17 @@ func TestExamples(t *testing.T) {
 		t.Fatalf("no examples found: %v", err)
 	}
 	for _, folder := range folders {
+		own, _ := filepath.Glob(filepath.Join(folder, "*.rego"))
+		teams, _ := filepath.Glob(filepath.Join(folder, "namespaces", "*.rego"))
+		if len(own)+len(teams) == 0 {
+			continue // an example of something else than a policy
+		}
 		t.Run(filepath.Base(folder), func(t *testing.T) {
+			for _, name := range []string{"config.yaml", "README.md"} {
+				if _, err := os.Stat(filepath.Join(folder, name)); err != nil {
+					t.Error(err)
+				}
+			}
 			cases := filepath.Join(folder, "cases.yaml")
 			opts := exampleOptions(t, folder)
 			opts.Unmatched = envelope.Unmatched
