@@ -287,16 +287,12 @@ test-kms: build ## The KMS tests against moto, an independent implementation (ne
 
 # PostgreSQL is that of the system, in Debian's folder or on the PATH; without it, its cases are left out. DynamoDB is moto's.
 .PHONY: test-keystore
-test-keystore: ## Key stores on SQLite, a real PostgreSQL and moto's DynamoDB, and what the keyring makes of their failures; ends with `keystore: N cases, N pass`
+test-keystore: ## Key stores on SQLite, a real PostgreSQL and moto's DynamoDB, and what becomes of payloads when they fail; ends with `keystore: N cases on 3 stores, N pass`
 	@cd e2e && $(GO) run ./cmd/peers moto
-	@out=$$($(GO) test -count=1 -timeout 5m -v ./internal/crypto/keystore && \
-		$(GO) test -count=1 -timeout 5m -v -run 'Reference|Store|Rows' ./internal/crypto/keyring) || { echo "$$out"; exit 1; }; \
-		echo "$$out" | grep -E '^ *--- '; echo "keystore: $$(echo "$$out" | grep -cE '^ *--- ') cases, $$(echo "$$out" | grep -cE '^ *--- PASS') pass"
-
-.PHONY: test-providers
-test-providers: ## One suite that every key service passes (SHORT=1: 1,000 callers at once in place of 10,000; WRITE=1 writes the table of docs/keys.md; needs python3 and PyPI); ends with `providers: N providers x N cases, N pass`
-	@cd e2e && $(GO) test -c -o ../bin/providers.test ./providers
-	cd e2e/providers && SEAL_PROVIDERS=all ../../bin/providers.test -test.timeout 15m $(if $(SHORT),-test.short) $(if $(WRITE),-write)
+	@out=$$($(GO) test -count=1 -timeout 8m -v ./internal/crypto/keystore && \
+		$(GO) test -count=1 -timeout 5m -v -run 'Reference|Store|Row|Wrap|Anchors|Forged' ./internal/crypto/keyring) || { echo "$$out"; exit 1; }; \
+		echo "$$out" | grep -E '^ *--- '; echo "$$out" | scripts/keystore-sentences internal/crypto/keystore/testdata/sentences.txt && \
+		echo "keystore: $$(echo "$$out" | grep -cE '^ *--- ') cases on 3 stores, $$(echo "$$out" | grep -cE '^ *--- PASS') pass"
 
 .PHONY: test-vault
 test-vault: build ## The Vault provider against OpenBao, which has Vault's API (needs python3 and PyPI)
