@@ -290,9 +290,14 @@ test-kms: build ## The KMS tests against moto, an independent implementation (ne
 test-keystore: ## Key stores on SQLite, a real PostgreSQL and moto's DynamoDB, and what becomes of payloads when they fail; ends with `keystore: N cases on 3 stores, N pass`
 	@cd e2e && $(GO) run ./cmd/peers moto
 	@out=$$($(GO) test -count=1 -timeout 8m -v ./internal/crypto/keystore && \
-		$(GO) test -count=1 -timeout 5m -v -run 'Reference|Store|Row|Wrap|Anchors|Forged' ./internal/crypto/keyring) || { echo "$$out"; exit 1; }; \
+		$(GO) test -count=1 -timeout 5m -v -run 'Reference|Store|Row|Wrap|Anchors|Forged|Unconfirmed' ./internal/crypto/keyring) || { echo "$$out"; exit 1; }; \
 		echo "$$out" | grep -E '^ *--- '; echo "$$out" | scripts/keystore-sentences internal/crypto/keystore/testdata/sentences.txt && \
-		echo "keystore: $$(echo "$$out" | grep -cE '^ *--- ') cases on 3 stores, $$(echo "$$out" | grep -cE '^ *--- PASS') pass"
+		echo "keystore: $$(echo "$$out" | grep -cE '^ *--- ') cases on $$(echo "$$out" | grep -cE "PASS: TestWhatIsPutIsThere/") stores, $$(echo "$$out" | grep -cE '^ *--- PASS') pass"
+
+.PHONY: test-providers
+test-providers: ## One suite that every key service passes (SHORT=1: 1,000 callers at once in place of 10,000; WRITE=1 writes the table of docs/keys.md; needs python3 and PyPI); ends with `providers: N providers x N cases, N pass`
+	@cd e2e && $(GO) test -c -o ../bin/providers.test ./providers
+	cd e2e/providers && SEAL_PROVIDERS=all ../../bin/providers.test -test.timeout 15m $(if $(SHORT),-test.short) $(if $(WRITE),-write)
 
 .PHONY: test-vault
 test-vault: build ## The Vault provider against OpenBao, which has Vault's API (needs python3 and PyPI)
@@ -441,10 +446,11 @@ bin/kmsstub:
 # Sealing and opening beside AES-GCM alone over the same bytes, in one run: ratios are comparable, times depend on the machine.
 .PHONY: bench-crypto
 bench-crypto: ## Envelopes beside raw AES-GCM; ends with `DIRECTION SIZE envelope=NS raw=NS ratio=R` per size
-	@mkdir -p bin; $(GO) test -run '^$$' -bench 'Seal$$|Open$$|ManyKeys' -benchtime 200ms ./internal/crypto/keyring >bin/bench-crypto.log || { cat bin/bench-crypto.log; exit 1; }
+	@mkdir -p bin; $(GO) test -run '^$$' -bench 'Seal$$|Open$$|ManyKeys|References' -benchtime 200ms ./internal/crypto/keyring >bin/bench-crypto.log || { cat bin/bench-crypto.log; exit 1; }
 	@cat bin/bench-crypto.log
 	@awk '/^Benchmark(Seal|Open)\// { split($$1, p, /[\/-]/); k = substr(p[1], 10) " " p[2]; t[k, p[3]] = $$3; if (p[3] == "raw") \
-		printf "%-5s %7s envelope=%sns raw=%sns ratio=%.2f\n", substr(p[1], 10), p[2], t[k, "envelope"], $$3, t[k, "envelope"] / $$3 }' bin/bench-crypto.log
+		printf "%-5s %7s envelope=%sns raw=%sns ratio=%.2f\n", substr(p[1], 10), p[2], t[k, "envelope"], $$3, t[k, "envelope"] / $$3 } \
+		/^BenchmarkReferences\// { split($$1, p, /[\/-]/); r[p[2]] = $$3 } END { printf "by reference, 1,000 payloads under 300 data keys beside one, all in memory: ratio=%.2f\n", r[300] / r[1] }' bin/bench-crypto.log
 
 .PHONY: payload-paths
 payload-paths: ## Every path on which an RPC can carry a payload; ends with `paths: T total, S sealed, E exempt`

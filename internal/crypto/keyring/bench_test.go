@@ -150,3 +150,38 @@ func BenchmarkManyKeys(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkReferences opens a message of 1,000 payloads by reference, which one process or 300 have sealed, with all data keys in memory.
+func BenchmarkReferences(b *testing.B) {
+	k, p := ring(b)
+	kc := crypto.KeyContext{Namespace: "ns", Key: "default"}
+	kek := sealer(b, k, "ns", "default").dk.kek
+	sealers := make([]*Sealer, 300)
+	for i := range sealers {
+		plain, wrapped, err := p.GenerateDataKey(b.Context(), kc)
+		if err != nil {
+			b.Fatal(err)
+		}
+		dk, err := newDataKey(kek, kc, plain, wrapped)
+		if err != nil {
+			b.Fatal(err)
+		}
+		dk.use = new(keyUse)
+		k.opening.keys.add(dk)
+		sealers[i] = newSealer(dk)
+	}
+	for _, keys := range []int{1, 300} {
+		var carriers [][]byte
+		for i := range 1000 {
+			carriers = append(carriers, sealers[i%keys].reference.writer.AppendPayload(nil, bytes.Repeat([]byte("x"), 200), false, new(envelope.Nonces)))
+		}
+		b.Run(fmt.Sprint(keys), func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if opened, errs := openResolved(context.Background(), k, carriers); opened != len(carriers) {
+					b.Fatal(errs)
+				}
+			}
+		})
+	}
+}

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -280,12 +281,16 @@ func postgresFaults(t *testing.T) faults {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { direct.Close() })
-	for range 100 {
-		if err = direct.Ping(); err == nil {
-			break
+	answers := func() {
+		for range 300 {
+			if err = direct.Ping(); err == nil {
+				return
+			}
+			time.Sleep(100 * time.Millisecond)
 		}
-		time.Sleep(100 * time.Millisecond)
+		t.Fatalf("postgres does not answer: %v", err)
 	}
+	answers()
 	trigger := func(code string) func() func() {
 		return func() func() {
 			execute(t, direct, "CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '"+code+"'; END $$",
@@ -304,9 +309,9 @@ func postgresFaults(t *testing.T) faults {
 			return func() { r.set(0, nil); close(hangs) }
 		},
 		"restarted": func() func() {
-			_ = server.Process.Signal(os.Kill)
+			_ = server.Process.Signal(syscall.SIGQUIT) // at once, as after a crash: the next start recovers
 			_ = server.Wait()
-			return start
+			return func() { start(); answers() }
 		},
 		"another store":  anotherStore(t, func() *sql.DB { return direct }),
 		"refuses writes": trigger("25006"), // what a server answers that takes no writes
