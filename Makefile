@@ -159,11 +159,24 @@ test-readers: build ## Who reads what by gRPC, codec server, CLI and in a browse
 # The screenshots that the docs show.
 SCREENSHOTS := doctor-completed doctor-failed doctor-pending support-completed stranger-completed
 
+ADMIN_SCREENSHOTS := healthy stale shadow key-revoked polls-held explain
+
 .PHONY: screenshots
-screenshots: ## Retake the docs' screenshots of the Web UI: make test-readers with a browser, then docs/images
-	$(MAKE) test-readers SEAL_BROWSER=required
+screenshots: ## Retake the docs' screenshots of the Web UI and the status page: make test-readers and test-admin with a browser, then docs/images
+	$(MAKE) test-readers test-admin SEAL_BROWSER=required
 	@mkdir -p docs/images
-	cp $(SCREENSHOTS:%=bin/screenshots/webui-%.png) docs/images/
+	cp $(SCREENSHOTS:%=bin/screenshots/webui-%.png) $(ADMIN_SCREENSHOTS:%=bin/screenshots/admin-%.png) docs/images/
+
+# The accessibility checks of axe-core, where npm is there.
+.PHONY: axe
+axe:
+	@$(if $(call on_path,npm),cd e2e/admin && npm ci --ignore-scripts --no-audit --no-fund --silent,echo 'test-admin: no npm, so pages are not checked for accessibility')
+
+.PHONY: test-admin
+test-admin: build axe ## The status page in each state, in a browser (needs chromium), with accessibility checks (needs npm); ends with `admin: N pages looked at, ...`
+	@cd e2e && $(GO) test -c -o ../bin/admin.test ./admin
+	@mkdir -p bin/screenshots
+	cd e2e/admin && SEAL_SCREENSHOTS='$(abspath bin/screenshots)' SEAL_PROXY_BIN='$(PROXY)' ../../bin/admin.test -test.timeout 10m
 
 .PHONY: test-jaeger
 test-jaeger: build ## The traces of a start, of tasks and of an activity in a real Jaeger (builds one, once)

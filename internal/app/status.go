@@ -57,6 +57,7 @@ func (s *serving) status() *statuspage.Status {
 		st.Keys = append(st.Keys, statuspage.Key{Name: u.Name, Role: string(u.Role), KEK: u.KEK, ARN: u.ARN, State: keyState(u.health),
 			Sealed: u.Sealed, Opened: u.Opened, LastOpened: u.LastOpened.UTC()})
 	}
+	st.Notices = append(st.Notices, keyNotices(st.Keys)...)
 	for _, w := range inUse(s.changes.keys).DataKeys {
 		st.DataKeys = append(st.DataKeys, statuspage.DataKey(w))
 	}
@@ -74,6 +75,21 @@ func keyState(h keyhealth.Health) statuspage.KeyState {
 		return statuspage.KeyUnavailable
 	}
 	return statuspage.KeyWorks
+}
+
+// keyNotices are lines about keys that were open and do not work now. /readyz has those that have not answered yet.
+func keyNotices(keys []statuspage.Key) (lines []string) {
+	why := map[statuspage.KeyState]string{
+		statuspage.KeyRevoked:     "is refused by its key service: it is disabled or deleted, or access to it is withdrawn; restore it, or name another",
+		statuspage.KeyUnavailable: "gets no answer from its key service",
+	}
+	for _, k := range keys {
+		if text, ok := why[k.State]; ok && k.KEK != keyNotOpen {
+			lines = append(lines, fmt.Sprintf("key %q, reference %s, %s; what needs a new data key of it gets Unavailable, and polls that need one are held",
+				k.Name, k.KEK, text))
+		}
+	}
+	return lines
 }
 
 // notices are the lines of /readyz about what is held, disabled or not in force.

@@ -71,12 +71,12 @@ type outcome struct {
 var outcomes = []outcome{
 	{rewrite.Sealed, "sealed", "requests: encrypted before the server got it", false},
 	{rewrite.Passed, "passed", "requests: left in clear, as the policy says", false},
-	{rewrite.PassedShadow, "passed in shadow mode", "requests: left in clear, though the policy does not let it pass", true},
+	{rewrite.PassedShadow, "shadow", "requests in shadow mode: left in clear, though the policy does not let it pass", true},
 	{rewrite.Dropped, "dropped", "requests: replaced by an empty value", false},
 	{rewrite.Denied, "denied", "refused by the policy, in a request or to a reader", true},
 	{rewrite.Opened, "opened", "answers: decrypted for the caller", false},
 	{rewrite.Redacted, "redacted", "a placeholder took its place", false},
-	{rewrite.Kept, "kept sealed", "answers: the caller got the ciphertext, as the policy says", false},
+	{rewrite.Kept, "kept", "answers: the caller got the ciphertext, as the policy says", false},
 	{rewrite.Failed, "failed", "answers: the policy lets it open, but its envelope or its key does not", true},
 }
 
