@@ -46,7 +46,7 @@ type Config struct {
 	// Permissions to open in one namespace what another one sealed. The policy that ships opens by them. Without a config
 	// file, where callers and server are on loopback, every namespace opens what another one sealed.
 	Grants []Grant `yaml:"grants" otherwise:"none"`
-	// Name that tells apart namespaces of the same name in two clusters: envelopes are bound to
+	// Name that distinguishes namespaces of the same name in two clusters: envelopes are bound to
 	// `<realm>/<namespace>`. At most 64 bytes, without a slash.
 	Realm string `yaml:"realm" otherwise:"none"`
 	// Database for wrapped data keys, to which envelopes by reference refer.

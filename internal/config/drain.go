@@ -8,7 +8,7 @@ type Drain struct {
 	// where no caller is left. The default fits into the 30 s that Kubernetes gives a pod by default. Below 65s long
 	// polls are kept shorter all along, so that they end in time.
 	Time time.Duration `yaml:"time" default:"25s"`
-	// How long the proxy goes on serving after `/readyz` has turned before it tells its callers to leave, so that load
+	// How long the proxy goes on serving after `/readyz` has turned before it asks its callers to leave, so that load
 	// balancers notice.
 	Delay time.Duration `yaml:"delay" default:"0s"`
 	// `worker` waits first until no caller is connected, for a sidecar that has to outlive its worker.

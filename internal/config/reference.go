@@ -74,7 +74,7 @@ func (s *section) anchor() string {
 
 // typeName describes the type of a key's values, with a link to the section of a mapping.
 func (k *key) typeName(sections []*section) string {
-	text := "text"
+	text := "string"
 	switch {
 	case k.values != nil:
 		return "`" + strings.Join(k.values, "`, `") + "`"
@@ -85,7 +85,7 @@ func (k *key) typeName(sections []*section) string {
 	case k.typ.Kind() == reflect.Int:
 		return "number of " + k.unit
 	case k.typ.Kind() == reflect.Map:
-		return "mapping of names to texts"
+		return "mapping of names to strings"
 	case k.mapping() != nil:
 		text = "mapping"
 	}
