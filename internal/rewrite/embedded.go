@@ -127,6 +127,8 @@ func (o *opener) openNested(
 		return nil, false, err
 	}
 	defer inner.Done()
+	inner.opener.run = o.run.Nested()
+	defer func() { o.run.EndNested(&inner.opener.run) }()
 	out, err = inner.opener.open(ctx, inner.call.method.response, raw, inner.call.method.whole)
 	o.stats.add(&inner.opener.stats)
 	for _, h := range inner.opener.account {

@@ -162,7 +162,6 @@ func (o *opener) findSealed() error {
 // resolve has the names of envelopes by reference looked up, which the policy reads. Those that are not found stay sealed, or
 // fail the response: without its names, no rule could tell whether a payload may be opened.
 func (o *opener) resolve(ctx context.Context) error {
-	o.run = keyring.Run{}
 	byReference := func(it *openItem) bool { return it.foreign == nil && it.sealed.Header.Reference() }
 	if !slices.ContainsFunc(o.items, func(it openItem) bool { return byReference(&it) }) {
 		return nil

@@ -5,7 +5,6 @@ import (
 	"context"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
-	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 )
 
@@ -40,7 +39,6 @@ func (o *opener) wholeText(ctx context.Context, text []byte) ([]byte, bool) {
 		o.noteUnopened(o.call.asError(KindOpening, textField.path, err), 1)
 		return nil, false
 	}
-	o.run = keyring.Run{}
 	if err := o.call.state.Keys.Resolved(ctx, &sealed, &o.run); err != nil {
 		o.noteUnopened(o.call.asError(KindOpening, textField.path, err), 1)
 		o.stats.Unopened++

@@ -187,6 +187,67 @@ func TestMissedRowsMakeWay(t *testing.T) {
 	})
 }
 
+// TestRowsThatAreNotAskedForAreNotLost: a row that has been missing for long may have come back, and a call that may not ask for it,
+// since others do, must not report it as lost: that ends tasks.
+func TestRowsThatAreNotAskedForAreNotLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, p := defaultStore()
+		keys := &wrappedTwice{rowsInMemory: rowsInMemory{rows: map[crypto.KeyID]crypto.KeyRow{}}}
+		k := referring(t, s, p, keys)
+		carriers, _ := sealMany(t, k, 6)
+		time.Sleep(waitForTick)
+		row, _ := keys.take(sealer(t, k, "ns", "default").dk.id)
+		k.Close() // else it inserts the row again
+		cold := referring(t, s, p, keys)
+		made := planted(t, carriers[5], 0, maxAgain)
+		openResolved(t.Context(), cold, slices.Concat(made, carriers[5:]))
+		time.Sleep(missLimit)
+		keys.give(row)
+		slow := make(chan struct{})
+		keys.asked = func(ids []crypto.KeyID) {
+			if ids[0] != row.ID {
+				<-slow
+			}
+		}
+		var all sync.WaitGroup
+		for _, one := range made {
+			all.Go(func() { openResolved(context.Background(), cold, [][]byte{one}) })
+		}
+		synctest.Wait()
+		_, err := open(cold, carriers[5], "ns")
+		wantKind(t, err, crypto.KindUnavailable)
+		close(slow)
+		all.Wait()
+		if _, err := open(cold, carriers[5], "ns"); err != nil {
+			t.Errorf("the row is there: %v", err)
+		}
+	})
+}
+
+// TestNestedRunsShareTheirLimit: texts and messages within one message do not each get its limit of questions.
+func TestNestedRunsShareTheirLimit(t *testing.T) {
+	s, p := defaultStore()
+	keys := &wrappedTwice{rowsInMemory: rowsInMemory{rows: map[crypto.KeyID]crypto.KeyRow{}}}
+	k := referring(t, s, p, keys)
+	carriers, _ := sealMany(t, k, 6)
+	asked := 0
+	cold := referring(t, s, p, keys)
+	keys.asked = func(ids []crypto.KeyID) { asked += len(ids) }
+	var run Run
+	for _, one := range planted(t, carriers[5], 0, maxLookups+100) {
+		sealed, _, err := envelope.ParsePayload(one)
+		if err != nil {
+			t.Fatal(err)
+		}
+		nested := run.Nested()
+		wantKind(t, cold.Resolved(t.Context(), &sealed, &nested), crypto.KindUnavailable)
+		run.EndNested(&nested)
+	}
+	if asked != maxLookups {
+		t.Errorf("the key store was asked for %d rows by one message, want %d", asked, maxLookups)
+	}
+}
+
 // TestAnchorsAfterARestart: a process that starts draws a data key of its own, whose first envelopes carry it. So no data key is
 // referred to of which no envelope has a copy.
 func TestAnchorsAfterARestart(t *testing.T) {

@@ -32,6 +32,24 @@ type Run struct {
 	last    opened
 }
 
+// Nested returns the run of a message that another one holds. What one message may ask the key store and the key services for
+// holds for both together.
+func (r *Run) Nested() Run {
+	if r.asked == nil {
+		r.asked = make(map[headerID]answer)
+	}
+	if r.rows == nil {
+		r.rows = make(map[crypto.KeyID][]crypto.KeyRow)
+	}
+	if r.lookups == nil {
+		r.lookups = make(map[crypto.KeyID]bool)
+	}
+	return Run{asked: r.asked, rows: r.rows, lookups: r.lookups, refused: r.refused, failed: r.failed}
+}
+
+// EndNested takes over what a nested run has used up.
+func (r *Run) EndNested(of *Run) { r.refused, r.failed = of.refused, of.failed }
+
 // opened is what the envelope that was opened last needed. Others that share its header have the same bytes there.
 type opened struct {
 	header    *envelope.Header

@@ -74,7 +74,8 @@ func (o *opening) resolveOne(ctx context.Context, s *envelope.Sealed, run *Run) 
 	switch {
 	case done && !asked:
 		return crypto.Errorf(crypto.KindUnavailable, "open",
-			"one message refers to more than %d data keys that are not in memory; try again, the rest is looked up then", maxLookups)
+			"its row was not looked up: one message refers to more than %d data keys that are not in memory, or other calls ask for rows "+
+				"that were missing before; try again", maxLookups)
 	case !known || time.Since(m.first) < missLimit:
 		return crypto.Errorf(crypto.KindUnavailable, "open", "the key store has no row for its key id %s... yet", h.ID.String()[:8])
 	}
@@ -119,6 +120,9 @@ func (o *opening) fillFromStore(ctx context.Context, headers []*envelope.Header,
 				return err
 			}
 		default:
+			for _, id := range missed {
+				run.lookups[id] = false
+			}
 		}
 	}
 	for _, h := range headers {
@@ -135,6 +139,7 @@ func (o *opening) lookups(headers []*envelope.Header, run *Run) (fresh, missed [
 	if run.lookups == nil {
 		run.lookups = make(map[crypto.KeyID]bool)
 	}
+	left := max(maxLookups-len(run.lookups), 0)
 	for _, h := range headers {
 		if _, done := run.lookups[h.ID]; done {
 			continue
@@ -146,8 +151,8 @@ func (o *opening) lookups(headers []*envelope.Header, run *Run) (fresh, missed [
 			missed = append(missed, h.ID)
 		}
 	}
-	n := min(len(fresh), maxLookups)
-	m := min(len(missed), maxLookups-n)
+	n := min(len(fresh), left)
+	m := min(len(missed), left-n)
 	for _, id := range slices.Concat(fresh[n:], missed[m:]) {
 		run.lookups[id] = false
 	}

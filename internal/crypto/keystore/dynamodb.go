@@ -93,7 +93,7 @@ func (*table) close() error { return nil } // connections are shared
 // failed makes the error of a call.
 func (t *table) failed(op string, err error) error {
 	if t.code(err) == "ResourceNotFoundException" {
-		return notConfigured("the table %s does not exist; make it with: temporal-seal keystore init", *t.name)
+		return notConfigured("the table %s does not exist, or is not active; for a new key store: temporal-seal keystore init", *t.name)
 	}
 	return unavailable(op, awsclient.Brief("DynamoDB", err))
 }

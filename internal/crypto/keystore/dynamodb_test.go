@@ -239,3 +239,23 @@ func TestDynamoDBChecksTheStoreWhileItWrites(t *testing.T) {
 		t.Errorf("the other store got a row")
 	}
 }
+
+// TestTableThatGoesAwayIsOutOfReach: a table that is deleted or being restored while the process runs holds tasks. It must not end
+// them, as a store that is not there at the start ends the start.
+func TestTableThatGoesAwayIsOutOfReach(t *testing.T) {
+	uri := dynamoDB(t)
+	s := newStore(t, uri)
+	if err := s.Put(t.Context(), row(1)); err != nil {
+		t.Fatal(err)
+	}
+	table := s.backend.(*table)
+	if _, err := table.client.UpdateTable(t.Context(), &dynamodb.UpdateTableInput{TableName: table.name, DeletionProtectionEnabled: aws.Bool(false)}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := table.client.DeleteTable(t.Context(), &dynamodb.DeleteTableInput{TableName: table.name}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Get(t.Context(), []crypto.KeyID{row(1).ID}); crypto.KindOf(err) != crypto.KindUnavailable {
+		t.Errorf("error %v", err)
+	}
+}

@@ -92,17 +92,23 @@ func (s *Store) Get(ctx context.Context, ids []crypto.KeyID) ([]crypto.KeyRow, e
 		return nil, unavailable("keystore.get", err)
 	}
 	rows, err := s.backend.get(ctx, ids)
+	if err != nil && crypto.KindOf(err) != crypto.KindUnavailable { // such as a table that is being restored
+		err = unavailable("keystore.get", err)
+	}
+	if err != nil {
+		return nil, err
+	}
 	found := make(map[crypto.KeyID]bool, len(rows))
 	for i := range rows {
 		found[rows[i].ID] = true
 	}
-	if err == nil && len(found) < len(ids) {
+	if len(found) < len(ids) {
 		// Another database may answer now than when the process started.
 		if err = s.backend.expect(ctx, s.id); err != nil {
 			return nil, unavailable("keystore.get", err)
 		}
 	}
-	return rows, err
+	return rows, nil
 }
 
 // Put is part of crypto.KeyStore. The row is read again before it returns: a data key whose row is not known to be stored must not

@@ -13,7 +13,9 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
@@ -31,6 +33,10 @@ const (
 	retries = `{"methodConfig": [{"name": [{}], "retryPolicy": {"maxAttempts": 3, "initialBackoff": "0.15s", "maxBackoff": "0.3s",
 		"backoffMultiplier": 2, "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"]}}]}`
 )
+
+// reconnecting bounds the pause before the next attempt to connect: calls fail in it, and the proxy holds tasks for a minute.
+var reconnecting = grpc.ConnectParams{MinConnectTimeout: 2 * time.Second,
+	Backoff: backoff.Config{BaseDelay: 200 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 3 * time.Second}}
 
 // endpoint is what keys have to agree on to share a connection.
 type endpoint struct {
@@ -73,6 +79,7 @@ func (l *location) connection() (*grpc.ClientConn, error) {
 	}
 	conn, err := grpc.NewClient(target, grpc.WithTransportCredentials(transport), grpc.WithDefaultServiceConfig(retries),
 		grpc.WithDisableServiceConfig(), grpc.WithIdleTimeout(idleTimeout),
+		grpc.WithConnectParams(reconnecting),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 3 * time.Second}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)))
 	if err != nil {
@@ -105,8 +112,12 @@ func (p *Provider) authorized(ctx context.Context, op string, kc crypto.KeyConte
 // failed turns a call's error into one of ours.
 func (p *Provider) failed(op string, kc crypto.KeyContext, err error) error {
 	kind, text := classify(op, status.Convert(err))
-	if kind == crypto.KindNotConfigured && status.Code(err) == codes.Unimplemented {
-		text = errors.New("the plug-in does not have this service; set service=EncryptionService or service=KeyService")
+	if status.Code(err) == codes.Unimplemented {
+		text = errors.New("the plug-in does not have this service, or something before it has no route to it; " +
+			"set service=EncryptionService or service=KeyService")
+	}
+	if _, own, found := strings.Cut(status.Convert(err).Message(), "connection error: "); found && p.conn.GetState() != connectivity.Ready {
+		text = errors.New(own) // without a connection, the client here wrote it
 	}
 	return kc.Internalf(kind, op, "%s: %w", p.uri, text)
 }
@@ -116,7 +127,7 @@ func (p *Provider) failed(op string, kc crypto.KeyContext, err error) error {
 func classify(op string, s *status.Status) (crypto.Kind, error) {
 	text := fmt.Errorf("%s (the plug-in's log says why: its text is not repeated, since it could quote a key)", s.Code())
 	switch s.Code() {
-	case codes.InvalidArgument, codes.OutOfRange, codes.DataLoss:
+	case codes.InvalidArgument:
 		if op == opUnwrap {
 			return crypto.KindRejected, text
 		}
@@ -125,13 +136,6 @@ func classify(op string, s *status.Status) (crypto.Kind, error) {
 		return crypto.KindRevoked, text
 	case codes.PermissionDenied:
 		return crypto.KindDenied, text
-	case codes.Unimplemented:
-		return crypto.KindNotConfigured, text
-	case codes.Unavailable:
-		// The client here writes this, after its account of attempts.
-		if i := strings.Index(s.Message(), "connection error: "); i >= 0 {
-			text = errors.New(s.Message()[i:])
-		}
 	}
 	return crypto.KindUnavailable, text
 }

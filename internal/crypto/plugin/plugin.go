@@ -25,6 +25,8 @@ import (
 	"crypto/rand"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/plugin/pluginpb"
@@ -114,18 +116,7 @@ func (p *Provider) UnwrapDataKey(ctx context.Context, wrapped []byte, kc crypto.
 	if ctx, err = p.authorized(ctx, opUnwrap, kc); err != nil {
 		return nil, err
 	}
-	if p.loc.withContext {
-		var out *pluginpb.UnwrapResponse
-		out, err = pluginpb.NewKeyServiceClient(p.conn).Unwrap(ctx,
-			&pluginpb.UnwrapRequest{Key: p.loc.key, Context: contextOf(kc), Wrapped: wrapped})
-		plain = out.GetPlaintext()
-	} else {
-		var out *pluginpb.DecryptResponse
-		out, err = pluginpb.NewEncryptionServiceClient(p.conn).Decrypt(ctx,
-			&pluginpb.DecryptRequest{Ciphertext: wrapped})
-		plain = out.GetPlaintext()
-	}
-	if err != nil {
+	if plain, err = p.unwrap(ctx, wrapped, kc); err != nil {
 		return nil, p.failed(opUnwrap, kc, err)
 	}
 	if len(plain) != dataKeySize {
@@ -135,12 +126,24 @@ func (p *Provider) UnwrapDataKey(ctx context.Context, wrapped []byte, kc crypto.
 	return plain, nil
 }
 
+// unwrap returns what the plug-in answers, or the error of the call.
+func (p *Provider) unwrap(ctx context.Context, wrapped []byte, kc crypto.KeyContext) ([]byte, error) {
+	if p.loc.withContext {
+		out, err := pluginpb.NewKeyServiceClient(p.conn).Unwrap(ctx,
+			&pluginpb.UnwrapRequest{Key: p.loc.key, Context: contextOf(kc), Wrapped: wrapped})
+		return out.GetPlaintext(), err
+	}
+	out, err := pluginpb.NewEncryptionServiceClient(p.conn).Decrypt(ctx, &pluginpb.DecryptRequest{Ciphertext: wrapped})
+	return out.GetPlaintext(), err
+}
+
 func contextOf(kc crypto.KeyContext) *pluginpb.KeyContext {
 	return &pluginpb.KeyContext{Namespace: kc.Namespace, KeyName: kc.Key}
 }
 
 // checkAuthenticates has a data key wrapped, and tries to unwrap it changed, and under another context where the service
-// has one. A server that lets either pass would open what somebody else put together. One that refuses to wrap is for a key that opens only.
+// has one. A server that lets either pass would open what somebody else put together. One that refuses to wrap is for a key
+// that opens only, and is not checked.
 func (p *Provider) checkAuthenticates(ctx context.Context) error {
 	probe := crypto.KeyContext{Namespace: "temporal-seal-probe", Key: "probe"}
 	_, wrapped, err := p.GenerateDataKey(ctx, probe)
@@ -150,18 +153,44 @@ func (p *Provider) checkAuthenticates(ctx context.Context) error {
 		}
 		return err
 	}
-	changed := bytes.Clone(wrapped)
-	changed[len(changed)-1] ^= 1
-	if _, err := p.UnwrapDataKey(ctx, changed, probe); err == nil {
-		return crypto.Internalf(crypto.KindNotConfigured, opOpen,
-			"%s: the plug-in unwraps a wrapped key that was changed; it has to authenticate what it decrypts, as AES-GCM does", p.uri)
+	for _, changed := range changedForms(wrapped) {
+		if err := p.refuses(ctx, changed, probe, "unwraps a wrapped key that was changed; it has to authenticate what it decrypts, "+
+			"as AES-GCM does"); err != nil {
+			return err
+		}
 	}
 	if !p.loc.withContext {
 		return nil
 	}
-	if _, err := p.UnwrapDataKey(ctx, wrapped, crypto.KeyContext{Namespace: "temporal-seal-other", Key: "probe"}); err == nil {
-		return crypto.Internalf(crypto.KindNotConfigured, opOpen,
-			"%s: the plug-in ignores the context of KeyService; it has to authenticate namespace and key name with the data key", p.uri)
+	return p.refuses(ctx, wrapped, crypto.KeyContext{Namespace: "temporal-seal-other", Key: "probe"},
+		"ignores the context of KeyService; it has to authenticate namespace and key name with the data key")
+}
+
+// changedForms returns a wrapped key with a bit changed at several places, cut, and lengthened. Text formats end in padding, in
+// which a change shows nothing.
+func changedForms(wrapped []byte) (forms [][]byte) {
+	const places = 6
+	for i := range places {
+		changed := bytes.Clone(wrapped)
+		changed[i*(len(wrapped)-1)/(places-1)] ^= 1
+		forms = append(forms, changed)
+	}
+	return append(forms, wrapped[:len(wrapped)-1], append(bytes.Clone(wrapped), 'A'))
+}
+
+// refuses returns an error unless the plug-in refuses to unwrap something. A call that did not reach it shows nothing.
+func (p *Provider) refuses(ctx context.Context, wrapped []byte, kc crypto.KeyContext, otherwise string) error {
+	ctx, err := p.authorized(ctx, opUnwrap, kc)
+	if err != nil {
+		return err
+	}
+	plain, err := p.unwrap(ctx, wrapped, kc)
+	clear(plain)
+	switch status.Code(err) {
+	case codes.OK:
+		return crypto.Internalf(crypto.KindNotConfigured, opOpen, "%s: the plug-in %s", p.uri, otherwise)
+	case codes.Unavailable, codes.DeadlineExceeded, codes.Canceled, codes.ResourceExhausted, codes.Unauthenticated, codes.Unimplemented:
+		return p.failed(opUnwrap, kc, err)
 	}
 	return nil
 }
