@@ -48,7 +48,7 @@ type Provider struct {
 	uri  string
 	ref  crypto.KEKRef
 	loc  location
-	conn grpc.ClientConnInterface
+	conn *grpc.ClientConn
 }
 
 // Open checks that the server wraps data keys, unless it may only unwrap, and that it notices a change of what it wrapped.
