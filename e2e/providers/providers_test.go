@@ -68,7 +68,7 @@ func TestProviders(t *testing.T) {
 func checkTable(t *testing.T, providers []provider) {
 	t.Helper()
 	var b strings.Builder
-	b.WriteString("| service | bound to namespace and key name by | forging is impossible by | an outage is told from a revocation by | after a rotation | permissions | tested against |\n")
+	b.WriteString("| service | bound to namespace and key name by | forging is impossible by | an outage is distinguished from a revocation by | after a rotation | permissions | tested against |\n")
 	b.WriteString("|---|---|---|---|---|---|---|\n")
 	for _, p := range providers {
 		b.WriteString("| " + strings.Join([]string{p.name, p.binds, p.forging, p.outage, p.rotates, p.needs, p.against}, " | ") + " |\n")

@@ -82,6 +82,9 @@ func newOTLPSink(ctx context.Context, version string) (*otlpSink, error) {
 		os.Getenv("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT") == "" {
 		return nil, errors.New("otlp: no endpoint is set; set OTEL_EXPORTER_OTLP_ENDPOINT, or OTEL_EXPORTER_OTLP_LOGS_ENDPOINT")
 	}
+	if err := checkEndpoints(); err != nil {
+		return nil, err
+	}
 	exporter, err := autoexport.NewLogExporter(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("otlp: %w; check the OTEL_* variables", err)

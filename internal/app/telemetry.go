@@ -57,6 +57,17 @@ func exporterChosen() bool {
 	return true
 }
 
+// checkEndpoints refuses an endpoint of a collector without a scheme: the OpenTelemetry SDK would leave it out, and send to
+// a collector on this machine.
+func checkEndpoints() error {
+	for _, name := range []string{"OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT"} {
+		if value := os.Getenv(name); value != "" && !strings.Contains(value, "://") {
+			return fmt.Errorf("%s: %q has no scheme; write http://%s, or https://%s for TLS", name, value, value, value)
+		}
+	}
+	return nil
+}
+
 // telemetry is by what the parts of the proxy report what they do.
 type telemetry struct {
 	log      *slog.Logger
@@ -74,6 +85,9 @@ func newTelemetry(ctx context.Context, version string, log *slog.Logger) (*telem
 	t.registry.MustRegister(buildInfo(version))
 	if !exporterChosen() {
 		return t, nil
+	}
+	if err := checkEndpoints(); err != nil {
+		return nil, err
 	}
 	exporter, err := autoexport.NewSpanExporter(ctx)
 	if err != nil {
