@@ -29,7 +29,9 @@ type admin struct {
 	keys    atomic.Pointer[keyring.Keyring] // set once they are open
 	serving atomic.Pointer[serving]         // set once calls may come
 	making  chan struct{}                   // an element for each text that is being made
-	log     *slog.Logger
+
+	explaining chan struct{} // an element for each decision that is being explained
+	log        *slog.Logger
 }
 
 const (
@@ -39,6 +41,8 @@ const (
 	scrapes = 4
 	// texts bounds how many answers, other than of /healthz and /metrics, are made at once. One more waits for its turn.
 	texts = 4
+	// explanations is the same for decisions that are explained, which may take long: probes do not wait behind them.
+	explanations = 2
 )
 
 // newAdmin takes the address. Until open is called, /readyz answers that the proxy is not ready.
@@ -47,7 +51,8 @@ func newAdmin(address string, t *telemetry, failed handshake.Failed) (*admin, er
 	if err != nil {
 		return nil, fmt.Errorf("%w with --admin", err)
 	}
-	a := &admin{net: netutil.LimitListener(handshake.Plain(n, failed), adminConnections), making: make(chan struct{}, texts), log: t.log}
+	a := &admin{net: netutil.LimitListener(handshake.Plain(n, failed), adminConnections), making: make(chan struct{}, texts), explaining: make(chan struct{}, explanations),
+		log: t.log}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", a.inTurn(a.readyz))
@@ -67,15 +72,19 @@ func newAdmin(address string, t *telemetry, failed handshake.Failed) (*admin, er
 // inTurn answers with a text that is made a few at a time, and sent after that: who reads slowly keeps nobody
 // waiting.
 func (a *admin) inTurn(text func(h http.Header, w io.Writer) (status int)) http.HandlerFunc {
+	return inTurn(a.making, text)
+}
+
+func inTurn(turns chan struct{}, text func(h http.Header, w io.Writer) (status int)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		select {
-		case a.making <- struct{}{}:
+		case turns <- struct{}{}:
 		case <-r.Context().Done():
 			return
 		}
 		var b bytes.Buffer
 		status := text(w.Header(), &b)
-		<-a.making
+		<-turns
 		w.WriteHeader(status)
 		_, _ = b.WriteTo(w) // the caller may be gone
 	}

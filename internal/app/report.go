@@ -13,6 +13,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 )
@@ -78,16 +79,22 @@ func (r *report) moved(before, now []keyring.MovedKey) {
 
 // describeKeys writes which keys the URIs mean, and which aliases have moved, for people who look at /readyz.
 func describeKeys(w io.Writer, keys *keyring.Keyring) {
-	if since, err := keys.StoreHealth(); err != nil {
-		fmt.Fprintf(w, "the key store has not answered as it should since %s: %v; new data keys seal self-contained envelopes until it does\n",
-			since.UTC().Format(time.RFC3339), err)
-	}
+	describeStore(w, keys)
 	for _, u := range keys.Uses() {
 		if u.ARN != "" && u.Role != keyring.RoleFormer {
 			fmt.Fprintf(w, "key %q: %s %s, reference %s\n", u.Entry, u.Role, u.ARN, u.KEK)
 		}
 	}
 	describeMoved(w, keys)
+}
+
+// describeStore writes that the key store does not answer. Its own error may name users and hosts of the database, and belongs in
+// the log: everybody on the network may read /readyz.
+func describeStore(w io.Writer, keys *keyring.Keyring) {
+	if since, err := keys.StoreHealth(); err != nil {
+		fmt.Fprintf(w, "the key store has not answered as it should since %s: %s; the log has its error; new data keys seal "+
+			"self-contained envelopes until it does\n", since.UTC().Format(time.RFC3339), crypto.ForCaller(err))
+	}
 }
 
 // describeMoved writes which aliases name other keys now.

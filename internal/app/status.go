@@ -96,6 +96,7 @@ func keyNotices(keys []statuspage.Key) (lines []string) {
 func (s *serving) notices(state *state) []string {
 	var text bytes.Buffer
 	s.changes.dependencies.describe(&text)
+	describeStore(&text, s.changes.keys)
 	describeMoved(&text, s.changes.keys)
 	state.differences(&text, s.changes.flags.File)
 	lines := []string{}
@@ -150,7 +151,7 @@ func (a *admin) explain(w http.ResponseWriter, r *http.Request) {
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), explainTime)
 	defer cancel()
-	a.inTurn(func(h http.Header, w io.Writer) int {
+	inTurn(a.explaining, func(h http.Header, w io.Writer) int {
 		return a.explained(h, w, form, func(e *statuspage.Explain, p *policy.Policy) { e.Ask(ctx, p) })
 	})(w, r)
 }

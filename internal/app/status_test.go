@@ -1,6 +1,7 @@
 package app
 
 import (
+	"context"
 	"encoding/json"
 	"log/slog"
 	"net/http"
@@ -14,7 +15,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/temporal-seal/temporal-seal/internal/config"
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keystore"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/localkey"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
@@ -24,13 +27,15 @@ import (
 )
 
 // served is an admin listener of a proxy that serves.
-func served(t *testing.T) *admin {
+func served(t *testing.T) *admin { return servedWith(t, nil) }
+
+func servedWith(t *testing.T, store crypto.KeyStore) *admin {
 	t.Helper()
 	log, key := slog.New(slog.DiscardHandler), filepath.Join(t.TempDir(), "seal.key")
 	if err := localkey.Create(key, time.Now()); err != nil {
 		t.Fatal(err)
 	}
-	keys, err := keyring.New(t.Context(), keyring.Options{Open: localkey.Open, Log: log, Keys: []keyring.KeyConfig{{Name: "default", Active: "local:" + key}}})
+	keys, err := keyring.New(t.Context(), keyring.Options{Open: localkey.Open, Log: log, Store: store, Keys: []keyring.KeyConfig{{Name: "default", Active: "local:" + key}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,6 +111,47 @@ func TestExplainPage(t *testing.T) {
 	}
 	if w := a.ask(http.MethodPost, "/explain", "%zz"); w.Code != http.StatusBadRequest {
 		t.Errorf("%d\n%s", w.Code, w.Body)
+	}
+}
+
+// TestStoreNotice: the page says that the key store does not answer, and neither it nor /readyz names the database's user.
+func TestStoreNotice(t *testing.T) {
+	store, err := keystore.New("postgres://dba@127.0.0.1:1/seal?sslmode=disable&connect_timeout=1", strings.Repeat("0", 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := servedWith(t, store)
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+		page, ready := a.ask(http.MethodGet, "/", "").Body.String(), a.ask(http.MethodGet, "/readyz", "").Body.String()
+		if strings.Contains(page+ready, "dba") {
+			t.Fatalf("%s\n%s", page, ready)
+		}
+		if strings.Contains(page, "key store has not answered") && strings.Contains(ready, "key store has not answered") {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("not on the page, or not on /readyz:\n%s\n%s", page, ready)
+		}
+	}
+}
+
+// TestExplainsInTurn: decisions that are explained take no turn from probes.
+func TestExplainsInTurn(t *testing.T) {
+	a := served(t)
+	for range explanations {
+		a.explaining <- struct{}{}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	r := httptest.NewRequestWithContext(ctx, http.MethodPost, "/explain", strings.NewReader("namespace=shop"))
+	r.RemoteAddr, r.Host = "127.0.0.1:5", "localhost:7334"
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	w := httptest.NewRecorder()
+	if a.server.Handler.ServeHTTP(w, r); w.Body.Len() > 0 {
+		t.Errorf("explained beyond the bound: %s", w.Body)
+	}
+	if w := a.ask(http.MethodGet, "/readyz", ""); w.Body.Len() == 0 {
+		t.Error("/readyz waits for explanations")
 	}
 }
 
