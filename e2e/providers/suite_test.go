@@ -5,15 +5,15 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"os"
 	"sync"
 	"testing"
 	"time"
 
-	commonpb "go.temporal.io/api/common/v1"
-
-	"github.com/temporal-seal/temporal-seal/codec"
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyservice"
 )
 
@@ -118,46 +118,67 @@ func opens(t *testing.T, key crypto.Provider, wrapped, plain []byte) {
 	}
 }
 
-func newCodec(t *testing.T, p *peer, namespace string) *codec.Codec {
-	t.Helper()
-	c, err := codec.New(t.Context(), codec.Options{Namespace: namespace, Keys: []codec.Key{{Name: "default", Active: p.uri}}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(c.Close)
-	return c
+// sealer seals and opens payloads in one namespace, as the proxy does.
+type sealer struct {
+	keys      *keyring.Keyring
+	namespace string
 }
 
-func seal(t *testing.T, c *codec.Codec, text string) *commonpb.Payload {
+// newSealer knows the key by two names.
+func newSealer(t *testing.T, p *peer, namespace string) sealer {
 	t.Helper()
-	sealed, err := c.Encode([]*commonpb.Payload{{Metadata: map[string][]byte{"encoding": []byte("json/plain")}, Data: []byte(text)}})
+	keys, err := keyring.New(t.Context(), keyring.Options{Open: keyservice.Open,
+		Keys: []keyring.KeyConfig{{Name: "default", Active: p.uri}, {Name: "another", Active: p.uri}}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return sealed[0]
+	t.Cleanup(keys.Close)
+	keys.Confirm(namespace)
+	return sealer{keys, namespace}
 }
+
+func (s sealer) seal(t *testing.T) []byte {
+	t.Helper()
+	key, _, err := s.keys.Sealer(t.Context(), s.namespace, "default")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var nonces envelope.Nonces
+	nonces.Expect(1)
+	defer nonces.Reset()
+	sealed, err := key.AppendPayload(nil, secret, false, &nonces)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sealed
+}
+
+func (s sealer) open(ctx context.Context, payload []byte) error {
+	sealed, marked, err := envelope.ParsePayload(payload)
+	if err != nil || !marked {
+		return fmt.Errorf("it is no sealed payload: %w", err)
+	}
+	out, _, err := s.keys.Open(ctx, nil, &sealed, s.namespace, new(keyring.Run))
+	if err == nil && !bytes.Equal(out, secret) {
+		return errors.New("it opens to another payload")
+	}
+	return err
+}
+
+// secret is a serialized Payload without metadata.
+var secret = []byte("\x12\x05\"Ada\"")
 
 // wrongContext moves an envelope to another namespace, with the name in its header changed to fit. The key service refuses
 // it, or the id of the data key shows it.
 func wrongContext(t *testing.T, p *peer, _ crypto.Provider) error {
-	sealed := seal(t, newCodec(t, p, "clinic-a"), `"Ada"`)
+	sealed := newSealer(t, p, "clinic-a").seal(t)
 	for _, b := range [][2]string{{"clinic-a", "clinic-b"}, {"default", "another"}} {
-		moved := &commonpb.Payload{Metadata: sealed.Metadata, Data: bytes.Replace(sealed.Data, []byte(b[0]), []byte(b[1]), 1)}
 		namespace := "clinic-a"
 		if b[0] == namespace {
 			namespace = b[1]
 		}
-		c, err := codec.New(t.Context(), codec.Options{Namespace: namespace, Keys: []codec.Key{
-			{Name: "default", Active: p.uri}, {Name: "another", Active: p.uri}}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		got, err := c.Decode([]*commonpb.Payload{moved})
-		c.Close()
-		switch kind := crypto.KindOf(err); {
-		case err == nil:
-			t.Errorf("%s passes for %s: %v", b[0], b[1], got)
-		case kind != crypto.KindRejected && kind != crypto.KindTampered:
+		err := newSealer(t, p, namespace).open(t.Context(), bytes.Replace(sealed, []byte(b[0]), []byte(b[1]), 1))
+		if kind := crypto.KindOf(err); kind != crypto.KindRejected && kind != crypto.KindTampered {
 			t.Errorf("%s as %s: kind %v, want rejected or tampered: %v", b[0], b[1], kind, err)
 		}
 	}
@@ -292,13 +313,13 @@ func concurrent(t *testing.T, p *peer, key crypto.Provider) error {
 	if testing.Short() {
 		callers = 1_000
 	}
-	sealed := seal(t, newCodec(t, p, "clinic-a"), `"Ada"`)
-	c := newCodec(t, p, "clinic-a")
+	sealed := newSealer(t, p, "clinic-a").seal(t)
+	fresh := newSealer(t, p, "clinic-a")
 	var all sync.WaitGroup
 	failures := make(chan error, callers)
 	for range callers {
 		all.Go(func() {
-			if got, err := c.Decode([]*commonpb.Payload{sealed}); err != nil || string(got[0].Data) != `"Ada"` {
+			if err := fresh.open(t.Context(), sealed); err != nil {
 				failures <- err
 			}
 		})

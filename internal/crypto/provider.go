@@ -7,7 +7,7 @@
 //	keyring     the life of data keys: made, renewed, looked up, dropped
 //	keyhealth   whether a key encryption key may be used while its service is away or refuses
 //	keyservice  the list of key services; its comment says where a new one goes
-//	awskms, vault, plugin, localkey  the key services
+//	awskms, gcpkms, vault, plugin, localkey  the key services
 package crypto
 
 import (

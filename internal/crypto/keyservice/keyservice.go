@@ -35,7 +35,8 @@ var services = map[string]service{
 }
 
 // NoKeyURI says what a key URI looks like.
-const NoKeyURI = "is not a key URI; write awskms://<key id, ARN or alias>?region=<region>, vault://<host>/<mount>/<key>?token_file=<path>, plugin://<name>/<key>?address=<address>, or local:<file>"
+const NoKeyURI = "is not a key URI; write awskms://<key id, ARN or alias>?region=<region>, gcpkms://projects/<project>/locations/<location>/keyRings/<ring>/cryptoKeys/<key>, " +
+	"vault://<host>/<mount>/<key>?token_file=<path>, plugin://<name>/<key>?address=<address>, or local:<file>"
 
 // Known reports whether a URI has the scheme of a key service.
 func Known(uri string) bool {
