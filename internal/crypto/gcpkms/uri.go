@@ -76,15 +76,15 @@ func parseEndpoint(endpoint string) (address string, plain bool, err error) {
 
 // clients are kept for all keys: each reload of the configuration opens its keys anew.
 var clients struct {
-	sync.Mutex
+	mu sync.Mutex
 	by map[location]*kms.KeyManagementClient
 }
 
 // clientFor returns the client for the endpoint of a key. Making one finds the credentials, and sends nothing to the service.
 func clientFor(ctx context.Context, loc location) (*kms.KeyManagementClient, error) {
 	loc.name = ""
-	clients.Lock()
-	defer clients.Unlock()
+	clients.mu.Lock()
+	defer clients.mu.Unlock()
 	if client := clients.by[loc]; client != nil {
 		return client, nil
 	}

@@ -47,7 +47,7 @@ type endpoint struct {
 
 // connections are kept for all keys: each reload of the configuration opens its keys anew.
 var connections struct {
-	sync.Mutex
+	mu sync.Mutex
 	by map[endpoint]*grpc.ClientConn
 }
 
@@ -68,8 +68,8 @@ func (l *location) connection() (*grpc.ClientConn, error) {
 		}
 		transport = credentials.NewTLS(c)
 	}
-	connections.Lock()
-	defer connections.Unlock()
+	connections.mu.Lock()
+	defer connections.mu.Unlock()
 	if conn := connections.by[to]; conn != nil {
 		return conn, nil
 	}
