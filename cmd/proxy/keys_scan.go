@@ -111,7 +111,7 @@ func (o *scanOptions) scan(cmd *cobra.Command, _ []string) error {
 		return err
 	}
 	state := new(scan.State)
-	options := scan.Options{Rows: o.rows(c, names, asked)}
+	options := scan.Options{Rows: o.rows(c, names, asked), Subjects: o.subjects}
 	if o.state != "" {
 		if state, err = scan.ReadState(o.state); err != nil {
 			return fmt.Errorf("--state: %w; remove the file to start anew", err)
@@ -208,6 +208,33 @@ func (o *scanOptions) rows(c *config.Config, names map[string]string, asked *cry
 		}
 		return rows, err
 	}
+}
+
+// subjects looks up rows of keys of subjects in the key store that rows has opened. The key encryption key of each is that of its wrap
+// key.
+func (o *scanOptions) subjects(ctx context.Context, ids []crypto.KeyID) (map[crypto.KeyID]crypto.KeyRow, error) {
+	store := crypto.SubjectsOf(o.store)
+	if store == nil {
+		return nil, errors.New("this kind of key store holds no keys of subjects")
+	}
+	found, err := store.SubjectKeys(ctx, ids)
+	if err != nil {
+		return nil, err
+	}
+	rows, parents := make(map[crypto.KeyID]crypto.KeyRow, len(found)), make(map[crypto.KeyID]crypto.KEKRef)
+	for _, r := range found {
+		if _, known := parents[r.Parent]; !known {
+			wraps, err := store.Parent(ctx, r.Parent)
+			if err != nil {
+				return nil, err
+			}
+			for _, w := range wraps {
+				parents[r.Parent] = w.KEK
+			}
+		}
+		rows[r.ID] = crypto.KeyRow{ID: r.ID, Context: r.Context, KEK: parents[r.Parent], Wrapped: r.Wrapped}
+	}
+	return rows, nil
 }
 
 // walk scans one namespace over the upstream that serves it, as the proxy would choose it. Each namespace

@@ -100,6 +100,9 @@ func (o *scanOptions) print(stdout io.Writer, d *scanned) error {
 		for _, kind := range slices.Sorted(maps.Keys(n.Clear)) {
 			s.line("  clear %s: %d", kind, n.Clear[kind])
 		}
+		if n.Erased > 0 {
+			s.line("  of erased subjects, which open nowhere any more: %d", n.Erased)
+		}
 		for _, reason := range n.Reasons {
 			s.line("  %s: %s", s.red("unread"), reason)
 		}

@@ -94,7 +94,7 @@ fails, a key that does not answer. keys scan also ends with 3 (the key is in use
 	}
 	addServeFlags(&o, serve)
 	root.AddCommand(serve, checkCommand(), configCommand(), explainCommand(), healthCommand(), initCommand(), keysCommand(),
-		keystoreCommand(), openCommand(), surveyCommand(), versionCommand())
+		keystoreCommand(), openCommand(), subjectsCommand(), surveyCommand(), versionCommand())
 	return root
 }
 

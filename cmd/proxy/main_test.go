@@ -184,6 +184,10 @@ func saveHistory(ts *testscript.TestScript, _ bool, args []string) {
 	keys.Confirm("clinic")
 	sealer, _, err := keys.Sealer(ctx, "clinic", "default")
 	ts.Check(err)
+	if len(args) > 4 { // for a subject
+		sealer, _, err = keys.Subjects().Sealer(ctx, "clinic", "default", []byte(args[4]))
+		ts.Check(err)
+	}
 	for range 4 * (len(args) / 4) { // the first ones of a data key are self-contained
 		_ = sealer.Envelope()
 	}

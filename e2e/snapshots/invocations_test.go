@@ -108,6 +108,7 @@ func newSite(t *testing.T) site {
 		s.write(t, name, fmt.Sprintf("keys: [{name: default, active: 'local:seal.key', envelope: reference}]\nkey_store: {url: 'sqlite:keys.db', id: %q}\n", id))
 	}
 	u := startUpstream(t)
+	s.subject(t, u)
 	// The config is written in a folder of its own: the file names of this one are part of the snapshot.
 	proxy, conn := start(t, harness.ProxyOptions{Upstream: u.address, Candidate: candidate,
 		Keys: []harness.KeyOption{{Name: "default", Active: "local:" + filepath.Join(s.dir, "seal.key")}}})
@@ -317,6 +318,16 @@ var invocations = []invocation{
 	{"keystore check --config other-store.yaml", "not the store of the config"},
 	{"keystore check --config good.yaml", "no key store"},
 	{"keystore check --config typo.yaml", "unknown key"},
+	{"subjects", "shows its help"},
+	{"subjects list --config stored.yaml", ""},
+	{"subjects list --config good.yaml", "no key store"},
+	{"subjects verify --config stored.yaml", ""},
+	{"subjects show --config stored.yaml --namespace default --subject-file not.json", "no subject was sealed for"},
+	{"subjects erase --config stored.yaml --namespace default --subject-file not.json --reason request-1 --yes", "no subject was sealed for"},
+	{"subjects erase --config stored.yaml --namespace default --subject-file not.json", "no reason"},
+	{"subjects erase --config stored.yaml --namespace default --subject-file - --reason request-1", "standard input has the subject"},
+	{"subjects readmit --config stored.yaml --namespace default --subject-file gone.txt --reason request-1 --yes", "no such file"},
+	{"subjects reapply-erasures --config stored.yaml gone.jsonl", "no such file"},
 
 	{"open --config good.yaml history.json", ""},
 	{"open --config good.yaml clear.json", "nothing is sealed"},
@@ -452,6 +463,29 @@ func (s *site) candidate(t *testing.T) string {
 var scanned = []string{"namespaces", "namespaces{}.walked", "namespaces{}.clear", "namespaces{}.foreign",
 	"namespaces{}.sealed[].data_keys"}
 
+// subject makes subjects.yaml, with a key store that has the key of one subject. The proxy that sealed for it has ended without a word.
+func (s *site) subject(t *testing.T, u *upstream) {
+	t.Helper()
+	store := s.run(t, "keystore", "init", "sqlite:subjects.db")
+	if store.code != 0 {
+		t.Fatal(store.said())
+	}
+	text := func(dir string) string {
+		return fmt.Sprintf("key_store: {url: 'sqlite:%ssubjects.db', id: %q}\n", dir, strings.TrimSpace(store.stdout))
+	}
+	s.write(t, "subjects.yaml", "keys: [{name: default, active: 'local:seal.key'}]\n"+text(""))
+	s.write(t, "person.txt", "person\n")
+	proxy, conn := start(t, harness.ProxyOptions{Upstream: u.address, Extra: text(s.dir + "/"),
+		Keys:   []harness.KeyOption{{Name: "default", Active: "local:" + filepath.Join(s.dir, "seal.key")}},
+		Policy: "package temporal\n\nrequest contains {\"action\": \"seal\", \"subject\": {\"fact\": \"workflow.id\"}, \"default_subject\": \"nobody\"}\n"})
+	if _, err := workflowservice.NewWorkflowServiceClient(conn).StartWorkflowExecution(t.Context(), startRequest("default", "person")); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(proxy.PID(), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // takeJSON reads the JSON output of every command that has one.
 func takeJSON(t *testing.T) []string {
 	s := newSite(t)
@@ -484,6 +518,9 @@ func takeJSON(t *testing.T) []string {
 			"plain.json", "--config good.yaml --policy good.rego plain.json", "--upstream $UPSTREAM --list-rate 100", "--samples 1 plain.json plain.json",
 			"--upstream $UPSTREAM --namespace unreadable --list-rate 100"}},
 		{"version --output json", nil, []string{""}},
+		{"subjects erase --config subjects.yaml --namespace default --subject-file person.txt --reason request-1 --by dpo", nil, []string{
+			"--dry-run", "--yes --wait 1s"}},
+		{"subjects readmit --config subjects.yaml --namespace default --subject-file person.txt --reason request-2 --by dpo --yes", nil, []string{""}},
 	} {
 		shape := newShape(what.open...)
 		for _, rest := range what.lines {

@@ -87,7 +87,7 @@ func (a *applier) open(ctx context.Context, t *telemetry, w *waits, admin *admin
 	if err = makeLocalKeys(ctx, c, t.log); err != nil {
 		return err
 	}
-	if a.keys, err = OpenKeys(ctx, c, KeyOptions{Timeout: a.timeout, Open: keyservice.Open, Log: t.log,
+	if a.keys, err = OpenKeys(ctx, c, KeyOptions{Timeout: a.timeout, Open: keyservice.Open, Replica: true, Log: t.log,
 		Trace: newKMSWatch(t.registry).around, Asking: func(uri string) func() { return w.begin("key", uri) }}); err != nil {
 		return err
 	}

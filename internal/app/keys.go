@@ -29,7 +29,9 @@ type KeyOptions struct {
 	Trace func(context.Context, string, crypto.KeyContext) (context.Context, func(error))
 	// Asking is called when a key is asked for an answer, and what it returns once that has come or failed.
 	Asking func(uri string) (done func())
-	Log    *slog.Logger
+	// Replica is for a process that serves, for which erasures wait.
+	Replica bool
+	Log     *slog.Logger
 }
 
 // OpenKeys opens the configured keys. The set in force lists those that do not answer.
@@ -45,11 +47,12 @@ func OpenKeys(ctx context.Context, c *config.Config, o KeyOptions) (*keyring.Key
 		return nil, err
 	}
 	options := keyring.Options{
-		Keys: c.KeyConfigs(), Open: o.Open, Grants: c.KeyGrants(), Realm: c.Realm, SealedAs: c.SealedAs(),
+		Replica: o.Replica,
+		Keys:    c.KeyConfigs(), Open: o.Open, Grants: c.KeyGrants(), Realm: c.Realm, SealedAs: c.SealedAs(),
 		RevokedDataKeys: c.DataKeyIDs(), DataKeyLife: c.DataKeyLife, Trace: o.Trace, Asking: o.Asking, Log: o.Log,
 	}
 	if store != nil {
-		options.Store = store
+		options.Store, options.ErasureMaxLag = store, c.KeyStore.ErasureMaxLag
 		warnings, _ := store.Warnings(ctx) // a store that does not answer is reported
 		for _, text := range warnings {
 			o.Log.Warn("the key store can lose rows", "cause", text)

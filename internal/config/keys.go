@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
@@ -30,6 +31,9 @@ type Key struct {
 	// What envelopes have of their data key: `self-contained` ones carry it, and those by `reference` name its row in the
 	// key store in 16 bytes.
 	Envelope string `yaml:"envelope" default:"self-contained" enum:"self-contained,reference"`
+	// Whether payloads may be sealed with the key of no subject. With `required` they are refused, unless a rule names
+	// their subject.
+	Subjects string `yaml:"subjects" default:"optional" enum:"optional,required"`
 }
 
 // KeyStore is a database with wrapped data keys.
@@ -39,6 +43,9 @@ type KeyStore struct {
 	URL string `yaml:"url" required:"true"`
 	// The id that `temporal-seal keystore init` printed, 32 hex digits.
 	ID string `yaml:"id" required:"true"`
+	// How long keys of subjects serve after the store last answered what was erased, at least 1m: an erasure is in force on
+	// every replica after that, also on one that cannot reach the store.
+	ErasureMaxLag time.Duration `yaml:"erasure_max_lag" default:"5m"`
 }
 
 func (s *KeyStore) validate(d *document) {
@@ -47,6 +54,8 @@ func (s *KeyStore) validate(d *document) {
 	}
 	d.refuse(!keystore.Known(s.URL), "$.key_store.url", keystore.NoStoreURI)
 	d.refuse(!keystore.IsID(s.ID), "$.key_store.id", "is not the id of a key store; write the 32 hex digits that `temporal-seal keystore init` prints")
+	d.refuse(s.ErasureMaxLag != 0 && (s.ErasureMaxLag < time.Minute || s.ErasureMaxLag > 24*time.Hour), "$.key_store.erasure_max_lag",
+		"is 1m to 24h, not %s; 5m is the default", s.ErasureMaxLag)
 }
 
 // Grant lets a namespace open what another one sealed. The policy that ships reads it; a platform policy of your own needs a
@@ -91,6 +100,20 @@ func (c *Config) SealedAs() map[string]string {
 	return names
 }
 
+// subjectsRequired refuses payloads without a subject.
+const subjectsRequired = "required"
+
+// NoSubjects returns why a store holds no keys of subjects, and what to do; "" if it does.
+func (s *KeyStore) NoSubjects() string {
+	switch {
+	case s == nil:
+		return "keys of subjects need a key store: configure key_store"
+	case strings.HasPrefix(s.URL, keystore.SchemeDynamoDB+":"):
+		return "key stores in DynamoDB hold no keys of subjects: use postgres: or sqlite: in key_store.url"
+	}
+	return ""
+}
+
 // envelopeReference is the form of envelopes that need a key store.
 const envelopeReference = "reference"
 
@@ -111,6 +134,10 @@ func validateKeys(d *document, list []Key, store *KeyStore) {
 			"must be self-contained or reference, not %q", k.Envelope)
 		d.refuse(k.Envelope == envelopeReference && store == nil, path+".envelope",
 			"envelopes by reference require a key store; configure key_store")
+		d.refuse(k.Subjects != "optional" && k.Subjects != subjectsRequired, path+".subjects", "is optional or required, not %q", k.Subjects)
+		if k.Subjects == subjectsRequired && store.NoSubjects() != "" {
+			d.add(path+".subjects", "%s", store.NoSubjects())
+		}
 		validateKeyURI(d, path+".active", k.Active)
 		for j, uri := range k.OpenOnly {
 			validateKeyURI(d, fmt.Sprintf("%s.open_only[%d]", path, j), uri)
@@ -143,7 +170,7 @@ func (c *Config) KeyConfigs() []keyring.KeyConfig {
 	keys := make([]keyring.KeyConfig, len(c.Keys))
 	for i, k := range c.Keys {
 		keys[i] = keyring.KeyConfig{Name: k.Name, Namespaces: k.Namespaces, Active: k.Active, OpenOnly: k.OpenOnly,
-			Reference: k.Envelope == envelopeReference}
+			Reference: k.Envelope == envelopeReference, SubjectRequired: k.Subjects == subjectsRequired}
 	}
 	return keys
 }

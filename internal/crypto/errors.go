@@ -35,10 +35,12 @@ const (
 	KindDenied
 	// KindRowMissing means that the key store has not had the row that an envelope refers to, for longer than a row is on its way.
 	KindRowMissing
+	// KindErased means that the key of the envelope's subject was destroyed, as somebody asked for: it never opens again.
+	KindErased
 )
 
 var kindNames = [...]string{"unknown", "unavailable", "revoked", "rejected", "tampered", "newer", "foreign",
-	"not_configured", "malformed", "denied", "row_missing"}
+	"not_configured", "malformed", "denied", "row_missing", "erased"}
 
 // String names the kind for logs and metric labels.
 func (k Kind) String() string {
@@ -50,7 +52,8 @@ func (k Kind) String() string {
 
 // Kinds are all that an error of the Keyring can have, in the order of their numbers.
 func Kinds() []Kind {
-	return []Kind{KindUnavailable, KindRevoked, KindRejected, KindTampered, KindNewer, KindForeign, KindNotConfigured, KindMalformed, KindRowMissing}
+	return []Kind{KindUnavailable, KindRevoked, KindRejected, KindTampered, KindNewer, KindForeign, KindNotConfigured, KindMalformed, KindRowMissing,
+		KindErased}
 }
 
 // Transient reports whether the same call may succeed later with nothing changed but time.
@@ -103,6 +106,7 @@ var callerTexts = map[Kind]string{
 	KindNotConfigured: "the key encryption key is missing or can't be used (the proxy's log says which)",
 	KindMalformed:     "it is not an envelope",
 	KindRowMissing:    "the key store has no row for it: the row was lost, or is in another store",
+	KindErased:        "its subject was erased: the key is destroyed",
 	KindDenied:        "the key service refuses access (the proxy's log says to what)",
 }
 

@@ -5,6 +5,7 @@ import "context"
 // KeyRow is a data key as a key store has it: what it is for, and its wrapped form under one key encryption key.
 type KeyRow struct {
 	ID      KeyID
+	Kind    uint8 // 0: a data key; see RowWrap and RowIndex
 	Context KeyContext
 	KEK     KEKRef
 	KEKURI  string // for people
@@ -20,7 +21,7 @@ type KeyStore interface {
 	Get(ctx context.Context, ids []KeyID) ([]KeyRow, error)
 	// Put makes sure that the store has a row.
 	Put(ctx context.Context, row KeyRow) error
-	// All calls visit for every row until it returns an error. The rows of an id come one after the other.
+	// All calls visit for every row, of every kind until it returns an error. The rows of an id come one after the other.
 	All(ctx context.Context, visit func(KeyRow) error) error
 	// Ping asks whether the database answers and is the store.
 	Ping(ctx context.Context) error

@@ -53,6 +53,13 @@ func (p *Policy) stricter(d Direction, namespace string, a, b Verdict) Verdict {
 			a.Optional = nil
 		}
 	}
+	switch {
+	case a.Action == Deny || !b.Subject.Named() || a.Subject == b.Subject:
+	case a.Subject.Named():
+		a = Verdict{Action: Deny, Reason: "its kind is not known here, and rules name different subjects for the kinds that it may have"}
+	case a.Action == Seal:
+		a.Subject = b.Subject
+	}
 	a.Hit, a.Weakened = hit, weakened
 	return a
 }

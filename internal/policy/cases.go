@@ -73,8 +73,15 @@ type caseWant struct {
 	Action, Key, Reason     string
 	Fields, Optional, Clear []string
 	Compress, Weakened      *bool
-	Unmatched               *bool  // whether the whole payload is sealed since it lacks one of the fields
+	Unmatched               *bool // whether the whole payload is sealed since it lacks one of the fields
+	Subject                 *caseSubject
 	Error                   string // part of the error's text, instead of a verdict
+}
+
+// caseSubject is the place where a subject is expected to be found; neither: none.
+type caseSubject struct {
+	Pointer, Fact string
+	Default       string // default_subject
 }
 
 // readCases reads a case file. A file without cases is an error, since it checks nothing.
@@ -170,6 +177,7 @@ func (w caseWant) compare(v Verdict) error {
 		(w.Clear != nil && !slices.Equal(w.Clear, v.Clear)) ||
 		(w.Compress != nil && *w.Compress != v.Compress) ||
 		(w.Weakened != nil && *w.Weakened != v.Weakened) ||
+		(w.Subject != nil && Subject(*w.Subject) != v.Subject) ||
 		(w.Unmatched != nil && *w.Unmatched != (v.Unmatched != "")) {
 		return fmt.Errorf("wanted %s, got %s", w, v)
 	}
@@ -180,6 +188,9 @@ func (w caseWant) String() string {
 	v := Verdict{Key: w.Key, Fields: w.Fields, Optional: w.Optional, Clear: w.Clear, Reason: w.Reason}
 	v.Compress = w.Compress != nil && *w.Compress
 	v.Weakened = w.Weakened != nil && *w.Weakened
+	if w.Subject != nil {
+		v.Subject = Subject(*w.Subject)
+	}
 	if w.Unmatched != nil && *w.Unmatched {
 		v.Unmatched = "the document lacks a field"
 	}
@@ -193,6 +204,12 @@ func (v Verdict) describe(action string) string {
 	s := action
 	if v.Key != "" {
 		s += " with key " + v.Key
+	}
+	if v.Subject.Named() {
+		s += " for the subject at " + v.Subject.String()
+	}
+	if v.Subject.Default != "" {
+		s += " (without one: for " + v.Subject.Default + ")"
 	}
 	if v.Fields != nil {
 		s += " fields " + strings.Join(v.Fields, " ")

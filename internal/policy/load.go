@@ -69,7 +69,7 @@ func assemble(ctx context.Context, opts Options, files Sources, before *Policy) 
 		units: map[string]unit{},
 		held:  map[string]error{},
 		keys:  newKeys(opts.KeyRank, opts.DefaultKey),
-		names: newNames(opts.RPCs), unmatched: opts.Unmatched,
+		names: newNames(opts.RPCs), unmatched: opts.Unmatched, noSubjects: opts.NoSubjects,
 		cache:  newCache(cmp.Or(opts.CacheSize, defaultCacheSize)),
 		counts: new(counts),
 	}
@@ -224,6 +224,7 @@ func (l *loader) try(namespace string, files Sources) (u unit, missing []Missing
 		q, err := newQuery(c, Direction(d), files)
 		u.queries[d] = q
 		errs = append(errs, err)
+		errs = append(errs, q.withoutSubjects(l.policy.noSubjects)...)
 		if namespace != "" {
 			missing = append(missing, l.policy.missingKeys(q, team)...)
 		}

@@ -23,7 +23,8 @@ type Policy struct {
 	keys     keys
 	names    names // of what cases are held to, as rules are
 
-	unmatched Unmatched // see Options
+	unmatched  Unmatched // see Options
+	noSubjects string    // see Options
 
 	cache  *cache
 	counts *counts
@@ -179,6 +180,12 @@ func (p *Policy) decideFrom(ctx context.Context, q *query, e *evaluation, sets [
 		proposals = append(proposals, Verdict{Action: Deny, Reason: "its content cannot be checked: " + errTooLarge.Error()})
 	}
 	v, err := unite(q.direction, e.in, proposals, p.keys, e.missed)
+	if errors.Is(err, ErrTwoSubjects) {
+		return Verdict{}, q.twoSubjects(ctx, e.in)
+	}
+	if err == nil && v.Subject.Named() && p.noSubjects != "" {
+		return Verdict{}, &Error{Err: fmt.Errorf("a rule names a subject: %s", p.noSubjects)}
+	}
 	if err != nil {
 		return Verdict{}, q.locate(ctx, q.parts, e.in, &Error{Err: err}, func(pr Verdict) bool {
 			_, err := p.keys.resolve(e.in.Namespace, pr.Key)
@@ -202,6 +209,9 @@ func (q *query) parse(v ast.Value, in *Input, sawContent bool) ([]Verdict, error
 		}
 		if sawContent && pr.Reason != "" && !q.literals[pr.Reason] {
 			pr.Reason = "denied by policy (its reason was computed from the payload, so it is not repeated here)"
+		}
+		if err := q.checkSubject(pr.Subject); err != nil {
+			return nil, err
 		}
 		pr.computedKey = sawContent && pr.Key != "" && !q.literals[pr.Key]
 		out = append(out, pr)

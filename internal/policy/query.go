@@ -26,6 +26,7 @@ type query struct {
 	// from a payload is not among them and is not repeated anywhere.
 	literals map[string]bool
 	named    []string      // the keys that rules spell out
+	subjects bool          // a rule names a subject
 	limit    time.Duration // of an evaluation
 	running  chan struct{} // holds an element for each evaluation that runs; nil: any number may
 }
@@ -43,6 +44,8 @@ type rule struct {
 	rule *ast.Rule
 	line string // file:line
 	key  string // that its verdict spells out, or ""
+
+	subject bool // its verdict names one
 }
 
 // noData is what OPA's `data` holds besides rules: nothing. Since nothing ever writes to it, one
@@ -70,6 +73,7 @@ func newQuery(c *ast.Compiler, d Direction, packages Sources) (*query, error) {
 		for _, r := range rules {
 			r := newRule(r)
 			p.rules = append(p.rules, r)
+			q.subjects = q.subjects || r.subject
 			if r.key != "" && !slices.Contains(q.named, r.key) {
 				q.named = append(q.named, r.key)
 			}
@@ -102,6 +106,7 @@ func newRule(r *ast.Rule) rule {
 	if r.Head.Key != nil {
 		if verdict, ok := r.Head.Key.Value.(ast.Object); ok {
 			out.key, _ = stringMember(verdict, "key")
+			out.subject = verdict.Get(ast.StringTerm("subject")) != nil
 		}
 	}
 	return out

@@ -115,6 +115,7 @@ type Verdict struct {
 	Optional []string
 	Compress bool
 	Reason   string
+	Subject  Subject // whose key seals; the zero value: that of no subject
 	// Weakened reports that a `pass` became a `seal`, since the rules read a fact or a content that is
 	// unknown in this request. For a payload apart from any message, an `open` may also have become a
 	// `keep`.
@@ -147,7 +148,9 @@ type Options struct {
 	KeyRank    KeyRank    // nil: every key counts as configured, all of one rank
 	DefaultKey DefaultKey // nil: "default" everywhere
 	Unmatched  Unmatched  // nil: cases and explanations take every document for one that has the fields
-	RPCs       []string   // all values of input.rpc; nil: any. A rule that compares with another is refused.
+	// NoSubjects is why rules may name no subject, and what to do; "": they may.
+	NoSubjects string
+	RPCs       []string // all values of input.rpc; nil: any. A rule that compares with another is refused.
 
 	CacheSize int // verdicts kept; 0 means 32768, less than 0 none
 }

@@ -65,6 +65,7 @@ var memberTypes = map[string]string{
 // misspelled "key" must not seal with the default key.
 func (p *Verdict) members(obj ast.Object) error {
 	var fields, clear, missing bool
+	var otherwise string // default_subject
 	err := obj.Iter(func(k, v *ast.Term) error {
 		name, _ := k.Value.(ast.String)
 		seal, deny := p.Action == Seal, p.Action == Deny
@@ -80,6 +81,14 @@ func (p *Verdict) members(obj ast.Object) error {
 			var b ast.Boolean
 			b, ok = v.Value.(ast.Boolean)
 			p.Compress = bool(b)
+		case name == "subject" && seal:
+			var err error
+			if p.Subject, err = readSubject(v.Value); err != nil {
+				return err
+			}
+		case name == "default_subject" && seal:
+			otherwise, ok = stringMember(obj, "default_subject")
+			ok = ok && otherwise != "" && len(otherwise) <= maxSubject
 		case name == "fields" && seal:
 			fields = true
 			p.Fields, ok = pointers(v.Value)
@@ -102,11 +111,14 @@ func (p *Verdict) members(obj ast.Object) error {
 		return err
 	case fields && clear:
 		return errors.New("a verdict must not have both \"fields\" and \"clear\"; remove one of them")
+	case otherwise != "" && !p.Subject.Named():
+		return errors.New("member \"default_subject\" requires \"subject\"")
 	case missing && !fields:
 		return errors.New("member \"missing\" requires \"fields\"")
 	case missing:
 		p.Optional = p.Fields
 	}
+	p.Subject.Default = otherwise
 	return nil
 }
 
@@ -286,11 +298,16 @@ func (v *Verdict) seal(namespace string, proposals []Verdict, k keys) (err error
 	}
 	if v.Key == "" { // no rule seals
 		v.Compress = false
-		v.Key, err = k.resolve(namespace, "")
+		if v.Key, err = k.resolve(namespace, ""); err != nil {
+			return err
+		}
+	}
+	if v.Subject, err = subject(proposals); err != nil {
+		return err
 	}
 	v.Fields, v.Clear = parts(proposals)
 	v.Optional = optional(v.Fields, proposals)
-	return err
+	return nil
 }
 
 // parts joins what is to be sealed within a document: all fields that any rule

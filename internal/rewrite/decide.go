@@ -62,8 +62,11 @@ func (d *decider) evaluate(ctx context.Context, direction policy.Direction, s *s
 	}
 	if err != nil {
 		kind := KindPolicy
-		if errors.Is(err, policy.ErrTooMany) {
+		switch {
+		case errors.Is(err, policy.ErrTooMany):
 			kind = KindTooLarge
+		case errors.Is(err, policy.ErrTwoSubjects): // no other try has another outcome
+			kind = KindDenied
 		}
 		return v, d.call.asError(kind, s.f.path, err)
 	}
@@ -146,6 +149,13 @@ func (d *decider) stricter(own, theirs policy.Verdict, target string, s *slot) (
 		own = theirs
 		own.Key = key
 	case theirs.Action == policy.Seal && own.Action == policy.Seal:
+		if own.Subject.Named() && theirs.Subject.Named() && own.Subject != theirs.Subject {
+			return own, d.call.fail(KindDenied, s.f.path, fmt.Errorf("%w: %s here, and %s by the policy of the namespace %q, to which it is addressed",
+				policy.ErrTwoSubjects, own.Subject, theirs.Subject, target))
+		}
+		if theirs.Subject.Named() {
+			own.Subject = theirs.Subject
+		}
 		own.Compress = own.Compress && theirs.Compress // compression reveals more by lengths, so both have to allow it
 		if !slices.Equal(own.Fields, theirs.Fields) || !slices.Equal(own.Clear, theirs.Clear) {
 			own.Whole() // it satisfies both choices of members

@@ -257,7 +257,11 @@ func (o *opener) openFailure(it *openItem, from int) error {
 	if it.action == policy.Redact {
 		m.arena = m.arena[:from]
 		m.putPart(f, failAttributes, nil)
-		m.putPart(f, failMessage, []byte(redactedText))
+		text := redactedText
+		if !it.erased.IsZero() {
+			text = envelope.ErasedText(it.erased)
+		}
+		m.putPart(f, failMessage, []byte(text))
 		return nil
 	}
 	opened := m.arena[from:]

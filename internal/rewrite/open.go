@@ -5,6 +5,7 @@ import (
 	"errors"
 	"iter"
 	"slices"
+	"time"
 
 	spb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/protobuf/proto"
@@ -48,8 +49,9 @@ type openItem struct {
 	slot    *slot
 	failure int32 // in a chain of failures: the index of the one with the envelope
 	action  policy.Action
-	missing string // to open it, if the policy denies it and its namespace is another one
-	size    int    // of the sealed payload; its content is shorter, unless it is compressed
+	missing string    // to open it, if the policy denies it and its namespace is another one
+	erased  time.Time // when its subject was, if the caller gets a placeholder
+	size    int       // of the sealed payload; its content is shorter, unless it is compressed
 	sealed  envelope.Sealed
 	foreign *foreign.Sealed // payload of another tool; sealed then holds only what the policy reads
 }
@@ -148,6 +150,7 @@ func (o *opener) open(ctx context.Context, root *node, in []byte, whole bool) ([
 	if err := o.decide(ctx); err != nil {
 		return nil, err
 	}
+	replaceErased(o)
 	return o.openItems(ctx)
 }
 
@@ -354,7 +357,11 @@ func (o *opener) openToArena(ctx context.Context, it *openItem) error {
 		m.arena = arena
 		o.stats.used(it.sealed.Header.Key, len(arena)-from, hit)
 	case policy.Redact:
-		m.arena = append(m.arena, redactedPayload...)
+		placeholder := redactedPayload
+		if !it.erased.IsZero() {
+			placeholder = envelope.ErasedPayload(it.erased)
+		}
+		m.arena = append(m.arena, placeholder...)
 	default:
 		o.stats.Kept++
 		return nil

@@ -26,6 +26,7 @@ type Stats struct {
 	// nothing, or wants elements of something that is no array.
 	NotFound, NotAnArray int
 	External             int // requests: references to values in external storage of SDKs, whatever became of them
+	Unattributed         int // requests: sealed with the key of no subject, where rules name subjects
 
 	Unopened int      // answers: could not be opened and stay sealed
 	Later    int      // of these, by a cause that may pass by itself
@@ -85,6 +86,7 @@ func (s *Stats) add(o *Stats) {
 	s.NotFound += o.NotFound
 	s.NotAnArray += o.NotAnArray
 	s.External += o.External
+	s.Unattributed += o.Unattributed
 	s.Unopened += o.Unopened
 	s.Later += o.Later
 	s.Outcomes.addAll(o.Outcomes)
@@ -151,6 +153,7 @@ type Outcome string
 const (
 	Opened   Outcome = "opened"
 	Redacted Outcome = "redacted"
+	Erased   Outcome = "erased" // its subject was, and the caller gets a placeholder
 	Kept     Outcome = "kept"
 	Denied   Outcome = "denied" // of a request too: it is refused
 	Failed   Outcome = "failed" // the policy allows opening, but the envelope or its key does not
@@ -165,7 +168,7 @@ const (
 )
 
 // AllOutcomes lists the outcomes, those of requests first.
-var AllOutcomes = []Outcome{Sealed, Passed, PassedShadow, Dropped, Denied, Opened, Redacted, Kept, Failed}
+var AllOutcomes = []Outcome{Sealed, Passed, PassedShadow, Dropped, Denied, Opened, Redacted, Kept, Erased, Failed}
 
 // Counted is how many payloads of one kind had one outcome.
 type Counted struct {
@@ -287,6 +290,9 @@ func (o *opener) enterMissing(kind string, h *envelope.Header, outcome Outcome, 
 // enterItem enters a payload about which the policy has decided. err is why it did not open, if it did not.
 func (o *opener) enterItem(it *openItem, err error) {
 	outcome := outcomes[it.action]
+	if !it.erased.IsZero() {
+		outcome = Erased
+	}
 	if err != nil {
 		outcome = Failed
 		if crypto.KindOf(err) == crypto.KindForeign {

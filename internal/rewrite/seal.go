@@ -1,6 +1,7 @@
 package rewrite
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/foreign"
@@ -36,6 +38,7 @@ type sealer struct {
 type sealItem struct {
 	slot    *slot
 	verdict policy.Verdict
+	subject []byte // whose key seals it; nil: that of none
 	key     *keyring.Sealer
 	seal    keyring.Envelope
 	size    int // that it has to fit, since the server would refuse the message otherwise; 0: any
@@ -171,7 +174,7 @@ func (s *sealer) planEdits(ctx context.Context) (err error) {
 	m := &s.message
 	m.clearEdits()
 	s.stats.Payloads, s.stats.Bytes, s.stats.Passed = 0, 0, len(m.walk.slots)-len(s.items)-s.stats.Shadow
-	s.stats.NotFound, s.stats.NotAnArray = 0, 0
+	s.stats.NotFound, s.stats.NotAnArray, s.stats.Unattributed = 0, 0, 0
 	s.stats.Outcomes = append(s.stats.Outcomes[:0], s.decided...)
 	var last *sealItem
 	for i := range s.items {
@@ -232,10 +235,8 @@ func emptied(sl *slot, payload []byte) []byte {
 func (s *sealer) planSeal(ctx context.Context, item int, last *sealItem) (err error) {
 	m, it := &s.message, &s.items[item]
 	sl, v := it.slot, &it.verdict
-	hit := true
-	if last != nil && last.verdict.Key == v.Key {
-		it.key = last.key
-	} else if it.key, hit, err = s.call.state.Keys.Sealer(ctx, s.call.namespace, v.Key); err != nil {
+	var hit bool
+	if it.key, hit, err = keyFor(ctx, s, it, last); err != nil {
 		return err
 	}
 	if !it.seal.Of(it.key) { // a second plan keeps the form of the first
@@ -243,6 +244,9 @@ func (s *sealer) planSeal(ctx context.Context, item int, last *sealItem) (err er
 	}
 	plain := m.content(sl)
 	s.stats.used(v.Key, len(plain), hit)
+	if it.subject == nil && policy.NamesSubjects(s.call.policy, s.call.namespace) {
+		s.stats.Unattributed++
+	}
 	var external []byte // stays readable behind the envelope
 	if sl.f.op == opPayload {
 		if _, ordinary := readPlain(plain); !ordinary {
@@ -282,6 +286,31 @@ func (s *sealer) planSeal(ctx context.Context, item int, last *sealItem) (err er
 	m.arena = append(m.arena, external...)
 	m.edit(m.place(sl), sl.box, m.added(from))
 	return err
+}
+
+// keyFor returns the sealer of an item, and whether its data key was at hand. last is the item before it, whose key is reused if it
+// is the same.
+func keyFor(ctx context.Context, s *sealer, it, last *sealItem) (key *keyring.Sealer, hit bool, err error) {
+	v, c := &it.verdict, s.call
+	if v.Subject.Named() && it.subject == nil {
+		if it.subject, err = subjectOf(ctx, s, it.slot, v.Subject); err != nil {
+			return nil, false, err
+		}
+	}
+	switch {
+	case last != nil && last.verdict.Key == v.Key && bytes.Equal(last.subject, it.subject):
+		return last.key, true, nil
+	case it.subject == nil:
+		if c.state.Keys.Current().RequiresSubject(c.namespace, v.Key) {
+			return nil, false, c.fail(KindDenied, it.slot.f.path, fmt.Errorf("the config requires a subject for the key %q, and no rule names one", v.Key))
+		}
+		return c.state.Keys.Sealer(ctx, c.namespace, v.Key)
+	}
+	key, hit, err = c.state.Keys.Subjects().Sealer(ctx, c.namespace, v.Key, it.subject)
+	if crypto.KindOf(err) == crypto.KindErased { // it stays so
+		err = c.fail(KindDenied, it.slot.f.path, err)
+	}
+	return key, hit, err
 }
 
 // appendFitting appends a payload, sealed and not longer than size: compressed, and padded to that size, so that its length

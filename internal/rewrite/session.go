@@ -137,6 +137,7 @@ type call struct {
 	mac       []byte    // of the task token of a request; see vouched
 	checked   bool      // the MAC was verified: whether it is genuine
 	genuine   bool
+	reads     bool // the caller shows answers to people, and replays none
 }
 
 // newSession returns an empty session for the pool.

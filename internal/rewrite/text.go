@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 )
@@ -64,6 +65,10 @@ func (o *opener) wholeText(ctx context.Context, text []byte) ([]byte, bool) {
 	}
 	sealed.Ask(o.opened)
 	opened, hit, err := o.call.state.Keys.Open(ctx, nil, &sealed, o.call.namespace, &o.run)
+	if row := sealed.Header.SubjectRow; row != nil && row.Erased != 0 && crypto.KindOf(err) == crypto.KindErased {
+		o.enter(textField.kind, sealed.Header, Erased)
+		return []byte(envelope.ErasedText(row.ErasedAt)), true
+	}
 	if err != nil {
 		o.noteUnopened(o.call.asError(KindOpening, textField.path, err), 1)
 		o.stats.Unopened++

@@ -157,8 +157,9 @@ func (c *counter) sealedPayload(payload []byte, where string, rest ...byte) {
 
 // reference is an envelope by reference, and where it stands.
 type reference struct {
-	id    crypto.KeyID
-	where string
+	id      crypto.KeyID
+	subject bool
+	where   string
 }
 
 // envelope counts one envelope. What key one by reference depends on stands in its row, which is looked up at the end of the page.
@@ -167,7 +168,7 @@ func (c *counter) envelope(h *envelope.Header, where string) {
 		c.options.Found(h, where)
 	}
 	if h.Reference() {
-		c.references = append(c.references, reference{h.ID, where})
+		c.references = append(c.references, reference{h.ID, h.Subject(), where})
 		return
 	}
 	c.found.sealed(h, where)
@@ -186,22 +187,35 @@ func (c *counter) resolve(ctx context.Context) {
 		}
 		return
 	}
-	var ids []crypto.KeyID
+	var ids, subjects []crypto.KeyID
 	asked := map[crypto.KeyID]bool{}
 	for _, r := range references {
-		if !asked[r.id] {
-			asked[r.id] = true
+		switch {
+		case asked[r.id]:
+		case r.subject && c.options.Subjects != nil:
+			subjects = append(subjects, r.id)
+		default:
 			ids = append(ids, r.id)
 		}
+		asked[r.id] = true
 	}
 	rows, err := c.options.Rows(ctx, ids)
+	var ofSubjects map[crypto.KeyID]crypto.KeyRow
+	if err == nil && len(subjects) > 0 {
+		ofSubjects, err = c.options.Subjects(ctx, subjects)
+	}
 	for _, r := range references {
 		row, found := rows[r.id]
+		if r.subject {
+			row, found = ofSubjects[r.id]
+		}
 		switch {
 		case err != nil:
 			n.unread(r.where + ": " + err.Error())
 		case !found:
 			n.unread(fmt.Sprintf("%s: the key store has no row for the data key %s, so it does not open; see keystore recover", r.where, r.id))
+		case r.subject && len(row.Wrapped) == 0:
+			n.Erased++
 		default:
 			n.sealed(&envelope.Header{ID: r.id, KEK: row.KEK, Key: row.Context.Key, Namespace: row.Context.Namespace}, r.where)
 		}

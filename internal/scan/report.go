@@ -25,6 +25,8 @@ type Namespace struct {
 	Clear map[string]int `json:"clear,omitempty"`
 	// Sealed by other tools, by their encoding.
 	Foreign map[string]int `json:"foreign,omitempty"`
+	// Envelopes that open nowhere any more, since their subjects were erased.
+	Erased int `json:"erased,omitempty"`
 	// What could not be read.
 	Unread int `json:"unread"`
 	// The causes of the first of them.

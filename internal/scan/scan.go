@@ -30,6 +30,9 @@ type Options struct {
 	// Rows returns rows of the key store by id, one for each, without those that it does not have. Nil: envelopes by reference
 	// count as not read.
 	Rows func(context.Context, []crypto.KeyID) (map[crypto.KeyID]crypto.KeyRow, error)
+	// Subjects is the same for envelopes under keys of subjects, by the ids of these. A row without a wrapped key is one whose
+	// subject was erased.
+	Subjects func(context.Context, []crypto.KeyID) (map[crypto.KeyID]crypto.KeyRow, error)
 	// Found is called for each envelope. Nil: it is not.
 	Found func(h *envelope.Header, where string)
 	// Progress is called after each page. Nil: it is not.

@@ -44,8 +44,8 @@ type Metrics struct {
 	directions [2]directionMetrics
 	shadow     prometheus.Counter
 
-	notFound, notAnArray prometheus.Counter
-	external             prometheus.Counter
+	notFound, notAnArray   prometheus.Counter
+	external, unattributed prometheus.Counter
 }
 
 // directionMetrics are looked up once: a lookup by label costs more than the count.
@@ -99,6 +99,8 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	m.shadow = m.payloads.WithLabelValues("passed_shadow")
 	m.external = f.NewCounter(prometheus.CounterOpts{Name: "temporal_seal_external_payloads_total",
 		Help: "Payloads of requests that are references to external storage of an SDK, where the proxy encrypts nothing."})
+	m.unattributed = f.NewCounter(prometheus.CounterOpts{Name: "temporal_seal_unattributed_payloads_total",
+		Help: "Payloads sealed with the key of no subject, in namespaces whose rules name subjects."})
 	unmatched := counters("temporal_seal_fields_unmatched_total", "Payloads sealed whole, since a field that a rule names was not "+
 		"found, or its `*` met something else than an array, by reason.", "reason")
 	m.notFound, m.notAnArray = unmatched.WithLabelValues("not_found"), unmatched.WithLabelValues("not_an_array")
@@ -178,6 +180,9 @@ func (m *Metrics) Rewritten(d policy.Direction, s *rewrite.Stats, took time.Dura
 	}
 	if s.External > 0 {
 		m.external.Add(float64(s.External))
+	}
+	if s.Unattributed > 0 {
+		m.unattributed.Add(float64(s.Unattributed))
 	}
 	if s.NotFound+s.NotAnArray > 0 {
 		m.notFound.Add(float64(s.NotFound))

@@ -77,6 +77,7 @@ var outcomes = []outcome{
 	{rewrite.Opened, "opened", "answers: decrypted for the caller", false},
 	{rewrite.Redacted, "redacted", "a placeholder took its place", false},
 	{rewrite.Kept, "kept", "answers: the caller got the ciphertext, as the policy says", false},
+	{rewrite.Erased, "erased", "answers: a placeholder, since the subject was erased", false},
 	{rewrite.Failed, "failed", "answers: the policy lets it open, but its envelope or its key does not", true},
 }
 

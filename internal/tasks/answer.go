@@ -23,6 +23,8 @@ const (
 	unopened = "TaskUnopened"
 	// tooLargeType is the type of failures of messages that are too large for good.
 	tooLargeType = "PayloadsTooLarge"
+	// erasedType is the type of failures of values whose subject was erased.
+	erasedType = "Erased"
 	// retryTask is the delay before the server hands out again an activity whose failure may pass.
 	retryTask = 30 * time.Second
 	// handedOutAgain is what happens to most tasks next.
@@ -88,6 +90,8 @@ func unopenedText(cause error, next string) string {
 	advice := "; find the cause in the proxy's log, and restore the key or the permission to use it, " +
 		"or terminate the workflow"
 	switch {
+	case erased(cause):
+		advice = "; terminate the workflow: nothing brings the value back"
 	case tooLarge(cause):
 		advice = "; make its payloads smaller, raise `limits.bytes` of the proxy's config, or give the proxy more memory"
 	case cause == errCallerLeft:

@@ -101,7 +101,10 @@ func (t *Tasks) tryKeys(ctx context.Context, call Call) error {
 			return fmt.Errorf("%w: %w", errOutOfReach, err)
 		}
 	}
-	return t.options.Keys.Ready(ctx, call.namespace(), call.Session.NamedKeys())
+	if err := t.options.Keys.Ready(ctx, call.namespace(), call.Session.NamedKeys()); err != nil || !rewrite.NamesSubjects(call.Session) {
+		return err
+	}
+	return t.options.Keys.Subjects().Ready(ctx)
 }
 
 // mayComeBack reports whether results can perhaps be sealed later, without a restart: keys may answer again, and a policy may

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 	"github.com/temporal-seal/temporal-seal/internal/x/wire"
 )
@@ -45,6 +46,9 @@ func refusedAnswer(call Call, kind rewrite.Kind, cause error) (standIn proto.Mes
 	text := from + "the worker's answer was not sent to the server: " + cause.Error()
 	info := &failurepb.ApplicationFailureInfo{Type: "PolicyDenied", NonRetryable: true}
 	why := enumspb.WORKFLOW_TASK_FAILED_CAUSE_WORKFLOW_WORKER_UNHANDLED_FAILURE
+	if crypto.KindOf(cause) == crypto.KindErased {
+		info.Type = erasedType
+	}
 	if kind == rewrite.KindTooLarge {
 		info.Type, why = tooLargeType, enumspb.WORKFLOW_TASK_FAILED_CAUSE_PAYLOADS_TOO_LARGE
 	}

@@ -208,6 +208,9 @@ func tooLarge(err error) bool {
 	return ok && e.Kind == rewrite.KindTooLarge
 }
 
+// erased reports whether a task holds a value whose subject was erased.
+func erased(err error) bool { return crypto.KindOf(err) == crypto.KindErased }
+
 // beyondMemory reports whether a task does not open because others use the memory that it takes.
 func beyondMemory(err error) bool {
 	e, ok := errors.AsType[*rewrite.Error](err)

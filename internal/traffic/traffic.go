@@ -45,7 +45,7 @@ type Row struct {
 }
 
 // numbers are counts, by place in rewrite.AllOutcomes.
-type numbers [9]uint64
+type numbers [10]uint64
 
 // row counts for one Row.
 type row struct {

@@ -16,7 +16,16 @@ const (
 	KindData Kind = iota
 	// KindSubject is a key that seals the payloads of one subject.
 	KindSubject
+	// KindWrap is a key that wraps the keys of subjects, and nothing else.
+	KindWrap
+	// KindIndex is a key from which the tags of subjects are derived, and nothing else.
+	KindIndex
 )
+
+// String names the kind.
+func (k Kind) String() string {
+	return [...]string{"data", "subject", "wrap", "index", "unknown"}[min(k, 4)]
+}
 
 // Context is what a data key is for. It enters everything that is derived from the key, so that a key which is moved to
 // another namespace, key name or subject, or is taken for one of another kind, does not match its id. This holds under

@@ -60,6 +60,8 @@ type Header struct {
 	KEK            crypto.KEKRef
 	Key, Namespace string
 	Wrapped        []byte
+	// SubjectRow is what the key store has of a subject's key; nil until it was looked up.
+	SubjectRow *crypto.SubjectRow
 }
 
 // Form is the form that the flags name.
@@ -67,6 +69,9 @@ func (h *Header) Form() Form { return Form(h.Flags & formMask) }
 
 // Reference reports whether the envelope names a row of the key store instead of carrying its wrapped data key.
 func (h *Header) Reference() bool { return h.Flags&flagReference != 0 }
+
+// Subject reports whether the envelope is under the key of a subject.
+func (h *Header) Subject() bool { return h.Flags&flagSubject != 0 }
 
 // Size is the length of the header.
 func (h *Header) Size() int {
@@ -131,6 +136,11 @@ func AppendHeader(dst []byte, h *Header) []byte {
 
 // ReferenceTo returns the header of envelopes by reference under the data key of a self-contained one.
 func ReferenceTo(h *Header) *Header { return &Header{Flags: flagReference, ID: h.ID} }
+
+// SubjectReference returns the header of envelopes under the key of a subject. The names are for errors alone.
+func SubjectReference(id crypto.KeyID, key, namespace string) *Header {
+	return &Header{Flags: flagReference | flagSubject, ID: id, Key: key, Namespace: namespace}
+}
 
 // KeyHeader is what Sealed.KeyHeader returns for envelopes with this header.
 func (h *Header) KeyHeader() []byte { return AppendHeader(nil, h)[idOffset:] }

@@ -19,6 +19,8 @@ type dataKey struct {
 	wrapped []byte
 	header  []byte // the part of its envelopes' headers that names it; see envelope.Sealed.KeyHeader
 	use     *keyUse
+	subject *subjectKey  // nil: it is no key of a subject
+	parent  crypto.KeyID // of the proof of a wrap key: that key
 
 	cipher  atomic.Pointer[envelope.Cipher] // nil once the key was dropped
 	macKey  atomic.Pointer[[]byte]          // of MACs; nil once the key was dropped
@@ -32,7 +34,11 @@ type dataKey struct {
 var errDropped = errors.New("the data key was dropped while the call was under way; try again")
 
 func newDataKey(key *keyhealth.Key, kc crypto.KeyContext, plain, wrapped []byte) (*dataKey, error) {
-	derived := &envelope.Context{Kind: envelope.KindData, Key: kc.Key, Namespace: kc.Namespace}
+	return deriveDataKey(key, kc, plain, wrapped, &envelope.Context{Kind: envelope.KindData, Key: kc.Key, Namespace: kc.Namespace})
+}
+
+// deriveDataKey derives what a data key does in a context of envelopes.
+func deriveDataKey(key *keyhealth.Key, kc crypto.KeyContext, plain, wrapped []byte, derived *envelope.Context) (*dataKey, error) {
 	id, cipher, err := envelope.Derive(plain, derived)
 	if err != nil {
 		return nil, kc.Errorf(crypto.KindUnavailable, "derive a sealing key", "%w", err)
@@ -54,7 +60,9 @@ func (dk *dataKey) envelopeHeader() *envelope.Header {
 }
 
 // usable reports whether the key may serve now. It is asked for every payload.
-func (dk *dataKey) usable() bool { return dk.kek.Usable() && dk.cipher.Load() != nil }
+func (dk *dataKey) usable() bool {
+	return dk.kek.Usable() && dk.cipher.Load() != nil && (dk.subject == nil || dk.subject.of.inForce())
+}
 
 // opens reports whether the key may serve now and is that of an envelope. In a self-contained one all of the header has to be the
 // same, so that what is known about one wrapped key says nothing about another: a planted envelope neither uses nor
@@ -62,7 +70,7 @@ func (dk *dataKey) usable() bool { return dk.kek.Usable() && dk.cipher.Load() !=
 // opened was decided by them, so they have to be those that the key was unwrapped for.
 func (dk *dataKey) opens(s *envelope.Sealed) bool {
 	if h := s.Header; h.Reference() {
-		return dk.is(h.ID) && h.Namespace == dk.context.Namespace && h.Key == dk.context.Key && dk.usable()
+		return dk.is(h.ID) && h.Namespace == dk.context.Namespace && h.Key == dk.context.Key && h.Subject() == (dk.subject != nil) && dk.usable()
 	}
 	return dk.usable() && bytes.Equal(dk.header, s.KeyHeader())
 }
@@ -70,6 +78,11 @@ func (dk *dataKey) opens(s *envelope.Sealed) bool {
 // row returns what the key store has of the key.
 func (dk *dataKey) row() crypto.KeyRow {
 	return crypto.KeyRow{ID: dk.id, Context: dk.context, KEK: dk.kek.Ref(), KEKURI: dk.kek.URI(), Wrapped: dk.wrapped}
+}
+
+// revoked reports whether the key, or the one that wraps it, stands in a list of revoked ones.
+func (dk *dataKey) revoked(ids map[crypto.KeyID]bool) bool {
+	return ids[dk.id] || ids[dk.parent] || dk.subject != nil && ids[dk.subject.row.Parent]
 }
 
 // is reports whether the key has an id.

@@ -31,6 +31,10 @@ type Options struct {
 	SealedAs map[string]string
 	// Store, where set, has the data keys that envelopes by reference name. The Keyring closes it.
 	Store crypto.KeyStore
+	// Replica has the key store know of this process, so that erasures wait for it.
+	Replica bool
+	// ErasureMaxLag is how long keys of subjects serve after the key store last answered what was erased; 0: 5 minutes.
+	ErasureMaxLag time.Duration
 	// RevokedDataKeys are ids of data keys that leaked: nothing is opened with them any more.
 	RevokedDataKeys []crypto.KeyID
 	// Trace, where set, is called around each call to a key service.
@@ -55,9 +59,10 @@ const (
 // Keyring holds the data keys: one for sealing per (key name, namespace), and those of opened envelopes. It is safe
 // for concurrent use.
 type Keyring struct {
-	core    *core
-	sealing sealing
-	opening opening
+	core     *core
+	sealing  sealing
+	opening  opening
+	subjects *subjects
 }
 
 // core is what the parts of a Keyring share.
@@ -92,6 +97,8 @@ func New(ctx context.Context, opt Options) (*Keyring, error) {
 		health: keyhealth.Options{Log: opt.Log, Unwrap: c.service.probe, Withdrawn: k.withdraw}}
 	k.opening = opening{core: c, missed: k.sealing.missed, flights: newFlights[headerID, *dataKey](c, refusalLife),
 		keys: dataKeys{core: c, m: make(map[crypto.KeyID]*dataKey)}, missing: newLRU[crypto.KeyID, missing](maxMissing), again: make(chan struct{}, maxAgain)}
+	k.subjects = newSubjects(c, &k.opening)
+	k.opening.subjects = k.subjects
 	k.sealing = sealing{core: c, made: k.opening.keys.add, flights: newFlights[slotKey, *Sealer](c, keyhealth.ProbeRetry)}
 	set, err := k.Prepare(ctx, opt.Keys, opt.Grants, opt.RevokedDataKeys)
 	if err != nil {
@@ -100,6 +107,9 @@ func New(ctx context.Context, opt Options) (*Keyring, error) {
 	}
 	k.Commit(set)
 	c.work.Go(k.tick)
+	if k.subjects.store != nil && opt.Replica {
+		c.work.Go(k.subjects.tend)
+	}
 	return k, nil
 }
 
@@ -195,11 +205,13 @@ func (k *Keyring) Commit(set *Set) {
 	k.core.keys.commit(set)
 	k.core.set.Store(set)
 	unlisted := k.core.keys.forgetUnlisted(set)
-	k.drop(func(dk *dataKey) bool { return set.revoked[dk.id] || unlisted[dk.kek] })
+	k.drop(func(dk *dataKey) bool { return dk.revoked(set.revoked) || unlisted[dk.kek] })
 	// What was refused may be allowed now.
 	k.core.keys.flights.refusals.Purge()
 	k.sealing.flights.refusals.Purge()
 	k.opening.flights.refusals.Purge()
+	k.subjects.parents.making.refusals.Purge()
+	k.subjects.unwraps.refusals.Purge()
 	k.sealing.obey(set)
 }
 
@@ -226,6 +238,7 @@ func (k *Keyring) Confirmed(namespace string) bool { return k.core.slots.exists(
 func (k *Keyring) Close() {
 	k.core.stop()
 	k.core.work.Wait()
+	k.subjects.leave()
 	if store := k.core.opt.Store; store != nil {
 		_ = store.Close()
 	}
@@ -236,6 +249,7 @@ func (k *Keyring) Close() {
 func (k *Keyring) drop(match func(*dataKey) bool) {
 	k.sealing.drop(match)
 	k.opening.keys.drop(match)
+	k.subjects.drop(match)
 }
 
 // withdraw forgets the data keys under a key encryption key: in one context, or in all.

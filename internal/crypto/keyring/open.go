@@ -21,15 +21,16 @@ import (
 // Run is a run of envelopes that are opened one after the other, as those of one message are. The zero value is ready; it
 // is not safe for concurrent use.
 type Run struct {
-	ahead   iter.Seq[*envelope.Sealed]
-	asked   map[headerID]answer              // data keys that were not in memory
-	failed  error                            // of the key store
-	rows    map[crypto.KeyID][]crypto.KeyRow // of data keys that were not in memory, in the order in which they are tried
-	lookups map[crypto.KeyID]bool            // whether the key store was asked; it is not for those that are too many for one message
-	refused int32                            // of these, by key services
-	recent  [4]*dataKey                      // messages mostly hold envelopes of one data key or a few
-	next    int
-	last    opened
+	ahead    iter.Seq[*envelope.Sealed]
+	asked    map[headerID]answer                 // data keys that were not in memory
+	failed   error                               // of the key store
+	rows     map[crypto.KeyID][]crypto.KeyRow    // of data keys that were not in memory, in the order in which they are tried
+	subjects map[crypto.KeyID]*crypto.SubjectRow // the same of keys of subjects; nil: not found
+	lookups  map[crypto.KeyID]bool               // whether the key store was asked; it is not for those that are too many for one message
+	refused  int32                               // of these, by key services
+	recent   [4]*dataKey                         // messages mostly hold envelopes of one data key or a few
+	next     int
+	last     opened
 }
 
 // Nested returns the run of a message that another one holds. What one message may ask the key store and the key services for
@@ -114,6 +115,8 @@ type opening struct {
 	keys    dataKeys
 	missing *lru.Cache[crypto.KeyID, missing] // rows that the key store did not have
 	again   chan struct{}                     // has a place for each call that asks for rows that were missing before
+
+	subjects *subjects
 }
 
 // Open appends to dst what s holds: the original serialized Payload (forms 0 and 1) or the text (form 2). namespace is
@@ -180,7 +183,7 @@ func (o *opening) allows(set *Set, dk *dataKey) bool {
 		return true
 	}
 	m, ok := set.findSealed(dk.context.Namespace, dk.context.Key)
-	if set.revoked[dk.id] || !ok || !slices.Contains(m.uris(), dk.kek.URI()) {
+	if dk.revoked(set.revoked) || !ok || !slices.Contains(m.uris(), dk.kek.URI()) {
 		return false
 	}
 	dk.allowed.Store(set)
@@ -285,6 +288,9 @@ func (o *opening) ask(ctx context.Context, s *envelope.Sealed, id headerID, a *a
 	if !ok {
 		return nil, s.Header.Errorf(crypto.KindNotConfigured, "open",
 			"no entry of `keys` in the configuration has this name and serves this namespace")
+	}
+	if row := s.Header.SubjectRow; s.Header.Subject() && row != nil {
+		return o.subjects.open(ctx, row, m)
 	}
 	if err := o.flights.refused(id); err != nil {
 		return nil, err

@@ -56,6 +56,9 @@ func (o *opening) resolveOne(ctx context.Context, s *envelope.Sealed, run *Run) 
 	if !h.Reference() || h.Namespace != "" || o.fillFromMemory(h) {
 		return nil
 	}
+	if dk := o.keys.get(h.ID); dk != nil && h.Subject() != (dk.subject != nil) {
+		return h.Tampered("its flags say of another kind of key than its key id names")
+	}
 	if run.failed != nil {
 		return run.failed
 	}
@@ -65,8 +68,7 @@ func (o *opening) resolveOne(ctx context.Context, s *envelope.Sealed, run *Run) 
 			return err
 		}
 	}
-	if rows := run.rows[h.ID]; len(rows) > 0 {
-		fill(h, rows[0])
+	if fillFromRun(h, run) {
 		return nil
 	}
 	m, known := o.missing.Get(h.ID)
@@ -79,6 +81,11 @@ func (o *opening) resolveOne(ctx context.Context, s *envelope.Sealed, run *Run) 
 	case !known || time.Since(m.first) < missLimit:
 		return crypto.Errorf(crypto.KindUnavailable, "open", "the key store has no row for its key id %s... yet", h.ID.String()[:8])
 	}
+	if h.Subject() {
+		return crypto.Errorf(crypto.KindRowMissing, "open",
+			"the key store has had no row of a subject for its key id %s... for %v: the row was lost, or is in another store; restore it from a backup",
+			h.ID.String()[:8], missLimit)
+	}
 	return crypto.Errorf(crypto.KindRowMissing, "open",
 		"the key store has had no row for its key id %s... for %v: the row was lost, or is in another store; see `temporal-seal keystore recover`",
 		h.ID.String()[:8], missLimit)
@@ -87,15 +94,31 @@ func (o *opening) resolveOne(ctx context.Context, s *envelope.Sealed, run *Run) 
 // fillFromMemory fills a header by its data key, if that is in memory.
 func (o *opening) fillFromMemory(h *envelope.Header) bool {
 	dk := o.keys.get(h.ID)
-	if dk == nil || !dk.usable() {
+	if dk == nil || !dk.usable() || h.Subject() != (dk.subject != nil) {
 		return false
 	}
 	fill(h, dk.row())
+	if dk.subject != nil {
+		h.SubjectRow = &dk.subject.row
+	}
 	return true
 }
 
 func fill(h *envelope.Header, row crypto.KeyRow) {
 	h.Namespace, h.Key, h.KEK, h.Wrapped = row.Context.Namespace, row.Context.Key, row.KEK, row.Wrapped
+}
+
+// fillFromRun fills a header by the rows that were looked up in a run.
+func fillFromRun(h *envelope.Header, run *Run) bool {
+	if row := run.subjects[h.ID]; row != nil && h.Subject() {
+		h.Namespace, h.Key, h.SubjectRow = row.Context.Namespace, row.Context.Key, row
+		return true
+	}
+	if rows := run.rows[h.ID]; len(rows) > 0 && !h.Subject() {
+		fill(h, rows[0])
+		return true
+	}
+	return false
 }
 
 // fillFromStore fills headers by their rows. Rows that were missing before are asked for after the others, and by few calls at a
@@ -126,9 +149,7 @@ func (o *opening) fillFromStore(ctx context.Context, headers []*envelope.Header,
 		}
 	}
 	for _, h := range headers {
-		if rows := run.rows[h.ID]; len(rows) > 0 {
-			fill(h, rows[0])
-		}
+		fillFromRun(h, run)
 	}
 	return nil
 }
@@ -145,6 +166,12 @@ func (o *opening) lookups(headers []*envelope.Header, run *Run) (fresh, missed [
 			continue
 		}
 		run.lookups[h.ID] = true
+		if h.Subject() {
+			if run.subjects == nil {
+				run.subjects = make(map[crypto.KeyID]*crypto.SubjectRow)
+			}
+			run.subjects[h.ID] = nil // until it is found
+		}
 		if !o.missing.Contains(h.ID) {
 			fresh = append(fresh, h.ID)
 		} else if !o.missedLately(h.ID) {
@@ -170,9 +197,26 @@ func (o *opening) lookUp(ctx context.Context, ids []crypto.KeyID, run *Run) erro
 	if len(ids) == 0 {
 		return nil
 	}
-	rows, err := o.core.opt.Store.Get(ctx, ids)
+	var subjects, others []crypto.KeyID
+	for _, id := range ids {
+		if _, of := run.subjects[id]; of {
+			subjects = append(subjects, id)
+		} else {
+			others = append(others, id)
+		}
+	}
+	found, err := o.subjects.rows(ctx, subjects)
 	if err != nil {
-		return classified("keystore.get", crypto.KeyContext{}, err)
+		return err
+	}
+	for id, row := range found {
+		run.subjects[id] = row
+	}
+	var rows []crypto.KeyRow
+	if len(others) > 0 {
+		if rows, err = o.core.opt.Store.Get(ctx, others); err != nil {
+			return classified("keystore.get", crypto.KeyContext{}, err)
+		}
 	}
 	if run.rows == nil {
 		run.rows = make(map[crypto.KeyID][]crypto.KeyRow, len(rows))
@@ -186,6 +230,10 @@ func (o *opening) lookUp(ctx context.Context, ids []crypto.KeyID, run *Run) erro
 	for _, id := range ids {
 		if of := run.rows[id]; len(of) > 0 {
 			o.prefer(of)
+			o.missing.Remove(id)
+			continue
+		}
+		if found[id] != nil {
 			o.missing.Remove(id)
 			continue
 		}

@@ -40,8 +40,16 @@ func newSealer(dk *dataKey) *Sealer {
 	return &Sealer{dk: dk, carrying: form{h, envelope.NewWriter(cipher, h)}, reference: form{reference, envelope.NewWriter(cipher, reference)}}
 }
 
+// newSubjectSealer returns the sealer of a subject's key. All of its envelopes are by reference: one that carried the key would
+// outlive an erasure.
+func newSubjectSealer(dk *dataKey) *Sealer {
+	h := envelope.SubjectReference(dk.id, dk.context.Key, dk.context.Namespace)
+	reference := form{h, envelope.NewWriter(dk.cipher.Load(), h)}
+	return &Sealer{dk: dk, carrying: reference, reference: reference}
+}
+
 // usable reports whether the sealer may serve now.
-func (s *Sealer) usable() bool { return s.dk.usable() && s.dk.seals.Load() < maxSeals }
+func (s *Sealer) usable() bool { return s.dk.usable() && s.dk.seals.Load() < s.dk.maxSeals() }
 
 // PayloadSize is the most that an envelope takes for a payload of n bytes that is not compressed.
 func (s *Sealer) PayloadSize(n int) int { return s.carrying.header.PayloadSize(n) }
@@ -114,13 +122,25 @@ func (e Envelope) AppendText(dst, text []byte, nonces *envelope.Nonces) ([]byte,
 	return e.form.writer.AppendText(dst, text, nonces), nil
 }
 
+// maxSeals is how many envelopes this process may seal with the key.
+func (dk *dataKey) maxSeals() int64 {
+	if dk.subject != nil {
+		return maxSubjectSeals
+	}
+	return maxSeals
+}
+
 // count counts one envelope, and returns an error if it may not be sealed.
 func (s *Sealer) count() error {
 	if s.dk.cipher.Load() == nil {
 		return s.carrying.header.Errorf(crypto.KindRevoked, "seal", "%v", errDropped)
 	}
-	if s.dk.seals.Add(1) > maxSeals {
-		return s.carrying.header.Errorf(crypto.KindUnavailable, "seal", "the data key has sealed %d envelopes, which is all that one may; try again", maxSeals)
+	if s.dk.subject != nil && !s.dk.subject.of.inForce() {
+		return s.carrying.header.Errorf(crypto.KindUnavailable, "seal", "the key store does not answer what was erased, so keys of subjects do not seal")
+	}
+	if s.dk.seals.Add(1) > s.dk.maxSeals() {
+		return s.carrying.header.Errorf(crypto.KindUnavailable, "seal", "the data key has sealed %d envelopes, which is all that one may; try again",
+			s.dk.maxSeals())
 	}
 	s.dk.use.sealed.Add(1)
 	return nil

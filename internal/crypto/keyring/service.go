@@ -108,19 +108,28 @@ func (s *service) generate(ctx context.Context, key *keyhealth.Key, kc crypto.Ke
 }
 
 func (s *service) unwrap(ctx context.Context, key *keyhealth.Key, kc crypto.KeyContext, wrapped []byte) (*dataKey, error) {
-	var plain []byte
-	err := s.call(ctx, "kms.decrypt", kc, func(ctx context.Context) (err error) {
+	plain, err := s.unwrapPlain(ctx, key, kc, wrapped)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(plain)
+	return newDataKey(key, kc, plain, wrapped)
+}
+
+// unwrapPlain returns the data key itself, which the caller clears.
+func (s *service) unwrapPlain(ctx context.Context, key *keyhealth.Key, kc crypto.KeyContext, wrapped []byte) (plain []byte, err error) {
+	err = s.call(ctx, "kms.decrypt", kc, func(ctx context.Context) (err error) {
 		plain, err = key.Provider().UnwrapDataKey(ctx, wrapped, kc)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	defer clear(plain)
 	if len(plain) != envelope.DataKeySize {
+		clear(plain)
 		return nil, kc.Errorf(crypto.KindRejected, "kms.decrypt", "the unwrapped key has %d bytes and is not a data key", len(plain))
 	}
-	return newDataKey(key, kc, plain, wrapped)
+	return plain, nil
 }
 
 // probe unwraps a data key to see whether the service does.

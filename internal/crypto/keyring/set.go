@@ -25,6 +25,8 @@ type KeyConfig struct {
 	Active string
 	// OpenOnly are URIs of earlier ones, which still open what they sealed.
 	OpenOnly []string
+	// SubjectRequired refuses to seal without the key of a subject.
+	SubjectRequired bool
 	// Reference has envelopes name a row of the key store instead of carrying their data key.
 	Reference bool
 }
@@ -192,6 +194,15 @@ func (s *Set) find(namespace, key string) (m match, ok bool) {
 		}
 	}
 	return m, false
+}
+
+// RequiresSubject reports whether nothing may be sealed under a key name in a namespace but with the key of a subject.
+func (s *Set) RequiresSubject(namespace, key string) bool {
+	if !slices.ContainsFunc(s.entries, func(e keyEntry) bool { return e.SubjectRequired }) {
+		return false
+	}
+	m, ok := s.find(namespace, key)
+	return ok && m.entry.SubjectRequired
 }
 
 // match returns an entry if it serves a key name in a namespace. Its URIs get the name that envelopes have of the namespace, so

@@ -145,6 +145,9 @@ func (r Rows) verify(ctx context.Context, row crypto.KeyRow) error {
 	s := &envelope.Sealed{Header: h}
 	set := r.keys.Current()
 	r.keys.Confirm(set.local(h.Namespace)) // the store vouches for it
+	if row.Kind != 0 {
+		return r.keys.subjects.parents.verifyParent(ctx, row, set)
+	}
 	_, err := r.keys.opening.ask(ctx, s, sha256.Sum256(h.KeyHeader()), &asking{set: set, namespace: set.local(h.Namespace)})
 	return err
 }
@@ -174,7 +177,7 @@ func (r Rows) rewrapped(ctx context.Context, rows []crypto.KeyRow) (*crypto.KeyR
 		if wrapped, err = r.rewrap(ctx, m, &rows[i], wrapper); err != nil {
 			continue
 		}
-		row := crypto.KeyRow{ID: rows[i].ID, Context: kc, KEK: to.Ref(), KEKURI: to.URI(), Wrapped: wrapped}
+		row := crypto.KeyRow{ID: rows[i].ID, Kind: rows[i].Kind, Context: kc, KEK: to.Ref(), KEKURI: to.URI(), Wrapped: wrapped}
 		return &row, r.verify(ctx, row)
 	}
 	return nil, err

@@ -29,12 +29,25 @@ type exported struct {
 
 // Export writes all rows of a store, which Import reads.
 func Export(ctx context.Context, store crypto.KeyStore, w io.Writer) (rows int, err error) {
+	if subjects := crypto.SubjectsOf(store); subjects != nil {
+		counts, err := subjects.SubjectCounts(ctx)
+		if err != nil {
+			return 0, err
+		}
+		if len(counts) > 0 {
+			return 0, errors.New("the key store holds keys of subjects: a file with them would outlive their erasure, and one without them " +
+				"is not complete; move the database with its own tools")
+		}
+	}
 	out := bufio.NewWriter(w)
 	lines := json.NewEncoder(out)
 	if err := lines.Encode(exported{Format: exportFormat}); err != nil {
 		return 0, err
 	}
 	err = store.All(ctx, func(r crypto.KeyRow) error {
+		if r.Kind != 0 { // a wrap key or index key without subjects, which is made anew
+			return nil
+		}
 		rows++
 		return lines.Encode(exported{ID: r.ID.String(), Namespace: r.Context.Namespace, Key: r.Context.Key,
 			KEK: r.KEK.String(), KEKURI: r.KEKURI, Wrapped: r.Wrapped})

@@ -10,6 +10,7 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
+	"slices"
 	"strings"
 	"sync/atomic"
 
@@ -98,6 +99,7 @@ func (s *Store) Get(ctx context.Context, ids []crypto.KeyID) ([]crypto.KeyRow, e
 	if err != nil {
 		return nil, err
 	}
+	rows = slices.DeleteFunc(rows, func(r crypto.KeyRow) bool { return r.Kind != 0 }) // envelopes name data keys alone
 	found := make(map[crypto.KeyID]bool, len(rows))
 	for i := range rows {
 		found[rows[i].ID] = true

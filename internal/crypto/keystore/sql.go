@@ -37,15 +37,18 @@ type database struct {
 // postgresTables and sqliteTables differ in the names of types alone. The kind is that of an envelope's context.
 const (
 	postgresTables = `
-CREATE TABLE IF NOT EXISTS temporal_seal_meta (one int PRIMARY KEY CHECK (one = 1), store_id text NOT NULL, schema int NOT NULL);
+CREATE TABLE IF NOT EXISTS temporal_seal_meta (one int PRIMARY KEY CHECK (one = 1), store_id text NOT NULL, schema int NOT NULL,
+	seq bigint NOT NULL DEFAULT 0);
 CREATE TABLE IF NOT EXISTS temporal_seal_keys (id bytea PRIMARY KEY, kind smallint NOT NULL, namespace text NOT NULL, key_name text NOT NULL,
-	created_at timestamptz NOT NULL DEFAULT now());
+	created_at timestamptz NOT NULL DEFAULT now(), generation int NOT NULL DEFAULT 0, seal_until bigint NOT NULL DEFAULT 0);
 CREATE TABLE IF NOT EXISTS temporal_seal_wraps (id bytea NOT NULL, kek_ref bytea NOT NULL, kek_uri text NOT NULL, wrapped bytea NOT NULL,
 	PRIMARY KEY (id, kek_ref))`
 	sqliteTables = `
-CREATE TABLE IF NOT EXISTS temporal_seal_meta (one int PRIMARY KEY CHECK (one = 1), store_id text NOT NULL, schema int NOT NULL);
+CREATE TABLE IF NOT EXISTS temporal_seal_meta (one int PRIMARY KEY CHECK (one = 1), store_id text NOT NULL, schema int NOT NULL,
+	seq bigint NOT NULL DEFAULT 0);
 CREATE TABLE IF NOT EXISTS temporal_seal_keys (id blob PRIMARY KEY, kind int NOT NULL, namespace text NOT NULL, key_name text NOT NULL,
-	created_at text NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')));
+	created_at text NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')), generation int NOT NULL DEFAULT 0,
+	seal_until bigint NOT NULL DEFAULT 0);
 CREATE TABLE IF NOT EXISTS temporal_seal_wraps (id blob NOT NULL, kek_ref blob NOT NULL, kek_uri text NOT NULL, wrapped blob NOT NULL,
 	PRIMARY KEY (id, kek_ref))`
 )
@@ -173,7 +176,7 @@ func (d database) migrate(ctx context.Context, id string) (changed bool, err err
 	if err := sameStore(got, id); err != nil || schema == schemaVersion {
 		return false, err
 	}
-	if _, err := d.db.ExecContext(ctx, d.tables); err != nil {
+	if _, err := d.db.ExecContext(ctx, d.tables+d.subjectTables()); err != nil {
 		return false, unavailable("migrate key store", err)
 	}
 	if _, err := d.db.ExecContext(ctx, `UPDATE temporal_seal_meta SET schema = $1 WHERE schema < $1`, schemaVersion); err != nil {
@@ -214,7 +217,7 @@ func isMissingTable(err error) bool {
 
 // init is part of backend.
 func (d database) init(ctx context.Context) (id string, made bool, err error) {
-	if _, err := d.db.ExecContext(ctx, d.tables); err != nil {
+	if _, err := d.db.ExecContext(ctx, d.tables+d.subjectTables()); err != nil {
 		return "", false, unavailable("make key store", err)
 	}
 	fresh := make([]byte, 16)
@@ -234,10 +237,10 @@ func (d database) init(ctx context.Context) (id string, made bool, err error) {
 	return id, n == 1, nil
 }
 
-const selectRows = `SELECT k.id, k.namespace, k.key_name, w.kek_ref, w.kek_uri, w.wrapped
-FROM temporal_seal_keys k JOIN temporal_seal_wraps w ON w.id = k.id WHERE k.kind = 0 AND `
+const selectRows = `SELECT k.id, k.kind, k.namespace, k.key_name, w.kek_ref, w.kek_uri, w.wrapped
+FROM temporal_seal_keys k JOIN temporal_seal_wraps w ON w.id = k.id WHERE `
 
-// get returns the rows of some ids.
+// get is part of backend.
 func (d database) get(ctx context.Context, ids []crypto.KeyID) (rows []crypto.KeyRow, err error) {
 	for len(ids) > 0 {
 		n := min(len(ids), perQuery)
@@ -263,7 +266,7 @@ func (d database) query(ctx context.Context, rows []crypto.KeyRow, statement str
 	for found.Next() {
 		var r crypto.KeyRow
 		var id, ref []byte
-		if err := found.Scan(&id, &r.Context.Namespace, &r.Context.Key, &ref, &r.KEKURI, &r.Wrapped); err != nil {
+		if err := found.Scan(&id, &r.Kind, &r.Context.Namespace, &r.Context.Key, &ref, &r.KEKURI, &r.Wrapped); err != nil {
 			return nil, err
 		}
 		if len(id) != len(r.ID) || len(ref) != len(r.KEK) && ref != nil {
@@ -305,8 +308,8 @@ func (d database) insert(ctx context.Context, row *crypto.KeyRow, store string) 
 }
 
 func insertInto(ctx context.Context, tx *sql.Tx, row *crypto.KeyRow) error {
-	if _, err := tx.ExecContext(ctx, `INSERT INTO temporal_seal_keys (id, kind, namespace, key_name) VALUES ($1, 0, $2, $3) ON CONFLICT DO NOTHING`,
-		row.ID[:], row.Context.Namespace, row.Context.Key); err != nil {
+	if _, err := tx.ExecContext(ctx, `INSERT INTO temporal_seal_keys (id, kind, namespace, key_name) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING`,
+		row.ID[:], int(row.Kind), row.Context.Namespace, row.Context.Key); err != nil {
 		return err
 	}
 	_, err := tx.ExecContext(ctx, `INSERT INTO temporal_seal_wraps (id, kek_ref, kek_uri, wrapped) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING`,
@@ -315,9 +318,9 @@ func insertInto(ctx context.Context, tx *sql.Tx, row *crypto.KeyRow) error {
 }
 
 // selectPage selects a page of keys with their wraps, and keys that have none.
-var selectPage = fmt.Sprintf(`SELECT k.id, k.namespace, k.key_name, w.kek_ref, COALESCE(w.kek_uri, ''), w.wrapped
+var selectPage = fmt.Sprintf(`SELECT k.id, k.kind, k.namespace, k.key_name, w.kek_ref, COALESCE(w.kek_uri, ''), w.wrapped
 FROM temporal_seal_keys k LEFT JOIN temporal_seal_wraps w ON w.id = k.id
-WHERE k.id IN (SELECT id FROM temporal_seal_keys WHERE kind = 0 AND id > $1 ORDER BY id LIMIT %d) ORDER BY k.id, w.kek_ref`, pageSize)
+WHERE k.id IN (SELECT id FROM temporal_seal_keys WHERE id > $1 ORDER BY id LIMIT %d) ORDER BY k.id, w.kek_ref`, pageSize)
 
 // all calls visit for every row, in the order of ids. A key without a wrap makes a row without one.
 func (d database) all(ctx context.Context, visit func(crypto.KeyRow) error) error {

@@ -1,0 +1,256 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/temporal-seal/temporal-seal/internal/config"
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
+)
+
+// subjectsCommand groups what concerns the keys of subjects.
+func subjectsCommand() *cobra.Command {
+	return group("subjects", "Erase a person by destroying that person's key, and look after such keys",
+		`A rule of the policy can name the subject of a payload, such as a patient. What concerns a subject is sealed with a key of its own in
+the key store. Erasing the subject destroys that key, and with it every copy of what it sealed: in histories, archives and backups of
+the Temporal server. Subjects are read from a file or from standard input, never from the command line, which others can see.`,
+		eraseCommand(), readmitCommand(), showSubjectCommand(), listSubjectsCommand(), verifySubjectsCommand(), reapplyCommand())
+}
+
+// subjectOptions choose a subject, and say why something is done with it.
+type subjectOptions struct {
+	flags                config.Flags
+	timeout              time.Duration
+	namespace, key, file string
+	reason, by           string
+	config               *config.Config
+}
+
+// addConfig adds what says where the keys are.
+func (o *subjectOptions) addConfig(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&o.flags.File, "config", "", "config file in YAML, with key_store")
+	addTimeout(&o.timeout, cmd)
+	_ = cmd.MarkFlagRequired("config") // fails for a flag that does not exist
+}
+
+// addFlags adds what chooses a subject.
+func (o *subjectOptions) addFlags(cmd *cobra.Command) {
+	o.addConfig(cmd)
+	cmd.Flags().StringVar(&o.namespace, "namespace", "", "namespace that the subject is in")
+	cmd.Flags().StringVar(&o.key, "key", "", "key name that the subject is under (default: all of the namespace)")
+	cmd.Flags().StringVar(&o.file, "subject-file", "", "file with the subject, or - for standard input")
+	for _, name := range []string{"namespace", "subject-file"} {
+		_ = cmd.MarkFlagRequired(name) // fails for a flag that does not exist
+	}
+}
+
+// addReason adds who does it, and why.
+func (o *subjectOptions) addReason(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&o.reason, "reason", "", "why, such as the number of the request; it is kept, and may not contain the subject")
+	cmd.Flags().StringVar(&o.by, "by", os.Getenv("USER"), "who asks for it; it is kept")
+	_ = cmd.MarkFlagRequired("reason")
+}
+
+// maxSubjectFile is more than a subject has.
+const maxSubjectFile = 4096
+
+// subject reads the subject. A line feed at the end is not part of it.
+func (o *subjectOptions) subject(cmd *cobra.Command) ([]byte, error) {
+	from := cmd.InOrStdin()
+	if o.file != "-" {
+		f, err := os.Open(o.file)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		from = f
+	}
+	text, err := io.ReadAll(io.LimitReader(from, maxSubjectFile))
+	if err != nil {
+		return nil, fmt.Errorf("--subject-file cannot be read: %w", err)
+	}
+	text = bytes.TrimSuffix(bytes.TrimSuffix(text, []byte("\n")), []byte("\r"))
+	return text, keyring.CheckSubject(text)
+}
+
+// open opens the keys of the config.
+func (o *subjectOptions) open(cmd *cobra.Command) (*keyring.Keyring, error) {
+	var err error
+	if o.config, err = o.flags.Load(); err != nil {
+		return nil, err
+	}
+	if why := o.config.KeyStore.NoSubjects(); why != "" {
+		return nil, errors.New(why)
+	}
+	return openStoredKeys(cmd, &o.flags, o.timeout)
+}
+
+// find finds the subject. It is an error if there is none under any key name.
+func (o *subjectOptions) find(cmd *cobra.Command, keys *keyring.Keyring, subject []byte) ([]keyring.Found, error) {
+	found, err := keys.Subjects().Find(cmd.Context(), o.namespace, o.key, subject)
+	if err != nil {
+		return nil, o.explained(err)
+	}
+	if len(found) == 0 {
+		return nil, fmt.Errorf("the key store has no subjects in the namespace %q under %s; see `temporal-seal subjects list`",
+			o.namespace, keyOrAny(o.key))
+	}
+	return found, nil
+}
+
+func keyOrAny(key string) string {
+	if key == "" {
+		return "any key name"
+	}
+	return fmt.Sprintf("the key name %q", key)
+}
+
+// explained adds what to do where a proxy has the file of a SQLite store open.
+func (o *subjectOptions) explained(err error) error {
+	if o.config != nil && bytes.HasPrefix([]byte(o.config.KeyStore.URL), []byte("sqlite:")) && crypto.KindOf(err) == crypto.KindUnavailable {
+		return fmt.Errorf("%w; a proxy that runs has the file to itself: stop it while this command runs", err)
+	}
+	return err
+}
+
+// showSubjectCommand shows the generations of one subject's key.
+func showSubjectCommand() *cobra.Command {
+	var o subjectOptions
+	cmd := &cobra.Command{
+		Use:   "show",
+		Short: "Show the keys of one subject",
+		Long: `show lists the keys of a subject by key name and generation, with their ids as envelopes have them, and when they were erased. It does
+not print the subject.`,
+		Example: `  temporal-seal subjects show --config config.yaml --namespace clinic --subject-file -`,
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			subject, err := o.subject(cmd)
+			if err != nil {
+				return err
+			}
+			keys, err := o.open(cmd)
+			if err != nil {
+				return err
+			}
+			defer keys.Close()
+			found, err := o.find(cmd, keys, subject)
+			if err != nil {
+				return err
+			}
+			for _, f := range found {
+				fmt.Fprintf(cmd.OutOrStdout(), "key %s, tag %s: %s\n", f.Erasure.Context.Key, f.Erasure.Tag, stateOf(f))
+				for _, r := range f.Rows {
+					if r.ID != (crypto.KeyID{}) {
+						fmt.Fprintf(cmd.OutOrStdout(), "  generation %d: %s, made %s%s\n", r.Generation, r.ID, r.Created.Format(time.DateOnly), erasedOn(r))
+					}
+				}
+			}
+			return nil
+		},
+	}
+	o.addFlags(cmd)
+	return cmd
+}
+
+// stateOf describes what a subject has under a key name.
+func stateOf(f keyring.Found) string {
+	switch {
+	case len(f.Rows) == 0:
+		return "nothing was sealed for it"
+	case f.Rows[0].Erased != 0:
+		return "erased on " + f.Rows[0].ErasedAt.Format(time.DateOnly)
+	}
+	return "in use"
+}
+
+func erasedOn(r crypto.SubjectRow) string {
+	if r.Erased == 0 {
+		return ""
+	}
+	return ", erased on " + r.ErasedAt.Format(time.DateOnly)
+}
+
+// listSubjectsCommand counts subjects.
+func listSubjectsCommand() *cobra.Command {
+	var o subjectOptions
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "Count the subjects in the key store, by namespace and key name",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			keys, err := o.open(cmd)
+			if err != nil {
+				return err
+			}
+			defer keys.Close()
+			counts, err := keys.Subjects().Counts(cmd.Context())
+			if err != nil {
+				return o.explained(err)
+			}
+			for _, c := range counts {
+				fmt.Fprintf(cmd.OutOrStdout(), "namespace %s, key %s: %s, %s, %d erased\n",
+					c.Context.Namespace, c.Context.Key, count(c.Subjects, "subject"), count(c.Keys, "key"), c.Erased)
+			}
+			fmt.Fprintf(cmd.ErrOrStderr(), "%s of namespace and key name\n", count(len(counts), "pair"))
+			return nil
+		},
+	}
+	o.addConfig(cmd)
+	return cmd
+}
+
+// verifySubjectsCommand unwraps the keys of all subjects.
+func verifySubjectsCommand() *cobra.Command {
+	var o subjectOptions
+	cmd := &cobra.Command{
+		Use:   "verify",
+		Short: "Unwrap the key of every subject that was not erased",
+		Long: `verify unwraps the key of every subject in the key store, which proves that what it sealed opens, and reports keys that are there though
+their subject was erased. The exit code is 1 if it reports anything.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			keys, err := o.open(cmd)
+			if err != nil {
+				return err
+			}
+			defer keys.Close()
+			bad := 0
+			n, err := keys.Subjects().Verify(cmd.Context(), func(r crypto.SubjectRow, err error) {
+				bad++
+				fmt.Fprintf(cmd.OutOrStdout(), "%s: %v\n", r.ID, err)
+			})
+			if err != nil {
+				return o.explained(err)
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "%s, %d of them not good\n", count(n, "subject key"), bad)
+			if bad > 0 {
+				return exitCode(1)
+			}
+			return nil
+		},
+	}
+	o.addConfig(cmd)
+	return cmd
+}
+
+// confirm asks a person, unless yes is set.
+func confirm(ctx context.Context, cmd *cobra.Command, yes bool, word string) error {
+	if yes {
+		return nil
+	}
+	fmt.Fprintf(cmd.ErrOrStderr(), "This cannot be undone. Type %q to go on: ", word)
+	var typed string
+	_, _ = fmt.Fscanln(cmd.InOrStdin(), &typed) // nothing typed is no consent
+	if typed != word || ctx.Err() != nil {
+		return errors.New("nothing was changed: it was not confirmed (a script gives --yes)")
+	}
+	return nil
+}

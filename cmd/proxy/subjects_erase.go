@@ -1,0 +1,292 @@
+package main
+
+import (
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/temporal-seal/temporal-seal/internal/config"
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
+)
+
+// certificate is what erase, readmit and reapply-erasures print, and the record of it in the audit log. It does not hold the subject.
+type certificate struct {
+	Time      time.Time `json:"time"`
+	Action    string    `json:"action"` // erase, readmit or reapply
+	DryRun    bool      `json:"dry_run,omitempty"`
+	Namespace string    `json:"namespace,omitempty"`
+	By        string    `json:"by,omitempty"`
+	Reason    string    `json:"reason,omitempty"`
+	Erasures  []erasure `json:"erasures"`
+	// Destroyed are the ids of the keys that were destroyed, as envelopes name them.
+	Destroyed []string `json:"destroyed_keys"`
+	// Confirmed are the replicas that have the erasure in force; Missing are those that have not said so.
+	Confirmed []string `json:"confirmed_by"`
+	Missing   []string `json:"not_confirmed_by,omitempty"`
+	InForce   float64  `json:"in_force_after_seconds,omitempty"`
+	Remains   []string `json:"remains,omitempty"`
+}
+
+// erasure is an entry of the key store's list of erasures. reapply-erasures reads it.
+type erasure struct {
+	Seq        int64     `json:"seq"`
+	Namespace  string    `json:"namespace"`
+	Key        string    `json:"key"`
+	Index      string    `json:"index"`
+	Tag        string    `json:"tag"`
+	Time       time.Time `json:"time,omitzero"`
+	By         string    `json:"by,omitempty"`
+	Reason     string    `json:"reason,omitempty"`
+	Readmitted bool      `json:"readmitted,omitempty"`
+}
+
+func erasureOf(e crypto.Erasure) erasure {
+	return erasure{e.Seq, e.Context.Namespace, e.Context.Key, e.Index.String(), hex.EncodeToString(e.Tag[:]), e.At, e.By, e.Reason, e.Readmitted}
+}
+
+// parse is erasureOf's inverse.
+func (e erasure) parse() (out crypto.Erasure, err error) {
+	index, err1 := hex.DecodeString(e.Index)
+	tag, err2 := hex.DecodeString(e.Tag)
+	if err1 != nil || err2 != nil || len(index) != len(out.Index) || len(tag) != len(out.Tag) || e.Seq < 1 || e.Time.IsZero() {
+		return out, fmt.Errorf("the erasure %d is broken", e.Seq)
+	}
+	return crypto.Erasure{Seq: e.Seq, Context: crypto.KeyContext{Namespace: e.Namespace, Key: e.Key}, Index: crypto.KeyID(index),
+		Tag: crypto.SubjectTag(tag), At: e.Time, By: e.By, Reason: e.Reason, Readmitted: e.Readmitted}, nil
+}
+
+// remains is what an erasure does not reach.
+var remains = []string{
+	"backups, write-ahead log archives and standbys of the key store from before the erasure hold the wrapped key until they end; " +
+		"with them and the key service it opens again",
+	"what was sealed before the policy named subjects, and payloads that the policy sealed with the key of no subject, open as before",
+	"copies that workers, logs or other systems made of the clear text are not touched",
+	"workers that have the workflow in memory go on with what they know until they evict it",
+}
+
+// eraseCommand destroys the keys of one subject.
+func eraseCommand() *cobra.Command {
+	var o subjectOptions
+	var dryRun, yes bool
+	var wait time.Duration
+	cmd := &cobra.Command{
+		Use:   "erase",
+		Short: "Destroy the keys of one subject: what they sealed opens nowhere any more",
+		Long: `erase destroys all keys of a subject in one transaction of the key store, waits until every replica that runs has confirmed it, and prints
+a certificate as JSON, which is appended to the file of the audit log as well, if the config names one. What was sealed for the subject
+opens nowhere any more, in no copy of the Temporal database, and nothing more is sealed for it until readmit. The exit code is 1 if a
+replica has not confirmed; such a replica stops using keys of subjects by itself after erasure_max_lag.`,
+		Example: `  temporal-seal subjects erase --config config.yaml --namespace clinic --subject-file subject.txt --reason 'request 4711' --dry-run
+  temporal-seal subjects erase --config config.yaml --namespace clinic --subject-file subject.txt --reason 'request 4711'`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return o.change(cmd, dryRun, yes, func(keys *keyring.Keyring, found []keyring.Found, c *certificate) error {
+				return erase(cmd, keys, found, wait, c)
+			})
+		},
+	}
+	o.addFlags(cmd)
+	o.addReason(cmd)
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "print what would be destroyed, and change nothing")
+	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	cmd.Flags().DurationVar(&wait, "wait", time.Minute, "how long to wait for replicas to confirm")
+	return cmd
+}
+
+// erase erases, and waits for the replicas.
+func erase(cmd *cobra.Command, keys *keyring.Keyring, found []keyring.Found, wait time.Duration, c *certificate) error {
+	began := time.Now()
+	done, err := keys.Subjects().Erase(cmd.Context(), found, c.By, c.Reason)
+	if len(done) == 0 {
+		return err
+	}
+	last := int64(0)
+	for _, e := range done {
+		c.Erasures, last = append(c.Erasures, erasureOf(e)), max(last, e.Seq)
+	}
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(cmd.Context(), wait)
+	defer cancel()
+	replicas, missing, err := keys.Subjects().Wait(ctx, last)
+	for _, r := range replicas {
+		if !slices.Contains(missing, r) {
+			c.Confirmed = append(c.Confirmed, r.ID)
+		}
+	}
+	for _, r := range missing {
+		c.Missing = append(c.Missing, fmt.Sprintf("%s, silent for %s; it stops by itself after %s", r.ID, r.Silent.Round(time.Second), r.MaxLag))
+	}
+	if err == nil && len(missing) > 0 {
+		err = fmt.Errorf("%s not confirmed; the erasure itself is done", count(len(missing), "replica"))
+	}
+	c.InForce = time.Since(began).Round(time.Millisecond).Seconds()
+	return err
+}
+
+// readmitCommand lets a subject that was erased be sealed for again.
+func readmitCommand() *cobra.Command {
+	var o subjectOptions
+	var yes bool
+	cmd := &cobra.Command{
+		Use:     "readmit",
+		Short:   "Let a subject that was erased be sealed for again",
+		Long:    `readmit opens a new generation of keys for a subject that was erased and has come back. What was sealed before stays erased.`,
+		Example: `  temporal-seal subjects readmit --config config.yaml --namespace clinic --subject-file subject.txt --reason 'request 4712'`,
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return o.change(cmd, false, yes, func(keys *keyring.Keyring, found []keyring.Found, c *certificate) error {
+				c.Action, c.Destroyed, c.Remains = "readmit", []string{}, nil
+				done, err := keys.Subjects().Readmit(cmd.Context(), found, c.By, c.Reason)
+				for _, e := range done {
+					c.Erasures = append(c.Erasures, erasureOf(e))
+				}
+				if err == nil && len(done) == 0 {
+					err = errors.New("the subject is not erased, so nothing was changed")
+				}
+				return err
+			})
+		},
+	}
+	o.addFlags(cmd)
+	o.addReason(cmd)
+	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	return cmd
+}
+
+// change finds the subject, asks, has it changed, and prints and records the certificate.
+func (o *subjectOptions) change(
+	cmd *cobra.Command, dryRun, yes bool, do func(*keyring.Keyring, []keyring.Found, *certificate) error,
+) error {
+	if o.file == "-" && !yes && !dryRun {
+		return errors.New("standard input has the subject, so it cannot have the answer too: give --yes")
+	}
+	subject, err := o.subject(cmd)
+	if err != nil {
+		return err
+	}
+	if err := keyring.CheckReason(o.reason, subject); err != nil {
+		return fmt.Errorf("--reason: %w", err)
+	}
+	keys, err := o.open(cmd)
+	if err != nil {
+		return err
+	}
+	defer keys.Close()
+	found, err := o.find(cmd, keys, subject)
+	if err != nil {
+		return err
+	}
+	c := &certificate{Time: time.Now().UTC(), Action: "erase", DryRun: dryRun, Namespace: o.namespace, By: o.by, Reason: o.reason,
+		Erasures: []erasure{}, Destroyed: []string{}, Confirmed: []string{}, Remains: remains}
+	for _, f := range found {
+		for _, r := range f.Rows {
+			if r.Wrapped != nil {
+				c.Destroyed = append(c.Destroyed, r.ID.String())
+			}
+		}
+	}
+	if dryRun {
+		for _, f := range found {
+			c.Erasures = append(c.Erasures, erasureOf(f.Erasure))
+		}
+		return writeJSON(cmd.OutOrStdout(), c)
+	}
+	if err := confirm(cmd.Context(), cmd, yes, "yes"); err != nil {
+		return err
+	}
+	err = do(keys, found, c)
+	if len(c.Erasures) > 0 {
+		err = errors.Join(err, c.record(cmd.OutOrStdout(), o.config))
+	}
+	return err
+}
+
+// record prints the certificate, and appends it to the file of the audit log.
+func (c *certificate) record(w io.Writer, of *config.Config) error {
+	err := writeJSON(w, c)
+	if of.Audit == nil || of.Audit.File == "" {
+		return err
+	}
+	line, failed := json.Marshal(c)
+	if failed != nil {
+		return errors.Join(err, failed)
+	}
+	f, failed := os.OpenFile(of.Audit.File, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+	if failed != nil {
+		return errors.Join(err, fmt.Errorf("the certificate could not be appended to the audit log, keep the one printed: %w", failed))
+	}
+	_, failed = f.Write(append(line, '\n'))
+	return errors.Join(err, failed, f.Sync(), f.Close())
+}
+
+// reapplyCommand enters erasures again.
+func reapplyCommand() *cobra.Command {
+	var o subjectOptions
+	cmd := &cobra.Command{
+		Use:   "reapply-erasures FILE",
+		Short: "Enter the erasures that a restored key store lacks",
+		Long: `reapply-erasures reads certificates of erase and readmit, from files of their own or as lines of the audit log, and enters what the key
+store lacks, since it was restored from a backup that is older. Replicas that know of an erasure which the key store lacks stop using
+keys of subjects; they go on once it is entered again. Other lines of the audit log are left out.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			journal, err := readJournal(args[0])
+			if err != nil {
+				return err
+			}
+			keys, err := o.open(cmd)
+			if err != nil {
+				return err
+			}
+			defer keys.Close()
+			done, err := keys.Subjects().Reapply(cmd.Context(), journal)
+			fmt.Fprintf(cmd.OutOrStdout(), "%s in the file, %d entered again\n", count(len(journal), "erasure"), len(done))
+			if err != nil {
+				return o.explained(err)
+			}
+			return nil
+		},
+	}
+	o.addConfig(cmd)
+	return cmd
+}
+
+// readJournal reads the erasures in certificates.
+func readJournal(file string) (journal []crypto.Erasure, err error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	for documents := json.NewDecoder(f); ; {
+		var c certificate
+		err := documents.Decode(&c)
+		if errors.Is(err, io.EOF) {
+			return journal, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: behind %s: %w", file, count(len(journal), "erasure"), err)
+		}
+		if c.DryRun {
+			continue
+		}
+		for _, e := range c.Erasures {
+			parsed, err := e.parse()
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", file, err)
+			}
+			journal = append(journal, parsed)
+		}
+	}
+}

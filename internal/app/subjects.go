@@ -1,0 +1,33 @@
+package app
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
+)
+
+// subjectMetrics shows whether keys of subjects may serve.
+type subjectMetrics struct{ of keyring.Subjects }
+
+var (
+	subjectsUsable = prometheus.NewDesc("temporal_seal_subject_keys_usable",
+		"0 while keys of subjects are out of use, since the key store does not answer what was erased, or has forgotten it; otherwise 1.", nil, nil)
+	lastErasure = prometheus.NewDesc("temporal_seal_last_erasure",
+		"Number of the last erasure or readmission that is in force here. Replicas of one key store differ for a few seconds.", nil, nil)
+)
+
+// Describe is part of prometheus.Collector.
+func (subjectMetrics) Describe(to chan<- *prometheus.Desc) {
+	to <- subjectsUsable
+	to <- lastErasure
+}
+
+// Collect is part of prometheus.Collector.
+func (m subjectMetrics) Collect(to chan<- prometheus.Metric) {
+	usable := 1.0
+	if m.of.Stopped() != nil {
+		usable = 0
+	}
+	to <- prometheus.MustNewConstMetric(subjectsUsable, prometheus.GaugeValue, usable)
+	to <- prometheus.MustNewConstMetric(lastErasure, prometheus.GaugeValue, float64(m.of.LastErasure()))
+}

@@ -1,0 +1,241 @@
+package keystore
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
+)
+
+var _ crypto.SubjectStore = (*Subjects)(nil)
+
+// sqlStores are those of stores that hold keys of subjects.
+func sqlStores(t *testing.T, test func(t *testing.T, uri string)) {
+	t.Run("sqlite", func(t *testing.T) { test(t, "sqlite:"+filepath.Join(t.TempDir(), "keys.db")) })
+	t.Run("postgres", func(t *testing.T) { test(t, postgres(t)) })
+}
+
+func newSubjects(t *testing.T, uri string) *Subjects {
+	t.Helper()
+	return newStore(t, uri).Subjects().(*Subjects)
+}
+
+var clinic = crypto.KeyContext{Namespace: "eu/clinic", Key: "phi"}
+
+func parent(kind uint8, n byte, generation int) crypto.ParentRow {
+	return crypto.ParentRow{KeyRow: crypto.KeyRow{ID: crypto.KeyID{kind, n}, Kind: kind, Context: clinic, KEK: crypto.KEKRef{7},
+		KEKURI: "local:seal.key", Wrapped: []byte{n, 1, 2}}, Generation: generation}
+}
+
+// index puts an index key into a store and returns its id.
+func index(t *testing.T, s *Subjects) crypto.KeyID {
+	t.Helper()
+	p := parent(crypto.RowIndex, 1, 0)
+	if err := s.PutParent(t.Context(), p); err != nil {
+		t.Fatal(err)
+	}
+	return p.ID
+}
+
+func subjectRow(index crypto.KeyID, subject byte, generation int) crypto.SubjectRow {
+	r := crypto.SubjectRow{Context: clinic, Index: index, Tag: crypto.SubjectTag{subject}, Generation: generation,
+		Parent: crypto.KeyID{2, 1}, Wrapped: make([]byte, 60), SealFor: time.Hour}
+	rand.Read(r.ID[:])
+	rand.Read(r.Wrapped)
+	return r
+}
+
+func TestOneParentPerPlace(t *testing.T) {
+	sqlStores(t, func(t *testing.T, uri string) {
+		s := newSubjects(t, uri)
+		for _, p := range []crypto.ParentRow{
+			parent(crypto.RowIndex, 1, 0), parent(crypto.RowIndex, 2, 0), // the second comes too late
+			parent(crypto.RowWrap, 1, 1), parent(crypto.RowWrap, 2, 1), parent(crypto.RowWrap, 3, 2),
+		} {
+			if err := s.PutParent(t.Context(), p); err != nil {
+				t.Fatal(err)
+			}
+		}
+		rows, err := s.Parents(t.Context(), clinic)
+		if err != nil || len(rows) != 3 || rows[0].ID != (crypto.KeyID{2, 3}) || !rows[0].Current || rows[1].ID != (crypto.KeyID{2, 1}) ||
+			rows[2].ID != (crypto.KeyID{3, 1}) || rows[2].Kind != crypto.RowIndex || string(rows[2].Wrapped) != "\x01\x01\x02" {
+			t.Errorf("rows %+v, error %v", rows, err)
+		}
+		if rows, err := s.Parent(t.Context(), crypto.KeyID{2, 1}); err != nil || len(rows) != 1 || rows[0].Context != clinic {
+			t.Errorf("rows %+v, error %v", rows, err)
+		}
+		if rows, err := s.Parent(t.Context(), crypto.KeyID{2, 2}); err != nil || len(rows) != 0 {
+			t.Errorf("a row that came too late is there: %+v, error %v", rows, err)
+		}
+		if all, err := s.IndexKeys(t.Context(), "eu/clinic"); err != nil || len(all) != 1 || all[0] != clinic {
+			t.Errorf("%v, error %v", all, err)
+		}
+	})
+}
+
+func TestErase(t *testing.T) {
+	sqlStores(t, func(t *testing.T, uri string) {
+		s, ctx := newSubjects(t, uri), t.Context()
+		in := index(t, s)
+		first, second, other := subjectRow(in, 1, 1), subjectRow(in, 1, 2), subjectRow(in, 2, 1)
+		for _, r := range []crypto.SubjectRow{first, second, other, subjectRow(in, 1, 2)} { // the last one comes too late
+			if err := s.PutSubjectKey(ctx, r); err != nil {
+				t.Fatal(err)
+			}
+		}
+		rows, err := s.Generations(ctx, in, first.Tag)
+		if err != nil || len(rows) != 2 || rows[0].ID != second.ID || string(rows[1].Wrapped) != string(first.Wrapped) ||
+			rows[0].SealFor < 50*time.Minute || rows[0].Context != clinic || rows[0].Erased != 0 {
+			t.Fatalf("rows %+v, error %v", rows, err)
+		}
+		done, err := s.Erase(ctx, []crypto.Erasure{{Context: clinic, Index: in, Tag: first.Tag, By: "dpo", Reason: "ticket 7"}})
+		if err != nil || len(done) != 1 || done[0].Seq != 1 || done[0].Keys != 2 || time.Since(done[0].At).Abs() > time.Minute {
+			t.Fatalf("%+v, error %v", done, err)
+		}
+		rows, err = s.SubjectKeys(ctx, []crypto.KeyID{first.ID, second.ID, other.ID})
+		if err != nil || len(rows) != 3 {
+			t.Fatalf("%d rows, error %v", len(rows), err)
+		}
+		for _, r := range rows {
+			if erased := r.ID != other.ID; erased != (r.Erased == 1) || erased != (r.Wrapped == nil) || erased == r.ErasedAt.IsZero() {
+				t.Errorf("row %+v", r)
+			}
+		}
+		// The next generation is taken, so a process that makes a key at the same time comes too late.
+		if err := s.PutSubjectKey(ctx, subjectRow(in, 1, 3)); err != nil {
+			t.Fatal(err)
+		}
+		if rows, err := s.Generations(ctx, in, first.Tag); err != nil || rows[0].Generation != 3 || rows[0].Erased != 1 || rows[0].Wrapped != nil {
+			t.Errorf("%+v, error %v", rows[0], err)
+		}
+		counts, err := s.SubjectCounts(ctx)
+		if err != nil || len(counts) != 1 || counts[0] != (crypto.SubjectCount{Context: clinic, Subjects: 2, Keys: 1, Erased: 1}) {
+			t.Errorf("%+v, error %v", counts, err)
+		}
+		if e, err := s.Readmit(ctx, crypto.Erasure{Context: clinic, Index: in, Tag: first.Tag, By: "dpo", Reason: "came back"}); err != nil || e.Seq != 2 {
+			t.Errorf("%+v, error %v", e, err)
+		}
+		if rows, err := s.Generations(ctx, in, first.Tag); err != nil || rows[0].Generation != 4 || rows[0].Erased != 0 || rows[0].ID != (crypto.KeyID{}) {
+			t.Errorf("%+v, error %v", rows[0], err)
+		}
+		all, err := s.Erasures(ctx, 1)
+		if err != nil || len(all) != 2 || all[0].Readmitted || !all[1].Readmitted || all[0].Reason != "ticket 7" || all[0].Tag != first.Tag {
+			t.Errorf("%+v, error %v", all, err)
+		}
+		n := 0
+		if err := s.AllSubjectKeys(ctx, func(r crypto.SubjectRow) error { n++; return nil }); err != nil || n != 1 {
+			t.Errorf("%d keys are left, error %v", n, err)
+		}
+	})
+}
+
+// TestEraseAgainstSeal: whatever a process that makes keys does while a subject is erased, no key of the subject is left.
+func TestEraseAgainstSeal(t *testing.T) {
+	sqlStores(t, func(t *testing.T, uri string) {
+		s, ctx := newSubjects(t, uri), t.Context()
+		in := index(t, s)
+		for round := range byte(10) {
+			var wg sync.WaitGroup
+			wg.Go(func() {
+				for {
+					rows, err := s.Generations(ctx, in, crypto.SubjectTag{round})
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					if len(rows) > 0 && rows[0].Erased != 0 {
+						return
+					}
+					if err := s.PutSubjectKey(ctx, subjectRow(in, round, len(rows)+1)); err != nil {
+						t.Error(err)
+						return
+					}
+				}
+			})
+			for range 2 {
+				wg.Go(func() {
+					if _, err := s.Erase(ctx, []crypto.Erasure{{Context: clinic, Index: in, Tag: crypto.SubjectTag{round}}}); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			wg.Wait()
+			rows, err := s.Generations(ctx, in, crypto.SubjectTag{round})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, r := range rows {
+				if r.Wrapped != nil || r.Erased == 0 {
+					t.Errorf("round %d: generation %d is there: %+v", round, r.Generation, r)
+				}
+			}
+		}
+		if all, err := s.Erasures(ctx, 1); err != nil || len(all) != 20 || all[19].Seq != 20 {
+			t.Errorf("%d erasures, error %v", len(all), err)
+		}
+	})
+}
+
+// TestEraseIsAllOrNothing: if one of several key names fails, none is erased.
+func TestEraseIsAllOrNothing(t *testing.T) {
+	sqlStores(t, func(t *testing.T, uri string) {
+		s := newSubjects(t, uri)
+		in := index(t, s)
+		r := subjectRow(in, 1, 1)
+		if err := s.PutSubjectKey(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, err := s.Erase(ctx, []crypto.Erasure{{Context: clinic, Index: in, Tag: r.Tag}}); err == nil {
+			t.Error("an erasure whose caller has left succeeded")
+		}
+		if rows, err := s.Generations(t.Context(), in, r.Tag); err != nil || len(rows) != 1 || rows[0].Wrapped == nil {
+			t.Errorf("%+v, error %v", rows, err)
+		}
+	})
+}
+
+// TestErasureThatIsEnteredAgain keeps its number, so that replicas which know it go on.
+func TestErasureThatIsEnteredAgain(t *testing.T) {
+	sqlStores(t, func(t *testing.T, uri string) {
+		s, ctx := newSubjects(t, uri), t.Context()
+		in := index(t, s)
+		at := time.Now().Add(-time.Hour).UTC().Truncate(time.Millisecond)
+		done, err := s.Erase(ctx, []crypto.Erasure{{Seq: 5, Context: clinic, Index: in, Tag: crypto.SubjectTag{1}, At: at}})
+		if err != nil || done[0].Seq != 5 || !done[0].At.Equal(at) {
+			t.Errorf("%+v, error %v", done, err)
+		}
+		if done, err := s.Erase(ctx, []crypto.Erasure{{Context: clinic, Index: in, Tag: crypto.SubjectTag{2}}}); err != nil || done[0].Seq != 6 {
+			t.Errorf("%+v, error %v", done, err)
+		}
+	})
+}
+
+func TestReplicas(t *testing.T) {
+	sqlStores(t, func(t *testing.T, uri string) {
+		s, ctx := newSubjects(t, uri), t.Context()
+		for i := range 3 {
+			for seq := range int64(2) {
+				if err := s.Seen(ctx, crypto.ReplicaRow{ID: fmt.Sprint("replica", i), Seq: seq + int64(i), MaxLag: time.Minute}); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		all, err := s.Replicas(ctx)
+		if err != nil || len(all) != 3 || all[2].ID != "replica2" || all[2].Seq != 3 || all[2].MaxLag != time.Minute || all[2].Silent > time.Minute {
+			t.Errorf("%+v, error %v", all, err)
+		}
+		if err := s.Gone(ctx, "replica2"); err != nil {
+			t.Error(err)
+		}
+		if all, err := s.Replicas(ctx); err != nil || len(all) != 2 {
+			t.Errorf("after one has gone: %+v, error %v", all, err)
+		}
+	})
+}

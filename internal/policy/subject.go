@@ -1,0 +1,135 @@
+package policy
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+)
+
+// Subject is the place of the subject of a payload: whose key seals it. It is never the subject itself, so that no verdict, cache
+// or explanation holds one.
+type Subject struct {
+	Pointer string // JSON pointer to it in the payload's document; or
+	Fact    string // the fact that it is, such as "workflow.id"
+	Default string // subject of payloads that have none at the place; "": they are denied
+}
+
+// String describes the place.
+func (s Subject) String() string { return cmp.Or(s.Pointer, s.Fact) }
+
+// Named reports whether there is a subject.
+func (s Subject) Named() bool { return s.Pointer != "" || s.Fact != "" }
+
+// ErrTwoSubjects means that rules name different subjects for one payload.
+var ErrTwoSubjects = errors.New("rules name different subjects, and a payload has one")
+
+// readSubject reads the member "subject" of a verdict.
+func readSubject(v ast.Value) (s Subject, err error) {
+	obj, ok := v.(ast.Object)
+	if ok && obj.Len() == 1 {
+		if s.Pointer, ok = stringMember(obj, "pointer"); ok && singlePlace(s.Pointer) {
+			return s, nil
+		}
+		if s.Fact, ok = stringMember(obj, "fact"); ok && slices.Contains(AllFacts.Names(), s.Fact) {
+			return s, nil
+		}
+	}
+	return Subject{}, fmt.Errorf("member subject is {\"pointer\": \"/a/b\"}, a JSON pointer without *, or {\"fact\": ...}, one of %v", AllFacts.Names())
+}
+
+// singlePlace reports whether a text is a JSON pointer to one value within a document.
+func singlePlace(pointer string) bool {
+	return strings.HasPrefix(pointer, "/") && !badEscape(pointer) && utf8.ValidString(pointer) &&
+		!slices.Contains(strings.Split(pointer, "/"), "*")
+}
+
+// maxSubject is the most bytes that a subject has.
+const maxSubject = 256
+
+// subject joins the subjects of all proposals: at most one.
+func subject(proposals []Verdict) (s Subject, err error) {
+	for _, p := range proposals {
+		switch {
+		case p.Action != Seal || !p.Subject.Named():
+		case s.Named() && s != p.Subject:
+			return s, ErrTwoSubjects
+		default:
+			s = p.Subject
+		}
+	}
+	return s, nil
+}
+
+// twoSubjects completes ErrTwoSubjects with the places of two rules.
+func (q *query) twoSubjects(ctx context.Context, in *Input) error {
+	cause := &Error{Err: ErrTwoSubjects}
+	var first Subject
+	at := ""
+	for _, p := range q.parts {
+		answers, err := q.byRule(ctx, p, in)
+		if err != nil {
+			return cause
+		}
+		for _, a := range answers {
+			for _, v := range a.verdicts {
+				pr, err := parseProposal(v, q.direction, in.Kind)
+				switch {
+				case err != nil || pr.Action != Seal || !pr.Subject.Named():
+				case at == "":
+					first, at = pr.Subject, a.line
+				case pr.Subject != first:
+					cause.Location = at
+					cause.Err = fmt.Errorf("%w: %s here, and %s at %s", ErrTwoSubjects, first, pr.Subject, a.line)
+					return cause
+				}
+			}
+		}
+	}
+	return cause
+}
+
+// NamesSubjects reports whether a rule of a policy names a subject for requests in a namespace.
+func NamesSubjects(p *Policy, namespace string) bool {
+	return p.queries(namespace)[Request].subjects
+}
+
+// withoutSubjects returns an error for each rule that names a subject, if none may.
+func (q *query) withoutSubjects(why string) (errs []error) {
+	if why == "" || q.direction != Request {
+		return nil
+	}
+	for _, p := range q.parts {
+		for _, r := range p.rules {
+			if r.subject {
+				errs = append(errs, &Error{Package: p.pkg, Location: r.line, Err: fmt.Errorf("the rule names a subject: %s", why)})
+			}
+		}
+	}
+	return errs
+}
+
+// checkSubject returns an error for a subject that was computed, which might be one itself.
+func (q *query) checkSubject(s Subject) error {
+	for _, text := range []string{s.Pointer, s.Fact, s.Default} {
+		if text != "" && !q.literals[text] {
+			return errors.New("subject and default_subject have to be spelled out in the rule; one was computed")
+		}
+	}
+	return nil
+}
+
+// Fact returns the value of a fact by its name.
+func (in *Input) Fact(name string) (value string, known bool) {
+	for i := range members {
+		if m := &members[i]; m.path == name && m.read&AllFacts != 0 {
+			return *m.text(in), in.Known&m.read != 0
+		}
+	}
+	return "", false
+}

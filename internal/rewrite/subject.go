@@ -1,0 +1,53 @@
+package rewrite
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
+	"github.com/temporal-seal/temporal-seal/internal/policy"
+)
+
+// subjectOf returns the subject of a slot's payload. One without a subject has the default one; without that it is refused, since it
+// must not be sealed with a key that nobody can erase.
+func subjectOf(ctx context.Context, s *sealer, sl *slot, at policy.Subject) (subject []byte, err error) {
+	if at.Fact != "" {
+		s.decider.facts(ctx, sl)
+		value, known := s.decider.input.Fact(at.Fact)
+		if err = envelope.CheckSubject([]byte(value)); !known {
+			err = envelope.NoSubject
+		}
+		subject = []byte(value)
+	} else if err = envelope.NoDocument; sl.f.op == opPayload {
+		subject, err = envelope.SubjectAt(s.message.content(sl), at.Pointer)
+	}
+	switch {
+	case err == nil:
+		return subject, nil
+	case at.Default != "" && (errors.Is(err, envelope.NoSubject) || errors.Is(err, envelope.NoDocument)):
+		return []byte(at.Default), nil
+	}
+	return nil, s.call.fail(KindDenied, sl.f.path, &DeniedError{
+		Reason: fmt.Sprintf("a rule seals with the key of the subject at %s, and there is none: %v", at, err)})
+}
+
+// ShowErased has the session's Response put a placeholder in the place of values whose subjects were erased, also in histories. Without it, a history
+// with such a value fails: workers replay histories, and a placeholder would change what they do.
+func ShowErased(s *Session) { s.call.reads = true }
+
+// replaceErased marks the payloads that the caller may open and that were erased, if it gets placeholders.
+func replaceErased(o *opener) {
+	if o.whole && (o.call.method.task || !o.call.reads) {
+		return
+	}
+	for i := range o.items {
+		it := &o.items[i]
+		if row := it.sealed.Header.SubjectRow; it.action == policy.Open && row != nil && row.Erased != 0 {
+			it.action, it.erased = policy.Redact, row.ErasedAt
+		}
+	}
+}
+
+// NamesSubjects reports whether a rule of the policy names a subject in the namespace of a session's call.
+func NamesSubjects(s *Session) bool { return policy.NamesSubjects(s.call.policy, s.call.namespace) }
