@@ -217,7 +217,7 @@ func (a *applier) apply(ctx context.Context, hangup bool) {
 	} else {
 		now = a.preparePolicy(ctx, before, modules)
 	}
-	if !changed && sameCause(now.causes(), before.causes()) && now.policy.Same(before.policy) && !a.keys.Moves(now.set) {
+	if !changed && sameCause(now.causes(), before.causes()) && now.policy.Same(before.policy) && !keyring.Moves(a.keys, now.set) {
 		return // tried again, with the same outcome
 	}
 	moved := a.keys.Moved()

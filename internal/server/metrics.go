@@ -42,10 +42,12 @@ type Metrics struct {
 	panicLines lograte.Limiter // of the log lines about panics, by method
 
 	directions [2]directionMetrics
-	shadow     prometheus.Counter
+	requests   requestMetrics
+}
 
-	notFound, notAnArray   prometheus.Counter
-	external, unattributed prometheus.Counter
+// requestMetrics count payloads of requests of which an operator should know.
+type requestMetrics struct {
+	shadow, notFound, notAnArray, external, unattributed prometheus.Counter
 }
 
 // directionMetrics are looked up once: a lookup by label costs more than the count.
@@ -96,14 +98,14 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 			Help: "The limits that hold, from the config or from the memory, by the key of the config."}, []string{"limit"}),
 	}
 	m.directions = [2]directionMetrics{m.direction("request", "sealed", "passed_request"), m.direction("response", "opened", "kept")}
-	m.shadow = m.payloads.WithLabelValues("passed_shadow")
-	m.external = f.NewCounter(prometheus.CounterOpts{Name: "temporal_seal_external_payloads_total",
+	m.requests.shadow = m.payloads.WithLabelValues("passed_shadow")
+	m.requests.external = f.NewCounter(prometheus.CounterOpts{Name: "temporal_seal_external_payloads_total",
 		Help: "Payloads of requests that are references to external storage of an SDK, where the proxy encrypts nothing."})
-	m.unattributed = f.NewCounter(prometheus.CounterOpts{Name: "temporal_seal_unattributed_payloads_total",
+	m.requests.unattributed = f.NewCounter(prometheus.CounterOpts{Name: "temporal_seal_unattributed_payloads_total",
 		Help: "Payloads sealed with the key of no subject, in namespaces whose rules name subjects."})
 	unmatched := counters("temporal_seal_fields_unmatched_total", "Payloads sealed whole, since a field that a rule names was not "+
 		"found, or its `*` met something else than an array, by reason.", "reason")
-	m.notFound, m.notAnArray = unmatched.WithLabelValues("not_found"), unmatched.WithLabelValues("not_an_array")
+	m.requests.notFound, m.requests.notAnArray = unmatched.WithLabelValues("not_found"), unmatched.WithLabelValues("not_an_array")
 	m.begin()
 	return m
 }
@@ -176,17 +178,17 @@ func (m *Metrics) Rewritten(d policy.Direction, s *rewrite.Stats, took time.Dura
 		to.left.Add(float64(left))
 	}
 	if s.Shadow > 0 {
-		m.shadow.Add(float64(s.Shadow))
+		m.requests.shadow.Add(float64(s.Shadow))
 	}
 	if s.External > 0 {
-		m.external.Add(float64(s.External))
+		m.requests.external.Add(float64(s.External))
 	}
 	if s.Unattributed > 0 {
-		m.unattributed.Add(float64(s.Unattributed))
+		m.requests.unattributed.Add(float64(s.Unattributed))
 	}
 	if s.NotFound+s.NotAnArray > 0 {
-		m.notFound.Add(float64(s.NotFound))
-		m.notAnArray.Add(float64(s.NotAnArray))
+		m.requests.notFound.Add(float64(s.NotFound))
+		m.requests.notAnArray.Add(float64(s.NotAnArray))
 	}
 	observe(to.rewrite, took, span)
 	if s.Payloads > 0 {
@@ -203,7 +205,7 @@ func (m *Metrics) Failed(d policy.Direction, err error) {
 // refusedRequest counts one request that could not be rewritten.
 func (m *Metrics) refusedRequest(s *rewrite.Stats, err error) {
 	m.Failed(policy.Request, err)
-	m.external.Add(float64(s.External))
+	m.requests.external.Add(float64(s.External))
 }
 
 // reasonUnrecorded is the reason of answers whose audit records are required and could not be kept.

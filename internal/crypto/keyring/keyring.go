@@ -190,7 +190,7 @@ func (k *Keyring) lookUpAll(ctx context.Context, set *Set) map[string]error {
 }
 
 // Moves reports whether a prepared set has found other keys than those that are open: new ones, or where an alias has moved.
-func (k *Keyring) Moves(set *Set) bool {
+func Moves(k *Keyring, set *Set) bool {
 	for uri, key := range set.found {
 		if open := k.core.keys.get(uri); open == nil || open.Ref() != key.Ref() {
 			return true
