@@ -60,8 +60,12 @@ func exporterChosen() bool {
 // checkEndpoints refuses an endpoint of a collector without a scheme: the OpenTelemetry SDK would leave it out, and send to
 // a collector on this machine.
 func checkEndpoints() error {
-	for _, name := range []string{"OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT"} {
-		if value := os.Getenv(name); value != "" && !strings.Contains(value, "://") {
+	for name, value := range map[string]string{
+		"OTEL_EXPORTER_OTLP_ENDPOINT":        os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT"),
+		"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": os.Getenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"),
+		"OTEL_EXPORTER_OTLP_LOGS_ENDPOINT":   os.Getenv("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT"),
+	} {
+		if value != "" && !strings.Contains(value, "://") {
 			return fmt.Errorf("%s: %q has no scheme; write http://%s, or https://%s for TLS", name, value, value, value)
 		}
 	}
