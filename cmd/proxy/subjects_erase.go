@@ -27,8 +27,9 @@ type certificate struct {
 	By        string    `json:"by,omitempty"`
 	Reason    string    `json:"reason,omitempty"`
 	Erasures  []erasure `json:"erasures"`
-	// Destroyed are the ids of the keys that were destroyed, as envelopes name them.
+	// Destroyed are the ids of the keys that were destroyed, as envelopes name them. Before are those that were destroyed earlier.
 	Destroyed []string `json:"destroyed_keys"`
+	Before    []string `json:"destroyed_before,omitempty"`
 	// Confirmed are the replicas that have the erasure in force; Missing are those that have not said so.
 	Confirmed []string `json:"confirmed_by"`
 	Missing   []string `json:"not_confirmed_by,omitempty"`
@@ -67,7 +68,9 @@ func (e erasure) parse() (out crypto.Erasure, err error) {
 // remains is what an erasure does not reach.
 var remains = []string{
 	"backups, write-ahead log archives and standbys of the key store from before the erasure hold the wrapped key until they end; " +
-		"with them and the key service it opens again",
+		"with them and the key service it opens again: keep backups of the keys of subjects for a shorter time than others",
+	"the data files of PostgreSQL hold the wrapped key until VACUUM FULL rewrites temporal_seal_subject_keys, and its write-ahead log until the segment is reused",
+	"key names under which the namespace had no subjects yet are not barred",
 	"what was sealed before the policy named subjects, and payloads that the policy sealed with the key of no subject, open as before",
 	"copies that workers, logs or other systems made of the clear text are not touched",
 	"workers that have the workflow in memory go on with what they know until they evict it",
@@ -76,7 +79,7 @@ var remains = []string{
 // eraseCommand destroys the keys of one subject.
 func eraseCommand() *cobra.Command {
 	var o subjectOptions
-	var dryRun, yes bool
+	var dryRun, yes, unknown bool
 	var wait time.Duration
 	cmd := &cobra.Command{
 		Use:   "erase",
@@ -90,21 +93,49 @@ replica has not confirmed; such a replica stops using keys of subjects by itself
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return o.change(cmd, dryRun, yes, func(keys *keyring.Keyring, found []keyring.Found, c *certificate) error {
-				return erase(cmd, keys, found, wait, c)
-			})
+				return o.erase(cmd, keys, found, wait, c)
+			}, func(found []keyring.Found) error { return o.announce(cmd, found, unknown) })
 		},
 	}
 	o.addFlags(cmd)
 	o.addReason(cmd)
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "print what would be destroyed, and change nothing")
 	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	cmd.Flags().BoolVar(&unknown, "unknown", false, "bar a subject for whom nothing was sealed")
 	cmd.Flags().DurationVar(&wait, "wait", time.Minute, "how long to wait for replicas to confirm")
 	return cmd
 }
 
-// erase erases, and waits for the replicas.
-func erase(cmd *cobra.Command, keys *keyring.Keyring, found []keyring.Found, wait time.Duration, c *certificate) error {
+// announce says how many keys are going to be destroyed. It is an error if nothing was ever sealed for the subject, unless that is known:
+// a text with another case or a space at its end is another subject.
+func (o *subjectOptions) announce(cmd *cobra.Command, found []keyring.Found, unknown bool) error {
+	keys, rows := 0, 0
+	for _, f := range found {
+		rows += len(f.Rows)
+		for _, r := range f.Rows {
+			if r.Wrapped != nil {
+				keys++
+			}
+		}
+	}
+	if rows == 0 && !unknown {
+		return fmt.Errorf("nothing was sealed for this subject in the namespace %q under %s: check the file for spaces and letter case, and the namespace; "+
+			"to bar the subject all the same, give --unknown", o.namespace, keyOrAny(o.key))
+	}
+	fmt.Fprintf(cmd.ErrOrStderr(), "%s of the subject to destroy\n", count(keys, "key"))
+	return nil
+}
+
+// erase erases, and waits for the replicas. The audit log has the erasure before it waits, so that none is lost if the command is ended.
+func (o *subjectOptions) erase(cmd *cobra.Command, keys *keyring.Keyring, found []keyring.Found, wait time.Duration, c *certificate) error {
 	began := time.Now()
+	for _, f := range found {
+		for _, r := range f.Rows {
+			if r.Wrapped == nil && r.ID != (crypto.KeyID{}) {
+				c.Before = append(c.Before, r.ID.String())
+			}
+		}
+	}
 	done, err := keys.Subjects().Erase(cmd.Context(), found, c.By, c.Reason)
 	if len(done) == 0 {
 		return err
@@ -112,8 +143,11 @@ func erase(cmd *cobra.Command, keys *keyring.Keyring, found []keyring.Found, wai
 	last := int64(0)
 	for _, e := range done {
 		c.Erasures, last = append(c.Erasures, erasureOf(e)), max(last, e.Seq)
+		for _, id := range e.Destroyed {
+			c.Destroyed = append(c.Destroyed, id.String())
+		}
 	}
-	if err != nil {
+	if err := errors.Join(err, c.journal(o.config)); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(cmd.Context(), wait)
@@ -155,7 +189,7 @@ func readmitCommand() *cobra.Command {
 					err = errors.New("the subject is not erased, so nothing was changed")
 				}
 				return err
-			})
+			}, func([]keyring.Found) error { return nil })
 		},
 	}
 	o.addFlags(cmd)
@@ -164,9 +198,9 @@ func readmitCommand() *cobra.Command {
 	return cmd
 }
 
-// change finds the subject, asks, has it changed, and prints and records the certificate.
+// change finds the subject, checks it, asks, has it changed, and prints and records the certificate.
 func (o *subjectOptions) change(
-	cmd *cobra.Command, dryRun, yes bool, do func(*keyring.Keyring, []keyring.Found, *certificate) error,
+	cmd *cobra.Command, dryRun, yes bool, do func(*keyring.Keyring, []keyring.Found, *certificate) error, check func([]keyring.Found) error,
 ) error {
 	if o.file == "-" && !yes && !dryRun {
 		return errors.New("standard input has the subject, so it cannot have the answer too: give --yes")
@@ -178,6 +212,9 @@ func (o *subjectOptions) change(
 	if err := keyring.CheckReason(o.reason, subject); err != nil {
 		return fmt.Errorf("--reason: %w", err)
 	}
+	if err := keyring.CheckReason(o.by, subject); o.by != "" && err != nil {
+		return errors.New("--by contains the subject, and would keep it; name who asks for it otherwise")
+	}
 	keys, err := o.open(cmd)
 	if err != nil {
 		return err
@@ -187,18 +224,19 @@ func (o *subjectOptions) change(
 	if err != nil {
 		return err
 	}
+	if err := check(found); err != nil {
+		return err
+	}
 	c := &certificate{Time: time.Now().UTC(), Action: "erase", DryRun: dryRun, Namespace: o.namespace, By: o.by, Reason: o.reason,
 		Erasures: []erasure{}, Destroyed: []string{}, Confirmed: []string{}, Remains: remains}
-	for _, f := range found {
-		for _, r := range f.Rows {
-			if r.Wrapped != nil {
-				c.Destroyed = append(c.Destroyed, r.ID.String())
-			}
-		}
-	}
 	if dryRun {
 		for _, f := range found {
 			c.Erasures = append(c.Erasures, erasureOf(f.Erasure))
+			for _, r := range f.Rows {
+				if r.Wrapped != nil {
+					c.Destroyed = append(c.Destroyed, r.ID.String())
+				}
+			}
 		}
 		return writeJSON(cmd.OutOrStdout(), c)
 	}
@@ -207,38 +245,40 @@ func (o *subjectOptions) change(
 	}
 	err = do(keys, found, c)
 	if len(c.Erasures) > 0 {
-		err = errors.Join(err, c.record(cmd.OutOrStdout(), o.config))
+		err = errors.Join(err, writeJSON(cmd.OutOrStdout(), c), c.journal(o.config))
 	}
 	return err
 }
 
-// record prints the certificate, and appends it to the file of the audit log.
-func (c *certificate) record(w io.Writer, of *config.Config) error {
-	err := writeJSON(w, c)
+// journal appends the certificate to the file of the audit log, if there is one.
+func (c *certificate) journal(of *config.Config) error {
 	if of.Audit == nil || of.Audit.File == "" {
+		return nil
+	}
+	line, err := json.Marshal(c)
+	if err != nil {
 		return err
 	}
-	line, failed := json.Marshal(c)
-	if failed != nil {
-		return errors.Join(err, failed)
+	f, err := os.OpenFile(of.Audit.File, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+	if err != nil {
+		return fmt.Errorf("the certificate could not be appended to the audit log, keep the one printed: %w", err)
 	}
-	f, failed := os.OpenFile(of.Audit.File, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
-	if failed != nil {
-		return errors.Join(err, fmt.Errorf("the certificate could not be appended to the audit log, keep the one printed: %w", failed))
-	}
-	_, failed = f.Write(append(line, '\n'))
-	return errors.Join(err, failed, f.Sync(), f.Close())
+	_, err = f.Write(append(line, '\n'))
+	return errors.Join(err, f.Sync(), f.Close())
 }
 
 // reapplyCommand enters erasures again.
 func reapplyCommand() *cobra.Command {
 	var o subjectOptions
+	var acceptLost string
 	cmd := &cobra.Command{
 		Use:   "reapply-erasures FILE",
 		Short: "Enter the erasures that a restored key store lacks",
 		Long: `reapply-erasures reads certificates of erase and readmit, from files of their own or as lines of the audit log, and enters what the key
 store lacks, since it was restored from a backup that is older. Replicas that know of an erasure which the key store lacks stop using
-keys of subjects; they go on once it is entered again. Other lines of the audit log are left out.`,
+keys of subjects; they go on once it is entered again. Keys of erased subjects that came back with a part of the store are destroyed. The
+numbers of erasures that are in no certificate are printed, and then the exit code is 1: find their certificates, or give up with
+--accept-lost. Other lines of the audit log are left out.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			journal, err := readJournal(args[0])
@@ -250,15 +290,20 @@ keys of subjects; they go on once it is entered again. Other lines of the audit 
 				return err
 			}
 			defer keys.Close()
-			done, err := keys.Subjects().Reapply(cmd.Context(), journal)
-			fmt.Fprintf(cmd.OutOrStdout(), "%s in the file, %d entered again\n", count(len(journal), "erasure"), len(done))
+			done, err := keys.Subjects().Reapply(cmd.Context(), journal, acceptLost)
+			fmt.Fprintf(cmd.OutOrStdout(), "%s in the file, %d entered again, %s destroyed\n",
+				count(len(journal), "erasure"), len(done.Entered), count(len(done.Destroyed), "key"))
 			if err != nil {
 				return o.explained(err)
+			}
+			if len(done.Missing) > 0 {
+				return fmt.Errorf("the key store still lacks the erasures %v, and keys of subjects stay out of use: find their certificates", done.Missing)
 			}
 			return nil
 		},
 	}
 	o.addConfig(cmd)
+	cmd.Flags().StringVar(&acceptLost, "accept-lost", "", "why erasures without a certificate are given up, whose subjects are erased no more; it is kept")
 	return cmd
 }
 
@@ -269,6 +314,7 @@ func readJournal(file string) (journal []crypto.Erasure, err error) {
 		return nil, err
 	}
 	defer f.Close()
+	known := make(map[erasure]bool) // a certificate is in the audit log twice
 	for documents := json.NewDecoder(f); ; {
 		var c certificate
 		err := documents.Decode(&c)
@@ -286,6 +332,10 @@ func readJournal(file string) (journal []crypto.Erasure, err error) {
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", file, err)
 			}
+			if known[e] {
+				continue
+			}
+			known[e] = true
 			journal = append(journal, parsed)
 		}
 	}

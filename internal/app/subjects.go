@@ -12,6 +12,8 @@ type subjectMetrics struct{ of keyring.Subjects }
 var (
 	subjectsUsable = prometheus.NewDesc("temporal_seal_subject_keys_usable",
 		"0 while keys of subjects are out of use, since the key store does not answer what was erased, or has forgotten it; otherwise 1.", nil, nil)
+	subjectsLost = prometheus.NewDesc("temporal_seal_subjects_lost",
+		"Subjects for whom nothing is sealed, since the key store has lost the rows of their keys.", nil, nil)
 	lastErasure = prometheus.NewDesc("temporal_seal_last_erasure",
 		"Number of the last erasure or readmission that is in force here. Replicas of one key store differ for a few seconds.", nil, nil)
 )
@@ -19,6 +21,7 @@ var (
 // Describe is part of prometheus.Collector.
 func (subjectMetrics) Describe(to chan<- *prometheus.Desc) {
 	to <- subjectsUsable
+	to <- subjectsLost
 	to <- lastErasure
 }
 
@@ -29,5 +32,6 @@ func (m subjectMetrics) Collect(to chan<- prometheus.Metric) {
 		usable = 0
 	}
 	to <- prometheus.MustNewConstMetric(subjectsUsable, prometheus.GaugeValue, usable)
+	to <- prometheus.MustNewConstMetric(subjectsLost, prometheus.GaugeValue, float64(m.of.Lost()))
 	to <- prometheus.MustNewConstMetric(lastErasure, prometheus.GaugeValue, float64(m.of.LastErasure()))
 }

@@ -39,7 +39,7 @@ type SubjectRow struct {
 	// SealFor is how long the generation may still seal, by the store's clock.
 	SealFor time.Duration
 	Created time.Time
-	// Erased is the number of the erasure that destroyed the key, and ErasedAt its time; 0 of a key that was not erased.
+	// Erased is the number of the first erasure of the subject after the key was made, and ErasedAt its time; 0: there is none.
 	Erased   int64
 	ErasedAt time.Time
 	// Seen is the number of the last erasure that the reader had processed before it read the row.
@@ -55,7 +55,21 @@ type Erasure struct {
 	At         time.Time
 	By, Reason string
 	Readmitted bool
-	Keys       int // generations whose keys were destroyed; only in the answer to Erase
+	Destroyed  []KeyID // keys that were destroyed; only in the answer to Erase
+}
+
+// ErasureCounts are what a key store has of erasures. Each has a number of its own, so that all four are the same in a store that lacks
+// none, apart from Seen, which may be lower.
+type ErasureCounts struct {
+	Counter int64 // the number that was given last
+	Last    int64 // the highest number of an entry
+	Entries int64
+	Seen    int64 // the highest number that a replica has processed
+}
+
+// Whole reports whether the store lacks no erasure that anybody knows of.
+func (c ErasureCounts) Whole() bool {
+	return c.Entries == c.Last && c.Last == c.Counter && c.Seen <= c.Counter
 }
 
 // ReplicaRow is a process that uses keys of subjects.
@@ -97,6 +111,12 @@ type SubjectStore interface {
 	PutSubjectKey(ctx context.Context, row SubjectRow) error
 	// Erase destroys all keys of a subject, in one transaction for all of its tags. Each is an Erasure without number and time.
 	Erase(ctx context.Context, of []Erasure) ([]Erasure, error)
+	// DestroyErased destroys the keys that are there although their subject was erased after they were made, and returns their ids.
+	DestroyErased(ctx context.Context) ([]KeyID, error)
+	// EnterLost enters an erasure of nobody, with the number of one that was lost for good.
+	EnterLost(ctx context.Context, e Erasure) error
+	// ErasureCounts returns what the store has of erasures.
+	ErasureCounts(ctx context.Context) (ErasureCounts, error)
 	// Readmit opens a new generation for a subject that was erased.
 	Readmit(ctx context.Context, of Erasure) (Erasure, error)
 	// Erasures returns the erasures with numbers from one on, in their order, up to 1000; below 0: the last one alone.
@@ -109,8 +129,10 @@ type SubjectStore interface {
 	Replicas(ctx context.Context) ([]ReplicaRow, error)
 	// IndexKeys returns the contexts in a namespace, as envelopes have it, that have an index key.
 	IndexKeys(ctx context.Context, namespace string) ([]KeyContext, error)
+	// LostIndexKeys describes the index keys of any namespace that are missing although other rows need them.
+	LostIndexKeys(ctx context.Context) ([]string, error)
 	// SubjectCounts counts subjects by namespace and key name.
 	SubjectCounts(ctx context.Context) ([]SubjectCount, error)
-	// AllSubjectKeys calls visit for every generation of every subject's key that is not erased, until it returns an error.
+	// AllSubjectKeys calls visit for every generation of every subject's key that is there or should be, until it returns an error.
 	AllSubjectKeys(ctx context.Context, visit func(SubjectRow) error) error
 }

@@ -22,10 +22,12 @@ func newLRU[K comparable, V any](size int) *lru.Cache[K, V] {
 }
 
 // dataKeys are those that opening remembers. Looking one up takes no exclusive lock, since a history may need hundreds.
+// Keys of subjects have places of their own, so that a caller with many subjects pushes out no data key.
 type dataKeys struct {
-	core *core
-	mu   sync.RWMutex
-	m    map[crypto.KeyID]*dataKey
+	core     *core
+	mu       sync.RWMutex
+	m        map[crypto.KeyID]*dataKey
+	subjects map[crypto.KeyID]*dataKey
 }
 
 // find returns the data key of an envelope, if it is there and may serve now.
@@ -42,7 +44,10 @@ func (d *dataKeys) find(s *envelope.Sealed) *dataKey {
 func (d *dataKeys) get(id crypto.KeyID) *dataKey {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
-	return d.m[id]
+	if dk := d.m[id]; dk != nil {
+		return dk
+	}
+	return d.subjects[id]
 }
 
 // add remembers a data key, in the place of another one if there are many.
@@ -50,10 +55,14 @@ func (d *dataKeys) add(dk *dataKey) {
 	dk.used.Store(d.core.coarse.Load())
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if len(d.m) >= maxDataKeys && d.m[dk.id] == nil {
+	m := d.m
+	if dk.subject != nil {
+		m = d.subjects
+	}
+	if len(m) >= maxDataKeys && m[dk.id] == nil {
 		var oldest *dataKey
 		tried := 0
-		for _, k := range d.m { // in random order
+		for _, k := range m { // in random order
 			if oldest == nil || k.used.Load() < oldest.used.Load() {
 				oldest = k
 			}
@@ -61,19 +70,21 @@ func (d *dataKeys) add(dk *dataKey) {
 				break
 			}
 		}
-		delete(d.m, oldest.id)
+		delete(m, oldest.id)
 	}
-	d.m[dk.id] = dk
+	m[dk.id] = dk
 }
 
 // drop forgets the data keys that match.
 func (d *dataKeys) drop(match func(*dataKey) bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for id, dk := range d.m {
-		if match(dk) {
-			dk.drop()
-			delete(d.m, id)
+	for _, m := range []map[crypto.KeyID]*dataKey{d.m, d.subjects} {
+		for id, dk := range m {
+			if match(dk) {
+				dk.drop()
+				delete(m, id)
+			}
 		}
 	}
 }

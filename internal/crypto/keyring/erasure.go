@@ -1,6 +1,7 @@
 package keyring
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -25,6 +26,9 @@ type Found struct {
 func (s Subjects) Find(ctx context.Context, namespace, key string, subject []byte) (all []Found, err error) {
 	of, set := s.keys.subjects, s.keys.Current()
 	if err := of.ensure(ctx, "find a subject"); err != nil {
+		return nil, err
+	}
+	if err := of.indexKeysThere(ctx, "find a subject"); err != nil {
 		return nil, err
 	}
 	contexts, err := of.store.IndexKeys(ctx, set.bound(namespace))
@@ -93,7 +97,21 @@ func (s Subjects) Counts(ctx context.Context) ([]crypto.SubjectCount, error) {
 	if err := of.ensure(ctx, "count subjects"); err != nil {
 		return nil, err
 	}
+	if err := of.indexKeysThere(ctx, "count subjects"); err != nil {
+		return nil, err
+	}
 	return of.store.SubjectCounts(ctx)
+}
+
+// indexKeysThere returns an error if an index key is lost. Without it no subject under its key name is found, so an erasure would
+// leave some of a person's keys.
+func (s *subjects) indexKeysThere(ctx context.Context, op string) error {
+	lost, err := s.store.LostIndexKeys(ctx)
+	if err != nil || len(lost) == 0 {
+		return err
+	}
+	return crypto.Errorf(crypto.KindTampered, op, "the key store has lost index keys of subjects, without which none of theirs is found: %s; "+
+		"restore their rows of temporal_seal_keys and temporal_seal_wraps from a backup", strings.Join(lost, ", "))
 }
 
 // Wait waits until every live replica has an erasure in force, or ctx ends. A replica that has been silent for longer than its own
@@ -122,13 +140,17 @@ func (s Subjects) Verify(ctx context.Context, failed func(crypto.SubjectRow, err
 	if err := of.ensure(ctx, "verify keys of subjects"); err != nil {
 		return 0, err
 	}
+	if err := of.indexKeysThere(ctx, "verify keys of subjects"); err != nil {
+		return 0, err
+	}
 	err = of.store.AllSubjectKeys(ctx, func(row crypto.SubjectRow) error {
 		keys++
 		set := s.keys.Current()
 		m, ok := set.findSealed(row.Context.Namespace, row.Context.Key)
 		switch {
 		case row.Erased != 0:
-			failed(row, row.Context.Errorf(crypto.KindTampered, "verify", "its key is there although it was erased; somebody changed the row"))
+			failed(row, row.Context.Errorf(crypto.KindTampered, "verify", "its key is there although its subject was erased: the row was restored or changed; "+
+				"`temporal-seal subjects reapply-erasures` destroys it"))
 			return nil
 		case !ok:
 			failed(row, row.Context.Errorf(crypto.KindNotConfigured, "verify", "no entry of `keys` in the configuration has this name and serves this namespace"))
@@ -144,47 +166,118 @@ func (s Subjects) Verify(ctx context.Context, failed func(crypto.SubjectRow, err
 	return keys, err
 }
 
-// Reapply enters the erasures that the key store lacks, since it was restored from a backup. Those that it has are left alone.
-func (s Subjects) Reapply(ctx context.Context, journal []crypto.Erasure) (done []crypto.Erasure, err error) {
+// Reapplied is what Reapply has done.
+type Reapplied struct {
+	Entered   []crypto.Erasure
+	Destroyed []crypto.KeyID // including those that came back with a part of the store
+	Missing   []int64        // numbers of erasures that the key store still lacks
+}
+
+// Reapply enters the erasures that the key store lacks, since it was restored from a backup, and destroys the keys of erased subjects
+// that came back. Erasures that the store has are left alone. If acceptLost, a reason, is not empty, entries of nobody take the place of
+// those that are in no journal; the keys that these destroyed are back for good.
+func (s Subjects) Reapply(ctx context.Context, journal []crypto.Erasure, acceptLost string) (r Reapplied, err error) {
 	of := s.keys.subjects
-	if err := of.ensure(ctx, "enter erasures"); err != nil {
-		return nil, err
+	if err := of.configured("enter erasures"); err != nil {
+		return r, err
 	}
-	there := make(map[int64]crypto.Erasure)
-	for from := int64(1); ; {
-		page, err := of.store.Erasures(ctx, from)
-		if err != nil {
-			return nil, err
-		}
-		if len(page) == 0 {
-			break
-		}
-		for _, e := range page {
-			there[e.Seq] = e
-		}
-		from = page[len(page)-1].Seq + 1
+	there, err := allErasures(ctx, of.store)
+	if err != nil {
+		return r, err
 	}
-	slices.SortFunc(journal, func(a, b crypto.Erasure) int { return int(a.Seq - b.Seq) })
+	slices.SortStableFunc(journal, func(a, b crypto.Erasure) int { return cmp.Or(a.At.Compare(b.At), cmp.Compare(a.Seq, b.Seq)) })
 	for _, e := range journal {
-		if known, ok := there[e.Seq]; ok && known.Index == e.Index && known.Tag == e.Tag {
+		if there.has(e) {
 			continue
 		}
-		var entered []crypto.Erasure
-		if e.Readmitted {
-			e, err = of.store.Readmit(ctx, e)
-			entered = []crypto.Erasure{e}
-		} else {
-			entered, err = of.store.Erase(ctx, []crypto.Erasure{e})
+		if e, err = there.place(e); err != nil {
+			return r, err
 		}
-		if err != nil {
-			return done, err
+		if e, err = enterAgain(ctx, of.store, e); err != nil {
+			return r, err
 		}
-		done = append(done, entered...)
-		for _, e := range entered {
-			there[e.Seq] = e
+		there = append(there, e)
+		r.Entered = append(r.Entered, e)
+		r.Destroyed = append(r.Destroyed, e.Destroyed...)
+	}
+	more, err := of.store.DestroyErased(ctx)
+	if err != nil {
+		return r, err
+	}
+	r.Destroyed = append(r.Destroyed, more...)
+	counts, err := of.store.ErasureCounts(ctx)
+	if err != nil {
+		return r, err
+	}
+	for _, seq := range there.missing(max(counts.Counter, counts.Seen)) {
+		if acceptLost == "" {
+			r.Missing = append(r.Missing, seq)
+		} else if err := of.store.EnterLost(ctx, crypto.Erasure{Seq: seq, Reason: acceptLost}); err != nil {
+			return r, err
 		}
 	}
-	return done, nil
+	return r, nil
+}
+
+func enterAgain(ctx context.Context, store crypto.SubjectStore, e crypto.Erasure) (crypto.Erasure, error) {
+	if e.Readmitted {
+		return store.Readmit(ctx, e)
+	}
+	done, err := store.Erase(ctx, []crypto.Erasure{e})
+	if err != nil {
+		return e, err
+	}
+	return done[0], nil
+}
+
+// entries are the erasures and readmissions of a key store.
+type entries []crypto.Erasure
+
+func allErasures(ctx context.Context, store crypto.SubjectStore) (all entries, err error) {
+	for from := int64(1); ; {
+		page, err := store.Erasures(ctx, from)
+		if err != nil || len(page) == 0 {
+			return all, err
+		}
+		all = append(all, page...)
+		from = page[len(page)-1].Seq + 1
+	}
+}
+
+// has reports whether an erasure was entered, under whatever number: it gets another one where its own was taken.
+func (all entries) has(e crypto.Erasure) bool {
+	return slices.ContainsFunc(all, func(o crypto.Erasure) bool {
+		return o.Index == e.Index && o.Tag == e.Tag && o.Readmitted == e.Readmitted && o.At.UnixMilli() == e.At.UnixMilli()
+	})
+}
+
+// place returns an erasure with the number that it is to be entered with, 0 for the next one. Erasures and readmissions of one subject
+// have to stay in the order of their times.
+func (all entries) place(e crypto.Erasure) (crypto.Erasure, error) {
+	of := func(o crypto.Erasure) bool { return o.Index == e.Index && o.Tag == e.Tag }
+	if slices.ContainsFunc(all, func(o crypto.Erasure) bool { return o.Seq == e.Seq || of(o) && o.Seq > e.Seq && o.At.Before(e.At) }) {
+		number := e.Seq
+		e.Seq = 0
+		if slices.ContainsFunc(all, func(o crypto.Erasure) bool { return of(o) && o.At.After(e.At) && o.Readmitted && !e.Readmitted }) {
+			return e, e.Context.Errorf(crypto.KindNotConfigured, "enter erasures", "the erasure %d cannot be entered again: its subject was readmitted "+
+				"in the restored store, and its keys since then would be destroyed too; decide, and use `temporal-seal subjects erase`", number)
+		}
+	}
+	return e, nil
+}
+
+// missing returns the numbers up to a last one that no entry has.
+func (all entries) missing(last int64) (numbers []int64) {
+	there := make(map[int64]bool, len(all))
+	for _, e := range all {
+		there[e.Seq] = true
+	}
+	for seq := int64(1); seq <= last; seq++ {
+		if !there[seq] {
+			numbers = append(numbers, seq)
+		}
+	}
+	return numbers
 }
 
 // ErrReasonNamesSubject means that the reason of an erasure would keep what is to be erased.

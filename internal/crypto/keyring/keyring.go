@@ -96,7 +96,8 @@ func New(ctx context.Context, opt Options) (*Keyring, error) {
 	c.keys = &keks{core: c, flights: newFlights[string, *keyhealth.Key](c, refusalLife), byURI: make(map[string]*keyhealth.Key),
 		health: keyhealth.Options{Log: opt.Log, Unwrap: c.service.probe, Withdrawn: k.withdraw}}
 	k.opening = opening{core: c, missed: k.sealing.missed, flights: newFlights[headerID, *dataKey](c, refusalLife),
-		keys: dataKeys{core: c, m: make(map[crypto.KeyID]*dataKey)}, missing: newLRU[crypto.KeyID, missing](maxMissing), again: make(chan struct{}, maxAgain)}
+		keys:    dataKeys{core: c, m: make(map[crypto.KeyID]*dataKey), subjects: make(map[crypto.KeyID]*dataKey)},
+		missing: newLRU[crypto.KeyID, missing](maxMissing), again: make(chan struct{}, maxAgain)}
 	k.subjects = newSubjects(c, &k.opening)
 	k.opening.subjects = k.subjects
 	k.sealing = sealing{core: c, made: k.opening.keys.add, flights: newFlights[slotKey, *Sealer](c, keyhealth.ProbeRetry)}
@@ -211,6 +212,7 @@ func (k *Keyring) Commit(set *Set) {
 	k.sealing.flights.refusals.Purge()
 	k.opening.flights.refusals.Purge()
 	k.subjects.parents.making.refusals.Purge()
+	k.subjects.sealing.refusals.Purge()
 	k.subjects.unwraps.refusals.Purge()
 	k.sealing.obey(set)
 }

@@ -161,7 +161,8 @@ func (o *opening) dataKey(ctx context.Context, s *envelope.Sealed, set *Set, nam
 		return dk, true, nil
 	}
 	id := idOf(s)
-	if _, asked := run.asked[id]; !asked {
+	if a, asked := run.asked[id]; !asked || a.dk != nil && !a.dk.usable() {
+		delete(run.asked, id)
 		o.askAll(ctx, s, set, namespace, run)
 	}
 	a := run.asked[id]

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
+	"golang.org/x/time/rate"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
@@ -16,6 +17,11 @@ const (
 	maxHomes = 256 // pairs of namespace and key name whose index key and wrap key are in memory
 	maxWraps = 1024
 	homeLife = time.Hour
+
+	// newKeyRate is how many keys of subjects one namespace makes per second after the first newKeyBurst. Each is a row for ever.
+	newKeyRate  = 100
+	newKeyBurst = 5000
+	maxRates    = 4096 // namespaces
 )
 
 // parents holds the wrap keys and index keys of subjects.
@@ -26,11 +32,25 @@ type parents struct {
 	homes   *lru.Cache[crypto.KeyContext, *home]
 	wraps   *lru.Cache[crypto.KeyID, *wrapKey]
 	making  *flights[crypto.KeyContext, *home]
+	rates   *lru.Cache[string, *rate.Limiter] // of new keys of subjects, by namespace
 }
 
 func newParents(c *core, o *opening, store crypto.SubjectStore) parents {
 	return parents{core: c, store: store, opening: o, homes: newLRU[crypto.KeyContext, *home](maxHomes),
-		wraps: newLRU[crypto.KeyID, *wrapKey](maxWraps), making: newFlights[crypto.KeyContext, *home](c, refusalLife)}
+		wraps: newLRU[crypto.KeyID, *wrapKey](maxWraps), making: newFlights[crypto.KeyContext, *home](c, refusalLife),
+		rates: newLRU[string, *rate.Limiter](maxRates)}
+}
+
+// mayMake reports whether a namespace may make one more key of a subject now.
+func (p *parents) mayMake(namespace string) bool {
+	limiter, ok := p.rates.Get(namespace)
+	if !ok {
+		limiter = rate.NewLimiter(newKeyRate, newKeyBurst)
+		if other, there, _ := p.rates.PeekOrAdd(namespace, limiter); there {
+			limiter = other
+		}
+	}
+	return limiter.Allow()
 }
 
 // drop forgets the wrap keys that match, and what is cheap to make anew.
@@ -61,7 +81,8 @@ func (w *wrapKey) usable() bool { return w.proof.kek.Usable() }
 
 // home returns the index key and the newest wrap key of a namespace and key name. It makes those that are missing.
 func (p *parents) home(ctx context.Context, kc crypto.KeyContext, m match) (*home, error) {
-	if h, ok := p.homes.Get(kc); ok && time.Now().Before(h.until) && h.wrap.usable() {
+	set := p.core.set.Load()
+	if h, ok := p.homes.Get(kc); ok && time.Now().Before(h.until) && h.wrap.usable() && !set.revoked[h.wrap.key.ID()] && !set.revoked[h.index.ID()] {
 		return h, nil
 	}
 	if err := p.making.refused(kc); err != nil {
@@ -91,11 +112,11 @@ func (p *parents) makeHome(ctx context.Context, kc crypto.KeyContext, m match) (
 			return nil, err
 		}
 	}
-	if len(wraps) == 0 || !wraps[0].Current {
-		generation := 1
-		if len(wraps) > 0 {
-			generation = wraps[0].Generation + 1
-		}
+	generation := 1
+	if len(wraps) > 0 {
+		generation = wraps[0].Generation + 1
+	}
+	if wraps = p.unrevoked(wraps); len(wraps) == 0 || !wraps[0].Current {
 		if err := p.makeParent(ctx, kc, m, envelope.KindWrap, generation); err != nil {
 			return nil, err
 		}
@@ -103,8 +124,11 @@ func (p *parents) makeHome(ctx context.Context, kc crypto.KeyContext, m match) (
 	if index, wraps, err = p.rows(ctx, kc); err != nil { // another process may have been faster
 		return nil, err
 	}
-	if len(index) == 0 || len(wraps) == 0 {
+	if wraps = p.unrevoked(wraps); len(index) == 0 || len(wraps) == 0 {
 		return nil, kc.Errorf(crypto.KindUnavailable, "seal", "rows that were written to the key store are not there")
+	}
+	if id := index[0].ID; p.core.set.Load().revoked[id] {
+		return nil, kc.Errorf(crypto.KindRevoked, "seal", "the index key %s... of its subjects stands in revoked_data_keys", id.String()[:8])
 	}
 	h := &home{until: time.Now().Add(homeLife)}
 	if h.wrap, err = p.wrapKey(ctx, wraps[0].ID, kc, m); err != nil {
@@ -112,6 +136,12 @@ func (p *parents) makeHome(ctx context.Context, kc crypto.KeyContext, m match) (
 	}
 	h.index, err = p.indexKey(ctx, index, m)
 	return h, err
+}
+
+// unrevoked returns the wrap keys that may wrap.
+func (p *parents) unrevoked(wraps []crypto.ParentRow) []crypto.ParentRow {
+	revoked := p.core.set.Load().revoked
+	return slices.DeleteFunc(wraps, func(r crypto.ParentRow) bool { return revoked[r.ID] })
 }
 
 // rows returns the rows of the index key, and those of wrap keys with the newest first.

@@ -55,10 +55,13 @@ func (s *subjects) fill(ctx context.Context, id subjectID, kc crypto.KeyContext,
 		return nil, err
 	}
 	for range 5 { // others make and erase keys at the same time
-		seen := s.lastSeq()
+		set, seen := s.core.set.Load(), s.lastSeq()
 		rows, err := s.store.Generations(ctx, id.index, id.tag)
 		if err != nil {
 			return nil, classified("keystore.subject_keys", kc, err)
+		}
+		if err := s.lost.still(id, rows, kc); err != nil {
+			return nil, s.sealing.refuse(id, err)
 		}
 		next := 1
 		if len(rows) > 0 {
@@ -68,10 +71,15 @@ func (s *subjects) fill(ctx context.Context, id subjectID, kc crypto.KeyContext,
 			case newest.Erased != 0:
 				return nil, s.sealing.refuse(id, kc.Errorf(crypto.KindErased, "seal", "its subject was erased on %s; see `temporal-seal subjects readmit`",
 					newest.ErasedAt.Format(time.DateOnly)))
+			case set.revoked[newest.ID] || set.revoked[newest.Parent]: // what it sealed would not open
 			case newest.ID != crypto.KeyID{} && newest.SealFor > 0 && newest.Generation > spent:
 				newest.Seen = seen
-				return s.sealerOf(ctx, newest, kc, m)
+				return s.sealerOf(ctx, newest, kc, m, set)
 			}
+		}
+		if !s.parents.mayMake(kc.Namespace) {
+			return nil, kc.Errorf(crypto.KindUnavailable, "seal", "its namespace makes keys of new subjects faster than %d per second; try again",
+				newKeyRate).AtOnce()
 		}
 		row, err := h.wrap.newKey(id, kc, next)
 		if err != nil {
@@ -96,13 +104,15 @@ func (w *wrapKey) newKey(id subjectID, kc crypto.KeyContext, generation int) (ro
 		Parent: w.key.ID(), Wrapped: w.key.Wrap(plain, keyID, c), SealFor: subjectLife}, nil
 }
 
-// sealerOf returns the sealer of a generation that the key store has.
-func (s *subjects) sealerOf(ctx context.Context, row crypto.SubjectRow, kc crypto.KeyContext, m match) (*Sealer, error) {
+// sealerOf returns the sealer of a generation that the key store has, and that a set allows. A key in memory serves only if it was unwrapped
+// for the same subject: whoever writes to the key store may have put its id into another row.
+func (s *subjects) sealerOf(ctx context.Context, row crypto.SubjectRow, kc crypto.KeyContext, m match, set *Set) (*Sealer, error) {
 	if row.Context != kc {
 		return nil, kc.Errorf(crypto.KindTampered, "seal", "the key store has the key of its subject under other names; somebody changed it")
 	}
+	id := subjectID{row.Index, row.Tag}
 	dk := s.opening.keys.get(row.ID)
-	if dk == nil || !dk.usable() || dk.subject == nil {
+	if dk == nil || !dk.usable() || !dk.belongsTo(kc, id) {
 		var err error
 		if dk, err = s.unwrap(ctx, row, m); err != nil {
 			return nil, err
@@ -114,7 +124,11 @@ func (s *subjects) sealerOf(ctx context.Context, row crypto.SubjectRow, kc crypt
 	if dk.cipher.Load() == nil {
 		return nil, kc.Errorf(crypto.KindUnavailable, "seal", "%w", errDropped).AtOnce()
 	}
-	s.sealers.Add(dk.subject.id(), sealer)
+	s.sealers.Add(id, sealer)
+	if s.core.set.Load() != set { // a change that was under way has not seen the sealer
+		s.sealers.Remove(id)
+		return nil, kc.Errorf(crypto.KindUnavailable, "seal", "the configuration of keys changed while the key of a subject was read; try again").AtOnce()
+	}
 	return sealer, nil
 }
 
@@ -135,7 +149,7 @@ func (s *subjects) open(ctx context.Context, row *crypto.SubjectRow, m match) (*
 	}
 	own := *row // the flight outlives the message
 	return s.unwraps.do(ctx, own.ID, func(ctx context.Context) (*dataKey, error) {
-		if dk := s.opening.keys.get(own.ID); dk != nil && dk.usable() && dk.subject != nil && dk.context == kc {
+		if dk := s.opening.keys.get(own.ID); dk != nil && dk.usable() && dk.belongsTo(kc, subjectID{own.Index, own.Tag}) {
 			return dk, nil
 		}
 		dk, err := s.unwrap(ctx, own, m)
@@ -195,4 +209,9 @@ func (s *subjects) unwrap(ctx context.Context, row crypto.SubjectRow, m match) (
 	dk.use = w.proof.use
 	dk.subject = &subjectKey{of: s, row: row, until: time.Now().Add(row.SealFor)}
 	return dk, s.add(dk)
+}
+
+// belongsTo reports whether the key is that of a subject under a namespace and key name.
+func (dk *dataKey) belongsTo(kc crypto.KeyContext, id subjectID) bool {
+	return dk.subject != nil && dk.context == kc && dk.subject.id() == id
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -54,7 +55,37 @@ type subjects struct {
 	sealers *lru.Cache[subjectID, *Sealer]
 	sealing *flights[subjectID, *Sealer]
 	unwraps *flights[crypto.KeyID, *dataKey]
+	lost    lostRows
+}
+
+// lostRows are the subjects for which no key is made, since the row of their key is missing.
+type lostRows struct {
 	checked atomic.Int64 // when the rows of sealers were last looked at, in Unix nanoseconds
+	mu      sync.Mutex
+	keys    map[subjectID]crypto.KeyID
+}
+
+func (l *lostRows) add(id subjectID, key crypto.KeyID) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.keys[id] = key
+}
+
+// still returns an error while the key store lacks the row of a subject's key that it had. A new key in its place would take the
+// place of the row when that comes back from a backup.
+func (l *lostRows) still(id subjectID, rows []crypto.SubjectRow, kc crypto.KeyContext) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	lost, ok := l.keys[id]
+	if !ok {
+		return nil
+	}
+	if slices.ContainsFunc(rows, func(r crypto.SubjectRow) bool { return r.ID == lost }) {
+		delete(l.keys, id)
+		return nil
+	}
+	return kc.Errorf(crypto.KindUnavailable, "seal", "the key store has lost the row of the subject's key %s...; restore it from a backup, "+
+		"or restart the proxy to go on with a new key", lost.String()[:8])
 }
 
 // subjectID names a subject in the key store.
@@ -73,7 +104,7 @@ type subjectKey struct {
 func (s *subjectKey) id() subjectID { return subjectID{s.row.Index, s.row.Tag} }
 
 func newSubjects(c *core, o *opening) *subjects {
-	s := &subjects{core: c, opening: o, maxLag: c.opt.ErasureMaxLag, noted: make(map[subjectID]int64),
+	s := &subjects{core: c, opening: o, maxLag: c.opt.ErasureMaxLag, noted: make(map[subjectID]int64), lost: lostRows{keys: make(map[subjectID]crypto.KeyID)},
 		sealers: newLRU[subjectID, *Sealer](maxSubjects),
 		sealing: newFlights[subjectID, *Sealer](c, pollInterval),
 		unwraps: newFlights[crypto.KeyID, *dataKey](c, refusalLife),
@@ -105,13 +136,8 @@ func (s *subjects) inForce() bool {
 
 // ensure asks the key store what was erased, unless it has answered lately.
 func (s *subjects) ensure(ctx context.Context, op string) error {
-	switch {
-	case s.store == nil && s.core.opt.Store == nil:
-		return crypto.Errorf(crypto.KindNotConfigured, op, "keys of subjects are in a key store, and none is configured here: add key_store")
-	case s.store == nil:
-		return crypto.Errorf(crypto.KindNotConfigured, op, "this kind of key store holds no keys of subjects; use sqlite: or postgres:")
-	case s.inForce():
-		return nil
+	if err := s.configured(op); err != nil || s.inForce() {
+		return err
 	}
 	select {
 	case polled := <-s.polls.DoChan("", func() (any, error) { return nil, s.poll() }): // one for all that wait
@@ -121,13 +147,49 @@ func (s *subjects) ensure(ctx context.Context, op string) error {
 	}
 }
 
-// poll asks for new erasures, drops the keys of erased subjects, and tells the key store that it has.
+// configured returns an error if there is no key store for keys of subjects.
+func (s *subjects) configured(op string) error {
+	switch {
+	case s.store == nil && s.core.opt.Store == nil:
+		return crypto.Errorf(crypto.KindNotConfigured, op, "keys of subjects are in a key store, and none is configured here: add key_store")
+	case s.store == nil:
+		return crypto.Errorf(crypto.KindNotConfigured, op, "this kind of key store holds no keys of subjects; use sqlite: or postgres:")
+	}
+	return nil
+}
+
+// poll asks for new erasures, drops the keys of erased subjects, and tells the key store that it has. If the store lacks an erasure,
+// it tells the store all the same which number it knows, so that every other process finds out too.
 func (s *subjects) poll() error {
 	ctx, cancel := context.WithTimeout(s.core.base, callTimeout)
 	defer cancel()
 	s.polling.Lock()
 	defer s.polling.Unlock()
 	began := time.Now()
+	stale, err := s.newErasures(ctx)
+	if err != nil {
+		return classified("keystore.erasures", crypto.KeyContext{}, err)
+	}
+	if stale != nil {
+		s.halt(stale)
+	}
+	if s.replica != "" {
+		if err := s.store.Seen(ctx, crypto.ReplicaRow{ID: s.replica, Seq: s.lastSeq(), MaxLag: s.maxLag}); err != nil {
+			return classified("keystore.seen", crypto.KeyContext{}, err)
+		}
+	}
+	if stale != nil {
+		return stale
+	}
+	if s.halted.Swap(nil) != nil {
+		s.core.opt.Log.Warn("the key store lacks no erasure any more; keys of subjects are in use again")
+	}
+	s.polled.Store(&began)
+	return nil
+}
+
+// newErasures processes the erasures since the last poll. stale is why the key store is older than somebody knows.
+func (s *subjects) newErasures(ctx context.Context) (stale *crypto.Error, err error) {
 	for more := true; more; {
 		from := max(s.lastSeq(), 1)
 		if !s.known {
@@ -135,24 +197,21 @@ func (s *subjects) poll() error {
 		}
 		erasures, err := s.store.Erasures(ctx, from)
 		if err != nil {
-			return classified("keystore.erasures", crypto.KeyContext{}, err)
+			return nil, err
 		}
 		if stale := s.process(erasures); stale != nil {
-			s.halt(stale)
-			return stale
+			return stale, nil
 		}
 		more = from > 0 && len(erasures) > 1 && s.lastSeq() > from
 	}
-	if s.replica != "" {
-		if err := s.store.Seen(ctx, crypto.ReplicaRow{ID: s.replica, Seq: s.lastSeq(), MaxLag: s.maxLag}); err != nil {
-			return classified("keystore.seen", crypto.KeyContext{}, err)
-		}
+	counts, err := s.store.ErasureCounts(ctx)
+	if err != nil || counts.Whole() {
+		return nil, err
 	}
-	if s.halted.Swap(nil) != nil {
-		s.core.opt.Log.Warn("the key store has the erasures again that this process knows; keys of subjects are in use again")
-	}
-	s.polled.Store(&began)
-	return nil
+	return crypto.Errorf(crypto.KindUnavailable, "keystore.erasures",
+		"the key store lacks erasures: it has %d of %d, and a replica has seen number %d, so it was restored from a backup that is older, or in part; "+
+			"keys of subjects are out of use until `temporal-seal subjects reapply-erasures` has entered what is missing",
+		counts.Entries, max(counts.Counter, counts.Last), counts.Seen).AtOnce(), nil
 }
 
 func (s *subjects) lastSeq() int64 {
@@ -202,9 +261,17 @@ func (s *subjects) process(erasures []crypto.Erasure) *crypto.Error {
 	return nil
 }
 
-// halt takes the keys of subjects out of use, and says so once.
+// halt takes the keys of subjects out of use, and says so once. Those in memory are dropped: erasures that are entered again get their old
+// numbers, which may be lower than what this process has processed.
 func (s *subjects) halt(err *crypto.Error) {
 	if s.halted.Swap(err) == nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for _, sealer := range s.sealers.Values() {
+			sealer.dk.drop()
+		}
+		s.sealers.Purge()
+		s.opening.keys.drop(func(dk *dataKey) bool { return dk.subject != nil })
 		s.core.opt.Log.Error("KEYS OF SUBJECTS ARE OUT OF USE: the key store is older than this process", "error", err)
 	}
 }
@@ -214,7 +281,7 @@ func (s *subjects) add(dk *dataKey) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	row := &dk.subject.row
-	if row.Seen < s.floor || s.noted[dk.subject.id()] > row.Seen {
+	if row.Seen < s.floor || s.noted[dk.subject.id()] > row.Seen || s.halted.Load() != nil {
 		dk.drop()
 		return dk.context.Errorf(crypto.KindUnavailable, "unwrap the key of a subject", "subjects were erased meanwhile; try again").AtOnce()
 	}
@@ -246,7 +313,7 @@ func (s *subjects) tend() {
 
 // leave has the key store forget this process, which uses no keys of subjects any more.
 func (s *subjects) leave() {
-	if s.store == nil || s.replica == "" || s.polled.Load() == nil {
+	if s.store == nil || s.replica == "" || s.polled.Load() == nil || s.halted.Load() != nil { // what a halted one knows, others have to know
 		return
 	}
 	s.polled.Store(nil)
@@ -256,12 +323,12 @@ func (s *subjects) leave() {
 }
 
 // tendRows looks whether the rows are there of the keys that have sealed. A key whose row is lost seals no more: what it seals
-// could be opened by this process alone.
+// could be opened by this process alone. Nothing is sealed for its subject until the row is back.
 func (s *subjects) tendRows(now time.Time) {
-	if now.UnixNano()-s.checked.Load() < int64(rowsInterval) {
+	if now.UnixNano()-s.lost.checked.Load() < int64(rowsInterval) {
 		return
 	}
-	s.checked.Store(now.UnixNano())
+	s.lost.checked.Store(now.UnixNano())
 	sealers := s.sealers.Values()
 	ids := make([]crypto.KeyID, len(sealers))
 	for i, sealer := range sealers {
@@ -281,8 +348,9 @@ func (s *subjects) tendRows(now time.Time) {
 		if dk := sealer.dk; !there[dk.id] {
 			dk.drop()
 			s.sealers.Remove(dk.subject.id())
-			s.core.opt.Log.Error("the key store has lost the row of a subject's key; the key seals no more, and what it sealed does not open "+
-				"until the row is back", "data_key", dk.id.String(), "key", dk.context.Key, "namespace", dk.context.Namespace)
+			s.lost.add(dk.subject.id(), dk.id)
+			s.core.opt.Log.Error("the key store has lost the row of a subject's key; nothing is sealed for the subject, and what the key sealed does "+
+				"not open, until the row is back", "data_key", dk.id.String(), "key", dk.context.Key, "namespace", dk.context.Namespace)
 		}
 	}
 }
@@ -321,6 +389,14 @@ func (s Subjects) Stopped() error {
 
 // Ready makes sure that keys of subjects may serve, before a task is asked for whose result needs one.
 func (s Subjects) Ready(ctx context.Context) error { return s.keys.subjects.ensure(ctx, "seal") }
+
+// Lost returns how many subjects nothing is sealed for, since the key store has lost the rows of their keys.
+func (s Subjects) Lost() int {
+	of := &s.keys.subjects.lost
+	of.mu.Lock()
+	defer of.mu.Unlock()
+	return len(of.keys)
+}
 
 // LastErasure returns the number of the last erasure that is in force here.
 func (s Subjects) LastErasure() int64 { return s.keys.subjects.lastSeq() }

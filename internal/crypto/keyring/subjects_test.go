@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keystore"
@@ -206,7 +208,7 @@ func TestErasedSubject(t *testing.T) {
 		t.Fatal(err)
 	}
 	done := h.erase(t, "P-1")
-	if done[0].Keys != 1 || done[0].Seq != 1 {
+	if len(done[0].Destroyed) != 1 || done[0].Seq != 1 {
 		t.Errorf("%+v", done)
 	}
 	h.poll(t)
@@ -351,8 +353,8 @@ func TestRestoredStore(t *testing.T) {
 	// A command that starts now takes the missing ones from the journal.
 	services := store{h.p.uri: h.p}
 	command := newKeyring(t, Options{Keys: defaultKeys(), Open: services.open, Store: h.store})
-	done, err := command.Subjects().Reapply(t.Context(), journal)
-	if err != nil || len(done) != 1 || done[0].Seq != 2 {
+	done, err := command.Subjects().Reapply(t.Context(), journal, "")
+	if err != nil || len(done.Entered) != 1 || done.Entered[0].Seq != 2 || len(done.Destroyed) != 1 || len(done.Missing) != 0 {
 		t.Errorf("%+v, error %v", done, err)
 	}
 	if err := k.subjects.poll(); err != nil {
@@ -417,6 +419,9 @@ func TestRevokedWrapKey(t *testing.T) {
 	if _, err := open(k, sealed, "ns"); crypto.KindOf(err) != crypto.KindRevoked {
 		t.Errorf("its child opens: %v", err)
 	}
+	if got, err := open(k, h.seal(t, 0, "P-1", "anew"), "ns"); err != nil || got != "anew" {
+		t.Errorf("what is sealed afterwards: %q, error %v", got, err)
+	}
 }
 
 // TestLostRows: what the key store has lost is noticed.
@@ -424,15 +429,35 @@ func TestLostRows(t *testing.T) {
 	h := newHospital(t)
 	h.seal(t, 0, "P-1", "of P-1")
 	k := h.ring[0]
-	h.change(t, "DELETE FROM temporal_seal_subject_keys")
+	h.change(t, "CREATE TABLE backup AS SELECT * FROM temporal_seal_subject_keys; DELETE FROM temporal_seal_subject_keys")
 	k.subjects.tendRows(time.Now())
 	if !strings.Contains(h.log.String(), "lost the row of a subject's key") || k.subjects.sealers.Len() != 0 {
 		t.Errorf("%d sealers, log: %s", k.subjects.sealers.Len(), h.log)
+	}
+	for range 2 {
+		if _, _, err := k.Subjects().Sealer(t.Context(), "ns", "default", []byte("P-1")); crypto.KindOf(err) != crypto.KindUnavailable || k.Subjects().Lost() != 1 {
+			t.Errorf("a new key takes the place of a lost one: %v, %d lost", err, k.Subjects().Lost())
+		}
+	}
+	h.change(t, "INSERT INTO temporal_seal_subject_keys SELECT * FROM backup")
+	k.subjects.sealing.refusals.Purge()
+	if got, err := open(k, h.seal(t, 0, "P-1", "again"), "ns"); err != nil || got != "again" || k.Subjects().Lost() != 0 {
+		t.Errorf("when the row is back: %q, error %v", got, err)
 	}
 	h.change(t, "DELETE FROM temporal_seal_keys WHERE kind = 3")
 	k.subjects.parents.homes.Purge()
 	if _, _, err := k.Subjects().Sealer(t.Context(), "ns", "default", []byte("P-1")); crypto.KindOf(err) != crypto.KindTampered {
 		t.Errorf("a lost index key: %v", err)
+	}
+	of := k.Subjects()
+	if _, err := of.Find(t.Context(), "ns", "", []byte("P-1")); crypto.KindOf(err) != crypto.KindTampered || !strings.Contains(err.Error(), `"default"`) {
+		t.Errorf("finding a subject without an index key: %v", err)
+	}
+	if _, err := of.Counts(t.Context()); crypto.KindOf(err) != crypto.KindTampered {
+		t.Errorf("counting: %v", err)
+	}
+	if _, err := of.Verify(t.Context(), func(crypto.SubjectRow, error) {}); crypto.KindOf(err) != crypto.KindTampered {
+		t.Errorf("verifying: %v", err)
 	}
 }
 
@@ -441,5 +466,196 @@ func TestCheckReason(t *testing.T) {
 		if err := CheckReason(reason, []byte("P-42")); (err == nil) != want {
 			t.Errorf("reason %q: %v", reason, err)
 		}
+	}
+}
+
+func keyOf(t *testing.T, sealed []byte) crypto.KeyID {
+	t.Helper()
+	s, _, err := envelope.ParsePayload(sealed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s.Header.ID
+}
+
+// TestIDsAreSwapped: whoever writes to the key store cannot have one subject's payloads sealed with the key of another.
+func TestIDsAreSwapped(t *testing.T) {
+	h := newHospital(t)
+	h.ring[1].Confirm("other")
+	own := keyOf(t, h.seal(t, 0, "P-1", "of P-1"))
+	for namespace, subject := range map[string]string{"ns": "P-2", "other": "P-3"} {
+		s, _, err := h.ring[1].Subjects().Sealer(t.Context(), namespace, "default", []byte(subject))
+		if err != nil {
+			t.Fatal(err)
+		}
+		swap := `UPDATE temporal_seal_subject_keys SET id = x'%s' WHERE id = x'%s'`
+		parked := crypto.KeyID{1}
+		h.change(t, fmt.Sprintf(swap, parked, s.dk.id))
+		h.change(t, fmt.Sprintf(swap, s.dk.id, own))
+		got, _, err := h.ring[1].Subjects().Sealer(t.Context(), "ns", "default", []byte("P-1"))
+		if crypto.KindOf(err) != crypto.KindTampered {
+			t.Errorf("the key of %s in %s seals for P-1 in ns: %+v, error %v", subject, namespace, got, err)
+		}
+		h.change(t, fmt.Sprintf(swap, own, s.dk.id))
+		h.change(t, fmt.Sprintf(swap, s.dk.id, parked))
+	}
+	if got := keyOf(t, h.seal(t, 1, "P-1", "more")); got != own {
+		t.Errorf("the key is %s, not %s", got, own)
+	}
+}
+
+// TestRevokedSubjectKey: a subject's key that is revoked seals no more, since what it seals would not open.
+func TestRevokedSubjectKey(t *testing.T) {
+	h := newHospital(t)
+	k := h.ring[0]
+	revoked := keyOf(t, h.seal(t, 0, "P-1", "of P-1"))
+	set, err := k.Prepare(t.Context(), defaultKeys(), nil, []crypto.KeyID{revoked})
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.Commit(set)
+	sealed := h.seal(t, 0, "P-1", "anew")
+	if got, err := open(k, sealed, "ns"); err != nil || got != "anew" || keyOf(t, sealed) == revoked {
+		t.Errorf("%q under %s, error %v", got, keyOf(t, sealed), err)
+	}
+	index := k.subjects.parents.homes.Values()[0].index.ID()
+	if set, err = k.Prepare(t.Context(), defaultKeys(), nil, []crypto.KeyID{index}); err != nil {
+		t.Fatal(err)
+	}
+	k.Commit(set)
+	if _, _, err := k.Subjects().Sealer(t.Context(), "ns", "default", []byte("P-1")); crypto.KindOf(err) != crypto.KindRevoked {
+		t.Errorf("under an index key that is revoked: %v", err)
+	}
+	h.erase(t, "P-1") // goes on
+}
+
+// TestTableOfKeysIsRestored: keys that come back with their table alone stay erased, and reapplying destroys them.
+func TestTableOfKeysIsRestored(t *testing.T) {
+	h := newHospital(t)
+	sealed := h.seal(t, 0, "P-1", "of P-1")
+	h.change(t, `CREATE TABLE backup AS SELECT * FROM temporal_seal_subject_keys`)
+	journal := h.erase(t, "P-1")
+	h.poll(t)
+	h.change(t, `DELETE FROM temporal_seal_subject_keys; INSERT INTO temporal_seal_subject_keys SELECT * FROM backup`)
+	h.poll(t)
+	k := h.ring[0]
+	if _, err := open(k, sealed, "ns"); crypto.KindOf(err) != crypto.KindErased {
+		t.Errorf("it opens: %v", err)
+	}
+	bad := 0
+	if _, err := k.Subjects().Verify(t.Context(), func(crypto.SubjectRow, error) { bad++ }); err != nil || bad != 1 {
+		t.Errorf("%d keys are not good, error %v", bad, err)
+	}
+	for _, want := range []int{1, 0} {
+		if r, err := k.Subjects().Reapply(t.Context(), journal, ""); err != nil || len(r.Entered) != 0 || len(r.Destroyed) != want {
+			t.Errorf("%+v, error %v", r, err)
+		}
+	}
+	if _, _, err := k.Subjects().Sealer(t.Context(), "ns", "default", []byte("P-1")); crypto.KindOf(err) != crypto.KindErased {
+		t.Errorf("it seals: %v", err)
+	}
+}
+
+// TestReapplyWithOtherNumbers: erasures and readmissions are known again by their times, so a second run changes nothing.
+func TestReapplyWithOtherNumbers(t *testing.T) {
+	h := newHospital(t)
+	of := h.ring[0].Subjects()
+	h.seal(t, 0, "P-1", "x")
+	found, err := of.Find(t.Context(), "ns", "", []byte("P-1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	erased := found[0].Erasure
+	erased.Seq, erased.At = 1, time.Now().Add(-2*time.Hour)
+	readmitted := erased
+	readmitted.Seq, readmitted.At, readmitted.Readmitted = 2, time.Now().Add(-time.Hour), true
+	h.erase(t, "P-9") // has the number 1 now
+	for _, want := range []int{2, 0} {
+		if r, err := of.Reapply(t.Context(), []crypto.Erasure{erased, readmitted}, ""); err != nil || len(r.Entered) != want || len(r.Missing) != 0 {
+			t.Errorf("%+v, error %v", r, err)
+		}
+		h.poll(t)
+		if got, err := open(h.ring[0], h.seal(t, 0, "P-1", "after the readmission"), "ns"); err != nil || got != "after the readmission" {
+			t.Errorf("%q, error %v", got, err)
+		}
+	}
+	erased.At = erased.At.Add(-time.Hour) // another one, from before the readmission
+	if _, err := of.Reapply(t.Context(), []crypto.Erasure{erased}, ""); err == nil {
+		t.Error("an erasure from before the readmission destroys the keys from after it")
+	}
+}
+
+// TestErasuresAreMissing: every process notices that the store lacks an erasure, until it is entered or given up.
+func TestErasuresAreMissing(t *testing.T) {
+	h := newHospital(t)
+	sealed := h.seal(t, 0, "P-1", "of P-1")
+	h.erase(t, "P-2")
+	h.poll(t)
+	h.change(t, `DELETE FROM temporal_seal_erasures; UPDATE temporal_seal_meta SET seq = 0; DELETE FROM temporal_seal_replicas`)
+	if err := h.ring[0].subjects.poll(); err == nil {
+		t.Error("a replica that knows the erasure goes on")
+	}
+	// It tells others, also those that start now.
+	fresh := newKeyring(t, Options{Keys: defaultKeys(), Open: store{h.p.uri: h.p}.open, Store: h.store})
+	if _, err := open(fresh, sealed, "ns"); crypto.KindOf(err) != crypto.KindUnavailable {
+		t.Errorf("a process that starts after the restore: %v", err)
+	}
+	h.ring[0].subjects.leave()
+	if _, err := open(fresh, sealed, "ns"); crypto.KindOf(err) != crypto.KindUnavailable {
+		t.Errorf("when the one that knew has ended: %v", err)
+	}
+	r, err := fresh.Subjects().Reapply(t.Context(), nil, "")
+	if err != nil || len(r.Missing) != 1 || r.Missing[0] != 1 {
+		t.Errorf("%+v, error %v", r, err)
+	}
+	if r, err := fresh.Subjects().Reapply(t.Context(), nil, "the certificate is lost"); err != nil || len(r.Missing) != 0 {
+		t.Errorf("%+v, error %v", r, err)
+	}
+	if got, err := open(fresh, sealed, "ns"); err != nil || got != "of P-1" {
+		t.Errorf("afterwards: %q, error %v", got, err)
+	}
+}
+
+// TestManySubjects: subjects push out no data keys, and a namespace makes only so many keys at once.
+func TestManySubjects(t *testing.T) {
+	h := newHospital(t)
+	k := h.ring[0]
+	s, _, err := k.Sealer(t.Context(), "ns", "default")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range maxDataKeys + 10 {
+		k.opening.keys.add(&dataKey{id: crypto.KeyID{1, byte(i), byte(i >> 8)}, subject: &subjectKey{of: k.subjects}})
+	}
+	if k.opening.keys.get(s.dk.id) == nil || len(k.opening.keys.subjects) != maxDataKeys {
+		t.Errorf("the data key is there: %v, %d keys of subjects", k.opening.keys.get(s.dk.id) != nil, len(k.opening.keys.subjects))
+	}
+	h.seal(t, 0, "P-1", "x")
+	k.subjects.parents.rates.Add("ns", rate.NewLimiter(0, 1))
+	h.seal(t, 0, "P-2", "x")
+	if _, _, err := k.Subjects().Sealer(t.Context(), "ns", "default", []byte("P-3")); crypto.KindOf(err) != crypto.KindUnavailable {
+		t.Errorf("one more: %v", err)
+	}
+	h.seal(t, 0, "P-1", "x") // is there
+}
+
+// TestRunOutlivesTheLag: within one run, too, the key of a subject serves for erasure_max_lag alone.
+func TestRunOutlivesTheLag(t *testing.T) {
+	h := newHospital(t)
+	sealed := h.seal(t, 0, "P-1", "of P-1")
+	k := h.ring[1]
+	run := new(Run)
+	for i := range 2 {
+		s, _, err := envelope.ParsePayload(sealed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _, err = k.Open(t.Context(), nil, &s, "ns", run)
+		if want := []crypto.Kind{crypto.KindUnknown, crypto.KindUnavailable}[i]; crypto.KindOf(err) != want {
+			t.Errorf("envelope %d: %v", i, err)
+		}
+		past := time.Now().Add(-k.subjects.maxLag - time.Second)
+		k.subjects.polled.Store(&past)
+		h.store.set(func() { h.store.away = errors.New("no route to host") })
 	}
 }

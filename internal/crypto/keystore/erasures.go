@@ -18,19 +18,14 @@ func (s *Subjects) Erase(ctx context.Context, of []crypto.Erasure) ([]crypto.Era
 			if err := s.enter(ctx, tx, &e); err != nil {
 				return err
 			}
-			if err := s.reserve(ctx, tx, &e, e.Seq); err != nil {
+			if err := s.reserve(ctx, tx, &e, e.Seq-1); err != nil {
 				return err
 			}
-			destroyed, err := tx.ExecContext(ctx, `UPDATE temporal_seal_subject_keys SET wrapped = NULL, erased = $1
-WHERE index_id = $2 AND tag = $3 AND wrapped IS NOT NULL`, e.Seq, e.Index[:], e.Tag[:])
+			destroyed, err := destroy(ctx, tx, `index_id = $1 AND tag = $2 AND made < $3`, e.Index[:], e.Tag[:], e.Seq)
 			if err != nil {
 				return err
 			}
-			n, err := destroyed.RowsAffected()
-			if err != nil {
-				return err
-			}
-			e.Keys = int(n)
+			e.Destroyed = destroyed
 			done[i] = e
 		}
 		return nil
@@ -38,14 +33,51 @@ WHERE index_id = $2 AND tag = $3 AND wrapped IS NOT NULL`, e.Seq, e.Index[:], e.
 	if err != nil {
 		return nil, err
 	}
-	if s.database.tables == sqliteTables {
-		// The log of SQLite has pages from before the erasure until it is emptied.
-		var busy, frames, moved int
-		if err := s.database.db.QueryRowContext(ctx, `PRAGMA wal_checkpoint(TRUNCATE)`).Scan(&busy, &frames, &moved); err != nil || busy != 0 {
-			return done, unavailable("keystore.erase", fmt.Errorf("the keys are destroyed, and the log of SQLite could not be emptied: %w", err))
-		}
+	return done, s.database.emptyLog(ctx)
+}
+
+// destroy destroys the keys of subjects that a condition selects, and returns their ids.
+func destroy(ctx context.Context, tx *sql.Tx, condition string, args ...any) (ids []crypto.KeyID, err error) {
+	rows, err := tx.QueryContext(ctx, `UPDATE temporal_seal_subject_keys SET wrapped = NULL WHERE wrapped IS NOT NULL AND `+condition+` RETURNING id`, args...)
+	if err != nil {
+		return nil, err
 	}
-	return done, nil
+	defer rows.Close()
+	for rows.Next() {
+		var id []byte
+		if err := rows.Scan(&id); err != nil {
+			return nil, err
+		}
+		var of crypto.KeyID
+		copy(of[:], id)
+		ids = append(ids, of)
+	}
+	return ids, rows.Err()
+}
+
+// emptyLog empties the log of SQLite, which has pages from before an erasure.
+func (d database) emptyLog(ctx context.Context) error {
+	if d.tables != sqliteTables {
+		return nil
+	}
+	var busy, frames, moved int
+	if err := d.db.QueryRowContext(ctx, `PRAGMA wal_checkpoint(TRUNCATE)`).Scan(&busy, &frames, &moved); err != nil || busy != 0 {
+		return unavailable("keystore.erase", fmt.Errorf("the keys are destroyed, and the log of SQLite could not be emptied: %w", err))
+	}
+	return nil
+}
+
+// DestroyErased is part of crypto.SubjectStore.
+func (s *Subjects) DestroyErased(ctx context.Context) (ids []crypto.KeyID, err error) {
+	err = s.writing(ctx, "keystore.erase", func(tx *sql.Tx) (err error) {
+		ids, err = destroy(ctx, tx, `EXISTS (SELECT 1 FROM temporal_seal_erasures e WHERE e.index_id = temporal_seal_subject_keys.index_id
+	AND e.tag = temporal_seal_subject_keys.tag AND e.readmitted = 0 AND e.seq > temporal_seal_subject_keys.made)`)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return ids, s.database.emptyLog(ctx)
 }
 
 // Readmit is part of crypto.SubjectStore. It reserves a generation that is not erased, which the next key follows.
@@ -55,17 +87,32 @@ func (s *Subjects) Readmit(ctx context.Context, e crypto.Erasure) (crypto.Erasur
 		if err := s.enter(ctx, tx, &e); err != nil {
 			return err
 		}
-		return s.reserve(ctx, tx, &e, 0)
+		return s.reserve(ctx, tx, &e, e.Seq)
 	})
 	return e, err
 }
 
-// enter gives an erasure its number and its time, and writes it down. One that has a number keeps it, if that is higher than all
-// others: it is entered again after the store was restored from a backup.
+// EnterLost is part of crypto.SubjectStore.
+func (s *Subjects) EnterLost(ctx context.Context, e crypto.Erasure) error {
+	return s.writing(ctx, "keystore.erase", func(tx *sql.Tx) error { return s.enter(ctx, tx, &e) })
+}
+
+// enter gives an erasure its number and its time, and writes it down. One that has a number keeps it, if no other has it: it is entered
+// again after the store was restored from a backup.
 func (s *Subjects) enter(ctx context.Context, tx *sql.Tx, e *crypto.Erasure) error {
-	var at int64
-	if err := tx.QueryRowContext(ctx, s.database.statement(`UPDATE temporal_seal_meta SET seq = CASE WHEN seq < $1 THEN $1 ELSE seq + 1 END
-RETURNING seq, $now`), e.Seq).Scan(&e.Seq, &at); err != nil {
+	var last, at int64
+	var taken bool
+	// The update holds the row until the end of the transaction.
+	if err := tx.QueryRowContext(ctx, s.database.statement(`UPDATE temporal_seal_meta SET seq = seq RETURNING seq, $now`)).Scan(&last, &at); err != nil {
+		return err
+	}
+	if err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM temporal_seal_erasures WHERE seq = $1)`, e.Seq).Scan(&taken); err != nil {
+		return err
+	}
+	if e.Seq == 0 || taken {
+		e.Seq = last + 1
+	}
+	if _, err := tx.ExecContext(ctx, `UPDATE temporal_seal_meta SET seq = $1 WHERE seq < $1`, e.Seq); err != nil {
 		return err
 	}
 	if e.At.IsZero() {
@@ -81,14 +128,18 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
 	return err
 }
 
-// reserve takes the next generation of a subject, so that no process makes a key in its place. seq is the number of the erasure
-// that it belongs to; 0: of none.
-func (s *Subjects) reserve(ctx context.Context, tx *sql.Tx, e *crypto.Erasure, seq int64) error {
-	erased := sql.NullInt64{Int64: seq, Valid: seq != 0}
+// reserve takes the next generation of a subject, so that no process makes a key in its place. The generation counts as made after
+// the erasure with the number made. An erasure that fills a gap before a later one of the same subject reserves nothing.
+func (s *Subjects) reserve(ctx context.Context, tx *sql.Tx, e *crypto.Erasure, made int64) error {
+	var later bool
+	if err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM temporal_seal_erasures WHERE index_id = $1 AND tag = $2 AND seq > $3)`,
+		e.Index[:], e.Tag[:], e.Seq).Scan(&later); err != nil || later {
+		return err
+	}
 	for {
-		done, err := tx.ExecContext(ctx, s.database.statement(`INSERT INTO temporal_seal_subject_keys (index_id, tag, generation, created, erased)
+		done, err := tx.ExecContext(ctx, s.database.statement(`INSERT INTO temporal_seal_subject_keys (index_id, tag, generation, created, made)
 SELECT $1, $2, COALESCE(MAX(generation), 0) + 1, $now, $3 FROM temporal_seal_subject_keys WHERE index_id = $1 AND tag = $2
-ON CONFLICT DO NOTHING`), e.Index[:], e.Tag[:], erased)
+ON CONFLICT DO NOTHING`), e.Index[:], e.Tag[:], made)
 		if err != nil {
 			return err
 		}
@@ -96,6 +147,14 @@ ON CONFLICT DO NOTHING`), e.Index[:], e.Tag[:], erased)
 			return err
 		}
 	}
+}
+
+// ErasureCounts is part of crypto.SubjectStore. It is one statement, so that an erasure shows in all numbers or in none.
+func (s *Subjects) ErasureCounts(ctx context.Context) (c crypto.ErasureCounts, err error) {
+	err = s.reading(ctx, "keystore.erasures", `SELECT m.seq, (SELECT COALESCE(MAX(seq), 0) FROM temporal_seal_erasures),
+	(SELECT count(*) FROM temporal_seal_erasures), (SELECT COALESCE(MAX(seq), 0) FROM temporal_seal_replicas) FROM temporal_seal_meta m`,
+		func(row *sql.Rows) error { return row.Scan(&c.Counter, &c.Last, &c.Entries, &c.Seen) })
+	return c, err
 }
 
 // Erasures is part of crypto.SubjectStore. It makes sure each time that the database is the store: a copy from a backup, or another
@@ -123,14 +182,16 @@ FROM temporal_seal_erasures WHERE seq >= CASE WHEN $1 < 0 THEN (SELECT COALESCE(
 	return all, err
 }
 
-// Seen is part of crypto.SubjectStore. It forgets replicas that have been silent for a day.
+// Seen is part of crypto.SubjectStore. It forgets replicas that have been silent for a day, unless
+// they have seen an erasure that the store lacks.
 func (s *Subjects) Seen(ctx context.Context, r crypto.ReplicaRow) error {
 	d := s.database
 	if _, err := d.db.ExecContext(ctx, d.statement(`INSERT INTO temporal_seal_replicas (id, seen, seq, max_lag) VALUES ($1, $now, $2, $3)
 ON CONFLICT (id) DO UPDATE SET seen = excluded.seen, seq = excluded.seq, max_lag = excluded.max_lag`), r.ID, r.Seq, r.MaxLag.Milliseconds()); err != nil {
 		return unavailable("keystore.seen", err)
 	}
-	if _, err := d.db.ExecContext(ctx, d.statement(`DELETE FROM temporal_seal_replicas WHERE seen < $now - 86400000`)); err != nil {
+	if _, err := d.db.ExecContext(ctx, d.statement(`DELETE FROM temporal_seal_replicas WHERE seen < $now - 86400000
+AND seq <= (SELECT seq FROM temporal_seal_meta)`)); err != nil {
 		return unavailable("keystore.seen", err)
 	}
 	return nil

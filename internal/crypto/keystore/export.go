@@ -34,7 +34,11 @@ func Export(ctx context.Context, store crypto.KeyStore, w io.Writer) (rows int, 
 		if err != nil {
 			return 0, err
 		}
-		if len(counts) > 0 {
+		lost, err := subjects.LostIndexKeys(ctx)
+		if err != nil {
+			return 0, err
+		}
+		if len(counts)+len(lost) > 0 {
 			return 0, errors.New("the key store holds keys of subjects: a file with them would outlive their erasure, and one without them " +
 				"is not complete; move the database with its own tools")
 		}

@@ -3,6 +3,7 @@ package keystore
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -11,15 +12,18 @@ import (
 )
 
 // subjectsSchema are the tables for keys of subjects, where blob stands for the database's type of bytes. Times are in Unix milliseconds by
-// the database's clock. A generation without an id was only reserved: by an erasure, or where a subject was readmitted.
+// the database's clock. A generation without an id was only reserved: by an erasure, or where a subject was readmitted. Which keys are
+// erased is for the table of erasures to say: those made before an erasure of their subject. made is the number of the last erasure
+// of any subject when the generation was made. So a table of keys that was restored by itself gives no erased key back.
 const subjectsSchema = `;
 CREATE UNIQUE INDEX IF NOT EXISTS temporal_seal_index_keys ON temporal_seal_keys (namespace, key_name) WHERE kind = 3;
 CREATE UNIQUE INDEX IF NOT EXISTS temporal_seal_wrap_keys ON temporal_seal_keys (namespace, key_name, generation) WHERE kind = 2;
 CREATE TABLE IF NOT EXISTS temporal_seal_subject_keys (index_id blob NOT NULL, tag blob NOT NULL, generation int NOT NULL, id blob UNIQUE,
-	parent blob, wrapped blob, seal_until bigint NOT NULL DEFAULT 0, created bigint NOT NULL, erased bigint,
+	parent blob, wrapped blob, seal_until bigint NOT NULL DEFAULT 0, created bigint NOT NULL, made bigint NOT NULL,
 	PRIMARY KEY (index_id, tag, generation));
 CREATE TABLE IF NOT EXISTS temporal_seal_erasures (seq bigint PRIMARY KEY, namespace text NOT NULL, key_name text NOT NULL, index_id blob NOT NULL,
 	tag blob NOT NULL, at bigint NOT NULL, by_whom text NOT NULL, reason text NOT NULL, readmitted int NOT NULL DEFAULT 0);
+CREATE INDEX IF NOT EXISTS temporal_seal_erasures_of ON temporal_seal_erasures (index_id, tag, seq);
 CREATE TABLE IF NOT EXISTS temporal_seal_replicas (id text PRIMARY KEY, seen bigint NOT NULL, seq bigint NOT NULL, max_lag bigint NOT NULL)`
 
 // subjectTables are the database's tables for keys of subjects.
@@ -157,8 +161,10 @@ VALUES ($1, $2, $3, $4, $5, $now + $6) ON CONFLICT DO NOTHING`), p.ID[:], int(p.
 }
 
 const selectSubjectKeys = `SELECT s.id, k.namespace, k.key_name, s.index_id, s.tag, s.generation, s.parent, s.wrapped,
-	s.seal_until - $now, s.created, COALESCE(s.erased, 0), COALESCE(e.at, 0)
-FROM temporal_seal_subject_keys s JOIN temporal_seal_keys k ON k.id = s.index_id LEFT JOIN temporal_seal_erasures e ON e.seq = s.erased WHERE `
+	s.seal_until - $now, s.created, COALESCE(e.seq, 0), COALESCE(e.at, 0)
+FROM temporal_seal_subject_keys s JOIN temporal_seal_keys k ON k.id = s.index_id AND k.kind = 3
+LEFT JOIN temporal_seal_erasures e ON e.seq = (SELECT MIN(x.seq) FROM temporal_seal_erasures x
+	WHERE x.index_id = s.index_id AND x.tag = s.tag AND x.readmitted = 0 AND x.seq > s.made) WHERE `
 
 // SubjectKeys is part of crypto.SubjectStore.
 func (s *Subjects) SubjectKeys(ctx context.Context, ids []crypto.KeyID) (rows []crypto.SubjectRow, err error) {
@@ -211,11 +217,22 @@ func scanSubject(row *sql.Rows) (r crypto.SubjectRow, err error) {
 	return r, nil
 }
 
-// PutSubjectKey is part of crypto.SubjectStore. The row's SealFor starts now.
+// PutSubjectKey is part of crypto.SubjectStore. The row's SealFor starts now. An erasure that is entered between the two statements
+// takes the place of the row.
 func (s *Subjects) PutSubjectKey(ctx context.Context, r crypto.SubjectRow) error {
 	return s.writing(ctx, "keystore.put_subject_key", func(tx *sql.Tx) error {
-		_, err := tx.ExecContext(ctx, s.database.statement(`INSERT INTO temporal_seal_subject_keys
-(index_id, tag, generation, id, parent, wrapped, seal_until, created) VALUES ($1, $2, $3, $4, $5, $6, $now + $7, $now) ON CONFLICT DO NOTHING`),
+		var readmitted int
+		err := tx.QueryRowContext(ctx, `SELECT readmitted FROM temporal_seal_erasures WHERE index_id = $1 AND tag = $2 ORDER BY seq DESC LIMIT 1`,
+			r.Index[:], r.Tag[:]).Scan(&readmitted)
+		switch {
+		case err == nil && readmitted == 0:
+			return nil
+		case err != nil && !errors.Is(err, sql.ErrNoRows):
+			return err
+		}
+		_, err = tx.ExecContext(ctx, s.database.statement(`INSERT INTO temporal_seal_subject_keys
+(index_id, tag, generation, id, parent, wrapped, seal_until, created, made)
+VALUES ($1, $2, $3, $4, $5, $6, $now + $7, $now, (SELECT seq FROM temporal_seal_meta)) ON CONFLICT DO NOTHING`),
 			r.Index[:], r.Tag[:], r.Generation, r.ID[:], r.Parent[:], r.Wrapped, r.SealFor.Milliseconds())
 		return err
 	})
@@ -233,12 +250,38 @@ func (s *Subjects) IndexKeys(ctx context.Context, namespace string) (all []crypt
 	return all, err
 }
 
+// LostIndexKeys is part of crypto.SubjectStore.
+func (s *Subjects) LostIndexKeys(ctx context.Context) (all []string, err error) {
+	named := func(row *sql.Rows) error {
+		var namespace, key string
+		var id []byte
+		if err := row.Scan(&namespace, &key, &id); err != nil {
+			return err
+		}
+		if key != "" {
+			all = append(all, fmt.Sprintf("that of key %q in namespace %q", key, namespace))
+		} else {
+			all = append(all, fmt.Sprintf("%x", id))
+		}
+		return nil
+	}
+	err = s.reading(ctx, "keystore.index_keys", `SELECT DISTINCT w.namespace, w.key_name, NULL FROM temporal_seal_keys w WHERE w.kind = 2 AND NOT EXISTS
+	(SELECT 1 FROM temporal_seal_keys k WHERE k.kind = 3 AND k.namespace = w.namespace AND k.key_name = w.key_name)`, named)
+	if err != nil || len(all) > 0 {
+		return all, err
+	}
+	return all, s.reading(ctx, "keystore.index_keys", `SELECT '', '', o.index_id FROM
+	(SELECT index_id FROM temporal_seal_subject_keys UNION SELECT index_id FROM temporal_seal_erasures WHERE key_name <> '') o
+WHERE NOT EXISTS (SELECT 1 FROM temporal_seal_keys k WHERE k.id = o.index_id AND k.kind = 3)`, named)
+}
+
 // SubjectCounts is part of crypto.SubjectStore.
 func (s *Subjects) SubjectCounts(ctx context.Context) (all []crypto.SubjectCount, err error) {
 	err = s.reading(ctx, "keystore.subject_counts", `SELECT k.namespace, k.key_name, count(*), COALESCE(sum(t.keys), 0), COALESCE(sum(t.erased), 0)
-FROM (SELECT index_id, tag, count(wrapped) AS keys, CASE WHEN count(wrapped) = 0 AND count(erased) > 0 THEN 1 ELSE 0 END AS erased
-	FROM temporal_seal_subject_keys GROUP BY index_id, tag) t
-JOIN temporal_seal_keys k ON k.id = t.index_id GROUP BY k.namespace, k.key_name ORDER BY k.namespace, k.key_name`,
+FROM (SELECT s.index_id, s.tag, count(s.wrapped) AS keys, 1 - COALESCE((SELECT e.readmitted FROM temporal_seal_erasures e
+		WHERE e.index_id = s.index_id AND e.tag = s.tag ORDER BY e.seq DESC LIMIT 1), 1) AS erased
+	FROM temporal_seal_subject_keys s GROUP BY s.index_id, s.tag) t
+JOIN temporal_seal_keys k ON k.id = t.index_id AND k.kind = 3 GROUP BY k.namespace, k.key_name ORDER BY k.namespace, k.key_name`,
 		func(row *sql.Rows) error {
 			var c crypto.SubjectCount
 			err := row.Scan(&c.Context.Namespace, &c.Context.Key, &c.Subjects, &c.Keys, &c.Erased)
@@ -252,7 +295,7 @@ JOIN temporal_seal_keys k ON k.id = t.index_id GROUP BY k.namespace, k.key_name 
 func (s *Subjects) AllSubjectKeys(ctx context.Context, visit func(crypto.SubjectRow) error) error {
 	after := []byte{}
 	for {
-		rows, err := s.subjectKeys(ctx, selectSubjectKeys+fmt.Sprintf(`s.id > $1 AND s.wrapped IS NOT NULL ORDER BY s.id LIMIT %d`, pageSize), after)
+		rows, err := s.subjectKeys(ctx, selectSubjectKeys+fmt.Sprintf(`s.id > $1 AND (s.wrapped IS NOT NULL OR e.seq IS NULL) ORDER BY s.id LIMIT %d`, pageSize), after)
 		if err != nil || len(rows) == 0 {
 			return err
 		}

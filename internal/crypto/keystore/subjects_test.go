@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"io"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -94,7 +95,7 @@ func TestErase(t *testing.T) {
 			t.Fatalf("rows %+v, error %v", rows, err)
 		}
 		done, err := s.Erase(ctx, []crypto.Erasure{{Context: clinic, Index: in, Tag: first.Tag, By: "dpo", Reason: "ticket 7"}})
-		if err != nil || len(done) != 1 || done[0].Seq != 1 || done[0].Keys != 2 || time.Since(done[0].At).Abs() > time.Minute {
+		if err != nil || len(done) != 1 || done[0].Seq != 1 || len(done[0].Destroyed) != 2 || time.Since(done[0].At).Abs() > time.Minute {
 			t.Fatalf("%+v, error %v", done, err)
 		}
 		rows, err = s.SubjectKeys(ctx, []crypto.KeyID{first.ID, second.ID, other.ID})
@@ -236,6 +237,155 @@ func TestReplicas(t *testing.T) {
 		}
 		if all, err := s.Replicas(ctx); err != nil || len(all) != 2 {
 			t.Errorf("after one has gone: %+v, error %v", all, err)
+		}
+	})
+}
+
+// change changes rows as somebody with rights on the database does.
+func (s *Subjects) change(t *testing.T, statement string, args ...any) {
+	t.Helper()
+	if _, err := s.database.db.ExecContext(t.Context(), statement, args...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestTableOfKeysIsRestored: the table of erasures says what is erased, so keys that come back by themselves stay erased.
+func TestTableOfKeysIsRestored(t *testing.T) {
+	sqlStores(t, func(t *testing.T, uri string) {
+		s, ctx := newSubjects(t, uri), t.Context()
+		in := index(t, s)
+		erased, other := subjectRow(in, 1, 1), subjectRow(in, 2, 1)
+		for _, r := range []crypto.SubjectRow{erased, other} {
+			if err := s.PutSubjectKey(ctx, r); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s.change(t, `CREATE TABLE backup AS SELECT * FROM temporal_seal_subject_keys`)
+		of := crypto.Erasure{Context: clinic, Index: in, Tag: erased.Tag}
+		if _, err := s.Erase(ctx, []crypto.Erasure{of}); err != nil {
+			t.Fatal(err)
+		}
+		s.change(t, `DELETE FROM temporal_seal_subject_keys`)
+		if err := s.PutSubjectKey(ctx, subjectRow(in, 1, 1)); err != nil {
+			t.Fatal(err)
+		}
+		if rows, err := s.Generations(ctx, in, erased.Tag); err != nil || len(rows) != 0 {
+			t.Errorf("a key is made for an erased subject whose rows are lost: %+v, error %v", rows, err)
+		}
+		s.change(t, `INSERT INTO temporal_seal_subject_keys SELECT * FROM backup`)
+		rows, err := s.SubjectKeys(ctx, []crypto.KeyID{erased.ID, other.ID})
+		if err != nil || len(rows) != 2 {
+			t.Fatalf("%+v, error %v", rows, err)
+		}
+		for _, r := range rows {
+			if (r.ID == erased.ID) != (r.Erased == 1) || r.Wrapped == nil {
+				t.Errorf("row %+v", r)
+			}
+		}
+		if ids, err := s.DestroyErased(ctx); err != nil || len(ids) != 1 || ids[0] != erased.ID {
+			t.Errorf("destroyed %v, error %v", ids, err)
+		}
+		if rows, err := s.SubjectKeys(ctx, []crypto.KeyID{erased.ID}); err != nil || rows[0].Wrapped != nil {
+			t.Errorf("%+v, error %v", rows, err)
+		}
+		// A row without a key is one that was lost, unless an erasure says otherwise.
+		s.change(t, `UPDATE temporal_seal_subject_keys SET wrapped = NULL`)
+		n := 0
+		if err := s.AllSubjectKeys(ctx, func(r crypto.SubjectRow) error {
+			n++
+			if r.ID != other.ID || r.Erased != 0 {
+				t.Errorf("row %+v", r)
+			}
+			return nil
+		}); err != nil || n != 1 {
+			t.Errorf("%d keys, error %v", n, err)
+		}
+	})
+}
+
+// TestErasureCounts: a store that lacks an erasure shows it, and one that is entered again fills the gap.
+func TestErasureCounts(t *testing.T) {
+	sqlStores(t, func(t *testing.T, uri string) {
+		s, ctx := newSubjects(t, uri), t.Context()
+		in := index(t, s)
+		whole := func(want bool) {
+			t.Helper()
+			if c, err := s.ErasureCounts(ctx); err != nil || c.Whole() != want {
+				t.Errorf("%+v, error %v", c, err)
+			}
+		}
+		of := func(seq int64, subject byte) []crypto.Erasure {
+			return []crypto.Erasure{{Seq: seq, Context: clinic, Index: in, Tag: crypto.SubjectTag{subject}}}
+		}
+		whole(true)
+		if _, err := s.Erase(ctx, of(0, 1)); err != nil {
+			t.Fatal(err)
+		}
+		whole(true)
+		if err := s.Seen(ctx, crypto.ReplicaRow{ID: "a", Seq: 2}); err != nil {
+			t.Fatal(err)
+		}
+		whole(false) // a replica knows more
+		s.change(t, `UPDATE temporal_seal_replicas SET seen = 0`)
+		if err := s.Seen(ctx, crypto.ReplicaRow{ID: "b", Seq: 1}); err != nil {
+			t.Fatal(err)
+		}
+		whole(false) // and is not forgotten
+		if _, err := s.Erase(ctx, of(4, 2)); err != nil {
+			t.Fatal(err)
+		}
+		whole(false)
+		before := subjectRow(in, 3, 1)
+		if err := s.PutSubjectKey(ctx, before); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Readmit(ctx, of(3, 2)[0]); err != nil { // before its erasure 4
+			t.Fatal(err)
+		}
+		if rows, err := s.Generations(ctx, in, crypto.SubjectTag{2}); err != nil || rows[0].Erased != 4 {
+			t.Errorf("%+v, error %v", rows, err)
+		}
+		done, err := s.Erase(ctx, of(2, 3))
+		if err != nil || done[0].Seq != 2 || len(done[0].Destroyed) != 0 {
+			t.Errorf("%+v, error %v", done, err)
+		}
+		whole(true)
+		s.change(t, `DELETE FROM temporal_seal_erasures WHERE seq = 2`)
+		whole(false)
+		if err := s.EnterLost(ctx, crypto.Erasure{Seq: 2, By: "dpo", Reason: "lost"}); err != nil {
+			t.Fatal(err)
+		}
+		whole(true)
+		if lost, err := s.LostIndexKeys(ctx); err != nil || len(lost) != 0 {
+			t.Errorf("lost index keys %v, error %v", lost, err)
+		}
+	})
+}
+
+// TestLostIndexKeys: whatever still needs an index key that is gone shows that it is.
+func TestLostIndexKeys(t *testing.T) {
+	sqlStores(t, func(t *testing.T, uri string) {
+		s, ctx := newSubjects(t, uri), t.Context()
+		in := index(t, s)
+		if err := s.PutParent(ctx, parent(crypto.RowWrap, 1, 1)); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.PutSubjectKey(ctx, subjectRow(in, 1, 1)); err != nil {
+			t.Fatal(err)
+		}
+		if lost, err := s.LostIndexKeys(ctx); err != nil || len(lost) != 0 {
+			t.Errorf("lost index keys %v, error %v", lost, err)
+		}
+		s.change(t, `DELETE FROM temporal_seal_keys WHERE kind = 3`)
+		if lost, err := s.LostIndexKeys(ctx); err != nil || len(lost) != 1 || lost[0] != `that of key "phi" in namespace "eu/clinic"` {
+			t.Errorf("beside a wrap key: %v, error %v", lost, err)
+		}
+		s.change(t, `DELETE FROM temporal_seal_keys`)
+		if lost, err := s.LostIndexKeys(ctx); err != nil || len(lost) != 1 || lost[0] != in.String() {
+			t.Errorf("beside keys of subjects: %v, error %v", lost, err)
+		}
+		if _, err := Export(ctx, s.store, io.Discard); err == nil {
+			t.Error("a store with keys of subjects is exported without them")
 		}
 	})
 }
