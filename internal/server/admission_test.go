@@ -452,8 +452,7 @@ const describeMethod = workflowservice.WorkflowService_DescribeWorkflowExecution
 func TestACallerThatStopsSendingIsTimedOut(t *testing.T) {
 	f := &frontend{}
 	startFrontend(t, f)
-	p := startProxy(t, f)
-	p.requestTime = 200 * time.Millisecond
+	p := startProxyWithin(t, f, 200*time.Millisecond)
 	for name, part := range map[string][]byte{"nothing": nil, "half a header": {0, 0}, "half a message": {0, 0, 0, 0, 5, 1}} {
 		r := p.raw(t, nil)
 		r.call(t, 1, describeMethod, part, false)

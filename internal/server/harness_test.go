@@ -156,6 +156,12 @@ type proxied struct {
 // startProxy serves a proxy with a local key and a policy that seals everything. adjust may change its options.
 func startProxy(t testing.TB, f *frontend, adjust ...func(*Options)) *proxied {
 	t.Helper()
+	return startProxyWithin(t, f, requestTime, adjust...)
+}
+
+// startProxyWithin is startProxy with another time for requests to arrive.
+func startProxyWithin(t testing.TB, f *frontend, within time.Duration, adjust ...func(*Options)) *proxied {
+	t.Helper()
 	ctx := context.Background()
 	file := filepath.Join(t.TempDir(), "seal.key")
 	if err := localkey.Create(file, time.Now()); err != nil {
@@ -195,6 +201,7 @@ func startProxy(t testing.TB, f *frontend, adjust ...func(*Options)) *proxied {
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.requestTime = within
 	served := make(chan error, 1)
 	go func() { served <- s.Serve() }()
 	s.SetReady(true)

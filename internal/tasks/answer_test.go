@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -273,19 +274,23 @@ func (s *scarce) Charge(n int64) error {
 func TestATaskWaitsForMemory(t *testing.T) {
 	t.Parallel()
 	f := new(recorder)
-	g := guard(t, f, opensAll, keyFile(t), new(atomic.Bool))
+	file := keyFile(t)
+	g := guard(t, f, opensAll, file, new(atomic.Bool))
 	call := g.call(t, "PollActivityTaskQueue", &workflowservice.PollActivityTaskQueueRequest{Namespace: "clinic"})
 	call.Session.CountIn(&scarce{refusals: 3})
-	input := new(commonpb.Payloads)
-	for range 20_000 {
-		input.Payloads = append(input.Payloads, new(commonpb.Payload))
-	}
+	input := manySealed(t, file)
 	task := &workflowservice.PollActivityTaskQueueResponse{TaskToken: []byte("token"), ActivityId: "a", Input: input,
 		WorkflowExecution: &commonpb.WorkflowExecution{WorkflowId: "w", RunId: "r"}}
 	got := open(t, t.Context(), g, call, task, new(workflowservice.PollActivityTaskQueueResponse))
-	if !proto.Equal(got, task) {
-		t.Errorf("the worker got a task with the token %q and %d payloads", got.GetTaskToken(), len(got.GetInput().GetPayloads()))
+	if of := got.GetInput().GetPayloads(); len(of) != len(input.Payloads) || string(of[0].GetData()) != `"x"` || got.GetActivityId() != "a" {
+		t.Errorf("the worker got the task of activity %q with %d payloads", got.GetActivityId(), len(of))
 	}
+}
+
+// manySealed returns so many sealed payloads that opening them takes memory beside their size.
+func manySealed(t *testing.T, file string) *commonpb.Payloads {
+	t.Helper()
+	return &commonpb.Payloads{Payloads: slices.Repeat(seal(t, file).Payloads, 20_000)}
 }
 
 // TestATooLargeTaskFailsForGood: an activity that takes more memory than there is for one would be paused again after each

@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	commonpb "go.temporal.io/api/common/v1"
 	"go.temporal.io/api/workflowservice/v1"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
@@ -27,16 +26,18 @@ func TestFaultInATryEndsTheTryAlone(t *testing.T) {
 
 // What is tried in the background takes memory like a call, and is tried again where others use it.
 func TestTriesInTheBackgroundAreCounted(t *testing.T) {
-	g := guard(t, nil, opensAll, keyFile(t), new(atomic.Bool))
-	input := new(commonpb.Payloads)
-	for range 20_000 {
-		input.Payloads = append(input.Payloads, new(commonpb.Payload))
-	}
+	file := keyFile(t)
+	g := guard(t, nil, opensAll, file, new(atomic.Bool))
+	input := manySealed(t, file)
 	sealed, err := proto.Marshal(&workflowservice.PollActivityTaskQueueResponse{TaskToken: []byte("token"), Input: input})
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &pausedActivity{method: g.rewriter.Method(service + "PollActivityTaskQueue"), sealed: sealed}
+	request, err := proto.Marshal(&workflowservice.PollActivityTaskQueueRequest{Namespace: "clinic"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &pausedActivity{request: request, method: g.rewriter.Method(service + "PollActivityTaskQueue"), sealed: sealed}
 	if err := g.tryOpen(p); err != nil {
 		t.Fatal(err)
 	}

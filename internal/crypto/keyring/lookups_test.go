@@ -47,6 +47,7 @@ func TestEveryWrapIsTried(t *testing.T) {
 	rewrapped := row
 	rewrapped.KEK, rewrapped.KEKURI, rewrapped.Wrapped = fresh.ref, fresh.uri, bytes.Repeat([]byte("n"), 60)
 	fresh.blobs[string(rewrapped.Wrapped)] = old.blobs[string(row.Wrapped)]
+	fresh.blobs[string(bytes.Repeat([]byte("x"), 60))] = blob{kc: row.Context}
 	unavailable := &crypto.Error{Kind: crypto.KindUnavailable, Op: "kms.decrypt", Err: errors.New("no answer")}
 	for _, c := range []struct {
 		what      string
@@ -69,7 +70,6 @@ func TestEveryWrapIsTried(t *testing.T) {
 		if c.second != nil {
 			c.second(&second)
 		}
-		fresh.blobs[string(bytes.Repeat([]byte("x"), 60))] = blob{kc: row.Context}
 		keys.more = []crypto.KeyRow{second}
 		cold := newKeyring(t, Options{Keys: []KeyConfig{{Name: "default", Active: fresh.uri, OpenOnly: c.openOnly, Reference: true}},
 			Open: s.open, Store: shared{keys}})
