@@ -213,6 +213,7 @@ func replicasRace(t *testing.T, uri string) {
 	key := keyFile(t)
 	var mu sync.Mutex
 	var all []envelope.Sealed
+	referring := 0
 	replicas := make([]*keyring.Keyring, 10)
 	for i := range replicas {
 		replicas[i] = keysWith(t, openStore(t, uri, first.id), quiet, key)
@@ -221,15 +222,22 @@ func replicasRace(t *testing.T, uri string) {
 	for _, k := range replicas {
 		wg.Go(func() {
 			envelopes, references := sealed(t, k, 10)
-			if references != 6 {
-				t.Errorf("%d of 10 envelopes are by reference", references)
-			}
 			mu.Lock()
 			defer mu.Unlock()
+			switch references {
+			case 6:
+				referring++
+			case 0: // the store did not take the row within the time that a call has: then it carries on self-contained
+			default:
+				t.Errorf("%d of 10 envelopes are by reference", references)
+			}
 			all = append(all, envelopes...)
 		})
 	}
 	wg.Wait()
+	if referring < 2 {
+		t.Errorf("%d of 10 replicas refer to the store", referring)
+	}
 	for _, k := range replicas {
 		wg.Go(func() {
 			for _, s := range all {
@@ -241,7 +249,7 @@ func replicasRace(t *testing.T, uri string) {
 		})
 	}
 	wg.Wait()
-	if n, err := replicas[0].Rows().Verify(t.Context(), func(_ crypto.KeyRow, err error) { t.Error(err) }); n != 10 || err != nil {
-		t.Errorf("%d rows, error %v", n, err)
+	if n, err := replicas[0].Rows().Verify(t.Context(), func(_ crypto.KeyRow, err error) { t.Error(err) }); n < referring || n > 10 || err != nil {
+		t.Errorf("%d rows, error %v; %d replicas refer to theirs", n, err, referring)
 	}
 }
