@@ -232,6 +232,11 @@ func (o *scanOptions) subjects(ctx context.Context, ids []crypto.KeyID) (map[cry
 				parents[r.Parent] = w.KEK
 			}
 		}
+		if r.Erased != 0 {
+			r.Wrapped = nil // it does not open, even where it came back from a backup
+		} else if len(r.Wrapped) == 0 {
+			continue // nothing says that it was erased: it is lost
+		}
 		rows[r.ID] = crypto.KeyRow{ID: r.ID, Context: r.Context, KEK: parents[r.Parent], Wrapped: r.Wrapped}
 	}
 	return rows, nil

@@ -112,6 +112,9 @@ func (r *Report) lintRule(q *query, rule rule, opts CheckOptions, known []string
 	}
 	if in := unknownIn(opts.Facts, rule.rule, read.facts()); len(in) > 0 {
 		text := fmt.Sprintf("this rule reads %s, which some calls do not contain", strings.Join(read.facts().Names(), " and "))
+		if rule.maySubject {
+			text += "; payloads of these calls that it might seal for a subject, and no other rule does, are refused"
+		}
 		if q.direction == Request {
 			text += "; where it looks at one there, a pass becomes seal"
 		} else {

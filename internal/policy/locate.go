@@ -23,8 +23,7 @@ const single = ast.Var("verdict_of_this_rule")
 func (q *query) byRule(ctx context.Context, p part, in *Input) ([]ruleAnswer, error) {
 	var out []ruleAnswer
 	for _, r := range p.rules {
-		body := slices.Clone(r.rule.Body)
-		body.Append(ast.Equality.Expr(ast.NewTerm(single), r.rule.Head.Key))
+		body := r.query()
 		answer := ruleAnswer{line: r.line, text: string(r.rule.Location.Text)}
 		err := q.run(ctx, body, &evaluation{in: in, full: true}, func(res topdown.QueryResult) {
 			answer.verdicts = append(answer.verdicts, res[single].Value)
@@ -35,6 +34,13 @@ func (q *query) byRule(ctx context.Context, p part, in *Input) ([]ruleAnswer, er
 		out = append(out, answer)
 	}
 	return out, nil
+}
+
+// query is the query for the verdicts of one rule.
+func (r *rule) query() ast.Body {
+	body := slices.Clone(r.rule.Body)
+	body.Append(ast.Equality.Expr(ast.NewTerm(single), r.rule.Head.Key))
+	return body
 }
 
 // locate returns the cause with the place of the first rule in these parts whose verdict is not valid, or

@@ -183,6 +183,11 @@ func (p *Policy) decideFrom(ctx context.Context, q *query, e *evaluation, sets [
 	if errors.Is(err, ErrTwoSubjects) {
 		return Verdict{}, q.twoSubjects(ctx, e.in)
 	}
+	if err == nil && q.subjects && e.missed && (v.Action == Seal || v.Action == Accept) && !v.Subject.Named() {
+		if line, missed := q.missesSubject(ctx, e.in); missed {
+			return Verdict{Action: Deny, Reason: "a rule that names a subject reads what this request does not tell (" + line + ")"}, nil
+		}
+	}
 	if err == nil && v.Subject.Named() && p.noSubjects != "" {
 		return Verdict{}, &Error{Err: fmt.Errorf("a rule names a subject: %s", p.noSubjects)}
 	}

@@ -26,7 +26,7 @@ type query struct {
 	// from a payload is not among them and is not repeated anywhere.
 	literals map[string]bool
 	named    []string      // the keys that rules spell out
-	subjects bool          // a rule names a subject
+	subjects bool          // a rule names a subject, or may
 	limit    time.Duration // of an evaluation
 	running  chan struct{} // holds an element for each evaluation that runs; nil: any number may
 }
@@ -45,7 +45,8 @@ type rule struct {
 	line string // file:line
 	key  string // that its verdict spells out, or ""
 
-	subject bool // its verdict names one
+	subject    bool // its verdict names one
+	maySubject bool // its verdict is computed and may name one, or does
 }
 
 // noData is what OPA's `data` holds besides rules: nothing. Since nothing ever writes to it, one
@@ -61,6 +62,7 @@ func newQuery(c *ast.Compiler, d Direction, packages Sources) (*query, error) {
 	q := &query{direction: d, namespace: namespace, compiler: c, limit: evalTimeout, literals: map[string]bool{}}
 	var body ast.Body
 	var entries []*ast.Rule
+	subjects := buildSubjects(packages)
 	for i, s := range packages {
 		ref := s.module.Package.Path.Append(ast.StringTerm(d.String()))
 		rules := c.GetRulesExact(ref)
@@ -71,9 +73,9 @@ func newQuery(c *ast.Compiler, d Direction, packages Sources) (*query, error) {
 		body.Append(ast.Equality.Expr(ast.NewTerm(v), ast.NewTerm(ref)))
 		p := part{pkg: packageName(s.module), file: s.name, v: v}
 		for _, r := range rules {
-			r := newRule(r)
+			r := newRule(r, subjects)
 			p.rules = append(p.rules, r)
-			q.subjects = q.subjects || r.subject
+			q.subjects = q.subjects || r.maySubject
 			if r.key != "" && !slices.Contains(q.named, r.key) {
 				q.named = append(q.named, r.key)
 			}
@@ -100,13 +102,29 @@ func newQuery(c *ast.Compiler, d Direction, packages Sources) (*query, error) {
 	return q, err
 }
 
-// newRule looks at a rule's head.
-func newRule(r *ast.Rule) rule {
+// buildSubjects reports whether any object in the rules has the member subject.
+func buildSubjects(packages Sources) (found bool) {
+	for _, s := range packages {
+		ast.WalkTerms(s.module, func(t *ast.Term) bool {
+			if o, ok := t.Value.(ast.Object); ok {
+				found = found || o.Get(ast.StringTerm("subject")) != nil
+			}
+			return found
+		})
+	}
+	return found
+}
+
+// newRule looks at a rule's head. subjects is whether the packages build any object with a subject, which a computed verdict may be.
+func newRule(r *ast.Rule, subjects bool) rule {
 	out := rule{rule: r, line: location(r.Location)}
 	if r.Head.Key != nil {
 		if verdict, ok := r.Head.Key.Value.(ast.Object); ok {
 			out.key, _ = stringMember(verdict, "key")
 			out.subject = verdict.Get(ast.StringTerm("subject")) != nil
+			out.maySubject = out.subject
+		} else {
+			out.maySubject = subjects
 		}
 	}
 	return out

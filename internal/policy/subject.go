@@ -10,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/topdown"
 )
 
 // Subject is the place of the subject of a payload: whose key seals it. It is never the subject itself, so that no verdict, cache
@@ -69,6 +70,13 @@ func subject(proposals []Verdict) (s Subject, err error) {
 // twoSubjects completes ErrTwoSubjects with the places of two rules.
 func (q *query) twoSubjects(ctx context.Context, in *Input) error {
 	cause := &Error{Err: ErrTwoSubjects}
+	places := func(a, b Subject) (string, string) {
+		if a.String() != b.String() {
+			return a.String(), b.String()
+		}
+		with := map[bool]string{true: " without default_subject", false: " with another default_subject"}
+		return a.String() + with[a.Default == ""], b.String() + with[b.Default == ""]
+	}
 	var first Subject
 	at := ""
 	for _, p := range q.parts {
@@ -85,7 +93,8 @@ func (q *query) twoSubjects(ctx context.Context, in *Input) error {
 					first, at = pr.Subject, a.line
 				case pr.Subject != first:
 					cause.Location = at
-					cause.Err = fmt.Errorf("%w: %s here, and %s at %s", ErrTwoSubjects, first, pr.Subject, a.line)
+					one, other := places(first, pr.Subject)
+					cause.Err = fmt.Errorf("%w: %s here, and %s at %s", ErrTwoSubjects, one, other, a.line)
 					return cause
 				}
 			}
@@ -97,6 +106,23 @@ func (q *query) twoSubjects(ctx context.Context, in *Input) error {
 // NamesSubjects reports whether a rule of a policy names a subject for requests in a namespace.
 func NamesSubjects(p *Policy, namespace string) bool {
 	return p.queries(namespace)[Request].subjects
+}
+
+// missesSubject reports whether a rule that names a subject reaches something that is unknown in a call, and which one: it might hold,
+// and the payload would be sealed with a key that nobody can erase.
+func (q *query) missesSubject(ctx context.Context, in *Input) (line string, missed bool) {
+	for _, p := range q.parts {
+		for _, r := range p.rules {
+			if !r.maySubject {
+				continue
+			}
+			e := &evaluation{in: in, full: true}
+			if err := q.run(ctx, r.query(), e, func(topdown.QueryResult) {}); err != nil || e.missed {
+				return r.line, true
+			}
+		}
+	}
+	return "", false
 }
 
 // withoutSubjects returns an error for each rule that names a subject, if none may.

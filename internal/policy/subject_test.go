@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"errors"
 	"strings"
 	"testing"
@@ -23,6 +24,7 @@ func TestSubjectsOfVerdicts(t *testing.T) {
 		"two":              {platform: []string{sealsPatient}, team: []string{`{"action": "seal", "subject": {"pointer": "/donor"}}`}, err: "/patient here, and /donor at"},
 		"two defaults": {platform: []string{sealsPatient},
 			team: []string{`{"action": "seal", "subject": {"pointer": "/patient"}, "default_subject": "x"}`}, err: "rules name different subjects"},
+		"a default and none": {team: []string{sealsPatient, `{"action": "seal", "subject": {"pointer": "/patient"}, "default_subject": "x"}`}, err: "default_subject"},
 		"deny wins":          {platform: []string{`{"action": "deny"}`}, team: []string{sealsPatient}},
 		"star":               {team: []string{`{"action": "seal", "subject": {"pointer": "/a/*"}}`}, err: "member subject is"},
 		"whole document":     {team: []string{`{"action": "seal", "subject": {"pointer": ""}}`}, err: "member subject is"},
@@ -105,5 +107,44 @@ func TestFacts(t *testing.T) {
 		if _, known := in.Fact(name); known {
 			t.Errorf("%s is a known fact", name)
 		}
+	}
+}
+
+// TestUnknownSubject: a payload for whose subject a rule reads something unknown is not sealed with the key of nobody.
+func TestUnknownSubject(t *testing.T) {
+	const patient = `"subject": {"pointer": "/patient"}}`
+	for name, tt := range map[string]struct {
+		rules string
+		data  string
+		kind  string
+		known MemberSet
+		want  Action
+	}{
+		"fact":              {rules: `request contains {"action": "seal", ` + patient + ` if input.workflow.type == "Admission"`, want: Deny},
+		"fact that is told": {rules: `request contains {"action": "seal", ` + patient + ` if input.workflow.type == "Admission"`, known: AllFacts, want: Seal},
+		"another kind":      {rules: `request contains {"action": "seal", ` + patient + ` if { input.payload.kind == "memo"; input.workflow.type == "Admission" }`, want: Seal},
+		"computed":          {rules: `request contains v if { input.workflow.type == "Admission"; v := {"action": "seal", ` + patient + ` }`, want: Deny},
+		"from a helper":     {rules: `request contains object.union(person, {"action": "seal"}) if input.workflow.type == "Admission"` + "\nperson := {" + patient, want: Deny},
+		"beside a pass": {rules: `request contains {"action": "pass"}` + "\n" + `request contains {"action": "seal", ` + patient + ` if input.workflow.type == "Admission"`,
+			want: Deny},
+		"a subject for all": {rules: `request contains {"action": "seal", ` + patient + "\n" + `request contains {"action": "seal", ` + patient + ` if input.workflow.type == "Admission"`,
+			want: Seal},
+		"a rule without one": {rules: `request contains {"action": "seal", ` + patient + ` if input.payload.kind == "memo"` + "\n" +
+			`request contains {"action": "pass"} if input.workflow.type == "Admission"`, want: Seal},
+		"a document":         {rules: `request contains {"action": "seal", ` + patient + ` if input.content.json.patient`, data: `{"x":1}`, want: Seal},
+		"not readable":       {rules: `request contains {"action": "seal", ` + patient + ` if input.content.json.patient`, data: `{"a":1,"a":2}`, want: Deny},
+		"a search attribute": {rules: `request contains {"action": "seal", ` + patient + ` if input.workflow.type == "Admission"`, kind: KindSearchAttribute, want: Pass},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := mustLoad(t, map[string]string{"clinic.rego": "package temporal.namespaces.clinic\n\n" + tt.rules + "\n"})
+			in := &Input{Namespace: "clinic", Kind: cmp.Or(tt.kind, KindInput), Encoding: "json/plain", Data: []byte(cmp.Or(tt.data, `{"patient":"P-1"}`)), Known: tt.known}
+			v, err := p.Decide(t.Context(), Request, in)
+			if err != nil || v.Action != tt.want || tt.want == Deny && !strings.Contains(v.Reason, "clinic.rego:") {
+				t.Errorf("verdict %s, reason %q, error %v", v, v.Reason, err)
+			}
+			if !NamesSubjects(p, "clinic") {
+				t.Error("it is not known that a rule may name a subject")
+			}
+		})
 	}
 }

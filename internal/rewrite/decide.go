@@ -140,7 +140,7 @@ func (d *decider) stricter(own, theirs policy.Verdict, target string, s *slot) (
 		own.Reason = fmt.Sprintf("%s (by the policy of the namespace %q, to which it is addressed)", theirs.Reason, target)
 	case (theirs.Action == policy.Redact || theirs.Action == policy.Drop) && own.Action == policy.Pass:
 		own = theirs
-	case theirs.Action == policy.Seal && own.Action == policy.Pass:
+	case theirs.Action == policy.Seal && (own.Action == policy.Pass || own.Action == policy.Accept):
 		key, ok := d.call.state.Keys.DefaultKey(d.call.namespace)
 		if !ok {
 			return own, d.call.fail(KindDenied, s.f.path, fmt.Errorf("the policy of the namespace %q, to which it is "+

@@ -114,7 +114,7 @@ func TestPayloadsAreSealedForTheirSubjects(t *testing.T) {
 		`{"other":"P-1"}`:     "has nothing at the place",
 		`{"patient":""}`:      "is empty",
 		`{"patient":1.5}`:     "neither a string nor an integer",
-		`not JSON, about P-1`: "no JSON document",
+		`not JSON, about P-1`: "cannot be read",
 	} {
 		_, err := starting(t, r, document)
 		if err == nil || err.(*Error).Kind != KindDenied || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "/patient") ||
@@ -151,10 +151,12 @@ func TestSubjectByFactAndDefault(t *testing.T) {
 	if keyOf(t, q.Memo.Fields["a"]) != keyOf(t, q.Memo.Fields["b"]) {
 		t.Error("a payload without a subject is not sealed for the default one")
 	}
-	memo["b"] = jsonOf(`{"patient":[]}`) // no default for what is no subject
-	if _, err := request(t, r, "StartWorkflowExecution", bytesOf(t, &workflowservice.StartWorkflowExecutionRequest{Namespace: testNamespace, WorkflowId: "w",
-		Memo: &commonpb.Memo{Fields: memo}})); err == nil || err.(*Error).Kind != KindDenied {
-		t.Errorf("something else than a subject: %v", err)
+	for _, document := range []string{`{"patient":[]}`, `{"patient":"P-7","patient":"P-8"}`, `{"patient":"P-7","note":"\ud83d"}`} {
+		memo["b"] = jsonOf(document) // no default for what is no subject, or may name one
+		if _, err := request(t, r, "StartWorkflowExecution", bytesOf(t, &workflowservice.StartWorkflowExecutionRequest{Namespace: testNamespace, WorkflowId: "w",
+			Memo: &commonpb.Memo{Fields: memo}})); err == nil || err.(*Error).Kind != KindDenied {
+			t.Errorf("%s: %v", document, err)
+		}
 	}
 }
 
@@ -226,5 +228,20 @@ func TestErasedPayloads(t *testing.T) {
 	}
 	if _, err := starting(t, r, `{"patient":"P-1"}`); err == nil || err.(*Error).Kind != KindDenied || crypto.KindOf(err) != crypto.KindErased {
 		t.Errorf("sealing for an erased subject: %v", err)
+	}
+}
+
+// TestSubjectOfTheTarget: a subject that the policy of the target namespace names is kept, whatever the own policy lets pass.
+func TestSubjectOfTheTarget(t *testing.T) {
+	r, _ := withSubjects(t)
+	s := r.call(r.Method(service + "StartWorkflowExecution"))
+	defer s.Done()
+	d := decider{call: &s.call}
+	for _, own := range []policy.Action{policy.Pass, policy.Accept, policy.Seal} {
+		got, err := d.stricter(policy.Verdict{Action: own, Key: "default"},
+			policy.Verdict{Action: policy.Seal, Key: "theirs", Subject: policy.Subject{Pointer: "/patient"}}, "other", &slot{f: new(field)})
+		if err != nil || got.Action != policy.Seal || got.Subject.Pointer != "/patient" || got.Key != "default" {
+			t.Errorf("own %s: %+v, error %v", own, got, err)
+		}
 	}
 }

@@ -11,7 +11,10 @@ import (
 	"strconv"
 	"time"
 
+	"google.golang.org/protobuf/encoding/protowire"
+
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/x/wire"
 )
 
 const (
@@ -127,6 +130,7 @@ const (
 	SubjectEmpty   NotSubject = "the subject is empty"
 	SubjectTooLong NotSubject = "the subject is longer than 256 bytes"
 	NoDocument     NotSubject = "the payload is no JSON document in which a subject could be found"
+	Unreadable     NotSubject = "the payload is JSON that cannot be read, or that two readers may read differently, so it may name a subject"
 )
 
 // CheckSubject returns why a text is no subject; nil if it is one.
@@ -141,9 +145,12 @@ func CheckSubject(text []byte) error {
 }
 
 // SubjectAt returns the subject at a JSON pointer of the document in a serialized Payload: the bytes of a string, or an integer
-// below 2^53 in decimal. A document that two readers might read differently has none.
+// below 2^53 in decimal. A document that two readers might read differently is Unreadable, as is JSON of an unknown kind.
 func SubjectAt(payload []byte, pointer string) ([]byte, error) {
 	start, end, ok := jsonData(payload)
+	if !ok && claimsJSON(payload) {
+		return nil, Unreadable
+	}
 	if !ok {
 		return nil, NoDocument
 	}
@@ -153,9 +160,24 @@ func SubjectAt(payload []byte, pointer string) ([]byte, error) {
 	case !ok && why != Matched:
 		return nil, NoSubject
 	case !ok || len(holes) != 1:
-		return nil, NoDocument
+		return nil, Unreadable
 	}
 	return canonicalSubject(data[holes[0].start:holes[0].end])
+}
+
+// claimsJSON reports whether a Payload may be JSON of any kind by its encodings. What cannot be parsed may be.
+func claimsJSON(payload []byte) bool {
+	r := wire.Read(payload)
+	for r.Next() && r.Type() != protowire.StartGroupType {
+		if r.Number() != 1 {
+			continue
+		}
+		key, value, err := readEntry(fieldBytes(&r))
+		if err != nil || string(key) == "encoding" && bytes.HasPrefix(value, []byte("json/")) {
+			return true
+		}
+	}
+	return !atEnd(&r)
 }
 
 // canonicalSubject returns the bytes of a JSON value that is a subject.

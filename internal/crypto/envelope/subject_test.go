@@ -122,8 +122,9 @@ func TestSubjectAt(t *testing.T) {
 		`{"patient":{"id":"` + strings.Repeat("x", 257) + `"}}`: SubjectTooLong.Error(),
 		`{"patient":{}}`:                                        NoSubject.Error(),
 		`[]`:                                                    NoSubject.Error(),
-		`{"patient":{"id":"P-42","id":"P-43"}}`:                 NoDocument.Error(),
-		`{"patient":{"id":"P-42"}`:                              NoDocument.Error(),
+		`{"patient":{"id":"P-42","id":"P-43"}}`:                 Unreadable.Error(),
+		`{"patient":{"id":"P-42"}`:                              Unreadable.Error(),
+		`{"patient":{"id":"P-42"},"note":"\ud83d"}`:             Unreadable.Error(),
 	} {
 		payload := []byte("\x0a" + lengthPrefixed("\x0a\x08encoding\x12"+lengthPrefixed("json/plain")) + "\x12" + lengthPrefixed(document))
 		got, err := SubjectAt(payload, "/patient/id")
@@ -136,6 +137,12 @@ func TestSubjectAt(t *testing.T) {
 	}
 	if _, err := SubjectAt([]byte(payloadOf("binary/plain", "{}")), "/a"); err != NoDocument {
 		t.Errorf("a document of another encoding: %v", err)
+	}
+	if _, err := SubjectAt([]byte(payloadOf("json/encrypted", "{}")), "/a"); err != Unreadable {
+		t.Errorf("JSON of an unknown kind: %v", err)
+	}
+	if _, err := SubjectAt([]byte("\x0a\x02\x0a"), "/a"); err != Unreadable {
+		t.Errorf("a payload that cannot be parsed: %v", err)
 	}
 }
 

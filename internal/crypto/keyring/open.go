@@ -24,6 +24,7 @@ type Run struct {
 	ahead    iter.Seq[*envelope.Sealed]
 	asked    map[headerID]answer                 // data keys that were not in memory
 	failed   error                               // of the key store
+	stopped  error                               // of its part with keys of subjects
 	rows     map[crypto.KeyID][]crypto.KeyRow    // of data keys that were not in memory, in the order in which they are tried
 	subjects map[crypto.KeyID]*crypto.SubjectRow // the same of keys of subjects; nil: not found
 	lookups  map[crypto.KeyID]bool               // whether the key store was asked; it is not for those that are too many for one message
@@ -45,11 +46,16 @@ func (r *Run) Nested() Run {
 	if r.lookups == nil {
 		r.lookups = make(map[crypto.KeyID]bool)
 	}
-	return Run{asked: r.asked, rows: r.rows, lookups: r.lookups, refused: r.refused, failed: r.failed}
+	if r.subjects == nil {
+		r.subjects = make(map[crypto.KeyID]*crypto.SubjectRow)
+	}
+	return Run{asked: r.asked, rows: r.rows, subjects: r.subjects, lookups: r.lookups, refused: r.refused, failed: r.failed, stopped: r.stopped}
 }
 
 // EndNested takes over what a nested run has used up.
-func (r *Run) EndNested(of *Run) { r.refused, r.failed = of.refused, of.failed }
+func (r *Run) EndNested(of *Run) {
+	r.refused, r.failed, r.stopped = of.refused, of.failed, of.stopped
+}
 
 // opened is what the envelope that was opened last needed. Others that share its header have the same bytes there.
 type opened struct {

@@ -59,6 +59,9 @@ func (o *opening) resolveOne(ctx context.Context, s *envelope.Sealed, run *Run) 
 	if dk := o.keys.get(h.ID); dk != nil && h.Subject() != (dk.subject != nil) {
 		return h.Tampered("its flags say of another kind of key than its key id names")
 	}
+	if h.Subject() && run.stopped != nil {
+		return run.stopped
+	}
 	if run.failed != nil {
 		return run.failed
 	}
@@ -70,6 +73,9 @@ func (o *opening) resolveOne(ctx context.Context, s *envelope.Sealed, run *Run) 
 	}
 	if fillFromRun(h, run) {
 		return nil
+	}
+	if h.Subject() && run.stopped != nil {
+		return run.stopped
 	}
 	m, known := o.missing.Get(h.ID)
 	asked, done := run.lookups[h.ID]
@@ -192,7 +198,8 @@ func (o *opening) missedLately(id crypto.KeyID) bool {
 	return known && time.Since(m.last) < missTrust
 }
 
-// lookUp puts the rows of some ids into the run, and notes which are missing.
+// lookUp puts the rows of some ids into the run, and notes which are missing. If keys of subjects are out of use, other envelopes of the
+// same message open all the same.
 func (o *opening) lookUp(ctx context.Context, ids []crypto.KeyID, run *Run) error {
 	if len(ids) == 0 {
 		return nil
@@ -207,7 +214,7 @@ func (o *opening) lookUp(ctx context.Context, ids []crypto.KeyID, run *Run) erro
 	}
 	found, err := o.subjects.rows(ctx, subjects)
 	if err != nil {
-		return err
+		run.stopped, ids = err, others
 	}
 	for id, row := range found {
 		run.subjects[id] = row

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -657,5 +658,48 @@ func TestRunOutlivesTheLag(t *testing.T) {
 		past := time.Now().Add(-k.subjects.maxLag - time.Second)
 		k.subjects.polled.Store(&past)
 		h.store.set(func() { h.store.away = errors.New("no route to host") })
+	}
+}
+
+// TestSubjectsAreAway: while keys of subjects are out of use, other envelopes by reference of the same message open.
+func TestSubjectsAreAway(t *testing.T) {
+	h := newHospital(t)
+	of := h.seal(t, 0, "P-1", "of P-1")
+	keys := defaultKeys()
+	keys[0].Reference = true
+	services := store{h.p.uri: h.p}
+	writer := newKeyring(t, Options{Keys: keys, Open: services.open, Store: h.store})
+	writer.Confirm("ns")
+	s, _, err := writer.Sealer(t.Context(), "ns", "default")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var other []byte
+	for range firstAnchors + 1 {
+		if other, err = s.AppendPayload(nil, []byte("of nobody"), false, new(envelope.Nonces)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h.store.set(func() { h.store.away = errors.New("no route to host") })
+	reader := newKeyring(t, Options{Keys: keys, Open: services.open, Store: h.store})
+	var page []*envelope.Sealed
+	for _, sealed := range [][]byte{of, other} {
+		s, _, err := envelope.ParsePayload(sealed)
+		if err != nil || !s.Header.Reference() {
+			t.Fatalf("header %+v, error %v", s.Header, err)
+		}
+		page = append(page, &s)
+	}
+	run := new(Run)
+	reader.Resolve(t.Context(), slices.Values(page), run)
+	if _, _, err := reader.Open(t.Context(), nil, page[0], "ns", run); crypto.KindOf(err) != crypto.KindUnavailable || !strings.Contains(err.Error(), "no route") {
+		t.Errorf("that of a subject: %v", err)
+	}
+	if got, _, err := reader.Open(t.Context(), nil, page[1], "ns", run); err != nil || string(got) != "of nobody" {
+		t.Errorf("that of nobody: %q, error %v", got, err)
+	}
+	nested := run.Nested()
+	if _, _, err := reader.Open(t.Context(), nil, page[0], "ns", &nested); crypto.KindOf(err) != crypto.KindUnavailable || !strings.Contains(err.Error(), "no route") {
+		t.Errorf("in a message within: %v", err)
 	}
 }
