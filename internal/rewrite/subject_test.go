@@ -138,7 +138,7 @@ func TestSubjectByFactAndDefault(t *testing.T) {
 		}
 		return keyOf(t, q.Input.Payloads[0])
 	}
-	if signal("a") != signal("a") || signal("a") == signal("b") {
+	if first, again := signal("a"), signal("a"); first != again || first == signal("b") {
 		t.Error("signals are not sealed for their workflow")
 	}
 	memo := map[string]*commonpb.Payload{"a": jsonOf(`{"patient":"nobody"}`), "b": jsonOf(`{}`)}

@@ -46,10 +46,15 @@ func (p *Pool) probe(ctx context.Context) error {
 // advice returns what to do about an upstream that does not answer, by the text of gRPC and crypto/tls.
 // TestProbeAdvises fails if an upgrade changes one.
 func advice(text string) string {
+	const ended = "the server ended the connection: if it requires TLS, add tls: {} to this upstream; if it requires a client " +
+		"certificate, set tls.cert_file and tls.key_file"
 	for _, a := range []struct{ text, advice string }{
 		{"first record does not look like a TLS handshake", "the server speaks no TLS: remove tls from this upstream, or correct the address"},
 		{"certificate required", "the server requires a client certificate: set tls.cert_file and tls.key_file"},
 		{"error reading server preface", "the server ended the connection: if it requires TLS, add tls: {} to this upstream"},
+		// A server that refuses the handshake may end the connection before its reason is read.
+		{"broken pipe", ended},
+		{"connection reset by peer", ended},
 		{"unknown authority", "set tls.ca_file to the authority that signed the server's certificate"},
 		{"not valid for", "set tls.server_name to a name in the server's certificate"},
 		{"certificate is valid for", "set tls.server_name to a name in the server's certificate"},
