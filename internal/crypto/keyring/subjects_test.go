@@ -27,12 +27,20 @@ type subjectStore struct {
 	*keystore.Store
 	crypto.SubjectStore
 
+	swap    sync.RWMutex // while the file is opened anew
 	mu      sync.Mutex
 	away    error              // of every poll
 	between func(crypto.KeyID) // called after rows of keys were read
 }
 
 func (s *subjectStore) Subjects() crypto.SubjectStore { return s }
+
+// Ping is what a Keyring calls by itself at any time.
+func (s *subjectStore) Ping(ctx context.Context) error {
+	s.swap.RLock()
+	defer s.swap.RUnlock()
+	return s.Store.Ping(ctx)
+}
 
 func (s *subjectStore) Erasures(ctx context.Context, from int64) ([]crypto.Erasure, error) {
 	s.mu.Lock()
@@ -94,6 +102,8 @@ func newHospital(t *testing.T) *hospital {
 // while does something with the file of the store while no process has it open.
 func (h *hospital) while(t *testing.T, do func()) {
 	t.Helper()
+	h.store.swap.Lock()
+	defer h.store.swap.Unlock()
 	if h.store.Store != nil {
 		h.store.Close()
 	}
