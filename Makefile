@@ -76,7 +76,7 @@ snapshots: build ## Compare metrics, config keys, flags, exit codes and so on wi
 	cd e2e/snapshots && SEAL_PROXY_BIN='$(PROXY)' ../../bin/snapshots.test -test.timeout 5m
 
 # Packages of e2e that have their own targets: they need more than Go, much time, or an idle machine.
-E2E_ALONE := abuse|alerts|deploy|docs|mistakes|operator|polls|providers|readers|rescue|sdks|snapshots|soak|survey
+E2E_ALONE := abuse|alerts|deploy|docs|erasure|mistakes|operator|polls|providers|readers|rescue|sdks|snapshots|soak|survey
 
 # SEAL_PROXY_BIN: the tests run the binary that users get. Go's test cache does not notice when it changes, hence -count=1.
 .PHONY: test-e2e
@@ -155,6 +155,11 @@ test-readers: build ## Who reads what by gRPC, codec server, CLI and in a browse
 	@cd e2e && $(GO) test -c -o ../bin/readers.test ./readers
 	@mkdir -p bin/screenshots
 	cd e2e/readers && SEAL_SCREENSHOTS='$(abspath bin/screenshots)' SEAL_PROXY_BIN='$(PROXY)' ../../bin/readers.test -test.timeout 15m
+
+.PHONY: test-erasure
+test-erasure: build ## One of three patients is erased under a real server, with two replicas (needs PostgreSQL); ends with `erasure: N cases, N as described; ...`
+	@cd e2e && $(GO) test -c -o ../bin/erasure.test ./erasure
+	cd e2e/erasure && SEAL_PROXY_BIN='$(PROXY)' ../../bin/erasure.test -test.timeout 5m
 
 # The screenshots that the docs show.
 SCREENSHOTS := doctor-completed doctor-failed doctor-pending support-completed stranger-completed
