@@ -258,6 +258,15 @@ func TestErasedSubject(t *testing.T) {
 	if counts, err := of.Counts(t.Context()); err != nil || len(counts) != 1 || counts[0].Subjects != 2 {
 		t.Errorf("%+v, error %v", counts, err)
 	}
+	c := h.seal(t, 0, "P-3", "of P-3")
+	if _, err := open(h.ring[1], c, "ns"); err != nil { // it has only opened, so nothing but this key is in its memory
+		t.Fatal(err)
+	}
+	h.erase(t, "P-3")
+	h.poll(t)
+	if _, err := open(h.ring[1], c, "ns"); crypto.KindOf(err) != crypto.KindErased {
+		t.Errorf("a replica that has only opened: %v", err)
+	}
 }
 
 // TestErasedWhileARowIsRead: a key that was read before the erasure and unwrapped after it is not used.
