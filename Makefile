@@ -305,7 +305,7 @@ test-kms: build ## The KMS tests against moto, an independent implementation (ne
 
 # PostgreSQL is that of the system, in Debian's folder or on the PATH; without it, its cases are left out. DynamoDB is moto's.
 .PHONY: test-keystore
-test-keystore: ## Key stores on SQLite, a real PostgreSQL and moto's DynamoDB, and what becomes of payloads when they fail; ends with `keystore: N cases on 3 stores, N pass`
+test-keystore: ## Key stores on SQLite, a real PostgreSQL and moto's DynamoDB, and what happens to payloads when they fail; ends with `keystore: N cases on 3 stores, N pass`
 	@cd e2e && $(GO) run ./cmd/peers moto
 	@out=$$($(GO) test -count=1 -timeout 8m -v ./internal/crypto/keystore && \
 		$(GO) test -count=1 -timeout 5m -v -run 'Reference|Store|Row|Wrap|Anchors|Forged|Unconfirmed' ./internal/crypto/keyring) || { echo "$$out"; exit 1; }; \

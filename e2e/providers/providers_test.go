@@ -16,7 +16,7 @@ type provider struct {
 	start   func(t *testing.T) *peer
 	binds   string // who binds namespace and key name to a data key
 	forging string // by what forging is impossible
-	outage  string // how an outage is told from a key that was taken away
+	outage  string // how an outage is distinguished from a key that was taken away
 	rotates string // what is sealed already, after a rotation
 	needs   string // permissions
 	against string // what the suite runs it against

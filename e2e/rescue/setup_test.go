@@ -1,5 +1,5 @@
 // Package rescue shows what happens to tasks that the proxy cannot open, or whose answers it must not send: on real
-// Temporal servers, a present and an older one, with a KMS that fails as it is told. It holds the table of
+// Temporal servers, a present and an older one, with a KMS that fails as a test requires. It holds the table of
 // docs/operations.md.
 package rescue
 

@@ -155,7 +155,7 @@ func TestExplainsInTurn(t *testing.T) {
 	}
 }
 
-// TestKeyNotices: keys that do not work are told, but those once more that have not answered yet are not.
+// TestKeyNotices: keys that do not work are listed; those that have not answered yet are not listed a second time.
 func TestKeyNotices(t *testing.T) {
 	lines := keyNotices([]statuspage.Key{{Name: "a", State: statuspage.KeyWorks}, {Name: "b", KEK: "k1", State: statuspage.KeyRevoked},
 		{Name: "c", KEK: "k2", State: statuspage.KeyUnavailable}, {Name: "d", KEK: keyNotOpen, State: statuspage.KeyRevoked}})

@@ -124,7 +124,7 @@ func (p *Provider) UnwrapDataKey(ctx context.Context, wrapped []byte, kc crypto.
 		return nil, p.damaged(opDecrypt, kc)
 	case len(out.Plaintext) != dataKeySize:
 		clear(out.Plaintext)
-		return nil, kc.Internalf(crypto.KindRejected, opDecrypt, "%s: what the wrapped key holds is no data key", p.uri)
+		return nil, kc.Internalf(crypto.KindRejected, opDecrypt, "%s: the unwrapped bytes are not a data key", p.uri)
 	}
 	return out.Plaintext, nil
 }

@@ -24,7 +24,7 @@ const keyName = "projects/p/locations/europe-west3/keyRings/r/cryptoKeys/phi"
 
 var clinic = crypto.KeyContext{Namespace: "clinic", Key: "phi"}
 
-// service answers as Google's API reference says, and fails as it is told.
+// service answers as Google's API reference says, and fails as a test requires.
 type service struct {
 	kmspb.UnimplementedKeyManagementServiceServer
 	gcm cipher.AEAD

@@ -279,7 +279,7 @@ func (o *opening) askRows(ctx context.Context, s *envelope.Sealed, rows []crypto
 		if failed == nil {
 			return dk, nil
 		}
-		if err == nil || crypto.KindOf(failed).Transient() { // what may pass decides what becomes of the payload
+		if err == nil || crypto.KindOf(failed).Transient() { // a cause that may pass decides whether the payload is tried again
 			err = failed
 		}
 	}

@@ -121,7 +121,7 @@ func (p *Provider) UnwrapDataKey(ctx context.Context, wrapped []byte, kc crypto.
 	}
 	if len(plain) != dataKeySize {
 		clear(plain)
-		return nil, kc.Internalf(crypto.KindRejected, opUnwrap, "%s: what the plug-in unwrapped is no data key", p.uri)
+		return nil, kc.Internalf(crypto.KindRejected, opUnwrap, "%s: the bytes that the plug-in unwrapped are not a data key", p.uri)
 	}
 	return plain, nil
 }

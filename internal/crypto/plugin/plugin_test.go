@@ -28,7 +28,7 @@ import (
 
 var clinic = crypto.KeyContext{Namespace: "clinic", Key: "phi"}
 
-// server is a plug-in with one key, which fails as it is told. What a server in another language does, e2e/providers sees.
+// server is a plug-in with one key, which fails as a test requires. What a server in another language does, e2e/providers sees.
 type server struct {
 	pluginpb.UnimplementedEncryptionServiceServer
 	pluginpb.UnimplementedKeyServiceServer

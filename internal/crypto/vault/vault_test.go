@@ -19,7 +19,7 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 )
 
-// transit is a server that answers as Vault's documentation says, and fails as it is told. What a real one does,
+// transit is a server that answers as Vault's documentation says, and fails as a test requires. What a real one does,
 // e2e/vault sees.
 type transit struct {
 	mu      sync.Mutex
