@@ -74,6 +74,7 @@ func (o *opener) reset() {
 func (s *Session) Response(ctx context.Context, in []byte) ([]byte, error) {
 	o := &s.opener
 	o.account, o.unopened, o.stats.Outcomes = o.account[:0], o.unopened[:0], o.stats.Outcomes[:0]
+	o.run = keyring.Run{} // a task that is held is tried again, and its keys may be there by now
 	m := o.call.method
 	s.meter.begin(m.name, len(in))
 	if m.limits {
@@ -92,6 +93,7 @@ func (s *Session) Response(ctx context.Context, in []byte) ([]byte, error) {
 // stays as it is, since nothing may replace the real error.
 func (s *Session) Status(ctx context.Context, st *spb.Status) *spb.Status {
 	o, out := &s.opener, st
+	o.run = keyring.Run{}
 	if len(st.GetDetails()) > 0 {
 		if raw, err := proto.Marshal(st); err == nil {
 			changed, err := o.open(ctx, o.call.method.plan.status, raw, false)
