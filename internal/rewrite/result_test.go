@@ -98,6 +98,7 @@ func TestHeldResponsesOpenOnceTheKeyIsBack(t *testing.T) {
 	if out, err := attempt(); !errors.As(err, &e) || !e.Transient() {
 		t.Fatalf("a task for now out of reach came as %q, %v", out, err)
 	}
+	time.Sleep(2 * time.Second) // until the keyring no longer asks by itself
 	back.Store(true)
 	var out *workflowservice.PollWorkflowTaskQueueResponse
 	for range 20 {
