@@ -200,7 +200,8 @@ func exportStoreCommand() *cobra.Command {
 		Use:   "export FILE",
 		Short: "Write all rows of the key store of a config to a file",
 		Long: `export writes every row of the config's key store to a new file, as lines of JSON that import reads: to move to another
-database, or to keep a copy. The rows are wrapped keys; whoever has the file can open nothing without the key service.`,
+database, or to keep a copy. The rows are wrapped keys; whoever has the file can open nothing without the key service. Rows of which
+nothing can be opened are named and left out; the exit code is 1 then.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return withStore(cmd, &flags, func(store *keystore.Store) (err error) {
@@ -208,9 +209,17 @@ database, or to keep a copy. The rows are wrapped keys; whoever has the file can
 				if err != nil {
 					return err
 				}
-				n, err := keystore.Export(cmd.Context(), store, f)
+				bad := 0
+				n, err := keystore.Export(cmd.Context(), store, f, func(row crypto.KeyRow) {
+					bad++
+					fmt.Fprintf(cmd.OutOrStdout(), "%s: left out: %v\n", row.ID, row.Broken)
+				})
 				if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 					return err
+				}
+				if bad > 0 {
+					fmt.Fprintf(cmd.OutOrStdout(), "%s written, %d left out\n", count(n, "row"), bad)
+					return exitCode(1)
 				}
 				fmt.Fprintf(cmd.OutOrStdout(), "%s written\n", count(n, "row"))
 				return nil

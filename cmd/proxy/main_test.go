@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"database/sql"
 	"fmt"
 	"io"
 	"log/slog"
@@ -49,6 +50,7 @@ func TestScripts(t *testing.T) {
 			"append":   appendTo,
 			"hangup":   hangUp,
 			"history":  saveHistory,
+			"sqlite":   changeSQLite,
 		},
 	})
 }
@@ -165,6 +167,15 @@ func appendTo(ts *testscript.TestScript, _ bool, args []string) {
 	_, err = fmt.Fprintln(f, args[1])
 	ts.Check(err)
 	ts.Check(f.Close())
+}
+
+// sqlite FILE STATEMENT changes a key store past the product.
+func changeSQLite(ts *testscript.TestScript, _ bool, args []string) {
+	db, err := sql.Open("sqlite", ts.MkAbs(args[0]))
+	ts.Check(err)
+	defer db.Close()
+	_, err = db.Exec(args[1])
+	ts.Check(err)
 }
 
 // history KEYFILE FILE [STORE ID] saves a history as the Temporal CLI does, with a payload and a text sealed in namespace clinic;

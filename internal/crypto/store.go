@@ -10,6 +10,7 @@ type KeyRow struct {
 	KEK     KEKRef
 	KEKURI  string // for people
 	Wrapped []byte
+	Broken  error // why nothing can be opened by this row; KeyStore.All visits such rows as well
 }
 
 // KeyStore is a database with wrapped data keys, which envelopes by reference name. Its errors are *Error: KindUnavailable for what may
@@ -21,7 +22,8 @@ type KeyStore interface {
 	Get(ctx context.Context, ids []KeyID) ([]KeyRow, error)
 	// Put makes sure that the store has a row.
 	Put(ctx context.Context, row KeyRow) error
-	// All calls visit for every row, of every kind until it returns an error. The rows of an id come one after the other.
+	// All calls visit for every row of every kind, until it returns an error. The rows of an id come one after the other. A row that
+	// cannot be read, and a key that has no wrapped key, are visited as well, with the reason in Broken.
 	All(ctx context.Context, visit func(KeyRow) error) error
 	// Ping asks whether the database answers and is the store.
 	Ping(ctx context.Context) error

@@ -48,10 +48,12 @@ func (r Rows) Rewrap(ctx context.Context, failed func(crypto.KeyRow, error)) (ke
 		if err == nil && fresh != nil {
 			err = r.keys.core.opt.Store.Put(ctx, *fresh)
 		}
-		if err != nil {
+		switch {
+		case crypto.KindOf(err) == crypto.KindTampered && fresh != nil && r.wrappedMeanwhile(ctx, fresh):
+			return nil
+		case err != nil:
 			return []rowError{{of[0], err}}
-		}
-		if fresh != nil {
+		case fresh != nil:
 			return []rowError{{*fresh, nil}}
 		}
 		return nil
@@ -66,6 +68,22 @@ func (r Rows) Rewrap(ctx context.Context, failed func(crypto.KeyRow, error)) (ke
 		}
 	})
 	return keys, added, err
+}
+
+// wrappedMeanwhile reports whether the store has a good row of another writer under the key encryption key of one that it did not take:
+// two commands at once wrap a data key differently, and the first one's row stays.
+func (r Rows) wrappedMeanwhile(ctx context.Context, fresh *crypto.KeyRow) bool {
+	store := r.keys.core.opt.Store
+	if fresh.Kind != 0 {
+		parents, err := crypto.SubjectsOf(store).Parent(ctx, fresh.ID)
+		return err == nil && slices.ContainsFunc(parents, func(p crypto.ParentRow) bool {
+			return p.KEK == fresh.KEK && r.verify(ctx, p.KeyRow) == nil
+		})
+	}
+	rows, err := store.Get(ctx, []crypto.KeyID{fresh.ID})
+	return err == nil && slices.ContainsFunc(rows, func(row crypto.KeyRow) bool {
+		return row.KEK == fresh.KEK && r.verify(ctx, row) == nil
+	})
 }
 
 // Restore puts the row into the key store that a self-contained envelope's header has, if its data key unwraps.
@@ -139,6 +157,9 @@ func (r Rows) eachKey(ctx context.Context, work func([]crypto.KeyRow) []rowError
 func (r Rows) verify(ctx context.Context, row crypto.KeyRow) error {
 	h := &envelope.Header{ID: row.ID}
 	fill(h, row)
+	if row.Broken != nil {
+		return h.Errorf(crypto.KindMalformed, "verify a row", "%w", row.Broken)
+	}
 	if !valid(&row) {
 		return h.Errorf(crypto.KindMalformed, "verify a row", "its names or its wrapped key are too long, or empty")
 	}
@@ -153,8 +174,12 @@ func (r Rows) verify(ctx context.Context, row crypto.KeyRow) error {
 }
 
 // rewrapped returns the row of a data key under the active key encryption key of its entry; nil if it is among its rows.
-func (r Rows) rewrapped(ctx context.Context, rows []crypto.KeyRow) (*crypto.KeyRow, error) {
-	kc := rows[0].Context
+func (r Rows) rewrapped(ctx context.Context, of []crypto.KeyRow) (*crypto.KeyRow, error) {
+	kc := of[0].Context
+	rows := slices.DeleteFunc(slices.Clone(of), func(row crypto.KeyRow) bool { return row.Broken != nil })
+	if len(rows) == 0 {
+		return nil, kc.Errorf(crypto.KindMalformed, "rewrap", "%w", of[0].Broken)
+	}
 	m, ok := r.keys.Current().findSealed(kc.Namespace, kc.Key)
 	if !ok {
 		return nil, kc.Errorf(crypto.KindNotConfigured, "rewrap", "no entry of `keys` in the configuration has this name and serves this namespace")

@@ -4,8 +4,8 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
-	"errors"
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strconv"
@@ -24,7 +24,7 @@ import (
 const (
 	// perBatch is how many items BatchGetItem returns at most.
 	perBatch = 100
-	// maxTries is how often a row is written that meets other transactions.
+	// maxTries is how often a row is written that another process writes at the same time.
 	maxTries = 10
 	// tableWait is how long init waits for a table that it has made.
 	tableWait = 2 * time.Minute
@@ -229,11 +229,7 @@ func (t *table) getBatch(ctx context.Context, rows []crypto.KeyRow, keys []item)
 			return nil, t.failed("keystore.get", err)
 		}
 		for _, it := range out.Responses[*t.name] {
-			of, err := rowsOf(it)
-			if err != nil {
-				return nil, unavailable("keystore.get", err)
-			}
-			rows = append(rows, slices.DeleteFunc(of, func(r crypto.KeyRow) bool { return r.Wrapped == nil })...)
+			rows = append(rows, slices.DeleteFunc(rowsOf(it), isBroken)...)
 		}
 		if keys = out.UnprocessedKeys[*t.name].Keys; len(keys) == 0 {
 			return rows, nil
@@ -244,55 +240,51 @@ func (t *table) getBatch(ctx context.Context, rows []crypto.KeyRow, keys []item)
 	}
 }
 
-// insert is part of backend. A row that is there is not written, since writes cost more than reads.
+// insert is part of backend. A row that is there is not written, since writes cost more than reads. The store's id is compared before the
+// write and after it, and not by a transaction with it: all inserts of all processes would meet at the item that has the id, and
+// DynamoDB refuses transactions that meet. A row that gets into another store harms nobody, since nothing refers to it.
 func (t *table) insert(ctx context.Context, row *crypto.KeyRow, store string) error {
 	pause := backoff.Backoff{First: 20 * time.Millisecond, Max: time.Second, Jitter: 0.5}
 	for try := 1; ; try++ {
+		if err := t.expect(ctx, store); err != nil {
+			return err
+		}
 		out, err := t.client.GetItem(ctx, &dynamodb.GetItemInput{TableName: t.name, Key: keyOf(row.ID), ConsistentRead: aws.Bool(true)})
 		if err != nil {
 			return t.failed("keystore.put", err)
 		}
-		if _, there := wrapsOf(out.Item)[row.KEK.String()]; there {
+		_, there := wrapsOf(out.Item)[row.KEK.String()]
+		other := text(out.Item[attrNamespace]) != row.Context.Namespace || text(out.Item[attrKey]) != row.Context.Key
+		if there || other && out.Item != nil {
+			return nil // Put compares
+		}
+		if err = t.write(ctx, row, out.Item); err == nil {
 			return t.expect(ctx, store)
 		}
-		if other := text(out.Item[attrNamespace]) != row.Context.Namespace || text(out.Item[attrKey]) != row.Context.Key; other && out.Item != nil {
-			return t.expect(ctx, store) // Put compares
-		}
-		err = t.write(ctx, row, out.Item, store)
-		if err == nil {
-			return nil
-		}
-		again, err := t.refused(ctx, err, store)
+		// Another process has written the same item meanwhile, or is about to.
+		again := t.code(err) == "ConditionalCheckFailedException" || t.code(err) == "TransactionConflictException"
 		if !again || try == maxTries || pause.Wait(ctx) != nil {
-			return err
+			return t.failed("keystore.put", err)
 		}
 	}
 }
 
-// write makes the item of a row, or adds a wrap to the one that is there, if the table is the store.
-func (t *table) write(ctx context.Context, row *crypto.KeyRow, there item, store string) error {
+// write makes the item of a row, or adds a wrap to the one that is there.
+func (t *table) write(ctx context.Context, row *crypto.KeyRow, there item) (err error) {
 	wrap := wrapOf(row)
-	do := types.TransactWriteItem{}
 	switch {
 	case there == nil:
-		do.Put = &types.Put{TableName: t.name, Item: itemOf(row), ConditionExpression: aws.String("attribute_not_exists(pk)")}
+		_, err = t.client.PutItem(ctx, &dynamodb.PutItemInput{TableName: t.name, Item: itemOf(row), ConditionExpression: aws.String("attribute_not_exists(pk)")})
 	case there[attrWraps] == nil:
-		do.Update = &types.Update{TableName: t.name, Key: keyOf(row.ID), UpdateExpression: aws.String("SET wraps = :wraps"),
+		_, err = t.client.UpdateItem(ctx, &dynamodb.UpdateItemInput{TableName: t.name, Key: keyOf(row.ID), UpdateExpression: aws.String("SET wraps = :wraps"),
 			ConditionExpression:       aws.String("attribute_exists(pk) AND attribute_not_exists(wraps)"),
-			ExpressionAttributeValues: item{":wraps": &types.AttributeValueMemberM{Value: item{row.KEK.String(): wrap}}}}
+			ExpressionAttributeValues: item{":wraps": &types.AttributeValueMemberM{Value: item{row.KEK.String(): wrap}}}})
 	default:
-		do.Update = &types.Update{TableName: t.name, Key: keyOf(row.ID), UpdateExpression: aws.String("SET wraps.#kek = :wrap"),
+		_, err = t.client.UpdateItem(ctx, &dynamodb.UpdateItemInput{TableName: t.name, Key: keyOf(row.ID), UpdateExpression: aws.String("SET wraps.#kek = :wrap"),
 			ConditionExpression:       aws.String("attribute_exists(pk) AND attribute_not_exists(wraps.#kek)"),
 			ExpressionAttributeNames:  map[string]string{"#kek": row.KEK.String()},
-			ExpressionAttributeValues: item{":wrap": wrap}}
+			ExpressionAttributeValues: item{":wrap": wrap}})
 	}
-	check := &types.ConditionCheck{TableName: t.name, Key: key(metaItem),
-		ConditionExpression:      aws.String("store_id = :id AND #schema = :schema"),
-		ExpressionAttributeNames: map[string]string{"#schema": attrSchema},
-		ExpressionAttributeValues: item{":id": &types.AttributeValueMemberS{Value: store},
-			":schema": &types.AttributeValueMemberN{Value: strconv.Itoa(schemaVersion)}}}
-	_, err := t.client.TransactWriteItems(ctx, &dynamodb.TransactWriteItemsInput{
-		TransactItems: []types.TransactWriteItem{{ConditionCheck: check}, do}})
 	return err
 }
 
@@ -312,25 +304,6 @@ func wrapOf(row *crypto.KeyRow) types.AttributeValue {
 		attrKEKURI: &types.AttributeValueMemberS{Value: row.KEKURI}, attrWrapped: &types.AttributeValueMemberB{Value: row.Wrapped}}}
 }
 
-// refused returns the error of a transaction, and whether to try again: another one may have written the same item meanwhile, or
-// be under way.
-func (t *table) refused(ctx context.Context, err error, store string) (again bool, _ error) {
-	var canceled *types.TransactionCanceledException
-	if !errors.As(err, &canceled) {
-		return false, t.failed("keystore.put", err)
-	}
-	if err := t.expect(ctx, store); err != nil {
-		return false, err
-	}
-	for _, reason := range canceled.CancellationReasons {
-		switch aws.ToString(reason.Code) {
-		case "ConditionalCheckFailed", "TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded":
-			again = true
-		}
-	}
-	return again, t.failed("keystore.put", err)
-}
-
 // all is part of backend. The items come in no order.
 func (t *table) all(ctx context.Context, visit func(crypto.KeyRow) error) error {
 	pages := dynamodb.NewScanPaginator(t.client, &dynamodb.ScanInput{TableName: t.name, ConsistentRead: aws.Bool(true)})
@@ -343,11 +316,7 @@ func (t *table) all(ctx context.Context, visit func(crypto.KeyRow) error) error 
 			if !strings.HasPrefix(text(it[attrPK]), keyItem) || number(it[attrKind]) != "0" {
 				continue
 			}
-			rows, err := rowsOf(it)
-			if err != nil {
-				return unavailable("keystore.all", err)
-			}
-			for _, r := range rows {
+			for _, r := range rowsOf(it) {
 				if err := visit(r); err != nil {
 					return err
 				}
@@ -357,28 +326,33 @@ func (t *table) all(ctx context.Context, visit func(crypto.KeyRow) error) error 
 	return nil
 }
 
-// rowsOf returns the rows of an item: one for each wrap, in the order of their references. A key without a wrap makes a row without one.
-func rowsOf(it item) (rows []crypto.KeyRow, err error) {
-	raw, err := hex.DecodeString(strings.TrimPrefix(text(it[attrPK]), keyItem))
-	if err != nil || len(raw) != len(crypto.KeyID{}) {
-		return nil, errors.New("the key of an item is not k# and the id of a data key")
+// rowsOf returns the rows of an item: one for each wrap, in the order of their references.
+func rowsOf(it item) (rows []crypto.KeyRow) {
+	row := crypto.KeyRow{Context: crypto.KeyContext{Namespace: text(it[attrNamespace]), Key: text(it[attrKey])}}
+	id, err := hex.DecodeString(strings.TrimPrefix(text(it[attrPK]), keyItem))
+	if err != nil || len(id) != len(row.ID) {
+		row.Broken = fmt.Errorf("the key of an item, %q, is not k# and the id of a data key", text(it[attrPK]))
+		return []crypto.KeyRow{row}
 	}
-	row := crypto.KeyRow{ID: crypto.KeyID(raw), Context: crypto.KeyContext{Namespace: text(it[attrNamespace]), Key: text(it[attrKey])}}
+	row.ID = crypto.KeyID(id)
 	wraps := wrapsOf(it)
-	for ref, of := range wraps {
+	if len(wraps) == 0 {
+		row.Broken = errNoWrap
+		return []crypto.KeyRow{row}
+	}
+	for _, ref := range slices.Sorted(maps.Keys(wraps)) {
+		r := row
 		raw, err := hex.DecodeString(ref)
-		wrap, ok := of.(*types.AttributeValueMemberM)
-		if err != nil || len(raw) != len(row.KEK) || !ok {
-			return nil, fmt.Errorf("the item of the data key %s... has a broken wrap", row.ID.String()[:8])
+		if wrap, ok := wraps[ref].(*types.AttributeValueMemberM); ok {
+			r.KEKURI, r.Wrapped = text(wrap.Value[attrKEKURI]), bytesOf(wrap.Value[attrWrapped])
 		}
-		row.KEK, row.KEKURI, row.Wrapped = crypto.KEKRef(raw), text(wrap.Value[attrKEKURI]), bytesOf(wrap.Value[attrWrapped])
-		rows = append(rows, row)
+		if err != nil || len(raw) != len(r.KEK) || r.Wrapped == nil {
+			r.Broken = fmt.Errorf("the wrap %q of its item is broken", ref)
+		}
+		copy(r.KEK[:], raw)
+		rows = append(rows, r)
 	}
-	if len(rows) == 0 {
-		return []crypto.KeyRow{row}, nil
-	}
-	slices.SortFunc(rows, func(a, b crypto.KeyRow) int { return strings.Compare(string(a.KEK[:]), string(b.KEK[:])) })
-	return rows, nil
+	return rows
 }
 
 func key(pk string) item { return item{attrPK: &types.AttributeValueMemberS{Value: pk}} }

@@ -27,8 +27,8 @@ type exported struct {
 	Rows      *int   `json:"rows,omitempty"`
 }
 
-// Export writes all rows of a store, which Import reads.
-func Export(ctx context.Context, store crypto.KeyStore, w io.Writer) (rows int, err error) {
+// Export writes all rows of a store, which Import reads. It leaves out rows of which nothing can be opened, and calls skipped for each.
+func Export(ctx context.Context, store crypto.KeyStore, w io.Writer, skipped func(crypto.KeyRow)) (rows int, err error) {
 	if subjects := crypto.SubjectsOf(store); subjects != nil {
 		counts, err := subjects.SubjectCounts(ctx)
 		if err != nil {
@@ -50,6 +50,13 @@ func Export(ctx context.Context, store crypto.KeyStore, w io.Writer) (rows int, 
 	}
 	err = store.All(ctx, func(r crypto.KeyRow) error {
 		if r.Kind != 0 { // a wrap key or index key without subjects, which is made anew
+			return nil
+		}
+		if r.Broken == nil && !complete(&r) {
+			r.Broken = errors.New("a name or its wrapped key is empty")
+		}
+		if r.Broken != nil {
+			skipped(r)
 			return nil
 		}
 		rows++
@@ -104,11 +111,15 @@ func readExport(r io.Reader) (rows []crypto.KeyRow, err error) {
 		id, err1 := hex.DecodeString(line.ID)
 		kek, err2 := hex.DecodeString(line.KEK)
 		row := crypto.KeyRow{Context: crypto.KeyContext{Namespace: line.Namespace, Key: line.Key}, KEKURI: line.KEKURI, Wrapped: line.Wrapped}
-		if err1 != nil || err2 != nil || len(id) != len(row.ID) || len(kek) != len(row.KEK) ||
-			line.Namespace == "" || line.Key == "" || len(line.Wrapped) == 0 {
+		if err1 != nil || err2 != nil || len(id) != len(row.ID) || len(kek) != len(row.KEK) || !complete(&row) {
 			return nil, fmt.Errorf("row %d of the export is broken", len(rows)+1)
 		}
 		row.ID, row.KEK = crypto.KeyID(id), crypto.KEKRef(kek)
 		rows = append(rows, row)
 	}
+}
+
+// complete reports whether a row has what an export says of each.
+func complete(r *crypto.KeyRow) bool {
+	return r.Context.Namespace != "" && r.Context.Key != "" && len(r.Wrapped) > 0
 }

@@ -374,11 +374,10 @@ func dynamoDBFaults(t *testing.T) faults {
 			case "BatchGetItem":
 				return http.StatusOK, map[string]any{"Responses": map[string]any{}, "UnprocessedKeys": map[string]any{}}
 			}
-			return http.StatusBadRequest, map[string]any{"__type": "com.amazonaws.dynamodb.v20120810#TransactionCanceledException", "Message": "no",
-				"CancellationReasons": []any{map[string]any{"Code": "ConditionalCheckFailed"}, map[string]any{"Code": "None"}}}
+			return http.StatusBadRequest, map[string]any{"__type": "com.amazonaws.dynamodb.v20120810#ConditionalCheckFailedException", "message": "no"}
 		}),
-		"refuses writes": refused("AccessDeniedException", "TransactWriteItems"),
-		"full":           refused("ProvisionedThroughputExceededException", "TransactWriteItems"), // it has no disk that fills
+		"refuses writes": refused("AccessDeniedException", "PutItem", "UpdateItem"),
+		"full":           refused("ProvisionedThroughputExceededException", "PutItem", "UpdateItem"), // it has no disk that fills
 	}}
 }
 
@@ -390,7 +389,7 @@ func TestNewestRowsAreLost(t *testing.T) {
 		key := keyFile(t)
 		old, _ := sealed(t, keysWith(t, store, quiet, key), 6)
 		var backup strings.Builder
-		if n, err := Export(t.Context(), store, &backup); n != 1 || err != nil {
+		if n, err := Export(t.Context(), store, &backup, none(t)); n != 1 || err != nil {
 			t.Fatalf("%d rows, error %v", n, err)
 		}
 		running := keysWith(t, store, quiet, key)

@@ -49,7 +49,7 @@ type backend interface {
 	init(ctx context.Context) (id string, made bool, err error)
 	// expect returns an error unless it is the store with an id.
 	expect(ctx context.Context, id string) error
-	// get returns the rows of some ids.
+	// get returns the rows of some ids. Broken ones are left out: others of the same ids may be good.
 	get(ctx context.Context, ids []crypto.KeyID) ([]crypto.KeyRow, error)
 	// insert writes a row, unless one with its id and key encryption key is there, and unless it is another store than the
 	// one with an id.
@@ -176,6 +176,11 @@ func Init(ctx context.Context, uri string) (id string, made bool, err error) {
 func unavailable(op string, err error) error {
 	return crypto.Internalf(crypto.KindUnavailable, op, "the key store: %w", err)
 }
+
+// errNoWrap is why a key cannot be used of which no wrapped key is there.
+var errNoWrap = errors.New("its wrapped key is missing")
+
+func isBroken(r crypto.KeyRow) bool { return r.Broken != nil }
 
 func notConfigured(format string, args ...any) error {
 	return crypto.Internalf(crypto.KindNotConfigured, "open key store", format, args...)

@@ -1,6 +1,7 @@
 package keystore
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"fmt"
@@ -169,5 +170,34 @@ func hasSchema(t *testing.T, s *Store, schema int) {
 	}
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// breakRows breaks what a store has: one of two wraps of a key, all wraps of another one, and it adds a key whose id is none.
+func breakRows(t *testing.T, s *Store, one, all crypto.KeyID) {
+	t.Helper()
+	loseWraps(t, s, all)
+	if b, ok := s.backend.(*table); ok {
+		odd := itemOf(new(row(1)))
+		odd[attrPK] = &types.AttributeValueMemberS{Value: keyItem + "00"}
+		if _, err := b.client.PutItem(t.Context(), &dynamodb.PutItemInput{TableName: b.name, Item: odd}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := b.client.UpdateItem(t.Context(), &dynamodb.UpdateItemInput{TableName: b.name, Key: keyOf(one),
+			UpdateExpression: aws.String("SET wraps.x = :x"), ExpressionAttributeValues: item{":x": wrapOf(new(row(1)))}}); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	db := s.backend.(database).db
+	for _, id := range [][]byte{one[:], bytes.Repeat([]byte{255}, 17)} {
+		if len(id) != len(one) {
+			if _, err := db.Exec("INSERT INTO temporal_seal_keys (id, kind, namespace, key_name) VALUES ($1, 0, 'ns', 'default')", id); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := db.Exec("INSERT INTO temporal_seal_wraps (id, kek_ref, kek_uri, wrapped) VALUES ($1, $2, 'x', $1)", id, []byte{1}); err != nil {
+			t.Fatal(err)
+		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -248,35 +249,41 @@ func (d database) get(ctx context.Context, ids []crypto.KeyID) (rows []crypto.Ke
 		for i, id := range ids[:n] {
 			marks[i], args[i] = fmt.Sprintf("$%d", i+1), id[:]
 		}
-		if rows, err = d.query(ctx, rows, selectRows+`k.id IN (`+strings.Join(marks, ", ")+`)`, args...); err != nil {
+		some, _, err := d.query(ctx, selectRows+`k.id IN (`+strings.Join(marks, ", ")+`)`, args...)
+		if err != nil {
 			return nil, unavailable("keystore.get", err)
 		}
-		ids = ids[n:]
+		rows, ids = append(rows, slices.DeleteFunc(some, isBroken)...), ids[n:]
 	}
 	return rows, nil
 }
 
-// query appends the rows that a statement selects.
-func (d database) query(ctx context.Context, rows []crypto.KeyRow, statement string, args ...any) ([]crypto.KeyRow, error) {
+// query returns the rows that a statement selects, and the id of the last one as it is in the database.
+func (d database) query(ctx context.Context, statement string, args ...any) (rows []crypto.KeyRow, last []byte, err error) {
 	found, err := d.db.QueryContext(ctx, statement, args...)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer found.Close()
 	for found.Next() {
 		var r crypto.KeyRow
 		var id, ref []byte
 		if err := found.Scan(&id, &r.Kind, &r.Context.Namespace, &r.Context.Key, &ref, &r.KEKURI, &r.Wrapped); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		if len(id) != len(r.ID) || len(ref) != len(r.KEK) && ref != nil {
-			return nil, fmt.Errorf("a row has an id of %d bytes and a reference of %d", len(id), len(ref))
+		switch {
+		case len(id) != len(r.ID):
+			r.Broken = fmt.Errorf("the id %x of a row of temporal_seal_keys has %d bytes, not %d", id, len(id), len(r.ID))
+		case ref == nil:
+			r.Broken = errNoWrap
+		case len(ref) != len(r.KEK):
+			r.Broken = fmt.Errorf("kek_ref of its row in temporal_seal_wraps has %d bytes, not %d", len(ref), len(r.KEK))
 		}
-		r.ID = crypto.KeyID(id)
+		copy(r.ID[:], id)
 		copy(r.KEK[:], ref)
-		rows = append(rows, r)
+		rows, last = append(rows, r), id
 	}
-	return rows, found.Err()
+	return rows, last, found.Err()
 }
 
 // durable has a commit wait until it is on disk, where the database's default is not to wait. It weakens no stronger default.
@@ -322,11 +329,11 @@ var selectPage = fmt.Sprintf(`SELECT k.id, k.kind, k.namespace, k.key_name, w.ke
 FROM temporal_seal_keys k LEFT JOIN temporal_seal_wraps w ON w.id = k.id
 WHERE k.id IN (SELECT id FROM temporal_seal_keys WHERE id > $1 ORDER BY id LIMIT %d) ORDER BY k.id, w.kek_ref`, pageSize)
 
-// all calls visit for every row, in the order of ids. A key without a wrap makes a row without one.
+// all calls visit for every row, in the order of ids.
 func (d database) all(ctx context.Context, visit func(crypto.KeyRow) error) error {
 	after := []byte{}
 	for {
-		rows, err := d.query(ctx, nil, selectPage, after)
+		rows, last, err := d.query(ctx, selectPage, after)
 		if err != nil {
 			return unavailable("keystore.all", err)
 		}
@@ -338,7 +345,6 @@ func (d database) all(ctx context.Context, visit func(crypto.KeyRow) error) erro
 				return err
 			}
 		}
-		last := rows[len(rows)-1].ID
-		after = last[:]
+		after = last
 	}
 }

@@ -384,7 +384,7 @@ func TestLostIndexKeys(t *testing.T) {
 		if lost, err := s.LostIndexKeys(ctx); err != nil || len(lost) != 1 || lost[0] != in.String() {
 			t.Errorf("beside keys of subjects: %v, error %v", lost, err)
 		}
-		if _, err := Export(ctx, s.store, io.Discard); err == nil {
+		if _, err := Export(ctx, s.store, io.Discard, none(t)); err == nil {
 			t.Error("a store with keys of subjects is exported without them")
 		}
 	})

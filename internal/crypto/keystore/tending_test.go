@@ -172,7 +172,7 @@ func TestExport(t *testing.T) {
 			}
 		}
 		var out bytes.Buffer
-		if n, err := Export(t.Context(), from, &out); n != 3 || err != nil {
+		if n, err := Export(t.Context(), from, &out, none(t)); n != 3 || err != nil {
 			t.Fatalf("%d rows, error %v", n, err)
 		}
 		to := newStore(t, "sqlite:"+filepath.Join(t.TempDir(), "other.db"))
@@ -192,12 +192,128 @@ func TestExport(t *testing.T) {
 		}
 		var again bytes.Buffer
 		slices.Sort(lines[1 : len(lines)-2]) // DynamoDB has no order
-		if _, err := Export(t.Context(), to, &again); err != nil || again.String() != strings.Join(lines, "") {
+		if _, err := Export(t.Context(), to, &again, none(t)); err != nil || again.String() != strings.Join(lines, "") {
 			t.Errorf("error %v, exported again:\n%s\nwant\n%s", err, again.String(), out.String())
 		}
 		differs := strings.Replace(out.String(), `"namespace":"eu/clinic"`, `"namespace":"eu/other"`, 1)
 		if n, err := Import(t.Context(), to, strings.NewReader(differs)); n != 0 || crypto.KindOf(err) != crypto.KindTampered {
 			t.Errorf("a row that differs: %d rows, error %v", n, err)
+		}
+	})
+}
+
+// TestBrokenRows: rows that somebody broke are named, and keep no other row from being used, checked, wrapped anew or exported.
+func TestBrokenRows(t *testing.T) {
+	stores(t, func(t *testing.T, uri string) {
+		store := newStore(t, uri)
+		key, next := keyFile(t), keyFile(t)
+		var all []crypto.KeyID
+		var envelopes []envelope.Sealed
+		for range 3 {
+			some, _ := sealed(t, keysWith(t, store, quiet, key), 6)
+			all, envelopes = append(all, some[5].Header.ID), append(envelopes, some[5])
+		}
+		breakRows(t, store, all[1], all[2])
+		if rows, err := store.Get(t.Context(), all); err != nil || len(rows) != 2 {
+			t.Errorf("%d rows, error %v; want those of the first two", len(rows), err)
+		}
+		for _, e := range envelopes[:2] {
+			if err := opens(t.Context(), keysWith(t, store, quiet, key), e); err != nil {
+				t.Error(err)
+			}
+		}
+		named := func(what string, got []error) {
+			t.Helper()
+			text := fmt.Sprint(got)
+			for _, reason := range [][2]string{{"kek_ref of its row", "the wrap \"x\""}, {"its wrapped key is missing"}, {"17 bytes", "the key of an item"}} {
+				if !strings.Contains(text, reason[0]) && (reason[1] == "" || !strings.Contains(text, reason[1])) {
+					t.Errorf("%s does not say %q: %s", what, reason, text)
+				}
+			}
+			if len(got) != 3 {
+				t.Errorf("%s names %d broken rows: %s", what, len(got), text)
+			}
+		}
+		var bad []error
+		if n, err := keysWith(t, store, quiet, key).Rows().Verify(t.Context(), func(_ crypto.KeyRow, err error) { bad = append(bad, err) }); err != nil || n != 5 {
+			t.Errorf("%d rows, error %v", n, err)
+		}
+		named("check", bad)
+		var out bytes.Buffer
+		bad = nil
+		if n, err := Export(t.Context(), store, &out, func(r crypto.KeyRow) { bad = append(bad, r.Broken) }); err != nil || n != 2 {
+			t.Errorf("%d rows exported, error %v", n, err)
+		}
+		named("export", bad)
+		to := newStore(t, "sqlite:"+filepath.Join(t.TempDir(), "other.db"))
+		if n, err := Import(t.Context(), to, &out); n != 2 || err != nil {
+			t.Errorf("%d rows imported, error %v", n, err)
+		}
+		bad = nil
+		n, added, err := keysWith(t, store, quiet, next, key).Rows().Rewrap(t.Context(), func(_ crypto.KeyRow, err error) { bad = append(bad, err) })
+		if n != 4 || added != 2 || err != nil || len(bad) != 2 {
+			t.Errorf("%d keys, %d wrapped anew, failed %v, error %v", n, added, bad, err)
+		}
+	})
+}
+
+// none fails a test if an export leaves a row out.
+func none(t *testing.T) func(crypto.KeyRow) {
+	return func(r crypto.KeyRow) { t.Errorf("the row of %s was left out: %v", r.ID, r.Broken) }
+}
+
+// interrupted is a store in which another command does something right before a row is put.
+type interrupted struct {
+	*Store
+	by func()
+}
+
+func (s *interrupted) Put(ctx context.Context, row crypto.KeyRow) error {
+	by := s.by
+	if s.by = nil; by != nil {
+		by()
+	}
+	return s.Store.Put(ctx, row)
+}
+
+func (*interrupted) Close() error { return nil }
+
+// TestRewrapTwiceAtOnce: of two commands that wrap the same data key, the first one's row stays, and neither takes it for a forgery.
+func TestRewrapTwiceAtOnce(t *testing.T) {
+	stores(t, func(t *testing.T, uri string) {
+		store := newStore(t, uri)
+		before, after := keyFile(t), keyFile(t)
+		envelopes, _ := sealed(t, keysWith(t, store, quiet, before), 6)
+		mine := func(_ crypto.KeyRow, err error) { t.Error(err) }
+		late := &interrupted{Store: store, by: func() {
+			if n, added, err := keysWith(t, store, quiet, after, before).Rows().Rewrap(t.Context(), mine); n != 1 || added != 1 || err != nil {
+				t.Errorf("the first: %d data keys, %d added, error %v", n, added, err)
+			}
+		}}
+		if n, added, err := keysWith(t, late, quiet, after, before).Rows().Rewrap(t.Context(), mine); n != 1 || added != 0 || err != nil {
+			t.Errorf("the second: %d data keys, %d added, error %v", n, added, err)
+		}
+		if err := opens(t.Context(), keysWith(t, store, quiet, after), envelopes[5]); err != nil {
+			t.Error(err)
+		}
+		// A row that is there and unwraps to another key stays what it is: a forgery.
+		third := keyFile(t)
+		late.by = func() {
+			kek, err := localkey.Open(t.Context(), third)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			h := envelopes[0].Header
+			if err := store.Put(t.Context(), crypto.KeyRow{ID: h.ID, Context: crypto.KeyContext{Namespace: h.Namespace, Key: h.Key},
+				KEK: kek.Ref(), KEKURI: third, Wrapped: []byte("forged")}); err != nil {
+				t.Error(err)
+			}
+		}
+		var failed []error
+		_, added, err := keysWith(t, late, quiet, third, before, after).Rows().Rewrap(t.Context(), func(_ crypto.KeyRow, err error) { failed = append(failed, err) })
+		if added != 0 || err != nil || len(failed) != 1 || crypto.KindOf(failed[0]) != crypto.KindTampered {
+			t.Errorf("a forged row: %d added, failed %v, error %v", added, failed, err)
 		}
 	})
 }
