@@ -31,6 +31,8 @@ type productOptions struct {
 	audit    bool // to a file in dir
 	env      []string
 
+	store, storeID string // of a key store, by reference to which it seals; empty: none
+
 	endpoints map[string]string // Nexus endpoints and the namespaces to which they lead
 }
 
@@ -49,8 +51,14 @@ func startProduct(ctx context.Context, o productOptions) (*product, error) {
 		return nil, err
 	}
 	args := []string{"serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--upstream", o.upstream,
-		"--policy", policy, "--key", o.key, "--log-format", "json"}
+		"--policy", policy, "--log-format", "json"}
 	settings := map[string]any{}
+	if o.store == "" {
+		args = append(args, "--key", o.key)
+	} else {
+		settings["key_store"] = map[string]any{"url": o.store, "id": o.storeID}
+		settings["keys"] = []any{map[string]any{"name": "default", "active": o.key, "envelope": "reference"}}
+	}
 	if o.audit {
 		settings["audit"] = map[string]any{"file": filepath.Join(o.dir, o.name+".audit.jsonl")}
 	}
