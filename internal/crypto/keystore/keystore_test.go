@@ -1,6 +1,7 @@
 package keystore
 
 import (
+	"bytes"
 	"crypto/rand"
 	"database/sql"
 	"fmt"
@@ -284,6 +285,38 @@ func TestSQLiteIsForOneProcess(t *testing.T) {
 	second := openStore(t, uri, first.id)
 	if _, err := second.Get(t.Context(), []crypto.KeyID{row(1).ID}); crypto.KindOf(err) != crypto.KindUnavailable {
 		t.Errorf("beside another process: %v", err)
+	}
+}
+
+// TestSQLiteOverwritesWhatIsDeleted: what was deleted is in none of the files once the store is closed.
+func TestSQLiteOverwritesWhatIsDeleted(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "keys.db")
+	s := newStore(t, "sqlite:"+file)
+	kept, gone := row(1), row(2)
+	kept.Wrapped, gone.Wrapped = []byte("this one stays"), bytes.Repeat([]byte("this one goes"), 9)
+	for _, r := range []crypto.KeyRow{kept, gone} {
+		if err := s.Put(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	loseWraps(t, s, gone.ID)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob(file + "*")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("%d files, error %v", len(files), err)
+	}
+	var all []byte
+	for _, f := range files {
+		text, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, text...)
+	}
+	if !bytes.Contains(all, kept.Wrapped) || bytes.Contains(all, gone.Wrapped[:13]) {
+		t.Errorf("the row that stays is there: %v; the row that goes: %v", bytes.Contains(all, kept.Wrapped), bytes.Contains(all, gone.Wrapped[:13]))
 	}
 }
 
