@@ -137,9 +137,7 @@ var factFields = map[[2]protoreflect.Name]policy.FactSet{
 
 // siteName returns a field's name without the package: "Memo.fields".
 func siteName(f protoreflect.FieldDescriptor) string {
-	m := f.ContainingMessage()
-	full := strings.TrimPrefix(string(m.FullName()), string(m.ParentFile().Package())+".")
-	return full + "." + string(f.Name())
+	return strings.TrimPrefix(strings.TrimPrefix(string(f.FullName()), string(f.ParentFile().Package())), ".")
 }
 
 // kindOf returns what a site holds: by the table, or by the field's name.
