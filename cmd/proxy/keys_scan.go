@@ -215,7 +215,7 @@ func (o *scanOptions) rows(c *config.Config, names map[string]string, asked *cry
 func (o *scanOptions) subjects(ctx context.Context, ids []crypto.KeyID) (map[crypto.KeyID]crypto.KeyRow, error) {
 	store := crypto.SubjectsOf(o.store)
 	if store == nil {
-		return nil, errors.New("this kind of key store holds no keys of subjects")
+		return nil, errors.New("keys of subjects are in a key store, and none is configured: add key_store")
 	}
 	found, err := store.SubjectKeys(ctx, ids)
 	if err != nil {

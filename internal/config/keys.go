@@ -103,13 +103,10 @@ func (c *Config) SealedAs() map[string]string {
 // subjectsRequired refuses payloads without a subject.
 const subjectsRequired = "required"
 
-// NoSubjects returns why a store holds no keys of subjects, and what to do; "" if it does.
+// NoSubjects returns why there can be no keys of subjects, and what to do; "" if there can.
 func (s *KeyStore) NoSubjects() string {
-	switch {
-	case s == nil:
+	if s == nil {
 		return "keys of subjects need a key store: configure key_store"
-	case strings.HasPrefix(s.URL, keystore.SchemeDynamoDB+":"):
-		return "key stores in DynamoDB hold no keys of subjects: use postgres: or sqlite: in key_store.url"
 	}
 	return ""
 }

@@ -149,11 +149,8 @@ func (s *subjects) ensure(ctx context.Context, op string) error {
 
 // configured returns an error if there is no key store for keys of subjects.
 func (s *subjects) configured(op string) error {
-	switch {
-	case s.store == nil && s.core.opt.Store == nil:
+	if s.store == nil {
 		return crypto.Errorf(crypto.KindNotConfigured, op, "keys of subjects are in a key store, and none is configured here: add key_store")
-	case s.store == nil:
-		return crypto.Errorf(crypto.KindNotConfigured, op, "this kind of key store holds no keys of subjects; use sqlite: or postgres:")
 	}
 	return nil
 }

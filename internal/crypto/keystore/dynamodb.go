@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	awsmiddleware "github.com/aws/aws-sdk-go-v2/aws/middleware"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
@@ -102,14 +103,28 @@ func (*table) code(err error) string { return awsclient.ErrorCode("DynamoDB", er
 
 // storeID returns the store's id, "" where the table has none, and the number of its schema.
 func (t *table) storeID(ctx context.Context) (id string, schema int, err error) {
+	meta, err := t.meta(ctx)
+	if err != nil {
+		return "", 0, err
+	}
+	return t.identity(meta)
+}
+
+// meta returns the item that has the store's id and the number of its schema; nil if there is none.
+func (t *table) meta(ctx context.Context) (item, error) {
 	out, err := t.client.GetItem(ctx, &dynamodb.GetItemInput{TableName: t.name, Key: key(metaItem), ConsistentRead: aws.Bool(true)})
 	if err != nil {
-		return "", 0, t.failed("open key store", err)
+		return nil, t.failed("open key store", err)
 	}
-	if id = text(out.Item[attrStore]); id == "" {
+	return out.Item, nil
+}
+
+// identity is storeID of the item meta.
+func (t *table) identity(meta item) (id string, schema int, err error) {
+	if id = text(meta[attrStore]); id == "" {
 		return "", 0, nil
 	}
-	if schema, err = strconv.Atoi(number(out.Item[attrSchema])); err != nil {
+	if schema, err = strconv.Atoi(number(meta[attrSchema])); err != nil {
 		return "", 0, notConfigured("the item meta of the table %s has no schema", *t.name)
 	}
 	if schema > schemaVersion {
@@ -120,16 +135,25 @@ func (t *table) storeID(ctx context.Context) (id string, schema int, err error) 
 
 // expect is part of backend.
 func (t *table) expect(ctx context.Context, want string) error {
-	schema, err := t.isStore(ctx, want)
+	meta, err := t.meta(ctx)
+	if err != nil {
+		return err
+	}
+	return t.expectIn(meta, want)
+}
+
+// expectIn is expect for the item meta.
+func (t *table) expectIn(meta item, want string) error {
+	schema, err := t.isStore(meta, want)
 	if err == nil && schema < schemaVersion {
 		return errOlderSchema()
 	}
 	return err
 }
 
-// isStore returns an error unless the table is the store with an id, in any schema that is not newer.
-func (t *table) isStore(ctx context.Context, want string) (schema int, err error) {
-	got, schema, err := t.storeID(ctx)
+// isStore returns an error unless the item meta is that of the store with an id, in any schema that is not newer.
+func (t *table) isStore(meta item, want string) (schema int, err error) {
+	got, schema, err := t.identity(meta)
 	switch {
 	case err != nil:
 		return 0, err
@@ -141,7 +165,11 @@ func (t *table) isStore(ctx context.Context, want string) (schema int, err error
 
 // migrate is part of backend.
 func (t *table) migrate(ctx context.Context, id string) (changed bool, err error) {
-	schema, err := t.isStore(ctx, id)
+	meta, err := t.meta(ctx)
+	if err != nil {
+		return false, err
+	}
+	schema, err := t.isStore(meta, id)
 	if err != nil || schema == schemaVersion {
 		return false, err
 	}
@@ -207,37 +235,68 @@ func (t *table) create(ctx context.Context) error {
 
 // get is part of backend.
 func (t *table) get(ctx context.Context, ids []crypto.KeyID) (rows []crypto.KeyRow, err error) {
-	for batch := range slices.Chunk(ids, perBatch) {
-		keys := make([]item, len(batch))
-		for i, id := range batch {
-			keys[i] = keyOf(id)
-		}
-		if rows, err = t.getBatch(ctx, rows, keys); err != nil {
-			return nil, err
-		}
+	pks := make([]string, len(ids))
+	for i, id := range ids {
+		pks[i] = keyItem + id.String()
+	}
+	found, _, err := t.items(ctx, "keystore.get", pks)
+	if err != nil {
+		return nil, err
+	}
+	for _, it := range found {
+		rows = append(rows, slices.DeleteFunc(rowsOf(it), isBroken)...)
 	}
 	return rows, nil
 }
 
-// getBatch appends the rows of some items. DynamoDB returns as many as it can, and has to be asked again for the rest.
-func (t *table) getBatch(ctx context.Context, rows []crypto.KeyRow, keys []item) ([]crypto.KeyRow, error) {
+// items returns the items of some keys, by their keys, without those that are not there, and the time by DynamoDB's clock.
+func (t *table) items(ctx context.Context, op string, pks []string) (found map[string]item, now time.Time, err error) {
+	found = make(map[string]item, len(pks))
+	for batch := range slices.Chunk(pks, perBatch) {
+		keys := make([]item, len(batch))
+		for i, pk := range batch {
+			keys[i] = key(pk)
+		}
+		if now, err = t.batch(ctx, op, keys, found); err != nil {
+			return nil, now, err
+		}
+	}
+	return found, now, nil
+}
+
+// batch adds the items of up to perBatch keys to found. DynamoDB may leave some out, which it names: they are asked for again.
+func (t *table) batch(ctx context.Context, op string, keys []item, found map[string]item) (now time.Time, err error) {
 	pause := backoff.Backoff{First: 20 * time.Millisecond, Max: time.Second, Jitter: 0.5}
 	for {
 		out, err := t.client.BatchGetItem(ctx, &dynamodb.BatchGetItemInput{RequestItems: map[string]types.KeysAndAttributes{
 			*t.name: {Keys: keys, ConsistentRead: aws.Bool(true)}}})
 		if err != nil {
-			return nil, t.failed("keystore.get", err)
+			return now, t.failed(op, err)
 		}
 		for _, it := range out.Responses[*t.name] {
-			rows = append(rows, slices.DeleteFunc(rowsOf(it), isBroken)...)
+			found[text(it[attrPK])] = it
 		}
 		if keys = out.UnprocessedKeys[*t.name].Keys; len(keys) == 0 {
-			return rows, nil
+			return clock(awsmiddleware.GetServerTime(out.ResultMetadata)), nil
 		}
 		if err := pause.Wait(ctx); err != nil {
-			return nil, unavailable("keystore.get", fmt.Errorf("DynamoDB leaves %d of the items out: %w", len(keys), err))
+			return now, unavailable(op, fmt.Errorf("DynamoDB leaves %d of the items out: %w", len(keys), err))
 		}
 	}
+}
+
+// clock returns the time by DynamoDB's clock, which its answers have to the second. Within the second it is that of this machine.
+func clock(at time.Time, known bool) time.Time {
+	local := time.Now()
+	switch {
+	case !known:
+		return local
+	case local.Before(at):
+		return at
+	case local.After(at.Add(time.Second)):
+		return at.Add(time.Second)
+	}
+	return local
 }
 
 // insert is part of backend. A row that is there is not written, since writes cost more than reads. The store's id is compared before the
@@ -288,10 +347,19 @@ func (t *table) write(ctx context.Context, row *crypto.KeyRow, there item) (err 
 	return err
 }
 
+// stillStore has a transaction fail unless the table is the store with an id, with the schema of this release.
+func (t *table) stillStore(id string) types.TransactWriteItem {
+	return types.TransactWriteItem{ConditionCheck: &types.ConditionCheck{TableName: t.name, Key: key(metaItem),
+		ConditionExpression:      aws.String("store_id = :id AND #schema = :schema"),
+		ExpressionAttributeNames: map[string]string{"#schema": attrSchema},
+		ExpressionAttributeValues: item{":id": &types.AttributeValueMemberS{Value: id},
+			":schema": &types.AttributeValueMemberN{Value: strconv.Itoa(schemaVersion)}}}}
+}
+
 // itemOf returns the item of a data key with one wrap.
 func itemOf(row *crypto.KeyRow) item {
 	made := keyOf(row.ID)
-	made[attrKind] = &types.AttributeValueMemberN{Value: "0"}
+	made[attrKind] = &types.AttributeValueMemberN{Value: strconv.Itoa(int(row.Kind))}
 	made[attrNamespace] = &types.AttributeValueMemberS{Value: row.Context.Namespace}
 	made[attrKey] = &types.AttributeValueMemberS{Value: row.Context.Key}
 	made[attrCreated] = &types.AttributeValueMemberS{Value: time.Now().UTC().Format(time.RFC3339)}
@@ -304,6 +372,25 @@ func wrapOf(row *crypto.KeyRow) types.AttributeValue {
 		attrKEKURI: &types.AttributeValueMemberS{Value: row.KEKURI}, attrWrapped: &types.AttributeValueMemberB{Value: row.Wrapped}}}
 }
 
+// refused returns the error of a transaction, and whether to try again: another one may have written the same item meanwhile, or
+// be under way.
+func (t *table) refused(ctx context.Context, op string, err error, store string) (again bool, _ error) {
+	var canceled *types.TransactionCanceledException
+	if !errors.As(err, &canceled) {
+		return false, t.failed(op, err)
+	}
+	if err := t.expect(ctx, store); err != nil {
+		return false, err
+	}
+	for _, reason := range canceled.CancellationReasons {
+		switch aws.ToString(reason.Code) {
+		case "ConditionalCheckFailed", "TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded":
+			again = true
+		}
+	}
+	return again, t.failed(op, err)
+}
+
 // all is part of backend. The items come in no order.
 func (t *table) all(ctx context.Context, visit func(crypto.KeyRow) error) error {
 	pages := dynamodb.NewScanPaginator(t.client, &dynamodb.ScanInput{TableName: t.name, ConsistentRead: aws.Bool(true)})
@@ -313,7 +400,7 @@ func (t *table) all(ctx context.Context, visit func(crypto.KeyRow) error) error 
 			return t.failed("keystore.all", err)
 		}
 		for _, it := range page.Items {
-			if !strings.HasPrefix(text(it[attrPK]), keyItem) || number(it[attrKind]) != "0" {
+			if !strings.HasPrefix(text(it[attrPK]), keyItem) {
 				continue
 			}
 			for _, r := range rowsOf(it) {
@@ -335,6 +422,12 @@ func rowsOf(it item) (rows []crypto.KeyRow) {
 		return []crypto.KeyRow{row}
 	}
 	row.ID = crypto.KeyID(id)
+	kind, err := strconv.ParseUint(number(it[attrKind]), 10, 8)
+	if err != nil {
+		row.Broken = errors.New("its item has no kind")
+		return []crypto.KeyRow{row}
+	}
+	row.Kind = uint8(kind)
 	wraps := wrapsOf(it)
 	if len(wraps) == 0 {
 		row.Broken = errNoWrap

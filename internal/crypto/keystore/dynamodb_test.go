@@ -3,6 +3,7 @@ package keystore
 import (
 	"bytes"
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"io"
 	"maps"
@@ -177,16 +178,19 @@ func TestDynamoDBItems(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	subject := key("s#of a later release")
-	put(subject)
-	other := itemOf(new(row(7)))
-	other[attrKind] = &types.AttributeValueMemberN{Value: "2"}
-	put(other)
-	if n := ids(t, s); len(n) != 0 {
-		t.Errorf("items that are no data keys: %v", n)
+	put(key("s#of a subject"))
+	other := row(7)
+	other.Kind = crypto.RowWrap
+	put(itemOf(&other))
+	if rows, err := s.Get(t.Context(), []crypto.KeyID{other.ID}); err != nil || len(rows) != 0 {
+		t.Errorf("a wrap key is taken for a data key: %v, error %v", rows, err)
+	}
+	if n := ids(t, s); len(n) != 1 {
+		t.Errorf("%d keys beside an item that is none: %v", len(n), n)
 	}
 	for what, change := range map[string]func(it item){
 		"the id":        func(it item) { maps.Copy(it, key(keyItem+"00")) },
+		"the kind":      func(it item) { delete(it, attrKind) },
 		"the reference": func(it item) { it[attrWraps] = &types.AttributeValueMemberM{Value: item{"x": wrapOf(new(row(1)))}} },
 		"the wrap": func(it item) {
 			it[attrWraps] = &types.AttributeValueMemberM{Value: item{row(1).KEK.String(): it[attrKind]}}
@@ -299,6 +303,173 @@ func itemsOf(v any) (all []string) {
 		}
 	}
 	return all
+}
+
+// TestDynamoDBErasesInTwoSteps: once an erasure is entered, no key of the subject is used or made, also if the process that erases ends
+// before it has destroyed the keys. The next one destroys them.
+func TestDynamoDBErasesInTwoSteps(t *testing.T) {
+	uri, b := dynamoDBWith(t)
+	s, ctx := newSubjects(t, uri), t.Context()
+	in := index(t, s)
+	first := subjectRow(in, 1, 1)
+	if err := s.PutSubjectKey(ctx, first); err != nil {
+		t.Fatal(err)
+	}
+	erasure := []crypto.Erasure{{Context: clinic, Index: in, Tag: first.Tag, By: "dpo", Reason: "ticket 7"}}
+	direct := openStore(t, uri, s.store.id).Subjects().(*tableSubjects)
+	b.answers(func(op string, call int, _ map[string]any) (int, any) {
+		if op == "TransactWriteItems" && call == 1 { // what makes a key has read its items
+			if _, err := direct.enter(ctx, "keystore.erase", erasure); err != nil {
+				t.Error(err)
+			}
+		}
+		return 0, nil
+	})
+	if err := s.PutSubjectKey(ctx, subjectRow(in, 1, 2)); err != nil {
+		t.Fatal(err)
+	}
+	rows, err := s.Generations(ctx, in, first.Tag)
+	if err != nil || len(rows) != 1 || rows[0].Erased != 1 || rows[0].Wrapped == nil {
+		t.Errorf("while a key was made: %+v, error %v", rows, err)
+	}
+	b.answers(func(op string, call int, _ map[string]any) (int, any) {
+		if op == "TransactWriteItems" && call > 1 {
+			return http.StatusBadRequest, map[string]any{"__type": "com.amazonaws.dynamodb.v20120810#AccessDeniedException", "message": "no"}
+		}
+		return 0, nil
+	})
+	if _, err := s.Erase(ctx, erasure); crypto.KindOf(err) != crypto.KindUnavailable || !strings.Contains(err.Error(), "number 2 is entered and in force") {
+		t.Errorf("the second step fails: %v", err)
+	}
+	b.answers(nil)
+	done, err := s.Erase(ctx, erasure)
+	if err != nil || len(done) != 1 || done[0].Seq != 3 || len(done[0].Destroyed) != 1 || done[0].Destroyed[0] != first.ID {
+		t.Errorf("%+v, error %v", done, err)
+	}
+	for _, it := range s.scan(t, "") {
+		for name, value := range it {
+			if strings.Contains(text(value), hex.EncodeToString(first.Wrapped)) {
+				t.Errorf("the wrapped key is still in %s of %s", name, text(it[attrPK]))
+			}
+		}
+	}
+	many := make([]crypto.Erasure, maxErasedAtOnce+1)
+	if _, err := s.Erase(ctx, many); crypto.KindOf(err) != crypto.KindNotConfigured || !strings.Contains(err.Error(), "--key") {
+		t.Errorf("more key names than one transaction takes: %v", err)
+	}
+	if _, err := s.Erase(ctx, many[1:]); err == nil { // all of one subject, which DynamoDB refuses
+		t.Error("a transaction that changes an item twice")
+	}
+}
+
+// TestDynamoDBSubjectsFail: whatever DynamoDB refuses, and an item that is broken, is an error that holds tasks, and never looks like a
+// subject without keys or erasures.
+func TestDynamoDBSubjectsFail(t *testing.T) {
+	uri, b := dynamoDBWith(t)
+	s, ctx := newSubjects(t, uri), t.Context()
+	in := index(t, s)
+	of := subjectRow(in, 1, 1)
+	if err := s.PutSubjectKey(ctx, of); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Erase(ctx, []crypto.Erasure{{Context: clinic, Index: in, Tag: crypto.SubjectTag{2}}}); err != nil {
+		t.Fatal(err)
+	}
+	other := parent(crypto.RowWrap, 1, 1)
+	reads := map[string]func() error{
+		"Parents":       func() error { _, err := s.Parents(ctx, clinic); return err },
+		"SubjectKeys":   func() error { _, err := s.SubjectKeys(ctx, []crypto.KeyID{of.ID}); return err },
+		"Generations":   func() error { _, err := s.Generations(ctx, in, of.Tag); return err },
+		"ErasureCounts": func() error { _, err := s.ErasureCounts(ctx); return err },
+		"Erasures":      func() error { _, err := s.Erasures(ctx, 1); return err },
+		"the last one":  func() error { _, err := s.Erasures(ctx, -1); return err },
+		"IndexKeys":     func() error { _, err := s.IndexKeys(ctx, clinic.Namespace); return err },
+		"LostIndexKeys": func() error { _, err := s.LostIndexKeys(ctx); return err },
+		"Counts":        func() error { _, err := s.SubjectCounts(ctx); return err },
+		"AllKeys":       func() error { return s.AllSubjectKeys(ctx, func(crypto.SubjectRow) error { return nil }) },
+		"PutSubjectKey": func() error { return s.PutSubjectKey(ctx, subjectRow(in, 1, 2)) },
+		"PutParent":     func() error { return s.PutParent(ctx, other) },
+		"Readmit": func() error {
+			_, err := s.Readmit(ctx, crypto.Erasure{Context: clinic, Index: in, Tag: of.Tag})
+			return err
+		},
+		"DestroyErased": func() error { _, err := s.DestroyErased(ctx); return err },
+	}
+	calls := maps.Clone(reads)
+	calls["Replicas"] = func() error { _, err := s.Replicas(ctx); return err }
+	calls["Seen"] = func() error { return s.Seen(ctx, crypto.ReplicaRow{ID: "a"}) }
+	calls["Gone"] = func() error { return s.Gone(ctx, "a") }
+	calls["Parent"] = func() error { _, err := s.Parent(ctx, in); return err }
+	calls["EnterLost"] = func() error { return s.EnterLost(ctx, crypto.Erasure{Seq: 9}) }
+	for what, call := range calls {
+		failed := 0
+		for n := 1; ; n++ { // each of the requests that the call makes, in turn
+			requests := 0
+			b.answers(func(string, int, map[string]any) (int, any) {
+				if requests++; requests == n {
+					return http.StatusBadRequest, map[string]any{"__type": "com.amazonaws.dynamodb.v20120810#AccessDeniedException", "message": "no"}
+				}
+				return 0, nil
+			})
+			err := call()
+			if requests < n {
+				break
+			}
+			if failed++; crypto.KindOf(err) != crypto.KindUnavailable || !strings.Contains(err.Error(), "AccessDenied") {
+				t.Errorf("%s, request %d is denied: %v", what, n, err)
+			}
+		}
+		b.answers(nil)
+		if failed == 0 {
+			t.Errorf("%s makes no request", what)
+		}
+	}
+	for _, it := range s.scan(t, "") {
+		if it[attrDoc] != nil {
+			it[attrDoc] = &types.AttributeValueMemberS{Value: "{"}
+			s.put(t, it)
+		}
+	}
+	for what, read := range reads {
+		if err := read(); what != "ErasureCounts" && crypto.KindOf(err) != crypto.KindUnavailable {
+			t.Errorf("%s with broken items: %v", what, err)
+		}
+	}
+	meta := s.scan(t, metaItem)[0]
+	meta[attrSeq] = &types.AttributeValueMemberS{Value: "many"}
+	s.put(t, meta)
+	if _, err := s.ErasureCounts(ctx); crypto.KindOf(err) != crypto.KindUnavailable {
+		t.Errorf("a counter that is no number: %v", err)
+	}
+}
+
+// TestDynamoDBCountsErasuresAgain: a replica that has found all entries of erasures looks at the new ones alone, for a while.
+func TestDynamoDBCountsErasuresAgain(t *testing.T) {
+	s, ctx := newSubjects(t, dynamoDB(t)), t.Context()
+	in := index(t, s)
+	for n := range byte(3) {
+		if _, err := s.Erase(ctx, []crypto.Erasure{{Context: clinic, Index: in, Tag: crypto.SubjectTag{n}}}); err != nil {
+			t.Fatal(err)
+		}
+		if c, err := s.ErasureCounts(ctx); err != nil || !c.Whole() || c.Entries != int64(n)+1 {
+			t.Errorf("%+v, error %v", c, err)
+		}
+	}
+	s.loseErasure(t, 1)
+	if c, err := s.ErasureCounts(ctx); err != nil || !c.Whole() {
+		t.Errorf("an entry that was there lately is looked for again: %+v, error %v", c, err)
+	}
+	s.SubjectStore.(*tableSubjects).wholeAt = time.Now().Add(-2 * countEvery)
+	if c, err := s.ErasureCounts(ctx); err != nil || c.Whole() {
+		t.Errorf("a lost entry is never found: %+v, error %v", c, err)
+	}
+	if c, err := s.ErasureCounts(ctx); err != nil || c.Whole() {
+		t.Errorf("the second look forgets it: %+v, error %v", c, err)
+	}
+	s.loseErasure(t, 3)
+	if all, err := s.Erasures(ctx, -1); err != nil || len(all) != 1 || all[0].Seq != 2 {
+		t.Errorf("the last entry: %+v, error %v", all, err)
+	}
 }
 
 // TestTableThatGoesAwayIsOutOfReach: a table that is deleted or being restored while the process runs holds tasks. It must not end

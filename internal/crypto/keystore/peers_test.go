@@ -7,6 +7,9 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -42,12 +45,30 @@ var moto = sync.OnceValues(func() (endpoint string, err error) {
 		resp, err := http.Get(endpoint + "/moto-api/")
 		if err == nil {
 			resp.Body.Close()
-			return endpoint, nil
+			return oneByOne(endpoint)
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
 	return "", fmt.Errorf("moto does not answer at %s", endpoint)
 })
+
+// oneByOne returns the address of a proxy that passes on one call at a time: a transaction that fails in moto takes back what other calls
+// have written meanwhile.
+func oneByOne(endpoint string) (string, error) {
+	behind, err := url.Parse(endpoint)
+	if err != nil {
+		return "", err
+	}
+	var one sync.Mutex
+	pass := httputil.NewSingleHostReverseProxy(behind)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		one.Lock()
+		defer one.Unlock()
+		pass.ServeHTTP(w, r)
+	}))
+	stop = append(stop, server.Close)
+	return server.URL, nil
+}
 
 // motoProgram is where `go run ./cmd/peers moto` in e2e installs it, or else on the PATH.
 func motoProgram() string {

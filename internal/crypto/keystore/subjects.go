@@ -34,18 +34,18 @@ func (d database) subjectTables() string {
 	return subjectsSchema
 }
 
-// Subjects is a crypto.SubjectStore: the part of a Store that holds keys of subjects.
+// Subjects is a crypto.SubjectStore: the part of a Store in a SQL database that holds keys of subjects.
 type Subjects struct {
 	store    *Store
 	database database
 }
 
-// Subjects returns the part of the store that holds keys of subjects; nil if its kind of database holds none.
+// Subjects returns the part of the store that holds keys of subjects.
 func (s *Store) Subjects() crypto.SubjectStore {
 	if d, ok := s.backend.(database); ok {
 		return &Subjects{s, d}
 	}
-	return nil
+	return &tableSubjects{store: s, table: s.backend.(*table)}
 }
 
 // clock is the expression for the time of a database in Unix milliseconds.

@@ -3,27 +3,39 @@ package keystore
 import (
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"fmt"
 	"io"
-	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 )
 
-var _ crypto.SubjectStore = (*Subjects)(nil)
-
-// sqlStores are those of stores that hold keys of subjects.
-func sqlStores(t *testing.T, test func(t *testing.T, uri string)) {
-	t.Run("sqlite", func(t *testing.T) { test(t, "sqlite:"+filepath.Join(t.TempDir(), "keys.db")) })
-	t.Run("postgres", func(t *testing.T) { test(t, postgres(t)) })
+// testSubjects are the keys of subjects of a store that somebody with rights on the database changes.
+type testSubjects struct {
+	crypto.SubjectStore
+	store *Store
 }
 
-func newSubjects(t *testing.T, uri string) *Subjects {
+func newSubjects(t *testing.T, uri string) testSubjects {
 	t.Helper()
-	return newStore(t, uri).Subjects().(*Subjects)
+	s := newStore(t, uri)
+	return testSubjects{s.Subjects(), s}
+}
+
+// restarted returns what a process finds that starts now.
+func (s testSubjects) restarted() testSubjects { return testSubjects{s.store.Subjects(), s.store} }
+
+// table returns the table of DynamoDB, or nil.
+func (s testSubjects) table() *table {
+	b, _ := s.store.backend.(*table)
+	return b
 }
 
 var clinic = crypto.KeyContext{Namespace: "eu/clinic", Key: "phi"}
@@ -34,7 +46,7 @@ func parent(kind uint8, n byte, generation int) crypto.ParentRow {
 }
 
 // index puts an index key into a store and returns its id.
-func index(t *testing.T, s *Subjects) crypto.KeyID {
+func index(t *testing.T, s testSubjects) crypto.KeyID {
 	t.Helper()
 	p := parent(crypto.RowIndex, 1, 0)
 	if err := s.PutParent(t.Context(), p); err != nil {
@@ -52,7 +64,7 @@ func subjectRow(index crypto.KeyID, subject byte, generation int) crypto.Subject
 }
 
 func TestOneParentPerPlace(t *testing.T) {
-	sqlStores(t, func(t *testing.T, uri string) {
+	stores(t, func(t *testing.T, uri string) {
 		s := newSubjects(t, uri)
 		for _, p := range []crypto.ParentRow{
 			parent(crypto.RowIndex, 1, 0), parent(crypto.RowIndex, 2, 0), // the second comes too late
@@ -80,7 +92,7 @@ func TestOneParentPerPlace(t *testing.T) {
 }
 
 func TestErase(t *testing.T) {
-	sqlStores(t, func(t *testing.T, uri string) {
+	stores(t, func(t *testing.T, uri string) {
 		s, ctx := newSubjects(t, uri), t.Context()
 		in := index(t, s)
 		first, second, other := subjectRow(in, 1, 1), subjectRow(in, 1, 2), subjectRow(in, 2, 1)
@@ -137,7 +149,7 @@ func TestErase(t *testing.T) {
 
 // TestEraseAgainstSeal: whatever a process that makes keys does while a subject is erased, no key of the subject is left.
 func TestEraseAgainstSeal(t *testing.T) {
-	sqlStores(t, func(t *testing.T, uri string) {
+	stores(t, func(t *testing.T, uri string) {
 		s, ctx := newSubjects(t, uri), t.Context()
 		in := index(t, s)
 		for round := range byte(10) {
@@ -184,7 +196,7 @@ func TestEraseAgainstSeal(t *testing.T) {
 
 // TestEraseIsAllOrNothing: if one of several key names fails, none is erased.
 func TestEraseIsAllOrNothing(t *testing.T) {
-	sqlStores(t, func(t *testing.T, uri string) {
+	stores(t, func(t *testing.T, uri string) {
 		s := newSubjects(t, uri)
 		in := index(t, s)
 		r := subjectRow(in, 1, 1)
@@ -204,7 +216,7 @@ func TestEraseIsAllOrNothing(t *testing.T) {
 
 // TestErasureThatIsEnteredAgain keeps its number, so that replicas which know it go on.
 func TestErasureThatIsEnteredAgain(t *testing.T) {
-	sqlStores(t, func(t *testing.T, uri string) {
+	stores(t, func(t *testing.T, uri string) {
 		s, ctx := newSubjects(t, uri), t.Context()
 		in := index(t, s)
 		at := time.Now().Add(-time.Hour).UTC().Truncate(time.Millisecond)
@@ -219,7 +231,7 @@ func TestErasureThatIsEnteredAgain(t *testing.T) {
 }
 
 func TestReplicas(t *testing.T) {
-	sqlStores(t, func(t *testing.T, uri string) {
+	stores(t, func(t *testing.T, uri string) {
 		s, ctx := newSubjects(t, uri), t.Context()
 		for i := range 3 {
 			for seq := range int64(2) {
@@ -241,17 +253,111 @@ func TestReplicas(t *testing.T) {
 	})
 }
 
-// change changes rows as somebody with rights on the database does.
-func (s *Subjects) change(t *testing.T, statement string, args ...any) {
+// sql changes rows of a SQL database.
+func (s testSubjects) sql(t *testing.T, statement string, args ...any) {
 	t.Helper()
-	if _, err := s.database.db.ExecContext(t.Context(), statement, args...); err != nil {
+	if _, err := s.store.backend.(database).db.ExecContext(t.Context(), statement, args...); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// scan returns the items of a table by what their keys start with.
+func (s testSubjects) scan(t *testing.T, kind string) (all []item) {
+	t.Helper()
+	pages := dynamodb.NewScanPaginator(s.table().client, &dynamodb.ScanInput{TableName: s.table().name})
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, it := range page.Items {
+			if strings.HasPrefix(text(it[attrPK]), kind) {
+				all = append(all, it)
+			}
+		}
+	}
+	return all
+}
+
+func (s testSubjects) put(t *testing.T, items ...item) {
+	t.Helper()
+	for _, it := range items {
+		if _, err := s.table().client.PutItem(t.Context(), &dynamodb.PutItemInput{TableName: s.table().name, Item: it}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func (s testSubjects) lose(t *testing.T, items ...item) {
+	t.Helper()
+	for _, it := range items {
+		if _, err := s.table().client.DeleteItem(t.Context(), &dynamodb.DeleteItemInput{TableName: s.table().name, Key: key(text(it[attrPK]))}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// backup returns a function that puts all keys of subjects back as they are now, and one that loses all of them.
+func (s testSubjects) backup(t *testing.T) (restore, lose func()) {
+	if s.table() != nil {
+		kept := append(s.scan(t, subjectItem), s.scan(t, idItem)...)
+		return func() { s.put(t, kept...) }, func() { s.lose(t, append(s.scan(t, subjectItem), s.scan(t, idItem)...)...) }
+	}
+	s.sql(t, `CREATE TABLE backup AS SELECT * FROM temporal_seal_subject_keys`)
+	return func() { s.sql(t, `INSERT INTO temporal_seal_subject_keys SELECT * FROM backup`) },
+		func() { s.sql(t, `DELETE FROM temporal_seal_subject_keys`) }
+}
+
+// loseWrapped takes the wrapped keys out of all rows.
+func (s testSubjects) loseWrapped(t *testing.T) {
+	if s.table() == nil {
+		s.sql(t, `UPDATE temporal_seal_subject_keys SET wrapped = NULL`)
+		return
+	}
+	for _, it := range s.scan(t, subjectItem) {
+		var doc subjectDoc
+		if err := json.Unmarshal([]byte(text(it[attrDoc])), &doc); err != nil {
+			t.Fatal(err)
+		}
+		for i := range doc.Generations {
+			doc.Generations[i].Wrapped = nil
+		}
+		content, _ := json.Marshal(doc)
+		it[attrDoc] = &types.AttributeValueMemberS{Value: string(content)}
+		s.put(t, it)
+	}
+}
+
+// loseErasure loses the entry of an erasure.
+func (s testSubjects) loseErasure(t *testing.T, seq int64) {
+	if s.table() == nil {
+		s.sql(t, `DELETE FROM temporal_seal_erasures WHERE seq = $1`, seq)
+		return
+	}
+	s.lose(t, key(erasurePK(seq)))
+}
+
+// silent has all replicas silent for years.
+func (s testSubjects) silent(t *testing.T) {
+	if s.table() == nil {
+		s.sql(t, `UPDATE temporal_seal_replicas SET seen = 0`)
+		return
+	}
+	for _, it := range s.scan(t, replicasItem) {
+		for name, value := range it {
+			if doc, ok := replicaOf(name, value); ok {
+				doc.Seen = 0
+				content, _ := json.Marshal(doc)
+				it[name] = &types.AttributeValueMemberS{Value: string(content)}
+			}
+		}
+		s.put(t, it)
 	}
 }
 
 // TestTableOfKeysIsRestored: the table of erasures says what is erased, so keys that come back by themselves stay erased.
 func TestTableOfKeysIsRestored(t *testing.T) {
-	sqlStores(t, func(t *testing.T, uri string) {
+	stores(t, func(t *testing.T, uri string) {
 		s, ctx := newSubjects(t, uri), t.Context()
 		in := index(t, s)
 		erased, other := subjectRow(in, 1, 1), subjectRow(in, 2, 1)
@@ -260,19 +366,19 @@ func TestTableOfKeysIsRestored(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		s.change(t, `CREATE TABLE backup AS SELECT * FROM temporal_seal_subject_keys`)
+		restore, lose := s.backup(t)
 		of := crypto.Erasure{Context: clinic, Index: in, Tag: erased.Tag}
 		if _, err := s.Erase(ctx, []crypto.Erasure{of}); err != nil {
 			t.Fatal(err)
 		}
-		s.change(t, `DELETE FROM temporal_seal_subject_keys`)
+		lose()
 		if err := s.PutSubjectKey(ctx, subjectRow(in, 1, 1)); err != nil {
 			t.Fatal(err)
 		}
 		if rows, err := s.Generations(ctx, in, erased.Tag); err != nil || len(rows) != 0 {
 			t.Errorf("a key is made for an erased subject whose rows are lost: %+v, error %v", rows, err)
 		}
-		s.change(t, `INSERT INTO temporal_seal_subject_keys SELECT * FROM backup`)
+		restore()
 		rows, err := s.SubjectKeys(ctx, []crypto.KeyID{erased.ID, other.ID})
 		if err != nil || len(rows) != 2 {
 			t.Fatalf("%+v, error %v", rows, err)
@@ -289,7 +395,7 @@ func TestTableOfKeysIsRestored(t *testing.T) {
 			t.Errorf("%+v, error %v", rows, err)
 		}
 		// A row without a key is one that was lost, unless an erasure says otherwise.
-		s.change(t, `UPDATE temporal_seal_subject_keys SET wrapped = NULL`)
+		s.loseWrapped(t)
 		n := 0
 		if err := s.AllSubjectKeys(ctx, func(r crypto.SubjectRow) error {
 			n++
@@ -305,7 +411,7 @@ func TestTableOfKeysIsRestored(t *testing.T) {
 
 // TestErasureCounts: a store that lacks an erasure shows it, and one that is entered again fills the gap.
 func TestErasureCounts(t *testing.T) {
-	sqlStores(t, func(t *testing.T, uri string) {
+	stores(t, func(t *testing.T, uri string) {
 		s, ctx := newSubjects(t, uri), t.Context()
 		in := index(t, s)
 		whole := func(want bool) {
@@ -326,7 +432,7 @@ func TestErasureCounts(t *testing.T) {
 			t.Fatal(err)
 		}
 		whole(false) // a replica knows more
-		s.change(t, `UPDATE temporal_seal_replicas SET seen = 0`)
+		s.silent(t)
 		if err := s.Seen(ctx, crypto.ReplicaRow{ID: "b", Seq: 1}); err != nil {
 			t.Fatal(err)
 		}
@@ -350,7 +456,8 @@ func TestErasureCounts(t *testing.T) {
 			t.Errorf("%+v, error %v", done, err)
 		}
 		whole(true)
-		s.change(t, `DELETE FROM temporal_seal_erasures WHERE seq = 2`)
+		s.loseErasure(t, 2)
+		s = s.restarted()
 		whole(false)
 		if err := s.EnterLost(ctx, crypto.Erasure{Seq: 2, By: "dpo", Reason: "lost"}); err != nil {
 			t.Fatal(err)
@@ -364,7 +471,7 @@ func TestErasureCounts(t *testing.T) {
 
 // TestLostIndexKeys: whatever still needs an index key that is gone shows that it is.
 func TestLostIndexKeys(t *testing.T) {
-	sqlStores(t, func(t *testing.T, uri string) {
+	stores(t, func(t *testing.T, uri string) {
 		s, ctx := newSubjects(t, uri), t.Context()
 		in := index(t, s)
 		if err := s.PutParent(ctx, parent(crypto.RowWrap, 1, 1)); err != nil {
@@ -376,12 +483,22 @@ func TestLostIndexKeys(t *testing.T) {
 		if lost, err := s.LostIndexKeys(ctx); err != nil || len(lost) != 0 {
 			t.Errorf("lost index keys %v, error %v", lost, err)
 		}
-		s.change(t, `DELETE FROM temporal_seal_keys WHERE kind = 3`)
+		if s.table() == nil {
+			s.sql(t, `DELETE FROM temporal_seal_keys WHERE kind = 3`)
+		} else {
+			s.lose(t, keyOf(in))
+		}
 		if lost, err := s.LostIndexKeys(ctx); err != nil || len(lost) != 1 || lost[0] != `that of key "phi" in namespace "eu/clinic"` {
 			t.Errorf("beside a wrap key: %v, error %v", lost, err)
 		}
-		s.change(t, `DELETE FROM temporal_seal_keys`)
-		if lost, err := s.LostIndexKeys(ctx); err != nil || len(lost) != 1 || lost[0] != in.String() {
+		want := in.String()
+		if s.table() == nil {
+			s.sql(t, `DELETE FROM temporal_seal_keys`)
+		} else {
+			s.lose(t, key(namespaceItem+clinic.Namespace))
+			want = `those of namespace "eu/clinic"`
+		}
+		if lost, err := s.LostIndexKeys(ctx); err != nil || len(lost) != 1 || lost[0] != want {
 			t.Errorf("beside keys of subjects: %v, error %v", lost, err)
 		}
 		if _, err := Export(ctx, s.store, io.Discard, none(t)); err == nil {
