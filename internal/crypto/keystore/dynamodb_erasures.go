@@ -114,13 +114,13 @@ func (s *tableSubjects) Erase(ctx context.Context, of []crypto.Erasure) ([]crypt
 		return nil, notConfigured("one transaction of DynamoDB erases a subject under at most %d key names, and the namespace has %d: "+
 			"erase under each by itself, with --key", maxErasedAtOnce, len(of))
 	}
-	return s.enterAndSettle(ctx, "keystore.erase", of)
+	return s.items.enterAndSettle(ctx, "keystore.erase", of)
 }
 
 // Readmit is part of crypto.SubjectStore. It reserves a generation that is not erased, which the next key follows.
 func (s *tableSubjects) Readmit(ctx context.Context, e crypto.Erasure) (crypto.Erasure, error) {
 	e.Readmitted = true
-	done, err := s.enterAndSettle(ctx, "keystore.readmit", []crypto.Erasure{e})
+	done, err := s.items.enterAndSettle(ctx, "keystore.readmit", []crypto.Erasure{e})
 	if err != nil {
 		return e, err
 	}
@@ -129,11 +129,11 @@ func (s *tableSubjects) Readmit(ctx context.Context, e crypto.Erasure) (crypto.E
 
 // EnterLost is part of crypto.SubjectStore.
 func (s *tableSubjects) EnterLost(ctx context.Context, e crypto.Erasure) error {
-	_, err := s.enter(ctx, "keystore.erase", []crypto.Erasure{e})
+	_, err := s.items.enter(ctx, "keystore.erase", []crypto.Erasure{e})
 	return err
 }
 
-func (s *tableSubjects) enterAndSettle(ctx context.Context, op string, of []crypto.Erasure) ([]crypto.Erasure, error) {
+func (s *subjectItems) enterAndSettle(ctx context.Context, op string, of []crypto.Erasure) ([]crypto.Erasure, error) {
 	done, err := s.enter(ctx, op, of)
 	if err != nil {
 		return nil, err
@@ -147,7 +147,7 @@ func (s *tableSubjects) enterAndSettle(ctx context.Context, op string, of []cryp
 
 // enter enters erasures or readmissions in one transaction. One without a key name is of nobody. The number in the item meta
 // puts all of them in one order: a transaction that has read another one than it finds fails, and starts again.
-func (s *tableSubjects) enter(ctx context.Context, op string, of []crypto.Erasure) (done []crypto.Erasure, err error) {
+func (s *subjectItems) enter(ctx context.Context, op string, of []crypto.Erasure) (done []crypto.Erasure, err error) {
 	err = s.change(ctx, op, func() ([]types.TransactWriteItem, error) {
 		pks := []string{metaItem}
 		for _, e := range of {
@@ -204,7 +204,7 @@ func (r records) entered(e *crypto.Erasure) ([]types.TransactWriteItem, error) {
 }
 
 // settle destroys, in one transaction, the keys of subjects whose erasures are entered, notes which, and reserves the next generations.
-func (s *tableSubjects) settle(ctx context.Context, op string, of []crypto.Erasure) error {
+func (s *subjectItems) settle(ctx context.Context, op string, of []crypto.Erasure) error {
 	return s.change(ctx, op, func() (changes []types.TransactWriteItem, err error) {
 		for i := range of {
 			e := &of[i]
@@ -225,7 +225,7 @@ func (s *tableSubjects) settle(ctx context.Context, op string, of []crypto.Erasu
 }
 
 // counted sets the number of the last erasure, unless it has changed, or the table is another store.
-func (s *tableSubjects) counted(before, last int64) types.TransactWriteItem {
+func (s *subjectItems) counted(before, last int64) types.TransactWriteItem {
 	condition := "store_id = :id AND seq = :before"
 	if before == 0 {
 		condition = "store_id = :id AND (attribute_not_exists(seq) OR seq = :before)"
@@ -238,13 +238,13 @@ func (s *tableSubjects) counted(before, last int64) types.TransactWriteItem {
 // DestroyErased is part of crypto.SubjectStore. It reads the whole table.
 func (s *tableSubjects) DestroyErased(ctx context.Context) (ids []crypto.KeyID, err error) {
 	const op = "keystore.erase"
-	err = s.eachSubject(ctx, op, func(found *subject, index crypto.KeyID, tag crypto.SubjectTag, _ records) error {
+	err = s.items.eachSubject(ctx, op, func(found *subject, index crypto.KeyID, tag crypto.SubjectTag, _ records) error {
 		if len(found.destroy()) == 0 {
 			return nil
 		}
 		var destroyed []crypto.KeyID
-		err := s.change(ctx, op, func() ([]types.TransactWriteItem, error) {
-			of, r, _, err := s.subject(ctx, op, index, tag)
+		err := s.items.change(ctx, op, func() ([]types.TransactWriteItem, error) {
+			of, r, _, err := s.items.subject(ctx, op, index, tag)
 			if err != nil {
 				return nil, err
 			}
@@ -274,13 +274,13 @@ func (s *tableSubjects) ErasureCounts(ctx context.Context) (c crypto.ErasureCoun
 		c.Seen = max(c.Seen, r.Seq)
 	}
 	for range maxTries {
-		if c.Counter, err = s.lastSeq(ctx, op); err != nil {
+		if c.Counter, err = s.items.lastSeq(ctx, op); err != nil {
 			return c, err
 		}
 		if c.Entries, c.Last, err = s.entries(ctx, op, c.Counter); err != nil {
 			return c, err
 		}
-		after, err := s.lastSeq(ctx, op)
+		after, err := s.items.lastSeq(ctx, op)
 		if err != nil {
 			return c, err
 		}
@@ -293,7 +293,7 @@ func (s *tableSubjects) ErasureCounts(ctx context.Context) (c crypto.ErasureCoun
 }
 
 // lastSeq returns the number of the last erasure, and makes sure that the table is the store.
-func (s *tableSubjects) lastSeq(ctx context.Context, op string) (int64, error) {
+func (s *subjectItems) lastSeq(ctx context.Context, op string) (int64, error) {
 	r, err := s.read(ctx, op, metaItem)
 	if err != nil {
 		return 0, err
@@ -317,7 +317,7 @@ func (s *tableSubjects) entries(ctx context.Context, op string, counter int64) (
 	for seq := n + 1; seq <= counter+1; seq++ {
 		pks = append(pks, erasurePK(seq))
 	}
-	r, err := s.read(ctx, op, slices.Clone(pks)...)
+	r, err := s.items.read(ctx, op, slices.Clone(pks)...)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -347,13 +347,13 @@ func (s *tableSubjects) note(c crypto.ErasureCounts) {
 // Erasures is part of crypto.SubjectStore. It makes sure each time that the table is the store.
 func (s *tableSubjects) Erasures(ctx context.Context, from int64) (all []crypto.Erasure, err error) {
 	const op = "keystore.erasures"
-	counter, err := s.lastSeq(ctx, op)
+	counter, err := s.items.lastSeq(ctx, op)
 	if err != nil {
 		return nil, err
 	}
 	if from < 0 {
 		for to := counter; to > 0; to -= perBatch { // the last one may be lost
-			some, err := s.erasures(ctx, op, max(to-perBatch+1, 1), to)
+			some, err := s.items.erasures(ctx, op, max(to-perBatch+1, 1), to)
 			if err != nil || len(some) > 0 {
 				return some[max(len(some)-1, 0):], err
 			}
@@ -362,7 +362,7 @@ func (s *tableSubjects) Erasures(ctx context.Context, from int64) (all []crypto.
 	}
 	for from <= counter && len(all) < pageSize { // entries may be missing
 		to := min(from+pageSize-int64(len(all))-1, counter)
-		some, err := s.erasures(ctx, op, from, to)
+		some, err := s.items.erasures(ctx, op, from, to)
 		if err != nil {
 			return nil, err
 		}
@@ -372,7 +372,7 @@ func (s *tableSubjects) Erasures(ctx context.Context, from int64) (all []crypto.
 }
 
 // erasures returns the erasures with numbers from one to another.
-func (s *tableSubjects) erasures(ctx context.Context, op string, from, to int64) (all []crypto.Erasure, err error) {
+func (s *subjectItems) erasures(ctx context.Context, op string, from, to int64) (all []crypto.Erasure, err error) {
 	var pks []string
 	for seq := from; seq <= to; seq++ {
 		pks = append(pks, erasurePK(seq))
@@ -404,11 +404,11 @@ func (s *tableSubjects) erasures(ctx context.Context, op string, from, to int64)
 // store lacks.
 func (s *tableSubjects) Seen(ctx context.Context, replica crypto.ReplicaRow) error {
 	const op = "keystore.seen"
-	r, err := s.read(ctx, op, metaItem, replicasItem)
+	r, err := s.items.read(ctx, op, metaItem, replicasItem)
 	if err != nil {
 		return err
 	}
-	seq, err := s.seq(r)
+	seq, err := s.items.seq(r)
 	if err != nil {
 		return unavailable(op, err)
 	}
@@ -426,9 +426,9 @@ func (s *tableSubjects) Seen(ctx context.Context, replica crypto.ReplicaRow) err
 	if len(remove) > 0 {
 		update += " REMOVE " + strings.Join(remove, ", ")
 	}
-	if _, err := s.table.client.UpdateItem(ctx, &dynamodb.UpdateItemInput{TableName: s.table.name, Key: key(replicasItem), UpdateExpression: &update,
+	if _, err := s.items.table.client.UpdateItem(ctx, &dynamodb.UpdateItemInput{TableName: s.items.table.name, Key: key(replicasItem), UpdateExpression: &update,
 		ExpressionAttributeNames: names, ExpressionAttributeValues: item{":own": &types.AttributeValueMemberS{Value: string(content)}}}); err != nil {
-		return s.table.failed(op, err)
+		return s.items.table.failed(op, err)
 	}
 	return nil
 }
@@ -440,16 +440,16 @@ func replicaOf(name string, value types.AttributeValue) (doc replicaDoc, ok bool
 
 // Gone is part of crypto.SubjectStore.
 func (s *tableSubjects) Gone(ctx context.Context, id string) error {
-	if _, err := s.table.client.UpdateItem(ctx, &dynamodb.UpdateItemInput{TableName: s.table.name, Key: key(replicasItem),
+	if _, err := s.items.table.client.UpdateItem(ctx, &dynamodb.UpdateItemInput{TableName: s.items.table.name, Key: key(replicasItem),
 		UpdateExpression: aws.String("REMOVE #own"), ExpressionAttributeNames: map[string]string{"#own": replicaAttr + id}}); err != nil {
-		return s.table.failed("keystore.gone", err)
+		return s.items.table.failed("keystore.gone", err)
 	}
 	return nil
 }
 
 // Replicas is part of crypto.SubjectStore.
 func (s *tableSubjects) Replicas(ctx context.Context) (all []crypto.ReplicaRow, err error) {
-	r, err := s.read(ctx, "keystore.replicas", replicasItem)
+	r, err := s.items.read(ctx, "keystore.replicas", replicasItem)
 	for name, value := range r.items[replicasItem] {
 		if doc, ok := replicaOf(name, value); ok {
 			all = append(all, crypto.ReplicaRow{ID: strings.TrimPrefix(name, replicaAttr), Seq: doc.Seq,

@@ -100,12 +100,17 @@ func (b hexBytes) keyID() (id crypto.KeyID) {
 
 // tableSubjects is a crypto.SubjectStore: the part of a store in DynamoDB that holds keys of subjects.
 type tableSubjects struct {
-	store *Store
-	table *table
+	items *subjectItems
 
 	mu      sync.Mutex // guards the rest
 	whole   int64      // the erasures up to this number were all there
 	wholeAt time.Time
+}
+
+// subjectItems are the items of a table that have keys of subjects.
+type subjectItems struct {
+	store *Store
+	table *table
 }
 
 // records are items that were read, by their keys.
@@ -117,7 +122,7 @@ type records struct {
 }
 
 // read reads items. The read of each sees all that was written before.
-func (s *tableSubjects) read(ctx context.Context, op string, pks ...string) (r records, err error) {
+func (s *subjectItems) read(ctx context.Context, op string, pks ...string) (r records, err error) {
 	if err := s.store.Check(ctx); err != nil {
 		return r, unavailable(op, err)
 	}
@@ -173,7 +178,7 @@ func (r records) unchanged(pk string) (condition *string, names map[string]strin
 }
 
 // seq returns the number of the last erasure, if the item meta is that of the store.
-func (s *tableSubjects) seq(r records) (int64, error) {
+func (s *subjectItems) seq(r records) (int64, error) {
 	meta := r.items[metaItem]
 	if err := s.table.expectIn(meta, s.store.id); err != nil {
 		return 0, err
@@ -194,7 +199,7 @@ func numberOf(n int64) types.AttributeValue {
 
 // change has what plan returns written in one transaction, or nothing of it. plan is called anew if somebody else has changed
 // meanwhile what it has read. Without changes nothing is written.
-func (s *tableSubjects) change(ctx context.Context, op string, plan func() ([]types.TransactWriteItem, error)) error {
+func (s *subjectItems) change(ctx context.Context, op string, plan func() ([]types.TransactWriteItem, error)) error {
 	pause := backoff.Backoff{First: 20 * time.Millisecond, Max: time.Second, Jitter: 0.5}
 	for try := 1; ; try++ {
 		changes, err := plan()
@@ -215,7 +220,7 @@ func (s *tableSubjects) change(ctx context.Context, op string, plan func() ([]ty
 // Parents is part of crypto.SubjectStore.
 func (s *tableSubjects) Parents(ctx context.Context, kc crypto.KeyContext) ([]crypto.ParentRow, error) {
 	const op = "keystore.parents"
-	of, r, err := s.namespace(ctx, op, kc.Namespace)
+	of, r, err := s.items.namespace(ctx, op, kc.Namespace)
 	if err != nil || of[kc.Key] == nil {
 		return nil, err
 	}
@@ -225,7 +230,7 @@ func (s *tableSubjects) Parents(ctx context.Context, kc crypto.KeyContext) ([]cr
 	for i, w := range wraps {
 		ids[i] = w.ID.keyID()
 	}
-	found, err := s.table.get(ctx, ids)
+	found, err := s.items.table.get(ctx, ids)
 	if err != nil {
 		return nil, err
 	}
@@ -241,7 +246,7 @@ func (s *tableSubjects) Parents(ctx context.Context, kc crypto.KeyContext) ([]cr
 }
 
 // namespace returns what the key names of a namespace have.
-func (s *tableSubjects) namespace(ctx context.Context, op, namespace string, more ...string) (map[string]*parentsDoc, records, error) {
+func (s *subjectItems) namespace(ctx context.Context, op, namespace string, more ...string) (map[string]*parentsDoc, records, error) {
 	of := map[string]*parentsDoc{}
 	r, err := s.read(ctx, op, append(more, namespaceItem+namespace)...)
 	if err == nil {
@@ -252,10 +257,10 @@ func (s *tableSubjects) namespace(ctx context.Context, op, namespace string, mor
 
 // Parent is part of crypto.SubjectStore. Only Parents has generations.
 func (s *tableSubjects) Parent(ctx context.Context, id crypto.KeyID) (all []crypto.ParentRow, err error) {
-	if err := s.store.Check(ctx); err != nil {
+	if err := s.items.store.Check(ctx); err != nil {
 		return nil, unavailable("keystore.parents", err)
 	}
-	rows, err := s.table.get(ctx, []crypto.KeyID{id})
+	rows, err := s.items.table.get(ctx, []crypto.KeyID{id})
 	for _, row := range rows {
 		if row.Kind != 0 {
 			all = append(all, crypto.ParentRow{KeyRow: row})
@@ -267,8 +272,8 @@ func (s *tableSubjects) Parent(ctx context.Context, id crypto.KeyID) (all []cryp
 // PutParent is part of crypto.SubjectStore.
 func (s *tableSubjects) PutParent(ctx context.Context, p crypto.ParentRow) error {
 	const op = "keystore.put_parent"
-	return s.change(ctx, op, func() ([]types.TransactWriteItem, error) {
-		names, r, err := s.namespace(ctx, op, p.Context.Namespace)
+	return s.items.change(ctx, op, func() ([]types.TransactWriteItem, error) {
+		names, r, err := s.items.namespace(ctx, op, p.Context.Namespace)
 		if err != nil {
 			return nil, err
 		}
@@ -288,9 +293,9 @@ func (s *tableSubjects) PutParent(ctx context.Context, p crypto.ParentRow) error
 			}
 			of.Wraps = append(of.Wraps, wrapDoc{ID: p.ID[:], Generation: p.Generation, SealUntil: r.now.Add(parentLife).UnixMilli()})
 		}
-		return []types.TransactWriteItem{s.table.stillStore(s.store.id), r.put(namespaceItem+p.Context.Namespace, names),
-			{Put: &types.Put{TableName: s.table.name, Item: itemOf(&p.KeyRow), ConditionExpression: aws.String("attribute_not_exists(pk)")}},
-			{Update: &types.Update{TableName: s.table.name, Key: key(namespacesItem), UpdateExpression: aws.String("ADD #names :names"),
+		return []types.TransactWriteItem{s.items.table.stillStore(s.items.store.id), r.put(namespaceItem+p.Context.Namespace, names),
+			{Put: &types.Put{TableName: s.items.table.name, Item: itemOf(&p.KeyRow), ConditionExpression: aws.String("attribute_not_exists(pk)")}},
+			{Update: &types.Update{TableName: s.items.table.name, Key: key(namespacesItem), UpdateExpression: aws.String("ADD #names :names"),
 				ExpressionAttributeNames:  map[string]string{"#names": attrNames},
 				ExpressionAttributeValues: item{":names": &types.AttributeValueMemberSS{Value: []string{p.Context.Namespace}}}}}}, nil
 	})
@@ -340,7 +345,7 @@ func (s *tableSubjects) SubjectKeys(ctx context.Context, ids []crypto.KeyID) (ro
 	for i, id := range ids {
 		pks[i] = idItem + id.String()
 	}
-	named, err := s.read(ctx, op, slices.Clone(pks)...)
+	named, err := s.items.read(ctx, op, slices.Clone(pks)...)
 	if err != nil || len(named.items) == 0 {
 		return nil, err
 	}
@@ -357,7 +362,7 @@ func (s *tableSubjects) SubjectKeys(ctx context.Context, ids []crypto.KeyID) (ro
 			more = append(more, subjectPK(subjectItem, index, tag), subjectPK(historyItem, index, tag))
 		}
 	}
-	r, err := s.read(ctx, op, more...)
+	r, err := s.items.read(ctx, op, more...)
 	if err != nil {
 		return nil, err
 	}
@@ -383,7 +388,7 @@ func (s *tableSubjects) SubjectKeys(ctx context.Context, ids []crypto.KeyID) (ro
 // Generations is part of crypto.SubjectStore. It makes sure each time that the table is the store: a key that was made is used once it is
 // found here.
 func (s *tableSubjects) Generations(ctx context.Context, index crypto.KeyID, tag crypto.SubjectTag) (rows []crypto.SubjectRow, err error) {
-	found, r, _, err := s.subject(ctx, "keystore.subject_keys", index, tag)
+	found, r, _, err := s.items.subject(ctx, "keystore.subject_keys", index, tag)
 	if err != nil {
 		return nil, err
 	}
@@ -395,7 +400,7 @@ func (s *tableSubjects) Generations(ctx context.Context, index crypto.KeyID, tag
 }
 
 // subject reads what the store has of a subject, and the number of the last erasure.
-func (s *tableSubjects) subject(ctx context.Context, op string, index crypto.KeyID, tag crypto.SubjectTag) (of subject, r records, seq int64, err error) {
+func (s *subjectItems) subject(ctx context.Context, op string, index crypto.KeyID, tag crypto.SubjectTag) (of subject, r records, seq int64, err error) {
 	r, err = s.read(ctx, op, metaItem, subjectPK(subjectItem, index, tag), subjectPK(historyItem, index, tag))
 	if err == nil {
 		if seq, err = s.seq(r); err != nil {
@@ -412,8 +417,8 @@ func (s *tableSubjects) subject(ctx context.Context, op string, index crypto.Key
 // entered since its items were read. It names no item that other subjects have too: transactions on one item exclude each other.
 func (s *tableSubjects) PutSubjectKey(ctx context.Context, row crypto.SubjectRow) error {
 	const op = "keystore.put_subject_key"
-	return s.change(ctx, op, func() ([]types.TransactWriteItem, error) {
-		of, r, seq, err := s.subject(ctx, op, row.Index, row.Tag)
+	return s.items.change(ctx, op, func() ([]types.TransactWriteItem, error) {
+		of, r, seq, err := s.items.subject(ctx, op, row.Index, row.Tag)
 		if err != nil {
 			return nil, err
 		}
@@ -431,7 +436,7 @@ func (s *tableSubjects) PutSubjectKey(ctx context.Context, row crypto.SubjectRow
 
 // IndexKeys is part of crypto.SubjectStore.
 func (s *tableSubjects) IndexKeys(ctx context.Context, namespace string) (all []crypto.KeyContext, err error) {
-	names, _, err := s.namespace(ctx, "keystore.index_keys", namespace)
+	names, _, err := s.items.namespace(ctx, "keystore.index_keys", namespace)
 	for name, of := range names {
 		if of.Index != nil {
 			all = append(all, crypto.KeyContext{Namespace: namespace, Key: name})
@@ -444,7 +449,7 @@ func (s *tableSubjects) IndexKeys(ctx context.Context, namespace string) (all []
 // LostIndexKeys is part of crypto.SubjectStore. It looks at what namespaces have, and not at each subject.
 func (s *tableSubjects) LostIndexKeys(ctx context.Context) (all []string, err error) {
 	const op = "keystore.index_keys"
-	r, err := s.read(ctx, op, namespacesItem)
+	r, err := s.items.read(ctx, op, namespacesItem)
 	if err != nil {
 		return nil, err
 	}
@@ -456,7 +461,7 @@ func (s *tableSubjects) LostIndexKeys(ctx context.Context) (all []string, err er
 	for i, namespace := range names.Value {
 		pks[i] = namespaceItem + namespace
 	}
-	if r, err = s.read(ctx, op, pks...); err != nil {
+	if r, err = s.items.read(ctx, op, pks...); err != nil {
 		return nil, err
 	}
 	for _, namespace := range names.Value {
@@ -480,7 +485,7 @@ func (s *tableSubjects) LostIndexKeys(ctx context.Context) (all []string, err er
 	for id := range needed {
 		ids = append(ids, id)
 	}
-	rows, err := s.table.get(ctx, ids)
+	rows, err := s.items.table.get(ctx, ids)
 	if err != nil {
 		return nil, err
 	}
@@ -497,7 +502,7 @@ func (s *tableSubjects) LostIndexKeys(ctx context.Context) (all []string, err er
 // SubjectCounts is part of crypto.SubjectStore. It reads the whole table.
 func (s *tableSubjects) SubjectCounts(ctx context.Context) (all []crypto.SubjectCount, err error) {
 	counts := map[crypto.KeyContext]*crypto.SubjectCount{}
-	err = s.eachSubject(ctx, "keystore.subject_counts", func(of *subject, _ crypto.KeyID, _ crypto.SubjectTag, _ records) error {
+	err = s.items.eachSubject(ctx, "keystore.subject_counts", func(of *subject, _ crypto.KeyID, _ crypto.SubjectTag, _ records) error {
 		kc := crypto.KeyContext{Namespace: of.doc.Namespace, Key: of.doc.Key}
 		c := counts[kc]
 		if c == nil {
@@ -526,7 +531,7 @@ func (s *tableSubjects) SubjectCounts(ctx context.Context) (all []crypto.Subject
 
 // AllSubjectKeys is part of crypto.SubjectStore. It reads the whole table.
 func (s *tableSubjects) AllSubjectKeys(ctx context.Context, visit func(crypto.SubjectRow) error) error {
-	return s.eachSubject(ctx, "keystore.subject_keys", func(of *subject, index crypto.KeyID, tag crypto.SubjectTag, r records) error {
+	return s.items.eachSubject(ctx, "keystore.subject_keys", func(of *subject, index crypto.KeyID, tag crypto.SubjectTag, r records) error {
 		for i := range of.doc.Generations {
 			row := of.generation(i, index, tag, r.now)
 			if row.ID == (crypto.KeyID{}) || row.Wrapped == nil && row.Erased != 0 {
@@ -541,7 +546,7 @@ func (s *tableSubjects) AllSubjectKeys(ctx context.Context, visit func(crypto.Su
 }
 
 // eachSubject calls visit for every subject.
-func (s *tableSubjects) eachSubject(ctx context.Context, op string, visit func(*subject, crypto.KeyID, crypto.SubjectTag, records) error) error {
+func (s *subjectItems) eachSubject(ctx context.Context, op string, visit func(*subject, crypto.KeyID, crypto.SubjectTag, records) error) error {
 	if err := s.store.Check(ctx); err != nil {
 		return unavailable(op, err)
 	}

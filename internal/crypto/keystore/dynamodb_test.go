@@ -319,7 +319,7 @@ func TestDynamoDBErasesInTwoSteps(t *testing.T) {
 	direct := openStore(t, uri, s.store.id).Subjects().(*tableSubjects)
 	b.answers(func(op string, call int, _ map[string]any) (int, any) {
 		if op == "TransactWriteItems" && call == 1 { // what makes a key has read its items
-			if _, err := direct.enter(ctx, "keystore.erase", erasure); err != nil {
+			if _, err := direct.items.enter(ctx, "keystore.erase", erasure); err != nil {
 				t.Error(err)
 			}
 		}

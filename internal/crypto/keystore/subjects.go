@@ -45,7 +45,7 @@ func (s *Store) Subjects() crypto.SubjectStore {
 	if d, ok := s.backend.(database); ok {
 		return &Subjects{s, d}
 	}
-	return &tableSubjects{store: s, table: s.backend.(*table)}
+	return &tableSubjects{items: &subjectItems{s, s.backend.(*table)}}
 }
 
 // clock is the expression for the time of a database in Unix milliseconds.
