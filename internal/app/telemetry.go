@@ -107,10 +107,15 @@ func newTelemetry(ctx context.Context, version string, log *slog.Logger) (*telem
 			log.Warn("traces cannot be exported; calls are not affected", "error", err)
 		}
 	}))
+	sampler, err := newSampler()
+	if err != nil {
+		return nil, err
+	}
 	t.spans = sdktrace.NewTracerProvider(
-		sdktrace.WithSpanProcessor(newSpanQueue(exporter, t.registry)), sdktrace.WithResource(about))
+		sdktrace.WithSpanProcessor(newSpanQueue(exporter, t.registry)), sdktrace.WithResource(about),
+		sdktrace.WithSampler(sampler), sdktrace.WithIDGenerator(traceIDs{}))
 	otel.SetTracerProvider(t.spans) // for libraries that look for it
-	t.tracing = &server.Tracing{Provider: t.spans, Propagator: propagation.TraceContext{}}
+	t.tracing = &server.Tracing{Provider: t.spans, Propagator: propagation.TraceContext{}, SamplesRoot: samplesRoot(sampler)}
 	otel.SetTextMapPropagator(t.tracing.Propagator)
 	return t, nil
 }

@@ -2,6 +2,8 @@ package server
 
 import (
 	"context"
+	"encoding/binary"
+	"math/rand/v2"
 	"strings"
 	"time"
 
@@ -12,6 +14,7 @@ import (
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/stats"
 	"google.golang.org/grpc/status"
 
@@ -23,8 +26,39 @@ import (
 type Tracing struct {
 	Provider   trace.TracerProvider
 	Propagator propagation.TextMapPropagator
+	// SamplesRoot reports whether the provider samples a trace that begins with a call to the proxy. Calls of the others get no
+	// span, and cost next to nothing. The provider has to take the ids of traces from [RootTraceID]. Nil: each call gets its span.
+	SamplesRoot func(trace.TraceID) bool
 
 	tracer trace.Tracer
+}
+
+type rootKey struct{}
+
+// RootTraceID returns the id that was drawn for the trace that begins in ctx, if one was.
+func RootTraceID(ctx context.Context) (trace.TraceID, bool) {
+	id, ok := ctx.Value(rootKey{}).(trace.TraceID)
+	return id, ok
+}
+
+// NewTraceID draws the id of a trace.
+func NewTraceID() (id trace.TraceID) {
+	binary.BigEndian.PutUint64(id[:8], rand.Uint64())
+	binary.BigEndian.PutUint64(id[8:], rand.Uint64()|1) // no id is all zeros, and samplers do not look at the last bit
+	return id
+}
+
+// root draws the id of a trace that begins with this call, and reports whether it is sampled. If not, the returned context has the
+// id alone, for logs. Calls that continue a trace of their caller are the provider's to decide.
+func (t *Tracing) root(ctx context.Context) (context.Context, bool) {
+	if t.SamplesRoot == nil || len(metadata.ValueFromIncomingContext(ctx, "traceparent")) > 0 {
+		return ctx, true
+	}
+	id := NewTraceID()
+	if !t.SamplesRoot(id) {
+		return trace.ContextWithSpanContext(ctx, trace.NewSpanContext(trace.SpanContextConfig{TraceID: id})), false
+	}
+	return context.WithValue(ctx, rootKey{}, id), true
 }
 
 // scope names the spans that this package makes itself.
@@ -42,18 +76,20 @@ func (t *Tracing) handlers(untraced, longPoll func(fullMethod string) bool) (ser
 		otelgrpc.WithTracerProvider(t.Provider),
 		otelgrpc.WithPropagators(t.Propagator),
 		otelgrpc.WithMeterProvider(noop.NewMeterProvider()), // metrics.go counts calls
-		otelgrpc.WithFilter(func(info *stats.RPCTagInfo) bool { return !untraced(info.FullMethodName) }),
 	}
-	server = spanHandler{otelgrpc.NewServerHandler(options...), func(_ context.Context, fullMethod string) bool {
+	server = spanHandler{otelgrpc.NewServerHandler(options...), func(ctx context.Context, fullMethod string) (context.Context, bool) {
 		if !longPoll(fullMethod) {
 			deepen(0) // this is the first of the proxy's code that a call comes to
 		}
-		return true
+		if untraced(fullMethod) {
+			return ctx, false
+		}
+		return t.root(ctx)
 	}}
 	// Below a call that is not sampled there is no client span, and the caller's own traceparent is
 	// forwarded. It saves a fifth of the CPU time of a small call.
-	client = spanHandler{otelgrpc.NewClientHandler(options...), func(ctx context.Context, _ string) bool {
-		return trace.SpanFromContext(ctx).IsRecording()
+	client = spanHandler{otelgrpc.NewClientHandler(options...), func(ctx context.Context, _ string) (context.Context, bool) {
+		return ctx, trace.SpanFromContext(ctx).IsRecording()
 	}}
 	return server, client
 }
@@ -62,13 +98,14 @@ func (t *Tracing) handlers(untraced, longPoll func(fullMethod string) bool) (ser
 // failed query does. A call that is not sampled costs next to nothing.
 type spanHandler struct {
 	stats.Handler
-	begins func(ctx context.Context, fullMethod string) bool // reports whether the call gets a span
+	begins func(ctx context.Context, fullMethod string) (context.Context, bool) // reports whether the call may get a span
 }
 
 type spokenKey struct{}
 
 func (h spanHandler) TagRPC(ctx context.Context, info *stats.RPCTagInfo) context.Context {
-	if !h.begins(ctx, info.FullMethodName) {
+	ctx, begins := h.begins(ctx, info.FullMethodName)
+	if !begins {
 		return ctx
 	}
 	ctx = h.Handler.TagRPC(ctx, info)

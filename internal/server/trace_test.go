@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -183,4 +184,62 @@ func TestUnsampledCallsMakeNoSpansAndKeepTheirTraceparent(t *testing.T) {
 	if spans := exporter.GetSpans(); len(spans) > 0 {
 		t.Errorf("spans were made:\n%s", tree(spans))
 	}
+}
+
+// TestRootsThatAreNotSampled: a trace that begins with a call and is not sampled has no span anywhere, and its id in the logs alone.
+// One that is sampled has the id that was drawn, and the traces of callers are the provider's to decide.
+func TestRootsThatAreNotSampled(t *testing.T) {
+	f := &frontend{}
+	startFrontend(t, f)
+	exporter := tracetest.NewInMemoryExporter()
+	var sampled atomic.Bool
+	var drawn atomic.Pointer[trace.TraceID]
+	provider := sdktrace.NewTracerProvider(sdktrace.WithSyncer(exporter), sdktrace.WithIDGenerator(drawnIDs{}))
+	p := startProxy(t, f, func(o *Options) {
+		o.Tracing = &Tracing{Provider: provider, Propagator: propagation.TraceContext{}, SamplesRoot: func(id trace.TraceID) bool {
+			drawn.Store(&id)
+			return sampled.Load()
+		}}
+	})
+	start := func(ctx context.Context) {
+		t.Helper()
+		if _, err := p.client(t).StartWorkflowExecution(ctx, startRequest([]byte(`"x"`))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	start(testContext(t))
+	if id := drawn.Load(); id == nil || !id.IsValid() {
+		t.Errorf("the drawn id is %v", id)
+	}
+	if got := f.lastMetadata(t)["traceparent"]; len(got) > 0 || len(exporter.GetSpans()) > 0 {
+		t.Errorf("a call that is not sampled went on with traceparent %v and has %d spans", got, len(exporter.GetSpans()))
+	}
+	sampled.Store(true)
+	start(testContext(t))
+	if got := find(spansOf(t, exporter), trace.SpanKindServer).SpanContext.TraceID(); got != *drawn.Load() {
+		t.Errorf("the trace has the id %s, and %s was drawn", got, drawn.Load())
+	}
+	exporter.Reset()
+	sampled.Store(false)
+	start(callWith(testContext(t), "traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"))
+	if got := find(spansOf(t, exporter), trace.SpanKindServer).SpanContext.TraceID().String(); got != "0af7651916cd43dd8448eb211c80319c" {
+		t.Errorf("the caller's trace is not continued: %s", got)
+	}
+}
+
+// drawnIDs takes the ids of traces from the server.
+type drawnIDs struct{}
+
+func (drawnIDs) NewIDs(ctx context.Context) (trace.TraceID, trace.SpanID) {
+	id, ok := RootTraceID(ctx)
+	if !ok {
+		id = NewTraceID()
+	}
+	return id, drawnIDs{}.NewSpanID(ctx, id)
+}
+
+func (drawnIDs) NewSpanID(context.Context, trace.TraceID) (id trace.SpanID) {
+	other := NewTraceID()
+	copy(id[:], other[:])
+	return id
 }
