@@ -252,14 +252,14 @@ bin/soak: build
 	cd e2e && $(GO) build -o ../bin/kmsstub ./cmd/kmsstub && $(GO) build -o ../bin/ ./soak
 
 SOAK := SEAL_PROXY_BIN='$(PROXY)' bin/soak
-SOAK_FLAGS := -kmsstub '$(abspath bin/kmsstub)'
+SOAK_FLAGS := -kmsstub '$(abspath bin/kmsstub)' $(if $(STORE),-store $(STORE))
 
 .PHONY: soak
-soak: bin/soak ## Mixed load with kills, outages, rotations and reloads for MINUTES=10; ends with `workflows: N started, N right, ...`
+soak: bin/soak ## Mixed load with kills, outages, rotations and reloads for MINUTES=10, STORE=postgres: with a key store; ends with `workflows: N started, N right, ...`
 	@$(SOAK) $(SOAK_FLAGS) -minutes $(or $(MINUTES),10)
 
 .PHONY: test-kills
-test-kills: bin/soak ## kill -9 of proxy, KMS and frontend in turns during WORKFLOWS=2000
+test-kills: bin/soak ## kill -9 of proxy, KMS and frontend, and with STORE=postgres of the key store, in turns during WORKFLOWS=2000
 	@$(SOAK) kills $(SOAK_FLAGS) -workflows $(or $(WORKFLOWS),2000)
 
 .PHONY: test-rolling

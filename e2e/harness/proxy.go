@@ -78,6 +78,7 @@ type KeyOption struct {
 	Name, Active string
 	Namespaces   []string
 	OpenOnly     []string
+	Reference    bool // its envelopes name a row of the key store
 }
 
 // Proxy is a running proxy.
@@ -132,6 +133,9 @@ func WriteConfig(o ProxyOptions) (string, error) {
 	}
 	for _, k := range o.Keys {
 		fmt.Fprintf(&b, "  - name: %q\n    active: %q\n", k.Name, k.Active)
+		if k.Reference {
+			b.WriteString("    envelope: reference\n")
+		}
 		if len(k.Namespaces) > 0 {
 			fmt.Fprintf(&b, "    namespaces: %s\n", flow(k.Namespaces))
 		}

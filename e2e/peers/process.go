@@ -37,7 +37,8 @@ type Process struct {
 
 // Start runs a program that ends with this process: its standard input is a pipe that closes with us, and on Linux the kernel kills
 // it. It has a process group of its own, so that Ctrl-C reaches the caller alone, which stops things in order. Standard
-// output is left for the caller to read if stdout is nil, and joins standard error in log otherwise.
+// output is left for the caller to read if stdout is nil, and joins standard error in log otherwise. Of the command's attributes, its
+// user counts.
 func Start(name string, cmd *exec.Cmd, log io.Writer) (*Process, error) {
 	p := &Process{name: name, cmd: cmd, out: &tailBuffer{to: log}, done: make(chan struct{})}
 	stdin, err := cmd.StdinPipe()
@@ -49,7 +50,11 @@ func Start(name string, cmd *exec.Cmd, log io.Writer) (*Process, error) {
 		cmd.Stdout = p.out
 	}
 	cmd.Stderr = p.out
-	cmd.SysProcAttr = childAttributes()
+	attributes := childAttributes()
+	if cmd.SysProcAttr != nil {
+		attributes.Credential = cmd.SysProcAttr.Credential
+	}
+	cmd.SysProcAttr = attributes
 	cmd.WaitDelay = time.Second // a grandchild that keeps the output open must not keep Wait waiting
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)

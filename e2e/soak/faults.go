@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -37,7 +38,7 @@ func (s *site) kmsKilled(away time.Duration) fault {
 // faults are what happens during a soak, in turns. Replica A lives through all of it: what it holds on to is measured.
 func (s *site) faults() []fault {
 	policy := 0
-	return []fault{
+	all := []fault{
 		s.proxyKilled(1),
 		{"another KMS key, by the config", s.rotateKey},
 		s.serverKilled(),
@@ -61,6 +62,17 @@ func (s *site) faults() []fault {
 			return s.rotateKey(ctx)
 		}},
 	}
+	if s.store == nil {
+		return all
+	}
+	// Where there is a key store, it crashes by itself, before a replica starts, and while data keys change.
+	return slices.Concat([]fault{
+		s.store.killed(5 * time.Second),
+		{"key store and proxy B killed at once", func(ctx context.Context) error { return together(ctx, s.store.killed(3*time.Second), s.proxyKilled(1)) }},
+		{"another KMS key while the key store is away", func(ctx context.Context) error {
+			return together(ctx, s.store.killed(8*time.Second), fault{"", s.rotateKey})
+		}},
+	}, all)
 }
 
 // crashes are kills of all parts, in turns.
@@ -68,6 +80,9 @@ func (s *site) crashes() []fault {
 	var all []fault
 	for i := range s.replicas {
 		all = append(all, s.proxyKilled(i), s.kmsKilled(time.Second), s.serverKilled())
+		if s.store != nil {
+			all = append(all, s.store.killed(time.Second))
+		}
 	}
 	return all
 }

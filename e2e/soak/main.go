@@ -52,12 +52,13 @@ func run(ctx context.Context, args []string) error {
 		mode, args = args[0], args[1:]
 	}
 	f := flag.NewFlagSet("soak "+mode, flag.ContinueOnError)
-	kmsBinary := f.String("kmsstub", "", "`path` of the built e2e/cmd/kmsstub")
+	var p plan
+	f.StringVar(&p.kmsBinary, "kmsstub", "", "`path` of the built e2e/cmd/kmsstub")
+	f.StringVar(&p.store, "store", "", "`postgres` for envelopes by reference to a key store there, which is killed too (default: none)")
 	width := f.Int("width", 32, "`workflows` at a time")
 	f.Func("kinds", "`names` of the only kinds of workflows to run, separated by commas", keepKinds)
 	var minutes float64
 	var workflows int
-	var old string
 	modes := map[string]func(*soak, context.Context) error{
 		"soak": func(s *soak, ctx context.Context) error {
 			return s.everything(ctx, time.Duration(minutes*float64(time.Minute)), *width)
@@ -66,7 +67,7 @@ func run(ctx context.Context, args []string) error {
 		"rolling": func(s *soak, ctx context.Context) error { return s.rolling(ctx, workflows, *width) },
 		"beside":  func(s *soak, ctx context.Context) error { return s.beside(ctx, workflows, *width) },
 	}
-	replicas := 3
+	p.replicas = 3
 	switch mode {
 	case "soak":
 		f.Float64Var(&minutes, "minutes", 10, "how long load and faults go on")
@@ -74,18 +75,21 @@ func run(ctx context.Context, args []string) error {
 		f.IntVar(&workflows, "workflows", 2000, "how many workflows")
 	case "rolling":
 		f.IntVar(&workflows, "workflows", 560, "how many workflows, once without a restart and once with")
-		replicas = 2
+		p.replicas = 2
 	case "beside":
 		f.IntVar(&workflows, "workflows", 400, "how many workflows at least, in four phases")
-		f.StringVar(&old, "old", "", "`path` of the older proxy")
-		replicas = 2
+		f.StringVar(&p.old, "old", "", "`path` of the older proxy")
+		p.replicas = 2
 	default:
 		return fmt.Errorf("%q is none of: kills, rolling, beside, or nothing for the whole soak", mode)
 	}
 	if err := f.Parse(args); err != nil {
 		return err
 	}
-	if mode == "beside" && old == "" {
+	if p.store != "" && p.store != "postgres" {
+		return fmt.Errorf("-store %s: write postgres, or leave it out", p.store)
+	}
+	if mode == "beside" && p.old == "" {
 		return errors.New("beside needs -old, the path of the older proxy")
 	}
 	dir, err := os.MkdirTemp("", "soak")
@@ -95,7 +99,7 @@ func run(ctx context.Context, args []string) error {
 	defer os.RemoveAll(dir)
 	s := &soak{canaries: harness.NewCanaries(), began: time.Now()}
 	defer harness.RemoveProxy()
-	if s.site, err = start(ctx, dir, *kmsBinary, replicas, old); err != nil {
+	if s.site, err = start(ctx, dir, p); err != nil {
 		if s.site != nil {
 			s.site.stop()
 		}
@@ -153,7 +157,7 @@ func (s *soak) everything(ctx context.Context, duration time.Duration, width int
 		s.say("%s later it holds %s", took.Round(time.Second), end)
 	}
 	s.say("clients tried again after: %s", all.trouble())
-	errs := []error{s.nothingLeft(ctx), s.complaints()}
+	errs := []error{s.nothingLeft(ctx), s.complaints(), s.storeComplete(ctx)}
 	s.explain(ctx, s.direct, all)
 	s.server.Kill() // so that its write-ahead log stays as it is
 	found, err := s.sweep()
@@ -161,7 +165,7 @@ func (s *soak) everything(ctx context.Context, duration time.Duration, width int
 	w := warm.judge()
 	v = verdict{v.started + w.started, v.right + w.right, v.wrong + w.wrong, v.lost + w.lost}
 	levels := "level"
-	if what := risen(begin, end); len(what) > 0 {
+	if what := s.risen(begin, end); len(what) > 0 {
 		levels = "NOT level"
 		errs = append(errs, errors.New(strings.Join(what, "; ")))
 	}
@@ -189,18 +193,22 @@ func (s *soak) kills(ctx context.Context, workflows, width int) error {
 		return err
 	}
 	s.say("clients tried again after: %s", all.trouble())
-	errs := []error{s.nothingLeft(ctx), s.complaints()}
+	errs := []error{s.nothingLeft(ctx), s.complaints(), s.storeComplete(ctx)}
 	s.explain(ctx, s.direct, all)
 	v := all.judge()
 	byPart := map[string]int{}
 	for name, n := range played {
-		for _, part := range []string{"proxy", "KMS", "frontend"} {
+		for _, part := range []string{"proxy", "KMS", "frontend", "key store"} {
 			if strings.Contains(name, part) {
 				byPart[part] += n
 			}
 		}
 	}
-	fmt.Printf("%s; killed and restarted: proxy %d times, KMS %d, frontend %d\n", v, byPart["proxy"], byPart["KMS"], byPart["frontend"])
+	store := ""
+	if s.store != nil {
+		store = fmt.Sprintf(", key store %d", byPart["key store"])
+	}
+	fmt.Printf("%s; killed and restarted: proxy %d times, KMS %d, frontend %d%s\n", v, byPart["proxy"], byPart["KMS"], byPart["frontend"], store)
 	if v.started != workflows {
 		errs = append(errs, fmt.Errorf("%d workflows were to be started", workflows))
 	}

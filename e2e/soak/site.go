@@ -56,6 +56,7 @@ type site struct {
 	kms            *peers.Process
 	kmsAddress     string
 	kmsClient      *kms.Client
+	store          *keyStore // nil: all envelopes are self-contained
 	replicas       []*replica
 	balancer       *balancer
 	frontend       string        // address
@@ -67,14 +68,21 @@ type site struct {
 	made   int // keys in KMS
 }
 
-// start brings everything up. replicas is how many proxies there are. Where old is the path of an older proxy, replica A
-// runs that, and each replica seals with a KMS key of its own.
-func start(ctx context.Context, dir, kmsBinary string, replicas int, old string) (*site, error) {
+// plan is what a site consists of.
+type plan struct {
+	kmsBinary string
+	replicas  int    // how many proxies
+	old       string // path of an older proxy, which replica A runs; each replica then seals with a KMS key of its own
+	store     string // "postgres": payloads are sealed by reference to a key store there
+}
+
+// start brings everything up.
+func start(ctx context.Context, dir string, p plan) (*site, error) {
 	ports, err := peers.FreePorts(2)
 	if err != nil {
 		return nil, err
 	}
-	s := &site{dir: dir, kmsBinary: kmsBinary, kmsAddress: "127.0.0.1:" + strconv.Itoa(ports[0]), frontend: "127.0.0.1:" + strconv.Itoa(ports[1])}
+	s := &site{dir: dir, kmsBinary: p.kmsBinary, kmsAddress: "127.0.0.1:" + strconv.Itoa(ports[0]), frontend: "127.0.0.1:" + strconv.Itoa(ports[1])}
 	if err := os.Mkdir(s.database(), 0o755); err != nil {
 		return nil, err
 	}
@@ -95,34 +103,43 @@ func start(ctx context.Context, dir, kmsBinary string, replicas int, old string)
 		if err != nil {
 			return s, err
 		}
-		s.keys = append(s.keys, harness.KeyOption{Name: name, Active: uri})
+		s.keys = append(s.keys, harness.KeyOption{Name: name, Active: uri, Reference: p.store != ""})
+	}
+	if p.store != "" {
+		if s.store, err = startKeyStore(ctx); err != nil {
+			return s, err
+		}
 	}
 	s.setPolicy(policies[0])
-	options := slices.Repeat([]func() harness.ProxyOptions{s.proxyOptions}, replicas)
-	if old != "" {
-		var err error
-		if options, err = s.oldAndNew(ctx, old); err != nil {
+	options := slices.Repeat([]func() harness.ProxyOptions{s.proxyOptions}, p.replicas)
+	if p.old != "" {
+		if options, err = s.oldAndNew(ctx, p.old); err != nil {
 			return s, err
 		}
 	}
+	return s, s.startReplicas(ctx, options)
+}
+
+// startReplicas starts a proxy for each of some options, and the balancer before them.
+func (s *site) startReplicas(ctx context.Context, options []func() harness.ProxyOptions) (err error) {
 	var backends []*backend
-	for i := range replicas {
+	for i := range options {
 		name := string(rune('A' + i))
-		r, err := newReplica(name, filepath.Join(dir, "proxy-"+name), options[i])
+		r, err := newReplica(name, filepath.Join(s.dir, "proxy-"+name), options[i])
 		if err != nil {
-			return s, err
+			return err
 		}
 		if err := os.Mkdir(r.dir, 0o755); err != nil {
-			return s, err
+			return err
 		}
 		s.replicas = append(s.replicas, r)
 		if err := r.start(ctx); err != nil {
-			return s, err
+			return err
 		}
 		backends = append(backends, r.backend())
 	}
 	s.balancer, err = newBalancer(backends...)
-	return s, err
+	return err
 }
 
 // stop ends what is left, hard: there is nothing to save.
@@ -141,6 +158,9 @@ func (s *site) stop() {
 			p.Kill()
 		}
 	}
+	if s.store != nil {
+		s.store.stop()
+	}
 }
 
 func (s *site) database() string { return filepath.Join(s.dir, "database") }
@@ -148,7 +168,11 @@ func (s *site) database() string { return filepath.Join(s.dir, "database") }
 func (s *site) proxyOptions() harness.ProxyOptions {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return harness.ProxyOptions{Upstream: s.frontend, Keys: slices.Clone(s.keys), Policy: s.policy, Extra: proxySettings,
+	extra := proxySettings
+	if s.store != nil {
+		extra += s.store.extra
+	}
+	return harness.ProxyOptions{Upstream: s.frontend, Keys: slices.Clone(s.keys), Policy: s.policy, Extra: extra,
 		Env: []string{"AWS_ACCESS_KEY_ID=AKIATEST", "AWS_SECRET_ACCESS_KEY=secret", "AWS_EC2_METADATA_DISABLED=true"}}
 }
 
