@@ -146,6 +146,17 @@ func TestDynamoDBWritesOnce(t *testing.T) {
 	if err := s.Put(ctx, row(2)); crypto.KindOf(err) != crypto.KindUnavailable {
 		t.Errorf("conflicts without end: %v", err)
 	}
+	second := row(1) // another wrap of the key that is there
+	second.KEK = crypto.KEKRef{8}
+	b.answers(func(op string, _ int, _ map[string]any) (int, any) {
+		if op != "UpdateItem" {
+			return 0, nil
+		}
+		return http.StatusBadRequest, map[string]any{"__type": "com.amazonaws.dynamodb.v20120810#AccessDeniedException", "message": "no"}
+	})
+	if err := s.Put(t.Context(), second); crypto.KindOf(err) != crypto.KindUnavailable || b.count("UpdateItem") != 1 {
+		t.Errorf("another wrap is refused: %d tries, error %v", b.count("UpdateItem"), err)
+	}
 	b.answers(nil)
 	if err := s.Put(t.Context(), row(1)); err != nil || b.count("PutItem") != 0 {
 		t.Errorf("a row that is there was written %d times, error %v", b.count("PutItem"), err)

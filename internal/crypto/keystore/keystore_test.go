@@ -320,6 +320,15 @@ func TestSQLiteOverwritesWhatIsDeleted(t *testing.T) {
 	}
 }
 
+func TestKnown(t *testing.T) {
+	for uri, want := range map[string]bool{"sqlite:keys.db": true, "postgres://seal@db.example/seal": true, "dynamodb://keys?region=eu-central-1": true,
+		"sqlite:": false, "dynamodb:keys": false, "dynamodb://k": false, "mysql://db.example/seal": false, "keys.db": false} {
+		if Known(uri) != want {
+			t.Errorf("%s is the URI of a key store: %v", uri, !want)
+		}
+	}
+}
+
 // TestServersProveTheirName: a connection to another machine is verified, or there is none.
 func TestServersProveTheirName(t *testing.T) {
 	for uri, ok := range map[string]bool{

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"path/filepath"
 	"slices"
@@ -255,6 +256,30 @@ func TestBrokenRows(t *testing.T) {
 			t.Errorf("%d keys, %d wrapped anew, failed %v, error %v", n, added, bad, err)
 		}
 	})
+}
+
+// TestEmptyRowsAreNotExported: no import would take them.
+func TestEmptyRowsAreNotExported(t *testing.T) {
+	store := newStore(t, "sqlite:"+filepath.Join(t.TempDir(), "keys.db"))
+	for i := range 2 {
+		if err := store.Put(t.Context(), row(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	execute(t, store.backend.(database).db, "UPDATE temporal_seal_wraps SET wrapped = x'' WHERE wrapped = CAST('wrapped 1' AS BLOB)")
+	var out bytes.Buffer
+	left := 0
+	if n, err := Export(t.Context(), store, &out, func(r crypto.KeyRow) { left++ }); n != 1 || left != 1 || err != nil {
+		t.Errorf("%d rows exported, %d left out, error %v", n, left, err)
+	}
+	to := newStore(t, "sqlite:"+filepath.Join(t.TempDir(), "other.db"))
+	if n, err := Import(t.Context(), to, &out); n != 1 || err != nil {
+		t.Errorf("%d rows imported, error %v", n, err)
+	}
+	store.Close()
+	if _, err := Export(t.Context(), store, io.Discard, none(t)); err == nil {
+		t.Error("a store that is closed is exported")
+	}
 }
 
 // none fails a test if an export leaves a row out.
