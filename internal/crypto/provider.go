@@ -7,11 +7,12 @@
 //	keyring     the life of data keys: made, renewed, looked up, dropped
 //	keyhealth   whether a key encryption key may be used while its service is away or refuses
 //	keyservice  the list of key services; its comment says where a new one goes
-//	awskms, gcpkms, vault, plugin, localkey  the key services
+//	awskms, azurekeyvault, gcpkms, vault, plugin, localkey  the key services
 package crypto
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
@@ -59,6 +60,20 @@ type Provider interface {
 type Wrapper interface {
 	// WrapDataKey wraps a 32-byte data key, bound to kc, as GenerateDataKey does.
 	WrapDataKey(ctx context.Context, plain []byte, kc KeyContext) (wrapped []byte, err error)
+}
+
+// DataKeySize is the length of a data key.
+const DataKeySize = 32
+
+// DrawDataKey draws a data key and has it wrapped, for key services that make none themselves.
+func DrawDataKey(ctx context.Context, w Wrapper, kc KeyContext) (plain, wrapped []byte, err error) {
+	plain = make([]byte, DataKeySize)
+	rand.Read(plain) // never fails: the runtime ends the process if the system has no randomness
+	if wrapped, err = w.WrapDataKey(ctx, plain, kc); err != nil {
+		clear(plain)
+		return nil, nil, err
+	}
+	return plain, wrapped, nil
 }
 
 // ARNOf returns the ARN of the key that a provider's URI means, also where the URI names an alias, which may mean another key

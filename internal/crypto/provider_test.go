@@ -1,6 +1,9 @@
 package crypto_test
 
 import (
+	"bytes"
+	"context"
+	"errors"
 	"strings"
 	"testing"
 
@@ -25,5 +28,33 @@ func TestEncryptionContext(t *testing.T) {
 		if v := (crypto.KeyContext{Namespace: in}).EncryptionContext()["temporal-seal:namespace"]; !strings.HasPrefix(v, "sha256:") || len(v) != 71 {
 			t.Errorf("%q becomes %q, want a hash", in, v)
 		}
+	}
+}
+
+// wrapper keeps the data key that it wraps, and fails as a test requires.
+type wrapper struct {
+	plain []byte
+	err   error
+}
+
+func (w *wrapper) WrapDataKey(_ context.Context, plain []byte, _ crypto.KeyContext) ([]byte, error) {
+	w.plain = plain
+	return []byte("wrapped"), w.err
+}
+
+func TestDrawDataKey(t *testing.T) {
+	zero := make([]byte, crypto.DataKeySize)
+	w := new(wrapper)
+	first, wrapped, err := crypto.DrawDataKey(t.Context(), w, crypto.KeyContext{})
+	if err != nil || string(wrapped) != "wrapped" || !bytes.Equal(first, w.plain) || len(first) != crypto.DataKeySize || bytes.Equal(first, zero) {
+		t.Errorf("a data key of %d bytes, wrapped as %q, error %v", len(first), wrapped, err)
+	}
+	if second, _, err := crypto.DrawDataKey(t.Context(), w, crypto.KeyContext{}); err != nil || bytes.Equal(first, second) {
+		t.Errorf("two data keys are alike, error %v", err)
+	}
+	w.err = errors.New("no")
+	plain, wrapped, err := crypto.DrawDataKey(t.Context(), w, crypto.KeyContext{})
+	if err == nil || plain != nil || wrapped != nil || !bytes.Equal(w.plain, zero) {
+		t.Errorf("a data key that nobody wrapped is still in memory, error %v", err)
 	}
 }

@@ -15,7 +15,6 @@ package gcpkms
 
 import (
 	"context"
-	"crypto/rand"
 	"hash/crc32"
 
 	kms "cloud.google.com/go/kms/apiv1"
@@ -32,8 +31,6 @@ const Scheme = "gcpkms"
 const label = "temporal-seal/v1/gcpkms\x00"
 
 const (
-	dataKeySize = 32
-
 	opOpen    = "open Google KMS key" // in errors
 	opEncrypt = "gcpkms.encrypt"
 	opDecrypt = "gcpkms.decrypt"
@@ -85,13 +82,7 @@ func (p *Provider) URI() string { return p.uri }
 
 // GenerateDataKey draws a data key and has it encrypted.
 func (p *Provider) GenerateDataKey(ctx context.Context, kc crypto.KeyContext) (plain, wrapped []byte, err error) {
-	plain = make([]byte, dataKeySize)
-	rand.Read(plain) // never fails: the runtime ends the process if the system has no randomness
-	if wrapped, err = p.WrapDataKey(ctx, plain, kc); err != nil {
-		clear(plain)
-		return nil, nil, err
-	}
-	return plain, wrapped, nil
+	return crypto.DrawDataKey(ctx, p, kc)
 }
 
 // WrapDataKey has a data key encrypted by the primary version.
@@ -122,7 +113,7 @@ func (p *Provider) UnwrapDataKey(ctx context.Context, wrapped []byte, kc crypto.
 	case !intact(out.Plaintext, out.PlaintextCrc32C):
 		clear(out.Plaintext)
 		return nil, p.damaged(opDecrypt, kc)
-	case len(out.Plaintext) != dataKeySize:
+	case len(out.Plaintext) != crypto.DataKeySize:
 		clear(out.Plaintext)
 		return nil, kc.Internalf(crypto.KindRejected, opDecrypt, "%s: the unwrapped bytes are not a data key", p.uri)
 	}

@@ -21,7 +21,6 @@ import (
 	"context"
 	"crypto/aes"
 	"crypto/cipher"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -144,10 +143,7 @@ func (p *Provider) URI() string { return p.uri }
 
 // GenerateDataKey draws a data key and wraps it with the file's last key.
 func (p *Provider) GenerateDataKey(ctx context.Context, kc crypto.KeyContext) (plain, wrapped []byte, err error) {
-	plain = make([]byte, dataKeySize)
-	rand.Read(plain)
-	wrapped, err = p.WrapDataKey(ctx, plain, kc)
-	return plain, wrapped, err
+	return crypto.DrawDataKey(ctx, p, kc)
 }
 
 // WrapDataKey wraps with the file's last key. It never fails.

@@ -22,7 +22,6 @@ package plugin
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -36,8 +35,6 @@ import (
 const Scheme = "plugin"
 
 const (
-	dataKeySize = 32
-
 	opOpen   = "open plug-in key" // in errors
 	opWrap   = "plugin.wrap"
 	opUnwrap = "plugin.unwrap"
@@ -75,13 +72,7 @@ func (p *Provider) URI() string { return p.uri }
 
 // GenerateDataKey draws a data key and has it wrapped.
 func (p *Provider) GenerateDataKey(ctx context.Context, kc crypto.KeyContext) (plain, wrapped []byte, err error) {
-	plain = make([]byte, dataKeySize)
-	rand.Read(plain) // never fails: the runtime ends the process if the system has no randomness
-	if wrapped, err = p.WrapDataKey(ctx, plain, kc); err != nil {
-		clear(plain)
-		return nil, nil, err
-	}
-	return plain, wrapped, nil
+	return crypto.DrawDataKey(ctx, p, kc)
 }
 
 // WrapDataKey has a data key wrapped. EncryptionService learns the namespace and binds nothing to it.
@@ -119,7 +110,7 @@ func (p *Provider) UnwrapDataKey(ctx context.Context, wrapped []byte, kc crypto.
 	if plain, err = p.unwrap(ctx, wrapped, kc); err != nil {
 		return nil, p.failed(opUnwrap, kc, err)
 	}
-	if len(plain) != dataKeySize {
+	if len(plain) != crypto.DataKeySize {
 		clear(plain)
 		return nil, kc.Internalf(crypto.KindRejected, opUnwrap, "%s: the bytes that the plug-in unwrapped are not a data key", p.uri)
 	}

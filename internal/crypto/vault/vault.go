@@ -18,7 +18,6 @@ package vault
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"net/http"
@@ -36,8 +35,7 @@ const Scheme = "vault"
 const label = "temporal-seal/v1/vault\x00"
 
 const (
-	dataKeySize = 32
-	opOpen      = "open vault key" // in errors
+	opOpen = "open vault key" // in errors
 )
 
 // Provider is one transit key. It is safe for concurrent use.
@@ -77,13 +75,7 @@ func (p *Provider) URI() string { return p.uri }
 
 // GenerateDataKey draws a data key and has it encrypted.
 func (p *Provider) GenerateDataKey(ctx context.Context, kc crypto.KeyContext) (plain, wrapped []byte, err error) {
-	plain = make([]byte, dataKeySize)
-	rand.Read(plain) // never fails: the runtime ends the process if the system has no randomness
-	if wrapped, err = p.WrapDataKey(ctx, plain, kc); err != nil {
-		clear(plain)
-		return nil, nil, err
-	}
-	return plain, wrapped, nil
+	return crypto.DrawDataKey(ctx, p, kc)
 }
 
 // WrapDataKey has a data key encrypted.
@@ -122,7 +114,7 @@ func (p *Provider) decrypt(ctx context.Context, wrapped, aad []byte) ([]byte, er
 	}
 	err := p.call(ctx, http.MethodPost, "decrypt",
 		map[string]any{"ciphertext": string(wrapped), "associated_data": aad}, &out)
-	if err == nil && len(out.Plaintext) != dataKeySize {
+	if err == nil && len(out.Plaintext) != crypto.DataKeySize {
 		err = &answer{status: http.StatusBadRequest, text: "the plaintext is not a data key"}
 	}
 	return out.Plaintext, err
@@ -131,7 +123,7 @@ func (p *Provider) decrypt(ctx context.Context, wrapped, aad []byte) ([]byte, er
 // checkBinding has something encrypted and tries to open it under other associated data. A token that may only decrypt is
 // for a key that opens only.
 func (p *Provider) checkBinding(ctx context.Context) error {
-	wrapped, err := p.encrypt(ctx, make([]byte, dataKeySize), []byte("one"))
+	wrapped, err := p.encrypt(ctx, make([]byte, crypto.DataKeySize), []byte("one"))
 	if err != nil {
 		if err := p.failed(ctx, opOpen, crypto.KeyContext{}, err); crypto.KindOf(err) != crypto.KindDenied {
 			return err
