@@ -43,7 +43,7 @@ the current directory or DIR. It overwrites nothing. The files pass "temporal-se
 	f.StringVar(&o.listen, "listen", standard.Listeners[0].Address, "address for workers and clients")
 	f.StringVar(&o.upstream, "upstream", standard.Upstreams[0].Address, "address of the Temporal frontend")
 	f.BoolVar(&o.tls, "upstream-tls", false, "the frontend speaks TLS")
-	f.StringVar(&o.key, "key", standard.Keys[0].Active, "URI of the default key: awskms://..., gcpkms://..., vault://..., plugin://... or local:FILE")
+	f.StringVar(&o.key, "key", standard.Keys[0].Active, "URI of the default key: awskms://..., gcpkms://..., azurekeyvault://..., vault://..., plugin://... or local:FILE")
 	f.StringSliceVar(&o.namespaces, "namespace", nil, "namespace that callers reach, once for each; required off loopback")
 	return cmd
 }

@@ -40,7 +40,7 @@ func addFlags(s *config.Flags, cmd *cobra.Command) {
 	f.StringVar(&s.File, "config", "", "config file in YAML; the other flags go over it")
 	f.StringVar(&s.Policy, "policy", "", "the platform's policy in Rego (default: the one that ships)")
 	f.StringVar(&s.Key, "key", "",
-		"URI of the default key: awskms://..., gcpkms://..., vault://..., plugin://... or local:FILE (default "+standard.Keys[0].Active+")")
+		"URI of the default key: awskms://..., gcpkms://..., azurekeyvault://..., vault://..., plugin://... or local:FILE (default "+standard.Keys[0].Active+")")
 }
 
 // addTimeout adds --timeout, for all keys together.

@@ -27,7 +27,7 @@ var google = provider{
 	outage:  "status codes, reasons and states of versions",
 	rotates: "opens, while the version that wrapped it is enabled",
 	needs:   "`cloudkms.cryptoKeyVersions.useToEncrypt`, `useToDecrypt`, `cloudkms.cryptoKeys.get`",
-	against: "a stub written from the published gRPC definition",
+	against: "a stub written from the published gRPC definition, checked with PyPI's google-cloud-kms",
 }
 
 const googleKey = "projects/p/locations/europe-west3/keyRings/r/cryptoKeys/seal"
@@ -117,8 +117,8 @@ func (s *googleKMS) Decrypt(_ context.Context, in *kmspb.DecryptRequest) (*kmspb
 	return nil, status.Error(codes.InvalidArgument, "Decryption failed: verify that 'name' refers to the correct CryptoKey.")
 }
 
-func startGoogle(t *testing.T) *peer {
-	s := new(googleKMS)
+func startGoogleKMS(t *testing.T) (s *googleKMS, address string) {
+	s = new(googleKMS)
 	s.rotate(t)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -128,7 +128,12 @@ func startGoogle(t *testing.T) *peer {
 	kmspb.RegisterKeyManagementServiceServer(g, s)
 	go func() { _ = g.Serve(l) }()
 	t.Cleanup(g.Stop)
-	relay := newRelay(t, "tcp", l.Addr().String())
+	return s, l.Addr().String()
+}
+
+func startGoogle(t *testing.T) *peer {
+	s, address := startGoogleKMS(t)
+	relay := newRelay(t, "tcp", address)
 	return &peer{
 		uri: "gcpkms://" + googleKey + "?endpoint=http://" + relay.address, relay: relay,
 		forge: func(t *testing.T, plain []byte, kc crypto.KeyContext) []byte {

@@ -34,7 +34,8 @@ func TestProviders(t *testing.T) {
 	if os.Getenv("SEAL_PROVIDERS") == "" {
 		t.Skip("make test-providers runs this: it needs python3, and PyPI the first time")
 	}
-	providers := []provider{awsKMS, google, openBao, plugIn, plugInWithContext, local}
+	providers := []provider{awsKMS, google, azureAES, azureRSA, openBao, plugIn, plugInWithContext, local}
+	checkStubs(t)
 	passed, without := 0, 0
 	for _, p := range providers {
 		t.Run(p.name, func(t *testing.T) {

@@ -189,6 +189,8 @@ func uriRest(v string) string {
 	switch v {
 	case "awskms://":
 		return "alias/seal?region=eu-central-1"
+	case "azurekeyvault://":
+		return "seal.vault.azure.net/keys/seal"
 	case "gcpkms://":
 		return "projects/p/locations/l/keyRings/r/cryptoKeys/k"
 	case "vault://":

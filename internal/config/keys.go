@@ -21,9 +21,8 @@ type Key struct {
 	Name string `yaml:"name" required:"true"`
 	// Namespaces that may use the key, `*` for any run of characters.
 	Namespaces []string `yaml:"namespaces" otherwise:"all"`
-	// URI of the key encryption key that seals: `awskms://...`, `gcpkms://...`, `vault://...`, `plugin://...` or
-	// `local:...`. `{namespace}` in it stands
-	// for the namespace (for its `sealed_as`, if it has one), if that is 1 to 64 letters, digits, `-`, `_` and `.`, and does not
+	// URI of the key encryption key that seals: `awskms://...`, `gcpkms://...`, `azurekeyvault://...`, `vault://...`,
+	// `plugin://...` or `local:...`. `{namespace}` in it stands for the namespace (for its `sealed_as`, if it has one), if that is 1 to 64 letters, digits, `-`, `_` and `.`, and does not
 	// start with `.`.
 	Active string `yaml:"active" required:"true"`
 	// URIs of earlier key encryption keys, which still open what they sealed.

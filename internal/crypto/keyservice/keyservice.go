@@ -4,9 +4,10 @@
 //
 //  1. internal/crypto/<name>/<name>.go: Scheme, Open and a Provider (internal/crypto/provider.go says what it has to do).
 //     Sort the service's errors into the kinds of internal/crypto/errors.go; awskms/errors.go is an example.
-//  2. internal/crypto/keyservice/keyservice.go, this file: a line in services, and the URI in NoKeyURI.
+//  2. internal/crypto/keyservice/keyservice.go, this file: a line in services, and the URI in NoKeyURI. With a large client, a
+//     file of its own with a build tag, as azure.go.
 //  3. imports_test.go: what the package may import, and codec/codec.go if Go programs may use it without the proxy.
-//  4. docs/keys.md for operators, and e2e/<name>/ for a test against a real service, as e2e/vault has it.
+//  4. docs/keys.md for operators, and a line in e2e/providers for the suite that every key service passes.
 package keyservice
 
 import (
@@ -35,7 +36,7 @@ var services = map[string]service{
 }
 
 // NoKeyURI says what a key URI looks like.
-const NoKeyURI = "is not a key URI; write awskms://<key id, ARN or alias>?region=<region>, gcpkms://projects/<project>/locations/<location>/keyRings/<ring>/cryptoKeys/<key>, " +
+const NoKeyURI = "is not a key URI; write awskms://<key id, ARN or alias>?region=<region>, gcpkms://projects/<project>/locations/<location>/keyRings/<ring>/cryptoKeys/<key>, azurekeyvault://<vault>.vault.azure.net/keys/<name>, " +
 	"vault://<host>/<mount>/<key>?token_file=<path>, plugin://<name>/<key>?address=<address>, or local:<file>"
 
 // Known reports whether a URI has the scheme of a key service.

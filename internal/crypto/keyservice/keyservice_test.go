@@ -17,7 +17,7 @@ func TestOpen(t *testing.T) {
 	if _, err := keyservice.Open(t.Context(), "local:"+file); err != nil {
 		t.Errorf("a local key does not open: %v", err)
 	}
-	for _, uri := range []string{"", "local", "awskms", "azurekeyvault://v/keys/k", ":", "LOCAL:" + file} {
+	for _, uri := range []string{"", "local", "awskms", "azurekms://v/keys/k", ":", "LOCAL:" + file} {
 		if keyservice.Known(uri) {
 			t.Errorf("%q passes for a known key service", uri)
 		}
