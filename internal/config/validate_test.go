@@ -44,7 +44,7 @@ func TestProblems(t *testing.T) {
 		`upstreams: [{address: "https://a:7233"}]`:                          `c.yaml:1: upstreams[0].address: "https://a:7233" is a URL; write host:port, and tls: {} for TLS`,
 		`upstreams: [{address: "${ADDRESS}"}]`:                              `c.yaml:1: upstreams[0].address: "${ADDRESS}" contains a variable, which the proxy does not replace; write host:port, or render the file first`,
 		`listeners: [{address: "http://a:7233"}]`:                           `c.yaml:1: listeners[0].address: "http://a:7233" is not an address; write host:port, without ://`,
-		"keys: [{name: a, active: 'awskms://alias/a?regoin=eu-central-1'}]": `c.yaml:1: keys[0].active: alias/a: unknown parameter "regoin"; the parameters are region and endpoint`,
+		"keys: [{name: a, active: 'awskms://alias/a?regoin=eu-central-1'}]": `c.yaml:1: keys[0].active: alias/a: unknown parameter "regoin"; the parameters are region, endpoint, role_arn, external_id, profile and fips`,
 		"keys: [{name: a, active: 'awskms://alias/{tenant}'}]":              "c.yaml:1: keys[0].active: has an unknown placeholder; ",
 		"keys: [{name: a, active: 'awskms://${KEY}'}]":                      "c.yaml:1: keys[0].active: contains a variable, which the proxy does not replace; ",
 		"keys: [{name: a, active: 'vault://vault.example?token_file=t'}]":   "c.yaml:1: keys[0].active: vault://vault.example?token_file=t: names no key; ",

@@ -1,5 +1,5 @@
 // Package awsclient configures clients of AWS services: where a service is, how often a call is tried, and what an error
-// says. Credentials, role and proxy settings come from the SDK's default chain.
+// says. Credentials and proxy settings come from the SDK's default chain, unless a URI names a profile or a role.
 package awsclient
 
 import (
@@ -8,12 +8,15 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/aws/retry"
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/aws-sdk-go-v2/credentials/stscreds"
+	"github.com/aws/aws-sdk-go-v2/service/sts"
 	"github.com/aws/smithy-go"
 	"github.com/aws/smithy-go/logging"
 
@@ -27,12 +30,21 @@ const (
 	maxBackoff = 400 * time.Millisecond
 )
 
-// Load returns the configuration for a region; "" stands for that of the SDK's chain. It sends nothing yet.
-func Load(ctx context.Context, region string) (cfg aws.Config, err error) {
+// sessionName is what CloudTrail shows for roles that are assumed here.
+const sessionName = "temporal-seal"
+
+// Load returns the configuration for a place. It sends nothing yet.
+func Load(ctx context.Context, place Place) (cfg aws.Config, err error) {
 	// The SDK's own log goes to standard error in a format of its own, and has nothing that its errors lack.
 	options := []func(*config.LoadOptions) error{config.WithLogger(logging.Nop{})}
-	if region != "" {
-		options = append(options, config.WithRegion(region))
+	if place.Region != "" {
+		options = append(options, config.WithRegion(place.Region))
+	}
+	if place.Profile != "" {
+		options = append(options, config.WithSharedConfigProfile(place.Profile))
+	}
+	if place.FIPS {
+		options = append(options, config.WithUseFIPSEndpoint(aws.FIPSEndpointStateEnabled))
 	}
 	if cfg, err = config.LoadDefaultConfig(ctx, options...); err != nil {
 		return cfg, fmt.Errorf("load the AWS configuration: %w", err)
@@ -45,6 +57,15 @@ func Load(ctx context.Context, region string) (cfg aws.Config, err error) {
 		return retry.NewStandard(func(o *retry.StandardOptions) {
 			o.MaxAttempts, o.MaxBackoff = attempts, maxBackoff
 		})
+	}
+	if place.RoleARN != "" {
+		role := stscreds.NewAssumeRoleProvider(sts.NewFromConfig(cfg), place.RoleARN, func(o *stscreds.AssumeRoleOptions) {
+			o.RoleSessionName = sessionName
+			if place.ExternalID != "" {
+				o.ExternalID = aws.String(place.ExternalID)
+			}
+		})
+		cfg.Credentials = aws.NewCredentialsCache(role)
 	}
 	return cfg, nil
 }
@@ -64,8 +85,13 @@ func shared(c aws.HTTPClient) aws.HTTPClient {
 	return ofAll.Client(authorities, own.Freeze) // frozen, since a service's client makes a copy of any other
 }
 
-// Place is where a service is. Both fields may be empty.
-type Place struct{ Region, Endpoint string }
+// Place is where a service is, and as whom it is called. The zero value leaves all that to the SDK's chain.
+type Place struct {
+	Region, Endpoint    string
+	Profile             string // of the shared configuration
+	RoleARN, ExternalID string // of a role to assume, with the credentials of the chain or the profile
+	FIPS                bool   // the endpoints that AWS has for FIPS 140
+}
 
 // ParsePlace reads what follows the ? of a URI. what names the URI in errors.
 func ParsePlace(what, query string) (p Place, err error) {
@@ -73,19 +99,37 @@ func ParsePlace(what, query string) (p Place, err error) {
 	if err != nil {
 		return p, fmt.Errorf("%s: the parameters behind ? cannot be read: %w", what, err)
 	}
+	fips := "off"
+	texts := map[string]*string{"region": &p.Region, "endpoint": &p.Endpoint, "profile": &p.Profile, "role_arn": &p.RoleARN,
+		"external_id": &p.ExternalID, "fips": &fips}
 	for name, values := range params {
+		text := texts[name]
 		switch {
+		case text == nil:
+			return p, fmt.Errorf("%s: unknown parameter %q; the parameters are region, endpoint, role_arn, external_id, profile and fips", what, name)
 		case len(values) != 1:
 			return p, fmt.Errorf("%s: parameter %q is there more than once", what, name)
-		case name == "region":
-			p.Region = values[0]
-		case name == "endpoint":
-			p.Endpoint = values[0]
-		default:
-			return p, fmt.Errorf("%s: unknown parameter %q; the parameters are region and endpoint", what, name)
 		}
+		*text = values[0]
 	}
+	switch {
+	case fips != "on" && fips != "off":
+		return p, fmt.Errorf("%s: fips is on or off, not %q", what, fips)
+	case fips == "on" && p.Endpoint != "":
+		return p, fmt.Errorf("%s: fips=on and endpoint contradict each other; write the endpoint for FIPS 140, or leave endpoint out", what)
+	case p.RoleARN != "" && !isRole(p.RoleARN):
+		return p, fmt.Errorf("%s: role_arn %q is not the ARN of a role; write arn:aws:iam::<account>:role/<name>", what, p.RoleARN)
+	case p.ExternalID != "" && p.RoleARN == "":
+		return p, fmt.Errorf("%s: external_id belongs to role_arn, which is missing", what)
+	}
+	p.FIPS = fips == "on"
 	return p, checkEndpoint(p.Endpoint)
+}
+
+// isRole reports whether an ARN names a role: arn:<partition>:iam::<account>:role/<name>.
+func isRole(arn string) bool {
+	parts := strings.Split(arn, ":")
+	return len(parts) == 6 && parts[0] == "arn" && parts[2] == "iam" && parts[4] != "" && strings.HasPrefix(parts[5], "role/")
 }
 
 // checkEndpoint refuses plain http off this host: data keys would cross the network in clear.

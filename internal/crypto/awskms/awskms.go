@@ -1,7 +1,7 @@
 // Package awskms makes AWS KMS a key provider.
 //
-// A key is named by awskms://<key>?region=<region>&endpoint=<url>, where <key> is a key id, a key ARN, alias/<name> or
-// an alias ARN, and both parameters may be left out.
+// A key is named by awskms://<key>?region=<region>, where <key> is a key id, a key ARN, alias/<name> or an alias ARN. The
+// parameters, all optional: region, endpoint, profile, role_arn, external_id and fips=on.
 //
 //	awskms.go  the provider, the checks of a key when it is opened, URIs
 //	errors.go  the kinds of KMS's errors
@@ -74,7 +74,7 @@ func OpenKey(ctx context.Context, uri string) (*Provider, error) {
 
 // newClient makes a client with the SDK's default chain of credentials. It sends nothing yet.
 func newClient(ctx context.Context, loc location) (*kms.Client, error) {
-	cfg, err := awsclient.Load(ctx, loc.place.Region)
+	cfg, err := awsclient.Load(ctx, loc.place)
 	if err != nil {
 		return nil, err
 	}

@@ -4,18 +4,23 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/aws/aws-sdk-go-v2/service/kms"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/awsclient"
@@ -25,6 +30,7 @@ const (
 	account = "111122223333"
 	keyID   = "1234abcd-12ab-34cd-56ef-1234567890ab"
 	keyARN  = "arn:aws:kms:eu-central-1:" + account + ":key/" + keyID
+	roleARN = "arn:aws:iam::444455556666:role/tenant-a"
 )
 
 var kc = crypto.KeyContext{Namespace: "clinic-prod", Key: "phi"}
@@ -37,6 +43,8 @@ type service struct {
 	state   string
 	answers map[string]answer // by operation, in place of the normal one
 	calls   map[string][]request
+	signers []string // the access keys of calls of KMS
+	assumed []string // the forms that STS received
 
 	connections atomic.Int32
 }
@@ -101,13 +109,21 @@ func (s *service) answer(op string, a answer) {
 func (s *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	body, _ := io.ReadAll(r.Body)
 	op := strings.TrimPrefix(r.Header.Get("X-Amz-Target"), "TrentService.")
-	if strings.Contains(string(body), "Action=AssumeRole") {
+	role := strings.Contains(string(body), "Action=AssumeRole")
+	if role {
 		op = "AssumeRole"
 	}
 	var req request
 	_ = json.Unmarshal(body, &req) // STS speaks another protocol
 	s.mu.Lock()
 	s.calls[op] = append(s.calls[op], req)
+	if role {
+		s.assumed = append(s.assumed, string(body))
+	} else {
+		_, signer, _ := strings.Cut(r.Header.Get("Authorization"), "Credential=")
+		signer, _, _ = strings.Cut(signer, "/")
+		s.signers = append(s.signers, signer)
+	}
 	a, scripted := s.answers[op]
 	state := s.state
 	s.mu.Unlock()
@@ -353,6 +369,93 @@ func TestSTSFailureSaysNothingAboutTheKey(t *testing.T) {
 	check(t, "DescribeKey", err, crypto.KindUnavailable, "AccessDenied")
 }
 
+// TestExternalKeyStores: KMS has one error for a key store that is disconnected and for an external key manager that refuses. Only
+// the state of the key shows that it was taken away.
+func TestExternalKeyStores(t *testing.T) {
+	s := start(t)
+	p := open(t, s.uri(keyID))
+	for _, op := range []string{"GenerateDataKey", "Decrypt"} {
+		s.answer(op, answer{status: 400, code: "KMSInvalidStateException"})
+	}
+	for state, want := range map[string]crypto.Kind{"Enabled": crypto.KindUnavailable, "Unavailable": crypto.KindUnavailable, "Disabled": crypto.KindRevoked} {
+		s.mu.Lock()
+		s.state = state
+		s.mu.Unlock()
+		_, _, sealErr := p.GenerateDataKey(t.Context(), kc)
+		_, unwrapErr := p.UnwrapDataKey(t.Context(), []byte("wrapped"), kc)
+		if crypto.KindOf(sealErr) != want || crypto.KindOf(unwrapErr) != want {
+			t.Errorf("state %s: %v and %v, want kind %v", state, sealErr, unwrapErr, want)
+		}
+	}
+}
+
+const assumedRole = `<AssumeRoleResponse><AssumeRoleResult><Credentials><AccessKeyId>AKIAOFTHEROLE</AccessKeyId>` +
+	`<SecretAccessKey>s</SecretAccessKey><SessionToken>t</SessionToken><Expiration>2099-01-01T00:00:00Z</Expiration></Credentials>` +
+	`</AssumeRoleResult></AssumeRoleResponse>`
+
+// TestRoles: a key of another account is used with a role that is assumed there, and a role that is refused says nothing about the key.
+func TestRoles(t *testing.T) {
+	s := start(t)
+	t.Setenv("AWS_ENDPOINT_URL_STS", s.url)
+	s.answer("AssumeRole", answer{status: 200, body: assumedRole})
+	uri := s.uri(keyID) + "&role_arn=" + roleARN + "&external_id=ours"
+	open(t, uri)
+	form, err := url.ParseQuery(s.assumed[0])
+	if err != nil || form.Get("RoleArn") != roleARN || form.Get("ExternalId") != "ours" || form.Get("RoleSessionName") != "temporal-seal" {
+		t.Errorf("the role was asked for with %v, error %v", form, err)
+	}
+	if !slices.Equal(s.signers, []string{"AKIAOFTHEROLE"}) {
+		t.Errorf("KMS was called by %q", s.signers)
+	}
+	s.answer("AssumeRole", answer{status: 403, body: `<ErrorResponse><Error><Type>Sender</Type><Code>AccessDenied</Code>` +
+		`<Message>not authorized to perform sts:AssumeRole</Message></Error></ErrorResponse>`})
+	_, err = Open(t.Context(), uri)
+	check(t, "a role that is refused", err, crypto.KindUnavailable, "sts:AssumeRole")
+}
+
+// TestProfiles: a profile of the shared configuration has credentials and a region.
+func TestProfiles(t *testing.T) {
+	s := start(t)
+	file := filepath.Join(t.TempDir(), "config")
+	if err := os.WriteFile(file, []byte("[profile tenants]\nregion = eu-central-1\naws_access_key_id = AKIAOFTHEPROFILE\naws_secret_access_key = s\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("AWS_CONFIG_FILE", file)
+	t.Setenv("AWS_ACCESS_KEY_ID", "")
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "")
+	open(t, "awskms://"+keyID+"?profile=tenants&endpoint="+s.url)
+	if !slices.Equal(s.signers, []string{"AKIAOFTHEPROFILE"}) {
+		t.Errorf("KMS was called by %q", s.signers)
+	}
+	if _, err := Open(t.Context(), "awskms://"+keyID+"?profile=nobody&endpoint="+s.url); err == nil || !strings.Contains(err.Error(), "nobody") {
+		t.Errorf("a profile that is not there: %v", err)
+	}
+}
+
+// TestFIPS: the region's endpoint for FIPS 140 is called.
+func TestFIPS(t *testing.T) {
+	environment(t)
+	cfg, err := awsclient.Load(t.Context(), awsclient.Place{Region: "us-east-1", FIPS: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var called string
+	client := kms.NewFromConfig(cfg, func(o *kms.Options) {
+		o.HTTPClient = caller(func(r *http.Request) (*http.Response, error) {
+			called = r.URL.Host
+			return nil, errors.New("nothing is sent")
+		})
+	})
+	_, _ = client.ListKeys(t.Context(), nil)
+	if called != "kms-fips.us-east-1.amazonaws.com" {
+		t.Errorf("%q was called", called)
+	}
+}
+
+type caller func(*http.Request) (*http.Response, error)
+
+func (c caller) Do(r *http.Request) (*http.Response, error) { return c(r) }
+
 // TestReloadsShareConnections: a key that is opened again and again, as by reloads of the config, leaves no connections
 // behind but those that are kept for all keys.
 func TestReloadsShareConnections(t *testing.T) {
@@ -388,6 +491,9 @@ func TestParseURI(t *testing.T) {
 		"awskms://k?endpoint=http://127.0.0.1:8080":             {key: "k", place: awsclient.Place{Endpoint: "http://127.0.0.1:8080"}},
 		"awskms://k?endpoint=http://localhost:8080&region=x":    {key: "k", place: awsclient.Place{Region: "x", Endpoint: "http://localhost:8080"}},
 		"awskms://k?endpoint=http%3A%2F%2F%5B%3A%3A1%5D%3A8080": {key: "k", place: awsclient.Place{Endpoint: "http://[::1]:8080"}},
+		"awskms://k?profile=tenants&fips=on":                    {key: "k", place: awsclient.Place{Profile: "tenants", FIPS: true}},
+		"awskms://k?fips=off&role_arn=" + roleARN + "&external_id=x/1": {key: "k",
+			place: awsclient.Place{RoleARN: roleARN, ExternalID: "x/1"}},
 	} {
 		if got, err := parseURI(uri); err != nil || got != want {
 			t.Errorf("%s: %+v, %v; want %+v", uri, got, err, want)
@@ -406,6 +512,11 @@ func TestParseURI(t *testing.T) {
 		"awskms://k?endpoint=http://127.0.0.1@evil.example": "without user and password",
 		"awskms://k?endpoint=ftp://127.0.0.1":               "write https",
 		"awskms://k?endpoint=kms":                           "write https",
+		"awskms://k?fips=yes":                               "fips is on or off",
+		"awskms://k?fips=on&endpoint=https://kms":           "contradict each other",
+		"awskms://k?role_arn=seal":                          "not the ARN of a role",
+		"awskms://k?role_arn=arn:aws:iam::1:user/u":         "not the ARN of a role",
+		"awskms://k?external_id=x":                          "role_arn, which is missing",
 	} {
 		if _, err := parseURI(uri); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: error %v, want one with %q", uri, err, want)

@@ -79,7 +79,7 @@ func openDynamoDB(rest string) (*table, error) {
 	if err != nil {
 		return nil, err
 	}
-	cfg, err := awsclient.Load(context.Background(), place.Region)
+	cfg, err := awsclient.Load(context.Background(), place)
 	if err != nil {
 		return nil, notConfigured("dynamodb://%s: %w", name, err)
 	}
