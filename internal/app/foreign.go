@@ -8,7 +8,7 @@ import (
 
 	"github.com/temporal-seal/temporal-seal/internal/config"
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
-	"github.com/temporal-seal/temporal-seal/internal/crypto/awskms"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyservice"
 	"github.com/temporal-seal/temporal-seal/internal/foreign"
 )
 
@@ -53,7 +53,7 @@ func foreignSource(ctx context.Context, f *config.Foreign) (s foreign.Source, mi
 	s = foreign.Source{Name: f.EntryName(), Namespaces: f.Namespaces, Format: foreign.Format(f.Format),
 		SealedAs: f.SealedAs}
 	if f.KMS != "" {
-		key, err := awskms.OpenKey(ctx, f.KMS)
+		key, err := keyservice.OpenForeign(ctx, f.KMS)
 		switch {
 		case err == nil:
 			s.Unwrap = key.Decrypt
@@ -80,7 +80,7 @@ func foreignSource(ctx context.Context, f *config.Foreign) (s foreign.Source, mi
 // unwrapLate opens a KMS key for each data key, for one that has not answered yet.
 func unwrapLate(uri string) func(context.Context, []byte, map[string]string) ([]byte, error) {
 	return func(ctx context.Context, wrapped []byte, bound map[string]string) ([]byte, error) {
-		key, err := awskms.OpenKey(ctx, uri)
+		key, err := keyservice.OpenForeign(ctx, uri)
 		if err != nil {
 			return nil, crypto.Internalf(crypto.KindUnavailable, "open", "%w", err)
 		}

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto/awskms"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyservice"
 	"github.com/temporal-seal/temporal-seal/internal/foreign"
 )
 
@@ -22,7 +23,8 @@ type Foreign struct {
 	Format string `yaml:"format" required:"true" enum:"samples,temporal-sa,temporal-proxy,zlib,snappy,gzip"`
 	// Keys of the format `samples`.
 	Keys []ForeignKey `yaml:"keys"`
-	// KMS key that wrapped the data keys of the formats `temporal-sa` and `temporal-proxy`: `awskms://...`.
+	// Key that wrapped the data keys of the formats `temporal-sa` (`awskms://...`) and `temporal-proxy` (`awskms://...`,
+	// `gcpkms://...`, `azurekeyvault://...` or `plugin://...`).
 	KMS string `yaml:"kms"`
 	// Namespace to which the format `temporal-sa` bound its payloads.
 	SealedAs string `yaml:"sealed_as" otherwise:"the namespace of the call"`
@@ -63,8 +65,12 @@ func validateForeign(d *document, list []Foreign) {
 			d.add(path+".kms",
 				"the formats temporal-sa and temporal-proxy require it, and no other format has it: the KMS key that wrapped their data keys, "+
 					"awskms://...")
-		} else if format.Wrapped() && !strings.HasPrefix(f.KMS, awskms.Scheme+"://") {
+		} else if format == foreign.TemporalSA && !strings.HasPrefix(f.KMS, awskms.Scheme+"://") {
 			d.add(path+".kms", "is not a KMS key; write awskms://<key id, ARN or alias>?region=<region>")
+		} else if format.Wrapped() {
+			if err := keyservice.CheckForeign(f.KMS); err != nil {
+				d.add(path+".kms", "%s", err)
+			}
 		}
 		d.refuse(f.SealedAs != "" && format != foreign.TemporalSA, path+".sealed_as",
 			"applies to the format temporal-sa alone; the other formats bind payloads to no namespace")

@@ -62,6 +62,12 @@ type Wrapper interface {
 	WrapDataKey(ctx context.Context, plain []byte, kc KeyContext) (wrapped []byte, err error)
 }
 
+// Decrypter is a key that decrypts what another tool had it encrypt.
+type Decrypter interface {
+	// Decrypt decrypts a data key that is bound to the context, nil for none. Its errors are those of a Provider.
+	Decrypt(ctx context.Context, wrapped []byte, encryptionContext map[string]string) ([]byte, error)
+}
+
 // DataKeySize is the length of a data key.
 const DataKeySize = 32
 

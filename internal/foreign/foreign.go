@@ -45,7 +45,7 @@ const (
 	Samples Format = "samples"
 	// TemporalSA is temporal-sa/temporal-cloud-proxy: a data key from AWS KMS, and associated data in JSON.
 	TemporalSA Format = "temporal-sa"
-	// TemporalProxy is temporalio/temporal-proxy: a data key encrypted by AWS KMS, without associated data.
+	// TemporalProxy is temporalio/temporal-proxy: a data key encrypted by a key service, without associated data.
 	TemporalProxy Format = "temporal-proxy"
 	// Zlib is what the SDK's own zlib codec writes.
 	Zlib Format = "zlib"

@@ -72,6 +72,15 @@ func OpenKey(ctx context.Context, uri string) (*Provider, error) {
 	return p, nil
 }
 
+// OpenForeign opens a key with which another tool encrypted data keys.
+func OpenForeign(ctx context.Context, uri string) (crypto.Decrypter, error) {
+	p, err := OpenKey(ctx, uri)
+	if err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
 // newClient makes a client with the SDK's default chain of credentials. It sends nothing yet.
 func newClient(ctx context.Context, loc location) (*kms.Client, error) {
 	cfg, err := awsclient.Load(ctx, loc.place)

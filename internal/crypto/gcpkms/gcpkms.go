@@ -103,7 +103,24 @@ func (p *Provider) WrapDataKey(ctx context.Context, plain []byte, kc crypto.KeyC
 
 // UnwrapDataKey has a data key decrypted by the version that encrypted it.
 func (p *Provider) UnwrapDataKey(ctx context.Context, wrapped []byte, kc crypto.KeyContext) ([]byte, error) {
-	aad := kc.AssociatedData(label)
+	return p.decrypt(ctx, wrapped, kc.AssociatedData(label), kc)
+}
+
+// OpenForeign opens a key with which another tool encrypted data keys, without additional authenticated data.
+func OpenForeign(ctx context.Context, uri string) (crypto.Decrypter, error) {
+	p, err := Open(ctx, uri)
+	if err != nil {
+		return nil, err
+	}
+	return p.(*Provider), nil
+}
+
+// Decrypt decrypts a data key of another tool, none of which is known to bind a context.
+func (p *Provider) Decrypt(ctx context.Context, wrapped []byte, _ map[string]string) ([]byte, error) {
+	return p.decrypt(ctx, wrapped, nil, crypto.KeyContext{})
+}
+
+func (p *Provider) decrypt(ctx context.Context, wrapped, aad []byte, kc crypto.KeyContext) ([]byte, error) {
 	out, err := p.client.Decrypt(ctx, &kmspb.DecryptRequest{Name: p.name,
 		Ciphertext: wrapped, CiphertextCrc32C: checksum(wrapped),
 		AdditionalAuthenticatedData: aad, AdditionalAuthenticatedDataCrc32C: checksum(aad)})

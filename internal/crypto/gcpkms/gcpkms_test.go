@@ -142,6 +142,29 @@ func TestDataKeys(t *testing.T) {
 	}
 }
 
+// TestForeign: what Temporal's own proxy encrypted, without additional authenticated data, opens; our own data keys do not so.
+func TestForeign(t *testing.T) {
+	s, uri := start(t)
+	k, err := OpenForeign(t.Context(), uri)
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain := bytes.Repeat([]byte{7}, 32)
+	if got, err := k.Decrypt(t.Context(), s.gcm.Seal(nil, nil, plain, nil), nil); err != nil || !bytes.Equal(got, plain) {
+		t.Errorf("it does not open: %v", err)
+	}
+	_, ours, err := open(t, uri).GenerateDataKey(t.Context(), clinic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := k.Decrypt(t.Context(), ours, nil); crypto.KindOf(err) != crypto.KindRejected {
+		t.Errorf("a data key of ours: %v", err)
+	}
+	if _, err := OpenForeign(t.Context(), "gcpkms://projects/p"); crypto.KindOf(err) != crypto.KindNotConfigured {
+		t.Errorf("no key: %v", err)
+	}
+}
+
 // TestChecksums: what was damaged on its way seals and opens nothing.
 func TestChecksums(t *testing.T) {
 	s, uri := start(t)

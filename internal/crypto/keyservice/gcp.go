@@ -5,4 +5,6 @@ package keyservice
 import "github.com/temporal-seal/temporal-seal/internal/crypto/gcpkms"
 
 // The build tag nogcp leaves Google's client out.
-func init() { services[gcpkms.Scheme] = service{gcpkms.Open, gcpkms.Check} }
+func init() {
+	services[gcpkms.Scheme] = service{gcpkms.Open, gcpkms.Check, gcpkms.OpenForeign, gcpkms.Check}
+}

@@ -26,13 +26,17 @@ import (
 type service struct {
 	open  func(ctx context.Context, uri string) (crypto.Provider, error) // makes a client, and may look the key up
 	check func(uri string) error                                         // returns what is wrong with the URI itself
+
+	// The same for a key with which other tools encrypted data keys. Both are nil where no tool is known that does.
+	openForeign  func(ctx context.Context, uri string) (crypto.Decrypter, error)
+	checkForeign func(uri string) error
 }
 
 var services = map[string]service{
-	awskms.Scheme:   {awskms.Open, awskms.Check},
-	localkey.Scheme: {localkey.Open, localkey.Check},
-	plugin.Scheme:   {plugin.Open, plugin.Check},
-	vault.Scheme:    {vault.Open, vault.Check},
+	awskms.Scheme:   {awskms.Open, awskms.Check, awskms.OpenForeign, awskms.Check},
+	localkey.Scheme: {open: localkey.Open, check: localkey.Check},
+	plugin.Scheme:   {plugin.Open, plugin.Check, plugin.OpenForeign, plugin.Check},
+	vault.Scheme:    {open: vault.Open, check: vault.Check},
 }
 
 // NoKeyURI says what a key URI looks like.
@@ -62,4 +66,26 @@ func Open(ctx context.Context, uri string) (crypto.Provider, error) {
 	}
 	scheme, _, _ := strings.Cut(uri, ":")
 	return services[scheme].open(ctx, uri)
+}
+
+// NoForeignURI says what the URI of a key of another tool looks like.
+const NoForeignURI = "is not the key of another tool; write the awskms://, gcpkms:// or azurekeyvault:// URI that the tool has, " +
+	"or plugin://<name>/<key>?address=<address>"
+
+// CheckForeign returns what is wrong with the URI of a key with which another tool encrypted data keys.
+func CheckForeign(uri string) error {
+	scheme, _, found := strings.Cut(uri, ":")
+	if s := services[scheme]; found && s.checkForeign != nil {
+		return s.checkForeign(uri)
+	}
+	return errors.New(NoForeignURI)
+}
+
+// OpenForeign opens a key with which another tool encrypted data keys.
+func OpenForeign(ctx context.Context, uri string) (crypto.Decrypter, error) {
+	scheme, _, found := strings.Cut(uri, ":")
+	if s := services[scheme]; found && s.openForeign != nil {
+		return s.openForeign(ctx, uri)
+	}
+	return nil, crypto.Internalf(crypto.KindNotConfigured, "open key", "%s", NoForeignURI)
 }

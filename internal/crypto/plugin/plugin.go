@@ -22,6 +22,7 @@ package plugin
 import (
 	"bytes"
 	"context"
+	"fmt"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -115,6 +116,27 @@ func (p *Provider) UnwrapDataKey(ctx context.Context, wrapped []byte, kc crypto.
 		return nil, kc.Internalf(crypto.KindRejected, opUnwrap, "%s: the bytes that the plug-in unwrapped are not a data key", p.uri)
 	}
 	return plain, nil
+}
+
+// OpenForeign opens a key with which Temporal's own proxy encrypted data keys, by EncryptionService. It sends nothing.
+func OpenForeign(_ context.Context, uri string) (crypto.Decrypter, error) {
+	loc, err := parseURI(uri)
+	if err == nil && loc.withContext {
+		err = fmt.Errorf("%s: Temporal's own proxy has no KeyService; leave service out", uri)
+	}
+	if err != nil {
+		return nil, crypto.Internalf(crypto.KindNotConfigured, opOpen, "%w", err)
+	}
+	p := &Provider{uri: uri, loc: loc}
+	if p.conn, err = loc.connection(); err != nil {
+		return nil, crypto.Internalf(crypto.KindNotConfigured, opOpen, "%s: %w", uri, err)
+	}
+	return p, nil
+}
+
+// Decrypt decrypts a data key of Temporal's own proxy, which is bound to nothing.
+func (p *Provider) Decrypt(ctx context.Context, wrapped []byte, _ map[string]string) ([]byte, error) {
+	return p.UnwrapDataKey(ctx, wrapped, crypto.KeyContext{})
 }
 
 // unwrap returns what the plug-in answers, or the error of the call.

@@ -338,6 +338,36 @@ func TestTLS(t *testing.T) {
 	}
 }
 
+// TestForeign: what an extension server encrypted for Temporal's own proxy opens, without a check of the server.
+func TestForeign(t *testing.T) {
+	s, uri := start(t)
+	plain := bytes.Repeat([]byte{7}, 32)
+	wrapped := s.seal(plain, nil)
+	s.change(func(s *server) {
+		s.fails = func(method string) error {
+			if strings.HasSuffix(method, "Encrypt") {
+				return status.Error(codes.Internal, "nothing is encrypted any more")
+			}
+			return nil
+		}
+	})
+	k, err := OpenForeign(t.Context(), uri)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := k.Decrypt(t.Context(), wrapped, nil); err != nil || !bytes.Equal(got, plain) {
+		t.Errorf("it does not open: %v", err)
+	}
+	if _, err := k.Decrypt(t.Context(), wrapped[1:], nil); crypto.KindOf(err) != crypto.KindRejected {
+		t.Errorf("a piece of it: %v", err)
+	}
+	for _, wrong := range []string{uri + "&service=KeyService", "plugin://p/k", "plugin://p/k?address=h:1&ca_file=/nowhere"} {
+		if _, err := OpenForeign(t.Context(), wrong); crypto.KindOf(err) != crypto.KindNotConfigured {
+			t.Errorf("%s: %v", wrong, err)
+		}
+	}
+}
+
 func TestURIs(t *testing.T) {
 	for uri, want := range map[string]location{
 		"plugin://n/k?address=unix:/run/s":                  {name: "n", key: "k", address: "unix:/run/s", plain: true},

@@ -226,9 +226,9 @@ func (ver *Version) do(what string, in operation) (out operation, fault *Fault) 
 			return out, failed
 		}
 		out.Value, err = ver.AES.Open(nil, in.IV, append(in.Value, in.Tag...), in.AAD)
-	case what == "wrapkey RSA-OAEP-256" && ver.RSA != nil:
+	case (what == "wrapkey RSA-OAEP-256" || what == "encrypt RSA-OAEP-256") && ver.RSA != nil:
 		out.Value, err = rsa.EncryptOAEP(sha256.New(), rand.Reader, &ver.RSA.PublicKey, in.Value, nil)
-	case what == "unwrapkey RSA-OAEP-256" && ver.RSA != nil:
+	case (what == "unwrapkey RSA-OAEP-256" || what == "decrypt RSA-OAEP-256") && ver.RSA != nil:
 		out.Value, err = rsa.DecryptOAEP(sha256.New(), nil, ver.RSA, in.Value, nil)
 	case what == "sign ES256" && ver.EC != nil && len(in.Value) == sha256.Size:
 		out.Value, err = Sign(ver.EC, in.Value)
