@@ -44,7 +44,7 @@ func startAWS(t *testing.T) *peer {
 		}
 	}
 	return &peer{
-		uri: "awskms://" + id + "?region=" + awsRegion + "&endpoint=http://" + relay.address, relay: relay,
+		uri: "awskms://" + id + "?region=" + awsRegion + "&endpoint=http://" + relay.address, key: id, relay: relay,
 		forge: func(t *testing.T, plain []byte, kc crypto.KeyContext) []byte {
 			out, err := client.Encrypt(t.Context(), &kms.EncryptInput{KeyId: aws.String(other), Plaintext: plain, EncryptionContext: kc.EncryptionContext()})
 			if err != nil {
@@ -57,6 +57,7 @@ func startAWS(t *testing.T) *peer {
 			return func() { stub.SetState(id, kmsstub.Enabled) }
 		},
 		deny: always("AccessDeniedException"), throttle: always("ThrottlingException"), expire: always("ExpiredTokenException"),
+		skew: always("InvalidSignatureException"), // "Signature not yet current"
 		rotate: func(t *testing.T) {
 			if _, err := client.RotateKeyOnDemand(t.Context(), &kms.RotateKeyOnDemandInput{KeyId: aws.String(id)}); err != nil {
 				t.Fatal(err)

@@ -54,7 +54,7 @@ func startAzure(t *testing.T, kind string) *peer {
 		}
 	}
 	p := &peer{
-		uri: "azurekeyvault://" + azureHost + "/keys/seal?endpoint=http://" + relay.address, relay: relay,
+		uri: "azurekeyvault://" + azureHost + "/keys/seal?endpoint=http://" + relay.address, key: "seal", relay: relay,
 		// Somebody who knows the form of wrapped keys and has a key of their own.
 		forge: func(t *testing.T, plain []byte, kc crypto.KeyContext) []byte {
 			own := ownKey(t).Seal(nil, nil, plain, azureBound(kc))

@@ -135,7 +135,7 @@ func startGoogle(t *testing.T) *peer {
 	s, address := startGoogleKMS(t)
 	relay := newRelay(t, "tcp", address)
 	return &peer{
-		uri: "gcpkms://" + googleKey + "?endpoint=http://" + relay.address, relay: relay,
+		uri: "gcpkms://" + googleKey + "?endpoint=http://" + relay.address, key: "seal", relay: relay,
 		forge: func(t *testing.T, plain []byte, kc crypto.KeyContext) []byte {
 			return ownKey(t).Seal(nil, nil, plain, kc.AssociatedData("temporal-seal/v1/gcpkms\x00"))
 		},

@@ -28,7 +28,7 @@ func startLocal(t *testing.T) *peer {
 		t.Fatal(err)
 	}
 	return &peer{
-		uri: "local:" + path,
+		uri: "local:" + path, key: "seal",
 		forge: func(t *testing.T, plain []byte, kc crypto.KeyContext) []byte {
 			return ownKey(t).Seal(nil, nil, plain, kc.AssociatedData("temporal-seal/v1/local\x00"))
 		},

@@ -63,6 +63,7 @@ func startOpenBao(t *testing.T) *peer {
 	relay := newRelay(t, "tcp", bao.Host)
 	return &peer{
 		uri:   fmt.Sprintf("vault://%s/transit/seal?name=main&ca_file=%s&token_file=%s", relay.address, bao.Authority, token),
+		key:   "seal",
 		relay: relay,
 		forge: func(t *testing.T, plain []byte, kc crypto.KeyContext) []byte {
 			own := ownKey(t).Seal(nil, nil, plain, kc.AssociatedData("temporal-seal/v1/vault\x00"))

@@ -88,7 +88,7 @@ func startPlugin(t *testing.T, service string) *peer {
 		}
 	}
 	return &peer{
-		uri: "plugin://main/default?service=" + service + "&token_file=" + token + "&address=unix:" + relay.address, relay: relay,
+		uri: "plugin://main/default?service=" + service + "&token_file=" + token + "&address=unix:" + relay.address, key: "default", relay: relay,
 		forge: func(t *testing.T, plain []byte, kc crypto.KeyContext) []byte {
 			return ownKey(t).Seal(nil, nil, plain, append(lengthPrefixed(kc.Namespace), lengthPrefixed(kc.Key)...))
 		},

@@ -34,7 +34,7 @@ func TestProviders(t *testing.T) {
 	if os.Getenv("SEAL_PROVIDERS") == "" {
 		t.Skip("make test-providers runs this: it needs python3, and PyPI the first time")
 	}
-	providers := []provider{awsKMS, google, azureAES, azureRSA, openBao, plugIn, plugInWithContext, local}
+	providers := []provider{awsKMS, awsRole, google, azureAES, azureRSA, openBao, plugIn, plugInWithContext, local}
 	checkStubs(t)
 	passed, without := 0, 0
 	for _, p := range providers {

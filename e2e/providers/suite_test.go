@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -20,12 +21,13 @@ import (
 // peer is a key service with one key, as a case gets it. A func that is nil stands for what the service does not have.
 type peer struct {
 	uri   string
+	key   string // the part of the URI that names the key
 	relay *relay // between the product and the service; nil for a key in a file
 	// forge returns a data key and a wrapped form of it that somebody made who may not use the service.
 	forge func(t *testing.T, plain []byte, kc crypto.KeyContext) (wrapped []byte)
 	// Each brings about a state of the service, until undo is called.
-	disable, deny, throttle, expire func(t *testing.T) (undo func())
-	rotate                          func(t *testing.T)
+	disable, deny, throttle, expire, skew func(t *testing.T) (undo func())
+	rotate                                func(t *testing.T)
 }
 
 var (
@@ -62,9 +64,13 @@ var suite = []suiteCase{
 	{"credentials expired", func(t *testing.T, p *peer, key crypto.Provider) error {
 		return state(t, key, p.expire, crypto.KindUnavailable)
 	}},
+	{"clock skew", func(t *testing.T, p *peer, key crypto.Provider) error {
+		return state(t, key, p.skew, crypto.KindUnavailable)
+	}},
 	{"slow", slow},
 	{"half-open", halfOpen},
 	{"concurrent", concurrent},
+	{"a key for each namespace", namespaced},
 }
 
 func made(t *testing.T, key crypto.Provider) (plain, wrapped []byte) {
@@ -125,10 +131,10 @@ type sealer struct {
 }
 
 // newSealer knows the key by two names.
-func newSealer(t *testing.T, p *peer, namespace string) sealer {
+func newSealer(t *testing.T, uri, namespace string) sealer {
 	t.Helper()
 	keys, err := keyring.New(t.Context(), keyring.Options{Open: keyservice.Open,
-		Keys: []keyring.KeyConfig{{Name: "default", Active: p.uri}, {Name: "another", Active: p.uri}}})
+		Keys: []keyring.KeyConfig{{Name: "default", Active: uri}, {Name: "another", Active: uri}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -171,13 +177,13 @@ var secret = []byte("\x12\x05\"Ada\"")
 // wrongContext moves an envelope to another namespace, with the name in its header changed to fit. The key service refuses
 // it, or the id of the data key shows it.
 func wrongContext(t *testing.T, p *peer, _ crypto.Provider) error {
-	sealed := newSealer(t, p, "clinic-a").seal(t)
+	sealed := newSealer(t, p.uri, "clinic-a").seal(t)
 	for _, b := range [][2]string{{"clinic-a", "clinic-b"}, {"default", "another"}} {
 		namespace := "clinic-a"
 		if b[0] == namespace {
 			namespace = b[1]
 		}
-		err := newSealer(t, p, namespace).open(t.Context(), bytes.Replace(sealed, []byte(b[0]), []byte(b[1]), 1))
+		err := newSealer(t, p.uri, namespace).open(t.Context(), bytes.Replace(sealed, []byte(b[0]), []byte(b[1]), 1))
 		if kind := crypto.KindOf(err); kind != crypto.KindRejected && kind != crypto.KindTampered {
 			t.Errorf("%s as %s: kind %v, want rejected or tampered: %v", b[0], b[1], kind, err)
 		}
@@ -313,8 +319,8 @@ func concurrent(t *testing.T, p *peer, key crypto.Provider) error {
 	if testing.Short() {
 		callers = 1_000
 	}
-	sealed := newSealer(t, p, "clinic-a").seal(t)
-	fresh := newSealer(t, p, "clinic-a")
+	sealed := newSealer(t, p.uri, "clinic-a").seal(t)
+	fresh := newSealer(t, p.uri, "clinic-a")
 	var all sync.WaitGroup
 	failures := make(chan error, callers)
 	for range callers {
@@ -341,6 +347,19 @@ func concurrent(t *testing.T, p *peer, key crypto.Provider) error {
 	all.Wait()
 	if n := len(failures); n > 0 {
 		t.Errorf("%d of %d callers failed, one with: %v", n, callers, <-failures)
+	}
+	return nil
+}
+
+// namespaced: {namespace} in a URI stands for the namespace that a payload is sealed in.
+func namespaced(t *testing.T, p *peer, _ crypto.Provider) error {
+	template := strings.Replace(p.uri, p.key, "{namespace}", 1)
+	if template == p.uri {
+		t.Fatalf("%s does not name %q", p.uri, p.key)
+	}
+	sealed := newSealer(t, template, p.key).seal(t)
+	if err := newSealer(t, p.uri, p.key).open(t.Context(), sealed); err != nil {
+		t.Errorf("the key of namespace %s is not the one of that name: %v", p.key, err)
 	}
 	return nil
 }
