@@ -79,10 +79,10 @@ func (s *site) faults() []fault {
 func (s *site) crashes() []fault {
 	var all []fault
 	for i := range s.replicas {
-		all = append(all, s.proxyKilled(i), s.kmsKilled(time.Second), s.serverKilled())
 		if s.store != nil {
 			all = append(all, s.store.killed(time.Second))
 		}
+		all = append(all, s.proxyKilled(i), s.kmsKilled(time.Second), s.serverKilled())
 	}
 	return all
 }
