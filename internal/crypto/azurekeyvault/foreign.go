@@ -13,7 +13,7 @@ import (
 // foreignKey is an RSA key with which Temporal's own proxy encrypted data keys. They are bound to nothing, and everybody could
 // have encrypted them.
 type foreignKey struct {
-	*Provider
+	key     *Provider
 	version string
 }
 
@@ -51,16 +51,16 @@ func parseForeign(uri string) (loc location, version string, err error) {
 func (k foreignKey) Decrypt(ctx context.Context, wrapped []byte, _ map[string]string) ([]byte, error) {
 	version := k.version
 	if version == "" {
-		found, err := k.client.GetKey(ctx, k.loc.key, "", nil)
+		found, err := k.key.client.GetKey(ctx, k.key.loc.key, "", nil)
 		if err != nil {
-			return nil, k.failed(ctx, opUnwrap, crypto.KeyContext{}, k.loc.key, err)
+			return nil, k.key.failed(ctx, opUnwrap, crypto.KeyContext{}, k.key.loc.key, err)
 		}
 		version, _ = versionOf(found.KeyBundle)
 	}
-	out, err := k.client.Decrypt(ctx, k.loc.key, version, azkeys.KeyOperationParameters{
+	out, err := k.key.client.Decrypt(ctx, k.key.loc.key, version, azkeys.KeyOperationParameters{
 		Algorithm: to.Ptr(azkeys.EncryptionAlgorithmRSAOAEP256), Value: wrapped}, nil)
 	if err != nil {
-		return nil, k.failed(ctx, opUnwrap, crypto.KeyContext{}, k.loc.key, err)
+		return nil, k.key.failed(ctx, opUnwrap, crypto.KeyContext{}, k.key.loc.key, err)
 	}
-	return k.dataKey(out.Result, crypto.KeyContext{})
+	return k.key.dataKey(out.Result, crypto.KeyContext{})
 }
