@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"slices"
@@ -144,8 +145,10 @@ func (o *scanOptions) walkAll(ctx context.Context, cmd *cobra.Command, c *config
 	if err != nil {
 		return err
 	}
-	if options.Rewriter, err = rewrite.New(rewrite.Options{Log: quiet}); err != nil {
-		return err
+	if options.Rewriter == nil {
+		if options.Rewriter, err = rewrite.New(rewrite.Options{Log: quiet}); err != nil {
+			return err
+		}
 	}
 	// The server's own descriptors may know fields that this build does not: payloads in them count too.
 	upstream.Learn(ctx, upstreams, options.Rewriter.Join, quiet)
@@ -159,13 +162,8 @@ func (o *scanOptions) walkAll(ctx context.Context, cmd *cobra.Command, c *config
 		}
 	}
 	options.Rate = o.rate
-	options.Progress = func(namespace, what string, n *scan.Namespace) {
-		envelopes := 0
-		for _, e := range n.Sealed {
-			envelopes += e.Count
-		}
-		fmt.Fprintf(cmd.ErrOrStderr(), "%s: %s: %s, %d sealed, %d unread\n",
-			namespace, what, walkedText(n), envelopes, n.Unread)
+	if options.Progress == nil {
+		options.Progress = progressTo(cmd.ErrOrStderr())
 	}
 	scanner := scan.New(options)
 	for _, namespace := range o.namespaces {
@@ -174,6 +172,17 @@ func (o *scanOptions) walkAll(ctx context.Context, cmd *cobra.Command, c *config
 		}
 	}
 	return nil
+}
+
+// progressTo returns a function that writes a line about each page of a list.
+func progressTo(w io.Writer) func(namespace, what string, n *scan.Namespace) {
+	return func(namespace, what string, n *scan.Namespace) {
+		envelopes := 0
+		for _, e := range n.Sealed {
+			envelopes += e.Count
+		}
+		fmt.Fprintf(w, "%s: %s: %s, %d sealed, %d unread\n", namespace, what, walkedText(n), envelopes, n.Unread)
+	}
 }
 
 // rows returns what looks rows up in the config's key store; nil if it has none. Of a data key that several key encryption

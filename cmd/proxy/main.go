@@ -74,7 +74,8 @@ to the server and opens it on the way back. Workers change nothing but their Hos
 Without a command it serves: on 127.0.0.1:7333, for the Temporal server on 127.0.0.1:7233, with a key in a local file.
 
 The exit code is 0 for success and 1 for a failure, which includes what a command finds: a check with an error, an evaluation that
-fails, a key that does not answer. keys scan also ends with 3 (the key is in use) and 4 (not everything could be read).`,
+fails, a key that does not answer. keys scan also ends with 3 (the key is in use) and 4 (not everything could be read), subjects erase
+with 4.`,
 		Version:       versionText(),
 		Args:          noCommand,
 		SilenceUsage:  true,

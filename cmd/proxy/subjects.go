@@ -32,6 +32,7 @@ type subjectOptions struct {
 	namespace, key, file string
 	reason, by           string
 	config               *config.Config
+	text                 []byte // the subject
 }
 
 // addConfig adds what says where the keys are.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"encoding/json"
@@ -16,6 +17,7 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/config"
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
+	"github.com/temporal-seal/temporal-seal/internal/scan"
 )
 
 // certificate is what erase, readmit and reapply-erasures print, and the record of it in the audit log. It does not hold the subject.
@@ -34,7 +36,12 @@ type certificate struct {
 	Confirmed []string `json:"confirmed_by"`
 	Missing   []string `json:"not_confirmed_by,omitempty"`
 	InForce   float64  `json:"in_force_after_seconds,omitempty"`
-	Remains   []string `json:"remains,omitempty"`
+	// Running is what runs in the namespace and holds payloads of the subject; Read counts what was read to find it, and NotRead says
+	// what was not read, or not terminated.
+	Running []*scan.Holder `json:"running,omitempty"`
+	Read    map[string]int `json:"running_read,omitempty"`
+	NotRead []string       `json:"running_not_read,omitempty"`
+	Remains []string       `json:"remains,omitempty"`
 }
 
 // erasure is an entry of the key store's list of erasures. reapply-erasures reads it.
@@ -73,7 +80,8 @@ var remains = []string{
 	"key names under which the namespace had no subjects yet are not barred",
 	"what was sealed before the policy named subjects, and payloads that the policy sealed with the key of no subject, open as before",
 	"copies that workers, logs or other systems made of the clear text are not touched",
-	"workers that have the workflow in memory go on with what they know until they evict it",
+	"workers that have a workflow in memory go on with what they know until they evict it; a workflow that then needs an erased value " +
+		"makes no progress until it is terminated",
 }
 
 // eraseCommand destroys the keys of one subject.
@@ -81,25 +89,52 @@ func eraseCommand() *cobra.Command {
 	var o subjectOptions
 	var dryRun, yes, unknown bool
 	var wait time.Duration
+	var work runningWork
 	cmd := &cobra.Command{
 		Use:   "erase",
 		Short: "Destroy the keys of one subject: what they sealed opens nowhere any more",
 		Long: `erase destroys all keys of a subject in one transaction of the key store, waits until every replica that runs has confirmed it, and prints
 a certificate as JSON, which is appended to the file of the audit log as well, if the config names one. What was sealed for the subject
 opens nowhere any more, in no copy of the Temporal database, and nothing more is sealed for it until readmit. The exit code is 1 if a
-replica has not confirmed; such a replica stops using keys of subjects by itself after erasure_max_lag.`,
+replica has not confirmed; such a replica stops using keys of subjects by itself after erasure_max_lag.
+
+--dry-run also lists what runs in the namespace and holds payloads of the subject: workflows (with their cron schedule, retry policy and
+activities that are tried again), schedules, standalone activities and Nexus operations. --terminate terminates such workflows once the
+erasure is in force. Both read every running workflow of the namespace from the Temporal server, past the proxy. The exit code is 4 if something
+could not be read or terminated; the certificate says what.`,
 		Example: `  temporal-seal subjects erase --config config.yaml --namespace clinic --subject-file subject.txt --reason 'request 4711' --dry-run
-  temporal-seal subjects erase --config config.yaml --namespace clinic --subject-file subject.txt --reason 'request 4711'`,
+  temporal-seal subjects erase --config config.yaml --namespace clinic --subject-file subject.txt --reason 'request 4711' --terminate`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return o.change(cmd, dryRun, yes, func(keys *keyring.Keyring, found []keyring.Found, c *certificate) error {
-				return o.erase(cmd, keys, found, wait, c)
-			}, func(found []keyring.Found) error { return o.announce(cmd, found, unknown) })
+			if err := work.check(); err != nil {
+				return err
+			}
+			return o.change(cmd, yes, change{
+				check: func(found []keyring.Found) error { return o.announce(cmd, found, unknown) },
+				preview: func(found []keyring.Found, c *certificate) {
+					if !work.offline {
+						work.find(cmd, &o, found, c)
+					}
+				},
+				dryRun: dryRun,
+				do: func(keys *keyring.Keyring, found []keyring.Found, c *certificate) error {
+					err := o.erase(cmd, keys, found, wait, c)
+					if !work.terminate || len(c.Erasures) == 0 {
+						return err
+					}
+					found, again := o.find(cmd, keys, o.text) // a key may have been made between the first look and the erasure
+					if again != nil {
+						return errors.Join(err, again)
+					}
+					return errors.Join(err, work.end(cmd.Context(), &o, work.find(cmd, &o, found, c), c))
+				},
+			})
 		},
 	}
 	o.addFlags(cmd)
 	o.addReason(cmd)
-	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "print what would be destroyed, and change nothing")
+	work.addFlags(&o, cmd)
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "print what would be destroyed and what runs with it, and change nothing")
 	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
 	cmd.Flags().BoolVar(&unknown, "unknown", false, "bar a subject for whom nothing was sealed")
 	cmd.Flags().DurationVar(&wait, "wait", time.Minute, "how long to wait for replicas to confirm")
@@ -179,7 +214,7 @@ func readmitCommand() *cobra.Command {
 		Example: `  temporal-seal subjects readmit --config config.yaml --namespace clinic --subject-file subject.txt --reason 'request 4712'`,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return o.change(cmd, false, yes, func(keys *keyring.Keyring, found []keyring.Found, c *certificate) error {
+			return o.change(cmd, yes, change{do: func(keys *keyring.Keyring, found []keyring.Found, c *certificate) error {
 				c.Action, c.Destroyed, c.Remains = "readmit", []string{}, nil
 				done, err := keys.Subjects().Readmit(cmd.Context(), found, c.By, c.Reason)
 				for _, e := range done {
@@ -189,7 +224,7 @@ func readmitCommand() *cobra.Command {
 					err = errors.New("the subject is not erased, so nothing was changed")
 				}
 				return err
-			}, func([]keyring.Found) error { return nil })
+			}})
 		},
 	}
 	o.addFlags(cmd)
@@ -198,17 +233,24 @@ func readmitCommand() *cobra.Command {
 	return cmd
 }
 
+// change is what a command does to a subject.
+type change struct {
+	check   func([]keyring.Found) error         // whether it may be done; nil: it may
+	dryRun  bool                                // only a preview is made
+	preview func([]keyring.Found, *certificate) // adds to the certificate of a dry run
+	do      func(*keyring.Keyring, []keyring.Found, *certificate) error
+}
+
 // change finds the subject, checks it, asks, has it changed, and prints and records the certificate.
-func (o *subjectOptions) change(
-	cmd *cobra.Command, dryRun, yes bool, do func(*keyring.Keyring, []keyring.Found, *certificate) error, check func([]keyring.Found) error,
-) error {
-	if o.file == "-" && !yes && !dryRun {
+func (o *subjectOptions) change(cmd *cobra.Command, yes bool, what change) error {
+	if o.file == "-" && !yes && !what.dryRun {
 		return errors.New("standard input has the subject, so it cannot have the answer too: give --yes")
 	}
 	subject, err := o.subject(cmd)
 	if err != nil {
 		return err
 	}
+	o.text = subject
 	if err := keyring.CheckReason(o.reason, subject); err != nil {
 		return fmt.Errorf("--reason: %w", err)
 	}
@@ -224,12 +266,14 @@ func (o *subjectOptions) change(
 	if err != nil {
 		return err
 	}
-	if err := check(found); err != nil {
-		return err
+	if what.check != nil {
+		if err := what.check(found); err != nil {
+			return err
+		}
 	}
-	c := &certificate{Time: time.Now().UTC(), Action: "erase", DryRun: dryRun, Namespace: o.namespace, By: o.by, Reason: o.reason,
+	c := &certificate{Time: time.Now().UTC(), Action: "erase", DryRun: what.dryRun, Namespace: o.namespace, By: o.by, Reason: o.reason,
 		Erasures: []erasure{}, Destroyed: []string{}, Confirmed: []string{}, Remains: remains}
-	if dryRun {
+	if what.dryRun {
 		for _, f := range found {
 			c.Erasures = append(c.Erasures, erasureOf(f.Erasure))
 			for _, r := range f.Rows {
@@ -238,16 +282,27 @@ func (o *subjectOptions) change(
 				}
 			}
 		}
-		return writeJSON(cmd.OutOrStdout(), c)
+		what.preview(found, c)
+		o.withoutSubject(c.Running)
+		return cmp.Or(writeJSON(cmd.OutOrStdout(), c), c.verdict())
 	}
 	if err := confirm(cmd.Context(), cmd, yes, "yes"); err != nil {
 		return err
 	}
-	err = do(keys, found, c)
+	err = what.do(keys, found, c)
+	o.withoutSubject(c.Running)
 	if len(c.Erasures) > 0 {
 		err = errors.Join(err, writeJSON(cmd.OutOrStdout(), c), c.journal(o.config))
 	}
-	return err
+	return cmp.Or(err, c.verdict())
+}
+
+// verdict returns the exit code for what could not be read or terminated.
+func (c *certificate) verdict() error {
+	if len(c.NotRead) > 0 {
+		return notAllWasRead
+	}
+	return nil
 }
 
 // journal appends the certificate to the file of the audit log, if there is one.

@@ -135,7 +135,7 @@ func TestErasedSubjects(t *testing.T) {
 	if out, err := c.subjects("P-1", "erase", "--reason", "for P-1", "--yes"); err == nil || !strings.Contains(out, "contains the subject") {
 		t.Errorf("a reason with the subject: %v, %s", err, out)
 	}
-	if out, err := c.subjects("P-1", "erase", "--reason", "ticket 7", "--dry-run"); err != nil || !strings.Contains(out, `"dry_run": true`) {
+	if out, err := c.subjects("P-1", "erase", "--reason", "ticket 7", "--dry-run", "--offline"); err != nil || !strings.Contains(out, `"dry_run": true`) {
 		t.Errorf("a dry run: %v, %s", err, out)
 	}
 	equal(t, "after a dry run", c.open(t, "clinic", sealed[0])[0], clear[0])

@@ -59,6 +59,7 @@ type replica struct {
 type clinic struct {
 	*testing.T
 	bin, dir   string
+	server     string // its address
 	postgresIn string
 	direct     client.Client // past the proxies
 	replicas   []*replica
@@ -71,11 +72,11 @@ func newClinic(t *testing.T) *clinic {
 	var err error
 	c.bin, err = harness.BuildProxy()
 	c.ok(err)
+	c.startPostgres()
 	server, err := harness.StartTemporal(t.Context(), peers.TemporalOptions{Namespaces: []string{namespace}})
 	c.ok(err)
 	t.Cleanup(func() { _ = server.Stop() }) // it is not what is tested here
-	c.direct = c.dial(server.Address)
-	c.startPostgres()
+	c.server, c.direct = server.Address, c.dial(server.Address)
 	url := "postgres:///seal?host=" + c.postgresIn + "&user="
 	id, err := exec.Command(c.bin, "keystore", "init", url+"owner").Output()
 	c.ok(err)
@@ -123,6 +124,9 @@ func (c *clinic) dial(address string) client.Client {
 // startPostgres starts a server whose files lie in postgresIn. Sockets need a short path.
 func (c *clinic) startPostgres() {
 	c.Helper()
+	if _, err := exec.LookPath(program("initdb")); err != nil {
+		c.Skip("no PostgreSQL here")
+	}
 	var err error
 	c.postgresIn, err = os.MkdirTemp("", "pg")
 	c.ok(err)
@@ -158,7 +162,12 @@ func asUser(cmd *exec.Cmd) *exec.Cmd {
 
 // run runs a command of the binary with the config of the first replica, and returns its standard output.
 func (c *clinic) run(stdin string, args ...string) (string, error) {
-	cmd := exec.Command(c.bin, append(args, "--config", c.replicas[0].Config)...)
+	return c.runAs(c.replicas[0].Proxy, stdin, args...)
+}
+
+// runAs is run with the config of a proxy.
+func (c *clinic) runAs(p *harness.Proxy, stdin string, args ...string) (string, error) {
+	cmd := exec.Command(c.bin, append(args, "--config", p.Config)...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &stdout, &stderr
 	err := cmd.Run()
@@ -173,8 +182,8 @@ func (c *clinic) run(stdin string, args ...string) (string, error) {
 }
 
 // subjects runs `temporal-seal subjects` for a subject on its standard input.
-func (c *clinic) subjects(do, subject, reason string) (string, error) {
-	return c.run(subject+"\n", "subjects", do, "--namespace", namespace, "--subject-file", "-", "--yes", "--reason", reason)
+func (c *clinic) subjects(do, subject, reason string, flags ...string) (string, error) {
+	return c.run(subject+"\n", append([]string{"subjects", do, "--namespace", namespace, "--subject-file", "-", "--yes", "--reason", reason}, flags...)...)
 }
 
 // eventually repeats a check until it holds.

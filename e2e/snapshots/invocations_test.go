@@ -519,7 +519,8 @@ func takeJSON(t *testing.T) []string {
 			"--upstream $UPSTREAM --namespace unreadable --list-rate 100"}},
 		{"version --output json", nil, []string{""}},
 		{"subjects erase --config subjects.yaml --namespace default --subject-file person.txt --reason request-1 --by dpo", nil, []string{
-			"--dry-run", "--yes --wait 1s", "--yes --wait 1s"}},
+			"--dry-run --offline", "--dry-run --upstream $UPSTREAM --max-workflows 1", "--yes --wait 1s",
+			"--yes --wait 1s --upstream $UPSTREAM --terminate"}},
 		{"subjects readmit --config subjects.yaml --namespace default --subject-file person.txt --reason request-2 --by dpo --yes", nil, []string{""}},
 	} {
 		shape := newShape(what.open...)

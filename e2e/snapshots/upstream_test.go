@@ -3,6 +3,7 @@ package snapshots
 import (
 	"context"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -118,12 +119,19 @@ func (u *upstream) ListWorkflowExecutions(
 	if r.Namespace == endlessNamespace {
 		a.NextPageToken = []byte("more")
 	}
-	if r.Query != "" {
-		return a, nil // the server's own workflows
-	}
-	for id := range u.started {
+	add := func(id string) {
 		run := &commonpb.WorkflowExecution{WorkflowId: id, RunId: "run-" + id}
 		a.Executions = append(a.Executions, &workflowpb.WorkflowExecutionInfo{Execution: run})
+	}
+	switch {
+	case strings.HasPrefix(r.Query, "ExecutionStatus = 'Running'"):
+		add("person")
+		add("another")
+	case r.Query != "": // the server's own workflows
+	default:
+		for id := range u.started {
+			add(id)
+		}
 	}
 	return a, nil
 }
@@ -134,7 +142,13 @@ func (u *upstream) DescribeWorkflowExecution(
 	if r.Namespace == unreadableNamespace {
 		return nil, status.Error(codes.PermissionDenied, "not for you")
 	}
-	return &workflowservice.DescribeWorkflowExecutionResponse{}, nil
+	return &workflowservice.DescribeWorkflowExecutionResponse{PendingActivities: []*workflowpb.PendingActivityInfo{{ActivityId: "1", Attempt: 2}}}, nil
+}
+
+func (u *upstream) TerminateWorkflowExecution(
+	context.Context, *workflowservice.TerminateWorkflowExecutionRequest,
+) (*workflowservice.TerminateWorkflowExecutionResponse, error) {
+	return &workflowservice.TerminateWorkflowExecutionResponse{}, nil
 }
 
 func (u *upstream) GetWorkflowExecutionHistory(
@@ -155,7 +169,8 @@ func (u *upstream) history(id string) (*historypb.History, error) {
 		EventId: 1, EventType: enumspb.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED,
 		Attributes: &historypb.HistoryEvent_WorkflowExecutionStartedEventAttributes{
 			WorkflowExecutionStartedEventAttributes: &historypb.WorkflowExecutionStartedEventAttributes{
-				WorkflowType: s.WorkflowType, Input: s.Input, Memo: s.Memo, Header: s.Header}},
+				WorkflowType: s.WorkflowType, Input: s.Input, Memo: s.Memo, Header: s.Header,
+				CronSchedule: "@daily", RetryPolicy: &commonpb.RetryPolicy{}}},
 	}}}, nil
 }
 

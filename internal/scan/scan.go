@@ -41,6 +41,9 @@ type Options struct {
 	// Look gets the answers in place of the count of envelopes, and with it the walk leaves out the server's own workflows.
 	// Nil: envelopes are counted.
 	Look func(a *Answer)
+	// Running leaves out what has ended and what never runs: it narrows standalone activities and Nexus operations to those that run, and
+	// passes over deployments and archives. For workflows, see Query.
+	Running bool
 	// Want reports whether a workflow is looked at. Nil: all are.
 	Want func(namespace string, e *workflowpb.WorkflowExecutionInfo) bool
 	// Query narrows the workflows to those that a visibility query matches. "": all.

@@ -32,7 +32,7 @@ type walk struct {
 // settings finds out what no list shows.
 func (w *walk) settings(ctx context.Context, _ []byte) ([]byte, error) {
 	d, err := call(ctx, w, w.client.DescribeNamespace, &workflowservice.DescribeNamespaceRequest{Namespace: w.namespace})
-	if d.GetConfig().GetHistoryArchivalState() == enumspb.ARCHIVAL_STATE_ENABLED {
+	if d.GetConfig().GetHistoryArchivalState() == enumspb.ARCHIVAL_STATE_ENABLED && !w.scanner.options.Running {
 		w.found.unread("histories are archived, and what lies in the archive was not looked at")
 	}
 	return nil, err
@@ -114,10 +114,18 @@ func (w *walk) schedules(ctx context.Context, token []byte) ([]byte, error) {
 	return page.GetNextPageToken(), cmp.Or(err, ctx.Err())
 }
 
+// running is the query for standalone activities and Nexus operations.
+func (w *walk) running() string {
+	if w.scanner.options.Running {
+		return OnlyRunning
+	}
+	return ""
+}
+
 // activities walks standalone activities, which belong to no workflow.
 func (w *walk) activities(ctx context.Context, token []byte) ([]byte, error) {
 	page, err := list(ctx, w, w.client.ListActivityExecutions, &workflowservice.ListActivityExecutionsRequest{
-		Namespace: w.namespace, PageSize: pageSize, NextPageToken: token})
+		Namespace: w.namespace, PageSize: pageSize, NextPageToken: token, Query: w.running()})
 	for _, e := range page.GetExecutions() {
 		d, err := call(ctx, w, w.client.DescribeActivityExecution, &workflowservice.DescribeActivityExecutionRequest{
 			Namespace: w.namespace, ActivityId: e.GetActivityId(), RunId: e.GetRunId(),
@@ -130,7 +138,7 @@ func (w *walk) activities(ctx context.Context, token []byte) ([]byte, error) {
 // nexusOperations walks standalone Nexus operations, which belong to no workflow.
 func (w *walk) nexusOperations(ctx context.Context, token []byte) ([]byte, error) {
 	page, err := list(ctx, w, w.client.ListNexusOperationExecutions, &workflowservice.ListNexusOperationExecutionsRequest{
-		Namespace: w.namespace, PageSize: pageSize, NextPageToken: token})
+		Namespace: w.namespace, PageSize: pageSize, NextPageToken: token, Query: w.running()})
 	for _, e := range page.GetOperations() {
 		d, err := call(ctx, w, w.client.DescribeNexusOperationExecution, &workflowservice.DescribeNexusOperationExecutionRequest{
 			Namespace: w.namespace, OperationId: e.GetOperationId(), RunId: e.GetRunId(), IncludeInput: true, IncludeOutcome: true})
@@ -141,6 +149,9 @@ func (w *walk) nexusOperations(ctx context.Context, token []byte) ([]byte, error
 
 // deployments looks at the metadata of worker deployments and their versions.
 func (w *walk) deployments(ctx context.Context, token []byte) ([]byte, error) {
+	if w.scanner.options.Running {
+		return nil, nil
+	}
 	page, err := call(ctx, w, w.client.ListWorkerDeployments, &workflowservice.ListWorkerDeploymentsRequest{
 		Namespace: w.namespace, PageSize: pageSize, NextPageToken: token})
 	for _, e := range page.GetWorkerDeployments() {

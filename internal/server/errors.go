@@ -62,13 +62,15 @@ const from = "temporal-seal: "
 type refusal struct {
 	code codes.Code
 	text string
+	// expected: it follows from what somebody decided, and needs no attention.
+	expected bool
 }
 
 func (r *refusal) Error() string { return r.text }
 
 // newRefusal returns a refusal with a text that says what the caller can do about it.
 func newRefusal(code codes.Code, format string, values ...any) error {
-	return &refusal{code, fmt.Sprintf(format, values...)}
+	return &refusal{code: code, text: fmt.Sprintf(format, values...)}
 }
 
 // answerFor maps an error of the proxy's own to what the caller gets. Its text contains no payload, since
@@ -307,6 +309,8 @@ func (r *refusedCall) log(ctx context.Context, s *Server, st *status.Status, err
 	level := slog.LevelWarn
 	if st.Code() == codes.Canceled || st.Code() == codes.DeadlineExceeded {
 		level = slog.LevelDebug
+	} else if r, ok := errors.AsType[*refusal](err); ok && r.expected {
+		level = slog.LevelInfo
 	}
 	if !s.log.Enabled(ctx, level) {
 		return

@@ -2,10 +2,12 @@ package server
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"google.golang.org/grpc/codes"
 
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 )
 
@@ -37,7 +39,8 @@ func (c *call) failRefused(cause error) error {
 	if !c.server.tasks.FailRefused(c.out, c.taskCall(), cause) {
 		return cause
 	}
-	return newRefusal(codes.NotFound, "the task was failed in the worker's place: %v", cause)
+	return &refusal{code: codes.NotFound, text: fmt.Sprintf("the task was failed in the worker's place: %v", cause),
+		expected: crypto.KindOf(cause) == crypto.KindErased}
 }
 
 // same reports whether two slices are the same bytes in memory.

@@ -57,7 +57,11 @@ func takeOffMAC(request proto.Message) {
 func (o *opening) answer(ctx context.Context, kind string, e *commonpb.WorkflowExecution, standIn proto.Message, cause error) {
 	o.report(ctx, e, 1, cause)
 	answered := standIn != nil && o.tasks.deliver(ctx, o.call, standIn, cause) == nil
-	o.tasks.log(ctx, slog.LevelError, o.call, e, "a task could not be opened; its worker gets none",
+	level := slog.LevelError
+	if erased(cause) && answered { // as somebody decided
+		level = slog.LevelInfo
+	}
+	o.tasks.log(ctx, level, o.call, e, "a task could not be opened; its worker gets none",
 		"task", kind, "answered", answered, "held", time.Since(o.arrived).Round(time.Millisecond).String(), "error", cause)
 }
 

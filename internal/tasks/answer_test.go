@@ -32,6 +32,7 @@ type recorder struct {
 	activity []*workflowservice.RespondActivityTaskFailedRequest
 	byID     []*workflowservice.RespondActivityTaskFailedByIdRequest
 	workflow []*workflowservice.RespondWorkflowTaskFailedRequest
+	reset    []*workflowservice.ResetStickyTaskQueueRequest
 	unpaused []*workflowservice.UnpauseActivityRequest
 }
 
@@ -57,6 +58,14 @@ func (r *recorder) RespondActivityTaskFailed(_ context.Context, q *workflowservi
 func (r *recorder) RespondActivityTaskFailedById(_ context.Context, q *workflowservice.RespondActivityTaskFailedByIdRequest) (*workflowservice.RespondActivityTaskFailedByIdResponse, error) {
 	r.byID = append(r.byID, q)
 	return &workflowservice.RespondActivityTaskFailedByIdResponse{}, nil
+}
+
+func (r *recorder) ResetStickyTaskQueue(_ context.Context, q *workflowservice.ResetStickyTaskQueueRequest) (*workflowservice.ResetStickyTaskQueueResponse, error) {
+	if len(r.workflow) > 0 {
+		return nil, status.Error(codes.FailedPrecondition, "the task has failed already")
+	}
+	r.reset = append(r.reset, q)
+	return &workflowservice.ResetStickyTaskQueueResponse{}, nil
 }
 
 func (r *recorder) RespondWorkflowTaskFailed(_ context.Context, q *workflowservice.RespondWorkflowTaskFailedRequest) (*workflowservice.RespondWorkflowTaskFailedResponse, error) {
@@ -347,5 +356,39 @@ func TestHeadsOfRequests(t *testing.T) {
 	q := readHead(new(workflowservice.RespondWorkflowTaskCompletedRequest), in)
 	if string(q.GetTaskToken()) != "token" || len(q.GetCommands()) > 0 {
 		t.Errorf("token %q and %d commands", q.GetTaskToken(), len(q.GetCommands()))
+	}
+}
+
+// TestWorkflowTasksFailOnce: the server counts no attempt that fails on a sticky queue, so the queue is reset before the task is failed.
+func TestWorkflowTasksFailOnce(t *testing.T) {
+	t.Parallel()
+	e := &commonpb.WorkflowExecution{WorkflowId: "w", RunId: "r"}
+	for name, c := range map[string]struct {
+		attempt       int32
+		started       int64
+		reset, failed int
+	}{
+		"the first task":   {1, 0, 0, 1},
+		"a later one":      {1, 3, 1, 1},
+		"a second attempt": {2, 3, 0, 0},
+	} {
+		f := new(recorder)
+		g := guard(t, f, opensAll, keyFile(t), new(atomic.Bool))
+		call := g.call(t, "PollWorkflowTaskQueue", &workflowservice.PollWorkflowTaskQueueRequest{Namespace: "clinic"})
+		open(t, t.Context(), g, call, &workflowservice.PollWorkflowTaskQueueResponse{TaskToken: []byte("token"), WorkflowExecution: e,
+			Attempt: c.attempt, PreviousStartedEventId: c.started, History: &historypb.History{Events: []*historypb.HistoryEvent{{
+				Attributes: &historypb.HistoryEvent_WorkflowExecutionStartedEventAttributes{WorkflowExecutionStartedEventAttributes: &historypb.WorkflowExecutionStartedEventAttributes{
+					Input: &commonpb.Payloads{Payloads: []*commonpb.Payload{damaged()}}}}}}}}, new(workflowservice.PollWorkflowTaskQueueResponse))
+		if len(f.reset) != c.reset || len(f.workflow) != c.failed || len(f.reset) > 0 && !proto.Equal(f.reset[0].GetExecution(), e) {
+			t.Errorf("%s: reset %v, failed %v", name, f.reset, f.workflow)
+		}
+	}
+	// A worker's answer that is refused fails its task the same way; the workflow stands in the token.
+	f := new(recorder)
+	g := guard(t, f, opensAll, keyFile(t), new(atomic.Bool))
+	call := g.call(t, "RespondWorkflowTaskCompleted", &workflowservice.RespondWorkflowTaskCompletedRequest{Namespace: "clinic", TaskToken: []byte("\x12\x01w\x1a\x01r")})
+	if !g.FailRefused(t.Context(), call, &rewrite.Error{Kind: rewrite.KindDenied, RPC: "X", Err: errCut}) || len(f.reset) != 1 ||
+		len(f.workflow) != 1 || !proto.Equal(f.reset[0].GetExecution(), e) {
+		t.Errorf("a refused answer: reset %v, failed %v", f.reset, f.workflow)
 	}
 }

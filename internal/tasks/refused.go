@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"unicode/utf8"
 
+	commonpb "go.temporal.io/api/common/v1"
 	enumspb "go.temporal.io/api/enums/v1"
 	failurepb "go.temporal.io/api/failure/v1"
 	nexuspb "go.temporal.io/api/nexus/v1"
@@ -36,6 +38,11 @@ func (t *Tasks) FailRefused(out context.Context, call Call, cause error) bool {
 			"answer", methodOf(standIn), "error", err, "cause", cause)
 		standIn, _ = refusedAnswer(call, e.Kind, &rewrite.Error{Kind: e.Kind, RPC: e.RPC, Path: e.Path,
 			Err: errors.New("the reason is in the log of the proxy")})
+	}
+	if failed, ok := standIn.(*workflowservice.RespondWorkflowTaskFailedRequest); ok {
+		if e := executionOf(failed.GetTaskToken()); e != nil {
+			t.resetSticky(out, call, e)
+		}
 	}
 	return t.deliver(out, call, standIn, cause) == nil
 }
@@ -139,17 +146,40 @@ func read[M proto.Message](m M, in []byte) M {
 	return m
 }
 
-// attemptOf returns the attempt that a task token names. The token is internal to the server: where it
-// cannot be read, 1 is assumed.
+// The fields of task tokens that are read. Tokens are internal to the server: where one cannot be read, it is a first attempt, and its
+// workflow is not known.
+const (
+	tokenWorkflow = 2
+	tokenRun      = 3
+	tokenAttempt  = 5
+)
+
+// attemptOf returns the attempt that a task token names.
 func attemptOf(token []byte) uint64 {
-	const attempt = 5
 	for r := wire.Read(token); r.Next(); {
-		if r.Number() == attempt && r.Type() == protowire.VarintType {
+		if r.Number() == tokenAttempt && r.Type() == protowire.VarintType {
 			v, _ := protowire.ConsumeVarint(r.Value())
 			return v
 		}
 	}
 	return 1
+}
+
+// executionOf returns the workflow that a task token names; nil: it names none.
+func executionOf(token []byte) *commonpb.WorkflowExecution {
+	var e commonpb.WorkflowExecution
+	for r := wire.Read(token); r.Next(); {
+		switch {
+		case r.Number() == tokenWorkflow && r.Bytes():
+			e.WorkflowId = string(r.Value())
+		case r.Number() == tokenRun && r.Bytes():
+			e.RunId = string(r.Value())
+		}
+	}
+	if e.WorkflowId == "" || e.RunId == "" || !utf8.ValidString(e.WorkflowId+e.RunId) {
+		return nil
+	}
+	return &e
 }
 
 // seal seals the texts of an answer as those of any worker.

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"time"
 
+	commonpb "go.temporal.io/api/common/v1"
 	enumspb "go.temporal.io/api/enums/v1"
 	historypb "go.temporal.io/api/history/v1"
 	protocolpb "go.temporal.io/api/protocol/v1"
@@ -89,6 +90,9 @@ func (o *opening) failWorkflowTask(ctx context.Context, t *workflowTask, cause e
 			TaskToken: t.GetTaskToken(), Identity: identity,
 			Cause:   enumspb.WORKFLOW_TASK_FAILED_CAUSE_WORKFLOW_WORKER_UNHANDLED_FAILURE,
 			Failure: unopenedFailure(unopenedText(cause, handedOutAgain), 0)}
+		if t.GetPreviousStartedEventId() > 0 && !transient(cause) { // a worker has completed a task, and may have the workflow in memory
+			o.tasks.resetSticky(ctx, o.call, t.GetWorkflowExecution())
+		}
 	}
 	o.answer(ctx, "workflow", t.GetWorkflowExecution(), standIn, cause)
 }
@@ -99,4 +103,14 @@ func (o *opening) failQuery(ctx context.Context, t *workflowTask, cause error) {
 		TaskToken: t.GetTaskToken(), PollerGroupId: t.GetPollerGroupId(),
 		CompletedType: enumspb.QUERY_RESULT_TYPE_FAILED, ErrorMessage: text, Failure: unopenedFailure(text, 0)}
 	o.answer(ctx, "query", t.GetWorkflowExecution(), q, cause)
+}
+
+// resetSticky has the server forget which worker has a workflow in memory, before a task of it is failed for good. The server counts no
+// attempt that fails on a sticky queue, so the task would come again from the normal queue as a first attempt, and fail a second time.
+func (t *Tasks) resetSticky(out context.Context, call Call, e *commonpb.WorkflowExecution) {
+	ctx, cancel := outlasting(out)
+	defer cancel()
+	if _, err := call.client().ResetStickyTaskQueue(ctx, &workflowservice.ResetStickyTaskQueueRequest{Namespace: call.namespace(), Execution: e}); err != nil {
+		t.log(out, slog.LevelInfo, call, e, "the sticky task queue could not be reset, so the workflow task may fail twice", "error", err)
+	}
 }

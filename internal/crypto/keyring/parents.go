@@ -3,6 +3,7 @@ package keyring
 import (
 	"context"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -33,6 +34,8 @@ type parents struct {
 	wraps   *lru.Cache[crypto.KeyID, *wrapKey]
 	making  *flights[crypto.KeyContext, *home]
 	rates   *lru.Cache[string, *rate.Limiter] // of new keys of subjects, by namespace
+
+	made, refused atomic.Int64 // new keys of subjects
 }
 
 func newParents(c *core, o *opening, store crypto.SubjectStore) parents {
@@ -50,7 +53,11 @@ func (p *parents) mayMake(namespace string) bool {
 			limiter = other
 		}
 	}
-	return limiter.Allow()
+	if limiter.Allow() {
+		return true
+	}
+	p.refused.Add(1)
+	return false
 }
 
 // drop forgets the wrap keys that match, and what is cheap to make anew.

@@ -88,6 +88,7 @@ func (s *subjects) fill(ctx context.Context, id subjectID, kc crypto.KeyContext,
 		if err := s.store.PutSubjectKey(ctx, row); err != nil {
 			return nil, classified("keystore.put_subject_key", kc, err)
 		}
+		s.parents.made.Add(1)
 	}
 	return nil, kc.Errorf(crypto.KindUnavailable, "seal", "others make and erase keys of the same subject all the time; try again")
 }

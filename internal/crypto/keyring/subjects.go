@@ -397,3 +397,9 @@ func (s Subjects) Lost() int {
 
 // LastErasure returns the number of the last erasure that is in force here.
 func (s Subjects) LastErasure() int64 { return s.keys.subjects.lastSeq() }
+
+// NewKeys returns how many keys of subjects were made here, and how many were refused since their namespace makes them too fast.
+func (s Subjects) NewKeys() (made, refused int64) {
+	of := &s.keys.subjects.parents
+	return of.made.Load(), of.refused.Load()
+}
