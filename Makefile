@@ -323,8 +323,8 @@ test-vault: build ## The Vault provider against OpenBao, which has Vault's API (
 	cd e2e && SEAL_VAULT_PEER=openbao SEAL_PROXY_BIN='$(PROXY)' $(GO) test -count=1 -timeout 15m -v ./vault
 
 .PHONY: test-rotation
-test-rotation: build ## Key rotation under load, mixed releases, scans, and no secret in any output; ends with `rotation:` and `secrets:` lines
-	@out=$$(cd e2e && SEAL_PROXY_BIN='$(PROXY)' $(GO) test -count=1 -timeout 15m -v ./rotation ./secrets) || { echo "$$out"; exit 1; }; \
+test-rotation: build ## Key rotation under load (STORE=postgres: with a key store that crashes), mixed releases, scans, and no secret in any output; ends with `rotation:` and `secrets:` lines
+	@out=$$(cd e2e && STORE='$(STORE)' SEAL_PROXY_BIN='$(PROXY)' $(GO) test -count=1 -timeout 15m -v ./rotation ./secrets) || { echo "$$out"; exit 1; }; \
 		echo "$$out" | grep -E '^ *--- |rotation: |secrets: |^ok'
 
 # In FIPS mode Go draws entropy from the jitter of the clock, and a fake clock has none. The tests with fake time use entropy

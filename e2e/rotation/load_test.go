@@ -136,7 +136,10 @@ func (l *load) complete(fresh ...*harness.Proxy) {
 				l.Errorf("history of %s: %v", id, err)
 				continue
 			}
-			lost += lostTasks(h.History)
+			for _, e := range lostTasks(h.History) {
+				lost++
+				l.Logf("%s lost a task: %v", id, e)
+			}
 			raw, err := proto.Marshal(h)
 			if err != nil {
 				l.Fatal(err)
@@ -151,15 +154,20 @@ func (l *load) complete(fresh ...*harness.Proxy) {
 	}
 }
 
-// lostTasks counts what a worker was handed and the server did not get back.
-func lostTasks(h *historypb.History) (lost int) {
+// lostTasks returns the events of what a worker was handed and the server did not get back. A workflow task that no worker asked for in
+// time was not handed to any: a machine with too much to do has those as well.
+func lostTasks(h *historypb.History) (lost []*historypb.HistoryEvent) {
 	for _, e := range h.Events {
 		switch e.EventType {
-		case enumspb.EVENT_TYPE_WORKFLOW_TASK_TIMED_OUT, enumspb.EVENT_TYPE_WORKFLOW_TASK_FAILED, enumspb.EVENT_TYPE_ACTIVITY_TASK_TIMED_OUT, enumspb.EVENT_TYPE_ACTIVITY_TASK_FAILED:
-			lost++
+		case enumspb.EVENT_TYPE_WORKFLOW_TASK_TIMED_OUT:
+			if e.GetWorkflowTaskTimedOutEventAttributes().TimeoutType != enumspb.TIMEOUT_TYPE_SCHEDULE_TO_START {
+				lost = append(lost, e)
+			}
+		case enumspb.EVENT_TYPE_WORKFLOW_TASK_FAILED, enumspb.EVENT_TYPE_ACTIVITY_TASK_TIMED_OUT, enumspb.EVENT_TYPE_ACTIVITY_TASK_FAILED:
+			lost = append(lost, e)
 		case enumspb.EVENT_TYPE_ACTIVITY_TASK_STARTED:
 			if e.GetActivityTaskStartedEventAttributes().Attempt > 1 {
-				lost++
+				lost = append(lost, e)
 			}
 		}
 	}
@@ -194,14 +202,19 @@ func TestRotationUnderLoad(t *testing.T) {
 	beforeID, before := kmsKey(s, "before")
 	afterID, after := kmsKey(s, "after")
 	const shortLife = "data_key_life: 10s\n"
+	stored := startKeyStore(t)
 	proxies := []*harness.Proxy{
-		startProxy(t, harness.ProxyOptions{Keys: keys(before), Extra: shortLife}),
-		startProxy(t, harness.ProxyOptions{Keys: keys(before), Extra: shortLife}),
+		startProxy(t, harness.ProxyOptions{Keys: stored.keys(before), Extra: shortLife + stored.extra}),
+		startProxy(t, harness.ProxyOptions{Keys: stored.keys(before), Extra: shortLife + stored.extra}),
 	}
 	l := startLoad(t, "load", proxies...)
 	stop, done := make(chan struct{}), make(chan struct{})
 	go func() { defer close(done); l.run(stop) }()
-	pause := func() { time.Sleep(5 * time.Second) }
+	pause := func() {
+		time.Sleep(3 * time.Second)
+		stored.crash()
+		time.Sleep(2 * time.Second)
+	}
 	pause()
 	rotateMaterial(t, s, beforeID)
 	pause()
@@ -210,7 +223,7 @@ func TestRotationUnderLoad(t *testing.T) {
 			text := configOf(t, p)
 			head, rest, _ := strings.Cut(text, "keys:\n")
 			_, extra, _ := strings.Cut(rest, shortLife)
-			rewriteConfig(t, p, fmt.Sprintf("%skeys:\n  - {name: default, active: %q, open_only: [%q]}\n%s%s", head, active, openOnly, shortLife, extra))
+			rewriteConfig(t, p, fmt.Sprintf("%skeys:\n  - {name: default, active: %q, open_only: [%q], envelope: %s}\n%s%s", head, active, openOnly, stored.form, shortLife, extra))
 		}
 		for _, p := range proxies {
 			taken(t, p, n)
@@ -224,7 +237,9 @@ func TestRotationUnderLoad(t *testing.T) {
 	pause()
 	close(stop)
 	<-done
-	l.complete(startProxy(t, harness.ProxyOptions{Keys: keys(after, before)}))
+	fresh := startProxy(t, harness.ProxyOptions{Keys: stored.keys(after, before), Extra: stored.extra})
+	l.complete(fresh)
+	stored.complete(fresh)
 
 	found, code := scan(t, proxies[0], "--namespace", "load")
 	if code != 0 {

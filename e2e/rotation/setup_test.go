@@ -5,9 +5,11 @@ package rotation
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -180,4 +182,73 @@ func newKeyFile(t *testing.T, name string) string {
 		t.Fatal(stderr)
 	}
 	return "local:" + path
+}
+
+// keyStore is what STORE=postgres adds to a test: payloads are sealed by reference to a key store in PostgreSQL, which crashes.
+type keyStore struct {
+	*testing.T
+	dir    string
+	server *peers.Postgres // nil: there is none
+	extra  string          // of the config
+	form   string          // of envelopes
+}
+
+func startKeyStore(t *testing.T) *keyStore {
+	t.Helper()
+	k := &keyStore{T: t, form: "self-contained"}
+	if os.Getenv("STORE") == "" {
+		return k
+	}
+	var err error
+	if k.dir, err = os.MkdirTemp("", "pg"); err != nil { // a socket lies in it, whose path has to be short
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(k.dir) })
+	k.start()
+	t.Cleanup(func() { k.server.Kill() })
+	id, stderr, code := run(t, "", "keystore", "init", k.server.URL())
+	if code != 0 {
+		t.Fatal(stderr)
+	}
+	k.form, k.extra = "reference", fmt.Sprintf("key_store: {url: %q, id: %q}\n", k.server.URL(), strings.TrimSpace(id))
+	return k
+}
+
+func (k *keyStore) start() {
+	k.Helper()
+	var err error
+	if k.server, err = peers.StartPostgres(k.Context(), k.dir); err != nil {
+		k.Fatal(err)
+	}
+}
+
+func (k *keyStore) keys(active string, openOnly ...string) []harness.KeyOption {
+	all := keys(active, openOnly...)
+	all[0].Reference = k.server != nil
+	return all
+}
+
+// crash kills the database, and starts it again a second later.
+func (k *keyStore) crash() {
+	k.Helper()
+	if k.server != nil {
+		k.server.Kill()
+		time.Sleep(time.Second)
+		k.start()
+	}
+}
+
+// complete checks that payloads were sealed by reference, and that no row is missing that they name.
+func (k *keyStore) complete(p *harness.Proxy) {
+	k.Helper()
+	if k.server == nil {
+		return
+	}
+	for _, command := range [][]string{{"keystore", "check"}, {"keystore", "recover", "--rate", "2000"}} {
+		stdout, stderr, code := run(k.T, "", append(command, "--config", p.Config)...)
+		if code != 0 || command[1] == "recover" && (strings.HasPrefix(stdout, "0 ") || !strings.Contains(stdout, " by reference, 0 without a row:")) {
+			k.Errorf("%s: exit code %d\n%s%s", strings.Join(command, " "), code, stdout, stderr)
+		}
+		k.Logf("rotation: %s: %s", strings.Join(command, " "), strings.TrimSpace(stdout))
+	}
 }
