@@ -44,6 +44,10 @@ demo: bin/demo ## Watch a workflow with a user's token and a health record, on a
 demo-ui: bin/demo ## The same, kept running with the Temporal Web UI and Jaeger until Ctrl-C
 	@bin/demo --ui
 
+.PHONY: demo-erasure
+demo-erasure: bin/demo ## Watch one of three patients be erased: that one opens nowhere any more, and the others as before
+	@bin/demo --erasure
+
 # Not -trimpath: the demo finds the checkout by its own path.
 .PHONY: bin/demo
 bin/demo:

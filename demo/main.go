@@ -44,9 +44,13 @@ func run(ctx context.Context, args []string) error {
 	}
 	fs := flag.NewFlagSet("demo", flag.ExitOnError)
 	ui := fs.Bool("ui", false, "keep everything running, with the Web UI and Jaeger, until Ctrl-C")
+	erasure := fs.Bool("erasure", false, "the second act: one of three patients is erased")
 	fs.Parse(args)
 	if fs.NArg() > 0 {
 		return fmt.Errorf("unexpected argument %q", fs.Arg(0))
+	}
+	if *erasure {
+		return runErasure(ctx, newScreen(os.Stdout))
 	}
 	return runDemo(ctx, newScreen(os.Stdout), *ui)
 }
