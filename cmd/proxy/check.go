@@ -26,8 +26,8 @@ func checkCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check",
 		Short: "Check config, policy and keys without serving",
-		Long: `check reads the config, compiles the policy, runs the tests and cases that lie beside it, asks every key for an answer, and
-looks for what is valid and yet does not work: rules that never hold, namespaces without a key or an upstream, entries that an earlier one
+		Long: `check reads the config, compiles the policy, runs the tests and cases that lie beside it, calls every key service and the key
+store, and looks for what is valid and yet does not work: rules that never hold, namespaces without a key or an upstream, entries that an earlier one
 hides, certificates that have expired. It reports all that it finds, makes no key file and, without --connect, talks to no Temporal
 server. The exit code is 1 if there is an error.`,
 		Example: `  temporal-seal check --config config.yaml --connect
@@ -39,7 +39,7 @@ server. The exit code is 1 if there is an error.`,
 	addFlags(&o.options.Flags, cmd)
 	f.StringVar(&o.options.Namespaces, "namespaces", "", "folder of namespaces' policies, in place of the config's")
 	f.StringSliceVar(&o.options.Cases, "cases", nil, "case files, beside those that lie next to the policy")
-	f.BoolVar(&o.options.Offline, "offline", false, "call no key service and fetch no policy bundle")
+	f.BoolVar(&o.options.Offline, "offline", false, "call no key service and no key store, and fetch no policy bundle")
 	f.BoolVar(&o.options.Connect, "connect", false, "also call upstreams and issuers of tokens, and make a data key with each key that seals")
 	f.BoolVar(&o.options.Strict, "strict", false, "take warnings for errors")
 	f.DurationVar(&o.options.Timeout, "timeout", defaultStartTimeout, "how long each key, upstream and key set may take to answer")

@@ -132,7 +132,7 @@ database by which rows can get lost.`,
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%s, %d of them not good\n", count(rows, "row"), bad)
+			fmt.Fprintf(cmd.OutOrStdout(), "%s checked, %d unusable\n", count(rows, "row"), bad)
 			if bad > 0 {
 				return exitCode(1)
 			}
@@ -151,7 +151,7 @@ func openStoredKeys(cmd *cobra.Command, flags *config.Flags, timeout time.Durati
 		return nil, err
 	}
 	if c.KeyStore == nil {
-		return nil, errors.New("the config has no key_store")
+		return nil, errors.New("the config has no key_store; add it with the URL and the id of the store")
 	}
 	return app.OpenAllKeys(cmd.Context(), c, app.KeyOptions{Timeout: timeout, Open: keyservice.Open, Log: quiet})
 }

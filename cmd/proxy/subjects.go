@@ -69,7 +69,7 @@ func (o *subjectOptions) subject(cmd *cobra.Command) ([]byte, error) {
 	if o.file != "-" {
 		f, err := os.Open(o.file)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("--subject-file: %w", err)
 		}
 		defer f.Close()
 		from = f
@@ -79,7 +79,18 @@ func (o *subjectOptions) subject(cmd *cobra.Command) ([]byte, error) {
 		return nil, fmt.Errorf("--subject-file cannot be read: %w", err)
 	}
 	text = bytes.TrimSuffix(bytes.TrimSuffix(text, []byte("\n")), []byte("\r"))
-	return text, keyring.CheckSubject(text)
+	if err := keyring.CheckSubject(text); err != nil {
+		return nil, fmt.Errorf("--subject-file: %w", err)
+	}
+	return text, nil
+}
+
+// noSubject refuses arguments without repeating them: somebody may take one for the place of the subject.
+func noSubject(_ *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return errors.New("there are no arguments; the subject comes from a file, --subject-file FILE, since other users of this machine can read command lines")
+	}
+	return nil
 }
 
 // open opens the keys of the config.
@@ -131,7 +142,7 @@ func showSubjectCommand() *cobra.Command {
 		Long: `show lists the keys of a subject by key name and generation, with their ids as envelopes have them, and when they were erased. It does
 not print the subject.`,
 		Example: `  temporal-seal subjects show --config config.yaml --namespace clinic --subject-file -`,
-		Args:    cobra.NoArgs,
+		Args:    noSubject,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			subject, err := o.subject(cmd)
 			if err != nil {
@@ -231,7 +242,7 @@ their subject was erased. The exit code is 1 if it reports anything.`,
 			if err != nil {
 				return o.explained(err)
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%s, %d of them not good\n", count(n, "subject key"), bad)
+			fmt.Fprintf(cmd.OutOrStdout(), "%s checked, %d unusable\n", count(n, "subject key"), bad)
 			if bad > 0 {
 				return exitCode(1)
 			}

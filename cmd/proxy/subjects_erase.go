@@ -104,7 +104,7 @@ erasure is in force. Both read every running workflow of the namespace from the 
 could not be read or terminated; the certificate says what.`,
 		Example: `  temporal-seal subjects erase --config config.yaml --namespace clinic --subject-file subject.txt --reason 'request 4711' --dry-run
   temporal-seal subjects erase --config config.yaml --namespace clinic --subject-file subject.txt --reason 'request 4711' --terminate`,
-		Args: cobra.NoArgs,
+		Args: noSubject,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := work.check(); err != nil {
 				return err
@@ -212,7 +212,7 @@ func readmitCommand() *cobra.Command {
 		Short:   "Let a subject that was erased be sealed for again",
 		Long:    `readmit opens a new generation of keys for a subject that was erased and has come back. What was sealed before stays erased.`,
 		Example: `  temporal-seal subjects readmit --config config.yaml --namespace clinic --subject-file subject.txt --reason 'request 4712'`,
-		Args:    cobra.NoArgs,
+		Args:    noSubject,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return o.change(cmd, yes, change{do: func(keys *keyring.Keyring, found []keyring.Found, c *certificate) error {
 				c.Action, c.Destroyed, c.Remains = "readmit", []string{}, nil

@@ -198,7 +198,7 @@ func (o *surveyOptions) server(
 	if len(o.namespaces) == 0 {
 		if o.namespaces, err = allNamespaces(ctx, upstreams); err != nil {
 			if status.Code(errors.Unwrap(err)) == codes.Unavailable {
-				return fmt.Errorf("the server is out of reach: %w; check --upstream, or the config's upstreams", err)
+				return outOfReach(err)
 			}
 			return fmt.Errorf("the server does not list its namespaces: %w; name them with --namespace", err)
 		}
@@ -216,10 +216,17 @@ func (o *surveyOptions) server(
 	for _, namespace := range o.namespaces {
 		progress.total = countWorkflows(ctx, upstreams, namespace, query)
 		if err := walk.walk(ctx, scanner, upstreams, namespace, state.Scan); err != nil {
+			if s := status.Convert(err); s.Code() == codes.Unavailable {
+				return outOfReach(err)
+			}
 			return err
 		}
 	}
 	return nil
+}
+
+func outOfReach(err error) error {
+	return fmt.Errorf("the server is out of reach: %w; check --upstream, or the config's upstreams", err)
 }
 
 // countWorkflows returns how many workflows a namespace has, and 0 if the server does not say: it is for the estimate alone.

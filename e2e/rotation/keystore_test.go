@@ -52,7 +52,7 @@ func TestKeyStoreIsRecovered(t *testing.T) {
 		}
 	}
 	scan := []string{"keys", "scan", "--rate", "2000", "--key", "local:" + filepath.Join(dir, "none.key")}
-	command(referring, 0, "1 row, 0 of them not good", "keystore", "check")
+	command(referring, 0, "1 row checked, 0 unusable", "keystore", "check")
 	command(referring, 0, "0 lost; 0 places unread", "keystore", "recover", "--rate", "2000")
 	if _, stderr, code := run(t, dir, "keys", "new", "none.key"); code != 0 {
 		t.Fatal(stderr)
@@ -70,6 +70,6 @@ func TestKeyStoreIsRecovered(t *testing.T) {
 	empty := strings.Replace(referring, first, newStore("second"), 1)
 	command(empty, 4, "could not be read", scan...)
 	command(empty, 0, "1 data key by reference, 1 without a row: 1 restored, 0 lost; 0 places unread", "keystore", "recover", "--rate", "2000")
-	command(empty, 0, "1 row, 0 of them not good", "keystore", "check")
+	command(empty, 0, "1 row checked, 0 unusable", "keystore", "check")
 	command(empty, 0, "may be retired", scan...)
 }

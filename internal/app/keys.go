@@ -95,10 +95,12 @@ func unusable(set *keyring.Set) error {
 // storeTimeout is how long a start waits for the key store, which it can do without.
 const storeTimeout = 3 * time.Second
 
+var errNoKeyStore = errors.New("the config has no key_store; add it with the URL and the id of the store")
+
 // OpenStore returns the key store of a config, for commands that cannot do without it.
 func OpenStore(ctx context.Context, c *config.Config) (*keystore.Store, error) {
 	if c.KeyStore == nil {
-		return nil, errors.New("the config has no key_store")
+		return nil, errNoKeyStore
 	}
 	store, err := openStore(ctx, c)
 	if err != nil && store != nil {
@@ -111,7 +113,7 @@ func OpenStore(ctx context.Context, c *config.Config) (*keystore.Store, error) {
 // MigrateStore brings the key store of a config to the schema of this release, and reports whether that changed anything.
 func MigrateStore(ctx context.Context, c *config.Config) (changed bool, err error) {
 	if c.KeyStore == nil {
-		return false, errors.New("the config has no key_store")
+		return false, errNoKeyStore
 	}
 	store, err := keystore.New(c.KeyStore.URL, c.KeyStore.ID)
 	if err != nil {

@@ -97,8 +97,11 @@ func Run(ctx context.Context, o Options) Result {
 		r.config.Policy.Namespaces = o.Namespaces
 	}
 	r.section("config", r.checkConfig)
-	rules := r.checkPolicy(ctx) // first, since it tells which keys namespaces need
+	rules := r.checkPolicy(ctx) // first, since it returns which keys namespaces need
 	r.section("keys", func() (string, bool) { return r.checkKeys(ctx) })
+	if r.config.KeyStore != nil {
+		r.section("store", func() (string, bool) { return r.checkStore(ctx) })
+	}
 	if len(r.config.Foreign) > 0 {
 		r.section("foreign", func() (string, bool) { return r.checkForeign(ctx) })
 	}

@@ -7,15 +7,19 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"fmt"
 	"math/big"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/temporal-seal/temporal-seal/internal/check"
 	"github.com/temporal-seal/temporal-seal/internal/config"
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keystore"
 )
 
 // folder is where a test writes the files of a config.
@@ -133,5 +137,65 @@ keys: [{name: default, active: "awskms://alias/x?region=eu-central-1&endpoint=ht
 	got := check.Run(t.Context(), check.Options{Flags: config.Flags{File: filepath.Join(f.dir, "config.yaml")}, Connect: true, Timeout: 2 * time.Second})
 	if text := strings.Join(got.Errors, "\n"); !strings.Contains(text, "team-a.frontend.invalid:1") {
 		t.Errorf("the errors are %q", text)
+	}
+}
+
+// TestKeyStore requires that the key store is opened, and that it is the one that the config names.
+func TestKeyStore(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "keys.db")
+	id, _, err := keystore.Init(t.Context(), "sqlite:"+file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := strings.Repeat("ab", 16)
+	heldID, _, err := keystore.Init(t.Context(), "sqlite:"+filepath.Join(dir, "held.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	held, err := keystore.New("sqlite:"+filepath.Join(dir, "held.db"), heldID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Close()
+	row := crypto.KeyRow{ID: crypto.KeyID{1}, KEK: crypto.KEKRef{1}, Wrapped: []byte("wrapped"), Context: crypto.KeyContext{Namespace: "clinic", Key: "default"}}
+	if err := held.Put(t.Context(), row); err != nil { // a transaction takes the file's lock for good, as in a proxy that runs
+		t.Fatal(err)
+	}
+	for name, tc := range map[string]struct {
+		url, id string
+		offline bool
+		text    string // of the section
+		err     string
+		note    string
+	}{
+		"its own":            {url: "sqlite:" + file, id: id, text: "sqlite " + id},
+		"another":            {url: "sqlite:" + file, id: other, err: "key_store.id: open key store: the database contains the key store " + id},
+		"not there":          {url: "sqlite:" + filepath.Join(dir, "none.db"), id: other, err: "key_store.url: open key store: sqlite: open "},
+		"in use":             {url: "sqlite:" + filepath.Join(dir, "held.db"), id: heldID, text: "in use by another process", note: "a proxy that runs has it to itself"},
+		"offline":            {url: "sqlite:" + filepath.Join(dir, "none.db"), id: other, offline: true, text: "not opened"},
+		"without TLS":        {url: "postgres://seal@db.example.com/seal?sslmode=disable", id: other, offline: true, err: "sslmode=verify-full"},
+		"offline PostgreSQL": {url: "postgres://seal@db.example.com/seal?sslmode=verify-full", id: other, offline: true, text: "not called"},
+		"out of reach":       {url: "postgres://seal@127.0.0.1:1/seal?sslmode=disable", id: other, err: "key_store.url: open key store: "},
+	} {
+		t.Run(name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "config.yaml")
+			text := fmt.Sprintf("key_store: {url: %q, id: %q}\nkeys: [{name: default, active: %q}]\n", tc.url, tc.id, "local:"+filepath.Join(dir, "seal.key"))
+			if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			result := check.Run(t.Context(), check.Options{Flags: config.Flags{File: file}, Offline: tc.offline, Timeout: 10 * time.Second})
+			errors := strings.Join(result.Errors, "\n")
+			if tc.err == "" && errors != "" || !strings.Contains(errors, tc.err) {
+				t.Errorf("errors %q, and not %q", errors, tc.err)
+			}
+			i := slices.IndexFunc(result.Sections, func(s check.Section) bool { return s.Name == "store" })
+			if i < 0 || tc.err == "" && result.Sections[i].Text != tc.text || result.Sections[i].OK != (tc.err == "") {
+				t.Errorf("sections %+v, and not %q", result.Sections, tc.text)
+			}
+			if !strings.Contains(strings.Join(result.Notes, "\n"), tc.note) {
+				t.Errorf("notes %q, and not %q", result.Notes, tc.note)
+			}
+		})
 	}
 }

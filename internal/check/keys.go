@@ -36,7 +36,7 @@ func (r *run) checkKeys(ctx context.Context) (string, bool) {
 	names := strings.Join(r.result.Keys, ", ")
 	switch {
 	case r.options.Offline:
-		return "not asked", false
+		return "not called", false
 	case len(r.result.Keys) == 0:
 		return "the config has errors", false
 	}

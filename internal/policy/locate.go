@@ -54,6 +54,9 @@ func (q *query) locate(ctx context.Context, parts []part, in *Input, cause *Erro
 		for _, a := range answers {
 			for _, v := range a.verdicts {
 				pr, err := parseProposal(v, q.direction, in.Kind)
+				if err == nil {
+					err = q.checkSubject(pr.Subject)
+				}
 				if err == nil && !bad(pr) {
 					continue
 				}

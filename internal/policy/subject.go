@@ -41,7 +41,7 @@ func readSubject(v ast.Value) (s Subject, err error) {
 			return s, nil
 		}
 	}
-	return Subject{}, fmt.Errorf("member subject is {\"pointer\": \"/a/b\"}, a JSON pointer without *, or {\"fact\": ...}, one of %v", AllFacts.Names())
+	return Subject{}, fmt.Errorf(`member subject must be {"pointer": "/a/b"}, a JSON pointer without *, or {"fact": "..."} with one of %s`, strings.Join(AllFacts.Names(), ", "))
 }
 
 // singlePlace reports whether a text is a JSON pointer to one value within a document.
@@ -144,7 +144,7 @@ func (q *query) withoutSubjects(why string) (errs []error) {
 func (q *query) checkSubject(s Subject) error {
 	for _, text := range []string{s.Pointer, s.Fact, s.Default} {
 		if text != "" && !q.literals[text] {
-			return errors.New("subject and default_subject have to be spelled out in the rule; one was computed")
+			return errors.New("the rule computes subject or default_subject; write its text in the rule")
 		}
 	}
 	return nil

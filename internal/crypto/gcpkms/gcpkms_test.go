@@ -288,7 +288,7 @@ func TestURIs(t *testing.T) {
 		"gcpkms://projects/p":                                  "does not name a key",
 		"gcpkms://" + keyName + "/cryptoKeyVersions/1":         "names a version",
 		"gcpkms://" + keyName + "?zone=x":                      "is unknown",
-		"gcpkms://" + keyName + "?endpoint=a&endpoint=b":       "more than once",
+		"gcpkms://" + keyName + "?endpoint=a&endpoint=b":       "is there twice",
 		"gcpkms://" + keyName + "?endpoint=%zz":                "cannot be read",
 		"gcpkms://" + keyName + "?endpoint=http://kms.example": "plain http",
 		"gcpkms://" + keyName + "?endpoint=https://u:p@kms":    "no user",

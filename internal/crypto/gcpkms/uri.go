@@ -49,7 +49,7 @@ func parseURI(uri string) (loc location, err error) {
 	loc.name = name
 	for param, values := range params {
 		if param != "endpoint" || len(values) != 1 {
-			return loc, fmt.Errorf("%s: parameter %q is unknown or there more than once; endpoint is known", name, param)
+			return loc, fmt.Errorf("%s: parameter %q is unknown, or is there twice; the only parameter is endpoint", name, param)
 		}
 		if loc.endpoint, loc.plain, err = parseEndpoint(values[0]); err != nil {
 			return loc, fmt.Errorf("%s: %w", name, err)
@@ -98,7 +98,7 @@ func clientFor(ctx context.Context, loc location) (*kms.KeyManagementClient, err
 	}
 	client, err := kms.NewKeyManagementClient(context.WithoutCancel(ctx), options...) // credentials are renewed for as long as it lives
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w; give the proxy Google Cloud credentials: workload identity, or a file that GOOGLE_APPLICATION_CREDENTIALS names", err)
 	}
 	if clients.by == nil {
 		clients.by = make(map[location]*kms.KeyManagementClient)

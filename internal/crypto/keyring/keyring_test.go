@@ -112,6 +112,32 @@ func TestStartReportsEveryKeyThatDoesNotAnswer(t *testing.T) {
 	}
 }
 
+// TestRealmWasChanged requires the remedy where the config's realm is not the one that an envelope of the same namespace has.
+func TestRealmWasChanged(t *testing.T) {
+	set := func(realm string) *Set {
+		t.Helper()
+		s, err := NewSet(&Options{Keys: defaultKeys(), Realm: realm})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	for name, tc := range map[string]struct{ bound, realm, namespace, want string }{
+		"another realm":  {"east/a", "west", "a", `sealed in the realm "east", and the config has the realm "west": set ` + "`realm: east`" + `, or grant {from: "east/a", to: "a"}`},
+		"removed":        {"east/a", "", "a", `sealed in the realm "east", and the config has none: set `},
+		"added":          {"a", "west", "a", `sealed without a realm, and the config has the realm "west": remove `},
+		"by its name":    {"east/a", "west", "east/a", `the config has the realm "west"`},
+		"its own":        {"west/a", "west", "a", ""},
+		"another's name": {"west/a", "west", "b", `add {from: "a", to: "b"}`},
+		"both others":    {"east/a", "west", "b", `add {from: "east/a", to: "b"}`},
+	} {
+		err := set(tc.realm).MayOpen(&envelope.Header{Namespace: tc.bound, Key: "default"}, tc.namespace)
+		if tc.want == "" && err != nil || tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)) {
+			t.Errorf("%s: %v, and not %q", name, err, tc.want)
+		}
+	}
+}
+
 func TestNamespacesGrantsAndRealms(t *testing.T) {
 	p := newScripted("test:default")
 	with := func(realm string, grants ...Grant) *Keyring {

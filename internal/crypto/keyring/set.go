@@ -305,12 +305,37 @@ func (s *Set) MayOpen(h *envelope.Header, namespace string) error {
 	if local, ours := strings.CutPrefix(h.Namespace, s.realm); ours && s.isBound(local, namespace) || s.Granted(h.Namespace, namespace) {
 		return nil
 	}
+	if err := s.otherRealm(h, namespace); err != nil {
+		return err
+	}
 	from := s.local(h.Namespace)
 	if namespace == "" { // no grant would name it
 		return h.Errorf(crypto.KindForeign, "open", "it was sealed in namespace %q, and the call names no namespace: name one that may open it", from)
 	}
 	return h.Errorf(crypto.KindForeign, "open", "it was sealed in namespace %q, which namespace %q may not open: "+
 		"add {from: %[1]q, to: %[2]q} to `grants` in the proxy's config if it may", from, namespace)
+}
+
+// otherRealm returns the error for an envelope of the call's namespace in another realm, as it is after the config's realm was
+// changed; nil if it is of another namespace.
+func (s *Set) otherRealm(h *envelope.Header, namespace string) error {
+	realm, local, has := strings.Cut(h.Namespace, "/")
+	if !has {
+		realm, local = "", h.Namespace
+	}
+	configured := strings.TrimSuffix(s.realm, "/")
+	if realm == configured || h.Namespace != namespace && !s.isBound(local, namespace) {
+		return nil
+	}
+	switch {
+	case realm == "":
+		return h.Errorf(crypto.KindForeign, "open", "it was sealed without a realm, and the config has the realm %q: remove `realm` from the config", configured)
+	case configured == "":
+		return h.Errorf(crypto.KindForeign, "open", "it was sealed in the realm %q, and the config has none: set `realm: %[1]s`, or grant {from: %[2]q, to: %[3]q}",
+			realm, h.Namespace, local)
+	}
+	return h.Errorf(crypto.KindForeign, "open", "it was sealed in the realm %q, and the config has the realm %q: set `realm: %[1]s`, or grant {from: %[3]q, to: %[4]q}",
+		realm, configured, h.Namespace, local)
 }
 
 // isBound reports whether envelopes of a namespace have a name.

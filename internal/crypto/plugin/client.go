@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -117,7 +118,12 @@ func (p *Provider) failed(op string, kc crypto.KeyContext, err error) error {
 			"set service=EncryptionService or service=KeyService")
 	}
 	if _, own, found := strings.Cut(status.Convert(err).Message(), "connection error: "); found && p.conn.GetState() != connectivity.Ready {
-		text = errors.New(own) // without a connection, the client here wrote it
+		// Without a connection, the client here wrote it.
+		own = strings.TrimPrefix(own, "desc = ")
+		if plain, err := strconv.Unquote(own); err == nil {
+			own = plain
+		}
+		text = fmt.Errorf("%s; start the plug-in, or correct the address", strings.TrimPrefix(own, "transport: "))
 	}
 	return kc.Internalf(kind, op, "%s: %w", p.uri, text)
 }

@@ -187,7 +187,7 @@ func TestDataKeys(t *testing.T) {
 			t.Errorf("%s: changed: %v", service, err)
 		}
 		if service != "&service=KeyService" && s.namespace != "clinic" {
-			t.Errorf("%s: the plug-in was told namespace %q", service, s.namespace)
+			t.Errorf("%s: the plug-in received namespace %q", service, s.namespace)
 		}
 	}
 }
