@@ -237,7 +237,7 @@ var seen = map[string]string{
 	"demo": "demo's own tests run the program, make test runs those",
 }
 
-// TestTargets: what a block tells to make is made by CI.
+// TestTargets: each make target that a block runs is run by CI.
 func TestTargets(t *testing.T) {
 	byCI := checked(t)
 	for _, d := range documents(t) {

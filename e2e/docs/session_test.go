@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"net"
 	"os"
@@ -20,7 +21,7 @@ import (
 	"github.com/temporal-seal/temporal-seal/e2e/peers"
 )
 
-// inside tells a test process that it has a network of its own.
+// inside marks a test process that has a network of its own.
 const inside = "SEAL_DOCS_INSIDE"
 
 // TestBlocks runs the commands in blocks, but for those that others look after.
@@ -85,7 +86,7 @@ type session struct {
 	server *peers.Process // what the last command left running
 }
 
-// others are programs that are run by other tests than these, for what they are told here.
+// others are programs that are run by other tests than these, because of what they do here.
 var others = map[string]string{
 	"make":  "TestTargets looks at it",
 	"vault": "make test-vault sets the engine up by the same requests",
@@ -121,11 +122,44 @@ var after = map[string]func(s *session, out string){
 			s.t.Errorf("not all but the ward is sealed:\n%s", out)
 		}
 	},
+	"temporal workflow show --address 127.0.0.1:7233 --workflow-id admission-1 --output json": func(s *session, out string) {
+		if document := inputOf(s.t, out); !strings.Contains(document, `"ward"`) || strings.Contains(document, "P-100042") || strings.Contains(document, "hvs.secret") {
+			s.t.Errorf("the server has %s", document)
+		}
+	},
+	`temporal workflow show --address localhost:7343 --tls-ca-path ca.crt --grpc-meta "authorization=Bearer $(cat okafor.token)" --workflow-id admission-1 --output json`: func(s *session, out string) {
+		if document := inputOf(s.t, out); !strings.Contains(document, "P-100042") || !strings.Contains(document, "hvs.secret") {
+			s.t.Errorf("the doctor reads %s", document)
+		}
+	},
+	"printf P-100042 > subject.txt": func(s *session, _ string) { s.end() },
+	"temporal workflow show --address 127.0.0.1:7333 --workflow-id visit-7 --output json": func(s *session, out string) {
+		if document := inputOf(s.t, out); !strings.Contains(document, "[erased on ") || strings.Contains(document, "P-100042") {
+			s.t.Errorf("after the erasure it reads %s", document)
+		}
+	},
 	"temporal-seal open --config config.yaml history.json": func(s *session, out string) {
 		if !strings.Contains(out, "a secret") && !strings.Contains(out, "ImEgc2VjcmV0Ig==") {
 			s.t.Errorf("what was sealed is not in the opened history:\n%s", out)
 		}
 	},
+}
+
+// inputOf returns the data of a workflow's input, from its history in JSON.
+func inputOf(t *testing.T, history string) string {
+	t.Helper()
+	var h struct {
+		Events []struct {
+			Started struct {
+				Input struct{ Payloads []struct{ Data []byte } }
+			} `json:"workflowExecutionStartedEventAttributes"`
+		}
+	}
+	if err := json.Unmarshal([]byte(history), &h); err != nil || len(h.Events) == 0 || len(h.Events[0].Started.Input.Payloads) == 0 {
+		t.Errorf("no input in %s: %v", history, err)
+		return ""
+	}
+	return string(h.Events[0].Started.Input.Payloads[0].Data)
 }
 
 func runBlocks(t *testing.T) {
@@ -223,7 +257,7 @@ func (s *session) write(name, text string) {
 	}
 }
 
-// serves tells commands that go on until they are ended: the proxy without another command.
+// serves reports whether a command runs until it is ended: the proxy without another command.
 func serves(c string) bool {
 	words := strings.Fields(c)
 	program := filepath.Base(words[0])
