@@ -48,6 +48,10 @@ demo-ui: bin/demo ## The same, kept running with the Temporal Web UI and Jaeger 
 demo-erasure: bin/demo ## Watch one of three patients be erased: that one opens nowhere any more, and the others as before
 	@bin/demo --erasure
 
+.PHONY: demo-picture
+demo-picture: bin/demo ## Run the demo, and draw the README's picture of it: docs/images/demo.svg
+	@bin/demo --svg docs/images/demo.svg
+
 # Not -trimpath: the demo finds the checkout by its own path.
 .PHONY: bin/demo
 bin/demo:

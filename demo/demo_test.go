@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/base64"
+	"encoding/xml"
 	"os"
 	"path/filepath"
 	"strings"
@@ -51,7 +52,7 @@ func admission(sealed bool) []*historypb.HistoryEvent {
 	}
 }
 
-// TestComparison wants every payload of both sides under the name that payloads.yaml uses, with its verdict, within the screen's width.
+// TestComparison requires every payload of both sides under the name that payloads.yaml uses, with its verdict, within the screen's width.
 func TestComparison(t *testing.T) {
 	for width := minWidth; width <= maxWidth; width += 7 {
 		var out bytes.Buffer
@@ -99,7 +100,7 @@ func TestSealedJunk(t *testing.T) {
 	}
 }
 
-// TestSearch hides a secret in a file in three ways, and wants it found each time; and not found where it is not.
+// TestSearch hides a secret in a file in three ways. It has to be found each time, and not found where it is not.
 func TestSearch(t *testing.T) {
 	story, secrets, err := newStory()
 	if err != nil {
@@ -140,7 +141,7 @@ func TestToken(t *testing.T) {
 	}
 }
 
-// TestCosts wants the figures of a call in the table, and every line within the screen.
+// TestCosts requires the figures of a call in the table, and every line within the screen.
 func TestCosts(t *testing.T) {
 	for width := minWidth; width <= maxWidth; width += 5 {
 		var out bytes.Buffer
@@ -176,7 +177,7 @@ func TestWrapAndChop(t *testing.T) {
 	}
 }
 
-// TestWaterfall wants bars within the axis, however short a call is.
+// TestWaterfall requires bars within the axis, however short a call is.
 func TestWaterfall(t *testing.T) {
 	root := &traceSpan{SpanID: "1", OperationName: "temporal.api.workflowservice.v1.WorkflowService/StartWorkflowExecution", StartTime: 1000, Duration: 44000}
 	root.Tags = append(root.Tags, struct {
@@ -196,5 +197,37 @@ func TestWaterfall(t *testing.T) {
 		if !strings.Contains(out.String(), "payload.seal") {
 			t.Error("the inside of the call is missing")
 		}
+	}
+}
+
+// TestPicture requires the parts with the given titles, in color, as well-formed XML.
+func TestPicture(t *testing.T) {
+	var printed strings.Builder
+	s := &screen{w: &printed, color: true, width: 40}
+	s.step("First")
+	s.line("left out")
+	s.step("Second")
+	s.line("   a < b & %s", s.paint(red, "ciphertext"))
+	file := filepath.Join(t.TempDir(), "demo.svg")
+	if err := writeSVG(file, printed.String(), s.width, "Second"); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := xml.Unmarshal(text, new(struct{})); err != nil {
+		t.Errorf("not XML: %v", err)
+	}
+	for _, want := range []string{"Second", "a &lt; b &amp; ", `<tspan fill="#ff7b72">ciphertext</tspan>`} {
+		if !strings.Contains(string(text), want) {
+			t.Errorf("it lacks %q:\n%s", want, text)
+		}
+	}
+	if strings.Contains(string(text), "left out") || strings.Contains(string(text), "\x1b") {
+		t.Errorf("it has what it should not:\n%s", text)
+	}
+	if err := writeSVG(file, printed.String(), s.width, "Third"); err == nil {
+		t.Error("a picture without any of the parts was drawn")
 	}
 }

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// traceSpan is a span as Jaeger's query API tells it.
+// traceSpan is a span as Jaeger's query API returns it.
 type traceSpan struct {
 	TraceID       string
 	SpanID        string

@@ -10,8 +10,10 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/temporal-seal/temporal-seal/demo/clinic"
@@ -45,6 +47,7 @@ func run(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet("demo", flag.ExitOnError)
 	ui := fs.Bool("ui", false, "keep everything running, with the Web UI and Jaeger, until Ctrl-C")
 	erasure := fs.Bool("erasure", false, "the second act: one of three patients is erased")
+	picture := fs.String("svg", "", "`file` for a picture of the parts that the README shows")
 	fs.Parse(args)
 	if fs.NArg() > 0 {
 		return fmt.Errorf("unexpected argument %q", fs.Arg(0))
@@ -52,7 +55,16 @@ func run(ctx context.Context, args []string) error {
 	if *erasure {
 		return runErasure(ctx, newScreen(os.Stdout))
 	}
-	return runDemo(ctx, newScreen(os.Stdout), *ui)
+	s := newScreen(os.Stdout)
+	if *picture == "" {
+		return runDemo(ctx, s, *ui)
+	}
+	var printed strings.Builder
+	s.w, s.tty, s.color, s.width = io.MultiWriter(os.Stdout, &printed), false, true, defaultWidth
+	if err := runDemo(ctx, s, *ui); err != nil {
+		return err
+	}
+	return writeSVG(*picture, printed.String(), s.width, partBothSides, partSecrets)
 }
 
 // runClinic is the worker's and the client's program: all they know is a HostPort.

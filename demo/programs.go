@@ -125,7 +125,7 @@ func (st *stage) runClinicPrograms(ctx context.Context, workflowID string, story
 	if err != nil {
 		return nil, err
 	}
-	st.s.note("Two processes of their own: worker (pid %d) and client (pid %d). All they were told: HostPort %s.", worker.PID(), client.PID(), st.proxy.Address)
+	st.s.note("Two processes of their own: worker (pid %d) and client (pid %d). Their only setting: HostPort %s.", worker.PID(), client.PID(), st.proxy.Address)
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	select {

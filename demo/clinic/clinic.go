@@ -1,6 +1,6 @@
 // Package clinic is the application of the demo: a hospital's admission, with a worker and a client as any team might have written
-// them years ago. It imports Temporal's SDK and nothing of this product, and it does not know about encryption. All that it is told
-// is a HostPort.
+// them years ago. It imports Temporal's SDK and nothing of this product, and contains no encryption. Its only
+// setting is a HostPort.
 package clinic
 
 const (

@@ -37,7 +37,7 @@ type Report struct {
 	Text    string `json:"text"`
 }
 
-// CheckCoverage asks the insurer, whose line is down at the first attempt. The error tells more than it should, as errors do.
+// CheckCoverage asks the insurer, whose line is down at the first attempt. The error has more than it should, as errors often do.
 func (h *hospital) CheckCoverage(ctx context.Context, in OnBehalf) (Coverage, error) {
 	user, err := h.user(in.Token)
 	if err != nil {
@@ -64,7 +64,7 @@ func (h *hospital) FetchLabResults(ctx context.Context, in OnBehalf) (LabRecord,
 	return lab, nil
 }
 
-// BookScan books a scan on behalf of the user; the scanner's system wants the diagnosis.
+// BookScan books a scan on behalf of the user; the scanner's system requires the diagnosis.
 func (h *hospital) BookScan(ctx context.Context, in Scan) (time.Time, error) {
 	user, err := h.user(in.Token)
 	if err != nil {

@@ -41,10 +41,10 @@ func BuildJaeger(ctx context.Context, progress io.Writer) (string, error) {
 	return jaegerTool.build(ctx, progress)
 }
 
-// TemporalBuilt tells whether BuildTemporal would return at once.
+// TemporalBuilt reports whether BuildTemporal would return at once.
 func TemporalBuilt() bool { return temporalTool.built() }
 
-// JaegerBuilt tells whether BuildJaeger would return at once.
+// JaegerBuilt reports whether BuildJaeger would return at once.
 func JaegerBuilt() bool { return jaegerTool.built() }
 
 func (t tool) built() bool {
@@ -130,7 +130,7 @@ func (t tool) compile(ctx context.Context, dir, bin string, progress io.Writer) 
 	}
 }
 
-// countPackages tells how many packages the build consists of; 0 if that can't be told.
+// countPackages returns how many packages the build consists of; 0 if unknown.
 func (t tool) countPackages(ctx context.Context, dir string) int {
 	cmd := exec.CommandContext(ctx, "go", "list", "-deps", "-f", "{{.ImportPath}}", t.pkg)
 	cmd.Dir = dir

@@ -16,7 +16,7 @@ type Jaeger struct {
 	OTLPGRPC, OTLPHTTP string
 	// Query is the base URL of its query API. One that was built here answers only that; one from a release has the UI there too.
 	Query string
-	// HasUI tells which of the two it is.
+	// HasUI reports whether it has the real UI.
 	HasUI bool
 }
 
@@ -92,7 +92,7 @@ func StartJaeger(ctx context.Context, opts JaegerOptions) (*Jaeger, error) {
 	return j, nil
 }
 
-// answers tells whether a page is there.
+// answers reports whether a page is there.
 func answers(ctx context.Context, url string) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// TestLock wants the second to wait until the first is done, and to give up when its context ends.
+// TestLock requires the second to wait until the first is done, and to give up when its context ends.
 func TestLock(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "tool.lock")
 	unlock, err := lock(t.Context(), path, func() { t.Error("nobody else has it") })

@@ -81,7 +81,7 @@ func (p *Process) ExitCode() int { return p.cmd.ProcessState.ExitCode() }
 // Output is the last of what the program wrote.
 func (p *Process) Output() string { return p.out.String() }
 
-// Stop ends the program and waits until it is gone. It may be called more than once. The error tells that it had to be killed, or
+// Stop ends the program and waits until it is gone. It may be called more than once. The error says that it had to be killed, or
 // that it had failed before.
 func (p *Process) Stop() error { return p.StopWithin(stopTime) }
 

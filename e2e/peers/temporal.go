@@ -83,7 +83,7 @@ func StartTemporal(ctx context.Context, opts TemporalOptions) (*Process, error) 
 	}
 }
 
-// startOwn starts this repository's temporalserver, which tells its addresses when it is ready.
+// startOwn starts this repository's temporalserver, which prints its addresses when it is ready.
 func startOwn(ctx context.Context, opts TemporalOptions) (*Process, error) {
 	args := []string{"--until-stdin-closes", "--port", strconv.Itoa(opts.Port)}
 	if opts.DBFile != "" {

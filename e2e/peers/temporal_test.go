@@ -79,7 +79,7 @@ func TestTemporalEndsWithItsParent(t *testing.T) {
 	assertGone(t, p)
 }
 
-// TestStartTemporalReportsFailure wants the server's own words when it can't start, not a time-out.
+// TestStartTemporalReportsFailure requires the server's own words when it can't start, not a time-out.
 func TestStartTemporalReportsFailure(t *testing.T) {
 	l, err := net.Listen("tcp", net.JoinHostPort(Host, "0"))
 	if err != nil {
