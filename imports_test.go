@@ -60,7 +60,7 @@ func TestImports(t *testing.T) {
 		"go.temporal.io/api":             {[]string{"internal/history", "internal/rewrite", "internal/scan", "internal/survey", "internal/server", "internal/tasks", "internal/upstream", "internal/codecserver"}, "crypto and policy know no message"},
 		"go.temporal.io/sdk":             {nil, "the product needs no SDK"},
 		"go.temporal.io/server":          {nil, "the product needs no server"},
-		"github.com/lestrrat-go/jwx/":    {[]string{"internal/auth"}, "who a token stands for has one answer, whichever door it comes to"},
+		"github.com/lestrrat-go/jwx/":    {[]string{"internal/auth"}, "who a token stands for has one answer at every API"},
 		"github.com/klauspost/compress/": {[]string{"internal/crypto", "internal/foreign"}, "only an envelope is compressed"},
 	}
 	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}}{{range .Imports}} {{.}}{{end}}`, "./cmd/...", "./internal/...").CombinedOutput()

@@ -17,7 +17,7 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// coldCase is what the first history costs a process that knows none of its data keys, beside later ones.
+// coldCase is what the first history costs a process that has none of its data keys, beside later ones.
 type coldCase struct {
 	name       string
 	starts     int

@@ -120,7 +120,7 @@ func fetch(url string) (string, bool) {
 	return string(body), answer.StatusCode == http.StatusOK
 }
 
-// post URL STATUS BODY FILE [HEADER] sends JSON in namespace clinic, wants that status, and keeps the answer.
+// post URL STATUS BODY FILE [HEADER] sends JSON in namespace clinic, requires that status, and keeps the answer.
 func post(ts *testscript.TestScript, _ bool, args []string) {
 	request, err := http.NewRequest(http.MethodPost, args[0], strings.NewReader(args[2]))
 	ts.Check(err)

@@ -176,7 +176,7 @@ func TestAbuse(t *testing.T) {
 	if !testing.Short() && os.Getenv(onlyVariable) == "" && all.calls < leastCalls {
 		t.Errorf("%d good calls, fewer than %d", all.calls, leastCalls)
 	}
-	// A short form runs on machines that do other things as well: it prints the latency, and does not judge it.
+	// A short form runs on machines that do other things as well: it prints the latency, and does not assert on it.
 	if !testing.Short() && (all.p99 > mostP99 || factor > p99Factor) {
 		t.Errorf("p99 of good calls is %v, %.1f times that without an attack", all.p99, factor)
 	}

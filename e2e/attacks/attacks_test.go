@@ -1,6 +1,6 @@
 // Package attacks tries to get at clear text that is somebody else's, on a real Temporal server: a ciphertext stolen from the
 // database is put into every place that a caller can write, in its own namespace and in another, and callers without rights read
-// through every door there is. All that an attacker is answered is searched for the secrets.
+// through every API. All that an attacker is answered is searched for the secrets.
 //
 // An attack that could not be carried out fails its test: it would prove nothing.
 package attacks
@@ -73,7 +73,7 @@ response contains {"action": "open"} if {
 }
 `
 
-// summary is what the last line tells.
+// summary is what the last line prints.
 var summary struct {
 	sync.Mutex
 	tried, succeeded int
@@ -222,8 +222,8 @@ func (p *party) told() []byte {
 	return all
 }
 
-// judge counts an attack, and fails its test if the attacker was told a secret.
-func (b *bench) judge(t *testing.T, attack string, p *party, outcome string) {
+// record counts an attack, and fails its test if the attacker received a secret.
+func (b *bench) record(t *testing.T, attack string, p *party, outcome string) {
 	t.Helper()
 	sweep := harness.NewSweep(b.canaries)
 	sweep.Bytes("the "+p.name+"'s answers", p.told())
@@ -265,7 +265,7 @@ func TestAttacksOnRawHistory(t *testing.T) {
 		if err == nil {
 			t.Errorf("the %s got a raw history", attacker)
 		}
-		b.judge(t, "a raw history", p, refusal(err))
+		b.record(t, "a raw history", p, refusal(err))
 	}
 	worker := b.as(t, "worker", victims)
 	a, err := worker.GetWorkflowExecutionHistory(worker.ctx, &workflowservice.GetWorkflowExecutionHistoryRequest{Namespace: victims, Execution: execution("ward")})

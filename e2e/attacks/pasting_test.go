@@ -382,7 +382,7 @@ func (p *party) reads(id string) map[string]error {
 	return errs
 }
 
-// refusedTask completes a task. Where the proxy refuses that, it has the task fail: the history tells why, and the worker hears that
+// refusedTask completes a task. Where the proxy refuses that, it has the task fail: the history says why, and the worker hears that
 // its task is gone.
 func (p *party) refusedTask(id string, command *commandpb.Command) error {
 	err := p.complete(p.task(id), command)
@@ -419,7 +419,7 @@ func (p *party) withQuery(id string, args *commonpb.Payloads, answer *workflowse
 	p.answerQuery(id, answer)
 	err := <-asked
 	if answer.CompletedType == enumspb.QUERY_RESULT_TYPE_FAILED && status.Code(err) == codes.InvalidArgument {
-		return nil // that is how a failed query is told
+		return nil // a failed query is answered so
 	}
 	return err
 }
@@ -523,13 +523,13 @@ func pasting(t *testing.T, b *bench) {
 				} else if !b.loot.in(p.told()) {
 					t.Error("what was pasted did not come back at all: this attack proves nothing")
 				}
-				b.judge(t, "paste: "+name, p, outcome)
+				b.record(t, "paste: "+name, p, outcome)
 			})
 		}
 	}
 }
 
-// in tells if a ciphertext, in one of its forms, is within what somebody was told.
+// in reports whether a ciphertext, in one of its forms, is within an answer.
 func (l loot) in(told []byte) bool {
 	for _, form := range [][]byte{l.payload.Data, l.members.Metadata["sealed.v1"], l.failure.Data, []byte(l.text)} {
 		if bytes.Contains(told, form) || bytes.Contains(told, []byte(base64.StdEncoding.EncodeToString(form))) {

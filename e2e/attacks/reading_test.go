@@ -29,16 +29,16 @@ func batchSignal(input *commonpb.Payload) *batchpb.BatchOperationSignal {
 	return &batchpb.BatchOperationSignal{Signal: "any", Input: list(input), Identity: "test"}
 }
 
-// door is a way to read what is in a namespace.
-type door struct {
+// api is a way to read what is in a namespace.
+type api struct {
 	name string
 	read func(p *party) error
 	// whole: nothing at all is handed out to somebody without rights; elsewhere the answer comes with ciphertext in it.
 	whole bool
 }
 
-// doors read what robVictim has put there. They are called by everybody, the worker included.
-var doors = []door{
+// apis read what robVictim has put there. They are called by everybody, the worker included.
+var apis = []api{
 	{"list", func(p *party) error {
 		_, err := p.ListWorkflowExecutions(p.ctx, &workflowservice.ListWorkflowExecutionsRequest{Namespace: victims})
 		return err
@@ -102,10 +102,10 @@ var doors = []door{
 }
 
 // reading has the stranger, who may open nothing, the clerk, who may open what was sealed with another key, and the thief, who
-// does not even reach the namespace, go through every door.
+// does not even reach the namespace, go through every API.
 func reading(t *testing.T, b *bench) {
 	for _, attacker := range []string{"stranger", "clerk", "thief"} {
-		for _, d := range doors {
+		for _, d := range apis {
 			t.Run(attacker+"/"+d.name, func(t *testing.T) {
 				p := b.as(t, attacker, victims)
 				err := d.read(p)
@@ -123,7 +123,7 @@ func reading(t *testing.T, b *bench) {
 				case !bytes.Contains(p.told(), []byte("sealed.v1")):
 					t.Error("there is nothing sealed in the answer: this attack proves nothing")
 				}
-				b.judge(t, "read: "+d.name, p, outcome)
+				b.record(t, "read: "+d.name, p, outcome)
 			})
 		}
 		t.Run(attacker+"/query", func(t *testing.T) { b.readsAQuery(t, attacker) })
@@ -155,7 +155,7 @@ func (b *bench) readsAQuery(t *testing.T, attacker string) {
 			t.Error("there is nothing sealed in the answer: this attack proves nothing")
 		}
 	}
-	b.judge(t, "read: answer to a query", p, outcome)
+	b.record(t, "read: answer to a query", p, outcome)
 }
 
 // polls takes the tasks of the victim's workers. The attacker gets none, and the worker gets them still.
@@ -173,12 +173,12 @@ func (b *bench) polls(t *testing.T, attacker string) {
 	if err != nil {
 		outcome = refusal(err)
 	}
-	b.judge(t, "read: poll for a workflow task", p, outcome)
+	b.record(t, "read: poll for a workflow task", p, outcome)
 	w.task(id)
 	w.knows(t, b, "input of "+id)
 }
 
-// pollsActivities takes the victim's activity. The attacker gets none; it is set aside where people see it, and goes on from there.
+// pollsActivities takes the victim's activity. The attacker gets none; it is paused where people see it, and goes on from there.
 func (b *bench) pollsActivities(t *testing.T, attacker string) {
 	w, p := b.as(t, "worker", victims), b.as(t, attacker, victims)
 	id := "activity-for-the-" + attacker
@@ -196,7 +196,7 @@ func (b *bench) pollsActivities(t *testing.T, attacker string) {
 	} else {
 		must[any](t, "unpause it")(w.UnpauseActivity(w.ctx, &workflowservice.UnpauseActivityRequest{Namespace: victims, Execution: execution(id), Activity: &workflowservice.UnpauseActivityRequest_Id{Id: "1"}}))
 	}
-	b.judge(t, "read: poll for an activity", p, outcome)
+	b.record(t, "read: poll for an activity", p, outcome)
 	w.activityTask(id)
 	w.knows(t, b, "input of "+id)
 }
@@ -219,16 +219,16 @@ func (b *bench) resets(t *testing.T, attacker string) {
 	if status.Code(err) != codes.PermissionDenied {
 		t.Errorf("%v", err)
 	}
-	b.judge(t, "read: reset, and the new run's history", p, outcome)
+	b.record(t, "read: reset, and the new run's history", p, outcome)
 }
 
-// batches signals the victim's workflows in bulk, and reads what is told of that.
+// batches signals the victim's workflows in bulk, and reads what the server answers about that.
 func (b *bench) batches(t *testing.T, attacker string) {
 	p := b.as(t, attacker, victims)
 	id := "batch-by-the-" + attacker
 	_, err := p.StartBatchOperation(p.ctx, &workflowservice.StartBatchOperationRequest{Namespace: victims, JobId: id, Reason: "x", Executions: []*commonpb.WorkflowExecution{execution("ward")},
 		Operation: &workflowservice.StartBatchOperationRequest_SignalOperation{SignalOperation: batchSignal(value("x"))}})
-	outcome := "nothing is told of payloads"
+	outcome := "the answers hold no payloads"
 	if attacker == "thief" {
 		if status.Code(err) != codes.PermissionDenied {
 			t.Errorf("the thief reaches the namespace: %v", err)
@@ -239,7 +239,7 @@ func (b *bench) batches(t *testing.T, attacker string) {
 		must[any](t, "describe it")(p.DescribeBatchOperation(p.ctx, &workflowservice.DescribeBatchOperationRequest{Namespace: victims, JobId: id}))
 		must[any](t, "list them")(p.ListBatchOperations(p.ctx, &workflowservice.ListBatchOperationsRequest{Namespace: victims}))
 	}
-	b.judge(t, "read: batch operation", p, outcome)
+	b.record(t, "read: batch operation", p, outcome)
 }
 
 // startsEagerly asks for the first task of a workflow that exists already, which then is the victim's.
@@ -257,7 +257,7 @@ func (b *bench) startsEagerly(t *testing.T, attacker string) {
 	} else if a.EagerWorkflowTask != nil {
 		t.Error("the attacker was handed a task")
 	}
-	b.judge(t, "read: eager start", p, outcome)
+	b.record(t, "read: eager start", p, outcome)
 	w.task(id)
 	w.knows(t, b, "input of "+id)
 }
@@ -310,13 +310,13 @@ func (b *bench) misnames(t *testing.T) {
 		if code := status.Code(err); code != codes.PermissionDenied && code != codes.InvalidArgument {
 			t.Errorf("%s: %v", name, err)
 		}
-		b.judge(t, "reach: "+name, p, refusal(err))
+		b.record(t, "reach: "+name, p, refusal(err))
 	}
 	namespaces := must[*workflowservice.ListNamespacesResponse](t, "list namespaces")(p.ListNamespaces(p.ctx, &workflowservice.ListNamespacesRequest{}))
 	if len(namespaces.Namespaces) != 1 || namespaces.Namespaces[0].NamespaceInfo.Name != thiefs {
-		t.Errorf("the thief is told of the namespaces %v", namespaces.Namespaces)
+		t.Errorf("the thief receives the namespaces %v", namespaces.Namespaces)
 	}
-	b.judge(t, "reach: list of namespaces", p, "its own alone")
+	b.record(t, "reach: list of namespaces", p, "its own alone")
 }
 
 // reachesOver has a workflow of the thief's act in the victim's namespace, which the server would let it.
@@ -338,7 +338,7 @@ func (b *bench) reachesOver(t *testing.T) {
 		if status.Code(err) != codes.PermissionDenied || !strings.Contains(err.Error(), "does not reach") {
 			t.Errorf("%s: %v", name, err)
 		}
-		b.judge(t, "reach: "+name+" in another namespace", p, refusal(err))
+		b.record(t, "reach: "+name+" in another namespace", p, refusal(err))
 	}
 	for _, e := range d.events("ward") {
 		if e.GetWorkflowExecutionSignaledEventAttributes().GetSignalName() == "planted" || e.GetWorkflowExecutionCancelRequestedEventAttributes() != nil {
@@ -350,10 +350,10 @@ func (b *bench) reachesOver(t *testing.T) {
 	}
 }
 
-// honest has the worker go through the same doors, after all of that, and find its secrets.
+// honest has the worker go through the same APIs, after all of that, and find its secrets.
 func honest(t *testing.T, b *bench) {
 	w := b.as(t, "worker", victims)
-	for _, d := range doors {
+	for _, d := range apis {
 		before := len(b.recorded(t))
 		if err := d.read(w); err != nil {
 			t.Errorf("%s: %v", d.name, err)

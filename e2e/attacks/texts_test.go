@@ -155,7 +155,7 @@ func (b *bench) shipped(t *testing.T) *bench {
 	return other
 }
 
-// until reads a place until the reader is told a text, and reports whether that came.
+// until reads a place until the reader receives a text, and reports whether that came.
 func (p *party) until(read func(*party, string), id string, texts ...string) bool {
 	for range 150 {
 		read(p, id)
@@ -208,7 +208,7 @@ func TestAttacksOnTexts(t *testing.T) {
 				t.Error(err)
 			}
 			reader.name = "reader"
-			b.judge(t, "careless: "+name, reader, outcome)
+			b.record(t, "careless: "+name, reader, outcome)
 		})
 	}
 	t.Run("a guess next to a secret", func(t *testing.T) { guessing(t, b) })
@@ -244,7 +244,7 @@ func guessing(t *testing.T, b *bench) {
 		outcome = "guesses can be told apart"
 	}
 	reader.name = "reader"
-	b.judge(t, "a guess next to a secret, by its length", reader, outcome)
+	b.record(t, "a guess next to a secret, by its length", reader, outcome)
 	if apart {
 		summary.Lock()
 		summary.succeeded++

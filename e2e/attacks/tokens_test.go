@@ -108,7 +108,7 @@ func lying(t *testing.T, b *bench) {
 			if last := events[len(events)-1].EventType; last != enumspb.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED {
 				t.Errorf("the history ends with %s: the attack could not be carried out", last)
 			}
-			b.judge(t, "token: "+name, d, "the result is sealed")
+			b.record(t, "token: "+name, d, "the result is sealed")
 		})
 	}
 	t.Run("honest", func(t *testing.T) {
@@ -181,6 +181,6 @@ func leading(t *testing.T, b *bench) {
 		if err == nil || !strings.Contains(err.Error(), "Nexus endpoint") {
 			t.Errorf("%s: the answer to a standalone operation is %v", endpoint, err)
 		}
-		b.judge(t, "endpoint: "+endpoint, p, refusal(err))
+		b.record(t, "endpoint: "+endpoint, p, refusal(err))
 	}
 }

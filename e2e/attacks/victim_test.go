@@ -244,7 +244,7 @@ func (b *bench) steal(t *testing.T, w *party) loot {
 		string(l.failure.GetMetadata()["encoding"]) != "binary/sealed.v1" || l.text == "" {
 		t.Fatalf("this is no loot: %v, %v, %v, %q", l.payload, l.members, l.failure, l.text)
 	}
-	b.judge(t, "reads all that the server holds", d, "ciphertext")
+	b.record(t, "reads all that the server holds", d, "ciphertext")
 	return l
 }
 
@@ -281,7 +281,7 @@ func (p *party) events(id string) []*historypb.HistoryEvent {
 	return events
 }
 
-// knows checks that a party was told the secrets of these sites: the sweep that finds nothing elsewhere finds them here.
+// knows checks that a party received the secrets of these sites: the sweep that finds nothing elsewhere finds them here.
 func (p *party) knows(t *testing.T, b *bench, sites ...string) {
 	t.Helper()
 	told := p.told()

@@ -199,7 +199,7 @@ func TestNothingSecretIsTold(t *testing.T) {
 	for _, secret := range []string{"CANARY", "SECRET"} {
 		for where, text := range map[string]string{"the log": log, "the metrics": metrics, "an error": told.String()} {
 			if i := strings.Index(text, secret); i >= 0 {
-				t.Errorf("%s tells a secret: ...%s...", where, text[max(0, i-200):min(len(text), i+100)])
+				t.Errorf("%s contains a secret: ...%s...", where, text[max(0, i-200):min(len(text), i+100)])
 			}
 		}
 	}

@@ -212,7 +212,7 @@ func TestCodecServerObeysThePolicy(t *testing.T) {
 	of := sealed("reading", "w")
 	equal(
 		t,
-		"a payload whose workflow type nobody tells",
+		"a payload whose workflow type is not known",
 		r.codecServer(t, page{headers: in("reading"), payloads: []*commonpb.Payload{of}}).payloads[0],
 		of,
 	)

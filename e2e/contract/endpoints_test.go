@@ -115,7 +115,7 @@ func TestNexusOperationsMeetBothPolicies(t *testing.T) {
 		t.Errorf("an input for its own namespace is %s", got.Data)
 	}
 	if got := scheduled(t, call("parts", "unheard-of", doc)); strings.Contains(string(blackbox.Marshal(got)), `"A7"`) {
-		t.Errorf("an input for an endpoint that nobody knows stays readable in part: %s", got.Data)
+		t.Errorf("an input for an unknown endpoint stays readable in part: %s", got.Data)
 	}
 	for _, endpoint := range []string{"unheard-of", "web", strings.Repeat("e", 5000)} {
 		r.isSealed(t, "an input for the endpoint "+endpoint[:3], "passing", scheduled(t, call("passing", endpoint, clear)), clear)
@@ -126,7 +126,7 @@ func TestNexusOperationsMeetBothPolicies(t *testing.T) {
 	}
 	equal(t, "a standalone operation for a namespace that passes it too", started("to-passing"), clear)
 	r.isSealed(t, "a standalone operation for a namespace that seals", "passing", started("to-sealing"), clear)
-	r.isSealed(t, "a standalone operation for an endpoint that nobody knows", "passing", started("unheard-of"), clear)
+	r.isSealed(t, "a standalone operation for an unknown endpoint", "passing", started("unheard-of"), clear)
 	r.standalone(t, r.client, "", "passing", "to-guarded", listed).wantAmong(t, "", "StartNexusOperationExecution")
 }
 
@@ -140,7 +140,7 @@ func TestTheConfigNamesNamespacesOfNexusEndpoints(t *testing.T) {
 		scheduled(t, r.operation(t, r.client, "", "passing", "named", clear, refused)), clear)
 	equal(t, "an input for a namespace that passes it too",
 		scheduled(t, r.operation(t, r.client, "", "passing", "gateway", clear, refused)), clear)
-	r.isSealed(t, "an input for an endpoint that nobody knows", "passing",
+	r.isSealed(t, "an input for an unknown endpoint", "passing",
 		scheduled(t, r.operation(t, r.client, "", "passing", "to-sealing", clear, refused)), clear)
 	limited := r.dial(t, 1)
 	scheduled(t, r.operation(t, limited, ownToken, "own-1", "gateway", clear, refused))

@@ -392,7 +392,7 @@ func TestNothingIsSealedThatCannotBeUnwrapped(t *testing.T) {
 }
 
 // A namespace whose policy does not load at the start is held: the platform's rules alone could pass in clear what the
-// namespace wants sealed. Others go on, and a change of other files changes nothing about it.
+// namespace requires sealed. Others go on, and a change of other files changes nothing about it.
 func TestANamespaceWithoutItsPolicyIsHeld(t *testing.T) {
 	t.Parallel()
 	broken := setup{policy: "package temporal\n\n" + passRule, namespaces: map[string]string{"shop": "request contains {"}}

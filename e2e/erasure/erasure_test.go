@@ -47,7 +47,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// is tells a case.
+// is records one case.
 func (c *clinic) is(what string, err error) {
 	c.Helper()
 	tally.cases++
@@ -209,11 +209,11 @@ func (c *clinic) wake(run client.WorkflowRun) {
 	})
 }
 
-// reads reads all of a patient by every door: each value has to hold a text, and nothing the other one.
+// reads reads all of a patient by every API: each value has to hold a text, and nothing the other one.
 func (c *clinic) reads(p *patient, text, not string) (failed error) {
-	add := func(door, workflow string, list []*commonpb.Payload, err error) {
+	add := func(api, workflow string, list []*commonpb.Payload, err error) {
 		if err = errors.Join(err, each(list, text, not)); err != nil {
-			failed = errors.Join(failed, fmt.Errorf("%s, %s: %w", door, workflow, err))
+			failed = errors.Join(failed, fmt.Errorf("%s, %s: %w", api, workflow, err))
 		}
 	}
 	for i, run := range p.runs {

@@ -101,7 +101,7 @@ func TestDrain(t *testing.T) {
 
 	told = time.Now()
 	signal(t, p, syscall.SIGTERM)
-	eventually(t, "/readyz tells", func() bool {
+	eventually(t, "/readyz says so", func() bool {
 		code, _, err := p.Get("/readyz")
 		return err == nil && code == http.StatusServiceUnavailable
 	})
@@ -144,7 +144,7 @@ func names(c *harness.Collector) (names []string) {
 	return names
 }
 
-// watchGoAway connects, and tells when the proxy says goodbye.
+// watchGoAway connects, and reports when the proxy sends GOAWAY.
 func watchGoAway(t *testing.T, address string) <-chan struct{} {
 	t.Helper()
 	conn, err := net.Dial("tcp", address)
@@ -219,7 +219,7 @@ func TestPollEndsWithItsCaller(t *testing.T) {
 	p.well(t)
 }
 
-// A proxy that is told to end while its key service and its frontend say nothing ends all the same, within drain.time.
+// A proxy that receives SIGTERM while its key service and its frontend are silent still ends, within drain.time.
 func TestDrainWithASilentFrontend(t *testing.T) {
 	f := startFrontend(t)
 	p := startProxy(t, f.address, "drain: {time: 2s}\n")

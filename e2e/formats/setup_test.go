@@ -143,7 +143,7 @@ type header map[string]string
 
 func (h header) GetHeaders(context.Context) (map[string]string, error) { return h, nil }
 
-// admission takes a patient in, waits for a signal, and tells both that it knows.
+// admission takes a patient in, waits for a signal, and returns both.
 func admission(ctx workflow.Context, patient string) (string, error) {
 	err := workflow.SetQueryHandler(ctx, "chart", func() (string, error) { return "", errors.New("no chart of " + patient) })
 	if err != nil {

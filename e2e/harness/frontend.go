@@ -34,7 +34,7 @@ func (s *Sweep) Recorder(where string) grpc.UnaryClientInterceptor {
 	}
 }
 
-// Frontend asks the server itself, past any proxy, for all that it tells about a namespace: every workflow with
+// Frontend asks the server itself, past any proxy, for all that it returns about a namespace: every workflow with
 // its history, forwards and backwards, every schedule, batch, standalone activity and Nexus endpoint. The
 // connection must carry the sweep's Recorder: what comes back is searched there.
 func Frontend(ctx context.Context, conn *grpc.ClientConn, namespace string) error {

@@ -7,8 +7,8 @@ import (
 	"github.com/temporal-seal/temporal-seal/e2e/peers"
 )
 
-// StartTemporal is peers.StartTemporal for tests: the first build of the server takes minutes, and whoever waits is told
-// on standard error how it goes.
+// StartTemporal is peers.StartTemporal for tests: the first build of the server takes minutes, and lines
+// on standard error show the progress.
 func StartTemporal(ctx context.Context, o peers.TemporalOptions) (*peers.Process, error) {
 	if o.Binary == "" && os.Getenv("TEMPORAL_SERVER_BIN") == "" {
 		bin, err := peers.BuildTemporal(ctx, os.Stderr)

@@ -57,7 +57,7 @@ func TestOutage(t *testing.T) {
 			}
 			opens(t, warm, "default", id, plain("before"))
 
-			// The caller is told before his own deadline ends the call, so that he learns what it was.
+			// The caller receives the error before their own deadline ends the call, so that they learn the cause.
 			soon := func() context.Context {
 				ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 				t.Cleanup(cancel)

@@ -65,7 +65,7 @@ func (s *Server) SetAlias(alias, keyID string) {
 	s.aliases[alias] = keyID
 }
 
-// HasAlias tells if "alias/name" points to a key.
+// HasAlias reports whether "alias/name" points to a key.
 func (s *Server) HasAlias(alias string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -253,7 +253,7 @@ func (s *Server) decrypt(region string, in *keyRequest) (any, error) {
 	}, nil
 }
 
-// openBlob follows AWS in what it tells about a blob: one whose key the caller can't see is "access denied",
+// openBlob follows AWS in what it reveals about a blob: one whose key the caller can't see is "access denied",
 // whether that key exists or not; everything wrong with the blob itself has an error without a message.
 func (s *Server) openBlob(region, keyID string, blob []byte, context map[string]string) (*key, []byte, error) {
 	id, err := blobKeyID(blob)

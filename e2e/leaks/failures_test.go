@@ -162,7 +162,7 @@ func failedTask(e *env) {
 	}
 }
 
-// workflowRetry: the next attempt of a workflow is told the last one's failure.
+// workflowRetry: the next attempt of a workflow receives the last one's failure.
 func workflowRetry(e *env) {
 	message, detail := e.secret("failure of the first attempt"), e.secret("its details")
 	e.worker(flow("Again", func(ctx workflow.Context) ([]string, error) {

@@ -20,7 +20,7 @@ func init() {
 }
 
 // large sends values that the server takes in clear and would refuse for what sealing adds to them. Workers of the Go
-// SDK keep to the limits that the namespace tells, which the proxy lowers by what it adds; its clients do not ask, as
+// SDK keep to the limits that the namespace announces, which the proxy lowers by what it adds; its clients do not ask, as
 // the Java SDK's workers don't.
 func large(e *env) {
 	const limit = 2 << 20

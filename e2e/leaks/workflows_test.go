@@ -71,7 +71,7 @@ func continueAsNew(e *env) {
 	e.same("memo of the next run", got, note)
 }
 
-// cron: each run is told the last result, and after a failure that one too.
+// cron: each run receives the last result, and after a failure that one too.
 func cron(e *env) {
 	result, message := e.secret("result"), e.secret("failure")
 	seen := make(chan string, 100)

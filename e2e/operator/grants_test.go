@@ -54,7 +54,7 @@ func (s *site) sealedIn(p *proxy, namespace, text string) *commonpb.Payload {
 	return started.Input.Payloads[0]
 }
 
-// history returns the events of a workflow as an address tells them.
+// history returns the events of a workflow as an address returns them.
 func (s *site) history(address, namespace, id string) []*historypb.HistoryEvent {
 	s.Helper()
 	h, err := s.raw(address).GetWorkflowExecutionHistory(s.Context(), &workflowservice.GetWorkflowExecutionHistoryRequest{

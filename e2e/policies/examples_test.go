@@ -129,7 +129,7 @@ func byType(e *example) {
 	}
 
 	e.signal("dunning-SendMail", in)
-	e.is("a signal, whose workflow's type nobody tells", e.stored("dunning-SendMail").signal, "sealed with default", e.read("dunning-SendMail").signal, in)
+	e.is("a signal, whose workflow's type is not known", e.stored("dunning-SendMail").signal, "sealed with default", e.read("dunning-SendMail").signal, in)
 }
 
 func (e *example) signal(id string, p *commonpb.Payload) {
@@ -218,7 +218,7 @@ func searchAttributes(e *example) {
 			e.Errorf("%s: %v", id, err)
 		}
 		if err != nil && (!strings.Contains(err.Error(), "a search attribute must not hold a token") || strings.Contains(err.Error(), token)) {
-			e.Errorf("the caller is told %v", err)
+			e.Errorf("the caller receives %v", err)
 		}
 		_, err = e.history(e.direct, e.context(), id)
 		if forwarded := status.Code(err) != codes.NotFound; forwarded != (want == codes.OK) {

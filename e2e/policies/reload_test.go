@@ -132,7 +132,7 @@ func swap(t *testing.T, file, text string) {
 	}
 }
 
-// revision is the policy's in force, as /readyz tells it.
+// revision is that of the policy in force, from /readyz.
 func (e *example) revision() string {
 	e.Helper()
 	_, page, err := e.proxy.Get("/readyz")

@@ -191,7 +191,7 @@ func (e *example) activity(id, activityType string, input, result *commonpb.Payl
 	return work.Input.Payloads[0]
 }
 
-// history is what one side tells about a workflow.
+// history is what one side returns about a workflow.
 type history struct{ input, header, activityInput, result, signal *commonpb.Payload }
 
 func (e *example) history(c workflowservice.WorkflowServiceClient, ctx context.Context, id string) (history, error) {
@@ -254,7 +254,7 @@ func form(p *commonpb.Payload) string {
 	default:
 		return "clear"
 	}
-	// The key's name stands behind 31 bytes of header; the byte at 26 tells its length.
+	// The key's name stands behind 31 bytes of header; the byte at 26 is its length.
 	if len(envelope) < 31 || envelope[0] != 1 || len(envelope) < 31+int(envelope[26]) {
 		return "a broken envelope"
 	}

@@ -313,7 +313,7 @@ func outage(t *testing.T, key crypto.Provider, wrapped []byte) {
 	}
 }
 
-// concurrent: many callers seal and open at once, with a keyring that knows no data key yet.
+// concurrent: many callers seal and open at once, with a keyring that has no data key yet.
 func concurrent(t *testing.T, p *peer, key crypto.Provider) error {
 	callers := 10_000
 	if testing.Short() {

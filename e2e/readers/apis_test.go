@@ -32,15 +32,15 @@ const (
 	mixed       outcome = "something else"
 )
 
-// door is a way to read the payloads of one workflow.
-type door struct {
+// api is a way to read the payloads of one workflow.
+type api struct {
 	name string
 	// whole: what may not be read refuses the whole answer, since workers replay it.
 	whole bool
 	read  func(b *bench, namespace, workflow, token string) outcome
 }
 
-var doors = []door{
+var apis = []api{
 	{name: "gRPC history", whole: true, read: (*bench).readHistory},
 	{name: "gRPC describe", read: (*bench).readDescription},
 	{name: "codec server", read: (*bench).readCodec},
@@ -50,8 +50,8 @@ var doors = []door{
 // value is what stands in the payloads of a workflow.
 func value(namespace, workflow string) string { return "CANARY-" + namespace + "-" + workflow }
 
-// judge tells what a payload has become.
-func judge(p *commonpb.Payload, want string) outcome {
+// classify returns what a reader got of a payload.
+func classify(p *commonpb.Payload, want string) outcome {
 	switch encoding := string(p.GetMetadata()["encoding"]); {
 	case strings.Contains(encoding, "sealed"):
 		return ciphertext
@@ -138,7 +138,7 @@ func (b *bench) refusedBy(err error, workflow string) outcome {
 func (b *bench) judgeAll(payloads []*commonpb.Payload, namespace, workflow string) outcome {
 	var all []outcome
 	for _, p := range payloads {
-		all = append(all, judge(p, value(namespace, workflow)))
+		all = append(all, classify(p, value(namespace, workflow)))
 	}
 	return same(all...)
 }

@@ -29,7 +29,7 @@ func TestTypedIn(t *testing.T) {
 		t.Fatal(err)
 	}
 	fmt.Printf("%-44s stored as %s", what, all.check(b, what+", stored", b.judgeAll(sealed, "clinic", "typed"), ciphertext))
-	for _, d := range doors {
+	for _, d := range apis {
 		fmt.Printf(", %s: %s", d.name, all.check(b, what+", "+d.name, d.read(b, "clinic", "typed", doctor), opened))
 	}
 	fmt.Println()

@@ -30,8 +30,8 @@ var people = []rights{
 	{person{"star", []string{"doctors"}, []string{"*", "cl*"}}, noReach, noReach, noReach, noReach},
 }
 
-// wanted is what a verdict comes to behind a door.
-func wanted(verdict string, d door) outcome {
+// wanted is what a verdict comes to at an API.
+func wanted(verdict string, d api) outcome {
 	switch verdict {
 	case "open":
 		return opened
@@ -70,7 +70,7 @@ func TestReaders(t *testing.T) {
 	b.startWorkflows()
 	y := &all
 	fmt.Printf("%-23s %-8s %-8s %-9s", "who", "where", "key", "verdict")
-	for _, d := range doors {
+	for _, d := range apis {
 		fmt.Printf(" %-14s", d.name)
 	}
 	fmt.Println()
@@ -81,7 +81,7 @@ func TestReaders(t *testing.T) {
 			{"payroll", "record", "phi", p.payrollPHI}, {"payroll", "note", "default", p.payrollDefault},
 		} {
 			fmt.Printf("%-23s %-8s %-8s %-9s", p.name, c.namespace, c.key, c.verdict)
-			for _, d := range doors {
+			for _, d := range apis {
 				got := d.read(b, c.namespace, c.workflow, token)
 				fmt.Printf(" %-14s", y.check(b, strings.Join([]string{p.name, c.namespace, c.workflow, d.name}, ", "), got, wanted(c.verdict, d)))
 			}
@@ -96,7 +96,7 @@ func TestReaders(t *testing.T) {
 	}
 }
 
-// startWorkflows stores two values in each namespace, by the door of workers: as input and as memo.
+// startWorkflows stores two values in each namespace, by the workers' API: as input and as memo.
 func (b *bench) startWorkflows() {
 	b.Helper()
 	ctx, cancel := b.context()
@@ -141,7 +141,7 @@ func (b *bench) badTokens(y *tally) {
 		{"wrong kid", signed(key, head("ES256", "k9"), b.issuer.claims(doctor, nil))},
 	} {
 		fmt.Printf("%-23s %-8s %-8s %-9s", "token: "+bad.what, "clinic", "default", "-")
-		for _, d := range doors {
+		for _, d := range apis {
 			got := d.read(b, "clinic", "note", bad.token)
 			fmt.Printf(" %-14s", y.check(b, "token "+bad.what+", "+d.name, got, refused))
 		}
@@ -166,7 +166,7 @@ func (b *bench) foreignCiphertext(y *tally) {
 	fmt.Printf("%-23s %-8s %-8s %-9s %-14s %-14s %-14s\n", "stolen from clinic", "payroll", "phi", "-", "", "", y.check(b, "a stolen ciphertext", got, ciphertext))
 }
 
-// rotation changes the issuer's key. New tokens are taken at once by every door, and those of the key before no longer.
+// rotation changes the issuer's key. New tokens are taken at once by every API, and those of the key before no longer.
 func (b *bench) rotation(y *tally) {
 	b.Helper()
 	doctor := people[0].person
@@ -185,7 +185,7 @@ func (b *bench) rotation(y *tally) {
 		want        outcome
 	}{{"token: rotated key", after, opened}, {"token: key before", before, refused}} {
 		fmt.Printf("%-23s %-8s %-8s %-9s", c.what, "clinic", "default", "-")
-		for _, d := range doors {
+		for _, d := range apis {
 			fmt.Printf(" %-14s", y.check(b, c.what+", "+d.name, d.read(b, "clinic", "note", c.token), c.want))
 		}
 		fmt.Println()

@@ -1,4 +1,4 @@
-// Package readers reads the same values as different people through every door that there is: a history and a description by gRPC
+// Package readers reads the same values as different people through every API that there is: a history and a description by gRPC
 // with an SDK's client, the codec server over HTTP, the Temporal CLI with --codec-endpoint, and the Web UI in a browser. The
 // policy has one answer for all of them.
 package readers
@@ -43,7 +43,7 @@ func TestMain(m *testing.M) {
 
 const workerToken = "worker-secret-of-some-length"
 
-// bench is a Temporal server that stores ciphertext, the proxy before it, and all the doors.
+// bench is a Temporal server that stores ciphertext, the proxy before it, and all APIs.
 type bench struct {
 	*testing.T
 	issuer *issuer
@@ -55,7 +55,7 @@ type bench struct {
 	dir    string
 
 	ca      string // file of the authority that signed the codec server's certificate
-	spki    string // hash of the codec server's key, by which a browser is told to trust it
+	spki    string // hash of the codec server's key, by which a browser trusts it
 	https   *http.Client
 	workers client.Client // in namespace clinic
 }

@@ -44,7 +44,7 @@ func visit(ctx workflow.Context, _ map[string]string) (map[string]string, error)
 	return map[string]string{"outcome": inResult}, nil
 }
 
-// watch tells how the patient is, and does not end by itself.
+// watch answers how the patient is, and does not end by itself.
 func watch(ctx context.Context) error {
 	activity.RecordHeartbeat(ctx, inHeartbeat)
 	select {
@@ -166,7 +166,7 @@ func (b *bench) ciphertextMark() string {
 	ctx, cancel := b.context()
 	defer cancel()
 	sealed, err := stored(ctx, b.dial(b.server.Address, "clinic", ""), "visit-completed")
-	if err != nil || len(sealed) == 0 || judge(sealed[0], "") != ciphertext {
+	if err != nil || len(sealed) == 0 || classify(sealed[0], "") != ciphertext {
 		b.Fatalf("the server stores %v, %v", sealed, err)
 	}
 	return base64.StdEncoding.EncodeToString(sealed[0].Data)[:16]

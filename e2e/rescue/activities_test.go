@@ -46,7 +46,7 @@ func once(timeout time.Duration) workflow.ActivityOptions {
 	return workflow.ActivityOptions{StartToCloseTimeout: timeout, RetryPolicy: &temporal.RetryPolicy{MaximumAttempts: 1}}
 }
 
-// act registers an activity that tells its attempt.
+// act registers an activity that returns its attempt.
 func act(fn any) func(worker.Registry) {
 	return func(r worker.Registry) { r.RegisterActivityWithOptions(fn, activity.RegisterOptions{Name: "Act"}) }
 }

@@ -22,7 +22,7 @@ const (
 	tooLarge  = "its answer is too large once it is sealed"
 )
 
-// scenario is one row of the table: it makes a task of a kind suffer a cause, and tells what the server shows. The text
+// scenario is one row of the table: it makes a task of a kind suffer a cause, and returns what the server shows. The text
 // has no times and counts that vary.
 type scenario struct {
 	task, cause string

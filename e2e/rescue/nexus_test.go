@@ -42,7 +42,7 @@ func (s *site) serve(r worker.Registry) {
 	r.(worker.Worker).RegisterNexusService(service)
 }
 
-// caller is a workflow that starts operations that fail, one after the other, and then a good one. It tells why they
+// caller is a workflow that starts operations that fail, one after the other, and then a good one. It returns why they
 // failed. It does not read the good one's result, which the test of a caller past the proxy could not.
 func caller(endpoint string, bad any, times int) func(workflow.Context) (string, error) {
 	return func(ctx workflow.Context) (string, error) {

@@ -21,7 +21,7 @@ var polls = []scenario{
 	{"any, before it is handed out", "one of the namespace's keys out of reach, after something has used it", true, "", oneKeyHeld},
 	{"any, with autoscaled pollers", outage, true, "", pollersStay},
 	{"any, before it is handed out", "keys out of reach, and its worker shuts down", true, "", pollsReleased},
-	{"workflow task, each attempt", "the token tells the attempt", false, "", tokenTellsAttempt},
+	{"workflow task, each attempt", "the token contains the attempt", false, "", tokenHasAttempt},
 }
 
 // pollsHeld polls in a namespace of which the proxy has no key yet.
@@ -119,14 +119,14 @@ func pollsReleased(s *site) string {
 	return "ShutdownWorker ends the worker's held polls at once"
 }
 
-// tokenTellsAttempt: the proxy reads the attempt of a worker's answer from there.
-func tokenTellsAttempt(s *site) string {
+// tokenHasAttempt: the proxy reads the attempt of a worker's answer from there.
+func tokenHasAttempt(s *site) string {
 	s.begin(s.client)
 	c := s.raw(s.proxy.Address)
 	last := int32(0)
 	for range 3 {
 		t := s.poll(c)
-		s.want(attemptIn(t.GetTaskToken()) == uint64(t.GetAttempt()) && t.GetAttempt() > last, "the token tells %d, the task %d, after attempt %d", attemptIn(t.GetTaskToken()), t.GetAttempt(), last)
+		s.want(attemptIn(t.GetTaskToken()) == uint64(t.GetAttempt()) && t.GetAttempt() > last, "the token has attempt %d, the task %d, after attempt %d", attemptIn(t.GetTaskToken()), t.GetAttempt(), last)
 		last = t.GetAttempt()
 		_, err := c.RespondWorkflowTaskFailed(s.Context(), &workflowservice.RespondWorkflowTaskFailedRequest{Namespace: namespace, TaskToken: t.GetTaskToken(), Cause: enumspb.WORKFLOW_TASK_FAILED_CAUSE_WORKFLOW_WORKER_UNHANDLED_FAILURE})
 		s.ok(err)

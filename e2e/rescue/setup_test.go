@@ -384,7 +384,7 @@ func (s *site) pending(want func(*workflowpb.PendingActivityInfo) bool) (found *
 	return found
 }
 
-// paused waits until the activity is, by the proxy, with a reason that tells what to do.
+// paused waits until the activity is, by the proxy, with a reason that says what to do.
 func (s *site) paused() *workflowpb.PendingActivityInfo {
 	s.Helper()
 	a := s.pending(func(a *workflowpb.PendingActivityInfo) bool {

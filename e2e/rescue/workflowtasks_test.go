@@ -104,7 +104,7 @@ func workflowTaskLost(s *site) string {
 	return "one WorkflowTaskFailed with the reason; Completed once the keys were back"
 }
 
-// timedOut tells if the server has lost a first attempt: it gives itself a second to hand a task out.
+// timedOut reports whether the server has lost a first attempt: it gives itself a second to hand a task out.
 func (s *site) timedOut() bool {
 	s.Helper()
 	for _, e := range s.happened(enumspb.EVENT_TYPE_WORKFLOW_TASK_TIMED_OUT) {
@@ -140,7 +140,7 @@ func workflowTaskNever(s *site) string {
 	return s.givenUp(1)
 }
 
-// onSticky tells if a workflow task was scheduled on the sticky queue of the worker that knows the workflow.
+// onSticky reports whether a workflow task was scheduled on the sticky queue of the worker that knows the workflow.
 func (s *site) onSticky() bool {
 	for _, e := range s.happened(enumspb.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED) {
 		if e.GetWorkflowTaskScheduledEventAttributes().GetTaskQueue().GetKind() == enumspb.TASK_QUEUE_KIND_STICKY {

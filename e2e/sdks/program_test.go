@@ -34,7 +34,7 @@ const endTime = 30 * time.Second
 type program struct {
 	*peers.Process
 	language, queue string
-	version         string // of the SDK, as the program tells it
+	version         string // of the SDK, as the program prints it
 	answers         chan answer
 }
 
@@ -75,7 +75,7 @@ func startProgram(language, address, namespace, queue string, log *harness.Log) 
 		for in := json.NewDecoder(bufio.NewReader(stdout)); ; {
 			var a answer
 			if err := in.Decode(&a); err != nil {
-				return // the program has ended, or printed what it should not: whoever waits is told that there is no answer
+				return // the program has ended, or printed what it should not: whoever waits learns that there is no answer
 			}
 			p.answers <- a
 		}
@@ -105,7 +105,7 @@ func (p *program) do(command string) ([]string, error) {
 	return a.Lines, nil
 }
 
-// end lets the worker shut down, for which it has some calls to make, and tells how that went.
+// end lets the worker shut down, for which it has some calls to make, and returns how that went.
 func (p *program) end() error {
 	if err := p.Input().Close(); err != nil {
 		return fmt.Errorf("%s: %w", p.language, err)

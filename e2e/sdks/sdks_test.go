@@ -224,7 +224,7 @@ func (b *bench) search(t *testing.T) (found int) {
 		t.Error(err)
 	}
 	if n, _ := frames.Count(); n > 0 {
-		t.Errorf("the server tells stack traces of workers behind the proxy:\n%s", frames.Report())
+		t.Errorf("the server returns stack traces of workers behind the proxy:\n%s", frames.Report())
 	}
 	if err := harness.Frontend(t.Context(), conn, directly); err != nil {
 		t.Error(err)

@@ -10,7 +10,7 @@ import (
 	"github.com/temporal-seal/temporal-seal/e2e/harness"
 )
 
-// TestReadmeNamesTheSDKs: the README tells the versions that the manifests pin.
+// TestReadmeNamesTheSDKs: the README has the versions that the manifests pin.
 func TestReadmeNamesTheSDKs(t *testing.T) {
 	var versions []string
 	for _, sdk := range []struct{ language, manifest, pin string }{

@@ -69,7 +69,7 @@ func TestMemoryIsClosed(t *testing.T) {
 	}
 }
 
-// copied puts the binary where another user may run it, into a folder of his.
+// copied puts the binary where another user may run it, into a folder of theirs.
 func copied(t *testing.T) (bin, dir string) {
 	t.Helper()
 	built, err := harness.BuildProxy()

@@ -141,7 +141,7 @@ func (w *world) dataKey(namespace string, p *commonpb.Payload) {
 	w.canaries.Add("data key of "+namespace, string(out.Plaintext))
 }
 
-// refused keeps what a caller is told, which names no place where keys are kept.
+// refused keeps the error that a caller receives, which names no place where keys are kept.
 func (w *world) refused(what string, err error) {
 	w.Helper()
 	if err == nil {
@@ -152,7 +152,7 @@ func (w *world) refused(what string, err error) {
 	w.told.Write(raw)
 	for _, place := range []string{"awskms:", "secret-place", w.kms.URL, strings.TrimPrefix(w.kms.URL, "http://"), "arn:", w.local} {
 		if strings.Contains(string(raw), place) {
-			w.Errorf("%s: the caller is told of %s: %v", what, place, err)
+			w.Errorf("%s: the caller's error names %s: %v", what, place, err)
 		}
 	}
 }
@@ -285,7 +285,7 @@ func (w *world) look(opened proto.Message) {
 	w.sweep.Bytes("answers, pages and commands", w.told.Bytes())
 	found, searched := w.sweep.Count()
 	if found > 0 {
-		w.Errorf("secrets were told:\n%s", w.sweep.Report())
+		w.Errorf("secrets were found:\n%s", w.sweep.Report())
 	}
 	for _, must := range []string{"secret-place", "AccessDeniedException"} {
 		if !bytes.Contains(log, []byte(must)) {

@@ -28,7 +28,7 @@ func (a *activities) add(ctx context.Context, in, more doc) (doc, error) {
 	return doc{Secret: in.Secret, N: step(in.N, more.N)}, headed(ctx, in)
 }
 
-// fail fails as often as it is told, and then is add.
+// fail fails as often as its input says, and then adds.
 func (a *activities) fail(ctx context.Context, in, more doc, times int32) (doc, error) {
 	if n := activity.GetInfo(ctx).Attempt; n <= times {
 		return doc{}, failure(doc{Secret: in.Secret, N: int64(n)}, true)

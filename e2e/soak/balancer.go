@@ -128,7 +128,7 @@ func (b *balancer) serve(caller net.Conn) {
 	<-done
 }
 
-// pipe copies until its source ends, and tells the other side. A connection that broke ends both ways.
+// pipe copies until its source ends, and ends the other side. A connection that broke ends both ways.
 func pipe(to, from net.Conn) {
 	if _, err := io.Copy(to, from); err != nil {
 		_ = to.Close()

@@ -93,7 +93,7 @@ func TestBalancer(t *testing.T) {
 	}
 }
 
-// TestBalancerPassesTheEndOn: a side that is done is told to the other, and a backend that is gone takes no connection.
+// TestBalancerPassesTheEndOn: the end of one side reaches the other, and a backend that is gone takes no connection.
 func TestBalancerPassesTheEndOn(t *testing.T) {
 	gone, two := echo(t, "gone"), echo(t, "two")
 	address := gone.Addr().String()

@@ -138,19 +138,19 @@ func (s *soak) besidePhase(
 		}
 	}
 	if err := s.load(ctx, l, restarts); err != nil {
-		return all.judge(), lateness{}, err
+		return all.verdict(), lateness{}, err
 	}
 	left := s.nothingLeft(ctx)
 	s.explain(ctx, s.direct, all)
 	late, err := look(ctx, s.direct, since)
 	if err != nil {
-		return all.judge(), late, errors.Join(left, err)
+		return all.verdict(), late, errors.Join(left, err)
 	}
 	after, err := count.opened()
 	if err != nil {
-		return all.judge(), late, errors.Join(left, err)
+		return all.verdict(), late, errors.Join(left, err)
 	}
-	v := all.judge()
+	v := all.verdict()
 	fmt.Printf("%-24s: %s; %s; clients tried again after: %s", p.name, v, late, all.trouble())
 	for side, other := range []int{newSide, oldSide} {
 		more := after[side] - before[side]

@@ -40,7 +40,7 @@ const (
 // on a hundredth of the processor.
 const backTime = 6 * time.Minute
 
-// risen tells what is higher than it may be.
+// risen returns what is higher than allowed.
 func risen(begin, end level) []string {
 	var risen []string
 	more := max(end.upstreams-begin.upstreams, 0)

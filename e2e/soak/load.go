@@ -27,7 +27,7 @@ type job struct {
 	tally            *tally
 
 	began, ended time.Time
-	known        bool // to the server, as far as its client was told
+	known        bool // to the server, as far as its client learned
 	err          error
 	trouble      error // the last error after which the client tried again
 }
@@ -109,7 +109,7 @@ func (t *tally) guard(ctx context.Context, end func()) {
 	}
 }
 
-// trouble tells what clients met and got over.
+// trouble counts failures that clients recovered from.
 func (t *tally) trouble() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -226,7 +226,7 @@ func persist(ctx context.Context, j *job, try func(context.Context) error) error
 	}
 }
 
-// mayPass tells if the same call may succeed a moment later. What workflows and activities failed with does not.
+// mayPass reports whether the same call may succeed a moment later. What workflows and activities failed with does not.
 func mayPass(err error) bool {
 	var workflowFailed *temporal.WorkflowExecutionError
 	var applicationFailed *temporal.ApplicationError

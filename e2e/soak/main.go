@@ -161,8 +161,8 @@ func (s *soak) everything(ctx context.Context, duration time.Duration, width int
 	s.explain(ctx, s.direct, all)
 	s.server.Kill() // so that its write-ahead log stays as it is
 	found, err := s.sweep()
-	v := all.judge()
-	w := warm.judge()
+	v := all.verdict()
+	w := warm.verdict()
 	v = verdict{v.started + w.started, v.right + w.right, v.wrong + w.wrong, v.lost + w.lost}
 	levels := "level"
 	if what := s.risen(begin, end); len(what) > 0 {
@@ -195,7 +195,7 @@ func (s *soak) kills(ctx context.Context, workflows, width int) error {
 	s.say("clients tried again after: %s", all.trouble())
 	errs := []error{s.nothingLeft(ctx), s.complaints(), s.storeComplete(ctx)}
 	s.explain(ctx, s.direct, all)
-	v := all.judge()
+	v := all.verdict()
 	byPart := map[string]int{}
 	for name, n := range played {
 		for _, part := range []string{"proxy", "KMS", "frontend", "key store"} {
@@ -250,7 +250,7 @@ func (s *soak) rolling(ctx context.Context, workflows, width int) error {
 		if late[i], err = look(ctx, s.direct, since); err != nil {
 			return err
 		}
-		v := all.judge()
+		v := all.verdict()
 		errs = append(errs, v.err())
 		p50, p99 := all.took()
 		fmt.Printf("%-17s: %s; %s; clients tried again after: %s; p50 %s, p99 %s\n", name, v, late[i], all.trouble(), p50.Round(time.Millisecond), p99.Round(time.Millisecond))
@@ -263,7 +263,7 @@ func (s *soak) rolling(ctx context.Context, workflows, width int) error {
 }
 
 // load runs a load, and what happens beside it, until both have ended. Workers and clients come for it and go after it.
-// beside is told when the last job was started; a load without a limit ends with it.
+// beside ends when the last job was started; a load without a limit ends with it.
 func (s *soak) load(ctx context.Context, l *load, beside func(ctx context.Context, begun <-chan struct{}) error) error {
 	balanced := s.balancer.address()
 	crew, err := muster(ctx, cmp.Or(l.clientsAt, balanced), cmp.Or(l.workersAt, balanced))
@@ -306,7 +306,7 @@ func (s *soak) load(ctx context.Context, l *load, beside func(ctx context.Contex
 // nothing happens beside the load.
 func nothing(context.Context, <-chan struct{}) error { return nil }
 
-// progress tells every now and then how things stand.
+// progress prints counts from time to time.
 func (s *soak) progress(ctx context.Context, t *tally) {
 	every := time.Minute
 	if info, err := os.Stdout.Stat(); err == nil && info.Mode()&os.ModeCharDevice != 0 {

@@ -211,7 +211,7 @@ func (s *site) newKey(ctx context.Context) (uri string, err error) {
 	return "awskms://" + alias + "?region=" + region + "&endpoint=http://" + s.kmsAddress, err
 }
 
-// rotateMaterial is KMS's own rotation, which nobody else is told of.
+// rotateMaterial is KMS's own rotation, of which callers learn nothing.
 func (s *site) rotateMaterial(ctx context.Context) error {
 	_, err := s.kmsClient.RotateKeyOnDemand(ctx, &kms.RotateKeyOnDemandInput{KeyId: aws.String(fmt.Sprint("alias/soak-", s.made))})
 	return err

@@ -31,8 +31,8 @@ func (v verdict) err() error {
 	return nil
 }
 
-// judge counts: lost are those whose client got no answer to the end.
-func (t *tally) judge() verdict {
+// verdict counts: lost are those whose client got no answer to the end.
+func (t *tally) verdict() verdict {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	v := verdict{started: t.onServer, right: t.right}

@@ -26,7 +26,7 @@ func TestJudge(t *testing.T) {
 		all.started(j) // told twice
 		all.ended(j, err)
 	}
-	if v, want := all.judge(), (verdict{started: 7, right: 2, wrong: 2, lost: 3}); v != want || v.err() == nil {
+	if v, want := all.verdict(), (verdict{started: 7, right: 2, wrong: 2, lost: 3}); v != want || v.err() == nil {
 		t.Errorf("%v, error %v, want %v and an error", v, v.err(), want)
 	}
 	for v, ok := range map[verdict]bool{{}: false, {started: 1, right: 1}: true, {started: 2, right: 1}: false} {
@@ -36,7 +36,7 @@ func TestJudge(t *testing.T) {
 	}
 }
 
-// TestPersist: what may pass is tried again, everything else is told at once.
+// TestPersist: temporary failures are tried again, all others are returned at once.
 func TestPersist(t *testing.T) {
 	for _, last := range []error{nil, serviceerror.NewInternal("a fault"), serviceerror.NewPermissionDenied("no", ""), serviceerror.NewDataLoss("shut"), wrong("another result")} {
 		tries := 0

@@ -270,7 +270,7 @@ func cancelled(ctx workflow.Context, in doc) (doc, error) {
 	return compute(clean, "Add", in, doc{Secret: in.Secret, N: 6})
 }
 
-// retried fails at its first attempt, and is told of that at its second.
+// retried fails at its first attempt, and reads that failure at its second.
 func retried(ctx workflow.Context, in doc) (doc, error) {
 	if err := headed(ctx, in); err != nil {
 		return doc{}, err

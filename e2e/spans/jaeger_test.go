@@ -214,7 +214,7 @@ func runVisit(t *testing.T, address, id string, secrets visit) {
 	}
 }
 
-// jaegerSpan is a span as Jaeger's query API tells it.
+// jaegerSpan is a span as Jaeger's query API returns it.
 type jaegerSpan struct {
 	SpanID, OperationName string
 	References            []struct{ RefType, SpanID string }

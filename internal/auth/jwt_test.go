@@ -110,7 +110,7 @@ func identifier(t *testing.T, keys *KeySet) func(token string) (*Identity, error
 	}
 }
 
-// reach tells what keeps the owner of a token from namespace one. ok: nothing does.
+// reach returns what keeps the owner of a token from namespace one. ok: nothing does.
 func reach(identify func(string) (*Identity, error), token string) (kind Kind, text string, ok bool) {
 	id, err := identify(token)
 	if err == nil {

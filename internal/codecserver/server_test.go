@@ -218,7 +218,7 @@ func toJSON(t *testing.T, list ...*commonpb.Payload) string {
 	return string(text)
 }
 
-// payloads asks and wants an answer of as many payloads.
+// payloads requests, and requires an answer of as many payloads.
 func (u *under) payloads(t *testing.T, path, subject string, list ...*commonpb.Payload) []*commonpb.Payload {
 	t.Helper()
 	got := u.ask(t, http.MethodPost, path, subject, toJSON(t, list...))

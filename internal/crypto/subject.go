@@ -101,7 +101,7 @@ type SubjectStore interface {
 	Parents(ctx context.Context, kc KeyContext) ([]ParentRow, error)
 	// Parent returns the rows of one wrap key or index key.
 	Parent(ctx context.Context, id KeyID) ([]ParentRow, error)
-	// PutParent inserts a wrap key or index key, unless another one has its place. Parents tells which one is there.
+	// PutParent inserts a wrap key or index key, unless another one has its place. Parents returns the one that is there.
 	PutParent(ctx context.Context, row ParentRow) error
 	// SubjectKeys returns the rows of some ids. Ids that the store does not have are left out.
 	SubjectKeys(ctx context.Context, ids []KeyID) ([]SubjectRow, error)

@@ -133,7 +133,7 @@ request contains {"action": "seal"} if input.workflow.task_queue == "q"
 		"note: c: the namespace has no policy of its own",
 	)
 	if strings.Contains(text, "SignalWorkflowExecution") {
-		t.Errorf("a signal tells what the rules ask of it, and was reported:\n%s", text)
+		t.Errorf("a signal contains what the rules read of it, and was reported:\n%s", text)
 	}
 }
 

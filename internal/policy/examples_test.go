@@ -91,7 +91,7 @@ func checkFormat(t *testing.T, name string) {
 		return
 	}
 	if !bytes.Equal(text, want) {
-		t.Errorf("%s is not formatted as `opa fmt` would; it wants:\n%s", name, want)
+		t.Errorf("%s is not formatted as `opa fmt` would; it writes:\n%s", name, want)
 	}
 }
 

@@ -89,7 +89,7 @@ type Difference struct {
 	placed bool // the rules of From and To have been looked for
 }
 
-// key is what tells differences apart.
+// key is what distinguishes differences.
 func (d *Difference) key() string {
 	return strings.Join([]string{d.Direction, d.Method, d.Kind, d.Namespace, d.WorkflowType, d.ActivityType,
 		d.From.String(), d.To.String(), d.InForce, d.Candidate}, "\x00")

@@ -1,6 +1,6 @@
 // Package rewrite finds the payloads in the bytes of a Temporal RPC, has the
 // policy decide about each of them, and replaces each by its sealed or opened form.
-// It must never forward a payload that the policy wants sealed, never give a worker
+// It must never forward a payload that the policy requires sealed, never give a worker
 // ciphertext in the place of a value, and never change another byte than those of
 // payloads and of the lengths around them; but for messages that are not in the regular form (below), and for the limits in an
 // answer to DescribeNamespace (size.go). It connects to nothing: the keys belong to

@@ -46,7 +46,7 @@ func TestFactTable(t *testing.T) {
 }
 
 // factTable writes a row per RPC and kind. Rows that differ in paths only are one: a
-// fact counts as told if it is told wherever it applies.
+// fact counts as contained if it is contained wherever it applies.
 func factTable(rows []policy.CallFacts) string {
 	var b strings.Builder
 	b.WriteString("| request | kind | workflow id | workflow type | task queue | activity id | activity type |\n|---|---|---|---|---|---|---|\n")

@@ -39,7 +39,7 @@ func newerServer(t *testing.T) []*descriptorpb.FileDescriptorProto {
 	return []*descriptorpb.FileDescriptorProto{messages, service}
 }
 
-// TestJoin: what a newer server's reflection tells is sealed as if this build
+// TestJoin: what a newer server's reflection describes is sealed as if this build
 // had known it, also by those who hold a method of the plan before.
 func TestJoin(t *testing.T) {
 	r := newRewriter(t, sealAll)

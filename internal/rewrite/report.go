@@ -23,7 +23,7 @@ type Stats struct {
 	Kept     int // responses: left sealed, as the policy says
 	Shadow   int // requests in shadow mode: left unchanged, though the policy does not let them pass
 	// NotFound and NotAnArray are payloads that were sealed whole, though rules name fields of them: a field leads to
-	// nothing, or wants elements of something that is no array.
+	// nothing, or names elements of something that is no array.
 	NotFound, NotAnArray int
 	External             int // requests: references to values in external storage of SDKs, whatever became of them
 	Unattributed         int // requests: sealed with the key of no subject, where rules name subjects

@@ -323,7 +323,7 @@ func TestEveryMessageIsSealedAndRestored(t *testing.T) {
 	t.Logf("%d canaries sealed and restored", total)
 }
 
-// textsOnly tells whether two messages differ in what never comes back in
+// textsOnly reports whether two messages differ in what never comes back in
 // this form: the texts of an error answer, and Nexus failures, which the
 // server turns into Temporal ones.
 func textsOnly(d protoreflect.MessageDescriptor, a, b []byte) bool {

@@ -58,12 +58,12 @@ var otherNames = map[string]string{
 	"RequestCancelExternalWorkflowExecutionCommandAttributes.namespace": "checked: TestOtherNamespacesWithinARequest",
 	"StartChildWorkflowExecutionCommandAttributes.namespace":            "checked: TestOtherNamespacesWithinARequest",
 	"SignalExternalWorkflowExecutionCommandAttributes.namespace":        "checked: TestOtherNamespacesWithinARequest",
-	"ChildWorkflowExecutionFailureInfo.namespace":                       "tells where a child has failed",
-	"Link.WorkflowEvent.namespace":                                      "tells where something comes from",
-	"Link.Activity.namespace":                                           "tells where something comes from",
-	"Link.NexusOperation.namespace":                                     "tells where something comes from",
-	"Link.Workflow.namespace":                                           "tells where something comes from",
-	"Link.Callback.namespace":                                           "tells where something comes from",
+	"ChildWorkflowExecutionFailureInfo.namespace":                       "says where a child has failed",
+	"Link.WorkflowEvent.namespace":                                      "says where something comes from",
+	"Link.Activity.namespace":                                           "says where something comes from",
+	"Link.NexusOperation.namespace":                                     "says where something comes from",
+	"Link.Workflow.namespace":                                           "says where something comes from",
+	"Link.Callback.namespace":                                           "says where something comes from",
 	"EndpointTarget.Worker.namespace":                                   "its methods are refused",
 }
 
@@ -147,7 +147,7 @@ func TestReach(t *testing.T) {
 		}
 		before := arrived()
 		err := cc.Invoke(ctx, full, in, dynamicpb.NewMessage(d.Output()))
-		// The upstream here knows few methods, and no OperatorService: its own Unimplemented tells that the call arrived.
+		// The upstream here knows few methods, and no OperatorService: its own Unimplemented shows that the call arrived.
 		code = status.Code(err)
 		if code == codes.Unimplemented && !strings.Contains(err.Error(), "temporal-seal") {
 			code = codes.OK
@@ -299,10 +299,10 @@ func TestListOfNamespaces(t *testing.T) {
 		return fmt.Sprint(all)
 	}
 	if got := names(workflowservice.NewWorkflowServiceClient(restricted(t, &l.frontend))); got != "[mine of mine mine-too of mine-too]" {
-		t.Errorf("a restricted caller is told %s", got)
+		t.Errorf("a restricted caller receives %s", got)
 	}
 	if got := names(startProxy(t, &l.frontend).client(t)); !strings.Contains(got, "theirs") {
-		t.Errorf("others are told %s", got)
+		t.Errorf("others receive %s", got)
 	}
 }
 

@@ -101,7 +101,7 @@ func TestCredentialsStayWithTheirUpstream(t *testing.T) {
 			t.Errorf("%s was shown the extras %s", name, got)
 		}
 		if got := fmt.Sprint(want.shownTo("temporal-namespace")); got != want.namespace {
-			t.Errorf("%s is told the namespaces %s, whatever the caller put there", name, got)
+			t.Errorf("%s receives the namespaces %s, whatever the caller put there", name, got)
 		}
 	}
 

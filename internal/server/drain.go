@@ -8,9 +8,9 @@ import (
 )
 
 // A drain moves callers to other replicas and fails no call. Each listener has two gRPC servers, since gRPC closes the
-// listener of a server before that tells its callers to leave. The first one serves until the drain begins. Then it tells
+// listener of a server before that asks its callers to leave. The first one serves until the drain begins. Then it asks
 // its callers to leave (GOAWAY), and the second one serves whoever connects from then on: a caller that knows no other
-// replica, or whose load balancer has not noticed yet. The second one tells its callers to leave every few seconds, so
+// replica, or whose load balancer has not noticed yet. The second one asks its callers to leave every few seconds, so
 // that they find a replica that stays. The listener closes when no caller is left, or when the time is over.
 //
 // Polls are not cut, since a poll that is cut just when its task arrives loses the task. One that arrives during the
@@ -32,9 +32,9 @@ const (
 	// LastCalls is how long the calls may take that are under way when the time of a drain is over.
 	LastCalls = time.Second
 	// turnTime is how long gRPC may take to begin with a connection that it has accepted. One that it has not begun with is
-	// cut when its server is told to end.
+	// cut when its server ends.
 	turnTime = 50 * time.Millisecond
-	// noCallers is how long there has to be no caller until the listeners close: one that was told to leave connects anew
+	// noCallers is how long there has to be no caller until the listeners close: one that was asked to leave connects anew
 	// only after its old connection has ended.
 	noCallers = 500 * time.Millisecond
 )
@@ -86,7 +86,7 @@ func (s *Server) Drain(ctx context.Context) bool {
 	for _, l := range s.listeners {
 		all.Go(l.late.GracefulStop)
 	}
-	time.Sleep(turnTime) // callers are told to leave before their polls end, or they would poll here again
+	time.Sleep(turnTime) // callers are asked to leave before their polls end, or they would poll here again
 	s.tasks.EndAllPolls(0)
 	ended := make(chan struct{})
 	go func() { all.Wait(); close(ended) }()

@@ -287,8 +287,8 @@ func (r *refusedCall) address(ctx context.Context) string {
 	return ""
 }
 
-// key tells repetitions of the line apart: by the caller, the method, the namespace and why. Callers without an identity
-// are told apart by their address, and methods that do not exist not at all.
+// key distinguishes repetitions of the line: by the caller, the method, the namespace and why. Callers without an identity
+// are distinguished by their address, and methods that do not exist not at all.
 func (r *refusedCall) key(ctx context.Context, s *Server, why string) string {
 	namespace, method, caller := "", "", r.address(ctx)
 	if s.methods[r.method] != nil {

@@ -28,7 +28,7 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/x/frame"
 )
 
-// echoHistory keeps the input of the last start and tells it as the history's first event.
+// echoHistory keeps the input of the last start and returns it as the history's first event.
 func echoHistory(f *frontend) func() []byte {
 	var mu sync.Mutex
 	stored := map[string]*commonpb.Payloads{}

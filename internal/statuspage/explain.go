@@ -45,7 +45,7 @@ type Form struct {
 // CallerForm describes a caller; Claims is a JSON object.
 type CallerForm struct{ Kind, Subject, Listener, Claims string }
 
-// Fact is one that a request tells, does not tell, or to which it does not apply.
+// Fact is one that a request contains, lacks, or to which it does not apply.
 type Fact struct {
 	Value   string
 	Unknown bool

@@ -34,7 +34,7 @@ func (s *Survey) File(ctx context.Context, namespace, where string, data []byte)
 	return nil
 }
 
-// started returns what the first event of a history tells about its workflow. run stands for the id of the run.
+// started returns what the first event of a history says about its workflow. run stands for the id of the run.
 func started(h *historypb.History, run string) *workflowpb.WorkflowExecutionInfo {
 	info := &workflowpb.WorkflowExecutionInfo{Execution: &commonpb.WorkflowExecution{RunId: run}}
 	if events := h.GetEvents(); len(events) > 0 {

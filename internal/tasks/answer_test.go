@@ -37,7 +37,7 @@ type recorder struct {
 }
 
 func (r *recorder) PauseActivity(context.Context, *workflowservice.PauseActivityRequest) (*workflowservice.PauseActivityResponse, error) {
-	return &workflowservice.PauseActivityResponse{}, status.Error(r.pausing, "as the test wants")
+	return &workflowservice.PauseActivityResponse{}, status.Error(r.pausing, "as the test requires")
 }
 
 func (r *recorder) UnpauseActivity(_ context.Context, q *workflowservice.UnpauseActivityRequest) (*workflowservice.UnpauseActivityResponse, error) {

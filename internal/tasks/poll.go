@@ -24,7 +24,7 @@ const (
 	pollMargin = time.Second
 	// keysRetry is how often a held poll tries the keys again.
 	keysRetry = time.Second
-	// controlQueues are those by which the server tells workers what to do; no answer to their tasks is
+	// controlQueues are those by which the server sends workers commands; no answer to their tasks is
 	// sealed.
 	controlQueues = "temporal-sys/worker-commands/"
 )

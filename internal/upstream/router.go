@@ -90,7 +90,7 @@ type Router struct {
 	closed bool
 }
 
-// target is an address of an upstream, which is told apart by its index: two may share an address.
+// target is an address of an upstream, which is distinguished by its index: two may share an address.
 type target struct {
 	config  int
 	address string

@@ -35,7 +35,7 @@ func here(ctx context.Context, place string) string {
 	return secret(activity.GetInfo(ctx).TaskQueue, place)
 }
 
-// makeSecret returns data of its own, and what it was told.
+// makeSecret returns data of its own, and what it received.
 func makeSecret(ctx context.Context, place, told string) (string, error) {
 	return here(ctx, place) + " after " + told, nil
 }

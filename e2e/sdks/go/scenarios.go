@@ -17,7 +17,7 @@ import (
 
 var region = temporal.NewSearchAttributeKeyKeyword("Region")
 
-// scenarios are what a program does when it is told a name.
+// scenarios are what a program does, by name.
 var scenarios = map[string]func(*run, context.Context) error{
 	"values":       (*run).values,
 	"failures":     (*run).failures,
@@ -139,7 +139,7 @@ func (r *run) cancellation(ctx context.Context) error {
 	return nil
 }
 
-// awaitHeartbeat waits until the server tells the details of the activity's heartbeat, and prints them.
+// awaitHeartbeat waits until the server returns the details of the activity's heartbeat, and prints them.
 func (r *run) awaitHeartbeat(ctx context.Context, w client.WorkflowRun) error {
 	for {
 		d, err := r.client.DescribeWorkflowExecution(ctx, w.GetID(), w.GetRunID())

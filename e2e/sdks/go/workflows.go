@@ -244,7 +244,7 @@ func markers(ctx workflow.Context) (string, error) {
 	return fmt.Sprintf("version %d %s %s", version, effect, mutable), err
 }
 
-// async awaits an activity that somebody else completes by its token, one by its id, and one that he fails.
+// async awaits an activity that somebody else completes by its token, one by its id, and one that they fail.
 func async(ctx workflow.Context) (string, error) {
 	var texts []string
 	for _, id := range []string{"by-token", "by-id", "failed"} {

@@ -35,7 +35,7 @@ async def echo(text: str) -> str:
 
 @activity.defn(name="Make")
 async def make(place: str, told: str) -> str:
-    """Returns data of its own, and what it was told."""
+    """Returns data of its own, and what it received."""
     return f"{here(place)} after {told}"
 
 

@@ -154,7 +154,7 @@ async def cancellation(run: Run, _: str) -> None:
 
 
 async def await_heartbeat(run: Run, handle: WorkflowHandle[Any, Any]) -> None:
-    """Waits until the server tells the details of the activity's heartbeat, and prints them."""
+    """Waits until the server returns the details of the activity's heartbeat, and prints them."""
     while True:
         for pending in (await handle.describe()).raw_description.pending_activities:
             for payload in pending.heartbeat_details.payloads:
@@ -260,7 +260,7 @@ async def asynchronous(run: Run, _: str) -> None:
 
 
 async def replay(run: Run, _: str) -> None:
-    """Has a workflow go on with another worker, which knows nothing of it but its history."""
+    """Has a workflow go on with another worker, which has nothing of it but its history."""
     handle = await run.start("Replayed")
     await print_before(run, handle)
     await run.program.stop_worker()

@@ -309,7 +309,7 @@ class Scheduled:
 
 @workflow.defn(name="Async")
 class Async:
-    """Awaits an activity that somebody else completes by its token, one by its id, and one that he fails."""
+    """Awaits an activity that somebody else completes by its token, one by its id, and one that they fail."""
 
     @workflow.run
     async def run(self) -> str:

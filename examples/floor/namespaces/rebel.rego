@@ -13,7 +13,7 @@ request contains {"action": "seal", "fields": ["/irrelevant"]} if input.payload.
 # Seal it, but under the key that more people may open.
 request contains {"action": "seal", "key": "loose"} if input.payload.kind in {"failure", "header"}
 
-# Compress it, so that its length tells something.
+# Compress it, so that its length reveals something.
 request contains {"action": "seal", "compress": true} if input.payload.kind == "header"
 
 # Say that it is sealed already.

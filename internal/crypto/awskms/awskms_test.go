@@ -239,7 +239,7 @@ func TestOpenRefusesUnusableKeys(t *testing.T) {
 // kmsError is one entry of testdata/kms/errors.json: what AWS documents for GenerateDataKey and Decrypt, and for all of its
 // services, and what it counts as. package crypto's failure table has the same list.
 type kmsError struct {
-	Code, State       string // State: what DescribeKey tells then
+	Code, State       string // State: what DescribeKey returns then
 	Status            int
 	Decrypt, Generate string
 }

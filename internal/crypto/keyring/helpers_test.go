@@ -22,7 +22,7 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyhealth"
 )
 
-// scripted is a key service that answers as a test tells it to. Its keys are shared by all providers with its name, so
+// scripted is a key service that answers as a test configures it. Its keys are shared by all providers with its name, so
 // that two URIs can mean one key.
 type scripted struct {
 	uri string

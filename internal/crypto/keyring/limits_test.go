@@ -194,7 +194,7 @@ func TestMadeUpNamespacesTakeNoMemory(t *testing.T) {
 	}
 }
 
-// expired is the context of a caller who does not wait: what is asked for him is let go at once.
+// expired is the context of a caller who does not wait: what they requested is released at once.
 var expired = func() context.Context {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()

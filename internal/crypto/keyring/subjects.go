@@ -155,8 +155,8 @@ func (s *subjects) configured(op string) error {
 	return nil
 }
 
-// poll asks for new erasures, drops the keys of erased subjects, and tells the key store that it has. If the store lacks an erasure,
-// it tells the store all the same which number it knows, so that every other process finds out too.
+// poll asks for new erasures, drops the keys of erased subjects, and confirms that to the key store. If the store lacks an erasure,
+// it still writes the number that it has seen to the store, so that every other process finds out too.
 func (s *subjects) poll() error {
 	ctx, cancel := context.WithTimeout(s.core.base, callTimeout)
 	defer cancel()

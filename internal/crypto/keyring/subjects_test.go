@@ -318,7 +318,7 @@ func TestStoreOutOfReach(t *testing.T) {
 		t.Errorf("a sealer from before: %v", err)
 	}
 	if err := k.Subjects().Stopped(); err == nil {
-		t.Error("nothing tells that keys of subjects are out of use")
+		t.Error("nothing reports that keys of subjects are out of use")
 	}
 	// A machine that slept: the monotonic clock stood still.
 	slept := time.Now().Round(0).Add(-k.subjects.maxLag - time.Second)
@@ -615,7 +615,7 @@ func TestErasuresAreMissing(t *testing.T) {
 	if err := h.ring[0].subjects.poll(); err == nil {
 		t.Error("a replica that knows the erasure goes on")
 	}
-	// It tells others, also those that start now.
+	// Others learn of it, also those that start now.
 	fresh := newKeyring(t, Options{Keys: defaultKeys(), Open: store{h.p.uri: h.p}.open, Store: h.store})
 	if _, err := open(fresh, sealed, "ns"); crypto.KindOf(err) != crypto.KindUnavailable {
 		t.Errorf("a process that starts after the restore: %v", err)

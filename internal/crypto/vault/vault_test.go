@@ -207,7 +207,7 @@ func TestFailures(t *testing.T) {
 				t.Errorf("generate: %v", sealErr)
 			}
 			if text := errors.Join(err, sealErr).Error(); strings.Contains(text, "CANARY") {
-				t.Errorf("the token is told: %s", text)
+				t.Errorf("the error has the token: %s", text)
 			}
 		})
 	}
@@ -240,7 +240,7 @@ func TestOpenIsCareful(t *testing.T) {
 		if _, err := Open(context.Background(), bad); crypto.KindOf(err) != crypto.KindNotConfigured {
 			t.Errorf("%s: %v", bad, err)
 		} else if strings.Contains(bad, "u:CANARY") && strings.Contains(err.Error(), "CANARY") {
-			t.Errorf("a password is told: %v", err)
+			t.Errorf("the error has the password: %v", err)
 		}
 	}
 	if loc, err := parseURI("vault://127.0.0.1:8200/m/k?tls=off"); err != nil || loc.base != "http://127.0.0.1:8200" {

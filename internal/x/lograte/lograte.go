@@ -30,7 +30,7 @@ type line struct {
 	leftOut int // since then
 }
 
-// Allow reports whether the line should be logged now. The key is what tells repetitions apart, such as a
+// Allow reports whether the line should be logged now. The key distinguishes repetitions, such as a
 // namespace.
 func (l *Limiter) Allow(key string) bool {
 	_, ok := l.Next(key)

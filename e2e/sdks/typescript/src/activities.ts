@@ -19,7 +19,7 @@ export async function Echo(text: string): Promise<string> {
   return text;
 }
 
-/** Returns data of its own, and what it was told. */
+/** Returns data of its own, and what it received. */
 export async function Make(place: string, told: string): Promise<string> {
   return `${here(place)} after ${told}`;
 }

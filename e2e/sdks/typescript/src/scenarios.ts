@@ -155,7 +155,7 @@ async function cancellation(run: Run): Promise<void> {
   }
 }
 
-/** Waits until the server tells the details of the activity's heartbeat, and prints them. */
+/** Waits until the server returns the details of the activity's heartbeat, and prints them. */
 async function awaitHeartbeat(run: Run, handle: WorkflowHandle): Promise<void> {
   for (;;) {
     const { raw } = await handle.describe();
@@ -275,7 +275,7 @@ async function asynchronous(run: Run): Promise<void> {
   run.print(await handle.result());
 }
 
-/** Has a workflow go on with another worker, which knows nothing of it but its history. */
+/** Has a workflow go on with another worker, which has nothing of it but its history. */
 async function replay(run: Run): Promise<void> {
   const handle = await run.start('Replayed');
   await printBefore(run, handle);

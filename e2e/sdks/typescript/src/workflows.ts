@@ -222,7 +222,7 @@ export async function Scheduled(text: string): Promise<string> {
   return `ran with ${text}`;
 }
 
-/** Awaits an activity that somebody else completes by its token, one by its id, and one that he fails. */
+/** Awaits an activity that somebody else completes by its token, one by its id, and one that they fail. */
 export async function Async(): Promise<string> {
   const later = (activityId: string) =>
     scheduleActivity<string>('Later', [], { activityId, startToCloseTimeout: '1 minute', retry: { maximumAttempts: 1 } });

@@ -19,7 +19,7 @@ public interface Activities {
 
   String echo(String text);
 
-  /** Returns data of its own, and what it was told. */
+  /** Returns data of its own, and what it received. */
   String make(String place, String told);
 
   void fail(String scenario);

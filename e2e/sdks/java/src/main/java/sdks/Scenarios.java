@@ -143,7 +143,7 @@ final class Scenarios {
     }
   }
 
-  /** Waits until the server tells the details of the activity's heartbeat, and prints them. */
+  /** Waits until the server returns the details of the activity's heartbeat, and prints them. */
   private static void awaitHeartbeat(Run run, WorkflowStub stub) throws InterruptedException {
     while (true) {
       for (PendingActivityInfo pending : stub.describe().getRawDescription().getPendingActivitiesList()) {
@@ -272,7 +272,7 @@ final class Scenarios {
     run.print(async.getResult(String.class));
   }
 
-  /** Has a workflow go on with another worker, which knows nothing of it but its history. */
+  /** Has a workflow go on with another worker, which has nothing of it but its history. */
   private static void replay(Run run) throws InterruptedException {
     WorkflowStub replayed = run.start("Replayed");
     printBefore(run, replayed);
@@ -284,7 +284,7 @@ final class Scenarios {
     printHistory(run, "Replayed");
   }
 
-  /** Prints the results of a workflow's activities as its history tells them. */
+  /** Prints the results of a workflow's activities as its history has them. */
   private static void printHistory(Run run, String workflow) {
     for (HistoryEvent event : run.client.fetchHistory(run.id(workflow)).getEvents()) {
       for (Payload payload : event.getActivityTaskCompletedEventAttributes().getResult().getPayloadsList()) {

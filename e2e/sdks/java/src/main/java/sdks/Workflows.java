@@ -368,7 +368,7 @@ final class Workflows {
     String run();
   }
 
-  /** Awaits an activity that somebody else completes by its token, one by its id, and one that he fails. */
+  /** Awaits an activity that somebody else completes by its token, one by its id, and one that they fail. */
   public static final class AsyncFlow implements Async {
     @Override
     public String run() {
