@@ -10,6 +10,7 @@ import (
 
 	"github.com/temporal-seal/temporal-seal/demo/clinic"
 	"github.com/temporal-seal/temporal-seal/e2e/harness"
+	"github.com/temporal-seal/temporal-seal/e2e/peers"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 )
