@@ -92,8 +92,11 @@ func (st *stage) startForErasure(ctx context.Context) error {
 		return err
 	}
 	source := findServer()
-	if err := st.awaitBuild(st.prepare(ctx, source)); err != nil {
-		return err
+	if built := st.prepare(ctx, source); built != nil {
+		var err error
+		if source, err = st.await(built); err != nil {
+			return err
+		}
 	}
 	if err := st.startTemporal(ctx, source); err != nil {
 		return err
