@@ -38,7 +38,7 @@ func TestImports(t *testing.T) {
 		"internal/upstream":             {},
 		"internal/tasks":                {"internal/audit", "internal/rewrite", "internal/policy", "internal/crypto"},
 		"internal/traffic":              {"=internal/rewrite"},
-		"internal/statuspage":           {"internal/traffic", "=internal/rewrite", "internal/policy"},
+		"internal/statuspage":           {"internal/traffic", "=internal/survey", "=internal/rewrite", "internal/policy"},
 		"internal/server":               {"internal/tasks", "internal/traffic", "internal/upstream", "internal/audit", "internal/auth", "internal/rewrite", "internal/policy", "internal/crypto"},
 		"internal/app":                  {"", "internal"},
 		"internal/check":                {"", "internal"},

@@ -111,7 +111,7 @@ response contains {"action": "keep"} if input.payload.kind == "input"
 // A page of another site whose name has been made to lead to the admin listener reads nothing of what is for people.
 func TestStatusIsForThisMachine(t *testing.T) {
 	r := start(t, setup{})
-	for _, path := range []string{"/", "/status", "/explain", "/candidate"} {
+	for _, path := range []string{"/", "/status", "/explain", "/candidate", "/survey"} {
 		for host, want := range map[string]int{"localhost:7334": 0, "evil.example.com": 403, "evil.example.com:7334": 403} {
 			q, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+r.proxy.Admin+path, nil)
 			if err != nil {

@@ -100,7 +100,7 @@ func TestDashboardAndAlerts(t *testing.T) {
 		t.Fatal(err)
 	}
 	proxy, err := harness.StartProxy(ctx, harness.ProxyOptions{Dir: t.TempDir(), Upstream: server.Address, Env: collector.Env(),
-		Extra: fmt.Sprintf("audit: {file: %q}\ncodec_server: {address: \"127.0.0.1:0\", tls: {cert_file: %q, key_file: %q}}\n",
+		Extra: fmt.Sprintf("survey: {rate: 1000}\nmetrics: {namespaces: [default]}\naudit: {file: %q}\ncodec_server: {address: \"127.0.0.1:0\", tls: {cert_file: %q, key_file: %q}}\n",
 			filepath.Join(t.TempDir(), "audit.jsonl"), certificate+".crt", certificate+".key")})
 	if err != nil {
 		t.Fatal(err)

@@ -15,7 +15,7 @@ import (
 )
 
 // endpoints of the admin listener, in every state of the proxy.
-var endpoints = []string{"/healthz", "/readyz", "/keys", "/candidate", "/status", "/explain", "/metrics", "/nothing", "/"}
+var endpoints = []string{"/healthz", "/readyz", "/keys", "/candidate", "/survey", "/status", "/explain", "/metrics", "/nothing", "/"}
 
 // takeAdmin asks for each page while the proxy starts, serves, and drains.
 func takeAdmin(t *testing.T) []string {

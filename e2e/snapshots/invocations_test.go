@@ -536,11 +536,14 @@ func takeJSON(t *testing.T) []string {
 	listed := newShape()
 	listed.add(t, s.candidate(t))
 	lines = append(lines, listed.facts("GET /candidate of the admin listener")...)
-	status := newShape()
-	for _, text := range statuses(t, s.upstream) {
+	status, surveyed := newShape("survey.findings[].in_force"), newShape("findings[].in_force")
+	texts, survey := statuses(t, s.upstream)
+	for _, text := range texts {
 		status.add(t, text)
 	}
+	surveyed.add(t, survey)
 	lines = append(lines, status.facts("GET /status of the admin listener")...)
+	lines = append(lines, surveyed.facts("GET /survey of the admin listener")...)
 	s.do(t, "survey --config good.yaml --policy good.rego --upstream $UPSTREAM --list-rate 100 --state survey.json")
 	state = newShape("scan.namespaces", "scan.namespaces{}.walked", "survey.strata[].in_force", "survey.strata[].candidate", "survey.unread",
 		"survey.strata[].root.members", "survey.strata[].root.any.elements.members")

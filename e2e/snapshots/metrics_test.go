@@ -76,7 +76,7 @@ func takeMetrics(t *testing.T) []string {
 		Keys: []harness.KeyOption{
 			{Name: "kms", Namespaces: []string{"clinic"}, Active: stub.uri},
 			{Name: "default", Active: "local:first.key"}},
-		Extra: fmt.Sprintf("audit: {file: %q}\ncodec_server: {address: %q}\n", filepath.Join(dir, "audit.jsonl"), codec),
+		Extra: fmt.Sprintf("survey: {rate: 10000, cpu_percent: 50}\nmetrics: {namespaces: [default]}\naudit: {file: %q}\ncodec_server: {address: %q}\n", filepath.Join(dir, "audit.jsonl"), codec),
 		Env:   append(stub.env, collector.Env()...)}
 	proxy, conn := start(t, o)
 	before := scrape(t, proxy)

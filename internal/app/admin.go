@@ -62,6 +62,7 @@ func newAdmin(address string, t *telemetry, failed handshake.Failed) (*admin, er
 	mux.HandleFunc("GET /explain", onLoopback(a.inTurn(a.explainForm)))
 	mux.Handle("POST /explain", onLoopback(http.NewCrossOriginProtection().Handler(http.HandlerFunc(a.explain)).ServeHTTP))
 	mux.HandleFunc("GET /candidate", onLoopback(a.inTurn(a.compared)))
+	mux.HandleFunc("GET /survey", onLoopback(a.inTurn(a.surveyed)))
 	mux.Handle("GET /metrics", promhttp.HandlerFor(t.registry, promhttp.HandlerOpts{EnableOpenMetrics: true, MaxRequestsInFlight: scrapes}))
 	a.server = &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,
 		WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 64 << 10,

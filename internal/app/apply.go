@@ -17,6 +17,7 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyservice"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
+	"github.com/temporal-seal/temporal-seal/internal/survey/detect"
 	"github.com/temporal-seal/temporal-seal/internal/x/backoff"
 	"github.com/temporal-seal/temporal-seal/internal/x/filewatch"
 )
@@ -71,7 +72,9 @@ type applier struct {
 	state    atomic.Pointer[state]
 
 	dependencies *dependencies
-	candidate    *candidate // nil: no policy is on trial
+	candidate    *candidate       // nil: no policy is on trial
+	sampler      *rewrite.Sampler // nil: no survey of live traffic
+	detector     *detect.Detector // of that survey
 
 	mu        sync.Mutex // one change at a time
 	text      []byte     // of the config file, when it was last read
@@ -84,6 +87,12 @@ type applier struct {
 // closes the applier after an error too.
 func (a *applier) open(ctx context.Context, t *telemetry, w *waits, admin *admin, accounts bool) (err error) {
 	c := a.started
+	if a.detector, err = SurveyDetector(c); err != nil {
+		return err
+	}
+	if a.detector != nil {
+		a.sampler = rewrite.NewSampler()
+	}
 	if err = makeLocalKeys(ctx, c, t.log); err != nil {
 		return err
 	}
@@ -107,7 +116,7 @@ func (a *applier) open(ctx context.Context, t *telemetry, w *waits, admin *admin
 	}
 	a.candidate = newCandidate(ctx, c, a.keys, t)
 	a.rewriter, err = rewrite.New(rewrite.Options{Keys: a.keys, Policy: a.engine, Foreign: others,
-		UnknownFields: c.UnknownFields, Shadow: c.Shadow, Accounts: accounts, Trial: a.candidate.onTrial(), Log: t.log})
+		UnknownFields: c.UnknownFields, Shadow: c.Shadow, Accounts: accounts, Trial: a.candidate.onTrial(), Sampler: a.sampler, Log: t.log})
 	if err != nil {
 		return err
 	}

@@ -18,6 +18,7 @@
 //   - keys.go, foreign.go, policy.go: keys, formats of other tools and the policy, from the config
 //   - wiring.go: listeners, upstreams and the codec server, from the config
 //   - limits.go, collector.go: what fits into the memory
+//   - survey.go: the survey of live traffic; namespaces.go: metrics by namespace
 //   - admin.go, keyuse.go: the admin listener; telemetry.go, spans.go, audit.go: logs, traces and audit records
 package app
 
@@ -109,17 +110,18 @@ func (o *Options) Serve(ctx context.Context, stderr io.Writer) error {
 		Listeners: e.listeners, Upstreams: e.upstreams, Services: c.Services, NexusEndpoints: c.NexusEndpoints,
 		Rewriter: changes.rewriter, Keys: changes.keys, Audit: records,
 		PollLimit: pollLimit(c), Limits: serverLimits(&c.Limits, memory),
-		Metrics: server.NewMetrics(t.registry), Tracing: t.tracing, Log: log,
+		Metrics: server.NewMetrics(t.registry, c.Metrics.Namespaces...), Tracing: t.tracing, Log: log,
 	}
 	grpc, err := server.New(options)
 	if err != nil {
 		return err
 	}
+	live := changes.observe(ctx, options.Metrics.Traffic, t)
 	codec := newCodecServer(e.codec, &options, grpc, t.registry)
 	r := running{server: grpc, codec: codec, admin: admin, records: records, spans: t.spans, log: log}
 	return r.untilSignal(c.Drain, func() {
 		admin.open(&serving{changes: changes, version: o.Version, begun: begun, certificates: e.certificates(),
-			traffic: options.Metrics.Traffic, pollsHeld: grpc.PollsHeld})
+			traffic: options.Metrics.Traffic, pollsHeld: grpc.PollsHeld, survey: live})
 		grpc.SetReady(admin.works()) // before a line says that it serves
 		warnAtStart(c, log)
 		if o.File == "" && len(c.Grants) > 0 {

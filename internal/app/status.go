@@ -18,6 +18,7 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 	"github.com/temporal-seal/temporal-seal/internal/statuspage"
+	"github.com/temporal-seal/temporal-seal/internal/survey"
 	"github.com/temporal-seal/temporal-seal/internal/traffic"
 )
 
@@ -29,6 +30,7 @@ type serving struct {
 	certificates []certificate
 	traffic      *traffic.Table
 	pollsHeld    func() int
+	survey       *survey.Live // nil: there is none
 }
 
 // status gathers what the replica reports.
@@ -41,6 +43,9 @@ func (s *serving) status() *statuspage.Status {
 		Policy: statuspage.Policy{Revision: state.policy.Revision(), Stale: []statuspage.StalePolicy{}}, Candidate: s.changes.candidate.status(state.policy),
 		Payloads: s.traffic.Rows(), Keys: []statuspage.Key{}, DataKeys: []statuspage.DataKey{}, Certificates: []statuspage.Certificate{},
 		Refusals: s.traffic.Refusals.List()}
+	if s.survey != nil {
+		st.Survey = s.survey.Report()
+	}
 	for _, stale := range state.policy.Stale() {
 		st.Policy.Stale = append(st.Policy.Stale,
 			statuspage.StalePolicy{Namespace: cmp.Or(stale.Namespace, "*"), Held: stale.Held, Error: stale.Err.Error()})

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -22,6 +23,7 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 	"github.com/temporal-seal/temporal-seal/internal/statuspage"
+	"github.com/temporal-seal/temporal-seal/internal/survey/detect"
 	"github.com/temporal-seal/temporal-seal/internal/traffic"
 	"github.com/temporal-seal/temporal-seal/internal/x/handshake"
 )
@@ -92,10 +94,56 @@ func TestStatusPages(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 	a.serving.Store(nil)
-	for _, path := range []string{"/", "/status", "/explain"} {
+	for _, path := range []string{"/", "/status", "/explain", "/survey"} {
 		if w := a.ask(http.MethodGet, path, ""); w.Code != http.StatusServiceUnavailable {
 			t.Errorf("%s while starting: %d", path, w.Code)
 		}
+	}
+}
+
+// TestSurveyPage: the survey of live traffic is on the page and in two documents; without one, the endpoint says what to do.
+func TestSurveyPage(t *testing.T) {
+	a := served(t)
+	if w := a.ask(http.MethodGet, "/survey", ""); w.Code != http.StatusNotFound || !strings.Contains(w.Body.String(), "set survey in the config") {
+		t.Errorf("%d\n%s", w.Code, w.Body)
+	}
+	s := a.serving.Load()
+	s.changes.started = &config.Config{Survey: &config.Survey{Rate: 7, CPUPercent: 5}, Metrics: config.Metrics{Namespaces: []string{"shop"}}}
+	s.changes.sampler, s.changes.detector = rewrite.NewSampler(), new(detect.Detector)
+	registry := prometheus.NewRegistry()
+	s.survey = s.changes.observe(t.Context(), s.traffic, &telemetry{registry: registry})
+	for _, path := range []string{"/", "/status", "/survey"} {
+		if w := a.ask(http.MethodGet, path, ""); w.Code != http.StatusOK || !strings.Contains(w.Body.String(), "0 of 0 payloads in clear") && !strings.Contains(w.Body.String(), `"rate": 7`) {
+			t.Errorf("%s: %d\n%s", path, w.Code, w.Body)
+		}
+	}
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	series := map[string]int{}
+	for _, f := range families {
+		series[f.GetName()] = len(f.GetMetric())
+	}
+	if series["temporal_seal_namespace_payloads_total"] != 2*len(rewrite.AllOutcomes) || series["temporal_seal_survey_payloads_seen_total"] != 1 ||
+		series["temporal_seal_survey_payloads_searched_total"] != 1 || series["temporal_seal_survey_seconds_total"] != 1 {
+		t.Errorf("%v", series)
+	}
+}
+
+// TestSurveyDetector: rules of a file are read, and what is wrong with them is an error of the config.
+func TestSurveyDetector(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "rules.yaml")
+	if err := os.WriteFile(file, []byte("rules: [{what: ward, names: [ward]}]"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for rules, want := range map[string]bool{"": true, file: true, file + "x": false} {
+		if d, err := SurveyDetector(&config.Config{Survey: &config.Survey{Rules: rules}}); (d != nil) != want || (err == nil) != want {
+			t.Errorf("%q: %v, %v", rules, d, err)
+		}
+	}
+	if d, err := SurveyDetector(&config.Config{}); d != nil || err != nil {
+		t.Errorf("%v, %v", d, err)
 	}
 }
 

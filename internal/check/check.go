@@ -146,6 +146,9 @@ func (r *run) checkConfig() (string, bool) {
 		if _, err := app.OpenEnds(c, quiet); err != nil {
 			r.fail("%v", r.review.Locate(err))
 		}
+		if _, err := app.SurveyDetector(c); err != nil {
+			r.fail("%v", r.review.Locate(err))
+		}
 	}
 	r.result.Listeners, r.result.Upstreams, r.result.CodecServer = len(c.Listeners), len(c.Upstreams), c.CodecServer != nil
 	listeners := count(r.result.Listeners, "listener")

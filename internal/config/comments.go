@@ -14,7 +14,7 @@ import (
 // source are this package's files with YAML types. Their comments describe the keys.
 //
 //go:embed config.go listeners.go callers.go upstreams.go keys.go foreign.go policy.go audit.go
-//go:embed drain.go limits.go codecserver.go
+//go:embed drain.go limits.go codecserver.go observe.go
 var source embed.FS
 
 // comments returns the comments of all fields, by `Type.Field`.

@@ -70,7 +70,7 @@ type Config struct {
 	// in a field that stays readable.
 	Shadow bool `yaml:"shadow" default:"false"`
 	// Host and port of `/healthz`, `/readyz`, `/keys` and `/metrics`, and for callers on loopback of the status page `/`, `/status`,
-	// `/explain` and `/candidate`.
+	// `/explain`, `/candidate` and `/survey`.
 	Admin string `yaml:"admin" default:"127.0.0.1:7334"`
 	// How the proxy shuts down.
 	Drain Drain `yaml:"drain"`
@@ -80,6 +80,11 @@ type Config struct {
 	CodecServer *CodecServer `yaml:"codec_server" otherwise:"none"`
 	// Records of what was opened for whom.
 	Audit *Audit `yaml:"audit" otherwise:"none"`
+	// Search of samples of the payloads that pass through, for secrets and personal data: `/survey` and the status page show what was
+	// found where, and no value.
+	Survey *Survey `yaml:"survey" otherwise:"none"`
+	// What metrics count beyond the whole of the proxy.
+	Metrics Metrics `yaml:"metrics" otherwise:"nothing"`
 }
 
 // Default returns the config of a proxy that has neither a file nor flags.
@@ -134,6 +139,8 @@ func (c *Config) validate(d *document) {
 	d.refuse(c.UnknownFields != "lenient" && c.UnknownFields != "strict", "$.unknown_fields",
 		"must be lenient or strict, not %q", c.UnknownFields)
 	c.Audit.validate(d)
+	c.Survey.validate(d)
+	c.Metrics.validate(d)
 	c.CodecServer.validate(d)
 	validateAddress(d, "$.admin", c.Admin)
 	c.Limits.validate(d)

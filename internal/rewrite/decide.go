@@ -175,6 +175,8 @@ func (s *sealer) decide(ctx context.Context) (err error) {
 	s.items, s.last = s.items[:0], lastVerdict{}
 	s.decider.begin()
 	slots := s.message.walk.slots
+	sampler, seen := s.call.sampler(), 0
+	chosen := sampler.choose(len(slots))
 	for i := range slots {
 		sl := &slots[i]
 		if err := s.call.stillWanted(ctx, i); err != nil {
@@ -200,6 +202,10 @@ func (s *sealer) decide(ctx context.Context) (err error) {
 		}
 		if s.asked || s.stats.Shadow > shadowed {
 			s.stats.Outcomes.decided(sl.f.kind, v.Action, s.stats.Shadow > shadowed)
+			seen++
+			if i == chosen {
+				s.sample(sl, v, s.stats.Shadow > shadowed)
+			}
 		}
 		if s.stats.Shadow > shadowed {
 			s.items = s.items[:len(s.items)-1]
@@ -210,6 +216,7 @@ func (s *sealer) decide(ctx context.Context) (err error) {
 			s.items = s.items[:len(s.items)-1]
 		}
 	}
+	sampler.saw(seen)
 	s.decided = append(s.decided[:0], s.stats.Outcomes...)
 	return nil
 }

@@ -42,6 +42,7 @@ type opener struct {
 	stats      Stats
 	account    account
 	unopened   []Unopened // values, by reason
+	chosen     int        // the item of which a sample is taken
 }
 
 // openItem is one sealed payload of a response, and what was decided about it.
@@ -264,6 +265,7 @@ func (o *opener) openItems(ctx context.Context) (out []byte, err error) {
 		o.ahead = o.toOpen // made once, since it allocates
 	}
 	o.run.Ahead(o.ahead)
+	o.chosen = o.call.sampler().choose(len(o.items))
 	size := 0
 	for i := range o.items {
 		if it := &o.items[i]; !o.inPlace(it) {
@@ -337,6 +339,7 @@ func (o *opener) put(ctx context.Context, e *edit) (bool, error) {
 	if err != nil {
 		return false, o.keepSealed(o.call.asError(KindOpening, it.slot.f.path, err))
 	}
+	o.sample(ctx, it, int(e.item), plain)
 	out.prepend(plain)
 	if cap(plain) != cap(room) { // it was compressed, and outgrew the reserved bytes
 		clear(plain)

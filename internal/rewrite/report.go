@@ -168,7 +168,7 @@ const (
 )
 
 // AllOutcomes lists the outcomes, those of requests first.
-var AllOutcomes = []Outcome{Sealed, Passed, PassedShadow, Dropped, Denied, Opened, Redacted, Kept, Erased, Failed}
+var AllOutcomes = [...]Outcome{Sealed, Passed, PassedShadow, Dropped, Denied, Opened, Redacted, Kept, Erased, Failed}
 
 // Counted is how many payloads of one kind had one outcome.
 type Counted struct {

@@ -36,7 +36,9 @@ type Options struct {
 	Accounts bool
 	// Trial compares a candidate policy with the one in force; nil: there is none.
 	Trial *policy.Trial
-	Log   *slog.Logger // nil: slog.Default
+	// Sampler copies payloads in clear for a survey; nil: there is none.
+	Sampler *Sampler
+	Log     *slog.Logger // nil: slog.Default
 }
 
 // State is what decides about payloads, seals and opens them. It is immutable. A
@@ -58,6 +60,7 @@ type Rewriter struct {
 	refusals lograte.Limiter // of shadow mode, by namespace
 	accounts bool
 	trial    *policy.Trial // nil: none
+	sampler  *Sampler      // nil: none
 	log      *slog.Logger
 	tasks    *taskMemory
 	sessions sync.Pool
@@ -86,7 +89,7 @@ func New(o Options) (*Rewriter, error) {
 		o.Log = slog.Default()
 	}
 	r := &Rewriter{codec: codec, strict: o.UnknownFields == "strict", shadow: o.Shadow, accounts: o.Accounts,
-		trial: o.Trial, log: o.Log, tasks: newTaskMemory()}
+		trial: o.Trial, sampler: o.Sampler, log: o.Log, tasks: newTaskMemory()}
 	r.plan.Store(p)
 	r.Apply(State{Keys: o.Keys, Foreign: o.Foreign})
 	if o.Policy != nil {

@@ -57,14 +57,14 @@ type directionMetrics struct {
 	rewrite       prometheus.Observer
 }
 
-// NewMetrics registers the proxy's metrics.
-func NewMetrics(r prometheus.Registerer) *Metrics {
+// NewMetrics registers the proxy's metrics. The traffic of the named namespaces is counted apart in any case.
+func NewMetrics(r prometheus.Registerer, named ...string) *Metrics {
 	f := promauto.With(r)
 	counters := func(name, help string, labels ...string) *prometheus.CounterVec {
 		return f.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
 	}
 	m := &Metrics{
-		Traffic: traffic.New(), registry: f,
+		Traffic: traffic.New(named...), registry: f,
 		calls: f.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "rpc_server_call_duration_seconds",
 			Help:    "Time from a call's arrival to its answer, by method and gRPC status code.",

@@ -23,6 +23,7 @@ var style string
 var pages = template.Must(template.New("").Funcs(template.FuncMap{
 	"style":    func() template.CSS { return template.CSS(style) }, //nolint:gosec // it is this package's own
 	"outcomes": func() []outcome { return outcomes },
+	"columns":  func() int { return 3 + len(outcomes) }, // namespace, workflow type, kind
 	"when":     when, "age": age, "text": outcomeText, "plural": plural, "list": func(values ...any) []any { return values },
 }).ParseFS(files, "*.html"))
 

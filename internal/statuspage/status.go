@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/temporal-seal/temporal-seal/internal/policy"
+	"github.com/temporal-seal/temporal-seal/internal/survey"
 	"github.com/temporal-seal/temporal-seal/internal/traffic"
 )
 
@@ -36,6 +37,8 @@ type Status struct {
 	DataKeys     []DataKey         `json:"data_keys"`
 	Certificates []Certificate     `json:"certificates"`
 	Refusals     []traffic.Refusal `json:"refusals"`
+	// Survey is what the survey of live traffic found; nil: there is none.
+	Survey *survey.LiveReport `json:"survey,omitempty"`
 }
 
 // Policy is the policy in force.

@@ -10,6 +10,7 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 	"github.com/temporal-seal/temporal-seal/internal/statuspage"
+	"github.com/temporal-seal/temporal-seal/internal/survey"
 	"github.com/temporal-seal/temporal-seal/internal/traffic"
 )
 
@@ -54,12 +55,21 @@ func TestPage(t *testing.T) {
 			{Name: "default", State: statuspage.KeyWorks}},
 		DataKeys:     []statuspage.DataKey{{Namespace: "shop", Key: "phi", ID: "0011", Made: now.Add(-30 * time.Second)}},
 		Certificates: []statuspage.Certificate{{Name: "people", Role: "listener", Expires: now.Add(26 * time.Hour)}, {Name: "frontend"}},
-		Refusals:     []traffic.Refusal{{Namespace: "shop", Method: "StartWorkflowExecution", Code: "PERMISSION_DENIED", Reason: "denied", Count: 3, Last: now}},
+		Survey: &survey.LiveReport{Sampling: survey.Sampling{Rate: 100, CPUPercent: 5, Seen: 40, Searched: 10, Percent: 25}, Places: 1, InClear: 1,
+			Findings: []survey.Row{{At: survey.Place{Namespace: "clinic", WorkflowType: "<i>", Kind: "input"}, Pointer: "/iban", Searched: 9,
+				Findings: []survey.RowFinding{{What: "IBAN", Certainty: "certain", Count: 7, Clear: 6}}}}},
+		Refusals: []traffic.Refusal{{Namespace: "shop", Method: "StartWorkflowExecution", Code: "PERMISSION_DENIED", Reason: "denied", Count: 3, Last: now}},
 	}
 	text := page(t, s)
 	contains(t, text, "pod-1", "1.2.3", "1 h 30 min ago", "Not ready: no key answers", "Shadow mode", "2 polls held", "&lt;b&gt;keys", "shop.rego:3",
 		"held", "stale", "def", "candidate.rego:7", "c.rego:9", "&lt;script&gt;", "10 / 100", "not told", "10 / 100", "revoked", "3 days ago",
-		"30s ago", "in 26 h 0 min", "not known yet", "PERMISSION_DENIED", "0s ago")
+		"30s ago", "in 26 h 0 min", "not known yet", "PERMISSION_DENIED", "0s ago",
+		"10 of 40 payloads", "25.0 %", "1 stay in clear", "clinic/&lt;i&gt; input", "/iban", "IBAN")
+	for _, o := range rewrite.AllOutcomes {
+		if name := strings.TrimPrefix(string(o), "passed_"); !strings.Contains(text, ">"+name+"</th>") {
+			t.Errorf("the outcome %s has no column", o)
+		}
+	}
 	if strings.Contains(text, "<script") || strings.Contains(text, "<b>keys") || strings.Contains(text, "ZgotmplZ") {
 		t.Error("a name became markup")
 	}

@@ -87,23 +87,8 @@ func (s *Survey) unit(ctx context.Context, u *unit) error {
 // payload searches one payload.
 func (s *Survey) payload(ctx context.Context, u *unit, f rewrite.Found) {
 	stratum := s.stratum(u, f.Kind, f.Name)
-	stratum.Payloads++
-	stratum.Bytes += len(f.Payload)
-	var p commonpb.Payload
-	switch {
-	case f.Marked || f.Err != nil:
-		stratum.Sealed++
-		return
-	case proto.Unmarshal(f.Payload, &p) != nil:
-		s.table.unread(u.namespace, "what stands in a payload's place is none")
-		return
-	}
-	encoding := string(p.GetMetadata()["encoding"])
-	if encoding == "binary/encrypted" {
-		stratum.Encoded++
-		return
-	}
-	if s.options.Samples > 0 && stratum.Searched >= s.options.Samples {
+	p, encoding := s.readable(u.namespace, stratum, f)
+	if p == nil || s.options.Samples > 0 && stratum.Searched >= s.options.Samples {
 		return
 	}
 	stratum.Searched++
@@ -113,16 +98,37 @@ func (s *Survey) payload(ctx context.Context, u *unit, f rewrite.Found) {
 	l.data(encoding, p.GetData())
 }
 
+// readable counts a payload, and returns it with its encoding; nil if nobody can look into it.
+func (s *Survey) readable(namespace string, stratum *Stratum, f rewrite.Found) (p *commonpb.Payload, encoding string) {
+	stratum.Payloads++
+	stratum.Bytes += len(f.Payload)
+	p = new(commonpb.Payload)
+	switch {
+	case f.Marked || f.Err != nil:
+		stratum.Sealed++
+		return nil, ""
+	case proto.Unmarshal(f.Payload, p) != nil:
+		s.table.unread(namespace, "what stands in a payload's place is none")
+		return nil, ""
+	}
+	encoding = string(p.GetMetadata()["encoding"])
+	if encoding == "binary/encrypted" {
+		stratum.Encoded++
+		return nil, ""
+	}
+	return p, encoding
+}
+
 // text searches a text that is no payload: of a failure, or one that stays readable.
 func (s *Survey) text(ctx context.Context, u *unit, t rewrite.Text) {
 	if t.Value == "" || envelope.MarkedText([]byte(t.Value)) {
 		return
 	}
 	if t.Kind != policy.KindFailure {
-		s.readable(u, t)
+		s.staysReadable(u, t)
 		return
 	}
-	stratum := s.stratum(u, policy.KindFailure, t.Site[strings.LastIndexByte(t.Site, '.')+1:])
+	stratum := s.stratum(u, policy.KindFailure, textName(t))
 	stratum.Payloads++
 	stratum.Bytes += len(t.Value)
 	if s.options.Samples > 0 && stratum.Searched >= s.options.Samples {
@@ -135,8 +141,11 @@ func (s *Survey) text(ctx context.Context, u *unit, t rewrite.Text) {
 	l.text(l.root(), t.Value, nil)
 }
 
-// readable counts what is found in a text that cannot be sealed.
-func (s *Survey) readable(u *unit, t rewrite.Text) {
+// textName is the name of the field that holds a text.
+func textName(t rewrite.Text) string { return t.Site[strings.LastIndexByte(t.Site, '.')+1:] }
+
+// staysReadable counts what is found in a text that cannot be sealed.
+func (s *Survey) staysReadable(u *unit, t rewrite.Text) {
 	findings := s.options.Detector.Text(t.Value)
 	if f, byName := s.options.Detector.Name(t.Name); byName && t.Name != "" {
 		findings = append(findings, f)

@@ -16,6 +16,12 @@ const (
 	maxReasons  = 20
 )
 
+// bounds are those of a table that depend on where it is kept.
+type bounds struct {
+	strata int
+	nodes  int // of one stratum
+}
+
 // Table is what a survey has found so far, by place.
 type Table struct {
 	Strata   []*Stratum   `json:"strata,omitempty"`
@@ -24,6 +30,7 @@ type Table struct {
 	// Unread has what could not be read, by namespace.
 	Unread map[string]*Unread `json:"unread,omitempty"`
 
+	bounds bounds
 	strata map[Place]*Stratum
 	names  map[Place]int // how many names each place without a name has
 	texts  map[Readable]*Readable
@@ -53,6 +60,8 @@ type Stratum struct {
 	Candidate map[string]int `json:"candidate,omitempty"`
 	Root      *Node          `json:"root"`
 	Nodes     int            `json:"nodes"` // below Root
+
+	room int // for nodes
 }
 
 // Node counts the values at one JSON pointer.
@@ -106,7 +115,11 @@ type Unread struct {
 // index makes the maps of a table, which its file does not have.
 func (t *Table) index() {
 	t.strata, t.names, t.texts, t.types = map[Place]*Stratum{}, map[Place]int{}, map[Readable]*Readable{}, map[[2]string]*TypeCount{}
+	if t.bounds.strata == 0 {
+		t.bounds = bounds{maxStrata, maxNodes}
+	}
 	for _, s := range t.Strata {
+		s.room = t.bounds.nodes
 		t.strata[s.At] = s
 		t.names[s.At.nameless()]++
 	}
@@ -134,12 +147,12 @@ func (t *Table) stratum(at Place) *Stratum {
 		at.Name = Hidden
 		s = t.strata[at]
 	}
-	if s == nil && len(t.Strata) >= maxStrata {
+	if s == nil && len(t.Strata) >= t.bounds.strata {
 		at = Place{Namespace: at.Namespace, WorkflowType: Hidden, ActivityType: Hidden, Kind: at.Kind, Name: Hidden}
 		s = t.strata[at]
 	}
 	if s == nil {
-		s = &Stratum{At: at, InForce: map[string]int{}, Candidate: map[string]int{}, Root: new(Node)}
+		s = &Stratum{At: at, InForce: map[string]int{}, Candidate: map[string]int{}, Root: new(Node), room: t.bounds.nodes}
 		t.strata[at] = s
 		t.names[at.nameless()]++
 		t.Strata = append(t.Strata, s)
@@ -213,7 +226,7 @@ func (s *Stratum) member(of *Node, name string, data bool) *Node {
 	if n := of.Members[name]; n != nil && !data {
 		return n
 	}
-	if of.Any != nil || data || s.Nodes >= maxNodes {
+	if of.Any != nil || data || s.Nodes >= s.room {
 		return s.anyMember(of)
 	}
 	if len(of.Members) >= maxMembers {

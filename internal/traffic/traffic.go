@@ -45,7 +45,7 @@ type Row struct {
 }
 
 // numbers are counts, by place in rewrite.AllOutcomes.
-type numbers [10]uint64
+type numbers [len(rewrite.AllOutcomes)]uint64
 
 // row counts for one Row.
 type row struct {
@@ -71,11 +71,50 @@ type Table struct {
 	rows       int
 }
 
-// New returns an empty table.
-func New() *Table {
+// New returns an empty table. Payloads of the named namespaces never count as those of Other.
+func New(named ...string) *Table {
 	t := &Table{now: time.Now}
-	t.namespaces.Store(&map[string]*namespace{})
+	all := map[string]*namespace{}
+	for _, name := range named {
+		all[name] = newNamespace()
+	}
+	t.namespaces.Store(&all)
 	return t
+}
+
+func newNamespace() *namespace {
+	of := new(namespace)
+	of.rows.Store(&map[rowKey]*row{})
+	return of
+}
+
+// Has reports whether the table counts a namespace by its name: the server knows it, or it was named.
+func (t *Table) Has(name string) bool { return (*t.namespaces.Load())[cut(name)] != nil }
+
+// Totals returns the counts since the start of some namespaces, and of all others together under Other.
+func (t *Table) Totals(named []string) map[string]Counts {
+	sums := map[string]*numbers{Other: {}}
+	for _, name := range named {
+		sums[name] = &numbers{}
+	}
+	for ns, of := range *t.namespaces.Load() {
+		sum := sums[ns]
+		if sum == nil {
+			sum = sums[Other]
+		}
+		for _, r := range *of.rows.Load() {
+			r.mu.Lock()
+			for i, n := range r.total {
+				sum[i] += n
+			}
+			r.mu.Unlock()
+		}
+	}
+	totals := map[string]Counts{}
+	for ns, sum := range sums {
+		totals[ns] = sum.counts()
+	}
+	return totals
 }
 
 // Add counts the outcomes of one message. known reports whether the namespace may be added to the table: only one that the
@@ -92,7 +131,7 @@ func (t *Table) Add(ns, workflowType string, outcomes rewrite.Outcomes, known bo
 }
 
 func (r *row) add(part int64, outcome rewrite.Outcome, n uint64) {
-	i := slices.Index(rewrite.AllOutcomes, outcome)
+	i := slices.Index(rewrite.AllOutcomes[:], outcome)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.forward(part)
@@ -123,8 +162,7 @@ func (t *Table) namespace(name string, known bool) *namespace {
 	if of := all[name]; of != nil {
 		return of
 	}
-	of := new(namespace)
-	of.rows.Store(&map[rowKey]*row{})
+	of := newNamespace()
 	all = maps.Clone(all)
 	all[strings.Clone(name)] = of
 	t.namespaces.Store(&all)

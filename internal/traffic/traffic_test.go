@@ -101,6 +101,29 @@ func TestBounds(t *testing.T) {
 	}
 }
 
+// TestTotals: named namespaces have sums of their own from the start, also where the table is full, and all others are one.
+func TestTotals(t *testing.T) {
+	table := New("clinic", "empty")
+	if !table.Has("clinic") || table.Has("shop") {
+		t.Error("named namespaces are known, and others are not")
+	}
+	for i := range 2 * maxNamespaces {
+		table.Add(fmt.Sprint("n", i), "Order", one("input", rewrite.Sealed, 1), true)
+	}
+	table.Add("clinic", "Admission", one("input", rewrite.Sealed, 3), true)
+	table.Add("clinic", "Release", one("memo", rewrite.Passed, 2), false)
+	totals := table.Totals([]string{"clinic", "empty"})
+	if clinic := totals["clinic"]; clinic[rewrite.Sealed] != 3 || clinic[rewrite.Passed] != 2 {
+		t.Errorf("%v", clinic)
+	}
+	if len(totals) != 3 || totals["empty"][rewrite.Sealed] != 0 || totals[Other][rewrite.Sealed] != 2*maxNamespaces {
+		t.Errorf("%v", totals)
+	}
+	if !table.Has("n0") || len(table.Rows()) > maxNamespaces+2 {
+		t.Errorf("%d rows", len(table.Rows()))
+	}
+}
+
 // TestConcurrent: no count is lost between goroutines.
 func TestConcurrent(t *testing.T) {
 	table := New()

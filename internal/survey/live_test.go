@@ -1,0 +1,158 @@
+package survey
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	failurepb "go.temporal.io/api/failure/v1"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/temporal-seal/temporal-seal/internal/policy"
+	"github.com/temporal-seal/temporal-seal/internal/rewrite"
+	"github.com/temporal-seal/temporal-seal/internal/survey/detect"
+)
+
+func newTestLive() *Live {
+	return NewLive(LiveOptions{Detector: new(detect.Detector), Sampler: rewrite.NewSampler(), Rate: 10_000, CPUPercent: 50,
+		Known: func(namespace string) bool { return namespace != "invented" }})
+}
+
+// sampleOf is a payload of a request, about which a policy has decided.
+func sampleOf(t *testing.T, workflow, document string, v policy.Verdict) *rewrite.Sample {
+	t.Helper()
+	raw, err := proto.Marshal(payload("json/plain", document))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &rewrite.Sample{Direction: policy.Request, Namespace: "clinic", WorkflowType: workflow, Kind: "input", Value: raw, Verdict: v}
+}
+
+// TestLive: what is found is counted by place, with what the policy in force leaves in clear, and no value stays anywhere.
+func TestLive(t *testing.T) {
+	live, document := newTestLive(), fmt.Sprintf(`{"contact":{"mail":"%s"},"iban":"%s"}`, planted[0], planted[1])
+	search := func(workflow string, change func(*rewrite.Sample)) {
+		t.Helper()
+		s := sampleOf(t, workflow, document, policy.Verdict{Action: policy.Pass})
+		change(s)
+		live.search(s)
+		if strings.Trim(string(s.Value), "\x00") != "" {
+			t.Error("the sample is not wiped")
+		}
+	}
+	search("Pass", func(*rewrite.Sample) {})
+	search("Fields", func(s *rewrite.Sample) { s.Verdict = policy.Verdict{Action: policy.Seal, Fields: []string{"/contact"}} })
+	search("Missing", func(s *rewrite.Sample) { s.Verdict = policy.Verdict{Action: policy.Seal, Fields: []string{"/none"}} })
+	search("Seal", func(s *rewrite.Sample) { s.Verdict = policy.Verdict{Action: policy.Seal} })
+	search("Shadow", func(s *rewrite.Sample) { s.Verdict, s.Shadowed = policy.Verdict{Action: policy.Seal}, true })
+	search("Answer", func(s *rewrite.Sample) { s.Direction = policy.Response })
+	search("Invented", func(s *rewrite.Sample) { s.Namespace = "invented" })
+	search("Text", func(s *rewrite.Sample) {
+		s.Form, s.Kind, s.Value = rewrite.SampleText, "text", []byte("write to "+planted[0])
+	})
+	search("Failure", func(s *rewrite.Sample) {
+		raw, err := proto.Marshal(&failurepb.Failure{Message: "x", Cause: &failurepb.Failure{Message: "no bed for " + planted[0]}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Form, s.Kind, s.Value = rewrite.SampleFailure, "failure", raw
+	})
+	search("Junk", func(s *rewrite.Sample) { s.Value = []byte("\xff\xff") })
+	search("Junk", func(s *rewrite.Sample) { s.Form, s.Value = rewrite.SampleFailure, []byte("\xff\xff") })
+	r := live.Report()
+	clear := map[string]int{}
+	for _, row := range r.Findings {
+		for _, f := range row.Findings {
+			clear[row.At.WorkflowType+row.Pointer] += f.Clear
+			if f.CandidateClear != 0 || f.Count == 0 {
+				t.Errorf("%s: %+v", row.At, f)
+			}
+		}
+	}
+	want := map[string]int{"Pass/contact/mail": 2, "Pass/iban": 2, "Fields/contact/mail": 0, "Fields/iban": 2, "Missing/iban": 0, "Missing/contact/mail": 0,
+		"Seal/iban": 0, "Seal/contact/mail": 0, "Shadow/iban": 2, "Shadow/contact/mail": 2, "Answer/iban": 0, "Answer/contact/mail": 0, "Text": 1, "Failure": 1}
+	for place, n := range want {
+		if got, found := clear[place]; !found || got != n {
+			t.Errorf("%s: %d findings in clear, want %d (%v)", place, got, n, found)
+		}
+	}
+	if len(clear) != len(want) || r.Places != len(want) || r.Sampling.Searched != 10 || r.Sampling.Dropped != 1 || r.Sampling.Seconds <= 0 {
+		t.Errorf("%+v\n%v", r, clear)
+	}
+	text, err := json.Marshal(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, value := range planted {
+		if strings.Contains(string(text), value) {
+			t.Errorf("the report has a value: %s", text)
+		}
+	}
+}
+
+// TestLiveBounds: names that callers make up take bounded memory.
+func TestLiveBounds(t *testing.T) {
+	live := newTestLive()
+	for i := range 2 * liveBounds.strata {
+		live.search(sampleOf(t, fmt.Sprint("Type", i), `{"a":1}`, policy.Verdict{}))
+	}
+	deep := strings.Repeat(`{"a":1,"b":{"c":1},"d":`, 20) + "1" + strings.Repeat("}", 20)
+	for i := range 2 * liveBounds.nodes {
+		live.search(sampleOf(t, "Type0", strings.ReplaceAll(deep, `"a"`, fmt.Sprintf(`"a%c%c"`, 'a'+i%26, 'a'+i/26)), policy.Verdict{}))
+	}
+	table := live.survey.table
+	if len(table.Strata) > liveBounds.strata+1 {
+		t.Errorf("%d places", len(table.Strata))
+	}
+	for _, s := range table.Strata {
+		if s.Nodes > liveBounds.nodes+maxDepth {
+			t.Errorf("%d members at %s", s.Nodes, s.At)
+		}
+	}
+	if r := live.Report(); len(r.Findings) > LiveFindings {
+		t.Errorf("%d rows", len(r.Findings))
+	}
+}
+
+// TestBudget: searching that took too long waits until the process has used enough CPU time, and a quiet hour does not pay for
+// a burst.
+func TestBudget(t *testing.T) {
+	b := budget{percent: 5}
+	if b.exceeded(time.Second) {
+		t.Error("nothing was used")
+	}
+	b.saved -= 150 * time.Millisecond
+	if !b.exceeded(time.Second + 1900*time.Millisecond) {
+		t.Error("100 ms were saved, and 95 ms earned: not exceeded")
+	}
+	for used := 3 * time.Second; b.exceeded(used); used += 100 * time.Millisecond {
+		if used > 5*time.Second {
+			t.Fatal("it stays exceeded")
+		}
+	}
+	if b.exceeded(time.Hour); b.saved != maxSaved {
+		t.Errorf("%s saved", b.saved)
+	}
+	if processCPU() <= 0 {
+		t.Error("the process has used no CPU time")
+	}
+}
+
+// TestLiveRun: a survey that runs asks for samples, and ends with its context, also while it waits for CPU time.
+func TestLiveRun(t *testing.T) {
+	live := newTestLive()
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		live.Run(ctx)
+	}()
+	cancel()
+	<-ended
+	if live.Sampling().Searched != 0 {
+		t.Error("something was searched")
+	}
+}
