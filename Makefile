@@ -441,6 +441,11 @@ bench-rewrite: ## CPU of sealing and opening; ends with `CASE x_limit=R x_visito
 bench-policy: ## A cached verdict beside the evaluation that it saves; a line per case
 	$(GO) test -count=1 -run '^TestCost$$' -v ./internal/policy -measure-cost
 
+.PHONY: bench-survey
+bench-survey: ## Payloads a second that a survey searches, its memory, and what the survey of live traffic adds to requests; ends with `bench-survey: ...`
+	@$(GO) test -c -o bin/survey-cost.test ./internal/survey
+	@out=$$(cd internal/survey && ../../bin/survey-cost.test -test.run '^TestCost$$' -measure-cost) || { echo "$$out"; exit 1; }; echo "$$out" | grep '^bench-survey:'
+
 .PHONY: bench-polls
 bench-polls: build ## 5,000 held polls beside a plain relay; ends with `polls=5000 proxy_bytes=.. relay_bytes=.. ratio=..`
 	@cd e2e && $(GO) test -c -o ../bin/polls.test ./polls

@@ -77,6 +77,7 @@ func configFolder(t *testing.T) program {
 	p.env = append(p.env, startKMS(t).env...)
 	certificate(t, p)
 	p.write(t, "token", "secret")
+	p.write(t, "rules.yaml", "rules: [{what: ward, names: [ward_name]}]\n")
 	p.write(t, "codec.key", strings.Repeat("ab", 32))
 	p.write(t, "good.rego", files["good.rego"])
 	if err := os.Mkdir(filepath.Join(p.dir, "namespaces"), 0o755); err != nil {
