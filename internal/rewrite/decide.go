@@ -204,7 +204,7 @@ func (s *sealer) decide(ctx context.Context) (err error) {
 			s.stats.Outcomes.decided(sl.f.kind, v.Action, s.stats.Shadow > shadowed)
 			seen++
 			if i == chosen {
-				s.sample(sl, v, s.stats.Shadow > shadowed)
+				takeSample(s, sl, v, s.stats.Shadow > shadowed)
 			}
 		}
 		if s.stats.Shadow > shadowed {

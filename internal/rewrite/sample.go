@@ -102,8 +102,8 @@ func (d *decider) sample(direction policy.Direction, s *slot) Sample {
 		Kind: s.f.kind, Name: d.message.name(s)}
 }
 
-// sample copies a slot of a request about which the policy has decided.
-func (s *sealer) sample(sl *slot, v *policy.Verdict, shadowed bool) {
+// takeSample copies a slot of a request about which the policy has decided.
+func takeSample(s *sealer, sl *slot, v *policy.Verdict, shadowed bool) {
 	o := s.decider.sample(policy.Request, sl)
 	o.Verdict, o.Shadowed = *v, shadowed
 	switch sl.f.op {
