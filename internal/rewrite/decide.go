@@ -175,8 +175,10 @@ func (s *sealer) decide(ctx context.Context) (err error) {
 	s.items, s.last = s.items[:0], lastVerdict{}
 	s.decider.begin()
 	slots := s.message.walk.slots
-	sampler, seen := s.call.sampler(), 0
-	chosen := sampler.choose(len(slots))
+	sampler, seen, chosen := s.call.sampler(), 0, nothing
+	if sampler != nil {
+		chosen = sampler.choose(len(slots))
+	}
 	for i := range slots {
 		sl := &slots[i]
 		if err := s.call.stillWanted(ctx, i); err != nil {
@@ -216,7 +218,9 @@ func (s *sealer) decide(ctx context.Context) (err error) {
 			s.items = s.items[:len(s.items)-1]
 		}
 	}
-	sampler.saw(seen)
+	if sampler != nil {
+		sampler.saw(seen)
+	}
 	s.decided = append(s.decided[:0], s.stats.Outcomes...)
 	return nil
 }

@@ -265,7 +265,9 @@ func (o *opener) openItems(ctx context.Context) (out []byte, err error) {
 		o.ahead = o.toOpen // made once, since it allocates
 	}
 	o.run.Ahead(o.ahead)
-	o.chosen = o.call.sampler().choose(len(o.items))
+	if sampler := o.call.sampler(); sampler != nil {
+		o.chosen = sampler.choose(len(o.items))
+	}
 	size := 0
 	for i := range o.items {
 		if it := &o.items[i]; !o.inPlace(it) {

@@ -12,7 +12,8 @@ import (
 )
 
 // Sampler copies payloads in clear from calls, one whenever Want has asked for one: of requests before they are sealed, of
-// answers after they are opened. A call never waits for it. It is safe for concurrent use; a nil Sampler copies nothing.
+// answers after they are opened. A call never waits for it. It is safe for
+// concurrent use.
 type Sampler struct {
 	wanted   atomic.Bool
 	seen     atomic.Uint64
@@ -63,7 +64,7 @@ const nothing = -1
 
 // choose returns the place of the payload to copy, of n in a message; nothing if none is wanted.
 func (s *Sampler) choose(n int) int {
-	if s == nil || n == 0 || !s.wanted.Load() {
+	if n == 0 || !s.wanted.Load() {
 		return nothing
 	}
 	return rand.IntN(n)
@@ -71,9 +72,7 @@ func (s *Sampler) choose(n int) int {
 
 // saw counts payloads.
 func (s *Sampler) saw(n int) {
-	if s != nil && n > 0 {
-		s.seen.Add(uint64(n))
-	}
+	s.seen.Add(uint64(n))
 }
 
 // take hands over a copy of a payload, unless another call did it first. The texts of o alias a message.
@@ -121,17 +120,13 @@ func takeSample(s *sealer, sl *slot, v *policy.Verdict, shadowed bool) {
 // sample copies a payload that was opened, before it is moved to its place. One of which members are sealed is left out: what
 // else it holds was in clear, and a request brought it.
 func (o *opener) sample(ctx context.Context, it *openItem, item int, plain []byte) {
-	o.call.sampler().saw(1)
+	sampler := o.call.sampler()
+	if sampler == nil {
+		return
+	}
+	sampler.saw(1)
 	if item == o.chosen && it.sealed.Form != envelope.FormView {
 		o.decider.facts(ctx, it.slot)
-		o.call.sampler().take(o.decider.sample(policy.Response, it.slot), plain)
+		sampler.take(o.decider.sample(policy.Response, it.slot), plain)
 	}
-}
-
-// sampler is nil where calls are no traffic of workers and clients.
-func (c *call) sampler() *Sampler {
-	if c.method.codec {
-		return nil
-	}
-	return c.rewriter.sampler
 }

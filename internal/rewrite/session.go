@@ -111,6 +111,14 @@ func (r *Rewriter) logUnknown(method string, n int) {
 	}
 }
 
+// sampler is nil where calls are no traffic of workers and clients.
+func (c *call) sampler() *Sampler {
+	if c.method.codec {
+		return nil
+	}
+	return c.rewriter.sampler
+}
+
 // Session seals the request of one RPC and opens its response. It is not safe for
 // concurrent use, and must not be used after Done.
 type Session struct {
