@@ -441,6 +441,12 @@ bench-rewrite: ## CPU of sealing and opening; ends with `CASE x_limit=R x_visito
 bench-policy: ## A cached verdict beside the evaluation that it saves; a line per case
 	$(GO) test -count=1 -run '^TestCost$$' -v ./internal/policy -measure-cost
 
+# FAKER is a Python with the package faker: python3 -m venv DIR && DIR/bin/pip install faker, then FAKER=DIR/bin/python. Another SEED makes other documents.
+.PHONY: test-recall
+test-recall: ## What the survey's detectors find of 2,000 labelled values of a library that knows nothing of them (needs FAKER=python with faker); ends with `recall: ...`
+	@mkdir -p bin && $(or $(FAKER),python3) scripts/recall_documents.py $(or $(SEED),1) >bin/recall.jsonl
+	SEAL_RECALL='$(abspath bin/recall.jsonl)' $(GO) test -count=1 -run '^TestRecall$$' -v ./internal/survey/detect
+
 .PHONY: bench-survey
 bench-survey: ## Payloads a second that a survey searches, its memory, and what the survey of live traffic adds to requests; ends with `bench-survey: ...`
 	@$(GO) test -c -o bin/survey-cost.test ./internal/survey
