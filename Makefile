@@ -21,8 +21,8 @@ ACTIONLINT   := github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 # The race detector needs a C compiler. Where there is none, unit tests run without it.
 RACE = $(if $(filter 1,$(shell $(GO) env CGO_ENABLED)),-race)
 
-# Tests that count allocations or seconds, both of which the race detector increases, or that run for weeks on a fake clock.
-COUNTING := ^(TestAllocations|TestDecodingIsLinear|TestFailureTable|TestMemoryOfWhatOpens)$$
+# Tests that count allocations or seconds, both of which the race detector increases, that run for weeks on a fake clock, or that have 100,000 subjects.
+COUNTING := ^(TestAllocations|TestDecodingIsLinear|TestFailureTable|TestHundredThousandSubjects|TestMemoryOfWhatOpens)$$
 
 ##@ Use it
 
