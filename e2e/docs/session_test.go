@@ -89,6 +89,7 @@ type session struct {
 // others are programs that are run by other tests than these, because of what they do here.
 var others = map[string]string{
 	"make":  "TestTargets looks at it",
+	"az":    "no Azure can be reached in tests",
 	"vault": "make test-vault sets the engine up by the same requests",
 }
 

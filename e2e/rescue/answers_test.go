@@ -67,7 +67,7 @@ func byIDForbidden(s *site) string {
 func workflowForbidden(s *site) string {
 	s.work(s.client, s.queue, register("Forbidden", func(workflow.Context) (string, error) { return "forbidden", nil }))
 	s.start(s.client, "Forbidden")
-	return s.givenUp(1)
+	return s.givenUp()
 }
 
 func queryForbidden(s *site) string {
@@ -119,7 +119,7 @@ func workflowTooLarge(s *site) string {
 	}))
 	s.limit = 6 * time.Second // the worker needs some of it
 	s.start(s.client, "Many")
-	shown := s.givenUp(1)
+	shown := s.givenUp()
 	if shown == again {
 		return again
 	}

@@ -116,7 +116,7 @@ func (s *site) timedOut() bool {
 }
 
 // givenUp checks that so many failures tell why, and that the server is not kept busy.
-func (s *site) givenUp(failures int) string {
+func (s *site) givenUp() string {
 	s.Helper()
 	s.eventually(func() error {
 		if a := s.describe().GetPendingWorkflowTask().GetAttempt(); a < 3 {
@@ -129,15 +129,14 @@ func (s *site) givenUp(failures int) string {
 		return again
 	}
 	attempt, failed := s.describe().GetPendingWorkflowTask().GetAttempt(), s.failedTasks()
-	s.want(attempt < 12 && failed == failures, "attempt %d, %d failed workflow tasks", attempt, failed)
-	return "Running; one WorkflowTaskFailed with the reason" + map[int]string{2: ", and one more once the task is back from the sticky queue"}[failures] +
-		"; further attempts are left to the workflow task timeout"
+	s.want(attempt < 12 && failed == 1, "attempt %d, %d failed workflow tasks", attempt, failed)
+	return "Running; one WorkflowTaskFailed with the reason; further attempts are left to the workflow task timeout"
 }
 
 func workflowTaskNever(s *site) string {
 	s.work(s.client, s.queue, register("Echo", echo))
 	s.start(s.direct, "Echo", s.bad())
-	return s.givenUp(1)
+	return s.givenUp()
 }
 
 // onSticky reports whether a workflow task was scheduled on the sticky queue of the worker that knows the workflow.
@@ -168,7 +167,7 @@ func stickyNever(s *site) string {
 	s.start(s.client, "Asking")
 	s.idle()
 	s.ok(s.direct.SignalWorkflow(s.Context(), s.id, "", "end", s.bad()))
-	shown := s.givenUp(2)
+	shown := s.givenUp()
 	s.want(s.onSticky(), "no task was on a sticky queue")
 	return shown
 }
