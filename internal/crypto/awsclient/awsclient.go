@@ -160,8 +160,10 @@ func ErrorCode(service string, err error) string {
 		}
 		e = op.Unwrap()
 	}
+	// The endpoint of a container's credentials has errors like those of a service, without an operation around them.
+	var answer *awshttp.ResponseError
 	var api smithy.APIError
-	if errors.As(err, &api) {
+	if errors.As(err, &answer) && errors.As(answer, &api) {
 		return api.ErrorCode()
 	}
 	return ""

@@ -369,6 +369,22 @@ func TestSTSFailureSaysNothingAboutTheKey(t *testing.T) {
 	check(t, "DescribeKey", err, crypto.KindUnavailable, "AccessDenied")
 }
 
+// TestContainerCredentialsSayNothingAboutTheKey: the endpoint of a container's credentials refuses with AccessDeniedException too.
+func TestContainerCredentialsSayNothingAboutTheKey(t *testing.T) {
+	s := start(t)
+	t.Setenv("AWS_ACCESS_KEY_ID", "")
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "")
+	endpoint := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(http.StatusBadRequest)
+		_, _ = w.Write([]byte(`{"code": "AccessDeniedException", "message": "no pod identity"}`))
+	}))
+	t.Cleanup(endpoint.Close)
+	t.Setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", endpoint.URL)
+	_, err := Open(t.Context(), s.uri("alias/x"))
+	check(t, "DescribeKey", err, crypto.KindUnavailable, "no pod identity")
+}
+
 // TestExternalKeyStores: KMS has one error for a key store that is disconnected and for an external key manager that refuses. Only
 // the state of the key shows that it was taken away.
 func TestExternalKeyStores(t *testing.T) {
