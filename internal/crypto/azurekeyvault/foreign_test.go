@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/sha1" // of RSA-OAEP
 	"crypto/sha256"
 	"strings"
 	"testing"
@@ -37,6 +38,19 @@ func TestForeign(t *testing.T) {
 			t.Errorf("%s: a piece of it: %v", uri, err)
 		}
 	}
+	older, err := rsa.EncryptOAEP(sha1.New(), rand.Reader, &key.RSA.PublicKey, plain, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for algorithm, wrapped := range map[string][]byte{"RSA-OAEP-256": wrapped, "RSA-OAEP": older} {
+		k, err := OpenForeign(t.Context(), uri+"?algorithm="+algorithm+"&"+endpoint)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := k.Decrypt(t.Context(), wrapped, nil); err != nil || !bytes.Equal(got, plain) {
+			t.Errorf("encrypted with %s it does not open: %v", algorithm, err)
+		}
+	}
 	v.Add("theirs", "RSA")
 	if got, err := decrypt(uri+"/"+key.ID, wrapped); err != nil || !bytes.Equal(got, plain) {
 		t.Errorf("after a rotation it does not open: %v", err)
@@ -45,9 +59,10 @@ func TestForeign(t *testing.T) {
 		t.Errorf("a key that is not there: %v", err)
 	}
 	for uri, want := range map[string]string{
-		"azurekeyvault://" + host + "/keys/a/b/c":    "names a version",
-		"azurekeyvault://" + host + "/secrets/a":     "does not name a key",
-		"azurekeyvault://" + host + "/keys/a?zone=x": "unknown parameter",
+		"azurekeyvault://" + host + "/keys/a/b/c":              "names a version",
+		"azurekeyvault://" + host + "/secrets/a":               "does not name a key",
+		"azurekeyvault://" + host + "/keys/a?zone=x":           "unknown parameter",
+		"azurekeyvault://" + host + "/keys/a?algorithm=RSA1_5": "algorithm is RSA-OAEP-256 or RSA-OAEP",
 	} {
 		err := CheckForeign(uri)
 		if err == nil || !strings.Contains(err.Error(), want) {

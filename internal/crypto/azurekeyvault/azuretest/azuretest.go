@@ -9,6 +9,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/sha1" // of RSA-OAEP
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
@@ -230,6 +231,8 @@ func (ver *Version) do(what string, in operation) (out operation, fault *Fault) 
 		out.Value, err = rsa.EncryptOAEP(sha256.New(), rand.Reader, &ver.RSA.PublicKey, in.Value, nil)
 	case (what == "unwrapkey RSA-OAEP-256" || what == "decrypt RSA-OAEP-256") && ver.RSA != nil:
 		out.Value, err = rsa.DecryptOAEP(sha256.New(), nil, ver.RSA, in.Value, nil)
+	case what == "decrypt RSA-OAEP" && ver.RSA != nil:
+		out.Value, err = rsa.DecryptOAEP(sha1.New(), nil, ver.RSA, in.Value, nil)
 	case what == "sign ES256" && ver.EC != nil && len(in.Value) == sha256.Size:
 		out.Value, err = Sign(ver.EC, in.Value)
 	default:
