@@ -84,8 +84,11 @@ func crc32c(b []byte) *wrapperspb.Int64Value {
 func (s *googleKMS) GetCryptoKey(_ context.Context, in *kmspb.GetCryptoKeyRequest) (*kmspb.CryptoKey, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return &kmspb.CryptoKey{Name: in.Name, Purpose: kmspb.CryptoKey_ENCRYPT_DECRYPT,
-		Primary: &kmspb.CryptoKeyVersion{State: kmspb.CryptoKeyVersion_ENABLED}}, s.ready(in.Name)
+	err, state := s.ready(in.Name), kmspb.CryptoKeyVersion_ENABLED
+	if status.Code(err) == codes.FailedPrecondition {
+		err, state = nil, kmspb.CryptoKeyVersion_DISABLED
+	}
+	return &kmspb.CryptoKey{Name: in.Name, Purpose: kmspb.CryptoKey_ENCRYPT_DECRYPT, Primary: &kmspb.CryptoKeyVersion{State: state}}, err
 }
 
 func (s *googleKMS) Encrypt(_ context.Context, in *kmspb.EncryptRequest) (*kmspb.EncryptResponse, error) {

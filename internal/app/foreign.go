@@ -82,7 +82,7 @@ func unwrapLate(uri string) func(context.Context, []byte, map[string]string) ([]
 	return func(ctx context.Context, wrapped []byte, bound map[string]string) ([]byte, error) {
 		key, err := keyservice.OpenForeign(ctx, uri)
 		if err != nil {
-			return nil, crypto.Internalf(crypto.KindUnavailable, "open", "%w", err)
+			return nil, err
 		}
 		return key.Decrypt(ctx, wrapped, bound)
 	}

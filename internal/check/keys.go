@@ -158,6 +158,9 @@ func (r *run) ask(ctx context.Context, k *asked) (arn string, err error) {
 	answered := make(chan answer, 1)
 	go func() { // a service's client may overlook the end of its time
 		p, err := keyservice.Open(ctx, k.uri)
+		if c, ok := p.(crypto.WrapChecker); ok && k.seals {
+			err = c.CheckWrap(ctx)
+		}
 		if err == nil && r.options.Connect && k.seals && k.bound.Key != "" {
 			err = makesDataKey(ctx, p, k.bound)
 		}

@@ -62,6 +62,12 @@ type Wrapper interface {
 	WrapDataKey(ctx context.Context, plain []byte, kc KeyContext) (wrapped []byte, err error)
 }
 
+// WrapChecker is a Provider that opens although it may wrap nothing at the moment.
+type WrapChecker interface {
+	// CheckWrap returns why nothing can be wrapped now.
+	CheckWrap(ctx context.Context) error
+}
+
 // Decrypter is a key that decrypts what another tool had it encrypt.
 type Decrypter interface {
 	// Decrypt decrypts a data key that is bound to the context, nil for none. Its errors are those of a Provider.

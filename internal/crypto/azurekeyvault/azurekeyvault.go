@@ -53,8 +53,8 @@ type Provider struct {
 	signers map[string]signer // by version
 }
 
-// Open looks at the key, and at the signing key if there is one. A key whose newest version is disabled is an error of kind
-// KindRevoked.
+// Open looks at the key, and at the signing key if there is one. Newest versions that are disabled are no error, since others may
+// unwrap: see CheckWrap.
 func Open(ctx context.Context, uri string) (crypto.Provider, error) {
 	loc, err := parseURI(uri)
 	if err != nil {
@@ -64,15 +64,22 @@ func Open(ctx context.Context, uri string) (crypto.Provider, error) {
 	if p.client, err = clientFor(loc); err != nil {
 		return nil, crypto.Internalf(crypto.KindUnavailable, opOpen, "%s: %w", uri, err)
 	}
-	if _, err := p.newest(ctx, opOpen, crypto.KeyContext{}); err != nil {
+	if err := p.CheckWrap(ctx); err != nil && !newestDisabled(err) {
 		return nil, err
 	}
-	if loc.signingKey != "" {
-		if _, err := p.signerOf(ctx, opOpen, crypto.KeyContext{}, ""); err != nil {
-			return nil, err
-		}
-	}
 	return p, nil
+}
+
+// CheckWrap returns why nothing can be wrapped now.
+func (p *Provider) CheckWrap(ctx context.Context) error {
+	if _, err := p.newest(ctx, opOpen, crypto.KeyContext{}); err != nil {
+		return err
+	}
+	if p.loc.signingKey == "" {
+		return nil
+	}
+	_, err := p.signerOf(ctx, opOpen, crypto.KeyContext{}, "")
+	return err
 }
 
 // Ref is derived from the vault's host and the name of the key.
@@ -153,8 +160,6 @@ func (p *Provider) newest(ctx context.Context, op string, kc crypto.KeyContext) 
 		return wrong(crypto.KindNotConfigured, "the answer describes no key; check that the host is a Key Vault or a Managed HSM")
 	}
 	switch kind := *out.Key.Kty; {
-	case disabled(out.KeyBundle):
-		return wrong(crypto.KindRevoked, "its newest version is disabled; enable it or make another version")
 	case kind == azkeys.KeyTypeRSA || kind == azkeys.KeyTypeRSAHSM:
 		if p.loc.signingKey == "" {
 			return wrong(crypto.KindNotConfigured, "everybody can wrap a data key with an RSA key, which is public; "+
@@ -166,6 +171,9 @@ func (p *Provider) newest(ctx context.Context, op string, kc crypto.KeyContext) 
 		}
 	default:
 		return wrong(crypto.KindNotConfigured, "a key of type "+string(kind)+" cannot wrap data keys; name an AES or RSA key")
+	}
+	if disabled(out.KeyBundle) {
+		return "", kc.Internalf(crypto.KindDenied, op, "%s: %w", p.uri, errDisabled)
 	}
 	return version, nil
 }

@@ -145,7 +145,7 @@ func TestFailures(t *testing.T) {
 	}{
 		"no permission":    {forbidden("ForbiddenByRbac"), crypto.KindDenied, crypto.KindDenied},
 		"no access policy": {forbidden("AccessDenied"), crypto.KindDenied, crypto.KindDenied},
-		"a disabled key":   {forbidden("KeyDisabled"), crypto.KindRevoked, crypto.KindRevoked},
+		"a disabled key":   {forbidden("KeyDisabled"), crypto.KindDenied, crypto.KindRevoked},
 		"a firewall":       {forbidden("ForbiddenByFirewall"), crypto.KindUnavailable, crypto.KindUnavailable},
 		"a private vault":  {forbidden("ForbiddenByConnection"), crypto.KindUnavailable, crypto.KindUnavailable},
 		"an expired token": {&azuretest.Fault{Status: 401, Code: "Unauthorized", Inner: "TokenExpired"}, crypto.KindUnavailable, crypto.KindUnavailable},
@@ -204,13 +204,13 @@ func TestTakenAway(t *testing.T) {
 		}
 	}
 	undo := v.Disable("rsa")
-	check("the key is disabled", crypto.KindRevoked, crypto.KindRevoked)
+	check("the key is disabled", crypto.KindDenied, crypto.KindRevoked)
 	undo()
 	undo = v.Remove("rsa")
 	check("the key is deleted", crypto.KindRevoked, crypto.KindRevoked)
 	undo()
 	undo = v.Disable("vouch")
-	check("the signing key is disabled", crypto.KindNotConfigured, crypto.KindRevoked)
+	check("the signing key is disabled", crypto.KindDenied, crypto.KindRevoked)
 	undo()
 	undo = v.Remove("vouch")
 	check("the signing key is deleted", crypto.KindRevoked, crypto.KindRevoked)
@@ -226,26 +226,97 @@ func TestTakenAway(t *testing.T) {
 	}
 }
 
-func TestOpenIsCareful(t *testing.T) {
+// TestOneVersionDisabled: others go on, and what the disabled one wrapped or signed does not open and says why.
+func TestOneVersionDisabled(t *testing.T) {
+	for _, c := range []struct {
+		name, kind string
+		uri        func(endpoint string) string
+	}{{"aes", "AES", aesURI}, {"rsa", "RSA", rsaURI}, {"vouch", "EC", rsaURI}} {
+		v, endpoint := start(t)
+		old := v.Add(c.name, c.kind)
+		p := open(t, c.uri(endpoint))
+		_, before, err := p.GenerateDataKey(t.Context(), clinic)
+		if err != nil {
+			t.Fatal(err)
+		}
+		newest := v.Add(c.name, c.kind)
+		_, after, err := p.GenerateDataKey(t.Context(), clinic)
+		if err != nil {
+			t.Fatal(err)
+		}
+		try := func(what string, wrapped []byte, want crypto.Kind) {
+			t.Helper()
+			clear(p.signers) // as after a minute
+			_, err := p.UnwrapDataKey(t.Context(), wrapped, clinic)
+			if crypto.KindOf(err) != want || err != nil && !strings.Contains(strings.ToLower(err.Error()), "disabled") {
+				t.Errorf("%s, %s: %v, want kind %v", c.name, what, err, want)
+			}
+		}
+		old.Disabled = true
+		try("wrapped by the disabled version", before, crypto.KindDenied)
+		try("wrapped by the newest", after, crypto.KindUnknown)
+		if _, _, err := p.GenerateDataKey(t.Context(), clinic); err != nil {
+			t.Errorf("%s: the newest version wraps no more: %v", c.name, err)
+		}
+		old.Disabled, newest.Disabled = false, true
+		if p = open(t, c.uri(endpoint)); crypto.KindOf(p.CheckWrap(t.Context())) != crypto.KindDenied {
+			t.Errorf("%s: the newest version is disabled: %v", c.name, p.CheckWrap(t.Context()))
+		}
+		if _, _, err := p.GenerateDataKey(t.Context(), clinic); crypto.KindOf(err) != crypto.KindDenied {
+			t.Errorf("%s: a disabled version wraps: %v", c.name, err)
+		}
+		try("wrapped by the enabled version", before, crypto.KindUnknown)
+		try("wrapped by the newest, which is disabled", after, crypto.KindRevoked)
+	}
+}
+
+// TestUnsure: an error about a version alone says nothing about the key while the vault does not describe its newest one.
+func TestUnsure(t *testing.T) {
 	v, endpoint := start(t)
+	p := open(t, aesURI(endpoint))
+	for _, missing := range []bool{true, false} {
+		for want, fault := range map[crypto.Kind]*azuretest.Fault{
+			crypto.KindUnavailable: {Status: 503, Code: "ServiceUnavailable"},
+			crypto.KindRevoked:     {Status: 404, Code: "KeyNotFound"},
+		} {
+			v.Fail(fault)
+			if kind := p.ofVersion(t.Context(), "aes", missing); kind != want {
+				t.Errorf("missing %v, answer %d: %v", missing, fault.Status, kind)
+			}
+		}
+		v.Fail(&azuretest.Fault{Status: 403, Code: "Forbidden", Inner: "ForbiddenByRbac"})
+		want := crypto.KindDenied
+		if missing {
+			want = crypto.KindUnavailable
+		}
+		if kind := p.ofVersion(t.Context(), "aes", missing); kind != want {
+			t.Errorf("missing %v, no permission to look: %v", missing, kind)
+		}
+	}
+}
+
+func TestOpenIsCareful(t *testing.T) {
+	_, endpoint := start(t)
 	for uri, want := range map[string]string{
-		"keys/rsa?":                    "add ?signing_key=",
-		"keys/aes?signing_key=vouch&":  "leave it out",
-		"keys/vouch?":                  "of type EC",
-		"keys/rsa?signing_key=aes&":    "not an EC key",
 		"keys/nobody?":                 "404 KeyNotFound",
 		"keys/rsa?signing_key=nobody&": "key nobody: 404",
+	} {
+		_, err := Open(t.Context(), "azurekeyvault://"+host+"/"+uri+endpoint)
+		if crypto.KindOf(err) != crypto.KindRevoked || !strings.Contains(err.Error(), want) { // one tenant's deleted key stops nobody else
+			t.Errorf("%s: %v, want %q", uri, err, want)
+		}
+	}
+	for uri, want := range map[string]string{
+		"keys/rsa?":                   "add ?signing_key=",
+		"keys/aes?signing_key=vouch&": "leave it out",
+		"keys/vouch?":                 "of type EC",
+		"keys/rsa?signing_key=aes&":   "not an EC key",
 	} {
 		_, err := Open(t.Context(), "azurekeyvault://"+host+"/"+uri+endpoint)
 		if crypto.KindOf(err) != crypto.KindNotConfigured || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", uri, err, want)
 		}
 	}
-	undo := v.Disable("aes")
-	if _, err := Open(t.Context(), aesURI(endpoint)); crypto.KindOf(err) != crypto.KindRevoked {
-		t.Errorf("a disabled key: %v", err)
-	}
-	undo()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
 	if _, err := Open(ctx, "azurekeyvault://"+host+"/keys/aes?endpoint=http://127.0.0.1:1"); crypto.KindOf(err) != crypto.KindUnavailable {
@@ -314,6 +385,10 @@ func TestURIs(t *testing.T) {
 			t.Errorf("%s: %+v, %v; want %+v", uri, got, err, want)
 		}
 	}
+	upper, lower := location{host: host, key: "Phi"}, location{host: host, key: "phi"}
+	if upper.id() != lower.id() {
+		t.Errorf("one key, written in two ways: %s and %s", upper.id(), lower.id())
+	}
 	for uri, want := range map[string]string{
 		"azurekeyvault://vault/keys/k":                                    "does not name a key",
 		"azurekeyvault://" + host + "/secrets/k":                          "does not name a key",
@@ -322,6 +397,7 @@ func TestURIs(t *testing.T) {
 		"azurekeyvault://" + host + "/keys/a_b":                           "letters, digits and -",
 		"azurekeyvault://" + host + "/keys/k?signing_key=":                "signing_key is the name",
 		"azurekeyvault://" + host + "/keys/k?signing_key=k":               "another key",
+		"azurekeyvault://" + host + "/keys/k?signing_key=K":               "another key",
 		"azurekeyvault://" + host + "/keys/k?signing_key=a&signing_key=b": "more than once",
 		"azurekeyvault://" + host + "/keys/k?zone=x":                      "unknown parameter",
 		"azurekeyvault://" + host + "/keys/k?%zz":                         "cannot be read",

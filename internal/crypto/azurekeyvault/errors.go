@@ -22,16 +22,39 @@ func (p *Provider) failed(ctx context.Context, op string, kc crypto.KeyContext, 
 		return kc.Internalf(crypto.KindUnavailable, op, "%s: %w", p.uri, &brief{oneLine(err.Error()), err})
 	}
 	kind := a.kind(op)
-	// A version is not there: neither is the key, or somebody made the version up.
-	if op == opUnwrap && kind == crypto.KindRevoked && a.status == http.StatusNotFound && p.exists(ctx, key) {
-		kind = crypto.KindRejected
+	if op == opUnwrap && kind == crypto.KindRevoked {
+		kind = p.ofVersion(ctx, key, a.status == http.StatusNotFound)
 	}
 	return kc.Internalf(kind, op, "%s: key %s: %w", p.uri, key, &brief{a.String(), err})
 }
 
-func (p *Provider) exists(ctx context.Context, key string) bool {
-	_, err := p.client.GetKey(ctx, key, "", nil)
-	return err == nil
+// ofVersion returns what it means for a key that one of its versions, by which something was wrapped, is disabled or missing. Its
+// newest version shows that: an old one may be disabled by itself, and a missing one may be made up.
+func (p *Provider) ofVersion(ctx context.Context, key string, missing bool) crypto.Kind {
+	newest, err := p.client.GetKey(ctx, key, "", nil)
+	a, answered := answerOf(err)
+	switch gone := answered && a.kind(opUnwrap) == crypto.KindRevoked; {
+	case missing && err == nil:
+		return crypto.KindRejected
+	case missing && gone && a.status == http.StatusNotFound:
+		return crypto.KindRevoked
+	case missing:
+		return crypto.KindUnavailable
+	case gone, err == nil && disabled(newest.KeyBundle):
+		return crypto.KindRevoked
+	case err == nil, answered && a.kind(opUnwrap) == crypto.KindDenied:
+		return crypto.KindDenied
+	}
+	return crypto.KindUnavailable
+}
+
+// errDisabled is the cause of an error about a newest version that is disabled.
+var errDisabled = errors.New("its newest version is disabled; enable it or make another version")
+
+// newestDisabled reports whether an error says no more than that a newest version is disabled. What others wrapped opens.
+func newestDisabled(err error) bool {
+	a, _ := answerOf(err)
+	return a.Inner.Code == keyDisabled || errors.Is(err, errDisabled)
 }
 
 // brief is an error without the client's account of it; the error below stays reachable.
@@ -90,6 +113,9 @@ func answerOf(err error) (a answer, ok bool) {
 	return a, true
 }
 
+// keyDisabled is the inner code of an answer about a disabled version.
+const keyDisabled = "KeyDisabled"
+
 // kind sorts the service's answers. What is not known counts as unavailable: no key is dropped and no payload given up for a
 // reason that is not understood.
 func (a answer) kind(op string) crypto.Kind {
@@ -99,16 +125,16 @@ func (a answer) kind(op string) crypto.Kind {
 	switch a.status {
 	case http.StatusForbidden:
 		switch a.Inner.Code {
-		case "KeyDisabled":
-			return crypto.KindRevoked
+		case keyDisabled:
+			if op == opUnwrap {
+				return crypto.KindRevoked
+			}
+			return crypto.KindDenied // to wrap: other versions may go on unwrapping
 		case "ForbiddenByFirewall", "ForbiddenByConnection": // the network's settings say nothing about the key
 			return crypto.KindUnavailable
 		}
 		return crypto.KindDenied
 	case http.StatusNotFound:
-		if op == opOpen {
-			return crypto.KindNotConfigured
-		}
 		if a.Code == "KeyNotFound" {
 			return crypto.KindRevoked
 		}

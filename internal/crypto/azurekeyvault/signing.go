@@ -103,10 +103,10 @@ func (p *Provider) signerOf(ctx context.Context, op string, kc crypto.KeyContext
 	case !isVersion || !isEC || version != "" && found != version:
 		return signer{}, kc.Internalf(crypto.KindNotConfigured, op, "%s: signing_key is not an EC key on P-256", p.uri)
 	case disabled(out.KeyBundle) && op == opUnwrap:
-		return signer{}, kc.Internalf(crypto.KindRevoked, op, "%s: the version of the signing key that signed it is disabled", p.uri)
+		return signer{}, kc.Internalf(p.ofVersion(ctx, p.loc.signingKey, false), op,
+			"%s: the version of the signing key that signed it is disabled", p.uri)
 	case disabled(out.KeyBundle):
-		return signer{}, kc.Internalf(crypto.KindNotConfigured, op,
-			"%s: the newest version of the signing key is disabled; enable it or make another version", p.uri)
+		return signer{}, kc.Internalf(crypto.KindDenied, op, "%s: the signing key: %w", p.uri, errDisabled)
 	}
 	s := signer{version: found, public: public, at: time.Now()}
 	p.mu.Lock()

@@ -26,8 +26,8 @@ type location struct {
 	endpoint   string // of a stand-in on this host
 }
 
-// id is what envelopes name the key by.
-func (l location) id() string { return l.host + "/keys/" + l.key }
+// id is what envelopes name the key by. Names of keys ignore case.
+func (l location) id() string { return l.host + "/keys/" + strings.ToLower(l.key) }
 
 var (
 	hostForm = regexp.MustCompile(`^[0-9a-z-]+(\.[0-9a-z-]+)+$`)
@@ -75,7 +75,7 @@ func parseURI(uri string) (loc location, err error) {
 			return loc, fmt.Errorf("%s: unknown parameter %q; the parameters are signing_key and endpoint", place, param)
 		}
 	}
-	if loc.signingKey == loc.key {
+	if strings.EqualFold(loc.signingKey, loc.key) {
 		return loc, fmt.Errorf("%s: signing_key is another key than the one that wraps", place)
 	}
 	return loc, nil

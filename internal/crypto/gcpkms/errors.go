@@ -20,8 +20,8 @@ func (p *Provider) failed(ctx context.Context, op string, kc crypto.KeyContext, 
 		return kc.Internalf(crypto.KindUnavailable, op, "%s: %w", p.uri, err)
 	}
 	kind := kindOf(op, s)
-	if s.Code() == codes.FailedPrecondition && kind == crypto.KindUnavailable && p.primaryWithdrawn(ctx) {
-		kind = crypto.KindRevoked
+	if s.Code() == codes.FailedPrecondition {
+		kind = p.ofVersion(ctx, op, kind)
 	}
 	return kc.Internalf(kind, op, "%s: %w", p.uri, &answer{fmt.Sprintf("%s: %s", s.Code(), s.Message()), err})
 }
@@ -46,9 +46,6 @@ func kindOf(op string, s *status.Status) crypto.Kind {
 		}
 		return crypto.KindDenied
 	case codes.NotFound:
-		if op == opOpen {
-			return crypto.KindNotConfigured
-		}
 		return crypto.KindRevoked
 	case codes.InvalidArgument:
 		switch {
@@ -79,8 +76,18 @@ func reasonOf(s *status.Status) string {
 	return ""
 }
 
-// primaryWithdrawn reports whether the key's primary version is disabled or destroyed.
-func (p *Provider) primaryWithdrawn(ctx context.Context) bool {
+// ofVersion returns what it means for the key that one of its versions is not enabled. kind is KindRevoked if the answer names a
+// state that was chosen. The primary version shows it: an old one may be disabled by itself.
+func (p *Provider) ofVersion(ctx context.Context, op string, kind crypto.Kind) crypto.Kind {
 	key, err := p.client.GetCryptoKey(ctx, &kmspb.GetCryptoKeyRequest{Name: p.name})
-	return err == nil && withdrawn(key.GetPrimary().GetState())
+	chosen := kind == crypto.KindRevoked
+	switch primary := err == nil && withdrawn(key.GetPrimary().GetState()); {
+	case op == opEncrypt && (chosen || primary): // other versions may go on decrypting
+		return crypto.KindDenied
+	case primary, status.Code(err) == codes.NotFound:
+		return crypto.KindRevoked
+	case chosen && (err == nil || status.Code(err) == codes.PermissionDenied):
+		return crypto.KindDenied
+	}
+	return crypto.KindUnavailable
 }

@@ -44,8 +44,8 @@ type Provider struct {
 	client *kms.KeyManagementClient
 }
 
-// Open looks at the key, if that is permitted. A key whose primary version is disabled or destroyed is an error of kind
-// KindRevoked.
+// Open looks at the key, if that is permitted. A primary version that is disabled or destroyed is no error, since others may
+// decrypt: see CheckWrap.
 func Open(ctx context.Context, uri string) (crypto.Provider, error) {
 	loc, err := parseURI(uri)
 	if err != nil {
@@ -55,23 +55,32 @@ func Open(ctx context.Context, uri string) (crypto.Provider, error) {
 	if p.client, err = clientFor(ctx, loc); err != nil {
 		return nil, crypto.Internalf(crypto.KindUnavailable, opOpen, "%s: %w", uri, err)
 	}
-	key, err := p.client.GetCryptoKey(ctx, &kmspb.GetCryptoKeyRequest{Name: loc.name})
-	if err != nil {
-		// Looking at a key needs a permission of its own.
-		if err := p.failed(ctx, opOpen, crypto.KeyContext{}, err); crypto.KindOf(err) != crypto.KindDenied {
-			return nil, err
-		}
-		return p, nil
-	}
-	if key.Purpose != kmspb.CryptoKey_ENCRYPT_DECRYPT {
-		return nil, crypto.Internalf(crypto.KindNotConfigured, opOpen,
-			"%s: a key for %s cannot encrypt data keys; name one with the purpose ENCRYPT_DECRYPT", uri, key.Purpose)
-	}
-	if state := key.GetPrimary().GetState(); withdrawn(state) {
-		return nil, crypto.Internalf(crypto.KindRevoked, opOpen,
-			"%s: the primary version's state is %s; enable it or make another one primary", uri, state)
+	if err := p.CheckWrap(ctx); err != nil && crypto.KindOf(err) != crypto.KindDenied {
+		return nil, err
 	}
 	return p, nil
+}
+
+// CheckWrap returns why nothing can be encrypted now, as far as it may look at the key. A primary version that is disabled or destroyed
+// is an error of kind KindDenied.
+func (p *Provider) CheckWrap(ctx context.Context) error {
+	key, err := p.client.GetCryptoKey(ctx, &kmspb.GetCryptoKeyRequest{Name: p.name})
+	if err != nil {
+		// Looking at a key needs a permission of its own.
+		if err = p.failed(ctx, opOpen, crypto.KeyContext{}, err); crypto.KindOf(err) == crypto.KindDenied {
+			err = nil
+		}
+		return err
+	}
+	if key.Purpose != kmspb.CryptoKey_ENCRYPT_DECRYPT {
+		return crypto.Internalf(crypto.KindNotConfigured, opOpen,
+			"%s: a key for %s cannot encrypt data keys; name one with the purpose ENCRYPT_DECRYPT", p.uri, key.Purpose)
+	}
+	if state := key.GetPrimary().GetState(); withdrawn(state) {
+		return crypto.Internalf(crypto.KindDenied, opOpen,
+			"%s: the primary version's state is %s; enable it or make another one primary", p.uri, state)
+	}
+	return nil
 }
 
 // Ref is derived from the name of the resource.

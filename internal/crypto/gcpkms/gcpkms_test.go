@@ -213,9 +213,9 @@ func TestFailures(t *testing.T) {
 		"denied by IAM":     {reason("IAM_PERMISSION_DENIED"), crypto.KindDenied, crypto.KindDenied},
 		"the API is off":    {reason("SERVICE_DISABLED"), crypto.KindUnavailable, crypto.KindUnavailable},
 		"gone":              {status.Error(codes.NotFound, ""), crypto.KindRevoked, crypto.KindRevoked},
-		"disabled":          {status.Error(codes.FailedPrecondition, "v/1 is not enabled, current state is: DISABLED."), crypto.KindRevoked, crypto.KindRevoked},
-		"destroyed":         {status.Error(codes.FailedPrecondition, "v/1 is not enabled, current state is: DESTROYED."), crypto.KindRevoked, crypto.KindRevoked},
-		"to be destroyed":   {status.Error(codes.FailedPrecondition, "v/1 is not enabled, current state is: DESTROY_SCHEDULED."), crypto.KindRevoked, crypto.KindRevoked},
+		"disabled":          {status.Error(codes.FailedPrecondition, "v/1 is not enabled, current state is: DISABLED."), crypto.KindDenied, crypto.KindDenied},
+		"destroyed":         {status.Error(codes.FailedPrecondition, "v/1 is not enabled, current state is: DESTROYED."), crypto.KindDenied, crypto.KindDenied},
+		"to be destroyed":   {status.Error(codes.FailedPrecondition, "v/1 is not enabled, current state is: DESTROY_SCHEDULED."), crypto.KindDenied, crypto.KindDenied},
 		"being made":        {status.Error(codes.FailedPrecondition, "v/1 is not enabled, current state is: PENDING_GENERATION."), crypto.KindUnavailable, crypto.KindUnavailable},
 		"external and away": {status.Error(codes.FailedPrecondition, "the external key manager does not answer"), crypto.KindUnavailable, crypto.KindUnavailable},
 		"not its own":       {status.Error(codes.InvalidArgument, "Decryption failed"), crypto.KindNotConfigured, crypto.KindRejected},
@@ -232,6 +232,25 @@ func TestFailures(t *testing.T) {
 		}
 		if !strings.Contains(unwrapErr.Error(), uri) {
 			t.Errorf("%s: the error does not name the key: %v", name, unwrapErr)
+		}
+	}
+	// The answers above are about a version that is not the primary one. The whole key is gone if that is disabled too.
+	s.change(func(s *service) {
+		s.err = status.Error(codes.FailedPrecondition, "v/1 is not enabled, current state is: DISABLED.")
+	})
+	for _, c := range []struct {
+		getErr error
+		state  kmspb.CryptoKeyVersion_CryptoKeyVersionState
+		want   crypto.Kind
+	}{
+		{status.Error(codes.Internal, ""), 0, crypto.KindUnavailable},
+		{status.Error(codes.PermissionDenied, ""), 0, crypto.KindDenied},
+		{status.Error(codes.NotFound, ""), 0, crypto.KindRevoked},
+		{nil, kmspb.CryptoKeyVersion_DISABLED, crypto.KindRevoked},
+	} {
+		s.change(func(s *service) { s.getErr, s.state = c.getErr, c.state })
+		if _, err := p.UnwrapDataKey(t.Context(), wrapped, clinic); crypto.KindOf(err) != c.want || !strings.Contains(err.Error(), "DISABLED") {
+			t.Errorf("asked for the primary version, the service says %v, %v: %v, want kind %v", c.getErr, c.state, err, c.want)
 		}
 	}
 	// A state that the answer does not name is looked up.
@@ -251,9 +270,7 @@ func TestOpenIsCareful(t *testing.T) {
 		text   string
 	}{
 		"a key for signatures": {func(s *service) { s.purpose = kmspb.CryptoKey_ASYMMETRIC_SIGN }, crypto.KindNotConfigured, "ASYMMETRIC_SIGN"},
-		"a disabled version":   {func(s *service) { s.state = kmspb.CryptoKeyVersion_DISABLED }, crypto.KindRevoked, "DISABLED"},
-		"a destroyed version":  {func(s *service) { s.state = kmspb.CryptoKeyVersion_DESTROYED }, crypto.KindRevoked, "DESTROYED"},
-		"no such key":          {func(s *service) { s.getErr = status.Error(codes.NotFound, "not found") }, crypto.KindNotConfigured, "not found"},
+		"no such key":          {func(s *service) { s.getErr = status.Error(codes.NotFound, "not found") }, crypto.KindRevoked, "not found"},
 	} {
 		s.change(func(s *service) {
 			s.state, s.purpose, s.getErr = kmspb.CryptoKeyVersion_ENABLED, kmspb.CryptoKey_ENCRYPT_DECRYPT, nil
@@ -263,7 +280,16 @@ func TestOpenIsCareful(t *testing.T) {
 			t.Errorf("%s: error %v, want kind %v and %q", name, err, c.kind, c.text)
 		}
 	}
+	s.change(func(s *service) {
+		s.purpose, s.getErr, s.state = kmspb.CryptoKey_ENCRYPT_DECRYPT, nil, kmspb.CryptoKeyVersion_DESTROYED
+	})
+	if err := open(t, uri).CheckWrap(t.Context()); crypto.KindOf(err) != crypto.KindDenied || !strings.Contains(err.Error(), "DESTROYED") {
+		t.Errorf("a primary version that is destroyed, while others may decrypt: %v", err)
+	}
 	s.change(func(s *service) { s.getErr = status.Error(codes.PermissionDenied, "") })
+	if err := open(t, uri).CheckWrap(t.Context()); err != nil {
+		t.Errorf("a key that may not be looked at: %v", err)
+	}
 	if _, err := Open(t.Context(), uri); err != nil {
 		t.Errorf("a key that may not be looked at: %v", err)
 	}

@@ -78,6 +78,11 @@ func (s *keks) openNew(ctx context.Context, uri string) (*keyhealth.Key, error) 
 	if err != nil {
 		return nil, err
 	}
+	if c, ok := p.(crypto.WrapChecker); ok && s.get(uri) == nil {
+		if err := c.CheckWrap(ctx); err != nil {
+			s.core.opt.Log.Error("nothing can be sealed with a key encryption key now; what it sealed before may open", "kek", uri, "error", err)
+		}
+	}
 	return keyhealth.New(p, &s.health), nil
 }
 
