@@ -294,7 +294,9 @@ func (s *session) run(c string) string {
 
 func (s *session) end() {
 	if s.server != nil {
-		s.server.Kill()
+		if err := s.server.Stop(); err != nil { // by Ctrl-C: a proxy that is killed has not said to the key store that it left
+			s.t.Errorf("the server that was started last: %v", err)
+		}
 		s.server = nil
 	}
 }
