@@ -127,6 +127,20 @@ func TestName(t *testing.T) {
 	}
 }
 
+// TestKeyCost: a text of prefixes alone, whose characters may stand in a key, takes time in proportion to its length.
+func TestKeyCost(t *testing.T) {
+	i := slices.IndexFunc(keyForms, func(f keyForm) bool { return f.service == "SendGrid" })
+	class, looks, text := keyForms[i].class, 0, strings.Repeat("SG.", 4000)
+	defer func() { keyForms[i].class = class }()
+	keyForms[i].class = func(c byte) bool {
+		looks++
+		return class(c)
+	}
+	if service := serviceKey(text); service != "" || looks == 0 || looks > 100*len(text) {
+		t.Errorf("%q: %d looks at %d bytes", service, looks, len(text))
+	}
+}
+
 // TestRules reads rules from a file, and finds by them.
 func TestRules(t *testing.T) {
 	write := func(text string) string {

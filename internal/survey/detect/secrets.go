@@ -61,7 +61,7 @@ func serviceKey(text string) string {
 			}
 			start := from + found
 			from = start + len(f.prefix)
-			end := run(text, from, f.class)
+			end := run(text[:min(len(text), from+f.to+1)], from, f.class) // prefixes follow each other in texts that callers make up
 			if n := end - from; n >= f.from && n <= f.to && f.stands(text, start) && mixed(text[from:end]) {
 				return f.service
 			}
