@@ -18,6 +18,10 @@ type looker struct {
 	detector *detect.Detector
 	stratum  *Stratum
 	verdicts verdicts
+	path     []string // the names of the members that lead to what is searched now, and "*" for elements
+	flat     bool     // what is searched now has no node of its own, and neither has what is in it
+	most     int      // values are searched; 0: all
+	values   int      // so far
 }
 
 func (l *looker) root() *Node { return l.stratum.Root }
@@ -30,7 +34,7 @@ func (l *looker) data(encoding string, data []byte) {
 	if strings.HasPrefix(encoding, "json/") {
 		if v, ok := parse(data); ok {
 			l.stratum.JSON++
-			l.value(l.root(), v, nil)
+			l.value(l.root(), v)
 			return
 		}
 	}
@@ -40,7 +44,7 @@ func (l *looker) data(encoding string, data []byte) {
 	}
 	l.verdicts.whole()
 	l.root().see(text)
-	l.text(l.root(), text, nil)
+	l.text(l.root(), text)
 }
 
 // parse reads one JSON value.
@@ -66,30 +70,32 @@ func printable(data []byte) string {
 	return out.String()
 }
 
-// value searches a value at a place: path has the names of the members that lead to it, and "*" for elements.
-func (l *looker) value(n *Node, v any, path []string) {
+// value searches a value at a place.
+func (l *looker) value(n *Node, v any) {
+	l.values++
 	switch v := v.(type) {
 	case map[string]any:
 		n.Count++
 		n.Shape.Types |= isObject
-		l.object(n, v, path)
+		l.object(n, v)
 	case []any:
 		n.Count++
 		n.Shape.Types |= isArray
-		if n.Elements == nil && len(v) > 0 && len(path) < maxDepth {
-			n.Elements = new(Node)
-			l.stratum.Nodes++
-		}
-		below := n.Elements
-		if len(path) >= maxDepth {
-			below = n
+		below := n
+		if len(v) > 0 && l.hasNodes() {
+			below = l.stratum.elements(n)
 		}
 		for _, element := range v {
-			l.value(below, element, deeper(path, "*"))
+			if l.enough() {
+				return
+			}
+			leave := l.enter("*", below == n)
+			l.value(below, element)
+			leave()
 		}
 	case string:
 		n.see(v)
-		l.text(n, v, path)
+		l.text(n, v)
 	case json.Number:
 		n.Count++
 		n.Bytes += len(v)
@@ -97,7 +103,7 @@ func (l *looker) value(n *Node, v any, path []string) {
 		if len(v) > 10 && !strings.ContainsAny(string(v), ".eE-") {
 			for _, f := range l.detector.Text(string(v)) {
 				if f.Certainty == detect.Certain { // most long numbers are ids and times
-					l.found(n, f, path, false)
+					l.found(n, f, false)
 				}
 			}
 		}
@@ -107,31 +113,45 @@ func (l *looker) value(n *Node, v any, path []string) {
 	}
 }
 
-// deeper returns a path with one more step, without changing what other paths share with it.
-func deeper(path []string, step string) []string { return append(path[:len(path):len(path)], step) }
+// hasNodes reports whether what is in the value searched now gets nodes of its own.
+func (l *looker) hasNodes() bool { return !l.flat && len(l.path) < maxDepth }
+
+// enough reports whether so many values were searched that the rest is left out.
+func (l *looker) enough() bool { return l.most > 0 && l.values >= l.most }
+
+// enter goes one step down, until leave is called. There is one path, since a copy at each step of a deep document costs much.
+func (l *looker) enter(step string, flat bool) (leave func()) {
+	before := l.flat
+	l.path, l.flat = append(l.path, step), before || flat
+	return func() { l.path, l.flat = l.path[:len(l.path)-1], before }
+}
 
 // object searches the members of an object, and their names.
-func (l *looker) object(n *Node, members map[string]any, path []string) {
+func (l *looker) object(n *Node, members map[string]any) {
 	if resource, ok := members["resourceType"].(string); ok {
 		if f, found := detect.FHIR(resource); found {
-			l.found(n, f, path, false)
+			l.found(n, f, false)
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(members)) { // what shares a node depends on the order
-		v, at := members[name], deeper(path, name)
+		if l.enough() {
+			return
+		}
 		child := n
-		if len(path) < maxDepth {
+		if l.hasNodes() {
 			child = l.stratum.member(n, name, hides(l.detector, name))
 		}
 		for _, f := range l.detector.Text(name) {
 			if f.Certainty != detect.Possible {
-				l.found(child, f, at, true)
+				l.found(child, f, child != n) // the name belongs to the object
 			}
 		}
+		v, leave := members[name], l.enter(name, child == n)
 		if f, byName := l.detector.Name(name); byName && holds(v) {
-			l.found(child, f, at, false)
+			l.found(child, f, false)
 		}
-		l.value(child, v, at)
+		l.value(child, v)
+		leave()
 	}
 }
 
@@ -151,51 +171,48 @@ func holds(v any) bool {
 }
 
 // text searches a text, and the JSON document that it may hold.
-func (l *looker) text(n *Node, text string, path []string) {
+func (l *looker) text(n *Node, text string) {
 	for _, f := range l.detector.Text(text) {
-		l.found(n, f, path, false)
+		l.found(n, f, false)
 	}
 	if start := strings.TrimLeft(text, " \n\r\t"); start == "" || start[0] != '{' && start[0] != '[' {
 		return
 	}
 	if v, ok := parse([]byte(text)); ok {
-		l.nested(n, v, path)
+		l.nested(n, v)
 	}
 }
 
 // nested searches a document within a text by the names of its members: what its texts hold is found in the text.
-func (l *looker) nested(n *Node, v any, path []string) {
+func (l *looker) nested(n *Node, v any) {
 	switch v := v.(type) {
 	case map[string]any:
 		if resource, ok := v["resourceType"].(string); ok {
 			if f, found := detect.FHIR(resource); found {
-				l.found(n, f, path, false)
+				l.found(n, f, false)
 			}
 		}
 		for name, member := range v {
 			if f, byName := l.detector.Name(name); byName && holds(member) {
-				l.found(n, f, path, false)
+				l.found(n, f, false)
 			}
-			l.nested(n, member, path)
+			l.nested(n, member)
 		}
 	case []any:
 		for _, element := range v {
-			l.nested(n, element, path)
+			l.nested(n, element)
 		}
 	}
 }
 
 // found counts a finding, and whether policies leave it readable.
-func (l *looker) found(n *Node, f detect.Finding, path []string, inName bool) {
+func (l *looker) found(n *Node, f detect.Finding, inName bool) {
 	c := n.found(f, inName)
 	c.Count++
-	if inName {
-		path = path[:len(path)-1] // the name belongs to the object
-	}
-	if !l.verdicts.inForce.covers(path) {
+	if !l.verdicts.inForce.covers(l.path) {
 		c.Clear++
 	}
-	if !l.verdicts.candidate.covers(path) {
+	if !l.verdicts.candidate.covers(l.path) {
 		c.CandidateClear++
 	}
 }

@@ -48,6 +48,9 @@ type liveCounts struct {
 // liveBounds are those of a live survey's table: it lives as long as the proxy, and takes some 10 MB at most.
 var liveBounds = bounds{strata: 500, nodes: 100}
 
+// liveValues bounds the values of one payload that are searched.
+const liveValues = 20_000
+
 // NewLive returns a survey that searches nothing before Run.
 func NewLive(o LiveOptions) *Live {
 	t := &Table{bounds: liveBounds}
@@ -153,7 +156,8 @@ func (l *Live) payload(sample *rewrite.Sample) {
 		return
 	}
 	stratum.Searched++
-	look := looker{detector: l.options.Detector, stratum: stratum, verdicts: verdicts{inForce: liveVerdict(sample, encoding, p.GetData(), stratum)}}
+	look := looker{detector: l.options.Detector, stratum: stratum, most: liveValues,
+		verdicts: verdicts{inForce: liveVerdict(sample, encoding, p.GetData(), stratum)}}
 	look.data(encoding, p.GetData())
 }
 
@@ -169,7 +173,7 @@ func (l *Live) text(sample *rewrite.Sample, name, text string) {
 	look := looker{detector: l.options.Detector, stratum: stratum, verdicts: verdicts{inForce: liveVerdict(sample, "", nil, stratum)}}
 	look.verdicts.whole()
 	look.root().see(text)
-	look.text(look.root(), text, nil)
+	look.text(look.root(), text)
 }
 
 func (l *Live) stratum(sample *rewrite.Sample, name string) *Stratum {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -114,6 +115,39 @@ func TestLiveBounds(t *testing.T) {
 	}
 	if r := live.Report(); len(r.Findings) > LiveFindings {
 		t.Errorf("%d rows", len(r.Findings))
+	}
+}
+
+// TestLiveCost: what a payload of brackets and small values makes the survey allocate is in proportion to its length.
+func TestLiveCost(t *testing.T) {
+	const depth, most = 9_000, 100 << 20
+	for what, inner := range map[string]string{"depth": "", "elements": strings.Repeat("1,", 20_000) + "1"} {
+		live, sample := newTestLive(), sampleOf(t, "Deep", strings.Repeat("[", depth)+inner+strings.Repeat("]", depth), policy.Verdict{})
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		live.search(sample)
+		runtime.ReadMemStats(&after)
+		if n := after.TotalAlloc - before.TotalAlloc; n > most {
+			t.Errorf("%s: %d MB are allocated", what, n>>20)
+		}
+	}
+}
+
+// TestLiveValues: a payload with too many values is searched up to the bound, whatever holds them.
+func TestLiveValues(t *testing.T) {
+	mail := fmt.Sprintf(`"%s"`, planted[0])
+	for document, want := range map[string]int{
+		"[" + mail + strings.Repeat(",1", liveValues) + "]":                     1,
+		"[1" + strings.Repeat(",1", liveValues) + "," + mail + "]":              0,
+		`{"a":[1` + strings.Repeat(",1", liveValues) + `],"b":` + mail + "}":    0,
+		`{"a":` + mail + `,"b":[1` + strings.Repeat(",1", liveValues) + "]}":    1,
+		`{"a":[1` + strings.Repeat(",1", liveValues-10) + `],"b":` + mail + "}": 1,
+	} {
+		live := newTestLive()
+		live.search(sampleOf(t, "Many", document, policy.Verdict{}))
+		if n := live.Report().Places; n != want {
+			t.Errorf("%.20s: findings at %d places, want %d", document, n, want)
+		}
 	}
 }
 

@@ -138,7 +138,7 @@ func (s *Survey) text(ctx context.Context, u *unit, t rewrite.Text) {
 	l := looker{detector: s.options.Detector, stratum: stratum, verdicts: s.verdicts(ctx, stratum, s.input(u, t.Kind, ""))}
 	l.verdicts.whole()
 	l.root().see(t.Value)
-	l.text(l.root(), t.Value, nil)
+	l.text(l.root(), t.Value)
 }
 
 // textName is the name of the field that holds a text.

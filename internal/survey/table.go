@@ -243,6 +243,15 @@ func (s *Stratum) member(of *Node, name string, data bool) *Node {
 	return n
 }
 
+// elements returns the node of an array's elements.
+func (s *Stratum) elements(of *Node) *Node {
+	if of.Elements == nil {
+		of.Elements = new(Node)
+		s.Nodes++
+	}
+	return of.Elements
+}
+
 func (s *Stratum) anyMember(of *Node) *Node {
 	if of.Any == nil {
 		of.Any = new(Node)
