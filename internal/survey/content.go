@@ -133,13 +133,16 @@ func (l *looker) object(n *Node, members map[string]any) {
 			l.found(n, f, false)
 		}
 	}
+	if l.hasNodes() {
+		n.Objects++
+	}
 	for _, name := range slices.Sorted(maps.Keys(members)) { // what shares a node depends on the order
 		if l.enough() {
 			return
 		}
 		child := n
 		if l.hasNodes() {
-			child = l.stratum.member(n, name, hides(l.detector, name))
+			child = l.stratum.member(n, name, hides(l.detector, name), len(members))
 		}
 		for _, f := range l.detector.Text(name) {
 			if f.Certainty != detect.Possible {

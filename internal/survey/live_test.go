@@ -104,13 +104,17 @@ func TestLiveBounds(t *testing.T) {
 	for i := range 2 * liveBounds.nodes {
 		live.search(sampleOf(t, "Type0", strings.ReplaceAll(deep, `"a"`, fmt.Sprintf(`"a%c%c"`, 'a'+i%26, 'a'+i/26)), policy.Verdict{}))
 	}
+	for _, document := range []string{tree(12, `[%s,%[1]s]`), tree(7, `{"a b":%s,"c":[%[1]s]}`), tree(7, `{"a":%s,"b":%[1]s}`), "[" + tree(6, `{"a":[%s],"a b":%[1]s}`) + `,{"c":1}]`} {
+		live.search(sampleOf(t, "Type1", document, policy.Verdict{}))
+		live.search(sampleOf(t, "Type2", `{"x":`+document+`,"y":`+document+"}", policy.Verdict{}))
+	}
 	table := live.survey.table
 	if len(table.Strata) > liveBounds.strata+1 {
 		t.Errorf("%d places", len(table.Strata))
 	}
 	for _, s := range table.Strata {
-		if s.Nodes > liveBounds.nodes+maxDepth {
-			t.Errorf("%d members at %s", s.Nodes, s.At)
+		if s.Nodes > liveBounds.nodes || s.Nodes != s.Root.size()-1 {
+			t.Errorf("%d nodes are counted, and %d are there, at %s", s.Nodes, s.Root.size()-1, s.At)
 		}
 	}
 	if r := live.Report(); len(r.Findings) > LiveFindings {
@@ -148,6 +152,84 @@ func TestLiveValues(t *testing.T) {
 		if n := live.Report().Places; n != want {
 			t.Errorf("%.20s: findings at %d places, want %d", document, n, want)
 		}
+	}
+}
+
+// tree is a document of so many levels, of which each has the one below twice.
+func tree(levels int, form string) string {
+	document := "1"
+	for range levels {
+		document = fmt.Sprintf(form, document)
+	}
+	return document
+}
+
+// TestLiveNames: names that are data are not listed, also where the nodes end before there are many of them.
+func TestLiveNames(t *testing.T) {
+	patient := func(i int) string { return fmt.Sprintf(`"Patient%c%c":{"a":1,"b":1,"c":1,"d":1}`, 'a'+i%26, 'a'+i/26) }
+	for what, documents := range map[string]func() []string{
+		"all in one document": func() []string {
+			all := make([]string, 60)
+			for i := range all {
+				all[i] = patient(i)
+			}
+			return []string{strings.Join(all, ",")}
+		},
+		"others in each document": func() []string {
+			var all []string
+			for i := 0; i < 60; i += 2 {
+				all = append(all, patient(i)+","+patient(i+1))
+			}
+			return all
+		},
+		"behind a name that is data": func() []string {
+			var all []string
+			for i := range 20 {
+				all = append(all, patient(i))
+			}
+			for i := range 60 {
+				all = append(all, `"a name":{"a":1},`+patient(20+i))
+			}
+			return all
+		},
+	} {
+		live := newTestLive()
+		for _, d := range documents() {
+			live.search(sampleOf(t, "Roster", `{"id":1,"patients":{`+d+"}}", policy.Verdict{}))
+		}
+		s := live.survey.table.Strata[0]
+		patients := s.Root.Members["patients"]
+		if len(patients.Members) > 0 || patients.Any == nil || len(patients.Any.Members) != 4 || s.Root.Members["id"] == nil {
+			t.Errorf("%s: %d names are listed, %+v", what, len(patients.Members), patients.Any)
+		}
+		if s.Nodes != s.Root.size()-1 || s.Nodes > 10 {
+			t.Errorf("%s: %d nodes are counted, and %d are there", what, s.Nodes, s.Root.size()-1)
+		}
+	}
+}
+
+// TestLiveRecord: a record with more members than there is room for keeps the names that are listed. What has no node is
+// counted at the object that has it, with all that it holds.
+func TestLiveRecord(t *testing.T) {
+	live := newTestLive()
+	var groups []string
+	for g := 'a'; g < 'a'+20; g++ {
+		var members []string
+		for m := 'a'; m < 'a'+20; m++ {
+			members = append(members, fmt.Sprintf(`"m%c":1`, m))
+		}
+		groups = append(groups, fmt.Sprintf(`"g%c":{%s}`, g, strings.Join(members, ",")))
+	}
+	for range 10 {
+		live.search(sampleOf(t, "Record", "{"+strings.Join(groups, ",")+fmt.Sprintf(`,"z":{"ga":{"ma":"%s"}}}`, planted[0]), policy.Verdict{Action: policy.Pass}))
+	}
+	s := live.survey.table.Strata[0]
+	if s.Nodes != liveBounds.nodes || len(s.Root.Members["ga"].Members) != 20 || s.Root.Any != nil {
+		t.Errorf("%d nodes, %+v", s.Nodes, s.Root)
+	}
+	r := live.Report()
+	if len(r.Findings) != 1 || r.Findings[0].Pointer != "" || r.Findings[0].Findings[0].Clear != 10 {
+		t.Errorf("%+v", r.Findings)
 	}
 }
 

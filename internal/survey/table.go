@@ -68,6 +68,7 @@ type Stratum struct {
 type Node struct {
 	Count    int              `json:"count"`
 	Bytes    int              `json:"bytes"`
+	Objects  int              `json:"objects,omitempty"` // of the values: those whose members have nodes of their own
 	Shape    Shape            `json:"shape"`
 	Findings []*Found         `json:"findings,omitempty"`
 	Members  map[string]*Node `json:"members,omitempty"`
@@ -221,43 +222,79 @@ func (n *Node) found(f detect.Finding, inName bool) *Found {
 	return n.Findings[len(n.Findings)-1]
 }
 
-// member returns the node of a member. One whose name is data, or that would be one of too many, shares a node with others.
-func (s *Stratum) member(of *Node, name string, data bool) *Node {
-	if n := of.Members[name]; n != nil && !data {
+// member returns the node of a member of an object with so many of them. One whose name is data, or that would be one of too many,
+// shares a node with others; without room for a node, it is counted at the object's own.
+func (s *Stratum) member(of *Node, name string, data bool, members int) *Node {
+	n := of.Members[name]
+	switch {
+	case members > maxMembers:
+		s.fold(of)
+	case data:
+	case n != nil:
 		return n
+	case len(of.Members) >= maxMembers:
+		s.fold(of)
+	case of.Any == nil && s.Nodes < s.room:
+		if of.Members == nil {
+			of.Members = map[string]*Node{}
+		}
+		n = new(Node)
+		of.Members[name] = n
+		s.Nodes++
+		return n
+	case of.varies():
+		s.fold(of)
 	}
-	if of.Any != nil || data || s.Nodes >= s.room {
-		return s.anyMember(of)
+	return s.below(of, &of.Any)
+}
+
+// elements returns the node of an array's elements; the array's own if there is no room.
+func (s *Stratum) elements(of *Node) *Node { return s.below(of, &of.Elements) }
+
+// below returns a node right below another one, and makes it if there is room; the other one itself if there is none.
+func (s *Stratum) below(of *Node, at **Node) *Node {
+	if *at == nil {
+		if s.Nodes >= s.room {
+			return of
+		}
+		*at = new(Node)
+		s.Nodes++
 	}
-	if len(of.Members) >= maxMembers {
-		n := s.anyMember(of)
+	return *at
+}
+
+// fold counts all members of a node of the stratum under one, which makes room.
+func (s *Stratum) fold(of *Node) {
+	if len(of.Members) > 0 {
 		of.fold()
-		return n
+		s.Nodes = s.Root.size() - 1
 	}
-	if of.Members == nil {
-		of.Members = map[string]*Node{}
-	}
-	n := new(Node)
-	of.Members[name] = n
-	s.Nodes++
-	return n
 }
 
-// elements returns the node of an array's elements.
-func (s *Stratum) elements(of *Node) *Node {
-	if of.Elements == nil {
-		of.Elements = new(Node)
-		s.Nodes++
+// size counts a node and those below it.
+func (n *Node) size() int {
+	if n == nil {
+		return 0
 	}
-	return of.Elements
+	all := 1 + n.Elements.size() + n.Any.size()
+	for _, m := range n.Members {
+		all += m.size()
+	}
+	return all
 }
 
-func (s *Stratum) anyMember(of *Node) *Node {
-	if of.Any == nil {
-		of.Any = new(Node)
-		s.Nodes++
+// fewMembers is how many members that are often missing an object may have before their names count as data.
+const fewMembers = 5
+
+// varies reports whether most members of a node's objects are missing in most of them, as members are whose names are data.
+func (n *Node) varies() bool {
+	seldom := 0
+	for _, m := range n.Members {
+		if 2*m.Count < n.Objects {
+			seldom++
+		}
 	}
-	return of.Any
+	return seldom > fewMembers && 2*seldom > len(n.Members)
 }
 
 // fold counts all members of a node under one.
@@ -276,6 +313,7 @@ func (n *Node) fold() {
 func (n *Node) merge(o *Node) {
 	n.Count += o.Count
 	n.Bytes += o.Bytes
+	n.Objects += o.Objects
 	n.Shape.merge(&o.Shape)
 	for _, f := range o.Findings {
 		into := n.found(detect.Finding{What: f.What, Certainty: f.Certainty}, f.InName)
