@@ -39,7 +39,8 @@ func (a *applier) observe(ctx context.Context, table *traffic.Table, t *telemetr
 		return nil
 	}
 	o := a.started.Survey
-	live := survey.NewLive(survey.LiveOptions{Detector: a.detector, Sampler: a.sampler, Rate: o.Rate, CPUPercent: o.CPUPercent, Known: table.Has})
+	live := survey.NewLive(survey.LiveOptions{Detector: a.detector, Sampler: a.sampler, Rate: o.Rate, CPUPercent: o.CPUPercent,
+		Known: table.Has, Log: t.log})
 	t.count("temporal_seal_survey_payloads_seen_total", "Payloads in clear that passed by the survey of live traffic.", nil, a.sampler.Seen)
 	t.count("temporal_seal_survey_payloads_searched_total", "Payloads that the survey of live traffic searched.", nil,
 		func() uint64 { return live.Sampling().Searched })

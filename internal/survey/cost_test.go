@@ -91,7 +91,7 @@ func sealedWith(t *testing.T) (with, without, percent float64) {
 	t.Helper()
 	sampler := rewrite.NewSampler()
 	surveyed, plain := sealing(t, sampler), sealing(t, nil)
-	live := NewLive(LiveOptions{Detector: new(detect.Detector), Sampler: sampler, Rate: 10_000, CPUPercent: 5, Known: func(string) bool { return true }})
+	live := NewLive(LiveOptions{Detector: new(detect.Detector), Sampler: sampler, Rate: 10_000, CPUPercent: 5, Log: slog.New(slog.DiscardHandler), Known: func(string) bool { return true }})
 	var costs [2][]float64
 	for range turns {
 		ctx, stop := context.WithCancel(t.Context())

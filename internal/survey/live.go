@@ -2,8 +2,11 @@ package survey
 
 import (
 	"context"
+	"log/slog"
 	"maps"
+	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	failurepb "go.temporal.io/api/failure/v1"
@@ -13,6 +16,7 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 	"github.com/temporal-seal/temporal-seal/internal/survey/detect"
+	"github.com/temporal-seal/temporal-seal/internal/x/fault"
 )
 
 // LiveOptions are what a live survey needs. All fields are required.
@@ -25,6 +29,7 @@ type LiveOptions struct {
 	CPUPercent int
 	// Known reports whether the server knows a namespace. Samples of others are dropped: callers make up names.
 	Known func(namespace string) bool
+	Log   *slog.Logger
 }
 
 // Live searches samples of the payloads that pass through a proxy. It keeps counts by place, and no value. It is safe for
@@ -34,15 +39,16 @@ type Live struct {
 	began   time.Time
 	budget  budget
 
+	counts liveCounts
+
 	mu     sync.Mutex
 	survey *Survey
-	counts liveCounts
 }
 
-// liveCounts are counts of samples.
+// liveCounts are counts of samples. Scrapes read them while a sample is searched.
 type liveCounts struct {
-	searched, dropped uint64
-	took              time.Duration
+	searched, dropped, failed atomic.Uint64
+	took                      atomic.Int64 // nanoseconds
 }
 
 // liveBounds are those of a live survey's table: it lives as long as the proxy, and takes some 10 MB at most.
@@ -71,14 +77,20 @@ func (l *Live) Run(ctx context.Context) {
 			l.search(&sample)
 		}
 		sleep(ctx, pause)
-		for waited := time.Duration(0); waited < slowest && l.budget.exceeded(processCPU()) && ctx.Err() == nil; waited += step {
+		longest := l.budget.longest()
+		for waited := time.Duration(0); l.budget.exceeded(processCPU()) && ctx.Err() == nil; waited += step {
+			if waited >= longest {
+				l.budget.saved = 0
+				break
+			}
 			sleep(ctx, step)
 		}
 	}
 }
 
 const (
-	// slowest is how long a survey waits for CPU time at most, so that a proxy with little to do is searched too.
+	// slowest is how long a survey waits for CPU time after a sample that was searched fast, so that a proxy with little to do is
+	// searched too.
 	slowest = 10 * time.Second
 	step    = 100 * time.Millisecond
 )
@@ -109,21 +121,34 @@ func (b *budget) exceeded(used time.Duration) bool {
 	return b.saved < 0
 }
 
-// search searches one sample and wipes it.
+// longest is how long a survey waits for CPU time. What was searched slowly waits so long that a process which does nothing else
+// gives searching no more than its share of a core.
+func (b *budget) longest() time.Duration {
+	return max(slowest, -b.saved*100/time.Duration(b.percent))
+}
+
+// search searches one sample and wipes it. A panic ends this search alone.
 func (l *Live) search(sample *rewrite.Sample) {
 	began := time.Now()
 	l.mu.Lock()
-	defer l.mu.Unlock()
+	defer func() {
+		if p := recover(); p != nil {
+			l.counts.failed.Add(1)
+			l.options.Log.Error("a fault ended the search of a sample; report it with this text", "namespace", sample.Namespace,
+				"fault", fault.Describe(p), "stack", string(debug.Stack()))
+		}
+		l.mu.Unlock()
+		clear(sample.Value)
+		took := time.Since(began)
+		l.counts.took.Add(int64(took))
+		l.budget.saved -= took
+	}()
 	if !l.options.Known(sample.Namespace) {
-		l.counts.dropped++
-	} else {
-		l.look(sample)
-		l.counts.searched++
+		l.counts.dropped.Add(1)
+		return
 	}
-	clear(sample.Value)
-	took := time.Since(began)
-	l.counts.took += took
-	l.budget.saved -= took
+	l.look(sample)
+	l.counts.searched.Add(1)
 }
 
 // look searches one sample.
@@ -217,6 +242,7 @@ type Sampling struct {
 	Seen       uint64  `json:"seen"`        // payloads in clear that passed by
 	Searched   uint64  `json:"searched"`
 	Dropped    uint64  `json:"dropped"` // samples of namespaces that the server does not know
+	Failed     uint64  `json:"failed"`  // samples whose search a fault ended
 	TooLarge   uint64  `json:"too_large"`
 	Percent    float64 `json:"searched_percent"` // of those seen
 	Seconds    float64 `json:"search_seconds"`
@@ -224,10 +250,9 @@ type Sampling struct {
 
 // Sampling returns how much was searched.
 func (l *Live) Sampling() Sampling {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	s := Sampling{Rate: l.options.Rate, CPUPercent: l.options.CPUPercent, Seen: l.options.Sampler.Seen(), Searched: l.counts.searched,
-		Dropped: l.counts.dropped, TooLarge: l.options.Sampler.TooLarge(), Seconds: l.counts.took.Seconds()}
+	s := Sampling{Rate: l.options.Rate, CPUPercent: l.options.CPUPercent, Seen: l.options.Sampler.Seen(), Searched: l.counts.searched.Load(),
+		Dropped: l.counts.dropped.Load(), Failed: l.counts.failed.Load(), TooLarge: l.options.Sampler.TooLarge(),
+		Seconds: time.Duration(l.counts.took.Load()).Seconds()}
 	if s.Seen > 0 {
 		s.Percent = 100 * float64(s.Searched) / float64(s.Seen)
 	}
@@ -238,17 +263,17 @@ func (l *Live) Sampling() Sampling {
 func (l *Live) Report() *LiveReport {
 	r := &LiveReport{Since: l.began.UTC(), Sampling: l.Sampling(), Findings: []Row{}}
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	whole := l.survey.Report(nil, time.Now())
-	for i := range whole.Rows {
-		row := &whole.Rows[i]
+	r.Places, r.InClear = whole.Summary.Places, whole.Summary.InClear
+	found := whole.Found()
+	r.Findings = append(r.Findings, found[:min(len(found), LiveFindings)]...)
+	for i := range r.Findings {
+		row := &r.Findings[i]
 		row.InForce, row.Candidate = maps.Clone(row.InForce), nil // the survey goes on counting
 		for j := range row.Findings {
 			row.Findings[j].CandidateClear = 0
 		}
 	}
-	l.mu.Unlock()
-	r.Places, r.InClear = whole.Summary.Places, whole.Summary.InClear
-	r.Findings = append(r.Findings, whole.Found()...)
-	r.Findings = r.Findings[:min(len(r.Findings), LiveFindings)]
 	return r
 }

@@ -1,9 +1,11 @@
 package survey
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"runtime"
 	"strings"
 	"testing"
@@ -19,7 +21,7 @@ import (
 
 func newTestLive() *Live {
 	return NewLive(LiveOptions{Detector: new(detect.Detector), Sampler: rewrite.NewSampler(), Rate: 10_000, CPUPercent: 50,
-		Known: func(namespace string) bool { return namespace != "invented" }})
+		Log: slog.New(slog.DiscardHandler), Known: func(namespace string) bool { return namespace != "invented" }})
 }
 
 // sampleOf is a payload of a request, about which a policy has decided.
@@ -252,8 +254,52 @@ func TestBudget(t *testing.T) {
 	if b.exceeded(time.Hour); b.saved != maxSaved {
 		t.Errorf("%s saved", b.saved)
 	}
+	if b.percent = 5; b.longest() != slowest {
+		t.Errorf("nothing was searched, and %s are waited for", b.longest())
+	}
+	if b.saved = -2 * time.Minute; b.longest() != 40*time.Minute {
+		t.Errorf("2 minutes at 5 %%: %s are waited for", b.longest())
+	}
 	if processCPU() <= 0 {
 		t.Error("the process has used no CPU time")
+	}
+}
+
+// TestLiveFault: a fault ends the search of one sample alone, which is wiped, counted, and logged without its value.
+func TestLiveFault(t *testing.T) {
+	live := newTestLive()
+	var log bytes.Buffer
+	live.options.Log = slog.New(slog.NewTextHandler(&log, nil))
+	sample, detector := sampleOf(t, "Order", `{"mail":"`+planted[0]+`"}`, policy.Verdict{}), live.options.Detector
+	known := live.options.Known
+	live.options.Known = func(string) bool { panic(fmt.Sprintf("in %q", sample.Value)) }
+	live.search(sample)
+	live.options.Known, live.options.Detector = known, nil // the detector is read through a nil pointer
+	live.search(sampleOf(t, "Order", `{"mail":"`+planted[0]+`"}`, policy.Verdict{}))
+	live.options.Detector = detector
+	live.search(sampleOf(t, "Order", `{"mail":"`+planted[0]+`"}`, policy.Verdict{}))
+	if strings.Trim(string(sample.Value), "\x00") != "" {
+		t.Error("the sample is not wiped")
+	}
+	if s := live.Sampling(); s.Failed != 2 || s.Searched != 1 || s.Seconds <= 0 {
+		t.Errorf("%+v", s)
+	}
+	if text := log.String(); strings.Count(text, "level=ERROR") != 2 || !strings.Contains(text, "live.go") || strings.Contains(text, planted[0]) {
+		t.Errorf("the log: %s", text)
+	}
+}
+
+// TestScrapeWhileSearching: the counts are read while a sample is searched.
+func TestScrapeWhileSearching(t *testing.T) {
+	live := newTestLive()
+	live.mu.Lock()
+	defer live.mu.Unlock()
+	read := make(chan Sampling)
+	go func() { read <- live.Sampling() }()
+	select {
+	case <-read:
+	case <-time.After(10 * time.Second):
+		t.Error("the counts wait for the search")
 	}
 }
 
