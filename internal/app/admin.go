@@ -31,6 +31,7 @@ type admin struct {
 	making  chan struct{}                   // an element for each text that is being made
 
 	explaining chan struct{} // an element for each decision that is being explained
+	probing    chan struct{} // an element for each probe of /readyz that is being answered
 	log        *slog.Logger
 }
 
@@ -39,9 +40,11 @@ const (
 	adminConnections = 256
 	// scrapes bounds those that run at once. One more gets a 503; probes are answered all the same.
 	scrapes = 4
-	// texts bounds how many answers, other than of /healthz and /metrics, are made at once. One more waits for its turn.
+	// texts bounds how many answers, other than of /healthz, /readyz and /metrics, are made at once. One more waits for its turn.
 	texts = 4
-	// explanations is the same for decisions that are explained, which may take long: probes do not wait behind them.
+	// probes is the same for /readyz, which does not wait behind pages.
+	probes = 4
+	// explanations is the same for decisions that are explained, which may take long: pages do not wait behind them.
 	explanations = 2
 )
 
@@ -52,10 +55,10 @@ func newAdmin(address string, t *telemetry, failed handshake.Failed) (*admin, er
 		return nil, fmt.Errorf("%w with --admin", err)
 	}
 	a := &admin{net: netutil.LimitListener(handshake.Plain(n, failed), adminConnections), making: make(chan struct{}, texts), explaining: make(chan struct{}, explanations),
-		log: t.log}
+		probing: make(chan struct{}, probes), log: t.log}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
-	mux.HandleFunc("GET /readyz", a.inTurn(a.readyz))
+	mux.HandleFunc("GET /readyz", inTurn(a.probing, a.readyz))
 	mux.HandleFunc("GET /keys", a.inTurn(a.listKeys))
 	mux.HandleFunc("GET /{$}", onLoopback(a.inTurn(a.statusPage)))
 	mux.HandleFunc("GET /status", onLoopback(a.inTurn(a.statusJSON)))

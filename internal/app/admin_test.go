@@ -75,10 +75,10 @@ func TestTextsInTurn(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(a.close)
-	for range texts {
-		a.making <- struct{}{}
-	}
-	for _, path := range []string{"/readyz", "/keys"} {
+	for path, turns := range map[string]chan struct{}{"/readyz": a.probing, "/keys": a.making} {
+		for range cap(turns) {
+			turns <- struct{}{}
+		}
 		ctx, cancel := context.WithCancel(t.Context())
 		ask := func(ctx context.Context, to *httptest.ResponseRecorder) <-chan struct{} {
 			done := make(chan struct{})
@@ -99,10 +99,31 @@ func TestTextsInTurn(t *testing.T) {
 		}
 		cancel()
 		<-leaves
-		<-a.making
+		<-turns
 		if <-waiting; waits.Code != http.StatusServiceUnavailable || waits.Body.Len() == 0 { // the proxy has not started
 			t.Errorf("%s: %d %q", path, waits.Code, waits.Body)
 		}
+		for len(turns) > 0 {
+			<-turns
+		}
+	}
+}
+
+// TestProbesDoNotWait: /readyz answers while every turn of the pages is taken.
+func TestProbesDoNotWait(t *testing.T) {
+	a, err := newAdmin("127.0.0.1:0", &telemetry{log: slog.New(slog.DiscardHandler), registry: prometheus.NewRegistry()}, func(string, handshake.Cause) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(a.close)
+	for range cap(a.making) {
 		a.making <- struct{}{}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	w := httptest.NewRecorder()
+	a.server.Handler.ServeHTTP(w, httptest.NewRequestWithContext(ctx, http.MethodGet, "/readyz", nil))
+	if !strings.Contains(w.Body.String(), "not ready") { // the proxy has not started
+		t.Errorf("%d %q", w.Code, w.Body)
 	}
 }
