@@ -51,7 +51,7 @@ func foreignReader(ctx context.Context, c *config.Config, timeout time.Duration)
 // foreignSource reads the keys of one entry. missing is why its KMS key does not answer; each payload asks for it again then.
 func foreignSource(ctx context.Context, f *config.Foreign) (s foreign.Source, missing, err error) {
 	s = foreign.Source{Name: f.EntryName(), Namespaces: f.Namespaces, Format: foreign.Format(f.Format),
-		SealedAs: f.SealedAs}
+		SealedAs: f.SealedAs, KMS: f.KMS}
 	if f.KMS != "" {
 		key, err := keyservice.OpenForeign(ctx, f.KMS)
 		switch {

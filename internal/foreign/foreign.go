@@ -90,8 +90,9 @@ type Source struct {
 	Format     Format
 	// Keys of Samples, by the id that payloads name: 16, 24 or 32 bytes.
 	Keys map[string][]byte
-	// Unwrap is for the formats that are Wrapped.
+	// Unwrap is for the formats that are Wrapped, and KMS the URI of its key.
 	Unwrap Unwrap
+	KMS    string
 	// SealedAs is for TemporalSA: the namespace that its proxy bound, where it is not the one of the call.
 	SealedAs string
 }

@@ -118,10 +118,17 @@ func (n *Namespace) encryption(p payload) (*Sealed, error) {
 			continue
 		}
 		configured = true
-		if _, known := src.aead[s.keyID]; format != Samples || known {
+		_, known := src.aead[s.keyID]
+		known = known || format.Wrapped() && src.KMS == s.keyID
+		if known || format.Wrapped() && s.encrypted == nil { // the first, unless the payload names the key of another one
 			s.encrypted, s.Key = src, src.key
-			return s, nil
 		}
+		if known {
+			break
+		}
+	}
+	if s.encrypted != nil {
+		return s, nil
 	}
 	if configured {
 		return nil, n.fail(crypto.KindNotConfigured, "", "the payload was encrypted by a codec under a key id that no entry of "+
