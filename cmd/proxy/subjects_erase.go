@@ -32,9 +32,9 @@ type certificate struct {
 	// Destroyed are the ids of the keys that were destroyed, as envelopes name them. Before are those that were destroyed earlier.
 	Destroyed []string `json:"destroyed_keys"`
 	Before    []string `json:"destroyed_before,omitempty"`
-	// Confirmed are the replicas that have the erasure in force; Missing are those that have not said so.
+	// Confirmed are the replicas that have the erasure in force. Missing are those that have not said so, or why they were not asked.
 	Confirmed []string `json:"confirmed_by"`
-	Missing   []string `json:"not_confirmed_by,omitempty"`
+	Missing   []string `json:"not_confirmed_by"`
 	InForce   float64  `json:"in_force_after_seconds,omitempty"`
 	// Running is what runs in the namespace and holds payloads of the subject; Read counts what was read to find it, and NotRead says
 	// what was not read, or not terminated.
@@ -182,12 +182,21 @@ func (o *subjectOptions) erase(cmd *cobra.Command, keys *keyring.Keyring, found 
 			c.Destroyed = append(c.Destroyed, id.String())
 		}
 	}
-	if err := errors.Join(err, c.journal(o.config)); err != nil {
-		return err
+	if failed := c.journal(o.config); failed != nil {
+		fmt.Fprintln(cmd.ErrOrStderr(), failed) // it is tried again with the replicas
 	}
 	ctx, cancel := context.WithTimeout(cmd.Context(), wait)
 	defer cancel()
-	replicas, missing, err := keys.Subjects().Wait(ctx, last)
+	replicas, missing, failed := keys.Subjects().Wait(ctx, last)
+	return errors.Join(err, c.confirm(replicas, missing, failed, time.Since(began)))
+}
+
+// notAsked is why a certificate has no replicas.
+func notAsked(why string) string { return "replicas were not asked: " + why }
+
+// confirm writes into the certificate what Wait returned.
+func (c *certificate) confirm(replicas, missing []crypto.ReplicaRow, err error, after time.Duration) error {
+	c.Missing = []string{}
 	for _, r := range replicas {
 		if !slices.Contains(missing, r) {
 			c.Confirmed = append(c.Confirmed, r.ID)
@@ -196,11 +205,15 @@ func (o *subjectOptions) erase(cmd *cobra.Command, keys *keyring.Keyring, found 
 	for _, r := range missing {
 		c.Missing = append(c.Missing, fmt.Sprintf("%s, silent for %s; it stops by itself after %s", r.ID, r.Silent.Round(time.Second), r.MaxLag))
 	}
-	if err == nil && len(missing) > 0 {
-		err = fmt.Errorf("%s not confirmed; the erasure itself is done", count(len(missing), "replica"))
+	switch {
+	case err != nil:
+		c.Missing = append(c.Missing, notAsked(err.Error()))
+		return fmt.Errorf("replicas could not be asked whether they confirm; the erasure itself is done: %w", err)
+	case len(missing) > 0:
+		return fmt.Errorf("%s not confirmed; the erasure itself is done", count(len(missing), "replica"))
 	}
-	c.InForce = time.Since(began).Round(time.Millisecond).Seconds()
-	return err
+	c.InForce = after.Round(time.Millisecond).Seconds()
+	return nil
 }
 
 // readmitCommand lets a subject that was erased be sealed for again.
@@ -215,7 +228,7 @@ func readmitCommand() *cobra.Command {
 		Args:    noSubject,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return o.change(cmd, yes, change{do: func(keys *keyring.Keyring, found []keyring.Found, c *certificate) error {
-				c.Action, c.Destroyed, c.Remains = "readmit", []string{}, nil
+				c.Action, c.Remains, c.Missing = "readmit", nil, []string{notAsked("a readmission waits for none")}
 				done, err := keys.Subjects().Readmit(cmd.Context(), found, c.By, c.Reason)
 				for _, e := range done {
 					c.Erasures = append(c.Erasures, erasureOf(e))
@@ -272,8 +285,10 @@ func (o *subjectOptions) change(cmd *cobra.Command, yes bool, what change) error
 		}
 	}
 	c := &certificate{Time: time.Now().UTC(), Action: "erase", DryRun: what.dryRun, Namespace: o.namespace, By: o.by, Reason: o.reason,
-		Erasures: []erasure{}, Destroyed: []string{}, Confirmed: []string{}, Remains: remains}
+		Erasures: []erasure{}, Destroyed: []string{}, Confirmed: []string{},
+		Missing: []string{notAsked("not yet")}, Remains: remains}
 	if what.dryRun {
+		c.Missing = []string{notAsked("a dry run changes nothing")}
 		for _, f := range found {
 			c.Erasures = append(c.Erasures, erasureOf(f.Erasure))
 			for _, r := range f.Rows {

@@ -1,0 +1,37 @@
+package main
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
+)
+
+// TestReplicasInCertificate: a certificate says that an erasure is in force only if every replica was asked and has confirmed.
+func TestReplicasInCertificate(t *testing.T) {
+	a, b := crypto.ReplicaRow{ID: "a", Seq: 7}, crypto.ReplicaRow{ID: "b", Seq: 6}
+	for name, test := range map[string]struct {
+		replicas, missing []crypto.ReplicaRow
+		err               error
+		want              string // in not_confirmed_by
+	}{
+		"none runs":          {},
+		"all confirm":        {replicas: []crypto.ReplicaRow{a}},
+		"one is silent":      {[]crypto.ReplicaRow{a, b}, []crypto.ReplicaRow{b}, nil, "b, silent"},
+		"they were not read": {nil, nil, errors.New("no answer"), "replicas were not asked: no answer"},
+		"read once":          {[]crypto.ReplicaRow{a, b}, []crypto.ReplicaRow{b}, errors.New("no answer"), "b, silent for 0s; it stops by itself after 0s replicas were not"},
+	} {
+		c := certificate{Missing: []string{notAsked("not yet")}}
+		err := c.confirm(test.replicas, test.missing, test.err, time.Second)
+		missing := strings.Join(c.Missing, " ")
+		whole := test.want == ""
+		if !strings.Contains(missing, test.want) || whole != (missing == "") || whole != (err == nil) || whole != (c.InForce == 1) || c.Missing == nil {
+			t.Errorf("%s: %+v, error %v", name, c, err)
+		}
+		if n := len(test.replicas) - len(test.missing); len(c.Confirmed) != n {
+			t.Errorf("%s: confirmed by %v", name, c.Confirmed)
+		}
+	}
+}
