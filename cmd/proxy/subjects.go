@@ -187,7 +187,11 @@ func erasedOn(r crypto.SubjectRow) string {
 	if r.Erased == 0 {
 		return ""
 	}
-	return ", erased on " + r.ErasedAt.Format(time.DateOnly)
+	erased := ", erased on " + r.ErasedAt.Format(time.DateOnly)
+	if r.Wrapped != nil {
+		erased += "; its key is not destroyed yet: run erase again"
+	}
+	return erased
 }
 
 // listSubjectsCommand counts subjects.

@@ -182,6 +182,10 @@ func (o *subjectOptions) erase(cmd *cobra.Command, keys *keyring.Keyring, found 
 			c.Destroyed = append(c.Destroyed, id.String())
 		}
 	}
+	if err != nil {
+		c.Remains = append([]string{"the erasure is in force, and a step of it failed: destroyed_keys names the keys that are destroyed; the others are there " +
+			"until erase is run again, as `subjects show` says"}, c.Remains...)
+	}
 	if failed := c.journal(o.config); failed != nil {
 		fmt.Fprintln(cmd.ErrOrStderr(), failed) // it is tried again with the replicas
 	}

@@ -109,7 +109,8 @@ type SubjectStore interface {
 	Generations(ctx context.Context, index KeyID, tag SubjectTag) ([]SubjectRow, error)
 	// PutSubjectKey inserts a generation of a subject's key, unless another one has its place.
 	PutSubjectKey(ctx context.Context, row SubjectRow) error
-	// Erase destroys all keys of a subject, in one transaction for all of its tags. Each is an Erasure without number and time.
+	// Erase destroys all keys of a subject, in one transaction for all of its tags. Each is an Erasure without number and time. What it
+	// returns with an error is entered and in force, although the keys that it does not name as destroyed may be there.
 	Erase(ctx context.Context, of []Erasure) ([]Erasure, error)
 	// DestroyErased destroys the keys that are there although their subject was erased after they were made, and returns their ids.
 	DestroyErased(ctx context.Context) ([]KeyID, error)
@@ -117,7 +118,7 @@ type SubjectStore interface {
 	EnterLost(ctx context.Context, e Erasure) error
 	// ErasureCounts returns what the store has of erasures.
 	ErasureCounts(ctx context.Context) (ErasureCounts, error)
-	// Readmit opens a new generation for a subject that was erased.
+	// Readmit opens a new generation for a subject that was erased. With an error too, what has a number is entered.
 	Readmit(ctx context.Context, of Erasure) (Erasure, error)
 	// Erasures returns the erasures with numbers from one on, in their order, up to 1000; below 0: the last one alone.
 	Erasures(ctx context.Context, from int64) ([]Erasure, error)

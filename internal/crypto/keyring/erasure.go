@@ -65,7 +65,8 @@ func (s Subjects) Find(ctx context.Context, namespace, key string, subject []byt
 	return all, nil
 }
 
-// Erase destroys all keys of a subject that was found, in one transaction. by and reason are kept with it.
+// Erase destroys all keys of a subject that was found, in one transaction. by and reason are kept with it. What it returns with an error
+// is in force.
 func (s Subjects) Erase(ctx context.Context, all []Found, by, reason string) ([]crypto.Erasure, error) {
 	list := make([]crypto.Erasure, len(all))
 	for i, f := range all {
@@ -75,7 +76,8 @@ func (s Subjects) Erase(ctx context.Context, all []Found, by, reason string) ([]
 	return s.keys.subjects.store.Erase(ctx, list)
 }
 
-// Readmit lets a subject be sealed for again where it was erased. What was sealed before stays erased.
+// Readmit lets a subject be sealed for again where it was erased. What was sealed before stays erased. It returns what was entered, with an
+// error too.
 func (s Subjects) Readmit(ctx context.Context, all []Found, by, reason string) (done []crypto.Erasure, err error) {
 	for _, f := range all {
 		if len(f.Rows) == 0 || f.Rows[0].Erased == 0 {
@@ -83,10 +85,12 @@ func (s Subjects) Readmit(ctx context.Context, all []Found, by, reason string) (
 		}
 		e := f.Erasure
 		e.By, e.Reason = by, reason
-		if e, err = s.keys.subjects.store.Readmit(ctx, e); err != nil {
+		if e, err = s.keys.subjects.store.Readmit(ctx, e); e.Seq != 0 {
+			done = append(done, e)
+		}
+		if err != nil {
 			return done, err
 		}
-		done = append(done, e)
 	}
 	return done, nil
 }

@@ -121,10 +121,10 @@ func (s *tableSubjects) Erase(ctx context.Context, of []crypto.Erasure) ([]crypt
 func (s *tableSubjects) Readmit(ctx context.Context, e crypto.Erasure) (crypto.Erasure, error) {
 	e.Readmitted = true
 	done, err := s.items.enterAndSettle(ctx, "keystore.readmit", []crypto.Erasure{e})
-	if err != nil {
-		return e, err
+	if len(done) == 0 {
+		return crypto.Erasure{}, err
 	}
-	return done[0], nil
+	return done[0], err
 }
 
 // EnterLost is part of crypto.SubjectStore.
@@ -133,13 +133,17 @@ func (s *tableSubjects) EnterLost(ctx context.Context, e crypto.Erasure) error {
 	return err
 }
 
+// enterAndSettle returns what it has entered, with an error too.
 func (s *subjectItems) enterAndSettle(ctx context.Context, op string, of []crypto.Erasure) ([]crypto.Erasure, error) {
 	done, err := s.enter(ctx, op, of)
 	if err != nil {
 		return nil, err
 	}
 	if err := s.settle(ctx, op, done); err != nil {
-		return nil, unavailable(op, fmt.Errorf("number %d is entered and in force, and the rows of the subject's keys could not be changed yet; "+
+		for i := range done {
+			done[i].Destroyed = nil
+		}
+		return done, unavailable(op, fmt.Errorf("number %d is entered and in force, and the rows of the subject's keys could not be changed yet; "+
 			"repeat the command: %w", done[0].Seq, err))
 	}
 	return done, nil

@@ -349,11 +349,13 @@ func TestDynamoDBErasesInTwoSteps(t *testing.T) {
 		}
 		return 0, nil
 	})
-	if _, err := s.Erase(ctx, erasure); crypto.KindOf(err) != crypto.KindUnavailable || !strings.Contains(err.Error(), "number 2 is entered and in force") {
-		t.Errorf("the second step fails: %v", err)
+	done, err := s.Erase(ctx, erasure)
+	if crypto.KindOf(err) != crypto.KindUnavailable || !strings.Contains(err.Error(), "number 2 is entered and in force") ||
+		len(done) != 1 || done[0].Seq != 2 || len(done[0].Destroyed) != 0 {
+		t.Errorf("the second step fails: %+v, error %v", done, err)
 	}
 	b.answers(nil)
-	done, err := s.Erase(ctx, erasure)
+	done, err = s.Erase(ctx, erasure)
 	if err != nil || len(done) != 1 || done[0].Seq != 3 || len(done[0].Destroyed) != 1 || done[0].Destroyed[0] != first.ID {
 		t.Errorf("%+v, error %v", done, err)
 	}
@@ -364,6 +366,16 @@ func TestDynamoDBErasesInTwoSteps(t *testing.T) {
 			}
 		}
 	}
+	b.answers(func(op string, call int, _ map[string]any) (int, any) {
+		if op == "TransactWriteItems" && call > 1 {
+			return http.StatusBadRequest, map[string]any{"__type": "com.amazonaws.dynamodb.v20120810#AccessDeniedException", "message": "no"}
+		}
+		return 0, nil
+	})
+	if e, err := s.Readmit(ctx, erasure[0]); err == nil || e.Seq != 4 || !e.Readmitted {
+		t.Errorf("the second step of a readmission fails: %+v, error %v", e, err)
+	}
+	b.answers(nil)
 	many := make([]crypto.Erasure, maxErasedAtOnce+1)
 	if _, err := s.Erase(ctx, many); crypto.KindOf(err) != crypto.KindNotConfigured || !strings.Contains(err.Error(), "--key") {
 		t.Errorf("more key names than one transaction takes: %v", err)

@@ -81,15 +81,19 @@ func (s *Subjects) DestroyErased(ctx context.Context) (ids []crypto.KeyID, err e
 }
 
 // Readmit is part of crypto.SubjectStore. It reserves a generation that is not erased, which the next key follows.
-func (s *Subjects) Readmit(ctx context.Context, e crypto.Erasure) (crypto.Erasure, error) {
-	e.Readmitted = true
-	err := s.writing(ctx, "keystore.readmit", func(tx *sql.Tx) error {
-		if err := s.enter(ctx, tx, &e); err != nil {
+func (s *Subjects) Readmit(ctx context.Context, of crypto.Erasure) (done crypto.Erasure, err error) {
+	of.Readmitted = true
+	err = s.writing(ctx, "keystore.readmit", func(tx *sql.Tx) error {
+		done = of
+		if err := s.enter(ctx, tx, &done); err != nil {
 			return err
 		}
-		return s.reserve(ctx, tx, &e, e.Seq)
+		return s.reserve(ctx, tx, &done, done.Seq)
 	})
-	return e, err
+	if err != nil {
+		return crypto.Erasure{}, err
+	}
+	return done, nil
 }
 
 // EnterLost is part of crypto.SubjectStore.
