@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -239,9 +240,81 @@ func (s *subjectItems) counted(before, last int64) types.TransactWriteItem {
 		ExpressionAttributeValues: item{":id": &types.AttributeValueMemberS{Value: s.store.id}, ":before": numberOf(before), ":last": numberOf(last)}}}
 }
 
+// mend writes each erasure back to the history of its subject that lacks it: a part of the table was restored. Whether a key may be
+// used stands in the history alone.
+func (s *tableSubjects) mend(ctx context.Context, op string) error {
+	for from := int64(1); ; {
+		page, err := s.Erasures(ctx, from)
+		if err != nil || len(page) == 0 {
+			return err
+		}
+		of := map[string][]historyDoc{}
+		for _, e := range page {
+			if e.Context.Key != "" {
+				pk := subjectPK(historyItem, e.Index, e.Tag)
+				of[pk] = append(of[pk], historyDoc{Seq: e.Seq, At: e.At.UnixMilli(), Readmitted: e.Readmitted})
+			}
+		}
+		if err := s.items.mend(ctx, op, of); err != nil {
+			return err
+		}
+		from = page[len(page)-1].Seq + 1
+	}
+}
+
+// mend adds to histories, by the keys of their items, what they lack.
+func (s *subjectItems) mend(ctx context.Context, op string, of map[string][]historyDoc) error {
+	r, err := s.read(ctx, op, slices.Collect(maps.Keys(of))...)
+	if err != nil {
+		return err
+	}
+	for pk, entered := range of {
+		if whole, err := r.mended(pk, entered); err != nil {
+			return err
+		} else if whole == nil {
+			continue
+		}
+		if err := s.change(ctx, op, func() ([]types.TransactWriteItem, error) {
+			r, err := s.read(ctx, op, pk)
+			if err != nil {
+				return nil, err
+			}
+			whole, err := r.mended(pk, entered)
+			if err != nil || whole == nil {
+				return nil, err
+			}
+			return []types.TransactWriteItem{s.table.stillStore(s.store.id), r.put(pk, whole)}, nil
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// mended returns the history in an item with what it lacks of the erasures that are entered; nil if it lacks none.
+func (r records) mended(pk string, entered []historyDoc) (whole []historyDoc, err error) {
+	var history []historyDoc
+	if err := r.decode(pk, &history); err != nil {
+		return nil, err
+	}
+	whole = history
+	for _, e := range entered {
+		if !slices.ContainsFunc(history, func(h historyDoc) bool { return h.Seq == e.Seq }) {
+			whole = append(whole, e)
+		}
+	}
+	if len(whole) == len(history) {
+		return nil, nil
+	}
+	return whole, nil
+}
+
 // DestroyErased is part of crypto.SubjectStore. It reads the whole table.
 func (s *tableSubjects) DestroyErased(ctx context.Context) (ids []crypto.KeyID, err error) {
 	const op = "keystore.erase"
+	if err := s.mend(ctx, op); err != nil {
+		return nil, err
+	}
 	err = s.items.eachSubject(ctx, op, func(found *subject, index crypto.KeyID, tag crypto.SubjectTag, _ records) error {
 		if len(found.destroy()) == 0 {
 			return nil

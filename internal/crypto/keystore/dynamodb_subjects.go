@@ -529,8 +529,12 @@ func (s *tableSubjects) SubjectCounts(ctx context.Context) (all []crypto.Subject
 	return all, err
 }
 
-// AllSubjectKeys is part of crypto.SubjectStore. It reads the whole table.
+// AllSubjectKeys is part of crypto.SubjectStore. It reads the whole table. Before, it completes the histories of subjects, so that a key shows
+// as erased whose history was restored.
 func (s *tableSubjects) AllSubjectKeys(ctx context.Context, visit func(crypto.SubjectRow) error) error {
+	if err := s.mend(ctx, "keystore.subject_keys"); err != nil {
+		return err
+	}
 	return s.items.eachSubject(ctx, "keystore.subject_keys", func(of *subject, index crypto.KeyID, tag crypto.SubjectTag, r records) error {
 		for i := range of.doc.Generations {
 			row := of.generation(i, index, tag, r.now)

@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -382,6 +383,64 @@ func TestDynamoDBErasesInTwoSteps(t *testing.T) {
 	}
 	if _, err := s.Erase(ctx, many[1:]); err == nil { // all of one subject, which DynamoDB refuses
 		t.Error("a transaction that changes an item twice")
+	}
+}
+
+// TestDynamoDBHistoriesAreRestored: the histories of subjects and their keys come back from before an erasure whose entry is there. Whoever looks
+// at all keys writes the erasure back, so that the key is out of use and destroyed.
+func TestDynamoDBHistoriesAreRestored(t *testing.T) {
+	uri, _ := dynamoDBWith(t)
+	s, ctx := newSubjects(t, uri), t.Context()
+	in := index(t, s)
+	erased, back, other := subjectRow(in, 1, 1), subjectRow(in, 2, 1), subjectRow(in, 3, 1)
+	for _, r := range []crypto.SubjectRow{erased, back, other} {
+		if err := s.PutSubjectKey(ctx, r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	restore, _ := s.backup(t)
+	for _, r := range []crypto.SubjectRow{erased, back} {
+		if _, err := s.Erase(ctx, []crypto.Erasure{{Context: clinic, Index: in, Tag: r.Tag}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := s.Readmit(ctx, crypto.Erasure{Context: clinic, Index: in, Tag: back.Tag}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.EnterLost(ctx, crypto.Erasure{Reason: "of nobody"}); err != nil {
+		t.Fatal(err)
+	}
+	again := func() {
+		restore()
+		s.lose(t, s.scan(t, historyItem)...)
+	}
+	again()
+	seen := map[crypto.KeyID]bool{}
+	if err := s.AllSubjectKeys(ctx, func(r crypto.SubjectRow) error {
+		seen[r.ID] = true
+		if (r.Erased == 0) != (r.ID == other.ID) {
+			t.Errorf("a look at all keys shows %+v", r)
+		}
+		return nil
+	}); err != nil || len(seen) != 3 {
+		t.Errorf("%d keys, error %v", len(seen), err)
+	}
+	again()
+	ids, err := s.DestroyErased(ctx)
+	if err != nil || len(ids) != 2 || slices.Contains(ids, other.ID) {
+		t.Errorf("destroyed %v, error %v", ids, err)
+	}
+	for tag, readmitted := range map[crypto.SubjectTag]bool{erased.Tag: false, back.Tag: true} {
+		if err := s.PutSubjectKey(ctx, subjectRow(in, tag[0], 5)); err != nil {
+			t.Fatal(err)
+		}
+		rows, err := s.Generations(ctx, in, tag)
+		if err != nil || (rows[0].Generation == 5) != readmitted || readmitted && rows[0].Erased != 0 {
+			t.Errorf("the subject %v has %+v, error %v", tag, rows, err)
+		}
+	}
+	if ids, err := s.DestroyErased(ctx); err != nil || len(ids) != 0 {
+		t.Errorf("destroyed again %v, error %v", ids, err)
 	}
 }
 
