@@ -108,7 +108,10 @@ func newSite(t *testing.T) site {
 		s.write(t, name, fmt.Sprintf("keys: [{name: default, active: 'local:seal.key', envelope: reference}]\nkey_store: {url: 'sqlite:keys.db', id: %q}\n", id))
 	}
 	u := startUpstream(t)
-	s.subject(t, u)
+	s.subject(t, u, "subjects").Kill()
+	if err := s.subject(t, u, "alone").Stop(); err != nil {
+		t.Fatal(err)
+	}
 	// The config is written in a folder of its own: the file names of this one are part of the snapshot.
 	proxy, conn := start(t, harness.ProxyOptions{Upstream: u.address, Candidate: candidate,
 		Keys: []harness.KeyOption{{Name: "default", Active: "local:" + filepath.Join(s.dir, "seal.key")}}})
@@ -463,17 +466,17 @@ func (s *site) candidate(t *testing.T) string {
 var scanned = []string{"namespaces", "namespaces{}.walked", "namespaces{}.clear", "namespaces{}.foreign",
 	"namespaces{}.sealed[].data_keys"}
 
-// subject makes subjects.yaml, with a key store that has the key of one subject. The proxy that sealed for it has ended without a word.
-func (s *site) subject(t *testing.T, u *upstream) {
+// subject makes a config with a key store that has the key of one subject. It returns the proxy that sealed for it.
+func (s *site) subject(t *testing.T, u *upstream, name string) *harness.Proxy {
 	t.Helper()
-	store := s.run(t, "keystore", "init", "sqlite:subjects.db")
+	store := s.run(t, "keystore", "init", "sqlite:"+name+".db")
 	if store.code != 0 {
 		t.Fatal(store.said())
 	}
 	text := func(dir string) string {
-		return fmt.Sprintf("key_store: {url: 'sqlite:%ssubjects.db', id: %q}\n", dir, strings.TrimSpace(store.stdout))
+		return fmt.Sprintf("key_store: {url: 'sqlite:%s%s.db', id: %q}\n", dir, name, strings.TrimSpace(store.stdout))
 	}
-	s.write(t, "subjects.yaml", "keys: [{name: default, active: 'local:seal.key'}]\n"+text(""))
+	s.write(t, name+".yaml", "keys: [{name: default, active: 'local:seal.key'}]\n"+text(""))
 	s.write(t, "person.txt", "person\n")
 	proxy, conn := start(t, harness.ProxyOptions{Upstream: u.address, Extra: text(s.dir + "/"),
 		Keys:   []harness.KeyOption{{Name: "default", Active: "local:" + filepath.Join(s.dir, "seal.key")}},
@@ -481,9 +484,7 @@ func (s *site) subject(t *testing.T, u *upstream) {
 	if _, err := workflowservice.NewWorkflowServiceClient(conn).StartWorkflowExecution(t.Context(), startRequest("default", "person")); err != nil {
 		t.Fatal(err)
 	}
-	if err := syscall.Kill(proxy.PID(), syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
+	return proxy
 }
 
 // takeJSON reads the JSON output of every command that has one.
@@ -520,7 +521,7 @@ func takeJSON(t *testing.T) []string {
 		{"version --output json", nil, []string{""}},
 		{"subjects erase --config subjects.yaml --namespace default --subject-file person.txt --reason request-1 --by dpo", nil, []string{
 			"--dry-run --offline", "--dry-run --upstream $UPSTREAM --max-workflows 1", "--yes --wait 1s",
-			"--yes --wait 1s --upstream $UPSTREAM --terminate"}},
+			"--yes --wait 1s --upstream $UPSTREAM --terminate", "--yes --config alone.yaml"}},
 		{"subjects readmit --config subjects.yaml --namespace default --subject-file person.txt --reason request-2 --by dpo --yes", nil, []string{""}},
 	} {
 		shape := newShape(what.open...)

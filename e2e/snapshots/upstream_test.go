@@ -124,7 +124,7 @@ func (u *upstream) ListWorkflowExecutions(
 		a.Executions = append(a.Executions, &workflowpb.WorkflowExecutionInfo{Execution: run})
 	}
 	switch {
-	case strings.HasPrefix(r.Query, "ExecutionStatus = 'Running'"):
+	case strings.HasPrefix(r.Query, "ExecutionStatus IN ('Running', 'Paused')"):
 		add("person")
 		add("another")
 	case r.Query != "": // the server's own workflows
@@ -142,7 +142,8 @@ func (u *upstream) DescribeWorkflowExecution(
 	if r.Namespace == unreadableNamespace {
 		return nil, status.Error(codes.PermissionDenied, "not for you")
 	}
-	return &workflowservice.DescribeWorkflowExecutionResponse{PendingActivities: []*workflowpb.PendingActivityInfo{{ActivityId: "1", Attempt: 2}}}, nil
+	return &workflowservice.DescribeWorkflowExecutionResponse{PendingActivities: []*workflowpb.PendingActivityInfo{{ActivityId: "1", Attempt: 2}},
+		PendingChildren: []*workflowpb.PendingChildExecutionInfo{{}}}, nil
 }
 
 func (u *upstream) TerminateWorkflowExecution(

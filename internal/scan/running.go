@@ -21,8 +21,12 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 )
 
-// OnlyRunning is the visibility query for what runs.
-const OnlyRunning = "ExecutionStatus = 'Running'"
+// Visibility queries for what has not ended. A server that does not know the status Paused refuses the second one, and has nothing that
+// is paused in this way.
+const (
+	onlyRunning     = "ExecutionStatus = 'Running'"
+	runningOrPaused = "ExecutionStatus IN ('Running', 'Paused')"
+)
 
 // Holder is something that still runs, or will, and holds payloads under the keys that a search is about.
 type Holder struct {
@@ -38,6 +42,8 @@ type Holder struct {
 	Retries bool `json:"retry_policy,omitempty"`
 	// Retrying are the ids of its activities that failed and are tried again.
 	Retrying []string `json:"retrying_activities,omitempty"`
+	// Children counts its child workflows that run. When it is terminated, the server does with each what its parent close policy says.
+	Children int `json:"pending_children,omitempty"`
 	// Terminated: the search has ended the workflow.
 	Terminated bool `json:"terminated,omitempty"`
 }
@@ -61,7 +67,7 @@ type Running struct {
 
 // Options returns those of a Scanner that searches. query narrows the workflows; "": all that run.
 func (r *Running) Options(query string) Options {
-	narrowed := OnlyRunning
+	narrowed := runningOrPaused
 	if query != "" {
 		narrowed += " AND (" + query + ")"
 	}
@@ -139,7 +145,8 @@ func holderOf(a *Answer) *Holder {
 	case *workflowservice.DescribeScheduleResponse:
 		return &Holder{Kind: "schedule", ID: strings.TrimPrefix(a.Where, "schedule ")}
 	case *workflowservice.DescribeActivityExecutionResponse:
-		if m.GetInfo().GetStatus() == enumspb.ACTIVITY_EXECUTION_STATUS_RUNNING {
+		switch m.GetInfo().GetStatus() {
+		case enumspb.ACTIVITY_EXECUTION_STATUS_RUNNING, enumspb.ACTIVITY_EXECUTION_STATUS_PAUSED:
 			return &Holder{Kind: "activity", ID: m.GetInfo().GetActivityId(), RunID: m.GetInfo().GetRunId()}
 		}
 	case *workflowservice.DescribeNexusOperationExecutionResponse:
@@ -154,6 +161,7 @@ func holderOf(a *Answer) *Holder {
 func (h *Holder) note(answer proto.Message) {
 	switch m := answer.(type) {
 	case *workflowservice.DescribeWorkflowExecutionResponse:
+		h.Children = len(m.GetPendingChildren())
 		for _, a := range m.GetPendingActivities() {
 			if a.GetAttempt() > 1 {
 				h.Retrying = append(h.Retrying, a.GetActivityId())

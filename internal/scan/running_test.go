@@ -45,21 +45,24 @@ func TestRunning(t *testing.T) {
 	more := started(p)
 	more.NextPageToken = []byte("more")
 	s := script(map[string][]any{
-		"ListWorkflowExecutions": {&workflowservice.ListWorkflowExecutionsResponse{Executions: []*workflowpb.WorkflowExecutionInfo{
+		"ListWorkflowExecutions": {status.Error(codes.InvalidArgument, "invalid ExecutionStatus value 'Paused'"), &workflowservice.ListWorkflowExecutionsResponse{Executions: []*workflowpb.WorkflowExecutionInfo{
 			execution("1"), execution("2"), execution("3"), execution("4")}}, &workflowservice.ListWorkflowExecutionsResponse{}},
 		"DescribeWorkflowExecution": {&workflowservice.DescribeWorkflowExecutionResponse{PendingActivities: []*workflowpb.PendingActivityInfo{
-			{ActivityId: "5", Attempt: 3}, {ActivityId: "6", Attempt: 1}}}, &workflowservice.DescribeWorkflowExecutionResponse{}},
+			{ActivityId: "5", Attempt: 3}, {ActivityId: "6", Attempt: 1}},
+			PendingChildren: []*workflowpb.PendingChildExecutionInfo{{}, {}}}, &workflowservice.DescribeWorkflowExecutionResponse{}},
 		"GetWorkflowExecutionHistory": {more, &workflowservice.GetWorkflowExecutionHistoryResponse{History: &historypb.History{}}, historyOf(other),
 			historyOf(&commonpb.Payload{Metadata: map[string][]byte{"encoding": []byte("binary/sealed.v1")}, Data: []byte("damaged")})},
 		"ListSchedules": {&workflowservice.ListSchedulesResponse{Schedules: []*schedulepb.ScheduleListEntry{{ScheduleId: "nightly"}}}},
 		"DescribeSchedule": {&workflowservice.DescribeScheduleResponse{Schedule: &schedulepb.Schedule{Action: &schedulepb.ScheduleAction{
 			Action: &schedulepb.ScheduleAction_StartWorkflow{StartWorkflow: &workflowpb.NewWorkflowExecutionInfo{Input: input(p)}}}}}},
-		"ListActivityExecutions": {&workflowservice.ListActivityExecutionsResponse{Executions: []*activitypb.ActivityExecutionListInfo{{}, {}}}},
+		"ListActivityExecutions": {&workflowservice.ListActivityExecutionsResponse{Executions: []*activitypb.ActivityExecutionListInfo{{}, {}, {}}}},
 		"DescribeActivityExecution": {
 			&workflowservice.DescribeActivityExecutionResponse{Input: input(p),
 				Info: &activitypb.ActivityExecutionInfo{ActivityId: "alone", RunId: "a", Status: enumspb.ACTIVITY_EXECUTION_STATUS_RUNNING}},
 			&workflowservice.DescribeActivityExecutionResponse{Input: input(p),
-				Info: &activitypb.ActivityExecutionInfo{ActivityId: "over", Status: enumspb.ACTIVITY_EXECUTION_STATUS_COMPLETED}}},
+				Info: &activitypb.ActivityExecutionInfo{ActivityId: "over", Status: enumspb.ACTIVITY_EXECUTION_STATUS_COMPLETED}},
+			&workflowservice.DescribeActivityExecutionResponse{Input: input(p),
+				Info: &activitypb.ActivityExecutionInfo{ActivityId: "paused", RunId: "b", Status: enumspb.ACTIVITY_EXECUTION_STATUS_PAUSED}}},
 		"ListNexusOperationExecutions": {&workflowservice.ListNexusOperationExecutionsResponse{Operations: []*nexuspb.NexusOperationExecutionListInfo{{}}}},
 		"DescribeNexusOperationExecution": {&workflowservice.DescribeNexusOperationExecutionResponse{Input: p,
 			Info: &nexuspb.NexusOperationExecutionInfo{OperationId: "op", RunId: "n", Status: enumspb.NEXUS_OPERATION_EXECUTION_STATUS_RUNNING}}},
@@ -67,7 +70,7 @@ func TestRunning(t *testing.T) {
 	})
 	running := Running{Rewriter: scanner(t, nil).options.Rewriter, Keys: map[crypto.KeyID]bool{sealed.Header.ID: true}, Most: 3}
 	options := running.Options("A = 1")
-	if want := "ExecutionStatus = 'Running' AND (A = 1)"; options.Query != want {
+	if want := "ExecutionStatus IN ('Running', 'Paused') AND (A = 1)"; options.Query != want {
 		t.Errorf("the query is %q", options.Query)
 	}
 	options.Rate = 1e6
@@ -75,17 +78,20 @@ func TestRunning(t *testing.T) {
 	if err := New(options).Run(t.Context(), s, "ns", &state); err != nil {
 		t.Fatal(err)
 	}
+	if n := s.calls["ListWorkflowExecutions"]; n != 2 {
+		t.Errorf("workflows are listed %d times: a server that does not know the status Paused is asked for what runs", n)
+	}
 	if n := state.Namespaces["ns"]; n.Unread != 0 || len(running.Unread) != 1 || running.Beyond != 1 {
 		t.Errorf("unread: %v and %v, and %d workflows", n.Reasons, running.Unread, running.Beyond)
 	}
-	want := []Holder{{Kind: "workflow", ID: "w-1", RunID: "1", Cron: "@daily", Retries: true, Retrying: []string{"5"}}, {Kind: "schedule", ID: "nightly"},
-		{Kind: "activity", ID: "alone", RunID: "a"}, {Kind: "nexus operation", ID: "op", RunID: "n"}}
+	want := []Holder{{Kind: "workflow", ID: "w-1", RunID: "1", Cron: "@daily", Retries: true, Retrying: []string{"5"}, Children: 2}, {Kind: "schedule", ID: "nightly"},
+		{Kind: "activity", ID: "alone", RunID: "a"}, {Kind: "activity", ID: "paused", RunID: "b"}, {Kind: "nexus operation", ID: "op", RunID: "n"}}
 	if len(running.Holders) != len(want) {
 		t.Fatalf("%d holders: %+v", len(running.Holders), running.Holders)
 	}
 	for i, h := range running.Holders {
 		if h.Kind != want[i].Kind || h.ID != want[i].ID || h.RunID != want[i].RunID || h.Cron != want[i].Cron || h.Retries != want[i].Retries ||
-			len(h.Retrying) != len(want[i].Retrying) {
+			len(h.Retrying) != len(want[i].Retrying) || h.Children != want[i].Children {
 			t.Errorf("got %+v, want %+v", h, want[i])
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"strings"
 
 	commonpb "go.temporal.io/api/common/v1"
 	enumspb "go.temporal.io/api/enums/v1"
@@ -57,8 +58,10 @@ func (w *walk) systemWorkflows(ctx context.Context, token []byte) ([]byte, error
 // listWorkflows walks a page of the workflows that a visibility query matches. A run that an earlier page had
 // already is left out: workflows change their place in the list when they close.
 func (w *walk) listWorkflows(ctx context.Context, what, query string, token []byte) ([]byte, error) {
-	page, err := list(ctx, w, w.client.ListWorkflowExecutions, &workflowservice.ListWorkflowExecutionsRequest{
-		Namespace: w.namespace, PageSize: pageSize, Query: query, NextPageToken: token})
+	page, err := whereKnown(query, func(query string) (*workflowservice.ListWorkflowExecutionsResponse, error) {
+		return list(ctx, w, w.client.ListWorkflowExecutions, &workflowservice.ListWorkflowExecutionsRequest{
+			Namespace: w.namespace, PageSize: pageSize, Query: query, NextPageToken: token})
+	})
 	for _, e := range page.GetExecutions() {
 		run := e.GetExecution()
 		if w.scanner.seen[run.GetRunId()] {
@@ -114,18 +117,29 @@ func (w *walk) schedules(ctx context.Context, token []byte) ([]byte, error) {
 	return page.GetNextPageToken(), cmp.Or(err, ctx.Err())
 }
 
-// running is the query for standalone activities and Nexus operations.
-func (w *walk) running() string {
+// running returns a query for standalone activities or Nexus operations that have not ended, if those alone are looked at.
+func (w *walk) running(query string) string {
 	if w.scanner.options.Running {
-		return OnlyRunning
+		return query
 	}
 	return ""
 }
 
+// whereKnown asks for a page of a list with a query, and without paused things if the server does not know the status Paused.
+func whereKnown[A any](query string, page func(query string) (A, error)) (A, error) {
+	a, err := page(query)
+	if status.Code(err) == codes.InvalidArgument && strings.HasPrefix(query, runningOrPaused) {
+		return page(onlyRunning + strings.TrimPrefix(query, runningOrPaused))
+	}
+	return a, err
+}
+
 // activities walks standalone activities, which belong to no workflow.
 func (w *walk) activities(ctx context.Context, token []byte) ([]byte, error) {
-	page, err := list(ctx, w, w.client.ListActivityExecutions, &workflowservice.ListActivityExecutionsRequest{
-		Namespace: w.namespace, PageSize: pageSize, NextPageToken: token, Query: w.running()})
+	page, err := whereKnown(w.running(runningOrPaused), func(query string) (*workflowservice.ListActivityExecutionsResponse, error) {
+		return list(ctx, w, w.client.ListActivityExecutions, &workflowservice.ListActivityExecutionsRequest{
+			Namespace: w.namespace, PageSize: pageSize, NextPageToken: token, Query: query})
+	})
 	for _, e := range page.GetExecutions() {
 		d, err := call(ctx, w, w.client.DescribeActivityExecution, &workflowservice.DescribeActivityExecutionRequest{
 			Namespace: w.namespace, ActivityId: e.GetActivityId(), RunId: e.GetRunId(),
@@ -138,7 +152,7 @@ func (w *walk) activities(ctx context.Context, token []byte) ([]byte, error) {
 // nexusOperations walks standalone Nexus operations, which belong to no workflow.
 func (w *walk) nexusOperations(ctx context.Context, token []byte) ([]byte, error) {
 	page, err := list(ctx, w, w.client.ListNexusOperationExecutions, &workflowservice.ListNexusOperationExecutionsRequest{
-		Namespace: w.namespace, PageSize: pageSize, NextPageToken: token, Query: w.running()})
+		Namespace: w.namespace, PageSize: pageSize, NextPageToken: token, Query: w.running(onlyRunning)})
 	for _, e := range page.GetOperations() {
 		d, err := call(ctx, w, w.client.DescribeNexusOperationExecution, &workflowservice.DescribeNexusOperationExecutionRequest{
 			Namespace: w.namespace, OperationId: e.GetOperationId(), RunId: e.GetRunId(), IncludeInput: true, IncludeOutcome: true})
