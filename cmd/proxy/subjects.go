@@ -30,7 +30,7 @@ type subjectOptions struct {
 	flags                config.Flags
 	timeout              time.Duration
 	namespace, key, file string
-	reason, by           string
+	reason, by, query    string
 	config               *config.Config
 	text                 []byte // the subject
 }
@@ -107,13 +107,14 @@ func (o *subjectOptions) open(cmd *cobra.Command) (*keyring.Keyring, error) {
 
 // find finds the subject. It is an error if there is none under any key name.
 func (o *subjectOptions) find(cmd *cobra.Command, keys *keyring.Keyring, subject []byte) ([]keyring.Found, error) {
+	o.text = subject
 	found, err := keys.Subjects().Find(cmd.Context(), o.namespace, o.key, subject)
 	if err != nil {
 		return nil, o.explained(err)
 	}
 	if len(found) == 0 {
 		return nil, fmt.Errorf("the key store has no subjects in the namespace %q under %s; see `temporal-seal subjects list`",
-			o.namespace, keyOrAny(o.key))
+			o.hidden(o.namespace), keyOrAny(o.hidden(o.key)))
 	}
 	return found, nil
 }

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -17,6 +18,7 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/config"
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keystore"
 	"github.com/temporal-seal/temporal-seal/internal/scan"
 )
 
@@ -72,16 +74,27 @@ func (e erasure) parse() (out crypto.Erasure, err error) {
 		Tag: crypto.SubjectTag(tag), At: e.Time, By: e.By, Reason: e.Reason, Readmitted: e.Readmitted}, nil
 }
 
-// remains is what an erasure does not reach.
-var remains = []string{
-	"backups, write-ahead log archives and standbys of the key store from before the erasure hold the wrapped key until they end; " +
-		"with them and the key service it opens again: keep backups of the keys of subjects for a shorter time than others",
-	"the data files of PostgreSQL hold the wrapped key until VACUUM FULL rewrites temporal_seal_subject_keys, and its write-ahead log until the segment is reused",
-	"key names under which the namespace had no subjects yet are not barred",
-	"what was sealed before the policy named subjects, and payloads that the policy sealed with the key of no subject, open as before",
-	"copies that workers, logs or other systems made of the clear text are not touched",
-	"workers that have a workflow in memory go on with what they know until they evict it; a workflow that then needs an erased value " +
-		"makes no progress until it is terminated",
+// remains returns what an erasure does not reach.
+func (o *subjectOptions) remains() (list []string) {
+	const reopens = "with them and the key service it opens again: keep backups of the keys of subjects for a shorter time than others"
+	switch scheme, _, _ := strings.Cut(o.config.KeyStore.URL, ":"); scheme {
+	case keystore.SchemeDynamoDB:
+		list = []string{"point-in-time recovery, backups, exports and streams of the table from before the erasure hold the wrapped key until they end; " + reopens}
+	case keystore.SchemePostgres:
+		list = []string{"backups, write-ahead log archives and standbys of the key store from before the erasure hold the wrapped key until they end; " + reopens,
+			"the data files of PostgreSQL hold the wrapped key until VACUUM FULL rewrites temporal_seal_subject_keys, and its write-ahead log until the segment is reused"}
+	default:
+		list = []string{"backups of the key store and snapshots of its disk from before the erasure hold the wrapped key until they end; " + reopens}
+	}
+	if o.key != "" {
+		list = append(list, "other key names of the namespace were not erased, since --key named one; what they sealed for the subject opens as before")
+	}
+	return append(list,
+		"key names under which the namespace had no subjects yet are not barred",
+		"what was sealed before the policy named subjects, and payloads that the policy sealed with the key of no subject, open as before",
+		"copies that workers, logs or other systems made of the clear text are not touched",
+		"workers that have a workflow in memory go on with what they know until they evict it; a workflow that then needs an erased value "+
+			"makes no progress until it is terminated")
 }
 
 // eraseCommand destroys the keys of one subject.
@@ -274,6 +287,9 @@ func (o *subjectOptions) change(cmd *cobra.Command, yes bool, what change) error
 	if err := keyring.CheckReason(o.by, subject); o.by != "" && err != nil {
 		return errors.New("--by contains the subject, and would keep it; name who asks for it otherwise")
 	}
+	if o.hidden(o.query) != o.query {
+		return errors.New("--query contains the subject, and the Temporal server may log it; narrow the workflows otherwise, or leave it out")
+	}
 	keys, err := o.open(cmd)
 	if err != nil {
 		return err
@@ -290,7 +306,7 @@ func (o *subjectOptions) change(cmd *cobra.Command, yes bool, what change) error
 	}
 	c := &certificate{Time: time.Now().UTC(), Action: "erase", DryRun: what.dryRun, Namespace: o.namespace, By: o.by, Reason: o.reason,
 		Erasures: []erasure{}, Destroyed: []string{}, Confirmed: []string{},
-		Missing: []string{notAsked("not yet")}, Remains: remains}
+		Missing: []string{notAsked("not yet")}, Remains: o.remains()}
 	if what.dryRun {
 		c.Missing = []string{notAsked("a dry run changes nothing")}
 		for _, f := range found {
@@ -302,14 +318,14 @@ func (o *subjectOptions) change(cmd *cobra.Command, yes bool, what change) error
 			}
 		}
 		what.preview(found, c)
-		o.withoutSubject(c.Running)
+		o.withoutSubject(c)
 		return cmp.Or(writeJSON(cmd.OutOrStdout(), c), c.verdict())
 	}
 	if err := confirm(cmd.Context(), cmd, yes, "yes"); err != nil {
 		return err
 	}
 	err = what.do(keys, found, c)
-	o.withoutSubject(c.Running)
+	o.withoutSubject(c)
 	if len(c.Erasures) > 0 {
 		err = errors.Join(err, writeJSON(cmd.OutOrStdout(), c), c.journal(o.config))
 	}

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/temporal-seal/temporal-seal/internal/config"
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 )
 
@@ -48,5 +49,20 @@ func TestErasedKeyIsThere(t *testing.T) {
 	}
 	if got := erasedOn(crypto.SubjectRow{Wrapped: []byte{1}}); got != "" {
 		t.Errorf("printed is %q", got)
+	}
+}
+
+// TestRemains: what an erasure leaves depends on the key store, and on whether all key names were erased.
+func TestRemains(t *testing.T) {
+	for url, want := range map[string]string{"sqlite:keys.db": "snapshots of its disk", "postgres://seal@db/keys": "VACUUM FULL", "dynamodb://keys?region=x": "exports and streams"} {
+		o := subjectOptions{config: &config.Config{KeyStore: &config.KeyStore{URL: url}}}
+		all := strings.Join(o.remains(), "\n")
+		if !strings.Contains(all, want) || strings.Contains(all, "PostgreSQL") != (want == "VACUUM FULL") || strings.Contains(all, "other key names") {
+			t.Errorf("%s: %s", url, all)
+		}
+		o.key = "phi"
+		if all := strings.Join(o.remains(), "\n"); !strings.Contains(all, "other key names of the namespace were not erased") {
+			t.Errorf("%s, one key: %s", url, all)
+		}
 	}
 }

@@ -21,7 +21,6 @@ type runningWork struct {
 	terminate bool
 	rate      float64
 	most      int // workflows that are read
-	query     string
 }
 
 func (w *runningWork) addFlags(o *subjectOptions, cmd *cobra.Command) {
@@ -31,7 +30,7 @@ func (w *runningWork) addFlags(o *subjectOptions, cmd *cobra.Command) {
 	f.BoolVar(&w.terminate, "terminate", false, "terminate the running workflows that hold payloads of the subject, with the reason")
 	f.Float64Var(&w.rate, "rate", 50, "calls a second to the Temporal server, at most")
 	f.IntVar(&w.most, "max-workflows", 10_000, "running workflows to read, at most")
-	f.StringVar(&w.query, "query", "", "visibility query that narrows the running workflows to read")
+	f.StringVar(&o.query, "query", "", "visibility query that narrows the running workflows to read")
 }
 
 func (w *runningWork) check() error {
@@ -60,7 +59,7 @@ func (w *runningWork) find(cmd *cobra.Command, o *subjectOptions, found []keyrin
 	}
 	running, state := &scan.Running{Rewriter: rewriter, Keys: keys, Most: w.most}, new(scan.State)
 	walk := scanOptions{flags: o.flags, namespaces: []string{o.namespace}, rate: w.rate}
-	err = walk.walkAll(cmd.Context(), cmd, o.config, state, running.Options(w.query))
+	err = walk.walkAll(cmd.Context(), cmd, o.config, state, running.Options(o.query))
 	c.NotRead = append(c.NotRead, running.Unread...)
 	if err != nil {
 		c.NotRead = append(c.NotRead, fmt.Sprintf("the Temporal server was not read: %v", err))
@@ -92,18 +91,23 @@ func (w *runningWork) end(ctx context.Context, o *subjectOptions, running *scan.
 	return nil
 }
 
-// withoutSubject hides names that contain the subject, which no output may hold. A run id still names a workflow.
-func (o *subjectOptions) withoutSubject(holders []*scan.Holder) {
-	hide := func(text *string) {
-		if errors.Is(keyring.CheckReason(*text, o.text), keyring.ErrReasonNamesSubject) {
-			*text = "(contains the subject)"
+// hidden returns a text, unless it contains the subject, which no output may hold.
+func (o *subjectOptions) hidden(text string) string {
+	if errors.Is(keyring.CheckReason(text, o.text), keyring.ErrReasonNamesSubject) {
+		return "(contains the subject)"
+	}
+	return text
+}
+
+// withoutSubject hides what contains the subject. A run id still names a workflow.
+func (o *subjectOptions) withoutSubject(c *certificate) {
+	for _, h := range c.Running {
+		h.ID, h.Type, h.Cron = o.hidden(h.ID), o.hidden(h.Type), o.hidden(h.Cron)
+		for i := range h.Retrying {
+			h.Retrying[i] = o.hidden(h.Retrying[i])
 		}
 	}
-	for _, h := range holders {
-		hide(&h.ID)
-		hide(&h.Type)
-		for i := range h.Retrying {
-			hide(&h.Retrying[i])
-		}
+	for i := range c.NotRead {
+		c.NotRead[i] = o.hidden(c.NotRead[i])
 	}
 }
