@@ -108,10 +108,10 @@ func newSite(t *testing.T) site {
 		s.write(t, name, fmt.Sprintf("keys: [{name: default, active: 'local:seal.key', envelope: reference}]\nkey_store: {url: 'sqlite:keys.db', id: %q}\n", id))
 	}
 	u := startUpstream(t)
-	s.subject(t, u, "subjects").Kill()
 	if err := s.subject(t, u, "alone").Stop(); err != nil {
 		t.Fatal(err)
 	}
+	s.subject(t, u, "subjects").Kill() // the server has what this one has sealed
 	// The config is written in a folder of its own: the file names of this one are part of the snapshot.
 	proxy, conn := start(t, harness.ProxyOptions{Upstream: u.address, Candidate: candidate,
 		Keys: []harness.KeyOption{{Name: "default", Active: "local:" + filepath.Join(s.dir, "seal.key")}}})
