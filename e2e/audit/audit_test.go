@@ -206,7 +206,7 @@ func fullDisk(t *testing.T, server *peers.Process) {
 		WorkflowExecution: &commonpb.WorkflowExecution{WorkflowId: r.id}}); err != nil {
 		t.Errorf("a call that opens nothing: %v", err)
 	}
-	if _, metrics, err := r.proxy.Get("/metrics"); err != nil || !strings.Contains(metrics, `temporal_seal_audit_records_total{outcome="refused"} `) || strings.Contains(metrics, `{outcome="refused"} 0`) {
+	if _, metrics, err := r.proxy.Get("/metrics"); err != nil || !strings.Contains(metrics, `temporal_seal_audit_records_total{outcome="refused"} `) || strings.Contains(metrics, `temporal_seal_audit_records_total{outcome="refused"} 0`) {
 		t.Errorf("the metrics do not show it (%v)", err)
 	}
 }
