@@ -406,7 +406,7 @@ func TestExternalKeyStores(t *testing.T) {
 }
 
 const assumedRole = `<AssumeRoleResponse><AssumeRoleResult><Credentials><AccessKeyId>AKIAOFTHEROLE</AccessKeyId>` +
-	`<SecretAccessKey>s</SecretAccessKey><SessionToken>t</SessionToken><Expiration>2099-01-01T00:00:00Z</Expiration></Credentials>` +
+	`<SecretAccessKey>a secret that is long enough for FIPS 140</SecretAccessKey><SessionToken>t</SessionToken><Expiration>2099-01-01T00:00:00Z</Expiration></Credentials>` +
 	`</AssumeRoleResult></AssumeRoleResponse>`
 
 // TestRoles: a key of another account is used with a role that is assumed there, and a role that is refused says nothing about the key.
@@ -433,7 +433,7 @@ func TestRoles(t *testing.T) {
 func TestProfiles(t *testing.T) {
 	s := start(t)
 	file := filepath.Join(t.TempDir(), "config")
-	if err := os.WriteFile(file, []byte("[profile tenants]\nregion = eu-central-1\naws_access_key_id = AKIAOFTHEPROFILE\naws_secret_access_key = s\n"), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte("[profile tenants]\nregion = eu-central-1\naws_access_key_id = AKIAOFTHEPROFILE\naws_secret_access_key = a-secret-that-is-long-enough-for-fips-140\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	t.Setenv("AWS_CONFIG_FILE", file)

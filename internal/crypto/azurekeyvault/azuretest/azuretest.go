@@ -7,6 +7,7 @@ import (
 	"crypto/cipher"
 	"crypto/ecdsa"
 	"crypto/elliptic"
+	"crypto/fips140"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha1" // of RSA-OAEP
@@ -69,7 +70,7 @@ func (v *Vault) Add(name, kind string) *Version {
 		secret := make([]byte, 32)
 		rand.Read(secret)
 		block, _ := aes.NewCipher(secret) // the length is right
-		made.AES, err = cipher.NewGCM(block)
+		fips140.WithoutEnforcement(func() { made.AES, err = cipher.NewGCM(block) })
 	case "RSA":
 		made.RSA, err = rsa.GenerateKey(rand.Reader, 2048)
 	default:
@@ -220,7 +221,8 @@ func (ver *Version) do(what string, in operation) (out operation, fault *Fault) 
 	case what == "encrypt A256GCM" && ver.AES != nil:
 		out.IV, out.AAD = make([]byte, ver.AES.NonceSize()), in.AAD
 		rand.Read(out.IV)
-		sealed := ver.AES.Seal(nil, out.IV, in.Value, in.AAD)
+		var sealed []byte
+		fips140.WithoutEnforcement(func() { sealed = ver.AES.Seal(nil, out.IV, in.Value, in.AAD) }) // the vault draws the nonce itself
 		out.Value, out.Tag = sealed[:len(in.Value)], sealed[len(in.Value):]
 	case what == "decrypt A256GCM" && ver.AES != nil:
 		if len(in.IV) != ver.AES.NonceSize() {
@@ -232,7 +234,7 @@ func (ver *Version) do(what string, in operation) (out operation, fault *Fault) 
 	case (what == "unwrapkey RSA-OAEP-256" || what == "decrypt RSA-OAEP-256") && ver.RSA != nil:
 		out.Value, err = rsa.DecryptOAEP(sha256.New(), nil, ver.RSA, in.Value, nil)
 	case what == "decrypt RSA-OAEP" && ver.RSA != nil:
-		out.Value, err = rsa.DecryptOAEP(sha1.New(), nil, ver.RSA, in.Value, nil)
+		fips140.WithoutEnforcement(func() { out.Value, err = rsa.DecryptOAEP(sha1.New(), nil, ver.RSA, in.Value, nil) })
 	case what == "sign ES256" && ver.EC != nil && len(in.Value) == sha256.Size:
 		out.Value, err = Sign(ver.EC, in.Value)
 	default:
