@@ -93,7 +93,7 @@ func TestADisabledVersionTakesNoOthersAlong(t *testing.T) {
 	}
 }
 
-// TestForeignKeyTakenAway: a key of another tool that was deleted before the start is told from an outage.
+// TestForeignKeyTakenAway: a key of another tool that was deleted before the start does not look like an outage.
 func TestForeignKeyTakenAway(t *testing.T) {
 	t.Setenv("AWS_ACCESS_KEY_ID", "id")
 	t.Setenv("AWS_SECRET_ACCESS_KEY", "secret")

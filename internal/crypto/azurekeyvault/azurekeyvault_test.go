@@ -186,7 +186,7 @@ func TestFailures(t *testing.T) {
 	}
 }
 
-// TestTakenAway: a version that is disabled and a key that is deleted are told from one that somebody made up.
+// TestTakenAway: a version that is disabled and a key that is deleted do not look like one that somebody made up.
 func TestTakenAway(t *testing.T) {
 	v, endpoint := start(t)
 	p := open(t, rsaURI(endpoint))
