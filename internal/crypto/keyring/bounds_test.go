@@ -80,7 +80,6 @@ func TestCachesAreBounded(t *testing.T) {
 
 // TestKeysAreNotKept: of a data key nothing stays but what is derived from it, and that goes when the key is dropped.
 func TestKeysAreNotKept(t *testing.T) {
-	t.Cleanup(stockGenerators)
 	p := &retaining{scripted: newScripted("test:default")}
 	k := newKeyring(t, Options{Keys: defaultKeys(), Open: func(context.Context, string) (crypto.Provider, error) { return p, nil }})
 	k.Confirm("ns")

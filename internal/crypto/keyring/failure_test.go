@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
@@ -13,7 +12,7 @@ import (
 )
 
 func bubble(t *testing.T, name string, f func(t *testing.T)) {
-	t.Run(name, func(t *testing.T) { synctest.Test(t, f) })
+	t.Run(name, func(t *testing.T) { fakeTime(t, f) })
 }
 
 func expect(t *testing.T, what string, err error, kind crypto.Kind) {
@@ -49,7 +48,7 @@ func use(t *testing.T, k *Keyring, carrier []byte, d time.Duration) {
 }
 
 func TestOutageOfTheWholeGracePeriod(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	fakeTime(t, func(t *testing.T) {
 		k, p := ring(t)
 		carrier := seal(t, k, "payload")
 		use(t, k, carrier, 10*time.Hour)
@@ -59,7 +58,7 @@ func TestOutageOfTheWholeGracePeriod(t *testing.T) {
 }
 
 func TestRenewalKeepsTheWorkingKey(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	fakeTime(t, func(t *testing.T) {
 		k, p := ring(t)
 		carrier := seal(t, k, "payload")
 		first := sealer(t, k, "ns", "default")
@@ -97,7 +96,7 @@ func TestRenewalKeepsTheWorkingKey(t *testing.T) {
 }
 
 func TestIdleKeysAreNotRenewed(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	fakeTime(t, func(t *testing.T) {
 		k, _ := ring(t)
 		seal(t, k, "payload")
 		time.Sleep(60 * time.Hour)
@@ -111,7 +110,7 @@ func TestIdleKeysAreNotRenewed(t *testing.T) {
 }
 
 func TestRevocationIsSeenWithinTheProbeInterval(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	fakeTime(t, func(t *testing.T) {
 		k, p := ring(t)
 		carrier := seal(t, k, "payload")
 		held := sealer(t, k, "ns", "default")
@@ -132,7 +131,7 @@ func TestRevocationIsSeenWithinTheProbeInterval(t *testing.T) {
 
 // TestOneContextIsDenied: a condition in IAM takes one namespace's access away and leaves the other's.
 func TestOneContextIsDenied(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	fakeTime(t, func(t *testing.T) {
 		k, p := ring(t)
 		k.Confirm("other")
 		carrier := seal(t, k, "payload")
@@ -161,7 +160,7 @@ func TestOneContextIsDenied(t *testing.T) {
 
 // TestAllContextsAreDenied: a policy takes all access away; that is seen for all namespaces soon, not for one per probe.
 func TestAllContextsAreDenied(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	fakeTime(t, func(t *testing.T) {
 		k, p := ring(t)
 		for i := range 30 {
 			k.Confirm(fmt.Sprint("ns", i))
@@ -179,7 +178,7 @@ func TestAllContextsAreDenied(t *testing.T) {
 
 // TestADeniedCallIsRepeated: one refusal stops new tasks, but the results of running ones are still sealed.
 func TestADeniedCallIsRepeated(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	fakeTime(t, func(t *testing.T) {
 		k, p := ring(t)
 		seal(t, k, "payload")
 		p.answer(apiError(crypto.KindDenied, "AccessDeniedException"))
@@ -204,7 +203,7 @@ func TestADeniedCallIsRepeated(t *testing.T) {
 
 // TestSealingAloneIsDenied: GenerateDataKey is no longer allowed, Decrypt is.
 func TestSealingAloneIsDenied(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	fakeTime(t, func(t *testing.T) {
 		k, p := ring(t)
 		carrier := seal(t, k, "payload")
 		p.mu.Lock()
@@ -266,7 +265,7 @@ func TestPlantedEnvelopesHarmNoGoodKey(t *testing.T) {
 // TestEverythingAtOnce seals and opens from many goroutines while keys are renewed, revoked, restored and reloaded.
 // Whatever was sealed opens in the end, and no failure looks like tampering.
 func TestEverythingAtOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	fakeTime(t, func(t *testing.T) {
 		p, second := newScripted("test:default"), newScripted("test:second")
 		k := newKeyring(t, Options{Keys: defaultKeys(), Open: store{p.uri: p, second.uri: second}.open, DataKeyLife: 10 * time.Minute})
 		k.Confirm("ns")

@@ -51,7 +51,7 @@ func TestRankAndDefaultKey(t *testing.T) {
 }
 
 func TestWildcardKeysAreOpenedWhenNeeded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	fakeTime(t, func(t *testing.T) {
 		acme := newScripted("test:tenant-acme")
 		var asked []string
 		k := newKeyring(t, Options{
@@ -259,7 +259,7 @@ func TestOpenOnlyKeysAndUnknownOnes(t *testing.T) {
 
 // TestReplicasOfOneKey: two regions hold the same multi-Region key; one of them does not answer.
 func TestReplicasOfOneKey(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	fakeTime(t, func(t *testing.T) {
 		east, west := newScripted("test:east"), newScripted("test:west")
 		west.ref, west.blobs = east.ref, east.blobs
 		uris := store{east.uri: east, west.uri: west}
@@ -274,7 +274,7 @@ func TestReplicasOfOneKey(t *testing.T) {
 }
 
 func TestReload(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	fakeTime(t, func(t *testing.T) {
 		old, fresh := newScripted("test:old"), newScripted("test:new")
 		k := newKeyring(t, Options{Keys: []KeyConfig{{Name: "default", Active: "test:old"}}, Open: store{old.uri: old, fresh.uri: fresh}.open})
 		k.Confirm("ns")
@@ -322,7 +322,7 @@ func TestReload(t *testing.T) {
 
 // TestAliasThatMoved: the same URI means another key after a reload.
 func TestAliasThatMoved(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	fakeTime(t, func(t *testing.T) {
 		old, fresh := newScripted("test:default"), newScripted("test:default")
 		fresh.ref = crypto.NewKEKRef("test", "fresh")
 		alias := store{"test:default": old, "test:old": old}
@@ -400,7 +400,7 @@ func TestBrokenKeyServiceSealsNothing(t *testing.T) {
 }
 
 func TestCloseEndsEverything(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	fakeTime(t, func(t *testing.T) {
 		k, p := ring(t)
 		carrier := seal(t, k, "payload")
 		p.block = make(chan struct{})

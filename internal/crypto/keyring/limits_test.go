@@ -19,7 +19,7 @@ import (
 
 func TestCallsAreLimited(t *testing.T) {
 	t.Run("in time", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
+		fakeTime(t, func(t *testing.T) {
 			k, p := ring(t)
 			p.block = make(chan struct{})
 			start := time.Now()
@@ -34,7 +34,7 @@ func TestCallsAreLimited(t *testing.T) {
 		})
 	})
 	t.Run("in number", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
+		fakeTime(t, func(t *testing.T) {
 			k, p := ring(t)
 			p.block = make(chan struct{})
 			var wg sync.WaitGroup
@@ -57,7 +57,7 @@ func TestCallsAreLimited(t *testing.T) {
 		})
 	})
 	t.Run("within the caller's deadline", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
+		fakeTime(t, func(t *testing.T) {
 			carrier, k, p := coldPayload(t)
 			p.answer(errors.New("no answer"))
 			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
@@ -71,7 +71,7 @@ func TestCallsAreLimited(t *testing.T) {
 }
 
 func TestColdOpensAreCoalesced(t *testing.T) {
-	synctest.Test(t, testColdOpensAreCoalesced) // however slow the machine is
+	fakeTime(t, testColdOpensAreCoalesced) // however slow the machine is
 }
 
 func testColdOpensAreCoalesced(t *testing.T) {
@@ -107,7 +107,7 @@ func testColdOpensAreCoalesced(t *testing.T) {
 }
 
 func TestNobodyWaitsNobodyAsks(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	fakeTime(t, func(t *testing.T) {
 		carrier, k, p := coldPayload(t)
 		p.answer(errors.New("no answer"))
 		_, err := open(k, carrier, "ns")
@@ -142,7 +142,7 @@ func TestSteadyStateMakesNoCalls(t *testing.T) {
 }
 
 func TestMadeUpNamespacesAreBounded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	fakeTime(t, func(t *testing.T) {
 		k, p := ring(t)
 		carrier := seal(t, k, "payload")
 		before := p.count()
@@ -169,7 +169,6 @@ func TestMadeUpNamespacesAreBounded(t *testing.T) {
 
 // TestMadeUpNamespacesTakeNoMemory: neither for sealing nor for opening does a name that nobody confirmed leave a trace.
 func TestMadeUpNamespacesTakeNoMemory(t *testing.T) {
-	t.Cleanup(stockGenerators)
 	k, _ := ring(t)
 	carrier := seal(t, k, "payload")
 	flood := func(from, to int) {
@@ -260,7 +259,7 @@ func openAll(ctx context.Context, k *Keyring, carriers [][]byte, run *Run) (open
 
 // TestManyUnknownKeys: the data keys of a message are unwrapped many at once, however many there are.
 func TestManyUnknownKeys(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	fakeTime(t, func(t *testing.T) {
 		k, p, carriers := foreignKeys(t, 300)
 		busy, busiest := 0, 0
 		p.unwrap = func([]byte, crypto.KeyContext) error {
@@ -288,7 +287,7 @@ func TestManyUnknownKeys(t *testing.T) {
 
 // TestUnknownKeysInAnOutage: the keys of a message wait together, not one after the other.
 func TestUnknownKeysInAnOutage(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	fakeTime(t, func(t *testing.T) {
 		k, p, carriers := foreignKeys(t, 300)
 		p.answer(errors.New("no answer"))
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
@@ -332,7 +331,7 @@ func TestRefusedUnwrapsAreBudgeted(t *testing.T) {
 }
 
 func TestRefusalsAreRememberedForAWhile(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	fakeTime(t, func(t *testing.T) {
 		carrier, k, p := coldPayload(t)
 		p.answer(apiError(crypto.KindRejected, "InvalidCiphertextException"))
 		before := p.count()

@@ -108,7 +108,7 @@ func planted(t *testing.T, genuine []byte, from, n int) (all [][]byte) {
 // ones open after a few tries.
 func TestMadeUpReferences(t *testing.T) {
 	const limit = 1024
-	synctest.Test(t, func(t *testing.T) {
+	fakeTime(t, func(t *testing.T) {
 		s, p := defaultStore()
 		keys := &wrappedTwice{rowsInMemory: rowsInMemory{rows: map[crypto.KeyID]crypto.KeyRow{}}}
 		k := referring(t, s, p, keys)
@@ -145,7 +145,7 @@ func TestMadeUpReferences(t *testing.T) {
 
 // TestMissedRowsMakeWay: questions for rows that were missing before take no more than a few calls at a time, so that others go on.
 func TestMissedRowsMakeWay(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	fakeTime(t, func(t *testing.T) {
 		s, p := defaultStore()
 		keys := &wrappedTwice{rowsInMemory: rowsInMemory{rows: map[crypto.KeyID]crypto.KeyRow{}}}
 		k := referring(t, s, p, keys)
@@ -190,7 +190,7 @@ func TestMissedRowsMakeWay(t *testing.T) {
 // TestRowsThatAreNotAskedForAreNotLost: a row that has been missing for long may have come back, and a call that may not ask for it,
 // since others do, must not report it as lost: that ends tasks.
 func TestRowsThatAreNotAskedForAreNotLost(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	fakeTime(t, func(t *testing.T) {
 		s, p := defaultStore()
 		keys := &wrappedTwice{rowsInMemory: rowsInMemory{rows: map[crypto.KeyID]crypto.KeyRow{}}}
 		k := referring(t, s, p, keys)

@@ -24,7 +24,7 @@ var timedOut = apiError(crypto.KindUnavailable, "timeout")
 
 // TestReadyMindsTheKeysInUse: a key that a namespace seals with is one that its tasks need, and no other namespace's.
 func TestReadyMindsTheKeysInUse(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	fakeTime(t, func(t *testing.T) {
 		k, phi, _ := phiAndDefault(t)
 		ctx := t.Context()
 		phi.answer(timedOut)
@@ -58,7 +58,7 @@ func TestReadyMindsTheKeysInUse(t *testing.T) {
 
 // TestReadyMindsTheKeysOfEnvelopes: what could not be opened is of a key that its namespace needs.
 func TestReadyMindsTheKeysOfEnvelopes(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	fakeTime(t, func(t *testing.T) {
 		k, phi, byDefault := phiAndDefault(t)
 		carrier, err := sealer(t, k, "ns", "phi").appendPayload(nil, []byte("payload"), false)
 		if err != nil {
@@ -88,7 +88,7 @@ func TestReadyMindsTheKeysOfEnvelopes(t *testing.T) {
 
 // TestReadyFetchesWhatThePolicyNames: ahead, and without stopping for long a namespace that does not need it.
 func TestReadyFetchesWhatThePolicyNames(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	fakeTime(t, func(t *testing.T) {
 		k, phi, _ := phiAndDefault(t)
 		ctx, named := t.Context(), []string{"phi"}
 		if err := k.Ready(ctx, "ns", named); err != nil {
@@ -126,7 +126,7 @@ func TestReadyFetchesWhatThePolicyNames(t *testing.T) {
 
 // TestATenantsKeyStopsNobodyElse: names with a wildcard belong to one tenant each.
 func TestATenantsKeyStopsNobodyElse(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	fakeTime(t, func(t *testing.T) {
 		byDefault, acme := newScripted("test:default"), newScripted("test:acme")
 		k := newKeyring(t, Options{Open: store{byDefault.uri: byDefault, acme.uri: acme}.open, Keys: []KeyConfig{
 			{Name: "tenant-*", Active: "test:{1}"}, {Name: "default", Active: byDefault.uri}}})

@@ -178,7 +178,7 @@ func TestReloadWhileADataKeyIsMade(t *testing.T) {
 // TestUnlistedKeysAreLeftAlone: a key that was taken out of the configuration is about to be disabled, which is nobody's
 // business here any more.
 func TestUnlistedKeysAreLeftAlone(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	fakeTime(t, func(t *testing.T) {
 		k, old, _, _ := twoKeys(t)
 		reload(t, k, KeyConfig{Name: "default", Active: "test:new"})
 		before := old.count()
@@ -191,7 +191,7 @@ func TestUnlistedKeysAreLeftAlone(t *testing.T) {
 
 // TestReloadForgetsRefusals: whoever mended a key says so with a reload, and need not wait.
 func TestReloadForgetsRefusals(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	fakeTime(t, func(t *testing.T) {
 		carrier, k, p := coldPayload(t)
 		p.answer(apiError(crypto.KindRejected, "IncorrectKeyException"))
 		_, err := open(k, carrier, "ns")

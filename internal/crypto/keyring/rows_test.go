@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
@@ -268,7 +267,7 @@ func TestReferencesAreBound(t *testing.T) {
 
 // TestStoreOutage: sealing goes on with self-contained envelopes, what needs a row waits, and both heal.
 func TestStoreOutage(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	fakeTime(t, func(t *testing.T) {
 		s, p := defaultStore()
 		keys := &faulty{KeyStore: &rowsInMemory{rows: map[crypto.KeyID]crypto.KeyRow{}}}
 		k := referring(t, s, p, keys)
@@ -333,7 +332,7 @@ func TestLostRowsAreNotReferredTo(t *testing.T) {
 		"another store":         crypto.Errorf(crypto.KindNotConfigured, "keystore.put", "it is another one"),
 		"a store of no writing": crypto.Errorf(crypto.KindUnavailable, "keystore.put", "it is read-only"),
 	} {
-		synctest.Test(t, func(t *testing.T) {
+		fakeTime(t, func(t *testing.T) {
 			s, p := defaultStore()
 			keys := &takesNothing{rowsInMemory: rowsInMemory{rows: map[crypto.KeyID]crypto.KeyRow{}}}
 			k := referring(t, s, p, keys)
@@ -358,7 +357,7 @@ func TestLostRowsAreNotReferredTo(t *testing.T) {
 
 // TestMissingRows: a row that is not there may come; after a while it counts as lost. One of a key that seals is inserted again.
 func TestMissingRows(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	fakeTime(t, func(t *testing.T) {
 		s, p := defaultStore()
 		rows := &rowsInMemory{rows: map[crypto.KeyID]crypto.KeyRow{}}
 		keys := &faulty{KeyStore: rows}

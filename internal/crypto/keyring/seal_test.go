@@ -9,7 +9,6 @@ import (
 	"os"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"pgregory.net/rapid"
@@ -188,7 +187,7 @@ func TestWarmPathsAllocateNothing(t *testing.T) {
 
 // TestSealsAreLimited: a data key is renewed long before it has sealed all that it may, and seals nothing beyond that.
 func TestSealsAreLimited(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	fakeTime(t, func(t *testing.T) {
 		k, p := ring(t)
 		s := sealer(t, k, "ns", "default")
 		s.dk.seals.Store(renewSeals - 1)

@@ -6,7 +6,6 @@ import (
 	"os"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
@@ -102,10 +101,7 @@ func TestFailureTable(t *testing.T) {
 			for state, test := range map[string]func(*testing.T, *failing){
 				"seal/cold": sealCold, "open/cold": openCold, "warm": sealAndOpenWarm, "expired": sealAndOpenExpired,
 			} {
-				t.Run(name+"/"+state, func(t *testing.T) {
-					t.Parallel()
-					synctest.Test(t, func(t *testing.T) { test(t, &f) })
-				})
+				t.Run(name+"/"+state, func(t *testing.T) { fakeTime(t, func(t *testing.T) { test(t, &f) }) })
 			}
 		}
 	}
