@@ -37,12 +37,12 @@ build: ## Build bin/temporal-seal (VERSION=... to name a release)
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/temporal-seal ./cmd/proxy
 
 .PHONY: demo
-demo: bin/demo ## Watch a workflow with a user's token and a health record, on a real Temporal server
-	@bin/demo
+demo: bin/demo ## Watch a workflow with a user's token and a health record, on a real Temporal server (KEY=awskms, azurekeyvault, gcpkms, plugin or vault: with keys of such a service)
+	@bin/demo $(if $(KEY),--key '$(KEY)')
 
 .PHONY: demo-ui
 demo-ui: bin/demo ## The same, kept running with the Temporal Web UI and Jaeger until Ctrl-C
-	@bin/demo --ui
+	@bin/demo --ui $(if $(KEY),--key '$(KEY)')
 
 .PHONY: demo-erasure
 demo-erasure: bin/demo ## Watch one of three patients be erased: that one opens nowhere any more, and the others as before

@@ -231,3 +231,35 @@ func TestPicture(t *testing.T) {
 		t.Error("a picture without any of the parts was drawn")
 	}
 }
+
+// TestKeys requires that the config has the keys of the service that --key names.
+func TestKeys(t *testing.T) {
+	for _, scheme := range []string{"local", "gcpkms", "azurekeyvault"} {
+		st, err := newStage(&screen{w: &bytes.Buffer{}, width: 80}, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(st.close)
+		if err := st.startKeys(t.Context(), scheme); err != nil {
+			t.Fatal(err)
+		}
+		if err := st.writeConfig(); err != nil {
+			t.Fatal(err)
+		}
+		config, err := os.ReadFile(st.config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := strings.Count(string(config), `active: "`+scheme+":"); n != len(keyNames) {
+			t.Errorf("%s: %d keys of %d in\n%s", scheme, n, len(keyNames), config)
+		}
+	}
+	st, err := newStage(&screen{w: &bytes.Buffer{}, width: 80}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(st.close)
+	if err := st.startKeys(t.Context(), "gcp"); err == nil || !strings.Contains(err.Error(), "gcpkms") {
+		t.Errorf("an unknown key service: error %v, want one that names those that exist", err)
+	}
+}

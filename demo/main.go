@@ -17,6 +17,7 @@ import (
 	"syscall"
 
 	"github.com/temporal-seal/temporal-seal/demo/clinic"
+	"github.com/temporal-seal/temporal-seal/e2e/keypeers"
 )
 
 func main() {
@@ -47,6 +48,7 @@ func run(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet("demo", flag.ExitOnError)
 	ui := fs.Bool("ui", false, "keep everything running, with the Web UI and Jaeger, until Ctrl-C")
 	erasure := fs.Bool("erasure", false, "the second act: one of three patients is erased")
+	keys := fs.String("key", "local", "`scheme` of the keys: "+strings.Join(keypeers.Schemes(), ", "))
 	picture := fs.String("svg", "", "`file` for a picture of the parts that the README shows")
 	fs.Parse(args)
 	if fs.NArg() > 0 {
@@ -57,11 +59,11 @@ func run(ctx context.Context, args []string) error {
 	}
 	s := newScreen(os.Stdout)
 	if *picture == "" {
-		return runDemo(ctx, s, *ui)
+		return runDemo(ctx, s, *keys, *ui)
 	}
 	var printed strings.Builder
 	s.w, s.tty, s.color, s.width = io.MultiWriter(os.Stdout, &printed), false, true, defaultWidth
-	if err := runDemo(ctx, s, *ui); err != nil {
+	if err := runDemo(ctx, s, *keys, *ui); err != nil {
 		return err
 	}
 	return writeSVG(*picture, printed.String(), s.width, partBothSides, partSecrets)

@@ -9,11 +9,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/temporal-seal/temporal-seal/demo/clinic"
 	"github.com/temporal-seal/temporal-seal/e2e/harness"
+	"github.com/temporal-seal/temporal-seal/e2e/keypeers"
 	"github.com/temporal-seal/temporal-seal/e2e/peers"
 )
 
@@ -123,6 +125,7 @@ type stage struct {
 	ui       bool
 	proxyBin string
 	config   string
+	keys     *keypeers.Service // without keys in the second act, which has a key file of its own
 
 	temporalPort, proxyPort, adminPort, codecPort int
 	openUIPort                                    int // of the Web UI that has the codec server open what it shows
@@ -141,7 +144,7 @@ func newStage(s *screen, ui bool) (*stage, error) {
 	if err != nil {
 		return nil, err
 	}
-	st := &stage{s: s, dir: dir, ui: ui}
+	st := &stage{s: s, dir: dir, ui: ui, keys: new(keypeers.Service)}
 	st.stops = append(st.stops, func() { os.RemoveAll(dir) })
 	ports, err := peers.FreePorts(5)
 	if err != nil {
@@ -183,24 +186,42 @@ func (st *stage) buildProxy(ctx context.Context) error {
 	return nil
 }
 
+// keyNames are those of the clinic example's policies, the most sensitive first.
+var keyNames = []string{"phi", "jwt", "default"}
+
+// startKeys starts the key service.
+func (st *stage) startKeys(ctx context.Context, scheme string) error {
+	p := st.s.progress("starting the key service")
+	var err error
+	st.keys, err = keypeers.Start(ctx, scheme, st.dir, keyNames, p)
+	took := p.end()
+	if err != nil {
+		return err
+	}
+	st.stops = append(st.stops, st.keys.Stop)
+	st.s.done("keys: %s, in %s", st.keys.What, short(took))
+	st.s.note("For example %s", st.keys.URIs[keyNames[0]])
+	return nil
+}
+
 // writeConfig makes the proxy's configuration: the clinic example's, with this run's addresses and keys.
 func (st *stage) writeConfig() error {
 	example := filepath.Join(harness.Root(), "examples", "clinic", "namespaces")
+	var keys strings.Builder
+	for _, name := range keyNames {
+		fmt.Fprintf(&keys, "  - {name: %s, active: %q}\n", name, st.keys.URIs[name])
+	}
 	text := fmt.Sprintf(`listeners:
   - address: %s
     callers: {anonymous: {namespaces: [%s]}}
 upstreams:
   - address: %s
 keys:
-  - {name: phi, active: "local:%s"}
-  - {name: jwt, active: "local:%s"}
-  - {name: default, active: "local:%s"}
-policy: {namespaces: %q}
+%spolicy: {namespaces: %q}
 admin: %s
 drain: {time: 2s, delay: 0s}
 `, address(st.proxyPort), clinic.Namespace, address(st.temporalPort),
-		filepath.Join(st.dir, "phi.key"), filepath.Join(st.dir, "jwt.key"), filepath.Join(st.dir, "default.key"),
-		example, address(st.adminPort))
+		keys.String(), example, address(st.adminPort))
 	if st.ui {
 		text += fmt.Sprintf("codec_server: {address: %s, allowed_origins: [\"http://%s\"]}\n", address(st.codecPort), address(st.openUIPort))
 	}
@@ -279,7 +300,7 @@ func (st *stage) startProxy(ctx context.Context) error {
 	}
 	st.stops = append(st.stops, st.spans.stop)
 	cmd := exec.Command(st.proxyBin, "serve", "--config", st.config, "--log-format", "json")
-	cmd.Env = append(os.Environ(),
+	cmd.Env = append(append(os.Environ(), st.keys.Env...),
 		"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=http://"+st.spans.address, "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL=grpc",
 		"OTEL_BSP_SCHEDULE_DELAY=200", "OTEL_TRACES_SAMPLER=always_on")
 	log := harness.NewLog()

@@ -25,7 +25,8 @@ const (
 )
 
 // runDemo is the whole story, from top to bottom.
-func runDemo(ctx context.Context, s *screen, ui bool) error {
+// The keys are of a key service that the demo starts, by the scheme of their URIs.
+func runDemo(ctx context.Context, s *screen, scheme string, ui bool) error {
 	st, err := newStage(s, ui)
 	if err != nil {
 		return err
@@ -36,6 +37,9 @@ func runDemo(ctx context.Context, s *screen, ui bool) error {
 
 	s.step("The proxy")
 	if err := st.buildProxy(ctx); err != nil {
+		return err
+	}
+	if err := st.startKeys(ctx, scheme); err != nil {
 		return err
 	}
 	if err := st.writeConfig(); err != nil {

@@ -2,15 +2,11 @@ package providers
 
 import (
 	"crypto/rand"
-	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
-	"time"
 
-	"github.com/temporal-seal/temporal-seal/e2e/harness"
-	"github.com/temporal-seal/temporal-seal/e2e/peers"
+	"github.com/temporal-seal/temporal-seal/e2e/keypeers"
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 )
 
@@ -40,10 +36,6 @@ var (
 )
 
 func startPlugin(t *testing.T, service string) *peer {
-	python, err := harness.PythonPackages(t.Context(), os.Stderr, "key-plugin-1", "grpcio==1.85.1", "grpcio-tools==1.85.1", "cryptography")
-	if err != nil {
-		t.Fatal(err)
-	}
 	example, err := filepath.Abs("../../examples/key-plugin")
 	if err != nil {
 		t.Fatal(err)
@@ -63,22 +55,12 @@ func startPlugin(t *testing.T, service string) *peer {
 	write(t, tokens, []byte("first\nsecond\n"))
 	write(t, token, []byte("first\n"))
 	socket := filepath.Join(dir, "socket")
-	cmd := exec.Command(python, "faulty_plugin.py", "--keys", filepath.Dir(key), "--listen", "unix:"+socket, "--tokens", tokens)
-	cmd.Env = append(os.Environ(), "EXAMPLE="+example, "FAULT="+fault, "PYTHONDONTWRITEBYTECODE=1")
-	process, err := peers.Start("plug-in", cmd, os.Stderr)
+	process, err := keypeers.StartPlugin(t.Context(), os.Stderr, "faulty_plugin.py", socket, []string{"EXAMPLE=" + example, "FAULT=" + fault},
+		"--keys", filepath.Dir(key), "--tokens", tokens)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(process.Kill)
-	for end := time.Now().Add(patience); ; time.Sleep(100 * time.Millisecond) {
-		if conn, err := net.Dial("unix", socket); err == nil {
-			_ = conn.Close()
-			break
-		}
-		if time.Now().After(end) {
-			t.Fatalf("the plug-in does not listen: %s", process.Output())
-		}
-	}
 	relay := newRelay(t, "unix", socket)
 	set := func(path, content string) func(*testing.T) func() {
 		return func(t *testing.T) func() {
