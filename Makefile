@@ -84,7 +84,7 @@ snapshots: build ## Compare metrics, config keys, flags, exit codes and so on wi
 	cd e2e/snapshots && SEAL_PROXY_BIN='$(PROXY)' ../../bin/snapshots.test -test.timeout 5m
 
 # Packages of e2e that have their own targets: they need more than Go, much time, or an idle machine.
-E2E_ALONE := abuse|alerts|deploy|docs|erasure|mistakes|operator|polls|providers|readers|rescue|sdks|snapshots|soak|survey
+E2E_ALONE := abuse|alerts|deploy|docs|erasure|mistakes|operator|polls|readers|rescue|sdks|snapshots|soak|survey
 
 # SEAL_PROXY_BIN: the tests run the binary that users get. Go's test cache does not notice when it changes, hence -count=1.
 .PHONY: test-e2e
