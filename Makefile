@@ -326,6 +326,11 @@ test-providers: ## One suite that every key service passes (SHORT=1: 1,000 calle
 	@cd e2e && $(GO) test -c -o ../bin/providers.test ./providers
 	cd e2e/providers && SEAL_PROVIDERS=all ../../bin/providers.test -test.timeout 15m $(if $(SHORT),-test.short) $(if $(WRITE),-write)
 
+.PHONY: sizes
+sizes: ## Size, time to start and memory of the proxy with every key service, and without those that a build tag leaves out (WRITE=1 writes the table of docs/sizing.md); ends with `sizes: ...`
+	@cd e2e && $(GO) test -c -o ../bin/sizes.test ./sizes
+	@cd e2e/sizes && SEAL_SIZES=all ../../bin/sizes.test -test.timeout 15m $(if $(WRITE),-write)
+
 .PHONY: test-vault
 test-vault: build ## The Vault provider against OpenBao, which has Vault's API (needs python3 and PyPI)
 	cd e2e && SEAL_VAULT_PEER=openbao SEAL_PROXY_BIN='$(PROXY)' $(GO) test -count=1 -timeout 15m -v ./vault
