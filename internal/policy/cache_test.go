@@ -140,7 +140,7 @@ func differences(t *testing.T, remembering, plain *Policy, n, enough int) (diffe
 		d, in := randomInput(r)
 		got, gotErr := remembering.Decide(ctx, d, in)
 		want, _, wantErr := plain.evaluate(ctx, plain.queries(in.Namespace)[d], in, true)
-		want = want.forCaller(in)
+		want.forCaller(in)
 		if got.Hit {
 			hits++
 		}

@@ -64,7 +64,8 @@ func (p *Policy) Explain(ctx context.Context, d Direction, in *Input) (Explanati
 	if err != nil {
 		return e, err
 	}
-	e.Verdict, e.Cached = p.within(v.forCaller(in), in), !touchedContent
+	v.forCaller(in)
+	e.Verdict, e.Cached = p.within(v, in), !touchedContent
 	return e, nil
 }
 

@@ -83,21 +83,22 @@ func (p *Policy) ReadsFacts(d Direction, namespace string) bool {
 }
 
 // Decide answers for one payload. The slices of the verdict are shared: do not change them.
-func (p *Policy) Decide(ctx context.Context, d Direction, in *Input) (Verdict, error) {
+func (p *Policy) Decide(ctx context.Context, d Direction, in *Input) (v Verdict, err error) {
 	if err := p.Held(in.Namespace); err != nil {
-		return Verdict{}, err
+		return v, err
 	}
 	q := p.queries(in.Namespace)[d&1]
 	var space [512]byte
 	key, err := q.appendKey(space[:0], in, q.reads.bits)
 	if err != nil {
-		return Verdict{}, &Error{Namespace: in.Namespace, Err: err}
+		return v, &Error{Namespace: in.Namespace, Err: err}
 	}
 	entry, hash := p.cache.get(key)
 	if entry != nil && !entry.content {
-		v := entry.verdict
+		v = entry.verdict
 		v.Hit = true
-		return v.forCaller(in), nil
+		v.forCaller(in)
+		return v, nil
 	}
 	v, touchedContent, err := p.evaluate(ctx, q, in, entry != nil)
 	if err != nil {
@@ -114,16 +115,16 @@ func (p *Policy) Decide(ctx context.Context, d Direction, in *Input) (Verdict, e
 		}
 		p.cache.put(e)
 	}
-	return v.forCaller(in), nil
+	v.forCaller(in)
+	return v, nil
 }
 
 // forCaller withdraws an `accept` from callers that nothing vouches for: whoever can
 // reach the port could hand in what another caller sealed.
-func (v Verdict) forCaller(in *Input) Verdict {
+func (v *Verdict) forCaller(in *Input) {
 	if v.Action == Accept && (in.Caller == nil || !in.Caller.authenticated()) {
 		v.Action = Seal
 	}
-	return v
 }
 
 // evaluate evaluates the rules, unless the call has the verdict. knownToTouch skips the attempt to do

@@ -187,7 +187,9 @@ func (p *Policy) remembered(d Direction, in *Input) (v Verdict, ok bool) {
 	if entry == nil || entry.content {
 		return v, false
 	}
-	return entry.verdict.forCaller(in), true
+	v = entry.verdict
+	v.forCaller(in)
+	return v, true
 }
 
 // begin reports whether an evaluation may run now; end has to follow it then.

@@ -48,16 +48,13 @@ func (d *decider) facts(ctx context.Context, s *slot) {
 }
 
 // evaluate evaluates the policy for one slot.
-func (d *decider) evaluate(ctx context.Context, direction policy.Direction, s *slot, h head) (policy.Verdict, error) {
+func (d *decider) evaluate(ctx context.Context, direction policy.Direction, s *slot, h head) (v policy.Verdict, err error) {
 	in := &d.input
 	in.Kind, in.Path, in.Name = s.f.kind, s.f.path, d.message.name(s)
 	in.Encoding, in.Type, in.External, in.Data = h.encoding, h.messageType, h.external, h.data
-	decide := d.call.policy.Decide
-	if d.call.method.codec {
-		decide = d.call.policy.DecideApart
-	}
-	v, err := decide(ctx, direction, in)
-	if !d.call.method.codec { // what the codec server gets has no kind
+	if d.call.method.codec { // what the codec server gets has no kind
+		v, err = d.call.policy.DecideApart(ctx, direction, in)
+	} else if v, err = d.call.policy.Decide(ctx, direction, in); d.call.rewriter.trial.Active() {
 		d.call.rewriter.trial.Compare(ctx, d.call.policy, direction, in, v, err)
 	}
 	if err != nil {

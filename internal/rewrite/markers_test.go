@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
-	"strings"
 	"testing"
 
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -22,7 +21,7 @@ func TestASparseWalkFindsAllThatIsSealed(t *testing.T) {
 		for round := range rounds() {
 			g := &generator{rand: rand.New(rand.NewPCG(uint64(round), 12)), dense: round%2 == 0, marked: 1 + round%7}
 			in := marshal(g.message(d, 0))
-			if !response || strings.Contains(string(in), systemEndpoint) {
+			if !response {
 				continue
 			}
 			all, few := found(t, r, m, in, false), found(t, r, m, in, true)

@@ -231,12 +231,38 @@ func (w *walk) runRegular(n *node, in []byte) error {
 
 // run walks a whole message.
 func (w *walk) run(n *node) error {
-	// The envelopes within the input of an operation that the server runs itself may be in base64.
-	w.everywhere = !w.sparse || bytes.Contains(w.buf, []byte(systemEndpoint))
-	if !w.everywhere {
+	w.everywhere = !w.sparse
+	if w.sparse {
 		w.markers = envelope.FindMarkers(w.buf)
 	}
+	err := w.root(n)
+	if err == nil && w.sparse && w.namesSystem() {
+		w.reset(w.buf)
+		w.everywhere = true
+		err = w.root(n)
+	}
+	return err
+}
+
+// root walks the message that is no part of another one.
+func (w *walk) root(n *node) error {
 	return w.message(frame{node: n, box: -1, scope: w.scope(n, -1), failure: -1}, 0, len(w.buf))
+}
+
+// namesSystem reports whether the message may call an operation that the server runs itself. Envelopes within its input may
+// be in base64, where no marker is seen. What payloads hold, which is most of a history, calls nothing.
+func (w *walk) namesSystem() bool {
+	from := int32(0)
+	for i := range w.slots {
+		if s := &w.slots[i]; s.f.op == opPayload {
+			b := &w.boxes[s.box]
+			if bytes.Contains(w.buf[from:b.start], []byte(systemEndpoint)) {
+				return true
+			}
+			from = b.end
+		}
+	}
+	return bytes.Contains(w.buf[from:], []byte(systemEndpoint))
 }
 
 // scope adds a scope for a message and returns its index.
