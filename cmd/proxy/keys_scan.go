@@ -51,7 +51,7 @@ type scanOptions struct {
 	rate float64
 	// List the ids of data keys.
 	dataKeys bool
-	// Opened when the first envelope by reference is found.
+	// Opened when the first envelope by reference is found, and for --key.
 	store crypto.KeyStore
 }
 
@@ -68,9 +68,10 @@ encryption key, and what nobody sealed. It reads headers only: it opens nothing 
 which is which. Envelopes by reference count by their rows in the config's key store, and one without a row as unread. It goes to the server directly, with the TLS and the API key of the config's upstreams.
 
 Without --namespace it walks all namespaces of the server, and it has to: what one namespace sealed may be held by another.
-A key may be retired when nothing is sealed with it any more: ask with --key. The exit code is then 0 if it is not in
-use, 3 if it is, and 4 if that cannot be told, since something could not be read, or envelopes name keys that the config does not
-have: an alias may have named one of them before. It is 1 if the scan itself failed.`,
+A key may be retired when nothing is sealed with it any more, and each key in the config's key store that it has wrapped is also wrapped by
+another key of the config: ask with --key. The exit code is then 0 if it is not in use, 3 if it is, and 4 if that cannot be told, since
+something could not be read, or envelopes name keys that the config does not have: an alias may have named one of them before. It is 1
+if the scan itself failed.`,
 		Example: `  temporal-seal keys scan --config config.yaml --namespace clinic-prod
   temporal-seal keys scan --config config.yaml --key 'awskms://arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab'
   temporal-seal keys scan --upstream temporal:7233 --rate 5 --state scan.json --output json`,
@@ -119,17 +120,25 @@ func (o *scanOptions) scan(cmd *cobra.Command, _ []string) error {
 		}
 		options.Save = func(s *scan.State) error { return s.Save(o.state) }
 	}
-	err = o.walkAll(ctx, cmd, c, state, options)
+	known, err := newKnownKeys(c, names, o.timeout)
+	if err != nil {
+		return err
+	}
+	var stored storedKeys
+	if err = o.walkAll(ctx, cmd, c, state, options); err == nil {
+		known.find(ctx, &state.Report)
+		stored = o.askStore(ctx, c, known, asked)
+	}
 	if o.store != nil {
 		err = errors.Join(err, o.store.Close())
 	}
 	if err != nil {
 		return err
 	}
-	if err := o.wildcardKeys(ctx, c, &state.Report, names); err != nil {
-		return err
+	if stored.err != nil {
+		fmt.Fprintf(cmd.ErrOrStderr(), "the key store was not read: %v\n", stored.err)
 	}
-	result := o.result(&state.Report, names, asked)
+	result := o.result(&state.Report, names, asked, stored)
 	// The report comes first: an exit code other than 0 is part of the result.
 	if o.output.json() {
 		err = writeJSON(cmd.OutOrStdout(), result)
@@ -201,12 +210,8 @@ func (o *scanOptions) rows(c *config.Config, names map[string]string, asked *cry
 		return n
 	}
 	return func(ctx context.Context, ids []crypto.KeyID) (map[crypto.KeyID]crypto.KeyRow, error) {
-		if o.store == nil {
-			store, err := app.OpenStore(ctx, c)
-			if err != nil {
-				return nil, err
-			}
-			o.store = store
+		if err := o.openStore(ctx, c); err != nil {
+			return nil, err
 		}
 		found, err := o.store.Get(ctx, ids)
 		rows := make(map[crypto.KeyID]crypto.KeyRow, len(found))
@@ -337,44 +342,4 @@ func describeKey(uri, arn string, role keyring.Role) string {
 		return fmt.Sprintf("%s (%s)", uri, role)
 	}
 	return fmt.Sprintf("%s = %s (%s)", uri, arn, role)
-}
-
-// maxWildcardKeys bounds the keys of wildcard entries that a scan asks.
-const maxWildcardKeys = 1000
-
-// wildcardKeys adds to names the keys of wildcard entries, by the key names that the envelopes have.
-func (o *scanOptions) wildcardKeys(ctx context.Context, c *config.Config, r *scan.Report, names map[string]string) error {
-	set, err := keyring.NewSet(&keyring.Options{Keys: c.KeyConfigs(), Grants: c.KeyGrants(), Realm: c.Realm, SealedAs: c.SealedAs()})
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, o.timeout)
-	defer cancel()
-	asked := map[string]bool{}
-	for _, n := range r.Namespaces {
-		for _, e := range n.Sealed {
-			if names[e.KEK] != "" {
-				continue
-			}
-			_, uris, _ := set.URIs(strings.TrimPrefix(e.SealedFor, c.Realm+"/"), e.Key)
-			for i, uri := range uris {
-				if asked[uri] || len(asked) == maxWildcardKeys {
-					continue
-				}
-				asked[uri] = true
-				p, err := keyservice.Open(ctx, uri)
-				if err != nil {
-					continue // it stays unknown, which the verdict says
-				}
-				role := keyring.RoleOpenOnly
-				if i == 0 {
-					role = keyring.RoleActive
-				}
-				if names[p.Ref().String()] == "" {
-					names[p.Ref().String()] = describeKey(uri, crypto.ARNOf(p), role)
-				}
-			}
-		}
-	}
-	return nil
 }

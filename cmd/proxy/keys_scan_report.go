@@ -29,23 +29,29 @@ type askedKey struct {
 	// Its reference in envelopes.
 	KEK       string `json:"kek"`
 	Envelopes int    `json:"envelopes"`
+	// Keys in the key store that this key has wrapped and no other key of the config. They open by this key alone.
+	Stored int `json:"stored_keys"`
 	// Unknown are the references of other keys that envelopes name and the config does not: an alias may have named one of them
 	// before, so it is unclear which key the question is about.
 	Unknown []string `json:"unknown_keys,omitempty"`
-	// MayRetire means that everything was read, that nothing in it is sealed with the key, and that all keys in it are known.
+	// MayRetire means that everything was read, that nothing at the server or in the key store needs the key, and that all keys at the server
+	// are known.
 	MayRetire bool `json:"may_be_retired"`
 	// Where one of the envelopes is.
 	example string
 }
 
 // result joins a report with the names of the keys and the answer for the asked one.
-func (o *scanOptions) result(r *scan.Report, names map[string]string, asked *crypto.KEKRef) *scanned {
+func (o *scanOptions) result(r *scan.Report, names map[string]string, asked *crypto.KEKRef, stored storedKeys) *scanned {
 	d := &scanned{Namespaces: r.Namespaces, Keys: names, unread: r.Unread()}
+	if stored.err != nil {
+		d.unread++
+	}
 	if asked != nil {
 		n, example := r.Under(*asked)
 		unknown := unknownKeys(r, names, asked.String())
-		d.Asked = &askedKey{Key: o.asked, KEK: asked.String(), Envelopes: n, Unknown: unknown,
-			MayRetire: n == 0 && d.unread == 0 && len(unknown) == 0, example: example}
+		d.Asked = &askedKey{Key: o.asked, KEK: asked.String(), Envelopes: n, Stored: stored.alone, Unknown: unknown,
+			MayRetire: n == 0 && stored.alone == 0 && d.unread == 0 && len(unknown) == 0, example: example}
 	}
 	return d
 }
@@ -67,7 +73,7 @@ func unknownKeys(r *scan.Report, names map[string]string, asked string) (unknown
 // could change it.
 func (d *scanned) verdict() error {
 	switch {
-	case d.Asked != nil && d.Asked.Envelopes > 0:
+	case d.Asked != nil && (d.Asked.Envelopes > 0 || d.Asked.Stored > 0):
 		return keyInUse
 	case d.unread > 0, d.Asked != nil && len(d.Asked.Unknown) > 0:
 		return notAllWasRead
@@ -114,9 +120,14 @@ func (o *scanOptions) print(stdout io.Writer, d *scanned) error {
 		return s.err
 	}
 	// What was found decides even if something else could not be read.
+	if d.Asked.Stored > 0 {
+		s.line("%s: %s in the key store, wrapped by no other key of the config: %s. `temporal-seal keystore rewrap` wraps them by the active keys",
+			o.asked, count(d.Asked.Stored, "key"), s.red("IN USE"))
+	}
 	switch {
 	case d.Asked.Envelopes > 0:
 		s.line("%s: %d envelopes, such as in %s: %s", o.asked, d.Asked.Envelopes, d.Asked.example, s.red("IN USE"))
+	case d.Asked.Stored > 0:
 	case d.unread > 0:
 		s.line("%s: not found, and %d places could not be read: %s", o.asked, d.unread, s.yellow("NOT KNOWN"))
 	case len(d.Asked.Unknown) > 0:

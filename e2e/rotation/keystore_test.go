@@ -13,7 +13,7 @@ import (
 // TestKeyStoreIsRecovered: a key store that is lost is made again from what the server holds, moves to another database, and
 // lets a key encryption key go.
 func TestKeyStoreIsRecovered(t *testing.T) {
-	startServer(t, "stored")
+	startServer(t, "stored", "unused")
 	dir := t.TempDir()
 	newStore := func(name string) string {
 		url := "sqlite:" + filepath.Join(dir, name+".db")
@@ -72,4 +72,11 @@ func TestKeyStoreIsRecovered(t *testing.T) {
 	command(empty, 0, "1 data key by reference, 1 without a row: 1 restored, 0 lost; 0 places unread", "keystore", "recover", "--rate", "2000")
 	command(empty, 0, "1 row checked, 0 unusable", "keystore", "check")
 	command(empty, 0, "may be retired", scan...)
+	// A key that no envelope needs is still in use while the store has rows that it alone has wrapped, and no longer once they are rewrapped.
+	unused := []string{"keys", "scan", "--rate", "2000", "--namespace", "unused", "--key", key}
+	command(empty, 3, "1 key in the key store, wrapped by no other key of the config: IN USE", unused...)
+	next := newKeyFile(t, "next")
+	rotated := strings.Replace(empty, "    active: ", "    open_only: ["+key+"]\n    active: "+next+" # ", 1)
+	command(rotated, 0, "1 wrapped anew, 0 failed", "keystore", "rewrap")
+	command(rotated, 0, "may be retired", unused...)
 }
