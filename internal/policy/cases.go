@@ -154,8 +154,14 @@ func (c *Case) try(ctx context.Context, p *Policy) error {
 	return c.Want.compare(p.within(v, in))
 }
 
-// within returns a verdict as it turns out for a document: if it lacks a field, the whole payload is sealed.
+// within returns a verdict as it turns out for a document: if it lacks its subject, it is refused, and if it lacks a field, the whole payload
+// is sealed.
 func (p *Policy) within(v Verdict, in *Input) Verdict {
+	if p.missingOf != nil && v.Subject.Pointer != "" && len(in.Data) > 0 {
+		if why := p.missingOf(in.Encoding, in.Data, v.Subject); why != "" {
+			return Verdict{Action: Deny, Reason: v.Subject.Missing(why), Hit: v.Hit, Weakened: v.Weakened}
+		}
+	}
 	if p.unmatched == nil || len(v.Fields) == 0 || len(in.Data) == 0 {
 		return v
 	}

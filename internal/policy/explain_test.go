@@ -46,6 +46,13 @@ func TestExplain(t *testing.T) {
 	if v := p.within(Verdict{Action: Seal, Key: "jwt", Fields: []string{"/t"}}, &Input{}); v.String() != "seal with key jwt fields /t" {
 		t.Errorf("a payload without content: %s", v)
 	}
+	p.missingOf = func(_ string, _ []byte, at Subject) string { return "not at " + at.Pointer }
+	if v := p.within(Verdict{Action: Seal, Key: "jwt", Subject: Subject{Pointer: "/id"}}, in); v.Action != Deny || v.Reason != "a rule seals with the key of the subject at /id, and there is none: not at /id" {
+		t.Errorf("a document without the subject: %s", v)
+	}
+	if v := p.within(Verdict{Action: Seal, Key: "jwt", Subject: Subject{Fact: "workflow.id"}}, in); v.Action != Seal {
+		t.Errorf("a subject that is a fact: %s", v)
+	}
 	in.WorkflowType = "Mail"
 	if e, err = p.Explain(context.Background(), Request, in); err != nil || !e.Cached {
 		t.Errorf("a decision without content counts as not remembered: %v", err)

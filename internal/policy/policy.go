@@ -23,8 +23,9 @@ type Policy struct {
 	keys     keys
 	names    names // of what cases are held to, as rules are
 
-	unmatched  Unmatched // see Options
-	noSubjects string    // see Options
+	unmatched  Unmatched      // see Options
+	missingOf  MissingSubject // see Options
+	noSubjects string         // see Options
 
 	cache  *cache
 	counts *counts

@@ -27,6 +27,11 @@ func (s Subject) String() string { return cmp.Or(s.Pointer, s.Fact) }
 // Named reports whether there is a subject.
 func (s Subject) Named() bool { return s.Pointer != "" || s.Fact != "" }
 
+// Missing is the reason of a refusal of a payload that has no subject at the place.
+func (s Subject) Missing(why string) string {
+	return "a rule seals with the key of the subject at " + s.String() + ", and there is none: " + why
+}
+
 // ErrTwoSubjects means that rules name different subjects for one payload.
 var ErrTwoSubjects = errors.New("rules name different subjects, and a payload has one")
 

@@ -138,6 +138,10 @@ type DefaultKey func(namespace string) (string, bool)
 // Unmatched returns why a document of an encoding is sealed whole though rules name fields of it; "" if they fit.
 type Unmatched func(encoding string, document []byte, fields, optional []string) string
 
+// MissingSubject returns why a document of an encoding is refused though a rule names the subject that it is sealed for; "" if it has one
+// there, or the subject has a default.
+type MissingSubject func(encoding string, document []byte, at Subject) string
+
 // Options say where a policy comes from and what it may lean on.
 type Options struct {
 	File       string // the platform's policy; "" means Shipped
@@ -148,6 +152,8 @@ type Options struct {
 	KeyRank    KeyRank    // nil: every key counts as configured, all of one rank
 	DefaultKey DefaultKey // nil: "default" everywhere
 	Unmatched  Unmatched  // nil: cases and explanations take every document for one that has the fields
+	// MissingSubject nil: cases and explanations take every document for one that has the subject.
+	MissingSubject MissingSubject
 	// NoSubjects is why rules may name no subject, and what to do; "": they may.
 	NoSubjects string
 	RPCs       []string // all values of input.rpc; nil: any. A rule that compares with another is refused.

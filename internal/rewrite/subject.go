@@ -3,7 +3,9 @@ package rewrite
 import (
 	"context"
 	"errors"
-	"fmt"
+
+	commonpb "go.temporal.io/api/common/v1"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
@@ -25,11 +27,27 @@ func subjectOf(ctx context.Context, s *sealer, sl *slot, at policy.Subject) (sub
 	switch {
 	case err == nil:
 		return subject, nil
-	case at.Default != "" && (errors.Is(err, envelope.NoSubject) || errors.Is(err, envelope.NoDocument)):
+	case takesDefault(err, at):
 		return []byte(at.Default), nil
 	}
-	return nil, s.call.fail(KindDenied, sl.f.path, &DeniedError{
-		Reason: fmt.Sprintf("a rule seals with the key of the subject at %s, and there is none: %v", at, err)})
+	return nil, s.call.fail(KindDenied, sl.f.path, &DeniedError{Reason: at.Missing(err.Error())})
+}
+
+// takesDefault reports whether a payload is sealed for the default subject of a rule, since it has nothing where its own would be.
+func takesDefault(err error, at policy.Subject) bool {
+	return at.Default != "" && (errors.Is(err, envelope.NoSubject) || errors.Is(err, envelope.NoDocument))
+}
+
+// MissingSubject is a policy.MissingSubject: the answer of the sealer for a document apart from any message.
+func MissingSubject(encoding string, document []byte, at policy.Subject) string {
+	payload, err := proto.Marshal(&commonpb.Payload{Metadata: map[string][]byte{"encoding": []byte(encoding)}, Data: document})
+	if err == nil {
+		_, err = envelope.SubjectAt(payload, at.Pointer)
+	}
+	if err == nil || takesDefault(err, at) {
+		return ""
+	}
+	return err.Error()
 }
 
 // ShowErased has the session's Response put a placeholder in the place of values whose subjects were erased, also in histories. Without it, a history

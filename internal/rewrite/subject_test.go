@@ -31,6 +31,30 @@ request contains {"action": "seal", "key": "strict"} if input.payload.kind == "q
 response contains {"action": "open"}
 `
 
+// TestMissingSubject: what explain and the cases say about a document's subject is what the sealer does with it.
+func TestMissingSubject(t *testing.T) {
+	own, orNobody := policy.Subject{Pointer: "/patient"}, policy.Subject{Pointer: "/patient", Default: "nobody"}
+	for _, c := range []struct {
+		encoding, document string
+		at                 policy.Subject
+		missing            bool
+	}{
+		{"json/plain", `{"patient": "P-1"}`, own, false},
+		{"json/plain", `{"patient": 7}`, own, false},
+		{"json/plain", `{"ward": "4B"}`, own, true},
+		{"json/plain", `{"ward": "4B"}`, orNobody, false},
+		{"json/plain", `{"patient": {}}`, orNobody, true},
+		{"json/plain", `{"patient": "a", "patient": "b"}`, orNobody, true},
+		{"binary/plain", "P-1", own, true},
+		{"binary/plain", "P-1", orNobody, false},
+		{"", "a text", own, true},
+	} {
+		if why := MissingSubject(c.encoding, []byte(c.document), c.at); (why != "") != c.missing {
+			t.Errorf("%s of %q with %+v: %q", c.document, c.encoding, c.at, why)
+		}
+	}
+}
+
 // withSubjects returns a rewriter that seals for subjects.
 func withSubjects(t *testing.T) (*Rewriter, *keyring.Keyring) {
 	t.Helper()
