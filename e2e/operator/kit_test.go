@@ -160,13 +160,13 @@ func (s *site) frontend() *blackbox.Script {
 }
 
 // write puts a text into a file of the scenario's folder, in one step as deployment tools do, and returns its path. A file whose
-// name ends in .key has mode 0600.
+// name ends in .key or .token has mode 0600.
 func (s *site) write(name, text string) string {
 	s.Helper()
 	path := filepath.Join(s.dir, name)
 	s.ok(os.MkdirAll(filepath.Dir(path), 0o755))
 	mode := os.FileMode(0o644)
-	if strings.HasSuffix(name, ".key") {
+	if strings.HasSuffix(name, ".key") || strings.HasSuffix(name, ".token") {
 		mode = 0o600
 	}
 	s.ok(os.WriteFile(path+".new", []byte(s.expand(text)), mode))

@@ -124,7 +124,7 @@ func (t *Tokens) validate(d *document, path string, readable bool) {
 		at := fmt.Sprintf("%s.tokens[%d]", path, i)
 		d.refuse(e.Subject == "" || e.File == "", at,
 			"subject (the caller's name) and file (which contains the token) are required")
-		validateReadable(d, at+".file", e.File)
+		validateSecret(d, at+".file", e.File)
 	}
 }
 

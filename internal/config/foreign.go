@@ -11,6 +11,7 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/crypto/awskms"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyservice"
 	"github.com/temporal-seal/temporal-seal/internal/foreign"
+	"github.com/temporal-seal/temporal-seal/internal/x/filewatch"
 )
 
 // Foreign is a format of another tool that is opened in some namespaces.
@@ -105,6 +106,9 @@ func (f *Foreign) validateKeys(d *document, path string) {
 // Read returns the key. Samples take the bytes of a text as they are, so an editor's newline at the end does
 // not count.
 func (k *ForeignKey) Read() ([]byte, error) {
+	if err := filewatch.Private(k.File); err != nil {
+		return nil, err
+	}
 	raw, err := os.ReadFile(k.File)
 	if err != nil {
 		return nil, err

@@ -58,6 +58,6 @@ func (p *Policy) validate(d *document) {
 	d.refuse(p.File != "" || p.Namespaces != "", "$.policy.bundle",
 		"a bundle contains the whole policy; remove file and namespaces, or remove the bundle")
 	d.refuse(b.URL == "", "$.policy.bundle", "url is required: the address of the bundle")
-	validateReadable(d, "$.policy.bundle.token_file", b.TokenFile)
+	validateSecret(d, "$.policy.bundle.token_file", b.TokenFile)
 	validateReadable(d, "$.policy.bundle.public_key_file", b.PublicKeyFile)
 }

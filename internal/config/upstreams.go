@@ -51,6 +51,6 @@ func (u *Upstream) validate(d *document, path string) {
 		"callers' tokens would cross the network in clear text; add tls: {}")
 	if u.APIKeyFile != "" {
 		d.refuse(u.TLS == nil, path+".api_key_file", "an API key requires TLS; add tls: {}")
-		validateReadable(d, path+".api_key_file", u.APIKeyFile)
+		validateSecret(d, path+".api_key_file", u.APIKeyFile)
 	}
 }

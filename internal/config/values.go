@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/temporal-seal/temporal-seal/internal/x/filewatch"
 	"github.com/temporal-seal/temporal-seal/internal/x/loopback"
 )
 
@@ -34,10 +35,10 @@ func validateAddress(d *document, path, address string) bool {
 	return err == nil
 }
 
-// validateReadable adds a problem if a path is given and its file cannot be read.
-func validateReadable(d *document, path, file string) {
+// validateReadable adds a problem if a path is given and its file cannot be read, and reports whether it can.
+func validateReadable(d *document, path, file string) (readable bool) {
 	if file == "" {
-		return
+		return false
 	}
 	f, err := os.Open(file)
 	if err != nil {
@@ -46,9 +47,20 @@ func validateReadable(d *document, path, file string) {
 			err = failed.Err
 		}
 		d.add(path, "%s cannot be read: %v", file, err)
-		return
+		return false
 	}
 	_ = f.Close() // opened for reading only
+	return true
+}
+
+// validateSecret adds a problem if a path is given and its file cannot be read, or can be read by everybody.
+func validateSecret(d *document, path, file string) {
+	if !validateReadable(d, path, file) {
+		return
+	}
+	if err := filewatch.Private(file); err != nil {
+		d.add(path, "%v", err)
+	}
 }
 
 // validatePair checks a certificate and its key: both or, unless they are required, none.

@@ -12,7 +12,7 @@ import (
 // Pair is a certificate and its key, in PEM files. A key that everybody on the machine can read is refused.
 func Pair(log *slog.Logger, certFile, keyFile string) (*Value[*tls.Certificate], error) {
 	return NewValue(log, func(contents [][]byte) (*tls.Certificate, error) {
-		if err := private(keyFile); err != nil {
+		if err := Private(keyFile); err != nil {
 			return nil, err
 		}
 		pair, err := tls.X509KeyPair(contents[0], contents[1])
@@ -23,9 +23,9 @@ func Pair(log *slog.Logger, certFile, keyFile string) (*Value[*tls.Certificate],
 	}, certFile, keyFile)
 }
 
-// private refuses a file that others than its owner and group can read or change. The group may: a Secret that Kubernetes mounts
+// Private refuses a file that others than its owner and group can read or change. The group may: a Secret that Kubernetes mounts
 // belongs to root, and the proxy is in the group.
-func private(file string) error {
+func Private(file string) error {
 	info, err := os.Stat(file)
 	if err != nil {
 		return err
@@ -75,9 +75,12 @@ func ServerTLS(log *slog.Logger, certFile, keyFile, clientCAFile string, protoco
 }
 
 // Token returns a function that returns the token in a file as it is now. White space around it does
-// not count.
+// not count. A file that everybody on the machine can read is refused.
 func Token(log *slog.Logger, file string) (func() string, error) {
 	w, err := NewValue(log, func(contents [][]byte) (string, error) {
+		if err := Private(file); err != nil {
+			return "", err
+		}
 		token := strings.TrimSpace(string(contents[0]))
 		if token == "" || strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) {
 			return "", fmt.Errorf("%s must contain one token and nothing else", file)

@@ -45,3 +45,18 @@ func TestPrivateKeysOfEverybody(t *testing.T) {
 		}
 	}
 }
+
+// TestTokensOfEverybody: a token that everybody can read is refused.
+func TestTokensOfEverybody(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "worker.token")
+	write(t, file, "a-token")
+	for mode, allowed := range map[os.FileMode]bool{0o600: true, 0o440: true, 0o640: true, 0o644: false, 0o604: false} {
+		if err := os.Chmod(file, mode); err != nil {
+			t.Fatal(err)
+		}
+		_, err := filewatch.Token(slog.New(slog.DiscardHandler), file)
+		if allowed && err != nil || !allowed && (err == nil || !strings.Contains(err.Error(), "can be read by everybody")) {
+			t.Errorf("mode %#o: error %v", mode, err)
+		}
+	}
+}
