@@ -37,7 +37,7 @@ var quiet = slog.New(slog.DiscardHandler)
 // addFlags adds the flags that serve, check and explain share.
 func addFlags(s *config.Flags, cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.StringVar(&s.File, "config", "", "config file in YAML; the other flags go over it")
+	f.StringVar(&s.File, "config", "", "config file in YAML; the other flags override it")
 	f.StringVar(&s.Policy, "policy", "", "the platform's policy in Rego (default: the one that ships)")
 	f.StringVar(&s.Key, "key", "",
 		"URI of the default key: awskms://..., gcpkms://..., azurekeyvault://..., vault://..., plugin://... or local:FILE (default "+standard.Keys[0].Active+")")
