@@ -29,7 +29,7 @@ type Run struct {
 	subjects map[crypto.KeyID]*crypto.SubjectRow // the same of keys of subjects; nil: not found
 	lookups  map[crypto.KeyID]bool               // whether the key store was asked; it is not for those that are too many for one message
 	refused  int32                               // of these, by key services
-	recent   [4]*dataKey                         // messages mostly hold envelopes of one data key or a few
+	recent   [8]recentKey                        // messages mostly hold envelopes of one data key or a few
 	next     int
 	last     opened
 }
@@ -90,19 +90,25 @@ func (r *Run) Ahead(envelopes iter.Seq[*envelope.Sealed]) { r.ahead = envelopes 
 
 // known returns a data key that the run has used.
 func (r *Run) known(s *envelope.Sealed) *dataKey {
-	for _, dk := range r.recent {
-		if dk != nil && dk.opens(s) {
-			return dk
+	for i := range r.recent {
+		if k := &r.recent[i]; k.id == s.Header.ID && k.dk != nil && k.dk.opens(s) {
+			return k.dk
 		}
 	}
 	return nil
 }
 
 func (r *Run) note(dk *dataKey) {
-	if !slices.Contains(r.recent[:], dk) {
-		r.recent[r.next%len(r.recent)] = dk
+	if !slices.Contains(r.recent[:], recentKey{dk.id, dk}) {
+		r.recent[r.next%len(r.recent)] = recentKey{dk.id, dk}
 		r.next++
 	}
+}
+
+// recentKey is a data key with its id, by which it is found: that of each key is far apart in memory.
+type recentKey struct {
+	id crypto.KeyID
+	dk *dataKey
 }
 
 const (

@@ -16,7 +16,7 @@ func TestNotedOpenerIsNotTrustedAfterReload(t *testing.T) {
 		t.Fatal(err)
 	}
 	var run Run
-	if _, _, err := k.Open(t.Context(), nil, &first, "ns", &run); err != nil || run.recent[0] == nil {
+	if _, _, err := k.Open(t.Context(), nil, &first, "ns", &run); err != nil || run.recent[0].dk == nil {
 		t.Fatalf("opener %v, error %v", run.recent[0], err)
 	}
 	revoking := *k.core.set.Load()
