@@ -38,7 +38,11 @@ import (
 // temporal_seal_restart_pending is 1 and /readyz names the changed keys of the config file.
 //
 // A config file that is not valid changes nothing, and calls go on with what is in force; its `revoked_data_keys`
-// hold all the same if they can be read (state.go). It is tried again as described below.
+// hold all the same if they can be read (state.go). It is tried again: see applier.
+//
+// A valid file is applied as far as it goes (build in state.go): a key whose new URI does not answer keeps its old one, a
+// policy module that does not load keeps the one in force, and a key that a policy in force names stays though the file
+// lacks it. /readyz and the log name what differs.
 //
 // A call uses one policy, and one reader of other tools' formats, from its start to its end: two
 // payloads of one message are never decided by two revisions. Keys are always those of the newest set,

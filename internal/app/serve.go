@@ -14,12 +14,16 @@
 //   - serve.go: the order of the start
 //   - run.go: from the first call to the end of the drain
 //   - dependencies.go: upstreams and key sets that have to answer, and what the start waits for
-//   - apply.go: which changes apply when; state.go: how a new state is prepared; report.go: what operators see of it
+//   - apply.go: which changes apply when; state.go: how a new state is prepared; report.go: what operators see of it;
+//     candidate.go: a policy on trial beside the one in force
 //   - keys.go, foreign.go, policy.go: keys, formats of other tools and the policy, from the config
 //   - wiring.go: listeners, upstreams and the codec server, from the config
 //   - limits.go, collector.go: what fits into the memory
 //   - survey.go: the survey of live traffic; namespaces.go: metrics by namespace
-//   - admin.go, keyuse.go: the admin listener; telemetry.go, spans.go, audit.go: logs, traces and audit records
+//   - admin.go, status.go, keyuse.go: the admin listener and its pages; certificates.go, subjects.go: metrics of
+//     certificates, and of keys of subjects
+//   - telemetry.go, spans.go, sampler.go, audit.go: logs, traces and audit records
+//   - files_unix.go, files_other.go: how many files the process may have open
 package app
 
 import (

@@ -1,5 +1,6 @@
-// Package auth finds out who makes a call and which namespaces they reach: by client certificate, JWT
-// or static token. It serves gRPC and HTTP alike, and decides nothing about payloads: the policy does.
+// Package auth finds out who makes a call and which namespaces they reach: by client certificate, JWT, static
+// token, or not at all (anonymous). It serves gRPC (beforeStream in server/authenticate.go asks it, before there is a
+// stream) and HTTP (codecserver/handler.go) alike, and decides nothing about payloads: the policy does.
 // A listener has exactly one kind of credential, or none for anonymous callers, chosen by its config (app/wiring.go).
 // So there is no order among kinds. Other credentials prove nothing here and go to the upstream like any header. A
 // credential that is sent twice counts as none; in a certificate the first entry of the config that matches counts.

@@ -5,7 +5,7 @@
 //   - check.go: the order of the checks, and their result
 //   - keys.go: which key encryption keys are asked, and what they answer
 //   - certificates.go: certificates that do not fit or have expired
-//   - connect.go: upstreams and issuers' key sets
+//   - connect.go: upstreams and issuers' key sets; store.go: the key store
 package check
 
 import (

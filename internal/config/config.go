@@ -9,8 +9,8 @@
 //
 // What is where:
 //
-//   - config.go: the whole file; listeners.go, callers.go, upstreams.go, keys.go, ...: one section each, with its
-//     validation
+//   - config.go: the whole file; listeners.go, callers.go, upstreams.go, keys.go, policy.go, limits.go, drain.go,
+//     codecserver.go, foreign.go, observe.go, audit.go: one section each, with its validation
 //   - flags.go: reading the file, and the flags that override it
 //   - yaml.go: strict decoding, and problems with their lines; defaults.go: what is left out
 //   - review.go: what is valid and yet does not work, for `check`

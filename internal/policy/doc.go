@@ -37,7 +37,14 @@
 //	accept, caller not identified    seal                             does not apply
 //
 // A call whose decision is an error is not forwarded; it gets Unavailable (package server). In a response deny
-// leaves the payload as it is, sealed.
+// leaves the payload sealed, and a task or a history that holds it is not handed out.
+//
+// # Where a new action goes
+//
+// Here: types.go (Action, actionNames), unite.go (how strict it is, for which kinds, with which members), apart.go, policy.go
+// (forCaller) and explain.go. In package rewrite: decide.go (stricter, apply), seal.go and shadow.go for requests, open.go
+// (inPlace, openToArena) and failure.go for responses, report.go (outcomes: every action has one). Then survey/verdict.go,
+// statuspage/page.go, docs/policy.md, docs/readers.md, and a test with a named fault in e2e/contract.
 //
 // What rules can read (the table in input.go): namespace, rpc; caller.kind, .subject, .listener, .claims; workflow.id,
 // .type, .task_queue; activity.id, .type; payload.kind, .name, .path, .encoding, .type; in requests content.json and .size, in
@@ -52,7 +59,7 @@
 //
 // # Files
 //
-//	types.go     Direction, Action, Input, Verdict, Options
+//	types.go     Direction, Action, Input, Verdict, Options; subject.go: the place of a payload's subject
 //	policy.go    Policy and Decide: the path of one decision
 //	call.go      what the decisions of one call share
 //	query.go     evaluation of the rules by OPA, with its limits
@@ -61,14 +68,15 @@
 //	unite.go     parsing of proposals, their union, key names
 //	apart.go     decisions about payloads without a message
 //	cache.go     the policy cache and its keys
-//	caller.go    callers and their claims
+//	caller.go    callers and their claims; names.go: the values that are known beforehand, for checks
+//	token.go     the built-in function that knows JSON Web Tokens by their grammar
 //	source.go    files, parsing, and what each module may hold and refer to
 //	bundle.go    sources that are fetched as an OPA bundle
 //	load.go      from sources to a Policy
 //	reads.go     analysis: what rules can read of `input`
 //	dryrun.go    trial of each unit before it is used
 //	selftest.go  check that OPA reports what rules reach, before any policy serves
-//	engine.go    the policy in force and the next one
+//	engine.go    the policy in force and the next one; trial.go: a candidate beside it
 //	locate.go    evaluation of single rules, to find the one that failed
 //	explain.go   how a decision came about, for a person
 //	check.go     the check command's report; cases.go, regotest.go and lint.go are its parts

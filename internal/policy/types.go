@@ -28,7 +28,7 @@ const (
 	Seal
 	// Pass leaves the payload readable (request).
 	Pass
-	// Deny refuses the call (request), or leaves the payload sealed (response).
+	// Deny refuses the call (request). In a response the payload stays sealed, and a task or a history with it is refused.
 	Deny
 	// Accept takes an envelope that an authenticated worker made itself (request).
 	// A payload that is no such envelope is to be sealed with Verdict.Key.

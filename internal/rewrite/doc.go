@@ -31,11 +31,16 @@
 //
 // Where to look:
 //
-//   - session.go: the Rewriter, its State, and the Session; report.go: counts, accounts, spans
+//   - session.go: the Rewriter, its State, and the Session; report.go: counts, accounts, spans; errors.go: why not
+//   - memory.go: what a message takes beside its bytes; cache.go: what is kept under names that callers choose
 //   - sites.go, compile.go, plan.go: what the fields are, and the plan; join.go: fields of newer servers
+//   - census.go: who reads each text; fields.txt has the class of every field
 //   - walk.go: one pass over the bytes; message.go: what it found, and the edits to make
 //   - decide.go, seal.go, open.go: the steps of requests and responses; size.go: limits of the server
-//   - failure.go, nexus.go, embedded.go, text.go: failures, and what payloads and texts hold within
-//   - tasks.go: tasks that workers got; facts.go: the table for policy authors
+//   - shadow.go: verdicts that are counted alone; sample.go: samples for the survey of live traffic
+//   - subject.go: whose key seals a payload; endpoint.go: the namespace behind a Nexus endpoint
+//   - failure.go, nexus.go, embedded.go, text.go: failures, and what payloads and texts hold within; external.go: references
+//     to an SDK's own storage; unknown.go: fields that this build does not know
+//   - tasks.go: tasks that workers got; token.go: the MAC on their tokens; facts.go: the table for policy authors
 //   - codec.go: payloads without a message; visit.go: finding without opening
 package rewrite

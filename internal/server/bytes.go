@@ -45,7 +45,7 @@ func (p *place) takeIfFree(n int64, r *reader) bool {
 }
 
 // reserve waits until the limits allow n bytes more, and reports false if that takes too long. A small
-// message never waits. One that is larger than a limit takes all of it: taken is how much was reserved. r
+// message never waits. It reserves half of limits.bytes at most: taken is how much it was. r
 // reads the request that needs the bytes; it is nil for an answer.
 func (p *place) reserve(ctx context.Context, n int64, wait time.Duration, r *reader) (taken int64, ok bool) {
 	if n <= unreserved && (r == nil || r.arrived.Load() <= unreserved) {
@@ -186,8 +186,8 @@ func (p *place) giveBackTo(left int64) {
 }
 
 // charge counts n bytes of memory that a call's messages take beside their own bytes, if the limits allow it.
-// A negative n gives them back. A byte of a message stands for all of its copies, so as many bytes of memory
-// count as one.
+// A negative n gives them back. limits.bytes counts bytes of messages, each of which may be in memory several times (copies);
+// so n bytes of memory count as n/copies.
 func (p *place) charge(n int64) error {
 	a := p.in
 	n /= copies

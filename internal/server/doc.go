@@ -17,10 +17,10 @@
 //	admission.go     the step admit: limits of calls and their shares; bytes.go: of bytes; limits.go: the values
 //	read.go          the step read: a request from the wire, its size and its time
 //	services.go      what is not rewritten: health, reflection, services that the config names
-//	server.go        options, listeners, start and end
+//	server.go        options, listeners, start and end; drain.go, intake.go: how callers move to other replicas at the end
 //	connections.go   the connections of callers, their limit, and those that leave answers unread
 //	errors.go        status codes, refusals and their lines in the log
-//	toolarge.go      messages that only sealing made too large
+//	toolarge.go      messages that only sealing made too large; unopened.go: sealed values that do not open, in counts and log
 //	metrics.go       counters and histograms
 //	trace.go         spans
 package server

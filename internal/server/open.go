@@ -55,9 +55,11 @@ func (c *call) open() error {
 //     service does not answer. Else the payload stays sealed.
 //   - every other answer, such as a list: the payload stays sealed, and the call succeeds.
 //
-// The last three are decided in rewrite/open.go (keepSealed), by the properties of the method in
-// rewrite/plan.go. A payload that the policy denies, or keeps, stays sealed without an error, other than in a
-// task. The status of a call that fails is in errors.go.
+// The last three are decided in rewrite/open.go (keepSealed), by the properties of the method in rewrite/plan.go. A payload
+// that the policy denies counts as one that never opens. One that it keeps is no error, but in a task that counts as denied
+// too. Whatever the answer is, the call fails if a rule fails, if the bytes are not the message that they should be, if
+// there is no memory for it, or if its audit record is required and cannot be written. The status of a call that fails is
+// in errors.go.
 
 // openAnswer opens an answer, and has tasks in it that do not open answered in their workers' place.
 func (c *call) openAnswer(sealed []byte) ([]byte, error) {

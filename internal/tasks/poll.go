@@ -88,8 +88,8 @@ func (t *Tasks) logHeld(ctx context.Context, call Call, err error) {
 // errOutOfReach means that a poll's upstream has no connection.
 var errOutOfReach = errors.New("the upstream cannot be reached")
 
-// tryKeys tries the upstream and the keys for a short while: the worker may hang up or shut down meanwhile. Where the policy
-// decides nothing, no key helps.
+// tryKeys tries the upstream and the keys for a short while: the worker may hang up or shut down meanwhile. If the policy of
+// the namespace does not load, it returns that error and tries no key.
 func (t *Tasks) tryKeys(ctx context.Context, call Call) error {
 	if err := call.Session.Undecided(); err != nil {
 		return err

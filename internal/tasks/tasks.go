@@ -50,7 +50,8 @@ const (
 	// service is the service of all methods that are named here.
 	service = "/temporal.api.workflowservice.v1.WorkflowService/"
 
-	// FirstTry bounds the first attempt to open an answer, before the timeouts of its tasks are looked at.
+	// FirstTry bounds a first attempt: to open an answer, before the timeouts of its tasks are looked at, and to try the keys
+	// before a poll is forwarded.
 	FirstTry = time.Second
 	// requestTimeout bounds a request that the proxy makes by itself.
 	requestTimeout = 10 * time.Second

@@ -11,4 +11,5 @@
 //	confirm.go      whether a namespace exists
 //	probe.go        whether upstreams answer, at the start
 //	reflection.go   what a newer server knows beyond this build
+//	endpoints.go    the namespaces behind Nexus endpoints
 package upstream

@@ -19,6 +19,7 @@
 //	azurekeyvault.go  the provider, the checks of a key when it is opened
 //	wrapped.go        the form of wrapped keys
 //	signing.go        signatures and the public keys that verify them
+//	foreign.go        keys with which Temporal's own proxy encrypted
 //	uri.go            URIs and clients
 //	errors.go         the kinds of the service's errors
 package azurekeyvault

@@ -69,13 +69,14 @@
 //
 // # Files
 //
-//	header.go    the header's fields, limits and lengths
-//	derive.go    the key id and the sealing key of a data key
+//	header.go    the header: its fields, limits and lengths; AppendHeader writes it, ParseHeader reads it
+//	derive.go    the key id and the sealing key of a data key; subject.go: the same of subjects, and their wrapping
+//	mac.go       MACs under a key of a data key
 //	cipher.go    AES-256-GCM, and the nonces of a call
 //	writer.go    payload or text to envelope
 //	view.go      payload to view and envelope, and the patch that undoes it
 //	holes.go     which parts of a JSON document a policy's JSON pointers select
-//	parse.go     from bytes to a parsed envelope: the marker and the forms
+//	parse.go     from bytes to a parsed envelope: the marker and the forms; markers.go: where markers are in a message
 //	open.go      from a parsed envelope to the original
 //	compress.go  zstd, with limits on what is decompressed
 package envelope

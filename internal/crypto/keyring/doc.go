@@ -1,5 +1,6 @@
 // Package keyring owns the life of data keys: it has them made and unwrapped by key services, keeps them in memory,
-// renews them, and drops them when their key is revoked or leaves the configuration. It hands out Sealers and opens envelopes.
+// renews them, and drops them when their key is revoked, leaves the configuration, or belongs to a subject that was erased.
+// It hands out Sealers and opens envelopes.
 //
 // It must never seal with a data key that its service has not proved to unwrap, never open in a namespace that is
 // neither the envelope's own nor granted, and never let what a stranger can send (made-up namespaces, planted wrapped
@@ -31,4 +32,15 @@
 //	service.go   calls to key services, limited
 //	flights.go   calls that are shared and tried again
 //	uses.go      counts per key encryption key
+//	names.go     a set by names alone, for checks; macs.go: MACs under data keys
+//
+// With a key store:
+//
+//	rows.go         envelopes by reference: the rows of their keys are looked up, and inserted again if they are lost
+//	storehealth.go  whether the key store answers
+//	subjects.go     how an erasure reaches this process: it polls the key store every 5 s, drops the keys, and stops if
+//	                erasures are missing there
+//	subjectkeys.go  keys of subjects: sealing and opening with them; parents.go: the wrap and index keys above them
+//	erasure.go      what operators do with subjects: find, erase, wait for replicas, enter erasures again
+//	tending.go      what operators do with all rows: verify, rewrap, restore
 package keyring

@@ -2,12 +2,17 @@
 //
 // Where does a new key service go?
 //
-//  1. internal/crypto/<name>/<name>.go: Scheme, Open and a Provider (internal/crypto/provider.go says what it has to do).
-//     Sort the service's errors into the kinds of internal/crypto/errors.go; awskms/errors.go is an example.
-//  2. internal/crypto/keyservice/keyservice.go, this file: a line in services, and the URI in NoKeyURI. With a large client, a
-//     file of its own with a build tag, as azure.go.
-//  3. imports_test.go: what the package may import, and codec/codec.go if Go programs may use it without the proxy.
-//  4. docs/keys.md for operators, and a line in e2e/providers for the suite that every key service passes.
+//  1. internal/crypto/<name>/<name>.go: Scheme, Open and a Provider, best also a Wrapper, which `keystore rewrap` needs
+//     (internal/crypto/provider.go says what they have to do). Sort the service's errors into the kinds of
+//     internal/crypto/errors.go; awskms/errors.go is an example.
+//  2. internal/crypto/keyservice/keyservice.go, this file: a line in services, and the URI in NoKeyURI and, for keys of other
+//     tools, NoForeignURI. With a large client, a file of its own with a build tag, as azure.go.
+//  3. imports_test.go: the package, a line here, and the home of the client library; codec/codec.go if Go programs may use it
+//     without the proxy.
+//  4. What users read: the --key flags (cmd/proxy/serve.go, init.go), the comments of `active` and of `kms` in
+//     internal/config (then `make config-docs`), docs/keys.md, docs/design.md; then `make snapshots ACCEPT=...`.
+//  5. Tests: a line in e2e/providers, the suite that every key service passes, and a starter in e2e/keypeers, with which
+//     `make demo KEY=<name>` runs too (Makefile, README.md).
 package keyservice
 
 import (
@@ -32,7 +37,7 @@ type service struct {
 	checkForeign func(uri string) error
 }
 
-var services = map[string]service{
+var services = map[string]service{ // azure.go and gcp.go add theirs
 	awskms.Scheme:   {awskms.Open, awskms.Check, awskms.OpenForeign, awskms.Check},
 	localkey.Scheme: {open: localkey.Open, check: localkey.Check},
 	plugin.Scheme:   {plugin.Open, plugin.Check, plugin.OpenForeign, plugin.Check},

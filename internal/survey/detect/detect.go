@@ -7,6 +7,7 @@
 //   - secrets.go: tokens, keys, passwords in texts; entropy.go: texts that look random
 //   - numbers.go: cards, bank accounts, telephone numbers; national.go: numbers that states give to persons
 //   - names.go: what the names of members say; rules.go: rules from a file
+//   - detect.go: all of them together
 package detect
 
 import (
