@@ -17,7 +17,7 @@ import (
 const (
 	maxDataKeys = 4096
 	maxRefusals = 1024
-	maxCalls    = 8   // to key services at once
+	maxCalls    = 8   // at once to the key service of each source
 	maxUnwraps  = 256 // per message: it can hold any number of wrapped keys that somebody made up
 
 	// dataKeyLife is how long a data key serves before the key service is asked again, so that a key that
@@ -34,7 +34,6 @@ const (
 type dataKeys struct {
 	now      func() time.Time
 	flights  singleflight.Group
-	calls    chan struct{}
 	opened   *lru.Cache[keyID, dataKey]
 	refusals *lru.Cache[keyID, refusal]
 }
@@ -56,7 +55,7 @@ type refusal struct {
 func newDataKeys(now func() time.Time) *dataKeys {
 	opened, _ := lru.New[keyID, dataKey](maxDataKeys) // an error is possible for sizes below 1 only
 	refusals, _ := lru.New[keyID, refusal](maxRefusals)
-	return &dataKeys{now: now, calls: make(chan struct{}, maxCalls), opened: opened, refusals: refusals}
+	return &dataKeys{now: now, opened: opened, refusals: refusals}
 }
 
 // idOf quotes what it hashes, so that different parts never give the same text.
@@ -100,8 +99,8 @@ func (k *dataKeys) ask(
 	ctx, cancel := context.WithTimeout(ctx, maxWait)
 	defer cancel()
 	landed := k.flights.DoChan(string(id[:]), func() (any, error) {
-		k.calls <- struct{}{}
-		defer func() { <-k.calls }()
+		src.calls <- struct{}{}
+		defer func() { <-src.calls }()
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
 		defer cancel()
 		plain, err := src.Unwrap(ctx, wrapped, bound)

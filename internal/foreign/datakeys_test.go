@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
@@ -129,4 +131,35 @@ func TestUnwrapsAreCapped(t *testing.T) {
 	if n := k.calls.Load(); n != maxUnwraps {
 		t.Errorf("%d calls", n)
 	}
+}
+
+// TestSilentServiceKeepsNobodyWaiting: calls to the key service of one source take no place of calls to that of another one.
+func TestSilentServiceKeepsNobodyWaiting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		silent := func(ctx context.Context, _ []byte, _ map[string]string) ([]byte, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
+		works := func(context.Context, []byte, map[string]string) ([]byte, error) { return make([]byte, 32), nil }
+		r, err := New([]Source{{Name: "away", Format: TemporalProxy, Unwrap: silent}, {Name: "works", Format: TemporalProxy, Unwrap: works}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var all sync.WaitGroup
+		for i := range 100 {
+			all.Go(func() {
+				_, _, err := r.keys.get(t.Context(), &r.sources[0], fmt.Append(nil, i), nil, new(Run))
+				if crypto.KindOf(err) != crypto.KindUnavailable {
+					t.Errorf("the silent service: %v, want unavailable", err)
+				}
+			})
+		}
+		synctest.Wait()
+		start := time.Now()
+		if _, _, err := r.keys.get(t.Context(), &r.sources[1], []byte("wrapped"), nil, new(Run)); err != nil || time.Since(start) > 0 {
+			t.Errorf("another service: error %v after %v, want its answer at once", err, time.Since(start))
+		}
+		all.Wait()
+		time.Sleep(time.Hour) // for the calls that nobody waits for any more
+	})
 }

@@ -106,8 +106,9 @@ type Reader struct {
 
 type source struct {
 	Source
-	key  string // as policies see it
-	aead map[string]cipher.AEAD
+	key   string // as policies see it
+	aead  map[string]cipher.AEAD
+	calls chan struct{} // a place for each call of its key service: one that does not answer keeps those of other sources from nothing
 }
 
 // New checks the sources.
@@ -130,7 +131,7 @@ func newSource(from Source) (s source, err error) {
 	if from.Name == "" {
 		from.Name = string(from.Format)
 	}
-	s = source{Source: from, key: KeyPrefix + from.Name, aead: map[string]cipher.AEAD{}}
+	s = source{Source: from, key: KeyPrefix + from.Name, aead: map[string]cipher.AEAD{}, calls: make(chan struct{}, maxCalls)}
 	switch {
 	case !from.Format.Known():
 		return s, fmt.Errorf("%q is not a format that is read here", from.Format)

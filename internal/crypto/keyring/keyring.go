@@ -90,7 +90,7 @@ func New(ctx context.Context, opt Options) (*Keyring, error) {
 	c := &core{opt: opt, slots: slots{unconfirmed: newLRU[slotKey, *slot](maxUnconfirmed)}, uses: uses{m: make(map[useID]*keyUse)},
 		tokens: rate.NewLimiter(unconfirmedRate, unconfirmedBurst)}
 	c.base, c.stop = context.WithCancel(context.Background())
-	c.service = &service{opt: &c.opt, calls: make(chan struct{}, maxCalls), opens: make(chan struct{}, maxOpens)}
+	c.service = &service{opt: &c.opt, calls: places{each: maxCalls}, opens: places{each: maxOpens}}
 	c.coarse.Store(time.Now().UnixNano())
 	k := &Keyring{core: c}
 	c.keys = &keks{core: c, flights: newFlights[string, *keyhealth.Key](c, refusalLife), byURI: make(map[string]*keyhealth.Key),

@@ -70,6 +70,69 @@ func TestCallsAreLimited(t *testing.T) {
 	})
 }
 
+// TestSilentServiceKeepsNobodyWaiting: calls to a service that does not answer take no place of calls to another one, however many keys
+// of it are in use.
+func TestSilentServiceKeepsNobodyWaiting(t *testing.T) {
+	fakeTime(t, func(t *testing.T) {
+		away, works := newScripted("test://away/keys/a"), newScripted("test://works/keys/a")
+		away.block = make(chan struct{})
+		opens := make(chan struct{}) // of keys of the service that is away
+		k := newKeyring(t, Options{
+			Keys: []KeyConfig{{Name: "a", Active: works.uri, OpenOnly: []string{"test://works/keys/b"}}, {Name: "gone/*", Active: "test://away/keys/{1}"}},
+			Open: func(ctx context.Context, uri string) (crypto.Provider, error) {
+				switch {
+				case strings.HasPrefix(uri, "test://works/"):
+					return works, nil
+				case strings.HasPrefix(uri, "test://away/keys/slow"):
+					<-opens
+				}
+				return away, nil
+			}})
+		k.Confirm("ns")
+		var wg sync.WaitGroup
+		for i := range 300 {
+			for _, name := range []string{"gone/", "gone/slow"} {
+				wg.Go(func() { _, _, _ = k.Sealer(t.Context(), "ns", fmt.Sprint(name, i)) })
+			}
+		}
+		time.Sleep(time.Second)
+		start := time.Now()
+		if _, _, err := k.Sealer(t.Context(), "ns", "a"); err != nil {
+			t.Errorf("a key of another service: %v", err)
+		}
+		if took := time.Since(start); took > 0 {
+			t.Errorf("it took %v, want no wait", took)
+		}
+		if away.busiest > maxCalls {
+			t.Errorf("%d calls at once to one service, want at most %d", away.busiest, maxCalls)
+		}
+		close(opens)
+		close(away.block)
+		wg.Wait()
+		if n := k.core.service.calls.size() + k.core.service.opens.size(); n > 0 {
+			t.Errorf("%d services have places although nothing calls them", n)
+		}
+	})
+}
+
+func TestServiceOf(t *testing.T) {
+	for uri, want := range map[string]string{
+		"local:seal.key":                    "local:",
+		"awskms://1234?region=eu-central-1": "awskms:?region=eu-central-1",
+		"awskms://alias/a?region=us-east-1&role_arn=arn:aws:iam::1:role/r": "awskms:alias?region=us-east-1",
+		"awskms://arn:aws:kms:eu-central-1:111122223333:key/1234":          "awskms:arn:aws:kms:eu-central-1:111122223333:key",
+		"awskms://arn:aws:kms:eu-central-1:111122223333:key/5678":          "awskms:arn:aws:kms:eu-central-1:111122223333:key",
+		"gcpkms://projects/p/locations/l/keyRings/r/cryptoKeys/k":          "gcpkms:projects",
+		"azurekeyvault://v.vault.azure.net/keys/k?signing_key=s":           "azurekeyvault:v.vault.azure.net",
+		"vault://vault.example/transit/k?token_file=/t":                    "vault:vault.example",
+		"plugin://main/k?token_file=/t&address=unix:/run/k.sock":           "plugin:main?address=unix:/run/k.sock",
+	} {
+		if got := serviceOf(uri); got != want {
+			t.Errorf("%s: service %q, want %q", uri, got, want)
+		}
+	}
+}
+
 func TestColdOpensAreCoalesced(t *testing.T) {
 	fakeTime(t, testColdOpensAreCoalesced) // however slow the machine is
 }

@@ -174,7 +174,7 @@ func (p *parents) makeParent(ctx context.Context, kc crypto.KeyContext, m match,
 		return crypto.About(err, kc.Key, kc.Namespace)
 	}
 	var plain, wrapped []byte
-	if err := p.core.service.call(ctx, "kms.generate_data_key", kc, func(ctx context.Context) (err error) {
+	if err := p.core.service.call(ctx, key.URI(), "kms.generate_data_key", kc, func(ctx context.Context) (err error) {
 		plain, wrapped, err = key.Provider().GenerateDataKey(ctx, kc)
 		return err
 	}); err != nil {

@@ -3,6 +3,8 @@ package keyring
 import (
 	"context"
 	"errors"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
@@ -11,20 +13,98 @@ import (
 )
 
 const (
-	maxCalls = 20  // to key services at once
-	maxOpens = 100 // keys that are opened at once: those of a service that is away must not keep the others waiting
+	maxCalls = 20  // to one key service at once
+	maxOpens = 100 // keys of one that are opened at once
 )
 
-// service makes the calls to key services: only so many at once, each with a time limit and a span.
+// service makes the calls to key services: only so many to each at once, so that one that does not answer keeps the others from nothing.
+// Each call has a time limit and a span.
 type service struct {
 	opt   *Options
-	calls chan struct{} // a place per call under way
-	opens chan struct{} // and one per key that is being opened
+	calls places // of calls under way
+	opens places // of keys that are being opened
 }
 
-// call makes one call with its span.
-func (s *service) call(ctx context.Context, op string, kc crypto.KeyContext, f func(ctx context.Context) error) error {
-	return limited(ctx, s.calls, op, kc, callTimeout, func(ctx context.Context) error {
+// places limits how much goes on at once for each key service. Those of a service are made when they are needed.
+type places struct {
+	each int
+
+	mu sync.Mutex
+	of map[string]*share
+}
+
+// share is what a service has of places.
+type share struct {
+	taken chan struct{}
+	users int // that wait for a place or have one
+}
+
+// take waits for a place. The caller gives it back.
+func (p *places) take(ctx context.Context, service string) (giveBack func(), err error) {
+	p.mu.Lock()
+	s := p.of[service]
+	if s == nil {
+		if p.of == nil {
+			p.of = make(map[string]*share)
+		}
+		s = &share{taken: make(chan struct{}, p.each)}
+		p.of[service] = s
+	}
+	s.users++
+	p.mu.Unlock()
+	leave := func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if s.users--; s.users == 0 {
+			delete(p.of, service)
+		}
+	}
+	select {
+	case s.taken <- struct{}{}:
+		return func() { <-s.taken; leave() }, nil
+	case <-ctx.Done():
+		leave()
+		return nil, ctx.Err()
+	}
+}
+
+// size returns how many services have places.
+func (p *places) size() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.of)
+}
+
+// serviceOf returns what a key's URI says about where its service is: the scheme, what stands before the key's name, and the parameters
+// that name a place. Two texts may stand for one service, which then has places twice.
+func serviceOf(uri string) string {
+	scheme, rest, found := strings.Cut(uri, "://")
+	if !found {
+		scheme, _, _ = strings.Cut(uri, ":")
+		return scheme + ":"
+	}
+	path, query, _ := strings.Cut(rest, "?")
+	service, _, found := strings.Cut(path, "/")
+	if !found { // the key alone
+		service = ""
+	}
+	service = scheme + ":" + service
+	for parameter := range strings.SplitSeq(query, "&") {
+		if name, _, _ := strings.Cut(parameter, "="); name == "region" || name == "endpoint" || name == "address" {
+			service += "?" + parameter
+		}
+	}
+	return service
+}
+
+// call makes one call to the service of a key, with its span.
+func (s *service) call(ctx context.Context, uri, op string, kc crypto.KeyContext, f func(ctx context.Context) error) error {
+	giveBack, err := s.calls.take(ctx, serviceOf(uri))
+	if err != nil {
+		return crypto.Unavailable(op, kc, err)
+	}
+	defer giveBack()
+	return limited(ctx, op, kc, callTimeout, func(ctx context.Context) error {
 		end := func(error) {}
 		if s.opt.Trace != nil {
 			ctx, end = s.opt.Trace(ctx, op, kc)
@@ -35,16 +115,8 @@ func (s *service) call(ctx context.Context, op string, kc crypto.KeyContext, f f
 	})
 }
 
-// limited calls f once there is a place.
-func limited(
-	ctx context.Context, places chan struct{}, op string, kc crypto.KeyContext, timeout time.Duration, f func(ctx context.Context) error,
-) error {
-	select {
-	case places <- struct{}{}:
-	case <-ctx.Done():
-		return crypto.Unavailable(op, kc, ctx.Err())
-	}
-	defer func() { <-places }()
+// limited calls f with a time limit.
+func limited(ctx context.Context, op string, kc crypto.KeyContext, timeout time.Duration, f func(ctx context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	return classified(op, kc, f(ctx))
@@ -61,7 +133,12 @@ func classified(op string, kc crypto.KeyContext, err error) error {
 
 // open has a key opened. That may take several calls, and longer than one does: it may need credentials.
 func (s *service) open(ctx context.Context, uri string) (p crypto.Provider, err error) {
-	err = limited(ctx, s.opens, "open key", crypto.KeyContext{}, maxWait, func(ctx context.Context) (err error) {
+	giveBack, err := s.opens.take(ctx, serviceOf(uri))
+	if err != nil {
+		return nil, crypto.Unavailable("open key", crypto.KeyContext{}, err)
+	}
+	defer giveBack()
+	err = limited(ctx, "open key", crypto.KeyContext{}, maxWait, func(ctx context.Context) (err error) {
 		p, err = s.opt.Open(ctx, uri)
 		if err != nil && crypto.KindOf(err) == crypto.KindUnknown && ctx.Err() == nil {
 			err = crypto.Internalf(crypto.KindNotConfigured, "open key", "%w", err)
@@ -77,7 +154,7 @@ func (s *service) open(ctx context.Context, uri string) (p crypto.Provider, err 
 // generate makes a data key and proves that its wrapped form can be unwrapped, before anything is sealed with it.
 func (s *service) generate(ctx context.Context, key *keyhealth.Key, kc crypto.KeyContext) (*dataKey, error) {
 	var plain, wrapped []byte
-	err := s.call(ctx, "kms.generate_data_key", kc, func(ctx context.Context) (err error) {
+	err := s.call(ctx, key.URI(), "kms.generate_data_key", kc, func(ctx context.Context) (err error) {
 		plain, wrapped, err = key.Provider().GenerateDataKey(ctx, kc)
 		return err
 	})
@@ -118,7 +195,7 @@ func (s *service) unwrap(ctx context.Context, key *keyhealth.Key, kc crypto.KeyC
 
 // unwrapPlain returns the data key itself, which the caller clears.
 func (s *service) unwrapPlain(ctx context.Context, key *keyhealth.Key, kc crypto.KeyContext, wrapped []byte) (plain []byte, err error) {
-	err = s.call(ctx, "kms.decrypt", kc, func(ctx context.Context) (err error) {
+	err = s.call(ctx, key.URI(), "kms.decrypt", kc, func(ctx context.Context) (err error) {
 		plain, err = key.Provider().UnwrapDataKey(ctx, wrapped, kc)
 		return err
 	})

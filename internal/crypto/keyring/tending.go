@@ -8,6 +8,7 @@ import (
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyhealth"
 )
 
 // Rows are those of a keyring's key store, for what operators do with all of them. They are worked on maxAsking at a time, and
@@ -188,10 +189,6 @@ func (r Rows) rewrapped(ctx context.Context, of []crypto.KeyRow) (*crypto.KeyRow
 	if err != nil {
 		return nil, err
 	}
-	wrapper, ok := to.Provider().(crypto.Wrapper)
-	if !ok {
-		return nil, kc.Internalf(crypto.KindNotConfigured, "rewrap", "%s cannot wrap a data key that exists", to.URI())
-	}
 	for i := range rows {
 		if rows[i].KEK == to.Ref() {
 			return nil, nil
@@ -199,7 +196,7 @@ func (r Rows) rewrapped(ctx context.Context, of []crypto.KeyRow) (*crypto.KeyRow
 	}
 	for i := range rows {
 		var wrapped []byte
-		if wrapped, err = r.rewrap(ctx, m, &rows[i], wrapper); err != nil {
+		if wrapped, err = r.rewrap(ctx, m, &rows[i], to); err != nil {
 			continue
 		}
 		row := crypto.KeyRow{ID: rows[i].ID, Kind: rows[i].Kind, Context: kc, KEK: to.Ref(), KEKURI: to.URI(), Wrapped: wrapped}
@@ -209,25 +206,29 @@ func (r Rows) rewrapped(ctx context.Context, of []crypto.KeyRow) (*crypto.KeyRow
 }
 
 // rewrap wraps anew what a row holds. Only verifying the result shows whether that is the data key of the row's id.
-func (r Rows) rewrap(ctx context.Context, m match, row *crypto.KeyRow, to crypto.Wrapper) (wrapped []byte, err error) {
+func (r Rows) rewrap(ctx context.Context, m match, row *crypto.KeyRow, to *keyhealth.Key) (wrapped []byte, err error) {
 	h := &envelope.Header{ID: row.ID}
 	fill(h, *row)
 	candidates, err := r.keys.core.keys.candidates(ctx, m, h)
 	if err != nil {
 		return nil, err
 	}
+	wrapper, ok := to.Provider().(crypto.Wrapper)
+	if !ok {
+		return nil, row.Context.Internalf(crypto.KindNotConfigured, "rewrap", "%s cannot wrap a data key that exists", to.URI())
+	}
 	service := r.keys.core.service
 	for _, from := range candidates {
 		var plain []byte
-		if err = service.call(ctx, "kms.decrypt", row.Context, func(ctx context.Context) (err error) {
+		if err = service.call(ctx, from.URI(), "kms.decrypt", row.Context, func(ctx context.Context) (err error) {
 			plain, err = from.Provider().UnwrapDataKey(ctx, row.Wrapped, row.Context)
 			return err
 		}); err != nil {
 			continue
 		}
 		defer clear(plain)
-		err = service.call(ctx, "kms.encrypt", row.Context, func(ctx context.Context) (err error) {
-			wrapped, err = to.WrapDataKey(ctx, plain, row.Context)
+		err = service.call(ctx, to.URI(), "kms.encrypt", row.Context, func(ctx context.Context) (err error) {
+			wrapped, err = wrapper.WrapDataKey(ctx, plain, row.Context)
 			return err
 		})
 		return wrapped, err
