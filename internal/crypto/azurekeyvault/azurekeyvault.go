@@ -49,13 +49,14 @@ type Provider struct {
 	ref    crypto.KEKRef
 	loc    location
 	client *azkeys.Client
+	seen   crypto.Newest
 
 	mu      sync.Mutex
 	signers map[string]signer // by version
 }
 
-// Open looks at the key, and at the signing key if there is one. Newest versions that are disabled are no error, since others may
-// unwrap: see CheckWrap.
+// Open looks at the key, and at the signing key if there is one. Newest versions that are disabled are no error, so that the
+// key serves again once they are enabled: see CheckWrap.
 func Open(ctx context.Context, uri string) (crypto.Provider, error) {
 	loc, err := parseURI(uri)
 	if err != nil {
@@ -115,11 +116,14 @@ func (p *Provider) WrapDataKey(ctx context.Context, plain []byte, kc crypto.KeyC
 	return wrappedKey{byAES, version, out.IV, out.AuthenticationTag, out.Result}.bytes(), nil
 }
 
-// UnwrapDataKey has a data key unwrapped by the version that wrapped it.
+// UnwrapDataKey has a data key unwrapped by the version that wrapped it, unless the newest one is disabled.
 func (p *Provider) UnwrapDataKey(ctx context.Context, wrapped []byte, kc crypto.KeyContext) ([]byte, error) {
 	w, ok := parseWrapped(wrapped)
 	if !ok || (w.kind == bySigned) != (p.loc.signingKey != "") {
 		return nil, kc.Internalf(crypto.KindRejected, opUnwrap, "%s: this key did not wrap it", p.uri)
+	}
+	if err := p.seen.Disabled(ctx, p.CheckWrap, newestDisabled); err != nil {
+		return nil, kc.Internalf(crypto.KindRevoked, opUnwrap, "%w", err)
 	}
 	if w.kind == bySigned {
 		return p.unwrapSigned(ctx, w, kc)

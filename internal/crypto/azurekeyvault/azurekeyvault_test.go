@@ -226,7 +226,8 @@ func TestTakenAway(t *testing.T) {
 	}
 }
 
-// TestOneVersionDisabled: others go on, and what the disabled one wrapped or signed does not open and says why.
+// TestOneVersionDisabled: where it is an older one, others go on, and what it wrapped or signed does not open and says why. Where it is
+// the newest one, the key was taken away.
 func TestOneVersionDisabled(t *testing.T) {
 	for _, c := range []struct {
 		name, kind string
@@ -247,6 +248,7 @@ func TestOneVersionDisabled(t *testing.T) {
 		try := func(what string, wrapped []byte, want crypto.Kind) {
 			t.Helper()
 			clear(p.signers) // as after a minute
+			p.seen = crypto.Newest{}
 			_, err := p.UnwrapDataKey(t.Context(), wrapped, clinic)
 			if crypto.KindOf(err) != want || err != nil && !strings.Contains(strings.ToLower(err.Error()), "disabled") {
 				t.Errorf("%s, %s: %v, want kind %v", c.name, what, err, want)
@@ -265,8 +267,12 @@ func TestOneVersionDisabled(t *testing.T) {
 		if _, _, err := p.GenerateDataKey(t.Context(), clinic); crypto.KindOf(err) != crypto.KindDenied {
 			t.Errorf("%s: a disabled version wraps: %v", c.name, err)
 		}
-		try("wrapped by the enabled version", before, crypto.KindUnknown)
+		// The same for each version: a key that serves or not by the version that is asked would be revoked and in use in turns.
+		try("wrapped by the enabled version", before, crypto.KindRevoked)
 		try("wrapped by the newest, which is disabled", after, crypto.KindRevoked)
+		newest.Disabled = false
+		try("wrapped by the earlier version again", before, crypto.KindUnknown)
+		try("wrapped by the newest again", after, crypto.KindUnknown)
 	}
 }
 

@@ -51,7 +51,7 @@ func (p *Provider) ofVersion(ctx context.Context, key string, missing bool) cryp
 // errDisabled is the cause of an error about a newest version that is disabled.
 var errDisabled = errors.New("its newest version is disabled; enable it or make another version")
 
-// newestDisabled reports whether an error says no more than that a newest version is disabled. What others wrapped opens.
+// newestDisabled reports whether an error says no more than that a newest version is disabled.
 func newestDisabled(err error) bool {
 	a, _ := answerOf(err)
 	return a.Inner.Code == keyDisabled || errors.Is(err, errDisabled)

@@ -42,10 +42,11 @@ type Provider struct {
 	ref    crypto.KEKRef
 	name   string // of the resource
 	client *kms.KeyManagementClient
+	seen   crypto.Newest
 }
 
-// Open looks at the key, if that is permitted. A primary version that is disabled or destroyed is no error, since others may
-// decrypt: see CheckWrap.
+// Open looks at the key, if that is permitted. A primary version that is disabled or destroyed is no error, so that the key serves again
+// once it is enabled: see CheckWrap.
 func Open(ctx context.Context, uri string) (crypto.Provider, error) {
 	loc, err := parseURI(uri)
 	if err != nil {
@@ -110,8 +111,12 @@ func (p *Provider) WrapDataKey(ctx context.Context, plain []byte, kc crypto.KeyC
 	return out.Ciphertext, nil
 }
 
-// UnwrapDataKey has a data key decrypted by the version that encrypted it.
+// UnwrapDataKey has a data key decrypted by the version that encrypted it, unless the primary version is disabled or destroyed.
 func (p *Provider) UnwrapDataKey(ctx context.Context, wrapped []byte, kc crypto.KeyContext) ([]byte, error) {
+	denied := func(err error) bool { return crypto.KindOf(err) == crypto.KindDenied }
+	if err := p.seen.Disabled(ctx, p.CheckWrap, denied); err != nil {
+		return nil, kc.Internalf(crypto.KindRevoked, opDecrypt, "%w", err)
+	}
 	return p.decrypt(ctx, wrapped, kc.AssociatedData(label), kc)
 }
 

@@ -262,6 +262,38 @@ func TestFailures(t *testing.T) {
 	}
 }
 
+// TestPrimaryDisabled: while the primary version is disabled, what another version wrapped does not open either.
+func TestPrimaryDisabled(t *testing.T) {
+	s, uri := start(t)
+	p := open(t, uri)
+	plain, wrapped, err := p.GenerateDataKey(t.Context(), clinic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		state  kmspb.CryptoKeyVersion_CryptoKeyVersionState
+		getErr error
+		want   crypto.Kind
+	}{
+		{kmspb.CryptoKeyVersion_DISABLED, nil, crypto.KindRevoked},
+		{kmspb.CryptoKeyVersion_DESTROYED, nil, crypto.KindRevoked},
+		{kmspb.CryptoKeyVersion_DISABLED, status.Error(codes.PermissionDenied, ""), crypto.KindUnknown}, // it may not be looked at
+		{kmspb.CryptoKeyVersion_DISABLED, status.Error(codes.Unavailable, ""), crypto.KindUnknown},
+		{kmspb.CryptoKeyVersion_ENABLED, nil, crypto.KindUnknown},
+	} {
+		s.change(func(s *service) { s.state, s.getErr = c.state, c.getErr })
+		p.seen = crypto.Newest{} // as after some seconds
+		got, err := p.UnwrapDataKey(t.Context(), wrapped, clinic)
+		if crypto.KindOf(err) != c.want || err == nil && !bytes.Equal(got, plain) || err != nil && !strings.Contains(err.Error(), c.state.String()) {
+			t.Errorf("the primary version is %s, looking at it %v: %v, want kind %v", c.state, c.getErr, err, c.want)
+		}
+	}
+	s.change(func(s *service) { s.state = kmspb.CryptoKeyVersion_DISABLED })
+	if _, err := p.UnwrapDataKey(t.Context(), wrapped, clinic); err != nil {
+		t.Errorf("it was looked up a moment ago: %v", err)
+	}
+}
+
 func TestOpenIsCareful(t *testing.T) {
 	s, uri := start(t)
 	for name, c := range map[string]struct {
