@@ -30,6 +30,20 @@ var rules = map[string]string{
 	"sealing":  `request contains {"action": "seal"}`,
 	"parts":    `request contains {"action": "seal", "fields": ["/token", "/items/*/token"], "missing": "pass"}`,
 	"required": `request contains {"action": "seal", "fields": ["/token", "/items/*/token"]}`,
+	"masking": `request contains {"action": "mask", "fields": ["/ssn", "/cards/*/number"]} if {
+	input.payload.kind == "input"
+	input.workflow.type != "Optional"
+}
+
+request contains {"action": "mask", "fields": ["/ssn"], "missing": "pass"} if input.payload.kind == "input"
+
+request contains {"action": "mask", "fields": ["/ssn"]} if {
+	input.payload.kind == "signal"
+	input.workflow.type == "W"
+}
+
+request contains {"action": "seal", "fields": ["/name"], "missing": "pass"}
+`,
 	"clearing": `request contains {"action": "seal", "clear": ["/ward"]}`,
 	"strictest": `request contains {"action": "pass"}
 

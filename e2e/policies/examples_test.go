@@ -24,7 +24,7 @@ func TestExamples(t *testing.T) {
 	server, err := harness.StartTemporal(t.Context(), peers.TemporalOptions{
 		DBFile: filepath.Join(t.TempDir(), "temporal.db"),
 		Namespaces: []string{"seal-all", "only-headers", "billing", "portal", "hospital", "saas", "search-attributes",
-			"vault", "claims", "rebel", "clinic-prod", "orders"},
+			"vault", "claims", "rebel", "clinic-prod", "orders", "support"},
 		SearchAttributes: map[string]string{"Note": "Keyword", "Ward": "Keyword"},
 	})
 	if err != nil {
@@ -45,6 +45,7 @@ func TestExamples(t *testing.T) {
 		{"per-tenant", "saas", []string{"tenant/*", "default"}, perTenant},
 		{"search-attributes", "search-attributes", []string{"default"}, searchAttributes},
 		{"external-storage", "orders", []string{"default"}, externalStorage},
+		{"mask", "support", []string{"default"}, masked},
 		{"floor", "rebel", []string{"floor", "default", "loose"}, floor},
 		{"clinic", "clinic-prod", []string{"phi", "jwt", "default"}, clinic},
 	} {
@@ -99,6 +100,33 @@ func externalStorage(e *example) {
 	in := value("order")
 	e.start("small", "Any", in)
 	e.is("a value that is small", e.stored("small").input, "sealed with default", e.read("small").input, in)
+}
+
+// masked values are in nothing that the server has, and a workflow's next task has the result as the server does.
+func masked(e *example) {
+	const ssn, card = "078-05-1120", "4111111111111111"
+	customer := func(ssn, card any) *commonpb.Payload {
+		return value(map[string]any{"name": "Jane Roe", "ssn": ssn, "cards": []any{map[string]any{"number": card, "until": "12/30"}}})
+	}
+	ticket := func(card any) *commonpb.Payload { return value(map[string]any{"text": "call back", "card": card}) }
+	e.start("customer", "Any", ticket(411111))
+	e.activity("customer", "FetchCustomer", value(map[string]any{"id": 7}), customer(ssn, card))
+	e.signal("customer", ticket(card))
+	stored, read := e.stored("customer"), e.read("customer")
+	e.is("the input", stored.input, "sealed with default", read.input, ticket(0))
+	e.is("the activity's input", stored.activityInput, "sealed with default", read.activityInput, value(map[string]any{"id": 7}))
+	e.is("the result", stored.result, "sealed with default", read.result, customer("***", "***"))
+	e.is("the signal", stored.signal, "sealed with default", read.signal, ticket("***"))
+
+	twice := value(nil)
+	twice.Data = []byte(`{"card":"` + card + `","card":1}`)
+	_, err := e.through.StartWorkflowExecution(e.context(), e.request("twice", "Any", twice))
+	if status.Code(err) != codes.PermissionDenied || !strings.Contains(err.Error(), "cannot be masked") || strings.Contains(err.Error(), card) {
+		e.Errorf("a name twice: %v", err)
+	}
+	if _, err := e.history(e.direct, e.context(), "twice"); status.Code(err) != codes.NotFound {
+		e.Errorf("what cannot be masked reached the server: %v", err)
+	}
 }
 
 func onlyHeaders(e *example) {

@@ -41,10 +41,11 @@ func (p *Policy) stricter(d Direction, namespace string, a, b Verdict) Verdict {
 	if strictness(b.Action, d) > strictness(a.Action, d) {
 		a, b = b, a
 	}
-	if a.Action == b.Action {
+	if a.Action == b.Action || a.Action.Seals() && b.Action.Seals() {
 		a.Key = p.keys.stricter(namespace, a.Key, b.Key)
 	}
-	if a.Action == Seal && b.Action == Seal {
+	if a.Action.Seals() && b.Action.Seals() {
+		a.Masked = a.Masked.Join(b.Masked)
 		a.Compress = a.Compress && b.Compress
 		if !slices.Equal(a.Fields, b.Fields) || !slices.Equal(a.Clear, b.Clear) {
 			a.Whole() // it satisfies two choices of members
@@ -57,7 +58,7 @@ func (p *Policy) stricter(d Direction, namespace string, a, b Verdict) Verdict {
 	case a.Action == Deny || !b.Subject.Named() || a.Subject == b.Subject:
 	case a.Subject.Named():
 		a = Verdict{Action: Deny, Reason: "its kind is not known here, and rules name different subjects for the kinds that it may have"}
-	case a.Action == Seal:
+	case a.Action.Seals():
 		a.Subject = b.Subject
 	}
 	a.Hit, a.Weakened = hit, weakened

@@ -72,6 +72,7 @@ type CaseSealed struct {
 type caseWant struct {
 	Action, Key, Reason     string
 	Fields, Optional, Clear []string
+	Masked                  []string // members that are masked; Optional has those of them, too, that may be missing
 	Compress, Weakened      *bool
 	Unmatched               *bool // whether the whole payload is sealed since it lacks one of the fields
 	Subject                 *caseSubject
@@ -154,9 +155,14 @@ func (c *Case) try(ctx context.Context, p *Policy) error {
 	return c.Want.compare(p.within(v, in))
 }
 
-// within returns a verdict as it turns out for a document: if it lacks its subject, it is refused, and if it lacks a field, the whole payload
-// is sealed.
+// within returns a verdict as it turns out for a document: if it lacks its subject, or cannot be masked, it is refused, and if it lacks a field,
+// the whole payload is sealed.
 func (p *Policy) within(v Verdict, in *Input) Verdict {
+	if m := v.Masked; m != nil && p.unmaskable != nil && len(in.Data) > 0 {
+		if why := p.unmaskable(in.Encoding, in.Data, m.Fields, m.Optional); why != "" {
+			return Verdict{Action: Deny, Reason: "a rule masks members of this payload, and it cannot be masked: " + why, Hit: v.Hit, Weakened: v.Weakened}
+		}
+	}
 	if p.missingOf != nil && v.Subject.Pointer != "" && len(in.Data) > 0 {
 		if why := p.missingOf(in.Encoding, in.Data, v.Subject); why != "" {
 			return Verdict{Action: Deny, Reason: v.Subject.Missing(why), Hit: v.Hit, Weakened: v.Weakened}
@@ -179,7 +185,8 @@ func (w caseWant) compare(v Verdict) error {
 		(w.Key != "" && w.Key != v.Key) ||
 		(w.Reason != "" && w.Reason != v.Reason) ||
 		(w.Fields != nil && !slices.Equal(w.Fields, v.Fields)) ||
-		(w.Optional != nil && !slices.Equal(w.Optional, v.Optional)) ||
+		(w.Optional != nil && !slices.Equal(w.Optional, v.optional())) ||
+		(w.Masked != nil && !slices.Equal(w.Masked, v.masked().Fields)) ||
 		(w.Clear != nil && !slices.Equal(w.Clear, v.Clear)) ||
 		(w.Compress != nil && *w.Compress != v.Compress) ||
 		(w.Weakened != nil && *w.Weakened != v.Weakened) ||
@@ -194,6 +201,9 @@ func (w caseWant) String() string {
 	v := Verdict{Key: w.Key, Fields: w.Fields, Optional: w.Optional, Clear: w.Clear, Reason: w.Reason}
 	v.Compress = w.Compress != nil && *w.Compress
 	v.Weakened = w.Weakened != nil && *w.Weakened
+	if w.Masked != nil {
+		v.Masked = &Masking{Fields: w.Masked}
+	}
 	if w.Subject != nil {
 		v.Subject = Subject(*w.Subject)
 	}
@@ -217,11 +227,14 @@ func (v Verdict) describe(action string) string {
 	if v.Subject.Default != "" {
 		s += " (without one: for " + v.Subject.Default + ")"
 	}
+	if v.Masked != nil {
+		s += " masking " + strings.Join(v.Masked.Fields, " ")
+	}
 	if v.Fields != nil {
 		s += " fields " + strings.Join(v.Fields, " ")
 	}
-	if v.Optional != nil {
-		s += " (if there: " + strings.Join(v.Optional, " ") + ")"
+	if there := v.optional(); there != nil {
+		s += " (if there: " + strings.Join(there, " ") + ")"
 	}
 	if v.Clear != nil {
 		s += " all but " + strings.Join(v.Clear, " ")

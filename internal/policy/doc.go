@@ -25,12 +25,14 @@
 //	several rules hold               the strictest: deny, drop        the strictest: deny, redact,
 //	                                 (search attributes only),        keep, open
 //	                                 redact (reasons and texts only),
-//	                                 seal, accept, pass
+//	                                 mask (then sealed too), seal,
+//	                                 accept, pass
 //	a rule fails                     error, no verdict                error, no verdict
 //	a rule names a key that is not   error, no verdict                does not apply
 //	configured
 //	a rule reads an unknown fact,    pass becomes seal, parts of a    it is undefined for the rule
-//	or content that is not readable  document become the whole
+//	or content that is not readable  document become the whole;
+//	                                 deny, if that rule masks
 //	the payload is apart             strictest verdict of all kinds   strictest verdict of all kinds;
 //	                                                                  over something unknown, open
 //	                                                                  becomes keep
@@ -66,6 +68,7 @@
 //	input.go     the members of `input`, and the document that rules see
 //	content.go   input.content.json: the payload's data as OPA's values
 //	unite.go     parsing of proposals, their union, key names
+//	mask.go      which payloads rules may mask, and what they mask of them
 //	apart.go     decisions about payloads without a message
 //	cache.go     the policy cache and its keys
 //	caller.go    callers and their claims; names.go: the values that are known beforehand, for checks

@@ -22,7 +22,11 @@ func dryRun(ctx context.Context, namespace string, queries [2]*query) error {
 	for d, q := range queries {
 		for _, kind := range Kinds() {
 			in := trialInput(namespace, kind, Direction(d))
-			if _, _, err := trial.evaluate(ctx, q, in, true); err != nil && !seen[err.Error()] {
+			v, _, err := trial.evaluate(ctx, q, in, true)
+			if err == nil {
+				err = q.checkMasked(ctx, v.Action, in)
+			}
+			if err != nil && !seen[err.Error()] {
 				seen[err.Error()] = true
 				errs = append(errs, err)
 			}

@@ -61,6 +61,9 @@ func (p *Policy) Explain(ctx context.Context, d Direction, in *Input) (Explanati
 		}
 	}
 	v, touchedContent, err := p.evaluate(ctx, q, in, false)
+	if err == nil {
+		err = q.checkMasked(ctx, v.Action, in)
+	}
 	if err != nil {
 		return e, err
 	}

@@ -115,6 +115,9 @@ func (r *Report) lintRule(q *query, rule rule, opts CheckOptions, known []string
 		if rule.maySubject {
 			text += "; payloads of these calls that it might seal for a subject, and no other rule does, are refused"
 		}
+		if rule.mayMask && q.direction == Request {
+			text += "; payloads of these calls that it might mask are refused"
+		}
 		if q.direction == Request {
 			text += "; where it looks at one there, a pass becomes seal"
 		} else {

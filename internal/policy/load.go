@@ -69,7 +69,8 @@ func assemble(ctx context.Context, opts Options, files Sources, before *Policy) 
 		units: map[string]unit{},
 		held:  map[string]error{},
 		keys:  newKeys(opts.KeyRank, opts.DefaultKey),
-		names: newNames(opts.RPCs), unmatched: opts.Unmatched, missingOf: opts.MissingSubject, noSubjects: opts.NoSubjects,
+		names: newNames(opts.RPCs), unmatched: opts.Unmatched, unmaskable: opts.Unmaskable,
+		missingOf: opts.MissingSubject, noSubjects: opts.NoSubjects,
 		cache:  newCache(cmp.Or(opts.CacheSize, defaultCacheSize)),
 		counts: new(counts),
 	}
@@ -225,6 +226,7 @@ func (l *loader) try(namespace string, files Sources) (u unit, missing []Missing
 		u.queries[d] = q
 		errs = append(errs, err)
 		errs = append(errs, q.withoutSubjects(l.policy.noSubjects)...)
+		errs = append(errs, masksWrongly(l.ctx, q)...)
 		if namespace != "" {
 			missing = append(missing, l.policy.missingKeys(q, team)...)
 		}

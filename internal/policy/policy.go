@@ -24,6 +24,7 @@ type Policy struct {
 	names    names // of what cases are held to, as rules are
 
 	unmatched  Unmatched      // see Options
+	unmaskable Unmatched      // see Options
 	missingOf  MissingSubject // see Options
 	noSubjects string         // see Options
 
@@ -99,7 +100,7 @@ func (p *Policy) Decide(ctx context.Context, d Direction, in *Input) (v Verdict,
 		v = entry.verdict
 		v.Hit = true
 		v.forCaller(in)
-		return v, nil
+		return v, q.checkMasked(ctx, v.Action, in)
 	}
 	v, touchedContent, err := p.evaluate(ctx, q, in, entry != nil)
 	if err != nil {
@@ -117,7 +118,7 @@ func (p *Policy) Decide(ctx context.Context, d Direction, in *Input) (v Verdict,
 		p.cache.put(e)
 	}
 	v.forCaller(in)
-	return v, nil
+	return v, q.checkMasked(ctx, v.Action, in)
 }
 
 // forCaller withdraws an `accept` from callers that nothing vouches for: whoever can
@@ -185,7 +186,12 @@ func (p *Policy) decideFrom(ctx context.Context, q *query, e *evaluation, sets [
 	if errors.Is(err, ErrTwoSubjects) {
 		return Verdict{}, q.twoSubjects(ctx, e.in)
 	}
-	if err == nil && q.subjects && e.missed && (v.Action == Seal || v.Action == Accept) && !v.Subject.Named() {
+	if err == nil && e.missed && v.Action != Deny {
+		if line, missed := missesMask(ctx, q, e.in); missed {
+			return Verdict{Action: Deny, Reason: "a rule that masks reads what this request does not tell (" + line + ")"}, nil
+		}
+	}
+	if err == nil && q.subjects && e.missed && (v.Action.Seals() || v.Action == Accept) && !v.Subject.Named() {
 		if line, missed := q.missesSubject(ctx, e.in); missed {
 			return Verdict{Action: Deny, Reason: "a rule that names a subject reads what this request does not tell (" + line + ")"}, nil
 		}
@@ -220,6 +226,7 @@ func (q *query) parse(v ast.Value, in *Input, sawContent bool) ([]Verdict, error
 		if err := q.checkSubject(pr.Subject); err != nil {
 			return nil, err
 		}
+		pr.computedFields = pr.Action == Mask && sawContent && slices.ContainsFunc(pr.Fields, func(f string) bool { return !q.literals[f] })
 		pr.computedKey = sawContent && pr.Key != "" && !q.literals[pr.Key]
 		out = append(out, pr)
 	}

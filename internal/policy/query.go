@@ -27,6 +27,7 @@ type query struct {
 	literals map[string]bool
 	named    []string      // the keys that rules spell out
 	subjects bool          // a rule names a subject, or may
+	masks    bool          // a rule masks, or may
 	limit    time.Duration // of an evaluation
 	running  chan struct{} // holds an element for each evaluation that runs; nil: any number may
 }
@@ -47,6 +48,8 @@ type rule struct {
 
 	subject    bool // its verdict names one
 	maySubject bool // its verdict is computed and may name one, or does
+	mask       bool // its verdict masks
+	mayMask    bool // its verdict is computed and may mask, or does
 }
 
 // noData is what OPA's `data` holds besides rules: nothing. Since nothing ever writes to it, one
@@ -62,7 +65,7 @@ func newQuery(c *ast.Compiler, d Direction, packages Sources) (*query, error) {
 	q := &query{direction: d, namespace: namespace, compiler: c, limit: evalTimeout, literals: map[string]bool{}}
 	var body ast.Body
 	var entries []*ast.Rule
-	subjects := buildSubjects(packages)
+	subjects, masks := buildSubjects(packages), buildMasks(packages)
 	for i, s := range packages {
 		ref := s.module.Package.Path.Append(ast.StringTerm(d.String()))
 		rules := c.GetRulesExact(ref)
@@ -73,9 +76,9 @@ func newQuery(c *ast.Compiler, d Direction, packages Sources) (*query, error) {
 		body.Append(ast.Equality.Expr(ast.NewTerm(v), ast.NewTerm(ref)))
 		p := part{pkg: packageName(s.module), file: s.name, v: v}
 		for _, r := range rules {
-			r := newRule(r, subjects)
+			r := newRule(r, subjects, masks)
 			p.rules = append(p.rules, r)
-			q.subjects = q.subjects || r.maySubject
+			q.subjects, q.masks = q.subjects || r.maySubject, q.masks || r.mayMask
 			if r.key != "" && !slices.Contains(q.named, r.key) {
 				q.named = append(q.named, r.key)
 			}
@@ -115,16 +118,31 @@ func buildSubjects(packages Sources) (found bool) {
 	return found
 }
 
-// newRule looks at a rule's head. subjects is whether the packages build any object with a subject, which a computed verdict may be.
-func newRule(r *ast.Rule, subjects bool) rule {
+// buildMasks reports whether the rules hold the text of the action mask, which a computed verdict may have.
+func buildMasks(packages Sources) (found bool) {
+	for _, s := range packages {
+		ast.WalkTerms(s.module, func(t *ast.Term) bool {
+			found = found || t.Value.Compare(ast.String(Mask.String())) == 0
+			return found
+		})
+	}
+	return found
+}
+
+// newRule looks at a rule's head. subjects is whether the packages build any object with a subject, which a computed verdict may
+// be, and masks the same for the action mask.
+func newRule(r *ast.Rule, subjects, masks bool) rule {
 	out := rule{rule: r, line: location(r.Location)}
 	if r.Head.Key != nil {
 		if verdict, ok := r.Head.Key.Value.(ast.Object); ok {
 			out.key, _ = stringMember(verdict, "key")
 			out.subject = verdict.Get(ast.StringTerm("subject")) != nil
 			out.maySubject = out.subject
+			action, literal := stringMember(verdict, "action")
+			out.mask = action == Mask.String()
+			out.mayMask = out.mask || !literal && masks
 		} else {
-			out.maySubject = subjects
+			out.maySubject, out.mayMask = subjects, masks
 		}
 	}
 	return out

@@ -116,9 +116,14 @@ func NamesSubjects(p *Policy, namespace string) bool {
 // missesSubject reports whether a rule that names a subject reaches something that is unknown in a call, and which one: it might hold,
 // and the payload would be sealed with a key that nobody can erase.
 func (q *query) missesSubject(ctx context.Context, in *Input) (line string, missed bool) {
+	return q.misses(ctx, in, func(r *rule) bool { return r.maySubject })
+}
+
+// misses reports whether one of some rules reaches something that is unknown in a call, and which one.
+func (q *query) misses(ctx context.Context, in *Input, some func(*rule) bool) (line string, missed bool) {
 	for _, p := range q.parts {
 		for _, r := range p.rules {
-			if !r.maySubject {
+			if !some(&r) {
 				continue
 			}
 			e := &evaluation{in: in, full: true}

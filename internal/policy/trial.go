@@ -184,7 +184,7 @@ func (p *Policy) remembered(d Direction, in *Input) (v Verdict, ok bool) {
 		return v, false
 	}
 	entry, _ := p.cache.get(key)
-	if entry == nil || entry.content {
+	if entry == nil || entry.content || entry.verdict.Action == Mask && checkMask(in) != nil {
 		return v, false
 	}
 	v = entry.verdict
@@ -217,7 +217,7 @@ func sameDecision(a Verdict, aErr error, b Verdict, bErr error) bool {
 	if aErr != nil || bErr != nil {
 		return aErr != nil && bErr != nil
 	}
-	return a.Action == b.Action && a.Key == b.Key && a.Compress == b.Compress &&
+	return a.Action == b.Action && a.Key == b.Key && a.Compress == b.Compress && a.Masked.equal(b.Masked) &&
 		slices.Equal(a.Fields, b.Fields) && slices.Equal(a.Optional, b.Optional) && slices.Equal(a.Clear, b.Clear)
 }
 

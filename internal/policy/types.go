@@ -41,10 +41,12 @@ const (
 	Redact
 	// Drop removes the value of a search attribute (request).
 	Drop
+	// Mask replaces members of a document for ever, and then seals it (request).
+	Mask
 )
 
 var actionNames = [...]string{NoAction: "none", Seal: "seal", Pass: "pass", Deny: "deny", Accept: "accept",
-	Open: "open", Keep: "keep", Redact: "redact", Drop: "drop"}
+	Open: "open", Keep: "keep", Redact: "redact", Drop: "drop", Mask: "mask"}
 
 // String returns the word that a policy writes for the action.
 func (a Action) String() string {
@@ -108,11 +110,12 @@ type Sealed struct {
 // Verdict is the decision for one payload: what one rule proposes, and what all of them come to together.
 type Verdict struct {
 	Action        Action
-	Key           string   // never empty for Seal and Accept
+	Key           string   // never empty for Seal, Mask and Accept
 	Fields, Clear []string // JSON pointers; neither: the whole payload
 	// Optional are those of Fields that a document need not have ("missing": "pass"). Without any other one the
 	// whole payload is sealed.
 	Optional []string
+	Masked   *Masking // what Mask replaces; nil for other actions
 	Compress bool
 	Reason   string
 	Subject  Subject // whose key seals; the zero value: that of no subject
@@ -125,7 +128,8 @@ type Verdict struct {
 	// document for that; in calls the sealer does.
 	Unmatched string
 
-	computedKey bool // of a proposal: the key's name may hold a part of the payload
+	computedKey    bool // of a proposal: the key's name may hold a part of the payload
+	computedFields bool // of a proposal that masks: a pointer may hold a part of the payload
 }
 
 // KeyRank returns the place of a key in the configuration, the most sensitive
@@ -152,6 +156,7 @@ type Options struct {
 	KeyRank    KeyRank    // nil: every key counts as configured, all of one rank
 	DefaultKey DefaultKey // nil: "default" everywhere
 	Unmatched  Unmatched  // nil: cases and explanations take every document for one that has the fields
+	Unmaskable Unmatched  // why a document cannot be masked, so that its request is refused; nil: likewise
 	// MissingSubject nil: cases and explanations take every document for one that has the subject.
 	MissingSubject MissingSubject
 	// NoSubjects is why rules may name no subject, and what to do; "": they may.

@@ -15,7 +15,7 @@ const NoRuleOpens = "no rule opens it"
 
 // actions are those of each direction, the strictest last.
 var actions = [...][]Action{
-	Request:  {Pass, Accept, Seal, Redact, Drop, Deny},
+	Request:  {Pass, Accept, Seal, Mask, Redact, Drop, Deny},
 	Response: {Open, Keep, Redact, Deny},
 }
 
@@ -65,6 +65,7 @@ var memberTypes = map[string]string{
 // misspelled "key" must not seal with the default key.
 func (p *Verdict) members(obj ast.Object) error {
 	var fields, clear, missing bool
+	mask := p.Action == Mask
 	var otherwise string // default_subject
 	err := obj.Iter(func(k, v *ast.Term) error {
 		name, _ := k.Value.(ast.String)
@@ -89,13 +90,13 @@ func (p *Verdict) members(obj ast.Object) error {
 		case name == "default_subject" && seal:
 			otherwise, ok = stringMember(obj, "default_subject")
 			ok = ok && otherwise != "" && len(otherwise) <= maxSubject
-		case name == "fields" && seal:
+		case name == "fields" && (seal || mask):
 			fields = true
 			p.Fields, ok = pointers(v.Value)
 		case name == "clear" && seal:
 			clear = true
 			p.Clear, ok = pointers(v.Value)
-		case name == "missing" && seal:
+		case name == "missing" && (seal || mask):
 			missing = true
 			ok = v.Value.Compare(ast.String("pass")) == 0
 		default:
@@ -111,6 +112,8 @@ func (p *Verdict) members(obj ast.Object) error {
 		return err
 	case fields && clear:
 		return errors.New("a verdict must not have both \"fields\" and \"clear\"; remove one of them")
+	case mask && p.Fields == nil:
+		return errors.New("action mask requires \"fields\", JSON pointers to members of the document; to refuse the whole payload, use deny")
 	case otherwise != "" && !p.Subject.Named():
 		return errors.New("member \"default_subject\" requires \"subject\"")
 	case missing && !fields:
@@ -261,7 +264,7 @@ func unite(d Direction, in *Input, proposals []Verdict, k keys, unsure bool) (Ve
 	switch v.Action {
 	case Deny:
 		v.Reason = reasons(proposals)
-	case Seal, Accept:
+	case Seal, Mask, Accept:
 		if err := v.seal(in.Namespace, proposals, k); err != nil {
 			return Verdict{}, err
 		}
@@ -307,6 +310,7 @@ func (v *Verdict) seal(namespace string, proposals []Verdict, k keys) (err error
 	}
 	v.Fields, v.Clear = parts(proposals)
 	v.Optional = optional(v.Fields, proposals)
+	v.Masked = masking(proposals)
 	return nil
 }
 
@@ -337,7 +341,7 @@ func parts(proposals []Verdict) (fields, clear []string) {
 func optional(fields []string, proposals []Verdict) (out []string) {
 	for _, field := range fields {
 		required := func(p Verdict) bool {
-			return slices.Contains(p.Fields, field) && !slices.Contains(p.Optional, field)
+			return p.Action == Seal && slices.Contains(p.Fields, field) && !slices.Contains(p.Optional, field)
 		}
 		if !slices.ContainsFunc(proposals, required) {
 			out = append(out, field)

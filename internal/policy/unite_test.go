@@ -138,7 +138,7 @@ request contains {"action": "seal", "key": "phi"} if input.payload.kind == "memo
 // TestBadVerdicts are rules that hold for one input only, so no dry run meets them.
 func TestBadVerdicts(t *testing.T) {
 	for verdict, want := range map[string]string{
-		`{"action": concat("", ["encr", "ypt"])}`:                 "unknown action; the actions of a request are accept, deny, drop, pass, redact, seal",
+		`{"action": concat("", ["encr", "ypt"])}`:                 "unknown action; the actions of a request are accept, deny, drop, mask, pass, redact, seal",
 		`{"action": concat("", ["op", "en"])}`:                    "unknown action",
 		`{"action": "redact"}`:                                    `redact in a request is for payload.kind "reason" and "text" alone`,
 		`{"action": 7}`:                                           `requires "action"`,

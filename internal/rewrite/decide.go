@@ -62,7 +62,7 @@ func (d *decider) evaluate(ctx context.Context, direction policy.Direction, s *s
 		switch {
 		case errors.Is(err, policy.ErrTooMany):
 			kind = KindTooLarge
-		case errors.Is(err, policy.ErrTwoSubjects): // no other try has another outcome
+		case errors.Is(err, policy.ErrTwoSubjects), errors.Is(err, policy.ErrUnmaskable): // no other try has another outcome
 			kind = KindDenied
 		}
 		return v, d.call.asError(kind, s.f.path, err)
@@ -137,7 +137,7 @@ func (d *decider) stricter(own, theirs policy.Verdict, target string, s *slot) (
 		own.Reason = fmt.Sprintf("%s (by the policy of the namespace %q, to which it is addressed)", theirs.Reason, target)
 	case (theirs.Action == policy.Redact || theirs.Action == policy.Drop) && own.Action == policy.Pass:
 		own = theirs
-	case theirs.Action == policy.Seal && (own.Action == policy.Pass || own.Action == policy.Accept):
+	case theirs.Action.Seals() && (own.Action == policy.Pass || own.Action == policy.Accept):
 		key, ok := d.call.state.Keys.DefaultKey(d.call.namespace)
 		if !ok {
 			return own, d.call.fail(KindDenied, s.f.path, fmt.Errorf("the policy of the namespace %q, to which it is "+
@@ -145,13 +145,16 @@ func (d *decider) stricter(own, theirs policy.Verdict, target string, s *slot) (
 		}
 		own = theirs
 		own.Key = key
-	case theirs.Action == policy.Seal && own.Action == policy.Seal:
+	case theirs.Action.Seals() && own.Action.Seals():
 		if own.Subject.Named() && theirs.Subject.Named() && own.Subject != theirs.Subject {
 			return own, d.call.fail(KindDenied, s.f.path, fmt.Errorf("%w: %s here, and %s by the policy of the namespace %q, to which it is addressed",
 				policy.ErrTwoSubjects, own.Subject, theirs.Subject, target))
 		}
 		if theirs.Subject.Named() {
 			own.Subject = theirs.Subject
+		}
+		if theirs.Action == policy.Mask {
+			own.Action, own.Masked = policy.Mask, own.Masked.Join(theirs.Masked)
 		}
 		own.Compress = own.Compress && theirs.Compress // compression reveals more by lengths, so both have to allow it
 		if !slices.Equal(own.Fields, theirs.Fields) || !slices.Equal(own.Clear, theirs.Clear) {
@@ -282,6 +285,11 @@ func (s *sealer) decideSlot(ctx context.Context, sl *slot, v *policy.Verdict) (e
 		}
 	}
 	s.asked = true
+	if v.Action == policy.Mask {
+		if err := mask(s, sl, v, h.external); err != nil {
+			return err
+		}
+	}
 	return s.apply(ctx, sl, v, value, marked)
 }
 
@@ -331,7 +339,7 @@ func (s *sealer) apply(ctx context.Context, sl *slot, v *policy.Verdict, value [
 		}
 		v.Action = policy.Seal
 	}
-	if v.Action != policy.Seal || sl.f.op == opSearchAttribute || sl.f.op == opReadable {
+	if !v.Action.Seals() || sl.f.op == opSearchAttribute || sl.f.op == opReadable {
 		return s.call.fail(KindPolicy, sl.f.path,
 			fmt.Errorf("the verdict %s is not one for a %s in a request", v.Action, sl.f.kind))
 	}

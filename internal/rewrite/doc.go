@@ -38,7 +38,8 @@
 //   - walk.go: one pass over the bytes; message.go: what it found, and the edits to make
 //   - decide.go, seal.go, open.go: the steps of requests and responses; size.go: limits of the server
 //   - shadow.go: verdicts that are counted alone; sample.go: samples for the survey of live traffic
-//   - subject.go: whose key seals a payload; endpoint.go: the namespace behind a Nexus endpoint
+//   - subject.go: whose key seals a payload; mask.go: members that are masked before it; endpoint.go: the namespace behind a Nexus
+//     endpoint
 //   - failure.go, nexus.go, embedded.go, text.go: failures, and what payloads and texts hold within; external.go: references
 //     to an SDK's own storage; unknown.go: fields that this build does not know
 //   - tasks.go: tasks that workers got; token.go: the MAC on their tokens; facts.go: the table for policy authors

@@ -42,7 +42,7 @@ func (c *call) reachesEndpoint(ctx context.Context, w *walk, sc *scope) error {
 func (d *decider) unknownTarget(own policy.Verdict, s *slot) (policy.Verdict, error) {
 	switch {
 	case s.f.op == opReadable:
-	case own.Action == policy.Seal:
+	case own.Action.Seals():
 		own.Fields, own.Clear = nil, nil
 	case own.Action == policy.Pass:
 		key, ok := d.call.state.Keys.DefaultKey(d.call.namespace)

@@ -162,13 +162,14 @@ const (
 // Outcomes of payloads in requests, beside Redacted and Denied.
 const (
 	Sealed       Outcome = "sealed"
+	Masked       Outcome = "masked"        // members of it are, and then it was sealed
 	Passed       Outcome = "passed"        // in clear, as the policy says
 	PassedShadow Outcome = "passed_shadow" // in clear, though the policy does not let it pass
 	Dropped      Outcome = "dropped"       // replaced by an empty value
 )
 
 // AllOutcomes lists the outcomes, those of requests first.
-var AllOutcomes = [...]Outcome{Sealed, Passed, PassedShadow, Dropped, Denied, Opened, Redacted, Kept, Erased, Failed}
+var AllOutcomes = [...]Outcome{Sealed, Masked, Passed, PassedShadow, Dropped, Denied, Opened, Redacted, Kept, Erased, Failed}
 
 // Counted is how many payloads of one kind had one outcome.
 type Counted struct {
@@ -204,7 +205,7 @@ func (o *Outcomes) Withhold() {
 }
 
 // actionOutcomes are those of payloads in requests, by the verdict.
-var actionOutcomes = [...]Outcome{policy.Seal: Sealed, policy.Pass: Passed, policy.Redact: Redacted, policy.Drop: Dropped}
+var actionOutcomes = [...]Outcome{policy.Seal: Sealed, policy.Pass: Passed, policy.Redact: Redacted, policy.Drop: Dropped, policy.Mask: Masked}
 
 // decided counts a payload of a request by the action that the policy has chosen.
 func (o *Outcomes) decided(kind string, action policy.Action, shadowed bool) {

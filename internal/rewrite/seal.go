@@ -34,11 +34,12 @@ type sealer struct {
 }
 
 // sealItem is one slot of a request that changes, and what was decided about it:
-// Seal, Redact for a readable text, or Drop for a search attribute or a memo's field that is deleted.
+// Seal or Mask, Redact for a readable text, or Drop for a search attribute or a memo's field that is deleted.
 type sealItem struct {
 	slot    *slot
 	verdict policy.Verdict
 	subject []byte // whose key seals it; nil: that of none
+	masked  []byte // what is sealed in the place of the slot's payload; nil: that is
 	key     *keyring.Sealer
 	seal    keyring.Envelope
 	size    int // that it has to fit, since the server would refuse the message otherwise; 0: any
@@ -119,7 +120,7 @@ func (s *sealer) withinReach(ctx context.Context) error {
 
 // seal seals every decided slot or none: the first failure ends the call.
 func (s *sealer) seal(ctx context.Context) (out []byte, err error) {
-	seals := func(it sealItem) bool { return it.verdict.Action == policy.Seal }
+	seals := func(it sealItem) bool { return it.verdict.Action.Seals() }
 	if s.call.namespace == "" && slices.ContainsFunc(s.items, seals) {
 		return nil, s.call.fail(KindMalformed, "namespace", errNoNamespace)
 	}
@@ -207,6 +208,14 @@ func (s *sealer) planEdits(ctx context.Context) (err error) {
 	return nil
 }
 
+// plainOf returns the bytes of an item that are sealed.
+func plainOf(s *sealer, it *sealItem) []byte {
+	if it.masked != nil {
+		return it.masked
+	}
+	return s.message.content(it.slot)
+}
+
 // redactedReason replaces a reason that the policy redacts.
 const redactedReason = "[redacted]"
 
@@ -242,7 +251,7 @@ func (s *sealer) planSeal(ctx context.Context, item int, last *sealItem) (err er
 	if !it.seal.Of(it.key) { // a second plan keeps the form of the first
 		it.seal = it.key.Envelope()
 	}
-	plain := m.content(sl)
+	plain := plainOf(s, it)
 	s.stats.used(v.Key, len(plain), hit)
 	if it.subject == nil && policy.NamesSubjects(s.call.policy, s.call.namespace) {
 		s.stats.Unattributed++
@@ -258,7 +267,7 @@ func (s *sealer) planSeal(ctx context.Context, item int, last *sealItem) (err er
 		return s.sealFailure(item)
 	case sl.f.summary && len(plain) <= maxSummary && it.seal.PayloadSize(len(plain)) > maxSummary:
 		return s.sealSummary(sl, it.seal)
-	case sl.f.op == opPayload && !v.Compress && it.size == 0 && len(v.Fields)+len(v.Clear)+len(external) == 0:
+	case sl.f.op == opPayload && !v.Compress && it.size == 0 && it.masked == nil && len(v.Fields)+len(v.Clear)+len(external) == 0:
 		m.editItem(sl, item, it.seal.PayloadSize(len(plain)))
 		return nil
 	}
@@ -353,14 +362,18 @@ func (s *sealer) fit(growth int, within func(*slot) bool) bool {
 	large, overhead, found := 0, 0, false
 	for i := range s.items {
 		it := &s.items[i]
-		if n := len(s.message.content(it.slot)); within(it.slot) && it.fits(n) {
+		n := len(plainOf(s, it))
+		if within(it.slot) {
+			growth += len(s.message.content(it.slot)) - n // or the size would tell the length of what is masked
+		}
+		if within(it.slot) && it.fits(n) {
 			large, overhead = large+n, overhead+it.seal.PayloadSize(n)-n
 		}
 	}
 	missing := max(growth-overhead+margin, 0)
 	for i := range s.items {
 		it := &s.items[i]
-		if n := len(s.message.content(it.slot)); within(it.slot) && it.fits(n) {
+		if n := len(plainOf(s, it)); within(it.slot) && it.fits(n) {
 			size := max(n-int(int64(missing)*int64(n)/int64(large))-1, 1)
 			if it.size == 0 || size < it.size {
 				it.size, found = size, true
@@ -372,5 +385,5 @@ func (s *sealer) fit(growth int, within func(*slot) bool) bool {
 
 // fits reports whether an item of n bytes in clear can be compressed to fit.
 func (it *sealItem) fits(n int) bool {
-	return it.verdict.Action == policy.Seal && it.key != nil && n >= leastFitted && (it.slot.f.op == opPayload || it.slot.f.op == opFailure)
+	return it.verdict.Action.Seals() && it.key != nil && n >= leastFitted && (it.slot.f.op == opPayload || it.slot.f.op == opFailure)
 }

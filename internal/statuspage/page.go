@@ -71,6 +71,7 @@ type outcome struct {
 
 var outcomes = []outcome{
 	{rewrite.Sealed, "sealed", "requests: encrypted before the server got it", false},
+	{rewrite.Masked, "masked", "requests: members were replaced for ever, and the rest encrypted", false},
 	{rewrite.Passed, "passed", "requests: left in clear, as the policy says", false},
 	{rewrite.PassedShadow, "shadow", "requests in shadow mode: left in clear, though the policy does not let it pass", true},
 	{rewrite.Dropped, "dropped", "requests: replaced by an empty value", false},

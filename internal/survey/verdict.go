@@ -16,6 +16,7 @@ type verdicts struct{ inForce, candidate verdict }
 type verdict struct {
 	all           bool       // nothing of it stays readable
 	fields, clear [][]string // what is sealed, or stays readable, by the steps of JSON pointers
+	masked        [][]string // what is replaced before the rest is sealed
 }
 
 // verdicts asks both policies about a payload, and counts the answers.
@@ -42,9 +43,9 @@ func (s *Survey) verdicts(ctx context.Context, stratum *Stratum, in *policy.Inpu
 func describe(v policy.Verdict) string {
 	text := v.Action.String()
 	switch {
-	case v.Action == policy.Seal && len(v.Fields) > 0:
+	case v.Action.Seals() && len(v.Fields) > 0:
 		text += " fields"
-	case v.Action == policy.Seal && len(v.Clear) > 0:
+	case v.Action.Seals() && len(v.Clear) > 0:
 		text += " all but fields"
 	}
 	if v.Weakened {
@@ -57,12 +58,16 @@ func verdictOf(v policy.Verdict) verdict {
 	switch v.Action {
 	case policy.Pass:
 		return verdict{}
-	case policy.Seal, policy.Accept:
+	case policy.Seal, policy.Mask, policy.Accept:
+		var masked [][]string
+		if v.Masked != nil {
+			masked = pointers(v.Masked.Fields)
+		}
 		if len(v.Fields) > 0 && !slices.Contains(v.Fields, "") {
-			return verdict{fields: pointers(v.Fields)}
+			return verdict{fields: pointers(v.Fields), masked: masked}
 		}
 		if len(v.Clear) > 0 {
-			return verdict{all: true, clear: pointers(v.Clear)}
+			return verdict{all: true, clear: pointers(v.Clear), masked: masked}
 		}
 	}
 	return verdict{all: true}
@@ -94,6 +99,9 @@ func (v *verdicts) whole() {
 func (v *verdict) covers(path []string) bool {
 	starts := func(pointer []string) bool {
 		return len(pointer) <= len(path) && slices.Equal(pointer, path[:len(pointer)])
+	}
+	if slices.ContainsFunc(v.masked, starts) {
+		return true
 	}
 	if v.all {
 		return !slices.ContainsFunc(v.clear, starts)

@@ -76,6 +76,7 @@
 //	writer.go    payload or text to envelope
 //	view.go      payload to view and envelope, and the patch that undoes it
 //	holes.go     which parts of a JSON document a policy's JSON pointers select
+//	mask.go      documents with such parts replaced for ever
 //	parse.go     from bytes to a parsed envelope: the marker and the forms; markers.go: where markers are in a message
 //	open.go      from a parsed envelope to the original
 //	compress.go  zstd, with limits on what is decompressed

@@ -35,13 +35,19 @@ func Unmatched(encoding string, document []byte, fields, optional []string) stri
 	if !jsonEncoding(encoding) {
 		return ""
 	}
-	switch _, at, why, _ := selectHoles(document, Selection{Fields: fields, Optional: optional}); why {
-	case NotFound:
-		return fields[at] + " leads to nothing in this document"
-	case NotAnArray:
-		return fields[at] + " has * where this document has no array"
+	_, at, why, _ := selectHoles(document, Selection{Fields: fields, Optional: optional})
+	if why == Matched {
+		return ""
 	}
-	return ""
+	return mismatchText(fields[at], why)
+}
+
+// mismatchText says why a document does not fit a field of a selection.
+func mismatchText(field string, why Mismatch) string {
+	if why == NotAnArray {
+		return field + " has * where this document has no array"
+	}
+	return field + " leads to nothing in this document"
 }
 
 // jsonEncoding reports whether the data of a Payload with the encoding is a document that may be sealed in part.
