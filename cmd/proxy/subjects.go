@@ -239,6 +239,15 @@ their subject was erased. The exit code is 1 if it reports anything.`,
 				return err
 			}
 			defer keys.Close()
+			badParents := 0
+			parents, err := keys.Rows().VerifyParents(cmd.Context(), func(r crypto.KeyRow, err error) {
+				badParents++
+				fmt.Fprintf(cmd.OutOrStdout(), "%s: %v\n", r.ID, err)
+			})
+			if err != nil {
+				return o.explained(err)
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "%s of index and wrap keys checked, %d unusable\n", count(parents, "row"), badParents)
 			bad := 0
 			n, err := keys.Subjects().Verify(cmd.Context(), func(r crypto.SubjectRow, err error) {
 				bad++
@@ -248,7 +257,7 @@ their subject was erased. The exit code is 1 if it reports anything.`,
 				return o.explained(err)
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "%s checked, %d unusable\n", count(n, "subject key"), bad)
-			if bad > 0 {
+			if bad+badParents > 0 {
 				return exitCode(1)
 			}
 			return nil

@@ -196,6 +196,9 @@ func TestSubjectsHaveKeysOfTheirOwn(t *testing.T) {
 	if n, err := h.ring[1].Subjects().Verify(t.Context(), func(_ crypto.SubjectRow, err error) { t.Error(err) }); n != 102 || err != nil {
 		t.Errorf("%d keys, error %v", n, err)
 	}
+	if n, err := h.ring[0].Rows().VerifyParents(t.Context(), func(_ crypto.KeyRow, err error) { t.Error(err) }); n != 2 || err != nil {
+		t.Errorf("%d rows of index and wrap keys, error %v", n, err)
+	}
 	if n, err := h.ring[0].Rows().Verify(t.Context(), func(_ crypto.KeyRow, err error) { t.Error(err) }); n != 2 || err != nil {
 		t.Errorf("%d rows of wrap and index keys, error %v", n, err)
 	}

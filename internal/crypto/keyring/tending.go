@@ -22,7 +22,19 @@ func (k *Keyring) Rows() Rows { return Rows{k} }
 // names. A row of a key encryption key that the configuration does not have any more is no failure if another row of the
 // data key unwraps.
 func (r Rows) Verify(ctx context.Context, failed func(crypto.KeyRow, error)) (rows int, err error) {
+	return r.verifyKinds(ctx, func(uint8) bool { return true }, failed)
+}
+
+// VerifyParents is Verify for index keys and wrap keys alone, without which no key of a subject is found or opened.
+func (r Rows) VerifyParents(ctx context.Context, failed func(crypto.KeyRow, error)) (rows int, err error) {
+	return r.verifyKinds(ctx, func(kind uint8) bool { return kind != 0 }, failed)
+}
+
+func (r Rows) verifyKinds(ctx context.Context, chosen func(kind uint8) bool, failed func(crypto.KeyRow, error)) (rows int, err error) {
 	err = r.eachKey(ctx, func(of []crypto.KeyRow) (bad []rowError) {
+		if !chosen(of[0].Kind) {
+			return nil
+		}
 		good := false
 		for _, row := range of {
 			if err := r.verify(ctx, row); err != nil {
@@ -33,7 +45,9 @@ func (r Rows) Verify(ctx context.Context, failed func(crypto.KeyRow, error)) (ro
 		}
 		return slices.DeleteFunc(bad, func(b rowError) bool { return good && crypto.KindOf(b.err) == crypto.KindNotConfigured })
 	}, func(of []crypto.KeyRow, bad []rowError) {
-		rows += len(of)
+		if chosen(of[0].Kind) {
+			rows += len(of)
+		}
 		for _, b := range bad {
 			failed(b.row, b.err)
 		}
