@@ -11,8 +11,10 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -159,7 +161,8 @@ func (b *bench) startProxy(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(b.collector.Stop)
-	opts := harness.ProxyOptions{Policy: string(shipped) + readableTexts, Dir: t.TempDir(), Upstream: b.server.Address, Env: b.collector.Env(), Args: []string{"--log-level", "debug"}}
+	opts := harness.ProxyOptions{Policy: string(shipped) + readableTexts, Dir: t.TempDir(), Upstream: b.server.Address, Env: b.collector.Env(), Args: []string{"--log-level", "debug"},
+		Extra: "survey: {rate: 10000, cpu_percent: 50}\n"}
 	if b.kms {
 		b.kmsStub = kmsstub.New(kmsstub.Options{})
 		b.kmsStub.SetAlias("alias/temporal", b.kmsStub.CreateKey(false))
@@ -215,6 +218,7 @@ func (b *bench) collect(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
+		b.searchPages(t)
 		b.client.Close()
 		b.stopProxy(t)
 		b.sweep.Bytes("the proxy's metrics", []byte(metrics))
@@ -222,6 +226,9 @@ func (b *bench) collect(t *testing.T) {
 		b.sweep.Bytes("the proxy's spans", b.collector.Raw())
 		if len(b.collector.Raw()) == 0 || len(metrics) == 0 {
 			t.Error("the proxy sent no spans or has no metrics: nothing was searched there")
+		}
+		if !regexp.MustCompile(`(?m)^temporal_seal_survey_payloads_searched_total(\{[^}]*\})? [1-9]`).MatchString(metrics) {
+			t.Error("the live survey searched no payload")
 		}
 		if b.kms {
 			for _, call := range b.kmsStub.Calls() {
@@ -234,6 +241,18 @@ func (b *bench) collect(t *testing.T) {
 		t.Error(err)
 	}
 	b.sweep.Bytes("the server's log", b.serverLog.Bytes())
+}
+
+// searchPages searches what the proxy shows of itself and of the payloads that its survey looked at.
+func (b *bench) searchPages(t *testing.T) {
+	t.Helper()
+	for _, path := range []string{"/", "/status", "/survey", "/keys", "/readyz"} {
+		status, page, err := b.proxy.Get(path)
+		if err != nil || status != http.StatusOK || page == "" {
+			t.Errorf("%s: status %d, %d bytes, error %v", path, status, len(page), err)
+		}
+		b.sweep.Bytes("the proxy's page "+path, []byte(page))
+	}
 }
 
 // judge decides a run: nothing found with a proxy, everything found without.
