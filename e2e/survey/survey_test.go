@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -114,7 +115,7 @@ func sealed(t *testing.T, all []plant, each int, canaries *harness.Canaries, pol
 	dir, db := t.TempDir(), t.TempDir()
 	server := startServer(t, filepath.Join(db, "temporal.db"))
 	proxy, err := harness.StartProxy(t.Context(), harness.ProxyOptions{Dir: dir, Upstream: server.Address,
-		Extra: fmt.Sprintf("policy: {namespaces: %q}\n", policies)})
+		Extra: fmt.Sprintf("policy: {namespaces: %q}\nsurvey: {rate: 10000, cpu_percent: 50}\n", policies)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,20 +125,54 @@ func sealed(t *testing.T, all []plant, each int, canaries *harness.Canaries, pol
 	if err != nil {
 		t.Fatal(err)
 	}
+	leaks := harness.NewSweep(canaries)
+	for _, path := range []string{"/", "/status", "/survey"} {
+		status, page, err := proxy.Get(path)
+		if err != nil || status != http.StatusOK {
+			t.Errorf("%s: status %d, error %v", path, status, err)
+		}
+		leaks.Bytes("the proxy's page "+path, []byte(page))
+		if path == "/survey" {
+			foundLive(t, page)
+		}
+	}
 	if err := server.Stop(); err != nil {
 		t.Fatal(err)
 	}
-	leaks := harness.NewSweep(canaries)
 	if err := leaks.Files(db); err != nil {
 		t.Fatal(err)
 	}
 	leaks.Bytes("the proxy's log", proxy.Log.Bytes())
 	leaks.Bytes("the proxy's metrics", []byte(metrics))
 	if values, _ := leaks.Found(); len(values) > 0 {
-		t.Errorf("the server, the log or the metrics hold planted values: %v", values)
+		t.Errorf("the server, the log, the metrics or the pages hold planted values: %v", values)
 	}
 	if _, searched := leaks.Count(); searched < 100_000 {
 		t.Errorf("only %d bytes were searched", searched)
+	}
+}
+
+// foundLive requires that the survey of the running proxy found planted places, and none of them in clear.
+func foundLive(t *testing.T, page string) {
+	t.Helper()
+	var live struct {
+		Findings []struct {
+			Pointer  string `json:"pointer"`
+			Findings []struct {
+				What  string `json:"what"`
+				Clear int    `json:"in_clear"`
+			} `json:"findings"`
+		} `json:"findings"`
+	}
+	if err := json.Unmarshal([]byte(page), &live); err != nil || len(live.Findings) == 0 {
+		t.Errorf("the survey of the running proxy found nothing (error %v):\n%s", err, page)
+	}
+	for _, row := range live.Findings {
+		for _, f := range row.Findings {
+			if f.Clear > 0 {
+				t.Errorf("the survey of the running proxy found %s at %s in clear %d times", f.What, row.Pointer, f.Clear)
+			}
+		}
 	}
 }
 
