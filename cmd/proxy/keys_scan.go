@@ -53,6 +53,8 @@ type scanOptions struct {
 	dataKeys bool
 	// Opened when the first envelope by reference is found, and for --key.
 	store crypto.KeyStore
+	// Whether the config has a life for the key of an envelope.
+	expires func(sealedFor, key string) bool
 }
 
 // scanKeysCommand counts what a Temporal server holds by the key that sealed it, so that operators know
@@ -124,6 +126,7 @@ func (o *scanOptions) scan(cmd *cobra.Command, _ []string) error {
 	if err != nil {
 		return err
 	}
+	o.expires = known.expires
 	var stored storedKeys
 	if err = o.walkAll(ctx, cmd, c, state, options); err == nil {
 		known.find(ctx, &state.Report)

@@ -109,6 +109,9 @@ func (o *scanOptions) print(stdout io.Writer, d *scanned) error {
 		if n.Erased > 0 {
 			s.line("  of erased subjects, which open nowhere any more: %d", n.Erased)
 		}
+		if n.Expired > 0 {
+			s.line("  of expired keys, which open nowhere any more: %d", n.Expired)
+		}
 		for _, reason := range n.Reasons {
 			s.line("  %s: %s", s.red("unread"), reason)
 		}
@@ -158,6 +161,9 @@ func (o *scanOptions) printSealed(stdout io.Writer, names map[string]string, n *
 	for _, e := range sorted {
 		fmt.Fprintf(t, "  %s\t%s\t%s\t%d\t%d\t%s\n",
 			e.Key, e.SealedFor, e.KEK, e.Count, len(e.DataKeys), cmp.Or(names[e.KEK], "not in the config"))
+		if o.expires != nil && o.expires(e.SealedFor, e.Key) && e.SelfContained > 0 {
+			fmt.Fprintf(t, "    of these, %d carry their data key, so they do not expire\t\t\t\t\t\n", e.SelfContained)
+		}
 		if o.dataKeys {
 			for _, id := range slices.Sorted(maps.Keys(e.DataKeys)) {
 				fmt.Fprintf(t, "    data key %s\t\t\t%d\t\t\n", id, e.DataKeys[id])

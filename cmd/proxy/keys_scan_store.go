@@ -74,6 +74,12 @@ func (k *knownKeys) has(ctx context.Context, kek string, kc crypto.KeyContext) b
 	return k.names[kek] != ""
 }
 
+// expires reports whether the config has a life for the key of an envelope.
+func (k *knownKeys) expires(sealedFor, key string) bool {
+	_, ok := k.set.Expiring(crypto.KeyContext{Namespace: sealedFor, Key: key})
+	return ok
+}
+
 // storedKeys is what the key store needs of the key that --key names.
 type storedKeys struct {
 	// Data keys, and wrap and index keys of subjects, that this key has wrapped and no other key of the config.

@@ -113,10 +113,12 @@ func checkStoreCommand() *cobra.Command {
 		Short: "Unwrap every key in the key store of a config",
 		Long: `check reads every row of the config's key store and has the key service unwrap it, which proves that what was sealed by
 reference opens. The exit code is 1 if a row does not unwrap to the key that its id names. It warns of settings of the
-database by which rows can get lost.`,
+database by which rows can get lost, and counts keys that expire.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := withStore(cmd, &flags, func(store *keystore.Store) error { return warn(cmd.Context(), cmd, store) }); err != nil {
+			if err := withStore(cmd, &flags, func(store *keystore.Store) error {
+				return errors.Join(warn(cmd.Context(), cmd, store), listLives(cmd, store))
+			}); err != nil {
 				return err
 			}
 			keys, err := openStoredKeys(cmd, &flags, timeout)
@@ -142,6 +144,30 @@ database by which rows can get lost.`,
 	addFlags(&flags, cmd)
 	addTimeout(&timeout, cmd)
 	return cmd
+}
+
+// listLives writes how many data keys expire, and when the next one does.
+func listLives(cmd *cobra.Command, store *keystore.Store) error {
+	expiry := crypto.ExpiryOf(store)
+	if expiry == nil {
+		return nil
+	}
+	lives, err := expiry.Lives(cmd.Context(), true)
+	if err != nil {
+		return err
+	}
+	for _, l := range lives {
+		if l.Expiring+l.Expired == 0 {
+			continue
+		}
+		next := ""
+		if !l.Next.IsZero() {
+			next = ", the next on " + l.Next.Format(time.RFC3339)
+		}
+		fmt.Fprintf(cmd.OutOrStdout(), "namespace %s, key %s: %s to expire%s; %d expired, %d that never expire\n",
+			l.Context.Namespace, l.Context.Key, count(l.Expiring, "data key"), next, l.Expired, l.Endless)
+	}
+	return nil
 }
 
 // openStoredKeys opens the keys of a config that has a key store.

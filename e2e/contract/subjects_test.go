@@ -37,6 +37,12 @@ type clinic struct {
 
 func newClinic(t *testing.T) *clinic {
 	t.Helper()
+	return clinicWith(t, "", sealsPatients)
+}
+
+// clinicWith has a key with further settings, and a policy.
+func clinicWith(t *testing.T, ofKey, policy string) *clinic {
+	t.Helper()
 	c := &clinic{t: t, dir: t.TempDir()}
 	var err error
 	if c.bin, err = harness.BuildProxy(); err != nil {
@@ -48,8 +54,8 @@ func newClinic(t *testing.T) *clinic {
 		t.Fatal(err)
 	}
 	c.setup = setup{
-		keys:   fmt.Sprintf("  - {name: default, active: %q}\n", "local:"+filepath.Join(c.dir, "default.key")),
-		policy: sealsPatients,
+		keys:   fmt.Sprintf("  - {name: default, active: %q%s}\n", "local:"+filepath.Join(c.dir, "default.key"), ofKey),
+		policy: policy,
 		extra: fmt.Sprintf("key_store: {url: %q, id: %q}\naudit: {file: %q}\n", store, strings.TrimSpace(string(id)),
 			filepath.Join(c.dir, "audit.jsonl")),
 	}

@@ -78,7 +78,8 @@ type KeyOption struct {
 	Name, Active string
 	Namespaces   []string
 	OpenOnly     []string
-	Reference    bool // its envelopes name a row of the key store
+	Reference    bool   // its envelopes name a row of the key store
+	Life         string // after which its data keys are destroyed; "": none
 }
 
 // Proxy is a running proxy.
@@ -135,6 +136,9 @@ func WriteConfig(o ProxyOptions) (string, error) {
 		fmt.Fprintf(&b, "  - name: %q\n    active: %q\n", k.Name, k.Active)
 		if k.Reference {
 			b.WriteString("    envelope: reference\n")
+		}
+		if k.Life != "" {
+			fmt.Fprintf(&b, "    life: %s\n", k.Life)
 		}
 		if len(k.Namespaces) > 0 {
 			fmt.Fprintf(&b, "    namespaces: %s\n", flow(k.Namespaces))

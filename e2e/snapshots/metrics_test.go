@@ -82,7 +82,7 @@ func takeMetrics(t *testing.T) []string {
 	before := scrape(t, proxy)
 	exercise(t, conn, codec)
 	scrapes := rotate(t, proxy, o)
-	scrapes = append(scrapes, exerciseLimits(t, u), exerciseTLS(t, u))
+	scrapes = append(scrapes, exerciseLimits(t, u), exerciseTLS(t, u), exerciseExpiry(t, u))
 
 	var lines []string
 	for _, scraped := range scrapes {
@@ -192,6 +192,20 @@ func exerciseLimits(t *testing.T, u *upstream) map[string]*family {
 		_, err := other.GetSystemInfo(ctx, &workflowservice.GetSystemInfoRequest{})
 		return err
 	})
+	return scrape(t, proxy)
+}
+
+// exerciseExpiry scrapes a proxy with a key that expires.
+func exerciseExpiry(t *testing.T, u *upstream) map[string]*family {
+	t.Helper()
+	p := newProgram(t)
+	store := p.run(t, "keystore", "init", "sqlite:keys.db")
+	if r := p.run(t, "keys", "new", "chat.key"); store.code != 0 || r.code != 0 {
+		t.Fatal(store.said(), r.said())
+	}
+	proxy, _ := start(t, harness.ProxyOptions{Dir: p.dir, Upstream: u.address,
+		Keys:  []harness.KeyOption{{Name: "default", Active: "local:chat.key", Reference: true, Life: "30d"}},
+		Extra: fmt.Sprintf("key_store: {url: 'sqlite:%s', id: %q}\n", filepath.Join(p.dir, "keys.db"), strings.TrimSpace(store.stdout))})
 	return scrape(t, proxy)
 }
 

@@ -39,7 +39,7 @@ func newReport(a *applier, t *telemetry) *report {
 			"Attempts to take up keys, grants and revoked data keys from the config, by outcome."),
 		policies: outcomes("temporal_seal_policy_reloads_total", "Attempts to load changed policy files, by outcome."),
 	}
-	t.registry.MustRegister(r.configs, r.policies, keyMetrics{a.keys}, subjectMetrics{a.keys.Subjects()}, stateMetrics{a.state.Load, a.started.Shadow})
+	t.registry.MustRegister(r.configs, r.policies, keyMetrics{a.keys}, subjectMetrics{a.keys.Subjects()}, expiryMetrics{a.keys}, stateMetrics{a.state.Load, a.started.Shadow})
 	return r
 }
 

@@ -5,6 +5,7 @@
 //   - check.go: the order of the checks, and their result
 //   - keys.go: which key encryption keys are asked, and what they answer
 //   - certificates.go: certificates that do not fit or have expired
+//   - life.go: workflows that run for longer than keys live
 //   - connect.go: upstreams and issuers' key sets; store.go: the key store
 package check
 
@@ -101,6 +102,9 @@ func Run(ctx context.Context, o Options) Result {
 	r.section("keys", func() (string, bool) { return r.checkKeys(ctx) })
 	if r.config.KeyStore != nil {
 		r.section("store", func() (string, bool) { return r.checkStore(ctx) })
+	}
+	if r.review.Decoded && len(r.review.Errors) == 0 {
+		r.checkLife(ctx)
 	}
 	if len(r.config.Foreign) > 0 {
 		r.section("foreign", func() (string, bool) { return r.checkForeign(ctx) })

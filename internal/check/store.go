@@ -2,6 +2,7 @@ package check
 
 import (
 	"context"
+	"fmt"
 	"strings"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
@@ -40,10 +41,30 @@ func (r *run) checkStore(ctx context.Context) (string, bool) {
 	default:
 		r.fail("%s: %v", r.review.Place("$.key_store.id"), err)
 	}
+	r.checkLives(ctx, store)
 	if warnings, err := store.Warnings(ctx); err == nil {
 		for _, w := range warnings {
 			r.note("%s: %s", r.review.Place("$.key_store.url"), w)
 		}
 	}
 	return kind + " " + c.ID, true
+}
+
+// checkLives looks for keys in the store that would outlive what the config says.
+func (r *run) checkLives(ctx context.Context, store *keystore.Store) {
+	expiry := crypto.ExpiryOf(store)
+	if r.set == nil || expiry == nil {
+		return
+	}
+	lives, err := expiry.Lives(ctx, true)
+	if err != nil {
+		return // that the store does not answer is reported
+	}
+	for _, l := range lives {
+		if entry, ok := r.set.Expiring(l.Context); ok && l.Endless > 0 {
+			r.fail("%s: the key store has %s of %q in the namespace %s that do not expire, so nothing more is sealed under this name there; "+
+				"give the life to a key of a new name", r.review.Place(fmt.Sprintf("$.keys[%d].life", entry)), count(l.Endless, "data key"),
+				l.Context.Key, l.Context.Namespace)
+		}
+	}
 }

@@ -33,6 +33,10 @@ type Key struct {
 	// Whether payloads may be sealed with the key of no subject. With `required` they are refused, unless a rule names
 	// their subject.
 	Subjects string `yaml:"subjects" default:"optional" enum:"optional,required"`
+	// How long payloads can be opened after they were sealed, 1h to 3650d, after which their data keys are destroyed in the key
+	// store: they stay for up to `data_key_life` longer, at most twice as long. It needs `envelope: reference`, a key store in
+	// PostgreSQL or SQLite, and a name under which nothing was sealed before that does not expire. Keys of subjects have no life.
+	Life time.Duration `yaml:"life" otherwise:"for good"`
 }
 
 // KeyStore is a database with wrapped data keys.
@@ -134,11 +138,32 @@ func validateKeys(d *document, list []Key, store *KeyStore) {
 		if k.Subjects == subjectsRequired && store.NoSubjects() != "" {
 			d.add(path+".subjects", "%s", store.NoSubjects())
 		}
+		validateLife(d, path, &list[i], store)
 		validateKeyURI(d, path+".active", k.Active)
 		for j, uri := range k.OpenOnly {
 			validateKeyURI(d, fmt.Sprintf("%s.open_only[%d]", path, j), uri)
 		}
 	}
+}
+
+// Bounds of the life of a key.
+const (
+	minLife = time.Hour
+	maxLife = 3650 * 24 * time.Hour
+)
+
+// validateLife checks that what a key with a life seals can be destroyed: nothing but the row of a key store has its data keys.
+func validateLife(d *document, path string, k *Key, store *KeyStore) {
+	if k.Life == 0 {
+		return
+	}
+	path += ".life"
+	d.refuse(k.Life < minLife || k.Life > maxLife, path, "must be from 1h to 3650d, not %s", k.Life)
+	d.refuse(store == nil && k.Envelope != envelopeReference, path, "keys that expire are in a key store; configure key_store")
+	d.refuse(store != nil && strings.HasPrefix(store.URL, keystore.SchemeDynamoDB+":"), path,
+		"keys that expire need a key store in PostgreSQL or SQLite, not in DynamoDB; change key_store.url, or remove life")
+	d.refuse(k.Envelope != envelopeReference, path, "self-contained envelopes carry their data key, which nobody can destroy; set envelope: reference")
+	d.refuse(k.Subjects == subjectsRequired, path, "keys of subjects have no life; remove life, or subjects: required")
 }
 
 // validateKeyURI checks a URI as it is when something stands for its placeholders.
@@ -166,7 +191,7 @@ func (c *Config) KeyConfigs() []keyring.KeyConfig {
 	keys := make([]keyring.KeyConfig, len(c.Keys))
 	for i, k := range c.Keys {
 		keys[i] = keyring.KeyConfig{Name: k.Name, Namespaces: k.Namespaces, Active: k.Active, OpenOnly: k.OpenOnly,
-			Reference: k.Envelope == envelopeReference, SubjectRequired: k.Subjects == subjectsRequired}
+			Reference: k.Envelope == envelopeReference, Life: k.Life, SubjectRequired: k.Subjects == subjectsRequired}
 	}
 	return keys
 }

@@ -6,8 +6,8 @@ import (
 	"github.com/goccy/go-yaml"
 )
 
-// durationPattern matches what time.ParseDuration reads, apart from signs.
-const durationPattern = `^(0|(([0-9]+(\.[0-9]*)?|\.[0-9]+)(ns|us|µs|ms|s|m|h))+)$`
+// durationPattern matches what parseDuration reads, apart from signs.
+const durationPattern = `^(0|[0-9]{1,6}d|(([0-9]+(\.[0-9]*)?|\.[0-9]+)(ns|us|µs|ms|s|m|h))+)$`
 
 // Schema returns the JSON schema (draft 2020-12) of the config file, ready to be encoded.
 func Schema() map[string]any {

@@ -3,8 +3,10 @@ package config_test
 import (
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/temporal-seal/temporal-seal/internal/config"
 )
@@ -22,6 +24,24 @@ func parse(t *testing.T, flags config.Flags, text string) (*config.Config, strin
 		return c, err.Error()
 	}
 	return c, ""
+}
+
+// lifeStore is a key store that destroys expired keys.
+const lifeStore = "key_store: {url: 'sqlite:keys.db', id: 0123456789abcdef0123456789abcdef}"
+
+// TestLife: a life is read in days too, and so is every duration, also by the schema.
+func TestLife(t *testing.T) {
+	c, problems := parse(t, config.Flags{}, "keys: [{name: a, active: 'local:x', envelope: reference, life: 30d}]\ndata_key_life: 1d\n"+lifeStore)
+	if problems != "" || c.KeyConfigs()[0].Life != 30*24*time.Hour || c.DataKeyLife != 24*time.Hour {
+		t.Errorf("life %v, data_key_life %v, problems %s", c.Keys[0].Life, c.DataKeyLife, problems)
+	}
+	pattern := regexp.MustCompile(config.Schema()["properties"].(map[string]any)["data_key_life"].(map[string]any)["pattern"].(string))
+	for text, good := range map[string]bool{"30d": true, "1h30m": true, "1.5d": false, "-1d": false, "d": false, "1d12h": false, "9999999d": false} {
+		_, problems := parse(t, config.Flags{}, "data_key_life: "+text)
+		if strings.Contains(problems, "must be a duration") == good || pattern.MatchString(text) != good {
+			t.Errorf("%s: problems %s, it matches the schema: %v", text, problems, pattern.MatchString(text))
+		}
+	}
 }
 
 // TestProblems: what is wrong is reported with its line and path.
@@ -106,9 +126,17 @@ func TestProblems(t *testing.T) {
 		"upstreams: [{address: '127.0.0.1:1', api_key_file: x}]":                         "c.yaml:1: upstreams[0].api_key_file: an API key requires TLS; add tls: {}",
 		// Keys.
 		"keys: [{name: a}]": "c.yaml:1: keys[0]: name and active (the URI of the key that seals) are required",
-		"keys: [{name: a, active: 'local:x'}, {name: a, active: 'local:x'}]": `c.yaml:1: keys[1].name: "a" is the name of another key too; `,
-		"keys: [{name: 'foreign:a', active: 'local:x'}]":                     "c.yaml:1: keys[0].name: must not start with foreign: or *; ",
-		"keys: [{name: a, active: x, open_only: [y]}]":                       "c.yaml:1: keys[0].active: is not a key URI; write awskms://<key id, ARN or alias>?region=<region>, ",
+		"keys: [{name: a, active: 'local:x'}, {name: a, active: 'local:x'}]":                                                                                                  `c.yaml:1: keys[1].name: "a" is the name of another key too; `,
+		"keys: [{name: a, active: 'local:x', life: 30d}]":                                                                                                                     "c.yaml:1: keys[0].life: keys that expire are in a key store; configure key_store",
+		"keys: [{name: a, active: 'local:x', life: 30d}]\n" + lifeStore:                                                                                                       "c.yaml:1: keys[0].life: self-contained envelopes carry their data key, which nobody can destroy; set envelope: reference",
+		"keys: [{name: a, active: 'local:x', envelope: reference, life: 59m}]\n" + lifeStore:                                                                                  "c.yaml:1: keys[0].life: must be from 1h to 3650d, not 59m0s",
+		"keys: [{name: a, active: 'local:x', envelope: reference, life: 3651d}]\n" + lifeStore:                                                                                "c.yaml:1: keys[0].life: must be from 1h to 3650d, not 87624h0m0s",
+		"keys: [{name: a, active: 'local:x', envelope: reference, life: 1.5d}]\n" + lifeStore:                                                                                 "c.yaml:1: keys[0].life: must be a duration such as 70s or 5m, not a string",
+		"keys: [{name: a, active: 'local:x', envelope: reference, life: 999999d}]\n" + lifeStore:                                                                              "c.yaml:1: keys[0].life: must be a duration such as 70s or 5m, not a string",
+		"keys: [{name: a, active: 'local:x', envelope: reference, life: 30d, subjects: required}]\n" + lifeStore:                                                              "c.yaml:1: keys[0].life: keys of subjects have no life; remove life, or subjects: required",
+		"keys: [{name: a, active: 'local:x', envelope: reference, life: 30d}]\nkey_store: {url: 'dynamodb://keys?region=eu-central-1', id: 0123456789abcdef0123456789abcdef}": "c.yaml:1: keys[0].life: keys that expire need a key store in PostgreSQL or SQLite, not in DynamoDB; change key_store.url, or remove life",
+		"keys: [{name: 'foreign:a', active: 'local:x'}]":                                                                                                                      "c.yaml:1: keys[0].name: must not start with foreign: or *; ",
+		"keys: [{name: a, active: x, open_only: [y]}]":                                                                                                                        "c.yaml:1: keys[0].active: is not a key URI; write awskms://<key id, ARN or alias>?region=<region>, ",
 		"grants: [{from: a}]":                     "c.yaml:1: grants[0]: from (the namespace that sealed) and to (the namespace that may open) are required",
 		"realm: a/b":                              "c.yaml:1: realm: must have at most 64 bytes and no /, which separates realm and namespace in envelopes",
 		"namespaces: [{name: a}]":                 "c.yaml:1: namespaces[0]",

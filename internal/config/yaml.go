@@ -7,6 +7,7 @@ import (
 	"math"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -240,12 +241,27 @@ func (d *document) sequence(n ast.Node, v reflect.Value, path string) {
 	}
 }
 
+// maxDays is how many days a duration may have, in which it is still a number of nanoseconds.
+const maxDays = 100000
+
+// parseDuration reads what time.ParseDuration does, and whole days such as 30d.
+func parseDuration(text string) (time.Duration, error) {
+	if days, ok := strings.CutSuffix(text, "d"); ok {
+		n, err := strconv.ParseUint(days, 10, 64)
+		if err == nil && n > maxDays {
+			err = strconv.ErrRange
+		}
+		return time.Duration(n) * 24 * time.Hour, err
+	}
+	return time.ParseDuration(text)
+}
+
 func (d *document) scalar(n ast.Node, v reflect.Value, path string) {
 	text, isText := textOf(n)
 	must := func(be string) { d.add(path, "must be %s, not %s", be, describeNode(n)) }
 	switch {
 	case v.Type() == durationType:
-		took, err := time.ParseDuration(text)
+		took, err := parseDuration(text)
 		if !isText || err != nil || took < 0 {
 			must("a duration such as 70s or 5m")
 			return

@@ -37,10 +37,12 @@ const (
 	KindRowMissing
 	// KindErased means that the key of the envelope's subject was destroyed, as somebody asked for: it never opens again.
 	KindErased
+	// KindExpired means that the envelope's data key was destroyed at the end of its life: it never opens again.
+	KindExpired
 )
 
 var kindNames = [...]string{"unknown", "unavailable", "revoked", "rejected", "tampered", "newer", "foreign",
-	"not_configured", "malformed", "denied", "row_missing", "erased"}
+	"not_configured", "malformed", "denied", "row_missing", "erased", "expired"}
 
 // String names the kind for logs and metric labels.
 func (k Kind) String() string {
@@ -53,7 +55,7 @@ func (k Kind) String() string {
 // Kinds are all that an error of the Keyring can have, in the order of their numbers.
 func Kinds() []Kind {
 	return []Kind{KindUnavailable, KindRevoked, KindRejected, KindTampered, KindNewer, KindForeign, KindNotConfigured, KindMalformed, KindRowMissing,
-		KindErased}
+		KindErased, KindExpired}
 }
 
 // Transient reports whether the same call may succeed later with nothing changed but time.
@@ -107,6 +109,7 @@ var callerTexts = map[Kind]string{
 	KindMalformed:     "it is not an envelope",
 	KindRowMissing:    "the key store has no row for it: the row was lost, or is in another store",
 	KindErased:        "its subject was erased: the key is destroyed",
+	KindExpired:       "the life of its key is over: the key is destroyed",
 	KindDenied:        "the key service refuses access (the proxy's log says to what)",
 }
 

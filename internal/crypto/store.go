@@ -10,7 +10,8 @@ type KeyRow struct {
 	KEK     KEKRef
 	KEKURI  string // for people
 	Wrapped []byte
-	Broken  error // why nothing can be opened by this row; KeyStore.All visits such rows as well
+	Life    *KeyLife // nil: the key does not expire
+	Broken  error    // why nothing can be opened by this row; KeyStore.All visits such rows as well
 }
 
 // KeyStore is a database with wrapped data keys, which envelopes by reference name. Its errors are *Error: KindUnavailable for what may
@@ -18,12 +19,13 @@ type KeyRow struct {
 // row that is not what it should be. Implementations are safe for concurrent use.
 type KeyStore interface {
 	// Get returns the rows of some ids, one for each key encryption key that wrapped them. Ids that the store does not have
-	// are left out. It asks once for all of them.
+	// are left out. It asks once for all of them. A key that has expired has one row, without a wrapped key.
 	Get(ctx context.Context, ids []KeyID) ([]KeyRow, error)
 	// Put makes sure that the store has a row.
 	Put(ctx context.Context, row KeyRow) error
 	// All calls visit for every row of every kind, until it returns an error. The rows of an id come one after the other. A row that
-	// cannot be read, and a key that has no wrapped key, are visited as well, with the reason in Broken.
+	// cannot be read, and a key that has no wrapped key, are visited as well, with the reason in Broken. Keys that have expired are left
+	// out.
 	All(ctx context.Context, visit func(KeyRow) error) error
 	// Ping asks whether the database answers and is the store.
 	Ping(ctx context.Context) error

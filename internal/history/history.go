@@ -17,7 +17,6 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
 	"github.com/temporal-seal/temporal-seal/internal/foreign"
@@ -257,11 +256,11 @@ func (h *opener) open(s *envelope.Sealed) ([]byte, error) {
 	}
 	s.Ask(h.grow)
 	plain, _, err := h.options.Keys.Open(h.ctx, nil, s, namespace, run)
-	if row := s.Header.SubjectRow; row != nil && row.Erased != 0 && crypto.KindOf(err) == crypto.KindErased {
+	if gone, is := s.Header.Destroyed(); is && gone.Is(err) {
 		if s.Form == envelope.FormText {
-			return []byte(envelope.ErasedText(row.ErasedAt)), nil
+			return []byte(gone.Text()), nil
 		}
-		return []byte(envelope.ErasedPayload(row.ErasedAt)), nil
+		return []byte(gone.Payload()), nil
 	}
 	return plain, err
 }

@@ -258,8 +258,8 @@ func (o *opener) openFailure(it *openItem, from int) error {
 		m.arena = m.arena[:from]
 		m.putPart(f, failAttributes, nil)
 		text := redactedText
-		if !it.erased.IsZero() {
-			text = envelope.ErasedText(it.erased)
+		if !it.gone.At.IsZero() {
+			text = it.gone.Text()
 		}
 		m.putPart(f, failMessage, []byte(text))
 		return nil

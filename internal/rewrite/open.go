@@ -5,7 +5,6 @@ import (
 	"errors"
 	"iter"
 	"slices"
-	"time"
 
 	spb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/protobuf/proto"
@@ -50,9 +49,9 @@ type openItem struct {
 	slot    *slot
 	failure int32 // in a chain of failures: the index of the one with the envelope
 	action  policy.Action
-	missing string    // to open it, if the policy denies it and its namespace is another one
-	erased  time.Time // when its subject was, if the caller gets a placeholder
-	size    int       // of the sealed payload; its content is shorter, unless it is compressed
+	missing string             // to open it, if the policy denies it and its namespace is another one
+	gone    envelope.Destroyed // its key, if the caller gets a placeholder
+	size    int                // of the sealed payload; its content is shorter, unless it is compressed
 	sealed  envelope.Sealed
 	foreign *foreign.Sealed // payload of another tool; sealed then holds only what the policy reads
 }
@@ -365,8 +364,8 @@ func (o *opener) openToArena(ctx context.Context, it *openItem) error {
 		o.stats.used(it.sealed.Header.Key, len(arena)-from, hit)
 	case policy.Redact:
 		placeholder := redactedPayload
-		if !it.erased.IsZero() {
-			placeholder = envelope.ErasedPayload(it.erased)
+		if !it.gone.At.IsZero() {
+			placeholder = it.gone.Payload()
 		}
 		m.arena = append(m.arena, placeholder...)
 	default:

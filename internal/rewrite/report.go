@@ -153,7 +153,8 @@ type Outcome string
 const (
 	Opened   Outcome = "opened"
 	Redacted Outcome = "redacted"
-	Erased   Outcome = "erased" // its subject was, and the caller gets a placeholder
+	Erased   Outcome = "erased"  // its subject was, and the caller gets a placeholder
+	Expired  Outcome = "expired" // the life of its key is over, and the caller gets a placeholder
 	Kept     Outcome = "kept"
 	Denied   Outcome = "denied" // of a request too: it is refused
 	Failed   Outcome = "failed" // the policy allows opening, but the envelope or its key does not
@@ -169,7 +170,7 @@ const (
 )
 
 // AllOutcomes lists the outcomes, those of requests first.
-var AllOutcomes = [...]Outcome{Sealed, Masked, Passed, PassedShadow, Dropped, Denied, Opened, Redacted, Kept, Erased, Failed}
+var AllOutcomes = [...]Outcome{Sealed, Masked, Passed, PassedShadow, Dropped, Denied, Opened, Redacted, Kept, Erased, Expired, Failed}
 
 // Counted is how many payloads of one kind had one outcome.
 type Counted struct {
@@ -291,8 +292,8 @@ func (o *opener) enterMissing(kind string, h *envelope.Header, outcome Outcome, 
 // enterItem enters a payload about which the policy has decided. err is why it did not open, if it did not.
 func (o *opener) enterItem(it *openItem, err error) {
 	outcome := outcomes[it.action]
-	if !it.erased.IsZero() {
-		outcome = Erased
+	if !it.gone.At.IsZero() {
+		outcome = outcomeOf(it.gone)
 	}
 	if err != nil {
 		outcome = Failed
@@ -301,6 +302,14 @@ func (o *opener) enterItem(it *openItem, err error) {
 		}
 	}
 	o.enterMissing(it.slot.f.kind, it.sealed.Header, outcome, it.missing)
+}
+
+// outcomeOf is the outcome of a payload whose key was destroyed.
+func outcomeOf(gone envelope.Destroyed) Outcome {
+	if gone.Expired {
+		return Expired
+	}
+	return Erased
 }
 
 // outcomes are those of payloads that open, by the verdict.

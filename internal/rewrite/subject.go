@@ -50,19 +50,19 @@ func MissingSubject(encoding string, document []byte, at policy.Subject) string 
 	return err.Error()
 }
 
-// ShowErased has the session's Response put a placeholder in the place of values whose subjects were erased, also in histories. Without it, a history
+// ShowErased has the session's Response put a placeholder in the place of values that were erased or have expired, also in histories. Without it, a history
 // with such a value fails: workers replay histories, and a placeholder would change what they do.
 func ShowErased(s *Session) { s.call.reads = true }
 
-// replaceErased marks the payloads that the caller may open and that were erased, if it gets placeholders.
+// replaceErased marks the payloads that the caller may open and that were erased or have expired, if it gets placeholders.
 func replaceErased(o *opener) {
 	if o.whole && (o.call.method.task || !o.call.reads) {
 		return
 	}
 	for i := range o.items {
 		it := &o.items[i]
-		if row := it.sealed.Header.SubjectRow; it.action == policy.Open && row != nil && row.Erased != 0 {
-			it.action, it.erased = policy.Redact, row.ErasedAt
+		if gone, is := it.sealed.Header.Destroyed(); is && it.action == policy.Open {
+			it.action, it.gone = policy.Redact, gone
 		}
 	}
 }

@@ -28,6 +28,7 @@ request contains {"action": "seal", "subject": {"pointer": "/patient"}} if input
 request contains {"action": "seal", "subject": {"fact": "workflow.id"}} if input.payload.kind == "signal"
 request contains {"action": "seal", "subject": {"pointer": "/patient"}, "default_subject": "nobody"} if input.payload.kind == "memo"
 request contains {"action": "seal", "key": "strict"} if input.payload.kind == "query"
+request contains {"action": "seal", "key": "brief"} if input.payload.kind == "header"
 response contains {"action": "open"}
 `
 
@@ -72,7 +73,8 @@ func withSubjects(t *testing.T) (*Rewriter, *keyring.Keyring) {
 		t.Fatal(err)
 	}
 	keys, err := keyring.New(t.Context(), keyring.Options{Open: localkey.Open, Log: quiet, Store: store, Replica: true,
-		Keys: []keyring.KeyConfig{{Name: "default", Active: "local:" + file}, {Name: "strict", Active: "local:" + file, SubjectRequired: true}}})
+		Keys: []keyring.KeyConfig{{Name: "default", Active: "local:" + file}, {Name: "strict", Active: "local:" + file, SubjectRequired: true},
+			{Name: "brief", Active: "local:" + file, Reference: true, Life: time.Second}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -252,6 +254,52 @@ func TestErasedPayloads(t *testing.T) {
 	}
 	if _, err := starting(t, r, `{"patient":"P-1"}`); err == nil || err.(*Error).Kind != KindDenied || crypto.KindOf(err) != crypto.KindErased {
 		t.Errorf("sealing for an erased subject: %v", err)
+	}
+}
+
+// TestExpiredPayloads: readers get a placeholder once the key has expired, and what a worker replays fails for good.
+func TestExpiredPayloads(t *testing.T) {
+	r, _ := withSubjects(t)
+	out, err := request(t, r, "StartWorkflowExecution", bytesOf(t, &workflowservice.StartWorkflowExecutionRequest{Namespace: testNamespace, WorkflowId: "w",
+		Header: &commonpb.Header{Fields: map[string]*commonpb.Payload{"a": jsonOf(`"secret"`)}}}))
+	q := new(workflowservice.StartWorkflowExecutionRequest)
+	if err != nil || proto.Unmarshal(out, q) != nil {
+		t.Fatal(err)
+	}
+	history := bytesOf(t, &workflowservice.GetWorkflowExecutionHistoryResponse{History: &historypb.History{Events: []*historypb.HistoryEvent{
+		{EventId: 1, Attributes: &historypb.HistoryEvent_WorkflowExecutionSignaledEventAttributes{
+			WorkflowExecutionSignaledEventAttributes: &historypb.WorkflowExecutionSignaledEventAttributes{Input: &commonpb.Payloads{
+				Payloads: []*commonpb.Payload{q.Header.Fields["a"]}}}}}}}})
+	read := func() (got string, expired int) {
+		s := r.call(r.Method(service + "GetWorkflowExecutionHistory"))
+		defer s.Done()
+		ShowErased(s)
+		out, err := s.Response(t.Context(), history)
+		h := new(workflowservice.GetWorkflowExecutionHistoryResponse)
+		if err != nil || proto.Unmarshal(out, h) != nil {
+			t.Fatal(err)
+		}
+		for _, h := range s.Account() {
+			if h.Outcome == Expired {
+				expired += h.Count
+			}
+		}
+		return string(h.History.Events[0].GetWorkflowExecutionSignaledEventAttributes().Input.Payloads[0].Data), expired
+	}
+	got, expired := read()
+	if got != `"secret"` {
+		t.Fatalf("before its end, a reader got %s", got)
+	}
+	for deadline := time.Now().Add(time.Minute); got == `"secret"` && time.Now().Before(deadline); got, expired = read() {
+		time.Sleep(50 * time.Millisecond)
+	}
+	if !strings.HasPrefix(got, `"[expired on 20`) || expired != 1 {
+		t.Errorf("a reader got %s, %d expired", got, expired)
+	}
+	s := r.call(r.Method(service + "GetWorkflowExecutionHistory"))
+	defer s.Done()
+	if _, err := s.Response(t.Context(), history); crypto.KindOf(err) != crypto.KindExpired || err.(*Error).Transient() {
+		t.Errorf("a history for a worker: %v", err)
 	}
 }
 

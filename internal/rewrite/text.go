@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 
-	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 )
@@ -65,9 +64,9 @@ func (o *opener) wholeText(ctx context.Context, text []byte) ([]byte, bool) {
 	}
 	sealed.Ask(o.opened)
 	opened, hit, err := o.call.state.Keys.Open(ctx, nil, &sealed, o.call.namespace, &o.run)
-	if row := sealed.Header.SubjectRow; row != nil && row.Erased != 0 && crypto.KindOf(err) == crypto.KindErased {
-		o.enter(textField.kind, sealed.Header, Erased)
-		return []byte(envelope.ErasedText(row.ErasedAt)), true
+	if gone, is := sealed.Header.Destroyed(); is && gone.Is(err) {
+		o.enter(textField.kind, sealed.Header, outcomeOf(gone))
+		return []byte(gone.Text()), true
 	}
 	if err != nil {
 		o.noteUnopened(o.call.asError(KindOpening, textField.path, err), 1)

@@ -216,6 +216,8 @@ func (c *counter) resolve(ctx context.Context) {
 			n.unread(fmt.Sprintf("%s: the key store has no row for the data key %s, so it does not open; see keystore recover", r.where, r.id))
 		case r.subject && len(row.Wrapped) == 0:
 			n.Erased++
+		case row.Life.Expired():
+			n.Expired++
 		default:
 			n.sealed(&envelope.Header{ID: r.id, KEK: row.KEK, Key: row.Context.Key, Namespace: row.Context.Namespace}, r.where)
 		}

@@ -27,6 +27,8 @@ type Namespace struct {
 	Foreign map[string]int `json:"foreign,omitempty"`
 	// Envelopes that open nowhere any more, since their subjects were erased.
 	Erased int `json:"erased,omitempty"`
+	// The same, since the life of their keys is over.
+	Expired int `json:"expired,omitempty"`
 	// What could not be read.
 	Unread int `json:"unread"`
 	// The causes of the first of them.
@@ -44,6 +46,8 @@ type Envelopes struct {
 	// Reference of the key encryption key.
 	KEK   string `json:"kek"`
 	Count int    `json:"count"`
+	// Those that carry their data key, which no key store can destroy.
+	SelfContained int `json:"self_contained,omitempty"`
 	// By id, as revoked_data_keys takes it.
 	DataKeys map[string]int `json:"data_keys"`
 	// Where one stands.
@@ -79,6 +83,9 @@ func (n *Namespace) sealed(h *envelope.Header, where string) {
 			KEK: kek, DataKeys: map[string]int{}, Example: where})
 	}
 	n.Sealed[i].Count++
+	if len(h.Wrapped) > 0 {
+		n.Sealed[i].SelfContained++
+	}
 	n.Sealed[i].DataKeys[h.ID.String()]++
 }
 

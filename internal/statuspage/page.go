@@ -80,6 +80,7 @@ var outcomes = []outcome{
 	{rewrite.Redacted, "redacted", "a placeholder took its place", false},
 	{rewrite.Kept, "kept", "answers: the caller got the ciphertext, as the policy says", false},
 	{rewrite.Erased, "erased", "answers: a placeholder, since the subject was erased", false},
+	{rewrite.Expired, "expired", "answers: a placeholder, since the life of the key is over", false},
 	{rewrite.Failed, "failed", "answers: the policy lets it open, but its envelope or its key does not", true},
 }
 

@@ -31,10 +31,10 @@ func (o *opening) activityTask(ctx context.Context, t *activityTask) bool {
 // the next attempt is put off.
 func (o *opening) failActivity(ctx context.Context, t *activityTask, cause error) {
 	e := t.GetWorkflowExecution()
-	if tooLarge(cause) || erased(cause) { // it would be paused again after each retry
+	if tooLarge(cause) || destroyed(cause) { // it would be paused again after each retry
 		why := tooLargeType
-		if erased(cause) {
-			why = erasedType
+		if destroyed(cause) {
+			why = typeOfDestroyed(cause)
 		}
 		o.answer(ctx, "activity", e, &workflowservice.RespondActivityTaskFailedRequest{TaskToken: t.GetTaskToken(), Identity: identity,
 			Failure: applicationFailure(unopenedText(cause, ""), &failurepb.ApplicationFailureInfo{Type: why, NonRetryable: true})}, cause)

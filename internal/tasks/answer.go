@@ -25,6 +25,8 @@ const (
 	tooLargeType = "PayloadsTooLarge"
 	// erasedType is the type of failures of values whose subject was erased.
 	erasedType = "Erased"
+	// expiredType is the type of failures of values whose keys have expired.
+	expiredType = "Expired"
 	// retryTask is the delay before the server hands out again an activity whose failure may pass.
 	retryTask = 30 * time.Second
 	// handedOutAgain is what happens to most tasks next.
@@ -58,7 +60,7 @@ func (o *opening) answer(ctx context.Context, kind string, e *commonpb.WorkflowE
 	o.report(ctx, e, 1, cause)
 	answered := standIn != nil && o.tasks.deliver(ctx, o.call, standIn, cause) == nil
 	level := slog.LevelError
-	if erased(cause) && answered { // as somebody decided
+	if destroyed(cause) && answered { // as somebody decided
 		level = slog.LevelInfo
 	}
 	o.tasks.log(ctx, level, o.call, e, "a task could not be opened; its worker gets none",
@@ -94,7 +96,7 @@ func unopenedText(cause error, next string) string {
 	advice := "; find the cause in the proxy's log, and restore the key or the permission to use it, " +
 		"or terminate the workflow"
 	switch {
-	case erased(cause):
+	case destroyed(cause):
 		advice = "; terminate the workflow: nothing brings the value back"
 	case tooLarge(cause):
 		advice = "; make its payloads smaller, raise `limits.bytes` of the proxy's config, or give the proxy more memory"

@@ -209,8 +209,19 @@ func tooLarge(err error) bool {
 	return ok && e.Kind == rewrite.KindTooLarge
 }
 
-// erased reports whether a task holds a value whose subject was erased.
-func erased(err error) bool { return crypto.KindOf(err) == crypto.KindErased }
+// destroyed reports whether a task holds a value whose key was destroyed on purpose.
+func destroyed(err error) bool {
+	kind := crypto.KindOf(err)
+	return kind == crypto.KindErased || kind == crypto.KindExpired
+}
+
+// typeOfDestroyed is the type of the failure of such a task.
+func typeOfDestroyed(err error) string {
+	if crypto.KindOf(err) == crypto.KindExpired {
+		return expiredType
+	}
+	return erasedType
+}
 
 // beyondMemory reports whether a task does not open because others use the memory that it takes.
 func beyondMemory(err error) bool {

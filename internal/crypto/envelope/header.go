@@ -62,6 +62,8 @@ type Header struct {
 	Wrapped        []byte
 	// SubjectRow is what the key store has of a subject's key; nil until it was looked up.
 	SubjectRow *crypto.SubjectRow
+	// Life is the same of a data key that expires.
+	Life *crypto.KeyLife
 }
 
 // Form is the form that the flags name.

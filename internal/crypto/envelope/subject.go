@@ -202,11 +202,42 @@ func canonicalSubject(value []byte) ([]byte, error) {
 	return text, nil
 }
 
-// ErasedText replaces a value whose subject was erased.
-func ErasedText(at time.Time) string { return "[erased on " + at.UTC().Format(time.DateOnly) + "]" }
+// Destroyed is why an envelope opens nowhere any more: its key was destroyed on purpose.
+type Destroyed struct {
+	At      time.Time
+	Expired bool // its life was over; else its subject was erased
+}
 
-// ErasedPayload holds it as a JSON string, which every SDK can decode.
-func ErasedPayload(at time.Time) string {
-	text := `"` + ErasedText(at) + `"`
+// Destroyed returns why the envelope opens nowhere any more, once its row was looked up; false if that is not known of it.
+func (h *Header) Destroyed() (d Destroyed, is bool) {
+	switch row := h.SubjectRow; {
+	case row != nil && row.Erased != 0:
+		return Destroyed{At: row.ErasedAt}, true
+	case h.Life.Expired():
+		return Destroyed{At: h.Life.End, Expired: true}, true
+	}
+	return d, false
+}
+
+// Is reports whether an error is that of opening such an envelope.
+func (d Destroyed) Is(err error) bool {
+	if d.Expired {
+		return crypto.KindOf(err) == crypto.KindExpired
+	}
+	return crypto.KindOf(err) == crypto.KindErased
+}
+
+// Text replaces the value for readers.
+func (d Destroyed) Text() string {
+	what := "erased"
+	if d.Expired {
+		what = "expired"
+	}
+	return "[" + what + " on " + d.At.UTC().Format(time.DateOnly) + "]"
+}
+
+// Payload holds the text as a JSON string, which every SDK can decode.
+func (d Destroyed) Payload() string {
+	text := `"` + d.Text() + `"`
 	return "\x0a\x16\x0a\x08encoding\x12\x0ajson/plain\x12" + string(byte(len(text))) + text
 }

@@ -19,8 +19,10 @@ type dataKey struct {
 	wrapped []byte
 	header  []byte // the part of its envelopes' headers that names it; see envelope.Sealed.KeyHeader
 	use     *keyUse
-	subject *subjectKey  // nil: it is no key of a subject
-	parent  crypto.KeyID // of the proof of a wrap key: that key
+	subject *subjectKey     // nil: it is no key of a subject
+	parent  crypto.KeyID    // of the proof of a wrap key: that key
+	life    *crypto.KeyLife // nil: it does not expire
+	carried bool            // by an envelope, though its entry has a life: it opens such envelopes alone
 
 	cipher  atomic.Pointer[envelope.Cipher] // nil once the key was dropped
 	macKey  atomic.Pointer[[]byte]          // of MACs; nil once the key was dropped
@@ -61,7 +63,7 @@ func (dk *dataKey) envelopeHeader() *envelope.Header {
 
 // usable reports whether the key may serve now. It is asked for every payload.
 func (dk *dataKey) usable() bool {
-	return dk.kek.Usable() && dk.cipher.Load() != nil && (dk.subject == nil || dk.subject.of.inForce())
+	return dk.kek.Usable() && dk.cipher.Load() != nil && (dk.subject == nil || dk.subject.of.inForce()) && dk.life.Opens()
 }
 
 // opens reports whether the key may serve now and is that of an envelope. In a self-contained one all of the header has to be the
@@ -70,14 +72,14 @@ func (dk *dataKey) usable() bool {
 // opened was decided by them, so they have to be those that the key was unwrapped for.
 func (dk *dataKey) opens(s *envelope.Sealed) bool {
 	if h := s.Header; h.Reference() {
-		return dk.is(h.ID) && h.Namespace == dk.context.Namespace && h.Key == dk.context.Key && h.Subject() == (dk.subject != nil) && dk.usable()
+		return dk.is(h.ID) && !dk.carried && h.Namespace == dk.context.Namespace && h.Key == dk.context.Key && h.Subject() == (dk.subject != nil) && dk.usable()
 	}
 	return dk.usable() && bytes.Equal(dk.header, s.KeyHeader())
 }
 
 // row returns what the key store has of the key.
 func (dk *dataKey) row() crypto.KeyRow {
-	return crypto.KeyRow{ID: dk.id, Context: dk.context, KEK: dk.kek.Ref(), KEKURI: dk.kek.URI(), Wrapped: dk.wrapped}
+	return crypto.KeyRow{ID: dk.id, Context: dk.context, KEK: dk.kek.Ref(), KEKURI: dk.kek.URI(), Wrapped: dk.wrapped, Life: dk.life}
 }
 
 // revoked reports whether the key, or the one that wraps it, stands in a list of revoked ones.

@@ -63,6 +63,7 @@ type Keyring struct {
 	sealing  sealing
 	opening  opening
 	subjects *subjects
+	expiry   *expiry
 }
 
 // core is what the parts of a Keyring share.
@@ -101,6 +102,7 @@ func New(ctx context.Context, opt Options) (*Keyring, error) {
 	k.subjects = newSubjects(c, &k.opening)
 	k.opening.subjects = k.subjects
 	k.sealing = sealing{core: c, made: k.opening.keys.add, flights: newFlights[slotKey, *Sealer](c, keyhealth.ProbeRetry)}
+	k.expiry = &expiry{core: c, store: crypto.ExpiryOf(opt.Store), forget: k.drop, expired: make(map[string]uint64)}
 	set, err := k.Prepare(ctx, opt.Keys, opt.Grants, opt.RevokedDataKeys)
 	if err != nil {
 		k.Close()
@@ -110,6 +112,9 @@ func New(ctx context.Context, opt Options) (*Keyring, error) {
 	c.work.Go(k.tick)
 	if k.subjects.store != nil && opt.Replica {
 		c.work.Go(k.subjects.tend)
+	}
+	if k.expiry.store != nil && opt.Replica {
+		c.work.Go(k.expiry.tend)
 	}
 	return k, nil
 }

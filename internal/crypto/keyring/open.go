@@ -305,12 +305,15 @@ func (o *opening) ask(ctx context.Context, s *envelope.Sealed, id headerID, a *a
 	if row := s.Header.SubjectRow; s.Header.Subject() && row != nil {
 		return o.subjects.open(ctx, row, m)
 	}
+	if err := alive(s.Header); err != nil {
+		return nil, err
+	}
 	if err := o.flights.refused(id); err != nil {
 		return nil, err
 	}
 	// The flight and its error outlive the message that the header may alias.
 	h := &envelope.Header{Key: strings.Clone(s.Header.Key), Namespace: strings.Clone(s.Header.Namespace), KEK: s.Header.KEK,
-		ID: s.Header.ID, Wrapped: bytes.Clone(s.Header.Wrapped)}
+		ID: s.Header.ID, Wrapped: bytes.Clone(s.Header.Wrapped), Life: s.Header.Life}
 	if a.refused.Load() >= maxRefused {
 		return nil, h.Errorf(crypto.KindUnavailable, "open",
 			"the message contains more than %d envelopes whose data keys the key service refuses; try again for the rest", maxRefused)
@@ -322,17 +325,31 @@ func (o *opening) ask(ctx context.Context, s *envelope.Sealed, id headerID, a *a
 	if err != nil {
 		return nil, err
 	}
-	dk, err := o.flights.do(ctx, id, func(ctx context.Context) (*dataKey, error) { return o.unwrap(ctx, m.entry, id, h, candidates) })
+	carried := m.entry.Life > 0 && !s.Header.Reference()
+	dk, err := o.flights.do(ctx, id, func(ctx context.Context) (*dataKey, error) { return o.unwrap(ctx, m.entry, id, h, candidates, carried) })
 	if err != nil && !crypto.KindOf(err).Transient() {
 		a.refused.Add(1)
 	}
 	return dk, err
 }
 
+// alive returns an error if the life of an envelope's key is over. That it is, is for the key store to say, which is asked again.
+func alive(h *envelope.Header) error {
+	switch {
+	case h.Life.Expired():
+		return h.Errorf(crypto.KindExpired, "open", "the life of its key ended on %s", h.Life.End.Format(time.DateOnly))
+	case !h.Life.Opens():
+		return h.Errorf(crypto.KindUnavailable, "open", "the life of its key ends now; try again").AtOnce()
+	}
+	return nil
+}
+
 // unwrap has the data key unwrapped by the first of the candidates that answers.
-func (o *opening) unwrap(ctx context.Context, e *keyEntry, id headerID, h *envelope.Header, candidates []*keyhealth.Key) (*dataKey, error) {
+func (o *opening) unwrap(
+	ctx context.Context, e *keyEntry, id headerID, h *envelope.Header, candidates []*keyhealth.Key, carried bool,
+) (*dataKey, error) {
 	// Another flight may have landed between this caller's look at the cache and its departure.
-	if dk := o.keys.get(h.ID); dk != nil && dk.usable() && bytes.Equal(dk.header, h.KeyHeader()) && slices.Contains(candidates, dk.kek) {
+	if dk := o.keys.get(h.ID); dk != nil && dk.usable() && dk.carried == carried && bytes.Equal(dk.header, h.KeyHeader()) && slices.Contains(candidates, dk.kek) {
 		return dk, nil
 	}
 	if err := o.flights.refused(id); err != nil {
@@ -346,7 +363,7 @@ func (o *opening) unwrap(ctx context.Context, e *keyEntry, id headerID, h *envel
 			err = h.Tampered("the key id is not that of the wrapped key")
 		}
 		if err == nil {
-			dk.use = o.core.uses.of(e, key)
+			dk.use, dk.life, dk.carried = o.core.uses.of(e, key), h.Life, carried
 			key.Answered(kc, h.Wrapped, dk.id)
 			o.keys.add(dk)
 			return dk, nil

@@ -100,7 +100,7 @@ func (o *opening) resolveOne(ctx context.Context, s *envelope.Sealed, run *Run) 
 // fillFromMemory fills a header by its data key, if that is in memory.
 func (o *opening) fillFromMemory(h *envelope.Header) bool {
 	dk := o.keys.get(h.ID)
-	if dk == nil || !dk.usable() || h.Subject() != (dk.subject != nil) {
+	if dk == nil || !dk.usable() || dk.carried || h.Subject() != (dk.subject != nil) {
 		return false
 	}
 	fill(h, dk.row())
@@ -111,7 +111,7 @@ func (o *opening) fillFromMemory(h *envelope.Header) bool {
 }
 
 func fill(h *envelope.Header, row crypto.KeyRow) {
-	h.Namespace, h.Key, h.KEK, h.Wrapped = row.Context.Namespace, row.Context.Key, row.KEK, row.Wrapped
+	h.Namespace, h.Key, h.KEK, h.Wrapped, h.Life = row.Context.Namespace, row.Context.Key, row.KEK, row.Wrapped, row.Life
 }
 
 // fillFromRun fills a header by the rows that were looked up in a run.
@@ -285,7 +285,8 @@ func (o *opening) prefer(rows []crypto.KeyRow) {
 // valid reports whether a row could be in an envelope's header.
 func valid(row *crypto.KeyRow) bool {
 	ns, key, wrapped := len(row.Context.Namespace), len(row.Context.Key), len(row.Wrapped)
-	return ns >= 1 && ns <= envelope.MaxNamespace && key >= 1 && key <= envelope.MaxKeyName && wrapped >= 1 && wrapped <= envelope.MaxWrapped
+	return ns >= 1 && ns <= envelope.MaxNamespace && key >= 1 && key <= envelope.MaxKeyName &&
+		(wrapped >= 1 || row.Life.Expired()) && wrapped <= envelope.MaxWrapped
 }
 
 // store makes sure that the key store has the row of a data key that is going to seal by reference.
@@ -322,7 +323,7 @@ func (p *sealing) tendRows(now time.Time) {
 		m, ok := set.find(sl.namespace, sl.key)
 		switch {
 		case s == nil || !ok || !p.core.slots.exists(sl.namespace):
-		case m.entry.Reference:
+		case m.entry.Reference || s.dk.life != nil:
 			due = append(due, sl)
 		default:
 			s.dk.stored.Store(false)

@@ -1,6 +1,7 @@
 package keyring
 
 import (
+	"time"
 	"unicode/utf8"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
@@ -23,7 +24,8 @@ const (
 // concurrent use. Take a new one from the Keyring for every call: it keeps neither up with renewal nor with revocation.
 type Sealer struct {
 	dk        *dataKey
-	carrying  form // self-contained
+	life      time.Duration // of its entry, when the data key was made
+	carrying  form          // self-contained
 	reference form
 }
 
@@ -37,6 +39,9 @@ func newSealer(dk *dataKey) *Sealer {
 	h := dk.envelopeHeader()
 	reference := envelope.ReferenceTo(h)
 	cipher := dk.cipher.Load()
+	if dk.life != nil { // an envelope that carries the key would outlive its end
+		h = reference
+	}
 	return &Sealer{dk: dk, carrying: form{h, envelope.NewWriter(cipher, h)}, reference: form{reference, envelope.NewWriter(cipher, reference)}}
 }
 
@@ -49,7 +54,9 @@ func newSubjectSealer(dk *dataKey) *Sealer {
 }
 
 // usable reports whether the sealer may serve now.
-func (s *Sealer) usable() bool { return s.dk.usable() && s.dk.seals.Load() < s.dk.maxSeals() }
+func (s *Sealer) usable() bool {
+	return s.dk.usable() && s.dk.seals.Load() < s.dk.maxSeals() && s.dk.mayRefer() && s.dk.life.Seals()
+}
 
 // PayloadSize is the most that an envelope takes for a payload of n bytes that is not compressed.
 func (s *Sealer) PayloadSize(n int) int { return s.carrying.header.PayloadSize(n) }
@@ -130,6 +137,9 @@ func (dk *dataKey) maxSeals() int64 {
 	return maxSeals
 }
 
+// mayRefer reports whether a key that expires may seal: it has no envelopes but those by reference to its row.
+func (dk *dataKey) mayRefer() bool { return dk.life == nil || dk.stored.Load() }
+
 // count counts one envelope, and returns an error if it may not be sealed.
 func (s *Sealer) count() error {
 	if s.dk.cipher.Load() == nil {
@@ -137,6 +147,9 @@ func (s *Sealer) count() error {
 	}
 	if s.dk.subject != nil && !s.dk.subject.of.inForce() {
 		return s.carrying.header.Errorf(crypto.KindUnavailable, "seal", "the key store does not answer what was erased, so keys of subjects do not seal")
+	}
+	if !s.dk.mayRefer() || !s.dk.life.Seals() {
+		return s.carrying.header.Errorf(crypto.KindUnavailable, "seal", "the time in which the data key seals is over, or the key store has lost its row; try again")
 	}
 	if s.dk.seals.Add(1) > s.dk.maxSeals() {
 		return s.carrying.header.Errorf(crypto.KindUnavailable, "seal", "the data key has sealed %d envelopes, which is all that one may; try again",

@@ -94,28 +94,42 @@ func (p *sealing) renew(ctx context.Context, sl *slot) (*Sealer, error) {
 		return nil, p.refuse(sl, crypto.About(err, sl.key, sl.namespace))
 	}
 	kc := crypto.KeyContext{Namespace: set.bound(sl.namespace), Key: sl.key}
+	if err := p.mayExpire(ctx, m.entry, sl.namespace, kc); err != nil {
+		return nil, p.refuse(sl, err)
+	}
 	dk, err := p.core.service.generate(ctx, key, kc)
 	if err != nil {
 		return nil, p.refuse(sl, p.explain(ctx, sl, key, kc, err))
 	}
 	dk.use = p.core.uses.of(m.entry, key)
+	working := p.core.opt.DataKeyLife
+	if m.entry.Life > 0 {
+		working = min(working, m.entry.Life)
+		dk.life = &crypto.KeyLife{Read: time.Now(), SealFor: working, OpenFor: working + m.entry.Life}
+	}
 	s := newSealer(dk)
+	s.life = m.entry.Life
 	if m.entry.Reference && p.core.opt.Store != nil && p.core.slots.exists(sl.namespace) {
-		if err := p.store(ctx, dk); err != nil {
+		switch err := p.store(ctx, dk); {
+		case err == nil:
+		case dk.life != nil:
+			dk.drop()
+			return nil, p.refuse(sl, kc.Internalf(crypto.KindUnavailable, "seal", "the key store does not take the row of a key that expires: %w", err))
+		default:
 			p.core.opt.Log.Error("the key store does not take the row of a new data key; its payloads carry it until the store does",
 				"key", sl.key, "namespace", sl.namespace, "error", err)
 		}
 	}
 	p.made(dk)
 	now := time.Now()
-	renewAt := now.Add(backoff.Jitter(p.core.opt.DataKeyLife*17/20, 0.15))
+	renewAt := now.Add(backoff.Jitter(working*17/20, 0.15))
 	sl.mu.Lock()
 	defer sl.mu.Unlock()
 	sl.made = now
 	if changed := p.core.set.Load(); changed != set {
 		// A change that was under way has not seen this key.
 		m, ok := changed.find(sl.namespace, sl.key)
-		if !ok || !slices.Contains(m.uris(), key.URI()) {
+		if !ok || !slices.Contains(m.uris(), key.URI()) || m.entry.Life != s.life {
 			dk.drop()
 			return nil, crypto.Errorf(crypto.KindUnavailable, "seal",
 				"the configuration of keys changed while a data key was made; try again").In(sl.key, sl.namespace)
@@ -254,6 +268,9 @@ func (p *sealing) obey(set *Set) {
 		sl.mu.Lock()
 		switch s := sl.current.Load(); {
 		case s == nil:
+			sl.retryAt = time.Time{}
+		case s.life != m.entry.Life: // its payloads would outlive what the configuration says now, or end before
+			sl.current.Store(nil)
 			sl.retryAt = time.Time{}
 		case s.dk.kek != active:
 			sl.renewAt, sl.retryAt = time.Now(), time.Time{}

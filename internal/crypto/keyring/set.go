@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
@@ -29,6 +30,8 @@ type KeyConfig struct {
 	SubjectRequired bool
 	// Reference has envelopes name a row of the key store instead of carrying their data key.
 	Reference bool
+	// Life is how long data keys open after they have stopped sealing, before they are destroyed; 0: for good. It needs Reference.
+	Life time.Duration
 }
 
 // Grant lets what was sealed in From be opened for a call in To, with `*` for any run of characters in both. From may also
@@ -109,6 +112,9 @@ func (e *keyEntry) check() error {
 	}
 	if e.Active == "" {
 		return errors.New("active is missing: the URI of the key encryption key to seal with")
+	}
+	if e.Life > 0 && (!e.Reference || e.SubjectRequired) {
+		return errors.New("life needs envelopes by reference, and keys of subjects have none; a self-contained envelope would outlive its end")
 	}
 	for _, uri := range e.uris() {
 		if strings.Contains(uri, star) && !e.wildcard {
@@ -203,6 +209,12 @@ func (s *Set) RequiresSubject(namespace, key string) bool {
 	}
 	m, ok := s.find(namespace, key)
 	return ok && m.entry.SubjectRequired
+}
+
+// Expiring returns the place in the configuration of the entry that serves data keys of a context; false: there is none, or it has no life.
+func (s *Set) Expiring(kc crypto.KeyContext) (entry int, ok bool) {
+	m, ok := s.findSealed(kc.Namespace, kc.Key)
+	return m.rank, ok && m.entry.Life > 0
 }
 
 // match returns an entry if it serves a key name in a namespace. Its URIs get the name that envelopes have of the namespace, so

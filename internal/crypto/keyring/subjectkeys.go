@@ -21,6 +21,9 @@ func (s Subjects) Sealer(ctx context.Context, namespace, key string, subject []b
 	case len(bound) < 1 || len(bound) > envelope.MaxNamespace || len(key) > envelope.MaxKeyName:
 		return nil, false, crypto.Errorf(crypto.KindMalformed, "seal",
 			"a namespace of %d bytes and a key name of %d can't be bound into an envelope", len(bound), len(key))
+	case m.entry.Life > 0:
+		return nil, false, crypto.Errorf(crypto.KindNotConfigured, "seal", "the config has a life for the key, and keys of subjects have none; "+
+			"name another key in the rule that names the subject").In(strings.Clone(key), strings.Clone(namespace))
 	case !of.core.slots.exists(namespace):
 		return nil, false, crypto.Errorf(crypto.KindUnavailable, "seal",
 			"the upstream has not confirmed the namespace, so no key of a subject is made there; try again").In(strings.Clone(key), strings.Clone(namespace)).AtOnce()

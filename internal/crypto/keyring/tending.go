@@ -213,7 +213,7 @@ func (r Rows) rewrapped(ctx context.Context, of []crypto.KeyRow) (*crypto.KeyRow
 		if wrapped, err = r.rewrap(ctx, m, &rows[i], to); err != nil {
 			continue
 		}
-		row := crypto.KeyRow{ID: rows[i].ID, Kind: rows[i].Kind, Context: kc, KEK: to.Ref(), KEKURI: to.URI(), Wrapped: wrapped}
+		row := crypto.KeyRow{ID: rows[i].ID, Kind: rows[i].Kind, Context: kc, KEK: to.Ref(), KEKURI: to.URI(), Wrapped: wrapped, Life: rows[i].Life}
 		return &row, r.verify(ctx, row)
 	}
 	return nil, err

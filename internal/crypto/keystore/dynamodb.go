@@ -304,6 +304,9 @@ func clock(at time.Time, known bool) time.Time {
 // write and after it, and not by a transaction with it: all inserts of all processes would meet at the item that has the id, and
 // DynamoDB refuses transactions that meet. A row that gets into another store harms nobody, since nothing refers to it.
 func (t *table) insert(ctx context.Context, row *crypto.KeyRow, store string) error {
+	if row.Life != nil {
+		return notConfigured("keys[].life needs a key store in PostgreSQL or SQLite; DynamoDB destroys no expired keys")
+	}
 	pause := backoff.Backoff{First: 20 * time.Millisecond, Max: time.Second, Jitter: 0.5}
 	for try := 1; ; try++ {
 		if err := t.expect(ctx, store); err != nil {

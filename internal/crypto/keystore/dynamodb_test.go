@@ -12,6 +12,7 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -224,7 +225,7 @@ func TestDynamoDBItems(t *testing.T) {
 	}
 	meta := key(metaItem)
 	meta[attrStore] = &types.AttributeValueMemberS{Value: s.id}
-	meta[attrSchema] = &types.AttributeValueMemberN{Value: "2"}
+	meta[attrSchema] = &types.AttributeValueMemberN{Value: strconv.Itoa(schemaVersion + 1)}
 	put(meta)
 	if err := s.Put(t.Context(), row(1)); crypto.KindOf(err) != crypto.KindNewer {
 		t.Errorf("a store that a newer release made: %v", err)

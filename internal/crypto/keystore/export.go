@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 )
@@ -40,6 +41,16 @@ func Export(ctx context.Context, store crypto.KeyStore, w io.Writer, skipped fun
 		}
 		if len(counts)+len(lost) > 0 {
 			return 0, errors.New("the key store holds keys of subjects: a file with them would outlive their erasure, and one without them " +
+				"is not complete; move the database with its own tools")
+		}
+	}
+	if expiry := crypto.ExpiryOf(store); expiry != nil {
+		lives, err := expiry.Lives(ctx, true)
+		if err != nil {
+			return 0, err
+		}
+		if slices.ContainsFunc(lives, func(l crypto.KeyLives) bool { return l.Expiring+l.Expired > 0 }) {
+			return 0, errors.New("the key store holds keys that expire: a file with them would outlive their end, and one without them " +
 				"is not complete; move the database with its own tools")
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 )
@@ -128,6 +129,9 @@ func (s *Store) Put(ctx context.Context, row crypto.KeyRow) error {
 	}
 	for _, r := range rows {
 		switch {
+		case r.Life.Expired():
+			return row.Context.Errorf(crypto.KindExpired, "keystore.put", "the life of the key %s... ended on %s",
+				row.ID.String()[:8], r.Life.End.Format(time.DateOnly))
 		case r.Context != row.Context, r.KEK == row.KEK && string(r.Wrapped) != string(row.Wrapped):
 			return row.Context.Errorf(crypto.KindTampered, "keystore.put",
 				"the key store has another key under the id %s...; somebody changed it", row.ID.String()[:8])

@@ -121,7 +121,7 @@ func putAll(ctx context.Context, s *Store, from, to int) error {
 	}
 	for _, i := range rowNumbers(from, to) {
 		r := row(i)
-		if err := insertInto(ctx, tx, &r); err != nil {
+		if err := s.backend.(database).insertInto(ctx, tx, &r); err != nil {
 			return err
 		}
 	}

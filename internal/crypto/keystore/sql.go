@@ -11,6 +11,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -22,7 +23,7 @@ import (
 )
 
 const (
-	schemaVersion = 1
+	schemaVersion = 2
 	maxConns      = 8
 	// perQuery is how many ids stand in one query: drivers limit the number of parameters.
 	perQuery = 500
@@ -41,7 +42,8 @@ const (
 CREATE TABLE IF NOT EXISTS temporal_seal_meta (one int PRIMARY KEY CHECK (one = 1), store_id text NOT NULL, schema int NOT NULL,
 	seq bigint NOT NULL DEFAULT 0);
 CREATE TABLE IF NOT EXISTS temporal_seal_keys (id bytea PRIMARY KEY, kind smallint NOT NULL, namespace text NOT NULL, key_name text NOT NULL,
-	created_at timestamptz NOT NULL DEFAULT now(), generation int NOT NULL DEFAULT 0, seal_until bigint NOT NULL DEFAULT 0);
+	created_at timestamptz NOT NULL DEFAULT now(), generation int NOT NULL DEFAULT 0, seal_until bigint NOT NULL DEFAULT 0,
+	expires bigint NOT NULL DEFAULT 0, destroyed int NOT NULL DEFAULT 0);
 CREATE TABLE IF NOT EXISTS temporal_seal_wraps (id bytea NOT NULL, kek_ref bytea NOT NULL, kek_uri text NOT NULL, wrapped bytea NOT NULL,
 	PRIMARY KEY (id, kek_ref))`
 	sqliteTables = `
@@ -49,7 +51,7 @@ CREATE TABLE IF NOT EXISTS temporal_seal_meta (one int PRIMARY KEY CHECK (one = 
 	seq bigint NOT NULL DEFAULT 0);
 CREATE TABLE IF NOT EXISTS temporal_seal_keys (id blob PRIMARY KEY, kind int NOT NULL, namespace text NOT NULL, key_name text NOT NULL,
 	created_at text NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')), generation int NOT NULL DEFAULT 0,
-	seal_until bigint NOT NULL DEFAULT 0);
+	seal_until bigint NOT NULL DEFAULT 0, expires bigint NOT NULL DEFAULT 0, destroyed int NOT NULL DEFAULT 0);
 CREATE TABLE IF NOT EXISTS temporal_seal_wraps (id blob NOT NULL, kek_ref blob NOT NULL, kek_uri text NOT NULL, wrapped blob NOT NULL,
 	PRIMARY KEY (id, kek_ref))`
 )
@@ -177,7 +179,10 @@ func (d database) migrate(ctx context.Context, id string) (changed bool, err err
 	if err := sameStore(got, id); err != nil || schema == schemaVersion {
 		return false, err
 	}
-	if _, err := d.db.ExecContext(ctx, d.tables+d.subjectTables()); err != nil {
+	if err := d.addExpiry(ctx); err != nil {
+		return false, unavailable("migrate key store", err)
+	}
+	if _, err := d.db.ExecContext(ctx, d.tables+d.subjectTables()+expiryIndex); err != nil {
 		return false, unavailable("migrate key store", err)
 	}
 	if _, err := d.db.ExecContext(ctx, `UPDATE temporal_seal_meta SET schema = $1 WHERE schema < $1`, schemaVersion); err != nil {
@@ -218,7 +223,10 @@ func isMissingTable(err error) bool {
 
 // init is part of backend.
 func (d database) init(ctx context.Context) (id string, made bool, err error) {
-	if _, err := d.db.ExecContext(ctx, d.tables+d.subjectTables()); err != nil {
+	if id, _, err = storeID(ctx, d.db); err == nil {
+		return id, false, nil
+	}
+	if _, err := d.db.ExecContext(ctx, d.tables+d.subjectTables()+expiryIndex); err != nil {
 		return "", false, unavailable("make key store", err)
 	}
 	fresh := make([]byte, 16)
@@ -238,8 +246,10 @@ func (d database) init(ctx context.Context) (id string, made bool, err error) {
 	return id, n == 1, nil
 }
 
-const selectRows = `SELECT k.id, k.kind, k.namespace, k.key_name, w.kek_ref, w.kek_uri, w.wrapped
-FROM temporal_seal_keys k JOIN temporal_seal_wraps w ON w.id = k.id WHERE `
+// selectRows selects keys with their wraps. Those of an expired key are not handed out, also while they are still there.
+const selectRows = `SELECT k.id, k.kind, k.namespace, k.key_name, k.expires, k.expires - $now, k.seal_until - $now,
+	w.kek_ref, COALESCE(w.kek_uri, ''), w.wrapped
+FROM temporal_seal_keys k LEFT JOIN temporal_seal_wraps w ON w.id = k.id AND (k.expires = 0 OR k.expires > $now) WHERE `
 
 // get is part of backend.
 func (d database) get(ctx context.Context, ids []crypto.KeyID) (rows []crypto.KeyRow, err error) {
@@ -260,7 +270,8 @@ func (d database) get(ctx context.Context, ids []crypto.KeyID) (rows []crypto.Ke
 
 // query returns the rows that a statement selects, and the id of the last one as it is in the database.
 func (d database) query(ctx context.Context, statement string, args ...any) (rows []crypto.KeyRow, last []byte, err error) {
-	found, err := d.db.QueryContext(ctx, statement, args...)
+	asked := time.Now()
+	found, err := d.db.QueryContext(ctx, d.statement(statement), args...)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -268,10 +279,13 @@ func (d database) query(ctx context.Context, statement string, args ...any) (row
 	for found.Next() {
 		var r crypto.KeyRow
 		var id, ref []byte
-		if err := found.Scan(&id, &r.Kind, &r.Context.Namespace, &r.Context.Key, &ref, &r.KEKURI, &r.Wrapped); err != nil {
+		var expires, openFor, sealFor int64
+		if err := found.Scan(&id, &r.Kind, &r.Context.Namespace, &r.Context.Key, &expires, &openFor, &sealFor, &ref, &r.KEKURI, &r.Wrapped); err != nil {
 			return nil, nil, err
 		}
+		r.Life = lifeOf(asked, expires, openFor, sealFor)
 		switch {
+		case r.Life.Expired() && ref == nil:
 		case len(id) != len(r.ID):
 			r.Broken = fmt.Errorf("the id %x of a row of temporal_seal_keys has %d bytes, not %d", id, len(id), len(r.ID))
 		case ref == nil:
@@ -305,7 +319,7 @@ func (d database) insert(ctx context.Context, row *crypto.KeyRow, store string) 
 			return unavailable("keystore.put", err)
 		}
 	}
-	if err = insertInto(ctx, tx, row); err == nil {
+	if err = d.insertInto(ctx, tx, row); err == nil {
 		err = tx.Commit()
 	}
 	if err != nil {
@@ -314,20 +328,33 @@ func (d database) insert(ctx context.Context, row *crypto.KeyRow, store string) 
 	return nil
 }
 
-func insertInto(ctx context.Context, tx *sql.Tx, row *crypto.KeyRow) error {
-	if _, err := tx.ExecContext(ctx, `INSERT INTO temporal_seal_keys (id, kind, namespace, key_name) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING`,
-		row.ID[:], int(row.Kind), row.Context.Namespace, row.Context.Key); err != nil {
+// insertInto inserts a row. An expired key gets no wrapped key again; its row is locked first, so that none is left behind by a process
+// that destroys it meanwhile.
+func (d database) insertInto(ctx context.Context, tx *sql.Tx, row *crypto.KeyRow) error {
+	var sealFor, openFor int64
+	if l := row.Life.Left(); l != nil {
+		sealFor, openFor = l.SealFor.Milliseconds(), max(l.OpenFor.Milliseconds(), 1)
+	}
+	if _, err := tx.ExecContext(ctx, d.statement(`INSERT INTO temporal_seal_keys (id, kind, namespace, key_name, seal_until, expires)
+VALUES ($1, $2, $3, $4, CASE WHEN CAST($6 AS bigint) > 0 THEN $now + CAST($5 AS bigint) ELSE 0 END,
+	CASE WHEN CAST($6 AS bigint) > 0 THEN $now + CAST($6 AS bigint) ELSE 0 END) ON CONFLICT DO NOTHING`),
+		row.ID[:], int(row.Kind), row.Context.Namespace, row.Context.Key, sealFor, openFor); err != nil {
 		return err
 	}
-	_, err := tx.ExecContext(ctx, `INSERT INTO temporal_seal_wraps (id, kek_ref, kek_uri, wrapped) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING`,
+	if row.Life != nil {
+		if _, err := tx.ExecContext(ctx, `UPDATE temporal_seal_keys SET destroyed = destroyed WHERE id = $1`, row.ID[:]); err != nil {
+			return err
+		}
+	}
+	_, err := tx.ExecContext(ctx, d.statement(`INSERT INTO temporal_seal_wraps (id, kek_ref, kek_uri, wrapped)
+SELECT $1, $2, $3, $4 FROM temporal_seal_keys k WHERE k.id = $1 AND (k.expires = 0 OR k.expires > $now) ON CONFLICT DO NOTHING`),
 		row.ID[:], row.KEK[:], row.KEKURI, row.Wrapped)
 	return err
 }
 
 // selectPage selects a page of keys with their wraps, and keys that have none.
-var selectPage = fmt.Sprintf(`SELECT k.id, k.kind, k.namespace, k.key_name, w.kek_ref, COALESCE(w.kek_uri, ''), w.wrapped
-FROM temporal_seal_keys k LEFT JOIN temporal_seal_wraps w ON w.id = k.id
-WHERE k.id IN (SELECT id FROM temporal_seal_keys WHERE id > $1 ORDER BY id LIMIT %d) ORDER BY k.id, w.kek_ref`, pageSize)
+var selectPage = selectRows + fmt.Sprintf(`k.id IN (SELECT id FROM temporal_seal_keys
+	WHERE id > $1 AND (expires = 0 OR expires > $now) ORDER BY id LIMIT %d) ORDER BY k.id, w.kek_ref`, pageSize)
 
 // all calls visit for every row, in the order of ids.
 func (d database) all(ctx context.Context, visit func(crypto.KeyRow) error) error {
@@ -341,6 +368,9 @@ func (d database) all(ctx context.Context, visit func(crypto.KeyRow) error) erro
 			return nil
 		}
 		for _, r := range rows {
+			if r.Life.Expired() {
+				continue // meanwhile
+			}
 			if err := visit(r); err != nil {
 				return err
 			}

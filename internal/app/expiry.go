@@ -1,0 +1,43 @@
+package app
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto/keyring"
+)
+
+// expiryMetrics shows when data keys expire, by the names that the config gives their keys.
+type expiryMetrics struct{ keys *keyring.Keyring }
+
+var (
+	keyLife = prometheus.NewDesc("temporal_seal_key_life_seconds",
+		"The life that the config has for the key; 0 of one that has none any more.", []string{"key"}, nil)
+	keyNextExpiry = prometheus.NewDesc("temporal_seal_key_next_expiry_timestamp_seconds",
+		"When the next data key of the key expires, after which what it sealed opens nowhere; 0 while none does.", []string{"key"}, nil)
+	keysExpiring = prometheus.NewDesc("temporal_seal_expiring_data_keys",
+		"Data keys in the key store that are going to expire.", []string{"key"}, nil)
+	keysDestroyed = prometheus.NewDesc("temporal_seal_expired_data_keys_total",
+		"Data keys that this replica has destroyed in the key store at the end of their life.", []string{"key"}, nil)
+)
+
+// Describe is part of prometheus.Collector.
+func (expiryMetrics) Describe(to chan<- *prometheus.Desc) {
+	to <- keyLife
+	to <- keyNextExpiry
+	to <- keysExpiring
+	to <- keysDestroyed
+}
+
+// Collect is part of prometheus.Collector.
+func (m expiryMetrics) Collect(to chan<- prometheus.Metric) {
+	for _, e := range keyring.Expiries(m.keys) {
+		next := 0.0
+		if !e.Next.IsZero() {
+			next = float64(e.Next.Unix())
+		}
+		to <- prometheus.MustNewConstMetric(keyLife, prometheus.GaugeValue, e.Life.Seconds(), e.Entry)
+		to <- prometheus.MustNewConstMetric(keyNextExpiry, prometheus.GaugeValue, next, e.Entry)
+		to <- prometheus.MustNewConstMetric(keysExpiring, prometheus.GaugeValue, float64(e.Expiring), e.Entry)
+		to <- prometheus.MustNewConstMetric(keysDestroyed, prometheus.CounterValue, float64(e.Destroyed), e.Entry)
+	}
+}

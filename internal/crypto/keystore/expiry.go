@@ -1,0 +1,140 @@
+package keystore
+
+import (
+	"context"
+	"database/sql"
+	"time"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
+)
+
+// perSweep is how many expired keys are destroyed in one transaction.
+const perSweep = 100
+
+// expiryIndex is for the question which keys have to be destroyed. Rows of destroyed ones stay for good.
+const expiryIndex = `;
+CREATE INDEX IF NOT EXISTS temporal_seal_expiring ON temporal_seal_keys (expires) WHERE expires > 0 AND destroyed = 0`
+
+// addExpiry adds the columns that a store of schema 1 lacks.
+func (d database) addExpiry(ctx context.Context) error {
+	for _, column := range []string{"expires bigint NOT NULL DEFAULT 0", "destroyed int NOT NULL DEFAULT 0"} {
+		if d.tables == postgresTables {
+			column = "IF NOT EXISTS " + column
+		} else {
+			var there bool
+			if err := d.db.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM pragma_table_info('temporal_seal_keys')
+WHERE $1 LIKE name || ' %')`, column).Scan(&there); err != nil {
+				return err
+			}
+			if there {
+				continue
+			}
+		}
+		if _, err := d.db.ExecContext(ctx, `ALTER TABLE temporal_seal_keys ADD COLUMN `+column); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// lifeOf returns the life of a key by the columns of its row, in milliseconds; nil if it does not expire.
+func lifeOf(asked time.Time, expires, openFor, sealFor int64) *crypto.KeyLife {
+	if expires == 0 {
+		return nil
+	}
+	return &crypto.KeyLife{Read: asked, SealFor: time.Duration(sealFor) * time.Millisecond,
+		OpenFor: time.Duration(openFor) * time.Millisecond, End: time.UnixMilli(expires).UTC()}
+}
+
+// Expiry returns the part of the store whose data keys may expire; nil in DynamoDB, where none do.
+func (s *Store) Expiry() crypto.ExpiryStore {
+	if d, ok := s.backend.(database); ok {
+		return &expiry{Subjects{s, d}}
+	}
+	return nil
+}
+
+// expiry is a crypto.ExpiryStore. It works on the database as the part for keys of subjects does.
+type expiry struct{ on Subjects }
+
+// due is the condition of keys that have to be destroyed.
+const due = `expires > 0 AND destroyed = 0 AND expires <= $now`
+
+// DestroyExpired is part of crypto.ExpiryStore. Marking the keys first locks their rows. Nothing is written unless a key is due: where none
+// expires, the proxy needs no right to.
+func (e *expiry) DestroyExpired(ctx context.Context) (destroyed []crypto.ExpiredKey, more bool, err error) {
+	d := e.on.database
+	err = e.on.reading(ctx, "keystore.expire", `SELECT EXISTS (SELECT 1 FROM temporal_seal_keys WHERE `+due+`)`,
+		func(row *sql.Rows) error { return row.Scan(&more) })
+	if err != nil || !more {
+		return nil, false, err
+	}
+	err = e.on.writing(ctx, "keystore.expire", func(tx *sql.Tx) error {
+		destroyed, err = mark(ctx, tx, d.statement(`UPDATE temporal_seal_keys SET destroyed = 1 WHERE destroyed = 0 AND id IN
+(SELECT id FROM temporal_seal_keys WHERE `+due+` ORDER BY expires LIMIT $1)
+RETURNING id, namespace, key_name, expires`), perSweep)
+		if err != nil {
+			return err
+		}
+		for i := range destroyed {
+			if _, err := tx.ExecContext(ctx, `DELETE FROM temporal_seal_wraps WHERE id = $1`, destroyed[i].ID[:]); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil || len(destroyed) == 0 {
+		return nil, false, err
+	}
+	return destroyed, len(destroyed) == perSweep, d.emptyLog(ctx)
+}
+
+// mark returns the keys that a statement has marked.
+func mark(ctx context.Context, tx *sql.Tx, statement string, args ...any) (keys []crypto.ExpiredKey, err error) {
+	rows, err := tx.QueryContext(ctx, statement, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var k crypto.ExpiredKey
+		var id []byte
+		var end int64
+		if err := rows.Scan(&id, &k.Context.Namespace, &k.Context.Key, &end); err != nil {
+			return nil, err
+		}
+		copy(k.ID[:], id)
+		k.End = time.UnixMilli(end).UTC()
+		keys = append(keys, k)
+	}
+	return keys, rows.Err()
+}
+
+// HasEndless is part of crypto.ExpiryStore.
+func (e *expiry) HasEndless(ctx context.Context, kc crypto.KeyContext) (has bool, err error) {
+	err = e.on.reading(ctx, "keystore.lives", `SELECT EXISTS (SELECT 1 FROM temporal_seal_keys
+WHERE kind = 0 AND expires = 0 AND namespace = $1 AND key_name = $2)`, func(row *sql.Rows) error { return row.Scan(&has) }, kc.Namespace, kc.Key)
+	return has, err
+}
+
+// Lives is part of crypto.ExpiryStore.
+func (e *expiry) Lives(ctx context.Context, all bool) (lives []crypto.KeyLives, err error) {
+	which := ""
+	if !all {
+		which = "AND expires > 0 AND destroyed = 0" // as the index
+	}
+	err = e.on.reading(ctx, "keystore.lives", `SELECT namespace, key_name, sum(CASE WHEN expires = 0 THEN 1 ELSE 0 END),
+	sum(CASE WHEN expires > $now THEN 1 ELSE 0 END), sum(CASE WHEN expires > 0 AND expires <= $now THEN 1 ELSE 0 END),
+	COALESCE(min(CASE WHEN expires > $now THEN expires END), 0)
+FROM temporal_seal_keys WHERE kind = 0 `+which+` GROUP BY namespace, key_name ORDER BY namespace, key_name`, func(row *sql.Rows) error {
+		var l crypto.KeyLives
+		var next int64
+		err := row.Scan(&l.Context.Namespace, &l.Context.Key, &l.Endless, &l.Expiring, &l.Expired, &next)
+		if next > 0 {
+			l.Next = time.UnixMilli(next).UTC()
+		}
+		lives = append(lives, l)
+		return err
+	})
+	return lives, err
+}

@@ -1,0 +1,317 @@
+package keystore
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
+)
+
+// expiring is a row that seals for an hour and opens for two.
+func expiring(n int) crypto.KeyRow {
+	r := row(n)
+	r.Context.Key = "chat"
+	r.Life = &crypto.KeyLife{Read: time.Now(), SealFor: time.Hour, OpenFor: 2 * time.Hour}
+	return r
+}
+
+// databases are the stores that hold keys which expire.
+func databases(t *testing.T, test func(t *testing.T, s *Store, change func(statement string))) {
+	stores(t, func(t *testing.T, uri string) {
+		if strings.HasPrefix(uri, SchemeDynamoDB) {
+			s := newStore(t, uri)
+			if err := s.Put(t.Context(), expiring(1)); crypto.KindOf(err) != crypto.KindNotConfigured || s.Expiry() != nil {
+				t.Errorf("a key that expires in DynamoDB, which destroys none: %v", err)
+			}
+			return
+		}
+		s := newStore(t, uri)
+		test(t, s, func(statement string) {
+			t.Helper()
+			if _, err := s.backend.(database).db.Exec(statement); err != nil {
+				t.Fatal(err)
+			}
+		})
+	})
+}
+
+// endAll ends the life of all keys that have one.
+const endAll = "UPDATE temporal_seal_keys SET expires = 1700000000000 WHERE expires > 0"
+
+func wraps(t *testing.T, s *Store) (n int) {
+	t.Helper()
+	if err := s.backend.(database).db.QueryRow("SELECT count(*) FROM temporal_seal_wraps").Scan(&n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// TestKeysExpire: a key that has expired is not handed out, is destroyed once, comes back by no write, and is told from a lost one.
+func TestKeysExpire(t *testing.T) {
+	databases(t, func(t *testing.T, s *Store, change func(string)) {
+		ctx, r := t.Context(), expiring(1)
+		for _, r := range []crypto.KeyRow{r, row(2)} {
+			if err := s.Put(ctx, r); err != nil {
+				t.Fatal(err)
+			}
+		}
+		rows, err := s.Get(ctx, []crypto.KeyID{r.ID})
+		if err != nil || len(rows) != 1 || string(rows[0].Wrapped) != string(r.Wrapped) {
+			t.Fatalf("rows %v, error %v", rows, err)
+		}
+		life := rows[0].Life
+		if life == nil || !life.Seals() || !life.Opens() || life.SealFor > time.Hour || life.SealFor < 50*time.Minute ||
+			life.OpenFor > 2*time.Hour || life.OpenFor < 110*time.Minute || time.Until(life.End) < time.Hour {
+			t.Errorf("life %+v; want one hour to seal and two to open", life)
+		}
+		if rows, err := s.Get(ctx, []crypto.KeyID{row(2).ID}); err != nil || len(rows) != 1 || rows[0].Life != nil {
+			t.Errorf("a key without a life: %v, error %v", rows, err)
+		}
+		if done, _, err := s.Expiry().DestroyExpired(ctx); err != nil || len(done) != 0 {
+			t.Errorf("%d keys destroyed before their end, error %v", len(done), err)
+		}
+
+		change(endAll)
+		expired := func(when string) {
+			t.Helper()
+			rows, err := s.Get(ctx, []crypto.KeyID{r.ID})
+			if err != nil || len(rows) != 1 || rows[0].Wrapped != nil || !rows[0].Life.Expired() || rows[0].Context != r.Context {
+				t.Errorf("%s: rows %+v, error %v; want one that has expired, without a wrapped key", when, rows, err)
+			}
+		}
+		expired("not destroyed yet")
+		if all := ids(t, s); !slices.Equal(all, []crypto.KeyID{row(2).ID}) {
+			t.Errorf("all keys are %v; want the one that does not expire", all)
+		}
+		done, more, err := s.Expiry().DestroyExpired(ctx)
+		if err != nil || more || len(done) != 1 || done[0].ID != r.ID || done[0].Context != r.Context || done[0].End.UnixMilli() != 1700000000000 {
+			t.Errorf("destroyed %v, more %v, error %v", done, more, err)
+		}
+		if n := wraps(t, s); n != 1 {
+			t.Errorf("%d wrapped keys are left; want that of the key that does not expire", n)
+		}
+		if done, _, err := s.Expiry().DestroyExpired(ctx); err != nil || len(done) != 0 {
+			t.Errorf("destroyed %v once more, error %v", done, err)
+		}
+		if err := s.Put(ctx, r); crypto.KindOf(err) != crypto.KindExpired {
+			t.Errorf("put again: %v", err)
+		}
+		if n := wraps(t, s); n != 1 {
+			t.Error("a write has brought an expired key back")
+		}
+		expired("destroyed")
+	})
+}
+
+// TestLivesAreCounted: what expires is counted by namespace and key name, and no file takes it out of the store.
+func TestLivesAreCounted(t *testing.T) {
+	databases(t, func(t *testing.T, s *Store, change func(string)) {
+		ctx := t.Context()
+		if err := s.Put(ctx, expiring(1)); err != nil {
+			t.Fatal(err)
+		}
+		change(endAll)
+		second, other := expiring(2), row(3)
+		for _, r := range []crypto.KeyRow{second, other} {
+			if err := s.Put(ctx, r); err != nil {
+				t.Fatal(err)
+			}
+		}
+		lives, err := s.Expiry().Lives(ctx, true)
+		if err != nil || len(lives) != 2 {
+			t.Fatalf("lives %v, error %v", lives, err)
+		}
+		if l := lives[0]; l.Context != second.Context || l.Endless != 0 || l.Expiring != 1 || l.Expired != 1 || time.Until(l.Next) < time.Hour {
+			t.Errorf("%+v", l)
+		}
+		if l := lives[1]; l.Context != other.Context || l.Endless != 1 || l.Expiring+l.Expired != 0 || !l.Next.IsZero() {
+			t.Errorf("%+v", l)
+		}
+		if next, err := s.Expiry().Lives(ctx, false); err != nil || len(next) != 1 || next[0].Context != second.Context || next[0].Expiring != 1 || !next[0].Next.Equal(lives[0].Next) {
+			t.Errorf("what expires next: %+v, error %v", next, err)
+		}
+		for _, kc := range []crypto.KeyContext{second.Context, other.Context} {
+			if has, err := s.Expiry().HasEndless(ctx, kc); err != nil || has != (kc == other.Context) {
+				t.Errorf("%v: keys that do not expire: %v, error %v", kc, has, err)
+			}
+		}
+		if _, err := Export(ctx, s, io.Discard, func(crypto.KeyRow) {}); err == nil || !strings.Contains(err.Error(), "expire") {
+			t.Errorf("an export: %v", err)
+		}
+	})
+}
+
+// TestManyKeysExpire: they are destroyed in portions, each by one of the processes that look at the same time.
+func TestManyKeysExpire(t *testing.T) {
+	databases(t, func(t *testing.T, s *Store, change func(string)) {
+		const n = 2*perSweep + 50
+		tx, err := s.backend.(database).db.BeginTx(t.Context(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range n {
+			r := expiring(i)
+			if err := s.backend.(database).insertInto(t.Context(), tx, &r); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := tx.Commit(); err != nil {
+			t.Fatal(err)
+		}
+		change(endAll)
+		var all sync.WaitGroup
+		var mu sync.Mutex
+		by := map[crypto.KeyID]int{}
+		for range 3 {
+			all.Go(func() {
+				for {
+					done, _, err := s.Expiry().DestroyExpired(context.WithoutCancel(t.Context()))
+					if err != nil || len(done) > perSweep {
+						t.Errorf("%d at once, error %v", len(done), err)
+						return
+					}
+					if len(done) == 0 {
+						return
+					}
+					mu.Lock()
+					for _, key := range done {
+						by[key.ID]++
+					}
+					mu.Unlock()
+				}
+			})
+		}
+		all.Wait()
+		// A process that meets another one in the same rows gets none, and looks again later.
+		for {
+			done, _, err := s.Expiry().DestroyExpired(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(done) == 0 {
+				break
+			}
+			for _, key := range done {
+				by[key.ID]++
+			}
+		}
+		for id, times := range by {
+			if times != 1 {
+				t.Errorf("%s was destroyed by %d", id, times)
+			}
+		}
+		if len(by) != n || wraps(t, s) != 0 {
+			t.Errorf("%d destroyed, %d wrapped keys are left; want all %d gone", len(by), wraps(t, s), n)
+		}
+	})
+}
+
+// TestRightsForExpiry: where no key expires, the rights that the documents name for a key store are enough, and with two more, keys do.
+func TestRightsForExpiry(t *testing.T) {
+	uri := postgres(t)
+	owner := newStore(t, uri)
+	role := "limited" + strings.ToLower(rand.Text())
+	grant := func(statement string) {
+		t.Helper()
+		if _, err := owner.backend.(database).db.Exec(statement + " TO " + role); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := owner.backend.(database).db.Exec("CREATE ROLE " + role + " LOGIN"); err != nil {
+		t.Fatal(err)
+	}
+	grant("GRANT SELECT ON temporal_seal_meta")
+	grant("GRANT SELECT, INSERT ON temporal_seal_keys, temporal_seal_wraps")
+	s := openStore(t, strings.Replace(uri, "user=seal", "user="+role, 1), owner.id)
+	if err := s.Put(t.Context(), row(1)); err != nil {
+		t.Fatal(err)
+	}
+	if done, _, err := s.Expiry().DestroyExpired(t.Context()); err != nil || len(done) != 0 {
+		t.Errorf("no key expires: %v, error %v", done, err)
+	}
+	if err := s.Put(t.Context(), expiring(2)); crypto.KindOf(err) != crypto.KindUnavailable || !strings.Contains(err.Error(), "permission denied") {
+		t.Errorf("a key that this role could not destroy: %v", err)
+	}
+	grant("GRANT UPDATE (destroyed) ON temporal_seal_keys")
+	grant("GRANT DELETE ON temporal_seal_wraps")
+	if err := s.Put(t.Context(), expiring(2)); err != nil {
+		t.Error(err)
+	}
+	if _, err := owner.backend.(database).db.Exec(endAll); err != nil {
+		t.Fatal(err)
+	}
+	if done, _, err := s.Expiry().DestroyExpired(t.Context()); err != nil || len(done) != 1 || wraps(t, owner) != 1 {
+		t.Errorf("destroyed %v, %d wrapped keys are left, error %v", done, wraps(t, owner), err)
+	}
+}
+
+// TestMigrateToExpiry: a store that lacks what keys need that expire gets it, and its keys do not expire.
+func TestMigrateToExpiry(t *testing.T) {
+	databases(t, func(t *testing.T, s *Store, change func(string)) {
+		if err := s.Put(t.Context(), row(1)); err != nil {
+			t.Fatal(err)
+		}
+		change("DROP INDEX temporal_seal_expiring")
+		change("ALTER TABLE temporal_seal_keys DROP COLUMN expires")
+		change("ALTER TABLE temporal_seal_keys DROP COLUMN destroyed")
+		hasSchema(t, s, 1)
+		if changed, err := s.Migrate(t.Context()); !changed || err != nil {
+			t.Fatalf("changed %v, error %v", changed, err)
+		}
+		rows, err := s.Get(t.Context(), []crypto.KeyID{row(1).ID})
+		if err != nil || len(rows) != 1 || rows[0].Life != nil {
+			t.Errorf("rows %v, error %v", rows, err)
+		}
+		if err := s.Put(t.Context(), expiring(2)); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestExpiredKeyLeavesNothingBehind: the file of SQLite and its log do not have a key that was destroyed.
+func TestExpiredKeyLeavesNothingBehind(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys.db")
+	s := newStore(t, "sqlite:"+path)
+	r := expiring(1)
+	r.Wrapped = []byte("THE-WRAPPED-KEY-THAT-HAS-TO-GO")
+	if err := s.Put(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	if !onDisk(t, path, r.Wrapped) {
+		t.Fatal("the wrapped key is not on disk while it is in the store")
+	}
+	if _, err := s.backend.(database).db.Exec(endAll); err != nil {
+		t.Fatal(err)
+	}
+	if done, _, err := s.Expiry().DestroyExpired(t.Context()); err != nil || len(done) != 1 {
+		t.Fatalf("destroyed %v, error %v", done, err)
+	}
+	if onDisk(t, path, r.Wrapped) {
+		t.Error("the wrapped key is still on disk")
+	}
+}
+
+// onDisk reports whether the file of SQLite, or its log, has a text.
+func onDisk(t *testing.T, path string, text []byte) bool {
+	t.Helper()
+	files, err := filepath.Glob(path + "*")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("files %v, error %v", files, err)
+	}
+	return slices.ContainsFunc(files, func(file string) bool {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return bytes.Contains(content, text)
+	})
+}

@@ -1,0 +1,82 @@
+package crypto
+
+import (
+	"context"
+	"time"
+)
+
+// KeyLife is the time of a data key that expires, as its row had it when it was read. A key store measures it by its own clock, so that
+// all processes agree; the clock of a process measures only what has passed since.
+type KeyLife struct {
+	Read    time.Time     // when the store was asked, by this process's clock
+	SealFor time.Duration // from then on, as long as the key may seal
+	OpenFor time.Duration // and as long as it opens; at or below 0, it had expired by the store's clock
+	End     time.Time     // by the store's clock; zero of a row that was not read from it
+}
+
+// clockStep is how far the clock of this machine may be set back without a question to the key store.
+const clockStep = 5 * time.Second
+
+// passed returns how long ago the row was read. Two clocks measure that: the monotonic one stands still while the machine sleeps, and the
+// other one may be set. A clock that was set back shows nothing, so all time has passed.
+func (l *KeyLife) passed() time.Duration {
+	now := time.Now()
+	wall := now.Round(0).Sub(l.Read.Round(0))
+	if wall < -clockStep {
+		return 1<<63 - 1
+	}
+	return max(wall, now.Sub(l.Read))
+}
+
+// Seals reports whether the key may still seal. One without a life may.
+func (l *KeyLife) Seals() bool { return l == nil || l.passed() < l.SealFor }
+
+// Opens reports whether the key may still open. One without a life may.
+func (l *KeyLife) Opens() bool { return l == nil || l.passed() < l.OpenFor }
+
+// Expired reports whether the key had expired by the store's clock when the row was read. Afterwards the store has to be asked again:
+// the clock of this process alone does not decide that a value is gone for good.
+func (l *KeyLife) Expired() bool { return l != nil && l.OpenFor <= 0 }
+
+// Left returns the same life as of now, for a row that is written again.
+func (l *KeyLife) Left() *KeyLife {
+	if l == nil {
+		return nil
+	}
+	passed := l.passed()
+	return &KeyLife{Read: time.Now(), SealFor: l.SealFor - passed, OpenFor: l.OpenFor - passed, End: l.End}
+}
+
+// ExpiredKey is a data key that was destroyed at the end of its life.
+type ExpiredKey struct {
+	ID      KeyID
+	Context KeyContext
+	End     time.Time
+}
+
+// KeyLives counts the data keys of one namespace and key name in a key store, those of subjects apart.
+type KeyLives struct {
+	Context                    KeyContext
+	Endless, Expiring, Expired int
+	Next                       time.Time // the next one expires; zero: none does
+}
+
+// ExpiryOf returns the part of a key store that holds data keys which expire; nil if it cannot.
+func ExpiryOf(store KeyStore) ExpiryStore {
+	if with, ok := store.(interface{ Expiry() ExpiryStore }); ok {
+		return with.Expiry()
+	}
+	return nil
+}
+
+// ExpiryStore is the part of a KeyStore whose data keys may expire. Its errors are those of a KeyStore. A row that says when its key
+// expires is never handed out with its wrapped key after that, and is kept, so that an expired key is told from a lost one.
+type ExpiryStore interface {
+	// DestroyExpired destroys some of the wrapped keys whose life is over, and returns which. more is whether there may be others. Several
+	// processes may call it at once; each key is destroyed by one.
+	DestroyExpired(ctx context.Context) (destroyed []ExpiredKey, more bool, err error)
+	// HasEndless reports whether there is a data key of a context that does not expire.
+	HasEndless(ctx context.Context, kc KeyContext) (bool, error)
+	// Lives counts the data keys by namespace and key name: those that are going to expire, or all of them, which reads every row.
+	Lives(ctx context.Context, all bool) ([]KeyLives, error)
+}
