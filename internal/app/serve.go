@@ -20,7 +20,7 @@
 //   - wiring.go: listeners, upstreams and the codec server, from the config
 //   - limits.go, collector.go: what fits into the memory
 //   - survey.go: the survey of live traffic; namespaces.go: metrics by namespace
-//   - admin.go, status.go, keyuse.go: the admin listener and its pages; certificates.go, subjects.go: metrics of
+//   - admin.go, status.go, keyuse.go: the admin listener and its pages; certificates.go, subjects.go, expiry.go: metrics of
 //     certificates, and of keys of subjects
 //   - telemetry.go, spans.go, sampler.go, audit.go: logs, traces and audit records
 //   - files_unix.go, files_other.go: how many files the process may have open

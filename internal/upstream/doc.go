@@ -9,6 +9,7 @@
 //	pool.go         connections, and the calls on them; settings.go: how many streams a frontend allows on each
 //	credentials.go  TLS and API keys, read again when their files change
 //	confirm.go      whether a namespace exists
+//	count.go        how many workflows match a query, for check
 //	probe.go        whether upstreams answer, at the start
 //	reflection.go   what a newer server knows beyond this build
 //	endpoints.go    the namespaces behind Nexus endpoints

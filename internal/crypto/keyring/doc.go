@@ -27,6 +27,7 @@
 //	sealer.go    sealing with one data key
 //	open.go      opening: grants, data keys, many at once if they are not in memory
 //	cache.go     the data keys that opening remembers
+//	expiry.go    keys whose life is over are destroyed
 //	datakeys.go  a data key in memory
 //	keks.go      the key encryption keys that are open
 //	service.go   calls to key services, limited
