@@ -46,7 +46,7 @@ type site struct {
 }
 
 const (
-	fires = 60 * time.Second // after its state has begun
+	fires = 2 * time.Minute  // after its state has begun: rows of subjects' keys are looked for once a minute
 	stops = 90 * time.Second // after it has ended: a key is tried again after half a minute
 )
 

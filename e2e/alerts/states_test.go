@@ -5,7 +5,9 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -20,6 +22,7 @@ import (
 	"github.com/temporal-seal/temporal-seal/e2e/blackbox"
 	"github.com/temporal-seal/temporal-seal/e2e/harness"
 	"github.com/temporal-seal/temporal-seal/e2e/kmsstub"
+	"github.com/temporal-seal/temporal-seal/e2e/peers"
 )
 
 // state is what an alert is about, and how it is made on a proxy.
@@ -94,6 +97,13 @@ func makeStates() []state {
 		{alert: "KeyRevoked", also: []string{"CallsFail"}, begin: revoke, end: restore, calls: sealing},
 		{alert: "KeyServiceOutOfReach", also: []string{"CallsFail"}, begin: break_, end: heal, calls: sealing},
 		keyStoreFails(),
+		subjectKeys("SubjectKeysOutOfUse",
+			"INSERT INTO temporal_seal_replicas (id, seen, seq, max_lag) VALUES ('of a newer store', 0, 7, 0)",
+			"DELETE FROM temporal_seal_replicas WHERE id = 'of a newer store'"),
+		subjectKeys("SubjectsLost",
+			"CREATE TABLE hidden AS SELECT * FROM temporal_seal_subject_keys; DELETE FROM temporal_seal_subject_keys",
+			"INSERT INTO temporal_seal_subject_keys SELECT * FROM hidden"),
+		aliasMoves(),
 		{alert: "PollsHeld", also: []string{"KeyServiceOutOfReach"}, begin: break_, end: heal, calls: func(s *site) {
 			if !s.begun.Load() {
 				return // with a key at hand polls would not be held
@@ -256,6 +266,53 @@ func auditFails() state {
 		if p, err := s.seal("orders"); err == nil {
 			s.query(p)
 		}
+	}}
+}
+
+// bySubject seals for a subject whatever the payload is.
+const bySubject = openAll + `request contains {"action": "seal", "subject": {"pointer": "/patient"}, "default_subject": "somebody"}
+`
+
+// subjectKeys is a key store in PostgreSQL with the key of a subject for which calls seal, and what statements change in it.
+func subjectKeys(alert, begin, end string) state {
+	var database *peers.Postgres
+	execute := func(statements string) func(*site) error {
+		return func(s *site) error { return database.Execute(s.t.Context(), statements) }
+	}
+	return state{alert: alert, also: []string{"CallsFail"}, prepare: func(s *site) error {
+		dir, err := os.MkdirTemp("", "pg")
+		if err != nil {
+			return err
+		}
+		s.t.Cleanup(func() { _ = os.RemoveAll(dir) })
+		if database, err = peers.StartPostgres(s.t.Context(), dir); err != nil {
+			return err
+		}
+		s.t.Cleanup(database.Kill)
+		program, err := harness.BuildProxy()
+		if err != nil {
+			return err
+		}
+		id, err := exec.CommandContext(s.t.Context(), program, "keystore", "init", database.URL()).Output()
+		if err != nil {
+			return err
+		}
+		s.options.Policy = bySubject
+		s.options.Extra += fmt.Sprintf("key_store: {id: %s, url: %q}\n", strings.TrimSpace(string(id)), database.URL())
+		return nil
+	}, begin: execute(begin), end: execute(end), calls: func(s *site) { _, _ = s.seal("orders") }}
+}
+
+// aliasMoves has the alias of the key name another key, and names the key before by its ARN to end that.
+func aliasMoves() state {
+	return state{alert: "KeyAliasMoved", begin: func(s *site) error {
+		s.kms.SetAlias("alias/default", s.kms.CreateKey(false))
+		return rewritten(func(o *harness.ProxyOptions) { o.Extra += "revoked_data_keys: []\n" })(s)
+	}, end: func(s *site) error {
+		return rewritten(func(o *harness.ProxyOptions) {
+			o.Keys = slices.Clone(o.Keys)
+			o.Keys[0].OpenOnly = []string{"awskms://arn:aws:kms:eu-central-1:111122223333:key/" + s.key + "?endpoint=" + s.kms.URL}
+		})(s)
 	}}
 }
 

@@ -61,6 +61,16 @@ func StartPostgres(ctx context.Context, dir string) (*Postgres, error) {
 // URL is that of the database "postgres".
 func (p *Postgres) URL() string { return "postgres:///postgres?user=seal&host=" + p.dir }
 
+// Execute executes statements, all of them or none.
+func (p *Postgres) Execute(ctx context.Context, statements string) error {
+	out, err := exec.CommandContext(ctx, postgresProgram("psql"), "-X", "-1", "-v", "ON_ERROR_STOP=1", "-h", p.dir, "-U", "seal", "-c", statements,
+		"postgres").CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("psql: %w: %s", err, out)
+	}
+	return nil
+}
+
 // postgresProgram returns the path of one of PostgreSQL's programs, which Debian installs outside of the PATH.
 func postgresProgram(name string) string {
 	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/" + name)
