@@ -300,7 +300,15 @@ func subjectKeys(alert, begin, end string) state {
 		s.options.Policy = bySubject
 		s.options.Extra += fmt.Sprintf("key_store: {id: %s, url: %q}\n", strings.TrimSpace(string(id)), database.URL())
 		return nil
-	}, begin: execute(begin), end: execute(end), calls: func(s *site) { _, _ = s.seal("orders") }}
+	}, begin: func(s *site) (err error) {
+		for range 60 { // until calls have made a key for the subject
+			if err = execute("SELECT 1 / count(*) FROM temporal_seal_subject_keys;" + begin)(s); err == nil {
+				return nil
+			}
+			time.Sleep(time.Second)
+		}
+		return err
+	}, end: execute(end), calls: func(s *site) { _, _ = s.seal("orders") }}
 }
 
 // aliasMoves has the alias of the key name another key, and names the key before by its ARN to end that.
