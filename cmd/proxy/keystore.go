@@ -77,8 +77,9 @@ func migrateStoreCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "migrate",
 		Short: "Bring the key store of a config to the schema of this release",
-		Long: `migrate changes the tables of the config's key store to the schema of this release, and changes no row. Upgrade every proxy first: earlier
-releases refuse a newer schema. It refuses a store that a newer release has made.`,
+		Long: `migrate changes the tables of the config's key store to the schema of this release, and changes no row. Run it right before the rollout of
+this release: its proxies do not start with an older schema, and those of earlier releases write nothing more to a newer one and do not start with
+it. It refuses a store that a newer release has made.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := flags.Load()

@@ -60,6 +60,7 @@ upstreams: [{address: %q}]
 key_store: {url: %q, id: %q}
 keys:
   - {name: default, active: "local:%s/seal.key", namespaces: [lab]}
+  - {name: letters, active: "local:%[4]s/seal.key", envelope: reference, namespaces: [clinic]}
   - {name: chat, active: "local:%[4]s/seal.key", envelope: reference, life: 30d, namespaces: [clinic]}
   - {name: notes, active: "local:%[4]s/seal.key", envelope: reference, life: 90m, namespaces: [lab]}
 `, l.Addr(), url, id, f.dir))
@@ -67,13 +68,13 @@ keys:
 		return check.Run(t.Context(), check.Options{Flags: config.Flags{File: filepath.Join(f.dir, "config.yaml")}, Connect: connect, Timeout: time.Minute})
 	}
 	got := run(false)
-	if notes := strings.Join(got.Notes, "\n"); !strings.Contains(notes, "keys[1].life: a workflow that runs for longer than 30d fails") ||
+	if notes := strings.Join(got.Notes, "\n"); !strings.Contains(notes, "keys[2].life: a workflow that runs for longer than 30d fails") ||
 		!strings.Contains(notes, "temporal workflow count --query \"ExecutionStatus = 'Running' AND StartTime < '20") || len(got.Errors) > 0 {
 		t.Errorf("errors %q, notes %q", got.Errors, got.Notes)
 	}
 	got = run(true)
 	warnings := strings.Join(got.Warnings, "\n")
-	for _, want := range []string{"keys[1].life: 3 workflows run in namespace clinic for longer than 30d", "keys[2].life: workflows of namespace lab that run for longer than 1h30m0s could not be counted"} {
+	for _, want := range []string{"keys[2].life: 3 workflows run in namespace clinic for longer than 30d", "keys[3].life: workflows of namespace lab that run for longer than 1h30m0s could not be counted"} {
 		if !strings.Contains(warnings, want) {
 			t.Errorf("warnings %q lack %q", got.Warnings, want)
 		}
@@ -85,13 +86,21 @@ keys:
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = store.Put(t.Context(), crypto.KeyRow{ID: crypto.KeyID{1}, KEK: crypto.KEKRef{1}, Wrapped: []byte("wrapped"),
-		Context: crypto.KeyContext{Namespace: "clinic", Key: "chat"}})
-	if err != nil {
-		t.Fatal(err)
+	for _, row := range []crypto.KeyRow{
+		{ID: crypto.KeyID{1}, Context: crypto.KeyContext{Namespace: "clinic", Key: "chat"}},
+		{ID: crypto.KeyID{2}, Context: crypto.KeyContext{Namespace: "clinic", Key: "letters"}, Life: &crypto.KeyLife{Read: time.Now(), SealFor: time.Hour, OpenFor: 2 * time.Hour}},
+	} {
+		row.KEK, row.Wrapped = crypto.KEKRef{1}, []byte("wrapped")
+		if err := store.Put(t.Context(), row); err != nil {
+			t.Fatal(err)
+		}
 	}
 	store.Close()
-	if got := strings.Join(run(false).Errors, "\n"); !strings.Contains(got, `keys[1].life: the key store has 1 data key of "chat" in the namespace clinic that do not expire`) {
+	got = run(false)
+	if want := `the key store has 1 data key of "letters" in the namespace clinic that expire`; !strings.Contains(strings.Join(got.Warnings, "\n"), want) {
+		t.Errorf("warnings %q lack %q", got.Warnings, want)
+	}
+	if got := strings.Join(got.Errors, "\n"); !strings.Contains(got, `keys[2].life: the key store has 1 data key of "chat" in the namespace clinic that do not expire`) {
 		t.Errorf("errors %q", got)
 	}
 }

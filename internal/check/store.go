@@ -65,6 +65,10 @@ func (r *run) checkLives(ctx context.Context, store *keystore.Store) {
 			r.fail("%s: the key store has %s of %q in the namespace %s that do not expire, so nothing more is sealed under this name there; "+
 				"give the life to a key of a new name", r.review.Place(fmt.Sprintf("$.keys[%d].life", entry)), count(l.Endless, "data key"),
 				l.Context.Key, l.Context.Namespace)
+		} else if !ok && l.Expiring > 0 && r.set.Names(l.Context.Key) {
+			r.warn("keys: the key store has %s of %q in the namespace %s that expire, and the config has no `life` for this name: what this "+
+				"proxy seals under it does not expire, and replicas that have the `life` then refuse to seal; add the `life`, or use a new name",
+				count(l.Expiring, "data key"), l.Context.Key, l.Context.Namespace)
 		}
 	}
 }
