@@ -117,6 +117,9 @@ func (q *query) appendKey(b []byte, in *Input, r MemberSet) ([]byte, error) {
 	if in.Apart {
 		class = apartClass
 	}
+	if q.masks && q.direction == Request && in.maskable() {
+		class |= maskableClass // what is unknown refuses it, and not the others: see missesMask
+	}
 	b = append(b, class)
 	if q.namespace == "" {
 		r |= readNamespace // its default key and the keys' ranks depend on it
@@ -167,6 +170,9 @@ func (q *query) appendClaims(b []byte, c *Caller) ([]byte, error) {
 
 // apartClass is the class of payloads apart from any message, which have no kind of the other classes.
 const apartClass = 3
+
+// maskableClass is added to the class of payloads that may be masked, in queries with rules that mask.
+const maskableClass = 1 << 7
 
 // kindClass separates the kinds that unite treats differently whatever the rules say.
 func kindClass(kind string) byte {

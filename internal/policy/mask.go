@@ -92,16 +92,30 @@ const (
 // ErrUnmaskable means that a rule masks a payload which must not be masked.
 var ErrUnmaskable = errors.New("the action mask is not for this payload")
 
+// seenInClear returns the part of a payload's path that says that a worker has seen it in clear; "" if none does.
+func (in *Input) seenInClear() string {
+	switch {
+	case in.Kind == KindMemo && strings.Contains(in.Path, upsertedMemo):
+		return upsertedMemo
+	case in.Kind == KindUpdate && strings.Contains(in.Path, acceptedUpdate):
+		return acceptedUpdate
+	}
+	return ""
+}
+
+// maskable reports whether a payload may be masked.
+func (in *Input) maskable() bool { return slices.Contains(maskable, in.Kind) && in.seenInClear() == "" }
+
 // checkMask returns an error if a payload must not be masked.
 func checkMask(in *Input) error {
-	switch {
+	switch at := in.seenInClear(); {
 	case !slices.Contains(maskable, in.Kind):
 		return fmt.Errorf("%w: its kind is %q, and only those of the kinds %s can be masked; deny or seal it", ErrUnmaskable, in.Kind,
 			strings.Join(maskable, ", "))
-	case in.Kind == KindMemo && strings.Contains(in.Path, upsertedMemo):
+	case at == upsertedMemo:
 		return fmt.Errorf("%w: a workflow upserts it into its memo, has it in clear, and would replay it masked; "+
 			"add `not contains(input.payload.path, %q)` to the rule", ErrUnmaskable, upsertedMemo)
-	case in.Kind == KindUpdate && strings.Contains(in.Path, acceptedUpdate):
+	case at == acceptedUpdate:
 		return fmt.Errorf("%w: it is the copy of an update that a worker sends back when it accepts it; the worker may have it in clear, and "+
 			"would replay it masked; add `not contains(input.payload.path, %q)` to the rule", ErrUnmaskable, acceptedUpdate)
 	}

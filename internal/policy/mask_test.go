@@ -75,7 +75,7 @@ func TestMaskVerdicts(t *testing.T) {
 
 // TestMaskOfWhatAWorkerHas: a rule that may hold for a payload which a worker has seen in clear, and would replay masked, does not load.
 func TestMaskOfWhatAWorkerHas(t *testing.T) {
-	const head = "package temporal.namespaces.clinic\n\nkinds := {\"input\", \"result\"}\nanything := {\"input\", \"marker\"}\n" +
+	const head = "package temporal.namespaces.clinic\n\npii := [\"/ssn\"]\n\nkinds := {\"input\", \"result\"}\nanything := {\"input\", \"marker\"}\n" +
 		"documents if input.payload.kind in kinds\ndefault plain := false\nplain if input.payload.kind == \"signal\"\nof(kind) if kind == \"query\"\n\n"
 	for guard, kind := range map[string]string{
 		`input.namespace == "clinic"`:                                      KindHeader,
@@ -111,12 +111,14 @@ func TestMaskOfWhatAWorkerHas(t *testing.T) {
 		`input.payload.kind == "update"; not contains(input.payload.path, "accepted_request")`:               "",
 		`input.workflow.type == "Admission"; input.payload.kind == "input"; not input.caller.subject == "x"`: "",
 	} {
-		_, err := load(t, map[string]string{"clinic.rego": head + `request contains {"action": "mask", "fields": ["/ssn"]} if { ` + guard + " }\n"})
-		switch {
-		case kind == "" && err != nil:
-			t.Errorf("%s: %v", guard, err)
-		case kind != "" && (!errors.Is(err, ErrUnmaskable) || !strings.Contains(err.Error(), `"`+kind+`"`) || !strings.Contains(err.Error(), "clinic.rego:10")):
-			t.Errorf("%s: error %v; want that it may hold for kind %s", guard, err, kind)
+		for _, fields := range []string{`["/ssn"]`, `pii`, `[concat("/", ["", f]) | some f in ["ssn"]]`} {
+			_, err := load(t, map[string]string{"clinic.rego": head + `request contains {"action": "mask", "fields": ` + fields + `} if { ` + guard + " }\n"})
+			switch {
+			case kind == "" && err != nil:
+				t.Errorf("%s, %s: %v", fields, guard, err)
+			case kind != "" && (!errors.Is(err, ErrUnmaskable) || !strings.Contains(err.Error(), `"`+kind+`"`) || !strings.Contains(err.Error(), "clinic.rego:12")):
+				t.Errorf("%s, %s: error %v; want that it may hold for kind %s", fields, guard, err, kind)
+			}
 		}
 	}
 }
@@ -170,6 +172,59 @@ func TestMaskOverUnknown(t *testing.T) {
 		if v.Action == Deny && !strings.Contains(v.Reason, "clinic.rego:") {
 			t.Errorf("%s: the reason does not name the rule: %s", name, v.Reason)
 		}
+	}
+}
+
+// TestMaskOverUnknownIsNotShared: what must not be masked is not refused over what is unknown, and shares no verdict with what is
+// refused, in whichever order they come.
+func TestMaskOverUnknownIsNotShared(t *testing.T) {
+	const (
+		copied  = "messages.body.accepted_request.input.args"
+		outcome = "messages.body.outcome.success"
+	)
+	for name, tt := range map[string]struct {
+		guard           string
+		maskable, other Input
+	}{
+		"by path": {`input.payload.kind == "update"; input.workflow.type == "Admission"; not contains(input.payload.path, "accepted_request")`,
+			Input{Kind: KindUpdate, Path: outcome}, Input{Kind: KindUpdate, Path: copied}},
+		"by content": {`input.payload.kind == "update"; input.content.json; input.workflow.type == "Admission"; not contains(input.payload.path, "accepted_request")`,
+			Input{Kind: KindUpdate, Path: outcome}, Input{Kind: KindUpdate, Path: copied}},
+		"computed, by kind": {`input.workflow.type == "Admission"`, Input{Kind: KindInput}, Input{Kind: KindHeader}},
+		"computed, by memo": {`input.workflow.type == "Admission"; input.payload.kind == "memo"`,
+			Input{Kind: KindMemo}, Input{Kind: KindMemo, Path: "commands." + upsertedMemo}},
+	} {
+		text := "package temporal.namespaces.clinic\n\nrequest contains v if {\n\tv := {\"action\": \"mask\", \"fields\": [\"/ssn\"]}\n\t" + tt.guard + "\n}\n"
+		for _, cached := range []int{0, -1} {
+			for _, turned := range []bool{false, true} {
+				p := mustLoad(t, map[string]string{"clinic.rego": text}, ranked("default"), func(o *Options) { o.CacheSize = cached })
+				pair, want, call := []Input{tt.maskable, tt.other}, []Action{Deny, Seal}, new(Call)
+				if turned {
+					slices.Reverse(pair)
+					slices.Reverse(want)
+				}
+				for i := range pair {
+					in := &pair[i]
+					in.Namespace, in.RPC, in.Encoding, in.Data, in.Call = "clinic", completion, "json/plain", []byte(`{"ssn":"CANARY"}`), call
+					if v, err := p.Decide(t.Context(), Request, in); err != nil || v.Action != want[i] {
+						t.Errorf("%s, cache %d, %s: %s, error %v; want %s", name, cached, in.Kind+" "+in.Path, v, err, want[i])
+					}
+				}
+			}
+		}
+	}
+}
+
+// TestMaskLeavesOtherRulesAlone: a rule that only seals refuses nothing over what is unknown, though another rule masks and its own
+// verdict holds a reference.
+func TestMaskLeavesOtherRulesAlone(t *testing.T) {
+	p := mustLoad(t, map[string]string{"clinic.rego": rulesOf("temporal.namespaces.clinic", "request",
+		`{"action": "mask", "fields": ["/ssn"]} if input.payload.kind == "result"`,
+		`{"action": "seal", "subject": {"pointer": "/id"}} if input.payload.kind == "memo"`,
+		`{"action": "seal", "key": input.workflow.id} if input.payload.kind == "signal"`)}, ranked("default"))
+	v, err := p.Decide(t.Context(), Request, &Input{Namespace: "clinic", Kind: KindSignal, Encoding: "json/plain", Data: []byte(`{}`)})
+	if err != nil || v.Action != Seal {
+		t.Errorf("%s, error %v; want seal", v, err)
 	}
 }
 

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -75,8 +76,9 @@ func newQuery(c *ast.Compiler, d Direction, packages Sources) (*query, error) {
 		v := ast.Var(fmt.Sprintf("verdicts%d", i))
 		body.Append(ast.Equality.Expr(ast.NewTerm(v), ast.NewTerm(ref)))
 		p := part{pkg: packageName(s.module), file: s.name, v: v}
+		written := heads(s.module)
 		for _, r := range rules {
-			r := newRule(r, subjects, masks)
+			r := newRule(r, cmp.Or(written[r.Location.Offset], r.Head), subjects, masks)
 			p.rules = append(p.rules, r)
 			q.subjects, q.masks = q.subjects || r.maySubject, q.masks || r.mayMask
 			if r.key != "" && !slices.Contains(q.named, r.key) {
@@ -129,12 +131,22 @@ func buildMasks(packages Sources) (found bool) {
 	return found
 }
 
-// newRule looks at a rule's head. subjects is whether the packages build any object with a subject, which a computed verdict may
-// be, and masks the same for the action mask.
-func newRule(r *ast.Rule, subjects, masks bool) rule {
+// heads returns the heads of a module's rules as they are written, by the places of the rules. The compiler moves a verdict
+// with a reference or a comprehension out of its head.
+func heads(m *ast.Module) map[int]*ast.Head {
+	all := make(map[int]*ast.Head, len(m.Rules))
+	for _, r := range m.Rules {
+		all[r.Location.Offset] = r.Head
+	}
+	return all
+}
+
+// newRule looks at a rule's head as it is written. subjects is whether the packages build any object with a subject, which a
+// computed verdict may be, and masks the same for the action mask.
+func newRule(r *ast.Rule, head *ast.Head, subjects, masks bool) rule {
 	out := rule{rule: r, line: location(r.Location)}
-	if r.Head.Key != nil {
-		if verdict, ok := r.Head.Key.Value.(ast.Object); ok {
+	if head.Key != nil {
+		if verdict, ok := head.Key.Value.(ast.Object); ok {
 			out.key, _ = stringMember(verdict, "key")
 			out.subject = verdict.Get(ast.StringTerm("subject")) != nil
 			out.maySubject = out.subject
