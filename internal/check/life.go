@@ -18,6 +18,10 @@ func (r *run) checkLife(ctx context.Context) {
 			continue
 		}
 		where := r.review.Place(fmt.Sprintf("$.keys[%d].life", i))
+		if namespaces := defaultKeyOf(r, i); len(namespaces) > 0 {
+			r.note("%s: it is that of the default key in %s: task tokens have no MAC there, so after a restart, or with another replica, "+
+				"a `pass` that depends on facts of a task becomes `seal`; give the life to a key that rules name", where, strings.Join(namespaces, ", "))
+		}
 		query := fmt.Sprintf("ExecutionStatus = 'Running' AND StartTime < '%s'", time.Now().Add(-k.Life).UTC().Format(time.RFC3339))
 		var namespaces []string
 		for _, namespace := range r.config.NamedNamespaces() {
@@ -41,6 +45,20 @@ func (r *run) checkLife(ctx context.Context) {
 			}
 		}
 	}
+}
+
+// defaultKeyOf returns the namespaces, among those that the config names, whose default key an entry of `keys` serves.
+func defaultKeyOf(r *run, entry int) (namespaces []string) {
+	for _, namespace := range r.config.NamedNamespaces() {
+		name, ok := r.set.DefaultKey(namespace)
+		if !ok {
+			continue
+		}
+		if of, ok := r.set.Expiring(r.set.KeyContext(namespace, name)); ok && of == entry {
+			namespaces = append(namespaces, namespace)
+		}
+	}
+	return namespaces
 }
 
 // runs is the verb of a number of workflows.

@@ -72,6 +72,10 @@ keys:
 		!strings.Contains(notes, "temporal workflow count --query \"ExecutionStatus = 'Running' AND StartTime < '20") || len(got.Errors) > 0 {
 		t.Errorf("errors %q, notes %q", got.Errors, got.Notes)
 	}
+	if notes := strings.Join(got.Notes, "\n"); !strings.Contains(notes, "keys[1].life: it is that of the default key in clinic: task tokens have no MAC there") ||
+		strings.Contains(notes, "keys[2].life: it is that of the default key") {
+		t.Errorf("notes %q; want one about the default key of clinic alone", got.Notes)
+	}
 	got = run(true)
 	warnings := strings.Join(got.Warnings, "\n")
 	for _, want := range []string{"keys[2].life: 3 workflows run in namespace clinic for longer than 30d", "keys[3].life: workflows of namespace lab that run for longer than 1h30m0s could not be counted"} {

@@ -36,6 +36,8 @@ type Key struct {
 	// How long payloads can be opened after they were sealed, 1h to 3650d, after which their data keys are destroyed in the key
 	// store: they stay for up to `data_key_life` longer, at most twice as long. It needs `envelope: reference`, a key store in
 	// PostgreSQL or SQLite, and a name under which nothing was sealed before that does not expire. Keys of subjects have no life.
+	// Set it in the config of every replica. In a namespace whose default key has one, task tokens have no
+	// MAC: only the replica that handed a task out knows its facts when the worker answers.
 	Life time.Duration `yaml:"life" otherwise:"for good"`
 }
 

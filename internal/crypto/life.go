@@ -47,6 +47,16 @@ func (l *KeyLife) Left() *KeyLife {
 	return &KeyLife{Read: time.Now(), SealFor: l.SealFor - passed, OpenFor: l.OpenFor - passed, End: l.End}
 }
 
+// Earlier returns the life that ends first of l and that of the same key's row as it was read later, each time for itself. A row that does
+// not expire changes nothing.
+func (l *KeyLife) Earlier(row *KeyLife) *KeyLife {
+	if l == nil || row == nil {
+		return l
+	}
+	l, row = l.Left(), row.Left()
+	return &KeyLife{Read: row.Read, SealFor: min(l.SealFor, row.SealFor), OpenFor: min(l.OpenFor, row.OpenFor), End: row.End}
+}
+
 // ExpiredKey is a data key that was destroyed at the end of its life.
 type ExpiredKey struct {
 	ID      KeyID

@@ -40,6 +40,20 @@ func TestLifeIsMeasuredByBothClocks(t *testing.T) {
 // noExpiry is a key store whose keys do not expire.
 type noExpiry struct{ KeyStore }
 
+// TestEarlier: the end that comes first counts, whichever clock said so.
+func TestEarlier(t *testing.T) {
+	now := time.Now()
+	own := &KeyLife{Read: now, SealFor: time.Hour, OpenFor: 5 * time.Hour}
+	row := &KeyLife{Read: now, SealFor: 2 * time.Hour, OpenFor: 3 * time.Hour, End: now.Add(3 * time.Hour)}
+	if l := own.Earlier(row); l.SealFor > time.Hour || l.SealFor < 50*time.Minute || l.OpenFor > 3*time.Hour || l.OpenFor < 170*time.Minute || !l.End.Equal(row.End) {
+		t.Errorf("%+v; want one hour to seal and three to open", l)
+	}
+	var none *KeyLife
+	if own.Earlier(nil) != own || none.Earlier(row) != nil {
+		t.Error("a key that does not expire has changed one that does, or the other way around")
+	}
+}
+
 func TestExpiryOf(t *testing.T) {
 	if ExpiryOf(noExpiry{}) != nil || ExpiryOf(nil) != nil {
 		t.Error("a store without keys that expire has a part for them")

@@ -21,7 +21,8 @@ type KeyStore interface {
 	// Get returns the rows of some ids, one for each key encryption key that wrapped them. Ids that the store does not have
 	// are left out. It asks once for all of them. A key that has expired has one row, without a wrapped key.
 	Get(ctx context.Context, ids []KeyID) ([]KeyRow, error)
-	// Put makes sure that the store has a row.
+	// Put makes sure that the store has a row. The life that row.Life points to becomes that of the row in the store, where this one ends
+	// earlier. A key whose life is over by the store's clock is KindExpired.
 	Put(ctx context.Context, row KeyRow) error
 	// All calls visit for every row of every kind, until it returns an error. The rows of an id come one after the other. A row that
 	// cannot be read, and a key that has no wrapped key, are visited as well, with the reason in Broken. Keys that have expired are left

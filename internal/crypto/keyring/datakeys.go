@@ -19,10 +19,9 @@ type dataKey struct {
 	wrapped []byte
 	header  []byte // the part of its envelopes' headers that names it; see envelope.Sealed.KeyHeader
 	use     *keyUse
-	subject *subjectKey     // nil: it is no key of a subject
-	parent  crypto.KeyID    // of the proof of a wrap key: that key
-	life    *crypto.KeyLife // nil: it does not expire
-	carried bool            // by an envelope, though its entry has a life: it opens such envelopes alone
+	subject *subjectKey  // nil: it is no key of a subject
+	parent  crypto.KeyID // of the proof of a wrap key: that key
+	carried bool         // by an envelope, though its entry has a life: it opens such envelopes alone
 
 	cipher  atomic.Pointer[envelope.Cipher] // nil once the key was dropped
 	macKey  atomic.Pointer[[]byte]          // of MACs; nil once the key was dropped
@@ -30,6 +29,7 @@ type dataKey struct {
 	chosen  atomic.Int64                    // envelopes whose form was chosen
 	used    atomic.Int64                    // coarse time of the last look at it
 	stored  atomic.Bool                     // the key store has its row
+	life    atomic.Pointer[crypto.KeyLife]  // nil: it does not expire
 	allowed atomic.Pointer[Set]             // by which envelopes of the key may be opened; see opening.allows
 }
 
@@ -63,7 +63,7 @@ func (dk *dataKey) envelopeHeader() *envelope.Header {
 
 // usable reports whether the key may serve now. It is asked for every payload.
 func (dk *dataKey) usable() bool {
-	return dk.kek.Usable() && dk.cipher.Load() != nil && (dk.subject == nil || dk.subject.of.inForce()) && dk.life.Opens()
+	return dk.kek.Usable() && dk.cipher.Load() != nil && (dk.subject == nil || dk.subject.of.inForce()) && dk.life.Load().Opens()
 }
 
 // opens reports whether the key may serve now and is that of an envelope. In a self-contained one all of the header has to be the
@@ -79,7 +79,7 @@ func (dk *dataKey) opens(s *envelope.Sealed) bool {
 
 // row returns what the key store has of the key.
 func (dk *dataKey) row() crypto.KeyRow {
-	return crypto.KeyRow{ID: dk.id, Context: dk.context, KEK: dk.kek.Ref(), KEKURI: dk.kek.URI(), Wrapped: dk.wrapped, Life: dk.life}
+	return crypto.KeyRow{ID: dk.id, Context: dk.context, KEK: dk.kek.Ref(), KEKURI: dk.kek.URI(), Wrapped: dk.wrapped, Life: dk.life.Load().Left()}
 }
 
 // revoked reports whether the key, or the one that wraps it, stands in a list of revoked ones.

@@ -74,7 +74,7 @@ func (x *expiry) tend() {
 
 // sweep destroys keys whose life is over, forgets those in memory, and looks what comes next.
 func (x *expiry) sweep(ctx context.Context) error {
-	x.forget(func(dk *dataKey) bool { return !dk.life.Opens() })
+	x.forget(func(dk *dataKey) bool { return !dk.life.Load().Opens() })
 	for more, n := true, 0; more && n < maxSweeps; n++ {
 		var destroyed []crypto.ExpiredKey
 		var err error

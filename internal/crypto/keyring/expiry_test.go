@@ -65,7 +65,14 @@ func (s *expiringRows) Put(ctx context.Context, row crypto.KeyRow) error {
 		left := row.Life.Left()
 		s.ends[row.ID] = [2]time.Time{s.now().Add(left.SealFor), s.now().Add(left.OpenFor)}
 	}
+	life := s.lifeOf(row.ID)
 	s.mu.Unlock()
+	if life.Expired() {
+		return row.Context.Errorf(crypto.KindExpired, "keystore.put", "its life is over")
+	}
+	if row.Life != nil {
+		*row.Life = *row.Life.Earlier(life)
+	}
 	return s.rowsInMemory.Put(ctx, row)
 }
 
@@ -77,14 +84,27 @@ func (s *expiringRows) Get(ctx context.Context, ids []crypto.KeyID) ([]crypto.Ke
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i := range rows {
-		if end, ok := s.ends[rows[i].ID]; ok {
-			rows[i].Life = &crypto.KeyLife{Read: time.Now(), SealFor: end[0].Sub(s.now()), OpenFor: end[1].Sub(s.now()), End: end[1]}
-			if rows[i].Life.Expired() {
-				rows[i].Wrapped = nil
-			}
+		if rows[i].Life = s.lifeOf(rows[i].ID); rows[i].Life.Expired() {
+			rows[i].Wrapped = nil
 		}
 	}
 	return rows, err
+}
+
+// lifeOf returns the life of a row as of now. The caller holds the lock.
+func (s *expiringRows) lifeOf(id crypto.KeyID) *crypto.KeyLife {
+	end, ok := s.ends[id]
+	if !ok {
+		return nil
+	}
+	return &crypto.KeyLife{Read: time.Now(), SealFor: end[0].Sub(s.now()), OpenFor: end[1].Sub(s.now()), End: end[1]}
+}
+
+// end moves the end of a row's life, as when somebody changed it in the database or the store's clock was set.
+func (s *expiringRows) end(id crypto.KeyID, in time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ends[id] = [2]time.Time{s.now().Add(in), s.now().Add(in)}
 }
 
 func (s *expiringRows) HasEndless(_ context.Context, kc crypto.KeyContext) (has bool, err error) {
@@ -229,6 +249,32 @@ func TestExpiringKeysNeedTheirRows(t *testing.T) {
 	})
 }
 
+// TestRowEndsEarlier: a sealer learns from its row, within a minute, that it ends earlier than the process thinks, and seals no more then.
+func TestRowEndsEarlier(t *testing.T) {
+	for name, in := range map[string]time.Duration{"it has ended": -time.Second, "it ends soon": 5 * time.Minute} {
+		t.Run(name, func(t *testing.T) {
+			fakeTime(t, func(t *testing.T) {
+				s, p := defaultStore()
+				keys := newExpiringRows(0)
+				k := chat(t, s, p, keys)
+				first := sealer(t, k, "ns", "default")
+				referring := seal(t, k, "payload")
+				keys.end(first.dk.id, in)
+				time.Sleep(max(in, 0) + rowsInterval + 2*tickInterval)
+				if _, err := first.appendPayload(nil, []byte("payload"), false); err == nil {
+					t.Error("a data key seals though the life of its row is over")
+				}
+				if next := sealer(t, k, "ns", "default"); next.dk.id == first.dk.id {
+					t.Error("the sealer goes on with a key whose life is over")
+				}
+				if opened, errs := openResolved(t.Context(), k, [][]byte{referring}); opened != 0 || errs[crypto.KindExpired] != 1 {
+					t.Errorf("%d opened, errors %v", opened, errs)
+				}
+			})
+		})
+	}
+}
+
 // TestLifeOfAKeyChanges: a life takes effect at once, and is refused where keys of the name do not expire.
 func TestLifeOfAKeyChanges(t *testing.T) {
 	fakeTime(t, func(t *testing.T) {
@@ -240,13 +286,13 @@ func TestLifeOfAKeyChanges(t *testing.T) {
 			t.Fatal(err)
 		}
 		longer := sealer(t, k, "ns", "default")
-		if longer.dk.id == first.dk.id || longer.dk.life.OpenFor != 6*hourly {
-			t.Errorf("a longer life: the same key %v, it opens for %v", longer.dk.id == first.dk.id, longer.dk.life.OpenFor)
+		if longer.dk.id == first.dk.id || longer.dk.life.Load().OpenFor != 6*hourly {
+			t.Errorf("a longer life: the same key %v, it opens for %v", longer.dk.id == first.dk.id, longer.dk.life.Load().OpenFor)
 		}
 		if err := change(k, t.Context(), chatKeys(p, 0), nil, nil); err != nil {
 			t.Fatal(err)
 		}
-		if endless := sealer(t, k, "ns", "default"); endless.dk.life != nil {
+		if endless := sealer(t, k, "ns", "default"); endless.dk.life.Load() != nil {
 			t.Error("a key whose life was removed expires")
 		}
 		if err := change(k, t.Context(), chatKeys(p, hourly), nil, nil); err != nil {

@@ -14,7 +14,8 @@ type MACs struct{ keys *Keyring }
 func (k *Keyring) MACs() MACs { return MACs{k} }
 
 // Append appends to dst a MAC of a message, by which any process with the namespace's keys knows it again: see
-// [MACs.Verify]. It never waits: without a working data key of the namespace's default key it appends nothing.
+// [MACs.Verify]. It never waits: without a working data key of the namespace's default key it appends nothing. Nor does it with one that
+// expires: a MAC carries the wrapped key, and the server keeps the token.
 func (m MACs) Append(dst []byte, namespace string, message []byte) []byte {
 	k := m.keys
 	name, ok := k.DefaultKey(namespace)
@@ -26,7 +27,7 @@ func (m MACs) Append(dst []byte, namespace string, message []byte) []byte {
 		return dst
 	}
 	s := sl.usable()
-	if s == nil {
+	if s == nil || s.dk.life.Load() != nil {
 		return dst
 	}
 	if key := s.dk.macKey.Load(); key != nil {

@@ -1,6 +1,7 @@
 package keyring
 
 import (
+	"bytes"
 	"testing"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
@@ -53,4 +54,17 @@ func TestMACs(t *testing.T) {
 		MACs().Append(nil, "ns", message); mac != nil {
 		t.Error("there is a MAC in a namespace without a key")
 	}
+}
+
+// TestMACsOfKeysThatExpire: no task token carries the wrapped key of a data key with a life, which outlives its end at the server.
+func TestMACsOfKeysThatExpire(t *testing.T) {
+	fakeTime(t, func(t *testing.T) {
+		s, p := defaultStore()
+		k := chat(t, s, p, newExpiringRows(0))
+		wrapped := sealer(t, k, "ns", "default").dk.wrapped
+		token := k.MACs().Append([]byte("token"), "ns", []byte("message"))
+		if string(token) != "token" || bytes.Contains(token, wrapped) {
+			t.Errorf("a MAC of %d bytes under a key that expires", len(token)-len("token"))
+		}
+	})
 }

@@ -363,7 +363,8 @@ func (o *opening) unwrap(
 			err = h.Tampered("the key id is not that of the wrapped key")
 		}
 		if err == nil {
-			dk.use, dk.life, dk.carried = o.core.uses.of(e, key), h.Life, carried
+			dk.use, dk.carried = o.core.uses.of(e, key), carried
+			dk.life.Store(h.Life)
 			key.Answered(kc, h.Wrapped, dk.id)
 			o.keys.add(dk)
 			return dk, nil

@@ -293,10 +293,15 @@ func valid(row *crypto.KeyRow) bool {
 func (p *sealing) store(ctx context.Context, dk *dataKey) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	err := p.core.opt.Store.Put(ctx, dk.row())
+	row := dk.row()
+	err := p.core.opt.Store.Put(ctx, row)
 	switch kind := crypto.KindOf(err); {
 	case err == nil:
+		dk.life.Store(row.Life)
 		dk.stored.Store(true)
+	case kind == crypto.KindExpired: // or destroyed: what it seals from now on opens nowhere
+		dk.stored.Store(false)
+		dk.drop()
 	case kind == crypto.KindTampered, kind == crypto.KindNotConfigured: // it is another row, or another store
 		dk.stored.Store(false)
 	case dk.stored.Load(): // a store that takes no rows may have lost this one
@@ -323,7 +328,7 @@ func (p *sealing) tendRows(now time.Time) {
 		m, ok := set.find(sl.namespace, sl.key)
 		switch {
 		case s == nil || !ok || !p.core.slots.exists(sl.namespace):
-		case m.entry.Reference || s.dk.life != nil:
+		case m.entry.Reference || s.dk.life.Load() != nil:
 			due = append(due, sl)
 		default:
 			s.dk.stored.Store(false)
@@ -342,6 +347,11 @@ func (p *sealing) tendRows(now time.Time) {
 			before := s.dk.stored.Load()
 			err := p.store(p.core.base, s.dk)
 			if err == nil {
+				continue
+			}
+			if crypto.KindOf(err) == crypto.KindExpired {
+				p.core.opt.Log.Warn("the life of a data key ended in the key store while it sealed; the next payload gets another one",
+					"key", sl.key, "namespace", sl.namespace, "error", err)
 				continue
 			}
 			p.core.opt.Log.Error("the key store does not take the row of a data key; payloads carry their keys until it does, unless the row is there already",

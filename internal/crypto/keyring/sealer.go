@@ -39,7 +39,7 @@ func newSealer(dk *dataKey) *Sealer {
 	h := dk.envelopeHeader()
 	reference := envelope.ReferenceTo(h)
 	cipher := dk.cipher.Load()
-	if dk.life != nil { // an envelope that carries the key would outlive its end
+	if dk.life.Load() != nil { // an envelope that carries the key would outlive its end
 		h = reference
 	}
 	return &Sealer{dk: dk, carrying: form{h, envelope.NewWriter(cipher, h)}, reference: form{reference, envelope.NewWriter(cipher, reference)}}
@@ -55,7 +55,7 @@ func newSubjectSealer(dk *dataKey) *Sealer {
 
 // usable reports whether the sealer may serve now.
 func (s *Sealer) usable() bool {
-	return s.dk.usable() && s.dk.seals.Load() < s.dk.maxSeals() && s.dk.mayRefer() && s.dk.life.Seals()
+	return s.dk.usable() && s.dk.seals.Load() < s.dk.maxSeals() && s.dk.mayRefer() && s.dk.life.Load().Seals()
 }
 
 // PayloadSize is the most that an envelope takes for a payload of n bytes that is not compressed.
@@ -138,7 +138,7 @@ func (dk *dataKey) maxSeals() int64 {
 }
 
 // mayRefer reports whether a key that expires may seal: it has no envelopes but those by reference to its row.
-func (dk *dataKey) mayRefer() bool { return dk.life == nil || dk.stored.Load() }
+func (dk *dataKey) mayRefer() bool { return dk.life.Load() == nil || dk.stored.Load() }
 
 // count counts one envelope, and returns an error if it may not be sealed.
 func (s *Sealer) count() error {
@@ -148,7 +148,7 @@ func (s *Sealer) count() error {
 	if s.dk.subject != nil && !s.dk.subject.of.inForce() {
 		return s.carrying.header.Errorf(crypto.KindUnavailable, "seal", "the key store does not answer what was erased, so keys of subjects do not seal")
 	}
-	if !s.dk.mayRefer() || !s.dk.life.Seals() {
+	if !s.dk.mayRefer() || !s.dk.life.Load().Seals() {
 		return s.carrying.header.Errorf(crypto.KindUnavailable, "seal", "the time in which the data key seals is over, or the key store has lost its row; try again")
 	}
 	if s.dk.seals.Add(1) > s.dk.maxSeals() {

@@ -105,14 +105,14 @@ func (p *sealing) renew(ctx context.Context, sl *slot) (*Sealer, error) {
 	working := p.core.opt.DataKeyLife
 	if m.entry.Life > 0 {
 		working = min(working, m.entry.Life)
-		dk.life = &crypto.KeyLife{Read: time.Now(), SealFor: working, OpenFor: working + m.entry.Life}
+		dk.life.Store(&crypto.KeyLife{Read: time.Now(), SealFor: working, OpenFor: working + m.entry.Life})
 	}
 	s := newSealer(dk)
 	s.life = m.entry.Life
 	if m.entry.Reference && p.core.opt.Store != nil && p.core.slots.exists(sl.namespace) {
 		switch err := p.store(ctx, dk); {
 		case err == nil:
-		case dk.life != nil:
+		case dk.life.Load() != nil:
 			dk.drop()
 			return nil, p.refuse(sl, kc.Internalf(crypto.KindUnavailable, "seal", "the key store does not take the row of a key that expires: %w", err))
 		default:

@@ -112,6 +112,31 @@ func TestKeysExpire(t *testing.T) {
 	})
 }
 
+// TestPutReadsTheLife: a process that writes its row again learns that the row ends earlier, and none that it ends later.
+func TestPutReadsTheLife(t *testing.T) {
+	databases(t, func(t *testing.T, s *Store, change func(string)) {
+		if err := s.Put(t.Context(), expiring(1)); err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range []struct {
+			change           string
+			sealFor, openFor time.Duration
+		}{
+			{"seal_until = seal_until + 3600000, expires = expires + 3600000", time.Hour, 2 * time.Hour},
+			{"seal_until = seal_until - 5400000, expires = expires - 5400000", 30 * time.Minute, 90 * time.Minute},
+		} {
+			change("UPDATE temporal_seal_keys SET " + c.change)
+			again := expiring(1)
+			if err := s.Put(t.Context(), again); err != nil {
+				t.Fatal(err)
+			}
+			if l := again.Life; l.SealFor > c.sealFor || l.SealFor < c.sealFor-5*time.Minute || l.OpenFor > c.openFor || l.OpenFor < c.openFor-5*time.Minute {
+				t.Errorf("%s: it seals for %v and opens for %v; want %v and %v", c.change, l.SealFor, l.OpenFor, c.sealFor, c.openFor)
+			}
+		}
+	})
+}
+
 // TestLivesAreCounted: what expires is counted by namespace and key name, and no file takes it out of the store.
 func TestLivesAreCounted(t *testing.T) {
 	databases(t, func(t *testing.T, s *Store, change func(string)) {

@@ -136,6 +136,9 @@ func (s *Store) Put(ctx context.Context, row crypto.KeyRow) error {
 			return row.Context.Errorf(crypto.KindTampered, "keystore.put",
 				"the key store has another key under the id %s...; somebody changed it", row.ID.String()[:8])
 		case r.KEK == row.KEK:
+			if row.Life != nil {
+				*row.Life = *row.Life.Earlier(r.Life)
+			}
 			return nil
 		}
 	}
