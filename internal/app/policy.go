@@ -19,7 +19,7 @@ import (
 // PolicyOptions returns where the policy comes from, and which keys it may name. keys nil: any.
 func PolicyOptions(c *config.Config, keys *keyring.Keyring) (policy.Options, error) {
 	o := policy.Options{File: c.Policy.File, Namespaces: c.Policy.Namespaces, Shipped: temporalseal.ShippedPolicy,
-		RPCs: rewrite.RPCs(), Unmatched: envelope.Unmatched, Unmaskable: envelope.Unmaskable,
+		RPCs: rewrite.RPCs(), Unmatched: envelope.Unmatched, Masker: envelope.MaskDocument,
 		MissingSubject: rewrite.MissingSubject, NoSubjects: c.KeyStore.NoSubjects()}
 	if keys != nil {
 		o.KeyRank, o.DefaultKey = keys.Rank, keys.DefaultKey

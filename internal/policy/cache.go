@@ -100,7 +100,7 @@ func (e *cacheEntry) size() int64 {
 	}
 	v := &e.verdict
 	n := entryOverhead + len(e.key) + len(v.Key) + len(v.Reason) + len(v.Subject.Pointer) + len(v.Subject.Fact) + len(v.Subject.Default)
-	for _, pointers := range [][]string{v.Fields, v.Clear, v.Optional} {
+	for _, pointers := range [][]string{v.Fields, v.Clear, v.Optional, v.masked().Fields, v.masked().Optional} {
 		for _, p := range pointers {
 			n += len(p) + int(unsafe.Sizeof(p))
 		}

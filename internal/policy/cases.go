@@ -155,12 +155,24 @@ func (c *Case) try(ctx context.Context, p *Policy) error {
 	return c.Want.compare(p.within(v, in))
 }
 
-// within returns a verdict as it turns out for a document: if it lacks its subject, or cannot be masked, it is refused, and if it lacks a field,
-// the whole payload is sealed.
+// within returns a verdict as it turns out for a document: if it lacks its subject, or cannot be masked, it is refused; if it has
+// nothing to mask, it is only sealed; and if it lacks a field, the whole payload is sealed.
 func (p *Policy) within(v Verdict, in *Input) Verdict {
-	if m := v.Masked; m != nil && p.unmaskable != nil && len(in.Data) > 0 {
-		if why := p.unmaskable(in.Encoding, in.Data, m.Fields, m.Optional); why != "" {
+	document := in.Data
+	if m := v.Masked; m != nil && p.mask != nil {
+		var why string
+		masked := 1
+		switch {
+		case in.External:
+			why = ExternalUnmasked
+		case len(in.Data) > 0, in.Encoding != "" && !strings.HasPrefix(in.Encoding, "json/"): // not so: the case leaves the document out
+			document, masked, why = p.mask(in.Encoding, in.Data, m.Fields, m.Optional)
+		}
+		if why != "" {
 			return Verdict{Action: Deny, Reason: "a rule masks members of this payload, and it cannot be masked: " + why, Hit: v.Hit, Weakened: v.Weakened}
+		}
+		if masked == 0 {
+			v.Action, v.Masked = Seal, nil
 		}
 	}
 	if p.missingOf != nil && v.Subject.Pointer != "" && len(in.Data) > 0 {
@@ -168,10 +180,10 @@ func (p *Policy) within(v Verdict, in *Input) Verdict {
 			return Verdict{Action: Deny, Reason: v.Subject.Missing(why), Hit: v.Hit, Weakened: v.Weakened}
 		}
 	}
-	if p.unmatched == nil || len(v.Fields) == 0 || len(in.Data) == 0 {
+	if p.unmatched == nil || len(v.Fields) == 0 || len(document) == 0 {
 		return v
 	}
-	if v.Unmatched = p.unmatched(in.Encoding, in.Data, v.Fields, v.Optional); v.Unmatched != "" {
+	if v.Unmatched = p.unmatched(in.Encoding, document, v.Fields, v.MayMiss()); v.Unmatched != "" {
 		v.Whole()
 	}
 	return v

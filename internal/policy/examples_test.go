@@ -52,7 +52,7 @@ func TestExamples(t *testing.T) {
 			}
 			cases := filepath.Join(folder, "cases.yaml")
 			opts := exampleOptions(t, folder)
-			opts.Unmatched, opts.Unmaskable = envelope.Unmatched, envelope.Unmaskable
+			opts.Unmatched, opts.Masker = envelope.Unmatched, envelope.MaskDocument
 			r := Check(context.Background(), CheckOptions{Options: opts, Cases: []string{cases}})
 			for _, f := range r.Findings {
 				if f.Level != Note || !strings.Contains(f.Text, "input.payload.external") {

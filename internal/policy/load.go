@@ -69,7 +69,7 @@ func assemble(ctx context.Context, opts Options, files Sources, before *Policy) 
 		units: map[string]unit{},
 		held:  map[string]error{},
 		keys:  newKeys(opts.KeyRank, opts.DefaultKey),
-		names: newNames(opts.RPCs), unmatched: opts.Unmatched, unmaskable: opts.Unmaskable,
+		names: newNames(opts.RPCs), unmatched: opts.Unmatched, mask: opts.Masker,
 		missingOf: opts.MissingSubject, noSubjects: opts.NoSubjects,
 		cache:  newCache(cmp.Or(opts.CacheSize, defaultCacheSize)),
 		counts: new(counts),

@@ -57,6 +57,19 @@ func (v *Verdict) optional() []string {
 	return v.Optional
 }
 
+// MayMiss returns those of Fields that a masked document need not have: the optional ones, and those within a member that a rule has
+// masked, and of which nothing is left to seal.
+func (v *Verdict) MayMiss() []string {
+	out := slices.Clip(v.Optional)
+	for _, f := range v.Fields {
+		gone := func(m string) bool { return v.Masked.requires(m) && strings.HasPrefix(f, m+"/") }
+		if !slices.Contains(out, f) && slices.ContainsFunc(v.masked().Fields, gone) {
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
 // equal compares maskings; nil is one.
 func (m *Masking) equal(other *Masking) bool {
 	if m == nil || other == nil {
@@ -88,6 +101,9 @@ const (
 	upsertedMemo   = "upserted_memo"
 	acceptedUpdate = "accepted_request"
 )
+
+// ExternalUnmasked is why a reference to external storage is refused where a rule masks.
+const ExternalUnmasked = "it is a reference to a value in external storage, which holds it unmasked"
 
 // ErrUnmaskable means that a rule masks a payload which must not be masked.
 var ErrUnmaskable = errors.New("the action mask is not for this payload")

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 )
 
 // masked is an input of a kind that may be masked, with all facts.
@@ -258,27 +260,57 @@ func TestMaskComputed(t *testing.T) {
 func TestMaskInCases(t *testing.T) {
 	p := mustLoad(t, map[string]string{"clinic.rego": rulesOf("temporal.namespaces.clinic", "request",
 		`{"action": "mask", "fields": ["/ssn"]} if input.payload.kind == "input"`,
-		`{"action": "mask", "fields": ["/pin"], "missing": "pass"} if input.payload.kind == "input"`)}, ranked("default"), func(o *Options) {
-		o.Unmaskable = func(_ string, document []byte, fields, optional []string) string {
-			if !slices.Equal(fields, []string{"/pin", "/ssn"}) || !slices.Equal(optional, []string{"/pin"}) || strings.Contains(string(document), "ssn") {
-				return ""
-			}
-			return "/ssn leads to nothing"
-		}
+		`{"action": "mask", "fields": ["/pin"], "missing": "pass"} if input.payload.kind in {"input", "signal"}`,
+		`{"action": "mask", "fields": ["/a"]} if input.payload.kind == "result"`,
+		`{"action": "seal", "fields": ["/a/b", "/name"]} if input.payload.kind == "result"`)}, ranked("default"), func(o *Options) {
+		o.Unmatched, o.Masker = envelope.Unmatched, envelope.MaskDocument
 	})
 	ask := func(document string) Case {
 		return Case{Input: CaseInput{Namespace: "clinic", Payload: CasePayload{Kind: KindInput}, Content: &CaseContent{Raw: document}}}
 	}
-	there, renamed := ask(`{"ssn":1}`), ask(`{"SSN":1}`)
-	there.Want = caseWant{Action: "mask", Masked: []string{"/pin", "/ssn"}, Optional: []string{"/pin"}}
+	of := func(kind, encoding, document string) Case {
+		c := ask(document)
+		c.Input.Payload.Kind, c.Input.Payload.Encoding = kind, encoding
+		if document == "" {
+			c.Input.Content = nil
+		}
+		return c
+	}
+	external := ask(`{"ssn":1}`)
+	external.Input.Payload.External = true
+	for name, tt := range map[string]struct {
+		c    Case
+		want string
+	}{
+		"external storage":              {external, "deny"},
+		"null, and a member has to be":  {of(KindInput, "binary/null", ""), "deny"},
+		"null, and none has to be":      {of(KindSignal, "binary/null", ""), "seal"},
+		"bytes that are not given":      {of(KindSignal, "binary/plain", ""), "deny"},
+		"a document that is not given":  {of(KindSignal, "json/plain", ""), "mask"},
+		"none of the optional is there": {of(KindSignal, "", `{"a":1}`), "seal"},
+		"one of the optional is there":  {of(KindSignal, "", `{"pin":1}`), "mask"},
+	} {
+		tt.c.Want.Action = tt.want
+		if err := tt.c.try(t.Context(), p); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	below := of(KindResult, "", `{"a":{"b":1},"name":"x"}`)
+	there := false
+	below.Want = caseWant{Action: "mask", Fields: []string{"/a/b", "/name"}, Unmatched: &there}
+	if err := below.try(t.Context(), p); err != nil {
+		t.Errorf("what is sealed within what is masked: %v", err)
+	}
+	full, renamed := ask(`{"ssn":1}`), ask(`{"SSN":1}`)
+	full.Want = caseWant{Action: "mask", Masked: []string{"/pin", "/ssn"}, Optional: []string{"/pin"}}
 	renamed.Want = caseWant{Action: "deny"}
-	for _, c := range []Case{there, renamed} {
+	for _, c := range []Case{full, renamed} {
 		if err := c.try(t.Context(), p); err != nil {
 			t.Error(err)
 		}
 	}
-	there.Want.Masked = []string{"/ssn"}
-	if err := there.try(t.Context(), p); err == nil || !strings.Contains(err.Error(), "wanted mask masking /ssn") ||
+	full.Want.Masked = []string{"/ssn"}
+	if err := full.try(t.Context(), p); err == nil || !strings.Contains(err.Error(), "wanted mask masking /ssn") ||
 		!strings.Contains(err.Error(), "got mask with key default masking /pin /ssn (if there: /pin)") {
 		t.Errorf("error %v", err)
 	}
@@ -300,7 +332,33 @@ func TestMaskingsCompare(t *testing.T) {
 			t.Errorf("%s is the same as %s", a, b)
 		}
 	}
+	two := Verdict{Action: Mask, Masked: &Masking{Fields: []string{"/a", "/CANARY"}}}
+	if text := decided(two, nil).String(); text == decided(a, nil).String() || strings.Contains(text, "CANARY") {
+		t.Errorf("another masking is listed as %s", text)
+	}
 	if !sameDecision(a, nil, Verdict{Action: Mask, Masked: &Masking{Fields: []string{"/a"}}}, nil) {
 		t.Error("equal maskings differ")
+	}
+}
+
+// TestMaskingsTakeMemory: the policy cache counts the texts of maskings.
+func TestMaskingsTakeMemory(t *testing.T) {
+	e := cacheEntry{verdict: Verdict{Masked: &Masking{Fields: []string{strings.Repeat("x", maxEntry)}}}}
+	if e.size() <= maxEntry {
+		t.Errorf("an entry with %d bytes of pointers counts as %d", maxEntry, e.size())
+	}
+}
+
+// TestMayMiss: what is sealed within a member that is masked, and has to be there, need not be there any more.
+func TestMayMiss(t *testing.T) {
+	optional := []string{"/z", "/other"}[:1]
+	v := Verdict{Fields: []string{"/a", "/a/b", "/ab", "/o/b", "/z"}, Optional: optional,
+		Masked: &Masking{Fields: []string{"/a", "/o"}, Optional: []string{"/o"}}}
+	if got := v.MayMiss(); !slices.Equal(got, []string{"/z", "/a/b"}) || optional[:2][1] != "/other" {
+		t.Errorf("got %v", got)
+	}
+	v.Masked = nil
+	if got := v.MayMiss(); !slices.Equal(got, []string{"/z"}) {
+		t.Errorf("without a masking: %v", got)
 	}
 }

@@ -24,7 +24,7 @@ type Policy struct {
 	names    names // of what cases are held to, as rules are
 
 	unmatched  Unmatched      // see Options
-	unmaskable Unmatched      // see Options
+	mask       Masker         // see Options
 	missingOf  MissingSubject // see Options
 	noSubjects string         // see Options
 

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -104,6 +105,8 @@ type Decision struct {
 	Parts bool `json:"parts"`
 	// Compressed reports that the payload may be compressed before it is sealed.
 	Compressed bool `json:"compressed"`
+	// Masked is how many members rules mask. Their names are left out: a rule may have computed them.
+	Masked int `json:"masked_members,omitempty"`
 	// Rules are the places of the rules that led to it; none: no rule holds, or the evaluation failed.
 	Rules []string `json:"rules,omitempty"`
 }
@@ -227,7 +230,7 @@ func decided(v Verdict, err error) Decision {
 		return Decision{Action: "error"}
 	}
 	return Decision{Action: v.Action.String(), Key: cut(v.Key), Parts: v.Fields != nil || v.Clear != nil,
-		Compressed: v.Compress}
+		Compressed: v.Compress, Masked: len(v.masked().Fields)}
 }
 
 // cut returns a text of a caller as the list keeps it: a copy of bounded length.
@@ -288,6 +291,9 @@ func (d Decision) String() string {
 	text := d.Action
 	if d.Key != "" {
 		text += " with key " + d.Key
+	}
+	if d.Masked > 0 {
+		text += fmt.Sprintf(", masking %d", d.Masked)
 	}
 	if d.Parts {
 		text += ", in parts"

@@ -142,6 +142,10 @@ type DefaultKey func(namespace string) (string, bool)
 // Unmatched returns why a document of an encoding is sealed whole though rules name fields of it; "" if they fit.
 type Unmatched func(encoding string, document []byte, fields, optional []string) string
 
+// Masker masks fields of a document of an encoding, as calls do, and returns how many values that are; or why it cannot, so that the
+// request is refused.
+type Masker func(encoding string, document []byte, fields, optional []string) (out []byte, masked int, why string)
+
 // MissingSubject returns why a document of an encoding is refused though a rule names the subject that it is sealed for; "" if it has one
 // there, or the subject has a default.
 type MissingSubject func(encoding string, document []byte, at Subject) string
@@ -156,7 +160,7 @@ type Options struct {
 	KeyRank    KeyRank    // nil: every key counts as configured, all of one rank
 	DefaultKey DefaultKey // nil: "default" everywhere
 	Unmatched  Unmatched  // nil: cases and explanations take every document for one that has the fields
-	Unmaskable Unmatched  // why a document cannot be masked, so that its request is refused; nil: likewise
+	Masker     Masker     // nil: likewise
 	// MissingSubject nil: cases and explanations take every document for one that has the subject.
 	MissingSubject MissingSubject
 	// NoSubjects is why rules may name no subject, and what to do; "": they may.

@@ -9,14 +9,14 @@ import (
 // refused: to seal it would keep the value for whoever may open it.
 func mask(s *sealer, sl *slot, v *policy.Verdict, external bool) error {
 	payload, m := s.message.content(sl), v.Masked
-	if err := s.call.meter.take(2 * len(payload)); err != nil {
+	if err := s.call.meter.take(2*len(payload) + envelope.MaskMemory(payload, m.Fields)); err != nil {
 		return err
 	}
 	why, n := "it is no payload", 0
 	it := &s.items[len(s.items)-1]
 	switch {
 	case external:
-		why = "it is a reference to a value in external storage, which holds it unmasked"
+		why = policy.ExternalUnmasked
 	case sl.f.op == opPayload:
 		it.masked, n, why = envelope.AppendMasked(nil, payload, envelope.Selection{Fields: m.Fields, Optional: m.Optional})
 		if why != "" && m.Computed {

@@ -121,6 +121,23 @@ func TestMaskedAndSealedInParts(t *testing.T) {
 	}
 }
 
+// TestSealedWithinMasked: a member that rules seal, and that was within one that is masked, is not missing: the document stays readable.
+func TestSealedWithinMasked(t *testing.T) {
+	r := newRewriter(t, `package temporal
+
+request contains {"action": "mask", "fields": ["/patient"]} if input.payload.kind == "signal"
+
+request contains {"action": "seal", "fields": ["/patient/ssn", "/name"]} if input.payload.kind == "signal"
+`)
+	got, _ := signaling(t, r, jsonOf(`{"patient":{"ssn":"CANARY"},"name":"CANARY","y":2}`), jsonOf(`{"patient":{"ssn":1},"NAME":"CANARY"}`))
+	if view := string(got[0].Data); view != `{"patient":{},"name":"[sealed]","y":2}` {
+		t.Errorf("readable: %s", view)
+	}
+	if bytes.Contains(got[1].Data, []byte("patient")) {
+		t.Error("a document without another member is readable")
+	}
+}
+
 // TestMaskOfReferences: what an SDK has put into external storage is there unmasked, so a reference to it is refused.
 func TestMaskOfReferences(t *testing.T) {
 	r := newRewriter(t, masking)
@@ -148,6 +165,25 @@ func TestMaskedLengthIsNotTold(t *testing.T) {
 	}
 	if a, b := size("C"), size("CANARY CANARY CANARY"); a != b {
 		t.Errorf("%d and %d bytes", a, b)
+	}
+}
+
+// TestMasksLongerThanTheValues: a document that exceeds a limit since the masks are longer than the values is compressed to fit it.
+func TestMasksLongerThanTheValues(t *testing.T) {
+	r := newRewriter(t, `package temporal
+
+request contains {"action": "mask", "fields": ["/*"]} if input.payload.kind == "input"
+`)
+	document := "[" + strings.Repeat(`"",`, maxField/4) + `""]`
+	got, err := starting(t, r, document)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := proto.Size(got[0]); n > maxField {
+		t.Errorf("%d bytes; the server takes %d", n, maxField)
+	}
+	if opened := opensTo(t, r, got[0]); !strings.HasPrefix(opened, `["***","***",`) || len(opened) <= maxField {
+		t.Errorf("opens to %d bytes", len(opened))
 	}
 }
 

@@ -289,7 +289,7 @@ func (s *sealer) planSeal(ctx context.Context, item int, last *sealItem) (err er
 	default:
 		var why envelope.Mismatch
 		m.arena, why, err = it.seal.AppendView(m.arena, plain,
-			envelope.Selection{Fields: v.Fields, Optional: v.Optional, Clear: v.Clear}, &s.nonces)
+			envelope.Selection{Fields: v.Fields, Optional: v.MayMiss(), Clear: v.Clear}, &s.nonces)
 		s.stats.unmatched(why)
 	}
 	m.arena = append(m.arena, external...)
@@ -343,11 +343,11 @@ const leastFitted = 1 << 10
 func (s *sealer) fitWhatCrosses(growth int) bool {
 	m, fitted := &s.message, false
 	if m.crosses(growth) {
-		fitted = s.fit(growth, func(*slot) bool { return true })
+		fitted = s.fit(growth, maxMessage-len(m.walk.buf), func(*slot) bool { return true })
 	}
 	for i := range m.walk.boxes {
 		if b := &m.walk.boxes[i]; b.crosses() {
-			fitted = s.fit(int(b.delta), func(sl *slot) bool { return m.crossing(sl) == b }) || fitted
+			fitted = s.fit(int(b.delta), int(maxField-(b.end-b.start)), func(sl *slot) bool { return m.crossing(sl) == b }) || fitted
 		}
 	}
 	return fitted
@@ -356,9 +356,10 @@ func (s *sealer) fitWhatCrosses(growth int) bool {
 // fit gives sizes to the items that are within a field or the message, which grows by growth if nothing is compressed, so
 // that it becomes no longer than it is in clear: of a message just below the limit the server makes events just below
 // another limit. What the small items need is taken from the large ones, in proportion. The sizes depend on the sizes in
-// clear alone.
-func (s *sealer) fit(growth int, within func(*slot) bool) bool {
+// clear alone. room is what is left below the limit in clear: masks that are longer than their values may exceed it.
+func (s *sealer) fit(growth, room int, within func(*slot) bool) bool {
 	const margin = 64 // a length may take a byte more
+	sealed := growth
 	large, overhead, found := 0, 0, false
 	for i := range s.items {
 		it := &s.items[i]
@@ -370,7 +371,7 @@ func (s *sealer) fit(growth int, within func(*slot) bool) bool {
 			large, overhead = large+n, overhead+it.seal.PayloadSize(n)-n
 		}
 	}
-	missing := max(growth-overhead+margin, 0)
+	missing := max(growth-overhead+margin, 0) + max(sealed-growth-room, 0)
 	for i := range s.items {
 		it := &s.items[i]
 		if n := len(plainOf(s, it)); within(it.slot) && it.fits(n) {

@@ -215,7 +215,7 @@ func liveVerdict(sample *rewrite.Sample, encoding string, data []byte, stratum *
 	case sample.Shadowed:
 		stratum.InForce["passes in shadow mode"]++
 		return verdict{}
-	case len(v.Fields) > 0 && envelope.Unmatched(encoding, data, v.Fields, v.Optional) != "":
+	case len(v.Fields) > 0 && envelope.Unmatched(encoding, data, v.Fields, v.MayMiss()) != "":
 		v.Fields = nil // it lacks one of them, and is sealed whole
 	}
 	stratum.InForce[describe(v)]++

@@ -30,7 +30,7 @@ func (s *Survey) verdicts(ctx context.Context, stratum *Stratum, in *policy.Inpu
 			counts["error"]++ // the call is refused
 			return verdict{all: true}
 		}
-		if len(v.Fields) > 0 && envelope.Unmatched(in.Encoding, in.Data, v.Fields, v.Optional) != "" {
+		if len(v.Fields) > 0 && envelope.Unmatched(in.Encoding, in.Data, v.Fields, v.MayMiss()) != "" {
 			v.Fields = nil // it lacks one of them, and is sealed whole
 		}
 		counts[describe(v)]++

@@ -1,7 +1,10 @@
 package envelope
 
 import (
+	"bytes"
 	"slices"
+	"strings"
+	"unsafe"
 
 	"google.golang.org/protobuf/encoding/protowire"
 
@@ -31,21 +34,10 @@ func AppendMasked(dst, payload []byte, sel Selection) (out []byte, masked int, w
 		}
 		return dst, 0, "the payload is no JSON document"
 	}
-	data := payload[start:end]
-	holes, at, mismatch, ok := selectHoles(data, Selection{Fields: sel.Fields, Optional: sel.Optional})
-	switch {
-	case mismatch != Matched:
-		return dst, 0, mismatchText(sel.Fields[at], mismatch)
-	case !ok:
-		return dst, 0, "two readers may read the document differently"
+	document, masked, why := maskDocument(payload[start:end], Selection{Fields: sel.Fields, Optional: sel.Optional})
+	if why != "" {
+		return dst, 0, why
 	}
-	document := make([]byte, 0, len(data)+len(`"***"`)*len(holes))
-	from := 0
-	for _, h := range holes {
-		document = append(append(document, data[from:h.start]...), maskOf(data[h.start:h.end])...)
-		from = h.end
-	}
-	document = append(document, data[from:]...)
 	defer clear(document)
 	for r := wire.Read(payload); r.Next(); {
 		_, to := r.Bounds()
@@ -56,7 +48,35 @@ func AppendMasked(dst, payload []byte, sel Selection) (out []byte, masked int, w
 		dst = append(dst, tagData)
 		dst = protowire.AppendBytes(dst, document)
 	}
-	return dst, len(holes), ""
+	return dst, masked, ""
+}
+
+// MaskMemory returns a bound of what it takes to mask fields of a payload, in bytes, beside twice the payload: the places of the values,
+// in a list that grows, and longer masks.
+func MaskMemory(payload []byte, fields []string) int {
+	most := len(fields)
+	if slices.ContainsFunc(fields, func(f string) bool { return strings.Contains(f, "/*") }) {
+		most += bytes.Count(payload, []byte(",")) // which separate values
+	}
+	return most * (2*int(unsafe.Sizeof(span{})) + len(`"***"`))
+}
+
+// maskDocument returns a JSON document with the values that a selection names masked, as AppendMasked does.
+func maskDocument(data []byte, sel Selection) (document []byte, masked int, why string) {
+	holes, at, mismatch, ok := selectHoles(data, sel)
+	switch {
+	case mismatch != Matched:
+		return nil, 0, mismatchText(sel.Fields[at], mismatch)
+	case !ok:
+		return nil, 0, "two readers may read the document differently"
+	}
+	document = make([]byte, 0, len(data)+len(`"***"`)*len(holes))
+	from := 0
+	for _, h := range holes {
+		document = append(append(document, data[from:h.start]...), maskOf(data[h.start:h.end])...)
+		from = h.end
+	}
+	return append(document, data[from:]...), len(holes), ""
 }
 
 // required reports whether a selection names a field that has to be there.
@@ -83,20 +103,15 @@ func emptyPayload(payload []byte) bool {
 	return r.Err() == nil && null
 }
 
-// Unmaskable returns why a document of an encoding cannot be stored with its fields masked; "" if it can. The text is for who wrote
-// the selection: it quotes it.
-func Unmaskable(encoding string, document []byte, fields, optional []string) string {
-	if encoding == "binary/null" && len(document) == 0 && !required(Selection{Fields: fields, Optional: optional}) {
-		return ""
+// MaskDocument masks fields of a document of an encoding, as AppendMasked does. masked is how many values that are. why is for who
+// wrote the selection: it quotes it.
+func MaskDocument(encoding string, document []byte, fields, optional []string) (out []byte, masked int, why string) {
+	sel := Selection{Fields: fields, Optional: optional}
+	if encoding == "binary/null" && len(document) == 0 && !required(sel) {
+		return document, 0, ""
 	}
 	if !jsonEncoding(encoding) {
-		return "the payload is no JSON document"
+		return nil, 0, "the payload is no JSON document"
 	}
-	switch _, at, why, ok := selectHoles(document, Selection{Fields: fields, Optional: optional}); {
-	case why != Matched:
-		return mismatchText(fields[at], why)
-	case !ok:
-		return "two readers may read the document differently"
-	}
-	return ""
+	return maskDocument(document, sel)
 }

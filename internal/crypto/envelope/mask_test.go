@@ -49,7 +49,7 @@ func TestMask(t *testing.T) {
 					t.Errorf("%s: got %q, %d masked, why %q; want %q", encoding, got, n, why, payloadOf(encoding, c.want))
 				}
 			}
-			if why := Unmaskable("json/plain", []byte(c.doc), c.sel.Fields, c.sel.Optional); why != "" {
+			if _, _, why := MaskDocument("json/plain", []byte(c.doc), c.sel.Fields, c.sel.Optional); why != "" {
 				t.Errorf("said to be impossible: %s", why)
 			}
 		})
@@ -77,7 +77,7 @@ func TestMasksTellNothing(t *testing.T) {
 	}
 }
 
-func TestUnmaskable(t *testing.T) {
+func TestNotMasked(t *testing.T) {
 	for name, c := range map[string]struct {
 		encoding, doc string
 		sel           Selection
@@ -108,7 +108,7 @@ func TestUnmaskable(t *testing.T) {
 			if _, _, why := maskOne(t, payloadOf(c.encoding, c.doc), c.sel); why == "" || strings.Contains(why, "CANARY") {
 				t.Errorf("why %q", why)
 			}
-			if why := Unmaskable(c.encoding, []byte(c.doc), c.sel.Fields, c.sel.Optional); why == "" {
+			if _, _, why := MaskDocument(c.encoding, []byte(c.doc), c.sel.Fields, c.sel.Optional); why == "" {
 				t.Error("not said to be impossible")
 			}
 		})
@@ -130,13 +130,24 @@ func TestUnmaskable(t *testing.T) {
 	}
 }
 
+// TestMaskMemory: each value that may be masked counts, and no more of a document without `*`.
+func TestMaskMemory(t *testing.T) {
+	payload := payloadOf("json/plain", "["+strings.Repeat("0,", 99_999)+"0]")
+	if n := MaskMemory([]byte(payload), []string{"/*"}); n < 100_000*37 || n > 100_010*37 {
+		t.Errorf("%d bytes for 100,000 values", n)
+	}
+	if n := MaskMemory([]byte(payload), []string{"/1", "/2"}); n != 2*37 {
+		t.Errorf("%d bytes for two", n)
+	}
+}
+
 // TestMaskOfNothing: a payload without a value passes where no member has to be there.
 func TestMaskOfNothing(t *testing.T) {
 	null := payloadOf("binary/null", "")
 	if got, n, why := maskOne(t, null, optional("/a")); got != null || n != 0 || why != "" {
 		t.Errorf("got %q, %d, why %q", got, n, why)
 	}
-	if why := Unmaskable("binary/null", nil, []string{"/a"}, []string{"/a"}); why != "" {
+	if _, _, why := MaskDocument("binary/null", nil, []string{"/a"}, []string{"/a"}); why != "" {
 		t.Error(why)
 	}
 }
