@@ -272,8 +272,19 @@ ends it. A file that is not complete changes nothing. Run check afterwards.`,
 				return err
 			}
 			defer f.Close()
+			c, err := flags.Load()
+			if err != nil {
+				return err
+			}
+			set, err := keyring.NewSet(&keyring.Options{Keys: c.KeyConfigs(), Grants: c.KeyGrants(), Realm: c.Realm, SealedAs: c.SealedAs()})
+			if err != nil {
+				return err
+			}
 			return withStore(cmd, &flags, func(store *keystore.Store) error {
-				n, err := keystore.Import(cmd.Context(), store, f)
+				n, err := keystore.Import(cmd.Context(), store, f, func(kc crypto.KeyContext) bool {
+					_, expires := set.Expiring(kc)
+					return expires
+				})
 				if err != nil {
 					return fmt.Errorf("%s: after %s: %w", args[0], count(n, "row"), err)
 				}

@@ -2,6 +2,7 @@ package crypto
 
 import (
 	"context"
+	"errors"
 	"time"
 )
 
@@ -12,6 +13,8 @@ type KeyLife struct {
 	SealFor time.Duration // from then on, as long as the key may seal
 	OpenFor time.Duration // and as long as it opens; at or below 0, it had expired by the store's clock
 	End     time.Time     // by the store's clock; zero of a row that was not read from it
+	// Destroyed is whether the wrapped key was destroyed: then no clock gives it back.
+	Destroyed bool
 }
 
 // clockStep is how far the clock of this machine may be set back without a question to the key store.
@@ -38,13 +41,17 @@ func (l *KeyLife) Opens() bool { return l == nil || l.passed() < l.OpenFor }
 // the clock of this process alone does not decide that a value is gone for good.
 func (l *KeyLife) Expired() bool { return l != nil && l.OpenFor <= 0 }
 
+// Gone reports whether the key opens nothing ever again: it was destroyed, or its life is over by the store's clock and by that of this
+// process. By the store's clock alone it may be one that was set wrong, which destroys nothing.
+func (l *KeyLife) Gone() bool { return l.Expired() && (l.Destroyed || !time.Now().Before(l.End)) }
+
 // Left returns the same life as of now, for a row that is written again.
 func (l *KeyLife) Left() *KeyLife {
 	if l == nil {
 		return nil
 	}
 	passed := l.passed()
-	return &KeyLife{Read: time.Now(), SealFor: l.SealFor - passed, OpenFor: l.OpenFor - passed, End: l.End}
+	return &KeyLife{Read: time.Now(), SealFor: l.SealFor - passed, OpenFor: l.OpenFor - passed, End: l.End, Destroyed: l.Destroyed}
 }
 
 // Earlier returns the life that ends first of l and that of the same key's row as it was read later, each time for itself. A row that does
@@ -54,8 +61,11 @@ func (l *KeyLife) Earlier(row *KeyLife) *KeyLife {
 		return l
 	}
 	l, row = l.Left(), row.Left()
-	return &KeyLife{Read: row.Read, SealFor: min(l.SealFor, row.SealFor), OpenFor: min(l.OpenFor, row.OpenFor), End: row.End}
+	return &KeyLife{Read: row.Read, SealFor: min(l.SealFor, row.SealFor), OpenFor: min(l.OpenFor, row.OpenFor), End: row.End, Destroyed: row.Destroyed}
 }
+
+// ErrClocksDiffer is why no key is destroyed: the clock of the key store and that of this machine differ by minutes, so one of them is wrong.
+var ErrClocksDiffer = errors.New("no key is destroyed while the clocks differ; correct the wrong one")
 
 // ExpiredKey is a data key that was destroyed at the end of its life.
 type ExpiredKey struct {
@@ -82,7 +92,8 @@ func ExpiryOf(store KeyStore) ExpiryStore {
 // ExpiryStore is the part of a KeyStore whose data keys may expire. Its errors are those of a KeyStore. A row that says when its key
 // expires is never handed out with its wrapped key after that, and is kept, so that an expired key is told from a lost one.
 type ExpiryStore interface {
-	// DestroyExpired destroys some of the wrapped keys whose life is over, and returns which. more is whether there may be others. Several
+	// DestroyExpired destroys some of the wrapped keys whose life is over by the store's clock and by that of this process, and returns
+	// which; ErrClocksDiffer where these do not agree. more is whether there may be others. Several
 	// processes may call it at once; each key is destroyed by one.
 	DestroyExpired(ctx context.Context) (destroyed []ExpiredKey, more bool, err error)
 	// HasEndless reports whether there is a data key of a context that does not expire.

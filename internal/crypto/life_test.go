@@ -40,6 +40,25 @@ func TestLifeIsMeasuredByBothClocks(t *testing.T) {
 // noExpiry is a key store whose keys do not expire.
 type noExpiry struct{ KeyStore }
 
+// TestGone: a key is gone for good where both clocks say that its life is over, or where it was destroyed.
+func TestGone(t *testing.T) {
+	now := time.Now()
+	for name, c := range map[string]struct {
+		life KeyLife
+		gone bool
+	}{
+		"fresh":                     {KeyLife{OpenFor: time.Hour, End: now.Add(time.Hour)}, false},
+		"both clocks say so":        {KeyLife{OpenFor: -time.Hour, End: now.Add(-time.Hour)}, true},
+		"the store's clock alone":   {KeyLife{OpenFor: -time.Hour, End: now.Add(time.Hour)}, false},
+		"destroyed":                 {KeyLife{OpenFor: -time.Hour, End: now.Add(time.Hour), Destroyed: true}, true},
+		"the process's clock alone": {KeyLife{OpenFor: time.Hour, End: now.Add(-time.Hour)}, false},
+	} {
+		if got := c.life.Gone(); got != c.gone {
+			t.Errorf("%s: gone %v, want %v", name, got, c.gone)
+		}
+	}
+}
+
 // TestEarlier: the end that comes first counts, whichever clock said so.
 func TestEarlier(t *testing.T) {
 	now := time.Now()

@@ -213,7 +213,7 @@ func (h *Header) Destroyed() (d Destroyed, is bool) {
 	switch row := h.SubjectRow; {
 	case row != nil && row.Erased != 0:
 		return Destroyed{At: row.ErasedAt}, true
-	case h.Life.Expired():
+	case h.Life.Gone():
 		return Destroyed{At: h.Life.End, Expired: true}, true
 	}
 	return d, false

@@ -2,6 +2,7 @@ package keyring
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -59,7 +60,12 @@ func (x *expiry) tend() {
 	failing := false
 	for {
 		err := x.sweep(x.core.base)
-		if err != nil && !failing && x.core.base.Err() == nil {
+		switch {
+		case err == nil || x.core.base.Err() != nil:
+		case errors.Is(err, crypto.ErrClocksDiffer):
+			x.core.opt.Log.Error("the clocks of the key store and of this machine differ; no key is destroyed at the end of its life until they agree",
+				"error", err)
+		case !failing:
 			x.core.opt.Log.Warn("keys whose life is over could not be destroyed in the key store; they open nothing, and are destroyed once it answers",
 				"error", err)
 		}

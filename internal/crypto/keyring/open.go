@@ -336,8 +336,11 @@ func (o *opening) ask(ctx context.Context, s *envelope.Sealed, id headerID, a *a
 // alive returns an error if the life of an envelope's key is over. That it is, is for the key store to say, which is asked again.
 func alive(h *envelope.Header) error {
 	switch {
-	case h.Life.Expired():
+	case h.Life.Gone():
 		return h.Errorf(crypto.KindExpired, "open", "the life of its key ended on %s", h.Life.End.Format(time.DateOnly))
+	case h.Life.Expired():
+		return h.Errorf(crypto.KindUnavailable, "open", "the life of its key is over by the clock of the key store, and not by that of the proxy; "+
+			"try again, and correct the clock that is wrong").AtOnce()
 	case !h.Life.Opens():
 		return h.Errorf(crypto.KindUnavailable, "open", "the life of its key ends now; try again").AtOnce()
 	}

@@ -104,6 +104,9 @@ func (r Rows) wrappedMeanwhile(ctx context.Context, fresh *crypto.KeyRow) bool {
 // Restore puts the row into the key store that a self-contained envelope's header has, if its data key unwraps.
 func (r Rows) Restore(ctx context.Context, h *envelope.Header) error {
 	row := crypto.KeyRow{ID: h.ID, Context: crypto.KeyContext{Namespace: h.Namespace, Key: h.Key}, KEK: h.KEK, Wrapped: h.Wrapped}
+	if _, expires := r.keys.Current().Expiring(row.Context); expires {
+		return h.Errorf(crypto.KindNotConfigured, "restore a row", "the config has a life for the key, and a row made from an envelope would not expire")
+	}
 	if err := r.verify(ctx, row); err != nil {
 		return err
 	}

@@ -38,41 +38,47 @@ WHERE $1 LIKE name || ' %')`, column).Scan(&there); err != nil {
 }
 
 // lifeOf returns the life of a key by the columns of its row, in milliseconds; nil if it does not expire.
-func lifeOf(asked time.Time, expires, openFor, sealFor int64) *crypto.KeyLife {
+func lifeOf(asked time.Time, expires, openFor, sealFor int64, destroyed bool) *crypto.KeyLife {
 	if expires == 0 {
 		return nil
 	}
 	return &crypto.KeyLife{Read: asked, SealFor: time.Duration(sealFor) * time.Millisecond,
-		OpenFor: time.Duration(openFor) * time.Millisecond, End: time.UnixMilli(expires).UTC()}
+		OpenFor: time.Duration(openFor) * time.Millisecond, End: time.UnixMilli(expires).UTC(), Destroyed: destroyed}
 }
 
 // Expiry returns the part of the store whose data keys may expire; nil in DynamoDB, where none do.
 func (s *Store) Expiry() crypto.ExpiryStore {
 	if d, ok := s.backend.(database); ok {
-		return &expiry{Subjects{s, d}}
+		return &expiry{on: Subjects{s, d}, now: time.Now}
 	}
 	return nil
 }
 
 // expiry is a crypto.ExpiryStore. It works on the database as the part for keys of subjects does.
-type expiry struct{ on Subjects }
+type expiry struct {
+	on  Subjects
+	now func() time.Time // by this process's clock
+}
 
-// due is the condition of keys that have to be destroyed.
-const due = `expires > 0 AND destroyed = 0 AND expires <= $now`
+// maxClockDifference is by how much the clocks of the store and of this machine may differ where keys are destroyed.
+const maxClockDifference = 5 * time.Minute
+
+// dueKeys is the condition of keys that have to be destroyed: their life is over by the store's clock and by this process's, which is the
+// first parameter. One clock that is set wrong destroys none too early.
+const dueKeys = `expires > 0 AND destroyed = 0 AND expires <= $now AND expires <= $1`
 
 // DestroyExpired is part of crypto.ExpiryStore. Marking the keys first locks their rows. Nothing is written unless a key is due: where none
 // expires, the proxy needs no right to.
 func (e *expiry) DestroyExpired(ctx context.Context) (destroyed []crypto.ExpiredKey, more bool, err error) {
 	d := e.on.database
-	err = e.on.reading(ctx, "keystore.expire", `SELECT EXISTS (SELECT 1 FROM temporal_seal_keys WHERE `+due+`)`,
-		func(row *sql.Rows) error { return row.Scan(&more) })
-	if err != nil || !more {
+	own := e.now()
+	if more, err = e.areDue(ctx, own); err != nil || !more {
 		return nil, false, err
 	}
 	err = e.on.writing(ctx, "keystore.expire", func(tx *sql.Tx) error {
 		destroyed, err = mark(ctx, tx, d.statement(`UPDATE temporal_seal_keys SET destroyed = 1 WHERE destroyed = 0 AND id IN
-(SELECT id FROM temporal_seal_keys WHERE `+due+` ORDER BY expires LIMIT $1)
-RETURNING id, namespace, key_name, expires`), perSweep)
+(SELECT id FROM temporal_seal_keys WHERE `+dueKeys+` ORDER BY expires LIMIT $2)
+RETURNING id, namespace, key_name, expires`), own.UnixMilli(), perSweep)
 		if err != nil {
 			return err
 		}
@@ -87,6 +93,23 @@ RETURNING id, namespace, key_name, expires`), perSweep)
 		return nil, false, err
 	}
 	return destroyed, len(destroyed) == perSweep, d.emptyLog(ctx)
+}
+
+// areDue reports whether there are keys that have to be destroyed. It returns an error if keys expire and the clocks differ.
+func (e *expiry) areDue(ctx context.Context, own time.Time) (due bool, err error) {
+	var some bool
+	var now int64
+	err = e.on.reading(ctx, "keystore.expire", `SELECT EXISTS (SELECT 1 FROM temporal_seal_keys WHERE expires > 0 AND destroyed = 0),
+	EXISTS (SELECT 1 FROM temporal_seal_keys WHERE `+dueKeys+`), $now`,
+		func(row *sql.Rows) error { return row.Scan(&some, &due, &now) }, own.UnixMilli())
+	if err != nil || !some {
+		return false, err
+	}
+	if ahead := time.UnixMilli(now).Sub(own); ahead.Abs() > maxClockDifference {
+		return false, crypto.Internalf(crypto.KindUnavailable, "keystore.expire", "the clock of the key store shows %s and that of this machine %s: %w",
+			time.UnixMilli(now).UTC().Format(time.RFC3339), own.UTC().Format(time.RFC3339), crypto.ErrClocksDiffer)
+	}
+	return due, nil
 }
 
 // mark returns the keys that a statement has marked.

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -109,6 +111,38 @@ func TestKeysExpire(t *testing.T) {
 			t.Error("a write has brought an expired key back")
 		}
 		expired("destroyed")
+	})
+}
+
+// TestClocksDiffer: a key is destroyed once the clocks of the store and of the process both say so, and none while they differ by minutes.
+func TestClocksDiffer(t *testing.T) {
+	databases(t, func(t *testing.T, s *Store, change func(string)) {
+		if err := s.Put(t.Context(), expiring(1)); err != nil {
+			t.Fatal(err)
+		}
+		end := time.Now().Add(-30 * time.Second).Truncate(time.Millisecond)
+		change(fmt.Sprintf("UPDATE temporal_seal_keys SET expires = %d", end.UnixMilli()))
+		x := s.Expiry().(*expiry)
+		for _, c := range []struct {
+			ahead  time.Duration // of the store's clock
+			differ bool
+		}{{time.Hour, true}, {10 * 365 * 24 * time.Hour, true}, {-time.Hour, true}, {2 * time.Minute, false}} {
+			x.now = func() time.Time { return time.Now().Add(-c.ahead) }
+			done, more, err := x.DestroyExpired(t.Context())
+			if len(done) != 0 || more || errors.Is(err, crypto.ErrClocksDiffer) != c.differ || !c.differ && err != nil {
+				t.Errorf("the store's clock is %v ahead: destroyed %v, error %v", c.ahead, done, err)
+			}
+		}
+		if rows, err := s.Get(t.Context(), []crypto.KeyID{row(1).ID}); err != nil || len(rows) != 1 || rows[0].Life.Destroyed {
+			t.Errorf("not destroyed: rows %+v, error %v", rows, err)
+		}
+		x.now = time.Now
+		if done, _, err := x.DestroyExpired(t.Context()); len(done) != 1 || err != nil {
+			t.Errorf("the clocks agree: destroyed %v, error %v", done, err)
+		}
+		if rows, err := s.Get(t.Context(), []crypto.KeyID{row(1).ID}); err != nil || len(rows) != 1 || !rows[0].Life.Destroyed || !rows[0].Life.Gone() {
+			t.Errorf("destroyed: rows %+v, error %v", rows, err)
+		}
 	})
 }
 

@@ -28,6 +28,9 @@ type exported struct {
 	Rows      *int   `json:"rows,omitempty"`
 }
 
+var errExpiring = errors.New("the key store holds keys that expire: a file with them would outlive their end, and one without them " +
+	"is not complete; move the database with its own tools")
+
 // Export writes all rows of a store, which Import reads. It leaves out rows of which nothing can be opened, and calls skipped for each.
 func Export(ctx context.Context, store crypto.KeyStore, w io.Writer, skipped func(crypto.KeyRow)) (rows int, err error) {
 	if subjects := crypto.SubjectsOf(store); subjects != nil {
@@ -50,8 +53,7 @@ func Export(ctx context.Context, store crypto.KeyStore, w io.Writer, skipped fun
 			return 0, err
 		}
 		if slices.ContainsFunc(lives, func(l crypto.KeyLives) bool { return l.Expiring+l.Expired > 0 }) {
-			return 0, errors.New("the key store holds keys that expire: a file with them would outlive their end, and one without them " +
-				"is not complete; move the database with its own tools")
+			return 0, errExpiring
 		}
 	}
 	out := bufio.NewWriter(w)
@@ -62,6 +64,9 @@ func Export(ctx context.Context, store crypto.KeyStore, w io.Writer, skipped fun
 	err = store.All(ctx, func(r crypto.KeyRow) error {
 		if r.Kind != 0 { // a wrap key or index key without subjects, which is made anew
 			return nil
+		}
+		if r.Life != nil { // made meanwhile
+			return errExpiring
 		}
 		if r.Broken == nil && !complete(&r) {
 			r.Broken = errors.New("a name or its wrapped key is empty")
@@ -84,11 +89,17 @@ func Export(ctx context.Context, store crypto.KeyStore, w io.Writer, skipped fun
 }
 
 // Import puts the rows of an export into a store. It reads the whole export first, and puts nothing into the store if the
-// export is not complete.
-func Import(ctx context.Context, store crypto.KeyStore, r io.Reader) (rows int, err error) {
+// export is not complete, or has a row of a name whose keys expire: those of an export do not.
+func Import(ctx context.Context, store crypto.KeyStore, r io.Reader, expires func(crypto.KeyContext) bool) (rows int, err error) {
 	all, err := readExport(r)
 	if err != nil {
 		return 0, err
+	}
+	for i := range all {
+		if expires(all[i].Context) {
+			return 0, all[i].Context.Errorf(crypto.KindNotConfigured, "import", "row %d of the export would not expire, and the config has a life for its key; "+
+				"give the life to a key of another name", i+1)
+		}
 	}
 	for i := range all {
 		if err := store.Put(ctx, all[i]); err != nil {

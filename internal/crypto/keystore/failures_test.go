@@ -415,7 +415,7 @@ func TestNewestRowsAreLost(t *testing.T) {
 		if err := opens(t.Context(), running, newest[5]); err != nil {
 			t.Errorf("where its data key is in memory: %v", err)
 		}
-		if n, err := Import(t.Context(), store, strings.NewReader(backup.String())); n != 1 || err != nil {
+		if n, err := Import(t.Context(), store, strings.NewReader(backup.String()), never); n != 1 || err != nil {
 			t.Errorf("the backup: %d rows, error %v", n, err)
 		}
 		if err := store.Put(t.Context(), row); err != nil { // as the process that seals with it does each minute

@@ -247,7 +247,7 @@ func (d database) init(ctx context.Context) (id string, made bool, err error) {
 }
 
 // selectRows selects keys with their wraps. Those of an expired key are not handed out, also while they are still there.
-const selectRows = `SELECT k.id, k.kind, k.namespace, k.key_name, k.expires, k.expires - $now, k.seal_until - $now,
+const selectRows = `SELECT k.id, k.kind, k.namespace, k.key_name, k.expires, k.expires - $now, k.seal_until - $now, k.destroyed,
 	w.kek_ref, COALESCE(w.kek_uri, ''), w.wrapped
 FROM temporal_seal_keys k LEFT JOIN temporal_seal_wraps w ON w.id = k.id AND (k.expires = 0 OR k.expires > $now) WHERE `
 
@@ -280,10 +280,11 @@ func (d database) query(ctx context.Context, statement string, args ...any) (row
 		var r crypto.KeyRow
 		var id, ref []byte
 		var expires, openFor, sealFor int64
-		if err := found.Scan(&id, &r.Kind, &r.Context.Namespace, &r.Context.Key, &expires, &openFor, &sealFor, &ref, &r.KEKURI, &r.Wrapped); err != nil {
+		var destroyed int
+		if err := found.Scan(&id, &r.Kind, &r.Context.Namespace, &r.Context.Key, &expires, &openFor, &sealFor, &destroyed, &ref, &r.KEKURI, &r.Wrapped); err != nil {
 			return nil, nil, err
 		}
-		r.Life = lifeOf(asked, expires, openFor, sealFor)
+		r.Life = lifeOf(asked, expires, openFor, sealFor, destroyed != 0)
 		switch {
 		case r.Life.Expired() && ref == nil:
 		case len(id) != len(r.ID):

@@ -163,6 +163,29 @@ func TestRestore(t *testing.T) {
 	})
 }
 
+func never(crypto.KeyContext) bool { return false }
+
+// TestImportOfNamesThatExpire: a file brings no row that does not expire under a name whose keys do.
+func TestImportOfNamesThatExpire(t *testing.T) {
+	from, to := newStore(t, "sqlite:"+filepath.Join(t.TempDir(), "from.db")), newStore(t, "sqlite:"+filepath.Join(t.TempDir(), "to.db"))
+	for i := range 2 {
+		if err := from.Put(t.Context(), row(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var out bytes.Buffer
+	if _, err := Export(t.Context(), from, &out, none(t)); err != nil {
+		t.Fatal(err)
+	}
+	n, err := Import(t.Context(), to, &out, func(kc crypto.KeyContext) bool { return kc == row(1).Context })
+	if n != 0 || crypto.KindOf(err) != crypto.KindNotConfigured || !strings.Contains(err.Error(), "would not expire") {
+		t.Errorf("%d rows, error %v", n, err)
+	}
+	if all := ids(t, to); len(all) != 0 {
+		t.Errorf("%d rows of a refused file are in the store", len(all))
+	}
+}
+
 // TestExport: what one store has moves to another, whole or not at all.
 func TestExport(t *testing.T) {
 	stores(t, func(t *testing.T, uri string) {
@@ -182,12 +205,12 @@ func TestExport(t *testing.T) {
 			"nothing": "", "no export": "{}\n", "cut off": strings.Join(lines[:3], ""), "a row left out": lines[0] + strings.Join(lines[2:], ""),
 			"of a newer release": `{"temporal_seal_key_store":2}`, "with a broken row": lines[0] + strings.Replace(lines[1], `"id":"`, `"id":"0`, 1) + lines[4],
 		} {
-			if n, err := Import(t.Context(), to, strings.NewReader(text)); n != 0 || err == nil {
+			if n, err := Import(t.Context(), to, strings.NewReader(text), never); n != 0 || err == nil {
 				t.Errorf("%s: %d rows, error %v", what, n, err)
 			}
 		}
 		for range 2 {
-			if n, err := Import(t.Context(), to, strings.NewReader(out.String())); n != 3 || err != nil {
+			if n, err := Import(t.Context(), to, strings.NewReader(out.String()), never); n != 3 || err != nil {
 				t.Fatalf("%d rows, error %v", n, err)
 			}
 		}
@@ -197,7 +220,7 @@ func TestExport(t *testing.T) {
 			t.Errorf("error %v, exported again:\n%s\nwant\n%s", err, again.String(), out.String())
 		}
 		differs := strings.Replace(out.String(), `"namespace":"eu/clinic"`, `"namespace":"eu/other"`, 1)
-		if n, err := Import(t.Context(), to, strings.NewReader(differs)); n != 0 || crypto.KindOf(err) != crypto.KindTampered {
+		if n, err := Import(t.Context(), to, strings.NewReader(differs), never); n != 0 || crypto.KindOf(err) != crypto.KindTampered {
 			t.Errorf("a row that differs: %d rows, error %v", n, err)
 		}
 	})
@@ -247,7 +270,7 @@ func TestBrokenRows(t *testing.T) {
 		}
 		named("export", bad)
 		to := newStore(t, "sqlite:"+filepath.Join(t.TempDir(), "other.db"))
-		if n, err := Import(t.Context(), to, &out); n != 2 || err != nil {
+		if n, err := Import(t.Context(), to, &out, never); n != 2 || err != nil {
 			t.Errorf("%d rows imported, error %v", n, err)
 		}
 		bad = nil
@@ -273,7 +296,7 @@ func TestEmptyRowsAreNotExported(t *testing.T) {
 		t.Errorf("%d rows exported, %d left out, error %v", n, left, err)
 	}
 	to := newStore(t, "sqlite:"+filepath.Join(t.TempDir(), "other.db"))
-	if n, err := Import(t.Context(), to, &out); n != 1 || err != nil {
+	if n, err := Import(t.Context(), to, &out, never); n != 1 || err != nil {
 		t.Errorf("%d rows imported, error %v", n, err)
 	}
 	store.Close()
