@@ -93,7 +93,7 @@ func ExpiryOf(store KeyStore) ExpiryStore {
 // expires is never handed out with its wrapped key after that, and is kept, so that an expired key is told from a lost one.
 type ExpiryStore interface {
 	// DestroyExpired destroys some of the wrapped keys whose life is over by the store's clock and by that of this process, and returns
-	// which; ErrClocksDiffer where these do not agree. more is whether there may be others. Several
+	// which, also where it returns an error after that; ErrClocksDiffer where these do not agree. more is whether there may be others. Several
 	// processes may call it at once; each key is destroyed by one.
 	DestroyExpired(ctx context.Context) (destroyed []ExpiredKey, more bool, err error)
 	// HasEndless reports whether there is a data key of a context that does not expire.

@@ -84,11 +84,12 @@ func (x *expiry) sweep(ctx context.Context) error {
 	for more, n := true, 0; more && n < maxSweeps; n++ {
 		var destroyed []crypto.ExpiredKey
 		var err error
-		if destroyed, more, err = x.destroy(ctx); err != nil {
-			return err
-		}
-		for _, key := range destroyed {
+		destroyed, more, err = x.destroy(ctx)
+		for _, key := range destroyed { // also where an error came after that
 			x.note(key)
+		}
+		if err != nil {
+			return err
 		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, maxWait)

@@ -410,6 +410,23 @@ func TestExpiredKeysAreDestroyed(t *testing.T) {
 	}
 }
 
+// TestDestroyedKeysAreNotedBeforeErrors: what was destroyed is counted and logged, also where the store failed after that.
+func TestDestroyedKeysAreNotedBeforeErrors(t *testing.T) {
+	fakeTime(t, func(t *testing.T) {
+		s, p := defaultStore()
+		keys := newExpiringRows(0)
+		k := chat(t, s, p, keys)
+		keys.end(sealer(t, k, "ns", "default").dk.id, -time.Second)
+		keys.fail(errors.New("the log could not be emptied"))
+		if err := k.expiry.sweep(t.Context()); err == nil {
+			t.Error("the sweep hides the error of the store")
+		}
+		if all := Expiries(k); len(all) != 1 || all[0].Destroyed != 1 {
+			t.Errorf("%+v; want the key that was destroyed", all)
+		}
+	})
+}
+
 // TestExpiredIsTold: the rows of keys that the config does not name any more are counted too.
 func TestExpiredIsTold(t *testing.T) {
 	s, p := defaultStore()

@@ -3,6 +3,7 @@ package keystore
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"time"
 
@@ -61,7 +62,11 @@ func (d database) emptyLog(ctx context.Context) error {
 		return nil
 	}
 	var busy, frames, moved int
-	if err := d.db.QueryRowContext(ctx, `PRAGMA wal_checkpoint(TRUNCATE)`).Scan(&busy, &frames, &moved); err != nil || busy != 0 {
+	err := d.db.QueryRowContext(ctx, `PRAGMA wal_checkpoint(TRUNCATE)`).Scan(&busy, &frames, &moved)
+	if err == nil && busy != 0 {
+		err = errors.New("another process reads it")
+	}
+	if err != nil {
 		return unavailable("keystore.erase", fmt.Errorf("the keys are destroyed, and the log of SQLite could not be emptied: %w", err))
 	}
 	return nil

@@ -11,9 +11,11 @@ import (
 // perSweep is how many expired keys are destroyed in one transaction.
 const perSweep = 100
 
-// expiryIndex is for the question which keys have to be destroyed. Rows of destroyed ones stay for good.
-const expiryIndex = `;
-CREATE INDEX IF NOT EXISTS temporal_seal_expiring ON temporal_seal_keys (expires) WHERE expires > 0 AND destroyed = 0`
+// expiryIndexes are for the questions which keys have to be destroyed, where rows of destroyed ones stay for good, and whether there are
+// keys of a name that do not expire.
+const expiryIndexes = `;
+CREATE INDEX IF NOT EXISTS temporal_seal_expiring ON temporal_seal_keys (expires) WHERE expires > 0 AND destroyed = 0;
+CREATE INDEX IF NOT EXISTS temporal_seal_endless ON temporal_seal_keys (namespace, key_name) WHERE kind = 0 AND expires = 0`
 
 // addExpiry adds the columns that a store of schema 1 lacks.
 func (d database) addExpiry(ctx context.Context) error {
@@ -67,13 +69,30 @@ const maxClockDifference = 5 * time.Minute
 // first parameter. One clock that is set wrong destroys none too early.
 const dueKeys = `expires > 0 AND destroyed = 0 AND expires <= $now AND expires <= $1`
 
-// DestroyExpired is part of crypto.ExpiryStore. Marking the keys first locks their rows. Nothing is written unless a key is due: where none
-// expires, the proxy needs no right to.
+// DestroyExpired is part of crypto.ExpiryStore. It empties the log of SQLite until that has succeeded after the last key was destroyed, and
+// once in a process, since another one may have ended in between.
 func (e *expiry) DestroyExpired(ctx context.Context) (destroyed []crypto.ExpiredKey, more bool, err error) {
+	emptied := &e.on.store.emptied
+	if destroyed, err = e.destroyDue(ctx); err != nil {
+		return nil, false, err
+	}
+	if len(destroyed) > 0 {
+		emptied.Store(false)
+	}
+	if !emptied.Load() {
+		err = e.on.database.emptyLog(ctx)
+		emptied.Store(err == nil)
+	}
+	return destroyed, len(destroyed) == perSweep, err
+}
+
+// destroyDue destroys some keys that are due. Marking them first locks their rows. Nothing is written unless a key is due: where none
+// expires, the proxy needs no right to.
+func (e *expiry) destroyDue(ctx context.Context) (destroyed []crypto.ExpiredKey, err error) {
 	d := e.on.database
 	own := e.now()
-	if more, err = e.areDue(ctx, own); err != nil || !more {
-		return nil, false, err
+	if due, err := e.areDue(ctx, own); err != nil || !due {
+		return nil, err
 	}
 	err = e.on.writing(ctx, "keystore.expire", func(tx *sql.Tx) error {
 		destroyed, err = mark(ctx, tx, d.statement(`UPDATE temporal_seal_keys SET destroyed = 1 WHERE destroyed = 0 AND id IN
@@ -89,10 +108,10 @@ RETURNING id, namespace, key_name, expires`), own.UnixMilli(), perSweep)
 		}
 		return nil
 	})
-	if err != nil || len(destroyed) == 0 {
-		return nil, false, err
+	if err != nil {
+		return nil, err // the transaction is not committed
 	}
-	return destroyed, len(destroyed) == perSweep, d.emptyLog(ctx)
+	return destroyed, nil
 }
 
 // areDue reports whether there are keys that have to be destroyed. It returns an error if keys expire and the clocks differ.

@@ -320,6 +320,7 @@ func TestMigrateToExpiry(t *testing.T) {
 			t.Fatal(err)
 		}
 		change("DROP INDEX temporal_seal_expiring")
+		change("DROP INDEX temporal_seal_endless")
 		change("ALTER TABLE temporal_seal_keys DROP COLUMN expires")
 		change("ALTER TABLE temporal_seal_keys DROP COLUMN destroyed")
 		hasSchema(t, s, 1)
@@ -333,6 +334,7 @@ func TestMigrateToExpiry(t *testing.T) {
 		if err := s.Put(t.Context(), expiring(2)); err != nil {
 			t.Error(err)
 		}
+		change("DROP INDEX temporal_seal_endless") // fails unless it was made again
 	})
 }
 
@@ -352,6 +354,31 @@ func TestExpiredKeyLeavesNothingBehind(t *testing.T) {
 		t.Fatal(err)
 	}
 	if done, _, err := s.Expiry().DestroyExpired(t.Context()); err != nil || len(done) != 1 {
+		t.Fatalf("destroyed %v, error %v", done, err)
+	}
+	if onDisk(t, path, r.Wrapped) {
+		t.Error("the wrapped key is still on disk")
+	}
+}
+
+// TestLogIsEmptiedLater: a process that could not empty the log of SQLite after it had destroyed a key, or ended before, does so later.
+func TestLogIsEmptiedLater(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys.db")
+	s := newStore(t, "sqlite:"+path)
+	r := expiring(1)
+	r.Wrapped = []byte("THE-WRAPPED-KEY-THAT-HAS-TO-GO")
+	if err := s.Put(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	for _, statement := range []string{endAll, "UPDATE temporal_seal_keys SET destroyed = 1", "DELETE FROM temporal_seal_wraps"} {
+		if _, err := s.backend.(database).db.Exec(statement); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !onDisk(t, path, r.Wrapped) {
+		t.Fatal("the wrapped key is not in the log")
+	}
+	if done, _, err := s.Expiry().DestroyExpired(t.Context()); err != nil || len(done) != 0 {
 		t.Fatalf("destroyed %v, error %v", done, err)
 	}
 	if onDisk(t, path, r.Wrapped) {

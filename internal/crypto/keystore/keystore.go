@@ -69,6 +69,7 @@ type Store struct {
 	backend  backend
 	id       string
 	verified atomic.Bool
+	emptied  atomic.Bool // SQLite's log, since the last key was destroyed at the end of its life
 }
 
 // New returns the store of a URI. It does not connect yet: a store that is out of reach at the start is used as soon as it

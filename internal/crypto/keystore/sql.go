@@ -182,7 +182,7 @@ func (d database) migrate(ctx context.Context, id string) (changed bool, err err
 	if err := d.addExpiry(ctx); err != nil {
 		return false, unavailable("migrate key store", err)
 	}
-	if _, err := d.db.ExecContext(ctx, d.tables+d.subjectTables()+expiryIndex); err != nil {
+	if _, err := d.db.ExecContext(ctx, d.tables+d.subjectTables()+expiryIndexes); err != nil {
 		return false, unavailable("migrate key store", err)
 	}
 	if _, err := d.db.ExecContext(ctx, `UPDATE temporal_seal_meta SET schema = $1 WHERE schema < $1`, schemaVersion); err != nil {
@@ -226,7 +226,7 @@ func (d database) init(ctx context.Context) (id string, made bool, err error) {
 	if id, _, err = storeID(ctx, d.db); err == nil {
 		return id, false, nil
 	}
-	if _, err := d.db.ExecContext(ctx, d.tables+d.subjectTables()+expiryIndex); err != nil {
+	if _, err := d.db.ExecContext(ctx, d.tables+d.subjectTables()+expiryIndexes); err != nil {
 		return "", false, unavailable("make key store", err)
 	}
 	fresh := make([]byte, 16)
