@@ -106,7 +106,7 @@ type Decision struct {
 	// Compressed reports that the payload may be compressed before it is sealed.
 	Compressed bool `json:"compressed"`
 	// Masked is how many members rules mask. Their names are left out: a rule may have computed them.
-	Masked int `json:"masked_members,omitempty"`
+	Masked int `json:"masked_members"`
 	// Rules are the places of the rules that led to it; none: no rule holds, or the evaluation failed.
 	Rules []string `json:"rules,omitempty"`
 }
