@@ -21,6 +21,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
 )
 
@@ -346,6 +347,29 @@ func TestATooLargeTaskFailsForGood(t *testing.T) {
 		ActivityTasks: []*workflowservice.PollActivityTaskQueueResponse{task}}, new(workflowservice.RespondWorkflowTaskCompletedResponse))
 	if got.GetResetHistoryEventId() != 7 || len(got.GetActivityTasks()) > 0 {
 		t.Errorf("the answer to a completed task is %v", got)
+	}
+}
+
+// TestADestroyedInputFailsForGood: nothing brings back a value whose key was destroyed on purpose, so its activity is not paused, and the
+// failure says which of both it was.
+func TestADestroyedInputFailsForGood(t *testing.T) {
+	t.Parallel()
+	for kind, want := range map[crypto.Kind]string{crypto.KindErased: erasedType, crypto.KindExpired: expiredType} {
+		f := new(recorder)
+		g := guard(t, f, opensAll, keyFile(t), new(atomic.Bool))
+		o := &opening{tasks: g.Tasks, call: g.call(t, "PollActivityTaskQueue", &workflowservice.PollActivityTaskQueueRequest{Namespace: "clinic"})}
+		task := &workflowservice.PollActivityTaskQueueResponse{TaskToken: []byte("token"), ActivityId: "a",
+			WorkflowExecution: &commonpb.WorkflowExecution{WorkflowId: "w", RunId: "r"}}
+		cause := &rewrite.Error{Kind: rewrite.KindOpening, RPC: "PollActivityTaskQueue", Path: "input", Err: crypto.Errorf(kind, "open", "on 2026-11-29")}
+		o.failActivity(metadata.NewOutgoingContext(t.Context(), metadata.MD{}), task, cause)
+		if len(f.activity) != 1 {
+			t.Fatalf("%v: failed %d times", kind, len(f.activity))
+		}
+		failure := f.activity[0].GetFailure()
+		if info := failure.GetApplicationFailureInfo(); !info.GetNonRetryable() || info.GetType() != want ||
+			!strings.Contains(failure.GetMessage(), "terminate the workflow") || g.paused.has(activityKey{"clinic", "w", "r", "a"}) {
+			t.Errorf("%v: failed with %v", kind, failure)
+		}
 	}
 }
 
