@@ -328,14 +328,14 @@ func aliasMoves() state {
 func keyStoreFails() state {
 	const id = "00112233445566778899aabbccddeeff"
 	var broken atomic.Bool
-	return state{alert: "KeyStoreOutOfReach", prepare: func(s *site) error {
+	return state{alert: "KeyStoreOutOfReach", also: []string{"SubjectKeysOutOfUse"}, prepare: func(s *site) error {
 		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "application/x-amz-json-1.0")
 			if broken.Load() {
 				w.WriteHeader(http.StatusInternalServerError)
 				return
 			}
-			_, _ = fmt.Fprintf(w, `{"Item": {"pk": {"S": "meta"}, "store_id": {"S": %q}, "schema": {"N": "1"}}}`, id)
+			_, _ = fmt.Fprintf(w, `{"Item": {"pk": {"S": "meta"}, "store_id": {"S": %q}, "schema": {"N": "2"}}}`, id)
 		}))
 		s.t.Cleanup(server.Close)
 		s.options.Extra += fmt.Sprintf("key_store: {id: %s, url: \"dynamodb://keys?region=eu-central-1&endpoint=%s\"}\n", id, server.URL)
