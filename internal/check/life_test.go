@@ -60,25 +60,25 @@ upstreams: [{address: %q}]
 key_store: {url: %q, id: %q}
 keys:
   - {name: default, active: "local:%s/seal.key", namespaces: [lab]}
-  - {name: letters, active: "local:%[4]s/seal.key", envelope: reference, namespaces: [clinic]}
   - {name: chat, active: "local:%[4]s/seal.key", envelope: reference, life: 30d, namespaces: [clinic]}
+  - {name: letters, active: "local:%[4]s/seal.key", envelope: reference, namespaces: [clinic]}
   - {name: notes, active: "local:%[4]s/seal.key", envelope: reference, life: 90m, namespaces: [lab]}
 `, l.Addr(), url, id, f.dir))
 	run := func(connect bool) check.Result {
 		return check.Run(t.Context(), check.Options{Flags: config.Flags{File: filepath.Join(f.dir, "config.yaml")}, Connect: connect, Timeout: time.Minute})
 	}
 	got := run(false)
-	if notes := strings.Join(got.Notes, "\n"); !strings.Contains(notes, "keys[2].life: a workflow that runs for longer than 30d fails") ||
+	if notes := strings.Join(got.Notes, "\n"); !strings.Contains(notes, "keys[1].life: a workflow that runs for longer than 30d fails") ||
 		!strings.Contains(notes, "temporal workflow count --query \"ExecutionStatus = 'Running' AND StartTime < '20") || len(got.Errors) > 0 {
 		t.Errorf("errors %q, notes %q", got.Errors, got.Notes)
 	}
 	if notes := strings.Join(got.Notes, "\n"); !strings.Contains(notes, "keys[1].life: it is that of the default key in clinic: task tokens have no MAC there") ||
-		strings.Contains(notes, "keys[2].life: it is that of the default key") {
+		strings.Contains(notes, "keys[3].life: it is that of the default key") {
 		t.Errorf("notes %q; want one about the default key of clinic alone", got.Notes)
 	}
 	got = run(true)
 	warnings := strings.Join(got.Warnings, "\n")
-	for _, want := range []string{"keys[2].life: 3 workflows run in namespace clinic for longer than 30d", "keys[3].life: workflows of namespace lab that run for longer than 1h30m0s could not be counted"} {
+	for _, want := range []string{"keys[1].life: 3 workflows run in namespace clinic for longer than 30d", "keys[3].life: workflows of namespace lab that run for longer than 1h30m0s could not be counted"} {
 		if !strings.Contains(warnings, want) {
 			t.Errorf("warnings %q lack %q", got.Warnings, want)
 		}
@@ -104,7 +104,7 @@ keys:
 	if want := `the key store has 1 data key of "letters" in the namespace clinic that expire`; !strings.Contains(strings.Join(got.Warnings, "\n"), want) {
 		t.Errorf("warnings %q lack %q", got.Warnings, want)
 	}
-	if got := strings.Join(got.Errors, "\n"); !strings.Contains(got, `keys[2].life: the key store has 1 data key of "chat" in the namespace clinic that do not expire`) {
+	if got := strings.Join(got.Errors, "\n"); !strings.Contains(got, `keys[1].life: the key store has 1 data key of "chat" in the namespace clinic that do not expire`) {
 		t.Errorf("errors %q", got)
 	}
 }
