@@ -33,8 +33,8 @@ func (c *counting) CountWorkflowExecutions(_ context.Context, q *workflowservice
 	return &workflowservice.CountWorkflowExecutionsResponse{Count: 3}, nil
 }
 
-// TestLife: workflows that run for longer than a key lives are counted, or the user is told how to; keys of the name that do not expire are
-// an error.
+// TestLife: workflows that run for longer than a key lives are counted, or a note says how to count them. Keys of the name that do not
+// expire are an error.
 func TestLife(t *testing.T) {
 	frontend := new(counting)
 	l, err := net.Listen("tcp", "127.0.0.1:0")

@@ -90,7 +90,7 @@ func ExpiryOf(store KeyStore) ExpiryStore {
 }
 
 // ExpiryStore is the part of a KeyStore whose data keys may expire. Its errors are those of a KeyStore. A row that says when its key
-// expires is never handed out with its wrapped key after that, and is kept, so that an expired key is told from a lost one.
+// expires is never handed out with its wrapped key after that, and is kept: it shows that the key has expired and is not lost.
 type ExpiryStore interface {
 	// DestroyExpired destroys some of the wrapped keys whose life is over by the store's clock and by that of this process, and returns
 	// which, also where it returns an error after that; ErrClocksDiffer where these do not agree. more is whether there may be others. Several

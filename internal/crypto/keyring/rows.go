@@ -354,7 +354,11 @@ func (p *sealing) tendRows(now time.Time) {
 					"key", sl.key, "namespace", sl.namespace, "error", err)
 				continue
 			}
-			p.core.opt.Log.Error("the key store does not take the row of a data key; payloads carry their keys until it does, unless the row is there already",
+			text := "the key store does not take the row of a data key; payloads carry their keys until it does, unless the row is there already"
+			if s.dk.life.Load() != nil {
+				text = "the key store does not take the row of a data key that expires; if its row is lost, what it has sealed opens nowhere"
+			}
+			p.core.opt.Log.Error(text,
 				"key", sl.key, "namespace", sl.namespace, "error", err)
 			if before == s.dk.stored.Load() && crypto.KindOf(err) == crypto.KindUnavailable {
 				return // the store is out of reach for the others too

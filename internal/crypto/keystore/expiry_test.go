@@ -57,7 +57,7 @@ func wraps(t *testing.T, s *Store) (n int) {
 	return n
 }
 
-// TestKeysExpire: a key that has expired is not handed out, is destroyed once, comes back by no write, and is told from a lost one.
+// TestKeysExpire: a key that has expired is not handed out, is destroyed once, no write brings it back, and its error is another one than that of a lost key.
 func TestKeysExpire(t *testing.T) {
 	databases(t, func(t *testing.T, s *Store, change func(string)) {
 		ctx, r := t.Context(), expiring(1)
