@@ -23,6 +23,12 @@ type initOptions struct {
 	listen, upstream, key string
 	tls                   bool
 	namespaces            []string
+	output                outputFormat
+}
+
+// startingFiles is what init prints in JSON.
+type startingFiles struct {
+	Files []string `json:"files"` // that were written
 }
 
 // initCommand writes files to start from. What they say is what serve does without them, so that a first edit
@@ -39,6 +45,7 @@ the current directory or DIR. It overwrites nothing. The files pass "temporal-se
 		Args: cobra.MaximumNArgs(1),
 		RunE: o.run,
 	}
+	o.output.flag(cmd)
 	f := cmd.Flags()
 	f.StringVar(&o.listen, "listen", standard.Listeners[0].Address, "address for workers and clients")
 	f.StringVar(&o.upstream, "upstream", standard.Upstreams[0].Address, "address of the Temporal frontend")
@@ -77,12 +84,19 @@ func (o *initOptions) run(cmd *cobra.Command, args []string) error {
 	if err := os.MkdirAll(cmp.Or(dir, "."), 0o755); err != nil {
 		return fmt.Errorf("the directory cannot be made: %w", err)
 	}
+	var written startingFiles
 	for _, file := range files {
 		path := filepath.Join(dir, file.name)
 		if err := writeNew(path, file.text); err != nil {
 			return fmt.Errorf("%s cannot be written: %w", path, err)
 		}
-		fmt.Fprintf(cmd.OutOrStdout(), "wrote %s\n", path)
+		written.Files = append(written.Files, path)
+		if !o.output.json() {
+			fmt.Fprintf(cmd.OutOrStdout(), "wrote %s\n", path)
+		}
+	}
+	if o.output.json() {
+		return writeJSON(cmd.OutOrStdout(), written)
 	}
 	config := filepath.Join(dir, "config.yaml")
 	fmt.Fprintf(cmd.OutOrStdout(), "\nNext:\n  temporal-seal check --config %s --connect\n  temporal-seal serve --config %s\n", config, config)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,6 +29,7 @@ by reference opens only while its row is there.`,
 // initStoreCommand makes the tables of a key store.
 func initStoreCommand() *cobra.Command {
 	var timeout time.Duration
+	var output outputFormat
 	cmd := &cobra.Command{
 		Use:   "init URL",
 		Short: "Make the tables of a key store, and print its id",
@@ -45,28 +47,85 @@ with on-demand capacity and protected from being deleted, unless it exists.`,
 			if err != nil {
 				return err
 			}
-			if !made {
-				fmt.Fprintln(cmd.ErrOrStderr(), "the database is a key store already, and stays as it is")
+			if !output.json() {
+				if !made {
+					fmt.Fprintln(cmd.ErrOrStderr(), "the database is a key store already, and stays as it is")
+				}
+				fmt.Fprintln(cmd.OutOrStdout(), id)
 			}
-			fmt.Fprintln(cmd.OutOrStdout(), id)
 			store, err := keystore.New(args[0], id)
 			if err != nil {
 				return err
 			}
 			defer store.Close()
-			return warn(ctx, cmd, store)
+			warnings, err := store.Warnings(ctx)
+			if output.json() { // the id counts, whether or not the settings could be read
+				return errors.Join(writeJSON(cmd.OutOrStdout(), madeStore{ID: id, Changed: made, Warnings: listed(warnings)}), err)
+			}
+			warn(cmd, warnings)
+			return err
 		},
 	}
+	output.flag(cmd)
 	addTimeout(&timeout, cmd)
 	return cmd
 }
 
+// madeStore is what init prints in JSON.
+type madeStore struct {
+	ID string `json:"id"`
+	// Changed is false where init finds a key store and leaves it.
+	Changed bool `json:"changed"`
+	// Warnings are of settings of the database by which rows can get lost.
+	Warnings []string `json:"warnings"`
+}
+
+// listed returns a list that is not nil, which JSON would write as null.
+func listed[T any](list []T) []T { return append([]T{}, list...) }
+
 // warn writes the settings of a store's database by which rows can get lost.
-func warn(ctx context.Context, cmd *cobra.Command, store *keystore.Store) error {
-	warnings, err := store.Warnings(ctx)
+func warn(cmd *cobra.Command, warnings []string) {
 	for _, text := range warnings {
 		fmt.Fprintln(cmd.ErrOrStderr(), "warning:", text)
 	}
+}
+
+// keyError is a row of a key store with which something is wrong.
+type keyError struct {
+	ID    string `json:"id"`
+	Error string `json:"error"`
+}
+
+// keyErrors collects such rows. As text they are printed when they are found.
+type keyErrors struct {
+	cmd    *cobra.Command
+	output outputFormat
+	list   []keyError
+}
+
+func (e *keyErrors) add(id crypto.KeyID, err error) {
+	e.list = append(e.list, keyError{id.String(), err.Error()})
+	if !e.output.json() {
+		fmt.Fprintf(e.cmd.OutOrStdout(), "%s: %v\n", id, err)
+	}
+}
+
+func (e *keyErrors) row(row crypto.KeyRow, err error) { e.add(row.ID, err) }
+
+// code is the exit code, as an error.
+func (e *keyErrors) code() error {
+	if len(e.list) > 0 {
+		return exitCode(1)
+	}
+	return nil
+}
+
+// printed prints a result, as JSON or as a line of text.
+func (o *outputFormat) printed(cmd *cobra.Command, result any, format string, args ...any) error {
+	if o.json() {
+		return writeJSON(cmd.OutOrStdout(), result)
+	}
+	_, err := fmt.Fprintf(cmd.OutOrStdout(), format+"\n", args...)
 	return err
 }
 
@@ -74,6 +133,7 @@ func warn(ctx context.Context, cmd *cobra.Command, store *keystore.Store) error 
 func migrateStoreCommand() *cobra.Command {
 	var flags config.Flags
 	var timeout time.Duration
+	var output outputFormat
 	cmd := &cobra.Command{
 		Use:   "migrate",
 		Short: "Bring the key store of a config to the schema of this release",
@@ -92,23 +152,49 @@ it. It refuses a store that a newer release has made.`,
 			if err != nil {
 				return err
 			}
+			when := "already"
 			if changed {
-				fmt.Fprintln(cmd.OutOrStdout(), "the key store has the schema of this release now")
-			} else {
-				fmt.Fprintln(cmd.OutOrStdout(), "the key store has the schema of this release already")
+				when = "now"
 			}
-			return nil
+			return output.printed(cmd, migratedStore{changed}, "the key store has the schema of this release %s", when)
 		},
 	}
+	output.flag(cmd)
 	addFlags(&flags, cmd)
 	addTimeout(&timeout, cmd)
 	return cmd
+}
+
+// migratedStore is what migrate prints in JSON.
+type migratedStore struct {
+	// Changed is false where the key store has the schema of this release already.
+	Changed bool `json:"changed"`
+}
+
+// checkedStore is what check prints in JSON.
+type checkedStore struct {
+	Rows     int        `json:"rows"`
+	Unusable []keyError `json:"unusable"`
+	// Warnings are of settings of the database by which rows can get lost.
+	Warnings []string   `json:"warnings"`
+	Expiring []keyLives `json:"expiring"`
+}
+
+// keyLives counts the data keys of a namespace and a key name of which some expire.
+type keyLives struct {
+	Namespace string    `json:"namespace"`
+	Key       string    `json:"key"`
+	Expiring  int       `json:"expiring"`
+	Next      time.Time `json:"next,omitzero"`
+	Expired   int       `json:"expired"`
+	Endless   int       `json:"endless"`
 }
 
 // checkStoreCommand unwraps every row of a key store.
 func checkStoreCommand() *cobra.Command {
 	var flags config.Flags
 	var timeout time.Duration
+	var output outputFormat
 	cmd := &cobra.Command{
 		Use:   "check",
 		Short: "Unwrap every key in the key store of a config",
@@ -117,58 +203,64 @@ reference opens. The exit code is 1 if a row does not unwrap to the key that its
 database by which rows can get lost, and counts keys that expire.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			checked := checkedStore{Warnings: []string{}, Expiring: []keyLives{}}
 			if err := withStore(cmd, &flags, func(store *keystore.Store) error {
-				return errors.Join(warn(cmd.Context(), cmd, store), listLives(cmd, store))
+				warnings, warned := store.Warnings(cmd.Context())
+				checked.Warnings = append(checked.Warnings, warnings...)
+				lives, err := livesOf(cmd.Context(), store)
+				checked.Expiring = append(checked.Expiring, lives...)
+				return errors.Join(warned, err)
 			}); err != nil {
 				return err
+			}
+			if !output.json() {
+				warn(cmd, checked.Warnings)
+				listLives(cmd, checked.Expiring)
 			}
 			keys, err := openStoredKeys(cmd, &flags, timeout)
 			if err != nil {
 				return err
 			}
 			defer keys.Close()
-			bad := 0
-			rows, err := keys.Rows().Verify(cmd.Context(), func(row crypto.KeyRow, err error) {
-				bad++
-				fmt.Fprintf(cmd.OutOrStdout(), "%s: %v\n", row.ID, err)
-			})
-			if err != nil {
+			bad := keyErrors{cmd: cmd, output: output, list: []keyError{}}
+			if checked.Rows, err = keys.Rows().Verify(cmd.Context(), bad.row); err != nil {
 				return err
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%s checked, %d unusable\n", count(rows, "row"), bad)
-			if bad > 0 {
-				return exitCode(1)
-			}
-			return nil
+			checked.Unusable = bad.list
+			return cmp.Or(output.printed(cmd, checked, "%s checked, %d unusable", count(checked.Rows, "row"), len(bad.list)), bad.code())
 		},
 	}
+	output.flag(cmd)
 	addFlags(&flags, cmd)
 	addTimeout(&timeout, cmd)
 	return cmd
 }
 
-// listLives writes how many data keys expire, and when the next one does.
-func listLives(cmd *cobra.Command, store *keystore.Store) error {
+// livesOf counts the data keys in a store that expire, and those beside them that do not.
+func livesOf(ctx context.Context, store *keystore.Store) (list []keyLives, err error) {
 	expiry := crypto.ExpiryOf(store)
 	if expiry == nil {
-		return nil
+		return nil, nil
 	}
-	lives, err := expiry.Lives(cmd.Context(), true)
-	if err != nil {
-		return err
-	}
+	lives, err := expiry.Lives(ctx, true)
 	for _, l := range lives {
-		if l.Expiring+l.Expired == 0 {
-			continue
+		if l.Expiring+l.Expired > 0 {
+			list = append(list, keyLives{l.Context.Namespace, l.Context.Key, l.Expiring, l.Next, l.Expired, l.Endless})
 		}
+	}
+	return list, err
+}
+
+// listLives writes how many data keys expire, and when the next one does.
+func listLives(cmd *cobra.Command, lives []keyLives) {
+	for _, l := range lives {
 		next := ""
 		if !l.Next.IsZero() {
 			next = ", the next on " + l.Next.Format(time.RFC3339)
 		}
 		fmt.Fprintf(cmd.OutOrStdout(), "namespace %s, key %s: %s to expire%s; %d expired, %d that never expire\n",
-			l.Context.Namespace, l.Context.Key, count(l.Expiring, "data key"), next, l.Expired, l.Endless)
+			l.Namespace, l.Key, count(l.Expiring, "data key"), next, l.Expired, l.Endless)
 	}
-	return nil
 }
 
 // openStoredKeys opens the keys of a config that has a key store.
@@ -183,10 +275,19 @@ func openStoredKeys(cmd *cobra.Command, flags *config.Flags, timeout time.Durati
 	return app.OpenAllKeys(cmd.Context(), c, app.KeyOptions{Timeout: timeout, Open: keyservice.Open, Log: quiet})
 }
 
+// rewrappedStore is what rewrap prints in JSON.
+type rewrappedStore struct {
+	DataKeys int `json:"data_keys"`
+	// Wrapped counts the rows that were added.
+	Wrapped int        `json:"wrapped"`
+	Failed  []keyError `json:"failed"`
+}
+
 // rewrapStoreCommand moves the rows of a key store to the active key encryption keys.
 func rewrapStoreCommand() *cobra.Command {
 	var flags config.Flags
 	var timeout time.Duration
+	var output outputFormat
 	cmd := &cobra.Command{
 		Use:   "rewrap",
 		Short: "Wrap every key in the key store by the active key encryption key of its entry",
@@ -200,29 +301,32 @@ and removes none. With AWS KMS it needs kms:Encrypt for the new key. The exit co
 				return err
 			}
 			defer keys.Close()
-			bad := 0
-			n, added, err := keys.Rows().Rewrap(cmd.Context(), func(row crypto.KeyRow, err error) {
-				bad++
-				fmt.Fprintf(cmd.OutOrStdout(), "%s: %v\n", row.ID, err)
-			})
+			bad := keyErrors{cmd: cmd, output: output, list: []keyError{}}
+			n, added, err := keys.Rows().Rewrap(cmd.Context(), bad.row)
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%s, %d wrapped anew, %d failed\n", count(n, "data key"), added, bad)
-			if bad > 0 {
-				return exitCode(1)
-			}
-			return nil
+			err = output.printed(cmd, rewrappedStore{n, added, bad.list}, "%s, %d wrapped anew, %d failed", count(n, "data key"), added, len(bad.list))
+			return cmp.Or(err, bad.code())
 		},
 	}
+	output.flag(cmd)
 	addFlags(&flags, cmd)
 	addTimeout(&timeout, cmd)
 	return cmd
 }
 
+// exportedStore is what export prints in JSON. The rows are in the file.
+type exportedStore struct {
+	File    string     `json:"file"`
+	Rows    int        `json:"rows"`
+	LeftOut []keyError `json:"left_out"`
+}
+
 // exportStoreCommand writes the rows of a key store to a file.
 func exportStoreCommand() *cobra.Command {
 	var flags config.Flags
+	var output outputFormat
 	cmd := &cobra.Command{
 		Use:   "export FILE",
 		Short: "Write all rows of the key store of a config to a file",
@@ -236,30 +340,35 @@ nothing can be opened are named and left out; the exit code is 1 then.`,
 				if err != nil {
 					return err
 				}
-				bad := 0
-				n, err := keystore.Export(cmd.Context(), store, f, func(row crypto.KeyRow) {
-					bad++
-					fmt.Fprintf(cmd.OutOrStdout(), "%s: left out: %v\n", row.ID, row.Broken)
-				})
+				bad := keyErrors{cmd: cmd, output: output, list: []keyError{}}
+				n, err := keystore.Export(cmd.Context(), store, f, func(row crypto.KeyRow) { bad.add(row.ID, fmt.Errorf("left out: %w", row.Broken)) })
 				if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 					return err
 				}
-				if bad > 0 {
-					fmt.Fprintf(cmd.OutOrStdout(), "%s written, %d left out\n", count(n, "row"), bad)
-					return exitCode(1)
+				without := ""
+				if len(bad.list) > 0 {
+					without = fmt.Sprintf(", %d left out", len(bad.list))
 				}
-				fmt.Fprintf(cmd.OutOrStdout(), "%s written\n", count(n, "row"))
-				return nil
+				return cmp.Or(output.printed(cmd, exportedStore{args[0], n, bad.list}, "%s written%s", count(n, "row"), without), bad.code())
 			})
 		},
 	}
+	output.flag(cmd)
 	addFlags(&flags, cmd)
 	return cmd
+}
+
+// importedStore is what import prints in JSON.
+type importedStore struct {
+	File string `json:"file"`
+	// Rows are those of the file, all of which are in the store now.
+	Rows int `json:"rows"`
 }
 
 // importStoreCommand puts the rows of a file into a key store.
 func importStoreCommand() *cobra.Command {
 	var flags config.Flags
+	var output outputFormat
 	cmd := &cobra.Command{
 		Use:   "import FILE",
 		Short: "Put the rows of an export into the key store of a config",
@@ -288,11 +397,11 @@ ends it. A file that is not complete changes nothing. Run check afterwards.`,
 				if err != nil {
 					return fmt.Errorf("%s: after %s: %w", args[0], count(n, "row"), err)
 				}
-				fmt.Fprintf(cmd.OutOrStdout(), "in the store now: %s\n", count(n, "row"))
-				return nil
+				return output.printed(cmd, importedStore{args[0], n}, "in the store now: %s", count(n, "row"))
 			})
 		},
 	}
+	output.flag(cmd)
 	addFlags(&flags, cmd)
 	return cmd
 }

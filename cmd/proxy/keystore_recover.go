@@ -28,6 +28,25 @@ type recovery struct {
 	anchors map[crypto.KeyID][]*envelope.Header // of self-contained envelopes
 }
 
+// recoveredStore is what recover prints in JSON.
+type recoveredStore struct {
+	// DataKeys counts those that envelopes name by reference, WithoutRow those of them that had no row.
+	DataKeys   int       `json:"data_keys"`
+	WithoutRow int       `json:"without_row"`
+	Restored   int       `json:"restored"`
+	Lost       []lostKey `json:"lost"`
+	// Unread counts places at the server that could not be read.
+	Unread int `json:"unread"`
+}
+
+// lostKey is a data key that stays without a row.
+type lostKey struct {
+	ID string `json:"id"`
+	// NamedBy is the place of an envelope that names it.
+	NamedBy string `json:"named_by"`
+	Error   string `json:"error"`
+}
+
 // maxAnchors is how many wrapped keys are tried for one data key: anybody who writes to the server can plant a wrong one.
 const maxAnchors = 16
 
@@ -50,6 +69,7 @@ read. It changes nothing at the server, and may run while proxies serve.`,
 	f.StringVar(&r.scan.flags.Upstream, "upstream", "", "address of the Temporal frontend (default: the config's)")
 	f.StringSliceVarP(&r.scan.namespaces, "namespace", "n", nil, "namespaces to walk (default: all)")
 	f.Float64Var(&r.scan.rate, "rate", 50, "calls a second to the server, at most")
+	r.scan.output.flag(cmd)
 	addTimeout(&r.scan.timeout, cmd)
 	return cmd
 }
@@ -90,7 +110,7 @@ func (r *recovery) run(cmd *cobra.Command, _ []string) error {
 		return err
 	}
 	defer keys.Close()
-	restored := 0
+	made := recoveredStore{DataKeys: len(r.wanted), WithoutRow: len(missing), Lost: []lostKey{}, Unread: state.Unread()}
 	for _, id := range missing {
 		err := errors.New("no self-contained envelope under it was found")
 		for _, anchor := range r.anchors[id] {
@@ -99,18 +119,20 @@ func (r *recovery) run(cmd *cobra.Command, _ []string) error {
 			}
 		}
 		if err == nil {
-			restored++
+			made.Restored++
 			continue
 		}
-		fmt.Fprintf(cmd.OutOrStdout(), "%s, which %s names, has no row: %v\n", id, r.wanted[id], err)
+		made.Lost = append(made.Lost, lostKey{id.String(), r.wanted[id], err.Error()})
+		if !r.scan.output.json() {
+			fmt.Fprintf(cmd.OutOrStdout(), "%s, which %s names, has no row: %v\n", id, r.wanted[id], err)
+		}
 	}
-	lost, unread := len(missing)-restored, state.Unread()
-	fmt.Fprintf(cmd.OutOrStdout(), "%s by reference, %d without a row: %d restored, %d lost; %d places unread\n",
-		count(len(r.wanted), "data key"), len(missing), restored, lost, unread)
-	if lost+unread > 0 {
+	err = r.scan.output.printed(cmd, made, "%s by reference, %d without a row: %d restored, %d lost; %d places unread",
+		count(made.DataKeys, "data key"), made.WithoutRow, made.Restored, len(made.Lost), made.Unread)
+	if err == nil && len(made.Lost)+made.Unread > 0 {
 		return exitCode(1)
 	}
-	return nil
+	return err
 }
 
 // note keeps what an envelope says about its data key. The header is part of the server's answer, so texts are copied.

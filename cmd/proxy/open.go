@@ -49,6 +49,7 @@ The exit code is 1 if something could not be opened, which is printed as it was,
 		Args: cobra.MaximumNArgs(1),
 		RunE: o.open,
 	}
+	onlyJSON{}.flag(cmd)
 	addFlags(&o.flags, cmd)
 	cmd.Flags().StringVar(&o.namespace, "namespace", "",
 		"open what was sealed for this namespace (and granted to it) only, and other tools' payloads as it "+

@@ -11,7 +11,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// outputFormat is the value of --output, a flag of every command that prints more than a line.
+// outputFormat is the value of --output, a flag of every command that prints a result.
 type outputFormat string
 
 const (
@@ -43,6 +43,30 @@ func (o *outputFormat) Type() string { return "format" }
 func (o *outputFormat) Set(text string) error {
 	if *o = outputFormat(text); *o != outputText && *o != outputJSON {
 		return fmt.Errorf("%q is not one of text, json", text)
+	}
+	return nil
+}
+
+// onlyJSON is the value of --output where the result is JSON in any case, so that scripts may give the flag to every command.
+type onlyJSON struct{}
+
+// flag adds --output to a command.
+func (o onlyJSON) flag(cmd *cobra.Command) {
+	cmd.Flags().VarP(o, "output", "o", "json")
+	_ = cmd.RegisterFlagCompletionFunc("output", // fails for a flag that does not exist
+		cobra.FixedCompletions([]string{string(outputJSON)}, cobra.ShellCompDirectiveNoFileComp))
+}
+
+// String and the next two make it a flag's value.
+func (o onlyJSON) String() string { return string(outputJSON) }
+
+// Type is shown in the help.
+func (o onlyJSON) Type() string { return "format" }
+
+// Set takes what the user wrote.
+func (o onlyJSON) Set(text string) error {
+	if text != string(outputJSON) {
+		return fmt.Errorf("%q is not json, the only form that this command prints", text)
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,6 +34,7 @@ type subjectOptions struct {
 	reason, by, query    string
 	config               *config.Config
 	text                 []byte // the subject
+	output               outputFormat
 }
 
 // addConfig adds what says where the keys are.
@@ -134,6 +136,31 @@ func (o *subjectOptions) explained(err error) error {
 	return err
 }
 
+// shownSubject is what show prints in JSON.
+type shownSubject struct {
+	Keys []subjectKey `json:"keys"`
+}
+
+// subjectKey is what a subject has under a key name.
+type subjectKey struct {
+	Key string `json:"key"`
+	Tag string `json:"tag"`
+	// State is unused, in_use or erased.
+	State       string       `json:"state"`
+	ErasedAt    time.Time    `json:"erased_at,omitzero"`
+	Generations []generation `json:"generations"`
+}
+
+// generation is a key of a subject.
+type generation struct {
+	Generation int       `json:"generation"`
+	ID         string    `json:"id"`
+	MadeAt     time.Time `json:"made_at"`
+	ErasedAt   time.Time `json:"erased_at,omitzero"`
+	// Destroyed is false for an erased key too, until erase is run again, where a step of the erasure failed.
+	Destroyed bool `json:"destroyed"`
+}
+
 // showSubjectCommand shows the generations of one subject's key.
 func showSubjectCommand() *cobra.Command {
 	var o subjectOptions
@@ -158,41 +185,81 @@ not print the subject.`,
 			if err != nil {
 				return err
 			}
+			shown := shownSubject{Keys: []subjectKey{}}
 			for _, f := range found {
-				fmt.Fprintf(cmd.OutOrStdout(), "key %s, tag %s: %s\n", f.Erasure.Context.Key, f.Erasure.Tag, stateOf(f))
-				for _, r := range f.Rows {
-					if r.ID != (crypto.KeyID{}) {
-						fmt.Fprintf(cmd.OutOrStdout(), "  generation %d: %s, made %s%s\n", r.Generation, r.ID, r.Created.Format(time.DateOnly), erasedOn(r))
-					}
-				}
+				shown.Keys = append(shown.Keys, subjectKeyOf(f))
 			}
+			if o.output.json() {
+				return writeJSON(cmd.OutOrStdout(), shown)
+			}
+			shown.print(cmd.OutOrStdout())
 			return nil
 		},
 	}
+	o.output.flag(cmd)
 	o.addFlags(cmd)
 	return cmd
 }
 
-// stateOf describes what a subject has under a key name.
-func stateOf(f keyring.Found) string {
+// subjectKeyOf returns what a subject has under a key name.
+func subjectKeyOf(f keyring.Found) subjectKey {
+	k := subjectKey{Key: f.Erasure.Context.Key, Tag: fmt.Sprint(f.Erasure.Tag), State: "in_use", Generations: []generation{}}
 	switch {
 	case len(f.Rows) == 0:
-		return "nothing was sealed for it"
+		k.State = "unused"
 	case f.Rows[0].Erased != 0:
-		return "erased on " + f.Rows[0].ErasedAt.Format(time.DateOnly)
+		k.State, k.ErasedAt = "erased", f.Rows[0].ErasedAt
 	}
-	return "in use"
+	for _, r := range f.Rows {
+		if r.ID != (crypto.KeyID{}) { // else it is only reserved
+			k.Generations = append(k.Generations, generationOf(r))
+		}
+	}
+	return k
 }
 
-func erasedOn(r crypto.SubjectRow) string {
-	if r.Erased == 0 {
+func generationOf(r crypto.SubjectRow) generation {
+	g := generation{Generation: r.Generation, ID: r.ID.String(), MadeAt: r.Created, Destroyed: r.Wrapped == nil}
+	if r.Erased != 0 {
+		g.ErasedAt = r.ErasedAt
+	}
+	return g
+}
+
+// print writes it for people.
+func (s shownSubject) print(w io.Writer) {
+	for _, k := range s.Keys {
+		state := map[string]string{"unused": "nothing was sealed for it", "in_use": "in use", "erased": "erased on " + k.ErasedAt.Format(time.DateOnly)}[k.State]
+		fmt.Fprintf(w, "key %s, tag %s: %s\n", k.Key, k.Tag, state)
+		for _, g := range k.Generations {
+			fmt.Fprintf(w, "  generation %d: %s, made %s%s\n", g.Generation, g.ID, g.MadeAt.Format(time.DateOnly), g.erased())
+		}
+	}
+}
+
+func (g generation) erased() string {
+	if g.ErasedAt.IsZero() {
 		return ""
 	}
-	erased := ", erased on " + r.ErasedAt.Format(time.DateOnly)
-	if r.Wrapped != nil {
+	erased := ", erased on " + g.ErasedAt.Format(time.DateOnly)
+	if !g.Destroyed {
 		erased += "; its key is not destroyed yet: run erase again"
 	}
 	return erased
+}
+
+// listedSubjects is what list prints in JSON.
+type listedSubjects struct {
+	Pairs []subjectCount `json:"pairs"`
+}
+
+// subjectCount counts the subjects of a namespace and a key name.
+type subjectCount struct {
+	Namespace string `json:"namespace"`
+	Key       string `json:"key"`
+	Subjects  int    `json:"subjects"`
+	Keys      int    `json:"keys"`
+	Erased    int    `json:"erased"`
 }
 
 // listSubjectsCommand counts subjects.
@@ -212,16 +279,37 @@ func listSubjectsCommand() *cobra.Command {
 			if err != nil {
 				return o.explained(err)
 			}
+			all := listedSubjects{Pairs: []subjectCount{}}
 			for _, c := range counts {
+				all.Pairs = append(all.Pairs, subjectCount{c.Context.Namespace, c.Context.Key, c.Subjects, c.Keys, c.Erased})
+			}
+			if o.output.json() {
+				return writeJSON(cmd.OutOrStdout(), all)
+			}
+			for _, c := range all.Pairs {
 				fmt.Fprintf(cmd.OutOrStdout(), "namespace %s, key %s: %s, %s, %d erased\n",
-					c.Context.Namespace, c.Context.Key, count(c.Subjects, "subject"), count(c.Keys, "key"), c.Erased)
+					c.Namespace, c.Key, count(c.Subjects, "subject"), count(c.Keys, "key"), c.Erased)
 			}
 			fmt.Fprintf(cmd.ErrOrStderr(), "%s of namespace and key name\n", count(len(counts), "pair"))
 			return nil
 		},
 	}
+	o.output.flag(cmd)
 	o.addConfig(cmd)
 	return cmd
+}
+
+// verifiedSubjects is what verify prints in JSON.
+type verifiedSubjects struct {
+	// Parents are the index and wrap keys.
+	Parents  verifiedKeys `json:"index_and_wrap_keys"`
+	Subjects verifiedKeys `json:"subject_keys"`
+}
+
+// verifiedKeys are keys that were unwrapped.
+type verifiedKeys struct {
+	Checked  int        `json:"checked"`
+	Unusable []keyError `json:"unusable"`
 }
 
 // verifySubjectsCommand unwraps the keys of all subjects.
@@ -239,30 +327,25 @@ their subject was erased. The exit code is 1 if it reports anything.`,
 				return err
 			}
 			defer keys.Close()
-			badParents := 0
-			parents, err := keys.Rows().VerifyParents(cmd.Context(), func(r crypto.KeyRow, err error) {
-				badParents++
-				fmt.Fprintf(cmd.OutOrStdout(), "%s: %v\n", r.ID, err)
-			})
+			badParents := keyErrors{cmd: cmd, output: o.output, list: []keyError{}}
+			parents, err := keys.Rows().VerifyParents(cmd.Context(), badParents.row)
 			if err != nil {
 				return o.explained(err)
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%s of index and wrap keys checked, %d unusable\n", count(parents, "row"), badParents)
-			bad := 0
-			n, err := keys.Subjects().Verify(cmd.Context(), func(r crypto.SubjectRow, err error) {
-				bad++
-				fmt.Fprintf(cmd.OutOrStdout(), "%s: %v\n", r.ID, err)
-			})
+			if !o.output.json() {
+				fmt.Fprintf(cmd.OutOrStdout(), "%s of index and wrap keys checked, %d unusable\n", count(parents, "row"), len(badParents.list))
+			}
+			bad := keyErrors{cmd: cmd, output: o.output, list: []keyError{}}
+			n, err := keys.Subjects().Verify(cmd.Context(), func(r crypto.SubjectRow, err error) { bad.add(r.ID, err) })
 			if err != nil {
 				return o.explained(err)
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%s checked, %d unusable\n", count(n, "subject key"), bad)
-			if bad+badParents > 0 {
-				return exitCode(1)
-			}
-			return nil
+			verified := verifiedSubjects{verifiedKeys{parents, badParents.list}, verifiedKeys{n, bad.list}}
+			err = o.output.printed(cmd, verified, "%s checked, %d unusable", count(n, "subject key"), len(bad.list))
+			return cmp.Or(err, bad.code(), badParents.code())
 		},
 	}
+	o.output.flag(cmd)
 	o.addConfig(cmd)
 	return cmd
 }

@@ -144,6 +144,7 @@ could not be read or terminated; the certificate says what.`,
 			})
 		},
 	}
+	onlyJSON{}.flag(cmd)
 	o.addFlags(cmd)
 	o.addReason(cmd)
 	work.addFlags(&o, cmd)
@@ -257,6 +258,7 @@ func readmitCommand() *cobra.Command {
 			}})
 		},
 	}
+	onlyJSON{}.flag(cmd)
 	o.addFlags(cmd)
 	o.addReason(cmd)
 	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
@@ -357,6 +359,15 @@ func (c *certificate) journal(of *config.Config) error {
 	return errors.Join(err, f.Sync(), f.Close())
 }
 
+// reapplied is what reapply-erasures prints in JSON.
+type reapplied struct {
+	Erasures  int      `json:"erasures"` // in the file
+	Entered   int      `json:"entered"`
+	Destroyed []string `json:"destroyed_keys"`
+	// Missing are the numbers of erasures that the key store still lacks.
+	Missing []int64 `json:"missing"`
+}
+
 // reapplyCommand enters erasures again.
 func reapplyCommand() *cobra.Command {
 	var o subjectOptions
@@ -381,9 +392,13 @@ numbers of erasures that are in no certificate are printed, and then the exit co
 			}
 			defer keys.Close()
 			done, err := keys.Subjects().Reapply(cmd.Context(), journal, acceptLost)
-			fmt.Fprintf(cmd.OutOrStdout(), "%s in the file, %d entered again, %s destroyed\n",
+			result := reapplied{len(journal), len(done.Entered), []string{}, listed(done.Missing)}
+			for _, id := range done.Destroyed {
+				result.Destroyed = append(result.Destroyed, id.String())
+			}
+			printed := o.output.printed(cmd, result, "%s in the file, %d entered again, %s destroyed",
 				count(len(journal), "erasure"), len(done.Entered), count(len(done.Destroyed), "key"))
-			if err != nil {
+			if err = cmp.Or(err, printed); err != nil {
 				return o.explained(err)
 			}
 			if len(done.Missing) > 0 {
@@ -392,6 +407,7 @@ numbers of erasures that are in no certificate are printed, and then the exit co
 			return nil
 		},
 	}
+	o.output.flag(cmd)
 	o.addConfig(cmd)
 	cmd.Flags().StringVar(&acceptLost, "accept-lost", "", "why erasures without a certificate are given up, whose subjects are erased no more; it is kept")
 	return cmd

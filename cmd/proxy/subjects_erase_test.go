@@ -40,14 +40,14 @@ func TestReplicasInCertificate(t *testing.T) {
 // TestErasedKeyIsThere: an erasure whose second step failed, or a row that was restored, leaves a key that erase destroys.
 func TestErasedKeyIsThere(t *testing.T) {
 	row := crypto.SubjectRow{Erased: 1, ErasedAt: time.Date(2026, 11, 29, 0, 0, 0, 0, time.UTC), Wrapped: []byte{1}}
-	if got := erasedOn(row); got != ", erased on 2026-11-29; its key is not destroyed yet: run erase again" {
+	if got := generationOf(row).erased(); got != ", erased on 2026-11-29; its key is not destroyed yet: run erase again" {
 		t.Errorf("printed is %q", got)
 	}
 	row.Wrapped = nil
-	if got := erasedOn(row); got != ", erased on 2026-11-29" {
+	if got := generationOf(row).erased(); got != ", erased on 2026-11-29" {
 		t.Errorf("printed is %q", got)
 	}
-	if got := erasedOn(crypto.SubjectRow{Wrapped: []byte{1}}); got != "" {
+	if got := generationOf(crypto.SubjectRow{Wrapped: []byte{1}}).erased(); got != "" {
 		t.Errorf("printed is %q", got)
 	}
 }

@@ -112,6 +112,8 @@ func newSite(t *testing.T) site {
 		t.Fatal(err)
 	}
 	s.subject(t, u, "subjects").Kill() // the server has what this one has sealed
+	s.write(t, "other-subjects.yaml", strings.ReplaceAll(readFile(t, filepath.Join(s.dir, "subjects.yaml")), "local:seal.key", "local:other.key"))
+	s.expiring(t, u)
 	// The config is written in a folder of its own: the file names of this one are part of the snapshot.
 	proxy, conn := start(t, harness.ProxyOptions{Upstream: u.address, Candidate: candidate,
 		Keys: []harness.KeyOption{{Name: "default", Active: "local:" + filepath.Join(s.dir, "seal.key")}}})
@@ -487,6 +489,29 @@ func (s *site) subject(t *testing.T, u *upstream, name string) *harness.Proxy {
 	return proxy
 }
 
+// expiring makes configs with a key store that has a key which expires: with its key, and with another one, which unwraps nothing.
+func (s *site) expiring(t *testing.T, u *upstream) {
+	t.Helper()
+	store := s.run(t, "keystore", "init", "sqlite:expiring.db")
+	if store.code != 0 {
+		t.Fatal(store.said())
+	}
+	text := func(dir string) string {
+		return fmt.Sprintf("key_store: {url: 'sqlite:%sexpiring.db', id: %q}\n", dir, strings.TrimSpace(store.stdout))
+	}
+	for name, key := range map[string]string{"expiring.yaml": "seal.key", "other-expiring.yaml": "other.key"} {
+		s.write(t, name, fmt.Sprintf("keys: [{name: default, active: 'local:%s', envelope: reference, life: 30d}]\n%s", key, text("")))
+	}
+	proxy, conn := start(t, harness.ProxyOptions{Upstream: u.address, Extra: text(s.dir + "/"),
+		Keys: []harness.KeyOption{{Name: "default", Active: "local:" + filepath.Join(s.dir, "seal.key"), Reference: true, Life: "30d"}}})
+	if _, err := workflowservice.NewWorkflowServiceClient(conn).StartWorkflowExecution(t.Context(), startRequest("default", "expiring")); err != nil {
+		t.Fatal(err)
+	}
+	if err := proxy.Stop(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // takeJSON reads the JSON output of every command that has one.
 func takeJSON(t *testing.T) []string {
 	s := newSite(t)
@@ -519,10 +544,23 @@ func takeJSON(t *testing.T) []string {
 			"plain.json", "--config good.yaml --policy good.rego plain.json", "--upstream $UPSTREAM --list-rate 100", "--samples 1 plain.json plain.json",
 			"--upstream $UPSTREAM --namespace unreadable --list-rate 100"}},
 		{"version --output json", nil, []string{""}},
+		{"init --output json", nil, []string{"json-site"}},
+		{"keystore init --output json", nil, []string{"sqlite:json.db", "sqlite:json.db"}},
+		{"keystore migrate --output json", nil, []string{"--config stored.yaml"}},
+		{"keystore check --output json", nil, []string{"--config stored.yaml", "--config expiring.yaml", "--config other-expiring.yaml"}},
+		{"keystore rewrap --output json", nil, []string{"--config stored.yaml", "--config other-expiring.yaml"}},
+		{"keystore export --output json", nil, []string{"--config stored.yaml json.jsonl"}},
+		{"keystore import --output json", nil, []string{"--config stored.yaml json.jsonl"}},
+		{"keystore recover --output json", nil, []string{"--config stored.yaml --upstream $UPSTREAM --namespace default"}},
+		{"subjects list --output json", nil, []string{"--config stored.yaml", "--config subjects.yaml"}},
+		{"subjects verify --output json", nil, []string{"--config subjects.yaml", "--config other-subjects.yaml"}},
 		{"subjects erase --config subjects.yaml --namespace default --subject-file person.txt --reason request-1 --by dpo", nil, []string{
 			"--dry-run --offline", "--dry-run --upstream $UPSTREAM --max-workflows 1", "--yes --wait 1s",
 			"--yes --wait 1s --upstream $UPSTREAM --terminate", "--yes --config alone.yaml"}},
 		{"subjects readmit --config subjects.yaml --namespace default --subject-file person.txt --reason request-2 --by dpo --yes", nil, []string{""}},
+		{"subjects show --output json", nil, []string{
+			"--config subjects.yaml --namespace default --subject-file person.txt", "--config alone.yaml --namespace default --subject-file person.txt"}},
+		{"subjects reapply-erasures --output json", nil, []string{"--config subjects.yaml plain.json"}},
 	} {
 		shape := newShape(what.open...)
 		for _, rest := range what.lines {
@@ -560,13 +598,19 @@ func everyJSONCommand(t *testing.T, facts []string) {
 	t.Helper()
 	for _, flag := range takeFlags(t) {
 		command, found := strings.CutSuffix(flag, ": --output, -o, format, default text")
-		if !found {
+		always, isAlways := strings.CutSuffix(flag, ": --output, -o, format, default json")
+		if isAlways { // it prints JSON without the flag, too
+			command = always
+		}
+		if !found && !isAlways {
 			if strings.Contains(flag, "--output") {
 				t.Errorf("%s: this test does not know that form of --output", flag)
 			}
 			continue
 		}
-		runs := func(fact string) bool { return strings.HasPrefix(fact, command+" --output json: ") }
+		runs := func(fact string) bool {
+			return strings.HasPrefix(fact, command+" --output json: ") || isAlways && (strings.HasPrefix(fact, command+":") || strings.HasPrefix(fact, command+" --"))
+		}
 		if !slices.ContainsFunc(facts, runs) {
 			t.Errorf("%s has --output, and takeJSON does not run it", command)
 		}
