@@ -4,14 +4,13 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	commonpb "go.temporal.io/api/common/v1"
 	historypb "go.temporal.io/api/history/v1"
 )
-
-// maxLines is how many lines a value may take.
-const maxLines = 3
 
 // comparison is one history, as the server stores it and as it comes through the proxy.
 type comparison struct {
@@ -20,22 +19,13 @@ type comparison struct {
 
 // tally holds the verdict of each payload, and counts them by what they say.
 type tally struct {
-	order []string
 	count map[string]int
 	of    map[string]string // by subject and slot, as payloads.yaml names them
 }
 
-func (t *tally) add(payload, verdict string) {
-	if t.count[verdict] == 0 {
-		t.order = append(t.order, verdict)
-	}
-	t.count[verdict]++
-	t.of[payload] = verdict
-}
-
-func (t *tally) String() string {
+func (t tally) String() string {
 	var parts []string
-	for _, v := range t.order {
+	for _, v := range slices.Sorted(maps.Keys(t.count)) {
 		parts = append(parts, fmt.Sprintf("%d %s", t.count[v], v))
 	}
 	return strings.Join(parts, ", ")
@@ -46,12 +36,11 @@ func (c comparison) show(s *screen) (tally, error) {
 	if len(c.stored) != len(c.got) {
 		return tally{}, fmt.Errorf("the server has %d events and the proxy answers %d", len(c.stored), len(c.got))
 	}
-	columns := s.columns()
-	columns.head(s)
+	s.pair(dim, [2]string{"", "VERDICT"}, cell{style: dim, text: "THE SERVER STORES", lines: 1}, cell{style: dim, text: "WORKER AND CLIENT GET", lines: 1})
 	verdicts := tally{count: map[string]int{}, of: map[string]string{}}
 	bare := 0
 	for i, event := range c.stored {
-		there, here := slotsOf(event), slotsOf(c.got[i])
+		there, here := slotsOf(event.ProtoReflect(), ""), slotsOf(c.got[i].ProtoReflect(), "")
 		if len(there) != len(here) {
 			return tally{}, fmt.Errorf("event %d has %d payloads in the server and %d through the proxy", event.GetEventId(), len(there), len(here))
 		}
@@ -60,106 +49,56 @@ func (c comparison) show(s *screen) (tally, error) {
 			continue
 		}
 		subject, more := subjectOf(event, c.stored)
-		s.line("   %s %s", s.paint(bold, pad(fmt.Sprint(event.GetEventId()), 2)), s.paint(bold, event.GetEventType().String()+" "+subject+more))
+		s.row(cell{s.width - indent, bold, fmt.Sprintf("%-2d %s %s%s", event.GetEventId(), event.GetEventType(), subject, more), 1})
 		for j := range there {
 			side := lookAt(there[j])
-			verdicts.add(subject+" "+there[j].name, side.label())
-			columns.row(s, there[j].name, side, clearText(here[j]))
+			verdicts.count[side.verdict]++
+			verdicts.of[subject+" "+there[j].name] = side.verdict
+			left := cell{text: side.text, lines: 3}
+			if side.sealed() {
+				left = cell{style: dim, text: fmt.Sprintf("%d B sealed\n%s", side.size, side.text), lines: 2}
+			}
+			s.pair(verdictStyle(side.verdict), [2]string{there[j].name, side.verdict}, left, cell{text: clearText(here[j]), lines: 3})
 		}
 	}
 	s.note("%d further events hold no payload.", bare)
 	return verdicts, nil
 }
 
-// label is the verdict as it is shown and counted.
-func (s stored) label() string {
-	if s.verdict == "seal" {
-		return "seal " + s.key
+// pair prints one slot: its name and verdict, what the server stores, and what its reader gets.
+func (s *screen) pair(st style, name [2]string, left, right cell) {
+	label, verdict := 17, 13
+	if s.width < 90 {
+		label, verdict = 13, 12
 	}
-	return s.verdict
+	rest := s.width - 12 - label - verdict // spaces and bars between the columns
+	left.width = rest * 9 / 20
+	right.width = rest - left.width
+	height := max(1, len(fold(left.text, left.width, left.lines)), len(fold(right.text, right.width, right.lines)))
+	bar := cell{1, dim, strings.Repeat("│", height), 0}
+	s.row(cell{1, plain, "", 1}, cell{label, plain, name[0], 1}, cell{verdict, st, name[1], 1}, bar, left, bar, right)
 }
 
 // subjectOf is the workflow type, the activity type or the signal's name that an event is about, and what else is worth saying.
 func subjectOf(event *historypb.HistoryEvent, events []*historypb.HistoryEvent) (subject, more string) {
+	id := event.GetEventId()
 	if a := event.GetWorkflowExecutionSignaledEventAttributes(); a != nil {
 		return a.GetSignalName(), ""
+	} else if a := event.GetActivityTaskStartedEventAttributes(); a != nil {
+		id, more = a.GetScheduledEventId(), fmt.Sprintf(", attempt %d", a.GetAttempt())
+	} else if a := event.GetActivityTaskCompletedEventAttributes(); a != nil {
+		id = a.GetScheduledEventId()
 	}
-	if a := event.GetActivityTaskScheduledEventAttributes(); a != nil {
-		return a.GetActivityType().GetName(), ""
-	}
-	if a := event.GetActivityTaskStartedEventAttributes(); a != nil {
-		return scheduledActivity(events, a.GetScheduledEventId()), fmt.Sprintf(", attempt %d", a.GetAttempt())
-	}
-	if a := event.GetActivityTaskCompletedEventAttributes(); a != nil {
-		return scheduledActivity(events, a.GetScheduledEventId()), ""
+	for _, e := range events {
+		if a := e.GetActivityTaskScheduledEventAttributes(); a != nil && e.GetEventId() == id {
+			return a.GetActivityType().GetName(), more
+		}
 	}
 	return events[0].GetWorkflowExecutionStartedEventAttributes().GetWorkflowType().GetName(), ""
 }
 
-// scheduledActivity is the type of the activity that an event scheduled.
-func scheduledActivity(events []*historypb.HistoryEvent, id int64) string {
-	for _, e := range events {
-		if e.GetEventId() == id {
-			return e.GetActivityTaskScheduledEventAttributes().GetActivityType().GetName()
-		}
-	}
-	return ""
-}
-
-// columns are the widths of the comparison's table.
-type columns struct{ label, verdict, left, right int }
-
-const (
-	rowIndent  = 5
-	separators = 5 // "│ " and " │ "
-)
-
-func (s *screen) columns() columns {
-	c := columns{label: 18, verdict: 14}
-	if s.width < 90 {
-		c = columns{label: 14, verdict: 13}
-	}
-	rest := s.width - rowIndent - c.label - c.verdict - separators
-	c.left = rest * 9 / 20
-	c.right = rest - c.left
-	return c
-}
-
-func (c columns) head(s *screen) {
-	s.line("     %s", s.paint(dim, pad("", c.label)+pad("VERDICT", c.verdict)+"│ "+pad(cut("THE SERVER STORES", c.left), c.left)+" │ "+cut("WORKER AND CLIENT GET", c.right)))
-}
-
-// row prints one slot: what the server stores on the left, what its reader gets on the right.
-func (c columns) row(s *screen, name string, there stored, here string) {
-	var left []string
-	if there.verdict == "seal" {
-		left = append([]string{cut(fmt.Sprintf("%d B sealed", there.size), c.left)}, chop(there.text, c.left, 1)...)
-	} else {
-		left = chop(there.text, c.left, maxLines)
-	}
-	right := chop(here, c.right, maxLines)
-	for i := range max(len(left), len(right)) {
-		label, verdict := "", ""
-		if i == 0 {
-			label, verdict = name, there.label()
-		}
-		s.line("     %s%s%s %s %s %s",
-			pad(cut(label, c.label-1), c.label),
-			s.paint(verdictStyle(there.label()), pad(cut(verdict, c.verdict-1), c.verdict)),
-			s.paint(dim, "│"), s.paint(leftStyle(there), pad(at(left, i), c.left)),
-			s.paint(dim, "│"), at(right, i))
-	}
-}
-
-func at(lines []string, i int) string {
-	if i < len(lines) {
-		return lines[i]
-	}
-	return ""
-}
-
-func verdictStyle(label string) style {
-	switch label {
+func verdictStyle(verdict string) style {
+	switch verdict {
 	case "pass":
 		return dim
 	case "seal phi":
@@ -168,13 +107,6 @@ func verdictStyle(label string) style {
 		return yellow
 	}
 	return blue
-}
-
-func leftStyle(there stored) style {
-	if there.verdict == "seal" {
-		return dim
-	}
-	return plain
 }
 
 // inputs are the inputs of the activities as they come through the proxy, by activity type.
@@ -191,8 +123,5 @@ func (c comparison) inputs() map[string]*commonpb.Payload {
 // sameJSON compares a value that a process reported with a payload.
 func sameJSON(reported json.RawMessage, payload *commonpb.Payload) bool {
 	var a, b bytes.Buffer
-	if json.Compact(&a, reported) != nil || json.Compact(&b, payload.GetData()) != nil {
-		return false
-	}
-	return bytes.Equal(a.Bytes(), b.Bytes())
+	return json.Compact(&a, reported) == nil && json.Compact(&b, payload.GetData()) == nil && bytes.Equal(a.Bytes(), b.Bytes())
 }

@@ -17,15 +17,16 @@ import (
 	historypb "go.temporal.io/api/history/v1"
 
 	"github.com/temporal-seal/temporal-seal/demo/clinic"
+	"github.com/temporal-seal/temporal-seal/e2e/harness"
 )
 
 func payload(encoding, data string) *commonpb.Payload {
 	return &commonpb.Payload{Metadata: map[string][]byte{"encoding": []byte(encoding)}, Data: []byte(data)}
 }
 
-// envelope is a header as the wire format draws it, and some ciphertext.
-func envelope(key, namespace string) string {
-	b := make([]byte, headerSize)
+// sealedEnvelope is a header as the wire format draws it, and some ciphertext.
+func sealedEnvelope(key, namespace string) string {
+	b := make([]byte, 31) // before the names
 	b[0], b[26], b[28], b[30] = 1, byte(len(key)), byte(len(namespace)), 4
 	return string(b) + key + namespace + "WRAP" + strings.Repeat("\xa5", 60)
 }
@@ -34,8 +35,8 @@ func envelope(key, namespace string) string {
 func admission(sealed bool) []*historypb.HistoryEvent {
 	input, failure := payload("json/plain", `{"token":"x","patient":"Maren Holtby"}`), &failurepb.Failure{Message: "insurer timed out"}
 	if sealed {
-		input = payload(encodingWhole, envelope("jwt", "clinic-prod"))
-		failure = &failurepb.Failure{Message: "Encoded failure", EncodedAttributes: payload(encodingWhole, envelope("phi", "clinic-prod"))}
+		input = payload(encodingWhole, sealedEnvelope("jwt", "clinic-prod"))
+		failure = &failurepb.Failure{Message: "Encoded failure", EncodedAttributes: payload(encodingWhole, sealedEnvelope("phi", "clinic-prod"))}
 	}
 	return []*historypb.HistoryEvent{
 		{EventId: 1, EventType: enumspb.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED, Attributes: &historypb.HistoryEvent_WorkflowExecutionStartedEventAttributes{
@@ -68,11 +69,7 @@ func TestComparison(t *testing.T) {
 				t.Errorf("width %d: %s has verdict %q, want %q", width, name, got, want)
 			}
 		}
-		for line := range strings.Lines(out.String()) {
-			if n := utf8.RuneCountInString(strings.TrimRight(line, "\n")); n > width {
-				t.Errorf("width %d: a line of %d: %q", width, n, line)
-			}
-		}
+		within(t, width, out.String())
 		if text := out.String(); !strings.Contains(text, "B sealed") || !strings.Contains(text, "insurer timed") {
 			t.Errorf("width %d: it does not show both sides:\n%s", width, text)
 		}
@@ -92,9 +89,9 @@ func TestComparisonOfDifferentHistories(t *testing.T) {
 
 // TestSealedJunk feeds headers that lie about their lengths.
 func TestSealedJunk(t *testing.T) {
-	whole := envelope("phi", "clinic-prod")
+	whole := sealedEnvelope("phi", "clinic-prod")
 	for n := range len(whole) {
-		if got := lookAt(slot{payload: payload(encodingWhole, whole[:n])}); got.verdict != "seal" {
+		if got := lookAt(slot{payload: payload(encodingWhole, whole[:n])}); !got.sealed() {
 			t.Fatalf("cut at %d: %q", n, got.verdict)
 		}
 	}
@@ -112,12 +109,12 @@ func TestSearch(t *testing.T) {
 		"the token": "Bearer " + story.Token,
 		"nowhere":   "admission-1",
 	} {
-		path := filepath.Join(t.TempDir(), "temporal.db")
-		if err := os.WriteFile(path, []byte(strings.Repeat("\x00", 4093)+hidden+strings.Repeat("\x00", 4096)), 0o600); err != nil {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, "temporal.db"), []byte(strings.Repeat("\x00", 4093)+hidden+strings.Repeat("\x00", 4096)), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		sweep := leakSweep(secrets)
-		if err := searchFile(path, sweep); err != nil {
+		sweep := sweepFor(secrets...)
+		if err := sweep.Files(dir); err != nil {
 			t.Fatal(err)
 		}
 		if n, _ := sweep.Count(); (n > 0) != (name != "nowhere") {
@@ -141,18 +138,39 @@ func TestToken(t *testing.T) {
 	}
 }
 
-// TestCosts requires the figures of a call in the table, and every line within the screen.
+// TestCosts requires the sums of the metrics, over outcomes and operations, and every line within the screen.
 func TestCosts(t *testing.T) {
+	got := costsOf(`# TYPE temporal_seal_rewrite_duration_seconds histogram
+temporal_seal_rewrite_duration_seconds_bucket{direction="request",le="1e-06"} 1
+temporal_seal_rewrite_duration_seconds_sum{direction="request"} 0.25
+temporal_seal_rewrite_duration_seconds_count{direction="request"} 12
+temporal_seal_kms_call_duration_seconds_sum{operation="kms.decrypt",outcome="ok"} 0.5
+temporal_seal_kms_call_duration_seconds_count{operation="kms.decrypt",outcome="ok"} 1
+temporal_seal_kms_call_duration_seconds_sum{operation="kms.generate_data_key",outcome="ok"} 1.5e-3
+temporal_seal_kms_call_duration_seconds_count{operation="kms.generate_data_key",outcome="ok"} 2
+`)
+	if want := (cost{12, 250 * time.Millisecond}); got["request"] != want {
+		t.Errorf("requests: %v, want %v", got["request"], want)
+	}
+	if want := (cost{3, 501500 * time.Microsecond}); got["kms"] != want {
+		t.Errorf("calls to the key service: %v, want %v", got["kms"], want)
+	}
 	for width := minWidth; width <= maxWidth; width += 5 {
 		var out bytes.Buffer
-		showCosts(&screen{w: &out, width: width}, []*cost{{rpc: "RespondWorkflowTaskCompleted", calls: 5, sealed: 6, seal: []time.Duration{12 * time.Microsecond}}})
-		if !strings.Contains(out.String(), "12 µs") || !strings.Contains(out.String(), "RespondWorkflowTask") {
+		showCosts(&screen{w: &out, width: width}, got)
+		if !strings.Contains(out.String(), "250 ms") || !strings.Contains(out.String(), "messages to the server") {
 			t.Errorf("width %d:\n%s", width, out.String())
 		}
-		for line := range strings.Lines(out.String()) {
-			if n := utf8.RuneCountInString(strings.TrimRight(line, "\n")); n > width {
-				t.Errorf("width %d: a line of %d: %q", width, n, line)
-			}
+		within(t, width, out.String())
+	}
+}
+
+// within requires that no line is wider than the screen.
+func within(t *testing.T, width int, text string) {
+	t.Helper()
+	for line := range strings.Lines(text) {
+		if n := utf8.RuneCountInString(strings.TrimRight(line, "\n")); n > width {
+			t.Errorf("width %d: a line of %d: %q", width, n, line)
 		}
 	}
 }
@@ -168,34 +186,33 @@ func TestShort(t *testing.T) {
 	}
 }
 
-func TestWrapAndChop(t *testing.T) {
-	if got := strings.Join(wrap("one two three reallylongword", 8), "|"); got != "one two|three|reallylo|ngword" {
-		t.Error(got)
+func TestFold(t *testing.T) {
+	for text, want := range map[string]string{
+		"one two three reallylongword": "one two|three|reallylo|ngword",
+		`{"a":1,"b":2}`:                `{"a":1,|"b":2}`,
+	} {
+		if got := strings.Join(fold(text, 8, 0), "|"); got != want {
+			t.Errorf("%q: %q, want %q", text, got, want)
+		}
 	}
-	if got := strings.Join(chop(`{"a":1,"b":2,"c":3}`, 8, 2), "|"); got != `{"a":1,|"b":2,"…` {
+	if got := strings.Join(fold(`{"a":1,"b":2,"c":3}`, 8, 2), "|"); got != `{"a":1,|"b":2,"…` {
 		t.Error(got)
 	}
 }
 
-// TestWaterfall requires bars within the axis, however short a call is.
-func TestWaterfall(t *testing.T) {
-	root := &traceSpan{SpanID: "1", OperationName: "temporal.api.workflowservice.v1.WorkflowService/StartWorkflowExecution", StartTime: 1000, Duration: 44000}
-	root.Tags = append(root.Tags, struct {
-		Key   string
-		Value any
-	}{"seal.request.payloads", 1})
-	root.children = []*traceSpan{{OperationName: "policy.decide", StartTime: 1000, Duration: 300}, {OperationName: "payload.seal", StartTime: 44999, Duration: 1}}
-	late := &traceSpan{SpanID: "2", OperationName: "GetWorkflowExecutionHistory", StartTime: 2_000_000, Duration: 0}
-	for width := minWidth; width <= maxWidth; width += 11 {
-		var out bytes.Buffer
-		waterfall(&screen{w: &out, width: width}, []*traceSpan{root, late})
-		for line := range strings.Lines(out.String()) {
-			if n := utf8.RuneCountInString(strings.TrimRight(line, "\n")); n > width {
-				t.Errorf("width %d: a line of %d: %q", width, n, line)
-			}
+// TestClinicHoldsNoProduct requires that the clinic's programs import nothing of the product: they know nothing of encryption.
+func TestClinicHoldsNoProduct(t *testing.T) {
+	files, err := filepath.Glob("clinic/*.go")
+	if err != nil || len(files) == 0 {
+		t.Fatal(files, err)
+	}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
 		}
-		if !strings.Contains(out.String(), "payload.seal") {
-			t.Error("the inside of the call is missing")
+		if strings.Contains(string(text), `"github.com/temporal-seal/`) {
+			t.Errorf("%s imports a package of the product", file)
 		}
 	}
 }
@@ -243,10 +260,11 @@ func TestKeys(t *testing.T) {
 		if err := st.startKeys(t.Context(), scheme); err != nil {
 			t.Fatal(err)
 		}
-		if err := st.writeConfig(); err != nil {
+		path, err := harness.WriteConfig(st.options)
+		if err != nil {
 			t.Fatal(err)
 		}
-		config, err := os.ReadFile(st.config)
+		config, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)
 		}

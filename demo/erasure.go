@@ -1,13 +1,9 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 
@@ -18,6 +14,7 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 
 	"github.com/temporal-seal/temporal-seal/demo/clinic"
+	"github.com/temporal-seal/temporal-seal/e2e/harness"
 )
 
 // erasurePolicy gives each patient a key.
@@ -88,45 +85,22 @@ func runErasure(ctx context.Context, s *screen) error {
 
 // startForErasure starts a Temporal server, and a proxy with a key store.
 func (st *stage) startForErasure(ctx context.Context) error {
-	if err := st.buildProxy(ctx); err != nil {
+	st.findServer(ctx)
+	if err := st.buildProxy(ctx, "local", true); err != nil {
 		return err
 	}
-	source := findServer()
-	if built := st.prepare(ctx, source); built != nil {
-		var err error
-		if source, err = st.await(built); err != nil {
-			return err
-		}
-	}
-	if err := st.startTemporal(ctx, source); err != nil {
+	if err := st.startTemporal(ctx); err != nil {
 		return err
 	}
-	store, rules := "sqlite:"+filepath.Join(st.dir, "keys.db"), filepath.Join(st.dir, "subjects.rego")
-	id, err := st.command(ctx, "", "keystore", "init", store)
-	if err != nil {
+	store := "sqlite:" + filepath.Join(st.dir, "keys.db")
+	var made struct{ ID string }
+	if err := st.command(ctx, &made, "", "keystore", "init", store, "-o", "json"); err != nil {
 		return err
 	}
-	st.config = filepath.Join(st.dir, "proxy.yaml")
-	text := fmt.Sprintf("listeners: [{address: %s, callers: {anonymous: {namespaces: [%s]}}}]\nupstreams: [{address: %s}]\n"+
-		"keys: [{name: phi, active: \"local:%s\"}]\nkey_store: {url: %q, id: %s}\npolicy: {file: %q}\naudit: {file: %q}\ndrain: {time: 2s, delay: 0s}\n",
-		address(st.proxyPort), clinic.Namespace, address(st.temporalPort), filepath.Join(st.dir, "phi.key"), store, strings.TrimSpace(id),
-		rules, filepath.Join(st.dir, "audit.jsonl"))
-	err = errors.Join(os.WriteFile(rules, []byte(erasurePolicy), 0o600), os.WriteFile(st.config, []byte(text), 0o600))
-	if err != nil {
-		return err
-	}
+	st.options.Keys = []harness.KeyOption{{Name: "phi", Active: "local:" + filepath.Join(st.dir, "phi.key")}}
+	st.options.Policy = erasurePolicy
+	st.options.Extra += fmt.Sprintf("key_store: {url: %q, id: %q}\naudit: {file: %q}\n", store, made.ID, filepath.Join(st.dir, "audit.jsonl"))
 	return st.startProxy(ctx)
-}
-
-// command runs a command of the proxy's binary and returns what it prints.
-func (st *stage) command(ctx context.Context, stdin string, args ...string) (string, error) {
-	cmd := exec.CommandContext(ctx, st.proxyBin, args...)
-	var out, failed bytes.Buffer
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &out, &failed
-	if err := cmd.Run(); err != nil {
-		return "", fmt.Errorf("temporal-seal %s: %w\n%s", strings.Join(args[:2], " "), err, failed.String())
-	}
-	return out.String(), nil
 }
 
 // visits starts a workflow for each patient and keeps its history, as an archive of the server would.
@@ -176,8 +150,8 @@ func (st *stage) read(ctx context.Context, all []visitor, erased string) error {
 // openArchives opens the histories that were kept.
 func (st *stage) openArchives(ctx context.Context, all []visitor, erased string) error {
 	for _, v := range all {
-		text, err := st.command(ctx, "", "open", v.archive, "--config", st.config)
-		if err != nil {
+		var text string
+		if err := st.command(ctx, &text, "", "open", v.archive, "--config", st.proxy.Config); err != nil {
 			return err
 		}
 		h := new(historypb.History)
@@ -213,7 +187,7 @@ func (st *stage) show(v visitor, where string, events []*historypb.HistoryEvent,
 
 // erase erases a patient, and terminates the workflow that holds the patient's data.
 func (st *stage) erase(ctx context.Context, v visitor) error {
-	args := []string{"subjects", "erase", "--config", st.config, "--namespace", clinic.Namespace, "--subject-file", "-", "--reason", "request 4711"}
+	args := []string{"subjects", "erase", "--config", st.proxy.Config, "--namespace", clinic.Namespace, "--subject-file", "-", "--reason", "request 4711"}
 	var made struct {
 		Destroyed []string `json:"destroyed_keys"`
 		Running   []struct {
@@ -222,15 +196,11 @@ func (st *stage) erase(ctx context.Context, v visitor) error {
 		}
 	}
 	for _, flags := range [][]string{{"--dry-run"}, {"--terminate", "--yes"}} {
-		out, err := st.command(ctx, v.PatientID+"\n", append(args, flags...)...)
-		if err == nil {
-			err = json.Unmarshal([]byte(out), &made)
-		}
-		if err != nil {
+		if err := st.command(ctx, &made, v.PatientID+"\n", append(args, flags...)...); err != nil {
 			return err
 		}
 		if len(made.Destroyed) != 1 || len(made.Running) != 1 || made.Running[0].ID != v.workflow {
-			return fmt.Errorf("subjects erase %s printed %s", flags[0], out)
+			return fmt.Errorf("subjects erase %s printed %+v", flags[0], made)
 		}
 		st.s.done("subjects erase %s: key %s, workflow %s", strings.Join(flags, " "), made.Destroyed[0], made.Running[0].ID)
 	}

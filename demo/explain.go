@@ -3,9 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"os/exec"
 	"path/filepath"
 	"strings"
 
@@ -15,7 +13,7 @@ import (
 // prediction is what the policy says of one payload of the story, before the story happens.
 type prediction struct {
 	payload string // as in payloads.yaml: the event's subject and the place within it
-	verdict string // as stored.label has it
+	verdict string // as stored has it
 	rule    string // file:line of what decided
 }
 
@@ -32,19 +30,14 @@ type explained struct {
 
 // explain asks the proxy's policy about the story's payloads, by `temporal-seal explain`, and shows the verdicts.
 func (st *stage) explain(ctx context.Context) error {
-	cmd := exec.CommandContext(ctx, st.proxyBin, "explain", "--config", st.config, "-o", "json",
-		"--input", filepath.Join(harness.Root(), "demo", "payloads.yaml"))
-	out, err := cmd.Output()
+	config, err := harness.WriteConfig(st.options)
 	if err != nil {
-		var exit *exec.ExitError
-		if errors.As(err, &exit) {
-			out = exit.Stderr
-		}
-		return fmt.Errorf("temporal-seal explain: %w\n%s", errors.Join(ctx.Err(), err), out)
+		return err
 	}
 	var answers []explained
-	if err := json.Unmarshal(out, &answers); err != nil {
-		return fmt.Errorf("temporal-seal explain: %w", err)
+	err = st.command(ctx, &answers, "", "explain", "--config", config, "-o", "json", "--input", filepath.Join(harness.Root(), "demo", "payloads.yaml"))
+	if err != nil {
+		return err
 	}
 	st.s.note("What the policy will say of the workflow's payloads (temporal-seal explain --input demo/payloads.yaml):")
 	for _, a := range answers {
@@ -56,7 +49,7 @@ func (st *stage) explain(ctx context.Context) error {
 			p.verdict = "seal " + a.Key
 		}
 		st.predicted = append(st.predicted, p)
-		st.s.line("     %s%s%s", pad(p.payload, 30), st.s.paint(verdictStyle(p.verdict), pad(p.verdict, 14)), st.s.paint(dim, p.rule))
+		st.s.row(cell{1, plain, "", 1}, cell{29, plain, p.payload, 1}, cell{13, verdictStyle(p.verdict), p.verdict, 1}, cell{max(1, st.s.width-indent-46), dim, p.rule, 1})
 	}
 	return nil
 }
@@ -86,6 +79,6 @@ func (st *stage) checkPredictions(found map[string]string) error {
 			return fmt.Errorf("temporal-seal explain said %q of %q, and the server has %q", p.verdict, p.payload, got)
 		}
 	}
-	st.s.done("each verdict is the one that proxy explain told: %d of %d", len(st.predicted), len(st.predicted))
+	st.s.done("each verdict is the one that temporal-seal explain told: %d of %d", len(st.predicted), len(st.predicted))
 	return nil
 }

@@ -39,11 +39,15 @@ func main() {
 
 // run is the demo, or one of the two programs of the clinic, which the demo starts as processes of their own.
 func run(ctx context.Context, args []string) error {
-	if len(args) > 0 {
-		switch args[0] {
-		case "worker", "client":
-			return runClinic(ctx, args[0], args[1:])
+	if text := os.Getenv(storyVariable); text != "" && len(args) == 2 {
+		var story clinic.Story
+		if err := json.Unmarshal([]byte(text), &story); err != nil {
+			return fmt.Errorf("%s: %w", storyVariable, err)
 		}
+		if args[0] == "worker" {
+			return clinic.RunWorker(args[1], story, os.Stdout)
+		}
+		return clinic.RunClient(ctx, args[1], story, os.Stdout)
 	}
 	fs := flag.NewFlagSet("demo", flag.ExitOnError)
 	ui := fs.Bool("ui", false, "keep everything running, with the Web UI and Jaeger, until Ctrl-C")
@@ -51,14 +55,13 @@ func run(ctx context.Context, args []string) error {
 	keys := fs.String("key", "local", "`scheme` of the keys: "+strings.Join(keypeers.Schemes(), ", "))
 	picture := fs.String("svg", "", "`file` for a picture of the parts that the README shows")
 	fs.Parse(args)
-	if fs.NArg() > 0 {
-		return fmt.Errorf("unexpected argument %q", fs.Arg(0))
-	}
-	if *erasure {
-		return runErasure(ctx, newScreen(os.Stdout))
-	}
 	s := newScreen(os.Stdout)
-	if *picture == "" {
+	switch {
+	case fs.NArg() > 0:
+		return fmt.Errorf("unexpected argument %q", fs.Arg(0))
+	case *erasure:
+		return runErasure(ctx, s)
+	case *picture == "":
 		return runDemo(ctx, s, *keys, *ui)
 	}
 	var printed strings.Builder
@@ -67,25 +70,4 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	return writeSVG(*picture, printed.String(), s.width, partBothSides, partSecrets)
-}
-
-// runClinic is the worker's and the client's program: all they know is a HostPort.
-func runClinic(ctx context.Context, which string, args []string) error {
-	fs := flag.NewFlagSet(which, flag.ExitOnError)
-	hostPort := fs.String("host-port", "", "Temporal's `address`")
-	workflowID := fs.String("workflow-id", "", "`id` of the workflow to start")
-	storyFile := fs.String("story", "", "JSON `file` with the data of this run")
-	fs.Parse(args)
-	text, err := os.ReadFile(*storyFile)
-	if err != nil {
-		return err
-	}
-	var story clinic.Story
-	if err := json.Unmarshal(text, &story); err != nil {
-		return fmt.Errorf("%s: %w", *storyFile, err)
-	}
-	if which == "worker" {
-		return clinic.RunWorker(*hostPort, story, os.Stdout)
-	}
-	return clinic.RunClient(ctx, *hostPort, *workflowID, story, os.Stdout)
 }

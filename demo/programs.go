@@ -1,13 +1,12 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -29,99 +28,79 @@ type reports struct {
 	s     *screen
 	began time.Time
 	mu    sync.Mutex
-	rest  map[string][]byte
 	list  []report
+	read  sync.WaitGroup // until a program's output ends
 }
 
-// from returns a writer for one program's standard output.
-func (r *reports) from(program string) *reportWriter { return &reportWriter{r, program} }
-
-type reportWriter struct {
-	r       *reports
-	program string
-}
-
-func (w *reportWriter) Write(b []byte) (int, error) {
-	r := w.r
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	text := append(r.rest[w.program], b...)
-	for {
-		line, rest, whole := bytes.Cut(text, []byte("\n"))
-		if !whole {
-			r.rest[w.program] = text
-			return len(b), nil
-		}
-		text = rest
-		var one report
-		if json.Unmarshal(line, &one) == nil {
+// from returns a writer for one program's standard output. Its end, by close, ends the reading.
+func (r *reports) from() io.WriteCloser {
+	out, in := io.Pipe()
+	r.read.Go(func() {
+		defer io.Copy(io.Discard, out) // what is no report must not hold up the program
+		for lines := json.NewDecoder(out); ; {
+			var one report
+			if lines.Decode(&one) != nil {
+				return
+			}
+			r.mu.Lock()
 			r.list = append(r.list, one)
 			r.show(one)
+			r.mu.Unlock()
 		}
-	}
+	})
+	return in
 }
 
 func (r *reports) show(one report) {
-	st := cyan
+	who, text := cyan, plain
 	if one.Who == "client" {
-		st = blue
+		who = blue
 	}
-	what := one.What
 	if one.Attempt > 1 {
-		what += fmt.Sprintf(" (attempt %d)", one.Attempt)
+		one.What += fmt.Sprintf(" (attempt %d)", one.Attempt)
 	}
-	textStyle := plain
 	if strings.HasPrefix(one.Text, "fails: ") {
-		textStyle = red
+		text = red
 	}
-	const before = 8 + 8 + 27 // columns for time, program and what it did
-	for i, text := range wrap(one.Text, r.s.width-3-before) {
-		head := strings.Repeat(" ", before)
-		if i == 0 {
-			head = r.s.paint(dim, pad(short(time.Since(r.began)), 8)) + r.s.paint(st, pad(one.Who, 8)) + pad(cut(what, 26), 27)
-		}
-		r.s.line("   %s%s", head, r.s.paint(textStyle, text))
-	}
+	r.s.row(cell{7, dim, since(r.began), 1}, cell{7, who, one.Who, 1}, cell{26, plain, one.What, 1}, cell{r.s.width - indent - 43, text, one.Text, 0})
 }
 
-func (r *reports) all() []report {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return append([]report(nil), r.list...)
-}
+const storyVariable = "CLINIC_STORY" // the data of the run, for the worker and the client
 
 // startProgram starts this program again as the clinic's worker or client. It gets an address and its own data, nothing else.
-func (st *stage) startProgram(which string, story clinic.Story, r *reports, args ...string) (*peers.Process, error) {
+func (st *stage) startProgram(which string, story []byte, r *reports) (*peers.Process, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	text, err := json.Marshal(story)
+	cmd := exec.Command(self, which, st.proxy.Address)
+	cmd.Env = append(os.Environ(), storyVariable+"="+string(story))
+	out := r.from()
+	cmd.Stdout = out
+	p, err := peers.Start("the "+which, cmd, nil)
 	if err != nil {
 		return nil, err
 	}
-	file := filepath.Join(st.dir, "story.json")
-	if err := os.WriteFile(file, text, 0o600); err != nil {
-		return nil, err
-	}
-	cmd := exec.Command(self, append([]string{which, "--host-port", st.proxy.Address, "--story", file}, args...)...)
-	cmd.Stdout = r.from(which)
-	p, err := peers.Start(which, cmd, nil)
-	if err != nil {
-		return nil, err
-	}
+	go func() {
+		<-p.Done()
+		out.Close()
+	}()
 	st.onClose(p)
 	return p, nil
 }
 
 // runClinicPrograms lets the client admit the patient, and returns what both programs reported.
-func (st *stage) runClinicPrograms(ctx context.Context, workflowID string, story clinic.Story) ([]report, error) {
-	r := &reports{s: st.s, began: time.Now(), rest: map[string][]byte{}}
-	worker, err := st.startProgram("worker", story, r)
+func (st *stage) runClinicPrograms(ctx context.Context, story clinic.Story) ([]report, error) {
+	text, err := json.Marshal(story)
 	if err != nil {
 		return nil, err
 	}
-	client, err := st.startProgram("client", story, r, "--workflow-id", workflowID)
+	r := &reports{s: st.s, began: time.Now()}
+	worker, err := st.startProgram("worker", text, r)
+	if err != nil {
+		return nil, err
+	}
+	client, err := st.startProgram("client", text, r)
 	if err != nil {
 		return nil, err
 	}
@@ -140,6 +119,9 @@ func (st *stage) runClinicPrograms(ctx context.Context, workflowID string, story
 	}
 	if !st.ui {
 		worker.Stop()
+		r.read.Wait()
 	}
-	return r.all(), nil
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return append([]report(nil), r.list...), nil
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -13,13 +14,10 @@ import (
 	"golang.org/x/term"
 )
 
-const (
-	defaultWidth = 100
-	minWidth     = 64
-	maxWidth     = 150
-)
+// Columns of a screen, and before each line.
+const defaultWidth, minWidth, maxWidth, indent = 100, 64, 150, 3
 
-// screen prints the demo's story: in colours on a terminal, plain elsewhere and where NO_COLOR is set.
+// screen prints the demo's story: in colors on a terminal, plain elsewhere and where NO_COLOR is set.
 type screen struct {
 	mu    sync.Mutex
 	w     io.Writer
@@ -56,7 +54,7 @@ const (
 	cyan   style = "36"
 )
 
-// paint wraps text in a style, if there are colours.
+// paint wraps text in a style, if there are colors.
 func (s *screen) paint(st style, text string) string {
 	if !s.color || st == plain || text == "" {
 		return text
@@ -64,11 +62,13 @@ func (s *screen) paint(st style, text string) string {
 	return "\x1b[" + string(st) + "m" + text + "\x1b[0m"
 }
 
-func (s *screen) line(format string, args ...any) {
+func (s *screen) raw(text string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	fmt.Fprintf(s.w, format+"\n", args...)
+	io.WriteString(s.w, text)
 }
+
+func (s *screen) line(format string, args ...any) { s.raw(fmt.Sprintf(format, args...) + "\n") }
 
 // step begins a part of the story.
 func (s *screen) step(title string) {
@@ -78,163 +78,115 @@ func (s *screen) step(title string) {
 }
 
 func (s *screen) done(format string, args ...any) {
-	s.marked(green, "✓", plain, fmt.Sprintf(format, args...))
+	s.row(cell{1, green, "✓", 1}, cell{s.width - indent - 2, plain, fmt.Sprintf(format, args...), 0})
 }
 
 func (s *screen) fail(format string, args ...any) {
-	s.marked(red, "✗", red, fmt.Sprintf(format, args...))
-}
-
-// marked prints text behind a mark, its further lines indented as the first.
-func (s *screen) marked(markStyle style, mark string, st style, text string) {
-	for i, l := range wrap(text, s.width-5) {
-		if i > 0 {
-			mark = " "
-		}
-		s.line("   %s %s", s.paint(markStyle, mark), s.paint(st, l))
-	}
+	s.row(cell{1, red, "✗", 1}, cell{s.width - indent - 2, red, fmt.Sprintf(format, args...), 0})
 }
 
 func (s *screen) note(format string, args ...any) {
-	for _, l := range wrap(fmt.Sprintf(format, args...), s.width-3) {
-		s.line("   %s", s.paint(dim, l))
+	s.row(cell{s.width - indent, dim, fmt.Sprintf(format, args...), 0})
+}
+
+// cell is a text in a row of a table. A negative width moves it to the right.
+type cell struct {
+	width int
+	style style
+	text  string
+	lines int // that it may take; 0: as many as it needs
+}
+
+// row prints cells beside each other, a space between two.
+func (s *screen) row(cells ...cell) {
+	texts, height := make([][]string, len(cells)), 1
+	for i, c := range cells {
+		texts[i] = fold(c.text, max(c.width, -c.width), c.lines)
+		height = max(height, len(texts[i]))
 	}
-}
-
-// progress shows what takes long. On a terminal it is one line that changes; elsewhere a line now and then.
-type progress struct {
-	s      *screen
-	began  time.Time
-	mu     sync.Mutex
-	text   string
-	silent time.Time // until then nothing is printed where there is no terminal
-	stop   chan struct{}
-	ended  chan struct{}
-}
-
-const quietTime = 20 * time.Second
-
-func (s *screen) progress(text string) *progress {
-	p := &progress{s: s, began: time.Now(), text: text, silent: time.Now().Add(quietTime), stop: make(chan struct{}), ended: make(chan struct{})}
-	go p.run()
-	return p
-}
-
-func (p *progress) run() {
-	defer close(p.ended)
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	frames := []rune("⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏")
-	for i := 0; ; i++ {
-		select {
-		case <-p.stop:
-			if p.s.tty {
-				p.s.raw("\r\x1b[K")
+	for n := range height {
+		b := strings.Repeat(" ", indent-1)
+		for i, c := range cells {
+			text := ""
+			if n < len(texts[i]) {
+				text = texts[i][n]
 			}
-			return
-		case <-tick.C:
+			fill := strings.Repeat(" ", max(0, max(c.width, -c.width)-utf8.RuneCountInString(text)))
+			switch {
+			case c.width < 0:
+				b += " " + fill + s.paint(c.style, text)
+			case i == len(cells)-1:
+				b += " " + s.paint(c.style, text)
+			default:
+				b += " " + s.paint(c.style, text) + fill
+			}
 		}
-		p.mu.Lock()
-		text := p.text
-		p.mu.Unlock()
-		elapsed := time.Since(p.began).Round(time.Second)
-		if p.s.tty {
-			p.s.raw("\r\x1b[K   " + p.s.paint(cyan, string(frames[i%len(frames)])) + " " + cut(fmt.Sprintf("%s (%s)", text, elapsed), p.s.width-6))
-		} else if time.Now().After(p.silent) {
-			p.s.line("   … %s (%s)", text, elapsed)
-			p.silent = time.Now().Add(quietTime)
-		}
+		s.line("%s", b)
 	}
 }
 
-// Write takes progress lines of a build: the last one is shown.
-func (p *progress) Write(b []byte) (int, error) {
-	if text := strings.TrimSpace(string(b)); text != "" {
-		p.mu.Lock()
-		p.text = text
-		p.mu.Unlock()
+// fold breaks text into lines of a width, at spaces and commas if there are some; in the last of a limited number of lines an
+// ellipsis stands for the rest.
+func fold(text string, width, lines int) (out []string) {
+	for r := []rune(text); len(r) > 0; {
+		if lines > 0 && len(out) == lines {
+			last := []rune(out[lines-1])
+			out[lines-1] = strings.TrimRight(string(last[:min(len(last), width-1)]), " ") + "…"
+			break
+		}
+		n := min(width, len(r))
+		end := slices.Index(r[:min(n+1, len(r))], '\n')
+		if end >= 0 {
+			n = end
+		}
+		for i := n; end < 0 && n < len(r) && len(out) != lines-1 && i > width/2; i-- {
+			if r[i-1] == ',' || r[i] == ' ' {
+				n = i
+				break
+			}
+		}
+		out = append(out, string(r[:n]))
+		if r = r[n:]; len(r) > 0 && (r[0] == ' ' || r[0] == '\n') {
+			r = r[1:]
+		}
+	}
+	return out
+}
+
+// slowly prints a line of what is written to it now and then: of downloads and builds, which may take minutes.
+type slowly struct {
+	s    *screen
+	next time.Time
+}
+
+func (p *slowly) Write(b []byte) (int, error) {
+	if text := strings.TrimSpace(string(b)); text != "" && time.Now().After(p.next) {
+		p.s.note("… %s", text)
+		p.next = time.Now().Add(20 * time.Second)
 	}
 	return len(b), nil
 }
 
-// end takes the line away and returns how long it was there.
-func (p *progress) end() time.Duration {
-	close(p.stop)
-	<-p.ended
-	return time.Since(p.began)
+// since prints the time that has passed.
+func since(began time.Time) string { return short(time.Since(began)) }
+
+// short prints a duration with three digits at most.
+func short(d time.Duration) string {
+	switch {
+	case d < time.Millisecond:
+		return fmt.Sprintf("%d µs", d.Microseconds())
+	case d < 10*time.Millisecond:
+		return fmt.Sprintf("%.2f ms", float64(d)/1e6)
+	case d < time.Second:
+		return fmt.Sprintf("%.0f ms", float64(d)/1e6)
+	}
+	return fmt.Sprintf("%.1f s", d.Seconds())
 }
 
-func (s *screen) raw(text string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	io.WriteString(s.w, text)
-}
-
-// cut shortens text to a width, with an ellipsis.
-func cut(text string, width int) string {
-	if utf8.RuneCountInString(text) <= width {
-		return text
+// plural counts a thing.
+func plural(n int, thing string) string {
+	if n == 1 {
+		return fmt.Sprintf("%d %s", n, thing)
 	}
-	r := []rune(text)
-	return string(r[:max(0, width-1)]) + "…"
-}
-
-// pad fills text with spaces up to a width.
-func pad(text string, width int) string {
-	return text + strings.Repeat(" ", max(0, width-utf8.RuneCountInString(text)))
-}
-
-// wrap breaks text at spaces; a word that is too long is broken anywhere.
-func wrap(text string, width int) []string {
-	var lines []string
-	line := ""
-	for word := range strings.FieldsSeq(text) {
-		for utf8.RuneCountInString(word) > width {
-			if line != "" {
-				lines = append(lines, line)
-				line = ""
-			}
-			r := []rune(word)
-			lines = append(lines, string(r[:width]))
-			word = string(r[width:])
-		}
-		switch {
-		case line == "":
-			line = word
-		case utf8.RuneCountInString(line)+1+utf8.RuneCountInString(word) <= width:
-			line += " " + word
-		default:
-			lines = append(lines, line)
-			line = word
-		}
-	}
-	if line != "" {
-		lines = append(lines, line)
-	}
-	return lines
-}
-
-// chop breaks text into lines of a width, at most a number of them; the last ends in an ellipsis if there is more. It prefers to
-// break behind a comma or a space, as JSON and sentences have them.
-func chop(text string, width, lines int) []string {
-	r := []rune(text)
-	var out []string
-	for len(r) > 0 && len(out) < lines {
-		n := min(width, len(r))
-		if n < len(r) && len(out) < lines-1 {
-			for i := n; i > n*2/3; i-- {
-				if r[i-1] == ',' || r[i-1] == ' ' {
-					n = i
-					break
-				}
-			}
-		}
-		out = append(out, string(r[:n]))
-		r = r[n:]
-	}
-	if len(r) > 0 {
-		last := []rune(out[len(out)-1])
-		out[len(out)-1] = string(last[:len(last)-1]) + "…"
-	}
-	return out
+	return fmt.Sprintf("%d %ss", n, thing)
 }

@@ -2,21 +2,19 @@ package main
 
 import (
 	"encoding/base64"
-	"encoding/binary"
 	"fmt"
 	"regexp"
 	"strings"
 
 	failurepb "go.temporal.io/api/failure/v1"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 )
 
-// What a sealed payload looks like from outside. Its header is in clear (and authenticated), so that the key can be told by whoever
-// looks at the database, and by this demo.
+// Encodings of sealed payloads: as a whole, and a document of which parts are sealed.
 const (
 	encodingWhole = "binary/sealed.v1"
 	encodingView  = "json/sealed.v1"
-	headerSize    = 31 // before the names, where the envelope carries its data key
-	byReference   = 1 << 4
 )
 
 // token finds JSON Web Tokens, which are too long to be shown whole.
@@ -24,67 +22,50 @@ var token = regexp.MustCompile(`eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A
 
 // stored is what the server has of a slot.
 type stored struct {
-	verdict string // seal or pass
-	key     string
+	verdict string // pass, or seal and the name of the key
 	size    int    // bytes, names included
 	text    string // shortened later
 }
 
-// lookAt reads a slot as the server has it.
+func (s stored) sealed() bool { return s.verdict != "pass" }
+
+// lookAt reads a slot as the server has it. A sealed failure has its texts in encoded_attributes, and a constant as its message.
 func lookAt(s slot) stored {
-	if s.failure != nil {
-		return lookAtFailure(s.failure)
+	if f := s.failure; f != nil {
+		out := stored{verdict: "pass", size: len(f.GetMessage()) + len(f.GetStackTrace()), text: f.GetMessage()}
+		if f.GetEncodedAttributes() == nil {
+			return out
+		}
+		if out = lookAt(slot{payload: f.GetEncodedAttributes()}); out.sealed() {
+			out.text = fmt.Sprintf("%q %s", f.GetMessage(), out.text)
+		}
+		return out
 	}
-	encoding := string(s.payload.GetMetadata()["encoding"])
-	switch encoding {
+	switch string(s.payload.GetMetadata()["encoding"]) {
 	case encodingWhole:
-		return sealedBytes(encoding, s.payload.GetData())
+		return sealedBytes(s.payload.GetData())
 	case encodingView:
-		out := sealedBytes(encoding, s.payload.GetMetadata()["sealed.v1"])
+		out := sealedBytes(s.payload.GetMetadata()["sealed.v1"])
 		out.text = string(s.payload.GetData())
 		return out
 	}
 	return stored{verdict: "pass", size: len(s.payload.GetData()), text: clearText(s)}
 }
 
-// sealedBytes reads the header's names.
-func sealedBytes(encoding string, envelope []byte) stored {
-	out := stored{verdict: "seal", key: "?", size: len(envelope), text: base64.StdEncoding.EncodeToString(envelope)}
-	if len(envelope) < headerSize || envelope[0] != 1 || envelope[1]&byReference != 0 {
-		return out
-	}
-	keyLen, nsLen := int(envelope[26]), int(binary.BigEndian.Uint16(envelope[27:]))
-	wrappedLen := int(binary.BigEndian.Uint16(envelope[29:]))
-	if body := headerSize + keyLen + nsLen + wrappedLen; len(envelope) > body {
-		out.key = string(envelope[headerSize : headerSize+keyLen])
-		// The header is the same for all payloads of a key; what stands after it is the ciphertext.
-		out.text = base64.StdEncoding.EncodeToString(envelope[body:])
+// sealedBytes reads the header, which is in clear (and authenticated), so that whoever looks at the database can name the key.
+// It is the same for all payloads of a key; what stands after it is the ciphertext.
+func sealedBytes(sealed []byte) stored {
+	out := stored{verdict: "seal ?", size: len(sealed), text: base64.StdEncoding.EncodeToString(sealed)}
+	if h, err := envelope.ParseHeader(sealed); err == nil && !h.Reference() {
+		out.verdict, out.text = "seal "+h.Key, base64.StdEncoding.EncodeToString(sealed[h.Size():])
 	}
 	return out
-}
-
-// lookAtFailure reads a failure's texts: sealed they stand in encoded_attributes, and the message is a constant.
-func lookAtFailure(f *failurepb.Failure) stored {
-	if f.GetEncodedAttributes() != nil {
-		out := lookAt(slot{payload: f.GetEncodedAttributes()})
-		if out.verdict == "seal" {
-			out.text = fmt.Sprintf("%q %s", f.GetMessage(), out.text)
-		}
-		return out
-	}
-	return stored{verdict: "pass", size: len(f.GetMessage()) + len(f.GetStackTrace()), text: f.GetMessage()}
 }
 
 // clearText is a slot's value as a person reads it.
 func clearText(s slot) string {
 	if s.failure != nil {
-		var texts []string
-		for f := s.failure; f != nil; f = f.GetCause() {
-			if f.GetMessage() != "" {
-				texts = append(texts, f.GetMessage())
-			}
-		}
-		return strings.Join(texts, ": ")
+		return failureText(s.failure)
 	}
 	switch data := s.payload.GetData(); {
 	case strings.HasPrefix(string(s.payload.GetMetadata()["encoding"]), "json/"):
@@ -94,4 +75,11 @@ func clearText(s slot) string {
 	default:
 		return fmt.Sprintf("%q", data)
 	}
+}
+
+func failureText(f *failurepb.Failure) string {
+	if f == nil {
+		return ""
+	}
+	return strings.Trim(f.GetMessage()+": "+failureText(f.GetCause()), ": ")
 }

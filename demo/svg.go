@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -28,11 +29,8 @@ func writeSVG(file, printed string, width int, titles ...string) error {
 	shown := false
 	for line := range strings.Lines(printed) {
 		line = strings.TrimRight(line, "\n")
-		if head := titleOf(line); head != "" {
-			shown = false
-			for _, title := range titles {
-				shown = shown || head == title
-			}
+		if m := heading.FindStringSubmatch(line); m != nil {
+			shown = slices.Contains(titles, m[1])
 		}
 		if shown {
 			lines = append(lines, line)
@@ -52,15 +50,8 @@ func writeSVG(file, printed string, width int, titles ...string) error {
 	return os.WriteFile(file, []byte(b.String()), 0o644)
 }
 
+// heading is the first line of a part, with its title.
 var heading = regexp.MustCompile(`^\x1b\[1m[0-9]+  (.*) \x1b\[0m`)
-
-// titleOf is the title in the first line of a part; "" in others.
-func titleOf(line string) string {
-	if m := heading.FindStringSubmatch(line); m != nil {
-		return m[1]
-	}
-	return ""
-}
 
 // spans writes a line with its styles.
 func spans(line string) string {

@@ -3,23 +3,14 @@ package main
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"github.com/temporal-seal/temporal-seal/demo/clinic"
 	"github.com/temporal-seal/temporal-seal/e2e/peers"
 )
 
-// stay draws the workflow's trace, prints where everything is, and keeps it up until Ctrl-C.
+// stay prints where everything is, and keeps it up until Ctrl-C.
 func (st *stage) stay(ctx context.Context, workflowID string) error {
 	s := st.s
-	if st.jaeger != nil {
-		s.step("The workflow's trace, from Jaeger")
-		roots, err := st.traces(ctx, workflowID)
-		if err != nil {
-			return err
-		}
-		waterfall(s, roots)
-	}
 	plainUI, err := st.plainUI(ctx)
 	if err != nil {
 		return err
@@ -32,14 +23,14 @@ func (st *stage) stay(ctx context.Context, workflowID string) error {
 	}
 	st.place("proxy", st.proxy.Address, "HostPort for workers and clients; namespace "+clinic.Namespace)
 	st.place("its codec server", "http://"+address(st.codecPort), "for Web UI and CLI: temporal workflow show --codec-endpoint ...")
-	st.place("its metrics", "http://"+address(st.adminPort)+"/metrics", "")
+	st.place("its metrics", "http://"+st.proxy.Admin+"/metrics", "")
 	st.place("Temporal itself", st.temporal.Address, "HostPort past the proxy")
 	switch {
 	case st.jaeger == nil:
 	case st.jaeger.HasUI:
-		st.place("Jaeger", st.jaeger.Query, "")
+		st.place("Jaeger", st.jaeger.Query+"/search?service=temporal-seal", "the proxy's traces")
 	default:
-		st.place("Jaeger", st.jaeger.Query+"/api/traces?service=temporal-seal", "its query API; a released jaeger-all-in-one on PATH has the pages")
+		st.place("Jaeger", st.jaeger.Query+"/api/traces?service=temporal-seal", "the proxy's traces, by its query API; a released jaeger-all-in-one on PATH has the pages")
 	}
 	s.line("\n   %s", s.paint(dim, "The worker keeps running. Ctrl-C ends it all."))
 	select {
@@ -52,11 +43,11 @@ func (st *stage) stay(ctx context.Context, workflowID string) error {
 	}
 }
 
-// place prints an address and what is there.
+// place prints an address, in one line, so that it can be clicked, and what is there.
 func (st *stage) place(name, address, what string) {
-	st.s.line("   %s%s", st.s.paint(bold, pad(name, 18)), address)
+	st.s.row(cell{17, bold, name, 1}, cell{len(address), plain, address, 1})
 	if what != "" {
-		st.s.line("   %s%s", pad("", 18), st.s.paint(dim, what))
+		st.s.row(cell{17, plain, "", 1}, cell{st.s.width - indent - 18, dim, what, 0})
 	}
 }
 
@@ -72,14 +63,4 @@ func (st *stage) plainUI(ctx context.Context) (*peers.Process, error) {
 	}
 	st.onClose(p)
 	return p, nil
-}
-
-// traces waits until Jaeger has indexed what it was sent.
-func (st *stage) traces(ctx context.Context, workflowID string) ([]*traceSpan, error) {
-	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(100 * time.Millisecond) {
-		roots, err := queryTraces(ctx, st.jaeger.Query, workflowID)
-		if err != nil || len(roots) > 0 || time.Now().After(deadline) {
-			return roots, err
-		}
-	}
 }

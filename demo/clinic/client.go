@@ -11,7 +11,7 @@ import (
 )
 
 // RunClient is the client's program: it admits the patient, lets the ward confirm the bed, and waits for the result.
-func RunClient(ctx context.Context, hostPort, workflowID string, story Story, out io.Writer) error {
+func RunClient(ctx context.Context, hostPort string, story Story, out io.Writer) error {
 	c, err := client.DialContext(ctx, client.Options{HostPort: hostPort, Namespace: Namespace, Logger: errorLog()})
 	if err != nil {
 		return fmt.Errorf("client: %w", err)
@@ -23,7 +23,7 @@ func RunClient(ctx context.Context, hostPort, workflowID string, story Story, ou
 		return fmt.Errorf("client: %w", err)
 	}
 	run, err := c.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
-		ID:                    workflowID,
+		ID:                    story.WorkflowID,
 		TaskQueue:             TaskQueue,
 		Memo:                  map[string]any{"desk": "emergency"},
 		TypedSearchAttributes: temporal.NewSearchAttributes(temporal.NewSearchAttributeKeyKeyword(WardAttribute).ValueSet(story.Ward)),
@@ -31,8 +31,8 @@ func RunClient(ctx context.Context, hostPort, workflowID string, story Story, ou
 	if err != nil {
 		return fmt.Errorf("client: start the workflow: %w", err)
 	}
-	log.Encode(Report{Who: "client", What: "start", Text: user + " admits patient " + story.PatientID + " (workflow " + workflowID + ")"})
-	if err := c.SignalWorkflow(ctx, workflowID, run.GetRunID(), "bed-ready", Bed{Ward: story.Ward, Bed: 7}); err != nil {
+	log.Encode(Report{Who: "client", What: "start", Text: user + " admits patient " + story.PatientID + " (workflow " + story.WorkflowID + ")"})
+	if err := c.SignalWorkflow(ctx, story.WorkflowID, run.GetRunID(), "bed-ready", Bed{Ward: story.Ward, Bed: 7}); err != nil {
 		return fmt.Errorf("client: signal the workflow: %w", err)
 	}
 	var result Admitted

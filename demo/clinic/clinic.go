@@ -61,10 +61,11 @@ type Admitted struct {
 // Story is the data that one run of the demo uses, made anew each time. The client gets the token and the patient's id, the worker's hospital
 // systems hold the rest.
 type Story struct {
-	Token     string    `json:"token"`
-	PatientID string    `json:"patient_id"`
-	Ward      string    `json:"ward"`
-	Lab       LabRecord `json:"lab"`
-	Insurer   string    `json:"insurer"` // policy number, in the text of the failure
-	JWTKey    string    `json:"jwt_key"` // of the hospital's identity provider
+	WorkflowID string    `json:"workflow_id"`
+	Token      string    `json:"token"`
+	PatientID  string    `json:"patient_id"`
+	Ward       string    `json:"ward"`
+	Lab        LabRecord `json:"lab"`
+	Insurer    string    `json:"insurer"` // policy number, in the text of the failure
+	JWTKey     string    `json:"jwt_key"` // of the hospital's identity provider
 }

@@ -16,7 +16,6 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
-	_ "modernc.org/sqlite" // the driver "sqlite"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/x/loopback"
@@ -110,6 +109,9 @@ func openSQLite(path string, create bool) (database, error) {
 	if create {
 		flags |= os.O_CREATE
 	}
+	if !slices.Contains(sql.Drivers(), SchemeSQLite) {
+		return database{}, notConfigured("sqlite: this build has no SQLite; use one that was built without the tag nosqlite")
+	}
 	f, err := os.OpenFile(path, flags, 0o600)
 	if err != nil {
 		return database{}, notConfigured("sqlite: %w", err)
@@ -117,7 +119,7 @@ func openSQLite(path string, create bool) (database, error) {
 	f.Close()
 	pragmas := url.Values{"_pragma": {"busy_timeout(2000)", "locking_mode(EXCLUSIVE)", "journal_mode(WAL)", "synchronous(FULL)", "secure_delete(ON)"},
 		"_txlock": {"immediate"}}
-	db, err := sql.Open("sqlite", "file:"+path+"?"+pragmas.Encode())
+	db, err := sql.Open(SchemeSQLite, "file:"+path+"?"+pragmas.Encode())
 	if err != nil {
 		return database{}, notConfigured("sqlite: %w", err)
 	}
