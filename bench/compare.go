@@ -87,7 +87,7 @@ func (c *comparison) start(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", s.name, err)
 		}
-		s.field = &field{works: works, fixture: fix}
+		s.field = &field{works: works, fixture: fix, lengths: map[string]map[string]int{}}
 		if s.field.dir, err = os.MkdirTemp("", "bench-"); err != nil {
 			return err
 		}

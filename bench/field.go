@@ -23,6 +23,7 @@ type field struct {
 	frontends *process
 	sink      *process
 	variants  []*variant
+	lengths   map[string]map[string]int // bytes of the answers that variants' frontends hold, by work and variant
 }
 
 // variant is one thing that can stand between load and frontend. Each has a frontend of its own.
@@ -79,7 +80,7 @@ const callersPerConnection = 16
 
 // startField starts the chosen variants and gives each frontend its answers.
 func startField(ctx context.Context, o options, works []work, fix *fixture) (*field, error) {
-	f := &field{works: works, fixture: fix}
+	f := &field{works: works, fixture: fix, lengths: map[string]map[string]int{}}
 	if err := f.start(ctx, o); err != nil {
 		f.stop()
 		return nil, err
@@ -222,9 +223,14 @@ func (f *field) prepare(ctx context.Context, v *variant) error {
 			continue
 		}
 		for _, a := range w.stored {
-			if err := f.store(ctx, v, a); err != nil {
+			n, err := f.store(ctx, v, a)
+			if err != nil {
 				return fmt.Errorf("%s: %w", w.name, err)
 			}
+			if f.lengths[w.name] == nil {
+				f.lengths[w.name] = map[string]int{}
+			}
+			f.lengths[w.name][v.name] += n
 		}
 		if v.name == sealedPlain {
 			continue
@@ -238,7 +244,8 @@ func (f *field) prepare(ctx context.Context, v *variant) error {
 	return nil
 }
 
-func (f *field) store(ctx context.Context, v *variant, a answer) error {
+// store puts an answer into the variant's frontend, and returns its length.
+func (f *field) store(ctx context.Context, v *variant, a answer) (int, error) {
 	response := proto.Clone(a.response)
 	by := v
 	if v.name == sealedPlain {
@@ -251,19 +258,19 @@ func (f *field) store(ctx context.Context, v *variant, a answer) error {
 	default:
 		through := sealer{proxy: by.conns[0], frontend: by.front}
 		if err := through.seal(ctx, response); err != nil {
-			return err
+			return 0, err
 		}
 		if ok, err := sealed(response, by.seals == everything); err != nil {
-			return err
+			return 0, err
 		} else if !ok {
-			return errors.New("some of the answer arrived at the frontend in clear")
+			return 0, errors.New("some of the answer arrived at the frontend in clear")
 		}
 	}
 	b, err := proto.Marshal(response)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	return v.front.put(ctx, a.method, a.request, b)
+	return len(b), v.front.put(ctx, a.method, a.request, b)
 }
 
 // maxTries is how often a call is made at most.

@@ -31,11 +31,13 @@ type results struct {
 	cpuRatio map[string]map[string]float64
 	p50Added map[string]map[string]float64 // p50 less that of direct, in the same round
 	cold     []coldCase
+	lengths  map[string]map[string]int // of answers, as field has them
+	machine  string                    // for a document
 }
 
 func (f *field) measure(ctx context.Context, o options) (*results, error) {
 	out := &results{rounds: o.rounds, turn: o.turn, median: map[string]map[string]figures{},
-		cpuRatio: map[string]map[string]float64{}, p50Added: map[string]map[string]float64{}}
+		cpuRatio: map[string]map[string]float64{}, p50Added: map[string]map[string]float64{}, lengths: f.lengths}
 	for _, v := range f.variants {
 		out.variants = append(out.variants, v.name)
 	}

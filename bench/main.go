@@ -104,6 +104,9 @@ func run(ctx context.Context, o options) error {
 		}
 	}
 	if o.doc != "" {
+		if results.machine, err = machine(ctx, o.proxy); err != nil {
+			return err
+		}
 		if err := results.document(o.doc); err != nil {
 			return err
 		}

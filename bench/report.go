@@ -23,7 +23,7 @@ func (r *results) document(file string) error {
 		return fmt.Errorf("%s has no lines %q and %q", file, strings.TrimSpace(docBegin), strings.TrimSpace(docEnd))
 	}
 	var table bytes.Buffer
-	fmt.Fprintf(&table, "Medians of %d turns of %s.\n\n", r.rounds, r.turn)
+	fmt.Fprintf(&table, "%s\nMedians of %d turns of %s.\n\n", r.machine, r.rounds, r.turn)
 	r.table(&table)
 	r.summary(&table)
 	fmt.Fprintf(&table, "CPU per request with tracing of all calls, with the audit log, and with both, as times that of `%s`:\n\n", sealing)
@@ -37,15 +37,20 @@ func (r *results) document(file string) error {
 
 // summary writes the ratios as a table.
 func (r *results) summary(w io.Writer) {
-	fmt.Fprintln(w, "| work | CPU, pass : relay | CPU, seal : relay | CPU, seal : relay-sealed | CPU, visitor : seal | added p50, seal : nginx |")
-	fmt.Fprintln(w, "|---|---|---|---|---|---|")
+	fmt.Fprintln(w, "| work | CPU, pass : relay | CPU, seal : relay | CPU, seal : relay-sealed | CPU, visitor : seal | added p50, seal : nginx | length, sealed : clear |")
+	fmt.Fprintln(w, "|---|---|---|---|---|---|---|")
 	for _, work := range r.works {
 		ratio, added := r.cpuRatio[work], r.p50Added[work]
 		bytes := ""
 		if sealed, ok := ratio[sealedPlain]; ok {
 			bytes = fmt.Sprintf("%.2f", ratio[sealing]/sealed)
 		}
-		fmt.Fprintf(w, "| %s | %.2f | %.2f | %s | %.1f | %.2f |\n", work, ratio["pass"], ratio[sealing], bytes, ratio["visitor"]/ratio[sealing], added[sealing]/added["nginx"])
+		length := ""
+		if n := r.lengths[work]; strings.HasPrefix(work, historyWork) && n[plain] > 0 {
+			length = fmt.Sprintf("%.2f", float64(n[sealing])/float64(n[plain]))
+		}
+		fmt.Fprintf(w, "| %s | %.2f | %.2f | %s | %.1f | %.2f | %s |\n", work, ratio["pass"], ratio[sealing], bytes, ratio["visitor"]/ratio[sealing],
+			added[sealing]/added["nginx"], length)
 	}
 	fmt.Fprintln(w)
 }

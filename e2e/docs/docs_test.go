@@ -302,6 +302,31 @@ func anchor(heading string) string {
 // elsewhere are the problems of a config that only says what it would be elsewhere: files and services that are not here.
 var elsewhere = regexp.MustCompile(`no such file|cannot be read|does not exist|does not answer|do not answer|not answer|credentials|no EC2|lookup|dial tcp|is not set|is not a directory`)
 
+// TestNavigation requires every page in the navigation of the site, and no page there that does not exist.
+func TestNavigation(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(harness.Root(), "deploy/site/mkdocs.yml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, nav, _ := strings.Cut(string(text), "\nnav:\n")
+	listed := map[string]bool{}
+	for _, m := range regexp.MustCompile(`: ([a-z-]+\.md)\n`).FindAllStringSubmatch(nav, -1) {
+		listed[m[1]] = true
+	}
+	pages, err := filepath.Glob(filepath.Join(harness.Root(), "docs/*.md"))
+	if err != nil || len(pages) == 0 {
+		t.Fatal(pages, err)
+	}
+	for _, page := range pages {
+		if name := filepath.Base(page); !listed[name] {
+			t.Errorf("docs/%s is not in nav of deploy/site/mkdocs.yml", name)
+		}
+	}
+	if len(listed) != len(pages)+1 { // and index.md, which is made of README.md
+		t.Errorf("nav lists %d pages, and there are %d", len(listed), len(pages)+1)
+	}
+}
+
 // TestConfigs gives every config in the documents to the proxy. Pieces are put into a config first.
 func TestConfigs(t *testing.T) {
 	proxy, err := harness.BuildProxy()
