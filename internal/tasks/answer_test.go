@@ -33,8 +33,14 @@ type recorder struct {
 	activity []*workflowservice.RespondActivityTaskFailedRequest
 	byID     []*workflowservice.RespondActivityTaskFailedByIdRequest
 	workflow []*workflowservice.RespondWorkflowTaskFailedRequest
+	query    []*workflowservice.RespondQueryTaskCompletedRequest
 	reset    []*workflowservice.ResetStickyTaskQueueRequest
 	unpaused []*workflowservice.UnpauseActivityRequest
+}
+
+func (r *recorder) RespondQueryTaskCompleted(_ context.Context, q *workflowservice.RespondQueryTaskCompletedRequest) (*workflowservice.RespondQueryTaskCompletedResponse, error) {
+	r.query = append(r.query, q)
+	return new(workflowservice.RespondQueryTaskCompletedResponse), nil
 }
 
 func (r *recorder) PauseActivity(context.Context, *workflowservice.PauseActivityRequest) (*workflowservice.PauseActivityResponse, error) {
@@ -370,6 +376,22 @@ func TestADestroyedInputFailsForGood(t *testing.T) {
 			!strings.Contains(failure.GetMessage(), "terminate the workflow") || g.paused.has(activityKey{"clinic", "w", "r", "a"}) {
 			t.Errorf("%v: failed with %v", kind, failure)
 		}
+	}
+}
+
+// TestQueryOfADestroyedValue: who queries a run that needs a destroyed value gets the reason, and no advice to end a run that may have ended.
+func TestQueryOfADestroyedValue(t *testing.T) {
+	t.Parallel()
+	f := new(recorder)
+	g := guard(t, f, opensAll, keyFile(t), new(atomic.Bool))
+	o := &opening{tasks: g.Tasks, call: g.call(t, "PollWorkflowTaskQueue", &workflowservice.PollWorkflowTaskQueueRequest{Namespace: "clinic"})}
+	cause := &rewrite.Error{Kind: rewrite.KindOpening, RPC: "PollWorkflowTaskQueue", Path: "input", Err: crypto.Errorf(crypto.KindErased, "open", "on 2026-11-29")}
+	o.failQuery(metadata.NewOutgoingContext(t.Context(), metadata.MD{}), &workflowTask{TaskToken: []byte("token")}, cause)
+	if len(f.query) != 1 {
+		t.Fatalf("answered %d times", len(f.query))
+	}
+	if text := f.query[0].GetErrorMessage(); !strings.Contains(text, "on 2026-11-29") || strings.Contains(text, "terminate") || strings.Contains(text, "ask again") {
+		t.Errorf("answered with %q", text)
 	}
 }
 

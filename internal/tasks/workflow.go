@@ -12,6 +12,8 @@ import (
 	querypb "go.temporal.io/api/query/v1"
 	"go.temporal.io/api/workflowservice/v1"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/temporal-seal/temporal-seal/internal/crypto"
 )
 
 // workflowTask reports whether the task opens, if need be without some of its updates and queries.
@@ -99,6 +101,10 @@ func (o *opening) failWorkflowTask(ctx context.Context, t *workflowTask, cause e
 
 func (o *opening) failQuery(ctx context.Context, t *workflowTask, cause error) {
 	text := unopenedText(cause, "ask again")
+	if destroyed(cause) { // the run may have ended long ago, so there may be nothing to terminate
+		text = from + "the workflow cannot be queried any more: " + crypto.ForCaller(cause) +
+			"; a query needs the history, and nothing brings the value back"
+	}
 	q := &workflowservice.RespondQueryTaskCompletedRequest{
 		TaskToken: t.GetTaskToken(), PollerGroupId: t.GetPollerGroupId(),
 		CompletedType: enumspb.QUERY_RESULT_TYPE_FAILED, ErrorMessage: text, Failure: unopenedFailure(text, 0)}
