@@ -144,7 +144,7 @@ test-survey: build ## The survey finds and never shows what is planted in a few 
 	cd e2e/survey && WORKFLOWS='$(or $(WORKFLOWS),5000)' SEAL_PROXY_BIN='$(PROXY)' ../../bin/survey.test -test.timeout 20m
 
 .PHONY: test-attacks
-test-attacks: build ## Attacks on a real server: stolen, pasted and foreign envelopes; ends with `attacks: N tried, 0 succeeded`
+test-attacks: build ## Attacks on a real server: stolen, pasted and foreign envelopes, and documents that a mask might miss; ends with `attacks: N tried, 0 succeeded`
 	@cd e2e && $(GO) test -c -o ../bin/attacks.test ./attacks
 	cd e2e/attacks && SEAL_PROXY_BIN='$(PROXY)' ../../bin/attacks.test -test.timeout 10m
 

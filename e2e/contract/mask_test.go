@@ -2,10 +2,13 @@ package contract
 
 import (
 	"bytes"
+	"net/http"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	commonpb "go.temporal.io/api/common/v1"
 
 	"github.com/temporal-seal/temporal-seal/e2e/harness"
 )
@@ -55,6 +58,27 @@ func TestMasksOverAnUnknownFactAreRefused(t *testing.T) {
 	r.signal(t, "masking", "w", document(`{"ssn":"CANARY"}`)).refused(t, "PermissionDenied")
 }
 
+// A codec server does not know the path of a payload, so it cannot know whether a rule masks that has a guard on it: it encodes nothing under such
+// a rule, as docs/policy.md says. A rule that leaves out what is encoded there has it sealed with the value in it.
+func TestCodecServerRefusesUnderGuardedMasks(t *testing.T) {
+	t.Parallel()
+	r := ruled(t)
+	clear := document(`{"ssn":"CANARY","ward":"A7"}`)
+	for _, namespace := range []string{"maskpath", "maskrpc"} {
+		equal(t, "a document by a call, in "+namespace, r.open(t, namespace, startedWith(t, r.startWorkflow(t, namespace, "w", "W", clear)))[0],
+			document(`{"ssn":"***","ward":"A7"}`))
+	}
+	refused := r.codecServer(t, page{path: "/encode", headers: in("maskpath"), payloads: []*commonpb.Payload{clear}})
+	if refused.code != http.StatusForbidden || strings.Contains(refused.text, "CANARY") {
+		t.Errorf("under a rule with a guard on the path, the codec server answers %d: %s", refused.code, refused.text)
+	}
+	sealed := r.codecServer(t, page{path: "/encode", headers: in("maskrpc"), payloads: []*commonpb.Payload{clear}})
+	if sealed.code != http.StatusOK || len(sealed.payloads) != 1 {
+		t.Fatalf("under a rule that leaves out what is encoded, the codec server answers %d: %s", sealed.code, sealed.text)
+	}
+	r.isSealed(t, "a document under a rule that leaves out what is encoded", "maskrpc", sealed.payloads[0], clear)
+}
+
 // What a worker has seen in clear, its replay must not see masked: a policy that may do this does not load.
 func TestMaskOfWhatAWorkerHasDoesNotLoad(t *testing.T) {
 	t.Parallel()
@@ -68,6 +92,13 @@ func TestMaskOfWhatAWorkerHasDoesNotLoad(t *testing.T) {
 		`input.payload.kind == "heartbeat"; input.activity.type == "A"`:       false,
 		`input.payload.kind == "memo"; input.workflow.type == "W"`:            false,
 		`input.payload.kind == "update"; input.workflow.id == "w"`:            false,
+		`input.payload.kind == "header"; input.workflow.type == "W"`:          false,
+		`input.payload.kind == "search_attribute"`:                            false,
+		`input.payload.kind == "failure"; input.rpc != "Encode"`:              false,
+		`input.payload.kind == "metadata"`:                                    false,
+		`input.payload.kind == "details"`:                                     false,
+		`input.payload.kind == "reason"`:                                      false,
+		`input.payload.kind == "text"`:                                        false,
 		`input.payload.kind in {"input", "result", "signal", "query"}`:        true,
 		`input.payload.kind == "memo"; input.rpc == "StartWorkflowExecution"`: true,
 	} {

@@ -44,6 +44,17 @@ request contains {"action": "mask", "fields": ["/ssn"]} if {
 
 request contains {"action": "seal", "fields": ["/name"], "missing": "pass"}
 `,
+	"maskpath": `request contains {"action": "mask", "fields": ["/ssn"]} if {
+	input.payload.kind in {"input", "memo"}
+	not contains(input.payload.path, "upserted_memo")
+}
+`,
+	"maskrpc": `request contains {"action": "mask", "fields": ["/ssn"]} if {
+	input.rpc != "Encode"
+	input.payload.kind in {"input", "memo"}
+	not contains(input.payload.path, "upserted_memo")
+}
+`,
 	"clearing": `request contains {"action": "seal", "clear": ["/ward"]}`,
 	"strictest": `request contains {"action": "pass"}
 

@@ -161,7 +161,7 @@ func (b *bench) startProxy(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(b.collector.Stop)
-	opts := harness.ProxyOptions{Policy: string(shipped) + readableTexts, Dir: t.TempDir(), Upstream: b.server.Address, Env: b.collector.Env(), Args: []string{"--log-level", "debug"},
+	opts := harness.ProxyOptions{Policy: string(shipped) + readableTexts + masking, Dir: t.TempDir(), Upstream: b.server.Address, Env: b.collector.Env(), Args: []string{"--log-level", "debug"},
 		Extra: "survey: {rate: 10000, cpu_percent: 50}\n"}
 	if b.kms {
 		b.kmsStub = kmsstub.New(kmsstub.Options{})
