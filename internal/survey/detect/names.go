@@ -9,23 +9,27 @@ import (
 // Portuguese, Swedish and Polish: in small letters, without accents and without anything between words.
 var categories = map[string]string{
 	"password": "password passwd passphrase pwd passcode kennwort passwort motdepasse mdp contrasena clave wachtwoord " +
-		"senha palavrapasse losenord haslo pincode",
+		"senha palavrapasse losenord haslo pincode dbpass userpass adminpass rootpass smtppass mailpass",
 	"secret": "secret clientsecret apikey apisecret accesskey secretkey secretaccesskey privatekey accesstoken refreshtoken idtoken authtoken " +
 		"sessiontoken bearertoken authorization sessionid sessioncookie setcookie credential credentials signingkey encryptionkey geheimnis " +
 		"zugangstoken jeton jetondacces secreto segreto geheim segredo hemlighet sekret onetimepassword otp totp mfacode recoverycode " +
-		"webhooksecret connectionstring",
+		"webhooksecret secretkeybase connectionstring",
 	"token": "token usertoken logintoken jwt xapikey xauthtoken",
 	"government identifier": "ssn socialsecuritynumber socialsecurity nationalid nationalidentifier passport passportnumber passportno taxid tin nino nhsnumber " +
 		"driverslicense driverlicense driverslicence drivinglicence licencenumber sozialversicherungsnummer steuernummer steueridentifikationsnummer steuerid " +
 		"personalausweis ausweisnummer reisepass nir numerosecuritesociale numerodesecuritesociale dni nie nif codicefiscale bsn " +
-		"burgerservicenummer cpf personnummer pesel aadhaar curp rfc sin ahvnummer rodnecislo",
+		"burgerservicenummer cpf personnummer pesel aadhaar curp rfc sin ahvnummer rodnecislo " +
+		"idcard identitycard personalausweisnummer carteidentite documentoidentidad cartaidentita identiteitskaart identiteitskaartnummer " +
+		"bilheteidentidade idkort idkortsnummer dowodosobisty numerdowodu numerdowoduosobistego",
 	"date of birth": "dob dateofbirth birthdate birthday bday geburtsdatum geburtstag datedenaissance fechadenacimiento fechanacimiento " +
-		"datadinascita geboortedatum datadenascimento datanascimento fodelsedatum dataurodzenia",
+		"datadinascita datenaissance datanascita geboortedatum datadenascimento datanascimento fodelsedatum dataurodzenia",
 	"health": "diagnosis diagnoses icd10 icd10code icdcode medication medications prescription bloodtype bloodgroup allergy allergies medicalhistory " +
 		"medicalrecord medicalrecordnumber mrn healthrecord patientid patientname labresult labresults symptoms disease disability treatmentplan hivstatus " +
 		"diagnose befund krankheit medikament medikamente blutgruppe allergien krankenakte diagnostic maladie groupesanguin ordonnance " +
 		"diagnostico enfermedad medicamento gruposanguineo alergias diagnosi malattia farmaci grupposanguigno ziekte bloedgroep doenca sjukdom " +
-		"rozpoznanie choroba",
+		"rozpoznanie choroba allergie allergieen alergia alergie allergi allergier medikation arzneimittel medicacion medicatie medicijn medicijnen " +
+		"farmaco medicacao lakemedel medicin mediciner leki medicaltreatment traitementmedical tratamientomedico trattamentomedico " +
+		"medischebehandeling heilbehandlung tratamentomedico medicinskbehandling leczenie",
 	"e-mail address": "email emailaddress mail emails mailaddress emailadresse correo correoelectronico adressemail courriel posta adresemail",
 	"telephone number": "phone phonenumber telephone telephonenumber mobile mobilenumber mobilephone cellphone telefon telefonnummer handynummer mobilnummer " +
 		"numerodetelephone portable telefono telefonomovil cellulare telefoon telefoonnummer telefone celular telefonnumer mobiltelefon",
@@ -84,8 +88,7 @@ func (d *Detector) Name(name string) (Finding, bool) {
 			if words[from] == "token" && from > 0 && notSecret[words[from-1]] {
 				break
 			}
-			joined := strings.Join(words[from:], "")
-			if category := byName[joined]; category != "" && (from == 0 || !alone[joined]) {
+			if category := category(words[from:], from == 0); category != "" {
 				return Finding{category, ByName}, true
 			}
 		}
@@ -96,6 +99,37 @@ func (d *Detector) Name(name string) (Finding, bool) {
 		words = words[:len(words)-1]
 	}
 	return Finding{}, false
+}
+
+// links are words between others that some programs leave out: date_de_naissance, dateNaissance.
+var links = map[string]bool{"de": true, "del": true, "di": true, "da": true, "do": true, "du": true, "des": true, "d": true, "of": true, "van": true}
+
+// category returns what these words say together, also with a plural, or without the words that link them. first reports whether nothing
+// stands before them.
+func category(words []string, first bool) string {
+	joined := strings.Join(words, "")
+	if category := byName[joined]; category != "" {
+		if alone[joined] && !first {
+			return ""
+		}
+		return category
+	}
+	for _, plural := range []string{"s", "es", "n", "en"} {
+		one, ends := strings.CutSuffix(joined, plural)
+		if category := byName[one]; ends && category != "" && category != "token" && !alone[one] { // tokens are counted
+			return category
+		}
+	}
+	var kept []string
+	for i, w := range words {
+		if i == 0 || !links[w] {
+			kept = append(kept, w)
+		}
+	}
+	if len(kept) == len(words) {
+		return ""
+	}
+	return category(kept, first)
 }
 
 // plainLetters replaces letters with accents.

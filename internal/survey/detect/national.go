@@ -10,51 +10,78 @@ import (
 // groups are what check gets.
 var national = []struct {
 	finding Finding
-	form    *regexp.Regexp
+	form    numberForm
 	check   func(parts []string) bool
 }{
-	{Finding{"US social security number", Likely}, form(`([0-8]\d{2})-(\d{2})-(\d{4})`), func(p []string) bool {
+	{Finding{"US social security number", Likely}, form(9, `([0-8]\d{2})-(\d{2})-(\d{4})`), func(p []string) bool {
 		return p[0] != "000" && p[0] != "666" && p[1] != "00" && p[2] != "0000"
 	}},
-	{Finding{"British national insurance number", Likely}, form(`([A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z]) ?\d{2} ?\d{2} ?\d{2} ?[A-D]`), func(p []string) bool {
+	{Finding{"British national insurance number", Likely}, form(6, `([A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z]) ?\d{2} ?\d{2} ?\d{2} ?[A-D]`), func(p []string) bool {
 		return !strings.Contains("BG GB KN NK NT TN ZZ", p[0])
 	}},
-	{Finding{"NHS number", Likely}, form(`(\d{3}) (\d{3}) (\d{4})`), func(p []string) bool {
+	{Finding{"NHS number", Likely}, form(10, `(\d{3}) (\d{3}) (\d{4})`), func(p []string) bool {
 		check := weighted(joined(p)[:9], 10, 9, 8, 7, 6, 5, 4, 3, 2)
 		return (11-check%11)%11 == int(p[2][3]-'0')
 	}},
-	{Finding{"Spanish identity number", Likely}, form(`([XYZ]?\d{7,8})-?([A-Z])`), spanish},
-	{Finding{"Italian tax code", Certain}, form(`([A-Z]{6}\d{2}[A-EHLMPRST]\d{2}[A-Z]\d{3})([A-Z])`), italian},
-	{Finding{"French social security number", Certain}, form(`([12]) ?(\d{2}) ?(0[1-9]|1[0-2]|[2-9]\d) ?(\d{2}|2[AB]) ?(\d{3}) ?(\d{3}) ?(\d{2})`), french},
-	{Finding{"German tax number", Likely}, form(`([1-9]\d) ?(\d{3}) ?(\d{3}) ?(\d{3})`), german},
-	{Finding{"Swiss social security number", Certain}, form(`(756)\.?(\d{4})\.?(\d{4})\.?(\d{2})`), func(p []string) bool {
+	{Finding{"Spanish identity number", Likely}, form(7, `([XYZ]?\d{7,8})-?([A-Z])`), spanish},
+	{Finding{"Italian tax code", Certain}, form(7, `([A-Z]{6}\d{2}[A-EHLMPRST]\d{2}[A-Z]\d{3})([A-Z])`), italian},
+	{Finding{"French social security number", Certain}, form(13, `([12]) ?(\d{2}) ?(0[1-9]|1[0-2]|[2-9]\d) ?(\d{2}|2[AB]) ?(\d{3}) ?(\d{3}) ?(\d{2})`), french},
+	{Finding{"German tax number", Likely}, form(11, `([1-9]\d) ?(\d{3}) ?(\d{3}) ?(\d{3})`), german},
+	{Finding{"Swiss social security number", Certain}, form(13, `(756)\.?(\d{4})\.?(\d{4})\.?(\d{2})`), func(p []string) bool {
 		return weighted(joined(p), 1, 3, 1, 3, 1, 3, 1, 3, 1, 3, 1, 3, 1)%10 == 0
 	}},
-	{Finding{"Belgian national number", Certain}, form(`(\d{2})\.(\d{2})\.(\d{2})-(\d{3})\.(\d{2})`), func(p []string) bool {
+	{Finding{"Belgian national number", Certain}, form(11, `(\d{2})\.?(\d{2})\.?(\d{2})-?(\d{3})\.?(\d{2})`), func(p []string) bool {
 		number, check := joined(p[:4]), atoi(p[4])
 		return date(p[1], p[2]) && (97-atoi(number)%97 == check || 97-atoi("2"+number)%97 == check)
 	}},
-	{Finding{"Swedish identity number", Certain}, form(`(?:19|20)?(\d{2})(\d{2})(\d{2})[-+](\d{4})`), func(p []string) bool {
-		return date(p[1], p[2]) && luhn(joined(p))
-	}},
-	{Finding{"Finnish identity code", Certain}, form(`(\d{2})(\d{2})(\d{2})[-+A](\d{3})([0-9A-FHJ-NPR-Y])`), func(p []string) bool {
+	{Finding{"Swedish identity number", Certain}, form(10, `((?:19|20)?\d{2})(\d{2})(\d{2})([-+]?)(\d{4})`), swedish},
+	{Finding{"Finnish identity code", Certain}, form(9, `(\d{2})(\d{2})(\d{2})[-+A-FU-Y](\d{3})([0-9A-FHJ-NPR-Y])`), func(p []string) bool {
 		return date(p[1], p[0]) && "0123456789ABCDEFHJKLMNPRSTUVWXY"[atoi(joined(p[:4]))%31] == p[4][0]
 	}},
-	{Finding{"Polish identity number", Likely}, form(`(\d{2})(\d{2})(\d{2})(\d{5})`), func(p []string) bool {
+	{Finding{"Norwegian identity number", Certain}, form(11, `(\d{2})(\d{2})(\d{2}) ?(\d{5})`), func(p []string) bool {
+		number := joined(p)
+		return date(p[1], strconv.Itoa(atoi(p[0])%40)) && weighted(number, 3, 7, 6, 1, 8, 9, 4, 5, 2, 1)%11 == 0 && weighted(number, 5, 4, 3, 2, 7, 6, 5, 4, 3, 2, 1)%11 == 0
+	}},
+	{Finding{"Estonian or Lithuanian identity number", Likely}, form(11, `([1-6]\d{2})(\d{2})(\d{2})(\d{4})`), estonian},
+	{Finding{"Romanian identity number", Likely}, form(13, `([1-8]\d{2})(\d{2})(\d{2})(\d{2})(\d{4})`), romanian},
+	{Finding{"Turkish identity number", Likely}, form(11, `([1-9]\d{10})`), func(p []string) bool {
+		n := p[0]
+		return ((weighted(n, 7, -1, 7, -1, 7, -1, 7, -1, 7)%10)+10)%10 == int(n[9]-'0') && weighted(n, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1)%10 == int(n[10]-'0')
+	}},
+	{Finding{"Korean registration number", Certain}, form(13, `(\d{2})(\d{2})(\d{2})-([1-8]\d{6})`), func(p []string) bool {
+		number := joined(p)
+		return date(p[1], p[2]) && (11-weighted(number, 2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4, 5)%11)%10 == int(number[12]-'0')
+	}},
+	{Finding{"South African identity number", Likely}, form(13, `(\d{2})(\d{2})(\d{2})(\d{4}[01][89]\d)`), func(p []string) bool {
+		return date(p[1], p[2]) && luhn(joined(p))
+	}},
+	{Finding{"Canadian social insurance number", Likely}, form(9, `([1-79]\d{2})-(\d{3})-(\d{3})`), func(p []string) bool { return luhn(joined(p)) }},
+	{Finding{"Chilean identity number", Likely}, form(7, `(\d{1,2})\.?(\d{3})\.?(\d{3})-([0-9Kk])`), chilean},
+	{Finding{"Mexican registration code", Certain}, form(7, `([A-Z][AEIOUX][A-Z]{2}\d{2})(\d{2})(\d{2})([HMX][A-Z]{5}[0-9A-Z])(\d)`), mexican},
+	{Finding{"Polish identity number", Likely}, form(11, `(\d{2})(\d{2})(\d{2})(\d{5})`), func(p []string) bool {
 		month := strconv.Itoa(atoi(p[1]) % 20)
 		return date(month, p[2]) && weighted(joined(p), 1, 3, 7, 9, 1, 3, 7, 9, 1, 3, 1)%10 == 0
 	}},
-	{Finding{"Brazilian tax number", Certain}, form(`(\d{3})\.(\d{3})\.(\d{3})-(\d{2})`), brazilian},
-	{Finding{"Indian Aadhaar number", Likely}, form(`([2-9]\d{3})[ -](\d{4})[ -](\d{4})`), func(p []string) bool { return verhoeff(joined(p)) }},
-	{Finding{"Chinese identity number", Certain}, form(`([1-8]\d{5})((?:19|20)\d{2})(\d{2})(\d{2})(\d{3})([0-9X])`), func(p []string) bool {
+	{Finding{"Brazilian tax number", Certain}, form(11, `(\d{3})\.(\d{3})\.(\d{3})-(\d{2})`), brazilian},
+	{Finding{"bare Brazilian tax number", Likely}, form(11, `(\d{11})`), brazilian},
+	{Finding{"Indian Aadhaar number", Likely}, form(12, `(\d{4}[ -])?([2-9]\d{3})[ -](\d{4})[ -](\d{4})([ -]\d{1,4})?`), func(p []string) bool {
+		return p[0] == "" && p[4] == "" && verhoeff(joined(p)) // cards and IBANs have more groups
+	}},
+	{Finding{"Chinese identity number", Certain}, form(17, `([1-8]\d{5})((?:19|20)\d{2})(\d{2})(\d{2})(\d{3})([0-9X])`), func(p []string) bool {
 		check := weighted(joined(p[:5]), 7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
 		return date(p[2], p[3]) && "10X98765432"[check%11] == p[5][0]
 	}},
 }
 
+// numberForm is the form of a number, and how many digits it has at least.
+type numberForm struct {
+	text   *regexp.Regexp
+	digits int
+}
+
 // form compiles the form of a number that no word, and no other number, reaches into.
-func form(text string) *regexp.Regexp {
-	return regexp.MustCompile(`(?:^|[^\pL\pN_.+/-])` + text + `(?:$|[^\pL\pN_/-])`)
+func form(digits int, text string) numberForm {
+	return numberForm{regexp.MustCompile(`(?:^|[^\pL\pN_.+/-])` + text + `(?:$|[^\pL\pN_/-])`), digits}
 }
 
 // appendNational adds the numbers of states that a text holds.
@@ -65,12 +92,12 @@ func appendNational(found []Finding, text string) []Finding {
 			n++
 		}
 	}
-	if n < 5 { // the Italian code has seven, others more
-		return found
-	}
 	for i := range national {
 		k := &national[i]
-		for _, m := range k.form.FindAllStringSubmatch(text, 32) {
+		if n < k.form.digits {
+			continue
+		}
+		for _, m := range k.form.text.FindAllStringSubmatch(text, 32) {
 			if k.check(m[1:]) {
 				found = append(found, k.finding)
 				break
@@ -97,6 +124,59 @@ func weighted(text string, weights ...int) (sum int) {
 		sum += w * int(text[i]-'0')
 	}
 	return sum
+}
+
+// swedish checks a personnummer. Without a sign it has its century; times such as 202501021530 look the same, so that years are bounded.
+func swedish(p []string) bool {
+	year := p[0]
+	if p[3] == "" && (len(year) < 4 || year < "1920" || year > "2012") {
+		return false
+	}
+	return date(p[1], p[2]) && luhn(year[len(year)-2:]+p[1]+p[2]+p[4])
+}
+
+// estonian checks an isikukood, and the asmens kodas of Lithuania, which has the same form.
+func estonian(p []string) bool {
+	number := joined(p)
+	check := weighted(number, 1, 2, 3, 4, 5, 6, 7, 8, 9, 1) % 11
+	if check == 10 {
+		check = weighted(number, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3) % 11 % 10
+	}
+	return date(p[1], p[2]) && check == int(number[10]-'0')
+}
+
+// romanian checks a CNP. Its fourth part is a county.
+func romanian(p []string) bool {
+	number := joined(p)
+	check := weighted(number, 2, 7, 9, 1, 4, 6, 3, 5, 8, 2, 7, 9) % 11
+	if check == 10 {
+		check = 1
+	}
+	return date(p[1], p[2]) && atoi(p[3]) >= 1 && atoi(p[3]) <= 52 && check == int(number[12]-'0')
+}
+
+// chilean checks a RUT.
+func chilean(p []string) bool {
+	number, sum := joined(p[:3]), 0
+	for i := range len(number) {
+		sum += int(number[len(number)-1-i]-'0') * (2 + i%6)
+	}
+	return "0123456789K0"[11-sum%11] == strings.ToUpper(p[3])[0]
+}
+
+// mexican checks a CURP. Its letters count by their place among the digits and the Spanish alphabet, in which Ñ stands behind N.
+func mexican(p []string) bool {
+	sum := 0
+	for i, c := range []byte(joined(p[:4])) {
+		v := int(c - '0')
+		if letter(c) {
+			if v = int(c-'A') + 10; c > 'N' {
+				v++
+			}
+		}
+		sum += v * (18 - i)
+	}
+	return date(p[1], p[2]) && (10-sum%10)%10 == int(p[4][0]-'0')
 }
 
 // spanish checks a DNI, or a NIE with its first letter.

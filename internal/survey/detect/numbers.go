@@ -68,6 +68,23 @@ func (n *number) window(size int, allowed string, do func(groups []string) bool)
 	return false
 }
 
+// longer reports whether more than so many groups of four follow each other.
+func (n *number) longer(than int) bool {
+	fours := 0
+	for i, g := range n.groups {
+		if len(g) != 4 || i > 0 && strings.IndexByte(" -", n.separators[i-1]) < 0 {
+			fours = 0
+		}
+		if len(g) == 4 {
+			fours++
+		}
+		if fours > than {
+			return true
+		}
+	}
+	return false
+}
+
 // luhn reports whether digits have a check digit of ISO/IEC 7812-1, annex B.
 func luhn(text string) bool {
 	sum := 0
@@ -121,15 +138,18 @@ func hasCard(text string) bool {
 		return false
 	}
 	return numbers(text, func(n *number) bool {
-		grouped := func(size int, want ...int) bool {
-			return n.window(size, " -", func(g []string) bool { return lengths(g, want...) && card(joined(g)) })
+		grouped := func(want ...int) bool {
+			return n.window(len(want), " -", func(g []string) bool { return lengths(g, want...) && card(joined(g)) })
 		}
 		for _, g := range n.groups {
 			if len(g) >= 14 && len(g) <= 16 && len(n.groups) <= 3 && card(g) && strings.Trim(n.separators, " -/") == "" {
 				return true
 			}
 		}
-		return grouped(4, 4, 4, 4, 4) || grouped(3, 4, 6, 5) || grouped(3, 4, 6, 4) || grouped(5, 4, 4, 4, 4, 3)
+		if n.longer(4) {
+			return false // numbers of parcels go on in fours
+		}
+		return grouped(4, 4, 4, 4) || grouped(4, 6, 5) || grouped(4, 6, 4) || grouped(4, 4, 4, 4, 3)
 	})
 }
 
@@ -229,15 +249,15 @@ func international(text string, plus int) bool {
 		return false
 	}
 	var number []byte
-	i := plus + 1
-	for ; i < len(text) && i < plus+28; i++ {
+	end := plus + 1 // of its digits: a word may follow behind a space
+	for i := end; i < len(text) && i < plus+28; i++ {
 		if c := text[i]; digit(c) {
-			number = append(number, c)
+			number, end = append(number, c), i+1
 		} else if strings.IndexByte(" -.()", c) < 0 || i == plus+1 {
 			break
 		}
 	}
-	if word(at(text, i)) || len(number) < 9 || len(number) > 15 || number[0] == '0' || strings.Trim(string(number), string(number[:1])) == "" {
+	if word(at(text, end)) || len(number) < 9 || len(number) > 15 || number[0] == '0' || strings.Trim(string(number), string(number[:1])) == "" {
 		return false
 	}
 	n := string(number)

@@ -41,7 +41,25 @@ var keyForms = []keyForm{
 	{"Square", "sq0atp-", base64URL, 22, 22}, {"Linear", "lin_api_", alnum, 40, 40}, {"Postman", "PMAK-", dashed, 59, 59},
 	{"Notion", "ntn_", alnum, 43, 50}, {"Docker", "dckr_pat_", base64URL, 27, 40}, {"New Relic", "NRAK-", upperDigit, 27, 27},
 	{"Azure", "AccountKey=", base64Any, 80, 90}, {"Telegram", ":AA", base64URL, 33, 33},
+	{"1Password", "ops_eyJ", base64Any, 100, 2048}, {"Airtable", "pat", dotted, 79, 79}, {"Atlassian", "ATATT3xFfGF0", base64Any, 150, 255},
+	{"Brevo", "xkeysib-", dashed, 81, 81}, {"Contentful", "CFPAT-", base64URL, 43, 43}, {"DigitalOcean", "doo_v1_", hexDigit, 64, 64},
+	{"DigitalOcean", "dor_v1_", hexDigit, 64, 64}, {"Doppler", "dp.pt.", alnum, 40, 44}, {"Doppler", "dp.st.", dotted, 40, 80},
+	{"Duffel", "duffel_live_", base64URL, 43, 43}, {"Duffel", "duffel_test_", base64URL, 43, 43}, {"Dynatrace", "dt0c01.", dotted, 89, 89},
+	{"EasyPost", "EZAK", alnum, 54, 54}, {"EasyPost", "EZTK", alnum, 54, 54}, {"Figma", "figd_", base64URL, 40, 44}, {"Groq", "gsk_", alnum, 52, 52},
+	{"LangSmith", "lsv2_pt_", base64URL, 43, 43}, {"LangSmith", "lsv2_sk_", base64URL, 43, 43}, {"Mailchimp", "-us", digit, 1, 2},
+	{"OpenAI", "sk-", alnum, 48, 48}, {"Perplexity", "pplx-", alnum, 48, 48}, {"PlanetScale", "pscale_tkn_", dotted, 32, 64},
+	{"PlanetScale", "pscale_pw_", dotted, 32, 64}, {"PlanetScale", "pscale_oauth_", dotted, 32, 64}, {"Pulumi", "pul-", hexDigit, 40, 40},
+	{"Replicate", "r8_", alnum, 37, 40}, {"RubyGems", "rubygems_", hexDigit, 48, 48}, {"Sentry", "sntrys_eyJ", base64Any, 80, 2048},
+	{"Sentry", "sntryu_", hexDigit, 64, 64}, {"Shippo", "shippo_live_", hexDigit, 40, 40}, {"Shippo", "shippo_test_", hexDigit, 40, 40},
+	{"Shopify", "shpca_", hexAny, 32, 32}, {"Shopify", "shppa_", hexAny, 32, 32}, {"Square", "EAAA", base64URL, 60, 60},
+	{"Supabase", "sbp_", hexDigit, 40, 40}, {"Terraform", ".atlasv1.", base64URL, 60, 70}, {"Typeform", "tfp_", base64URL, 44, 64},
 }
+
+// fronts are what belongs to some keys in front of their prefix: so many characters of a class, of which no more stand there.
+var fronts = map[string]struct {
+	class    func(byte) bool
+	from, to int
+}{":AA": {digit, 8, 10}, "-us": {hexDigit, 32, 32}, ".atlasv1.": {alnum, 14, 14}}
 
 func slashed(c byte) bool   { return alnum(c) || c == '/' }
 func base64Any(c byte) bool { return alnum(c) || strings.IndexByte("+/=_-", c) >= 0 }
@@ -62,7 +80,10 @@ func serviceKey(text string) string {
 			start := from + found
 			from = start + len(f.prefix)
 			end := run(text[:min(len(text), from+f.to+1)], from, f.class) // prefixes follow each other in texts that callers make up
-			if n := end - from; n >= f.from && n <= f.to && f.stands(text, start) && mixed(text[from:end]) {
+			if n := end - from; n < f.from || n > f.to {
+				continue
+			}
+			if front, stands := f.stands(text, start); stands && mixed(text[start-front:start]+text[from:end]) {
 				return f.service
 			}
 		}
@@ -70,16 +91,17 @@ func serviceKey(text string) string {
 	return ""
 }
 
-// stands reports whether a key may begin at a place of a text: no word reaches into it. Telegram's have digits in front.
-func (f *keyForm) stands(text string, start int) bool {
-	if f.prefix[0] == ':' {
-		n := 0
-		for digit(at(text, start-1-n)) {
-			n++
-		}
-		return n >= 8 && n <= 10
+// stands reports whether a key may begin at a place of a text: no word reaches into it. front is how many bytes in front of its
+// prefix belong to it.
+func (f *keyForm) stands(text string, start int) (front int, stands bool) {
+	before, has := fronts[f.prefix]
+	if !has {
+		return 0, !letter(f.prefix[0]) || !word(at(text, start-1))
 	}
-	return !letter(f.prefix[0]) || !word(at(text, start-1))
+	for front <= before.to && before.class(at(text, start-1-front)) {
+		front++
+	}
+	return front, front >= before.from && front <= before.to && !word(at(text, start-1-front))
 }
 
 // mixed reports whether a text has several characters, as placeholders such as xxxx have not.
@@ -116,8 +138,12 @@ func hasURLPassword(text string) bool {
 	return false
 }
 
+// percentEncoded is a byte as URLs write it (RFC 3986, section 2.1).
+var percentEncoded = regexp.MustCompile(`%[0-9A-Fa-f]{2}`)
+
 // placeholder reports whether a text stands for a secret, such as ${PASSWORD}, %s, *** or [password].
 func placeholder(text string) bool {
+	text = percentEncoded.ReplaceAllLiteralString(text, "_")
 	return strings.ContainsAny(text, "${}%<>[]*") || strings.Trim(text, "xX.") == ""
 }
 
