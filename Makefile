@@ -172,7 +172,7 @@ test-erasure: build ## One of three patients is erased under a real server, with
 # The screenshots that the docs show.
 SCREENSHOTS := doctor-completed doctor-failed doctor-pending support-completed stranger-completed
 
-ADMIN_SCREENSHOTS := healthy stale shadow key-revoked polls-held explain
+ADMIN_SCREENSHOTS := healthy stale shadow key-revoked polls-held survey explain
 
 .PHONY: screenshots
 screenshots: ## Retake the docs' screenshots of the Web UI and the status page: make test-readers and test-admin with a browser, then docs/images
@@ -449,6 +449,11 @@ bench-policy: ## A cached verdict beside the evaluation that it saves; a line pe
 test-recall: ## What the survey's detectors find of 2,000 labelled values of a library that knows nothing of them (needs FAKER=python with faker); ends with `recall: ...`
 	@mkdir -p bin && $(or $(FAKER),python3) scripts/recall_documents.py $(or $(SEED),1) >bin/recall.jsonl
 	SEAL_RECALL='$(abspath bin/recall.jsonl)' $(GO) test -count=1 -run '^TestRecall$$' -v ./internal/survey/detect
+
+.PHONY: test-recall-documents
+test-recall-documents: build ## Precision and recall of the survey over 2,400 labelled documents, half of them held out (SEED=N: others); ends with `recall: N labelled documents, ...`
+	@cd e2e && $(GO) test -c -o ../bin/recall.test ./recall
+	cd e2e/recall && RECALL_SEED='$(or $(SEED),1)' SEAL_PROXY_BIN='$(PROXY)' ../../bin/recall.test -test.timeout 5m $(if $(VERBOSE),-test.v)
 
 .PHONY: bench-survey
 bench-survey: ## Payloads a second that a survey searches, its memory, and what the survey of live traffic adds to requests; ends with `bench-survey: ...`

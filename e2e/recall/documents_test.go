@@ -37,7 +37,6 @@ type label struct{ pointer, class, kind string }
 var classes = map[string]string{
 	"jwt": "jwt", "key": "service key", "pem": "private key", "urlpass": "password in URL", "email": "email", "phone": "phone", "nanp": "phone",
 	"card": "card", "cardgroups": "card", "iban": "iban", "ibangroups": "iban", "natid": "national id", "hl7": "hl7",
-	"given": "person", "family": "person", "fullname": "person", "address": "postal",
 }
 
 // makers make the value of a word, and name its kind: the service of a key, the country of a number.
@@ -142,6 +141,12 @@ func (m *maker) expand(text string) (string, []label) {
 		}
 		value, kind := make(m)
 		if class := classes[name]; class != "" {
+			switch {
+			case name == "natid" && weak(kind, value):
+				class = "weak national id"
+			case kind == "age": // it is a private key, not a service's
+				class = "private key"
+			}
 			labels = distinct(labels, label{class: class, kind: kind})
 		}
 		return value

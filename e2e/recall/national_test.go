@@ -13,6 +13,18 @@ var nationalIDs = map[string]func(m *maker) string{
 	"RO": romanian, "SE": swedish, "TR": turkish, "ZA": southAfrican,
 }
 
+// weak reports whether a number has a form of which one in ten numbers is one: digits alone, or in threes as amounts are written, with a single
+// check digit and no date. No recall is claimed for these by their form.
+func weak(country, value string) bool {
+	switch country {
+	case "NL", "PT", "GB-NHS", "IN":
+		return country == "NL" || country == "PT" || !strings.Contains(value, " ")
+	case "CA":
+		return !strings.Contains(value, "-")
+	}
+	return false
+}
+
 func (m *maker) maybe(s, sep string, sizes ...int) string {
 	if m.IntN(2) == 0 {
 		return s
