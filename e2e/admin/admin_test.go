@@ -284,6 +284,36 @@ func TestPollsHeld(t *testing.T) {
 	p.look("polls-held", "Not ready: no key answers", "3 polls held", "key does not answer")
 }
 
+// sensitive is a document in which a survey finds something, and a policy that seals a part of that.
+const (
+	sensitive = `{"order": "O-4711", "total": 12.5, "contact": "CANARY.jane@clinic.example", "phone": "+49 30 901820", "card": "4111 1111 1111 1111",
+		"login": {"password": "CANARY-hunter2"}, "byPatient": {"CANARY.joe@clinic.example": {"diagnosis": "CANARY"}}}`
+	sealsSome = rules + `
+request contains {"action": "seal", "fields": ["/card", "/login/password"], "missing": "pass"} if input.workflow.type == "Checkout"
+
+request contains {"action": "pass"} if input.workflow.type == "Delivery"
+`
+)
+
+// TestSurveyed: the page shows where the survey of live traffic found something, and what of it stays in clear.
+func TestSurveyed(t *testing.T) {
+	p := serve(t, harness.ProxyOptions{Policy: sealsSome, Extra: "survey: {rate: 1000, cpu_percent: 20}\n"}, nil)
+	client, err := blackbox.Dial(p.proxy.Address)
+	p.ok(err)
+	t.Cleanup(client.Close)
+	input := &commonpb.Payloads{Payloads: []*commonpb.Payload{{Metadata: map[string][]byte{"encoding": []byte("json/plain")}, Data: []byte(sensitive)}}}
+	p.awaitStatus("surveyed", func(s map[string]any) bool {
+		for i := range 30 {
+			kind := []string{"Admission", "Checkout", "Delivery"}[i%3]
+			_ = client.Do(p.Context(), blackbox.Request{Call: p.front.NewCall(), Method: "StartWorkflowExecution", Timeout: 10 * time.Second,
+				Body: blackbox.Marshal(&workflowservice.StartWorkflowExecutionRequest{Namespace: "orders-prod", WorkflowId: fmt.Sprint(kind, i),
+					WorkflowType: &commonpb.WorkflowType{Name: kind}, Input: input})})
+		}
+		return s["survey"].(map[string]any)["places"].(float64) >= 18 // six of each type
+	})
+	p.look("survey", "payloads in clear were searched", "of which 10 stay in clear", "/byPatient/{key}", "e-mail address in a member's name", "payment card", "by name")
+}
+
 // TestExplain fills in the form and reads the answer, as somebody without scripts would.
 func TestExplain(t *testing.T) {
 	p := serve(t, harness.ProxyOptions{}, nil)
