@@ -165,9 +165,9 @@ test-readers: build ## Who reads what by gRPC, codec server, CLI and in a browse
 	cd e2e/readers && SEAL_SCREENSHOTS='$(abspath bin/screenshots)' SEAL_PROXY_BIN='$(PROXY)' ../../bin/readers.test -test.timeout 15m
 
 .PHONY: test-erasure
-test-erasure: build ## One of three patients is erased under a real server, with two replicas (needs PostgreSQL); ends with `erasure: N cases, N as described; ...`
+test-erasure: build ## One of three patients is erased under a real server, with key stores in SQLite, PostgreSQL and DynamoDB (PostgreSQL; python3 and PyPI for moto); ends with `erasure: N cases, N as described; ...`
 	@cd e2e && $(GO) test -c -o ../bin/erasure.test ./erasure
-	cd e2e/erasure && SEAL_PROXY_BIN='$(PROXY)' ../../bin/erasure.test -test.timeout 5m
+	cd e2e/erasure && SEAL_PROXY_BIN='$(PROXY)' ../../bin/erasure.test -test.timeout 6m
 
 # The screenshots that the docs show.
 SCREENSHOTS := doctor-completed doctor-failed doctor-pending support-completed stranger-completed

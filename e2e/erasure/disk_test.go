@@ -18,29 +18,6 @@ import (
 	"github.com/temporal-seal/temporal-seal/e2e/harness"
 )
 
-// sql runs statements as the owner of the key store, and returns what they select.
-func (c *clinic) sql(statements ...string) string {
-	c.Helper()
-	args := []string{"-h", c.postgresIn, "-U", "owner", "-v", "ON_ERROR_STOP=1", "-At"}
-	for _, s := range statements {
-		args = append(args, "-c", s) // one transaction each
-	}
-	out, err := exec.Command(program("psql"), append(args, "seal")...).Output()
-	c.ok(err)
-	return string(out)
-}
-
-// wrappedKeys are the wrapped keys of subjects that the key store has.
-func (c *clinic) wrappedKeys() (all [][]byte) {
-	c.Helper()
-	for line := range strings.Lines(c.sql("SELECT encode(wrapped, 'hex') FROM temporal_seal_subject_keys WHERE wrapped IS NOT NULL")) {
-		key, err := hex.DecodeString(strings.TrimSpace(line))
-		c.ok(err)
-		all = append(all, key)
-	}
-	return all
-}
-
 // holding lists the files below a directory in which one of the keys stands. A server may remove files meanwhile.
 func holding(dir string, keys [][]byte) (files []string, err error) {
 	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
@@ -81,10 +58,10 @@ func none(dir string, erased, others [][]byte) error {
 	return err
 }
 
-// onDisk looks for the wrapped keys of the erased patient in the files of PostgreSQL. before are those of all patients.
+// onDisk looks for the wrapped keys of the erased patient in all that the store has. before are those of all patients.
 func (c *clinic) onDisk(before [][]byte) {
 	c.Helper()
-	others := c.wrappedKeys()
+	others := c.db.wrapped(c)
 	var erased [][]byte
 	for _, key := range before {
 		if !slices.ContainsFunc(others, func(other []byte) bool { return bytes.Equal(key, other) }) {
@@ -94,33 +71,42 @@ func (c *clinic) onDisk(before [][]byte) {
 	if len(erased) == 0 || len(others) == 0 {
 		c.Fatalf("%d wrapped keys before the erasure, %d now", len(before), len(others))
 	}
-	data := filepath.Join(c.postgresIn, "data")
-	c.sql("VACUUM FULL temporal_seal_subject_keys", "CHECKPOINT")
-	c.is("PostgreSQL: the wrapped key is in no table's file after VACUUM FULL and CHECKPOINT", none(filepath.Join(data, "base"), erased, others))
-	c.sql("ALTER SYSTEM SET wal_recycle = off", "SELECT pg_reload_conf()")
-	c.eventually("the write-ahead log from before the erasure ends", func() error {
-		c.sql("SELECT pg_switch_wal()", "CHECKPOINT")
-		return none(filepath.Join(data, "pg_wal"), erased, nil)
-	})
-	c.is("PostgreSQL: nor in any file at all, once the write-ahead log from before the erasure has ended", none(data, erased, others))
+	switch db := c.db.(type) {
+	case *file:
+		var err error
+		c.while(func() { err = none(db.dir, erased, others) })
+		c.is("bytes", "the wrapped key is in no file", err)
+		c.sqliteOnDisk()
+	case *server:
+		db.sql(c, "VACUUM FULL temporal_seal_subject_keys", "CHECKPOINT")
+		c.is("bytes", "the wrapped key is in no table's file after VACUUM FULL and CHECKPOINT", none(filepath.Join(db.files(), "base"), erased, others))
+		db.sql(c, "ALTER SYSTEM SET wal_recycle = off", "SELECT pg_reload_conf()")
+		c.eventually("the write-ahead log from before the erasure ends", func() error {
+			db.sql(c, "SELECT pg_switch_wal()", "CHECKPOINT")
+			return none(filepath.Join(db.files(), "pg_wal"), erased, nil)
+		})
+		c.is("bytes", "nor in any file at all, once the write-ahead log from before the erasure has ended", none(db.files(), erased, others))
+	case *table:
+		c.is("bytes", "the wrapped key is in no item", has(db.rows(c), erased, others))
+	}
 }
 
 // sqliteOnDisk has a proxy with a key store in SQLite seal for two patients and kills it, so that the write-ahead log stays, and erases one.
 func (c *clinic) sqliteOnDisk() {
 	c.Helper()
-	dir := filepath.Join(c.dir, "sqlite")
+	dir := filepath.Join(c.dir, "killed")
 	c.ok(os.Mkdir(dir, 0o700))
 	store := "sqlite:" + filepath.Join(dir, "keys.db")
 	id, err := exec.Command(c.bin, "keystore", "init", store).Output()
 	c.ok(err)
-	p, err := harness.StartProxy(c.Context(), harness.ProxyOptions{Dir: dir, Upstream: c.server, Policy: policy,
+	p, err := harness.StartProxy(c.Context(), harness.ProxyOptions{Dir: dir, Upstream: c.server.Address, Policy: policy,
 		Keys:  []harness.KeyOption{{Name: "phi", Active: "local:" + filepath.Join(dir, "phi.key")}},
 		Extra: fmt.Sprintf("key_store: {url: %q, id: %q}\n", store, strings.TrimSpace(string(id)))})
 	c.ok(err)
 	c.Cleanup(func() { _ = p.Stop() })
 	sdk := c.dial(p.Address)
 	for _, patient := range []string{"first", "second"} {
-		_, err := sdk.ExecuteWorkflow(c.Context(), client.StartWorkflowOptions{ID: "sqlite-" + patient, TaskQueue: "nobody"}, "Stay", record{PatientID: patient})
+		_, err := sdk.ExecuteWorkflow(c.Context(), client.StartWorkflowOptions{ID: "killed-" + patient, TaskQueue: "nobody"}, "Stay", record{PatientID: patient})
 		c.ok(err)
 	}
 	p.Kill()
@@ -137,18 +123,18 @@ func (c *clinic) sqliteOnDisk() {
 	if bytes.Contains(files["keys.db"], erased[0]) || !bytes.Contains(files["keys.db-wal"], erased[0]) {
 		c.Error("the wrapped key is not in the write-ahead log alone")
 	}
-	_, err = c.runAs(p, "first\n", "subjects", "erase", "--namespace", namespace, "--subject-file", "-", "--yes", "--reason", "request 1", "--wait", "1s")
+	_, err = c.runAs(p.Config, "first\n", c.of("erase", "request 1", "--wait", "1s")...)
 	if err != nil && strings.Contains(err.Error(), "1 replica not confirmed") { // it was killed
 		err = nil
 	}
-	c.is("SQLite: the wrapped key is in no file once the command has ended", errors.Join(err, none(dir, erased, others)))
+	c.is("bytes", "the wrapped key was in the write-ahead log alone, and is in no file", errors.Join(err, none(dir, erased, others)))
 }
 
 // sqliteKey returns the start of the wrapped key in a patient's row. There, the key's id follows the tag,
 // of which the command prints the start, and the id of the wrap key and the wrapped key follow that.
 func (c *clinic) sqliteKey(p *harness.Proxy, patient string) []byte {
 	c.Helper()
-	shown, err := c.runAs(p, patient+"\n", "subjects", "show", "--namespace", namespace, "--subject-file", "-")
+	shown, err := c.runAs(p.Config, patient+"\n", "subjects", "show", "--namespace", c.namespace, "--subject-file", "-")
 	c.ok(err)
 	ids := regexp.MustCompile(`tag ([0-9a-f]{16})|generation 1: ([0-9a-f]{32})`).FindAllStringSubmatch(shown, -1)
 	if len(ids) != 2 {
