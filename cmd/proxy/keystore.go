@@ -187,7 +187,9 @@ type keyLives struct {
 	Expiring  int       `json:"expiring"`
 	Next      time.Time `json:"next,omitzero"`
 	Expired   int       `json:"expired"`
-	Endless   int       `json:"endless"`
+	// Overdue are expired keys that should have been destroyed, and whose wrapped keys are in the store.
+	Overdue int `json:"overdue"`
+	Endless int `json:"endless"`
 }
 
 // checkStoreCommand unwraps every row of a key store.
@@ -200,15 +202,19 @@ func checkStoreCommand() *cobra.Command {
 		Short: "Unwrap every key in the key store of a config",
 		Long: `check reads every row of the config's key store and has the key service unwrap it, which proves that what was sealed by
 reference opens. The exit code is 1 if a row does not unwrap to the key that its id names. It warns of settings of the
-database by which rows can get lost, and counts keys that expire.`,
+database by which rows can get lost, and counts keys that expire. The exit code is 1 too if one is overdue: its life is over, and its wrapped
+key is still in the store.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			checked := checkedStore{Warnings: []string{}, Expiring: []keyLives{}}
+			checked, overdue := checkedStore{Warnings: []string{}, Expiring: []keyLives{}}, 0
 			if err := withStore(cmd, &flags, func(store *keystore.Store) error {
 				warnings, warned := store.Warnings(cmd.Context())
 				checked.Warnings = append(checked.Warnings, warnings...)
-				lives, err := livesOf(cmd.Context(), store)
-				checked.Expiring = append(checked.Expiring, lives...)
+				lives, n, err := livesOf(cmd.Context(), store)
+				overdue, checked.Expiring = n, append(checked.Expiring, lives...)
+				if errors.Is(err, crypto.ErrMayNotDestroy) {
+					checked.Warnings, err = append(checked.Warnings, err.Error()), nil
+				}
 				return errors.Join(warned, err)
 			}); err != nil {
 				return err
@@ -216,6 +222,11 @@ database by which rows can get lost, and counts keys that expire.`,
 			if !output.json() {
 				warn(cmd, checked.Warnings)
 				listLives(cmd, checked.Expiring)
+			}
+			if overdue > 0 && !output.json() {
+				fmt.Fprintf(cmd.OutOrStdout(), "OVERDUE: %s should have been destroyed, and whoever has a copy of what was sealed and may use the key service "+
+					"can still read it. A proxy that runs with this key store destroys such keys within a minute, unless its clock and that of the store differ by "+
+					"more than 5 minutes, or its role may not.\n", count(overdue, "data key"))
 			}
 			keys, err := openStoredKeys(cmd, &flags, timeout)
 			if err != nil {
@@ -227,7 +238,11 @@ database by which rows can get lost, and counts keys that expire.`,
 				return err
 			}
 			checked.Unusable = bad.list
-			return cmp.Or(output.printed(cmd, checked, "%s checked, %d unusable", count(checked.Rows, "row"), len(bad.list)), bad.code())
+			err = cmp.Or(output.printed(cmd, checked, "%s checked, %d unusable", count(checked.Rows, "row"), len(bad.list)), bad.code())
+			if err == nil && overdue > 0 {
+				return exitCode(1)
+			}
+			return err
 		},
 	}
 	output.flag(cmd)
@@ -236,19 +251,25 @@ database by which rows can get lost, and counts keys that expire.`,
 	return cmd
 }
 
-// livesOf counts the data keys in a store that expire, and those beside them that do not.
-func livesOf(ctx context.Context, store *keystore.Store) (list []keyLives, err error) {
+// livesOf counts the data keys in a store that expire, those beside them that do not, and all that are overdue.
+func livesOf(ctx context.Context, store *keystore.Store) (list []keyLives, overdue int, err error) {
 	expiry := crypto.ExpiryOf(store)
 	if expiry == nil {
-		return nil, nil
+		return nil, 0, nil
 	}
 	lives, err := expiry.Lives(ctx, true)
 	for _, l := range lives {
 		if l.Expiring+l.Expired > 0 {
-			list = append(list, keyLives{l.Context.Namespace, l.Context.Key, l.Expiring, l.Next, l.Expired, l.Endless})
+			overdue += l.Overdue
+			list = append(list, keyLives{l.Context.Namespace, l.Context.Key, l.Expiring, l.Next, l.Expired, l.Overdue, l.Endless})
 		}
 	}
-	return list, err
+	if overdue > 0 && err == nil {
+		if lacks := expiry.MayDestroy(ctx); errors.Is(lacks, crypto.ErrMayNotDestroy) {
+			err = lacks
+		}
+	}
+	return list, overdue, err
 }
 
 // listLives writes how many data keys expire, and when the next one does.
@@ -258,8 +279,8 @@ func listLives(cmd *cobra.Command, lives []keyLives) {
 		if !l.Next.IsZero() {
 			next = ", the next on " + l.Next.Format(time.RFC3339)
 		}
-		fmt.Fprintf(cmd.OutOrStdout(), "namespace %s, key %s: %s to expire%s; %d expired, %d that never expire\n",
-			l.Namespace, l.Key, count(l.Expiring, "data key"), next, l.Expired, l.Endless)
+		fmt.Fprintf(cmd.OutOrStdout(), "namespace %s, key %s: %s to expire%s; %d expired, %d of them overdue; %d that never expire\n",
+			l.Namespace, l.Key, count(l.Expiring, "data key"), next, l.Expired, l.Overdue, l.Endless)
 	}
 }
 

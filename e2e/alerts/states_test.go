@@ -103,6 +103,7 @@ func makeStates() []state {
 		subjectKeys("SubjectsLost",
 			"CREATE TABLE hidden AS SELECT * FROM temporal_seal_subject_keys; DELETE FROM temporal_seal_subject_keys",
 			"INSERT INTO temporal_seal_subject_keys SELECT * FROM hidden"),
+		keysOverdue(),
 		aliasMoves(),
 		{alert: "PollsHeld", also: []string{"KeyServiceOutOfReach"}, begin: break_, end: heal, calls: func(s *site) {
 			if !s.begun.Load() {
@@ -275,6 +276,19 @@ const bySubject = openAll + `request contains {"action": "seal", "subject": {"po
 
 // subjectKeys is a key store in PostgreSQL with the key of a subject for which calls seal, and what statements change in it.
 func subjectKeys(alert, begin, end string) state {
+	return inStore(alert, "temporal_seal_subject_keys", begin, end, func(o *harness.ProxyOptions) { o.Policy = bySubject })
+}
+
+// keysOverdue ends the life of a key, which a trigger keeps from being deleted.
+func keysOverdue() state {
+	return inStore("KeysOverdue", "temporal_seal_wraps", `CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION $$kept$$; END';
+CREATE TRIGGER refuse BEFORE DELETE ON temporal_seal_wraps FOR EACH ROW EXECUTE FUNCTION refuse();
+UPDATE temporal_seal_keys SET expires = 1700000000000 WHERE expires > 0`, "DROP TRIGGER refuse ON temporal_seal_wraps",
+		func(o *harness.ProxyOptions) { o.Keys[0].Reference, o.Keys[0].Life = true, "30d" })
+}
+
+// inStore is a key store in PostgreSQL, what statements change in it once a table has rows, and how the proxy seals.
+func inStore(alert, table, begin, end string, sealing func(*harness.ProxyOptions)) state {
 	var database *peers.Postgres
 	execute := func(statements string) func(*site) error {
 		return func(s *site) error { return database.Execute(s.t.Context(), statements) }
@@ -297,12 +311,12 @@ func subjectKeys(alert, begin, end string) state {
 		if err != nil {
 			return err
 		}
-		s.options.Policy = bySubject
+		sealing(&s.options)
 		s.options.Extra += fmt.Sprintf("key_store: {id: %s, url: %q}\n", strings.TrimSpace(string(id)), database.URL())
 		return nil
 	}, begin: func(s *site) (err error) {
-		for range 60 { // until calls have made a key for the subject
-			if err = execute("SELECT 1 / count(*) FROM temporal_seal_subject_keys;" + begin)(s); err == nil {
+		for range 60 { // until calls have made a key
+			if err = execute("SELECT 1 / count(*) FROM " + table + ";" + begin)(s); err == nil {
 				return nil
 			}
 			time.Sleep(time.Second)

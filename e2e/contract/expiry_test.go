@@ -83,3 +83,33 @@ func TestKeysExpire(t *testing.T) {
 		t.Errorf("%d wrapped keys before their end, and %d afterwards with the next key", before, after)
 	}
 }
+
+// A replica whose config lacks the life of a key makes no data keys that would stay, and says so. A life is given up by saying so, once for
+// all.
+func TestLifeIsMissing(t *testing.T) {
+	t.Parallel()
+	c := clinicWith(t, ", envelope: reference, life: 30d", sealsChats)
+	clear := text("CANARY")
+	sealed := signaled(t, c.signal(t, "clinic", "w", clear))[0]
+	with := func(ofKey string) {
+		t.Helper()
+		before := c.setup.keys
+		c.stop()
+		c.setup.keys = strings.Replace(before, ", life: 30d", ofKey, 1)
+		c.start()
+		c.setup.keys = before
+		equal(t, "what was sealed with a life", c.open(t, "clinic", sealed)[0], clear)
+	}
+	with("")
+	c.signal(t, "clinic", "w", clear).refused(t, "Unavailable")
+	for path, want := range map[string]string{"/metrics": `temporal_seal_key_life_conflicts{key="default"} 1`,
+		"/readyz": `key "default": nothing is sealed with it in 1 namespaces`} {
+		if _, body := c.admin(t, path); !strings.Contains(body, want) {
+			t.Errorf("%s lacks %s: %s", path, want, body)
+		}
+	}
+	with(", endless: true")
+	c.isSealed(t, "a payload under a key whose life was given up", "clinic", signaled(t, c.signal(t, "clinic", "w", clear))[0], clear)
+	with(", life: 30d")
+	c.signal(t, "clinic", "w", clear).refused(t, "Unavailable")
+}

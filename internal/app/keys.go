@@ -40,7 +40,8 @@ func OpenKeys(ctx context.Context, c *config.Config, o KeyOptions) (*keyring.Key
 	defer cancel()
 	store, err := openStore(ctx, c)
 	if store != nil && crypto.KindOf(err) == crypto.KindUnavailable {
-		o.Log.Warn("the key store does not answer: envelopes by reference do not open, and payloads carry their keys until it does", "error", err)
+		o.Log.Warn("the key store does not answer: envelopes by reference do not open, and payloads carry their keys until it does; nothing is sealed "+
+			"under names with a life, or for subjects", "error", err)
 		err = nil
 	}
 	if err != nil {

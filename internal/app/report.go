@@ -89,14 +89,15 @@ func describeKeys(w io.Writer, keys *keyring.Keyring) {
 		fmt.Fprintf(w, "keys of subjects are out of use: %v\n", err)
 	}
 	describeMoved(w, keys)
+	describeLives(w, keys)
 }
 
 // describeStore writes that the key store does not answer. Its own error may name users and hosts of the database, and belongs in
 // the log: everybody on the network may read /readyz.
 func describeStore(w io.Writer, keys *keyring.Keyring) {
 	if since, err := keys.StoreHealth(); err != nil {
-		fmt.Fprintf(w, "the key store has not answered as it should since %s: %s; the log has its error; new data keys seal "+
-			"self-contained envelopes until it does\n", since.UTC().Format(time.RFC3339), crypto.ForCaller(err))
+		fmt.Fprintf(w, "the key store has not answered as it should since %s: %s; the log has its error; until it does, new data keys seal "+
+			"self-contained envelopes, and none is made of names with a life\n", since.UTC().Format(time.RFC3339), crypto.ForCaller(err))
 	}
 }
 

@@ -103,6 +103,7 @@ func (s *serving) notices(state *state) []string {
 	s.changes.dependencies.describe(&text)
 	describeStore(&text, s.changes.keys)
 	describeMoved(&text, s.changes.keys)
+	describeLives(&text, s.changes.keys)
 	state.differences(&text, s.changes.flags.File)
 	lines := []string{}
 	for line := range strings.Lines(text.String()) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -101,10 +102,18 @@ keys:
 	}
 	store.Close()
 	got = run(false)
-	if want := `the key store has 1 data key of "letters" in the namespace clinic that expire`; !strings.Contains(strings.Join(got.Warnings, "\n"), want) {
-		t.Errorf("warnings %q lack %q", got.Warnings, want)
+	if want := `keys[2]: the key store has 1 data key of "letters" in the namespace clinic that expire`; !strings.Contains(strings.Join(got.Errors, "\n"), want) {
+		t.Errorf("errors %q lack %q", got.Errors, want)
 	}
 	if got := strings.Join(got.Errors, "\n"); !strings.Contains(got, `keys[1].life: the key store has 1 data key of "chat" in the namespace clinic that do not expire`) {
 		t.Errorf("errors %q", got)
+	}
+	config, err := os.ReadFile(filepath.Join(f.dir, "config.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.write("config.yaml", strings.Replace(string(config), "{name: letters,", "{name: letters, endless: true,", 1))
+	if got := run(false); strings.Contains(strings.Join(got.Errors, "\n"), "letters") {
+		t.Errorf("the life was given up: errors %q", got.Errors)
 	}
 }

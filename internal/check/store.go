@@ -41,7 +41,9 @@ func (r *run) checkStore(ctx context.Context) (string, bool) {
 	default:
 		r.fail("%s: %v", r.review.Place("$.key_store.id"), err)
 	}
-	r.checkLives(ctx, store)
+	if err == nil {
+		r.checkLives(ctx, store)
+	}
 	if warnings, err := store.Warnings(ctx); err == nil {
 		for _, w := range warnings {
 			r.note("%s: %s", r.review.Place("$.key_store.url"), w)
@@ -56,19 +58,32 @@ func (r *run) checkLives(ctx context.Context, store *keystore.Store) {
 	if r.set == nil || expiry == nil {
 		return
 	}
+	for i, k := range r.config.Keys {
+		if k.Life == 0 {
+			continue
+		}
+		if err := expiry.MayDestroy(ctx); err != nil {
+			r.fail("%s: %v", r.review.Place(fmt.Sprintf("$.keys[%d].life", i)), err)
+		}
+		break
+	}
 	lives, err := expiry.Lives(ctx, true)
 	if err != nil {
-		return // that the store does not answer is reported
+		r.fail("%s: the lives of data keys cannot be read: %v", r.review.Place("$.key_store.url"), err)
 	}
 	for _, l := range lives {
+		if l.Overdue > 0 {
+			r.warn("key_store: %s of %q in the namespace %s should have been destroyed; run: temporal-seal keystore check", count(l.Overdue, "data key"),
+				l.Context.Key, l.Context.Namespace)
+		}
 		if entry, ok := r.set.Expiring(l.Context); ok && l.Endless > 0 {
 			r.fail("%s: the key store has %s of %q in the namespace %s that do not expire, so nothing more is sealed under this name there; "+
 				"give the life to a key of a new name", r.review.Place(fmt.Sprintf("$.keys[%d].life", entry)), count(l.Endless, "data key"),
 				l.Context.Key, l.Context.Namespace)
-		} else if !ok && l.Expiring > 0 && r.set.Names(l.Context.Key) {
-			r.warn("keys: the key store has %s of %q in the namespace %s that expire, and the config has no `life` for this name: what this "+
-				"proxy seals under it does not expire, and replicas that have the `life` then refuse to seal; add the `life`, or use a new name",
-				count(l.Expiring, "data key"), l.Context.Key, l.Context.Namespace)
+		} else if entry, ok := r.set.WithoutLife(l.Context); ok && l.Endless == 0 && l.Expiring+l.Expired > 0 {
+			r.fail("%s: the key store has %s of %q in the namespace %s that expire or have expired, and the config has no `life` for this name, so nothing "+
+				"is sealed under it there; add the `life` that other replicas have, or `endless: true` to give it up", r.review.Place(fmt.Sprintf("$.keys[%d]", entry)),
+				count(l.Expiring+l.Expired, "data key"), l.Context.Key, l.Context.Namespace)
 		}
 	}
 }

@@ -39,6 +39,9 @@ type Key struct {
 	// Set it in the config of every replica. In a namespace whose default key has one, task tokens have no
 	// MAC: only the replica that handed a task out knows its facts when the worker answers.
 	Life time.Duration `yaml:"life" otherwise:"for good"`
+	// Gives up the life that data keys of this name have had: new ones do not expire, and those that exist do at their end. Without it, nothing
+	// is sealed under a name without `life` of which the key store has data keys that expire. The name cannot get a life again.
+	Endless bool `yaml:"endless" default:"false"`
 }
 
 // KeyStore is a database with wrapped data keys.
@@ -159,6 +162,7 @@ func validateLife(d *document, path string, k *Key, store *KeyStore) {
 	if k.Life == 0 {
 		return
 	}
+	d.refuse(k.Endless, path+".endless", "it gives the life up; remove life, or endless")
 	path += ".life"
 	d.refuse(k.Life < minLife || k.Life > maxLife, path, "must be from 1h to 3650d, not %s", k.Life)
 	d.refuse(store == nil && k.Envelope != envelopeReference, path, "keys that expire are in a key store; configure key_store")
@@ -193,7 +197,7 @@ func (c *Config) KeyConfigs() []keyring.KeyConfig {
 	keys := make([]keyring.KeyConfig, len(c.Keys))
 	for i, k := range c.Keys {
 		keys[i] = keyring.KeyConfig{Name: k.Name, Namespaces: k.Namespaces, Active: k.Active, OpenOnly: k.OpenOnly,
-			Reference: k.Envelope == envelopeReference, Life: k.Life, SubjectRequired: k.Subjects == subjectsRequired}
+			Reference: k.Envelope == envelopeReference, Life: k.Life, Endless: k.Endless, SubjectRequired: k.Subjects == subjectsRequired}
 	}
 	return keys
 }

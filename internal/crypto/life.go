@@ -32,14 +32,14 @@ func (l *KeyLife) passed() time.Duration {
 }
 
 // Seals reports whether the key may still seal. One without a life may.
-func (l *KeyLife) Seals() bool { return l == nil || l.passed() < l.SealFor }
+func (l *KeyLife) Seals() bool { return l == nil || !l.Destroyed && l.passed() < l.SealFor }
 
 // Opens reports whether the key may still open. One without a life may.
-func (l *KeyLife) Opens() bool { return l == nil || l.passed() < l.OpenFor }
+func (l *KeyLife) Opens() bool { return l == nil || !l.Destroyed && l.passed() < l.OpenFor }
 
-// Expired reports whether the key had expired by the store's clock when the row was read. Afterwards the store has to be asked again:
-// the clock of this process alone does not decide that a value is gone for good.
-func (l *KeyLife) Expired() bool { return l != nil && l.OpenFor <= 0 }
+// Expired reports whether the key was destroyed, or had expired by the store's clock, when the row was read. Afterwards the store has to
+// be asked again: the clock of this process alone does not decide that a value is gone for good.
+func (l *KeyLife) Expired() bool { return l != nil && (l.Destroyed || l.OpenFor <= 0) }
 
 // Gone reports whether the key opens nothing ever again: it was destroyed, or its life is over by the store's clock and by that of this
 // process. By the store's clock alone it may be one that was set wrong, which destroys nothing.
@@ -67,6 +67,13 @@ func (l *KeyLife) Earlier(row *KeyLife) *KeyLife {
 // ErrClocksDiffer is why no key is destroyed: the clock of the key store and that of this machine differ by minutes, so one of them is wrong.
 var ErrClocksDiffer = errors.New("no key is destroyed while the clocks differ; correct the wrong one")
 
+// ErrMayNotDestroy is why no key is made that expires: the proxy's role in the key store lacks a right.
+var ErrMayNotDestroy = errors.New("the proxy may not destroy keys at the end of their life, so it makes none that expire")
+
+// OverdueAfter is how long after its end a key counts as overdue whose wrapped key is still in the store. Replicas look once a minute, and
+// the clocks that have to agree may differ by 5 minutes.
+const OverdueAfter = 10 * time.Minute
+
 // ExpiredKey is a data key that was destroyed at the end of its life.
 type ExpiredKey struct {
 	ID      KeyID
@@ -78,7 +85,10 @@ type ExpiredKey struct {
 type KeyLives struct {
 	Context                    KeyContext
 	Endless, Expiring, Expired int
-	Next                       time.Time // the next one expires; zero: none does
+	// Overdue are those whose wrapped key is still in the store, though the row says that it was destroyed, or their life ended more than
+	// OverdueAfter ago by the store's clock or by that of this process.
+	Overdue int
+	Next    time.Time // the next one expires; zero: none does
 }
 
 // ExpiryOf returns the part of a key store that holds data keys which expire; nil if it cannot.
@@ -96,8 +106,13 @@ type ExpiryStore interface {
 	// which, also where it returns an error after that; ErrClocksDiffer where these do not agree. more is whether there may be others. Several
 	// processes may call it at once; each key is destroyed by one.
 	DestroyExpired(ctx context.Context) (destroyed []ExpiredKey, more bool, err error)
-	// HasEndless reports whether there is a data key of a context that does not expire.
-	HasEndless(ctx context.Context, kc KeyContext) (bool, error)
-	// Lives counts the data keys by namespace and key name: those that are going to expire, or all of them, which reads every row.
+	// DestroyReturned destroys some of the wrapped keys that are in the store though their rows say that they were destroyed, as after a
+	// restore of a part of the store, and returns which. It asks no clock. It looks at every row.
+	DestroyReturned(ctx context.Context) (destroyed []ExpiredKey, more bool, err error)
+	// MayDestroy returns an error unless this process has the rights that it needs to destroy keys: ErrMayNotDestroy with the missing one.
+	MayDestroy(ctx context.Context) error
+	// Has reports whether there are data keys of a context that do not expire, and such that do, destroyed ones too.
+	Has(ctx context.Context, kc KeyContext) (endless, expiring bool, err error)
+	// Lives counts the data keys by namespace and key name: those that are not destroyed and expire, or all of them, which reads every row.
 	Lives(ctx context.Context, all bool) ([]KeyLives, error)
 }

@@ -21,6 +21,7 @@ func TestLifeIsMeasuredByBothClocks(t *testing.T) {
 		"the machine slept":           {life: KeyLife{Read: now.Round(0).Add(-3 * time.Hour), SealFor: time.Hour, OpenFor: 2 * time.Hour}},
 		"the clock was set back":      {life: KeyLife{Read: now.Round(0).Add(time.Hour), SealFor: time.Hour, OpenFor: 2 * time.Hour}},
 		"the clock was set back 1 s":  {life: KeyLife{Read: now.Round(0).Add(time.Second), SealFor: time.Hour, OpenFor: 2 * time.Hour}, seals: true, opens: true},
+		"it was destroyed":            {life: KeyLife{Read: now, SealFor: time.Hour, OpenFor: 2 * time.Hour, Destroyed: true}, expired: true},
 		"it seals no more, and opens": {life: KeyLife{Read: now, SealFor: -time.Second, OpenFor: time.Hour}, opens: true},
 	} {
 		if l := &c.life; l.Seals() != c.seals || l.Opens() != c.opens || l.Expired() != c.expired {
@@ -51,6 +52,7 @@ func TestGone(t *testing.T) {
 		"both clocks say so":        {KeyLife{OpenFor: -time.Hour, End: now.Add(-time.Hour)}, true},
 		"the store's clock alone":   {KeyLife{OpenFor: -time.Hour, End: now.Add(time.Hour)}, false},
 		"destroyed":                 {KeyLife{OpenFor: -time.Hour, End: now.Add(time.Hour), Destroyed: true}, true},
+		"destroyed, and not ended":  {KeyLife{OpenFor: time.Hour, End: now.Add(time.Hour), Destroyed: true}, true},
 		"the process's clock alone": {KeyLife{OpenFor: time.Hour, End: now.Add(-time.Hour)}, false},
 	} {
 		if got := c.life.Gone(); got != c.gone {

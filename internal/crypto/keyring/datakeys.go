@@ -29,6 +29,7 @@ type dataKey struct {
 	chosen  atomic.Int64                    // envelopes whose form was chosen
 	used    atomic.Int64                    // coarse time of the last look at it
 	stored  atomic.Bool                     // the key store has its row
+	agreed  atomic.Bool                     // the key store has no keys of its name that expire, if it does not
 	life    atomic.Pointer[crypto.KeyLife]  // nil: it does not expire
 	allowed atomic.Pointer[Set]             // by which envelopes of the key may be opened; see opening.allows
 }

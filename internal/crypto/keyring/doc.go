@@ -27,7 +27,7 @@
 //	sealer.go    sealing with one data key
 //	open.go      opening: grants, data keys, many at once if they are not in memory
 //	cache.go     the data keys that opening remembers
-//	expiry.go    keys whose life is over are destroyed
+//	expiry.go    keys whose life is over are destroyed; life.go: whether the key store agrees that a name's keys expire, or do not
 //	datakeys.go  a data key in memory
 //	keks.go      the key encryption keys that are open
 //	service.go   calls to key services, limited

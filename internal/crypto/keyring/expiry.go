@@ -3,6 +3,7 @@ package keyring
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"slices"
 	"sync"
 	"time"
@@ -15,33 +16,9 @@ const (
 	sweepInterval = time.Minute
 	// maxSweeps is how many transactions one look makes.
 	maxSweeps = 10
+	// returnInterval is the pause between looks for destroyed keys that have come back, which go through the whole key store.
+	returnInterval = time.Hour
 )
-
-// mayExpire returns an error unless data keys of an entry with a life may be made: in the key store, for a namespace that exists, where
-// none was made that does not expire. The envelopes of such a key would stay, and some of them carry it.
-func (p *sealing) mayExpire(ctx context.Context, e *keyEntry, namespace string, kc crypto.KeyContext) error {
-	if e.Life == 0 {
-		return nil
-	}
-	store := crypto.ExpiryOf(p.core.opt.Store)
-	if store == nil {
-		return kc.Errorf(crypto.KindNotConfigured, "seal", "keys that expire need a key store in PostgreSQL or SQLite: configure key_store")
-	}
-	if !p.core.slots.exists(namespace) {
-		return kc.Errorf(crypto.KindUnavailable, "seal", "the upstream has not confirmed the namespace, so no key that expires is made there; try again").AtOnce()
-	}
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	endless, err := store.HasEndless(ctx, kc)
-	if err != nil {
-		return classified("keystore.lives", kc, err)
-	}
-	if endless {
-		return kc.Errorf(crypto.KindNotConfigured, "seal", "the config has a life for the key, and the key store has data keys of this name that do not "+
-			"expire: what they sealed would stay; give the life to a key of a new name")
-	}
-	return nil
-}
 
 // expiry destroys keys whose life is over.
 type expiry struct {
@@ -49,6 +26,7 @@ type expiry struct {
 	store   crypto.ExpiryStore // nil: there is none
 	forget  func(match func(*dataKey) bool)
 	mu      sync.Mutex // guards the rest
+	looked  time.Time  // for keys that have come back
 	lives   []crypto.KeyLives
 	expired map[string]uint64 // destroyed here, by the entry of `keys`
 }
@@ -57,16 +35,21 @@ type expiry struct {
 func (x *expiry) tend() {
 	t := time.NewTicker(sweepInterval)
 	defer t.Stop()
-	failing := false
+	failing, overdue := false, 0
 	for {
 		err := x.sweep(x.core.base)
+		before := overdue
+		if overdue = x.overdue(); overdue > 0 && before == 0 {
+			x.core.opt.Log.Error("keys whose life is over are still in the key store; whoever has a copy of what they sealed and may use the key "+
+				"service can read it until they are destroyed", "overdue", overdue, "error", err)
+		}
 		switch {
 		case err == nil || x.core.base.Err() != nil:
 		case errors.Is(err, crypto.ErrClocksDiffer):
 			x.core.opt.Log.Error("the clocks of the key store and of this machine differ; no key is destroyed at the end of its life until they agree",
 				"error", err)
 		case !failing:
-			x.core.opt.Log.Warn("keys whose life is over could not be destroyed in the key store; they open nothing, and are destroyed once it answers",
+			x.core.opt.Log.Warn("keys whose life is over could not be destroyed in the key store; they open nothing, and it is tried again each minute",
 				"error", err)
 		}
 		failing = err != nil
@@ -78,49 +61,79 @@ func (x *expiry) tend() {
 	}
 }
 
-// sweep destroys keys whose life is over, forgets those in memory, and looks what comes next.
+// sweep destroys keys whose life is over, forgets those in memory, and looks what comes next and what is overdue. Once an hour it looks for
+// keys that have come back, and again each minute while these cannot be destroyed.
 func (x *expiry) sweep(ctx context.Context) error {
 	x.forget(func(dk *dataKey) bool { return !dk.life.Load().Opens() })
-	for more, n := true, 0; more && n < maxSweeps; n++ {
-		var destroyed []crypto.ExpiredKey
-		var err error
-		destroyed, more, err = x.destroy(ctx)
-		for _, key := range destroyed { // also where an error came after that
-			x.note(key)
+	err := x.destroy(ctx, x.store.DestroyExpired, slog.LevelInfo, "a data key was destroyed at the end of its life; what it sealed opens nowhere any more")
+	x.mu.Lock()
+	look := x.looked.IsZero() || time.Since(x.looked) >= returnInterval
+	x.mu.Unlock()
+	var left error // of keys that have come back
+	if look {
+		left = x.destroy(ctx, x.store.DestroyReturned, slog.LevelWarn, "a data key that was destroyed at the end of its life had come back, as with a backup that is "+
+			"restored in part, and was destroyed again")
+	}
+	ctx, cancel := context.WithTimeout(ctx, maxWait)
+	defer cancel()
+	lives, failed := x.store.Lives(ctx, left != nil)
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if failed == nil {
+		x.lives = lives
+	}
+	if look && left == nil {
+		x.looked = time.Now()
+	}
+	return errors.Join(err, left, failed)
+}
+
+// destroy has the key store destroy keys, and counts and logs each, also where an error came after that.
+func (x *expiry) destroy(
+	ctx context.Context, some func(context.Context) ([]crypto.ExpiredKey, bool, error), level slog.Level, text string,
+) error {
+	one := func() (bool, error) {
+		ctx, cancel := context.WithTimeout(ctx, maxWait)
+		defer cancel()
+		destroyed, more, err := some(ctx)
+		for _, key := range destroyed {
+			x.note(key, level, text)
 		}
-		if err != nil {
+		return more, err
+	}
+	for range maxSweeps {
+		if more, err := one(); err != nil || !more {
 			return err
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, maxWait)
-	defer cancel()
-	lives, err := x.store.Lives(ctx, false)
-	if err != nil {
-		return err
-	}
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	x.lives = lives
 	return nil
 }
 
-func (x *expiry) destroy(ctx context.Context) ([]crypto.ExpiredKey, bool, error) {
-	ctx, cancel := context.WithTimeout(ctx, maxWait)
-	defer cancel()
-	return x.store.DestroyExpired(ctx)
+// overdue returns how many keys are still in the store that should have been destroyed.
+func (x *expiry) overdue() (n int) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for _, l := range x.lives {
+		n += l.Overdue
+	}
+	return n
 }
 
 // note counts a key that was destroyed, and says so in the log.
-func (x *expiry) note(key crypto.ExpiredKey) {
-	x.core.opt.Log.Info("a data key was destroyed at the end of its life; what it sealed opens nowhere any more",
-		"data_key", key.ID.String(), "key", key.Context.Key, "namespace", key.Context.Namespace, "expired", key.End.Format(time.RFC3339))
-	entry := OtherUses
-	if m, ok := x.core.set.Load().findSealed(key.Context.Namespace, key.Context.Key); ok {
-		entry = m.entry.Name
-	}
+func (x *expiry) note(key crypto.ExpiredKey, level slog.Level, text string) {
+	x.core.opt.Log.Log(x.core.base, level, text, "data_key", key.ID.String(), "key", key.Context.Key, "namespace", key.Context.Namespace, "expired", key.End.Format(time.RFC3339))
+	entry := entryOf(x.core.set.Load(), key.Context)
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.expired[entry]++
+}
+
+// entryOf returns the name of the entry for data keys of a context; OtherUses if the set has none.
+func entryOf(set *Set, kc crypto.KeyContext) string {
+	if m, ok := set.findSealed(kc.Namespace, kc.Key); ok {
+		return m.entry.Name
+	}
+	return OtherUses
 }
 
 // Expiry is when data keys of one entry of `keys` expire.
@@ -128,6 +141,8 @@ type Expiry struct {
 	Entry     string
 	Life      time.Duration // 0: the entry has none now, and keys from before
 	Expiring  int           // data keys in the key store
+	Overdue   int           // data keys there that should have been destroyed
+	Conflicts int           // namespaces in which nothing is sealed, since config and key store differ about the life
 	Next      time.Time     // the first of them expires; zero: there is none
 	Destroyed uint64        // by this process
 }
@@ -150,13 +165,21 @@ func Expiries(k *Keyring) (all []Expiry) {
 		}
 	}
 	for _, l := range x.lives {
-		m, ok := set.findSealed(l.Context.Namespace, l.Context.Key)
-		if l.Expiring == 0 || !ok {
+		name := entryOf(set, l.Context)
+		if l.Overdue > 0 {
+			of(name).Overdue += l.Overdue
+		}
+		if l.Expiring == 0 || name == OtherUses {
 			continue
 		}
-		e := of(m.entry.Name)
+		e := of(name)
 		if e.Expiring += l.Expiring; e.Next.IsZero() || l.Next.Before(e.Next) {
 			e.Next = l.Next
+		}
+	}
+	for sl := range k.core.slots.conflicts.Range {
+		if m, ok := set.find(sl.(slotKey).namespace, sl.(slotKey).key); ok {
+			of(m.entry.Name).Conflicts++
 		}
 	}
 	for entry := range x.expired {

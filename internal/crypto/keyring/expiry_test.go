@@ -24,6 +24,10 @@ type expiringRows struct {
 	ends map[crypto.KeyID][2]time.Time // to seal and to open, by the store's clock
 	err  error
 	full error // of Put alone
+
+	lives  []crypto.KeyLives
+	unread error // of Lives alone
+	looks  int   // for keys that have come back
 }
 
 func newExpiringRows(skew time.Duration) *expiringRows {
@@ -107,18 +111,27 @@ func (s *expiringRows) end(id crypto.KeyID, in time.Duration) {
 	s.ends[id] = [2]time.Time{s.now().Add(in), s.now().Add(in)}
 }
 
-func (s *expiringRows) HasEndless(_ context.Context, kc crypto.KeyContext) (has bool, err error) {
+func (s *expiringRows) Has(_ context.Context, kc crypto.KeyContext) (endless, expiring bool, err error) {
 	if err := s.failing(); err != nil {
-		return false, err
+		return false, false, err
 	}
 	err = s.All(context.Background(), func(r crypto.KeyRow) error {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		_, ends := s.ends[r.ID]
-		has = has || r.Context == kc && !ends
+		endless, expiring = endless || r.Context == kc && !ends, expiring || r.Context == kc && ends
 		return nil
 	})
-	return has, err
+	return endless, expiring, err
+}
+
+func (s *expiringRows) MayDestroy(context.Context) error { return s.failing() }
+
+func (s *expiringRows) DestroyReturned(context.Context) ([]crypto.ExpiredKey, bool, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.looks++
+	return nil, false, s.err
 }
 
 func (s *expiringRows) DestroyExpired(ctx context.Context) (done []crypto.ExpiredKey, _ bool, _ error) {
@@ -133,7 +146,16 @@ func (s *expiringRows) DestroyExpired(ctx context.Context) (done []crypto.Expire
 }
 
 func (s *expiringRows) Lives(context.Context, bool) ([]crypto.KeyLives, error) {
-	return nil, s.failing()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.lives, s.unread
+}
+
+// overdue has the store say that keys are overdue, which it cannot destroy.
+func (s *expiringRows) overdue(lives []crypto.KeyLives, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lives, s.err = lives, err
 }
 
 const hourly = time.Hour // for how long data keys seal in these tests
@@ -148,6 +170,13 @@ func chat(t *testing.T, s store, p *scripted, keys crypto.KeyStore) *Keyring {
 
 func chatKeys(p *scripted, life time.Duration) []KeyConfig {
 	return []KeyConfig{{Name: "default", Active: p.uri, Reference: true, Life: life}}
+}
+
+// givenUp are the keys of chat once their life was given up.
+func givenUp(p *scripted) []KeyConfig {
+	keys := chatKeys(p, 0)
+	keys[0].Endless = true
+	return keys
 }
 
 // Expiry is what a keyring looks for.
@@ -329,8 +358,14 @@ func TestLifeOfAKeyChanges(t *testing.T) {
 		if err := change(k, t.Context(), chatKeys(p, 0), nil, nil); err != nil {
 			t.Fatal(err)
 		}
+		if _, _, err := k.Sealer(t.Context(), "ns", "default"); crypto.KindOf(err) != crypto.KindNotConfigured || !strings.Contains(err.Error(), "endless: true") {
+			t.Errorf("the life was taken out of the config: %v", err)
+		}
+		if err := change(k, t.Context(), givenUp(p), nil, nil); err != nil {
+			t.Fatal(err)
+		}
 		if endless := sealer(t, k, "ns", "default"); endless.dk.life.Load() != nil {
-			t.Error("a key whose life was removed expires")
+			t.Error("a key whose life was given up expires")
 		}
 		if err := change(k, t.Context(), chatKeys(p, hourly), nil, nil); err != nil {
 			t.Fatal(err)
@@ -431,7 +466,7 @@ func TestDestroyedKeysAreNotedBeforeErrors(t *testing.T) {
 func TestExpiredIsTold(t *testing.T) {
 	s, p := defaultStore()
 	k := chat(t, s, p, newExpiringRows(0))
-	k.expiry.note(crypto.ExpiredKey{Context: crypto.KeyContext{Namespace: "ns", Key: "gone"}})
+	k.expiry.note(crypto.ExpiredKey{Context: crypto.KeyContext{Namespace: "ns", Key: "gone"}}, slog.LevelInfo, "destroyed")
 	all := Expiries(k)
 	if !slices.ContainsFunc(all, func(e Expiry) bool { return e.Entry == OtherUses && e.Destroyed == 1 }) {
 		t.Errorf("%+v", all)

@@ -328,7 +328,7 @@ func (p *sealing) tendRows(now time.Time) {
 		m, ok := set.find(sl.namespace, sl.key)
 		switch {
 		case s == nil || !ok || !p.core.slots.exists(sl.namespace):
-		case m.entry.Reference || s.dk.life.Load() != nil:
+		case m.entry.Reference || s.dk.life.Load() != nil || !s.dk.agreed.Load():
 			due = append(due, sl)
 		default:
 			s.dk.stored.Store(false)
@@ -340,29 +340,46 @@ func (p *sealing) tendRows(now time.Time) {
 	p.core.work.Go(func() {
 		defer p.checking.Store(false)
 		for _, sl := range due {
-			s := sl.usable()
-			if s == nil {
-				continue
-			}
-			before := s.dk.stored.Load()
-			err := p.store(p.core.base, s.dk)
-			if err == nil {
-				continue
-			}
-			if crypto.KindOf(err) == crypto.KindExpired {
-				p.core.opt.Log.Warn("the life of a data key ended in the key store while it sealed; the next payload gets another one",
-					"key", sl.key, "namespace", sl.namespace, "error", err)
-				continue
-			}
-			text := "the key store does not take the row of a data key; payloads carry their keys until it does, unless the row is there already"
-			if s.dk.life.Load() != nil {
-				text = "the key store does not take the row of a data key that expires; if its row is lost, what it has sealed opens nowhere"
-			}
-			p.core.opt.Log.Error(text,
-				"key", sl.key, "namespace", sl.namespace, "error", err)
-			if before == s.dk.stored.Load() && crypto.KindOf(err) == crypto.KindUnavailable {
+			if !p.tendRow(sl) {
 				return // the store is out of reach for the others too
 			}
 		}
 	})
+}
+
+// tendRow makes sure of the row of one slot's key, and reports whether the key store may answer for others.
+func (p *sealing) tendRow(sl *slot) bool {
+	s := sl.usable()
+	m, ok := p.core.set.Load().find(sl.namespace, sl.key)
+	if s == nil || !ok {
+		return true
+	}
+	before := s.dk.stored.Load()
+	err := p.agreesLater(p.core.base, m.entry, sl, s.dk)
+	switch {
+	case err == nil && (m.entry.Reference || s.dk.life.Load() != nil):
+		err = p.store(p.core.base, s.dk)
+	case err == nil || !m.entry.Reference && crypto.KindOf(err) == crypto.KindUnavailable:
+		s.dk.stored.Store(false)
+		return err == nil
+	}
+	if err == nil {
+		return true
+	}
+	if crypto.KindOf(err) == crypto.KindExpired {
+		p.core.opt.Log.Warn("the life of a data key ended in the key store while it sealed; the next payload gets another one",
+			"key", sl.key, "namespace", sl.namespace, "error", err)
+		return true
+	}
+	text := "the key store does not take the row of a data key; payloads carry their keys until it does, unless the row is there already"
+	_, differ := p.core.slots.conflicts.Load(sl.slotKey)
+	switch {
+	case s.dk.life.Load() != nil:
+		text = "the key store does not take the row of a data key that expires; if its row is lost, what it has sealed opens nowhere"
+	case differ:
+		text = "a data key is out of use that does not expire, since others of its name in the key store do"
+	}
+	p.core.opt.Log.Error(text,
+		"key", sl.key, "namespace", sl.namespace, "error", err)
+	return before != s.dk.stored.Load() || crypto.KindOf(err) != crypto.KindUnavailable
 }

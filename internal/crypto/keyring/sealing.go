@@ -94,14 +94,16 @@ func (p *sealing) renew(ctx context.Context, sl *slot) (*Sealer, error) {
 		return nil, p.refuse(sl, crypto.About(err, sl.key, sl.namespace))
 	}
 	kc := crypto.KeyContext{Namespace: set.bound(sl.namespace), Key: sl.key}
-	if err := p.mayExpire(ctx, m.entry, sl.namespace, kc); err != nil {
-		return nil, p.refuse(sl, err)
+	agreed, unsure := p.agrees(ctx, m.entry, sl, kc)
+	if agreed && unsure != nil {
+		return nil, p.refuse(sl, unsure)
 	}
 	dk, err := p.core.service.generate(ctx, key, kc)
 	if err != nil {
 		return nil, p.refuse(sl, p.explain(ctx, sl, key, kc, err))
 	}
 	dk.use = p.core.uses.of(m.entry, key)
+	dk.agreed.Store(agreed)
 	working := p.core.opt.DataKeyLife
 	if m.entry.Life > 0 {
 		working = min(working, m.entry.Life)
@@ -110,7 +112,11 @@ func (p *sealing) renew(ctx context.Context, sl *slot) (*Sealer, error) {
 	s := newSealer(dk)
 	s.life = m.entry.Life
 	if m.entry.Reference && p.core.opt.Store != nil && p.core.slots.exists(sl.namespace) {
-		switch err := p.store(ctx, dk); {
+		err := unsure
+		if agreed {
+			err = p.store(ctx, dk)
+		}
+		switch {
 		case err == nil:
 		case dk.life.Load() != nil:
 			dk.drop()
@@ -251,7 +257,8 @@ func (p *sealing) drop(match func(*dataKey) bool) {
 
 // obey adapts the slots to a set that is in force now.
 func (p *sealing) obey(set *Set) {
-	p.rowsAt.Store(0) // an entry may say another form of envelopes
+	p.rowsAt.Store(0)              // an entry may say another form of envelopes
+	p.core.slots.conflicts.Clear() // until the next data key is made
 	for _, sl := range p.core.slots.all() {
 		if !p.core.slots.exists(sl.namespace) {
 			sl.mu.Lock()

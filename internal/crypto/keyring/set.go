@@ -32,6 +32,8 @@ type KeyConfig struct {
 	Reference bool
 	// Life is how long data keys open after they have stopped sealing, before they are destroyed; 0: for good. It needs Reference.
 	Life time.Duration
+	// Endless has data keys made that do not expire, where the key store has such of the name that do.
+	Endless bool
 }
 
 // Grant lets what was sealed in From be opened for a call in To, with `*` for any run of characters in both. From may also
@@ -112,6 +114,9 @@ func (e *keyEntry) check() error {
 	}
 	if e.Active == "" {
 		return errors.New("active is missing: the URI of the key encryption key to seal with")
+	}
+	if e.Life > 0 && e.Endless {
+		return errors.New("endless gives the life up; remove one of them")
 	}
 	if e.Life > 0 && (!e.Reference || e.SubjectRequired) {
 		return errors.New("life needs envelopes by reference, and keys of subjects have none; a self-contained envelope would outlive its end")
@@ -215,6 +220,13 @@ func (s *Set) RequiresSubject(namespace, key string) bool {
 func (s *Set) Expiring(kc crypto.KeyContext) (entry int, ok bool) {
 	m, ok := s.findSealed(kc.Namespace, kc.Key)
 	return m.rank, ok && m.entry.Life > 0
+}
+
+// WithoutLife returns the place in the configuration of the entry that serves data keys of a context, if it has no life and does not say
+// that one was given up.
+func (s *Set) WithoutLife(kc crypto.KeyContext) (entry int, ok bool) {
+	m, ok := s.findSealed(kc.Namespace, kc.Key)
+	return m.rank, ok && m.entry.Life == 0 && !m.entry.Endless
 }
 
 // match returns an entry if it serves a key name in a namespace. Its URIs get the name that envelopes have of the namespace, so

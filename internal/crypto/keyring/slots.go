@@ -69,6 +69,7 @@ func (sl *slot) drop(match func(*dataKey) bool) {
 type slots struct {
 	confirmed sync.Map // slotKey -> *slot, of confirmed namespaces
 	exist     sync.Map // namespace -> struct{}: those that are confirmed
+	conflicts sync.Map // slotKey -> struct{}: no data key is made, since config and key store differ about its life
 
 	mu          sync.Mutex // held while a slot is added or moved
 	unconfirmed *lru.Cache[slotKey, *slot]
@@ -126,6 +127,15 @@ func (s *slots) confirm(namespace string) bool {
 		}
 	}
 	return true
+}
+
+// conflict notes whether config and key store differ about the life of a slot's keys.
+func (s *slots) conflict(sl *slot, differ bool) {
+	if differ && s.exists(sl.namespace) {
+		s.conflicts.Store(sl.slotKey, struct{}{})
+	} else {
+		s.conflicts.Delete(sl.slotKey)
+	}
 }
 
 // all returns the slots of all namespaces.

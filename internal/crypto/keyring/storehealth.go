@@ -23,6 +23,13 @@ func (k *Keyring) StoreHealth() (since time.Time, err error) {
 	return h.since, h.err
 }
 
+// failing returns why the key store is of no use.
+func (h *storeHealth) failing() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.err
+}
+
 // pingStore asks from time to time whether the key store answers, so that an outage shows before a row is needed.
 func (c *core) pingStore(now time.Time) {
 	h := &c.store
@@ -46,7 +53,7 @@ func (c *core) pingStore(now time.Time) {
 		case err != nil && h.err == nil:
 			h.since = time.Now()
 			c.opt.Log.Error("the key store does not answer as it should: envelopes by reference open only if their data keys are in memory, "+
-				"and new data keys seal self-contained envelopes", "error", err)
+				"and new data keys seal self-contained envelopes; none is made of names with a life, and none for new subjects", "error", err)
 		case err == nil && h.err != nil:
 			c.opt.Log.Info("the key store answers again")
 		}

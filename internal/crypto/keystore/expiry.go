@@ -3,7 +3,12 @@ package keystore
 import (
 	"context"
 	"database/sql"
+	"errors"
+	"fmt"
+	"strings"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 )
@@ -12,10 +17,12 @@ import (
 const perSweep = 100
 
 // expiryIndexes are for the questions which keys have to be destroyed, where rows of destroyed ones stay for good, and whether there are
-// keys of a name that do not expire.
+// keys of a name that do not expire, and such that do; and whether destroyed ones have come back.
 const expiryIndexes = `;
 CREATE INDEX IF NOT EXISTS temporal_seal_expiring ON temporal_seal_keys (expires) WHERE expires > 0 AND destroyed = 0;
-CREATE INDEX IF NOT EXISTS temporal_seal_endless ON temporal_seal_keys (namespace, key_name) WHERE kind = 0 AND expires = 0`
+CREATE INDEX IF NOT EXISTS temporal_seal_endless ON temporal_seal_keys (namespace, key_name) WHERE kind = 0 AND expires = 0;
+CREATE INDEX IF NOT EXISTS temporal_seal_with_end ON temporal_seal_keys (namespace, key_name) WHERE kind = 0 AND expires > 0;
+CREATE INDEX IF NOT EXISTS temporal_seal_destroyed ON temporal_seal_keys (id) WHERE destroyed = 1`
 
 // addExpiry adds the columns that a store of schema 1 lacks.
 func (d database) addExpiry(ctx context.Context) error {
@@ -41,7 +48,7 @@ WHERE $1 LIKE name || ' %')`, column).Scan(&there); err != nil {
 
 // lifeOf returns the life of a key by the columns of its row, in milliseconds; nil if it does not expire.
 func lifeOf(asked time.Time, expires, openFor, sealFor int64, destroyed bool) *crypto.KeyLife {
-	if expires == 0 {
+	if expires == 0 && !destroyed {
 		return nil
 	}
 	return &crypto.KeyLife{Read: asked, SealFor: time.Duration(sealFor) * time.Millisecond,
@@ -72,8 +79,20 @@ const dueKeys = `expires > 0 AND destroyed = 0 AND expires <= $now AND expires <
 // DestroyExpired is part of crypto.ExpiryStore. It empties the log of SQLite until that has succeeded after the last key was destroyed, and
 // once in a process, since another one may have ended in between.
 func (e *expiry) DestroyExpired(ctx context.Context) (destroyed []crypto.ExpiredKey, more bool, err error) {
+	return e.emptying(ctx, e.destroyDue)
+}
+
+// DestroyReturned is part of crypto.ExpiryStore.
+func (e *expiry) DestroyReturned(ctx context.Context) (destroyed []crypto.ExpiredKey, more bool, err error) {
+	return e.emptying(ctx, e.destroyReturned)
+}
+
+// emptying destroys keys, and empties the log of SQLite.
+func (e *expiry) emptying(
+	ctx context.Context, destroy func(context.Context) ([]crypto.ExpiredKey, error),
+) (destroyed []crypto.ExpiredKey, more bool, err error) {
 	emptied := &e.on.store.emptied
-	if destroyed, err = e.destroyDue(ctx); err != nil {
+	if destroyed, err = destroy(ctx); err != nil {
 		return nil, false, err
 	}
 	if len(destroyed) > 0 {
@@ -95,14 +114,14 @@ func (e *expiry) destroyDue(ctx context.Context) (destroyed []crypto.ExpiredKey,
 		return nil, err
 	}
 	err = e.on.writing(ctx, "keystore.expire", func(tx *sql.Tx) error {
-		destroyed, err = mark(ctx, tx, d.statement(`UPDATE temporal_seal_keys SET destroyed = 1 WHERE destroyed = 0 AND id IN
+		destroyed, err = queryKeys(ctx, tx, d.statement(`UPDATE temporal_seal_keys SET destroyed = 1 WHERE destroyed = 0 AND id IN
 (SELECT id FROM temporal_seal_keys WHERE `+dueKeys+` ORDER BY expires LIMIT $2)
 RETURNING id, namespace, key_name, expires`), own.UnixMilli(), perSweep)
 		if err != nil {
-			return err
+			return lacks(lockRow.grant, err)
 		}
 		for i := range destroyed {
-			if _, err := tx.ExecContext(ctx, `DELETE FROM temporal_seal_wraps WHERE id = $1`, destroyed[i].ID[:]); err != nil {
+			if _, err := deleteWraps.exec(ctx, tx, destroyed[i].ID); err != nil {
 				return err
 			}
 		}
@@ -112,6 +131,79 @@ RETURNING id, namespace, key_name, expires`), own.UnixMilli(), perSweep)
 		return nil, err // the transaction is not committed
 	}
 	return destroyed, nil
+}
+
+// returnedKeys selects keys that were destroyed and whose wrapped key is there.
+const returnedKeys = `SELECT k.id, k.namespace, k.key_name, k.expires FROM temporal_seal_keys k
+WHERE k.destroyed = 1 AND EXISTS (SELECT 1 FROM temporal_seal_wraps w WHERE w.id = k.id)`
+
+// destroyReturned destroys some keys again that were destroyed and have come back.
+func (e *expiry) destroyReturned(ctx context.Context) (destroyed []crypto.ExpiredKey, err error) {
+	var some bool
+	if err := e.on.reading(ctx, "keystore.expire", `SELECT EXISTS (`+returnedKeys+`)`,
+		func(row *sql.Rows) error { return row.Scan(&some) }); err != nil || !some {
+		return nil, err
+	}
+	err = e.on.writing(ctx, "keystore.expire", func(tx *sql.Tx) error {
+		found, err := queryKeys(ctx, tx, returnedKeys+` LIMIT $1`, perSweep)
+		if err != nil {
+			return err
+		}
+		for _, key := range found {
+			done, err := deleteWraps.exec(ctx, tx, key.ID)
+			if err != nil {
+				return err
+			}
+			switch n, err := done.RowsAffected(); {
+			case err != nil:
+				return err
+			case n > 0: // otherwise another process has destroyed it
+				destroyed = append(destroyed, key)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return destroyed, nil
+}
+
+// right is a statement about a key that destroying it needs, and what the owner of the tables has to grant for it.
+type right struct{ statement, grant string }
+
+var (
+	lockRow     = right{`UPDATE temporal_seal_keys SET destroyed = destroyed WHERE id = $1`, "UPDATE (destroyed) ON temporal_seal_keys"}
+	deleteWraps = right{`DELETE FROM temporal_seal_wraps WHERE id = $1`, "DELETE ON temporal_seal_wraps"}
+)
+
+func (r right) exec(ctx context.Context, tx *sql.Tx, id crypto.KeyID) (sql.Result, error) {
+	done, err := tx.ExecContext(ctx, r.statement, id[:])
+	return done, lacks(r.grant, err)
+}
+
+// lacks returns the error of a statement. If the database's role has no right to it, the error says what to grant.
+func lacks(grant string, err error) error {
+	var refused *pgconn.PgError
+	if errors.As(err, &refused) && refused.Code == "42501" {
+		return fmt.Errorf("%w; as the owner of the tables: GRANT %s TO its role: %w", crypto.ErrMayNotDestroy, grant, err)
+	}
+	return err
+}
+
+// mayDestroy executes the statements that destroy a key, for one that does not exist: its id is all zeros.
+func mayDestroy(ctx context.Context, tx *sql.Tx) error {
+	for _, r := range []right{lockRow, deleteWraps} {
+		if _, err := r.exec(ctx, tx, crypto.KeyID{}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// MayDestroy is part of crypto.ExpiryStore.
+func (e *expiry) MayDestroy(ctx context.Context) error {
+	return e.on.writing(ctx, "keystore.expire", func(tx *sql.Tx) error { return mayDestroy(ctx, tx) })
 }
 
 // areDue reports whether there are keys that have to be destroyed. It returns an error if keys expire and the clocks differ.
@@ -131,8 +223,8 @@ func (e *expiry) areDue(ctx context.Context, own time.Time) (due bool, err error
 	return due, nil
 }
 
-// mark returns the keys that a statement has marked.
-func mark(ctx context.Context, tx *sql.Tx, statement string, args ...any) (keys []crypto.ExpiredKey, err error) {
+// queryKeys returns the keys that a statement returns.
+func queryKeys(ctx context.Context, tx *sql.Tx, statement string, args ...any) (keys []crypto.ExpiredKey, err error) {
 	rows, err := tx.QueryContext(ctx, statement, args...)
 	if err != nil {
 		return nil, err
@@ -152,31 +244,43 @@ func mark(ctx context.Context, tx *sql.Tx, statement string, args ...any) (keys 
 	return keys, rows.Err()
 }
 
-// HasEndless is part of crypto.ExpiryStore.
-func (e *expiry) HasEndless(ctx context.Context, kc crypto.KeyContext) (has bool, err error) {
-	err = e.on.reading(ctx, "keystore.lives", `SELECT EXISTS (SELECT 1 FROM temporal_seal_keys
-WHERE kind = 0 AND expires = 0 AND namespace = $1 AND key_name = $2)`, func(row *sql.Rows) error { return row.Scan(&has) }, kc.Namespace, kc.Key)
-	return has, err
+// Has is part of crypto.ExpiryStore.
+func (e *expiry) Has(ctx context.Context, kc crypto.KeyContext) (endless, expiring bool, err error) {
+	err = e.on.reading(ctx, "keystore.lives", `SELECT
+	EXISTS (SELECT 1 FROM temporal_seal_keys WHERE kind = 0 AND expires = 0 AND namespace = $1 AND key_name = $2),
+	EXISTS (SELECT 1 FROM temporal_seal_keys WHERE kind = 0 AND expires > 0 AND namespace = $1 AND key_name = $2)`,
+		func(row *sql.Rows) error { return row.Scan(&endless, &expiring) }, kc.Namespace, kc.Key)
+	return endless, expiring, err
 }
+
+// selectLives counts keys; $late is when a key was due at the latest that is overdue now, by the store's clock, and the first parameter the
+// same by the clock of this process.
+const selectLives = `SELECT namespace, key_name, sum(endless), sum(expiring), sum(expired), sum(overdue), COALESCE(min(next), 0)
+FROM (SELECT k.namespace, k.key_name,
+	CASE WHEN k.expires = 0 THEN 1 ELSE 0 END AS endless,
+	CASE WHEN k.expires > $now AND k.destroyed = 0 THEN 1 ELSE 0 END AS expiring,
+	CASE WHEN k.destroyed = 1 OR k.expires > 0 AND k.expires <= $now THEN 1 ELSE 0 END AS expired,
+	CASE WHEN (k.destroyed = 1 OR k.expires > 0 AND (k.expires <= $late OR k.expires <= $1))
+		AND EXISTS (SELECT 1 FROM temporal_seal_wraps w WHERE w.id = k.id) THEN 1 ELSE 0 END AS overdue,
+	CASE WHEN k.expires > $now AND k.destroyed = 0 THEN k.expires END AS next
+FROM temporal_seal_keys k WHERE k.kind = 0 AND $which) t GROUP BY namespace, key_name ORDER BY namespace, key_name`
 
 // Lives is part of crypto.ExpiryStore.
 func (e *expiry) Lives(ctx context.Context, all bool) (lives []crypto.KeyLives, err error) {
-	which := ""
-	if !all {
-		which = "AND expires > 0 AND destroyed = 0" // as the index
+	which := "k.expires > 0 AND k.destroyed = 0" // as the index
+	if all {
+		which = "1 = 1"
 	}
-	err = e.on.reading(ctx, "keystore.lives", `SELECT namespace, key_name, sum(CASE WHEN expires = 0 THEN 1 ELSE 0 END),
-	sum(CASE WHEN expires > $now THEN 1 ELSE 0 END), sum(CASE WHEN expires > 0 AND expires <= $now THEN 1 ELSE 0 END),
-	COALESCE(min(CASE WHEN expires > $now THEN expires END), 0)
-FROM temporal_seal_keys WHERE kind = 0 `+which+` GROUP BY namespace, key_name ORDER BY namespace, key_name`, func(row *sql.Rows) error {
+	statement := strings.NewReplacer("$late", fmt.Sprintf("($now - %d)", crypto.OverdueAfter.Milliseconds()), "$which", which).Replace(selectLives)
+	err = e.on.reading(ctx, "keystore.lives", statement, func(row *sql.Rows) error {
 		var l crypto.KeyLives
 		var next int64
-		err := row.Scan(&l.Context.Namespace, &l.Context.Key, &l.Endless, &l.Expiring, &l.Expired, &next)
+		err := row.Scan(&l.Context.Namespace, &l.Context.Key, &l.Endless, &l.Expiring, &l.Expired, &l.Overdue, &next)
 		if next > 0 {
 			l.Next = time.UnixMilli(next).UTC()
 		}
 		lives = append(lives, l)
 		return err
-	})
+	}, e.now().Add(-crypto.OverdueAfter).UnixMilli())
 	return lives, err
 }

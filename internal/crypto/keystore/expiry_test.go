@@ -199,12 +199,110 @@ func TestLivesAreCounted(t *testing.T) {
 			t.Errorf("what expires next: %+v, error %v", next, err)
 		}
 		for _, kc := range []crypto.KeyContext{second.Context, other.Context} {
-			if has, err := s.Expiry().HasEndless(ctx, kc); err != nil || has != (kc == other.Context) {
-				t.Errorf("%v: keys that do not expire: %v, error %v", kc, has, err)
+			if endless, expiring, err := s.Expiry().Has(ctx, kc); err != nil || endless != (kc == other.Context) || expiring != (kc == second.Context) {
+				t.Errorf("%v: keys that do not expire: %v, keys that do: %v, error %v", kc, endless, expiring, err)
 			}
 		}
 		if _, err := Export(ctx, s, io.Discard, func(crypto.KeyRow) {}); err == nil || !strings.Contains(err.Error(), "expire") {
 			t.Errorf("an export: %v", err)
+		}
+	})
+}
+
+// TestOverdueKeys: a key is overdue whose wrapped key is there, by either clock, some minutes after its end.
+func TestOverdueKeys(t *testing.T) {
+	databases(t, func(t *testing.T, s *Store, change func(string)) {
+		for n, ended := range map[int]time.Duration{1: crypto.OverdueAfter + time.Minute, 2: crypto.OverdueAfter - time.Minute, 3: -time.Hour} {
+			r := expiring(n)
+			if err := s.Put(t.Context(), r); err != nil {
+				t.Fatal(err)
+			}
+			change(fmt.Sprintf("UPDATE temporal_seal_keys SET expires = %d WHERE %s", time.Now().Add(-ended).UnixMilli(), isRow(s, r.ID)))
+		}
+		x := s.Expiry().(*expiry)
+		overdue := func(when string, want int) {
+			t.Helper()
+			for _, all := range []bool{false, true} {
+				lives, err := x.Lives(t.Context(), all)
+				if err != nil || len(lives) != 1 || lives[0].Overdue != want {
+					t.Errorf("%s, all %v: %+v, error %v; want %d overdue", when, all, lives, err, want)
+				}
+			}
+		}
+		overdue("two have ended", 1)
+		x.now = func() time.Time { return time.Now().Add(2 * time.Hour) }
+		overdue("the clock of the store is two hours behind", 3)
+		x.now = func() time.Time { return time.Now().Add(-2 * time.Hour) }
+		overdue("the clock of the store is two hours ahead", 1)
+		x.now = time.Now
+		if done, _, err := x.DestroyExpired(t.Context()); err != nil || len(done) != 2 {
+			t.Fatalf("destroyed %v, error %v", done, err)
+		}
+		overdue("two are destroyed", 0)
+	})
+}
+
+// isRow is the condition of a row.
+func isRow(s *Store, id crypto.KeyID) string {
+	if s.backend.(database).tables == postgresTables {
+		return fmt.Sprintf(`id = '\x%s'`, id)
+	}
+	return fmt.Sprintf("id = x'%s'", id)
+}
+
+// TestDestroyedKeyComesBack: a wrapped key that is there though its row says that it was destroyed is not handed out, whatever the end of
+// the row is, counts as overdue, and is destroyed again. So is one whose row came back with it.
+func TestDestroyedKeyComesBack(t *testing.T) {
+	databases(t, func(t *testing.T, s *Store, change func(string)) {
+		ctx, r := t.Context(), expiring(1)
+		for _, r := range []crypto.KeyRow{r, row(2)} {
+			if err := s.Put(ctx, r); err != nil {
+				t.Fatal(err)
+			}
+		}
+		change("CREATE TABLE saved_wraps AS SELECT * FROM temporal_seal_wraps")
+		change(endAll)
+		if done, _, err := s.Expiry().DestroyExpired(ctx); err != nil || len(done) != 1 {
+			t.Fatalf("destroyed %v, error %v", done, err)
+		}
+		comeBack := func() {
+			t.Helper()
+			change("INSERT INTO temporal_seal_wraps SELECT * FROM saved_wraps WHERE 1 = 1 ON CONFLICT DO NOTHING")
+			if n := wraps(t, s); n != 2 {
+				t.Fatalf("%d wrapped keys; want both", n)
+			}
+		}
+		for name, expires := range map[string]time.Time{"past": time.UnixMilli(1700000000000), "future": time.Now().Add(time.Hour)} {
+			comeBack()
+			change(fmt.Sprintf("UPDATE temporal_seal_keys SET expires = %d WHERE expires > 0", expires.UnixMilli()))
+			rows, err := s.Get(ctx, []crypto.KeyID{r.ID})
+			if err != nil || len(rows) != 1 || rows[0].Wrapped != nil || !rows[0].Life.Gone() || rows[0].Life.Opens() || rows[0].Life.Seals() {
+				t.Errorf("%s: rows %+v, error %v; want one that was destroyed, without a wrapped key", name, rows, err)
+			}
+			if all := ids(t, s); !slices.Equal(all, []crypto.KeyID{row(2).ID}) {
+				t.Errorf("%s: all keys are %v; want the one that does not expire", name, all)
+			}
+			if lives, err := s.Expiry().Lives(ctx, true); err != nil || len(lives) != 2 || lives[0].Overdue != 1 || lives[0].Expired != 1 || lives[0].Expiring != 0 {
+				t.Errorf("%s: %+v, error %v", name, lives, err)
+			}
+			if done, more, err := s.Expiry().DestroyReturned(ctx); err != nil || more || len(done) != 1 || done[0].ID != r.ID || done[0].Context != r.Context || wraps(t, s) != 1 {
+				t.Errorf("%s: destroyed %v, error %v, %d wrapped keys are left", name, done, err, wraps(t, s))
+			}
+			if done, _, err := s.Expiry().DestroyReturned(ctx); err != nil || len(done) != 0 {
+				t.Errorf("%s: destroyed %v once more, error %v", name, done, err)
+			}
+			if err := s.Put(ctx, r); crypto.KindOf(err) != crypto.KindExpired || wraps(t, s) != 1 {
+				t.Errorf("%s: a write: %v, %d wrapped keys", name, err, wraps(t, s))
+			}
+		}
+		comeBack()
+		change(endAll)
+		change("UPDATE temporal_seal_keys SET destroyed = 0")
+		if rows, err := s.Get(ctx, []crypto.KeyID{r.ID}); err != nil || len(rows) != 1 || rows[0].Wrapped != nil || !rows[0].Life.Gone() {
+			t.Errorf("the row is as it was before: %+v, error %v", rows, err)
+		}
+		if done, _, err := s.Expiry().DestroyExpired(ctx); err != nil || len(done) != 1 || wraps(t, s) != 1 {
+			t.Errorf("the row is as it was before: destroyed %v, error %v", done, err)
 		}
 	})
 }
@@ -297,11 +395,24 @@ func TestRightsForExpiry(t *testing.T) {
 	if done, _, err := s.Expiry().DestroyExpired(t.Context()); err != nil || len(done) != 0 {
 		t.Errorf("no key expires: %v, error %v", done, err)
 	}
-	if err := s.Put(t.Context(), expiring(2)); crypto.KindOf(err) != crypto.KindUnavailable || !strings.Contains(err.Error(), "permission denied") {
-		t.Errorf("a key that this role could not destroy: %v", err)
+	lacks := func(right string) {
+		t.Helper()
+		for what, err := range map[string]error{"a key is made": s.Put(t.Context(), expiring(2)), "the rights": s.Expiry().MayDestroy(t.Context())} {
+			if crypto.KindOf(err) != crypto.KindUnavailable || !errors.Is(err, crypto.ErrMayNotDestroy) || !strings.Contains(err.Error(), "GRANT "+right+" TO") {
+				t.Errorf("%s by a role that lacks %s: %v", what, right, err)
+			}
+		}
+		if endless, expiring, err := s.Expiry().Has(t.Context(), expiring(2).Context); endless || expiring || err != nil {
+			t.Errorf("a key is in the store that this role cannot destroy: %v, error %v", expiring, err)
+		}
 	}
+	lacks("UPDATE (destroyed) ON temporal_seal_keys")
 	grant("GRANT UPDATE (destroyed) ON temporal_seal_keys")
+	lacks("DELETE ON temporal_seal_wraps")
 	grant("GRANT DELETE ON temporal_seal_wraps")
+	if err := s.Expiry().MayDestroy(t.Context()); err != nil {
+		t.Error(err)
+	}
 	if err := s.Put(t.Context(), expiring(2)); err != nil {
 		t.Error(err)
 	}
@@ -321,6 +432,8 @@ func TestMigrateToExpiry(t *testing.T) {
 		}
 		change("DROP INDEX temporal_seal_expiring")
 		change("DROP INDEX temporal_seal_endless")
+		change("DROP INDEX temporal_seal_with_end")
+		change("DROP INDEX temporal_seal_destroyed")
 		change("ALTER TABLE temporal_seal_keys DROP COLUMN expires")
 		change("ALTER TABLE temporal_seal_keys DROP COLUMN destroyed")
 		hasSchema(t, s, 1)
@@ -335,6 +448,7 @@ func TestMigrateToExpiry(t *testing.T) {
 			t.Error(err)
 		}
 		change("DROP INDEX temporal_seal_endless") // fails unless it was made again
+		change("DROP INDEX temporal_seal_destroyed")
 	})
 }
 

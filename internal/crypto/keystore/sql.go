@@ -248,10 +248,11 @@ func (d database) init(ctx context.Context) (id string, made bool, err error) {
 	return id, n == 1, nil
 }
 
-// selectRows selects keys with their wraps. Those of an expired key are not handed out, also while they are still there.
+// selectRows selects keys with their wraps. Those of an expired key are not handed out, also while they are still there, and neither are
+// those of a destroyed one that have come back.
 const selectRows = `SELECT k.id, k.kind, k.namespace, k.key_name, k.expires, k.expires - $now, k.seal_until - $now, k.destroyed,
 	w.kek_ref, COALESCE(w.kek_uri, ''), w.wrapped
-FROM temporal_seal_keys k LEFT JOIN temporal_seal_wraps w ON w.id = k.id AND (k.expires = 0 OR k.expires > $now) WHERE `
+FROM temporal_seal_keys k LEFT JOIN temporal_seal_wraps w ON w.id = k.id AND k.destroyed = 0 AND (k.expires = 0 OR k.expires > $now) WHERE `
 
 // get is part of backend.
 func (d database) get(ctx context.Context, ids []crypto.KeyID) (rows []crypto.KeyRow, err error) {
@@ -332,11 +333,14 @@ func (d database) insert(ctx context.Context, row *crypto.KeyRow, store string) 
 }
 
 // insertInto inserts a row. An expired key gets no wrapped key again; its row is locked first, so that none is left behind by a process
-// that destroys it meanwhile.
+// that destroys it meanwhile. A key that expires is refused to a process that could not destroy it.
 func (d database) insertInto(ctx context.Context, tx *sql.Tx, row *crypto.KeyRow) error {
 	var sealFor, openFor int64
 	if l := row.Life.Left(); l != nil {
 		sealFor, openFor = l.SealFor.Milliseconds(), max(l.OpenFor.Milliseconds(), 1)
+		if err := mayDestroy(ctx, tx); err != nil {
+			return err
+		}
 	}
 	if _, err := tx.ExecContext(ctx, d.statement(`INSERT INTO temporal_seal_keys (id, kind, namespace, key_name, seal_until, expires)
 VALUES ($1, $2, $3, $4, CASE WHEN CAST($6 AS bigint) > 0 THEN $now + CAST($5 AS bigint) ELSE 0 END,
@@ -345,19 +349,19 @@ VALUES ($1, $2, $3, $4, CASE WHEN CAST($6 AS bigint) > 0 THEN $now + CAST($5 AS 
 		return err
 	}
 	if row.Life != nil {
-		if _, err := tx.ExecContext(ctx, `UPDATE temporal_seal_keys SET destroyed = destroyed WHERE id = $1`, row.ID[:]); err != nil {
+		if _, err := lockRow.exec(ctx, tx, row.ID); err != nil {
 			return err
 		}
 	}
 	_, err := tx.ExecContext(ctx, d.statement(`INSERT INTO temporal_seal_wraps (id, kek_ref, kek_uri, wrapped)
-SELECT $1, $2, $3, $4 FROM temporal_seal_keys k WHERE k.id = $1 AND (k.expires = 0 OR k.expires > $now) ON CONFLICT DO NOTHING`),
+SELECT $1, $2, $3, $4 FROM temporal_seal_keys k WHERE k.id = $1 AND k.destroyed = 0 AND (k.expires = 0 OR k.expires > $now) ON CONFLICT DO NOTHING`),
 		row.ID[:], row.KEK[:], row.KEKURI, row.Wrapped)
 	return err
 }
 
 // selectPage selects a page of keys with their wraps, and keys that have none.
 var selectPage = selectRows + fmt.Sprintf(`k.id IN (SELECT id FROM temporal_seal_keys
-	WHERE id > $1 AND (expires = 0 OR expires > $now) ORDER BY id LIMIT %d) ORDER BY k.id, w.kek_ref`, pageSize)
+	WHERE id > $1 AND destroyed = 0 AND (expires = 0 OR expires > $now) ORDER BY id LIMIT %d) ORDER BY k.id, w.kek_ref`, pageSize)
 
 // all calls visit for every row, in the order of ids.
 func (d database) all(ctx context.Context, visit func(crypto.KeyRow) error) error {
