@@ -34,8 +34,8 @@ type Key struct {
 	// their subject.
 	Subjects string `yaml:"subjects" default:"optional" enum:"optional,required"`
 	// How long payloads can be opened after they were sealed, 1h to 3650d, after which their data keys are destroyed in the key
-	// store: they stay for up to `data_key_life` longer, at most twice as long. It needs `envelope: reference`, a key store in
-	// PostgreSQL or SQLite, and a name under which nothing was sealed before that does not expire. Keys of subjects have no life.
+	// store: they stay for up to `data_key_life` longer, at most twice as long. It needs `envelope: reference`, a key store,
+	// and a name under which nothing was sealed before that does not expire. Keys of subjects have no life.
 	// Set it in the config of every replica. In a namespace whose default key has one, task tokens have no
 	// MAC: only the replica that handed a task out knows its facts when the worker answers.
 	Life time.Duration `yaml:"life" otherwise:"for good"`
@@ -166,8 +166,6 @@ func validateLife(d *document, path string, k *Key, store *KeyStore) {
 	path += ".life"
 	d.refuse(k.Life < minLife || k.Life > maxLife, path, "must be from 1h to 3650d, not %s", k.Life)
 	d.refuse(store == nil && k.Envelope != envelopeReference, path, "keys that expire are in a key store; configure key_store")
-	d.refuse(store != nil && strings.HasPrefix(store.URL, keystore.SchemeDynamoDB+":"), path,
-		"keys that expire need a key store in PostgreSQL or SQLite, not in DynamoDB; change key_store.url, or remove life")
 	d.refuse(k.Envelope != envelopeReference, path, "self-contained envelopes carry their data key, which nobody can destroy; set envelope: reference")
 	d.refuse(k.Subjects == subjectsRequired, path, "keys of subjects have no life; remove life, or subjects: required")
 }

@@ -26,7 +26,7 @@ func (p *sealing) agrees(ctx context.Context, e *keyEntry, sl *slot, kc crypto.K
 func (p *sealing) mayExpire(ctx context.Context, namespace string, kc crypto.KeyContext) error {
 	store := crypto.ExpiryOf(p.core.opt.Store)
 	if store == nil {
-		return kc.Errorf(crypto.KindNotConfigured, "seal", "keys that expire need a key store in PostgreSQL or SQLite: configure key_store")
+		return kc.Errorf(crypto.KindNotConfigured, "seal", "keys that expire are in a key store: configure key_store")
 	}
 	if !p.core.slots.exists(namespace) {
 		return kc.Errorf(crypto.KindUnavailable, "seal", "the upstream has not confirmed the namespace, so no key that expires is made there; try again").AtOnce()

@@ -174,6 +174,9 @@ func (t *table) migrate(ctx context.Context, id string) (changed bool, err error
 	if err != nil || schema == schemaVersion {
 		return false, err
 	}
+	if err := t.nameAll(ctx); err != nil {
+		return false, err
+	}
 	_, err = t.client.UpdateItem(ctx, &dynamodb.UpdateItemInput{TableName: t.name, Key: key(metaItem),
 		UpdateExpression: aws.String("SET #schema = :now"), ConditionExpression: aws.String("store_id = :id AND #schema < :now"),
 		ExpressionAttributeNames: map[string]string{"#schema": attrSchema},
@@ -240,12 +243,13 @@ func (t *table) get(ctx context.Context, ids []crypto.KeyID) (rows []crypto.KeyR
 	for i, id := range ids {
 		pks[i] = keyItem + id.String()
 	}
-	found, _, err := t.items(ctx, "keystore.get", pks)
+	asked := time.Now()
+	found, now, err := t.items(ctx, "keystore.get", pks)
 	if err != nil {
 		return nil, err
 	}
 	for _, it := range found {
-		rows = append(rows, slices.DeleteFunc(rowsOf(it), isBroken)...)
+		rows = append(rows, slices.DeleteFunc(rowsAt(it, asked, now), isBroken)...)
 	}
 	return rows, nil
 }
@@ -304,9 +308,6 @@ func clock(at time.Time, known bool) time.Time {
 // write and after it, and not by a transaction with it: all inserts of all processes would meet at the item that has the id, and
 // DynamoDB refuses transactions that meet. A row that gets into another store harms nobody, since nothing refers to it.
 func (t *table) insert(ctx context.Context, row *crypto.KeyRow, store string) error {
-	if row.Life != nil {
-		return notConfigured("keys[].life needs a key store in PostgreSQL or SQLite; DynamoDB destroys no expired keys")
-	}
 	pause := backoff.Backoff{First: 20 * time.Millisecond, Max: time.Second, Jitter: 0.5}
 	for try := 1; ; try++ {
 		if err := t.expect(ctx, store); err != nil {
@@ -321,7 +322,17 @@ func (t *table) insert(ctx context.Context, row *crypto.KeyRow, store string) er
 		if there || other && out.Item != nil {
 			return nil // Put compares
 		}
-		if err = t.write(ctx, row, out.Item); err == nil {
+		now := clock(awsmiddleware.GetServerTime(out.ResultMetadata))
+		if out.Item != nil && rowsAt(out.Item, now, now)[0].Life.Expired() {
+			return nil // Put finds out
+		}
+		made := itemOf(row)
+		if out.Item == nil {
+			if err := t.begin(ctx, row, made, now); err != nil {
+				return err
+			}
+		}
+		if err = t.write(ctx, row, out.Item, made); err == nil {
 			return t.expect(ctx, store)
 		}
 		// Another process has written the same item meanwhile, or is about to.
@@ -332,19 +343,19 @@ func (t *table) insert(ctx context.Context, row *crypto.KeyRow, store string) er
 	}
 }
 
-// write makes the item of a row, or adds a wrap to the one that is there.
-func (t *table) write(ctx context.Context, row *crypto.KeyRow, there item) (err error) {
+// write makes the item of a row, or adds a wrap to the one that is there. A key that was destroyed gets none.
+func (t *table) write(ctx context.Context, row *crypto.KeyRow, there, made item) (err error) {
 	wrap := wrapOf(row)
 	switch {
 	case there == nil:
-		_, err = t.client.PutItem(ctx, &dynamodb.PutItemInput{TableName: t.name, Item: itemOf(row), ConditionExpression: aws.String("attribute_not_exists(pk)")})
+		_, err = t.client.PutItem(ctx, &dynamodb.PutItemInput{TableName: t.name, Item: made, ConditionExpression: aws.String("attribute_not_exists(pk)")})
 	case there[attrWraps] == nil:
 		_, err = t.client.UpdateItem(ctx, &dynamodb.UpdateItemInput{TableName: t.name, Key: keyOf(row.ID), UpdateExpression: aws.String("SET wraps = :wraps"),
-			ConditionExpression:       aws.String("attribute_exists(pk) AND attribute_not_exists(wraps)"),
+			ConditionExpression:       aws.String("attribute_exists(pk) AND attribute_not_exists(wraps) AND attribute_not_exists(destroyed)"),
 			ExpressionAttributeValues: item{":wraps": &types.AttributeValueMemberM{Value: item{row.KEK.String(): wrap}}}})
 	default:
 		_, err = t.client.UpdateItem(ctx, &dynamodb.UpdateItemInput{TableName: t.name, Key: keyOf(row.ID), UpdateExpression: aws.String("SET wraps.#kek = :wrap"),
-			ConditionExpression:       aws.String("attribute_exists(pk) AND attribute_not_exists(wraps.#kek)"),
+			ConditionExpression:       aws.String("attribute_exists(pk) AND attribute_not_exists(wraps.#kek) AND attribute_not_exists(destroyed)"),
 			ExpressionAttributeNames:  map[string]string{"#kek": row.KEK.String()},
 			ExpressionAttributeValues: item{":wrap": wrap}})
 	}
@@ -399,15 +410,20 @@ func (t *table) refused(ctx context.Context, op string, err error, store string)
 func (t *table) all(ctx context.Context, visit func(crypto.KeyRow) error) error {
 	pages := dynamodb.NewScanPaginator(t.client, &dynamodb.ScanInput{TableName: t.name, ConsistentRead: aws.Bool(true)})
 	for pages.HasMorePages() {
+		asked := time.Now()
 		page, err := pages.NextPage(ctx)
 		if err != nil {
 			return t.failed("keystore.all", err)
 		}
+		now := clock(awsmiddleware.GetServerTime(page.ResultMetadata))
 		for _, it := range page.Items {
 			if !strings.HasPrefix(text(it[attrPK]), keyItem) {
 				continue
 			}
-			for _, r := range rowsOf(it) {
+			for _, r := range rowsAt(it, asked, now) {
+				if r.Life.Expired() {
+					continue
+				}
 				if err := visit(r); err != nil {
 					return err
 				}

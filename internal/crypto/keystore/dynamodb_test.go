@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"io"
 	"maps"
 	"net/http"
@@ -257,6 +258,9 @@ func TestDynamoDBChecksTheStoreWhileItWrites(t *testing.T) {
 func TestDynamoDBInsertsDoNotMeet(t *testing.T) {
 	uri, b := dynamoDBWith(t)
 	first := newStore(t, uri)
+	if err := first.Put(t.Context(), row(10)); err != nil { // the first key of the name
+		t.Fatal(err)
+	}
 	var mu sync.Mutex
 	busy, refused := map[string]bool{}, 0
 	b.answers(func(op string, _ int, body map[string]any) (int, any) {
@@ -572,5 +576,139 @@ func TestTableThatGoesAwayIsOutOfReach(t *testing.T) {
 	}
 	if _, err := s.Get(t.Context(), []crypto.KeyID{row(1).ID}); crypto.KindOf(err) != crypto.KindUnavailable {
 		t.Errorf("error %v", err)
+	}
+}
+
+// TestDynamoDBMayDestroy: no key is made that expires by a process that lacks a permission to destroy it.
+func TestDynamoDBMayDestroy(t *testing.T) {
+	uri, b := dynamoDBWith(t)
+	s := newStore(t, uri)
+	for action, op := range map[string]string{"dynamodb:UpdateItem": "UpdateItem", "dynamodb:Scan": "Scan"} {
+		b.answers(func(is string, _ int, _ map[string]any) (int, any) {
+			if is != op {
+				return 0, nil
+			}
+			return http.StatusBadRequest, map[string]any{"__type": "com.amazonaws.dynamodb.v20120810#AccessDeniedException", "message": "no"}
+		})
+		for what, err := range map[string]error{"a key is made": s.Put(t.Context(), expiring(1)), "the rights": s.Expiry().MayDestroy(t.Context())} {
+			if crypto.KindOf(err) != crypto.KindUnavailable || !errors.Is(err, crypto.ErrMayNotDestroy) || !strings.Contains(err.Error(), "allow "+action) {
+				t.Errorf("%s without %s: %v", what, action, err)
+			}
+		}
+		b.answers(nil)
+		if n := ids(t, s); len(n) != 0 {
+			t.Errorf("a key is in the table that this process cannot destroy: %v", n)
+		}
+	}
+	if err := s.Put(t.Context(), expiring(1)); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestDynamoDBEndIsAskedAgain: what is destroyed is for the item to say, at the time of the write, and not for the list of an hour ago.
+func TestDynamoDBEndIsAskedAgain(t *testing.T) {
+	uri := dynamoDB(t)
+	s := newStore(t, uri)
+	for n := range 3 {
+		if err := s.Put(t.Context(), expiring(n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	endAll(t, s)
+	if lives, err := s.Expiry().Lives(t.Context(), false); err != nil || len(lives) != 1 || lives[0].Overdue != 3 {
+		t.Fatalf("%+v, error %v", lives, err)
+	}
+	other := openStore(t, uri, s.id)
+	endAt(t, other, time.Now().Add(time.Hour), expiring(0).ID)
+	if done, _, err := other.Expiry().DestroyExpired(t.Context()); err != nil || len(done) != 2 {
+		t.Fatalf("another process destroyed %v, error %v", done, err)
+	}
+	if done, _, err := s.Expiry().DestroyExpired(t.Context()); err != nil || len(done) != 0 || wraps(t, s) != 1 {
+		t.Errorf("destroyed %v, error %v, %d wrapped keys are left; want the one whose end is later", done, err, wraps(t, s))
+	}
+	if lives, err := s.Expiry().Lives(t.Context(), false); err != nil || len(lives) != 1 || lives[0].Overdue != 0 || lives[0].Expiring != 1 {
+		t.Errorf("%+v, error %v", lives, err)
+	}
+}
+
+// TestDynamoDBLooksOnceAnHour: the table is read once an hour, and keys that end meanwhile are destroyed all the same.
+func TestDynamoDBLooksOnceAnHour(t *testing.T) {
+	uri, b := dynamoDBWith(t)
+	s := newStore(t, uri)
+	if err := s.Put(t.Context(), expiring(1)); err != nil {
+		t.Fatal(err)
+	}
+	end := time.Now().Add(2 * time.Second)
+	endAt(t, s, end)
+	b.answers(nil)
+	x := s.Expiry()
+	destroyed := 0
+	for time.Now().Before(end.Add(3 * time.Second)) {
+		done, _, err := x.DestroyExpired(t.Context())
+		if destroyed += len(done); err != nil || len(done) > 0 && time.Now().Before(end) {
+			t.Fatalf("destroyed %v at %v, error %v", done, time.Now(), err)
+		}
+		if _, err := x.Lives(t.Context(), false); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	if destroyed != 1 || b.count("Scan") != 1 {
+		t.Errorf("%d destroyed, the table was read %d times", destroyed, b.count("Scan"))
+	}
+}
+
+// TestDynamoDBMigrateNamesKeys: a table of an earlier release knows after the migration that its keys do not expire.
+func TestDynamoDBMigrateNamesKeys(t *testing.T) {
+	s := newStore(t, dynamoDB(t))
+	if err := s.Put(t.Context(), row(1)); err != nil {
+		t.Fatal(err)
+	}
+	b := s.backend.(*table)
+	if _, err := b.client.DeleteItem(t.Context(), &dynamodb.DeleteItemInput{TableName: b.name, Key: nameKey(row(1).Context)}); err != nil {
+		t.Fatal(err)
+	}
+	hasSchema(t, s, 1)
+	if changed, err := s.Migrate(t.Context()); !changed || err != nil {
+		t.Fatalf("changed %v, error %v", changed, err)
+	}
+	if endless, expiring, err := s.Expiry().Has(t.Context(), row(1).Context); !endless || expiring || err != nil {
+		t.Errorf("keys that do not expire: %v, keys that do: %v, error %v", endless, expiring, err)
+	}
+}
+
+// TestDynamoDBLookGoesOn: a look through the table that did not get to its end goes on there, and its keys are destroyed once it is finished.
+func TestDynamoDBLookGoesOn(t *testing.T) {
+	uri, b := dynamoDBWith(t)
+	s := newStore(t, uri)
+	r := expiring(1)
+	if err := s.Put(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	endAll(t, s)
+	ended := map[string]any{"pk": map[string]any{"S": keyItem + r.ID.String()}, "kind": map[string]any{"N": "0"}, "namespace": map[string]any{"S": "ns"},
+		"key_name": map[string]any{"S": "chat"}, "expires": map[string]any{"N": "1700000000000"},
+		"wraps": map[string]any{"M": map[string]any{r.KEK.String(): map[string]any{"M": map[string]any{"wrapped": map[string]any{"B": "AAAA"}}}}}}
+	last := map[string]any{"pk": map[string]any{"S": "k#1"}}
+	b.answers(func(op string, call int, body map[string]any) (int, any) {
+		switch {
+		case op != "Scan":
+			return 0, nil
+		case call == 1:
+			return http.StatusOK, map[string]any{"Items": []any{ended}, "LastEvaluatedKey": last}
+		case call == 2:
+			return http.StatusBadRequest, map[string]any{"__type": "com.amazonaws.dynamodb.v20120810#AccessDeniedException", "message": "no"}
+		case body["ExclusiveStartKey"] == nil:
+			t.Error("the look begins anew")
+		}
+		return http.StatusOK, map[string]any{"Items": []any{}}
+	})
+	if done, _, err := s.Expiry().DestroyExpired(t.Context()); err == nil || len(done) != 0 {
+		t.Errorf("a look that is not finished: destroyed %v, error %v", done, err)
+	}
+	done, _, err := s.Expiry().DestroyExpired(t.Context())
+	b.answers(nil)
+	if err != nil || len(done) != 1 || done[0].ID != r.ID || wraps(t, s) != 0 {
+		t.Errorf("destroyed %v, error %v, %d wrapped keys are left", done, err, wraps(t, s))
 	}
 }

@@ -55,12 +55,12 @@ func lifeOf(asked time.Time, expires, openFor, sealFor int64, destroyed bool) *c
 		OpenFor: time.Duration(openFor) * time.Millisecond, End: time.UnixMilli(expires).UTC(), Destroyed: destroyed}
 }
 
-// Expiry returns the part of the store whose data keys may expire; nil in DynamoDB, where none do.
+// Expiry returns the part of the store whose data keys may expire.
 func (s *Store) Expiry() crypto.ExpiryStore {
 	if d, ok := s.backend.(database); ok {
 		return &expiry{on: Subjects{s, d}, now: time.Now}
 	}
-	return nil
+	return &tableExpiry{store: s, table: s.backend.(*table), now: time.Now}
 }
 
 // expiry is a crypto.ExpiryStore. It works on the database as the part for keys of subjects does.
@@ -216,11 +216,16 @@ func (e *expiry) areDue(ctx context.Context, own time.Time) (due bool, err error
 	if err != nil || !some {
 		return false, err
 	}
-	if ahead := time.UnixMilli(now).Sub(own); ahead.Abs() > maxClockDifference {
-		return false, crypto.Internalf(crypto.KindUnavailable, "keystore.expire", "the clock of the key store shows %s and that of this machine %s: %w",
-			time.UnixMilli(now).UTC().Format(time.RFC3339), own.UTC().Format(time.RFC3339), crypto.ErrClocksDiffer)
+	return due, clocksDiffer(time.UnixMilli(now), own)
+}
+
+// clocksDiffer returns an error if the time by the store's clock and that by the clock of this process differ by minutes.
+func clocksDiffer(now, own time.Time) error {
+	if now.Sub(own).Abs() <= maxClockDifference {
+		return nil
 	}
-	return due, nil
+	return crypto.Internalf(crypto.KindUnavailable, "keystore.expire", "the clock of the key store shows %s and that of this machine %s: %w",
+		now.UTC().Format(time.RFC3339), own.UTC().Format(time.RFC3339), crypto.ErrClocksDiffer)
 }
 
 // queryKeys returns the keys that a statement returns.

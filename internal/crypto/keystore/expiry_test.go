@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -26,40 +25,16 @@ func expiring(n int) crypto.KeyRow {
 	return r
 }
 
-// databases are the stores that hold keys which expire.
-func databases(t *testing.T, test func(t *testing.T, s *Store, change func(statement string))) {
-	stores(t, func(t *testing.T, uri string) {
-		if strings.HasPrefix(uri, SchemeDynamoDB) {
-			s := newStore(t, uri)
-			if err := s.Put(t.Context(), expiring(1)); crypto.KindOf(err) != crypto.KindNotConfigured || s.Expiry() != nil {
-				t.Errorf("a key that expires in DynamoDB, which destroys none: %v", err)
-			}
-			return
-		}
-		s := newStore(t, uri)
-		test(t, s, func(statement string) {
-			t.Helper()
-			if _, err := s.backend.(database).db.Exec(statement); err != nil {
-				t.Fatal(err)
-			}
-		})
-	})
-}
-
-// endAll ends the life of all keys that have one.
-const endAll = "UPDATE temporal_seal_keys SET expires = 1700000000000 WHERE expires > 0"
-
-func wraps(t *testing.T, s *Store) (n int) {
+// endAll ends the life of all keys that have one, in 2023.
+func endAll(t *testing.T, s *Store) {
 	t.Helper()
-	if err := s.backend.(database).db.QueryRow("SELECT count(*) FROM temporal_seal_wraps").Scan(&n); err != nil {
-		t.Fatal(err)
-	}
-	return n
+	endAt(t, s, time.UnixMilli(1700000000000))
 }
 
 // TestKeysExpire: a key that has expired is not handed out, is destroyed once, no write brings it back, and its error is another one than that of a lost key.
 func TestKeysExpire(t *testing.T) {
-	databases(t, func(t *testing.T, s *Store, change func(string)) {
+	stores(t, func(t *testing.T, uri string) {
+		s := newStore(t, uri)
 		ctx, r := t.Context(), expiring(1)
 		for _, r := range []crypto.KeyRow{r, row(2)} {
 			if err := s.Put(ctx, r); err != nil {
@@ -82,7 +57,7 @@ func TestKeysExpire(t *testing.T) {
 			t.Errorf("%d keys destroyed before their end, error %v", len(done), err)
 		}
 
-		change(endAll)
+		endAll(t, s)
 		expired := func(when string) {
 			t.Helper()
 			rows, err := s.Get(ctx, []crypto.KeyID{r.ID})
@@ -116,18 +91,19 @@ func TestKeysExpire(t *testing.T) {
 
 // TestClocksDiffer: a key is destroyed once the clocks of the store and of the process both say so, and none while they differ by minutes.
 func TestClocksDiffer(t *testing.T) {
-	databases(t, func(t *testing.T, s *Store, change func(string)) {
+	stores(t, func(t *testing.T, uri string) {
+		s := newStore(t, uri)
 		if err := s.Put(t.Context(), expiring(1)); err != nil {
 			t.Fatal(err)
 		}
 		end := time.Now().Add(-30 * time.Second).Truncate(time.Millisecond)
-		change(fmt.Sprintf("UPDATE temporal_seal_keys SET expires = %d", end.UnixMilli()))
-		x := s.Expiry().(*expiry)
+		endAt(t, s, end)
+		x := s.Expiry()
 		for _, c := range []struct {
 			ahead  time.Duration // of the store's clock
 			differ bool
 		}{{time.Hour, true}, {10 * 365 * 24 * time.Hour, true}, {-time.Hour, true}, {2 * time.Minute, false}} {
-			x.now = func() time.Time { return time.Now().Add(-c.ahead) }
+			setClock(x, -c.ahead)
 			done, more, err := x.DestroyExpired(t.Context())
 			if len(done) != 0 || more || errors.Is(err, crypto.ErrClocksDiffer) != c.differ || !c.differ && err != nil {
 				t.Errorf("the store's clock is %v ahead: destroyed %v, error %v", c.ahead, done, err)
@@ -136,7 +112,7 @@ func TestClocksDiffer(t *testing.T) {
 		if rows, err := s.Get(t.Context(), []crypto.KeyID{row(1).ID}); err != nil || len(rows) != 1 || rows[0].Life.Destroyed {
 			t.Errorf("not destroyed: rows %+v, error %v", rows, err)
 		}
-		x.now = time.Now
+		setClock(x, 0)
 		if done, _, err := x.DestroyExpired(t.Context()); len(done) != 1 || err != nil {
 			t.Errorf("the clocks agree: destroyed %v, error %v", done, err)
 		}
@@ -148,24 +124,22 @@ func TestClocksDiffer(t *testing.T) {
 
 // TestPutReadsTheLife: a process that writes its row again learns that the row ends earlier, and none that it ends later.
 func TestPutReadsTheLife(t *testing.T) {
-	databases(t, func(t *testing.T, s *Store, change func(string)) {
+	stores(t, func(t *testing.T, uri string) {
+		s := newStore(t, uri)
 		if err := s.Put(t.Context(), expiring(1)); err != nil {
 			t.Fatal(err)
 		}
-		for _, c := range []struct {
-			change           string
-			sealFor, openFor time.Duration
-		}{
-			{"seal_until = seal_until + 3600000, expires = expires + 3600000", time.Hour, 2 * time.Hour},
-			{"seal_until = seal_until - 5400000, expires = expires - 5400000", 30 * time.Minute, 90 * time.Minute},
+		for _, c := range []struct{ change, sealFor, openFor time.Duration }{
+			{time.Hour, time.Hour, 2 * time.Hour},
+			{-90 * time.Minute, 30 * time.Minute, 90 * time.Minute},
 		} {
-			change("UPDATE temporal_seal_keys SET " + c.change)
+			moveEnds(t, s, c.change)
 			again := expiring(1)
 			if err := s.Put(t.Context(), again); err != nil {
 				t.Fatal(err)
 			}
 			if l := again.Life; l.SealFor > c.sealFor || l.SealFor < c.sealFor-5*time.Minute || l.OpenFor > c.openFor || l.OpenFor < c.openFor-5*time.Minute {
-				t.Errorf("%s: it seals for %v and opens for %v; want %v and %v", c.change, l.SealFor, l.OpenFor, c.sealFor, c.openFor)
+				t.Errorf("%v: it seals for %v and opens for %v; want %v and %v", c.change, l.SealFor, l.OpenFor, c.sealFor, c.openFor)
 			}
 		}
 	})
@@ -173,12 +147,13 @@ func TestPutReadsTheLife(t *testing.T) {
 
 // TestLivesAreCounted: what expires is counted by namespace and key name, and no file takes it out of the store.
 func TestLivesAreCounted(t *testing.T) {
-	databases(t, func(t *testing.T, s *Store, change func(string)) {
+	stores(t, func(t *testing.T, uri string) {
+		s := newStore(t, uri)
 		ctx := t.Context()
 		if err := s.Put(ctx, expiring(1)); err != nil {
 			t.Fatal(err)
 		}
-		change(endAll)
+		endAll(t, s)
 		second, other := expiring(2), row(3)
 		for _, r := range []crypto.KeyRow{second, other} {
 			if err := s.Put(ctx, r); err != nil {
@@ -195,6 +170,7 @@ func TestLivesAreCounted(t *testing.T) {
 		if l := lives[1]; l.Context != other.Context || l.Endless != 1 || l.Expiring+l.Expired != 0 || !l.Next.IsZero() {
 			t.Errorf("%+v", l)
 		}
+		s.ends.last.read = time.Time{}
 		if next, err := s.Expiry().Lives(ctx, false); err != nil || len(next) != 1 || next[0].Context != second.Context || next[0].Expiring != 1 || !next[0].Next.Equal(lives[0].Next) {
 			t.Errorf("what expires next: %+v, error %v", next, err)
 		}
@@ -211,15 +187,16 @@ func TestLivesAreCounted(t *testing.T) {
 
 // TestOverdueKeys: a key is overdue whose wrapped key is there, by either clock, some minutes after its end.
 func TestOverdueKeys(t *testing.T) {
-	databases(t, func(t *testing.T, s *Store, change func(string)) {
+	stores(t, func(t *testing.T, uri string) {
+		s := newStore(t, uri)
 		for n, ended := range map[int]time.Duration{1: crypto.OverdueAfter + time.Minute, 2: crypto.OverdueAfter - time.Minute, 3: -time.Hour} {
 			r := expiring(n)
 			if err := s.Put(t.Context(), r); err != nil {
 				t.Fatal(err)
 			}
-			change(fmt.Sprintf("UPDATE temporal_seal_keys SET expires = %d WHERE %s", time.Now().Add(-ended).UnixMilli(), isRow(s, r.ID)))
+			endAt(t, s, time.Now().Add(-ended), r.ID)
 		}
-		x := s.Expiry().(*expiry)
+		x := s.Expiry()
 		overdue := func(when string, want int) {
 			t.Helper()
 			for _, all := range []bool{false, true} {
@@ -230,11 +207,11 @@ func TestOverdueKeys(t *testing.T) {
 			}
 		}
 		overdue("two have ended", 1)
-		x.now = func() time.Time { return time.Now().Add(2 * time.Hour) }
+		setClock(x, 2*time.Hour)
 		overdue("the clock of the store is two hours behind", 3)
-		x.now = func() time.Time { return time.Now().Add(-2 * time.Hour) }
+		setClock(x, -2*time.Hour)
 		overdue("the clock of the store is two hours ahead", 1)
-		x.now = time.Now
+		setClock(x, 0)
 		if done, _, err := x.DestroyExpired(t.Context()); err != nil || len(done) != 2 {
 			t.Fatalf("destroyed %v, error %v", done, err)
 		}
@@ -242,39 +219,31 @@ func TestOverdueKeys(t *testing.T) {
 	})
 }
 
-// isRow is the condition of a row.
-func isRow(s *Store, id crypto.KeyID) string {
-	if s.backend.(database).tables == postgresTables {
-		return fmt.Sprintf(`id = '\x%s'`, id)
-	}
-	return fmt.Sprintf("id = x'%s'", id)
-}
-
 // TestDestroyedKeyComesBack: a wrapped key that is there though its row says that it was destroyed is not handed out, whatever the end of
 // the row is, counts as overdue, and is destroyed again. So is one whose row came back with it.
 func TestDestroyedKeyComesBack(t *testing.T) {
-	databases(t, func(t *testing.T, s *Store, change func(string)) {
+	stores(t, func(t *testing.T, uri string) {
+		s := newStore(t, uri)
 		ctx, r := t.Context(), expiring(1)
 		for _, r := range []crypto.KeyRow{r, row(2)} {
 			if err := s.Put(ctx, r); err != nil {
 				t.Fatal(err)
 			}
 		}
-		change("CREATE TABLE saved_wraps AS SELECT * FROM temporal_seal_wraps")
-		change(endAll)
+		endAll(t, s)
 		if done, _, err := s.Expiry().DestroyExpired(ctx); err != nil || len(done) != 1 {
 			t.Fatalf("destroyed %v, error %v", done, err)
 		}
 		comeBack := func() {
 			t.Helper()
-			change("INSERT INTO temporal_seal_wraps SELECT * FROM saved_wraps WHERE 1 = 1 ON CONFLICT DO NOTHING")
+			returnWrap(t, s, r)
 			if n := wraps(t, s); n != 2 {
 				t.Fatalf("%d wrapped keys; want both", n)
 			}
 		}
 		for name, expires := range map[string]time.Time{"past": time.UnixMilli(1700000000000), "future": time.Now().Add(time.Hour)} {
 			comeBack()
-			change(fmt.Sprintf("UPDATE temporal_seal_keys SET expires = %d WHERE expires > 0", expires.UnixMilli()))
+			endAt(t, s, expires)
 			rows, err := s.Get(ctx, []crypto.KeyID{r.ID})
 			if err != nil || len(rows) != 1 || rows[0].Wrapped != nil || !rows[0].Life.Gone() || rows[0].Life.Opens() || rows[0].Life.Seals() {
 				t.Errorf("%s: rows %+v, error %v; want one that was destroyed, without a wrapped key", name, rows, err)
@@ -296,8 +265,8 @@ func TestDestroyedKeyComesBack(t *testing.T) {
 			}
 		}
 		comeBack()
-		change(endAll)
-		change("UPDATE temporal_seal_keys SET destroyed = 0")
+		endAll(t, s)
+		forgetDestroyed(t, s)
 		if rows, err := s.Get(ctx, []crypto.KeyID{r.ID}); err != nil || len(rows) != 1 || rows[0].Wrapped != nil || !rows[0].Life.Gone() {
 			t.Errorf("the row is as it was before: %+v, error %v", rows, err)
 		}
@@ -309,22 +278,11 @@ func TestDestroyedKeyComesBack(t *testing.T) {
 
 // TestManyKeysExpire: they are destroyed in portions, each by one of the processes that look at the same time.
 func TestManyKeysExpire(t *testing.T) {
-	databases(t, func(t *testing.T, s *Store, change func(string)) {
+	stores(t, func(t *testing.T, uri string) {
+		s := newStore(t, uri)
 		const n = 2*perSweep + 50
-		tx, err := s.backend.(database).db.BeginTx(t.Context(), nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for i := range n {
-			r := expiring(i)
-			if err := s.backend.(database).insertInto(t.Context(), tx, &r); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if err := tx.Commit(); err != nil {
-			t.Fatal(err)
-		}
-		change(endAll)
+		putExpiring(t, s, n)
+		endAll(t, s)
 		var all sync.WaitGroup
 		var mu sync.Mutex
 		by := map[crypto.KeyID]int{}
@@ -416,9 +374,7 @@ func TestRightsForExpiry(t *testing.T) {
 	if err := s.Put(t.Context(), expiring(2)); err != nil {
 		t.Error(err)
 	}
-	if _, err := owner.backend.(database).db.Exec(endAll); err != nil {
-		t.Fatal(err)
-	}
+	endAll(t, owner)
 	if done, _, err := s.Expiry().DestroyExpired(t.Context()); err != nil || len(done) != 1 || wraps(t, owner) != 1 {
 		t.Errorf("destroyed %v, %d wrapped keys are left, error %v", done, wraps(t, owner), err)
 	}
@@ -426,7 +382,14 @@ func TestRightsForExpiry(t *testing.T) {
 
 // TestMigrateToExpiry: a store that lacks what keys need that expire gets it, and its keys do not expire.
 func TestMigrateToExpiry(t *testing.T) {
-	databases(t, func(t *testing.T, s *Store, change func(string)) {
+	for name, uri := range map[string]string{"sqlite": "sqlite:" + filepath.Join(t.TempDir(), "keys.db"), "postgres": postgres(t)} {
+		s := newStore(t, uri)
+		change := func(statement string) {
+			t.Helper()
+			if _, err := s.backend.(database).db.Exec(statement); err != nil {
+				t.Fatal(name, err)
+			}
+		}
 		if err := s.Put(t.Context(), row(1)); err != nil {
 			t.Fatal(err)
 		}
@@ -449,7 +412,7 @@ func TestMigrateToExpiry(t *testing.T) {
 		}
 		change("DROP INDEX temporal_seal_endless") // fails unless it was made again
 		change("DROP INDEX temporal_seal_destroyed")
-	})
+	}
 }
 
 // TestExpiredKeyLeavesNothingBehind: the file of SQLite and its log do not have a key that was destroyed.
@@ -464,9 +427,7 @@ func TestExpiredKeyLeavesNothingBehind(t *testing.T) {
 	if !onDisk(t, path, r.Wrapped) {
 		t.Fatal("the wrapped key is not on disk while it is in the store")
 	}
-	if _, err := s.backend.(database).db.Exec(endAll); err != nil {
-		t.Fatal(err)
-	}
+	endAll(t, s)
 	if done, _, err := s.Expiry().DestroyExpired(t.Context()); err != nil || len(done) != 1 {
 		t.Fatalf("destroyed %v, error %v", done, err)
 	}
@@ -484,7 +445,8 @@ func TestLogIsEmptiedLater(t *testing.T) {
 	if err := s.Put(t.Context(), r); err != nil {
 		t.Fatal(err)
 	}
-	for _, statement := range []string{endAll, "UPDATE temporal_seal_keys SET destroyed = 1", "DELETE FROM temporal_seal_wraps"} {
+	endAll(t, s)
+	for _, statement := range []string{"UPDATE temporal_seal_keys SET destroyed = 1", "DELETE FROM temporal_seal_wraps"} {
 		if _, err := s.backend.(database).db.Exec(statement); err != nil {
 			t.Fatal(err)
 		}

@@ -70,6 +70,7 @@ type Store struct {
 	id       string
 	verified atomic.Bool
 	emptied  atomic.Bool // SQLite's log, since the last key was destroyed at the end of its life
+	ends     ends        // of keys in DynamoDB
 }
 
 // New returns the store of a URI. It does not connect yet: a store that is out of reach at the start is used as soon as it
