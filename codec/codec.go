@@ -159,6 +159,7 @@ func (c *Codec) Encode(payloads []*commonpb.Payload) ([]*commonpb.Payload, error
 // the SDK.
 func (c *Codec) Decode(payloads []*commonpb.Payload) ([]*commonpb.Payload, error) {
 	var run keyring.Run
+	defer run.Count()
 	return each(payloads, func(in []byte) ([]byte, error) {
 		sealed, marked, err := envelope.ParsePayload(in)
 		if err != nil || !marked {

@@ -177,6 +177,9 @@ func (e *Error) AtOnce() *Error {
 
 // WorthWaiting reports whether err is transient and may be tried again within the same call.
 func WorthWaiting(err error) bool {
-	var e *Error
-	return errors.As(err, &e) && e.Kind == KindUnavailable && !e.atOnce
+	if err == nil {
+		return false
+	}
+	e, ok := errors.AsType[*Error](err)
+	return ok && e.Kind == KindUnavailable && !e.atOnce
 }

@@ -258,8 +258,8 @@ func (o *opener) openFailure(it *openItem, from int) error {
 		m.arena = m.arena[:from]
 		m.putPart(f, failAttributes, nil)
 		text := redactedText
-		if !it.gone.At.IsZero() {
-			text = it.gone.Text()
+		if gone, is := it.destroyed(); is {
+			text = gone.Text()
 		}
 		m.putPart(f, failMessage, []byte(text))
 		return nil

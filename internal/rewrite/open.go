@@ -49,11 +49,19 @@ type openItem struct {
 	slot    *slot
 	failure int32 // in a chain of failures: the index of the one with the envelope
 	action  policy.Action
-	missing string             // to open it, if the policy denies it and its namespace is another one
-	gone    envelope.Destroyed // its key, if the caller gets a placeholder
-	size    int                // of the sealed payload; its content is shorter, unless it is compressed
+	gone    bool   // its key was destroyed, and the caller gets a placeholder
+	missing string // to open it, if the policy denies it and its namespace is another one
+	size    int    // of the sealed payload; its content is shorter, unless it is compressed
 	sealed  envelope.Sealed
 	foreign *foreign.Sealed // payload of another tool; sealed then holds only what the policy reads
+}
+
+// destroyed returns why the key of a payload is gone, if the caller gets a placeholder for that.
+func (it *openItem) destroyed() (envelope.Destroyed, bool) {
+	if !it.gone {
+		return envelope.Destroyed{}, false
+	}
+	return it.sealed.Header.Destroyed()
 }
 
 // reset prepares the memory for the next session.
@@ -264,6 +272,7 @@ func (o *opener) openItems(ctx context.Context) (out []byte, err error) {
 		o.ahead = o.toOpen // made once, since it allocates
 	}
 	o.run.Ahead(o.ahead)
+	defer o.run.Count()
 	if sampler := o.call.sampler(); sampler != nil {
 		o.chosen = sampler.choose(len(o.items))
 	}
@@ -364,8 +373,8 @@ func (o *opener) openToArena(ctx context.Context, it *openItem) error {
 		o.stats.used(it.sealed.Header.Key, len(arena)-from, hit)
 	case policy.Redact:
 		placeholder := redactedPayload
-		if !it.gone.At.IsZero() {
-			placeholder = it.gone.Payload()
+		if gone, is := it.destroyed(); is {
+			placeholder = gone.Payload()
 		}
 		m.arena = append(m.arena, placeholder...)
 	default:

@@ -292,8 +292,8 @@ func (o *opener) enterMissing(kind string, h *envelope.Header, outcome Outcome, 
 // enterItem enters a payload about which the policy has decided. err is why it did not open, if it did not.
 func (o *opener) enterItem(it *openItem, err error) {
 	outcome := outcomes[it.action]
-	if !it.gone.At.IsZero() {
-		outcome = outcomeOf(it.gone)
+	if gone, is := it.destroyed(); is {
+		outcome = outcomeOf(gone)
 	}
 	if err != nil {
 		outcome = Failed

@@ -61,8 +61,8 @@ func replaceErased(o *opener) {
 	}
 	for i := range o.items {
 		it := &o.items[i]
-		if gone, is := it.sealed.Header.Destroyed(); is && it.action == policy.Open {
-			it.action, it.gone = policy.Redact, gone
+		if _, is := it.sealed.Header.Destroyed(); is && it.action == policy.Open {
+			it.action, it.gone = policy.Redact, true
 		}
 	}
 }

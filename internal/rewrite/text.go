@@ -64,6 +64,7 @@ func (o *opener) wholeText(ctx context.Context, text []byte) ([]byte, bool) {
 	}
 	sealed.Ask(o.opened)
 	opened, hit, err := o.call.state.Keys.Open(ctx, nil, &sealed, o.call.namespace, &o.run)
+	o.run.Count()
 	if gone, is := sealed.Header.Destroyed(); is && gone.Is(err) {
 		o.enter(textField.kind, sealed.Header, outcomeOf(gone))
 		return []byte(gone.Text()), true

@@ -62,6 +62,8 @@ func Derive(dataKey []byte, c *Context) (id crypto.KeyID, _ *Cipher, err error) 
 
 // expand derives 32 bytes for a purpose, by HKDF-Expand: there is nothing to extract, since data keys are uniformly random.
 func expand(dataKey []byte, purpose string, c *Context) ([]byte, error) {
-	info := c.append([]byte("temporal-seal/v1/" + purpose + "\x00"))
+	var room [256]byte // names of usual lengths fit, so that nothing is allocated for them
+	info := append(append(append(room[:0], "temporal-seal/v1/"...), purpose...), 0)
+	info = c.append(info)
 	return hkdf.Expand(sha256.New, dataKey, string(info), 32)
 }

@@ -145,7 +145,9 @@ func SubjectReference(id crypto.KeyID, key, namespace string) *Header {
 }
 
 // KeyHeader is what Sealed.KeyHeader returns for envelopes with this header.
-func (h *Header) KeyHeader() []byte { return AppendHeader(nil, h)[idOffset:] }
+func (h *Header) KeyHeader() []byte {
+	return AppendHeader(make([]byte, 0, h.Size()), h)[idOffset:]
+}
 
 // aliasString avoids a copy per payload: the names in a header live no longer than the message they came in.
 func aliasString(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }

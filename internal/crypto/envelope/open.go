@@ -1,9 +1,6 @@
 package envelope
 
-import (
-	"bytes"
-	"crypto/sha256"
-)
+import "crypto/sha256"
 
 // Open appends to dst what s holds: the original serialized Payload (forms 0 and 1) or the text (form 2). dst must not
 // overlap s. If an error is returned, dst is as it was.
@@ -60,6 +57,12 @@ func (c *Cipher) Open(dst []byte, s *Sealed) ([]byte, error) {
 
 // unpad takes off the padding: 0x80 and any number of zeros after it.
 func unpad(b []byte) ([]byte, bool) {
-	b = bytes.TrimRight(b, "\x00")
-	return bytes.CutSuffix(b, []byte{0x80})
+	n := len(b)
+	for n > 0 && b[n-1] == 0 {
+		n--
+	}
+	if n == 0 || b[n-1] != 0x80 {
+		return b, false
+	}
+	return b[:n-1], true
 }

@@ -7,7 +7,6 @@
 package keyhealth
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"log/slog"
@@ -113,7 +112,8 @@ func (k *Key) Use(now int64) {
 	}
 }
 
-// Answered notes that the service did its work, and a wrapped key that is good beyond doubt.
+// Answered notes that the service did its work, and a wrapped key that is good beyond doubt, and does not
+// change afterwards.
 func (k *Key) Answered(kc crypto.KeyContext, wrapped []byte, id crypto.KeyID) {
 	now := time.Now()
 	k.mu.Lock()
@@ -132,7 +132,7 @@ func (k *Key) Answered(kc crypto.KeyContext, wrapped []byte, id crypto.KeyID) {
 		a = &access{}
 		k.contexts[kc] = a
 	}
-	a.wrapped, a.id, a.checked = bytes.Clone(wrapped), id, now
+	a.wrapped, a.id, a.checked = wrapped, id, now
 	a.denied, a.refusal = time.Time{}, nil
 }
 

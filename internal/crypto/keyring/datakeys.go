@@ -23,15 +23,15 @@ type dataKey struct {
 	parent  crypto.KeyID // of the proof of a wrap key: that key
 	carried bool         // by an envelope, though its entry has a life: it opens such envelopes alone
 
-	cipher  atomic.Pointer[envelope.Cipher] // nil once the key was dropped
-	macKey  atomic.Pointer[[]byte]          // of MACs; nil once the key was dropped
-	seals   atomic.Int64                    // envelopes that were sealed with it
-	chosen  atomic.Int64                    // envelopes whose form was chosen
-	used    atomic.Int64                    // coarse time of the last look at it
-	stored  atomic.Bool                     // the key store has its row
-	agreed  atomic.Bool                     // the key store has no keys of its name that expire, if it does not
-	life    atomic.Pointer[crypto.KeyLife]  // nil: it does not expire
-	allowed atomic.Pointer[Set]             // by which envelopes of the key may be opened; see opening.allows
+	cipher  atomic.Pointer[envelope.Cipher]        // nil once the key was dropped
+	macKey  atomic.Pointer[[envelope.MACSize]byte] // of MACs; nil once the key was dropped
+	seals   atomic.Int64                           // envelopes that were sealed with it
+	chosen  atomic.Int64                           // envelopes whose form was chosen
+	used    atomic.Int64                           // coarse time of the last look at it
+	stored  atomic.Bool                            // the key store has its row
+	agreed  atomic.Bool                            // the key store has no keys of its name that expire, if it does not
+	life    atomic.Pointer[crypto.KeyLife]         // nil: it does not expire
+	allowed atomic.Pointer[Set]                    // by which envelopes of the key may be opened; see opening.allows
 }
 
 var errDropped = errors.New("the data key was dropped while the call was under way; try again")
@@ -53,7 +53,7 @@ func deriveDataKey(key *keyhealth.Key, kc crypto.KeyContext, plain, wrapped []by
 	dk := &dataKey{id: id, kek: key, context: kc, wrapped: wrapped, use: new(keyUse)}
 	dk.header = dk.envelopeHeader().KeyHeader()
 	dk.cipher.Store(cipher)
-	dk.macKey.Store(&macKey)
+	dk.macKey.Store((*[envelope.MACSize]byte)(macKey))
 	return dk, nil
 }
 

@@ -158,7 +158,7 @@ func (s *keks) forgetUnlisted(set *Set) map[*keyhealth.Key]bool {
 // share their reference. Keys that were not needed so far are opened only if none else fits.
 func (s *keks) candidates(ctx context.Context, m match, h *envelope.Header) (found []*keyhealth.Key, err error) {
 	var closed []string
-	for _, uri := range m.uris() {
+	for uri := range m.each {
 		if key := s.get(uri); key == nil {
 			closed = append(closed, uri)
 		} else if key.Ref() == h.KEK {

@@ -31,7 +31,7 @@ func (m MACs) Append(dst []byte, namespace string, message []byte) []byte {
 		return dst
 	}
 	if key := s.dk.macKey.Load(); key != nil {
-		dst = envelope.AppendMAC(dst, s.dk.envelopeHeader(), *key, message)
+		dst = envelope.AppendMAC(dst, s.dk.envelopeHeader(), key[:], message)
 	}
 	return dst
 }
@@ -56,7 +56,7 @@ func (m MACs) Verify(ctx context.Context, mac []byte, namespace string, message 
 	if key == nil {
 		return s.Header.Errorf(crypto.KindUnavailable, "verify a MAC", "%w", errDropped)
 	}
-	if !s.VerifyMAC(*key, message) {
+	if !s.VerifyMAC(key[:], message) {
 		return s.Header.Tampered("the MAC is not that of this message")
 	}
 	return nil

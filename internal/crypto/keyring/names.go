@@ -1,5 +1,7 @@
 package keyring
 
+import "slices"
+
 // NewSet returns the set of a configuration by its names alone, for checks: no key service is asked, and no keyring can use
 // it.
 func NewSet(opt *Options) (*Set, error) { return newSet(opt, opt.Keys, opt.Grants, nil) }
@@ -26,5 +28,5 @@ func (s *Set) URIs(namespace, key string) (entry int, uris []string, ok bool) {
 	if !ok {
 		return 0, nil, false
 	}
-	return m.rank, m.uris(), true
+	return m.rank, slices.Collect(m.each), true
 }

@@ -32,6 +32,7 @@ type Run struct {
 	recent   [8]recentKey                        // messages mostly hold envelopes of one data key or a few
 	next     int
 	last     opened
+	more     uint64 // envelopes opened after the first with the data key of last, not counted yet
 }
 
 // Nested returns the run of a message that another one holds. What one message may ask the key store and the key services for
@@ -137,8 +138,10 @@ type opening struct {
 // dst must not overlap s. If an error is returned, dst is as it was.
 func (k *Keyring) Open(ctx context.Context, dst []byte, s *envelope.Sealed, namespace string, run *Run) (out []byte, hit bool, err error) {
 	set := k.Current()
-	dk, hit := run.last.dk, true
-	if last := &run.last; last.header != s.Header || last.set != set || last.namespace != namespace || !dk.usable() {
+	last := &run.last
+	dk, hit := last.dk, true
+	same := last.header == s.Header && last.set == set && last.namespace == namespace && dk.usable()
+	if !same {
 		if dk, hit, err = k.opening.dataKey(ctx, s, set, namespace, run); err != nil {
 			return dst, false, err
 		}
@@ -151,11 +154,25 @@ func (k *Keyring) Open(ctx context.Context, dst []byte, s *envelope.Sealed, name
 	if out, err = cipher.Open(dst, s); err != nil {
 		return dst, hit, err
 	}
+	if same {
+		run.more++
+		return out, hit, nil
+	}
+	run.Count()
 	dk.use.opened.Add(1)
 	k.core.touch(&dk.use.openedAt)
 	run.note(dk)
 	run.last = opened{s.Header, namespace, set, dk}
 	return out, hit, nil
+}
+
+// Count adds the envelopes of a run to what its data keys have opened; whoever opens several with one run calls it after the
+// last. They are not counted one by one, since all calls write to the same counters, and cores would wait for each other.
+func (r *Run) Count() {
+	if r.more > 0 {
+		r.last.dk.use.opened.Add(r.more)
+		r.more = 0
+	}
 }
 
 // dataKey returns the data key of an envelope, from memory or from the key service.
@@ -196,7 +213,7 @@ func (o *opening) allows(set *Set, dk *dataKey) bool {
 		return true
 	}
 	m, ok := set.findSealed(dk.context.Namespace, dk.context.Key)
-	if dk.revoked(set.revoked) || !ok || !slices.Contains(m.uris(), dk.kek.URI()) {
+	if dk.revoked(set.revoked) || !ok || !m.has(dk.kek.URI()) {
 		return false
 	}
 	dk.allowed.Store(set)
@@ -312,7 +329,11 @@ func (o *opening) ask(ctx context.Context, s *envelope.Sealed, id headerID, a *a
 		return nil, err
 	}
 	// The flight and its error outlive the message that the header may alias.
-	h := &envelope.Header{Key: strings.Clone(s.Header.Key), Namespace: strings.Clone(s.Header.Namespace), KEK: s.Header.KEK,
+	name := m.entry.Name
+	if name != s.Header.Key { // a star in it stands for something
+		name = strings.Clone(s.Header.Key)
+	}
+	h := &envelope.Header{Key: name, Namespace: strings.Clone(s.Header.Namespace), KEK: s.Header.KEK,
 		ID: s.Header.ID, Wrapped: bytes.Clone(s.Header.Wrapped), Life: s.Header.Life}
 	if a.refused.Load() >= maxRefused {
 		return nil, h.Errorf(crypto.KindUnavailable, "open",

@@ -203,7 +203,7 @@ func (p *parents) wrapKey(ctx context.Context, id crypto.KeyID, kc crypto.KeyCon
 	if set.revoked[id] {
 		return nil, kc.Errorf(crypto.KindRevoked, "open", "the wrap key %s... of its subject stands in revoked_data_keys", id.String()[:8])
 	}
-	if w, ok := p.wraps.Get(id); ok && w.usable() && w.proof.context == kc && slices.Contains(m.uris(), w.proof.kek.URI()) {
+	if w, ok := p.wraps.Get(id); ok && w.usable() && w.proof.context == kc && m.has(w.proof.kek.URI()) {
 		return w, nil
 	}
 	rows, err := p.store.Parent(ctx, id)

@@ -2,7 +2,6 @@ package keyring
 
 import (
 	"context"
-	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -135,7 +134,7 @@ func (p *sealing) renew(ctx context.Context, sl *slot) (*Sealer, error) {
 	if changed := p.core.set.Load(); changed != set {
 		// A change that was under way has not seen this key.
 		m, ok := changed.find(sl.namespace, sl.key)
-		if !ok || !slices.Contains(m.uris(), key.URI()) || m.entry.Life != s.life {
+		if !ok || !m.has(key.URI()) || m.entry.Life != s.life {
 			dk.drop()
 			return nil, crypto.Errorf(crypto.KindUnavailable, "seal",
 				"the configuration of keys changed while a data key was made; try again").In(sl.key, sl.namespace)

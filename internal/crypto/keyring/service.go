@@ -40,7 +40,7 @@ type share struct {
 }
 
 // take waits for a place. The caller gives it back.
-func (p *places) take(ctx context.Context, service string) (giveBack func(), err error) {
+func (p *places) take(ctx context.Context, service string) (taken place, err error) {
 	p.mu.Lock()
 	s := p.of[service]
 	if s == nil {
@@ -52,19 +52,33 @@ func (p *places) take(ctx context.Context, service string) (giveBack func(), err
 	}
 	s.users++
 	p.mu.Unlock()
-	leave := func() {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		if s.users--; s.users == 0 {
-			delete(p.of, service)
-		}
-	}
+	taken = place{p, service, s}
 	select {
 	case s.taken <- struct{}{}:
-		return func() { <-s.taken; leave() }, nil
+		return taken, nil
 	case <-ctx.Done():
-		leave()
-		return nil, ctx.Err()
+		taken.leave()
+		return place{}, ctx.Err()
+	}
+}
+
+// place is one of a service's places, taken.
+type place struct {
+	places  *places
+	service string
+	share   *share
+}
+
+func (p place) giveBack() {
+	<-p.share.taken
+	p.leave()
+}
+
+func (p place) leave() {
+	p.places.mu.Lock()
+	defer p.places.mu.Unlock()
+	if p.share.users--; p.share.users == 0 {
+		delete(p.places.of, p.service)
 	}
 }
 
@@ -99,11 +113,11 @@ func serviceOf(uri string) string {
 
 // call makes one call to the service of a key, with its span.
 func (s *service) call(ctx context.Context, uri, op string, kc crypto.KeyContext, f func(ctx context.Context) error) error {
-	giveBack, err := s.calls.take(ctx, serviceOf(uri))
+	place, err := s.calls.take(ctx, serviceOf(uri))
 	if err != nil {
 		return crypto.Unavailable(op, kc, err)
 	}
-	defer giveBack()
+	defer place.giveBack()
 	return limited(ctx, op, kc, callTimeout, func(ctx context.Context) error {
 		end := func(error) {}
 		if s.opt.Trace != nil {
@@ -124,8 +138,10 @@ func limited(ctx context.Context, op string, kc crypto.KeyContext, timeout time.
 
 // classified makes an error without a kind one of an unavailable service.
 func classified(op string, kc crypto.KeyContext, err error) error {
-	var known *crypto.Error
-	if err != nil && !errors.As(err, &known) {
+	if err == nil {
+		return nil
+	}
+	if _, known := errors.AsType[*crypto.Error](err); !known {
 		return crypto.Unavailable(op, kc, err)
 	}
 	return err
@@ -133,11 +149,11 @@ func classified(op string, kc crypto.KeyContext, err error) error {
 
 // open has a key opened. That may take several calls, and longer than one does: it may need credentials.
 func (s *service) open(ctx context.Context, uri string) (p crypto.Provider, err error) {
-	giveBack, err := s.opens.take(ctx, serviceOf(uri))
+	place, err := s.opens.take(ctx, serviceOf(uri))
 	if err != nil {
 		return nil, crypto.Unavailable("open key", crypto.KeyContext{}, err)
 	}
-	defer giveBack()
+	defer place.giveBack()
 	err = limited(ctx, "open key", crypto.KeyContext{}, maxWait, func(ctx context.Context) (err error) {
 		p, err = s.opt.Open(ctx, uri)
 		if err != nil && crypto.KindOf(err) == crypto.KindUnknown && ctx.Err() == nil {

@@ -188,13 +188,26 @@ func (m match) filled(uri string) string {
 	return strings.ReplaceAll(strings.ReplaceAll(uri, star, m.star), ofNamespace, m.namespace)
 }
 
-// uris returns the URIs of all key encryption keys, the active one first.
-func (m match) uris() []string {
-	uris := m.entry.uris()
-	for i := range uris {
-		uris[i] = m.filled(uris[i])
+// each yields the URIs of all key encryption keys, the active one first.
+func (m match) each(yield func(uri string) bool) {
+	if !yield(m.active()) {
+		return
 	}
-	return uris
+	for _, uri := range m.entry.OpenOnly {
+		if !yield(m.filled(uri)) {
+			return
+		}
+	}
+}
+
+// has reports whether a URI is that of one of the key encryption keys.
+func (m match) has(uri string) bool {
+	for u := range m.each {
+		if u == uri {
+			return true
+		}
+	}
+	return false
 }
 
 // find returns the first entry that serves a key name in a namespace.
