@@ -160,3 +160,26 @@ func TestLogFieldsNameTheTrace(t *testing.T) {
 		t.Errorf("the trace is missing: %v", fields)
 	}
 }
+
+// TestOpenedEnvelopesAreCounted: each envelope that a message holds is counted for its key, also those after the first.
+func TestOpenedEnvelopesAreCounted(t *testing.T) {
+	r := newRewriter(t, accounted)
+	list := &workflowservice.ListWorkflowExecutionsResponse{Executions: []*workflowpb.WorkflowExecutionInfo{
+		{Memo: memoOf("a", "b", "c")}, {Memo: memoOf("d")}, {Memo: memoOf("e")}}}
+	for calls := range uint64(3) {
+		c, err := answer(t, r, "ListWorkflowExecutions", list)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var opened uint64
+		for _, use := range r.state.Load().Keys.Uses() {
+			if use.Entry == "phi" {
+				opened += use.Opened
+			}
+		}
+		if want := 5 * (calls + 1); opened != want {
+			t.Errorf("%d envelopes count as opened after call %d, want %d", opened, calls+1, want)
+		}
+		c.Done()
+	}
+}
