@@ -79,6 +79,9 @@ func TestSurvey(t *testing.T) {
 	if second.Summary.Candidate != 0 || second.Summary.Places != first.Summary.Places {
 		t.Errorf("the second survey: %+v", second.Summary)
 	}
+	if state, err := os.ReadFile(in("state.json")); err != nil || !bytes.Contains(state, []byte(`"any":`)) {
+		t.Errorf("the state file has no place whose name is data, so that searching it shows nothing (error %v)", err)
+	}
 	leaks := harness.NewSweep(canaries)
 	if err := leaks.Files(out); err != nil {
 		t.Fatal(err)
