@@ -52,10 +52,11 @@ demo-erasure: bin/demo ## Watch one of three patients be erased: that one opens 
 demo-picture: bin/demo ## Run the demo, and draw the README's picture of it: docs/images/demo.svg
 	@bin/demo --svg docs/images/demo.svg
 
-# Not -trimpath: the demo finds the checkout by its own path.
+# Not -trimpath: the demo finds the checkout by its own path. The other flags, which it gives to the proxy's build too, take a
+# quarter off a first build: no debugger's data, and a compiler that collects garbage less often.
 .PHONY: bin/demo
 bin/demo:
-	@cd demo && $(GO) build -o ../bin/demo .
+	@cd demo && GOGC=400 $(GO) build -gcflags=all=-dwarf=false -ldflags=-w -o ../bin/demo .
 
 ##@ Test it
 
