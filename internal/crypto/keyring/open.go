@@ -32,7 +32,8 @@ type Run struct {
 	recent   [8]recentKey                        // messages mostly hold envelopes of one data key or a few
 	next     int
 	last     opened
-	more     uint64 // envelopes opened after the first with the data key of last, not counted yet
+	use      *keyUse // of the latest envelope
+	more     uint64  // envelopes with that use which were opened after the first of them, not counted yet
 }
 
 // Nested returns the run of a message that another one holds. What one message may ask the key store and the key services for
@@ -154,23 +155,26 @@ func (k *Keyring) Open(ctx context.Context, dst []byte, s *envelope.Sealed, name
 	if out, err = cipher.Open(dst, s); err != nil {
 		return dst, hit, err
 	}
-	if same {
+	if dk.use == run.use {
 		run.more++
-		return out, hit, nil
+	} else {
+		run.Count()
+		run.use = dk.use
+		dk.use.opened.Add(1)
+		k.core.touch(&dk.use.openedAt)
 	}
-	run.Count()
-	dk.use.opened.Add(1)
-	k.core.touch(&dk.use.openedAt)
-	run.note(dk)
-	run.last = opened{s.Header, namespace, set, dk}
+	if !same {
+		run.note(dk)
+		run.last = opened{s.Header, namespace, set, dk}
+	}
 	return out, hit, nil
 }
 
-// Count adds the envelopes of a run to what its data keys have opened; whoever opens several with one run calls it after the
+// Count adds the envelopes of a run to what their keys have opened; whoever opens several with one run calls it after the
 // last. They are not counted one by one, since all calls write to the same counters, and cores would wait for each other.
 func (r *Run) Count() {
 	if r.more > 0 {
-		r.last.dk.use.opened.Add(r.more)
+		r.use.opened.Add(r.more)
 		r.more = 0
 	}
 }
