@@ -62,6 +62,12 @@ bin/demo:
 
 .PHONY: test
 test: ## Everything: unit, policy, snapshots, and end to end on a real Temporal server
+	@printf '%s\n' 'Five parts, with their times on two cores; the first run also downloads modules and compiles for about 10 minutes:' \
+		'  test-unit    6 min  the packages, with the race detector; each prints a line when it is done' \
+		'  test-policy  20 s   the shipped policy and the examples' \
+		'  snapshots    20 s   metrics, config keys, flags and so on, compared with testdata/snapshots' \
+		'  test-e2e     6 min  the built proxy on a real Temporal server, which the first run builds' \
+		'  test-tasks   1 min  workers while keys are away'
 	@for part in test-unit test-policy snapshots test-e2e test-tasks; do scripts/step $(MAKE) $$part || exit; done
 
 .PHONY: test-unit
