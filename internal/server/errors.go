@@ -295,7 +295,7 @@ func (r *refusedCall) key(ctx context.Context, s *Server, why string) string {
 		method = r.method
 	}
 	if r.session != nil {
-		namespace = r.session.Namespace()
+		namespace = cut(r.session.Namespace()) // it may be as long as a request
 	}
 	if r.caller != nil && r.caller.Subject != "" {
 		caller = r.caller.String()

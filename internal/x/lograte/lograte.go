@@ -4,6 +4,7 @@
 package lograte
 
 import (
+	"crypto/sha256"
 	"strings"
 	"sync"
 	"time"
@@ -14,6 +15,8 @@ const (
 	Every = time.Minute
 	// Keys is how many lines with different keys are logged in that time. Further ones are left out.
 	Keys = 1000
+	// longKey is from how many bytes on a digest stands for a key: it may have a caller's text in it, as long as a request.
+	longKey = 256
 )
 
 // Limiter decides for one log line. The zero value is ready, and it is safe for concurrent use.
@@ -40,6 +43,10 @@ func (l *Limiter) Allow(key string) bool {
 // Next is Allow, and returns how many lines were left out since the last one with this key. Lines left out since
 // there were too many keys are in the number of the next line with a new key.
 func (l *Limiter) Next(key string) (leftOut int, ok bool) {
+	if len(key) > longKey {
+		digest := sha256.Sum256([]byte(key))
+		key = string(digest[:])
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()

@@ -1,7 +1,9 @@
 package lograte_test
 
 import (
+	"runtime"
 	"strconv"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -79,4 +81,31 @@ func TestAllocations(t *testing.T) {
 	if n := testing.AllocsPerRun(100, func() { l.Allow("key") }); n != 0 {
 		t.Errorf("%v allocations for a line that is left out", n)
 	}
+}
+
+// TestLongKeys: a caller's text in a key costs no memory, and keys that differ at their end are two.
+func TestLongKeys(t *testing.T) {
+	var l lograte.Limiter
+	long := strings.Repeat("n", 1<<20)
+	before := heap()
+	for i := range 100 {
+		if !l.Allow(long + strconv.Itoa(i)) {
+			t.Fatalf("key %d was taken for another one", i)
+		}
+	}
+	if l.Allow(long + "7") {
+		t.Error("a line was logged twice")
+	}
+	if grown := heap() - before; grown > 10<<20 {
+		t.Errorf("100 keys of 1 MB each keep %d bytes in memory", grown)
+	}
+	runtime.KeepAlive(&l)
+}
+
+// heap returns the bytes in use after a collection.
+func heap() int64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
 }
