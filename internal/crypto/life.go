@@ -64,11 +64,15 @@ func (l *KeyLife) Earlier(row *KeyLife) *KeyLife {
 	return &KeyLife{Read: row.Read, SealFor: min(l.SealFor, row.SealFor), OpenFor: min(l.OpenFor, row.OpenFor), End: row.End, Destroyed: row.Destroyed}
 }
 
-// ErrClocksDiffer is why no key is destroyed: the clock of the key store and that of this machine differ by minutes, so one of them is wrong.
-var ErrClocksDiffer = errors.New("no key is destroyed while the clocks differ; correct the wrong one")
+// ErrClocksDiffer is why no key that expires is made or destroyed: the clock of the key store and that of this machine differ by minutes, so
+// one of them is wrong.
+var ErrClocksDiffer = errors.New("no key that expires is made or destroyed while the clocks differ; correct the wrong one")
 
 // ErrMayNotDestroy is why no key is made that expires: the proxy's role in the key store lacks a right.
 var ErrMayNotDestroy = errors.New("the proxy may not destroy keys at the end of their life, so it makes none that expire")
+
+// ErrLookGoesOn is why a part of a key store was not looked through: that takes longer than one call has. The next one goes on there.
+var ErrLookGoesOn = errors.New("the key store takes longer to look through than one call has; the next one goes on there")
 
 // OverdueAfter is how long after its end a key counts as overdue whose wrapped key is still in the store. Replicas look once a minute, and
 // the clocks that have to agree may differ by 5 minutes.
@@ -103,7 +107,7 @@ func ExpiryOf(store KeyStore) ExpiryStore {
 // expires is never handed out with its wrapped key after that, and is kept: it shows that the key has expired and is not lost.
 type ExpiryStore interface {
 	// DestroyExpired destroys some of the wrapped keys whose life is over by the store's clock and by that of this process, and returns
-	// which, also where it returns an error after that; ErrClocksDiffer where these do not agree. more is whether there may be others. Several
+	// which, also where it returns an error after that; ErrClocksDiffer where these do not agree and the store has keys that expire. more is whether there may be others. Several
 	// processes may call it at once; each key is destroyed by one.
 	DestroyExpired(ctx context.Context) (destroyed []ExpiredKey, more bool, err error)
 	// DestroyReturned destroys some of the wrapped keys that are in the store though their rows say that they were destroyed, as after a
@@ -113,6 +117,7 @@ type ExpiryStore interface {
 	MayDestroy(ctx context.Context) error
 	// Has reports whether there are data keys of a context that do not expire, and such that do, destroyed ones too.
 	Has(ctx context.Context, kc KeyContext) (endless, expiring bool, err error)
-	// Lives counts the data keys by namespace and key name: those that are not destroyed and expire, or all of them, which reads every row.
+	// Lives counts the data keys by namespace and key name: those that are not destroyed and expire, and those that have come back, or all of
+	// them, which reads every row.
 	Lives(ctx context.Context, all bool) ([]KeyLives, error)
 }

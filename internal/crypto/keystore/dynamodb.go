@@ -54,6 +54,7 @@ const (
 type table struct {
 	client *dynamodb.Client
 	name   *string
+	now    func() time.Time // by this process's clock
 }
 
 type item = map[string]types.AttributeValue
@@ -83,7 +84,7 @@ func openDynamoDB(rest string) (*table, error) {
 	if err != nil {
 		return nil, notConfigured("dynamodb://%s: %w", name, err)
 	}
-	return &table{name: &name, client: dynamodb.NewFromConfig(cfg, func(o *dynamodb.Options) {
+	return &table{name: &name, now: time.Now, client: dynamodb.NewFromConfig(cfg, func(o *dynamodb.Options) {
 		if place.Endpoint != "" {
 			o.BaseEndpoint = &place.Endpoint
 		}
@@ -290,7 +291,12 @@ func (t *table) batch(ctx context.Context, op string, keys []item, found map[str
 	}
 }
 
-// clock returns the time by DynamoDB's clock, which its answers have to the second. Within the second it is that of this machine.
+// errNoDate is why no key that expires is made or destroyed: the clock of this machine alone does not decide that.
+var errNoDate = errors.New("the answer of DynamoDB has no header Date, so its clock is not known, and no key that expires is made or destroyed; " +
+	"have what is between the proxy and DynamoDB pass that header on")
+
+// clock returns the time by DynamoDB's clock, which its answers have to the second. Within the second it is that of this machine, and so it
+// is for an answer without a time: then a key opens for as long as it would by this machine's clock.
 func clock(at time.Time, known bool) time.Time {
 	local := time.Now()
 	switch {
@@ -322,7 +328,11 @@ func (t *table) insert(ctx context.Context, row *crypto.KeyRow, store string) er
 		if there || other && out.Item != nil {
 			return nil // Put compares
 		}
-		now := clock(awsmiddleware.GetServerTime(out.ResultMetadata))
+		at, known := awsmiddleware.GetServerTime(out.ResultMetadata)
+		if out.Item == nil && row.Life != nil && !known {
+			return unavailable("keystore.put", errNoDate)
+		}
+		now := clock(at, known)
 		if out.Item != nil && rowsAt(out.Item, now, now)[0].Life.Expired() {
 			return nil // Put finds out
 		}

@@ -1,6 +1,7 @@
 package keystore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -52,10 +53,11 @@ type ends struct {
 
 // endingKeys are the result of one look through the table.
 type endingKeys struct {
-	read    time.Time // when it began; zero: not yet
-	keys    map[crypto.KeyID]*endingKey
-	endless map[crypto.KeyContext]int // keys that do not expire
-	gone    map[crypto.KeyContext]int // keys that were destroyed
+	read       time.Time // when it began; zero: not yet
+	consistent bool      // with all that was written before it was read
+	keys       map[crypto.KeyID]*endingKey
+	endless    map[crypto.KeyContext]int // keys that do not expire
+	gone       map[crypto.KeyContext]int // keys that were destroyed
 }
 
 // endingKey is a key that is not destroyed, or whose wrapped key is there though it was.
@@ -129,6 +131,9 @@ func (t *table) begin(ctx context.Context, row *crypto.KeyRow, made item, now ti
 	attr := attrEndless
 	if l := row.Life.Left(); l != nil {
 		attr = attrExpiring
+		if err := clocksDiffer("keystore.put", now, t.now()); err != nil { // the item's end is by DynamoDB's clock alone
+			return err
+		}
 		made[attrSealUntil], made[attrExpires] = millis(now.Add(l.SealFor)), millis(now.Add(max(l.OpenFor, time.Millisecond)))
 		if err := t.mayDestroy(ctx); err != nil {
 			return err
@@ -179,24 +184,38 @@ func (x *tableExpiry) time(ctx context.Context) (time.Time, error) {
 	if err != nil {
 		return time.Time{}, unavailable("keystore.expire", err)
 	}
-	return clock(awsmiddleware.GetServerTime(out.ResultMetadata)), nil
+	now, known := awsmiddleware.GetServerTime(out.ResultMetadata)
+	if !known {
+		return time.Time{}, unavailable("keystore.expire", errNoDate)
+	}
+	return clock(now, known), nil
 }
 
-// look reads the whole table, unless that was done lately. One that ends with its context goes on at the next call. The caller holds the
-// lock.
+// look reads the whole table, unless that was done lately, in half of the time that the caller has: the other half is for keys that the last
+// look has found. What it cannot finish goes on at the next call, unless that needs a consistent look and this one is not. The caller holds
+// the lock.
 func (x *tableExpiry) look(ctx context.Context, within time.Duration) error {
 	e := &x.store.ends
 	if !e.last.read.IsZero() && time.Since(e.last.read) < within {
 		return nil
 	}
-	if e.reading == nil || within == 0 {
+	if e.reading == nil || within == 0 && !e.reading.consistent {
 		e.next = nil
-		e.reading = &endingKeys{time.Now(), map[crypto.KeyID]*endingKey{}, map[crypto.KeyContext]int{}, map[crypto.KeyContext]int{}}
+		e.reading = &endingKeys{time.Now(), within == 0, map[crypto.KeyID]*endingKey{}, map[crypto.KeyContext]int{}, map[crypto.KeyContext]int{}}
 	}
-	for {
-		page, err := x.table.client.Scan(ctx, &dynamodb.ScanInput{TableName: x.table.name, ConsistentRead: aws.Bool(within == 0), ExclusiveStartKey: e.next,
+	if end, ok := ctx.Deadline(); ok && within > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, time.Until(end)/2)
+		defer cancel()
+	}
+	for pages := 0; ; pages++ {
+		page, err := x.table.client.Scan(ctx, &dynamodb.ScanInput{TableName: x.table.name, ConsistentRead: &e.reading.consistent, ExclusiveStartKey: e.next,
 			FilterExpression: aws.String("begins_with(pk, :k)"), ExpressionAttributeValues: item{":k": &types.AttributeValueMemberS{Value: keyItem}}})
-		if err != nil {
+		switch {
+		case err == nil:
+		case pages > 0 && ctx.Err() != nil:
+			return unavailable("keystore.lives", crypto.ErrLookGoesOn)
+		default:
 			return x.table.failed("keystore.lives", err)
 		}
 		for _, it := range page.Items {
@@ -236,6 +255,15 @@ func endOf(it item) (id crypto.KeyID, of *endingKey, wrapped bool) {
 	return row.ID, of, len(wrapsOf(it)) > 0
 }
 
+// lookLately is look. Where one is not finished, an earlier one serves; there is an error if there is none.
+func (x *tableExpiry) lookLately(ctx context.Context, within time.Duration) error {
+	err := x.look(ctx, within)
+	if errors.Is(err, crypto.ErrLookGoesOn) && within > 0 && !x.store.ends.last.read.IsZero() {
+		return nil
+	}
+	return err
+}
+
 // DestroyExpired is part of crypto.ExpiryStore. One conditional write marks a key and deletes its wrapped key.
 func (x *tableExpiry) DestroyExpired(ctx context.Context) (destroyed []crypto.ExpiredKey, more bool, err error) {
 	e := &x.store.ends
@@ -245,22 +273,23 @@ func (x *tableExpiry) DestroyExpired(ctx context.Context) (destroyed []crypto.Ex
 	if err != nil {
 		return nil, false, err
 	}
-	err = x.look(ctx, lookEvery)
-	if !e.last.expire() { // also by an earlier look, if this one is not finished
-		return nil, false, err
+	failed := x.lookLately(ctx, lookEvery)
+	if !e.last.expire() && len(e.last.gone) == 0 { // also by an earlier look, if this one failed
+		return nil, false, failed
 	}
 	own := x.now()
-	if err := clocksDiffer(now, own); err != nil {
+	if err := clocksDiffer("keystore.expire", now, own); err != nil {
 		return nil, false, err
 	}
 	due := now
 	if own.Before(now) {
 		due = own
 	}
-	return x.destroy(ctx, func(k *endingKey) bool { return !k.destroyed && !k.end.After(due) }, &dynamodb.UpdateItemInput{
+	destroyed, more, err = x.destroy(ctx, func(k *endingKey) bool { return !k.destroyed && !k.end.After(due) }, &dynamodb.UpdateItemInput{
 		UpdateExpression:          aws.String("SET destroyed = :yes REMOVE wraps"),
 		ConditionExpression:       aws.String("expires <= :due AND attribute_not_exists(destroyed)"),
 		ExpressionAttributeValues: item{":yes": yes, ":due": millis(due)}})
+	return destroyed, more, cmp.Or(err, failed)
 }
 
 // DestroyReturned is part of crypto.ExpiryStore.
@@ -271,12 +300,11 @@ func (x *tableExpiry) DestroyReturned(ctx context.Context) (destroyed []crypto.E
 	if _, err := x.time(ctx); err != nil {
 		return nil, false, err
 	}
-	if err := x.look(ctx, time.Minute); err != nil {
-		return nil, false, err
-	}
-	return x.destroy(ctx, func(k *endingKey) bool { return k.destroyed }, &dynamodb.UpdateItemInput{
+	failed := x.look(ctx, time.Minute)
+	destroyed, more, err = x.destroy(ctx, func(k *endingKey) bool { return k.destroyed }, &dynamodb.UpdateItemInput{
 		UpdateExpression: aws.String("REMOVE wraps"), ConditionExpression: aws.String("destroyed = :yes AND attribute_exists(wraps)"),
 		ExpressionAttributeValues: item{":yes": yes}})
+	return destroyed, more, cmp.Or(err, failed)
 }
 
 // destroy makes a conditional write for each of the keys that are chosen. A key for which the condition does not hold is not what the table
@@ -298,6 +326,7 @@ func (x *tableExpiry) destroy(
 		case err == nil:
 			destroyed = append(destroyed, crypto.ExpiredKey{ID: id, Context: k.context, End: k.end})
 			delete(x.store.ends.last.keys, id)
+			x.store.ends.last.gone[k.context]++
 		case x.table.code(err) == "ConditionalCheckFailedException":
 			if err := x.again(ctx, id); err != nil {
 				return destroyed, false, err
@@ -357,7 +386,7 @@ func (x *tableExpiry) Lives(ctx context.Context, all bool) ([]crypto.KeyLives, e
 	if all {
 		within = 0
 	}
-	if err := x.look(ctx, within); err != nil {
+	if err := x.lookLately(ctx, within); err != nil {
 		return nil, err
 	}
 	lives := map[crypto.KeyContext]*crypto.KeyLives{}

@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -30,6 +31,7 @@ import (
 type between struct {
 	mu     sync.Mutex
 	calls  map[string]int
+	hidden atomic.Bool // the header Date of answers
 	answer func(op string, call int, body map[string]any) (status int, answer any)
 }
 
@@ -47,7 +49,16 @@ func dynamoDBWith(t *testing.T) (uri string, b *between) {
 	}
 	b = &between{calls: map[string]int{}}
 	pass := httputil.NewSingleHostReverseProxy(behind)
+	pass.ModifyResponse = func(resp *http.Response) error {
+		if b.hidden.Load() {
+			resp.Header.Del("Date")
+		}
+		return nil
+	}
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if b.hidden.Load() {
+			w.Header()["Date"] = nil // or the server would add it
+		}
 		raw, _ := io.ReadAll(r.Body)
 		r.Body = io.NopCloser(bytes.NewReader(raw))
 		var body map[string]any
@@ -710,5 +721,90 @@ func TestDynamoDBLookGoesOn(t *testing.T) {
 	b.answers(nil)
 	if err != nil || len(done) != 1 || done[0].ID != r.ID || wraps(t, s) != 0 {
 		t.Errorf("destroyed %v, error %v, %d wrapped keys are left", done, err, wraps(t, s))
+	}
+}
+
+// TestDynamoDBLookTakesLong: a look that takes longer than a call has goes on with the next one, whatever that is for, and meanwhile keys are
+// destroyed and counted by what the last look has found.
+func TestDynamoDBLookTakesLong(t *testing.T) {
+	uri, b := dynamoDBWith(t)
+	s := newStore(t, uri)
+	if err := s.Put(t.Context(), expiring(1)); err != nil {
+		t.Fatal(err)
+	}
+	endAll(t, s)
+	x := s.Expiry()
+	if lives, err := x.Lives(t.Context(), false); err != nil || len(lives) != 1 {
+		t.Fatalf("%+v, error %v", lives, err)
+	}
+	s.ends.last.read = time.Now().Add(-2 * lookEvery)
+	var starts atomic.Int32
+	b.answers(func(op string, _ int, body map[string]any) (int, any) {
+		if op != "Scan" {
+			return 0, nil
+		}
+		time.Sleep(100 * time.Millisecond)
+		if body["ExclusiveStartKey"] == nil {
+			starts.Add(1)
+		}
+		return http.StatusOK, map[string]any{"Items": []any{}, "LastEvaluatedKey": map[string]any{"pk": map[string]any{"S": "k#1"}}}
+	})
+	within := func(call func(ctx context.Context) error) error {
+		ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
+		defer cancel()
+		return call(ctx)
+	}
+	if err := within(func(ctx context.Context) error {
+		done, _, err := x.DestroyExpired(ctx)
+		if len(done) != 1 {
+			t.Errorf("destroyed %v; want what the last look has found", done)
+		}
+		return err
+	}); err != nil {
+		t.Error(err)
+	}
+	if err := within(func(ctx context.Context) error { _, _, err := x.DestroyReturned(ctx); return err }); !errors.Is(err, crypto.ErrLookGoesOn) {
+		t.Errorf("keys that came back are not all known: %v", err)
+	}
+	if err := within(func(ctx context.Context) error { _, err := x.Lives(ctx, false); return err }); err != nil {
+		t.Errorf("the last look serves: %v", err)
+	}
+	if n := starts.Load(); n != 1 {
+		t.Errorf("the look began %d times", n)
+	}
+	for range 2 {
+		if err := within(func(ctx context.Context) error { _, err := x.Lives(ctx, true); return err }); err == nil {
+			t.Error("all keys are counted by a look that is not finished")
+		}
+	}
+	if n := starts.Load(); n != 2 {
+		t.Errorf("the consistent look began %d times", n-1)
+	}
+}
+
+// TestDynamoDBWithoutItsClock: where answers do not say what time it is, the clock of this machine alone destroys no key and gives none its end.
+func TestDynamoDBWithoutItsClock(t *testing.T) {
+	uri, b := dynamoDBWith(t)
+	s := newStore(t, uri)
+	if err := s.Put(t.Context(), expiring(1)); err != nil {
+		t.Fatal(err)
+	}
+	endAll(t, s)
+	b.hidden.Store(true)
+	if done, _, err := s.Expiry().DestroyExpired(t.Context()); !errors.Is(err, errNoDate) || len(done) != 0 {
+		t.Errorf("destroyed %v, error %v", done, err)
+	}
+	if err := s.Put(t.Context(), expiring(2)); !errors.Is(err, errNoDate) {
+		t.Errorf("a key that expires: %v", err)
+	}
+	if err := s.Put(t.Context(), row(3)); err != nil {
+		t.Errorf("a key that does not expire: %v", err)
+	}
+	if n := wraps(t, s); n != 2 {
+		t.Errorf("%d wrapped keys; want the first and the third", n)
+	}
+	b.hidden.Store(false)
+	if done, _, err := s.Expiry().DestroyExpired(t.Context()); err != nil || len(done) != 1 {
+		t.Errorf("destroyed %v, error %v", done, err)
 	}
 }

@@ -118,6 +118,18 @@ func setClock(x crypto.ExpiryStore, by time.Duration) {
 	}
 }
 
+// setOwnClock sets the clock by which a store compares where it makes keys.
+func setOwnClock(s *Store, by time.Duration) {
+	now := func() time.Time { return time.Now().Add(by) }
+	switch b := s.backend.(type) {
+	case database:
+		b.now = now
+		s.backend = b
+	case *table:
+		b.now = now
+	}
+}
+
 // wraps returns how many wrapped keys there are.
 func wraps(t *testing.T, s *Store) (n int) {
 	t.Helper()

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -58,9 +59,10 @@ func lifeOf(asked time.Time, expires, openFor, sealFor int64, destroyed bool) *c
 // Expiry returns the part of the store whose data keys may expire.
 func (s *Store) Expiry() crypto.ExpiryStore {
 	if d, ok := s.backend.(database); ok {
-		return &expiry{on: Subjects{s, d}, now: time.Now}
+		return &expiry{on: Subjects{s, d}, now: d.now}
 	}
-	return &tableExpiry{store: s, table: s.backend.(*table), now: time.Now}
+	t := s.backend.(*table)
+	return &tableExpiry{store: s, table: t, now: t.now}
 }
 
 // expiry is a crypto.ExpiryStore. It works on the database as the part for keys of subjects does.
@@ -69,7 +71,7 @@ type expiry struct {
 	now func() time.Time // by this process's clock
 }
 
-// maxClockDifference is by how much the clocks of the store and of this machine may differ where keys are destroyed.
+// maxClockDifference is by how much the clocks of the store and of this machine may differ where keys that expire are made or destroyed.
 const maxClockDifference = 5 * time.Minute
 
 // dueKeys is the condition of keys that have to be destroyed: their life is over by the store's clock and by this process's, which is the
@@ -120,12 +122,8 @@ RETURNING id, namespace, key_name, expires`), own.UnixMilli(), perSweep)
 		if err != nil {
 			return lacks(lockRow.grant, err)
 		}
-		for i := range destroyed {
-			if _, err := deleteWraps.exec(ctx, tx, destroyed[i].ID); err != nil {
-				return err
-			}
-		}
-		return nil
+		_, err = destroyWraps(ctx, tx, destroyed)
+		return err
 	})
 	if err != nil {
 		return nil, err // the transaction is not committed
@@ -149,24 +147,55 @@ func (e *expiry) destroyReturned(ctx context.Context) (destroyed []crypto.Expire
 		if err != nil {
 			return err
 		}
-		for _, key := range found {
-			done, err := deleteWraps.exec(ctx, tx, key.ID)
-			if err != nil {
-				return err
-			}
-			switch n, err := done.RowsAffected(); {
-			case err != nil:
-				return err
-			case n > 0: // otherwise another process has destroyed it
-				destroyed = append(destroyed, key)
-			}
-		}
-		return nil
+		done, err := destroyWraps(ctx, tx, found)
+		// Another process has destroyed the others.
+		destroyed = slices.DeleteFunc(found, func(key crypto.ExpiredKey) bool { return !done[key.ID] })
+		return err
 	})
 	if err != nil {
 		return nil, err
 	}
 	return destroyed, nil
+}
+
+// destroyWraps deletes the wrapped keys of some keys, and returns the ids of those that it has deleted. It returns an error if one is still
+// there: a trigger, a rule or row-level security can have a DELETE delete nothing, without an error.
+func destroyWraps(ctx context.Context, tx *sql.Tx, keys []crypto.ExpiredKey) (done map[crypto.KeyID]bool, err error) {
+	if len(keys) == 0 {
+		return nil, nil
+	}
+	marks, args := make([]string, len(keys)), make([]any, len(keys))
+	for i := range keys {
+		marks[i], args[i] = fmt.Sprintf("$%d", i+1), keys[i].ID[:]
+	}
+	of := ` FROM temporal_seal_wraps WHERE id IN (` + strings.Join(marks, ", ") + `)`
+	rows, err := tx.QueryContext(ctx, `DELETE`+of+` RETURNING id`, args...)
+	if err != nil {
+		return nil, lacks(deleteWraps.grant, err)
+	}
+	defer rows.Close()
+	done = map[crypto.KeyID]bool{}
+	for rows.Next() {
+		var raw []byte
+		if err := rows.Scan(&raw); err != nil {
+			return nil, err
+		}
+		var id crypto.KeyID
+		copy(id[:], raw)
+		done[id] = true
+	}
+	if err := rows.Err(); err != nil {
+		return nil, lacks(deleteWraps.grant, err)
+	}
+	var left int
+	if err := tx.QueryRowContext(ctx, `SELECT count(*)`+of, args...).Scan(&left); err != nil {
+		return nil, err
+	}
+	if left > 0 {
+		return nil, fmt.Errorf("%d wrapped keys are still in temporal_seal_wraps after a DELETE without an error, so no key counts as destroyed; "+
+			"remove the trigger, the rule or the policy of row-level security that keeps them there", left)
+	}
+	return done, nil
 }
 
 // right is a statement about a key that destroying it needs, and what the owner of the tables has to grant for it.
@@ -206,25 +235,26 @@ func (e *expiry) MayDestroy(ctx context.Context) error {
 	return e.on.writing(ctx, "keystore.expire", func(tx *sql.Tx) error { return mayDestroy(ctx, tx) })
 }
 
-// areDue reports whether there are keys that have to be destroyed. It returns an error if keys expire and the clocks differ.
+// areDue reports whether there are keys that have to be destroyed. It returns an error if there are keys that expire, destroyed ones too, and
+// the clocks differ: this process may have some of them in memory.
 func (e *expiry) areDue(ctx context.Context, own time.Time) (due bool, err error) {
 	var some bool
 	var now int64
-	err = e.on.reading(ctx, "keystore.expire", `SELECT EXISTS (SELECT 1 FROM temporal_seal_keys WHERE expires > 0 AND destroyed = 0),
+	err = e.on.reading(ctx, "keystore.expire", `SELECT EXISTS (SELECT 1 FROM temporal_seal_keys WHERE kind = 0 AND expires > 0),
 	EXISTS (SELECT 1 FROM temporal_seal_keys WHERE `+dueKeys+`), $now`,
 		func(row *sql.Rows) error { return row.Scan(&some, &due, &now) }, own.UnixMilli())
 	if err != nil || !some {
 		return false, err
 	}
-	return due, clocksDiffer(time.UnixMilli(now), own)
+	return due, clocksDiffer("keystore.expire", time.UnixMilli(now), own)
 }
 
 // clocksDiffer returns an error if the time by the store's clock and that by the clock of this process differ by minutes.
-func clocksDiffer(now, own time.Time) error {
+func clocksDiffer(op string, now, own time.Time) error {
 	if now.Sub(own).Abs() <= maxClockDifference {
 		return nil
 	}
-	return crypto.Internalf(crypto.KindUnavailable, "keystore.expire", "the clock of the key store shows %s and that of this machine %s: %w",
+	return crypto.Internalf(crypto.KindUnavailable, op, "the clock of the key store shows %s and that of this machine %s: %w",
 		now.UTC().Format(time.RFC3339), own.UTC().Format(time.RFC3339), crypto.ErrClocksDiffer)
 }
 
@@ -272,7 +302,9 @@ FROM temporal_seal_keys k WHERE k.kind = 0 AND $which) t GROUP BY namespace, key
 
 // Lives is part of crypto.ExpiryStore.
 func (e *expiry) Lives(ctx context.Context, all bool) (lives []crypto.KeyLives, err error) {
-	which := "k.expires > 0 AND k.destroyed = 0" // as the index
+	// As the indexes; the second part are keys that have come back, of which the wraps are the shorter list.
+	which := `k.id IN (SELECT id FROM temporal_seal_keys WHERE expires > 0 AND destroyed = 0 UNION ALL
+	SELECT id FROM temporal_seal_keys WHERE destroyed = 1 AND id IN (SELECT id FROM temporal_seal_wraps))`
 	if all {
 		which = "1 = 1"
 	}

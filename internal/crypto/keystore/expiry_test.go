@@ -119,6 +119,89 @@ func TestClocksDiffer(t *testing.T) {
 		if rows, err := s.Get(t.Context(), []crypto.KeyID{row(1).ID}); err != nil || len(rows) != 1 || !rows[0].Life.Destroyed || !rows[0].Life.Gone() {
 			t.Errorf("destroyed: rows %+v, error %v", rows, err)
 		}
+		s.ends.last.read = time.Time{}
+		setClock(x, -time.Hour)
+		if done, _, err := x.DestroyExpired(t.Context()); len(done) != 0 || !errors.Is(err, crypto.ErrClocksDiffer) {
+			t.Errorf("a machine that slept while all keys were destroyed: destroyed %v, error %v", done, err)
+		}
+	})
+}
+
+// TestClocksDifferWhereAKeyIsMade: the end of a row is by the store's clock alone. No row is made with one while the clocks differ, since both
+// would destroy the key too early once the store's clock was corrected.
+func TestClocksDifferWhereAKeyIsMade(t *testing.T) {
+	stores(t, func(t *testing.T, uri string) {
+		s := newStore(t, uri)
+		there := expiring(1)
+		if err := s.Put(t.Context(), there); err != nil {
+			t.Fatal(err)
+		}
+		for _, ahead := range []time.Duration{time.Hour, -time.Hour} {
+			setOwnClock(s, -ahead)
+			err := s.Put(t.Context(), expiring(2))
+			if !errors.Is(err, crypto.ErrClocksDiffer) || crypto.KindOf(err) != crypto.KindUnavailable || !strings.Contains(err.Error(), "correct the wrong one") {
+				t.Errorf("the store's clock is %v ahead: %v", ahead, err)
+			}
+			if all := ids(t, s); !slices.Equal(all, []crypto.KeyID{there.ID}) || wraps(t, s) != 1 {
+				t.Errorf("the store's clock is %v ahead: keys %v", ahead, all)
+			}
+			if err := s.Put(t.Context(), expiring(1)); err != nil {
+				t.Errorf("a row that is there: %v", err)
+			}
+		}
+		if err := s.Put(t.Context(), row(3)); err != nil {
+			t.Errorf("a key that does not expire: %v", err)
+		}
+		setOwnClock(s, 2*time.Minute)
+		if err := s.Put(t.Context(), expiring(2)); err != nil {
+			t.Errorf("the clocks agree: %v", err)
+		}
+	})
+}
+
+// TestDeleteThatDeletesNothing: a database in which a DELETE leaves rows there, without an error, destroys no key, and none counts as
+// destroyed.
+func TestDeleteThatDeletesNothing(t *testing.T) {
+	stores(t, func(t *testing.T, uri string) {
+		s, r := newStore(t, uri), expiring(1)
+		if isTable(s) {
+			return // it has no triggers
+		}
+		keep, drop := `CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+CREATE TRIGGER keep BEFORE DELETE ON temporal_seal_wraps FOR EACH ROW EXECUTE FUNCTION keep()`, "DROP TRIGGER keep ON temporal_seal_wraps"
+		if s.backend.(database).tables == sqliteTables {
+			keep, drop = "CREATE TRIGGER keep BEFORE DELETE ON temporal_seal_wraps BEGIN SELECT RAISE(IGNORE); END", "DROP TRIGGER keep"
+		}
+		if err := s.Put(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+		endAll(t, s)
+		sqlExec(t, s, keep)
+		x := s.Expiry()
+		stays := func(when string, done []crypto.ExpiredKey, err error) {
+			t.Helper()
+			if err == nil || !strings.Contains(err.Error(), "remove the trigger") || len(done) != 0 || wraps(t, s) != 1 {
+				t.Errorf("%s: destroyed %v, error %v, %d wrapped keys", when, done, err, wraps(t, s))
+			}
+			if lives, err := x.Lives(t.Context(), false); err != nil || len(lives) != 1 || lives[0].Overdue != 1 || lives[0].Expired != 1 {
+				t.Errorf("%s: %+v, error %v; want one that is overdue", when, lives, err)
+			}
+		}
+		done, _, err := x.DestroyExpired(t.Context())
+		stays("at its end", done, err)
+		if rows, err := s.Get(t.Context(), []crypto.KeyID{r.ID}); err != nil || len(rows) != 1 || rows[0].Life.Destroyed {
+			t.Errorf("it counts as destroyed: %+v, error %v", rows, err)
+		}
+		sqlExec(t, s, "UPDATE temporal_seal_keys SET destroyed = 1")
+		done, _, err = x.DestroyReturned(t.Context())
+		stays("as one that came back", done, err)
+		sqlExec(t, s, drop)
+		if done, _, err := x.DestroyReturned(t.Context()); err != nil || len(done) != 1 || wraps(t, s) != 0 {
+			t.Errorf("without the trigger: destroyed %v, error %v", done, err)
+		}
+		if lives, err := x.Lives(t.Context(), false); err != nil || len(lives) != 0 {
+			t.Errorf("without the trigger: %+v, error %v", lives, err)
+		}
 	})
 }
 

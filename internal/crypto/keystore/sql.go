@@ -33,6 +33,7 @@ const (
 type database struct {
 	db     *sql.DB
 	tables string
+	now    func() time.Time // by this process's clock
 }
 
 // postgresTables and sqliteTables differ in the names of types alone. The kind is that of an envelope's context.
@@ -83,7 +84,7 @@ func openPostgres(uri string) (database, error) {
 	db := stdlib.OpenDB(*c)
 	db.SetMaxOpenConns(maxConns)
 	db.SetMaxIdleConns(maxConns)
-	return database{db, postgresTables}, nil
+	return database{db, postgresTables, time.Now}, nil
 }
 
 // verified returns an error if a server on another machine need not prove who it is: whoever stands in its place could confirm
@@ -126,7 +127,7 @@ func openSQLite(path string, create bool) (database, error) {
 	db.SetMaxOpenConns(1) // it holds the lock
 	db.SetMaxIdleConns(1)
 	db.SetConnMaxIdleTime(0)
-	return database{db, sqliteTables}, nil
+	return database{db, sqliteTables, time.Now}, nil
 }
 
 // querier is a database or a transaction.
@@ -333,7 +334,8 @@ func (d database) insert(ctx context.Context, row *crypto.KeyRow, store string) 
 }
 
 // insertInto inserts a row. An expired key gets no wrapped key again; its row is locked first, so that none is left behind by a process
-// that destroys it meanwhile. A key that expires is refused to a process that could not destroy it.
+// that destroys it meanwhile. A key that expires is refused to a process that could not destroy it, and while the clocks differ: its end is
+// by the store's clock alone, and once that was corrected, both clocks would destroy the key too early.
 func (d database) insertInto(ctx context.Context, tx *sql.Tx, row *crypto.KeyRow) error {
 	var sealFor, openFor int64
 	if l := row.Life.Left(); l != nil {
@@ -342,21 +344,38 @@ func (d database) insertInto(ctx context.Context, tx *sql.Tx, row *crypto.KeyRow
 			return err
 		}
 	}
-	if _, err := tx.ExecContext(ctx, d.statement(`INSERT INTO temporal_seal_keys (id, kind, namespace, key_name, seal_until, expires)
+	made, err := tx.ExecContext(ctx, d.statement(`INSERT INTO temporal_seal_keys (id, kind, namespace, key_name, seal_until, expires)
 VALUES ($1, $2, $3, $4, CASE WHEN CAST($6 AS bigint) > 0 THEN $now + CAST($5 AS bigint) ELSE 0 END,
 	CASE WHEN CAST($6 AS bigint) > 0 THEN $now + CAST($6 AS bigint) ELSE 0 END) ON CONFLICT DO NOTHING`),
-		row.ID[:], int(row.Kind), row.Context.Namespace, row.Context.Key, sealFor, openFor); err != nil {
+		row.ID[:], int(row.Kind), row.Context.Namespace, row.Context.Key, sealFor, openFor)
+	if err != nil {
 		return err
 	}
 	if row.Life != nil {
+		if err := d.agrees(ctx, tx, made); err != nil {
+			return err
+		}
 		if _, err := lockRow.exec(ctx, tx, row.ID); err != nil {
 			return err
 		}
 	}
-	_, err := tx.ExecContext(ctx, d.statement(`INSERT INTO temporal_seal_wraps (id, kek_ref, kek_uri, wrapped)
+	_, err = tx.ExecContext(ctx, d.statement(`INSERT INTO temporal_seal_wraps (id, kek_ref, kek_uri, wrapped)
 SELECT $1, $2, $3, $4 FROM temporal_seal_keys k WHERE k.id = $1 AND k.destroyed = 0 AND (k.expires = 0 OR k.expires > $now) ON CONFLICT DO NOTHING`),
 		row.ID[:], row.KEK[:], row.KEKURI, row.Wrapped)
 	return err
+}
+
+// agrees returns an error if a row was made that expires and the clocks differ. The transaction is not committed then.
+func (d database) agrees(ctx context.Context, tx *sql.Tx, made sql.Result) error {
+	n, err := made.RowsAffected()
+	if err != nil || n == 0 { // it was there
+		return err
+	}
+	var now int64
+	if err := tx.QueryRowContext(ctx, d.statement(`SELECT $now`)).Scan(&now); err != nil {
+		return err
+	}
+	return clocksDiffer("keystore.put", time.UnixMilli(now), d.now())
 }
 
 // selectPage selects a page of keys with their wraps, and keys that have none.
