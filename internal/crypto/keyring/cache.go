@@ -1,6 +1,7 @@
 package keyring
 
 import (
+	"maps"
 	"sync"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -75,7 +76,14 @@ func (d *dataKeys) add(dk *dataKey) {
 	m[dk.id] = dk
 }
 
-// drop forgets the data keys that match.
+// forget has data keys that match asked for again when an envelope needs them. Where they seal, they go on.
+func (d *dataKeys) forget(match func(*dataKey) bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	maps.DeleteFunc(d.m, func(_ crypto.KeyID, dk *dataKey) bool { return match(dk) })
+}
+
+// drop forgets the data keys that match, and ends their use.
 func (d *dataKeys) drop(match func(*dataKey) bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -21,7 +21,7 @@ type dataKey struct {
 	use     *keyUse
 	subject *subjectKey  // nil: it is no key of a subject
 	parent  crypto.KeyID // of the proof of a wrap key: that key
-	carried bool         // by an envelope, though its entry has a life: it opens such envelopes alone
+	carried bool         // by an envelope, though its entry has a life or gave one up: it opens such envelopes alone
 
 	cipher  atomic.Pointer[envelope.Cipher]        // nil once the key was dropped
 	macKey  atomic.Pointer[[envelope.MACSize]byte] // of MACs; nil once the key was dropped

@@ -23,10 +23,11 @@ const (
 // expiry destroys keys whose life is over.
 type expiry struct {
 	core    *core
-	store   crypto.ExpiryStore // nil: there is none
-	forget  func(match func(*dataKey) bool)
-	mu      sync.Mutex // guards the rest
-	looked  time.Time  // for keys that have come back
+	store   crypto.ExpiryStore              // nil: there is none
+	drop    func(match func(*dataKey) bool) // for sealing and opening
+	forget  func(match func(*dataKey) bool) // for opening
+	mu      sync.Mutex                      // guards the rest
+	looked  time.Time                       // for keys that have come back
 	lives   []crypto.KeyLives
 	expired map[string]uint64 // destroyed here, by the entry of `keys`
 }
@@ -46,7 +47,7 @@ func (x *expiry) tend() {
 		switch {
 		case err == nil || x.core.base.Err() != nil:
 		case errors.Is(err, crypto.ErrClocksDiffer):
-			x.core.opt.Log.Error("the clocks of the key store and of this machine differ; no key is destroyed at the end of its life until they agree",
+			x.core.opt.Log.Error("the clocks of the key store and of this machine differ; no key that expires is made or destroyed until they agree",
 				"error", err)
 		case !failing:
 			x.core.opt.Log.Warn("keys whose life is over could not be destroyed in the key store; they open nothing, and it is tried again each minute",
@@ -64,8 +65,11 @@ func (x *expiry) tend() {
 // sweep destroys keys whose life is over, forgets those in memory, and looks what comes next and what is overdue. Once an hour it looks for
 // keys that have come back, and again each minute while these cannot be destroyed.
 func (x *expiry) sweep(ctx context.Context) error {
-	x.forget(func(dk *dataKey) bool { return !dk.life.Load().Opens() })
+	x.drop(func(dk *dataKey) bool { return !dk.life.Load().Opens() })
 	err := x.destroy(ctx, x.store.DestroyExpired, slog.LevelInfo, "a data key was destroyed at the end of its life; what it sealed opens nowhere any more")
+	if errors.Is(err, crypto.ErrClocksDiffer) { // a machine that slept has not counted the time; rows of keys that seal are read each minute
+		x.forget(func(dk *dataKey) bool { return dk.life.Load() != nil })
+	}
 	x.mu.Lock()
 	look := x.looked.IsZero() || time.Since(x.looked) >= returnInterval
 	x.mu.Unlock()
@@ -73,10 +77,13 @@ func (x *expiry) sweep(ctx context.Context) error {
 	if look {
 		left = x.destroy(ctx, x.store.DestroyReturned, slog.LevelWarn, "a data key that was destroyed at the end of its life had come back, as with a backup that is "+
 			"restored in part, and was destroyed again")
+		if errors.Is(left, crypto.ErrLookGoesOn) {
+			look, left = false, nil
+		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, maxWait)
 	defer cancel()
-	lives, failed := x.store.Lives(ctx, left != nil)
+	lives, failed := x.store.Lives(ctx, false)
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if failed == nil {
@@ -114,9 +121,18 @@ func (x *expiry) overdue() (n int) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	for _, l := range x.lives {
-		n += l.Overdue
+		n += overdueOf(l)
 	}
 	return n
+}
+
+// overdueOf returns how many keys of a name should have been destroyed: at least one if the next one's end is long over, as where the store
+// could not be asked since.
+func overdueOf(l crypto.KeyLives) int {
+	if l.Overdue == 0 && !l.Next.IsZero() && time.Since(l.Next) > crypto.OverdueAfter {
+		return 1
+	}
+	return l.Overdue
 }
 
 // note counts a key that was destroyed, and says so in the log.
@@ -166,8 +182,8 @@ func Expiries(k *Keyring) (all []Expiry) {
 	}
 	for _, l := range x.lives {
 		name := entryOf(set, l.Context)
-		if l.Overdue > 0 {
-			of(name).Overdue += l.Overdue
+		if n := overdueOf(l); n > 0 {
+			of(name).Overdue += n
 		}
 		if l.Expiring == 0 || name == OtherUses {
 			continue

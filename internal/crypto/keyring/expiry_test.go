@@ -24,6 +24,7 @@ type expiringRows struct {
 	ends map[crypto.KeyID][2]time.Time // to seal and to open, by the store's clock
 	err  error
 	full error // of Put alone
+	held error // of DestroyExpired alone
 
 	lives  []crypto.KeyLives
 	unread error // of Lives alone
@@ -135,7 +136,10 @@ func (s *expiringRows) DestroyReturned(context.Context) ([]crypto.ExpiredKey, bo
 }
 
 func (s *expiringRows) DestroyExpired(ctx context.Context) (done []crypto.ExpiredKey, _ bool, _ error) {
-	return done, false, errors.Join(s.failing(), s.All(ctx, func(r crypto.KeyRow) error {
+	s.mu.Lock()
+	held := s.held
+	s.mu.Unlock()
+	return done, false, errors.Join(held, s.failing(), s.All(ctx, func(r crypto.KeyRow) error {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if end, ok := s.ends[r.ID]; ok && !s.now().Before(end[1]) {
@@ -376,28 +380,79 @@ func TestLifeOfAKeyChanges(t *testing.T) {
 	})
 }
 
-// TestCarriedKeyOpensNoReference: an envelope that carries the key of a name with a life gives no other envelope more time.
+// TestCarriedKeyOpensNoReference: an envelope that carries the key of a name with a life, also of one that was given up or added meanwhile, gives
+// no other envelope more time.
 func TestCarriedKeyOpensNoReference(t *testing.T) {
-	fakeTime(t, func(t *testing.T) {
-		s, p := defaultStore()
-		keys := newExpiringRows(0)
-		a, b := chat(t, s, p, keys), chat(t, s, p, keys)
-		sealed := sealer(t, a, "ns", "default")
-		referring, err := sealed.appendPayload(nil, []byte("payload"), false)
-		if err != nil {
-			t.Fatal(err)
-		}
-		h := sealed.dk.envelopeHeader()
-		var nonces envelope.Nonces
-		carrying := envelope.NewWriter(sealed.dk.cipher.Load(), h).AppendPayload(nil, []byte("payload"), false, &nonces)
-		if got, err := open(b, carrying, "ns"); err != nil || got != "payload" {
-			t.Fatalf("an envelope that carries its key: %q, %v", got, err)
-		}
-		time.Sleep(3*hourly + waitForTick)
-		if opened, errs := openResolved(t.Context(), b, [][]byte{referring}); opened != 0 || errs[crypto.KindExpired] != 1 {
-			t.Errorf("%d opened, errors %v", opened, errs)
-		}
-	})
+	for name, configs := range map[string]func(p *scripted) (before, after []KeyConfig){
+		"a life":          func(p *scripted) (_, _ []KeyConfig) { return chatKeys(p, 2*hourly), nil },
+		"a life given up": func(p *scripted) (_, _ []KeyConfig) { return givenUp(p), nil },
+		"a life added":    func(p *scripted) (_, _ []KeyConfig) { return chatKeys(p, 0), chatKeys(p, 2*hourly) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			fakeTime(t, func(t *testing.T) {
+				s, p := defaultStore()
+				keys := newExpiringRows(0)
+				before, after := configs(p)
+				a := chat(t, s, p, keys)
+				b := newKeyring(t, Options{Keys: before, Open: s.open, Store: shared{keys}, DataKeyLife: hourly})
+				b.Confirm("ns")
+				sealed := sealer(t, a, "ns", "default")
+				referring, err := sealed.appendPayload(nil, []byte("payload"), false)
+				if err != nil {
+					t.Fatal(err)
+				}
+				h := sealed.dk.envelopeHeader()
+				var nonces envelope.Nonces
+				carrying := envelope.NewWriter(sealed.dk.cipher.Load(), h).AppendPayload(nil, []byte("payload"), false, &nonces)
+				if got, err := open(b, carrying, "ns"); err != nil || got != "payload" {
+					t.Fatalf("an envelope that carries its key: %q, %v", got, err)
+				}
+				if after != nil {
+					if err := change(b, t.Context(), after, nil, nil); err != nil {
+						t.Fatal(err)
+					}
+				}
+				time.Sleep(3*hourly + waitForTick)
+				if opened, errs := openResolved(t.Context(), b, [][]byte{referring}); opened != 0 || errs[crypto.KindExpired] != 1 {
+					t.Errorf("%d opened, errors %v", opened, errs)
+				}
+			})
+		})
+	}
+}
+
+// TestMachineThatSleptAsksAgain: a replica whose clocks stood still learns within a minute that keys in its memory have ended: since the clocks
+// differ, it asks for them again. What seals goes on.
+func TestMachineThatSleptAsksAgain(t *testing.T) {
+	for name, slept := range map[string]time.Duration{"for longer than the life": 4 * time.Hour, "shortly": 10 * time.Minute} {
+		t.Run(name, func(t *testing.T) {
+			fakeTime(t, func(t *testing.T) {
+				s, p := defaultStore()
+				keys := newExpiringRows(0)
+				referring := seal(t, chat(t, s, p, keys), "payload")
+				k := newKeyring(t, Options{Keys: chatKeys(p, 2*hourly), Open: s.open, Store: shared{keys}, DataKeyLife: hourly, Replica: true})
+				k.Confirm("ns")
+				if opened, errs := openResolved(t.Context(), k, [][]byte{referring}); opened != 1 {
+					t.Fatalf("errors %v", errs)
+				}
+				own := sealer(t, k, "ns", "default").dk.id
+				keys.mu.Lock()
+				keys.skew, keys.held = slept, crypto.ErrClocksDiffer
+				keys.mu.Unlock()
+				time.Sleep(sweepInterval + waitForTick)
+				if memory := k.opening.keys.get(keyOf(t, referring)); memory != nil {
+					t.Error("a key with a life is not asked for again")
+				}
+				over := slept > 3*hourly
+				if opened, errs := openResolved(t.Context(), k, [][]byte{referring}); (opened == 1) == over || over && errs[crypto.KindUnavailable] != 1 {
+					t.Errorf("%d opened, errors %v", opened, errs)
+				}
+				if !over && sealer(t, k, "ns", "default").dk.id != own {
+					t.Error("the key that seals is out of use")
+				}
+			})
+		})
+	}
 }
 
 // TestExpiredKeysAreDestroyed: a replica destroys them in the store, counts them by the config's name, and logs each.

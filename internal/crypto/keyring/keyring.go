@@ -102,7 +102,7 @@ func New(ctx context.Context, opt Options) (*Keyring, error) {
 	k.subjects = newSubjects(c, &k.opening)
 	k.opening.subjects = k.subjects
 	k.sealing = sealing{core: c, made: k.opening.keys.add, flights: newFlights[slotKey, *Sealer](c, keyhealth.ProbeRetry)}
-	k.expiry = &expiry{core: c, store: crypto.ExpiryOf(opt.Store), forget: k.drop, expired: make(map[string]uint64)}
+	k.expiry = &expiry{core: c, store: crypto.ExpiryOf(opt.Store), drop: k.drop, forget: k.opening.keys.forget, expired: make(map[string]uint64)}
 	set, err := k.Prepare(ctx, opt.Keys, opt.Grants, opt.RevokedDataKeys)
 	if err != nil {
 		k.Close()
@@ -219,6 +219,7 @@ func (k *Keyring) Commit(set *Set) {
 	k.subjects.parents.making.refusals.Purge()
 	k.subjects.sealing.refusals.Purge()
 	k.subjects.unwraps.refusals.Purge()
+	k.opening.keys.forget(set.hidesEnd)
 	k.sealing.obey(set)
 }
 

@@ -149,6 +149,28 @@ func TestOverdueKeys(t *testing.T) {
 	})
 }
 
+// TestOverdueWhileTheStoreIsAway: a key whose end is long over counts as overdue, though the key store could not be asked since.
+func TestOverdueWhileTheStoreIsAway(t *testing.T) {
+	fakeTime(t, func(t *testing.T) {
+		s, p := defaultStore()
+		keys := newExpiringRows(0)
+		keys.overdue([]crypto.KeyLives{{Context: crypto.KeyContext{Namespace: "ns", Key: "default"}, Expiring: 1, Next: time.Now().Add(5 * time.Minute)}}, nil)
+		k := newKeyring(t, Options{Keys: chatKeys(p, 2*hourly), Open: s.open, Store: shared{keys}, Replica: true})
+		time.Sleep(waitForTick)
+		keys.mu.Lock()
+		keys.unread = errors.New("connection refused")
+		keys.mu.Unlock()
+		time.Sleep(4*time.Minute + crypto.OverdueAfter)
+		if all := Expiries(k); len(all) != 1 || all[0].Overdue != 0 {
+			t.Errorf("before: %+v", all)
+		}
+		time.Sleep(2 * time.Minute)
+		if all := Expiries(k); len(all) != 1 || all[0].Overdue != 1 {
+			t.Errorf("after: %+v", all)
+		}
+	})
+}
+
 // TestKeysThatComeBackAreLookedFor: at the start, once an hour, and each minute while they cannot be destroyed.
 func TestKeysThatComeBackAreLookedFor(t *testing.T) {
 	fakeTime(t, func(t *testing.T) {

@@ -350,7 +350,7 @@ func (o *opening) ask(ctx context.Context, s *envelope.Sealed, id headerID, a *a
 	if err != nil {
 		return nil, err
 	}
-	carried := m.entry.Life > 0 && !s.Header.Reference()
+	carried := (m.entry.Life > 0 || m.entry.Endless) && !s.Header.Reference()
 	dk, err := o.flights.do(ctx, id, func(ctx context.Context) (*dataKey, error) { return o.unwrap(ctx, m.entry, id, h, candidates, carried) })
 	if err != nil && !crypto.KindOf(err).Transient() {
 		a.refused.Add(1)

@@ -242,6 +242,16 @@ func (s *Set) WithoutLife(kc crypto.KeyContext) (entry int, ok bool) {
 	return m.rank, ok && m.entry.Life == 0 && !m.entry.Endless
 }
 
+// hidesEnd reports whether a data key that was taken from an envelope, before its entry got a life, opens envelopes by reference too: then
+// the key store has not said when it ends.
+func (s *Set) hidesEnd(dk *dataKey) bool {
+	if dk.life.Load() != nil || dk.carried || dk.subject != nil {
+		return false
+	}
+	_, ok := s.Expiring(dk.context)
+	return ok
+}
+
 // match returns an entry if it serves a key name in a namespace. Its URIs get the name that envelopes have of the namespace, so
 // that one which is renamed keeps its keys.
 func (s *Set) match(i int, namespace, key string) (m match, ok bool) {
