@@ -175,7 +175,7 @@ type migratedStore struct {
 type checkedStore struct {
 	Rows     int        `json:"rows"`
 	Unusable []keyError `json:"unusable"`
-	// Warnings are of settings of the database by which rows can get lost.
+	// Warnings are of settings of the database by which rows can get lost, and of wrapped keys without a row.
 	Warnings []string   `json:"warnings"`
 	Expiring []keyLives `json:"expiring"`
 }
@@ -215,7 +215,12 @@ key is still in the store.`,
 				if errors.Is(err, crypto.ErrMayNotDestroy) {
 					checked.Warnings, err = append(checked.Warnings, err.Error()), nil
 				}
-				return errors.Join(warned, err)
+				orphans, lost := store.Orphans(cmd.Context())
+				if orphans > 0 {
+					checked.Warnings = append(checked.Warnings, fmt.Sprintf("%s of temporal_seal_wraps without a row in temporal_seal_keys: nothing destroys them; "+
+						"restore the rows, or delete them if no rows were lost", count(orphans, "wrapped key")))
+				}
+				return errors.Join(warned, err, lost)
 			}); err != nil {
 				return err
 			}

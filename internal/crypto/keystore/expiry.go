@@ -198,6 +198,20 @@ func destroyWraps(ctx context.Context, tx *sql.Tx, keys []crypto.ExpiredKey) (do
 	return done, nil
 }
 
+// Orphans returns how many wrapped keys have no row that says what they are for. They open nothing, and are never destroyed, since nothing
+// shows when they have to be. In DynamoDB a key and its row are one item.
+func (s *Store) Orphans(ctx context.Context) (n int, err error) {
+	d, ok := s.backend.(database)
+	if !ok {
+		return 0, nil
+	}
+	if err := d.db.QueryRowContext(ctx, `SELECT count(*) FROM temporal_seal_wraps w
+WHERE NOT EXISTS (SELECT 1 FROM temporal_seal_keys k WHERE k.id = w.id)`).Scan(&n); err != nil {
+		return 0, unavailable("keystore.orphans", err)
+	}
+	return n, nil
+}
+
 // right is a statement about a key that destroying it needs, and what the owner of the tables has to grant for it.
 type right struct{ statement, grant string }
 

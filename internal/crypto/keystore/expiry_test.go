@@ -205,6 +205,26 @@ CREATE TRIGGER keep BEFORE DELETE ON temporal_seal_wraps FOR EACH ROW EXECUTE FU
 	})
 }
 
+// TestOrphans: wrapped keys without a row are counted, and those with one are not.
+func TestOrphans(t *testing.T) {
+	stores(t, func(t *testing.T, uri string) {
+		s, want := newStore(t, uri), 0
+		for _, r := range []crypto.KeyRow{row(1), expiring(2)} {
+			if err := s.Put(t.Context(), r); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if !isTable(s) {
+			r := row(1)
+			sqlExec(t, s, "DELETE FROM temporal_seal_keys WHERE id = $1", r.ID[:])
+			want = 1
+		}
+		if n, err := s.Orphans(t.Context()); n != want || err != nil {
+			t.Errorf("%d, error %v; want %d", n, err, want)
+		}
+	})
+}
+
 // TestPutReadsTheLife: a process that writes its row again learns that the row ends earlier, and none that it ends later.
 func TestPutReadsTheLife(t *testing.T) {
 	stores(t, func(t *testing.T, uri string) {
