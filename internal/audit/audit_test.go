@@ -82,6 +82,23 @@ func openFile(t *testing.T, path string) *File {
 	return f
 }
 
+// A record that cannot be made is logged as what happens to its call: with audit.required that is refused.
+func TestRecordThatCannotBeMade(t *testing.T) {
+	for _, required := range []bool{false, true} {
+		var logged bytes.Buffer
+		l := start(t, Options{Sink: openFile(t, filepath.Join(t.TempDir(), "audit.jsonl")), Required: required,
+			Log: slog.New(slog.NewTextHandler(&logged, nil))})
+		r := record(1)
+		r.Time = time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC) // JSON has no such year
+		if err := l.Write(t.Context(), r); errors.Is(err, ErrUnrecorded) != required {
+			t.Errorf("required %v: %v", required, err)
+		}
+		if goesOn := strings.Contains(logged.String(), "calls go on"); goesOn == required || !strings.Contains(logged.String(), "audit records are dropped") {
+			t.Errorf("required %v: logged %q", required, logged.String())
+		}
+	}
+}
+
 func TestRecordIsOneLine(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.jsonl")
 	l := start(t, Options{Sink: openFile(t, path)})

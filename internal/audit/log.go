@@ -193,11 +193,15 @@ func (l *Log) Ready() error {
 	return nil
 }
 
-// lost counts a dropped record, and logs that.
+// lost counts a dropped record, and logs that. Where records are required, its error has the call refused.
 func (l *Log) lost(why error) error {
 	total := l.dropped.Add(1)
 	if l.losses.Allow("") {
-		l.options.Log.Error("audit records are dropped, calls go on; set audit.required to have them refused instead", "dropped_so_far", total, "error", why)
+		message := "audit records are dropped, calls go on; set audit.required to have them refused instead"
+		if l.options.Required {
+			message = "audit records are dropped, and their calls are refused"
+		}
+		l.options.Log.Error(message, "dropped_so_far", total, "error", why)
 	}
 	if l.options.Required {
 		return ErrUnrecorded

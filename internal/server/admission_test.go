@@ -284,6 +284,10 @@ func TestLargeAnswersWaitForRoom(t *testing.T) {
 		t.Errorf("no room for long: %v", err)
 	}
 	full.count(-MinBytes)
+	refused := p.metrics.Traffic.Refusals.List()
+	if len(refused) != 1 || refused[0].Method != "QueryWorkflow" || refused[0].Code != "RESOURCE_EXHAUSTED" {
+		t.Errorf("the proxy's own refusal is not among its refusals: %v", refused)
+	}
 	eventually(t, func() bool { return p.admission.inUse() == 0 })
 }
 

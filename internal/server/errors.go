@@ -33,8 +33,9 @@ import (
 //	ResourceExhausted  a limit, of calls, bytes or the size of a     retries, with a longer pause, all of them
 //	                   request (in gRPC's own words, which end a
 //	                   workflow task that is too large for good)
-//	Internal           a fault of the proxy, or an upstream whose    final    retries                 final
-//	                   answer cannot be read
+//	Internal           a fault of the proxy, an upstream whose       final    retries                 final
+//	                   answer cannot be read, or a call without
+//	                   one whole request message (read.go)
 //	InvalidArgument    a malformed, unknown or too large message     ends a   ends a worker whose     final
 //	                                                                 worker   polls get it for 60 s
 //	PermissionDenied   a policy's deny; namespaces and services out  final    ends a worker whose     final
@@ -45,8 +46,9 @@ import (
 //	FailedPrecondition an envelope whose key, grant or release the   final    final                   not known
 //	                   proxy does not have; a change of its config
 //	                   opens it
-//	DataLoss           an envelope that was changed, or whose data   final    retries                 not known
-//	                   key is lost
+//	DataLoss           an envelope that was changed, that the key    final    retries                 not known
+//	                   service rejects, or whose data key is lost,
+//	                   erased or expired
 //	Canceled           the caller left
 //	DeadlineExceeded   the caller's time is over, or its request     final    not known               not known
 //	                   does not arrive
@@ -190,7 +192,7 @@ func (c *call) refuse(err error) error {
 	case *upstreamError:
 		st = e.status
 		upstreamSpoke(c.ctx)
-	case interface{ GRPCStatus() *status.Status }: // of the steps admit and read
+	case interface{ GRPCStatus() *status.Status }: // of the steps admit, read and forward
 		if st = e.GRPCStatus(); st.Code() != codes.ResourceExhausted { // admission logs those, once a minute
 			refusalOf(c).log(c.ctx, c.server, st, err)
 		}

@@ -34,13 +34,16 @@ func (c *call) forward() error {
 	err := c.invoke(out)
 	c.sealed.Free() // a call that never got as far as a connection leaves it unsent
 	if e := grpc.SetHeader(c.ctx, answered(c.arrived.header)); e != nil && err == nil {
-		err = status.Error(codes.Internal, from+"the upstream's headers cannot be forwarded: "+e.Error())
+		err = newRefusal(codes.Internal, "the upstream's headers cannot be forwarded: %v", e)
 	}
 	if e := grpc.SetTrailer(c.ctx, answered(c.arrived.trailer)); e != nil && err == nil {
-		err = status.Error(codes.Internal, from+"the upstream's trailers cannot be forwarded: "+e.Error())
+		err = newRefusal(codes.Internal, "the upstream's trailers cannot be forwarded: %v", e)
 	}
 	if err != nil {
 		c.answer.Free()
+		if own, ok := err.(*refusal); ok { // the proxy's own, such as for want of bytes: nothing of it is the upstream's
+			return answerFor(own).Err()
+		}
 		if isPoll && status.Code(err) == codes.DeadlineExceeded && c.ctx.Err() == nil && shortened(c.ctx, out) {
 			return c.endPoll() // the proxy shortened it
 		}
@@ -86,7 +89,7 @@ func (c *call) invoke(ctx context.Context) (err error) {
 }
 
 // reserveAnswer reserves as many bytes as the method's answers had lately. The first answer of all shows how
-// many that is.
+// many that is. An error is a refusal of the proxy's own.
 func (c *call) reserveAnswer(ctx context.Context) (reserved int64, err error) {
 	m := c.method
 	expected := int64(0)
@@ -106,7 +109,7 @@ func (c *call) reserveAnswer(ctx context.Context) (reserved int64, err error) {
 		}
 	}
 	if m.answer.Load() > 0 && m.reads() {
-		return 0, answerFor(c.server.admission.noBytes("an answer", expected)).Err()
+		return 0, c.server.admission.noBytes("an answer", expected)
 	}
 	return 0, nil // the call has changed something: its answer must arrive
 }
