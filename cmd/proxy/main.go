@@ -1,9 +1,20 @@
 // Command proxy stands between Temporal's SDKs and a Temporal frontend. It seals payloads on their way to
 // the server and opens them on the way back.
 //
-// Each command has a file, with its flags, its run and its output: serve.go, check.go, config.go, explain.go,
-// health.go, init.go, keys.go (with keys_list.go and keys_scan.go), keystore.go, open.go, survey.go, version.go. Package app does the work of
-// serving. harden.go keeps the process's memory from leaving it; output.go is how commands print.
+// Each command has a file, with its flags, its run and its output. Package app does the work of serving.
+//
+//	main.go      the list of the commands, and exit codes
+//	serve.go, check.go, config.go, health.go, init.go, open.go, version.go: the command of that name
+//	explain.go   explain; explain_input.go: what it is asked, from a file or flags
+//	keys.go      keys new and rotate; keys_list.go, keys_reference.go: list and reference
+//	keys_scan.go keys scan; keys_scan_report.go: its result; keys_scan_store.go: what it asks the keys and the key store
+//	keystore.go  keystore, but for recover: keystore_recover.go
+//	subjects.go  subjects; subjects_erase.go: erase, readmit and the certificate; subjects_running.go: what runs with a
+//	             subject's payloads
+//	survey.go    survey; survey_report.go: what it prints
+//	output.go    how commands print, as text or JSON; visible.go: without what controls a terminal
+//	harden.go    keeps the process's memory from leaving it; by system: harden_unix.go, harden_linux.go, harden_nounix.go,
+//	             harden_nolinux.go
 package main
 
 import (

@@ -54,8 +54,8 @@ func (l *KeyLife) Left() *KeyLife {
 	return &KeyLife{Read: time.Now(), SealFor: l.SealFor - passed, OpenFor: l.OpenFor - passed, End: l.End, Destroyed: l.Destroyed}
 }
 
-// Earlier returns the life that ends first of l and that of the same key's row as it was read later, each time for itself. A row that does
-// not expire changes nothing.
+// Earlier returns, for sealing and for opening separately, the earlier end of l and of the same key's row as it was read later. A row that
+// does not expire changes nothing.
 func (l *KeyLife) Earlier(row *KeyLife) *KeyLife {
 	if l == nil || row == nil {
 		return l
@@ -115,7 +115,7 @@ type ExpiryStore interface {
 	DestroyReturned(ctx context.Context) (destroyed []ExpiredKey, more bool, err error)
 	// MayDestroy returns an error unless this process has the rights that it needs to destroy keys: ErrMayNotDestroy with the missing one.
 	MayDestroy(ctx context.Context) error
-	// Has reports whether there are data keys of a context that do not expire, and such that do, destroyed ones too.
+	// Has reports whether a context has data keys without an end, and whether it has keys with one (destroyed ones count).
 	Has(ctx context.Context, kc KeyContext) (endless, expiring bool, err error)
 	// Lives counts the data keys by namespace and key name: those that are not destroyed and expire, and those that have come back, or all of
 	// them, which reads every row.

@@ -8,6 +8,15 @@
 //	keyhealth   whether a key encryption key may be used while its service is away or refuses
 //	keyservice  the list of key services; its comment says where a new one goes
 //	awskms, azurekeyvault, gcpkms, vault, plugin, localkey  the key services
+//	keystore    a database with wrapped data keys; its comment says where a new kind goes
+//	awsclient   the settings of the AWS SDK, for awskms and keystore
+//
+// The files of this one:
+//
+//	provider.go  key services: Provider, and what some of them can do beside it; KEKRef, KeyID, KeyContext
+//	errors.go    the kinds of errors, and what callers see of one
+//	store.go     key stores: KeyStore and its rows; subject.go: keys of subjects in one; life.go: keys in one that expire
+//	newest.go    key services whose newest version stands for the key; shared.go: the client that all keys of one share
 package crypto
 
 import (
@@ -52,7 +61,7 @@ type Provider interface {
 	URI() string
 	// GenerateDataKey makes a fresh 32-byte data key, bound to kc.
 	GenerateDataKey(ctx context.Context, kc KeyContext) (plain, wrapped []byte, err error)
-	// UnwrapDataKey returns back the data key, if wrapped was made by this key for the same kc.
+	// UnwrapDataKey returns the data key, if wrapped was made by this key for the same kc.
 	UnwrapDataKey(ctx context.Context, wrapped []byte, kc KeyContext) ([]byte, error)
 }
 

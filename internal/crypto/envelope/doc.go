@@ -47,10 +47,12 @@
 //	H+12+n  16          tag
 //
 //	context     = kind || u8 L1 || key name || u16 L2 || namespace || subject tag
-//	              kind: u8, 0 data, 1 subject; the tag has 32 bytes and is there for kind 1 alone
+//	              kind: u8, 0 data, 1 subject, 2 wrap, 3 index; the tag has 32 bytes and is there for kind 1 alone
 //	key id      = HKDF-Expand-SHA256(data key, "temporal-seal/v1/id"   || 0 || context, 16)
 //	sealing key = HKDF-Expand-SHA256(data key, "temporal-seal/v1/seal" || 0 || context, 32)
 //	AAD         = bytes [0, H), and for a view also SHA-256(view)
+//
+// Further labels than id and seal are in mac.go (mac) and in subject.go (wrap and tag for keys that are derived, wrapped for AAD).
 //
 // The wrapped data key is whatever the key service returned for the 32 random bytes of the data key. A self-contained
 // envelope thereby carries all that it takes to open it, apart from the key encryption key; its context is of kind 0 and

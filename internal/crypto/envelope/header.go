@@ -56,7 +56,7 @@ const (
 type Header struct {
 	Flags byte
 	ID    crypto.KeyID // of the data key
-	// The rest is empty in an envelope by reference.
+	// The rest is empty in an envelope by reference, until its row was looked up.
 	KEK            crypto.KEKRef
 	Key, Namespace string
 	Wrapped        []byte

@@ -21,7 +21,7 @@ const (
 )
 
 // Sealer seals for one (namespace, key name) with the data key that was current when it was handed out. It is safe for
-// concurrent use. Take a new one from the Keyring for every call: it keeps neither up with renewal nor with revocation.
+// concurrent use. Take a new one from the Keyring for every call: a kept one misses renewal and revocation.
 type Sealer struct {
 	dk        *dataKey
 	life      time.Duration // of its entry, when the data key was made

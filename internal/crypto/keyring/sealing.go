@@ -12,7 +12,7 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/x/backoff"
 )
 
-// sealing returns out the working data keys, and renews and retires them.
+// sealing hands out the working data keys, and renews and retires them.
 type sealing struct {
 	core    *core
 	flights *flights[slotKey, *Sealer]

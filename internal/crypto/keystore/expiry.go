@@ -56,13 +56,15 @@ func lifeOf(asked time.Time, expires, openFor, sealFor int64, destroyed bool) *c
 		OpenFor: time.Duration(openFor) * time.Millisecond, End: time.UnixMilli(expires).UTC(), Destroyed: destroyed}
 }
 
-// Expiry returns the part of the store whose data keys may expire.
+// Expiry returns the part of the store whose data keys may expire; nil where its backend has none.
 func (s *Store) Expiry() crypto.ExpiryStore {
-	if d, ok := s.backend.(database); ok {
-		return &expiry{on: Subjects{s, d}, now: d.now}
+	switch b := s.backend.(type) {
+	case database:
+		return &expiry{on: Subjects{s, b}, now: b.now}
+	case *table:
+		return &tableExpiry{store: s, table: b, now: b.now}
 	}
-	t := s.backend.(*table)
-	return &tableExpiry{store: s, table: t, now: t.now}
+	return nil
 }
 
 // expiry is a crypto.ExpiryStore. It works on the database as the part for keys of subjects does.

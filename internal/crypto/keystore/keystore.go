@@ -2,8 +2,34 @@
 // carrying their key. It holds wrapped keys alone, and decides nothing: what may be sealed or opened is package keyring's
 // concern.
 //
-// A store has an identity, drawn when it is made, which the configuration pins: an empty or another database in its place
-// would be sealed with, and hold none of the keys that envelopes refer to.
+// A store has an identity, drawn when it is made, which the configuration pins. Else the proxy would seal with an empty or
+// wrong database, which lacks the keys that envelopes refer to.
+//
+// Where does a new key store go?
+//
+//  1. Here: its scheme, in Known and NoStoreURI (keystore.go) and in open (sql.go), and a backend in a file of its own, as
+//     dynamodb.go. What a store has to promise is in internal/crypto/store.go, what a backend does beside the interface
+//     backend. Another SQL database may be a database (sql.go): look for each place that compares d.tables. A large client
+//     gets a build tag, as in sqlite.go.
+//  2. Its keys of subjects and its keys that expire: a crypto.SubjectStore and a crypto.ExpiryStore (internal/crypto/subject.go,
+//     life.go), with a case in Store.Subjects (subjects.go) and Store.Expiry (expiry.go). A store without them has no case, and
+//     the config has to refuse it where keys need them (NoSubjects and the checks of life in internal/config/keys.go).
+//  3. imports_test.go: the home of the client library.
+//  4. What users read: the comment of `url` in internal/config/keys.go (then `make config-docs`), the help and what an erasure
+//     leaves in cmd/proxy (keystore init; remains in subjects_erase.go), keyStore in the chart's values.yaml, docs/keys.md,
+//     docs/erasure.md; then `make snapshots ACCEPT=...`.
+//  5. Tests: a line in stores (keystore_test.go) with its server in peers_test.go, so that each test runs on it too; a database
+//     in e2e/erasure; `make test-keystore test-erasure`.
+//
+// Files:
+//
+//	keystore.go  Store, and the interface of its backends
+//	sql.go       PostgreSQL and SQLite: tables and rows; sqlite.go: SQLite's driver, which a build tag leaves out
+//	dynamodb.go  a table in DynamoDB
+//	subjects.go  keys of subjects; erasures.go: their erasures, and the replicas that have to learn of them; both in DynamoDB:
+//	             dynamodb_subjects.go, dynamodb_erasures.go
+//	expiry.go    data keys that expire; dynamodb_expiry.go: in DynamoDB
+//	export.go    all rows to a file and back
 package keystore
 
 import (
@@ -186,7 +212,7 @@ func unavailable(op string, err error) error {
 	return crypto.Internalf(crypto.KindUnavailable, op, "the key store: %w", err)
 }
 
-// errNoWrap is why a key cannot be used of which no wrapped key is there.
+// errNoWrap: the row has no wrapped key, so it cannot be used.
 var errNoWrap = errors.New("its wrapped key is missing")
 
 func isBroken(r crypto.KeyRow) bool { return r.Broken != nil }

@@ -36,7 +36,7 @@ type database struct {
 	now    func() time.Time // by this process's clock
 }
 
-// postgresTables and sqliteTables differ in the names of types alone. The kind is that of an envelope's context.
+// postgresTables and sqliteTables differ in the names of types and in the default of created_at. The kind is that of an envelope's context.
 const (
 	postgresTables = `
 CREATE TABLE IF NOT EXISTS temporal_seal_meta (one int PRIMARY KEY CHECK (one = 1), store_id text NOT NULL, schema int NOT NULL,

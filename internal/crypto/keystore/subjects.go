@@ -40,12 +40,15 @@ type Subjects struct {
 	database database
 }
 
-// Subjects returns the part of the store that holds keys of subjects.
+// Subjects returns the part of the store that holds keys of subjects; nil where its backend can hold none.
 func (s *Store) Subjects() crypto.SubjectStore {
-	if d, ok := s.backend.(database); ok {
-		return &Subjects{s, d}
+	switch b := s.backend.(type) {
+	case database:
+		return &Subjects{s, b}
+	case *table:
+		return &tableSubjects{items: &subjectItems{s, b}}
 	}
-	return &tableSubjects{items: &subjectItems{s, s.backend.(*table)}}
+	return nil
 }
 
 // clock is the expression for the time of a database in Unix milliseconds.
