@@ -29,7 +29,7 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/x/glob"
 )
 
-// Exit codes of a scan with --key.
+// Exit codes of a scan. 3 needs --key; 4 comes without it too, and from subjects erase.
 const (
 	keyInUse      = exitCode(3) // it still opens something: it must not be retired
 	notAllWasRead = exitCode(4) // it may still open something that the scan could not read
@@ -72,8 +72,8 @@ which is which. Envelopes by reference count by their rows in the config's key s
 Without --namespace it walks all namespaces of the server, and it has to: what one namespace sealed may be held by another.
 A key may be retired when nothing is sealed with it any more, and each key in the config's key store that it has wrapped is also wrapped by
 another key of the config: ask with --key. The exit code is then 0 if it is not in use, 3 if it is, and 4 if that cannot be told, since
-something could not be read, or envelopes name keys that the config does not have: an alias may have named one of them before. It is 1
-if the scan itself failed.`,
+something could not be read, or envelopes name keys that the config does not have: an alias may have named one of them before. Without
+--key it is 0, or 4 if something could not be read. It is 1 if the scan itself failed.`,
 		Example: `  temporal-seal keys scan --config config.yaml --namespace clinic-prod
   temporal-seal keys scan --config config.yaml --key 'awskms://arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab'
   temporal-seal keys scan --upstream temporal:7233 --rate 5 --state scan.json --output json`,
@@ -98,7 +98,7 @@ if the scan itself failed.`,
 }
 
 // scan walks the namespaces one after the other, prints the report, and returns an exit code as its error if
-// --key names a key that may not be retired. An interrupt ends the scan; a state file lets it go on later.
+// --key names a key that may not be retired, or if something could not be read. An interrupt ends the scan; a state file lets it go on later.
 func (o *scanOptions) scan(cmd *cobra.Command, _ []string) error {
 	if o.rate <= 0 {
 		return errors.New("--rate: write a number above 0")

@@ -30,9 +30,9 @@ import (
 //   - `foreign` of the config file, with the keys in its files
 //   - the platform's policy file, the namespaces' policy files, and the content of a policy bundle
 //
-// Beside them these files are read again by their users when they change: certificates, authorities,
-// tokens, API keys, key sets of JWT issuers, and local key files. They are no part of a state, so none
-// of them waits for another.
+// Beside them there are files with certificates, authorities, tokens, API keys, key sets of JWT issuers, and local
+// keys. Whatever uses one of these files reads it again by itself when it changes. They are no part of a state, so
+// none of them waits for another.
 //
 // Everything else in the config file needs a restart, the place of the policy (`policy`) included. Until then
 // temporal_seal_restart_pending is 1 and /readyz names the changed keys of the config file.

@@ -45,7 +45,8 @@ func newAudit(ctx context.Context, a *config.Audit, version string, t *telemetry
 			prometheus.Labels{"outcome": outcome}, count)
 	}
 	t.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "temporal_seal_audit_failing",
-		Help: "1 while audit records cannot be kept; they wait in a queue, and are dropped, or their calls refused, once it is full."},
+		Help: "1 while audit records cannot be kept. They wait in a queue, and are dropped once it is full; with audit.required, " +
+			"calls are refused after audit.wait, and polls at once."},
 		func() float64 { return oneIf(records.Failing()) }))
 	return records, nil
 }

@@ -11,7 +11,7 @@ const (
 	// heapFloor is what the heap may grow to before garbage is collected. A proxy keeps little and
 	// throws away much: at Go's default, twice what is kept, it would collect dozens of times a second
 	// for the sake of a few megabytes. That is a tenth of a small call's CPU time. Where much is kept,
-	// as for thousands of held polls, the default holds.
+	// as for thousands of polls that wait upstream, the default holds.
 	heapFloor = 64 << 20
 	// floorShare is the most of the memory there is that the floor may take.
 	floorShare = 4

@@ -155,7 +155,7 @@ func (o *Options) await(ctx context.Context, changes *applier, open func(*waits)
 	return nil
 }
 
-// pollLimit is how long a poll may be held so that all of them end by themselves while the proxy drains.
+// pollLimit is how long a poll may last upstream so that all of them end by themselves while the proxy drains.
 func pollLimit(c *config.Config) time.Duration {
 	// From this drain time on polls need no shortening: they take 60 s at most, and answering a bit.
 	if c.Drain.Time >= 65*time.Second {

@@ -35,7 +35,7 @@ import (
 )
 
 const (
-	// bodyTime is how long a body may stop arriving, and slowestRate how much longer for what has arrived.
+	// A body has bodyTime to arrive, plus one second for each slowestRate bytes that arrived.
 	bodyTime    = 5 * time.Second
 	slowestRate = 64 << 10 // bytes a second
 	// bodyCost is how often a body's bytes count: there are twice as many copies of them as of a gRPC message's.

@@ -4,8 +4,8 @@ import "time"
 
 // Drain is how the proxy shuts down.
 type Drain struct {
-	// How long the proxy goes on serving callers that do not leave, and running calls may take to end. It ends before
-	// where no caller is left. In Kubernetes set `terminationGracePeriodSeconds` to `delay` and this time and 10 s more, which is 35 with
+	// How long the proxy goes on serving callers that do not leave, and running calls may take to end. It ends earlier
+	// if no caller is left. In Kubernetes set `terminationGracePeriodSeconds` to `delay` and this time and 10 s more, which is 35 with
 	// the defaults; the chart does. Below 65s long polls are kept shorter all along, so that they end in time.
 	Time time.Duration `yaml:"time" default:"25s"`
 	// How long the proxy goes on serving after `/readyz` has turned before it asks its callers to leave, so that load

@@ -57,9 +57,10 @@ func (c *call) open() error {
 //
 // The last three are decided in rewrite/open.go (keepSealed), by the properties of the method in rewrite/plan.go. A payload
 // that the policy denies counts as one that never opens. One that it keeps is no error, but in a task that counts as denied
-// too. Whatever the answer is, the call fails if a rule fails, if the bytes are not the message that they should be, if
-// there is no memory for it, or if its audit record is required and cannot be written. The status of a call that fails is
-// in errors.go.
+// too. The last three also fail if a rule fails, if the bytes are not the message that they should be, if there is no memory
+// for it, or if its audit record is required and cannot be written. A poll does not: its task is held, then answered in the
+// worker's place, or the poll ends empty. It fails only if a required record cannot be written once the task is open. The
+// status of a call that fails is in errors.go.
 
 // openAnswer opens an answer, and has tasks in it that do not open answered in their workers' place.
 func (c *call) openAnswer(sealed []byte) ([]byte, error) {

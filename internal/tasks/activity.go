@@ -26,9 +26,9 @@ func (o *opening) activityTask(ctx context.Context, t *activityTask) bool {
 	return err == nil
 }
 
-// failActivity fails an activity's attempt in a way that loses nothing, unless it is too large for good: it pauses the activity before, and
-// the server does not retry a paused one and does not let it run out of attempts. If that is not possible,
-// the next attempt is put off.
+// failActivity fails an activity's attempt in a way that loses nothing: it pauses the activity before, and the server does not retry a
+// paused one and does not let it run out of attempts. If that is not possible, the next attempt is put off. An activity that is too
+// large for good, or whose value was erased or has expired, fails for good.
 func (o *opening) failActivity(ctx context.Context, t *activityTask, cause error) {
 	e := t.GetWorkflowExecution()
 	if tooLarge(cause) || destroyed(cause) { // it would be paused again after each retry

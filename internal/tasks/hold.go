@@ -9,7 +9,7 @@ import (
 )
 
 const (
-	// longestHold is how long a task is held whose timeouts would allow more.
+	// longestHold is the longest hold, even if the task's timeouts allow more.
 	longestHold = time.Minute
 	// longestHoldReturned is the same for tasks that came in the answer to another call, whose caller waits
 	// for it.

@@ -36,8 +36,8 @@ type opening struct {
 }
 
 // Open returns the answer that the caller gets. A worker must never get a task that is still sealed, so a
-// task that does not open is held, then answered in its worker's place and left out. Open fails if the
-// answer contains no such task. ctx is the caller's, with the metadata that its call is forwarded with.
+// task that does not open is held, then answered in its worker's place and left out. A poll whose answer cannot be decoded
+// ends empty. The answer to another call fails with Cause if it cannot be decoded, or contains no task. ctx is the caller's, with the metadata that its call is forwarded with.
 func (t *Tasks) Open(ctx context.Context, call Call, u Unopened) ([]byte, error) {
 	o := &opening{tasks: t, call: call, arrived: u.Arrived, longest: longestHold}
 	switch call.Method.Name() {
