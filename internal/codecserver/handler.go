@@ -159,9 +159,6 @@ func (e *exchange) authenticate() (*auth.Identity, string, error) {
 func (e *exchange) rewriteBody(ctx context.Context, id *auth.Identity, namespace string) ([]byte, error) {
 	body, err := e.readBody(ctx)
 	defer clear(body)
-	if err == nil {
-		err = e.countElements(body)
-	}
 	if err != nil {
 		return nil, err
 	}
@@ -209,6 +206,7 @@ func (e *exchange) readBody(ctx context.Context) (body []byte, err error) {
 	limit, control, start := e.server.options.RequestBytes, http.NewResponseController(e.w), time.Now()
 	last, _ := ctx.Deadline()
 	e.w.Header().Set("Connection", "close") // until all of the body is read
+	elements := 0
 	for in := io.LimitReader(e.r.Body, limit+1); ; {
 		if len(body) == cap(body) {
 			more := min(max(int64(len(body)), bodyChunk), limit+1)
@@ -225,11 +223,17 @@ func (e *exchange) readBody(ctx context.Context) (body []byte, err error) {
 		}
 		_ = control.SetReadDeadline(late) // every connection has one
 		n, err := in.Read(body[len(body):cap(body)])
+		elements += countElements(body[len(body) : len(body)+n])
 		body = body[:len(body)+n]
 		switch {
+		case elements > maxElements: // the rest is not worth reading
+			return body, refuse(http.StatusRequestEntityTooLarge, "the body has more than %d elements: send the payloads in several requests", maxElements)
 		case int64(len(body)) > limit:
 			return body, refuse(http.StatusRequestEntityTooLarge, "the body has more than %d bytes: send the payloads in several requests", limit)
 		case err == io.EOF:
+			if err := e.take(int64(elements) * elementCost); err != nil {
+				return body, refuse(http.StatusServiceUnavailable, "%v", err)
+			}
 			e.w.Header().Del("Connection")
 			_ = control.SetReadDeadline(time.Time{}) // what follows is bounded by answerTime
 			return body, nil
@@ -242,17 +246,10 @@ func (e *exchange) readBody(ctx context.Context) (body []byte, err error) {
 // bodyChunk is what the first bytes of a body are read into.
 const bodyChunk = 32 << 10
 
-// countElements counts what the objects in a body take in memory beside its bytes. Most of the commas and braces that are no
-// element stand in texts, which are base64 and have none.
-func (e *exchange) countElements(body []byte) error {
-	n := bytes.Count(body, []byte("{")) + bytes.Count(body, []byte(","))
-	if n > maxElements {
-		return refuse(http.StatusRequestEntityTooLarge, "the body has more than %d elements: send the payloads in several requests", maxElements)
-	}
-	if err := e.take(int64(n) * elementCost); err != nil {
-		return refuse(http.StatusServiceUnavailable, "%v", err)
-	}
-	return nil
+// countElements counts the objects and members in a part of a body, which take memory beside its bytes. Most of the commas and
+// braces that are no element stand in texts, which are base64 and have none.
+func countElements(part []byte) int {
+	return bytes.Count(part, []byte("{")) + bytes.Count(part, []byte(","))
 }
 
 // countAnswer counts what the answer takes for n bytes that it has more than the request: decoded and as base64.

@@ -104,6 +104,12 @@ func TestElementsCount(t *testing.T) {
 			t.Errorf("%d times %s: counted %d", maxElements, each, n)
 		}
 	}
+	if got := u.post(t, "open", list(10*maxElements, `{}`)); got != http.StatusRequestEntityTooLarge {
+		t.Error(got)
+	}
+	if n := u.counted.Swap(0); n > 3*bodyCost*2*maxElements {
+		t.Errorf("a body with ten times as many elements as may be counts %d bytes, so it was read further than it had to be", n)
+	}
 }
 
 // TestABodyThatStopsEnds: memory and a place are not kept for a body that does not arrive.
