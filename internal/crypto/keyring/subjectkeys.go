@@ -128,6 +128,10 @@ func (s *subjects) sealerOf(ctx context.Context, row crypto.SubjectRow, kc crypt
 	if dk.cipher.Load() == nil {
 		return nil, kc.Errorf(crypto.KindUnavailable, "seal", "%w", errDropped).AtOnce()
 	}
+	// A key that was found in memory and has left it since is not dropped with the others of its subject.
+	if err := s.stillValid(&row, "seal"); err != nil {
+		return nil, err
+	}
 	s.sealers.Add(id, sealer)
 	if s.core.set.Load() != set { // a change that was under way has not seen the sealer
 		s.sealers.Remove(id)

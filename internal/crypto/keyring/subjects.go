@@ -277,12 +277,19 @@ func (s *subjects) halt(err *crypto.Error) {
 func (s *subjects) add(dk *dataKey) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	row := &dk.subject.row
-	if row.Seen < s.floor || s.noted[dk.subject.id()] > row.Seen || s.halted.Load() != nil {
+	if err := s.stillValid(&dk.subject.row, "unwrap the key of a subject"); err != nil {
 		dk.drop()
-		return dk.context.Errorf(crypto.KindUnavailable, "unwrap the key of a subject", "subjects were erased meanwhile; try again").AtOnce()
+		return err
 	}
 	s.opening.keys.add(dk)
+	return nil
+}
+
+// stillValid returns an error if an erasure came after a row was read, which may be that of its subject. The caller holds s.mu.
+func (s *subjects) stillValid(row *crypto.SubjectRow, op string) error {
+	if row.Seen < s.floor || s.noted[subjectID{row.Index, row.Tag}] > row.Seen || s.halted.Load() != nil {
+		return row.Context.Errorf(crypto.KindUnavailable, op, "subjects were erased meanwhile; try again").AtOnce()
+	}
 	return nil
 }
 

@@ -293,6 +293,35 @@ func TestErasedWhileARowIsRead(t *testing.T) {
 	}
 }
 
+// TestErasedWhileASealerIsMade: a key that was found in memory and has left it before the erasure, which therefore does not drop it,
+// does not seal for the erased subject.
+func TestErasedWhileASealerIsMade(t *testing.T) {
+	h := newHospital(t)
+	h.seal(t, 1, "P-1", "of P-1")
+	of := h.ring[1].subjects
+	keys := of.opening.keys.subjects
+	var dk *dataKey
+	for id, k := range keys {
+		dk = k
+		delete(keys, id)
+	}
+	row, set := dk.subject.row, of.core.set.Load()
+	row.Seen = of.lastSeq()
+	for _, id := range of.sealers.Keys() {
+		of.sealers.Remove(id)
+	}
+	h.erase(t, "P-1")
+	h.poll(t)
+	of.opening.keys.add(dk) // as if it had been looked up before all that
+	m, _ := set.find("ns", "default")
+	if _, err := of.sealerOf(t.Context(), row, row.Context, m, set); crypto.KindOf(err) != crypto.KindUnavailable {
+		t.Errorf("a sealer of an erased subject: error %v", err)
+	}
+	if of.sealers.Len() != 0 {
+		t.Error("the sealer of an erased subject is kept")
+	}
+}
+
 // TestStoreOutOfReach: keys of subjects serve for erasure_max_lag without the key store, and no longer.
 func TestStoreOutOfReach(t *testing.T) {
 	h := newHospital(t)
