@@ -127,19 +127,20 @@ func (o *opener) openNested(
 		return nil, false, err
 	}
 	defer inner.Done()
-	inner.opener.run = o.run.Nested()
-	defer func() { o.run.EndNested(&inner.opener.run) }()
-	out, err = inner.opener.open(ctx, inner.call.method.response, raw, inner.call.method.whole)
-	o.stats.add(&inner.opener.stats)
-	for _, h := range inner.opener.account {
+	opener := inner.opening()
+	opener.run = o.run.Nested()
+	defer func() { o.run.EndNested(&opener.run) }()
+	out, err = opener.open(ctx, inner.call.method.response, raw, inner.call.method.whole)
+	o.stats.add(&opener.stats)
+	for _, h := range opener.account {
 		o.account.enter(h)
 	}
 	if err == nil { // else the message counts as one value
-		for _, u := range inner.opener.unopened {
+		for _, u := range opener.unopened {
 			o.noteUnopened(u.Err, u.Count)
 		}
 	}
-	return bytes.Clone(out), inner.opener.stats.Payloads > 0, err
+	return bytes.Clone(out), opener.stats.Payloads > 0, err
 }
 
 // nested begins a session for a message that a payload of this call holds.

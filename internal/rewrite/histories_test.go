@@ -60,7 +60,7 @@ func (m *historyMaker) round(round int) {
 	before := bytes.Clone(raw)
 	c := m.r.Begin(m.r.Method(service+"GetWorkflowExecutionHistory"), nil)
 	c.call.namespace = testNamespace
-	out, err := c.opener.open(context.Background(), c.call.method.response, raw, false)
+	out, err := c.opening().open(context.Background(), c.call.method.response, raw, false)
 	if err != nil {
 		t.Fatalf("round %d: %v", round, err)
 	}

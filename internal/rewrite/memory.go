@@ -40,8 +40,8 @@ type meter struct {
 }
 
 // opens counts n bytes before they are decompressed.
-func (s *Session) opens(n int) error {
-	m := s.call.meter
+func (c *call) opens(n int) error {
+	m := c.meter
 	if m.opened += int64(n); m.opened > MaxOpened {
 		return m.fail(ErrTooMuch)
 	}

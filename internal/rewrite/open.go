@@ -74,13 +74,15 @@ func (o *opener) reset() {
 	o.decider.input, o.run = policy.Input{}, keyring.Run{}
 	o.foreign, o.foreignRun = nil, foreign.Run{}
 	clear(o.unopened)
-	o.unopened = o.unopened[:0]
+	o.unopened, o.account = o.unopened[:0], o.account[:0]
+	o.stats.reset()
+	o.call, o.decider.call, o.message.walk.meter = nil, nil, nil
 }
 
 // Response opens what the policy allows this caller to read. It returns `in` itself
 // if nothing changed; otherwise the bytes are valid until Done.
 func (s *Session) Response(ctx context.Context, in []byte) ([]byte, error) {
-	o := &s.opener
+	o := s.opening()
 	o.account, o.unopened, o.stats.Outcomes = o.account[:0], o.unopened[:0], o.stats.Outcomes[:0]
 	o.run = keyring.Run{} // a task that is held is tried again, and its keys may be there by now
 	m := o.call.method
@@ -100,7 +102,7 @@ func (s *Session) Response(ctx context.Context, in []byte) ([]byte, error) {
 // multi-operations, and the sealed message of a failed query. What does not open
 // stays as it is, since nothing may replace the real error.
 func (s *Session) Status(ctx context.Context, st *spb.Status) *spb.Status {
-	o, out := &s.opener, st
+	o, out := s.opening(), st
 	o.run = keyring.Run{}
 	if len(st.GetDetails()) > 0 {
 		if raw, err := proto.Marshal(st); err == nil {

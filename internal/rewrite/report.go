@@ -113,7 +113,12 @@ func (o *opener) noteUnopened(err error, n int) {
 }
 
 // Unopened returns the sealed values of the response that did not open, by reason. It is valid until Done.
-func (s *Session) Unopened() []Unopened { return s.opener.unopened }
+func (s *Session) Unopened() []Unopened {
+	if s.opener == nil {
+		return nil
+	}
+	return s.opener.unopened
+}
 
 // LogFields returns what each log line about the session's call says of it, as far as it is known: namespace, method,
 // caller, listener, workflow_id and trace_id. The texts are those of callers, so they are cut.

@@ -124,7 +124,7 @@ func TestAccountIsBounded(t *testing.T) {
 	c := r.call(r.Method(service + "ListWorkflowExecutions"))
 	defer c.Done()
 	for i := range 10_000 {
-		c.opener.account.enter(Handled{"memo", testNamespace, fmt.Sprint("key ", i), Kept, 1, ""})
+		c.opening().account.enter(Handled{"memo", testNamespace, fmt.Sprint("key ", i), Kept, 1, ""})
 	}
 	total := 0
 	for _, a := range c.Account() {

@@ -64,6 +64,7 @@ type Rewriter struct {
 	log      *slog.Logger
 	tasks    *taskMemory
 	sessions sync.Pool
+	openers  sync.Pool
 	// joining serializes Join.
 	joining sync.Mutex
 	warned  sync.Map // RPCs whose fields that this build does not know have been logged
@@ -96,6 +97,7 @@ func New(o Options) (*Rewriter, error) {
 		r.Apply(State{Keys: o.Keys, Policy: o.Policy.Current(), Foreign: o.Foreign})
 	}
 	r.sessions.New = func() any { return newSession(r) }
+	r.openers.New = func() any { return newOpener() }
 	return r, nil
 }
 
@@ -124,7 +126,7 @@ func (c *call) sampler() *Sampler {
 type Session struct {
 	call   call
 	sealer sealer
-	opener opener
+	opener *opener // nil until there is an answer: polls wait a minute for theirs, thousands at a time
 	meter  meter
 	// bare is the request without the MAC of its task token.
 	bare []byte
@@ -156,11 +158,30 @@ func newSession(r *Rewriter) *Session {
 	s := new(Session)
 	s.call.rewriter = r
 	s.sealer.decider = decider{call: &s.call, message: &s.sealer.message}
-	s.opener.decider = decider{call: &s.call, message: &s.opener.message}
-	s.sealer.call, s.opener.call = &s.call, &s.call
-	s.sealer.opened, s.opener.opened = s.opens, s.opens
-	s.sealer.foreignRun = foreign.NewRun(s.opens)
+	s.sealer.call = &s.call
+	s.sealer.opened = s.call.opens
+	s.sealer.foreignRun = foreign.NewRun(s.call.opens)
 	return s
+}
+
+// newOpener returns an opener without a session for the pool.
+func newOpener() *opener {
+	o := new(opener)
+	o.decider.message = &o.message
+	o.stats.reset()
+	o.opened = func(n int) error { return o.call.opens(n) }
+	return o
+}
+
+// opening returns the session's opener, and takes one from the pool if it has none.
+func (s *Session) opening() *opener {
+	if s.opener == nil {
+		o := s.call.rewriter.openers.Get().(*opener)
+		o.call, o.decider.call = &s.call, &s.call
+		o.message.walk.meter = s.call.meter
+		s.opener = o
+	}
+	return s.opener
 }
 
 // Begin starts a session. caller may be nil.
@@ -176,10 +197,8 @@ func (r *Rewriter) begin(c call) *Session {
 	if c.meter == nil {
 		s.call.meter = &s.meter
 	}
-	s.sealer.message.walk.meter, s.opener.message.walk.meter = s.call.meter, s.call.meter
+	s.sealer.message.walk.meter = s.call.meter
 	s.sealer.stats.reset()
-	s.opener.stats.reset()
-	s.opener.account = s.opener.account[:0]
 	return s
 }
 
@@ -189,7 +208,11 @@ func (s *Session) Done() {
 	r := s.call.rewriter
 	s.call, s.meter = call{}, meter{}
 	s.sealer.reset()
-	s.opener.reset()
+	if o := s.opener; o != nil {
+		s.opener = nil
+		o.reset()
+		r.openers.Put(o)
+	}
 	clear(s.bare)
 	s.bare = bounded(s.bare)[:0]
 	r.sessions.Put(s)
@@ -233,12 +256,17 @@ func (s *Session) Superseded() bool { return s.call.rewriter.state.Load() != s.c
 func (s *Session) RequestStats() *Stats { return &s.sealer.stats }
 
 // ResponseStats returns counts that are complete after Response or Status.
-func (s *Session) ResponseStats() *Stats { return &s.opener.stats }
+func (s *Session) ResponseStats() *Stats { return &s.opening().stats }
 
 // Account returns what happened to the sealed payloads of the response, if the
 // Rewriter keeps accounts. If the response failed as a whole, it lists none as
 // opened. It is valid until Done.
-func (s *Session) Account() []Handled { return s.opener.account }
+func (s *Session) Account() []Handled {
+	if s.opener == nil {
+		return nil
+	}
+	return s.opener.account
+}
 
 // Restrict has Request refuse whatever acts in another namespace than that of the
 // call, unless reaches returns true for it: a child started there, a signal or a

@@ -19,7 +19,7 @@ func (s *Session) Text(ctx context.Context, text []byte) (out []byte, changed bo
 		rest := bytes.TrimLeft(text[at+len(envelope.TextPrefix):], base64URL)
 		found := text[at : len(text)-len(rest)]
 		out = append(out, text[:at]...)
-		if clear, ok := s.opener.wholeText(ctx, found); ok {
+		if clear, ok := s.opening().wholeText(ctx, found); ok {
 			found, changed = clear, true
 		}
 		out, text = append(out, found...), rest
