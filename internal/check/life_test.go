@@ -2,6 +2,8 @@ package check_test
 
 import (
 	"context"
+	"database/sql"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -115,5 +117,26 @@ keys:
 	f.write("config.yaml", strings.Replace(string(config), "{name: letters,", "{name: letters, endless: true,", 1))
 	if got := run(false); strings.Contains(strings.Join(got.Errors, "\n"), "letters") {
 		t.Errorf("the life was given up: errors %q", got.Errors)
+	}
+	change := func(statement string) {
+		db, err := sql.Open("sqlite", filepath.Join(f.dir, "keys.db"))
+		if err == nil {
+			_, err = db.Exec(statement)
+			err = errors.Join(err, db.Close())
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	change(`UPDATE temporal_seal_keys SET expires = 1 WHERE key_name = 'letters'`)
+	if got, want := strings.Join(run(false).Warnings, "\n"), `1 data key of "letters" in the namespace clinic should have been destroyed`; !strings.Contains(got, want) {
+		t.Errorf("warnings %q lack %q", got, want)
+	}
+	change(`DROP TABLE temporal_seal_wraps`)
+	got = run(false)
+	for _, want := range []string{"keys[1].life: ", "the lives of data keys cannot be read"} {
+		if !strings.Contains(strings.Join(got.Errors, "\n"), want) {
+			t.Errorf("without a table: errors %q lack %q", got.Errors, want)
+		}
 	}
 }
