@@ -323,7 +323,7 @@ test-kms: build ## The KMS tests against moto, an independent implementation (ne
 test-keystore: ## Key stores on SQLite, a real PostgreSQL and moto's DynamoDB, and what happens to payloads when they fail; ends with `keystore: N cases on 3 stores, N pass`
 	@cd e2e && $(GO) run ./cmd/peers moto
 	@out=$$($(GO) test -count=1 -timeout 8m -v ./internal/crypto/keystore && \
-		$(GO) test -count=1 -timeout 8m -v -run 'Reference|Store|Row|Wrap|Anchors|Forged|Unconfirmed|Subject|Eras|Reapply|Table|RunOutlives|IDsAre|CheckReason|Expir|Clocks|Life|Carried|Restored|Overdue|ComeBack|Returned' \
+		$(GO) test -count=1 -timeout 8m -v -run 'Reference|Store|Row|Wrap|Anchors|Forged|Unconfirmed|Subject|Eras|Reapply|Table|RunOutlives|IDsAre|CheckReason|Expir|Clocks|Life|Carried|Restored|Overdue|ComeBack|Returned|Slept' \
 			./internal/crypto/keyring ./internal/crypto/envelope ./internal/policy ./internal/rewrite) || { echo "$$out"; exit 1; }; \
 		echo "$$out" | grep -E '^ *--- '; echo "$$out" | scripts/keystore-sentences internal/crypto/keystore/testdata/sentences.txt && \
 		echo "keystore: $$(echo "$$out" | grep -cE '^ *--- ') cases on $$(echo "$$out" | grep -cE "PASS: TestWhatIsPutIsThere/") stores, $$(echo "$$out" | grep -cE '^ *--- PASS') pass"
