@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -79,6 +80,24 @@ func selectors(expr string) []string {
 	return found
 }
 
+// keyStore makes a key and a key store in a folder, and returns the store's id: some alerts are about keys that expire.
+func keyStore(t *testing.T, dir string) (id string) {
+	t.Helper()
+	bin, err := harness.BuildProxy()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []byte
+	for _, args := range [][]string{{"keys", "new", "seal.key"}, {"keystore", "init", "sqlite:keys.db"}} {
+		cmd := exec.Command(bin, args...)
+		cmd.Dir = dir
+		if out, err = cmd.Output(); err != nil {
+			t.Fatalf("%v: %v", args, err)
+		}
+	}
+	return strings.TrimSpace(string(out))
+}
+
 // errorCodes are what no healthy proxy answers: an expression on them is right though there is no such series yet.
 var errorCodes = regexp.MustCompile(`rpc_response_status_code[!=]~"[^"]*"`)
 
@@ -99,9 +118,12 @@ func TestDashboardAndAlerts(t *testing.T) {
 	if err := harness.WriteCertificate(filepath.Dir(certificate), "codec", time.Now(), time.Now().Add(90*24*time.Hour)); err != nil {
 		t.Fatal(err)
 	}
-	proxy, err := harness.StartProxy(ctx, harness.ProxyOptions{Dir: t.TempDir(), Upstream: server.Address, Env: collector.Env(),
-		Extra: fmt.Sprintf("survey: {rate: 1000}\nmetrics: {namespaces: [default]}\naudit: {file: %q}\ncodec_server: {address: \"127.0.0.1:0\", tls: {cert_file: %q, key_file: %q}}\n",
-			filepath.Join(t.TempDir(), "audit.jsonl"), certificate+".crt", certificate+".key")})
+	dir := t.TempDir()
+	id := keyStore(t, dir)
+	proxy, err := harness.StartProxy(ctx, harness.ProxyOptions{Dir: dir, Upstream: server.Address, Env: collector.Env(),
+		Keys: []harness.KeyOption{{Name: "default", Active: "local:seal.key"}, {Name: "chat", Active: "local:seal.key", Reference: true, Life: "30d"}},
+		Extra: fmt.Sprintf("key_store: {url: 'sqlite:%s', id: %q}\nsurvey: {rate: 1000}\nmetrics: {namespaces: [default]}\naudit: {file: %q}\ncodec_server: {address: \"127.0.0.1:0\", tls: {cert_file: %q, key_file: %q}}\n",
+			filepath.Join(dir, "keys.db"), id, filepath.Join(t.TempDir(), "audit.jsonl"), certificate+".crt", certificate+".key")})
 	if err != nil {
 		t.Fatal(err)
 	}
