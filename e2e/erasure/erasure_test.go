@@ -175,7 +175,7 @@ func (c *clinic) denied(r *replica, p *patient) error {
 	return errors.Join(refusedWith(second(c.seals(r, "new-"+r.name, p)), codes.PermissionDenied), refusedWith(c.signals(r, p), codes.PermissionDenied))
 }
 
-// runningWork is what becomes of the workflows of an erased patient.
+// runningWork checks what happens to workflows of a patient who is erased while they run.
 func (c *clinic) runningWork(gone *patient) {
 	c.is("activity", "a running activity's answer ends it as Erased, and the workflow", c.ends(gone.runs[0]))
 	c.is("activity", "an activity that is tried again fails as Erased, and the workflow", c.ends(gone.runs[1]))

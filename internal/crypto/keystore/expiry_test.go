@@ -341,7 +341,7 @@ func TestDestroyedKeyComesBack(t *testing.T) {
 			t.Helper()
 			returnWrap(t, s, r)
 			if n := wraps(t, s); n != 2 {
-				t.Fatalf("%d wrapped keys; want both", n)
+				t.Fatalf("%d wrapped keys, want 2", n)
 			}
 		}
 		for name, expires := range map[string]time.Time{"past": time.UnixMilli(1700000000000), "future": time.Now().Add(time.Hour)} {
