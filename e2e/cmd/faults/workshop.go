@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -112,17 +113,36 @@ func (w *workshop) prepare(ctx context.Context, faults []*fault, lazy bool) erro
 		return fmt.Errorf("the contract suite does not build: %s", firstLine(out))
 	}
 	if lazy {
-		return nil // each test has to pass without a fault before it is run with one: see try
+		return nil // each test has to pass without a fault before it is run with one: see try and make
 	}
 	var tests []string
+	units := map[string][]string{}
 	for _, f := range faults {
 		tests = append(tests, f.tests...)
+		if f.unitTest != "" {
+			units[f.unit] = append(units[f.unit], f.unitTest)
+		}
+	}
+	for _, pkg := range slices.Sorted(maps.Keys(units)) {
+		if err := w.unitPasses(ctx, pkg, units[pkg]); err != nil {
+			return err
+		}
 	}
 	return w.passes(ctx, tests)
 }
 
 func (w *workshop) build(ctx context.Context, to string) error {
 	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", to, "./cmd/proxy")
+	cmd.Dir = w.dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s", lastLines(out))
+	}
+	return nil
+}
+
+// compile finds out whether the product compiles, without linking anything.
+func (w *workshop) compile(ctx context.Context) error {
+	cmd := exec.CommandContext(ctx, "go", "build", "./internal/...")
 	cmd.Dir = w.dir
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("%s", lastLines(out))
@@ -157,11 +177,23 @@ func (w *workshop) passes(ctx context.Context, tests []string) error {
 	return nil
 }
 
-// unitPasses checks that the unit test of a fault passes without it.
-func (w *workshop) unitPasses(ctx context.Context, f *fault) error {
-	out, err := w.unit(ctx, f)
-	if err != nil || !bytes.Contains(out, []byte("--- PASS: "+f.unitTest+" (")) {
-		return fmt.Errorf("%s of %s does not pass without the fault: %s", f.unitTest, f.unit, lastLines(out))
+// unitPasses checks that unit tests of a package pass without a fault, each once.
+func (w *workshop) unitPasses(ctx context.Context, pkg string, tests []string) error {
+	var left []string
+	for _, name := range tests {
+		if !w.green[pkg+" "+name] && !slices.Contains(left, name) {
+			left = append(left, name)
+		}
+	}
+	if len(left) == 0 {
+		return nil
+	}
+	out, err := w.unit(ctx, pkg, left)
+	for _, name := range left {
+		if err != nil || !bytes.Contains(out, []byte("--- PASS: "+name+" (")) {
+			return fmt.Errorf("%s of %s does not pass without a fault: %s", name, pkg, lastLines(out))
+		}
+		w.green[pkg+" "+name] = true
 	}
 	return nil
 }
@@ -182,7 +214,7 @@ func (w *workshop) contract(ctx context.Context, binary string, tests []string) 
 	return cmd.CombinedOutput()
 }
 
-func (w *workshop) unit(ctx context.Context, f *fault) ([]byte, error) {
+func (w *workshop) unit(ctx context.Context, pkg string, tests []string) ([]byte, error) {
 	cmd := exec.CommandContext(
 		ctx,
 		"go",
@@ -192,8 +224,8 @@ func (w *workshop) unit(ctx context.Context, f *fault) ([]byte, error) {
 		"-timeout",
 		testTime.String(),
 		"-run",
-		"^"+f.unitTest+"$",
-		f.unit,
+		"^("+strings.Join(tests, "|")+")$",
+		pkg,
 	)
 	cmd.Dir = w.dir
 	return cmd.CombinedOutput()
@@ -251,7 +283,7 @@ func (w *workshop) made(ctx context.Context, faults []*fault) (built <-chan *mad
 // make builds one fault, and undoes it.
 func (w *workshop) make(ctx context.Context, m *made) error {
 	if m.fault.unitTest != "" {
-		if err := w.unitPasses(ctx, m.fault); err != nil {
+		if err := w.unitPasses(ctx, m.fault.unit, []string{m.fault.unitTest}); err != nil {
 			return err
 		}
 	}
@@ -273,11 +305,15 @@ func (w *workshop) make(ctx context.Context, m *made) error {
 	if err := w.git(ctx, "apply", m.fault.path); err != nil {
 		return err
 	}
-	if err := w.build(ctx, m.binary); err != nil {
+	build := func() error { return w.build(ctx, m.binary) }
+	if m.fault.unitTest != "" {
+		build = func() error { return w.compile(ctx) }
+	}
+	if err := build(); err != nil {
 		return fmt.Errorf("it does not compile: %w", err)
 	}
 	if m.fault.unitTest != "" {
-		m.out, m.err = w.unit(ctx, m.fault)
+		m.out, m.err = w.unit(ctx, m.fault.unit, []string{m.fault.unitTest})
 	}
 	return nil
 }
