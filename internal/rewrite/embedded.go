@@ -114,8 +114,8 @@ func (s *sealer) sealNested(
 	}
 	defer inner.Done()
 	out, err = inner.Request(ctx, raw)
-	s.stats.add(&inner.sealer.stats)
-	return bytes.Clone(out), inner.sealer.stats.Payloads > 0, err
+	s.stats.add(&inner.sealed)
+	return bytes.Clone(out), inner.sealed.Payloads > 0, err
 }
 
 // openNested opens a message that a payload holds.

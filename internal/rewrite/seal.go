@@ -28,9 +28,9 @@ type sealer struct {
 	nonces     envelope.Nonces // of this message alone
 	foreignRun foreign.Run
 	opened     func(n int) error // counts what is decompressed; it outlasts the session
-	stats      Stats
-	asked      bool     // the policy has decided about the slot
-	decided    Outcomes // of the slots, without those of nested messages
+	stats      *Stats            // of the session
+	asked      bool              // the policy has decided about the slot
+	decided    Outcomes          // of the slots, without those of nested messages
 }
 
 // sealItem is one slot of a request that changes, and what was decided about it:
@@ -56,12 +56,13 @@ func (s *sealer) reset() {
 	s.nonces.Reset()
 	s.last = lastVerdict{}
 	s.decider.input, s.foreignRun = policy.Input{}, foreign.NewRun(s.opened)
+	s.stats, s.call, s.decider.call, s.message.walk.meter = nil, nil, nil, nil
 }
 
 // Request seals what the policy requires. It returns `in` itself if nothing changed;
 // otherwise the bytes are valid until Done. After an error nothing may be forwarded.
 func (s *Session) Request(ctx context.Context, in []byte) ([]byte, error) {
-	sealer := &s.sealer
+	sealer := s.sealing()
 	s.meter.begin(s.call.method.name, len(in))
 	if s.call.mac != nil {
 		var err error
@@ -80,15 +81,22 @@ func (s *Session) Request(ctx context.Context, in []byte) ([]byte, error) {
 		sealer.call.rewriter.logUnknown(sealer.call.method.full[1:], w.unknown)
 	}
 	if len(w.slots) == 0 {
-		return w.buf, nil
+		return s.unchanged(), nil
 	}
 	if err := sealer.decide(ctx); err != nil {
 		return nil, err
 	}
 	if len(sealer.items) == 0 {
-		return w.buf, nil
+		return s.unchanged(), nil
 	}
 	return sealer.seal(ctx)
+}
+
+// unchanged returns the request that was walked, which is in no memory of the sealer, and gives the sealer back.
+func (s *Session) unchanged() []byte {
+	in := s.sealer.message.walk.buf
+	s.giveBackSealer()
+	return in
 }
 
 // find walks the request.
@@ -125,7 +133,7 @@ func (s *sealer) seal(ctx context.Context) (out []byte, err error) {
 		return nil, s.call.fail(KindMalformed, "namespace", errNoNamespace)
 	}
 	ctx, traced := s.call.startSpan(ctx, "payload.seal")
-	defer func() { endSpan(traced, err, &s.stats) }()
+	defer func() { endSpan(traced, err, s.stats) }()
 	m := &s.message
 	s.nonces.Expect(len(s.items))
 	external := s.stats.External

@@ -64,6 +64,7 @@ type Rewriter struct {
 	log      *slog.Logger
 	tasks    *taskMemory
 	sessions sync.Pool
+	sealers  sync.Pool
 	openers  sync.Pool
 	// joining serializes Join.
 	joining sync.Mutex
@@ -96,7 +97,8 @@ func New(o Options) (*Rewriter, error) {
 	if o.Policy != nil {
 		r.Apply(State{Keys: o.Keys, Policy: o.Policy.Current(), Foreign: o.Foreign})
 	}
-	r.sessions.New = func() any { return newSession(r) }
+	r.sessions.New = func() any { return new(Session) }
+	r.sealers.New = func() any { return newSealer() }
 	r.openers.New = func() any { return newOpener() }
 	return r, nil
 }
@@ -123,10 +125,14 @@ func (c *call) sampler() *Sampler {
 
 // Session seals the request of one RPC and opens its response. It is not safe for
 // concurrent use, and must not be used after Done.
+//
+// Polls wait a minute for their answer, thousands at a time. So a sealer that changed nothing goes back to the pool once it
+// has read the request, and an opener is taken when there is an answer.
 type Session struct {
 	call   call
-	sealer sealer
-	opener *opener // nil until there is an answer: polls wait a minute for theirs, thousands at a time
+	sealer *sealer // nil before the request, and after one that is sent on as it came
+	opener *opener // nil until there is an answer
+	sealed Stats   // of the request
 	meter  meter
 	// bare is the request without the MAC of its task token.
 	bare []byte
@@ -153,15 +159,34 @@ type call struct {
 	reads     bool // the caller shows answers to people, and replays none
 }
 
-// newSession returns an empty session for the pool.
-func newSession(r *Rewriter) *Session {
-	s := new(Session)
-	s.call.rewriter = r
-	s.sealer.decider = decider{call: &s.call, message: &s.sealer.message}
-	s.sealer.call = &s.call
-	s.sealer.opened = s.call.opens
-	s.sealer.foreignRun = foreign.NewRun(s.call.opens)
+// newSealer returns a sealer without a session for the pool.
+func newSealer() *sealer {
+	s := new(sealer)
+	s.decider.message = &s.message
+	s.opened = func(n int) error { return s.call.opens(n) }
+	s.foreignRun = foreign.NewRun(s.opened)
 	return s
+}
+
+// sealing returns the session's sealer, and takes one from the pool if it has none.
+func (s *Session) sealing() *sealer {
+	if s.sealer == nil {
+		w := s.call.rewriter.sealers.Get().(*sealer)
+		w.call, w.decider.call = &s.call, &s.call
+		w.message.walk.meter = s.call.meter
+		w.stats = &s.sealed
+		s.sealer = w
+	}
+	return s.sealer
+}
+
+// giveBackSealer returns the sealer to the pool. Nothing that it returned may be used any more.
+func (s *Session) giveBackSealer() {
+	if w := s.sealer; w != nil {
+		s.sealer = nil
+		w.reset()
+		s.call.rewriter.sealers.Put(w)
+	}
 }
 
 // newOpener returns an opener without a session for the pool.
@@ -197,8 +222,7 @@ func (r *Rewriter) begin(c call) *Session {
 	if c.meter == nil {
 		s.call.meter = &s.meter
 	}
-	s.sealer.message.walk.meter = s.call.meter
-	s.sealer.stats.reset()
+	s.sealed.reset()
 	return s
 }
 
@@ -206,13 +230,13 @@ func (r *Rewriter) begin(c call) *Session {
 // may be used any more.
 func (s *Session) Done() {
 	r := s.call.rewriter
-	s.call, s.meter = call{}, meter{}
-	s.sealer.reset()
+	s.giveBackSealer()
 	if o := s.opener; o != nil {
 		s.opener = nil
 		o.reset()
 		r.openers.Put(o)
 	}
+	s.call, s.meter = call{}, meter{}
 	clear(s.bare)
 	s.bare = bounded(s.bare)[:0]
 	r.sessions.Put(s)
@@ -253,7 +277,7 @@ func (s *Session) Undecided() error {
 func (s *Session) Superseded() bool { return s.call.rewriter.state.Load() != s.call.state }
 
 // RequestStats returns counts that are complete after Request.
-func (s *Session) RequestStats() *Stats { return &s.sealer.stats }
+func (s *Session) RequestStats() *Stats { return &s.sealed }
 
 // ResponseStats returns counts that are complete after Response or Status.
 func (s *Session) ResponseStats() *Stats { return &s.opening().stats }
