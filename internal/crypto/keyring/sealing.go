@@ -197,7 +197,7 @@ func (p *sealing) tend(now time.Time) {
 
 func (p *sealing) tendSlot(sl *slot, now time.Time) {
 	life := p.core.opt.DataKeyLife
-	unused := now.Sub(time.Unix(0, max(sl.used.Load(), sl.missed.Load(), sl.asked.Load())))
+	unused := now.Sub(time.Unix(0, sl.lastUse()))
 	sl.mu.Lock()
 	defer sl.mu.Unlock()
 	s := sl.current.Load()
@@ -205,11 +205,11 @@ func (p *sealing) tendSlot(sl *slot, now time.Time) {
 	switch {
 	case s == nil:
 		if unused > life {
-			p.core.slots.confirmed.Delete(sl.slotKey)
+			p.core.slots.remove(sl)
 		}
 	case age > life+keyhealth.Grace, age > life && unused > life:
 		sl.current.Store(nil)
-		p.core.slots.confirmed.Delete(sl.slotKey)
+		p.core.slots.remove(sl)
 	case unused <= life && sl.due(s, now) && !now.Before(sl.retryAt) && s.dk.usable():
 		p.renewEarly(sl)
 	}
@@ -267,7 +267,7 @@ func (p *sealing) obey(set *Set) {
 		}
 		m, ok := set.find(sl.namespace, sl.key)
 		if !ok {
-			p.core.slots.confirmed.Delete(sl.slotKey)
+			p.core.slots.remove(sl)
 			continue
 		}
 		active := p.core.keys.get(m.active())

@@ -1,6 +1,8 @@
 package keyring
 
 import (
+	"cmp"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -9,7 +11,21 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 )
 
-const maxUnconfirmed = 64 // slots of namespaces that are only claimed
+const (
+	maxUnconfirmed = 64 // slots of namespaces that are only claimed
+
+	// maxSlots bounds the memory of slots in bytes: room for 10,000 of short names, 3,000 of the longest. Those that were used least
+	// recently leave, and have a data key made again when they are used.
+	maxSlots = 32 << 20
+	// maxNames is the same for the names of namespaces that exist, with or without a slot.
+	maxNames = 16 << 20
+)
+
+// cost is about what a slot takes, with its data key, two forms of header, and the namespace in each of them.
+func (sk slotKey) cost() int { return 3<<10 + 8*(len(sk.namespace)+len(sk.key)) }
+
+// nameCost is about what a namespace takes that exists.
+func nameCost(namespace string) int { return 256 + 2*len(namespace) }
 
 // slotKey is a namespace as the upstream knows it, and a key name.
 type slotKey struct{ namespace, key string }
@@ -71,8 +87,48 @@ type slots struct {
 	exist     sync.Map // namespace -> struct{}: those that are confirmed
 	conflicts sync.Map // slotKey -> struct{}: no data key is made, since config and key store differ about its life
 
-	mu          sync.Mutex // held while a slot is added or moved
+	mu          sync.Mutex // held while a slot is added, moved or removed
 	unconfirmed *lru.Cache[slotKey, *slot]
+	size        int // cost of those that are confirmed
+	names       int // cost of exist
+}
+
+// lastUse is when something was last done with a slot, in nanoseconds.
+func (sl *slot) lastUse() int64 { return max(sl.used.Load(), sl.missed.Load(), sl.asked.Load()) }
+
+// store adds a slot of a namespace that exists. The caller holds the lock.
+func (s *slots) store(sl *slot) {
+	s.confirmed.Store(sl.slotKey, sl)
+	if s.size += sl.cost(); s.size <= maxSlots {
+		return
+	}
+	var all []*slot
+	for _, v := range s.confirmed.Range {
+		if other := v.(*slot); other != sl {
+			all = append(all, other)
+		}
+	}
+	slices.SortFunc(all, func(a, b *slot) int { return cmp.Compare(a.lastUse(), b.lastUse()) })
+	for _, old := range all {
+		if s.size <= maxSlots*7/8 {
+			return
+		}
+		s.forget(old.slotKey)
+	}
+}
+
+// forget takes out a slot. The caller holds the lock.
+func (s *slots) forget(sk slotKey) {
+	if _, was := s.confirmed.LoadAndDelete(sk); was {
+		s.size -= sk.cost()
+	}
+}
+
+// remove takes out a slot of a namespace that exists.
+func (s *slots) remove(sl *slot) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.forget(sl.slotKey)
 }
 
 func (s *slots) find(namespace, key string) *slot {
@@ -98,7 +154,7 @@ func (s *slots) add(namespace, key string, now int64) *slot {
 	sl := &slot{slotKey: sk}
 	sl.asked.Store(now)
 	if s.exists(namespace) {
-		s.confirmed.Store(sk, sl)
+		s.store(sl)
 	} else {
 		s.unconfirmed.Add(sk, sl)
 	}
@@ -118,15 +174,36 @@ func (s *slots) confirm(namespace string) bool {
 	namespace = strings.Clone(namespace)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.names += nameCost(namespace); s.names > maxNames {
+		s.forgetNames()
+		s.names += nameCost(namespace)
+	}
 	s.exist.Store(namespace, struct{}{})
 	for _, sk := range s.unconfirmed.Keys() {
 		if sk.namespace == namespace {
 			sl, _ := s.unconfirmed.Peek(sk)
-			s.confirmed.Store(sk, sl)
+			s.store(sl)
 			s.unconfirmed.Remove(sk)
 		}
 	}
 	return true
+}
+
+// forgetNames forgets the namespaces that exist and have no slot: the next answer of the upstream tells of them again. The caller
+// holds the lock.
+func (s *slots) forgetNames() {
+	used := map[string]bool{}
+	for sk := range s.confirmed.Range {
+		used[sk.(slotKey).namespace] = true
+	}
+	s.names = 0
+	for v := range s.exist.Range {
+		if name := v.(string); used[name] {
+			s.names += nameCost(name)
+		} else {
+			s.exist.Delete(name)
+		}
+	}
 }
 
 // conflict notes whether config and key store differ about the life of a slot's keys.
