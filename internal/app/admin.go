@@ -41,7 +41,7 @@ const (
 	// scrapes bounds those that run at once. One more gets a 503; probes are answered all the same.
 	scrapes = 4
 	// texts bounds how many answers, other than of /healthz, /readyz and /metrics, are made at once. One more waits for its turn.
-	texts = 4
+	texts = 2
 	// probes is the same for /readyz, which does not wait behind pages.
 	probes = 4
 	// explanations is the same for decisions that are explained, which may take long: pages do not wait behind them.
