@@ -36,7 +36,7 @@ const (
 
 	// most is how much more a poll may cost than in the relay, and slowest how much longer a short call may take beside
 	// held polls than alone. Load on the machine makes single calls late, hence its generosity.
-	most    = 1.25
+	most    = 1.15
 	slowest = 20.0
 
 	// collect makes the garbage collector of both processes run often: what is compared is what a poll needs, not when

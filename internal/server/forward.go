@@ -25,9 +25,7 @@ func (c *call) forward() error {
 	out, isPoll := c.out, c.method.rewrite.IsPoll()
 	if isPoll {
 		if limit, _ := c.server.drain.poll(); limit > 0 {
-			var cancel context.CancelFunc
-			out, cancel = context.WithTimeout(out, limit)
-			defer cancel()
+			out = shorter(out, limit)
 		}
 	}
 	size, sent := c.sealed.Len(), time.Now()
@@ -56,6 +54,26 @@ func (c *call) forward() error {
 		c.ctx = c.traceTask(c.ctx, sent)
 	}
 	return nil
+}
+
+// sooner is a context with an earlier deadline that no timer watches.
+type sooner struct {
+	context.Context
+	deadline time.Time
+}
+
+// Deadline is the earlier one.
+func (s *sooner) Deadline() (time.Time, bool) { return s.deadline, true }
+
+// shorter returns a context whose deadline is not later than limit from now. gRPC sends it along and the upstream keeps it; a
+// timer of the proxy's own for each of thousands of polls, and a context that can be cancelled, would take half a kilobyte each. A
+// poll whose upstream does not keep it has its caller's deadline.
+func shorter(ctx context.Context, limit time.Duration) context.Context {
+	at := time.Now().Add(limit)
+	if d, limited := ctx.Deadline(); limited && d.Before(at) {
+		return ctx
+	}
+	return &sooner{ctx, at}
 }
 
 // shortened reports whether a poll had less time upstream than its caller gave it.
