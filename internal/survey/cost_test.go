@@ -31,9 +31,8 @@ const (
 	searched = 20_000
 	// turns is how many turns of a second requests are sealed with and without a survey of live traffic.
 	turns = 10
-	// mostCPU is how much more CPU time a request may take with a survey that has its default share, 5 %, and what measuring on a
-	// busy machine adds.
-	mostCPU = 1.10
+	// mostCPU is how much more CPU time a request may take with a survey that has its default share, 5 %.
+	mostCPU = 1.05
 )
 
 // document1K is a document of about 1,000 bytes, as programs send them; i varies it.
