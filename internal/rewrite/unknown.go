@@ -2,12 +2,31 @@ package rewrite
 
 import (
 	"bytes"
+	"fmt"
 
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/temporal-seal/temporal-seal/internal/x/wire"
 )
+
+// unknownField handles a field that the descriptors of this build do not have. In
+// responses it passes. In requests it passes if its bytes cannot hold a payload,
+// since SDKs newer than this build send such fields all the time.
+func (w *walk) unknownField(message protoreflect.FullName, num protowire.Number, raw []byte) {
+	w.unknown++
+	if w.response || w.refused != nil {
+		return
+	}
+	if w.strict || mayHoldPayload(raw) {
+		why := "might contain a payload"
+		if w.strict {
+			why = "is refused by unknown_fields: strict"
+		}
+		w.refused = w.fail(KindUnknownField, string(message),
+			fmt.Errorf("field %d is not known to this release and %s; upgrade the proxy before the SDK", num, why))
+	}
+}
 
 // encodingEntry is the start of the metadata entry for `encoding` in payloads that SDKs write.
 var encodingEntry = []byte("\x0a\x08encoding\x12")

@@ -6,7 +6,6 @@ import (
 	"math/bits"
 
 	"google.golang.org/protobuf/encoding/protowire"
-	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
 	"github.com/temporal-seal/temporal-seal/internal/policy"
@@ -538,22 +537,4 @@ func (w *walk) setContent(b *box, r *wire.Reader) {
 func (w *walk) boxed(fr *frame, n *node, b box) error {
 	w.boxes = append(w.boxes, b)
 	return w.message(fr.within(n, int32(len(w.boxes)-1)), int(b.start), int(b.end))
-}
-
-// unknownField handles a field that the descriptors of this build do not have. In
-// responses it passes. In requests it passes if its bytes cannot hold a payload,
-// since SDKs newer than this build send such fields all the time.
-func (w *walk) unknownField(message protoreflect.FullName, num protowire.Number, raw []byte) {
-	w.unknown++
-	if w.response || w.refused != nil {
-		return
-	}
-	if w.strict || mayHoldPayload(raw) {
-		why := "might contain a payload"
-		if w.strict {
-			why = "is refused by unknown_fields: strict"
-		}
-		w.refused = w.fail(KindUnknownField, string(message),
-			fmt.Errorf("field %d is not known to this release and %s; upgrade the proxy before the SDK", num, why))
-	}
 }
