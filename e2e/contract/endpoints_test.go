@@ -38,6 +38,8 @@ response contains {"action": "open"}
 
 request contains {"action": "pass"} if input.namespace in {"passing", "own-1", "own-2"}
 
+request contains {"action": "accept"} if input.namespace == "own-3"
+
 request contains {"action": "seal", "clear": ["/ward"]} if input.namespace == "parts"
 
 request contains {"action": "deny", "reason": "RULE-REASON"} if {
@@ -93,7 +95,7 @@ func endpointList(targets map[string]string) answer {
 
 // listed is what the frontend of these tests lists.
 var listed = endpointList(map[string]string{"to-passing": "passing", "to-sealing": "sealing", "to-guarded": "guarded", "to-parts": "parts",
-	"to-own": "own-2", "to-other": "other", "web": "", "gateway": ""})
+	"to-own": "own-2", "to-accepting": "own-3", "to-other": "other", "web": "", "gateway": ""})
 
 // The input of a Nexus operation meets the rules of both namespaces. The list of the frontend counts before the config.
 func TestNexusOperationsMeetBothPolicies(t *testing.T) {
@@ -110,6 +112,9 @@ func TestNexusOperationsMeetBothPolicies(t *testing.T) {
 		e := call("passing", "to-guarded", input)
 		e.wantAmong(t, "RespondWorkflowTaskFailed", "RespondWorkflowTaskCompleted")
 	}
+	// A caller without an identity would have it sealed in any case.
+	r.isSealed(t, "an input for a namespace that accepts what its workers seal", "own-1",
+		scheduled(t, r.operation(t, r.dial(t, 1), ownToken, "own-1", "to-accepting", clear, listed)), clear)
 	// What is partly readable in one namespace is sealed whole on its way to another one whose rules are not known.
 	if got := scheduled(t, call("parts", "to-parts", doc)); !strings.Contains(string(got.Data), "A7") {
 		t.Errorf("an input for its own namespace is %s", got.Data)

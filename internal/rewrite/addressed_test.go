@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
+	"github.com/temporal-seal/temporal-seal/internal/policy"
 )
 
 // crossing starts a child and signals a workflow, in the given namespaces.
@@ -86,6 +87,26 @@ func TestAddressedElsewhere(t *testing.T) {
 		var e *Error
 		if !errors.As(err, &e) || e.Kind != KindDenied || !strings.Contains(err.Error(), "no mail") || !strings.Contains(err.Error(), `"billing"`) {
 			t.Errorf("not denied by the target's policy: %v", err)
+		}
+	})
+	t.Run("the target accepts", func(t *testing.T) {
+		r := newRewriter(t, passHere+"\nrequest contains {\"action\": \"accept\"} if input.namespace == \"billing\"\n")
+		s := r.Begin(r.Method(service+"RespondWorkflowTaskCompleted"), &policy.Caller{Kind: "mtls", Subject: "worker"})
+		defer s.Done()
+		s.call.namespace = testNamespace
+		raw, err := s.Request(t.Context(), bytesOf(t, crossing("billing", testNamespace)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		out := new(workflowpb.RespondWorkflowTaskCompletedRequest)
+		if err := proto.Unmarshal(raw, out); err != nil {
+			t.Fatal(err)
+		}
+		if !isSealed(out.Commands[0].GetStartChildWorkflowExecutionCommandAttributes().Input.Payloads[0]) {
+			t.Error("the child's input went in clear to a namespace whose policy takes only what is sealed already as it is")
+		}
+		if isSealed(out.Commands[1].GetSignalExternalWorkflowExecutionCommandAttributes().Input.Payloads[0]) {
+			t.Error("a signal within the namespace was sealed, which its policy does not ask for")
 		}
 	})
 	t.Run("members here, the whole there", func(t *testing.T) {

@@ -137,7 +137,8 @@ func (d *decider) stricter(own, theirs policy.Verdict, target string, s *slot) (
 		own.Reason = fmt.Sprintf("%s (by the policy of the namespace %q, to which it is addressed)", theirs.Reason, target)
 	case (theirs.Action == policy.Redact || theirs.Action == policy.Drop) && own.Action == policy.Pass:
 		own = theirs
-	case theirs.Action.Seals() && (own.Action == policy.Pass || own.Action == policy.Accept):
+	case theirs.Action.Seals() && own.Action == policy.Accept,
+		own.Action == policy.Pass && (theirs.Action.Seals() || theirs.Action == policy.Accept):
 		key, ok := d.call.state.Keys.DefaultKey(d.call.namespace)
 		if !ok {
 			return own, d.call.fail(KindDenied, s.f.path, fmt.Errorf("the policy of the namespace %q, to which it is "+
@@ -145,6 +146,9 @@ func (d *decider) stricter(own, theirs policy.Verdict, target string, s *slot) (
 		}
 		own = theirs
 		own.Key = key
+		if own.Action == policy.Accept { // pass seals once more what accept takes as it is, so both hold for what is sealed
+			own.Action = policy.Seal
+		}
 	case theirs.Action.Seals() && own.Action.Seals():
 		if own.Subject.Named() && theirs.Subject.Named() && own.Subject != theirs.Subject {
 			return own, d.call.fail(KindDenied, s.f.path, fmt.Errorf("%w: %s here, and %s by the policy of the namespace %q, to which it is addressed",
