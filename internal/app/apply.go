@@ -44,6 +44,10 @@ import (
 // policy module that does not load keeps the one in force, and a key that a policy in force names stays though the file
 // lacks it. /readyz and the log name what differs.
 //
+// A policy module that does not load is replaced in its own namespace alone (choose in policy/load.go): by the one in force;
+// for a namespace that had none the platform's rules go on alone; at the start, where nothing was in force, the namespace is
+// held, and without the platform's module there is no start. Of a bundle all modules are taken or none (policy/engine.go).
+//
 // A call uses one policy, and one reader of other tools' formats, from its start to its end: two
 // payloads of one message are never decided by two revisions. Keys are always those of the newest set,
 // so that a revoked data key, a removed key or a removed grant stops opening for calls under way too.

@@ -24,6 +24,22 @@ const closeTime = 5 * time.Second
 // healthInterval is how often gRPC health is brought up to date with /readyz.
 const healthInterval = time.Second
 
+// What happens on SIGTERM or an interrupt, in this order:
+//
+//  1. /readyz turns to 503, and gRPC health to NOT_SERVING (untilSignal, drain). A second signal ends the process at once.
+//  2. With `drain.after: worker` nothing else happens until no caller is connected; then `drain.delay` passes. All is served
+//     meanwhile.
+//  3. The codec server has its callers connect anew for each request.
+//  4. Server.Drain (server/drain.go): callers are asked to leave by GOAWAY, and whoever connects is still served. Polls that
+//     the proxy holds end empty at once, and those that come later after 5 s at most; those at the frontend were given a time
+//     that ends within the drain (pollLimit in serve.go). The listeners close when no caller is left or `drain.time` is over.
+//     What still runs then has server.LastCalls, and is cut.
+//  5. When its last call has ended, Server.Serve stops what tasks do in the background, and closes the connections to upstreams.
+//  6. Meanwhile the codec server closes its listener and waits for its requests (Shutdown).
+//  7. The audit log writes what is queued, and the last traces are exported, at the same time and within closeTime.
+//  8. Options.Serve ends (serve.go, its deferred calls): keys are dropped from memory and the key store is closed, and then the
+//     admin listener, which has served metrics until here.
+
 // running is what serves, and what ends with it.
 type running struct {
 	server  *server.Server
@@ -34,8 +50,8 @@ type running struct {
 	log     *slog.Logger
 }
 
-// untilSignal serves until a signal, and then drains. It calls ready once all listeners serve. A second
-// signal ends the process at once.
+// untilSignal serves until a signal, and then drains. It calls ready once all listeners are about to accept: they are open
+// already. A second signal ends the process at once.
 func (r *running) untilSignal(by config.Drain, ready func()) error {
 	signals := make(chan os.Signal, 2) // from here on a signal means a drain
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)

@@ -12,7 +12,7 @@
 // What is where:
 //
 //   - serve.go: the order of the start
-//   - run.go: from the first call to the end of the drain
+//   - run.go: from the first call to the end, and what ends in which order
 //   - dependencies.go: upstreams and key sets that have to answer, and what the start waits for
 //   - apply.go: which changes apply when; state.go: how a new state is prepared; report.go: what operators see of it;
 //     candidate.go: a policy on trial beside the one in force

@@ -14,6 +14,11 @@
 //	             claims, and the namespaces are the config's or those of one claim, without patterns
 //	none         one identity for the whole listener, with the namespaces of the config
 //
+// Where a request is checked against the namespaces of its caller, by [Identity.Authorize] and [Identity.Reaches]:
+// server/authorize.go for the namespace that the request names; withinReach in rewrite/seal.go for each namespace in which
+// parts of it act (children, signals, Nexus endpoints); codecserver/handler.go for the header X-Namespace. What a
+// listener's config says becomes an Identify in app/wiring.go.
+//
 // What is where:
 //
 //   - identity.go: identities, refusals, anonymous callers

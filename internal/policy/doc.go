@@ -21,7 +21,8 @@
 //
 //	                                 request                          response
 //	no rule holds                    seal with the default key,       deny
-//	                                 pass (search attribute, reason)
+//	                                 pass (search attribute, reason,
+//	                                 text)
 //	several rules hold               the strictest: deny, drop        the strictest: deny, redact,
 //	                                 (search attributes only),        keep, open
 //	                                 redact (reasons and texts only),
@@ -49,8 +50,8 @@
 // statuspage/page.go, docs/policy.md, docs/readers.md, and a test with a named fault in e2e/contract.
 //
 // What rules can read (the table in input.go): namespace, rpc; caller.kind, .subject, .listener, .claims; workflow.id,
-// .type, .task_queue; activity.id, .type; payload.kind, .name, .path, .encoding, .type; in requests content.json and .size, in
-// responses sealed.namespace and .key.
+// .type, .task_queue; activity.id, .type; payload.kind, .name, .path, .encoding, .type, .external; in requests content.json
+// and .size, in responses sealed.namespace, .key and .granted. Where they come from: rewrite/decide.go.
 //
 // # How a source comes into force
 //

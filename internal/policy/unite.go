@@ -238,6 +238,11 @@ func (k keys) stricter(namespace, a, b string) string {
 // unite joins the proposals of all packages: the strictest action wins, among keys the one named first in
 // the configuration, the whole payload before parts of it. unsure reports that the rules read something
 // that is unknown in this call, so that nothing may stay readable on their word.
+//
+// The proposals of the platform's rules and of the namespace's count alike. They come from one evaluation of both packages
+// (query.evaluate in query.go), and decideFrom in policy.go hands them in. Two other places join verdicts that were united
+// before: rewrite/decide.go (stricter) those of two namespaces, for commands to another one, and apart.go those for all
+// kinds that a payload without its message may have.
 func unite(d Direction, in *Input, proposals []Verdict, k keys, unsure bool) (Verdict, error) {
 	inClear := in.Kind == KindSearchAttribute || readable(in.Kind)
 	var v Verdict

@@ -15,6 +15,20 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/x/wire"
 )
 
+// Where the values of the policy's `input` come from (the list of members is in policy/input.go):
+//
+//   - namespace, rpc, caller: the call, by begin. The namespace is that of the request, or of its task (Identify in
+//     session.go); for a command to another namespace also that one (evaluateBoth)
+//   - payload.kind: the field in which the payload stands, by kindOf and kinds in sites.go when the plan is compiled
+//     (compile.go); testdata/kinds.txt has all. A payload in a list has the kind of the list's field
+//   - payload.path: that field; payload.name: the key of the map that holds the payload (Message.name in message.go)
+//   - payload.encoding, type, external: the payload's metadata, by readHead below
+//   - workflow.id, type, task_queue, activity.id, type: facts. In order: what the message says around the payload (walk.facts
+//     in walk.go; sites.go has the fields in factFields), then the task that the request answers, which this process
+//     remembers (tasks.go), or else its token, if that has a MAC (readToken in tasks.go, vouched in token.go)
+//   - sealed.*: the envelope, and the grants of the config, by evaluateSealed
+//   - content: the payload's data, decoded in policy/content.go only if a rule reads it
+
 // decider evaluates the policy for the payloads of one message.
 type decider struct {
 	call    *call
@@ -30,7 +44,8 @@ func (d *decider) begin() {
 }
 
 // facts sets the input's facts for the payloads of a slot's scope. They come from the
-// message and, where it has none, from the task that the request answers.
+// message and, where it has none, from the task that the request answers. A fact that
+// neither has is unknown, unless it does not apply to the field (policy.Input).
 func (d *decider) facts(ctx context.Context, s *slot) {
 	w, in := &d.message.walk, &d.input
 	f := w.facts(s.scope)
@@ -127,8 +142,8 @@ func (d *decider) addressed(ctx context.Context, s *slot) (target string, known 
 	return "", true
 }
 
-// stricter returns the stricter of two verdicts. Whatever is sealed is sealed with a
-// key of the request's namespace.
+// stricter returns the stricter of the verdicts of two namespaces, in the order that unite in policy/unite.go has for the
+// rules within one. Whatever is sealed is sealed with a key of the request's namespace.
 func (d *decider) stricter(own, theirs policy.Verdict, target string, s *slot) (policy.Verdict, error) {
 	hit := own.Hit && theirs.Hit
 	switch {
@@ -313,7 +328,7 @@ type lastVerdict struct {
 	verdict  policy.Verdict
 }
 
-// apply turns the policy's verdict on a slot into what is done: Seal, Redact or Pass.
+// apply turns the policy's verdict on a slot into what is done: Seal, Mask, Redact, Drop or Pass.
 func (s *sealer) apply(ctx context.Context, sl *slot, v *policy.Verdict, value []byte, marked bool) error {
 	switch v.Action {
 	case policy.Deny:
@@ -358,7 +373,7 @@ func (s *sealer) apply(ctx context.Context, sl *slot, v *policy.Verdict, value [
 func (s *sealer) sealMarked(sl *slot, v *policy.Verdict) error {
 	key, ok := s.call.state.Keys.DefaultKey(s.call.namespace)
 	if !ok {
-		return s.call.fail(KindDenied, sl.f.path, fmt.Errorf("a value that bears the mark of a sealed one "+
+		return s.call.fail(KindDenied, sl.f.path, fmt.Errorf("a value that bears the marker of a sealed one "+
 			"can only be sealed once more, and no key serves the namespace %q", s.call.namespace))
 	}
 	*v = policy.Verdict{Action: policy.Seal, Key: key}

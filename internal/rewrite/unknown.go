@@ -10,9 +10,24 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/x/wire"
 )
 
-// unknownField handles a field that the descriptors of this build do not have. In
-// responses it passes. In requests it passes if its bytes cannot hold a payload,
-// since SDKs newer than this build send such fields all the time.
+// What happens to a field of a message that this build does not know:
+//
+//   - "known" is what the descriptors of this build have, and beyond them those that an upstream's reflection describes
+//     (join.go). walk.go finds the others where payloads may be, knownMessage below in all other messages of a request. A
+//     google.protobuf.Any of an unknown type counts as one of them.
+//   - In a request it is refused if it might hold a payload (mayHoldPayload), and in any case with `unknown_fields: strict` in
+//     the config. Otherwise it is forwarded, and logged once for each method.
+//   - In an answer it passes: what is sealed in it stays sealed.
+//   - The caller gets InvalidArgument, and over HTTP 400: KindUnknownField in server/errors.go and codecserver/errors.go. A
+//     worker's answer with one does not fail its task: the task is left to its timeout, and the worker's SDK sees the error.
+//   - In shadow mode such a request passes in clear and is logged as one that would be refused, unless its caller reaches
+//     certain namespaces only (unfound in shadow.go).
+//
+// A method that this build does not know is another matter: Unimplemented, by unknownMethod in server/errors.go.
+
+// unknownField notes a field that the descriptors of this build do not have, and that its request is refused: find in
+// message.go returns the error once the walk is over. SDKs newer than this build send fields that cannot hold a payload
+// all the time.
 func (w *walk) unknownField(message protoreflect.FullName, num protowire.Number, raw []byte) {
 	w.unknown++
 	if w.response || w.refused != nil {

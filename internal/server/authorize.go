@@ -16,7 +16,8 @@ import (
 // A caller may reach certain namespaces only. Then each call has to name one of them, in the field that
 // requests have for it; a worker's answer may leave the field empty, and belongs to the namespace of its
 // task. A request without such a field concerns the whole cluster and is refused, also one of a method that
-// only a later server has. The exceptions follow.
+// only a later server has. Namespaces in which parts of a request act are checked when it is sealed: withinReach in
+// rewrite/seal.go, by Session.Restrict. The exceptions follow.
 
 // publicMethods need no namespace: SDKs and the command line connect with them, and they expose none.
 var publicMethods = map[string]bool{

@@ -13,7 +13,8 @@
 //
 //	pipeline.go      the list of the steps, with the file of each; one call on its way through them
 //	authenticate.go  the step of that name, most of it before there is a stream
-//	identify.go, authorize.go, route.go, seal.go, forward.go, open.go, send.go: the step of that name
+//	identify.go, authorize.go, route.go, seal.go, forward.go, open.go, send.go: the step of that name; route.go has awaitKeys
+//	                 too, by which polls are held, and open.go the writing of audit records
 //	admission.go     the step admit: limits of calls and their shares; bytes.go: of bytes; limits.go: the values
 //	read.go          the step read: a request from the wire, its size and its time
 //	services.go      what is not rewritten: health, reflection, services that the config names

@@ -13,6 +13,8 @@ import (
 // replica, or whose load balancer has not noticed yet. The second one asks its callers to leave every few seconds, so
 // that they find a replica that stays. The listener closes when no caller is left, or when the time is over.
 //
+// The whole order of what ends after a signal is in app/run.go.
+//
 // Polls are not cut, since a poll that is cut just when its task arrives loses the task. One that arrives during the
 // drain gets a short time, and one that arrives too late to be forwarded ends empty after a moment, so that its worker
 // polls by another replica if it knows one.
@@ -45,7 +47,7 @@ type drain struct {
 	pollLimit time.Duration // that holds without a drain too; see Options.PollLimit
 }
 
-// begin notes when the drain's time is over. Without a deadline it is never over.
+// begin notes when the drain's time is over: in an hour, if ctx has no deadline.
 func (d *drain) begin(ctx context.Context) {
 	end, ok := ctx.Deadline()
 	if !ok {

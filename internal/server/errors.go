@@ -36,8 +36,9 @@ import (
 //	Internal           a fault of the proxy, an upstream whose       final    retries                 final
 //	                   answer cannot be read, or a call without
 //	                   one whole request message (read.go)
-//	InvalidArgument    a malformed, unknown or too large message     ends a   ends a worker whose     final
-//	                                                                 worker   polls get it for 60 s
+//	InvalidArgument    a malformed or too large message, or one      ends a   ends a worker whose     final
+//	                   with an unknown field that might hold a       worker   polls get it for 60 s
+//	                   payload (rewrite/unknown.go)
 //	PermissionDenied   a policy's deny; namespaces and services out  final    ends a worker whose     final
 //	                   of the caller's reach; no upstream                     polls get it for 60 s
 //	Unauthenticated    no credential, or one that does not hold      final    the same                final

@@ -115,7 +115,18 @@ func (c *call) openStatus(err error, sent int) error {
 	return &upstreamError{status.FromProto(st)}
 }
 
-// There is one audit record for each call that had something opened, written before its answer leaves.
+// There is one audit record for each call whose answer held something sealed, whether it was opened or not, written before
+// the answer leaves (record, below). What happens when it cannot be written depends on
+// `audit.required`:
+//
+//   - without it the record is dropped, counted and logged, and the call goes on (audit/log.go).
+//   - with it the answer does not leave: the call gets Unavailable (audit.ErrUnrecorded in errors.go) after at most `audit.wait`.
+//     A call whose answer may have something to open is refused before it is forwarded, if records cannot be kept just then
+//     (recordable, which route.go asks), so that no poll takes a task that its worker cannot get. A task that has come all the
+//     same is held like one whose key does not answer (tasks/hold.go).
+//
+// The codec server does the same over HTTP, with 503 (record in codecserver/handler.go). A request that is refused before
+// it is forwarded has no record, but a line in the log.
 
 // recordable refuses a call, before anything is forwarded, whose record is required and could not be kept
 // now. Results of tasks are forwarded: their work is done, and a task that comes back with them can still be
@@ -127,7 +138,7 @@ func recordable(log *audit.Log, m *rewrite.Method) error {
 	return log.Ready()
 }
 
-// record writes down what this call has opened. An error means that the answer must not leave.
+// record writes down what this call has opened, or has not. An error means that the answer must not leave.
 func (c *call) record(code codes.Code) error {
 	if c.server.audit == nil {
 		return nil

@@ -247,7 +247,8 @@ func (s *Server) newServer(l *listener, stats stats.Handler, age time.Duration) 
 	return server
 }
 
-// Serve answers calls until Drain has ended, or a listener fails.
+// Serve answers calls until Drain has ended, or a listener fails. Then it ends what tasks do in the background, and closes the
+// connections to upstreams.
 func (s *Server) Serve() error {
 	failed := make(chan error, 2*len(s.listeners))
 	for _, l := range s.listeners {
@@ -274,7 +275,7 @@ func (s *Server) Serve() error {
 // SetReady changes what health checks report.
 func (s *Server) SetReady(ready bool) { s.health.set(ready) }
 
-// PollsHeld is the number of polls that wait for keys that do not answer.
+// PollsHeld is the number of polls that are held: see tasks/poll.go.
 func (s *Server) PollsHeld() int { return s.tasks.PollsHeld() }
 
 // Connections is the number of callers' connections that are open now.

@@ -17,6 +17,13 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/x/backoff"
 )
 
+// A poll is held, which means not forwarded yet, while one of three does not let the result of its task be sealed or sent: the
+// namespace's policy does not load, the upstream cannot be reached, or keys of the namespace do not answer (tryKeys;
+// Keyring.Ready says which keys count). It is tried again every second. Then it goes on, or ends empty: a second before its
+// caller's deadline, after a minute, or earlier when its worker or the proxy shuts down (shutdown.go) or, where
+// the policy did not load, another one has come into force. An error that no wait can help ends a poll with a status
+// (mayComeBack). The step that calls AwaitKeys is awaitKeys in server/route.go.
+
 const (
 	// longestPoll is how long a poll is held at most, whatever its caller's deadline.
 	longestPoll = time.Minute
@@ -29,7 +36,7 @@ const (
 	controlQueues = "temporal-sys/worker-commands/"
 )
 
-// PollsHeld returns how many polls wait for a key.
+// PollsHeld returns how many polls are held.
 func (t *Tasks) PollsHeld() int { return t.polls.count() }
 
 // AwaitKeys waits until the upstream can be reached, and the result of a task could be sealed. A task that is handed out before

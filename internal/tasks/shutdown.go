@@ -36,7 +36,7 @@ func (t *Tasks) EndAllPolls(most time.Duration) {
 	}
 }
 
-// heldPolls are the polls that wait for a key.
+// heldPolls are the polls that are held: see poll.go.
 type heldPolls struct {
 	mu    sync.Mutex
 	most  time.Duration // how long each is held

@@ -1,6 +1,6 @@
 // Package tasks keeps the tasks of workers from being lost when they cannot be opened or answered: it holds
 // them while the cause may pass, and then answers them in the worker's place or pauses them; it also holds
-// polls while keys do not answer. It never decides what is sealed, never hands over a task that is still
+// polls while keys or the upstream do not answer. It never decides what is sealed, never hands over a task that is still
 // sealed, and reaches the Temporal server only through the connection that each call brings.
 //
 // Its words: to hold a task is to keep it from its worker and try again to open it; to hold a poll is not to
@@ -12,7 +12,7 @@
 //	workflow.go  activity.go  nexus.go   what happens to one of each kind
 //	answer.go    stand-in answers and their texts
 //	refused.go   workers' answers that can never be forwarded
-//	poll.go      polls that wait for a key, and empty answers; scaling.go: what they say of numbers of pollers
+//	poll.go      why and how long a poll is held, and empty answers; scaling.go: what they say of numbers of pollers
 //	shutdown.go  the end of the held polls of a worker that shuts down
 //	credentials.go  those of workers that are kept for that
 //	resume.go    paused activities that go on; search.go: those that a proxy before this one has paused

@@ -311,9 +311,9 @@ func ParseText(text []byte) (s Sealed, marked bool, err error) {
 const notKeyAndValue = "a metadata entry is not just a key and a value"
 
 func notExact(why string) *crypto.Error {
-	return crypto.Errorf(crypto.KindMalformed, "read carrier", "the value bears the mark of a sealed one but cannot be opened: %s", why)
+	return crypto.Errorf(crypto.KindMalformed, "read envelope", "the value bears the marker of a sealed one but cannot be opened: %s", why)
 }
 
 func newerPayload() *crypto.Error {
-	return crypto.Errorf(crypto.KindNewer, "read carrier", "a newer release sealed this; upgrade this proxy")
+	return crypto.Errorf(crypto.KindNewer, "read envelope", "a newer release sealed this; upgrade this proxy")
 }

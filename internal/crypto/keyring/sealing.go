@@ -12,6 +12,25 @@ import (
 	"github.com/temporal-seal/temporal-seal/internal/x/backoff"
 )
 
+// When a data key is made, and when the one in memory serves. Each process makes its own, one for each namespace and key
+// name (a slot):
+//
+//   - The working data key of the slot serves as long as it is usable (sealer.go): its key encryption key may be used
+//     (keyhealth), it was not dropped, has sealed fewer than maxSeals envelopes, and, if it expires, has its row and its
+//     time. Nothing is asked for that.
+//   - Without a usable one a call waits for a fresh one, at most maxWait (sealer, fill, renew). All calls that need the same
+//     slot wait for one flight (do in flights.go), which is one try at a time at the key service; a permanent error is their
+//     answer for a while (refusals there).
+//   - Before it runs out, tend has its successor made in the background, if its namespace is known to exist: at 72 to 98 % of
+//     DataKeyLife or of its entry's life (renewAt), after renewSeals envelopes, or when the configuration names another key
+//     encryption key (obey). A slot has one renewal at a time (renewing), and the old data key serves until that succeeds.
+//   - It is taken out when nothing used it for DataKeyLife, at keyhealth.Grace beyond DataKeyLife, when its entry leaves the
+//     configuration or gets another life, and when it or its key encryption key is revoked.
+//   - How many calls a key service gets at once: service.go. Namespaces that are only claimed get few: mayCall in keyring.go.
+//
+// Opening has a cache of its own (cache.go) and flights of its own, by wrapped data key: dataKey and ask in open.go. A data
+// key that was made here is in it too.
+
 // sealing hands out the working data keys, and renews and retires them.
 type sealing struct {
 	core    *core

@@ -6,13 +6,19 @@
 //     (internal/crypto/provider.go says what they have to do). Sort the service's errors into the kinds of
 //     internal/crypto/errors.go; awskms/errors.go is an example.
 //  2. internal/crypto/keyservice/keyservice.go, this file: a line in services, and the URI in NoKeyURI and, for keys of other
-//     tools, NoForeignURI. With a large client, a file of its own with a build tag, as azure.go.
+//     tools, NoForeignURI. With a large client, a file of its own with a build tag, as azure.go; demo/servers.go knows the tags.
+//     internal/crypto/keyring/service.go: serviceOf, if the URI says where the service is in a parameter of another name than
+//     region, endpoint and address.
 //  3. imports_test.go: the package, a line here, and the home of the client library; codec/codec.go if Go programs may use it
 //     without the proxy.
 //  4. What users read: the --key flags (cmd/proxy/serve.go, init.go), the comments of `active` and of `kms` in
-//     internal/config (then `make config-docs`), docs/keys.md, docs/design.md; then `make snapshots ACCEPT=...`.
+//     internal/config (then `make config-docs`), docs/keys.md, docs/design.md, the lists of packages in
+//     internal/crypto/provider.go; then `make snapshots ACCEPT=...`, with an example of a URI in e2e/snapshots/config_test.go.
+//     The texts of NoKeyURI and NoForeignURI stand in cmd/proxy/testdata/script/config.txtar and in
+//     e2e/mistakes/testdata/mistakes.txt too.
 //  5. Tests: a line in e2e/providers, the suite that every key service passes, and a starter in e2e/keypeers, with which
-//     `make demo KEY=<name>` runs too (Makefile, README.md).
+//     `make demo KEY=<name>` runs too (Makefile, README.md). `make coverage RECORD=1`, and a fault in testdata/faults for each of
+//     its own safety rules.
 package keyservice
 
 import (
