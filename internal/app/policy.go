@@ -53,7 +53,7 @@ func newEngine(
 		return nil, policyError(err)
 	}
 	t.count("temporal_seal_policy_evaluations_total",
-		"Decisions that had to be evaluated, since the memo held none for them.", nil,
+		"Decisions that had to be evaluated, since the policy cache held none for them.", nil,
 		func() uint64 { all, _ := engine.Evaluations(); return all })
 	t.count("temporal_seal_policy_content_evaluations_total",
 		"Of those, decisions that depended on a payload's content, which the policy cache never holds.", nil,

@@ -155,7 +155,8 @@ func (m *Metrics) watch(connections func() int, bytes func() int64, held func() 
 		Name: "temporal_seal_bytes_in_flight", Help: "Bytes of messages in memory, each counted once."},
 		func() float64 { return float64(bytes()) })
 	m.registry.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "temporal_seal_polls_held", Help: "Polls that wait for keys that do not answer. Their tasks wait at the server."},
+		Name: "temporal_seal_polls_held", Help: "Polls that are held, since keys or the upstream do not answer " +
+			"or the namespace's policy does not load. Their tasks wait at the server."},
 		func() float64 { return float64(held()) })
 }
 

@@ -21,7 +21,7 @@
 //
 //	keyring.go   Keyring, its options, Prepare and Commit of a changed configuration, the tick of every second
 //	set.go       which entry serves which key name; grants
-//	sealing.go   slots are filled, renewed, retired
+//	sealing.go   when a data key is made, and when the one in memory serves: slots are filled, renewed, retired
 //	slots.go     the table of slots
 //	ready.go     whether a poll may ask for a task: the keys of its answer are at hand
 //	sealer.go    sealing with one data key
