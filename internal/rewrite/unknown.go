@@ -25,8 +25,8 @@ import (
 //
 // A method that this build does not know is another matter: Unimplemented, by unknownMethod in server/errors.go.
 
-// unknownField notes a field that the descriptors of this build do not have, and that its request is refused: find in
-// message.go returns the error once the walk is over. SDKs newer than this build send fields that cannot hold a payload
+// unknownField counts a field that the descriptors of this build do not have, and notes that its request is refused, if it is:
+// find in message.go returns that error once the walk is over. SDKs newer than this build send fields that cannot hold a payload
 // all the time.
 func (w *walk) unknownField(message protoreflect.FullName, num protowire.Number, raw []byte) {
 	w.unknown++
