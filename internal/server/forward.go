@@ -16,10 +16,11 @@ import (
 // Timeouts towards upstreams: there is none of the proxy's own. A call has the time that its caller gave it:
 // the deadline and the cancellation of the caller's context go along, and a call without a deadline ends when its caller
 // cancels or its connection ends: at the end of a drain, or connectionGrace (server.go) after the connection got too old.
-// Only polls are shortened: to Options.PollLimit where drain.time of the config is shorter than a poll (the app
-// derives it: pollLimit in app/serve.go), and during a drain (drain.go). What the proxy asks for by itself has its timeouts
-// where it is asked: confirm.go, reflection.go and endpoints.go of upstream; tasks.go, poll.go, resume.go, scaling.go and
-// search.go of tasks; dependencies.go of app at the start. Those of connecting and of keepalive are in upstream/pool.go.
+// Only polls are shortened, by the deadline that goes along (shorter, below): to Options.PollLimit where drain.time of the
+// config is shorter than a poll (the app derives it: pollLimit in app/serve.go), and during a drain (drain.go). What the
+// proxy asks for by itself has its timeouts where it is asked: confirm.go, reflection.go and endpoints.go of upstream;
+// tasks.go, poll.go, resume.go, scaling.go and search.go of tasks; dependencies.go of app at the start. Those of connecting
+// and of keepalive are in upstream/pool.go.
 
 // forward sends the request and takes in the answer.
 func (c *call) forward() error {

@@ -25,7 +25,8 @@ import (
 //     DataKeyLife or of its entry's life (renewAt), after renewSeals envelopes, or when the configuration names another key
 //     encryption key (obey). A slot has one renewal at a time (renewing), and the old data key serves until that succeeds.
 //   - It is taken out when nothing used it for DataKeyLife, at keyhealth.Grace beyond DataKeyLife, when its entry leaves the
-//     configuration or gets another life, and when it or its key encryption key is revoked.
+//     configuration or gets another life, when it or its key encryption key is revoked, and, of those used least recently,
+//     when all slots take more memory than maxSlots (slots.go).
 //   - How many calls a key service gets at once: service.go. Namespaces that are only claimed get few: mayCall in keyring.go.
 //
 // Opening has a cache of its own (cache.go) and flights of its own, by wrapped data key: dataKey and ask in open.go. A data
