@@ -355,7 +355,7 @@ func TestTooManyPayloads(t *testing.T) {
 	if !errors.As(err, &e) || e.Kind != KindTooLarge {
 		t.Fatalf("not refused as too large: %v", err)
 	}
-	if grown := cap(r.Begin(r.Method(service+"StartWorkflowExecution"), nil).sealing().message.walk.slots); grown > 2*maxSlots {
+	if grown := cap(r.sealerOf(r.Begin(r.Method(service+"StartWorkflowExecution"), nil)).message.walk.slots); grown > 2*maxSlots {
 		t.Errorf("room for %d slots was made", grown)
 	}
 	c := walk{plan: r.plan.Load()}

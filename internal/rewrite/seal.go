@@ -62,7 +62,7 @@ func (s *sealer) reset() {
 // Request seals what the policy requires. It returns `in` itself if nothing changed;
 // otherwise the bytes are valid until Done. After an error nothing may be forwarded.
 func (s *Session) Request(ctx context.Context, in []byte) ([]byte, error) {
-	sealer := s.sealing()
+	sealer := s.call.rewriter.sealerOf(s)
 	s.meter.begin(s.call.method.name, len(in))
 	if s.call.mac != nil {
 		var err error
@@ -81,22 +81,15 @@ func (s *Session) Request(ctx context.Context, in []byte) ([]byte, error) {
 		sealer.call.rewriter.logUnknown(sealer.call.method.full[1:], w.unknown)
 	}
 	if len(w.slots) == 0 {
-		return s.unchanged(), nil
+		return s.call.rewriter.takeBack(s), nil
 	}
 	if err := sealer.decide(ctx); err != nil {
 		return nil, err
 	}
 	if len(sealer.items) == 0 {
-		return s.unchanged(), nil
+		return s.call.rewriter.takeBack(s), nil
 	}
 	return sealer.seal(ctx)
-}
-
-// unchanged returns the request that was walked, which is in no memory of the sealer, and gives the sealer back.
-func (s *Session) unchanged() []byte {
-	in := s.sealer.message.walk.buf
-	s.giveBackSealer()
-	return in
 }
 
 // find walks the request.

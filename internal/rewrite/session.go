@@ -168,10 +168,10 @@ func newSealer() *sealer {
 	return s
 }
 
-// sealing returns the session's sealer, and takes one from the pool if it has none.
-func (s *Session) sealing() *sealer {
+// sealerOf returns the sealer of a session, and takes one from the pool if it has none.
+func (r *Rewriter) sealerOf(s *Session) *sealer {
 	if s.sealer == nil {
-		w := s.call.rewriter.sealers.Get().(*sealer)
+		w := r.sealers.Get().(*sealer)
 		w.call, w.decider.call = &s.call, &s.call
 		w.message.walk.meter = s.call.meter
 		w.stats = &s.sealed
@@ -180,13 +180,14 @@ func (s *Session) sealing() *sealer {
 	return s.sealer
 }
 
-// giveBackSealer returns the sealer to the pool. Nothing that it returned may be used any more.
-func (s *Session) giveBackSealer() {
-	if w := s.sealer; w != nil {
-		s.sealer = nil
-		w.reset()
-		s.call.rewriter.sealers.Put(w)
-	}
+// takeBack returns the sealer of a session to the pool. Nothing that it returned may be used any more but the request as it was
+// walked, which is in no memory of the sealer.
+func (r *Rewriter) takeBack(s *Session) (walked []byte) {
+	w := s.sealer
+	walked, s.sealer = w.message.walk.buf, nil
+	w.reset()
+	r.sealers.Put(w)
+	return walked
 }
 
 // newOpener returns an opener without a session for the pool.
@@ -230,7 +231,9 @@ func (r *Rewriter) begin(c call) *Session {
 // may be used any more.
 func (s *Session) Done() {
 	r := s.call.rewriter
-	s.giveBackSealer()
+	if s.sealer != nil {
+		r.takeBack(s)
+	}
 	if o := s.opener; o != nil {
 		s.opener = nil
 		o.reset()

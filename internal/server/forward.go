@@ -60,12 +60,14 @@ func (c *call) forward() error {
 
 // sooner is a context with an earlier deadline that no timer watches.
 type sooner struct {
-	context.Context
+	of       context.Context
 	deadline time.Time
 }
 
-// Deadline is the earlier one.
 func (s *sooner) Deadline() (time.Time, bool) { return s.deadline, true }
+func (s *sooner) Done() <-chan struct{}       { return s.of.Done() }
+func (s *sooner) Err() error                  { return s.of.Err() }
+func (s *sooner) Value(key any) any           { return s.of.Value(key) }
 
 // shorter returns a context whose deadline is not later than limit from now. gRPC sends it along and the upstream keeps it; a
 // timer of the proxy's own for each of thousands of polls, and a context that can be cancelled, would take half a kilobyte each. A

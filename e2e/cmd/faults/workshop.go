@@ -189,9 +189,15 @@ func (w *workshop) unitPasses(ctx context.Context, pkg string, tests []string) e
 		return nil
 	}
 	out, err := w.unit(ctx, pkg, left)
+	if err != nil && ctx.Err() == nil { // some wait for times that a busy machine may miss: they have a second try
+		out, err = w.unit(ctx, pkg, left)
+	}
+	if err != nil {
+		return fmt.Errorf("these tests of %s fail without a fault: %s\n%s", pkg, strings.Join(failed(out), ", "), lastLines(out))
+	}
 	for _, name := range left {
-		if err != nil || !bytes.Contains(out, []byte("--- PASS: "+name+" (")) {
-			return fmt.Errorf("%s of %s does not pass without a fault: %s", name, pkg, lastLines(out))
+		if !bytes.Contains(out, []byte("--- PASS: "+name+" (")) {
+			return fmt.Errorf("%s has no test %s, or it was skipped", pkg, name)
 		}
 		w.green[pkg+" "+name] = true
 	}
