@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -54,6 +55,8 @@ const (
 	// sealedPlain is the relay once more, before the histories that seal's frontend holds: it shows how much of a proxy's
 	// cost comes from sealed bytes being more than clear ones.
 	sealedPlain = "relay-sealed"
+	// referring is seal with a key store in SQLite: envelopes are by reference to its rows, and shorter.
+	referring   = "seal-reference"
 	traced      = "seal-traced"
 	audited     = "seal-audited"
 	tracedAudit = "seal-traced-audited"
@@ -62,13 +65,15 @@ const (
 // sampled is the share of calls that all products trace, apart from those in whose names that stands.
 const sampled = 0.01
 
-var variantNames = []string{direct, plain, "nginx", visited, passing, sealing, sealedPlain, traced, audited, tracedAudit}
+var variantNames = []string{direct, plain, "nginx", visited, passing, sealing, sealedPlain, referring, traced, audited, tracedAudit}
 
 // takes reports whether the variant takes part in a work. Tracing and audit are rows of a few works only.
 func (v *variant) takes(work string) bool {
 	switch v.name {
 	case sealedPlain:
 		return strings.HasPrefix(work, historyWork)
+	case referring:
+		return strings.HasPrefix(work, historyWork) && !strings.HasPrefix(work, mixedWork) || work == "query_1KB_x16"
 	case traced, audited, tracedAudit:
 		return slices.Contains([]string{"query_1KB_x16", "history_1000_x16", mixedWork + "_x16", mixWork + "_x16"}, work)
 	}
@@ -168,6 +173,11 @@ func (f *field) begin(ctx context.Context, name, binary, upstream, sink string) 
 		o.sampled = 1
 	}
 	o.audit = name == audited || name == tracedAudit
+	if name == referring {
+		if o.store, o.storeID, err = newStore(ctx, binary, filepath.Join(f.dir, "keys.db")); err != nil {
+			return nil, "", err
+		}
+	}
 	p, err := startProduct(ctx, o)
 	if err != nil {
 		return nil, "", err

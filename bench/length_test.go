@@ -37,7 +37,7 @@ const maxGrowth = 1.25
 // TestSealedLength seals the mixed history by reference, with a data key that is past its first envelopes, and compares the lengths. Of 256
 // envelopes, one is an anchor, which carries its wrapped key.
 func TestSealedLength(t *testing.T) {
-	through := referring(t)
+	through := startReferring(t)
 	warm := func() *commonpb.Payload {
 		p := payload(newRand(), 100)
 		if err := through.sealPayloads(t.Context(), "sealed", []*commonpb.Payload{p}); err != nil {
@@ -93,12 +93,11 @@ func byReference(p *commonpb.Payload) bool {
 	return strings.HasSuffix(string(p.Metadata["encoding"]), "/sealed.v1") && len(p.Data) > 1 && p.Data[1]&(1<<4) != 0
 }
 
-// referring starts a proxy that seals by reference, with a frontend behind it.
-func referring(t *testing.T) sealer {
+// startReferring starts a proxy that seals by reference, with a frontend behind it.
+func startReferring(t *testing.T) sealer {
 	t.Helper()
 	binary, dir := builtProxy(t), t.TempDir()
-	store := "sqlite:" + filepath.Join(dir, "keys.db")
-	id, err := exec.Command(binary, "keystore", "init", store).Output()
+	store, id, err := newStore(t.Context(), binary, filepath.Join(dir, "keys.db"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,7 +113,7 @@ func referring(t *testing.T) sealer {
 	go func() { _ = server.Serve(l) }()
 	t.Cleanup(server.Stop)
 	p, err := startProduct(context.Background(), productOptions{binary: binary, upstream: l.Addr().String(), dir: dir, name: "referring",
-		rules: `request contains {"action": "seal"}`, key: key, store: store, storeID: strings.TrimSpace(string(id))})
+		rules: `request contains {"action": "seal"}`, key: key, store: store, storeID: id})
 	if err != nil {
 		t.Fatal(err)
 	}

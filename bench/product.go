@@ -44,6 +44,16 @@ func newKey(ctx context.Context, binary, file string) (uri string, err error) {
 	return "local:" + file, nil
 }
 
+// newStore makes a key store in an SQLite file and returns its URL and id.
+func newStore(ctx context.Context, binary, file string) (url, id string, err error) {
+	url = "sqlite:" + file
+	out, err := exec.CommandContext(ctx, binary, "keystore", "init", url).Output()
+	if err != nil {
+		return "", "", fmt.Errorf("%s keystore init: %w", binary, err)
+	}
+	return url, strings.TrimSpace(string(out)), nil
+}
+
 func startProduct(ctx context.Context, o productOptions) (*product, error) {
 	policy := filepath.Join(o.dir, o.name+".rego")
 	text := "package temporal\n\nresponse contains {\"action\": \"open\"}\n\n" + o.rules + "\n"

@@ -48,6 +48,9 @@ func (r *results) summary(w io.Writer) {
 		length := ""
 		if n := r.lengths[work]; strings.HasPrefix(work, historyWork) && n[plain] > 0 {
 			length = fmt.Sprintf("%.2f", float64(n[sealing])/float64(n[plain]))
+			if n[referring] > 0 {
+				length += fmt.Sprintf(", by reference %.2f", float64(n[referring])/float64(n[plain]))
+			}
 		}
 		fmt.Fprintf(w, "| %s | %.2f | %.2f | %s | %.1f | %.2f | %s |\n", work, ratio["pass"], ratio[sealing], bytes, ratio["visitor"]/ratio[sealing],
 			added[sealing]/added["nginx"], length)
@@ -87,7 +90,7 @@ func duration(us float64) string {
 func (r *results) ratios(w io.Writer) {
 	for _, work := range r.works {
 		ratio := r.cpuRatio[work]
-		for _, v := range []string{"pass", "seal"} {
+		for _, v := range []string{passing, sealing, referring} {
 			if _, ok := ratio[v]; !ok {
 				continue
 			}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 )
 
 // TestSlotsAreBounded: an upstream that knows ever more namespaces does not make the proxy grow with them. What was used last
@@ -12,14 +13,15 @@ func TestSlotsAreBounded(t *testing.T) {
 	k, _ := ring(t)
 	s := &k.core.slots
 	var kept *slot
+	now := time.Now().UnixNano() // what was not used for a day is put away as well
 	for i := range 40_000 {
 		name := fmt.Sprint("n", i, strings.Repeat("x", 900*(i%2)))
 		s.confirm(name)
-		sl := s.add(name, "default", int64(i))
+		sl := s.add(name, "default", now+int64(i))
 		if i == 0 {
 			kept = sl
 		}
-		kept.used.Store(int64(i)) // as if payloads were sealed all the time
+		kept.used.Store(now + int64(i)) // as if payloads were sealed all the time
 	}
 	size, n, names := 0, 0, 0
 	for v := range s.confirmed.Range {
