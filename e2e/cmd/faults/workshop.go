@@ -140,16 +140,6 @@ func (w *workshop) build(ctx context.Context, to string) error {
 	return nil
 }
 
-// compile finds out whether the product compiles, without linking anything.
-func (w *workshop) compile(ctx context.Context) error {
-	cmd := exec.CommandContext(ctx, "go", "build", "./internal/...")
-	cmd.Dir = w.dir
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("%s", lastLines(out))
-	}
-	return nil
-}
-
 // passes checks that tests pass without a fault, each once.
 func (w *workshop) passes(ctx context.Context, tests []string) error {
 	var left []string
@@ -311,15 +301,14 @@ func (w *workshop) make(ctx context.Context, m *made) error {
 	if err := w.git(ctx, "apply", m.fault.path); err != nil {
 		return err
 	}
-	build := func() error { return w.build(ctx, m.binary) }
 	if m.fault.unitTest != "" {
-		build = func() error { return w.compile(ctx) }
+		if m.out, m.err = w.unit(ctx, m.fault.unit, []string{m.fault.unitTest}); bytes.Contains(m.out, []byte("[build failed]")) {
+			return fmt.Errorf("it does not compile: %s", lastLines(m.out))
+		}
+		return nil
 	}
-	if err := build(); err != nil {
+	if err := w.build(ctx, m.binary); err != nil {
 		return fmt.Errorf("it does not compile: %w", err)
-	}
-	if m.fault.unitTest != "" {
-		m.out, m.err = w.unit(ctx, m.fault.unit, []string{m.fault.unitTest})
 	}
 	return nil
 }
