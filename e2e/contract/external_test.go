@@ -33,7 +33,7 @@ func TestReferencesToExternalStorage(t *testing.T) {
 	stored := startedWith(t, r.startWorkflow(t, "references", "w", "W", reference))
 	if n := stored.GetExternalPayloads(); len(n) != 2 || n[0].GetSizeBytes() != 300_000 || n[1].GetSizeBytes() != 7 ||
 		string(stored.GetMetadata()["encoding"]) != "binary/sealed.v1" || bytes.Contains(blackbox.Marshal(stored), []byte("CANARY")) {
-		t.Errorf("a sealed reference is stored as %v", stored)
+		t.Fatalf("a sealed reference is stored as %v", stored)
 	}
 	equal(t, "a sealed reference, opened", r.open(t, "references", stored)[0], reference)
 	changed := proto.CloneOf(stored)
