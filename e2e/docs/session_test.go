@@ -3,8 +3,10 @@ package docs
 import (
 	"bytes"
 	"context"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"net"
 	"os"
@@ -133,6 +135,8 @@ var after = map[string]func(s *session, out string){
 			s.t.Errorf("the doctor reads %s", document)
 		}
 	},
+	"openssl req -x509 -newkey rsa:2048 -nodes -days 30 -CA ca.crt -CAkey ca.key -subj /CN=seal -addext subjectAltName=DNS:localhost -addext basicConstraints=critical,CA:FALSE -addext keyUsage=critical,digitalSignature -keyout tls.key -out tls.crt":                                     noAuthority("tls.crt"),
+	"openssl req -x509 -newkey rsa:2048 -nodes -days 30 -CA ca.crt -CAkey ca.key -subj /CN=worker -addext subjectAltName=URI:spiffe://example.com/ns/clinic/worker -addext basicConstraints=critical,CA:FALSE -addext keyUsage=critical,digitalSignature -keyout worker.key -out worker.crt": noAuthority("worker.crt"),
 	"printf P-100042 > subject.txt": func(s *session, _ string) { s.end() },
 	"temporal workflow show --address 127.0.0.1:7333 --workflow-id visit-7 --output json": func(s *session, out string) {
 		if document := inputOf(s.t, out); !strings.Contains(document, "[erased on ") || strings.Contains(document, "P-100042") {
@@ -144,6 +148,25 @@ var after = map[string]func(s *session, out string){
 			s.t.Errorf("what was sealed is not in the opened history:\n%s", out)
 		}
 	},
+}
+
+// noAuthority requires that a certificate of the session is not one of an authority.
+func noAuthority(name string) func(s *session, out string) {
+	return func(s *session, _ string) {
+		text, err := os.ReadFile(filepath.Join(s.dir, name))
+		if err != nil {
+			s.t.Error(err)
+			return
+		}
+		block, _ := pem.Decode(text)
+		if block == nil {
+			s.t.Errorf("%s is no certificate", name)
+			return
+		}
+		if cert, err := x509.ParseCertificate(block.Bytes); err != nil || cert.IsCA {
+			s.t.Errorf("%s is a certificate of an authority: %v", name, err)
+		}
+	}
 }
 
 // inputOf returns the data of a workflow's input, from its history in JSON.

@@ -21,7 +21,7 @@ func WriteCertificate(dir, name string, from, until time.Time) error {
 		return err
 	}
 	template := &x509.Certificate{SerialNumber: big.NewInt(until.UnixNano()), Subject: pkix.Name{CommonName: name}, NotBefore: from,
-		NotAfter: until, DNSNames: []string{"localhost", name}, IsCA: true, BasicConstraintsValid: true}
+		NotAfter: until, DNSNames: []string{"localhost", name}, BasicConstraintsValid: true}
 	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
 		return err

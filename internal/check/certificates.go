@@ -16,7 +16,7 @@ const soon = 14 * 24 * time.Hour
 func (r *run) checkCertificates() {
 	for path, l := range listeners(r.config) {
 		if l.TLS != nil {
-			r.checkPair(path+".tls", l.TLS.CertFile, l.TLS.KeyFile)
+			r.checkServer(path+".tls.cert_file", l.TLS.CertFile, r.checkPair(path+".tls", l.TLS.CertFile, l.TLS.KeyFile))
 		}
 		if l.Callers != nil && l.Callers.MTLS != nil {
 			r.checkAuthorities(path+".callers.mtls.ca_file", l.Callers.MTLS.CAFile)
@@ -31,20 +31,21 @@ func (r *run) checkCertificates() {
 	}
 }
 
-// checkPair checks that a certificate is that of its private key, and its chain's dates.
-func (r *run) checkPair(path, certFile, keyFile string) {
+// checkPair checks that a certificate is that of its private key, and its chain's dates. It returns the certificate; nil: it cannot
+// be read.
+func (r *run) checkPair(path, certFile, keyFile string) *x509.Certificate {
 	cert, err := os.ReadFile(certFile)
 	if err != nil {
-		return
+		return nil
 	}
 	key, err := os.ReadFile(keyFile)
 	if err != nil {
-		return
+		return nil
 	}
 	pair, err := tls.X509KeyPair(cert, key)
 	if err != nil {
 		r.fail("%s: %s and %s do not fit together: %v", r.review.Place(path), certFile, keyFile, err)
-		return
+		return nil
 	}
 	for i, raw := range pair.Certificate {
 		if parsed, err := x509.ParseCertificate(raw); err == nil {
@@ -54,6 +55,16 @@ func (r *run) checkPair(path, certFile, keyFile string) {
 			}
 			r.checkDates(path+".cert_file", certFile, what, parsed)
 		}
+	}
+	return pair.Leaf
+}
+
+// checkServer warns of a listener's certificate that is one of an authority. The SDKs whose TLS is rustls refuse it, others do not,
+// so a config that works with one SDK fails with the next.
+func (r *run) checkServer(path, file string, cert *x509.Certificate) {
+	if cert != nil && cert.IsCA {
+		r.warn("%s: %s: the certificate is one of an authority (CA:TRUE), which some SDKs refuse, such as Python's: issue one with basicConstraints CA:FALSE",
+			r.review.Place(path), file)
 	}
 }
 

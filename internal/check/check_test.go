@@ -38,12 +38,17 @@ func (f folder) write(name, text string) {
 // certificate writes name.crt, self-signed, and name.key.
 func (f folder) certificate(name string, from, until time.Duration) {
 	f.Helper()
+	f.issue(name, &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name},
+		NotBefore: time.Now().Add(from), NotAfter: time.Now().Add(until)})
+}
+
+// issue writes name.crt, self-signed, and name.key.
+func (f folder) issue(name string, template *x509.Certificate) {
+	f.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		f.Fatal(err)
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name},
-		NotBefore: time.Now().Add(from), NotAfter: time.Now().Add(until)}
 	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
 		f.Fatal(err)
@@ -64,6 +69,7 @@ func TestCertificates(t *testing.T) {
 	f.certificate("soon", -day, 2*day)
 	f.certificate("young", day, 90*day)
 	f.certificate("good", -day, 90*day)
+	f.issue("authority", &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(90 * day), BasicConstraintsValid: true, IsCA: true})
 	old, err := os.ReadFile(filepath.Join(f.dir, "old.crt"))
 	if err != nil {
 		t.Fatal(err)
@@ -77,13 +83,16 @@ func TestCertificates(t *testing.T) {
 		cert, key, authority string
 		err, warning         string // part of it; "": none
 	}{
-		"good":                   {"good", "good", "good", "", ""},
-		"expired":                {"old", "old", "good", "listeners[0].tls.cert_file: DIR/old.crt: the certificate expired on ", ""},
-		"not valid yet":          {"young", "young", "good", "the certificate is not valid before ", ""},
-		"expires soon":           {"soon", "soon", "good", "", "the certificate expires on "},
-		"another's key":          {"good", "old", "good", "listeners[0].tls: DIR/good.crt and DIR/old.key do not fit together", ""},
-		"an expired authority":   {"good", "good", "old", "callers.mtls.ca_file: DIR/old.crt: the authority CN=old expired on ", ""},
-		"one beside a valid one": {"good", "good", "both", "", "authority CN=old expired on "},
+		"good":                 {"good", "good", "good", "", ""},
+		"expired":              {"old", "old", "good", "listeners[0].tls.cert_file: DIR/old.crt: the certificate expired on ", ""},
+		"not valid yet":        {"young", "young", "good", "the certificate is not valid before ", ""},
+		"expires soon":         {"soon", "soon", "good", "", "the certificate expires on "},
+		"another's key":        {"good", "old", "good", "listeners[0].tls: DIR/good.crt and DIR/old.key do not fit together", ""},
+		"an expired authority": {"good", "good", "old", "callers.mtls.ca_file: DIR/old.crt: the authority CN=old expired on ", ""},
+		"a server that is an authority": {"authority", "authority", "good", "",
+			"listeners[0].tls.cert_file: DIR/authority.crt: the certificate is one of an authority (CA:TRUE)"},
+		"an authority of callers": {"good", "good", "authority", "", ""},
+		"one beside a valid one":  {"good", "good", "both", "", "authority CN=old expired on "},
 	} {
 		f.write("config.yaml", strings.NewReplacer("DIR", f.dir, "CERT", tt.cert, "KEY", tt.key, "CA", tt.authority).Replace(`
 listeners:

@@ -40,7 +40,7 @@ var texts = map[Cause]string{
 	UnknownAuthority: "the caller's certificate is signed by no authority in ca_file",
 	Expired:          "the caller's certificate has expired or is not valid yet; renew it, or check the clocks",
 	BadCertificate:   "the caller's certificate cannot be used",
-	Refused:          "the caller refuses the listener's certificate; does it trust the authority, and is the name that it connects to in the certificate?",
+	Refused:          "the caller refuses the listener's certificate; does it trust the authority, is the name that it connects to in the certificate, and is the certificate not itself one of an authority (CA:TRUE)?",
 	Plaintext:        "the caller speaks no TLS, and the listener does; switch TLS on at the caller",
 	ToPlaintext:      "the caller speaks TLS, and the listener does not; give the listener `tls`, or switch TLS off at the caller",
 	Unsupported:      "caller and listener have no TLS version, cipher suite or protocol in common",
