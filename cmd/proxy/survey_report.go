@@ -80,6 +80,13 @@ func printSurvey(w io.Writer, r *survey.Report) error {
 	if err := printFindings(s, r); err != nil {
 		return err
 	}
+	if len(r.Leaves) > 0 {
+		s.line("")
+		s.line("%s", s.bold("The candidate policy leaves these readable beside sealed members:"))
+		for _, left := range r.Leaves {
+			s.line("  %s: %s", left.At, left.List())
+		}
+	}
 	if len(r.Readable) > 0 {
 		s.line("")
 		s.line("%s", s.bold("These fields cannot be sealed, since the server reads them:"))
@@ -95,9 +102,12 @@ func printSurvey(w io.Writer, r *survey.Report) error {
 	n := r.Summary
 	s.line("")
 	s.line("%s searched of %d; %d sealed, %d encoded by others", count(n.Searched, "payload"), n.Payloads, n.Sealed, n.Encoded)
-	s.line("%s with findings, %d of them in clear", count(n.Places, "place"), n.InClear)
+	s.line("%s with findings stored in clear", count(n.Stored, "place"))
+	if r.Policy {
+		s.line("the policy in force would leave %d of them in clear", *n.InClear)
+	}
 	if r.Candidate {
-		s.line("by the candidate policy: %d in clear", n.CandidateClear)
+		s.line("the candidate policy would leave %d of them in clear", *n.CandidateClear)
 	}
 	s.line("%s cannot be sealed", count(n.Readable, "finding"))
 	return s.err
@@ -111,22 +121,28 @@ func printFindings(s *style, r *survey.Report) error {
 		return s.err
 	}
 	t := newTable(s.w)
-	head := "FOUND\tSURE\tCOUNT\tIN CLEAR\tPLACE\tPOINTER"
-	if r.Candidate {
-		head = "FOUND\tSURE\tCOUNT\tIN CLEAR\tCANDIDATE\tPLACE\tPOINTER"
+	head := "FOUND\tSURE\tSTORED IN CLEAR"
+	if r.Policy {
+		head += "\tPOLICY LEAVES"
 	}
-	fmt.Fprintln(t, head)
+	if r.Candidate {
+		head += "\tCANDIDATE LEAVES"
+	}
+	fmt.Fprintln(t, head+"\tPLACE\tPOINTER")
 	for _, row := range found {
 		for _, f := range row.Findings {
 			what := f.What
 			if f.InName {
 				what += " in a name"
 			}
-			clear := fmt.Sprint(f.Clear)
-			if r.Candidate {
-				clear += fmt.Sprintf("\t%d", f.CandidateClear)
+			clear := fmt.Sprint(f.Stored)
+			if r.Policy {
+				clear += fmt.Sprintf("\t%d", *f.Clear)
 			}
-			fmt.Fprintf(t, "%s\t%s\t%d\t%s\t%s\t%s\n", what, f.Certainty, f.Count, clear, row.At, cmp.Or(row.Pointer, "(whole)"))
+			if r.Candidate {
+				clear += fmt.Sprintf("\t%d", *f.CandidateClear)
+			}
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", what, f.Certainty, clear, row.At, cmp.Or(row.Pointer, "(whole)"))
 		}
 	}
 	return t.Flush()

@@ -25,7 +25,7 @@ func (r *rig) surveyed(t *testing.T) map[string]int {
 			Pointer  string `json:"pointer"`
 			Findings []struct {
 				What  string `json:"what"`
-				Clear int    `json:"in_clear"`
+				Clear int    `json:"policy_leaves_in_clear"`
 			} `json:"findings"`
 		} `json:"findings"`
 	}

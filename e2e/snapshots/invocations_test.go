@@ -1,6 +1,7 @@
 package snapshots
 
 import (
+	"encoding/base64"
 	"fmt"
 	"io"
 	"net"
@@ -72,8 +73,25 @@ codec_server: {}
 		"input": {"payloads": [{"metadata": {"encoding": "anNvbi9wbGFpbg=="}, "data": "eyJqYW5lQGV4YW1wbGUub3JnIjp7InBhc3N3b3JkIjoieCJ9fQo="}]}}},
 		{"eventId": "5", "eventType": "EVENT_TYPE_ACTIVITY_TASK_SCHEDULED", "activityTaskScheduledEventAttributes": {"activityId": "5", "activityType": {"name": "B"},
 		"input": {"payloads": [{"metadata": {"encoding": "anNvbi9wbGFpbg=="}, "data": "InRleHQi"}]}}}]}`,
+	"wide.json": `{"events": [{"eventId": "1", "eventType": "EVENT_TYPE_WORKFLOW_EXECUTION_STARTED", "workflowExecutionStartedEventAttributes": {
+		"workflowType": {"name": "A"}, "input": {"payloads": [{"metadata": {"encoding": "anNvbi9wbGFpbg=="}, "data": "` + wide() + `"}]}}}]}`,
+	"partial.rego": `package temporal
+
+request contains {"action": "seal", "fields": ["/card"], "missing": "pass"}
+
+response contains {"action": "open"}
+`,
 	"rules.yaml": "rules: [{what: ward, names: [ward]}]\n",
 	"clear.json": `{"a": [1, true, null, "text"]}`,
+}
+
+// wide returns a document with more members than a survey lists, in base64.
+func wide() string {
+	members := []string{`"card":1`}
+	for i := range 42 {
+		members = append(members, fmt.Sprintf(`"m%d":1`, i))
+	}
+	return base64.StdEncoding.EncodeToString([]byte("{" + strings.Join(members, ",") + "}"))
 }
 
 // site is a folder with files, a scripted upstream, a proxy that serves, one that starts, and one that drains.
@@ -542,6 +560,7 @@ func takeJSON(t *testing.T) []string {
 		{"keys rotate --output json", nil, []string{"json.key"}},
 		{"survey --output json", []string{"sources[].walked", "rows[].in_force", "rows[].candidate"}, []string{
 			"plain.json", "--config good.yaml --policy good.rego plain.json", "--upstream $UPSTREAM --list-rate 100", "--samples 1 plain.json plain.json",
+			"--policy partial.rego wide.json", "--policy partial.rego plain.json",
 			"--upstream $UPSTREAM --namespace unreadable --list-rate 100"}},
 		{"version --output json", nil, []string{""}},
 		{"init --output json", nil, []string{"json-site"}},
@@ -583,7 +602,7 @@ func takeJSON(t *testing.T) []string {
 	surveyed.add(t, survey)
 	lines = append(lines, status.facts("GET /status of the admin listener")...)
 	lines = append(lines, surveyed.facts("GET /survey of the admin listener")...)
-	s.do(t, "survey --config good.yaml --policy good.rego --upstream $UPSTREAM --list-rate 100 --state survey.json")
+	s.do(t, "survey --config good.yaml --policy partial.rego --upstream $UPSTREAM --list-rate 100 --state survey.json")
 	state = newShape("scan.namespaces", "scan.namespaces{}.walked", "survey.strata[].in_force", "survey.strata[].candidate", "survey.unread",
 		"survey.strata[].root.members", "survey.strata[].root.any.elements.members")
 	state.add(t, readFile(t, filepath.Join(s.dir, "survey.json")))

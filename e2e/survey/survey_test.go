@@ -76,7 +76,10 @@ func TestSurvey(t *testing.T) {
 
 	run(t, in("check"), "check", "--namespaces", in("policies"), "--key", "local:"+filepath.Join(dir, "new.key"))
 	second := survey(t, in("second"), append(common, "--policy", in("policies"))...)
-	if second.Summary.Candidate != 0 || second.Summary.Places != first.Summary.Places {
+	if second.Summary.Candidate == nil {
+		t.Fatal("the second survey does not say what the candidate would leave in clear")
+	}
+	if *second.Summary.Candidate != 0 || second.Summary.Stored != second.Summary.Places || second.Summary.Places != first.Summary.Places {
 		t.Errorf("the second survey: %+v", second.Summary)
 	}
 	if state, err := os.ReadFile(in("state.json")); err != nil || !bytes.Contains(state, []byte(`"any":`)) {
@@ -109,7 +112,7 @@ func TestSurvey(t *testing.T) {
 		rules += bytes.Count(text, []byte("\nrequest contains "))
 	}
 	summary = fmt.Sprintf("survey: %d places planted, %d found, %d false; policy: %d rules; second pass: %d in clear",
-		len(all), found, wrong, rules, second.Summary.Candidate)
+		len(all), found, wrong, rules, *second.Summary.Candidate)
 }
 
 // sealed makes the same workload through a proxy with the policy, and searches all that the server stored.
@@ -163,7 +166,7 @@ func foundLive(t *testing.T, page string) {
 			Pointer  string `json:"pointer"`
 			Findings []struct {
 				What  string `json:"what"`
-				Clear int    `json:"in_clear"`
+				Clear int    `json:"policy_leaves_in_clear"`
 			} `json:"findings"`
 		} `json:"findings"`
 	}
@@ -204,9 +207,10 @@ type report struct {
 		} `json:"findings"`
 	} `json:"rows"`
 	Summary struct {
-		Places    int `json:"places"`
-		Searched  int `json:"searched"`
-		Candidate int `json:"places_in_clear_by_candidate"`
+		Places    int  `json:"places"`
+		Searched  int  `json:"searched"`
+		Stored    int  `json:"places_stored_in_clear"`
+		Candidate *int `json:"places_candidate_leaves_in_clear"`
 	} `json:"summary"`
 }
 

@@ -57,7 +57,7 @@ func TestPage(t *testing.T) {
 		Certificates: []statuspage.Certificate{{Name: "people", Role: "listener", Expires: now.Add(26 * time.Hour)}, {Name: "frontend"}},
 		Survey: &survey.LiveReport{Sampling: survey.Sampling{Rate: 100, CPUPercent: 5, Seen: 40, Searched: 10, Percent: 25}, Places: 1, InClear: 1,
 			Findings: []survey.Row{{At: survey.Place{Namespace: "clinic", WorkflowType: "<i>", Kind: "input"}, Pointer: "/iban", Searched: 9,
-				Findings: []survey.RowFinding{{What: "IBAN", Certainty: "certain", Count: 7, Clear: 6}}}}},
+				Findings: []survey.RowFinding{{What: "IBAN", Certainty: "certain", Count: 7, Clear: new(6)}}}}},
 		Refusals: []traffic.Refusal{{Namespace: "shop", Method: "StartWorkflowExecution", Code: "PERMISSION_DENIED", Reason: "denied", Count: 3, Last: now}},
 	}
 	text := page(t, s)

@@ -73,6 +73,7 @@ func printable(data []byte) string {
 // value searches a value at a place.
 func (l *looker) value(n *Node, v any) {
 	l.values++
+	l.left(n, v)
 	switch v := v.(type) {
 	case map[string]any:
 		n.Count++

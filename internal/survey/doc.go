@@ -7,5 +7,6 @@
 //   - content.go: one payload or text; table.go: what was found, by place; verdict.go: what policies do there
 //   - files.go: saved histories; state.go: the file from which a survey goes on
 //   - live.go: samples of a proxy's traffic; cpu_unix.go, cpu_other.go: the CPU that the process has used
-//   - report.go: rows, sorted by risk; html.go: the report as one page; write.go: a policy from findings
+//   - report.go: rows, sorted by risk; html.go: the report as one page; write.go: a policy from findings; leaves.go: what stays
+//     readable beside sealed members
 package survey

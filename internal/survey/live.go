@@ -61,7 +61,7 @@ const liveValues = 20_000
 func NewLive(o LiveOptions) *Live {
 	t := &Table{bounds: liveBounds}
 	t.index()
-	return &Live{options: o, began: time.Now(), survey: &Survey{options: Options{Detector: o.Detector}, table: t},
+	return &Live{options: o, began: time.Now(), survey: &Survey{options: Options{Detector: o.Detector}, table: t, live: true},
 		budget: budget{percent: o.CPUPercent, used: processCPU()}}
 }
 
@@ -230,8 +230,8 @@ type LiveReport struct {
 	Since    time.Time `json:"since"`
 	Sampling Sampling  `json:"sampling"`
 	Places   int       `json:"places"` // with findings
-	InClear  int       `json:"places_in_clear"`
-	// Findings are sorted by risk: what is in clear, and surely found, comes first. There are LiveFindings at most.
+	InClear  int       `json:"places_policy_leaves_in_clear"`
+	// Findings are sorted by risk: what stays in clear, and what is surely found, comes first. There are LiveFindings at most.
 	Findings []Row `json:"findings"`
 }
 
@@ -268,15 +268,12 @@ func (l *Live) Report() *LiveReport {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	whole := l.survey.Report(nil, time.Now())
-	r.Places, r.InClear = whole.Summary.Places, whole.Summary.InClear
+	r.Places, r.InClear = whole.Summary.Places, *whole.Summary.InClear
 	found := whole.Found()
 	r.Findings = append(r.Findings, found[:min(len(found), LiveFindings)]...)
 	for i := range r.Findings {
 		row := &r.Findings[i]
 		row.InForce, row.Candidate = maps.Clone(row.InForce), nil // the survey goes on counting
-		for j := range row.Findings {
-			row.Findings[j].CandidateClear = 0
-		}
 	}
 	return r
 }

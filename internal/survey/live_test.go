@@ -69,8 +69,8 @@ func TestLive(t *testing.T) {
 	clear := map[string]int{}
 	for _, row := range r.Findings {
 		for _, f := range row.Findings {
-			clear[row.At.WorkflowType+row.Pointer] += f.Clear
-			if f.CandidateClear != 0 || f.Count == 0 {
+			clear[row.At.WorkflowType+row.Pointer] += *f.Clear
+			if f.CandidateClear != nil || f.Stored != 0 || f.Count == 0 {
 				t.Errorf("%s: %+v", row.At, f)
 			}
 		}
@@ -230,7 +230,7 @@ func TestLiveRecord(t *testing.T) {
 		t.Errorf("%d nodes, %+v", s.Nodes, s.Root)
 	}
 	r := live.Report()
-	if len(r.Findings) != 1 || r.Findings[0].Pointer != "" || r.Findings[0].Findings[0].Clear != 10 {
+	if len(r.Findings) != 1 || r.Findings[0].Pointer != "" || r.Findings[0].Findings[0].Left() != 10 {
 		t.Errorf("%+v", r.Findings)
 	}
 }

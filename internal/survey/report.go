@@ -17,7 +17,7 @@ import (
 type Report struct {
 	Made    time.Time `json:"made"`
 	Sources []Source  `json:"sources"`
-	// Rows are sorted by risk: what is in clear, and surely found, comes first.
+	// Rows are sorted by risk: what the policy in force would leave in clear, and what is surely found, comes first.
 	Rows []Row `json:"rows"`
 	// Readable are findings in fields that cannot be sealed.
 	Readable []*Readable `json:"cannot_be_sealed"`
@@ -25,6 +25,8 @@ type Report struct {
 	Policy    bool    `json:"policy_asked"`
 	Candidate bool    `json:"candidate_asked"`
 	Summary   Summary `json:"summary"`
+	// Leaves are the places of which the candidate seals some members and leaves others readable.
+	Leaves []Leaves `json:"candidate_leaves_readable,omitempty"`
 }
 
 // Source is what was searched of one namespace.
@@ -43,11 +45,13 @@ type Summary struct {
 	Searched int `json:"searched"`
 	Sealed   int `json:"sealed"`
 	Encoded  int `json:"encoded_by_others"`
-	// Places with findings, and those where some of them are in clear.
-	Places         int `json:"places"`
-	InClear        int `json:"places_in_clear"`
-	CandidateClear int `json:"places_in_clear_by_candidate"`
-	Readable       int `json:"findings_that_cannot_be_sealed"`
+	// Places with findings, and those where findings were read in clear. A survey of live traffic reads nothing that is stored.
+	Places int `json:"places"`
+	Stored int `json:"places_stored_in_clear"`
+	// Places where the policy in force, and the candidate, would leave findings in clear. Nil: that policy was not asked.
+	InClear        *int `json:"places_policy_leaves_in_clear,omitempty"`
+	CandidateClear *int `json:"places_candidate_leaves_in_clear,omitempty"`
+	Readable       int  `json:"findings_that_cannot_be_sealed"`
 }
 
 // Row is one JSON pointer at one place.
@@ -68,19 +72,30 @@ type Row struct {
 // RowFinding is one thing that was found at a row's place. Low and High are the bounds of its share among all values there,
 // with a confidence of 95 % (Wilson's interval).
 type RowFinding struct {
-	What           string           `json:"what"`
-	Certainty      detect.Certainty `json:"certainty"`
-	InName         bool             `json:"in_name,omitempty"`
-	Count          int              `json:"count"`
-	Low            float64          `json:"share_low"`
-	High           float64          `json:"share_high"`
-	Clear          int              `json:"in_clear"`
-	CandidateClear int              `json:"candidate_in_clear,omitempty"`
+	What      string           `json:"what"`
+	Certainty detect.Certainty `json:"certainty"`
+	InName    bool             `json:"in_name,omitempty"`
+	Count     int              `json:"count"`
+	Low       float64          `json:"share_low"`
+	High      float64          `json:"share_high"`
+	// Stored is a fact: so many were read in clear. It is 0 in a survey of live traffic.
+	Stored int `json:"stored_in_clear,omitempty"`
+	// Clear and CandidateClear are verdicts: so many the policy in force, or the candidate, would leave in clear. Nil: it was not asked.
+	Clear          *int `json:"policy_leaves_in_clear,omitempty"`
+	CandidateClear *int `json:"candidate_leaves_in_clear,omitempty"`
+}
+
+// Left counts what the policy in force leaves in clear. Without a policy that is everything.
+func (f *RowFinding) Left() int {
+	if f.Clear == nil {
+		return f.Count
+	}
+	return *f.Clear
 }
 
 // Report returns the table's report. walked is what a scan read, by namespace; nil for saved histories.
 func (s *Survey) Report(walked map[string]*scan.Namespace, now time.Time) *Report {
-	r := &Report{Made: now.UTC(), Policy: s.options.InForce != nil, Candidate: s.options.Candidate != nil,
+	r := &Report{Made: now.UTC(), Policy: s.options.InForce != nil || s.live, Candidate: s.options.Candidate != nil,
 		Sources: s.table.sources(walked), Readable: s.table.Readable}
 	for _, stratum := range s.table.Strata {
 		r.Summary.Payloads += stratum.Payloads
@@ -88,26 +103,59 @@ func (s *Survey) Report(walked map[string]*scan.Namespace, now time.Time) *Repor
 		r.Summary.Sealed += stratum.Sealed
 		r.Summary.Encoded += stratum.Encoded
 		r.Rows = appendRows(r.Rows, stratum, stratum.Root, "")
-	}
-	for i := range r.Rows {
-		row := &r.Rows[i]
-		if len(row.Findings) > 0 {
-			r.Summary.Places++
-		}
-		clear, candidate := row.clear()
-		r.Summary.InClear += min(clear, 1)
-		if r.Candidate {
-			r.Summary.CandidateClear += min(candidate, 1)
+		if left, some := stratum.leaves(); some && r.Candidate {
+			r.Leaves = append(r.Leaves, left)
 		}
 	}
+	r.places(s.live)
 	for _, text := range r.Readable {
 		r.Summary.Readable += text.Count
 	}
 	slices.SortFunc(r.Rows, func(a, b Row) int { return a.compare(&b) })
+	slices.SortFunc(r.Leaves, func(a, b Leaves) int { return a.At.compare(&b.At) })
 	slices.SortFunc(r.Readable, func(a, b *Readable) int {
 		return cmp.Or(cmp.Compare(b.Certainty.Rank(), a.Certainty.Rank()), cmp.Compare(b.Count, a.Count), cmp.Compare(a.Site, b.Site), cmp.Compare(a.What, b.What))
 	})
 	return r
+}
+
+// places counts the places with findings, and removes verdicts of policies that were not asked. What passes through a proxy is not
+// stored yet.
+func (r *Report) places(live bool) {
+	n := &r.Summary
+	n.InClear, n.CandidateClear = asked(r.Policy, 0), asked(r.Candidate, 0)
+	for _, row := range r.Rows {
+		if len(row.Findings) == 0 {
+			continue
+		}
+		n.Places++
+		inForce, candidate := false, false
+		for i := range row.Findings {
+			f := &row.Findings[i]
+			inForce, candidate = inForce || *f.Clear > 0, candidate || *f.CandidateClear > 0
+			if !live {
+				f.Stored = f.Count // what is sealed was not searched
+			}
+			f.Clear, f.CandidateClear = asked(r.Policy, *f.Clear), asked(r.Candidate, *f.CandidateClear)
+		}
+		if r.Policy && inForce {
+			*n.InClear++
+		}
+		if r.Candidate && candidate {
+			*n.CandidateClear++
+		}
+	}
+	if !live {
+		n.Stored = n.Places
+	}
+}
+
+// asked returns a policy's number, and nil if that policy was not asked.
+func asked(policy bool, n int) *int {
+	if !policy {
+		return nil
+	}
+	return &n
 }
 
 // sources returns what was searched, by namespace.
@@ -148,7 +196,8 @@ func appendRows(rows []Row, s *Stratum, n *Node, pointer string) []Row {
 		}
 		for _, f := range n.Findings {
 			low, high := wilson(f.Count, max(n.Count, f.Count))
-			row.Findings = append(row.Findings, RowFinding{f.What, f.Certainty, f.InName, f.Count, low, high, f.Clear, f.CandidateClear})
+			row.Findings = append(row.Findings, RowFinding{What: f.What, Certainty: f.Certainty, InName: f.InName, Count: f.Count, Low: low, High: high,
+				Clear: asked(true, f.Clear), CandidateClear: asked(true, f.CandidateClear)})
 		}
 		slices.SortFunc(row.Findings, func(a, b RowFinding) int {
 			return cmp.Or(cmp.Compare(b.Certainty.Rank(), a.Certainty.Rank()), cmp.Compare(a.What, b.What))
@@ -185,22 +234,13 @@ func wilson(k, n int) (low, high float64) {
 	return math.Round(1e4*max(0, (middle-spread)/scale)) / 1e4, math.Round(1e4*min(1, (middle+spread)/scale)) / 1e4
 }
 
-// clear counts a row's findings that are in clear now, and by the candidate.
-func (r *Row) clear() (now, candidate int) {
-	for _, f := range r.Findings {
-		now += f.Clear
-		candidate += f.CandidateClear
-	}
-	return now, candidate
-}
-
-// compare sorts rows by risk: in clear before sealed, then by how sure the surest finding is, then by their number.
+// compare sorts rows by risk: what the policy leaves in clear before what it seals, then by how sure the surest finding is, then by their number.
 func (r *Row) compare(o *Row) int {
 	risk := func(r *Row) (rank, count int) {
 		for _, f := range r.Findings {
 			rank = max(rank, f.Certainty.Rank())
+			count += f.Left()
 		}
-		count, _ = r.clear()
 		if count > 0 {
 			rank += 10
 		}

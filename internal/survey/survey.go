@@ -33,6 +33,7 @@ type Survey struct {
 	options Options
 	table   *Table
 	facts   map[callKind]factSets // which facts requests tell
+	live    bool                  // searches what passes through a proxy, which is not stored yet
 	run     string                // whose history is looked at
 	// Activities of that run, by the id of the event that scheduled them.
 	activities map[int64]activity

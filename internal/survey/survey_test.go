@@ -148,10 +148,10 @@ func TestSurvey(t *testing.T) {
 			t.Errorf("nothing is found in %s", site)
 		}
 	}
-	if r.Summary.Encoded != 120 || r.Summary.InClear != r.Summary.Places || r.Summary.Places != 11 {
+	if r.Summary.Encoded != 120 || r.Summary.InClear != nil || r.Summary.Stored != 11 || r.Summary.Places != 11 {
 		t.Errorf("%+v", r.Summary)
 	}
-	if first := r.Rows[0].Findings[0]; first.Certainty != detect.Certain || first.Low < 0.9 || first.High != 1 || first.Clear != 120 {
+	if first := r.Rows[0].Findings[0]; first.Certainty != detect.Certain || first.Low < 0.9 || first.High != 1 || first.Stored != 120 || first.Clear != nil {
 		t.Errorf("the first row is not the greatest risk: %+v", first)
 	}
 	var written bytes.Buffer
@@ -200,7 +200,7 @@ func TestPolicyFromFindings(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := again.Report(nil, time.Now())
-	if r.Summary.CandidateClear != 0 || r.Summary.InClear != 11 {
+	if *r.Summary.CandidateClear != 0 || r.Summary.Stored != 11 || r.Summary.InClear != nil {
 		t.Errorf("%+v", r.Summary)
 	}
 	passed := map[string]string{}

@@ -70,6 +70,7 @@ type Node struct {
 	Bytes    int              `json:"bytes"`
 	Objects  int              `json:"objects,omitempty"` // of the values: those whose members have nodes of their own
 	Shape    Shape            `json:"shape"`
+	Left     int              `json:"candidate_left,omitempty"` // of the values: those that the candidate leaves beside what it seals
 	Findings []*Found         `json:"findings,omitempty"`
 	Members  map[string]*Node `json:"members,omitempty"`
 	Elements *Node            `json:"elements,omitempty"` // of arrays
@@ -82,7 +83,7 @@ type Found struct {
 	Certainty detect.Certainty `json:"certainty"`
 	InName    bool             `json:"in_name,omitempty"` // the member's name holds it, not the value
 	Count     int              `json:"count"`
-	// Of these, what the policy in force and the candidate leave readable.
+	// Of these, what the policy in force and the candidate would leave in clear. Reports have other names; a state file keeps these.
 	Clear          int `json:"in_clear"`
 	CandidateClear int `json:"candidate_in_clear"`
 }
@@ -314,6 +315,7 @@ func (n *Node) merge(o *Node) {
 	n.Count += o.Count
 	n.Bytes += o.Bytes
 	n.Objects += o.Objects
+	n.Left += o.Left
 	n.Shape.merge(&o.Shape)
 	for _, f := range o.Findings {
 		into := n.found(detect.Finding{What: f.What, Certainty: f.Certainty}, f.InName)

@@ -31,6 +31,7 @@ type ruling struct {
 	optional []string // of these, those that some documents lack
 	whole    bool     // sealed whole
 	comments []string
+	left     Leaves // what stays readable beside the fields
 }
 
 // WritePolicy writes a policy from the findings into a new folder: for each namespace a file in Rego, and cases for it. It returns
@@ -90,6 +91,9 @@ func (s *Stratum) ruling() (r ruling, ruled bool) {
 		if !s.everywhere(pointer) {
 			r.optional = append(r.optional, pointer)
 		}
+	}
+	if !r.whole && len(r.fields) > 0 {
+		r.left.besides(s.Root, "", r.fields)
 	}
 	return r, len(r.fields) > 0 || !r.whole
 }
@@ -189,6 +193,9 @@ package temporal.namespaces[%s]
 		}
 		if r.whole && !slices.Contains(r.fields, "") {
 			fmt.Fprintf(&b, "# Only %d payloads were searched, so all of them is sealed.\n", r.searched)
+		}
+		if len(r.left.Pointers) > 0 {
+			fmt.Fprintf(&b, "# stays readable: %s\n", r.left.List())
 		}
 		for i, verdict := range r.verdicts() {
 			if rules++; i > 0 {
