@@ -92,6 +92,7 @@ func (o *subjectOptions) remains() (list []string) {
 	return append(list,
 		"key names under which the namespace had no subjects yet are not barred",
 		"what was sealed before the policy named subjects, and payloads that the policy sealed with the key of no subject, open as before",
+		"what the Temporal server has in clear is not touched: values from before they were sealed, what the policy passes, and members beside sealed ones",
 		"copies that workers, logs or other systems made of the clear text are not touched",
 		"workers that have a workflow in memory go on with what they know until they evict it; a workflow that then needs an erased value "+
 			"makes no progress until it is terminated")

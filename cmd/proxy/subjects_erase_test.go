@@ -57,6 +57,9 @@ func TestRemains(t *testing.T) {
 	for url, want := range map[string]string{"sqlite:keys.db": "snapshots of its disk", "postgres://seal@db/keys": "VACUUM FULL", "dynamodb://keys?region=x": "exports and streams"} {
 		o := subjectOptions{config: &config.Config{KeyStore: &config.KeyStore{URL: url}}}
 		all := strings.Join(o.remains(), "\n")
+		if !strings.Contains(all, "what the Temporal server has in clear") {
+			t.Errorf("%s: no word about what is in clear: %s", url, all)
+		}
 		if !strings.Contains(all, want) || strings.Contains(all, "PostgreSQL") != (want == "VACUUM FULL") || strings.Contains(all, "other key names") {
 			t.Errorf("%s: %s", url, all)
 		}

@@ -16,7 +16,7 @@ const soon = 14 * 24 * time.Hour
 func (r *run) checkCertificates() {
 	for path, l := range listeners(r.config) {
 		if l.TLS != nil {
-			r.checkServer(path+".tls.cert_file", l.TLS.CertFile, r.checkPair(path+".tls", l.TLS.CertFile, l.TLS.KeyFile))
+			checkServer(r, path+".tls.cert_file", l.TLS.CertFile, r.checkPair(path+".tls", l.TLS.CertFile, l.TLS.KeyFile))
 		}
 		if l.Callers != nil && l.Callers.MTLS != nil {
 			r.checkAuthorities(path+".callers.mtls.ca_file", l.Callers.MTLS.CAFile)
@@ -61,7 +61,7 @@ func (r *run) checkPair(path, certFile, keyFile string) *x509.Certificate {
 
 // checkServer warns of a listener's certificate that is one of an authority. The SDKs whose TLS is rustls refuse it, others do not,
 // so a config that works with one SDK fails with the next.
-func (r *run) checkServer(path, file string, cert *x509.Certificate) {
+func checkServer(r *run, path, file string, cert *x509.Certificate) {
 	if cert != nil && cert.IsCA {
 		r.warn("%s: %s: the certificate is one of an authority (CA:TRUE), which some SDKs refuse, such as Python's: issue one with basicConstraints CA:FALSE",
 			r.review.Place(path), file)

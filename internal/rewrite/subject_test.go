@@ -10,6 +10,7 @@ import (
 	commonpb "go.temporal.io/api/common/v1"
 	historypb "go.temporal.io/api/history/v1"
 	querypb "go.temporal.io/api/query/v1"
+	updatepb "go.temporal.io/api/update/v1"
 	workflowpb "go.temporal.io/api/workflow/v1"
 	"go.temporal.io/api/workflowservice/v1"
 	"google.golang.org/protobuf/proto"
@@ -29,6 +30,7 @@ request contains {"action": "seal", "subject": {"fact": "workflow.id"}} if input
 request contains {"action": "seal", "subject": {"pointer": "/patient"}, "default_subject": "nobody"} if input.payload.kind == "memo"
 request contains {"action": "seal", "key": "strict"} if input.payload.kind == "query"
 request contains {"action": "seal", "key": "brief"} if input.payload.kind == "header"
+request contains {"action": "seal", "subject": {"pointer": "/patient"}, "fields": ["/patient"]} if input.payload.kind == "update"
 response contains {"action": "open"}
 `
 
@@ -201,6 +203,16 @@ func TestErasedPayloads(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	update, err := request(t, r, "UpdateWorkflowExecution", bytesOf(t, &workflowservice.UpdateWorkflowExecutionRequest{Namespace: testNamespace,
+		Request: &updatepb.Request{Input: &updatepb.Input{Name: "u", Args: &commonpb.Payloads{Payloads: []*commonpb.Payload{jsonOf(`{"patient":"P-1","ward":"4B"}`)}}}}}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	view := decode(t, update, new(workflowservice.UpdateWorkflowExecutionRequest)).Request.Input.Args.Payloads[0]
+	if got := string(view.Data); got != `{"patient":"[sealed]","ward":"4B"}` {
+		t.Fatalf("the server gets %s", got)
+	}
+	sealed = append(sealed, view)
 	found, err := keys.Subjects().Find(t.Context(), testNamespace, "", []byte("P-1"))
 	if err == nil {
 		_, err = keys.Subjects().Erase(t.Context(), found, "dpo", "ticket 7")
@@ -232,14 +244,15 @@ func TestErasedPayloads(t *testing.T) {
 			t.Fatal(err)
 		}
 		input := got.History.Events[0].GetWorkflowExecutionSignaledEventAttributes().Input.Payloads
-		if want := `"[erased on ` + time.Now().UTC().Format(time.DateOnly) + `]"`; string(input[0].Data) != want || string(input[1].Data) != `{"patient":"P-2"}` {
-			t.Errorf("a reader got %s and %s", input[0].Data, input[1].Data)
+		if want := `"[erased on ` + time.Now().UTC().Format(time.DateOnly) + `]"`; string(input[0].Data) != want || string(input[1].Data) != `{"patient":"P-2"}` ||
+			string(input[2].Data) != want { // the whole document, and not its sealed members alone
+			t.Errorf("a reader got %s, %s and %s", input[0].Data, input[1].Data, input[2].Data)
 		}
 		outcomes := map[Outcome]int{}
 		for _, h := range s.Account() {
 			outcomes[h.Outcome] += h.Count
 		}
-		if outcomes[Erased] != 1 || outcomes[Opened] != 1 {
+		if outcomes[Erased] != 2 || outcomes[Opened] != 1 {
 			t.Errorf("account %+v", s.Account())
 		}
 		s.Done()

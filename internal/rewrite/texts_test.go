@@ -11,6 +11,7 @@ import (
 	"go.temporal.io/api/errordetails/v1"
 	failurepb "go.temporal.io/api/failure/v1"
 	sdkpb "go.temporal.io/api/sdk/v1"
+	"go.temporal.io/api/workflow/v1"
 	workflowpb "go.temporal.io/api/workflowservice/v1"
 	spb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc/codes"
@@ -182,6 +183,27 @@ func TestHistoriesForReaders(t *testing.T) {
 	defer c.Done()
 	if _, err := c.Response(context.Background(), sealedTask); !isDenied(err) {
 		t.Errorf("a worker gets %v", err)
+	}
+}
+
+// TestDocumentsForReaders: of a document with sealed members, `redact` replaces all, and `keep` shows the others.
+func TestDocumentsForReaders(t *testing.T) {
+	for action, want := range map[string]string{"redact": `"[sealed]"`, "keep": `{"patient":"[sealed]","ward":"4B"}`} {
+		r := newRewriter(t, "package temporal\n\nrequest contains {\"action\": \"seal\", \"fields\": [\"/patient\"]}\n\nresponse contains {\"action\": \""+action+"\"}\n")
+		inputs, err := starting(t, r, `{"patient":"P-1","ward":"4B"}`)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := r.call(r.Method(service + "ListWorkflowExecutions"))
+		out, err := s.Response(t.Context(), bytesOf(t, &workflowpb.ListWorkflowExecutionsResponse{Executions: []*workflow.WorkflowExecutionInfo{
+			{Memo: &commonpb.Memo{Fields: map[string]*commonpb.Payload{"a": inputs[0]}}}}}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := string(decode(t, out, new(workflowpb.ListWorkflowExecutionsResponse)).Executions[0].Memo.Fields["a"].Data); got != want {
+			t.Errorf("%s: a reader gets %s", action, got)
+		}
+		s.Done()
 	}
 }
 
