@@ -293,7 +293,7 @@ policy: {file: policy.rego}
 	return facts(t, examples)
 }
 
-// certificate writes a certificate of its own authority, its key, and a key set with the same key.
+// certificate writes a self-signed certificate, its key, and a key set with the same key.
 func certificate(t *testing.T, p program) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -302,7 +302,7 @@ func certificate(t *testing.T, p program) {
 	}
 	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "seal"},
 		NotAfter: time.Now().Add(100 * 24 * time.Hour), DNSNames: []string{"localhost"},
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
+		BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 	if err != nil {
 		t.Fatal(err)
