@@ -52,7 +52,7 @@ func TestDecideApart(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				tt.want.Hit = hit
+				tt.want.Hit, got.untold = hit, 0
 				if !reflect.DeepEqual(got, tt.want) {
 					t.Errorf("got %+v, want %+v", got, tt.want)
 				}

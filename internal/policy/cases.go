@@ -152,7 +152,18 @@ func (c *Case) try(ctx context.Context, p *Policy) error {
 	if err != nil {
 		return err
 	}
-	return c.Want.compare(p.within(v, in))
+	if err := c.Want.compare(p.within(v, in)); err != nil {
+		return fmt.Errorf("%w%s", err, c.withContent(d, v))
+	}
+	return nil
+}
+
+// withContent returns what to add to a case whose verdict is due to a rule that reads content, which the case does not have.
+func (c *Case) withContent(d Direction, v Verdict) string {
+	if d != Request || c.Input.Content != nil || v.untold&readContent == 0 || v.Action != Deny && !v.Weakened {
+		return ""
+	}
+	return "; the case has no content: add to its input `content: {json: ...}` with a document"
 }
 
 // within returns a verdict as it turns out for a document: if it lacks its subject, or cannot be masked, it is refused; if it has

@@ -174,6 +174,44 @@ cases:
 		`error: policy.rego:7: each call in which this rule holds is refused: action seal has no member "feilds"`)
 }
 
+// TestCasesWithoutContent: a case without content fails with what its rules read and what to add, and one with other facts without that.
+func TestCasesWithoutContent(t *testing.T) {
+	opts := options(t, map[string]string{"policy.rego": `package temporal
+
+request contains {"action": "seal", "subject": {"pointer": "/patient"}} if { input.payload.kind == "input"; input.content.json.patient }
+
+request contains {"action": "mask", "fields": ["/pin"]} if { input.payload.kind == "result"; input.content.json.pin }
+
+request contains {"action": "pass"} if { input.payload.kind == "memo"; not input.content.json.patient }
+
+request contains {"action": "seal", "subject": {"pointer": "/patient"}} if { input.payload.kind == "heartbeat"; input.workflow.type == "Admission" }
+
+response contains {"action": "open"}
+`})
+	write(t, filepath.Join(filepath.Dir(opts.File), "cases.yaml"), `
+defaults: {namespace: team}
+cases:
+  - {name: subject, input: {payload: {kind: input, encoding: json/plain}}, want: {action: seal}}
+  - {name: mask, input: {payload: {kind: result, encoding: json/plain}}, want: {action: seal}}
+  - {name: pass, input: {payload: {kind: memo, encoding: json/plain}}, want: {action: pass}}
+  - {name: fact, unknown: [workflow.type], input: {payload: {kind: heartbeat, encoding: json/plain}}, want: {action: seal}}
+  - {name: unreadable, input: {payload: {kind: input}, content: {raw: '{"a":1,"a":2}'}}, want: {action: seal}}
+  - {name: expected, input: {payload: {kind: input, encoding: json/plain}}, want: {action: deny}}
+  - {name: added, input: {payload: {kind: input}, content: {json: {name: Ada}}}, want: {action: seal}}
+`)
+	_, text := reported(t, CheckOptions{Options: opts})
+	const add = "; the case has no content: add to its input `content: {json: ...}` with a document"
+	wantLines(t, text,
+		`case "subject": wanted seal, got deny: a rule that names a subject reads content.json, which this request does not tell (policy.rego:3)`+add,
+		`case "mask": wanted seal, got deny: a rule that masks reads content.json, which this request does not tell (policy.rego:5)`+add,
+		`case "pass": wanted pass, got seal with key default (a pass was not honored: a rule reads a fact that this request does not contain)`+add,
+		`case "fact": wanted seal, got deny: a rule that names a subject reads workflow.type, which this request does not tell (policy.rego:9)`+"\n",
+		`case "unreadable": wanted seal, got deny: a rule that names a subject reads content.json, which this request does not tell (policy.rego:3)`+"\n")
+	if strings.Contains(text, "expected") || strings.Contains(text, "added") {
+		t.Error(text)
+	}
+}
+
 // TestCheckOfShipped is what `temporal-seal check` says without any file.
 func TestCheckOfShipped(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join(root, "policy.rego"))

@@ -83,6 +83,16 @@ var members = [...]member{
 		func(in *Input) bool { return in.Sealed.Granted }},
 }
 
+// factsOf returns the facts of a group, such as workflow.
+func factsOf(group string) (s MemberSet) {
+	for i := range members {
+		if m := &members[i]; m.read&AllFacts != 0 && strings.HasPrefix(m.path, group+".") {
+			s |= m.read
+		}
+	}
+	return s
+}
+
 // flagText stands for a flag in keys of the policy cache.
 func flagText(flag bool) *string {
 	if flag {
@@ -145,9 +155,9 @@ func (e *evaluation) document(d Direction, r reads) *ast.Term {
 		switch group := groups[name]; {
 		case m.text == nil:
 		case missing&m.read != 0 && fact: // the whole group reports when it is looked into
-			doc[name] = hook(func() any { e.missed = true; return group })
+			doc[name] = hook(func() any { e.miss(missing & factsOf(name)); return group })
 		case missing&m.read != 0:
-			group[within] = hook(func() any { e.missed = true; return "" })
+			group[within] = hook(func() any { e.miss(m.read); return "" })
 		case m.read&allTraced&r.bits != 0 && in.Call != nil && utf8.ValidString(*m.text(in)): // JSON has no other texts
 			e.read &^= m.read
 			group[within] = hook(func() any { e.read |= m.read; return *m.text(in) })
@@ -194,6 +204,7 @@ func (e *evaluation) content(r reads) any {
 		e.refused = err
 	}
 	return hook(func() any {
+		e.untold |= readContentJSON
 		e.missed, e.tooLarge = true, err == errTooLarge
 		return content
 	})

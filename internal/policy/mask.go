@@ -224,9 +224,9 @@ func (r *rule) mayHold(ctx context.Context, q *query, in *Input) (may bool) {
 
 // missesMask reports whether a rule that masks reaches something that is unknown in a call, and which one: it might hold, and the
 // value would be stored.
-func missesMask(ctx context.Context, q *query, in *Input) (line string, missed bool) {
+func missesMask(ctx context.Context, q *query, in *Input) (at untold, missed bool) {
 	if !q.masks || q.direction != Request || checkMask(in) != nil {
-		return "", false
+		return at, false
 	}
 	return q.misses(ctx, in, func(r *rule) bool { return r.mayMask })
 }

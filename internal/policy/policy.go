@@ -183,17 +183,20 @@ func (p *Policy) decideFrom(ctx context.Context, q *query, e *evaluation, sets [
 		proposals = append(proposals, Verdict{Action: Deny, Reason: "its content cannot be checked: " + errTooLarge.Error()})
 	}
 	v, err := unite(q.direction, e.in, proposals, p.keys, e.missed)
+	if v.Weakened {
+		v.untold = e.untold
+	}
 	if errors.Is(err, ErrTwoSubjects) {
 		return Verdict{}, q.twoSubjects(ctx, e.in)
 	}
 	if err == nil && e.missed && v.Action != Deny {
-		if line, missed := missesMask(ctx, q, e.in); missed {
-			return Verdict{Action: Deny, Reason: "a rule that masks reads what this request does not tell (" + line + ")"}, nil
+		if at, missed := missesMask(ctx, q, e.in); missed {
+			return at.deny("masks"), nil
 		}
 	}
 	if err == nil && q.subjects && e.missed && (v.Action.Seals() || v.Action == Accept) && !v.Subject.Named() {
-		if line, missed := q.missesSubject(ctx, e.in); missed {
-			return Verdict{Action: Deny, Reason: "a rule that names a subject reads what this request does not tell (" + line + ")"}, nil
+		if at, missed := q.missesSubject(ctx, e.in); missed {
+			return at.deny("names a subject"), nil
 		}
 	}
 	if err == nil && v.Subject.Named() && p.noSubjects != "" {

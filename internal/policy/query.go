@@ -172,9 +172,16 @@ type evaluation struct {
 	// verdict to leave something readable is not taken from such rules: they might decide otherwise if they
 	// could read it.
 	missed   bool
+	untold   MemberSet // what was missed
 	tooLarge bool      // what was missed is content that is too large to be decoded
 	refused  error     // the call may not have the memory that its content takes
 	read     MemberSet // the traced members that a rule has read
+}
+
+// miss notes that a rule reached something that is unknown.
+func (e *evaluation) miss(what MemberSet) {
+	e.missed = true
+	e.untold |= what
 }
 
 // errTouchedContent ends an evaluation that reached content before it was decoded.

@@ -115,12 +115,27 @@ func NamesSubjects(p *Policy, namespace string) bool {
 
 // missesSubject reports whether a rule that names a subject reaches something that is unknown in a call, and which one: it might hold,
 // and the payload would be sealed with a key that nobody can erase.
-func (q *query) missesSubject(ctx context.Context, in *Input) (line string, missed bool) {
+func (q *query) missesSubject(ctx context.Context, in *Input) (at untold, missed bool) {
 	return q.misses(ctx, in, func(r *rule) bool { return r.maySubject })
 }
 
-// misses reports whether one of some rules reaches something that is unknown in a call, and which one.
-func (q *query) misses(ctx context.Context, in *Input, some func(*rule) bool) (line string, missed bool) {
+// untold is something that a rule reads and a request does not tell.
+type untold struct {
+	line string
+	what MemberSet // facts of one group stand for each other: which of them a rule reads is not seen
+}
+
+// deny refuses a payload, for a rule that does something.
+func (u untold) deny(does string) Verdict {
+	reads := "what this request does not tell"
+	if names := u.what.Names(); len(names) > 0 {
+		reads = strings.Join(names, " or ") + ", which this request does not tell"
+	}
+	return Verdict{Action: Deny, Reason: fmt.Sprintf("a rule that %s reads %s (%s)", does, reads, u.line), untold: u.what}
+}
+
+// misses reports whether one of some rules reaches something that is unknown in a call, which rule, and what that is.
+func (q *query) misses(ctx context.Context, in *Input, some func(*rule) bool) (at untold, missed bool) {
 	for _, p := range q.parts {
 		for _, r := range p.rules {
 			if !some(&r) {
@@ -128,11 +143,11 @@ func (q *query) misses(ctx context.Context, in *Input, some func(*rule) bool) (l
 			}
 			e := &evaluation{in: in, full: true}
 			if err := q.run(ctx, r.query(), e, func(topdown.QueryResult) {}); err != nil || e.missed {
-				return r.line, true
+				return untold{r.line, e.untold}, true
 			}
 		}
 	}
-	return "", false
+	return at, false
 }
 
 // withoutSubjects returns an error for each rule that names a subject, if none may.

@@ -128,8 +128,9 @@ type Verdict struct {
 	// document for that; in calls the sealer does.
 	Unmatched string
 
-	computedKey    bool // of a proposal: the key's name may hold a part of the payload
-	computedFields bool // of a proposal that masks: a pointer may hold a part of the payload
+	untold         MemberSet // what rules read and the request does not tell, of a refusal for that and of what is weakened
+	computedKey    bool      // of a proposal: the key's name may hold a part of the payload
+	computedFields bool      // of a proposal that masks: a pointer may hold a part of the payload
 }
 
 // KeyRank returns the place of a key in the configuration, the most sensitive
