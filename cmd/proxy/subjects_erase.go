@@ -39,9 +39,9 @@ type certificate struct {
 	Missing   []string `json:"not_confirmed_by"`
 	InForce   float64  `json:"in_force_after_seconds,omitempty"`
 	// Running is what runs in the namespace and holds payloads of the subject; Read counts what was read to find it, and NotRead says
-	// what was not read, or not terminated.
-	Running []*scan.Holder `json:"running,omitempty"`
-	Read    map[string]int `json:"running_read,omitempty"`
+	// what was not read, or not terminated. Running and Read are nil, and left out, if the Temporal server was not asked.
+	Running []*scan.Holder `json:"running,omitzero"`
+	Read    map[string]int `json:"running_read,omitzero"`
 	NotRead []string       `json:"running_not_read,omitempty"`
 	Remains []string       `json:"remains,omitempty"`
 }

@@ -45,6 +45,7 @@ func (w *runningWork) check() error {
 
 // find writes into the certificate what runs and holds payloads under keys of the subject, and what could not be read.
 func (w *runningWork) find(cmd *cobra.Command, o *subjectOptions, found []keyring.Found, c *certificate) *scan.Running {
+	c.Running, c.Read = []*scan.Holder{}, map[string]int{}
 	keys := map[crypto.KeyID]bool{}
 	for _, f := range found {
 		for _, r := range f.Rows {
@@ -70,7 +71,7 @@ func (w *runningWork) find(cmd *cobra.Command, o *subjectOptions, found []keyrin
 	if n := state.Namespaces[o.namespace]; n != nil {
 		c.Read, c.NotRead = n.Walked, append(c.NotRead, n.Reasons...)
 	}
-	c.Running = running.Holders
+	c.Running = append(c.Running, running.Holders...)
 	return running
 }
 

@@ -24,8 +24,16 @@ type progress struct {
 	total int64 // workflows of the namespace; 0: unknown
 }
 
-// show prints a line after a page.
+// show prints a line after a page of workflows, or of something else.
 func (p *progress) show(namespace, what string, n *scan.Namespace) {
+	switch what {
+	case "workflows":
+	case "settings", "system workflows": // nothing of them is searched
+		return
+	default:
+		fmt.Fprintf(p.out, "%s: %s: %d read, %d unread\n", namespace, what, n.Walked[what], n.Unread)
+		return
+	}
 	read, skipped := 0, 0
 	for _, t := range p.table.Types {
 		if t.Namespace == namespace {
@@ -33,7 +41,7 @@ func (p *progress) show(namespace, what string, n *scan.Namespace) {
 		}
 	}
 	left := ""
-	if done := int64(read + skipped); what == "workflows" && done > 0 && p.total > done {
+	if done := int64(read + skipped); done > 0 && p.total > done {
 		took := time.Since(p.began)
 		left = fmt.Sprintf(", about %s left", (took * time.Duration(p.total-done) / time.Duration(done)).Round(time.Second))
 	}
@@ -41,7 +49,7 @@ func (p *progress) show(namespace, what string, n *scan.Namespace) {
 	if p.total > 0 {
 		of = fmt.Sprintf(" of %d", p.total)
 	}
-	fmt.Fprintf(p.out, "%s: %s: %d%s workflows read, %d skipped, %d unread%s\n", namespace, what, read, of, skipped, n.Unread, left)
+	fmt.Fprintf(p.out, "%s: workflows: %d%s read, %d skipped, %d unread%s\n", namespace, read, of, skipped, n.Unread, left)
 }
 
 // report writes the report to where the flags say, and the policy.

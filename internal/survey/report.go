@@ -96,7 +96,7 @@ func (f *RowFinding) Left() int {
 // Report returns the table's report. walked is what a scan read, by namespace; nil for saved histories.
 func (s *Survey) Report(walked map[string]*scan.Namespace, now time.Time) *Report {
 	r := &Report{Made: now.UTC(), Policy: s.options.InForce != nil || s.live, Candidate: s.options.Candidate != nil,
-		Sources: s.table.sources(walked), Readable: s.table.Readable}
+		Sources: s.table.sources(walked), Rows: []Row{}, Readable: append([]*Readable{}, s.table.Readable...)}
 	for _, stratum := range s.table.Strata {
 		r.Summary.Payloads += stratum.Payloads
 		r.Summary.Searched += stratum.Searched
@@ -163,7 +163,7 @@ func (t *Table) sources(walked map[string]*scan.Namespace) []Source {
 	all := map[string]*Source{}
 	of := func(namespace string) *Source {
 		if all[namespace] == nil {
-			all[namespace] = &Source{Namespace: namespace, Unread: &Unread{}, Done: true}
+			all[namespace] = &Source{Namespace: namespace, Unread: &Unread{Reasons: []string{}}, Done: true}
 		}
 		return all[namespace]
 	}
@@ -179,7 +179,7 @@ func (t *Table) sources(walked map[string]*scan.Namespace) []Source {
 		s.Unread.Count += n.Unread
 		s.Unread.Reasons = append(s.Unread.Reasons, n.Reasons...)
 	}
-	var list []Source
+	list := []Source{}
 	for _, namespace := range slices.Sorted(maps.Keys(all)) {
 		list = append(list, *all[namespace])
 	}
