@@ -112,8 +112,8 @@ func TestMarkedPayloadsElsewhere(t *testing.T) {
 		},
 	)
 	upsert := forwardedAs(t, e, "RespondWorkflowTaskCompleted", new(workflowservice.RespondWorkflowTaskCompletedRequest))
-	if proto.Equal(upsert.Commands[0].GetModifyWorkflowPropertiesCommandAttributes().UpsertedMemo.Fields["m"], empty) {
-		t.Error("a memo value with the marker and without data passed as a deletion")
+	if m := upsert.Commands[0].GetModifyWorkflowPropertiesCommandAttributes().UpsertedMemo.Fields["m"]; proto.Equal(m, empty) || len(m.GetData()) == 0 {
+		t.Errorf("a memo value with the marker and without data passed as a deletion: %v", m)
 	}
 	e = r.send(
 		t,
