@@ -22,6 +22,9 @@ func TestSlotsAreBounded(t *testing.T) {
 			kept = sl
 		}
 		kept.used.Store(now + int64(i)) // as if payloads were sealed all the time
+		if s.size > maxSlots {
+			t.Fatalf("slots of %d bytes after %d namespaces; at most %d", s.size, i+1, maxSlots)
+		}
 	}
 	size, n, names := 0, 0, 0
 	for v := range s.confirmed.Range {
