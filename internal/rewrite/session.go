@@ -130,7 +130,7 @@ func (c *call) sampler() *Sampler {
 // has read the request, and an opener is taken when there is an answer.
 type Session struct {
 	call   call
-	sealer *sealer // nil before the request, and after one that is sent on as it came
+	sealer *sealer // nil before the request, and after one in which nothing was sealed
 	opener *opener // nil until there is an answer
 	sealed Stats   // of the request
 	meter  meter

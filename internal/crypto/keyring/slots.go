@@ -189,7 +189,7 @@ func (s *slots) confirm(namespace string) bool {
 	return true
 }
 
-// forgetNames forgets the namespaces that exist and have no slot: the next answer of the upstream tells of them again. The caller
+// forgetNames forgets the namespaces that exist and have no slot: the next answer of the upstream confirms them again. The caller
 // holds the lock.
 func (s *slots) forgetNames() {
 	used := map[string]bool{}
