@@ -86,6 +86,21 @@ func withTime(address func(target) string, method string, header ...string) func
 	}
 }
 
+// endTogether makes calls that are refused, and that all have time until the shape is over.
+func endTogether(address func(target) string, method string) func(target) error {
+	return func(t target) error {
+		end, _ := t.ctx.Deadline()
+		return t.flood(20, address(t), 65535, func(r *raw) error {
+			for !t.over() {
+				if _, err := r.open(method, "", "grpc-timeout", fmt.Sprint(max(time.Until(end).Milliseconds(), 1), "m")); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+}
+
 // unfinished opens streams and sends so many bytes of a message that announces more.
 func unfinished(address func(target) string, method string, connections, streams, announced, sent int) func(target) error {
 	return func(t target) error {
@@ -252,6 +267,7 @@ func init() {
 	})
 	add(beforeAuth, "refused calls whose callers have much time, no token", withTime(toToken, start))
 	add(beforeAuth, "refused calls whose callers have much time, anonymous", withTime(toOpen, poll, strings.Repeat("h", 40_000)))
+	add(beforeAuth, "refused calls whose time ends at the same moment", endTogether(toToken, start))
 	add(beforeAuth, "large JWTs", func(t target) error {
 		part := base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"RS256","kid":"k","x":"` + filler(30_000) + `"}`))
 		return t.repeatHeader(t.JWT, part+"."+part+".c2ln")

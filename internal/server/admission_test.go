@@ -6,8 +6,10 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -683,13 +685,17 @@ func TestTheTapRefusesWhatIsOverALimit(t *testing.T) {
 	defer full.giveBack()
 	for _, method := range []string{describeMethod, healthpb.Health_Check_FullMethodName, "/acme.Extra/Method"} {
 		c.pause.Store(0)
-		if _, err := p.tapped(t, c, method, large, refusedTime-time.Second); status.Code(err) != codes.ResourceExhausted {
+		if _, err := p.tapped(t, c, method, large, refusedTime); status.Code(err) != codes.ResourceExhausted {
 			t.Errorf("%s: %v", method, err)
 		}
 		if least := int64(refusedPause + 50_000*headerPause); c.pause.Load() < least {
 			t.Errorf("%s: a pause of %d, and %d is the least", method, c.pause.Load(), least)
 		}
-		ctx, err := p.tapped(t, c, method, large, time.Hour)
+		c.pause.Store(0)
+		ctx, err := p.tapped(t, c, method, large, time.Second)
+		if least := int64(refusedPause + answeredPause); c.pause.Load() < least {
+			t.Errorf("%s in its handler: a pause of %d, and %d is the least", method, c.pause.Load(), least)
+		}
 		if err != nil || status.Code(refusedBefore(ctx)) != codes.ResourceExhausted {
 			t.Errorf("%s: the tap ends a call whose timer would stay: %v, %v", method, err, refusedBefore(ctx))
 		}
@@ -751,6 +757,32 @@ func TestRefusedCallsSlowTheirConnection(t *testing.T) {
 	}
 	if c.pause.Load() != 0 {
 		t.Error("the pause is not over")
+	}
+}
+
+// A call that its caller gives up before the request has arrived costs what a call costs, and its caller next to nothing: its
+// connection is read later. It is no fault and no refusal.
+func TestCallsThatAreResetSlowTheirConnection(t *testing.T) {
+	f := &frontend{}
+	startFrontend(t, f)
+	p := startProxy(t, f)
+	r := p.raw(t, nil)
+	for i := range uint32(20) {
+		r.call(t, 2*i+1, describeMethod, []byte{0, 0, 0, 0, 5, 1}, false)
+		if err := r.WriteRSTStream(2*i+1, http2.ErrCodeCancel); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, func() bool { return p.Connections() == 1 })
+	p.listeners[0].connections.mu.Lock()
+	all := slices.Collect(maps.Keys(p.listeners[0].connections.all))
+	p.listeners[0].connections.mu.Unlock()
+	for _, c := range all {
+		eventually(t, func() bool { return c.pause.Load() >= int64(resetPause) }) // of the last of them
+	}
+	eventually(t, func() bool { return p.inside(false) == 0 && p.admission.inUse() == 0 })
+	if text := p.log.String(); strings.Contains(text, "level=WARN") {
+		t.Errorf("logged as refused: %s", text)
 	}
 }
 

@@ -38,8 +38,10 @@ const (
 	refusedPause = 250 * time.Microsecond
 	headerPause  = 256 * time.Nanosecond
 	// refusedTime is how much time the caller of a call may have left that the tap refuses: gRPC keeps the
-	// timer of such a call until then. Others are refused in their handler.
-	refusedTime = 10 * time.Second
+	// timer of such a call until then, and when the time of many is over at once, each gets a goroutine. Others are refused in
+	// their handler, which costs more, so answeredPause is added for each.
+	refusedTime   = 50 * time.Millisecond
+	answeredPause = time.Millisecond
 )
 
 // identified is the context of a call whose caller the tap has identified. It has the headers that gRPC made
@@ -77,6 +79,7 @@ func (s *Server) tap(l *listener) tap.ServerInHandle {
 		}
 		conn.slow(refusedPause + time.Duration(headersSize(info.Header))*headerPause)
 		if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) > refusedTime {
+			conn.slow(answeredPause)
 			return &identified{Context: ctx, refused: err}, nil
 		}
 		return ctx, err

@@ -40,6 +40,9 @@ const (
 	stalledTime = time.Second
 	lateEvery   = time.Second // how often calls are looked for whose request is late
 	slowestRate = 64 << 10    // bytes a second
+	// resetPause is how much later the next frames of a connection are read for each call that its caller gives up before
+	// the request has arrived: some thirty times what such a call costs.
+	resetPause = 2 * time.Millisecond
 	// readChunk is how much of a request is read, and counted, at once.
 	readChunk = 64 << 10
 )
@@ -54,7 +57,7 @@ var (
 func (c *call) read() (err error) {
 	// Left to itself gRPC compresses the answer to a compressed request, at eight times the cost of the call.
 	if err := grpc.SetSendCompressor(c.ctx, "identity"); err != nil {
-		return status.Error(codes.Internal, from+err.Error())
+		return c.gaveUp(status.Error(codes.Internal, from+err.Error()))
 	}
 	r, err := newReader(c.ctx, c.lease, c.server.admission.limits.RequestBytes, c.server.requestTime)
 	if err != nil {
@@ -69,7 +72,20 @@ func (c *call) read() (err error) {
 	if err == nil {
 		err = r.complete()
 	}
-	return statusOf(err)
+	if err = statusOf(err); err != nil && r.state.Load() != cutOff {
+		err = c.gaveUp(err)
+	}
+	return err
+}
+
+// gaveUp returns the error of a request that has not arrived. Where its caller gave it up, gRPC may say anything of the stream that
+// has ended; the connection is then read more slowly.
+func (c *call) gaveUp(err error) error {
+	if !errors.Is(c.ctx.Err(), context.Canceled) {
+		return err
+	}
+	connectionOf(c.ctx).slow(resetPause)
+	return status.FromContextError(context.Canceled).Err()
 }
 
 // reader reads a request from the wire.
