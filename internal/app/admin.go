@@ -28,10 +28,10 @@ type admin struct {
 	changes atomic.Pointer[applier]         // set while calls should come here
 	keys    atomic.Pointer[keyring.Keyring] // set once they are open
 	serving atomic.Pointer[serving]         // set once calls may come
-	making  chan struct{}                   // an element for each text that is being made
+	making  turns                           // of texts
 
-	explaining chan struct{} // an element for each decision that is being explained
-	probing    chan struct{} // an element for each probe of /readyz that is being answered
+	explaining turns // of decisions that are explained
+	probing    turns // of probes of /readyz
 	log        *slog.Logger
 }
 
@@ -41,8 +41,13 @@ const (
 	// scrapes bounds those that run at once. One more gets a 503; probes are answered all the same.
 	scrapes = 4
 	// texts bounds how many answers, other than of /healthz, /readyz and /metrics, are made at once. One more waits for its turn.
-	texts = 2
-	// probes is the same for /readyz, which does not wait behind pages.
+	texts = 1
+	// textRest is for how many times as long as a text took no other is made in its place: with thousands of namespaces one takes
+	// a core for long enough that calls notice, and somebody may load pages without an end.
+	textRest = 3
+	// textBytes bounds the texts that are on their way to callers, who may read slowly. One more gets a 503.
+	textBytes = 32 << 20
+	// probes bounds answers of /readyz, which do not wait behind pages.
 	probes = 4
 	// explanations is the same for decisions that are explained, which may take long: pages do not wait behind them.
 	explanations = 2
@@ -54,18 +59,18 @@ func newAdmin(address string, t *telemetry, failed handshake.Failed) (*admin, er
 	if err != nil {
 		return nil, fmt.Errorf("%w with --admin", err)
 	}
-	a := &admin{net: netutil.LimitListener(handshake.Plain(n, failed), adminConnections), making: make(chan struct{}, texts), explaining: make(chan struct{}, explanations),
-		probing: make(chan struct{}, probes), log: t.log}
+	a := &admin{net: netutil.LimitListener(handshake.Plain(n, failed), adminConnections), making: newTurns(texts, textRest), explaining: newTurns(explanations, 0),
+		probing: newTurns(probes, 0), log: t.log}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
-	mux.HandleFunc("GET /readyz", inTurn(a.probing, a.readyz))
-	mux.HandleFunc("GET /keys", a.inTurn(a.listKeys))
-	mux.HandleFunc("GET /{$}", onLoopback(a.inTurn(a.statusPage)))
-	mux.HandleFunc("GET /status", onLoopback(a.inTurn(a.statusJSON)))
-	mux.HandleFunc("GET /explain", onLoopback(a.inTurn(a.explainForm)))
+	mux.HandleFunc("GET /readyz", a.probing.answer(a.readyz))
+	mux.HandleFunc("GET /keys", a.making.answer(a.listKeys))
+	mux.HandleFunc("GET /{$}", onLoopback(a.making.answer(a.statusPage)))
+	mux.HandleFunc("GET /status", onLoopback(a.making.answer(a.statusJSON)))
+	mux.HandleFunc("GET /explain", onLoopback(a.making.answer(a.explainForm)))
 	mux.Handle("POST /explain", onLoopback(http.NewCrossOriginProtection().Handler(http.HandlerFunc(a.explain)).ServeHTTP))
-	mux.HandleFunc("GET /candidate", onLoopback(a.inTurn(a.compared)))
-	mux.HandleFunc("GET /survey", onLoopback(a.inTurn(a.surveyed)))
+	mux.HandleFunc("GET /candidate", onLoopback(a.making.answer(a.compared)))
+	mux.HandleFunc("GET /survey", onLoopback(a.making.answer(a.surveyed)))
 	mux.Handle("GET /metrics", promhttp.HandlerFor(t.registry, promhttp.HandlerOpts{EnableOpenMetrics: true, MaxRequestsInFlight: scrapes}))
 	a.server = &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,
 		WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 64 << 10,
@@ -73,25 +78,43 @@ func newAdmin(address string, t *telemetry, failed handshake.Failed) (*admin, er
 	return a, nil
 }
 
-// inTurn answers with a text that is made a few at a time, and sent after that: who reads slowly keeps nobody
-// waiting.
-func (a *admin) inTurn(text func(h http.Header, w io.Writer) (status int)) http.HandlerFunc {
-	return inTurn(a.making, text)
+// turns has texts made a few at a time.
+type turns struct {
+	places  chan struct{} // an element for each text that is being made
+	rest    int           // for how many times as long as a text took its place stays empty
+	sending *atomic.Int64 // bytes of texts that are on their way
 }
 
-func inTurn(turns chan struct{}, text func(h http.Header, w io.Writer) (status int)) http.HandlerFunc {
+func newTurns(places, rest int) turns {
+	return turns{make(chan struct{}, places), rest, new(atomic.Int64)}
+}
+
+// answer answers with a text that is made in its turn, and sent after that: who reads slowly keeps nobody waiting.
+func (t turns) answer(text func(h http.Header, w io.Writer) (status int)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		select {
-		case turns <- struct{}{}:
+		case t.places <- struct{}{}:
 		case <-r.Context().Done():
 			return
 		}
 		var b bytes.Buffer
-		status := text(w.Header(), &b)
-		<-turns
+		status := t.inPlace(func() int { return text(w.Header(), &b) })
+		n := int64(b.Cap())
+		defer t.sending.Add(-n)
+		if t.sending.Add(n) > textBytes {
+			http.Error(w, "too much is on its way to callers who read slowly; try again", http.StatusServiceUnavailable)
+			return
+		}
 		w.WriteHeader(status)
 		_, _ = b.WriteTo(w) // the caller may be gone
 	}
+}
+
+// inPlace makes a text in a place that the caller has taken.
+func (t turns) inPlace(text func() (status int)) int {
+	began := time.Now()
+	defer func() { time.AfterFunc(time.Duration(t.rest)*time.Since(began), func() { <-t.places }) }()
+	return text()
 }
 
 // open has /readyz answer that calls may come; shut that they should go elsewhere.

@@ -2,11 +2,14 @@ package app
 
 import (
 	"context"
+	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -75,7 +78,7 @@ func TestTextsInTurn(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(a.close)
-	for path, turns := range map[string]chan struct{}{"/readyz": a.probing, "/keys": a.making} {
+	for path, turns := range map[string]chan struct{}{"/readyz": a.probing.places, "/keys": a.making.places} {
 		for range cap(turns) {
 			turns <- struct{}{}
 		}
@@ -109,6 +112,48 @@ func TestTextsInTurn(t *testing.T) {
 	}
 }
 
+// TestTextsLeaveTimeToCalls: the place of a text stays empty for longer than the text took, also after a panic, and what is on
+// its way to slow readers is bounded.
+func TestTextsLeaveTimeToCalls(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u := newTurns(1, 3)
+		text := func(http.Header, io.Writer) int {
+			time.Sleep(time.Second)
+			return http.StatusOK
+		}
+		ask := func(text func(http.Header, io.Writer) int) (code int) {
+			defer func() { _ = recover() }() // as net/http does
+			w := httptest.NewRecorder()
+			u.answer(text)(w, httptest.NewRequest(http.MethodGet, "/", nil))
+			return w.Code
+		}
+		began := time.Now()
+		ask(func(http.Header, io.Writer) int {
+			time.Sleep(time.Second)
+			panic("a fault")
+		})
+		for range 2 {
+			if code := ask(text); code != http.StatusOK {
+				t.Errorf("answered with %d", code)
+			}
+		}
+		if took := time.Since(began); took != 9*time.Second { // 1 + 3, 1 + 3, 1
+			t.Errorf("three texts took %v", took)
+		}
+		u.sending.Store(textBytes)
+		long := func(_ http.Header, w io.Writer) int {
+			fmt.Fprint(w, "text")
+			return http.StatusOK
+		}
+		if code := ask(long); code != http.StatusServiceUnavailable {
+			t.Errorf("beyond the bound: %d", code)
+		}
+		if n := u.sending.Load(); n != textBytes {
+			t.Errorf("%d bytes are on their way", n)
+		}
+	})
+}
+
 // TestProbesDoNotWait: /readyz answers while every turn of the pages is taken.
 func TestProbesDoNotWait(t *testing.T) {
 	a, err := newAdmin("127.0.0.1:0", &telemetry{log: slog.New(slog.DiscardHandler), registry: prometheus.NewRegistry()}, func(string, handshake.Cause) {})
@@ -116,8 +161,8 @@ func TestProbesDoNotWait(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(a.close)
-	for range cap(a.making) {
-		a.making <- struct{}{}
+	for range cap(a.making.places) {
+		a.making.places <- struct{}{}
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()

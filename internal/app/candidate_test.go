@@ -106,8 +106,8 @@ func gathered(t *testing.T, r *prometheus.Registry) map[string]float64 {
 // TestNamesAreForThisMachine: names of workflows go to callers on loopback alone, and not to pages of sites whose name leads
 // here.
 func TestNamesAreForThisMachine(t *testing.T) {
-	a := &admin{making: make(chan struct{}, texts)}
-	list := onLoopback(a.inTurn(a.compared))
+	a := &admin{making: newTurns(texts, textRest)}
+	list := onLoopback(a.making.answer(a.compared))
 	for _, c := range []struct {
 		from, host string
 		want       int

@@ -157,7 +157,7 @@ func (a *admin) explain(w http.ResponseWriter, r *http.Request) {
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), explainTime)
 	defer cancel()
-	inTurn(a.explaining, func(h http.Header, w io.Writer) int {
+	a.explaining.answer(func(h http.Header, w io.Writer) int {
 		return a.explained(h, w, form, func(e *statuspage.Explain, p *policy.Policy) { e.Ask(ctx, p) })
 	})(w, r)
 }

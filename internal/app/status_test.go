@@ -187,7 +187,7 @@ func TestStoreNotice(t *testing.T) {
 func TestExplainsInTurn(t *testing.T) {
 	a := served(t)
 	for range explanations {
-		a.explaining <- struct{}{}
+		a.explaining.places <- struct{}{}
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()

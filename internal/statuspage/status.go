@@ -9,6 +9,7 @@
 package statuspage
 
 import (
+	"slices"
 	"time"
 
 	"github.com/temporal-seal/temporal-seal/internal/policy"
@@ -40,6 +41,21 @@ type Status struct {
 	// Survey is what the survey of live traffic found; nil: there is none.
 	Survey *survey.LiveReport `json:"survey,omitempty"`
 }
+
+// mostShown is how many data keys the page for people shows: a browser takes long for thousands, and so does making the page.
+const mostShown = 500
+
+// NewestDataKeys returns the data keys that the page for people shows.
+func (s *Status) NewestDataKeys() []DataKey {
+	if len(s.DataKeys) <= mostShown {
+		return s.DataKeys
+	}
+	newest := slices.SortedFunc(slices.Values(s.DataKeys), func(a, b DataKey) int { return b.Made.Compare(a.Made) })
+	return newest[:mostShown]
+}
+
+// OlderDataKeys returns how many data keys it leaves out.
+func (s *Status) OlderDataKeys() int { return max(0, len(s.DataKeys)-mostShown) }
 
 // Policy is the policy in force.
 type Policy struct {
