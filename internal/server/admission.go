@@ -48,6 +48,7 @@ type admission struct {
 	metrics *Metrics
 	log     *slog.Logger
 	logged  lograte.Limiter
+	turns   turns // of connections that are read later
 
 	most [len(limitNames)]int64 // limits, by what they are about
 

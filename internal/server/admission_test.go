@@ -743,20 +743,61 @@ func TestStatusesThatNobodyTakesEndTheirConnection(t *testing.T) {
 	}
 }
 
-// A connection is read later for what was refused on it.
+// A connection is read later for what was refused on it, and by little at a time.
 func TestRefusedCallsSlowTheirConnection(t *testing.T) {
-	ours, theirs := net.Pipe()
-	defer theirs.Close()
-	go func() { _, _ = theirs.Write([]byte("xy")) }()
-	c := &connection{Conn: ours}
-	c.slow(30 * time.Millisecond)
-	c.slow(30 * time.Millisecond)
-	start := time.Now()
-	if _, err := c.Read(make([]byte, 1)); err != nil || time.Since(start) < 60*time.Millisecond {
-		t.Errorf("read after %v: %v", time.Since(start), err)
+	for name, slow := range map[string]func(*connection, time.Duration){"refused": (*connection).slow, "reset": (*connection).slowInTurn} {
+		ours, theirs := net.Pipe()
+		defer theirs.Close()
+		go func() { _, _ = theirs.Write(make([]byte, 3*slowRead)) }()
+		c := &connection{Conn: ours, of: &connections{admission: new(admission)}}
+		c.proved.Store(true)
+		slow(c, 30*time.Millisecond)
+		slow(c, 30*time.Millisecond)
+		start := time.Now()
+		n, err := c.Read(make([]byte, 2*slowRead))
+		if took := time.Since(start); err != nil || took < 60*time.Millisecond || n > slowRead {
+			t.Errorf("%s: read %d bytes after %v: %v", name, n, took, err)
+		}
+		if c.pause.Load() != 0 {
+			t.Errorf("%s: the pause is not over", name)
+		}
+		if n, err := c.Read(make([]byte, 2*slowRead)); err != nil || n != 2*slowRead {
+			t.Errorf("%s: read %d bytes once the pause is over: %v", name, n, err)
+		}
 	}
-	if c.pause.Load() != 0 {
-		t.Error("the pause is not over")
+}
+
+// A flood on many connections is no faster than one on a single connection. One on which a caller has proved an identity does not
+// wait for the refused calls of others.
+func TestRefusedCallsTakeTurns(t *testing.T) {
+	of := &connections{admission: new(admission)}
+	open := func(proved bool) *connection {
+		c := &connection{of: of}
+		c.proved.Store(proved)
+		return c
+	}
+	const each = 100 * time.Millisecond
+	for i := range 10 {
+		c := open(false)
+		c.slow(each)
+		if pause := time.Duration(c.pause.Load()); pause < time.Duration(i+1)*each-10*time.Millisecond {
+			t.Errorf("connection %d: a pause of %v", i, pause)
+		}
+	}
+	known, resets := open(true), open(true)
+	if known.slow(each); known.pause.Load() != int64(each) {
+		t.Errorf("a connection with callers: a pause of %v", time.Duration(known.pause.Load()))
+	}
+	if resets.slowInTurn(each); time.Duration(resets.pause.Load()) < 10*each {
+		t.Errorf("resets: a pause of %v", time.Duration(resets.pause.Load()))
+	}
+	for range 100 {
+		open(false).slow(each)
+	}
+	if last := open(false); last.pause.Load() != 0 {
+		t.Error("a connection without a refused call waits")
+	} else if last.slow(each); time.Duration(last.pause.Load()) > longestUnproved {
+		t.Errorf("a pause of %v", time.Duration(last.pause.Load()))
 	}
 }
 

@@ -27,8 +27,12 @@ const (
 	// mostStatuses is how many answers that are a status alone may wait for a write. HTTP/2 does not hold them
 	// back for a caller that reads nothing, and gRPC queues any number.
 	mostStatuses = streamsPerCaller
-	// longestPause bounds how long nothing is read for calls that were refused.
-	longestPause = 500 * time.Millisecond
+	// longestPause bounds how long nothing is read for calls that were refused, and longestUnproved the same on a connection on
+	// which no caller has proved an identity: nobody else's calls wait there.
+	longestPause    = 500 * time.Millisecond
+	longestUnproved = 5 * time.Second
+	// slowRead is how much is read at once then, so that few calls arrive between two pauses.
+	slowRead = 2 << 10
 )
 
 // connections are those of the callers of one listener.
@@ -210,10 +214,45 @@ func (c *connection) known(proved bool) {
 	}
 }
 
-// slow has the connection read later by d, so that calls that are refused leave the time to others.
+// slow has the connection read later by d, so that calls that are refused leave the time to others. Where no caller has proved an
+// identity, it also waits for its turn: a flood may come on any number of connections.
 func (c *connection) slow(d time.Duration) {
-	if c != nil {
-		c.pause.Add(int64(d))
+	if c == nil {
+		return
+	}
+	c.pause.Add(int64(d))
+	if !c.proved.Load() {
+		c.inTurn(d)
+	}
+}
+
+// slowInTurn is slow for calls that need no identity to cost as much.
+func (c *connection) slowInTurn(d time.Duration) {
+	if c == nil {
+		return
+	}
+	c.pause.Add(int64(d))
+	c.inTurn(d)
+}
+
+// inTurn has the connection read no earlier than those that were to be slowed before it.
+func (c *connection) inTurn(d time.Duration) {
+	wait := int64(c.of.admission.turns.take(time.Now(), d))
+	for was := c.pause.Load(); was < wait && !c.pause.CompareAndSwap(was, wait); was = c.pause.Load() {
+	}
+}
+
+// turns are the pauses of all connections that wait one after the other. The zero value is ready.
+type turns struct{ until atomic.Int64 } // Unix nanoseconds
+
+// take adds a pause, and returns how long it is until it is over.
+func (t *turns) take(now time.Time, d time.Duration) time.Duration {
+	for {
+		was := t.until.Load()
+		over := min(max(was, now.UnixNano())+int64(d), now.Add(longestUnproved).UnixNano())
+		if t.until.CompareAndSwap(was, over) {
+			return time.Duration(over - now.UnixNano())
+		}
 	}
 }
 
@@ -226,8 +265,16 @@ func (c *connection) answersStatus() {
 
 // Read waits for what was refused before.
 func (c *connection) Read(b []byte) (int, error) {
-	if c.pause.Load() > 0 {
-		time.Sleep(min(time.Duration(c.pause.Swap(0)), longestPause))
+	proved, longest := c.proved.Load(), longestUnproved
+	if proved {
+		longest = longestPause
+	}
+	pause := c.pause.Load()
+	if pause > 0 {
+		time.Sleep(min(time.Duration(c.pause.Swap(0)), longest))
+	}
+	if pause > 0 || !proved {
+		b = b[:min(len(b), slowRead)]
 	}
 	return c.Conn.Read(b)
 }

@@ -84,7 +84,7 @@ func (c *call) gaveUp(err error) error {
 	if !errors.Is(c.ctx.Err(), context.Canceled) {
 		return err
 	}
-	connectionOf(c.ctx).slow(resetPause)
+	connectionOf(c.ctx).slowInTurn(resetPause)
 	return status.FromContextError(context.Canceled).Err()
 }
 
