@@ -25,7 +25,7 @@
 //	slots.go     the table of slots
 //	ready.go     whether a poll may ask for a task: the keys of its answer are at hand
 //	sealer.go    sealing with one data key
-//	open.go      opening: grants, data keys, many at once if they are not in memory
+//	open.go      opening: grants, data keys, many at once if they are not in memory; run.go: what the envelopes of one message share
 //	cache.go     the data keys that opening remembers
 //	expiry.go    keys whose life is over are destroyed; life.go: whether the key store agrees that a name's keys expire, or do not
 //	datakeys.go  a data key in memory
