@@ -503,7 +503,7 @@ bench-crypto: ## Envelopes beside raw AES-GCM; ends with `DIRECTION SIZE envelop
 	@cat bin/bench-crypto.log
 	@awk '/^Benchmark(Seal|Open)\// { split($$1, p, /[\/-]/); k = substr(p[1], 10) " " p[2]; t[k, p[3]] = $$3; if (p[3] == "raw") \
 		printf "%-5s %7s envelope=%sns raw=%sns ratio=%.2f\n", substr(p[1], 10), p[2], t[k, "envelope"], $$3, t[k, "envelope"] / $$3 } \
-		/^BenchmarkReferences/ { for (i = 1; i <= NF; i++) if ($$i == "ratio") print "by reference, 1,000 payloads under 300 data keys beside one, all in memory: ratio=" $$(i-1) }' bin/bench-crypto.log
+		/^BenchmarkReferences/ { for (i = 1; i <= NF; i++) if ($$i == "ratio") print "by reference, a history of 1,000 payloads under 300 data keys beside one, all in memory: ratio=" $$(i-1) }' bin/bench-crypto.log
 
 .PHONY: payload-paths
 payload-paths: ## Every path on which an RPC can carry a payload; ends with `paths: T total, S sealed, E exempt`

@@ -57,7 +57,7 @@ var (
 func (c *call) read() (err error) {
 	// Left to itself gRPC compresses the answer to a compressed request, at eight times the cost of the call.
 	if err := grpc.SetSendCompressor(c.ctx, "identity"); err != nil {
-		return c.gaveUp(status.Error(codes.Internal, from+err.Error()))
+		return gaveUp(c.ctx, status.Error(codes.Internal, from+err.Error()))
 	}
 	r, err := newReader(c.ctx, c.lease, c.server.admission.limits.RequestBytes, c.server.requestTime)
 	if err != nil {
@@ -73,18 +73,18 @@ func (c *call) read() (err error) {
 		err = r.complete()
 	}
 	if err = statusOf(err); err != nil && r.state.Load() != cutOff {
-		err = c.gaveUp(err)
+		err = gaveUp(c.ctx, err)
 	}
 	return err
 }
 
 // gaveUp returns the error of a request that has not arrived. Where its caller gave it up, gRPC may say anything of the stream that
 // has ended; the connection is then read more slowly.
-func (c *call) gaveUp(err error) error {
-	if !errors.Is(c.ctx.Err(), context.Canceled) {
+func gaveUp(ctx context.Context, err error) error {
+	if !errors.Is(ctx.Err(), context.Canceled) {
 		return err
 	}
-	connectionOf(c.ctx).slowInTurn(resetPause)
+	connectionOf(ctx).slowInTurn(resetPause)
 	return status.FromContextError(context.Canceled).Err()
 }
 

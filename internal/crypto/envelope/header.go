@@ -64,6 +64,9 @@ type Header struct {
 	SubjectRow *crypto.SubjectRow
 	// Life is the same of a data key that expires.
 	Life *crypto.KeyLife
+	// Found is what the package that looked up the names found them by, so that it need not look again; nil: it has not. It proves
+	// nothing.
+	Found any
 }
 
 // Form is the form that the flags name.
@@ -118,6 +121,17 @@ func ParseHeader(env []byte) (h Header, _ error) {
 	h.KEK = crypto.KEKRef(env[referenceSize:])
 	h.Key, h.Namespace, h.Wrapped = aliasString(env[namesOffset:namespace]), aliasString(env[namespace:wrapped]), env[wrapped:end]
 	return h, nil
+}
+
+// readReference reads the header of an envelope by reference that holds a payload, which is most of them, into an empty one. It
+// reports false, and changes nothing, for any other and for one that is not valid: [ParseHeader] has the rules.
+func (h *Header) readReference(env []byte) bool {
+	const other = knownFlags&^(flagReference|flagSubject|flagZstd|flagPadded) | ^byte(knownFlags)
+	if len(env) < referenceSize+nonceSize+tagSize || env[0] != version1 || env[flagsOffset]&flagReference == 0 || env[flagsOffset]&other != 0 {
+		return false
+	}
+	h.Flags, h.ID = env[flagsOffset], crypto.KeyID(env[idOffset:])
+	return true
 }
 
 // AppendHeader is ParseHeader's inverse. The caller has checked the lengths.

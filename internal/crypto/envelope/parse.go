@@ -151,6 +151,7 @@ type Reader struct {
 		bytes  []byte
 	}
 	next int
+	last int // of recent, the one that was found last
 }
 
 // Reset forgets what was read, and keeps the memory that it took.
@@ -166,8 +167,10 @@ func (c *Reader) ParsePayload(payload []byte) (s Sealed, marked bool, err error)
 		return ParsePayload(payload)
 	}
 	for i := range c.recent {
-		r := &c.recent[i]
-		if n := len(r.bytes); r.header != nil && len(env) >= n+nonceSize+tagSize && bytes.Equal(env[:n], r.bytes) {
+		at := uint(c.last+i) % uint(len(c.recent))
+		r := &c.recent[at]
+		if n := len(r.bytes); r.header != nil && len(env) >= n+nonceSize+tagSize && string(env[:n]) == string(r.bytes) {
+			c.last = int(at)
 			return Sealed{Form: FormPayload, Header: r.header, envelope: env}, true, nil
 		}
 	}
@@ -176,10 +179,13 @@ func (c *Reader) ParsePayload(payload []byte) (s Sealed, marked bool, err error)
 	}
 	c.headers = append(c.headers, Header{})
 	s = Sealed{Form: FormPayload, Header: &c.headers[len(c.headers)-1], envelope: env}
-	if err := s.parseHeader(); err != nil {
-		return s, true, err
+	if !s.Header.readReference(env) {
+		if err := s.parseHeader(); err != nil {
+			return s, true, err
+		}
 	}
-	r := &c.recent[c.next%len(c.recent)]
+	c.last = c.next % len(c.recent)
+	r := &c.recent[c.last]
 	r.header, r.bytes = s.Header, env[:s.Header.Size()]
 	c.next++
 	return s, true, nil

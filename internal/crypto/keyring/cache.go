@@ -41,10 +41,25 @@ func (d *dataKeys) find(s *envelope.Sealed) *dataKey {
 	return dk
 }
 
+// found returns the data key that an envelope's names are from, if it may serve now.
+func (d *dataKeys) found(s *envelope.Sealed) *dataKey {
+	dk, _ := s.Header.Found.(*dataKey)
+	if dk == nil || !dk.opens(s) {
+		return nil
+	}
+	d.core.touch(&dk.used)
+	return dk
+}
+
 // get returns the data key of an id.
 func (d *dataKeys) get(id crypto.KeyID) *dataKey {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
+	return d.locked(id)
+}
+
+// locked is get for a caller that holds the lock.
+func (d *dataKeys) locked(id crypto.KeyID) *dataKey {
 	if dk := d.m[id]; dk != nil {
 		return dk
 	}

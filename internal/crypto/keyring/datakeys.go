@@ -2,7 +2,6 @@ package keyring
 
 import (
 	"bytes"
-	"crypto/subtle"
 	"errors"
 	"sync/atomic"
 
@@ -13,25 +12,26 @@ import (
 
 // dataKey is what an unwrapped data key does: its sealing key and its id. The data key itself is not kept.
 type dataKey struct {
+	// What opening reads for every message comes first, since hundreds of keys are far apart in memory.
 	id      crypto.KeyID
 	kek     *keyhealth.Key
 	context crypto.KeyContext
-	wrapped []byte
-	header  []byte // the part of its envelopes' headers that names it; see envelope.Sealed.KeyHeader
+	cipher  atomic.Pointer[envelope.Cipher] // nil once the key was dropped
 	use     *keyUse
-	subject *subjectKey  // nil: it is no key of a subject
-	parent  crypto.KeyID // of the proof of a wrap key: that key
-	carried bool         // by an envelope, though its entry has a life or gave one up: it opens such envelopes alone
+	subject *subjectKey                    // nil: it is no key of a subject
+	life    atomic.Pointer[crypto.KeyLife] // nil: it does not expire
+	allowed atomic.Pointer[Set]            // by which envelopes of the key may be opened; see opening.allows
+	used    atomic.Int64                   // coarse time of the last look at it
+	carried bool                           // by an envelope, though its entry has a life or gave one up: it opens such envelopes alone
+	stored  atomic.Bool                    // the key store has its row
+	agreed  atomic.Bool                    // the key store has no keys of its name that expire, if it does not
 
-	cipher  atomic.Pointer[envelope.Cipher]        // nil once the key was dropped
+	wrapped []byte
+	header  []byte                                 // the part of its envelopes' headers that names it; see envelope.Sealed.KeyHeader
+	parent  crypto.KeyID                           // of the proof of a wrap key: that key
 	macKey  atomic.Pointer[[envelope.MACSize]byte] // of MACs; nil once the key was dropped
 	seals   atomic.Int64                           // envelopes that were sealed with it
 	chosen  atomic.Int64                           // envelopes whose form was chosen
-	used    atomic.Int64                           // coarse time of the last look at it
-	stored  atomic.Bool                            // the key store has its row
-	agreed  atomic.Bool                            // the key store has no keys of its name that expire, if it does not
-	life    atomic.Pointer[crypto.KeyLife]         // nil: it does not expire
-	allowed atomic.Pointer[Set]                    // by which envelopes of the key may be opened; see opening.allows
 }
 
 var errDropped = errors.New("the data key was dropped while the call was under way; try again")
@@ -88,8 +88,8 @@ func (dk *dataKey) revoked(ids map[crypto.KeyID]bool) bool {
 	return ids[dk.id] || ids[dk.parent] || dk.subject != nil && ids[dk.subject.row.Parent]
 }
 
-// is reports whether the key has an id.
-func (dk *dataKey) is(id crypto.KeyID) bool { return subtle.ConstantTimeCompare(dk.id[:], id[:]) == 1 }
+// is reports whether the key has an id, which is no secret: envelopes have it in clear.
+func (dk *dataKey) is(id crypto.KeyID) bool { return dk.id == id }
 
 // drop ends the use of the key.
 func (dk *dataKey) drop() {

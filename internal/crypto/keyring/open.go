@@ -62,9 +62,8 @@ type opening struct {
 // dst must not overlap s. If an error is returned, dst is as it was.
 func (k *Keyring) Open(ctx context.Context, dst []byte, s *envelope.Sealed, namespace string, run *Run) (out []byte, hit bool, err error) {
 	set := k.Current()
-	last := &run.last
-	dk, hit := last.dk, true
-	same := last.header == s.Header && last.set == set && last.namespace == namespace && dk.usable()
+	dk, hit := run.same(s.Header, set, namespace), true
+	same := dk != nil
 	if !same {
 		if dk, hit, err = k.opening.dataKey(ctx, s, set, namespace, run); err != nil {
 			return dst, false, err
@@ -87,8 +86,7 @@ func (k *Keyring) Open(ctx context.Context, dst []byte, s *envelope.Sealed, name
 		k.core.touch(&dk.use.openedAt)
 	}
 	if !same {
-		run.note(dk)
-		run.last = opened{s.Header, namespace, set, dk}
+		run.note(s.Header, set, namespace, dk)
 	}
 	return out, hit, nil
 }
@@ -98,11 +96,18 @@ func (o *opening) dataKey(ctx context.Context, s *envelope.Sealed, set *Set, nam
 	if err := o.resolveOne(ctx, s, run); err != nil {
 		return nil, false, err
 	}
-	if err := readable(s, set, namespace); err != nil {
-		return nil, false, err
+	if r := (readableFrom{set, s.Header.Namespace, namespace}); r != run.readable {
+		if err := readable(s, set, namespace); err != nil {
+			return nil, false, err
+		}
+		if s.Header.Reference() { // other names may be a part of the message, whose bytes are used again
+			run.readable = r
+		}
 	}
-	if dk = run.known(s); dk == nil {
-		dk = o.keys.find(s)
+	if dk = o.keys.found(s); dk == nil {
+		if dk = run.known(s); dk == nil {
+			dk = o.keys.find(s)
+		}
 	}
 	if dk != nil && o.allows(set, dk) {
 		return dk, true, nil

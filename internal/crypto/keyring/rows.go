@@ -33,15 +33,21 @@ type missing struct{ first, last time.Time }
 // data keys are not in memory. It fills in their headers. An envelope whose row is not found keeps empty names; opening it
 // tells why.
 func (k *Keyring) Resolve(ctx context.Context, envelopes iter.Seq[*envelope.Sealed], run *Run) {
-	var unknown []*envelope.Header
+	if unknown := k.opening.fillAll(envelopes); len(unknown) > 0 {
+		run.failed = k.opening.fillFromStore(ctx, unknown, run)
+	}
+}
+
+// fillAll fills the headers of envelopes by reference whose data keys are in memory, and returns the others.
+func (o *opening) fillAll(envelopes iter.Seq[*envelope.Sealed]) (unknown []*envelope.Header) {
+	o.keys.mu.RLock()
+	defer o.keys.mu.RUnlock()
 	for s := range envelopes {
-		if h := s.Header; h.Reference() && h.Namespace == "" && !k.opening.fillFromMemory(h) {
+		if h := s.Header; h.Reference() && h.Namespace == "" && !fillFromKey(h, o.keys.locked(h.ID)) {
 			unknown = append(unknown, h)
 		}
 	}
-	if len(unknown) > 0 {
-		run.failed = k.opening.fillFromStore(ctx, unknown, run)
-	}
+	return unknown
 }
 
 // Resolved returns why an envelope by reference has no names after Resolve.
@@ -98,12 +104,14 @@ func (o *opening) resolveOne(ctx context.Context, s *envelope.Sealed, run *Run) 
 }
 
 // fillFromMemory fills a header by its data key, if that is in memory.
-func (o *opening) fillFromMemory(h *envelope.Header) bool {
-	dk := o.keys.get(h.ID)
+func (o *opening) fillFromMemory(h *envelope.Header) bool { return fillFromKey(h, o.keys.get(h.ID)) }
+
+// fillFromKey fills a header by its data key; nil: it is not in memory.
+func fillFromKey(h *envelope.Header, dk *dataKey) bool {
 	if dk == nil || !dk.usable() || dk.carried || h.Subject() != (dk.subject != nil) {
 		return false
 	}
-	fill(h, dk.row())
+	h.Namespace, h.Key, h.KEK, h.Wrapped, h.Life, h.Found = dk.context.Namespace, dk.context.Key, dk.kek.Ref(), dk.wrapped, dk.life.Load().Left(), dk
 	if dk.subject != nil {
 		h.SubjectRow = &dk.subject.row
 	}

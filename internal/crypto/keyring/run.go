@@ -2,7 +2,6 @@ package keyring
 
 import (
 	"iter"
-	"slices"
 
 	"github.com/temporal-seal/temporal-seal/internal/crypto"
 	"github.com/temporal-seal/temporal-seal/internal/crypto/envelope"
@@ -19,11 +18,12 @@ type Run struct {
 	subjects map[crypto.KeyID]*crypto.SubjectRow // the same of keys of subjects; nil: not found
 	lookups  map[crypto.KeyID]bool               // whether the key store was asked; it is not for those that are too many for one message
 	refused  int32                               // of these, by key services
-	recent   [8]recentKey                        // messages mostly hold envelopes of one data key or a few
+	recent   [4]opened                           // messages mostly hold envelopes of one data key or a few, as many as [envelope.Reader] remembers
 	next     int
-	last     opened
-	use      *keyUse // of the latest envelope
-	more     uint64  // envelopes with that use which were opened after the first of them, not counted yet
+	last     int          // of recent, the one that was found last
+	readable readableFrom // of the latest envelope that was none of recent
+	use      *keyUse      // of the latest envelope
+	more     uint64       // envelopes with that use which were opened after the first of them, not counted yet
 }
 
 // Nested returns the run of a message that another one holds. What one message may ask the key store and the key services for
@@ -49,17 +49,38 @@ func (r *Run) EndNested(of *Run) {
 	r.refused, r.failed, r.stopped = of.refused, of.failed, of.stopped
 }
 
-// opened is what the envelope that was opened last needed. Others that share its header have the same bytes there.
+// opened is what an envelope of the run needed. Others that share its header have the same bytes there.
 type opened struct {
+	id        crypto.KeyID // of dk, whose own is far away in memory
 	header    *envelope.Header
 	namespace string // of the call
 	set       *Set   // allowed it
 	dk        *dataKey
 }
 
+// readableFrom says that a set lets a call in one namespace open what was sealed in another one, or in the same.
+type readableFrom struct {
+	set              *Set
+	sealedIn, called string
+}
+
 // Ahead names the envelopes that are going to be opened in the run. As soon as the data key of one is not in memory, those
 // of all of them are asked for, many at once.
 func (r *Run) Ahead(envelopes iter.Seq[*envelope.Sealed]) { r.ahead = envelopes }
+
+// same returns the data key of an envelope that shares its header with one that the run has opened.
+func (r *Run) same(h *envelope.Header, set *Set, namespace string) *dataKey {
+	for i := range r.recent {
+		at := uint(r.last+i) % uint(len(r.recent))
+		if k := &r.recent[at]; k.header == h && k.set == set && k.namespace == namespace {
+			if r.last = int(at); k.dk.usable() {
+				return k.dk
+			}
+			return nil
+		}
+	}
+	return nil
+}
 
 // known returns a data key that the run has used.
 func (r *Run) known(s *envelope.Sealed) *dataKey {
@@ -71,17 +92,10 @@ func (r *Run) known(s *envelope.Sealed) *dataKey {
 	return nil
 }
 
-func (r *Run) note(dk *dataKey) {
-	if !slices.Contains(r.recent[:], recentKey{dk.id, dk}) {
-		r.recent[r.next%len(r.recent)] = recentKey{dk.id, dk}
-		r.next++
-	}
-}
-
-// recentKey is a data key with its id, by which it is found: that of each key is far apart in memory.
-type recentKey struct {
-	id crypto.KeyID
-	dk *dataKey
+func (r *Run) note(h *envelope.Header, set *Set, namespace string, dk *dataKey) {
+	r.last = r.next % len(r.recent)
+	r.recent[r.last] = opened{dk.id, h, namespace, set, dk}
+	r.next++
 }
 
 // Count adds the envelopes of a run to what their keys have opened; whoever opens several with one run calls it after the
