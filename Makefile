@@ -34,7 +34,7 @@ help: ## List the targets
 
 .PHONY: build
 build: ## Build bin/temporal-seal (VERSION=... to name a release)
-	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/temporal-seal ./cmd/proxy
+	$(GO) build -ldflags '$(LDFLAGS)' -o bin/temporal-seal ./cmd/proxy
 
 .PHONY: demo
 demo: bin/demo ## Watch a workflow with a user's token and a health record, on a real Temporal server (KEY=awskms, azurekeyvault, gcpkms, plugin or vault: with keys of such a service)

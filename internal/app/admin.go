@@ -29,6 +29,7 @@ type admin struct {
 	keys    atomic.Pointer[keyring.Keyring] // set once they are open
 	serving atomic.Pointer[serving]         // set once calls may come
 	making  turns                           // of texts
+	listing turns                           // of /keys, which other machines may ask for
 
 	explaining turns // of decisions that are explained
 	probing    turns // of probes of /readyz
@@ -45,6 +46,8 @@ const (
 	// textRest is for how many times as long as a text took no other is made in its place: with thousands of namespaces one takes
 	// a core for long enough that calls notice, and somebody may load pages without an end.
 	textRest = 3
+	// textWait bounds how long a caller waits for a turn: what is made after the time for its answer is made for nobody.
+	textWait = 10 * time.Second
 	// textBytes bounds the texts that are on their way to callers, who may read slowly. One more gets a 503.
 	textBytes = 32 << 20
 	// probes bounds answers of /readyz, which do not wait behind pages.
@@ -59,12 +62,12 @@ func newAdmin(address string, t *telemetry, failed handshake.Failed) (*admin, er
 	if err != nil {
 		return nil, fmt.Errorf("%w with --admin", err)
 	}
-	a := &admin{net: netutil.LimitListener(handshake.Plain(n, failed), adminConnections), making: newTurns(texts, textRest), explaining: newTurns(explanations, 0),
+	a := &admin{net: netutil.LimitListener(handshake.Plain(n, failed), adminConnections), making: newTurns(texts, textRest), listing: newTurns(texts, textRest), explaining: newTurns(explanations, 0),
 		probing: newTurns(probes, 0), log: t.log}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", a.probing.answer(a.readyz))
-	mux.HandleFunc("GET /keys", a.making.answer(a.listKeys))
+	mux.HandleFunc("GET /keys", a.listing.answer(a.listKeys))
 	mux.HandleFunc("GET /{$}", onLoopback(a.making.answer(a.statusPage)))
 	mux.HandleFunc("GET /status", onLoopback(a.making.answer(a.statusJSON)))
 	mux.HandleFunc("GET /explain", onLoopback(a.making.answer(a.explainForm)))
@@ -92,16 +95,19 @@ func newTurns(places, rest int) turns {
 // answer answers with a text that is made in its turn, and sent after that: who reads slowly keeps nobody waiting.
 func (t turns) answer(text func(h http.Header, w io.Writer) (status int)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), textWait)
+		defer cancel()
 		select {
 		case t.places <- struct{}{}:
-		case <-r.Context().Done():
+		case <-ctx.Done():
+			http.Error(w, "other pages are being made; try again", http.StatusServiceUnavailable)
 			return
 		}
 		var b bytes.Buffer
 		status := t.inPlace(func() int { return text(w.Header(), &b) })
-		n := int64(b.Cap())
+		n := int64(b.Len())
 		defer t.sending.Add(-n)
-		if t.sending.Add(n) > textBytes {
+		if all := t.sending.Add(n); all > textBytes && all > n {
 			http.Error(w, "too much is on its way to callers who read slowly; try again", http.StatusServiceUnavailable)
 			return
 		}

@@ -78,7 +78,7 @@ func TestTextsInTurn(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(a.close)
-	for path, turns := range map[string]chan struct{}{"/readyz": a.probing.places, "/keys": a.making.places} {
+	for path, turns := range map[string]chan struct{}{"/readyz": a.probing.places, "/keys": a.listing.places} {
 		for range cap(turns) {
 			turns <- struct{}{}
 		}
@@ -140,6 +140,12 @@ func TestTextsLeaveTimeToCalls(t *testing.T) {
 		if took := time.Since(began); took != 9*time.Second { // 1 + 3, 1 + 3, 1
 			t.Errorf("three texts took %v", took)
 		}
+		u.places <- struct{}{}
+		began = time.Now()
+		if code := ask(text); code != http.StatusServiceUnavailable || time.Since(began) != textWait {
+			t.Errorf("without a turn: %d after %v", code, time.Since(began))
+		}
+		<-u.places
 		u.sending.Store(textBytes)
 		long := func(_ http.Header, w io.Writer) int {
 			fmt.Fprint(w, "text")

@@ -21,7 +21,7 @@ import (
 //
 //	connections  callers' connections    The oldest on which no caller has proved an identity is closed. Where all
 //	                                     have, the new one is.
-//	calls        calls that the server   RESOURCE_EXHAUSTED at once, as a rule before there is a stream.
+//	calls        calls that the server   RESOURCE_EXHAUSTED at once, before anything of the request is read.
 //	             answers at once
 //	long_polls   polls, other calls      the same
 //	             that wait, streams

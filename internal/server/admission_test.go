@@ -691,11 +691,7 @@ func TestTheTapRefusesWhatIsOverALimit(t *testing.T) {
 		if least := int64(refusedPause + 50_000*headerPause); c.pause.Load() < least {
 			t.Errorf("%s: a pause of %d, and %d is the least", method, c.pause.Load(), least)
 		}
-		c.pause.Store(0)
 		ctx, err := p.tapped(t, c, method, large, time.Second)
-		if least := int64(refusedPause + answeredPause); c.pause.Load() < least {
-			t.Errorf("%s in its handler: a pause of %d, and %d is the least", method, c.pause.Load(), least)
-		}
 		if err != nil || status.Code(refusedBefore(ctx)) != codes.ResourceExhausted {
 			t.Errorf("%s: the tap ends a call whose timer would stay: %v, %v", method, err, refusedBefore(ctx))
 		}
@@ -743,32 +739,37 @@ func TestStatusesThatNobodyTakesEndTheirConnection(t *testing.T) {
 	}
 }
 
-// A connection is read later for what was refused on it, and by little at a time.
+// A connection is read later for what was refused on it, and by little at a time while no caller has proved an identity. Its end
+// ends the pause.
 func TestRefusedCallsSlowTheirConnection(t *testing.T) {
-	for name, slow := range map[string]func(*connection, time.Duration){"refused": (*connection).slow, "reset": (*connection).slowInTurn} {
+	for _, proved := range []bool{true, false} {
 		ours, theirs := net.Pipe()
 		defer theirs.Close()
 		go func() { _, _ = theirs.Write(make([]byte, 3*slowRead)) }()
-		c := &connection{Conn: ours, of: &connections{admission: new(admission)}}
-		c.proved.Store(true)
-		slow(c, 30*time.Millisecond)
-		slow(c, 30*time.Millisecond)
+		c := &connection{Conn: ours, of: &connections{admission: new(admission)}, gone: make(chan struct{})}
+		c.proved.Store(proved)
+		c.slow(30 * time.Millisecond)
+		c.slow(30 * time.Millisecond)
 		start := time.Now()
 		n, err := c.Read(make([]byte, 2*slowRead))
-		if took := time.Since(start); err != nil || took < 60*time.Millisecond || n > slowRead {
-			t.Errorf("%s: read %d bytes after %v: %v", name, n, took, err)
+		if took := time.Since(start); err != nil || took < 60*time.Millisecond || n != map[bool]int{true: 2 * slowRead, false: slowRead}[proved] {
+			t.Errorf("proved %v: read %d bytes after %v: %v", proved, n, took, err)
 		}
 		if c.pause.Load() != 0 {
-			t.Errorf("%s: the pause is not over", name)
+			t.Errorf("proved %v: the pause is not over", proved)
 		}
-		if n, err := c.Read(make([]byte, 2*slowRead)); err != nil || n != 2*slowRead {
-			t.Errorf("%s: read %d bytes once the pause is over: %v", name, n, err)
+		c.slow(time.Hour)
+		close(c.gone)
+		if start = time.Now(); true {
+			_, _ = c.Read(make([]byte, 1))
+		}
+		if took := time.Since(start); took > longestPause/2 {
+			t.Errorf("proved %v: the end of the connection was noticed after %v", proved, took)
 		}
 	}
 }
 
-// A flood on many connections is no faster than one on a single connection. One on which a caller has proved an identity does not
-// wait for the refused calls of others.
+// Connections on which nobody has proved an identity wait one after the other. One with callers does not wait for others.
 func TestRefusedCallsTakeTurns(t *testing.T) {
 	of := &connections{admission: new(admission)}
 	open := func(proved bool) *connection {
@@ -784,12 +785,9 @@ func TestRefusedCallsTakeTurns(t *testing.T) {
 			t.Errorf("connection %d: a pause of %v", i, pause)
 		}
 	}
-	known, resets := open(true), open(true)
+	known := open(true)
 	if known.slow(each); known.pause.Load() != int64(each) {
 		t.Errorf("a connection with callers: a pause of %v", time.Duration(known.pause.Load()))
-	}
-	if resets.slowInTurn(each); time.Duration(resets.pause.Load()) < 10*each {
-		t.Errorf("resets: a pause of %v", time.Duration(resets.pause.Load()))
 	}
 	for range 100 {
 		open(false).slow(each)
@@ -802,28 +800,47 @@ func TestRefusedCallsTakeTurns(t *testing.T) {
 }
 
 // A call that its caller gives up before the request has arrived costs what a call costs, and its caller next to nothing: its
-// connection is read later. It is no fault and no refusal.
+// connection is read later, also for health. It is no fault and no refusal, and a call whose time is over is none either.
 func TestCallsThatAreResetSlowTheirConnection(t *testing.T) {
 	f := &frontend{}
 	startFrontend(t, f)
-	p := startProxy(t, f)
-	r := p.raw(t, nil)
-	for i := range uint32(20) {
-		r.call(t, 2*i+1, describeMethod, []byte{0, 0, 0, 0, 5, 1}, false)
-		if err := r.WriteRSTStream(2*i+1, http2.ErrCodeCancel); err != nil {
-			t.Fatal(err)
+	part := []byte{0, 0, 0, 0, 5, 1}
+	for name, begin := range map[string]func(r *raw, stream uint32) error{
+		"reset": func(r *raw, stream uint32) error {
+			r.call(t, stream, describeMethod, part, false)
+			return r.WriteRSTStream(stream, http2.ErrCodeCancel)
+		},
+		"health, reset": func(r *raw, stream uint32) error {
+			r.call(t, stream, healthpb.Health_Check_FullMethodName, part, false)
+			return r.WriteRSTStream(stream, http2.ErrCodeCancel)
+		},
+		"little time": func(r *raw, stream uint32) error {
+			r.call(t, stream, describeMethod, part, false, "grpc-timeout", "5m")
+			return nil
+		},
+		"no message": func(r *raw, stream uint32) error {
+			r.call(t, stream, describeMethod, nil, true)
+			return nil
+		},
+	} {
+		p := startProxy(t, f)
+		r := p.raw(t, nil)
+		for i := range uint32(20) {
+			if err := begin(r, 2*i+1); err != nil {
+				t.Fatal(err)
+			}
 		}
-	}
-	eventually(t, func() bool { return p.Connections() == 1 })
-	p.listeners[0].connections.mu.Lock()
-	all := slices.Collect(maps.Keys(p.listeners[0].connections.all))
-	p.listeners[0].connections.mu.Unlock()
-	for _, c := range all {
-		eventually(t, func() bool { return c.pause.Load() >= int64(resetPause) }) // of the last of them
-	}
-	eventually(t, func() bool { return p.inside(false) == 0 && p.admission.inUse() == 0 })
-	if text := p.log.String(); strings.Contains(text, "level=WARN") {
-		t.Errorf("logged as refused: %s", text)
+		eventually(t, func() bool { return p.Connections() == 1 })
+		p.listeners[0].connections.mu.Lock()
+		all := slices.Collect(maps.Keys(p.listeners[0].connections.all))
+		p.listeners[0].connections.mu.Unlock()
+		for _, c := range all {
+			eventually(t, func() bool { return c.pause.Load() >= int64(resetPause) }) // of the last of them
+		}
+		eventually(t, func() bool { return p.inside(false) == 0 && p.inside(true) == 0 && p.admission.inUse() == 0 })
+		if text := p.log.String(); name != "no message" && strings.Contains(text, "level=WARN") {
+			t.Errorf("%s: logged as refused: %s", name, text)
+		}
 	}
 }
 

@@ -21,7 +21,8 @@ import (
 
 // Callers are identified in gRPC's tap, which runs on the goroutine that reads the connection, before there
 // is a stream. So a caller who proves no identity costs a header block and an answer of one frame, of which
-// gRPC queues a few for each connection and then stops reading. One credential cannot be checked there: a JWT
+// gRPC queues a few for each connection and then stops reading; with a deadline also a handler, since gRPC would keep
+// the deadline's timer otherwise. One credential cannot be checked there: a JWT
 // that names a key of its issuer that has to be fetched first. It is checked in the handler, a few at a time.
 //
 // What gRPC spends on headers before the tap cannot be saved, so a connection whose calls are refused there is
@@ -39,7 +40,7 @@ const (
 	headerPause  = 256 * time.Nanosecond
 	// refusedTime is how much time the caller of a call may have left that the tap refuses: gRPC keeps the
 	// timer of such a call until then, and when the time of many is over at once, each gets a goroutine. Others are refused in
-	// their handler, which costs more, so answeredPause is added for each.
+	// their handler, which costs more, so answeredPause is added for each where no caller has proved an identity.
 	refusedTime   = 50 * time.Millisecond
 	answeredPause = time.Millisecond
 )
@@ -79,7 +80,9 @@ func (s *Server) tap(l *listener) tap.ServerInHandle {
 		}
 		conn.slow(refusedPause + time.Duration(headersSize(info.Header))*headerPause)
 		if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) > refusedTime {
-			conn.slow(answeredPause)
+			if conn != nil && !conn.proved.Load() {
+				conn.slow(answeredPause)
+			}
 			return &identified{Context: ctx, refused: err}, nil
 		}
 		return ctx, err

@@ -28,10 +28,10 @@ const (
 	// back for a caller that reads nothing, and gRPC queues any number.
 	mostStatuses = streamsPerCaller
 	// longestPause bounds how long nothing is read for calls that were refused, and longestUnproved the same on a connection on
-	// which no caller has proved an identity: nobody else's calls wait there.
+	// which no caller has proved an identity. Others' calls wait there only if they come behind a balancer's first ones.
 	longestPause    = 500 * time.Millisecond
-	longestUnproved = 5 * time.Second
-	// slowRead is how much is read at once then, so that few calls arrive between two pauses.
+	longestUnproved = 2 * time.Second
+	// slowRead is how much is read at once from the latter, so that few calls arrive between two pauses.
 	slowRead = 2 << 10
 )
 
@@ -67,7 +67,7 @@ func (s *connections) add(conn net.Conn) *connection {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c := &connection{Conn: conn, of: s, account: new(account), host: hostOf(conn.RemoteAddr()),
-		answers: map[*lease]struct{}{}}
+		gone: make(chan struct{}), answers: map[*lease]struct{}{}}
 	s.all[c] = struct{}{}
 	s.admission.unproved(c)
 	s.metrics.open.Inc()
@@ -180,6 +180,7 @@ type connection struct {
 	account *account
 	host    string // the caller's address without the port
 	once    sync.Once
+	gone    chan struct{} // closed once the connection is
 	// deadline is when the time limit of writes was set last, in Unix nanoseconds.
 	deadline atomic.Int64
 	// proved is set once a caller has proved an identity, and refused counts the calls before that were
@@ -226,15 +227,6 @@ func (c *connection) slow(d time.Duration) {
 	}
 }
 
-// slowInTurn is slow for calls that need no identity to cost as much.
-func (c *connection) slowInTurn(d time.Duration) {
-	if c == nil {
-		return
-	}
-	c.pause.Add(int64(d))
-	c.inTurn(d)
-}
-
 // inTurn has the connection read no earlier than those that were to be slowed before it.
 func (c *connection) inTurn(d time.Duration) {
 	wait := int64(c.of.admission.turns.take(time.Now(), d))
@@ -265,18 +257,28 @@ func (c *connection) answersStatus() {
 
 // Read waits for what was refused before.
 func (c *connection) Read(b []byte) (int, error) {
-	proved, longest := c.proved.Load(), longestUnproved
-	if proved {
-		longest = longestPause
+	proved := c.proved.Load()
+	if c.pause.Load() > 0 {
+		longest := longestUnproved
+		if proved {
+			longest = longestPause
+		}
+		c.wait(min(time.Duration(c.pause.Swap(0)), longest))
 	}
-	pause := c.pause.Load()
-	if pause > 0 {
-		time.Sleep(min(time.Duration(c.pause.Swap(0)), longest))
-	}
-	if pause > 0 || !proved {
+	if !proved {
 		b = b[:min(len(b), slowRead)]
 	}
 	return c.Conn.Read(b)
+}
+
+// wait ends early where the connection does: what it takes in memory is no longer counted then.
+func (c *connection) wait(d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-c.gone:
+	}
 }
 
 // Write gives each write a time limit, which is set anew only now and then.
@@ -298,6 +300,7 @@ func (c *connection) Write(b []byte) (int, error) {
 // Close also ends the account of what the caller has not read. gRPC may close a connection twice.
 func (c *connection) Close() error {
 	c.once.Do(func() {
+		close(c.gone)
 		c.of.remove(c)
 		c.drop()
 	})

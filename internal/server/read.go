@@ -41,8 +41,9 @@ const (
 	lateEvery   = time.Second // how often calls are looked for whose request is late
 	slowestRate = 64 << 10    // bytes a second
 	// resetPause is how much later the next frames of a connection are read for each call that its caller gives up before
-	// the request has arrived: some thirty times what such a call costs.
+	// the request has arrived: some thirty times what such a call costs. A deadline counts where it was below shortTime.
 	resetPause = 2 * time.Millisecond
+	shortTime  = time.Second
 	// readChunk is how much of a request is read, and counted, at once.
 	readChunk = 64 << 10
 )
@@ -57,7 +58,7 @@ var (
 func (c *call) read() (err error) {
 	// Left to itself gRPC compresses the answer to a compressed request, at eight times the cost of the call.
 	if err := grpc.SetSendCompressor(c.ctx, "identity"); err != nil {
-		return gaveUp(c.ctx, status.Error(codes.Internal, from+err.Error()))
+		return gaveUp(c.ctx, time.Now(), status.Error(codes.Internal, from+err.Error()))
 	}
 	r, err := newReader(c.ctx, c.lease, c.server.admission.limits.RequestBytes, c.server.requestTime)
 	if err != nil {
@@ -72,20 +73,31 @@ func (c *call) read() (err error) {
 	if err == nil {
 		err = r.complete()
 	}
-	if err = statusOf(err); err != nil && r.state.Load() != cutOff {
-		err = gaveUp(c.ctx, err)
-	}
-	return err
+	return r.failed(c.ctx, err)
 }
 
-// gaveUp returns the error of a request that has not arrived. Where its caller gave it up, gRPC may say anything of the stream that
-// has ended; the connection is then read more slowly.
-func gaveUp(ctx context.Context, err error) error {
-	if !errors.Is(ctx.Err(), context.Canceled) {
+// failed is the error of a request that has not arrived; nil: it has.
+func (r *reader) failed(ctx context.Context, err error) error {
+	if err = statusOf(err); err == nil || r.state.Load() == cutOff {
 		return err
 	}
-	connectionOf(ctx).slowInTurn(resetPause)
-	return status.FromContextError(context.Canceled).Err()
+	return gaveUp(ctx, r.started, err)
+}
+
+// gaveUp returns the error of a request that has not arrived. Where its caller gave it up, or its time is over, gRPC may say anything
+// of the stream that has ended. The connection of one that cost its caller nothing is then read more slowly.
+func gaveUp(ctx context.Context, began time.Time, err error) error {
+	cause := ctx.Err()
+	if deadline, ok := ctx.Deadline(); ok && cause != nil && !time.Now().Before(deadline) {
+		cause = context.DeadlineExceeded // gRPC may cancel the context before that tells its own deadline
+	}
+	if cause == context.Canceled || cause != nil && time.Since(began) < shortTime || err == errNone {
+		connectionOf(ctx).slow(resetPause)
+	}
+	if cause != nil {
+		err = status.FromContextError(cause).Err()
+	}
+	return err
 }
 
 // reader reads a request from the wire.
@@ -212,6 +224,9 @@ func (r *reader) end() error {
 func (r *reader) reserve(ctx context.Context, n, length int64) error {
 	if _, ok := r.lease.place.reserve(ctx, n, bytesWait, r); ok {
 		return nil
+	}
+	if err := ctx.Err(); err != nil {
+		return err // nobody waits for room any more
 	}
 	return r.lease.place.in.noBytes("a request", length)
 }

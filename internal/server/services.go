@@ -149,7 +149,7 @@ func (s *Server) healthCall(l *listener, full string, stream grpc.ServerStream) 
 	}
 	r.close()
 	if err != nil {
-		return statusOf(err)
+		return r.failed(stream.Context(), err)
 	}
 	first := frame.New(data...)
 	var request healthpb.HealthCheckRequest
@@ -214,7 +214,7 @@ func (c *countedStream) receive() (*frame.Frame, error) {
 		err = r.complete()
 	}
 	message := frame.New(data...)
-	return &message, statusOf(err)
+	return &message, r.failed(ctx, err)
 }
 
 // health is what the proxy reports of itself.

@@ -104,7 +104,7 @@ func (o *opening) dataKey(ctx context.Context, s *envelope.Sealed, set *Set, nam
 			run.readable = r
 		}
 	}
-	if dk = o.keys.found(s); dk == nil {
+	if dk = o.keys.found(s); dk == nil || dk.allowed.Load() != set { // another one may be in force since its names were looked up
 		if dk = run.known(s); dk == nil {
 			dk = o.keys.find(s)
 		}
