@@ -2,6 +2,7 @@ package statuspage_test
 
 import (
 	"bytes"
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -85,5 +86,19 @@ func TestHeaders(t *testing.T) {
 	contains(t, h.Get("Content-Security-Policy"), "default-src 'none'", "style-src 'sha256-", "frame-ancestors 'none'")
 	if strings.Contains(h.Get("Content-Security-Policy"), "unsafe") || h.Get("Cache-Control") != "no-store" {
 		t.Errorf("%v", h)
+	}
+}
+
+// TestNewestDataKeys: the page shows the newest data keys, and says how many it leaves out.
+func TestNewestDataKeys(t *testing.T) {
+	s := &statuspage.Status{Time: now}
+	for i := range 510 {
+		s.DataKeys = append(s.DataKeys, statuspage.DataKey{Namespace: fmt.Sprintf("ns-%d.", i), Key: "phi", Made: now.Add(time.Duration(i%100) * time.Minute)})
+	}
+	text := page(t, s)
+	contains(t, text, "without 10 older ones, which <code>/keys</code> lists", "ns-99.")
+	shown, oldest := strings.Count(text, ">ns-"), strings.Count(text, ">ns-0.")+strings.Count(text, ">ns-500.")
+	if shown != 500 || oldest != 0 {
+		t.Errorf("%d are shown, %d of them older than those left out", shown, oldest)
 	}
 }
