@@ -62,8 +62,8 @@ func newAdmin(address string, t *telemetry, failed handshake.Failed) (*admin, er
 	if err != nil {
 		return nil, fmt.Errorf("%w with --admin", err)
 	}
-	a := &admin{net: netutil.LimitListener(handshake.Plain(n, failed), adminConnections), making: newTurns(texts, textRest), listing: newTurns(texts, textRest), explaining: newTurns(explanations, 0),
-		probing: newTurns(probes, 0), log: t.log}
+	a := &admin{net: netutil.LimitListener(handshake.Plain(n, failed), adminConnections), log: t.log, making: newTurns(texts, textRest),
+		listing: newTurns(texts, textRest), explaining: newTurns(explanations, 0), probing: newTurns(probes, 0)}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", a.probing.answer(a.readyz))

@@ -6,6 +6,8 @@ import (
 	"math/rand/v2"
 	"reflect"
 	"testing"
+
+	"google.golang.org/protobuf/encoding/protowire"
 )
 
 // The payloads of one message are read as each would be alone, whatever headers stand beside it.
@@ -62,5 +64,31 @@ func TestReaderReadsAsOneByOne(t *testing.T) {
 			}
 		}
 		reader.Reset()
+	}
+}
+
+// TestReaderIsAsStrict: whatever version, flags and length a header by reference has, a Reader says what ParsePayload says.
+func TestReaderIsAsStrict(t *testing.T) {
+	accepted := 0
+	for _, version := range []byte{0, version1, 2, 255} {
+		for flags := range 256 {
+			for _, size := range []int{referenceSize + nonceSize + tagSize - 1, referenceSize + nonceSize + tagSize, 200} {
+				env := bytes.Repeat([]byte{7}, size)
+				env[0], env[flagsOffset] = version, byte(flags)
+				payload := protowire.AppendBytes([]byte(wholePrefix), env)
+				var reader Reader
+				got, gotMarked, gotErr := reader.ParsePayload(payload)
+				want, wantMarked, wantErr := ParsePayload(payload)
+				if gotMarked != wantMarked || fmt.Sprint(gotErr) != fmt.Sprint(wantErr) || wantErr == nil && !reflect.DeepEqual(got, want) {
+					t.Errorf("version %d, flags %#02x, %d bytes: %v %v, want %v %v", version, flags, size, got.Header, gotErr, want.Header, wantErr)
+				}
+				if wantErr == nil {
+					accepted++
+				}
+			}
+		}
+	}
+	if accepted == 0 {
+		t.Error("no header is valid")
 	}
 }
