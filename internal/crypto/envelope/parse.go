@@ -147,6 +147,7 @@ func ParsePayload(payload []byte) (s Sealed, marked bool, err error) {
 type Reader struct {
 	headers []Header
 	recent  [4]struct {
+		start  uint64 // of the key id, which tells most headers apart
 		header *Header
 		bytes  []byte
 	}
@@ -163,13 +164,14 @@ func (c *Reader) Reset() {
 // ParsePayload is the function of this name.
 func (c *Reader) ParsePayload(payload []byte) (s Sealed, marked bool, err error) {
 	env, ok := plainEnvelope(payload)
-	if !ok {
+	if !ok || len(env) < referenceSize {
 		return ParsePayload(payload)
 	}
+	start := binary.LittleEndian.Uint64(env[idOffset:])
 	for i := range c.recent {
 		at := uint(c.last+i) % uint(len(c.recent))
 		r := &c.recent[at]
-		if n := len(r.bytes); r.header != nil && len(env) >= n+nonceSize+tagSize && string(env[:n]) == string(r.bytes) {
+		if n := len(r.bytes); r.start == start && r.header != nil && len(env) >= n+nonceSize+tagSize && string(env[:n]) == string(r.bytes) {
 			c.last = int(at)
 			return Sealed{Form: FormPayload, Header: r.header, envelope: env}, true, nil
 		}
@@ -177,7 +179,7 @@ func (c *Reader) ParsePayload(payload []byte) (s Sealed, marked bool, err error)
 	if len(c.headers) == cap(c.headers) {
 		c.headers = make([]Header, 0, max(4, min(2*cap(c.headers), 1<<10))) // those before it stay where they are
 	}
-	c.headers = append(c.headers, Header{})
+	c.headers = c.headers[:len(c.headers)+1] // the places after its end are empty; see Reset
 	s = Sealed{Form: FormPayload, Header: &c.headers[len(c.headers)-1], envelope: env}
 	if !s.Header.readReference(env) {
 		if err := s.parseHeader(); err != nil {
@@ -186,7 +188,7 @@ func (c *Reader) ParsePayload(payload []byte) (s Sealed, marked bool, err error)
 	}
 	c.last = c.next % len(c.recent)
 	r := &c.recent[c.last]
-	r.header, r.bytes = s.Header, env[:s.Header.Size()]
+	r.start, r.header, r.bytes = start, s.Header, env[:s.Header.Size()]
 	c.next++
 	return s, true, nil
 }
