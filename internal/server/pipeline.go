@@ -61,7 +61,7 @@ type call struct {
 	arrived  arrived           // with the answer
 	withheld []rewrite.Handled // what could not be opened of the tasks in the answer
 
-	span trace.Span // the server span that gRPC's stats handler began; polls have none
+	span trace.Span // the server span; polls have none yet
 	task trace.Span // the server span of a poll that brought a task
 }
 
@@ -92,14 +92,6 @@ func (s *Server) newMethod(full string) *method {
 // methods are those of the services that are rewritten, by their full names.
 type methods map[string]*method
 
-// untraced reports whether calls get no span from gRPC's stats handler.
-func (all methods) untraced(full string) bool {
-	if m, ok := all[full]; ok {
-		return m.rewrite.IsPoll()
-	}
-	return serviceOf(full) == healthService
-}
-
 // isLongPoll reports whether calls may wait for long.
 func (all methods) isLongPoll(full string) bool {
 	m, ok := all[full]
@@ -124,6 +116,15 @@ func (s *Server) handlers(desc *grpc.ServiceDesc, l *listener) *grpc.ServiceDesc
 
 // answer runs one call through the steps. A panic ends this call alone.
 func (s *Server) answer(ctx context.Context, l *listener, m *method) (answer any, err error) {
+	if !m.longPoll {
+		deepen(0)
+	}
+	if !m.rewrite.IsPoll() { // those that bring a task have traceTask
+		traced, begun := s.tracing.begin(ctx, m.full)
+		if ctx = traced; begun {
+			defer func() { s.tracing.end(traced, err) }()
+		}
+	}
 	if err := refusedBefore(ctx); err != nil {
 		connectionOf(ctx).answersStatus()
 		return nil, err
@@ -141,9 +142,6 @@ func (s *Server) answer(ctx context.Context, l *listener, m *method) (answer any
 		}
 		s.metrics.inFlight.Dec()
 	}()
-	if !m.longPoll {
-		deepen(0)
-	}
 	for _, step := range steps {
 		if err = step(c); err != nil {
 			break

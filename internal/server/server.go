@@ -18,7 +18,6 @@ import (
 	_ "google.golang.org/grpc/encoding/gzip" // SDKs compress their requests
 	"google.golang.org/grpc/experimental"
 	"google.golang.org/grpc/keepalive"
-	"google.golang.org/grpc/stats"
 
 	"github.com/temporal-seal/temporal-seal/internal/audit"
 	"github.com/temporal-seal/temporal-seal/internal/auth"
@@ -152,11 +151,11 @@ func New(o Options) (*Server, error) {
 			}
 		}
 	}
-	server, client := o.Tracing.handlers(s.methods.untraced, s.methods.isLongPoll)
-	s.upstreams = upstream.NewRouter(o.Upstreams, client)
+	o.Tracing.start()
+	s.upstreams = upstream.NewRouter(o.Upstreams, o.Tracing)
 	o.Metrics.hold(&o.Limits)
 	for _, l := range o.Listeners {
-		s.listeners = append(s.listeners, s.newListener(l, server))
+		s.listeners = append(s.listeners, s.newListener(l))
 	}
 	s.unopened = &unopened{counts: o.Metrics.unopened, log: o.Log}
 	var err error
@@ -194,21 +193,21 @@ const (
 func connectionAge(age time.Duration) time.Duration { return age + age/9 }
 
 // newListener prepares the gRPC servers of one listener.
-func (s *Server) newListener(config Listener, stats stats.Handler) *listener {
+func (s *Server) newListener(config Listener) *listener {
 	if config.HandshakeFailed == nil {
 		config.HandshakeFailed = func(string, handshake.Cause) {}
 	}
 	l := &listener{Listener: config, connections: &connections{Listener: config.Net, name: config.Name,
 		admission: s.admission, metrics: s.metrics, all: map[*connection]struct{}{}}}
 	l.intake = newIntake(l.connections)
-	l.server = s.newServer(l, stats, s.admission.limits.ConnectionAge)
-	l.late = s.newServer(l, stats, drainAge)
+	l.server = s.newServer(l, s.admission.limits.ConnectionAge)
+	l.late = s.newServer(l, drainAge)
 	return l
 }
 
 // newServer returns a gRPC server for a listener, whose connections get new calls up to an age. Its limits hold for
 // each connection.
-func (s *Server) newServer(l *listener, stats stats.Handler, age time.Duration) *grpc.Server {
+func (s *Server) newServer(l *listener, age time.Duration) *grpc.Server {
 	protection := insecure.NewCredentials()
 	if l.TLS != nil {
 		protection = credentials.NewTLS(l.TLS)
@@ -236,9 +235,6 @@ func (s *Server) newServer(l *listener, stats stats.Handler, age time.Duration) 
 		grpc.MaxHeaderListSize(maxHeaders),
 		grpc.InTapHandle(s.tap(l)),
 		grpc.UnknownServiceHandler(func(_ any, stream grpc.ServerStream) error { return s.other(l, stream) }),
-	}
-	if stats != nil {
-		options = append(options, grpc.StatsHandler(stats))
 	}
 	server := grpc.NewServer(options...)
 	for _, desc := range rewritten {

@@ -39,12 +39,16 @@ func (s *Server) other(l *listener, stream grpc.ServerStream) (err error) {
 	if !ok {
 		return status.Error(codes.Internal, from+"gRPC does not report the name of the called method")
 	}
+	traced, begun := stream.Context(), false
 	defer func() {
 		if p := recover(); p != nil {
 			err = s.panicked(full, p)
 		}
 		if err != nil {
-			connectionOf(stream.Context()).answersStatus()
+			connectionOf(traced).answersStatus()
+		}
+		if begun {
+			s.tracing.end(traced, err)
 		}
 	}()
 	if err := refusedBefore(stream.Context()); err != nil {
@@ -64,7 +68,9 @@ func (s *Server) other(l *listener, stream grpc.ServerStream) (err error) {
 			return stream.SendMsg(answer)
 		}
 	}
-	id, headers, err := s.identityOf(stream.Context(), l)
+	traced, begun = s.tracing.begin(traced, full)
+	stream = tracedStream{stream, traced}
+	id, headers, err := s.identityOf(traced, l)
 	switch {
 	case err != nil:
 	case isRewritten:
@@ -114,7 +120,9 @@ func (r *refusedCall) refuse(ctx context.Context, s *Server, err error) error {
 
 // pass forwards a call, streams included, as it is.
 func (s *Server) pass(l *listener, full string, headers metadata.MD, stream grpc.ServerStream) error {
-	return mwitkow.TransparentHandler(func(ctx context.Context, _ string) (context.Context, *grpc.ClientConn, error) {
+	var traced context.Context
+	begun := false
+	err := mwitkow.TransparentHandler(func(ctx context.Context, _ string) (context.Context, *grpc.ClientConn, error) {
 		route, err := s.upstreams.Route("")
 		if err != nil {
 			return nil, nil, (&refusedCall{method: full, listener: l}).refuse(ctx, s, err)
@@ -122,8 +130,13 @@ func (s *Server) pass(l *listener, full string, headers metadata.MD, stream grpc
 		if err := grpc.SetSendCompressor(ctx, "identity"); err != nil {
 			return nil, nil, status.Error(codes.Internal, from+err.Error())
 		}
-		return outgoing(ctx, headers, l.Credential, route.Config(), ""), route.Conn(ctx), nil
+		traced, begun = s.tracing.Begin(outgoing(ctx, headers, l.Credential, route.Config(), ""), full)
+		return traced, route.Conn(ctx), nil
 	})(nil, stream)
+	if begun {
+		s.tracing.End(traced, nil, err)
+	}
+	return err
 }
 
 // healthCall answers a health request that names no service, for the proxy itself and to everybody: were it

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"math/rand/v2"
+	"net"
 	"strings"
 	"time"
 
@@ -13,8 +14,10 @@ import (
 	"go.opentelemetry.io/otel/metric/noop"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/stats"
 	"google.golang.org/grpc/status"
 
@@ -30,7 +33,8 @@ type Tracing struct {
 	// span, and cost next to nothing. The provider has to take the ids of traces from [RootTraceID]. Nil: each call gets its span.
 	SamplesRoot func(trace.TraceID) bool
 
-	tracer trace.Tracer
+	tracer         trace.Tracer
+	server, client stats.Handler
 }
 
 type rootKey struct{}
@@ -64,12 +68,13 @@ func (t *Tracing) root(ctx context.Context) (context.Context, bool) {
 // scope names the spans that this package makes itself.
 const scope = "github.com/temporal-seal/temporal-seal/internal/server"
 
-// handlers makes the server and the client span of each call. Polls are left out: most of them end empty
-// after a minute and would fill the traces. traceTask makes the spans of those that bring a task. longPoll
-// reports which calls there are thousands of at once.
-func (t *Tracing) handlers(untraced, longPoll func(fullMethod string) bool) (server, client stats.Handler) {
+// start makes t ready; see [New]. A nil t stays nil.
+//
+// OpenTelemetry makes spans of the statistics that gRPC has about calls. gRPC collects them for all calls once a handler is
+// registered, which takes a tenth of a small call's CPU time. So t calls the handlers itself, and only for calls that get spans.
+func (t *Tracing) start() {
 	if t == nil {
-		return nil, nil
+		return
 	}
 	t.tracer = t.Provider.Tracer(scope)
 	options := []otelgrpc.Option{
@@ -77,55 +82,68 @@ func (t *Tracing) handlers(untraced, longPoll func(fullMethod string) bool) (ser
 		otelgrpc.WithPropagators(t.Propagator),
 		otelgrpc.WithMeterProvider(noop.NewMeterProvider()), // metrics.go counts calls
 	}
-	server = spanHandler{otelgrpc.NewServerHandler(options...), func(ctx context.Context, fullMethod string) (context.Context, bool) {
-		if !longPoll(fullMethod) {
-			deepen(0) // this is the first of the proxy's code that a call comes to
-		}
-		if untraced(fullMethod) {
-			return ctx, false
-		}
-		return t.root(ctx)
-	}}
-	// Below a call that is not sampled there is no client span, and the caller's own traceparent is
-	// forwarded. It saves a fifth of the CPU time of a small call.
-	client = spanHandler{otelgrpc.NewClientHandler(options...), func(ctx context.Context, _ string) (context.Context, bool) {
-		return ctx, trace.SpanFromContext(ctx).IsRecording()
-	}}
-	return server, client
+	t.server, t.client = otelgrpc.NewServerHandler(options...), otelgrpc.NewClientHandler(options...)
 }
 
-// spanHandler keeps the texts of upstream errors out of spans: they may quote a payload, as the message of a
-// failed query does. A call that is not sampled costs next to nothing.
-type spanHandler struct {
-	stats.Handler
-	begins func(ctx context.Context, fullMethod string) (context.Context, bool) // reports whether the call may get a span
+// begin begins the server span of a call, if its trace is sampled: then end has to be called with the returned context.
+func (t *Tracing) begin(ctx context.Context, fullMethod string) (_ context.Context, begun bool) {
+	if t == nil {
+		return ctx, false
+	}
+	ctx, sampled := t.root(ctx)
+	if !sampled {
+		return ctx, false
+	}
+	ctx = t.server.TagRPC(ctx, &stats.RPCTagInfo{FullMethodName: fullMethod})
+	if !trace.SpanFromContext(ctx).IsRecording() {
+		return ctx, false
+	}
+	if p, ok := peer.FromContext(ctx); ok {
+		t.server.HandleRPC(ctx, &stats.InHeader{LocalAddr: p.LocalAddr})
+	}
+	return context.WithValue(ctx, spokenKey{}, new(bool)), true
 }
+
+// end ends a server span. Texts of upstream errors stay out of spans: they may quote a payload, as the message of a failed query
+// does.
+func (t *Tracing) end(ctx context.Context, err error) {
+	if err != nil && spoke(ctx) {
+		err = answeredUpstream(err)
+	}
+	t.server.HandleRPC(ctx, &stats.End{Error: err})
+}
+
+func answeredUpstream(err error) error {
+	return status.Error(status.Code(err), "answered by the upstream")
+}
+
+// Begin begins the span of a call to an upstream, as [upstream.Spans] requires. Below a call that is not sampled there is none, and
+// the caller's own traceparent goes on.
+func (t *Tracing) Begin(ctx context.Context, fullMethod string) (_ context.Context, begun bool) {
+	if t == nil || !trace.SpanFromContext(ctx).IsRecording() {
+		return ctx, false
+	}
+	return t.client.TagRPC(ctx, &stats.RPCTagInfo{FullMethodName: fullMethod}), true
+}
+
+// End ends a span that Begin began. address is that of the upstream; nil: unknown.
+func (t *Tracing) End(ctx context.Context, address net.Addr, err error) {
+	t.client.HandleRPC(ctx, &stats.OutHeader{Client: true, RemoteAddr: address})
+	if err != nil {
+		err = answeredUpstream(err)
+	}
+	t.client.HandleRPC(ctx, &stats.End{Client: true, Error: err})
+}
+
+// tracedStream is a stream below a span.
+type tracedStream struct {
+	grpc.ServerStream
+	ctx context.Context
+}
+
+func (s tracedStream) Context() context.Context { return s.ctx }
 
 type spokenKey struct{}
-
-func (h spanHandler) TagRPC(ctx context.Context, info *stats.RPCTagInfo) context.Context {
-	ctx, begins := h.begins(ctx, info.FullMethodName)
-	if !begins {
-		return ctx
-	}
-	ctx = h.Handler.TagRPC(ctx, info)
-	if !trace.SpanFromContext(ctx).IsRecording() {
-		return ctx
-	}
-	return context.WithValue(ctx, spokenKey{}, new(bool))
-}
-
-func (h spanHandler) HandleRPC(ctx context.Context, s stats.RPCStats) {
-	if !trace.SpanFromContext(ctx).IsRecording() {
-		return
-	}
-	if end, ok := s.(*stats.End); ok && end.Error != nil && (end.Client || spoke(ctx)) {
-		quiet := *end
-		quiet.Error = status.Error(status.Code(end.Error), "answered by the upstream")
-		s = &quiet
-	}
-	h.Handler.HandleRPC(ctx, s)
-}
 
 // spoke reports whether the text of the call's error came from the upstream.
 func spoke(ctx context.Context) bool {

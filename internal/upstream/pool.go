@@ -3,6 +3,7 @@ package upstream
 import (
 	"context"
 	"fmt"
+	"net"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -15,7 +16,7 @@ import (
 	"google.golang.org/grpc/experimental"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/stats"
+	"google.golang.org/grpc/peer"
 
 	"github.com/temporal-seal/temporal-seal/internal/x/frame"
 )
@@ -50,6 +51,7 @@ type Pool struct {
 	config  *Config
 	address string
 	options []grpc.DialOption
+	spans   Spans
 	streams streamLimit
 	calls   atomic.Int32
 	held    atomic.Int32 // by calls that were routed here and have not ended
@@ -68,9 +70,27 @@ type connection struct {
 	calls atomic.Int32
 }
 
-func newPool(address string, c *Config, stats stats.Handler) (*Pool, error) {
-	p := &Pool{config: c, address: address}
-	p.options = p.dialOptions(stats)
+// Spans makes the spans of calls.
+type Spans interface {
+	// Begin begins the span of a call, if it is to have one: then End has to be called with the returned context, which the
+	// call is made with too.
+	Begin(ctx context.Context, fullMethod string) (_ context.Context, begun bool)
+	// End ends the span of a call that went to an address, if it went to any.
+	End(ctx context.Context, address net.Addr, err error)
+}
+
+// noSpans makes none.
+type noSpans struct{}
+
+func (noSpans) Begin(ctx context.Context, _ string) (context.Context, bool) { return ctx, false }
+func (noSpans) End(context.Context, net.Addr, error)                        {}
+
+func newPool(address string, c *Config, spans Spans) (*Pool, error) {
+	if spans == nil {
+		spans = noSpans{}
+	}
+	p := &Pool{config: c, address: address, spans: spans}
+	p.options = p.dialOptions()
 	first, err := p.dial()
 	if err != nil {
 		return nil, err
@@ -85,7 +105,7 @@ func (p *Pool) Release() { p.held.Add(-1) }
 // Config returns where the calls go and what they show there.
 func (p *Pool) Config() *Config { return p.config }
 
-func (p *Pool) dialOptions(stats stats.Handler) []grpc.DialOption {
+func (p *Pool) dialOptions() []grpc.DialOption {
 	creds := p.config.TLS
 	if creds == nil {
 		creds = insecure.NewCredentials()
@@ -119,9 +139,6 @@ func (p *Pool) dialOptions(stats stats.Handler) []grpc.DialOption {
 	}
 	if p.config.APIKey != nil {
 		options = append(options, grpc.WithPerRPCCredentials(p.config.APIKey))
-	}
-	if stats != nil {
-		options = append(options, grpc.WithStatsHandler(stats))
 	}
 	return options
 }
@@ -271,7 +288,14 @@ func (p *Pool) Conn(ctx context.Context) *grpc.ClientConn {
 func (p *Pool) Invoke(ctx context.Context, method string, in, out any, options ...grpc.CallOption) error {
 	conn := p.take(ctx)
 	defer conn.done()
-	return conn.cc.Invoke(ctx, method, in, out, options...)
+	traced, begun := p.spans.Begin(ctx, method)
+	if !begun {
+		return conn.cc.Invoke(ctx, method, in, out, options...)
+	}
+	var to peer.Peer
+	err := conn.cc.Invoke(traced, method, in, out, append(options, grpc.Peer(&to))...)
+	p.spans.End(traced, to.Addr, err)
+	return err
 }
 
 // NewStream begins a call that ends with ctx at the latest.
@@ -291,7 +315,14 @@ func (p *Pool) InvokeGated(
 	defer conn.done()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	stream, err := conn.cc.NewStream(ctx, &unaryStream, method)
+	ctx, begun := p.spans.Begin(ctx, method)
+	var options []grpc.CallOption
+	if begun {
+		var to peer.Peer
+		options = []grpc.CallOption{grpc.Peer(&to)}
+		defer func() { p.spans.End(ctx, to.Addr, err) }()
+	}
+	stream, err := conn.cc.NewStream(ctx, &unaryStream, method, options...)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -167,8 +167,8 @@ func TestPoolKeepsCallsWhenAFrontendEndsConnections(t *testing.T) {
 // resolved is a pool whose address a test resolves.
 func resolved(t *testing.T, addresses *manual.Resolver, options ...grpc.DialOption) *Pool {
 	t.Helper()
-	pool := &Pool{address: "test:///frontend", config: new(Config)}
-	pool.options = append(append(pool.dialOptions(nil), grpc.WithResolvers(addresses)), options...)
+	pool := &Pool{address: "test:///frontend", spans: noSpans{}, config: new(Config)}
+	pool.options = append(append(pool.dialOptions(), grpc.WithResolvers(addresses)), options...)
 	first, err := pool.dial()
 	if err != nil {
 		t.Fatal(err)

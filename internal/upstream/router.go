@@ -7,7 +7,6 @@ import (
 	"sync"
 
 	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/stats"
 
 	"github.com/temporal-seal/temporal-seal/internal/x/glob"
 )
@@ -82,7 +81,7 @@ func (errUnnamed) Is(target error) bool { return target == ErrNoUpstream }
 // Router finds the upstream of a call by its namespace, and has a pool of connections to each address.
 type Router struct {
 	configs []Config
-	stats   stats.Handler // of all connections; nil: none
+	spans   Spans // nil: none
 
 	mu     sync.Mutex
 	pools  map[target]*Pool
@@ -97,9 +96,9 @@ type target struct {
 }
 
 // NewRouter makes a router for the upstreams, of which the first that serves a namespace gets its calls. It
-// opens no connection: calls do. stats may be nil.
-func NewRouter(configs []Config, stats stats.Handler) *Router {
-	return &Router{configs: configs, stats: stats, pools: map[target]*Pool{}}
+// opens no connection: calls do. spans may be nil.
+func NewRouter(configs []Config, spans Spans) *Router {
+	return &Router{configs: configs, spans: spans, pools: map[target]*Pool{}}
 }
 
 // ByNamespace reports whether the namespace of a call decides where it goes.
@@ -182,7 +181,7 @@ func (r *Router) pool(config int, address string) (*Pool, error) {
 	case len(r.pools) >= maxTargets && !r.evict():
 		return nil, ErrTooMany
 	}
-	pool, err := newPool(address, &r.configs[config], r.stats)
+	pool, err := newPool(address, &r.configs[config], r.spans)
 	if err == nil {
 		pool.used = r.routed
 		pool.held.Add(1)
