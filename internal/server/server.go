@@ -179,6 +179,9 @@ const (
 	// proxy of their own; without a limit one connection could have calls without end that it never reads the
 	// answers of.
 	streamsPerCaller = 10_000
+	// streamWorkers is how many goroutines take one call after the other, so that their stacks are large enough already. A call that
+	// finds none free, as polls hold them, gets a goroutine of its own. With more, each is idle for longer and its stack shrinks.
+	streamWorkers = 64
 	// maxHeaders bounds the headers of a call, in bytes as HTTP/2 counts them: 32 more than its name and
 	// value for each.
 	maxHeaders = 64 << 10
@@ -218,6 +221,7 @@ func (s *Server) newServer(l *listener, age time.Duration) *grpc.Server {
 		experimental.BufferPool(frame.Clear),
 		grpc.WriteBufferSize(upstream.WriteBuffer),
 		grpc.SharedWriteBuffer(true),
+		grpc.NumStreamWorkers(streamWorkers),
 		grpc.MaxRecvMsgSize(int(s.admission.limits.RequestBytes)),
 		grpc.MaxConcurrentStreams(streamsPerCaller),
 		// No more of a request arrives before the limit of bytes allows it.
