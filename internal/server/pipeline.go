@@ -119,7 +119,7 @@ func (s *Server) answer(ctx context.Context, l *listener, m *method) (answer any
 	if !m.longPoll {
 		deepen(0)
 	}
-	if !m.rewrite.IsPoll() { // those that bring a task have traceTask
+	if s.tracing != nil && !m.rewrite.IsPoll() { // polls that bring a task have traceTask
 		traced, begun := s.tracing.begin(ctx, m.full)
 		if ctx = traced; begun {
 			defer func() { s.tracing.end(traced, err) }()

@@ -151,8 +151,7 @@ func New(o Options) (*Server, error) {
 			}
 		}
 	}
-	o.Tracing.start()
-	s.upstreams = upstream.NewRouter(o.Upstreams, o.Tracing)
+	s.upstreams = upstream.NewRouter(o.Upstreams, o.Tracing.start())
 	o.Metrics.hold(&o.Limits)
 	for _, l := range o.Listeners {
 		s.listeners = append(s.listeners, s.newListener(l))

@@ -68,8 +68,10 @@ func (s *Server) other(l *listener, stream grpc.ServerStream) (err error) {
 			return stream.SendMsg(answer)
 		}
 	}
-	traced, begun = s.tracing.begin(traced, full)
-	stream = tracedStream{stream, traced}
+	if s.tracing != nil {
+		traced, begun = s.tracing.begin(traced, full)
+		stream = tracedStream{stream, traced}
+	}
 	id, headers, err := s.identityOf(traced, l)
 	switch {
 	case err != nil:
@@ -120,8 +122,7 @@ func (r *refusedCall) refuse(ctx context.Context, s *Server, err error) error {
 
 // pass forwards a call, streams included, as it is.
 func (s *Server) pass(l *listener, full string, headers metadata.MD, stream grpc.ServerStream) error {
-	var traced context.Context
-	begun := false
+	var traced context.Context // of a call to the upstream that has a span
 	err := mwitkow.TransparentHandler(func(ctx context.Context, _ string) (context.Context, *grpc.ClientConn, error) {
 		route, err := s.upstreams.Route("")
 		if err != nil {
@@ -130,10 +131,15 @@ func (s *Server) pass(l *listener, full string, headers metadata.MD, stream grpc
 		if err := grpc.SetSendCompressor(ctx, "identity"); err != nil {
 			return nil, nil, status.Error(codes.Internal, from+err.Error())
 		}
-		traced, begun = s.tracing.Begin(outgoing(ctx, headers, l.Credential, route.Config(), ""), full)
-		return traced, route.Conn(ctx), nil
+		out := outgoing(ctx, headers, l.Credential, route.Config(), "")
+		if s.tracing != nil {
+			if ctx, begun := s.tracing.Begin(out, full); begun {
+				out, traced = ctx, ctx
+			}
+		}
+		return out, route.Conn(ctx), nil
 	})(nil, stream)
-	if begun {
+	if traced != nil {
 		s.tracing.End(traced, nil, err)
 	}
 	return err

@@ -23,6 +23,7 @@ import (
 
 	"github.com/temporal-seal/temporal-seal/internal/policy"
 	"github.com/temporal-seal/temporal-seal/internal/rewrite"
+	"github.com/temporal-seal/temporal-seal/internal/upstream"
 )
 
 // Tracing is where spans go. A nil *Tracing makes none, at no cost.
@@ -68,13 +69,13 @@ func (t *Tracing) root(ctx context.Context) (context.Context, bool) {
 // scope names the spans that this package makes itself.
 const scope = "github.com/temporal-seal/temporal-seal/internal/server"
 
-// start makes t ready; see [New]. A nil t stays nil.
+// start makes t ready, and returns it as what makes the spans of calls to upstreams; see [New].
 //
 // OpenTelemetry makes spans of the statistics that gRPC has about calls. gRPC collects them for all calls once a handler is
 // registered, which takes a tenth of a small call's CPU time. So t calls the handlers itself, and only for calls that get spans.
-func (t *Tracing) start() {
+func (t *Tracing) start() upstream.Spans {
 	if t == nil {
-		return
+		return nil
 	}
 	t.tracer = t.Provider.Tracer(scope)
 	options := []otelgrpc.Option{
@@ -83,13 +84,11 @@ func (t *Tracing) start() {
 		otelgrpc.WithMeterProvider(noop.NewMeterProvider()), // metrics.go counts calls
 	}
 	t.server, t.client = otelgrpc.NewServerHandler(options...), otelgrpc.NewClientHandler(options...)
+	return t
 }
 
 // begin begins the server span of a call, if its trace is sampled: then end has to be called with the returned context.
 func (t *Tracing) begin(ctx context.Context, fullMethod string) (_ context.Context, begun bool) {
-	if t == nil {
-		return ctx, false
-	}
 	ctx, sampled := t.root(ctx)
 	if !sampled {
 		return ctx, false
@@ -120,7 +119,7 @@ func answeredUpstream(err error) error {
 // Begin begins the span of a call to an upstream, as [upstream.Spans] requires. Below a call that is not sampled there is none, and
 // the caller's own traceparent goes on.
 func (t *Tracing) Begin(ctx context.Context, fullMethod string) (_ context.Context, begun bool) {
-	if t == nil || !trace.SpanFromContext(ctx).IsRecording() {
+	if !trace.SpanFromContext(ctx).IsRecording() {
 		return ctx, false
 	}
 	return t.client.TagRPC(ctx, &stats.RPCTagInfo{FullMethodName: fullMethod}), true
