@@ -12,7 +12,7 @@ const (
 	// throws away much: at Go's default, twice what is kept, it would collect dozens of times a second
 	// for the sake of a few megabytes. That is a tenth of a small call's CPU time. Where much is kept,
 	// as for thousands of polls that wait upstream, the default holds.
-	heapFloor = 64 << 20
+	heapFloor = 48 << 20
 	// floorShare is the most of the memory there is that the floor may take.
 	floorShare = 4
 	// defaultPercent is Go's own setting of GOGC.

@@ -364,7 +364,10 @@ func (t *tail) prepend(b []byte) {
 	if len(b) > t.at {
 		t.grow(len(b))
 	}
-	t.at -= len(b)
+	if t.at -= len(b); len(b) == 1 { // a tag between two lengths
+		t.buf[t.at] = b[0]
+		return
+	}
 	copy(t.buf[t.at:], b)
 }
 
@@ -375,11 +378,14 @@ func (t *tail) prependVarint(v uint32) {
 		t.grow(n)
 	}
 	t.at -= n
-	if v < 0x80 {
-		t.buf[t.at] = byte(v)
-		return
+	switch to := t.buf[t.at:]; n {
+	case 1:
+		to[0] = byte(v)
+	case 2:
+		to[0], to[1] = byte(v)|0x80, byte(v>>7)
+	default:
+		binary.PutUvarint(to, uint64(v))
 	}
-	binary.PutUvarint(t.buf[t.at:], uint64(v))
 }
 
 // varintSize returns the number of bytes of a varint.

@@ -178,7 +178,11 @@ func (o *opener) findSealed() error {
 // fail the response: without its names, no rule could tell whether a payload may be opened.
 func (o *opener) resolve(ctx context.Context) error {
 	byReference := func(it *openItem) bool { return it.foreign == nil && it.sealed.Header.Reference() }
-	if !slices.ContainsFunc(o.items, func(it openItem) bool { return byReference(&it) }) {
+	first := 0
+	for first < len(o.items) && !byReference(&o.items[first]) {
+		first++
+	}
+	if first == len(o.items) {
 		return nil
 	}
 	keys := o.call.state.Keys
@@ -189,7 +193,7 @@ func (o *opener) resolve(ctx context.Context) error {
 			}
 		}
 	}, &o.run)
-	found := o.items[:0]
+	found := 0
 	for i := range o.items {
 		it := &o.items[i]
 		if byReference(it) {
@@ -201,10 +205,13 @@ func (o *opener) resolve(ctx context.Context) error {
 				continue
 			}
 		}
-		found = append(found, *it)
+		if found < i {
+			o.items[found] = *it
+		}
+		found++
 	}
-	clear(o.items[len(found):])
-	o.items = found
+	clear(o.items[found:])
+	o.items = o.items[:found]
 	return nil
 }
 
@@ -221,11 +228,11 @@ func (o *opener) addSealed(s *slot, failure int, value []byte) error {
 	if err := o.call.meter.take(openCost); err != nil {
 		return err
 	}
-	o.items = append(o.items, openItem{slot: s, failure: int32(failure), size: len(value)})
+	o.items = append(o.items, openItem{}) // filled in place, since copying it would take longer than finding it
 	it := &o.items[len(o.items)-1]
-	var marked bool
-	var err error
-	if it.sealed, marked, err = o.headers.ParsePayload(value); err == nil && !marked && o.foreign != nil {
+	it.slot, it.failure, it.size = s, int32(failure), len(value)
+	marked, err := o.headers.ParsePayload(&it.sealed, value)
+	if err == nil && !marked && o.foreign != nil {
 		if it.foreign, err = o.foreign.Parse(value, &o.foreignRun); it.foreign != nil {
 			marked = true
 			it.sealed.Header = &envelope.Header{Key: it.foreign.Key, Namespace: o.call.namespace}

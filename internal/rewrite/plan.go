@@ -57,13 +57,13 @@ type field struct {
 	packable bool           // a repeated scalar may also come packed
 	once     uint8          // 1 + bit in the set of singular fields and oneofs seen; 0: may repeat
 	fact     policy.FactSet
-	kind     string
-	path     string
 	na       policy.FactSet // facts that do not apply to a payload at this place
+	summary  bool           // a summary that the server accepts only if it is short
+	system   bool           // an input that the server reads itself, if its endpoint is the system endpoint
 	child    *node
 	known    *known // the fields of a message in a request that leads to no payload; nil in others
-	summary  bool   // a summary that the server accepts only if it is short
-	system   bool   // an input that the server reads itself, if its endpoint is the system endpoint
+	kind     string
+	path     string
 }
 
 // node is the plan for one message type at one path of a request or response.

@@ -161,36 +161,39 @@ func (c *Reader) Reset() {
 	*c = Reader{headers: c.headers[:0]}
 }
 
-// ParsePayload is the function of this name.
-func (c *Reader) ParsePayload(payload []byte) (s Sealed, marked bool, err error) {
+// ParsePayload is the function of this name. It fills in s, which is empty: a copy for each payload would take as long as the rest.
+func (c *Reader) ParsePayload(s *Sealed, payload []byte) (marked bool, err error) {
 	env, ok := plainEnvelope(payload)
 	if !ok || len(env) < referenceSize {
-		return ParsePayload(payload)
+		*s, marked, err = ParsePayload(payload)
+		return marked, err
 	}
+	s.Form, s.envelope = FormPayload, env
 	start := binary.LittleEndian.Uint64(env[idOffset:])
 	for i := range c.recent {
 		at := uint(c.last+i) % uint(len(c.recent))
 		r := &c.recent[at]
 		if n := len(r.bytes); r.start == start && r.header != nil && len(env) >= n+nonceSize+tagSize && string(env[:n]) == string(r.bytes) {
 			c.last = int(at)
-			return Sealed{Form: FormPayload, Header: r.header, envelope: env}, true, nil
+			s.Header = r.header
+			return true, nil
 		}
 	}
 	if len(c.headers) == cap(c.headers) {
 		c.headers = make([]Header, 0, max(4, min(2*cap(c.headers), 1<<10))) // those before it stay where they are
 	}
 	c.headers = c.headers[:len(c.headers)+1] // the places after its end are empty; see Reset
-	s = Sealed{Form: FormPayload, Header: &c.headers[len(c.headers)-1], envelope: env}
+	s.Header = &c.headers[len(c.headers)-1]
 	if !s.Header.readReference(env) {
 		if err := s.parseHeader(); err != nil {
-			return s, true, err
+			return true, err
 		}
 	}
 	c.last = c.next % len(c.recent)
 	r := &c.recent[c.last]
 	r.start, r.header, r.bytes = start, s.Header, env[:s.Header.Size()]
 	c.next++
-	return s, true, nil
+	return true, nil
 }
 
 // parseExact reads a Payload that has the marker and is not written as AppendPayload writes it.

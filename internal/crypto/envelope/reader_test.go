@@ -41,7 +41,7 @@ func TestReaderReadsAsOneByOne(t *testing.T) {
 		for i, c := range all {
 			var marked bool
 			var err error
-			read[i], marked, err = reader.ParsePayload(c)
+			marked, err = reader.ParsePayload(&read[i], c)
 			want, wantMarked, wantErr := ParsePayload(c)
 			if marked != wantMarked || fmt.Sprint(err) != fmt.Sprint(wantErr) {
 				t.Fatalf("round %d: %x: marked %v, error %v; alone %v, %v", round, c, marked, err, wantMarked, wantErr)
@@ -77,7 +77,8 @@ func TestReaderIsAsStrict(t *testing.T) {
 				env[0], env[flagsOffset] = version, byte(flags)
 				payload := protowire.AppendBytes([]byte(wholePrefix), env)
 				var reader Reader
-				got, gotMarked, gotErr := reader.ParsePayload(payload)
+				var got Sealed
+				gotMarked, gotErr := reader.ParsePayload(&got, payload)
 				want, wantMarked, wantErr := ParsePayload(payload)
 				if gotMarked != wantMarked || fmt.Sprint(gotErr) != fmt.Sprint(wantErr) || wantErr == nil && !reflect.DeepEqual(got, want) {
 					t.Errorf("version %d, flags %#02x, %d bytes: %v %v, want %v %v", version, flags, size, got.Header, gotErr, want.Header, wantErr)

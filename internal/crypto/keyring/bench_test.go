@@ -125,7 +125,8 @@ func BenchmarkManyKeys(b *testing.B) {
 			var run Run
 			reader.Reset()
 			for _, c := range carriers {
-				sealed, _, err := reader.ParsePayload(c)
+				var sealed envelope.Sealed
+				_, err := reader.ParsePayload(&sealed, c)
 				if err == nil {
 					_, _, err = k.Open(context.Background(), dst, &sealed, "ns", &run)
 				}
@@ -209,7 +210,8 @@ func BenchmarkReferences(b *testing.B) {
 		var run Run
 		reader.Reset()
 		for i, carrier := range message {
-			sealed[i], _, _ = reader.ParsePayload(carrier)
+			sealed[i] = envelope.Sealed{}
+			_, _ = reader.ParsePayload(&sealed[i], carrier)
 		}
 		k.Resolve(b.Context(), all, &run)
 		for i := range sealed {

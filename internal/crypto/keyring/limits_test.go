@@ -300,7 +300,7 @@ func openAll(ctx context.Context, k *Keyring, carriers [][]byte, run *Run) (open
 	var reader envelope.Reader
 	sealed := make([]envelope.Sealed, len(carriers))
 	for i, c := range carriers {
-		sealed[i], _, _ = reader.ParsePayload(c)
+		_, _ = reader.ParsePayload(&sealed[i], c)
 	}
 	run.Ahead(func(yield func(*envelope.Sealed) bool) {
 		for i := range sealed {

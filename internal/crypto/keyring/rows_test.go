@@ -193,7 +193,7 @@ func openResolved(ctx context.Context, k *Keyring, carriers [][]byte) (opened in
 	var run Run
 	sealed := make([]envelope.Sealed, len(carriers))
 	for i, c := range carriers {
-		sealed[i], _, _ = reader.ParsePayload(c)
+		_, _ = reader.ParsePayload(&sealed[i], c)
 	}
 	all := func(yield func(*envelope.Sealed) bool) {
 		for i := range sealed {

@@ -11,7 +11,8 @@ import (
 func TestNotedOpenerIsNotTrustedAfterReload(t *testing.T) {
 	k, _ := ring(t)
 	var reader envelope.Reader
-	first, _, err := reader.ParsePayload(seal(t, k, payloadOf("json/plain", "one")))
+	var first envelope.Sealed
+	_, err := reader.ParsePayload(&first, seal(t, k, payloadOf("json/plain", "one")))
 	if err != nil {
 		t.Fatal(err)
 	}

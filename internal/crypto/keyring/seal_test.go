@@ -177,7 +177,8 @@ func TestWarmPathsAllocateNothing(t *testing.T) {
 		var reader envelope.Reader
 		check("Open", func() {
 			reader.Reset()
-			sealed, _, _ := reader.ParsePayload(carrier)
+			var sealed envelope.Sealed
+			_, _ = reader.ParsePayload(&sealed, carrier)
 			if _, hit, err := k.Open(context.Background(), dst, &sealed, "ns", new(Run)); err != nil || !hit {
 				t.Errorf("hit %v, error %v", hit, err)
 			}

@@ -79,6 +79,9 @@ func (r *Reader) Length() int { return r.length }
 // Err returns why Next returned false before the end of the message.
 func (r *Reader) Err() error { return r.err }
 
+// Jump has Next go on at an offset behind the field, where another one begins or the message ends.
+func (r *Reader) Jump(to int) { r.to = to }
+
 // Next reads a field. It returns false at the end of the message and at a malformed field. This is the hottest
 // loop of the product: a field with a number below 16 and a length below 128, which is most of them, takes the
 // shortest way.
