@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -17,6 +18,7 @@ import (
 	commonpb "go.temporal.io/api/common/v1"
 	"go.temporal.io/api/workflowservice/v1"
 	"google.golang.org/grpc/codes"
+	reflectionpb "google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/grpc/status"
 )
 
@@ -109,6 +111,36 @@ func TestSpansOfACall(t *testing.T) {
 	}
 	if attributesOf(server)["policy.revision"].AsString() == "" {
 		t.Error("no policy.revision")
+	}
+	for _, s := range []tracetest.SpanStub{server, client} {
+		if attributesOf(s)["server.address"].AsString() == "" || attributesOf(s)["server.port"].AsInt64() == 0 {
+			t.Errorf("the %s span does not say at which address it was served", s.SpanKind)
+		}
+	}
+}
+
+// TestSpansOfAPassedCall: calls to services that are not rewritten have spans too.
+func TestSpansOfAPassedCall(t *testing.T) {
+	f := &frontend{}
+	startFrontend(t, f)
+	p, exporter := startTraced(t, f)
+	stream, err := reflectionpb.NewServerReflectionClient(p.dial(t)).ServerReflectionInfo(testContext(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	list := &reflectionpb.ServerReflectionRequest{MessageRequest: &reflectionpb.ServerReflectionRequest_ListServices{}}
+	if err := stream.Send(list); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stream.Recv(); err != nil {
+		t.Fatal(err)
+	}
+	_ = stream.CloseSend()
+	if _, err := stream.Recv(); err != io.EOF {
+		t.Error(err)
+	}
+	if got, want := tree(spansOf(t, exporter)), "server ServerReflectionInfo\n  client ServerReflectionInfo"; got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
 }
 
