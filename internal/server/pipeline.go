@@ -119,15 +119,15 @@ func (s *Server) answer(ctx context.Context, l *listener, m *method) (answer any
 	if !m.longPoll {
 		deepen(0)
 	}
+	if err := refusedBefore(ctx); err != nil { // without a span: callers without a token could fill the queue of spans
+		connectionOf(ctx).answersStatus()
+		return nil, err
+	}
 	if s.tracing != nil && !m.rewrite.IsPoll() { // polls that bring a task have traceTask
 		traced, begun := s.tracing.begin(ctx, m.full)
 		if ctx = traced; begun {
 			defer func() { s.tracing.end(traced, err) }()
 		}
-	}
-	if err := refusedBefore(ctx); err != nil {
-		connectionOf(ctx).answersStatus()
-		return nil, err
 	}
 	s.metrics.inFlight.Inc()
 	c := &call{server: s, listener: l, method: m, start: time.Now(), ctx: ctx, span: trace.SpanFromContext(ctx)}
@@ -182,7 +182,7 @@ func (c *call) rewritten(d policy.Direction, stats *rewrite.Stats, start time.Ti
 	}
 }
 
-// end counts the call and closes the span that is the proxy's to close.
+// end counts the call and closes the span of a task.
 func (c *call) end(code codes.Code) {
 	span := c.span
 	if c.task != nil {

@@ -179,7 +179,8 @@ const (
 	// answers of.
 	streamsPerCaller = 10_000
 	// streamWorkers is how many goroutines take one call after the other, so that their stacks are large enough already. A call that
-	// finds none free, as polls hold them, gets a goroutine of its own. With more, each is idle for longer and its stack shrinks.
+	// finds none free gets a goroutine of its own: most do where so many polls are held. With more workers each is idle for longer,
+	// and its stack shrinks.
 	streamWorkers = 64
 	// maxHeaders bounds the headers of a call, in bytes as HTTP/2 counts them: 32 more than its name and
 	// value for each.

@@ -140,6 +140,7 @@ func (s *Server) pass(l *listener, full string, headers metadata.MD, stream grpc
 		return out, route.Conn(ctx), nil
 	})(nil, stream)
 	if traced != nil {
+		upstreamSpoke(stream.Context())
 		s.tracing.End(traced, nil, err)
 	}
 	return err

@@ -125,10 +125,12 @@ func (t *Tracing) Begin(ctx context.Context, fullMethod string) (_ context.Conte
 	return t.client.TagRPC(ctx, &stats.RPCTagInfo{FullMethodName: fullMethod}), true
 }
 
-// End ends a span that Begin began. address is that of the upstream; nil: unknown.
+// End ends a span that Begin began. address is that of the upstream; nil: unknown. A call that the proxy gave up counts as canceled.
 func (t *Tracing) End(ctx context.Context, address net.Addr, err error) {
 	t.client.HandleRPC(ctx, &stats.OutHeader{Client: true, RemoteAddr: address})
-	if err != nil {
+	if _, answered := status.FromError(err); !answered {
+		err = status.Error(codes.Canceled, "given up by the proxy")
+	} else if err != nil {
 		err = answeredUpstream(err)
 	}
 	t.client.HandleRPC(ctx, &stats.End{Client: true, Error: err})

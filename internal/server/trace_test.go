@@ -17,17 +17,21 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	commonpb "go.temporal.io/api/common/v1"
 	"go.temporal.io/api/workflowservice/v1"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	reflectionpb "google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/grpc/status"
+
+	"github.com/temporal-seal/temporal-seal/internal/x/frame"
 )
 
 // startTraced serves a proxy whose spans stay in memory.
-func startTraced(t *testing.T, f *frontend) (*proxied, *tracetest.InMemoryExporter) {
+func startTraced(t *testing.T, f *frontend, services ...string) (*proxied, *tracetest.InMemoryExporter) {
 	t.Helper()
 	exporter := tracetest.NewInMemoryExporter()
 	provider := sdktrace.NewTracerProvider(sdktrace.WithSyncer(exporter))
 	p := startProxy(t, f, func(o *Options) {
+		o.Services = services
 		o.Tracing = &Tracing{Provider: provider, Propagator: propagation.TraceContext{}}
 	})
 	return p, exporter
@@ -199,6 +203,36 @@ func TestSpansHoldNoUpstreamText(t *testing.T) {
 		if s.SpanKind != trace.SpanKindInternal && s.Status.Code.String() != "Error" {
 			t.Errorf("%s span has status %v", s.SpanKind, s.Status)
 		}
+	}
+}
+
+// The upstream's errors to calls that are passed on as they are stay out of spans as well.
+func TestSpansOfPassedCallsHoldNoUpstreamText(t *testing.T) {
+	f := &frontend{}
+	startFrontend(t, f)
+	p, exporter := startTraced(t, f, "acme.Extra")
+	cc := p.dial(t, grpc.WithDefaultCallOptions(grpc.ForceCodecV2(frame.Codec{})))
+	if err := cc.Invoke(testContext(t), "/acme.Extra/Method", new(frame.Frame), new(frame.Frame)); status.Code(err) != codes.Unimplemented {
+		t.Fatal(err)
+	}
+	for _, s := range spansOf(t, exporter) {
+		if s.Status.Code.String() != "Error" || s.Status.Description != "answered by the upstream" {
+			t.Errorf("the %s span has the status %v", s.SpanKind, s.Status)
+		}
+	}
+}
+
+// TestCallsThatAreGivenUpCountAsCanceled: what the proxy gives up is no answer of the upstream.
+func TestCallsThatAreGivenUpCountAsCanceled(t *testing.T) {
+	exporter := tracetest.NewInMemoryExporter()
+	tracing := &Tracing{Provider: sdktrace.NewTracerProvider(sdktrace.WithSyncer(exporter)), Propagator: propagation.TraceContext{}}
+	spans := tracing.start()
+	server, _ := tracing.begin(t.Context(), "/s/m")
+	ctx, _ := spans.Begin(server, "/s/m")
+	spans.End(ctx, nil, &refusal{text: "a canary"})
+	s := find(exporter.GetSpans(), trace.SpanKindClient)
+	if got := attributesOf(s)["rpc.response.status_code"].AsString(); got != "CANCELLED" || strings.Contains(s.Status.Description, "canary") {
+		t.Errorf("got %s, %v", got, s.Status)
 	}
 }
 

@@ -285,7 +285,7 @@ func (p *Pool) Conn(ctx context.Context) *grpc.ClientConn {
 }
 
 // Invoke makes a unary call. With Invoke and NewStream, a pool is the connection of a generated client.
-func (p *Pool) Invoke(ctx context.Context, method string, in, out any, options ...grpc.CallOption) error {
+func (p *Pool) Invoke(ctx context.Context, method string, in, out any, options ...grpc.CallOption) (err error) {
 	conn := p.take(ctx)
 	defer conn.done()
 	traced, begun := p.spans.Begin(ctx, method)
@@ -293,9 +293,8 @@ func (p *Pool) Invoke(ctx context.Context, method string, in, out any, options .
 		return conn.cc.Invoke(ctx, method, in, out, options...)
 	}
 	var to peer.Peer
-	err := conn.cc.Invoke(traced, method, in, out, append(options, grpc.Peer(&to))...)
-	p.spans.End(traced, to.Addr, err)
-	return err
+	defer func() { p.spans.End(traced, to.Addr, err) }()
+	return conn.cc.Invoke(traced, method, in, out, append(options, grpc.Peer(&to))...)
 }
 
 // NewStream begins a call that ends with ctx at the latest.
@@ -306,8 +305,8 @@ func (p *Pool) NewStream(
 }
 
 // InvokeGated is Invoke for an answer that may be large: admit is called when the answer begins to arrive,
-// and may make it wait. The variables of grpc.Header and grpc.Trailer may still be written after a call was
-// given up, so this reads header and trailer from the stream.
+// and may make it wait. The variables of grpc.Header and others may still be written after a call was
+// given up, so this reads header, trailer and address from the stream.
 func (p *Pool) InvokeGated(
 	ctx context.Context, method string, in, out any, admit func() error,
 ) (header, trailer metadata.MD, err error) {
@@ -315,17 +314,18 @@ func (p *Pool) InvokeGated(
 	defer conn.done()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	ctx, begun := p.spans.Begin(ctx, method)
-	var options []grpc.CallOption
+	traced, begun := p.spans.Begin(ctx, method)
+	stream, err := conn.cc.NewStream(traced, &unaryStream, method)
+	if err == nil {
+		header, trailer, err = exchange(stream, in, out, admit)
+	}
 	if begun {
-		var to peer.Peer
-		options = []grpc.CallOption{grpc.Peer(&to)}
-		defer func() { p.spans.End(ctx, to.Addr, err) }()
+		p.spans.End(traced, addressOf(stream), err)
 	}
-	stream, err := conn.cc.NewStream(ctx, &unaryStream, method, options...)
-	if err != nil {
-		return nil, nil, err
-	}
+	return header, trailer, err
+}
+
+func exchange(stream grpc.ClientStream, in, out any, admit func() error) (header, trailer metadata.MD, err error) {
 	if err := stream.SendMsg(in); err != nil {
 		return nil, nil, err
 	}
@@ -336,6 +336,17 @@ func (p *Pool) InvokeGated(
 	}
 	err = stream.RecvMsg(out)
 	return header, stream.Trailer(), err
+}
+
+// addressOf returns where a stream has led; nil: it is none, or has not been on its way.
+func addressOf(stream grpc.ClientStream) net.Addr {
+	if stream == nil {
+		return nil
+	}
+	if to, ok := peer.FromContext(stream.Context()); ok {
+		return to.Addr
+	}
+	return nil
 }
 
 var unaryStream grpc.StreamDesc
