@@ -116,12 +116,12 @@ func (s *Server) handlers(desc *grpc.ServiceDesc, l *listener) *grpc.ServiceDesc
 
 // answer runs one call through the steps. A panic ends this call alone.
 func (s *Server) answer(ctx context.Context, l *listener, m *method) (answer any, err error) {
-	if !m.longPoll {
-		deepen(0)
-	}
 	if err := refusedBefore(ctx); err != nil { // without a span: callers without a token could fill the queue of spans
 		connectionOf(ctx).answersStatus()
 		return nil, err
+	}
+	if !m.longPoll {
+		deepen(0)
 	}
 	if s.tracing != nil && !m.rewrite.IsPoll() { // polls that bring a task have traceTask
 		traced, begun := s.tracing.begin(ctx, m.full)

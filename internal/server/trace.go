@@ -107,17 +107,18 @@ func (t *Tracing) begin(ctx context.Context, fullMethod string) (_ context.Conte
 // does.
 func (t *Tracing) end(ctx context.Context, err error) {
 	if err != nil && spoke(ctx) {
-		err = answeredUpstream(err)
+		err = withoutText(err)
 	}
 	t.server.HandleRPC(ctx, &stats.End{Error: err})
 }
 
-func answeredUpstream(err error) error {
-	return status.Error(status.Code(err), "answered by the upstream")
+// withoutText returns an error of a call to an upstream with its code alone.
+func withoutText(err error) error {
+	return status.Error(status.Code(err), "failed at the upstream or on the way there")
 }
 
-// Begin begins the span of a call to an upstream, as [upstream.Spans] requires. Below a call that is not sampled there is none, and
-// the caller's own traceparent goes on.
+// Begin begins the span of a call to an upstream, as [upstream.Spans] requires. Below a call that is not sampled there
+// is none, and the caller's own traceparent goes on.
 func (t *Tracing) Begin(ctx context.Context, fullMethod string) (_ context.Context, begun bool) {
 	if !trace.SpanFromContext(ctx).IsRecording() {
 		return ctx, false
@@ -125,13 +126,14 @@ func (t *Tracing) Begin(ctx context.Context, fullMethod string) (_ context.Conte
 	return t.client.TagRPC(ctx, &stats.RPCTagInfo{FullMethodName: fullMethod}), true
 }
 
-// End ends a span that Begin began. address is that of the upstream; nil: unknown. A call that the proxy gave up counts as canceled.
+// End ends a span that Begin began. address is that of the upstream; nil: unknown. A call that the proxy gave up counts
+// as canceled.
 func (t *Tracing) End(ctx context.Context, address net.Addr, err error) {
 	t.client.HandleRPC(ctx, &stats.OutHeader{Client: true, RemoteAddr: address})
 	if _, answered := status.FromError(err); !answered {
 		err = status.Error(codes.Canceled, "given up by the proxy")
 	} else if err != nil {
-		err = answeredUpstream(err)
+		err = withoutText(err)
 	}
 	t.client.HandleRPC(ctx, &stats.End{Client: true, Error: err})
 }

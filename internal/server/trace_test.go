@@ -216,7 +216,7 @@ func TestSpansOfPassedCallsHoldNoUpstreamText(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, s := range spansOf(t, exporter) {
-		if s.Status.Code.String() != "Error" || s.Status.Description != "answered by the upstream" {
+		if s.Status.Code.String() != "Error" || s.Status.Description != "failed at the upstream or on the way there" {
 			t.Errorf("the %s span has the status %v", s.SpanKind, s.Status)
 		}
 	}

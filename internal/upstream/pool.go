@@ -325,6 +325,7 @@ func (p *Pool) InvokeGated(
 	return header, trailer, err
 }
 
+// exchange sends the request of a unary call and receives its answer.
 func exchange(stream grpc.ClientStream, in, out any, admit func() error) (header, trailer metadata.MD, err error) {
 	if err := stream.SendMsg(in); err != nil {
 		return nil, nil, err

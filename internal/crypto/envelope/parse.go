@@ -161,7 +161,8 @@ func (c *Reader) Reset() {
 	*c = Reader{headers: c.headers[:0]}
 }
 
-// ParsePayload is the function of this name. It fills in s, which is empty: a copy for each payload would take as long as the rest.
+// ParsePayload is the function of this name. It fills in s, which is empty: a copy for each payload would take as long
+// as the rest.
 func (c *Reader) ParsePayload(s *Sealed, payload []byte) (marked bool, err error) {
 	env, ok := plainEnvelope(payload)
 	if !ok || len(env) < referenceSize {
