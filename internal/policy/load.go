@@ -215,7 +215,7 @@ func (l *loader) keep(namespace string, u unit) {
 // compiled alone, so that it cannot even see another's rules.
 func (l *loader) try(namespace string, files Sources) (u unit, missing []MissingKey, err error) {
 	u.modules = files
-	c := newCompiler()
+	c := newCompiler(files.named())
 	if c.Compile(files.modules()); c.Failed() {
 		return u, nil, sourceError(c.Errors)
 	}

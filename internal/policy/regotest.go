@@ -41,7 +41,7 @@ func (r *Report) runTests(ctx context.Context, opts Options, files Sources) {
 		}
 		modules[name] = m
 	}
-	results, err := tester.NewRunner().SetCompiler(newCompiler()).Run(ctx, modules)
+	results, err := tester.NewRunner().SetCompiler(newCompiler(capabilities)).Run(ctx, modules)
 	if err != nil {
 		r.addErrors(sourceError(err))
 		return

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 )
@@ -21,6 +23,7 @@ type source struct {
 	text      []byte
 	err       error // why there is no text
 	module    *ast.Module
+	words     map[string]bool // of the text
 }
 
 // Sources are all policy files as they were read, the platform's first.
@@ -112,15 +115,39 @@ func (s Sources) parse() []error {
 			faults[i] = sourceError(err)
 			continue
 		}
-		s[i].module = m
+		s[i].module, s[i].words = m, words(s[i].text)
 		faults[i] = errors.Join(owned(&s[i])...)
 	}
 	return faults
 }
 
 // newCompiler makes a compiler of what a policy may use of OPA.
-func newCompiler() *ast.Compiler {
-	return ast.NewCompiler().WithStrict(true).WithCapabilities(capabilities)
+func newCompiler(c *ast.Capabilities) *ast.Compiler {
+	return ast.NewCompiler().WithStrict(true).WithCapabilities(c)
+}
+
+// named are the capabilities with those builtins alone that the files may name. A compiler keeps the types of all its builtins for
+// as long as its rules are used, and that is more than all else that a namespace's policy takes.
+func (s Sources) named() *ast.Capabilities {
+	c := *capabilities
+	c.Builtins = nil
+	for _, b := range capabilities.Builtins {
+		last := b.Name[strings.LastIndexByte(b.Name, '.')+1:]
+		hidden := b.Infix != "" || strings.HasPrefix(b.Name, "internal.") // no text has the names of these
+		if hidden || slices.ContainsFunc(s, func(f source) bool { return f.words[last] }) {
+			c.Builtins = append(c.Builtins, b)
+		}
+	}
+	return &c
+}
+
+// words are all that could be a name, or a part of one.
+func words(text []byte) map[string]bool {
+	all := map[string]bool{}
+	for _, w := range bytes.FieldsFunc(text, func(r rune) bool { return r != '_' && !unicode.IsLetter(r) && !unicode.IsDigit(r) }) {
+		all[string(w)] = true
+	}
+	return all
 }
 
 // modules returns the parsed modules by the names of their files.
