@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -51,6 +52,9 @@ type admission struct {
 	turns   turns // of connections that are read later
 
 	most [len(limitNames)]int64 // limits, by what they are about
+
+	// held are the calls and the long polls of total, to be read without the lock.
+	held [bytesHeld]atomic.Int64
 
 	mu      sync.Mutex
 	unknown list.List // the connections, oldest first, on which no caller has proved an identity
@@ -118,9 +122,14 @@ func newAdmission(l Limits, m *Metrics, log *slog.Logger) *admission {
 
 // admit counts the call in with its headers, or refuses it where it is one too many.
 func (c *call) admit() error {
-	place, err := c.server.admission.enter(connectionOf(c.ctx), c.id.Caller, c.method.longPoll, headersSize(c.headers))
+	reader, err := newReader(c.ctx, c.server.admission.limits.RequestBytes, c.server.requestTime)
+	if err != nil {
+		return err
+	}
+	place, err := c.server.admission.enter(connectionOf(c.ctx), c.id.Caller, c.method.longPoll, headersSize(c.headers), reader)
 	if err == nil {
-		c.lease = newLease(place)
+		c.lease, c.reader = newLease(place), reader
+		reader.place = &c.lease.place
 	}
 	return err
 }
@@ -128,7 +137,7 @@ func (c *call) admit() error {
 // Enter counts a request to the codec server in like a call of the caller at this host. take counts n bytes more, and memory what
 // rewriting takes. Neither waits, since calls would wait behind it. The request has to leave once it is answered.
 func (s *Server) Enter(caller *policy.Caller, host string) (take func(n int64) error, memory rewrite.Memory, leave func(), err error) {
-	p, err := s.admission.enter(&connection{account: new(account), host: host}, caller, false, 0)
+	p, err := s.admission.enter(&connection{account: new(account), host: host}, caller, false, 0, nil)
 	if err != nil {
 		return nil, nil, nil, errors.New(status.Convert(err).Message())
 	}
@@ -139,12 +148,12 @@ func (s *Server) Enter(caller *policy.Caller, host string) (take func(n int64) e
 		}
 		return nil
 	}
-	return take, l, func() { l.place.leave(); l.giveBack() }, nil
+	return take, l, func() { l.place.leave(true) }, nil
 }
 
-// enter counts a call in, with what its headers take. The call has to leave when it ends. conn and caller may be nil. The error
-// is the status to answer with.
-func (a *admission) enter(conn *connection, caller *policy.Caller, longPoll bool, headers int64) (place, error) {
+// enter counts a call in, with what its headers take. The call has to leave when it ends. conn and caller may be nil. r, if it is
+// not nil, begins to read the call's request, and has to be closed. The error is the status to answer with.
+func (a *admission) enter(conn *connection, caller *policy.Caller, longPoll bool, headers int64, r *reader) (place, error) {
 	p := a.place(conn, longPoll)
 	a.mu.Lock()
 	p.accounts[2] = a.accountOf(caller, conn)
@@ -152,6 +161,9 @@ func (a *admission) enter(conn *connection, caller *policy.Caller, longPoll bool
 	if over == none {
 		p.add(p.kind, 1)
 		p.take(headers)
+		if r != nil {
+			r.turn = a.reading.PushBack(r)
+		}
 	} else {
 		a.forget(&p)
 	}
@@ -163,6 +175,9 @@ func (a *admission) enter(conn *connection, caller *policy.Caller, longPoll bool
 // that is refused neither a stream nor a goroutine.
 func (a *admission) check(conn *connection, caller *policy.Caller, longPoll bool, headers int64) error {
 	p := a.place(conn, longPoll)
+	if headers == 0 && a.held[p.kind].Load() < a.most[p.kind]/2 {
+		return nil // then nobody's share is used up either, whatever part of it one has (allows)
+	}
 	a.mu.Lock()
 	p.accounts[2] = a.callers[keyOf(caller, conn)]
 	over := p.over(headers)
@@ -275,13 +290,20 @@ func (p *place) add(r resource, n int64) {
 			acc.used[r] += n
 		}
 	}
+	if r < bytesHeld {
+		p.in.held[r].Store(p.in.total.used[r])
+	}
 }
 
-// leave counts the call out.
-func (p *place) leave() {
+// leave counts the call out, and gives its bytes back where it says so.
+func (p *place) leave(bytesToo bool) {
 	p.in.mu.Lock()
 	defer p.in.mu.Unlock()
 	p.add(p.kind, -1)
+	if bytesToo {
+		p.take(-p.bytes)
+		p.in.serve()
+	}
 	p.in.forget(p)
 }
 

@@ -44,7 +44,7 @@ func TestMemoryOfAMessageIsCharged(t *testing.T) {
 	a := newAdmission(Limits{Calls: 10, Bytes: 20 * unit, RequestBytes: 2 * unit}, NewMetrics(prometheus.NewRegistry()), slog.New(slog.DiscardHandler))
 	var leases [2]*lease
 	for i := range leases {
-		p, err := a.enter(nil, &policy.Caller{Kind: "token", Subject: strconv.Itoa(i)}, false, 0)
+		p, err := a.enter(nil, &policy.Caller{Kind: "token", Subject: strconv.Itoa(i)}, false, 0, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -76,7 +76,7 @@ func TestMemoryOfAMessageIsCharged(t *testing.T) {
 func TestRoomIsGivenInTurn(t *testing.T) {
 	const unit = 64 << 10 // more than what is let in anyway
 	a := newAdmission(Limits{Calls: 10, Bytes: 20 * unit, RequestBytes: 2 * unit}, nil, nil)
-	p, err := a.enter(nil, nil, false, 0)
+	p, err := a.enter(nil, nil, false, 0, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -127,7 +127,7 @@ func TestOthersFindRoomBesideAGreedyCaller(t *testing.T) {
 	} {
 		var places []*place
 		for i := range l.Calls {
-			p, err := a.enter(c.conn(i), c.caller, false, 0)
+			p, err := a.enter(c.conn(i), c.caller, false, 0, nil)
 			if err != nil {
 				break
 			}
@@ -141,7 +141,7 @@ func TestOthersFindRoomBesideAGreedyCaller(t *testing.T) {
 		if _, more := places[2].reserve(t.Context(), l.Bytes/32, 0, nil); !half || !quarter || more {
 			t.Errorf("%s: half of the bytes: %v, a quarter: %v, more: %v", name, half, quarter, more)
 		}
-		p, err := a.enter(&connection{account: new(account)}, other, false, 0)
+		p, err := a.enter(&connection{account: new(account)}, other, false, 0, nil)
 		if err != nil {
 			t.Fatalf("%s: another caller: %v", name, err)
 		}
@@ -150,7 +150,7 @@ func TestOthersFindRoomBesideAGreedyCaller(t *testing.T) {
 		}
 		for _, p := range append(places, &p) {
 			p.giveBack()
-			p.leave()
+			p.leave(false)
 		}
 	}
 	if a.inUse() != 0 || a.total.used[calls] != 0 {
@@ -162,11 +162,11 @@ func TestOthersFindRoomBesideAGreedyCaller(t *testing.T) {
 func TestAccountsOfCallersAreBounded(t *testing.T) {
 	a := newAdmission(LimitsFor(1<<30), nil, nil)
 	for i := range 3 * keptAccounts {
-		p, err := a.enter(nil, policy.NewCaller("jwt", strconv.Itoa(i), "default", nil), true, 0)
+		p, err := a.enter(nil, policy.NewCaller("jwt", strconv.Itoa(i), "default", nil), true, 0, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		p.leave()
+		p.leave(false)
 	}
 	if n := len(a.callers); n > keptAccounts {
 		t.Errorf("%d accounts", n)
@@ -637,13 +637,13 @@ func TestBytesAreKeptForRequestsThatArrive(t *testing.T) {
 	const unit = 1 << 20
 	a := newAdmission(Limits{Calls: 10, Bytes: 20 * unit, RequestBytes: 8 * unit}, NewMetrics(prometheus.NewRegistry()), slog.New(slog.DiscardHandler))
 	enter := func(name string, headers int64) (*place, *reader) {
-		p, err := a.enter(nil, policy.NewCaller("token", name, "default", nil), false, headers)
+		p, err := a.enter(nil, policy.NewCaller("token", name, "default", nil), false, headers, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		r := &reader{lease: newLease(p), started: time.Now()}
+		r := &reader{place: &p, started: time.Now()}
 		a.reads(r)
-		return &r.lease.place, r
+		return &p, r
 	}
 	fits := func(p *place, n int64, r *reader) bool { a.mu.Lock(); defer a.mu.Unlock(); return a.fits(p, n*unit, r) }
 	_, silent := enter("silent", 9*unit)
@@ -678,7 +678,7 @@ func TestTheTapRefusesWhatIsOverALimit(t *testing.T) {
 			t.Fatalf("%s: %v, and a pause of %d", method, err, c.pause.Load())
 		}
 	}
-	full, err := p.admission.enter(c, nil, false, MinBytes*3/4-50_000)
+	full, err := p.admission.enter(c, nil, false, MinBytes*3/4-50_000, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -880,4 +880,58 @@ func TestHeadersOfStreamsCount(t *testing.T) {
 	}
 	_ = conn.Close()
 	eventually(t, func() bool { return p.admission.inUse() == 0 })
+}
+
+// TestCheckMayLookAtAllCallsAlone: as long as less than half of a limit is used, nobody's share is used up, so that check needs no
+// lock to know that a call fits.
+func TestCheckMayLookAtAllCallsAlone(t *testing.T) {
+	for limit := range int64(60) {
+		a := newAdmission(Limits{Calls: int(limit)}, NewMetrics(prometheus.NewRegistry()), slog.New(slog.DiscardHandler))
+		for all := range limit + 1 {
+			for mine := range all + 1 {
+				one := account{}
+				p := place{in: a, accounts: [3]*account{&a.total, &one, &one}}
+				a.total.used[calls], one.used[calls] = all, mine
+				a.held[calls].Store(all)
+				if all < limit/2 && p.full() {
+					t.Fatalf("with a limit of %d, %d calls in all and %d of one caller, one more is too many", limit, all, mine)
+				}
+				if err := a.check(&connection{account: &one}, nil, false, 0); (err != nil) != p.full() {
+					t.Fatalf("limit %d, all %d, one %d: check says %v", limit, all, mine, err)
+				}
+			}
+		}
+	}
+}
+
+// BenchmarkAdmission is what a small call takes of the lock that all calls share, hammered from all processors. 1 s over the result
+// is how many calls a second the lock would let through if they did nothing else.
+func BenchmarkAdmission(b *testing.B) {
+	a := newAdmission(Limits{Connections: 1000, Calls: 1000, LongPolls: 1000, Bytes: 1 << 30, RequestBytes: 8 << 20},
+		NewMetrics(prometheus.NewRegistry()), slog.New(slog.DiscardHandler))
+	var made atomic.Int64
+	b.RunParallel(func(pb *testing.PB) {
+		conn := &connection{account: new(account), host: "192.0.2.1"}
+		caller := policy.NewCaller("jwt", strconv.FormatInt(made.Add(1), 10), "default", nil)
+		for pb.Next() {
+			r := &reader{started: time.Now()}
+			if err := a.check(conn, caller, false, 0); err != nil {
+				b.Fatal(err)
+			}
+			p, err := a.enter(conn, caller, false, 0, r)
+			if err != nil {
+				b.Fatal(err)
+			}
+			r.place = &p
+			if _, ok := p.reserve(b.Context(), 1024, bytesWait, r); !ok {
+				b.Fatal("a small request waits")
+			}
+			a.hasRead(r)
+			p.countAnswer(1024, 0)
+			p.leave(true)
+		}
+	})
+	if a.inUse() != 0 || a.total != (account{}) {
+		b.Errorf("something is left: %+v", a.total)
+	}
 }

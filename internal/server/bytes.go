@@ -49,7 +49,11 @@ func (p *place) takeIfFree(n int64, r *reader) bool {
 // reads the request that needs the bytes; it is nil for an answer.
 func (p *place) reserve(ctx context.Context, n int64, wait time.Duration, r *reader) (taken int64, ok bool) {
 	if n <= unreserved && (r == nil || r.arrived.Load() <= unreserved) {
-		p.count(n)
+		if r != nil && r.small+n <= unreserved {
+			r.small += n // counts once the request was read, which takes the lock anyway
+		} else {
+			p.count(n)
+		}
 		return n, true
 	}
 	a := p.in
@@ -81,7 +85,7 @@ func (p *place) reserve(ctx context.Context, n int64, wait time.Duration, r *rea
 	}
 }
 
-// reads notes that a request begins to be read.
+// reads notes that a request begins to be read, of a call that entered before.
 func (a *admission) reads(r *reader) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -90,7 +94,7 @@ func (a *admission) reads(r *reader) {
 
 // begins notes that a part of the request is in memory, and that it may have so many bytes in all.
 func (r *reader) begins(most int64) {
-	a := r.lease.place.in
+	a := r.place.in
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	r.most = most
@@ -107,6 +111,8 @@ func (a *admission) hasRead(r *reader) {
 	if r.begun != nil {
 		a.begun.Remove(r.begun)
 	}
+	r.place.take(r.small)
+	r.small = 0
 	if len(a.waiting) > 0 {
 		a.serve() // another one is the oldest now
 	}
@@ -162,6 +168,14 @@ func (a *admission) giveUp(w *waiter) bool {
 	a.waiting = slices.Delete(a.waiting, i, i+1)
 	a.serve() // those behind may be smaller
 	return false
+}
+
+// countAnswer counts an answer of n bytes, of which some were reserved. A small one does not count: the limit of calls bounds such
+// messages well enough.
+func (p *place) countAnswer(n, reserved int64) {
+	if n > unreserved || reserved > 0 {
+		p.count(n - reserved)
+	}
 }
 
 // count adds n bytes whatever the limits are, since they are in memory already. A negative n gives bytes

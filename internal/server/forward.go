@@ -106,7 +106,7 @@ func (c *call) invoke(ctx context.Context) (err error) {
 		// the expected size falls by a sixteenth with each: after 11 small answers it is half.
 		m.answer.Store(max(n, m.answer.Load()/16*15, 1))
 	}
-	c.lease.place.count(n - reserved)
+	c.lease.place.countAnswer(n, reserved)
 	return err
 }
 

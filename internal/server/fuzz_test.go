@@ -171,10 +171,12 @@ func FuzzMessage(f *testing.F) {
 
 // readOne reads the one request of a call, as the step read does.
 func readOne(ctx context.Context, l *lease, limit int64) ([]byte, error) {
-	r, err := newReader(ctx, l, limit, time.Minute)
+	r, err := newReader(ctx, limit, time.Minute)
 	if err != nil {
 		return nil, err
 	}
+	r.place = &l.place
+	r.place.in.reads(r)
 	defer r.close()
 	data, err := r.message(ctx)
 	request := frame.New(data...)

@@ -53,6 +53,7 @@ type call struct {
 	upstream *upstream.Pool
 	session  *rewrite.Session
 	lease    *lease
+	reader   *reader // of the request; nil before the call was admitted
 
 	in       frame.Frame // the request as received
 	request  []byte      // the bytes of in; nil where they need not be read
@@ -165,10 +166,7 @@ func (c *call) leave(failed, panicked bool) {
 	if c.lease == nil {
 		return
 	}
-	c.lease.place.leave()
-	if failed {
-		c.lease.giveBack()
-	}
+	c.lease.place.leave(failed || c.lease.conn == nil || c.lease.small)
 	if !panicked {
 		c.lease.drop()
 	}

@@ -56,15 +56,12 @@ var (
 
 // read takes in the one request of the call.
 func (c *call) read() (err error) {
+	r := c.reader
+	defer r.close()
 	// Left to itself gRPC compresses the answer to a compressed request, at eight times the cost of the call.
 	if err := grpc.SetSendCompressor(c.ctx, "identity"); err != nil {
 		return gaveUp(c.ctx, time.Now(), status.Error(codes.Internal, from+err.Error()))
 	}
-	r, err := newReader(c.ctx, c.lease, c.server.admission.limits.RequestBytes, c.server.requestTime)
-	if err != nil {
-		return err
-	}
-	defer r.close()
 	data, err := r.message(c.ctx)
 	c.in = frame.New(data...)
 	if err == nil {
@@ -103,13 +100,14 @@ func gaveUp(ctx context.Context, began time.Time, err error) error {
 // reader reads a request from the wire.
 type reader struct {
 	wire    wire
-	lease   *lease
+	place   *place        // of the call; not nil once it is counted in
 	limit   int64         // bytes of a message
 	time    time.Duration // that a message may lag behind
 	started time.Time
 	state   atomic.Int32 // reading, hasArrived or cutOff
 	arrived atomic.Int64 // bytes of the message
 	header  [messageHeader]byte
+	small   int64 // bytes of a small message that do not count yet
 
 	// The admission's lock guards these: places in the orders of those who read, and of those of whom a part
 	// is in memory; how many bytes it may have.
@@ -117,18 +115,16 @@ type reader struct {
 	most        int64
 }
 
-// newReader returns the reader of a call, which has to be closed.
-func newReader(ctx context.Context, l *lease, limit int64, within time.Duration) (*reader, error) {
+// newReader returns the reader of a call that enters with it.
+func newReader(ctx context.Context, limit int64, within time.Duration) (*reader, error) {
 	stream, ok := grpc.ServerTransportStreamFromContext(ctx).(wire)
 	if !ok {
 		return nil, errNoWire
 	}
-	r := &reader{wire: stream, lease: l, limit: limit, time: within, started: time.Now()}
-	l.place.in.reads(r)
-	return r, nil
+	return &reader{wire: stream, limit: limit, time: within, started: time.Now()}, nil
 }
 
-func (r *reader) close() { r.lease.place.in.hasRead(r) }
+func (r *reader) close() { r.place.in.hasRead(r) }
 
 // States of a reader.
 const (
@@ -222,13 +218,13 @@ func (r *reader) end() error {
 
 // reserve reserves n bytes of a message that has length bytes so far.
 func (r *reader) reserve(ctx context.Context, n, length int64) error {
-	if _, ok := r.lease.place.reserve(ctx, n, bytesWait, r); ok {
+	if _, ok := r.place.reserve(ctx, n, bytesWait, r); ok {
 		return nil
 	}
 	if err := ctx.Err(); err != nil {
 		return err // nobody waits for room any more
 	}
-	return r.lease.place.in.noBytes("a request", length)
+	return r.place.in.noBytes("a request", length)
 }
 
 // tooLate is the answer to a request that took too long to arrive.

@@ -27,10 +27,10 @@ func (c *call) send() error {
 	}
 	conn := connectionOf(c.ctx)
 	if conn == nil || !l.answers {
-		l.giveBack()
-		return nil
+		return nil // the call gives its bytes back when it ends
 	}
 	n := c.answer.Len()
+	l.small = n <= unreserved
 	l.conn, l.late = conn, time.Now().Add(answerTime+time.Duration(n/slowestAnswer)*time.Second)
 	conn.sends(l)
 	return nil
@@ -46,8 +46,9 @@ type lease struct {
 
 	// Of an answer that is on its way out:
 	answers bool
-	conn    *connection
-	late    time.Time // when conn is closed if it is not written
+	conn    *connection // nil: there is none on its way
+	small   bool        // the call gives its bytes back when it ends
+	late    time.Time   // when conn is closed if it is not written
 }
 
 // newLease returns the lease of a call, which the call has to drop.
@@ -92,7 +93,11 @@ func (l *lease) Charge(n int64) error { return l.place.charge(n) }
 
 // giveBack ends what the call takes of the limit of bytes. gRPC never frees what it could not write to a
 // connection that broke: then the garbage collector gets it, and the limit must not wait for that.
-func (l *lease) giveBack() { l.place.giveBack() }
+func (l *lease) giveBack() {
+	if !l.small {
+		l.place.giveBack()
+	}
+}
 
 // lent is the pool to which gRPC returns a lent buffer.
 type lent struct{ lease *lease }

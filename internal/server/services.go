@@ -86,11 +86,11 @@ func (s *Server) other(l *listener, stream grpc.ServerStream) (err error) {
 		return (&refusedCall{method: full, listener: l, caller: callerOf(id)}).refuse(stream.Context(), s, err)
 	}
 	headersSize := headersSize(headers)
-	place, err := s.admission.enter(connectionOf(stream.Context()), id.Caller, true, headersSize) // streams may last
+	place, err := s.admission.enter(connectionOf(stream.Context()), id.Caller, true, headersSize, nil) // streams may last
 	if err != nil {
 		return err
 	}
-	defer place.leave()
+	defer place.leave(false)
 	limit := s.admission.limits.RequestBytes
 	if slices.Contains(alwaysPassed, service) {
 		limit = smallRequest
@@ -152,17 +152,18 @@ func (s *Server) pass(l *listener, full string, headers metadata.MD, stream grpc
 func (s *Server) healthCall(l *listener, full string, stream grpc.ServerStream) error {
 	received, _ := metadata.FromIncomingContext(stream.Context())
 	size := headersSize(received)
-	place, err := s.admission.enter(connectionOf(stream.Context()), nil, true, size)
+	r, err := newReader(stream.Context(), healthLimit, healthTime)
 	if err != nil {
 		return err
 	}
-	defer place.leave()
+	place, err := s.admission.enter(connectionOf(stream.Context()), nil, true, size, r)
+	if err != nil {
+		return err
+	}
+	defer place.leave(false)
 	held := newLease(place)
 	defer held.giveBack()
-	r, err := newReader(stream.Context(), held, healthLimit, healthTime)
-	if err != nil {
-		return err
-	}
+	r.place = &held.place
 	data, err := r.message(stream.Context())
 	if err == nil {
 		err = r.complete()
@@ -223,10 +224,12 @@ func (c *countedStream) receive() (*frame.Frame, error) {
 	if err := stream.ReadMessageHeader(c.header[:]); err != nil {
 		return nil, err // io.EOF: the caller sends no more
 	}
-	r, err := newReader(ctx, c.lease, c.limit, requestTime)
+	r, err := newReader(ctx, c.limit, requestTime)
 	if err != nil {
 		return nil, err
 	}
+	r.place = &c.lease.place
+	r.place.in.reads(r)
 	defer r.close()
 	r.header = c.header
 	data, err := r.rest(ctx)
