@@ -502,6 +502,19 @@ bench: build bin/bench bin/kmsstub ## This proxy beside nothing, a relay, nginx 
 bench-docs: build bin/bench bin/kmsstub ## The same, written to docs/benchmarks.md and its plot
 	@bin/bench -proxy '$(PROXY)' -kmsstub bin/kmsstub $(BENCH) -doc docs/benchmarks.md -plot docs/images/bench.svg
 
+# SCALE='-rounds 1 -turn 100ms -most 100' takes 20 seconds, and only checks that the measurement runs.
+SCALE ?=
+.PHONY: bench-scale
+bench-scale: build bin/bench ## How costs grow with namespaces, types in a rule, held polls, callers, payloads and processors (WRITE=1 writes docs/benchmarks.md and its plot); ends with `scale: ...`, fails where one is steeper than it may be
+	@bin/bench scale -proxy '$(PROXY)' $(SCALE) $(if $(WRITE),-doc docs/benchmarks.md -plot docs/images/scale.svg)
+
+# The overlay puts bench/pprof.go beside the proxy's own files, for this build alone.
+.PHONY: bench-profile
+bench-profile: bin/bench ## Where the proxy's CPU goes in WORKS=query_1KB_x64,... beside a plain relay's, and what its calls wait for
+	@printf '{"Replace": {"%s": "%s"}}' '$(abspath cmd/proxy/pprof.go)' '$(abspath bench/pprof.go)' >bin/profiled.json
+	@$(GO) build -overlay bin/profiled.json -ldflags '$(LDFLAGS)' -o bin/temporal-seal-profiled ./cmd/proxy
+	@bin/bench profile -works '$(or $(WORKS),query_1KB_x64)' $(PROFILE)
+
 # COMPARE='-pairs 2 -turn 100ms -cold 1 -allow-undecided' takes 15 seconds, and only checks that the comparison runs.
 COMPARE ?=
 .PHONY: bench-compare

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -64,7 +63,7 @@ func newColdStage(ctx context.Context, fix *fixture, clear *historypb.History) (
 			return nil, err
 		}
 	}
-	if s.query, err = newQuery(payload(rand.New(rand.NewPCG(1, 2)), 1<<10)); err != nil {
+	if s.query, err = newQuery(namespace, payload(newRand(), 1<<10)); err != nil {
 		return nil, err
 	}
 	if s.dir, err = os.MkdirTemp("", "bench-"); err != nil {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"math/rand/v2"
 	"strings"
 	"testing"
 
@@ -9,8 +8,6 @@ import (
 	historypb "go.temporal.io/api/history/v1"
 	"google.golang.org/protobuf/proto"
 )
-
-func newRand() *rand.Rand { return rand.New(rand.NewPCG(1, 1)) }
 
 func TestMixedHistory(t *testing.T) {
 	h := mixedHistory()

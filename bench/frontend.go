@@ -3,9 +3,13 @@ package main
 import (
 	"context"
 	"flag"
+	"fmt"
 	"net"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	commonpb "go.temporal.io/api/common/v1"
 	"go.temporal.io/api/workflowservice/v1"
@@ -19,13 +23,15 @@ import (
 // bytes that were put into it before, or with an empty message. It decodes as little as it can: its work is not what is
 // measured.
 type memoryFrontend struct {
+	held    atomic.Int64 // polls of heldQueue
 	mu      sync.Mutex
 	answers map[string][]byte // by answerKey
 	last    map[string][]byte // the last request as it arrived, by method
 }
 
 // The control service is called directly, never through a proxy. Put takes a Payload with the answer in data and its
-// answerKey in metadata; Last takes one with the method there, and returns that method's last request.
+// answerKey in metadata; Last takes one with the method there, and returns that method's last request; Held returns one with
+// the number of polls that are held, in data.
 const (
 	controlService = "bench.Frontend"
 	controlKey     = "key"
@@ -62,20 +68,20 @@ func newFrontend() *grpc.Server {
 	}
 	s.RegisterService(&desc, struct{}{})
 	s.RegisterService(&grpc.ServiceDesc{ServiceName: controlService, HandlerType: (*any)(nil),
-		Methods: []grpc.MethodDesc{rawMethod("Put", f.put), rawMethod("Last", f.lastRequest)}}, struct{}{})
+		Methods: []grpc.MethodDesc{rawMethod("Put", f.put), rawMethod("Last", f.lastRequest), rawMethod("Held", f.heldPolls)}}, struct{}{})
 	return s
 }
 
 // rawMethod makes a method that takes and returns bytes.
-func rawMethod(name string, answer func(method string, request []byte) ([]byte, error)) grpc.MethodDesc {
-	handler := func(_ any, _ context.Context, receive func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+func rawMethod(name string, answer func(ctx context.Context, method string, request []byte) ([]byte, error)) grpc.MethodDesc {
+	handler := func(_ any, ctx context.Context, receive func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
 		var in mem.BufferSlice
 		if err := receive(&in); err != nil {
 			return nil, err
 		}
 		request := in.Materialize()
 		in.Free()
-		out, err := answer(name, request)
+		out, err := answer(ctx, name, request)
 		if err != nil {
 			return nil, err
 		}
@@ -84,7 +90,7 @@ func rawMethod(name string, answer func(method string, request []byte) ([]byte, 
 	return grpc.MethodDesc{MethodName: name, Handler: handler}
 }
 
-func (f *memoryFrontend) answer(method string, request []byte) ([]byte, error) {
+func (f *memoryFrontend) answer(ctx context.Context, method string, request []byte) ([]byte, error) {
 	f.mu.Lock()
 	f.last[method] = request
 	f.mu.Unlock()
@@ -102,6 +108,12 @@ func (f *memoryFrontend) answer(method string, request []byte) ([]byte, error) {
 	key, err := answerKey(method, request)
 	if err != nil {
 		return nil, err
+	}
+	if key == "PollActivityTaskQueue "+heldQueue {
+		f.held.Add(1)
+		defer f.held.Add(-1)
+		<-ctx.Done()
+		return nil, ctx.Err()
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -132,7 +144,7 @@ func answerKey(method string, request []byte) (string, error) {
 	return method, nil
 }
 
-func (f *memoryFrontend) put(_ string, request []byte) ([]byte, error) {
+func (f *memoryFrontend) put(_ context.Context, _ string, request []byte) ([]byte, error) {
 	p := new(commonpb.Payload)
 	if err := proto.Unmarshal(request, p); err != nil {
 		return nil, err
@@ -143,7 +155,7 @@ func (f *memoryFrontend) put(_ string, request []byte) ([]byte, error) {
 	return nil, nil
 }
 
-func (f *memoryFrontend) lastRequest(_ string, request []byte) ([]byte, error) {
+func (f *memoryFrontend) lastRequest(_ context.Context, _ string, request []byte) ([]byte, error) {
 	p := new(commonpb.Payload)
 	if err := proto.Unmarshal(request, p); err != nil {
 		return nil, err
@@ -151,6 +163,10 @@ func (f *memoryFrontend) lastRequest(_ string, request []byte) ([]byte, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.last[string(p.Metadata[controlKey])], nil
+}
+
+func (f *memoryFrontend) heldPolls(context.Context, string, []byte) ([]byte, error) {
+	return proto.Marshal(&commonpb.Payload{Data: strconv.AppendInt(nil, f.held.Load(), 10)})
 }
 
 // control is a connection to one frontend past all proxies.
@@ -175,6 +191,21 @@ func (c control) put(ctx context.Context, method string, request, answer []byte)
 func (c control) lastRequest(ctx context.Context, method string, request proto.Message) error {
 	in := &commonpb.Payload{Metadata: map[string][]byte{controlKey: []byte(method)}}
 	return c.cc.Invoke(ctx, "/"+controlService+"/Last", in, request)
+}
+
+// awaitHeld waits, at most a minute, until the frontend holds so many polls.
+func (c control) awaitHeld(ctx context.Context, count int) error {
+	for range 600 {
+		out := new(commonpb.Payload)
+		if err := c.cc.Invoke(ctx, "/"+controlService+"/Held", new(commonpb.Payload), out); err != nil {
+			return err
+		}
+		if string(out.Data) == strconv.Itoa(count) {
+			return nil
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	return fmt.Errorf("the frontend does not hold %d polls after a minute", count)
 }
 
 func dial(address string) (*grpc.ClientConn, error) {

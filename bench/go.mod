@@ -3,6 +3,7 @@ module github.com/temporal-seal/temporal-seal/bench
 go 1.26.0
 
 require (
+	github.com/google/pprof v0.0.0-20260802141513-ef3492d7dac3
 	go.opentelemetry.io/proto/otlp v1.11.1
 	go.temporal.io/api v1.64.1
 	golang.org/x/sys v0.48.0

@@ -30,6 +30,9 @@ func payload(r *rand.Rand, size int) *commonpb.Payload {
 	return &commonpb.Payload{Metadata: map[string][]byte{"encoding": []byte("json/plain")}, Data: append(data, `"}`...)}
 }
 
+// newRand is seeded: equal runs send equal bytes.
+func newRand() *rand.Rand { return rand.New(rand.NewPCG(1, 2)) }
+
 func payloads(p ...*commonpb.Payload) *commonpb.Payloads { return &commonpb.Payloads{Payloads: p} }
 
 // history collects events and numbers them.

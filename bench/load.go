@@ -70,13 +70,7 @@ func (r *results) add(work string, turns map[string][]figures) {
 	r.median[work] = map[string]figures{}
 	r.cpuRatio[work], r.p50Added[work] = map[string]float64{}, map[string]float64{}
 	for variant, all := range turns {
-		pick := func(of func(figures) float64) float64 {
-			values := make([]float64, len(all))
-			for i, f := range all {
-				values[i] = of(f)
-			}
-			return median(values)
-		}
+		pick := func(of func(figures) float64) float64 { return medianOf(all, of) }
 		r.median[work][variant] = figures{
 			rps:    pick(func(f figures) float64 { return f.rps }),
 			p50:    pick(func(f figures) float64 { return f.p50 }),
@@ -90,6 +84,14 @@ func (r *results) add(work string, turns map[string][]figures) {
 		}
 		r.cpuRatio[work][variant], r.p50Added[work][variant] = median(ratios), median(added)
 	}
+}
+
+func medianOf(all []figures, of func(figures) float64) float64 {
+	values := make([]float64, len(all))
+	for i, f := range all {
+		values[i] = of(f)
+	}
+	return median(values)
 }
 
 func micros(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
@@ -156,7 +158,11 @@ func repeat(ctx context.Context, cc *grpc.ClientConn, calls []call, first int,
 
 // make makes the call, drops the answer, and returns how long it took.
 func (c *call) make(ctx context.Context, cc *grpc.ClientConn) (time.Duration, error) {
-	in := mem.BufferSlice{mem.SliceBuffer(c.request)}
+	request := c.request
+	if c.vary != nil {
+		request = c.vary.next(request)
+	}
+	in := mem.BufferSlice{mem.SliceBuffer(request)}
 	var out mem.BufferSlice
 	began := time.Now()
 	err := cc.Invoke(ctx, service+c.method, &in, &out, grpc.ForceCodecV2(raw{}))

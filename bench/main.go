@@ -26,6 +26,11 @@ type options struct {
 	kmsstub  string
 }
 
+// commands are what this program does beside the comparison with others, by its first argument.
+var commands = map[string]func(ctx context.Context, args []string) error{
+	"compare": compare, "scale": scale, "profile": profileCommand,
+}
+
 func main() {
 	if len(os.Args) > 1 {
 		if role, ok := roles[os.Args[1]]; ok {
@@ -34,8 +39,10 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if len(os.Args) > 1 && os.Args[1] == "compare" {
-		exit(compare(ctx, os.Args[2:]))
+	if len(os.Args) > 1 {
+		if command, ok := commands[os.Args[1]]; ok {
+			exit(command(ctx, os.Args[2:]))
+		}
 	}
 	var o options
 	flags := flag.NewFlagSet("bench", flag.ExitOnError)

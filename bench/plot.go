@@ -66,6 +66,11 @@ func plotted(file string, r *results) error {
 	p.NominalX(names...)
 	c := vgsvg.New(20*vg.Centimeter, 10*vg.Centimeter)
 	p.Draw(draw.New(c))
+	return written(file, c)
+}
+
+// written writes a drawing into a file.
+func written(file string, c *vgsvg.Canvas) error {
 	out, err := os.Create(file)
 	if err != nil {
 		return err

@@ -75,11 +75,16 @@ func startProcess(ctx context.Context, addresses func(line string) string, path 
 
 // startRole starts this same program as a helper process of the bench (see roles).
 func startRole(ctx context.Context, role string, args ...string) (*process, string, error) {
+	return startRoleWith(ctx, nil, role, args...)
+}
+
+// startRoleWith is startRole with more environment.
+func startRoleWith(ctx context.Context, env []string, role string, args ...string) (*process, string, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, "", err
 	}
-	return startProcess(ctx, listeningLine, self, nil, append([]string{role}, args...)...)
+	return startProcess(ctx, listeningLine, self, env, append([]string{role}, args...)...)
 }
 
 // listeningLine returns the addresses that a role printed with printAddresses.

@@ -33,6 +33,8 @@ type productOptions struct {
 
 	store, storeID string // of a key store, by reference to which it seals; empty: none
 
+	namespaces string // folder of their policies; empty: none
+
 	endpoints map[string]string // Nexus endpoints and the namespaces to which they lead
 }
 
@@ -71,6 +73,9 @@ func startProduct(ctx context.Context, o productOptions) (*product, error) {
 	}
 	if o.audit {
 		settings["audit"] = map[string]any{"file": filepath.Join(o.dir, o.name+".audit.jsonl")}
+	}
+	if o.namespaces != "" {
+		settings["policy"] = map[string]any{"namespaces": o.namespaces}
 	}
 	if len(o.endpoints) > 0 {
 		settings["nexus_endpoints"] = o.endpoints

@@ -8,20 +8,8 @@ import (
 	"strings"
 )
 
-// What stands between these lines of a document is written by this program.
-const docBegin, docEnd = "<!-- bench -->\n", "<!-- /bench -->\n"
-
 // document replaces the table in a document.
 func (r *results) document(file string) error {
-	text, err := os.ReadFile(file)
-	if err != nil {
-		return err
-	}
-	before, rest, begun := strings.Cut(string(text), docBegin)
-	_, after, ended := strings.Cut(rest, docEnd)
-	if !begun || !ended {
-		return fmt.Errorf("%s has no lines %q and %q", file, strings.TrimSpace(docBegin), strings.TrimSpace(docEnd))
-	}
 	var table bytes.Buffer
 	fmt.Fprintf(&table, "%s\nMedians of %d turns of %s.\n\n", r.machine, r.rounds, r.turn)
 	r.table(&table)
@@ -32,7 +20,22 @@ func (r *results) document(file string) error {
 		fmt.Fprintf(&table, "`%s`, medians of %d processes:\n\n", coldWork, r.cold[0].starts)
 		r.coldTable(&table)
 	}
-	return os.WriteFile(file, []byte(before+docBegin+table.String()+docEnd+after), 0o644)
+	return replaced(file, "bench", table.String())
+}
+
+// replaced replaces what stands in a document between the lines of a mark, which this program writes.
+func replaced(file, mark, table string) error {
+	begin, end := "<!-- "+mark+" -->\n", "<!-- /"+mark+" -->\n"
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	before, rest, begun := strings.Cut(string(text), begin)
+	_, after, ended := strings.Cut(rest, end)
+	if !begun || !ended {
+		return fmt.Errorf("%s has no lines %q and %q", file, strings.TrimSpace(begin), strings.TrimSpace(end))
+	}
+	return os.WriteFile(file, []byte(before+begin+table+end+after), 0o644)
 }
 
 // summary writes the ratios as a table.

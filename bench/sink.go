@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"flag"
 	"net"
 	"net/http"
@@ -19,7 +20,7 @@ func sink(args []string) error {
 		return err
 	}
 	s := grpc.NewServer(grpc.ForceServerCodecV2(raw{}), grpc.MaxRecvMsgSize(maxMessage))
-	accept := func(string, []byte) ([]byte, error) { return nil, nil }
+	accept := func(context.Context, string, []byte) ([]byte, error) { return nil, nil }
 	s.RegisterService(&grpc.ServiceDesc{ServiceName: collector.TraceService_ServiceDesc.ServiceName, HandlerType: (*any)(nil),
 		Methods: []grpc.MethodDesc{rawMethod("Export", accept)}}, struct{}{})
 	printAddresses(l.Addr().String())

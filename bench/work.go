@@ -2,11 +2,13 @@ package main
 
 import (
 	"fmt"
-	"math/rand/v2"
+	"slices"
+	"sync/atomic"
 
 	commonpb "go.temporal.io/api/common/v1"
 	historypb "go.temporal.io/api/history/v1"
 	querypb "go.temporal.io/api/query/v1"
+	taskqueuepb "go.temporal.io/api/taskqueue/v1"
 	"go.temporal.io/api/workflowservice/v1"
 	"google.golang.org/protobuf/proto"
 )
@@ -25,6 +27,22 @@ type call struct {
 	message proto.Message
 	request []byte // message, encoded
 	want    proto.Message
+	vary    *varied // makes each request another one; nil: all are the same
+}
+
+// varied are digits of a request, at a place of it, that count up from call to call.
+type varied struct {
+	at, digits int
+	made       atomic.Uint64
+}
+
+// next returns a copy of the request with the next number in it.
+func (v *varied) next(request []byte) []byte {
+	b := slices.Clone(request)
+	for i, n := v.at+v.digits-1, v.made.Add(1); i >= v.at; i, n = i-1, n/10 {
+		b[i] = '0' + byte(n%10)
+	}
+	return b
 }
 
 // answer is what a frontend returns to a request. It is given in clear, and each variant's frontend holds it sealed by
@@ -49,11 +67,20 @@ const (
 
 func newCall(method string, request, want proto.Message) (call, error) {
 	b, err := proto.Marshal(request)
-	return call{method, request, b, want}, err
+	return call{method: method, message: request, request: b, want: want}, err
+}
+
+// newStart makes a call that starts a workflow with an input of 1 KB.
+func newStart(namespace, workflowType string) (call, error) {
+	return newCall("StartWorkflowExecution",
+		&workflowservice.StartWorkflowExecutionRequest{Namespace: namespace, WorkflowId: "w", RequestId: requestID,
+			WorkflowType: &commonpb.WorkflowType{Name: workflowType}, TaskQueue: &taskqueuepb.TaskQueue{Name: "clinic"},
+			Input: payloads(payload(newRand(), 1<<10))},
+		&workflowservice.StartWorkflowExecutionResponse{})
 }
 
 // newQuery makes a query that is answered with its own argument.
-func newQuery(argument *commonpb.Payload) (call, error) {
+func newQuery(namespace string, argument *commonpb.Payload) (call, error) {
 	args := payloads(argument)
 	return newCall("QueryWorkflow",
 		&workflowservice.QueryWorkflowRequest{Namespace: namespace, Execution: &commonpb.WorkflowExecution{WorkflowId: "w"},
@@ -64,16 +91,21 @@ func newQuery(argument *commonpb.Payload) (call, error) {
 // newWorks returns the chosen works. mixed is the history of mixedWork in clear.
 func newWorks(o options, mixed *historypb.History) (chosenWorks []work, err error) {
 	var all []work
-	r := rand.New(rand.NewPCG(1, 2))
+	r := newRand()
 	for _, size := range []struct {
-		name  string
-		bytes int
-	}{{"1KB", 1 << 10}, {"100KB", 100 << 10}} {
-		query, err := newQuery(payload(r, size.bytes))
+		name    string
+		bytes   int
+		callers []int
+	}{
+		{"1KB", 1 << 10, []int{1, 16, 64}},
+		{"100KB", 100 << 10, []int{1, 16, 64}},
+		{"1MB", 1 << 20, []int{1, 16}},
+	} {
+		query, err := newQuery(namespace, payload(r, size.bytes))
 		if err != nil {
 			return nil, err
 		}
-		for _, callers := range []int{1, 16, 64} {
+		for _, callers := range size.callers {
 			all = append(all, work{name: fmt.Sprintf("query_%s_x%d", size.name, callers), callers: callers, calls: []call{query}})
 		}
 	}
