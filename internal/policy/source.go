@@ -115,7 +115,7 @@ func (s Sources) parse() []error {
 			faults[i] = sourceError(err)
 			continue
 		}
-		s[i].module, s[i].words = m, words(s[i].text)
+		s[i].module, s[i].words = m, words(m, s[i].text)
 		faults[i] = errors.Join(owned(&s[i])...)
 	}
 	return faults
@@ -141,12 +141,20 @@ func (s Sources) named() *ast.Capabilities {
 	return &c
 }
 
-// words are all that could be a name, or a part of one.
-func words(text []byte) map[string]bool {
+// words are all that could be a name, or a part of one, in a module and its text.
+func words(m *ast.Module, text []byte) map[string]bool {
 	all := map[string]bool{}
 	for _, w := range bytes.FieldsFunc(text, func(r rune) bool { return r != '_' && !unicode.IsLetter(r) && !unicode.IsDigit(r) }) {
 		all[string(w)] = true
 	}
+	ast.WalkRefs(m, func(r ast.Ref) bool { // a string in brackets may be written with escapes
+		for _, t := range r {
+			if s, ok := t.Value.(ast.String); ok {
+				all[string(s)] = true
+			}
+		}
+		return false
+	})
 	return all
 }
 

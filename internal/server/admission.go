@@ -111,6 +111,8 @@ type place struct {
 	accounts [3]*account // of all, of the connection, and of the caller; nil where there is none
 	kind     resource    // of the call: calls or longPolls
 	bytes    int64
+	later    int64 // bytes of a small answer, which count when the call ends and the answer is on its way
+	closed   bool  // all bytes were given back, and none count any more
 }
 
 // newAdmission returns an admission that nothing counts in yet.
@@ -148,7 +150,7 @@ func (s *Server) Enter(caller *policy.Caller, host string) (take func(n int64) e
 		}
 		return nil
 	}
-	return take, l, func() { l.place.leave(true) }, nil
+	return take, l, func() { l.place.leave(false) }, nil
 }
 
 // enter counts a call in, with what its headers take. The call has to leave when it ends. conn and caller may be nil. r, if it is
@@ -295,14 +297,15 @@ func (p *place) add(r resource, n int64) {
 	}
 }
 
-// leave counts the call out, and gives its bytes back where it says so.
-func (p *place) leave(bytesToo bool) {
+// leave counts the call out. Its bytes go on counting if an answer is on its way; otherwise they are given back.
+func (p *place) leave(onItsWay bool) {
 	p.in.mu.Lock()
 	defer p.in.mu.Unlock()
 	p.add(p.kind, -1)
-	if bytesToo {
-		p.take(-p.bytes)
-		p.in.serve()
+	if onItsWay {
+		p.take(p.later)
+	} else {
+		p.close()
 	}
 	p.in.forget(p)
 }

@@ -2,6 +2,7 @@ package server
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"errors"
 	"io"
@@ -23,6 +24,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 	reflectionpb "google.golang.org/grpc/reflection/grpc_reflection_v1"
@@ -498,9 +500,16 @@ func TestWrongRequestsOnTheWire(t *testing.T) {
 
 // A caller whose window stays shut holds its answers in the proxy's memory.
 func TestACallerThatDoesNotReadIsCutOff(t *testing.T) {
+	for _, size := range []int{200 << 10, 2 << 10} {
+		t.Run(strconv.Itoa(size), func(t *testing.T) { testCutOff(t, size) })
+	}
+}
+
+// testCutOff has a caller not read answers of this size, which go out as they came.
+func testCutOff(t *testing.T, size int) {
 	f := &frontend{}
 	f.query = func(context.Context, *workflowservice.QueryWorkflowRequest) (*workflowservice.QueryWorkflowResponse, error) {
-		return &workflowservice.QueryWorkflowResponse{QueryResult: payloads(bytes.Repeat([]byte("x"), 200<<10))}, nil
+		return &workflowservice.QueryWorkflowResponse{QueryResult: payloads(bytes.Repeat([]byte("x"), size))}, nil
 	}
 	startFrontend(t, f)
 	p := startProxy(t, f)
@@ -510,7 +519,7 @@ func TestACallerThatDoesNotReadIsCutOff(t *testing.T) {
 	for i := range uint32(calls) {
 		r.call(t, 2*i+1, workflowservice.WorkflowService_QueryWorkflow_FullMethodName, request, true)
 	}
-	eventually(t, func() bool { return p.inside(false) == 0 && p.admission.inUse() > calls*200<<10 })
+	eventually(t, func() bool { return p.inside(false) == 0 && p.admission.inUse() > int64(calls*size) })
 	p.closeUnreadAt(time.Now().Add(answerTime / 2))
 	if p.Connections() != 1 {
 		t.Error("cut off too early")
@@ -882,6 +891,78 @@ func TestHeadersOfStreamsCount(t *testing.T) {
 	eventually(t, func() bool { return p.admission.inUse() == 0 })
 }
 
+// TestBytesCountUntilTheAnswerIsWritten: what a call has in memory counts as long as its answer is on its way, however small that is,
+// and is given back once.
+func TestBytesCountUntilTheAnswerIsWritten(t *testing.T) {
+	a := newAdmission(Limits{Calls: 10, Bytes: 10 << 20, RequestBytes: 8 << 20}, NewMetrics(prometheus.NewRegistry()), slog.New(slog.DiscardHandler))
+	enter := func() *place {
+		r := &reader{started: time.Now()}
+		p, err := a.enter(nil, policy.NewCaller("jwt", "a", "default", nil), false, 0, r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.place = &p
+		if _, ok := p.reserve(t.Context(), 1000, bytesWait, r); !ok {
+			t.Fatal("a small request waits")
+		}
+		if a.hasRead(r); a.inUse() != 1000 {
+			t.Fatalf("%d bytes count of a request of 1000", a.inUse())
+		}
+		p.count(1 << 20) // what is sealed
+		return &p
+	}
+	p := enter()
+	p.countAnswer(2000, 0)
+	if p.leave(true); a.inUse() != 1<<20+3000 {
+		t.Errorf("%d bytes count while the answer is on its way", a.inUse())
+	}
+	p.giveBack()
+	p.count(5000) // by another goroutine of a stream that has ended
+	if p.giveBack(); a.inUse() != 0 {
+		t.Errorf("%d bytes are left", a.inUse())
+	}
+	gone := enter()
+	gone.countAnswer(2000, 0)
+	gone.giveBack() // the connection closed
+	if gone.leave(true); a.inUse() != 0 || a.total != (account{}) {
+		t.Errorf("%d bytes are left of an answer whose connection closed: %v", a.inUse(), a.total)
+	}
+	failed := enter()
+	failed.countAnswer(2000, 0)
+	if failed.leave(false); a.inUse() != 0 || a.total != (account{}) {
+		t.Errorf("%d bytes are left of a call that failed: %v", a.inUse(), a.total)
+	}
+}
+
+// TestBuffersOfDecompressedRequestsCount: no more is in memory than twice what counts, and the smallest buffer.
+func TestBuffersOfDecompressedRequestsCount(t *testing.T) {
+	for _, size := range []int{1, 1 << 10, 1<<10 + 1, 1201, 3 << 10, 64 << 10, 64<<10 + 1, 300_000} {
+		for _, fill := range []string{"0", "0123456789abcdef-no-pattern"} {
+			plain := bytes.Repeat([]byte(fill), size/len(fill)+1)[:size]
+			var z bytes.Buffer
+			w := gzip.NewWriter(&z)
+			if _, err := w.Write(plain); err != nil || w.Close() != nil {
+				t.Fatal(err)
+			}
+			a := newAdmission(Limits{Calls: 10, Bytes: MinBytes, RequestBytes: 8 << 20}, NewMetrics(prometheus.NewRegistry()), slog.New(slog.DiscardHandler))
+			l := newLease(a.place(nil, false))
+			r := &reader{wire: &recorded{compress: "gzip"}, place: &l.place, limit: 8 << 20, started: time.Now()}
+			data, err := r.decompress(t.Context(), mem.BufferSlice{mem.SliceBuffer(z.Bytes())})
+			if err != nil || data.Len() != size {
+				t.Fatalf("%d bytes become %d: %v", size, data.Len(), err)
+			}
+			held := 0
+			for _, b := range data {
+				held += cap(b.ReadOnlyData())
+			}
+			if most := 3*(int(l.place.bytes)+int(r.small)) + 4*leastChunk; held > most {
+				t.Errorf("of %d bytes, %d are in memory and %d count", size, held, l.place.bytes+r.small)
+			}
+			data.Free()
+		}
+	}
+}
+
 // TestCheckMayLookAtAllCallsAlone: as long as less than half of a limit is used, nobody's share is used up, so that check needs no
 // lock to know that a call fits.
 func TestCheckMayLookAtAllCallsAlone(t *testing.T) {
@@ -929,6 +1010,7 @@ func BenchmarkAdmission(b *testing.B) {
 			a.hasRead(r)
 			p.countAnswer(1024, 0)
 			p.leave(true)
+			p.giveBack()
 		}
 	})
 	if a.inUse() != 0 || a.total != (account{}) {

@@ -170,12 +170,14 @@ func (a *admission) giveUp(w *waiter) bool {
 	return false
 }
 
-// countAnswer counts an answer of n bytes, of which some were reserved. A small one does not count: the limit of calls bounds such
-// messages well enough.
+// countAnswer counts an answer of n bytes, of which some were reserved. A small one counts once the call has ended, which takes the
+// lock anyway: until then the limit of calls bounds such messages well enough.
 func (p *place) countAnswer(n, reserved int64) {
-	if n > unreserved || reserved > 0 {
-		p.count(n - reserved)
+	if n <= unreserved && reserved == 0 {
+		p.later = n
+		return
 	}
+	p.count(n - reserved)
 }
 
 // count adds n bytes whatever the limits are, since they are in memory already. A negative n gives bytes
@@ -187,8 +189,20 @@ func (p *place) count(n int64) {
 	p.in.serve()
 }
 
-// giveBack gives back all bytes.
-func (p *place) giveBack() { p.giveBackTo(0) }
+// giveBack gives back all bytes, for good: of a stream, another goroutine may still take some.
+func (p *place) giveBack() {
+	p.in.mu.Lock()
+	defer p.in.mu.Unlock()
+	p.close()
+	p.in.forget(p)
+}
+
+// close gives back all bytes, after which none count any more. The caller holds the lock.
+func (p *place) close() {
+	p.take(-p.bytes)
+	p.closed = true
+	p.in.serve()
+}
 
 // giveBackTo gives back all bytes but so many.
 func (p *place) giveBackTo(left int64) {
@@ -232,6 +246,9 @@ func (a *admission) background() (memory rewrite.Memory, done func()) {
 
 // take counts n bytes more. The caller holds the lock.
 func (p *place) take(n int64) {
+	if p.closed {
+		return
+	}
 	p.bytes += n
 	p.add(bytesHeld, n)
 }

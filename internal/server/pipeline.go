@@ -166,7 +166,7 @@ func (c *call) leave(failed, panicked bool) {
 	if c.lease == nil {
 		return
 	}
-	c.lease.place.leave(failed || c.lease.conn == nil || c.lease.small)
+	c.lease.place.leave(!failed && c.lease.conn != nil)
 	if !panicked {
 		c.lease.drop()
 	}

@@ -254,11 +254,16 @@ func (r *reader) decompress(ctx context.Context, compressed mem.BufferSlice) (me
 	var out mem.BufferSlice
 	var length int64
 	r.begins(r.arrived.Load() + r.limit)
-	for chunk := min(max(4*compressed.Len(), leastChunk), mostChunk); ; chunk = mostChunk {
+	// A buffer is at most twice as large as all before it, which count.
+	for chunk := min(max(4*compressed.Len(), leastChunk), mostChunk); ; chunk = min(2*chunk, mostChunk) {
 		buf := frame.Clear.Get(chunk)
 		n, err := fill(plain, *buf)
-		*buf = (*buf)[:n]
-		out = append(out, mem.NewBuffer(buf, frame.Clear))
+		if n > 0 {
+			*buf = (*buf)[:n]
+			out = append(out, mem.NewBuffer(buf, frame.Clear))
+		} else {
+			frame.Clear.Put(buf)
+		}
 		length += int64(n)
 		ended := err == io.EOF
 		switch {

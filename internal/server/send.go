@@ -21,7 +21,7 @@ import (
 func (c *call) send() error {
 	c.end(codes.OK)
 	l := c.lease
-	if !l.answers && c.answer.Len() > unreserved { // it goes out unchanged
+	if !l.answers && !mem.IsBelowBufferPoolingThreshold(c.answer.Len()) { // it goes out unchanged
 		l.kept, c.answer = c.answer, frame.Frame{}
 		c.answer = l.lendAnswer(l.kept.Bytes())
 	}
@@ -30,7 +30,6 @@ func (c *call) send() error {
 		return nil // the call gives its bytes back when it ends
 	}
 	n := c.answer.Len()
-	l.small = n <= unreserved
 	l.conn, l.late = conn, time.Now().Add(answerTime+time.Duration(n/slowestAnswer)*time.Second)
 	conn.sends(l)
 	return nil
@@ -46,8 +45,7 @@ type lease struct {
 
 	// Of an answer that is on its way out:
 	answers bool
-	conn    *connection // nil: there is none on its way
-	small   bool        // the call gives its bytes back when it ends
+	conn    *connection // nil: there is none
 	late    time.Time   // when conn is closed if it is not written
 }
 
@@ -93,11 +91,7 @@ func (l *lease) Charge(n int64) error { return l.place.charge(n) }
 
 // giveBack ends what the call takes of the limit of bytes. gRPC never frees what it could not write to a
 // connection that broke: then the garbage collector gets it, and the limit must not wait for that.
-func (l *lease) giveBack() {
-	if !l.small {
-		l.place.giveBack()
-	}
-}
+func (l *lease) giveBack() { l.place.giveBack() }
 
 // lent is the pool to which gRPC returns a lent buffer.
 type lent struct{ lease *lease }

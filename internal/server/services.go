@@ -90,13 +90,13 @@ func (s *Server) other(l *listener, stream grpc.ServerStream) (err error) {
 	if err != nil {
 		return err
 	}
-	defer place.leave(false)
+	held := newLease(place)
+	defer held.place.leave(false)
 	limit := s.admission.limits.RequestBytes
 	if slices.Contains(alwaysPassed, service) {
 		limit = smallRequest
 	}
-	counted := &countedStream{ServerStream: stream, lease: newLease(place), headers: headersSize, limit: limit}
-	defer counted.lease.giveBack()
+	counted := &countedStream{ServerStream: stream, lease: held, headers: headersSize, limit: limit}
 	return s.pass(l, full, headers, counted)
 }
 
@@ -160,9 +160,8 @@ func (s *Server) healthCall(l *listener, full string, stream grpc.ServerStream) 
 	if err != nil {
 		return err
 	}
-	defer place.leave(false)
 	held := newLease(place)
-	defer held.giveBack()
+	defer held.place.leave(false)
 	r.place = &held.place
 	data, err := r.message(stream.Context())
 	if err == nil {
