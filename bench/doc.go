@@ -8,5 +8,8 @@
 //
 // The subcommand compare runs two builds of the product side by side, and fails unless the new one is no slower.
 //
+// The subcommand scale measures how costs grow with what an installation has more and more of, and fails where one grows too
+// fast. The subcommand profile shows where the product's time goes beside the relay's, and what calls wait for.
+//
 // No format of the product is known here: what is sealed, the product sealed itself.
 package main

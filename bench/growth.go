@@ -18,7 +18,8 @@ import (
 type growth struct {
 	options
 	axes   string
-	most   int // sizes above this are left out; 0: none
+	allow  bool // a steep curve is no failure
+	most   int  // sizes above this are left out; 0: none
 	dir    string
 	key    string
 	front  string // address of the frontend that all stand before
@@ -69,6 +70,7 @@ func scale(ctx context.Context, args []string) error {
 	flags.DurationVar(&g.turn, "turn", time.Second, "how long a turn is")
 	flags.StringVar(&g.axes, "axes", "", "only axes whose names start so, with commas between")
 	flags.IntVar(&g.most, "most", 0, "leave out larger sizes, but for the first two; 0: none")
+	flags.BoolVar(&g.allow, "allow-steep", false, "do not fail where a curve is steeper than it may be")
 	flags.StringVar(&g.plot, "plot", "", "`file` for a plot in SVG")
 	flags.StringVar(&g.doc, "doc", "", "document whose tables of curves are to be replaced")
 	_ = flags.Parse(args) // it exits on an error
