@@ -24,7 +24,7 @@ type growth struct {
 	key    string
 	front  string // address of the frontend that all stand before
 	helper *process
-	relay  *variant
+	relay  *variant // of the axis
 }
 
 // axis is something of which an installation has more and more.
@@ -36,14 +36,15 @@ type axis struct {
 }
 
 var axes = []axis{
-	{"namespaces", "Each namespace has a policy file and a data key of its own. 16 callers start workflows and query them, in all namespaces in turn.",
+	{"namespaces", "Each namespace has a policy file and a data key of its own. 16 callers start workflows and query them, in all namespaces in turn; payloads of 1 KB.",
 		[]int{1, 10, 100, 1000}, atLoad(namespaceFiles)},
-	{"workflow types in a rule", "A rule seals what is not of one of so many types. 16 callers start workflows; payloads of 1 KB. With a known type the verdict " +
+	{"workflow types in a set", "A rule seals workflows whose type is not in a set of so many. 16 callers start workflows; payloads of 1 KB. With a known type the verdict " +
 		"comes from the cache; with a new one the policy is evaluated.",
 		[]int{1, 10, 100, 1000, 10_000, 100_000}, atLoad(workflowTypes)},
-	{"held polls", "So many polls wait at the frontend, 50 on each connection of the callers. Beside them one caller makes queries of 1 KB.",
+	{"held polls", "So many polls wait at the frontend, 50 on each connection of the callers. Beside them one caller makes queries of 1 KB. Polls that end and begin anew, at a real " +
+		"server once a minute each, are not in it.",
 		[]int{10, 100, 1000, 5000}, heldPolls},
-	{"callers", "Queries of 1 KB in a closed loop: each caller sends its next call when it has the last one's answer. Two cores serve the proxy, the load and the frontend, " +
+	{"callers", "Queries of 1 KB in a closed loop, 16 callers on each connection: each caller sends its next call when it has the last one's answer. The same cores serve the proxy, the load and the frontend, " +
 		"so that from some callers on all wait for a core.",
 		[]int{1, 4, 16, 64}, callersAtOnce},
 	{"KB in each direction", "Queries that are answered with what they sent, sealed on the way there and opened on the way back; four callers.",
@@ -74,6 +75,14 @@ func scale(ctx context.Context, args []string) error {
 	flags.StringVar(&g.plot, "plot", "", "`file` for a plot in SVG")
 	flags.StringVar(&g.doc, "doc", "", "document whose tables of curves are to be replaced")
 	_ = flags.Parse(args) // it exits on an error
+	for part := range strings.SplitSeq(g.axes, ",") {
+		if !slices.ContainsFunc(axes, func(a axis) bool { return strings.HasPrefix(a.name, part) }) {
+			return fmt.Errorf("there is no axis %q", part)
+		}
+	}
+	if (g.axes != "" || g.most > 0) && g.doc+g.plot != "" {
+		return errors.New("a document or plot with some of the curves would lack the others: leave out -axes and -most")
+	}
 	defer g.stop()
 	if err := g.start(ctx); err != nil {
 		return err
@@ -83,8 +92,13 @@ func scale(ctx context.Context, args []string) error {
 		if !chosen(g.axes, a.name) {
 			continue
 		}
+		var err error
+		if g.relay, err = g.startRelay(ctx, nil); err != nil {
+			return err
+		}
 		sizes := slices.DeleteFunc(slices.Clone(a.sizes), func(n int) bool { return g.most > 0 && n > g.most && n > a.sizes[1] })
 		curves, err := a.measure(ctx, g, sizes)
+		g.relay.stop()
 		if err != nil {
 			return fmt.Errorf("%s: %w", a.name, err)
 		}
@@ -101,10 +115,7 @@ func (g *growth) start(ctx context.Context) (err error) {
 	if g.key, err = newKey(ctx, g.proxy, filepath.Join(g.dir, "default.key")); err != nil {
 		return err
 	}
-	if g.helper, g.front, err = startRole(ctx, "frontend"); err != nil {
-		return err
-	}
-	g.relay, err = g.startRelay(ctx, nil)
+	g.helper, g.front, err = startRole(ctx, "frontend")
 	return err
 }
 
@@ -114,13 +125,19 @@ func (g *growth) startRelay(ctx context.Context, env []string) (*variant, error)
 		return nil, err
 	}
 	v := &variant{name: plain, process: p}
-	return v, v.connect(address, g.front)
+	return v, v.begin(address, g.front)
+}
+
+// begin connects to a variant that was started, or stops it.
+func (v *variant) begin(address, upstream string) error {
+	err := v.connect(address, upstream)
+	if err != nil {
+		v.stop()
+	}
+	return err
 }
 
 func (g *growth) stop() {
-	if g.relay != nil {
-		g.relay.stop()
-	}
 	g.helper.end()
 	_ = os.RemoveAll(g.dir) // of the system's folder for such files
 }
@@ -135,7 +152,23 @@ func (g *growth) product(ctx context.Context, name string, l loaded) (v *variant
 	}
 	v = &variant{name: name, process: p.process, admin: p.admin, seals: everything}
 	start = micros(time.Since(began)) / 1000
-	return v, start, v.connect(p.address, g.front)
+	return v, start, v.begin(p.address, g.front)
+}
+
+// started is product for a median start: it starts the proxy some times more, and once before, so that its file is in memory.
+func (g *growth) started(ctx context.Context, name string, l loaded) (*variant, float64, error) {
+	const counted = 5
+	var starts []float64
+	for range counted {
+		v, start, err := g.product(ctx, name, l)
+		if err != nil {
+			return nil, 0, err
+		}
+		v.stop()
+		starts = append(starts, start)
+	}
+	v, start, err := g.product(ctx, name, l)
+	return v, median(append(starts[1:], start)), err
 }
 
 // contender takes turns with others, each with its own work.
@@ -186,6 +219,37 @@ type loaded struct {
 	env        []string
 	calls      []call
 	fresh      []call // calls for which nothing is in a cache; nil: there are none
+	clear      []call // calls that the policies let pass
+}
+
+// checkAll makes each call once. What the policies seal has to arrive sealed, and what they let pass in clear.
+func (v *variant) checkAll(ctx context.Context, l loaded) error {
+	for _, c := range append(slices.Clone(l.fresh), l.calls...) {
+		if err := v.check(ctx, c); err != nil {
+			return fmt.Errorf("%s: %w", c.method, err)
+		}
+	}
+	passes := *v
+	passes.seals = nothing
+	for _, c := range l.clear {
+		if err := passes.check(ctx, c); err != nil {
+			return fmt.Errorf("%s, which passes: %w", c.method, err)
+		}
+	}
+	return nil
+}
+
+// keptMemory is the curve of what a proxy keeps. How much is resident says less: below some 50 MB garbage is not collected.
+func keptMemory(sizes []int) curve {
+	return curve{what: "of it kept: heap after a collection, and stacks", unit: "MB", sizes: sizes, most: linear, hidden: 2}
+}
+
+func (v *variant) kept(ctx context.Context) (float64, error) {
+	c, err := scrape(ctx, v.admin)
+	if err != nil {
+		return 0, err
+	}
+	return c.kept()
 }
 
 // atLoad makes the measurement of an axis whose every size has a process of its own. All run side by side and take turns.
@@ -200,7 +264,8 @@ func (g *growth) atSizes(ctx context.Context, sizes []int, make func(g *growth, 
 	cpu := curve{what: "CPU per call", unit: "us", sizes: sizes, most: linear}
 	times := curve{what: "CPU per call, times the relay's", sizes: sizes}
 	fresh := curve{what: "CPU per call with a new type", unit: "us", sizes: sizes, most: flat}
-	mem := curve{what: "memory", unit: "MB", sizes: sizes, most: linear, hidden: heapFloor}
+	mem := curve{what: "memory", unit: "MB", sizes: sizes}
+	kept := keptMemory(sizes)
 	starts := curve{what: "from start to serving", unit: "ms", sizes: sizes, most: linear}
 	var known, news []contender
 	defer func() {
@@ -213,16 +278,14 @@ func (g *growth) atSizes(ctx context.Context, sizes []int, make func(g *growth, 
 		if err != nil {
 			return nil, err
 		}
-		v, start, err := g.product(ctx, fmt.Sprint("size-", n), l)
+		v, start, err := g.started(ctx, fmt.Sprint("size-", n), l)
 		if err != nil {
 			return nil, err
 		}
 		known = append(known, contender{v, &work{name: fmt.Sprint(n), callers: callers, calls: l.calls}})
 		starts.values = append(starts.values, start)
-		for _, c := range append(slices.Clone(l.fresh), l.calls[0], l.calls[len(l.calls)-1]) {
-			if err := v.check(ctx, c); err != nil {
-				return nil, fmt.Errorf("%d: %s: %w", n, c.method, err)
-			}
+		if err := v.checkAll(ctx, l); err != nil {
+			return nil, fmt.Errorf("%d: %w", n, err)
 		}
 		if l.fresh != nil {
 			news = append(news, contender{v, &work{name: fmt.Sprint(n, " fresh"), callers: callers, calls: l.fresh}})
@@ -237,8 +300,13 @@ func (g *growth) atSizes(ctx context.Context, sizes []int, make func(g *growth, 
 		cpu.values = append(cpu.values, medianOf(got[i], cpuOf))
 		times.values = append(times.values, ratio(got[i], got[len(sizes)]))
 		mem.values = append(mem.values, medianOf(got[i], memoryOf))
+		mb, err := known[i].v.kept(ctx)
+		if err != nil {
+			return nil, err
+		}
+		kept.values = append(kept.values, mb)
 	}
-	curves := []curve{cpu, times, mem, starts}
+	curves := []curve{cpu, times, mem, kept, starts}
 	if len(news) == 0 {
 		return curves, nil
 	}
@@ -273,7 +341,11 @@ func namespaceFiles(g *growth, size int) (l loaded, err error) {
 		if err != nil {
 			return l, err
 		}
-		l.calls = append(l.calls, start, query)
+		ping, err := newStart(name, "Ping")
+		if err != nil {
+			return l, err
+		}
+		l.calls, l.clear = append(l.calls, start, query), append(l.clear, ping)
 	}
 	return l, nil
 }
@@ -354,15 +426,19 @@ func (g *growth) oneProduct(ctx context.Context, name string, works []*work) (ou
 		return out, err
 	}
 	defer v.stop()
+	var all []contender
 	for _, w := range works {
 		if err := v.check(ctx, w.calls[0]); err != nil {
 			return out, fmt.Errorf("%s: %w", w.name, err)
 		}
-		got, err := g.turns(ctx, []contender{{v, w}, {g.relay, w}})
-		if err != nil {
-			return out, err
-		}
-		out.proxy, out.relay = append(out.proxy, got[0]), append(out.relay, got[1])
+		all = append(all, contender{v, w}, contender{g.relay, w})
+	}
+	got, err := g.turns(ctx, all)
+	if err != nil {
+		return out, err
+	}
+	for i := range works {
+		out.proxy, out.relay = append(out.proxy, got[2*i]), append(out.relay, got[2*i+1])
 	}
 	return out, nil
 }
@@ -405,11 +481,12 @@ func processors(ctx context.Context, g *growth, sizes []int) ([]curve, error) {
 		if err != nil {
 			return nil, err
 		}
+		all = append(all, contender{v, w})
 		relay, err := g.startRelay(ctx, env)
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, contender{relay, w}, contender{v, w})
+		all = append(all, contender{relay, w})
 	}
 	got, err := g.turns(ctx, all)
 	if err != nil {
@@ -417,7 +494,7 @@ func processors(ctx context.Context, g *growth, sizes []int) ([]curve, error) {
 	}
 	var b beside
 	for i := range sizes {
-		b.relay, b.proxy = append(b.relay, got[2*i]), append(b.proxy, got[2*i+1])
+		b.proxy, b.relay = append(b.proxy, got[2*i]), append(b.relay, got[2*i+1])
 	}
 	return b.curves(sizes, flat, unjudged, unjudged), nil
 }

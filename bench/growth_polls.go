@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -41,6 +42,16 @@ func (p *poller) stop() {
 	p.polls.Wait()
 	for _, cc := range p.conns {
 		_ = cc.Close()
+	}
+}
+
+// failure is why a poll failed; nil: none has.
+func (p *poller) failure() error {
+	select {
+	case err := <-p.failed:
+		return err
+	default:
+		return nil
 	}
 }
 
@@ -94,6 +105,7 @@ func heldPolls(ctx context.Context, g *growth, sizes []int) ([]curve, error) {
 	}()
 	var got beside
 	idle := curve{what: "CPU of the polls alone", unit: "ms/s", sizes: sizes, most: linear, hidden: 5}
+	kept := keptMemory(sizes)
 	held := 0
 	for _, n := range sizes {
 		for _, p := range pollers {
@@ -102,7 +114,7 @@ func heldPolls(ctx context.Context, g *growth, sizes []int) ([]curve, error) {
 			}
 		}
 		if err := v.front.awaitHeld(ctx, len(pollers)*n); err != nil {
-			return nil, err
+			return nil, errors.Join(err, pollers[0].failure(), pollers[1].failure())
 		}
 		held = n
 		turns, err := g.turns(ctx, contenders)
@@ -110,15 +122,22 @@ func heldPolls(ctx context.Context, g *growth, sizes []int) ([]curve, error) {
 			return nil, err
 		}
 		got.proxy, got.relay = append(got.proxy, turns[0]), append(got.relay, turns[1])
+		mb, err := v.kept(ctx)
+		if err != nil {
+			return nil, err
+		}
+		kept.values = append(kept.values, mb)
+		time.Sleep(time.Second) // what the turns left behind is collected
 		used, err := v.process.cpu()
 		if err != nil {
 			return nil, err
 		}
 		select {
 		case <-time.After(quiet):
-		case err := <-pollers[0].failed:
-			return nil, err
-		case err := <-pollers[1].failed:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		if err := errors.Join(pollers[0].failure(), pollers[1].failure()); err != nil {
 			return nil, err
 		}
 		after, err := v.process.cpu()
@@ -127,10 +146,10 @@ func heldPolls(ctx context.Context, g *growth, sizes []int) ([]curve, error) {
 		}
 		idle.values = append(idle.values, micros(after-used)/1000/quiet.Seconds())
 	}
-	curves := got.curves(sizes, flat, flat, linear)
+	curves := got.curves(sizes, flat, flat, unjudged)
 	ofRelay := curve{what: "memory of the relay", unit: "MB", sizes: sizes}
 	for i := range sizes {
 		ofRelay.values = append(ofRelay.values, medianOf(got.relay[i], memoryOf))
 	}
-	return append(curves, ofRelay, idle), nil
+	return append(curves, kept, ofRelay, idle), nil
 }

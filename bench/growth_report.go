@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -28,28 +29,27 @@ type grownAxis struct {
 
 // report prints the curves, and writes them to the document and the plot. It fails where a curve is steeper than it may be.
 func (g *growth) report(ctx context.Context, all grown) error {
+	all.tables(os.Stdout)
+	failed := all.lines(os.Stdout)
+	if g.allow {
+		failed = nil
+	}
 	if g.plot != "" {
 		if err := all.plotted(g.plot); err != nil {
-			return err
+			return errors.Join(failed, err)
 		}
 	}
-	if g.doc != "" {
-		on, err := machine(ctx, g.proxy)
-		if err != nil {
-			return err
-		}
-		var text strings.Builder
-		fmt.Fprintf(&text, "%s\nMedians of %d turns of %s.\n\n", on, g.rounds, g.turn)
-		all.tables(&text)
-		if err := replaced(g.doc, "scale", text.String()); err != nil {
-			return err
-		}
+	if g.doc == "" {
+		return failed
 	}
-	all.tables(os.Stdout)
-	if err := all.lines(os.Stdout); !g.allow {
-		return err
+	on, err := machine(ctx, g.proxy)
+	if err != nil {
+		return errors.Join(failed, err)
 	}
-	return nil
+	var text strings.Builder
+	fmt.Fprintf(&text, "%s\nMedians of %d turns of %s.\n\n", on, g.rounds, g.turn)
+	all.tables(&text)
+	return errors.Join(failed, replaced(g.doc, "scale", text.String()))
 }
 
 // tables writes what a person reads: a table for each axis.
@@ -66,6 +66,9 @@ func (all grown) tables(w io.Writer) {
 				fmt.Fprintf(w, " %s |", figure(v, c.unit))
 			}
 			text, _ := c.verdict() // lines reports the error
+			if c.most != unjudged {
+				text += fmt.Sprintf(" (may be %s)", c.most)
+			}
 			fmt.Fprintf(w, " %s |\n", text)
 		}
 		fmt.Fprintln(w)
@@ -94,7 +97,7 @@ func grouped(n int) string {
 
 // lines writes what a program reads, and the summary.
 func (all grown) lines(w io.Writer) error {
-	counts := map[shape]int{}
+	counts, tooSteep := map[shape]int{}, 0
 	var failed error
 	for _, a := range all {
 		for _, c := range a.curves {
@@ -107,12 +110,13 @@ func (all grown) lines(w io.Writer) error {
 			s, _ := c.shape()
 			counts[s]++
 			if err != nil {
+				tooSteep++
 				failed = errors.Join(failed, fmt.Errorf("%s: %w", a.name, err))
 			}
 		}
 	}
-	fmt.Fprintf(w, "scale: %d axes, %d curves judged: %d flat, %d linear, %d steeper\n", len(all),
-		counts[flat]+counts[linear]+counts[steep], counts[flat], counts[linear], counts[steep])
+	fmt.Fprintf(w, "scale: %d axes, %d curves judged: %d flat, %d linear, %d grow by too little to tell, %d steep; %d steeper than they may be\n", len(all),
+		counts[flat]+counts[linear]+counts[grows]+counts[steep], counts[flat], counts[linear], counts[grows], counts[steep], tooSteep)
 	return failed
 }
 
@@ -145,8 +149,8 @@ func (a grownAxis) panel() (*plot.Plot, error) {
 	low, high := 1.0, 1.0
 	n := 0
 	for _, c := range a.curves {
-		if c.most == unjudged {
-			continue
+		if c.most == unjudged || slices.Min(c.values) <= 0 {
+			continue // the latter has no place on a logarithmic scale
 		}
 		points := make(plotter.XYs, len(c.values))
 		for i, v := range c.values {

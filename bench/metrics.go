@@ -81,6 +81,18 @@ func (c counters) allocations() (allocations, error) {
 	return allocations{c[objects], c[bytes]}, nil
 }
 
+// kept is what a Go process keeps in memory in MB: what the last garbage collection left of its heap, and its stacks. The collector
+// aims at a heap that is larger than that by GOGC percent.
+func (c counters) kept() (float64, error) {
+	const aim, percent, stacks = "go_memstats_next_gc_bytes", "go_gc_gogc_percent", "go_memstats_stack_inuse_bytes"
+	for _, name := range []string{aim, percent, stacks} {
+		if _, ok := c[name]; !ok {
+			return 0, fmt.Errorf("there is no metric %s", name)
+		}
+	}
+	return (c[aim]/(1+c[percent]/100) + c[stacks]) / (1 << 20), nil
+}
+
 // keyServiceCalls counts the calls of the key service: data keys made, and data keys unwrapped.
 func (c counters) keyServiceCalls() float64 {
 	return c.sum("temporal_seal_kms_call_duration_seconds_count")

@@ -22,7 +22,7 @@ func init() {
 	}
 	l, err := net.Listen("unix", filepath.Join(dir, strconv.Itoa(os.Getpid())))
 	if err != nil {
-		panic(err)
+		panic("profiles need a socket, whose path may have about 100 bytes (TMPDIR): " + err.Error())
 	}
 	// mutex: 1 of so many events where somebody waited for a lock is noted. block: one event for so many nanoseconds of waiting.
 	http.HandleFunc("/rates", func(w http.ResponseWriter, r *http.Request) {

@@ -36,6 +36,9 @@ func profileCommand(ctx context.Context, args []string) error {
 	flags.IntVar(&p.rows, "rows", 25, "how many functions to print")
 	_ = flags.Parse(args) // it exits on an error
 	p.turn = max(p.turn, 5*time.Second)
+	if strings.Contains(p.variants, direct) || p.variants == "" {
+		return errors.New("-variants names policies of the proxy")
+	}
 	var err error
 	if p.sockets, err = os.MkdirTemp("", "bench-pprof-"); err != nil {
 		return err
@@ -86,61 +89,54 @@ type taken struct {
 	waits map[string]float64 // being blocked in any way, by the function that waited
 }
 
-// measure profiles a process under load: a turn for its CPU, and one for its waiting.
+// measure profiles a process under load: a turn for its CPU, one for the locks that it waits for, and one for all other waiting.
 func (p *profiled) measure(ctx context.Context, v *variant, w *work) (t taken, err error) {
 	if _, err := v.turn(ctx, w, time.Second); err != nil {
 		return t, err
 	}
-	var got map[string]*profile.Profile
+	var got *profile.Profile
 	if t.figures, got, err = p.during(ctx, v, w, "profile"); err != nil {
 		return t, err
 	}
-	t.own, t.under = byFunction(got["profile"], t.cpu)
-	if err = p.ask(ctx, v, "/rates?mutex=1&block=1", nil); err != nil {
+	t.own, t.under = byFunction(got, t.cpu)
+	// Each in a turn of its own: noting every event slows calls down.
+	if t.locks, err = p.waiting(ctx, v, w, "mutex", "/rates?mutex=1&block=0"); err != nil {
 		return t, err
 	}
-	f, got, err := p.during(ctx, v, w, "mutex", "block")
+	t.waits, err = p.waiting(ctx, v, w, "block", "/rates?mutex=0&block=1")
+	return t, err
+}
+
+// waiting profiles what calls wait for.
+func (p *profiled) waiting(ctx context.Context, v *variant, w *work, name, rates string) (map[string]float64, error) {
+	if err := p.ask(ctx, v, rates, nil); err != nil {
+		return nil, err
+	}
+	f, got, err := p.during(ctx, v, w, name)
 	if err != nil {
-		return t, err
+		return nil, err
 	}
-	if err = p.ask(ctx, v, "/rates?mutex=0&block=0", nil); err != nil {
-		return t, err
+	if err := p.ask(ctx, v, "/rates?mutex=0&block=0", nil); err != nil {
+		return nil, err
 	}
-	calls := f.rps * p.window().Seconds()
-	t.locks, t.waits = waited(got["mutex"], calls), waited(got["block"], calls)
-	return t, nil
+	return waited(got, f.rps*p.window().Seconds()), nil
 }
 
 // window is how long profiles are taken within a turn.
 func (p *profiled) window() time.Duration { return (p.turn - time.Second).Truncate(time.Second) }
 
-// during takes profiles while the work is done.
-func (p *profiled) during(ctx context.Context, v *variant, w *work, names ...string) (figures, map[string]*profile.Profile, error) {
-	type answer struct {
-		name string
-		p    *profile.Profile
-		err  error
-	}
-	answers := make(chan answer, len(names))
-	for _, name := range names {
-		go func() {
-			time.Sleep(300 * time.Millisecond) // all callers are at work
-			a := answer{name: name}
-			a.err = p.ask(ctx, v, fmt.Sprintf("/debug/pprof/%s?seconds=%.0f", name, p.window().Seconds()), func(body io.Reader) (err error) {
-				a.p, err = profile.Parse(body)
-				return err
-			})
-			answers <- a
-		}()
-	}
-	f, err := v.turn(ctx, w, p.turn)
-	got := map[string]*profile.Profile{}
-	for range names {
-		a := <-answers
-		err = errors.Join(err, a.err)
-		got[a.name] = a.p
-	}
-	return f, got, err
+// during takes a profile while the work is done.
+func (p *profiled) during(ctx context.Context, v *variant, w *work, name string) (f figures, got *profile.Profile, err error) {
+	asked := make(chan error, 1)
+	go func() {
+		time.Sleep(300 * time.Millisecond) // all callers are at work
+		asked <- p.ask(ctx, v, fmt.Sprintf("/debug/pprof/%s?seconds=%.0f", name, p.window().Seconds()), func(body io.Reader) (err error) {
+			got, err = profile.Parse(body)
+			return err
+		})
+	}()
+	f, err = v.turn(ctx, w, p.turn)
+	return f, got, errors.Join(err, <-asked)
 }
 
 func (p *profiled) ask(ctx context.Context, v *variant, path string, read func(io.Reader) error) error {
@@ -197,6 +193,9 @@ func waited(p *profile.Profile, calls float64) map[string]float64 {
 	at := len(p.SampleType) - 1
 	for _, s := range p.Sample {
 		names := frames(s)
+		if len(names) == 0 {
+			continue
+		}
 		i := slices.IndexFunc(names, func(name string) bool {
 			return !strings.HasPrefix(name, "runtime.") && !strings.HasPrefix(name, "sync.") && !strings.HasPrefix(name, "internal/")
 		})
@@ -221,12 +220,14 @@ func frames(s *profile.Sample) (names []string) {
 }
 
 func (p *profiled) print(w io.Writer, work, variant string, ours, relay taken) {
-	fmt.Fprintf(w, "profile %s %s: %.1f us of CPU per call, the relay %.1f\n", work, variant, ours.cpu, relay.cpu)
+	fmt.Fprintf(w, "profile %s %s: %.1f us of CPU per call, the relay %.1f; p50 %.0f us, the relay %.0f\n", work, variant, ours.cpu, relay.cpu,
+		ours.p50, relay.p50)
 	p.part(w, "CPU of a function alone", ours.own, relay.own)
 	p.part(w, "CPU of a function and what it calls", ours.under, relay.under)
 	p.part(w, "waiting for a lock, by the function that held it (and how)", ours.locks, relay.locks)
 	p.part(w, "blocked, by the function that waited (and in what)", ours.waits, relay.waits)
-	fmt.Fprintf(w, "profile %s %s: waiting for locks: %.2f us per call, the relay %.2f\n\n", work, variant, sum(ours.locks), sum(relay.locks))
+	fmt.Fprintf(w, "profile %s %s: waiting for locks: %.2f us per call, of them %.2f for those of gRPC and the runtime; the relay %.2f\n\n", work, variant,
+		sum(ours.locks, ""), sum(ours.locks, "google.golang.org/grpc")+sum(ours.locks, "runtime."), sum(relay.locks, ""))
 }
 
 // part prints what differs most, the largest difference first.
@@ -247,9 +248,12 @@ func (p *profiled) part(w io.Writer, title string, ours, relay map[string]float6
 	}
 }
 
-func sum(of map[string]float64) (total float64) {
-	for _, v := range of {
-		total += v
+// sum adds up the functions whose names start so.
+func sum(of map[string]float64, prefix string) (total float64) {
+	for name, v := range of {
+		if strings.HasPrefix(name, prefix) {
+			total += v
+		}
 	}
 	return total
 }

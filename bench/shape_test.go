@@ -20,6 +20,10 @@ func TestShape(t *testing.T) {
 	}{
 		"constant":                     {over(decades, func(float64) float64 { return 7 }), flat},
 		"less":                         {over(decades, func(n float64) float64 { return 7 / n }), flat},
+		"falling":                      {curve{sizes: callers, values: []float64{168, 57, 43, 39}, most: flat}, flat},
+		"falling, then far up":         {curve{sizes: callers, values: []float64{168, 57, 39, 200}, most: linear}, steep},
+		"a hump":                       {curve{sizes: callers, values: []float64{1, 5, 5, 1.2}, most: linear}, linear},
+		"too little to tell":           {curve{sizes: decades, values: []float64{50, 50, 50.4, 90}, most: linear}, grows},
 		"noise":                        {over(decades, func(n float64) float64 { return 10 + math.Sin(n) }), flat},
 		"linear":                       {over(decades, func(n float64) float64 { return 3 * n }), linear},
 		"linear beside a constant":     {over(decades, func(n float64) float64 { return 50 + n/10 }), linear},
@@ -41,9 +45,14 @@ func TestShape(t *testing.T) {
 			t.Errorf("%s: the verdict's error is %v", name, err)
 		}
 	}
-	c := over(decades, func(n float64) float64 { return n })
-	c.most = flat
-	if _, err := c.verdict(); err == nil {
-		t.Error("a linear curve that should be flat is no error")
+	for name, c := range map[string]curve{
+		"linear":             over(decades, func(n float64) float64 { return n }),
+		"too little to tell": {sizes: decades, values: []float64{50, 50, 50.4, 90}},
+		"a hump":             {sizes: callers, values: []float64{1, 5, 5, 1.2}},
+	} {
+		c.most = flat
+		if _, err := c.verdict(); err == nil {
+			t.Errorf("%s where it should be flat is no error", name)
+		}
 	}
 }
