@@ -280,7 +280,7 @@ const anonymous = "anonymous"
 // forget removes the account of a call's caller, if there are many and nothing counts in this one any more.
 func (a *admission) forget(p *place) {
 	acc := p.accounts[2]
-	if acc != nil && len(a.callers) > keptAccounts && acc.used == [len(limitNames)]int64{} {
+	if acc != nil && len(a.callers) > keptAccounts && a.callers[acc.key] == acc && acc.used == [len(limitNames)]int64{} {
 		delete(a.callers, acc.key)
 	}
 }

@@ -500,13 +500,13 @@ func TestWrongRequestsOnTheWire(t *testing.T) {
 
 // A caller whose window stays shut holds its answers in the proxy's memory.
 func TestACallerThatDoesNotReadIsCutOff(t *testing.T) {
-	for _, size := range []int{200 << 10, 2 << 10} {
-		t.Run(strconv.Itoa(size), func(t *testing.T) { testCutOff(t, size) })
+	for calls, size := range map[int]int{5: 200 << 10, forgiven/(2<<10) + 1: 2 << 10} {
+		t.Run(strconv.Itoa(size), func(t *testing.T) { testCutOff(t, calls, size) })
 	}
 }
 
 // testCutOff has a caller not read answers of this size, which go out as they came.
-func testCutOff(t *testing.T, size int) {
+func testCutOff(t *testing.T, calls, size int) {
 	f := &frontend{}
 	f.query = func(context.Context, *workflowservice.QueryWorkflowRequest) (*workflowservice.QueryWorkflowResponse, error) {
 		return &workflowservice.QueryWorkflowResponse{QueryResult: payloads(bytes.Repeat([]byte("x"), size))}, nil
@@ -515,7 +515,6 @@ func testCutOff(t *testing.T, size int) {
 	p := startProxy(t, f)
 	r := p.raw(t, []http2.Setting{{ID: http2.SettingInitialWindowSize, Val: 0}})
 	request := []byte{0, 0, 0, 0, 8, 0x0a, 6, 'c', 'l', 'i', 'n', 'i', 'c'}
-	const calls = 5
 	for i := range uint32(calls) {
 		r.call(t, 2*i+1, workflowservice.WorkflowService_QueryWorkflow_FullMethodName, request, true)
 	}
@@ -526,6 +525,37 @@ func testCutOff(t *testing.T, size int) {
 	}
 	p.closeUnreadAt(time.Now().Add(answerTime + time.Minute))
 	eventually(t, func() bool { return p.Connections() == 0 && p.admission.inUse() == 0 })
+}
+
+// gRPC drops an answer without a word where a call is reset as the answer is handed over. Other calls of the connection do not suffer,
+// and the answer's bytes are given back.
+func TestAnswersThatGRPCDropsHarmNobody(t *testing.T) {
+	a := newAdmission(Limits{Calls: 100, Bytes: 10 << 20, RequestBytes: 8 << 20}, NewMetrics(prometheus.NewRegistry()), slog.New(slog.DiscardHandler))
+	c := &connection{account: new(account), answers: map[*lease]struct{}{}}
+	drop := func(size int) {
+		p, err := a.enter(c, nil, false, 0, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l := newLease(p)
+		l.place.countAnswer(int64(size), 0)
+		l.conn, l.size, l.late = c, size, time.Now()
+		c.sends(l)
+		l.place.leave(true)
+	}
+	late := time.Now().Add(time.Hour)
+	for range 4 {
+		drop(16 << 10)
+	}
+	if a.inUse() != 64<<10 || c.unread(time.Now().Add(-time.Hour)) || a.inUse() != 64<<10 {
+		t.Errorf("%d bytes count while the answers may still be written", a.inUse())
+	}
+	if c.unread(late) || a.inUse() != 0 || len(c.answers) != 0 {
+		t.Errorf("the connection is closed for a few small answers, or %d bytes of %d are left", a.inUse(), len(c.answers))
+	}
+	if drop(2000); !c.unread(late) {
+		t.Error("a connection may leave any number of answers unread")
+	}
 }
 
 // A fault of the proxy's own ends the call that it is in, streams too, and no other.

@@ -171,9 +171,10 @@ func (a *admission) giveUp(w *waiter) bool {
 }
 
 // countAnswer counts an answer of n bytes, of which some were reserved. A small one counts once the call has ended, which takes the
-// lock anyway: until then the limit of calls bounds such messages well enough.
+// lock anyway: until then the limit of calls bounds such messages well enough. What a poll brings may be held until keys answer, and
+// counts at once.
 func (p *place) countAnswer(n, reserved int64) {
-	if n <= unreserved && reserved == 0 {
+	if n <= unreserved && reserved == 0 && p.kind == calls {
 		p.later = n
 		return
 	}

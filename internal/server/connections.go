@@ -20,6 +20,8 @@ const (
 	// for its size.
 	answerTime    = time.Minute
 	slowestAnswer = 16 << 10 // bytes a second
+	// forgiven are the bytes of unread answers of a connection that are passed over.
+	forgiven = 64 << 10
 	// unreadEvery is how often connections with unread answers are looked for.
 	unreadEvery = 5 * time.Second
 	// deadlineStep saves setting the time limit of each write anew.
@@ -194,9 +196,10 @@ type connection struct {
 	// it.
 	place *list.Element
 
-	mu      sync.Mutex
-	answers map[*lease]struct{} // that are on their way out
-	closed  bool
+	mu         sync.Mutex
+	answers    map[*lease]struct{} // that are on their way out
+	passedOver int                 // bytes of those that were not written in time
+	closed     bool
 }
 
 // known notes whether a call has proved an identity. It closes a connection that makes nothing but calls that
@@ -337,14 +340,21 @@ func (c *connection) drop() {
 	c.answers = nil
 }
 
-// unread reports whether an answer has been on its way out for too long.
+// unread reports whether an answer has been on its way out for too long. Small ones are passed over, up to forgiven in all: gRPC drops
+// an answer and does not give its buffer back if the call is reset at the moment when the answer is handed over (preprocessData in its
+// internal/transport/controlbuf.go, 1.85), and no other call of the connection may suffer from that.
 func (c *connection) unread(now time.Time) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for l := range c.answers {
-		if now.After(l.late) {
+		if !now.After(l.late) {
+			continue
+		}
+		if c.passedOver += l.size; c.passedOver > forgiven {
 			return true
 		}
+		delete(c.answers, l)
+		l.giveBack()
 	}
 	return false
 }

@@ -164,6 +164,15 @@ func (r *reader) message(ctx context.Context) (mem.BufferSlice, error) {
 	return r.rest(ctx)
 }
 
+// once reads one message, after which it is closed.
+func (r *reader) once(ctx context.Context) (data mem.BufferSlice, err error) {
+	defer r.close()
+	if data, err = r.message(ctx); err == nil {
+		err = r.complete()
+	}
+	return data, err
+}
+
 // rest reads a message behind its header.
 func (r *reader) rest(ctx context.Context) (mem.BufferSlice, error) {
 	length := int64(binary.BigEndian.Uint32(r.header[1:]))
@@ -254,7 +263,7 @@ func (r *reader) decompress(ctx context.Context, compressed mem.BufferSlice) (me
 	var out mem.BufferSlice
 	var length int64
 	r.begins(r.arrived.Load() + r.limit)
-	// A buffer is at most twice as large as all before it, which count.
+	// The first buffer has 1 KiB, or four times the compressed size; each later one is at most twice as large as the one before it.
 	for chunk := min(max(4*compressed.Len(), leastChunk), mostChunk); ; chunk = min(2*chunk, mostChunk) {
 		buf := frame.Clear.Get(chunk)
 		n, err := fill(plain, *buf)

@@ -30,7 +30,7 @@ func (c *call) send() error {
 		return nil // the call gives its bytes back when it ends
 	}
 	n := c.answer.Len()
-	l.conn, l.late = conn, time.Now().Add(answerTime+time.Duration(n/slowestAnswer)*time.Second)
+	l.conn, l.size, l.late = conn, n, time.Now().Add(answerTime+time.Duration(n/slowestAnswer)*time.Second)
 	conn.sends(l)
 	return nil
 }
@@ -46,7 +46,8 @@ type lease struct {
 	// Of an answer that is on its way out:
 	answers bool
 	conn    *connection // nil: there is none
-	late    time.Time   // when conn is closed if it is not written
+	size    int
+	late    time.Time // when conn is closed if it is not written
 }
 
 // newLease returns the lease of a call, which the call has to drop.

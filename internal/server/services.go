@@ -163,11 +163,7 @@ func (s *Server) healthCall(l *listener, full string, stream grpc.ServerStream) 
 	held := newLease(place)
 	defer held.place.leave(false)
 	r.place = &held.place
-	data, err := r.message(stream.Context())
-	if err == nil {
-		err = r.complete()
-	}
-	r.close()
+	data, err := r.once(stream.Context())
 	if err != nil {
 		return r.failed(stream.Context(), err)
 	}
