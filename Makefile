@@ -495,7 +495,7 @@ bench-polls: build ## 5,000 held polls beside a plain relay; ends with `polls=50
 # Without nginx on the PATH, its rows are left out, and a line says so.
 BENCH ?=
 .PHONY: bench
-bench: build bin/bench bin/kmsstub ## This proxy beside nothing, a relay, nginx and a visitor proxy; ends with `WORK VARIANT rps=... cpu_us=...` lines
+bench: build bin/bench bin/kmsstub ## This proxy beside nothing, a relay, nginx and a visitor proxy; ends with lines `RATIO WORK VARIANT x_relay=R ...` and `WORK VARIANT rps=... cpu_us=...`
 	@bin/bench -proxy '$(PROXY)' -kmsstub bin/kmsstub $(BENCH)
 
 .PHONY: bench-docs

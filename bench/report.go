@@ -89,7 +89,8 @@ func duration(us float64) string {
 	return fmt.Sprintf("%.1f ms", us/1000)
 }
 
-// ratios writes what a claim can rest on: medians of ratios within a round.
+// ratios writes what a claim can rest on, medians of ratios within a round: CPU as times the relay's, the visitor's CPU as times this,
+// and what a call takes longer as times what it takes longer with nginx.
 func (r *results) ratios(w io.Writer) {
 	for _, work := range r.works {
 		ratio := r.cpuRatio[work]
@@ -97,9 +98,9 @@ func (r *results) ratios(w io.Writer) {
 			if _, ok := ratio[v]; !ok {
 				continue
 			}
-			fmt.Fprintf(w, "ratio %s %s cpu_x_relay=%.2f", work, v, ratio[v])
+			fmt.Fprintf(w, "RATIO %s %s x_relay=%.2f", work, v, ratio[v])
 			if other, ok := ratio["visitor"]; ok {
-				fmt.Fprintf(w, " cpu_less_than_visitor=%.1f", other/ratio[v])
+				fmt.Fprintf(w, " visitor_x=%.1f", other/ratio[v])
 			}
 			if _, ok := ratio["nginx"]; ok {
 				fmt.Fprintf(w, " added_p50_x_nginx=%.2f", r.p50Added[work][v]/r.p50Added[work]["nginx"])
