@@ -505,7 +505,7 @@ bench-docs: build bin/bench bin/kmsstub ## The same, written to docs/benchmarks.
 # SCALE='-rounds 1 -turn 100ms -most 100 -allow-steep' takes 20 seconds, and only checks that the measurement runs.
 SCALE ?=
 .PHONY: bench-scale
-bench-scale: build bin/bench ## How costs grow with namespaces, types in a rule, held polls, callers, payloads and processors (WRITE=1 writes docs/benchmarks.md and its plot); ends with `scale: ...`, fails where one is steeper than it may be
+bench-scale: build bin/bench ## How costs grow with namespaces, types in a set, held polls, callers, payloads and processors (WRITE=1 writes docs/benchmarks.md and its plot); ends with `scale: ...`, fails where one is steeper than it may be
 	@bin/bench scale -proxy '$(PROXY)' $(SCALE) $(if $(WRITE),-doc docs/benchmarks.md -plot docs/images/scale.svg)
 
 # The overlay puts bench/pprof.go beside the proxy's own files, for this build alone.

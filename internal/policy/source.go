@@ -23,7 +23,7 @@ type source struct {
 	text      []byte
 	err       error // why there is no text
 	module    *ast.Module
-	words     map[string]bool // of the text
+	words     map[string]bool // of the text and the module; see words
 }
 
 // Sources are all policy files as they were read, the platform's first.

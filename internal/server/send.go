@@ -46,8 +46,8 @@ type lease struct {
 	// Of an answer that is on its way out:
 	answers bool
 	conn    *connection // nil: there is none
-	size    int
-	late    time.Time // when conn is closed if it is not written
+	size    int         // bytes of the answer
+	late    time.Time   // when conn is closed if it is not written
 }
 
 // newLease returns the lease of a call, which the call has to drop.
